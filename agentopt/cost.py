@@ -1,0 +1,89 @@
+"""What a candidate costs: AgentTTS units (floating-point work), USD and tokens.
+
+The unit is one forward pass of a reference model over a reference prompt and generation (arXiv 2508.00890);
+the paper's reference is 3e9 parameters, 128 prompt and 64 generated tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """The pass that counts as one unit. The defaults are the paper's."""
+
+    parameters: float = 3e9
+    prompt_tokens: float = 128
+    completion_tokens: float = 64
+
+
+PAPER_UNIT = Unit()
+
+
+def units(
+    parameters: float,
+    prompt_tokens: float,
+    completion_tokens: float,
+    num_samples: float = 1,
+    *,
+    unit: Unit = PAPER_UNIT,
+) -> float:
+    """Cost of one subtask on one example, in units: the prompt is paid once, each generation once.
+
+    `[alpha * (Np + S * Nd) - Np_unit] / Nd_unit` with `alpha = parameters / unit.parameters`
+    (AgentTTS, section 3). Token counts are per prompt and per generation. The formula is affine, so a pass
+    far smaller than the unit's prompt comes out negative: choose a `unit` of the size of the task's models.
+    """
+    alpha = parameters / unit.parameters
+    return (alpha * (prompt_tokens + num_samples * completion_tokens) - unit.prompt_tokens) / unit.completion_tokens
+
+
+def num_samples_for(
+    budget: float,
+    parameters: float,
+    prompt_tokens: float,
+    completion_tokens: float,
+    *,
+    unit: Unit = PAPER_UNIT,
+) -> int:
+    """The largest whole number of samples that `budget` units pay for; 0 when not even one fits.
+
+    The inverse of `units`: `((Nd_unit * units + Np_unit) / alpha - Np) / Nd`.
+    """
+    alpha = parameters / unit.parameters
+    samples = ((unit.completion_tokens * budget + unit.prompt_tokens) / alpha - prompt_tokens) / completion_tokens
+    return max(0, math.floor(samples + 1e-9))
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """USD per one million tokens."""
+
+    prompt: float = 0.0
+    completion: float = 0.0
+
+    def usd(self, prompt_tokens: float, completion_tokens: float) -> float:
+        return (self.prompt * prompt_tokens + self.completion * completion_tokens) / 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class SubtaskCost:
+    """What is needed to price one subtask: token lengths of one pass, and each model's size in parameters."""
+
+    prompt_tokens: float
+    completion_tokens: float
+    parameters: Mapping[str, float]
+    unit: Unit = PAPER_UNIT
+
+    def units(self, model: str, num_samples: int) -> float:
+        return units(
+            self.parameters[model], self.prompt_tokens, self.completion_tokens, num_samples, unit=self.unit
+        )
+
+    def num_samples_for(self, budget: float, model: str) -> int:
+        return num_samples_for(
+            budget, self.parameters[model], self.prompt_tokens, self.completion_tokens, unit=self.unit
+        )

@@ -1,0 +1,99 @@
+"""Every exception that agentopt raises, as one tree.
+
+AgentoptError
+├── UserError                 a mistake in what was asked: the command line prints it and exits with 2
+│   ├── TaskError             a task folder
+│   ├── ConfigError           a configuration file or a `-c key=value`
+│   ├── CatalogError          the model catalogue
+│   └── CandidateError        a candidate that does not fit its task
+├── BudgetExceeded            a cap would be passed
+├── WeightsError              a model file cannot be had, or is not the one that was promised
+├── ModelError                one call to a model failed
+│   ├── TransientModelError   worth another attempt
+│   └── PermanentModelError   the same request would fail again
+└── ScorerError               a scorer or a user's function failed on an example
+
+A failure becomes data at one place, `evaluate`; everywhere else it travels as one of these.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class AgentoptError(Exception):
+    """Base of everything that agentopt raises on purpose."""
+
+
+class UserError(AgentoptError):
+    """A mistake in what the user asked for: the rule, the value, and what to do about it.
+
+    `where` names the place, such as a file and a key inside it.
+    """
+
+    def __init__(self, message: str, *, where: str | Path | None = None, remedy: str | None = None) -> None:
+        self.message, self.where, self.remedy = message, where, remedy
+        head = f"{where}: {message}" if where else message
+        super().__init__(f"{head}\n  remedy: {remedy}" if remedy else head)
+
+
+class TaskError(UserError):
+    """A task folder that breaks a rule."""
+
+
+class ConfigError(UserError):
+    """A configuration that breaks a rule."""
+
+
+class CatalogError(UserError):
+    """A model catalogue that breaks a rule, or a model that is not in it."""
+
+
+class CandidateError(UserError):
+    """A candidate that does not fit the task it is used with."""
+
+
+class BudgetExceeded(AgentoptError):  # noqa: N818 - a limit that was reached is not an error of anyone's
+    """Spending `wanted` more would pass the cap `name`; nothing was spent."""
+
+    def __init__(self, name: str, *, cap: float, spent: float, wanted: float) -> None:
+        self.name, self.cap, self.spent, self.wanted = name, cap, spent, wanted
+        super().__init__(
+            f"the {name} cap of {cap:g} is reached: {spent:g} spent, {wanted:g} more asked for\n"
+            f"  remedy: raise budget.{name}, or resume the run with a higher one"
+        )
+
+
+class WeightsError(AgentoptError):
+    """A model file that cannot be fetched or whose checksum differs."""
+
+
+class ModelError(AgentoptError):
+    """One call to a model failed.
+
+    `billed` says whether the provider may have charged for it all the same: true when the request was
+    sent and the outcome is unknown (a time-out, a dropped connection, an unreadable body).
+    """
+
+    def __init__(self, message: str, *, billed: bool = False) -> None:
+        self.billed = billed
+        super().__init__(message)
+
+
+class TransientModelError(ModelError):
+    """Worth another attempt: rate limits, overload, time-outs, broken connections.
+
+    `retry_after` is the number of seconds the provider asked to wait, where it said so.
+    """
+
+    def __init__(self, message: str, *, billed: bool = False, retry_after: float | None = None) -> None:
+        self.retry_after = retry_after
+        super().__init__(message, billed=billed)
+
+
+class PermanentModelError(ModelError):
+    """The same request would fail again: a wrong key, an unknown model, a refused prompt."""
+
+
+class ScorerError(AgentoptError):
+    """A scorer, or a function the user supplied, failed on an example."""

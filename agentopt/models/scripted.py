@@ -1,0 +1,54 @@
+"""The shipped fake: a `ChatModel` that answers from a script. Pass it in; nothing needs patching."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from agentopt.models.base import Choice, Request, Response
+
+Answer = str | Exception | Callable[[Request, int], str]
+"""A text, an exception to raise, or a function of the request and the repeat index."""
+
+
+class ScriptRanOut(AssertionError):  # noqa: N818 - named for what happened in the test
+    """The model was asked more often than its script says."""
+
+
+def count_tokens(text: str) -> int:
+    """The fake's tokens: words."""
+    return len(text.split())
+
+
+class ScriptedModel:
+    """Answers from `answer`, or from `script` in order, and keeps every request in `requests`.
+
+    `answer(request, repeat)` is called once per repeat index, so samples may differ. A `script` gives one entry
+    per call: a text for all choices, an exception to raise, or such a function. When it runs out, `ScriptRanOut`.
+    """
+
+    def __init__(
+        self,
+        answer: Callable[[Request, int], str] | None = None,
+        *,
+        script: Iterable[Answer] = (),
+        choices_per_call: int | None = None,
+    ) -> None:
+        self.requests: list[Request] = []
+        self._answer, self._script = answer, iter(script)
+        self._choices_per_call = choices_per_call
+
+    async def generate(self, request: Request) -> Response:
+        self.requests.append(request)
+        entry: Answer | None = self._answer or next(self._script, None)
+        if entry is None:
+            raise ScriptRanOut(f"asked {len(self.requests)} times; the last request was {request}")
+        if isinstance(entry, Exception):
+            raise entry
+        count = min(request.n, self._choices_per_call or request.n)
+        repeats = range(request.first_repeat, request.first_repeat + count)
+        texts = [entry if isinstance(entry, str) else entry(request, repeat) for repeat in repeats]
+        prompt_tokens = sum(count_tokens(m.content) for m in request.messages)
+        return Response(tuple(Choice(text, count_tokens(text)) for text in texts), prompt_tokens)
+
+    async def aclose(self) -> None:
+        """Nothing is held."""

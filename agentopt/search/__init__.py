@@ -1,0 +1,1 @@
+"""Strategies that decide which candidate to try next."""

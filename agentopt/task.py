@@ -1,0 +1,116 @@
+"""The task: subtasks (a DAG), train/validation/test splits, and the scorer. Data only; `taskfile` reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from agentopt.cost import PAPER_UNIT, Unit
+from agentopt.trial import Score, Split
+
+Value = Any
+"""What a parser makes of a response: text, a number, a list of ids, a JSON value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One dataset row. `inputs` is what templates may read; `target` only scorers see."""
+
+    id: str
+    inputs: Mapping[str, Any]
+    target: Any = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Unparsable(ValueError):  # noqa: N818 - a verdict on a response, not a failure of ours
+    """A response that the parser can make nothing of; says what was expected. A wrong answer, not an error."""
+
+
+Parser = Callable[[str], Value]
+"""Response text -> value. Raises `Unparsable`."""
+
+Scorer = Callable[[Example, Value], Score | Awaitable[Score]]
+"""Judges the workflow's output (None when a subtask gave nothing parsable)."""
+
+FusionMethod = Literal["first", "vote", "vote_list", "fuse", "best_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fusion:
+    """How several samples become one value.
+
+    `first`: the first that parses. `vote`: the most frequent value, the earliest of equals. `vote_list`: the
+    commonest list length k, then the k most frequent ids. `fuse`: one more call, of the subtask's own model or of
+    `model`, that reads all samples and gives the best single answer. `best_of`: the highest `judge(inputs, value)`;
+    the judge never sees the target.
+    """
+
+    method: FusionMethod = "vote"
+    model: str | None = None
+    prompt: str | None = None
+    judge: Callable[[Mapping[str, Any], Value], float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLengths:
+    """Nominal tokens of one pass, for costs in units: the prompt, and one generation."""
+
+    prompt: float
+    completion: float
+
+
+@dataclass(frozen=True, slots=True)
+class Subtask:
+    """One stage. `reads` names the subtasks whose output its prompt uses.
+
+    `render(inputs, outputs)` gives the user message from the example's inputs and the earlier outputs by
+    subtask name. `models[0]` is the baseline's. `num_samples` are the allowed counts, ascending.
+    """
+
+    name: str
+    render: Callable[[Mapping[str, Any], Mapping[str, Value]], str]
+    models: tuple[str, ...]
+    parse: Parser = str.strip
+    system_prompt: str = ""
+    num_samples: tuple[int, ...] = (1, 2, 3, 5, 8)
+    fusion: Fusion = Fusion()
+    max_tokens: int = 64
+    temperature: float = 0.9
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+    json_schema: str | None = None
+    reads: tuple[str, ...] = ()
+    tokens: TokenLengths | None = None
+    description: str = ""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A multi-stage task. `subtasks` are in an order in which each comes after all it reads.
+
+    The workflow's output is that of `output`, the last subtask unless given. `max_units` bounds a candidate's
+    cost per example (None: the paper's default, one pass of every subtask's largest model).
+    """
+
+    name: str
+    subtasks: tuple[Subtask, ...]
+    scorer: Scorer
+    splits: Mapping[Split, tuple[Example, ...]]
+    description: str = ""
+    output: str = ""
+    unit: Unit = PAPER_UNIT
+    max_units: float | None = None
+
+    def __getitem__(self, subtask: str) -> Subtask:
+        return next(s for s in self.subtasks if s.name == subtask)
+
+    @property
+    def output_subtask(self) -> str:
+        return self.output or self.subtasks[-1].name
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Every model that a candidate or a fusion may use, each once."""
+        names = [m for s in self.subtasks for m in (*s.models, s.fusion.model) if m is not None]
+        return tuple(dict.fromkeys(names))
