@@ -72,11 +72,12 @@ class ModelError(AgentoptError):
     """One call to a model failed.
 
     `billed` says whether the provider may have charged for it all the same: true when the request was
-    sent and the outcome is unknown (a time-out, a dropped connection, an unreadable body).
+    sent and the outcome is unknown (a time-out, a dropped connection, an unreadable body). `kind` is what
+    failures are counted by, such as `HTTP 429`, `timeout`, `connection dropped`, `malformed body`.
     """
 
-    def __init__(self, message: str, *, billed: bool = False) -> None:
-        self.billed = billed
+    def __init__(self, message: str, *, billed: bool = False, kind: str = "failed") -> None:
+        self.billed, self.kind = billed, kind
         super().__init__(message)
 
 
@@ -86,9 +87,11 @@ class TransientModelError(ModelError):
     `retry_after` is the number of seconds the provider asked to wait, where it said so.
     """
 
-    def __init__(self, message: str, *, billed: bool = False, retry_after: float | None = None) -> None:
+    def __init__(
+        self, message: str, *, billed: bool = False, kind: str = "failed", retry_after: float | None = None
+    ) -> None:
         self.retry_after = retry_after
-        super().__init__(message, billed=billed)
+        super().__init__(message, billed=billed, kind=kind)
 
 
 class PermanentModelError(ModelError):

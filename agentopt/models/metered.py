@@ -1,0 +1,192 @@
+"""The model that everyone in a run talks to: journal first, then budget, limits and retries around one attempt.
+
+Order of one call: look in the journal; for what is missing, wait for a place under the model's limits, reserve the
+worst case, enter it in the ledger, send, and commit the answer before handing it on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from weakref import WeakValueDictionary
+
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception_type,
+    stop_after_attempt,
+    wait_exponential_jitter,
+)
+
+from agentopt.budget import Budget, Usage
+from agentopt.errors import ModelError, PermanentModelError, TransientModelError
+from agentopt.models.base import ChatModel, Choice, Request, Response
+from agentopt.models.catalog import ModelSpec
+from agentopt.models.journal import Journal
+from agentopt.models.limits import Limiter
+
+_BACKOFF = wait_exponential_jitter(initial=0.5, max=30, jitter=0.5)
+
+
+def worst_case(request: Request, spec: ModelSpec) -> Usage:
+    """The most that one call may take.
+
+    A token of a byte-level vocabulary covers at least one byte, so the prompt's bytes bound its tokens; chat
+    templates add a few tokens per message and at most a short default system prompt.
+    """
+    prompt_bytes = sum(len(m.content.encode()) + 8 for m in request.messages) + len(request.json_schema or "")
+    prompt, completion = prompt_bytes + 48, request.n * request.max_tokens
+    return Usage(1, prompt, completion, spec.price.usd(prompt, completion))
+
+
+class MeteredModel:
+    """A `ChatModel` over `provider` for one run: nothing is asked twice, no cap is passed, nothing paid is lost.
+
+    `provider` makes single attempts. `specs` maps every catalogue name in use to its `ModelSpec`. A caller that
+    is cancelled does not cancel a call that was sent: its answer still reaches the journal.
+    """
+
+    def __init__(
+        self,
+        provider: ChatModel,
+        specs: Mapping[str, ModelSpec],
+        journal: Journal,
+        budget: Budget,
+        run: str,
+        *,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.budget = budget
+        self.failures: Counter[str] = Counter()
+        self._provider, self._specs, self._journal, self._run = provider, specs, journal, run
+        self._sleep = sleep
+        self._limiters: dict[str, Limiter] = {}
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._tasks: set[asyncio.Task[Response]] = set()
+        self._closing = False
+
+    def spec(self, model: str) -> ModelSpec:
+        return self._specs[model]
+
+    async def generate(self, request: Request) -> Response:
+        """All `request.n` choices, from the journal where it has them.
+
+        Raises `ModelError` when the attempts are spent, `BudgetExceeded` when a cap would be passed.
+        """
+        key = request.key(self._specs[request.model].identity)
+        if known := self._known(key, request):
+            return known
+        task = asyncio.create_task(self._ask(key, request))
+        self._tasks.add(task)
+        task.add_done_callback(self._forget)
+        return await asyncio.shield(task)
+
+    async def aclose(self) -> None:
+        """Start nothing more, and wait for what was sent."""
+        self._closing = True
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _forget(self, task: asyncio.Task[Response]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # its caller may have been cancelled; then nobody else looks
+
+    def _known(self, key: str, request: Request) -> Response | None:
+        found = self._journal.find(key, request.first_repeat, request.n)
+        if len(found) < request.n:
+            return None
+        choices: list[Choice] = [found[repeat][0] for repeat in sorted(found)]
+        return Response(tuple(choices), found[request.first_repeat][1])
+
+    async def _ask(self, key: str, request: Request) -> Response:
+        # Two askers of one question: the second waits, then finds the answer in the journal.
+        lock = self._locks.setdefault(key, asyncio.Lock())
+        async with lock:
+            while (response := self._known(key, request)) is None:
+                await self._ask_for_missing(key, request)
+            return response
+
+    async def _ask_for_missing(self, key: str, request: Request) -> None:
+        found = self._journal.find(key, request.first_repeat, request.n)
+        wanted = [r for r in range(request.first_repeat, request.first_repeat + request.n) if r not in found]
+        chunks = _consecutive(wanted, self._specs[request.model].max_choices)
+        calls = [asyncio.create_task(self._attempts(request.for_repeats(first, n))) for first, n in chunks]
+        # All of them are waited for even when one fails: an answer that is under way is being paid for.
+        for result in await asyncio.gather(*calls, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
+
+    async def _attempts(self, request: Request) -> None:
+        spec = self._specs[request.model]
+        retrying = AsyncRetrying(
+            stop=stop_after_attempt(spec.max_attempts),
+            retry=retry_if_exception_type(TransientModelError),
+            wait=_wait,
+            sleep=self._sleep,
+            reraise=True,
+        )
+        async for attempt in retrying:
+            with attempt:
+                await self._attempt(request, spec)
+
+    async def _attempt(self, request: Request, spec: ModelSpec) -> None:
+        async with self._limiter(spec).slot():
+            if self._closing:
+                raise PermanentModelError(f"model {request.model}: not asked, because the run is stopping")
+            worst = worst_case(request, spec)
+            reservation = await self.budget.reserve(worst, request.purpose)
+            actual = worst
+            try:
+                actual = await self._send(request, spec, worst)
+            except ModelError as error:
+                actual = worst if error.billed else Usage(calls=1)
+                raise
+            finally:
+                self.budget.settle(reservation, actual)
+
+    async def _send(self, request: Request, spec: ModelSpec, worst: Usage) -> Usage:
+        entry = await self._journal.open(self._run, request, worst)
+        try:
+            async with asyncio.timeout(self.budget.seconds_left):
+                response = await self._provider.generate(request)
+        except TimeoutError as error:
+            late = ModelError(f"model {request.model}: the run's time is up", billed=True)
+            await self._failed(entry, late, worst)
+            raise late from error
+        except ModelError as error:
+            await self._failed(entry, error, worst)
+            if isinstance(error, TransientModelError) and error.retry_after:
+                self._limiter(spec).pause(error.retry_after)
+            raise
+        prompt, completion = response.prompt_tokens, response.completion_tokens
+        usage = Usage(1, prompt, completion, spec.price.usd(prompt, completion))
+        await self._journal.record(entry, spec.identity, request, response, usage)
+        return usage
+
+    async def _failed(self, entry: str, error: ModelError, worst: Usage) -> None:
+        self.failures[error.kind] += 1
+        await self._journal.record_failure(entry, worst if error.billed else Usage(calls=1), error.kind)
+
+    def _limiter(self, spec: ModelSpec) -> Limiter:
+        if spec.name not in self._limiters:
+            self._limiters[spec.name] = Limiter(spec.concurrency, spec.requests_per_minute)
+        return self._limiters[spec.name]
+
+
+def _wait(state: RetryCallState) -> float:
+    """Exponential backoff with jitter, or as long as the provider asked for, whichever is longer."""
+    error = state.outcome.exception() if state.outcome else None
+    asked = error.retry_after if isinstance(error, TransientModelError) and error.retry_after else 0.0
+    return max(asked, _BACKOFF(state))
+
+
+def _consecutive(repeats: list[int], most: int) -> list[tuple[int, int]]:
+    """Runs of consecutive repeat indices as (first, count), none longer than `most`."""
+    runs: list[tuple[int, int]] = []
+    for repeat in repeats:
+        if runs and sum(runs[-1]) == repeat and runs[-1][1] < most:
+            runs[-1] = (runs[-1][0], runs[-1][1] + 1)
+        else:
+            runs.append((repeat, 1))
+    return runs
