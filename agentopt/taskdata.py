@@ -1,0 +1,156 @@
+"""The data and the functions of a task folder: JSONL rows become examples, `file.py:name` becomes a function."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agentopt.errors import TaskError
+from agentopt.task import Example
+from agentopt.taskschema import ColumnsSpec
+from agentopt.trial import Split
+from agentopt.validation import did_you_mean
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An example and where it stands. `numbered` says that its id is only the number of its line."""
+
+    example: Example
+    where: str
+    numbered: bool
+
+
+def read_rows(path: Path, columns: ColumnsSpec, *, target_needed: bool, where: str) -> list[Row]:
+    """The rows of a JSONL file, blank lines skipped. `where` is the key that names the file.
+
+    Raises `TaskError` with file and line for what is not a JSON object, lacks a column, or has an id twice.
+    """
+    if path.suffix != ".jsonl":
+        rule = f"data must be a .jsonl file (one JSON object per line), but got {path.name}"
+        raise TaskError(rule, where=where, remedy="convert it to JSONL")
+    rows: list[Row] = []
+    lines_by_id: dict[str, str] = {}
+    for place, row in _objects(path, where):
+        example, numbered = _example(row, place, columns, target_needed)
+        if example.id in lines_by_id:
+            rule = f"an id must stand once in a split, but {example.id!r} is also at {lines_by_id[example.id]}"
+            raise TaskError(rule, where=place, remedy="give each row its own id")
+        lines_by_id[example.id] = place
+        rows.append(Row(example, place, numbered))
+    if not rows:
+        raise TaskError("a split must have at least one example, but the file is empty", where=path, remedy="add rows")
+    return rows
+
+
+def _objects(path: Path, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each line's place and its object."""
+    try:
+        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    except OSError as error:
+        rule = f"the data file {path} cannot be read: {error.strerror}"
+        raise TaskError(rule, where=where, remedy="correct the path; it is relative to the task folder") from error
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            yield f"{path}:{number}", _object(line, f"{path}:{number}")
+
+
+def _object(line: bytes, place: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise TaskError(f"is not JSON: {error}", where=place, remedy="write one JSON object per line") from error
+    if not isinstance(row, dict):
+        rule = f"a row must be a JSON object, but got a {type(row).__name__}"
+        raise TaskError(rule, where=place, remedy='write {"column": value, ...}')
+    return row
+
+
+def _example(row: dict[str, Any], place: str, columns: ColumnsSpec, target_needed: bool) -> tuple[Example, bool]:
+    """The row as an example, and whether its id is the number of its line."""
+    id_column, target_column = columns.id or "id", columns.target or "target"
+    numbered = columns.id is None and "id" not in row
+    wanted = {"columns.metadata": columns.metadata, "columns.inputs": columns.inputs or ()}
+    wanted["columns.id"] = (columns.id,) if columns.id else ()
+    wanted["columns.target"] = (target_column,) if columns.target or target_needed else ()
+    for key, names in wanted.items():
+        for name in names:
+            if name not in row:
+                rule = f"the row must have the column {name!r} ({key})"
+                raise TaskError(rule, where=place, remedy=did_you_mean(name, row))
+    used = {id_column, target_column, *columns.metadata}
+    inputs = [name for name in row if name not in used] if columns.inputs is None else columns.inputs
+    example = Example(
+        place.rpartition(":")[2] if numbered else _id(row[id_column], place),
+        {name: row[name] for name in inputs},
+        row.get(target_column),
+        {name: row[name] for name in columns.metadata},
+    )
+    return example, numbered
+
+
+def _id(value: Any, place: str) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
+        rule = f"an id must be a text or a whole number, but got {value!r}"
+        raise TaskError(rule, where=place, remedy="give the row such an id")
+    return str(value)
+
+
+def check_leaks(splits: Mapping[Split, list[Row]]) -> None:
+    """Raise `TaskError` when an example stands in two splits: by its id, or with the very same inputs."""
+    places: dict[tuple[str, str], tuple[Split, str]] = {}
+    for split, rows in splits.items():
+        for row in rows:
+            inputs = json.dumps(row.example.inputs, sort_keys=True)
+            marks = [("inputs", inputs)] if row.numbered else [("id", row.example.id), ("inputs", inputs)]
+            for mark in marks:
+                other, place = places.setdefault(mark, (split, row.where))
+                if other != split:
+                    rule = f"an example must be in one split only, but its {mark[0]} is also in {other}, at {place}"
+                    raise TaskError(rule, where=row.where, remedy="remove it from one of the two splits")
+
+
+class Functions:
+    """The functions in a task folder's Python files. A file is run once, when the first of them is asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._modules: dict[Path, Any] = {}
+
+    def __call__(self, name: str, where: str) -> Callable[..., Any]:
+        """The function `file.py:name`. Raises `TaskError` with `where` when there is none."""
+        file, _, attribute = name.rpartition(":")
+        path = (self._folder / file).resolve()
+        if path not in self._modules:
+            self._modules[path] = _run(path, where)
+        function = getattr(self._modules[path], attribute, None)
+        if not callable(function):
+            known = [n for n, f in vars(self._modules[path]).items() if callable(f) and not n.startswith("_")]
+            rule = f"{path} must have a function {attribute!r}"
+            raise TaskError(rule, where=where, remedy=did_you_mean(attribute, known))
+        return function  # type: ignore[no-any-return]
+
+
+def _run(path: Path, where: str) -> Any:
+    """The file as a module of its own name, so that two tasks may both have a scorers.py."""
+    if not path.is_file():
+        raise TaskError(f"there is no file {path}", where=where, remedy="correct the path, or write the file")
+    name = f"agentopt_task_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickle look their module up there
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:  # a user's file may raise anything while it runs
+        del sys.modules[name]
+        problem = f"{path} cannot be run: {type(error).__name__}: {error}"
+        raise TaskError(problem, where=where, remedy="correct the file") from error
+    return module

@@ -1,0 +1,359 @@
+"""Reads a task folder into a `Task`, and checks everything that can be checked without a model call.
+
+Owns the rules between keys, and between the task file, its data and the catalogue; `taskschema` owns the keys.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from agentopt import parsers, scorers
+from agentopt.cost import Unit, units
+from agentopt.errors import ScorerError, TaskError
+from agentopt.fusion import FUSION_NAMES
+from agentopt.models.catalog import ModelSpec
+from agentopt.task import Example, Fusion, Parser, Scorer, Subtask, Task, TokenLengths, Value
+from agentopt.taskdata import Functions, Row, check_leaks, read_rows
+from agentopt.taskschema import (
+    BuiltInScorer,
+    ChoiceParse,
+    IdsParse,
+    JsonParse,
+    JudgeScorer,
+    NumberParse,
+    NumericScorer,
+    PythonParse,
+    PythonScorer,
+    SubtaskSpec,
+    TaskSpec,
+    TextParse,
+    with_overrides,
+)
+from agentopt.templates import INPUTS, Template, compile_template
+from agentopt.trial import Split
+from agentopt.validation import did_you_mean, load_yaml, validate
+from agentopt.workflow import check_names, check_task
+
+TASK_FILE = "task.yaml"
+
+
+class Catalog(Protocol):
+    """What is asked of a model catalogue: which names it has, and what stands behind one."""
+
+    @property
+    def names(self) -> Iterable[str]: ...
+
+    def __contains__(self, name: object) -> bool: ...
+
+    def __getitem__(self, name: str) -> ModelSpec: ...
+
+
+def load_task(path: Path | str, *, catalog: Catalog | None = None, overrides: Mapping[str, Any] | None = None) -> Task:
+    """The task in a folder, or in a task file.
+
+    With a `catalog`, every model must be in it and have a parameter count. `overrides` are dotted keys that are set
+    before anything is checked, such as {"data.limit.validation": 20}. Python files that the task names are run.
+    Raises `TaskError` with file, key, rule, value and remedy.
+    """
+    file = Path(path)
+    file = file / TASK_FILE if file.is_dir() else file
+    if not file.is_file():
+        raise TaskError(f"there is no {TASK_FILE}", where=path, remedy="give the path of a task folder")
+    data = load_yaml(file, TaskError)
+    try:
+        data = with_overrides(data, overrides or {})
+    except KeyError as error:
+        rule = f"an override names {error.args[0]!r}, which is not in the list there"
+        raise TaskError(rule, where=file, remedy="use a subtask's name, or its number from 0") from error
+    return _Reader(file, validate(TaskSpec, data, file, TaskError), catalog).task()
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """One task file on its way to a `Task`."""
+
+    file: Path
+    spec: TaskSpec
+    catalog: Catalog | None
+
+    def task(self) -> Task:
+        spec = self.spec
+        check_names([s.name for s in spec.subtasks], self.at("subtasks"))
+        self._check_models()
+        reads = {s.name: self._reads(s) for s in spec.subtasks}
+        subtasks = {s.name: self._subtask(s, reads[s.name]) for s in spec.subtasks}
+        rows = self._rows()
+        check_leaks(rows)
+        self._check_columns(rows)
+        task = Task(
+            name=spec.name,
+            subtasks=tuple(subtasks[name] for name in in_order(reads, self.at("subtasks"))),
+            scorer=self._scorer(),
+            splits={split: self._limited(split, rows[split]) for split in rows},
+            description=spec.description,
+            output=self._output(),
+            unit=Unit(**spec.cost.unit.model_dump()),
+            max_units=spec.cost.max_units,
+        )
+        check_task(task)
+        self._check_all_used(reads)
+        self._check_rendering(task)
+        self._check_targets(task.scorer, rows)
+        self._check_costs(task)
+        return task
+
+    def at(self, key: str, subtask: SubtaskSpec | None = None) -> str:
+        """The file and the key, inside a subtask where one is given."""
+        inside = f"subtasks.{self.spec.subtasks.index(subtask)}." if subtask else ""
+        return f"{self.file}: {inside}{key}"
+
+    @cached_property
+    def functions(self) -> Functions:
+        return Functions(self.file.parent)
+
+    @cached_property
+    def templates(self) -> dict[str, Template]:
+        return {s.name: compile_template(s.prompt, self.at("prompt", s)) for s in self.spec.subtasks}
+
+    # Building
+
+    def _subtask(self, spec: SubtaskSpec, reads: tuple[str, ...]) -> Subtask:
+        schema = spec.parse.json_schema if isinstance(spec.parse, JsonParse) else None
+        return Subtask(
+            name=spec.name,
+            render=self.templates[spec.name].render,
+            models=spec.models,
+            parse=self._parser(spec),
+            system_prompt=spec.system_prompt,
+            num_samples=spec.num_samples,
+            fusion=self._fusion(spec),
+            max_tokens=spec.max_tokens,
+            temperature=spec.temperature,
+            top_p=spec.top_p,
+            stop=spec.stop,
+            # The order of the keys is kept: it is the order in which a constrained model writes them.
+            json_schema=None if schema is None else json.dumps(schema, separators=(",", ":")),
+            reads=reads,
+            tokens=TokenLengths(spec.tokens.prompt, spec.tokens.completion) if spec.tokens else None,
+            description=spec.description,
+        )
+
+    def _parser(self, spec: SubtaskSpec) -> Parser:
+        where = self.at("parse", spec)
+        try:
+            match spec.parse:
+                case TextParse(first_line=first_line):
+                    return parsers.text(first_line=first_line)
+                case NumberParse():
+                    return parsers.number()
+                case ChoiceParse(options=options):
+                    return parsers.choice(options)
+                case IdsParse(max=most):
+                    return parsers.ids(most)
+                case JsonParse(json_schema=schema):
+                    return parsers.json(schema)
+                case PythonParse(function=name):
+                    return parsers.python(self.functions(name, f"{where}.function"))
+        except ValueError as error:
+            raise TaskError(str(error), where=where, remedy="correct the parser's settings") from error
+
+    def _fusion(self, spec: SubtaskSpec) -> Fusion:
+        fuse, where = spec.fuse, self.at("fuse", spec)
+        if fuse.method == "vote_list" and not isinstance(spec.parse, IdsParse | JsonParse | PythonParse):
+            rule = f"vote_list needs a parser that gives lists, but got {spec.parse.kind}"
+            raise TaskError(rule, where=where, remedy="use parse: {kind: ids}, or fuse: vote")
+        if fuse.prompt is not None:
+            template = compile_template(fuse.prompt, f"{where}.prompt")
+            for name in sorted(template.references - FUSION_NAMES):
+                rule = f"a fusion prompt reads `question` and `answers`, but got `{name}`"
+                raise TaskError(rule, where=f"{where}.prompt", remedy=did_you_mean(name, FUSION_NAMES))
+        judge = self.functions(fuse.judge, f"{where}.judge") if fuse.judge else None
+        return Fusion(fuse.method, fuse.model, fuse.prompt, judge)
+
+    def _scorer(self) -> Scorer:
+        match self.spec.scorer:
+            case PythonScorer(function=name):
+                return scorers.python(self.functions(name, self.at("scorer.function")))
+            case JudgeScorer(model=model, rubric=rubric, max_tokens=max_tokens):
+                return scorers.Judge(model, rubric, max_tokens)
+            case BuiltInScorer() | NumericScorer() as built_in:
+                return scorers.BUILT_IN[built_in.kind](**built_in.model_dump(exclude={"kind"}))
+
+    def _rows(self) -> dict[Split, list[Row]]:
+        data, found = self.spec.data, {}
+        files: dict[Split, str | None] = {"train": data.train, "validation": data.validation, "test": data.test}
+        for split, name in files.items():
+            if name is not None:
+                path, where = self.file.parent / name, self.at(f"data.{split}")
+                found[split] = read_rows(path, self.spec.columns, target_needed=self._built_in, where=where)
+        return found
+
+    def _limited(self, split: Split, rows: list[Row]) -> tuple[Example, ...]:
+        return tuple(row.example for row in rows[: getattr(self.spec.data.limit, split)])
+
+    @property
+    def _built_in(self) -> bool:
+        """Whether the scorer is a comparison with the target."""
+        return isinstance(self.spec.scorer, BuiltInScorer | NumericScorer)
+
+    def _output(self) -> str:
+        names = [s.name for s in self.spec.subtasks]
+        output = self.spec.output or names[-1]
+        if output not in names:
+            rule = f"`output` must name a subtask, but got {output!r}"
+            raise TaskError(rule, where=self.at("output"), remedy=did_you_mean(output, names))
+        return output
+
+    def _reads(self, spec: SubtaskSpec) -> tuple[str, ...]:
+        """The subtasks whose output the template reads, in the order of the file."""
+        template, where = self.templates[spec.name], self.at("prompt", spec)
+        names = [s.name for s in self.spec.subtasks]
+        for name in sorted(template.references - {INPUTS, *names}):
+            rule = f"the template reads `{name}`, which is neither `{INPUTS}` nor a subtask"
+            raise TaskError(rule, where=where, remedy=did_you_mean(name, [INPUTS, *names]))
+        reads = tuple(name for name in names if name in template.references)
+        for name in reads:
+            attributes = {attribute for of, attribute in template.attributes if of == name}
+            if attributes != {"output"}:
+                got = ", ".join(f"`{name}.{a}`" for a in sorted(attributes - {"output"})) or f"`{name}` alone"
+                rule = f"a template reads a subtask as `{name}.output`, but got {got}"
+                raise TaskError(rule, where=where, remedy=f"write {{{{ {name}.output }}}}")
+        if spec.name in reads:
+            rule = f"a subtask cannot read its own output, but `{spec.name}` does"
+            raise TaskError(rule, where=where, remedy="read an earlier subtask")
+        return reads
+
+    # Checking
+
+    def _check_models(self) -> None:
+        if self.catalog is None:
+            return
+        for name, where in self._models():
+            if name not in self.catalog:
+                rule = f"the model {name!r} is not in the catalogue"
+                remedy = f"{did_you_mean(name, self.catalog.names)}; `agentopt models list` shows all"
+                raise TaskError(rule, where=where, remedy=remedy)
+        for spec in self.spec.subtasks:
+            for number, name in enumerate(spec.models):
+                if self.catalog[name].parameters is None:
+                    rule = f"costs in units need the parameter count of {name!r}, but the catalogue has none"
+                    remedy = "add `parameters` to the model's catalogue entry; an estimate will do"
+                    raise TaskError(rule, where=self.at(f"models.{number}", spec), remedy=remedy)
+
+    def _models(self) -> Iterator[tuple[str, str]]:
+        """Every model that the file names, and where."""
+        for spec in self.spec.subtasks:
+            yield from ((name, self.at(f"models.{number}", spec)) for number, name in enumerate(spec.models))
+            if spec.fuse.model is not None:
+                yield spec.fuse.model, self.at("fuse.model", spec)
+        if isinstance(self.spec.scorer, JudgeScorer):
+            yield self.spec.scorer.model, self.at("scorer.model")
+
+    def _check_columns(self, rows: Mapping[Split, list[Row]]) -> None:
+        """Every column that a template reads must be an input column of every row."""
+        known = self.spec.columns.inputs or tuple(rows["validation"][0].example.inputs)
+        used: set[str] = set()
+        for spec in self.spec.subtasks:
+            used |= self.templates[spec.name].columns
+            for name in sorted(used - set(known)):
+                rule = f"the template reads `{INPUTS}.{name}`, which is not an input column"
+                raise TaskError(rule, where=self.at("prompt", spec), remedy=did_you_mean(name, known))
+        for row in (row for split in rows.values() for row in split):
+            for name in sorted(used - set(row.example.inputs)):
+                rule = f"the row must have the column {name!r}, which a template reads"
+                raise TaskError(rule, where=row.where, remedy=did_you_mean(name, row.example.inputs))
+
+    def _check_all_used(self, reads: Mapping[str, tuple[str, ...]]) -> None:
+        used = [self._output()]
+        for name in used:
+            used.extend(other for other in reads[name] if other not in used)
+        for spec in self.spec.subtasks:
+            if spec.name not in used:
+                rule = f"every subtask must lead to the output {used[0]!r}, but nothing reads {spec.name!r}"
+                raise TaskError(rule, where=self.at("name", spec), remedy="read it, or remove the subtask")
+
+    def _check_rendering(self, task: Task) -> None:
+        """Render every template on the first example of every split, with placeholders for earlier outputs."""
+        placeholders = {s.name: _placeholder(s) for s in self.spec.subtasks}
+        for spec in self.spec.subtasks:
+            outputs = {name: placeholders[name] for name in task[spec.name].reads}
+            if None in outputs.values():
+                continue  # what a JSON or python parser gives has a shape that is not known here
+            for split, examples in task.splits.items():
+                try:
+                    task[spec.name].render(examples[0].inputs, outputs)
+                except TaskError as error:
+                    rule = f"on example {examples[0].id} of {split}: {error.message}"
+                    raise TaskError(rule, where=self.at("prompt", spec), remedy=error.remedy) from error
+
+    def _check_targets(self, scorer: Scorer, rows: Mapping[Split, list[Row]]) -> None:
+        """A comparison must be able to use every target, and to find it right where the answers are known."""
+        if not self._built_in:
+            return
+        output = next(s for s in self.spec.subtasks if s.name == self._output())
+        options = output.parse.options if isinstance(output.parse, ChoiceParse) else ()
+        for row in (row for split in rows.values() for row in split):
+            try:
+                scores = [scorer(row.example, value) for value in (None, *options)]
+            except ScorerError as error:
+                raise TaskError(str(error), where=row.where, remedy="correct the row's target") from error
+            if options and not any(getattr(score, "value", 0.0) > 0 for score in scores):
+                rule = f"no option of {output.name} is right by the target {row.example.target!r}"
+                raise TaskError(rule, where=row.where, remedy=f"options: {', '.join(options)}")
+
+    def _check_costs(self, task: Task) -> None:
+        """One pass must not cost less than nothing, which the formula gives when the unit is too large."""
+        if self.catalog is None:
+            return
+        for spec in self.spec.subtasks:
+            tokens = spec.tokens
+            for model in spec.models if tokens else ():
+                assert tokens
+                parameters = self.catalog[model].parameters or 0.0
+                cost = units(parameters, tokens.prompt, tokens.completion, unit=task.unit)
+                if cost < 0:
+                    rule = f"a pass must cost at least 0 units, but one of {model!r} costs {cost:.3g}"
+                    remedy = "set cost.unit to a pass of the task's smallest model"
+                    raise TaskError(rule, where=self.at("tokens", spec), remedy=remedy)
+
+
+def in_order(reads: Mapping[str, tuple[str, ...]], where: str) -> list[str]:
+    """The names so that each comes after all it reads, otherwise as they stand. Raises `TaskError` for a cycle."""
+    done: list[str] = []
+    while len(done) < len(reads):
+        ready = [name for name, others in reads.items() if name not in done and set(others) <= set(done)]
+        if not ready:
+            cycle = " -> ".join(_cycle({name: others for name, others in reads.items() if name not in done}))
+            rule = f"subtasks must not read each other in a circle, but got {cycle}"
+            raise TaskError(rule, where=where, remedy="remove one of these references")
+        done.append(ready[0])
+    return done
+
+
+def _cycle(reads: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """A way from a subtask back to itself. Every subtask here reads at least one of the others here."""
+    way = [next(iter(reads))]
+    while True:
+        name = next(other for other in reads[way[-1]] if other in reads)
+        if name in way:
+            return [*way[way.index(name) :], name]
+        way.append(name)
+
+
+def _placeholder(spec: SubtaskSpec) -> Value | None:
+    """A value such as the subtask's parser may give; None where its shape is not known."""
+    match spec.parse:
+        case TextParse():
+            return "text"
+        case NumberParse():
+            return 1
+        case ChoiceParse(options=options):
+            return options[0]
+        case IdsParse():
+            return ["1"]
+    return None

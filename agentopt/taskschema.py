@@ -1,0 +1,297 @@
+"""The keys of task.yaml, as pydantic models: what each means and which values it takes.
+
+Owns the rules that concern one key alone; rules between keys, and between keys and data, are `taskfile`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from agentopt.cost import PAPER_UNIT
+from agentopt.validation import did_you_mean
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(gt=0)]
+Text = Annotated[str, Field(min_length=1)]
+FunctionName = Annotated[str, Field(pattern=r"^.+\.py:[A-Za-z_][A-Za-z0-9_]*$")]
+"""A function in a Python file, as `file.py:name`, relative to the task folder."""
+
+
+def _error(rule: str, remedy: str) -> PydanticCustomError:
+    # Braces would be read as placeholders of the message.
+    return PydanticCustomError("rule", "{rule}", {"rule": rule, "remedy": remedy})
+
+
+def _kinds(key: str, *kinds: str) -> Callable[[Any], Any]:
+    """Reads `vote` as `{method: vote}`, and says which kinds there are where another is asked for."""
+
+    def read(value: Any) -> Any:
+        full = {key: value} if isinstance(value, str) else value
+        kind = full.get(key) if isinstance(full, Mapping) else None
+        if isinstance(full, Mapping) and kind not in kinds:
+            raise _error(f"`{key}` must be one of {', '.join(kinds)}", did_you_mean(str(kind), kinds))
+        return full
+
+    return read
+
+
+def _counts(value: Any) -> Any:
+    """8 is (8,) and {max: 8} is 1..8."""
+    if isinstance(value, Mapping) and set(value) == {"max"} and isinstance(value["max"], int):
+        return tuple(range(1, value["max"] + 1))
+    return (value,) if isinstance(value, int) else value
+
+
+def _ascending(counts: tuple[int, ...]) -> tuple[int, ...]:
+    if not counts or any(later <= earlier for earlier, later in pairwise((0, *counts))):
+        raise _error("must be positive and ascending", "write it like [1, 2, 3, 5, 8], {max: 100} or 8")
+    return counts
+
+
+def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(values)) != len(values):
+        raise _error("must name each thing once", "remove what stands there twice")
+    return values
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LimitSpec(_Strict):
+    """How many examples of each split are used, from the top of its file; all unless given."""
+
+    train: Count | None = None
+    validation: Count | None = None
+    test: Count | None = None
+
+
+class DataSpec(_Strict):
+    """The splits: JSONL files, relative to the task folder."""
+
+    train: Text | None = None
+    """What the prompt optimiser may learn from."""
+    validation: Text
+    """What the search is steered by."""
+    test: Text
+    """What the verdict is made on; the search never sees it."""
+    limit: LimitSpec = LimitSpec()
+
+
+class ColumnsSpec(_Strict):
+    """How a row becomes an `Example`."""
+
+    id: Text | None = None
+    """The column with the example's id; `id` where there is one, else the number of the line."""
+    target: Text | None = None
+    """The column that only scorers see; `target` unless given."""
+    inputs: Annotated[tuple[Text, ...], Field(min_length=1), AfterValidator(_distinct)] | None = None
+    """The columns that templates may read; every column without another use unless given."""
+    metadata: Annotated[tuple[Text, ...], AfterValidator(_distinct)] = ()
+    """Columns that are kept for python scorers, but that no template sees."""
+
+
+class TextParse(_Strict):
+    """The response without surrounding white space."""
+
+    kind: Literal["text"] = "text"
+    first_line: bool = False
+    """Only the first line that is not blank."""
+
+
+class NumberParse(_Strict):
+    """The last number in the response."""
+
+    kind: Literal["number"]
+
+
+class ChoiceParse(_Strict):
+    """One of a few answers."""
+
+    kind: Literal["choice"]
+    options: Annotated[tuple[Annotated[str, Field(coerce_numbers_to_str=True)], ...], Field(min_length=1)]
+
+
+class IdsParse(_Strict):
+    """A list of whole numbers, as texts."""
+
+    kind: Literal["ids"]
+    max: Count | None = None
+    """The most numbers that are read."""
+
+
+class JsonParse(_Strict):
+    """A JSON value that follows a JSON schema; endpoints that can are made to follow it."""
+
+    kind: Literal["json"]
+    json_schema: dict[str, Any] = Field(alias="schema")
+
+
+class PythonParse(_Strict):
+    """A function from the response's text to a value; it raises `Unparsable`, or returns None, for a bad one."""
+
+    kind: Literal["python"]
+    function: FunctionName
+
+
+ParseSpec = Annotated[
+    TextParse | NumberParse | ChoiceParse | IdsParse | JsonParse | PythonParse,
+    Field(discriminator="kind"),
+    BeforeValidator(_kinds("kind", "text", "number", "choice", "ids", "json", "python")),
+]
+
+
+class FuseSpec(_Strict):
+    """How several samples become one value."""
+
+    method: Literal["first", "vote", "vote_list", "fuse", "best_of"] = "vote"
+    model: Text | None = None
+    """For `fuse`: the model that reads all samples; the subtask's own unless given."""
+    prompt: Text | None = None
+    """For `fuse`: a template over `question` and `answers`."""
+    judge: FunctionName | None = None
+    """For `best_of`: a function of the inputs and a value; the highest wins. It does not see the target."""
+
+    @model_validator(mode="after")
+    def _fits_method(self) -> FuseSpec:
+        for key, method in (("model", "fuse"), ("prompt", "fuse"), ("judge", "best_of")):
+            if getattr(self, key) is not None and self.method != method:
+                raise _error(f"`{key}` goes with method {method}", f"remove `{key}`, or use method: {method}")
+        if self.method == "best_of" and self.judge is None:
+            raise _error("best_of needs a `judge`", 'add judge: "scorers.py:name"')
+        return self
+
+
+class TokensSpec(_Strict):
+    """Nominal tokens of one pass, for costs in units; measured on the baseline unless given."""
+
+    prompt: Positive
+    completion: Positive
+
+
+class SubtaskSpec(_Strict):
+    """One stage of the task."""
+
+    name: Text
+    """A word by which later templates read this subtask's output."""
+    description: str = ""
+    """Told to the search agent."""
+    system_prompt: str = ""
+    """The seed system prompt; the prompt optimiser starts from it."""
+    prompt: Text
+    """The template of the user message, which reads `inputs.<column>` and `<subtask>.output`."""
+    models: Annotated[tuple[Text, ...], Field(min_length=1), AfterValidator(_distinct)]
+    """Catalogue names of the models that may be used; the first is the baseline's."""
+    num_samples: Annotated[tuple[int, ...], BeforeValidator(_counts), AfterValidator(_ascending)] = (1, 2, 3, 5, 8)
+    """How many responses may be drawn: a list, {max: 100} for 1 to 100, or one number."""
+    max_tokens: Count = 64
+    """The most tokens of one response."""
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.9
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    stop: tuple[Text, ...] = ()
+    """Texts at which a response ends."""
+    parse: ParseSpec = TextParse()
+    """How a response is read."""
+    fuse: Annotated[FuseSpec, BeforeValidator(_kinds("method", "first", "vote", "vote_list", "fuse", "best_of"))] = (
+        FuseSpec()
+    )
+    """How several samples become one value."""
+    tokens: TokensSpec | None = None
+
+
+class BuiltInScorer(_Strict):
+    """A comparison of the output with the target, or with the best of several where the target is a list."""
+
+    kind: Literal["exact_match", "token_f1", "set_f1", "contains"]
+
+
+class NumericScorer(_Strict):
+    """Whether the output is near enough to the target."""
+
+    kind: Literal["numeric"]
+    tolerance: NotNegative = 1e-6
+    """The most by which a right output may differ."""
+    relative_tolerance: NotNegative = 0.0
+    """The same, as a share of the target; the wider of the two counts."""
+
+
+class PythonScorer(_Strict):
+    """A function of the example and the output that returns a number or a `Score`."""
+
+    kind: Literal["python"]
+    function: FunctionName
+
+
+class JudgeScorer(_Strict):
+    """A language model that judges by a rubric."""
+
+    kind: Literal["judge"]
+    model: Text
+    """A catalogue name."""
+    rubric: Text
+    max_tokens: Count = 512
+
+
+ScorerSpec = Annotated[
+    BuiltInScorer | NumericScorer | PythonScorer | JudgeScorer,
+    Field(discriminator="kind"),
+    BeforeValidator(_kinds("kind", "exact_match", "token_f1", "numeric", "set_f1", "contains", "python", "judge")),
+]
+
+
+class UnitSpec(_Strict):
+    """The pass that counts as one unit of cost; the paper's unless given."""
+
+    parameters: Positive = PAPER_UNIT.parameters
+    prompt_tokens: Positive = PAPER_UNIT.prompt_tokens
+    completion_tokens: Positive = PAPER_UNIT.completion_tokens
+
+
+class CostSpec(_Strict):
+    """What units count in, and the most that a candidate may cost."""
+
+    unit: UnitSpec = UnitSpec()
+    max_units: Positive | None = None
+    """Per example; one pass of every subtask's largest model, summed, unless given."""
+
+
+class TaskSpec(_Strict):
+    """A task.yaml."""
+
+    name: Text
+    description: str = ""
+    """Told to the search agent."""
+    data: DataSpec
+    columns: ColumnsSpec = ColumnsSpec()
+    subtasks: Annotated[tuple[SubtaskSpec, ...], Field(min_length=1)]
+    output: Text | None = None
+    """The subtask whose output is judged; the last unless given."""
+    scorer: ScorerSpec
+    cost: CostSpec = CostSpec()
+
+
+def with_overrides(data: Any, overrides: Mapping[str, Any]) -> Any:
+    """`data` with dotted keys set, such as `subtasks.find.max_tokens`; a list's item by its number or its name."""
+    for key, value in overrides.items():
+        data = _with(data, key.split("."), value)
+    return data
+
+
+def _with(data: Any, path: Sequence[str], value: Any) -> Any:
+    if not path:
+        return value
+    head, rest = path[0], path[1:]
+    if isinstance(data, list):
+        names = [item.get("name") if isinstance(item, Mapping) else None for item in data]
+        index = names.index(head) if head in names else int(head) if head.isdecimal() else len(data)
+        if index >= len(data):
+            raise KeyError(head)
+        return [_with(item, rest, value) if i == index else item for i, item in enumerate(data)]
+    inside = data if isinstance(data, Mapping) else {}
+    return {**inside, head: _with(inside.get(head), rest, value)}
