@@ -1,0 +1,32 @@
+"""How the search agent is asked. Data only, so that reading a configuration loads no search library."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class AgentSettings(BaseModel):
+    """The agent's model, how it is asked, and which insights it is told."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str | None = "qwen2.5-coder-0.5b"
+    """Catalogue name of the model that proposes; null leaves every proposal to the fallback."""
+    max_rounds: Annotated[int, Field(ge=1)] | None = None
+    """Most rounds of proposals after the first trials; null goes on until the trials are spent."""
+    temperature: Annotated[float, Field(ge=0)] = 0.7
+    """Temperature of the agent's answers."""
+    max_tokens: Annotated[int, Field(ge=1)] = 700
+    """Most tokens of one proposal."""
+    guideline_tokens: Annotated[int, Field(ge=1)] = 90
+    """Most tokens of the guidelines that the agent writes for itself."""
+    attempts: Annotated[int, Field(ge=1)] = 3
+    """How often the agent is asked for one batch before the fallback takes over."""
+    insight_1: bool = True
+    """Subtasks prefer different models: decides the first trials, and is told."""
+    insight_2: bool = True
+    """The score peaks in the sample count: told."""
+    insight_3: bool = True
+    """A better earlier subtask lowers the later one's best sample count: told."""

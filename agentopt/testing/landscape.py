@@ -1,0 +1,88 @@
+"""A synthetic score landscape with the three insights planted: an exact, free environment to measure search on.
+
+SYNTHETIC: nothing here was measured on a model. Two subtasks with the paper's token lengths, six models each, 13
+sample counts, 900 units (METHODS part 1). The scores follow from formulas that plant what AgentTTS reports:
+retrieval gains from model size while answering prefers small models with several samples (insight 1), score against
+samples rises, peaks and falls (2), and better retrieval moves the answer's peak down (3: quality .80 -> 10 samples,
+.60 -> 27, .35 -> 91).
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping
+
+from agentopt.candidate import Candidate
+from agentopt.cost import SubtaskCost
+from agentopt.search.base import SearchSpace, SubtaskSpace
+
+SIZES = {"llama-3b": 3e9, "qwen-7b": 7e9, "llama-8b": 8e9, "qwen-32b": 32e9, "llama-70b": 70e9, "qwen-72b": 72e9}
+COUNTS = (1, 2, 3, 5, 7, 10, 15, 20, 30, 40, 50, 70, 90)
+
+# Each model's strength in each subtask at one sample, and how much its best sample count adds to it.
+RETRIEVE = {
+    "llama-3b": (0.30, 0.10), "qwen-7b": (0.42, 0.12), "llama-8b": (0.40, 0.12),
+    "qwen-32b": (0.62, 0.12), "llama-70b": (0.70, 0.06), "qwen-72b": (0.74, 0.06),
+}  # fmt: skip
+ANSWER = {
+    "llama-3b": (0.52, 0.36), "qwen-7b": (0.60, 0.26), "llama-8b": (0.57, 0.24),
+    "qwen-32b": (0.66, 0.14), "llama-70b": (0.68, 0.12), "qwen-72b": (0.70, 0.10),
+}  # fmt: skip
+
+
+def synthetic_space(max_units: float = 900) -> SearchSpace:
+    """The space of the landscape: `retrieve` (2048, 128 tokens), then `answer` (256, 64)."""
+    models = tuple(SIZES)
+    retrieve = SubtaskSpace("retrieve", models, COUNTS, "", SubtaskCost(2048, 128, SIZES), "find the passages needed")
+    answer = SubtaskSpace("answer", models, COUNTS, "", SubtaskCost(256, 64, SIZES), "answer from the passages")
+    return SearchSpace((retrieve, answer), max_units)
+
+
+class SyntheticLandscape:
+    """Noise-free and noisy scores of every candidate of `synthetic_space`; SYNTHETIC, see the module.
+
+    `seed` draws the noise of standard deviation `noise`, one draw per candidate, so asking twice gives the same.
+    `jitter` moves every model's strength by up to that much (by `seed`), so no search can be tuned to one table.
+    """
+
+    def __init__(self, seed: int = 0, *, noise: float = 0.008, jitter: float = 0.0, max_units: float = 900) -> None:
+        self.space = synthetic_space(max_units)
+        self._seed, self._noise = seed, noise
+        rng = random.Random(f"strengths {seed}")
+        self._retrieve = _jittered(RETRIEVE, rng, jitter)
+        self._answer = _jittered(ANSWER, rng, jitter)
+        self.optimum = max(self.exact(candidate) for candidate in self.space.candidates())
+
+    def exact(self, candidate: Candidate) -> float:
+        """The score without noise, in 0..1."""
+        retrieve, answer = candidate["retrieve"], candidate["answer"]
+        base, gain = self._retrieve[retrieve.model]
+        quality = base + gain * _rise_and_fall(retrieve.num_samples, peak=7)
+        base, gain = self._answer[answer.model]
+        accuracy = base + gain * _rise_and_fall(answer.num_samples, peak=best_answer_count(quality))
+        return math.pow(quality, 0.7) * accuracy
+
+    def observed(self, candidate: Candidate) -> float:
+        """The score as one evaluation would measure it."""
+        return self.exact(candidate) + random.Random(f"{self._seed} {candidate.key}").gauss(0, self._noise)
+
+
+def best_answer_count(quality: float) -> float:
+    """Where the answer's score peaks, given the retrieval's quality: 10 at .80, about 27 at .60, 91 at .35."""
+    return math.exp(math.log(10) + 4.9 * (0.8 - quality))
+
+
+def _rise_and_fall(num_samples: int, peak: float) -> float:
+    """0 at one sample, 1 at `peak`, falling slowly after; smooth in the logarithm of the sample count."""
+    place = math.log(num_samples) / math.log(peak)
+    return place * (2 - place) if place <= 1 else 1 - 0.6 * (place - 1) ** 2
+
+
+def _jittered(
+    table: Mapping[str, tuple[float, float]], rng: random.Random, jitter: float
+) -> dict[str, tuple[float, float]]:
+    return {
+        model: (base + rng.uniform(-jitter, jitter), max(0.0, gain + rng.uniform(-jitter, jitter)))
+        for model, (base, gain) in table.items()
+    }
