@@ -54,7 +54,12 @@ class CandidateError(UserError):
 
 
 class BudgetExceeded(AgentoptError):  # noqa: N818 - a limit that was reached is not an error of anyone's
-    """Spending `wanted` more would pass the cap `name`; nothing was spent."""
+    """Spending `wanted` more would pass the cap `name`; nothing was spent.
+
+    `partial` holds the `Evaluation` that the cap cut short, where one was under way.
+    """
+
+    partial: object = None
 
     def __init__(self, name: str, *, cap: float, spent: float, wanted: float) -> None:
         self.name, self.cap, self.spent, self.wanted = name, cap, spent, wanted

@@ -131,8 +131,8 @@ class Journal:
             }
             for i, choice in enumerate(response.choices)
         ]
-        writes: list[_Write] = [(self._insert(_requests).on_conflict_do_nothing(), asked)]
-        writes += [(self._insert(_responses).on_conflict_do_nothing(), answer) for answer in answers]
+        rows = [(_requests, asked), *((_responses, answer) for answer in answers)]
+        writes: list[_Write] = [(self._insert(table).on_conflict_do_nothing(), row) for table, row in rows]
         await self._write([*writes, self._settle(entry, usage, "ok")])
 
     async def record_failure(self, entry: str, usage: Usage, outcome: str) -> None:
@@ -156,10 +156,21 @@ class Journal:
             sum(seconds),
         )
 
+    def seconds_per_call(self, identity: str) -> float | None:
+        """Mean time that responses of this model took; None when there are none."""
+        join = _responses.join(_requests, _responses.c.key == _requests.c.key)
+        mean = sa.select(sa.func.avg(_responses.c.seconds)).select_from(join)
+        found = self._reader.execute(mean.where(_requests.c.identity == identity)).scalar()
+        return None if found is None else float(found)
+
     async def aclose(self) -> None:
         """Finish every write and let go of the database."""
         if self._flushing:
             await self._flushing
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the database; for use outside of an event loop, where nothing was written."""
         self._writer.shutdown()
         self._reader.close()
         self._engine.dispose()

@@ -26,7 +26,7 @@ from agentopt.models.catalog import ModelSpec
 from agentopt.models.journal import Journal
 from agentopt.models.limits import Limiter
 
-_BACKOFF = wait_exponential_jitter(initial=0.5, max=30, jitter=0.5)
+_BACKOFF = wait_exponential_jitter(multiplier=0.5, max=30, jitter=0.5)
 
 
 def worst_case(request: Request, spec: ModelSpec) -> Usage:
@@ -64,7 +64,7 @@ class MeteredModel:
         self._limiters: dict[str, Limiter] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[Response]] = set()
-        self._closing = False
+        self._closing = asyncio.Event()
 
     def spec(self, model: str) -> ModelSpec:
         return self._specs[model]
@@ -84,7 +84,7 @@ class MeteredModel:
 
     async def aclose(self) -> None:
         """Start nothing more, and wait for what was sent."""
-        self._closing = True
+        self._closing.set()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _forget(self, task: asyncio.Task[Response]) -> None:
@@ -123,7 +123,7 @@ class MeteredModel:
             stop=stop_after_attempt(spec.max_attempts),
             retry=retry_if_exception_type(TransientModelError),
             wait=_wait,
-            sleep=self._sleep,
+            sleep=self._pause,
             reraise=True,
         )
         async for attempt in retrying:
@@ -132,7 +132,7 @@ class MeteredModel:
 
     async def _attempt(self, request: Request, spec: ModelSpec) -> None:
         async with self._limiter(spec).slot():
-            if self._closing:
+            if self._closing.is_set():
                 raise PermanentModelError(f"model {request.model}: not asked, because the run is stopping")
             worst = worst_case(request, spec)
             reservation = await self.budget.reserve(worst, request.purpose)
@@ -167,6 +167,13 @@ class MeteredModel:
     async def _failed(self, entry: str, error: ModelError, worst: Usage) -> None:
         self.failures[error.kind] += 1
         await self._journal.record_failure(entry, worst if error.billed else Usage(calls=1), error.kind)
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleep between attempts, cut short when the run stops."""
+        waits = {asyncio.ensure_future(self._sleep(seconds)), asyncio.ensure_future(self._closing.wait())}
+        _, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in pending:
+            wait.cancel()
 
     def _limiter(self, spec: ModelSpec) -> Limiter:
         if spec.name not in self._limiters:

@@ -24,6 +24,12 @@ class AgentSettings(BaseModel):
     """Most tokens of the guidelines that the agent writes for itself."""
     attempts: Annotated[int, Field(ge=1)] = 3
     """How often the agent is asked for one batch before the fallback takes over."""
+    prompt_tokens: Annotated[int, Field(ge=1)] = 1000
+    """What one of the agent's prompts is taken to be at most; only the dry run's estimate uses it."""
+    max_calls: Annotated[int, Field(ge=0)] | None = None
+    """Cap on the agent's own calls, inside the run's caps."""
+    max_usd: Annotated[float, Field(ge=0)] | None = None
+    """Cap on what the agent's own calls cost, inside the run's caps."""
     insight_1: bool = True
     """Subtasks prefer different models: decides the first trials, and is told."""
     insight_2: bool = True

@@ -1,0 +1,123 @@
+"""The front door: `optimize`, `evaluate` and their async twins."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+
+from agentopt.candidate import Candidate
+from agentopt.config import Config
+from agentopt.evaluation import Evaluator
+from agentopt.events import Event, Observer, log_to, tell
+from agentopt.models.base import ChatModel
+from agentopt.models.catalog import Catalog, ModelSpec
+from agentopt.optimization import Optimization
+from agentopt.result import Result
+from agentopt.runfolder import RunFolder
+from agentopt.scorers import Judge
+from agentopt.session import open_session
+from agentopt.space import baseline
+from agentopt.task import Task
+from agentopt.taskfile import load_task
+from agentopt.trial import Evaluation, Split
+
+
+def ignore(_: Event) -> None:
+    """The observer of those who do not want one."""
+
+
+def optimize(
+    task: Task | Path | str,
+    config: Config | None = None,
+    *,
+    resume: Path | None = None,
+    provider: ChatModel | None = None,
+    observer: Observer = ignore,
+) -> Result:
+    """Search the task's models and sample counts, and test what was found. See `aoptimize`."""
+    return asyncio.run(aoptimize(task, config, resume=resume, provider=provider, observer=observer))
+
+
+def evaluate(
+    task: Task | Path | str,
+    candidate: Candidate | None = None,
+    config: Config | None = None,
+    *,
+    split: Split = "test",
+    provider: ChatModel | None = None,
+    observer: Observer = ignore,
+) -> Evaluation:
+    """Score one candidate on one split. See `aevaluate`."""
+    return asyncio.run(aevaluate(task, candidate, config, split=split, provider=provider, observer=observer))
+
+
+async def aoptimize(
+    task: Task | Path | str,
+    config: Config | None = None,
+    *,
+    resume: Path | None = None,
+    provider: ChatModel | None = None,
+    observer: Observer = ignore,
+) -> Result:
+    """Search the task's models and sample counts within the budget, and test what was found.
+
+    `task` is a task folder or a `Task`. `resume` is the folder of a run to go on with; its configuration is used
+    unless another is given. `provider` makes the model calls in place of the catalogue's transports. The run's
+    folder keeps the trials, the log and the result.
+
+    Raises `UserError` for what is wrong with the request, before anything is spent; `AgentoptError` when no
+    candidate could be evaluated.
+    """
+    opened = RunFolder.open(resume) if resume else None
+    config = config or (opened.config if opened else Config())
+    loaded, specs = load(task, config)
+    if opened:
+        opened.check_same(loaded)
+    run = opened or RunFolder.create(loaded, None if isinstance(task, Task) else Path(task), config)
+    with run.locked():
+        async with open_session(
+            specs,
+            run.id,
+            caps=config.budget.caps(),
+            purpose_caps={"agent": config.agent_caps()},
+            journal=config.journal,
+            provider=provider,
+        ) as session:
+            return await Optimization(loaded, config, run, session, tell(log_to(run.log), observer)).result()
+
+
+async def aevaluate(
+    task: Task | Path | str,
+    candidate: Candidate | None = None,
+    config: Config | None = None,
+    *,
+    split: Split = "test",
+    provider: ChatModel | None = None,
+    observer: Observer = ignore,
+) -> Evaluation:
+    """Score `candidate` (the baseline unless given) on one split of the task.
+
+    Raises `CandidateError` when the candidate is of another task, `BudgetExceeded` when a cap is reached.
+    """
+    config = config or Config()
+    loaded, specs = load(task, config)
+    caps = config.budget.caps()
+    async with open_session(
+        specs, f"evaluate {loaded.name}", caps=caps, journal=config.journal, provider=provider
+    ) as session:
+        evaluator = Evaluator(loaded, session.model, specs, seed=config.response_seed)
+        return await evaluator.evaluate(
+            candidate or baseline(loaded),
+            split,
+            on_result=lambda result: observer(Event("example_done", result.id, {"result": result})),
+        )
+
+
+def load(task: Task | Path | str, config: Config) -> tuple[Task, Mapping[str, ModelSpec]]:
+    """The task, and the catalogue entry of every model that the run may call. Raises `UserError`."""
+    catalog = Catalog.load(*config.models)
+    loaded = task if isinstance(task, Task) else load_task(task, catalog=catalog, overrides=config.task)
+    agent = [config.agent.model] if config.strategy == "agent" and config.agent.model else []
+    judge = [loaded.scorer.model] if isinstance(loaded.scorer, Judge) else []
+    return loaded, {name: catalog[name] for name in dict.fromkeys([*loaded.models, *agent, *judge])}

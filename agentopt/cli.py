@@ -1,0 +1,135 @@
+"""The command line: parses, calls `api`, shows. A user's mistake is one message and exit code 2, never a traceback.
+
+Exit codes: 0 done, 1 the run failed, 2 a mistake in what was asked, 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from agentopt.errors import AgentoptError, UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Find which model, how many samples and which prompt each stage of an LLM task should use.",
+)
+models_app = typer.Typer(no_args_is_help=True, help="The models that can be used, and their files.")
+runs_app = typer.Typer(no_args_is_help=True, help="Runs that were made.")
+app.add_typer(models_app, name="models")
+app.add_typer(runs_app, name="runs")
+
+TaskArgument = Annotated[Path, typer.Argument(help="Task folder, such as tasks/quickstart.")]
+ConfigOption = Annotated[
+    list[str] | None, typer.Option("-c", "--config", help="YAML file, or key=value; repeatable, later ones win.")
+]
+
+
+@app.command()
+def optimize(
+    task: Annotated[Path | None, typer.Argument(help="Task folder; with --resume the run knows it.")] = None,
+    config: ConfigOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell the worst case, and make no model call.")] = False,
+    resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
+) -> None:
+    """Search models and sample counts for TASK, and test what was found."""
+    from agentopt.commands import estimate_run, run_optimization
+
+    if dry_run:
+        estimate_run(_required(task), config or [], _console())
+    else:
+        run_optimization(task, config or [], resume, _console())
+
+
+@app.command()
+def evaluate(
+    task: TaskArgument,
+    candidate: Annotated[Path | None, typer.Option(help="A best.yaml; the baseline unless given.")] = None,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    config: ConfigOption = None,
+) -> None:
+    """Score one candidate on one split of TASK."""
+    from agentopt.commands import run_evaluation
+
+    run_evaluation(task, candidate, split, config or [], _console())
+
+
+@runs_app.command("list")
+def runs_list(config: ConfigOption = None) -> None:
+    """Every run in the runs folder, with its best score."""
+    from agentopt.commands import show_runs
+
+    show_runs(config or [], _console())
+
+
+@runs_app.command("show")
+def runs_show(run: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
+    """The result of one run, as it was printed at its end."""
+    from agentopt.commands import show_run
+
+    show_run(run, _console())
+
+
+@models_app.command("list")
+def models_list(config: ConfigOption = None) -> None:
+    """The catalogue: how each model is reached, its size, price and limits."""
+    from agentopt.commands import show_models
+
+    show_models(config or [], _console())
+
+
+@models_app.command("pull")
+def models_pull(name: Annotated[str, typer.Argument(help="Catalogue name.")], config: ConfigOption = None) -> None:
+    """Fetch a local model's file, verify its checksum, and keep it in the cache."""
+    from agentopt.commands import pull_model
+
+    pull_model(name, config or [], _console())
+
+
+@models_app.command("check")
+def models_check(name: Annotated[str, typer.Argument(help="Catalogue name.")], config: ConfigOption = None) -> None:
+    """Make one real call: what answered, how fast, and what it costs."""
+    from agentopt.commands import check_model
+
+    check_model(name, config or [], _console())
+
+
+def main() -> None:
+    """The console script. Turns what went wrong into a message and an exit code."""
+    # A service manager's stop should end a run as cleanly as Ctrl-C does.
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    try:
+        app()
+    except UserError as error:
+        _fail(str(error), 2)
+    except AgentoptError as error:
+        _fail(str(error), 1)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"agentopt: {message}", file=sys.stderr)  # noqa: T201 - the one line that a mistake gets
+    sys.exit(code)
+
+
+def _required(task: Path | None) -> Path:
+    if task is None:
+        raise UserError("a task folder must be given", remedy="agentopt optimize tasks/quickstart")
+    return task
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    # A pipe has no width of its own; a table that is folded at 80 columns is hard to read in a log.
+    return Console(width=None if sys.stdout.isatty() else 160)

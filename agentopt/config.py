@@ -1,0 +1,117 @@
+"""What may be asked of a run, besides its task: one object whose fields each say what they do.
+
+Read from YAML files and `key=value` settings, later ones winning. Unknown keys are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from agentopt.budget import Caps
+from agentopt.errors import ConfigError
+from agentopt.search.settings import AgentSettings
+from agentopt.validation import load_yaml, parse_yaml, validate
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BudgetConfig(_Strict):
+    """The most that the whole run may take: search, agent, judges and the final test together."""
+
+    usd: Annotated[float, Field(ge=0)] | None = None
+    """US dollars, by the catalogue's prices."""
+    tokens: Annotated[int, Field(ge=0)] | None = None
+    """Prompt and completion tokens together."""
+    calls: Annotated[int, Field(ge=0)] | None = None
+    """Requests sent, retries included."""
+    seconds: Annotated[float, Field(ge=0)] | None = None
+    """Wall time."""
+    trials: Annotated[int, Field(ge=1)] = 20
+    """Candidates evaluated, the baseline included."""
+
+    def caps(self) -> Caps:
+        return Caps(self.usd, self.tokens, self.calls, self.seconds, self.trials)
+
+
+class SearchConfig(_Strict):
+    """How the search goes about it."""
+
+    batch_size: Annotated[int, Field(ge=1)] = 5
+    """Candidates per proposal."""
+    early_stopping: Annotated[float, Field(gt=0, lt=1)] | None = 0.05
+    """Level of the paired test that stops a trial that loses against the best one; null never stops one."""
+    looks: Annotated[int, Field(ge=1)] = 4
+    """Blocks that the validation examples are evaluated in, with a look at the test after each."""
+    sampler: str = "insight"
+    """The Optuna sampler of strategy `optuna` and of the agent's fallback."""
+
+
+class Config(_Strict):
+    """Everything about a run but its task."""
+
+    strategy: Literal["agent", "optuna", "random", "grid"] = "agent"
+    """Who proposes candidates. `agent` falls back on `optuna` where its model is of no help."""
+    seed: int = 0
+    """Seeds the search, the order of the examples and the intervals."""
+    response_seed: int = 0
+    """Part of every question: another value draws other responses instead of those in the journal."""
+    budget: BudgetConfig = BudgetConfig()
+    search: SearchConfig = SearchConfig()
+    agent: AgentSettings = AgentSettings()
+    models: tuple[Path, ...] = ()
+    """Further catalogue files."""
+    journal: str | None = None
+    """SQLAlchemy URL or path of the journal; the user's cache folder unless given."""
+    runs: Path = Path("runs")
+    """Folder that run folders are made in."""
+    task: dict[str, Any] = {}
+    """Settings that replace those of the task file, such as `task.data.limit.test=20`."""
+
+    def agent_caps(self) -> Caps:
+        """What the agent's own calls may take, inside the caps of the run."""
+        return Caps(usd=self.agent.max_usd, calls=self.agent.max_calls)
+
+
+def load_config(sources: Iterable[str] = (), base: Config | None = None) -> Config:
+    """`base` (the defaults unless given) with files and `key.path=value` settings on top, in order.
+
+    Raises `ConfigError` for a file that cannot be read, an unknown key or a value of the wrong kind.
+    """
+    merged: dict[str, Any] = base.model_dump(mode="json") if base else {}
+    for source in sources:
+        _merge(merged, _setting(source) if "=" in source else _file(Path(source)))
+    return validate(Config, merged, "configuration", ConfigError)
+
+
+def _file(path: Path) -> dict[str, Any]:
+    data = load_yaml(path, ConfigError)
+    if data is not None and not isinstance(data, dict):
+        raise ConfigError(
+            f"a configuration is a mapping, but got {type(data).__name__}",
+            where=path,
+            remedy="write key: value lines",
+        )
+    return data or {}
+
+
+def _setting(text: str) -> dict[str, Any]:
+    """`a.b=1` as {"a": {"b": 1}}; the value is read as YAML, so numbers and lists are what they look like."""
+    dotted, _, raw = text.partition("=")
+    value = parse_yaml(raw, f"-c {text}", ConfigError)
+    for key in reversed(dotted.strip().split(".")):
+        value = {key: value}
+    return dict(value)
+
+
+def _merge(into: dict[str, Any], new: dict[str, Any]) -> None:
+    for key, value in new.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value

@@ -1,0 +1,134 @@
+"""What a run may take at worst, told before anything is spent. Makes no model call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from agentopt.budget import Usage
+from agentopt.candidate import SubtaskChoice
+from agentopt.config import Config
+from agentopt.errors import AgentoptError
+from agentopt.models.catalog import ModelSpec
+from agentopt.models.journal import Journal
+from agentopt.models.metered import worst_case
+from agentopt.scaling import request_for
+from agentopt.search.base import SearchSpace, SubtaskSpace
+from agentopt.task import Example, Subtask, Task
+from agentopt.trial import Split
+
+FINALISTS = 3
+"""Candidates that meet on the test split at most: baseline, best, recommended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Worst cases by part of the run. `seconds` is what the calls took so far, per call; None where unmeasured."""
+
+    search: Usage
+    agent: Usage
+    test: Usage
+    seconds: float | None
+
+    @property
+    def total(self) -> Usage:
+        return self.search + self.agent + self.test
+
+
+def estimate(
+    task: Task, space: SearchSpace, specs: Mapping[str, ModelSpec], config: Config, journal: Journal
+) -> Estimate:
+    """The most that `optimize` may take with this configuration, before its caps are applied.
+
+    Prompts that depend on an earlier answer are measured with stand-ins; retries are not counted. The time is
+    the journal's mean seconds per call of each model, over its concurrency; None when one was never called.
+    """
+    trials = min(config.budget.trials, space.size)
+    search = times(usage_on_split(task, space, specs, "validation"), trials)
+    test = times(usage_on_split(task, space, specs, "test"), FINALISTS)
+    agent = _agent_usage(specs, config, trials)
+    return Estimate(search, agent, test, _seconds(search + agent + test, specs, journal))
+
+
+def usage_on_split(task: Task, space: SearchSpace, specs: Mapping[str, ModelSpec], split: Split) -> Usage:
+    """The most that any affordable candidate may take on the whole split."""
+    total = Usage()
+    for example in task.splits.get(split, ()):
+        for subtask in task.subtasks:
+            total += _usage_of_subtask(task, subtask, _affordable_samples(space, space[subtask.name]), specs, example)
+    return total
+
+
+def times(usage: Usage, factor: int) -> Usage:
+    return Usage(*(getattr(usage, name) * factor for name in Usage.__dataclass_fields__))
+
+
+def _affordable_samples(space: SearchSpace, subtask: SubtaskSpace) -> dict[str, int]:
+    """Model -> the most samples that are affordable while every other subtask is as cheap as it can be."""
+    if space.max_units is None:
+        return dict.fromkeys(subtask.models, subtask.num_samples[-1])
+    others = sum(
+        min(s.cost.units(model, s.num_samples[0]) for model in s.models)
+        for s in space.subtasks
+        if s.name != subtask.name
+    )
+    left = space.max_units - others + 1e-9
+    affordable = {
+        model: [n for n in subtask.num_samples if subtask.cost.units(model, n) <= left] for model in subtask.models
+    }
+    return {model: counts[-1] for model, counts in affordable.items() if counts}
+
+
+def _usage_of_subtask(
+    task: Task, subtask: Subtask, samples: Mapping[str, int], specs: Mapping[str, ModelSpec], example: Example
+) -> Usage:
+    """Field by field the most over the models; a `fuse` call reads every sample."""
+    prompt = _longest_prompt(task, subtask, example)
+    usages = []
+    for model, n in samples.items():
+        request = request_for(subtask, SubtaskChoice(model, n, subtask.system_prompt), prompt)
+        usage = _in_requests(worst_case(request, specs[model]), n, specs[model])
+        if subtask.fusion.method == "fuse" and n > 1:
+            fuser = specs[subtask.fusion.model or model]
+            read = request_for(subtask, SubtaskChoice(fuser.name), prompt + "x" * (4 * n * subtask.max_tokens))
+            usage += worst_case(replace(read, n=1), fuser)
+        usages.append(usage)
+    return Usage(*(max(getattr(u, name) for u in usages) for name in Usage.__dataclass_fields__))
+
+
+def _in_requests(usage: Usage, n: int, spec: ModelSpec) -> Usage:
+    """One request's worst case as that of the requests that `n` samples take: the prompt is paid in each."""
+    requests = -(-n // spec.max_choices)
+    prompt = usage.prompt_tokens * requests
+    usd = spec.price.usd(prompt, usage.completion_tokens)
+    return Usage(requests, prompt, usage.completion_tokens, usd)
+
+
+def _longest_prompt(task: Task, subtask: Subtask, example: Example) -> str:
+    """The longest of the prompts that a long, an empty and a list output of the earlier subtasks would give."""
+    prompts = [""]
+    for stand_in in ("x" * (4 * max(s.max_tokens for s in task.subtasks)), "", ["x"], 0):
+        try:
+            prompts.append(subtask.render(example.inputs, dict.fromkeys(subtask.reads, stand_in)))
+        except (AgentoptError, TypeError, ValueError, AttributeError):
+            continue  # a stand-in of the wrong type; another one fits
+    return max(prompts, key=len)
+
+
+def _agent_usage(specs: Mapping[str, ModelSpec], config: Config, trials: int) -> Usage:
+    """Guidelines and every attempt at a proposal, for as many rounds as the trials allow."""
+    settings = config.agent
+    if config.strategy != "agent" or settings.model is None:
+        return Usage()
+    rounds = -(-trials // config.search.batch_size)
+    calls = rounds * (1 + settings.attempts)
+    tokens = rounds * (settings.guideline_tokens + settings.attempts * settings.max_tokens)
+    prompt = calls * settings.prompt_tokens
+    return Usage(calls, prompt, tokens, specs[settings.model].price.usd(prompt, tokens))
+
+
+def _seconds(usage: Usage, specs: Mapping[str, ModelSpec], journal: Journal) -> float | None:
+    """`usage.calls` at the pace of the slowest model."""
+    paces = [journal.seconds_per_call(spec.identity) for spec in specs.values()]
+    known = [pace / spec.concurrency for pace, spec in zip(paces, specs.values(), strict=True) if pace is not None]
+    return usage.calls * max(known) if len(known) == len(paces) else None

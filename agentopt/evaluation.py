@@ -1,0 +1,164 @@
+"""A candidate becomes an `Evaluation`. The only place where an example's failure becomes data."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from agentopt.candidate import Candidate
+from agentopt.errors import BudgetExceeded, CandidateError, ModelError, ScorerError
+from agentopt.models.base import ChatModel
+from agentopt.models.catalog import ModelSpec
+from agentopt.scaling import Scaling
+from agentopt.scorers import Judge
+from agentopt.task import Example, Scorer, Subtask, Task
+from agentopt.trial import Evaluation, ExampleResult, Score, Split, SubtaskUse, TrialState
+from agentopt.workflow import Answer, WorkflowResult, run_workflow
+
+StopTest = Callable[[Mapping[str, float]], bool]
+"""Given the scores so far by example id, whether going on is pointless."""
+
+OnResult = Callable[[ExampleResult], None]
+
+
+class Evaluator:
+    """Runs candidates on the splits of one task, through one model.
+
+    `seed` fixes the order of the examples, the same for every candidate, so that trials that were stopped early
+    share their examples. `looks` is how often a stop test may look at a trial before its end.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        model: ChatModel,
+        specs: Mapping[str, ModelSpec],
+        *,
+        seed: int = 0,
+        looks: int = 4,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.task, self.looks = task, looks
+        self._scaling = Scaling(model, specs, task.unit, seed)
+        self._scorer = _bound(task.scorer, model)
+        self._seed, self._clock = seed, clock
+
+    async def evaluate(
+        self,
+        candidate: Candidate,
+        split: Split = "validation",
+        *,
+        stop: StopTest | None = None,
+        on_result: OnResult = lambda _: None,
+    ) -> Evaluation:
+        """Score the candidate on the split, in blocks, until `stop` says that it has lost.
+
+        An example whose call or scorer failed for good has no score, and makes the evaluation incomplete. Raises
+        `CandidateError` for a candidate of another task, and `BudgetExceeded` (with what was evaluated as its
+        `partial`) when a cap is reached.
+        """
+        check_candidate(candidate, self.task)
+        started, examples = self._clock(), self._ordered(split)
+        results: list[ExampleResult] = []
+        pruned = False
+
+        def so_far(state: TrialState) -> Evaluation:
+            return Evaluation(split, len(examples), tuple(results), state, self._clock() - started)
+
+        for block in _blocks(examples, self.looks if stop else 1):
+            try:
+                await self._run_block(candidate, block, results, on_result)
+            except BudgetExceeded as error:
+                error.partial = so_far("incomplete")
+                raise
+            scores = {r.id: r.score for r in results if r.score is not None}
+            if stop and len(results) < len(examples) and stop(scores):
+                pruned = True
+                break
+        if any(r.error for r in results):
+            return so_far("incomplete")
+        return so_far("pruned" if pruned else "complete")
+
+    async def run_example(self, candidate: Candidate, example: Example) -> ExampleResult:
+        """One example through the workflow and the scorer, with failures as data.
+
+        Raises `BudgetExceeded`: that is the end of the run, not a property of the example.
+        """
+
+        async def ask(subtask: Subtask, prompt: str, of: Example) -> Answer:
+            return await self._scaling.answer(subtask, candidate[subtask.name], prompt, of)
+
+        uses: Mapping[str, SubtaskUse] = {}
+        try:
+            outcome = await run_workflow(self.task, example, ask)
+            uses = outcome.uses
+            score = await self._score(example, outcome)
+        except (ModelError, ScorerError) as error:
+            return ExampleResult(example.id, None, error=str(error), subtasks=uses)
+        return ExampleResult(
+            example.id, score.value, _shown(outcome.output), outcome.note or score.feedback, subtasks=uses
+        )
+
+    async def _score(self, example: Example, outcome: WorkflowResult) -> Score:
+        judged = self._scorer(example, outcome.output)
+        return await judged if inspect.isawaitable(judged) else judged
+
+    async def _run_block(
+        self,
+        candidate: Candidate,
+        block: Sequence[Example],
+        results: list[ExampleResult],
+        on_result: OnResult,
+    ) -> None:
+        """Run the block's examples at once; those that finished are kept also when the budget cuts the rest."""
+
+        async def run(example: Example) -> ExampleResult:
+            result = await self.run_example(candidate, example)
+            on_result(result)
+            return result
+
+        outcomes = await asyncio.gather(*(run(example) for example in block), return_exceptions=True)
+        results.extend(o for o in outcomes if isinstance(o, ExampleResult))
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    def _ordered(self, split: Split) -> list[Example]:
+        examples = list(self.task.splits.get(split, ()))
+        random.Random(f"{self._seed}:{split}").shuffle(examples)
+        return examples
+
+
+def check_candidate(candidate: Candidate, task: Task) -> None:
+    """Raise `CandidateError` unless the candidate has a choice for every subtask, of a model the task allows."""
+    wanted = [s.name for s in task.subtasks]
+    if sorted(candidate) != sorted(wanted):
+        raise CandidateError(
+            f"a candidate names every subtask of task {task.name} ({', '.join(wanted)}), but got "
+            f"{', '.join(candidate) or 'none'}",
+            remedy="use a best.yaml that a run of this task wrote",
+        )
+    for subtask in task.subtasks:
+        if candidate[subtask.name].model not in subtask.models:
+            raise CandidateError(
+                f"subtask {subtask.name} may use {', '.join(subtask.models)}, but the candidate says "
+                f"{candidate[subtask.name].model}",
+                remedy=f"choose one of them, or add the model to {subtask.name}.models in the task file",
+            )
+
+
+def _blocks(examples: list[Example], count: int) -> list[list[Example]]:
+    """At most `count` blocks of nearly equal size, in order."""
+    size = max(1, -(-len(examples) // count))
+    return [examples[i : i + size] for i in range(0, len(examples), size)]
+
+
+def _bound(scorer: Scorer, model: ChatModel) -> Scorer:
+    return scorer.using(model) if isinstance(scorer, Judge) else scorer
+
+
+def _shown(output: object) -> str:
+    return "" if output is None else str(output)

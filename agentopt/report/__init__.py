@@ -1,0 +1,1 @@
+"""Shows runs to people: while they go on, and when they are done."""

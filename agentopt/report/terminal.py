@@ -1,0 +1,147 @@
+"""A result as text in the terminal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+from rich.console import Console, RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+from agentopt.budget import Usage
+from agentopt.report.words import candidate_in_words, interval_in_words, usage_cells
+from agentopt.result import Finalist, Measured, Result
+
+
+def print_result(result: Result, console: Console) -> None:
+    """Everything a reader needs to trust the result, the verdict last."""
+    for part in _parts(result):
+        console.print(part)
+
+
+def _parts(result: Result) -> Iterator[RenderableType]:
+    yield f"\n[bold]{escape(result.task)}[/bold]: {escape(result.ended)}, after {result.seconds:.0f} s; {result.run}"
+    yield _trials(result)
+    yield _proposers(result)
+    yield _finalists(result)
+    for role in ("best", "recommended"):
+        chosen = result.finalist(role)
+        if role == "best" or chosen is not result.finalist("best"):
+            yield _chosen(role, chosen)
+            yield _prompts(chosen)
+    yield _spend(result)
+    yield from (f"[yellow]{escape(note)}[/yellow]" for note in result.notes)
+    yield _verdict(result)
+    yield f"Use it:  agentopt evaluate TASK --candidate {result.run}/best.yaml"
+
+
+def _trials(result: Result) -> Table:
+    table = Table(title="Trials (* on the Pareto front of score and cost)", title_justify="left")
+    for column in ("#", "proposed by", "candidate", "score", "units", "state"):
+        table.add_column(column, justify="right" if column in ("#", "score", "units") else "left")
+    for trial in result.trials:
+        mark = "*" if trial.number in result.pareto else " "
+        score = "-" if trial.score is None else f"{trial.score:.3f}"
+        state = trial.state if trial.state == "complete" else f"{trial.state} after {trial.scored}"
+        words = candidate_in_words(trial.candidate)
+        table.add_row(f"{trial.number}{mark}", escape(trial.proposer), words, score, f"{trial.units:.1f}", state)
+    return table
+
+
+def _proposers(result: Result) -> str:
+    counts = Counter(trial.proposer for trial in result.trials)
+    line = "Proposed by: " + ", ".join(f"{name} {count}" for name, count in counts.items())
+    reasons = "".join(f"\n  the fallback stepped in: {escape(reason)}" for reason in result.fallbacks)
+    return line + reasons
+
+
+def _finalists(result: Result) -> Table:
+    table = Table(title="Finalists (95% intervals; difference to the baseline, paired)", title_justify="left")
+    for column in ("", "trial", "validation", "test", "against the baseline on test", "units", "tokens", "USD"):
+        table.add_column(column)
+    for finalist in result.finalists:
+        cost = finalist.cost.values()
+        tokens = f"{sum(c.prompt_tokens for c in cost):.0f} + {sum(c.completion_tokens for c in cost):.0f}"
+        usd = sum(c.usd + c.fusion_usd for c in cost)
+        table.add_row(
+            " = ".join(finalist.roles),
+            str(finalist.trial),
+            _measured(finalist.validation),
+            _measured(finalist.test),
+            _compared(finalist),
+            f"{finalist.units:.1f}",
+            tokens,
+            f"{usd:.2g}",
+        )
+    return table
+
+
+def _measured(measured: Measured | None) -> str:
+    if measured is None:
+        return "not tested"
+    count = f"n={measured.n}" if measured.n == measured.planned else f"n={measured.n} of {measured.planned}"
+    return f"{measured.score:.3f} {interval_in_words(measured.interval)} {count}"
+
+
+def _compared(finalist: Finalist) -> str:
+    compared = finalist.against_baseline
+    if compared is None:
+        return "-"
+    difference = compared.difference
+    return f"{difference.mean:+.3f} {interval_in_words(difference.interval, signed=True)} {compared.verdict}"
+
+
+def _chosen(role: str, finalist: Finalist) -> Table:
+    title = f"Chosen ({role}, proposed by {finalist.proposer}); cost per example, measured on validation"
+    table = Table(title=title, title_justify="left")
+    for column in ("subtask", "model", "samples", "units", "prompt tokens", "completion tokens", "fusion tokens"):
+        table.add_column(column, justify="left" if column in ("subtask", "model") else "right")
+    for name, choice in finalist.candidate.items():
+        cost = finalist.cost[name]
+        table.add_row(
+            name,
+            choice["model"],
+            str(choice["num_samples"]),
+            f"{cost.units:.1f}",
+            f"{cost.prompt_tokens:.0f}",
+            f"{cost.completion_tokens:.1f}",
+            f"{cost.fusion_tokens:.1f}",
+        )
+    return table
+
+
+def _prompts(finalist: Finalist) -> str:
+    prompts = ((name, choice["system_prompt"]) for name, choice in finalist.candidate.items())
+    return "\n".join(f"  {name}: system prompt {escape(repr(prompt))}" for name, prompt in prompts)
+
+
+def _spend(result: Result) -> Table:
+    failed = ", ".join(f"{count} x {kind}" for kind, count in result.failures.items())
+    table = Table(title=f"Spent by purpose (failed attempts: {failed or 'none'})", title_justify="left")
+    for column in ("purpose", "calls", "prompt tokens", "completion tokens", "USD"):
+        table.add_column(column, justify="left" if column == "purpose" else "right")
+    rows: Mapping[str, Usage] = {**result.spent, "total": result.total}
+    for purpose, usage in rows.items():
+        table.add_row(purpose, *usage_cells(usage))
+    return table
+
+
+def _verdict(result: Result) -> str:
+    best = result.finalist("best")
+    if "baseline" in best.roles:
+        return "[bold]Verdict on the test split: nothing beat the baseline on validation; keep the baseline.[/bold]"
+    compared = best.against_baseline
+    if compared is None or best.test is None:
+        return "[bold]Verdict on the test split: none, because it was not tested.[/bold]"
+    difference = compared.difference
+    words = {
+        "better": "better than the baseline",
+        "worse": "worse than the baseline",
+        "not distinguishable": "not distinguishable from the baseline",
+    }
+    interval = interval_in_words(difference.interval, signed=True)
+    return (
+        f"[bold]Verdict on the test split: the best candidate is {words[compared.verdict]}: "
+        f"{difference.mean:+.3f} {interval}, n={difference.n}.[/bold]"
+    )

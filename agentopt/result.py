@@ -1,0 +1,217 @@
+"""What a run found: frozen records that are printed, written to `result.json` and loaded again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from agentopt.budget import Usage
+from agentopt.candidate import Candidate
+from agentopt.errors import CandidateError, ConfigError
+from agentopt.stats import Difference, Interval, Verdict, mean_interval, paired_difference, verdict
+from agentopt.trial import Evaluation, SubtaskUse, Trial
+from agentopt.validation import load_yaml
+
+Role = Literal["baseline", "best", "recommended"]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A mean score with its 95% interval, over `n` scored examples of `planned`."""
+
+    score: float
+    interval: Interval
+    n: int
+    planned: int
+
+    @classmethod
+    def of(cls, evaluation: Evaluation, *, seed: int = 0) -> Measured | None:
+        scores = list(evaluation.scores.values())
+        if not scores:
+            return None
+        return cls(sum(scores) / len(scores), mean_interval(scores, seed=seed), len(scores), evaluation.planned)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A paired comparison with the baseline on one split."""
+
+    difference: Difference
+    verdict: Verdict
+
+    @classmethod
+    def of(cls, evaluation: Evaluation, baseline: Evaluation, *, seed: int = 0) -> Comparison | None:
+        if not evaluation.scores.keys() & baseline.scores.keys():
+            return None
+        difference = paired_difference(evaluation.scores, baseline.scores, seed=seed)
+        return cls(difference, verdict(difference))
+
+
+@dataclass(frozen=True, slots=True)
+class Finalist:
+    """A candidate that met the test split. Costs are per example, measured on the validation split.
+
+    `roles` may hold several: the best candidate is often also the recommended one, or the baseline itself.
+    """
+
+    roles: tuple[Role, ...]
+    trial: int
+    proposer: str
+    candidate: dict[str, dict[str, Any]]
+    units: float
+    cost: dict[str, SubtaskCostShown]
+    validation: Measured
+    test: Measured | None = None
+    against_baseline: Comparison | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SubtaskCostShown:
+    """Means per example of one subtask: tokens and USD of the samples, and of the fusion call apart."""
+
+    prompt_tokens: float
+    completion_tokens: float
+    units: float
+    usd: float
+    fusion_tokens: float
+    fusion_units: float
+    fusion_usd: float
+
+
+@dataclass(frozen=True, slots=True)
+class TrialLine:
+    """One row of the history."""
+
+    number: int
+    proposer: str
+    state: str
+    score: float | None
+    scored: int
+    units: float
+    candidate: dict[str, dict[str, Any]]
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The outcome of a run. `ended` says why the search stopped; `fallbacks` why the agent was passed over."""
+
+    task: str
+    run: str
+    ended: str
+    finalists: tuple[Finalist, ...]
+    trials: tuple[TrialLine, ...]
+    pareto: tuple[int, ...]
+    spent: dict[str, Usage]
+    failures: dict[str, int]
+    seconds: float
+    fallbacks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+    def finalist(self, role: Role) -> Finalist:
+        """The finalist in `role`; every result has all three."""
+        return next(f for f in self.finalists if role in f.roles)
+
+    @property
+    def best(self) -> Candidate:
+        """The candidate with the highest validation score within the budget."""
+        return Candidate.from_dict(self.finalist("best").candidate)
+
+    @property
+    def recommended(self) -> Candidate:
+        """The cheapest candidate that the validation data cannot tell from the best."""
+        return Candidate.from_dict(self.finalist("recommended").candidate)
+
+    @property
+    def total(self) -> Usage:
+        return sum(self.spent.values(), Usage())
+
+    def save(self, folder: Path) -> None:
+        """Write `result.json` and `best.yaml`, each whole or not at all."""
+        write_atomically(folder / "result.json", _results.dump_json(self, indent=2).decode() + "\n")
+        write_atomically(folder / "best.yaml", yaml.safe_dump(self.finalist("best").candidate, sort_keys=False))
+        write_atomically(
+            folder / "recommended.yaml", yaml.safe_dump(self.finalist("recommended").candidate, sort_keys=False)
+        )
+
+
+# An interval that the data does not bound has infinite ends, which JSON numbers cannot say.
+_results = TypeAdapter(Result, config=ConfigDict(ser_json_inf_nan="strings"))
+
+
+def load_result(folder: Path) -> Result:
+    """The result in a run folder. Raises `ConfigError` when there is none."""
+    path = folder / "result.json"
+    try:
+        return _results.validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise ConfigError(
+            "no finished run is here", where=folder, remedy="see `agentopt runs list`; resume an unfinished run"
+        ) from error
+
+
+def load_candidate(path: Path) -> Candidate:
+    """The candidate in a `best.yaml`. Raises `CandidateError`."""
+    data = load_yaml(path, CandidateError)
+    try:
+        return Candidate.from_dict(data)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise CandidateError(
+            "a candidate maps each subtask to model, num_samples and system_prompt",
+            where=path,
+            remedy="use a best.yaml that a run wrote",
+        ) from error
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace the file's content at once: a reader sees the old text or the new one."""
+    draft = path.with_name(path.name + ".new")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)
+
+
+def finalist(
+    roles: tuple[Role, ...], trial: Trial, test: Evaluation | None, baseline_test: Evaluation | None, seed: int
+) -> Finalist:
+    """The record of one finalist, from its trial and its evaluation on the test split."""
+    validation = Measured.of(trial.evaluation, seed=seed)
+    assert validation is not None, "a finalist is a complete trial"
+    compared = None
+    if test and baseline_test and "baseline" not in roles:
+        compared = Comparison.of(test, baseline_test, seed=seed)
+    return Finalist(
+        roles=roles,
+        trial=trial.number,
+        proposer=trial.proposer,
+        candidate=trial.candidate.to_dict(),
+        units=trial.units,
+        cost={name: _mean_cost(trial.evaluation, name) for name in trial.candidate},
+        validation=validation,
+        test=Measured.of(test, seed=seed) if test else None,
+        against_baseline=compared,
+    )
+
+
+def trial_line(trial: Trial) -> TrialLine:
+    return TrialLine(
+        trial.number,
+        trial.proposer,
+        trial.state,
+        trial.score,
+        len(trial.evaluation.scores),
+        trial.units,
+        trial.candidate.to_dict(),
+        trial.note,
+    )
+
+
+def _mean_cost(evaluation: Evaluation, subtask: str) -> SubtaskCostShown:
+    uses = [r.subtasks.get(subtask, SubtaskUse()) for r in evaluation.results if r.score is not None]
+    means = {
+        name: sum(getattr(use, name) for use in uses) / max(len(uses), 1) for name in SubtaskUse.__dataclass_fields__
+    }
+    return SubtaskCostShown(**means)

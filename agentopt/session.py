@@ -1,0 +1,78 @@
+"""What one run works with: its models behind the journal, and its budget carried over from earlier sessions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+from agentopt.budget import Budget, Caps, Usage
+from agentopt.models.base import ChatModel
+from agentopt.models.catalog import ModelSpec
+from agentopt.models.journal import Journal
+from agentopt.models.metered import MeteredModel
+from agentopt.models.pool import ModelPool
+
+
+@dataclass(frozen=True)
+class Session:
+    """The model everyone in a run talks to, and who counts what it takes."""
+
+    model: MeteredModel
+    budget: Budget
+    journal: Journal
+    specs: Mapping[str, ModelSpec]
+    run: str
+
+    @property
+    def failures(self) -> dict[str, int]:
+        """Failed attempts by kind, over all sessions of the run."""
+        return self.journal.spend(self.run).failures
+
+    @property
+    def spent(self) -> dict[str, Usage]:
+        return dict(self.budget.spent_by_purpose)
+
+
+def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where weights and the journal live: $AGENTOPT_CACHE, or the user's cache folder."""
+    return Path(environ["AGENTOPT_CACHE"]) if environ.get("AGENTOPT_CACHE") else user_cache_path("agentopt")
+
+
+@asynccontextmanager
+async def open_session(
+    specs: Mapping[str, ModelSpec],
+    run: str,
+    *,
+    caps: Caps = Caps(),
+    purpose_caps: Mapping[str, Caps] | None = None,
+    journal: str | None = None,
+    provider: ChatModel | None = None,
+) -> AsyncIterator[Session]:
+    """Open the journal and the models for `run`; on the way out, wait for calls that were sent.
+
+    `journal` is a path or a SQLAlchemy URL. `provider` makes the single attempts; the catalogue's own
+    transports unless given.
+    """
+    book = open_journal(journal)
+    provider = provider or ModelPool(specs)
+    before = book.spend(run)
+    budget = Budget(caps, purpose_caps=purpose_caps, already_spent=before.by_purpose, seconds_before=before.seconds)
+    model = MeteredModel(provider, specs, book, budget, run)
+    try:
+        yield Session(model, budget, book, specs, run)
+    finally:
+        await model.aclose()
+        await provider.aclose()
+        await book.aclose()
+
+
+def open_journal(location: str | None) -> Journal:
+    """The journal at a path or SQLAlchemy URL; the one in the cache folder unless given."""
+    if location is None:
+        return Journal(cache_folder() / "journal.db")
+    return Journal(location if "://" in location else Path(location))

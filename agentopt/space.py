@@ -1,0 +1,78 @@
+"""From a task to its search space: what may vary, and what each choice costs in units."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from agentopt.candidate import Candidate, SubtaskChoice
+from agentopt.cost import SubtaskCost
+from agentopt.errors import CatalogError, TaskError
+from agentopt.models.catalog import ModelSpec
+from agentopt.search.base import SearchSpace, SubtaskSpace
+from agentopt.task import Subtask, Task, TokenLengths
+from agentopt.trial import Evaluation
+
+
+def baseline(task: Task) -> Candidate:
+    """Every subtask's first model once, with its seed prompt."""
+    return Candidate.of({s.name: SubtaskChoice(s.models[0], s.num_samples[0], s.system_prompt) for s in task.subtasks})
+
+
+def needs_measuring(task: Task) -> bool:
+    """Whether a subtask has no nominal token lengths, so that a run of the baseline must tell them."""
+    return any(s.tokens is None for s in task.subtasks)
+
+
+def search_space(task: Task, specs: Mapping[str, ModelSpec], measured: Evaluation | None = None) -> SearchSpace:
+    """The space of `task`. `measured` is the baseline's evaluation, needed where token lengths are not given.
+
+    The cost limit is the task's, or one pass of every subtask's largest model (AgentTTS' default budget). Raises
+    `TaskError` when not even the baseline is within it, `CatalogError` for a model without a parameter count.
+    """
+    subtasks = tuple(_subtask_space(s, task, specs, measured) for s in task.subtasks)
+    default = sum(s.cost.units(s.largest_model, 1) for s in subtasks)
+    space = SearchSpace(subtasks, default if task.max_units is None else task.max_units)
+    if not space.affords(space.baseline):
+        raise TaskError(
+            f"the baseline must cost at most max_units = {space.max_units:g} units per example, "
+            f"but costs {space.units(space.baseline):g}",
+            where=f"task {task.name}: cost.max_units",
+            remedy="raise it, or put a smaller model first",
+        )
+    return space
+
+
+def _subtask_space(
+    subtask: Subtask, task: Task, specs: Mapping[str, ModelSpec], measured: Evaluation | None
+) -> SubtaskSpace:
+    lengths = subtask.tokens or _measured_lengths(subtask, measured)
+    parameters = {model: _parameters(specs[model]) for model in subtask.models}
+    cost = SubtaskCost(lengths.prompt, lengths.completion, parameters, task.unit)
+    return SubtaskSpace(
+        subtask.name, subtask.models, subtask.num_samples, subtask.system_prompt, cost, subtask.description
+    )
+
+
+def _parameters(spec: ModelSpec) -> float:
+    if spec.parameters is None:
+        raise CatalogError(
+            "a model's parameter count is needed for costs in units, but none is given",
+            where=f"models.{spec.name}.parameters",
+            remedy="add it to the catalogue entry; an estimate will do, it only sets the price in units",
+        )
+    return spec.parameters
+
+
+def _measured_lengths(subtask: Subtask, measured: Evaluation | None) -> TokenLengths:
+    """Mean tokens of the prompt and of one response, over the examples in which the subtask was asked."""
+    uses = [r.subtasks[subtask.name] for r in (measured.results if measured else ()) if subtask.name in r.subtasks]
+    if not uses:
+        raise TaskError(
+            "token lengths must be given or measurable, but no example reached this subtask",
+            where=f"subtask {subtask.name}",
+            remedy="add tokens: {prompt: ..., completion: ...}",
+        )
+    samples = subtask.num_samples[0]
+    prompt = sum(use.prompt_tokens for use in uses) / len(uses)
+    completion = sum(use.completion_tokens for use in uses) / len(uses) / samples
+    return TokenLengths(prompt, max(completion, 1.0))

@@ -1,0 +1,139 @@
+"""A run's trials: kept in one Optuna study whoever proposed them, and what follows from them.
+
+A trial is written once, when it is finished, so a killed run leaves no half trial behind. The study can be opened
+with any Optuna tool; what Optuna has no word for (the evaluation, the proposer) is in the trials' user attributes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import TypeAdapter
+
+from agentopt.candidate import Candidate
+from agentopt.search.base import SearchSpace
+from agentopt.stats import paired_difference, verdict
+from agentopt.trial import Evaluation, Trial
+
+if TYPE_CHECKING:
+    import optuna
+
+STUDY_NAME = "agentopt"
+_evaluations = TypeAdapter(Evaluation)
+
+
+class Study:
+    """The trials of one run, in memory and in the Optuna storage at `path` (`trials.db`)."""
+
+    def __init__(self, path: Path, space: SearchSpace) -> None:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._space = space
+        self._study = optuna.load_study(study_name=STUDY_NAME, storage=_storage(path))
+        self.trials: list[Trial] = [_from_optuna(t, space) for t in self._study.get_trials(deepcopy=False)]
+
+    def add(self, candidate: Candidate, evaluation: Evaluation, proposer: str, note: str = "") -> Trial:
+        """Record a finished trial; it is on disk when this returns."""
+        units = self._space.units(candidate)
+        trial = Trial(len(self.trials), candidate, evaluation, proposer, units, note)
+        self._study.add_trial(_to_optuna(trial, self._space))
+        self.trials.append(trial)
+        return trial
+
+    def find(self, candidate: Candidate) -> Trial | None:
+        """The finished trial of this candidate. An incomplete one does not count: it may be tried again."""
+        return next((t for t in self.trials if t.candidate == candidate and t.state != "incomplete"), None)
+
+
+def complete(trials: Sequence[Trial]) -> list[Trial]:
+    return [trial for trial in trials if trial.state == "complete"]
+
+
+def _score(trial: Trial) -> float:
+    return trial.score if trial.score is not None else float("-inf")
+
+
+def best_trial(trials: Sequence[Trial]) -> Trial | None:
+    """The complete trial with the highest score; of equals the cheaper, then the earlier one."""
+    return min(complete(trials), key=lambda t: (-_score(t), t.units, t.number), default=None)
+
+
+def recommended_trial(trials: Sequence[Trial], *, seed: int = 0) -> Trial | None:
+    """The cheapest complete trial that the validation data cannot tell from the best one.
+
+    "Cannot tell": the paired comparison of the best with it does not come out as better.
+    """
+    best = best_trial(trials)
+    if best is None:
+        return None
+    for trial in sorted(complete(trials), key=lambda t: (t.units, -_score(t), t.number)):
+        if trial is best:
+            break
+        difference = paired_difference(best.evaluation.scores, trial.evaluation.scores, seed=seed)
+        if verdict(difference) != "better":
+            return trial
+    return best
+
+
+def pareto_front(trials: Sequence[Trial]) -> list[Trial]:
+    """The complete trials that no other beats in score without costing more, cheapest first."""
+    front: list[Trial] = []
+    for trial in sorted(complete(trials), key=lambda t: (t.units, -_score(t), t.number)):
+        if not front or _score(trial) > _score(front[-1]):
+            front.append(trial)
+    return front
+
+
+def _storage(path: Path) -> optuna.storages.RDBStorage:
+    """The storage at `path`. A new one is built under another name first: a kill meanwhile leaves no half schema."""
+    import optuna
+
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f"{path.name}.{os.getpid()}")
+        storage = optuna.storages.RDBStorage(f"sqlite:///{draft}")
+        optuna.create_study(study_name=STUDY_NAME, storage=storage, direction="maximize")
+        with storage.engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+        storage.engine.dispose()
+        os.replace(draft, path)
+    return optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
+
+
+def _to_optuna(trial: Trial, space: SearchSpace) -> optuna.trial.FrozenTrial:
+    import optuna
+
+    from agentopt.search.fallback import distributions, params_of
+
+    states = {
+        "complete": optuna.trial.TrialState.COMPLETE,
+        "pruned": optuna.trial.TrialState.PRUNED,
+        "incomplete": optuna.trial.TrialState.FAIL,
+    }
+    return optuna.trial.create_trial(
+        state=states[trial.state],
+        value=trial.score if trial.state == "complete" else None,
+        params=params_of(trial.candidate),
+        distributions=distributions(space),
+        intermediate_values={len(trial.evaluation.scores): trial.score} if trial.score is not None else None,
+        constraints=None if space.max_units is None else {"units": trial.units - space.max_units},
+        user_attrs={
+            "candidate": trial.candidate.to_dict(),
+            "evaluation": _evaluations.dump_json(trial.evaluation).decode(),
+            "proposer": trial.proposer,
+            "note": trial.note,
+        },
+    )
+
+
+def _from_optuna(frozen: optuna.trial.FrozenTrial, space: SearchSpace) -> Trial:
+    attributes = frozen.user_attrs
+    candidate = Candidate.from_dict(attributes["candidate"])
+    evaluation = _evaluations.validate_json(attributes["evaluation"])
+    return Trial(
+        frozen.number, candidate, evaluation, attributes["proposer"], space.units(candidate), attributes["note"]
+    )
