@@ -152,6 +152,7 @@ def json(schema: dict[str, Any]) -> Parser:
     """The first JSON value in the response that follows `schema` (JSON Schema, by default of 2020-12).
 
     Looks at the whole response, then at what stands between ``` fences, then at each object or array in the prose.
+    A null is no answer and so unparsable, whatever the schema says.
     Raises `ValueError` for an invalid schema, or one that refers to another document.
     """
     validator = _validator(schema)
@@ -163,8 +164,11 @@ def json(schema: dict[str, Any]) -> Parser:
                 error = next(iter(validator.iter_errors(value)), None)
             except RecursionError:
                 continue
-            if error is None:
+            if error is None and value is not None:
                 return value
+            if error is None:
+                complaint = "null is no answer"
+                continue
             place = "".join(f"[{part!r}]" for part in error.absolute_path)
             complaint = f"{place} {error.message}".strip()
         raise Unparsable(f"expected JSON by the schema, got {shown(response)}: {complaint[:200]}")
