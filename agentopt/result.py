@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -100,6 +100,9 @@ class TrialLine:
 class Result:
     """The outcome of a run. `ended` says why the search stopped; `fallbacks` why the agent was passed over."""
 
+    # An interval that the data does not bound has infinite ends, which JSON numbers cannot say.
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(ser_json_inf_nan="strings")
+
     task: str
     run: str
     ended: str
@@ -139,8 +142,7 @@ class Result:
         )
 
 
-# An interval that the data does not bound has infinite ends, which JSON numbers cannot say.
-_results = TypeAdapter(Result, config=ConfigDict(ser_json_inf_nan="strings"))
+_results = TypeAdapter(Result)
 
 
 def load_result(folder: Path) -> Result:

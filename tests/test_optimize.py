@@ -1,0 +1,165 @@
+"""`optimize` end to end, on the toy task and a fake model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agentopt.api import aevaluate, aoptimize
+from agentopt.candidate import Candidate, SubtaskChoice
+from agentopt.config import Config, load_config
+from agentopt.errors import AgentoptError, CandidateError, ConfigError, PermanentModelError
+from agentopt.models.base import Request
+from agentopt.models.scripted import ScriptedModel
+from agentopt.result import load_candidate, load_result
+from agentopt.study import STUDY_NAME
+from agentopt.testing.toy import LARGE, SMALL, toy_model, toy_task
+
+
+def config(tmp_path: Path, **changes: object) -> Config:
+    settings = {"strategy": "optuna", "journal": str(tmp_path / "journal.db"), "runs": str(tmp_path / "runs")}
+    return Config.model_validate({**settings, "budget": {"trials": 8}, **changes})
+
+
+async def test_a_run_finds_a_better_candidate_and_proves_it_on_the_test_split(tmp_path: Path) -> None:
+    result = await aoptimize(toy_task(validation=40, test=40), config(tmp_path), provider=toy_model())
+    best = result.finalist("best")
+    assert result.trials[0].proposer == "baseline"
+    assert result.best["find"].model == LARGE
+    assert best.against_baseline is not None
+    assert best.against_baseline.verdict == "better"
+    assert best.test is not None
+    assert best.test.interval.low < best.test.score < best.test.interval.high
+    assert result.spent["samples"].calls > 0
+
+
+async def test_the_run_folder_holds_what_was_found(tmp_path: Path) -> None:
+    result = await aoptimize(toy_task(), config(tmp_path), provider=toy_model())
+    folder = Path(result.run)
+    assert load_result(folder) == result
+    assert load_candidate(folder / "best.yaml") == result.best
+    events = [json.loads(line)["event"] for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert events[0] == "run_started"
+    assert events[-1] == "run_done"
+    assert events.count("trial_done") == 8
+
+
+async def test_the_study_opens_with_optuna(tmp_path: Path) -> None:
+    import optuna
+
+    result = await aoptimize(toy_task(), config(tmp_path), provider=toy_model())
+    study = optuna.load_study(study_name=STUDY_NAME, storage=f"sqlite:///{result.run}/trials.db")
+    assert len(study.trials) == 8
+    assert study.best_value == max(t.score for t in result.trials if t.state == "complete" and t.score is not None)
+    assert study.trials[0].user_attrs["proposer"] == "baseline"
+
+
+async def test_a_second_run_on_a_warm_journal_asks_for_nothing(tmp_path: Path) -> None:
+    first = await aoptimize(toy_task(), config(tmp_path), provider=toy_model())
+    silent = ScriptedModel(script=[])
+    second = await aoptimize(toy_task(), config(tmp_path), provider=silent)
+    assert silent.requests == []
+    assert second.spent == {}
+    assert second.best == first.best
+
+
+async def test_a_finished_run_that_is_resumed_says_the_same_again(tmp_path: Path) -> None:
+    first = await aoptimize(toy_task(), config(tmp_path), provider=toy_model())
+    again = await aoptimize(toy_task(), resume=Path(first.run), provider=ScriptedModel(script=[]))
+    assert again.trials == first.trials
+    assert again.spent == first.spent
+
+
+async def test_a_run_cut_short_by_its_cap_goes_on_with_a_higher_one(tmp_path: Path) -> None:
+    whole = await aoptimize(toy_task(), config(tmp_path / "a"), provider=toy_model())
+    capped = config(tmp_path / "b", budget={"trials": 8, "calls": 150})
+    fake = toy_model()
+    cut = await aoptimize(toy_task(), capped, provider=fake)
+    assert "calls cap" in cut.ended
+    assert cut.total.calls == len(fake.requests) <= 150
+    raised = load_config(["budget.calls=2000"], capped)
+    resumed = await aoptimize(toy_task(), raised, resume=Path(cut.run), provider=fake)
+    assert resumed.best == whole.best
+    asked = [(r.key(r.model), repeat) for r in fake.requests for repeat in range(r.first_repeat, r.first_repeat + r.n)]
+    assert len(asked) == len(set(asked))
+
+
+async def test_a_resume_with_another_task_is_refused(tmp_path: Path) -> None:
+    first = await aoptimize(toy_task(), config(tmp_path), provider=toy_model())
+    with pytest.raises(ConfigError, match="the task has changed"):
+        await aoptimize(toy_task(validation=15), resume=Path(first.run), provider=toy_model())
+
+
+async def test_a_dead_model_ends_in_an_error_that_says_why(tmp_path: Path) -> None:
+    def refuse(request: Request, repeat: int) -> str:
+        raise PermanentModelError("HTTP 401: no such key", kind="HTTP 401")
+
+    with pytest.raises(AgentoptError, match=r"no candidate could be evaluated.*HTTP 401") as failure:
+        await aoptimize(toy_task(), config(tmp_path), provider=ScriptedModel(refuse))
+    assert "--resume" in str(failure.value)
+
+
+async def test_one_failing_example_leaves_its_trials_incomplete_and_never_best(tmp_path: Path) -> None:
+    fake = toy_model()
+
+    def mostly(request: Request, repeat: int) -> str:
+        if request.model == LARGE and "validation-3|" in request.messages[-1].content:
+            raise PermanentModelError("refused", kind="HTTP 400")
+        return fake._answer(request, repeat)  # type: ignore[misc]
+
+    result = await aoptimize(toy_task(), config(tmp_path), provider=ScriptedModel(mostly))
+    assert {t.state for t in result.trials if LARGE in str(t.candidate)} <= {"incomplete", "pruned"}
+    assert {choice.model for choice in result.best.values()} == {SMALL}
+    assert result.failures["HTTP 400"] >= 1
+
+
+async def test_a_candidate_of_another_task_is_refused(tmp_path: Path) -> None:
+    other = Candidate.of({"other": SubtaskChoice(SMALL)})
+    with pytest.raises(CandidateError, match="names every subtask"):
+        await aevaluate(toy_task(), other, config(tmp_path), provider=toy_model())
+
+
+async def test_ten_samples_after_five_ask_for_five_more_per_subtask_input(tmp_path: Path) -> None:
+    task = toy_task(num_samples=(1, 5, 10), test=6)
+    fake = toy_model({("find", SMALL): 1.0, ("answer", SMALL): 1.0})
+    for samples in (5, 10):
+        candidate = Candidate.of({s.name: SubtaskChoice(SMALL, samples) for s in task.subtasks})
+        await aevaluate(task, candidate, config(tmp_path), provider=fake)
+    assert [(r.first_repeat, r.n) for r in fake.requests] == [(0, 5)] * 12 + [(5, 5)] * 12
+
+
+async def test_fusion_by_the_model_is_charged_apart(tmp_path: Path) -> None:
+    task = toy_task(method="fuse", test=4)
+    fake = toy_model()
+
+    def answer(request: Request, repeat: int) -> str:
+        return "key-test-0" if request.purpose == "fusion" else fake._answer(request, repeat)  # type: ignore[misc]
+
+    candidate = Candidate.of({"find": SubtaskChoice(LARGE, 3), "answer": SubtaskChoice(SMALL, 1)})
+    evaluation = await aevaluate(task, candidate, config(tmp_path), provider=ScriptedModel(answer))
+    assert evaluation.per_example("fusion_tokens") > 0
+    assert evaluation.per_example("completion_tokens") == 4
+
+
+@settings(max_examples=3, deadline=None)
+@given(seed=st.integers(0, 1000), strategy=st.sampled_from(["optuna", "random", "grid"]))
+def test_the_same_seed_gives_the_same_trials(seed: int, strategy: str) -> None:
+    import asyncio
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        runs = [
+            asyncio.run(
+                aoptimize(
+                    toy_task(validation=6, test=6),
+                    config(Path(folder) / str(i), seed=seed, strategy=strategy, budget={"trials": 5}),
+                    provider=toy_model(),
+                )
+            )
+            for i in range(2)
+        ]
+    assert runs[0].trials == runs[1].trials
