@@ -1,4 +1,5 @@
-"""Statistics over scores: intervals of a mean, paired differences and their verdict, the early-stopping test.
+"""Statistics over scores: intervals of a mean, paired differences and their verdict, the early-stopping test,
+and the variance parts of repeated measurements with their permutation null.
 
 Pure functions of numbers. Everything random is seeded, so the same scores always give the same answer. scipy is
 imported by the functions that use it, since it takes longer to load than all of agentopt.
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Verdict = Literal["better", "not distinguishable", "worse"]
+Estimator = Literal["unbiased", "paper"]
 
 RESAMPLES = 10_000
 """Bootstrap resamples, and the most sign flips of the early-stopping test (exact below that many)."""
@@ -95,9 +97,7 @@ def verdict(difference: Difference) -> Verdict:
     return "worse" if difference.interval.high < 0 else "not distinguishable"
 
 
-def loses(
-    challenger: Mapping[str, float], incumbent: Mapping[str, float], *, level: float = 0.05, looks: int
-) -> bool:
+def loses(challenger: Mapping[str, float], incumbent: Mapping[str, float], *, level: float = 0.05, looks: int) -> bool:
     """Whether the challenger, on the examples that both have scored so far, is worse than the incumbent.
 
     A one-sided paired test, asked at most `looks` times in the life of a trial. Each look tests at `level / looks`
@@ -186,3 +186,77 @@ def _sign_flip_p_value(differences: Floats, alternative: Literal["less", "two-si
     options = {"permutation_type": "samples", "alternative": alternative, "n_resamples": RESAMPLES}
     batch = max(1, _BATCH_ELEMENTS // moved.size)
     return float(permutation_test((moved,), np.mean, rng=seed, batch=batch, vectorized=True, **options).pvalue)
+
+
+# ---- variance parts of repeated measurements: rewards of shape (N system prompts, K user prompts, M responses)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cells:
+    """What is known of every cell (system prompt, user prompt), each of shape (..., N, K).
+
+    `mean` is the mean reward (NaN in an empty cell), `variance` the variance of one response within the cell (NaN
+    where unknown) and `count` the number of responses. Leading axes are shuffles.
+    """
+
+    mean: Floats
+    variance: Floats
+    count: NDArray[np.int64]
+
+    @property
+    def noise(self) -> Floats:
+        """Variance of the cell's mean that comes from drawing few responses."""
+        return self.variance / np.maximum(self.count, 1)
+
+
+def cells(rewards: Floats, estimator: Estimator = "unbiased") -> Cells:
+    """Means and within-cell variances of rewards (N, K, M), NaN where a response is missing.
+
+    `unbiased` divides by m - 1; a cell with one response borrows the pooled variance of its user prompt, and a
+    user prompt without any repeated cell has none. `paper` divides by m, as arXiv 2604.08801 does with
+    p(1 - p), which is too small by the factor (m - 1)/m.
+    """
+    offset = _offset(rewards)
+    centred = rewards - offset[:, None]
+    count = (~np.isnan(rewards)).sum(axis=2)
+    return _cells(np.nansum(centred, axis=2), np.nansum(centred**2, axis=2), count, offset, estimator)
+
+
+def shuffled_cells(rewards: Floats, estimator: Estimator, shuffles: int, rng: np.random.Generator) -> Cells:
+    """Cells after the responses to each user prompt were dealt anew to the system prompts, `shuffles` times.
+
+    That is the world in which the system prompt has no effect; every cell keeps its number of responses.
+    """
+    n, k, _ = rewards.shape
+    offset, present = _offset(rewards), ~np.isnan(rewards)
+    count = present.sum(axis=2)
+    sums, squares = np.zeros((2, shuffles, n, k))
+    for column in range(k):
+        pooled = rewards[:, column][present[:, column]] - offset[column]
+        dealt = rng.permuted(np.broadcast_to(pooled, (shuffles, pooled.size)), axis=1)
+        filled = np.flatnonzero(count[:, column])
+        first = np.cumsum(count[filled, column]) - count[filled, column]
+        sums[:, filled, column] = np.add.reduceat(dealt, first, axis=1)
+        squares[:, filled, column] = np.add.reduceat(dealt**2, first, axis=1)
+    return _cells(sums, squares, count, offset, estimator)
+
+
+def _offset(rewards: Floats) -> Floats:
+    """Mean reward of each user prompt: sums of squares keep their digits when taken around it."""
+    present = (~np.isnan(rewards)).sum(axis=(0, 2))
+    mean: Floats = np.nansum(rewards, axis=(0, 2)) / np.maximum(present, 1)
+    return mean
+
+
+def _cells(sums: Floats, squares: Floats, count: NDArray[np.int64], offset: Floats, estimator: Estimator) -> Cells:
+    filled = np.maximum(count, 1)
+    within = np.maximum(squares - sums**2 / filled, 0.0)
+    mean = np.where(count > 0, sums / filled + offset, np.nan)
+    if estimator == "paper":
+        return Cells(mean, np.where(count > 0, within / filled, np.nan), count)
+    spare = np.maximum(count - 1, 0)
+    column_spare = spare.sum(axis=0)
+    pooled = np.where(column_spare > 0, within.sum(axis=-2) / np.maximum(column_spare, 1), np.nan)
+    own = within / np.maximum(spare, 1)
+    variance = np.where(spare > 0, own, np.where(count > 0, pooled[..., None, :], np.nan))
+    return Cells(mean, variance, count)
