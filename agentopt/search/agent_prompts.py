@@ -70,9 +70,8 @@ def _contiguous(counts: tuple[int, ...]) -> bool:
 def history(trials: Sequence[Trial], last: Sequence[int]) -> str:
     """The best trials and the last batch as a table, best first, one line each."""
     scored = sorted((t for t in trials if t.score is not None), key=_rank)
-    last_ones = [t for t in scored if t.number in last]
-    shown = dict.fromkeys(scored[:BEST_SHOWN]) | dict.fromkeys(last_ones)
-    lines = [_row(t, new=t.number in last) for t in sorted(shown, key=_rank)]
+    shown = [t for place, t in enumerate(scored) if place < BEST_SHOWN or t.number in last]
+    lines = [_row(t, new=t.number in last) for t in shown]
     return "\n".join(["Tried, best first (score, cost):", *lines])
 
 

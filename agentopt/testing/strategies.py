@@ -40,7 +40,7 @@ class ScriptedRunner:
     ) -> None:
         self.said: list[tuple[str, str]] = []
         self.runs = 0
-        self._space, self._score, self._max_trials = space, score, max_trials
+        self._space, self._score, self.max_trials = space, score, max_trials
         self._fail_at, self._error = fail_at, error or RuntimeError("the machine went down")
         self._trials = [trial_of(space, 0, Proposal(space.baseline, "baseline"), score(space.baseline))]
 
@@ -50,7 +50,7 @@ class ScriptedRunner:
 
     @property
     def trials_left(self) -> int:
-        return max(0, self._max_trials - len(self._trials))
+        return max(0, self.max_trials - len(self._trials))
 
     async def run(self, proposal: Proposal) -> Trial:
         self.runs += 1
