@@ -93,7 +93,7 @@ def ask_for_guidelines(trials: Sequence[Trial], last: Sequence[int], settings: A
         *(["which stage deserves more of the cost"] if settings.insight_3 else []),
     ]
     subject = ", ".join(points) or "what to try next"
-    lines = [history(trials, last), f"From these scores say in at most 50 words: {subject}."]
+    lines = [history(trials, last), f"From these scores say in one short sentence per stage, no list: {subject}."]
     if not first and hardly_varies(trials, last):
         lines.append("The new scores hardly vary: say what to explore instead, by crossing, mutating or at random.")
     return "\n".join(lines)
@@ -126,11 +126,11 @@ def ask_again(problem: str) -> str:
 
 
 def proposal_schema(space: SearchSpace, count: int) -> str:
-    """The canonical JSON text of the schema of `count` candidates and a reason."""
+    """The canonical JSON text of the schema of `count` candidates and a reason; subtasks in the task's order."""
     candidate = _object({s.name: _choice(s) for s in space.subtasks})
     listed = {"type": "array", "items": candidate, "minItems": count, "maxItems": count}
     schema = _object({"candidates": listed, "reason": {"type": "string", "pattern": REASON}})
-    return json.dumps(schema, sort_keys=True, separators=(",", ":"))
+    return json.dumps(schema, separators=(",", ":"))
 
 
 def _choice(subtask: SubtaskSpace) -> dict[str, Any]:
