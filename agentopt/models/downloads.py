@@ -24,7 +24,7 @@ from agentopt.errors import WeightsError
 from agentopt.models.catalog import WheelSource
 
 CONNECT_SECONDS = 5.0
-READ_SECONDS = 60.0
+READ_SECONDS = 20.0
 CHUNK_BYTES = 1 << 20
 Report = Callable[[int], None]
 """Told the number of bytes that are there so far."""
@@ -55,6 +55,7 @@ def from_url(url: str, folder: Path, report: Report, stop: threading.Event) -> P
     timeout = httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS)
     with httpx.Client(timeout=timeout, follow_redirects=True) as client:
         while True:
+            check(stop)
             before = _size(path)
             try:
                 _resume(client, url, path, report, stop)
@@ -74,7 +75,7 @@ def _resume(client: Any, url: str, path: Path, report: Report, stop: threading.E
             return  # nothing after what is there: the file is whole, or its checksum will say that it is not
         response.raise_for_status()
         with path.open("ab" if response.status_code == 206 else "wb") as file:
-            for chunk in response.iter_bytes(CHUNK_BYTES):
+            for chunk in response.iter_bytes():
                 check(stop)
                 file.write(chunk)
                 report(file.tell())

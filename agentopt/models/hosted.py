@@ -24,6 +24,7 @@ from agentopt.models.failures import UnreadableAnswerError, model_error
 
 CONNECT_SECONDS = 10.0
 PREPARATION_SECONDS = 0.25
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 NO_KEY = "no-key"
 """Sent where the endpoint asks for none: the openai client refuses to start without one."""
 
@@ -135,7 +136,10 @@ class OpenAIRoute:
             timeout=timeout,
             # 0 is no limit to aiohttp: how many calls are in flight is the limiter's business.
             http_client=openai.DefaultAioHttpClient(
-                timeout=timeout, limits=httpx.Limits(max_connections=0, keepalive_expiry=30)
+                timeout=timeout,
+                limits=httpx.Limits(max_connections=0, keepalive_expiry=30),
+                # A proxy from the environment cannot reach this machine's own servers.
+                trust_env=httpx.URL(spec.base_url or "").host not in LOOPBACK,
             ),
         )
 
