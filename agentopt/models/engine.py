@@ -22,7 +22,7 @@ PROMPT_CACHE_MIB = 128
 
 def main() -> None:
     """Serve until the parent is gone."""
-    settings = json.loads(sys.stdin.readline())
+    settings = json.loads(sys.stdin.buffer.readline())
     _die_with(settings["parent"])
     # llama.cpp may write to standard output, which belongs to the answer.
     answer = os.fdopen(os.dup(1), "w")
@@ -30,7 +30,10 @@ def main() -> None:
 
     import xllamacpp
 
-    server = xllamacpp.Server(_params(xllamacpp, settings))
+    try:
+        server = xllamacpp.Server(_params(xllamacpp, settings))
+    except RuntimeError as error:
+        sys.exit(f"llama.cpp cannot serve {settings['path']}: {error}")
     print(json.dumps({"address": server.listening_address}), file=answer, flush=True)
     threading.Event().wait()
 
@@ -47,7 +50,8 @@ def _die_with(parent: int) -> None:
 
 
 def _exit_at_end_of_input() -> None:
-    while sys.stdin.buffer.read(1):
+    # Not sys.stdin: its buffer has a lock that would be held when the interpreter ends.
+    while os.read(0, 1):
         pass
     # Nothing to clean up, and llama.cpp's threads would hold up an ordinary exit.
     os._exit(0)
@@ -60,7 +64,7 @@ def _params(xllamacpp: Any, settings: dict[str, Any]) -> Any:
     params.api_keys = [settings["api_key"]]
     params.cors_origins = ""
     params.ui = params.endpoint_slots = params.endpoint_props = params.endpoint_metrics = False
-    params.verbosity = 0
+    params.verbosity = 1
     params.warmup = False
     params.n_gpu_layers = 0
     params.n_parallel = settings["parallel"]

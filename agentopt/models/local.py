@@ -19,7 +19,7 @@ from typing import IO
 
 import httpx
 
-from agentopt.errors import CatalogError, PermanentModelError
+from agentopt.errors import CatalogError, PermanentModelError, TransientModelError
 from agentopt.models.base import Request, Response
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.engine import physical_cores
@@ -30,6 +30,8 @@ START_SECONDS = 300.0
 """A large file on a slow disk takes minutes to load."""
 RESTARTS = 1
 """How often an engine that died is started again."""
+SETTLE_CHECKS = 10
+"""How often, a tenth of a second apart, to look whether an engine that broke a connection is dead."""
 LAST_WORDS = 2000
 """Bytes of an engine's standard error that are quoted."""
 
@@ -59,10 +61,19 @@ class LocalModel:
         self._starting = asyncio.Lock()
         self._deaths: list[str] = []
 
+    @property
+    def pid(self) -> int | None:
+        """The engine's process, while there is one."""
+        return self._engine.process.pid if self._engine else None
+
     async def generate(self, request: Request) -> Response:
         """One attempt."""
         engine = await self._started()
-        return await engine.model.generate(request)
+        try:
+            return await engine.model.generate(request)
+        except TransientModelError:
+            await engine.process.settled()
+            raise
 
     async def aclose(self) -> None:
         """Stop the engine; the next call starts it anew."""
@@ -166,6 +177,16 @@ class EngineProcess:
     @property
     def is_alive(self) -> bool:
         return self.stop.alive and self._child.poll() is None
+
+    async def settled(self) -> None:
+        """Return once it is known whether a call failed because the child was dying.
+
+        Its connections break before it counts as dead: freeing a large model's memory takes a moment.
+        """
+        for _ in range(SETTLE_CHECKS):
+            if not self.is_alive:
+                return
+            await asyncio.sleep(0.1)
 
     async def address(self) -> str:
         """Where it serves, once the model is loaded. Raises `PermanentModelError` with its last words."""
