@@ -79,9 +79,7 @@ class SubtaskCost:
     unit: Unit = PAPER_UNIT
 
     def units(self, model: str, num_samples: int) -> float:
-        return units(
-            self.parameters[model], self.prompt_tokens, self.completion_tokens, num_samples, unit=self.unit
-        )
+        return units(self.parameters[model], self.prompt_tokens, self.completion_tokens, num_samples, unit=self.unit)
 
     def num_samples_for(self, budget: float, model: str) -> int:
         return num_samples_for(

@@ -59,15 +59,20 @@ def load_yaml(path: Path, error: type[UserError]) -> Any:
         raise error(f"cannot be read: {reason}", where=path, remedy="check the path") from problem
     except UnicodeDecodeError as problem:
         raise error("must be UTF-8 text", where=path, remedy="save the file as UTF-8") from problem
+    return parse_yaml(text, path, error)
+
+
+def parse_yaml(text: str, where: Path | str, error: type[UserError]) -> Any:
+    """The value of a YAML text that stands at `where`. Raises `error`, with the line."""
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
     except yaml.MarkedYAMLError as problem:
         mark = problem.problem_mark or problem.context_mark
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise error(_yaml_message(problem), where=where, remedy="correct the YAML on that line") from problem
+        place = f"{where}:{mark.line + 1}" if mark else str(where)
+        raise error(_yaml_message(problem), where=place, remedy="correct the YAML on that line") from problem
     except yaml.YAMLError as problem:
         remedy = "remove what is not plain text"
-        raise error(f"is not valid YAML: {problem}", where=path, remedy=remedy) from problem
+        raise error(f"is not valid YAML: {problem}", where=where, remedy=remedy) from problem
 
 
 def _yaml_message(problem: yaml.MarkedYAMLError) -> str:
@@ -75,9 +80,7 @@ def _yaml_message(problem: yaml.MarkedYAMLError) -> str:
     return f"is not valid YAML: {said or 'unreadable'}"
 
 
-def validate(
-    model_type: type[Model], data: Any, where: Path | str, error: type[UserError], *, key: Key = ()
-) -> Model:
+def validate(model_type: type[Model], data: Any, where: Path | str, error: type[UserError], *, key: Key = ()) -> Model:
     """`data` as a `model_type`.
 
     `where` names the file and `key` the place inside it that `data` was taken from. Raises `error` that tells
@@ -113,9 +116,7 @@ def as_error(mistakes: Sequence[Mistake], where: Path | str, error: type[UserErr
     """One error for all `mistakes` found in `where`."""
     if len(mistakes) == 1:
         (only,) = mistakes
-        return error(
-            only.rule, where=": ".join(part for part in (str(where), only.key) if part), remedy=only.remedy
-        )
+        return error(only.rule, where=": ".join(part for part in (str(where), only.key) if part), remedy=only.remedy)
     lines = [f"\n  {mistake.key}: {mistake.rule} ({mistake.remedy})" for mistake in mistakes]
     return error(f"{len(mistakes)} mistakes{''.join(lines)}", where=where)
 
