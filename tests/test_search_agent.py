@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jsonschema import validate
+from jsonschema import Draft202012Validator, validate
 
 from agentopt.candidate import Candidate
 from agentopt.cost import SubtaskCost
@@ -21,8 +21,17 @@ from agentopt.errors import BudgetExceeded, PermanentModelError, TransientModelE
 from agentopt.models.base import ChatModel, Request
 from agentopt.models.scripted import ScriptedModel
 from agentopt.search.agent import AgentSearch
-from agentopt.search.agent_prompts import ask_for_candidates, ask_for_guidelines, introduction, proposal_schema
-from agentopt.search.agent_reply import read_reply
+from agentopt.search.agent_prompts import (
+    ADVICE_LENGTH,
+    LISTED,
+    ask_for_candidates,
+    ask_for_guidelines,
+    guideline_schema,
+    introduction,
+    labels,
+    proposal_schema,
+)
+from agentopt.search.agent_reply import read_guidelines, read_reply
 from agentopt.search.base import Proposal, SearchSpace, SubtaskSpace
 from agentopt.search.baselines import GridStrategy
 from agentopt.search.insights import initial_candidates
@@ -35,25 +44,26 @@ SETTINGS = AgentSettings(model="agent")
 FIRST = len(initial_candidates(synthetic_space()))
 
 
-def answer(*candidates: tuple[str, int, str, int], reason: str = "because") -> str:
+def answer(*candidates: tuple[str, int, str, int]) -> str:
     """The agent's JSON for (retrieve model, count, answer model, count) each."""
-    listed = [
-        {"retrieve": {"model": a, "num_samples": n}, "answer": {"model": b, "num_samples": m}}
-        for a, n, b, m in candidates
-    ]
-    return json.dumps({"candidates": listed, "reason": reason})
+    listed = [{"retrieve": f"{a} x{n}", "answer": f"{b} x{m}"} for a, n, b, m in candidates]
+    return json.dumps({"candidates": listed})
+
+
+def asks_for_candidates(request: Request) -> bool:
+    return '"candidates"' in str(request.json_schema)
 
 
 def fresh(request: Request, repeat: int) -> str:
-    """A good agent: guidelines when asked for text, and otherwise candidates that the prompt does not list."""
-    if request.json_schema is None:
-        return "Prefer the\nsmall model."
-    count = json.loads(request.json_schema)["properties"]["candidates"]["minItems"]
+    """A good agent: guidelines when asked for them, and otherwise candidates that the prompt does not list."""
+    if not asks_for_candidates(request):
+        return '{"answer": {"model": "llama-3b", "samples": "more"}, "advice": "Prefer the\\nsmall model."}'
+    count = json.loads(str(request.json_schema))["properties"]["candidates"]["minItems"]
     tried = request.messages[-1].content
     free = (
         ("qwen-32b", n, "llama-3b", m)
         for n in (1, 2, 3, 5) for m in (1, 2, 3, 5, 7, 10)
-        if f"retrieve qwen-32b x{n}, answer llama-3b x{m}" not in tried
+        if f"retrieve qwen-32b x{n} + answer llama-3b x{m}" not in tried
     )  # fmt: skip
     return answer(*(next(free) for _ in range(count)))
 
@@ -97,9 +107,10 @@ async def test_a_good_agent_proposes_everything_after_the_first_trials() -> None
     world = await World(model).run()
     assert world.proposers == ["baseline"] + ["initial"] * FIRST + ["agent"] * 10
     assert world.reasons == []
-    assert ("note", "guidelines: Prefer the small model.") in world.runner.said
+    guidelines = "answer: llama-3b, more samples; Prefer the small model."
+    assert ("note", f"guidelines: {guidelines}") in world.runner.said
     assert {r.purpose for r in model.requests} == {"agent"}
-    assert "Guidelines: Prefer the small model." in model.requests[1].messages[-1].content
+    assert f"Guidelines: {guidelines}" in model.requests[1].messages[-1].content
     assert len(model.requests) == 4, "guidelines and a proposal, twice"
 
 
@@ -139,7 +150,7 @@ async def test_unusable_json_in_every_attempt_falls_back_and_the_next_round_asks
 async def test_a_useless_batch_falls_back_with_its_own_reason(
     candidate: tuple[str, int, str, int], reason: str
 ) -> None:
-    model = ScriptedModel(lambda request, repeat: answer(candidate) if request.json_schema else "text")
+    model = ScriptedModel(lambda request, repeat: answer(candidate) if asks_for_candidates(request) else "text")
     world = await World(model, trials=FIRST + 6).run()
     assert world.proposers[-5:] == ["grid"] * 5
     assert reason in world.reasons[0]
@@ -220,7 +231,21 @@ async def test_switched_off_insights_are_neither_used_nor_told() -> None:
     assert {t.candidate for t in world.runner.trials[1:6]}.isdisjoint(initial_candidates(world.space))
     told = model.requests[0].messages
     assert not any(word in told[0].content for word in ("prefer", "rises", "earlier"))
-    assert not any(word in told[1].content for word in ("prefers", "more or fewer", "deserves"))
+    assert not any(word in told[1].content for word in ("suits", "more, fewer", "spend"))
+    assert list(json.loads(str(model.requests[0].json_schema))["properties"]) == ["advice"]
+    with_insights = ScriptedModel(fresh)
+    await World(with_insights).run()
+    told = with_insights.requests[0].messages
+    assert all(word in told[0].content for word in ("prefer", "rises", "earlier"))
+    assert all(word in told[1].content for word in ("suits", "more, fewer", "spend"))
+
+
+async def test_unusable_guidelines_are_no_reason_to_fall_back() -> None:
+    model = ScriptedModel(lambda request, repeat: fresh(request, repeat) if asks_for_candidates(request) else "text")
+    world = await World(model).run()
+    assert world.proposers[-10:] == ["agent"] * 10
+    assert ("note", "guidelines: none, the answer was unusable") in world.runner.said
+    assert "Guidelines" not in model.requests[1].messages[-1].content
 
 
 async def _undisturbed(tmp_path: Path) -> World:
@@ -336,12 +361,18 @@ GOOD = ("qwen-32b", 1, "llama-3b", 7)
         lambda text: f"Sure! {{I think}} this is best:\n{text}\nGood luck [1].",
         lambda text: json.dumps(json.loads(text)["candidates"]),
         lambda text: json.dumps(json.loads(text)["candidates"][0]),
-        lambda text: text[: text.index(', "reason"')],
+        lambda text: text[: text.rindex("]}")],
         lambda text: text.replace("retrieve", "Retrieve").replace("qwen-32b", "QWEN-32B"),
-        lambda text: text.replace("qwen-32b", "qwen-32b-instruct").replace('"num_samples": 7', '"num_samples": "7"'),
+        lambda text: text.replace("qwen-32b", "qwen-32b-instruct"),
         lambda text: text.replace("qwen-32b", "qwen-3"),
+        lambda text: text.replace(" x7", " x 7").replace(" x1", " * 1"),
+        lambda text: text.replace('"qwen-32b x1"', '["qwen-32b", 1]'),
+        lambda text: text.replace('"qwen-32b x1"', '{"model": "qwen-32b", "num_samples": "1"}'),
     ],
-    ids=["plain", "fenced", "prose", "list", "alone", "cut off", "case", "longer name", "prefix"],
+    ids=[
+        *("plain", "fenced", "prose", "list", "alone", "cut off", "case", "longer name", "prefix"),
+        *("spaces", "pair", "object"),
+    ],
 )
 def test_an_answer_is_read_however_it_is_wrapped(wrap: Callable[[str], str]) -> None:
     assert read(wrap(answer(GOOD))) == [GOOD]
@@ -349,20 +380,20 @@ def test_an_answer_is_read_however_it_is_wrapped(wrap: Callable[[str], str]) -> 
 
 @pytest.mark.parametrize(("count", "nearest"), [(8, 7), (9, 10), (0, 1), (-3, 1), (1000, 90), (12.4, 10)])
 def test_a_sample_count_that_is_not_allowed_becomes_the_nearest_one(count: float, nearest: int) -> None:
-    text = answer(GOOD).replace('"num_samples": 7', f'"num_samples": {count}')
+    text = answer(GOOD).replace(" x7", f" x{count}")
     assert read(text.replace("qwen-32b", "llama-3b")) == [("llama-3b", 1, "llama-3b", nearest)]
 
 
 def test_a_repair_is_written_into_the_note() -> None:
-    text = answer(("QWEN-32b", 1, "llama-3b", 8), ("qwen-72b", 90, "llama-3b", 1), reason="try it")
+    text = answer(("QWEN-32b", 1, "llama-3b", 8), ("qwen-72b", 90, "llama-3b", 1))
     notes = [p.note for p in read_reply(text, synthetic_space(), (), 5).proposals]
-    assert notes[0] == "try it; retrieve: QWEN-32b read as qwen-32b; answer: 8 read as 7"
-    assert notes[1] == "try it; samples lowered to fit the cost"
+    assert notes[0] == "retrieve: QWEN-32b read as qwen-32b; answer: 8 read as 7"
+    assert notes[1] == "samples lowered to fit the cost"
 
 
 @pytest.mark.parametrize("model", ["llama", "", None, 7, "gpt"])
 def test_a_model_that_could_be_several_or_none_is_not_guessed(model: object) -> None:
-    text = answer(GOOD).replace('"qwen-32b"', json.dumps(model))
+    text = answer(GOOD).replace('"qwen-32b x1"', json.dumps({"model": model, "num_samples": 1}))
     reply = read_reply(text, synthetic_space(), (), 5)
     assert reply.proposals == ()
     assert "retrieve has no model" in reply.problem
@@ -370,9 +401,16 @@ def test_a_model_that_could_be_several_or_none_is_not_guessed(model: object) -> 
 
 @pytest.mark.parametrize("count", ["true", "null", '"many"', "NaN", "1e999", "[1]"])
 def test_a_sample_count_that_is_no_number_is_not_guessed(count: str) -> None:
-    reply = read_reply(answer(GOOD).replace('"num_samples": 7', f'"num_samples": {count}'), synthetic_space(), (), 5)
+    text = answer(GOOD).replace('"llama-3b x7"', f'["llama-3b", {count}]')
+    reply = read_reply(text, synthetic_space(), (), 5)
     assert reply.proposals == ()
     assert "num_samples of answer must be a number" in reply.problem
+
+
+@pytest.mark.parametrize("choice", ["llama-3b", "", 7, None, [], ["llama-3b", 7, 7], "llama-3b x"])
+def test_a_choice_without_both_model_and_count_is_not_guessed(choice: object) -> None:
+    text = answer(GOOD).replace('"llama-3b x7"', json.dumps(choice))
+    assert read_reply(text, synthetic_space(), (), 5).problem.startswith("unusable JSON")
 
 
 def test_good_candidates_survive_bad_neighbours_and_only_as_many_as_asked_for_are_taken() -> None:
@@ -387,11 +425,17 @@ def test_whatever_the_agent_writes_only_new_affordable_candidates_come_out(
     space: SearchSpace, data: st.DataObject
 ) -> None:
     json_values = st.recursive(
-        st.none() | st.booleans() | st.floats() | st.text(max_size=5) | st.sampled_from(["tiny", "LARGE", 1, 5]),
+        st.none()
+        | st.booleans()
+        | st.floats()
+        | st.text(max_size=5)
+        | st.sampled_from(["tiny", "LARGE", "tiny x2", 1, 5]),
         lambda inner: (
             st.lists(inner, max_size=3)
             | st.dictionaries(
-                st.sampled_from(["s0", "s1", "s2", "model", "num_samples", "candidates"]), inner, max_size=4
+                st.sampled_from(["s0", "s1", "s2", "model", "samples", "candidates", "spend", "advice"]),
+                inner,
+                max_size=4,
             )
         ),
         max_leaves=12,
@@ -403,24 +447,124 @@ def test_whatever_the_agent_writes_only_new_affordable_candidates_come_out(
     assert len(found) == len(set(found)) <= 3
     assert all(space.contains(c) and c not in tried for c in found)
     assert found or reply.problem
+    assert len(read_guidelines(text, space)) < 300
+
+
+def as_entry(space: SearchSpace, candidate: Candidate) -> dict[str, str]:
+    return {name: f"{labels(space)[c.model]} x{c.num_samples}" for name, c in candidate.items()}
 
 
 @settings(max_examples=30, deadline=None)
-@given(spaces(), st.integers(1, 4))
-def test_the_schema_admits_any_batch_of_the_space(space: SearchSpace, count: int) -> None:
-    batch = (SearchSpace(space.subtasks).candidates() * 4)[:count]
-    entries = [{n: {"model": c.model, "num_samples": c.num_samples} for n, c in b.items()} for b in batch]
-    schema = proposal_schema(space, count)
-    validate({"candidates": entries, "reason": "a few words"}, json.loads(schema))
-    assert schema == proposal_schema(space, count)
-    assert schema == json.dumps(json.loads(schema), separators=(",", ":"))
+@given(spaces(), st.integers(1, 4), st.data())
+def test_the_schema_admits_what_is_affordable_and_untried_and_nothing_else(
+    space: SearchSpace, count: int, data: st.DataObject
+) -> None:
+    every, allowed = SearchSpace(space.subtasks).candidates()[:40], space.candidates()
+    tried = set(data.draw(st.lists(st.sampled_from(every), max_size=5)))
+    text = proposal_schema(space, tried, count)
+    assert text == proposal_schema(space, tried, count)
+    assert text == json.dumps(json.loads(text), separators=(",", ":"))
+    exact = 0 < len(set(allowed) - tried) <= LISTED
+    check = Draft202012Validator(json.loads(text))
+    for candidate in every:
+        admitted = check.is_valid({"candidates": [as_entry(space, candidate)] * count})
+        assert admitted == (not exact or (candidate in allowed and candidate not in tried))
 
 
-def test_a_long_run_of_sample_counts_is_given_by_its_bounds() -> None:
-    cost = SubtaskCost(128, 64, {"a": 3e9})
-    space = SearchSpace((SubtaskSpace("only", ("a",), tuple(range(1, 101)), "", cost),))
-    assert '"num_samples":{"type":"integer","minimum":1,"maximum":100}' in proposal_schema(space, 1)
-    assert "num_samples 1 to 100" in introduction(space, SETTINGS, "").content
+@settings(max_examples=60, deadline=None)
+@given(spaces())
+def test_what_the_schema_admits_is_read_without_a_repair(space: SearchSpace) -> None:
+    for candidate in space.candidates()[:20]:
+        reply = read_reply(json.dumps({"candidates": [as_entry(space, candidate)]}), space, (), 1)
+        assert reply.proposals == (Proposal(candidate, "agent"),)
+
+
+def test_a_large_space_has_every_choice_in_its_schema() -> None:
+    space = synthetic_space()
+    schema = json.loads(proposal_schema(space, space.candidates()[:5], 2))
+    retrieve = schema["properties"]["candidates"]["items"]["properties"]["retrieve"]
+    assert len(retrieve["enum"]) == 6 * 13
+
+
+def test_a_long_run_of_sample_counts_is_given_by_a_pattern() -> None:
+    cost = SubtaskCost(128, 64, {"a.b-1": 3e9, "a.b-2": 3e9})
+    space = SearchSpace((SubtaskSpace("only", ("a.b-1", "a.b-2"), tuple(range(1, 101)), "", cost),))
+    pattern = json.loads(proposal_schema(space, (), 1))["properties"]["candidates"]["items"]["properties"]["only"][
+        "pattern"
+    ]
+    assert pattern == r"^(a\.b-1|a\.b-2) x[1-9][0-9]{0,2}$"
+    assert "samples 1 to 100" in introduction(space, SETTINGS, "").content
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("smollm2-135m", "qwen2.5-coder-0.5b"), ("smollm", "qwen")),
+        (("llama-3b", "llama-8b", "qwen-7b"), ("llama-3b", "llama-8b", "qwen")),
+        (("gpt-4.1", "gpt-4.1-mini", "o3-mini"), ("gpt-4.1", "gpt-4.1-mini", "o3")),
+        (("qwen", "Qwen2.5", "qwen-3"), ("qwen", "Qwen2.5", "qwen-3")),
+    ],
+)
+def test_a_label_is_a_start_that_no_other_model_shares(names: tuple[str, ...], expected: tuple[str, ...]) -> None:
+    cost = SubtaskCost(128, 64, dict.fromkeys(names, 3e9))
+    space = SearchSpace((SubtaskSpace("only", names, (1,), "", cost),))
+    assert tuple(labels(space).values()) == expected
+    for name, label in labels(space).items():
+        reply = read_reply(json.dumps({"candidates": [{"only": f"{label} x1"}]}), space, (), 1)
+        assert [p.candidate["only"].model for p in reply.proposals] == [name]
+
+
+# What the agent's guidelines may look like.
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_the_guideline_schema_asks_for_models_only_after_the_first_trials(first: bool) -> None:
+    schema = json.loads(guideline_schema(synthetic_space(), SETTINGS, first=first))
+    assert list(schema["properties"]) == ["retrieve", "answer", "spend", "advice"], "advice follows from the rest"
+    retrieve = schema["properties"]["retrieve"]["properties"]
+    assert list(retrieve) == (["model", "samples"] if first else ["samples"])
+    given = {"retrieve": {"samples": "more"}, "answer": {"samples": "same"}, "spend": "answer", "advice": "a" * 80}
+    if first:
+        given = {**given, "retrieve": {"model": "qwen-32b", "samples": "more"}}
+        given = {**given, "answer": {"model": "llama-3b", "samples": "same"}}
+    validate(given, schema)
+    assert not Draft202012Validator(schema).is_valid({**given, "advice": "a" * 81})
+    assert not Draft202012Validator(schema).is_valid({**given, "spend": "both"})
+
+
+def test_one_stage_is_not_asked_where_to_spend_more() -> None:
+    space = SearchSpace(synthetic_space().subtasks[:1])
+    assert "spend" not in json.loads(guideline_schema(space, SETTINGS, first=True))["properties"]
+
+
+def test_guidelines_become_one_short_line() -> None:
+    given = {
+        "Retrieve": {"model": "QWEN-32b", "samples": "more"},
+        "answer": {"model": "llama-3b", "samples": "fewer"},
+        "spend": "answer",
+        "advice": "try\n" + "long " * 40,
+    }
+    line = read_guidelines(f"Here:\n{json.dumps(given)}", synthetic_space())
+    start = "retrieve: qwen-32b, more samples; answer: llama-3b, fewer samples; spend more on answer; try long"
+    assert line.startswith(start)
+    assert "\n" not in line
+    assert len(line) == len(start) - len("try long") + ADVICE_LENGTH
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("no JSON", ""),
+        ("{", ""),
+        ("[1, 2]", ""),
+        ('{"advice": " "}', ""),
+        ('{"retrieve": "qwen-32b", "answer": {"model": "llama", "samples": "lots"}}', ""),
+        ('{"retrieve": {"samples": ["more"]}, "answer": {"samples": "same"}}', "answer: same samples"),
+        ('{"answer": {"model": "qwen-7b"}, "spend": 3, "advice": 4}', "answer: qwen-7b"),
+    ],
+)
+def test_what_is_unreadable_in_guidelines_is_left_out(text: str, line: str) -> None:
+    assert read_guidelines(text, synthetic_space()) == line
 
 
 def test_the_prompts_of_a_two_stage_task_stay_short() -> None:
@@ -433,10 +577,10 @@ def test_the_prompts_of_a_two_stage_task_stay_short() -> None:
     trials = [trial_of(space, i, Proposal(c, "x"), 0.1 * i) for i, c in enumerate(space.candidates()[:10])]
     intro = introduction(space, SETTINGS, "Answer a two-hop question from eight short sentences.").content
     for question in (
-        ask_for_guidelines(trials, [8, 9], SETTINGS, first=True),
-        ask_for_candidates(space, trials, [8, 9], "word " * 50, 5),
+        ask_for_guidelines(space, trials, [7, 8, 9], SETTINGS, first=True),
+        ask_for_candidates(space, trials, [7, 8, 9], "find: qwen, more samples; " + "a" * ADVICE_LENGTH, 3),
     ):
-        assert len(intro + question) < 2600, "about four characters a token"
+        assert len(intro + question) < 1600, "about 450 tokens"
 
 
 def test_the_history_shows_the_best_and_the_last_batch_and_what_befell_them() -> None:
@@ -445,16 +589,16 @@ def test_the_history_shows_the_best_and_the_last_batch_and_what_befell_them() ->
     trials = [trial_of(space, i, Proposal(c, "x"), 0.9 - 0.01 * i) for i, c in enumerate(candidates)]
     trials[18] = trial_of(space, 18, Proposal(candidates[18], "x"), 0.95, "pruned")
     trials[19] = trial_of(space, 19, Proposal(candidates[19], "x"), None)
-    lines = ask_for_guidelines(trials, [17, 18, 19], SETTINGS, first=False).splitlines()
-    rows = [line for line in lines if line[:1] == "0"]
-    assert len(rows) == 10, "eight best and two of the last batch; the one without a score is not shown"
-    assert rows[0].startswith("0.900 ")
-    assert rows[8].endswith("(new)")
-    assert rows[9].endswith("(new, stopped early)"), "a stopped trial ranks below every complete one"
+    lines = ask_for_guidelines(space, trials, [17, 18, 19], SETTINGS, first=False).splitlines()
+    rows = [line for line in lines if line.startswith("retrieve ")]
+    assert len(rows) == 7, "five best and two of the last batch; the one without a score is not shown"
+    assert rows[0] == f"retrieve llama-3b x1 + answer llama-3b x1 = 0.90 ({trials[0].units:.0f})"
+    assert rows[5].endswith(", new)")
+    assert rows[6].endswith(", new, stopped early)"), "a stopped trial ranks below every complete one"
 
 
 def test_scores_that_hardly_vary_ask_for_exploration() -> None:
     space = synthetic_space()
     flat = [trial_of(space, i, Proposal(c, "x"), 0.5) for i, c in enumerate(space.candidates()[:5])]
-    assert "explore" in ask_for_guidelines(flat, [3, 4], SETTINGS, first=False)
-    assert "explore" not in ask_for_guidelines(flat, [3, 4], SETTINGS, first=True)
+    assert "explore" in ask_for_guidelines(space, flat, [3, 4], SETTINGS, first=False)
+    assert "explore" not in ask_for_guidelines(space, flat, [3, 4], SETTINGS, first=True)

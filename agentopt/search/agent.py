@@ -32,10 +32,11 @@ from agentopt.search.agent_prompts import (
     ask_again,
     ask_for_candidates,
     ask_for_guidelines,
+    guideline_schema,
     introduction,
     proposal_schema,
 )
-from agentopt.search.agent_reply import Reply, read_reply
+from agentopt.search.agent_reply import Reply, read_guidelines, read_reply
 from agentopt.search.base import Proposal, Runner, SearchSpace, Strategy
 from agentopt.search.baselines import RandomStrategy
 from agentopt.search.insights import initial_candidates
@@ -52,7 +53,7 @@ class State(TypedDict):
     last: list[int]
     """Trial numbers of the last batch."""
     guidelines: str
-    """What the agent told itself."""
+    """What the agent told itself, in one line; empty where it gave nothing usable."""
     problem: str
     """Why the fallback has to propose; empty when it need not."""
 
@@ -146,7 +147,7 @@ class _Agent:
     def absent(self) -> bool:
         return self.model is None or self.settings.model is None
 
-    async def ask(self, question: str, max_tokens: int, *, schema: str | None = None, repeat: int = 0) -> str:
+    async def ask(self, question: str, max_tokens: int, *, schema: str, repeat: int = 0) -> str:
         """The answer to one question. Raises `_NoHelpError` where only the agent fails, not the run."""
         if self.model is None or self.settings.model is None:
             raise _NoHelpError("there is no agent")
@@ -210,15 +211,17 @@ class _Nodes:
         return "fall_back" if self.agent.absent else "guide"
 
     async def guide(self, state: State) -> dict[str, Any]:
-        """The agent writes guidelines from the scores (insights 2 and 3)."""
-        settings = self.agent.settings
-        first = state["round"] <= 1
-        question = ask_for_guidelines(self.runner.trials, state["last"], settings, first=first)
+        """The agent's guidelines from the scores (insights 2 and 3); it goes on without where they are unusable."""
+        settings, first = self.agent.settings, state["round"] <= 1
+        question = ask_for_guidelines(self.space, self.runner.trials, state["last"], settings, first=first)
+        schema = guideline_schema(self.space, settings, first=first)
         try:
-            guidelines = " ".join((await self.agent.ask(question, settings.guideline_tokens)).split())
+            guidelines = read_guidelines(
+                await self.agent.ask(question, settings.guideline_tokens, schema=schema), self.space
+            )
         except _NoHelpError as error:
             return {"problem": str(error)}
-        self.runner.say("note", f"guidelines: {guidelines}")
+        self.runner.say("note", f"guidelines: {guidelines or 'none, the answer was unusable'}")
         return {"guidelines": guidelines, "problem": ""}
 
     async def propose(self, state: State) -> dict[str, Any]:
@@ -236,7 +239,7 @@ class _Nodes:
     async def _usable_reply(self, question: str, wanted: int) -> Reply:
         """The first reply with anything to run in it, or the last one of all attempts."""
         settings, tried = self.agent.settings, self._tried()
-        schema = proposal_schema(self.space, wanted)
+        schema = proposal_schema(self.space, tried, wanted)
         reply, asked = Reply(), question
         for attempt in range(settings.attempts):
             text = await self.agent.ask(asked, settings.max_tokens, schema=schema, repeat=attempt)

@@ -1,4 +1,4 @@
-"""Reads the agent's answer: finds the JSON, repairs what is unambiguous, drops what cannot be run, says why.
+"""Reads the agent's answers: finds the JSON, repairs what is unambiguous, drops what cannot be used, says why.
 
 Nothing here raises on what a model may write; a reply without anything to run has a `problem` to tell it.
 """
@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from agentopt.candidate import Candidate, SubtaskChoice
+from agentopt.search.agent_prompts import ADVICE_LENGTH, DIRECTIONS, labels
 from agentopt.search.base import Proposal, SearchSpace, SubtaskSpace
 from agentopt.search.moves import with_fewer_samples
 
@@ -41,6 +44,32 @@ class Reply:
         return f"unusable JSON ({self.detail})" if self.unreadable else ""
 
 
+def read_guidelines(text: str, space: SearchSpace) -> str:
+    """The guidelines as one line; what is unreadable is left out, so the line is empty where nothing is readable."""
+    answer = next((value for value in _json_values(text) if isinstance(value, Mapping)), {})
+    given = {str(key).casefold(): value for key, value in answer.items()}
+    called = labels(space)
+    stages = ((s.name, _preference(given.get(s.name.casefold()), s, called)) for s in space.subtasks)
+    lines = [f"{name}: {preference}" for name, preference in stages if preference]
+    favoured = str(given.get("spend")).casefold()
+    lines += [f"spend more on {s.name}" for s in space.subtasks if s.name.casefold() == favoured]
+    advice = given.get("advice")
+    if isinstance(advice, str) and advice.strip():
+        lines.append(" ".join(advice.split())[:ADVICE_LENGTH])
+    return "; ".join(lines)
+
+
+def _preference(value: Any, subtask: SubtaskSpace, called: Mapping[str, str]) -> str:
+    if not isinstance(value, Mapping):
+        return ""
+    words = []
+    with suppress(_UnreadableError):
+        words.append(called[_model(value.get("model"), subtask, called)])
+    if value.get("samples") in DIRECTIONS:
+        words.append(f"{value['samples']} samples")
+    return ", ".join(words)
+
+
 class _UnreadableError(ValueError):
     """A candidate that names no allowed choice."""
 
@@ -50,16 +79,15 @@ def read_reply(text: str, space: SearchSpace, tried: Collection[Candidate], coun
     found = _find_candidates(text, space)
     if not found:
         return Reply(unreadable=1, detail="no JSON object with a list of candidates")
-    reason = _find_reason(text)
     reply = Reply()
     for entry in found:
         if len(reply.proposals) == count:
             break
-        reply = _with_entry(reply, entry, space, tried, reason)
+        reply = _with_entry(reply, entry, space, tried)
     return reply
 
 
-def _with_entry(reply: Reply, entry: Any, space: SearchSpace, tried: Collection[Candidate], reason: str) -> Reply:
+def _with_entry(reply: Reply, entry: Any, space: SearchSpace, tried: Collection[Candidate]) -> Reply:
     try:
         asked, notes = _candidate(entry, space)
     except _UnreadableError as error:
@@ -72,8 +100,7 @@ def _with_entry(reply: Reply, entry: Any, space: SearchSpace, tried: Collection[
         return replace(reply, repeats=reply.repeats + 1, detail=reply.detail or f"{_short(candidate)} is not new")
     if candidate != asked:
         notes = [*notes, "samples lowered to fit the cost"]
-    note = "; ".join([reason, *notes]) if reason else "; ".join(notes)
-    return replace(reply, proposals=(*reply.proposals, Proposal(candidate, "agent", note)))
+    return replace(reply, proposals=(*reply.proposals, Proposal(candidate, "agent", "; ".join(notes))))
 
 
 def _short(candidate: Candidate) -> str:
@@ -84,35 +111,46 @@ def _candidate(entry: Any, space: SearchSpace) -> tuple[Candidate, list[str]]:
     if not isinstance(entry, Mapping):
         raise _UnreadableError("a candidate must be an object with one entry per stage")
     by_name = {str(key).casefold(): value for key, value in entry.items()}
+    called = labels(space)
     choices, notes = {}, []
     for subtask in space.subtasks:
         if subtask.name.casefold() not in by_name:
             raise _UnreadableError(f"a candidate lacks the stage {subtask.name}")
-        choices[subtask.name], repairs = _choice(by_name[subtask.name.casefold()], subtask)
+        choices[subtask.name], repairs = _choice(by_name[subtask.name.casefold()], subtask, called)
         notes += repairs
     return Candidate.of(choices), notes
 
 
-def _choice(value: Any, subtask: SubtaskSpace) -> tuple[SubtaskChoice, list[str]]:
-    if not isinstance(value, Mapping):
-        raise _UnreadableError(f"{subtask.name} must be an object with model and num_samples")
-    model = _model(value.get("model"), subtask)
-    count = _count(value.get("num_samples"), subtask)
+def _choice(value: Any, subtask: SubtaskSpace, called: Mapping[str, str]) -> tuple[SubtaskChoice, list[str]]:
+    asked_model, asked_count = _model_and_count(value, subtask)
+    model = _model(asked_model, subtask, called)
+    count = _count(asked_count, subtask)
     repairs = [
         f"{subtask.name}: {asked} read as {taken}"
-        for asked, taken in ((value["model"], model), (value["num_samples"], count))
-        if asked != taken
+        for asked, taken in ((asked_model, model), (asked_count, count))
+        if asked not in (taken, called.get(str(taken)), str(taken))
     ]
     return SubtaskChoice(model, count, subtask.system_prompt), repairs
 
 
-def _model(value: Any, subtask: SubtaskSpace) -> str:
-    """The model meant: its name, else its name in other letters' case, else the only name that starts like it."""
-    wanted = str(value).strip().casefold()
-    exact = [m for m in subtask.models if m.casefold() == wanted]
-    alike = exact or [m for m in subtask.models if wanted and (_starts(m, wanted) or _starts(wanted, m))]
+def _model_and_count(value: Any, subtask: SubtaskSpace) -> tuple[Any, Any]:
+    """Both as written: from "model xN", as asked for, or from an object or a pair, as models like to write it."""
+    if isinstance(value, str) and (found := re.fullmatch(r"\s*(\S.*?)\s+[x*]?\s*(\S+)\s*", value)):
+        return found[1], found[2]
+    if isinstance(value, Mapping):
+        return value.get("model"), value.get("num_samples", value.get("samples"))
+    if isinstance(value, list) and len(value) == 2:
+        return value[0], value[1]
+    raise _UnreadableError(f'{subtask.name} must be written as "model xN", but got {str(value)[:40]!r}')
+
+
+def _model(value: Any, subtask: SubtaskSpace, called: Mapping[str, str]) -> str:
+    """The model meant: its name or label, in any letters' case, else the only name that starts like it."""
     if value in subtask.models:
         return str(value)
+    wanted = str(value).strip().casefold()
+    exact = [m for m in subtask.models if wanted in (m.casefold(), called[m].casefold())]
+    alike = exact or [m for m in subtask.models if wanted and (_starts(m, wanted) or _starts(wanted, m))]
     if len(alike) != 1:
         raise _UnreadableError(f"{subtask.name} has no model {str(value)[:40]!r}, only {', '.join(subtask.models)}")
     return alike[0]
@@ -145,11 +183,6 @@ def _find_candidates(text: str, space: SearchSpace) -> list[Any]:
         if isinstance(value, list) and value and all(isinstance(entry, Mapping) for entry in value):
             return value
     return alone
-
-
-def _find_reason(text: str) -> str:
-    reasons = (v.get("reason") for v in _json_values(text) if isinstance(v, Mapping))
-    return next((r.strip() for r in reasons if isinstance(r, str)), "")[:120]
 
 
 def _json_values(text: str) -> Iterator[Any]:

@@ -20,8 +20,8 @@ class AgentSettings(BaseModel):
     """Temperature of the agent's answers."""
     max_tokens: Annotated[int, Field(ge=1)] = 700
     """Most tokens of one proposal."""
-    guideline_tokens: Annotated[int, Field(ge=1)] = 90
-    """Most tokens of the guidelines that the agent writes for itself."""
+    guideline_tokens: Annotated[int, Field(ge=1)] = 200
+    """Most tokens of the guidelines that the agent writes for itself; two subtasks take about 60."""
     attempts: Annotated[int, Field(ge=1)] = 3
     """How often the agent is asked for one batch before the fallback takes over."""
     prompt_tokens: Annotated[int, Field(ge=1)] = 1000
