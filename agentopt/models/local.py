@@ -24,6 +24,7 @@ from agentopt.models.base import Request, Response
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.engine import physical_cores
 from agentopt.models.hosted import HostedModel
+from agentopt.models.slot import ComputeSlot, shared_slot
 from agentopt.models.weights import Progress, fetch
 
 START_SECONDS = 300.0
@@ -42,7 +43,8 @@ class LocalModel:
     `weights_path` is used as it is; without it the file is fetched into `cache_dir` (default: the user's cache). When
     the engine dies, calls in flight raise `TransientModelError` and the next call starts it again, once; after that,
     and where it cannot start, `PermanentModelError` with its last words. Raises `CatalogError` where the engine is not
-    installed, `WeightsError` where the file cannot be had. Belongs to one event loop until `aclose`.
+    installed, `WeightsError` where the file cannot be had. Calls take turns with those of other local models in
+    `slot` (default: the event loop's). Belongs to one event loop until `aclose`.
     """
 
     def __init__(
@@ -52,11 +54,13 @@ class LocalModel:
         weights_path: Path | None = None,
         cache_dir: Path | None = None,
         progress: Callable[[Progress], None] = lambda _: None,
+        slot: ComputeSlot | None = None,
     ) -> None:
         if spec.weights is None:
             raise CatalogError(f"a local model needs weights, but {spec.name!r} has none", remedy="add a GGUF file")
         self.spec, self._weights = spec, spec.weights
         self._path, self._cache_dir, self._progress = weights_path, cache_dir, progress
+        self._slot = slot
         self._engine: _Engine | None = None
         self._starting = asyncio.Lock()
         self._deaths: list[str] = []
@@ -70,7 +74,8 @@ class LocalModel:
         """One attempt."""
         engine = await self._started()
         try:
-            return await engine.model.generate(request)
+            async with (self._slot or shared_slot()).hold(self):
+                return await engine.model.generate(request)
         except TransientModelError:
             await engine.process.settled()
             raise
