@@ -529,6 +529,7 @@ def test_the_guideline_schema_asks_for_models_only_after_the_first_trials(first:
         given = {**given, "answer": {"model": "llama-3b", "samples": "same"}}
     validate(given, schema)
     assert not Draft202012Validator(schema).is_valid({**given, "advice": "a" * 81})
+    assert not Draft202012Validator(schema).is_valid({**given, "advice": "answer qwen x1 = 0.44 (28)"}), "no copied row"
     assert not Draft202012Validator(schema).is_valid({**given, "spend": "both"})
 
 

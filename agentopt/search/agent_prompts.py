@@ -28,6 +28,8 @@ LISTED = 150
 """Where no more candidates than this are left to try, the schema admits these alone; a longer list slows grammars."""
 ADVICE_LENGTH = 80
 """Most characters of the advice in the guidelines."""
+ADVICE = rf"^[A-Za-z0-9 ,.:'-]{{0,{ADVICE_LENGTH}}}$"
+"""What the advice may look like: without + = and brackets, or a small model copies a line of the history."""
 DIRECTIONS = ("more", "fewer", "same")
 
 INSIGHTS = (
@@ -129,7 +131,7 @@ def ask_for_guidelines(
         *(["the stage to spend more on"] if _asks_spending(space, settings) else []),
         "advice in a few words: which model or samples to change next",
     ]
-    lines = [history(space, trials, last), f"From these scores give, as JSON: {'; '.join(points)}."]
+    lines = [history(space, trials, last), f"From these scores give, as JSON in one line: {'; '.join(points)}."]
     if not first and hardly_varies(trials, last):
         lines.append("The new scores hardly vary: advise what to explore instead, by crossing, mutating or at random.")
     return "\n".join(lines)
@@ -162,7 +164,7 @@ def guideline_schema(space: SearchSpace, settings: AgentSettings, *, first: bool
             points[subtask.name] = _object(asked)
     if _asks_spending(space, settings):
         points["spend"] = _one_of(s.name for s in space.subtasks)
-    return _text(_object({**points, "advice": {"type": "string", "maxLength": ADVICE_LENGTH}}))
+    return _text(_object({**points, "advice": {"type": "string", "pattern": ADVICE}}))
 
 
 def hardly_varies(trials: Sequence[Trial], last: Sequence[int]) -> bool:
@@ -181,7 +183,7 @@ def ask_for_candidates(
         *([f"Guidelines: {guidelines}"] if guidelines else []),
         f"Propose {count} new candidates, all different, none tried.",
         "Start from the best and change one thing: a model, or a number of samples by a step or two.",
-        f'Answer in JSON only: {{"candidates":[{{{shape}}},...]}}',
+        f'Answer in JSON only, in one line: {{"candidates":[{{{shape}}},...]}}',
     ]
     return "\n".join(lines)
 
