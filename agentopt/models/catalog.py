@@ -78,6 +78,8 @@ class ModelSpec(_Strict):
     requests_per_minute: Annotated[float, Field(gt=0)] | None = None
     timeout_seconds: Annotated[float, Field(gt=0)] = 120.0
     max_attempts: Annotated[int, Field(gt=0)] = 6
+    backoff_seconds: Annotated[float, Field(gt=0)] = 0.5
+    """The wait before the second attempt; it doubles with each further one, up to 30 seconds."""
     max_choices: Annotated[int, Field(gt=0)] = 1
     """Most choices (`n`) in one request; 1 where the endpoint has no `n`."""
     json_schema: bool = False

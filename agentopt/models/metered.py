@@ -26,7 +26,8 @@ from agentopt.models.catalog import ModelSpec
 from agentopt.models.journal import Journal
 from agentopt.models.limits import Limiter
 
-_BACKOFF = wait_exponential_jitter(multiplier=0.5, max=30, jitter=0.5)
+LONGEST_BACKOFF = 30.0
+"""Seconds between two attempts, unless the provider asks for more."""
 
 
 def worst_case(request: Request, spec: ModelSpec) -> Usage:
@@ -122,7 +123,7 @@ class MeteredModel:
         retrying = AsyncRetrying(
             stop=stop_after_attempt(spec.max_attempts),
             retry=retry_if_exception_type(TransientModelError),
-            wait=_wait,
+            wait=_waits(spec.backoff_seconds),
             sleep=self._pause,
             reraise=True,
         )
@@ -181,11 +182,16 @@ class MeteredModel:
         return self._limiters[spec.name]
 
 
-def _wait(state: RetryCallState) -> float:
+def _waits(first: float) -> Callable[[RetryCallState], float]:
     """Exponential backoff with jitter, or as long as the provider asked for, whichever is longer."""
-    error = state.outcome.exception() if state.outcome else None
-    asked = error.retry_after if isinstance(error, TransientModelError) and error.retry_after else 0.0
-    return max(asked, _BACKOFF(state))
+    backoff = wait_exponential_jitter(multiplier=first, max=LONGEST_BACKOFF, jitter=first)
+
+    def wait(state: RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        asked = error.retry_after if isinstance(error, TransientModelError) and error.retry_after else 0.0
+        return max(asked, backoff(state))
+
+    return wait
 
 
 def _consecutive(repeats: list[int], most: int) -> list[tuple[int, int]]:
