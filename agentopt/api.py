@@ -8,10 +8,11 @@ from pathlib import Path
 
 from agentopt.candidate import Candidate
 from agentopt.config import Config
-from agentopt.evaluation import Evaluator
+from agentopt.evaluation import Evaluator, check_candidate
 from agentopt.events import Event, Observer, log_to, tell
 from agentopt.models.base import ChatModel
 from agentopt.models.catalog import Catalog, ModelSpec
+from agentopt.models.pool import ModelPool
 from agentopt.optimization import Optimization
 from agentopt.result import Result
 from agentopt.runfolder import RunFolder
@@ -74,6 +75,8 @@ async def aoptimize(
     loaded, specs = load(task, config)
     if opened:
         opened.check_same(loaded)
+    # Before there is a run folder: a key that is missing is told without a trace.
+    models = provider or ModelPool(specs)
     run = opened or RunFolder.create(loaded, None if isinstance(task, Task) else Path(task), config)
     with run.locked():
         async with open_session(
@@ -82,7 +85,7 @@ async def aoptimize(
             caps=config.budget.caps(),
             purpose_caps={"agent": config.agent_caps()},
             journal=config.journal,
-            provider=provider,
+            provider=models,
         ) as session:
             return await Optimization(loaded, config, run, session, tell(log_to(run.log), observer)).result()
 
@@ -102,13 +105,15 @@ async def aevaluate(
     """
     config = config or Config()
     loaded, specs = load(task, config)
+    chosen = candidate or baseline(loaded)
+    check_candidate(chosen, loaded)
     caps = config.budget.caps()
     async with open_session(
         specs, f"evaluate {loaded.name}", caps=caps, journal=config.journal, provider=provider
     ) as session:
         evaluator = Evaluator(loaded, session.model, specs, seed=config.response_seed)
         return await evaluator.evaluate(
-            candidate or baseline(loaded),
+            chosen,
             split,
             on_result=lambda result: observer(Event("example_done", result.id, {"result": result})),
         )

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from platformdirs import user_cache_path
+from sqlalchemy.exc import SQLAlchemyError
 
 from agentopt.budget import Budget, Caps, Usage
+from agentopt.errors import ConfigError
 from agentopt.models.base import ChatModel
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.journal import Journal
@@ -58,8 +60,8 @@ async def open_session(
     `journal` is a path or a SQLAlchemy URL. `provider` makes the single attempts; the catalogue's own
     transports unless given.
     """
-    book = open_journal(journal)
     provider = provider or ModelPool(specs)
+    book = open_journal(journal)
     before = book.spend(run)
     budget = Budget(caps, purpose_caps=purpose_caps, already_spent=before.by_purpose, seconds_before=before.seconds)
     model = MeteredModel(provider, specs, book, budget, run)
@@ -72,7 +74,29 @@ async def open_session(
 
 
 def open_journal(location: str | None) -> Journal:
-    """The journal at a path or SQLAlchemy URL; the one in the cache folder unless given."""
+    """The journal at a path or SQLAlchemy URL; the one in the cache folder unless given.
+
+    Raises `ConfigError` when it cannot be opened.
+    """
+    place = _place(location)
+    try:
+        return Journal(place)
+    except (OSError, ImportError, SQLAlchemyError) as error:
+        raise ConfigError(
+            f"the journal cannot be opened: {str(error).partition(chr(10))[0]}",
+            # Not the URL itself: it may hold a password.
+            where=f"journal {place}" if isinstance(place, Path) else "journal",
+            remedy="name a file that can be written, or a SQLAlchemy URL whose driver is installed",
+        ) from error
+
+
+def open_existing_journal(location: str | None) -> Journal | None:
+    """As `open_journal`, but None where no run has made the file yet."""
+    place = _place(location)
+    return None if isinstance(place, Path) and not place.exists() else open_journal(location)
+
+
+def _place(location: str | None) -> Path | str:
     if location is None:
-        return Journal(cache_folder() / "journal.db")
-    return Journal(location if "://" in location else Path(location))
+        return cache_folder() / "journal.db"
+    return location if "://" in location else Path(location)

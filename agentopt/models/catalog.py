@@ -187,3 +187,15 @@ def _check_route(spec: ModelSpec, where: str) -> None:
             where=f"{where}.weights.sha256",
             remedy="add the checksum (sha256sum FILE), or name a file you have and remove url and wheels",
         )
+
+
+def key_of(spec: ModelSpec, environ: Mapping[str, str] = os.environ) -> str | None:
+    """The API key of an entry; None where it names no variable. Raises `CatalogError` when the variable is not set."""
+    if spec.api_key_env is None:
+        return None
+    if key := environ.get(spec.api_key_env):
+        return key
+    raise CatalogError(
+        f"the model {spec.name!r} takes its key from the environment variable {spec.api_key_env}, which is not set",
+        remedy=f"export {spec.api_key_env}=..., or choose another model",
+    )

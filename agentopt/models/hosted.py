@@ -19,7 +19,7 @@ from weakref import WeakSet
 
 from agentopt.errors import CatalogError
 from agentopt.models.base import Choice, Request, Response
-from agentopt.models.catalog import ModelSpec
+from agentopt.models.catalog import ModelSpec, key_of
 from agentopt.models.failures import UnreadableAnswerError, model_error
 
 CONNECT_SECONDS = 10.0
@@ -69,7 +69,7 @@ class HostedModel:
             )
         environ = os.environ if environ is None else environ
         self.spec = spec
-        self._api_key = api_key or _key_from(spec, environ)
+        self._api_key = api_key or key_of(spec, environ)
         self._secrets = _secrets(environ, self._api_key)
         self._count_tokens, self._clock = count_tokens, clock
         self._route: Route | None = None
@@ -288,17 +288,6 @@ def split_tokens(total: int, lengths: list[int]) -> list[int]:
     for i in by_remainder[: total - sum(shares)]:
         shares[i] += 1
     return shares
-
-
-def _key_from(spec: ModelSpec, environ: Mapping[str, str]) -> str | None:
-    if spec.api_key_env is None:
-        return None
-    if key := environ.get(spec.api_key_env):
-        return key
-    raise CatalogError(
-        f"the model {spec.name!r} takes its key from the environment variable {spec.api_key_env}, which is not set",
-        remedy=f"export {spec.api_key_env}=..., or choose another model",
-    )
 
 
 def _secrets(environ: Mapping[str, str], api_key: str | None) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 from agentopt.models.base import ChatModel, Request, Response
-from agentopt.models.catalog import ModelSpec
+from agentopt.models.catalog import ModelSpec, key_of
 
 Connect = Callable[[ModelSpec], ChatModel]
 
@@ -23,9 +23,14 @@ def connect(spec: ModelSpec) -> ChatModel:
 
 
 class ModelPool:
-    """Single attempts at any model in `specs`. Nothing is imported, started or connected before it is needed."""
+    """Single attempts at any model in `specs`. Nothing is imported, started or connected before it is needed.
+
+    Raises `CatalogError` at once when the variable of any model's key is not set: not when money is spent already.
+    """
 
     def __init__(self, specs: Mapping[str, ModelSpec], connect: Connect = connect) -> None:
+        for spec in specs.values():
+            key_of(spec)
         self._specs, self._connect = specs, connect
         self._models: dict[str, ChatModel] = {}
 
