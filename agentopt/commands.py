@@ -6,7 +6,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import get_args
 
@@ -19,14 +19,15 @@ from agentopt.config import Config, load_config
 from agentopt.errors import ConfigError, UserError
 from agentopt.estimate import Estimate, estimate
 from agentopt.events import Event
-from agentopt.models.base import Message, Request
+from agentopt.models.base import ChatModel, Message, Request, Response
 from agentopt.models.catalog import Catalog, ModelSpec
+from agentopt.models.pool import ModelPool
 from agentopt.report.live import LiveView
 from agentopt.report.terminal import print_result
 from agentopt.report.words import duration_in_words, interval_in_words, usage_cells
 from agentopt.result import Measured, load_candidate, load_result
 from agentopt.runfolder import RunFolder, list_runs
-from agentopt.session import open_journal, open_session
+from agentopt.session import open_existing_journal, open_session
 from agentopt.space import needs_measuring, search_space
 from agentopt.trial import Evaluation, Split
 
@@ -51,7 +52,8 @@ def run_optimization(task: Path | None, settings: Sequence[str], resume: Path | 
             result = asyncio.run(aoptimize(task, config, resume=resume, observer=observe))
         except KeyboardInterrupt:
             how = f"agentopt optimize --resume {folder[0]}" if folder else "run the command again"
-            console.print(f"stopped; every answer that was paid for is kept. Go on with:\n  {how}", markup=False)
+            said = f"stopped; every answer that was paid for is kept. Go on with:\n  {how}"
+            console.print(said, markup=False, highlight=False, soft_wrap=True)
             sys.exit(130)
     print_result(result, console)
 
@@ -66,7 +68,9 @@ def estimate_run(task: Path, settings: Sequence[str], console: Console) -> None:
             where=f"task {loaded.name}",
             remedy="add tokens: {prompt: ..., completion: ...} to every subtask",
         )
-    with closing(open_journal(config.journal)) as journal:
+    # Asking what a run would take leaves nothing behind, so a journal is read only where there is one.
+    journal = open_existing_journal(config.journal)
+    with closing(journal) if journal else nullcontext():
         worst = estimate(loaded, search_space(loaded, specs), specs, config, journal)
     _show_estimate(worst, config, console)
 
@@ -195,14 +199,32 @@ def check_model(name: str, settings: Sequence[str], console: Console) -> None:
     asyncio.run(_check(spec, config, console))
 
 
+class _Remembering:
+    """A `ChatModel` over another that keeps its last response: one from the journal does not say how long it took."""
+
+    last: Response
+
+    def __init__(self, inner: ChatModel) -> None:
+        self._inner = inner
+
+    async def generate(self, request: Request) -> Response:
+        self.last = await self._inner.generate(request)
+        return self.last
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
 async def _check(spec: ModelSpec, config: Config, console: Console) -> None:
     """One real call: a fresh repeat index, so that the journal cannot answer in the model's place."""
     question = (Message("user", "What is the capital of France? Answer with one word."),)
     request = Request(spec.name, question, 16, first_repeat=time.time_ns() % 2**31, purpose="check")
-    async with open_session({spec.name: spec}, f"check {spec.name}", journal=config.journal) as session:
+    provider = _Remembering(ModelPool({spec.name: spec}))
+    run = f"check {spec.name}"
+    async with open_session({spec.name: spec}, run, journal=config.journal, provider=provider) as session:
         started = time.monotonic()
-        response = await session.model.generate(request)
-        seconds = time.monotonic() - started
+        await session.model.generate(request)
+        seconds, response = time.monotonic() - started, provider.last
     prompt, completion = response.prompt_tokens, response.completion_tokens
     console.print(f"{spec.name} ({_route(spec)}) answered {response.choices[0].text!r}", markup=False)
     console.print(

@@ -36,12 +36,13 @@ class Estimate:
 
 
 def estimate(
-    task: Task, space: SearchSpace, specs: Mapping[str, ModelSpec], config: Config, journal: Journal
+    task: Task, space: SearchSpace, specs: Mapping[str, ModelSpec], config: Config, journal: Journal | None
 ) -> Estimate:
     """The most that `optimize` may take with this configuration, before its caps are applied.
 
     Prompts that depend on an earlier answer are measured with stand-ins; retries are not counted. The time is
-    the journal's mean seconds per call of each model, over its concurrency; None when one was never called.
+    the journal's mean seconds per call of each model, over its concurrency; None when one was never called,
+    or when there is no journal yet.
     """
     trials = min(config.budget.trials, space.size)
     search = times(usage_on_split(task, space, specs, "validation"), trials)
@@ -127,8 +128,10 @@ def _agent_usage(specs: Mapping[str, ModelSpec], config: Config, trials: int) ->
     return Usage(calls, prompt, tokens, specs[settings.model].price.usd(prompt, tokens))
 
 
-def _seconds(usage: Usage, specs: Mapping[str, ModelSpec], journal: Journal) -> float | None:
+def _seconds(usage: Usage, specs: Mapping[str, ModelSpec], journal: Journal | None) -> float | None:
     """`usage.calls` at the pace of the slowest model."""
+    if journal is None:
+        return None
     paces = [journal.seconds_per_call(spec.identity) for spec in specs.values()]
     known = [pace / spec.concurrency for pace, spec in zip(paces, specs.values(), strict=True) if pace is not None]
     return usage.calls * max(known) if len(known) == len(paces) else None
