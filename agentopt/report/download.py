@@ -6,19 +6,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import Progress as Bars
+
+from agentopt.models.weights import Progress
 
 
 @contextmanager
-def download_bar(console: Console) -> Iterator[Callable[[str, int, int | None], None]]:
-    """Inside the block, a function of (what, bytes so far, bytes in all where known) that keeps the bar up to date."""
+def download_bar(console: Console) -> Iterator[Callable[[Progress], None]]:
+    """Inside the block, a function that keeps one bar for each source of the file up to date."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
-        tasks = {}
+    with Bars(*columns, TimeRemainingColumn(), console=console) as bars:
+        shown: dict[str, TaskID] = {}
 
-        def show(what: str, done: int, total: int | None) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total)
-            bar.update(tasks[what], completed=done, total=total)
+        def show(progress: Progress) -> None:
+            if progress.source not in shown:
+                shown[progress.source] = bars.add_task(escape(f"{progress.file} from {progress.source}"))
+            bars.update(shown[progress.source], completed=progress.done_bytes, total=progress.total_bytes)
 
         yield show
