@@ -71,7 +71,7 @@ class Config(_Strict):
     runs: Path = Path("runs")
     """Folder that run folders are made in."""
     task: dict[str, Any] = {}
-    """Settings that replace those of the task file, such as `task.data.limit.test=20`."""
+    """Dotted keys of the task file and what they are set to, such as `task.data.limit.test=20`."""
 
     def agent_caps(self) -> Caps:
         """What the agent's own calls may take, inside the caps of the run."""
@@ -101,10 +101,16 @@ def _file(path: Path) -> dict[str, Any]:
 
 
 def _setting(text: str) -> dict[str, Any]:
-    """`a.b=1` as {"a": {"b": 1}}; the value is read as YAML, so numbers and lists are what they look like."""
+    """`a.b=1` as {"a": {"b": 1}}; the value is read as YAML, so numbers and lists are what they look like.
+
+    What follows `task.` stays dotted: it reaches into the task file, whose other keys stay as they are.
+    """
     dotted, _, raw = text.partition("=")
     value = parse_yaml(raw, f"-c {text}", ConfigError)
-    for key in reversed(dotted.strip().split(".")):
+    path = dotted.strip().split(".")
+    if path[0] == "task" and len(path) > 1:
+        path = ["task", ".".join(path[1:])]
+    for key in reversed(path):
         value = {key: value}
     return dict(value)
 
