@@ -17,12 +17,24 @@ from pathlib import Path
 
 import yaml
 from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict
 
 from agentopt.config import Config
 from agentopt.errors import ConfigError
 from agentopt.result import write_atomically
 from agentopt.task import Task
 from agentopt.validation import load_yaml, validate
+
+
+class _Asked(BaseModel):
+    """The content of a run's `config.yaml`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    run: str
+    task: Path | None
+    fingerprint: str
+    config: Config
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +49,20 @@ class RunFolder:
 
     @classmethod
     def create(cls, task: Task, task_path: Path | None, config: Config) -> RunFolder:
-        """A new folder under `config.runs`, named after the task and the time."""
+        """A new folder under `config.runs`, named after the task and the time.
+
+        Raises `ConfigError` when it cannot be made.
+        """
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         run = cls(_unused(config.runs / f"{task.name}-{stamp}"), uuid.uuid4().hex, task_path, fingerprint(task), config)
-        run.path.mkdir(parents=True)
-        asked = {
-            "run": run.id,
-            "task": str(task_path) if task_path else None,
-            "fingerprint": run.fingerprint,
-            "config": config.model_dump(mode="json"),
-        }
-        write_atomically(run.path / "config.yaml", yaml.safe_dump(asked, sort_keys=False))
+        try:
+            run.path.mkdir(parents=True)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            remedy = "set runs to a folder that can be written"
+            raise ConfigError(f"no run can be kept here: {reason}", where=config.runs, remedy=remedy) from error
+        asked = _Asked(run=run.id, task=task_path, fingerprint=run.fingerprint, config=config)
+        write_atomically(run.path / "config.yaml", yaml.safe_dump(asked.model_dump(mode="json"), sort_keys=False))
         return run
 
     @classmethod
@@ -56,10 +71,8 @@ class RunFolder:
         file = path / "config.yaml"
         if not file.exists():
             raise ConfigError("no run is here", where=path, remedy="see `agentopt runs list`")
-        asked = load_yaml(file, ConfigError)
-        config = validate(Config, asked["config"], file, ConfigError)
-        task = Path(asked["task"]) if asked["task"] else None
-        return cls(path, asked["run"], task, asked["fingerprint"], config)
+        asked = validate(_Asked, load_yaml(file, ConfigError), file, ConfigError)
+        return cls(path, asked.run, asked.task, asked.fingerprint, asked.config)
 
     @property
     def trials(self) -> Path:
