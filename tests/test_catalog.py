@@ -116,7 +116,7 @@ def test_an_empty_catalogue_file_adds_nothing(tmp_path: Path) -> None:
 
 def test_every_commented_entry_of_the_example_loads(tmp_path: Path) -> None:
     _, body = EXAMPLE.read_text(encoding="utf-8").split("\nmodels:\n")
-    uncommented = "models:\n" + "".join(f" {line[1:]}\n" for line in body.splitlines())
+    uncommented = "models:\n" + "".join(f"{line[1:]}\n" for line in body.splitlines())
     entries = read_catalog(written(tmp_path, uncommented))
     assert set(entries) == set(re.findall(r"^  ([\w-]+):$", uncommented, flags=re.MULTILINE))
     assert {"ollama-qwen3-4b", "claude-haiku", "my-gguf"} <= set(entries)
