@@ -44,7 +44,7 @@ RATES: Mapping[Fault, float] = {
     "not_json": 0.04,
     "no_choices": 0.04,
 }
-EXAMPLES = 10
+EXAMPLES = 8
 PRICES = {"usd_per_1m_prompt": 1.0, "usd_per_1m_completion": 5.0}
 
 
@@ -164,7 +164,7 @@ async def test_a_run_completes_against_providers_that_fail_in_every_way_and_coun
         AnthropicServer(planted_answer(quality), faults=faults(2)) as anthropic,
     ):
         catalog = write_catalog(tmp_path, openai, anthropic, timeout_seconds=4, max_attempts=15)
-        asked = config(tmp_path, catalog, agent={"model": "agent", "attempts": 1}, budget={"trials": 6})
+        asked = config(tmp_path, catalog, agent={"model": "agent", "attempts": 1}, budget={"trials": 4})
         result = await aoptimize(write_task(tmp_path), asked)
 
     assert result.ended == "every trial was spent"
@@ -214,7 +214,7 @@ def usd(server: LoopbackServer) -> float:
 
 @pytest.mark.parametrize("rates", [{}, STORMY], ids=["calm", "stormy"])
 @pytest.mark.parametrize(
-    ("caps", "name"), [(Caps(calls=100), "calls"), (Caps(tokens=8000), "tokens"), (Caps(usd=0.0096), "usd")]
+    ("caps", "name"), [(Caps(calls=100), "calls"), (Caps(tokens=5500), "tokens"), (Caps(usd=0.0096), "usd")]
 )
 async def test_a_cap_is_never_passed_with_64_calls_in_flight(
     tmp_path: Path, caps: Caps, name: str, rates: Mapping[Fault, float]
@@ -225,7 +225,7 @@ async def test_a_cap_is_never_passed_with_64_calls_in_flight(
         async with open_session(
             {"gpt": spec}, "run", caps=caps, journal=str(tmp_path / "journal.db"), provider=gauge
         ) as session:
-            questions = [Request("gpt", (Message("user", f"[[a b c d e f {i}]]"),), 8) for i in range(600)]
+            questions = [Request("gpt", (Message("user", f"[[a b c d e f {i}]]"),), 8) for i in range(400)]
             ended = await asyncio.gather(*map(session.model.generate, questions), return_exceptions=True)
             spent = session.budget.spent
 
@@ -241,7 +241,7 @@ async def test_a_cap_is_never_passed_with_64_calls_in_flight(
         assert server.calls == 100, "the cap is used up before anything is refused"
 
 
-@pytest.mark.parametrize("caps", [Caps(calls=100), Caps(tokens=6000), Caps(usd=0.008)], ids=["calls", "tokens", "usd"])
+@pytest.mark.parametrize("caps", [Caps(calls=80), Caps(tokens=5000), Caps(usd=0.006)], ids=["calls", "tokens", "usd"])
 async def test_a_whole_run_stays_within_its_cap_and_tests_what_it_found(tmp_path: Path, caps: Caps) -> None:
     async with OpenAIServer(planted_answer({"gpt": 0.5}), faults=Faults(STORMY, retry_after=None)) as server:
         # Without litellm: what is at stake here is the budget, and this way is faster.
