@@ -51,7 +51,8 @@ class RunFolder:
     def create(cls, task: Task, task_path: Path | None, config: Config) -> RunFolder:
         """A new folder under `config.runs`, named after the task and the time.
 
-        Raises `ConfigError` when it cannot be made.
+        Paths are kept absolute, so that the run can be resumed from another working directory. Raises `ConfigError`
+        when the folder cannot be made.
         """
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         run = cls(_unused(config.runs / f"{task.name}-{stamp}"), uuid.uuid4().hex, task_path, fingerprint(task), config)
@@ -61,7 +62,8 @@ class RunFolder:
             reason = (error.strerror or str(error)).lower()
             remedy = "set runs to a folder that can be written"
             raise ConfigError(f"no run can be kept here: {reason}", where=config.runs, remedy=remedy) from error
-        asked = _Asked(run=run.id, task=task_path, fingerprint=run.fingerprint, config=config)
+        absolute = task_path.absolute() if task_path else None
+        asked = _Asked(run=run.id, task=absolute, fingerprint=run.fingerprint, config=_absolute(config))
         write_atomically(run.path / "config.yaml", yaml.safe_dump(asked.model_dump(mode="json"), sort_keys=False))
         return run
 
@@ -105,6 +107,14 @@ class RunFolder:
             raise ConfigError(
                 "another process works on this run", where=self.path, remedy="wait for it, or stop it"
             ) from error
+
+
+def _absolute(config: Config) -> Config:
+    journal = config.journal
+    if journal is not None and "://" not in journal:
+        journal = str(Path(journal).absolute())
+    models = tuple(path.absolute() for path in config.models)
+    return config.model_copy(update={"journal": journal, "models": models, "runs": config.runs.absolute()})
 
 
 def list_runs(folder: Path) -> list[RunFolder]:

@@ -20,9 +20,7 @@ def by_id(scores: list[float]) -> dict[str, float]:
     return {f"e{i}": float(score) for i, score in enumerate(scores)}
 
 
-def trial_pair(
-    rng: np.random.Generator, n: int, moved: float, gap: float
-) -> tuple[dict[str, float], dict[str, float]]:
+def trial_pair(rng: np.random.Generator, n: int, moved: float, gap: float) -> tuple[dict[str, float], dict[str, float]]:
     """Right-or-wrong scores of a challenger that is worse by `gap`; the two differ on a share `moved`."""
     draw = rng.random(n)
     loses_here, wins_here = draw < (moved + gap) / 2, (draw >= (moved + gap) / 2) & (draw < moved)
@@ -34,9 +32,7 @@ def trial_pair(
 
 def stopped(challenger: dict[str, float], incumbent: dict[str, float], block: int = 8) -> bool:
     looks = list(range(block, len(challenger), block))
-    return any(
-        loses(dict(list(challenger.items())[:seen]), incumbent, level=0.05, looks=len(looks)) for seen in looks
-    )
+    return any(loses(dict(list(challenger.items())[:seen]), incumbent, level=0.05, looks=len(looks)) for seen in looks)
 
 
 # ---- mean_interval

@@ -58,7 +58,16 @@ def _proposers(result: Result) -> str:
 
 def _finalists(result: Result) -> Table:
     table = Table(title="Finalists (95% intervals; difference to the baseline, paired)", title_justify="left")
-    for column in ("", "trial", "validation", "test", "against the baseline on test", "units", "tokens", "USD"):
+    for column in (
+        "",
+        "trial",
+        "validation",
+        "test",
+        "against the baseline on test",
+        "units",
+        "prompt + completion tokens",
+        "USD",
+    ):
         table.add_column(column)
     for finalist in result.finalists:
         cost = finalist.cost.values()
