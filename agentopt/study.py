@@ -101,7 +101,8 @@ def _storage(path: Path) -> optuna.storages.RDBStorage:
             connection.exec_driver_sql("PRAGMA journal_mode=WAL")
         storage.engine.dispose()
         os.replace(draft, path)
-    return optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
+    waiting = {"connect_args": {"timeout": 60}}  # for another process, or an Optuna tool, that reads meanwhile
+    return optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs=waiting, skip_table_creation=True)
 
 
 def _to_optuna(trial: Trial, space: SearchSpace) -> optuna.trial.FrozenTrial:
