@@ -17,6 +17,7 @@ import json
 import random
 import re
 import sys
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -147,7 +148,7 @@ class Spoken:
         return cls(" ".join(words[:max_tokens]), max_tokens, "length")
 
 
-class LoopbackServer:
+class LoopbackServer(ABC):
     """What both protocols share: receiving, counting, failing. Use a subclass, as `async with ... as server`.
 
     `delay` is the seconds every call takes. `api_key`, where given, is asked of every request. `counter` is a file
@@ -250,8 +251,9 @@ class LoopbackServer:
         self.completion_tokens += sum(choice.tokens for choice in spoken)
         return spoken
 
+    @abstractmethod
     def _completion(self, path: str, body: dict[str, Any], spoken: list[Spoken]) -> dict[str, Any]:
-        raise NotImplementedError
+        """The answer's body in the server's protocol."""
 
 
 class OpenAIServer(LoopbackServer):
