@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from agentopt.space import baseline
 from agentopt.task import Task
 from agentopt.taskfile import load_task
 from agentopt.trial import Evaluation, Split
+from agentopt.workflow import check_task
 
 
 def ignore(_: Event) -> None:
@@ -74,7 +76,7 @@ async def aoptimize(
     config = config or (opened.config if opened else Config())
     loaded, specs = load(task, config)
     if opened:
-        opened.check_same(loaded)
+        opened = opened.going_on_with(loaded, config)
     # Before there is a run folder: a key that is missing is told without a trace.
     models = provider or ModelPool(specs)
     run = opened or RunFolder.create(loaded, None if isinstance(task, Task) else Path(task), config)
@@ -104,12 +106,12 @@ async def aevaluate(
     Raises `CandidateError` when the candidate is of another task, `BudgetExceeded` when a cap is reached.
     """
     config = config or Config()
-    loaded, specs = load(task, config)
+    loaded, specs = load(task, config, agent=False)
     chosen = candidate or baseline(loaded)
     check_candidate(chosen, loaded)
     caps = config.budget.caps()
     async with open_session(
-        specs, f"evaluate {loaded.name}", caps=caps, journal=config.journal, provider=provider
+        specs, f"evaluate {loaded.name} {uuid.uuid4().hex}", caps=caps, journal=config.journal, provider=provider
     ) as session:
         evaluator = Evaluator(loaded, session.model, specs, seed=config.response_seed)
         return await evaluator.evaluate(
@@ -119,10 +121,20 @@ async def aevaluate(
         )
 
 
-def load(task: Task | Path | str, config: Config) -> tuple[Task, Mapping[str, ModelSpec]]:
-    """The task, and the catalogue entry of every model that the run may call. Raises `UserError`."""
+def load(task: Task | Path | str, config: Config, *, agent: bool = True) -> tuple[Task, Mapping[str, ModelSpec]]:
+    """The task, and the catalogue entry of every model that the run may call; the agent's only where `agent`.
+
+    Raises `UserError`.
+    """
     catalog = Catalog.load(*config.models)
-    loaded = task if isinstance(task, Task) else load_task(task, catalog=catalog, overrides=config.task)
-    agent = [config.agent.model] if config.strategy == "agent" and config.agent.model else []
-    judge = [loaded.scorer.model] if isinstance(loaded.scorer, Judge) else []
-    return loaded, {name: catalog[name] for name in dict.fromkeys([*loaded.models, *agent, *judge])}
+    if isinstance(task, Task):
+        check_task(task)
+        loaded = task
+    else:
+        loaded = load_task(task, catalog=catalog, overrides=config.task)
+    names = list(loaded.models)
+    if agent and config.strategy == "agent" and config.agent.model:
+        names.append(config.agent.model)
+    if isinstance(loaded.scorer, Judge):
+        names.append(loaded.scorer.model)
+    return loaded, {name: catalog[name] for name in dict.fromkeys(names)}

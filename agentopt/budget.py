@@ -85,6 +85,7 @@ class Budget:
         self._spent = dict(already_spent or {})
         self._in_flight: dict[str, Usage] = {}
         self._held_back = Usage()
+        self._seconds_held_back = 0.0
         self._clock = clock
         self._started = clock() - seconds_before
         self._settled = asyncio.Event()
@@ -108,16 +109,18 @@ class Budget:
 
     @property
     def seconds_left(self) -> float | None:
-        return None if self.caps.seconds is None else max(0.0, self.caps.seconds - self.seconds)
+        if self.caps.seconds is None:
+            return None
+        return max(0.0, self.caps.seconds - self._seconds_held_back - self.seconds)
 
     @contextmanager
-    def holding_back(self, usage: Usage) -> Iterator[None]:
-        """Keep `usage` out of reach inside the block: what the search must leave for the final test."""
-        self._held_back += usage
+    def holding_back(self, usage: Usage, seconds: float = 0.0) -> Iterator[None]:
+        """Keep `usage` and `seconds` out of reach inside the block: what the search must leave for the final test."""
+        self._held_back, self._seconds_held_back = usage, seconds
         try:
             yield
         finally:
-            self._held_back -= usage
+            self._held_back, self._seconds_held_back = Usage(), 0.0
 
     async def reserve(self, worst: Usage, purpose: str) -> Reservation:
         """Grant `worst`, waiting while only calls in flight stand in the way.
@@ -125,11 +128,11 @@ class Budget:
         Raises `BudgetExceeded` when it would not fit even if everything in flight turned out free.
         """
         while True:
-            self._check_time()
-            self._check(self.spent + self._held_back, self._spent.get(purpose, Usage()), worst, purpose)
+            self.check_seconds()
+            self._check(self.spent, self._spent.get(purpose, Usage()), worst, purpose)
             try:
                 self._check(
-                    self.spent + self._held_back + self.in_flight,
+                    self.spent + self.in_flight,
                     self._spent.get(purpose, Usage()) + self._in_flight.get(purpose, Usage()),
                     worst,
                     purpose,
@@ -154,15 +157,19 @@ class Budget:
     async def _next_settlement(self) -> None:
         await self._settled.wait()
 
-    def _check_time(self) -> None:
-        if self.caps.seconds is not None and self.seconds >= self.caps.seconds:
-            raise BudgetExceeded("seconds", cap=self.caps.seconds, spent=self.seconds, wanted=0)
+    def check_seconds(self, wanted: float = 0.0) -> None:
+        """Raise `BudgetExceeded` when the time is up, or would be after `wanted` more seconds."""
+        left, cap = self.seconds_left, self.caps.seconds
+        if cap is not None and left is not None and left <= wanted:
+            kept = self._seconds_held_back
+            raise BudgetExceeded("seconds", cap=cap, spent=self.seconds, wanted=wanted, kept=kept)
 
     def _check(self, total: Usage, of_purpose: Usage, worst: Usage, purpose: str) -> None:
-        bounds = [("", self.caps, total)]
+        bounds = [("", self.caps, total, self._held_back)]
         if purpose in self._purpose_caps:
-            bounds.append((f"{purpose}.", self._purpose_caps[purpose], of_purpose))
-        for prefix, caps, used in bounds:
-            if exceeded := caps.exceeded_by(used + worst):
+            bounds.append((f"{purpose}.", self._purpose_caps[purpose], of_purpose, Usage()))
+        for prefix, caps, used, kept in bounds:
+            if exceeded := caps.exceeded_by(used + kept + worst):
                 name, cap = exceeded
-                raise BudgetExceeded(prefix + name, cap=cap, spent=getattr(used, name), wanted=getattr(worst, name))
+                spent, wanted, held = (getattr(usage, name) for usage in (used, worst, kept))
+                raise BudgetExceeded(prefix + name, cap=cap, spent=spent, wanted=wanted, kept=held)

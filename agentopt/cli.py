@@ -46,6 +46,8 @@ def optimize(
     """Search models and sample counts for TASK, and test what was found."""
     from agentopt.commands import estimate_run, run_optimization
 
+    if dry_run and resume:
+        raise UserError("a dry run tells about a new run, but got --resume", remedy="leave one of the two out")
     if dry_run:
         estimate_run(_required(task), config or [], _console())
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from agentopt.models.pool import ModelPool
 from agentopt.report.live import LiveView
 from agentopt.report.terminal import print_result
 from agentopt.report.words import duration_in_words, interval_in_words, usage_cells
-from agentopt.result import Measured, load_candidate, load_result
+from agentopt.result import Measured, Result, load_candidate, load_result
 from agentopt.runfolder import RunFolder, list_runs
 from agentopt.session import open_existing_journal, open_session
 from agentopt.space import needs_measuring, search_space
@@ -51,11 +52,20 @@ def run_optimization(task: Path | None, settings: Sequence[str], resume: Path | 
         try:
             result = asyncio.run(aoptimize(task, config, resume=resume, observer=observe))
         except KeyboardInterrupt:
-            how = f"agentopt optimize --resume {folder[0]}" if folder else "run the command again"
+            how = f"agentopt optimize --resume {shlex.quote(str(folder[0]))}" if folder else "run the command again"
             said = f"stopped; every answer that was paid for is kept. Go on with:\n  {how}"
             console.print(said, markup=False, highlight=False, soft_wrap=True)
             sys.exit(130)
+    _show_result(RunFolder.open(Path(result.run)), result, console)
+
+
+def _show_result(run: RunFolder, result: Result, console: Console) -> None:
+    """The result, and the command that uses it, ready to be pasted."""
     print_result(result, console)
+    catalogues = ["-c", f"models=[{', '.join(map(str, run.config.models))}]"] if run.config.models else []
+    task = str(run.task) if run.task else "TASK"
+    command = ["agentopt", "evaluate", task, "--candidate", str(run.path / "best.yaml"), *catalogues]
+    console.print(f"Use it:  {shlex.join(command)}", markup=False, highlight=False, soft_wrap=True)
 
 
 def estimate_run(task: Path, settings: Sequence[str], console: Console) -> None:
@@ -143,14 +153,15 @@ def _run_cells(run: RunFolder) -> tuple[str, str, str, str]:
     try:
         best = load_result(run.path).finalist("best")
     except ConfigError:
-        return f"unfinished; agentopt optimize --resume {run.path}", "", "", ""
+        return f"unfinished; agentopt optimize --resume {shlex.quote(str(run.path))}", "", "", ""
     verdict = best.against_baseline.verdict if best.against_baseline else "-"
     return "finished", f"{best.validation.score:.3f}", f"{best.test.score:.3f}" if best.test else "-", verdict
 
 
 def show_run(run: Path, console: Console) -> None:
     """`agentopt runs show`."""
-    print_result(load_result(RunFolder.open(run).path), console)
+    found = RunFolder.open(run)
+    _show_result(found, load_result(found.path), console)
 
 
 def show_models(settings: Sequence[str], console: Console) -> None:

@@ -47,7 +47,7 @@ class SearchConfig(_Strict):
     early_stopping: Annotated[float, Field(gt=0, lt=1)] | None = 0.05
     """Level of the paired test that stops a trial that loses against the best one; null never stops one."""
     looks: Annotated[int, Field(ge=1)] = 4
-    """Blocks that the validation examples are evaluated in, with a look at the test after each."""
+    """Blocks that the validation examples are evaluated in, with a look at the test after each but the last."""
     sampler: str = "insight"
     """The Optuna sampler of strategy `optuna` and of the agent's fallback."""
 
@@ -58,9 +58,9 @@ class Config(_Strict):
     strategy: Literal["agent", "optuna", "random", "grid"] = "agent"
     """Who proposes candidates. `agent` falls back on `optuna` where its model is of no help."""
     seed: int = 0
-    """Seeds the search, the order of the examples and the intervals."""
+    """Seeds the search and the intervals."""
     response_seed: int = 0
-    """Part of every question: another value draws other responses instead of those in the journal."""
+    """Part of every question, and seeds the order of the examples: another value draws other responses."""
     budget: BudgetConfig = BudgetConfig()
     search: SearchConfig = SearchConfig()
     agent: AgentSettings = AgentSettings()

@@ -9,10 +9,12 @@ from agentopt.budget import Usage
 from agentopt.candidate import SubtaskChoice
 from agentopt.config import Config
 from agentopt.errors import AgentoptError
+from agentopt.models.base import Request
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.journal import Journal
 from agentopt.models.metered import worst_case
 from agentopt.scaling import request_for
+from agentopt.scorers import JUDGE_TRIES, Judge, judge_messages
 from agentopt.search.base import SearchSpace, SubtaskSpace
 from agentopt.task import Example, Subtask, Task
 from agentopt.trial import Split
@@ -55,9 +57,21 @@ def usage_on_split(task: Task, space: SearchSpace, specs: Mapping[str, ModelSpec
     """The most that any affordable candidate may take on the whole split."""
     total = Usage()
     for example in task.splits.get(split, ()):
+        total += _usage_of_judge(task, specs, example)
         for subtask in task.subtasks:
-            total += _usage_of_subtask(task, subtask, _affordable_samples(space, space[subtask.name]), specs, example)
+            samples = _affordable_samples(space, space[subtask.name])
+            total += _usage_of_subtask(task, subtask, samples, specs, example)
     return total
+
+
+def _usage_of_judge(task: Task, specs: Mapping[str, ModelSpec], example: Example) -> Usage:
+    """The judge's tries at one example, with an output as long as the workflow's last answer may be."""
+    judge = task.scorer
+    if not isinstance(judge, Judge):
+        return Usage()
+    output = "x" * (4 * task[task.output_subtask].max_tokens)
+    messages = judge_messages(judge.rubric, example, output)
+    return times(worst_case(Request(judge.model, messages, judge.max_tokens), specs[judge.model]), JUDGE_TRIES)
 
 
 def times(usage: Usage, factor: int) -> Usage:

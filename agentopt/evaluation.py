@@ -78,9 +78,9 @@ class Evaluator:
             if stop and len(results) < len(examples) and stop(scores):
                 pruned = True
                 break
-        if any(r.error for r in results):
-            return so_far("incomplete")
-        return so_far("pruned" if pruned else "complete")
+        if pruned:
+            return so_far("pruned")
+        return so_far("incomplete" if any(r.error for r in results) else "complete")
 
     async def run_example(self, candidate: Candidate, example: Example) -> ExampleResult:
         """One example through the workflow and the scorer, with failures as data.

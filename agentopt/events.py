@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 Kind = Literal[
-    "run_started", "trial_started", "example_done", "trial_done", "fall_back", "note", "test_started", "run_done"
+    "run_started",
+    "search_started",
+    "trial_started",
+    "example_done",
+    "trial_done",
+    "fall_back",
+    "note",
+    "test_started",
+    "run_done",
 ]
 
 

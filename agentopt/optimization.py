@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from agentopt.budget import Usage
 from agentopt.config import Config
@@ -12,8 +12,8 @@ from agentopt.evaluation import Evaluator
 from agentopt.events import Event, Kind, Observer
 from agentopt.result import Result, Role, finalist, trial_line
 from agentopt.runfolder import RunFolder
-from agentopt.runner import StudyRunner
-from agentopt.search.base import Proposal, Search, SearchSpace
+from agentopt.runner import BASELINE, StudyRunner
+from agentopt.search.base import Proposal, SearchSpace
 from agentopt.search.choose import choose_search
 from agentopt.session import Session
 from agentopt.space import baseline, needs_measuring, search_space
@@ -34,21 +34,20 @@ class Optimization:
     run: RunFolder
     session: Session
     observer: Observer
-    fallbacks: list[str] = field(default_factory=list)
 
     async def result(self) -> Result:
         """Search, test the finalists, and write the run's result.
 
         Raises `AgentoptError` when no candidate could be evaluated.
         """
+        self._say("run_started", f"run {self.run.path}", folder=self.run.path)
         specs, seed, looks = self.session.specs, self.config.response_seed, self.config.search.looks
         evaluator = Evaluator(self.task, self.session.model, specs, seed=seed, looks=looks)
         space = await self._space(evaluator)
         study = Study(self.run.trials, space)
-        started = {"folder": self.run.path, "space": space, "study": study, "session": self.session}
-        self._say("run_started", f"run {self.run.path}", **started)
+        self._say("search_started", f"{space.size} allocations", space=space, study=study, session=self.session)
         ended = await self._search(space, study, evaluator)
-        finalists = self._finalists(space, study)
+        finalists = self._finalists(space, study, ended)
         tested, cut = await self._test(evaluator, finalists)
         result = self._summary(study, ended, finalists, tested, cut)
         result.save(self.run.path)
@@ -62,24 +61,21 @@ class Optimization:
 
     async def _search(self, space: SearchSpace, study: Study, evaluator: Evaluator) -> str:
         """Spend the trials, but not what the test needs. Returns why the search ended."""
-        level = self.config.search.early_stopping
-        runner = StudyRunner(study, evaluator, self.session.budget, self._heard, early_stopping=level)
+        budget, level = self.session.budget, self.config.search.early_stopping
+        runner = StudyRunner(study, evaluator, budget, self.observer, early_stopping=level)
         search = choose_search(self.config, self.session.model, self.task, self.run.checkpoints)
         try:
-            with self.session.budget.holding_back(self._kept_for_test(space)):
-                await self._run(search, space, runner)
+            first = await runner.run(Proposal(space.baseline, BASELINE, "every subtask's first model once"))
+            with budget.holding_back(self._kept_for_test(space), self._seconds_kept_for_test(first)):
+                # What an earlier session left incomplete goes first: only the missing part is asked for.
+                for trial in study.unfinished:
+                    await runner.run(Proposal(trial.candidate, trial.proposer, trial.note))
+                if runner.trials_left:
+                    await search.run(space, runner)
+                budget.check_seconds()
         except BudgetExceeded as error:
             return str(error).splitlines()[0]
-        return "every trial was spent" if runner.trials_left == 0 else "every candidate was tried"
-
-    async def _run(self, search: Search, space: SearchSpace, runner: StudyRunner) -> None:
-        await runner.run(Proposal(space.baseline, "baseline", "every subtask's first model once"))
-        # What an earlier session left incomplete is tried again first: only the missing part is asked for.
-        for trial in [t for t in runner.trials if t.state == "incomplete"]:
-            if runner.trials_left:
-                await runner.run(Proposal(trial.candidate, trial.proposer, trial.note))
-        if runner.trials_left:
-            await search.run(space, runner)
+        return "every trial was spent" if runner.trials_left == 0 else "the search had nothing more to try"
 
     def _kept_for_test(self, space: SearchSpace) -> Usage:
         """What testing three finalists takes at worst, but never more than half of a cap."""
@@ -91,13 +87,21 @@ class Optimization:
             usd=min(most.usd, (caps.usd or 0.0) / 2),
         )
 
-    def _finalists(self, space: SearchSpace, study: Study) -> Finalists:
+    def _seconds_kept_for_test(self, first: Trial) -> float:
+        """The time of three finalists on the test split at the baseline's pace, but at most half of what is left."""
+        splits = self.task.splits
+        share = len(splits.get("test", ())) / len(splits["validation"])
+        return min(FINALISTS * share * first.evaluation.seconds, (self.session.budget.seconds_left or 0.0) / 2)
+
+    def _finalists(self, space: SearchSpace, study: Study, ended: str) -> Finalists:
         best = best_trial(study.trials)
         recommended = recommended_trial(study.trials, seed=self.config.seed)
-        first = study.find(space.baseline) or next(iter(study.trials), None)
-        if best is None or recommended is None or first is None or first.score is None:
-            raise AgentoptError(self._nothing_evaluated(study))
-        by_role: dict[Role, Trial] = {"baseline": first, "best": best, "recommended": recommended}
+        first = study.find(space.baseline, unfinished=True)
+        if best is None or recommended is None:
+            raise AgentoptError(self._nothing_evaluated(study, ended))
+        by_role: dict[Role, Trial] = {"best": best, "recommended": recommended}
+        if first is not None and first.score is not None:
+            by_role = {"baseline": first, **by_role}
         distinct = {trial.number: trial for trial in by_role.values()}
         return [(tuple(r for r, t in by_role.items() if t is trial), trial) for trial in distinct.values()]
 
@@ -128,8 +132,7 @@ class Optimization:
         tested: dict[int, Evaluation],
         cut: str | None,
     ) -> Result:
-        first = next(trial for roles, trial in finalists if "baseline" in roles)
-        of_baseline = tested.get(first.number)
+        of_baseline = next((tested.get(trial.number) for roles, trial in finalists if "baseline" in roles), None)
         return Result(
             task=self.task.name,
             run=str(self.run.path),
@@ -143,24 +146,19 @@ class Optimization:
             spent=self.session.spent,
             failures=self.session.failures,
             seconds=self.session.budget.seconds,
-            fallbacks=tuple(dict.fromkeys(self.fallbacks)),
+            fallbacks=tuple(dict.fromkeys(self.run.logged("fall_back"))),
             notes=(cut,) if cut else (),
         )
 
-    def _nothing_evaluated(self, study: Study) -> str:
+    def _nothing_evaluated(self, study: Study, ended: str) -> str:
         failures = ", ".join(f"{count} x {kind}" for kind, count in self.session.failures.items()) or "none"
         reasons = [error for trial in study.trials for error in trial.evaluation.errors.values()]
         first = f"; the first error: {reasons[0]}" if reasons else ""
         return (
-            f"no candidate could be evaluated on every example (failed calls: {failures}){first}\n"
+            f"no candidate could be evaluated on every example: {ended} (failed calls: {failures}){first}\n"
             f"  remedy: mend the cause, then `agentopt optimize --resume {self.run.path}`; "
             "answers that were paid for are kept"
         )
-
-    def _heard(self, event: Event) -> None:
-        if event.kind == "fall_back":
-            self.fallbacks.append(event.message)
-        self.observer(event)
 
     def _say(self, kind: Kind, message: str, **data: object) -> None:
         self.observer(Event(kind, message, data))

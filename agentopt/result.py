@@ -53,7 +53,8 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Finalist:
-    """A candidate that met the test split. Costs are per example, measured on the validation split.
+    """A candidate that met the test split. `units` are those of the task's token lengths; `cost` is per example, as
+    measured on the validation split.
 
     `roles` may hold several: the best candidate is often also the recommended one, or the baseline itself.
     """
@@ -116,8 +117,11 @@ class Result:
     notes: tuple[str, ...] = field(default=())
 
     def finalist(self, role: Role) -> Finalist:
-        """The finalist in `role`; every result has all three."""
-        return next(f for f in self.finalists if role in f.roles)
+        """The finalist in `role`. Raises `LookupError` for a baseline of which nothing could be scored."""
+        found = next((f for f in self.finalists if role in f.roles), None)
+        if found is None:
+            raise LookupError(f"the run has no {role}: nothing of it could be scored")
+        return found
 
     @property
     def best(self) -> Candidate:
@@ -181,7 +185,7 @@ def finalist(
 ) -> Finalist:
     """The record of one finalist, from its trial and its evaluation on the test split."""
     validation = Measured.of(trial.evaluation, seed=seed)
-    assert validation is not None, "a finalist is a complete trial"
+    assert validation is not None, "only what has a score becomes a finalist"
     compared = None
     if test and baseline_test and "baseline" not in roles:
         compared = Comparison.of(test, baseline_test, seed=seed)

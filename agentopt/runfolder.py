@@ -10,9 +10,10 @@ import hashlib
 import json
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 
 import yaml
@@ -54,17 +55,11 @@ class RunFolder:
         Paths are kept absolute, so that the run can be resumed from another working directory. Raises `ConfigError`
         when the folder cannot be made.
         """
-        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-        run = cls(_unused(config.runs / f"{task.name}-{stamp}"), uuid.uuid4().hex, task_path, fingerprint(task), config)
-        try:
-            run.path.mkdir(parents=True)
-        except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            remedy = "set runs to a folder that can be written"
-            raise ConfigError(f"no run can be kept here: {reason}", where=config.runs, remedy=remedy) from error
+        name = f"{task.name}-{datetime.now(UTC).strftime('%Y%m%d-%H%M%S')}"
         absolute = task_path.absolute() if task_path else None
-        asked = _Asked(run=run.id, task=absolute, fingerprint=run.fingerprint, config=_absolute(config))
-        write_atomically(run.path / "config.yaml", yaml.safe_dump(asked.model_dump(mode="json"), sort_keys=False))
+        of_task = fingerprint(task, absolute, config)
+        run = cls(_made(config.runs, name), uuid.uuid4().hex, absolute, of_task, config)
+        run.save()
         return run
 
     @classmethod
@@ -88,14 +83,39 @@ class RunFolder:
     def log(self) -> Path:
         return self.path / "log.jsonl"
 
-    def check_same(self, task: Task) -> None:
-        """Raise `ConfigError` when the task changed since the run began: its trials would not be comparable."""
-        if fingerprint(task) != self.fingerprint:
+    def going_on_with(self, task: Task, config: Config) -> RunFolder:
+        """The run with `config` from now on.
+
+        Raises `ConfigError` when the task or the responses to be drawn changed since it began: its trials would not
+        be comparable.
+        """
+        if fingerprint(task, self.task, config) != self.fingerprint:
             raise ConfigError(
                 "a run goes on only with the task it began with, but the task has changed since",
                 where=self.path,
                 remedy="start a new run; the journal still holds every answer that is asked for again",
             )
+        if config.response_seed != self.config.response_seed:
+            raise ConfigError(
+                f"a run keeps its response_seed of {self.config.response_seed}, but got {config.response_seed}",
+                where=self.path,
+                remedy="start a new run",
+            )
+        run = replace(self, config=config)
+        run.save()
+        return run
+
+    def logged(self, event: str) -> list[str]:
+        """The messages of one kind of event, over all sessions of the run."""
+        lines = self.log.read_text(encoding="utf-8").splitlines() if self.log.exists() else []
+        # A line that a kill cut short is the last of its session, and never a whole event.
+        events = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+        return [str(e["message"]) for e in events if e["event"] == event]
+
+    def save(self) -> None:
+        """Write what was asked to `config.yaml`."""
+        asked = _Asked(run=self.id, task=self.task, fingerprint=self.fingerprint, config=_absolute(self.config))
+        write_atomically(self.path / "config.yaml", yaml.safe_dump(asked.model_dump(mode="json"), sort_keys=False))
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -122,19 +142,48 @@ def list_runs(folder: Path) -> list[RunFolder]:
     return [RunFolder.open(file.parent) for file in sorted(folder.glob("*/config.yaml"))]
 
 
-def fingerprint(task: Task) -> str:
-    """Changes when the examples, a prompt, or what may be chosen changes."""
+def fingerprint(task: Task, folder: Path | None, config: Config) -> str:
+    """Changes when the examples, a prompt, a scorer, or what may be chosen changes.
+
+    A task folder is taken by the text of its task file and Python files; of the functions in a task that was built in
+    Python only the names are seen.
+    """
     subtasks = [
-        [s.name, s.system_prompt, s.models, s.num_samples, s.max_tokens, s.temperature, s.top_p, s.stop]
+        [*(getattr(s, name) for name in _DESCRIBED), _named(s.render), _named(s.parse), _named(s.fusion.judge)]
         for s in task.subtasks
     ]
-    first = next(iter(task.splits["validation"]))
-    prompts = [s.render(first.inputs, dict.fromkeys(s.reads, "")) for s in task.subtasks]
-    rows = {split: [[e.id, dict(e.inputs), e.target] for e in examples] for split, examples in task.splits.items()}
-    described = json.dumps([task.name, subtasks, prompts, rows, task.max_units], sort_keys=True, default=str)
+    rows = {split: [[e.id, dict(e.inputs), e.target] for e in rows] for split, rows in task.splits.items()}
+    whole = [task.name, task.output, task.unit, task.max_units, _named(task.scorer)]
+    files = [path.read_text(encoding="utf-8") for path in _sources(folder)]
+    described = json.dumps([whole, subtasks, rows, files, config.task], sort_keys=True, default=str)
     return hashlib.sha256(described.encode()).hexdigest()[:16]
 
 
-def _unused(path: Path) -> Path:
-    names = (path if i == 1 else path.with_name(f"{path.name}-{i}") for i in range(1, 10_000))
-    return next(name for name in names if not name.exists())
+_DESCRIBED = (
+    *("name", "system_prompt", "models", "num_samples", "max_tokens", "temperature", "top_p", "stop"),
+    *("json_schema", "reads", "tokens"),
+)
+
+
+def _named(function: object) -> str:
+    return str(getattr(function, "__qualname__", None) or type(function).__qualname__)
+
+
+def _sources(folder: Path | None) -> list[Path]:
+    return [] if folder is None else sorted([*folder.glob("task.yaml"), *folder.glob("*.py")])
+
+
+def _made(runs: Path, name: str) -> Path:
+    """A new folder of that name, or with a number behind it where another run was quicker."""
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+        for i in count(1):
+            path = runs / (name if i == 1 else f"{name}-{i}")
+            with suppress(FileExistsError):
+                path.mkdir()
+                return path
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        remedy = "set runs to a folder that can be written"
+        raise ConfigError(f"no run can be kept here: {reason}", where=runs, remedy=remedy) from error
+    raise AssertionError("counting does not end")

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 from agentopt.budget import Budget
+from agentopt.candidate import Candidate
 from agentopt.errors import BudgetExceeded
 from agentopt.evaluation import Evaluator, StopTest
 from agentopt.events import Event, Kind, Observer
@@ -13,6 +14,9 @@ from agentopt.search.base import Proposal
 from agentopt.stats import loses
 from agentopt.study import Study, best_trial
 from agentopt.trial import Evaluation, Trial
+
+BASELINE = "baseline"
+"""The proposer of trial 0."""
 
 
 class StudyRunner:
@@ -32,6 +36,7 @@ class StudyRunner:
     ) -> None:
         self._study, self._evaluator, self._budget = study, evaluator, budget
         self._observer, self._early_stopping = observer, early_stopping
+        self._attempted: set[Candidate] = set()
 
     @property
     def trials(self) -> Sequence[Trial]:
@@ -42,18 +47,22 @@ class StudyRunner:
         if self._budget.seconds_left == 0:
             return 0
         cap = self._budget.caps.trials
-        return 1_000_000 if cap is None else max(0, cap - len(self._study.trials))
+        return 1_000_000 if cap is None else max(0, cap - len({trial.candidate for trial in self._study.trials}))
 
     async def run(self, proposal: Proposal) -> Trial:
-        """Evaluate on the validation split and record, or return the trial that this candidate already had."""
-        if known := self._study.find(proposal.candidate):
+        """Evaluate on the validation split and record, or return the trial that this candidate already had.
+
+        A trial that was left incomplete is evaluated again, once by each runner; the baseline is never stopped early.
+        """
+        if known := self._study.find(proposal.candidate, unfinished=proposal.candidate in self._attempted):
             return known
+        self._attempted.add(proposal.candidate)
         number = len(self._study.trials)
         self.say("trial_started", f"trial {number}", number=number, proposal=proposal)
         try:
             evaluation = await self._evaluator.evaluate(
                 proposal.candidate,
-                stop=self._stop_test(),
+                stop=None if proposal.proposer == BASELINE else self._stop_test(),
                 on_result=lambda result: self.say("example_done", result.id, result=result),
             )
         except BudgetExceeded as error:

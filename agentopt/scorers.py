@@ -118,6 +118,10 @@ def python(function: Callable[[Example, Value], Any]) -> Scorer:
     return score
 
 
+JUDGE_TRIES = 2
+"""How often a judge is asked for a usable verdict on one example."""
+
+
 @dataclass(frozen=True, slots=True)
 class Judge:
     """A language model that judges by a rubric. It needs a model to ask: `using` gives the scorer."""
@@ -141,7 +145,7 @@ class Judge:
 
     async def _verdict(self, model: ChatModel, example: Example, messages: tuple[Message, ...]) -> Score:
         complaint = ""
-        for _ in range(2):
+        for _ in range(JUDGE_TRIES):
             text = (await model.generate(self._request(messages))).choices[0].text
             try:
                 verdict = _read_verdict(text)

@@ -48,9 +48,23 @@ def _subtask_space(
     lengths = subtask.tokens or _measured_lengths(subtask, measured)
     parameters = {model: _parameters(specs[model]) for model in subtask.models}
     cost = SubtaskCost(lengths.prompt, lengths.completion, parameters, task.unit)
+    _check_positive(subtask, cost)
     return SubtaskSpace(
         subtask.name, subtask.models, subtask.num_samples, subtask.system_prompt, cost, subtask.description
     )
+
+
+def _check_positive(subtask: Subtask, cost: SubtaskCost) -> None:
+    """Refuse costs of zero or less: the formula is affine, and a small pass comes out below a large unit's prompt."""
+    smallest = min(subtask.models, key=lambda model: cost.parameters[model])
+    if (units := cost.units(smallest, subtask.num_samples[0])) <= 0:
+        size, prompt, completion = cost.parameters[smallest], cost.prompt_tokens, cost.completion_tokens
+        raise TaskError(
+            f"every pass must cost more than 0 units, but {smallest} costs {units:.3g}",
+            where=f"subtask {subtask.name}",
+            remedy="set cost.unit to a pass of the size of the task's smallest, such as "
+            f"{{parameters: {size:g}, prompt_tokens: {prompt:.0f}, completion_tokens: {completion:.0f}}}",
+        )
 
 
 def _parameters(spec: ModelSpec) -> float:

@@ -44,9 +44,16 @@ class Study:
         self.trials.append(trial)
         return trial
 
-    def find(self, candidate: Candidate) -> Trial | None:
-        """The finished trial of this candidate. An incomplete one does not count: it may be tried again."""
-        return next((t for t in self.trials if t.candidate == candidate and t.state != "incomplete"), None)
+    def find(self, candidate: Candidate, *, unfinished: bool = False) -> Trial | None:
+        """The last trial of this candidate; an incomplete one only where `unfinished` says that it will do."""
+        found = (t for t in reversed(self.trials) if t.candidate == candidate)
+        return next((t for t in found if unfinished or t.state != "incomplete"), None)
+
+    @property
+    def unfinished(self) -> list[Trial]:
+        """The last trial of every candidate that has only incomplete ones."""
+        last = {trial.candidate: trial for trial in self.trials if self.find(trial.candidate) is None}
+        return list(last.values())
 
 
 def complete(trials: Sequence[Trial]) -> list[Trial]:

@@ -177,7 +177,8 @@ def _rule(detail: Any) -> str:
     if kind == "extra_forbidden":
         return "is not a known key"
     message = re.sub(r"^(Value error|Assertion failed), ", "", message)
-    return re.sub(r"^Input should be", "must be", message)
+    # A file has lists; that Python reads them into tuples is no matter of the user's.
+    return re.sub(r"^Input should be", "must be", message).replace("valid tuple", "list")
 
 
 def _shown(value: Any) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from agentopt.errors import AgentoptError, ScorerError, TaskError
+from agentopt.errors import AgentoptError, BudgetExceeded, ScorerError, TaskError
 from agentopt.task import Example, Subtask, Task, Value
 from agentopt.templates import INPUTS
 from agentopt.trial import SubtaskUse
@@ -62,7 +62,8 @@ async def run_workflow(task: Task, example: Example, ask: Ask) -> WorkflowResult
             for subtask in task.subtasks:
                 running[subtask.name] = group.create_task(answer(subtask))
     except BaseExceptionGroup as failures:
-        failure = failures.exceptions[0]
+        # A cap ends the run, whatever else went wrong beside it.
+        failure = next((f for f in failures.exceptions if isinstance(f, BudgetExceeded)), failures.exceptions[0])
     else:
         return _result(task, {name: done.result() for name, done in running.items()})
     # Outside the handler, so that the failure keeps its own cause instead of the group.

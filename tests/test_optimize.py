@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,11 +15,12 @@ from agentopt.api import aevaluate, aoptimize
 from agentopt.candidate import Candidate, SubtaskChoice
 from agentopt.config import Config, load_config
 from agentopt.errors import AgentoptError, CandidateError, ConfigError, PermanentModelError
-from agentopt.models.base import Request
+from agentopt.models.base import Request, Response
 from agentopt.models.scripted import ScriptedModel
 from agentopt.result import load_candidate, load_result
 from agentopt.study import STUDY_NAME
 from agentopt.testing.toy import LARGE, SMALL, toy_model, toy_task
+from agentopt.trial import Score
 
 
 def config(tmp_path: Path, **changes: object) -> Config:
@@ -148,7 +151,6 @@ async def test_fusion_by_the_model_is_charged_apart(tmp_path: Path) -> None:
 @settings(max_examples=2, deadline=None)
 @given(seed=st.integers(0, 1000), strategy=st.sampled_from(["optuna", "random", "grid"]))
 def test_the_same_seed_gives_the_same_trials(seed: int, strategy: str) -> None:
-    import asyncio
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
@@ -163,3 +165,73 @@ def test_the_same_seed_gives_the_same_trials(seed: int, strategy: str) -> None:
             for i in range(2)
         ]
     assert runs[0].trials == runs[1].trials
+
+
+async def test_half_an_emoji_in_a_response_is_kept_and_does_no_harm(tmp_path: Path) -> None:
+    result = await aoptimize(
+        toy_task(validation=4, test=4), config(tmp_path), provider=ScriptedModel(lambda *_: "cut \ud83d")
+    )
+    assert result.finalist("best").validation.score == 0
+
+
+async def test_a_cap_on_seconds_leaves_time_for_the_test(tmp_path: Path) -> None:
+    class Slow(ScriptedModel):
+        async def generate(self, request: Request) -> Response:
+            await asyncio.sleep(0.05)
+            return await super().generate(request)
+
+    provider = Slow(toy_model()._answer)
+    limited = config(tmp_path, budget={"trials": 1000, "seconds": 4})
+    result = await aoptimize(toy_task(validation=8, test=8), limited, provider=provider)
+    assert result.finalist("best").test is not None
+    assert "seconds cap of 4" in result.ended
+    assert "kept for the final test" in result.ended
+
+
+async def test_incomplete_trials_are_tried_again_once_per_session_and_stay_within_the_cap(tmp_path: Path) -> None:
+    fake = toy_model()
+
+    def mostly(request: Request, repeat: int) -> str:
+        if request.model == LARGE and "validation-3|" in request.messages[-1].content:
+            raise PermanentModelError("refused", kind="HTTP 400")
+        return fake._answer(request, repeat)  # type: ignore[misc]
+
+    result = await aoptimize(toy_task(), config(tmp_path), provider=ScriptedModel(mostly))
+    unfinished = sum(trial.state == "incomplete" for trial in result.trials)
+    again = await aoptimize(toy_task(), resume=Path(result.run), provider=ScriptedModel(mostly))
+    assert len(again.trials) == len(result.trials) + unfinished
+    assert len({str(trial.candidate) for trial in again.trials}) == 8
+
+
+async def test_a_baseline_whose_model_is_down_does_not_cost_the_others_their_result(tmp_path: Path) -> None:
+    fake = toy_model()
+
+    def only_large(request: Request, repeat: int) -> str:
+        if request.model == SMALL:
+            raise PermanentModelError("gone", kind="HTTP 404")
+        return fake._answer(request, repeat)  # type: ignore[misc]
+
+    result = await aoptimize(toy_task(), config(tmp_path), provider=ScriptedModel(only_large))
+    assert {choice.model for choice in result.best.values()} == {LARGE}
+    assert result.finalist("best").against_baseline is None
+    with pytest.raises(LookupError):
+        result.finalist("baseline")
+
+
+async def test_a_cap_below_the_baselines_need_is_named_in_the_error(tmp_path: Path) -> None:
+    with pytest.raises(AgentoptError, match="calls cap of 5 is reached"):
+        await aoptimize(toy_task(), config(tmp_path, budget={"calls": 5}), provider=toy_model())
+
+
+async def test_each_evaluation_has_its_budget_to_itself(tmp_path: Path) -> None:
+    capped = config(tmp_path, budget={"calls": 40})
+    for samples in (1, 2):
+        candidate = Candidate.of({s.name: SubtaskChoice(SMALL, samples) for s in toy_task().subtasks})
+        assert (await aevaluate(toy_task(), candidate, capped, provider=toy_model())).state == "complete"
+
+
+async def test_a_resume_with_another_scorer_is_refused(tmp_path: Path) -> None:
+    first = await aoptimize(toy_task(), config(tmp_path), provider=toy_model())
+    other = replace(toy_task(), scorer=lambda example, output: Score(1.0))
+    with pytest.raises(ConfigError, match="the task has changed"):
+        await aoptimize(other, resume=Path(first.run), provider=toy_model())

@@ -81,7 +81,7 @@ class HostedModel:
         try:
             async with asyncio.timeout(self.spec.timeout_seconds):
                 answer = await route.complete(payload(self.spec, request))
-            texts = read_choices(answer, most=request.n)
+            choices = await self._with_tokens(read_choices(answer, most=request.n), _usage(answer, "completion_tokens"))
         # litellm lets exceptions of any provider's library through; what is no failed call is raised as it is.
         except Exception as error:
             failure = model_error(error, who=self._who(), secrets=self._secrets, outside=outside)
@@ -89,7 +89,6 @@ class HostedModel:
                 raise
             # Not `from error`: a traceback would show the provider's own words, which may repeat the key.
             raise failure from None
-        choices = await self._with_tokens(texts, _usage(answer, "completion_tokens"))
         prompt_tokens = _usage(answer, "prompt_tokens")
         if prompt_tokens is None:
             prompt_tokens = sum(estimated_tokens(m.content) for m in request.messages)

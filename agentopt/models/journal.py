@@ -23,6 +23,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from agentopt.budget import Usage
+from agentopt.errors import AgentoptError
 from agentopt.models.base import Choice, Request, Response
 
 _tables = sa.MetaData()
@@ -128,6 +129,8 @@ class Journal:
                 "seconds": response.seconds,
                 "created": now,
                 **asdict(choice),
+                # Half an emoji, cut off by max_tokens, is no text that a database takes.
+                "text": choice.text.encode(errors="replace").decode(),
             }
             for i, choice in enumerate(response.choices)
         ]
@@ -193,12 +196,16 @@ class Journal:
             batch, self._pending = self._pending, []
             try:
                 await loop.run_in_executor(self._writer, self._commit, [w for writes, _ in batch for w in writes])
-            except sa.exc.SQLAlchemyError as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, those who wait for this commit must hear of it
+                failure = AgentoptError(f"the journal cannot be written: {error}\n  remedy: check its disk and its URL")
+                failure.__cause__ = error
                 for _, done in batch:
-                    done.set_exception(error)
+                    if not done.done():
+                        done.set_exception(failure)
             else:
                 for _, done in batch:
-                    done.set_result(None)
+                    if not done.done():
+                        done.set_result(None)
 
     def _commit(self, writes: list[_Write]) -> None:
         with self._engine.begin() as connection:
@@ -214,11 +221,12 @@ def _prepare_sqlite(connection: object, _record: object) -> None:
 
 
 def _create_tables(engine: sa.Engine) -> None:
-    """Create what is missing; two processes may start at once, so losing that race is no error."""
-    try:
-        _tables.create_all(engine)
-    except sa.exc.OperationalError:
-        _tables.create_all(engine)
+    """Create what is missing, also where another process does so at the same time."""
+    with engine.begin() as connection:
+        for table in _tables.sorted_tables:
+            connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
+            for index in table.indexes:
+                connection.execute(sa.schema.CreateIndex(index, if_not_exists=True))
 
 
 def _readable(request: Request) -> str:
@@ -226,7 +234,7 @@ def _readable(request: Request) -> str:
     shown = asdict(request)
     for not_asked in ("first_repeat", "n", "purpose"):
         del shown[not_asked]
-    return json.dumps(shown, ensure_ascii=False)
+    return json.dumps(shown)
 
 
 _FIND = sa.select(

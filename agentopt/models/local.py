@@ -169,6 +169,8 @@ class EngineProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
+            # Ctrl-C in a terminal goes to a whole group of processes; the engine has answers to finish.
+            start_new_session=True,
         )
         self.stop = weakref.finalize(self, _stop, self._child, self._stderr)
         assert self._child.stdin

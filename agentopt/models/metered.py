@@ -7,7 +7,6 @@ worst case, enter it in the ledger, send, and commit the answer before handing i
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from weakref import WeakValueDictionary
 
@@ -20,7 +19,7 @@ from tenacity import (
 )
 
 from agentopt.budget import Budget, Usage
-from agentopt.errors import ModelError, PermanentModelError, TransientModelError
+from agentopt.errors import AgentoptError, BudgetExceeded, ModelError, PermanentModelError, TransientModelError
 from agentopt.models.base import ChatModel, Choice, Request, Response
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.journal import Journal
@@ -30,13 +29,21 @@ LONGEST_BACKOFF = 30.0
 """Seconds between two attempts, unless the provider asks for more."""
 
 
+class StoppingError(PermanentModelError):
+    """A call that was not sent, because the run is stopping."""
+
+    def __init__(self) -> None:
+        super().__init__("not asked, because the run is stopping", kind="stopping")
+
+
 def worst_case(request: Request, spec: ModelSpec) -> Usage:
     """The most that one call may take.
 
     A token of a byte-level vocabulary covers at least one byte, so the prompt's bytes bound its tokens; chat
     templates add a few tokens per message and at most a short default system prompt.
     """
-    prompt_bytes = sum(len(m.content.encode()) + 8 for m in request.messages) + len(request.json_schema or "")
+    schema = len((request.json_schema or "").encode(errors="replace"))
+    prompt_bytes = sum(len(m.content.encode(errors="replace")) + 8 for m in request.messages) + schema
     prompt, completion = prompt_bytes + 48, request.n * request.max_tokens
     return Usage(1, prompt, completion, spec.price.usd(prompt, completion))
 
@@ -59,7 +66,6 @@ class MeteredModel:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.budget = budget
-        self.failures: Counter[str] = Counter()
         self._provider, self._specs, self._journal, self._run = provider, specs, journal, run
         self._sleep = sleep
         self._limiters: dict[str, Limiter] = {}
@@ -114,9 +120,11 @@ class MeteredModel:
         chunks = _consecutive(wanted, self._specs[request.model].max_choices)
         calls = [asyncio.create_task(self._attempts(request.for_repeats(first, n))) for first, n in chunks]
         # All of them are waited for even when one fails: an answer that is under way is being paid for.
-        for result in await asyncio.gather(*calls, return_exceptions=True):
-            if isinstance(result, BaseException):
-                raise result
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        failures = [result for result in results if isinstance(result, BaseException)]
+        if failures:
+            # A cap ends the run, whatever else went wrong beside it.
+            raise next((f for f in failures if isinstance(f, BudgetExceeded)), failures[0])
 
     async def _attempts(self, request: Request) -> None:
         spec = self._specs[request.model]
@@ -133,18 +141,22 @@ class MeteredModel:
 
     async def _attempt(self, request: Request, spec: ModelSpec) -> None:
         async with self._limiter(spec).slot():
-            if self._closing.is_set():
-                raise PermanentModelError(f"model {request.model}: not asked, because the run is stopping")
+            self._check_open()
             worst = worst_case(request, spec)
             reservation = await self.budget.reserve(worst, request.purpose)
             actual = worst
             try:
+                self._check_open()
                 actual = await self._send(request, spec, worst)
-            except ModelError as error:
-                actual = worst if error.billed else Usage(calls=1)
+            except AgentoptError as error:
+                actual = _taken(error, worst)
                 raise
             finally:
                 self.budget.settle(reservation, actual)
+
+    def _check_open(self) -> None:
+        if self._closing.is_set():
+            raise StoppingError
 
     async def _send(self, request: Request, spec: ModelSpec, worst: Usage) -> Usage:
         entry = await self._journal.open(self._run, request, worst)
@@ -152,11 +164,12 @@ class MeteredModel:
             async with asyncio.timeout(self.budget.seconds_left):
                 response = await self._provider.generate(request)
         except TimeoutError as error:
-            late = ModelError(f"model {request.model}: the run's time is up", billed=True)
-            await self._failed(entry, late, worst)
+            late = BudgetExceeded("seconds", cap=self.budget.caps.seconds or 0.0, spent=self.budget.seconds, wanted=0)
+            await self._journal.record_failure(entry, worst, "time was up")
             raise late from error
-        except ModelError as error:
-            await self._failed(entry, error, worst)
+        except AgentoptError as error:
+            kind = error.kind if isinstance(error, ModelError) else "not sent"
+            await self._journal.record_failure(entry, _taken(error, worst), kind)
             if isinstance(error, TransientModelError) and error.retry_after:
                 self._limiter(spec).pause(error.retry_after)
             raise
@@ -165,21 +178,27 @@ class MeteredModel:
         await self._journal.record(entry, spec.identity, request, response, usage)
         return usage
 
-    async def _failed(self, entry: str, error: ModelError, worst: Usage) -> None:
-        self.failures[error.kind] += 1
-        await self._journal.record_failure(entry, worst if error.billed else Usage(calls=1), error.kind)
-
     async def _pause(self, seconds: float) -> None:
-        """Sleep between attempts, cut short when the run stops."""
+        """Sleep between attempts, or for a turn; not when the run stops meanwhile, or its time does not suffice."""
+        self.budget.check_seconds(seconds)
         waits = {asyncio.ensure_future(self._sleep(seconds)), asyncio.ensure_future(self._closing.wait())}
         _, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for wait in pending:
             wait.cancel()
+        self._check_open()
 
     def _limiter(self, spec: ModelSpec) -> Limiter:
         if spec.name not in self._limiters:
-            self._limiters[spec.name] = Limiter(spec.concurrency, spec.requests_per_minute)
+            self._limiters[spec.name] = Limiter(spec.concurrency, spec.requests_per_minute, sleep=self._pause)
         return self._limiters[spec.name]
+
+
+def _taken(error: AgentoptError, worst: Usage) -> Usage:
+    """What a call that ended in `error` is counted at."""
+    if isinstance(error, StoppingError) or not isinstance(error, ModelError | BudgetExceeded):
+        return Usage()  # it was never sent
+    billed = isinstance(error, BudgetExceeded) or error.billed
+    return worst if billed else Usage(calls=1)
 
 
 def _waits(first: float) -> Callable[[RetryCallState], float]:

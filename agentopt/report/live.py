@@ -57,7 +57,7 @@ class LiveView:
             self._examples += 1
             return
         self._examples = 0
-        if event.kind == "run_started":
+        if event.kind == "search_started":
             self._begin(event)
         elif event.kind == "trial_started":
             candidate = candidate_in_words(event.data["proposal"].candidate.to_dict())

@@ -33,7 +33,6 @@ def _parts(result: Result) -> Iterator[RenderableType]:
     yield _spend(result)
     yield from (f"[yellow]{escape(note)}[/yellow]" for note in result.notes)
     yield _verdict(result)
-    yield f"Use it:  agentopt evaluate TASK --candidate {result.run}/best.yaml"
 
 
 def _trials(result: Result) -> Table:
@@ -57,7 +56,10 @@ def _proposers(result: Result) -> str:
 
 
 def _finalists(result: Result) -> Table:
-    table = Table(title="Finalists (95% intervals; difference to the baseline, paired)", title_justify="left")
+    table = Table(
+        title="Finalists (95% intervals; paired difference to the baseline; units by the task's token lengths)",
+        title_justify="left",
+    )
     for column in (
         "",
         "trial",
@@ -98,13 +100,22 @@ def _compared(finalist: Finalist) -> str:
     if compared is None:
         return "-"
     difference = compared.difference
-    return f"{difference.mean:+.3f} {interval_in_words(difference.interval, signed=True)} {compared.verdict}"
+    interval = interval_in_words(difference.interval, signed=True)
+    return f"{difference.mean:+.3f} {interval} p={difference.p_value:.2g}: {compared.verdict}"
 
 
 def _chosen(role: str, finalist: Finalist) -> Table:
     title = f"Chosen ({role}, proposed by {finalist.proposer}); cost per example, measured on validation"
     table = Table(title=title, title_justify="left")
-    for column in ("subtask", "model", "samples", "units", "prompt tokens", "completion tokens", "fusion tokens"):
+    for column in (
+        "subtask",
+        "model",
+        "samples",
+        "measured units",
+        "prompt tokens",
+        "completion tokens",
+        "fusion tokens",
+    ):
         table.add_column(column, justify="left" if column in ("subtask", "model") else "right")
     for name, choice in finalist.candidate.items():
         cost = finalist.cost[name]
@@ -139,10 +150,12 @@ def _spend(result: Result) -> Table:
 def _verdict(result: Result) -> str:
     best = result.finalist("best")
     if "baseline" in best.roles:
-        return "[bold]Verdict on the test split: nothing beat the baseline on validation; keep the baseline.[/bold]"
+        others = [trial for trial in result.trials if trial.state != "incomplete" and trial.number != best.trial]
+        why = "nothing beat it on validation" if others else "nothing else was evaluated"
+        return f"[bold]Verdict: keep the baseline; {why}, so there was nothing to compare on the test split.[/bold]"
     compared = best.against_baseline
     if compared is None or best.test is None:
-        return "[bold]Verdict on the test split: none, because it was not tested.[/bold]"
+        return "[bold]Verdict on the test split: none, because the baseline or the best was not tested.[/bold]"
     difference = compared.difference
     words = {
         "better": "better than the baseline",
@@ -152,5 +165,5 @@ def _verdict(result: Result) -> str:
     interval = interval_in_words(difference.interval, signed=True)
     return (
         f"[bold]Verdict on the test split: the best candidate is {words[compared.verdict]}: "
-        f"{difference.mean:+.3f} {interval}, n={difference.n}.[/bold]"
+        f"{difference.mean:+.3f} {interval}, p={difference.p_value:.2g}, n={difference.n}.[/bold]"
     )
