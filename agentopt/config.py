@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from agentopt.budget import Caps
 from agentopt.errors import ConfigError
@@ -65,13 +65,18 @@ class Config(_Strict):
     search: SearchConfig = SearchConfig()
     agent: AgentSettings = AgentSettings()
     models: tuple[Path, ...] = ()
-    """Further catalogue files."""
+    """Further catalogue files: a list, or the path of one."""
     journal: str | None = None
     """SQLAlchemy URL or path of the journal; the user's cache folder unless given."""
     runs: Path = Path("runs")
     """Folder that run folders are made in."""
     task: dict[str, Any] = {}
     """Dotted keys of the task file and what they are set to, such as `task.data.limit.test=20`."""
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _one_file_will_do(cls, value: object) -> object:
+        return [value] if isinstance(value, str) else value
 
     def agent_caps(self) -> Caps:
         """What the agent's own calls may take, inside the caps of the run."""

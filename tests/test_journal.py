@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agentopt.budget import Budget, Caps, Usage
-from agentopt.errors import BudgetExceeded, ModelError, PermanentModelError, TransientModelError
+from agentopt.errors import BudgetExceeded, ModelError, PermanentModelError, TransientModelError, WeightsError
 from agentopt.models.base import Choice, Message, Request, Response
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.journal import Journal
@@ -187,3 +187,42 @@ async def test_two_processes_write_one_journal_at_once(tmp_path: Path) -> None:
     known = [book.find(Request("m", (Message("user", f"{i}"),), 4).key(SPEC.identity), 0, 1) for i in range(300)]
     assert all(known)
     await book.aclose()
+
+
+async def test_a_wait_that_the_time_cap_does_not_cover_ends_the_run_at_once(journal: Journal) -> None:
+    provider = ScriptedModel(script=[TransientModelError("busy", retry_after=300)])
+    budget = Budget(Caps(seconds=10), clock=lambda: 0.0)
+    with pytest.raises(BudgetExceeded, match="seconds cap of 10"):
+        await metered(provider, journal, budget).generate(QUESTION)
+
+
+async def test_callers_that_wait_for_money_are_not_sent_once_the_run_stops(journal: Journal) -> None:
+    release = asyncio.Event()
+
+    class Held(ScriptedModel):
+        async def generate(self, request: Request) -> Response:
+            await release.wait()
+            return await super().generate(request)
+
+    provider = Held(told)
+    two_at_most = Caps(tokens=2 * worst_case(QUESTION, SPEC).tokens + 1)
+    model = metered(provider, journal, Budget(two_at_most))
+    questions = [Request("m", (Message("user", f"one two {i}"),), max_tokens=4) for i in range(10)]
+    callers = [asyncio.create_task(model.generate(question)) for question in questions]
+    await asyncio.sleep(0.2)
+    closing = asyncio.create_task(model.aclose())
+    await asyncio.sleep(0)
+    release.set()
+    await closing
+    outcomes = await asyncio.gather(*callers, return_exceptions=True)
+    assert len(provider.requests) == sum(isinstance(outcome, Response) for outcome in outcomes) == 2
+    assert model.budget.spent.calls == 2
+
+
+async def test_a_model_that_cannot_be_started_costs_nothing(journal: Journal) -> None:
+    provider = ScriptedModel(script=[WeightsError("no such file")])
+    model = metered(provider, journal)
+    with pytest.raises(WeightsError):
+        await model.generate(QUESTION)
+    assert model.budget.spent == Usage()
+    assert journal.spend("run").by_purpose == {"samples": Usage()}
