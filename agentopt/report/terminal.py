@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from agentopt.budget import Usage
-from agentopt.report.words import candidate_in_words, interval_in_words, usage_cells
+from agentopt.report.words import candidate_in_words, interval_in_words, p_in_words, usage_cells
 from agentopt.result import Finalist, Measured, Result
 
 
@@ -101,7 +101,7 @@ def _compared(finalist: Finalist) -> str:
         return "-"
     difference = compared.difference
     interval = interval_in_words(difference.interval, signed=True)
-    return f"{difference.mean:+.3f} {interval} p={difference.p_value:.2g}: {compared.verdict}"
+    return f"{difference.mean:+.3f} {interval} {p_in_words(difference.p_value)} {compared.verdict}"
 
 
 def _chosen(role: str, finalist: Finalist) -> Table:
@@ -165,5 +165,5 @@ def _verdict(result: Result) -> str:
     interval = interval_in_words(difference.interval, signed=True)
     return (
         f"[bold]Verdict on the test split: the best candidate is {words[compared.verdict]}: "
-        f"{difference.mean:+.3f} {interval}, p={difference.p_value:.2g}, n={difference.n}.[/bold]"
+        f"{difference.mean:+.3f} {interval}, {p_in_words(difference.p_value)}, n={difference.n}.[/bold]"
     )

@@ -19,6 +19,10 @@ def interval_in_words(interval: Interval, *, signed: bool = False) -> str:
     return f"({interval.low:{form}} to {interval.high:{form}})"
 
 
+def p_in_words(p_value: float) -> str:
+    return "p<0.001" if p_value < 0.001 else f"p={p_value:.2g}"
+
+
 def usage_cells(usage: Usage) -> tuple[str, str, str, str]:
     return f"{usage.calls:,}", f"{usage.prompt_tokens:,}", f"{usage.completion_tokens:,}", f"{usage.usd:.4f}"
 
