@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 the run failed, 2 a mistake in what was asked, 130 stopped
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -109,6 +110,8 @@ def models_check(name: Annotated[str, typer.Argument(help="Catalogue name.")], c
 
 def main() -> None:
     """The console script. Turns what went wrong into a message and an exit code."""
+    # Loading libraries allocates much and frees nothing: collecting garbage meanwhile is a tenth of the start.
+    gc.set_threshold(100_000, 50, 100)
     # A service manager's stop should end a run as cleanly as Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     try:

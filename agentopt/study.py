@@ -99,7 +99,8 @@ def _storage(path: Path) -> optuna.storages.RDBStorage:
     """The storage at `path`. A new one is built under another name first: a kill meanwhile leaves no half schema."""
     import optuna
 
-    if not path.exists():
+    new = not path.exists()
+    if new:
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f"{path.name}.{os.getpid()}")
         storage = optuna.storages.RDBStorage(f"sqlite:///{draft}")
@@ -109,7 +110,9 @@ def _storage(path: Path) -> optuna.storages.RDBStorage:
         storage.engine.dispose()
         os.replace(draft, path)
     waiting = {"connect_args": {"timeout": 60}}  # for another process, or an Optuna tool, that reads meanwhile
-    return optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs=waiting, skip_table_creation=True)
+    return optuna.storages.RDBStorage(
+        f"sqlite:///{path}", engine_kwargs=waiting, skip_table_creation=True, skip_compatibility_check=new
+    )
 
 
 def _to_optuna(trial: Trial, space: SearchSpace) -> optuna.trial.FrozenTrial:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
+from agentopt import stats
 from agentopt.stats import loses, mean_interval, paired_difference, verdict
 
 unit = st.floats(0, 1, allow_nan=False)
@@ -199,3 +200,15 @@ def test_nothing_in_common_or_nothing_different_is_no_loss() -> None:
 def test_a_trial_that_is_never_looked_at_is_a_mistake() -> None:
     with pytest.raises(ValueError, match="`looks >= 1` must hold, but got 0"):
         loses({}, {}, looks=0)
+
+
+@given(n=st.integers(1, 200), data=st.data())
+def test_binomial_intervals_and_tests_are_those_of_scipy(n: int, data: st.DataObject) -> None:
+    wins = data.draw(st.integers(0, n))
+    for method in ("wilson", "exact"):
+        expected = binomtest(wins, n).proportion_ci(method=method)
+        found = stats._proportion(wins, n, 0.95, method)  # type: ignore[arg-type]
+        assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
+    for alternative in ("less", "two-sided"):
+        expected_p = binomtest(wins, n, alternative=alternative).pvalue
+        assert stats._sign_p_value(wins, n, alternative) == pytest.approx(expected_p, rel=1e-9)  # type: ignore[arg-type]
