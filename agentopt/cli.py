@@ -45,7 +45,7 @@ def optimize(
     resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
 ) -> None:
     """Search models and sample counts for TASK, and test what was found."""
-    from agentopt.commands import estimate_run, run_optimization
+    from agentopt.commands.optimize import estimate_run, run_optimization
 
     if dry_run and resume:
         raise UserError("a dry run tells about a new run, but got --resume", remedy="leave one of the two out")
@@ -63,7 +63,7 @@ def evaluate(
     config: ConfigOption = None,
 ) -> None:
     """Score one candidate on one split of TASK."""
-    from agentopt.commands import run_evaluation
+    from agentopt.commands.evaluate import run_evaluation
 
     run_evaluation(task, candidate, split, config or [], _console())
 
@@ -71,7 +71,7 @@ def evaluate(
 @runs_app.command("list")
 def runs_list(config: ConfigOption = None) -> None:
     """Every run in the runs folder, with its best score."""
-    from agentopt.commands import show_runs
+    from agentopt.commands.runs import show_runs
 
     show_runs(config or [], _console())
 
@@ -79,7 +79,7 @@ def runs_list(config: ConfigOption = None) -> None:
 @runs_app.command("show")
 def runs_show(run: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
     """The result of one run, as it was printed at its end."""
-    from agentopt.commands import show_run
+    from agentopt.commands.runs import show_run
 
     show_run(run, _console())
 
@@ -87,7 +87,7 @@ def runs_show(run: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
 @models_app.command("list")
 def models_list(config: ConfigOption = None) -> None:
     """The catalogue: how each model is reached, its size, price and limits."""
-    from agentopt.commands import show_models
+    from agentopt.commands.models import show_models
 
     show_models(config or [], _console())
 
@@ -95,7 +95,7 @@ def models_list(config: ConfigOption = None) -> None:
 @models_app.command("pull")
 def models_pull(name: Annotated[str, typer.Argument(help="Catalogue name.")], config: ConfigOption = None) -> None:
     """Fetch a local model's file, verify its checksum, and keep it in the cache."""
-    from agentopt.commands import pull_model
+    from agentopt.commands.models import pull_model
 
     pull_model(name, config or [], _console())
 
@@ -103,7 +103,7 @@ def models_pull(name: Annotated[str, typer.Argument(help="Catalogue name.")], co
 @models_app.command("check")
 def models_check(name: Annotated[str, typer.Argument(help="Catalogue name.")], config: ConfigOption = None) -> None:
     """Make one real call: what answered, how fast, and what it costs."""
-    from agentopt.commands import check_model
+    from agentopt.commands.models import check_model
 
     check_model(name, config or [], _console())
 

@@ -46,7 +46,7 @@ IMPORTERS = {
     "langgraph": {"search/agent.py"},
     "optuna": {"search/fallback.py", "study.py"},
     "typer": {"cli.py"},
-    "rich": {"cli.py", "commands.py", "report/"},
+    "rich": {"cli.py", "commands/", "report/"},
 }
 
 

@@ -1,0 +1,53 @@
+"""`agentopt evaluate`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+from rich.console import Console
+
+from agentopt.api import evaluate
+from agentopt.config import load_config
+from agentopt.errors import UserError
+from agentopt.report.words import interval_in_words
+from agentopt.result import Measured, load_candidate
+from agentopt.trial import Evaluation, Split
+
+
+def run_evaluation(task: Path, candidate: Path | None, split: str, settings: Sequence[str], console: Console) -> None:
+    """`agentopt evaluate`."""
+    if split not in get_args(Split):
+        raise UserError(f"`--split` must be one of {', '.join(get_args(Split))}, but got {split}", remedy="name one")
+    chosen = load_candidate(candidate) if candidate else None
+    config = load_config(settings)
+    try:
+        evaluation = evaluate(task, chosen, config, split=split)  # type: ignore[arg-type]  # checked above
+    except KeyboardInterrupt:
+        console.print("stopped; run the command again to go on: what was answered is kept")
+        sys.exit(130)
+    show_evaluation(evaluation, console)
+
+
+def show_evaluation(evaluation: Evaluation, console: Console) -> None:
+    """The score with its interval, the costs per example, and every error."""
+    measured = Measured.of(evaluation)
+    if measured is None:
+        console.print(f"no example of {evaluation.split} could be scored")
+    else:
+        console.print(
+            f"{evaluation.split}: score {measured.score:.3f} {interval_in_words(measured.interval)} at 95%, "
+            f"n={measured.n} of {measured.planned}, in {evaluation.seconds:.1f} s"
+        )
+        mean = evaluation.per_example
+        console.print(
+            f"per example: {mean('units'):.1f} units, {mean('prompt_tokens'):.0f} prompt + "
+            f"{mean('completion_tokens'):.1f} completion tokens, {mean('usd') + mean('fusion_usd'):.2g} USD; "
+            f"{mean('fusion_tokens'):.1f} tokens of fusion calls"
+        )
+    for example, error in evaluation.errors.items():
+        console.print(f"  {example}: {error}", markup=False)
+    if evaluation.errors:
+        sys.exit(1)

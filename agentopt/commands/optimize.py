@@ -1,0 +1,95 @@
+"""`agentopt optimize`, and its dry run."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import sys
+from collections.abc import Sequence
+from contextlib import closing, nullcontext
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from agentopt.api import aoptimize, load
+from agentopt.config import Config, load_config
+from agentopt.errors import UserError
+from agentopt.estimate import Estimate, estimate
+from agentopt.events import Event
+from agentopt.report.live import LiveView
+from agentopt.report.terminal import print_result
+from agentopt.report.words import duration_in_words, usage_cells
+from agentopt.result import Result
+from agentopt.runfolder import RunFolder
+from agentopt.session import open_existing_journal
+from agentopt.space import needs_measuring, search_space
+
+
+def run_optimization(task: Path | None, settings: Sequence[str], resume: Path | None, console: Console) -> None:
+    """`agentopt optimize`. Ctrl-C waits for what was sent, then says how to go on."""
+    opened = RunFolder.open(resume) if resume else None
+    config = load_config(settings, opened.config if opened else None)
+    task = task or (opened.task if opened else None)
+    if task is None:
+        raise UserError("a task folder must be given", remedy="agentopt optimize tasks/quickstart")
+    loaded, _ = load(task, config)
+    folder = [resume] if resume else []
+    with LiveView(console, loaded) as view:
+
+        def observe(event: Event) -> None:
+            if event.kind == "run_started":
+                folder[:] = [event.data["folder"]]
+            view(event)
+
+        try:
+            result = asyncio.run(aoptimize(task, config, resume=resume, observer=observe))
+        except KeyboardInterrupt:
+            how = f"agentopt optimize --resume {shlex.quote(str(folder[0]))}" if folder else "run the command again"
+            said = f"stopped; every answer that was paid for is kept. Go on with:\n  {how}"
+            console.print(said, markup=False, highlight=False, soft_wrap=True)
+            sys.exit(130)
+    show_result(RunFolder.open(Path(result.run)), result, console)
+
+
+def show_result(run: RunFolder, result: Result, console: Console) -> None:
+    """The result, and the command that uses it, ready to be pasted."""
+    print_result(result, console)
+    catalogues = ["-c", f"models=[{', '.join(map(str, run.config.models))}]"] if run.config.models else []
+    task = str(run.task) if run.task else "TASK"
+    command = ["agentopt", "evaluate", task, "--candidate", str(run.path / "best.yaml"), *catalogues]
+    console.print(f"Use it:  {shlex.join(command)}", markup=False, highlight=False, soft_wrap=True)
+
+
+def estimate_run(task: Path, settings: Sequence[str], console: Console) -> None:
+    """`agentopt optimize --dry-run`: the worst case, without a model call."""
+    config = load_config(settings)
+    loaded, specs = load(task, config)
+    if needs_measuring(loaded):
+        raise UserError(
+            "a dry run needs nominal token lengths, because measuring them takes model calls",
+            where=f"task {loaded.name}",
+            remedy="add tokens: {prompt: ..., completion: ...} to every subtask",
+        )
+    # Asking what a run would take leaves nothing behind, so a journal is read only where there is one.
+    journal = open_existing_journal(config.journal)
+    with closing(journal) if journal else nullcontext():
+        worst = estimate(loaded, search_space(loaded, specs), specs, config, journal)
+    _show_estimate(worst, config, console)
+
+
+def _show_estimate(worst: Estimate, config: Config, console: Console) -> None:
+    title = f"Worst case for {config.budget.trials} trials, before caps; no model was called"
+    table = Table(title=title, title_justify="left")
+    for column in ("part", "calls", "prompt tokens", "completion tokens", "USD"):
+        table.add_column(column, justify="left" if column == "part" else "right")
+    parts = {"search": worst.search, "agent": worst.agent, "test": worst.test, "total": worst.total}
+    for name, usage in parts.items():
+        table.add_row(name, *usage_cells(usage))
+    console.print(table)
+    unknown = "unknown: a model was never called here; `agentopt models check NAME` measures it"
+    shown = unknown if worst.seconds is None else f"about {duration_in_words(worst.seconds)}, at the pace so far"
+    console.print(f"Time: {shown}")
+    console.print(
+        "Trials share answers through the journal, so a run takes a fraction of this; caps bound it in any case."
+    )
