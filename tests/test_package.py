@@ -31,7 +31,7 @@ LAYERS = (
     # Wiring: what a run is made of. `search.choose` reads the configuration, so it stands here.
     "config events space study runner session estimate result runfolder search.choose",
     "optimization api",
-    "report.* commands cli",
+    "report.* commands.* cli",
 )
 """A module imports only from rows above it and from its own row."""
 
