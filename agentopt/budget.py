@@ -115,12 +115,16 @@ class Budget:
 
     @contextmanager
     def holding_back(self, usage: Usage, seconds: float = 0.0) -> Iterator[None]:
-        """Keep `usage` and `seconds` out of reach inside the block: what the search must leave for the final test."""
-        self._held_back, self._seconds_held_back = usage, seconds
+        """Keep `usage` and `seconds` out of reach inside the block: what the search must leave for the final test.
+
+        Blocks nest: an inner one keeps its own on top of the outer one's.
+        """
+        before = self._held_back, self._seconds_held_back
+        self._held_back, self._seconds_held_back = before[0] + usage, before[1] + seconds
         try:
             yield
         finally:
-            self._held_back, self._seconds_held_back = Usage(), 0.0
+            self._held_back, self._seconds_held_back = before
 
     async def reserve(self, worst: Usage, purpose: str) -> Reservation:
         """Grant `worst`, waiting while only calls in flight stand in the way.

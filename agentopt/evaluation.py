@@ -23,6 +23,9 @@ StopTest = Callable[[Mapping[str, float]], bool]
 
 OnResult = Callable[[ExampleResult], None]
 
+OnAnswer = Callable[[str, str, Answer], None]
+"""Told a subtask's name, its user message and its answer."""
+
 
 class Evaluator:
     """Runs candidates on the splits of one task, through one model.
@@ -82,14 +85,26 @@ class Evaluator:
             return so_far("pruned")
         return so_far("incomplete" if any(r.error for r in results) else "complete")
 
-    async def run_example(self, candidate: Candidate, example: Example) -> ExampleResult:
+    async def run_example(
+        self,
+        candidate: Candidate,
+        example: Example,
+        *,
+        repeats: Mapping[str, int] | None = None,
+        on_answer: OnAnswer = lambda *_: None,
+    ) -> ExampleResult:
         """One example through the workflow and the scorer, with failures as data.
 
+        `repeats` says of a subtask which of its independent repeats to draw (0, the first, unless given): that is how
+        the noise of responses is measured. `on_answer` is told every subtask's user message and answer.
         Raises `BudgetExceeded`: that is the end of the run, not a property of the example.
         """
 
         async def ask(subtask: Subtask, prompt: str, of: Example) -> Answer:
-            return await self._scaling.answer(subtask, candidate[subtask.name], prompt, of)
+            repeat = (repeats or {}).get(subtask.name, 0)
+            answer = await self._scaling.answer(subtask, candidate[subtask.name], prompt, of, repeat=repeat)
+            on_answer(subtask.name, prompt, answer)
+            return answer
 
         uses: Mapping[str, SubtaskUse] = {}
         try:

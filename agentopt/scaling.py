@@ -27,12 +27,14 @@ class Scaling:
     unit: Unit = PAPER_UNIT
     seed: int = 0
 
-    async def answer(self, subtask: Subtask, choice: SubtaskChoice, prompt: str, example: Example) -> Answer:
+    async def answer(
+        self, subtask: Subtask, choice: SubtaskChoice, prompt: str, example: Example, *, repeat: int = 0
+    ) -> Answer:
         """The subtask's value on one example: None, with a note, when no response was parsable.
 
-        Raises `ModelError` or `BudgetExceeded` when responses could not be had.
+        Each `repeat` draws `num_samples` responses of its own. Raises `ModelError` or `BudgetExceeded` when responses could not be had.
         """
-        request = request_for(subtask, choice, prompt, seed=self.seed)
+        request = request_for(subtask, choice, prompt, seed=self.seed, repeat=repeat)
         response = await self.model.generate(request)
         values, complaints = _parse_all(subtask, response)
         use = self._use(choice.model, response)
@@ -56,7 +58,11 @@ class Scaling:
         messages = fusion_messages(
             subtask.fusion, choice.system_prompt, request.messages[-1].content, [c.text for c in response.choices]
         )
-        asked = replace(request, model=name, messages=messages, n=1, temperature=0.0, purpose="fusion")
+        # Samples may be worded alike in two repeats; the fusion of each is drawn for itself.
+        repeat = request.first_repeat // request.n
+        asked = replace(
+            request, model=name, messages=messages, n=1, first_repeat=repeat, temperature=0.0, purpose="fusion"
+        )
         fused = await self.model.generate(asked)
         use = self._with_fusion(use, name, fused)
         parsed, _ = _parse_all(subtask, fused)
@@ -87,8 +93,8 @@ class Scaling:
         return units(spec.parameters or 0.0, prompt_tokens, completion_tokens, unit=self.unit)
 
 
-def request_for(subtask: Subtask, choice: SubtaskChoice, prompt: str, *, seed: int = 0) -> Request:
-    """The request that draws all samples of one subtask on one example."""
+def request_for(subtask: Subtask, choice: SubtaskChoice, prompt: str, *, seed: int = 0, repeat: int = 0) -> Request:
+    """The request that draws all samples of one subtask on one example, for one of its independent repeats."""
     system = (Message("system", choice.system_prompt),) if choice.system_prompt else ()
     return Request(
         model=choice.model,
@@ -99,6 +105,7 @@ def request_for(subtask: Subtask, choice: SubtaskChoice, prompt: str, *, seed: i
         stop=subtask.stop,
         json_schema=subtask.json_schema,
         seed=seed,
+        first_repeat=repeat * choice.num_samples,
         n=choice.num_samples,
     )
 
