@@ -163,10 +163,14 @@ class Budget:
 
     def check_seconds(self, wanted: float = 0.0) -> None:
         """Raise `BudgetExceeded` when the time is up, or would be after `wanted` more seconds."""
-        left, cap = self.seconds_left, self.caps.seconds
-        if cap is not None and left is not None and left <= wanted:
-            kept = self._seconds_held_back
-            raise BudgetExceeded("seconds", cap=cap, spent=self.seconds, wanted=wanted, kept=kept)
+        left = self.seconds_left
+        if left is not None and left <= wanted:
+            raise self.out_of_time(wanted)
+
+    def out_of_time(self, wanted: float = 0.0) -> BudgetExceeded:
+        """What to raise where the cap on seconds ends something."""
+        kept = self._seconds_held_back
+        return BudgetExceeded("seconds", cap=self.caps.seconds or 0.0, spent=self.seconds, wanted=wanted, kept=kept)
 
     def _check(self, total: Usage, of_purpose: Usage, worst: Usage, purpose: str) -> None:
         bounds = [("", self.caps, total, self._held_back)]

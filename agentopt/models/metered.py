@@ -164,7 +164,7 @@ class MeteredModel:
             async with asyncio.timeout(self.budget.seconds_left):
                 response = await self._provider.generate(request)
         except TimeoutError as error:
-            late = BudgetExceeded("seconds", cap=self.budget.caps.seconds or 0.0, spent=self.budget.seconds, wanted=0)
+            late = self.budget.out_of_time()
             await self._journal.record_failure(entry, worst, "time was up")
             raise late from error
         except AgentoptError as error:
