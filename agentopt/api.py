@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from agentopt.candidate import Candidate
@@ -60,14 +60,16 @@ async def aoptimize(
     config: Config | None = None,
     *,
     resume: Path | None = None,
+    warm_start: Sequence[Candidate] = (),
     provider: ChatModel | None = None,
     observer: Observer = ignore,
 ) -> Result:
     """Search the task's models and sample counts within the budget, and test what was found.
 
     `task` is a task folder or a `Task`. `resume` is the folder of a run to go on with; its configuration is used
-    unless another is given. `provider` makes the model calls in place of the catalogue's transports. The run's
-    folder keeps the trials, the log and the result.
+    unless another is given. `warm_start` are candidates to try right after the baseline, such as those that earlier
+    runs found; a run that is resumed keeps its own. `provider` makes the model calls in place of the catalogue's
+    transports. The run's folder keeps the trials, the log and the result.
 
     Raises `UserError` for what is wrong with the request, before anything is spent; `AgentoptError` when no
     candidate could be evaluated.
@@ -79,7 +81,7 @@ async def aoptimize(
         opened = opened.going_on_with(loaded, config)
     # Before there is a run folder: a key that is missing is told without a trace.
     models = provider or ModelPool(specs)
-    run = opened or RunFolder.create(loaded, None if isinstance(task, Task) else Path(task), config)
+    run = opened or RunFolder.create(loaded, None if isinstance(task, Task) else Path(task), config, warm_start)
     with run.locked():
         async with open_session(
             specs,

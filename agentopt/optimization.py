@@ -12,8 +12,8 @@ from agentopt.evaluation import Evaluator
 from agentopt.events import Event, Kind, Observer
 from agentopt.result import Result, Role, finalist, trial_line
 from agentopt.runfolder import RunFolder
-from agentopt.runner import BASELINE, StudyRunner
-from agentopt.search.base import Proposal, SearchSpace
+from agentopt.runner import StudyRunner
+from agentopt.search.base import ARCHIVE, BASELINE, Proposal, SearchSpace
 from agentopt.search.choose import choose_search
 from agentopt.session import Session
 from agentopt.space import baseline, needs_measuring, search_space
@@ -67,6 +67,7 @@ class Optimization:
         try:
             first = await runner.run(Proposal(space.baseline, BASELINE, "every subtask's first model once"))
             with budget.holding_back(self._kept_for_test(space), self._seconds_kept_for_test(first)):
+                await self._run_archive(space, runner)
                 # What an earlier session left incomplete goes first: only the missing part is asked for.
                 for trial in study.unfinished:
                     await runner.run(Proposal(trial.candidate, trial.proposer, trial.note))
@@ -76,6 +77,14 @@ class Optimization:
         except BudgetExceeded as error:
             return str(error).splitlines()[0]
         return "every trial was spent" if runner.trials_left == 0 else "the search had nothing more to try"
+
+    async def _run_archive(self, space: SearchSpace, runner: StudyRunner) -> None:
+        """Try what the run was given; what the space has no longer, or no longer affords, is passed over."""
+        for candidate in self.run.warm_start:
+            if not space.contains(candidate):
+                self._say("note", f"a candidate of the archive is not in the space any more: {candidate.allocation}")
+            elif runner.trials_left:
+                await runner.run(Proposal(candidate, ARCHIVE, "found by an earlier run"))
 
     def _kept_for_test(self, space: SearchSpace) -> Usage:
         """What testing three finalists takes at worst, but never more than half of a cap."""

@@ -9,17 +9,19 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
 
+from agentopt.candidate import Candidate
 from agentopt.config import Config
 from agentopt.errors import ConfigError
 from agentopt.result import write_atomically
@@ -36,20 +38,27 @@ class _Asked(BaseModel):
     task: Path | None
     fingerprint: str
     config: Config
+    warm_start: tuple[dict[str, dict[str, Any]], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """An existing run. `id` names it in the ledger, `task` is the path of its task (None: built in Python)."""
+    """An existing run. `id` names it in the ledger, `task` is the path of its task (None: built in Python).
+
+    `warm_start` holds candidates that are tried before the search proposes any.
+    """
 
     path: Path
     id: str
     task: Path | None
     fingerprint: str
     config: Config
+    warm_start: tuple[Candidate, ...] = ()
 
     @classmethod
-    def create(cls, task: Task, task_path: Path | None, config: Config) -> RunFolder:
+    def create(
+        cls, task: Task, task_path: Path | None, config: Config, warm_start: Sequence[Candidate] = ()
+    ) -> RunFolder:
         """A new folder under `config.runs`, named after the task and the time.
 
         Paths are kept absolute, so that the run can be resumed from another working directory. Raises `ConfigError`
@@ -58,7 +67,7 @@ class RunFolder:
         name = f"{task.name}-{datetime.now(UTC).strftime('%Y%m%d-%H%M%S')}"
         absolute = task_path.absolute() if task_path else None
         of_task = fingerprint(task, absolute, config)
-        run = cls(_made(config.runs, name), uuid.uuid4().hex, absolute, of_task, config)
+        run = cls(_made(config.runs, name), uuid.uuid4().hex, absolute, of_task, config, tuple(warm_start))
         run.save()
         return run
 
@@ -69,7 +78,8 @@ class RunFolder:
         if not file.exists():
             raise ConfigError("no run is here", where=path, remedy="see `agentopt runs list`")
         asked = validate(_Asked, load_yaml(file, ConfigError), file, ConfigError)
-        return cls(path, asked.run, asked.task, asked.fingerprint, asked.config)
+        given = tuple(Candidate.from_dict(candidate) for candidate in asked.warm_start)
+        return cls(path, asked.run, asked.task, asked.fingerprint, asked.config, given)
 
     @property
     def trials(self) -> Path:
@@ -114,7 +124,13 @@ class RunFolder:
 
     def save(self) -> None:
         """Write what was asked to `config.yaml`."""
-        asked = _Asked(run=self.id, task=self.task, fingerprint=self.fingerprint, config=_absolute(self.config))
+        asked = _Asked(
+            run=self.id,
+            task=self.task,
+            fingerprint=self.fingerprint,
+            config=_absolute(self.config),
+            warm_start=tuple(candidate.to_dict() for candidate in self.warm_start),
+        )
         write_atomically(self.path / "config.yaml", yaml.safe_dump(asked.model_dump(mode="json"), sort_keys=False))
 
     @contextmanager

@@ -10,13 +10,10 @@ from agentopt.candidate import Candidate
 from agentopt.errors import BudgetExceeded
 from agentopt.evaluation import Evaluator, StopTest
 from agentopt.events import Event, Kind, Observer
-from agentopt.search.base import Proposal
+from agentopt.search.base import BASELINE, Proposal
 from agentopt.stats import loses
 from agentopt.study import Study, best_trial
 from agentopt.trial import Evaluation, Trial
-
-BASELINE = "baseline"
-"""The proposer of trial 0."""
 
 
 class StudyRunner:

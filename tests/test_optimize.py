@@ -235,3 +235,25 @@ async def test_a_resume_with_another_scorer_is_refused(tmp_path: Path) -> None:
     other = replace(toy_task(), scorer=lambda example, output: Score(1.0))
     with pytest.raises(ConfigError, match="the task has changed"):
         await aoptimize(other, resume=Path(first.run), provider=toy_model())
+
+
+async def test_candidates_of_the_archive_are_tried_right_after_the_baseline(tmp_path: Path) -> None:
+    known = Candidate.of({"find": SubtaskChoice(LARGE, 2), "answer": SubtaskChoice(SMALL, 1)})
+    gone = Candidate.of({"find": SubtaskChoice("retired", 1), "answer": SubtaskChoice(SMALL, 1)})
+    result = await aoptimize(toy_task(), config(tmp_path), provider=toy_model(), warm_start=[gone, known])
+    assert [t.proposer for t in result.trials][:3] == ["baseline", "archive", "optuna"]
+    assert result.trials[1].candidate == known.to_dict()
+    assert len(result.trials) == 8
+
+    again = await aoptimize(toy_task(), resume=Path(result.run), provider=ScriptedModel(script=[]))
+    assert again.trials == result.trials, "the run folder knows what the run was given"
+
+
+async def test_the_search_knows_the_archive_and_tries_something_else(tmp_path: Path) -> None:
+    first = await aoptimize(toy_task(), config(tmp_path, strategy="grid"), provider=toy_model())
+    tried = [Candidate.from_dict(line.candidate) for line in first.trials[1:6]]
+    second = await aoptimize(
+        toy_task(), config(tmp_path / "b", strategy="grid"), provider=toy_model(), warm_start=tried
+    )
+    assert [t.proposer for t in second.trials] == ["baseline", *["archive"] * 5, *["grid"] * 2]
+    assert len({str(t.candidate) for t in second.trials}) == 8

@@ -82,6 +82,10 @@ class SearchSpace:
         return [candidate for candidate in every if self.affords(candidate)]
 
 
+BASELINE, ARCHIVE = "baseline", "archive"
+"""The proposers of the trials that a run begins with: trial 0, and what earlier runs found."""
+
+
 @dataclass(frozen=True, slots=True)
 class Proposal:
     """A candidate to try, who asked for it, and why in a few words."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from agentopt.search.base import Runner, SearchSpace, Strategy
+from agentopt.search.base import ARCHIVE, BASELINE, Runner, SearchSpace, Strategy
 from agentopt.trial import Trial
 
 
 class LoopSearch:
     """Spends the trials in batches of `batch_size` proposals of one strategy.
 
-    Resume is replay: the loop starts again from the baseline, and since a strategy is a function of history and the
-    runner returns the recorded trial of a known candidate, it arrives where it was without running anything twice.
+    Resume is replay: the loop starts again from what the run was given, and since a strategy is a function of history
+    and the runner returns the recorded trial of a known candidate, it arrives where it was without running anything
+    twice.
     """
 
     def __init__(self, strategy: Strategy, batch_size: int = 5) -> None:
@@ -18,7 +19,7 @@ class LoopSearch:
 
     async def run(self, space: SearchSpace, runner: Runner) -> None:
         """Until no trials are left or the strategy has nothing left to try. Raises what the runner raises."""
-        history: list[Trial] = list(runner.trials[:1])
+        history: list[Trial] = [t for t in runner.trials if t.proposer in (BASELINE, ARCHIVE)]
         while runner.trials_left > 0:
             # Always whole batches, also near the end: a replay must ask what was asked before.
             proposals = await self._strategy.propose(space, history, self._batch_size)
