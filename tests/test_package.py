@@ -24,7 +24,7 @@ LAYERS = (
     "candidate trial",
     "cost budget stats validation",
     "models.*",
-    "task templates parsers scorers fusion workflow taskschema taskdata taskfile",
+    "task templates parsers scorers fusion workflow taskschema taskdata taskfile wire",
     "scaling",
     "evaluation",
     "search.* prompts.*",
@@ -44,7 +44,8 @@ IMPORTERS = {
     "openai": {"models/hosted.py"},
     "xllamacpp": {"models/engine.py"},
     "langgraph": {"search/agent.py"},
-    "optuna": {"search/fallback.py", "study.py"},
+    "optuna": {"search/fallback.py", "study.py", "prompts/components.py"},
+    "gepa": {"prompts/gepa_proposer.py"},
     "typer": {"cli.py"},
     "rich": {"cli.py", "commands/", "report/"},
 }
