@@ -53,8 +53,8 @@ def toy_model(quality: Mapping[tuple[str, str], float] = QUALITY) -> ScriptedMod
         subtask, example, key = request.messages[-1].content.split("|")
         right = f"key-{example}" if subtask == "find" else f"word-{example}"
         known = subtask == "find" or key == f"key-{example}"
-        draw = _draw(request.model, subtask, example, repeat, request.seed)
-        return right if known and draw < quality[subtask, request.model] else f"wrong-{int(draw * 5)}"
+        luck = draw(request.model, subtask, example, repeat, request.seed)
+        return right if known and luck < quality[subtask, request.model] else f"wrong-{int(luck * 5)}"
 
     return ScriptedModel(answer)
 
@@ -89,6 +89,6 @@ def _splits(sizes: Mapping[Split, int]) -> dict[Split, tuple[Example, ...]]:
     }
 
 
-def _draw(*what: object) -> float:
+def draw(*what: object) -> float:
     """A number in [0, 1) that is a fixed function of `what`."""
     return int.from_bytes(hashlib.sha256(repr(what).encode()).digest()[:8]) / 2**64

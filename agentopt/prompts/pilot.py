@@ -1,0 +1,76 @@
+"""The pilot: a few system prompts on a few user prompts, repeated only where the filter's choice is still open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from agentopt.prompts.filter import FilterResult, analyse, open_cells
+from agentopt.prompts.rewards import Cell, Rewards
+from agentopt.prompts.settings import PromptSettings
+from agentopt.stats import Floats
+
+FIRST_REPEATS = 2
+"""Responses for every cell before the first look; a variance needs two."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pilot:
+    """What was measured and what the filter made of it.
+
+    `proposers` says who wrote each system prompt, in the order of axis 0. `rewards` has shape (system prompts, user
+    prompts, repeats), NaN for what was not drawn; positions on axis 1 are positions of `Rewards.examples`. `tokens` is
+    the mean output length of each system prompt, in tokens.
+    """
+
+    proposers: Mapping[str, str]
+    rewards: Floats
+    tokens: tuple[float, ...]
+    analysis: FilterResult
+
+    @property
+    def responses(self) -> int:
+        return int((~np.isnan(self.rewards)).sum())
+
+
+async def run_pilot(
+    rewards: Rewards,
+    proposers: Mapping[str, str],
+    settings: PromptSettings,
+    *,
+    seed: int = 0,
+    say: Callable[[str], None] = lambda _: None,
+) -> Pilot:
+    """Measure and analyse the system prompts that are the keys of `proposers`.
+
+    Twice each cell, then once more wherever the chosen subset is open, up to the cap.
+
+    Raises `BudgetExceeded`; ValueError when too much failed for an analysis.
+    """
+    system_prompts, everyone = list(proposers), list(range(len(rewards.examples)))
+    k_top = min(settings.k_top, len(everyone))
+    drawn = np.zeros((len(system_prompts), len(everyone)), int)
+    wanted, repeats = np.ones(drawn.shape, bool), FIRST_REPEATS
+    while wanted.any():
+        cells = [
+            Cell(system_prompts[n], int(k), int(drawn[n, k]) + m)
+            for n, k in np.argwhere(wanted)
+            for m in range(repeats)
+        ]
+        say(f"pilot: {len(cells)} responses after {int(drawn.sum())}")
+        await rewards.draw(cells)
+        drawn[wanted] += repeats
+        table, repeats = rewards.table(system_prompts, everyone), 1
+        # A cell in which a call failed for good stays as it is: asking again would fail again.
+        whole = (~np.isnan(table)).sum(axis=2) == drawn
+        wanted = whole & open_cells(table, k_top=k_top, cap=settings.repeats, seed=seed)
+    analysis = analyse(table, k_top=k_top, intended=(len(everyone), float(settings.repeats)), seed=seed)
+    return Pilot(dict(proposers), table, mean_tokens(rewards, system_prompts, everyone), analysis)
+
+
+def mean_tokens(rewards: Rewards, system_prompts: Sequence[str], examples: Sequence[int]) -> tuple[float, ...]:
+    """Mean output tokens of each system prompt on these examples; 0 where nothing was drawn."""
+    lengths = [[draw.tokens for draw in rewards.of(p, examples).values() if draw.error is None] for p in system_prompts]
+    return tuple(sum(each) / len(each) if each else 0.0 for each in lengths)

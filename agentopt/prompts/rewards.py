@@ -1,0 +1,127 @@
+"""Rewards of system prompts on user prompts, drawn through the same evaluation as everything else.
+
+A cell is one system prompt on one example, and a reward is the task's score when the other subtasks stay as they
+are. Repeats draw the subtask and all that comes after it anew; what comes before it is drawn once, because a cell's
+user prompt must not change between its repeats.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from agentopt.candidate import Candidate
+from agentopt.evaluation import Evaluator
+from agentopt.stats import Floats
+from agentopt.task import Example, Task
+from agentopt.trial import ExampleResult
+from agentopt.workflow import Answer
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Cell:
+    """One system prompt, one example by its position, and which of the repeats."""
+
+    system_prompt: str
+    example: int
+    repeat: int
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """What came of one cell. `reward` is None exactly when `error` says why; `tokens` is what the subtask wrote."""
+
+    reward: float | None
+    user_prompt: str
+    output: str
+    feedback: str
+    tokens: int
+    error: str | None
+
+
+class Rewards:
+    """Draws and keeps the rewards of one subtask's system prompts on `examples`."""
+
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        candidate: Candidate,
+        subtask: str,
+        examples: Sequence[Example],
+        on_draw: Callable[[Draw], None] = lambda _: None,
+    ) -> None:
+        self.examples, self.subtask, self.candidate = tuple(examples), subtask, candidate
+        self._evaluator, self._on_draw = evaluator, on_draw
+        self._drawn_anew = drawn_anew(evaluator.task, subtask)
+        self._draws: dict[Cell, Draw] = {}
+
+    async def draw(self, cells: Iterable[Cell]) -> None:
+        """Draw the cells that are not known yet, all at once.
+
+        Raises `BudgetExceeded` after what could still be drawn is kept. A cell that failed for good has no reward.
+        """
+        missing = sorted({cell for cell in cells if cell not in self._draws})
+        outcomes = await asyncio.gather(*(self._draw(cell) for cell in missing), return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    async def _draw(self, cell: Cell) -> None:
+        seen: dict[str, tuple[str, Answer]] = {}
+        result = await self._evaluator.run_example(
+            self.candidate.having(self.subtask, system_prompt=cell.system_prompt),
+            self.examples[cell.example],
+            repeats=dict.fromkeys(self._drawn_anew, cell.repeat),
+            on_answer=lambda name, prompt, answer: seen.update({name: (prompt, answer)}),
+        )
+        self._draws[cell] = draw = _draw_of(result, seen.get(self.subtask))
+        self._on_draw(draw)
+
+    def table(self, system_prompts: Sequence[str], examples: Sequence[int]) -> Floats:
+        """Rewards of shape (system prompts, examples, repeats), NaN where nothing is known."""
+        wanted = set(system_prompts)
+        repeats = 1 + max((c.repeat for c in self._draws if c.system_prompt in wanted), default=0)
+        found = np.full((len(system_prompts), len(examples), repeats), np.nan)
+        for n, system_prompt in enumerate(system_prompts):
+            for k, example in enumerate(examples):
+                for m in range(repeats):
+                    draw = self._draws.get(Cell(system_prompt, example, m))
+                    if draw is not None and draw.reward is not None:
+                        found[n, k, m] = draw.reward
+        return found
+
+    def of(self, system_prompt: str, examples: Sequence[int]) -> dict[Cell, Draw]:
+        """What is known of one system prompt on these examples, in order."""
+        wanted = set(examples)
+        return {
+            cell: draw
+            for cell, draw in sorted(self._draws.items())
+            if cell.system_prompt == system_prompt and cell.example in wanted
+        }
+
+    def user_prompt(self, example: int) -> str:
+        """The user message that the example gives; empty where the subtask was never asked on it."""
+        draws = (draw for cell, draw in sorted(self._draws.items()) if cell.example == example)
+        return next((draw.user_prompt for draw in draws if draw.user_prompt), "")
+
+
+def drawn_anew(task: Task, subtask: str) -> tuple[str, ...]:
+    """The subtask and all that read it, also by way of others."""
+    affected = {subtask}
+    for later in task.subtasks:  # in an order in which each comes after all it reads
+        if affected & set(later.reads):
+            affected.add(later.name)
+    return tuple(s.name for s in task.subtasks if s.name in affected)
+
+
+def _draw_of(result: ExampleResult, asked: tuple[str, Answer] | None) -> Draw:
+    use = result.subtasks
+    if asked is None:
+        return Draw(result.score, "", result.output, result.feedback, 0, result.error)
+    user_prompt, answer = asked
+    value = "" if answer.value is None else str(answer.value)
+    tokens = answer.use.completion_tokens if use else 0
+    return Draw(result.score, user_prompt, value, answer.note or result.feedback, tokens, result.error)
