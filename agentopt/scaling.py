@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 from agentopt.candidate import SubtaskChoice
 from agentopt.cost import PAPER_UNIT, Unit, units
@@ -12,7 +13,7 @@ from agentopt.models.base import ChatModel, Message, Request, Response
 from agentopt.models.catalog import ModelSpec
 from agentopt.task import Example, Subtask, Unparsable, Value
 from agentopt.trial import SubtaskUse
-from agentopt.workflow import Answer
+from agentopt.workflow import Answer, Prompt
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,12 @@ class Scaling:
     seed: int = 0
 
     async def answer(
-        self, subtask: Subtask, choice: SubtaskChoice, prompt: str, example: Example, *, repeat: int = 0
+        self, subtask: Subtask, choice: SubtaskChoice, prompt: Prompt, example: Example, *, repeat: int = 0
     ) -> Answer:
         """The subtask's value on one example: None, with a note, when no response was parsable.
 
-        Each `repeat` draws `num_samples` responses of its own. Raises `ModelError` or `BudgetExceeded` when responses could not be had.
+        Each `repeat` draws `num_samples` responses of its own. Raises `ModelError` or `BudgetExceeded` when
+        responses could not be had.
         """
         request = request_for(subtask, choice, prompt, seed=self.seed, repeat=repeat)
         response = await self.model.generate(request)
@@ -55,9 +57,8 @@ class Scaling:
     ) -> Answer:
         """One more call that reads all samples; should its own answer not parse, the samples vote instead."""
         name = subtask.fusion.model or choice.model
-        messages = fusion_messages(
-            subtask.fusion, choice.system_prompt, request.messages[-1].content, [c.text for c in response.choices]
-        )
+        read = fusion_messages(subtask.fusion, "", request.messages[-1].content, [c.text for c in response.choices])
+        messages = (*request.messages[:-1], *read)
         # Samples may be worded alike in two repeats; the fusion of each is drawn for itself.
         repeat = request.first_repeat // request.n
         asked = replace(
@@ -93,12 +94,11 @@ class Scaling:
         return units(spec.parameters or 0.0, prompt_tokens, completion_tokens, unit=self.unit)
 
 
-def request_for(subtask: Subtask, choice: SubtaskChoice, prompt: str, *, seed: int = 0, repeat: int = 0) -> Request:
+def request_for(subtask: Subtask, choice: SubtaskChoice, prompt: Prompt, *, seed: int = 0, repeat: int = 0) -> Request:
     """The request that draws all samples of one subtask on one example, for one of its independent repeats."""
-    system = (Message("system", choice.system_prompt),) if choice.system_prompt else ()
     return Request(
         model=choice.model,
-        messages=(*system, Message("user", prompt)),
+        messages=_messages(subtask, choice.system_prompt, prompt),
         max_tokens=subtask.max_tokens,
         temperature=subtask.temperature,
         top_p=subtask.top_p,
@@ -108,6 +108,16 @@ def request_for(subtask: Subtask, choice: SubtaskChoice, prompt: str, *, seed: i
         first_repeat=repeat * choice.num_samples,
         n=choice.num_samples,
     )
+
+
+def _messages(subtask: Subtask, system_prompt: str, prompt: Prompt) -> tuple[Message, ...]:
+    """The prompt under the candidate's system prompt; where that is empty, a program's own stays as it is."""
+    asked = (Message("user", prompt),) if isinstance(prompt, str) else prompt
+    if not system_prompt:
+        return asked
+    own = tuple(takewhile(lambda message: message.role == "system", asked))
+    kept = [message.content for message in own] if subtask.keep_system_prompt else []
+    return (Message("system", "\n\n".join([system_prompt, *kept])), *asked[len(own) :])
 
 
 def _parse_all(subtask: Subtask, response: Response) -> tuple[list[Value], list[str]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from agentopt.cost import PAPER_UNIT, Unit
@@ -66,6 +68,10 @@ class Subtask:
 
     `render(inputs, outputs)` gives the user message from the example's inputs and the earlier outputs by
     subtask name. `models[0]` is the baseline's. `num_samples` are the allowed counts, ascending.
+
+    Where a program asks: the candidate's system prompt stands in place of the program's own system message, or
+    before it with `keep_system_prompt`; `left_to_program` names the settings (max_tokens, temperature, top_p, stop,
+    json_schema) that the program may set for itself.
     """
 
     name: str
@@ -83,6 +89,34 @@ class Subtask:
     reads: tuple[str, ...] = ()
     tokens: TokenLengths | None = None
     description: str = ""
+    keep_system_prompt: bool = False
+    left_to_program: frozenset[str] = frozenset()
+
+
+Endpoint = Mapping[str, str]
+"""Where a program asks its models: `base_url` and `api_key`, as the openai client's constructor takes them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """The user's own workflow, which asks for a subtask as the model `agentopt/SUBTASK`; the subtasks are its models.
+
+    Either a `command`, which is run in `folder` and prints its answer (see `agentopt.program`), or a `function` of
+    an example's inputs and an `Endpoint`, sync or async, which returns it. `parse` reads what a command prints.
+    `timeout` is in seconds of its own time, in which no call of it is under way; at most `concurrency` run at once.
+    """
+
+    command: tuple[str, ...] = ()
+    function: Callable[[Mapping[str, Any], Endpoint], Any] | None = None
+    folder: Path = Path()
+    parse: Parser = str.strip
+    timeout: float = 60.0
+    concurrency: int = 4
+
+
+def asked_by_program(inputs: Mapping[str, Any], outputs: Mapping[str, Value]) -> str:
+    """The `render` of a program's subtask. Only the program knows what it will ask; estimates take the inputs."""
+    return json.dumps(dict(inputs), ensure_ascii=False, default=str)
 
 
 @dataclass(frozen=True)
@@ -90,7 +124,8 @@ class Task:
     """A multi-stage task. `subtasks` are in an order in which each comes after all it reads.
 
     The workflow's output is that of `output`, the last subtask unless given. `max_units` bounds a candidate's
-    cost per example (None: the paper's default, one pass of every subtask's largest model).
+    cost per example (None: the paper's default, one pass of every subtask's largest model). With a `program`, that
+    is the workflow, and its output is the task's.
     """
 
     name: str
@@ -101,6 +136,7 @@ class Task:
     output: str = ""
     unit: Unit = PAPER_UNIT
     max_units: float | None = None
+    program: Program | None = None
 
     def __getitem__(self, subtask: str) -> Subtask:
         return next(s for s in self.subtasks if s.name == subtask)

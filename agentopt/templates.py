@@ -53,6 +53,11 @@ def _finalize(value: Any) -> Any:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, list | tuple | dict) else value
 
 
+def written(value: Any) -> str:
+    """The value as a template writes it into a prompt."""
+    return str(_finalize(value))
+
+
 def _environment() -> ImmutableSandboxedEnvironment:
     # Prompts are plain text for a model, not HTML: escaping would corrupt them.
     environment = ImmutableSandboxedEnvironment(undefined=_Undefined, autoescape=False, finalize=_finalize)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from agentopt.errors import AgentoptError, BudgetExceeded, ScorerError, TaskError
+from agentopt.models.base import Message
 from agentopt.task import Example, Subtask, Task, Value
 from agentopt.templates import INPUTS
 from agentopt.trial import SubtaskUse
@@ -21,6 +22,9 @@ class Answer:
     use: SubtaskUse
     note: str = ""
 
+
+Prompt = str | tuple[Message, ...]
+"""What a subtask is asked: a rendered user message, or the whole conversation that a program sent."""
 
 Ask = Callable[[Subtask, str, Example], Awaitable[Answer]]
 """Answers one subtask on one example, given the rendered user message."""
