@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from agentopt.budget import Caps
 from agentopt.errors import ConfigError
 from agentopt.search.settings import AgentSettings
+from agentopt.taskreader import FILE_OPTION, HUB
 from agentopt.validation import load_yaml, parse_yaml, validate
 
 
@@ -108,16 +109,26 @@ def _file(path: Path) -> dict[str, Any]:
 def _setting(text: str) -> dict[str, Any]:
     """`a.b=1` as {"a": {"b": 1}}; the value is read as YAML, so numbers and lists are what they look like.
 
-    What follows `task.` stays dotted: it reaches into the task file, whose other keys stay as they are.
+    What follows `task.` stays dotted: it reaches into the task file, whose other keys stay as they are. `data` is short
+    for `task.data.source`, and `data.x` for `task.data.x`.
     """
     dotted, _, raw = text.partition("=")
     value = parse_yaml(raw, f"-c {text}", ConfigError)
     path = dotted.strip().split(".")
+    if path[0] == "data":
+        path = ["task", *(path if len(path) > 1 else ["data", "source"])]
     if path[0] == "task" and len(path) > 1:
         path = ["task", ".".join(path[1:])]
+        value = _located(path[1], value)
     for key in reversed(path):
         value = {key: value}
     return dict(value)
+
+
+def _located(key: str, value: Any) -> Any:
+    """The path of a dataset, or of a reader's file, made absolute: on a command line it is relative to where one is."""
+    a_file = key == "data.source" or (key.startswith("data.options.") and key.endswith(FILE_OPTION))
+    return str(Path(value).absolute()) if a_file and isinstance(value, str) and not value.startswith(HUB) else value
 
 
 def _merge(into: dict[str, Any], new: dict[str, Any]) -> None:

@@ -37,7 +37,7 @@ def read_rows(path: Path, columns: ColumnsSpec, *, target_needed: bool, where: s
         raise TaskError(rule, where=where, remedy="convert it to JSONL")
     rows: list[Row] = []
     lines_by_id: dict[str, str] = {}
-    for place, row in _objects(path, where):
+    for place, row in json_lines(path, where):
         example, numbered = _example(row, place, columns, target_needed)
         if example.id in lines_by_id:
             rule = f"an id must stand once in a split, but {example.id!r} is also at {lines_by_id[example.id]}"
@@ -49,23 +49,43 @@ def read_rows(path: Path, columns: ColumnsSpec, *, target_needed: bool, where: s
     return rows
 
 
-def _objects(path: Path, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each line's place and its object."""
-    try:
-        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    except OSError as error:
-        rule = f"the data file {path} cannot be read: {error.strerror}"
-        raise TaskError(rule, where=where, remedy="correct the path; it is relative to the task folder") from error
-    for number, line in enumerate(lines, 1):
+def json_lines(path: Path, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each line's place and its object. Raises `TaskError`; `where` is the key that names the file."""
+    for number, line in enumerate(_content(path, where).split(b"\n"), 1):
         if line.strip():
             yield f"{path}:{number}", _object(line, f"{path}:{number}")
 
 
-def _object(line: bytes, place: str) -> dict[str, Any]:
+def json_list(path: Path, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The place and the object of each item of a file that is one JSON list. Raises `TaskError`."""
+    items = _json(_content(path, where), str(path), "write one JSON list of objects")
+    if not isinstance(items, list):
+        rule = f"a .json dataset must be a list of objects, but got a {type(items).__name__}"
+        raise TaskError(rule, where=path, remedy="write [{...}, ...], or one object per line into a .jsonl file")
+    for number, item in enumerate(items):
+        yield f"{path}: {number}", _row(item, f"{path}: {number}")
+
+
+def _content(path: Path, where: str) -> bytes:
     try:
-        row = json.loads(line.decode("utf-8"))
+        return path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    except OSError as error:
+        rule = f"the data file {path} cannot be read: {error.strerror}"
+        raise TaskError(rule, where=where, remedy="correct the path; it is relative to the task folder") from error
+
+
+def _json(text: bytes, place: str, remedy: str) -> Any:
+    try:
+        return json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise TaskError(f"is not JSON: {error}", where=place, remedy="write one JSON object per line") from error
+        raise TaskError(f"is not JSON: {error}", where=place, remedy=remedy) from error
+
+
+def _object(line: bytes, place: str) -> dict[str, Any]:
+    return _row(_json(line, place, "write one JSON object per line"), place)
+
+
+def _row(row: Any, place: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         rule = f"a row must be a JSON object, but got a {type(row).__name__}"
         raise TaskError(rule, where=place, remedy='write {"column": value, ...}')

@@ -19,6 +19,7 @@ from agentopt.fusion import FUSION_NAMES
 from agentopt.models.catalog import ModelSpec
 from agentopt.task import Example, Fusion, Parser, Scorer, Subtask, Task, TokenLengths, Value
 from agentopt.taskdata import Functions, Row, check_leaks, read_rows
+from agentopt.taskreader import read_dataset
 from agentopt.taskschema import (
     BuiltInScorer,
     ChoiceParse,
@@ -60,17 +61,23 @@ def load_task(path: Path | str, *, catalog: Catalog | None = None, overrides: Ma
     before anything is checked, such as {"data.limit.validation": 20}. Python files that the task names are run.
     Raises `TaskError` with file, key, rule, value and remedy.
     """
+    file, spec = read_spec(path, overrides or {})
+    return _Reader(file, spec, catalog).task()
+
+
+def read_spec(path: Path | str, overrides: Mapping[str, Any]) -> tuple[Path, TaskSpec]:
+    """The task file in a folder, and what it says with the overrides; each key is checked for itself only."""
     file = Path(path)
     file = file / TASK_FILE if file.is_dir() else file
     if not file.is_file():
         raise TaskError(f"there is no {TASK_FILE}", where=path, remedy="give the path of a task folder")
     data = load_yaml(file, TaskError)
     try:
-        data = with_overrides(data, overrides or {})
+        data = with_overrides(data, overrides)
     except KeyError as error:
         rule = f"an override names {error.args[0]!r}, which is not in the list there"
         raise TaskError(rule, where=file, remedy="use a subtask's name, or its number from 0") from error
-    return _Reader(file, validate(TaskSpec, data, file, TaskError), catalog).task()
+    return file, validate(TaskSpec, data, file, TaskError)
 
 
 @dataclass(frozen=True)
@@ -186,6 +193,8 @@ class _Reader:
 
     def _rows(self) -> dict[Split, list[Row]]:
         data, found = self.spec.data, {}
+        if data.reader:
+            return read_dataset(data, self.file.parent, self.functions, self.at("data"))
         files: dict[Split, str | None] = {"train": data.train, "validation": data.validation, "test": data.test}
         for split, name in files.items():
             if name is not None:

@@ -72,16 +72,47 @@ class LimitSpec(_Strict):
     test: Count | None = None
 
 
+class SplitsSpec(_Strict):
+    """The shares of a dataset that become each split, on average; they are divided by their sum."""
+
+    train: NotNegative = 0.2
+    validation: Positive = 0.4
+    test: Positive = 0.4
+
+
 class DataSpec(_Strict):
-    """The splits: JSONL files, relative to the task folder."""
+    """The splits: a JSONL file for each, or one dataset in its public format, with a reader that makes the examples."""
 
     train: Text | None = None
     """What the prompt optimiser may learn from."""
-    validation: Text
+    validation: Text | None = None
     """What the search is steered by."""
-    test: Text
+    test: Text | None = None
     """What the verdict is made on; the search never sees it."""
+    source: Text | None = None
+    """A .jsonl or .json file, or `hf:org/name/config@split`; a task without one is given it by `-c data=FILE`."""
+    reader: FunctionName | None = None
+    """A function of a row and the options that returns an `Example`, or None for a row to skip."""
+    options: dict[str, Any] = {}
+    """The reader's keyword arguments; one whose name ends in `_file` is a path."""
+    splits: SplitsSpec = SplitsSpec()
+    split_seed: int = 0
+    """Another value cuts the dataset into other splits."""
     limit: LimitSpec = LimitSpec()
+
+    @model_validator(mode="after")
+    def _one_form(self) -> DataSpec:
+        files = {name for name in ("train", "validation", "test") if getattr(self, name) is not None}
+        of_reader = self.model_fields_set & {"source", "options", "splits", "split_seed"}
+        if self.reader and files:
+            rule = f"a dataset with a reader is split by `splits`, but got a file for {', '.join(sorted(files))}"
+            raise _error(rule, "remove the files, or the reader")
+        if not self.reader and of_reader:
+            rule = f"`{min(of_reader)}` goes with a reader"
+            raise _error(rule, 'add reader: "reader.py:read", or give the files data.validation and data.test')
+        if not self.reader and (missing := {"validation", "test"} - files):
+            raise _error(f"`{max(missing)}` must be given", f"add `{max(missing)}: FILE.jsonl`")
+        return self
 
 
 class ColumnsSpec(_Strict):
@@ -274,6 +305,12 @@ class TaskSpec(_Strict):
     """The subtask whose output is judged; the last unless given."""
     scorer: ScorerSpec
     cost: CostSpec = CostSpec()
+
+    @model_validator(mode="after")
+    def _columns_of_files(self) -> TaskSpec:
+        if self.data.reader and "columns" in self.model_fields_set:
+            raise _error("`columns` goes with files of splits; a reader makes the examples itself", "remove `columns`")
+        return self
 
 
 def with_overrides(data: Any, overrides: Mapping[str, Any]) -> Any:

@@ -1,0 +1,184 @@
+"""A dataset in its public format becomes examples: the source's rows, through the task folder's reader, in splits.
+
+Owns what `data.source`, `data.reader`, `data.options` and `data.splits` mean. A row's split follows from its id
+alone, so that rows appended to a source leave the earlier ones where they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from agentopt.errors import AgentoptError, TaskError
+from agentopt.task import Example
+from agentopt.taskdata import Functions, Row, json_lines, json_list
+from agentopt.taskschema import DataSpec, SplitsSpec
+from agentopt.trial import Split
+from agentopt.validation import did_you_mean
+
+HUB = "hf:"
+FILE_OPTION = "_file"
+"""How the name of an option ends whose value is the path of a file."""
+
+Placed = tuple[str, Mapping[str, Any]]
+"""A row and where it stands."""
+
+HubLoader = Callable[[str, str | None, str | None], Iterable[Mapping[str, Any]]]
+"""Dataset name, its configuration and its split -> rows."""
+
+
+def read_dataset(
+    data: DataSpec, folder: Path, functions: Functions, where: str, *, hub: HubLoader | None = None
+) -> dict[Split, list[Row]]:
+    """The examples of `data.source` by split, in the order of the source.
+
+    `where` names the key `data`. `hub` loads what `hf:` names; the library `datasets` unless given. Raises `TaskError`
+    when there is no source, or the reader, its options or a row do not fit.
+    """
+    if data.source is None:
+        rule = "the task reads a dataset that is not part of it, and none was given"
+        remedy = "add -c data=FILE; the task's README says where to get it"
+        raise TaskError(rule, where=f"{where}.source", remedy=remedy)
+    assert data.reader
+    read = _reader(data, folder, functions, where)
+    rows = _rows(_placed(data.source, folder, f"{where}.source", hub or load_from_hub), read)
+    return into_splits(rows, data.splits, data.split_seed, f"{where}.source")
+
+
+def _reader(data: DataSpec, folder: Path, functions: Functions, where: str) -> Callable[[Mapping[str, Any]], Any]:
+    """The reader with its options, which are checked against its parameters."""
+    assert data.reader
+    function = functions(data.reader, f"{where}.reader")
+    known = list(inspect.signature(function).parameters.values())[1:]
+    names = [p.name for p in known if p.kind is not p.VAR_KEYWORD]
+    for name in data.options:
+        if name not in names and len(names) == len(known):
+            rule = f"the reader {data.reader} must have an option {name!r}"
+            raise TaskError(rule, where=f"{where}.options", remedy=did_you_mean(name, names))
+    for parameter in known:
+        if parameter.name not in data.options and parameter.name in names and parameter.default is parameter.empty:
+            rule = f"the reader {data.reader} needs the option {parameter.name!r}"
+            remedy = f"add -c data.options.{parameter.name}=..."
+            raise TaskError(rule, where=f"{where}.options", remedy=remedy)
+    options = {
+        name: folder / value if name.endswith(FILE_OPTION) and isinstance(value, str) else value
+        for name, value in data.options.items()
+    }
+    return lambda row: function(row, **options)
+
+
+def _rows(source: Iterable[Placed], read: Callable[[Mapping[str, Any]], Any]) -> list[Row]:
+    rows: list[Row] = []
+    places: dict[str, str] = {}
+    for number, (place, row) in enumerate(source, 1):
+        example = _example(read, row, place)
+        if example is None:
+            continue
+        example = example if example.id else replace(example, id=str(number))
+        if example.id in places:
+            rule = f"an id must stand once in a dataset, but {example.id!r} is also at {places[example.id]}"
+            raise TaskError(rule, where=place, remedy="remove one of the two rows")
+        places[example.id] = place
+        rows.append(Row(example, place, numbered=False))
+    return rows
+
+
+def _example(read: Callable[[Mapping[str, Any]], Any], row: Mapping[str, Any], place: str) -> Example | None:
+    try:
+        example = read(row)
+    except AgentoptError:
+        raise
+    except Exception as error:  # a user's function may raise anything; it is told as its failure on this row
+        problem = f"the reader failed: {type(error).__name__}: {error}"
+        raise TaskError(problem, where=place, remedy="use a file in the format that the task's README names") from error
+    if example is not None and not isinstance(example, Example):
+        rule = f"a reader must return an Example or None, but got {type(example).__name__}"
+        raise TaskError(rule, where=place, remedy="return agentopt.Example(id, inputs, target, metadata)")
+    return example
+
+
+def into_splits(rows: Sequence[Row], shares: SplitsSpec, seed: int, where: str) -> dict[Split, list[Row]]:
+    """Each row in one split, chosen by a hash of `seed` and its id. Rows with the same inputs stay together.
+
+    The shares are divided by their sum, and are met on average. A split that would be empty is given the first rows
+    of the largest one. Raises `TaskError` when there are fewer rows than splits.
+    """
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(json.dumps(row.example.inputs, sort_keys=True, default=str), []).append(row)
+    given: dict[Split, float] = {"train": shares.train, "validation": shares.validation, "test": shares.test}
+    wanted = {split: share for split, share in given.items() if share > 0}
+    if len(groups) < len(wanted):
+        rule = f"a dataset must have at least one usable row for each of {', '.join(wanted)}, but has {len(groups)}"
+        raise TaskError(rule, where=where, remedy="give a dataset with more rows, in the format that the README names")
+    found: dict[Split, list[list[Row]]] = {split: [] for split in wanted}
+    for group in groups.values():
+        found[_split_of(group[0].example.id, wanted, seed)].append(group)
+    for empty in (groups for groups in found.values() if not groups):
+        empty.append(max(found.values(), key=len).pop(0))
+    return {split: [row for group in groups for row in group] for split, groups in found.items()}
+
+
+def _split_of(id: str, shares: Mapping[Split, float], seed: int) -> Split:  # noqa: A002 - the field's name
+    place = int.from_bytes(hashlib.sha256(f"{seed}:{id}".encode()).digest()[:8]) / 2**64 * sum(shares.values())
+    ends = zip(shares, accumulate(shares.values()), strict=True)
+    return next((split for split, end in ends if place < end), list(shares)[-1])
+
+
+def _placed(source: str, folder: Path, where: str, hub: HubLoader) -> Iterator[Placed]:
+    """The rows of the source, each with its place. Raises `TaskError`."""
+    if source.startswith(HUB):
+        return _from_hub(source, where, hub)
+    path = folder / source
+    if path.suffix == ".jsonl":
+        return json_lines(path, where)
+    if path.suffix == ".json":
+        return json_list(path, where)
+    rule = f"a dataset must be a .jsonl or .json file, or hf:org/name, but got {source}"
+    raise TaskError(rule, where=where, remedy="convert it to JSONL")
+
+
+_HUB_NAME = re.compile(r"(?P<name>[^/@\s]+/[^/@\s]+)(/(?P<config>[^@\s]+))?(@(?P<split>[^\s]+))?")
+
+
+def _from_hub(source: str, where: str, hub: HubLoader) -> Iterator[Placed]:
+    named = _HUB_NAME.fullmatch(source.removeprefix(HUB))
+    if named is None:
+        rule = f"a dataset of the Hugging Face hub must be named as hf:org/name/config@split, but got {source}"
+        raise TaskError(rule, where=where, remedy="leave out /config or @split where there is only one")
+    try:
+        rows = hub(named["name"], named["config"], named["split"])
+    except ImportError as error:
+        rule = f"reading {source} needs the library `datasets`"
+        raise TaskError(rule, where=where, remedy="pip install 'agentopt[datasets]', or give a local file") from error
+    except (OSError, ValueError) as error:  # no network, no such dataset, configuration or split
+        rule = f"{source} cannot be loaded: {' '.join(str(error).split())[:300]}"
+        remedy = "check the name and the network, or download the rows as JSONL and give the file"
+        raise TaskError(rule, where=where, remedy=remedy) from error
+    return ((f"{source}:{number}", row) for number, row in enumerate(rows, 1))
+
+
+def load_from_hub(name: str, config: str | None, split: str | None) -> Iterable[Mapping[str, Any]]:
+    """The rows of one split of a dataset of the Hugging Face hub; of its only one where none is named.
+
+    Raises `ImportError` without the library, `OSError` or `ValueError` for what cannot be loaded.
+    """
+    import datasets  # an extra, and it takes seconds
+
+    try:
+        loaded = datasets.load_dataset(name, config, split=split)
+    except datasets.exceptions.DatasetsError as error:
+        raise ValueError(str(error)) from error
+    if isinstance(loaded, Mapping):
+        if len(loaded) != 1:
+            raise ValueError(f"it has the splits {', '.join(loaded)}: name one behind an @")
+        loaded = next(iter(loaded.values()))
+    rows: Iterable[Mapping[str, Any]] = loaded
+    return rows
