@@ -12,11 +12,12 @@ from agentopt.candidate import Candidate
 from agentopt.errors import BudgetExceeded, CandidateError, ModelError, ScorerError
 from agentopt.models.base import ChatModel
 from agentopt.models.catalog import ModelSpec
+from agentopt.program import ProgramRunner
 from agentopt.scaling import Scaling
 from agentopt.scorers import Judge
 from agentopt.task import Example, Scorer, Subtask, Task
 from agentopt.trial import Evaluation, ExampleResult, Score, Split, SubtaskUse, TrialState
-from agentopt.workflow import Answer, WorkflowResult, run_workflow
+from agentopt.workflow import Answer, Prompt, WorkflowResult, run_workflow
 
 StopTest = Callable[[Mapping[str, float]], bool]
 """Given the scores so far by example id, whether going on is pointless."""
@@ -25,6 +26,9 @@ OnResult = Callable[[ExampleResult], None]
 
 OnAnswer = Callable[[str, str, Answer], None]
 """Told a subtask's name, its user message and its answer."""
+
+MOST_REPEATS = 1000
+"""Independent repeats of one question; a program that asks the same again is given those after them."""
 
 
 class Evaluator:
@@ -47,6 +51,7 @@ class Evaluator:
         self.task, self.looks = task, looks
         self._scaling = Scaling(model, specs, task.unit, seed)
         self._scorer = _bound(task.scorer, model)
+        self._program = ProgramRunner(task, task.program) if task.program else None
         self._seed, self._clock = seed, clock
 
     async def evaluate(
@@ -100,15 +105,16 @@ class Evaluator:
         Raises `BudgetExceeded`: that is the end of the run, not a property of the example.
         """
 
-        async def ask(subtask: Subtask, prompt: str, of: Example) -> Answer:
-            repeat = (repeats or {}).get(subtask.name, 0)
+        async def ask(subtask: Subtask, prompt: Prompt, of: Example, *, occurrence: int = 0) -> Answer:
+            repeat = (repeats or {}).get(subtask.name, 0) + MOST_REPEATS * occurrence
             answer = await self._scaling.answer(subtask, candidate[subtask.name], prompt, of, repeat=repeat)
-            on_answer(subtask.name, prompt, answer)
+            on_answer(subtask.name, prompt if isinstance(prompt, str) else prompt[-1].content, answer)
             return answer
 
         uses: Mapping[str, SubtaskUse] = {}
         try:
-            outcome = await run_workflow(self.task, example, ask)
+            run = self._program.run(example, ask) if self._program else run_workflow(self.task, example, ask)
+            outcome = await run
             uses = outcome.uses
             score = await self._score(example, outcome)
         except (ModelError, ScorerError) as error:
