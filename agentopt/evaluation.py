@@ -15,7 +15,7 @@ from agentopt.models.catalog import ModelSpec
 from agentopt.program import ProgramRunner
 from agentopt.scaling import Scaling
 from agentopt.scorers import Judge
-from agentopt.task import Example, Scorer, Subtask, Task
+from agentopt.task import Example, Metric, Scorer, Subtask, Task, Value
 from agentopt.trial import Evaluation, ExampleResult, Score, Split, SubtaskUse, TrialState
 from agentopt.workflow import Answer, Prompt, WorkflowResult, run_workflow
 
@@ -116,16 +116,15 @@ class Evaluator:
             run = self._program.run(example, ask) if self._program else run_workflow(self.task, example, ask)
             outcome = await run
             uses = outcome.uses
-            score = await self._score(example, outcome)
+            score = await judged(self._scorer, example, outcome.output)
+            metrics = await self._metrics(example, outcome)
         except (ModelError, ScorerError) as error:
             return ExampleResult(example.id, None, error=str(error), subtasks=uses)
-        return ExampleResult(
-            example.id, score.value, _shown(outcome.output), outcome.note or score.feedback, subtasks=uses
-        )
+        feedback = outcome.note or score.feedback
+        return ExampleResult(example.id, score.value, _shown(outcome.output), feedback, subtasks=uses, metrics=metrics)
 
-    async def _score(self, example: Example, outcome: WorkflowResult) -> Score:
-        judged = self._scorer(example, outcome.output)
-        return await judged if inspect.isawaitable(judged) else judged
+    async def _metrics(self, example: Example, outcome: WorkflowResult) -> dict[str, float]:
+        return {name: await _measured(metric, example, outcome) for name, metric in self.task.metrics.items()}
 
     async def _run_block(
         self,
@@ -151,6 +150,17 @@ class Evaluator:
         examples = list(self.task.splits.get(split, ()))
         random.Random(f"{self._seed}:{split}").shuffle(examples)
         return examples
+
+
+async def judged(scorer: Scorer, example: Example, output: Value | None) -> Score:
+    """What the scorer, plain or async, says of the output. Raises `ScorerError`, and a judge `ModelError`."""
+    score = scorer(example, output)
+    return await score if inspect.isawaitable(score) else score
+
+
+async def _measured(metric: Metric, example: Example, outcome: WorkflowResult) -> float:
+    output = outcome.outputs.get(metric.subtask)
+    return 0.0 if output is None else (await judged(metric.scorer, example, output)).value
 
 
 def check_candidate(candidate: Candidate, task: Task) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -30,10 +31,20 @@ class Measured:
 
     @classmethod
     def of(cls, evaluation: Evaluation, *, seed: int = 0) -> Measured | None:
-        scores = list(evaluation.scores.values())
+        return cls._mean(evaluation.scores.values(), evaluation.planned, seed)
+
+    @classmethod
+    def metrics_of(cls, evaluation: Evaluation, *, seed: int = 0) -> dict[str, Measured]:
+        """The mean of each metric; of those that have a value."""
+        means = {name: cls._mean(of.values(), evaluation.planned, seed) for name, of in evaluation.metrics.items()}
+        return {name: mean for name, mean in means.items() if mean is not None}
+
+    @classmethod
+    def _mean(cls, values: Iterable[float], planned: int, seed: int) -> Measured | None:
+        scores = list(values)
         if not scores:
             return None
-        return cls(sum(scores) / len(scores), mean_interval(scores, seed=seed), len(scores), evaluation.planned)
+        return cls(sum(scores) / len(scores), mean_interval(scores, seed=seed), len(scores), planned)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +67,7 @@ class Finalist:
     """A candidate that met the test split. `units` are those of the task's token lengths; `cost` is per example, as
     measured on the validation split.
 
+    `metrics` are those of the test split, or of the validation split where the test was not reached.
     `roles` may hold several: the best candidate is often also the recommended one, or the baseline itself.
     """
 
@@ -68,6 +80,7 @@ class Finalist:
     validation: Measured
     test: Measured | None = None
     against_baseline: Comparison | None = None
+    metrics: dict[str, Measured] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +212,7 @@ def finalist(
         validation=validation,
         test=Measured.of(test, seed=seed) if test else None,
         against_baseline=compared,
+        metrics=Measured.metrics_of(test or trial.evaluation, seed=seed),
     )
 
 

@@ -119,13 +119,21 @@ def asked_by_program(inputs: Mapping[str, Any], outputs: Mapping[str, Value]) ->
     return json.dumps(dict(inputs), ensure_ascii=False, default=str)
 
 
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A number reported beside the score: the scorer's value for the output of `subtask`; 0 where there is none."""
+
+    subtask: str
+    scorer: Scorer
+
+
 @dataclass(frozen=True)
 class Task:
     """A multi-stage task. `subtasks` are in an order in which each comes after all it reads.
 
     The workflow's output is that of `output`, the last subtask unless given. `max_units` bounds a candidate's
     cost per example (None: the paper's default, one pass of every subtask's largest model). With a `program`, that
-    is the workflow, and its output is the task's.
+    is the workflow, and its output is the task's. `metrics` are reported beside the score; the search ignores them.
     """
 
     name: str
@@ -137,6 +145,7 @@ class Task:
     unit: Unit = PAPER_UNIT
     max_units: float | None = None
     program: Program | None = None
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
 
     def __getitem__(self, subtask: str) -> Subtask:
         return next(s for s in self.subtasks if s.name == subtask)

@@ -17,7 +17,7 @@ from agentopt.cost import Unit, units
 from agentopt.errors import ScorerError, TaskError
 from agentopt.fusion import FUSION_NAMES
 from agentopt.models.catalog import ModelSpec
-from agentopt.task import Example, Fusion, Parser, Scorer, Subtask, Task, TokenLengths, Value
+from agentopt.task import Example, Fusion, Metric, Parser, Scorer, Subtask, Task, TokenLengths, Value
 from agentopt.taskdata import Functions, Row, check_leaks, read_rows
 from agentopt.taskreader import read_dataset
 from agentopt.taskschema import (
@@ -30,6 +30,7 @@ from agentopt.taskschema import (
     NumericScorer,
     PythonParse,
     PythonScorer,
+    ScorerSpec,
     SubtaskSpec,
     TaskSpec,
     TextParse,
@@ -38,7 +39,7 @@ from agentopt.taskschema import (
 from agentopt.templates import INPUTS, Template, compile_template
 from agentopt.trial import Split
 from agentopt.validation import did_you_mean, load_yaml, validate
-from agentopt.workflow import check_names, check_task
+from agentopt.workflow import check_metrics, check_names, check_task
 
 TASK_FILE = "task.yaml"
 
@@ -100,7 +101,8 @@ class _Reader:
         task = Task(
             name=spec.name,
             subtasks=tuple(subtasks[name] for name in in_order(reads, self.at("subtasks"))),
-            scorer=self._scorer(),
+            scorer=self._scorer(spec.scorer, "scorer"),
+            metrics=self._metrics(),
             splits={split: self._limited(split, rows[split]) for split in rows},
             description=spec.description,
             output=self._output(),
@@ -182,10 +184,18 @@ class _Reader:
         judge = self.functions(fuse.judge, f"{where}.judge") if fuse.judge else None
         return Fusion(fuse.method, fuse.model, fuse.prompt, judge)
 
-    def _scorer(self) -> Scorer:
-        match self.spec.scorer:
+    def _metrics(self) -> dict[str, Metric]:
+        specs, where = self.spec.metrics, self.at("metrics")
+        check_metrics({name: spec.subtask for name, spec in specs.items()}, [s.name for s in self.spec.subtasks], where)
+        return {
+            name: Metric(spec.subtask, self._scorer(spec.scorer, f"metrics.{name}.scorer"))
+            for name, spec in specs.items()
+        }
+
+    def _scorer(self, spec: ScorerSpec, key: str) -> Scorer:
+        match spec:
             case PythonScorer(function=name):
-                return scorers.python(self.functions(name, self.at("scorer.function")))
+                return scorers.python(self.functions(name, self.at(f"{key}.function")))
             case JudgeScorer(model=model, rubric=rubric, max_tokens=max_tokens):
                 return scorers.Judge(model, rubric, max_tokens)
             case BuiltInScorer() | NumericScorer() as built_in:

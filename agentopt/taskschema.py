@@ -276,6 +276,18 @@ ScorerSpec = Annotated[
 ]
 
 
+class MetricSpec(_Strict):
+    """A number that is reported beside the score."""
+
+    subtask: Text
+    """Whose output it judges."""
+    scorer: Annotated[
+        BuiltInScorer | NumericScorer | PythonScorer,
+        Field(discriminator="kind"),
+        BeforeValidator(_kinds("kind", "exact_match", "token_f1", "numeric", "set_f1", "contains", "python")),
+    ]
+
+
 class UnitSpec(_Strict):
     """The pass that counts as one unit of cost; the paper's unless given."""
 
@@ -304,6 +316,8 @@ class TaskSpec(_Strict):
     output: Text | None = None
     """The subtask whose output is judged; the last unless given."""
     scorer: ScorerSpec
+    metrics: dict[Text, MetricSpec] = {}
+    """What is reported beside the score, by name; the search ignores it."""
     cost: CostSpec = CostSpec()
 
     @model_validator(mode="after")

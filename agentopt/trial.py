@@ -49,6 +49,7 @@ class ExampleResult:
     feedback: str = ""
     error: str | None = None
     subtasks: Mapping[str, SubtaskUse] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,13 @@ class Evaluation:
     def scores(self) -> dict[str, float]:
         """Example id -> score, of the examples that have one."""
         return {r.id: r.score for r in self.results if r.score is not None}
+
+    @property
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """Metric -> example id -> value, of the examples that have a score."""
+        names = dict.fromkeys(name for r in self.results for name in r.metrics)
+        scored = [r for r in self.results if r.score is not None]
+        return {name: {r.id: r.metrics[name] for r in scored if name in r.metrics} for name in names}
 
     @property
     def errors(self) -> dict[str, str]:

@@ -107,6 +107,7 @@ def check_task(task: Task) -> None:
     if task.output_subtask not in seen:
         known = ", ".join(sorted(seen))
         raise TaskError(f"`output` must name a subtask, but got {task.output!r}", where=where, remedy=f"known: {known}")
+    check_metrics({name: metric.subtask for name, metric in task.metrics.items()}, seen, f"{where}, metrics")
     for split, examples in task.splits.items():
         _check_examples(examples, f"{where}, {split} split")
 
@@ -125,6 +126,15 @@ def check_names(names: Iterable[str], where: str) -> None:
         seen.add(name)
     if not seen:
         raise TaskError("a task needs at least one subtask", where=where, remedy="add one under `subtasks`")
+
+
+def check_metrics(judged: Mapping[str, str], names: Iterable[str], where: str) -> None:
+    """Raise `TaskError` unless the subtask that each metric judges is one of `names`."""
+    known = sorted(names)
+    for metric, name in judged.items():
+        if name not in known:
+            rule = f"a metric must name a subtask, but got {name!r}"
+            raise TaskError(rule, where=f"{where}.{metric}.subtask", remedy=f"known: {', '.join(known)}")
 
 
 def _check_subtask(subtask: Subtask, earlier: set[str], where: str) -> None:

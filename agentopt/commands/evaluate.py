@@ -41,6 +41,8 @@ def show_evaluation(evaluation: Evaluation, console: Console) -> None:
             f"{evaluation.split}: score {measured.score:.3f} {interval_in_words(measured.interval)} at 95%, "
             f"n={measured.n} of {measured.planned}, in {evaluation.seconds:.1f} s"
         )
+        for name, metric in Measured.metrics_of(evaluation).items():
+            console.print(f"  {name} {metric.score:.3f} {interval_in_words(metric.interval)}", markup=False)
         mean = evaluation.per_example
         console.print(
             f"per example: {mean('units'):.1f} units, {mean('prompt_tokens'):.0f} prompt + "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from agentopt.result import Result
 from agentopt.runfolder import RunFolder
 from agentopt.session import open_existing_journal
 from agentopt.space import needs_measuring, search_space
+from agentopt.taskreader import HUB
 
 
 def run_optimization(task: Path | None, settings: Sequence[str], resume: Path | None, console: Console) -> None:
@@ -57,8 +59,15 @@ def show_result(run: RunFolder, result: Result, console: Console) -> None:
     print_result(result, console)
     catalogues = ["-c", f"models=[{', '.join(map(str, run.config.models))}]"] if run.config.models else []
     task = str(run.task) if run.task else "TASK"
-    command = ["agentopt", "evaluate", task, "--candidate", str(run.path / "best.yaml"), *catalogues]
+    asked = [part for key, value in run.config.task.items() for part in ("-c", f"task.{key}={_as_setting(value)}")]
+    command = ["agentopt", "evaluate", task, "--candidate", str(run.path / "best.yaml"), *catalogues, *asked]
     console.print(f"Use it:  {shlex.join(command)}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _as_setting(value: object) -> str:
+    """What is read back as `value`: a path as it stands, anything else as JSON, which is YAML."""
+    plain = isinstance(value, str) and value.startswith(("/", HUB))
+    return str(value) if plain else json.dumps(value)
 
 
 def estimate_run(task: Path, settings: Sequence[str], console: Console) -> None:

@@ -60,12 +60,14 @@ def _finalists(result: Result) -> Table:
         title="Finalists (95% intervals; paired difference to the baseline; units by the task's token lengths)",
         title_justify="left",
     )
+    metrics = list(dict.fromkeys(name for finalist in result.finalists for name in finalist.metrics))
     for column in (
         "",
         "trial",
         "validation",
         "test",
         "against the baseline on test",
+        *map(escape, metrics),
         "units",
         "prompt + completion tokens",
         "USD",
@@ -81,6 +83,7 @@ def _finalists(result: Result) -> Table:
             _measured(finalist.validation),
             _measured(finalist.test),
             _compared(finalist),
+            *(f"{finalist.metrics[name].score:.3f}" if name in finalist.metrics else "-" for name in metrics),
             f"{finalist.units:.1f}",
             tokens,
             f"{usd:.2g}",
