@@ -17,8 +17,21 @@ from agentopt.cost import Unit, units
 from agentopt.errors import ScorerError, TaskError
 from agentopt.fusion import FUSION_NAMES
 from agentopt.models.catalog import ModelSpec
-from agentopt.task import Example, Fusion, Metric, Parser, Scorer, Subtask, Task, TokenLengths, Value
+from agentopt.task import (
+    Example,
+    Fusion,
+    Metric,
+    Parser,
+    Program,
+    Scorer,
+    Subtask,
+    Task,
+    TokenLengths,
+    Value,
+    asked_by_program,
+)
 from agentopt.taskdata import Functions, Row, check_leaks, read_rows
+from agentopt.taskprogram import MAX_TOKENS, check_prompts, read_program, settings_left
 from agentopt.taskreader import read_dataset
 from agentopt.taskschema import (
     BuiltInScorer,
@@ -28,6 +41,7 @@ from agentopt.taskschema import (
     JudgeScorer,
     NumberParse,
     NumericScorer,
+    ParseSpec,
     PythonParse,
     PythonScorer,
     ScorerSpec,
@@ -92,6 +106,7 @@ class _Reader:
     def task(self) -> Task:
         spec = self.spec
         check_names([s.name for s in spec.subtasks], self.at("subtasks"))
+        check_prompts(spec, self.at)
         self._check_models()
         reads = {s.name: self._reads(s) for s in spec.subtasks}
         subtasks = {s.name: self._subtask(s, reads[s.name]) for s in spec.subtasks}
@@ -108,6 +123,7 @@ class _Reader:
             output=self._output(),
             unit=Unit(**spec.cost.unit.model_dump()),
             max_units=spec.cost.max_units,
+            program=self._program(),
         )
         check_task(task)
         self._check_all_used(reads)
@@ -127,21 +143,22 @@ class _Reader:
 
     @cached_property
     def templates(self) -> dict[str, Template]:
-        return {s.name: compile_template(s.prompt, self.at("prompt", s)) for s in self.spec.subtasks}
+        return {s.name: compile_template(s.prompt or "", self.at("prompt", s)) for s in self.spec.subtasks}
 
     # Building
 
     def _subtask(self, spec: SubtaskSpec, reads: tuple[str, ...]) -> Subtask:
         schema = spec.parse.json_schema if isinstance(spec.parse, JsonParse) else None
+        left = settings_left(spec) if self.spec.program else frozenset()
         return Subtask(
             name=spec.name,
-            render=self.templates[spec.name].render,
+            render=asked_by_program if self.spec.program else self.templates[spec.name].render,
             models=spec.models,
-            parse=self._parser(spec),
+            parse=self._parser(spec.parse, self.at("parse", spec)),
             system_prompt=spec.system_prompt,
             num_samples=spec.num_samples,
             fusion=self._fusion(spec),
-            max_tokens=spec.max_tokens,
+            max_tokens=MAX_TOKENS if "max_tokens" in left else spec.max_tokens,
             temperature=spec.temperature,
             top_p=spec.top_p,
             stop=spec.stop,
@@ -150,12 +167,20 @@ class _Reader:
             reads=reads,
             tokens=TokenLengths(spec.tokens.prompt, spec.tokens.completion) if spec.tokens else None,
             description=spec.description,
+            keep_system_prompt=spec.keep_system_prompt,
+            left_to_program=left,
         )
 
-    def _parser(self, spec: SubtaskSpec) -> Parser:
-        where = self.at("parse", spec)
+    def _program(self) -> Program | None:
+        spec, where = self.spec.program, self.at("program")
+        if spec is None:
+            return None
+        parse = self._parser(spec.parse, f"{where}.parse")
+        return read_program(spec, self.file.parent, self.functions, parse, where)
+
+    def _parser(self, spec: ParseSpec, where: str) -> Parser:
         try:
-            match spec.parse:
+            match spec:
                 case TextParse(first_line=first_line):
                     return parsers.text(first_line=first_line)
                 case NumberParse():
@@ -232,6 +257,8 @@ class _Reader:
         """The subtasks whose output the template reads, in the order of the file."""
         template, where = self.templates[spec.name], self.at("prompt", spec)
         names = [s.name for s in self.spec.subtasks]
+        if self.spec.program:  # what it makes of an answer is its own; it may put any into a later question
+            return tuple(names[: names.index(spec.name)])
         for name in sorted(template.references - {INPUTS, *names}):
             rule = f"the template reads `{name}`, which is neither `{INPUTS}` nor a subtask"
             raise TaskError(rule, where=where, remedy=did_you_mean(name, [INPUTS, *names]))
@@ -315,14 +342,15 @@ class _Reader:
         if not self._built_in:
             return
         output = next(s for s in self.spec.subtasks if s.name == self._output())
-        options = output.parse.options if isinstance(output.parse, ChoiceParse) else ()
+        parse = self.spec.program.parse if self.spec.program else output.parse
+        options = parse.options if isinstance(parse, ChoiceParse) else ()
         for row in (row for split in rows.values() for row in split):
             try:
                 scores = [scorer(row.example, value) for value in (None, *options)]
             except ScorerError as error:
                 raise TaskError(str(error), where=row.where, remedy="correct the row's target") from error
             if options and not any(getattr(score, "value", 0.0) > 0 for score in scores):
-                rule = f"no option of {output.name} is right by the target {row.example.target!r}"
+                rule = f"no option of {self.spec.program and 'the program' or output.name} is right by the target {row.example.target!r}"
                 raise TaskError(rule, where=row.where, remedy=f"options: {', '.join(options)}")
 
     def _check_costs(self, task: Task) -> None:

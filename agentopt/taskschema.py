@@ -206,6 +206,30 @@ class TokensSpec(_Strict):
     completion: Positive
 
 
+class ProgramSpec(_Strict):
+    """The user's own program as the workflow; the subtasks are then the models that it asks for."""
+
+    command: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
+    """A command, run in the task folder: it reads the inputs as JSON on stdin, or where a word says {input}, and prints
+    its answer. `python` is the interpreter that runs agentopt."""
+    function: FunctionName | None = None
+    """A function of the inputs that returns the answer; see `taskprogram`."""
+    parse: ParseSpec = TextParse()
+    """How what a command prints is read."""
+    timeout: Positive = 60.0
+    """Seconds that the program may take on one example, not counting those in which it waits for an answer."""
+    concurrency: Count = 4
+    """How many examples it runs on at once."""
+
+    @model_validator(mode="after")
+    def _one_form(self) -> ProgramSpec:
+        if (self.command is None) == (self.function is None):
+            raise _error("a program is either a `command` or a `function`", "give one of the two")
+        if self.function is not None and "parse" in self.model_fields_set:
+            raise _error("`parse` goes with a command; a function returns its value", "remove `parse`")
+        return self
+
+
 class SubtaskSpec(_Strict):
     """One stage of the task."""
 
@@ -215,8 +239,10 @@ class SubtaskSpec(_Strict):
     """Told to the search agent."""
     system_prompt: str = ""
     """The seed system prompt; the prompt optimiser starts from it."""
-    prompt: Text
-    """The template of the user message, which reads `inputs.<column>` and `<subtask>.output`."""
+    prompt: Text | None = None
+    """The template of the user message, which reads `inputs.<column>` and `<subtask>.output`; a program writes its own."""
+    keep_system_prompt: bool = False
+    """Whether a program's own system message follows the candidate's, instead of making way for it."""
     models: Annotated[tuple[Text, ...], Field(min_length=1), AfterValidator(_distinct)]
     """Catalogue names of the models that may be used; the first is the baseline's."""
     num_samples: Annotated[tuple[int, ...], BeforeValidator(_counts), AfterValidator(_ascending)] = (1, 2, 3, 5, 8)
@@ -312,6 +338,7 @@ class TaskSpec(_Strict):
     """Told to the search agent."""
     data: DataSpec
     columns: ColumnsSpec = ColumnsSpec()
+    program: ProgramSpec | None = None
     subtasks: Annotated[tuple[SubtaskSpec, ...], Field(min_length=1)]
     output: Text | None = None
     """The subtask whose output is judged; the last unless given."""

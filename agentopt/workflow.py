@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from agentopt.errors import AgentoptError, BudgetExceeded, ScorerError, TaskError
 from agentopt.models.base import Message
-from agentopt.task import Example, Subtask, Task, Value
+from agentopt.task import Example, Program, Subtask, Task, Value
 from agentopt.templates import INPUTS
 from agentopt.trial import SubtaskUse
 
@@ -108,6 +108,8 @@ def check_task(task: Task) -> None:
         known = ", ".join(sorted(seen))
         raise TaskError(f"`output` must name a subtask, but got {task.output!r}", where=where, remedy=f"known: {known}")
     check_metrics({name: metric.subtask for name, metric in task.metrics.items()}, seen, f"{where}, metrics")
+    if task.program:
+        _check_program(task.program, where)
     for split, examples in task.splits.items():
         _check_examples(examples, f"{where}, {split} split")
 
@@ -135,6 +137,15 @@ def check_metrics(judged: Mapping[str, str], names: Iterable[str], where: str) -
         if name not in known:
             rule = f"a metric must name a subtask, but got {name!r}"
             raise TaskError(rule, where=f"{where}.{metric}.subtask", remedy=f"known: {', '.join(known)}")
+
+
+def _check_program(program: Program, where: str) -> None:
+    if bool(program.command) == bool(program.function):
+        rule = "a program must be either a command or a function"
+        raise TaskError(rule, where=f"{where}, program", remedy="give one of the two")
+    if program.timeout <= 0 or program.concurrency < 1:
+        rule = f"a program needs time and at least one place, but got {program.timeout:g} s, {program.concurrency}"
+        raise TaskError(rule, where=f"{where}, program", remedy="make `timeout` and `concurrency` positive")
 
 
 def _check_subtask(subtask: Subtask, earlier: set[str], where: str) -> None:

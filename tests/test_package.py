@@ -24,7 +24,7 @@ LAYERS = (
     "candidate trial",
     "cost budget stats validation",
     "models.*",
-    "task templates parsers scorers fusion workflow taskschema taskdata taskreader taskfile wire",
+    "task templates parsers scorers fusion workflow taskschema taskdata taskreader taskprogram taskfile wire",
     "scaling",
     "evaluation program processes programworker visit gateway",
     "search.* prompts.*",
