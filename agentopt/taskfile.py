@@ -342,6 +342,7 @@ class _Reader:
         if not self._built_in:
             return
         output = next(s for s in self.spec.subtasks if s.name == self._output())
+        # With a program, that is what its answer is read as.
         parse = self.spec.program.parse if self.spec.program else output.parse
         options = parse.options if isinstance(parse, ChoiceParse) else ()
         for row in (row for split in rows.values() for row in split):
@@ -350,7 +351,7 @@ class _Reader:
             except ScorerError as error:
                 raise TaskError(str(error), where=row.where, remedy="correct the row's target") from error
             if options and not any(getattr(score, "value", 0.0) > 0 for score in scores):
-                rule = f"no option of {self.spec.program and 'the program' or output.name} is right by the target {row.example.target!r}"
+                rule = f"no option of {output.name} is right by the target {row.example.target!r}"
                 raise TaskError(rule, where=row.where, remedy=f"options: {', '.join(options)}")
 
     def _check_costs(self, task: Task) -> None:

@@ -240,7 +240,7 @@ class SubtaskSpec(_Strict):
     system_prompt: str = ""
     """The seed system prompt; the prompt optimiser starts from it."""
     prompt: Text | None = None
-    """The template of the user message, which reads `inputs.<column>` and `<subtask>.output`; a program writes its own."""
+    """The template of the user message, which reads `inputs.<column>` and `<subtask>.output`; none with a program."""
     keep_system_prompt: bool = False
     """Whether a program's own system message follows the candidate's, instead of making way for it."""
     models: Annotated[tuple[Text, ...], Field(min_length=1), AfterValidator(_distinct)]

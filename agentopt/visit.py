@@ -30,7 +30,9 @@ GRACE_SECONDS = 2.0
 class AskAgain(Protocol):
     """Answers a subtask on an example; `occurrence` counts how often this run has asked the same before."""
 
-    async def __call__(self, subtask: Subtask, prompt: Prompt, example: Example, *, occurrence: int = 0) -> Answer: ...
+    async def __call__(
+        self, subtask: Subtask, prompt: Prompt, example: Example, /, *, occurrence: int = 0
+    ) -> Answer: ...
 
 
 class Visit:

@@ -1,0 +1,108 @@
+"""The `program` of a task file: checks that what it names is there, and says how it is run.
+
+A function of two parameters, the inputs and the endpoint, is called in this process. A function of one finds its
+endpoint in the environment, which all examples would share here, so it gets a process of its own for every example.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from agentopt.errors import TaskError
+from agentopt.task import Parser, Program
+from agentopt.taskdata import Functions
+from agentopt.taskschema import ProgramSpec, SubtaskSpec, TaskSpec
+from agentopt.validation import did_you_mean
+
+MAX_TOKENS = 1024
+"""The most tokens of a response where neither the subtask nor the program says it: programs write prompts for models
+that stop by themselves, so the limit of a declared subtask would cut their answers off."""
+
+
+def read_program(spec: ProgramSpec, folder: Path, functions: Functions, parse: Parser, where: str) -> Program:
+    """The program. Raises `TaskError` for a command or a function that is not there."""
+    program = Program(folder=folder.absolute(), parse=parse, timeout=spec.timeout, concurrency=spec.concurrency)
+    if spec.command:
+        _check_command(spec.command, folder, f"{where}.command")
+        return replace(program, command=spec.command)
+    assert spec.function
+    file, _, name = spec.function.rpartition(":")
+    if _count_parameters(folder / file, name, f"{where}.function") == 2:
+        return replace(program, function=functions(spec.function, f"{where}.function"))
+    worker = (sys.executable, "-m", "agentopt.programworker", file, name)
+    return replace(program, command=worker, parse=json.loads)
+
+
+def check_prompts(spec: TaskSpec, at: Callable[..., str]) -> None:
+    """Raise `TaskError` unless either the subtasks say what is asked, or a program does. `at` names a key's place."""
+    for subtask in spec.subtasks:
+        if (subtask.prompt is None) != (spec.program is not None):
+            rule = "a program writes its own prompts" if spec.program else "a subtask needs a prompt"
+            remedy = "remove the prompt" if spec.program else "add one, or a `program` to the task"
+            raise TaskError(rule, where=at("prompt", subtask), remedy=remedy)
+        if subtask.keep_system_prompt and not spec.program:
+            rule = "`keep_system_prompt` goes with a program"
+            raise TaskError(rule, where=at("keep_system_prompt", subtask), remedy="remove it")
+    if spec.program and spec.output:
+        rule = "the output of a task with a program is the program's"
+        raise TaskError(rule, where=at("output"), remedy="remove `output`")
+
+
+def settings_left(spec: SubtaskSpec) -> frozenset[str]:
+    """The settings that a program may set for itself: those that the subtask does not."""
+    left = {"max_tokens", "temperature", "top_p", "stop"} - spec.model_fields_set
+    return frozenset(left | ({"json_schema"} if spec.parse.kind != "json" else set()))
+
+
+def _check_command(command: tuple[str, ...], folder: Path, where: str) -> None:
+    first = command[0]
+    if "/" in first:
+        found = (folder / first).is_file()
+    else:
+        found = first in ("python", "python3") or shutil.which(first) is not None
+    if not found:
+        rule = f"a command must begin with a program that can be run, but got {first!r}"
+        raise TaskError(rule, where=f"{where}.0", remedy="write ./NAME for a program in the task folder")
+    if "/" in first and shutil.which(str((folder / first).absolute())) is None:
+        raise TaskError(f"{first} is not executable", where=f"{where}.0", remedy=f"chmod +x {first}")
+    if first in ("python", "python3") and len(command) > 1 and command[1].endswith(".py"):
+        _check_file(folder / command[1], f"{where}.1")
+
+
+def _check_file(path: Path, where: str) -> None:
+    if not path.is_file():
+        raise TaskError(f"there is no file {path}", where=where, remedy="correct the path, or write the file")
+
+
+def _count_parameters(path: Path, name: str, where: str) -> int:
+    """Of the function `name`; 1 for what is bound otherwise. Read without running the file, which may need the
+    endpoint at once."""
+    _check_file(path, where)
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError) as error:
+        raise TaskError(f"{path} is not Python: {error}", where=where, remedy="correct the file") from error
+    found = {node.name: node.args for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+    names = {*found, *(node.id for node in ast.walk(tree) if isinstance(node, ast.Name))}
+    names |= {
+        (alias.asname or alias.name)
+        for node in ast.walk(tree)
+        for alias in getattr(node, "names", ())
+        if isinstance(alias, ast.alias)
+    }
+    if name not in names:
+        rule = f"{path} must have a function {name!r}"
+        raise TaskError(rule, where=where, remedy=did_you_mean(name, sorted(found)))
+    if name not in found:
+        return 1
+    count = len(found[name].posonlyargs) + len(found[name].args)
+    if count not in (1, 2):
+        rule = f"a program takes the inputs, or the inputs and the endpoint, but {name} takes {count} arguments"
+        raise TaskError(rule, where=where, remedy=f"write def {name}(inputs) or def {name}(inputs, openai)")
+    return count
