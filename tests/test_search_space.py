@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from agentopt.candidate import Candidate
 from agentopt.cost import SubtaskCost
 from agentopt.search.base import SearchSpace, SubtaskSpace
-from agentopt.search.insights import initial_candidates, neighbourhood, next_by_insight
-from agentopt.search.moves import affordable, fitted, moves, nearest_untried, with_fewer_samples
+from agentopt.search.insights import initial_candidates
+from agentopt.search.moves import affordable, fitted, nearest_untried, with_fewer_samples
 from agentopt.testing.landscape import SyntheticLandscape, best_answer_count, synthetic_space
 
 few = settings(max_examples=40, deadline=None)
@@ -93,21 +93,6 @@ def test_every_model_that_can_be_afforded_at_all_is_among_the_first_trials(space
     assert first == reachable
 
 
-@few
-@given(spaces(), st.randoms(use_true_random=False))
-def test_neighbours_are_affordable_distinct_and_not_the_candidate_itself(
-    space: SearchSpace, rng: random.Random
-) -> None:
-    every = space.candidates()
-    if every:
-        candidate = rng.choice(every)
-        near = neighbourhood(space, candidate)
-        assert len(set(near)) == len(near)
-        assert candidate not in near
-        assert all(space.contains(c) for c in near)
-        assert set(moves(space, candidate)) <= set(near)
-
-
 def test_first_trials_of_the_papers_space_are_sized_by_one_pass_of_the_largest_model() -> None:
     space = synthetic_space(max_units=932.5)
     first = initial_candidates(space)
@@ -123,18 +108,6 @@ def test_a_tight_limit_sizes_the_other_subtasks_models_down_first() -> None:
     first = initial_candidates(space)
     assert space.candidate({"retrieve": ("qwen-32b", 1), "answer": ("qwen-72b", 1)}) in first
     assert not any(c["retrieve"].model == "qwen-72b" for c in first), "one pass of it costs 814"
-
-
-def test_the_insights_try_every_first_trial_then_near_the_best_then_nothing() -> None:
-    space = synthetic_space()
-    first = initial_candidates(space)
-    rng = random.Random(0)
-    assert next_by_insight(space, set(first[:3]), [], rng) == first[3]
-    best, second = first[0], first[1]
-    assert next_by_insight(space, set(first), [best, second], rng) in neighbourhood(space, best)
-    known = {*first, *neighbourhood(space, best)}
-    assert next_by_insight(space, known, [best, second], rng) in neighbourhood(space, second)
-    assert next_by_insight(space, known | set(neighbourhood(space, second)), [best, second], rng) is None
 
 
 def test_the_synthetic_landscape_plants_the_three_insights() -> None:

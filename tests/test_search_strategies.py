@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import math
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import optuna
 import pytest
@@ -16,23 +19,26 @@ from agentopt.cost import SubtaskCost
 from agentopt.errors import ConfigError
 from agentopt.search.base import Proposal, SearchSpace, Strategy, SubtaskSpace
 from agentopt.search.baselines import GridStrategy, RandomStrategy
-from agentopt.search.fallback import InsightSampler, OptunaStrategy, candidate_of, distributions, params_of
+from agentopt.search.fallback import OptunaStrategy
 from agentopt.search.insights import initial_candidates
 from agentopt.search.loop import LoopSearch
-from agentopt.testing.landscape import SyntheticLandscape, synthetic_space
+from agentopt.search.samplers import POPULATION, SAMPLERS, InsightSampler
+from agentopt.search.told import candidate_of, distributions, params_of
+from agentopt.testing.landscape import COUNTS, SyntheticLandscape, synthetic_space
 from agentopt.testing.strategies import (
     ScriptedRunner,
     check_strategy,
     check_strategy_tries_everything,
     trial_of,
 )
+from agentopt.trial import TrialState
 from tests.test_search_space import SIZES, spaces
 
 STRATEGIES: dict[str, Callable[[], Strategy]] = {
     "random": lambda: RandomStrategy(3),
     "grid": GridStrategy,
     "insight": lambda: OptunaStrategy(3),
-    "tpe": lambda: OptunaStrategy(3, "tpe"),
+    **{name: lambda name=name: OptunaStrategy(3, name) for name in SAMPLERS if name not in ("insight", "gp")},
 }
 every_strategy = pytest.mark.parametrize("make", STRATEGIES.values(), ids=STRATEGIES.keys())
 
@@ -114,21 +120,64 @@ async def test_the_fallback_begins_with_the_first_trials_of_insight_1() -> None:
     assert {p.proposer for p in proposals} == {"fallback"}
 
 
-async def test_a_failed_or_pruned_trial_is_no_parent_of_the_next_ones() -> None:
+async def test_a_failed_trial_teaches_the_fallback_nothing_and_a_pruned_one_never_looks_best() -> None:
     space = synthetic_space()
     first = initial_candidates(space)
-    trials = [trial_of(space, i, Proposal(c, "initial"), 0.1) for i, c in enumerate(first)]
-    odd = space.candidate({"retrieve": ("llama-3b", 30), "answer": ("llama-8b", 40)})
-    trials.append(trial_of(space, len(trials), Proposal(odd, "x"), 0.9, "pruned"))
-    near_odd = [p for p in await OptunaStrategy(0).propose(space, trials, 8) if p.candidate["answer"].num_samples > 30]
-    good = trial_of(space, len(trials) - 1, Proposal(odd, "x"), 0.9)
-    near_good = await OptunaStrategy(0).propose(space, [*trials[:-1], good], 8)
-    assert all(p.candidate["retrieve"].num_samples != 30 for p in near_odd)
-    assert all(_differs_in_one_subtask(p.candidate, odd) for p in near_good)
+    trials = [trial_of(space, i, Proposal(c, "initial"), 0.1 + i / 100) for i, c in enumerate(first)]
+    odd = Proposal(space.candidate({"retrieve": ("llama-3b", 30), "answer": ("llama-8b", 40)}), "x")
+
+    async def after(score: float | None, state: TrialState) -> list[Candidate]:
+        history = [*trials, trial_of(space, len(trials), odd, score, state)]
+        return [p.candidate for p in await OptunaStrategy(0).propose(space, history, 6)]
+
+    failed, hopeless = await after(None, "incomplete"), await after(0.0, "pruned")
+    lucky, good = await after(0.9, "pruned"), await after(0.9, "complete")
+    assert lucky == await after(0.1 + (len(first) - 1) / 100, "pruned"), "a partial score counts up to the best one"
+    assert sum(_near(c, odd.candidate) for c in good) > sum(_near(c, odd.candidate) for c in hopeless)
+    assert odd.candidate not in failed
 
 
-def _differs_in_one_subtask(a: Candidate, b: Candidate) -> bool:
-    return sum(a[name] != b[name] for name in a) == 1
+def _near(a: Candidate, b: Candidate) -> bool:
+    return any(a[name].model == b[name].model and abs(a[name].num_samples - b[name].num_samples) <= 20 for name in a)
+
+
+async def test_a_batch_of_the_fallback_spreads_as_if_its_scores_had_come_out_as_predicted() -> None:
+    landscape = SyntheticLandscape()
+    space, first = landscape.space, initial_candidates(landscape.space)
+    trials = [trial_of(space, i, Proposal(c, "initial"), landscape.observed(c)) for i, c in enumerate(first)]
+    batch = [p.candidate for p in await OptunaStrategy(0).propose(space, trials, 6)]
+    alone = [p.candidate for p in await OptunaStrategy(0).propose(space, trials, 1)]
+    assert batch[0] == alone[0]
+    assert sum(_differs_in_one_step(a, b) for a, b in itertools.pairwise(batch)) <= 2
+
+
+def _differs_in_one_step(a: Candidate, b: Candidate) -> bool:
+    return all(a[n].model == b[n].model for n in a) and sum(
+        abs(COUNTS.index(a[n].num_samples) - COUNTS.index(b[n].num_samples)) for n in a
+    ) <= 1  # fmt: skip
+
+
+async def test_the_surrogate_finds_the_best_of_a_smooth_score_in_a_space_too_large_to_list() -> None:
+    space = huge_space(60.0)
+
+    def smooth(candidate: Candidate) -> float:
+        return sum(-abs(math.log(c.num_samples / 9)) + 0.5 * (c.model == "small") for c in candidate.values())
+
+    runner = ScriptedRunner(space, smooth, max_trials=30)
+    await LoopSearch(OptunaStrategy(1), 1).run(space, runner)
+    assert max(t.score or 0.0 for t in runner.trials) > 0.5, "1.5 is the most; the first trials reach -5"
+
+
+async def test_a_genetic_sampler_breeds_from_the_best_of_the_trials_it_is_told() -> None:
+    space = synthetic_space()
+    drawn = [p.candidate for p in await RandomStrategy(0).propose(space, [], 2 * POPULATION)]
+    trials = [
+        trial_of(space, i, Proposal(c, "x"), float(c["answer"].model in ("llama-3b", "qwen-7b")))
+        for i, c in enumerate(drawn)
+    ]
+    children = [p.candidate for p in await OptunaStrategy(0, "nsga2").propose(space, trials, 10)]
+    inherited = sum(c["answer"].model in ("llama-3b", "qwen-7b") for c in children)
+    assert inherited >= 7, "3 or 4 of 10 by chance"
 
 
 async def test_history_from_outside_the_space_is_left_out_without_failing() -> None:
@@ -169,16 +218,13 @@ def test_the_insight_sampler_serves_a_users_own_study_in_both_directions(directi
     assert max(map(landscape.exact, seen)) > landscape.optimum - 0.03
 
 
-def test_the_insight_sampler_goes_on_when_the_neighbourhoods_are_exhausted() -> None:
-    landscape = SyntheticLandscape()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(direction="maximize", sampler=InsightSampler(landscape.space, parents=1))
-    seen = set()
-    for _ in range(60):
-        trial = study.ask(distributions(landscape.space))
-        seen.add(candidate_of(landscape.space, trial.params))
-        study.tell(trial, 1.0 if trial.number == 0 else 0.0)
-    assert len(seen) == 60
+def test_the_insight_sampler_lets_a_study_go_on_when_everything_was_tried() -> None:
+    cost = SubtaskCost(128, 64, SIZES)
+    space = SearchSpace((SubtaskSpace("a", ("tiny", "small"), (1, 2), "", cost),))
+    study = optuna.create_study(direction="maximize", sampler=InsightSampler(space))
+    for _ in range(7):
+        study.tell(study.ask(distributions(space)), 1.0)
+    assert {candidate_of(space, t.params) for t in study.trials[:4]} == set(space.candidates())
 
 
 def test_a_candidate_survives_the_way_through_an_optuna_study() -> None:
@@ -187,8 +233,15 @@ def test_a_candidate_survives_the_way_through_an_optuna_study() -> None:
 
 
 def test_an_unknown_sampler_is_the_users_mistake() -> None:
-    with pytest.raises(ConfigError, match="insight, tpe, but got 'genetic'"):
+    with pytest.raises(ConfigError, match=r"insight, tpe, .* but got 'genetic'"):
         OptunaStrategy(0, "genetic")
+
+
+def test_a_sampler_whose_package_is_missing_is_told_with_the_remedy() -> None:
+    if find_spec("torch"):
+        pytest.skip("torch is installed here")
+    with pytest.raises(ConfigError, match="pip install torch"):
+        OptunaStrategy(0, "gp")
 
 
 async def test_asking_optuna_leaves_its_logging_as_it_was() -> None:

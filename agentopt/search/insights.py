@@ -1,18 +1,10 @@
-"""What AgentTTS (arXiv 2508.00890) knows about test-time scaling, as pure functions of the search space.
-
-Insight 1 (subtasks prefer different model sizes) gives the first trials. Insights 2 and 3 (the score peaks in the
-sample count, and a better earlier subtask moves the later one's peak) give a neighbourhood to search from the best
-trials: short steps in one sample count, or one other model.
-"""
+"""The first trials, from what AgentTTS (arXiv 2508.00890) knows: subtasks prefer different model sizes (insight 1)."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Collection, Sequence
-
 from agentopt.candidate import Candidate
 from agentopt.search.base import SearchSpace, SubtaskSpace
-from agentopt.search.moves import step, swaps, with_fewer_samples, with_smaller_models
+from agentopt.search.moves import with_fewer_samples, with_smaller_models
 
 
 def initial_candidates(space: SearchSpace) -> list[Candidate]:
@@ -41,36 +33,3 @@ def _one_model(space: SearchSpace, subtask: SubtaskSpace, model: str) -> Candida
 
 def _smallest_model(subtask: SubtaskSpace) -> str:
     return min(subtask.models, key=lambda model: subtask.cost.parameters[model])
-
-
-def neighbourhood(space: SearchSpace, candidate: Candidate) -> list[Candidate]:
-    """Affordable candidates near one: one or two steps in one sample count, or one other model.
-
-    Another model keeps the sample counts where that is affordable. Where it is not, it comes twice: with as many
-    samples of its own as fit, and with its samples kept and the others' lowered. Distinct, in a fixed order.
-    """
-    found: list[Candidate | None] = []
-    for subtask in space.subtasks:
-        stepped = (step(subtask, candidate, by) for by in (1, -1, 2, -2))
-        found += [c for c in stepped if c is not None and space.affords(c)]
-        others = [s.name for s in space.subtasks if s is not subtask]
-        for swapped in swaps(subtask, candidate):
-            found += [with_fewer_samples(space, swapped, only=only) for only in ([subtask.name], others)]
-    return list(dict.fromkeys(c for c in found if c is not None and c != candidate))
-
-
-def next_by_insight(
-    space: SearchSpace, tried: Collection[Candidate], ranked: Sequence[Candidate], rng: random.Random
-) -> Candidate | None:
-    """What to try next: the first trials of insight 1, then the neighbourhoods of `ranked`, best candidate first.
-
-    A free neighbour of the best one is drawn at random; when it has none left, of the next. None: all are tried.
-    """
-    for candidate in initial_candidates(space):
-        if candidate not in tried:
-            return candidate
-    for parent in ranked:
-        free = [c for c in neighbourhood(space, parent) if c not in tried]
-        if free:
-            return rng.choice(free)
-    return None

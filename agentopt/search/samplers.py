@@ -1,0 +1,127 @@
+"""The Optuna samplers that a search may use, by name; among them our own, which knows the insights and the limit."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from typing import Any
+
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from agentopt.candidate import Candidate
+from agentopt.errors import ConfigError
+from agentopt.search.base import SearchSpace
+from agentopt.search.insights import initial_candidates
+from agentopt.search.moves import nearest_untried
+from agentopt.search.surrogate import most_promising
+from agentopt.search.told import candidate_of, distributions, params_of
+
+POPULATION = 10
+"""Trials in one generation of a genetic sampler: Optuna's 50 would spend a whole run on the first."""
+
+SamplerFactory = Callable[[SearchSpace, int], BaseSampler]
+"""(space, seed) -> a fresh sampler."""
+
+
+class InsightSampler(BaseSampler):
+    """Every model once per subtask (insight 1), then what `surrogate` expects most of. Affordable, never twice.
+
+    The first trials are `insights.initial_candidates`. Works in any single-objective study, maximising or minimising,
+    whose parameters are those of `told.distributions(space)`. Of a pruned trial its last intermediate value is
+    learnt from, though never as better than the best complete one. Deterministic for a `seed`.
+    """
+
+    def __init__(self, space: SearchSpace, *, seed: int = 0) -> None:
+        self._space, self._seed = space, seed
+        self._others = RandomSampler(seed=seed)
+
+    def reseed_rng(self) -> None:
+        self._seed = random.Random().getrandbits(31)
+        self._others.reseed_rng()
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        self._raise_error_if_multi_objective(study)
+        return distributions(self._space)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        others = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
+        whole = [t for t in others if search_space.keys() <= t.params.keys()]
+        known = {t.number: candidate_of(self._space, t.params) for t in whole}
+        tried = dict.fromkeys(known.values())
+        first = next((c for c in initial_candidates(self._space) if c not in tried), None)
+        candidate = first or self._after_the_first(study, whole, known)
+        # Where nothing is left, the parameters are drawn one by one: a study may go on for as long as it likes.
+        return params_of(candidate) if candidate else {}
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return self._others.sample_independent(study, trial, param_name, param_distribution)
+
+    def _after_the_first(
+        self, study: Study, trials: list[FrozenTrial], known: Mapping[int, Candidate]
+    ) -> Candidate | None:
+        pending = [known[t.number] for t in trials if t.state in (TrialState.RUNNING, TrialState.WAITING)]
+        scored = [(known[number], score) for number, score in _scores(study, trials).items()]
+        tried = set(known.values())
+        # The draws of a huge space under a tight limit may all be too costly: then near the best one.
+        near = max(scored, key=lambda pair: pair[1])[0] if scored else self._space.baseline
+        promising = most_promising(self._space, scored, pending, tried, self._seed + len(trials))
+        return promising or nearest_untried(self._space, near, tried)
+
+
+def _scores(study: Study, trials: list[FrozenTrial]) -> dict[int, float]:
+    """Trial number -> score, larger is better, of complete and pruned trials."""
+    sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
+    complete = {t.number: sign * t.value for t in trials if t.state == TrialState.COMPLETE and t.value is not None}
+    most = max(complete.values(), default=float("inf"))
+    pruned = {
+        t.number: min(most, sign * t.intermediate_values[t.last_step])
+        for t in trials
+        if t.state == TrialState.PRUNED and t.last_step is not None
+    }
+    return complete | pruned
+
+
+def _gp(space: SearchSpace, seed: int) -> BaseSampler:
+    if find_spec("torch") is None:
+        raise ConfigError(
+            "the Optuna sampler gp needs the package torch, which is not installed",
+            where="search.sampler",
+            remedy="pip install torch, or use insight, which is a Gaussian process of our own without it",
+        )
+    return GPSampler(seed=seed, deterministic_objective=False)
+
+
+SAMPLERS: Mapping[str, SamplerFactory] = {
+    "insight": lambda space, seed: InsightSampler(space, seed=seed),
+    "tpe": lambda space, seed: TPESampler(seed=seed, multivariate=False),
+    "tpe-multivariate": lambda space, seed: TPESampler(seed=seed, multivariate=True),
+    "gp": _gp,
+    "nsga2": lambda space, seed: NSGAIISampler(seed=seed, population_size=POPULATION),
+    "random": lambda space, seed: RandomSampler(seed=seed),
+}
+"""Samplers by name, for configuration. Of the two TPE ones the multivariate one is Optuna 5's own default.
+
+Left out are CMA-ES and quasi-Monte-Carlo: neither varies categorical parameters, which models are, and both keep their
+place in attributes of a study that a function of the history does not have.
+"""
+
+
+def sampler_named(name: str) -> SamplerFactory:
+    """Raises `ConfigError` for an unknown name, and when its package is missing."""
+    if name not in SAMPLERS:
+        raise ConfigError(
+            f"the Optuna sampler must be one of {', '.join(SAMPLERS)}, but got {name!r}",
+            where="search.sampler",
+            remedy="name one of them",
+        )
+    if name == "gp":
+        _gp(SearchSpace(()), 0)
+    return SAMPLERS[name]
