@@ -68,6 +68,20 @@ def evaluate(
     run_evaluation(task, candidate, split, config or [], _console())
 
 
+@app.command("export")
+def export_candidate(
+    run: Annotated[Path, typer.Argument(help="Run folder, or a candidate's file such as best.yaml.")],
+    to: Annotated[str, typer.Option(help="yaml, python (a module on the openai client alone) or litellm (a router).")],
+    out: Annotated[Path | None, typer.Option(help="File to write; standard output unless given.")] = None,
+    task: Annotated[Path | None, typer.Option(help="Task folder; a run knows its own.")] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Write what RUN found in a form that other programs use."""
+    from agentopt.commands.export import run_export
+
+    run_export(run, to, out, task, config or [], _console())
+
+
 @runs_app.command("list")
 def runs_list(config: ConfigOption = None) -> None:
     """Every run in the runs folder, with its best score."""

@@ -1,0 +1,50 @@
+"""`agentopt export`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+
+from agentopt.deployment import Deployment, find_deployment
+from agentopt.errors import UserError
+from agentopt.export.module import python_module
+from agentopt.export.router import router_config
+from agentopt.result import write_atomically
+from agentopt.validation import did_you_mean
+
+
+def candidate_file(deployment: Deployment) -> str:
+    """The candidate as YAML that `evaluate` and `serve` load."""
+    return f"# {deployment.title}.\n" + yaml.safe_dump(
+        deployment.candidate.to_dict(), sort_keys=False, allow_unicode=True
+    )
+
+
+FORMATS: Mapping[str, Callable[[Deployment], str]] = {
+    "yaml": candidate_file,
+    "python": python_module,
+    "litellm": router_config,
+}
+
+
+def run_export(
+    source: Path, form: str, out: Path | None, task: Path | None, settings: Sequence[str], console: Console
+) -> None:
+    """`agentopt export`: to a file, or to standard output."""
+    if form not in FORMATS:
+        remedy = did_you_mean(form, FORMATS)
+        raise UserError(f"`--to` must be one of {', '.join(FORMATS)}, but got {form}", remedy=remedy)
+    text = FORMATS[form](find_deployment(source, task, settings))
+    if out is None:
+        # Not through a table's eyes: neither markup nor line breaks are the console's here.
+        console.file.write(text)
+        return
+    try:
+        write_atomically(out, text)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UserError(f"cannot be written: {reason}", where=out, remedy="name a file in a folder there is") from error
+    console.print(f"written: {out}", markup=False, highlight=False, soft_wrap=True)
