@@ -1,0 +1,143 @@
+"""Does the p1 filter help on a real task? `python -m benchmarks.p1_task --out FOLDER [--calls 300] [--seeds 3]`.
+
+The task is `tasks/house_style`, the model a local one. Every arm gets the same number of model calls, its pilot, its
+writing model and the meeting on validation included: `all` optimises on all training prompts, `random` on as many
+random ones as p1 chooses, `p1` on the filter's, `gepa` is the gepa library on all of them, with the model itself
+as the writer. The first three write prompts from the authored fragments, so that only the user prompts differ.
+Each run has a journal of its own in FOLDER, so that no arm lives off another's calls; run it again to go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+
+from agentopt.budget import Caps, Usage
+from agentopt.candidate import Candidate
+from agentopt.evaluation import Evaluator
+from agentopt.models.catalog import Catalog, ModelSpec
+from agentopt.prompts.optimizer import PromptOptimizer
+from agentopt.prompts.settings import PromptSettings
+from agentopt.session import open_session
+from agentopt.space import baseline
+from agentopt.stats import mean_interval, paired_difference, verdict
+from agentopt.task import Task
+from agentopt.taskfile import load_task
+from agentopt.trial import Evaluation
+
+SHARED = {"variants": 5, "user_prompts": 12, "repeats": 2, "k_top": 4, "finalists": 2, "rounds": 100}
+ARMS: Mapping[str, PromptSettings] = {
+    "all": PromptSettings(subset="all", proposer="components", **SHARED),  # type: ignore[arg-type]
+    "random": PromptSettings(subset="random", proposer="components", **SHARED),  # type: ignore[arg-type]
+    "p1": PromptSettings(subset="p1", proposer="components", **SHARED),  # type: ignore[arg-type]
+    "gepa": PromptSettings(subset="all", proposer="gepa", **SHARED),  # type: ignore[arg-type]
+}
+SUBTASK = "answer"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One arm with one seed: what it chose, what that scores on test, and what it took."""
+
+    arm: str
+    seed: int
+    chosen: str
+    proposer: str
+    tried: int
+    test: Mapping[str, float]
+    tokens: float
+    spent: Usage
+    ended: str
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.p1_task", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the journals and outcomes")
+    parser.add_argument("--calls", type=int, default=300, help="model calls of each run, the test not included")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--model", default="qwen2.5-coder-0.5b")
+    asked = parser.parse_args()
+    asked.out.mkdir(parents=True, exist_ok=True)
+    catalog = Catalog.load()
+    task = load_task(Path(__file__).parents[1] / "tasks" / "house_style", catalog=catalog)
+    specs = {asked.model: catalog[asked.model]}
+    outcomes = []
+    for seed in range(asked.seeds):
+        for arm in ("seed prompt", *ARMS):
+            outcomes.append(asyncio.run(one_run(task, specs, arm, seed, asked.calls, asked.out)))
+            told = outcomes[-1]
+            print(
+                f"{arm}, seed {seed}: test {mean(told.test.values()):.3f}, {told.tried} tried, {told.ended}", flush=True
+            )
+    print(table(outcomes))
+
+
+async def one_run(task: Task, specs: Mapping[str, ModelSpec], arm: str, seed: int, calls: int, folder: Path) -> Outcome:
+    """Optimise within `calls`, then evaluate on the test split outside that cap."""
+    (model,) = specs
+    journal = str(folder / f"{arm.replace(' ', '-')}-{seed}.db")
+    start = baseline(task).having(SUBTASK, model=model)
+    chosen, proposer, tried, spent, ended = start[SUBTASK].system_prompt, "seed", 0, Usage(), "nothing was optimised"
+    if arm in ARMS:
+        async with open_session(specs, f"p1 {arm} {seed}", caps=Caps(calls=calls), journal=journal) as session:
+            evaluator = Evaluator(task, session.model, specs, seed=seed)
+            settings = ARMS[arm]
+            kept = Usage(calls=(1 + settings.finalists) * len(task.splits["validation"]))
+            optimizer = PromptOptimizer(
+                task, evaluator, session.model, session.budget, settings, model, seed=seed, finals_usage=kept
+            )
+            found = await optimizer.optimize(start, SUBTASK)
+            chosen, proposer, tried = found.chosen.system_prompt, found.chosen.proposer, len(found.attempts)
+            spent, ended = session.budget.spent, found.ended
+    async with open_session(specs, f"p1 test {arm} {seed}", journal=journal) as session:
+        tested = await Evaluator(task, session.model, specs, seed=seed).evaluate(with_prompt(start, chosen), "test")
+    outcome = Outcome(arm, seed, chosen, proposer, tried, tested.scores, length(tested), spent, ended)
+    (folder / f"{arm.replace(' ', '-')}-{seed}.json").write_text(json.dumps({"prompt": chosen, "by": proposer}))
+    return outcome
+
+
+def with_prompt(candidate: Candidate, system_prompt: str) -> Candidate:
+    return candidate.having(SUBTASK, system_prompt=system_prompt)
+
+
+def length(evaluation: Evaluation) -> float:
+    return evaluation.per_example("completion_tokens")
+
+
+def table(outcomes: list[Outcome]) -> str:
+    """One row per arm: the mean over seeds, intervals over examples, the paired difference to the seed prompt."""
+    lines = [
+        "| arm | test score by seed | mean (95%) | against the seed prompt (95%) | verdict | tokens | calls | tried |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    reference = by_example([o for o in outcomes if o.arm == "seed prompt"])
+    for arm in ("seed prompt", *ARMS):
+        mine = [o for o in outcomes if o.arm == arm]
+        scores = by_example(mine)
+        interval, difference = mean_interval(list(scores.values())), paired_difference(scores, reference)
+        against = "-" if arm == "seed prompt" else (
+            f"{difference.mean:+.3f} ({difference.interval.low:+.3f} to {difference.interval.high:+.3f})"
+        )  # fmt: skip
+        lines.append(
+            f"| {arm} | {', '.join(f'{mean(o.test.values()):.3f}' for o in mine)} "
+            f"| {mean(scores.values()):.3f} ({interval.low:.3f} to {interval.high:.3f}) | {against} "
+            f"| {'-' if arm == 'seed prompt' else verdict(difference)} | {mean(o.tokens for o in mine):.1f} "
+            f"| {', '.join(str(o.spent.calls) for o in mine)} | {', '.join(str(o.tried) for o in mine)} |"
+        )
+    lines += [f"\n{o.arm}, seed {o.seed}, by {o.proposer}: {o.chosen}" for o in outcomes if o.arm != "seed prompt"]
+    return "\n".join(lines)
+
+
+def by_example(outcomes: list[Outcome]) -> dict[str, float]:
+    """Example id -> mean score over the seeds."""
+    shared = set.intersection(*(set(o.test) for o in outcomes))
+    return {key: mean(o.test[key] for o in outcomes) for key in sorted(shared)}
+
+
+if __name__ == "__main__":
+    main()
