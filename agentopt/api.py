@@ -15,6 +15,7 @@ from agentopt.models.base import ChatModel
 from agentopt.models.catalog import Catalog, ModelSpec
 from agentopt.models.pool import ModelPool
 from agentopt.optimization import Optimization
+from agentopt.prompting import prompted_subtasks
 from agentopt.result import Result
 from agentopt.runfolder import RunFolder
 from agentopt.scorers import Judge
@@ -77,6 +78,7 @@ async def aoptimize(
     opened = RunFolder.open(resume) if resume else None
     config = config or (opened.config if opened else Config())
     loaded, specs = load(task, config)
+    prompted_subtasks(loaded, config)  # a wrong name is told before anything is spent
     if opened:
         opened = opened.going_on_with(loaded, config)
     # Before there is a run folder: a key that is missing is told without a trace.
@@ -87,7 +89,7 @@ async def aoptimize(
             specs,
             run.id,
             caps=config.budget.caps(),
-            purpose_caps={"agent": config.agent_caps()},
+            purpose_caps=config.purpose_caps(),
             journal=config.journal,
             provider=models,
         ) as session:
@@ -137,6 +139,8 @@ def load(task: Task | Path | str, config: Config, *, agent: bool = True) -> tupl
     names = list(loaded.models)
     if agent and config.strategy == "agent" and config.agent.model:
         names.append(config.agent.model)
+    if agent and config.writer:
+        names.append(config.writer)
     if isinstance(loaded.scorer, Judge):
         names.append(loaded.scorer.model)
     return loaded, {name: catalog[name] for name in dict.fromkeys(names)}

@@ -103,6 +103,15 @@ class Budget:
         return sum(self._in_flight.values(), Usage())
 
     @property
+    def held_back(self) -> Usage:
+        """What is out of reach now; see `holding_back`."""
+        return self._held_back
+
+    @property
+    def seconds_held_back(self) -> float:
+        return self._seconds_held_back
+
+    @property
     def seconds(self) -> float:
         """Wall time that this run took so far, earlier sessions included."""
         return self._clock() - self._started

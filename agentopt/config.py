@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from agentopt.budget import Caps
 from agentopt.errors import ConfigError
+from agentopt.prompts.settings import PromptSettings
 from agentopt.search.settings import AgentSettings
 from agentopt.taskreader import FILE_OPTION, HUB
 from agentopt.validation import load_yaml, parse_yaml, validate
@@ -65,6 +66,7 @@ class Config(_Strict):
     budget: BudgetConfig = BudgetConfig()
     search: SearchConfig = SearchConfig()
     agent: AgentSettings = AgentSettings()
+    prompts: PromptSettings = PromptSettings()
     models: tuple[Path, ...] = ()
     """Further catalogue files: a list, or the path of one."""
     journal: str | None = None
@@ -79,9 +81,22 @@ class Config(_Strict):
     def _one_file_will_do(cls, value: object) -> object:
         return [value] if isinstance(value, str) else value
 
-    def agent_caps(self) -> Caps:
-        """What the agent's own calls may take, inside the caps of the run."""
-        return Caps(usd=self.agent.max_usd, calls=self.agent.max_calls)
+    @property
+    def writer(self) -> str | None:
+        """Catalogue name of the model that writes prompts; None leaves them to the authored fragments.
+
+        The agent's own model writes only where there is an agent: no other strategy loads it.
+        """
+        if self.prompts.when == "never" or self.prompts.proposer == "components":
+            return None
+        return self.prompts.model or (self.agent.model if self.strategy == "agent" else None)
+
+    def purpose_caps(self) -> dict[str, Caps]:
+        """What the agent's and the prompt writer's own calls may take, inside the caps of the run."""
+        return {
+            "agent": Caps(usd=self.agent.max_usd, calls=self.agent.max_calls),
+            "prompts": Caps(usd=self.prompts.max_usd, calls=self.prompts.max_calls),
+        }
 
 
 def load_config(sources: Iterable[str] = (), base: Config | None = None) -> Config:

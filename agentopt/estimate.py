@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from agentopt.budget import Usage
-from agentopt.candidate import SubtaskChoice
+from agentopt.candidate import Candidate, SubtaskChoice
 from agentopt.config import Config
 from agentopt.errors import AgentoptError
 from agentopt.models.base import Request
@@ -51,6 +51,17 @@ def estimate(
     test = times(usage_on_split(task, space, specs, "test"), FINALISTS)
     agent = _agent_usage(specs, config, trials)
     return Estimate(search, agent, test, _seconds(search + agent + test, specs, journal))
+
+
+def usage_of_candidate(task: Task, specs: Mapping[str, ModelSpec], candidate: Candidate, split: Split) -> Usage:
+    """The most that one candidate may take on the whole split."""
+    total = Usage()
+    for example in task.splits.get(split, ()):
+        total += _usage_of_judge(task, specs, example)
+        for subtask in task.subtasks:
+            choice = candidate[subtask.name]
+            total += _usage_of_subtask(task, subtask, {choice.model: choice.num_samples}, specs, example)
+    return total
 
 
 def usage_on_split(task: Task, space: SearchSpace, specs: Mapping[str, ModelSpec], split: Split) -> Usage:

@@ -17,6 +17,9 @@ Kind = Literal[
     "trial_done",
     "fall_back",
     "note",
+    "prompts_started",
+    "prompts_fall_back",
+    "prompts_done",
     "test_started",
     "run_done",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 from agentopt.budget import Usage
@@ -10,10 +11,11 @@ from agentopt.errors import AgentoptError, BudgetExceeded
 from agentopt.estimate import FINALISTS, times, usage_on_split
 from agentopt.evaluation import Evaluator
 from agentopt.events import Event, Kind, Observer
-from agentopt.result import Result, Role, finalist, trial_line
+from agentopt.prompting import Prompting
+from agentopt.result import PromptReport, Result, Role, finalist, trial_line
 from agentopt.runfolder import RunFolder
 from agentopt.runner import StudyRunner
-from agentopt.search.base import ARCHIVE, BASELINE, Proposal, SearchSpace
+from agentopt.search.base import ARCHIVE, BASELINE, PROMPTS, PROMPTS_AFTER, Proposal, Search, SearchSpace
 from agentopt.search.choose import choose_search
 from agentopt.session import Session
 from agentopt.space import baseline, needs_measuring, search_space
@@ -43,13 +45,15 @@ class Optimization:
         self._say("run_started", f"run {self.run.path}", folder=self.run.path)
         specs, seed, looks = self.session.specs, self.config.response_seed, self.config.search.looks
         evaluator = Evaluator(self.task, self.session.model, specs, seed=seed, looks=looks)
+        prompting = Prompting(self.task, self.config, self.session, evaluator, self.observer)
         space = await self._space(evaluator)
         study = Study(self.run.trials, space)
         self._say("search_started", f"{space.size} allocations", space=space, study=study, session=self.session)
-        ended = await self._search(space, study, evaluator)
+        ended = await self._search(space, study, evaluator, prompting)
         finalists = self._finalists(space, study, ended)
         tested, cut = await self._test(evaluator, finalists)
-        result = self._summary(study, ended, finalists, tested, cut)
+        notes = tuple(note for note in (cut, prompting.skipped) if note)
+        result = self._summary(study, ended, finalists, tested, tuple(prompting.reports), notes)
         result.save(self.run.path)
         self._say("run_done", f"result in {self.run.path}", result=result)
         return result
@@ -59,7 +63,7 @@ class Optimization:
         measured = await evaluator.evaluate(baseline(self.task)) if needs_measuring(self.task) else None
         return search_space(self.task, self.session.specs, measured)
 
-    async def _search(self, space: SearchSpace, study: Study, evaluator: Evaluator) -> str:
+    async def _search(self, space: SearchSpace, study: Study, evaluator: Evaluator, prompting: Prompting) -> str:
         """Spend the trials, but not what the test needs. Returns why the search ended."""
         budget, level = self.session.budget, self.config.search.early_stopping
         runner = StudyRunner(study, evaluator, budget, self.observer, early_stopping=level)
@@ -71,12 +75,47 @@ class Optimization:
                 # What an earlier session left incomplete goes first: only the missing part is asked for.
                 for trial in study.unfinished:
                     await runner.run(Proposal(trial.candidate, trial.proposer, trial.note))
-                if runner.trials_left:
-                    await search.run(space, runner)
+                space = await self._better_prompts_before(space, runner, first, prompting)
+                await self._spend_trials(search, space, runner, prompting)
+                await self._better_prompts_after(study, runner, first, prompting)
                 budget.check_seconds()
         except BudgetExceeded as error:
             return str(error).splitlines()[0]
         return "every trial was spent" if runner.trials_left == 0 else "the search had nothing more to try"
+
+    async def _better_prompts_before(
+        self, space: SearchSpace, runner: StudyRunner, first: Trial, prompting: Prompting
+    ) -> SearchSpace:
+        """The space with the prompts that were found with the baseline's models."""
+        if not prompting.due("before") or not runner.trials_left:
+            return space
+        with prompting.leaving_the_rest():
+            better = await prompting.improve(space.baseline, first.evaluation, "before")
+        if better != space.baseline:
+            await runner.run(Proposal(better, PROMPTS, "the baseline with better prompts"))
+        return space.with_prompts(better)
+
+    async def _spend_trials(
+        self, search: Search, space: SearchSpace, runner: StudyRunner, prompting: Prompting
+    ) -> None:
+        """The allocation search. A phase of prompts after it keeps its part of the budget, and one trial."""
+        if not prompting.due("after"):
+            if runner.trials_left:
+                await search.run(space, runner)
+            return
+        with prompting.leaving_its_part(), runner.keeping_a_trial(), suppress(BudgetExceeded):
+            if runner.trials_left:
+                await search.run(space, runner)
+
+    async def _better_prompts_after(
+        self, study: Study, runner: StudyRunner, first: Trial, prompting: Prompting
+    ) -> None:
+        best = best_trial(study.trials)
+        if best is None or not prompting.due("after") or not runner.trials_left:
+            return
+        better = await prompting.improve(best.candidate, first.evaluation, "after")
+        if better != best.candidate:
+            await runner.run(Proposal(better, PROMPTS_AFTER, f"trial {best.number} with better prompts"))
 
     async def _run_archive(self, space: SearchSpace, runner: StudyRunner) -> None:
         """Try what the run was given; what the space has no longer, or no longer affords, is passed over."""
@@ -139,7 +178,8 @@ class Optimization:
         ended: str,
         finalists: Finalists,
         tested: dict[int, Evaluation],
-        cut: str | None,
+        prompts: tuple[PromptReport, ...],
+        notes: tuple[str, ...],
     ) -> Result:
         of_baseline = next((tested.get(trial.number) for roles, trial in finalists if "baseline" in roles), None)
         return Result(
@@ -156,7 +196,8 @@ class Optimization:
             failures=self.session.failures,
             seconds=self.session.budget.seconds,
             fallbacks=tuple(dict.fromkeys(self.run.logged("fall_back"))),
-            notes=(cut,) if cut else (),
+            prompts=prompts,
+            notes=notes,
         )
 
     def _nothing_evaluated(self, study: Study, ended: str) -> str:

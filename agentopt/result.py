@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -13,6 +13,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from agentopt.budget import Usage
 from agentopt.candidate import Candidate
 from agentopt.errors import CandidateError, ConfigError
+from agentopt.prompts.optimizer import Optimized
 from agentopt.stats import Difference, Interval, Verdict, mean_interval, paired_difference, verdict
 from agentopt.trial import Evaluation, SubtaskUse, Trial
 from agentopt.validation import load_yaml
@@ -111,6 +112,60 @@ class TrialLine:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptTried:
+    """A system prompt on the training examples that were optimised on. `tokens` is the subtask's mean output length."""
+
+    system_prompt: str
+    proposer: str
+    reward: float
+    responses: int
+    tokens: float
+
+
+@dataclass(frozen=True, slots=True)
+class PromptFinal:
+    """A system prompt that met the validation split, the seed prompt first."""
+
+    system_prompt: str
+    proposer: str
+    state: str
+    validation: Measured | None
+    tokens: float
+
+
+@dataclass(frozen=True, slots=True)
+class PromptReport:
+    """What came of optimising one subtask's system prompt, before or after the search.
+
+    `verdict` is the pilot's (None without a pilot) and `reason` its sentence. `user_prompts` are the training examples
+    that were optimised on. `against_seed` compares the chosen prompt with the seed prompt on validation, None where
+    the seed prompt stays. `ended` says why it stopped.
+    """
+
+    subtask: str
+    phase: Literal["before", "after"]
+    verdict: str | None
+    reason: str
+    pilot_responses: int
+    user_prompts: tuple[str, ...]
+    chosen: str
+    proposer: str
+    finals: tuple[PromptFinal, ...]
+    tried: tuple[PromptTried, ...]
+    against_seed: Comparison | None
+    ended: str
+    fallbacks: tuple[str, ...] = ()
+
+    @property
+    def outcome(self) -> str:
+        """In a few words, what was decided."""
+        if self.against_seed is None:
+            return f"kept ({self.ended})"
+        gain = self.against_seed.difference.mean
+        return f"replaced by one of {self.proposer}, {gain:+.3f} on validation"
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """The outcome of a run. `ended` says why the search stopped; `fallbacks` why the agent was passed over."""
 
@@ -127,6 +182,7 @@ class Result:
     failures: dict[str, int]
     seconds: float
     fallbacks: tuple[str, ...] = ()
+    prompts: tuple[PromptReport, ...] = ()
     notes: tuple[str, ...] = field(default=())
 
     def finalist(self, role: Role) -> Finalist:
@@ -227,6 +283,36 @@ def trial_line(trial: Trial) -> TrialLine:
         trial.candidate.to_dict(),
         trial.note,
     )
+
+
+def prompt_report(
+    found: Optimized, phase: Literal["before", "after"], seed_prompt: str, fallbacks: Sequence[str], seed: int
+) -> PromptReport:
+    """The record of one subtask's prompt optimisation."""
+    analysis = found.pilot.analysis if found.pilot else None
+    wrote = {attempt.system_prompt: attempt.proposer for attempt in found.attempts}
+    chosen, proposer = found.chosen.system_prompt, found.chosen.proposer
+    replaced = chosen != seed_prompt
+    return PromptReport(
+        subtask=found.subtask,
+        phase=phase,
+        verdict=analysis.verdict if analysis else None,
+        reason=analysis.reason if analysis else "",
+        pilot_responses=found.pilot.responses if found.pilot else 0,
+        user_prompts=found.examples,
+        chosen=chosen,
+        proposer=proposer,
+        finals=tuple(_prompt_final(p, wrote.get(p, "seed"), e, found.subtask, seed) for p, e in found.finals.items()),
+        tried=tuple(PromptTried(a.system_prompt, a.proposer, a.reward, a.responses, a.tokens) for a in found.attempts),
+        against_seed=Comparison.of(found.finals[chosen], found.finals[seed_prompt], seed=seed) if replaced else None,
+        ended=found.ended,
+        fallbacks=tuple(dict.fromkeys(fallbacks)),
+    )
+
+
+def _prompt_final(system_prompt: str, proposer: str, evaluation: Evaluation, subtask: str, seed: int) -> PromptFinal:
+    tokens = _mean_cost(evaluation, subtask).completion_tokens
+    return PromptFinal(system_prompt, proposer, evaluation.state, Measured.of(evaluation, seed=seed), tokens)
 
 
 def _mean_cost(evaluation: Evaluation, subtask: str) -> SubtaskCostShown:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import cast
 
 from agentopt.budget import Budget
@@ -34,6 +35,7 @@ class StudyRunner:
         self._study, self._evaluator, self._budget = study, evaluator, budget
         self._observer, self._early_stopping = observer, early_stopping
         self._attempted: set[Candidate] = set()
+        self._kept = 0
 
     @property
     def trials(self) -> Sequence[Trial]:
@@ -44,7 +46,17 @@ class StudyRunner:
         if self._budget.seconds_left == 0:
             return 0
         cap = self._budget.caps.trials
-        return 1_000_000 if cap is None else max(0, cap - len({trial.candidate for trial in self._study.trials}))
+        tried = len({trial.candidate for trial in self._study.trials})
+        return 1_000_000 if cap is None else max(0, cap - tried - self._kept)
+
+    @contextmanager
+    def keeping_a_trial(self) -> Iterator[None]:
+        """Inside the block, one trial less is left."""
+        self._kept = 1
+        try:
+            yield
+        finally:
+            self._kept = 0
 
     async def run(self, proposal: Proposal) -> Trial:
         """Evaluate on the validation split and record, or return the trial that this candidate already had.

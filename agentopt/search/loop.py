@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agentopt.search.base import ARCHIVE, BASELINE, Runner, SearchSpace, Strategy
+from agentopt.search.base import ARCHIVE, BASELINE, PROMPTS, Runner, SearchSpace, Strategy
 from agentopt.trial import Trial
 
 
@@ -19,7 +19,7 @@ class LoopSearch:
 
     async def run(self, space: SearchSpace, runner: Runner) -> None:
         """Until no trials are left or the strategy has nothing left to try. Raises what the runner raises."""
-        history: list[Trial] = [t for t in runner.trials if t.proposer in (BASELINE, ARCHIVE)]
+        history: list[Trial] = [t for t in runner.trials if t.proposer in (BASELINE, ARCHIVE, PROMPTS)]
         while runner.trials_left > 0:
             # Always whole batches, also near the end: a replay must ask what was asked before.
             proposals = await self._strategy.propose(space, history, self._batch_size)
