@@ -26,7 +26,7 @@ LAYERS = (
     "models.*",
     "task templates parsers scorers fusion workflow taskschema taskdata taskreader taskprogram taskfile wire",
     "scaling",
-    "evaluation program processes programworker visit gateway",
+    "evaluation program processes workers programworker visit gateway",
     "search.* prompts.*",
     # Wiring: what a run is made of. `search.choose` reads the configuration, so it stands here.
     "config events space study runner session estimate result runfolder search.choose",
