@@ -32,7 +32,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Gateway:
-    """Serves from `start` to `stop`. `admit` gives a visit its URL, `dismiss` takes it back."""
+    """Serves from `start` to `stop`. Between `admit` and `dismiss`, a visit answers at an address."""
 
     def __init__(self) -> None:
         self.key = secrets.token_urlsafe(24)
@@ -55,11 +55,12 @@ class Gateway:
         if self._runner:
             await self._runner.cleanup()
 
-    def admit(self, visit: Visit) -> str:
-        """The base URL at which the visit's calls are answered, until it is dismissed."""
-        token = secrets.token_urlsafe(12)
-        self._visits[token] = visit
-        return f"http://127.0.0.1:{self._port}/{token}/v1"
+    def address(self) -> str:
+        """A new base URL, at which nobody answers yet."""
+        return f"http://127.0.0.1:{self._port}/{secrets.token_urlsafe(12)}/v1"
+
+    def admit(self, visit: Visit, base_url: str) -> None:
+        self._visits[base_url.split("/")[-2]] = visit
 
     def dismiss(self, base_url: str) -> None:
         self._visits.pop(base_url.split("/")[-2], None)

@@ -56,10 +56,10 @@ async def run_command(
         try:
             await until_done(ended, lambda: _time_left(seconds_left, stdout, stderr))
         finally:
-            _kill_group(process.pid)
+            kill_group(process.pid)
             await ended
         if process.returncode:
-            raise ProgramFailedError(f"ended with exit status {process.returncode}{_complaint(stderr)}")
+            raise ProgramFailedError(f"ended with exit status {process.returncode}{complaint(stderr)}")
         return _content(stdout).decode(errors="replace")
 
 
@@ -106,13 +106,14 @@ def _time_left(seconds_left: Callable[[], float], *printed: IO[bytes]) -> float:
     return seconds_left()
 
 
-def _kill_group(group: int) -> None:
+def kill_group(group: int) -> None:
+    """Kill every process that is left in the group."""
     # Nobody is left in it, or nobody but a zombie.
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(group, signal.SIGKILL)
 
 
-def _complaint(stderr: IO[bytes]) -> str:
+def complaint(stderr: IO[bytes]) -> str:
     """The end of what was written to stderr, on one line."""
     lines = [line.strip() for line in _content(stderr).decode(errors="replace").splitlines() if line.strip()]
     said = " | ".join(lines[-3:])

@@ -1,9 +1,8 @@
 """The user's own program as the workflow: it is given an example, asks agentopt for its subtasks, and answers.
 
-Owns what a program is given (the inputs on stdin or as an argument, an environment in which OPENAI_BASE_URL is
-ours), and what its end means:
+Owns what a program is given (the inputs, and an environment in which OPENAI_BASE_URL is ours), and what its end means:
 
-- it ended well and printed something: that is the answer; where it printed nothing there is none, which scores 0;
+- it ended well and gave something: that is the answer; where it gave nothing there is none, which scores 0;
 - one of its calls failed for good: that failure, whatever the program made of it;
 - it failed, or took too long: an error of the example, which stays unscored. Only where before that a subtask had
   no response of the form that its `parse` asks for, it is a missing answer, which scores 0: the program was given
@@ -16,72 +15,143 @@ import asyncio
 import inspect
 import json
 import os
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Any
 
 from agentopt.errors import ScorerError
 from agentopt.processes import ProgramFailedError, in_thread, run_command, until_done
 from agentopt.task import Endpoint, Example, Program, Task, Unparsable, Value
 from agentopt.visit import AskAgain, Visit
+from agentopt.workers import Worker
 from agentopt.workflow import WorkflowResult
-
-if TYPE_CHECKING:
-    from agentopt.gateway import Gateway
 
 INPUT = "{input}"
 """What in a command's words stands for the inputs as JSON."""
 
+Function = Callable[[Mapping[str, Any], Endpoint], Any]
+
+LINGER_SECONDS = 5.0
+"""How long the gateway and its workers are kept for the next example."""
+
 
 class ProgramRunner:
-    """Runs a task's program on examples. The gateway is there while at least one of them runs."""
+    """Runs a task's program on examples.
+
+    The gateway, and the workers behind it, are there while they are used and shortly after; they end with the event
+    loop at the latest.
+    """
 
     def __init__(self, task: Task, program: Program) -> None:
         self._task, self._program = task, program
         self._places = asyncio.Semaphore(program.concurrency)
-        self._running, self._lock = 0, asyncio.Lock()
-        self._gateway: Gateway | None = None
+        self._open: _Open | None = None
 
     async def run(self, example: Example, ask: AskAgain) -> WorkflowResult:
         """One example through the program. Raises what a call of it raised, and `ScorerError` where it failed."""
         visit = Visit(self._task, example, ask)
-        note = ""
+        value, note = None, ""
         try:
-            async with self._opened() as gateway, self._places:
-                value = await self._run(visit, gateway)
+            async with self._opened() as opened, self._places:
+                visit.begin()
+                value = await opened.answer(visit)
         except ProgramFailedError as failure:
-            value, note = None, f"{visit.unusable}; the program then {failure}"
+            note = f"{visit.unusable}; the program then {failure}"
             if not visit.unusable and not visit.failure:
-                raise ScorerError(f"the program {failure} on example {example.id}") from failure
+                raise ScorerError(f"the program {failure}, on example {example.id}") from failure
         except Unparsable as complaint:
-            value, note = None, f"the program's answer: {complaint}"
+            note = f"the program's answer: {complaint}"
         if visit.failure:
             raise visit.failure
         if value is None:
             note = note or visit.unusable or "the program gave no answer"
         return WorkflowResult(visit.outputs, value, visit.uses, note)
 
-    async def _run(self, visit: Visit, gateway: Gateway) -> Value | None:
-        base_url = gateway.admit(visit)
-        endpoint = {"base_url": base_url, "api_key": gateway.key}
+    @asynccontextmanager
+    async def _opened(self) -> AsyncIterator[_Open]:
+        opened = self._open
+        if opened is None or opened.closed:
+            opened = self._open = _Open(self._program)
+        with opened.in_use():
+            await opened.start()
+            yield opened
+
+
+class _Open:
+    """A gateway that serves, and the workers that ask it."""
+
+    def __init__(self, program: Program) -> None:
+        from agentopt.gateway import Gateway  # a web server, which only tasks with a program need
+
+        self.closed = False
+        self._program, self._gateway = program, Gateway()
+        self._idle: list[Worker] = []
+        self._users, self._changed = 0, asyncio.Event()
+        self._starting = asyncio.Lock()
+        self._keeper: asyncio.Task[None] | None = None
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        self._users += 1
+        self._changed.set()
         try:
-            if self._program.function:
-                return await self._call(visit, endpoint)
-            printed = await self._execute(visit, endpoint)
+            yield
         finally:
-            gateway.dismiss(base_url)
+            self._users -= 1
+            self._changed.set()
+
+    async def start(self) -> None:
+        async with self._starting:
+            if self._keeper is None:
+                await self._gateway.start()
+                self._keeper = asyncio.create_task(self._keep())
+
+    async def _keep(self) -> None:
+        """Close when nobody has used it for a while; the end of the event loop cancels the wait."""
+        try:
+            while not await self._is_left():
+                pass
+        finally:
+            self.closed = True
+            for worker in self._idle:
+                await worker.aclose()
+            await self._gateway.stop()
+
+    async def _is_left(self) -> bool:
+        self._changed.clear()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), None if self._users else LINGER_SECONDS)
+            return False
+        return not self._users
+
+    async def answer(self, visit: Visit) -> Value | None:
+        """The program's answer to the visit's example. Raises `ProgramFailedError`, `Unparsable`."""
+        function = self._program.function
+        if isinstance(function, str):
+            return await self._by_worker(function, visit)
+        endpoint = {"base_url": self._gateway.address(), "api_key": self._gateway.key}
+        with self._admitted(visit, endpoint["base_url"]):
+            if function:
+                return await self._by_call(function, visit, endpoint)
+            printed = await self._by_command(visit, endpoint)
         return self._program.parse(printed) if printed.strip() else None
 
-    async def _call(self, visit: Visit, endpoint: Endpoint) -> Value | None:
-        function = self._program.function
-        assert function
+    @contextmanager
+    def _admitted(self, visit: Visit, base_url: str) -> Iterator[None]:
+        self._gateway.admit(visit, base_url)
+        try:
+            yield
+        finally:
+            self._gateway.dismiss(base_url)
+
+    async def _by_call(self, function: Function, visit: Visit, endpoint: Endpoint) -> Value | None:
         inputs = dict(visit.example.inputs)
         if inspect.iscoroutinefunction(function):
             running: asyncio.Future[Value] = asyncio.ensure_future(function(inputs, endpoint))
         else:
             running = in_thread(function, inputs, endpoint)
         try:
-            await until_done(running, lambda: visit.seconds_left(self._program.timeout))
+            await until_done(running, self._seconds_left(visit))
             return running.result()
         except ProgramFailedError:
             raise
@@ -90,33 +160,34 @@ class ProgramRunner:
         finally:
             running.cancel()
 
-    async def _execute(self, visit: Visit, endpoint: Endpoint) -> str:
+    async def _by_worker(self, function: str, visit: Visit) -> Value | None:
+        worker = self._idle.pop() if self._idle else self._worker(function)
+        try:
+            with self._admitted(visit, worker.base_url):
+                return await worker.call(visit.example.inputs, self._seconds_left(visit))
+        finally:
+            if worker.is_ready and not self.closed:
+                self._idle.append(worker)
+            else:
+                await worker.aclose()
+
+    def _worker(self, function: str) -> Worker:
+        endpoint = {"base_url": self._gateway.address(), "api_key": self._gateway.key}
+        environment = environment_of(endpoint, os.environ)
+        return Worker(function, self._program.folder, environment, endpoint["base_url"])
+
+    async def _by_command(self, visit: Visit, endpoint: Endpoint) -> str:
         given = json.dumps(dict(visit.example.inputs), ensure_ascii=False)
         return await run_command(
             [word.replace(INPUT, given) for word in self._program.command],
             given,
             folder=self._program.folder,
             environment=environment_of(endpoint, os.environ),
-            seconds_left=lambda: visit.seconds_left(self._program.timeout),
+            seconds_left=self._seconds_left(visit),
         )
 
-    @asynccontextmanager
-    async def _opened(self) -> AsyncIterator[Gateway]:
-        from agentopt.gateway import Gateway  # a web server, which only tasks with a program need
-
-        async with self._lock:
-            if self._gateway is None:
-                self._gateway = Gateway()
-                await self._gateway.start()
-            self._running += 1
-            gateway = self._gateway
-        try:
-            yield gateway
-        finally:
-            self._running -= 1
-            if self._running == 0:
-                self._gateway = None
-                await gateway.stop()
+    def _seconds_left(self, visit: Visit) -> Callable[[], float]:
+        return lambda: visit.seconds_left(self._program.timeout)
 
 
 def environment_of(endpoint: Endpoint, environ: Mapping[str, str]) -> dict[str, str]:

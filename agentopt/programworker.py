@@ -1,7 +1,7 @@
-"""Runs one function of a user's file in a process of its own: `python -m agentopt.programworker FILE NAME`.
+"""Runs one function of a user's file, example after example: `python -m agentopt.programworker FILE NAME`.
 
-For functions that find their endpoint in the environment, which a process has only one of. Reads the inputs as JSON
-on stdin and prints what the function returns as JSON; what the function itself prints goes to stderr.
+Reads the inputs of an example as a line of JSON and answers with a line of JSON: what the function returned, or what
+it raised. What the function prints, or what is printed by what it starts, goes to stderr. See `workers`.
 """
 
 from __future__ import annotations
@@ -9,25 +9,36 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import os
 import sys
-from contextlib import redirect_stdout
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from agentopt.taskdata import Functions
 
 
 def main(file: str, name: str) -> None:
-    """Call the function `name` in `file`, relative to the working directory."""
-    inputs = json.load(sys.stdin)
-    with redirect_stdout(sys.stderr):
-        value = Functions(Path())(f"{file}:{name}", file)(inputs)
-        if inspect.isawaitable(value):
-            value = asyncio.run(_awaited(value))
-    json.dump(value, sys.stdout, ensure_ascii=False, default=str)
+    """Serve the function `name` in `file`, relative to the working directory, until stdin ends."""
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as replies, asyncio.Runner() as runner:
+        os.dup2(2, 1)
+        function = Functions(Path())(f"{file}:{name}", file)
+        for line in sys.stdin:
+            reply = _answer(function, json.loads(line), runner)
+            print(json.dumps(reply, default=str), file=replies, flush=True)
 
 
-async def _awaited(value: object) -> object:
-    return await value  # type: ignore[misc]
+def _answer(function: Callable[..., Any], inputs: dict[str, Any], runner: asyncio.Runner) -> dict[str, Any]:
+    try:
+        value = function(inputs)
+        # One event loop for all examples: clients that the file made belong to the first.
+        return {"value": runner.run(_awaited(value)) if inspect.isawaitable(value) else value}
+    except Exception as error:  # noqa: BLE001 - a user's function may raise anything; agentopt is told what
+        return {"error": f"{type(error).__name__}: {error}"}
+
+
+async def _awaited(value: Any) -> Any:
+    return await value
 
 
 if __name__ == "__main__":

@@ -101,13 +101,14 @@ Endpoint = Mapping[str, str]
 class Program:
     """The user's own workflow, which asks for a subtask as the model `agentopt/SUBTASK`; the subtasks are its models.
 
-    Either a `command`, which is run in `folder` and prints its answer (see `agentopt.program`), or a `function` of
-    an example's inputs and an `Endpoint`, sync or async, which returns it. `parse` reads what a command prints.
+    Either a `command`, which is run in `folder`, gets the inputs as JSON on stdin and prints its answer, which `parse`
+    reads; or a `function` of the inputs and an `Endpoint`, sync or async, which returns it; or such a function of the
+    inputs alone, as `file.py:name` in `folder`, which finds its endpoint in the environment of a process of its own.
     `timeout` is in seconds of its own time, in which no call of it is under way; at most `concurrency` run at once.
     """
 
     command: tuple[str, ...] = ()
-    function: Callable[[Mapping[str, Any], Endpoint], Any] | None = None
+    function: Callable[[Mapping[str, Any], Endpoint], Any] | str | None = None
     folder: Path = Path()
     parse: Parser = str.strip
     timeout: float = 60.0

@@ -1,15 +1,13 @@
 """The `program` of a task file: checks that what it names is there, and says how it is run.
 
 A function of two parameters, the inputs and the endpoint, is called in this process. A function of one finds its
-endpoint in the environment, which all examples would share here, so it gets a process of its own for every example.
+endpoint in the environment, which all examples would share here, so it is called in workers (see `workers`).
 """
 
 from __future__ import annotations
 
 import ast
-import json
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -35,8 +33,7 @@ def read_program(spec: ProgramSpec, folder: Path, functions: Functions, parse: P
     file, _, name = spec.function.rpartition(":")
     if _count_parameters(folder / file, name, f"{where}.function") == 2:
         return replace(program, function=functions(spec.function, f"{where}.function"))
-    worker = (sys.executable, "-m", "agentopt.programworker", file, name)
-    return replace(program, command=worker, parse=json.loads)
+    return replace(program, function=spec.function)
 
 
 def check_prompts(spec: TaskSpec, at: Callable[..., str]) -> None:

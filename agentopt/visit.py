@@ -53,12 +53,16 @@ class Visit:
         self._subtasks: Mapping[str, Subtask] = {PREFIX + s.name: s for s in task.subtasks}
         self._ask = ask
         self._asked: Counter[object] = Counter()
-        self._time = _OwnTime(clock)
+        self._clock, self._time = clock, _OwnTime(clock)
         self._failed_at = 0.0
 
     @property
     def models(self) -> list[str]:
         return list(self._subtasks)
+
+    def begin(self) -> None:
+        """The program starts now: its own time is counted from here."""
+        self._time = _OwnTime(self._clock)
 
     def seconds_left(self, timeout: float) -> float:
         """Of the `timeout` seconds that the program may take beside its calls; after a failure only a grace."""
