@@ -12,8 +12,8 @@ import math
 import re
 import string
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Set
+from dataclasses import dataclass, replace
 from typing import Any
 
 from agentopt import parsers
@@ -88,9 +88,23 @@ def set_f1() -> Scorer:
         if output is None:
             return Score(0.0, NOTHING_PARSABLE)
         got, wanted = _items(output), _items(example.target)
-        value = 2 * len(got & wanted) / (len(got) + len(wanted)) if got or wanted else 1.0
+        value = f1_of_sets(got, wanted)
         parts = [("missing", wanted - got), ("not expected", got - wanted)]
         return Score(value, "; ".join(f"{what}: {', '.join(sorted(items))}" for what, items in parts if items))
+
+    return score
+
+
+def f1_of_sets(got: Set[Any], wanted: Set[Any]) -> float:
+    """The harmonic mean of precision and recall; 1 when both sets are empty."""
+    return 2 * len(got & wanted) / (len(got) + len(wanted)) if got or wanted else 1.0
+
+
+def against(column: str, scorer: Scorer) -> Scorer:
+    """The scorer with the metadata `column` of an example in place of its target."""
+
+    def score(example: Example, output: Value) -> Score | Awaitable[Score]:
+        return scorer(replace(example, target=example.metadata.get(column)), output)
 
     return score
 

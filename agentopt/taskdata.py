@@ -171,6 +171,8 @@ def _run(path: Path, where: str) -> Any:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # a user's file may raise anything while it runs
         del sys.modules[name]
+        if isinstance(error, TaskError):  # it says itself what is missing
+            raise
         problem = f"{path} cannot be run: {type(error).__name__}: {error}"
         raise TaskError(problem, where=where, remedy="correct the file") from error
     return module

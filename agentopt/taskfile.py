@@ -12,15 +12,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from agentopt import parsers, scorers
+from agentopt import parsers
 from agentopt.cost import Unit, units
-from agentopt.errors import ScorerError, TaskError
+from agentopt.errors import TaskError
 from agentopt.fusion import FUSION_NAMES
 from agentopt.models.catalog import ModelSpec
 from agentopt.task import (
     Example,
     Fusion,
-    Metric,
     Parser,
     Program,
     Scorer,
@@ -34,26 +33,23 @@ from agentopt.taskdata import Functions, Row, check_leaks, read_rows
 from agentopt.taskprogram import MAX_TOKENS, check_prompts, read_program, settings_left
 from agentopt.taskreader import read_dataset
 from agentopt.taskschema import (
-    BuiltInScorer,
     ChoiceParse,
     IdsParse,
     JsonParse,
     JudgeScorer,
     NumberParse,
-    NumericScorer,
     ParseSpec,
     PythonParse,
-    PythonScorer,
-    ScorerSpec,
     SubtaskSpec,
     TaskSpec,
     TextParse,
     with_overrides,
 )
+from agentopt.taskscoring import build_metrics, build_scorer, check_targets, is_comparison
 from agentopt.templates import INPUTS, Template, compile_template
 from agentopt.trial import Split
 from agentopt.validation import did_you_mean, load_yaml, validate
-from agentopt.workflow import check_metrics, check_names, check_task
+from agentopt.workflow import check_names, check_task
 
 TASK_FILE = "task.yaml"
 
@@ -116,8 +112,8 @@ class _Reader:
         task = Task(
             name=spec.name,
             subtasks=tuple(subtasks[name] for name in in_order(reads, self.at("subtasks"))),
-            scorer=self._scorer(spec.scorer, "scorer"),
-            metrics=self._metrics(),
+            scorer=build_scorer(spec.scorer, self.functions, self.at("scorer")),
+            metrics=build_metrics(spec.metrics, subtasks, rows, self.functions, self.at("metrics")),
             splits={split: self._limited(split, rows[split]) for split in rows},
             description=spec.description,
             output=self._output(),
@@ -209,23 +205,6 @@ class _Reader:
         judge = self.functions(fuse.judge, f"{where}.judge") if fuse.judge else None
         return Fusion(fuse.method, fuse.model, fuse.prompt, judge)
 
-    def _metrics(self) -> dict[str, Metric]:
-        specs, where = self.spec.metrics, self.at("metrics")
-        check_metrics({name: spec.subtask for name, spec in specs.items()}, [s.name for s in self.spec.subtasks], where)
-        return {
-            name: Metric(spec.subtask, self._scorer(spec.scorer, f"metrics.{name}.scorer"))
-            for name, spec in specs.items()
-        }
-
-    def _scorer(self, spec: ScorerSpec, key: str) -> Scorer:
-        match spec:
-            case PythonScorer(function=name):
-                return scorers.python(self.functions(name, self.at(f"{key}.function")))
-            case JudgeScorer(model=model, rubric=rubric, max_tokens=max_tokens):
-                return scorers.Judge(model, rubric, max_tokens)
-            case BuiltInScorer() | NumericScorer() as built_in:
-                return scorers.BUILT_IN[built_in.kind](**built_in.model_dump(exclude={"kind"}))
-
     def _rows(self) -> dict[Split, list[Row]]:
         data, found = self.spec.data, {}
         if data.reader:
@@ -234,16 +213,13 @@ class _Reader:
         for split, name in files.items():
             if name is not None:
                 path, where = self.file.parent / name, self.at(f"data.{split}")
-                found[split] = read_rows(path, self.spec.columns, target_needed=self._built_in, where=where)
+                found[split] = read_rows(
+                    path, self.spec.columns, target_needed=is_comparison(self.spec.scorer), where=where
+                )
         return found
 
     def _limited(self, split: Split, rows: list[Row]) -> tuple[Example, ...]:
         return tuple(row.example for row in rows[: getattr(self.spec.data.limit, split)])
-
-    @property
-    def _built_in(self) -> bool:
-        """Whether the scorer is a comparison with the target."""
-        return isinstance(self.spec.scorer, BuiltInScorer | NumericScorer)
 
     def _output(self) -> str:
         names = [s.name for s in self.spec.subtasks]
@@ -338,21 +314,11 @@ class _Reader:
                     raise TaskError(rule, where=self.at("prompt", spec), remedy=error.remedy) from error
 
     def _check_targets(self, scorer: Scorer, rows: Mapping[Split, list[Row]]) -> None:
-        """A comparison must be able to use every target, and to find it right where the answers are known."""
-        if not self._built_in:
-            return
-        output = next(s for s in self.spec.subtasks if s.name == self._output())
-        # With a program, that is what its answer is read as.
-        parse = self.spec.program.parse if self.spec.program else output.parse
-        options = parse.options if isinstance(parse, ChoiceParse) else ()
-        for row in (row for split in rows.values() for row in split):
-            try:
-                scores = [scorer(row.example, value) for value in (None, *options)]
-            except ScorerError as error:
-                raise TaskError(str(error), where=row.where, remedy="correct the row's target") from error
-            if options and not any(getattr(score, "value", 0.0) > 0 for score in scores):
-                rule = f"no option of {output.name} is right by the target {row.example.target!r}"
-                raise TaskError(rule, where=row.where, remedy=f"options: {', '.join(options)}")
+        if is_comparison(self.spec.scorer):
+            output = next(s for s in self.spec.subtasks if s.name == self._output())
+            # With a program, that is what its answer is read as.
+            parse = self.spec.program.parse if self.spec.program else output.parse
+            check_targets(scorer, parse.options if isinstance(parse, ChoiceParse) else (), output.name, rows)
 
     def _check_costs(self, task: Task) -> None:
         """One pass must not cost less than nothing, which the formula gives when the unit is too large."""

@@ -312,6 +312,8 @@ class MetricSpec(_Strict):
         Field(discriminator="kind"),
         BeforeValidator(_kinds("kind", "exact_match", "token_f1", "numeric", "set_f1", "contains", "python")),
     ]
+    against: Text | None = None
+    """The metadata that it is compared with; the target unless given."""
 
 
 class UnitSpec(_Strict):

@@ -23,7 +23,7 @@ from agentopt.scorers import exact_match, python
 from agentopt.task import Example, Metric, Task, Unparsable
 from agentopt.taskfile import load_task
 from agentopt.testing.toy import toy_model, toy_task
-from agentopt.trial import Evaluation, ExampleResult
+from agentopt.trial import Evaluation, ExampleResult, Score
 from agentopt.workflow import check_task
 
 
@@ -152,12 +152,24 @@ async def test_a_task_file_names_metrics_of_every_kind_but_judge(tmp_path: Path)
         ({"subtask": "anser", "scorer": "token_f1"}, r"metrics\.m\.subtask: a metric must name a subtask.*'anser'"),
         ({"subtask": "answer", "scorer": {"kind": "judge", "model": "m", "rubric": "r"}}, r"`kind` must be one of"),
         ({"subtask": "answer", "scorer": {"kind": "python", "function": "own.py:f"}}, r"metrics\.m\.scorer\.function"),
+        ({"subtask": "answer", "scorer": "set_f1", "against": "gld"}, r"v\.jsonl:1: .*metadata 'gld'.*metric m is"),
         ({"subtask": "answer"}, r"metrics\.m\.scorer: must be given"),
     ],
 )
 def test_a_wrong_metric_is_one_message(tmp_path: Path, metric: dict[str, Any], message: str) -> None:
     with pytest.raises(TaskError, match=message):
         load_task(write(tmp_path, {"m": metric}))
+
+
+async def test_a_metric_may_be_compared_with_metadata_in_place_of_the_target(tmp_path: Path) -> None:
+    write(tmp_path, {"f1": {"subtask": "answer", "scorer": "set_f1", "against": "q"}})
+    task = load_task(
+        tmp_path, overrides={"columns.metadata": ["q"], "columns.inputs": ["id"], "subtasks.0.prompt": "?"}
+    )
+    example = task.splits["test"][0]
+    judged = task.metrics["f1"].scorer(example, "t?")
+    assert judged == Score(1.0)
+    assert example.target == "Kell"
 
 
 def test_a_task_built_in_python_is_checked_too() -> None:

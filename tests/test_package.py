@@ -24,7 +24,7 @@ LAYERS = (
     "candidate trial",
     "cost budget stats validation sandbox.*",
     "models.*",
-    "task templates parsers scorers fusion workflow taskschema taskdata taskreader taskprogram taskfile wire",
+    "task templates parsers scorers fusion workflow taskschema taskdata taskreader taskscoring taskprogram taskfile wire retrieval",
     "scaling",
     "evaluation program processes workers programworker visit gateway",
     "search.* prompts.*",

@@ -1,0 +1,83 @@
+"""What judges, from a task file: the scorer and the metrics become functions that are checked against the data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from agentopt import scorers
+from agentopt.errors import ScorerError, TaskError
+from agentopt.task import Metric, Scorer
+from agentopt.taskdata import Functions, Row
+from agentopt.taskschema import (
+    BuiltInScorer,
+    JudgeScorer,
+    MetricSpec,
+    NumericScorer,
+    PythonScorer,
+    ScorerSpec,
+)
+from agentopt.trial import Split
+from agentopt.validation import did_you_mean
+from agentopt.workflow import check_metrics
+
+Rows = Mapping[Split, Sequence[Row]]
+
+
+def build_scorer(spec: ScorerSpec, functions: Functions, where: str) -> Scorer:
+    """The scorer that stands at `where`. Raises `TaskError` for a function that is not there."""
+    match spec:
+        case PythonScorer(function=name):
+            return scorers.python(functions(name, f"{where}.function"))
+        case JudgeScorer(model=model, rubric=rubric, max_tokens=max_tokens):
+            return scorers.Judge(model, rubric, max_tokens)
+        case BuiltInScorer() | NumericScorer() as built_in:
+            return scorers.BUILT_IN[built_in.kind](**built_in.model_dump(exclude={"kind"}))
+
+
+def is_comparison(spec: ScorerSpec) -> bool:
+    """Whether the scorer compares the output with the target."""
+    return isinstance(spec, BuiltInScorer | NumericScorer)
+
+
+def check_targets(scorer: Scorer, options: Sequence[str], output: str, rows: Rows) -> None:
+    """A comparison must be able to use every target, and to find it right where the answers are known.
+
+    `options` are the only values that the subtask `output` can give; empty where there is no such limit.
+    """
+    for row in _all(rows):
+        try:
+            scores = [scorer(row.example, value) for value in (None, *options)]
+        except ScorerError as error:
+            raise TaskError(str(error), where=row.where, remedy="correct the row's target") from error
+        if options and not any(getattr(score, "value", 0.0) > 0 for score in scores):
+            rule = f"no option of {output} is right by the target {row.example.target!r}"
+            raise TaskError(rule, where=row.where, remedy=f"options: {', '.join(options)}")
+
+
+def build_metrics(
+    specs: Mapping[str, MetricSpec], subtasks: Iterable[str], rows: Rows, functions: Functions, where: str
+) -> dict[str, Metric]:
+    """The metrics by name. `where` names the key `metrics`.
+
+    Raises `TaskError` for one that names no subtask, or is compared with metadata that an example does not have.
+    """
+    check_metrics({name: spec.subtask for name, spec in specs.items()}, subtasks, where)
+    metrics = {}
+    for name, spec in specs.items():
+        scorer = build_scorer(spec.scorer, functions, f"{where}.{name}.scorer")
+        if spec.against is not None:
+            _check_metadata(name, spec.against, rows)
+            scorer = scorers.against(spec.against, scorer)
+        metrics[name] = Metric(spec.subtask, scorer)
+    return metrics
+
+
+def _check_metadata(metric: str, column: str, rows: Rows) -> None:
+    for row in _all(rows):
+        if column not in row.example.metadata:
+            rule = f"the example must have the metadata {column!r}, which the metric {metric} is compared with"
+            raise TaskError(rule, where=row.where, remedy=did_you_mean(column, row.example.metadata))
+
+
+def _all(rows: Rows) -> Iterable[Row]:
+    return (row for split in rows.values() for row in split)
