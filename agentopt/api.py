@@ -9,13 +9,14 @@ from pathlib import Path
 
 from agentopt.candidate import Candidate
 from agentopt.config import Config
+from agentopt.diagnosis import Diagnosis
 from agentopt.evaluation import Evaluator, check_candidate
 from agentopt.events import Event, Observer, log_to, tell
 from agentopt.models.base import ChatModel
 from agentopt.models.catalog import Catalog, ModelSpec
 from agentopt.models.pool import ModelPool
 from agentopt.optimization import Optimization
-from agentopt.prompting import prompted_subtasks
+from agentopt.prompting import pilot_subtasks, prompted_subtasks, run_diagnosis
 from agentopt.result import Result
 from agentopt.runfolder import RunFolder
 from agentopt.scorers import Judge
@@ -123,6 +124,49 @@ async def aevaluate(
             split,
             on_result=lambda result: observer(Event("example_done", result.id, {"result": result})),
         )
+
+
+def diagnose(
+    task: Task | Path | str,
+    config: Config | None = None,
+    *,
+    subtask: str | None = None,
+    candidate: Candidate | None = None,
+    provider: ChatModel | None = None,
+    observer: Observer = ignore,
+) -> list[Diagnosis]:
+    """Whether prompts are worth optimising, and on which user prompts. See `adiagnose`."""
+    return asyncio.run(
+        adiagnose(task, config, subtask=subtask, candidate=candidate, provider=provider, observer=observer)
+    )
+
+
+async def adiagnose(
+    task: Task | Path | str,
+    config: Config | None = None,
+    *,
+    subtask: str | None = None,
+    candidate: Candidate | None = None,
+    provider: ChatModel | None = None,
+    observer: Observer = ignore,
+) -> list[Diagnosis]:
+    """The p1 pilot of one subtask, or of each, on the train split; nothing is optimised.
+
+    `candidate` (the baseline unless given) fixes the models and the other prompts. Raises `UserError` for a task
+    without a train split or a subtask that it does not have, `BudgetExceeded` when a cap is reached, `AgentoptError`
+    when too many calls failed.
+    """
+    config = config or Config()
+    loaded, specs = load(task, config)
+    chosen = candidate or baseline(loaded)
+    check_candidate(chosen, loaded)
+    wanted = pilot_subtasks(loaded, config, subtask)
+    caps, run = config.budget.caps(), f"diagnose {loaded.name} {uuid.uuid4().hex}"
+    async with open_session(
+        specs, run, caps=caps, purpose_caps=config.purpose_caps(), journal=config.journal, provider=provider
+    ) as session:
+        evaluator = Evaluator(loaded, session.model, specs, seed=config.response_seed)
+        return [await run_diagnosis(loaded, config, session, evaluator, chosen, name, observer) for name in wanted]
 
 
 def load(task: Task | Path | str, config: Config, *, agent: bool = True) -> tuple[Task, Mapping[str, ModelSpec]]:

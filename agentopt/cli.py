@@ -1,6 +1,7 @@
 """The command line: parses, calls `api`, shows. A user's mistake is one message and exit code 2, never a traceback.
 
-Exit codes: 0 done, 1 the run failed, 2 a mistake in what was asked, 130 stopped by Ctrl-C.
+Exit codes: 0 done, 1 the run failed, 2 a mistake in what was asked, 3 a job's champion got worse, 130 stopped by
+Ctrl-C.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from agentopt.cli_jobs import jobs_app
 from agentopt.errors import AgentoptError, UserError
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ models_app = typer.Typer(no_args_is_help=True, help="The models that can be used
 runs_app = typer.Typer(no_args_is_help=True, help="Runs that were made.")
 app.add_typer(models_app, name="models")
 app.add_typer(runs_app, name="runs")
+app.add_typer(jobs_app, name="jobs")
 
 TaskArgument = Annotated[Path, typer.Argument(help="Task folder, such as tasks/quickstart.")]
 ConfigOption = Annotated[
@@ -80,6 +83,32 @@ def export_candidate(
     from agentopt.commands.export import run_export
 
     run_export(run, to, out, task, config or [], _console())
+
+
+@app.command()
+def diagnose(
+    task: TaskArgument,
+    subtask: Annotated[str | None, typer.Option(help="The subtask; each of them unless given.")] = None,
+    candidate: Annotated[Path | None, typer.Option(help="A best.yaml; the baseline unless given.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Tell whether system prompts of TASK are worth optimising, and on which user prompts."""
+    from agentopt.commands.diagnose import run_diagnosis
+
+    run_diagnosis(task, subtask, candidate, json, config or [], _console())
+
+
+@app.command("record")
+def record_landscape(
+    task: TaskArgument,
+    out: Annotated[Path, typer.Option(help="File to write, such as mytask.npz.")],
+    config: ConfigOption = None,
+) -> None:
+    """Evaluate every affordable allocation of TASK once, to measure searches on for free afterwards."""
+    from agentopt.commands.record import run_recording
+
+    run_recording(task, out, config or [], _console())
 
 
 @runs_app.command("list")

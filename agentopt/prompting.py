@@ -10,7 +10,8 @@ from typing import Literal
 from agentopt.budget import Usage
 from agentopt.candidate import Candidate
 from agentopt.config import Config
-from agentopt.errors import BudgetExceeded, ConfigError
+from agentopt.diagnosis import Diagnosis, diagnosis_of
+from agentopt.errors import AgentoptError, BudgetExceeded, ConfigError, TaskError
 from agentopt.estimate import times, usage_of_candidate
 from agentopt.evaluation import Evaluator
 from agentopt.events import Event, Kind, Observer
@@ -45,7 +46,7 @@ class Prompting:
 
     def due(self, phase: Phase) -> bool:
         """Whether prompts are optimised in this phase."""
-        return self.config.prompts.when in (phase, "both") and bool(self.task.splits.get("train"))
+        return self.config.prompts.when in (phase, "both") and len(self.task.splits.get("train", ())) >= 2
 
     @property
     def skipped(self) -> str | None:
@@ -125,6 +126,51 @@ class Prompting:
 
     def _say(self, kind: Kind, message: str, **data: object) -> None:
         self.observer(Event(kind, message, data))
+
+
+async def run_diagnosis(
+    task: Task,
+    config: Config,
+    session: Session,
+    evaluator: Evaluator,
+    candidate: Candidate,
+    subtask: str,
+    observer: Observer,
+) -> Diagnosis:
+    """The pilot of one subtask. Raises `AgentoptError` when too many calls failed for an analysis."""
+    optimizer = PromptOptimizer(
+        task,
+        evaluator,
+        session.model,
+        session.budget,
+        config.prompts,
+        config.writer,
+        seed=config.seed,
+        say=lambda message: observer(Event("note", f"{subtask}: {message}")),
+        fall_back=lambda why: observer(Event("prompts_fall_back", f"{subtask}: {why}")),
+        on_draw=lambda draw: observer(Event("example_done", draw.user_prompt)),
+    )
+    before = session.budget.spent
+    try:
+        pilot, rewards = await optimizer.diagnose(candidate, subtask)
+    except ValueError as error:
+        failures = ", ".join(f"{count} x {kind}" for kind, count in session.failures.items()) or "none"
+        raise AgentoptError(f"the pilot of {subtask} cannot be analysed: {error} (failed calls: {failures})") from error
+    return diagnosis_of(task.name, pilot, rewards, session.budget.spent - before)
+
+
+def pilot_subtasks(task: Task, config: Config, subtask: str | None) -> tuple[str, ...]:
+    """The subtasks to diagnose. Raises `TaskError` without enough training examples, `ConfigError` as below."""
+    if len(task.splits.get("train", ())) < 2:
+        raise TaskError(
+            f"a pilot needs a train split of two or more examples, but got {len(task.splits.get('train', ()))}",
+            where=f"task {task.name}",
+            remedy="add data.train, with examples that are in no other split",
+        )
+    asked = config if subtask is None else config.model_copy(
+        update={"prompts": config.prompts.model_copy(update={"subtasks": (subtask,)})}
+    )  # fmt: skip
+    return prompted_subtasks(task, asked)
 
 
 def prompted_subtasks(task: Task, config: Config) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ LAYERS = (
     "evaluation program processes workers programworker visit gateway",
     "search.* prompts.*",
     # Wiring: what a run is made of. `search.choose` reads the configuration, so it stands here.
-    "config events space study runner session estimate result runfolder search.choose",
+    "config events diagnosis space study runner session estimate result runfolder landscape search.choose",
     "optimization api deployment",
     "jobs.*",
     "report.* export.* commands.* cli cli_jobs",

@@ -35,6 +35,9 @@ class LiveView:
     _started: float = 0.0
     _calls_before: int = 0
     _trials_before: int = 0
+    _aside: float = 0.0
+    """Seconds that went into prompts, and say nothing of the pace of trials."""
+    _aside_since: float = 0.0
     _now: str = "starting"
     _examples: int = 0
     _finished: list[float] = field(default_factory=list)
@@ -65,7 +68,11 @@ class LiveView:
             return
         elif event.kind == "trial_done":
             self._finished.append(self.clock())
-        elif event.kind == "test_started":
+        elif event.kind == "prompts_started":
+            self._aside_since = self.clock()
+        elif event.kind == "prompts_done":
+            self._aside += self.clock() - self._aside_since
+        if event.kind in ("prompts_started", "note", "test_started"):
             self._now = event.message
         self._print(event)
 
@@ -106,7 +113,7 @@ class LiveView:
         """From the pace of this session's trials; the test counts by its number of examples."""
         if not self._finished or self._session is None or self._study is None:
             return "time left unknown"
-        pace = (self._finished[-1] - self._started) / len(self._finished)
+        pace = max(0.0, self._finished[-1] - self._started - self._aside) / len(self._finished)
         cap = self._session.budget.caps.trials
         trials_left = 0 if cap is None else cap - len(self._study.trials)
         splits = self.task.splits

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from agentopt.budget import Usage
+from agentopt.report.prompts import prompt_tables
 from agentopt.report.words import candidate_in_words, interval_in_words, p_in_words, usage_cells
 from agentopt.result import Finalist, Measured, Result
 
@@ -24,6 +25,7 @@ def _parts(result: Result) -> Iterator[RenderableType]:
     yield f"\n[bold]{escape(result.task)}[/bold]: {escape(result.ended)}, after {result.seconds:.0f} s; {result.run}"
     yield _trials(result)
     yield _proposers(result)
+    yield from prompt_tables(result.prompts)
     yield _finalists(result)
     for role in ("best", "recommended"):
         chosen = result.finalist(role)
@@ -43,7 +45,7 @@ def _trials(result: Result) -> Table:
         mark = "*" if trial.number in result.pareto else " "
         score = "-" if trial.score is None else f"{trial.score:.3f}"
         state = trial.state if trial.state == "complete" else f"{trial.state} after {trial.scored}"
-        words = candidate_in_words(trial.candidate)
+        words = escape(candidate_in_words(trial.candidate))
         table.add_row(f"{trial.number}{mark}", escape(trial.proposer), words, score, f"{trial.units:.1f}", state)
     return table
 

@@ -24,8 +24,14 @@ MONTHS = ["January", "February", "March", "April", "May", "June", "July", "Augus
           "November", "December"]  # fmt: skip
 NUMBER_WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 ANIMALS = ["dogs", "cats", "goats", "hens", "rabbits", "horses"]
-THINGS = [("bridge", "long", "metres", "m"), ("tower", "tall", "metres", "m"), ("bag", "heavy", "kilograms", "kg"),
-          ("road", "long", "kilometres", "km"), ("stone", "heavy", "grams", "g"), ("rope", "long", "metres", "m")]  # fmt: skip
+THINGS = [
+    ("bridge", "long", "metres", "m"),
+    ("tower", "tall", "metres", "m"),
+    ("bag", "heavy", "kilograms", "kg"),
+    ("road", "long", "kilometres", "km"),
+    ("stone", "heavy", "grams", "g"),
+    ("rope", "long", "metres", "m"),
+]
 UNTOLD = ["sister", "brother", "neighbour", "teacher", "horse", "boat"]
 
 Made = tuple[str, str, str]
