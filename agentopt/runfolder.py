@@ -25,7 +25,7 @@ from agentopt.candidate import Candidate
 from agentopt.config import Config
 from agentopt.errors import ConfigError
 from agentopt.result import write_atomically
-from agentopt.task import Task
+from agentopt.task import Program, Task
 from agentopt.validation import load_yaml, validate
 
 
@@ -169,15 +169,15 @@ def fingerprint(task: Task, folder: Path | None, config: Config) -> str:
         for s in task.subtasks
     ]
     rows = {split: [[e.id, dict(e.inputs), e.target] for e in rows] for split, rows in task.splits.items()}
-    whole = [task.name, task.output, task.unit, task.max_units, _named(task.scorer)]
-    files = [path.read_text(encoding="utf-8") for path in _sources(folder)]
+    whole = [task.name, task.output, task.unit, task.max_units, _named(task.scorer), _program(task.program)]
+    files = [path.read_text(encoding="utf-8", errors="replace") for path in _sources(folder, task.program)]
     described = json.dumps([whole, subtasks, rows, files, config.task], sort_keys=True, default=str)
     return hashlib.sha256(described.encode()).hexdigest()[:16]
 
 
 _DESCRIBED = (
     *("name", "system_prompt", "models", "num_samples", "max_tokens", "temperature", "top_p", "stop"),
-    *("json_schema", "reads", "tokens"),
+    *("json_schema", "reads", "tokens", "keep_system_prompt"),
 )
 
 
@@ -185,8 +185,20 @@ def _named(function: object) -> str:
     return str(getattr(function, "__qualname__", None) or type(function).__qualname__)
 
 
-def _sources(folder: Path | None) -> list[Path]:
-    return [] if folder is None else sorted([*folder.glob("task.yaml"), *folder.glob("*.py")])
+def _program(program: Program | None) -> list[object]:
+    if program is None:
+        return []
+    function = program.function if isinstance(program.function, str) else _named(program.function)
+    return [program.command, function, _named(program.parse), program.timeout]
+
+
+def _sources(folder: Path | None, program: Program | None) -> list[Path]:
+    """The task file, its Python files, and the files in its folder that a program's command names."""
+    if folder is None:
+        return []
+    named = [folder / word for word in (program.command if program else ()) if not Path(word).is_absolute()]
+    found = {*folder.glob("task.yaml"), *folder.glob("*.py"), *(path for path in named if path.is_file())}
+    return sorted(found)
 
 
 def _made(runs: Path, name: str) -> Path:
