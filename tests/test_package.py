@@ -52,7 +52,7 @@ IMPORTERS = {
     "sandlock": {"sandbox/locked.py"},
     "typer": {"cli.py", "cli_jobs.py"},
     "apscheduler": {"jobs/scheduler.py"},
-    "rich": {"cli.py", "commands/", "report/"},
+    "rich": {"cli.py", "cli_jobs.py", "commands/", "report/"},
 }
 
 

@@ -1,0 +1,121 @@
+"""Jobs for other schedulers: a systemd unit that runs the daemon, a crontab line or a Kubernetes CronJob that runs one
+job. Text only; where a job's schedule cannot be said there, the error says what to do."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from agentopt import __version__
+from agentopt.errors import ConfigError
+from agentopt.jobs.jobfile import Schedule, weekday_names
+from agentopt.jobs.store import KnownJob
+
+STOP_SECONDS = 300
+"""How long a stop may take: the daemon waits for the calls that it sent."""
+
+
+def systemd_unit(python: str, data: Path, environ: Mapping[str, str]) -> str:
+    """A user unit for `agentopt jobs start`. Keys and secrets are read from a file, and never written here."""
+    variables = {"AGENTOPT_DATA": str(data), **_passed_on(environ)}
+    lines = [
+        "# ~/.config/systemd/user/agentopt-jobs.service; then: systemctl --user enable --now agentopt-jobs",
+        "[Unit]",
+        "Description=agentopt jobs",
+        "",
+        "[Service]",
+        "Type=exec",
+        f"ExecStart={_systemd_quoted(python)} -m agentopt jobs start",
+        *(f"Environment={_systemd_quoted(f'{name}={value}')}" for name, value in variables.items()),
+        "# Keys of providers and secrets of webhooks, as NAME=value lines; keep the file to yourself (chmod 600).",
+        "EnvironmentFile=-%h/.config/agentopt/secrets.env",
+        "KillMode=mixed",
+        f"TimeoutStopSec={STOP_SECONDS}",
+        "Restart=on-failure",
+        "RestartSec=5",
+        "",
+        "[Install]",
+        "WantedBy=default.target",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def crontab_line(known: KnownJob, python: str, data: Path, environ: Mapping[str, str]) -> str:
+    """A line for `crontab -e`, with the time zone it is meant in. Raises `ConfigError` for a schedule cron has no
+    word for."""
+    variables = {"AGENTOPT_DATA": str(data), **_passed_on(environ)}
+    settings = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
+    command = f"{settings} {shlex.quote(python)} -m agentopt jobs run-now {known.job.name}"
+    # A percent sign is a line's end to cron.
+    line = f"{cron_expression(known.job.schedule)} {command}".replace("%", r"\%")
+    return f"CRON_TZ={known.job.schedule.time_zone}\n{line}\n"
+
+
+def kubernetes_cronjob(known: KnownJob, image: str = f"agentopt:{__version__}") -> str:
+    """A CronJob. What jobs must not lose lies on the claim `agentopt-data`, keys in the secret `agentopt-keys`.
+
+    Raises `ConfigError` for a schedule a CronJob has no word for.
+    """
+    *others, weekday = cron_expression(known.job.schedule).split()
+    container = {
+        "name": "agentopt",
+        "image": image,
+        "command": ["agentopt", "jobs", "run-now", known.job.name],
+        "env": [{"name": "AGENTOPT_DATA", "value": "/data"}, {"name": "AGENTOPT_CACHE", "value": "/data/cache"}],
+        "envFrom": [{"secretRef": {"name": "agentopt-keys", "optional": True}}],
+        "volumeMounts": [{"name": "data", "mountPath": "/data"}],
+    }
+    pod = {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": STOP_SECONDS,
+        "containers": [container],
+        "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "agentopt-data"}}],
+    }
+    spec: dict[str, Any] = {
+        # Names, because not every cron takes 7 for Sunday.
+        "schedule": " ".join([*others, weekday_names(weekday)]),
+        "timeZone": known.job.schedule.time_zone,
+        "concurrencyPolicy": "Forbid",
+        "jobTemplate": {"spec": {"backoffLimit": 0, "template": {"spec": pod}}},
+    }
+    whole = {
+        "apiVersion": "batch/v1",
+        "kind": "CronJob",
+        "metadata": {"name": f"agentopt-{known.job.name}"},
+        "spec": spec,
+    }
+    head = f"# Once, in a pod with the same claim: agentopt jobs add FILE (of the job {known.job.name})\n"
+    return head + yaml.safe_dump(whole, sort_keys=False)
+
+
+def cron_expression(schedule: Schedule) -> str:
+    """The schedule in five fields. Raises `ConfigError` for an interval that no clock shows, such as 7 minutes."""
+    if schedule.cron is not None:
+        return schedule.cron
+    assert schedule.interval is not None, "a schedule has one of both"
+    minutes, rest = divmod(int(schedule.interval.total_seconds()), 60)
+    if not rest and minutes < 60 and 60 % minutes == 0:
+        return f"*/{minutes} * * * *"
+    hours, rest = divmod(int(schedule.interval.total_seconds()), 3600)
+    if not rest and hours < 24 and 24 % hours == 0:
+        return f"0 */{hours} * * *"
+    if not rest and hours == 24:
+        return "0 0 * * *"
+    raise ConfigError(
+        f"cron knows minutes of an hour, hours of a day, and a day, but the job runs every {schedule.every}",
+        remedy="use such an interval, give the job a cron expression, or let `agentopt jobs start` run it",
+    )
+
+
+def _passed_on(environ: Mapping[str, str]) -> dict[str, str]:
+    """Folders that were set for this call; the store's URL is left out, because it may hold a password."""
+    return {name: environ[name] for name in ("AGENTOPT_CACHE", "AGENTOPT_CONFIG") if environ.get(name)}
+
+
+def _systemd_quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    return f'"{escaped}"' if any(c in escaped for c in " \t\"'\\") else escaped

@@ -1,0 +1,321 @@
+"""One run of a job: measure the champion again, search from what is known, and let the rule decide.
+
+Nothing here knows of calendars or daemons. The one promise kept here: when neither the world nor the champion has
+changed since the last run, nothing is asked of any model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing, suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from agentopt.api import aoptimize
+from agentopt.budget import Caps, Usage
+from agentopt.candidate import Candidate
+from agentopt.config import BudgetConfig
+from agentopt.errors import AgentoptError, BudgetExceeded, CandidateError, ConfigError
+from agentopt.evaluation import Evaluator, check_candidate
+from agentopt.events import Event
+from agentopt.jobs.champion import Champion, Champions, digest
+from agentopt.jobs.jobfile import Schedule
+from agentopt.jobs.promotion import Decision, Measurement, alarms, decide
+from agentopt.jobs.store import JobRun, JobStore, KnownJob
+from agentopt.jobs.world import World, load_world
+from agentopt.models.base import ChatModel
+from agentopt.result import Result, load_result
+from agentopt.runfolder import RunFolder, fingerprint
+from agentopt.session import Session, open_existing_journal, open_session
+from agentopt.space import baseline
+from agentopt.trial import Evaluation
+
+State = Literal["promoted", "kept", "unchanged", "refused", "failed"]
+Say = Callable[[str, str], None]
+"""(kind of event, message): tells the log."""
+
+
+class LostRunError(AgentoptError):
+    """Another process took the run over; this one must not touch the champion any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended. `world` is the hash it has an answer for; None where a later run should try again."""
+
+    state: State
+    message: str
+    alarms: tuple[str, ...] = ()
+    champion: Champion | None = None
+    world: str | None = None
+
+
+@dataclass
+class RunOfJob:
+    """One run of one job, new or taken over. Call `outcome` once. `provider` answers in place of the transports."""
+
+    known: KnownJob
+    run: JobRun
+    store: JobStore
+    champions: Champions
+    say: Say
+    now: Callable[[], float]
+    provider: ChatModel | None = None
+    _alarms: list[str] = field(default_factory=list)
+
+    async def outcome(self) -> Outcome:
+        """Do what is to be done. Raises `AgentoptError` for what is wrong with the job or its models."""
+        world, current = self._world(), self.champions.current()
+        if current and self.known.settled == (world.hash, current.candidate.key):
+            return Outcome("unchanged", "nothing has changed since the last run", (), current, world.hash)
+        caps, limited = self._caps(world)
+        if exhausted := [name for name in ("usd", "tokens", "calls") if getattr(caps, name) == 0]:
+            return Outcome("refused", f"nothing is left of the cap on {' and '.join(exhausted)}", (), current)
+        try:
+            return await self._compete(world, current, caps, limited)
+        except BudgetExceeded as error:
+            message = f"cut short before anything could be decided: {str(error).splitlines()[0]}"
+            return Outcome("kept", message, self.alarms, self.champions.current())
+
+    @property
+    def alarms(self) -> tuple[str, ...]:
+        """What was found wrong with the champion so far."""
+        return tuple(self._alarms)
+
+    def secret_variables(self) -> list[str]:
+        """The environment variables whose values must not be told to anyone."""
+        target = self.known.job.webhook
+        names = [target.secret_env] if target else []
+        with suppress(AgentoptError):
+            names += [spec.api_key_env for spec in self._world().specs.values() if spec.api_key_env]
+        return names
+
+    def spent(self) -> Usage:
+        """What the run spent so far, by the ledger; nothing where it never came to a call."""
+        try:
+            journal = open_existing_journal(self._world().config.journal)
+            folder = self._folder()
+        except AgentoptError:
+            return self.run.spent
+        if journal is None:
+            return Usage()
+        with closing(journal):
+            runs = [self._ledger, *([RunFolder.open(folder).id] if folder else [])]
+            return sum((use for run in runs for use in journal.spend(run).by_purpose.values()), Usage())
+
+    # ---- the parts of a run
+
+    async def _compete(self, world: World, current: Champion | None, caps: Caps, limited: bool) -> Outcome:
+        current, held, seconds = await self._measure_champion(world, current, caps)
+        result = await self._search(world, current, _less(caps, self.spent(), seconds))
+        cut = any(" cap of " in text for text in (result.ended, *result.notes))
+        async with self._evaluator(world, _less(caps, result.total, result.seconds)) as (evaluator, _):
+            first = await evaluator.evaluate(baseline(world.task), "test")
+            self._note_alarms(world, current, held, first)
+            winner, decision, evaluation = await self._decide(world, evaluator, current, held, result)
+        state: State = "kept"
+        if _came_from(current, self.run):  # before a kill, or at this run's first look
+            state, decision = "promoted", Decision(None, current.record.reason)
+        if winner and decision.why and self.champions.current() != current:
+            decision = Decision(None, "the champion was changed by hand while the run went on")
+        elif winner and decision.why:
+            current, state = self._promote(world, current, winner, decision, evaluation), "promoted"
+        # What the month's rest cut short goes further next month, what failed may succeed: not the last word.
+        unfinished = (limited and cut) or not decision.conclusive or _left_incomplete(result)
+        settled = None if unfinished else world.hash
+        return Outcome(state, decision.finding, self.alarms, current, settled)
+
+    async def _measure_champion(
+        self, world: World, current: Champion | None, caps: Caps
+    ) -> tuple[Champion, Evaluation, float]:
+        """The champion on today's test split; and how long that took. The first champion is the baseline."""
+        reason = "the first champion is the baseline"
+        if current and (misfit := _misfit(current, world)):
+            self._alarms.append(f"the champion does not fit the task any more: {misfit}")
+            current, reason = None, "the champion before it does not fit the task any more"
+        candidate = current.candidate if current else baseline(world.task)
+        async with self._evaluator(world, caps) as (evaluator, session):
+            evaluation = await evaluator.evaluate(candidate, "test")
+            seconds = session.budget.seconds
+        self.say("champion", f"score {_score(evaluation)} on the test split")
+        if current is None:
+            scores = _scores(world, evaluation)
+            current = self.champions.promote(
+                candidate, time=self._time(), run=self.run.id, reason=reason, scores=scores
+            )
+        return current, evaluation, seconds
+
+    async def _search(self, world: World, current: Champion, caps: Caps) -> Result:
+        """A search that starts from the champion and from what earlier runs found; or the one that was interrupted."""
+
+        def observe(event: Event) -> None:
+            if event.kind == "run_started":
+                self.run = replace(self.run, folder=event.data["folder"])
+                self.store.note_folder(self.run.id, self.run.owner, event.data["folder"])
+            if event.kind in ("run_started", "trial_done", "fall_back", "run_done"):
+                self.say(event.kind, event.message)
+
+        if folder := self._resumable(world):
+            return await aoptimize(world.path, resume=folder, provider=self.provider, observer=observe)
+        trials = caps.trials or world.config.budget.trials
+        given = [current.candidate, *self._archive()][: max(1, min(1 + self.known.job.warm_start, trials // 2))]
+        budget = BudgetConfig(usd=caps.usd, tokens=caps.tokens, calls=caps.calls, seconds=caps.seconds, trials=trials)
+        config = world.config.model_copy(update={"budget": budget})
+        start = [candidate for candidate in given if candidate != baseline(world.task)]
+        return await aoptimize(world.path, config, warm_start=start, provider=self.provider, observer=observe)
+
+    async def _decide(
+        self, world: World, evaluator: Evaluator, current: Champion, held: Evaluation, result: Result
+    ) -> tuple[Candidate | None, Decision, Evaluation | None]:
+        """The first of best and recommended that the rule promotes, measured on the test split like the champion."""
+        rule, champion = self.known.job.promotion, Measurement.of(held)
+        anchor = await self._anchor(world, evaluator, current, champion)
+        decision = Decision(None, "the search found nothing else")
+        for challenger in dict.fromkeys((result.best, result.recommended)):
+            if challenger == current.candidate:
+                continue
+            evaluation = await evaluator.evaluate(challenger, "test")
+            found = decide(rule, champion, Measurement.of(evaluation), anchor)
+            self.say("decision", found.finding)
+            if found.why:
+                return challenger, found, evaluation
+            if decision.conclusive and (decision.difference is None or not found.conclusive):
+                decision = found
+        return None, decision, None
+
+    async def _anchor(
+        self, world: World, evaluator: Evaluator, current: Champion, champion: Measurement
+    ) -> Measurement:
+        if current.record.anchor == current.number:
+            return champion
+        anchor = self.champions.get(current.record.anchor)
+        if _misfit(anchor, world):
+            return champion
+        return Measurement.of(await evaluator.evaluate(anchor.candidate, "test"))
+
+    def _promote(
+        self, world: World, current: Champion, winner: Candidate, decision: Decision, evaluation: Evaluation | None
+    ) -> Champion:
+        # The last look before the champion's file is touched: a process that was suspended must not swap it.
+        if not self.store.renew(self.run.id, self.run.owner, max(self.run.lease, self.now())):
+            raise LostRunError("another process took this run over; the champion was left as it is")
+        anchor = None if decision.why == "better" else current.record.anchor
+        scores = _scores(world, evaluation) if evaluation else {}
+        return self.champions.promote(
+            winner, time=self._time(), run=self.run.id, reason=decision.finding, won=True, anchor=anchor, scores=scores
+        )
+
+    def _note_alarms(self, world: World, current: Champion, held: Evaluation, first: Evaluation) -> None:
+        recorded = current.record.scores_of(world.task.splits["test"])
+        confidence = self.known.job.promotion.confidence
+        self._alarms += alarms(Measurement.of(held), recorded, Measurement.of(first), confidence)
+
+    # ---- what the parts need
+
+    def _world(self) -> World:
+        return load_world(self.known.job, self.known.folder, self.champions.folder / "runs")
+
+    @property
+    def _ledger(self) -> str:
+        """The run's name in the ledger, for what is measured outside of the search."""
+        return f"job {self.known.job.name} {self.run.id}"
+
+    @asynccontextmanager
+    async def _evaluator(self, world: World, caps: Caps) -> AsyncIterator[tuple[Evaluator, Session]]:
+        journal, seed = world.config.journal, world.config.response_seed
+        async with open_session(
+            world.specs, self._ledger, caps=caps, journal=journal, provider=self.provider
+        ) as session:
+            yield Evaluator(world.task, session.model, world.specs, seed=seed), session
+
+    def _caps(self, world: World) -> tuple[Caps, bool]:
+        """The tightest of the configuration's, the run's and the month's caps; whether the month's are tighter."""
+        caps = self.known.job.caps
+        own = tightest(world.config.budget.caps(), Caps(**caps.per_run.model_dump()))
+        start = month_start(self.run.started, self.known.job.schedule)
+        spent = self.store.spent_since(self.known.job.name, start, but=self.run.id)
+        both = tightest(own, caps.per_month.left(spent))
+        return both, both != own
+
+    def _archive(self) -> list[Candidate]:
+        """Candidates of earlier searches of this job: the newest's Pareto front, then its other good ones."""
+        found: list[Candidate] = []
+        for run in self.store.history(self.known.job.name, limit=20):
+            if run.folder is None or run.id == self.run.id:
+                continue
+            with suppress(ConfigError):  # a run that was never finished, or whose folder was removed
+                found += _ranked(load_result(run.folder))
+        return list(dict.fromkeys(found))
+
+    def _folder(self) -> Path | None:
+        return self.run.folder if self.run.folder and (self.run.folder / "config.yaml").exists() else None
+
+    def _resumable(self, world: World) -> Path | None:
+        """The folder of the interrupted search, if there is one and it was about the same task."""
+        folder = self._folder()
+        if folder is None:
+            return None
+        opened = RunFolder.open(folder)
+        return folder if opened.fingerprint == fingerprint(world.task, world.path, opened.config) else None
+
+    def _time(self) -> str:
+        return datetime.fromtimestamp(self.now(), UTC).isoformat(timespec="seconds")
+
+
+def _came_from(champion: Champion, run: JobRun) -> bool:
+    return champion.record.run == run.id and champion.record.won
+
+
+def _misfit(champion: Champion, world: World) -> str | None:
+    """Why the task has no use for the champion."""
+    try:
+        check_candidate(champion.candidate, world.task)
+    except CandidateError as error:
+        return error.message
+    return None
+
+
+def _score(evaluation: Evaluation) -> str:
+    return "none" if evaluation.score is None else f"{evaluation.score:.3f}"
+
+
+def _scores(world: World, evaluation: Evaluation) -> dict[str, tuple[str, float]]:
+    examples = {example.id: example for example in world.task.splits["test"]}
+    return {name: (digest(examples[name]), score) for name, score in evaluation.scores.items()}
+
+
+def _left_incomplete(result: Result) -> bool:
+    last = {str(trial.candidate): trial.state for trial in result.trials}
+    return "incomplete" in last.values()
+
+
+def _ranked(result: Result) -> list[Candidate]:
+    """The Pareto front from its best end, then the other complete trials by score."""
+    front = list(reversed(result.pareto))
+    rest = [t for t in result.trials if t.state == "complete" and t.number not in front]
+    ranked = [*front, *(t.number for t in sorted(rest, key=lambda t: (-(t.score or 0.0), t.units)))]
+    return [Candidate.from_dict(result.trials[number].candidate) for number in ranked]
+
+
+def tightest(*caps: Caps) -> Caps:
+    """For each measure the smallest of the caps that there are."""
+    given = {name: [v for c in caps if (v := getattr(c, name)) is not None] for name in Caps.__dataclass_fields__}
+    return Caps(**{name: min(values) for name, values in given.items() if values})
+
+
+def _less(caps: Caps, spent: Usage, seconds: float) -> Caps:
+    """What is left of `caps`."""
+    left = {
+        name: max(cap - getattr(spent, name), 0)
+        for name in ("usd", "tokens", "calls")
+        if (cap := getattr(caps, name)) is not None
+    }
+    return replace(caps, **left, seconds=None if caps.seconds is None else max(caps.seconds - seconds, 0.0))
+
+
+def month_start(time: float, schedule: Schedule) -> float:
+    """When the calendar month of `time` began, in the schedule's time zone; in seconds since the epoch."""
+    local = datetime.fromtimestamp(time, schedule.zone)
+    return local.replace(day=1, hour=0, minute=0, second=0, microsecond=0).timestamp()

@@ -1,0 +1,321 @@
+"""What is known of jobs, on disk: the jobs, every run that was due, who works on it, and what it spent.
+
+A due time is claimed here before anything is done about it, in one transaction: that is why two daemons on one store
+never run a job twice. A claim has an owner and a lease that the owner renews; a run whose owner is gone may be taken
+over, once. Any SQLAlchemy URL will do; the default is SQLite in WAL mode in the user's data folder.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from platformdirs import user_data_path
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+
+from agentopt.budget import Usage
+from agentopt.errors import ConfigError, UserError
+from agentopt.jobs.jobfile import Job
+from agentopt.validation import did_you_mean
+
+RUNNING, INTERRUPTED = "running", "interrupted"
+OPEN = (RUNNING, INTERRUPTED)
+"""The states of a run that is not over: somebody works on it, or may take it over."""
+
+_tables = sa.MetaData()
+_jobs = sa.Table(
+    "jobs",
+    _tables,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("spec", sa.Text, nullable=False),
+    sa.Column("folder", sa.Text, nullable=False),
+    sa.Column("since", sa.Float, nullable=False),
+    sa.Column("paused", sa.Boolean, nullable=False),
+    sa.Column("last_due", sa.Float),
+    sa.Column("world", sa.String(64)),
+    sa.Column("champion", sa.String(64)),
+)
+_runs = sa.Table(
+    "runs",
+    _tables,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("job", sa.String(64), nullable=False, index=True),
+    sa.Column("due", sa.Float, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("owner", sa.String(32), nullable=False),
+    sa.Column("lease", sa.Float, nullable=False),
+    sa.Column("started", sa.Float, nullable=False),
+    sa.Column("ended", sa.Float),
+    sa.Column("folder", sa.Text),
+    sa.Column("message", sa.Text, nullable=False),
+    sa.Column("alarm", sa.Text),
+    sa.Column("champion", sa.Integer),
+    sa.Column("calls", sa.Integer, nullable=False),
+    sa.Column("prompt_tokens", sa.Integer, nullable=False),
+    sa.Column("completion_tokens", sa.Integer, nullable=False),
+    sa.Column("usd", sa.Float, nullable=False),
+    sa.UniqueConstraint("job", "due"),
+)
+_NOTHING = {"calls": 0, "prompt_tokens": 0, "completion_tokens": 0, "usd": 0.0}
+
+
+@dataclass(frozen=True, slots=True)
+class KnownJob:
+    """A job that was added. `folder` is where its relative paths start, `since` when its schedule began.
+
+    `settled` is what the last finished run found: the state of the world, and the champion it left; None before.
+    Times are seconds since the epoch.
+    """
+
+    job: Job
+    folder: Path
+    since: float
+    paused: bool
+    settled: tuple[str, str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class JobRun:
+    """One due time and what came of it.
+
+    `state` is running, interrupted, promoted, kept, unchanged, refused, skipped or failed. `champion` is the number of
+    the champion after it; `folder` the search's run folder.
+    """
+
+    id: str
+    job: str
+    due: float
+    state: str
+    owner: str
+    lease: float
+    started: float
+    ended: float | None
+    folder: Path | None
+    message: str
+    alarm: str | None
+    champion: int | None
+    spent: Usage
+
+    @property
+    def open(self) -> bool:
+        return self.state in OPEN
+
+
+class JobStore:
+    """The jobs and their runs in one database. Every method is one transaction. `now` is in seconds since the epoch."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._engine = open_engine(url)
+        with self._engine.begin() as connection:
+            for table in _tables.sorted_tables:
+                connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
+                for index in table.indexes:
+                    connection.execute(sa.schema.CreateIndex(index, if_not_exists=True))
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    # ---- jobs
+
+    def put(self, job: Job, folder: Path, now: float) -> bool:
+        """Add a job, or give one of that name a new file. Returns whether it is new.
+
+        A job that was there keeps its history and its champion; its schedule counts from now where it changed.
+        """
+        values: dict[str, Any] = {"spec": job.model_dump_json(), "folder": str(folder.absolute())}
+        with self._engine.begin() as connection:
+            before = connection.execute(sa.select(_jobs.c.spec).where(_jobs.c.name == job.name)).scalar()
+            if before is None:
+                connection.execute(_jobs.insert().values(name=job.name, since=now, paused=False, **values))
+                return True
+            if Job.model_validate_json(before).schedule != job.schedule:
+                values["since"] = now
+            connection.execute(_jobs.update().where(_jobs.c.name == job.name).values(**values))
+            return False
+
+    def jobs(self) -> list[KnownJob]:
+        """Every job, by name."""
+        with self._engine.connect() as connection:
+            return [_known(row) for row in connection.execute(sa.select(_jobs).order_by(_jobs.c.name))]
+
+    def job(self, name: str) -> KnownJob:
+        """Raises `UserError` for a name that is not known."""
+        with self._engine.connect() as connection:
+            row = connection.execute(sa.select(_jobs).where(_jobs.c.name == name)).one_or_none()
+        if row is None:
+            known = [known.job.name for known in self.jobs()]
+            remedy = f"{did_you_mean(name, known)}; `agentopt jobs add FILE` adds one"
+            raise UserError(f"there is no job of the name {name!r}", remedy=remedy)
+        return _known(row)
+
+    def pause(self, name: str, paused: bool, now: float) -> None:
+        """Stop the calendar for a job, or start it again from now: what a pause missed is not made up for."""
+        values = {"paused": paused} if paused else {"paused": paused, "since": now}
+        with self._engine.begin() as connection:
+            connection.execute(_jobs.update().where(_jobs.c.name == name, _jobs.c.paused != paused).values(**values))
+
+    def remove(self, name: str) -> None:
+        """Forget the job; its history stays."""
+        with self._engine.begin() as connection:
+            connection.execute(_jobs.delete().where(_jobs.c.name == name))
+
+    def settle(self, name: str, world: str | None, champion: str) -> None:
+        """Note what the job has an answer for: nothing is spent while both stay. `world` None keeps the last one."""
+        values = {"champion": champion} if world is None else {"world": world, "champion": champion}
+        with self._engine.begin() as connection:
+            connection.execute(_jobs.update().where(_jobs.c.name == name).values(**values))
+
+    # ---- runs
+
+    def claim(self, name: str, due: float, owner: str, now: float, lease: float) -> JobRun | None:
+        """Take a due time of a job. None where it is not to be had: claimed before, or the job is paused or gone.
+
+        A due time that is not later than the last claimed one was missed and has been made up for. While another run
+        of the job is open, the due time is recorded as skipped.
+        """
+        taken = _jobs.update().where(
+            _jobs.c.name == name,
+            _jobs.c.paused.is_(False),
+            sa.or_(_jobs.c.last_due.is_(None), _jobs.c.last_due < due),
+        )
+        try:
+            with self._engine.begin() as connection:
+                # The update comes first: it takes the lock that makes other claims of this job wait.
+                if connection.execute(taken.values(last_due=due)).rowcount == 0:
+                    return None
+                return self._enter(connection, name, due, owner, now, lease)
+        except IntegrityError:
+            return None
+
+    def claim_now(self, name: str, owner: str, now: float, lease: float) -> JobRun:
+        """Take a run that a person asked for, also of a paused job. It is skipped while another one is open."""
+        with self._engine.begin() as connection:
+            connection.execute(_jobs.update().where(_jobs.c.name == name).values(name=name))
+            return self._enter(connection, name, now, owner, now, lease)
+
+    def _enter(self, connection: sa.Connection, name: str, due: float, owner: str, now: float, lease: float) -> JobRun:
+        other = sa.select(_runs.c.started).where(_runs.c.job == name, _runs.c.state.in_(OPEN))
+        busy = connection.execute(other).scalar()
+        state = {"state": RUNNING, "lease": now + lease, "message": ""}
+        if busy is not None:
+            state = {"state": "skipped", "lease": now, "ended": now, "message": "the run before it is not over"}
+        row = {"id": uuid.uuid4().hex, "job": name, "due": due, "owner": owner, "started": now, **_NOTHING, **state}
+        connection.execute(_runs.insert().values(**row))
+        return _run(connection.execute(sa.select(_runs).where(_runs.c.id == row["id"])).one())
+
+    def note(self, name: str, now: float, values: Mapping[str, Any]) -> None:
+        """Enter something in the history that was no run, such as a rollback."""
+        row = {"id": uuid.uuid4().hex, "job": name, "due": now, "owner": "", "lease": now, "started": now, "ended": now}
+        with self._engine.begin() as connection:
+            connection.execute(_runs.insert().values(**row, **_NOTHING, **values))
+
+    def renew(self, run: str, owner: str, until: float) -> bool:
+        """Prolong the lease. False where the run is not the owner's any more."""
+        return self._update(run, owner, {"lease": until})
+
+    def note_folder(self, run: str, owner: str, folder: Path) -> None:
+        """Remember where the search's trials are, so that whoever takes the run over goes on with them."""
+        self._update(run, owner, {"folder": str(folder)})
+
+    def interrupt(self, run: str, owner: str, now: float, spent: Usage) -> None:
+        """Let go of a run that is not over: anyone may take it over at once."""
+        self._update(run, owner, {"state": INTERRUPTED, "lease": now, **_spend(spent)})
+
+    def finish(self, run: str, owner: str, now: float, values: Mapping[str, Any], spent: Usage) -> bool:
+        """Close the run. `values` are columns: state, message, alarm, champion. False where it was taken over."""
+        return self._update(run, owner, {"ended": now, **values, **_spend(spent)})
+
+    def _update(self, run: str, owner: str, values: Mapping[str, Any]) -> bool:
+        own = _runs.update().where(_runs.c.id == run, _runs.c.owner == owner, _runs.c.state == RUNNING)
+        with self._engine.begin() as connection:
+            return bool(connection.execute(own.values(**values)).rowcount)
+
+    def open_runs(self, name: str | None = None) -> list[JobRun]:
+        """Runs that are not over, oldest first."""
+        query = sa.select(_runs).where(_runs.c.state.in_(OPEN)).order_by(_runs.c.started)
+        with self._engine.connect() as connection:
+            return [_run(row) for row in connection.execute(query if name is None else query.where(_of(name)))]
+
+    def take_over(self, run: JobRun, owner: str, now: float, lease: float) -> JobRun | None:
+        """Make an open run the owner's. None where another was quicker, or its owner has stirred since it was read."""
+        as_read = [getattr(_runs.c, name) == getattr(run, name) for name in ("id", "owner", "state", "lease")]
+        values = {"owner": owner, "state": RUNNING, "lease": now + lease}
+        with self._engine.begin() as connection:
+            if connection.execute(_runs.update().where(*as_read).values(**values)).rowcount == 0:
+                return None
+            return _run(connection.execute(sa.select(_runs).where(_runs.c.id == run.id)).one())
+
+    def history(self, name: str, limit: int | None = None) -> list[JobRun]:
+        """The runs of a job, newest first."""
+        query = sa.select(_runs).where(_of(name)).order_by(_runs.c.started.desc(), _runs.c.due.desc()).limit(limit)
+        with self._engine.connect() as connection:
+            return [_run(row) for row in connection.execute(query)]
+
+    def spent_since(self, name: str, start: float, *, but: str = "") -> Usage:
+        """What the runs of a job that started at `start` or later spent, one of them left out."""
+        sums = [sa.func.coalesce(sa.func.sum(_runs.c[column]), 0) for column in _NOTHING]
+        with self._engine.connect() as connection:
+            query = sa.select(*sums).where(_of(name), _runs.c.started >= start, _runs.c.id != but)
+            return Usage(*connection.execute(query).one())
+
+
+def _of(name: str) -> sa.ColumnElement[bool]:
+    return _runs.c.job == name
+
+
+def _known(row: sa.Row[Any]) -> KnownJob:
+    settled = (row.world, row.champion) if row.world and row.champion else None
+    return KnownJob(Job.model_validate_json(row.spec), Path(row.folder), row.since, row.paused, settled)
+
+
+def _run(row: sa.Row[Any]) -> JobRun:
+    shared = {name: getattr(row, name) for name in JobRun.__dataclass_fields__ if name not in ("spent", "folder")}
+    spent = Usage(*(getattr(row, name) for name in _NOTHING))
+    return JobRun(**shared, folder=Path(row.folder) if row.folder else None, spent=spent)
+
+
+def _spend(spent: Usage) -> dict[str, float]:
+    return {name: getattr(spent, name) for name in _NOTHING}
+
+
+def open_engine(url: str) -> sa.Engine:
+    """The database at a SQLAlchemy URL. An SQLite one waits for other processes, and survives a crash."""
+    engine = sa.create_engine(url)
+    if engine.dialect.name == "sqlite":
+        sa.event.listen(engine, "connect", _prepare_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    for pragma in ("busy_timeout=60000", "journal_mode=WAL", "synchronous=FULL"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def data_folder(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where jobs keep what must not be lost: $AGENTOPT_DATA, or the user's data folder."""
+    return Path(environ["AGENTOPT_DATA"]) if environ.get("AGENTOPT_DATA") else user_data_path("agentopt")
+
+
+def open_store(url: str | None = None, environ: Mapping[str, str] = os.environ) -> JobStore:
+    """The store at a URL: the one given, $AGENTOPT_JOBS_STORE, or `jobs.db` in the data folder.
+
+    Raises `ConfigError` when it cannot be opened.
+    """
+    place = url or environ.get("AGENTOPT_JOBS_STORE")
+    try:
+        if not place:
+            file = data_folder(environ) / "jobs.db"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            place = f"sqlite:///{file}"
+        return JobStore(place)
+    except (OSError, ImportError, SQLAlchemyError) as error:
+        raise ConfigError(
+            f"the jobs' store cannot be opened: {str(error).partition(chr(10))[0]}",
+            remedy="name a file that can be written, or a SQLAlchemy URL whose driver is installed",
+        ) from error

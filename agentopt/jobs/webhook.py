@@ -1,0 +1,104 @@
+"""Tells an address what happened to a job: signed as Standard Webhooks says, and tried again where that may help.
+
+The signature's secret comes from an environment variable and is in no file, no log and no body. Neither is the key of
+a model: what an error says is sent with every secret that the job knows struck out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+from standardwebhooks.webhooks import Webhook
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
+
+from agentopt.errors import AgentoptError, ConfigError
+from agentopt.jobs.jobfile import EventName, WebhookTarget
+
+ATTEMPTS = 5
+TIMEOUT_SECONDS = 15.0
+STRUCK_OUT = "[secret]"
+
+
+class WebhookError(AgentoptError):
+    """An event could not be delivered. Says why, without the address: that may hold a token."""
+
+
+class _WorthAnotherAttemptError(WebhookError):
+    """The receiver was busy, failing or unreachable."""
+
+
+async def deliver(
+    target: WebhookTarget,
+    event: EventName,
+    message: str,
+    data: Mapping[str, Any],
+    *,
+    environ: Mapping[str, str] = os.environ,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> None:
+    """POST one event, at most five times, until the receiver answers 2xx.
+
+    `message` is its id, the same for every attempt and every delivery of the same event, so that a receiver can drop
+    what it has seen. Each attempt is signed anew with its own time. Raises `ConfigError` when the secret is missing or
+    is no base64, `WebhookError` when the event was refused or the attempts are spent.
+    """
+    signer = _signer(target, environ)
+    body = json.dumps({"type": f"agentopt.job.{event}", "timestamp": now().isoformat(), "data": dict(data)})
+    retrying = AsyncRetrying(
+        stop=stop_after_attempt(ATTEMPTS),
+        retry=retry_if_exception_type(_WorthAnotherAttemptError),
+        wait=wait_exponential_jitter(multiplier=1, max=60),
+        sleep=sleep,
+        reraise=True,
+    )
+    # No redirects: a signature is for the receiver that was named.
+    async with httpx.AsyncClient(timeout=TIMEOUT_SECONDS, follow_redirects=False) as client:
+        async for attempt in retrying:
+            with attempt:
+                await _post(client, target.url, body, _headers(signer, message, now(), body))
+
+
+def _signer(target: WebhookTarget, environ: Mapping[str, str]) -> Webhook:
+    secret, where = environ.get(target.secret_env), f"environment variable {target.secret_env}"
+    remedy = 'set it to "whsec_" and 24 to 64 random bytes in base64, as the receiver has it'
+    if not secret:
+        raise ConfigError("the webhook's secret must be set, but is not", where=where, remedy=remedy)
+    try:
+        return Webhook(secret)
+    except ValueError as error:
+        raise ConfigError("the webhook's secret must be base64", where=where, remedy=remedy) from error
+
+
+def _headers(signer: Webhook, message: str, time: datetime, body: str) -> dict[str, str]:
+    return {
+        "content-type": "application/json",
+        "webhook-id": message,
+        "webhook-timestamp": str(int(time.timestamp())),
+        "webhook-signature": signer.sign(message, time, body),
+    }
+
+
+async def _post(client: httpx.AsyncClient, url: str, body: str, headers: Mapping[str, str]) -> None:
+    try:
+        response = await client.post(url, content=body.encode(), headers=dict(headers))
+    except httpx.TransportError as error:
+        raise _WorthAnotherAttemptError(f"the webhook cannot be reached: {type(error).__name__}") from error
+    if response.status_code in (408, 425, 429) or response.status_code >= 500:
+        raise _WorthAnotherAttemptError(f"the webhook answered HTTP {response.status_code}")
+    if not response.is_success:
+        raise WebhookError(f"the webhook refused the event: HTTP {response.status_code}")
+
+
+def without_secrets(text: str, variables: Iterable[str], environ: Mapping[str, str] = os.environ) -> str:
+    """`text` with the values of these environment variables struck out."""
+    for name in variables:
+        if value := environ.get(name):
+            text = text.replace(value, STRUCK_OUT)
+    return text

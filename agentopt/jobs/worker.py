@@ -1,0 +1,245 @@
+"""Works on claimed runs: keeps the claim alive, records how the run ended, tells the log and the webhook.
+
+A run has an owner, which is a process: it holds a lock file of its own name for as long as it lives. So a process on
+the same machine sees at once that an owner is gone; elsewhere it is the lease that runs out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import threading
+import traceback
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from filelock import FileLock, Timeout
+from sqlalchemy.exc import SQLAlchemyError
+
+from agentopt.errors import AgentoptError, UserError
+from agentopt.jobs.champion import champions_of
+from agentopt.jobs.jobfile import EventName
+from agentopt.jobs.run import LostRunError, Outcome, RunOfJob
+from agentopt.jobs.store import INTERRUPTED, JobRun, JobStore, KnownJob
+from agentopt.jobs.webhook import deliver, without_secrets
+from agentopt.models.base import ChatModel
+
+
+class Log(Protocol):
+    """Takes one event and its fields."""
+
+    def __call__(self, event: str, **fields: object) -> None: ...
+
+
+def log_lines(event: str, **fields: object) -> None:
+    """A log of JSON lines on stdout."""
+    line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **fields}
+    sys.stdout.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
+    sys.stdout.flush()
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One process that works on runs. `lease` is in seconds, `now` in seconds since the epoch.
+
+    `provider` answers in place of the catalogue's transports. Make it with `as_owner`.
+    """
+
+    store: JobStore
+    data: Path
+    owner: str
+    now: Callable[[], float]
+    log: Log = log_lines
+    lease: float = 60.0
+    provider: ChatModel | None = None
+
+    def claim(self, name: str, due: float) -> JobRun | None:
+        """The run for a due time; None where somebody else has it."""
+        return self._told(self.store.claim(name, due, self.owner, self.now(), self.lease))
+
+    def claim_now(self, name: str) -> JobRun:
+        """A run that a person asked for: one that was interrupted, or a new one."""
+        for run in self.orphans(name):
+            if taken := self.take_over(run):
+                return taken
+        run = self.store.claim_now(name, self.owner, self.now(), self.lease)
+        self._told(run)
+        return run
+
+    def orphans(self, name: str | None = None) -> list[JobRun]:
+        """Open runs that nobody works on any more."""
+        return [run for run in self.store.open_runs(name) if run.owner != self.owner and self._is_orphan(run)]
+
+    def take_over(self, run: JobRun) -> JobRun | None:
+        """An orphan as one's own; None where another was quicker."""
+        taken = self.store.take_over(run, self.owner, self.now(), self.lease)
+        if taken:
+            self.log("run_taken_over", job=run.job, run=run.id, due=_iso(run.due))
+        return taken
+
+    async def work(self, run: JobRun, slot: AbstractAsyncContextManager[Any] | None = None) -> JobRun:
+        """Bring a claimed run to its end, and return it as it was recorded. `slot` is waited for first.
+
+        A cancellation lets the calls that were sent finish, and leaves the run to be taken over.
+        """
+        if not run.open:
+            return run
+        try:
+            known = self.store.job(run.job)
+        except UserError as error:
+            self.store.finish(run.id, self.owner, self.now(), {"state": "failed", "message": str(error)}, run.spent)
+            raise
+        body = self._body(known, run)
+        try:
+            async with self._renewing(run), slot or nullcontext():
+                outcome = await self._outcome(body, run)
+        except asyncio.CancelledError:
+            self.store.interrupt(run.id, self.owner, self.now(), body.spent())
+            self.log("run_interrupted", job=run.job, run=run.id)
+            raise
+        except LostRunError as error:
+            self.log("run_lost", job=run.job, run=run.id, message=str(error))
+            return run
+        return await self._end(known, run, outcome, body)
+
+    def _body(self, known: KnownJob, run: JobRun) -> RunOfJob:
+        def say(event: str, message: str) -> None:
+            self.log(event, job=run.job, run=run.id, message=message)
+
+        champions = champions_of(run.job, self.data)
+        return RunOfJob(known, run, self.store, champions, say, self.now, self.provider)
+
+    async def _outcome(self, body: RunOfJob, run: JobRun) -> Outcome:
+        try:
+            return await body.outcome()
+        except LostRunError:  # the run goes on elsewhere, so it has not failed
+            raise
+        except AgentoptError as error:
+            return Outcome("failed", str(error), body.alarms)
+        except Exception as error:  # noqa: BLE001 - what breaks one run, in a user's scorer say, must not end the daemon
+            self.log("traceback", job=run.job, run=run.id, message=self._clean(traceback.format_exc(), body))
+            return Outcome("failed", f"{type(error).__name__}: {error}", body.alarms)
+
+    async def _end(self, known: KnownJob, run: JobRun, outcome: Outcome, body: RunOfJob) -> JobRun:
+        message, alarm = (self._clean(text, body) for text in (outcome.message, "; ".join(outcome.alarms)))
+        number = outcome.champion.number if outcome.champion else None
+        values = {"state": outcome.state, "message": message, "alarm": alarm or None, "champion": number}
+        spent = body.spent()
+        if not self.store.finish(run.id, self.owner, self.now(), values, spent):
+            self.log("run_lost", job=run.job, run=run.id)
+            return run
+        if outcome.world and outcome.champion:
+            self.store.settle(run.job, outcome.world, outcome.champion.candidate.key)
+        told = {"job": run.job, "run": run.id, **values, "calls": spent.calls, "usd": spent.usd}
+        self.log("run_ended", **told)
+        await self._report(known, run, outcome, {**told, "task": str(known.job.task)})
+        return next(r for r in self.store.history(run.job) if r.id == run.id)
+
+    async def _report(self, known: KnownJob, run: JobRun, outcome: Outcome, data: dict[str, Any]) -> None:
+        target, happened = known.job.webhook, list[EventName]()
+        if outcome.alarms:
+            happened.append("alarm")
+        if outcome.state in ("promoted", "failed", "refused"):
+            happened.append(outcome.state)
+        for event in happened:
+            if event == "alarm":
+                self.log("alarm", job=run.job, run=run.id, message=data["alarm"])
+            if target is None or event not in target.events:
+                continue
+            try:
+                await deliver(target, event, f"msg_{run.id}_{event}", data)
+            except AgentoptError as error:
+                self.log("webhook_failed", job=run.job, run=run.id, message=str(error))
+            else:
+                self.log("webhook_sent", job=run.job, run=run.id, message=event)
+
+    def _clean(self, text: str, body: RunOfJob) -> str:
+        """`text` without any secret that the job knows: a provider may quote the key it was sent."""
+        return without_secrets(text, body.secret_variables())
+
+    def _told(self, run: JobRun | None) -> JobRun | None:
+        if run:
+            event = "run_claimed" if run.open else "run_skipped"
+            self.log(
+                event, job=run.job, run=run.id, due=_iso(run.due), **({} if run.open else {"message": run.message})
+            )
+        return run
+
+    def _is_orphan(self, run: JobRun) -> bool:
+        given_up = run.state == INTERRUPTED or run.lease < self.now() or is_free(_owner_file(self.data, run.owner))
+        # A process that was only suspended still holds its run folder; with both at it, calls would be paid twice.
+        return given_up and not (run.folder and (run.folder / ".lock").exists() and not is_free(run.folder / ".lock"))
+
+    @asynccontextmanager
+    async def _renewing(self, run: JobRun) -> AsyncIterator[None]:
+        """Keep the claim alive, from a thread: a scorer that blocks the event loop must not cost it.
+
+        Where the claim is lost all the same what is inside is cancelled, and `LostRunError` raised.
+        """
+        over, lost = threading.Event(), threading.Event()
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None, "an async with runs in a task"
+
+        def renew() -> None:
+            while not over.wait(self.lease / 4):
+                try:
+                    mine = self.store.renew(run.id, self.owner, self.now() + self.lease)
+                except SQLAlchemyError as error:  # the lease outlasts a short outage, and the next turn tries again
+                    self.log("store_failed", job=run.job, run=run.id, message=type(error).__name__)
+                    continue
+                if not mine:
+                    lost.set()
+                    loop.call_soon_threadsafe(task.cancel)
+                    return
+
+        thread = threading.Thread(target=renew, name=f"lease {run.id}", daemon=True)
+        thread.start()
+        try:
+            yield
+        except asyncio.CancelledError:
+            if not lost.is_set():
+                raise
+            task.uncancel()
+            raise LostRunError("another process took this run over") from None
+        finally:
+            over.set()
+            await asyncio.shield(asyncio.to_thread(thread.join))
+
+
+@contextmanager
+def as_owner(store: JobStore, data: Path, now: Callable[[], float], **options: Any) -> Iterator[Worker]:
+    """A worker of a new owner, whose lock file says that it lives. `options` are the worker's other fields."""
+    owner = uuid.uuid4().hex
+    file = _owner_file(data, owner)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(file, timeout=0, thread_local=False):
+        try:
+            yield Worker(store, data, owner, now, **options)
+        finally:
+            # Its runs are over or given up by now, so nobody will ask again whether it lives.
+            file.unlink(missing_ok=True)
+
+
+def is_free(file: Path) -> bool:
+    """Whether a lock file is there and nobody holds it: its owner lived on this machine, and is gone."""
+    if not file.exists():
+        return False
+    try:
+        with FileLock(file, timeout=0):
+            return True
+    except Timeout:
+        return False
+
+
+def _owner_file(data: Path, owner: str) -> Path:
+    return data / "owners" / f"{owner}.lock"
+
+
+def _iso(time: float) -> str:
+    return datetime.fromtimestamp(time, UTC).isoformat(timespec="milliseconds")
