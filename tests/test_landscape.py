@@ -1,0 +1,127 @@
+"""Recording a landscape through the journal, keeping it in a file, and replaying it as a free environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agentopt.budget import Caps
+from agentopt.errors import AgentoptError, BudgetExceeded, PermanentModelError, UserError
+from agentopt.evaluation import Evaluator
+from agentopt.landscape import Landscape, LandscapeRunner, record
+from agentopt.models.catalog import Catalog
+from agentopt.models.scripted import ScriptedModel
+from agentopt.search.base import Proposal, Runner
+from agentopt.search.fallback import OptunaStrategy
+from agentopt.search.loop import LoopSearch
+from agentopt.session import open_session
+from agentopt.task import Task
+from agentopt.testing.toy import toy_model, toy_task
+
+
+def small_task() -> Task:
+    return toy_task(validation=6, test=1, num_samples=(1, 2, 4))
+
+
+async def recorded(folder: Path, model: ScriptedModel, caps: Caps = Caps()) -> Landscape:
+    task = small_task()
+    specs = {name: Catalog.load()[name] for name in task.models}
+    async with open_session(specs, "r", caps=caps, journal=str(folder / "journal.db"), provider=model) as session:
+        return await record(task, session)
+
+
+async def test_a_landscape_gives_the_scores_and_costs_that_an_evaluation_gives(tmp_path: Path) -> None:
+    task, model = small_task(), toy_model()
+    landscape = await recorded(tmp_path, model)
+    specs = {name: Catalog.load()[name] for name in task.models}
+    assert len(landscape.scores) == len(landscape.space.candidates()) > 20
+    for candidate in landscape.space.candidates()[::5]:
+        evaluated = await Evaluator(task, toy_model(), specs).evaluate(candidate)
+        replayed = landscape.evaluation(candidate)
+        assert replayed.scores == evaluated.scores
+        assert landscape.exact(candidate) == evaluated.score
+        for measure in ("units", "usd", "prompt_tokens", "completion_tokens"):
+            assert replayed.per_example(measure) == pytest.approx(evaluated.per_example(measure))
+    assert landscape.optimum == max(landscape.exact(c) for c in landscape.space.candidates())
+
+
+async def test_recording_asks_for_little_more_than_the_largest_points(tmp_path: Path) -> None:
+    model = toy_model()
+    landscape = await recorded(tmp_path, model)
+    drawn = sum(request.n for request in model.requests)
+    unshared = 6 * sum(choice.num_samples for c in landscape.space.candidates() for choice in c.values())
+    assert drawn < unshared / 4
+    first = [r for r in model.requests if r.messages[-1].content.startswith("find|")]
+    assert len(first) == 12, "each of two models is asked once about each of six examples"
+
+
+async def test_a_recording_that_was_cut_short_goes_on_where_it_was(tmp_path: Path) -> None:
+    with pytest.raises(BudgetExceeded):
+        await recorded(tmp_path, first := toy_model(), Caps(calls=20))
+    again = toy_model()
+    whole = await recorded(tmp_path, again)
+    undisturbed = await recorded(tmp_path / "other", other := toy_model())
+    assert len(first.requests) + len(again.requests) == len(other.requests)
+    assert np.array_equal(whole.scores, undisturbed.scores)
+
+
+async def test_an_example_without_a_score_ends_a_recording(tmp_path: Path) -> None:
+    model = ScriptedModel(lambda request, repeat: (_ for _ in ()).throw(PermanentModelError("refused")))
+    with pytest.raises(AgentoptError, match="needs a score of every example"):
+        await recorded(tmp_path, model)
+
+
+async def test_a_landscape_survives_the_way_through_its_file(tmp_path: Path) -> None:
+    landscape = await recorded(tmp_path, toy_model())
+    landscape.save(tmp_path / "new" / "toy.npz")
+    read = Landscape.load(tmp_path / "new" / "toy.npz")
+    assert (read.space, read.examples, read.about) == (landscape.space, landscape.examples, landscape.about)
+    assert np.array_equal(read.scores, landscape.scores)
+    assert all(np.array_equal(read.uses[name], landscape.uses[name]) for name in landscape.uses)
+    assert "6 examples, recorded on smollm2-135m, qwen2.5-coder-0.5b" in read.about
+
+
+def test_a_file_that_holds_no_landscape_is_told_with_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="agentopt record TASK"):
+        Landscape.load(tmp_path / "missing.npz")
+    (tmp_path / "text.npz").write_text("text")
+    with pytest.raises(UserError, match="no landscape is here"):
+        Landscape.load(tmp_path / "text.npz")
+    np.savez(tmp_path / "other.npz", about=np.array('{"format": 99}'), scores=np.zeros(1))
+    with pytest.raises(UserError, match="format must be 1, but got 99"):
+        Landscape.load(tmp_path / "other.npz")
+
+
+async def test_resampled_examples_are_noise_that_follows_from_the_seed(tmp_path: Path) -> None:
+    landscape = await recorded(tmp_path, toy_model())
+    one, same, other = landscape.resampled(1), landscape.resampled(1), landscape.resampled(2)
+    assert np.array_equal(one.scores, same.scores)
+    assert not np.array_equal(one.scores, other.scores)
+    candidate = landscape.space.candidates()[7]
+    means = [landscape.resampled(seed).exact(candidate) for seed in range(300)]
+    spread = landscape.evaluation(candidate).scores.values()
+    assert np.mean(means) == pytest.approx(landscape.exact(candidate), abs=0.05)
+    assert np.std(means) == pytest.approx(np.std(list(spread)) / np.sqrt(6), abs=0.05)
+    assert len(one.evaluation(candidate).scores) == 6, "an example drawn twice counts twice"
+
+
+async def test_a_search_runs_on_a_landscape_as_on_a_task(tmp_path: Path) -> None:
+    landscape = await recorded(tmp_path, toy_model())
+    runner: Runner = LandscapeRunner(landscape, max_trials=12)
+    await LoopSearch(OptunaStrategy(0)).run(landscape.space, runner)
+    assert len(runner.trials) == 12
+    assert runner.trials_left == 0
+    known = runner.trials[3]
+    assert await runner.run(Proposal(known.candidate, "x")) is known
+    assert [t.score for t in runner.trials] == [landscape.exact(t.candidate) for t in runner.trials]
+
+
+async def test_a_space_too_large_to_record_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
+    task = toy_task(num_samples=tuple(range(1, 2001)))
+    specs = {name: Catalog.load()[name] for name in task.models}
+    silent = ScriptedModel(script=[])
+    async with open_session(specs, "r", journal=str(tmp_path / "journal.db"), provider=silent) as session:
+        with pytest.raises(UserError, match="at most 20000 affordable candidates"):
+            await record(task, session)
