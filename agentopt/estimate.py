@@ -18,6 +18,7 @@ from agentopt.scorers import JUDGE_TRIES, Judge, judge_messages
 from agentopt.search.base import SearchSpace, SubtaskSpace
 from agentopt.task import Example, Subtask, Task
 from agentopt.trial import Split
+from agentopt.templates import TOOL
 
 FINALISTS = 3
 """Candidates that meet on the test split at most: baseline, best, recommended."""
@@ -135,11 +136,12 @@ def _longest_prompt(task: Task, subtask: Subtask, example: Example) -> str:
     prompts = [""]
     for stand_in in ("x" * (4 * max(s.max_tokens for s in task.subtasks)), "", ["x"], 0):
         try:
-            prompts.append(subtask.render(example.inputs, dict.fromkeys(subtask.reads, stand_in)))
+            prompts.append(subtask.render(example.inputs, dict.fromkeys(names, stand_in)))
         except (AgentoptError, TypeError, ValueError, AttributeError):
             continue  # a stand-in of the wrong type; another one fits
     return max(prompts, key=len)
 
+    names = (*subtask.reads, TOOL) if subtask.tool else subtask.reads
 
 def _agent_usage(specs: Mapping[str, ModelSpec], config: Config, trials: int) -> Usage:
     """Guidelines and every attempt at a proposal, for as many rounds as the trials allow."""

@@ -62,6 +62,11 @@ class TokenLengths:
     completion: float
 
 
+Tool = Callable[[Mapping[str, Any], Mapping[str, Value]], Any]
+"""Something that a subtask consults before it is asked, such as running a program: a function of inputs and outputs.
+The same inputs and outputs should give the same, since its answer becomes part of the question."""
+
+
 @dataclass(frozen=True, slots=True)
 class Subtask:
     """One stage. `reads` names the subtasks whose output its prompt uses.
@@ -72,6 +77,9 @@ class Subtask:
     Where a program asks: the candidate's system prompt stands in place of the program's own system message, or
     before it with `keep_system_prompt`; `left_to_program` names the settings (max_tokens, temperature, top_p, stop,
     json_schema) that the program may set for itself.
+
+    `tool(inputs, outputs)` is called before `render`, on the outputs that `reads` names; what it gives stands among
+    the outputs as `tool`. It may be async; what is not is called in a thread of its own.
     """
 
     name: str
@@ -89,6 +97,7 @@ class Subtask:
     reads: tuple[str, ...] = ()
     tokens: TokenLengths | None = None
     description: str = ""
+    tool: Tool | None = None
     keep_system_prompt: bool = False
     left_to_program: frozenset[str] = frozenset()
 

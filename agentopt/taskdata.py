@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agentopt.errors import TaskError
+from agentopt.errors import TaskError, UserError
 from agentopt.task import Example
 from agentopt.taskschema import ColumnsSpec
 from agentopt.trial import Split
@@ -171,7 +171,7 @@ def _run(path: Path, where: str) -> Any:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # a user's file may raise anything while it runs
         del sys.modules[name]
-        if isinstance(error, TaskError):  # it says itself what is missing
+        if isinstance(error, UserError):  # it says itself what is missing
             raise
         problem = f"{path} cannot be run: {type(error).__name__}: {error}"
         raise TaskError(problem, where=where, remedy="correct the file") from error

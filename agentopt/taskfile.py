@@ -46,7 +46,7 @@ from agentopt.taskschema import (
     with_overrides,
 )
 from agentopt.taskscoring import build_metrics, build_scorer, check_targets, is_comparison
-from agentopt.templates import INPUTS, Template, compile_template
+from agentopt.templates import INPUTS, TOOL, Template, compile_template
 from agentopt.trial import Split
 from agentopt.validation import did_you_mean, load_yaml, validate
 from agentopt.workflow import check_names, check_task
@@ -165,6 +165,7 @@ class _Reader:
             description=spec.description,
             keep_system_prompt=spec.keep_system_prompt,
             left_to_program=left,
+            tool=self.functions(spec.tool, self.at("tool", spec)) if spec.tool else None,
         )
 
     def _program(self) -> Program | None:
@@ -235,11 +236,12 @@ class _Reader:
         names = [s.name for s in self.spec.subtasks]
         if self.spec.program:  # what it makes of an answer is its own; it may put any into a later question
             return tuple(names[: names.index(spec.name)])
-        for name in sorted(template.references - {INPUTS, *names}):
+        known = [INPUTS, *names, *([TOOL] if spec.tool else [])]
+        for name in sorted(template.references - set(known)):
             rule = f"the template reads `{name}`, which is neither `{INPUTS}` nor a subtask"
             raise TaskError(rule, where=where, remedy=did_you_mean(name, [INPUTS, *names]))
         reads = tuple(name for name in names if name in template.references)
-        for name in reads:
+        for name in sorted(template.references - {INPUTS}):
             attributes = {attribute for of, attribute in template.attributes if of == name}
             if attributes != {"output"}:
                 got = ", ".join(f"`{name}.{a}`" for a in sorted(attributes - {"output"})) or f"`{name}` alone"
@@ -304,8 +306,8 @@ class _Reader:
         placeholders = {s.name: _placeholder(s) for s in self.spec.subtasks}
         for spec in self.spec.subtasks:
             outputs = {name: placeholders[name] for name in task[spec.name].reads}
-            if None in outputs.values():
-                continue  # what a JSON or python parser gives has a shape that is not known here
+            if spec.tool or None in outputs.values():
+                continue  # what a tool, or a JSON or python parser, gives has a shape that is not known here
             for split, examples in task.splits.items():
                 try:
                     task[spec.name].render(examples[0].inputs, outputs)

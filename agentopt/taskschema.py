@@ -241,6 +241,9 @@ class SubtaskSpec(_Strict):
     """The seed system prompt; the prompt optimiser starts from it."""
     prompt: Text | None = None
     """The template of the user message, which reads `inputs.<column>` and `<subtask>.output`; none with a program."""
+    tool: FunctionName | None = None
+    """A function of the inputs and of the outputs that the prompt reads, whose value the prompt reads as
+    `tool.output`."""
     keep_system_prompt: bool = False
     """Whether a program's own system message follows the candidate's, instead of making way for it."""
     models: Annotated[tuple[Text, ...], Field(min_length=1), AfterValidator(_distinct)]

@@ -20,6 +20,12 @@ from agentopt.errors import TaskError
 INPUTS = "inputs"
 """The name under which a template reads the example's columns; no subtask may be called that."""
 
+TOOL = "tool"
+"""The name under which a template reads what its subtask's tool gave, as `tool.output`."""
+
+RESERVED = {INPUTS: "the examples' columns", TOOL: "what a subtask's tool gives"}
+"""The names that no subtask may have, and what they stand for."""
+
 
 class _Record:
     """What a template sees of a mapping: its keys alone, so that a column called `items` is no method."""

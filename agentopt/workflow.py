@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 from agentopt.errors import AgentoptError, BudgetExceeded, ScorerError, TaskError
 from agentopt.models.base import Message
-from agentopt.task import Example, Program, Subtask, Task, Value
-from agentopt.templates import INPUTS
+from agentopt.task import Example, Program, Subtask, Task, Tool, Value
+from agentopt.templates import RESERVED, TOOL
 from agentopt.trial import SubtaskUse
 
 
@@ -87,13 +89,21 @@ def _result(task: Task, answers: Mapping[str, Answer | None]) -> WorkflowResult:
 
 def _prompt(subtask: Subtask, example: Example, outputs: Mapping[str, Value]) -> str:
     try:
+        if subtask.tool is not None:
+            outputs = {**outputs, TOOL: await _consult(subtask.tool, example.inputs, outputs)}
         return subtask.render(example.inputs, outputs)
     except AgentoptError as error:
         message = error.message if isinstance(error, TaskError) else str(error)
         raise ScorerError(f"the prompt of {subtask.name} on example {example.id}: {message}") from error
-    except Exception as error:  # a task built in Python renders with a user's function, which may raise anything
+    except Exception as error:  # a tool is a user's function, and so may `render` be: they may raise anything
         problem = f"{type(error).__name__}: {error}"
         raise ScorerError(f"the prompt of {subtask.name} on example {example.id} failed: {problem}") from error
+
+
+async def _consult(tool: Tool, inputs: Mapping[str, Any], outputs: Mapping[str, Value]) -> Any:
+    if inspect.iscoroutinefunction(tool):
+        return await tool(inputs, outputs)
+    return await asyncio.to_thread(tool, inputs, outputs)
 
 
 def check_task(task: Task) -> None:
@@ -121,8 +131,8 @@ def check_names(names: Iterable[str], where: str) -> None:
         if not name.isidentifier():
             rule = f"a subtask's name must be a word that templates can use, but got {name!r}"
             raise TaskError(rule, where=where, remedy="use letters, digits and _, and start with a letter")
-        if name == INPUTS:
-            raise TaskError(f"`{INPUTS}` is the examples' columns", where=where, remedy="rename the subtask")
+        if name in RESERVED:
+            raise TaskError(f"`{name}` is {RESERVED[name]}", where=where, remedy="rename the subtask")
         if name in seen:
             raise TaskError(f"two subtasks are called {name!r}", where=where, remedy="rename one of them")
         seen.add(name)
