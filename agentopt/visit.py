@@ -73,7 +73,7 @@ class Visit:
         """The answers to one call. Raises `WireError`, after which `failure` or `unusable` may be set."""
         if call.model not in self._subtasks:
             raise no_such_model(call.model, self._subtasks)
-        subtask = _with_settings(self._subtasks[call.model], call)
+        subtask = with_settings(self._subtasks[call.model], call)
         occurrences = [self._occurrence(subtask, call) for _ in range(call.n)]
         with self._time.in_call():
             answers = await self._answers(subtask, call, occurrences)
@@ -115,7 +115,7 @@ class Visit:
         return self._asked[asked] - 1
 
 
-def _with_settings(subtask: Subtask, call: ChatCall) -> Subtask:
+def with_settings(subtask: Subtask, call: ChatCall) -> Subtask:
     """The subtask with those of the call's settings that the task leaves to the program."""
     return replace(subtask, **{name: given for name in subtask.left_to_program if (given := getattr(call, name))})
 
