@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from agentopt.budget import Usage
 from agentopt.candidate import Candidate, SubtaskChoice
@@ -17,11 +18,15 @@ from agentopt.scaling import request_for
 from agentopt.scorers import JUDGE_TRIES, Judge, judge_messages
 from agentopt.search.base import SearchSpace, SubtaskSpace
 from agentopt.task import Example, Subtask, Task
-from agentopt.trial import Split
 from agentopt.templates import TOOL
+from agentopt.trial import Split
 
 FINALISTS = 3
 """Candidates that meet on the test split at most: baseline, best, recommended."""
+
+
+WRITER_PROMPT_TOKENS = 4000
+"""What a prompt of the model that writes prompts is taken to be at most; it shows a few attempts and failures, cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +35,13 @@ class Estimate:
 
     search: Usage
     agent: Usage
+    prompts: Usage
     test: Usage
     seconds: float | None
 
     @property
     def total(self) -> Usage:
-        return self.search + self.agent + self.test
+        return self.search + self.agent + self.prompts + self.test
 
 
 def estimate(
@@ -51,28 +57,29 @@ def estimate(
     search = times(usage_on_split(task, space, specs, "validation"), trials)
     test = times(usage_on_split(task, space, specs, "test"), FINALISTS)
     agent = _agent_usage(specs, config, trials)
-    return Estimate(search, agent, test, _seconds(search + agent + test, specs, journal))
+    prompts = _prompts_usage(task, space, specs, config)
+    return Estimate(search, agent, prompts, test, _seconds(search + agent + prompts + test, specs, journal))
 
 
 def usage_of_candidate(task: Task, specs: Mapping[str, ModelSpec], candidate: Candidate, split: Split) -> Usage:
     """The most that one candidate may take on the whole split."""
-    total = Usage()
-    for example in task.splits.get(split, ()):
-        total += _usage_of_judge(task, specs, example)
-        for subtask in task.subtasks:
-            choice = candidate[subtask.name]
-            total += _usage_of_subtask(task, subtask, {choice.model: choice.num_samples}, specs, example)
-    return total
+    choices = {name: {choice.model: choice.num_samples} for name, choice in candidate.items()}
+    return sum((_usage_of_example(task, choices, specs, e) for e in task.splits.get(split, ())), Usage())
 
 
 def usage_on_split(task: Task, space: SearchSpace, specs: Mapping[str, ModelSpec], split: Split) -> Usage:
     """The most that any affordable candidate may take on the whole split."""
-    total = Usage()
-    for example in task.splits.get(split, ()):
-        total += _usage_of_judge(task, specs, example)
-        for subtask in task.subtasks:
-            samples = _affordable_samples(space, space[subtask.name])
-            total += _usage_of_subtask(task, subtask, samples, specs, example)
+    choices = {s.name: _affordable_samples(space, space[s.name]) for s in task.subtasks}
+    return sum((_usage_of_example(task, choices, specs, e) for e in task.splits.get(split, ())), Usage())
+
+
+def _usage_of_example(
+    task: Task, choices: Mapping[str, Mapping[str, int]], specs: Mapping[str, ModelSpec], example: Example
+) -> Usage:
+    """The most that one example may take, when each subtask uses one of its (model -> samples)."""
+    total = _usage_of_judge(task, specs, example)
+    for subtask in task.subtasks:
+        total += _usage_of_subtask(task, subtask, choices[subtask.name], specs, example)
     return total
 
 
@@ -134,6 +141,7 @@ def _in_requests(usage: Usage, n: int, spec: ModelSpec) -> Usage:
 def _longest_prompt(task: Task, subtask: Subtask, example: Example) -> str:
     """The longest of the prompts that a long, an empty and a list output of the earlier subtasks would give."""
     prompts = [""]
+    names = (*subtask.reads, TOOL) if subtask.tool else subtask.reads
     for stand_in in ("x" * (4 * max(s.max_tokens for s in task.subtasks)), "", ["x"], 0):
         try:
             prompts.append(subtask.render(example.inputs, dict.fromkeys(names, stand_in)))
@@ -141,7 +149,6 @@ def _longest_prompt(task: Task, subtask: Subtask, example: Example) -> str:
             continue  # a stand-in of the wrong type; another one fits
     return max(prompts, key=len)
 
-    names = (*subtask.reads, TOOL) if subtask.tool else subtask.reads
 
 def _agent_usage(specs: Mapping[str, ModelSpec], config: Config, trials: int) -> Usage:
     """Guidelines and every attempt at a proposal, for as many rounds as the trials allow."""
@@ -153,6 +160,30 @@ def _agent_usage(specs: Mapping[str, ModelSpec], config: Config, trials: int) ->
     tokens = rounds * (settings.guideline_tokens + settings.attempts * settings.max_tokens)
     prompt = calls * settings.prompt_tokens
     return Usage(calls, prompt, tokens, specs[settings.model].price.usd(prompt, tokens))
+
+
+def _prompts_usage(task: Task, space: SearchSpace, specs: Mapping[str, ModelSpec], config: Config) -> Usage:
+    """Every phase of prompt optimisation: draws in full, the meeting on validation, and the writing model's calls."""
+    settings, train = config.prompts, task.splits.get("train", ())
+    if settings.when == "never" or len(train) < 2:
+        return Usage()
+    per_split = partial(usage_on_split, task, space, specs)  # a phase after the search may use any models
+    if settings.when == "before":
+        per_split = partial(usage_of_candidate, task, specs, space.baseline)
+    used = min(settings.user_prompts, len(train))
+    written = settings.variants - 1 + settings.rounds * settings.batch_size
+    draws = times(per_split("train"), -(-(1 + written) * settings.repeats * used // len(train)))
+    finals = times(per_split("validation"), 1 + settings.finalists)
+    subtasks = len(task.subtasks if settings.subtasks is None else settings.subtasks)
+    phases = (2 if settings.when == "both" else 1) * subtasks
+    return times(draws + finals + _writer_usage(specs, config, written), phases)
+
+
+def _writer_usage(specs: Mapping[str, ModelSpec], config: Config, written: int) -> Usage:
+    if config.writer is None:
+        return Usage()
+    prompt, completion = written * WRITER_PROMPT_TOKENS, written * config.prompts.max_tokens
+    return Usage(written, prompt, completion, specs[config.writer].price.usd(prompt, completion))
 
 
 def _seconds(usage: Usage, specs: Mapping[str, ModelSpec], journal: Journal | None) -> float | None:

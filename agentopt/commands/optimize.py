@@ -92,7 +92,7 @@ def _show_estimate(worst: Estimate, config: Config, console: Console) -> None:
     table = Table(title=title, title_justify="left")
     for column in ("part", "calls", "prompt tokens", "completion tokens", "USD"):
         table.add_column(column, justify="left" if column == "part" else "right")
-    parts = {"search": worst.search, "agent": worst.agent, "test": worst.test, "total": worst.total}
+    parts = {"search": worst.search, "agent": worst.agent, "prompts": worst.prompts, "test": worst.test, "total": worst.total}
     for name, usage in parts.items():
         table.add_row(name, *usage_cells(usage))
     console.print(table)

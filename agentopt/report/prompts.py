@@ -14,13 +14,14 @@ from agentopt.diagnosis import Diagnosis
 from agentopt.report.words import interval_in_words, p_in_words
 from agentopt.result import PromptFinal, PromptReport
 
-SHADES = (
-    (0.2, "white on red"),
-    (0.4, "black on dark_orange"),
-    (0.6, "black on yellow"),
-    (0.8, "black on green_yellow"),
-)
-"""Upper ends of a cell's place between the lowest and the highest mean, and their colours; above is green."""
+SHADES = {
+    0.2: "white on red",
+    0.4: "black on dark_orange",
+    0.6: "black on yellow",
+    0.8: "black on green_yellow",
+    1.0: "black on green",
+}
+"""Upper end of a cell's place between the lowest and the highest mean -> its colours."""
 
 
 def prompt_tables(reports: Sequence[PromptReport]) -> Iterator[RenderableType]:
