@@ -239,7 +239,7 @@ class _Reader:
         known = [INPUTS, *names, *([TOOL] if spec.tool else [])]
         for name in sorted(template.references - set(known)):
             rule = f"the template reads `{name}`, which is neither `{INPUTS}` nor a subtask"
-            raise TaskError(rule, where=where, remedy=did_you_mean(name, [INPUTS, *names]))
+            raise TaskError(rule, where=where, remedy=did_you_mean(name, known))
         reads = tuple(name for name in names if name in template.references)
         for name in sorted(template.references - {INPUTS}):
             attributes = {attribute for of, attribute in template.attributes if of == name}

@@ -61,7 +61,7 @@ async def run_workflow(task: Task, example: Example, ask: Ask) -> WorkflowResult
             if read is None or read.value is None:
                 return None
             outputs[name] = read.value
-        return await ask(subtask, _prompt(subtask, example, outputs), example)
+        return await ask(subtask, await _prompt(subtask, example, outputs), example)
 
     try:
         async with asyncio.TaskGroup() as group:
@@ -87,7 +87,7 @@ def _result(task: Task, answers: Mapping[str, Answer | None]) -> WorkflowResult:
     )
 
 
-def _prompt(subtask: Subtask, example: Example, outputs: Mapping[str, Value]) -> str:
+async def _prompt(subtask: Subtask, example: Example, outputs: Mapping[str, Value]) -> str:
     try:
         if subtask.tool is not None:
             outputs = {**outputs, TOOL: await _consult(subtask.tool, example.inputs, outputs)}
