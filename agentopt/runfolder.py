@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -150,7 +151,10 @@ def _absolute(config: Config) -> Config:
     if journal is not None and "://" not in journal:
         journal = str(Path(journal).absolute())
     models = tuple(path.absolute() for path in config.models)
-    return config.model_copy(update={"journal": journal, "models": models, "runs": config.runs.absolute()})
+    experience = config.agent.experience and config.agent.experience.absolute()
+    agent = config.agent.model_copy(update={"experience": experience})
+    changes = {"journal": journal, "models": models, "runs": config.runs.absolute(), "agent": agent}
+    return config.model_copy(update=changes)
 
 
 def list_runs(folder: Path) -> list[RunFolder]:
@@ -197,7 +201,7 @@ def _sources(folder: Path | None, program: Program | None) -> list[Path]:
     if folder is None:
         return []
     named = [folder / word for word in (program.command if program else ()) if not Path(word).is_absolute()]
-    found = {*folder.glob("task.yaml"), *folder.glob("*.py"), *(path for path in named if path.is_file())}
+    found = {*folder.glob("task.yaml"), *folder.glob("*.py"), *(path for path in named if os.path.isfile(path))}
     return sorted(found)
 
 

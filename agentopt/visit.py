@@ -117,7 +117,8 @@ class Visit:
 
 def with_settings(subtask: Subtask, call: ChatCall) -> Subtask:
     """The subtask with those of the call's settings that the task leaves to the program."""
-    return replace(subtask, **{name: given for name in subtask.left_to_program if (given := getattr(call, name))})
+    given = {name: getattr(call, name) for name in subtask.left_to_program}
+    return replace(subtask, **{name: value for name, value in given.items() if value not in (None, ())})
 
 
 def _sum(one: SubtaskUse, other: SubtaskUse) -> SubtaskUse:
