@@ -4,24 +4,31 @@ slots for, and takes over what others left behind."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from agentopt.errors import UserError
-from agentopt.jobs.scheduler import Calendar
+from agentopt.jobs.scheduler import Calendar, OnDue
 from agentopt.jobs.store import JobRun
 from agentopt.jobs.worker import Worker
 
 
 class Daemon:
     """Runs until it is told to stop. `slots` is how many runs it works on at once, `poll` the seconds between looks at
-    the store for jobs that were added, changed or left behind."""
+    the store for jobs that were added, changed or left behind. `calendar` makes what tells which job is due."""
 
-    def __init__(self, worker: Worker, *, slots: int = 1, poll: float = 1.0) -> None:
-        self._worker, self._poll = worker, poll
+    def __init__(
+        self,
+        worker: Worker,
+        *,
+        slots: int = 1,
+        poll: float = 1.0,
+        calendar: Callable[[str, OnDue], Calendar] = Calendar,
+    ) -> None:
+        self._worker, self._poll, self._calendar = worker, poll, calendar
         self._slots = asyncio.Semaphore(slots)
         self._waiting: dict[str, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -31,7 +38,7 @@ class Daemon:
         next start."""
         worker = self._worker
         worker.log("daemon_started", owner=worker.owner)
-        calendar = Calendar(worker.store.url, self._on_due)
+        calendar = self._calendar(worker.store.url, self._on_due)
         self._take_over()
         calendar.start(worker.store.jobs())
         try:

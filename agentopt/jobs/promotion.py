@@ -80,7 +80,7 @@ def _decide_by_cost(
     rule: PromotionRule, champion: Measurement, challenger: Measurement, anchor: Measurement, difference: Difference
 ) -> Decision:
     share, shown = saving(champion, challenger), f"not distinguishable ({_shown(difference)})"
-    if rule.cheaper_by is None or share < rule.cheaper_by:
+    if rule.cheaper_by is None or share < rule.cheaper_by - 1e-9:  # a share may miss by rounding alone
         return Decision(None, f"{shown}, cheaper by {share:.0%}", difference)
     if verdict(_difference(challenger, anchor, rule)) == "worse":
         return Decision(None, f"{shown} and cheaper by {share:.0%}, but worse than the anchor", difference)

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 from filelock import FileLock, Timeout
 from sqlalchemy.exc import SQLAlchemyError
 
+from agentopt.budget import Usage
 from agentopt.errors import AgentoptError, UserError
 from agentopt.jobs.champion import champions_of
 from agentopt.jobs.jobfile import EventName
@@ -44,11 +45,21 @@ def log_lines(event: str, **fields: object) -> None:
     sys.stdout.flush()
 
 
+class Body(Protocol):
+    """Does the work of one run, as `RunOfJob` does."""
+
+    @property
+    def alarms(self) -> tuple[str, ...]: ...
+    async def outcome(self) -> Outcome: ...
+    def spent(self) -> Usage: ...
+    def secret_variables(self) -> list[str]: ...
+
+
 @dataclass(frozen=True)
 class Worker:
     """One process that works on runs. `lease` is in seconds, `now` in seconds since the epoch.
 
-    `provider` answers in place of the catalogue's transports. Make it with `as_owner`.
+    `provider` answers in place of the catalogue's transports, `body` does the work of a run. Make it with `as_owner`.
     """
 
     store: JobStore
@@ -58,6 +69,7 @@ class Worker:
     log: Log = log_lines
     lease: float = 60.0
     provider: ChatModel | None = None
+    body: Callable[..., Body] = RunOfJob
 
     def claim(self, name: str, due: float) -> JobRun | None:
         """The run for a due time; None where somebody else has it."""
@@ -108,14 +120,14 @@ class Worker:
             return run
         return await self._end(known, run, outcome, body)
 
-    def _body(self, known: KnownJob, run: JobRun) -> RunOfJob:
+    def _body(self, known: KnownJob, run: JobRun) -> Body:
         def say(event: str, message: str) -> None:
             self.log(event, job=run.job, run=run.id, message=message)
 
         champions = champions_of(run.job, self.data)
-        return RunOfJob(known, run, self.store, champions, say, self.now, self.provider)
+        return self.body(known, run, self.store, champions, say, self.now, self.provider)
 
-    async def _outcome(self, body: RunOfJob, run: JobRun) -> Outcome:
+    async def _outcome(self, body: Body, run: JobRun) -> Outcome:
         try:
             return await body.outcome()
         except LostRunError:  # the run goes on elsewhere, so it has not failed
@@ -126,7 +138,7 @@ class Worker:
             self.log("traceback", job=run.job, run=run.id, message=self._clean(traceback.format_exc(), body))
             return Outcome("failed", f"{type(error).__name__}: {error}", body.alarms)
 
-    async def _end(self, known: KnownJob, run: JobRun, outcome: Outcome, body: RunOfJob) -> JobRun:
+    async def _end(self, known: KnownJob, run: JobRun, outcome: Outcome, body: Body) -> JobRun:
         message, alarm = (self._clean(text, body) for text in (outcome.message, "; ".join(outcome.alarms)))
         number = outcome.champion.number if outcome.champion else None
         values = {"state": outcome.state, "message": message, "alarm": alarm or None, "champion": number}
@@ -159,7 +171,7 @@ class Worker:
             else:
                 self.log("webhook_sent", job=run.job, run=run.id, message=event)
 
-    def _clean(self, text: str, body: RunOfJob) -> str:
+    def _clean(self, text: str, body: Body) -> str:
         """`text` without any secret that the job knows: a provider may quote the key it was sent."""
         return without_secrets(text, body.secret_variables())
 
