@@ -1,0 +1,14 @@
+"""ComplexWebQuestions rows, with annotated triples or in RoG's `graph` form, become examples with numbered triples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from agentopt.retrieval import graph_question, retrieval_example
+from agentopt.task import Example
+
+
+def read(row: Mapping[str, Any], *, max_triples: int = 12, seed: int = 0) -> Example | None:
+    """The example, with `max_triples` triples; None without an answer or a path to it, or with more needed."""
+    return retrieval_example(graph_question(row), called="triples", most=max_triples, seed=seed)

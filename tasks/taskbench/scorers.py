@@ -1,0 +1,49 @@
+"""TaskBench's three measures, for one example: ROUGE-L of the steps, F1 of the tools, F1 of the arguments.
+
+As in TaskBench's evaluate.py: the steps are joined by line ends and compared without stemming; tools and arguments are
+sets, so that the order does not count; an argument is right when tool, name and value all are, letter by letter.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from typing import Any
+
+from agentopt.errors import TaskError
+from agentopt.scorers import NOTHING_PARSABLE, f1_of_sets
+from agentopt.task import Example
+from agentopt.trial import Score
+
+try:
+    from rouge_score.rouge_scorer import RougeScorer
+except ImportError as missing:
+    rule = f"taskbench is judged with the library rouge-score: {missing}"
+    raise TaskError(rule, remedy="pip install 'agentopt[tasks]'") from missing
+
+
+def rouge_l(example: Example, output: str) -> float:
+    """The F-measure of the longest common subsequence of words, of Latin letters and digits alone."""
+    score: float = _rouge().score("\n".join(example.metadata["steps"]), output)["rougeL"].fmeasure
+    return score
+
+
+@cache
+def _rouge() -> Any:
+    return RougeScorer(["rougeL"], use_stemmer=False)
+
+
+def node_f1(example: Example, output: list[str]) -> float:
+    """The F1 of the tools; one that does not exist counts as wrong."""
+    return f1_of_sets(set(output), set(example.metadata["tools"]))
+
+
+def parameter_f1(example: Example, output: list[dict[str, Any]] | None) -> Score:
+    """The F1 of (tool, argument, value); 1 where no argument is needed and none given."""
+    if output is None:
+        return Score(0.0, NOTHING_PARSABLE)
+    got = {(call["task"], a["name"], a["value"]) for call in output for a in call["arguments"]}
+    wanted = {(tool, name, value) for tool, name, value in example.target}
+    parts = [("missing", wanted - got), ("not expected", got - wanted)]
+    said = [f"{what}: {json.dumps(sorted(which), ensure_ascii=False)}" for what, which in parts if which]
+    return Score(f1_of_sets(got, wanted), "; ".join(said))
