@@ -181,7 +181,7 @@ def load(task: Task | Path | str, config: Config, *, agent: bool = True) -> tupl
     else:
         loaded = load_task(task, catalog=catalog, overrides=config.task)
     names = list(loaded.models)
-    if agent and config.strategy == "agent" and config.agent.model:
+    if agent and config.asks_a_model and config.agent.model:
         names.append(config.agent.model)
     if agent and config.writer:
         names.append(config.writer)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from agentopt.budget import Caps
 from agentopt.errors import ConfigError
@@ -45,20 +45,20 @@ class SearchConfig(_Strict):
     """How the search goes about it."""
 
     batch_size: Annotated[int, Field(ge=1)] = 5
-    """Candidates per proposal."""
+    """Candidates that a model is asked for at once; the other strategies propose one at a time."""
     early_stopping: Annotated[float, Field(gt=0, lt=1)] | None = 0.05
     """Level of the paired test that stops a trial that loses against the best one; null never stops one."""
     looks: Annotated[int, Field(ge=1)] = 4
     """Blocks that the validation examples are evaluated in, with a look at the test after each but the last."""
     sampler: str = "insight"
-    """The Optuna sampler of strategy `optuna` and of the agent's fallback."""
+    """The Optuna sampler of strategy `optuna` and of the agent's fallback: insight, tpe, tpe-multivariate, gp, ..."""
 
 
 class Config(_Strict):
     """Everything about a run but its task."""
 
-    strategy: Literal["agent", "optuna", "random", "grid"] = "agent"
-    """Who proposes candidates. `agent` falls back on `optuna` where its model is of no help."""
+    strategy: Literal["agent", "agent_hpo", "llm_zero_shot", "mlcopilot", "optuna", "random", "grid"] = "agent"
+    """Who proposes candidates. The first four ask `agent.model`, and fall back on `optuna` where it is of no help."""
     seed: int = 0
     """Seeds the search and the intervals."""
     response_seed: int = 0
@@ -81,6 +81,20 @@ class Config(_Strict):
     def _one_file_will_do(cls, value: object) -> object:
         return [value] if isinstance(value, str) else value
 
+    @model_validator(mode="after")
+    def _experience_is_given_where_it_is_told(self) -> Self:
+        if self.strategy == "mlcopilot" and self.agent.experience is None:
+            raise ValueError(
+                "strategy mlcopilot is told what was found on a like task: "
+                "set agent.experience to the folder of a finished run"
+            )
+        return self
+
+    @property
+    def asks_a_model(self) -> bool:
+        """Whether the strategy asks `agent.model` for its proposals."""
+        return self.strategy in ("agent", "agent_hpo", "llm_zero_shot", "mlcopilot")
+
     @property
     def writer(self) -> str | None:
         """Catalogue name of the model that writes prompts; None leaves them to the authored fragments.
@@ -89,7 +103,7 @@ class Config(_Strict):
         """
         if self.prompts.when == "never" or self.prompts.proposer == "components":
             return None
-        return self.prompts.model or (self.agent.model if self.strategy == "agent" else None)
+        return self.prompts.model or (self.agent.model if self.asks_a_model else None)
 
     def purpose_caps(self) -> dict[str, Caps]:
         """What the agent's and the prompt writer's own calls may take, inside the caps of the run."""

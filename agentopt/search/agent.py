@@ -1,4 +1,4 @@
-"""The search agent's loop, as one LangGraph graph:
+"""The loop of every search that asks a model, as one LangGraph graph:
 
     initialise -> execute -> guide -> propose -> execute -> ... -> end
                      |         |         |          ^
@@ -40,6 +40,7 @@ from agentopt.search.agent_reply import Reply, read_guidelines, read_reply
 from agentopt.search.base import Proposal, Runner, SearchSpace, Strategy
 from agentopt.search.baselines import RandomStrategy
 from agentopt.search.insights import initial_candidates
+from agentopt.search.manner import AGENT, Manner
 from agentopt.search.settings import AgentSettings
 
 
@@ -61,8 +62,9 @@ class State(TypedDict):
 class AgentSearch:
     """The AgentTTS search: a model proposes, from what was tried so far and what it made of it.
 
-    `model` is None where there is no agent: then `fallback` proposes everything after the first trials. `brief` tells
-    the agent what the task is. `checkpoints` is the SQLite file (None: not resumable), `thread` the run inside it.
+    `manner` takes parts of that away: without the insights the loop begins at `propose`. `model` is None where there is
+    no agent: then `fallback` proposes everything after the first trials. `brief` tells the agent what the task is.
+    `checkpoints` is the SQLite file (None: not resumable), `thread` the run inside it.
     """
 
     def __init__(
@@ -73,11 +75,13 @@ class AgentSearch:
         brief: str,
         checkpoints: Path | None,
         *,
+        manner: Manner = AGENT,
         thread: str = "search",
         batch_size: int = 5,
         seed: int = 0,
     ) -> None:
-        self._model, self._settings, self._fallback, self._brief = model, settings, fallback, brief
+        self._model, self._settings, self._fallback, self._brief = model, manner.settings(settings), fallback, brief
+        self._manner = manner
         self._checkpoints, self._thread = checkpoints, thread
         self._batch_size, self._seed = batch_size, seed
 
@@ -86,7 +90,8 @@ class AgentSearch:
 
         Raises what `runner.run` raises, `BudgetExceeded` for a cap of the whole run among it; run again to continue.
         """
-        agent = _Agent(self._model, self._settings, introduction(space, self._settings, self._brief), self._seed)
+        told = introduction(space, self._settings, self._brief, self._manner.experience)
+        agent = _Agent(self._model, self._settings, self._manner, told, self._seed)
         nodes = _Nodes(space, runner, agent, self._fallback, self._batch_size)
         # A round takes at most four nodes and records at least one trial, unless it is done again after a crash.
         config: RunnableConfig = {
@@ -140,6 +145,7 @@ class _Agent:
 
     model: ChatModel | None
     settings: AgentSettings
+    manner: Manner
     introduction: Message
     seed: int
 
@@ -185,7 +191,9 @@ class _Nodes:
     async def initialise(self, state: State) -> dict[str, Any]:
         """The first trials: every model of every subtask once (insight 1), or a random batch without the insight."""
         tried = self._tried()
-        if self.agent.settings.insight_1:
+        if not self.agent.manner.insights:
+            first = []
+        elif self.agent.settings.insight_1:
             first = [Proposal(c, "initial", "insight 1") for c in initial_candidates(self.space) if c not in tried]
         else:
             strategy = RandomStrategy(self.agent.seed, proposer="initial")
@@ -212,6 +220,8 @@ class _Nodes:
 
     async def guide(self, state: State) -> dict[str, Any]:
         """The agent's guidelines from the scores (insights 2 and 3); it goes on without where they are unusable."""
+        if not self.agent.manner.insights:
+            return {"guidelines": "", "problem": ""}
         settings, first = self.agent.settings, state["round"] <= 1
         question = ask_for_guidelines(self.space, self.runner.trials, state["last"], settings, first=first)
         schema = guideline_schema(self.space, settings, first=first)
@@ -226,24 +236,27 @@ class _Nodes:
 
     async def propose(self, state: State) -> dict[str, Any]:
         """The agent proposes a batch; what it cannot fill is the fallback's to fill."""
-        wanted = self._wanted()
-        question = ask_for_candidates(self.space, self.runner.trials, state["last"], state["guidelines"], wanted)
+        wanted, manner = self._wanted(), self.agent.manner
+        seen = self.runner.trials if manner.history else None
+        question = ask_for_candidates(self.space, seen, state["last"], state["guidelines"], wanted)
+        # Where the question is the same in every round, each round is another draw of the answer.
+        drawn = 0 if manner.history else state["round"] * self.agent.settings.attempts
         try:
-            reply = await self._usable_reply(question, wanted)
+            reply = await self._usable_reply(question, wanted, drawn)
         except _NoHelpError as error:
             return {"problem": str(error), "proposals": []}
         missing = wanted - len(reply.proposals)
         problem = f"the agent gave {len(reply.proposals)} of {wanted}: {reply.problem or 'too few'}" if missing else ""
         return {"problem": problem, "proposals": _to_dicts(reply.proposals)}
 
-    async def _usable_reply(self, question: str, wanted: int) -> Reply:
+    async def _usable_reply(self, question: str, wanted: int, drawn: int) -> Reply:
         """The first reply with anything to run in it, or the last one of all attempts."""
         settings, tried = self.agent.settings, self._tried()
         schema = proposal_schema(self.space, tried, wanted)
         reply, asked = Reply(), question
         for attempt in range(settings.attempts):
-            text = await self.agent.ask(asked, settings.max_tokens, schema=schema, repeat=attempt)
-            reply = read_reply(text, self.space, tried, wanted)
+            text = await self.agent.ask(asked, settings.max_tokens, schema=schema, repeat=drawn + attempt)
+            reply = read_reply(text, self.space, tried, wanted, proposer=self.agent.manner.name)
             if reply.proposals:
                 break
             asked = f"{question}\n{ask_again(reply.problem)}"

@@ -59,8 +59,8 @@ def told(settings: AgentSettings) -> list[str]:
     return [text for text, on in zip(INSIGHTS, switches, strict=True) if on]
 
 
-def introduction(space: SearchSpace, settings: AgentSettings, brief: str) -> Message:
-    """The task, what may be chosen, what it costs, and the insights: the same in every round."""
+def introduction(space: SearchSpace, settings: AgentSettings, brief: str, experience: str = "") -> Message:
+    """The task, what may be chosen, what it costs, the insights, and the experience: the same in every round."""
     called = labels(space)
     full = [f"{label} = {name}" for name, label in called.items() if label != name]
     limit = "" if space.max_units is None else f" All stages together cost at most {space.max_units:.4g} units."
@@ -70,6 +70,7 @@ def introduction(space: SearchSpace, settings: AgentSettings, brief: str) -> Mes
         *([f"Models: {', '.join(full)}."] if full else []),
         *(_stage(s, called) for s in space.subtasks),
         *told(settings),
+        *([experience] if experience else []),
     ]
     return Message("system", "\n".join(lines))
 
@@ -174,15 +175,20 @@ def hardly_varies(trials: Sequence[Trial], last: Sequence[int]) -> bool:
 
 
 def ask_for_candidates(
-    space: SearchSpace, trials: Sequence[Trial], last: Sequence[int], guidelines: str, count: int
+    space: SearchSpace, trials: Sequence[Trial] | None, last: Sequence[int], guidelines: str, count: int
 ) -> str:
-    """The question for `count` new candidates as JSON."""
+    """The question for `count` new candidates as JSON. Where `trials` is None it says nothing of a history."""
     shape = ",".join(f'"{s.name}":"model xN"' for s in space.subtasks)
+    wish = [f"Propose {count} candidates, all different, that score best."]
+    if trials is not None:
+        wish = [
+            f"Propose {count} new candidates, all different, none tried.",
+            "Start from the best and change one thing: a model, or a number of samples by a step or two.",
+        ]
     lines = [
-        history(space, trials, last),
+        *([history(space, trials, last)] if trials is not None else []),
         *([f"Guidelines: {guidelines}"] if guidelines else []),
-        f"Propose {count} new candidates, all different, none tried.",
-        "Start from the best and change one thing: a model, or a number of samples by a step or two.",
+        *wish,
         f'Answer in JSON only, in one line: {{"candidates":[{{{shape}}},...]}}',
     ]
     return "\n".join(lines)

@@ -74,7 +74,9 @@ class _UnreadableError(ValueError):
     """A candidate that names no allowed choice."""
 
 
-def read_reply(text: str, space: SearchSpace, tried: Collection[Candidate], count: int) -> Reply:
+def read_reply(
+    text: str, space: SearchSpace, tried: Collection[Candidate], count: int, *, proposer: str = "agent"
+) -> Reply:
     """At most `count` affordable, distinct candidates that are not in `tried`, and what was wrong with the rest."""
     found = _find_candidates(text, space)
     if not found:
@@ -83,11 +85,11 @@ def read_reply(text: str, space: SearchSpace, tried: Collection[Candidate], coun
     for entry in found:
         if len(reply.proposals) == count:
             break
-        reply = _with_entry(reply, entry, space, tried)
+        reply = _with_entry(reply, entry, space, tried, proposer)
     return reply
 
 
-def _with_entry(reply: Reply, entry: Any, space: SearchSpace, tried: Collection[Candidate]) -> Reply:
+def _with_entry(reply: Reply, entry: Any, space: SearchSpace, tried: Collection[Candidate], proposer: str) -> Reply:
     try:
         asked, notes = _candidate(entry, space)
     except _UnreadableError as error:
@@ -100,7 +102,7 @@ def _with_entry(reply: Reply, entry: Any, space: SearchSpace, tried: Collection[
         return replace(reply, repeats=reply.repeats + 1, detail=reply.detail or f"{_short(candidate)} is not new")
     if candidate != asked:
         notes = [*notes, "samples lowered to fit the cost"]
-    return replace(reply, proposals=(*reply.proposals, Proposal(candidate, "agent", "; ".join(notes))))
+    return replace(reply, proposals=(*reply.proposals, Proposal(candidate, proposer, "; ".join(notes))))
 
 
 def _short(candidate: Candidate) -> str:

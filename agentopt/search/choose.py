@@ -6,13 +6,15 @@ from pathlib import Path
 
 from agentopt.config import Config
 from agentopt.models.base import ChatModel
+from agentopt.result import load_result
 from agentopt.search.base import Search, Strategy
+from agentopt.search.manner import AGENT, Manner
 from agentopt.task import Task
 
 
 def choose_search(config: Config, model: ChatModel, task: Task, checkpoints: Path) -> Search:
     """The search named by `config.strategy`; the agent's own calls go through `model`."""
-    if config.strategy == "agent":
+    if config.asks_a_model:
         from agentopt.search.agent import AgentSearch
         from agentopt.search.fallback import OptunaStrategy
 
@@ -22,12 +24,14 @@ def choose_search(config: Config, model: ChatModel, task: Task, checkpoints: Pat
             OptunaStrategy(config.seed, config.search.sampler, proposer="fallback"),
             task.description,
             checkpoints,
+            manner=_manner(config),
             batch_size=config.search.batch_size,
             seed=config.seed,
         )
     from agentopt.search.loop import LoopSearch
 
-    return LoopSearch(_strategy(config), config.search.batch_size)
+    # One at a time: asking these costs nothing, and each proposal may know the score of the one before.
+    return LoopSearch(_strategy(config), 1)
 
 
 def _strategy(config: Config) -> Strategy:
@@ -40,3 +44,22 @@ def _strategy(config: Config) -> Strategy:
     from agentopt.search.fallback import OptunaStrategy
 
     return OptunaStrategy(config.seed, config.search.sampler)
+
+
+def _manner(config: Config) -> Manner:
+    if config.strategy == "llm_zero_shot":
+        from agentopt.search.llm_zero_shot import LLM_ZERO_SHOT
+
+        return LLM_ZERO_SHOT
+    if config.strategy == "agent_hpo":
+        from agentopt.search.agent_hpo import AGENT_HPO
+
+        return AGENT_HPO
+    if config.strategy == "mlcopilot":
+        from agentopt.search.mlcopilot import mlcopilot
+
+        assert config.agent.experience is not None, "the configuration asks for it"
+        like = load_result(config.agent.experience)
+        tried = [(t.candidate, t.score, t.units) for t in like.trials if t.state == "complete" and t.score is not None]
+        return mlcopilot(like.task, tried)
+    return AGENT

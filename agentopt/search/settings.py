@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -14,6 +15,8 @@ class AgentSettings(BaseModel):
 
     model: str | None = "qwen2.5-coder-0.5b"
     """Catalogue name of the model that proposes; null leaves every proposal to the fallback."""
+    experience: Path | None = None
+    """Folder of a finished run of a like task: what strategy `mlcopilot` is told."""
     max_rounds: Annotated[int, Field(ge=1)] | None = None
     """Most rounds of proposals after the first trials; null goes on until the trials are spent."""
     temperature: Annotated[float, Field(ge=0)] = 0.7

@@ -1,11 +1,11 @@
-"""The conformance suite that every `Strategy` passes, and an in-memory `Runner` over a score function."""
+"""The conformance suites that every `Strategy` and every `Search` passes, and an in-memory `Runner` for them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 from agentopt.candidate import Candidate
-from agentopt.search.base import Proposal, SearchSpace, Strategy
+from agentopt.search.base import Proposal, Search, SearchSpace, Strategy
 from agentopt.trial import Evaluation, ExampleResult, Trial, TrialState
 
 ScoreFunction = Callable[[Candidate], float]
@@ -101,6 +101,26 @@ async def check_strategy_tries_everything(strategy: Strategy, space: SearchSpace
             break
     assert {t.candidate for t in trials} == every, "it ended before everything was tried"
     assert len(trials) == len(every), "it repeated itself"
+
+
+async def check_search(make: Callable[[], Search], space: SearchSpace, score: ScoreFunction, *, trials: int) -> None:
+    """Raise `AssertionError` unless the search spends its trials as `Search` promises, on a world of `score`.
+
+    Every trial, or the whole space where that is less; each affordable, none twice; the same from a fresh instance;
+    and one that has nothing left to spend runs nothing.
+    """
+    runner, again = (ScriptedRunner(space, score, trials) for _ in range(2))
+    await make().run(space, runner)
+    await make().run(space, again)
+    done = runner.trials
+    assert len(done) == min(trials, len({*space.candidates(), space.baseline})), f"{len(done)} of {trials} trials spent"
+    assert len({t.candidate for t in done}) == len(done), "a candidate was tried twice"
+    assert all(space.contains(t.candidate) for t in done[1:]), "a trial is outside the space"
+    assert again.trials == done, "a second run made other trials"
+    runs = runner.runs
+    if runner.trials_left == 0:
+        await make().run(space, runner)
+        assert runner.runs == runs, "it ran a trial that it had not left"
 
 
 def _check_proposals(space: SearchSpace, trials: Sequence[Trial], proposals: Sequence[Proposal], k: int) -> None:
