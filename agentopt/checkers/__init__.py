@@ -1,0 +1,1 @@
+"""Judging by libraries that the extra `tasks` brings: mathematics, instructions, programs."""

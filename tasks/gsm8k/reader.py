@@ -1,0 +1,16 @@
+"""A row of GSM8K: a question, and a worked answer that ends in `#### 40`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from agentopt import Example
+
+
+def read(row: Mapping[str, Any]) -> Example:
+    """The question, with the number behind #### as the target."""
+    _, mark, target = row["answer"].rpartition("####")
+    if not mark:
+        raise ValueError("the answer has no #### before its number")
+    return Example(str(row.get("idx", "")), {"question": row["question"]}, target.strip())
