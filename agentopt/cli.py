@@ -111,6 +111,29 @@ def record_landscape(
     run_recording(task, out, config or [], _console())
 
 
+@app.command()
+def serve(
+    run: Annotated[Path | None, typer.Argument(help="Run folder, or a candidate's file such as best.yaml.")] = None,
+    job: Annotated[
+        str | None, typer.Option(help="Serve this job's champion, and each new one from when it is.")
+    ] = None,
+    task: Annotated[Path | None, typer.Option(help="Task folder; a run knows its own.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen at; others than loopback need keys.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 picks a free one.")] = 8000,
+    api_key_file: Annotated[Path | None, typer.Option(help="Keys, one a line; read again when it changes.")] = None,
+    cache: Annotated[bool, typer.Option("--cache", help="Let the journal answer what was asked before.")] = False,
+    max_body: Annotated[int, typer.Option(min=1, help="Most bytes of a request.")] = 2**20,
+    max_in_flight: Annotated[int, typer.Option(min=1, help="Most calls at once.")] = 256,
+    timeout: Annotated[float, typer.Option(min=0.001, help="Most seconds that a call may take.")] = 300.0,
+    config: ConfigOption = None,
+) -> None:
+    """Serve what RUN found behind the OpenAI API; -c budget.usd=... holds for the server's life."""
+    from agentopt.commands.serve import ServeOptions, run_server
+
+    options = ServeOptions(host, port, api_key_file, cache, max_body, max_in_flight, timeout)
+    run_server(run, job, task, options, config or [], _console())
+
+
 @runs_app.command("list")
 def runs_list(config: ConfigOption = None) -> None:
     """Every run in the runs folder, with its best score."""

@@ -58,6 +58,11 @@ def find_deployment(source: Path, task: Path | None = None, settings: Sequence[s
     if folder is None:
         rule = "the task of a candidate must be known, but the file is in no run of a task folder"
         raise ConfigError(rule, where=source, remedy="add --task with the task's folder")
+    return deploy(file, folder, config)
+
+
+def deploy(file: Path, folder: Path, config: Config) -> Deployment:
+    """The candidate in `file` with the task in `folder`. Raises `UserError` where the two do not fit together."""
     loaded, specs = load(folder, config, agent=False)
     candidate = load_candidate(file)
     check_candidate(candidate, loaded)

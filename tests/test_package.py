@@ -32,7 +32,7 @@ LAYERS = (
     "config events diagnosis space study runner session estimate result runfolder landscape search.choose",
     "optimization api deployment",
     "jobs.*",
-    "report.* export.* commands.* cli cli_jobs",
+    "report.* export.* serve.* commands.* cli cli_jobs",
 )
 """A module imports only from rows above it and from its own row."""
 
@@ -53,6 +53,9 @@ IMPORTERS = {
     "math_verify": {"checkers/mathprocess.py"},
     "typer": {"cli.py", "cli_jobs.py"},
     "apscheduler": {"jobs/scheduler.py"},
+    "starlette": {"serve/app.py"},
+    "uvicorn": {"serve/server.py"},
+    "prometheus_client": {"serve/metrics.py"},
     "rich": {"cli.py", "cli_jobs.py", "commands/", "report/"},
 }
 
