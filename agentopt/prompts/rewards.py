@@ -56,14 +56,14 @@ class Rewards:
         self.examples, self.subtask, self.candidate = tuple(examples), subtask, candidate
         self._evaluator, self._on_draw = evaluator, on_draw
         self._drawn_anew = drawn_anew(evaluator.task, subtask)
-        self._draws: dict[Cell, Draw] = {}
+        self._draws: dict[str, dict[Cell, Draw]] = {}  # by system prompt
 
     async def draw(self, cells: Iterable[Cell]) -> None:
         """Draw the cells that are not known yet, all at once.
 
         Raises `BudgetExceeded` after what could still be drawn is kept. A cell that failed for good has no reward.
         """
-        missing = sorted({cell for cell in cells if cell not in self._draws})
+        missing = sorted({cell for cell in cells if cell not in self._draws.get(cell.system_prompt, {})})
         outcomes = await asyncio.gather(*(self._draw(cell) for cell in missing), return_exceptions=True)
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
@@ -77,35 +77,34 @@ class Rewards:
             repeats=dict.fromkeys(self._drawn_anew, cell.repeat),
             on_answer=lambda name, prompt, answer: seen.update({name: (prompt, answer)}),
         )
-        self._draws[cell] = draw = _draw_of(result, seen.get(self.subtask))
+        draw = _draw_of(result, seen.get(self.subtask))
+        self._draws.setdefault(cell.system_prompt, {})[cell] = draw
         self._on_draw(draw)
 
     def table(self, system_prompts: Sequence[str], examples: Sequence[int]) -> Floats:
         """Rewards of shape (system prompts, examples, repeats), NaN where nothing is known."""
-        wanted = set(system_prompts)
-        repeats = 1 + max((c.repeat for c in self._draws if c.system_prompt in wanted), default=0)
-        found = np.full((len(system_prompts), len(examples), repeats), np.nan)
-        for n, system_prompt in enumerate(system_prompts):
-            for k, example in enumerate(examples):
-                for m in range(repeats):
-                    draw = self._draws.get(Cell(system_prompt, example, m))
-                    if draw is not None and draw.reward is not None:
-                        found[n, k, m] = draw.reward
+        known = [(n, cell, draw) for n, p in enumerate(system_prompts) for cell, draw in self._draws.get(p, {}).items()]
+        position = {example: k for k, example in enumerate(examples)}
+        repeats = 1 + max((cell.repeat for _, cell, _ in known), default=0)
+        found = np.full((len(system_prompts), len(position), repeats), np.nan)
+        for n, cell, draw in known:
+            if cell.example in position and draw.reward is not None:
+                found[n, position[cell.example], cell.repeat] = draw.reward
         return found
 
     def of(self, system_prompt: str, examples: Sequence[int]) -> dict[Cell, Draw]:
         """What is known of one system prompt on these examples, in order."""
-        wanted = set(examples)
-        return {
-            cell: draw
-            for cell, draw in sorted(self._draws.items())
-            if cell.system_prompt == system_prompt and cell.example in wanted
-        }
+        wanted, mine = set(examples), self._draws.get(system_prompt, {})
+        return {cell: mine[cell] for cell in sorted(mine, key=_in_order) if cell.example in wanted}
 
     def user_prompt(self, example: int) -> str:
         """The user message that the example gives; empty where the subtask was never asked on it."""
-        draws = (draw for cell, draw in sorted(self._draws.items()) if cell.example == example)
+        draws = (draw for mine in self._draws.values() for cell, draw in mine.items() if cell.example == example)
         return next((draw.user_prompt for draw in draws if draw.user_prompt), "")
+
+
+def _in_order(cell: Cell) -> tuple[int, int]:
+    return cell.example, cell.repeat
 
 
 def drawn_anew(task: Task, subtask: str) -> tuple[str, ...]:

@@ -1,10 +1,10 @@
-"""A synthetic score landscape with the three insights planted: an exact, free environment to measure search on.
+"""Synthetic score landscapes with the three insights planted: exact, free environments to measure search on.
 
-SYNTHETIC: nothing here was measured on a model. Two subtasks with the paper's token lengths, six models each, 13
+SYNTHETIC: nothing here was measured on a model. `SyntheticLandscape`: two subtasks with the paper's token lengths, six models each, 13
 sample counts, 900 units (METHODS part 1). The scores follow from formulas that plant what AgentTTS reports:
 retrieval gains from model size while answering prefers small models with several samples (insight 1), score against
 samples rises, peaks and falls (2), and better retrieval moves the answer's peak down (3: quality .80 -> 10 samples,
-.60 -> 27, .35 -> 91).
+.60 -> 27, .35 -> 91). `SyntheticChain`: three subtasks whose lengths, models and effects are all drawn.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import random
 from collections.abc import Mapping
 
 from agentopt.candidate import Candidate
-from agentopt.cost import SubtaskCost
+from agentopt.cost import SubtaskCost, Unit
 from agentopt.search.base import SearchSpace, SubtaskSpace
 
 SIZES = {"llama-3b": 3e9, "qwen-7b": 7e9, "llama-8b": 8e9, "qwen-32b": 32e9, "llama-70b": 70e9, "qwen-72b": 72e9}
@@ -66,6 +66,55 @@ class SyntheticLandscape:
     def observed(self, candidate: Candidate) -> float:
         """The score as one evaluation would measure it."""
         return self.exact(candidate) + random.Random(f"{self._seed} {candidate.key}").gauss(0, self._noise)
+
+
+class SyntheticChain:
+    """Three subtasks, four models, seven sample counts, everything else drawn by `seed`; SYNTHETIC, see the module.
+
+    The score is the product of the subtasks' qualities. Within one, how much model size helps, each model's gain from
+    samples, where they peak, and how far a better earlier subtask moves that peak differ from seed to seed.
+    """
+
+    def __init__(self, seed: int = 0, *, noise: float = 0.01) -> None:
+        rng = random.Random(f"chain {seed}")
+        self._seed, self._noise = seed, noise
+        sizes = {name: 1e9 * 3**i * rng.uniform(0.8, 1.3) for i, name in enumerate(("1b", "3b", "9b", "27b"))}
+        self._stages = [_drawn_stage(rng, tuple(sizes)) for _ in range(3)]
+        subtasks = []
+        for i in range(3):
+            cost = SubtaskCost(rng.choice([256, 1024, 2048]), rng.choice([64, 128, 512]), sizes, Unit(1e9, 64, 64))
+            subtasks.append(SubtaskSpace(f"stage{i}", tuple(sizes), (1, 2, 3, 5, 8, 12, 20), "", cost))
+        limit = sum(s.cost.units(s.largest_model, 1) for s in subtasks)
+        self.space = SearchSpace(tuple(subtasks), limit)
+        self.optimum = max(self.exact(candidate) for candidate in self.space.candidates())
+
+    def exact(self, candidate: Candidate) -> float:
+        """The score without noise, in 0..1."""
+        score, quality = 1.0, 0.6
+        for (strengths, peak, moved), choice in zip(self._stages, candidate.values(), strict=True):
+            base, gain = strengths[choice.model]
+            best_count = max(1.5, peak * math.exp(moved * (0.6 - quality)))
+            quality = min(1.0, max(0.0, base + gain * _rise_and_fall(choice.num_samples, best_count)))
+            score *= quality
+        return score
+
+    def observed(self, candidate: Candidate) -> float:
+        """The score as one evaluation would measure it."""
+        return self.exact(candidate) + random.Random(f"{self._seed} {candidate.key}").gauss(0, self._noise)
+
+
+Stage = tuple[Mapping[str, tuple[float, float]], float, float]
+"""Each model's strength at one sample and its gain from samples; where those peak; how far that moves."""
+
+
+def _drawn_stage(rng: random.Random, models: tuple[str, ...]) -> Stage:
+    weakest = rng.uniform(0.2, 0.7)
+    by_size = rng.uniform(0, 0.9 - weakest)
+    strengths = {}
+    for place, model in enumerate(models):
+        base = min(0.95, max(0.02, weakest + by_size * place / (len(models) - 1) + rng.gauss(0, 0.05)))
+        strengths[model] = (base, rng.uniform(0.1, 0.7) * (1 - base))
+    return strengths, math.exp(rng.uniform(math.log(2.5), math.log(25))), rng.uniform(0, 3)
 
 
 def best_answer_count(quality: float) -> float:

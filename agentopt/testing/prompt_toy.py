@@ -57,7 +57,12 @@ def prompt_task(
     )
 
 
-def prompt_model(chances: Mapping[str, tuple[float, float]] = CHANCES, *, writes: str = "") -> ScriptedModel:
+def prompt_model(
+    chances: Mapping[str, tuple[float, float]] = CHANCES,
+    *,
+    instructions: Mapping[str, str] = INSTRUCTIONS,
+    writes: str = "",
+) -> ScriptedModel:
     """A fake that answers by the planted chances; asked to write a system prompt it writes `writes`."""
 
     def answer(request: Request, repeat: int) -> str:
@@ -65,7 +70,7 @@ def prompt_model(chances: Mapping[str, tuple[float, float]] = CHANCES, *, writes
             return writes
         *before, asked = request.messages
         kind, number = asked.content.split("|")
-        told = kind in INSTRUCTIONS and any(INSTRUCTIONS[kind] in message.content for message in before)
+        told = kind in instructions and any(instructions[kind] in message.content for message in before)
         right = draw(before, asked, repeat, request.seed) < chances[kind][told]
         return f"right-{number}" if right else "wrong"
 
