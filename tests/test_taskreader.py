@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import subprocess
+import sys
 from collections.abc import Iterable, Mapping
 from itertools import chain
 from pathlib import Path
@@ -19,7 +22,7 @@ from agentopt.errors import TaskError
 from agentopt.task import Example
 from agentopt.taskdata import Functions, Row
 from agentopt.taskfile import load_task
-from agentopt.taskreader import into_splits, load_from_hub, read_dataset
+from agentopt.taskreader import into_splits, read_dataset
 from agentopt.taskschema import DataSpec, SplitsSpec
 
 READER = """
@@ -238,16 +241,37 @@ def test_what_the_hub_cannot_give_is_told_with_a_remedy(tmp_path: Path, failure:
         from_hub(tmp_path, "hf:a/b", Hub(failure))
 
 
+LIBRARY = """
+import sys
+from agentopt.taskreader import load_from_hub
+
+def said(folder, split):
+    try:
+        return [row["q"] for row in load_from_hub(folder, None, split)]
+    except (OSError, ValueError) as error:
+        return f"{type(error).__name__}: {error}"
+
+one, two = sys.argv[1:]
+for folder, split in ((one, None), (two, "test"), (two, None), (two, "nosuch"), ("org/nosuch", None)):
+    print(said(folder, split))
+"""
+
+
 def test_the_library_reads_a_dataset_and_asks_for_a_split_where_there_are_several(tmp_path: Path) -> None:
     pytest.importorskip("datasets")
-    (tmp_path / "train.jsonl").write_text('{"q": 1}\n{"q": 2}\n')
-    assert [row["q"] for row in load_from_hub(str(tmp_path), None, None)] == [1, 2]
-    (tmp_path / "test.jsonl").write_text('{"q": 3}\n')
-    assert [row["q"] for row in load_from_hub(str(tmp_path), None, "test")] == [3]
-    with pytest.raises(ValueError, match="it has the splits train, test"):
-        load_from_hub(str(tmp_path), None, None)
-    with pytest.raises(ValueError, match="nosuch"):
-        load_from_hub(str(tmp_path), None, "nosuch")
+    for folder, splits in {"one": ("train",), "two": ("train", "test")}.items():
+        (tmp_path / folder).mkdir()
+        for split in splits:
+            (tmp_path / folder / f"{split}.jsonl").write_text(json.dumps({"q": split}))
+    # A process of its own, so that what the library keeps goes into the test's folder, and nothing to the network.
+    environ = {**os.environ, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", LIBRARY, str(tmp_path / "one"), str(tmp_path / "two")]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
+    only, test, several, wrong, missing = done.stdout.splitlines()
+    assert (only, test) == ("['train']", "['test']")
+    assert several.startswith("ValueError: it has the splits train, test")
+    assert wrong.startswith("ValueError: Unknown split")
+    assert re.match(r"(ConnectionError|OfflineModeIsEnabled|ValueError): ", missing), missing
 
 
 def test_on_the_command_line_data_is_short_for_the_tasks_keys_and_relative_to_where_one_is() -> None:
