@@ -19,6 +19,7 @@ from agentopt.errors import TaskError
 from agentopt.models.base import Request
 from agentopt.models.catalog import Catalog
 from agentopt.models.scripted import ScriptedModel
+from agentopt.prompts.settings import PromptSettings
 from agentopt.taskfile import load_task
 from agentopt.trial import Evaluation
 
@@ -75,11 +76,12 @@ async def test_a_program_gets_the_scores_of_declared_subtasks_example_by_example
 async def test_a_program_is_optimised_without_a_change(name: str, tmp_path: Path) -> None:
     asked = config(
         tmp_path,
-        examples=3,
+        examples=4,
         strategy="random",
         seed=3,
         budget=BudgetConfig(trials=3),
         search=SearchConfig(early_stopping=None),
+        prompts=PromptSettings(when="never"),
     )
     of_program = await aoptimize(TASKS / name, asked, provider=ScriptedModel(answer))
     declared = await aoptimize(TASKS / "quickstart", asked, provider=ScriptedModel(script=()))
