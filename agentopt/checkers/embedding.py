@@ -1,0 +1,27 @@
+"""How alike two texts are in meaning, by an embedding model that comes with its library: no download, no endpoint.
+
+The model is WordLlama's `l2_supercat`: 256 numbers per token, taken from the token table of Llama 2 70B and trained
+for retrieval, averaged over the text. The only importer of wordllama.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+
+def similarity(first: str, second: str) -> float:
+    """The cosine of the two embeddings, from -1 to 1; 0 where a text is empty. Raises `ImportError`."""
+    if not first.strip() or not second.strip():
+        return 0.0
+    return max(-1.0, min(1.0, float(_model().similarity(first, second))))
+
+
+@lru_cache(maxsize=1)
+def _model() -> Any:
+    import wordllama
+
+    # Its tokeniser lies in a folder of the package in which the library looks for a cached one only.
+    own = Path(wordllama.__file__).parent
+    return wordllama.WordLlama.load(cache_dir=own, disable_download=True)
