@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from agentopt.config import Config, load_config
     from agentopt.errors import AgentoptError
     from agentopt.result import Result, load_candidate, load_result
-    from agentopt.task import Example, Fusion, Subtask, Task, TokenLengths
+    from agentopt.task import Example, Fusion, Program, Subtask, Task, TokenLengths, asked_by_program
     from agentopt.taskfile import load_task
     from agentopt.trial import Evaluation, Score, Trial
 
@@ -28,6 +28,7 @@ _HOME = {
     "Evaluation": "trial",
     "Example": "task",
     "Fusion": "task",
+    "Program": "task",
     "Result": "result",
     "Score": "trial",
     "Subtask": "task",
@@ -37,6 +38,7 @@ _HOME = {
     "Trial": "trial",
     "aevaluate": "api",
     "aoptimize": "api",
+    "asked_by_program": "task",
     "evaluate": "api",
     "load_candidate": "result",
     "load_config": "config",
@@ -53,6 +55,7 @@ __all__ = [
     "Evaluation",
     "Example",
     "Fusion",
+    "Program",
     "Result",
     "Score",
     "Subtask",
@@ -62,6 +65,7 @@ __all__ = [
     "Trial",
     "aevaluate",
     "aoptimize",
+    "asked_by_program",
     "cost",
     "errors",
     "evaluate",
