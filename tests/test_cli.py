@@ -507,3 +507,51 @@ def test_a_run_that_another_process_works_on_is_refused(agentopt: Callable[..., 
             )
         assert_one_message(Outcome(done.returncode, done.stdout, done.stderr), str(run), "another process works")
         assert len(server.received()) == paid
+
+
+# ---- diagnose
+
+
+def add_train(place: Place) -> None:
+    (place.task / "train.jsonl").write_text(rows("train", 6))
+    place.edit_task(lambda spec: spec["data"].update(train="train.jsonl"))
+
+
+def test_a_diagnosis_prints_verdict_parts_heat_map_and_user_prompts(
+    agentopt: Callable[..., Outcome], place: Place
+) -> None:
+    add_train(place)
+    with ServerProcess(counter=place.folder / "received.jsonl", quality=QUALITY) as server:
+        place.write_catalog(server.base_url)
+        shown = agentopt("diagnose", str(place.task), "--subtask", "find", *place.settings, "-c", "prompts.k_top=2")
+        asked = len(server.received())
+        printed = agentopt(
+            "diagnose", str(place.task), "--subtask", "find", "--json", *place.settings, "-c", "prompts.k_top=2"
+        )
+        assert len(server.received()) == asked  # the journal answers the second time
+    assert shown.code == 0
+    (found,) = json.loads(printed.out)
+    assert f"planted, find: {found['verdict']}" in shown.out
+    assert "system prompts x user prompts" in shown.out
+    assert "noise at 6 user prompts x 4 responses" in shown.out
+    for position in found["subset"]:
+        text = f"the key of train-{found['examples'][position][5:]} is"
+        assert found["user_prompts"][position].startswith(text)
+        assert text in shown.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        ([], ("train split of two or more examples", "data.train")),
+        (["--subtask", "fnd"], ("fnd", "find, answer")),
+        (["-c", "prompts.repeats=1"], ("prompts.repeats", "remedy:")),
+    ],
+)
+def test_a_wrong_diagnosis_is_one_message_and_leaves_nothing(
+    agentopt: Callable[..., Outcome], place: Place, arguments: list[str], parts: tuple[str, ...]
+) -> None:
+    if arguments:
+        add_train(place)
+    assert_one_message(agentopt("diagnose", str(place.task), *place.settings, *arguments), *parts)
+    assert_nothing_is_left(place)
