@@ -1,0 +1,7 @@
+"""A row of IFEval; see `agentopt.checkers.instructions`."""
+
+from __future__ import annotations
+
+from agentopt.checkers.instructions import read
+
+__all__ = ["read"]
