@@ -27,7 +27,7 @@ from agentopt.errors import ConfigError, UserError
 from agentopt.evaluation import Evaluator
 from agentopt.export import runtime
 from agentopt.export.module import KEYWORDS, python_module
-from agentopt.export.prompts import prompt_function
+from agentopt.export.prompts import HELPERS, prompt_function
 from agentopt.export.router import router_config
 from agentopt.result import load_candidate
 from agentopt.session import open_session
@@ -52,6 +52,7 @@ TEMPLATES = [
     "{% for f in inputs.facts %}{{ f }}{% if not loop.last %}, {% endif %}{% endfor %}",
     "{{ inputs.person.name }} is {{ inputs['person']['age'] }}, {{ inputs.person }} {{ inputs.facts }}",
     "{% if inputs.number > 5 and inputs.word in 'a pear' %}big{% elif inputs.flag %}flag{% else %}small{% endif %}",
+    "{{ '7' | int + 1 }} {{ '2.9' | int }} {{ 'seven' | int }} {{ inputs.nothing | int }}",
     "{{ inputs.number + 1 }} {{ inputs.number // 2 }} {{ -inputs.number }} {{ 2 ** 3 }} {{ inputs.number is odd }}",
     "{% set n = inputs.facts | length %}{{ n }} {{ n ~ 'x' ~ inputs.flag }} {{ 'a' if inputs.flag else 'b' }}",
     "{{ inputs.facts | join('; ') }} {{ inputs.word | replace('p', 'b') | trim }} {{ inputs.facts[0] }}",
@@ -71,7 +72,7 @@ TEMPLATES = [
 def test_a_translated_prompt_says_what_the_template_says(template: str) -> None:
     roots = {"inputs": "inputs", "find": 'outputs["find"]'}
     source = prompt_function("prompt", ("inputs", "outputs"), template, roots, "here")
-    names: dict[str, Any] = {name: getattr(runtime, name) for name in ("show", "get", "looped")}
+    names: dict[str, Any] = {name: getattr(runtime, name) for name in HELPERS}
     exec(source, names)
     said = compile_template(template).render(INPUTS, {"find": "what was found"})
     assert names["prompt"](INPUTS, {"find": "what was found"}) == said
@@ -319,6 +320,11 @@ def test_an_unneeded_part_is_left_out(tmp_path: Path) -> None:
     ("functions", "said"),
     [
         ("import numpy\n" + SCORERS.replace("WORDS = [", "WORDS = numpy.array and ["), "cannot import 'numpy'"),
+        (SCORERS.replace("found = re", "import numpy\n    found = re"), "cannot import 'numpy'"),
+        (
+            "import agentopt\n" + SCORERS.replace("found = re", "agentopt.cost\n    found = re"),
+            "cannot import 'agentopt'",
+        ),
         (SCORERS.replace("found = re", "open(__file__)\n    found = re"), "uses `__file__`"),
         (SCORERS.replace("WORDS", "STAGES"), "two things called 'STAGES'"),
         (SCORERS.replace("WORDS", "vote"), "two things called 'vote'"),
@@ -358,6 +364,17 @@ def test_a_program_cannot_be_written_as_a_module(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"(?s)a program of its own.*agentopt serve"):
         python_module(deployment_in(tmp_path))
     assert "single" in router_config(deployment_in(tmp_path))
+
+
+def test_a_subtask_that_consults_a_tool_is_refused(tmp_path: Path) -> None:
+    write_task(tmp_path, "http://127.0.0.1:9/v1", amount={"tool": "scorers.py:named", "prompt": "{{ tool.output }}"})
+    spec = yaml.safe_load((tmp_path / "task.yaml").read_text())
+    spec["subtasks"] = [s for s in spec["subtasks"] if s["name"] == "amount"]
+    (tmp_path / "task.yaml").write_text(yaml.safe_dump(spec))
+    put = {"amount": CANDIDATE["amount"]}
+    (tmp_path / "best.yaml").write_text(yaml.safe_dump(put))
+    with pytest.raises(UserError, match=r"(?s)subtask amount: tool.*consults a tool.*agentopt serve"):
+        python_module(deployment_in(tmp_path))
 
 
 async def test_the_router_configuration_is_taken_by_litellm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from agentopt.candidate import SubtaskChoice
 from agentopt.deployment import Deployment
 from agentopt.errors import UserError
 from agentopt.export.endpoints import endpoint_of, url_variable
-from agentopt.export.prompts import prompt_function
+from agentopt.export.prompts import HELPERS, prompt_function
 from agentopt.export.source import ELSEWHERE, Extraction
 from agentopt.models.catalog import ModelSpec
 from agentopt.taskfile import in_order, read_spec
@@ -30,7 +30,7 @@ from agentopt.taskschema import (
 )
 from agentopt.templates import INPUTS, compile_template
 
-NEEDED = ("run_stages", "Endpoint", "Fusing", "Stage", "show", "get", "looped")
+NEEDED = ("run_stages", "Endpoint", "Fusing", "Stage")
 RUNTIME = Path(__file__).with_name("runtime.py")
 PARSERS, FUSION = (Path(m.__file__ or "") for m in (parsers_module, fusion_module))
 PROMPT_ARGUMENTS = ("inputs: Mapping[str, Any]", "outputs: Mapping[str, Value]")
@@ -66,10 +66,10 @@ class _Module:
     def source(self) -> str:
         stages = [self._stage(subtask) for subtask in self._ordered()]
         prompts = "\n\n\n".join(self._prompts)
-        used = [name for name in NEEDED if name not in ("show", "get", "looped") or f"{name}(" in prompts]
+        helpers = [name for name in HELPERS if f"{name}(" in prompts]
         for name in ("OUTPUT", "STAGES", "run", "sys"):
             self._parts.claim(name, "the exported module")
-        self._parts.add(RUNTIME, used)
+        self._parts.add(RUNTIME, [*NEEDED, *helpers])
         output = self._deployment.task.output_subtask
         return f"""{self._docstring()}
 from __future__ import annotations
@@ -131,6 +131,9 @@ Needs `pip install openai`{needs}.{serving}
 
     def _stage(self, spec: SubtaskSpec) -> str:
         """The source of one `Stage(...)`; what it needs is added to the module."""
+        if spec.tool:
+            rule = f"a module asks models and nothing else, but {spec.name} consults a tool first"
+            raise UserError(rule, where=self._where(spec, "tool"), remedy=ELSEWHERE)
         choice = self._deployment.candidate[spec.name]
         self._write_prompt(spec)
         fields = {

@@ -19,6 +19,7 @@ from agentopt.errors import UserError
 _FILTERS: Mapping[str, Callable[..., str]] = {
     "count": lambda value: f"len({value})",
     "first": lambda value: f"next(iter({value}))",
+    "int": lambda value: f"whole({value})",
     "join": lambda value, glue="''": f"{glue}.join(map(str, {value}))",
     "last": lambda value: f"list({value})[-1]",
     "length": lambda value: f"len({value})",
@@ -49,14 +50,17 @@ _OPERATORS = {
 }
 _COMPARISONS = {"eq": "==", "ne": "!=", "gt": ">", "gteq": ">=", "lt": "<", "lteq": "<=", "in": "in", "notin": "not in"}
 _LOOP = {"index", "index0", "first", "last", "length"}
-_OURS = {"inputs", "outputs", "out", "show", "get", "looped"}
+HELPERS = ("show", "get", "looped", "whole")
+"""What the source of a prompt may call."""
+
+_OURS = {"inputs", "outputs", "out", *HELPERS}
 
 
 def prompt_function(name: str, arguments: Sequence[str], text: str, roots: Mapping[str, str], where: str) -> str:
     """The source of a function `name(*arguments) -> str` that renders the template `text`.
 
     `roots` maps each name that the template may read to the Python expression behind it; a subtask's value is under
-    `<name>.output`. The source uses `show`, `get` and `looped` of `runtime`. Raises `UserError` for what a template
+    `<name>.output`. The source uses `HELPERS` of `runtime`. Raises `UserError` for what a template
     does that has no translation.
     """
     writer = _Writer(roots, where)

@@ -77,16 +77,16 @@ def answer(stage: Stage, prompt: str, inputs: Mapping[str, Any]) -> Value | None
     system = [{"role": "system", "content": stage.system_prompt}] if stage.system_prompt else []
     question = {"role": "user", "content": prompt}
     texts = sample(stage.endpoint, [*system, question], stage.settings, stage.num_samples)
-    values = read(stage.parse, texts)
+    values = usable(stage.parse, texts)
     if values and stage.fusing and len(texts) > 1:
         fusing = stage.fusing
         question = {"role": "user", "content": fusing.prompt(prompt, [text.strip() for text in texts])}
-        fused = read(stage.parse, sample(fusing.endpoint, [*system, question], fusing.settings, 1))
+        fused = usable(stage.parse, sample(fusing.endpoint, [*system, question], fusing.settings, 1))
         return fused[0] if fused else vote(values)
     return stage.fuse(values, inputs) if values else None
 
 
-def read(parse: Parser, texts: Sequence[str]) -> list[Value]:
+def usable(parse: Parser, texts: Sequence[str]) -> list[Value]:
     """The values of those texts that can be read."""
     values = []
     for text in texts:
@@ -142,6 +142,16 @@ def show(value: Any) -> str:
 def get(value: Any, name: str) -> Any:
     """`value.name` of a template: an attribute, or else an item."""
     return getattr(value, name) if hasattr(value, name) else value[name]
+
+
+def whole(value: Any) -> int:
+    """What a template's filter `int` makes of a value: 0 where it is no number."""
+    for read in (int, lambda text: int(float(text))):
+        try:
+            return read(value)
+        except (TypeError, ValueError, OverflowError):
+            continue
+    return 0
 
 
 def looped(items: Iterable[Any]) -> Iterator[tuple[SimpleNamespace, Any]]:

@@ -111,6 +111,9 @@ class Extraction:
 
     def _need(self, file: _File, statement: ast.stmt) -> None:
         """Take what a statement uses, save what Python itself brings."""
+        for module, line in _imported_inside(statement):
+            if module.partition(".")[0] not in KEPT:
+                raise _foreign(module, f"{file.path}:{line}")
         for name in sorted(_used(statement)):
             if name == "__file__":
                 rule = "a function that reads files beside its own cannot be copied, because it uses `__file__`"
@@ -145,8 +148,7 @@ class Extraction:
             assert found.origin
             self.add(Path(found.origin), [name])
         else:
-            rule = f"a module of its own cannot import {module!r}, which is not part of Python, but {name!r} needs it"
-            raise UserError(rule, where=f"{file.path}:{statement.lineno}", remedy=ELSEWHERE)
+            raise _foreign(module, f"{file.path}:{statement.lineno}")
 
 
 def _top_level(tree: ast.Module) -> Iterator[ast.stmt]:
@@ -156,6 +158,20 @@ def _top_level(tree: ast.Module) -> Iterator[ast.stmt]:
             yield from statement.body
         elif not (isinstance(statement, ast.ImportFrom) and statement.module == "__future__"):
             yield statement
+
+
+def _imported_inside(statement: ast.stmt) -> Iterator[tuple[str, int]]:
+    """The modules that a definition imports when it runs, and the lines where."""
+    for node in ast.walk(statement):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield "." * node.level + (node.module or ""), node.lineno
+
+
+def _foreign(module: str, where: str) -> UserError:
+    rule = f"a module of its own cannot import {module!r}, which is not part of Python"
+    return UserError(rule, where=where, remedy=ELSEWHERE)
 
 
 def _bound(statement: ast.stmt) -> set[str]:
