@@ -145,6 +145,10 @@ print("confined")
 """A program that looks whether it is confined."""
 
 
+END_SECONDS = 10.0
+"""How long a confinement may take to end all that a program started."""
+
+
 def _wait(command: list[str], folder: Path, printed: IO[bytes], seconds: float) -> int | None:
     """The exit status, or None when the time was over. Nothing of its process group is left behind."""
     process = subprocess.Popen(  # noqa: S603 - the command is ours; the program is a file in its folder
@@ -165,7 +169,10 @@ def _wait(command: list[str], folder: Path, printed: IO[bytes], seconds: float) 
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the whole group; the confinement ends what left it, when its own first process ends."""
+    """Ask the confinement to end all of it, then end what did not hear."""
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(END_SECONDS)
     with contextlib.suppress(ProcessLookupError):  # nobody may be left
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
