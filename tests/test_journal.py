@@ -131,7 +131,7 @@ async def test_a_call_in_flight_at_a_crash_counts_at_its_worst(journal: Journal,
     await journal.open("run", QUESTION, worst)
     after = Journal(tmp_path / "journal.db")
     assert after.spend("run").by_purpose == {"samples": worst}
-    assert after.spend("run").failures == {"in flight": 1}
+    assert after.spend("run").failures == {"cut off by a crash": 1}
     await after.aclose()
 
 

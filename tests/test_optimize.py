@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +27,22 @@ from agentopt.trial import Score
 def config(tmp_path: Path, **changes: object) -> Config:
     settings = {"strategy": "optuna", "journal": str(tmp_path / "journal.db"), "runs": str(tmp_path / "runs")}
     return Config.model_validate({**settings, "budget": {"trials": 8}, **changes})
+
+
+def toy_model_but_for(refused: Callable[[Request], bool], kind: str) -> ScriptedModel:
+    """The toy task's fake, which refuses some requests for good."""
+    fake = toy_model()
+
+    def answer(request: Request, repeat: int) -> str:
+        if refused(request):
+            raise PermanentModelError("refused", kind=kind)
+        return fake._answer(request, repeat)  # type: ignore[misc]
+
+    return ScriptedModel(answer)
+
+
+def one_example_refused() -> ScriptedModel:
+    return toy_model_but_for(lambda r: r.model == LARGE and "validation-3|" in r.messages[-1].content, "HTTP 400")
 
 
 async def test_a_run_finds_a_better_candidate_and_proves_it_on_the_test_split(tmp_path: Path) -> None:
@@ -107,14 +124,7 @@ async def test_a_dead_model_ends_in_an_error_that_says_why(tmp_path: Path) -> No
 
 
 async def test_one_failing_example_leaves_its_trials_incomplete_and_never_best(tmp_path: Path) -> None:
-    fake = toy_model()
-
-    def mostly(request: Request, repeat: int) -> str:
-        if request.model == LARGE and "validation-3|" in request.messages[-1].content:
-            raise PermanentModelError("refused", kind="HTTP 400")
-        return fake._answer(request, repeat)  # type: ignore[misc]
-
-    result = await aoptimize(toy_task(), config(tmp_path), provider=ScriptedModel(mostly))
+    result = await aoptimize(toy_task(), config(tmp_path), provider=one_example_refused())
     assert {t.state for t in result.trials if LARGE in str(t.candidate)} <= {"incomplete", "pruned"}
     assert {choice.model for choice in result.best.values()} == {SMALL}
     assert result.failures["HTTP 400"] >= 1
@@ -189,29 +199,16 @@ async def test_a_cap_on_seconds_leaves_time_for_the_test(tmp_path: Path) -> None
 
 
 async def test_incomplete_trials_are_tried_again_once_per_session_and_stay_within_the_cap(tmp_path: Path) -> None:
-    fake = toy_model()
-
-    def mostly(request: Request, repeat: int) -> str:
-        if request.model == LARGE and "validation-3|" in request.messages[-1].content:
-            raise PermanentModelError("refused", kind="HTTP 400")
-        return fake._answer(request, repeat)  # type: ignore[misc]
-
-    result = await aoptimize(toy_task(), config(tmp_path), provider=ScriptedModel(mostly))
+    result = await aoptimize(toy_task(), config(tmp_path), provider=one_example_refused())
     unfinished = sum(trial.state == "incomplete" for trial in result.trials)
-    again = await aoptimize(toy_task(), resume=Path(result.run), provider=ScriptedModel(mostly))
+    again = await aoptimize(toy_task(), resume=Path(result.run), provider=one_example_refused())
     assert len(again.trials) == len(result.trials) + unfinished
     assert len({str(trial.candidate) for trial in again.trials}) == 8
 
 
 async def test_a_baseline_whose_model_is_down_does_not_cost_the_others_their_result(tmp_path: Path) -> None:
-    fake = toy_model()
-
-    def only_large(request: Request, repeat: int) -> str:
-        if request.model == SMALL:
-            raise PermanentModelError("gone", kind="HTTP 404")
-        return fake._answer(request, repeat)  # type: ignore[misc]
-
-    result = await aoptimize(toy_task(), config(tmp_path), provider=ScriptedModel(only_large))
+    gone = toy_model_but_for(lambda request: request.model == SMALL, "HTTP 404")
+    result = await aoptimize(toy_task(), config(tmp_path), provider=gone)
     assert {choice.model for choice in result.best.values()} == {LARGE}
     assert result.finalist("best").against_baseline is None
     with pytest.raises(LookupError):

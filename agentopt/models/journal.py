@@ -68,7 +68,10 @@ _Write = tuple[sa.Executable, dict[str, object] | None]
 
 @dataclass(frozen=True, slots=True)
 class Spend:
-    """What the ledger says of one run: usage by purpose, failed attempts by kind, wall seconds of its sessions."""
+    """What the ledger says of one run: usage by purpose, failed attempts by kind, wall seconds of its sessions.
+
+    Calls that are in flight now count among the failed until they are settled, as those do that a crash cut off.
+    """
 
     by_purpose: dict[str, Usage]
     failures: dict[str, int]
@@ -155,7 +158,7 @@ class Journal:
         seconds = self._reader.execute(spans.where(of_run).group_by(c.session)).scalars()
         return Spend(
             {row[0]: Usage(*row[1:]) for row in by_purpose},
-            {row[0]: row[1] for row in failed},
+            {"cut off by a crash" if row[0] == IN_FLIGHT else row[0]: row[1] for row in failed},
             sum(seconds),
         )
 
