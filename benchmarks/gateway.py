@@ -1,0 +1,151 @@
+"""Calls through the gateway against the same calls straight to the backend; prints the ratios.
+
+    python -m benchmarks.gateway [--calls 400] [--repeats 3]
+
+Backend, gateway and client are a process each, on loopback. The client is bare aiohttp, so that its own cost hides
+little. Through the gateway every call is entered in the ledger, reserved, sent by the openai client, journalled and
+settled; `declared` is that part alone, as a declared subtask has it, without the gateway; `again` asks the gateway the
+same once more, which the journal answers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import aiohttp
+
+from agentopt.candidate import SubtaskChoice
+from agentopt.gateway import Gateway
+from agentopt.models.base import Message
+from agentopt.models.catalog import ModelSpec
+from agentopt.scaling import Scaling
+from agentopt.session import Session, open_session
+from agentopt.task import Example, Subtask, Task, asked_by_program
+from agentopt.testing.server_process import ServerProcess
+from agentopt.visit import Visit
+from agentopt.wire import ChatCall
+from agentopt.workflow import Answer, Prompt
+
+MODEL, IN_FLIGHT, DELAYS = "backend", (1, 16), (0.0, 0.02, 0.2)
+
+
+async def ask_all(base_url: str, key: str, model: str, calls: int, in_flight: int, name: str) -> float:
+    """Seconds that `calls` different questions take, so many in flight at once."""
+    places = asyncio.Semaphore(in_flight)
+    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {key}"}) as session:
+
+        async def call(number: int) -> None:
+            question = [{"role": "user", "content": f"question {name} {number}"}]
+            async with (
+                places,
+                session.post(
+                    f"{base_url}/chat/completions", json={"model": model, "messages": question, "max_tokens": 8}
+                ) as response,
+            ):
+                response.raise_for_status()
+                await response.json()
+
+        await call(-1)
+        started = time.perf_counter()
+        await asyncio.gather(*(call(number) for number in range(calls)))
+        return time.perf_counter() - started
+
+
+async def client(*arguments: object) -> float:
+    """The seconds that `ask_all` takes in a process of its own."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "benchmarks.gateway", "--client", *map(str, arguments)),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    printed, _ = await process.communicate()
+    return float(printed)
+
+
+def visit_of(session: Session) -> Visit:
+    """A visit whose calls are drawn once from the backend."""
+    find = Subtask("find", asked_by_program, (MODEL,), num_samples=(1,), max_tokens=8)
+    task = Task("benchmark", (find,), lambda *_: NotImplemented, {})
+    scaling = Scaling(session.model, session.specs)
+
+    async def ask(subtask: Subtask, prompt: Prompt, example: Example, /, *, occurrence: int = 0) -> Answer:
+        # The question asked again is to be found in the journal, as it is by the next candidate.
+        return await scaling.answer(subtask, SubtaskChoice(MODEL), prompt, example)
+
+    return Visit(task, Example("one", {}), ask)
+
+
+async def declared(visit: Visit, calls: int, in_flight: int, name: str) -> float:
+    """Seconds of such calls as declared subtasks make them: without a program, its client and the gateway."""
+    places = asyncio.Semaphore(in_flight)
+
+    async def call(number: int) -> None:
+        async with places:
+            await visit.answer(ChatCall("agentopt/find", (Message("user", f"declared {name} {number}"),)))
+
+    await call(-1)
+    started = time.perf_counter()
+    await asyncio.gather(*(call(number) for number in range(calls)))
+    return time.perf_counter() - started
+
+
+async def measure(base_url: str, delay: float, calls: int, repeats: int) -> None:
+    spec = ModelSpec(name=MODEL, base_url=base_url, parameters=1e9, concurrency=64)
+    with tempfile.TemporaryDirectory() as folder:
+        async with open_session({MODEL: spec}, "benchmark", journal=f"{folder}/journal.db") as session:
+            gateway = Gateway()
+            await gateway.start()
+            url = gateway.address()
+            visit = visit_of(session)
+            gateway.admit(visit, url)
+            for in_flight in IN_FLIGHT:
+                rows = []
+                for repeat in range(repeats):
+                    asked = (calls if in_flight > 1 or delay < 0.1 else calls // 8, in_flight, f"{in_flight}/{repeat}")
+                    direct = await client(base_url, "none", MODEL, *asked)
+                    alone = await declared(visit, *asked)
+                    through = await client(url, gateway.key, "agentopt/find", *asked)
+                    again = await client(url, gateway.key, "agentopt/find", *asked)
+                    rows.append([seconds / asked[0] * 1000 for seconds in (direct, alone, through, again)])
+                show(delay, in_flight, rows)
+            await gateway.stop()
+
+
+def show(delay: float, in_flight: int, rows: list[list[float]]) -> None:
+    """One line: medians in ms per call, and the median and range of the ratios of one repeat each."""
+    direct, alone, through, again = (statistics.median(column) for column in zip(*rows, strict=True))
+    ratios = sorted(row[2] / row[0] for row in rows)
+    print(
+        f"| {delay * 1000:.0f} | {in_flight} | {direct:.2f} | {alone:.2f} | {through:.2f} | {again:.2f} "
+        f"| {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}) |",
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--calls", type=int, default=400)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--client", nargs=6, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.client:
+        base_url, key, model, calls, in_flight, name = arguments.client
+        print(asyncio.run(ask_all(base_url, key, model, int(calls), int(in_flight), name)))
+        return
+    print(
+        "| backend ms | in flight | direct ms | declared ms | gateway ms | again ms | gateway / direct |\n"
+        "|---|---|---|---|---|---|---|"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        for delay in DELAYS:
+            with ServerProcess(counter=Path(folder) / f"{delay}.jsonl", delay=delay) as server:
+                asyncio.run(measure(server.base_url, delay, arguments.calls, arguments.repeats))
+
+
+if __name__ == "__main__":
+    main()
