@@ -1,0 +1,359 @@
+"""Every strategy on every landscape: how many trials, samples and units until it is within .01 of the optimum.
+
+    python -m benchmarks.search [--seeds 30] [--agent MODEL [-c models=my.yaml]] [--only NAME ...] [--curves FILE]
+
+Landscapes are the synthetic ones of agentopt.testing.landscape and the recorded ones in benchmarks/landscapes (made by
+`agentopt record`); a seed draws the noise, of recorded ones by resampling their examples. Strategies that ask a model
+take `--agent`, a catalogue name, and are left out without it. What is printed is the table for RESULTS.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import csv
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
+from itertools import product
+from pathlib import Path
+
+import optuna
+
+from agentopt.candidate import Candidate
+from agentopt.config import Config, load_config
+from agentopt.landscape import Landscape
+from agentopt.models.base import ChatModel
+from agentopt.models.catalog import Catalog
+from agentopt.search.agent_hpo import AGENT_HPO
+from agentopt.search.base import BASELINE, Proposal, Search, SearchSpace
+from agentopt.search.baselines import GridStrategy, RandomStrategy
+from agentopt.search.fallback import OptunaStrategy
+from agentopt.search.llm_zero_shot import LLM_ZERO_SHOT
+from agentopt.search.loop import LoopSearch
+from agentopt.search.manner import AGENT, Manner
+from agentopt.search.mlcopilot import mlcopilot
+from agentopt.search.samplers import SAMPLERS
+from agentopt.search.told import candidate_of, distributions
+from agentopt.session import open_session
+from agentopt.testing.landscape import SyntheticChain, SyntheticLandscape
+from agentopt.trial import Evaluation, ExampleResult, Trial
+
+FOLDER = Path(__file__).parent / "landscapes"
+CURVE, CLOSE = 50, 0.01
+"""Trials of a search's curve, and how close to the optimum it has to come."""
+MOST = {"optuna": 150, "optuna, nsga2": 50}
+"""Trials after which a search is given up, by strategy or its first word; 300 for others, 50 where a model is asked.
+
+A strategy of Optuna's rebuilds its study for each proposal, so that long searches of several would take hours.
+"""
+DEFAULT = "optuna, insight"
+
+
+@dataclass(frozen=True)
+class World:
+    """A landscape with one draw of its noise."""
+
+    space: SearchSpace
+    exact: Callable[[Candidate], float]
+    optimum: float
+    evaluate: Callable[[Candidate], Evaluation]
+
+
+def synthetic(landscape: SyntheticLandscape | SyntheticChain) -> World:
+    def evaluate(candidate: Candidate) -> Evaluation:
+        return Evaluation("validation", 1, (ExampleResult("all", landscape.observed(candidate)),), "complete")
+
+    return World(landscape.space, landscape.exact, landscape.optimum, evaluate)
+
+
+@cache
+def recorded(path: Path) -> Landscape:
+    return Landscape.load(path)
+
+
+def replayed(path: Path, seed: int) -> World:
+    whole = recorded(path)
+    return World(whole.space, whole.exact, whole.optimum, whole.resampled(seed).evaluation)
+
+
+def worlds() -> dict[str, Callable[[int], World]]:
+    """Name -> the world of a seed."""
+    return {
+        "synthetic, two stages": lambda seed: synthetic(SyntheticLandscape(seed)),
+        "synthetic, two stages, strengths shifted by up to .06": lambda seed: synthetic(
+            SyntheticLandscape(seed, jitter=0.06)
+        ),
+        "synthetic, two stages, up to .10, 500 units": lambda seed: synthetic(
+            SyntheticLandscape(seed, jitter=0.1, max_units=500)
+        ),
+        "synthetic, three stages, all drawn": lambda seed: synthetic(SyntheticChain(seed)),
+        **{f"recorded, {file.stem}": partial(replayed, file) for file in sorted(FOLDER.glob("*.npz"))},
+    }
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a search took, per example: `samples` and `units` as if no two trials shared a response."""
+
+    trials: int = 0
+    samples: int = 0
+    units: float = 0.0
+
+
+@dataclass
+class Meter:
+    """A `Runner` on a world that notes when the search came close, and what it had spent by then."""
+
+    world: World
+    most: int
+    spent: Spent = Spent()
+    close: Spent | None = None
+    curve: list[float] = field(default_factory=list)
+    _trials: dict[Candidate, Trial] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._record(Proposal(self.world.space.baseline, BASELINE))
+
+    @property
+    def trials(self) -> Sequence[Trial]:
+        return tuple(self._trials.values())
+
+    @property
+    def trials_left(self) -> int:
+        """None once it came close."""
+        return 0 if self.close else self.most - self.spent.trials
+
+    async def run(self, proposal: Proposal) -> Trial:
+        return self._trials.get(proposal.candidate) or self._record(proposal)
+
+    def say(self, event: str, message: str) -> None:
+        """Nobody listens."""
+
+    def waste(self) -> None:
+        """A trial spent on what is too costly or was tried before."""
+        self.spent = replace(self.spent, trials=self.spent.trials + 1)
+        self.curve.append(self.curve[-1])
+
+    def _record(self, proposal: Proposal) -> Trial:
+        candidate, world, spent = proposal.candidate, self.world, self.spent
+        units, number = world.space.units(candidate), len(self._trials)
+        trial = Trial(number, candidate, world.evaluate(candidate), proposal.proposer, units)
+        self._trials[candidate] = trial
+        drawn = sum(choice.num_samples for choice in candidate.values())
+        self.spent = Spent(spent.trials + 1, spent.samples + drawn, spent.units + units)
+        best = max(self._trials.values(), key=lambda t: t.score or 0.0)
+        self.curve.append(world.exact(best.candidate))
+        if self.close is None and world.exact(candidate) >= world.optimum - CLOSE - 1e-12:
+            self.close = self.spent
+        return trial
+
+
+class Unaided:
+    """Optuna's TPE as it comes: what it asks for may be too costly (told as a score of 0) or tried before."""
+
+    def __init__(self, seed: int, *, multivariate: bool) -> None:
+        self._sampler = optuna.samplers.TPESampler(seed=seed, multivariate=multivariate)
+
+    async def run(self, space: SearchSpace, runner: Meter) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        study = optuna.create_study(direction="maximize", sampler=self._sampler)
+        while runner.trials_left > 0:
+            asked = study.ask(distributions(space))
+            candidate = candidate_of(space, asked.params)
+            known = {t.candidate: t.score for t in runner.trials}
+            if candidate in known or not space.affords(candidate):
+                runner.waste()
+                study.tell(asked, known.get(candidate, 0.0))
+            else:
+                study.tell(asked, (await runner.run(Proposal(candidate, "tpe"))).score)
+
+
+def free_searches(seed: int) -> dict[str, Callable[[], Search]]:
+    """Name -> the search, of those that ask no model. Random and grid learn nothing, so their batches may be large."""
+    named = [name for name in SAMPLERS if name not in ("gp", "random")]
+    return {
+        "random": lambda: LoopSearch(RandomStrategy(seed), 300),
+        "grid": lambda: LoopSearch(GridStrategy(), 300),
+        "tpe, limit not avoided": lambda: Unaided(seed, multivariate=False),
+        "tpe-multivariate, limit not avoided": lambda: Unaided(seed, multivariate=True),
+        **{f"optuna, {name}": lambda name=name: LoopSearch(OptunaStrategy(seed, name), 1) for name in named},
+        "optuna, insight, batches of 5": lambda: LoopSearch(OptunaStrategy(seed), 5),
+    }
+
+
+def asking_searches(seed: int, model: ChatModel, config: Config, like: Manner) -> dict[str, Callable[[], Search]]:
+    """Name -> the search, of those that ask a model."""
+    from agentopt.search.agent import AgentSearch
+
+    def search(manner: Manner, **switched: bool) -> Search:
+        settings = config.agent.model_copy(update=switched)
+        fallback = OptunaStrategy(seed, proposer="fallback")
+        return AgentSearch(model, settings, fallback, "", None, manner=manner, seed=seed)
+
+    without = {f"agent without insight {i}": lambda i=i: search(AGENT, **{f"insight_{i}": False}) for i in (1, 2, 3)}
+    manners = {manner.name: lambda manner=manner: search(manner) for manner in (AGENT, AGENT_HPO, LLM_ZERO_SHOT, like)}
+    return {**manners, **without}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one search went. `close` is None where it was given up; `calls` are those of its own model."""
+
+    landscape: str
+    strategy: str
+    seed: int
+    most: int
+    close: Spent | None
+    curve: tuple[float, ...]
+    calls: int = 0
+
+
+async def measure(landscape: str, strategy: str, seed: int, world: World, search: Search, most: int) -> Outcome:
+    meter = Meter(world, most)
+    if meter.trials_left:
+        await search.run(world.space, meter)
+    curve = [value / world.optimum for value in meter.curve[:CURVE]]
+    curve += curve[-1:] * (CURVE - len(curve))
+    return Outcome(landscape, strategy, seed, most, meter.close, tuple(curve))
+
+
+def run_free(landscape: str, only: Sequence[str], seed: int) -> list[Outcome]:
+    """Every strategy that asks no model, on one landscape with one seed."""
+    world = worlds()[landscape](seed)
+    size = len({*world.space.candidates(), world.space.baseline})
+    outcomes = []
+    for strategy, make in free_searches(seed).items():
+        if not only or strategy in only:
+            most = MOST.get(strategy, MOST.get(strategy.partition(",")[0], 300))
+            outcomes.append(asyncio.run(measure(landscape, strategy, seed, world, make(), min(most, size))))
+    return outcomes
+
+
+async def run_asking(names: Sequence[str], seeds: range, config: Config, only: Sequence[str] = ()) -> list[Outcome]:
+    """The strategies that ask `config.agent.model`, one search after the other, `CURVE` trials at most."""
+    assert config.agent.model is not None
+    specs = {config.agent.model: Catalog.load(*config.models)[config.agent.model]}
+    outcomes = []
+    async with open_session(specs, f"benchmark {time.time_ns()}", journal=config.journal) as session:
+        for name, seed in product(names, seeds):
+            world = worlds()[name](seed)
+            like = await experience(next(other for other in worlds() if other != name), seed)
+            for strategy, make in asking_searches(seed, session.model, config, like).items():
+                if only and strategy not in only:
+                    continue
+                before = session.budget.spent.calls
+                outcome = await measure(name, strategy, seed, world, make(), CURVE)
+                outcomes.append(replace(outcome, calls=session.budget.spent.calls - before))
+    return outcomes
+
+
+async def experience(like: str, seed: int) -> Manner:
+    """What 50 random trials on another landscape tell."""
+    world = worlds()[like](seed)
+    meter = Meter(world, CURVE)
+    await LoopSearch(RandomStrategy(seed), CURVE).run(world.space, meter)
+    return mlcopilot(like, [(t.candidate.to_dict(), t.score or 0.0, t.units) for t in meter.trials])
+
+
+def quartiles(values: Sequence[float], given_up: str) -> str:
+    """Median and quartiles; infinity, which stands for a search that was given up, is shown as `given_up`."""
+    ordered = sorted(values)
+    # Not interpolated: between a number and a search that was given up there is nothing.
+    shown = [ordered[min(len(ordered) - 1, int(share * len(ordered)))] for share in (0.5, 0.25, 0.75)]
+    middle, low, high = (given_up if value == math.inf else f"{value:.0f}" for value in shown)
+    return f"{middle} ({low} to {high})"
+
+
+def row(strategy: str, runs: Sequence[Outcome]) -> str:
+    """One strategy's line of a table."""
+    cells = []
+    for measure_, given_up in (("trials", f">{max(o.most for o in runs)}"), ("samples", "-"), ("units", "-")):
+        cells.append(quartiles([getattr(o.close, measure_) if o.close else math.inf for o in runs], given_up))
+    soon = sum(o.close is not None and o.close.trials <= CURVE for o in runs) / len(runs)
+    curve = ", ".join(f"{statistics.fmean(o.curve[n - 1] for o in runs):.3f}" for n in (10, 20, 50))
+    calls = f" {statistics.median(o.calls for o in runs):.0f} |" if any(o.calls for o in runs) else " |"
+    return f"| {strategy} | {' | '.join(cells)} | {soon:.0%} | {curve} |{calls}"
+
+
+HEAD = """| strategy | trials | samples per example | units per example | within 50 | best after 10, 20, 50 | calls |
+|---|---|---|---|---|---|---|"""
+
+
+def report(outcomes: Sequence[Outcome]) -> str:
+    """A table for each landscape, in Markdown, and how the default compares with random search and with TPE."""
+    parts = []
+    for name in dict.fromkeys(o.landscape for o in outcomes):
+        here = [o for o in outcomes if o.landscape == name]
+        world = worlds()[name](0)
+        every = world.space.candidates()
+        close = sum(world.exact(c) >= world.optimum - CLOSE - 1e-12 for c in every)
+        runs = {s: [o for o in here if o.strategy == s] for s in dict.fromkeys(o.strategy for o in here)}
+        rows = "\n".join(row(strategy, of) for strategy, of in runs.items())
+        parts.append(f"**{name}**: {len(every)} affordable candidates, {close} close (seed 0).\n\n{HEAD}\n{rows}")
+        parts.append(compared(runs))
+    return "\n\n".join(part for part in parts if part)
+
+
+def compared(runs: dict[str, list[Outcome]]) -> str:
+    """The default's median of trials as a share of that of random search and of each TPE."""
+
+    def median(strategy: str) -> float:
+        ordered = sorted(o.close.trials if o.close else o.most + 1 for o in runs[strategy])
+        return ordered[len(ordered) // 2]
+
+    others = [name for name in ("random", "optuna, tpe", "optuna, tpe-multivariate") if name in runs]
+    if DEFAULT not in runs or not others:
+        return ""
+    shares = (f"{median(DEFAULT) / median(o):.2f} of {o}" for o in others)
+    return f"The default's trials at the median: {', '.join(shares)} (those given up count as one trial more)."
+
+
+def write_curves(outcomes: Sequence[Outcome], path: Path) -> None:
+    """Mean best so far, as a share of the optimum, by landscape, strategy and number of trials."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        lines = csv.writer(file)
+        lines.writerow(["landscape", "strategy", "trials", "mean best so far, share of the optimum"])
+        for landscape, strategy in dict.fromkeys((o.landscape, o.strategy) for o in outcomes):
+            curves = [o.curve for o in outcomes if (o.landscape, o.strategy) == (landscape, strategy)]
+            for place, values in enumerate(zip(*curves, strict=True), 1):
+                lines.writerow([landscape, strategy, place, f"{statistics.fmean(values):.4f}"])
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=30)
+    parser.add_argument("--agent", help="catalogue name of a model; strategies that ask one are left out without it")
+    parser.add_argument("--agent-seeds", type=int, default=3)
+    parser.add_argument("-c", "--config", action="append", default=[], help="as of agentopt, such as models=my.yaml")
+    parser.add_argument("--only", nargs="*", default=[], help="strategies by name")
+    parser.add_argument("--on", nargs="*", default=[], help="landscapes, by a part of the name")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--curves", type=Path, help="CSV file of the mean best so far")
+    return parser.parse_args()
+
+
+def main() -> None:
+    asked, started = arguments(), time.monotonic()
+    names = [name for name in worlds() if not asked.on or any(part in name for part in asked.on)]
+    jobs = product(names, [asked.only], range(asked.seeds))
+    with ProcessPoolExecutor(asked.processes) as pool:
+        outcomes = [outcome for found in pool.map(run_free, *zip(*jobs, strict=True)) for outcome in found]
+    if asked.agent:
+        config = load_config([*asked.config, f"agent.model={asked.agent}"])
+        outcomes += asyncio.run(run_asking(names, range(asked.agent_seeds), config, asked.only))
+    else:
+        print("Strategies that ask a model are left out: no --agent was given.\n")
+    outcomes.sort(key=lambda o: names.index(o.landscape))
+    print(report(outcomes))
+    if asked.curves:
+        write_curves(outcomes, asked.curves)
+    print(f"\n{len(outcomes)} searches in {time.monotonic() - started:.0f} s.")
+
+
+if __name__ == "__main__":
+    main()
