@@ -32,16 +32,20 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Gateway:
-    """Serves from `start` to `stop`. Between `admit` and `dismiss`, a visit answers at an address."""
+    """Serves from `start` to `stop`. Between `admit` and `dismiss`, a visit answers at an address.
 
-    def __init__(self) -> None:
+    `most_bytes` bounds the body of a call.
+    """
+
+    def __init__(self, *, most_bytes: int = MOST_BYTES) -> None:
+        self._most_bytes = most_bytes
         self.key = secrets.token_urlsafe(24)
         self._visits: dict[str, Visit] = {}
         self._runner: web.AppRunner | None = None
         self._port = 0
 
     async def start(self) -> None:
-        app = web.Application(client_max_size=MOST_BYTES, middlewares=[self._guard])
+        app = web.Application(client_max_size=self._most_bytes, middlewares=[self._guard])
         app.router.add_post("/{visit}/v1/chat/completions", self._chat)
         app.router.add_get("/{visit}/v1/models", self._models)
         app.router.add_get("/{visit}/v1/models/{model:.+}", self._model)
@@ -74,7 +78,7 @@ class Gateway:
         except WireError as error:
             refusal = error
         except web.HTTPRequestEntityTooLarge:
-            refusal = too_large(MOST_BYTES)
+            refusal = too_large(self._most_bytes)
         except (web.HTTPNotFound, web.HTTPMethodNotAllowed):
             refusal = no_such_path(request.path)
         return web.json_response(refusal.body, status=refusal.status, headers=refusal.headers)

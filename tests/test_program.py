@@ -456,6 +456,21 @@ async def test_nobody_is_let_in_without_the_key(base_url: str) -> None:
         assert (await bare.get(f"{base_url}/models")).status_code == 401
 
 
+async def test_a_body_that_is_too_large_is_refused_in_the_openai_form() -> None:
+    gateway = Gateway(most_bytes=1000)
+    await gateway.start()
+    try:
+        url = gateway.address()
+        gateway.admit(Visit(TOY, TOY.splits["test"][0], always), url)
+        async with AsyncOpenAI(base_url=url, api_key=gateway.key) as client:
+            large: Any = [{"role": "user", "content": "x" * 1000}]
+            with pytest.raises(APIStatusError, match="at most 1000 bytes") as refused:
+                await client.chat.completions.create(model="agentopt/find", messages=large)
+        assert (refused.value.status_code, refused.value.code) == (413, "request_too_large")
+    finally:
+        await gateway.stop()
+
+
 async def test_other_paths_and_runs_that_are_over_are_not_found(
     client: AsyncOpenAI, gateway: Gateway, base_url: str
 ) -> None:
