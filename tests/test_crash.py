@@ -21,6 +21,9 @@ from agentopt.testing.server_process import ServerProcess
 
 MODELS = {"small": 3e9, "large": 7e9, "agent": 7e9}
 QUALITY = {"small": 0.35, "large": 0.8}
+SIZES = {"train": 6, "validation": 24, "test": 24}
+PROMPTS = "{subtasks: [find], variants: 3, user_prompts: 6, repeats: 2, k_top: 2, rounds: 1, batch_size: 2, subset: p1}"
+"""A small prompt optimisation, with every step of it, whatever the pilot says."""
 
 
 def write_task(folder: Path, base_url: str) -> Path:
@@ -31,7 +34,7 @@ def write_task(folder: Path, base_url: str) -> Path:
     lengths = {"tokens": {"prompt": 128, "completion": 64}}
     spec = {
         "name": "planted",
-        "data": {"validation": "validation.jsonl", "test": "test.jsonl"},
+        "data": {split: f"{split}.jsonl" for split in SIZES},
         "subtasks": [
             {"name": "find", "prompt": "the key of {{ inputs.word }} is [[{{ inputs.word }}]]", **shared, **lengths},
             {
@@ -45,7 +48,7 @@ def write_task(folder: Path, base_url: str) -> Path:
         "cost": {"max_units": 60},
     }
     (task / "task.yaml").write_text(yaml.safe_dump(spec))
-    for split, count in (("validation", 24), ("test", 24)):
+    for split, count in SIZES.items():
         rows = [{"id": f"{split}{i}", "word": f"{split}-{i}", "target": f"{split}-{i}"} for i in range(count)]
         (task / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     entries = {
@@ -89,7 +92,7 @@ def test_a_run_killed_at_random_moments_repays_only_what_was_in_flight(
     tmp_path: Path, kills: int, delay: float
 ) -> None:
     rng = random.Random(kills)
-    settings = ("agent.model=agent", "agent.attempts=1", "budget.trials=9", "search.batch_size=3")
+    settings = ("agent.model=agent", "agent.attempts=1", "budget.trials=9", "search.batch_size=3", f"prompts={PROMPTS}")
     quiet = {**os.environ, "AGENTOPT_CACHE": str(tmp_path / "cache")}
     with ServerProcess(counter=tmp_path / "calm.jsonl", quality=QUALITY, delay=0.02) as calm:
         folder = tmp_path / "calm"
@@ -117,6 +120,7 @@ def test_a_run_killed_at_random_moments_repays_only_what_was_in_flight(
         assert again <= lost_in_flight(folder) * choices_per_call
 
     assert result.best == undisturbed.best
+    assert result.prompts == undisturbed.prompts
     assert [t.candidate for t in result.trials] == [t.candidate for t in undisturbed.trials]
     # The ledger may count a call that was entered but never sent; it never misses one that was.
     assert len(stormy.received()) <= result.total.calls <= len(stormy.received()) + lost_in_flight(folder)
