@@ -37,7 +37,7 @@ HubLoader = Callable[[str, str | None, str | None], Iterable[Mapping[str, Any]]]
 def read_dataset(
     data: DataSpec, folder: Path, functions: Functions, where: str, *, hub: HubLoader | None = None
 ) -> dict[Split, list[Row]]:
-    """The examples of `data.source` by split, in the order of the source.
+    """The examples of `data.source` by split, in the order of the source; those with the same inputs stand together.
 
     `where` names the key `data`. `hub` loads what `hf:` names; the library `datasets` unless given. Raises `TaskError`
     when there is no source, or the reader, its options or a row do not fit.
