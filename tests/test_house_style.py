@@ -49,7 +49,9 @@ def test_no_user_prompt_tells_the_style(task: Task) -> None:
         ("unknown", None, 0.0),
     ],
 )
-async def test_the_score_is_one_for_exactly_the_target(task: Task, target: str, output: str | None, value: float) -> None:
+async def test_the_score_is_one_for_exactly_the_target(
+    task: Task, target: str, output: str | None, value: float
+) -> None:
     judged = task.scorer(Example("1", {}, target), output)
     assert inspect.isawaitable(judged)  # a user's function may be async, so the wrapped one always is
     score: Score = await judged
