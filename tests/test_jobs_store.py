@@ -30,18 +30,21 @@ def store(tmp_path: Path) -> Iterator[JobStore]:
 
 
 def claimed(store: JobStore, due: float, owner: str = "a", now: float | None = None) -> JobRun:
-    run = store.claim("nightly", due, owner, due if now is None else now, LEASE)
+    time = due if now is None else now
+    run = store.claim("nightly", due, time)
     assert run is not None
-    return run
+    taken = store.take_over(run, owner, time, LEASE)
+    assert taken is not None
+    return taken
 
 
-def finish(store: JobStore, run: JobRun, now: float, state: str = "kept", spent: Usage = Usage()) -> bool:
-    return store.finish(run.id, run.owner, now, {"state": state, "message": ""}, spent)
+def finish(store: JobStore, run: JobRun, now: float, state: str = "kept", spent: Usage | None = None) -> bool:
+    return store.finish(run.id, run.owner, now, {"state": state, "message": ""}, spent or Usage())
 
 
 def test_a_due_time_is_had_once(store: JobStore) -> None:
     assert claimed(store, 10).state == "running"
-    assert store.claim("nightly", 10, "b", 10, LEASE) is None
+    assert store.claim("nightly", 10, 10) is None
 
 
 def test_claims_at_the_same_moment_never_have_the_same_due_time(store: JobStore, tmp_path: Path) -> None:
@@ -51,9 +54,10 @@ def test_claims_at_the_same_moment_never_have_the_same_due_time(store: JobStore,
     def ask(owner: str) -> None:
         own = JobStore(store.url)
         for due in range(1, 51):
-            if run := own.claim("nightly", due, owner, due, LEASE):
+            if run := own.claim("nightly", due, due):
                 got.append(run.due)
-                finish(own, run, due)
+                if taken := own.take_over(run, owner, due, LEASE):
+                    finish(own, taken, due)
         own.close()
 
     threads = [threading.Thread(target=ask, args=(str(i),)) for i in range(8)]
@@ -68,12 +72,12 @@ def test_claims_at_the_same_moment_never_have_the_same_due_time(store: JobStore,
 
 def test_a_time_before_the_last_claimed_one_was_made_up_for(store: JobStore) -> None:
     finish(store, claimed(store, 20), 21)
-    assert store.claim("nightly", 10, "b", 22, LEASE) is None
+    assert store.claim("nightly", 10, 22) is None
 
 
 def test_a_run_that_overlaps_is_skipped_and_recorded(store: JobStore) -> None:
     first = claimed(store, 10)
-    second = store.claim("nightly", 20, "b", 20, LEASE)
+    second = store.claim("nightly", 20, 20)
     assert second is not None
     assert (second.state, second.message) == ("skipped", "the run before it is not over")
     assert finish(store, first, 25)
@@ -82,7 +86,7 @@ def test_a_run_that_overlaps_is_skipped_and_recorded(store: JobStore) -> None:
 
 def test_a_person_may_run_a_paused_job_but_the_calendar_may_not(store: JobStore) -> None:
     store.pause("nightly", True, 5)
-    assert store.claim("nightly", 10, "a", 10, LEASE) is None
+    assert store.claim("nightly", 10, 10) is None
     assert store.claim_now("nightly", "a", 11, LEASE).state == "running"
     assert store.claim_now("nightly", "a", 12, LEASE).state == "skipped"
 

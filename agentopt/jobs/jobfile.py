@@ -6,7 +6,7 @@ import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from zoneinfo import ZoneInfo, available_timezones
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -65,8 +65,11 @@ class Schedule(_Strict):
     @field_validator("time_zone")
     @classmethod
     def _is_zone(cls, value: str) -> str:
-        if value not in available_timezones():
-            raise _mistake("must be a time zone of the IANA database", did_you_mean(value, available_timezones()))
+        try:
+            ZoneInfo(value)
+        except (ValueError, OSError, ZoneInfoNotFoundError):
+            remedy = did_you_mean(value, available_timezones())
+            raise _mistake("must be a time zone of the IANA database", remedy) from None
         return value
 
     @model_validator(mode="after")

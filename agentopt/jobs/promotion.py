@@ -97,6 +97,11 @@ def saving(champion: Measurement, challenger: Measurement) -> float:
     return 1 - after / before if before > 0 else 0.0
 
 
+def beats(a: Measurement, b: Measurement, confidence: float = 0.95) -> bool:
+    """Whether the paired comparison calls `a` better than `b`."""
+    return verdict(_difference(a, b, PromotionRule(confidence=confidence))) == "better"
+
+
 def alarms(
     champion: Measurement, recorded: Mapping[str, float], baseline: Measurement | None, confidence: float = 0.95
 ) -> list[str]:

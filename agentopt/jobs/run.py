@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -22,7 +23,7 @@ from agentopt.evaluation import Evaluator, check_candidate
 from agentopt.events import Event
 from agentopt.jobs.champion import Champion, Champions, digest
 from agentopt.jobs.jobfile import Schedule
-from agentopt.jobs.promotion import Decision, Measurement, alarms, decide
+from agentopt.jobs.promotion import Decision, Measurement, alarms, beats, decide
 from agentopt.jobs.store import JobRun, JobStore, KnownJob
 from agentopt.jobs.world import World, load_world
 from agentopt.models.base import ChatModel
@@ -67,7 +68,7 @@ class RunOfJob:
 
     async def outcome(self) -> Outcome:
         """Do what is to be done. Raises `AgentoptError` for what is wrong with the job or its models."""
-        world, current = self._world(), self.champions.current()
+        world, current = self._world, self.champions.current()
         if current and self.known.settled == (world.hash, current.candidate.key):
             return Outcome("unchanged", "nothing has changed since the last run", (), current, world.hash)
         caps, limited = self._caps(world)
@@ -89,13 +90,13 @@ class RunOfJob:
         target = self.known.job.webhook
         names = [target.secret_env] if target else []
         with suppress(AgentoptError):
-            names += [spec.api_key_env for spec in self._world().specs.values() if spec.api_key_env]
+            names += [spec.api_key_env for spec in self._world.specs.values() if spec.api_key_env]
         return names
 
     def spent(self) -> Usage:
         """What the run spent so far, by the ledger; nothing where it never came to a call."""
         try:
-            journal = open_existing_journal(self._world().config.journal)
+            journal = open_existing_journal(self._world.config.journal)
             folder = self._folder()
         except AgentoptError:
             return self.run.spent
@@ -169,11 +170,12 @@ class RunOfJob:
     async def _decide(
         self, world: World, evaluator: Evaluator, current: Champion, held: Evaluation, result: Result
     ) -> tuple[Candidate | None, Decision, Evaluation | None]:
-        """The first of best and recommended that the rule promotes, measured on the test split like the champion."""
+        """The first of best, recommended and cheapest that the rule promotes, measured on the test split too."""
         rule, champion = self.known.job.promotion, Measurement.of(held)
         anchor = await self._anchor(world, evaluator, current, champion)
         decision = Decision(None, "the search found nothing else")
-        for challenger in dict.fromkeys((result.best, result.recommended)):
+        cheapest = await self._cheapest(world, evaluator, result)
+        for challenger in dict.fromkeys((result.best, result.recommended, cheapest)):
             if challenger == current.candidate:
                 continue
             evaluation = await evaluator.evaluate(challenger, "test")
@@ -184,6 +186,19 @@ class RunOfJob:
             if decision.conclusive and (decision.difference is None or not found.conclusive):
                 decision = found
         return None, decision, None
+
+    async def _cheapest(self, world: World, evaluator: Evaluator, result: Result) -> Candidate:
+        """The candidate that takes the fewest USD at today's prices and that validation cannot tell from the best.
+
+        `recommended` goes by units, which know nothing of prices. The answers are in the journal: this asks nothing.
+        """
+        if not any(spec.price.usd(1, 1) for spec in world.specs.values()):
+            return result.recommended
+        tried = dict.fromkeys(Candidate.from_dict(t.candidate) for t in result.trials if t.state == "complete")
+        found = {c: Measurement.of(await evaluator.evaluate(c)) for c in tried}
+        best, confidence = found[result.best], self.known.job.promotion.confidence
+        as_good = [c for c, measured in found.items() if not beats(best, measured, confidence)]
+        return min(as_good, key=lambda c: found[c].usd)
 
     async def _anchor(
         self, world: World, evaluator: Evaluator, current: Champion, champion: Measurement
@@ -214,7 +229,9 @@ class RunOfJob:
 
     # ---- what the parts need
 
+    @cached_property
     def _world(self) -> World:
+        """Loaded once: what a run measures is one world, whatever is edited meanwhile."""
         return load_world(self.known.job, self.known.folder, self.champions.folder / "runs")
 
     @property

@@ -1,8 +1,10 @@
 """What is known of jobs, on disk: the jobs, every run that was due, who works on it, and what it spent.
 
 A due time is claimed here before anything is done about it, in one transaction: that is why two daemons on one store
-never run a job twice. A claim has an owner and a lease that the owner renews; a run whose owner is gone may be taken
-over, once. Any SQLAlchemy URL will do; the default is SQLite in WAL mode in the user's data folder.
+never run a job twice. What was claimed waits here, so that it is not lost with a process, and any daemon that has time
+may take it. Who took a run holds a lease and renews it; a run whose owner is gone may be taken over, once.
+
+Any SQLAlchemy URL will do; the default is SQLite in WAL mode in the user's data folder.
 """
 
 from __future__ import annotations
@@ -23,9 +25,9 @@ from agentopt.errors import ConfigError, UserError
 from agentopt.jobs.jobfile import Job
 from agentopt.validation import did_you_mean
 
-RUNNING, INTERRUPTED = "running", "interrupted"
-OPEN = (RUNNING, INTERRUPTED)
-"""The states of a run that is not over: somebody works on it, or may take it over."""
+WAITING, RUNNING, INTERRUPTED = "waiting", "running", "interrupted"
+OPEN = (WAITING, RUNNING, INTERRUPTED)
+"""The states of a run that is not over: somebody works on it, or may take it."""
 
 _tables = sa.MetaData()
 _jobs = sa.Table(
@@ -83,8 +85,8 @@ class KnownJob:
 class JobRun:
     """One due time and what came of it.
 
-    `state` is running, interrupted, promoted, kept, unchanged, refused, skipped or failed. `champion` is the number of
-    the champion after it; `folder` the search's run folder.
+    `state` is waiting, running, interrupted, promoted, kept, unchanged, refused, skipped, failed or rolled back.
+    `champion` is the number of the champion after it; `folder` the search's run folder.
     """
 
     id: str
@@ -173,11 +175,11 @@ class JobStore:
 
     # ---- runs
 
-    def claim(self, name: str, due: float, owner: str, now: float, lease: float) -> JobRun | None:
-        """Take a due time of a job. None where it is not to be had: claimed before, or the job is paused or gone.
+    def claim(self, name: str, due: float, now: float) -> JobRun | None:
+        """Enter a due time of a job as a run that waits. None where that was done before, or the job is paused or gone.
 
-        A due time that is not later than the last claimed one was missed and has been made up for. While another run
-        of the job is open, the due time is recorded as skipped.
+        A due time that is not later than the last one was missed and has been made up for. While another run of the
+        job is open, the due time is recorded as skipped.
         """
         taken = _jobs.update().where(
             _jobs.c.name == name,
@@ -189,7 +191,7 @@ class JobStore:
                 # The update comes first: it takes the lock that makes other claims of this job wait.
                 if connection.execute(taken.values(last_due=due)).rowcount == 0:
                     return None
-                return self._enter(connection, name, due, owner, now, lease)
+                return self._enter(connection, name, due, now, {"state": WAITING, "owner": "", "lease": now})
         except IntegrityError:
             return None
 
@@ -197,15 +199,14 @@ class JobStore:
         """Take a run that a person asked for, also of a paused job. It is skipped while another one is open."""
         with self._engine.begin() as connection:
             connection.execute(_jobs.update().where(_jobs.c.name == name).values(name=name))
-            return self._enter(connection, name, now, owner, now, lease)
+            return self._enter(connection, name, now, now, {"state": RUNNING, "owner": owner, "lease": now + lease})
 
-    def _enter(self, connection: sa.Connection, name: str, due: float, owner: str, now: float, lease: float) -> JobRun:
+    def _enter(self, connection: sa.Connection, name: str, due: float, now: float, values: dict[str, Any]) -> JobRun:
         other = sa.select(_runs.c.started).where(_runs.c.job == name, _runs.c.state.in_(OPEN))
         busy = connection.execute(other).scalar()
-        state = {"state": RUNNING, "lease": now + lease, "message": ""}
         if busy is not None:
-            state = {"state": "skipped", "lease": now, "ended": now, "message": "the run before it is not over"}
-        row = {"id": uuid.uuid4().hex, "job": name, "due": due, "owner": owner, "started": now, **_NOTHING, **state}
+            values = {**values, "state": "skipped", "ended": now, "message": "the run before it is not over"}
+        row = {"id": uuid.uuid4().hex, "job": name, "due": due, "started": now, "message": "", **_NOTHING, **values}
         connection.execute(_runs.insert().values(**row))
         return _run(connection.execute(sa.select(_runs).where(_runs.c.id == row["id"])).one())
 
@@ -243,7 +244,10 @@ class JobStore:
             return [_run(row) for row in connection.execute(query if name is None else query.where(_of(name)))]
 
     def take_over(self, run: JobRun, owner: str, now: float, lease: float) -> JobRun | None:
-        """Make an open run the owner's. None where another was quicker, or its owner has stirred since it was read."""
+        """Make an open run the owner's, to work on.
+
+        None where another was quicker, or its owner has stirred since it was read.
+        """
         as_read = [getattr(_runs.c, name) == getattr(run, name) for name in ("id", "owner", "state", "lease")]
         values = {"owner": owner, "state": RUNNING, "lease": now + lease}
         with self._engine.begin() as connection:

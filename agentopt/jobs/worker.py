@@ -13,7 +13,7 @@ import threading
 import traceback
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,7 +27,7 @@ from agentopt.errors import AgentoptError, UserError
 from agentopt.jobs.champion import champions_of
 from agentopt.jobs.jobfile import EventName
 from agentopt.jobs.run import LostRunError, Outcome, RunOfJob
-from agentopt.jobs.store import INTERRUPTED, JobRun, JobStore, KnownJob
+from agentopt.jobs.store import RUNNING, WAITING, JobRun, JobStore, KnownJob
 from agentopt.jobs.webhook import deliver, without_secrets
 from agentopt.models.base import ChatModel
 
@@ -71,32 +71,33 @@ class Worker:
     provider: ChatModel | None = None
     body: Callable[..., Body] = RunOfJob
 
-    def claim(self, name: str, due: float) -> JobRun | None:
-        """The run for a due time; None where somebody else has it."""
-        return self._told(self.store.claim(name, due, self.owner, self.now(), self.lease))
+    def claim(self, name: str, due: float) -> None:
+        """Enter a due time in the store, unless somebody has done so; whoever has time takes it from there."""
+        if run := self.store.claim(name, due, self.now()):
+            self._tell("run_due", run)
 
     def claim_now(self, name: str) -> JobRun:
-        """A run that a person asked for: one that was interrupted, or a new one."""
+        """A run that a person asked for: one that waits or was interrupted, or a new one."""
         for run in self.orphans(name):
             if taken := self.take_over(run):
                 return taken
         run = self.store.claim_now(name, self.owner, self.now(), self.lease)
-        self._told(run)
+        self._tell("run_started_by_hand", run)
         return run
 
     def orphans(self, name: str | None = None) -> list[JobRun]:
-        """Open runs that nobody works on any more."""
+        """Open runs that nobody works on: not yet, or not any more."""
         return [run for run in self.store.open_runs(name) if run.owner != self.owner and self._is_orphan(run)]
 
     def take_over(self, run: JobRun) -> JobRun | None:
         """An orphan as one's own; None where another was quicker."""
         taken = self.store.take_over(run, self.owner, self.now(), self.lease)
         if taken:
-            self.log("run_taken_over", job=run.job, run=run.id, due=_iso(run.due))
+            self._tell("run_claimed" if run.state == WAITING else "run_taken_over", taken)
         return taken
 
-    async def work(self, run: JobRun, slot: AbstractAsyncContextManager[Any] | None = None) -> JobRun:
-        """Bring a claimed run to its end, and return it as it was recorded. `slot` is waited for first.
+    async def work(self, run: JobRun) -> JobRun:
+        """Bring a run that is one's own to its end, and return it as it was recorded.
 
         A cancellation lets the calls that were sent finish, and leaves the run to be taken over.
         """
@@ -109,7 +110,7 @@ class Worker:
             raise
         body = self._body(known, run)
         try:
-            async with self._renewing(run), slot or nullcontext():
+            async with self._renewing(run):
                 outcome = await self._outcome(body, run)
         except asyncio.CancelledError:
             self.store.interrupt(run.id, self.owner, self.now(), body.spent())
@@ -175,16 +176,15 @@ class Worker:
         """`text` without any secret that the job knows: a provider may quote the key it was sent."""
         return without_secrets(text, body.secret_variables())
 
-    def _told(self, run: JobRun | None) -> JobRun | None:
-        if run:
-            event = "run_claimed" if run.open else "run_skipped"
-            self.log(
-                event, job=run.job, run=run.id, due=_iso(run.due), **({} if run.open else {"message": run.message})
-            )
-        return run
+    def _tell(self, event: str, run: JobRun) -> None:
+        due = datetime.fromtimestamp(run.due, UTC).isoformat(timespec="milliseconds")
+        if run.open:
+            self.log(event, job=run.job, run=run.id, due=due)
+        else:
+            self.log("run_skipped", job=run.job, run=run.id, due=due, message=run.message)
 
     def _is_orphan(self, run: JobRun) -> bool:
-        given_up = run.state == INTERRUPTED or run.lease < self.now() or is_free(_owner_file(self.data, run.owner))
+        given_up = run.state != RUNNING or run.lease < self.now() or is_free(_owner_file(self.data, run.owner))
         # A process that was only suspended still holds its run folder; with both at it, calls would be paid twice.
         return given_up and not (run.folder and (run.folder / ".lock").exists() and not is_free(run.folder / ".lock"))
 
@@ -251,7 +251,3 @@ def is_free(file: Path) -> bool:
 
 def _owner_file(data: Path, owner: str) -> Path:
     return data / "owners" / f"{owner}.lock"
-
-
-def _iso(time: float) -> str:
-    return datetime.fromtimestamp(time, UTC).isoformat(timespec="milliseconds")

@@ -16,7 +16,7 @@ from pathlib import Path
 from agentopt import __version__
 from agentopt.api import load
 from agentopt.config import Config, load_config
-from agentopt.errors import ConfigError, TaskError
+from agentopt.errors import ConfigError
 from agentopt.jobs.champion import digest
 from agentopt.jobs.jobfile import Job
 from agentopt.models.catalog import PROJECT_FILE, ModelSpec
@@ -41,18 +41,11 @@ class World:
 def load_world(job: Job, folder: Path, runs: Path) -> World:
     """Load what `job` names, from `folder` on. Run folders go to `runs` unless its configuration says where.
 
-    Raises `UserError` for what is wrong with any of it, `TaskError` also for a task without a test split: without
-    one no challenger can be promoted.
+    Raises `UserError` for what is wrong with any of it.
     """
     config = _absolute(load_config([_source(text, folder) for text in job.config]), folder, runs)
     path = (folder / job.task).absolute()
     task, specs = load(path, config)
-    if not task.splits.get("test"):
-        raise TaskError(
-            "a job's task must have a test split: the champion and its challengers meet there",
-            where=path,
-            remedy="add data.test to the task file",
-        )
     return World(path, task, specs, config, _hash(job, path, task, specs, config))
 
 

@@ -1,0 +1,151 @@
+"""A folder with a task, a catalogue and a job over loopback models; what the tests of jobs start from."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from agentopt.jobs.champion import Champions, champions_of
+from agentopt.jobs.jobfile import read_job
+from agentopt.jobs.store import JobRun, JobStore
+from agentopt.jobs.worker import Worker, as_owner
+from agentopt.testing.server_process import ServerProcess
+
+QUALITY = {"small": 0.3, "better": 1.0, "twin": 1.0, "broken": 0.0}
+
+
+@dataclass
+class Place:
+    """Everything under one folder. `models` are those the task may use, `prices` USD per million prompt tokens."""
+
+    folder: Path
+    base_url: str
+    models: list[str] = field(default_factory=lambda: ["small"])
+    prices: dict[str, float] = field(default_factory=lambda: {"small": 10.0, "better": 20.0, "twin": 19.0})
+    served_as: dict[str, str] = field(default_factory=dict)
+    examples: int = 12
+    max_choices: int = 4
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    @property
+    def champions(self) -> Champions:
+        return champions_of("nightly", self.data)
+
+    @property
+    def environ(self) -> dict[str, str]:
+        places = {"AGENTOPT_CACHE": "cache", "AGENTOPT_DATA": "data", "AGENTOPT_CONFIG": "."}
+        return {**os.environ, **{name: str(self.folder / place) for name, place in places.items()}}
+
+    def write(self, **changes: Any) -> Path:
+        """Write task, catalogue and job file; `changes` are keys of the job file. Returns the job file."""
+        task = self.folder / "task"
+        task.mkdir(exist_ok=True)
+        lengths = {"prompt": 128, "completion": 64}
+        subtask = {"name": "answer", "prompt": "the word is [[{{ inputs.word }}]]", "models": self.models}
+        spec = {
+            "name": "planted",
+            "data": {"validation": "validation.jsonl", "test": "test.jsonl"},
+            "subtasks": [{**subtask, "max_tokens": 8, "num_samples": [1, 2], "tokens": lengths}],
+            "scorer": {"kind": "exact_match"},
+            "cost": {"max_units": 60},
+        }
+        (task / "task.yaml").write_text(yaml.safe_dump(spec))
+        for split in ("validation", "test"):
+            rows = [
+                {"id": f"{split}{i}", "word": f"{split}-{i}", "target": f"{split}-{i}"} for i in range(self.examples)
+            ]
+            (task / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (self.folder / "models.yaml").write_text(yaml.safe_dump({"models": dict(self._entries())}))
+        file = self.folder / "job.yaml"
+        config = ["strategy=grid", "budget.trials=6", "journal=journal.db", "models=[models.yaml]"]
+        job = {"name": "nightly", "task": "task", "config": config, "schedule": {"every": "2s"}, **changes}
+        file.write_text(yaml.safe_dump(job))
+        return file
+
+    def _entries(self) -> Iterable[tuple[str, Mapping[str, Any]]]:
+        for name in QUALITY:
+            yield (
+                name,
+                {
+                    "base_url": self.base_url,
+                    "model": self.served_as.get(name, name),
+                    "parameters": 3e9,
+                    "usd_per_1m_prompt": self.prices.get(name, 10.0),
+                    "max_choices": self.max_choices,
+                    "max_attempts": 1,
+                },
+            )
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "agentopt", "jobs", *arguments]
+
+
+class Log(list[dict[str, Any]]):
+    """A log that keeps its lines."""
+
+    def __call__(self, event: str, **fields: object) -> None:
+        self.append({"event": event, **fields})
+
+    def events(self) -> list[str]:
+        return [line["event"] for line in self]
+
+
+@dataclass
+class Clock:
+    """Stands still until a test moves it."""
+
+    time: float = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.time
+
+
+async def run_due(place: Place, store: JobStore, clock: Clock, log: Log, **options: Any) -> JobRun:
+    """The job's next due time, two seconds on: claimed and brought to its end by a new worker."""
+    clock.time += 2
+    with as_owner(store, place.data, clock, log=log, **options) as worker:
+        return await worker.work(claimed(worker, "nightly"))
+
+
+def claimed(worker: Worker, name: str) -> JobRun:
+    """The job's due time of this moment, as the worker's own."""
+    worker.claim(name, worker.now())
+    (waiting,) = worker.orphans(name)
+    taken = worker.take_over(waiting)
+    assert taken is not None
+    return taken
+
+
+def open_place_store(place: Place, clock: Clock, **changes: Any) -> JobStore:
+    """A store in which the job has been added."""
+    place.data.mkdir(exist_ok=True)
+    store = JobStore(f"sqlite:///{place.data}/jobs.db")
+    store.put(read_job(place.write(**changes)), place.folder, clock.time)
+    return store
+
+
+def asked(server: ServerProcess) -> Counter[tuple[str, int]]:
+    """How often each single choice was asked for."""
+    return Counter((line["key"], line["seed"] + i) for line in server.received() for i in range(line["n"]))
+
+
+async def until(condition: Any, seconds: float = 60.0) -> None:
+    """Wait for something that another task or process does."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - the other side is a process, or knows of no event
+            await asyncio.sleep(0.01)
+
+
+__all__ = ["QUALITY", "Clock", "Log", "Place", "Worker", "asked", "claimed", "open_place_store", "run_due", "until"]

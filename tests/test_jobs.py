@@ -1,0 +1,324 @@
+"""Runs of a job: what they spend, whom they promote, when they raise an alarm."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jobs_place import QUALITY, Clock, Log, Place, claimed, open_place_store, run_due, until
+
+from agentopt.errors import ConfigError
+from agentopt.jobs.jobfile import read_job
+from agentopt.jobs.store import JobRun, JobStore
+from agentopt.jobs.worker import as_owner
+from agentopt.jobs.world import load_world
+from agentopt.testing.servers import Faults, OpenAIServer, planted_answer
+
+SECRET = "whsec_" + base64.b64encode(b"0123456789abcdef01234567").decode()
+
+
+@pytest.fixture(autouse=True)
+def quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No catalogue, cache or data folder but the test's."""
+    for name in ("AGENTOPT_CACHE", "AGENTOPT_DATA", "AGENTOPT_CONFIG"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[OpenAIServer]:
+    async with OpenAIServer(planted_answer(QUALITY)) as server:
+        yield server
+
+
+class Job:
+    """A job whose due times come when the test says so."""
+
+    def __init__(self, place: Place, **changes: Any) -> None:
+        self.place, self.clock, self.log, self.changes = place, Clock(), Log(), changes
+        self.store: JobStore = open_place_store(place, self.clock, **changes)
+
+    async def run(self, **options: Any) -> JobRun:
+        return await run_due(self.place, self.store, self.clock, self.log, **options)
+
+    def change(self, **changes: Any) -> None:
+        """Write the place anew after the test changed it; and give the job another file, where `changes` say so."""
+        self.changes |= changes
+        self.store.put(read_job(self.place.write(**self.changes)), self.place.folder, self.clock.time)
+
+    @property
+    def champion(self) -> str:
+        current = self.place.champions.current()
+        assert current is not None
+        return current.candidate["answer"].model
+
+
+async def test_twenty_runs_spend_once_promote_once_and_do_not_flap(tmp_path: Path, server: OpenAIServer) -> None:
+    """The issue's story: nothing new costs nothing, a better model is found, prices go up and down."""
+    job = Job(Place(tmp_path, server.base_url))
+    runs = [await job.run()]
+    paid = server.calls
+    assert paid > 0
+    runs += [await job.run() for _ in range(4)]
+    assert server.calls == paid, "nothing changed, so nothing is spent"
+
+    job.place.models = ["small", "better"]
+    job.change()
+    runs += [await job.run() for _ in range(4)]
+    assert job.champion == "better"
+    paid = server.calls
+
+    job.place.models = ["small", "better", "twin"]
+    job.change()
+    runs += [await job.run() for _ in range(3)]
+    assert job.champion == "better", "as good, but not cheaper by a tenth"
+
+    for price in (200.0, 20.0, 200.0, 20.0):
+        job.place.prices["better"] = price
+        job.change()
+        runs += [await job.run() for _ in range(2)]
+        assert job.champion == "twin", "one change for the worse is answered once"
+
+    assert len(runs) == 20
+    assert [run.state for run in runs].count("promoted") == 2
+    assert [run.state for run in runs[1::2]].count("failed") == 0
+    spent = [run.spent.calls for run in runs]
+    assert [i for i, calls in enumerate(spent) if calls] == [0, 5, 9]
+    assert sum(spent) == server.calls
+
+    first = (job.place.champions.folder / "champions" / "0001.yaml").read_bytes()
+    job.place.champions.rollback(1)
+    assert job.place.champions.file.read_bytes() == first
+
+
+async def test_what_was_promoted_says_why_and_a_rollback_is_not_questioned_until_something_changes(
+    tmp_path: Path, server: OpenAIServer
+) -> None:
+    job = Job(Place(tmp_path, server.base_url, models=["small", "better"]))
+    run = await job.run()
+    current = job.place.champions.current()
+    assert current is not None
+    assert (run.state, run.champion, current.number) == ("promoted", 2, 2)
+    assert "better on the test split" in current.record.reason
+    assert set(current.record.scores) == {f"test{i}" for i in range(12)}
+    assert job.log.events()[:4] == ["run_due", "run_claimed", "champion", "run_started"]
+    assert job.log[-1]["event"] == "run_ended"
+
+    put_back = job.place.champions.rollback(1)
+    job.store.settle("nightly", None, put_back.candidate.key)
+    assert (await job.run()).state == "unchanged"
+    assert job.champion == "small"
+
+    paid, already_logged = server.calls, len(job.log)
+    job.place.prices["small"] = 11.0
+    job.change()
+    assert (await job.run()).state == "promoted"
+    trials = [line["message"] for line in job.log[already_logged:] if line["event"] == "trial_done"]
+    assert "by archive" in trials[1], "the search starts from what earlier ones found"
+    assert server.calls == paid, "another price asks no new question"
+
+
+async def test_a_champion_that_got_worse_raises_an_alarm(tmp_path: Path, server: OpenAIServer) -> None:
+    """The name in the catalogue was pointed at another model, which is bad."""
+    job = Job(Place(tmp_path, server.base_url, models=["small", "better"]))
+    await job.run()
+    job.place.served_as = {"better": "broken"}
+    job.change()
+    run = await job.run()
+    assert run.alarm is not None
+    assert "worse than when it was promoted" in run.alarm
+    assert "alarm" in job.log.events()
+
+
+async def test_a_champion_that_the_task_has_no_use_for_is_replaced_and_told(
+    tmp_path: Path, server: OpenAIServer
+) -> None:
+    job = Job(Place(tmp_path, server.base_url, models=["small", "better"]))
+    await job.run()
+    job.place.models = ["small"]
+    job.change()
+    run = await job.run()
+    assert job.champion == "small"
+    assert run.alarm is not None
+    assert "does not fit the task any more" in run.alarm
+
+
+async def test_a_run_keeps_within_its_own_caps_and_those_of_its_month(tmp_path: Path, server: OpenAIServer) -> None:
+    place = Place(tmp_path, server.base_url, models=["small", "better"])
+    job = Job(place, caps={"per_run": {"calls": 40}, "per_month": {"calls": 60}})
+    first = await job.run()
+    assert first.spent.calls == server.calls <= 40
+    place.examples = 30
+    job.change()
+    second = await job.run()
+    assert first.spent.calls + second.spent.calls == server.calls <= 60
+
+
+async def test_a_month_whose_cap_is_spent_refuses_and_the_next_one_does_not(
+    tmp_path: Path, server: OpenAIServer
+) -> None:
+    job = Job(Place(tmp_path, server.base_url), caps={"per_month": {"calls": 20}})
+    await job.run()
+    await job.run()
+    paid = server.calls
+    job.place.prices["small"] = 99.0
+    job.place.examples = 20
+    job.change()
+    refused = await job.run()
+    assert (refused.state, server.calls) == ("refused", paid)
+    assert "nothing is left of the cap on calls" in refused.message
+    job.clock.time += 32 * 86400
+    assert (await job.run()).spent.calls > 0
+
+
+async def test_a_run_cut_short_by_its_month_is_no_answer_for_the_next(tmp_path: Path, server: OpenAIServer) -> None:
+    place = Place(tmp_path, server.base_url, models=["small", "better"])
+    job = Job(place, caps={"per_month": {"calls": 45}})
+    await job.run()
+    job.clock.time += 32 * 86400
+    assert (await job.run()).state != "unchanged"
+
+
+async def test_a_provider_that_fails_fails_the_run_and_the_next_one_tries_again(tmp_path: Path) -> None:
+    async with OpenAIServer(planted_answer(QUALITY), faults=Faults(rates={500: 1.0})) as dead:
+        job = Job(Place(tmp_path, dead.base_url))
+        assert (await job.run()).state == "failed"
+    async with OpenAIServer(planted_answer(QUALITY)) as server:
+        job.place.base_url = server.base_url
+        job.change()
+        assert (await job.run()).state == "kept"
+
+
+async def test_a_scorer_that_breaks_the_run_does_not_break_the_worker(tmp_path: Path, server: OpenAIServer) -> None:
+    class Broken:
+        alarms = ()
+
+        def __init__(self, *_: object) -> None: ...
+
+        async def outcome(self) -> Any:
+            raise ZeroDivisionError("in a user's function")
+
+        def spent(self) -> Any:
+            from agentopt.budget import Usage
+
+            return Usage()
+
+        def secret_variables(self) -> list[str]:
+            return []
+
+    job = Job(Place(tmp_path, server.base_url))
+    run = await job.run(body=Broken)
+    assert (run.state, run.message) == ("failed", "ZeroDivisionError: in a user's function")
+    assert "traceback" in job.log.events()
+
+
+async def test_a_key_that_a_provider_quotes_is_in_no_log_and_no_history(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLANTED_KEY", "sk-planted-secret")
+    async with OpenAIServer(planted_answer(QUALITY), api_key="another") as server:
+        job = Job(Place(tmp_path, server.base_url))
+        catalogue = tmp_path / "models.yaml"
+        text = catalogue.read_text().replace("    model: small\n", "    model: small\n    api_key_env: PLANTED_KEY\n")
+        catalogue.write_text(text)
+        run = await job.run()
+    assert run.state == "failed"
+    assert "401" in run.message
+    assert "sk-planted-secret" not in run.message + str(job.log)
+
+
+async def test_a_champion_that_was_changed_by_hand_meanwhile_is_left_alone(
+    tmp_path: Path, server: OpenAIServer
+) -> None:
+    job = Job(Place(tmp_path, server.base_url, models=["small", "better"]))
+    by_hand = b"answer: {model: small, num_samples: 2}\n"
+
+    def log(event: str, **fields: object) -> None:
+        if event == "decision":
+            job.place.champions.file.write_bytes(by_hand)
+
+    job.clock.time += 2
+    with as_owner(job.store, job.place.data, job.clock, log=log) as worker:
+        run = await worker.work(claimed(worker, "nightly"))
+    assert run.state == "kept"
+    assert job.place.champions.file.read_bytes() == by_hand
+
+
+async def test_a_run_that_was_taken_over_does_not_touch_the_champion(tmp_path: Path, server: OpenAIServer) -> None:
+    """The process was suspended past its lease; when it wakes up, the run is another's."""
+    job = Job(Place(tmp_path, server.base_url, models=["small", "better"]))
+    lines = Log()
+
+    def log(event: str, **fields: object) -> None:
+        lines(event, **fields)
+        if event == "decision":
+            (run,) = job.store.open_runs()
+            assert job.store.take_over(run, "another", job.clock.time, 60.0)
+
+    job.clock.time += 2
+    with as_owner(job.store, job.place.data, job.clock, log=log) as worker:
+        await worker.work(claimed(worker, "nightly"))
+    assert lines.events()[-1] == "run_lost"
+    assert job.champion == "small"
+    (still_open,) = job.store.open_runs()
+    assert still_open.owner == "another"
+
+
+async def test_an_interrupted_run_is_taken_over_and_goes_on_where_it_was(tmp_path: Path, server: OpenAIServer) -> None:
+    job = Job(Place(tmp_path, server.base_url, models=["small", "better"]))
+    job.clock.time += 2
+    with as_owner(job.store, job.place.data, job.clock, log=job.log) as worker:
+        task = asyncio.create_task(worker.work(claimed(worker, "nightly")))
+        await until(lambda: "trial_done" in job.log.events())
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    (left,) = job.store.open_runs()
+    assert left.state == "interrupted"
+    assert left.spent.calls == server.calls
+
+    with as_owner(job.store, job.place.data, job.clock, log=job.log) as second:
+        (orphan,) = second.orphans()
+        taken = second.take_over(orphan)
+        assert taken is not None
+        run = await second.work(taken)
+    assert (run.state, run.folder) == ("promoted", left.folder)
+    assert run.spent.calls == server.calls
+    keys = [
+        (str(r.body["messages"]), r.body["model"], r.body["seed"] + i)
+        for r in server.requests
+        for i in range(r.body.get("n") or 1)
+    ]
+    assert len(keys) == len(set(keys)), "nothing was asked for twice"
+
+
+def test_every_part_of_the_world_is_in_its_hash(tmp_path: Path) -> None:
+    place = Place(tmp_path, "http://127.0.0.1:9/v1", models=["small", "better"])
+
+    def world(**changes: Any) -> str:
+        return load_world(read_job(place.write(**changes)), tmp_path, tmp_path / "runs").hash
+
+    hashes = [world()]
+    assert world() == hashes[0]
+    place.prices["better"] = 21.0
+    hashes.append(world())
+    place.examples += 1
+    hashes.append(world())
+    place.models = ["small", "twin"]
+    hashes.append(world())
+    place.served_as = {"small": "small-v2"}
+    hashes.append(world())
+    hashes.append(world(promotion={"confidence": 0.9}))
+    hashes.append(world(caps={"per_run": {"usd": 1}}))
+    assert len(set(hashes)) == len(hashes)
+    assert world(webhook={"url": "https://x.org", "secret_env": "S"}) == world(), "who is told makes no difference"
+
+
+def test_a_configuration_file_that_is_not_there_is_told_with_the_folder_it_was_looked_for_in(tmp_path: Path) -> None:
+    job = read_job(Place(tmp_path, "http://127.0.0.1:9/v1").write(config=["gone.yaml"]))
+    with pytest.raises(ConfigError, match=r"no configuration file gone\.yaml"):
+        load_world(job, tmp_path, tmp_path / "runs")
