@@ -38,12 +38,12 @@ LINGER_SECONDS = 5.0
 class ProgramRunner:
     """Runs a task's program on examples.
 
-    The gateway, and the workers behind it, are there while they are used and shortly after; they end with the event
-    loop at the latest.
+    The gateway, and the workers behind it, are there while they are used and `linger` seconds after; they end with the
+    event loop at the latest.
     """
 
-    def __init__(self, task: Task, program: Program) -> None:
-        self._task, self._program = task, program
+    def __init__(self, task: Task, program: Program, *, linger: float = LINGER_SECONDS) -> None:
+        self._task, self._program, self._linger = task, program, linger
         self._places = asyncio.Semaphore(program.concurrency)
         self._open: _Open | None = None
 
@@ -71,7 +71,7 @@ class ProgramRunner:
     async def _opened(self) -> AsyncIterator[_Open]:
         opened = self._open
         if opened is None or opened.closed:
-            opened = self._open = _Open(self._program)
+            opened = self._open = _Open(self._program, self._linger)
         with opened.in_use():
             await opened.start()
             yield opened
@@ -80,11 +80,11 @@ class ProgramRunner:
 class _Open:
     """A gateway that serves, and the workers that ask it."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, linger: float) -> None:
         from agentopt.gateway import Gateway  # a web server, which only tasks with a program need
 
         self.closed = False
-        self._program, self._gateway = program, Gateway()
+        self._program, self._linger, self._gateway = program, linger, Gateway()
         self._idle: list[Worker] = []
         self._users, self._changed = 0, asyncio.Event()
         self._starting = asyncio.Lock()
@@ -120,7 +120,7 @@ class _Open:
     async def _is_left(self) -> bool:
         self._changed.clear()
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._changed.wait(), None if self._users else LINGER_SECONDS)
+            await asyncio.wait_for(self._changed.wait(), None if self._users else self._linger)
             return False
         return not self._users
 

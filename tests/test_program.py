@@ -28,7 +28,7 @@ from agentopt.config import BudgetConfig, Config
 from agentopt.errors import BudgetExceeded, PermanentModelError, TaskError
 from agentopt.gateway import Gateway
 from agentopt.models.scripted import ScriptedModel
-from agentopt.program import environment_of
+from agentopt.program import ProgramRunner, environment_of
 from agentopt.task import Example, Program, Subtask, Task, Unparsable
 from agentopt.testing.toy import LARGE, SMALL, toy_model, toy_task
 from agentopt.trial import Evaluation, ExampleResult, SubtaskUse
@@ -358,6 +358,27 @@ async def test_what_goes_wrong_in_a_worker_is_told(name: str, error: str, folder
     done = await evaluated(task_of(Program(function=f"others.py:{name}", folder=folder)), config)
     assert len(done.errors) == 4
     assert all(error in told for told in done.errors.values())
+
+
+async def asked_until_gone(client: httpx.AsyncClient, url: str) -> None:
+    """Ask again and again; raises when nobody answers any more."""
+    for _ in range(200):
+        await asyncio.sleep(0.02)
+        await client.get(url)
+
+
+async def test_the_gateway_is_gone_a_while_after_its_last_use_and_there_again_for_the_next() -> None:
+    def where(inputs: Mapping[str, Any], openai: Mapping[str, str]) -> str:
+        return openai["base_url"]
+
+    runner = ProgramRunner(TOY, Program(function=where), linger=0.05)
+    example = TOY.splits["test"][0]
+    async with httpx.AsyncClient(trust_env=False) as client:
+        for _ in range(2):
+            url = str((await runner.run(example, always)).output)
+            assert (await client.get(f"{url}/models")).status_code == 401
+            with pytest.raises(httpx.TransportError):
+                await asked_until_gone(client, f"{url}/models")
 
 
 def test_a_programs_environment_is_ours_only_where_it_leads_to_a_model() -> None:
