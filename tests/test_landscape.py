@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
+from rich.console import Console
 
 from agentopt.budget import Caps
+from agentopt.commands.record import run_recording
 from agentopt.errors import AgentoptError, BudgetExceeded, PermanentModelError, UserError
 from agentopt.evaluation import Evaluator
 from agentopt.landscape import Landscape, LandscapeRunner, record
@@ -18,7 +22,9 @@ from agentopt.search.fallback import OptunaStrategy
 from agentopt.search.loop import LoopSearch
 from agentopt.session import open_session
 from agentopt.task import Task
+from agentopt.testing.server_process import ServerProcess
 from agentopt.testing.toy import toy_model, toy_task
+from tests.test_cli import MODELS, rows, spec_of_task
 
 
 def small_task() -> Task:
@@ -125,3 +131,23 @@ async def test_a_space_too_large_to_record_is_refused_before_anything_is_asked(t
     async with open_session(specs, "r", journal=str(tmp_path / "journal.db"), provider=silent) as session:
         with pytest.raises(UserError, match="at most 20000 affordable candidates"):
             await record(task, session)
+
+
+def test_the_command_records_a_task_folder_and_says_what_it_kept(tmp_path: Path) -> None:
+    (tmp_path / "task").mkdir()
+    (tmp_path / "task" / "task.yaml").write_text(yaml.safe_dump(spec_of_task()))
+    for split in ("validation", "test"):
+        (tmp_path / "task" / f"{split}.jsonl").write_text(rows(split, 4))
+    said = io.StringIO()
+    with ServerProcess(counter=tmp_path / "asked.jsonl", quality={"small": 0.3, "large": 0.9}) as server:
+        entries = {name: {"base_url": server.base_url, "parameters": size} for name, size in MODELS.items()}
+        (tmp_path / "models.yaml").write_text(yaml.safe_dump({"models": entries}))
+        settings = [f"models={tmp_path / 'models.yaml'}", f"journal={tmp_path / 'j.db'}"]
+        run_recording(tmp_path / "task", tmp_path / "planted.npz", settings, Console(file=said, width=200))
+        asked = len(server.received())
+        run_recording(tmp_path / "task", tmp_path / "again.npz", settings, Console(file=io.StringIO()))
+        assert len(server.received()) == asked, "a second recording is answered by the journal"
+    landscape = Landscape.load(tmp_path / "planted.npz")
+    assert "validation split of planted, 4 examples, recorded on small, large" in said.getvalue()
+    assert f"best {landscape.optimum:.3f}: find " in said.getvalue()
+    assert np.array_equal(Landscape.load(tmp_path / "again.npz").scores, landscape.scores)
