@@ -11,11 +11,12 @@ from agentopt.budget import Usage
 from agentopt.candidate import Candidate
 from agentopt.config import Config
 from agentopt.diagnosis import Diagnosis, diagnosis_of
-from agentopt.errors import AgentoptError, BudgetExceeded, ConfigError, TaskError
+from agentopt.errors import BudgetExceeded, ConfigError, TaskError
 from agentopt.estimate import times, usage_of_candidate
 from agentopt.evaluation import Evaluator
 from agentopt.events import Event, Kind, Observer
 from agentopt.prompts.optimizer import Optimized, PromptOptimizer
+from agentopt.prompts.pilot import PilotError
 from agentopt.prompts.proposers import NewPrompt
 from agentopt.prompts.race import SEED
 from agentopt.result import PromptReport, prompt_report
@@ -137,7 +138,7 @@ async def run_diagnosis(
     subtask: str,
     observer: Observer,
 ) -> Diagnosis:
-    """The pilot of one subtask. Raises `AgentoptError` when too many calls failed for an analysis."""
+    """The pilot of one subtask. Raises `PilotError` when too many calls failed for an analysis."""
     optimizer = PromptOptimizer(
         task,
         evaluator,
@@ -153,9 +154,9 @@ async def run_diagnosis(
     before = session.budget.spent
     try:
         pilot, rewards = await optimizer.diagnose(candidate, subtask)
-    except ValueError as error:
+    except PilotError as error:
         failures = ", ".join(f"{count} x {kind}" for kind, count in session.failures.items()) or "none"
-        raise AgentoptError(f"the pilot of {subtask} cannot be analysed: {error} (failed calls: {failures})") from error
+        raise PilotError(f"{subtask}: {error} (failed calls: {failures})") from error
     return diagnosis_of(task.name, pilot, rewards, session.budget.spent - before)
 
 

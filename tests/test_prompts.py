@@ -21,7 +21,9 @@ from agentopt.models.catalog import Catalog
 from agentopt.models.scripted import ScriptedModel
 from agentopt.prompts.components import ComponentsProposer, authored_bank, compose, fragments_in
 from agentopt.prompts.optimizer import PromptOptimizer
+from agentopt.prompts.pilot import PilotError
 from agentopt.prompts.proposers import Attempt, Brief, NoHelpError, Proposers
+from agentopt.prompts.race import Race
 from agentopt.prompts.reflective import ReflectiveProposer, question, read_system_prompt
 from agentopt.prompts.rewards import Cell, Rewards
 from agentopt.prompts.settings import PromptSettings
@@ -137,6 +139,47 @@ async def test_the_pilot_picks_the_user_prompts_that_tell_system_prompts_apart(t
         )
     chosen = [rewards.examples[k].inputs["kind"] for k in pilot.analysis.subset]
     assert chosen == ["dates"] * 3
+
+
+async def test_a_pilot_whose_calls_all_fail_says_so_and_the_seed_prompt_stays(tmp_path: Path) -> None:
+    def refuse(request: Request, repeat: int) -> str:
+        raise PermanentModelError("gone")
+
+    task = prompt_task()
+    async with session_for(task, ScriptedModel(refuse), tmp_path) as session:
+        with pytest.raises(PilotError, match="cannot be analysed"):
+            await optimizer(task, session).diagnose(baseline(task), "answer")
+        found = await optimizer(task, session).optimize(baseline(task), "answer")
+        assert found.chosen.proposer == "seed"
+        assert "cannot be analysed" in found.ended
+        found = await optimizer(task, session, subset="all", rounds=1).optimize(baseline(task), "answer")
+        assert found.chosen.proposer == "seed"
+
+
+# ---- the race
+
+
+async def test_one_lucky_response_does_not_lead_the_race(tmp_path: Path) -> None:
+    task = prompt_task(train=8, kinds=("dates", "easy"))
+    dates = INSTRUCTIONS["dates"]
+    async with session_for(task, prompt_model(), tmp_path) as session:
+        rewards = Rewards(Evaluator(task, session.model, session.specs), baseline(task), "answer", task.splits["train"])
+        race = Race(rewards, tuple(range(8)), {"plain": "seed", dates: "x", "lucky": "x"}, repeats=3)
+        await race.run(["plain", dates])
+        await rewards.draw([Cell("lucky", 1, 0)])  # an easy one, and the budget is out
+        order = [attempt.system_prompt for attempt in race.attempts()]
+    assert rewards.table(["lucky"], range(8))[0, 1, 0] == 1
+    assert order == [dates, "lucky", "plain"]
+
+
+async def test_what_loses_to_the_best_gets_no_more_repeats(tmp_path: Path) -> None:
+    task = prompt_task(train=12, kinds=("dates",))
+    async with session_for(task, prompt_model(), tmp_path) as session:
+        rewards = Rewards(Evaluator(task, session.model, session.specs), baseline(task), "answer", task.splits["train"])
+        race = Race(rewards, tuple(range(12)), {INSTRUCTIONS["dates"]: "x", "plain": "seed"}, repeats=4)
+        await race.run(list(race.proposers))
+        responses = {attempt.system_prompt: attempt.responses for attempt in race.attempts()}
+    assert responses == {INSTRUCTIONS["dates"]: 48, "plain": 12}
 
 
 # ---- proposers

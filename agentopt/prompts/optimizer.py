@@ -6,6 +6,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from agentopt.budget import Budget, Usage
 from agentopt.candidate import Candidate
@@ -13,7 +14,7 @@ from agentopt.errors import BudgetExceeded
 from agentopt.evaluation import Evaluator
 from agentopt.models.base import ChatModel
 from agentopt.prompts.filter import FilterVerdict
-from agentopt.prompts.pilot import Pilot, run_pilot
+from agentopt.prompts.pilot import Pilot, PilotError, run_pilot
 from agentopt.prompts.proposers import Attempt, Brief, NewPrompt, NoHelpError, PromptProposer, Proposers
 from agentopt.prompts.race import SEED, Race
 from agentopt.prompts.reflective import ReflectiveProposer
@@ -22,6 +23,9 @@ from agentopt.prompts.settings import PromptSettings
 from agentopt.stats import loses
 from agentopt.task import Example, Task
 from agentopt.trial import Evaluation
+
+STOP_LEVEL = 0.05
+"""Level of the paired test that stops a finalist early on the validation split."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,8 +92,8 @@ class PromptOptimizer:
                 ended = await self._rounds(race, pilot, self._brief(candidate, subtask, rewards))
         except BudgetExceeded as error:
             ended = str(error).splitlines()[0]
-        except ValueError as error:  # the filter's word for rewards that are missing
-            return self._unchanged(candidate, subtask, pilot, f"the pilot failed: {error}")
+        except PilotError as error:
+            return self._unchanged(candidate, subtask, pilot, str(error))
         finals = await self._meet(candidate, subtask, race.ranked(self.settings.finalists))
         best = _best(finals, seed_prompt)
         examples = tuple(rewards.examples[k].id for k in race.examples)
@@ -132,8 +136,8 @@ class PromptOptimizer:
                 return "the proposers had nothing new"
             race.proposers.update({each.system_prompt: each.proposer for each in new})
             await race.run([each.system_prompt for each in new])
-            best = race.attempts()[0]
-            self.say(f"round {number + 1} of {self.settings.rounds}: best {best.reward:.3f} by {best.proposer}")
+            best = f"{race.best.reward:.3f} by {race.best.proposer}" if race.best else "none"
+            self.say(f"round {number + 1} of {self.settings.rounds}: best {best}")
         return "every round was made"
 
     async def _evolve(self, race: Race, brief: Brief) -> bool:
@@ -189,13 +193,11 @@ class PromptOptimizer:
         seed_prompt = candidate[subtask].system_prompt
         finals = {seed_prompt: await self.evaluator.evaluate(candidate)}
         for attempt in attempts:
-            to_beat = max(finals.values(), key=lambda evaluation: evaluation.score or 0.0).scores
+            to_beat = finals[_best(finals, seed_prompt)].scores
             self.say(f"validating a prompt by {attempt.proposer}")
             finals[attempt.system_prompt] = await self.evaluator.evaluate(
                 candidate.having(subtask, system_prompt=attempt.system_prompt),
-                stop=lambda scores, to_beat=to_beat: loses(  # type: ignore[misc]
-                    scores, to_beat, level=0.05, looks=self.evaluator.looks - 1
-                ),
+                stop=partial(loses, incumbent=to_beat, level=STOP_LEVEL, looks=self.evaluator.looks - 1),
             )
         return finals
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from agentopt.errors import AgentoptError
 from agentopt.prompts.filter import FilterResult, analyse, open_cells
 from agentopt.prompts.rewards import Cell, Rewards
 from agentopt.prompts.settings import PromptSettings
@@ -14,6 +15,10 @@ from agentopt.stats import Floats
 
 FIRST_REPEATS = 2
 """Responses for every cell before the first look; a variance needs two."""
+
+
+class PilotError(AgentoptError):
+    """Too many calls of a pilot failed for good."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,10 +52,23 @@ async def run_pilot(
 
     Twice each cell, then once more wherever the chosen subset is open, up to the cap.
 
-    Raises `BudgetExceeded`; ValueError when too much failed for an analysis.
+    Raises `BudgetExceeded`; `PilotError` when too much failed for an analysis.
     """
     system_prompts, everyone = list(proposers), list(range(len(rewards.examples)))
     k_top = min(settings.k_top, len(everyone))
+    try:
+        table = await _measure(rewards, system_prompts, k_top, settings.repeats, seed, say)
+        analysis = analyse(table, k_top=k_top, intended=(len(everyone), float(settings.repeats)), seed=seed)
+    except ValueError as error:  # the filter's word for rewards that are missing
+        raise PilotError(f"the pilot cannot be analysed: {error}") from error
+    return Pilot(dict(proposers), table, mean_tokens(rewards, system_prompts, everyone), analysis)
+
+
+async def _measure(
+    rewards: Rewards, system_prompts: Sequence[str], k_top: int, cap: int, seed: int, say: Callable[[str], None]
+) -> Floats:
+    """Draw until no choice is open, or every open cell has `cap` responses. Returns the rewards (N, K, M)."""
+    everyone = range(len(rewards.examples))
     drawn = np.zeros((len(system_prompts), len(everyone)), int)
     wanted, repeats = np.ones(drawn.shape, bool), FIRST_REPEATS
     while wanted.any():
@@ -65,9 +83,8 @@ async def run_pilot(
         table, repeats = rewards.table(system_prompts, everyone), 1
         # A cell in which a call failed for good stays as it is: asking again would fail again.
         whole = (~np.isnan(table)).sum(axis=2) == drawn
-        wanted = whole & open_cells(table, k_top=k_top, cap=settings.repeats, seed=seed)
-    analysis = analyse(table, k_top=k_top, intended=(len(everyone), float(settings.repeats)), seed=seed)
-    return Pilot(dict(proposers), table, mean_tokens(rewards, system_prompts, everyone), analysis)
+        wanted = whole & open_cells(table, k_top=k_top, cap=cap, seed=seed)
+    return table
 
 
 def mean_tokens(rewards: Rewards, system_prompts: Sequence[str], examples: Sequence[int]) -> tuple[float, ...]:

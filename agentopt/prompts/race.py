@@ -31,11 +31,16 @@ class Race:
         alive = list(system_prompts)
         for repeat in range(self.repeats):
             await self.rewards.draw(Cell(p, k, repeat) for p in alive for k in self.examples)
-            best = self.attempts()[0].system_prompt
-            alive = [p for p in alive if p == best or not self._loses(p, best)]
+            best = self.best
+            alive = [p for p in alive if best is None or p == best.system_prompt or not self._loses(p, best)]
 
-    def _loses(self, system_prompt: str, best: str) -> bool:
-        scores, to_beat = self._scores(system_prompt), self._scores(best)
+    @property
+    def best(self) -> Attempt | None:
+        """The best attempt; None while nothing has a reward."""
+        return next(iter(self.attempts()), None)
+
+    def _loses(self, system_prompt: str, best: Attempt) -> bool:
+        scores, to_beat = self._scores(system_prompt), self._scores(best.system_prompt)
         return loses(scores, to_beat, level=DROP_LEVEL, looks=max(1, self.repeats - 1))
 
     def _scores(self, system_prompt: str) -> dict[str, float]:
@@ -47,9 +52,15 @@ class Race:
         }
 
     def attempts(self) -> list[Attempt]:
-        """Everything that was tried on the chosen user prompts, the best first."""
+        """Everything that was tried on the chosen user prompts, the best first.
+
+        The order is by rewards drawn towards the mean of all, as if each prompt had been seen to be average once on
+        every user prompt: a cap may leave a prompt with one lucky response.
+        """
         tried = [a for p, proposer in self.proposers.items() if (a := self._attempt(p, proposer)) is not None]
-        return sorted(tried, key=lambda attempt: -attempt.reward)
+        seen = sum(a.responses for a in tried)
+        average, prior = sum(a.reward * a.responses for a in tried) / max(seen, 1), len(self.examples)
+        return sorted(tried, key=lambda a: -(a.reward * a.responses + prior * average) / (a.responses + prior))
 
     def ranked(self, count: int) -> list[Attempt]:
         """The best `count` but the seed prompt."""
