@@ -1,4 +1,4 @@
-"""`agentopt jobs` as processes: the commands, a daemon that is killed, and the whole story on a 2-second interval."""
+"""`agentopt jobs start` as a process: daemons that are killed, two at once, and the whole story every 2 seconds."""
 
 from __future__ import annotations
 
@@ -162,24 +162,3 @@ def test_two_daemons_on_one_store_and_fifty_due_runs_run_each_once(tmp_path: Pat
     ended = [json.loads(line)["run"] for log in logs for line in log.read_text().splitlines() if '"run_ended"' in line]
     assert sorted(ended) == sorted(run.id for run in runs)
     print(Counter(run.owner for run in runs))  # noqa: T201
-
-
-def test_the_commands_of_a_job_from_its_file_to_its_removal(tmp_path: Path) -> None:
-    with ServerProcess(counter=tmp_path / "received.jsonl", quality=QUALITY) as server:
-        place = Place(tmp_path, server.base_url, models=["small", "better"])
-        file = str(place.write(schedule={"every": "6h"}))
-        assert "job nightly added: every 6h" in call(place, "add", file)
-        promoted = call(place, "run-now", "nightly")
-        assert "nightly: promoted; better on the test split" in promoted
-        assert all(json.loads(line)["event"] for line in promoted.splitlines() if line.startswith("{"))
-        place.served_as = {"better": "broken"}
-        place.write(schedule={"every": "6h"})
-        assert "ALARM: the champion is worse than when it was promoted" in call(place, "run-now", "nightly", code=3)
-    shown = call(place, "history", "nightly")
-    assert "ALARM" in shown
-    assert "promoted" in shown
-    call(place, "rollback", "nightly", "1")
-    assert place.champions.file.read_bytes() == (place.champions.folder / "champions/0001.yaml").read_bytes()
-    call(place, "remove", "nightly")
-    assert "there is no job of the name 'nightly'" in call(place, "show", "nightly", code=2)
-    assert place.champions.file.exists()
