@@ -295,13 +295,16 @@ def test_a_key_variable_that_is_not_set_is_told_before_anything_is_spent(
 def test_a_dry_run_tells_the_worst_case_and_leaves_nothing(agentopt: Callable[..., Outcome], place: Place) -> None:
     # Nothing answers at the models' address, so a call would fail; a key is not needed either.
     place.write_catalog("http://127.0.0.1:9/v1", api_key_env="AGENTOPT_TEST_KEY")
-    outcome = agentopt("optimize", str(place.task), *place.settings, "--dry-run", "-c", "budget.trials=4")
+    add_train(place)
+    prompts = "prompts={variants: 2, user_prompts: 6, repeats: 2, rounds: 1, batch_size: 1, finalists: 1}"
+    settings = [*place.settings, "-c", "budget.trials=4", "-c", prompts]
+    outcome = agentopt("optimize", str(place.task), *settings, "--dry-run")
     assert outcome.code == 0, outcome.err
     cells = {line.split("│")[1].strip(): line.split("│")[2:-1] for line in outcome.out.splitlines() if "│" in line}
-    assert set(cells) == {"search", "agent", "test", "total"}
-    # Three samples fit one request, so a subtask takes one call an example: 4 trials, then at most 3 finalists.
+    assert set(cells) == {"search", "agent", "prompts", "test", "total"}
+    # For each of two subtasks: three prompts on six examples twice, and two prompts on validation. Three samples fit one request, so a subtask takes one call an example: 4 trials, then at most 3 finalists.
     calls = {part: int(row[0].replace(",", "")) for part, row in cells.items()}
-    assert calls == {"search": 96, "agent": 0, "test": 72, "total": 168}
+    assert calls == {"search": 96, "agent": 0, "prompts": 2 * (72 + 48), "test": 72, "total": 408}
     assert float(cells["total"][3]) > 0, "USD"
     for column in ("prompt tokens", "completion tokens", "USD", "Time: unknown"):
         assert column in outcome.out
