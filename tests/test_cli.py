@@ -302,7 +302,8 @@ def test_a_dry_run_tells_the_worst_case_and_leaves_nothing(agentopt: Callable[..
     assert outcome.code == 0, outcome.err
     cells = {line.split("│")[1].strip(): line.split("│")[2:-1] for line in outcome.out.splitlines() if "│" in line}
     assert set(cells) == {"search", "agent", "prompts", "test", "total"}
-    # For each of two subtasks: three prompts on six examples twice, and two prompts on validation. Three samples fit one request, so a subtask takes one call an example: 4 trials, then at most 3 finalists.
+    # Three samples fit one request, so a subtask takes one call an example: 4 trials, then at most 3 finalists. For
+    # each of two subtasks three prompts meet six examples twice, and two prompts the validation split.
     calls = {part: int(row[0].replace(",", "")) for part, row in cells.items()}
     assert calls == {"search": 96, "agent": 0, "prompts": 2 * (72 + 48), "test": 72, "total": 408}
     assert float(cells["total"][3]) > 0, "USD"
