@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -115,3 +116,15 @@ def test_the_store_can_be_named(place: Place, jobs: Call) -> None:
     jobs("add", str(place.write()), "--store", url)
     assert "nightly" in jobs("list", "--store", url)
     assert "no jobs" in jobs("list")
+
+
+@pytest.mark.parametrize("missing", ["apscheduler", "standardwebhooks"])
+def test_without_the_extra_the_command_says_how_to_get_it(missing: str) -> None:
+    """In a process of its own, in which the package cannot be imported."""
+    script = f"import sys; sys.modules[{missing!r}] = None; sys.argv[1:] = ['jobs', 'list']; "
+    done = subprocess.run(
+        [sys.executable, "-c", script + "from agentopt.cli import main; main()"], capture_output=True, text=True
+    )
+    assert done.returncode == 2, done.stderr
+    assert f"jobs need the package {missing}" in done.stderr
+    assert "pip install 'agentopt[jobs]'" in done.stderr

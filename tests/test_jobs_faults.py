@@ -131,6 +131,8 @@ def test_twenty_runs_two_seconds_apart_spend_once_promote_once_and_do_not_flap(t
     runs = history(place)
     assert [run.state for run in runs].count("promoted") <= 2, "the better model, and once for its price"
     assert sum(run.spent.calls for run in runs) == paid
+    held = [place.champions.get(number).candidate for number in place.champions.numbers()]
+    assert len(held) == len(set(held)), "no champion comes back"
     first = (place.champions.folder / "champions" / "0001.yaml").read_bytes()
     call(place, "rollback", "nightly", "1")
     assert place.champions.file.read_bytes() == first

@@ -194,8 +194,8 @@ class RunOfJob:
         """
         if not any(spec.price.usd(1, 1) for spec in world.specs.values()):
             return result.recommended
-        tried = dict.fromkeys(Candidate.from_dict(t.candidate) for t in result.trials if t.state == "complete")
-        found = {c: Measurement.of(await evaluator.evaluate(c)) for c in tried}
+        complete = [Candidate.from_dict(t.candidate) for t in result.trials if t.state == "complete"]
+        found = {c: Measurement.of(await evaluator.evaluate(c)) for c in dict.fromkeys([result.best, *complete])}
         best, confidence = found[result.best], self.known.job.promotion.confidence
         as_good = [c for c, measured in found.items() if not beats(best, measured, confidence)]
         return min(as_good, key=lambda c: found[c].usd)
@@ -214,7 +214,7 @@ class RunOfJob:
         self, world: World, current: Champion, winner: Candidate, decision: Decision, evaluation: Evaluation | None
     ) -> Champion:
         # The last look before the champion's file is touched: a process that was suspended must not swap it.
-        if not self.store.renew(self.run.id, self.run.owner, max(self.run.lease, self.now())):
+        if not self.store.holds(self.run.id, self.run.owner):
             raise LostRunError("another process took this run over; the champion was left as it is")
         anchor = None if decision.why == "better" else current.record.anchor
         scores = _scores(world, evaluation) if evaluation else {}

@@ -220,6 +220,10 @@ class JobStore:
         """Prolong the lease. False where the run is not the owner's any more."""
         return self._update(run, owner, {"lease": until})
 
+    def holds(self, run: str, owner: str) -> bool:
+        """Whether the run is still the owner's to work on."""
+        return self._update(run, owner, {"owner": owner})
+
     def note_folder(self, run: str, owner: str, folder: Path) -> None:
         """Remember where the search's trials are, so that whoever takes the run over goes on with them."""
         self._update(run, owner, {"folder": str(folder)})
