@@ -77,7 +77,7 @@ def log_of(place: Place) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize(("kills", "delay"), [(1, 0.1), pytest.param(20, 0.15, marks=MANY)])
-def test_a_daemon_killed_in_mid_run_goes_on_at_its_next_start_and_pays_for_nothing_twice(
+def test_a_daemon_stopped_or_killed_in_mid_run_goes_on_at_its_next_start_and_pays_for_nothing_twice(
     tmp_path: Path, kills: int, delay: float
 ) -> None:
     rng = random.Random(kills)
@@ -85,6 +85,11 @@ def test_a_daemon_killed_in_mid_run_goes_on_at_its_next_start_and_pays_for_nothi
         place = Place(tmp_path, server.base_url, models=["small", "better"], max_choices=1)
         place.examples = 12 if kills == 1 else 40
         call(place, "add", str(place.write(schedule={"every": "1h"})))
+        daemon = start(place)
+        wait(server.received)
+        stop(daemon)
+        assert [run.state for run in history(place)] == ["interrupted"]
+        assert max(asked(server).values()) == 1, "what was sent was waited for"
         for _ in range(kills):
             before, daemon = len(server.received()), start(place)
             wait(lambda before=before: len(server.received()) > before or over(place, 1)())
