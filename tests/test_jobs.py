@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 from jobs_place import QUALITY, Clock, Log, Place, claimed, open_place_store, run_due, until
+from standardwebhooks.webhooks import Webhook
+from test_webhook import Receiver
 
 from agentopt.errors import ConfigError
 from agentopt.jobs.jobfile import read_job
@@ -132,6 +134,29 @@ async def test_a_champion_that_got_worse_raises_an_alarm(tmp_path: Path, server:
     assert run.alarm is not None
     assert "worse than when it was promoted" in run.alarm
     assert "alarm" in job.log.events()
+
+
+async def test_what_happens_is_told_to_the_webhook_signed_and_once(
+    tmp_path: Path, server: OpenAIServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOOK", SECRET)
+    receiver = Receiver()
+    async with receiver.listening() as target:
+        job = Job(Place(tmp_path, server.base_url, models=["small", "better"]), webhook=target.model_dump(mode="json"))
+        run = await job.run()
+        await job.run()
+    ((headers, body),) = receiver.got
+    told = Webhook(SECRET).verify(body, headers)
+    assert told["type"] == "agentopt.job.promoted"
+    assert (told["data"]["job"], told["data"]["run"], told["data"]["champion"]) == ("nightly", run.id, 2)
+    assert job.log.events().count("webhook_sent") == 1
+
+
+async def test_a_webhook_that_cannot_be_told_costs_the_run_nothing(tmp_path: Path, server: OpenAIServer) -> None:
+    hook = {"url": "http://127.0.0.1:9/", "secret_env": "NOT_SET"}
+    job = Job(Place(tmp_path, server.base_url, models=["small", "better"]), webhook=hook)
+    assert (await job.run()).state == "promoted"
+    assert "webhook_failed" in job.log.events()
 
 
 async def test_a_champion_that_the_task_has_no_use_for_is_replaced_and_told(
