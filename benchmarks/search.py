@@ -19,7 +19,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
-from itertools import product
 from pathlib import Path
 
 import optuna
@@ -46,11 +45,9 @@ from agentopt.trial import Evaluation, ExampleResult, Trial
 FOLDER = Path(__file__).parent / "landscapes"
 CURVE, CLOSE = 50, 0.01
 """Trials of a search's curve, and how close to the optimum it has to come."""
-MOST = {"optuna": 150, "optuna, nsga2": 50}
-"""Trials after which a search is given up, by strategy or its first word; 300 for others, 50 where a model is asked.
-
-A strategy of Optuna's rebuilds its study for each proposal, so that long searches of several would take hours.
-"""
+MOST = {"random": 300, "grid": 300, "optuna, nsga2": 50}
+"""Trials after which a search is given up; 150 for the others, 50 where a model is asked. Long searches of Optuna's
+samplers take most of the time and tell no more."""
 DEFAULT = "optuna, insight"
 
 
@@ -229,18 +226,18 @@ def run_free(landscape: str, only: Sequence[str], seed: int) -> list[Outcome]:
     outcomes = []
     for strategy, make in free_searches(seed).items():
         if not only or strategy in only:
-            most = MOST.get(strategy, MOST.get(strategy.partition(",")[0], 300))
+            most = MOST.get(strategy, 150)
             outcomes.append(asyncio.run(measure(landscape, strategy, seed, world, make(), min(most, size))))
     return outcomes
 
 
-async def run_asking(names: Sequence[str], seeds: range, config: Config, only: Sequence[str] = ()) -> list[Outcome]:
-    """The strategies that ask `config.agent.model`, one search after the other, `CURVE` trials at most."""
+async def run_asking(name: str, seeds: range, config: Config, only: Sequence[str] = ()) -> list[Outcome]:
+    """The strategies that ask `config.agent.model` on one landscape, one search after the other."""
     assert config.agent.model is not None
     specs = {config.agent.model: Catalog.load(*config.models)[config.agent.model]}
     outcomes = []
     async with open_session(specs, f"benchmark {time.time_ns()}", journal=config.journal) as session:
-        for name, seed in product(names, seeds):
+        for seed in seeds:
             world = worlds()[name](seed)
             like = await experience(next(other for other in worlds() if other != name), seed)
             for strategy, make in asking_searches(seed, session.model, config, like).items():
@@ -285,18 +282,15 @@ HEAD = """| strategy | trials | samples per example | units per example | within
 
 
 def report(outcomes: Sequence[Outcome]) -> str:
-    """A table for each landscape, in Markdown, and how the default compares with random search and with TPE."""
-    parts = []
-    for name in dict.fromkeys(o.landscape for o in outcomes):
-        here = [o for o in outcomes if o.landscape == name]
-        world = worlds()[name](0)
-        every = world.space.candidates()
-        close = sum(world.exact(c) >= world.optimum - CLOSE - 1e-12 for c in every)
-        runs = {s: [o for o in here if o.strategy == s] for s in dict.fromkeys(o.strategy for o in here)}
-        rows = "\n".join(row(strategy, of) for strategy, of in runs.items())
-        parts.append(f"**{name}**: {len(every)} affordable candidates, {close} close (seed 0).\n\n{HEAD}\n{rows}")
-        parts.append(compared(runs))
-    return "\n\n".join(part for part in parts if part)
+    """One landscape's table, in Markdown, and how the default compares with random search and with TPE."""
+    name = outcomes[0].landscape
+    world = worlds()[name](0)
+    every = world.space.candidates()
+    close = sum(world.exact(c) >= world.optimum - CLOSE - 1e-12 for c in every)
+    runs = {s: [o for o in outcomes if o.strategy == s] for s in dict.fromkeys(o.strategy for o in outcomes)}
+    rows = "\n".join(row(strategy, of) for strategy, of in runs.items())
+    head = f"**{name}**: {len(every)} affordable candidates, {close} close (seed 0)."
+    return "\n\n".join(part for part in (head, f"{HEAD}\n{rows}", compared(runs)) if part)
 
 
 def compared(runs: dict[str, list[Outcome]]) -> str:
@@ -340,19 +334,21 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     asked, started = arguments(), time.monotonic()
     names = [name for name in worlds() if not asked.on or any(part in name for part in asked.on)]
-    jobs = product(names, [asked.only], range(asked.seeds))
-    with ProcessPoolExecutor(asked.processes) as pool:
-        outcomes = [outcome for found in pool.map(run_free, *zip(*jobs, strict=True)) for outcome in found]
-    if asked.agent:
-        config = load_config([*asked.config, f"agent.model={asked.agent}"])
-        outcomes += asyncio.run(run_asking(names, range(asked.agent_seeds), config, asked.only))
-    else:
+    config = load_config([*asked.config, *([f"agent.model={asked.agent}"] if asked.agent else [])])
+    if not asked.agent:
         print("Strategies that ask a model are left out: no --agent was given.\n")
-    outcomes.sort(key=lambda o: names.index(o.landscape))
-    print(report(outcomes))
+    outcomes = []
+    with ProcessPoolExecutor(asked.processes) as pool:
+        for name in names:
+            done = pool.map(partial(run_free, name, asked.only), range(asked.seeds))
+            here = [outcome for found in done for outcome in found]
+            if asked.agent:
+                here += asyncio.run(run_asking(name, range(asked.agent_seeds), config, asked.only))
+            outcomes += here
+            print(report(here), end="\n\n", flush=True)
     if asked.curves:
         write_curves(outcomes, asked.curves)
-    print(f"\n{len(outcomes)} searches in {time.monotonic() - started:.0f} s.")
+    print(f"{len(outcomes)} searches in {time.monotonic() - started:.0f} s.")
 
 
 if __name__ == "__main__":
