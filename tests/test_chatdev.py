@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -215,3 +217,12 @@ async def test_a_program_that_does_harm_is_a_failure_of_that_example(harm: str, 
     evaluation = await evaluate(tmp_path, dict.fromkeys(("code", "review", "test"), fenced(f"{TIMER}\n{harm}")))
     assert [(r.score, r.error) for r in evaluation.results] == [(0.0, None)]
     assert evaluation.results[0].metrics["executability"] == 0
+
+
+def test_measuring_meaning_leaves_the_programs_logging_alone() -> None:
+    code = (
+        "import logging\nfrom agentopt.checkers.embedding import similarity\nsimilarity('a', 'b')\n"
+        "print(logging.getLogger().handlers, logging.getLogger().level)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[] 30\n"

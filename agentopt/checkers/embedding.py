@@ -6,6 +6,7 @@ for retrieval, averaged over the text. The only importer of wordllama.
 
 from __future__ import annotations
 
+import logging
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,13 @@ def similarity(first: str, second: str) -> float:
 
 @lru_cache(maxsize=1)
 def _model() -> Any:
+    root = logging.getLogger()
+    before = root.level, list(root.handlers)
     import wordllama
 
+    # Importing it sets up logging for the whole program, which is not a library's to do.
+    root.setLevel(before[0])
+    root.handlers[:] = before[1]
     # Its tokeniser lies in a folder of the package in which the library looks for a cached one only.
     own = Path(wordllama.__file__).parent
     return wordllama.WordLlama.load(cache_dir=own, disable_download=True)
