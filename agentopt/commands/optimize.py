@@ -92,9 +92,8 @@ def _show_estimate(worst: Estimate, config: Config, console: Console) -> None:
     table = Table(title=title, title_justify="left")
     for column in ("part", "calls", "prompt tokens", "completion tokens", "USD"):
         table.add_column(column, justify="left" if column == "part" else "right")
-    parts = {"search": worst.search, "agent": worst.agent, "prompts": worst.prompts, "test": worst.test, "total": worst.total}
-    for name, usage in parts.items():
-        table.add_row(name, *usage_cells(usage))
+    for part in ("search", "agent", "prompts", "test", "total"):
+        table.add_row(part, *usage_cells(getattr(worst, part)))
     console.print(table)
     unknown = "unknown: a model was never called here; `agentopt models check NAME` measures it"
     shown = unknown if worst.seconds is None else f"about {duration_in_words(worst.seconds)}, at the pace so far"
