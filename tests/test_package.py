@@ -24,7 +24,8 @@ LAYERS = (
     "candidate trial",
     "cost budget stats validation sandbox.*",
     "models.*",
-    "checkers.* task templates parsers scorers fusion workflow taskschema taskdata taskreader taskscoring taskprogram taskfile wire retrieval",
+    "task templates parsers scorers fusion workflow checkers.* wire retrieval "
+    "taskschema taskdata taskreader taskscoring taskprogram taskfile",
     "scaling",
     "evaluation program processes workers programworker visit gateway",
     "search.* prompts.*",
