@@ -24,7 +24,7 @@ LAYERS = (
     "candidate trial",
     "cost budget stats validation sandbox.*",
     "models.*",
-    "task templates parsers scorers fusion workflow checkers.* wire retrieval "
+    "task templates parsers scorers fusion workflow checkers.* wire retrieval",
     "taskschema taskdata taskreader taskscoring taskprogram taskfile",
     "scaling",
     "evaluation program processes workers programworker visit gateway",
