@@ -1,4 +1,4 @@
-"""Does the p1 filter help on a real task? `python -m benchmarks.p1_task --out FOLDER [--calls 300] [--seeds 3]`.
+"""Does the p1 filter help on a real task? `python -m benchmarks.p1_task --out FOLDER [--calls 200] [--seeds 3]`.
 
 The task is `tasks/house_style`, the model a local one. Every arm gets the same number of model calls, its pilot, its
 writing model and the meeting on validation included: `all` optimises on all training prompts, `random` on as many
@@ -30,7 +30,7 @@ from agentopt.task import Task
 from agentopt.taskfile import load_task
 from agentopt.trial import Evaluation
 
-SHARED = {"variants": 5, "user_prompts": 12, "repeats": 2, "k_top": 4, "finalists": 2, "rounds": 100}
+SHARED = {"variants": 5, "user_prompts": 8, "repeats": 2, "k_top": 3, "finalists": 1, "rounds": 100}
 ARMS: Mapping[str, PromptSettings] = {
     "all": PromptSettings(subset="all", proposer="components", **SHARED),  # type: ignore[arg-type]
     "random": PromptSettings(subset="random", proposer="components", **SHARED),  # type: ignore[arg-type]
@@ -58,13 +58,15 @@ class Outcome:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.p1_task", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for the journals and outcomes")
-    parser.add_argument("--calls", type=int, default=300, help="model calls of each run, the test not included")
+    parser.add_argument("--calls", type=int, default=200, help="model calls of each run, the test not included")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--test", type=int, default=60, help="examples of the test split, of 90")
     parser.add_argument("--model", default="qwen2.5-coder-0.5b")
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
     catalog = Catalog.load()
-    task = load_task(Path(__file__).parents[1] / "tasks" / "house_style", catalog=catalog)
+    folder = Path(__file__).parents[1] / "tasks" / "house_style"
+    task = load_task(folder, catalog=catalog, overrides={"data.limit.test": asked.test})
     specs = {asked.model: catalog[asked.model]}
     outcomes = []
     for seed in range(asked.seeds):
