@@ -249,8 +249,16 @@ async def test_several_choices_come_from_one_call_and_repeats_continue_the_seeds
     texts = [choice.text for choice in whole.choices]
     assert texts == [choice.text for part in parts for choice in part.choices]
     assert len(set(texts)) > 1
-    assert [(r.n, r.seed) for r in server.requests] == [(8, 40), (4, 40), (4, 44)]
+    first = ask(seed=40).sampling_seed
+    assert [(r.n, r.seed) for r in server.requests] == [(8, first), (4, first), (4, first + 4)]
     assert server.choices == 16
+
+
+def test_every_question_has_a_seed_of_its_own_and_the_same_one_each_time() -> None:
+    seeds = {ask(f"Say {word}", seed=seed).sampling_seed for word in ("a", "b", "c") for seed in (0, 1)}
+    assert len(seeds) == 6
+    assert all(0 <= seed < 2**30 for seed in seeds)
+    assert ask(seed=1).for_repeats(3, 2).sampling_seed == ask(seed=1).sampling_seed + 3
 
 
 async def test_no_more_choices_are_asked_for_than_the_endpoint_gives() -> None:
@@ -320,7 +328,7 @@ def test_the_request_carries_what_was_asked_and_a_schema_only_where_it_is_honour
         "max_tokens": 20,
         "temperature": 0.3,
         "top_p": 0.8,
-        "seed": 2,
+        "seed": request.sampling_seed,
         "stop": ["\n"],
     }
     schema = {"name": "answer", "strict": True, "schema": {"type": "object"}}
@@ -432,5 +440,6 @@ async def test_a_server_process_answers_from_the_prompt_and_writes_what_it_recei
     right = sum(choice.text == "yes" for choice in response.choices)
     assert 3 < right < 17
     (line,) = [json.loads(line) for line in counter.read_text().splitlines()]
-    assert (line["n"], line["seed"], line["model"], line["outcome"]) == (20, 0, "small", "ok")
+    sent = ask().sampling_seed
+    assert (line["n"], line["seed"], line["model"], line["outcome"]) == (20, sent, "small", "ok")
     assert process.received() == [line]

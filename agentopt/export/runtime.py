@@ -6,9 +6,11 @@ and every definition says all that a reader of that module needs to know.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,10 +18,11 @@ from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
-from openai import OpenAI
+from openai import OpenAI, OpenAIError
 
 from agentopt.fusion import vote
 from agentopt.parsers import _json_values, shown
+from agentopt.serve.inputs import Columns, InputError
 from agentopt.task import Parser, Unparsable, Value
 
 
@@ -61,8 +64,28 @@ class Stage:
     fusing: Fusing | None = None
 
 
+def main(run: Callable[[Mapping[str, Any]], Value | None], columns: Columns, arguments: Sequence[str]) -> int:
+    """Print the output for the inputs in the only argument. Returns the exit code: 2 for a mistake of the caller."""
+    try:
+        if len(arguments) != 1:
+            raise columns.wrong(f"{len(arguments)} arguments were given")
+        print(json.dumps(run(columns.read(arguments[0])), ensure_ascii=False))  # noqa: T201 - its output
+    except InputError as mistake:
+        print(mistake, file=sys.stderr)  # noqa: T201 - for who runs it
+        return 2
+    except OpenAIError as failure:
+        print(f"a model could not be asked: {failure}", file=sys.stderr)  # noqa: T201 - for who runs it
+        return 1
+    return 0
+
+
 def run_stages(stages: Sequence[Stage], inputs: Mapping[str, Any], output: str) -> Value | None:
     """The value of the stage `output`; None when no answer of a stage was usable."""
+    # Before anything is asked and paid for: a variable that is not set is told now.
+    for stage in stages:
+        for asked in (stage, stage.fusing):
+            if asked:
+                client(asked.endpoint)
     outputs: dict[str, Value] = {}
     for stage in stages:
         value = answer(stage, stage.prompt(inputs, outputs), inputs)
@@ -111,7 +134,8 @@ def complete(endpoint: Endpoint, messages: list[Any], settings: Mapping[str, Any
     texts: list[str] = []
     while len(texts) < count:
         number = {"n": count - len(texts)} if count - len(texts) > 1 else {}
-        asked: dict[str, Any] = {**settings, **number, "seed": settings["seed"] + first + len(texts)}
+        seed = sampling_seed(messages, settings["seed"]) + first + len(texts)
+        asked: dict[str, Any] = {**settings, **number, "seed": seed}
         if endpoint.is_chat:
             chat = client(endpoint).chat.completions.create(model=endpoint.model, messages=messages, **asked)
             texts += [choice.message.content or choice.message.refusal or "" for choice in chat.choices]
@@ -122,16 +146,29 @@ def complete(endpoint: Endpoint, messages: list[Any], settings: Mapping[str, Any
     return texts[:count]
 
 
+def sampling_seed(messages: list[Any], seed: int) -> int:
+    """The seed of the first answer: every conversation has its own, so that similar ones do not share their luck."""
+    said = json.dumps([seed, [[message["role"], message["content"]] for message in messages]])
+    return int.from_bytes(hashlib.sha256(said.encode()).digest()[:4]) // 4
+
+
 @cache
 def client(endpoint: Endpoint) -> OpenAI:
-    """The client of an endpoint. Raises `KeyError` that names the environment variable that is not set."""
+    """The client of an endpoint. Raises `InputError` that names the environment variable that is not set."""
     return OpenAI(
-        base_url=os.environ[endpoint.base_url_env] if endpoint.base_url_env else endpoint.base_url,
+        base_url=variable(endpoint.base_url_env) if endpoint.base_url_env else endpoint.base_url,
         # The client refuses to start without a key, also where the endpoint asks for none.
-        api_key=os.environ[endpoint.api_key_env] if endpoint.api_key_env else "no-key",
+        api_key=variable(endpoint.api_key_env) if endpoint.api_key_env else "no-key",
         timeout=endpoint.timeout,
         max_retries=endpoint.max_retries,
     )
+
+
+def variable(name: str) -> str:
+    """The value of an environment variable. Raises `InputError` where it is not set."""
+    if value := os.environ.get(name):
+        return value
+    raise InputError(f"the environment variable {name} is not set")
 
 
 def show(value: Any) -> str:

@@ -47,6 +47,16 @@ class Request:
         ]
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
+    @property
+    def sampling_seed(self) -> int:
+        """The seed for endpoints that honour one; that of the next repeat is one more.
+
+        Every conversation has its own: with one seed for all, similar prompts would share their luck, and examples
+        would not be the independent draws that every interval takes them for.
+        """
+        said = json.dumps([self.seed, [[m.role, m.content] for m in self.messages]])
+        return int.from_bytes(hashlib.sha256(said.encode()).digest()[:4]) // 4 + self.first_repeat
+
     def for_repeats(self, first_repeat: int, n: int) -> Request:
         return replace(self, first_repeat=first_repeat, n=n)
 
