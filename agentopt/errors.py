@@ -63,7 +63,7 @@ class BudgetExceeded(AgentoptError):  # noqa: N818 - a limit that was reached is
 
     def __init__(self, name: str, *, cap: float, spent: float, wanted: float, kept: float = 0.0) -> None:
         self.name, self.cap, self.spent, self.wanted = name, cap, spent, wanted
-        kept_back = f" and {kept:g} kept for the final test" if kept else ""
+        kept_back = f" and {kept:g} kept back for what comes after" if kept else ""
         super().__init__(
             f"the {name} cap of {cap:g} is reached: {spent:g} spent{kept_back}, {wanted:g} more asked for\n"
             f"  remedy: raise budget.{name}, or resume the run with a higher one"

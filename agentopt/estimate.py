@@ -77,13 +77,13 @@ def _usage_of_example(
     task: Task, choices: Mapping[str, Mapping[str, int]], specs: Mapping[str, ModelSpec], example: Example
 ) -> Usage:
     """The most that one example may take, when each subtask uses one of its (model -> samples)."""
-    total = _usage_of_judge(task, specs, example)
+    total = usage_of_judge(task, specs, example)
     for subtask in task.subtasks:
         total += _usage_of_subtask(task, subtask, choices[subtask.name], specs, example)
     return total
 
 
-def _usage_of_judge(task: Task, specs: Mapping[str, ModelSpec], example: Example) -> Usage:
+def usage_of_judge(task: Task, specs: Mapping[str, ModelSpec], example: Example) -> Usage:
     """The judge's tries at one example, with an output as long as the workflow's last answer may be."""
     judge = task.scorer
     if not isinstance(judge, Judge):

@@ -77,7 +77,7 @@ class Optimization:
                     await runner.run(Proposal(trial.candidate, trial.proposer, trial.note))
                 space = await self._better_prompts_before(space, runner, first, prompting)
                 await self._spend_trials(search, space, runner, prompting)
-                await self._better_prompts_after(study, runner, first, prompting)
+                await self._better_prompts_after(study, runner, prompting)
                 budget.check_seconds()
         except BudgetExceeded as error:
             return str(error).splitlines()[0]
@@ -89,8 +89,7 @@ class Optimization:
         """The space with the prompts that were found with the baseline's models."""
         if not prompting.due("before") or not runner.trials_left:
             return space
-        with prompting.leaving_the_rest():
-            better = await prompting.improve(space.baseline, first.evaluation, "before")
+        better = await prompting.improve(space.baseline, first.evaluation, "before")
         if better != space.baseline:
             await runner.run(Proposal(better, PROMPTS, "the baseline with better prompts"))
         return space.with_prompts(better)
@@ -107,13 +106,11 @@ class Optimization:
             if runner.trials_left:
                 await search.run(space, runner)
 
-    async def _better_prompts_after(
-        self, study: Study, runner: StudyRunner, first: Trial, prompting: Prompting
-    ) -> None:
+    async def _better_prompts_after(self, study: Study, runner: StudyRunner, prompting: Prompting) -> None:
         best = best_trial(study.trials)
         if best is None or not prompting.due("after") or not runner.trials_left:
             return
-        better = await prompting.improve(best.candidate, first.evaluation, "after")
+        better = await prompting.improve(best.candidate, best.evaluation, "after")
         if better != best.candidate:
             await runner.run(Proposal(better, PROMPTS_AFTER, f"trial {best.number} with better prompts"))
 

@@ -345,7 +345,7 @@ def broken(error: Exception) -> ScriptedModel:
         (lambda: broken(PermanentModelError("no such model")), None, "cannot be reached: no such model"),
         (lambda: prompt_model(writes="I would rather not."), None, "held a system prompt as JSON"),
         (lambda: prompt_model(writes='{"system_prompt": "Answer the question."}'), None, "gave only 0 usable"),
-        (lambda: prompt_model(), {"prompts": Caps(calls=0)}, "its own budget is exhausted"),
+        (lambda: prompt_model(), {"prompts": Caps(calls=0)}, "there is no budget for it: the prompts.calls cap of 0"),
     ],
 )
 async def test_where_the_writer_is_of_no_help_the_fragments_take_over_and_it_is_said(
@@ -449,6 +449,34 @@ async def test_prompts_take_no_more_than_their_share_of_a_cap(tmp_path: Path) ->
     assert told[0] <= 200
     assert result.total.calls <= 400
     assert result.finalist("best").test is not None
+
+
+async def test_a_cap_too_small_for_a_pilot_and_a_validation_spends_nothing_on_prompts(tmp_path: Path) -> None:
+    provider = prompt_model()
+    result = await aoptimize(prompt_task(), config(tmp_path, budget={"trials": 3, "calls": 150}), provider=provider)
+    (report,) = result.prompts
+    assert "do not fit in prompts.share" in report.ended
+    assert not [r for r in provider.requests if "|train-" in r.messages[-1].content]
+    assert result.finalist("best").test is not None
+
+
+async def test_a_smaller_cap_makes_the_pilot_and_the_final_meeting_smaller(tmp_path: Path) -> None:
+    asked = config(tmp_path, budget={"trials": 3, "calls": 420}, prompts={"proposer": "components"})
+    result = await aoptimize(prompt_task(), asked, provider=prompt_model())
+    (report,) = result.prompts
+    assert report.verdict is not None
+    assert report.pilot_responses < 144  # 6 variants, 12 user prompts, twice
+    assert len(report.finals) <= 1 + 420 // 4 // 32
+
+
+async def test_the_agents_call_that_no_cap_allows_leaves_the_trial_to_the_fallback(tmp_path: Path) -> None:
+    dear = {"model": SMALL, "max_tokens": 100_000, "guideline_tokens": 100_000}
+    asked = config(
+        tmp_path, strategy="agent", agent=dear, budget={"trials": 5, "tokens": 20_000}, prompts={"when": "never"}
+    )
+    result = await aoptimize(toy_task(validation=8, test=8), asked, provider=toy_model())
+    assert any("no budget for the agent" in reason for reason in result.fallbacks)
+    assert len(result.trials) == 5
 
 
 async def test_a_run_that_is_resumed_pays_for_no_prompt_twice(tmp_path: Path) -> None:

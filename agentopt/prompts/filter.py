@@ -263,7 +263,11 @@ class _Evidence:
     def _undecided(self) -> tuple[FilterVerdict, str]:
         """Without a proven difference: could a worthwhile one have been seen?"""
         seen, by_chance = self.criteria.spread, max(self.chance_score, 0.0) ** 0.5
-        unproven = f"no difference between system prompts is proven (p = {self.null.best_p_value:.3g})"
+        level = self.criteria.level / 2
+        unproven = (
+            f"no difference between system prompts is proven (p = {self.null.best_p_value:.3g}, "
+            f"where at most {level:g} would be a proof)"
+        )
         if by_chance <= seen:
             shown = f"a spread of {seen:g} on {self.k_top} user prompts would have shown"
             return "not worth it", f"{unproven}, and {shown}"

@@ -32,7 +32,7 @@ class GepaProposer:
         self,
         rewards: Rewards,
         examples: Sequence[int],
-        writer: ReflectiveProposer | None,
+        writer: ReflectiveProposer,
         *,
         repeats: int,
         metric_calls: int,
@@ -43,8 +43,6 @@ class GepaProposer:
 
     async def propose(self, brief: Brief, history: Sequence[Attempt], k: int) -> list[str]:
         """The `k` best texts that gepa evaluated. Raises `NoHelpError`, and `BudgetExceeded` when there are none."""
-        if self._writer is None:
-            raise NoHelpError("it needs a model that writes prompts")
         if importlib.util.find_spec("gepa") is None:
             raise NoHelpError("gepa is not installed (pip install 'agentopt[gepa]')")
         adapter = _Adapter(self._rewards, asyncio.get_running_loop())

@@ -24,6 +24,9 @@ from agentopt.stats import loses
 from agentopt.task import Example, Task
 from agentopt.trial import Evaluation
 
+EVERY_ROUND = "every round was made"
+"""How a subtask's rounds end that nothing cut short."""
+
 STOP_LEVEL = 0.05
 """Level of the paired test that stops a finalist early on the validation split."""
 
@@ -77,6 +80,10 @@ class PromptOptimizer:
         A cap that is reached ends the rounds, not the run: what was found so far meets the validation split. Raises
         `BudgetExceeded` where not even that is possible.
         """
+        if self.settings.proposer == "gepa" and self.writer is None:
+            # Known before anything is spent: there will be no gepa.
+            self.fall_back("gepa is of no help: it needs a model that writes prompts; components takes its place")
+            self.settings = self.settings.model_copy(update={"proposer": "components"})
         rewards = self._rewards(candidate, subtask)
         seed_prompt = candidate[subtask].system_prompt
         race = Race(rewards, (), {seed_prompt: SEED}, self.settings.repeats)
@@ -127,7 +134,8 @@ class PromptOptimizer:
         if pilot is not None:
             race.proposers.update(pilot.proposers)
         await race.run([brief.seed_prompt])
-        if self.settings.proposer == "gepa" and await self._evolve(race, brief):
+        writer = self._reflective()
+        if self.settings.proposer == "gepa" and writer and await self._evolve(race, brief, writer):
             return "gepa made its own rounds"
         proposers = Proposers(self._proposers(), self.fall_back)
         for number in range(self.settings.rounds):
@@ -138,9 +146,9 @@ class PromptOptimizer:
             await race.run([each.system_prompt for each in new])
             best = f"{race.best.reward:.3f} by {race.best.proposer}" if race.best else "none"
             self.say(f"round {number + 1} of {self.settings.rounds}: best {best}")
-        return "every round was made"
+        return EVERY_ROUND
 
-    async def _evolve(self, race: Race, brief: Brief) -> bool:
+    async def _evolve(self, race: Race, brief: Brief, writer: ReflectiveProposer) -> bool:
         """Let gepa make its rounds, with as many draws as ours would take at most. False where it is of no help."""
         from agentopt.prompts.gepa_proposer import GepaProposer
 
@@ -149,7 +157,7 @@ class PromptOptimizer:
         gepa = GepaProposer(
             race.rewards,
             race.examples,
-            self._reflective(),
+            writer,
             repeats=settings.repeats,
             metric_calls=calls,
             seed=self.seed,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agentopt.errors import AgentoptError
+from agentopt.errors import AgentoptError, BudgetExceeded
 from agentopt.prompts.filter import FilterResult, analyse, open_cells
 from agentopt.prompts.rewards import Cell, Rewards
 from agentopt.prompts.settings import PromptSettings
@@ -52,7 +52,7 @@ async def run_pilot(
 
     Twice each cell, then once more wherever the chosen subset is open, up to the cap.
 
-    Raises `BudgetExceeded`; `PilotError` when too much failed for an analysis.
+    Raises `BudgetExceeded` before every cell has its first responses; `PilotError` when too much failed for an analysis.
     """
     system_prompts, everyone = list(proposers), list(range(len(rewards.examples)))
     k_top = min(settings.k_top, len(everyone))
@@ -67,7 +67,10 @@ async def run_pilot(
 async def _measure(
     rewards: Rewards, system_prompts: Sequence[str], k_top: int, cap: int, seed: int, say: Callable[[str], None]
 ) -> Floats:
-    """Draw until no choice is open, or every open cell has `cap` responses. Returns the rewards (N, K, M)."""
+    """Draw until no choice is open, every open cell has `cap` responses, or the budget is out; rewards (N, K, M).
+
+    Raises `BudgetExceeded` where it is out before every cell has its first responses.
+    """
     everyone = range(len(rewards.examples))
     drawn = np.zeros((len(system_prompts), len(everyone)), int)
     wanted, repeats = np.ones(drawn.shape, bool), FIRST_REPEATS
@@ -78,7 +81,12 @@ async def _measure(
             for m in range(repeats)
         ]
         say(f"pilot: {len(cells)} responses after {int(drawn.sum())}")
-        await rewards.draw(cells)
+        try:
+            await rewards.draw(cells)
+        except BudgetExceeded:
+            if not drawn.any():
+                raise
+            return rewards.table(system_prompts, everyone)  # it has fewer repeats, but nothing is missing
         drawn[wanted] += repeats
         table, repeats = rewards.table(system_prompts, everyone), 1
         # A cell in which a call failed for good stays as it is: asking again would fail again.

@@ -70,9 +70,10 @@ class ReflectiveProposer:
         except (ModelError, WeightsError) as error:
             raise NoHelpError(f"the model cannot be reached: {error}") from error
         except BudgetExceeded as error:
-            if not error.name.startswith("prompts."):
+            if error.name == "seconds":
                 raise
-            raise NoHelpError(f"its own budget is exhausted: {str(error).splitlines()[0]}") from error
+            # Its own cap, or one of the run: draws of what others write may still be affordable.
+            raise NoHelpError(f"there is no budget for it: {str(error).splitlines()[0]}") from error
         return [choice.text for choice in response.choices]
 
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agentopt.diagnosis import Diagnosis
+from agentopt.prompts.optimizer import EVERY_ROUND
 from agentopt.report.words import interval_in_words, p_in_words
 from agentopt.result import PromptFinal, PromptReport
 
@@ -37,6 +38,8 @@ def prompt_tables(reports: Sequence[PromptReport]) -> Iterator[RenderableType]:
     yield table
     yield from (_earned(report) for report in reports if report.tried)
     for report in reports:
+        if report.against_seed and report.ended != EVERY_ROUND:
+            yield f"  {report.subtask}: {escape(report.ended)}"
         yield from (f"  {report.subtask}: fell back: {escape(reason)}" for reason in report.fallbacks)
 
 
@@ -105,7 +108,7 @@ def _variance_parts(diagnosis: Diagnosis) -> Table:
         f"noise at {planned}": f"{diagnosis.noise:.5f}",
         "signal / noise on all user prompts": f"{diagnosis.ratio:.2f}",
         f"signal / noise on the best {len(diagnosis.subset)}": f"{diagnosis.subset_ratio:.2f}",
-        "responses needed per cell, on all": _count(diagnosis.responses_needed),
+        "responses per cell for twice as much signal as noise, on all": _count(diagnosis.responses_needed),
         "score of the best subset; by chance at most; cross-fitted": (
             f"{diagnosis.subset_score:.4f}; {diagnosis.chance_score:.4f}; {_number(diagnosis.cross_fitted_score)}"
         ),

@@ -172,9 +172,10 @@ class _Agent:
         except (ModelError, WeightsError) as error:
             raise _NoHelpError(f"the agent cannot be reached: {error}") from error
         except BudgetExceeded as error:
-            if not error.name.startswith("agent."):
+            if error.name == "seconds":
                 raise
-            raise _NoHelpError(f"the agent's own budget is exhausted: {str(error).splitlines()[0]}") from error
+            # Its own cap, or one of the run: a trial that the fallback proposes may still be affordable.
+            raise _NoHelpError(f"no budget for the agent: {str(error).splitlines()[0]}") from error
         return response.choices[0].text
 
 
