@@ -9,14 +9,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from agentopt.candidate import Candidate
-from agentopt.errors import BudgetExceeded, CandidateError, ModelError, ScorerError
+from agentopt.errors import BudgetExceeded, CandidateError, ModelError, ScorerError, TaskError
 from agentopt.models.base import ChatModel
 from agentopt.models.catalog import ModelSpec
+from agentopt.models.masking import secrets_of
 from agentopt.program import ProgramRunner
 from agentopt.scaling import Scaling
 from agentopt.scorers import Judge
 from agentopt.task import Example, Metric, Scorer, Subtask, Task, Value
 from agentopt.trial import Evaluation, ExampleResult, Score, Split, SubtaskUse, TrialState
+from agentopt.visit import PREFIX
 from agentopt.workflow import Answer, Prompt, WorkflowResult, run_workflow
 
 StopTest = Callable[[Mapping[str, float]], bool]
@@ -51,7 +53,9 @@ class Evaluator:
         self.task, self.looks = task, looks
         self._scaling = Scaling(model, specs, task.unit, seed)
         self._scorer = _bound(task.scorer, model)
-        self._program = ProgramRunner(task, task.program) if task.program else None
+        secrets = secrets_of(specs.values())
+        self._program = ProgramRunner(task, task.program, secrets=secrets) if task.program else None
+        self._asked = False
         self._seed, self._clock = seed, clock
 
     async def evaluate(
@@ -65,8 +69,8 @@ class Evaluator:
         """Score the candidate on the split, in blocks, until `stop` says that it has lost.
 
         An example whose call or scorer failed for good has no score, and makes the evaluation incomplete. Raises
-        `CandidateError` for a candidate of another task, and `BudgetExceeded` (with what was evaluated as its
-        `partial`) when a cap is reached.
+        `CandidateError` for a candidate of another task, `TaskError` for a program that has never asked a subtask,
+        and `BudgetExceeded` (with what was evaluated as its `partial`) when a cap is reached.
         """
         check_candidate(candidate, self.task)
         started, examples = self._clock(), self._ordered(split)
@@ -86,6 +90,7 @@ class Evaluator:
             if stop and len(results) < len(examples) and stop(scores):
                 pruned = True
                 break
+        self._check_asked(results)
         if pruned:
             return so_far("pruned")
         return so_far("incomplete" if any(r.error for r in results) else "complete")
@@ -106,6 +111,7 @@ class Evaluator:
         """
 
         async def ask(subtask: Subtask, prompt: Prompt, of: Example, *, occurrence: int = 0) -> Answer:
+            self._asked = True
             repeat = (repeats or {}).get(subtask.name, 0) + MOST_REPEATS * occurrence
             answer = await self._scaling.answer(subtask, candidate[subtask.name], prompt, of, repeat=repeat)
             on_answer(subtask.name, prompt if isinstance(prompt, str) else prompt[-1].content, answer)
@@ -122,6 +128,20 @@ class Evaluator:
             return ExampleResult(example.id, None, error=str(error), subtasks=uses)
         feedback = outcome.note or score.feedback
         return ExampleResult(example.id, score.value, _shown(outcome.output), feedback, subtasks=uses, metrics=metrics)
+
+    def _check_asked(self, results: Sequence[ExampleResult]) -> None:
+        """Raise `TaskError` where the program has answered, but asked nothing so far: no candidate makes a difference.
+
+        An example may well be answered without a question; all of them are only where the questions go elsewhere.
+        """
+        answered = [result for result in results if result.score is not None]
+        if self._program and answered and not self._asked:
+            raise TaskError(
+                f"{answered[0].feedback} (so it was on all {len(answered)} examples that it answered)",
+                where=f"task {self.task.name}, program",
+                remedy="send its calls to OPENAI_BASE_URL, or to the endpoint that its function is given, with the "
+                f"models {', '.join(PREFIX + subtask.name for subtask in self.task.subtasks)}",
+            )
 
     async def _metrics(self, example: Example, outcome: WorkflowResult) -> dict[str, float]:
         return {name: await _measured(metric, example, outcome) for name, metric in self.task.metrics.items()}

@@ -23,6 +23,7 @@ from agentopt.wire import (
     parse_call,
     too_large,
     wrong_key,
+    wrong_method,
 )
 
 MOST_BYTES = 64 * 2**20
@@ -79,8 +80,12 @@ class Gateway:
             refusal = error
         except web.HTTPRequestEntityTooLarge:
             refusal = too_large(self._most_bytes)
-        except (web.HTTPNotFound, web.HTTPMethodNotAllowed):
+        except web.HTTPMethodNotAllowed as error:
+            refusal = wrong_method(request.method, request.path, error.allowed_methods)
+        except web.HTTPNotFound:
             refusal = no_such_path(request.path)
+        if visit := self._visits.get(request.match_info.get("visit", "")):
+            visit.refused = refusal.message
         return web.json_response(refusal.body, status=refusal.status, headers=refusal.headers)
 
     def _check_key(self, header: str) -> None:

@@ -13,6 +13,8 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
 
+from agentopt.models.masking import without
+
 MOST_PRINTED = 4 * 2**20
 """Bytes that a program may print."""
 
@@ -34,12 +36,13 @@ async def run_command(
     folder: Path,
     environment: Mapping[str, str],
     seconds_left: Callable[[], float],
+    secrets: Sequence[str] = (),
 ) -> str:
     """What the command prints on stdout when it is given a text on stdin.
 
     It runs in a process group of its own, which is killed at the end, with all that the command left running. Raises
     `ProgramFailedError` when it cannot be started, exits with another status than 0, prints too much, or when
-    `seconds_left` falls to 0.
+    `seconds_left` falls to 0. What it complained of is told without `secrets`.
     """
     # Files instead of pipes: whoever inherits one cannot keep us waiting for its end.
     with TemporaryFile() as stdin, TemporaryFile() as stdout, TemporaryFile() as stderr:
@@ -59,7 +62,7 @@ async def run_command(
             kill_group(process.pid)
             await ended
         if process.returncode:
-            raise ProgramFailedError(f"ended with exit status {process.returncode}{complaint(stderr)}")
+            raise ProgramFailedError(f"ended with exit status {process.returncode}{complaint(stderr, secrets)}")
         return _content(stdout).decode(errors="replace")
 
 
@@ -113,9 +116,11 @@ def kill_group(group: int) -> None:
         os.killpg(group, signal.SIGKILL)
 
 
-def complaint(stderr: IO[bytes]) -> str:
-    """The end of what was written to stderr, on one line."""
-    lines = [line.strip() for line in _content(stderr).decode(errors="replace").splitlines() if line.strip()]
+def complaint(stderr: IO[bytes], secrets: Sequence[str] = ()) -> str:
+    """The end of what was written to stderr, on one line and without `secrets`."""
+    # Struck out first: what is cut off at its beginning could not be found any more.
+    text = without(_content(stderr).decode(errors="replace"), secrets)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     said = " | ".join(lines[-3:])
     return f": {said[-TOLD:]}" if said else ""
 

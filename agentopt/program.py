@@ -6,7 +6,10 @@ Owns what a program is given (the inputs, and an environment in which OPENAI_BAS
 - one of its calls failed for good: that failure, whatever the program made of it;
 - it failed, or took too long: an error of the example, which stays unscored. Only where before that a subtask had
   no response of the form that its `parse` asks for, it is a missing answer, which scores 0: the program was given
-  nothing to go on with.
+  nothing to go on with;
+- it asked no subtask: said in the note, since such a program is most often one that asks past us.
+
+No key stands in what is told of a program: it inherits the environment, and may complain of what it finds there.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 from agentopt.errors import ScorerError
+from agentopt.models.masking import without
 from agentopt.processes import ProgramFailedError, in_thread, run_command, until_done
 from agentopt.task import Endpoint, Example, Program, Task, Unparsable, Value
 from agentopt.visit import AskAgain, Visit
@@ -39,52 +43,59 @@ class ProgramRunner:
     """Runs a task's program on examples.
 
     The gateway, and the workers behind it, are there while they are used and `linger` seconds after; they end with the
-    event loop at the latest.
+    event loop at the latest. `secrets` are struck out of what is told of the program, and so is the gateway's key.
     """
 
-    def __init__(self, task: Task, program: Program, *, linger: float = LINGER_SECONDS) -> None:
-        self._task, self._program, self._linger = task, program, linger
+    def __init__(
+        self, task: Task, program: Program, *, secrets: tuple[str, ...] = (), linger: float = LINGER_SECONDS
+    ) -> None:
+        self._task, self._program, self._secrets, self._linger = task, program, secrets, linger
         self._places = asyncio.Semaphore(program.concurrency)
         self._open: _Open | None = None
 
     async def run(self, example: Example, ask: AskAgain) -> WorkflowResult:
         """One example through the program. Raises what a call of it raised, and `ScorerError` where it failed."""
         visit = Visit(self._task, example, ask)
-        value, note = None, ""
+        value, note, secrets = None, "", self._secrets
         try:
             async with self._opened() as opened, self._places:
+                secrets = opened.secrets
                 visit.begin()
                 value = await opened.answer(visit)
         except ProgramFailedError as failure:
-            note = f"{visit.unusable}; the program then {failure}"
+            said = without(str(failure), secrets)
+            note = f"{visit.unusable}; the program then {said}"
             if not visit.unusable and not visit.failure:
-                raise ScorerError(f"the program {failure}, on example {example.id}") from failure
+                raise ScorerError(f"the program {said}, on example {example.id}") from failure
         except Unparsable as complaint:
-            note = f"the program's answer: {complaint}"
+            note = f"the program's answer: {without(str(complaint), secrets)}"
         if visit.failure:
             raise visit.failure
         if value is None:
             note = note or visit.unusable or "the program gave no answer"
+        if not visit.uses:
+            note = "; ".join(filter(None, [visit.unasked, note]))
         return WorkflowResult(visit.outputs, value, visit.uses, note)
 
     @asynccontextmanager
     async def _opened(self) -> AsyncIterator[_Open]:
         opened = self._open
         if opened is None or opened.closed:
-            opened = self._open = _Open(self._program, self._linger)
+            opened = self._open = _Open(self._program, self._linger, self._secrets)
         with opened.in_use():
             await opened.start()
             yield opened
 
 
 class _Open:
-    """A gateway that serves, and the workers that ask it."""
+    """A gateway that serves, and the workers that ask it. `secrets` are those given, and the gateway's key."""
 
-    def __init__(self, program: Program, linger: float) -> None:
+    def __init__(self, program: Program, linger: float, secrets: tuple[str, ...]) -> None:
         from agentopt.gateway import Gateway  # a web server, which only tasks with a program need
 
         self.closed = False
         self._program, self._linger, self._gateway = program, linger, Gateway()
+        self.secrets = (self._gateway.key, *secrets)
         self._idle: list[Worker] = []
         self._users, self._changed = 0, asyncio.Event()
         self._starting = asyncio.Lock()
@@ -174,7 +185,7 @@ class _Open:
     def _worker(self, function: str) -> Worker:
         endpoint = {"base_url": self._gateway.address(), "api_key": self._gateway.key}
         environment = environment_of(endpoint, os.environ)
-        return Worker(function, self._program.folder, environment, endpoint["base_url"])
+        return Worker(function, self._program.folder, environment, endpoint["base_url"], self.secrets)
 
     async def _by_command(self, visit: Visit, endpoint: Endpoint) -> str:
         given = json.dumps(dict(visit.example.inputs), ensure_ascii=False)
@@ -184,6 +195,7 @@ class _Open:
             folder=self._program.folder,
             environment=environment_of(endpoint, os.environ),
             seconds_left=self._seconds_left(visit),
+            secrets=self.secrets,
         )
 
     def _seconds_left(self, visit: Visit) -> Callable[[], float]:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import Protocol
 
-from agentopt.errors import AgentoptError, BudgetExceeded
+from agentopt.errors import AgentoptError, BudgetExceeded, ScorerError
 from agentopt.task import Example, Subtask, Task, Value
 from agentopt.templates import written
 from agentopt.trial import SubtaskUse
@@ -39,7 +39,8 @@ class Visit:
     """A program's run on `example`; its calls are answered by `ask`.
 
     `outputs` and `uses` are by subtask: the last value that each gave, and what all its calls used. `failure` is the
-    first that a call met (a cap before any other); `unusable` says of a call that no response was parsable.
+    first that a call met (a cap before any other); `unusable` says of a call that no response was parsable, `refused`
+    of one that it was not understood.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class Visit:
         self.outputs: dict[str, Value | None] = dict.fromkeys(s.name for s in task.subtasks)
         self.uses: dict[str, SubtaskUse] = {}
         self.failure: Exception | None = None
-        self.unusable = ""
+        self.unusable = self.refused = ""
         self._subtasks: Mapping[str, Subtask] = {PREFIX + s.name: s for s in task.subtasks}
         self._ask = ask
         self._asked: Counter[object] = Counter()
@@ -59,6 +60,12 @@ class Visit:
     @property
     def models(self) -> list[str]:
         return list(self._subtasks)
+
+    @property
+    def unasked(self) -> str:
+        """What is told of a run in which no subtask was asked."""
+        told = "the program asked none of its subtasks"
+        return f"{told}: a call was refused, because {self.refused}" if self.refused else told
 
     def begin(self) -> None:
         """The program starts now: its own time is counted from here."""
@@ -72,7 +79,9 @@ class Visit:
     async def answer(self, call: ChatCall) -> Completion:
         """The answers to one call. Raises `WireError`, after which `failure` or `unusable` may be set."""
         if call.model not in self._subtasks:
-            raise no_such_model(call.model, self._subtasks)
+            refusal = no_such_model(call.model, self._subtasks)
+            self._fail(ScorerError(f"the program asked for a subtask that is not there: {refusal.message}"))
+            raise refusal
         subtask = with_settings(self._subtasks[call.model], call)
         occurrences = [self._occurrence(subtask, call) for _ in range(call.n)]
         with self._time.in_call():

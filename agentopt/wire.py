@@ -59,6 +59,13 @@ def no_such_path(path: str) -> WireError:
     return WireError(404, f"there is nothing at {path}; there are /v1/chat/completions and /v1/models")
 
 
+def wrong_method(method: str, path: str, allowed: Iterable[str]) -> WireError:
+    """405: something is served there, but not to this method. `allowed` are those it is served to."""
+    methods = sorted(set(allowed) - {"HEAD", "OPTIONS"})
+    message = f"{path} does not take {method}; use {' or '.join(methods)}"
+    return WireError(405, message, code="method_not_allowed", headers={"Allow": ", ".join(methods)})
+
+
 def no_such_model(model: str, known: Iterable[str]) -> WireError:
     """404: the model is not one of those that are served."""
     message = f"the model `{model}` does not exist; there are: {', '.join(known)}"
@@ -183,6 +190,16 @@ def parse_call(body: bytes | str) -> ChatCall:
         stream=bool(read.stream),
         include_usage=bool(read.stream_options and read.stream_options.include_usage),
     )
+
+
+def model_in(body: bytes | str) -> str:
+    """The model that a body names, also where it is no call otherwise; empty where it names none."""
+    try:
+        parsed = json.loads(body)
+    except (ValueError, RecursionError):
+        return ""
+    model = parsed.get("model") if isinstance(parsed, dict) else None
+    return model if isinstance(model, str) else ""
 
 
 def _check_supported(parsed: Any) -> None:

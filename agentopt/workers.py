@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -21,10 +21,21 @@ from agentopt.task import Value
 
 
 class Worker:
-    """One such process for the function `file.py:name` in `folder`. `base_url` is its endpoint for life."""
+    """One such process for the function `file.py:name` in `folder`. `base_url` is its endpoint for life.
 
-    def __init__(self, function: str, folder: Path, environment: Mapping[str, str], base_url: str) -> None:
+    What it complains of is told without `secrets`.
+    """
+
+    def __init__(
+        self,
+        function: str,
+        folder: Path,
+        environment: Mapping[str, str],
+        base_url: str,
+        secrets: Sequence[str] = (),
+    ) -> None:
         self.base_url, self.is_ready = base_url, True
+        self._secrets = secrets
         self._function, self._folder, self._environment = function, folder, environment
         self._process: asyncio.subprocess.Process | None = None
         self._stderr = TemporaryFile()  # noqa: SIM115 - it lives as long as the process
@@ -68,7 +79,8 @@ class Worker:
         except ValueError as error:
             raise ProgramFailedError(f"returned more than {MOST_PRINTED} bytes") from error
         if not reply:
-            raise ProgramFailedError(f"ended with exit status {await process.wait()}{complaint(self._stderr)}")
+            said = complaint(self._stderr, self._secrets)
+            raise ProgramFailedError(f"ended with exit status {await process.wait()}{said}")
         return reply
 
     async def _started(self) -> asyncio.subprocess.Process:

@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 from openai import (
     APIStatusError,
     AsyncOpenAI,
@@ -22,13 +23,15 @@ from openai import (
     UnprocessableEntityError,
 )
 
-from agentopt.api import aevaluate
+from agentopt.api import aevaluate, aoptimize, load
 from agentopt.candidate import Candidate, SubtaskChoice
 from agentopt.config import BudgetConfig, Config
-from agentopt.errors import BudgetExceeded, PermanentModelError, TaskError
+from agentopt.errors import AgentoptError, BudgetExceeded, PermanentModelError, TaskError
+from agentopt.evaluation import Evaluator
 from agentopt.gateway import Gateway
 from agentopt.models.scripted import ScriptedModel
 from agentopt.program import ProgramRunner, environment_of
+from agentopt.session import open_session
 from agentopt.task import Example, Program, Subtask, Task, Unparsable
 from agentopt.testing.toy import LARGE, SMALL, toy_model, toy_task
 from agentopt.trial import Evaluation, ExampleResult, SubtaskUse
@@ -71,10 +74,18 @@ async def evaluated(task: Task, config: Config, answer: Any = None) -> Evaluatio
     return await aevaluate(task, CANDIDATE, config, provider=answer or toy_model())
 
 
+async def each(task: Task, config: Config, answer: Any = None) -> list[ExampleResult]:
+    """The results of the test examples, one by one: what the program never asks is no mistake then."""
+    _, specs = load(task, config, agent=False)
+    async with open_session(specs, "run", journal=config.journal, provider=answer or toy_model()) as session:
+        evaluator = Evaluator(task, session.model, specs)
+        running = (evaluator.run_example(CANDIDATE, example) for example in task.splits["test"])
+        return list(await asyncio.gather(*running))
+
+
 async def only(task: Task, config: Config, answer: Any = None) -> ExampleResult:
     """The result of the task's first test example."""
-    one = replace(task, splits={"test": task.splits["test"][:1]})
-    (result,) = (await evaluated(one, config, answer)).results
+    (result,) = await each(replace(task, splits={"test": task.splits["test"][:1]}), config, answer)
     return result
 
 
@@ -139,6 +150,7 @@ async def test_what_a_command_prints_is_the_answer(body: str, output: str, tmp_p
     task = replace(task, splits={"test": [e for e in task.splits["test"] if e.id == "test-1"]})
     result = await only(task, config)
     assert (result.output, result.score, result.error) == (output, 0.0, None)
+    assert result.feedback.startswith("the program asked none of its subtasks")
 
 
 async def test_a_command_may_take_the_inputs_as_an_argument(config: Config) -> None:
@@ -152,7 +164,8 @@ async def test_what_a_command_prints_is_parsed_and_what_does_not_parse_is_no_ans
         raise Unparsable(f"expected a number, got {text.strip()}")
 
     result = await only(task_of(Program(("echo", "words"), parse=number)), config)
-    assert (result.score, result.feedback) == (0.0, "the program's answer: expected a number, got words")
+    assert result.score == 0.0
+    assert result.feedback.endswith("; the program's answer: expected a number, got words")
 
 
 @pytest.mark.parametrize(
@@ -243,6 +256,116 @@ async def test_a_call_that_failed_for_good_is_the_examples_error_whatever_the_pr
     assert (result.score, result.error) == (None, "the model refused")
 
 
+async def test_a_subtask_that_is_not_there_is_the_examples_error_whatever_the_program_prints(
+    tmp_path: Path, config: Config
+) -> None:
+    body = """
+        try:
+            ask("agentopt/fnd", "find|1|")
+        except Exception:
+            print("an answer")
+    """
+    result = await only(script(tmp_path, body), config)
+    assert result.score is None
+    told = "a subtask that is not there: the model `agentopt/fnd` does not exist; there are: "
+    assert f"{told}agentopt/find, agentopt/answer" in str(result.error)
+
+
+PAST_US = """
+    try:
+        ask("agentopt/find", 3)
+    except Exception:
+        print("an answer")
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        ("print('an answer')", ""),
+        (PAST_US, r": a call was refused, because content must be a text or a list of parts, but got int"),
+    ],
+)
+async def test_a_program_that_never_asks_a_subtask_is_told_before_a_search(
+    body: str, why: str, tmp_path: Path, config: Config
+) -> None:
+    told = (
+        rf"(?s)asked none of its subtasks{why} \(so it was on all 4 .*OPENAI_BASE_URL.*agentopt/find, agentopt/answer"
+    )
+    with pytest.raises(TaskError, match=told):
+        await evaluated(script(tmp_path, body), config)
+    config = config.model_copy(update={"runs": tmp_path / "runs"})
+    with pytest.raises(TaskError, match="asked none of its subtasks"):
+        await aoptimize(script(tmp_path, body), config, provider=toy_model())
+
+
+async def test_a_program_that_asks_on_some_examples_only_is_a_program_like_others(
+    tmp_path: Path, config: Config
+) -> None:
+    body = "print(ask('agentopt/find', 'find|1|') if inputs['number'] == 'test-1' else 'known')"
+    done = await evaluated(script(tmp_path, body), config)
+    assert (done.state, [len(result.subtasks) for result in done.results].count(1)) == ("complete", 1)
+    assert sum("asked none of its subtasks" in result.feedback for result in done.results) == 3
+
+
+CATALOG_KEY, OTHER_KEY = "catalogue-password-0123456789", "sk-of-another-provider"
+
+LEAKS = """
+    import os, sys
+
+    def raised(inputs):
+        raise ValueError(os.environ["TOY_PASSWORD"] + os.environ["OPENAI_API_KEY"] + os.environ["OTHER_API_KEY"])
+
+    def exited(inputs):
+        # The end of what is told would begin inside the key.
+        print(os.environ["TOY_PASSWORD"] + "x" * 385, file=sys.stderr)
+        os._exit(3)
+
+    def printed(inputs):
+        print(os.environ["TOY_PASSWORD"], os.environ["OPENAI_API_KEY"], os.environ["OTHER_API_KEY"], file=sys.stderr)
+        sys.exit(3)
+
+    if __name__ == "__main__":
+        printed({})
+"""
+
+
+def told_in(run: Path) -> bytes:
+    """All that the files of a run hold."""
+    return b"".join(file.read_bytes() for file in run.rglob("*") if file.is_file())
+
+
+@pytest.mark.parametrize("form", ["raised", "exited", "printed", "command", "two parameters"])
+async def test_no_key_is_in_what_is_told_of_a_program(
+    form: str, tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOY_PASSWORD", CATALOG_KEY)
+    monkeypatch.setenv("OTHER_API_KEY", OTHER_KEY)
+    (tmp_path / "leaks.py").write_text(textwrap.dedent(LEAKS))
+    gateway_keys: list[str] = []
+
+    def leaking(inputs: Mapping[str, Any], openai: Mapping[str, str]) -> None:
+        gateway_keys.append(openai["api_key"])
+        raise ValueError(CATALOG_KEY + OTHER_KEY + openai["api_key"])
+
+    forms: dict[str, Any] = {
+        "command": Program(("python", "leaks.py"), folder=tmp_path),
+        "two parameters": Program(function=leaking),
+    }
+    task = task_of(forms.get(form) or Program(function=f"leaks.py:{form}", folder=tmp_path))
+    entry = {"base_url": "http://127.0.0.1:9/v1", "api_key_env": "TOY_PASSWORD"}
+    entries = {name: {**entry, "parameters": spec.parameters} for name, spec in load(task, config)[1].items()}
+    (tmp_path / "models.yaml").write_text(yaml.safe_dump({"models": entries}))
+    update = {"runs": tmp_path / "runs", "models": (tmp_path / "models.yaml",), "budget": BudgetConfig(trials=1)}
+    config = config.model_copy(update=update)
+    with pytest.raises(AgentoptError, match="no candidate could be evaluated") as failed:
+        await aoptimize(task, config, provider=toy_model())
+    told = told_in(tmp_path / "runs") + str(failed.value).encode()
+    assert b"[key]" in told
+    for key in (CATALOG_KEY, OTHER_KEY, CATALOG_KEY[-15:], *gateway_keys):
+        assert key.encode() not in told
+
+
 async def test_a_cap_that_is_reached_in_a_call_ends_the_run(tmp_path: Path) -> None:
     told: list[Any] = []
 
@@ -290,7 +413,7 @@ async def test_at_most_so_many_run_at_once(config: Config) -> None:
         running[0] -= 1
         return "done"
 
-    await evaluated(task_of(Program(function=run, concurrency=2)), config)
+    await each(task_of(Program(function=run, concurrency=2)), config)
     assert running == [0, 2]
 
 
@@ -343,12 +466,11 @@ async def test_a_function_of_the_inputs_alone_is_called_in_a_worker_whose_client
 
 
 async def test_a_worker_is_kept_for_the_next_example_and_ends_with_the_event_loop(folder: Path) -> None:
-    def evaluation() -> Evaluation:
+    def results() -> list[ExampleResult]:
         task = task_of(Program(function="others.py:pid", folder=folder, concurrency=1))
-        return asyncio.run(evaluated(task, Config(journal=str(folder / "journal.db"))))
+        return asyncio.run(each(task, Config(journal=str(folder / "journal.db"))))
 
-    done = await asyncio.to_thread(evaluation)
-    (output,) = {result.output for result in done.results}
+    (output,) = {result.output for result in await asyncio.to_thread(results)}
     assert output.endswith("'é']")
     assert not alive(int(output.strip("[").partition(",")[0]))
 

@@ -18,6 +18,7 @@ import aiohttp
 import httpx
 
 from agentopt.errors import ModelError, PermanentModelError, TransientModelError
+from agentopt.models.masking import without
 
 TRANSIENT_STATUSES = frozenset({408, 409, 425, 429})
 """Of the statuses below 500; all from 500 on are transient too."""
@@ -103,10 +104,8 @@ def retry_after(headers: Mapping[str, str], *, now: Callable[[], float] = time.t
 
 def readable(text: str, secrets: tuple[str, ...]) -> str:
     """One line without secrets, cut to a length that fits a terminal and a log."""
-    for secret in secrets:
-        text = text.replace(secret, "[key]")
     # litellm puts a whole traceback into some messages.
-    text = " ".join(text.split("Traceback (most recent call last)")[0].split())
+    text = " ".join(without(text, secrets).split("Traceback (most recent call last)")[0].split())
     return text if len(text) <= LONGEST_MESSAGE else f"{text[: LONGEST_MESSAGE - 3]}..."
 
 

@@ -21,6 +21,7 @@ from agentopt.errors import CatalogError
 from agentopt.models.base import Choice, Request, Response
 from agentopt.models.catalog import ModelSpec, key_of
 from agentopt.models.failures import UnreadableAnswerError, model_error
+from agentopt.models.masking import secrets_in
 
 CONNECT_SECONDS = 10.0
 PREPARATION_SECONDS = 0.25
@@ -42,8 +43,8 @@ class Route(Protocol):
 class HostedModel:
     """A `ChatModel` behind an API. One attempt per `generate`; no retries, no limits.
 
-    Asks for at most `spec.max_choices` choices at once, and sends the seed `request.seed + request.first_repeat`,
-    so that repeats differ also where the endpoint honours seeds. Completion tokens are split over the choices in
+    Asks for at most `spec.max_choices` choices at once, and sends `request.sampling_seed`, so that questions and
+    their repeats differ also where the endpoint honours seeds. Completion tokens are split over the choices in
     proportion to their lengths; tokens that the endpoint does not report are estimated as a quarter of the bytes,
     rounded up. `count_tokens`, where given, counts each choice of a call with several: llama.cpp's own server
     reports the tokens of one choice only.
@@ -70,7 +71,7 @@ class HostedModel:
         environ = os.environ if environ is None else environ
         self.spec = spec
         self._api_key = api_key or key_of(spec, environ)
-        self._secrets = _secrets(environ, self._api_key)
+        self._secrets = secrets_in(environ, self._api_key)
         self._count_tokens, self._clock = count_tokens, clock
         self._route: Route | None = None
 
@@ -229,7 +230,7 @@ def payload(spec: ModelSpec, request: Request) -> dict[str, Any]:
         "max_tokens": request.max_tokens,
         "temperature": request.temperature,
         "top_p": request.top_p,
-        "seed": request.seed + request.first_repeat,
+        "seed": request.sampling_seed,
     }
     if spec.chat_template:
         asked["messages"] = [{"role": m.role, "content": m.content} for m in request.messages]
@@ -287,11 +288,3 @@ def split_tokens(total: int, lengths: list[int]) -> list[int]:
     for i in by_remainder[: total - sum(shares)]:
         shares[i] += 1
     return shares
-
-
-def _secrets(environ: Mapping[str, str], api_key: str | None) -> tuple[str, ...]:
-    """What no message may show: the key, and every other key a provider's library may have read by itself."""
-    named = [value for name, value in environ.items() if name.endswith(("_KEY", "_TOKEN", "_SECRET"))]
-    # A short value would strike out ordinary words; no provider's key is that short.
-    found = {value for value in named if len(value) >= 8} | ({api_key} if api_key else set())
-    return tuple(sorted(found, key=len, reverse=True))
