@@ -77,12 +77,13 @@ def export_candidate(
     to: Annotated[str, typer.Option(help="yaml, python (a module on the openai client alone) or litellm (a router).")],
     out: Annotated[Path | None, typer.Option(help="File to write; standard output unless given.")] = None,
     task: Annotated[Path | None, typer.Option(help="Task folder; a run knows its own.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file of --out where there is one.")] = False,
     config: ConfigOption = None,
 ) -> None:
     """Write what RUN found in a form that other programs use."""
     from agentopt.commands.export import run_export
 
-    run_export(run, to, out, task, config or [], _console())
+    run_export(run, to, out, task, config or [], _console(), force=force)
 
 
 @app.command()
@@ -119,7 +120,7 @@ def serve(
     ] = None,
     task: Annotated[Path | None, typer.Option(help="Task folder; a run knows its own.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen at; others than loopback need keys.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port; 0 picks a free one.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 picks a free one.")] = 8000,
     api_key_file: Annotated[Path | None, typer.Option(help="Keys, one a line; read again when it changes.")] = None,
     cache: Annotated[bool, typer.Option("--cache", help="Let the journal answer what was asked before.")] = False,
     max_body: Annotated[int, typer.Option(min=1, help="Most bytes of a request.")] = 2**20,

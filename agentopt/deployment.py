@@ -47,6 +47,8 @@ def find_deployment(source: Path, task: Path | None = None, settings: Sequence[s
     The task is that of the run unless `task` is given; `settings` are on top of the run's, whose budget was the
     search's and is left out. Raises `UserError` for what is not there or does not fit together.
     """
+    if not source.exists():
+        raise ConfigError("there is no such file or folder", where=source, remedy="see `agentopt runs list`")
     run = _run_of(source)
     file = source / "best.yaml" if source.is_dir() else source
     if source.is_dir() and not file.is_file():

@@ -200,7 +200,7 @@ def spec_of_task(**changes: Any) -> dict[str, Any]:
 def answer(body: Mapping[str, Any], index: int) -> str:
     """What each stage is answered with, a function of the question and the seed; one answer in five is unusable."""
     prompt = prompt_text(body)
-    draw = (int(body.get("seed") or 0) + index + len(prompt) + len(body["model"])) % 5
+    draw = (int(body.get("seed") or 0) + index + len(prompt) + len(body["model"]) + 1) % 5
     if draw == 4:
         return "?"
     words = {
@@ -280,7 +280,7 @@ async def test_the_exported_module_gives_what_the_workflow_gives(tmp_path: Path)
     assert any("proposed answers" in line for line in asked_by_us)
 
 
-WORDS = ("apple", "fig", "banana", "kiwi", "cherry", "date", "x" * 20)
+WORDS = ("apple", "fig", "banana", "kiwi", "cherry", "date", "x" * 20, "plum", "lime", "quince", "melon")
 
 
 def asked(server: OpenAIServer, first: int) -> set[str]:
@@ -307,6 +307,53 @@ async def test_the_exported_module_runs_by_itself(tmp_path: Path) -> None:
     assert "export-key" not in source
     assert "EXPORT_KEY" in source
     assert "UNUSED" not in source
+
+
+USAGE = "the input must be a text, or a JSON object with word, but"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key", "complaint"),
+    [
+        ([], "k", f"{USAGE} 0 arguments were given"),
+        (["a", "b"], "k", f"{USAGE} 2 arguments were given"),
+        (['{"wrod": "fig"}'], "k", f"{USAGE} it lacks word and it has wrod, which is unknown"),
+        (['{"word": "fig", "id": 1}'], "k", f"{USAGE} it has id, which is unknown"),
+        (['{"word": "fig"}'], "", "the environment variable EXPORT_KEY is not set"),
+    ],
+)
+def test_a_mistake_in_how_an_exported_module_is_run_is_one_sentence(
+    tmp_path: Path, arguments: list[str], key: str, complaint: str
+) -> None:
+    write_task(tmp_path, "http://127.0.0.1:9/v1")
+    (tmp_path / "alone.py").write_text(python_module(deployment_in(tmp_path)))
+    environment = {**os.environ, "EXPORT_KEY": key}
+    done = subprocess.run(
+        [sys.executable, "alone.py", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+        env=environment,
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("", f"{complaint}\n", 2)
+
+
+def test_an_exported_module_takes_the_text_of_the_only_column_and_says_when_it_can_ask_nobody(tmp_path: Path) -> None:
+    write_task(tmp_path, "http://127.0.0.1:9/v1", listed={"models": ["single", "chat"]})
+    source = python_module(deployment_in(tmp_path)).replace("max_retries: int = 5", "max_retries: int = 0")
+    (tmp_path / "alone.py").write_text(source)
+    command = [sys.executable, "alone.py", "fig"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert (done.stdout, done.returncode) == ("", 1)
+    assert done.stderr == "a model could not be asked: Connection error.\n"
+
+
+def test_an_exported_module_refuses_other_columns(tmp_path: Path) -> None:
+    write_task(tmp_path, "http://127.0.0.1:9/v1")
+    module = loaded(python_module(deployment_in(tmp_path)))
+    with pytest.raises(ValueError, match="it lacks word and it has id, which is unknown"):
+        module.run({"id": "x"})
 
 
 def test_an_unneeded_part_is_left_out(tmp_path: Path) -> None:
@@ -426,6 +473,23 @@ def test_the_command_writes_to_standard_output_and_to_a_file(tmp_path: Path) -> 
     out = tmp_path / "module.py"
     run_export(tmp_path / "best.yaml", "python", out, tmp_path, settings, Console(file=StringIO()))
     compile(out.read_text(), "module.py", "exec")
+
+
+def test_a_file_that_is_there_is_replaced_only_when_that_is_asked_for(tmp_path: Path) -> None:
+    best = write_task(tmp_path, "http://127.0.0.1:9/v1")
+    before, given = best.read_text(), [f"models=[{tmp_path / 'models.yaml'}]"]
+    with pytest.raises(UserError, match=r"(?s)best.yaml: the file exists already.*--force"):
+        run_export(best, "python", best, tmp_path, given, Console(file=StringIO()))
+    assert best.read_text() == before
+    run_export(best, "yaml", best, tmp_path, given, Console(file=StringIO()), force=True)
+    assert best.read_text() != before
+    with pytest.raises(UserError, match="this is a folder"):
+        run_export(best, "yaml", tmp_path, tmp_path, given, Console(file=StringIO()), force=True)
+
+
+def test_a_path_that_is_not_there_is_told_as_that(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"(?s)nope: there is no such file or folder.*runs list"):
+        run_export(tmp_path / "nope", "yaml", None, None, [], Console(file=StringIO()))
 
 
 @pytest.mark.parametrize(

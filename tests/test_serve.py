@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -36,9 +36,10 @@ from agentopt.result import load_candidate, write_atomically
 from agentopt.serve.access import Access, is_loopback, read_keys
 from agentopt.serve.app import CANDIDATE, Limits
 from agentopt.serve.desk import SEEDS, fresh_seeds
-from agentopt.serve.inputs import Columns
+from agentopt.serve.inputs import Columns, columns_of, inputs_in
 from agentopt.serve.server import ServeSettings, serve
 from agentopt.serve.watched import Watched
+from agentopt.task import Example
 from agentopt.testing.servers import Faults, OpenAIServer, prompt_text
 from agentopt.wire import WireError
 
@@ -391,7 +392,7 @@ async def test_a_wrong_key_an_oversized_body_and_an_unknown_model_are_told_in_th
     assert (unknown.value.status_code, unknown.value.code) == (404, "model_not_found")
     assert "toy/find" in unknown.value.message
     assert (large.value.status_code, large.value.code) == (413, "request_too_large")
-    assert open_paths == {"/v1/models": 401, "/metrics": 401, "/healthz": 200, "/v1/chat/completions": 404}
+    assert open_paths == {"/v1/models": 401, "/metrics": 401, "/healthz": 200, "/v1/chat/completions": 405}
     for error in (wrong, unknown, large):
         assert set(error.value.response.json()["error"]) == {"message", "type", "param", "code"}
 
@@ -503,10 +504,7 @@ async def test_an_answer_that_nothing_can_be_made_of_is_no_answer(folder: Path) 
 
 
 def columns(*rows: Mapping[str, Any]) -> Columns:
-    from agentopt.scorers import exact_match
-    from agentopt.task import Example, Task
-
-    return Columns(Task("t", (), exact_match(), {"test": tuple(Example(str(i), row) for i, row in enumerate(rows))}))
+    return columns_of(Example(str(i), row) for i, row in enumerate(rows))
 
 
 def user(text: str) -> list[Message]:
@@ -514,11 +512,11 @@ def user(text: str) -> list[Message]:
 
 
 def test_the_last_user_message_is_the_only_text_column_or_an_object_of_the_columns() -> None:
-    assert columns({"word": "x"}).read(user("pear")) == {"word": "pear"}
-    assert columns({"word": "x"}).read(user('{"word": "pear"}')) == {"word": "pear"}
-    assert columns({"word": "x"}).read(user('{"other": 1}')) == {"word": '{"other": 1}'}
-    assert columns({"facts": ["x"]}).read(user('{"facts": ["y"]}')) == {"facts": ["y"]}
-    assert columns({"a": "1", "b": "2"}, {"a": "1"}).read(user('{"a": "x"}')) == {"a": "x"}
+    assert inputs_in(user("pear"), columns({"word": "x"})) == {"word": "pear"}
+    assert inputs_in(user("[1]"), columns({"word": "x"})) == {"word": "[1]"}
+    assert inputs_in(user('{"word": "pear"}'), columns({"word": "x"})) == {"word": "pear"}
+    assert inputs_in(user('{"facts": ["y"]}'), columns({"facts": ["x"]})) == {"facts": ["y"]}
+    assert inputs_in(user('{"a": "x"}'), columns({"a": "1", "b": "2"}, {"a": "1"})) == {"a": "x"}
 
 
 @pytest.mark.parametrize(
@@ -527,18 +525,105 @@ def test_the_last_user_message_is_the_only_text_column_or_an_object_of_the_colum
         ("pear", "no JSON object"),
         ("[1]", "no JSON object"),
         ('{"a": 1, "b": 2}', "it lacks c"),
-        ('{"a": 1, "c": 2, "d": 3}', "it has d"),
+        ('{"a": 1, "c": 2, "d": 3}', "it has d, which is unknown"),
+        ('{"a": 1, "d": 3}', "it lacks c and it has d, which is unknown"),
     ],
 )
 def test_wrong_inputs_are_refused_with_the_columns(text: str, problem: str) -> None:
     with pytest.raises(WireError, match=rf"with a, c \(and may have b\), but .*{problem}") as wrong:
-        columns({"a": 1, "c": 2}, {"a": 1, "b": 1, "c": 2}).read(user(text))
+        inputs_in(user(text), columns({"a": 1, "c": 2}, {"a": 1, "b": 1, "c": 2}))
     assert wrong.value.status == 400
 
 
 def test_a_chat_without_a_user_message_is_refused() -> None:
-    with pytest.raises(WireError, match="with word, but there is none"):
-        columns({"word": "x"}).read([Message("system", "s")])
+    with pytest.raises(WireError, match="with word, but there is no user message"):
+        inputs_in([Message("system", "s")], columns({"word": "x"}))
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('{"wrod": "pear"}', "it lacks word and it has wrod"),
+        ('{"word": "pear", "more": 1}', "it has more"),
+        ("{}", "it lacks word"),
+    ],
+)
+async def test_an_object_that_is_not_of_the_columns_is_refused_before_anything_is_paid(
+    folder: Path, text: str, problem: str
+) -> None:
+    async with OpenAIServer(answer) as backend, served(deployment_in(folder, backend)) as url, client_of(url) as client:
+        with pytest.raises(openai.BadRequestError, match=problem):
+            await client.chat.completions.create(model="toy", messages=said(text))
+    assert backend.calls == 0
+
+
+OBJECT: dict[str, Any] = {"type": "object", "properties": {"fruit": {"type": "string"}}}
+OTHER: dict[str, Any] = {"type": "object", "properties": {"size": {"type": "number"}}}
+
+
+def format_of(schema: Mapping[str, Any]) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+
+
+@pytest.mark.parametrize(
+    ("model", "asked", "status"),
+    [
+        ("toy", {"type": "text"}, 200),
+        ("toy", {"type": "json_object"}, 400),
+        ("toy", format_of(OBJECT), 400),
+        ("toy/tell", format_of(OBJECT), 400),
+        ("toy/find", {"type": "json_object"}, 200),
+        ("toy/find", format_of(OBJECT), 200),
+        ("toy/find", format_of(OTHER), 400),
+    ],
+)
+async def test_another_form_of_answer_than_the_tasks_is_refused(
+    folder: Path, model: str, asked: dict[str, Any], status: int
+) -> None:
+    spec = spec_of_task()
+    spec["subtasks"][0]["parse"] = {"kind": "json", "schema": OBJECT}
+    (folder / "task.yaml").write_text(yaml.safe_dump(spec))
+    body = {"model": model, "messages": said("pear"), "response_format": asked}
+    backend = OpenAIServer(lambda *_: '{"fruit": "pear"}')
+    async with backend, served(deployment_in(folder, backend)) as url, plain_client() as plain:
+        got = await plain.post(f"{url}/chat/completions", json=body)
+    assert got.status_code == status
+    assert status == 200 or (got.json()["error"]["param"], backend.calls) == ("response_format", 0)
+
+
+async def test_a_get_of_chat_completions_is_told_to_post(folder: Path) -> None:
+    async with OpenAIServer(answer) as backend, served(deployment_in(folder, backend)) as url, plain_client() as plain:
+        got = await plain.get(f"{url}/chat/completions")
+        other = await plain.post(f"{url}/models")
+    assert (got.status_code, got.headers["allow"], got.json()["error"]["code"]) == (405, "POST", "method_not_allowed")
+    assert "use POST" in got.json()["error"]["message"]
+    assert "use GET" in other.json()["error"]["message"]
+
+
+async def test_each_failed_call_is_one_line_of_the_log_without_what_was_said(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "keys").write_text("our-key\n")
+    backend = OpenAIServer(answer, faults=Faults(script=[400]))
+    async with backend, served(deployment_in(folder, backend), key_file=folder / "keys") as url:
+        for key, model, text in (
+            ("wrong-key", "toy", "pear"),
+            ("our-key", "toy", '{"private": 1}'),
+            ("our-key", "to\ni", "pear"),
+            ("our-key", "toy/find", "pear"),
+            ("our-key", "toy/find", "pear"),
+        ):
+            async with client_of(url, key) as client:
+                with suppress(openai.APIStatusError):
+                    await client.chat.completions.create(model=model, messages=said(text))
+    lines = [record.getMessage() for record in caplog.records if record.name == "agentopt.serve.app"]
+    starts = ["401, model unknown: the API key", "400, model toy: invalid_value messages", "404, model to i: the model"]
+    assert [line.startswith(f"call failed: status {start}") for line, start in zip(lines, starts, strict=False)] == [
+        True
+    ] * 3
+    assert lines[3].startswith("call failed: status 502, model toy/find: ")
+    assert len(lines) == 4
+    assert not any(word in line for line in lines for word in ("pear", "private", "our-key", "wrong-key", "\n"))
 
 
 async def test_a_subtask_whose_judge_needs_inputs_is_served_only_as_part_of_the_task(folder: Path) -> None:
@@ -591,10 +676,16 @@ async def test_metrics_count_requests_tokens_usd_and_seconds_by_subtask(folder: 
             await client.chat.completions.create(model="toy", messages=said("pear"))
             with pytest.raises(openai.NotFoundError):
                 await client.chat.completions.create(model="anything", messages=said("pear"))
+            with pytest.raises(openai.BadRequestError):
+                await client.chat.completions.create(model="toy/find", messages=said("pear"), temperature=3)
+            foreign = {"Origin": "https://elsewhere.example"}
+            await plain.post(f"{url}/chat/completions", json={"model": "toy"}, headers=foreign)
             text = (await plain.get(url.replace("/v1", "/metrics"))).text
     values = {name: float(value) for name, value in re.findall(r"^(\w+(?:\{[^}]*\})?) (\S+)$", text, re.M)}
     assert values['agentopt_requests_total{model="toy",status="200"}'] == 1
     assert values['agentopt_requests_total{model="unknown",status="404"}'] == 1
+    assert values['agentopt_requests_total{model="toy/find",status="400"}'] == 1
+    assert values['agentopt_requests_total{model="unknown",status="403"}'] == 1
     assert values['agentopt_tokens_total{kind="completion",model="small",subtask="find"}'] == 3
     assert values['agentopt_usd_total{model="small",subtask="find"}'] > 0
     assert values['agentopt_subtask_seconds_count{subtask="tell"}'] == 1
@@ -636,8 +727,28 @@ async def test_the_command_answers_what_is_under_way_before_it_ends(folder: Path
     assert "serving toy, candidate" in line
 
 
-@pytest.mark.parametrize(("run", "job"), [(None, None), (Path("best.yaml"), "nightly")])
-def test_either_a_run_or_a_job_is_served(run: Path | None, job: str | None) -> None:
-    options = ServeOptions("127.0.0.1", 0, None, False, 1, 1, 1.0)
-    with pytest.raises(UserError, match="either a run, a candidate's file or --job"):
-        run_server(run, job, None, options, [], Console())
+@pytest.mark.parametrize(
+    ("run", "job", "task", "timeout", "problem"),
+    [
+        (None, None, None, 1.0, "a run, a candidate's file or --job must be given"),
+        (Path("best.yaml"), "nightly", None, 1.0, "only one of .* may be given, but got best.yaml and --job nightly"),
+        (None, "nightly", Path("toy"), 1.0, "a job knows its task, but got --task toy"),
+        (Path("best.yaml"), None, None, float("inf"), "--timeout` must be a number of seconds, but got inf"),
+        (Path("best.yaml"), None, None, float("nan"), "--timeout` must be a number of seconds, but got nan"),
+        (Path("no/such/run"), None, None, 1.0, "no/such/run: there is no such file or folder"),
+    ],
+)
+def test_a_mistake_in_what_is_to_be_served_is_told(
+    run: Path | None, job: str | None, task: Path | None, timeout: float, problem: str
+) -> None:
+    options = ServeOptions("127.0.0.1", 0, None, False, 1, 1, timeout)
+    with pytest.raises(UserError, match=problem):
+        run_server(run, job, task, options, [], Console())
+
+
+@pytest.mark.parametrize("port", ["99999", "-1"])
+def test_a_port_that_there_is_not_is_refused(port: str) -> None:
+    command = [sys.executable, "-m", "agentopt", "serve", "best.yaml", "--port", port]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "Invalid value for '--port'" in done.stderr

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from agentopt.candidate import SubtaskChoice
-from agentopt.errors import BudgetExceeded, PermanentModelError
+from agentopt.errors import BudgetExceeded, PermanentModelError, ScorerError
 from agentopt.models.base import Message
 from agentopt.scaling import request_for
 from agentopt.task import Example, Subtask
@@ -58,9 +58,12 @@ async def test_a_call_is_answered_by_the_subtask_of_its_name() -> None:
 
 @pytest.mark.parametrize("model", ["find", "agentopt/fnd", "agentopt/", "gpt-4o"])
 async def test_another_model_is_unknown_and_the_known_ones_are_told(model: str) -> None:
+    run = visit(Asked())
     with pytest.raises(WireError, match="agentopt/find, agentopt/answer") as refused:
-        await visit(Asked()).answer(replace(CALL, model=model))
+        await run.answer(replace(CALL, model=model))
     assert refused.value.status == 404
+    assert isinstance(run.failure, ScorerError)
+    assert f"`{model}` does not exist; there are: agentopt/find, agentopt/answer" in str(run.failure)
 
 
 async def test_the_same_question_asked_again_draws_the_next_occurrence() -> None:

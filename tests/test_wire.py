@@ -24,12 +24,14 @@ from agentopt.wire import (
     event,
     from_failure,
     model_body,
+    model_in,
     models_body,
     no_such_model,
     no_such_path,
     parse_call,
     too_large,
     wrong_key,
+    wrong_method,
 )
 
 ASKED = {"model": "agentopt/find", "messages": [{"role": "user", "content": "Where?"}]}
@@ -149,6 +151,14 @@ def test_what_is_no_json_object_is_refused(body: bytes) -> None:
     assert refused.value.status == 400
 
 
+@pytest.mark.parametrize(
+    ("body", "model"),
+    [(b'{"model": "x", "n": -1}', "x"), (b'{"model": 3}', ""), (b"[1]", ""), (b"\xff", ""), (b"[" * 100_000, "")],
+)
+def test_the_model_is_found_in_a_body_that_is_refused(body: bytes, model: str) -> None:
+    assert model_in(body) == model
+
+
 def test_half_a_character_is_refused_where_it_comes_in() -> None:
     with pytest.raises(WireError):
         parse_call(b'{"model": "x", "messages": [{"role": "user", "content": "\\ud800"}]}')
@@ -215,6 +225,7 @@ def test_the_list_of_models_is_what_the_official_client_reads() -> None:
     [
         (wrong_key(), 401, "invalid_api_key"),
         (no_such_path("/v2"), 404, None),
+        (wrong_method("GET", "/v1/chat/completions", ["POST"]), 405, "method_not_allowed"),
         (no_such_model("x", ["task", "task/find"]), 404, "model_not_found"),
         (too_large(9), 413, "request_too_large"),
         (from_failure(BudgetExceeded("usd", cap=1, spent=1, wanted=1)), 429, "insufficient_quota"),

@@ -31,12 +31,23 @@ FORMATS: Mapping[str, Callable[[Deployment], str]] = {
 
 
 def run_export(
-    source: Path, form: str, out: Path | None, task: Path | None, settings: Sequence[str], console: Console
+    source: Path,
+    form: str,
+    out: Path | None,
+    task: Path | None,
+    settings: Sequence[str],
+    console: Console,
+    *,
+    force: bool = False,
 ) -> None:
-    """`agentopt export`: to a file, or to standard output."""
+    """`agentopt export`: to a file, which is replaced with `force` only, or to standard output."""
     if form not in FORMATS:
         remedy = did_you_mean(form, FORMATS)
         raise UserError(f"`--to` must be one of {', '.join(FORMATS)}, but got {form}", remedy=remedy)
+    if out is not None and out.is_dir():
+        raise UserError("a file is written, but this is a folder", where=out, remedy="name a file in it")
+    if out is not None and out.exists() and not force:
+        raise UserError("the file exists already", where=out, remedy="name another file, or add --force to replace it")
     text = FORMATS[form](find_deployment(source, task, settings))
     if out is None:
         # Not through a table's eyes: neither markup nor line breaks are the console's here.

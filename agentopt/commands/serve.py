@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import logging
+import math
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -43,8 +44,7 @@ def run_server(
     from agentopt.serve.app import Limits
     from agentopt.serve.server import ServeSettings, serve
 
-    if (source is None) == (job is None):
-        raise UserError("either a run, a candidate's file or --job must be given", remedy="agentopt serve runs/NAME")
+    _check_asked(source, job, task, options)
     deployment = deployment_of_job(job, config) if job else find_deployment(_given(source), task, config)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
 
@@ -84,6 +84,20 @@ def _check_installed() -> None:
     if missing:
         rule = f"serve needs {', '.join(missing)}, which is not installed"
         raise UserError(rule, remedy="pip install 'agentopt[serve]'")
+
+
+def _check_asked(source: Path | None, job: str | None, task: Path | None, options: ServeOptions) -> None:
+    """Raise `UserError` for arguments that do not go together, and for a number that is none."""
+    if source is None and job is None:
+        raise UserError("a run, a candidate's file or --job must be given", remedy="agentopt serve runs/NAME")
+    if source is not None and job is not None:
+        rule = f"only one of a run, a candidate's file and --job may be given, but got {source} and --job {job}"
+        raise UserError(rule, remedy="leave one of the two out")
+    if job is not None and task is not None:
+        raise UserError(f"a job knows its task, but got --task {task}", remedy="leave --task out")
+    if not math.isfinite(options.timeout):
+        rule = f"`--timeout` must be a number of seconds, but got {options.timeout:g}"
+        raise UserError(rule, remedy="write a large number, such as --timeout 86400, for no limit in practice")
 
 
 def _given(source: Path | None) -> Path:

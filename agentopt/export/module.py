@@ -17,6 +17,7 @@ from agentopt.export.endpoints import endpoint_of, url_variable
 from agentopt.export.prompts import HELPERS, prompt_function
 from agentopt.export.source import ELSEWHERE, Extraction
 from agentopt.models.catalog import ModelSpec
+from agentopt.serve.inputs import columns_of_task
 from agentopt.taskfile import in_order, read_spec
 from agentopt.taskschema import (
     ChoiceParse,
@@ -30,7 +31,7 @@ from agentopt.taskschema import (
 )
 from agentopt.templates import INPUTS, compile_template
 
-NEEDED = ("run_stages", "Endpoint", "Fusing", "Stage")
+NEEDED = ("main", "run_stages", "Columns", "Endpoint", "Fusing", "Stage")
 RUNTIME = Path(__file__).with_name("runtime.py")
 PARSERS, FUSION = (Path(m.__file__ or "") for m in (parsers_module, fusion_module))
 PROMPT_ARGUMENTS = ("inputs: Mapping[str, Any]", "outputs: Mapping[str, Value]")
@@ -67,14 +68,14 @@ class _Module:
         stages = [self._stage(subtask) for subtask in self._ordered()]
         prompts = "\n\n\n".join(self._prompts)
         helpers = [name for name in HELPERS if f"{name}(" in prompts]
-        for name in ("OUTPUT", "STAGES", "run", "sys"):
+        for name in ("COLUMNS", "STAGES", "run"):
             self._parts.claim(name, "the exported module")
         self._parts.add(RUNTIME, [*NEEDED, *helpers])
-        output = self._deployment.task.output_subtask
+        output, columns = self._deployment.task.output_subtask, columns_of_task(self._deployment.task)
         return f"""{self._docstring()}
 from __future__ import annotations
 
-{self._parts.imports("json", "sys")}
+{self._parts.imports("sys")}
 
 
 {self._parts.definitions}
@@ -88,13 +89,19 @@ STAGES = [
 ]
 
 
+COLUMNS = {columns!r}
+
+
 def run(inputs: Mapping[str, Any]) -> Value | None:
-    \"\"\"The task's output for one example's inputs; None when no answer of a stage was usable.\"\"\"
-    return run_stages(STAGES, inputs, {_text(output)})
+    \"\"\"The task's output for one example's inputs; None when no answer of a stage was usable.
+
+    Raises `InputError` for inputs with other columns than the task's, and for a variable that is not set.
+    \"\"\"
+    return run_stages(STAGES, COLUMNS.check(inputs), {_text(output)})
 
 
 if __name__ == "__main__":
-    print(json.dumps(run(json.loads(sys.argv[1])), ensure_ascii=False))
+    sys.exit(main(run, COLUMNS, sys.argv[1:]))
 """
 
     def _docstring(self) -> str:
@@ -108,7 +115,7 @@ if __name__ == "__main__":
             for spec in local
             if spec.weights
         )
-        example = dict.fromkeys(self._columns(), "...")
+        example = dict.fromkeys(columns_of_task(self._deployment.task).needed, "...")
         return f'''"""{deployment.title}.
 
 Needs `pip install openai`{needs}.{serving}
@@ -116,10 +123,6 @@ Needs `pip install openai`{needs}.{serving}
     python THIS_FILE.py '{json.dumps(example)}'
 """
 '''
-
-    def _columns(self) -> list[str]:
-        used = {c for s in self._spec.subtasks for c in compile_template(s.prompt or "").columns}
-        return sorted(used)
 
     def _ordered(self) -> list[SubtaskSpec]:
         by_name = {s.name: s for s in self._spec.subtasks}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +16,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from agentopt.errors import AgentoptError
+from agentopt.models.failures import readable
 from agentopt.serve.access import Access
 from agentopt.serve.desk import Desk, Served
 from agentopt.serve.metrics import CONTENT_TYPE, Metrics
@@ -25,12 +27,16 @@ from agentopt.wire import (
     WireError,
     from_failure,
     model_body,
+    model_in,
     models_body,
     no_such_model,
     no_such_path,
     parse_call,
     too_large,
+    wrong_method,
 )
+
+_log = logging.getLogger(__name__)
 
 CANDIDATE = "x-agentopt-candidate"
 """The header that names the candidate behind an answer."""
@@ -71,16 +77,18 @@ class Application:
         return Starlette(routes=routes, exception_handlers=HANDLERS)
 
     async def _chat(self, request: Request) -> Response:
-        self._check(request)
         started, model, status = time.monotonic(), "", 500
         try:
+            self._check(request)
             with self._place():
-                call = parse_call(await self._body(request))
-                model = call.model
+                body = await self._body(request)
+                model = model_in(body)
+                call = parse_call(body)
                 served = await self._answer(call)
                 status = 200
         except WireError as refusal:
             status = refusal.status
+            _log.warning("%s", _failed_call(refusal, model))
             raise
         finally:
             # Any text may be asked for as a model; only those that there are become labels.
@@ -177,8 +185,21 @@ async def _refuse(_: Request, error: Exception) -> Response:
     return JSONResponse(error.body, status_code=error.status, headers=error.headers)
 
 
+def _failed_call(refusal: WireError, model: str) -> str:
+    """One line for the log: neither what was asked nor what a model said is in it."""
+    # These messages quote a response, or keys of the caller's object.
+    quotes = refusal.code == "unparsable_answer" or refusal.param == "messages"
+    reason = f"{refusal.code} {refusal.param or ''}" if quotes else refusal.message
+    line = f"call failed: status {refusal.status}, model {model or 'unknown'}: {reason}"
+    return readable("".join(c if c.isprintable() else " " for c in line), ())
+
+
 async def _refuse_path(request: Request, error: Exception) -> Response:
-    return await _refuse(request, no_such_path(request.url.path))
+    assert isinstance(error, HTTPException)
+    path = request.url.path
+    if error.status_code == 405:
+        return await _refuse(request, wrong_method(request.method, path, (error.headers or {})["Allow"].split(", ")))
+    return await _refuse(request, no_such_path(path))
 
 
 async def _fail(_: Request, __: Exception) -> Response:

@@ -8,6 +8,7 @@ questions are those of an evaluation, and what the journal knows is not asked ag
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,9 +17,10 @@ from agentopt.candidate import Candidate
 from agentopt.evaluation import MOST_REPEATS
 from agentopt.models.base import ChatModel
 from agentopt.models.catalog import ModelSpec
+from agentopt.models.masking import secrets_of
 from agentopt.program import ProgramRunner
 from agentopt.scaling import Scaling
-from agentopt.serve.inputs import Columns
+from agentopt.serve.inputs import columns_of_task, inputs_in
 from agentopt.task import Example, Subtask, Task, Value
 from agentopt.templates import written
 from agentopt.trial import SubtaskUse
@@ -93,8 +95,9 @@ class Desk:
         self._clock = clock
         self._task, self._seeds, self._on_answer = task, seeds, on_answer
         self._scaling = Scaling(model, specs, task.unit, seed)
-        self._columns = Columns(task)
-        self._program = ProgramRunner(task, task.program) if task.program else None
+        self._columns = columns_of_task(task)
+        secrets = secrets_of(specs.values())
+        self._program = ProgramRunner(task, task.program, secrets=secrets) if task.program else None
         self._subtasks = {f"{task.name}/{s.name}": s for s in task.subtasks}
         # A program that was optimised behind the gateway finds its subtasks here under the same names.
         self._subtasks |= {PREFIX + s.name: s for s in task.subtasks}
@@ -104,10 +107,12 @@ class Desk:
         """The answers to one call. Raises `WireError`, and what the models and the user's functions raise."""
         candidate = self.current()
         if call.model == self._task.name:
-            example = Example("served", self._columns.read(call.messages))
+            _check_format(call, None if self._program else self._task[self._task.output_subtask])
+            example = Example("served", inputs_in(call.messages, self._columns))
             asked = [self._workflow(candidate, example, self._draw(i)) for i in range(call.n)]
         elif call.model in self._subtasks:
             subtask = _without_inputs(with_settings(self._subtasks[call.model], call))
+            _check_format(call, subtask)
             asked = [self._one(candidate, subtask, call.messages, self._draw(i)) for i in range(call.n)]
         else:
             raise no_such_model(call.model, self.models)
@@ -149,6 +154,18 @@ def _without_inputs(subtask: Subtask) -> Subtask:
         rule = f"the answers of {subtask.name} are judged by the task's inputs; ask for the whole task instead"
         raise WireError(400, rule, param="model", code="unsupported_parameter")
     return subtask
+
+
+def _check_format(call: ChatCall, subtask: Subtask | None) -> None:
+    """Raise `WireError` where a form is asked for that the answers of the subtask (None: of the program) have not."""
+    if call.json_schema is None:
+        return
+    asked, kept = json.loads(call.json_schema), json.loads((subtask and subtask.json_schema) or "{}")
+    # What asks for any object is content with one that follows a schema of its own.
+    if kept and (asked == kept or asked == {"type": kept.get("type")} == {"type": "object"}):
+        return
+    rule = f"the form of an answer of {call.model} is the task's; leave response_format out, or ask for text"
+    raise WireError(400, rule, param="response_format", code="unsupported_parameter")
 
 
 def _completion(call: ChatCall, outcomes: Sequence[Outcome]) -> Completion:
