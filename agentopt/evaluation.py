@@ -137,7 +137,7 @@ class Evaluator:
         answered = [result for result in results if result.score is not None]
         if self._program and answered and not self._asked:
             raise TaskError(
-                f"{answered[0].feedback} (so it was on all {len(answered)} examples that it answered)",
+                f"{answered[0].feedback}; so it was on every example that it answered ({len(answered)})",
                 where=f"task {self.task.name}, program",
                 remedy="send its calls to OPENAI_BASE_URL, or to the endpoint that its function is given, with the "
                 f"models {', '.join(PREFIX + subtask.name for subtask in self.task.subtasks)}",

@@ -617,7 +617,7 @@ async def test_each_failed_call_is_one_line_of_the_log_without_what_was_said(
                 with suppress(openai.APIStatusError):
                     await client.chat.completions.create(model=model, messages=said(text))
     lines = [record.getMessage() for record in caplog.records if record.name == "agentopt.serve.app"]
-    starts = ["401, model unknown: the API key", "400, model toy: invalid_value messages", "404, model to i: the model"]
+    starts = ["401, model unknown: the API key", "400, model toy: invalid_value in messages", "404, model to i: the model"]
     assert [line.startswith(f"call failed: status {start}") for line, start in zip(lines, starts, strict=False)] == [
         True
     ] * 3

@@ -189,7 +189,7 @@ def _failed_call(refusal: WireError, model: str) -> str:
     """One line for the log: neither what was asked nor what a model said is in it."""
     # These messages quote a response, or keys of the caller's object.
     quotes = refusal.code == "unparsable_answer" or refusal.param == "messages"
-    reason = f"{refusal.code} {refusal.param or ''}" if quotes else refusal.message
+    reason = " in ".join(filter(None, [refusal.code, refusal.param])) if quotes else refusal.message
     line = f"call failed: status {refusal.status}, model {model or 'unknown'}: {reason}"
     return readable("".join(c if c.isprintable() else " " for c in line), ())
 
