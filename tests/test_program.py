@@ -290,7 +290,7 @@ async def test_a_program_that_never_asks_a_subtask_is_told_before_a_search(
     body: str, why: str, tmp_path: Path, config: Config
 ) -> None:
     told = (
-        rf"(?s)asked none of its subtasks{why}; so it was on every example .*4.*OPENAI_BASE_URL.*agentopt/find, agentopt/answer"
+        rf"(?s)asked none of its subtasks{why}; so it was on every .*4.*OPENAI_BASE_URL.*agentopt/find, agentopt/answer"
     )
     with pytest.raises(TaskError, match=told):
         await evaluated(script(tmp_path, body), config)

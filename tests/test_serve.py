@@ -617,10 +617,12 @@ async def test_each_failed_call_is_one_line_of_the_log_without_what_was_said(
                 with suppress(openai.APIStatusError):
                     await client.chat.completions.create(model=model, messages=said(text))
     lines = [record.getMessage() for record in caplog.records if record.name == "agentopt.serve.app"]
-    starts = ["401, model unknown: the API key", "400, model toy: invalid_value in messages", "404, model to i: the model"]
-    assert [line.startswith(f"call failed: status {start}") for line, start in zip(lines, starts, strict=False)] == [
-        True
-    ] * 3
+    starts = [
+        "401, model unknown: the API key",
+        "400, model toy: invalid_value in messages",
+        "404, model to i: the model",
+    ]
+    assert [line.startswith(f"call failed: status {s}") for line, s in zip(lines, starts, strict=False)] == [True] * 3
     assert lines[3].startswith("call failed: status 502, model toy/find: ")
     assert len(lines) == 4
     assert not any(word in line for line in lines for word in ("pear", "private", "our-key", "wrong-key", "\n"))
