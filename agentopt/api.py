@@ -10,6 +10,7 @@ from pathlib import Path
 from agentopt.candidate import Candidate
 from agentopt.config import Config
 from agentopt.diagnosis import Diagnosis
+from agentopt.errors import UserError
 from agentopt.evaluation import Evaluator, check_candidate
 from agentopt.events import Event, Observer, log_to, tell
 from agentopt.models.base import ChatModel
@@ -85,16 +86,17 @@ async def aoptimize(
     # Before there is a run folder: a key that is missing is told without a trace.
     models = provider or ModelPool(specs)
     run = opened or RunFolder.create(loaded, None if isinstance(task, Task) else Path(task), config, warm_start)
-    with run.locked():
-        async with open_session(
-            specs,
-            run.id,
-            caps=config.budget.caps(),
-            purpose_caps=config.purpose_caps(),
-            journal=config.journal,
-            provider=models,
-        ) as session:
-            return await Optimization(loaded, config, run, session, tell(log_to(run.log), observer)).result()
+    caps, purpose_caps = config.budget.caps(), config.purpose_caps()
+    try:
+        with run.locked():
+            async with open_session(
+                specs, run.id, caps=caps, purpose_caps=purpose_caps, journal=config.journal, provider=models
+            ) as session:
+                return await Optimization(loaded, config, run, session, tell(log_to(run.log), observer)).result()
+    except UserError:
+        if not run.trials.exists():
+            run.discard()  # going on with it would meet the same mistake; what was answered is in the journal
+        raise
 
 
 async def aevaluate(

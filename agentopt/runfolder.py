@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -133,6 +134,10 @@ class RunFolder:
             warm_start=tuple(candidate.to_dict() for candidate in self.warm_start),
         )
         write_atomically(self.path / "config.yaml", yaml.safe_dump(asked.model_dump(mode="json"), sort_keys=False))
+
+    def discard(self) -> None:
+        """Remove the folder: for a run that can never begin."""
+        shutil.rmtree(self.path, ignore_errors=True)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

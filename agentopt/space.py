@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from agentopt.candidate import Candidate, SubtaskChoice
-from agentopt.cost import SubtaskCost
+from agentopt.cost import SubtaskCost, Unit
 from agentopt.errors import CatalogError, TaskError
 from agentopt.models.catalog import ModelSpec
 from agentopt.search.base import SearchSpace, SubtaskSpace
@@ -40,6 +41,16 @@ def search_space(task: Task, specs: Mapping[str, ModelSpec], measured: Evaluatio
             remedy="raise it, or put a smaller model first",
         )
     return space
+
+
+def unlimited_space(task: Task, specs: Mapping[str, ModelSpec]) -> SearchSpace:
+    """The space without a cost limit, for a worst case that is told before token lengths are measured.
+
+    Its units mean nothing. Raises `CatalogError` for a model without a parameter count.
+    """
+    stand_in = {s.name: replace(s, tokens=TokenLengths(1, 1)) for s in task.subtasks}
+    alike = replace(task, unit=Unit(1, 1, 1), subtasks=tuple(stand_in.values()))
+    return SearchSpace(tuple(_subtask_space(s, alike, specs, None) for s in alike.subtasks))
 
 
 def _subtask_space(

@@ -321,13 +321,32 @@ def test_a_setting_reaches_into_the_task_file_and_leaves_its_other_keys(
     assert re.search(r"search +│ +6 │", outcome.out), "three examples, two subtasks"
 
 
-def test_a_dry_run_without_token_lengths_says_that_it_needs_them(
+def test_a_dry_run_without_token_lengths_takes_every_sample_count_to_be_affordable(
     agentopt: Callable[..., Outcome], place: Place
 ) -> None:
     place.edit_task(lambda spec: [spec["subtasks"][0].pop("tokens"), spec["cost"].clear()])
-    outcome = agentopt("optimize", str(place.task), *place.settings, "--dry-run")
-    assert_one_message(outcome, "nominal token lengths", "add tokens:")
+    outcome = agentopt("optimize", str(place.task), *place.settings, "--dry-run", "-c", "budget.trials=4")
+    assert outcome.code == 0, outcome.err
+    assert re.search(r"search +│ +96 │", outcome.out)
+    assert "Token lengths are measured" in outcome.out
     assert_nothing_is_left(place)
+
+
+def test_a_cost_unit_that_makes_passes_free_leaves_no_run_that_could_not_go_on(
+    agentopt: Callable[..., Outcome], place: Place
+) -> None:
+    def edit(spec: dict[str, Any]) -> None:
+        for each in spec["subtasks"]:
+            each.pop("tokens")
+        spec["cost"] = {"unit": {"parameters": 1e12, "prompt_tokens": 4000, "completion_tokens": 2}}
+
+    place.edit_task(edit)
+    with ServerProcess(counter=place.folder / "received.jsonl", quality=QUALITY) as server:
+        place.write_catalog(server.base_url)
+        outcome = agentopt("optimize", str(place.task), *place.settings)
+    assert outcome.code == 2
+    assert "every pass must cost more than 0 units" in outcome.err
+    assert place.runs == []
 
 
 def test_the_models_are_listed_with_how_they_are_reached(agentopt: Callable[..., Outcome], place: Place) -> None:

@@ -24,7 +24,7 @@ from agentopt.report.words import duration_in_words, usage_cells
 from agentopt.result import Result
 from agentopt.runfolder import RunFolder
 from agentopt.session import open_existing_journal
-from agentopt.space import needs_measuring, search_space
+from agentopt.space import needs_measuring, search_space, unlimited_space
 from agentopt.taskreader import HUB
 
 
@@ -74,17 +74,19 @@ def estimate_run(task: Path, settings: Sequence[str], console: Console) -> None:
     """`agentopt optimize --dry-run`: the worst case, without a model call."""
     config = load_config(settings)
     loaded, specs = load(task, config)
-    if needs_measuring(loaded):
-        raise UserError(
-            "a dry run needs nominal token lengths, because measuring them takes model calls",
-            where=f"task {loaded.name}",
-            remedy="add tokens: {prompt: ..., completion: ...} to every subtask",
-        )
+    measured = needs_measuring(loaded)
+    space = unlimited_space(loaded, specs) if measured else search_space(loaded, specs)
     # Asking what a run would take leaves nothing behind, so a journal is read only where there is one.
     journal = open_existing_journal(config.journal)
     with closing(journal) if journal else nullcontext():
-        worst = estimate(loaded, search_space(loaded, specs), specs, config, journal)
+        worst = estimate(loaded, space, specs, config, journal)
     _show_estimate(worst, config, console)
+    if measured:
+        console.print(
+            "Token lengths are measured on the baseline when the run begins. Until then every sample count is taken to "
+            "be within the cost limit; tokens: {prompt: ..., completion: ...} in each subtask narrows that.",
+            markup=False,
+        )
 
 
 def _show_estimate(worst: Estimate, config: Config, console: Console) -> None:

@@ -52,7 +52,7 @@ async def run_pilot(
 
     Twice each cell, then once more wherever the chosen subset is open, up to the cap.
 
-    Raises `BudgetExceeded` before every cell has its first responses; `PilotError` when too much failed for an analysis.
+    Raises `BudgetExceeded` before every cell has its first responses, `PilotError` when too much failed to analyse.
     """
     system_prompts, everyone = list(proposers), list(range(len(rewards.examples)))
     k_top = min(settings.k_top, len(everyone))
