@@ -179,6 +179,8 @@ def main() -> None:
     """The console script. Turns what went wrong into a message and an exit code."""
     # Loading libraries allocates much and frees nothing: collecting garbage meanwhile is a tenth of the start.
     gc.set_threshold(100_000, 50, 100)
+    # A shell switches Ctrl-C off for what a script starts in the background. It must be on for a stop to be clean.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # A service manager's stop should end a run as cleanly as Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     try:

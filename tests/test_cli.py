@@ -123,7 +123,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
 @pytest.fixture
 def agentopt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Outcome]]:
     """The console script, called in this process: far faster than starting one."""
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def call(*arguments: str) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["agentopt", *arguments])
@@ -137,7 +137,8 @@ def agentopt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
         return Outcome(code, said.out, said.err)
 
     yield call
-    signal.signal(signal.SIGTERM, handler)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def assert_one_message(outcome: Outcome, *parts: str) -> None:
@@ -492,10 +493,25 @@ def await_requests(server: ServerProcess, count: int) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+@pytest.fixture
+def ctrl_c() -> Iterator[Callable[[bool], object]]:
+    """Switches Ctrl-C on or off for the processes that are started, whatever these tests were started with."""
+    before = signal.getsignal(signal.SIGINT)
+    yield lambda on: signal.signal(signal.SIGINT, signal.default_int_handler if on else signal.SIG_IGN)
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize(
+    ("stop", "in_foreground"), [(signal.SIGINT, True), (signal.SIGTERM, True), (signal.SIGTERM, False)]
+)
 def test_a_run_that_is_stopped_keeps_what_was_in_flight_and_says_how_to_go_on(
-    agentopt: Callable[..., Outcome], place: Place, stop: signal.Signals
+    agentopt: Callable[..., Outcome],
+    place: Place,
+    stop: signal.Signals,
+    in_foreground: bool,
+    ctrl_c: Callable[[bool], object],
 ) -> None:
+    ctrl_c(in_foreground)  # a shell switches it off for what a script starts in the background
     with ServerProcess(counter=place.folder / "received.jsonl", quality=QUALITY, delay=0.2) as server:
         place.write_catalog(server.base_url)
         command = place.command("optimize", str(place.task), *place.settings, "-c", "budget.trials=2")
