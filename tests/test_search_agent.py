@@ -174,7 +174,8 @@ async def test_what_the_agent_leaves_empty_the_fallback_fills() -> None:
         (TransientModelError("connection refused"), "the agent cannot be reached: connection refused"),
         (PermanentModelError("401 wrong key"), "the agent cannot be reached: 401 wrong key"),
         (WeightsError("no such file"), "the agent cannot be reached: no such file"),
-        (BudgetExceeded("agent.calls", cap=3, spent=3, wanted=1), "the agent's own budget is exhausted"),
+        (BudgetExceeded("agent.calls", cap=3, spent=3, wanted=1), "no budget for the agent: the agent.calls cap"),
+        (BudgetExceeded("usd", cap=3, spent=2, wanted=2), "no budget for the agent: the usd cap"),
     ],
 )
 @pytest.mark.parametrize("asked_before", [0, 1], ids=["guide", "propose"])
@@ -196,9 +197,10 @@ async def test_without_an_agent_the_fallback_proposes_and_says_so() -> None:
 
 
 async def test_a_cap_of_the_whole_run_ends_the_search() -> None:
+    late = BudgetExceeded("seconds", cap=3, spent=3, wanted=0)
+    with pytest.raises(BudgetExceeded, match="the seconds cap"):
+        await World(ScriptedModel(script=[late])).run()
     reached = BudgetExceeded("calls", cap=3, spent=3, wanted=1)
-    with pytest.raises(BudgetExceeded, match="the calls cap"):
-        await World(ScriptedModel(script=[reached])).run()
     with pytest.raises(BudgetExceeded, match="the calls cap"):
         await World(ScriptedModel(fresh), fail_at=3, error=reached).run()
 
