@@ -21,6 +21,9 @@ from typing import Any, Protocol
 PROGRAM = "main.py"
 """The name of the program's file in its folder."""
 
+INSIDE = "/sandbox"
+"""Where bubblewrap shows a program its folder."""
+
 _HERE = Path(__file__).parent
 _SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache")
 
@@ -79,18 +82,17 @@ class Bubblewrap:
     describes: str = "bubblewrap: namespaces of its own, and resource limits"
 
     def command(self, folder: Path, limits: Limits) -> list[str]:
-        inside = "/work"
         arguments = ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
         arguments += ["--die-with-parent", "--new-session", "--clearenv"]
-        for name, value in environment(inside).items():
+        for name, value in environment(INSIDE).items():
             arguments += ["--setenv", name, value]
         # A folder that bubblewrap makes on its own way to another one is closed to all but root.
         for parent in reversed(Path(sys.base_prefix).parents[:-1]):
             arguments += ["--perms", "0755", "--dir", str(parent)]
         for path in _readable():
             arguments += ["--ro-bind-try", path, path]
-        arguments += ["--dev", "/dev", "--perms", "1777", "--size", str(limits.folder_bytes), "--tmpfs", inside]
-        arguments += ["--ro-bind", str(folder / PROGRAM), f"{inside}/{PROGRAM}", "--chdir", inside]
+        arguments += ["--dev", "/dev", "--perms", "1777", "--size", str(limits.folder_bytes), "--tmpfs", INSIDE]
+        arguments += ["--ro-bind", str(folder / PROGRAM), f"{INSIDE}/{PROGRAM}", "--chdir", INSIDE]
         arguments += ["--remount-ro", "/", "--remount-ro", "/dev"]
         uid, as_whom = self._identity()
         order = {"uid": uid, "file": PROGRAM, "limits": limits.of_process(count_processes=True)}
