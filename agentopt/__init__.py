@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from agentopt.errors import AgentoptError
     from agentopt.result import Result, load_candidate, load_result
     from agentopt.task import Example, Fusion, Program, Subtask, Task, TokenLengths, asked_by_program
-    from agentopt.taskfile import load_task
+    from agentopt.taskfile.loading import load_task
     from agentopt.trial import Evaluation, Score, Trial
 
 _HOME = {
@@ -43,7 +43,7 @@ _HOME = {
     "load_candidate": "result",
     "load_config": "config",
     "load_result": "result",
-    "load_task": "taskfile",
+    "load_task": "taskfile.loading",
     "optimize": "api",
 }
 

@@ -24,7 +24,7 @@ from agentopt.scorers import Judge
 from agentopt.session import open_session
 from agentopt.space import baseline
 from agentopt.task import Task
-from agentopt.taskfile import load_task
+from agentopt.taskfile.loading import load_task
 from agentopt.trial import Evaluation, Split
 from agentopt.workflow import check_task
 

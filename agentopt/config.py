@@ -15,7 +15,7 @@ from agentopt.budget import Caps
 from agentopt.errors import ConfigError
 from agentopt.prompts.settings import PromptSettings
 from agentopt.search.settings import AgentSettings
-from agentopt.taskreader import FILE_OPTION, HUB
+from agentopt.taskfile.reader import FILE_OPTION, HUB
 from agentopt.validation import load_yaml, parse_yaml, validate
 
 

@@ -13,12 +13,12 @@ from agentopt.errors import BudgetExceeded, CandidateError, ModelError, ScorerEr
 from agentopt.models.base import ChatModel
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.masking import secrets_of
-from agentopt.program import ProgramRunner
+from agentopt.program.runner import ProgramRunner
+from agentopt.program.visit import PREFIX
 from agentopt.scaling import Scaling
 from agentopt.scorers import Judge
 from agentopt.task import Example, Metric, Scorer, Subtask, Task, Value
 from agentopt.trial import Evaluation, ExampleResult, Score, Split, SubtaskUse, TrialState
-from agentopt.visit import PREFIX
 from agentopt.workflow import Answer, Prompt, WorkflowResult, run_workflow
 
 StopTest = Callable[[Mapping[str, float]], bool]

@@ -21,14 +21,14 @@ from pathlib import Path
 import aiohttp
 
 from agentopt.candidate import SubtaskChoice
-from agentopt.gateway import Gateway
 from agentopt.models.base import Message
 from agentopt.models.catalog import ModelSpec
+from agentopt.program.gateway import Gateway
+from agentopt.program.visit import Visit
 from agentopt.scaling import Scaling
 from agentopt.session import Session, open_session
 from agentopt.task import Example, Subtask, Task, asked_by_program
 from agentopt.testing.server_process import ServerProcess
-from agentopt.visit import Visit
 from agentopt.wire import ChatCall
 from agentopt.workflow import Answer, Prompt
 

@@ -27,7 +27,7 @@ from agentopt.session import open_session
 from agentopt.space import baseline
 from agentopt.stats import mean_interval, paired_difference, verdict
 from agentopt.task import Task
-from agentopt.taskfile import load_task
+from agentopt.taskfile.loading import load_task
 from agentopt.trial import Evaluation
 
 SHARED = {"variants": 5, "user_prompts": 8, "repeats": 2, "k_top": 3, "finalists": 1, "rounds": 100}

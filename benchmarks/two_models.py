@@ -20,7 +20,7 @@ from agentopt.models.base import Request, Response
 from agentopt.models.catalog import Catalog
 from agentopt.models.pool import ModelPool
 from agentopt.session import open_session
-from agentopt.taskfile import load_task
+from agentopt.taskfile.loading import load_task
 
 TASK = Path(__file__).parent.parent / "tasks" / "quickstart"
 CHOICES = {"find": ("qwen2.5-coder-0.5b", 3), "answer": ("smollm2-135m", 5)}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agentopt.task import Example, Score, Task
-from agentopt.taskfile import load_task
+from agentopt.taskfile.loading import load_task
 
 FOLDER = Path(__file__).parents[1] / "tasks" / "house_style"
 

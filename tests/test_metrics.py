@@ -21,7 +21,7 @@ from agentopt.report.terminal import print_result
 from agentopt.result import Measured, load_result
 from agentopt.scorers import exact_match, python
 from agentopt.task import Example, Metric, Task, Unparsable
-from agentopt.taskfile import load_task
+from agentopt.taskfile.loading import load_task
 from agentopt.testing.toy import toy_model, toy_task
 from agentopt.trial import Evaluation, ExampleResult, Score
 from agentopt.workflow import check_task

@@ -25,9 +25,9 @@ LAYERS = (
     "cost budget stats validation sandbox.*",
     "models.*",
     "task templates parsers scorers fusion workflow checkers.* wire retrieval",
-    "taskschema taskdata taskreader taskscoring taskprogram taskfile",
+    "taskfile.*",
     "scaling",
-    "evaluation program processes workers programworker visit gateway",
+    "evaluation program.*",
     "search.* prompts.*",
     # Wiring: what a run is made of. `search.choose` reads the configuration, so it stands here.
     "config events diagnosis space study runner session estimate result runfolder landscape search.choose",
@@ -42,7 +42,7 @@ FROM_ANYWHERE = "agentopt.testing"
 """Shipped for tests: it may use everything, and nothing of the package uses it."""
 
 IMPORTERS = {
-    "datasets": {"taskreader.py"},
+    "datasets": {"taskfile/reader.py"},
     "litellm": {"models/hosted.py"},
     "openai": {"models/hosted.py", "export/runtime.py"},
     "xllamacpp": {"models/engine.py"},

@@ -28,14 +28,14 @@ from agentopt.candidate import Candidate, SubtaskChoice
 from agentopt.config import BudgetConfig, Config
 from agentopt.errors import AgentoptError, BudgetExceeded, PermanentModelError, TaskError
 from agentopt.evaluation import Evaluator
-from agentopt.gateway import Gateway
 from agentopt.models.scripted import ScriptedModel
-from agentopt.program import ProgramRunner, environment_of
+from agentopt.program.gateway import Gateway
+from agentopt.program.runner import ProgramRunner, environment_of
+from agentopt.program.visit import Visit
 from agentopt.session import open_session
 from agentopt.task import Example, Program, Subtask, Task, Unparsable
 from agentopt.testing.toy import LARGE, SMALL, toy_model, toy_task
 from agentopt.trial import Evaluation, ExampleResult, SubtaskUse
-from agentopt.visit import Visit
 from agentopt.workflow import Answer, Prompt, check_task
 
 TOY = toy_task(validation=2, test=4)

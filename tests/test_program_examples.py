@@ -20,7 +20,7 @@ from agentopt.models.base import Request
 from agentopt.models.catalog import Catalog
 from agentopt.models.scripted import ScriptedModel
 from agentopt.prompts.settings import PromptSettings
-from agentopt.taskfile import load_task
+from agentopt.taskfile.loading import load_task
 from agentopt.trial import Evaluation
 
 TASKS = Path(__file__).parent.parent / "tasks"

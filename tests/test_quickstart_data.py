@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from agentopt.task import Task
-from agentopt.taskfile import load_task
+from agentopt.taskfile.loading import load_task
 
 FOLDER = Path(__file__).parents[1] / "tasks" / "quickstart"
 SPLITS = ("train", "validation", "test")

@@ -17,7 +17,7 @@ from agentopt.models.base import Request
 from agentopt.models.catalog import Catalog
 from agentopt.models.scripted import ScriptedModel
 from agentopt.task import Example, Task
-from agentopt.taskdata import Functions
+from agentopt.taskfile.data import Functions
 from agentopt.trial import Evaluation, Score
 
 FOLDER = Path(__file__).parents[1] / "tasks" / "taskbench"
@@ -199,7 +199,7 @@ def test_the_library_that_is_missing_is_told_with_its_remedy() -> None:
     code = f"""
 import sys
 sys.modules["rouge_score"] = None
-from agentopt.taskdata import Functions
+from agentopt.taskfile.data import Functions
 from pathlib import Path
 Functions(Path({str(FOLDER)!r}))("scorers.py:rouge_l", "here")
 """

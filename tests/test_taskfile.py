@@ -16,7 +16,7 @@ from agentopt.errors import TaskError
 from agentopt.models.catalog import ModelSpec
 from agentopt.scorers import Judge
 from agentopt.task import Example
-from agentopt.taskfile import in_order, load_task
+from agentopt.taskfile.loading import in_order, load_task
 
 Edit = Callable[[dict[str, Any]], None]
 

@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from agentopt.config import load_config
 from agentopt.errors import TaskError
 from agentopt.task import Example
-from agentopt.taskdata import Functions, Row
-from agentopt.taskfile import load_task
-from agentopt.taskreader import into_splits, read_dataset
-from agentopt.taskschema import DataSpec, SplitsSpec
+from agentopt.taskfile.data import Functions, Row
+from agentopt.taskfile.loading import load_task
+from agentopt.taskfile.reader import into_splits, read_dataset
+from agentopt.taskfile.schema import DataSpec, SplitsSpec
 
 READER = """
 from agentopt.task import Example
@@ -243,7 +243,7 @@ def test_what_the_hub_cannot_give_is_told_with_a_remedy(tmp_path: Path, failure:
 
 LIBRARY = """
 import sys
-from agentopt.taskreader import load_from_hub
+from agentopt.taskfile.reader import load_from_hub
 
 def said(folder, split):
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agentopt.taskfile import load_task
+from agentopt.taskfile.loading import load_task
 
 TASKS = Path(__file__).parents[1] / "tasks"
 SHAPE = ["--hops", "3", "--facts", "15", "--landmarks", "2", "--distractors", "3", "--seed", "7"]

@@ -14,7 +14,7 @@ import yaml
 from agentopt.errors import PermanentModelError, ScorerError, TaskError, UserError
 from agentopt.scorers import exact_match
 from agentopt.task import Example, Subtask, Task, Tool
-from agentopt.taskfile import load_task
+from agentopt.taskfile.loading import load_task
 from agentopt.templates import compile_template
 from agentopt.trial import SubtaskUse
 from agentopt.workflow import Answer, run_workflow

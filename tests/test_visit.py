@@ -10,11 +10,11 @@ import pytest
 from agentopt.candidate import SubtaskChoice
 from agentopt.errors import BudgetExceeded, PermanentModelError, ScorerError
 from agentopt.models.base import Message
+from agentopt.program.visit import GRACE_SECONDS, Visit
 from agentopt.scaling import request_for
 from agentopt.task import Example, Subtask
 from agentopt.testing.toy import LARGE, toy_task
 from agentopt.trial import SubtaskUse
-from agentopt.visit import GRACE_SECONDS, Visit
 from agentopt.wire import ChatCall, WireError
 from agentopt.workflow import Answer, Prompt
 

@@ -25,7 +25,7 @@ from agentopt.result import Result
 from agentopt.runfolder import RunFolder
 from agentopt.session import open_existing_journal
 from agentopt.space import needs_measuring, search_space, unlimited_space
-from agentopt.taskreader import HUB
+from agentopt.taskfile.reader import HUB
 
 
 def run_optimization(task: Path | None, settings: Sequence[str], resume: Path | None, console: Console) -> None:

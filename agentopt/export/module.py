@@ -18,8 +18,8 @@ from agentopt.export.prompts import HELPERS, prompt_function
 from agentopt.export.source import ELSEWHERE, Extraction
 from agentopt.models.catalog import ModelSpec
 from agentopt.serve.inputs import columns_of_task
-from agentopt.taskfile import in_order, read_spec
-from agentopt.taskschema import (
+from agentopt.taskfile.loading import in_order, read_spec
+from agentopt.taskfile.schema import (
     ChoiceParse,
     IdsParse,
     JsonParse,

@@ -18,13 +18,13 @@ from agentopt.evaluation import MOST_REPEATS
 from agentopt.models.base import ChatModel
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.masking import secrets_of
-from agentopt.program import ProgramRunner
+from agentopt.program.runner import ProgramRunner
+from agentopt.program.visit import PREFIX, with_settings
 from agentopt.scaling import Scaling
 from agentopt.serve.inputs import columns_of_task, inputs_in
 from agentopt.task import Example, Subtask, Task, Value
 from agentopt.templates import written
 from agentopt.trial import SubtaskUse
-from agentopt.visit import PREFIX, with_settings
 from agentopt.wire import NO_RETRY, ChatCall, Completion, WireError, no_such_model
 from agentopt.workflow import Answer, Prompt, run_workflow
 

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from agentopt.visit import Visit
+from agentopt.program.visit import Visit
 from agentopt.wire import (
     STREAM_HEADERS,
     WireError,

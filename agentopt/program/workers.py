@@ -2,7 +2,7 @@
 
 A function that finds its endpoint in the environment needs a process of its own, and imports that take seconds; so a
 process is kept for the next example. Its endpoint stays the same, and only what answers there changes: clients that
-the file made when it was imported stay right. The other side is `programworker`.
+the file made when it was imported stay right. The other side is `child`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from agentopt.processes import MOST_PRINTED, ProgramFailedError, complaint, kill_group, until_done
+from agentopt.program.processes import MOST_PRINTED, ProgramFailedError, complaint, kill_group, until_done
 from agentopt.task import Value
 
 
@@ -86,7 +86,7 @@ class Worker:
     async def _started(self) -> asyncio.subprocess.Process:
         file, _, name = self._function.rpartition(":")
         return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "agentopt.programworker", file, name),
+            *(sys.executable, "-m", "agentopt.program.child", file, name),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=self._stderr,

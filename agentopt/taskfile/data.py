@@ -13,7 +13,7 @@ from typing import Any
 
 from agentopt.errors import TaskError, UserError
 from agentopt.task import Example
-from agentopt.taskschema import ColumnsSpec
+from agentopt.taskfile.schema import ColumnsSpec
 from agentopt.trial import Split
 from agentopt.validation import did_you_mean
 

@@ -18,8 +18,8 @@ from typing import Any
 
 from agentopt.errors import AgentoptError, TaskError
 from agentopt.task import Example
-from agentopt.taskdata import Functions, Row, json_lines, json_list
-from agentopt.taskschema import DataSpec, SplitsSpec
+from agentopt.taskfile.data import Functions, Row, json_lines, json_list
+from agentopt.taskfile.schema import DataSpec, SplitsSpec
 from agentopt.trial import Split
 from agentopt.validation import did_you_mean
 

@@ -1,6 +1,6 @@
 """Reads a task folder into a `Task`, and checks everything that can be checked without a model call.
 
-Owns the rules between keys, and between the task file, its data and the catalogue; `taskschema` owns the keys.
+Owns the rules between keys, and between the task file, its data and the catalogue; `schema` owns the keys.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from agentopt.task import (
     Value,
     asked_by_program,
 )
-from agentopt.taskdata import Functions, Row, check_leaks, read_rows
-from agentopt.taskprogram import MAX_TOKENS, check_prompts, read_program, settings_left
-from agentopt.taskreader import read_dataset
-from agentopt.taskschema import (
+from agentopt.taskfile.data import Functions, Row, check_leaks, read_rows
+from agentopt.taskfile.program import MAX_TOKENS, check_prompts, read_program, settings_left
+from agentopt.taskfile.reader import read_dataset
+from agentopt.taskfile.schema import (
     ChoiceParse,
     IdsParse,
     JsonParse,
@@ -45,7 +45,7 @@ from agentopt.taskschema import (
     TextParse,
     with_overrides,
 )
-from agentopt.taskscoring import build_metrics, build_scorer, check_targets, is_comparison
+from agentopt.taskfile.scoring import build_metrics, build_scorer, check_targets, is_comparison
 from agentopt.templates import INPUTS, TOOL, Template, compile_template
 from agentopt.trial import Split
 from agentopt.validation import did_you_mean, load_yaml, validate

@@ -24,10 +24,10 @@ from typing import Any
 
 from agentopt.errors import ScorerError
 from agentopt.models.masking import without
-from agentopt.processes import ProgramFailedError, in_thread, run_command, until_done
+from agentopt.program.processes import ProgramFailedError, in_thread, run_command, until_done
+from agentopt.program.visit import AskAgain, Visit
+from agentopt.program.workers import Worker
 from agentopt.task import Endpoint, Example, Program, Task, Unparsable, Value
-from agentopt.visit import AskAgain, Visit
-from agentopt.workers import Worker
 from agentopt.workflow import WorkflowResult
 
 INPUT = "{input}"
@@ -91,7 +91,7 @@ class _Open:
     """A gateway that serves, and the workers that ask it. `secrets` are those given, and the gateway's key."""
 
     def __init__(self, program: Program, linger: float, secrets: tuple[str, ...]) -> None:
-        from agentopt.gateway import Gateway  # a web server, which only tasks with a program need
+        from agentopt.program.gateway import Gateway  # a web server, which only tasks with a program need
 
         self.closed = False
         self._program, self._linger, self._gateway = program, linger, Gateway()

@@ -1,6 +1,6 @@
 """The keys of task.yaml, as pydantic models: what each means and which values it takes.
 
-Owns the rules that concern one key alone; rules between keys, and between keys and data, are `taskfile`'s.
+Owns the rules that concern one key alone; rules between keys, and between keys and data, are `loading`'s.
 """
 
 from __future__ import annotations
@@ -213,7 +213,7 @@ class ProgramSpec(_Strict):
     """A command, run in the task folder: it reads the inputs as JSON on stdin, or where a word says {input}, and prints
     its answer. `python` is the interpreter that runs agentopt."""
     function: FunctionName | None = None
-    """A function of the inputs that returns the answer; see `taskprogram`."""
+    """A function of the inputs that returns the answer; see `taskfile.program`."""
     parse: ParseSpec = TextParse()
     """How what a command prints is read."""
     timeout: Positive = 60.0

@@ -1,4 +1,4 @@
-"""Runs one function of a user's file, example after example: `python -m agentopt.programworker FILE NAME`.
+"""Runs one function of a user's file, example after example: `python -m agentopt.program.child FILE NAME`.
 
 Reads the inputs of an example as a line of JSON and answers with a line of JSON: what the function returned, or what
 it raised. What the function prints, or what is printed by what it starts, goes to stderr. See `workers`.
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from agentopt.taskdata import Functions
+from agentopt.taskfile.data import Functions
 
 
 def main(file: str, name: str) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from agentopt import scorers
 from agentopt.errors import ScorerError, TaskError
 from agentopt.task import Metric, Scorer
-from agentopt.taskdata import Functions, Row
-from agentopt.taskschema import (
+from agentopt.taskfile.data import Functions, Row
+from agentopt.taskfile.schema import (
     BuiltInScorer,
     JudgeScorer,
     MetricSpec,

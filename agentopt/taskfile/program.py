@@ -1,7 +1,7 @@
 """The `program` of a task file: checks that what it names is there, and says how it is run.
 
 A function of two parameters, the inputs and the endpoint, is called in this process. A function of one finds its
-endpoint in the environment, which all examples would share here, so it is called in workers (see `workers`).
+endpoint in the environment, which all examples would share here, so it is called in workers (see `program.workers`).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from pathlib import Path
 
 from agentopt.errors import TaskError
 from agentopt.task import Parser, Program
-from agentopt.taskdata import Functions
-from agentopt.taskschema import ProgramSpec, SubtaskSpec, TaskSpec
+from agentopt.taskfile.data import Functions
+from agentopt.taskfile.schema import ProgramSpec, SubtaskSpec, TaskSpec
 from agentopt.validation import did_you_mean
 
 MAX_TOKENS = 1024
