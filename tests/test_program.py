@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import textwrap
-import time
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -30,6 +31,7 @@ from agentopt.errors import AgentoptError, BudgetExceeded, PermanentModelError, 
 from agentopt.evaluation import Evaluator
 from agentopt.models.scripted import ScriptedModel
 from agentopt.program.gateway import Gateway
+from agentopt.program.processes import MOST_PRINTED, ProgramFailedError, complaint, run_command
 from agentopt.program.runner import ProgramRunner, environment_of
 from agentopt.program.visit import Visit
 from agentopt.session import open_session
@@ -207,18 +209,42 @@ def alive(pid: int) -> bool:
     return False
 
 
-async def test_a_program_is_stopped_when_its_time_is_up_with_all_that_it_started(
-    tmp_path: Path, config: Config
-) -> None:
+async def is_gone(pid: int) -> bool:
+    """Whether a process that was killed ends, as it does when the machine has time for it."""
+    for _ in range(500):
+        if not alive(pid):
+            return True
+        await asyncio.sleep(0.02)
+    return False
+
+
+async def test_a_program_is_stopped_when_its_time_is_up(tmp_path: Path, config: Config) -> None:
+    result = await only(script(tmp_path, "import time; time.sleep(60)", timeout=0.1), config)
+    assert (result.score, "took longer than its timeout allows" in str(result.error)) == (None, True)
+
+
+async def test_a_program_is_stopped_with_all_that_it_started(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
     body = f"""
-        import subprocess, time
+        import os, subprocess, time
         child = subprocess.Popen(["sleep", "60"])
-        open({str(tmp_path / "pids")!r}, "w").write(f"{{os.getpid()}} {{child.pid}}")
+        open({str(tmp_path / "draft")!r}, "w").write(f"{{os.getpid()}} {{child.pid}}")
+        os.rename({str(tmp_path / "draft")!r}, {str(pids)!r})
         time.sleep(60)
     """
-    result = await only(script(tmp_path, body, timeout=1.0), config)
-    assert "took longer than its timeout allows" in str(result.error)
-    assert not any(alive(int(pid)) for pid in (tmp_path / "pids").read_text().split())
+
+    def seconds_left() -> float:
+        return 0.0 if pids.exists() else 60.0
+
+    with pytest.raises(ProgramFailedError, match="took longer than its timeout allows"):
+        await run_command(
+            ["python", "-c", textwrap.dedent(body)],
+            "",
+            folder=tmp_path,
+            environment=os.environ,
+            seconds_left=seconds_left,
+        )
+    assert all([await is_gone(int(pid)) for pid in pids.read_text().split()])
 
 
 async def test_what_a_program_leaves_running_is_ended_and_not_waited_for(tmp_path: Path, config: Config) -> None:
@@ -230,16 +256,25 @@ async def test_what_a_program_leaves_running_is_ended_and_not_waited_for(tmp_pat
     """
     result = await only(script(tmp_path, body), config)
     assert result.output == "done"
-    for _ in range(100):
-        if not alive(int((tmp_path / "pids").read_text())):
-            return
-        await asyncio.sleep(0.02)
-    pytest.fail("the child is still running")
+    assert await is_gone(int((tmp_path / "pids").read_text()))
 
 
 async def test_a_program_that_prints_without_end_is_stopped(config: Config) -> None:
     result = await only(task_of(Program(("yes",))), config)
     assert "printed more than" in str(result.error)
+
+
+async def test_a_program_that_printed_too_much_and_ended_is_an_error_not_half_an_answer(config: Config) -> None:
+    code = f"import os; os.write(1, b'x' * {MOST_PRINTED + 1})"
+    result = await only(task_of(Program(("python", "-c", code))), config)
+    assert (result.score, "printed more than" in str(result.error)) == (None, True)
+
+
+def test_of_a_long_complaint_the_end_is_told(tmp_path: Path) -> None:
+    with (tmp_path / "stderr").open("w+b") as stderr:
+        stderr.write(b"a line\n" * (MOST_PRINTED // 7) + b"the reason\n")
+        stderr.flush()
+        assert complaint(stderr).endswith("a line | a line | the reason")
 
 
 async def test_a_call_that_failed_for_good_is_the_examples_error_whatever_the_program_prints(
@@ -391,14 +426,27 @@ async def test_a_sync_function_of_two_parameters_runs_in_a_thread(config: Config
     assert measured(await evaluated(task_of(Program(function=run)), config)) == measured(await evaluated(TOY, config))
 
 
+async def test_a_function_that_returns_something_to_await_is_awaited(config: Config) -> None:
+    class AsyncCall:
+        async def __call__(self, inputs: Mapping[str, Any], openai: Mapping[str, str]) -> str | None:
+            return await two_steps(inputs, openai)
+
+    declared = measured(await evaluated(TOY, config))
+    for function in (AsyncCall(), lambda inputs, openai: two_steps(inputs, openai)):
+        assert measured(await evaluated(task_of(Program(function=function)), config)) == declared
+
+
 async def test_a_function_that_does_not_end_is_left_behind_and_one_that_raises_is_told(config: Config) -> None:
+    over = threading.Event()
+
     def stuck(inputs: Mapping[str, Any], openai: Mapping[str, str]) -> None:
-        time.sleep(1.0)
+        over.wait(60)
 
     def broken(inputs: Mapping[str, Any], openai: Mapping[str, str]) -> None:
         raise StopIteration("no more")
 
     late = await only(task_of(Program(function=stuck, timeout=0.1)), config)
+    over.set()
     assert "took longer" in str(late.error)
     assert "no more" in str((await only(task_of(Program(function=broken)), config)).error)
 
@@ -437,7 +485,7 @@ WORKER = """
 """
 
 OTHERS = """
-    import os
+    import os, subprocess, sys
 
     def pid(inputs):
         return [os.getpid(), "\\u00e9"]
@@ -447,6 +495,9 @@ OTHERS = """
 
     def gone(inputs):
         os._exit(7)
+
+    def reader(inputs):
+        return sys.stdin.read() + subprocess.check_output(["cat"], text=True) + "nothing more"
 """
 
 
@@ -475,6 +526,11 @@ async def test_a_worker_is_kept_for_the_next_example_and_ends_with_the_event_loo
     assert not alive(int(output.strip("[").partition(",")[0]))
 
 
+async def test_what_a_function_starts_has_nothing_to_read_on_stdin(folder: Path, config: Config) -> None:
+    task = task_of(Program(function="others.py:reader", folder=folder, concurrency=1, timeout=30))
+    assert {(result.output, result.error) for result in await each(task, config)} == {("nothing more", None)}
+
+
 @pytest.mark.parametrize(("name", "error"), [("broken", "raised KeyError: 'town'"), ("gone", "exit status 7")])
 async def test_what_goes_wrong_in_a_worker_is_told(name: str, error: str, folder: Path, config: Config) -> None:
     done = await evaluated(task_of(Program(function=f"others.py:{name}", folder=folder)), config)
@@ -491,6 +547,7 @@ async def asked_until_gone(client: httpx.AsyncClient, url: str) -> None:
 
 async def test_the_gateway_is_gone_a_while_after_its_last_use_and_there_again_for_the_next() -> None:
     def where(inputs: Mapping[str, Any], openai: Mapping[str, str]) -> str:
+        assert httpx.get(f"{openai['base_url']}/models", trust_env=False).status_code == 401
         return openai["base_url"]
 
     runner = ProgramRunner(TOY, Program(function=where), linger=0.05)
@@ -498,7 +555,6 @@ async def test_the_gateway_is_gone_a_while_after_its_last_use_and_there_again_fo
     async with httpx.AsyncClient(trust_env=False) as client:
         for _ in range(2):
             url = str((await runner.run(example, always)).output)
-            assert (await client.get(f"{url}/models")).status_code == 401
             with pytest.raises(httpx.TransportError):
                 await asked_until_gone(client, f"{url}/models")
 

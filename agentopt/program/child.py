@@ -1,7 +1,8 @@
 """Runs one function of a user's file, example after example: `python -m agentopt.program.child FILE NAME`.
 
 Reads the inputs of an example as a line of JSON and answers with a line of JSON: what the function returned, or what
-it raised. What the function prints, or what is printed by what it starts, goes to stderr. See `workers`.
+it raised. What the function prints, or what is printed by what it starts, goes to stderr, and neither has anything to
+read on stdin. See `workers`.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ from agentopt.taskfile.data import Functions
 
 def main(file: str, name: str) -> None:
     """Serve the function `name` in `file`, relative to the working directory, until stdin ends."""
-    with os.fdopen(os.dup(1), "w", encoding="utf-8") as replies, asyncio.Runner() as runner:
+    with os.fdopen(os.dup(0)) as examples, os.fdopen(os.dup(1), "w") as replies, asyncio.Runner() as runner:
+        with open(os.devnull) as nothing:
+            os.dup2(nothing.fileno(), 0)
         os.dup2(2, 1)
         function = Functions(Path())(f"{file}:{name}", file)
-        for line in sys.stdin:
+        for line in examples:
             reply = _answer(function, json.loads(line), runner)
             print(json.dumps(reply, default=str), file=replies, flush=True)
 

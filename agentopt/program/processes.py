@@ -56,11 +56,18 @@ async def run_command(
         except (OSError, ValueError) as error:
             raise ProgramFailedError(f"cannot be started: {error}") from error
         ended = asyncio.ensure_future(process.wait())
+
+        def left() -> float:
+            _check_printed(stdout, stderr)
+            return seconds_left()
+
         try:
-            await until_done(ended, lambda: _time_left(seconds_left, stdout, stderr))
+            await until_done(ended, left)
         finally:
             kill_group(process.pid)
             await ended
+        # Once more: what ended quickly was not looked at while it ran, and half an answer is none.
+        _check_printed(stdout, stderr)
         if process.returncode:
             raise ProgramFailedError(f"ended with exit status {process.returncode}{complaint(stderr, secrets)}")
         return _content(stdout).decode(errors="replace")
@@ -103,10 +110,9 @@ def in_thread(function: Callable[..., Any], *arguments: Any) -> asyncio.Future[A
     return future
 
 
-def _time_left(seconds_left: Callable[[], float], *printed: IO[bytes]) -> float:
-    if any(os.fstat(file.fileno()).st_size > MOST_PRINTED for file in printed):
+def _check_printed(*files: IO[bytes]) -> None:
+    if any(os.fstat(file.fileno()).st_size > MOST_PRINTED for file in files):
         raise ProgramFailedError(f"printed more than {MOST_PRINTED} bytes")
-    return seconds_left()
 
 
 def kill_group(group: int) -> None:
@@ -118,13 +124,14 @@ def kill_group(group: int) -> None:
 
 def complaint(stderr: IO[bytes], secrets: Sequence[str] = ()) -> str:
     """The end of what was written to stderr, on one line and without `secrets`."""
-    # Struck out first: what is cut off at its beginning could not be found any more.
-    text = without(_content(stderr).decode(errors="replace"), secrets)
+    # Of a worker that has run for long, the end. Secrets are struck out before anything shorter is cut from it: a
+    # secret that is cut off at its beginning could not be found any more.
+    text = without(_content(stderr, os.fstat(stderr.fileno()).st_size - MOST_PRINTED).decode(errors="replace"), secrets)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     said = " | ".join(lines[-3:])
     return f": {said[-TOLD:]}" if said else ""
 
 
-def _content(file: IO[bytes]) -> bytes:
-    file.seek(0)
+def _content(file: IO[bytes], start: int = 0) -> bytes:
+    file.seek(max(start, 0))
     return file.read(MOST_PRINTED)

@@ -156,11 +156,7 @@ class _Open:
             self._gateway.dismiss(base_url)
 
     async def _by_call(self, function: Function, visit: Visit, endpoint: Endpoint) -> Value | None:
-        inputs = dict(visit.example.inputs)
-        if inspect.iscoroutinefunction(function):
-            running: asyncio.Future[Value] = asyncio.ensure_future(function(inputs, endpoint))
-        else:
-            running = in_thread(function, inputs, endpoint)
+        running = asyncio.ensure_future(_called(function, dict(visit.example.inputs), endpoint))
         try:
             await until_done(running, self._seconds_left(visit))
             return running.result()
@@ -200,6 +196,13 @@ class _Open:
 
     def _seconds_left(self, visit: Visit) -> Callable[[], float]:
         return lambda: visit.seconds_left(self._program.timeout)
+
+
+async def _called(function: Function, inputs: Mapping[str, Any], endpoint: Endpoint) -> Value:
+    """What the function returns, whether it is async, returns something to await, or blocks a thread."""
+    is_async = inspect.iscoroutinefunction(function)
+    value = function(inputs, endpoint) if is_async else await in_thread(function, inputs, endpoint)
+    return await value if inspect.isawaitable(value) else value
 
 
 def environment_of(endpoint: Endpoint, environ: Mapping[str, str]) -> dict[str, str]:
