@@ -22,7 +22,7 @@ HEAVY = ("langgraph", "optuna", "litellm", "openai", "xllamacpp", "scipy", "aioh
 LAYERS = (
     "errors",
     "candidate trial",
-    "cost budget stats validation sandbox.*",
+    "cost budget stats validation database sandbox.*",
     "models.*",
     "task templates parsers scorers fusion workflow checkers.* wire retrieval",
     "taskfile.*",

@@ -23,6 +23,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from agentopt.budget import Usage
+from agentopt.database import create_tables, open_engine
 from agentopt.errors import AgentoptError
 from agentopt.models.base import Choice, Request, Response
 
@@ -78,6 +79,10 @@ class Spend:
     seconds: float
 
 
+class JournalError(AgentoptError):
+    """The journal cannot be written: what was sent meanwhile may have been billed, and is lost."""
+
+
 class Journal:
     """Responses by (request key, repeat index), and the ledger. Use from one event loop; close it at the end.
 
@@ -85,14 +90,9 @@ class Journal:
     """
 
     def __init__(self, url: str | Path, *, clock: Callable[[], float] = time.time) -> None:
-        if isinstance(url, Path):
-            url.parent.mkdir(parents=True, exist_ok=True)
-            url = f"sqlite:///{url}"
-        self._engine = sa.create_engine(url)
+        self._engine = open_engine(url)
+        create_tables(self._engine, _tables)
         self._insert = postgresql.insert if self._engine.dialect.name == "postgresql" else sqlite.insert
-        if self._engine.dialect.name == "sqlite":
-            sa.event.listen(self._engine, "connect", _prepare_sqlite)
-        _create_tables(self._engine)
         self._reader = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._pending: list[tuple[list[_Write], asyncio.Future[None]]] = []
@@ -200,7 +200,7 @@ class Journal:
             try:
                 await loop.run_in_executor(self._writer, self._commit, [w for writes, _ in batch for w in writes])
             except Exception as error:  # noqa: BLE001 - whatever it is, those who wait for this commit must hear of it
-                failure = AgentoptError(f"the journal cannot be written: {error}\n  remedy: check its disk and its URL")
+                failure = JournalError(f"the journal cannot be written: {error}\n  remedy: check its disk and its URL")
                 failure.__cause__ = error
                 for _, done in batch:
                     if not done.done():
@@ -214,22 +214,6 @@ class Journal:
         with self._engine.begin() as connection:
             for statement, values in writes:
                 connection.execute(statement, values)
-
-
-def _prepare_sqlite(connection: object, _record: object) -> None:
-    cursor = connection.cursor()  # type: ignore[attr-defined]
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=60000"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _create_tables(engine: sa.Engine) -> None:
-    """Create what is missing, also where another process does so at the same time."""
-    with engine.begin() as connection:
-        for table in _tables.sorted_tables:
-            connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
-            for index in table.indexes:
-                connection.execute(sa.schema.CreateIndex(index, if_not_exists=True))
 
 
 def _readable(request: Request) -> str:
