@@ -48,13 +48,7 @@ async def run_command(
     with TemporaryFile() as stdin, TemporaryFile() as stdout, TemporaryFile() as stderr:
         stdin.write(given.encode(errors="replace"))
         stdin.seek(0)
-        words = [sys.executable if command[0] in PYTHON else command[0], *command[1:]]
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *words, stdin=stdin, stdout=stdout, stderr=stderr, cwd=folder, env=environment, start_new_session=True
-            )
-        except (OSError, ValueError) as error:
-            raise ProgramFailedError(f"cannot be started: {error}") from error
+        process = await _started(command, stdin=stdin, stdout=stdout, stderr=stderr, cwd=folder, env=environment)
         ended = asyncio.ensure_future(process.wait())
 
         def left() -> float:
@@ -71,6 +65,14 @@ async def run_command(
         if process.returncode:
             raise ProgramFailedError(f"ended with exit status {process.returncode}{complaint(stderr, secrets)}")
         return _content(stdout).decode(errors="replace")
+
+
+async def _started(command: Sequence[str], **place: Any) -> asyncio.subprocess.Process:
+    words = [sys.executable if command[0] in PYTHON else command[0], *command[1:]]
+    try:
+        return await asyncio.create_subprocess_exec(*words, **place, start_new_session=True)
+    except (OSError, ValueError) as error:
+        raise ProgramFailedError(f"cannot be started: {error}") from error
 
 
 async def until_done(running: asyncio.Future[Any], seconds_left: Callable[[], float]) -> None:
