@@ -1,16 +1,18 @@
-"""The front door: `optimize`, `evaluate` and their async twins."""
+"""The front door: `optimize`, `evaluate`, `diagnose` and their async twins."""
 
 from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
 
 from agentopt.candidate import Candidate
 from agentopt.config import Config
 from agentopt.diagnosis import Diagnosis
-from agentopt.errors import UserError
+from agentopt.errors import TaskError, UserError
 from agentopt.evaluation import Evaluator, check_candidate
 from agentopt.events import Event, Observer, log_to, tell
 from agentopt.models.base import ChatModel
@@ -28,34 +30,12 @@ from agentopt.taskfile.loading import load_task
 from agentopt.trial import Evaluation, Split
 from agentopt.workflow import check_task
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 
 def ignore(_: Event) -> None:
     """The observer of those who do not want one."""
-
-
-def optimize(
-    task: Task | Path | str,
-    config: Config | None = None,
-    *,
-    resume: Path | None = None,
-    provider: ChatModel | None = None,
-    observer: Observer = ignore,
-) -> Result:
-    """Search the task's models and sample counts, and test what was found. See `aoptimize`."""
-    return asyncio.run(aoptimize(task, config, resume=resume, provider=provider, observer=observer))
-
-
-def evaluate(
-    task: Task | Path | str,
-    candidate: Candidate | None = None,
-    config: Config | None = None,
-    *,
-    split: Split = "test",
-    provider: ChatModel | None = None,
-    observer: Observer = ignore,
-) -> Evaluation:
-    """Score one candidate on one split. See `aevaluate`."""
-    return asyncio.run(aevaluate(task, candidate, config, split=split, provider=provider, observer=observer))
 
 
 async def aoptimize(
@@ -81,6 +61,7 @@ async def aoptimize(
     config = config or (opened.config if opened else Config())
     loaded, specs = load(task, config)
     prompted_subtasks(loaded, config)  # a wrong name is told before anything is spent
+    _check_split(loaded, "validation")
     if opened:
         opened = opened.going_on_with(loaded, config)
     # Before there is a run folder: a key that is missing is told without a trace.
@@ -89,12 +70,13 @@ async def aoptimize(
     caps, purpose_caps = config.budget.caps(), config.purpose_caps()
     try:
         with run.locked():
+            run.save()
             async with open_session(
                 specs, run.id, caps=caps, purpose_caps=purpose_caps, journal=config.journal, provider=models
             ) as session:
                 return await Optimization(loaded, config, run, session, tell(log_to(run.log), observer)).result()
     except UserError:
-        if not run.trials.exists():
+        if not opened and not run.trials.exists():
             run.discard()  # going on with it would meet the same mistake; what was answered is in the journal
         raise
 
@@ -110,10 +92,12 @@ async def aevaluate(
 ) -> Evaluation:
     """Score `candidate` (the baseline unless given) on one split of the task.
 
-    Raises `CandidateError` when the candidate is of another task, `BudgetExceeded` when a cap is reached.
+    Raises `TaskError` for a split that the task does not have, `CandidateError` when the candidate is of another task,
+    `BudgetExceeded` when a cap is reached.
     """
     config = config or Config()
     loaded, specs = load(task, config, agent=False)
+    _check_split(loaded, split)
     chosen = candidate or baseline(loaded)
     check_candidate(chosen, loaded)
     caps = config.budget.caps()
@@ -126,21 +110,6 @@ async def aevaluate(
             split,
             on_result=lambda result: observer(Event("example_done", result.id, {"result": result})),
         )
-
-
-def diagnose(
-    task: Task | Path | str,
-    config: Config | None = None,
-    *,
-    subtask: str | None = None,
-    candidate: Candidate | None = None,
-    provider: ChatModel | None = None,
-    observer: Observer = ignore,
-) -> list[Diagnosis]:
-    """Whether prompts are worth optimising, and on which user prompts. See `adiagnose`."""
-    return asyncio.run(
-        adiagnose(task, config, subtask=subtask, candidate=candidate, provider=provider, observer=observer)
-    )
 
 
 async def adiagnose(
@@ -171,6 +140,27 @@ async def adiagnose(
         return [await run_diagnosis(loaded, config, session, evaluator, chosen, name, observer) for name in wanted]
 
 
+def _blocking(function: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, R]:
+    """The twin of an async function, called the same without its `a`: it runs in an event loop of its own."""
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        return asyncio.run(function(*args, **kwargs))
+
+    run.__name__ = run.__qualname__ = function.__name__.removeprefix("a")
+    return run
+
+
+optimize = _blocking(aoptimize)
+"""`aoptimize`, for code that is not async."""
+
+evaluate = _blocking(aevaluate)
+"""`aevaluate`, for code that is not async."""
+
+diagnose = _blocking(adiagnose)
+"""`adiagnose`, for code that is not async."""
+
+
 def load(task: Task | Path | str, config: Config, *, agent: bool = True) -> tuple[Task, Mapping[str, ModelSpec]]:
     """The task, and the catalogue entry of every model that the run may call; the agent's only where `agent`.
 
@@ -190,3 +180,9 @@ def load(task: Task | Path | str, config: Config, *, agent: bool = True) -> tupl
     if isinstance(loaded.scorer, Judge):
         names.append(loaded.scorer.model)
     return loaded, {name: catalog[name] for name in dict.fromkeys(names)}
+
+
+def _check_split(task: Task, split: Split) -> None:
+    if not task.splits.get(split):
+        rule = f"a {split} split is needed, but the task has {' and '.join(task.splits) or 'no split'}"
+        raise TaskError(rule, where=f"task {task.name}", remedy=f"add examples to the {split} split")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from pathlib import Path
-from typing import Any
 
 import sqlalchemy as sa
+
+WAIT_SECONDS = 60
+"""How long an SQLite database waits for other processes."""
 
 
 def open_engine(place: str | Path) -> sa.Engine:
@@ -33,7 +37,21 @@ def create_tables(engine: sa.Engine, tables: sa.MetaData) -> None:
                 connection.execute(sa.schema.CreateIndex(index, if_not_exists=True))
 
 
-def _prepare_sqlite(connection: Any, _record: object) -> None:
-    # The wait for other processes comes first: two that open a new file at once both switch its journal mode.
-    for pragma in ("busy_timeout=60000", "journal_mode=WAL", "synchronous=FULL"):
-        connection.execute(f"PRAGMA {pragma}")
+def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+    connection.execute(f"PRAGMA busy_timeout={WAIT_SECONDS * 1000}")
+    _write_ahead(connection)
+    connection.execute("PRAGMA synchronous=FULL")
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Switch to WAL mode. While another process writes to a new file, SQLite refuses that at once."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return

@@ -13,7 +13,7 @@ AgentoptError
 │   └── PermanentModelError   the same request would fail again
 └── ScorerError               a scorer or a user's function failed on an example
 
-A failure becomes data at one place, `evaluate`; everywhere else it travels as one of these.
+A failure becomes data at one place, `evaluation`; everywhere else it travels as one of these.
 """
 
 from __future__ import annotations
@@ -54,8 +54,9 @@ class CandidateError(UserError):
 
 
 class BudgetExceeded(AgentoptError):  # noqa: N818 - a limit that was reached is not an error of anyone's
-    """Spending `wanted` more would pass the cap `name`; nothing was spent.
+    """Spending `wanted` more would pass a cap; nothing was spent.
 
+    `name` is that of the cap, such as `usd`, or `agent.usd` for what one purpose may take.
     `partial` holds the `Evaluation` that the cap cut short, where one was under way.
     """
 
@@ -64,9 +65,11 @@ class BudgetExceeded(AgentoptError):  # noqa: N818 - a limit that was reached is
     def __init__(self, name: str, *, cap: float, spent: float, wanted: float, kept: float = 0.0) -> None:
         self.name, self.cap, self.spent, self.wanted = name, cap, spent, wanted
         kept_back = f" and {kept:g} kept back for what comes after" if kept else ""
+        purpose, _, cap_name = name.rpartition(".")
+        setting = f"{purpose}.max_{cap_name}" if purpose else f"budget.{name}"
         super().__init__(
             f"the {name} cap of {cap:g} is reached: {spent:g} spent{kept_back}, {wanted:g} more asked for\n"
-            f"  remedy: raise budget.{name}, or resume the run with a higher one"
+            f"  remedy: raise {setting}, or resume the run with a higher one"
         )
 
 

@@ -24,7 +24,6 @@ from agentopt.trial import Split
 FINALISTS = 3
 """Candidates that meet on the test split at most: baseline, best, recommended."""
 
-
 WRITER_PROMPT_TOKENS = 4000
 """What a prompt of the model that writes prompts is taken to be at most; it shows a few attempts and failures, cut."""
 

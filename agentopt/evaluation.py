@@ -16,7 +16,7 @@ from agentopt.models.masking import secrets_of
 from agentopt.program.runner import ProgramRunner
 from agentopt.program.visit import PREFIX
 from agentopt.scaling import Scaling
-from agentopt.scorers import Judge
+from agentopt.scorers import Judge, python
 from agentopt.task import Example, Metric, Scorer, Subtask, Task, Value
 from agentopt.trial import Evaluation, ExampleResult, Score, Split, SubtaskUse, TrialState
 from agentopt.workflow import Answer, Prompt, WorkflowResult, run_workflow
@@ -180,7 +180,7 @@ async def judged(scorer: Scorer, example: Example, output: Value | None) -> Scor
 
 async def _measured(metric: Metric, example: Example, outcome: WorkflowResult) -> float:
     output = outcome.outputs.get(metric.subtask)
-    return 0.0 if output is None else (await judged(metric.scorer, example, output)).value
+    return 0.0 if output is None else (await judged(python(metric.scorer), example, output)).value
 
 
 def check_candidate(candidate: Candidate, task: Task) -> None:
@@ -208,7 +208,8 @@ def _blocks(examples: list[Example], count: int) -> list[list[Example]]:
 
 
 def _bound(scorer: Scorer, model: ChatModel) -> Scorer:
-    return scorer.using(model) if isinstance(scorer, Judge) else scorer
+    """The scorer, ready to use: a judge with its model, any other with what it raises and returns checked."""
+    return scorer.using(model) if isinstance(scorer, Judge) else python(scorer)
 
 
 def _shown(output: object) -> str:

@@ -38,16 +38,26 @@ Observer = Callable[[Event], None]
 
 
 def log_to(path: Path) -> Observer:
-    """An observer that appends one JSON line per event, examples left out."""
+    """An observer that appends one JSON line per event, examples left out; `read_line` reads it."""
 
     def write(event: Event) -> None:
         if event.kind == "example_done":
             return
         line = {"time": datetime.now(UTC).isoformat(), "event": event.kind, "message": event.message}
-        with path.open("a", encoding="utf-8") as log:
+        # Half an emoji is no text that a file takes; with a backslash it is one that JSON does.
+        with path.open("a", encoding="utf-8", errors="backslashreplace") as log:
             log.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     return write
+
+
+def read_line(line: str) -> tuple[str, str] | None:
+    """The kind and the message of a line of the log; None for one that a kill cut short, with what came after it."""
+    try:
+        event = json.loads(line)
+        return str(event["event"]), str(event["message"])
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def tell(*observers: Observer) -> Observer:

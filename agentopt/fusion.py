@@ -75,15 +75,13 @@ def best_of(
     return max(values, key=lambda value: _judged(judge, inputs, value))
 
 
-def fusion_messages(fusion: Fusion, system_prompt: str, question: str, answers: Sequence[str]) -> tuple[Message, ...]:
-    """The messages of the call behind `fuse`: the subtask's own system prompt, then the question and all answers.
+def fusion_message(fusion: Fusion, question: str, answers: Sequence[str]) -> Message:
+    """The user message of the call behind `fuse`: the question and all answers.
 
     `question` is the subtask's rendered user message, `answers` the texts of all samples.
     """
     prompt = _fusion_template(fusion.prompt or FUSION_PROMPT)
-    content = prompt.render_names(question=question, answers=[answer.strip() for answer in answers])
-    system = (Message("system", system_prompt),) if system_prompt else ()
-    return (*system, Message("user", content))
+    return Message("user", prompt.render_names(question=question, answers=[answer.strip() for answer in answers]))
 
 
 @lru_cache(maxsize=64)

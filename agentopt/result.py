@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from agentopt.budget import Usage
-from agentopt.candidate import Candidate
+from agentopt.candidate import Candidate, SubtaskChoice
 from agentopt.errors import CandidateError, ConfigError
 from agentopt.prompts.optimizer import Optimized
 from agentopt.stats import Difference, Interval, Verdict, mean_interval, paired_difference, verdict
 from agentopt.trial import Evaluation, SubtaskUse, Trial
-from agentopt.validation import load_yaml
+from agentopt.validation import load_yaml, to_yaml
 
 Role = Literal["baseline", "best", "recommended"]
 
@@ -183,7 +182,7 @@ class Result:
     seconds: float
     fallbacks: tuple[str, ...] = ()
     prompts: tuple[PromptReport, ...] = ()
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
     def finalist(self, role: Role) -> Finalist:
         """The finalist in `role`. Raises `LookupError` for a baseline of which nothing could be scored."""
@@ -207,15 +206,26 @@ class Result:
         return sum(self.spent.values(), Usage())
 
     def save(self, folder: Path) -> None:
-        """Write `result.json` and `best.yaml`, each whole or not at all."""
+        """Write `result.json`, `best.yaml` and `recommended.yaml`, each whole or not at all."""
         write_atomically(folder / "result.json", _results.dump_json(self, indent=2).decode() + "\n")
-        write_atomically(folder / "best.yaml", yaml.safe_dump(self.finalist("best").candidate, sort_keys=False))
-        write_atomically(
-            folder / "recommended.yaml", yaml.safe_dump(self.finalist("recommended").candidate, sort_keys=False)
-        )
+        write_atomically(folder / "best.yaml", to_yaml(self.finalist("best").candidate))
+        write_atomically(folder / "recommended.yaml", to_yaml(self.finalist("recommended").candidate))
 
 
 _results = TypeAdapter(Result)
+
+
+class _Choice(BaseModel):
+    """A `SubtaskChoice` in a file that people edit."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    model: str
+    num_samples: Annotated[int, Field(ge=1)] = 1
+    system_prompt: str = ""
+
+
+_candidates = TypeAdapter(dict[str, _Choice])
 
 
 def load_result(folder: Path) -> Result:
@@ -233,13 +243,14 @@ def load_candidate(path: Path) -> Candidate:
     """The candidate in a `best.yaml`. Raises `CandidateError`."""
     data = load_yaml(path, CandidateError)
     try:
-        return Candidate.from_dict(data)
-    except (TypeError, ValueError, AttributeError) as error:
+        choices = _candidates.validate_python(data)
+    except ValidationError as error:
         raise CandidateError(
             "a candidate maps each subtask to model, num_samples and system_prompt",
             where=path,
             remedy="use a best.yaml that a run wrote",
         ) from error
+    return Candidate.of({name: SubtaskChoice(**choice.model_dump()) for name, choice in choices.items()})
 
 
 def write_atomically(path: Path, text: str) -> None:

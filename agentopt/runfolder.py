@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
@@ -19,16 +20,16 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import yaml
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
 
 from agentopt.candidate import Candidate
 from agentopt.config import Config
 from agentopt.errors import ConfigError
+from agentopt.events import read_line
 from agentopt.result import write_atomically
 from agentopt.task import Program, Task
-from agentopt.validation import load_yaml, validate
+from agentopt.validation import load_yaml, to_yaml, validate
 
 
 class _Asked(BaseModel):
@@ -66,7 +67,8 @@ class RunFolder:
         Paths are kept absolute, so that the run can be resumed from another working directory. Raises `ConfigError`
         when the folder cannot be made.
         """
-        name = f"{task.name}-{datetime.now(UTC).strftime('%Y%m%d-%H%M%S')}"
+        # Of a task's name, only what a path cannot hold, or the URL of a database in it.
+        name = f"{re.sub(r'[/?]', '-', task.name)}-{datetime.now(UTC).strftime('%Y%m%d-%H%M%S')}"
         absolute = task_path.absolute() if task_path else None
         of_task = fingerprint(task, absolute, config)
         run = cls(_made(config.runs, name), uuid.uuid4().hex, absolute, of_task, config, tuple(warm_start))
@@ -96,7 +98,7 @@ class RunFolder:
         return self.path / "log.jsonl"
 
     def going_on_with(self, task: Task, config: Config) -> RunFolder:
-        """The run with `config` from now on.
+        """The run with `config`; `save` makes it so from now on.
 
         Raises `ConfigError` when the task or the responses to be drawn changed since it began: its trials would not
         be comparable.
@@ -113,16 +115,12 @@ class RunFolder:
                 where=self.path,
                 remedy="start a new run",
             )
-        run = replace(self, config=config)
-        run.save()
-        return run
+        return replace(self, config=config)
 
     def logged(self, event: str) -> list[str]:
         """The messages of one kind of event, over all sessions of the run."""
-        lines = self.log.read_text(encoding="utf-8").splitlines() if self.log.exists() else []
-        # A line that a kill cut short is the last of its session, and never a whole event.
-        events = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
-        return [str(e["message"]) for e in events if e["event"] == event]
+        lines = self.log.read_text(encoding="utf-8").split("\n") if self.log.exists() else []
+        return [message for kind, message in filter(None, map(read_line, lines)) if kind == event]
 
     def save(self) -> None:
         """Write what was asked to `config.yaml`."""
@@ -133,7 +131,7 @@ class RunFolder:
             config=_absolute(self.config),
             warm_start=tuple(candidate.to_dict() for candidate in self.warm_start),
         )
-        write_atomically(self.path / "config.yaml", yaml.safe_dump(asked.model_dump(mode="json"), sort_keys=False))
+        write_atomically(self.path / "config.yaml", to_yaml(asked.model_dump(mode="json")))
 
     def discard(self) -> None:
         """Remove the folder: for a run that can never begin."""

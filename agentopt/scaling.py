@@ -8,7 +8,7 @@ from itertools import takewhile
 
 from agentopt.candidate import SubtaskChoice
 from agentopt.cost import PAPER_UNIT, Unit, units
-from agentopt.fusion import fuse_values, fusion_messages
+from agentopt.fusion import fuse_values, fusion_message
 from agentopt.models.base import ChatModel, Message, Request, Response
 from agentopt.models.catalog import ModelSpec
 from agentopt.task import Example, Subtask, Unparsable, Value
@@ -57,8 +57,8 @@ class Scaling:
     ) -> Answer:
         """One more call that reads all samples; should its own answer not parse, the samples vote instead."""
         name = subtask.fusion.model or choice.model
-        read = fusion_messages(subtask.fusion, "", request.messages[-1].content, [c.text for c in response.choices])
-        messages = (*request.messages[:-1], *read)
+        read = fusion_message(subtask.fusion, request.messages[-1].content, [c.text for c in response.choices])
+        messages = (*request.messages[:-1], read)
         # Samples may be worded alike in two repeats; the fusion of each is drawn for itself.
         repeat = request.first_repeat // request.n
         asked = replace(

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from platformdirs import user_cache_path
 from sqlalchemy.exc import SQLAlchemyError
 
 from agentopt.budget import Budget, Caps, Usage
@@ -18,6 +16,7 @@ from agentopt.models.catalog import ModelSpec
 from agentopt.models.journal import Journal
 from agentopt.models.metered import MeteredModel
 from agentopt.models.pool import ModelPool
+from agentopt.models.weights import cache_folder
 
 
 @dataclass(frozen=True)
@@ -40,11 +39,6 @@ class Session:
         return dict(self.budget.spent_by_purpose)
 
 
-def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:
-    """Where weights and the journal live: $AGENTOPT_CACHE, or the user's cache folder."""
-    return Path(environ["AGENTOPT_CACHE"]) if environ.get("AGENTOPT_CACHE") else user_cache_path("agentopt")
-
-
 @asynccontextmanager
 async def open_session(
     specs: Mapping[str, ModelSpec],
@@ -61,16 +55,15 @@ async def open_session(
     transports unless given.
     """
     provider = provider or ModelPool(specs)
-    book = open_journal(journal)
-    before = book.spend(run)
-    budget = Budget(caps, purpose_caps=purpose_caps, already_spent=before.by_purpose, seconds_before=before.seconds)
-    model = MeteredModel(provider, specs, book, budget, run)
-    try:
+    async with AsyncExitStack() as ending:
+        book = open_journal(journal)
+        ending.push_async_callback(book.aclose)
+        ending.push_async_callback(provider.aclose)
+        before = book.spend(run)
+        budget = Budget(caps, purpose_caps=purpose_caps, already_spent=before.by_purpose, seconds_before=before.seconds)
+        model = MeteredModel(provider, specs, book, budget, run)
+        ending.push_async_callback(model.aclose)
         yield Session(model, budget, book, specs, run)
-    finally:
-        await model.aclose()
-        await provider.aclose()
-        await book.aclose()
 
 
 def open_journal(location: str | None) -> Journal:

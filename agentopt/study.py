@@ -7,6 +7,7 @@ with any Optuna tool; what Optuna has no word for (the evaluation, the proposer)
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -102,7 +103,8 @@ def _storage(path: Path) -> optuna.storages.RDBStorage:
     new = not path.exists()
     if new:
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f"{path.name}.{os.getpid()}")
+        # Not named by the process: in a container, the next one often has the same number.
+        draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
         storage = optuna.storages.RDBStorage(f"sqlite:///{draft}")
         optuna.create_study(study_name=STUDY_NAME, storage=storage, direction="maximize")
         with storage.engine.connect() as connection:

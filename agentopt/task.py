@@ -158,7 +158,10 @@ class Task:
     metrics: Mapping[str, Metric] = field(default_factory=dict)
 
     def __getitem__(self, subtask: str) -> Subtask:
-        return next(s for s in self.subtasks if s.name == subtask)
+        for s in self.subtasks:
+            if s.name == subtask:
+                return s
+        raise KeyError(subtask)
 
     @property
     def output_subtask(self) -> str:

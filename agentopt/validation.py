@@ -1,4 +1,4 @@
-"""Reads YAML and checks it against a pydantic model, so that every mistake in a file is told in one way.
+"""Reads YAML and checks it against a pydantic model, so that every mistake in a file is told in one way; and writes it.
 
 Owns the wording: file, key, rule, value, remedy. What is wrong is raised as the caller's kind of `UserError`.
 """
@@ -34,6 +34,10 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+class _Dumper(yaml.SafeDumper):
+    """Puts a text in quotes wherever the YAML of our loader, or that of any other, has another meaning for it."""
+
+
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":null", ":merge"))]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -44,7 +48,13 @@ for _tag, _pattern, _first in (
     ("float", r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+", "-+.0123456789"),
     ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+."),
 ):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
+    for _yaml in (_Loader, _Dumper):
+        _yaml.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
+
+
+def to_yaml(data: Any) -> str:
+    """Plain data as a text that `load_yaml` reads as the same data, keys in their order."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False)
 
 
 def load_yaml(path: Path, error: type[UserError]) -> Any:

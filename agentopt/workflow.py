@@ -103,7 +103,8 @@ async def _prompt(subtask: Subtask, example: Example, outputs: Mapping[str, Valu
 async def _consult(tool: Tool, inputs: Mapping[str, Any], outputs: Mapping[str, Value]) -> Any:
     if inspect.iscoroutinefunction(tool):
         return await tool(inputs, outputs)
-    return await asyncio.to_thread(tool, inputs, outputs)
+    given = await asyncio.to_thread(tool, inputs, outputs)
+    return await given if inspect.isawaitable(given) else given  # an object may be async without looking it
 
 
 def check_task(task: Task) -> None:

@@ -66,6 +66,7 @@ async def test_a_cap_on_one_purpose_leaves_the_others_alone() -> None:
     with pytest.raises(BudgetExceeded) as refused:
         await budget.reserve(ONE, "agent")
     assert refused.value.name == "agent.calls"
+    assert "raise agent.max_calls" in str(refused.value)
     assert await budget.reserve(ONE, "samples")
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentopt.errors import ScorerError
-from agentopt.fusion import FUSION_PROMPT, best_of, first, fuse_values, fusion_messages, vote, vote_list
+from agentopt.fusion import FUSION_PROMPT, best_of, first, fuse_values, fusion_message, vote, vote_list
 from agentopt.models.base import Message
 from agentopt.task import Fusion, FusionMethod
 
@@ -116,13 +116,12 @@ def test_nothing_fuses_to_nothing(method: FusionMethod) -> None:
 
 
 def test_the_default_fusion_prompt_shows_the_question_and_every_answer_in_order() -> None:
-    system, user = fusion_messages(Fusion("fuse"), "Be brief.", "Who is it?", [" Kell\n", "{{ Vard }}"])
-    assert system == Message("system", "Be brief.")
+    user = fusion_message(Fusion("fuse"), "Who is it?", [" Kell\n", "{{ Vard }}"])
     assert user.content.startswith("Who is it?\n\nHere are 2 proposed answers")
     assert "Answer 1: Kell\nAnswer 2: {{ Vard }}\n" in user.content
     assert "{{ question }}" in FUSION_PROMPT
 
 
-def test_a_fusion_prompt_of_ones_own_reads_question_and_answers_and_an_empty_system_prompt_is_left_out() -> None:
+def test_a_fusion_prompt_of_ones_own_reads_question_and_answers() -> None:
     fusion = Fusion("fuse", prompt="{{ question }}: {{ answers | join(' / ') }}")
-    assert fusion_messages(fusion, "", "Who?", ["a", "b"]) == (Message("user", "Who?: a / b"),)
+    assert fusion_message(fusion, "Who?", ["a", "b"]) == Message("user", "Who?: a / b")

@@ -16,7 +16,7 @@ from agentopt.errors import CatalogError, ModelError, PermanentModelError, Trans
 from agentopt.models.base import Message, Request, Response
 from agentopt.models.catalog import ModelSpec, Weights
 from agentopt.models.failures import retry_after
-from agentopt.models.hosted import HostedModel, payload, read_choices, split_tokens
+from agentopt.models.hosted import HostedModel, estimated_tokens, payload, read_choices, split_tokens
 from agentopt.models.scripted import ScriptedModel
 from agentopt.testing.conformance import check_chat_model
 from agentopt.testing.server_process import ServerProcess
@@ -443,3 +443,11 @@ async def test_a_server_process_answers_from_the_prompt_and_writes_what_it_recei
     sent = ask().sampling_seed
     assert (line["n"], line["seed"], line["model"], line["outcome"]) == (20, sent, "small", "ok")
     assert process.received() == [line]
+
+
+def test_half_an_emoji_that_max_tokens_cut_off_is_read_and_counted() -> None:
+    ((text, why),) = read_choices(
+        {"choices": [{"message": {"content": "ok \ud83d"}, "finish_reason": "length"}]}, most=1
+    )
+    assert (text, why) == ("ok ?", "length")
+    assert estimated_tokens("abc\ud83d") == 1

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from agentopt.budget import Budget, Caps, Usage
-from agentopt.errors import BudgetExceeded, ModelError, PermanentModelError, TransientModelError, WeightsError
+from agentopt.errors import (
+    AgentoptError,
+    BudgetExceeded,
+    ModelError,
+    PermanentModelError,
+    TransientModelError,
+    WeightsError,
+)
 from agentopt.models.base import Choice, Message, Request, Response
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.journal import Journal
@@ -226,3 +234,22 @@ async def test_a_model_that_cannot_be_started_costs_nothing(journal: Journal) ->
         await model.generate(QUESTION)
     assert model.budget.spent == Usage()
     assert journal.spend("run").by_purpose == {"samples": Usage()}
+
+
+async def test_an_answer_that_could_not_be_kept_counts_at_its_worst(journal: Journal, tmp_path: Path) -> None:
+    def answer(request: Request, repeat: int) -> str:
+        with sqlite3.connect(tmp_path / "journal.db") as other:
+            other.execute("DROP TABLE responses")
+        return "paid for"
+
+    model = metered(ScriptedModel(answer), journal)
+    with pytest.raises(AgentoptError, match="journal cannot be written"):
+        await model.generate(QUESTION)
+    assert model.budget.spent == worst_case(QUESTION, SPEC)
+
+
+async def test_a_time_out_of_a_providers_own_is_not_told_as_the_cap_on_time(journal: Journal) -> None:
+    model = metered(ScriptedModel(script=[TimeoutError("mine")]), journal, Budget(Caps(seconds=100)))
+    with pytest.raises(TimeoutError, match="mine"):
+        await model.generate(QUESTION)
+    assert model.budget.spent == worst_case(QUESTION, SPEC)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,15 +13,22 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy.exc import ResourceClosedError
 
-from agentopt.api import aevaluate, aoptimize
+from agentopt.api import adiagnose, aevaluate, aoptimize, diagnose, evaluate, optimize
 from agentopt.candidate import Candidate, SubtaskChoice
 from agentopt.config import Config, load_config
-from agentopt.errors import AgentoptError, CandidateError, ConfigError, PermanentModelError
+from agentopt.errors import AgentoptError, CandidateError, ConfigError, PermanentModelError, TaskError
+from agentopt.events import Event, log_to
 from agentopt.models.base import Request, Response
+from agentopt.models.catalog import Catalog
 from agentopt.models.scripted import ScriptedModel
 from agentopt.result import load_candidate, load_result
-from agentopt.study import STUDY_NAME
+from agentopt.runfolder import RunFolder
+from agentopt.session import open_session
+from agentopt.space import search_space
+from agentopt.study import STUDY_NAME, Study
+from agentopt.task import Example
 from agentopt.testing.toy import LARGE, SMALL, toy_model, toy_task
 from agentopt.trial import Score
 
@@ -254,3 +263,111 @@ async def test_the_search_knows_the_archive_and_tries_something_else(tmp_path: P
     )
     assert [t.proposer for t in second.trials] == ["baseline", *["archive"] * 5, *["grid"] * 2]
     assert len({str(t.candidate) for t in second.trials}) == 8
+
+
+async def test_a_resume_of_a_run_that_another_process_works_on_leaves_it_as_it_is(tmp_path: Path) -> None:
+    asked = config(tmp_path)
+    run = RunFolder.create(toy_task(), None, asked)
+    before = (run.path / "config.yaml").read_text()
+    other = asked.model_copy(update={"seed": 7})
+    with run.locked(), pytest.raises(ConfigError, match="another process works on this run"):
+        await aoptimize(toy_task(), other, resume=run.path, provider=toy_model())
+    assert (run.path / "config.yaml").read_text() == before
+
+
+async def test_a_run_that_was_resumed_is_kept_when_it_meets_a_users_mistake(tmp_path: Path) -> None:
+    task = replace(toy_task(), max_units=1)
+    run = RunFolder.create(task, None, config(tmp_path))
+    with pytest.raises(TaskError, match="the baseline must cost at most"):
+        await aoptimize(task, resume=run.path, provider=toy_model())
+    assert RunFolder.open(run.path).id == run.id
+    with pytest.raises(TaskError, match="the baseline must cost at most"):
+        await aoptimize(task, config(tmp_path, runs=str(tmp_path / "new")), provider=toy_model())
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+async def test_a_log_that_a_kill_cut_short_can_be_read(tmp_path: Path) -> None:
+    run = RunFolder.create(toy_task(), None, config(tmp_path))
+    line = '{"time": "t", "event": "fall_back", "message": "two\u2028lines"}\n'
+    run.log.write_text(f'{line}{{"time": "t", "event": "fall_back", "mess{line}{line}{{"time": "t}}', encoding="utf-8")
+    assert run.logged("fall_back") == ["two\u2028lines"] * 2
+
+
+async def test_half_an_emoji_in_a_message_does_not_stop_the_log(tmp_path: Path) -> None:
+    run = RunFolder.create(toy_task(), None, config(tmp_path))
+    log_to(run.log)(Event("note", "cut \ud83d"))
+    assert run.logged("note") == ["cut \ud83d"]
+
+
+@pytest.mark.parametrize("name", ["what next?", "plan/code"])
+async def test_a_task_may_be_called_what_a_path_cannot_hold(tmp_path: Path, name: str) -> None:
+    result = await aoptimize(
+        replace(toy_task(), name=name), config(tmp_path, budget={"trials": 1}), provider=toy_model()
+    )
+    assert result.task == name
+    assert RunFolder.open(Path(result.run)).trials.exists()
+
+
+async def test_a_split_that_is_needed_and_is_not_there_is_told_before_anything_is_spent(tmp_path: Path) -> None:
+    splits = toy_task().splits
+    for kept, needed in (("test", "validation"), ("validation", "test")):
+        task, model = replace(toy_task(), splits={kept: splits[kept]}), toy_model()
+        with pytest.raises(TaskError, match=f"a {needed} split is needed, but the task has {kept}"):
+            await (aoptimize if needed == "validation" else aevaluate)(task, config=config(tmp_path), provider=model)
+        assert model.requests == []
+    assert not (tmp_path / "runs").exists()
+
+
+async def test_a_scorer_of_a_task_built_in_python_may_fail_on_an_example_and_give_numbers(tmp_path: Path) -> None:
+    def judge(example: Example, output: object) -> float:
+        if example.id == "test-3":
+            raise ValueError("no idea")
+        return float("nan") if example.id == "test-4" else 0.5
+
+    task = replace(toy_task(), scorer=judge)  # type: ignore[arg-type]
+    evaluation = await aevaluate(task, config=config(tmp_path), provider=toy_model())
+    assert set(evaluation.errors) == {"test-3", "test-4"}
+    assert "the scorer `judge` failed on example test-3: ValueError: no idea" in evaluation.errors["test-3"]
+    assert set(evaluation.scores.values()) == {0.5}
+
+
+@pytest.mark.parametrize(
+    "choice",
+    ["{model: m, num_samples: 2.5}", "{model: m, system_prompt: null}", "{num_samples: 1}", "m", "{model: m, n: 1}"],
+)
+def test_a_candidate_file_that_breaks_a_rule_is_refused(tmp_path: Path, choice: str) -> None:
+    (tmp_path / "best.yaml").write_text(f"find: {choice}\n")
+    with pytest.raises(CandidateError, match="maps each subtask to model, num_samples and system_prompt"):
+        load_candidate(tmp_path / "best.yaml")
+
+
+@pytest.mark.parametrize(("blocking", "twin"), [(optimize, aoptimize), (evaluate, aevaluate), (diagnose, adiagnose)])
+def test_each_blocking_function_takes_what_its_async_twin_takes(
+    blocking: Callable[..., object], twin: Callable[..., object]
+) -> None:
+    assert f"a{blocking.__name__}" == twin.__name__
+    assert inspect.signature(blocking) == inspect.signature(twin)
+    assert not inspect.iscoroutinefunction(blocking)
+
+
+def test_the_blocking_functions_give_what_their_twins_give(tmp_path: Path) -> None:
+    evaluation = evaluate(toy_task(), config=config(tmp_path), provider=toy_model())
+    assert evaluation.state == "complete"
+
+
+async def test_the_journal_is_let_go_of_also_where_a_transport_cannot_be(tmp_path: Path) -> None:
+    class Stuck(ScriptedModel):
+        async def aclose(self) -> None:
+            raise OSError("cannot let go")
+
+    with pytest.raises(OSError, match="cannot let go"):
+        async with open_session({}, "run", journal=str(tmp_path / "journal.db"), provider=Stuck()) as session:
+            pass
+    with pytest.raises(ResourceClosedError):
+        session.journal.spend("run")
+
+
+def test_what_a_killed_process_of_the_same_number_left_does_not_stop_a_run(tmp_path: Path) -> None:
+    (tmp_path / f"trials.db.{os.getpid()}").write_text("half a schema")
+    space = search_space(toy_task(), Catalog.load())
+    assert Study(tmp_path / "trials.db", space).trials == []

@@ -53,6 +53,14 @@ async def test_a_tool_may_be_async_and_one_that_is_not_leaves_the_event_loop_alo
         assert (await run_workflow(chain(tool), EXAMPLE, echo)).output == "<<Who?> True>"
 
 
+async def test_an_object_that_is_async_when_called_is_a_tool_too() -> None:
+    class Asked:
+        async def __call__(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> str:
+            return "told"
+
+    assert (await run_workflow(chain(Asked()), EXAMPLE, echo)).output == "<<Who?> told>"
+
+
 async def test_a_tool_that_fails_is_a_failure_on_the_example_and_no_wrong_answer() -> None:
     def broken(inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> str:
         raise KeyError("gone")

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from agentopt.errors import ConfigError
-from agentopt.validation import did_you_mean, load_yaml, validate
+from agentopt.validation import did_you_mean, load_yaml, parse_yaml, to_yaml, validate
 
 
 class Leaf(BaseModel):
@@ -127,3 +129,13 @@ def test_a_validator_may_say_its_own_remedy() -> None:
 
 def test_did_you_mean_lists_everything_when_nothing_is_close() -> None:
     assert did_you_mean("qqq", ["b", "a"]) == "known: a, b"
+
+
+PLAIN = st.text(st.characters(exclude_categories=["Cs"])) | st.text("0123456789.eE+-_:xo~=<", max_size=8)
+
+
+@given(st.recursive(PLAIN | st.integers() | st.booleans() | st.none(), st.lists, max_leaves=5))
+@example("1234567e89012345")
+def test_what_is_written_is_read_back_the_same(value: object) -> None:
+    """A fingerprint such as 1234567e89012345 is a number to YAML 1.2, but not to PyYAML, which left it bare."""
+    assert parse_yaml(to_yaml({"value": value}), "here", ConfigError) == {"value": value}

@@ -260,3 +260,10 @@ async def test_nothing_is_fetched_without_a_checksum(tmp_path: Path) -> None:
 def test_the_cache_folder_can_be_moved() -> None:
     assert weights_folder({"AGENTOPT_CACHE": "/big/disk"}) == Path("/big/disk/weights")
     assert weights_folder({}).parts[-2:] == ("agentopt", "weights")
+
+
+async def test_a_cache_that_cannot_be_made_is_told_as_a_failure_of_the_fetch(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(WeightsError, match=r"model.gguf cannot be read or kept in .*file.*remedy") as raised:
+        await fetch(Weights(file="model.gguf", sha256=SHA, url=REFUSED), cache_dir=tmp_path / "file")
+    assert isinstance(raised.value.__cause__, OSError)

@@ -265,7 +265,8 @@ def _read_choice(choice: object) -> tuple[str, str]:
         text = ""
     if not isinstance(text, str):
         raise UnreadableAnswerError(f"expected a choice's content to be text, but got {type(text).__name__}")
-    return text, why
+    # Half an emoji, cut off by max_tokens, is no text that can be counted, shown or kept.
+    return text.encode(errors="replace").decode(), why
 
 
 def _usage(answer: Mapping[str, Any], name: str) -> int | None:
@@ -276,7 +277,7 @@ def _usage(answer: Mapping[str, Any], name: str) -> int | None:
 
 def estimated_tokens(text: str) -> int:
     """A quarter of the UTF-8 bytes, rounded up: for endpoints that report no usage."""
-    return -(-len(text.encode()) // 4)
+    return -(-len(text.encode(errors="replace")) // 4)
 
 
 def split_tokens(total: int, lengths: list[int]) -> list[int]:

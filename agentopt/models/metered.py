@@ -22,7 +22,7 @@ from agentopt.budget import Budget, Usage
 from agentopt.errors import AgentoptError, BudgetExceeded, ModelError, PermanentModelError, TransientModelError
 from agentopt.models.base import ChatModel, Choice, Request, Response
 from agentopt.models.catalog import ModelSpec
-from agentopt.models.journal import Journal
+from agentopt.models.journal import Journal, JournalError
 from agentopt.models.limits import Limiter
 
 LONGEST_BACKOFF = 30.0
@@ -161,9 +161,11 @@ class MeteredModel:
     async def _send(self, request: Request, spec: ModelSpec, worst: Usage) -> Usage:
         entry = await self._journal.open(self._run, request, worst)
         try:
-            async with asyncio.timeout(self.budget.seconds_left):
+            async with asyncio.timeout(self.budget.seconds_left) as cap:
                 response = await self._provider.generate(request)
         except TimeoutError as error:
+            if not cap.expired():
+                raise  # the provider's own, which breaks the promise of `ChatModel`
             late = self.budget.out_of_time()
             await self._journal.record_failure(entry, worst, "time was up")
             raise late from error
@@ -195,10 +197,11 @@ class MeteredModel:
 
 def _taken(error: AgentoptError, worst: Usage) -> Usage:
     """What a call that ended in `error` is counted at."""
-    if isinstance(error, StoppingError) or not isinstance(error, ModelError | BudgetExceeded):
+    if isinstance(error, BudgetExceeded | JournalError):
+        return worst  # its time was up, or its answer could not be kept
+    if isinstance(error, StoppingError) or not isinstance(error, ModelError):
         return Usage()  # it was never sent
-    billed = isinstance(error, BudgetExceeded) or error.billed
-    return worst if billed else Usage(calls=1)
+    return worst if error.billed else Usage(calls=1)
 
 
 def _waits(first: float) -> Callable[[RetryCallState], float]:

@@ -38,10 +38,15 @@ class Progress:
     total_bytes: int | None
 
 
-def weights_folder(environ: Mapping[str, str] = os.environ) -> Path:
-    """Where model files are kept: below $AGENTOPT_CACHE, or the user's cache folder."""
+def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where model files and the journal are kept: $AGENTOPT_CACHE, or the user's cache folder."""
     root = environ.get("AGENTOPT_CACHE")
-    return (Path(root) if root else user_cache_path("agentopt")) / "weights"
+    return Path(root) if root else user_cache_path("agentopt")
+
+
+def weights_folder(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where model files are kept, in the cache folder."""
+    return cache_folder(environ) / "weights"
 
 
 async def fetch(
@@ -115,8 +120,15 @@ class _Fetch:
     stop: threading.Event
 
     def run(self) -> Path:
-        if not self.weights.is_fetched:
-            return self._own_file()
+        try:
+            return self._cached_file() if self.weights.is_fetched else self._own_file()
+        except OSError as error:
+            raise WeightsError(
+                f"{self.weights.file} cannot be read or kept in {self.cache_dir}: {error}\n"
+                "  remedy: make room, check who may write there, or move $AGENTOPT_CACHE"
+            ) from error
+
+    def _cached_file(self) -> Path:
         sha256 = self.weights.sha256
         if sha256 is None:
             raise WeightsError(f"{self.weights.file} has no checksum, so nothing can vouch for what is fetched")
@@ -167,10 +179,6 @@ class _Fetch:
                 return
             except downloads.SourceError as error:
                 failures.append(f"\n  {source}: {error}")
-            except OSError as error:
-                raise WeightsError(
-                    f"{target} cannot be written: {error}\n  remedy: make room, or move $AGENTOPT_CACHE"
-                ) from error
         raise WeightsError(
             f"{self.weights.file} could not be had from any of its sources:{''.join(failures)}\n"
             f"  remedy: check the network and pip's settings, or put the file at {target} yourself"
