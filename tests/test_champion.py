@@ -67,6 +67,22 @@ def test_a_file_that_was_written_by_hand_becomes_a_champion_with_a_number(champi
     assert champions.file.read_bytes() == by_hand
 
 
+def test_a_file_that_was_written_by_hand_is_kept_before_a_rollback_takes_its_place(champions: Champions) -> None:
+    by_hand = b"# mine\nanswer: {model: small, num_samples: 7}\n"
+    champions.file.write_bytes(by_hand)
+    champions.rollback(1)
+    champions.rollback(4)
+    assert champions.file.read_bytes() == by_hand
+
+
+def test_a_rollback_to_a_number_mends_a_file_that_is_broken(champions: Champions) -> None:
+    champions.file.write_bytes(b"answer: [")
+    assert champions.rollback(2).number == 2
+    current = champions.current()
+    assert current is not None
+    assert current.number == 2
+
+
 def test_a_promotion_that_a_kill_cut_short_is_not_counted_twice(champions: Champions) -> None:
     """The number was kept, but the file was not swapped: the same run promotes the same candidate again."""
     before = champions.file.read_bytes()

@@ -15,9 +15,11 @@ from test_webhook import Receiver
 
 from agentopt.errors import ConfigError
 from agentopt.jobs.jobfile import read_job
+from agentopt.jobs.run import Outcome, RunOfJob
 from agentopt.jobs.store import JobRun, JobStore
 from agentopt.jobs.worker import as_owner
 from agentopt.jobs.world import load_world
+from agentopt.result import load_result
 from agentopt.testing.servers import Faults, OpenAIServer, planted_answer
 
 SECRET = "whsec_" + base64.b64encode(b"0123456789abcdef01234567").decode()
@@ -273,6 +275,31 @@ async def test_a_champion_that_was_changed_by_hand_meanwhile_is_left_alone(
     assert job.place.champions.file.read_bytes() == by_hand
 
 
+async def test_a_rollback_while_a_run_goes_on_is_not_questioned_by_the_next(
+    tmp_path: Path, server: OpenAIServer
+) -> None:
+    job = Job(Place(tmp_path, server.base_url, models=["small", "better"]))
+    await job.run()
+    job.place.prices["small"] = 11.0
+    job.change()
+
+    def log(event: str, **fields: object) -> None:
+        if event == "run_done":
+            put_back = job.place.champions.rollback(1)
+            job.store.settle("nightly", None, put_back.candidate.key)
+
+    job.clock.time += 2
+    with as_owner(job.store, job.place.data, job.clock, log=log) as worker:
+        run = await worker.work(claimed(worker, "nightly"))
+    assert (run.state, run.champion, run.message) == (
+        "kept",
+        1,
+        "the champion was changed by hand while the run went on",
+    )
+    assert (await job.run()).state == "unchanged"
+    assert job.champion == "small"
+
+
 async def test_a_run_that_was_taken_over_does_not_touch_the_champion(tmp_path: Path, server: OpenAIServer) -> None:
     """The process was suspended past its lease; when it wakes up, the run is another's."""
     job = Job(Place(tmp_path, server.base_url, models=["small", "better"]))
@@ -291,6 +318,20 @@ async def test_a_run_that_was_taken_over_does_not_touch_the_champion(tmp_path: P
     assert job.champion == "small"
     (still_open,) = job.store.open_runs()
     assert still_open.owner == "another"
+
+
+async def test_a_run_that_was_taken_over_makes_no_first_champion_either(tmp_path: Path, server: OpenAIServer) -> None:
+    job = Job(Place(tmp_path, server.base_url))
+
+    def log(event: str, **fields: object) -> None:
+        if event == "champion":
+            (run,) = job.store.open_runs()
+            assert job.store.take_over(run, "another", job.clock.time, 60.0)
+
+    job.clock.time += 2
+    with as_owner(job.store, job.place.data, job.clock, log=log) as worker:
+        await worker.work(claimed(worker, "nightly"))
+    assert job.place.champions.current() is None
 
 
 async def test_an_interrupted_run_is_taken_over_and_goes_on_where_it_was(tmp_path: Path, server: OpenAIServer) -> None:
@@ -319,6 +360,90 @@ async def test_an_interrupted_run_is_taken_over_and_goes_on_where_it_was(tmp_pat
         for i in range(r.body.get("n") or 1)
     ]
     assert len(keys) == len(set(keys)), "nothing was asked for twice"
+
+
+async def interrupted(job: Job, event: str) -> JobRun:
+    """The job's next run, stopped when the log has the event."""
+    job.clock.time += 2
+    with as_owner(job.store, job.place.data, job.clock, log=job.log) as worker:
+        already = job.log.events().count(event)
+        task = asyncio.create_task(worker.work(claimed(worker, "nightly")))
+        await until(lambda: job.log.events().count(event) > already)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    (left,) = job.store.open_runs()
+    return left
+
+
+async def gone_on_with(job: Job) -> JobRun:
+    with as_owner(job.store, job.place.data, job.clock, log=job.log) as worker:
+        (orphan,) = worker.orphans()
+        taken = worker.take_over(orphan)
+        assert taken is not None
+        return await worker.work(taken)
+
+
+async def test_a_run_whose_world_changed_while_it_was_interrupted_searches_anew_and_counts_both(
+    tmp_path: Path, server: OpenAIServer
+) -> None:
+    """With the old search the change would count as answered, though nobody ever looked at it."""
+    place = Place(tmp_path, server.base_url, models=["small", "better"])
+    config = ["strategy=grid", "journal=journal.db", "models=[models.yaml]"]
+    job = Job(place, config=[*config, "budget.trials=3"])
+    left = await interrupted(job, "trial_done")
+    job.change(config=[*config, "budget.trials=4"])
+    run = await gone_on_with(job)
+    assert run.folders[:-1] == left.folders
+    assert len(run.folders) == 2
+    assert run.folder is not None
+    assert len(load_result(run.folder).trials) == 4
+    assert run.spent.calls == server.calls, "what the first search spent counts to the month, too"
+
+
+async def test_a_champion_that_does_not_fit_raises_its_alarm_also_where_the_run_was_interrupted(
+    tmp_path: Path, server: OpenAIServer
+) -> None:
+    job = Job(Place(tmp_path, server.base_url, models=["small", "better"]))
+    await job.run()
+    job.place.models = ["small"]
+    job.change()
+    await interrupted(job, "run_started")
+    run = await gone_on_with(job)
+    assert run.alarm is not None
+    assert "does not fit the task any more" in run.alarm
+
+
+async def test_no_secret_is_in_what_a_run_tells_the_log(
+    tmp_path: Path, server: OpenAIServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOOK", SECRET)
+    monkeypatch.setenv("OTHER_API_KEY", "sk-of-another-provider")
+
+    class Telling(RunOfJob):
+        async def outcome(self) -> Outcome:
+            self.say("champion", f"{SECRET} and sk-of-another-provider")
+            return Outcome("failed", f"{SECRET} and sk-of-another-provider")
+
+    job = Job(Place(tmp_path, server.base_url), webhook={"url": "http://127.0.0.1:9/", "secret_env": "HOOK"})
+    job.changes["webhook"]["events"] = []
+    job.change()
+    run = await job.run(body=Telling)
+    told = run.message + str(job.log)
+    assert told.count("[key] and [key]") == 3
+    assert SECRET not in told
+    assert "another-provider" not in told
+
+
+def test_the_paths_of_a_configuration_start_at_the_jobs_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon may have been started anywhere."""
+    place = Place(tmp_path, "http://127.0.0.1:9/v1")
+    settings = ["journal=journal.db", "models=[models.yaml]", "runs=elsewhere", "agent.experience=earlier"]
+    job = read_job(place.write(config=settings))
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    config = load_world(job, tmp_path, tmp_path / "runs").config
+    assert config.journal == str(tmp_path / "journal.db")
+    assert (config.runs, config.agent.experience) == (tmp_path / "elsewhere", tmp_path / "earlier")
 
 
 def test_every_part_of_the_world_is_in_its_hash(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -11,8 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from filelock import FileLock
 from jobs_place import Clock, Log, claimed, until
+from sqlalchemy.exc import OperationalError
 
 from agentopt.budget import Usage
 from agentopt.jobs.daemon import Daemon
@@ -233,7 +236,7 @@ async def test_a_run_whose_folder_is_still_held_is_not_taken_over(tmp_path: Path
     folder.mkdir()
     with as_owner(store, tmp_path, clock, log=Log()) as one, as_owner(store, tmp_path, clock, log=Log()) as two:
         run = claimed(one, "a")
-        store.note_folder(run.id, one.owner, folder)
+        store.note_folders(run.id, one.owner, [folder])
         clock.time += 61
         with FileLock(folder / ".lock"):
             assert two.orphans() == []
@@ -267,3 +270,81 @@ async def test_a_run_that_loses_its_claim_is_cancelled(tmp_path: Path) -> None:
         assert (await working).id == run.id
     assert log.events()[-1] == "run_lost"
     assert store.open_runs()[0].owner == "another"
+
+
+async def test_a_run_that_ends_in_the_moment_in_which_its_claim_is_lost_is_lost(tmp_path: Path) -> None:
+    store, log = store_of(tmp_path, "a", added=0.0), Log()
+
+    async def lose() -> None:
+        (run,) = store.open_runs()
+        while not store.take_over(store.open_runs()[0], "another", time.time(), 60):
+            pass
+        while any(thread.name == f"lease {run.id}" for thread in threading.enumerate()):
+            time.sleep(0.01)  # noqa: ASYNC251 - the cancellation must come when the work is over
+
+    with as_owner(store, tmp_path, time.time, log=log, body=Work(lose), lease=0.2) as worker:
+        run = claimed(worker, "a")
+        assert (await worker.work(run)).id == run.id
+    assert log.events()[-1] == "run_lost"
+    assert store.open_runs()[0].owner == "another"
+
+
+class Failing(JobStore):
+    """A store whose method `broken` fails once, as one whose database restarts does."""
+
+    broken = ""
+
+    def _fail(self, name: str) -> None:
+        if self.broken == name:
+            self.broken = ""
+            raise OperationalError("the database restarts", None, Exception())
+
+    def finish(self, *args: Any) -> bool:
+        self._fail("finish")
+        return super().finish(*args)
+
+    def claim(self, *args: Any) -> JobRun | None:
+        self._fail("claim")
+        return super().claim(*args)
+
+
+async def test_a_run_whose_end_could_not_be_recorded_is_gone_on_with_by_its_own_daemon(tmp_path: Path) -> None:
+    store_of(tmp_path, "a", added=0.0).close()
+    store, work, clock = Failing(f"sqlite:///{tmp_path}/jobs.db"), Work(), Clock()
+    store.broken = "finish"
+    with as_owner(store, tmp_path, clock, log=Log(), body=work) as worker:
+        run = claimed(worker, "a")
+        with pytest.raises(OperationalError):
+            await worker.work(run)
+        assert worker.orphans() == [], "its lease has not run out"
+        clock.time += 61
+        (orphan,) = worker.orphans()
+        taken = worker.take_over(orphan)
+        assert taken is not None
+        assert (await worker.work(taken)).state == "kept"
+    assert work.ran == ["a", "a"]
+
+
+async def test_a_run_that_is_worked_on_is_no_orphan_to_its_worker_whatever_its_lease(tmp_path: Path) -> None:
+    store, clock = store_of(tmp_path, "a", added=0.0), Clock()
+    forever = Work(asyncio.Event().wait)  # type: ignore[arg-type]
+    with as_owner(store, tmp_path, clock, log=Log(), body=forever) as worker:
+        working = asyncio.create_task(worker.work(claimed(worker, "a")))
+        await until(lambda: forever.ran)
+        clock.time += 61
+        assert worker.orphans() == []
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+        assert len(worker.orphans()) == 1
+
+
+async def test_a_due_time_that_the_store_could_not_take_is_entered_when_it_can(tmp_path: Path) -> None:
+    store_of(tmp_path, "a").close()
+    store, calendar, work, log = Failing(f"sqlite:///{tmp_path}/jobs.db"), FakeCalendar(), Work(), Log()
+    async with Running(store, tmp_path, work, log, calendar=calendar):
+        await until(lambda: hasattr(calendar, "on_due"))
+        store.broken = "claim"
+        calendar.on_due("a", 100.0)
+        await until(lambda: done(store, "a"))
+    assert [run.due for run in store.history("a")] == [100.0]
+    assert "store_failed" in log.events()

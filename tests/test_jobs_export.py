@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,8 @@ def test_a_crontab_line_names_its_time_zone_its_data_and_its_job() -> None:
     text = crontab_line(
         known(cron="0 3 * * 1-5", time_zone="Europe/Berlin"), "/opt/my env/python", Path("/var/100% data"), {}
     )
-    zone, line = text.splitlines()
+    note, zone, line = text.splitlines()
+    assert note.startswith("# cronie reads CRON_TZ")
     assert zone == "CRON_TZ=Europe/Berlin"
     fields, command = line.split()[:5], line.split(maxsplit=5)[5]
     assert fields == ["0", "3", "*", "*", "1-5"]
@@ -61,6 +63,15 @@ def test_a_cronjob_is_yaml_with_the_schedule_its_zone_and_no_overlap() -> None:
     pod = spec["spec"]["jobTemplate"]["spec"]["template"]["spec"]
     assert pod["containers"][0]["command"] == ["agentopt", "jobs", "run-now", "nightly"]
     assert pod["restartPolicy"] == "Never"
+
+
+@pytest.mark.parametrize("length", [1, 43, 44, 52])
+def test_a_cronjob_has_a_name_that_kubernetes_takes(length: int) -> None:
+    of = known(cron="0 3 * * *")
+    of = replace(of, job=of.job.model_copy(update={"name": "n" * length}))
+    name = yaml.safe_load(kubernetes_cronjob(of))["metadata"]["name"]
+    assert name.endswith("n" * length)
+    assert len(name) <= 52
 
 
 def test_a_unit_stops_the_daemon_gently_and_holds_no_secret() -> None:

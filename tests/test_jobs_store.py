@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy.dialects import mysql
+from sqlalchemy.schema import CreateTable
 
 from agentopt.budget import Usage
 from agentopt.errors import ConfigError, UserError
 from agentopt.jobs.jobfile import Job
-from agentopt.jobs.store import JobRun, JobStore, open_store
+from agentopt.jobs.store import JobRun, JobStore, _tables, open_store
 
 LEASE = 60.0
 
@@ -120,10 +122,12 @@ def test_a_run_whose_owner_has_stirred_is_not_taken_over(store: JobStore) -> Non
 
 def test_an_interrupted_run_keeps_its_folder_and_what_it_spent(store: JobStore, tmp_path: Path) -> None:
     run = claimed(store, 10)
-    store.note_folder(run.id, "a", tmp_path / "runs" / "x")
+    store.note_folders(run.id, "a", [tmp_path / "runs" / "w", tmp_path / "runs" / "x"])
     store.interrupt(run.id, "a", 12, Usage(calls=3, usd=0.5))
     (left,) = store.open_runs("nightly")
     assert (left.state, left.folder, left.spent.calls) == ("interrupted", tmp_path / "runs" / "x", 3)
+    assert left.folders == (tmp_path / "runs" / "w", tmp_path / "runs" / "x")
+    assert store.run(run.id) == left
 
 
 def test_the_month_counts_what_its_runs_spent_and_not_the_run_that_asks(store: JobStore) -> None:
@@ -141,6 +145,8 @@ def test_a_job_that_is_added_again_keeps_its_past_and_its_calendar(store: JobSto
     assert not store.put(job(), tmp_path, 500)
     known = store.job("nightly")
     assert (known.since, known.settled) == (0.0, ("world", "champion"))
+    store.settle("nightly", world="today")
+    assert store.job("nightly").settled == ("today", "champion"), "what is not given stays"
     store.put(job(every="2h"), tmp_path, 600)
     assert store.job("nightly").since == 600, "another schedule counts from now"
 
@@ -148,6 +154,12 @@ def test_a_job_that_is_added_again_keeps_its_past_and_its_calendar(store: JobSto
 def test_a_name_that_is_not_known_is_told_with_those_that_are(store: JobStore) -> None:
     with pytest.raises(UserError, match="did you mean 'nightly'"):
         store.job("nihgtly")
+
+
+def test_every_database_keeps_times_to_the_fraction_of_a_second() -> None:
+    """The plain float of some has 32 bits, with which a lease and what was read of it are minutes apart."""
+    for table in _tables.sorted_tables:
+        assert " FLOAT" not in str(CreateTable(table).compile(dialect=mysql.dialect()))
 
 
 def test_a_store_that_cannot_be_opened_is_one_error_without_its_password(tmp_path: Path) -> None:

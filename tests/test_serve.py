@@ -452,6 +452,13 @@ async def test_others_are_let_in_only_with_keys(folder: Path) -> None:
                 await serve(deployment, ServeSettings(port=port))
 
 
+@pytest.mark.parametrize(("host", "origin"), [("[::1", ""), ("localhost", "http://[::1"), ("[", "["), ("", "")])
+def test_an_address_that_is_none_is_not_of_this_machine(host: str, origin: str) -> None:
+    with pytest.raises(WireError, match="only programs of this machine") as refused:
+        Access(None).check("", host, origin)
+    assert refused.value.status == 403
+
+
 @pytest.mark.parametrize(("host", "loopback"), [("127.0.0.1", True), ("127.8.8.8", True), ("::1", True),
                                                 ("[::1]", True), ("LOCALHOST", True), ("0.0.0.0", False),
                                                 ("::", False), ("localhost.example", False), ("", False)])  # fmt: skip
@@ -473,14 +480,16 @@ async def test_more_calls_than_there_are_places_are_told_to_come_again(folder: P
     assert later.status_code == 200
 
 
-async def test_a_call_that_takes_too_long_ends_in_504(folder: Path) -> None:
+async def test_a_call_that_takes_too_long_ends_in_504_and_gives_its_place_back(folder: Path) -> None:
     faults = Faults(script=["hang"])
     async with OpenAIServer(answer, faults=faults) as backend:
         deployment = deployment_in(folder, backend, timeout_seconds=2, max_attempts=1)
         async with served(deployment, limits=Limits(seconds=0.2)) as url, client_of(url) as client:
             with pytest.raises(openai.InternalServerError) as late:
                 await client.chat.completions.create(model="toy/find", messages=said("what?"))
-            await client.chat.completions.create(model="toy/find", messages=said("what?"))
+            async with plain_client() as plain:
+                counts = (await plain.get(url.replace("/v1", "/metrics"))).text
+    assert "agentopt_requests_in_flight 0.0" in counts
     assert (late.value.status_code, late.value.code) == (504, "timeout")
     assert late.value.response.headers["x-should-retry"] == "false"
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,8 +129,11 @@ class Champions:
 
         Raises `UserError` when there is no such champion.
         """
-        if number is None:
+        current = None
+        # A file that somebody wrote by hand gets its number first. A broken one is what a rollback mends.
+        with nullcontext() if number is None else suppress(UserError):
             current = self.current()
+        if number is None:
             earlier = [n for n in self.numbers() if current and n < current.number]
             if not earlier:
                 raise UserError("there is no earlier champion", where=self.folder, remedy="nothing to go back to")

@@ -29,6 +29,7 @@ class Daemon:
     ) -> None:
         self._worker, self._poll, self._calendar = worker, poll, calendar
         self._free = slots
+        self._unclaimed: dict[str, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
 
@@ -59,11 +60,21 @@ class Daemon:
         self._wake.set()
 
     def _on_due(self, name: str, due: float) -> None:
-        self._worker.claim(name, due)
+        self._unclaimed[name] = due
+        try:
+            self._claim()
+        except SQLAlchemyError as error:  # the calendar tells a time once, so it is kept for the next look
+            self._worker.log("store_failed", job=name, message=type(error).__name__)
         self._wake.set()
+
+    def _claim(self) -> None:
+        for name, due in list(self._unclaimed.items()):
+            self._worker.claim(name, due)
+            del self._unclaimed[name]
 
     def _look(self, calendar: Calendar) -> None:
         try:
+            self._claim()
             calendar.sync(self._worker.store.jobs())
             self._take_what_waits()
         except SQLAlchemyError as error:  # a database that restarts must not end the daemon

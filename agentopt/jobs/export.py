@@ -18,6 +18,9 @@ from agentopt.jobs.store import KnownJob
 STOP_SECONDS = 300
 """How long a stop may take: the daemon waits for the calls that it sent."""
 
+LONGEST_NAME = 52
+"""Characters that the name of a CronJob may have; a job's own name has no more either."""
+
 
 def systemd_unit(python: str, data: Path, environ: Mapping[str, str]) -> str:
     """A user unit for `agentopt jobs start`. Keys and secrets are read from a file, and never written here."""
@@ -45,14 +48,16 @@ def systemd_unit(python: str, data: Path, environ: Mapping[str, str]) -> str:
 
 
 def crontab_line(known: KnownJob, python: str, data: Path, environ: Mapping[str, str]) -> str:
-    """A line for `crontab -e`, with the time zone it is meant in. Raises `ConfigError` for a schedule cron has no
-    word for."""
+    """A line for `crontab -e`, with the time zone it is meant in, which not every cron reads. Raises `ConfigError`
+    for a schedule cron has no word for."""
     variables = {"AGENTOPT_DATA": str(data), **_passed_on(environ)}
     settings = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
     command = f"{settings} {shlex.quote(python)} -m agentopt jobs run-now {known.job.name}"
     # A percent sign is a line's end to cron.
     line = f"{cron_expression(known.job.schedule)} {command}".replace("%", r"\%")
-    return f"CRON_TZ={known.job.schedule.time_zone}\n{line}\n"
+    zone = known.job.schedule.time_zone
+    told = "# cronie reads CRON_TZ; where cron does not (Debian), the times are those of the machine's zone."
+    return f"{told}\nCRON_TZ={zone}\n{line}\n"
 
 
 def kubernetes_cronjob(known: KnownJob, image: str = f"agentopt:{__version__}") -> str:
@@ -85,7 +90,7 @@ def kubernetes_cronjob(known: KnownJob, image: str = f"agentopt:{__version__}") 
     whole = {
         "apiVersion": "batch/v1",
         "kind": "CronJob",
-        "metadata": {"name": f"agentopt-{known.job.name}"},
+        "metadata": {"name": _object_name(known.job.name)},
         "spec": spec,
     }
     head = f"# Once, in a pod with the same claim: agentopt jobs add FILE (of the job {known.job.name})\n"
@@ -109,6 +114,11 @@ def cron_expression(schedule: Schedule) -> str:
         f"cron knows minutes of an hour, hours of a day, and a day, but the job runs every {schedule.every}",
         remedy="use such an interval, give the job a cron expression, or let `agentopt jobs start` run it",
     )
+
+
+def _object_name(job: str) -> str:
+    name = f"agentopt-{job}"
+    return name if len(name) <= LONGEST_NAME else job
 
 
 def _passed_on(environ: Mapping[str, str]) -> dict[str, str]:

@@ -27,8 +27,8 @@ from agentopt.jobs.promotion import Decision, Measurement, alarms, beats, decide
 from agentopt.jobs.store import JobRun, JobStore, KnownJob
 from agentopt.jobs.world import World, load_world
 from agentopt.models.base import ChatModel
-from agentopt.result import Result, load_result
-from agentopt.runfolder import RunFolder, fingerprint
+from agentopt.result import Result, load_result, write_atomically
+from agentopt.runfolder import RunFolder
 from agentopt.session import Session, open_existing_journal, open_session
 from agentopt.space import baseline
 from agentopt.trial import Evaluation
@@ -37,6 +37,12 @@ State = Literal["promoted", "kept", "unchanged", "refused", "failed"]
 Say = Callable[[str, str], None]
 """(kind of event, message): tells the log."""
 
+REPLACED = "the champion before it does not fit the task any more"
+"""The reason of a baseline that took the place of a champion; an alarm, too."""
+
+WORLD_FILE = "world.txt"
+"""In the folder of a job's search: the hash of the world that it is about."""
+
 
 class LostRunError(AgentoptError):
     """Another process took the run over; this one must not touch the champion any more."""
@@ -44,13 +50,18 @@ class LostRunError(AgentoptError):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run ended. `world` is the hash it has an answer for; None where a later run should try again."""
+    """How a run ended, and the champion then.
+
+    `world` is the hash it has an answer for; None where a later run should try again. `by_hand` says that a person put
+    the champion there while the run went on: whether it needs a run is theirs to say.
+    """
 
     state: State
     message: str
     alarms: tuple[str, ...] = ()
     champion: Champion | None = None
     world: str | None = None
+    by_hand: bool = False
 
 
 @dataclass
@@ -96,14 +107,13 @@ class RunOfJob:
     def spent(self) -> Usage:
         """What the run spent so far, by the ledger; nothing where it never came to a call."""
         try:
+            runs = [self._ledger, *(RunFolder.open(folder).id for folder in self._folders())]
             journal = open_existing_journal(self._world.config.journal)
-            folder = self._folder()
         except AgentoptError:
             return self.run.spent
         if journal is None:
             return Usage()
         with closing(journal):
-            runs = [self._ledger, *([RunFolder.open(folder).id] if folder else [])]
             return sum((use for run in runs for use in journal.spend(run).by_purpose.values()), Usage())
 
     # ---- the parts of a run
@@ -116,16 +126,17 @@ class RunOfJob:
             first = await evaluator.evaluate(baseline(world.task), "test")
             self._note_alarms(world, current, held, first)
             winner, decision, evaluation = await self._decide(world, evaluator, current, held, result)
-        state: State = "kept"
-        if _came_from(current, self.run):  # before a kill, or at this run's first look
-            state, decision = "promoted", Decision(None, current.record.reason)
-        if winner and decision.why and self.champions.current() != current:
-            decision = Decision(None, "the champion was changed by hand while the run went on")
-        elif winner and decision.why:
-            current, state = self._promote(world, current, winner, decision, evaluation), "promoted"
         # What the month's rest cut short goes further next month, what failed may succeed: not the last word.
         unfinished = (limited and cut) or not decision.conclusive or _left_incomplete(result)
         settled = None if unfinished else world.hash
+        if (in_place := self.champions.current()) != current:
+            finding = "the champion was changed by hand while the run went on"
+            return Outcome("kept", finding, self.alarms, in_place, settled, by_hand=True)
+        state: State = "kept"
+        if _came_from(current, self.run):  # before a kill
+            state, decision = "promoted", Decision(None, current.record.reason)
+        elif winner and decision.why:
+            current, state = self._promote(world, current, winner, decision, evaluation), "promoted"
         return Outcome(state, decision.finding, self.alarms, current, settled)
 
     async def _measure_champion(
@@ -135,13 +146,16 @@ class RunOfJob:
         reason = "the first champion is the baseline"
         if current and (misfit := _misfit(current, world)):
             self._alarms.append(f"the champion does not fit the task any more: {misfit}")
-            current, reason = None, "the champion before it does not fit the task any more"
+            current, reason = None, REPLACED
+        elif current and (current.record.run, current.record.reason) == (self.run.id, REPLACED):
+            self._alarms.append(REPLACED)  # before a kill
         candidate = current.candidate if current else baseline(world.task)
         async with self._evaluator(world, caps) as (evaluator, session):
             evaluation = await evaluator.evaluate(candidate, "test")
             seconds = session.budget.seconds
         self.say("champion", f"score {_score(evaluation)} on the test split")
         if current is None:
+            self._check_held()
             scores = _scores(world, evaluation)
             current = self.champions.promote(
                 candidate, time=self._time(), run=self.run.id, reason=reason, scores=scores
@@ -153,8 +167,7 @@ class RunOfJob:
 
         def observe(event: Event) -> None:
             if event.kind == "run_started":
-                self.run = replace(self.run, folder=event.data["folder"])
-                self.store.note_folder(self.run.id, self.run.owner, event.data["folder"])
+                self._note_folder(event.data["folder"], world)
             if event.kind in ("run_started", "trial_done", "fall_back", "run_done"):
                 self.say(event.kind, event.message)
 
@@ -213,14 +226,17 @@ class RunOfJob:
     def _promote(
         self, world: World, current: Champion, winner: Candidate, decision: Decision, evaluation: Evaluation | None
     ) -> Champion:
-        # The last look before the champion's file is touched: a process that was suspended must not swap it.
-        if not self.store.holds(self.run.id, self.run.owner):
-            raise LostRunError("another process took this run over; the champion was left as it is")
+        self._check_held()
         anchor = None if decision.why == "better" else current.record.anchor
         scores = _scores(world, evaluation) if evaluation else {}
         return self.champions.promote(
             winner, time=self._time(), run=self.run.id, reason=decision.finding, won=True, anchor=anchor, scores=scores
         )
+
+    def _check_held(self) -> None:
+        """The last look before the champion's file is touched: a process that was suspended must not swap it."""
+        if not self.store.holds(self.run.id, self.run.owner):
+            raise LostRunError("another process took this run over; the champion was left as it is")
 
     def _note_alarms(self, world: World, current: Champion, held: Evaluation, first: Evaluation) -> None:
         recorded = current.record.scores_of(world.task.splits["test"])
@@ -266,16 +282,27 @@ class RunOfJob:
                 found += _ranked(load_result(run.folder))
         return list(dict.fromkeys(found))
 
-    def _folder(self) -> Path | None:
-        return self.run.folder if self.run.folder and (self.run.folder / "config.yaml").exists() else None
+    def _folders(self) -> list[Path]:
+        """The folders of the run's searches, those that are still there."""
+        return [folder for folder in self.run.folders if (folder / "config.yaml").exists()]
+
+    def _note_folder(self, folder: Path, world: World) -> None:
+        """Remember the search in `folder`, and the world that it is about."""
+        write_atomically(folder / WORLD_FILE, world.hash)
+        folders = tuple(dict.fromkeys([*self.run.folders, folder]))
+        self.run = replace(self.run, folders=folders)
+        self.store.note_folders(self.run.id, self.run.owner, folders)
 
     def _resumable(self, world: World) -> Path | None:
-        """The folder of the interrupted search, if there is one and it was about the same task."""
-        folder = self._folder()
-        if folder is None:
-            return None
-        opened = RunFolder.open(folder)
-        return folder if opened.fingerprint == fingerprint(world.task, world.path, opened.config) else None
+        """The folder of the interrupted search, if there is one and nothing has changed since.
+
+        Where something has, a search of its own is due, and the journal has what the first one asked.
+        """
+        for folder in self._folders()[-1:]:
+            note = folder / WORLD_FILE
+            if note.exists() and note.read_text(encoding="utf-8") == world.hash:
+                return folder
+        return None
 
     def _time(self) -> str:
         return datetime.fromtimestamp(self.now(), UTC).isoformat(timespec="seconds")

@@ -22,8 +22,9 @@ from apscheduler.triggers.base import BaseTrigger
 from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
+from agentopt.database import open_engine
 from agentopt.jobs.jobfile import Schedule, weekday_names
-from agentopt.jobs.store import KnownJob, open_engine
+from agentopt.jobs.store import KnownJob
 
 OnDue = Callable[[str, float], None]
 """(job, due time in seconds since the epoch). Must return at once."""

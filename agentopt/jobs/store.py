@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from platformdirs import user_data_path
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from agentopt.budget import Usage
+from agentopt.database import create_tables, open_engine
 from agentopt.errors import ConfigError, UserError
 from agentopt.jobs.jobfile import Job
 from agentopt.validation import did_you_mean
@@ -36,9 +37,9 @@ _jobs = sa.Table(
     sa.Column("name", sa.String(64), primary_key=True),
     sa.Column("spec", sa.Text, nullable=False),
     sa.Column("folder", sa.Text, nullable=False),
-    sa.Column("since", sa.Float, nullable=False),
+    sa.Column("since", sa.Double, nullable=False),
     sa.Column("paused", sa.Boolean, nullable=False),
-    sa.Column("last_due", sa.Float),
+    sa.Column("last_due", sa.Double),
     sa.Column("world", sa.String(64)),
     sa.Column("champion", sa.String(64)),
 )
@@ -47,20 +48,20 @@ _runs = sa.Table(
     _tables,
     sa.Column("id", sa.String(32), primary_key=True),
     sa.Column("job", sa.String(64), nullable=False, index=True),
-    sa.Column("due", sa.Float, nullable=False),
+    sa.Column("due", sa.Double, nullable=False),
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("owner", sa.String(32), nullable=False),
-    sa.Column("lease", sa.Float, nullable=False),
-    sa.Column("started", sa.Float, nullable=False),
-    sa.Column("ended", sa.Float),
-    sa.Column("folder", sa.Text),
+    sa.Column("lease", sa.Double, nullable=False),
+    sa.Column("started", sa.Double, nullable=False),
+    sa.Column("ended", sa.Double),
+    sa.Column("folder", sa.Text),  # of each search, one a line
     sa.Column("message", sa.Text, nullable=False),
     sa.Column("alarm", sa.Text),
     sa.Column("champion", sa.Integer),
     sa.Column("calls", sa.Integer, nullable=False),
     sa.Column("prompt_tokens", sa.Integer, nullable=False),
     sa.Column("completion_tokens", sa.Integer, nullable=False),
-    sa.Column("usd", sa.Float, nullable=False),
+    sa.Column("usd", sa.Double, nullable=False),
     sa.UniqueConstraint("job", "due"),
 )
 _NOTHING = {"calls": 0, "prompt_tokens": 0, "completion_tokens": 0, "usd": 0.0}
@@ -86,7 +87,7 @@ class JobRun:
     """One due time and what came of it.
 
     `state` is waiting, running, interrupted, promoted, kept, unchanged, refused, skipped, failed or rolled back.
-    `champion` is the number of the champion after it; `folder` the search's run folder.
+    `champion` is the number of the champion after it; `folders` are those of its searches, the newest last.
     """
 
     id: str
@@ -97,7 +98,7 @@ class JobRun:
     lease: float
     started: float
     ended: float | None
-    folder: Path | None
+    folders: tuple[Path, ...]
     message: str
     alarm: str | None
     champion: int | None
@@ -107,6 +108,11 @@ class JobRun:
     def open(self) -> bool:
         return self.state in OPEN
 
+    @property
+    def folder(self) -> Path | None:
+        """Where its search is, the newest of them."""
+        return self.folders[-1] if self.folders else None
+
 
 class JobStore:
     """The jobs and their runs in one database. Every method is one transaction. `now` is in seconds since the epoch."""
@@ -114,11 +120,7 @@ class JobStore:
     def __init__(self, url: str) -> None:
         self.url = url
         self._engine = open_engine(url)
-        with self._engine.begin() as connection:
-            for table in _tables.sorted_tables:
-                connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
-                for index in table.indexes:
-                    connection.execute(sa.schema.CreateIndex(index, if_not_exists=True))
+        create_tables(self._engine, _tables)
 
     def close(self) -> None:
         self._engine.dispose()
@@ -167,9 +169,10 @@ class JobStore:
         with self._engine.begin() as connection:
             connection.execute(_jobs.delete().where(_jobs.c.name == name))
 
-    def settle(self, name: str, world: str | None, champion: str) -> None:
-        """Note what the job has an answer for: nothing is spent while both stay. `world` None keeps the last one."""
-        values = {"champion": champion} if world is None else {"world": world, "champion": champion}
+    def settle(self, name: str, world: str | None = None, champion: str | None = None) -> None:
+        """Note what the job has an answer for: nothing is spent while both stay. What is None keeps its last value."""
+        given = {"world": world, "champion": champion}
+        values = {column: value for column, value in given.items() if value is not None}
         with self._engine.begin() as connection:
             connection.execute(_jobs.update().where(_jobs.c.name == name).values(**values))
 
@@ -224,9 +227,9 @@ class JobStore:
         """Whether the run is still the owner's to work on."""
         return self._update(run, owner, {"owner": owner})
 
-    def note_folder(self, run: str, owner: str, folder: Path) -> None:
-        """Remember where the search's trials are, so that whoever takes the run over goes on with them."""
-        self._update(run, owner, {"folder": str(folder)})
+    def note_folders(self, run: str, owner: str, folders: Sequence[Path]) -> None:
+        """Remember where the trials of the run's searches are, so that whoever takes it over goes on with the last."""
+        self._update(run, owner, {"folder": "\n".join(map(str, folders))})
 
     def interrupt(self, run: str, owner: str, now: float, spent: Usage) -> None:
         """Let go of a run that is not over: anyone may take it over at once."""
@@ -259,6 +262,11 @@ class JobStore:
                 return None
             return _run(connection.execute(sa.select(_runs).where(_runs.c.id == run.id)).one())
 
+    def run(self, run: str) -> JobRun:
+        """The run of that id."""
+        with self._engine.connect() as connection:
+            return _run(connection.execute(sa.select(_runs).where(_runs.c.id == run)).one())
+
     def history(self, name: str, limit: int | None = None) -> list[JobRun]:
         """The runs of a job, newest first."""
         query = sa.select(_runs).where(_of(name)).order_by(_runs.c.started.desc(), _runs.c.due.desc()).limit(limit)
@@ -283,26 +291,13 @@ def _known(row: sa.Row[Any]) -> KnownJob:
 
 
 def _run(row: sa.Row[Any]) -> JobRun:
-    shared = {name: getattr(row, name) for name in JobRun.__dataclass_fields__ if name not in ("spent", "folder")}
+    shared = {name: getattr(row, name) for name in JobRun.__dataclass_fields__ if name not in ("spent", "folders")}
     spent = Usage(*(getattr(row, name) for name in _NOTHING))
-    return JobRun(**shared, folder=Path(row.folder) if row.folder else None, spent=spent)
+    return JobRun(**shared, folders=tuple(map(Path, (row.folder or "").splitlines())), spent=spent)
 
 
 def _spend(spent: Usage) -> dict[str, float]:
     return {name: getattr(spent, name) for name in _NOTHING}
-
-
-def open_engine(url: str) -> sa.Engine:
-    """The database at a SQLAlchemy URL. An SQLite one waits for other processes, and survives a crash."""
-    engine = sa.create_engine(url)
-    if engine.dialect.name == "sqlite":
-        sa.event.listen(engine, "connect", _prepare_sqlite)
-    return engine
-
-
-def _prepare_sqlite(connection: Any, _record: object) -> None:
-    for pragma in ("busy_timeout=60000", "journal_mode=WAL", "synchronous=FULL"):
-        connection.execute(f"PRAGMA {pragma}")
 
 
 def data_folder(environ: Mapping[str, str] = os.environ) -> Path:

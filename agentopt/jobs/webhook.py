@@ -1,7 +1,7 @@
 """Tells an address what happened to a job: signed as Standard Webhooks says, and tried again where that may help.
 
-The signature's secret comes from an environment variable and is in no file, no log and no body. Neither is the key of
-a model: what an error says is sent with every secret that the job knows struck out.
+The signature's secret comes from an environment variable and is in no file, no log and no body. What is in a body is
+for who calls to keep clean.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,7 +22,6 @@ from agentopt.jobs.jobfile import EventName, WebhookTarget
 
 ATTEMPTS = 5
 TIMEOUT_SECONDS = 15.0
-STRUCK_OUT = "[secret]"
 
 
 class WebhookError(AgentoptError):
@@ -88,17 +87,11 @@ def _headers(signer: Webhook, message: str, time: datetime, body: str) -> dict[s
 async def _post(client: httpx.AsyncClient, url: str, body: str, headers: Mapping[str, str]) -> None:
     try:
         response = await client.post(url, content=body.encode(), headers=dict(headers))
-    except httpx.TransportError as error:
+    except httpx.InvalidURL as error:
+        raise WebhookError("the webhook has no valid address") from error
+    except httpx.RequestError as error:
         raise _WorthAnotherAttemptError(f"the webhook cannot be reached: {type(error).__name__}") from error
     if response.status_code in (408, 425, 429) or response.status_code >= 500:
         raise _WorthAnotherAttemptError(f"the webhook answered HTTP {response.status_code}")
     if not response.is_success:
         raise WebhookError(f"the webhook refused the event: HTTP {response.status_code}")
-
-
-def without_secrets(text: str, variables: Iterable[str], environ: Mapping[str, str] = os.environ) -> str:
-    """`text` with the values of these environment variables struck out."""
-    for name in variables:
-        if value := environ.get(name):
-            text = text.replace(value, STRUCK_OUT)
-    return text

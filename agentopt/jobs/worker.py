@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import threading
 import traceback
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,8 +29,9 @@ from agentopt.jobs.champion import champions_of
 from agentopt.jobs.jobfile import EventName
 from agentopt.jobs.run import LostRunError, Outcome, RunOfJob
 from agentopt.jobs.store import RUNNING, WAITING, JobRun, JobStore, KnownJob
-from agentopt.jobs.webhook import deliver, without_secrets
+from agentopt.jobs.webhook import deliver
 from agentopt.models.base import ChatModel
+from agentopt.models.masking import secrets_in, without
 
 
 class Log(Protocol):
@@ -70,6 +72,7 @@ class Worker:
     lease: float = 60.0
     provider: ChatModel | None = None
     body: Callable[..., Body] = RunOfJob
+    _at_work: set[str] = field(default_factory=set)
 
     def claim(self, name: str, due: float) -> None:
         """Enter a due time in the store, unless somebody has done so; whoever has time takes it from there."""
@@ -87,7 +90,7 @@ class Worker:
 
     def orphans(self, name: str | None = None) -> list[JobRun]:
         """Open runs that nobody works on: not yet, or not any more."""
-        return [run for run in self.store.open_runs(name) if run.owner != self.owner and self._is_orphan(run)]
+        return [run for run in self.store.open_runs(name) if run.id not in self._at_work and self._is_orphan(run)]
 
     def take_over(self, run: JobRun) -> JobRun | None:
         """An orphan as one's own; None where another was quicker."""
@@ -103,6 +106,14 @@ class Worker:
         """
         if not run.open:
             return run
+        self._at_work.add(run.id)
+        try:
+            return await self._work(run)
+        finally:
+            # Where its end could not be recorded, it is an orphan once its lease has run out, like others' runs.
+            self._at_work.discard(run.id)
+
+    async def _work(self, run: JobRun) -> JobRun:
         try:
             known = self.store.job(run.job)
         except UserError as error:
@@ -110,8 +121,7 @@ class Worker:
             raise
         body = self._body(known, run)
         try:
-            async with self._renewing(run):
-                outcome = await self._outcome(body, run)
+            outcome = await self._while_held(run, self._outcome(body, run))
         except asyncio.CancelledError:
             self.store.interrupt(run.id, self.owner, self.now(), body.spent())
             self.log("run_interrupted", job=run.job, run=run.id)
@@ -123,10 +133,11 @@ class Worker:
 
     def _body(self, known: KnownJob, run: JobRun) -> Body:
         def say(event: str, message: str) -> None:
-            self.log(event, job=run.job, run=run.id, message=message)
+            self.log(event, job=run.job, run=run.id, message=self._clean(message, body))
 
         champions = champions_of(run.job, self.data)
-        return self.body(known, run, self.store, champions, say, self.now, self.provider)
+        body = self.body(known, run, self.store, champions, say, self.now, self.provider)
+        return body
 
     async def _outcome(self, body: Body, run: JobRun) -> Outcome:
         try:
@@ -139,6 +150,37 @@ class Worker:
             self.log("traceback", job=run.job, run=run.id, message=self._clean(traceback.format_exc(), body))
             return Outcome("failed", f"{type(error).__name__}: {error}", body.alarms)
 
+    async def _while_held(self, run: JobRun, work: Coroutine[Any, Any, Outcome]) -> Outcome:
+        """What the work comes to, while the claim is kept alive: from a thread, because a scorer that blocks the event
+        loop must not cost it. Where the claim is lost all the same, the work is cancelled and `LostRunError` raised.
+        """
+        over, lost = threading.Event(), threading.Event()
+        loop, working = asyncio.get_running_loop(), asyncio.ensure_future(work)
+
+        def renew() -> None:
+            while not over.wait(self.lease / 4):
+                try:
+                    mine = self.store.renew(run.id, self.owner, self.now() + self.lease)
+                except SQLAlchemyError as error:  # the lease outlasts a short outage, and the next turn tries again
+                    self.log("store_failed", job=run.job, run=run.id, message=type(error).__name__)
+                    continue
+                if not mine:
+                    lost.set()
+                    loop.call_soon_threadsafe(working.cancel)
+                    return
+
+        thread = threading.Thread(target=renew, name=f"lease {run.id}", daemon=True)
+        thread.start()
+        try:
+            return await working
+        except asyncio.CancelledError:
+            if not lost.is_set():
+                raise
+            raise LostRunError("another process took this run over") from None
+        finally:
+            over.set()
+            await asyncio.shield(asyncio.to_thread(thread.join))
+
     async def _end(self, known: KnownJob, run: JobRun, outcome: Outcome, body: Body) -> JobRun:
         message, alarm = (self._clean(text, body) for text in (outcome.message, "; ".join(outcome.alarms)))
         number = outcome.champion.number if outcome.champion else None
@@ -148,11 +190,12 @@ class Worker:
             self.log("run_lost", job=run.job, run=run.id)
             return run
         if outcome.world and outcome.champion:
-            self.store.settle(run.job, outcome.world, outcome.champion.candidate.key)
+            champion = None if outcome.by_hand else outcome.champion.candidate.key
+            self.store.settle(run.job, outcome.world, champion)
         told = {"job": run.job, "run": run.id, **values, "calls": spent.calls, "usd": spent.usd}
         self.log("run_ended", **told)
         await self._report(known, run, outcome, {**told, "task": str(known.job.task)})
-        return next(r for r in self.store.history(run.job) if r.id == run.id)
+        return self.store.run(run.id)
 
     async def _report(self, known: KnownJob, run: JobRun, outcome: Outcome, data: dict[str, Any]) -> None:
         target, happened = known.job.webhook, list[EventName]()
@@ -173,8 +216,8 @@ class Worker:
                 self.log("webhook_sent", job=run.job, run=run.id, message=event)
 
     def _clean(self, text: str, body: Body) -> str:
-        """`text` without any secret that the job knows: a provider may quote the key it was sent."""
-        return without_secrets(text, body.secret_variables())
+        """`text` without any key: a provider may quote the one it was sent, a user's function the environment."""
+        return without(text, secrets_in(os.environ, *map(os.environ.get, body.secret_variables())))
 
     def _tell(self, event: str, run: JobRun) -> None:
         due = datetime.fromtimestamp(run.due, UTC).isoformat(timespec="milliseconds")
@@ -187,41 +230,6 @@ class Worker:
         given_up = run.state != RUNNING or run.lease < self.now() or is_free(_owner_file(self.data, run.owner))
         # A process that was only suspended still holds its run folder; with both at it, calls would be paid twice.
         return given_up and not (run.folder and (run.folder / ".lock").exists() and not is_free(run.folder / ".lock"))
-
-    @asynccontextmanager
-    async def _renewing(self, run: JobRun) -> AsyncIterator[None]:
-        """Keep the claim alive, from a thread: a scorer that blocks the event loop must not cost it.
-
-        Where the claim is lost all the same what is inside is cancelled, and `LostRunError` raised.
-        """
-        over, lost = threading.Event(), threading.Event()
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        assert task is not None, "an async with runs in a task"
-
-        def renew() -> None:
-            while not over.wait(self.lease / 4):
-                try:
-                    mine = self.store.renew(run.id, self.owner, self.now() + self.lease)
-                except SQLAlchemyError as error:  # the lease outlasts a short outage, and the next turn tries again
-                    self.log("store_failed", job=run.job, run=run.id, message=type(error).__name__)
-                    continue
-                if not mine:
-                    lost.set()
-                    loop.call_soon_threadsafe(task.cancel)
-                    return
-
-        thread = threading.Thread(target=renew, name=f"lease {run.id}", daemon=True)
-        thread.start()
-        try:
-            yield
-        except asyncio.CancelledError:
-            if not lost.is_set():
-                raise
-            task.uncancel()
-            raise LostRunError("another process took this run over") from None
-        finally:
-            over.set()
-            await asyncio.shield(asyncio.to_thread(thread.join))
 
 
 @contextmanager

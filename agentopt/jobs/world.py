@@ -63,11 +63,12 @@ def _source(text: str, folder: Path) -> str:
 def _absolute(config: Config, folder: Path, runs: Path) -> Config:
     """A daemon may run anywhere: paths start at the job's folder, and its `configs/models.yaml` is read too."""
     project = folder / PROJECT_FILE
-    journal = config.journal
+    journal, experience = config.journal, config.agent.experience
     changes = {
         "models": (*([project] if project.is_file() else []), *(folder / path for path in config.models)),
         "runs": folder / config.runs if "runs" in config.model_fields_set else runs,
         "journal": journal if journal is None or "://" in journal else str(folder / journal),
+        "agent": config.agent.model_copy(update={"experience": experience and folder / experience}),
     }
     return config.model_copy(update=changes)
 

@@ -50,11 +50,17 @@ class Access:
 
     def _check_local(self, host: str, origin: str) -> None:
         """A page in a browser on this machine is not a program of this machine, though it can send requests here."""
-        asked = urlsplit(f"//{host}").hostname or ""
-        came_from = urlsplit(origin).hostname or "" if origin else "localhost"
-        if not (is_loopback(asked) and is_loopback(came_from)):
+        came_from = _host_in(origin) if origin else "localhost"
+        if not (is_loopback(_host_in(f"//{host}")) and is_loopback(came_from)):
             message = "without keys only programs of this machine are answered; start serve with --api-key-file"
             raise WireError(403, message, type="permission_error", code="not_local")
+
+
+def _host_in(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:  # half an IPv6 address, say
+        return ""
 
 
 def is_loopback(host: str) -> bool:

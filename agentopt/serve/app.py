@@ -196,7 +196,7 @@ def _failed_call(refusal: WireError, model: str) -> str:
 
 async def _refuse_path(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    path = request.url.path
+    path = request.scope["path"]  # not by the URL, which is made of a header that may be anything
     if error.status_code == 405:
         return await _refuse(request, wrong_method(request.method, path, (error.headers or {})["Allow"].split(", ")))
     return await _refuse(request, no_such_path(path))
