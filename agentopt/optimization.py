@@ -46,10 +46,11 @@ class Optimization:
         specs, seed, looks = self.session.specs, self.config.response_seed, self.config.search.looks
         evaluator = Evaluator(self.task, self.session.model, specs, seed=seed, looks=looks)
         prompting = Prompting(self.task, self.config, self.session, evaluator, self.observer)
-        space = await self._space(evaluator)
+        measured = await evaluator.evaluate(baseline(self.task)) if needs_measuring(self.task) else None
+        space = search_space(self.task, self.session.specs, measured)
         study = Study(self.run.trials, space)
         self._say("search_started", f"{space.size} allocations", space=space, study=study, session=self.session)
-        ended = await self._search(space, study, evaluator, prompting)
+        ended = await self._search(space, study, evaluator, prompting, measured.seconds if measured else 0.0)
         finalists = self._finalists(space, study, ended)
         tested, cut = await self._test(evaluator, finalists)
         notes = tuple(note for note in (cut, prompting.skipped) if note)
@@ -58,19 +59,21 @@ class Optimization:
         self._say("run_done", f"result in {self.run.path}", result=result)
         return result
 
-    async def _space(self, evaluator: Evaluator) -> SearchSpace:
-        """The search space. Where token lengths are to be measured, the baseline is run for them first."""
-        measured = await evaluator.evaluate(baseline(self.task)) if needs_measuring(self.task) else None
-        return search_space(self.task, self.session.specs, measured)
+    async def _search(
+        self, space: SearchSpace, study: Study, evaluator: Evaluator, prompting: Prompting, measured_in: float
+    ) -> str:
+        """Spend the trials, but not what the test needs. Returns why the search ended.
 
-    async def _search(self, space: SearchSpace, study: Study, evaluator: Evaluator, prompting: Prompting) -> str:
-        """Spend the trials, but not what the test needs. Returns why the search ended."""
+        `measured_in` is how many seconds the baseline took where it was run for token lengths: trial 0 then finds its
+        answers in the journal, and takes none.
+        """
         budget, level = self.session.budget, self.config.search.early_stopping
         runner = StudyRunner(study, evaluator, budget, self.observer, early_stopping=level)
         search = choose_search(self.config, self.session.model, self.task, self.run.checkpoints)
         try:
             first = await runner.run(Proposal(space.baseline, BASELINE, "every subtask's first model once"))
-            with budget.holding_back(self._kept_for_test(space), self._seconds_kept_for_test(first)):
+            pace = max(first.evaluation.seconds, measured_in)
+            with budget.holding_back(self._kept_for_test(space), self._seconds_kept_for_test(pace)):
                 await self._run_archive(space, runner)
                 # What an earlier session left incomplete goes first: only the missing part is asked for.
                 for trial in study.unfinished:
@@ -132,11 +135,11 @@ class Optimization:
             usd=min(most.usd, (caps.usd or 0.0) / 2),
         )
 
-    def _seconds_kept_for_test(self, first: Trial) -> float:
+    def _seconds_kept_for_test(self, on_validation: float) -> float:
         """The time of three finalists on the test split at the baseline's pace, but at most half of what is left."""
         splits = self.task.splits
         share = len(splits.get("test", ())) / len(splits["validation"])
-        return min(FINALISTS * share * first.evaluation.seconds, (self.session.budget.seconds_left or 0.0) / 2)
+        return min(FINALISTS * share * on_validation, (self.session.budget.seconds_left or 0.0) / 2)
 
     def _finalists(self, space: SearchSpace, study: Study, ended: str) -> Finalists:
         best = best_trial(study.trials)

@@ -18,6 +18,7 @@ from sqlalchemy.exc import ResourceClosedError
 from agentopt.api import adiagnose, aevaluate, aoptimize, diagnose, evaluate, optimize
 from agentopt.candidate import Candidate, SubtaskChoice
 from agentopt.config import Config, load_config
+from agentopt.cost import Unit
 from agentopt.errors import AgentoptError, CandidateError, ConfigError, PermanentModelError, TaskError
 from agentopt.events import Event, log_to
 from agentopt.models.base import Request, Response
@@ -193,7 +194,8 @@ async def test_half_an_emoji_in_a_response_is_kept_and_does_no_harm(tmp_path: Pa
     assert result.finalist("best").validation.score == 0
 
 
-async def test_a_cap_on_seconds_leaves_time_for_the_test(tmp_path: Path) -> None:
+@pytest.mark.parametrize("measured", [False, True])
+async def test_a_cap_on_seconds_leaves_time_for_the_test(tmp_path: Path, measured: bool) -> None:
     class Slow(ScriptedModel):
         async def generate(self, request: Request) -> Response:
             await asyncio.sleep(0.2)
@@ -201,7 +203,12 @@ async def test_a_cap_on_seconds_leaves_time_for_the_test(tmp_path: Path) -> None
 
     provider = Slow(toy_model()._answer)
     limited = config(tmp_path, budget={"trials": 1000, "seconds": 6})
-    result = await aoptimize(toy_task(validation=4, test=4), limited, provider=provider)
+    task = toy_task(validation=4, test=4)
+    if measured:
+        task = replace(
+            task, subtasks=tuple(replace(subtask, tokens=None) for subtask in task.subtasks), unit=Unit(134.5e6, 1, 1)
+        )
+    result = await aoptimize(task, limited, provider=provider)
     assert result.finalist("best").test is not None
     assert "seconds cap of 6" in result.ended
     assert "kept back for what comes after" in result.ended
