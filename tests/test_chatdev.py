@@ -144,6 +144,7 @@ def test_consistency_does_not_count_comments_and_is_nothing_without_code() -> No
 def test_comments_go_and_what_only_looks_like_one_stays() -> None:
     assert programs.without_comments("x = '#1'  # one\n\n# two\ny = 2") == "x = '#1'\ny = 2"
     assert programs.without_comments("print(  # cut off") == "print("
+    assert programs.without_comments('x = "\f"\ny = 1  # one\nz = 1234567') == 'x = "\f"\ny = 1\nz = 1234567'
 
 
 def test_how_a_run_ended_is_told_in_words() -> None:
