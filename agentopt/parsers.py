@@ -104,15 +104,15 @@ def choice(options: Sequence[str]) -> Parser:
     if not options or "" in by_folded or len(by_folded) != len(options):
         raise ValueError(f"options must be given, not blank and different, but got {list(options)}")
     longest_first = sorted(options, key=len, reverse=True)
-    pattern = re.compile("|".join(_option_pattern(option) for option in longest_first))
+    pattern = re.compile("|".join(f"({_option_pattern(option)})" for option in longest_first))
 
     def parse(response: str) -> str:
         if exact := by_folded.get(_folded(response)):
             return exact
         found = pattern.search(response)
-        if not found:
+        if not found or not found.lastindex:
             raise Unparsable(f"expected one of {', '.join(options)}, got {shown(response)}")
-        return by_folded[_folded(found[0])]
+        return longest_first[found.lastindex - 1]
 
     return parse
 
@@ -162,7 +162,7 @@ def json(schema: dict[str, Any]) -> Parser:
         for value in _json_values(response):
             try:
                 error = next(iter(validator.iter_errors(value)), None)
-            except RecursionError:
+            except (RecursionError, OverflowError):  # too deep, or a number too large for the schema's arithmetic
                 continue
             if error is None and value is not None:
                 return value

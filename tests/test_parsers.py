@@ -88,6 +88,7 @@ def test_text_is_stripped_and_can_be_cut_to_its_first_line() -> None:
         (["A", "B"], "a", "A"),
         (["C", "C++"], "I choose C++", "C++"),
         (["Zürich", "Genf"], "in ZÜRICH", "Zürich"),
+        (["istanbul", "ankara"], "I say \u0130stanbul", "istanbul"),
     ],
 )
 def test_a_choice_is_the_option_that_occurs_first_as_a_whole_word(
@@ -143,6 +144,11 @@ def test_ids_keep_the_first_max_and_refuse_a_text_without_numbers() -> None:
 )
 def test_json_is_found_in_prose_and_fences_and_must_follow_the_schema(response: str) -> None:
     assert parsers.json(SCHEMA)(response) == {"city": "Kell"}
+
+
+def test_a_number_too_large_for_the_schema_to_compute_with_is_unparsable() -> None:
+    with pytest.raises(Unparsable):
+        parsers.json({"type": "number", "multipleOf": 0.1})("1" + "0" * 400)
 
 
 @pytest.mark.parametrize(
