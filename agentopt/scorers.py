@@ -298,12 +298,15 @@ def _items(value: Any) -> set[str]:
 
 
 def _checked(judged: Any, who: str, example: Example) -> Score:
-    score = judged if isinstance(judged, Score) else None
-    if score is None and isinstance(judged, int | float):
-        score = Score(float(judged))
-    if score is None or not math.isfinite(score.value):
-        raise ScorerError(f"{who} must return a Score or a finite number, but got {judged!r} on example {example.id}")
-    return score
+    score = judged if isinstance(judged, Score) else Score(judged)
+    try:
+        value = float(score.value) if isinstance(score.value, int | float) else math.nan
+    except OverflowError:
+        value = math.inf
+    if not math.isfinite(value):
+        got = shown(judged)
+        raise ScorerError(f"{who} must return a Score or a finite number, but got {got} on example {example.id}")
+    return replace(score, value=value)
 
 
 BUILT_IN: Mapping[str, Callable[..., Scorer]] = {

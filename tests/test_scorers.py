@@ -204,7 +204,9 @@ async def test_a_users_scorer_may_return_a_score_a_number_or_a_truth_value_and_m
     assert await scored(later) == Score(0.5)
 
 
-@pytest.mark.parametrize("bad", ["yes", None, float("nan"), Score(float("inf"))])
+@pytest.mark.parametrize(
+    "bad", ["yes", None, float("nan"), pytest.param(10**400, id="huge"), Score(float("inf")), Score(None), Score("1")]
+)
 async def test_a_users_scorer_that_returns_no_finite_number_is_an_error(bad: Any) -> None:
     def strange(example: Example, output: Any) -> Any:
         return bad
