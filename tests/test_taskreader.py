@@ -26,6 +26,7 @@ from agentopt.taskfile.reader import into_splits, read_dataset
 from agentopt.taskfile.schema import DataSpec, SplitsSpec
 
 READER = """
+import datetime
 from agentopt.task import Example
 
 def read(row, *, most=2, names_file=None):
@@ -36,6 +37,9 @@ def read(row, *, most=2, names_file=None):
 
 def needy(row, *, key):
     return row[key]
+
+def dated(row):
+    return Example(row["id"], {"facts": datetime.date.fromisoformat(row["answer"])}, "Kell")
 """
 
 
@@ -127,6 +131,14 @@ def test_rows_with_the_same_inputs_stay_in_one_split() -> None:
         assert all(questions.count(q) == 4 for q in questions)
 
 
+def test_inputs_may_be_what_json_has_no_word_for(tmp_path: Path) -> None:
+    days = [{"id": f"r{n}", "answer": f"2026-01-0{n}"} for n in range(1, 7)]
+    found = load_task(write(tmp_path, days), overrides={"data.reader": "reader.py:dated"})
+    assert sorted(str(e.inputs["facts"]) for split in found.splits.values() for e in split) == [
+        d["answer"] for d in days
+    ]
+
+
 def test_a_files_option_is_relative_to_the_task_folder(tmp_path: Path) -> None:
     write(tmp_path, rows(6))
     (tmp_path / "names.txt").write_text("Vard")
@@ -165,6 +177,7 @@ def test_a_mistake_in_the_data_is_one_message(tmp_path: Path, overrides: dict[st
         (rows(2), "but has 2"),
         ([*rows(3), *rows(1)], r"jsonl:4: an id must stand once in a dataset, but 'r0' is also at .*jsonl:1"),
         ([{"id": "r0", "answer": "x"}], r"jsonl:1: the reader failed: KeyError: 'facts'"),
+        ([{"id": 7, "facts": [], "answer": "x"}], r"jsonl:1: an example's id must be a text, but got 7"),
     ],
 )
 def test_rows_that_do_not_fit_are_told(tmp_path: Path, data: list[dict[str, Any]], message: str) -> None:

@@ -122,12 +122,17 @@ def _id(value: Any, place: str) -> str:
     return str(value)
 
 
+def inputs_as_text(example: Example) -> str:
+    """The same text for the same inputs, also where a reader put in what JSON has no word for, such as a date."""
+    return json.dumps(example.inputs, sort_keys=True, default=str)
+
+
 def check_leaks(splits: Mapping[Split, list[Row]]) -> None:
     """Raise `TaskError` when an example stands in two splits: by its id, or with the very same inputs."""
     places: dict[tuple[str, str], tuple[Split, str]] = {}
     for split, rows in splits.items():
         for row in rows:
-            inputs = json.dumps(row.example.inputs, sort_keys=True)
+            inputs = inputs_as_text(row.example)
             marks = [("inputs", inputs)] if row.numbered else [("id", row.example.id), ("inputs", inputs)]
             for mark in marks:
                 other, place = places.setdefault(mark, (split, row.where))

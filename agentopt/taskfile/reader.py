@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -18,7 +17,7 @@ from typing import Any
 
 from agentopt.errors import AgentoptError, TaskError
 from agentopt.task import Example
-from agentopt.taskfile.data import Functions, Row, json_lines, json_list
+from agentopt.taskfile.data import Functions, Row, inputs_as_text, json_lines, json_list
 from agentopt.taskfile.schema import DataSpec, SplitsSpec
 from agentopt.trial import Split
 from agentopt.validation import did_you_mean
@@ -101,6 +100,9 @@ def _example(read: Callable[[Mapping[str, Any]], Any], row: Mapping[str, Any], p
     if example is not None and not isinstance(example, Example):
         rule = f"a reader must return an Example or None, but got {type(example).__name__}"
         raise TaskError(rule, where=place, remedy="return agentopt.Example(id, inputs, target, metadata)")
+    if example is not None and not isinstance(example.id, str):
+        rule = f"an example's id must be a text, but got {example.id!r}"
+        raise TaskError(rule, where=place, remedy="write str(...) around it in the reader")
     return example
 
 
@@ -112,7 +114,7 @@ def into_splits(rows: Sequence[Row], shares: SplitsSpec, seed: int, where: str) 
     """
     groups: dict[str, list[Row]] = {}
     for row in rows:
-        groups.setdefault(json.dumps(row.example.inputs, sort_keys=True, default=str), []).append(row)
+        groups.setdefault(inputs_as_text(row.example), []).append(row)
     given: dict[Split, float] = {"train": shares.train, "validation": shares.validation, "test": shares.test}
     wanted = {split: share for split, share in given.items() if share > 0}
     if len(groups) < len(wanted):

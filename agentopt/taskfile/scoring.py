@@ -59,7 +59,7 @@ def build_metrics(
 ) -> dict[str, Metric]:
     """The metrics by name. `where` names the key `metrics`.
 
-    Raises `TaskError` for one that names no subtask, or is compared with metadata that an example does not have.
+    Raises `TaskError` for one that names no subtask, or compares with what an example does not have.
     """
     check_metrics({name: spec.subtask for name, spec in specs.items()}, subtasks, where)
     metrics = {}
@@ -68,6 +68,8 @@ def build_metrics(
         if spec.against is not None:
             _check_metadata(name, spec.against, rows)
             scorer = scorers.against(spec.against, scorer)
+        if is_comparison(spec.scorer):
+            check_targets(scorer, (), spec.subtask, rows)
         metrics[name] = Metric(spec.subtask, scorer)
     return metrics
 
