@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
@@ -33,6 +34,9 @@ MOST = 20_000
 """Candidates that are recorded at most."""
 USES = tuple(field.name for field in fields(SubtaskUse))
 """What is recorded beside the score, each summed over the subtasks."""
+
+_UNREADABLE = (OSError, EOFError, ValueError, TypeError, KeyError, zipfile.BadZipFile, zlib.error)
+"""What numpy and JSON raise on files that are empty, cut off, damaged, or of another kind."""
 
 Floats = NDArray[np.float64]
 
@@ -102,14 +106,15 @@ class Landscape:
     def load(cls, path: Path) -> Landscape:
         """The landscape in a file. Raises `UserError` when it holds none, or one of another format."""
         try:
-            with np.load(path, allow_pickle=False) as file:
-                about = json.loads(str(file["about"]))
-                arrays = {name: file[name].astype(np.float64) for name in ("scores", *USES) if name in file}
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
+                about = json.loads(str(held["about"]))
+                version = about["format"]
+                arrays = {name: held[name].astype(np.float64) for name in ("scores", *USES)}
+        except _UNREADABLE as error:
             remedy = "make one with `agentopt record TASK --out FILE`"
             raise UserError(f"no landscape is here: {error}", where=path, remedy=remedy) from error
-        if about["format"] != FORMAT:
-            rule = f"a landscape's format must be {FORMAT}, but got {about['format']}"
+        if version != FORMAT:
+            rule = f"a landscape's format must be {FORMAT}, but got {version}"
             raise UserError(rule, where=path, remedy="record it again with this version")
         scores = arrays.pop("scores")
         return cls(about["name"], about["about"], _space(about["space"]), tuple(about["examples"]), scores, arrays)

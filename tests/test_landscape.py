@@ -14,7 +14,7 @@ from agentopt.budget import Caps
 from agentopt.commands.record import run_recording
 from agentopt.errors import AgentoptError, BudgetExceeded, PermanentModelError, UserError
 from agentopt.evaluation import Evaluator
-from agentopt.landscape import Landscape, LandscapeRunner, record
+from agentopt.landscape import USES, Landscape, LandscapeRunner, record
 from agentopt.models.catalog import Catalog
 from agentopt.models.scripted import ScriptedModel
 from agentopt.search.base import Proposal, Runner
@@ -95,7 +95,18 @@ def test_a_file_that_holds_no_landscape_is_told_with_the_remedy(tmp_path: Path) 
     (tmp_path / "text.npz").write_text("text")
     with pytest.raises(UserError, match="no landscape is here"):
         Landscape.load(tmp_path / "text.npz")
-    np.savez(tmp_path / "other.npz", about=np.array('{"format": 99}'), scores=np.zeros(1))
+    np.savez(tmp_path / "empty.npz", about=np.array("{}"), scores=np.zeros(1))
+    whole = (tmp_path / "empty.npz").read_bytes()
+    np.savez_compressed(tmp_path / "large.npz", about=np.arange(9999))
+    damaged = bytearray((tmp_path / "large.npz").read_bytes())
+    damaged[1000:1100] = bytes(100)
+    np.save(tmp_path / "array.npy", np.zeros(1))
+    array = (tmp_path / "array.npy").read_bytes()
+    for content in (b"", whole, whole[:-100], bytes(damaged), array):
+        (tmp_path / "none.npz").write_bytes(content)
+        with pytest.raises(UserError, match="no landscape is here"):
+            Landscape.load(tmp_path / "none.npz")
+    np.savez(tmp_path / "other.npz", about=np.array('{"format": 99}'), **dict.fromkeys(("scores", *USES), np.zeros(1)))
     with pytest.raises(UserError, match="format must be 1, but got 99"):
         Landscape.load(tmp_path / "other.npz")
 
