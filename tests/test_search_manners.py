@@ -50,7 +50,7 @@ def guessing(space: SearchSpace) -> ScriptedModel:
     return ScriptedModel(answer)
 
 
-def asking(model: ChatModel | None, manner: Manner, **settings: bool) -> AgentSearch:
+def asking(model: ChatModel | None, manner: Manner, **settings: int) -> AgentSearch:
     asked = AgentSettings(model="agent", **settings)  # type: ignore[arg-type]
     return AgentSearch(model, asked, OptunaStrategy(0, proposer="fallback"), "answer questions", None, manner=manner)
 
@@ -88,6 +88,14 @@ async def spent(manner: Manner, model: ChatModel, trials: int = 17) -> ScriptedR
     runner = ScriptedRunner(landscape.space, landscape.observed, trials)
     await asking(model, manner).run(landscape.space, runner)
     return runner
+
+
+@every_manner
+async def test_rounds_of_proposals_are_counted_without_the_first_trials(manner: Manner) -> None:
+    landscape = SyntheticLandscape()
+    runner = ScriptedRunner(landscape.space, landscape.observed, 60)
+    await asking(guessing(landscape.space), manner, max_rounds=2).run(landscape.space, runner)
+    assert [t.proposer for t in runner.trials].count(manner.name) == 10
 
 
 async def test_zero_shot_is_told_the_task_alone_and_asked_for_another_draw_each_round() -> None:

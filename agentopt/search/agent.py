@@ -48,7 +48,7 @@ class State(TypedDict):
     """What the graph carries from node to node, plain data. The trials themselves are the runner's."""
 
     round: int
-    """Batches executed, the first trials included."""
+    """Batches executed, the first trials included where the manner has them."""
     proposals: list[dict[str, Any]]
     """What `execute` runs next."""
     last: list[int]
@@ -214,8 +214,8 @@ class _Nodes:
 
     def after_execute(self, state: State) -> str:
         """Where the loop ends, or goes on with the agent, or without it."""
-        limit = self.agent.settings.max_rounds
-        if self.runner.trials_left <= 0 or (limit is not None and state["round"] > limit):
+        limit, first = self.agent.settings.max_rounds, int(self.agent.manner.insights)
+        if self.runner.trials_left <= 0 or (limit is not None and state["round"] >= limit + first):
             return END
         return "fall_back" if self.agent.absent else "guide"
 
