@@ -38,8 +38,8 @@ def retrieval_example(question: Question, *, called: str, most: int, seed: int) 
     """
     if most < 1:
         raise TaskError(f"max_{called} must be at least 1, but got {most}", remedy=f"set data.options.max_{called}")
-    gold = list(dict.fromkeys(question.gold))
-    if not question.answers or not 0 < len(gold) <= most:
+    gold, answers = list(dict.fromkeys(question.gold)), list(dict.fromkeys(filter(None, question.answers)))
+    if not answers or not 0 < len(gold) <= most:
         return None
     chance = random.Random(f"{seed}:{question.text}")
     others = sorted(set(question.candidates) - set(gold))
@@ -47,7 +47,7 @@ def retrieval_example(question: Question, *, called: str, most: int, seed: int) 
     chance.shuffle(chosen)
     numbers = [str(number) for number, candidate in enumerate(chosen, 1) if candidate in gold]
     inputs = {"question": question.text, called: chosen}
-    return Example(question.id, inputs, list(dict.fromkeys(question.answers)), {"gold": numbers})
+    return Example(question.id, inputs, answers, {"gold": numbers})
 
 
 def hotpot_question(row: Mapping[str, Any]) -> Question:
@@ -90,7 +90,7 @@ def graph_question(row: Mapping[str, Any]) -> Question:
     facts = list(_one_way([*gold, *triples]))
     return Question(
         row["question"],
-        [answer for answer in row["answer"] if answer],
+        row["answer"],
         [_fact(triple) for triple in facts],
         [_fact(triple) for triple in facts if triple in wanted],
         str(row.get("id", row.get("ID", ""))),

@@ -51,8 +51,13 @@ def test_the_order_is_a_matter_of_the_seed_and_the_question_alone() -> None:
 
 @pytest.mark.parametrize(
     "question",
-    [Question("q?", [], "ab", "a"), Question("q?", ["a"], "ab", ""), Question("q?", ["a"], "abcdef", "abcdef")],
-    ids=["no answer", "no gold", "more gold than fits"],
+    [
+        Question("q?", [], "ab", "a"),
+        Question("q?", [""], "ab", "a"),
+        Question("q?", ["a"], "ab", ""),
+        Question("q?", ["a"], "abcdef", "abcdef"),
+    ],
+    ids=["no answer", "an empty answer", "no gold", "more gold than fits"],
 )
 def test_a_question_that_cannot_be_asked_is_skipped(question: Question) -> None:
     assert retrieval_example(question, called="passages", most=5, seed=0) is None
@@ -127,7 +132,9 @@ def test_gold_is_every_triple_on_a_shortest_path(
 def test_a_graph_without_path_or_answer_gives_no_example() -> None:
     row = {"id": "W1", "question": "?", "answer": ["Ösk"], "q_entity": ["Mira"], "a_entity": ["gone"], "graph": GRAPH}
     assert retrieval_example(graph_question(row), called="triples", most=9, seed=0) is None
-    assert graph_question(row | {"answer": [""]}).answers == []
+    reached = row | {"a_entity": ["Ösk"]}
+    assert retrieval_example(graph_question(reached), called="triples", most=9, seed=0)
+    assert retrieval_example(graph_question(reached | {"answer": [""]}), called="triples", most=9, seed=0) is None
 
 
 def test_of_a_fact_that_is_stated_both_ways_the_gold_way_stays() -> None:
