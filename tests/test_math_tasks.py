@@ -98,6 +98,8 @@ def test_ids_are_the_datasets_own_where_it_has_them(tmp_path: Path) -> None:
 def test_the_other_public_forms_are_read_too(tmp_path: Path) -> None:
     rows = [{"question": f"{n} and {n}?", "final_ans": str(2 * n)} for n in range(1, 6)]
     assert sorted(int(e.target) for e in examples(load("multiarith", tmp_path, rows))) == [2, 4, 6, 8, 10]
+    angles = [{"question": f"Which angle, {n}?", "answer": f"33{n}^\\circ"} for n in range(1, 6)]
+    assert sorted(e.target for e in examples(load("aime", tmp_path, angles))) == ["331", "332", "333", "334", "335"]
     texts = [{**row, "Answer": "145.00", "ID": f"t{i}"} for i, row in enumerate(ROWS["svamp"])]
     assert {e.target for e in examples(load("svamp", tmp_path, texts))} == {"145"}
 

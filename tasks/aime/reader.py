@@ -9,6 +9,7 @@ from agentopt import Example
 
 
 def read(row: Mapping[str, Any]) -> Example:
-    """The problem, with its answer from 0 to 999 as the target; 025 is 25."""
+    r"""The problem, with its answer from 0 to 999 as the target; 025 is 25, and 336^\circ, as one has it, is 336."""
     problem = row["problem"] if "problem" in row else row["question"]
-    return Example(str(row.get("id", "")), {"question": problem.strip()}, str(int(row["answer"])))
+    answer = row["answer"].removesuffix(r"^\circ") if isinstance(row["answer"], str) else row["answer"]
+    return Example(str(row.get("id", "")), {"question": problem.strip()}, str(int(answer)))
