@@ -10,16 +10,12 @@ import json
 from functools import cache
 from typing import Any
 
-from agentopt.errors import TaskError
+from agentopt.checkers.needs import needs
 from agentopt.scorers import NOTHING_PARSABLE, f1_of_sets
 from agentopt.task import Example
 from agentopt.trial import Score
 
-try:
-    from rouge_score.rouge_scorer import RougeScorer
-except ImportError as missing:
-    rule = f"taskbench is judged with the library rouge-score: {missing}"
-    raise TaskError(rule, remedy="pip install 'agentopt[tasks]'") from missing
+needs("rouge_score")
 
 
 def rouge_l(example: Example, output: str) -> float:
@@ -30,6 +26,8 @@ def rouge_l(example: Example, output: str) -> float:
 
 @cache
 def _rouge() -> Any:
+    from rouge_score.rouge_scorer import RougeScorer  # it brings NLTK, which takes a second to load
+
     return RougeScorer(["rougeL"], use_stemmer=False)
 
 
