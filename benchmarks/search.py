@@ -122,7 +122,7 @@ class Meter:
 
     @property
     def trials_left(self) -> int:
-        """None once it came close."""
+        """0 once it came close: that ends the search."""
         return 0 if self.close else self.most - self.spent.trials
 
     async def run(self, proposal: Proposal) -> Trial:
