@@ -253,3 +253,18 @@ async def test_a_time_out_of_a_providers_own_is_not_told_as_the_cap_on_time(jour
     with pytest.raises(TimeoutError, match="mine"):
         await model.generate(QUESTION)
     assert model.budget.spent == worst_case(QUESTION, SPEC)
+
+
+async def test_an_answer_that_no_database_takes_does_not_take_the_others_with_it(journal: Journal) -> None:
+    class Broken(ScriptedModel):
+        async def generate(self, request: Request) -> Response:
+            response = await super().generate(request)
+            absurd = 2**70 if "broken" in request.messages[0].content else 1
+            return Response((Choice("fine", absurd),), response.prompt_tokens)
+
+    model = metered(Broken(told), journal)
+    questions = [Request("m", (Message("user", text),), max_tokens=4) for text in ("one", "broken", "two")]
+    outcomes = await asyncio.gather(*(model.generate(question) for question in questions), return_exceptions=True)
+    assert [isinstance(outcome, Response) for outcome in outcomes] == [True, False, True]
+    assert isinstance(outcomes[1], AgentoptError)
+    assert journal.spend("run").by_purpose["samples"].calls == 3

@@ -65,6 +65,8 @@ _ledger = sa.Table(
 )
 IN_FLIGHT = "in flight"
 _Write = tuple[sa.Executable, dict[str, object] | None]
+_Pending = tuple[list[_Write], asyncio.Future[None]]
+"""What is to be committed together, and who waits for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,7 @@ class Journal:
         self._insert = postgresql.insert if self._engine.dialect.name == "postgresql" else sqlite.insert
         self._reader = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="journal")
-        self._pending: list[tuple[list[_Write], asyncio.Future[None]]] = []
+        self._pending: list[_Pending] = []
         self._flushing: asyncio.Task[None] | None = None
         self._clock = clock
         self._session = uuid.uuid4().hex
@@ -194,26 +196,42 @@ class Journal:
         await asyncio.shield(done)
 
     async def _flush(self) -> None:
-        loop = asyncio.get_running_loop()
         while self._pending:
             batch, self._pending = self._pending, []
-            try:
-                await loop.run_in_executor(self._writer, self._commit, [w for writes, _ in batch for w in writes])
-            except Exception as error:  # noqa: BLE001 - whatever it is, those who wait for this commit must hear of it
-                failure = JournalError(f"the journal cannot be written: {error}\n  remedy: check its disk and its URL")
-                failure.__cause__ = error
-                for _, done in batch:
-                    if not done.done():
-                        done.set_exception(failure)
-            else:
-                for _, done in batch:
-                    if not done.done():
-                        done.set_result(None)
+            failure = await self._failure_of(batch)
+            if failure is None or len(batch) == 1 or isinstance(failure.__cause__, sa.exc.OperationalError):
+                _tell(batch, failure)
+                continue
+            # The database is well, but refuses a row: that takes no other call's answer with it.
+            for one in batch:
+                _tell([one], await self._failure_of([one]))
+
+    async def _failure_of(self, batch: list[_Pending]) -> JournalError | None:
+        """Commit the batch; why it could not be, where it could not."""
+        writes = [write for of_one, _ in batch for write in of_one]
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._writer, self._commit, writes)
+        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait for this commit must hear of it
+            failure = JournalError(f"the journal cannot be written: {error}\n  remedy: check its disk and its URL")
+            failure.__cause__ = error
+            return failure
+        return None
 
     def _commit(self, writes: list[_Write]) -> None:
         with self._engine.begin() as connection:
             for statement, values in writes:
                 connection.execute(statement, values)
+
+
+def _tell(batch: list[_Pending], failure: JournalError | None) -> None:
+    """Let those who wait for the batch go on."""
+    for _, done in batch:
+        if done.done():
+            continue
+        if failure:
+            done.set_exception(failure)
+        else:
+            done.set_result(None)
 
 
 def _readable(request: Request) -> str:
