@@ -148,11 +148,11 @@ class Prompting:
         fits = [max(0.0, share / each - 0.5) for cap, share, each in shares if cap is not None and each]
         finalists = min([settings.finalists, *(int(times_over) for times_over in fits)])
         responses = min([math.inf, *(times_over * examples for times_over in fits)])
-        user_prompts = int(min(settings.user_prompts, responses // (settings.variants * FIRST_REPEATS)))
+        user_prompts = int(min(settings.user_prompts, responses / (settings.variants * FIRST_REPEATS)))
         if settings.subset in ("verdict", "p1") and user_prompts < max(2, settings.k_top):
             return settings.model_copy(update={"finalists": 0})
         user_prompts = max(2, user_prompts)
-        repeats = int(min(settings.repeats, max(FIRST_REPEATS, responses // (settings.variants * user_prompts))))
+        repeats = int(min(settings.repeats, max(FIRST_REPEATS, responses / (settings.variants * user_prompts))))
         return settings.model_copy(update={"finalists": finalists, "user_prompts": user_prompts, "repeats": repeats})
 
     def _usage_of(self, evaluation: Evaluation, candidate: Candidate) -> Usage:

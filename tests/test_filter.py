@@ -209,6 +209,13 @@ def test_the_cross_fit_finds_a_real_effect_and_needs_four_responses() -> None:
     assert np.isnan(cross_fit(answers(9, two_tell_apart(9), 2), 2))
 
 
+def test_the_cross_fit_is_not_known_where_the_user_prompts_that_were_decided_first_would_be_missing() -> None:
+    table = answers(9, two_tell_apart(9), 8)
+    table[:, [3, 8], 2:] = np.nan  # the best two were clear after two responses, the others were repeated
+    assert np.isnan(cross_fit(table, 2))
+    assert not np.isnan(cross_fit(np.delete(table, [3, 8], axis=1), 2))
+
+
 # ---- the verdict
 
 

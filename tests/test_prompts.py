@@ -398,6 +398,23 @@ async def test_a_cap_ends_the_rounds_and_what_was_found_still_meets_validation(t
     assert len(found.finals) == 3
 
 
+async def test_a_cap_that_is_reached_on_validation_keeps_the_finalist_that_was_through_it(tmp_path: Path) -> None:
+    task = prompt_task()
+    small = {"subset": "all", "rounds": 1, "batch_size": 4, "repeats": 2, "finalists": 3}
+    async with session_for(task, prompt_model(), tmp_path / "free") as session:
+        free = await optimizer(task, session, **small).optimize(baseline(task), "answer")
+        first = list(free.finals)[1]
+        spent = session.budget.spent.calls
+    assert free.finals[first].state == "complete"
+    later = sum(len(evaluation.results) for evaluation in list(free.finals.values())[2:])
+    caps = Caps(calls=spent - later + 1)
+    async with session_for(task, prompt_model(), tmp_path / "capped", caps) as session:
+        capped = await optimizer(task, session, **small).optimize(baseline(task), "answer")
+    assert capped.ended.startswith("validation was cut short: ")
+    assert list(capped.finals) == list(free.finals)[:2]
+    assert capped.chosen.system_prompt == first
+
+
 # ---- in a run
 
 
@@ -449,6 +466,13 @@ async def test_prompts_take_no_more_than_their_share_of_a_cap(tmp_path: Path) ->
     assert told[0] <= 200
     assert result.total.calls <= 400
     assert result.finalist("best").test is not None
+
+
+async def test_without_a_cap_the_pilot_repeats_as_often_as_the_settings_say(tmp_path: Path) -> None:
+    settings = {"repeats": 5, "rounds": 1, "batch_size": 1}
+    provider = prompt_model()
+    await aoptimize(prompt_task(), config(tmp_path, prompts=settings, budget={"trials": 2}), provider=provider)
+    assert max(r.first_repeat for r in provider.requests) == 4
 
 
 async def test_a_cap_too_small_for_a_pilot_and_a_validation_spends_nothing_on_prompts(tmp_path: Path) -> None:

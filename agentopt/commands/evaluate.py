@@ -26,7 +26,7 @@ def run_evaluation(task: Path, candidate: Path | None, split: str, settings: Seq
     try:
         evaluation = evaluate(task, chosen, config, split=split)  # type: ignore[arg-type]  # checked above
     except KeyboardInterrupt:
-        console.print("stopped; run the command again to go on: what was answered is kept")
+        Console(stderr=True).print("stopped; run the command again to go on: what was answered is kept")
         sys.exit(130)
     show_evaluation(evaluation, console)
 

@@ -29,7 +29,7 @@ from agentopt.taskfile.reader import HUB
 
 
 def run_optimization(task: Path | None, settings: Sequence[str], resume: Path | None, console: Console) -> None:
-    """`agentopt optimize`. Ctrl-C waits for what was sent, then says how to go on."""
+    """`agentopt optimize`: progress on stderr, the result on stdout. Ctrl-C waits for what was sent."""
     opened = RunFolder.open(resume) if resume else None
     config = load_config(settings, opened.config if opened else None)
     task = task or (opened.task if opened else None)
@@ -37,7 +37,8 @@ def run_optimization(task: Path | None, settings: Sequence[str], resume: Path | 
         raise UserError("a task folder must be given", remedy="agentopt optimize tasks/quickstart")
     loaded, _ = load(task, config)
     folder = [resume] if resume else []
-    with LiveView(console, loaded) as view:
+    progress = Console(stderr=True)
+    with LiveView(progress, loaded) as view:
 
         def observe(event: Event) -> None:
             if event.kind == "run_started":
@@ -49,7 +50,7 @@ def run_optimization(task: Path | None, settings: Sequence[str], resume: Path | 
         except KeyboardInterrupt:
             how = f"agentopt optimize --resume {shlex.quote(str(folder[0]))}" if folder else "run the command again"
             said = f"stopped; every answer that was paid for is kept. Go on with:\n  {how}"
-            console.print(said, markup=False, highlight=False, soft_wrap=True)
+            progress.print(said, markup=False, highlight=False, soft_wrap=True)
             sys.exit(130)
     show_result(RunFolder.open(Path(result.run)), result, console)
 

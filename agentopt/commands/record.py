@@ -18,17 +18,17 @@ from agentopt.session import open_session
 
 
 def run_recording(task: Path, out: Path, settings: Sequence[str], console: Console) -> None:
-    """`agentopt record`: one line of progress with the time left, then what was kept."""
-    config = load_config(settings)
+    """`agentopt record`: one line of progress with the time left on stderr, then what was kept."""
+    config, stderr = load_config(settings), Console(stderr=True)
     columns = (TextColumn("candidates"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
-        with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        with Progress(*columns, console=stderr, disable=not stderr.is_terminal) as progress:
             bar = progress.add_task("record", total=None)
             landscape = asyncio.run(
                 _record(task, config, lambda done, total: progress.update(bar, completed=done, total=total))
             )
     except KeyboardInterrupt:
-        console.print("stopped; run the command again to go on: what was answered is kept")
+        stderr.print("stopped; run the command again to go on: what was answered is kept")
         sys.exit(130)
     landscape.save(out)
     console.print(f"{out}: {landscape.about}", markup=False, highlight=False, soft_wrap=True)

@@ -122,10 +122,12 @@ def cross_fit(
     """Score free of the winner's curse: choose on half of each cell's responses, score on the other half.
 
     The mean over both directions of random halvings; NaN where a half has too few responses to take off its noise
-    (with `unbiased`, below four responses per cell). It is the score of a choice made with half of the data, so it
-    is below that of the whole data's choice on average.
+    (with `unbiased`, below four responses per cell) of any user prompt that the whole has enough for: where only some
+    were repeated, those that were decided first would be missing from the choice. It is the score of a choice made
+    with half of the data, so it is below that of the whole data's choice on average.
     """
     table, rng = checked(rewards), np.random.default_rng(seed)
+    table = table[:, ~np.isnan(np.diag(covariance(cells(table, estimator))))]
     found = [value for _ in range(splits) for value in _cross(*_halves(table, rng), k_top, estimator)]
     return float(np.mean(found)) if found else float("nan")
 
@@ -197,10 +199,8 @@ def _halves(table: Floats, rng: np.random.Generator) -> tuple[Floats, Floats]:
 
 def _cross(one: Floats, other: Floats, k: int, estimator: Estimator) -> list[float]:
     g, h = covariance(cells(one, estimator)), covariance(cells(other, estimator))
-    usable = ~np.isnan(np.diag(g)) & ~np.isnan(np.diag(h))
-    if usable.sum() < k:
+    if np.isnan(g).any() or np.isnan(h).any() or len(g) < k:
         return []
-    g, h = g[np.ix_(usable, usable)], h[np.ix_(usable, usable)]
     search = search_for(len(g), k, 40)
     return [score(to, best_subset(by, k, search=search).user_prompts) for by, to in ((g, h), (h, g))]
 

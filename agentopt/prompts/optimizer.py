@@ -101,11 +101,11 @@ class PromptOptimizer:
             ended = str(error).splitlines()[0]
         except PilotError as error:
             return self._unchanged(candidate, subtask, pilot, str(error))
-        finals = await self._meet(candidate, subtask, race.ranked(self.settings.finalists))
+        finals, cut = await self._meet(candidate, subtask, race.ranked(self.settings.finalists))
         best = _best(finals, seed_prompt)
         examples = tuple(rewards.examples[k].id for k in race.examples)
         chosen = NewPrompt(best, race.proposers[best])
-        return Optimized(subtask, chosen, pilot, examples, tuple(race.attempts()), finals, ended)
+        return Optimized(subtask, chosen, pilot, examples, tuple(race.attempts()), finals, cut or ended)
 
     def _rewards(self, candidate: Candidate, subtask: str) -> Rewards:
         examples = sampled_examples(self.task.splits.get("train", ()), self.settings.user_prompts, self.seed)
@@ -196,18 +196,27 @@ class PromptOptimizer:
             tuple(prompt for prompt in asked if prompt),
         )
 
-    async def _meet(self, candidate: Candidate, subtask: str, attempts: Sequence[Attempt]) -> dict[str, Evaluation]:
-        """The seed prompt and the finalists on the validation split, each stopped early when it loses."""
+    async def _meet(
+        self, candidate: Candidate, subtask: str, attempts: Sequence[Attempt]
+    ) -> tuple[dict[str, Evaluation], str]:
+        """The seed prompt and the finalists on the validation split, each stopped early when it loses; and what cut
+        the meeting short, if anything: the finalists that were through it by then keep their place.
+
+        Raises `BudgetExceeded` where it ends before the seed prompt is through.
+        """
         seed_prompt = candidate[subtask].system_prompt
         finals = {seed_prompt: await self.evaluator.evaluate(candidate)}
         for attempt in attempts:
             to_beat = finals[_best(finals, seed_prompt)].scores
             self.say(f"validating a prompt by {attempt.proposer}")
-            finals[attempt.system_prompt] = await self.evaluator.evaluate(
-                candidate.having(subtask, system_prompt=attempt.system_prompt),
-                stop=partial(loses, incumbent=to_beat, level=STOP_LEVEL, looks=self.evaluator.looks - 1),
-            )
-        return finals
+            try:
+                finals[attempt.system_prompt] = await self.evaluator.evaluate(
+                    candidate.having(subtask, system_prompt=attempt.system_prompt),
+                    stop=partial(loses, incumbent=to_beat, level=STOP_LEVEL, looks=self.evaluator.looks - 1),
+                )
+            except BudgetExceeded as error:
+                return finals, f"validation was cut short: {str(error).splitlines()[0]}"
+        return finals, ""
 
     def _unchanged(self, candidate: Candidate, subtask: str, pilot: Pilot | None, why: str) -> Optimized:
         return Optimized(subtask, NewPrompt(candidate[subtask].system_prompt, SEED), pilot, (), (), {}, why)
