@@ -91,7 +91,8 @@ class Scaling:
         )
 
     def _units(self, spec: ModelSpec, prompt_tokens: int, completion_tokens: int) -> float:
-        return units(spec.parameters or 0.0, prompt_tokens, completion_tokens, unit=self.unit)
+        # The formula is affine: a pass that is smaller than the unit's prompt would come out below nothing.
+        return max(0.0, units(spec.parameters or 0.0, prompt_tokens, completion_tokens, unit=self.unit))
 
 
 def request_for(subtask: Subtask, choice: SubtaskChoice, prompt: Prompt, *, seed: int = 0, repeat: int = 0) -> Request:

@@ -134,7 +134,7 @@ SCHEMA = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(JSON, SCHEMA)
 def test_json_is_checked_as_by_the_reference_implementation(value: Any, schema: dict[str, Any]) -> None:
     assert set(schema) <= KEYWORDS

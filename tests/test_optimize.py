@@ -168,7 +168,7 @@ async def test_fusion_by_the_model_is_charged_apart(tmp_path: Path) -> None:
     assert evaluation.per_example("completion_tokens") == 4
 
 
-@settings(max_examples=2, deadline=None)
+@settings(max_examples=2)
 @given(seed=st.integers(0, 1000), strategy=st.sampled_from(["optuna", "random", "grid"]))
 def test_the_same_seed_gives_the_same_trials(seed: int, strategy: str) -> None:
     import tempfile

@@ -82,7 +82,7 @@ def test_what_took_the_place_does_not_lose_it_to_what_it_replaced(a: Measurement
         assert decide(RULE, b, a, anchor).why is None
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(measurements, min_size=2, max_size=5), st.data())
 def test_while_the_world_stands_still_no_champion_comes_back(pool: Sequence[Measurement], data: st.DataObject) -> None:
     """Any order of challengers, any number of times: every champion holds the place once at most."""

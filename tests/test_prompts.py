@@ -302,7 +302,7 @@ async def test_where_nothing_can_be_gained_nothing_is_spent_beyond_the_pilot(tmp
     assert not any(r.messages[-1].content.split("|")[1].startswith("validation") for r in provider.requests)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     with_instruction=st.floats(0, 1),
     without=st.floats(0, 1),

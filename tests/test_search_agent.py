@@ -421,7 +421,7 @@ def test_good_candidates_survive_bad_neighbours_and_only_as_many_as_asked_for_ar
     assert read(json.dumps(text), count=2) == [GOOD, ("qwen-32b", 2, "llama-3b", 7)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(spaces(), st.data())
 def test_whatever_the_agent_writes_only_new_affordable_candidates_come_out(
     space: SearchSpace, data: st.DataObject
@@ -456,7 +456,7 @@ def as_entry(space: SearchSpace, candidate: Candidate) -> dict[str, str]:
     return {name: f"{labels(space)[c.model]} x{c.num_samples}" for name, c in candidate.items()}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(spaces(), st.integers(1, 4), st.data())
 def test_the_schema_admits_what_is_affordable_and_untried_and_nothing_else(
     space: SearchSpace, count: int, data: st.DataObject
@@ -473,7 +473,7 @@ def test_the_schema_admits_what_is_affordable_and_untried_and_nothing_else(
         assert admitted == (not exact or (candidate in allowed and candidate not in tried))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(spaces())
 def test_what_the_schema_admits_is_read_without_a_repair(space: SearchSpace) -> None:
     for candidate in space.candidates()[:20]:

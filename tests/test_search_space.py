@@ -15,7 +15,7 @@ from agentopt.search.insights import initial_candidates
 from agentopt.search.moves import affordable, fitted, nearest_untried, with_fewer_samples
 from agentopt.testing.landscape import SyntheticLandscape, best_answer_count, synthetic_space
 
-few = settings(max_examples=40, deadline=None)
+few = settings(max_examples=40)
 SIZES = {"tiny": 1e9, "small": 3e9, "medium": 8e9, "large": 70e9}
 
 

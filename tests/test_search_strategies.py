@@ -56,7 +56,7 @@ def huge_space(max_units: float | None) -> SearchSpace:
 
 
 @every_strategy
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(space=spaces())
 def test_strategies_keep_their_promises_in_generated_spaces(make: Callable[[], Strategy], space: SearchSpace) -> None:
     asyncio.run(check_strategy(make, space, score))

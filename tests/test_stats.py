@@ -47,7 +47,7 @@ def test_right_or_wrong_scores_get_wilsons_interval(scores: list[float]) -> None
     assert interval.confidence == 0.95
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(unit, min_size=1, max_size=30))
 def test_an_interval_holds_the_mean_and_has_a_width(scores: list[float]) -> None:
     interval = mean_interval(scores)
@@ -105,7 +105,7 @@ def test_only_examples_that_both_have_count() -> None:
     assert difference.mean == pytest.approx(0.375)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.tuples(unit, unit), min_size=1, max_size=20), st.randoms(use_true_random=False))
 def test_a_difference_turns_its_sign_when_the_two_change_places_and_ignores_order(pairs, random) -> None:  # type: ignore[no-untyped-def]
     a, b = by_id([x for x, _ in pairs]), by_id([y for _, y in pairs])
