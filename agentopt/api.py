@@ -23,6 +23,7 @@ from agentopt.prompting import pilot_subtasks, prompted_subtasks, run_diagnosis
 from agentopt.result import Result
 from agentopt.runfolder import RunFolder
 from agentopt.scorers import Judge
+from agentopt.search.choose import check_search_settings
 from agentopt.session import open_session
 from agentopt.space import baseline
 from agentopt.task import Task
@@ -60,7 +61,8 @@ async def aoptimize(
     opened = RunFolder.open(resume) if resume else None
     config = config or (opened.config if opened else Config())
     loaded, specs = load(task, config)
-    prompted_subtasks(loaded, config)  # a wrong name is told before anything is spent
+    check_search_settings(config)  # this and a wrong name are told before anything is spent
+    prompted_subtasks(loaded, config)
     _check_split(loaded, "validation")
     if opened:
         opened = opened.going_on_with(loaded, config)

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from agentopt.budget import Caps
 from agentopt.errors import ConfigError
 from agentopt.prompts.settings import PromptSettings
-from agentopt.search.settings import AgentSettings
+from agentopt.search.settings import AgentSettings, SamplerName
 from agentopt.taskfile.reader import FILE_OPTION, HUB
 from agentopt.validation import load_yaml, parse_yaml, validate
 
@@ -50,8 +51,8 @@ class SearchConfig(_Strict):
     """Level of the paired test that stops a trial that loses against the best one; null never stops one."""
     looks: Annotated[int, Field(ge=1)] = 4
     """Blocks that the validation examples are evaluated in, with a look at the test after each but the last."""
-    sampler: str = "insight"
-    """The Optuna sampler of strategy `optuna` and of the agent's fallback: insight, tpe, tpe-multivariate, gp, ..."""
+    sampler: SamplerName = "insight"
+    """The Optuna sampler of strategy `optuna` and of the agent's fallback; `gp` needs the package torch."""
 
 
 class Config(_Strict):
@@ -84,9 +85,10 @@ class Config(_Strict):
     @model_validator(mode="after")
     def _experience_is_given_where_it_is_told(self) -> Self:
         if self.strategy == "mlcopilot" and self.agent.experience is None:
-            raise ValueError(
-                "strategy mlcopilot is told what was found on a like task: "
-                "set agent.experience to the folder of a finished run"
+            raise PydanticCustomError(
+                "experience",
+                "strategy mlcopilot needs agent.experience: it is told what was found on a like task",
+                {"remedy": "set agent.experience to the folder of a finished run"},
             )
         return self
 

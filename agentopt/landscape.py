@@ -112,7 +112,9 @@ class Landscape:
                 arrays = {name: held[name].astype(np.float64) for name in ("scores", *USES)}
         except _UNREADABLE as error:
             remedy = "make one with `agentopt record TASK --out FILE`"
-            raise UserError(f"no landscape is here: {error}", where=path, remedy=remedy) from error
+            # Not what numpy says: of anything that it does not know it believes that it could be unpickled.
+            reason = getattr(error, "strerror", None) or "the file is empty, cut off, damaged or of another kind"
+            raise UserError(f"no landscape is here: {reason}", where=path, remedy=remedy) from error
         if version != FORMAT:
             rule = f"a landscape's format must be {FORMAT}, but got {version}"
             raise UserError(rule, where=path, remedy="record it again with this version")

@@ -176,7 +176,9 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 def _mistake(place: Key, details: list[Any], known: set[str]) -> Mistake:
     rules = list(dict.fromkeys(_rule(detail) for detail in details))
     kind = details[0]["type"]
-    got = "" if kind in {"missing", "extra_forbidden"} else f", but got {_shown(details[0]['input'])}"
+    # A rule between keys says which they are: all that was given is not the value of one.
+    all_of_it = not details[0]["loc"] and isinstance(details[0]["input"], Mapping)
+    got = "" if all_of_it or kind in {"missing", "extra_forbidden"} else f", but got {_shown(details[0]['input'])}"
     return Mistake(".".join(map(str, place)), " or ".join(rules) + got, _remedy(details[0], place, known))
 
 

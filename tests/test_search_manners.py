@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from agentopt.api import aoptimize
+from agentopt.api import aoptimize, optimize
+from agentopt.candidate import Candidate
 from agentopt.config import Config, load_config
 from agentopt.cost import SubtaskCost
 from agentopt.errors import ConfigError, PermanentModelError
@@ -17,8 +20,8 @@ from agentopt.models.base import ChatModel, Request
 from agentopt.models.scripted import ScriptedModel
 from agentopt.search.agent import AgentSearch
 from agentopt.search.agent_hpo import AGENT_HPO
-from agentopt.search.agent_prompts import INSIGHTS, labels
-from agentopt.search.base import Search, SearchSpace, SubtaskSpace
+from agentopt.search.agent_prompts import INSIGHTS, labels, proposal_schema
+from agentopt.search.base import ARCHIVE, Proposal, Search, SearchSpace, SubtaskSpace
 from agentopt.search.baselines import GridStrategy, RandomStrategy
 from agentopt.search.choose import choose_search
 from agentopt.search.fallback import OptunaStrategy
@@ -27,7 +30,8 @@ from agentopt.search.llm_zero_shot import LLM_ZERO_SHOT
 from agentopt.search.loop import LoopSearch
 from agentopt.search.manner import AGENT, Manner
 from agentopt.search.mlcopilot import SHOWN, mlcopilot
-from agentopt.search.settings import AgentSettings
+from agentopt.search.samplers import SAMPLERS
+from agentopt.search.settings import AgentSettings, SamplerName
 from agentopt.testing.landscape import SyntheticLandscape, synthetic_space
 from agentopt.testing.strategies import ScriptedRunner, check_search
 from agentopt.testing.toy import toy_model, toy_task
@@ -37,15 +41,19 @@ MANNERS = {m.name: m for m in (AGENT, AGENT_HPO, LLM_ZERO_SHOT, mlcopilot("cousi
 every_manner = pytest.mark.parametrize("manner", MANNERS.values(), ids=MANNERS.keys())
 
 
+def as_answer(space: SearchSpace, candidates: Sequence[Candidate]) -> str:
+    called = labels(space)
+    rows = [{name: f"{called[c.model]} x{c.num_samples}" for name, c in row.items()} for row in candidates]
+    return json.dumps({"candidates": rows, "advice": "go on"})
+
+
 def guessing(space: SearchSpace) -> ScriptedModel:
     """An agent that answers with five candidates, another draw for another question or repeat."""
-    every, called = space.candidates(), labels(space)
+    every = space.candidates()
 
     def answer(request: Request, repeat: int) -> str:
         rng = random.Random(f"{request.messages} {repeat}")
-        drawn = rng.sample(every, min(5, len(every)))
-        rows = [{name: f"{called[c.model]} x{c.num_samples}" for name, c in d.items()} for d in drawn]
-        return json.dumps({"candidates": rows, "advice": "go on"})
+        return as_answer(space, rng.sample(every, min(5, len(every))))
 
     return ScriptedModel(answer)
 
@@ -167,6 +175,56 @@ def toy_config(folder: Path, **changes: object) -> Config:
     return Config.model_validate({**kept, **changes})
 
 
-def test_mlcopilot_without_experience_is_refused_before_anything_is_spent() -> None:
-    with pytest.raises(ConfigError, match=r"set agent\.experience to the folder of a finished run"):
+def test_mlcopilot_without_experience_is_told_the_key_and_nothing_of_the_rest() -> None:
+    with pytest.raises(ConfigError) as told:
         load_config(["strategy=mlcopilot"])
+    assert "strategy mlcopilot needs agent.experience" in str(told.value)
+    assert told.value.remedy == "set agent.experience to the folder of a finished run"
+    assert "but got" not in str(told.value)
+
+
+def test_the_samplers_of_a_configuration_are_those_that_there_are() -> None:
+    assert get_args(SamplerName) == tuple(SAMPLERS)
+    with pytest.raises(ConfigError, match=r"search\.sampler: must be 'insight', .*but got 'cmaes'"):
+        load_config(["search.sampler=cmaes"])
+
+
+@pytest.mark.skipif(find_spec("torch") is not None, reason="torch is installed here")
+@pytest.mark.parametrize("strategy", ["agent", "optuna"])
+def test_a_sampler_that_lacks_its_package_leaves_no_run_behind(strategy: str, tmp_path: Path) -> None:
+    config = toy_config(tmp_path, strategy=strategy, search={"sampler": "gp"}, agent={"model": None})
+    with pytest.raises(ConfigError, match="pip install torch"):
+        optimize(toy_task(), config, provider=(model := toy_model()))
+    assert (model.requests, list(tmp_path.iterdir())) == ([], [])
+    optimize(toy_task(), config.model_copy(update={"strategy": "random"}), provider=toy_model())
+
+
+def test_a_like_task_without_a_finished_run_leaves_no_run_behind(tmp_path: Path) -> None:
+    agent = {"model": None, "experience": tmp_path / "nowhere"}
+    with pytest.raises(ConfigError, match="no finished run is here"):
+        optimize(toy_task(), toy_config(tmp_path, strategy="mlcopilot", agent=agent), provider=toy_model())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["llm_zero_shot", "mlcopilot"])
+async def test_a_manner_without_history_is_told_nothing_of_it_where_few_candidates_are_left(name: str) -> None:
+    space = small_space()
+    every = space.candidates()
+    model = ScriptedModel(lambda request, repeat: as_answer(space, every[:5]))  # from the second round on: repeats
+    runner = ScriptedRunner(space, lambda c: space.units(c) / 40, 16)
+    await asking(model, MANNERS[name]).run(space, runner)
+    assert {t.proposer for t in runner.trials[1:]} == {name, "fallback"}
+    told = [r for r in model.requests if '"minItems":5' in str(r.json_schema)]
+    assert len(told) > 3, "an answer of repeats alone is asked for again"
+    assert {(r.messages, r.json_schema) for r in told} == {(told[0].messages, proposal_schema(space, (), 5))}
+    assert len({r.first_repeat for r in told}) == len(told)
+
+
+@pytest.mark.parametrize("known", [0, 1, None], ids=["none", "one", "all"])
+async def test_rounds_are_counted_alike_however_many_first_trials_the_archive_holds(known: int | None) -> None:
+    landscape = SyntheticLandscape()
+    runner = ScriptedRunner(landscape.space, landscape.observed, 60)
+    for candidate in initial_candidates(landscape.space)[:known]:
+        await runner.run(Proposal(candidate, ARCHIVE))
+    await asking(guessing(landscape.space), AGENT, max_rounds=2).run(landscape.space, runner)
+    assert len([t for t in runner.trials if t.proposer in ("agent", "fallback")]) == 10

@@ -23,6 +23,7 @@ from agentopt.report.terminal import print_result
 from agentopt.report.words import duration_in_words, usage_cells
 from agentopt.result import Result
 from agentopt.runfolder import RunFolder
+from agentopt.search.choose import check_search_settings
 from agentopt.session import open_existing_journal
 from agentopt.space import needs_measuring, search_space, unlimited_space
 from agentopt.taskfile.reader import HUB
@@ -75,6 +76,7 @@ def estimate_run(task: Path, settings: Sequence[str], console: Console) -> None:
     """`agentopt optimize --dry-run`: the worst case, without a model call."""
     config = load_config(settings)
     loaded, specs = load(task, config)
+    check_search_settings(config)
     measured = needs_measuring(loaded)
     space = unlimited_space(loaded, specs) if measured else search_space(loaded, specs)
     # Asking what a run would take leaves nothing behind, so a journal is read only where there is one.

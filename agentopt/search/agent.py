@@ -37,7 +37,7 @@ from agentopt.search.agent_prompts import (
     proposal_schema,
 )
 from agentopt.search.agent_reply import Reply, read_guidelines, read_reply
-from agentopt.search.base import Proposal, Runner, SearchSpace, Strategy
+from agentopt.search.base import INITIAL, Proposal, Runner, SearchSpace, Strategy
 from agentopt.search.baselines import RandomStrategy
 from agentopt.search.insights import initial_candidates
 from agentopt.search.manner import AGENT, Manner
@@ -195,9 +195,9 @@ class _Nodes:
         if not self.agent.manner.insights:
             first = []
         elif self.agent.settings.insight_1:
-            first = [Proposal(c, "initial", "insight 1") for c in initial_candidates(self.space) if c not in tried]
+            first = [Proposal(c, INITIAL, "insight 1") for c in initial_candidates(self.space) if c not in tried]
         else:
-            strategy = RandomStrategy(self.agent.seed, proposer="initial")
+            strategy = RandomStrategy(self.agent.seed, proposer=INITIAL)
             first = await strategy.propose(self.space, self.runner.trials, self.batch_size)
         return {"proposals": _to_dicts(first), "problem": ""}
 
@@ -214,7 +214,9 @@ class _Nodes:
 
     def after_execute(self, state: State) -> str:
         """Where the loop ends, or goes on with the agent, or without it."""
-        limit, first = self.agent.settings.max_rounds, int(self.agent.manner.insights)
+        limit = self.agent.settings.max_rounds
+        # An archive may hold every one of the first trials: then they took no round.
+        first = int(any(trial.proposer == INITIAL for trial in self.runner.trials))
         if self.runner.trials_left <= 0 or (limit is not None and state["round"] >= limit + first):
             return END
         return "fall_back" if self.agent.absent else "guide"
@@ -252,15 +254,16 @@ class _Nodes:
 
     async def _usable_reply(self, question: str, wanted: int, drawn: int) -> Reply:
         """The first reply with anything to run in it, or the last one of all attempts."""
-        settings, tried = self.agent.settings, self._tried()
-        schema = proposal_schema(self.space, tried, wanted)
+        settings, manner, tried = self.agent.settings, self.agent.manner, self._tried()
+        schema = proposal_schema(self.space, tried if manner.history else (), wanted)
         reply, asked = Reply(), question
         for attempt in range(settings.attempts):
             text = await self.agent.ask(asked, settings.max_tokens, schema=schema, repeat=drawn + attempt)
-            reply = read_reply(text, self.space, tried, wanted, proposer=self.agent.manner.name)
+            reply = read_reply(text, self.space, tried, wanted, proposer=manner.name)
             if reply.proposals:
                 break
-            asked = f"{question}\n{ask_again(reply.problem)}"
+            if manner.history:  # the problem tells what was tried: without history it is another draw
+                asked = f"{question}\n{ask_again(reply.problem)}"
         return reply
 
     async def fall_back(self, state: State) -> dict[str, Any]:

@@ -90,6 +90,9 @@ class SearchSpace:
 BASELINE, ARCHIVE, PROMPTS = "baseline", "archive", "prompts before"
 """The proposers of the trials that a search begins with: trial 0, what earlier runs found, and better prompts."""
 
+INITIAL = "initial"
+"""The proposer of the agent's first trials."""
+
 PROMPTS_AFTER = "prompts after"
 """The proposer of better prompts for what the search found."""
 

@@ -12,6 +12,15 @@ from agentopt.search.manner import AGENT, Manner
 from agentopt.task import Task
 
 
+def check_search_settings(config: Config) -> None:
+    """Raises `ConfigError` where the search would miss something: a sampler's package, the run of a like task."""
+    if config.asks_a_model or config.strategy == "optuna":
+        from agentopt.search.samplers import sampler_named
+
+        sampler_named(config.search.sampler)
+    _manner(config)
+
+
 def choose_search(config: Config, model: ChatModel, task: Task, checkpoints: Path) -> Search:
     """The search named by `config.strategy`; the agent's own calls go through `model`."""
     if config.asks_a_model:

@@ -1,11 +1,14 @@
-"""How the search agent is asked. Data only, so that reading a configuration loads no search library."""
+"""What a configuration says of samplers and of the search agent. Data only: reading it loads no search library."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+SamplerName = Literal["insight", "tpe", "tpe-multivariate", "gp", "nsga2", "random"]
+"""The names in `samplers.SAMPLERS`, which loads Optuna."""
 
 
 class AgentSettings(BaseModel):
