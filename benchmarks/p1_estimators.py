@@ -40,7 +40,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.p1_estimators", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer draws: looser, some ten seconds")
     scale = 0.2 if parser.parse_args(arguments).quick else 1.0
-    sections = (timings, bias, published_scores, winners_curse, searches, false_verdicts, adaptive_repeats)
+    sections = (
+        timings,
+        bias,
+        published_scores,
+        winners_curse,
+        searches,
+        false_verdicts,
+        false_verdicts_of_pilots,
+        adaptive_repeats,
+    )
     failed = [line for section in sections for line in _printed(section(scale)) if line.ok is False]
     print(f"\n{len(failed)} failed" if failed else "\nall stated figures are reached")
     return 1 if failed else 0
@@ -118,6 +127,20 @@ def false_verdicts(scale: float) -> Iterator[Line]:
         yield Line(name, f"{share:.1%} ({told})", "at most 5%", share <= 0.05)
 
 
+def false_verdicts_of_pilots(scale: float) -> Iterator[Line]:
+    """The same with adaptive repeats, whose number depends on the rewards."""
+    runs, criteria, k_top = int(400 * scale), Criteria(permutations=200, splits=4), 4
+    for n, k, cap in ((6, 12, 4), (6, 12, 8)):
+        optimise = 0
+        for seed in range(runs):
+            rng = np.random.default_rng(seed)
+            seen = repeated_where_open(answers(rng, no_effect(rng, n, k), cap), k_top)
+            found = analyse(seen, k_top=k_top, intended=(k, float(cap)), criteria=criteria)
+            optimise += found.verdict.startswith("optimise")
+        name = f"false 'optimise' on pure noise, N={n} K={k}, adaptive M up to {cap}, {k_top} chosen"
+        yield Line(name, f"{optimise / runs:.1%}", "at most 5%", optimise / runs <= 0.05)
+
+
 def adaptive_repeats(scale: float) -> Iterator[Line]:
     """Two user prompts out of 30 tell system prompts apart, three lean the other way, the rest do not care."""
     runs = max(10, int(50 * scale))
@@ -176,12 +199,12 @@ def adaptive_runs(runs: int, cap: int, spread: float | None) -> tuple[float, flo
     return float(np.mean(same)), float(np.mean(share)), float(of_adaptive / of_fixed - 1)
 
 
-def repeated_where_open(full: Floats) -> Floats:
+def repeated_where_open(full: Floats, k_top: int = 2) -> Floats:
     """Two responses per cell, then one more wherever `open_cells` asks; `full` holds what they would be."""
     have = np.full(full.shape[:2], 2)
     while True:
         seen = np.where(np.arange(full.shape[2]) < have[..., None], full, np.nan)
-        wanted = open_cells(seen, cap=full.shape[2])
+        wanted = open_cells(seen, k_top=k_top, cap=full.shape[2])
         if not wanted.any():
             return seen
         have += wanted

@@ -301,5 +301,11 @@ def test_repeats_go_where_the_choice_is_open_and_end_with_the_choice_of_the_cap(
     assert have.sum() <= 0.5 * full.size
 
 
+def test_user_prompts_that_are_surely_chosen_stay_open_so_that_luck_is_no_proof() -> None:
+    table = np.full((16, 12, 8), np.nan)
+    table[..., :6] = answers(6, two_tell_apart(6), 6)
+    assert np.flatnonzero(open_cells(table, cap=8).all(axis=0)).tolist() == [3, 8]
+
+
 def test_nothing_is_open_when_every_user_prompt_is_chosen() -> None:
     assert not open_cells(answers(7, chances(7, 6, 2), 2), k_top=2).any()

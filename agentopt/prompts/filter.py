@@ -145,11 +145,12 @@ def analyse(
 def open_cells(
     rewards: ArrayLike, *, k_top: int = 2, cap: int = 8, draws: int = 200, unsure: float = 0.05, seed: int = 0
 ) -> NDArray[np.bool_]:
-    """Which cells (N, K) should get another response: true where it could still change the chosen subset.
+    """Which cells (N, K) should get another response: true where it could still change the chosen subset or its score.
 
     The cell means that `cap` responses would give are drawn `draws` times. A user prompt is open when it is in the best
-    subset of more than a share `unsure` of the draws, and of less than 1 - `unsure`; its cells below `cap`
-    responses are then open. Cells with fewer than two responses are always open.
+    subset of more than a share `unsure` of the draws; its cells below `cap` responses are then open. Those that are
+    surely in stay open, too: to stop where the first responses were lucky would let luck pass for proof. Cells with
+    fewer than two responses are always open.
     """
     table, rng = checked(rewards), np.random.default_rng(seed)
     known = cells(table, "unbiased")
@@ -158,7 +159,7 @@ def open_cells(
     contested = np.zeros(table.shape[1], bool)
     if usable.size > k_top:
         share = _membership(_of(known, usable), k_top, cap, draws, rng)
-        contested[usable] = (share > unsure) & (share < 1 - unsure)
+        contested[usable] = share > unsure
     return (short | contested) & (known.count < cap)
 
 

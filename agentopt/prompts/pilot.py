@@ -1,4 +1,4 @@
-"""The pilot: a few system prompts on a few user prompts, repeated only where the filter's choice is still open."""
+"""The pilot: a few system prompts on a few user prompts, repeated where it could matter to the filter's choice."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def run_pilot(
 ) -> Pilot:
     """Measure and analyse the system prompts that are the keys of `proposers`.
 
-    Twice each cell, then once more wherever the chosen subset is open, up to the cap.
+    Twice each cell, then once more wherever that could change the chosen subset or its score, up to the cap.
 
     Raises `BudgetExceeded` before every cell has its first responses, `PilotError` when too much failed to analyse.
     """
@@ -67,7 +67,7 @@ async def run_pilot(
 async def _measure(
     rewards: Rewards, system_prompts: Sequence[str], k_top: int, cap: int, seed: int, say: Callable[[str], None]
 ) -> Floats:
-    """Draw until no choice is open, every open cell has `cap` responses, or the budget is out; rewards (N, K, M).
+    """Draw until every open cell has `cap` responses, or the budget is out; rewards (N, K, M).
 
     Raises `BudgetExceeded` where it is out before every cell has its first responses.
     """
