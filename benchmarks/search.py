@@ -4,34 +4,36 @@
 
 Landscapes are the synthetic ones of agentopt.testing.landscape and the recorded ones in benchmarks/landscapes (made by
 `agentopt record`); a seed draws the noise, of recorded ones by resampling their examples. Strategies that ask a model
-take `--agent`, a catalogue name, and are left out without it. What is printed is the table for RESULTS.md.
+take `--agent`, a catalogue name, or `-c agent.model=` with one, and are left out without it. What is printed is the
+table for RESULTS.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import csv
-import math
-import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
+from itertools import takewhile
 from pathlib import Path
 
 import optuna
 
 from agentopt.candidate import Candidate
 from agentopt.config import Config, load_config
+from agentopt.errors import AgentoptError, ConfigError, ModelError, UserError, WeightsError
 from agentopt.landscape import Landscape
-from agentopt.models.base import ChatModel
+from agentopt.models.base import ChatModel, Request, Response
 from agentopt.models.catalog import Catalog
 from agentopt.search.agent_hpo import AGENT_HPO
-from agentopt.search.base import BASELINE, Proposal, Search, SearchSpace
+from agentopt.search.base import BASELINE, INITIAL, Proposal, Search, SearchSpace
 from agentopt.search.baselines import GridStrategy, RandomStrategy
 from agentopt.search.fallback import OptunaStrategy
+from agentopt.search.insights import initial_candidates
 from agentopt.search.llm_zero_shot import LLM_ZERO_SHOT
 from agentopt.search.loop import LoopSearch
 from agentopt.search.manner import AGENT, Manner
@@ -41,14 +43,14 @@ from agentopt.search.told import candidate_of, distributions
 from agentopt.session import open_session
 from agentopt.testing.landscape import SyntheticChain, SyntheticLandscape
 from agentopt.trial import Evaluation, ExampleResult, Trial
+from benchmarks.search_tables import CURVE, FALLBACK, Outcome, Spent, table, write_curves
 
 FOLDER = Path(__file__).parent / "landscapes"
-CURVE, CLOSE = 50, 0.01
-"""Trials of a search's curve, and how close to the optimum it has to come."""
+CLOSE = 0.01
+"""How close to the optimum a search has to come."""
 MOST = {"random": 300, "grid": 300, "optuna, nsga2": 50}
 """Trials after which a search is given up; 150 for the others, 50 where a model is asked. Long searches of Optuna's
 samplers take most of the time and tell no more."""
-DEFAULT = "optuna, insight"
 
 
 @dataclass(frozen=True)
@@ -93,22 +95,13 @@ def worlds() -> dict[str, Callable[[int], World]]:
     }
 
 
-@dataclass(frozen=True)
-class Spent:
-    """What a search took, per example: `samples` and `units` as if no two trials shared a response."""
-
-    trials: int = 0
-    samples: int = 0
-    units: float = 0.0
-
-
 @dataclass
 class Meter:
     """A `Runner` on a world that notes when the search came close, and what it had spent by then."""
 
     world: World
     most: int
-    spent: Spent = Spent()
+    spent: Spent = field(default_factory=Spent)
     close: Spent | None = None
     curve: list[float] = field(default_factory=list)
     _trials: dict[Candidate, Trial] = field(default_factory=dict)
@@ -135,6 +128,17 @@ class Meter:
         """A trial spent on what is too costly or was tried before."""
         self.spent = replace(self.spent, trials=self.spent.trials + 1)
         self.curve.append(self.curve[-1])
+
+    @property
+    def start(self) -> int:
+        """How many trials it began with that no search chose: the baseline and the first trials of insight 1."""
+        first = {self.world.space.baseline, *initial_candidates(self.world.space)}
+        return len(list(takewhile(lambda trial: trial.candidate in first, self.trials)))
+
+    @property
+    def chosen(self) -> list[str]:
+        """Who proposed each trial after the baseline and the agent's first trials."""
+        return [trial.proposer for trial in self.trials if trial.proposer not in (BASELINE, INITIAL)]
 
     def _record(self, proposal: Proposal) -> Trial:
         candidate, world, spent = proposal.candidate, self.world, self.spent
@@ -183,13 +187,37 @@ def free_searches(seed: int) -> dict[str, Callable[[], Search]]:
     }
 
 
+@dataclass
+class Answering:
+    """A model that has to answer its first question: what a dead one leaves to the fallback is no figure of its own."""
+
+    model: ChatModel
+    name: str
+    answered: bool = False
+
+    async def generate(self, request: Request) -> Response:
+        """The model's answer. Raises `UserError` where it fails before it ever answered."""
+        try:
+            response = await self.model.generate(request)
+        except (ModelError, WeightsError) as error:
+            if self.answered:
+                raise
+            remedy = "check its entry in the catalogue, its key, and that the endpoint runs"
+            raise UserError(f"the model never answered: {error}", where=f"agent {self.name}", remedy=remedy) from error
+        self.answered = True
+        return response
+
+    async def aclose(self) -> None:
+        """The session closes what it opened."""
+
+
 def asking_searches(seed: int, model: ChatModel, config: Config, like: Manner) -> dict[str, Callable[[], Search]]:
     """Name -> the search, of those that ask a model."""
     from agentopt.search.agent import AgentSearch
 
     def search(manner: Manner, **switched: bool) -> Search:
         settings = config.agent.model_copy(update=switched)
-        fallback = OptunaStrategy(seed, proposer="fallback")
+        fallback = OptunaStrategy(seed, proposer=FALLBACK)
         return AgentSearch(model, settings, fallback, "", None, manner=manner, seed=seed)
 
     without = {f"agent without insight {i}": lambda i=i: search(AGENT, **{f"insight_{i}": False}) for i in (1, 2, 3)}
@@ -197,26 +225,17 @@ def asking_searches(seed: int, model: ChatModel, config: Config, like: Manner) -
     return {**manners, **without}
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How one search went. `close` is None where it was given up; `calls` are those of its own model."""
-
-    landscape: str
-    strategy: str
-    seed: int
-    most: int
-    close: Spent | None
-    curve: tuple[float, ...]
-    calls: int = 0
-
-
-async def measure(landscape: str, strategy: str, seed: int, world: World, search: Search, most: int) -> Outcome:
+async def measure(
+    landscape: str, strategy: str, seed: int, world: World, search: Search, most: int, *, asks: bool = False
+) -> Outcome:
+    """One search on one world; `asks` says that it asks a model, so that who proposed what is kept."""
     meter = Meter(world, most)
     if meter.trials_left:
         await search.run(world.space, meter)
     curve = [value / world.optimum for value in meter.curve[:CURVE]]
     curve += curve[-1:] * (CURVE - len(curve))
-    return Outcome(landscape, strategy, seed, most, meter.close, tuple(curve))
+    chosen = tuple(meter.chosen) if asks else None
+    return Outcome(landscape, strategy, seed, most, meter.close, tuple(curve), meter.start, chosen=chosen)
 
 
 def run_free(landscape: str, only: Sequence[str], seed: int) -> list[Outcome]:
@@ -232,19 +251,23 @@ def run_free(landscape: str, only: Sequence[str], seed: int) -> list[Outcome]:
 
 
 async def run_asking(name: str, seeds: range, config: Config, only: Sequence[str] = ()) -> list[Outcome]:
-    """The strategies that ask `config.agent.model` on one landscape, one search after the other."""
+    """The strategies that ask `config.agent.model` on one landscape, one search after the other.
+
+    Raises `UserError` when the model fails before it ever answered.
+    """
     assert config.agent.model is not None
     specs = {config.agent.model: Catalog.load(*config.models)[config.agent.model]}
     outcomes = []
     async with open_session(specs, f"benchmark {time.time_ns()}", journal=config.journal) as session:
+        model = Answering(session.model, config.agent.model)
         for seed in seeds:
             world = worlds()[name](seed)
             like = await experience(next(other for other in worlds() if other != name), seed)
-            for strategy, make in asking_searches(seed, session.model, config, like).items():
+            for strategy, make in asking_searches(seed, model, config, like).items():
                 if only and strategy not in only:
                     continue
                 before = session.budget.spent.calls
-                outcome = await measure(name, strategy, seed, world, make(), CURVE)
+                outcome = await measure(name, strategy, seed, world, make(), CURVE, asks=True)
                 outcomes.append(replace(outcome, calls=session.budget.spent.calls - before))
     return outcomes
 
@@ -257,68 +280,17 @@ async def experience(like: str, seed: int) -> Manner:
     return mlcopilot(like, [(t.candidate.to_dict(), t.score or 0.0, t.units) for t in meter.trials])
 
 
-def quartiles(values: Sequence[float], given_up: str) -> str:
-    """Median and quartiles; infinity, which stands for a search that was given up, is shown as `given_up`."""
-    ordered = sorted(values)
-    # Not interpolated: between a number and a search that was given up there is nothing.
-    shown = [ordered[min(len(ordered) - 1, int(share * len(ordered)))] for share in (0.5, 0.25, 0.75)]
-    middle, low, high = (given_up if value == math.inf else f"{value:.0f}" for value in shown)
-    return f"{middle} ({low} to {high})"
-
-
-def row(strategy: str, runs: Sequence[Outcome]) -> str:
-    """One strategy's line of a table."""
-    cells = []
-    for measure_, given_up in (("trials", f">{max(o.most for o in runs)}"), ("samples", "-"), ("units", "-")):
-        cells.append(quartiles([getattr(o.close, measure_) if o.close else math.inf for o in runs], given_up))
-    soon = sum(o.close is not None and o.close.trials <= CURVE for o in runs) / len(runs)
-    curve = ", ".join(f"{statistics.fmean(o.curve[n - 1] for o in runs):.3f}" for n in (10, 20, 50))
-    calls = f" {statistics.median(o.calls for o in runs):.0f} |" if any(o.calls for o in runs) else " |"
-    return f"| {strategy} | {' | '.join(cells)} | {soon:.0%} | {curve} |{calls}"
-
-
-HEAD = """| strategy | trials | samples per example | units per example | within 50 | best after 10, 20, 50 | calls |
-|---|---|---|---|---|---|---|"""
-
-
 def report(outcomes: Sequence[Outcome]) -> str:
-    """One landscape's table, in Markdown, and how the default compares with random search and with TPE."""
+    """One landscape's table, in Markdown, and what it says of the default."""
     name = outcomes[0].landscape
     world = worlds()[name](0)
     every = world.space.candidates()
     close = sum(world.exact(c) >= world.optimum - CLOSE - 1e-12 for c in every)
-    runs = {s: [o for o in outcomes if o.strategy == s] for s in dict.fromkeys(o.strategy for o in outcomes)}
-    rows = "\n".join(row(strategy, of) for strategy, of in runs.items())
     head = f"**{name}**: {len(every)} affordable candidates, {close} close (seed 0)."
-    return "\n\n".join(part for part in (head, f"{HEAD}\n{rows}", compared(runs)) if part)
+    return f"{head}\n\n{table(outcomes)}"
 
 
-def compared(runs: dict[str, list[Outcome]]) -> str:
-    """The default's median of trials as a share of that of random search and of each TPE."""
-
-    def median(strategy: str) -> float:
-        ordered = sorted(o.close.trials if o.close else o.most + 1 for o in runs[strategy])
-        return ordered[len(ordered) // 2]
-
-    others = [name for name in ("random", "optuna, tpe", "optuna, tpe-multivariate") if name in runs]
-    if DEFAULT not in runs or not others:
-        return ""
-    shares = (f"{median(DEFAULT) / median(o):.2f} of {o}" for o in others)
-    return f"The default's trials at the median: {', '.join(shares)} (those given up count as one trial more)."
-
-
-def write_curves(outcomes: Sequence[Outcome], path: Path) -> None:
-    """Mean best so far, as a share of the optimum, by landscape, strategy and number of trials."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        lines = csv.writer(file)
-        lines.writerow(["landscape", "strategy", "trials", "mean best so far, share of the optimum"])
-        for landscape, strategy in dict.fromkeys((o.landscape, o.strategy) for o in outcomes):
-            curves = [o.curve for o in outcomes if (o.landscape, o.strategy) == (landscape, strategy)]
-            for place, values in enumerate(zip(*curves, strict=True), 1):
-                lines.writerow([landscape, strategy, place, f"{statistics.fmean(values):.4f}"])
-
-
-def arguments() -> argparse.Namespace:
+def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=30)
     parser.add_argument("--agent", help="catalogue name of a model; strategies that ask one are left out without it")
@@ -328,27 +300,50 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--on", nargs="*", default=[], help="landscapes, by a part of the name")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--curves", type=Path, help="CSV file of the mean best so far")
-    return parser.parse_args()
+    return parser.parse_args(given)
 
 
-def main() -> None:
-    asked, started = arguments(), time.monotonic()
-    names = [name for name in worlds() if not asked.on or any(part in name for part in asked.on)]
-    config = load_config([*asked.config, *([f"agent.model={asked.agent}"] if asked.agent else [])])
-    if not asked.agent:
-        print("Strategies that ask a model are left out: no --agent was given.\n")
+def configured(settings: Sequence[str], agent: str | None) -> Config:
+    """The configuration, whose `agent.model` is None where none was asked for."""
+    nobody = Config.model_validate({"agent": {"model": None}})
+    return load_config([*settings, *([f"agent.model={agent}"] if agent else [])], nobody)
+
+
+def chosen_landscapes(parts: Sequence[str]) -> list[str]:
+    names = [name for name in worlds() if not parts or any(part in name for part in parts)]
+    if not names:
+        raise ConfigError(f"no landscape has {' or '.join(parts)} in its name", remedy=f"known: {', '.join(worlds())}")
+    return names
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    wanted, started = arguments(given), time.monotonic()
+    try:
+        outcomes = measure_all(wanted, configured(wanted.config, wanted.agent))
+    except AgentoptError as error:
+        sys.exit(f"benchmarks.search: {error}")
+    if wanted.curves:
+        write_curves(outcomes, wanted.curves)
+    print(f"{len(outcomes)} searches in {time.monotonic() - started:.0f} s.")
+
+
+def measure_all(wanted: argparse.Namespace, config: Config) -> list[Outcome]:
+    """Every search that was asked for; the table of each landscape is printed when it is done."""
     outcomes = []
-    with ProcessPoolExecutor(asked.processes) as pool:
-        for name in names:
-            done = pool.map(partial(run_free, name, asked.only), range(asked.seeds))
-            here = [outcome for found in done for outcome in found]
-            if asked.agent:
-                here += asyncio.run(run_asking(name, range(asked.agent_seeds), config, asked.only))
+    if not config.agent.model:
+        print("Strategies that ask a model are left out: no --agent was given.\n")
+    with ProcessPoolExecutor(wanted.processes) as pool:
+        for name in chosen_landscapes(wanted.on):
+            # First those that ask: a model that cannot be reached is told before the others take their time.
+            seeds = range(wanted.agent_seeds)
+            asking = asyncio.run(run_asking(name, seeds, config, wanted.only)) if config.agent.model else []
+            done = pool.map(partial(run_free, name, wanted.only), range(wanted.seeds))
+            here = [*(outcome for found in done for outcome in found), *asking]
+            if not here:
+                raise ConfigError(f"no strategy is called {' or '.join(wanted.only)}", remedy="take names of the table")
             outcomes += here
             print(report(here), end="\n\n", flush=True)
-    if asked.curves:
-        write_curves(outcomes, asked.curves)
-    print(f"{len(outcomes)} searches in {time.monotonic() - started:.0f} s.")
+    return outcomes
 
 
 if __name__ == "__main__":

@@ -11,10 +11,14 @@ import pytest
 import yaml
 
 from agentopt.config import load_config
+from agentopt.errors import PermanentModelError, UserError
+from agentopt.models.base import Message, Request
+from agentopt.models.scripted import ScriptedModel
 from agentopt.search.base import Proposal
 from agentopt.testing.landscape import SyntheticChain, SyntheticLandscape
 from agentopt.testing.servers import OpenAIServer
-from benchmarks.search import Meter, Outcome, Spent, quartiles, report, run_asking, run_free, synthetic, worlds
+from benchmarks.search import Answering, Meter, configured, main, report, run_asking, run_free, synthetic, worlds
+from benchmarks.search_tables import Outcome, Spent, quartiles, table
 
 TWO_STAGES = "synthetic, two stages"
 
@@ -50,7 +54,88 @@ async def test_strategies_that_ask_a_model_run_on_a_landscape_with_any_endpoint(
     assert sum(o.calls for o in outcomes) == server.calls
     told = server.requests[0].body["messages"]
     assert "Stage retrieve" in told[0]["content"]
+    assert [f"| {o.strategy} |" in report(outcomes) for o in outcomes] == [True, True]
+    assert all(len(o.chosen or ()) > 3 for o in outcomes), "the trials after the first ones"
     assert f"| agent | {outcomes[0].close.trials if outcomes[0].close else '>50'}" in report(outcomes)
+
+
+async def test_what_the_fallback_gave_is_not_shown_as_the_models_own(tmp_path: Path) -> None:
+    async with OpenAIServer(lambda body, index: "I would rather not.") as server:
+        entry = {"base_url": server.base_url, "context_length": 16_384}
+        (tmp_path / "my.yaml").write_text(yaml.safe_dump({"models": {"useless": entry}}))
+        settings = [f"models={tmp_path / 'my.yaml'}", f"journal={tmp_path / 'j.db'}", "agent.model=useless"]
+        outcomes = await run_asking("recorded, quickstart", range(1), load_config(settings), ["agent_hpo"])
+    assert set(outcomes[0].chosen or ()) == {"fallback"}
+    assert report(outcomes).splitlines()[4].endswith(f"| {outcomes[0].calls} | 0% |")
+
+
+def test_the_share_of_own_proposals_is_of_the_trials_of_all_runs() -> None:
+    calls, chosen = (4, 6), (("agent", "agent", "fallback"), ("agent",))
+    runs = [Outcome(TWO_STAGES, "agent", i, 50, None, (0.5,) * 50, 13, calls[i], chosen[i]) for i in range(2)]
+    head, _, line = table(runs).splitlines()
+    assert head.endswith("| asked: calls | asked: own proposals |")
+    assert line.endswith("| 5 | 75% |")
+    nobody = Outcome(TWO_STAGES, "agent", 0, 50, None, (0.5,) * 50, chosen=())
+    assert table([nobody]).endswith("| 0 | no trial |")
+    asks_none = Outcome(TWO_STAGES, "random", 0, 50, None, (0.5,) * 50)
+    assert table([asks_none]).endswith("|  |  |")
+
+
+def test_an_endpoint_that_never_answers_ends_the_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dead = {"base_url": "http://127.0.0.1:9/v1", "max_attempts": 1}
+    (tmp_path / "my.yaml").write_text(yaml.safe_dump({"models": {"dead": dead}}))
+    settings = ["-c", f"models={tmp_path / 'my.yaml'}", "-c", f"journal={tmp_path / 'j.db'}"]
+    with pytest.raises(SystemExit, match=r"agent dead: the model never answered: .*\n.*remedy: check its entry"):
+        main(["--on", "recorded, quickstart", *settings, "-c", "agent.model=dead"])
+    assert "|" not in capsys.readouterr().out, "no figure is printed under its name"
+
+
+async def test_a_model_that_answered_once_may_fail_later(tmp_path: Path) -> None:
+    script: dict[str, int] = {"calls": 0}
+
+    def once(request: Request, repeat: int) -> str:
+        script["calls"] += 1
+        if script["calls"] > 1:
+            raise PermanentModelError("gone")
+        return "text"
+
+    model = Answering(ScriptedModel(once), "flaky")
+    request = Request("flaky", (Message("user", "?"),), max_tokens=1)
+    assert (await model.generate(request)).choices[0].text == "text"
+    with pytest.raises(PermanentModelError):
+        await model.generate(request)
+    with pytest.raises(UserError, match="never answered: gone"):
+        await Answering(ScriptedModel(once), "flaky").generate(request)
+
+
+def test_the_agent_is_named_by_its_option_or_by_a_setting_and_is_nobody_otherwise() -> None:
+    assert configured([], None).agent.model is None
+    assert configured(["agent.model=mine"], None).agent.model == "mine"
+    assert configured(["seed=3"], "mine") == configured(["agent.model=mine", "seed=3"], None)
+
+
+@pytest.mark.parametrize(("given", "said"), [(["--on", "nowhere"], "no landscape"), (["--only", "x"], "no strategy")])
+def test_a_name_that_selects_nothing_is_the_users_mistake(given: list[str], said: str) -> None:
+    with pytest.raises(SystemExit, match=said):
+        main(["--seeds", "1", "--processes", "1", *given])
+
+
+def test_the_report_says_how_many_of_the_defaults_trials_were_a_search() -> None:
+    start_alone = run_free("recorded, quickstart", ["optuna, insight"], 0)
+    assert report(start_alone).endswith(
+        "Of the default's 3 trials at the median 0 came after the start, "
+        "the baseline and the first trials of insight 1: nothing was searched."
+    )
+    searched = run_free(TWO_STAGES, ["optuna, insight"], 3)
+    assert searched[0].start == 1 + 12, "each of six models once in two subtasks"
+    assert searched[0].close is not None
+    spent = searched[0].close.trials
+    assert report(searched).endswith(
+        f"Of the default's {spent} trials at the median {spent - 13} came after the start, "
+        "the baseline and the first trials of insight 1."
+    )
+    given_up = Outcome(TWO_STAGES, "optuna, insight", 0, 150, None, (0.5,) * 50, 13)
+    assert report([given_up]).endswith("At the median the default was given up.")
 
 
 async def test_a_meter_counts_what_was_spent_until_the_search_came_close() -> None:
