@@ -211,8 +211,10 @@ async def test_a_response_without_a_program_scores_nothing_and_is_no_error(tmp_p
         "held = bytearray(2 * 2**30)\nprint(len(held))",
         "open('/tmp/agentopt-chatdev-outside', 'w').write('x')",
         "import socket\nsocket.create_connection(('127.0.0.1', 22), 2)",
+        "try: open('/etc/agentopt-chatdev', 'w')\nexcept OSError: pass",
+        "import socket\ntry: socket.socket()\nexcept OSError: pass",
     ],
-    ids=["endless loop", "fork bomb", "2 GB", "outside", "socket"],
+    ids=["endless loop", "fork bomb", "2 GB", "outside", "socket", "outside, caught", "socket, caught"],
 )
 async def test_a_program_that_does_harm_is_a_failure_of_that_example(harm: str, tmp_path: Path) -> None:
     evaluation = await evaluate(tmp_path, dict.fromkeys(("code", "review", "test"), fenced(f"{TIMER}\n{harm}")))

@@ -30,15 +30,17 @@ _SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one run may use. Memory and processor time are per process, of which there may be `processes`.
+    """What one run may use, all its processes together; but `memory_bytes`, `open_files` and `file_bytes` are of each.
 
     Threads count as processes. `file_bytes` bounds each file and what is printed, `folder_bytes` all files.
-    Processor time ends a busy program, wall time one that waits.
+    Processor time ends a busy program, wall time one that waits: what it waits for the processor, which others may
+    have, is not counted. The kernel holds one process to its limits at once; sums are looked at ten times a second.
     """
 
     cpu_seconds: int = 5
     wall_seconds: float = 20.0
     memory_bytes: int = 512 * 2**20
+    total_memory_bytes: int = 2**30
     processes: int = 16
     open_files: int = 64
     file_bytes: int = 4 * 2**20
@@ -53,14 +55,25 @@ class Limits:
             "RLIMIT_FSIZE": (self.file_bytes, self.file_bytes),
             "RLIMIT_CORE": (0, 0),
         }
-        return limits | ({"RLIMIT_NPROC": (self.processes, self.processes)} if count_processes else {})
+        return limits | ({"RLIMIT_NPROC": (self.most_processes,) * 2} if count_processes else {})
+
+    @property
+    def most_processes(self) -> int:
+        """Where the kernel refuses one more: far enough above `processes` that having too many is seen."""
+        return 2 * self.processes
 
 
 class Confinement(Protocol):
-    """A way to confine. `name` is one word, `describes` a sentence about what it rests on."""
+    """A way to confine. `name` is one word, `describes` a sentence about what it rests on.
+
+    `keepers` is how many processes of its own, each started by the one before, stand above the program's.
+    """
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def keepers(self) -> int: ...
 
     @property
     def describes(self) -> str: ...
@@ -79,6 +92,7 @@ class Bubblewrap:
 
     executable: str
     name: str = "bubblewrap"
+    keepers: int = 2
     describes: str = "bubblewrap: namespaces of its own, and resource limits"
 
     def command(self, folder: Path, limits: Limits) -> list[str]:
@@ -122,6 +136,7 @@ class Sandlock:
     """Landlock and seccomp: the kernel refuses the program other files, the network, and more processes."""
 
     name: str = "sandlock"
+    keepers: int = 1
     describes: str = "sandlock: Landlock and seccomp rules, and resource limits"
 
     def command(self, folder: Path, limits: Limits) -> list[str]:
@@ -132,7 +147,7 @@ class Sandlock:
             "readable": [path for path in (*_readable(), "/dev/null", "/dev/urandom") if Path(path).exists()],
             "environment": environment(str(folder)),
             "memory": limits.memory_bytes,
-            "processes": limits.processes,
+            "processes": limits.most_processes,
             "folder_bytes": limits.folder_bytes,
         }
         return [sys.executable, "-I", str(_HERE / "locked.py"), json.dumps(asked)]
@@ -190,5 +205,9 @@ def _readable() -> Sequence[str]:
 
 
 def _launch(order: dict[str, Any]) -> list[str]:
-    """The launcher as a command inside the sandbox, with its source as an argument."""
-    return [interpreter(), "-I", "-S", "-c", (_HERE / "launcher.py").read_text(encoding="utf-8"), json.dumps(order)]
+    """The launcher as a command inside the sandbox, with its source as an argument.
+
+    -I: nothing of the folder or the environment steers the interpreter; -u: output in the order it was made.
+    """
+    source = (_HERE / "launcher.py").read_text(encoding="utf-8")
+    return [interpreter(), "-I", "-B", "-u", "-c", source, json.dumps(order)]

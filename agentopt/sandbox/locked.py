@@ -71,7 +71,7 @@ def _sandbox(asked: dict[str, Any]) -> Any:
 
     return Sandbox(
         fs_readable=asked["readable"],
-        fs_writable=[asked["folder"]],
+        fs_writable=[asked["folder"], "/dev/null"],
         cwd=asked["folder"],
         env=asked["environment"],
         clean_env=True,

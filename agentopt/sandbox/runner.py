@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from typing import IO, Literal
 
 from agentopt.errors import UserError
 from agentopt.sandbox.confinement import INSIDE, PROGRAM, Confinement, Limits, available, python_home
+from agentopt.sandbox.usage import Usage, usage_below
 
 Ending = Literal["finished", "failed", "stopped"]
 
@@ -83,17 +85,20 @@ class Sandbox:
             # What Python cannot read as a file (lone surrogates) is the program's failure, not ours.
             (folder / PROGRAM).write_text(program, encoding="utf-8", errors="replace")
             (folder / PROGRAM).chmod(0o644)
-            status = _wait(self.confinement.command(folder, self.limits), folder, printed, self.limits.wall_seconds)
-            return self._judged(status, _tidied(_read(printed, self._shown), folder))
+            ended = _wait(self.confinement, folder, printed, self.limits)
+            return self._judged(ended, _tidied(_read(printed, self._shown), folder))
 
-    def _judged(self, status: int | None, output: str) -> ProgramRun:
+    def _judged(self, ended: int | str, output: str) -> ProgramRun:
+        """`ended` is the exit status, or the limit that was passed."""
+        if isinstance(ended, str):
+            return ProgramRun("stopped", output, ended)
+        status = ended
         if status == 0:
             return ProgramRun("finished", output)
-        if status is None:
-            return ProgramRun("stopped", output, f"it ran for more than {self.limits.wall_seconds:g} seconds")
         if status == 128 + signal.SIGXCPU:
-            why = f"it took more than {self.limits.cpu_seconds} seconds of processor time"
-            return ProgramRun("stopped", output, why)
+            return ProgramRun("stopped", output, _too_busy(self.limits))
+        if status == 128 + signal.SIGSYS:
+            return ProgramRun("stopped", output, "it did what no program may, as its last line says")
         if status < 0 or status > 128:
             return ProgramRun("stopped", output, f"it was ended by signal {abs(status) % 128}")
         return ProgramRun("failed", output, f"it ended with status {status}")
@@ -116,7 +121,8 @@ def _first(ways: Iterable[Confinement]) -> Confinement:
     tried = []
     for way in ways:
         with tempfile.NamedTemporaryFile(prefix="agentopt-outside-") as outside:
-            run = Sandbox(Limits(wall_seconds=30), confinement=way).run_sync(_PROBE.format(outside=outside.name))
+            probe = _PROBE.format(acts=_ACTS.format(outside=outside.name))
+            run = Sandbox(Limits(wall_seconds=30), confinement=way).run_sync(probe)
         if run.ok and run.output.strip() == "confined":
             return way
         tried.append(f"{way.name} ({' '.join((run.why + ' ' + run.output[-200:]).split())})")
@@ -128,7 +134,13 @@ def _first(ways: Iterable[Confinement]) -> Confinement:
     )
 
 
+# Python's audit events end a program before the kernel can refuse anything; a new interpreter is free of them.
 _PROBE = """
+import os, sys
+os.execv(sys.executable, [sys.executable, "-I", "-c", {acts!r}])
+"""
+
+_ACTS = """
 import os, socket
 def refused(act):
     try:
@@ -142,17 +154,24 @@ assert refused(lambda: open("/agentopt-probe", "w")), "it could write to /"
 assert refused(lambda: socket.create_connection(("192.0.2.1", 9), timeout=0.5)), "it could reach the network"
 print("confined")
 """
-"""A program that looks whether it is confined."""
+"""A program that looks whether it is confined, by the kernel."""
 
 
 END_SECONDS = 10.0
 """How long a confinement may take to end all that a program started."""
 
 
-def _wait(command: list[str], folder: Path, printed: IO[bytes], seconds: float) -> int | None:
-    """The exit status, or None when the time was over. Nothing of its process group is left behind."""
+LOOK_SECONDS = 0.1
+"""How often it is looked whether a program passed a limit."""
+
+LONGEST = 6
+"""How many times its wall time a program may take whose machine is busy with others."""
+
+
+def _wait(confinement: Confinement, folder: Path, printed: IO[bytes], limits: Limits) -> int | str:
+    """The exit status, or the limit that was passed. Nothing of its process group is left behind."""
     process = subprocess.Popen(  # noqa: S603 - the command is ours; the program is a file in its folder
-        command,
+        confinement.command(folder, limits),
         cwd=folder,
         stdin=subprocess.DEVNULL,
         stdout=printed,
@@ -160,12 +179,34 @@ def _wait(command: list[str], folder: Path, printed: IO[bytes], seconds: float) 
         start_new_session=True,
         env={"PATH": os.environ.get("PATH", os.defpath)},
     )
+    start, waited = time.monotonic(), 0.0
     try:
-        return process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        return None
+        while True:
+            looked = time.monotonic()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.wait(LOOK_SECONDS)
+            used, now = usage_below(process.pid, confinement.keepers), time.monotonic()
+            # Where it waits for the processor, the machine is slow, not the program; but not for ever.
+            waited = max(waited + (0 if used.busy else now - looked), (now - start) / LONGEST)
+            if passed := _passed(limits, used, waited):
+                return passed
     finally:
         _end(process)
+
+
+def _passed(limits: Limits, used: Usage, seconds: float) -> str | None:
+    """The limit that a program passed, as a reason."""
+    if used.memory_bytes > limits.total_memory_bytes:
+        return f"it took more than {limits.total_memory_bytes // 2**20} MiB of memory"
+    if used.processes > limits.processes:
+        return f"it had more than {limits.processes} processes and threads"
+    if used.cpu_seconds > limits.cpu_seconds:
+        return _too_busy(limits)
+    return f"it ran for more than {limits.wall_seconds:g} seconds" if seconds > limits.wall_seconds else None
+
+
+def _too_busy(limits: Limits) -> str:
+    return f"it took more than {limits.cpu_seconds} seconds of processor time"
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
