@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +136,17 @@ async def test_a_search_runs_on_a_landscape_as_on_a_task(tmp_path: Path) -> None
     known = runner.trials[3]
     assert await runner.run(Proposal(known.candidate, "x")) is known
     assert [t.score for t in runner.trials] == [landscape.exact(t.candidate) for t in runner.trials]
+
+
+def test_the_example_of_the_docs_finds_the_optimum_of_a_recorded_landscape() -> None:
+    root = Path(__file__).parents[1]
+    (example,) = re.findall(r"```python\n(.*?)```", (root / "docs" / "search.md").read_text(encoding="utf-8"), re.S)
+    done = subprocess.run([sys.executable, "-c", example], cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    about, found = done.stdout.splitlines()
+    optimum = Landscape.load(root / "benchmarks" / "landscapes" / "quickstart.npz").optimum
+    assert about.startswith("validation split of quickstart")
+    assert found == f"{optimum:.3f} of {optimum:.3f} after 20 trials"
 
 
 async def test_a_space_too_large_to_record_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
