@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -17,7 +17,8 @@ from agentopt.evaluation import Evaluator, check_candidate
 from agentopt.events import Event, Observer, log_to, tell
 from agentopt.models.base import ChatModel
 from agentopt.models.catalog import Catalog, ModelSpec
-from agentopt.models.pool import ModelPool
+from agentopt.models.pool import ModelPool, connect
+from agentopt.models.weights import Progress
 from agentopt.optimization import Optimization
 from agentopt.prompting import pilot_subtasks, prompted_subtasks, run_diagnosis
 from agentopt.result import Result
@@ -67,7 +68,7 @@ async def aoptimize(
     if opened:
         opened = opened.going_on_with(loaded, config)
     # Before there is a run folder: a key that is missing is told without a trace.
-    models = provider or ModelPool(specs)
+    models = provider or pool_that_tells(specs, observer)
     run = opened or RunFolder.create(loaded, None if isinstance(task, Task) else Path(task), config, warm_start)
     caps, purpose_caps = config.budget.caps(), config.purpose_caps()
     try:
@@ -102,10 +103,9 @@ async def aevaluate(
     _check_split(loaded, split)
     chosen = candidate or baseline(loaded)
     check_candidate(chosen, loaded)
-    caps = config.budget.caps()
-    async with open_session(
-        specs, f"evaluate {loaded.name} {uuid.uuid4().hex}", caps=caps, journal=config.journal, provider=provider
-    ) as session:
+    caps, run = config.budget.caps(), f"evaluate {loaded.name} {uuid.uuid4().hex}"
+    models = provider or pool_that_tells(specs, observer)
+    async with open_session(specs, run, caps=caps, journal=config.journal, provider=models) as session:
         evaluator = Evaluator(loaded, session.model, specs, seed=config.response_seed)
         return await evaluator.evaluate(
             chosen,
@@ -135,8 +135,9 @@ async def adiagnose(
     check_candidate(chosen, loaded)
     wanted = pilot_subtasks(loaded, config, subtask)
     caps, run = config.budget.caps(), f"diagnose {loaded.name} {uuid.uuid4().hex}"
+    models = provider or pool_that_tells(specs, observer)
     async with open_session(
-        specs, run, caps=caps, purpose_caps=config.purpose_caps(), journal=config.journal, provider=provider
+        specs, run, caps=caps, purpose_caps=config.purpose_caps(), journal=config.journal, provider=models
     ) as session:
         evaluator = Evaluator(loaded, session.model, specs, seed=config.response_seed)
         return [await run_diagnosis(loaded, config, session, evaluator, chosen, name, observer) for name in wanted]
@@ -161,6 +162,24 @@ evaluate = _blocking(aevaluate)
 
 diagnose = _blocking(adiagnose)
 """`adiagnose`, for code that is not async."""
+
+
+def pool_that_tells(specs: Mapping[str, ModelSpec], observer: Observer) -> ModelPool:
+    """The catalogue's transports; the observer hears of each tenth of a file that is fetched.
+
+    Raises `CatalogError` when the variable of a model's key is not set.
+    """
+    loop, told = asyncio.get_running_loop(), set[tuple[str, int]]()
+
+    def tell_progress(progress: Progress) -> None:  # in the thread that fetches
+        done, total = progress.done_bytes, progress.total_bytes or progress.done_bytes or 1
+        tenth = (progress.file, 10 * done // total)
+        if tenth not in told:
+            told.add(tenth)
+            message = f"fetching {progress.file}: {done / 1e6:.0f} of {total / 1e6:.0f} MB"
+            loop.call_soon_threadsafe(observer, Event("fetching", message, {"progress": progress}))
+
+    return ModelPool(specs, partial(connect, progress=tell_progress))
 
 
 def load(task: Task | Path | str, config: Config, *, agent: bool = True) -> tuple[Task, Mapping[str, ModelSpec]]:

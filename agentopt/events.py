@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 Kind = Literal[
+    "fetching",
     "run_started",
     "search_started",
     "trial_started",

@@ -236,6 +236,41 @@ async def test_a_model_that_cannot_be_started_costs_nothing(journal: Journal) ->
     assert journal.spend("run").by_purpose == {"samples": Usage()}
 
 
+class Slow(ScriptedModel):
+    """A model whose file is on its way for ever."""
+
+    def __init__(self) -> None:
+        super().__init__(told)
+        self.began, self.cancelled = asyncio.Event(), False
+
+    async def prepare(self, model: str) -> None:
+        self.began.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+
+
+async def test_the_end_of_a_run_does_not_wait_for_a_model_that_is_being_fetched(journal: Journal) -> None:
+    provider = Slow()
+    model = metered(provider, journal)
+    caller = asyncio.create_task(model.generate(QUESTION))
+    await provider.began.wait()
+    await model.aclose()
+    with pytest.raises(PermanentModelError, match="stopping"):
+        await caller
+    assert provider.cancelled
+    assert provider.requests == []
+    assert model.budget.spent == journal.spend("run").by_purpose.get("samples", Usage()) == Usage()
+
+
+async def test_fetching_a_model_is_bounded_by_the_cap_on_time(journal: Journal) -> None:
+    now = iter([0.0, *[9.99] * 100])
+    with pytest.raises(BudgetExceeded, match="seconds cap of 10"):
+        await metered(Slow(), journal, Budget(Caps(seconds=10), clock=lambda: next(now))).generate(QUESTION)
+
+
 async def test_an_answer_that_could_not_be_kept_counts_at_its_worst(journal: Journal, tmp_path: Path) -> None:
     def answer(request: Request, repeat: int) -> str:
         with sqlite3.connect(tmp_path / "journal.db") as other:

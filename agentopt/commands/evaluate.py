@@ -4,29 +4,43 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
-from typing import get_args
+from typing import cast, get_args
 
 from rich.console import Console
 
-from agentopt.api import evaluate
+from agentopt.api import evaluate, load
 from agentopt.config import load_config
 from agentopt.errors import UserError
+from agentopt.events import Event
+from agentopt.report.bars import counting_bar
 from agentopt.report.words import interval_in_words
 from agentopt.result import Measured, load_candidate
 from agentopt.trial import Evaluation, Split
 
 
 def run_evaluation(task: Path, candidate: Path | None, split: str, settings: Sequence[str], console: Console) -> None:
-    """`agentopt evaluate`."""
+    """`agentopt evaluate`: progress on stderr, the scores on stdout."""
     if split not in get_args(Split):
         raise UserError(f"`--split` must be one of {', '.join(get_args(Split))}, but got {split}", remedy="name one")
     chosen = load_candidate(candidate) if candidate else None
     config = load_config(settings)
+    loaded, _ = load(task, config, agent=False)
+    asked = cast(Split, split)
+    progress, done, total = Console(stderr=True), count(1), len(loaded.splits.get(asked, ()))
     try:
-        evaluation = evaluate(task, chosen, config, split=split)  # type: ignore[arg-type]  # checked above
+        with counting_bar(progress, "examples") as show:
+
+            def observe(event: Event) -> None:
+                if event.kind == "example_done":
+                    show(next(done), total)
+                else:
+                    progress.print(event.message, markup=False, highlight=False, soft_wrap=True)
+
+            evaluation = evaluate(loaded, chosen, config, split=asked, observer=observe)
     except KeyboardInterrupt:
-        Console(stderr=True).print("stopped; run the command again to go on: what was answered is kept")
+        progress.print("stopped; run the command again to go on: what was answered is kept")
         sys.exit(130)
     show_evaluation(evaluation, console)
 

@@ -44,7 +44,7 @@ def _route(spec: ModelSpec) -> str:
 def pull_model(name: str, settings: Sequence[str], console: Console) -> None:
     """`agentopt models pull`."""
     from agentopt.models.weights import fetch
-    from agentopt.report.download import download_bar
+    from agentopt.report.bars import download_bar
 
     spec = Catalog.load(*load_config(settings).models)[name]
     if spec.weights is None:

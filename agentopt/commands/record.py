@@ -9,24 +9,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from agentopt.api import load
 from agentopt.config import Config, load_config
 from agentopt.landscape import Landscape, record
+from agentopt.report.bars import counting_bar
 from agentopt.session import open_session
 
 
 def run_recording(task: Path, out: Path, settings: Sequence[str], console: Console) -> None:
     """`agentopt record`: one line of progress with the time left on stderr, then what was kept."""
     config, stderr = load_config(settings), Console(stderr=True)
-    columns = (TextColumn("candidates"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
-        with Progress(*columns, console=stderr, disable=not stderr.is_terminal) as progress:
-            bar = progress.add_task("record", total=None)
-            landscape = asyncio.run(
-                _record(task, config, lambda done, total: progress.update(bar, completed=done, total=total))
-            )
+        with counting_bar(stderr, "candidates") as show:
+            landscape = asyncio.run(_record(task, config, show))
     except KeyboardInterrupt:
         stderr.print("stopped; run the command again to go on: what was answered is kept")
         sys.exit(130)

@@ -95,3 +95,11 @@ class ChatModel(Protocol):
 
     async def aclose(self) -> None:
         """Release connections and processes. Safe to call twice."""
+
+
+@runtime_checkable
+class Preparing(Protocol):
+    """A `ChatModel` that may need minutes before it can be asked, such as to fetch a file."""
+
+    async def prepare(self, model: str) -> None:
+        """Make the catalogue's `model` ready. To be cancelled at any moment; `generate` does it where nobody has."""

@@ -80,6 +80,11 @@ class LocalModel:
             await engine.process.settled()
             raise
 
+    async def prepare(self, model: str) -> None:
+        """Have the file. What was fetched of it when this is cancelled is kept for the next time."""
+        async with self._starting:
+            await self._file()
+
     async def aclose(self) -> None:
         """Stop the engine; the next call starts it anew."""
         async with self._starting:
@@ -100,14 +105,17 @@ class LocalModel:
             raise PermanentModelError(
                 f"the engine of {self.spec.name} died {len(self._deaths)} times; its last words: {self._deaths[-1]}"
             )
-        if self._path is None:
-            self._path = await fetch(self._weights, cache_dir=self._cache_dir, progress=self._progress)
-        process = EngineProcess(self._path, self.spec)
+        process = EngineProcess(await self._file(), self.spec)
         try:
             return _Engine.of(self.spec, process, await process.address())
         except BaseException:
             process.stop()
             raise
+
+    async def _file(self) -> Path:
+        if self._path is None:
+            self._path = await fetch(self._weights, cache_dir=self._cache_dir, progress=self._progress)
+        return self._path
 
     async def _drop(self) -> None:
         engine, self._engine = self._engine, None

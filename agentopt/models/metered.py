@@ -1,13 +1,14 @@
 """The model that everyone in a run talks to: journal first, then budget, limits and retries around one attempt.
 
-Order of one call: look in the journal; for what is missing, wait for a place under the model's limits, reserve the
-worst case, enter it in the ledger, send, and commit the answer before handing it on.
+Order of one call: look in the journal; for what is missing, have the model ready, wait for a place under its limits,
+reserve the worst case, enter it in the ledger, send, and commit the answer before handing it on.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from weakref import WeakValueDictionary
 
 from tenacity import (
@@ -20,7 +21,7 @@ from tenacity import (
 
 from agentopt.budget import Budget, Usage
 from agentopt.errors import AgentoptError, BudgetExceeded, ModelError, PermanentModelError, TransientModelError
-from agentopt.models.base import ChatModel, Choice, Request, Response
+from agentopt.models.base import ChatModel, Choice, Preparing, Request, Response
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.journal import Journal, JournalError
 from agentopt.models.limits import Limiter
@@ -140,6 +141,10 @@ class MeteredModel:
                 await self._attempt(request, spec)
 
     async def _attempt(self, request: Request, spec: ModelSpec) -> None:
+        if isinstance(self._provider, Preparing):
+            # Nothing is paid for yet, so the end of the run does not wait for it.
+            async with self._in_time():
+                await self._unless_closing(self._provider.prepare(request.model))
         async with self._limiter(spec).slot():
             self._check_open()
             worst = worst_case(request, spec)
@@ -161,17 +166,10 @@ class MeteredModel:
     async def _send(self, request: Request, spec: ModelSpec, worst: Usage) -> Usage:
         entry = await self._journal.open(self._run, request, worst)
         try:
-            async with asyncio.timeout(self.budget.seconds_left) as cap:
+            async with self._in_time():
                 response = await self._provider.generate(request)
-        except TimeoutError as error:
-            if not cap.expired():
-                raise  # the provider's own, which breaks the promise of `ChatModel`
-            late = self.budget.out_of_time()
-            await self._journal.record_failure(entry, worst, "time was up")
-            raise late from error
         except AgentoptError as error:
-            kind = error.kind if isinstance(error, ModelError) else "not sent"
-            await self._journal.record_failure(entry, _taken(error, worst), kind)
+            await self._journal.record_failure(entry, _taken(error, worst), _kind(error))
             if isinstance(error, TransientModelError) and error.retry_after:
                 self._limiter(spec).pause(error.retry_after)
             raise
@@ -180,14 +178,32 @@ class MeteredModel:
         await self._journal.record(entry, spec.identity, request, response, usage)
         return usage
 
+    @asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
+        """Raise `BudgetExceeded` where the block is not done when the run's time is up."""
+        try:
+            async with asyncio.timeout(self.budget.seconds_left) as cap:
+                yield
+        except TimeoutError as error:
+            if not cap.expired():
+                raise  # the provider's own, which breaks the promise of `ChatModel`
+            raise self.budget.out_of_time() from error
+
     async def _pause(self, seconds: float) -> None:
         """Sleep between attempts, or for a turn; not when the run stops meanwhile, or its time does not suffice."""
         self.budget.check_seconds(seconds)
-        waits = {asyncio.ensure_future(self._sleep(seconds)), asyncio.ensure_future(self._closing.wait())}
-        _, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        for wait in pending:
-            wait.cancel()
-        self._check_open()
+        await self._unless_closing(self._sleep(seconds))
+
+    async def _unless_closing(self, work: Awaitable[None]) -> None:
+        """Wait for `work`; when the run stops meanwhile, cancel it and raise `StoppingError`."""
+        waits = [asyncio.ensure_future(work), asyncio.ensure_future(self._closing.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            self._check_open()
+            await waits[0]
+        finally:
+            for wait in waits:
+                wait.cancel()
 
     def _limiter(self, spec: ModelSpec) -> Limiter:
         if spec.name not in self._limiters:
@@ -202,6 +218,13 @@ def _taken(error: AgentoptError, worst: Usage) -> Usage:
     if isinstance(error, StoppingError) or not isinstance(error, ModelError):
         return Usage()  # it was never sent
     return worst if error.billed else Usage(calls=1)
+
+
+def _kind(error: AgentoptError) -> str:
+    """The word that a failure is counted by."""
+    if isinstance(error, ModelError):
+        return error.kind
+    return "time was up" if isinstance(error, BudgetExceeded) else "not sent"
 
 
 def _waits(first: float) -> Callable[[RetryCallState], float]:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 
-from agentopt.models.base import ChatModel, Request, Response
+from agentopt.models.base import ChatModel, Preparing, Request, Response
 from agentopt.models.catalog import ModelSpec, key_of
+from agentopt.models.weights import Progress
 
 Connect = Callable[[ModelSpec], ChatModel]
 
 
-def connect(spec: ModelSpec) -> ChatModel:
-    """The transport for one entry: the embedded engine for weights, a hosted endpoint otherwise."""
+def connect(spec: ModelSpec, progress: Callable[[Progress], None] = lambda _: None) -> ChatModel:
+    """The transport for one entry: the embedded engine for weights, a hosted endpoint otherwise.
+
+    `progress` is told how far the fetching of weights is, from another thread.
+    """
     if spec.weights:
         from agentopt.models.local import LocalModel
 
-        return LocalModel(spec)
+        return LocalModel(spec, progress=progress)
     from agentopt.models.hosted import HostedModel
 
     return HostedModel(spec)
@@ -35,9 +39,17 @@ class ModelPool:
         self._models: dict[str, ChatModel] = {}
 
     async def generate(self, request: Request) -> Response:
-        if request.model not in self._models:
-            self._models[request.model] = self._connect(self._specs[request.model])
-        return await self._models[request.model].generate(request)
+        return await self._reached(request.model).generate(request)
+
+    async def prepare(self, model: str) -> None:
+        reached = self._reached(model)
+        if isinstance(reached, Preparing):
+            await reached.prepare(model)
+
+    def _reached(self, model: str) -> ChatModel:
+        if model not in self._models:
+            self._models[model] = self._connect(self._specs[model])
+        return self._models[model]
 
     async def aclose(self) -> None:
         await asyncio.gather(*(model.aclose() for model in self._models.values()))

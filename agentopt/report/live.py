@@ -62,6 +62,9 @@ class LiveView:
         self._examples = 0
         if event.kind == "search_started":
             self._begin(event)
+        elif event.kind == "fetching" and self._live:
+            self._now = event.message
+            return
         elif event.kind == "trial_started":
             candidate = candidate_in_words(event.data["proposal"].candidate.to_dict())
             self._now = f"trial {event.data['number']}: {candidate}"
