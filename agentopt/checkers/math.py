@@ -26,7 +26,10 @@ from agentopt.task import Example, Value
 from agentopt.trial import Score
 
 SECONDS = 5.0
-"""How long one reading or comparison may take."""
+"""How much processor time one reading or comparison may take."""
+
+WAITING = 12
+"""How many times as long it may take in all, on a machine that is busy with others."""
 
 START_SECONDS = 120.0
 """How long the process may take to load its libraries on a busy machine."""
@@ -62,13 +65,13 @@ class MathProcess:
     def _ask(self, question: dict[str, Any]) -> Any:
         with self._lock:
             process = self._process = self._process or self._started()
-            answer = self._exchange(process, question, self._seconds)
+            answer = self._exchange(process, question, WAITING * self._seconds)
             if answer is None:
                 self.close()
             return answer and answer["value"]
 
     def _started(self) -> subprocess.Popen[str]:
-        command = [sys.executable, "-I", str(Path(__file__).with_name("mathprocess.py"))]
+        command = [sys.executable, "-I", str(Path(__file__).with_name("mathprocess.py")), str(self._seconds)]
         process = subprocess.Popen(  # noqa: S603 - our own file
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8", start_new_session=True
         )

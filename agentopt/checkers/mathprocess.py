@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 import sys
+import time
 from typing import Any
 
 MOST_BYTES = 2**30
@@ -45,23 +47,36 @@ def _parsed(text: str) -> list[Any]:
     return parsed
 
 
-def _bounded() -> None:
+def _bound_memory() -> None:
     """No answer may take all of the machine's memory."""
     import resource
 
     resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
 
 
-def main() -> None:
-    """Answer until the questions end."""
+def _bound_time(seconds: float) -> None:
+    """End this process when it has had `seconds` of processor time from now on, whole seconds rounded up."""
+    import resource
+
+    used = time.process_time()
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(used + seconds), hard))
+
+
+def main(seconds: float) -> None:
+    """Answer until the questions end. A question may take `seconds` of processor time, however busy the machine is."""
     logging.disable(logging.WARNING)
-    if sys.platform.startswith("linux"):
-        _bounded()
+    bounded = sys.platform.startswith("linux")
+    if bounded:
+        _bound_memory()
+    agree("1", "1")  # what the libraries load when they are first used is on nobody's time
     for line in sys.stdin:
+        if bounded:
+            _bound_time(seconds)
         question = json.loads(line)
         value = agree(*question["agree"]) if "agree" in question else read(question["read"])
         print(json.dumps({"value": value}), flush=True)  # noqa: T201 - the answer is what it is for
 
 
 if __name__ == "__main__":
-    main()
+    main(float(sys.argv[1]))
