@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agentopt.errors import TaskError
+from agentopt.rows import MissingColumnError, at_least_one, column, items, text
 from agentopt.task import Example
 
 Triple = tuple[str, str, str]
@@ -36,8 +36,7 @@ def retrieval_example(question: Question, *, called: str, most: int, seed: int) 
     None for a question without an answer, without gold, or with more gold than `most`. Raises `TaskError` for a
     `most` below 1.
     """
-    if most < 1:
-        raise TaskError(f"max_{called} must be at least 1, but got {most}", remedy=f"set data.options.max_{called}")
+    at_least_one(f"max_{called}", most)
     gold, answers = list(dict.fromkeys(question.gold)), list(dict.fromkeys(filter(None, question.answers)))
     if not answers or not 0 < len(gold) <= most:
         return None
@@ -58,19 +57,24 @@ def hotpot_question(row: Mapping[str, Any]) -> Question:
     """
     sentences = {
         (title, number): f"{title}: {sentence.strip()}"
-        for title, paragraph in _pairs(row["context"], "sentences")
+        for title, paragraph in _pairs(row, "context", "sentences")
         for number, sentence in enumerate(paragraph)
         if sentence.strip()
     }
-    facts = [tuple(fact) for fact in _pairs(row["supporting_facts"], "sent_id")]
+    facts = [tuple(fact) for fact in _pairs(row, "supporting_facts", "sent_id")]
     gold = [sentences[fact] for fact in facts if fact in sentences]
     answers = [row["answer"]] if row.get("answer") else []
-    return Question(row["question"], answers, list(sentences.values()), gold, str(row.get("id", row.get("_id", ""))))
+    return Question(
+        text(row, "question"), answers, list(sentences.values()), gold, str(row.get("id", row.get("_id", "")))
+    )
 
 
-def _pairs(value: Any, second: str) -> Iterable[tuple[str, Any]]:
-    """Pairs of a title and something, from a list of pairs or an object of two lists."""
-    return zip(value["title"], value[second], strict=True) if isinstance(value, Mapping) else map(tuple, value)
+def _pairs(row: Mapping[str, Any], name: str, second: str) -> Iterable[tuple[str, Any]]:
+    """Pairs of a title and something, from a column that is a list of pairs or an object of two lists."""
+    value = column(row, name)
+    if isinstance(value, Mapping):
+        return zip(value["title"], value[second], strict=True)
+    return map(tuple, items(row, name))
 
 
 def graph_question(row: Mapping[str, Any]) -> Question:
@@ -81,16 +85,18 @@ def graph_question(row: Mapping[str, Any]) -> Question:
     question to the nearest answer: RoG's weak supervision (arXiv 2310.01061, section 4.3).
     """
     if "gt_triples" in row:
-        gold = _triples(row["gt_triples"])
+        gold = _triples(items(row, "gt_triples"))
         triples = [*_triples(row.get("crucial_triples", ())), *_triples(row.get("2hop_triples", ()))]
     else:
-        triples = _triples(row["graph"])
-        gold = shortest_path_triples(triples, row["q_entity"], row["a_entity"])
+        if "graph" not in row:
+            raise MissingColumnError(row, "gt_triples", "graph")
+        triples = _triples(items(row, "graph"))
+        gold = shortest_path_triples(triples, items(row, "q_entity"), items(row, "a_entity"))
     wanted = set(gold)
     facts = list(_one_way([*gold, *triples]))
     return Question(
-        row["question"],
-        row["answer"],
+        text(row, "question"),
+        items(row, "answer"),
         [_fact(triple) for triple in facts],
         [_fact(triple) for triple in facts if triple in wanted],
         str(row.get("id", row.get("ID", ""))),

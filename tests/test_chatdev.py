@@ -72,8 +72,16 @@ def test_a_long_requirement_can_be_cut(tmp_path: Path) -> None:
 
 
 def test_a_row_of_another_form_is_told(tmp_path: Path) -> None:
-    with pytest.raises(TaskError, match=r"srdd\.jsonl:1: the reader failed: KeyError: 'Name'"):
+    with pytest.raises(TaskError, match=r"srdd\.jsonl:1: the row must have the column 'name' or 'Name'"):
         load(tmp_path, [{"title": "x"}])
+    with pytest.raises(TaskError, match=r"srdd\.jsonl:1: the column 'Description' must be a text, but is 7"):
+        load(tmp_path, [{"Name": "x", "Description": 7}])
+
+
+@pytest.mark.parametrize("most", [0, -3])
+def test_a_requirement_cannot_be_cut_to_nothing(tmp_path: Path, most: int) -> None:
+    with pytest.raises(TaskError, match=rf"max_words must be at least 1, but got {most}"):
+        load(tmp_path, ROWS, **{"data.options": {"max_words": most}})
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -105,16 +107,18 @@ def test_the_other_public_forms_are_read_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "row"),
+    ("name", "row", "told"),
     [
-        ("gsm8k", {"question": "?", "answer": "no mark"}),
-        ("svamp", {"ID": "x", "Body": "b", "Question": "q"}),
-        ("aime", {"problem": "p", "answer": "many"}),
-        ("multiarith", {"text": "?"}),
+        ("gsm8k", {"question": "?", "answer": "no mark"}, "the column 'answer' must have #### before"),
+        ("gsm8k", {"question": "?", "answer": None}, "the column 'answer' must be a text, but is null"),
+        ("svamp", {"ID": "x", "Body": "b", "Question": "q"}, "the row must have the column 'Answer'"),
+        ("aime", {"problem": "p", "answer": "many"}, "the reader failed: ValueError: .*'many'"),
+        ("aime", {"problem": "p", "answer": None}, "the column 'answer' must be a number or a text, but is null"),
+        ("multiarith", {"text": "?"}, "the row must have the column 'input' or 'question'"),
     ],
 )
-def test_a_row_of_another_form_is_told_with_its_line(name: str, row: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(TaskError, match=r"rows\.jsonl:1: the reader failed"):
+def test_a_row_of_another_form_is_told_with_its_line(name: str, row: dict[str, Any], told: str, tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match=rf"rows\.jsonl:1: {told}"):
         load(name, tmp_path, [row])
 
 
@@ -177,8 +181,23 @@ def test_a_number_that_no_computer_finishes_is_wrong_and_the_next_answer_is_judg
     process = MathProcess(seconds=1)
     try:
         assert not process.agree("9", "9^{9^{9}}")
-        process = MathProcess(seconds=20)
         assert process.agree("9", "9.0")
+    finally:
+        process.close()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processor time is bounded on Linux only")
+def test_each_question_is_given_processor_time_of_its_own() -> None:
+    process = MathProcess(seconds=1000)
+    try:
+        assert process.agree("9", "9.0")
+        assert process._process
+        pid = process._process.pid
+        first, hard = resource.prlimit(pid, resource.RLIMIT_CPU)
+        assert 1000 < first < 1200
+        resource.prlimit(pid, resource.RLIMIT_CPU, (500, hard))
+        assert process.agree("9", "9.0")
+        assert 1000 < resource.prlimit(pid, resource.RLIMIT_CPU)[0] < 1200
     finally:
         process.close()
 

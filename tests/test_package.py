@@ -24,7 +24,7 @@ LAYERS = (
     "candidate trial",
     "cost budget stats validation database sandbox.*",
     "models.*",
-    "task templates parsers scorers fusion workflow checkers.* wire retrieval",
+    "task templates parsers scorers fusion workflow checkers.* wire rows retrieval",
     "taskfile.*",
     "scaling",
     "evaluation program.*",

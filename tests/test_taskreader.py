@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import subprocess
@@ -22,14 +23,14 @@ from agentopt.errors import TaskError
 from agentopt.task import Example
 from agentopt.taskfile.data import Functions, Row
 from agentopt.taskfile.loading import load_task
-from agentopt.taskfile.reader import into_splits, read_dataset
+from agentopt.taskfile.reader import into_splits, quietly, read_dataset
 from agentopt.taskfile.schema import DataSpec, SplitsSpec
 
 READER = """
 import datetime
 from agentopt.task import Example
 
-def read(row, *, most=2, names_file=None):
+def read(row, *, most: int = 2, names_file=None):
     if "answer" not in row:
         return None
     names = names_file.read_text() if names_file else ""
@@ -37,6 +38,9 @@ def read(row, *, most=2, names_file=None):
 
 def needy(row, *, key):
     return row[key]
+
+def plain(row, *, words: list[str], least: "float | None" = None):
+    return read(row)
 
 def dated(row):
     return Example(row["id"], {"facts": datetime.date.fromisoformat(row["answer"])}, "Kell")
@@ -146,15 +150,27 @@ def test_a_files_option_is_relative_to_the_task_folder(tmp_path: Path) -> None:
     assert task.splits["test"][0].inputs["names"] == "Vard"
 
 
+def test_an_option_of_the_type_that_the_reader_names_is_taken(tmp_path: Path) -> None:
+    write(tmp_path, rows(6))
+    for least in (None, 1, 0.5):
+        assert ids(tmp_path, reader="reader.py:plain", options={"words": ["a"], "least": least})
+
+
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"source": None}, r"data\.source: .*none was given[\s\S]*-c data=FILE"),
-    ({"source": "no.jsonl"}, r"data\.source: the data file .*no\.jsonl cannot be read"),
+    ({"source": "no.jsonl"}, r"data\.source: the data file .*no\.jsonl cannot be read[\s\S]*working folder"),
+    ({"options": {"most": "six"}}, r"data\.options: the option most must be of the type int, but got 'six'"),
+    ({"options": {"most": True}}, r"the option most must be of the type int, but got True"),
+    (
+        {"reader": "reader.py:plain", "options": {"words": [], "least": "x"}},
+        r"the option least must be of the type float or null, but got 'x'",
+    ),
     ({"source": "rows.csv"}, r"must be a \.jsonl or \.json file, or hf:org/name, but got rows\.csv"),
     ({"source": "hf:name"}, r"must be named as hf:org/name/config@split, but got hf:name"),
     ({"options": {"mots": 1}}, r"data\.options: .*must have an option 'mots'[\s\S]*did you mean 'most'"),
     ({"reader": "reader.py:needy"}, r"needs the option 'key'[\s\S]*-c data\.options\.key"),
     ({"reader": "reader.py:needy", "options": {"key": "id"}}, r"jsonl:1: a reader must return an Example .* got str"),
-    ({"reader": "reader.py:needy", "options": {"key": "x"}}, r"jsonl:1: the reader failed: KeyError: 'x'"),
+    ({"reader": "reader.py:needy", "options": {"key": "x"}}, r"jsonl:1: the row must have the column 'x'"),
     ({"reader": "reader.py:reed"}, r"data\.reader: .*must have a function 'reed'[\s\S]*did you mean 'read'"),
     ({"reader": None}, r"`source` goes with a reader"),
     ({"test": "test.jsonl"}, r"but got a file for test"),
@@ -173,10 +189,14 @@ def test_a_mistake_in_the_data_is_one_message(tmp_path: Path, overrides: dict[st
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ([], "at least one usable row for each of train, validation, test, but has 0"),
-        (rows(2), "but has 2"),
+        ([], r"rows\.jsonl: a dataset must have rows, but it is empty"),
+        (rows(2), r"rows\.jsonl: .*at least one usable row for each of train, validation, test, but has 2\n"),
+        (
+            [{"id": f"r{n}", "facts": [], "answer": "x"} for n in range(9)],
+            "but has 1 with inputs of their own; rows with the same inputs stay in one split",
+        ),
         ([*rows(3), *rows(1)], r"jsonl:4: an id must stand once in a dataset, but 'r0' is also at .*jsonl:1"),
-        ([{"id": "r0", "answer": "x"}], r"jsonl:1: the reader failed: KeyError: 'facts'"),
+        ([{"id": "r0", "answer": "x"}], r"jsonl:1: the row must have the column 'facts'"),
         ([{"id": 7, "facts": [], "answer": "x"}], r"jsonl:1: an example's id must be a text, but got 7"),
     ],
 )
@@ -252,6 +272,15 @@ def test_a_dataset_of_the_hub_is_asked_for_by_name_configuration_and_split(
 def test_what_the_hub_cannot_give_is_told_with_a_remedy(tmp_path: Path, failure: Exception, message: str) -> None:
     with pytest.raises(TaskError, match=message):
         from_hub(tmp_path, "hf:a/b", Hub(failure))
+
+
+def test_what_a_library_warns_of_is_quiet_while_it_loads(caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("a_library")
+    with quietly("a_library"):
+        logger.warning("Retrying in 1s")
+        logger.error("broken")
+    logger.warning("later")
+    assert caplog.messages == ["broken", "later"]
 
 
 LIBRARY = """

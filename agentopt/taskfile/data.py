@@ -71,12 +71,17 @@ def _content(path: Path, where: str) -> bytes:
         return path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     except OSError as error:
         rule = f"the data file {path} cannot be read: {error.strerror}"
-        raise TaskError(rule, where=where, remedy="correct the path; it is relative to the task folder") from error
+        remedy = (
+            "correct the path; it is relative to the task folder, and to the working folder where -c data= gives it"
+        )
+        raise TaskError(rule, where=where, remedy=remedy) from error
 
 
 def _json(text: bytes, place: str, remedy: str) -> Any:
     try:
         return json.loads(text.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise TaskError(f"is not UTF-8: {error}", where=place, remedy="save the file as UTF-8") from error
     except (ValueError, RecursionError) as error:
         raise TaskError(f"is not JSON: {error}", where=place, remedy=remedy) from error
 

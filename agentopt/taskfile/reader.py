@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from agentopt.errors import AgentoptError, TaskError
+from agentopt.rows import ColumnError, Columns
 from agentopt.task import Example
 from agentopt.taskfile.data import Functions, Row, inputs_as_text, json_lines, json_list
 from agentopt.taskfile.schema import DataSpec, SplitsSpec
@@ -47,8 +51,9 @@ def read_dataset(
         raise TaskError(rule, where=f"{where}.source", remedy=remedy)
     assert data.reader
     read = _reader(data, folder, functions, where)
-    rows = _rows(_placed(data.source, folder, f"{where}.source", hub or load_from_hub), read)
-    return into_splits(rows, data.splits, data.split_seed, f"{where}.source")
+    named = data.source if data.source.startswith(HUB) else str(folder / data.source)
+    rows = _rows(_placed(data.source, folder, f"{where}.source", hub or load_from_hub), read, named)
+    return into_splits(rows, data.splits, data.split_seed, named)
 
 
 def _reader(data: DataSpec, folder: Path, functions: Functions, where: str) -> Callable[[Mapping[str, Any]], Any]:
@@ -66,6 +71,7 @@ def _reader(data: DataSpec, folder: Path, functions: Functions, where: str) -> C
             rule = f"the reader {data.reader} needs the option {parameter.name!r}"
             remedy = f"add -c data.options.{parameter.name}=..."
             raise TaskError(rule, where=f"{where}.options", remedy=remedy)
+    _check_kinds(data, function, f"{where}.options")
     options = {
         name: folder / value if name.endswith(FILE_OPTION) and isinstance(value, str) else value
         for name, value in data.options.items()
@@ -73,9 +79,28 @@ def _reader(data: DataSpec, folder: Path, functions: Functions, where: str) -> C
     return lambda row: function(row, **options)
 
 
-def _rows(source: Iterable[Placed], read: Callable[[Mapping[str, Any]], Any]) -> list[Row]:
+_PLAIN = {str, int, float, bool, NoneType}
+
+
+def _check_kinds(data: DataSpec, function: Callable[..., Any], where: str) -> None:
+    """Raise `TaskError` for an option of another type than the reader's parameter says, where that is a plain one."""
+    try:
+        hints = get_type_hints(function)
+    except NameError:  # an annotation may name what is imported for type checkers alone
+        return
+    for name, value in data.options.items():
+        hint = hints.get(name)
+        kinds: set[Any] = set(get_args(hint)) if get_origin(hint) in {Union, UnionType} else {hint}
+        if kinds <= _PLAIN and type(value) not in kinds and not (float in kinds and type(value) is int):
+            called = " or ".join(sorted("null" if kind is NoneType else kind.__name__ for kind in kinds))
+            rule = f"the option {name} must be of the type {called}, but got {value!r}"
+            raise TaskError(rule, where=where, remedy=f"correct -c data.options.{name}=...")
+
+
+def _rows(source: Iterable[Placed], read: Callable[[Mapping[str, Any]], Any], name: str) -> list[Row]:
     rows: list[Row] = []
     places: dict[str, str] = {}
+    number = 0
     for number, (place, row) in enumerate(source, 1):
         example = _example(read, row, place)
         if example is None:
@@ -86,14 +111,19 @@ def _rows(source: Iterable[Placed], read: Callable[[Mapping[str, Any]], Any]) ->
             raise TaskError(rule, where=place, remedy="remove one of the two rows")
         places[example.id] = place
         rows.append(Row(example, place, numbered=False))
+    if not number:
+        raise TaskError("a dataset must have rows, but it is empty", where=name, remedy="give the file that holds them")
     return rows
 
 
 def _example(read: Callable[[Mapping[str, Any]], Any], row: Mapping[str, Any], place: str) -> Example | None:
     try:
-        example = read(row)
+        example = read(Columns(row))
     except AgentoptError:
         raise
+    except ColumnError as error:
+        remedy = "use a file in the format that the task's README names"
+        raise TaskError(error.args[0], where=place, remedy=remedy) from error
     except Exception as error:  # a user's function may raise anything; it is told as its failure on this row
         problem = f"the reader failed: {type(error).__name__}: {error}"
         raise TaskError(problem, where=place, remedy="use a file in the format that the task's README names") from error
@@ -110,7 +140,7 @@ def into_splits(rows: Sequence[Row], shares: SplitsSpec, seed: int, where: str) 
     """Each row in one split, chosen by a hash of `seed` and its id. Rows with the same inputs stay together.
 
     The shares are divided by their sum, and are met on average. A split that would be empty is given the first rows
-    of the largest one. Raises `TaskError` when there are fewer rows than splits.
+    of the largest one. Raises `TaskError`, at the source `where`, when there are fewer rows than splits.
     """
     groups: dict[str, list[Row]] = {}
     for row in rows:
@@ -119,6 +149,9 @@ def into_splits(rows: Sequence[Row], shares: SplitsSpec, seed: int, where: str) 
     wanted = {split: share for split, share in given.items() if share > 0}
     if len(groups) < len(wanted):
         rule = f"a dataset must have at least one usable row for each of {', '.join(wanted)}, but has {len(groups)}"
+        rule += (
+            " with inputs of their own; rows with the same inputs stay in one split" if len(rows) > len(groups) else ""
+        )
         raise TaskError(rule, where=where, remedy="give a dataset with more rows, in the format that the README names")
     found: dict[Split, list[list[Row]]] = {split: [] for split in wanted}
     for group in groups.values():
@@ -167,6 +200,19 @@ def _from_hub(source: str, where: str, hub: HubLoader) -> Iterator[Placed]:
     return ((f"{source}:{number}", row) for number, row in enumerate(rows, 1))
 
 
+@contextmanager
+def quietly(*loggers: str) -> Iterator[None]:
+    """Without the warnings of these loggers: each attempt without a network is one, and the failure is told anyway."""
+    levels = {logger: logger.level for logger in map(logging.getLogger, loggers)}
+    for logger in levels:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in levels.items():
+            logger.setLevel(level)
+
+
 def load_from_hub(name: str, config: str | None, split: str | None) -> Iterable[Mapping[str, Any]]:
     """The rows of one split of a dataset of the Hugging Face hub; of its only one where none is named.
 
@@ -175,7 +221,8 @@ def load_from_hub(name: str, config: str | None, split: str | None) -> Iterable[
     import datasets  # an extra, and it takes seconds
 
     try:
-        loaded = datasets.load_dataset(name, config, split=split)
+        with quietly("huggingface_hub", "datasets"):
+            loaded = datasets.load_dataset(name, config, split=split)
     except datasets.exceptions.DatasetsError as error:
         raise ValueError(str(error)) from error
     if isinstance(loaded, Mapping):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from agentopt.retrieval import Question, hotpot_question, retrieval_example
+from agentopt.rows import items, text
 from agentopt.task import Example
 
 
@@ -18,4 +19,5 @@ def read(row: Mapping[str, Any], *, max_passages: int = 8, seed: int = 0) -> Exa
 def _with_candidates(row: Mapping[str, Any]) -> Question:
     """The form in which candidates were retrieved beforehand: `ctxs_candidate`, and `ctxs_gt` among them."""
     identity = str(row.get("id", ""))
-    return Question(row["question"], row["answers"], row["ctxs_candidate"], row["ctxs_gt"], identity)
+    candidates, gold = items(row, "ctxs_candidate"), items(row, "ctxs_gt")
+    return Question(text(row, "question"), items(row, "answers"), candidates, gold, identity)

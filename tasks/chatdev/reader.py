@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from agentopt import Example
+from agentopt.rows import at_least_one, text
 
 
 def read(row: Mapping[str, Any], max_words: int | None = None) -> Example:
@@ -14,8 +15,9 @@ def read(row: Mapping[str, Any], max_words: int | None = None) -> Example:
 
     Names stand more than once in SRDD, so an id ends in a hash of the requirement.
     """
-    name = row["name"] if "name" in row else row["Name"]
-    requirement = (row["task"] if "task" in row else row["Description"]).strip()
+    if max_words is not None:
+        at_least_one("max_words", max_words)
+    name, requirement = text(row, "name", "Name"), text(row, "task", "Description").strip()
     digest = hashlib.sha256(requirement.encode()).hexdigest()[:8]
     shown = " ".join(requirement.split()[:max_words])
     return Example(f"{name}-{digest}", {"name": name.replace("_", " "), "requirement": shown})

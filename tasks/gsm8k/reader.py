@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from agentopt import Example
+from agentopt.rows import ColumnError, text
 
 
 def read(row: Mapping[str, Any]) -> Example:
     """The question, with the number behind #### as the target."""
-    _, mark, target = row["answer"].rpartition("####")
+    _, mark, target = text(row, "answer").rpartition("####")
     if not mark:
-        raise ValueError("the answer has no #### before its number")
-    return Example(str(row.get("idx", "")), {"question": row["question"]}, target.strip())
+        raise ColumnError("the column 'answer' must have #### before its number")
+    return Example(str(row.get("idx", "")), {"question": text(row, "question")}, target.strip())

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from agentopt import Example
+from agentopt.rows import number, text
 
 
 def read(row: Mapping[str, Any]) -> Example:
     """`input` and `target`, or `question` and `final_ans`."""
-    question, target = ("input", "target") if "input" in row else ("question", "final_ans")
-    return Example("", {"question": row[question].strip()}, str(row[target]))
+    return Example("", {"question": text(row, "input", "question").strip()}, str(number(row, "target", "final_ans")))

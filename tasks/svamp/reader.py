@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from agentopt import Example
+from agentopt.rows import number, text
 
 
 def read(row: Mapping[str, Any]) -> Example:
     """Body and question as one text; the answer 3.0 as 3."""
-    body = row["Body"].strip()
-    question = f"{body}{'' if body.endswith(('.', '!', '?')) else '.'} {row['Question'].strip()}"
-    number = float(row["Answer"])
-    return Example(str(row.get("ID", "")), {"question": question}, f"{number:.15g}")
+    body = text(row, "Body").strip()
+    question = f"{body}{'' if body.endswith(('.', '!', '?')) else '.'} {text(row, 'Question').strip()}"
+    return Example(str(row.get("ID", "")), {"question": question}, f"{float(number(row, 'Answer')):.15g}")

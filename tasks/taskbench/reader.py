@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from agentopt.rows import at_least_one, column, items, text
 from agentopt.task import Example
 
 Tool = dict[str, Any]
@@ -19,6 +20,7 @@ def read(row: Mapping[str, Any], *, tools_file: Path, max_tools: int = 8, seed: 
 
     `tools_file` is TaskBench's tool_desc.json. None for a row that needs more tools, or one that is not described.
     """
+    at_least_one("max_tools", max_tools)
     described = tools_of(tools_file)
     nodes = _field(row, "nodes")
     needed = list(dict.fromkeys(node["task"] for node in nodes))
@@ -31,7 +33,7 @@ def read(row: Mapping[str, Any], *, tools_file: Path, max_tools: int = 8, seed: 
     arguments = [[node["task"], a["name"], written(a["value"])] for node in nodes for a in node["arguments"]]
     return Example(
         str(row["id"]),
-        {"instruction": row["instruction"], "tools": [described[name] for name in names]},
+        {"instruction": text(row, "instruction"), "tools": [described[name] for name in names]},
         arguments,
         {"steps": _field(row, "steps"), "tools": needed},
     )
@@ -58,6 +60,7 @@ def tools_of(file: Path) -> dict[str, Tool]:
 
 def _field(row: Mapping[str, Any], name: str) -> list[Any]:
     """`task_nodes` as the repository has it, or `tool_nodes` as the hub has it: there a list written as JSON."""
-    value = row[f"task_{name}"] if f"task_{name}" in row else row[f"tool_{name}"]
-    listed: list[Any] = json.loads(value) if isinstance(value, str) else value
+    names = (f"task_{name}", f"tool_{name}")
+    value = column(row, *names)
+    listed: list[Any] = json.loads(value) if isinstance(value, str) else items(row, *names)
     return listed
