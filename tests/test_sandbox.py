@@ -316,6 +316,17 @@ def test_usage_is_that_of_all_descendants_but_the_keepers() -> None:
     assert usage_below(process.pid, 0) == Usage()
 
 
+@pytest.mark.parametrize(("doing", "busy"), [("pass", True), ("time.sleep(60)", False)])
+def test_a_program_that_wants_the_processor_is_told_from_one_that_waits(doing: str, busy: bool) -> None:
+    program = f"import time\nprint('on', flush=True)\nwhile True: {doing}"
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+        while usage_below(process.pid, 0).busy is not busy:
+            time.sleep(0.01)
+        process.kill()
+
+
 def descendants(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
