@@ -54,7 +54,7 @@ for _tag, _pattern, _first in (
 
 def to_yaml(data: Any) -> str:
     """Plain data as a text that `load_yaml` reads as the same data, keys in their order."""
-    return yaml.dump(data, Dumper=_Dumper, sort_keys=False)
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def load_yaml(path: Path, error: type[UserError]) -> Any:

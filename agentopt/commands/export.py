@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import yaml
 from rich.console import Console
 
 from agentopt.deployment import Deployment, find_deployment
@@ -13,14 +12,12 @@ from agentopt.errors import UserError
 from agentopt.export.module import python_module
 from agentopt.export.router import router_config
 from agentopt.result import write_atomically
-from agentopt.validation import did_you_mean
+from agentopt.validation import did_you_mean, to_yaml
 
 
 def candidate_file(deployment: Deployment) -> str:
     """The candidate as YAML that `evaluate` and `serve` load."""
-    return f"# {deployment.title}.\n" + yaml.safe_dump(
-        deployment.candidate.to_dict(), sort_keys=False, allow_unicode=True
-    )
+    return f"# {deployment.title}.\n" + to_yaml(deployment.candidate.to_dict())
 
 
 FORMATS: Mapping[str, Callable[[Deployment], str]] = {
