@@ -31,10 +31,12 @@ EXTRA = {"apscheduler", "standardwebhooks"}
 
 @jobs_app.command("add")
 def add(
-    file: Annotated[Path, typer.Argument(help="Job file, such as configs/jobs/nightly.yaml.")], store: Store = None
+    file: Annotated[Path, typer.Argument(help="Job file, such as configs/jobs/nightly.yaml.")],
+    store: Store = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Give a job that is there another task.")] = False,
 ) -> None:
     """Add the job in FILE, or give a job that is there its new file. Paths in it start at the current folder."""
-    _jobs().add_job(file, store, _console())
+    _jobs().add_job(file, store, replace, _console())
 
 
 @jobs_app.command("list")
@@ -51,7 +53,8 @@ def show(name: Name, store: Store = None) -> None:
 
 @jobs_app.command("run-now")
 def run_now(name: Name, store: Store = None) -> None:
-    """Run NAME once, in the foreground. Exit code 3: the champion got worse; 1: the run failed."""
+    """Run NAME once, in the foreground. Exit code 3: the champion got worse; 1: the run failed; 4: a cap
+    left nothing decided."""
     _jobs().run_now(name, store, _console())
 
 
@@ -68,9 +71,9 @@ def start(
 def history(
     name: Name,
     store: Store = None,
-    limit: Annotated[int, typer.Option(min=1, help="Most runs to show.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="Most rows to show.")] = 20,
 ) -> None:
-    """The last runs of NAME: how each ended, why, and what it spent."""
+    """The last runs of NAME: how each ended, why, and what it spent. Runs that found nothing new share a row."""
     _jobs().show_history(name, store, limit, _console())
 
 

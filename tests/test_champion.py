@@ -83,6 +83,21 @@ def test_a_rollback_to_a_number_mends_a_file_that_is_broken(champions: Champions
     assert current.number == 2
 
 
+def test_a_file_that_is_broken_names_the_rollback_that_mends_it(champions: Champions) -> None:
+    champions.file.write_bytes(b"answer: [")
+    with pytest.raises(UserError, match=r"champion\.yaml") as error:
+        champions.current()
+    assert "`agentopt jobs rollback nightly 3`" in str(error.value)
+
+
+def test_a_broken_file_without_any_kept_champion_is_to_be_mended_or_removed(tmp_path: Path) -> None:
+    champions = champions_of("nightly", tmp_path)
+    champions.folder.mkdir(parents=True)
+    champions.file.write_bytes(b"answer: [")
+    with pytest.raises(UserError, match="mend the file, or remove it"):
+        champions.current()
+
+
 def test_a_promotion_that_a_kill_cut_short_is_not_counted_twice(champions: Champions) -> None:
     """The number was kept, but the file was not swapped: the same run promotes the same candidate again."""
     before = champions.file.read_bytes()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -197,7 +198,7 @@ async def test_a_month_whose_cap_is_spent_refuses_and_the_next_one_does_not(
     job.change()
     refused = await job.run()
     assert (refused.state, server.calls) == ("refused", paid)
-    assert "nothing is left of the cap on calls" in refused.message
+    assert "nothing is left of caps.per_month.calls: 20 of 20 spent in January 2027 (UTC)" in refused.message
     job.clock.time += 32 * 86400
     assert (await job.run()).spent.calls > 0
 
@@ -205,9 +206,62 @@ async def test_a_month_whose_cap_is_spent_refuses_and_the_next_one_does_not(
 async def test_a_run_cut_short_by_its_month_is_no_answer_for_the_next(tmp_path: Path, server: OpenAIServer) -> None:
     place = Place(tmp_path, server.base_url, models=["small", "better"])
     job = Job(place, caps={"per_month": {"calls": 45}})
-    await job.run()
+    cut = await job.run()
+    assert "cut short by caps.per_month.calls (" in cut.message
+    assert " of 45 spent in January 2027 (UTC))" in cut.message
+    assert cut.message.endswith("the next run goes on")
     job.clock.time += 32 * 86400
     assert (await job.run()).state != "unchanged"
+
+
+async def test_a_cap_that_cannot_pay_for_the_champion_leaves_nothing_decided_and_says_so(
+    tmp_path: Path, server: OpenAIServer
+) -> None:
+    job = Job(Place(tmp_path, server.base_url, models=["small", "better"]), caps={"per_run": {"calls": 5}})
+    first = await job.run()
+    assert (first.state, first.champion, server.calls) == ("undecided", None, 5)
+    assert "cut short by caps.per_run.calls (5 of 5 spent) before anything could be decided" in first.message
+    assert "measuring the champion once takes more than that" in first.message
+    assert (await job.run()).state == "undecided"
+    assert server.calls == 10, "the next run goes on"
+
+
+async def test_a_search_that_no_calls_are_left_for_leaves_nothing_decided(tmp_path: Path, server: OpenAIServer) -> None:
+    job = Job(Place(tmp_path, server.base_url, models=["small", "better"]), caps={"per_run": {"calls": 13}})
+    run = await job.run()
+    assert (run.state, run.champion) == ("undecided", 1)
+    assert "caps.per_run.calls" in run.message
+    assert "measuring the champion" not in run.message
+
+
+async def test_a_search_that_its_own_cap_ended_is_told_as_such_and_is_an_answer(
+    tmp_path: Path, server: OpenAIServer
+) -> None:
+    job = Job(Place(tmp_path, server.base_url, models=["small", "twin"]), caps={"per_run": {"calls": 45}})
+    run = await job.run()
+    assert "the search was cut short by caps.per_run.calls (" in run.message
+    assert "the next run goes on" not in run.message
+    assert (await job.run()).state == "unchanged"
+
+
+async def test_only_a_change_of_state_is_told_to_the_webhook(
+    tmp_path: Path, server: OpenAIServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOOK", SECRET)
+    receiver = Receiver()
+    async with receiver.listening() as target:
+        hook = target.model_dump(mode="json")
+        job = Job(Place(tmp_path, server.base_url), caps={"per_month": {"calls": 0}}, webhook=hook)
+        states = [(await job.run()).state for _ in range(3)]
+        job.place.models = ["no-such-model"]
+        job.change()
+        states += [(await job.run()).state for _ in range(2)]
+        job.place.models = ["small"]
+        job.change()
+        states += [(await job.run()).state]
+    assert states == ["refused"] * 3 + ["failed"] * 2 + ["refused"]
+    told = [json.loads(body)["type"] for _, body in receiver.got]
+    assert told == ["agentopt.job.refused", "agentopt.job.failed", "agentopt.job.refused"]
 
 
 async def test_a_provider_that_fails_fails_the_run_and_the_next_one_tries_again(tmp_path: Path) -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from apscheduler.triggers.interval import IntervalTrigger
 from filelock import FileLock
 from jobs_place import Clock, Log, claimed, until
 from sqlalchemy.exc import OperationalError
@@ -21,7 +24,7 @@ from agentopt.budget import Usage
 from agentopt.jobs.daemon import Daemon
 from agentopt.jobs.jobfile import Job
 from agentopt.jobs.run import Outcome
-from agentopt.jobs.scheduler import OnDue
+from agentopt.jobs.scheduler import Calendar, CalendarError, OnDue, told
 from agentopt.jobs.store import JobRun, JobStore, KnownJob
 from agentopt.jobs.worker import Worker, as_owner
 
@@ -118,6 +121,48 @@ async def test_a_missed_time_runs_once_however_often_it_was_missed(tmp_path: Pat
     (run,) = store.history("a")
     assert time.time() - run.due < 3600, "the last of the missed times"
     assert work.ran == ["a"]
+
+
+class _Broken(IntervalTrigger):  # type: ignore[misc]  # APScheduler has no type hints
+    """Has a first time, and fails when it is asked for the next."""
+
+    def get_next_fire_time(self, *_: object) -> None:
+        raise ValueError("year 21192 is out of range")
+
+
+async def test_a_calendar_that_stands_still_ends_the_daemon(tmp_path: Path) -> None:
+    class Spoiled(Calendar):
+        def sync(self, jobs: Sequence[KnownJob]) -> None:
+            super().sync(jobs)
+            past = datetime.now(UTC) - timedelta(seconds=1)
+            self._scheduler.add_job(told, _Broken(), args=("", 0.0), id="a", next_run_time=past, replace_existing=True)
+
+    store = store_of(tmp_path, "a", added=time.time() - 60)
+    stands_still = pytest.raises(CalendarError, match="stands still: ValueError: year 21192")
+    with as_owner(store, tmp_path, time.time, log=Log(), body=Work()) as worker, stands_still:
+        await asyncio.wait_for(Daemon(worker, poll=0.02, calendar=Spoiled).run(asyncio.Event()), 30)
+
+
+async def test_a_job_that_cannot_be_read_costs_the_daemon_only_that_job(tmp_path: Path) -> None:
+    store, work = store_of(tmp_path, "a", "b"), Work()
+    with closing(sqlite3.connect(tmp_path / "jobs.db")) as database, database:
+        database.execute("update jobs set spec = replace(spec, '\"1h\"', '\"999999w\"') where name = 'a'")
+    running = Running(store, tmp_path, work)
+    async with running:
+        await until(lambda: done(store, "b"))
+        await asyncio.sleep(0.1)
+    assert work.ran == ["b"]
+    (line,) = (line for line in running.log if line["event"] == "job_unreadable")
+    assert "job a: schedule.every: must be at most 520w" in line["message"]
+
+
+async def test_a_secret_that_is_not_set_is_told_when_the_daemon_starts(tmp_path: Path) -> None:
+    store = store_of(tmp_path)
+    hook = {"url": "http://127.0.0.1:9/", "secret_env": "NOT_SET_HERE"}
+    store.put(Job.model_validate({**job("a").model_dump(), "webhook": hook}), tmp_path, time.time())
+    running = Running(store, tmp_path, Work())
+    async with running:
+        await until(lambda: "webhook_secret_unusable" in running.log.events())
 
 
 async def test_fifty_due_runs_and_two_daemons_on_one_store_run_each_once(tmp_path: Path) -> None:

@@ -40,8 +40,11 @@ def test_a_crontab_line_names_its_time_zone_its_data_and_its_job() -> None:
     text = crontab_line(
         known(cron="0 3 * * 1-5", time_zone="Europe/Berlin"), "/opt/my env/python", Path("/var/100% data"), {}
     )
-    note, zone, line = text.splitlines()
-    assert note.startswith("# cronie reads CRON_TZ")
+    *notes, zone, line = text.splitlines()
+    assert all(note.startswith("# ") for note in notes)
+    assert notes[0].startswith("# cronie reads CRON_TZ")
+    assert "holds for every line below" in notes[1]
+    assert "Keys and the webhook's secret" in notes[2]
     assert zone == "CRON_TZ=Europe/Berlin"
     fields, command = line.split()[:5], line.split(maxsplit=5)[5]
     assert fields == ["0", "3", "*", "*", "1-5"]

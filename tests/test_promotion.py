@@ -46,6 +46,13 @@ def test_as_good_and_cheaper_by_the_share_is_promoted_and_by_less_is_not() -> No
     assert decide(never, champion, measured(HIGH, usd=0.1), champion).why is None
 
 
+def test_a_challenger_that_costs_more_is_told_as_such() -> None:
+    champion = measured(HIGH)
+    for usd, told in ((2.0, "costs 2.0 times as much"), (1.0, "not cheaper"), (1.01, "not cheaper")):
+        assert decide(RULE, champion, measured(HIGH, usd=usd), champion).finding.endswith(told)
+    assert decide(RULE, champion, measured(HIGH, usd=0.95), champion).finding.endswith("cheaper by 5%")
+
+
 def test_a_cheaper_challenger_that_is_worse_is_not_promoted() -> None:
     champion = measured(HIGH)
     assert decide(RULE, champion, measured(LOW, usd=0.01), champion).why is None

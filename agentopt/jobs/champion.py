@@ -19,7 +19,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict
 
 from agentopt.candidate import Candidate
-from agentopt.errors import UserError
+from agentopt.errors import CandidateError, UserError
 from agentopt.jobs.store import data_folder
 from agentopt.result import load_candidate
 from agentopt.task import Example
@@ -84,9 +84,20 @@ class Champions:
         number = next((n for n in reversed(self.numbers()) if self._path(n).read_bytes() == content), None)
         if number is not None:
             return self.get(number)
-        load_candidate(self.file)
+        self._check_file()
         number = self._next()
         return self._keep(content, _record(number, "", "found in the champion's file", number, {}))
+
+    def _check_file(self) -> None:
+        """Raises `CandidateError` for a file that no champion can be read from."""
+        try:
+            load_candidate(self.file)
+        except CandidateError as error:
+            *_, last = (0, *self.numbers())
+            remedy = f"`agentopt jobs rollback {self.folder.name} {last}` puts champion {last} back in its place"
+            if not last:
+                remedy = "mend the file, or remove it: the next run makes a first champion"
+            raise CandidateError(error.message, where=error.where, remedy=remedy) from error
 
     def numbers(self) -> list[int]:
         """The numbers of all champions, oldest first."""

@@ -4,14 +4,15 @@ it has slots for: those that wait, and those that others left behind."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from agentopt.errors import UserError
+from agentopt.errors import ConfigError, UserError
 from agentopt.jobs.scheduler import Calendar, OnDue
-from agentopt.jobs.store import JobRun
+from agentopt.jobs.store import JobRun, KnownJob
+from agentopt.jobs.webhook import signer_of
 from agentopt.jobs.worker import Worker
 
 
@@ -30,16 +31,19 @@ class Daemon:
         self._worker, self._poll, self._calendar = worker, poll, calendar
         self._free = slots
         self._unclaimed: dict[str, float] = {}
+        self._unreadable: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop` is set. Then runs are interrupted: what was sent is waited for, and the rest is left for the
-        next start."""
+        next start. Raises `CalendarError` where nothing would be due any more."""
         worker = self._worker
         worker.log("daemon_started", owner=worker.owner)
         calendar = self._calendar(worker.store.url, self._on_due)
-        calendar.start(worker.store.jobs())
+        jobs = worker.store.jobs()
+        self._warn_of_secrets(jobs)
+        calendar.start(jobs)
         stopping = asyncio.create_task(self._wake_at(stop))
         try:
             while not stop.is_set():
@@ -75,10 +79,25 @@ class Daemon:
     def _look(self, calendar: Calendar) -> None:
         try:
             self._claim()
+            self._tell_unreadable()
             calendar.sync(self._worker.store.jobs())
             self._take_what_waits()
         except SQLAlchemyError as error:  # a database that restarts must not end the daemon
             self._worker.log("store_failed", message=type(error).__name__)
+
+    def _warn_of_secrets(self, jobs: Sequence[KnownJob]) -> None:
+        for known in jobs:
+            try:
+                if known.job.webhook:
+                    signer_of(known.job.webhook)
+            except ConfigError as error:
+                self._worker.log("webhook_secret_unusable", job=known.job.name, message=str(error))
+
+    def _tell_unreadable(self) -> None:
+        unreadable = self._worker.store.unreadable()
+        for name in unreadable.keys() - self._unreadable:
+            self._worker.log("job_unreadable", job=name, message=unreadable[name])
+        self._unreadable = set(unreadable)
 
     def _take_what_waits(self) -> None:
         if self._free == 0:

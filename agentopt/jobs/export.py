@@ -56,8 +56,13 @@ def crontab_line(known: KnownJob, python: str, data: Path, environ: Mapping[str,
     # A percent sign is a line's end to cron.
     line = f"{cron_expression(known.job.schedule)} {command}".replace("%", r"\%")
     zone = known.job.schedule.time_zone
-    told = "# cronie reads CRON_TZ; where cron does not (Debian), the times are those of the machine's zone."
-    return f"{told}\nCRON_TZ={zone}\n{line}\n"
+    told = (
+        "# cronie reads CRON_TZ; where cron does not (Debian), the times are those of the machine's zone.",
+        "# CRON_TZ holds for every line below it: put this at the end of the crontab, or set it again after it.",
+        "# cron mails what a line prints; put `>> FILE 2>&1` behind it for a log. Keys and the webhook's secret must",
+        "# be in its environment: put `. FILE;` in front of the command, where FILE exports them (chmod 600).",
+    )
+    return "\n".join([*told, f"CRON_TZ={zone}", line]) + "\n"
 
 
 def kubernetes_cronjob(known: KnownJob, image: str = f"agentopt:{__version__}") -> str:

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from agentopt.budget import Caps, Usage
 from agentopt.errors import ConfigError
-from agentopt.validation import did_you_mean, load_yaml, validate
+from agentopt.validation import load_yaml, validate
 
-EventName = Literal["promoted", "alarm", "failed", "refused"]
+EventName = Literal["promoted", "alarm", "failed", "refused", "undecided"]
+LONGEST_WEEKS = 520
+"""The longest interval: ten years. Far beyond it the next time has no date."""
+
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _FIELDS = ("minute", "hour", "day of month", "month", "day of week")
 _BOUNDS = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
 _MONTHS = ("", "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+
+
+_NO_ZONES = {"localtime", "Factory", "posixrules"}
 
 
 class _Strict(BaseModel):
@@ -55,21 +61,25 @@ class Schedule(_Strict):
     def _is_cron(cls, value: str | None) -> str | None:
         return value if value is None else " ".join(_checked_fields(value))
 
-    @field_validator("every")
+    @field_validator("every", mode="before")
     @classmethod
-    def _is_interval(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"[1-9][0-9]{0,5}[smhdw]", value):
-            raise _mistake("must be a whole number with s, m, h, d or w behind it", "write it like 90s, 15m, 6h or 1d")
+    def _is_interval(cls, value: Any) -> Any:
+        rule = "must be a whole number with s, m, h, d or w behind it"
+        if isinstance(value, int) and value > 0 and value is not True:
+            raise _mistake(rule, f"write {value}s for seconds")
+        if isinstance(value, str) and not re.fullmatch(r"[1-9][0-9]{0,8}[smhdw]", value):
+            raise _mistake(rule, "write it like 90s, 15m, 6h or 1d")
+        if isinstance(value, str) and _seconds(value) > LONGEST_WEEKS * _SECONDS["w"]:
+            raise _mistake(f"must be at most {LONGEST_WEEKS}w", "write it like 90s, 15m, 6h or 1d")
         return value
 
     @field_validator("time_zone")
     @classmethod
     def _is_zone(cls, value: str) -> str:
-        try:
-            ZoneInfo(value)
-        except (ValueError, OSError, ZoneInfoNotFoundError):
-            remedy = did_you_mean(value, available_timezones())
-            raise _mistake("must be a time zone of the IANA database", remedy) from None
+        if not _is_in_the_database(value):
+            close = difflib.get_close_matches(value, available_timezones() - _NO_ZONES, n=3)
+            remedy = f"did you mean {' or '.join(close)}?" if close else "write it like Europe/Berlin, or UTC"
+            raise _mistake("must be a time zone of the IANA database", remedy)
         return value
 
     @model_validator(mode="after")
@@ -85,10 +95,26 @@ class Schedule(_Strict):
     @property
     def interval(self) -> timedelta | None:
         """`every` as a length of time."""
-        return timedelta(seconds=int(self.every[:-1]) * _SECONDS[self.every[-1]]) if self.every else None
+        return timedelta(seconds=_seconds(self.every)) if self.every else None
 
     def __str__(self) -> str:
         return f"every {self.every}" if self.every else f"{self.cron} ({self.time_zone})"
+
+
+def _seconds(interval: str) -> int:
+    return int(interval[:-1]) * _SECONDS[interval[-1]]
+
+
+def _is_in_the_database(zone: str) -> bool:
+    """Folders of zones may hold more: what the machine is set to, placeholders, and each zone again with leap seconds,
+    which other machines do not have or take for another."""
+    if zone in _NO_ZONES or zone.startswith(("posix/", "right/")):
+        return False
+    try:
+        ZoneInfo(zone)
+    except (ValueError, OSError, ZoneInfoNotFoundError):
+        return False
+    return True
 
 
 def _checked_fields(text: str) -> list[str]:
@@ -113,7 +139,7 @@ def _names_of(field: str) -> tuple[str, ...]:
 def _fits(part: str, low: int, high: int, names: tuple[str, ...]) -> bool:
     """Whether one part of a field is `*`, a value or a range, perhaps with a step."""
     span, _, step = part.partition("/")
-    if "/" in part and not (step.isdigit() and int(step) > 0 and (span == "*" or "-" in span)):
+    if "/" in part and not (step.isdigit() and 0 < int(step) <= high - low and (span == "*" or "-" in span)):
         return False
     if span == "*":
         return True
@@ -135,12 +161,29 @@ def weekday_names(field: str) -> str:
     """
     if field == "*":
         return field
-    days: list[str] = []
+    return ",".join(dict.fromkeys(_WEEKDAYS[day] for day in _values(field, 0, 6, _WEEKDAYS)))
+
+
+def listed_fields(cron: str) -> list[str]:
+    """The five fields of a checked expression as lists, which mean the same to every scheduler; `*` stays.
+
+    APScheduler drops the step behind a range of names, and the end of one that mixes names and numbers.
+    """
+    *fields, weekday = cron.split()
+    listed = [
+        field if field == "*" else ",".join(str(value) for value in _values(field, low, high, _names_of(name)))
+        for field, name, (low, high) in zip(fields, _FIELDS, _BOUNDS, strict=False)
+    ]
+    return [*listed, weekday_names(weekday)]
+
+
+def _values(field: str, low: int, high: int, names: tuple[str, ...]) -> list[int]:
+    found: list[int] = []
     for part in field.split(","):
         span, _, step = part.partition("/")
-        ends = [0, 6] if span == "*" else [_number(end, _WEEKDAYS) or 0 for end in span.split("-")]
-        days += [_WEEKDAYS[day] for day in range(ends[0], ends[-1] + 1, int(step or 1))]
-    return ",".join(dict.fromkeys(days))
+        ends = [low, high] if span == "*" else [_number(end, names) or 0 for end in span.split("-")]
+        found += range(ends[0], ends[-1] + 1, int(step or 1))
+    return found
 
 
 class RunCaps(_Strict):
@@ -159,11 +202,6 @@ class MonthCaps(_Strict):
     usd: Annotated[float, Field(ge=0)] | None = None
     tokens: Annotated[int, Field(ge=0)] | None = None
     calls: Annotated[int, Field(ge=0)] | None = None
-
-    def left(self, spent: Usage) -> Caps:
-        """What is left of the month."""
-        used = {name: getattr(spent, name) for name in MonthCaps.model_fields}
-        return Caps(**{n: max(cap - used[n], 0) for n in used if (cap := getattr(self, n)) is not None})
 
 
 class JobCaps(_Strict):
@@ -191,7 +229,7 @@ class WebhookTarget(_Strict):
         _text(r"[A-Za-z_][A-Za-z0-9_]*", "must be the name of an environment variable", "write the name, without a $"),
     ]
     """The environment variable that holds the signing secret (`whsec_...`). The secret itself is in no file."""
-    events: tuple[EventName, ...] = ("promoted", "alarm", "failed", "refused")
+    events: tuple[EventName, ...] = get_args(EventName)
 
 
 class Job(_Strict):

@@ -81,10 +81,17 @@ def _decide_by_cost(
 ) -> Decision:
     share, shown = saving(champion, challenger), f"not distinguishable ({_shown(difference)})"
     if rule.cheaper_by is None or share < rule.cheaper_by - 1e-9:  # a share may miss by rounding alone
-        return Decision(None, f"{shown}, cheaper by {share:.0%}", difference)
+        return Decision(None, f"{shown}, {_cost(share)}", difference)
     if verdict(_difference(challenger, anchor, rule)) == "worse":
         return Decision(None, f"{shown} and cheaper by {share:.0%}, but worse than the anchor", difference)
     return Decision("cheaper", f"{shown} and cheaper by {share:.0%}", difference)
+
+
+def _cost(share: float) -> str:
+    """A saving that is not enough, in words."""
+    if share <= -0.05:
+        return f"costs {1 - share:.1f} times as much"
+    return f"cheaper by {share:.0%}" if share >= 0.005 else "not cheaper"
 
 
 def saving(champion: Measurement, challenger: Measurement) -> float:

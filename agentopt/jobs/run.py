@@ -22,7 +22,7 @@ from agentopt.errors import AgentoptError, BudgetExceeded, CandidateError, Confi
 from agentopt.evaluation import Evaluator, check_candidate
 from agentopt.events import Event
 from agentopt.jobs.champion import Champion, Champions, digest
-from agentopt.jobs.jobfile import Schedule
+from agentopt.jobs.limits import MEASURES, Limits, caps_of, less, limits_of, month_name, month_start, named_in
 from agentopt.jobs.promotion import Decision, Measurement, alarms, beats, decide
 from agentopt.jobs.store import JobRun, JobStore, KnownJob
 from agentopt.jobs.world import World, load_world
@@ -33,12 +33,17 @@ from agentopt.session import Session, open_existing_journal, open_session
 from agentopt.space import baseline
 from agentopt.trial import Evaluation
 
-State = Literal["promoted", "kept", "unchanged", "refused", "failed"]
+State = Literal["promoted", "kept", "undecided", "unchanged", "refused", "failed"]
 Say = Callable[[str, str], None]
 """(kind of event, message): tells the log."""
 
 REPLACED = "the champion before it does not fit the task any more"
 """The reason of a baseline that took the place of a champion; an alarm, too."""
+
+NOTHING_ELSE = Decision(None, "the search found nothing else")
+
+NO_CALL_FAILED = "(failed calls: none)"
+"""In what a search says that could evaluate nothing: then a cap alone was in its way."""
 
 WORLD_FILE = "world.txt"
 """In the folder of a job's search: the hash of the world that it is about."""
@@ -76,20 +81,27 @@ class RunOfJob:
     now: Callable[[], float]
     provider: ChatModel | None = None
     _alarms: list[str] = field(default_factory=list)
+    _measured: bool = False
+    """Whether the champion was measured to the end."""
 
     async def outcome(self) -> Outcome:
         """Do what is to be done. Raises `AgentoptError` for what is wrong with the job or its models."""
         world, current = self._world, self.champions.current()
         if current and self.known.settled == (world.hash, current.candidate.key):
             return Outcome("unchanged", "nothing has changed since the last run", (), current, world.hash)
-        caps, limited = self._caps(world)
-        if exhausted := [name for name in ("usd", "tokens", "calls") if getattr(caps, name) == 0]:
-            return Outcome("refused", f"nothing is left of the cap on {' and '.join(exhausted)}", (), current)
+        limits = self._limits(world)
+        if exhausted := [limits[name] for name in MEASURES if name in limits and limits[name].left == 0]:
+            message = "; ".join(f"nothing is left of {limit.setting}: {limit.amount()}" for limit in exhausted)
+            return Outcome("refused", message, (), current)
         try:
-            return await self._compete(world, current, caps, limited)
-        except BudgetExceeded as error:
-            message = f"cut short before anything could be decided: {str(error).splitlines()[0]}"
-            return Outcome("kept", message, self.alarms, self.champions.current())
+            return await self._compete(world, current, limits)
+        except AgentoptError as error:
+            cut = self._cut_short(limits, str(error))
+            if not cut or not (isinstance(error, BudgetExceeded) or NO_CALL_FAILED in str(error)):
+                raise
+            hint = "" if self._measured else "measuring the champion once takes more than that: raise the cap, or "
+            message = f"{cut} before anything could be decided; {hint}the next run goes on"
+            return Outcome("undecided", message, self.alarms, self.champions.current())
 
     @property
     def alarms(self) -> tuple[str, ...]:
@@ -118,16 +130,19 @@ class RunOfJob:
 
     # ---- the parts of a run
 
-    async def _compete(self, world: World, current: Champion | None, caps: Caps, limited: bool) -> Outcome:
+    async def _compete(self, world: World, current: Champion | None, limits: Limits) -> Outcome:
+        caps = caps_of(limits)
         current, held, seconds = await self._measure_champion(world, current, caps)
-        result = await self._search(world, current, _less(caps, self.spent(), seconds))
-        cut = any(" cap of " in text for text in (result.ended, *result.notes))
-        async with self._evaluator(world, _less(caps, result.total, result.seconds)) as (evaluator, _):
+        self._measured = True
+        result = await self._search(world, current, less(caps, self.spent(), seconds))
+        async with self._evaluator(world, less(caps, result.total, result.seconds)) as (evaluator, _):
             first = await evaluator.evaluate(baseline(world.task), "test")
             self._note_alarms(world, current, held, first)
             winner, decision, evaluation = await self._decide(world, evaluator, current, held, result)
         # What the month's rest cut short goes further next month, what failed may succeed: not the last word.
-        unfinished = (limited and cut) or not decision.conclusive or _left_incomplete(result)
+        ends = (result.ended, *result.notes)
+        limited = any(limits[name].period for name in named_in(ends) if name in limits)
+        unfinished = limited or not decision.conclusive or _left_incomplete(result)
         settled = None if unfinished else world.hash
         if (in_place := self.champions.current()) != current:
             finding = "the champion was changed by hand while the run went on"
@@ -137,7 +152,21 @@ class RunOfJob:
             state, decision = "promoted", Decision(None, current.record.reason)
         elif winner and decision.why:
             current, state = self._promote(world, current, winner, decision, evaluation), "promoted"
-        return Outcome(state, decision.finding, self.alarms, current, settled)
+        finding = decision.finding
+        if state == "kept" and (cut := self._cut_short(limits, *ends)):
+            found = "" if decision is NOTHING_ELSE else f"{finding}; "
+            finding = f"{found}the search was {cut}{'; the next run goes on' if limited else ''}"
+        return Outcome(state, finding, self.alarms, current, settled)
+
+    def _cut_short(self, limits: Limits, *texts: str) -> str:
+        """Which cap ended what the `texts` tell of, and how much of it is spent; empty where none did."""
+        spent = self.spent()
+        cuts = [(limits[name], getattr(spent, name, None)) for name in named_in(texts) if name in limits]
+        told = [
+            f"{cap.setting} ({cap.cap:g})" if used is None else f"{cap.setting} ({cap.amount(used)})"
+            for cap, used in cuts
+        ]
+        return f"cut short by {' and '.join(dict.fromkeys(told))}" if told else ""
 
     async def _measure_champion(
         self, world: World, current: Champion | None, caps: Caps
@@ -186,7 +215,7 @@ class RunOfJob:
         """The first of best, recommended and cheapest that the rule promotes, measured on the test split too."""
         rule, champion = self.known.job.promotion, Measurement.of(held)
         anchor = await self._anchor(world, evaluator, current, champion)
-        decision = Decision(None, "the search found nothing else")
+        decision = NOTHING_ELSE
         cheapest = await self._cheapest(world, evaluator, result)
         for challenger in dict.fromkeys((result.best, result.recommended, cheapest)):
             if challenger == current.candidate:
@@ -263,14 +292,10 @@ class RunOfJob:
         ) as session:
             yield Evaluator(world.task, session.model, world.specs, seed=seed), session
 
-    def _caps(self, world: World) -> tuple[Caps, bool]:
-        """The tightest of the configuration's, the run's and the month's caps; whether the month's are tighter."""
-        caps = self.known.job.caps
-        own = tightest(world.config.budget.caps(), Caps(**caps.per_run.model_dump()))
-        start = month_start(self.run.started, self.known.job.schedule)
-        spent = self.store.spent_since(self.known.job.name, start, but=self.run.id)
-        both = tightest(own, caps.per_month.left(spent))
-        return both, both != own
+    def _limits(self, world: World) -> Limits:
+        job, started = self.known.job, self.run.started
+        spent = self.store.spent_since(job.name, month_start(started, job.schedule), but=self.run.id)
+        return limits_of(world.config.budget.caps(), job.caps, spent, month_name(started, job.schedule))
 
     def _archive(self) -> list[Candidate]:
         """Candidates of earlier searches of this job: the newest's Pareto front, then its other good ones."""
@@ -341,25 +366,3 @@ def _ranked(result: Result) -> list[Candidate]:
     rest = [t for t in result.trials if t.state == "complete" and t.number not in front]
     ranked = [*front, *(t.number for t in sorted(rest, key=lambda t: (-(t.score or 0.0), t.units)))]
     return [Candidate.from_dict(result.trials[number].candidate) for number in ranked]
-
-
-def tightest(*caps: Caps) -> Caps:
-    """For each measure the smallest of the caps that there are."""
-    given = {name: [v for c in caps if (v := getattr(c, name)) is not None] for name in Caps.__dataclass_fields__}
-    return Caps(**{name: min(values) for name, values in given.items() if values})
-
-
-def _less(caps: Caps, spent: Usage, seconds: float) -> Caps:
-    """What is left of `caps`."""
-    left = {
-        name: max(cap - getattr(spent, name), 0)
-        for name in ("usd", "tokens", "calls")
-        if (cap := getattr(caps, name)) is not None
-    }
-    return replace(caps, **left, seconds=None if caps.seconds is None else max(caps.seconds - seconds, 0.0))
-
-
-def month_start(time: float, schedule: Schedule) -> float:
-    """When the calendar month of `time` began, in the schedule's time zone; in seconds since the epoch."""
-    local = datetime.fromtimestamp(time, schedule.zone)
-    return local.replace(day=1, hour=0, minute=0, second=0, microsecond=0).timestamp()

@@ -2,7 +2,8 @@
 
 APScheduler 3 does not guard a store that two processes share: both may tell that the same time is due. That is
 harmless here, because whoever is told claims the due time in `store` before doing anything about it. The calendar
-itself is only a copy: `sync` brings it in line with the jobs that there are.
+itself is only a copy: `sync` brings it in line with the jobs that there are. Its timer must not die unheard: what it
+meets is kept, and the next `sync` raises it.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.base import BaseTrigger
 from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
+from sqlalchemy.exc import SQLAlchemyError
 
 from agentopt.database import open_engine
-from agentopt.jobs.jobfile import Schedule, weekday_names
+from agentopt.errors import AgentoptError
+from agentopt.jobs.jobfile import Schedule, listed_fields
 from agentopt.jobs.store import KnownJob
 
 OnDue = Callable[[str, float], None]
@@ -33,12 +36,16 @@ _NEVER_TOO_MANY = 1_000_000
 """Whether runs overlap is for the store to say, which also knows of other daemons."""
 
 
+class CalendarError(AgentoptError):
+    """The calendar stands still: it cannot tell when anything is due any more."""
+
+
 class Calendar:
     """Tells `on_due` from the running event loop. A time that was missed, however often, is told once."""
 
     def __init__(self, url: str, on_due: OnDue) -> None:
         defaults = {"coalesce": True, "misfire_grace_time": None, "max_instances": _NEVER_TOO_MANY}
-        self._scheduler = AsyncIOScheduler(
+        self._scheduler = _Scheduler(
             jobstores={"default": _Store(engine=open_engine(url), tablename="calendar")},
             executors={"default": _Teller(on_due)},
             job_defaults=defaults,
@@ -53,8 +60,11 @@ class Calendar:
     def sync(self, jobs: Sequence[KnownJob]) -> None:
         """Enter the jobs that are new or whose schedule changed, drop those that are gone or paused, and look at once.
 
-        The look matters: another process may have changed the store, of which APScheduler hears nothing.
+        The look matters: another process may have changed the store, of which APScheduler hears nothing. Raises
+        `CalendarError` where the last look failed for another reason than the database.
         """
+        if failure := self._scheduler.failure:
+            raise CalendarError(f"the calendar stands still: {type(failure).__name__}: {failure}") from failure
         entered = {entry.id: entry for entry in self._scheduler.get_jobs()}
         wanted = {known.job.name: known for known in jobs if not known.paused}
         for name in entered.keys() - wanted.keys():
@@ -89,15 +99,10 @@ def trigger(schedule: Schedule, since: float) -> BaseTrigger:
     if schedule.interval is not None:
         start = datetime.fromtimestamp(since, UTC)
         return IntervalTrigger(seconds=int(schedule.interval.total_seconds()), start_date=start, timezone=UTC)
-    minute, hour, day, month, weekday = str(schedule.cron).split()
-    return CronTrigger(
-        minute=minute,
-        hour=hour,
-        day=day,
-        month=month,
-        day_of_week=weekday_names(weekday),
-        timezone=schedule.zone,
-    )
+    minute, hour, day, month, weekday = listed_fields(str(schedule.cron))
+    often = any(field.startswith("*") for field in str(schedule.cron).split()[:2])
+    kind = CronTrigger if often else _OncePerTime
+    return kind(minute=minute, hour=hour, day=day, month=month, day_of_week=weekday, timezone=schedule.zone)
 
 
 def next_time(schedule: Schedule, since: float, after: datetime) -> datetime | None:
@@ -117,6 +122,32 @@ def _ignoring_loss(change: Callable[[], object]) -> None:
         change()
     except JobLookupError:
         return
+
+
+class _OncePerTime(CronTrigger):  # type: ignore[misc]  # APScheduler has no type hints
+    """A time of day comes once, as crontab has it, also in the night that has the hour twice."""
+
+    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime | None:
+        found: datetime | None = super().get_next_fire_time(previous_fire_time, now)
+        while found and found.fold:
+            found = super().get_next_fire_time(found, found)
+        return found
+
+
+class _Scheduler(AsyncIOScheduler):  # type: ignore[misc]  # APScheduler has no type hints
+    """APScheduler's timer is not set again where a look at the store raises; here the next `sync` looks again."""
+
+    failure: Exception | None = None
+
+    def _process_jobs(self) -> float | None:
+        try:
+            wait: float | None = super()._process_jobs()
+        except SQLAlchemyError:  # a database that restarts
+            return None
+        except Exception as error:  # noqa: BLE001 - the event loop would only log it, and nothing would be due any more
+            self.failure = error
+            return None
+        return wait
 
 
 class _Store(SQLAlchemyJobStore):  # type: ignore[misc]  # APScheduler has no type hints

@@ -9,26 +9,30 @@ Any SQLAlchemy URL will do; the default is SQLite in WAL mode in the user's data
 
 from __future__ import annotations
 
+import json
 import os
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from platformdirs import user_data_path
+from pydantic import ValidationError
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from agentopt.budget import Usage
 from agentopt.database import create_tables, open_engine
 from agentopt.errors import ConfigError, UserError
 from agentopt.jobs.jobfile import Job
-from agentopt.validation import did_you_mean
+from agentopt.validation import as_error, did_you_mean, explain
 
 WAITING, RUNNING, INTERRUPTED = "waiting", "running", "interrupted"
 OPEN = (WAITING, RUNNING, INTERRUPTED)
 """The states of a run that is not over: somebody works on it, or may take it."""
+_NO_RUN = ("skipped", "rolled back")
+"""The states of what is in the history but was no run."""
 
 _tables = sa.MetaData()
 _jobs = sa.Table(
@@ -72,7 +76,7 @@ class KnownJob:
     """A job that was added. `folder` is where its relative paths start, `since` when its schedule began.
 
     `settled` is what the last finished run found: the state of the world, and the champion it left; None before.
-    Times are seconds since the epoch.
+    `last_due` is the last due time that was claimed. Times are seconds since the epoch.
     """
 
     job: Job
@@ -80,13 +84,15 @@ class KnownJob:
     since: float
     paused: bool
     settled: tuple[str, str] | None
+    last_due: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class JobRun:
     """One due time and what came of it.
 
-    `state` is waiting, running, interrupted, promoted, kept, unchanged, refused, skipped, failed or rolled back.
+    `state` is waiting, running, interrupted, promoted, kept, undecided, unchanged, refused, skipped, failed or
+    rolled back.
     `champion` is the number of the champion after it; `folders` are those of its searches, the newest last.
     """
 
@@ -138,25 +144,37 @@ class JobStore:
             if before is None:
                 connection.execute(_jobs.insert().values(name=job.name, since=now, paused=False, **values))
                 return True
-            if Job.model_validate_json(before).schedule != job.schedule:
+            if json.loads(before)["schedule"] != job.schedule.model_dump(mode="json"):
                 values["since"] = now
             connection.execute(_jobs.update().where(_jobs.c.name == job.name).values(**values))
             return False
 
     def jobs(self) -> list[KnownJob]:
-        """Every job, by name."""
+        """Every job, by name, but for those of `unreadable`: what is wrong with one must not cost the others."""
+        return [known for known in self._jobs().values() if isinstance(known, KnownJob)]
+
+    def unreadable(self) -> dict[str, str]:
+        """The jobs that were added when a job file could say more than today; by name, what is wrong with each."""
+        return {name: str(known) for name, known in self._jobs().items() if isinstance(known, UserError)}
+
+    def _jobs(self) -> dict[str, KnownJob | UserError]:
         with self._engine.connect() as connection:
-            return [_known(row) for row in connection.execute(sa.select(_jobs).order_by(_jobs.c.name))]
+            return {row.name: _read(row) for row in connection.execute(sa.select(_jobs).order_by(_jobs.c.name))}
 
     def job(self, name: str) -> KnownJob:
+        """Raises `UserError` for a name that is not known, and for a job that cannot be read."""
+        self.check_name(name)
+        known = self._jobs()[name]
+        if isinstance(known, UserError):
+            raise known
+        return known
+
+    def check_name(self, name: str) -> None:
         """Raises `UserError` for a name that is not known."""
-        with self._engine.connect() as connection:
-            row = connection.execute(sa.select(_jobs).where(_jobs.c.name == name)).one_or_none()
-        if row is None:
-            known = [known.job.name for known in self.jobs()]
+        known = self._jobs()
+        if name not in known:
             remedy = f"{did_you_mean(name, known)}; `agentopt jobs add FILE` adds one"
             raise UserError(f"there is no job of the name {name!r}", remedy=remedy)
-        return _known(row)
 
     def pause(self, name: str, paused: bool, now: float) -> None:
         """Stop the calendar for a job, or start it again from now: what a pause missed is not made up for."""
@@ -273,6 +291,13 @@ class JobStore:
         with self._engine.connect() as connection:
             return [_run(row) for row in connection.execute(query)]
 
+    def outcome_before(self, run: JobRun) -> JobRun | None:
+        """The last run of the same job that ended before this one."""
+        others = (_of(run.job), _runs.c.id != run.id, _runs.c.state.not_in((*OPEN, *_NO_RUN)))
+        query = sa.select(_runs).where(*others).order_by(_runs.c.started.desc(), _runs.c.due.desc()).limit(1)
+        with self._engine.connect() as connection:
+            return next(map(_run, connection.execute(query)), None)
+
     def spent_since(self, name: str, start: float, *, but: str = "") -> Usage:
         """What the runs of a job that started at `start` or later spent, one of them left out."""
         sums = [sa.func.coalesce(sa.func.sum(_runs.c[column]), 0) for column in _NOTHING]
@@ -281,13 +306,22 @@ class JobStore:
             return Usage(*connection.execute(query).one())
 
 
+_ADD_AGAIN = "correct its file and `agentopt jobs add` it again, or `agentopt jobs remove` it"
+
+
 def _of(name: str) -> sa.ColumnElement[bool]:
     return _runs.c.job == name
 
 
-def _known(row: sa.Row[Any]) -> KnownJob:
+def _read(row: sa.Row[Any]) -> KnownJob | UserError:
+    """The job of a row, or what is wrong with it."""
     settled = (row.world, row.champion) if row.world and row.champion else None
-    return KnownJob(Job.model_validate_json(row.spec), Path(row.folder), row.since, row.paused, settled)
+    try:
+        job = Job.model_validate_json(row.spec)
+    except ValidationError as error:
+        mistakes = [replace(m, remedy=_ADD_AGAIN) for m in explain(error, Job, json.loads(row.spec))]
+        return as_error(mistakes, f"job {row.name}", ConfigError)
+    return KnownJob(job, Path(row.folder), row.since, row.paused, settled, row.last_due)
 
 
 def _run(row: sa.Row[Any]) -> JobRun:

@@ -48,7 +48,7 @@ async def deliver(
     what it has seen. Each attempt is signed anew with its own time. Raises `ConfigError` when the secret is missing or
     is no base64, `WebhookError` when the event was refused or the attempts are spent.
     """
-    signer = _signer(target, environ)
+    signer = signer_of(target, environ)
     body = json.dumps({"type": f"agentopt.job.{event}", "timestamp": now().isoformat(), "data": dict(data)})
     retrying = AsyncRetrying(
         stop=stop_after_attempt(ATTEMPTS),
@@ -64,7 +64,8 @@ async def deliver(
                 await _post(client, target.url, body, _headers(signer, message, now(), body))
 
 
-def _signer(target: WebhookTarget, environ: Mapping[str, str]) -> Webhook:
+def signer_of(target: WebhookTarget, environ: Mapping[str, str] = os.environ) -> Webhook:
+    """Signs with the target's secret. Raises `ConfigError` when that is missing or is no base64."""
     secret, where = environ.get(target.secret_env), f"environment variable {target.secret_env}"
     remedy = 'set it to "whsec_" and 24 to 64 random bytes in base64, as the receiver has it'
     if not secret:

@@ -198,14 +198,17 @@ class Worker:
         return self.store.run(run.id)
 
     async def _report(self, known: KnownJob, run: JobRun, outcome: Outcome, data: dict[str, Any]) -> None:
-        target, happened = known.job.webhook, list[EventName]()
+        target, before = known.job.webhook, self.store.outcome_before(run)
+        happened = list[EventName]()
         if outcome.alarms:
-            happened.append("alarm")
-        if outcome.state in ("promoted", "failed", "refused"):
+            self.log("alarm", job=run.job, run=run.id, message=data["alarm"])
+            if before is None or before.alarm != data["alarm"]:
+                happened.append("alarm")
+        # A cap that is spent, or a provider that is down, is news once, not at every due time.
+        news = before is None or before.state != outcome.state
+        if outcome.state == "promoted" or (outcome.state in ("failed", "refused", "undecided") and news):
             happened.append(outcome.state)
         for event in happened:
-            if event == "alarm":
-                self.log("alarm", job=run.job, run=run.id, message=data["alarm"])
             if target is None or event not in target.events:
                 continue
             try:

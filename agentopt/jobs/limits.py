@@ -1,0 +1,83 @@
+"""What a run of a job may spend: of each measure the tightest of the caps of its configuration, its own and its
+month's; and how that cap is told."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from agentopt.budget import Caps, Usage
+from agentopt.jobs.jobfile import JobCaps, Schedule
+
+MEASURES = ("usd", "tokens", "calls")
+"""What is spent; seconds and trials are capped too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """One cap: the `setting` that says it, its size, and what was `spent` of it before the run. `period` is the month
+    of a cap that is a month's."""
+
+    setting: str
+    cap: float
+    spent: float = 0
+    period: str = ""
+
+    @property
+    def left(self) -> float:
+        return max(self.cap - self.spent, 0)
+
+    def amount(self, more: float = 0) -> str:
+        """How much of it is spent, after `more` than before the run."""
+        period = f" in {self.period}" if self.period else ""
+        return f"{self.spent + more:.10g} of {self.cap:.10g} spent{period}"
+
+
+Limits = Mapping[str, Limit]
+"""By measure: usd, tokens, calls, seconds, trials."""
+
+
+def limits_of(config: Caps, job: JobCaps, spent: Usage, month: str) -> Limits:
+    """The tightest cap of each measure; `spent` is what the other runs of the `month` took."""
+    found = {}
+    for name in Caps.__dataclass_fields__:
+        given = [
+            Limit(f"budget.{name}", getattr(config, name)),
+            Limit(f"caps.per_run.{name}", getattr(job.per_run, name)),
+        ]
+        if name in MEASURES:
+            given.append(
+                Limit(f"caps.per_month.{name}", getattr(job.per_month, name), getattr(spent, name), period=month)
+            )
+        if given := [limit for limit in given if limit.cap is not None]:
+            found[name] = min(given, key=lambda limit: limit.left)
+    return found
+
+
+def caps_of(limits: Limits) -> Caps:
+    """What is left within each."""
+    return Caps(**{name: limit.left for name, limit in limits.items()})  # type: ignore[arg-type]  # whole where capped so
+
+
+def less(caps: Caps, spent: Usage, seconds: float) -> Caps:
+    """What is left of `caps`."""
+    left = {name: max(cap - getattr(spent, name), 0) for name in MEASURES if (cap := getattr(caps, name)) is not None}
+    return replace(caps, **left, seconds=None if caps.seconds is None else max(caps.seconds - seconds, 0.0))
+
+
+def named_in(texts: tuple[str, ...]) -> list[str]:
+    """The measures whose cap of the whole run ended something, by what `BudgetExceeded` says of it."""
+    return [name for text in texts for name in re.findall(r"the (\w+) cap of ", text)]
+
+
+def month_start(time: float, schedule: Schedule) -> float:
+    """When the calendar month of `time` began, in the schedule's time zone; in seconds since the epoch."""
+    local = datetime.fromtimestamp(time, schedule.zone)
+    return local.replace(day=1, hour=0, minute=0, second=0, microsecond=0).timestamp()
+
+
+def month_name(time: float, schedule: Schedule) -> str:
+    """Such as `November 2026 (Asia/Kolkata)`."""
+    return f"{datetime.fromtimestamp(time, schedule.zone):%B %Y} ({schedule.time_zone})"
