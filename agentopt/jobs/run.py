@@ -155,7 +155,7 @@ class RunOfJob:
         finding = decision.finding
         if state == "kept" and (cut := self._cut_short(limits, *ends)):
             found = "" if decision is NOTHING_ELSE else f"{finding}; "
-            finding = f"{found}the search was {cut}{'; the next run goes on' if limited else ''}"
+            finding = f"{found}the search was {cut}{'; the next run goes on' if unfinished else ''}"
         return Outcome(state, finding, self.alarms, current, settled)
 
     def _cut_short(self, limits: Limits, *texts: str) -> str:
