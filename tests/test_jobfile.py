@@ -140,7 +140,7 @@ def test_a_field_that_is_taken_is_one_that_the_calendar_takes(position: int, fie
         schedule = Schedule(cron=" ".join(fields))
     except ValueError:
         return
-    next_time(schedule, 0.0, datetime(2026, 1, 1, tzinfo=UTC))
+    assert next_time(schedule, 0.0, datetime(2026, 1, 1, tzinfo=UTC)) is not None
 
 
 def test_a_range_of_month_names_keeps_its_step_and_its_end() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,12 @@ class Job:
 
     async def run(self, **options: Any) -> JobRun:
         return await run_due(self.place, self.store, self.clock, self.log, **options)
+
+    async def work(self, log: Callable[..., None]) -> JobRun:
+        """A run whose every event is told to `log` while it goes on; it may be another's by its end."""
+        self.clock.time += 2
+        with as_owner(self.store, self.place.data, self.clock, log=log) as worker:
+            return await worker.work(claimed(worker, "nightly"))
 
     def change(self, **changes: Any) -> None:
         """Write the place anew after the test changed it; and give the job another file, where `changes` say so."""
@@ -322,9 +328,7 @@ async def test_a_champion_that_was_changed_by_hand_meanwhile_is_left_alone(
         if event == "decision":
             job.place.champions.file.write_bytes(by_hand)
 
-    job.clock.time += 2
-    with as_owner(job.store, job.place.data, job.clock, log=log) as worker:
-        run = await worker.work(claimed(worker, "nightly"))
+    run = await job.work(log)
     assert run.state == "kept"
     assert job.place.champions.file.read_bytes() == by_hand
 
@@ -342,9 +346,7 @@ async def test_a_rollback_while_a_run_goes_on_is_not_questioned_by_the_next(
             put_back = job.place.champions.rollback(1)
             job.store.settle("nightly", None, put_back.candidate.key)
 
-    job.clock.time += 2
-    with as_owner(job.store, job.place.data, job.clock, log=log) as worker:
-        run = await worker.work(claimed(worker, "nightly"))
+    run = await job.work(log)
     assert (run.state, run.champion, run.message) == (
         "kept",
         1,
@@ -365,9 +367,7 @@ async def test_a_run_that_was_taken_over_does_not_touch_the_champion(tmp_path: P
             (run,) = job.store.open_runs()
             assert job.store.take_over(run, "another", job.clock.time, 60.0)
 
-    job.clock.time += 2
-    with as_owner(job.store, job.place.data, job.clock, log=log) as worker:
-        await worker.work(claimed(worker, "nightly"))
+    await job.work(log)
     assert lines.events()[-1] == "run_lost"
     assert job.champion == "small"
     (still_open,) = job.store.open_runs()
@@ -382,9 +382,7 @@ async def test_a_run_that_was_taken_over_makes_no_first_champion_either(tmp_path
             (run,) = job.store.open_runs()
             assert job.store.take_over(run, "another", job.clock.time, 60.0)
 
-    job.clock.time += 2
-    with as_owner(job.store, job.place.data, job.clock, log=log) as worker:
-        await worker.work(claimed(worker, "nightly"))
+    await job.work(log)
     assert job.place.champions.current() is None
 
 
