@@ -9,40 +9,40 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from agentopt import cost, errors
+from agentopt.core import cost, errors
 
 if TYPE_CHECKING:
     from agentopt.api import aevaluate, aoptimize, evaluate, optimize
-    from agentopt.candidate import Candidate, SubtaskChoice
-    from agentopt.config import Config, load_config
-    from agentopt.errors import AgentoptError
-    from agentopt.result import Result, load_candidate, load_result
-    from agentopt.task import Example, Fusion, Program, Subtask, Task, TokenLengths, asked_by_program
+    from agentopt.core.candidate import Candidate, SubtaskChoice, load_candidate
+    from agentopt.core.errors import AgentoptError
+    from agentopt.core.records import Evaluation, Score, Trial
+    from agentopt.core.task import Example, Fusion, Program, Subtask, Task, TokenLengths, asked_by_program
+    from agentopt.runs.config import Config, load_config
+    from agentopt.runs.result import Result, load_result
     from agentopt.taskfile.loading import load_task
-    from agentopt.trial import Evaluation, Score, Trial
 
 _HOME = {
-    "AgentoptError": "errors",
-    "Candidate": "candidate",
-    "Config": "config",
-    "Evaluation": "trial",
-    "Example": "task",
-    "Fusion": "task",
-    "Program": "task",
-    "Result": "result",
-    "Score": "trial",
-    "Subtask": "task",
-    "SubtaskChoice": "candidate",
-    "Task": "task",
-    "TokenLengths": "task",
-    "Trial": "trial",
+    "AgentoptError": "core.errors",
+    "Candidate": "core.candidate",
+    "Config": "runs.config",
+    "Evaluation": "core.records",
+    "Example": "core.task",
+    "Fusion": "core.task",
+    "Program": "core.task",
+    "Result": "runs.result",
+    "Score": "core.records",
+    "Subtask": "core.task",
+    "SubtaskChoice": "core.candidate",
+    "Task": "core.task",
+    "TokenLengths": "core.task",
+    "Trial": "core.records",
     "aevaluate": "api",
     "aoptimize": "api",
-    "asked_by_program": "task",
+    "asked_by_program": "core.task",
     "evaluate": "api",
-    "load_candidate": "result",
-    "load_config": "config",
-    "load_result": "result",
+    "load_candidate": "core.candidate",
+    "load_config": "runs.config",
+    "load_result": "runs.result",
     "load_task": "taskfile.loading",
     "optimize": "api",
 }

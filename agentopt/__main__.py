@@ -1,5 +1,5 @@
 """`python -m agentopt` is the `agentopt` command."""
 
-from agentopt.cli import main
+from agentopt.cli.main import main
 
 main()

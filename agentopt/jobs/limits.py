@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from agentopt.budget import Caps, Usage
+from agentopt.core.budget import Caps, Usage
 from agentopt.jobs.jobfile import JobCaps, Schedule
 
 MEASURES = ("usd", "tokens", "calls")

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from agentopt.core.records import Evaluation
+from agentopt.core.stats import Difference, paired_difference, verdict
 from agentopt.jobs.jobfile import PromotionRule
-from agentopt.stats import Difference, paired_difference, verdict
-from agentopt.trial import Evaluation
 
 Why = Literal["better", "cheaper"]
 

@@ -15,23 +15,23 @@ from pathlib import Path
 from typing import Literal
 
 from agentopt.api import aoptimize
-from agentopt.budget import Caps, Usage
-from agentopt.candidate import Candidate
-from agentopt.config import BudgetConfig
-from agentopt.errors import AgentoptError, BudgetExceeded, CandidateError, ConfigError
-from agentopt.evaluation import Evaluator, check_candidate
-from agentopt.events import Event
+from agentopt.core.budget import Caps, Usage
+from agentopt.core.candidate import Candidate
+from agentopt.core.errors import AgentoptError, BudgetExceeded, CandidateError, ConfigError
+from agentopt.core.events import Event
+from agentopt.core.files import write_atomically
+from agentopt.core.records import Evaluation
+from agentopt.evaluation.evaluator import Evaluator, check_candidate
 from agentopt.jobs.champion import Champion, Champions, digest
 from agentopt.jobs.limits import MEASURES, Limits, caps_of, less, limits_of, month_name, month_start, named_in
 from agentopt.jobs.promotion import Decision, Measurement, alarms, beats, decide
+from agentopt.jobs.snapshot import World, load_world
 from agentopt.jobs.store import JobRun, JobStore, KnownJob
-from agentopt.jobs.world import World, load_world
 from agentopt.models.base import ChatModel
-from agentopt.result import Result, load_result, write_atomically
-from agentopt.runfolder import RunFolder
-from agentopt.session import Session, open_existing_journal, open_session
-from agentopt.space import baseline
-from agentopt.trial import Evaluation
+from agentopt.models.session import Session, open_existing_journal, open_session
+from agentopt.runs.config import BudgetConfig
+from agentopt.runs.folder import RunFolder
+from agentopt.runs.result import Result, load_result
 
 State = Literal["promoted", "kept", "undecided", "unchanged", "refused", "failed"]
 Say = Callable[[str, str], None]
@@ -136,7 +136,7 @@ class RunOfJob:
         self._measured = True
         result = await self._search(world, current, less(caps, self.spent(), seconds))
         async with self._evaluator(world, less(caps, result.total, result.seconds)) as (evaluator, _):
-            first = await evaluator.evaluate(baseline(world.task), "test")
+            first = await evaluator.evaluate(world.task.baseline, "test")
             self._note_alarms(world, current, held, first)
             winner, decision, evaluation = await self._decide(world, evaluator, current, held, result)
         # What the month's rest cut short goes further next month, what failed may succeed: not the last word.
@@ -178,7 +178,7 @@ class RunOfJob:
             current, reason = None, REPLACED
         elif current and (current.record.run, current.record.reason) == (self.run.id, REPLACED):
             self._alarms.append(REPLACED)  # before a kill
-        candidate = current.candidate if current else baseline(world.task)
+        candidate = current.candidate if current else world.task.baseline
         async with self._evaluator(world, caps) as (evaluator, session):
             evaluation = await evaluator.evaluate(candidate, "test")
             seconds = session.budget.seconds
@@ -206,7 +206,7 @@ class RunOfJob:
         given = [current.candidate, *self._archive()][: max(1, min(1 + self.known.job.warm_start, trials // 2))]
         budget = BudgetConfig(usd=caps.usd, tokens=caps.tokens, calls=caps.calls, seconds=caps.seconds, trials=trials)
         config = world.config.model_copy(update={"budget": budget})
-        start = [candidate for candidate in given if candidate != baseline(world.task)]
+        start = [candidate for candidate in given if candidate != world.task.baseline]
         return await aoptimize(world.path, config, warm_start=start, provider=self.provider, observer=observe)
 
     async def _decide(

@@ -24,8 +24,8 @@ from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 from sqlalchemy.exc import SQLAlchemyError
 
-from agentopt.database import open_engine
-from agentopt.errors import AgentoptError
+from agentopt.core.database import open_engine
+from agentopt.core.errors import AgentoptError
 from agentopt.jobs.jobfile import Schedule, listed_fields
 from agentopt.jobs.store import KnownJob
 

@@ -22,11 +22,11 @@ from platformdirs import user_data_path
 from pydantic import ValidationError
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from agentopt.budget import Usage
-from agentopt.database import create_tables, open_engine
-from agentopt.errors import ConfigError, UserError
+from agentopt.core.budget import Usage
+from agentopt.core.database import create_tables, open_engine
+from agentopt.core.errors import ConfigError, UserError
+from agentopt.core.yaml_models import as_error, did_you_mean, explain
 from agentopt.jobs.jobfile import Job
-from agentopt.validation import as_error, did_you_mean, explain
 
 WAITING, RUNNING, INTERRUPTED = "waiting", "running", "interrupted"
 OPEN = (WAITING, RUNNING, INTERRUPTED)

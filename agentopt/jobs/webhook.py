@@ -17,7 +17,7 @@ import httpx
 from standardwebhooks.webhooks import Webhook
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
-from agentopt.errors import AgentoptError, ConfigError
+from agentopt.core.errors import AgentoptError, ConfigError
 from agentopt.jobs.jobfile import EventName, WebhookTarget
 
 ATTEMPTS = 5

@@ -23,15 +23,15 @@ from typing import Any, Protocol
 from filelock import FileLock, Timeout
 from sqlalchemy.exc import SQLAlchemyError
 
-from agentopt.budget import Usage
-from agentopt.errors import AgentoptError, UserError
+from agentopt.core.budget import Usage
+from agentopt.core.errors import AgentoptError, UserError
 from agentopt.jobs.champion import champions_of
 from agentopt.jobs.jobfile import EventName
 from agentopt.jobs.run import LostRunError, Outcome, RunOfJob
 from agentopt.jobs.store import RUNNING, WAITING, JobRun, JobStore, KnownJob
 from agentopt.jobs.webhook import deliver
 from agentopt.models.base import ChatModel
-from agentopt.models.masking import secrets_in, without
+from agentopt.models.redaction import secrets_in, without
 
 
 class Log(Protocol):

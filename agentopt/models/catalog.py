@@ -13,9 +13,9 @@ from typing import Annotated, Any
 from platformdirs import user_config_path
 from pydantic import BaseModel, ConfigDict, Field
 
-from agentopt.cost import Price
-from agentopt.errors import CatalogError
-from agentopt.validation import did_you_mean, load_yaml, validate
+from agentopt.core.cost import Price
+from agentopt.core.errors import CatalogError
+from agentopt.core.yaml_models import did_you_mean, load_yaml, validate
 
 BUILT_IN = Path(__file__).with_name("catalog.yaml")
 PROJECT_FILE = Path("configs/models.yaml")

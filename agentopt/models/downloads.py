@@ -20,7 +20,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from agentopt.errors import WeightsError
+from agentopt.core.errors import WeightsError
 from agentopt.models.catalog import WheelSource
 
 CONNECT_SECONDS = 5.0

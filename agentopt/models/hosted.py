@@ -17,11 +17,11 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, ClassVar, Protocol
 from weakref import WeakSet
 
-from agentopt.errors import CatalogError
+from agentopt.core.errors import CatalogError
+from agentopt.models.api_errors import UnreadableAnswerError, model_error
 from agentopt.models.base import Choice, Request, Response
 from agentopt.models.catalog import ModelSpec, key_of
-from agentopt.models.failures import UnreadableAnswerError, model_error
-from agentopt.models.masking import secrets_in
+from agentopt.models.redaction import secrets_in
 
 CONNECT_SECONDS = 10.0
 PREPARATION_SECONDS = 0.25

@@ -22,9 +22,9 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from agentopt.budget import Usage
-from agentopt.database import create_tables, open_engine
-from agentopt.errors import AgentoptError
+from agentopt.core.budget import Usage
+from agentopt.core.database import create_tables, open_engine
+from agentopt.core.errors import AgentoptError
 from agentopt.models.base import Choice, Request, Response
 
 _tables = sa.MetaData()

@@ -19,12 +19,12 @@ from typing import IO
 
 import httpx
 
-from agentopt.errors import CatalogError, PermanentModelError, TransientModelError
+from agentopt.core.errors import CatalogError, PermanentModelError, TransientModelError
 from agentopt.models.base import Request, Response
 from agentopt.models.catalog import ModelSpec
+from agentopt.models.compute_slot import ComputeSlot, shared_slot
 from agentopt.models.engine import physical_cores
 from agentopt.models.hosted import HostedModel
-from agentopt.models.slot import ComputeSlot, shared_slot
 from agentopt.models.weights import Progress, fetch
 
 START_SECONDS = 300.0

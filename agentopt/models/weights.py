@@ -12,15 +12,15 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import filelock
-from platformdirs import user_cache_path
 
-from agentopt.errors import WeightsError
+from agentopt.core.errors import WeightsError
+from agentopt.core.paths import weights_folder
 from agentopt.models import downloads
 from agentopt.models.catalog import Weights
 
@@ -36,17 +36,6 @@ class Progress:
     source: str
     done_bytes: int
     total_bytes: int | None
-
-
-def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:
-    """Where model files and the journal are kept: $AGENTOPT_CACHE, or the user's cache folder."""
-    root = environ.get("AGENTOPT_CACHE")
-    return Path(root) if root else user_cache_path("agentopt")
-
-
-def weights_folder(environ: Mapping[str, str] = os.environ) -> Path:
-    """Where model files are kept, in the cache folder."""
-    return cache_folder(environ) / "weights"
 
 
 async def fetch(

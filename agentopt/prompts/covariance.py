@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from agentopt.core.stats import Cells, Estimator, Floats, cells, shuffled_cells
 from agentopt.prompts.subsets import best_subset, best_subsets, score, search_for
-from agentopt.stats import Cells, Estimator, Floats, cells, shuffled_cells
 
 NULL_STARTS = 8
 """Greedy climbs for each matrix of a stack; fewer than for the one that is observed."""

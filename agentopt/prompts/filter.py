@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from agentopt.core.stats import Cells, Estimator, Floats, cells
 from agentopt.prompts.covariance import (
     NULL_STARTS,
     Null,
@@ -30,7 +31,6 @@ from agentopt.prompts.covariance import (
     variance_parts,
 )
 from agentopt.prompts.subsets import Subset, SubsetSearch, best_subset, best_subsets, search_for
-from agentopt.stats import Cells, Estimator, Floats, cells
 
 FilterVerdict = Literal["optimise on all", "optimise on these", "not worth it", "measure more"]
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agentopt.errors import BudgetExceeded
+from agentopt.core.errors import BudgetExceeded
 from agentopt.prompts.proposers import Attempt, Brief, NoHelpError
 from agentopt.prompts.reflective import ReflectiveProposer
 from agentopt.prompts.rewards import Cell, Draw, Rewards

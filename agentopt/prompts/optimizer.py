@@ -8,10 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from agentopt.budget import Budget, Usage
-from agentopt.candidate import Candidate
-from agentopt.errors import BudgetExceeded
-from agentopt.evaluation import Evaluator
+from agentopt.core.budget import Budget, Usage
+from agentopt.core.candidate import Candidate
+from agentopt.core.errors import BudgetExceeded
+from agentopt.core.records import Evaluation
+from agentopt.core.stats import loses
+from agentopt.core.task import Example, Task
+from agentopt.evaluation.evaluator import Evaluator
 from agentopt.models.base import ChatModel
 from agentopt.prompts.filter import FilterVerdict
 from agentopt.prompts.pilot import Pilot, PilotError, run_pilot
@@ -20,9 +23,6 @@ from agentopt.prompts.race import SEED, Race
 from agentopt.prompts.reflective import ReflectiveProposer
 from agentopt.prompts.rewards import Draw, Rewards
 from agentopt.prompts.settings import PromptSettings
-from agentopt.stats import loses
-from agentopt.task import Example, Task
-from agentopt.trial import Evaluation
 
 EVERY_ROUND = "every round was made"
 """How a subtask's rounds end that nothing cut short."""

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agentopt.errors import AgentoptError, BudgetExceeded
+from agentopt.core.errors import AgentoptError, BudgetExceeded
+from agentopt.core.stats import Floats
 from agentopt.prompts.filter import FilterResult, analyse, open_cells
 from agentopt.prompts.rewards import Cell, Rewards
 from agentopt.prompts.settings import PromptSettings
-from agentopt.stats import Floats
 
 FIRST_REPEATS = 2
 """Responses for every cell before the first look; a variance needs two."""

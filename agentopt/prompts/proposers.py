@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from agentopt.errors import AgentoptError
+from agentopt.core.errors import AgentoptError
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from agentopt.core.stats import loses
 from agentopt.prompts.pilot import mean_tokens
 from agentopt.prompts.proposers import Attempt, Shown
 from agentopt.prompts.rewards import Cell, Rewards
-from agentopt.stats import loses
 
 SEED = "seed"
 """The proposer of the prompt that was there before."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from agentopt.errors import BudgetExceeded, ModelError, WeightsError
+from agentopt.core.errors import BudgetExceeded, ModelError, WeightsError
 from agentopt.models.base import ChatModel, Message, Request
 from agentopt.prompts.proposers import Attempt, Brief, NoHelpError, Shown
 

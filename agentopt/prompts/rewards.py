@@ -13,12 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agentopt.candidate import Candidate
-from agentopt.evaluation import Evaluator
-from agentopt.stats import Floats
-from agentopt.task import Example, Task
-from agentopt.trial import ExampleResult
-from agentopt.workflow import Answer
+from agentopt.core.candidate import Candidate
+from agentopt.core.records import Answer, ExampleResult
+from agentopt.core.stats import Floats
+from agentopt.core.task import Example, Task
+from agentopt.evaluation.evaluator import Evaluator
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -14,12 +14,12 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from agentopt.estimate import FINALISTS
-from agentopt.events import Event
-from agentopt.report.words import candidate_in_words, duration_in_words, spend_in_words
-from agentopt.session import Session
-from agentopt.study import Study, best_trial
-from agentopt.task import Task
+from agentopt.core.events import Event
+from agentopt.core.task import Task
+from agentopt.models.session import Session
+from agentopt.report.formatting import candidate_in_words, duration_in_words, spend_in_words
+from agentopt.runs.trial_store import Study, best_trial
+from agentopt.runs.worst_case import FINALISTS
 
 
 @dataclass

@@ -10,10 +10,10 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from agentopt.diagnosis import Diagnosis
+from agentopt.prompts.diagnosis import Diagnosis
 from agentopt.prompts.optimizer import EVERY_ROUND
-from agentopt.report.words import interval_in_words, p_in_words
-from agentopt.result import PromptFinal, PromptReport
+from agentopt.report.formatting import interval_in_words, p_in_words
+from agentopt.runs.result import PromptFinal, PromptReport
 
 SHADES = {
     0.2: "white on red",

@@ -9,10 +9,10 @@ from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from agentopt.budget import Usage
+from agentopt.core.budget import Usage
+from agentopt.report.formatting import candidate_in_words, interval_in_words, p_in_words, usage_cells
 from agentopt.report.prompts import prompt_tables
-from agentopt.report.words import candidate_in_words, interval_in_words, p_in_words, usage_cells
-from agentopt.result import Finalist, Measured, Result
+from agentopt.runs.result import Finalist, Measured, Result
 
 
 def print_result(result: Result, console: Console) -> None:

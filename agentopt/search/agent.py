@@ -25,8 +25,8 @@ from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.graph import END, START, StateGraph
 from langsmith import tracing_context
 
-from agentopt.candidate import Candidate
-from agentopt.errors import BudgetExceeded, ModelError, WeightsError
+from agentopt.core.candidate import Candidate
+from agentopt.core.errors import BudgetExceeded, ModelError, WeightsError
 from agentopt.models.base import ChatModel, Message, Request
 from agentopt.search.agent_prompts import (
     ask_again,
@@ -40,15 +40,15 @@ from agentopt.search.agent_reply import Reply, read_guidelines, read_reply
 from agentopt.search.base import INITIAL, Proposal, Runner, SearchSpace, Strategy
 from agentopt.search.baselines import RandomStrategy
 from agentopt.search.insights import initial_candidates
-from agentopt.search.manner import AGENT, Manner
 from agentopt.search.settings import AgentSettings
+from agentopt.search.variants import AGENT, Variant
 
 
 class State(TypedDict):
     """What the graph carries from node to node, plain data. The trials themselves are the runner's."""
 
     round: int
-    """Batches executed, the first trials included where the manner has them."""
+    """Batches executed, the first trials included where the variant has them."""
     proposals: list[dict[str, Any]]
     """What `execute` runs next."""
     last: list[int]
@@ -62,8 +62,8 @@ class State(TypedDict):
 class AgentSearch:
     """The AgentTTS search: a model proposes, from what was tried so far and what it made of it.
 
-    `manner` takes parts of that away: without the insights the loop begins at `propose`. `model` is None where there is
-    no agent: then `fallback` proposes everything after the first trials. `brief` tells the agent what the task is.
+    `variant` removes parts of it: without insights the loop begins at `propose`. With `model=None` there is no agent,
+    and `fallback` proposes everything after the first trials. `brief` describes the task to the agent.
     `checkpoints` is the SQLite file (None: not resumable), `thread` the run inside it.
     """
 
@@ -75,13 +75,13 @@ class AgentSearch:
         brief: str,
         checkpoints: Path | None,
         *,
-        manner: Manner = AGENT,
+        variant: Variant = AGENT,
         thread: str = "search",
         batch_size: int = 5,
         seed: int = 0,
     ) -> None:
-        self._model, self._settings, self._fallback, self._brief = model, manner.settings(settings), fallback, brief
-        self._manner = manner
+        self._model, self._settings, self._fallback, self._brief = model, variant.settings(settings), fallback, brief
+        self._variant = variant
         self._checkpoints, self._thread = checkpoints, thread
         self._batch_size, self._seed = batch_size, seed
 
@@ -90,8 +90,8 @@ class AgentSearch:
 
         Raises what `runner.run` raises, `BudgetExceeded` for a cap of the whole run among it; run again to continue.
         """
-        told = introduction(space, self._settings, self._brief, self._manner.experience)
-        agent = _Agent(self._model, self._settings, self._manner, told, self._seed)
+        told = introduction(space, self._settings, self._brief, self._variant.experience)
+        agent = _Agent(self._model, self._settings, self._variant, told, self._seed)
         nodes = _Nodes(space, runner, agent, self._fallback, self._batch_size)
         # A round takes at most four nodes and records at least one trial, unless it is done again after a crash.
         config: RunnableConfig = {
@@ -145,7 +145,7 @@ class _Agent:
 
     model: ChatModel | None
     settings: AgentSettings
-    manner: Manner
+    variant: Variant
     introduction: Message
     seed: int
 
@@ -192,7 +192,7 @@ class _Nodes:
     async def initialise(self, state: State) -> dict[str, Any]:
         """The first trials: every model of every subtask once (insight 1), or a random batch without the insight."""
         tried = self._tried()
-        if not self.agent.manner.insights:
+        if not self.agent.variant.insights:
             first = []
         elif self.agent.settings.insight_1:
             first = [Proposal(c, INITIAL, "insight 1") for c in initial_candidates(self.space) if c not in tried]
@@ -223,7 +223,7 @@ class _Nodes:
 
     async def guide(self, state: State) -> dict[str, Any]:
         """The agent's guidelines from the scores (insights 2 and 3); it goes on without where they are unusable."""
-        if not self.agent.manner.insights:
+        if not self.agent.variant.insights:
             return {"guidelines": "", "problem": ""}
         settings, first = self.agent.settings, state["round"] <= 1
         question = ask_for_guidelines(self.space, self.runner.trials, state["last"], settings, first=first)
@@ -239,11 +239,11 @@ class _Nodes:
 
     async def propose(self, state: State) -> dict[str, Any]:
         """The agent proposes a batch; what it cannot fill is the fallback's to fill."""
-        wanted, manner = self._wanted(), self.agent.manner
-        seen = self.runner.trials if manner.history else None
+        wanted, variant = self._wanted(), self.agent.variant
+        seen = self.runner.trials if variant.history else None
         question = ask_for_candidates(self.space, seen, state["last"], state["guidelines"], wanted)
         # Where the question is the same in every round, each round is another draw of the answer.
-        drawn = 0 if manner.history else state["round"] * self.agent.settings.attempts
+        drawn = 0 if variant.history else state["round"] * self.agent.settings.attempts
         try:
             reply = await self._usable_reply(question, wanted, drawn)
         except _NoHelpError as error:
@@ -254,15 +254,15 @@ class _Nodes:
 
     async def _usable_reply(self, question: str, wanted: int, drawn: int) -> Reply:
         """The first reply with anything to run in it, or the last one of all attempts."""
-        settings, manner, tried = self.agent.settings, self.agent.manner, self._tried()
-        schema = proposal_schema(self.space, tried if manner.history else (), wanted)
+        settings, variant, tried = self.agent.settings, self.agent.variant, self._tried()
+        schema = proposal_schema(self.space, tried if variant.history else (), wanted)
         reply, asked = Reply(), question
         for attempt in range(settings.attempts):
             text = await self.agent.ask(asked, settings.max_tokens, schema=schema, repeat=drawn + attempt)
-            reply = read_reply(text, self.space, tried, wanted, proposer=manner.name)
+            reply = read_reply(text, self.space, tried, wanted, proposer=variant.name)
             if reply.proposals:
                 break
-            if manner.history:  # the problem tells what was tried: without history it is another draw
+            if variant.history:  # the problem tells what was tried: without history it is another draw
                 asked = f"{question}\n{ask_again(reply.problem)}"
         return reply
 

@@ -13,12 +13,12 @@ from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
 from typing import Any
 
-from agentopt.candidate import Candidate
+from agentopt.core.candidate import Candidate
+from agentopt.core.records import Trial
 from agentopt.models.base import Message
 from agentopt.search.base import SearchSpace, SubtaskSpace
-from agentopt.search.moves import affordable
+from agentopt.search.neighbourhood import affordable
 from agentopt.search.settings import AgentSettings
-from agentopt.trial import Trial
 
 BEST_SHOWN = 5
 """How many of the best trials the agent sees, besides the last batch."""

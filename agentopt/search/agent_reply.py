@@ -13,10 +13,10 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from agentopt.candidate import Candidate, SubtaskChoice
+from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.search.agent_prompts import ADVICE_LENGTH, DIRECTIONS, labels
 from agentopt.search.base import Proposal, SearchSpace, SubtaskSpace
-from agentopt.search.moves import with_fewer_samples
+from agentopt.search.neighbourhood import with_fewer_samples
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,9 @@ from itertools import product
 from math import prod
 from typing import Protocol
 
-from agentopt.candidate import Candidate, SubtaskChoice
-from agentopt.cost import SubtaskCost
-from agentopt.trial import Trial
+from agentopt.core.candidate import Candidate, SubtaskChoice
+from agentopt.core.cost import SubtaskCost
+from agentopt.core.records import Trial
 
 
 @dataclass(frozen=True)

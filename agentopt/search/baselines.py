@@ -7,10 +7,10 @@ import random
 from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
 
-from agentopt.candidate import Candidate
+from agentopt.core.candidate import Candidate
+from agentopt.core.records import Trial
 from agentopt.search.base import Proposal, SearchSpace
-from agentopt.search.moves import affordable, nearest_untried
-from agentopt.trial import Trial
+from agentopt.search.neighbourhood import affordable, nearest_untried
 
 LISTABLE = 20_000
 """Up to this many affordable candidates they are listed; beyond, drawn or walked without a list."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from agentopt.candidate import Candidate
+from agentopt.core.candidate import Candidate
 from agentopt.search.base import SearchSpace, SubtaskSpace
-from agentopt.search.moves import with_fewer_samples, with_smaller_models
+from agentopt.search.neighbourhood import with_fewer_samples, with_smaller_models
 
 
 def initial_candidates(space: SearchSpace) -> list[Candidate]:

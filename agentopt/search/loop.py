@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from agentopt.core.records import Trial
 from agentopt.search.base import ARCHIVE, BASELINE, PROMPTS, Runner, SearchSpace, Strategy
-from agentopt.trial import Trial
 
 
 class LoopSearch:

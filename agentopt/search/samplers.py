@@ -12,13 +12,13 @@ from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from agentopt.candidate import Candidate
-from agentopt.errors import ConfigError
+from agentopt.core.candidate import Candidate
+from agentopt.core.errors import ConfigError
 from agentopt.search.base import SearchSpace
+from agentopt.search.gaussian_process import most_promising
 from agentopt.search.insights import initial_candidates
-from agentopt.search.moves import nearest_untried
-from agentopt.search.surrogate import most_promising
-from agentopt.search.told import candidate_of, distributions, params_of
+from agentopt.search.neighbourhood import nearest_untried
+from agentopt.search.optuna_trials import candidate_of, distributions, params_of
 
 POPULATION = 10
 """Trials in one generation of a genetic sampler: Optuna's 50 would spend a whole run on the first."""

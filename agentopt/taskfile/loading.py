@@ -12,12 +12,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from agentopt import parsers
-from agentopt.cost import Unit, units
-from agentopt.errors import TaskError
-from agentopt.fusion import FUSION_NAMES
-from agentopt.models.catalog import ModelSpec
-from agentopt.task import (
+from agentopt.core.cost import Unit, units
+from agentopt.core.errors import TaskError
+from agentopt.core.records import Split
+from agentopt.core.task import (
     Example,
     Fusion,
     Parser,
@@ -29,7 +27,10 @@ from agentopt.task import (
     Value,
     asked_by_program,
 )
-from agentopt.taskfile.data import Functions, Row, check_leaks, read_rows
+from agentopt.core.user_functions import Functions
+from agentopt.core.yaml_models import did_you_mean, load_yaml, validate
+from agentopt.models.catalog import ModelSpec
+from agentopt.taskfile.data import Row, check_leaks, read_rows
 from agentopt.taskfile.program import MAX_TOKENS, check_prompts, read_program, settings_left
 from agentopt.taskfile.reader import read_dataset
 from agentopt.taskfile.schema import (
@@ -46,10 +47,10 @@ from agentopt.taskfile.schema import (
     with_overrides,
 )
 from agentopt.taskfile.scoring import build_metrics, build_scorer, check_targets, is_comparison
-from agentopt.templates import INPUTS, TOOL, Template, compile_template
-from agentopt.trial import Split
-from agentopt.validation import did_you_mean, load_yaml, validate
-from agentopt.workflow import check_names, check_task
+from agentopt.workflow import parsers
+from agentopt.workflow.fusion import FUSION_NAMES
+from agentopt.workflow.graph import check_names, check_task
+from agentopt.workflow.templates import INPUTS, TOOL, Template, compile_template
 
 TASK_FILE = "task.yaml"
 

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from agentopt.errors import TaskError
-from agentopt.task import Parser, Program
-from agentopt.taskfile.data import Functions
+from agentopt.core.errors import TaskError
+from agentopt.core.task import Parser, Program
+from agentopt.core.user_functions import Functions
+from agentopt.core.yaml_models import did_you_mean
 from agentopt.taskfile.schema import ProgramSpec, SubtaskSpec, TaskSpec
-from agentopt.validation import did_you_mean
 
 MAX_TOKENS = 1024
 """The most tokens of a response where neither the subtask nor the program says it: programs write prompts for models

@@ -18,13 +18,14 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from agentopt.errors import AgentoptError, TaskError
-from agentopt.rows import ColumnError, Columns
-from agentopt.task import Example
-from agentopt.taskfile.data import Functions, Row, inputs_as_text, json_lines, json_list
+from agentopt.core.errors import AgentoptError, TaskError
+from agentopt.core.records import Split
+from agentopt.core.task import Example
+from agentopt.core.user_functions import Functions
+from agentopt.core.yaml_models import did_you_mean
+from agentopt.taskfile.columns import ColumnError, Columns
+from agentopt.taskfile.data import Row, inputs_as_text, json_lines, json_list
 from agentopt.taskfile.schema import DataSpec, SplitsSpec
-from agentopt.trial import Split
-from agentopt.validation import did_you_mean
 
 HUB = "hf:"
 FILE_OPTION = "_file"

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from agentopt import scorers
-from agentopt.errors import ScorerError, TaskError
-from agentopt.task import Metric, Scorer
-from agentopt.taskfile.data import Functions, Row
+from agentopt.core.errors import ScorerError, TaskError
+from agentopt.core.records import Split
+from agentopt.core.task import Metric, Scorer
+from agentopt.core.user_functions import Functions
+from agentopt.core.yaml_models import did_you_mean
+from agentopt.evaluation import scorers
+from agentopt.taskfile.data import Row
 from agentopt.taskfile.schema import (
     BuiltInScorer,
     JudgeScorer,
@@ -16,9 +19,7 @@ from agentopt.taskfile.schema import (
     PythonScorer,
     ScorerSpec,
 )
-from agentopt.trial import Split
-from agentopt.validation import did_you_mean
-from agentopt.workflow import check_metrics
+from agentopt.workflow.graph import check_metrics
 
 Rows = Mapping[Split, Sequence[Row]]
 

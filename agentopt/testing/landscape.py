@@ -13,8 +13,8 @@ import math
 import random
 from collections.abc import Mapping
 
-from agentopt.candidate import Candidate
-from agentopt.cost import SubtaskCost, Unit
+from agentopt.core.candidate import Candidate
+from agentopt.core.cost import SubtaskCost, Unit
 from agentopt.search.base import SearchSpace, SubtaskSpace
 
 SIZES = {"llama-3b": 3e9, "qwen-7b": 7e9, "llama-8b": 8e9, "qwen-32b": 32e9, "llama-70b": 70e9, "qwen-72b": 72e9}

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from agentopt.cost import Unit
+from agentopt.core.cost import Unit
+from agentopt.core.records import Split
+from agentopt.core.task import Example, Subtask, Task, TokenLengths
+from agentopt.evaluation.scorers import exact_match
 from agentopt.models.base import Request
 from agentopt.models.scripted import ScriptedModel
-from agentopt.scorers import exact_match
-from agentopt.task import Example, Subtask, Task, TokenLengths
 from agentopt.testing.toy import LARGE, SMALL, draw
-from agentopt.trial import Split
 
 INSTRUCTIONS: Mapping[str, str] = {
     "dates": "Write dates as YYYY-MM-DD.",

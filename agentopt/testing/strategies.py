@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from agentopt.candidate import Candidate
+from agentopt.core.candidate import Candidate
+from agentopt.core.records import Evaluation, ExampleResult, Trial, TrialState
 from agentopt.search.base import Proposal, Search, SearchSpace, Strategy
-from agentopt.trial import Evaluation, ExampleResult, Trial, TrialState
 
 ScoreFunction = Callable[[Candidate], float]
 

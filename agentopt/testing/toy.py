@@ -10,12 +10,12 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agentopt.cost import Unit
+from agentopt.core.cost import Unit
+from agentopt.core.records import Split
+from agentopt.core.task import Example, Fusion, Subtask, Task, TokenLengths, Value
+from agentopt.evaluation.scorers import exact_match
 from agentopt.models.base import Request
 from agentopt.models.scripted import ScriptedModel
-from agentopt.scorers import exact_match
-from agentopt.task import Example, Fusion, Subtask, Task, TokenLengths, Value
-from agentopt.trial import Split
 
 SMALL, LARGE = "smollm2-135m", "qwen2.5-coder-0.5b"
 """Names of the built-in catalogue, so that the toy task loads anywhere; the fake answers in their place."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from agentopt import Example
-from agentopt.rows import at_least_one, text
+from agentopt.taskfile.columns import at_least_one, text
 
 
 def read(row: Mapping[str, Any], max_words: int | None = None) -> Example:

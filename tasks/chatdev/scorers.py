@@ -1,4 +1,4 @@
-"""The measures of ChatDev; see `agentopt.checkers.programs`."""
+"""The measures of ChatDev; see `agentopt.evaluation.checkers.programs`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from agentopt import Example, Score
-from agentopt.checkers import programs
-from agentopt.checkers.needs import needs
-from agentopt.checkers.programs import program
+from agentopt.evaluation.checkers import programs
+from agentopt.evaluation.checkers.needs import needs
+from agentopt.evaluation.checkers.programs import program
 
 needs("wordllama")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from agentopt.checkers.programs import sandbox, told
+from agentopt.evaluation.checkers.programs import sandbox, told
 
 sandbox()  # a machine that cannot confine programs is refused when the task is read
 

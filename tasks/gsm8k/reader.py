@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from agentopt import Example
-from agentopt.rows import ColumnError, text
+from agentopt.taskfile.columns import ColumnError, text
 
 
 def read(row: Mapping[str, Any]) -> Example:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from agentopt.retrieval import hotpot_question, retrieval_example
-from agentopt.task import Example
+from agentopt.core.task import Example
+from agentopt.taskfile.retrieval import hotpot_question, retrieval_example
 
 
 def read(row: Mapping[str, Any], *, max_passages: int = 8, seed: int = 0) -> Example | None:

@@ -1,7 +1,7 @@
-"""A row of IFBench; see `agentopt.checkers.instructions`."""
+"""A row of IFBench; see `agentopt.evaluation.checkers.instructions`."""
 
 from __future__ import annotations
 
-from agentopt.checkers.instructions import read
+from agentopt.evaluation.checkers.instructions import read
 
 __all__ = ["read"]

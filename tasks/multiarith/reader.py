@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from agentopt import Example
-from agentopt.rows import number, text
+from agentopt.taskfile.columns import number, text
 
 
 def read(row: Mapping[str, Any]) -> Example:

@@ -1,9 +1,9 @@
-"""Reads and compares answers with math-verify; see `agentopt.checkers.math`."""
+"""Reads and compares answers with math-verify; see `agentopt.evaluation.checkers.math`."""
 
 from __future__ import annotations
 
-from agentopt.checkers.math import answer, score
-from agentopt.checkers.needs import needs
+from agentopt.evaluation.checkers.math import answer, score
+from agentopt.evaluation.checkers.needs import needs
 
 needs("math_verify")
 

@@ -9,8 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from agentopt.rows import at_least_one, column, items, text
-from agentopt.task import Example
+from agentopt.core.task import Example
+from agentopt.taskfile.columns import at_least_one, column, items, text
 
 Tool = dict[str, Any]
 

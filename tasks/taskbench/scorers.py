@@ -10,10 +10,10 @@ import json
 from functools import cache
 from typing import Any
 
-from agentopt.checkers.needs import needs
-from agentopt.scorers import NOTHING_PARSABLE, f1_of_sets
-from agentopt.task import Example
-from agentopt.trial import Score
+from agentopt.core.records import Score
+from agentopt.core.task import Example
+from agentopt.evaluation.checkers.needs import needs
+from agentopt.evaluation.scorers import NOTHING_PARSABLE, f1_of_sets
 
 needs("rouge_score")
 

@@ -1,0 +1,70 @@
+"""`agentopt evaluate`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from itertools import count
+from pathlib import Path
+from typing import cast, get_args
+
+from rich.console import Console
+
+from agentopt.api import evaluate, load
+from agentopt.core.candidate import load_candidate
+from agentopt.core.errors import UserError
+from agentopt.core.events import Event
+from agentopt.core.records import Evaluation, Split
+from agentopt.report.bars import counting_bar
+from agentopt.report.formatting import interval_in_words
+from agentopt.runs.config import load_config
+from agentopt.runs.result import Measured
+
+
+def run_evaluation(task: Path, candidate: Path | None, split: str, settings: Sequence[str], console: Console) -> None:
+    """`agentopt evaluate`: progress on stderr, the scores on stdout."""
+    if split not in get_args(Split):
+        raise UserError(f"`--split` must be one of {', '.join(get_args(Split))}, but got {split}", remedy="name one")
+    chosen = load_candidate(candidate) if candidate else None
+    config = load_config(settings)
+    loaded, _ = load(task, config, agent=False)
+    asked = cast(Split, split)
+    progress, done, total = Console(stderr=True), count(1), len(loaded.splits.get(asked, ()))
+    try:
+        with counting_bar(progress, "examples") as show:
+
+            def observe(event: Event) -> None:
+                if event.kind == "example_done":
+                    show(next(done), total)
+                else:
+                    progress.print(event.message, markup=False, highlight=False, soft_wrap=True)
+
+            evaluation = evaluate(loaded, chosen, config, split=asked, observer=observe)
+    except KeyboardInterrupt:
+        progress.print("stopped; run the command again to go on: what was answered is kept")
+        sys.exit(130)
+    show_evaluation(evaluation, console)
+
+
+def show_evaluation(evaluation: Evaluation, console: Console) -> None:
+    """The score with its interval, the costs per example, and every error."""
+    measured = Measured.of(evaluation)
+    if measured is None:
+        console.print(f"no example of {evaluation.split} could be scored")
+    else:
+        console.print(
+            f"{evaluation.split}: score {measured.score:.3f} {interval_in_words(measured.interval)} at 95%, "
+            f"n={measured.n} of {measured.planned}, in {evaluation.seconds:.1f} s"
+        )
+        for name, metric in Measured.metrics_of(evaluation).items():
+            console.print(f"  {name} {metric.score:.3f} {interval_in_words(metric.interval)}", markup=False)
+        mean = evaluation.per_example
+        console.print(
+            f"per example: {mean('units'):.1f} units, {mean('prompt_tokens'):.0f} prompt + "
+            f"{mean('completion_tokens'):.1f} completion tokens, {mean('usd') + mean('fusion_usd'):.2g} USD; "
+            f"{mean('fusion_tokens'):.1f} tokens of fusion calls"
+        )
+    for example, error in evaluation.errors.items():
+        console.print(f"  {example}: {error}", markup=False)
+    if evaluation.errors:
+        sys.exit(1)

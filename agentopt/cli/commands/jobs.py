@@ -1,0 +1,295 @@
+"""`agentopt jobs`: what is added, what ran, and the daemon."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, tzinfo
+from itertools import groupby, islice
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from agentopt.core.errors import ConfigError, UserError
+from agentopt.jobs.champion import champions_of
+from agentopt.jobs.daemon import Daemon
+from agentopt.jobs.export import crontab_line, kubernetes_cronjob, systemd_unit
+from agentopt.jobs.jobfile import Job, read_job
+from agentopt.jobs.limits import month_start
+from agentopt.jobs.scheduler import next_time
+from agentopt.jobs.snapshot import load_world
+from agentopt.jobs.store import JobRun, JobStore, KnownJob, data_folder, open_store
+from agentopt.jobs.webhook import signer_of
+from agentopt.jobs.worker import as_owner
+from agentopt.report.formatting import usage_cells
+
+ALARM, FAILED, UNDECIDED = 3, 1, 4
+"""Exit codes of `jobs run-now`, beside 0."""
+
+ALIKE = ("unchanged", "skipped", "refused")
+"""States of runs that `jobs history` tells in one row where they follow each other and say the same."""
+
+
+def add_job(file: Path, store: str | None, replace: bool, console: Console) -> None:
+    """`agentopt jobs add`. Everything that can be checked without a model call is checked now.
+
+    A job that is there gets another task only where `replace` says so.
+    """
+    job, folder = read_job(file), Path.cwd()
+    now = datetime.now(UTC)
+    if next_time(job.schedule, now.timestamp(), now) is None:
+        raise ConfigError(
+            f"the schedule must have a time, but {job.schedule.cron} never comes",
+            where=f"{file}: schedule.cron",
+            remedy="correct the day or the month",
+        )
+    load_world(job, folder, _runs_folder(job))
+    with _opened(store) as jobs:
+        moved = _task_change(job, folder, jobs)
+        if moved and not replace:
+            raise UserError(
+                f"the job {job.name} is there for another task: {moved}",
+                where=file,
+                remedy="give this one another name, or `--replace` the task; history and champion stay with the name",
+            )
+        new = jobs.put(job, folder, now.timestamp())
+    said = f"{'added' if new else 'updated'}: {f'task {moved}, ' if moved else ''}{job.schedule}"
+    console.print(f"job {job.name} {said}", markup=False, highlight=False, soft_wrap=True)
+    _warn_of_secret(job)
+
+
+def _task_change(job: Job, folder: Path, jobs: JobStore) -> str:
+    """`before -> after` where a job of that name is there for another task, otherwise empty."""
+    for known in jobs.jobs():
+        before, after = (known.folder / known.job.task).resolve(), (folder / job.task).resolve()
+        if known.job.name == job.name and before != after:
+            return f"{before} -> {after}"
+    return ""
+
+
+def _warn_of_secret(job: Job) -> None:
+    """The secret may be there for the daemon only, so this is no reason to refuse the job."""
+    try:
+        if job.webhook:
+            signer_of(job.webhook)
+    except ConfigError as error:
+        sys.stderr.write(f"agentopt: warning: {error}; the daemon needs it in its environment\n")
+
+
+def list_jobs(store: str | None, console: Console) -> None:
+    """`agentopt jobs list`."""
+    table = Table()
+    for column in ("job", "schedule", "next time", "last run", "champion", "USD this month"):
+        table.add_column(column)
+    with _opened(store) as jobs:
+        for known in jobs.jobs():
+            table.add_row(*_row(known, jobs))
+        unreadable = jobs.unreadable()
+    if table.row_count or not unreadable:
+        console.print(table if table.row_count else "no jobs; `agentopt jobs add FILE` adds one")
+    for told in unreadable.values():
+        console.print(f"cannot be read: {told}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _row(known: KnownJob, jobs: JobStore) -> tuple[str, ...]:
+    job, (last, *_) = known.job, (*jobs.history(known.job.name, 1), None)
+    spent = jobs.spent_since(job.name, month_start(time.time(), job.schedule))
+    zone = job.schedule.zone
+    ended = f"{last.state}{', ALARM' if last.alarm else ''}, {_shown(last.started, zone)}" if last else "-"
+    return (
+        job.name,
+        str(job.schedule),
+        _next(known),
+        ended,
+        _champion_number(job.name),
+        f"{spent.usd:.4f}",
+    )
+
+
+def _champion_number(name: str) -> str:
+    try:
+        champion = champions_of(name).current()
+    except UserError:  # `show` says what is wrong with it; here it must not cost the other jobs' rows
+        return "damaged"
+    return str(champion.number) if champion else "-"
+
+
+def _next(known: KnownJob) -> str:
+    if known.paused:
+        return "paused"
+    schedule, now = known.job.schedule, datetime.now(UTC)
+    # The first time that no daemon has entered yet: one that lies behind us is run as soon as a daemon looks.
+    after = max(known.since, (known.last_due or 0.0) + 1e-3)
+    found = next_time(schedule, known.since, datetime.fromtimestamp(after, UTC))
+    if found and found <= now:
+        return "now (waits for a daemon)"
+    return _shown(found.timestamp(), schedule.zone) if found else "-"
+
+
+def _shown(moment: float, zone: tzinfo) -> str:
+    return datetime.fromtimestamp(moment, zone).strftime("%Y-%m-%d %H:%M:%S %Z")
+
+
+def show_job(name: str, store: str | None, console: Console) -> None:
+    """`agentopt jobs show`."""
+    with _opened(store) as jobs:
+        known = jobs.job(name)
+        cells = _row(known, jobs)
+        put_back = {run.champion: run.started for run in jobs.history(name)[::-1] if run.state == "rolled back"}
+    champions = champions_of(name)
+    for title, text in zip(("job", "schedule", "next time", "last run"), cells, strict=False):
+        console.print(f"{title}: {text}", markup=False, highlight=False)
+    console.print(f"task: {known.folder / known.job.task}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"champion: {champions.file}", markup=False, highlight=False, soft_wrap=True)
+    current = champions.current()
+    table = Table("", "champion", "since", "why", "candidate")
+    for number in champions.numbers():
+        champion = champions.get(number)
+        chosen = ", ".join(f"{s}: {c.model} x{c.num_samples}" for s, c in champion.candidate.items())
+        mark = "->" if current and current.number == number else ""
+        since = _since(champion.record.time, put_back.get(number), known.job.schedule.zone)
+        table.add_row(mark, str(number), since, escape(champion.record.reason), escape(chosen))
+    console.print(table if table.row_count else "no champion yet: the first run makes one")
+
+
+def _since(promoted: str, put_back: float | None, zone: tzinfo) -> str:
+    """When a champion last came to its place; a file that a person wrote does not say."""
+    times = [datetime.fromisoformat(promoted).timestamp()] if promoted else []
+    times += [put_back] if put_back else []
+    return _shown(max(times), zone) if times else "-"
+
+
+def show_history(name: str, store: str | None, limit: int, console: Console) -> None:
+    """`agentopt jobs history`."""
+    table = Table()
+    for column in ("started", "state", "champion", "calls", "prompt tokens", "completion tokens", "USD", "message"):
+        table.add_column(column)
+    with _opened(store) as jobs:
+        runs = jobs.history(name)
+        zone = next((known.job.schedule.zone for known in jobs.jobs() if known.job.name == name), UTC)
+        if not runs:
+            jobs.check_name(name)
+    for alike in islice(_folded(runs), limit):
+        table.add_row(*_history_cells(alike, zone))
+    console.print(table if runs else f"job {name} has not run yet", markup=False)
+
+
+def _folded(runs: Sequence[JobRun]) -> Iterator[list[JobRun]]:
+    """The runs, newest first; those of `ALIKE` that follow each other and differ in their time only are together."""
+
+    def said(run: JobRun) -> tuple[object, ...]:
+        return (run.state, run.message, run.alarm, run.champion, run.spent, "" if run.state in ALIKE else run.id)
+
+    return (list(alike) for _, alike in groupby(runs, said))
+
+
+def _history_cells(alike: Sequence[JobRun], zone: tzinfo) -> tuple[str, ...]:
+    run, times = alike[0], len(alike)
+    started = _shown(run.started, zone)
+    if times > 1:
+        started = f"{_shown(alike[-1].started, zone)} to {started}"
+    alarm = f"ALARM: {run.alarm}. " if run.alarm else ""
+    champion = "-" if run.champion is None else str(run.champion)
+    state = f"{run.state} x{times}" if times > 1 else run.state
+    return started, state, champion, *usage_cells(run.spent), escape(alarm + run.message)
+
+
+def run_now(name: str, store: str | None, console: Console) -> None:
+    """`agentopt jobs run-now`: one run in the foreground, also of a paused job.
+
+    Exits with 3 where the champion raised an alarm, with 1 where the run failed, with 4 where it was undecided.
+    """
+    with _opened(store) as jobs, as_owner(jobs, data_folder(), time.time) as worker:
+        jobs.job(name)
+        try:
+            run = asyncio.run(worker.work(worker.claim_now(name)))
+        except KeyboardInterrupt:
+            console.print(f"stopped; `agentopt jobs run-now {name}` goes on, and so does `agentopt jobs start`")
+            sys.exit(130)
+    console.print(f"{name}: {run.state}; {run.message}", markup=False, highlight=False, soft_wrap=True)
+    if run.alarm:
+        console.print(f"ALARM: {run.alarm}", markup=False, highlight=False, soft_wrap=True)
+    if run.alarm or run.state in ("failed", "undecided"):
+        sys.exit(ALARM if run.alarm else FAILED if run.state == "failed" else UNDECIDED)
+
+
+def start_daemon(store: str | None, slots: int) -> None:
+    """`agentopt jobs start`: in the foreground until SIGTERM or Ctrl-C; the log is JSON lines on stdout."""
+
+    async def serve(jobs: JobStore) -> None:
+        stop, loop = asyncio.Event(), asyncio.get_running_loop()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, stop.set)
+        with as_owner(jobs, data_folder(), time.time) as worker:
+            await Daemon(worker, slots=slots).run(stop)
+
+    with _opened(store) as jobs:
+        asyncio.run(serve(jobs))
+
+
+def pause_job(name: str, paused: bool, store: str | None, console: Console) -> None:
+    """`agentopt jobs pause` and `agentopt jobs resume`."""
+    with _opened(store) as jobs:
+        jobs.job(name)
+        jobs.pause(name, paused, time.time())
+    said = (
+        "is paused; a run that is under way goes on" if paused else "is resumed; what the pause missed is not made up"
+    )
+    console.print(f"job {name} {said}")
+
+
+def remove_job(name: str, store: str | None, console: Console) -> None:
+    """`agentopt jobs remove`."""
+    with _opened(store) as jobs:
+        jobs.check_name(name)
+        jobs.remove(name)
+    kept = champions_of(name).folder
+    console.print(f"job {name} removed; its history and champions are kept in {kept}", markup=False, soft_wrap=True)
+
+
+def roll_back(name: str, number: int | None, store: str | None, console: Console) -> None:
+    """`agentopt jobs rollback`. What was put back stays until data, prices, configuration or code change."""
+    with _opened(store) as jobs:
+        jobs.job(name)
+        champion = champions_of(name).rollback(number)
+        jobs.settle(name, None, champion.candidate.key)
+        message = f"champion {champion.number} is in its place again"
+        jobs.note(name, time.time(), {"state": "rolled back", "message": message, "champion": champion.number})
+    console.print(f"{name}: {message}: {champions_of(name).file}", markup=False, highlight=False, soft_wrap=True)
+
+
+def export_job(name: str | None, systemd: bool, cron: bool, kubernetes: bool, store: str | None) -> None:
+    """`agentopt jobs export`: prints text, installs nothing."""
+    if [systemd, cron, kubernetes].count(True) != 1:
+        raise UserError("exactly one of --systemd, --cron and --kubernetes must be given", remedy="choose one")
+    if systemd:
+        sys.stdout.write(systemd_unit(sys.executable, data_folder().absolute(), os.environ))
+        return
+    if name is None:
+        raise UserError("a job must be named: cron and Kubernetes run one job each", remedy="add its NAME")
+    with _opened(store) as jobs:
+        known = jobs.job(name)
+    if cron:
+        sys.stdout.write(crontab_line(known, sys.executable, data_folder().absolute(), os.environ))
+    else:
+        sys.stdout.write(kubernetes_cronjob(known))
+
+
+@contextmanager
+def _opened(url: str | None) -> Iterator[JobStore]:
+    jobs = open_store(url)
+    try:
+        yield jobs
+    finally:
+        jobs.close()
+
+
+def _runs_folder(job: Job) -> Path:
+    return champions_of(job.name).folder / "runs"

@@ -1,0 +1,108 @@
+"""`agentopt optimize`, and its dry run."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from contextlib import closing, nullcontext
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from agentopt.api import aoptimize, load
+from agentopt.core.errors import UserError
+from agentopt.core.events import Event
+from agentopt.models.session import open_existing_journal
+from agentopt.report.formatting import duration_in_words, usage_cells
+from agentopt.report.live import LiveView
+from agentopt.report.terminal import print_result
+from agentopt.runs.config import Config, load_config
+from agentopt.runs.folder import RunFolder
+from agentopt.runs.result import Result
+from agentopt.runs.strategies import check_search_settings
+from agentopt.runs.worst_case import Estimate, estimate
+from agentopt.search.from_task import needs_measuring, search_space, unlimited_space
+from agentopt.taskfile.reader import HUB
+
+
+def run_optimization(task: Path | None, settings: Sequence[str], resume: Path | None, console: Console) -> None:
+    """`agentopt optimize`: progress on stderr, the result on stdout. Ctrl-C waits for what was sent."""
+    opened = RunFolder.open(resume) if resume else None
+    config = load_config(settings, opened.config if opened else None)
+    task = task or (opened.task if opened else None)
+    if task is None:
+        raise UserError("a task folder must be given", remedy="agentopt optimize tasks/quickstart")
+    loaded, _ = load(task, config)
+    folder = [resume] if resume else []
+    progress = Console(stderr=True)
+    with LiveView(progress, loaded) as view:
+
+        def observe(event: Event) -> None:
+            if event.kind == "run_started":
+                folder[:] = [event.data["folder"]]
+            view(event)
+
+        try:
+            result = asyncio.run(aoptimize(task, config, resume=resume, observer=observe))
+        except KeyboardInterrupt:
+            how = f"agentopt optimize --resume {shlex.quote(str(folder[0]))}" if folder else "run the command again"
+            said = f"stopped; every answer that was paid for is kept. Go on with:\n  {how}"
+            progress.print(said, markup=False, highlight=False, soft_wrap=True)
+            sys.exit(130)
+    show_result(RunFolder.open(Path(result.run)), result, console)
+
+
+def show_result(run: RunFolder, result: Result, console: Console) -> None:
+    """The result, and the command that uses it, ready to be pasted."""
+    print_result(result, console)
+    catalogues = ["-c", f"models=[{', '.join(map(str, run.config.models))}]"] if run.config.models else []
+    task = str(run.task) if run.task else "TASK"
+    asked = [part for key, value in run.config.task.items() for part in ("-c", f"task.{key}={_as_setting(value)}")]
+    command = ["agentopt", "evaluate", task, "--candidate", str(run.path / "best.yaml"), *catalogues, *asked]
+    console.print(f"Use it:  {shlex.join(command)}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _as_setting(value: object) -> str:
+    """What is read back as `value`: a path as it stands, anything else as JSON, which is YAML."""
+    plain = isinstance(value, str) and value.startswith(("/", HUB))
+    return str(value) if plain else json.dumps(value)
+
+
+def estimate_run(task: Path, settings: Sequence[str], console: Console) -> None:
+    """`agentopt optimize --dry-run`: the worst case, without a model call."""
+    config = load_config(settings)
+    loaded, specs = load(task, config)
+    check_search_settings(config)
+    measured = needs_measuring(loaded)
+    space = unlimited_space(loaded, specs) if measured else search_space(loaded, specs)
+    # Asking what a run would take leaves nothing behind, so a journal is read only where there is one.
+    journal = open_existing_journal(config.journal)
+    with closing(journal) if journal else nullcontext():
+        worst = estimate(loaded, space, specs, config, journal)
+    _show_estimate(worst, config, console)
+    if measured:
+        console.print(
+            "Token lengths are measured on the baseline when the run begins. Until then every sample count is taken to "
+            "be within the cost limit; tokens: {prompt: ..., completion: ...} in each subtask narrows that.",
+            markup=False,
+        )
+
+
+def _show_estimate(worst: Estimate, config: Config, console: Console) -> None:
+    title = f"Worst case for {config.budget.trials} trials, before caps; no model was called"
+    table = Table(title=title, title_justify="left")
+    for column in ("part", "calls", "prompt tokens", "completion tokens", "USD"):
+        table.add_column(column, justify="left" if column == "part" else "right")
+    for part in ("search", "agent", "prompts", "test", "total"):
+        table.add_row(part, *usage_cells(getattr(worst, part)))
+    console.print(table)
+    unknown = "unknown: a model was never called here; `agentopt models check NAME` measures it"
+    shown = unknown if worst.seconds is None else f"about {duration_in_words(worst.seconds)}, at the pace so far"
+    console.print(f"Time: {shown}")
+    console.print(
+        "Trials share answers through the journal, so a run takes a fraction of this; caps bound it in any case."
+    )

@@ -1,0 +1,43 @@
+"""`agentopt runs`: what was run before."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from agentopt.cli.commands.optimize import show_result
+from agentopt.core.errors import ConfigError
+from agentopt.runs.config import load_config
+from agentopt.runs.folder import RunFolder, list_runs
+from agentopt.runs.result import load_result
+
+
+def show_runs(settings: Sequence[str], console: Console) -> None:
+    """`agentopt runs list`."""
+    folder = load_config(settings).runs
+    table = Table()
+    for column in ("run", "state", "best on validation", "test", "verdict"):
+        table.add_column(column)
+    for run in list_runs(folder):
+        table.add_row(escape(str(run.path)), *_run_cells(run))
+    console.print(table if table.row_count else f"no runs in {folder}")
+
+
+def _run_cells(run: RunFolder) -> tuple[str, str, str, str]:
+    try:
+        best = load_result(run.path).finalist("best")
+    except ConfigError:
+        return f"unfinished; agentopt optimize --resume {shlex.quote(str(run.path))}", "", "", ""
+    verdict = best.against_baseline.verdict if best.against_baseline else "-"
+    return "finished", f"{best.validation.score:.3f}", f"{best.test.score:.3f}" if best.test else "-", verdict
+
+
+def show_run(run: Path, console: Console) -> None:
+    """`agentopt runs show`."""
+    found = RunFolder.open(run)
+    show_result(found, load_result(found.path), console)

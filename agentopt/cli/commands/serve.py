@@ -1,0 +1,105 @@
+"""`agentopt serve`."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import logging
+import math
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from agentopt.core.errors import UserError
+from agentopt.deploy.deployment import Deployment, deploy, find_deployment
+from agentopt.runs.config import BudgetConfig, load_config
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """What the command line says, as it says it."""
+
+    host: str
+    port: int
+    api_key_file: Path | None
+    cache: bool
+    max_body: int
+    max_in_flight: int
+    timeout: float
+
+
+def run_server(
+    source: Path | None,
+    job: str | None,
+    task: Path | None,
+    options: ServeOptions,
+    config: Sequence[str],
+    console: Console,
+) -> None:
+    """`agentopt serve`: until SIGTERM or Ctrl-C, with what is under way answered first."""
+    _check_installed()
+    from agentopt.deploy.serve.app import Limits
+    from agentopt.deploy.serve.server import ServeSettings, serve
+
+    _check_asked(source, job, task, options)
+    deployment = deployment_of_job(job, config) if job else find_deployment(_given(source), task, config)
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
+
+    def tell(base_url: str) -> None:
+        said = f"serving {deployment.task.name}, candidate {deployment.candidate.key}, at {base_url}"
+        console.print(said, markup=False, highlight=False, soft_wrap=True)
+
+    limits = Limits(options.max_body, options.max_in_flight, options.timeout)
+    key_file, watch = options.api_key_file, job is not None
+    settings = ServeSettings(options.host, options.port, key_file, watch, options.cache, limits)
+    asyncio.run(serve(deployment, settings, on_start=tell))
+
+
+def deployment_of_job(name: str, config: Sequence[str]) -> Deployment:
+    """A job's champion and its task, with `config` on top of the job's configuration, whose budget is its runs'.
+
+    Raises `UserError` for a job that is not known or has no champion yet.
+    """
+    from agentopt.jobs.champion import champions_of
+    from agentopt.jobs.snapshot import load_world
+    from agentopt.jobs.store import open_store
+
+    with closing(open_store()) as store:
+        known = store.job(name)
+    champions = champions_of(name)
+    if not champions.file.is_file():
+        rule = f"the job {name!r} has no champion yet"
+        raise UserError(rule, where=champions.file, remedy=f"agentopt jobs run-now {name}")
+    world = load_world(known.job, known.folder, champions.folder / "runs")
+    base = world.config.model_copy(update={"budget": BudgetConfig()})
+    return deploy(champions.file, world.path, load_config(config, base))
+
+
+def _check_installed() -> None:
+    """Raise `UserError` where the libraries of the extra `serve` are missing."""
+    missing = [name for name in ("starlette", "uvicorn", "prometheus_client") if not importlib.util.find_spec(name)]
+    if missing:
+        rule = f"serve needs {', '.join(missing)}, which is not installed"
+        raise UserError(rule, remedy="pip install 'agentopt[serve]'")
+
+
+def _check_asked(source: Path | None, job: str | None, task: Path | None, options: ServeOptions) -> None:
+    """Raise `UserError` for arguments that do not go together, and for a number that is none."""
+    if source is None and job is None:
+        raise UserError("a run, a candidate's file or --job must be given", remedy="agentopt serve runs/NAME")
+    if source is not None and job is not None:
+        rule = f"only one of a run, a candidate's file and --job may be given, but got {source} and --job {job}"
+        raise UserError(rule, remedy="leave one of the two out")
+    if job is not None and task is not None:
+        raise UserError(f"a job knows its task, but got --task {task}", remedy="leave --task out")
+    if not math.isfinite(options.timeout):
+        rule = f"`--timeout` must be a number of seconds, but got {options.timeout:g}"
+        raise UserError(rule, remedy="write a large number, such as --timeout 86400, for no limit in practice")
+
+
+def _given(source: Path | None) -> Path:
+    assert source is not None, "checked by run_server"
+    return source

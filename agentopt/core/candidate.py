@@ -1,0 +1,112 @@
+"""What a task may use: a model, a number of samples and a system prompt for every subtask."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from agentopt.core.errors import CandidateError
+from agentopt.core.yaml_models import load_yaml
+
+
+@dataclass(frozen=True, slots=True)
+class SubtaskChoice:
+    """What one subtask uses. `model` is a catalogue name, `num_samples` at least 1."""
+
+    model: str
+    num_samples: int = 1
+    system_prompt: str = ""
+
+    def __post_init__(self) -> None:
+        if self.num_samples < 1:
+            raise ValueError(f"`num_samples >= 1` must hold, but got {self.num_samples}")
+
+
+@dataclass(frozen=True)
+class Candidate(Mapping[str, SubtaskChoice]):
+    """Subtask name -> `SubtaskChoice`, in the order of the task's subtasks. Immutable and hashable."""
+
+    choices: tuple[tuple[str, SubtaskChoice], ...]
+
+    @classmethod
+    def of(cls, choices: Mapping[str, SubtaskChoice]) -> Candidate:
+        return cls(tuple(choices.items()))
+
+    def __getitem__(self, subtask: str) -> SubtaskChoice:
+        for name, choice in self.choices:
+            if name == subtask:
+                return choice
+        raise KeyError(subtask)
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, _ in self.choices)
+
+    def __len__(self) -> int:
+        return len(self.choices)
+
+    def __hash__(self) -> int:
+        return hash(self.choices)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Candidate) and self.choices == other.choices
+
+    def having(self, subtask: str, **changes: Any) -> Candidate:
+        """A copy in which one subtask's choice is changed, as `dataclasses.replace` does."""
+        return Candidate(tuple((name, replace(c, **changes) if name == subtask else c) for name, c in self.choices))
+
+    @property
+    def allocation(self) -> Allocation:
+        """The candidate without its prompts."""
+        return tuple((name, c.model, c.num_samples) for name, c in self.choices)
+
+    @property
+    def key(self) -> str:
+        """A short stable name for this exact candidate."""
+        return hashlib.sha256(json.dumps(self.to_dict()).encode()).hexdigest()[:12]
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        return {
+            name: {"model": c.model, "num_samples": c.num_samples, "system_prompt": c.system_prompt}
+            for name, c in self.choices
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Mapping[str, Any]]) -> Candidate:
+        return cls(tuple((name, SubtaskChoice(**choice)) for name, choice in data.items()))
+
+
+Allocation = tuple[tuple[str, str, int], ...]
+"""(subtask, model, num_samples) for every subtask: a candidate without its prompts."""
+
+
+class _Choice(BaseModel):
+    """A `SubtaskChoice` in a file that people edit."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    model: str
+    num_samples: Annotated[int, Field(ge=1)] = 1
+    system_prompt: str = ""
+
+
+_candidates = TypeAdapter(dict[str, _Choice])
+
+
+def load_candidate(path: Path) -> Candidate:
+    """The candidate in a `best.yaml`. Raises `CandidateError`."""
+    data = load_yaml(path, CandidateError)
+    try:
+        choices = _candidates.validate_python(data)
+    except ValidationError as error:
+        raise CandidateError(
+            "a candidate maps each subtask to model, num_samples and system_prompt",
+            where=path,
+            remedy="use a best.yaml that a run wrote",
+        ) from error
+    return Candidate.of({name: SubtaskChoice(**choice.model_dump()) for name, choice in choices.items()})

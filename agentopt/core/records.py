@@ -1,0 +1,124 @@
+"""Frozen records of what was measured: one example's result, a candidate's evaluation, a trial."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from agentopt.core.candidate import Candidate
+
+Split = Literal["train", "validation", "test"]
+TrialState = Literal["complete", "pruned", "incomplete"]
+"""complete: every example scored; pruned: stopped early as a loser; incomplete: some examples failed for good
+or the budget ran out, so the score is not comparable and the trial is never the best one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A judgement of one output: `value` (1 is right, 0 is wrong), `feedback` for the prompt optimiser."""
+
+    value: float
+    feedback: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SubtaskUse:
+    """What one subtask used on one example: tokens of the prompt (once), of all samples, and of the fusion call.
+
+    `units` and `usd` cover the samples; `fusion_units` and `fusion_usd` the fusion call, which AgentTTS does not
+    charge and which is therefore kept apart.
+    """
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    units: float = 0.0
+    usd: float = 0.0
+    fusion_tokens: int = 0
+    fusion_units: float = 0.0
+    fusion_usd: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One subtask's fused value on one example (None: no response was parsable), what it used, and a note."""
+
+    value: Any
+    use: SubtaskUse
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleResult:
+    """One example run through the workflow. `score` is None exactly when `error` says why there is none."""
+
+    id: str
+    score: float | None
+    output: str = ""
+    feedback: str = ""
+    error: str | None = None
+    subtasks: Mapping[str, SubtaskUse] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """A candidate's results on some or all examples of one split, in the order they were run.
+
+    `planned` is the number of examples of the split; `state` follows from the results.
+    """
+
+    split: Split
+    planned: int
+    results: tuple[ExampleResult, ...]
+    state: TrialState
+    seconds: float = 0.0
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Example id -> score, of the examples that have one."""
+        return {r.id: r.score for r in self.results if r.score is not None}
+
+    @property
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """Metric -> example id -> value, of the examples that have a score."""
+        names = dict.fromkeys(name for r in self.results for name in r.metrics)
+        scored = [r for r in self.results if r.score is not None]
+        return {name: {r.id: r.metrics[name] for r in scored if name in r.metrics} for name in names}
+
+    @property
+    def errors(self) -> dict[str, str]:
+        """Example id -> why it has no score."""
+        return {r.id: r.error for r in self.results if r.error is not None}
+
+    @property
+    def score(self) -> float | None:
+        """Mean over the scored examples; None when there are none."""
+        scores = self.scores.values()
+        return sum(scores) / len(scores) if scores else None
+
+    def per_example(self, measure: str) -> float:
+        """Mean of one field of `SubtaskUse`, summed over subtasks, per scored example; 0 without any."""
+        scored = [r for r in self.results if r.score is not None]
+        total = sum(getattr(use, measure) for r in scored for use in r.subtasks.values())
+        return total / len(scored) if scored else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One evaluated candidate. `proposer` says who asked for it: baseline, agent, fallback, random, ..."""
+
+    number: int
+    candidate: Candidate
+    evaluation: Evaluation
+    proposer: str
+    units: float
+    note: str = ""
+
+    @property
+    def state(self) -> TrialState:
+        return self.evaluation.state
+
+    @property
+    def score(self) -> float | None:
+        return self.evaluation.score

@@ -1,0 +1,181 @@
+"""The task: subtasks (a DAG), train/validation/test splits, and the scorer. Data only; `taskfile` reads it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from agentopt.core.candidate import Candidate, SubtaskChoice
+from agentopt.core.cost import PAPER_UNIT, Unit
+from agentopt.core.records import Score, Split
+
+Value = Any
+"""What a parser makes of a response: text, a number, a list of ids, a JSON value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One dataset row. `inputs` is what templates may read; `target` only scorers see."""
+
+    id: str
+    inputs: Mapping[str, Any]
+    target: Any = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Unparsable(ValueError):  # noqa: N818 - a verdict on a response, not a failure of ours
+    """A response that the parser can make nothing of; says what was expected. A wrong answer, not an error."""
+
+
+Parser = Callable[[str], Value]
+"""Response text -> value. Raises `Unparsable`."""
+
+Scorer = Callable[[Example, Value], Score | Awaitable[Score]]
+"""Judges the workflow's output (None when a subtask gave nothing parsable)."""
+
+FusionMethod = Literal["first", "vote", "vote_list", "fuse", "best_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fusion:
+    """How several samples become one value.
+
+    `first`: the first that parses. `vote`: the most frequent value, the earliest of equals. `vote_list`: the
+    commonest list length k, then the k most frequent ids. `fuse`: one more call, of the subtask's own model or of
+    `model`, that reads all samples and gives the best single answer. `best_of`: the highest `judge(inputs, value)`;
+    the judge never sees the target.
+    """
+
+    method: FusionMethod = "vote"
+    model: str | None = None
+    prompt: str | None = None
+    judge: Callable[[Mapping[str, Any], Value], float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLengths:
+    """Nominal tokens of one pass, for costs in units: the prompt, and one generation."""
+
+    prompt: float
+    completion: float
+
+
+Tool = Callable[[Mapping[str, Any], Mapping[str, Value]], Any]
+"""Something that a subtask consults before it is asked, such as running a program: a function of inputs and outputs.
+The same inputs and outputs should give the same, since its answer becomes part of the question."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subtask:
+    """One stage. `reads` names the subtasks whose output its prompt uses.
+
+    `render(inputs, outputs)` gives the user message from the example's inputs and the earlier outputs by
+    subtask name. `models[0]` is the baseline's. `num_samples` are the allowed counts, ascending.
+
+    Where a program asks: the candidate's system prompt stands in place of the program's own system message, or
+    before it with `keep_system_prompt`; `left_to_program` names the settings (max_tokens, temperature, top_p, stop,
+    json_schema) that the program may set for itself.
+
+    `tool(inputs, outputs)` is called before `render`, on the outputs that `reads` names; what it gives stands among
+    the outputs as `tool`. It may be async; what is not is called in a thread of its own.
+    """
+
+    name: str
+    render: Callable[[Mapping[str, Any], Mapping[str, Value]], str]
+    models: tuple[str, ...]
+    parse: Parser = str.strip
+    system_prompt: str = ""
+    num_samples: tuple[int, ...] = (1, 2, 3, 5, 8)
+    fusion: Fusion = Fusion()
+    max_tokens: int = 64
+    temperature: float = 0.9
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+    json_schema: str | None = None
+    reads: tuple[str, ...] = ()
+    tokens: TokenLengths | None = None
+    description: str = ""
+    tool: Tool | None = None
+    keep_system_prompt: bool = False
+    left_to_program: frozenset[str] = frozenset()
+
+
+Endpoint = Mapping[str, str]
+"""Where a program asks its models: `base_url` and `api_key`, as the openai client's constructor takes them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """The user's own workflow, which asks for a subtask as the model `agentopt/SUBTASK`; the subtasks are its models.
+
+    Either a `command`, which is run in `folder`, gets the inputs as JSON on stdin and prints its answer, which `parse`
+    reads; or a `function` of the inputs and an `Endpoint`, sync or async, which returns it; or such a function of the
+    inputs alone, as `file.py:name` in `folder`, which finds its endpoint in the environment of a process of its own.
+    `timeout` is in seconds of its own time, in which no call of it is under way; at most `concurrency` run at once.
+    """
+
+    command: tuple[str, ...] = ()
+    function: Callable[[Mapping[str, Any], Endpoint], Any] | str | None = None
+    folder: Path = Path()
+    parse: Parser = str.strip
+    timeout: float = 60.0
+    concurrency: int = 4
+
+
+def asked_by_program(inputs: Mapping[str, Any], outputs: Mapping[str, Value]) -> str:
+    """The `render` of a program's subtask. Only the program knows what it will ask; estimates take the inputs."""
+    return json.dumps(dict(inputs), ensure_ascii=False, default=str)
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A number reported beside the score: the scorer's value for the output of `subtask`; 0 where there is none."""
+
+    subtask: str
+    scorer: Scorer
+
+
+@dataclass(frozen=True)
+class Task:
+    """A multi-stage task. `subtasks` are in an order in which each comes after all it reads.
+
+    The workflow's output is that of `output`, the last subtask unless given. `max_units` bounds a candidate's
+    cost per example (None: the paper's default, one pass of every subtask's largest model). With a `program`, that
+    is the workflow, and its output is the task's. `metrics` are reported beside the score; the search ignores them.
+    """
+
+    name: str
+    subtasks: tuple[Subtask, ...]
+    scorer: Scorer
+    splits: Mapping[Split, tuple[Example, ...]]
+    description: str = ""
+    output: str = ""
+    unit: Unit = PAPER_UNIT
+    max_units: float | None = None
+    program: Program | None = None
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+
+    def __getitem__(self, subtask: str) -> Subtask:
+        for s in self.subtasks:
+            if s.name == subtask:
+                return s
+        raise KeyError(subtask)
+
+    @property
+    def output_subtask(self) -> str:
+        return self.output or self.subtasks[-1].name
+
+    @property
+    def baseline(self) -> Candidate:
+        """Every subtask's first model once, with its seed prompt."""
+        choices = {s.name: SubtaskChoice(s.models[0], s.num_samples[0], s.system_prompt) for s in self.subtasks}
+        return Candidate.of(choices)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Every model that a candidate or a fusion may use, each once."""
+        names = [m for s in self.subtasks for m in (*s.models, s.fusion.model) if m is not None]
+        return tuple(dict.fromkeys(names))

@@ -1,0 +1,55 @@
+"""Functions of a user's Python files, named as `file.py:name`."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from agentopt.core.errors import TaskError, UserError
+from agentopt.core.yaml_models import did_you_mean
+
+
+class Functions:
+    """The functions in a task folder's Python files. A file is run once, when the first of them is asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._modules: dict[Path, Any] = {}
+
+    def __call__(self, name: str, where: str) -> Callable[..., Any]:
+        """The function `file.py:name`. Raises `TaskError` with `where` when there is none."""
+        file, _, attribute = name.rpartition(":")
+        path = (self._folder / file).resolve()
+        if path not in self._modules:
+            self._modules[path] = _run(path, where)
+        function = getattr(self._modules[path], attribute, None)
+        if not callable(function):
+            known = [n for n, f in vars(self._modules[path]).items() if callable(f) and not n.startswith("_")]
+            rule = f"{path} must have a function {attribute!r}"
+            raise TaskError(rule, where=where, remedy=did_you_mean(attribute, known))
+        return function  # type: ignore[no-any-return]
+
+
+def _run(path: Path, where: str) -> Any:
+    """The file as a module of its own name, so that two tasks may both have a scorers.py."""
+    if not path.is_file():
+        raise TaskError(f"there is no file {path}", where=where, remedy="correct the path, or write the file")
+    name = f"agentopt_task_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickle look their module up there
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:  # a user's file may raise anything while it runs
+        del sys.modules[name]
+        if isinstance(error, UserError):  # it says itself what is missing
+            raise
+        problem = f"{path} cannot be run: {type(error).__name__}: {error}"
+        raise TaskError(problem, where=where, remedy="correct the file") from error
+    return module

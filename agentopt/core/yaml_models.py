@@ -1,0 +1,224 @@
+"""Reads YAML and checks it against a pydantic model, so that every mistake in a file is told in one way; and writes it.
+
+Owns the wording: file, key, rule, value, remedy. What is wrong is raised as the caller's kind of `UserError`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from agentopt.core.errors import UserError
+
+Model = TypeVar("Model", bound=BaseModel)
+Key = tuple[str | int, ...]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 scalars (`no` is a word, `1e6` a number, a date a text), and no key twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                problem = f"the key '{key.value}' stands here twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else "")
+        return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Puts a text in quotes wherever the YAML of our loader, or that of any other, has another meaning for it."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":null", ":merge"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _tag, _pattern, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?(0|[1-9][0-9]*)|0x[0-9a-fA-F]+", "-+0123456789"),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+", "-+.0123456789"),
+    ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+."),
+):
+    for _yaml in (_Loader, _Dumper):
+        _yaml.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
+
+
+def to_yaml(data: Any) -> str:
+    """Plain data as a text that `load_yaml` reads as the same data, keys in their order."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def load_yaml(path: Path, error: type[UserError]) -> Any:
+    """The content of a YAML file; `None` for an empty one.
+
+    Raises `error`, with file and line, for a file that cannot be read, is not YAML, or has a key twice.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as problem:
+        reason = (problem.strerror or str(problem)).lower()
+        raise error(f"cannot be read: {reason}", where=path, remedy="check the path") from problem
+    except UnicodeDecodeError as problem:
+        raise error("must be UTF-8 text", where=path, remedy="save the file as UTF-8") from problem
+    return parse_yaml(text, path, error)
+
+
+def parse_yaml(text: str, where: Path | str, error: type[UserError]) -> Any:
+    """The value of a YAML text that stands at `where`. Raises `error`, with the line."""
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
+    except yaml.MarkedYAMLError as problem:
+        mark = problem.problem_mark or problem.context_mark
+        place = f"{where}:{mark.line + 1}" if mark else str(where)
+        raise error(_yaml_message(problem), where=place, remedy="correct the YAML on that line") from problem
+    except yaml.YAMLError as problem:
+        remedy = "remove what is not plain text"
+        raise error(f"is not valid YAML: {problem}", where=where, remedy=remedy) from problem
+
+
+def _yaml_message(problem: yaml.MarkedYAMLError) -> str:
+    said = ", ".join(part for part in (problem.context, problem.problem) if part)
+    return f"is not valid YAML: {said or 'unreadable'}"
+
+
+def validate(model_type: type[Model], data: Any, where: Path | str, error: type[UserError], *, key: Key = ()) -> Model:
+    """`data` as a `model_type`.
+
+    `where` names the file and `key` the place inside it that `data` was taken from. Raises `error` that tells
+    every mistake: key, rule, value, remedy.
+    """
+    try:
+        return model_type.model_validate(data)
+    except ValidationError as problem:
+        raise as_error(explain(problem, model_type, data, key=key), where, error) from problem
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """One broken rule: `key` is the dotted place, `rule` what must hold and what was there instead."""
+
+    key: str
+    rule: str
+    remedy: str
+
+
+def explain(problem: ValidationError, model_type: type[BaseModel], data: Any, *, key: Key = ()) -> list[Mistake]:
+    """The mistakes behind a pydantic error, one per key; the branches of a union are told as alternatives.
+
+    A validator says its own remedy by raising `PydanticCustomError(kind, message, {"remedy": text})`.
+    """
+    found: dict[Key, list[Any]] = {}
+    for detail in problem.errors(include_url=False):
+        found.setdefault(_place(detail["loc"], data, detail["type"]), []).append(detail)
+    return [_mistake((*key, *place), details, _keys_at(model_type, place)) for place, details in found.items()]
+
+
+def as_error(mistakes: Sequence[Mistake], where: Path | str, error: type[UserError]) -> UserError:
+    """One error for all `mistakes` found in `where`."""
+    if len(mistakes) == 1:
+        (only,) = mistakes
+        return error(only.rule, where=": ".join(part for part in (str(where), only.key) if part), remedy=only.remedy)
+    lines = [f"\n  {mistake.key}: {mistake.rule} ({mistake.remedy})" for mistake in mistakes]
+    return error(f"{len(mistakes)} mistakes{''.join(lines)}", where=where)
+
+
+def did_you_mean(wrong: str, known: Iterable[str]) -> str:
+    """A remedy for a name that is not known: the closest one, or all of them."""
+    names = sorted(known)
+    close = difflib.get_close_matches(wrong, names, n=1)
+    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(names) or 'none'}"
+
+
+def _place(loc: Key, data: Any, kind: str) -> Key:
+    """`loc` without the segments that pydantic adds to name the branch of a union."""
+    place: list[str | int] = []
+    current = data
+    for position, segment in enumerate(loc):
+        if _reaches(current, segment):
+            current = current[segment]
+        elif not (kind == "missing" and position == len(loc) - 1):
+            continue
+        place.append(segment)
+    return tuple(place)
+
+
+def _reaches(data: Any, segment: str | int) -> bool:
+    if isinstance(data, Mapping):
+        return segment in data
+    return isinstance(data, list | tuple) and isinstance(segment, int) and segment < len(data)
+
+
+def _keys_at(model_type: type[BaseModel], place: Key) -> set[str]:
+    """The keys that are known beside the last segment of `place`."""
+    models = [model_type]
+    for segment in place[:-1]:
+        fields = [model.model_fields[segment] for model in models if segment in model.model_fields]
+        # A list index or the key of a free mapping names no field: the models inside stay the same.
+        models = [inner for field in fields for inner in _models_in(field.annotation)] if fields else models
+    return {field.alias or name for model in models for name, field in model.model_fields.items()}
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in _models_in(argument)]
+
+
+def _mistake(place: Key, details: list[Any], known: set[str]) -> Mistake:
+    rules = list(dict.fromkeys(_rule(detail) for detail in details))
+    kind = details[0]["type"]
+    # A rule between keys says which they are: all that was given is not the value of one.
+    all_of_it = not details[0]["loc"] and isinstance(details[0]["input"], Mapping)
+    got = "" if all_of_it or kind in {"missing", "extra_forbidden"} else f", but got {_shown(details[0]['input'])}"
+    return Mistake(".".join(map(str, place)), " or ".join(rules) + got, _remedy(details[0], place, known))
+
+
+def _rule(detail: Any) -> str:
+    kind, message = detail["type"], str(detail["msg"])
+    if kind == "missing":
+        return "must be given"
+    if kind == "extra_forbidden":
+        return "is not a known key"
+    message = re.sub(r"^(Value error|Assertion failed), ", "", message)
+    # A file has lists; that Python reads them into tuples is no matter of the user's.
+    return re.sub(r"^Input should be", "must be", message).replace("valid tuple", "list")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+_REMEDIES = {
+    "int": "write a whole number, such as 8",
+    "float": "write a number, such as 0.5",
+    "bool": "write true or false",
+    "string": "write a text; put it in quotes if it looks like a number",
+    "model": "write `key: value` lines under it",
+    "dict": "write `key: value` lines under it",
+    "list": "write a list, such as [a, b]",
+    "tuple": "write a list, such as [a, b]",
+}
+
+
+def _remedy(detail: Any, place: Key, known: set[str]) -> str:
+    kind, context = detail["type"], detail.get("ctx") or {}
+    if "remedy" in context:
+        return str(context["remedy"])
+    if kind == "extra_forbidden":
+        return did_you_mean(str(place[-1]), known)
+    if kind == "missing":
+        return f"add `{place[-1]}: ...`"
+    if "expected" in context:
+        options = re.findall(r"'([^']*)'", str(context["expected"]))
+        return did_you_mean(str(detail["input"]), options) if options else f"use {context['expected']}"
+    return _REMEDIES.get(kind.split("_")[0], f"change {place[-1] if place else 'it'} so that the rule holds")

@@ -1,0 +1,1 @@
+"""A candidate put to use: served behind the OpenAI API, or exported."""

@@ -1,0 +1,210 @@
+"""The web application: paths, keys, limits and errors. What a call means is the desk's."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from agentopt.core.errors import AgentoptError
+from agentopt.deploy.serve.access import Access
+from agentopt.deploy.serve.handler import Desk, Served
+from agentopt.deploy.serve.metrics import CONTENT_TYPE, Metrics
+from agentopt.models.api_errors import readable
+from agentopt.models.openai_format import (
+    NO_RETRY,
+    STREAM_HEADERS,
+    ChatCall,
+    WireError,
+    from_failure,
+    model_body,
+    model_in,
+    models_body,
+    no_such_model,
+    no_such_path,
+    parse_call,
+    too_large,
+    wrong_method,
+)
+
+_log = logging.getLogger(__name__)
+
+CANDIDATE = "x-agentopt-candidate"
+"""The header that names the candidate behind an answer."""
+
+DISCARDED = 64 * 2**20
+"""Bytes of a body that is too large that are still read, so that its sender hears why it was refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one server takes: bytes of a body, calls under way at once, and seconds that a call may take."""
+
+    body_bytes: int = 2**20
+    in_flight: int = 256
+    seconds: float = 300.0
+
+
+class Application:
+    """The handlers of one server. `problem` says why the newest candidate is not the one in use; empty where it is."""
+
+    def __init__(
+        self, desk: Desk, access: Access, metrics: Metrics, limits: Limits, problem: Callable[[], str] = lambda: ""
+    ) -> None:
+        self._desk, self._access, self._metrics, self._limits = desk, access, metrics, limits
+        self._problem = problem
+        self._in_flight = 0
+        self._started = int(time.time())
+
+    def asgi(self) -> Starlette:
+        """The application, for a server of the ASGI kind."""
+        routes = [
+            Route("/v1/chat/completions", self._chat, methods=["POST"]),
+            Route("/v1/models", self._models),
+            Route("/v1/models/{model:path}", self._model),
+            Route("/metrics", self._counts),
+            Route("/healthz", self._health),
+        ]
+        return Starlette(routes=routes, exception_handlers=HANDLERS)
+
+    async def _chat(self, request: Request) -> Response:
+        started, model, status = time.monotonic(), "", 500
+        try:
+            self._check(request)
+            with self._place():
+                body = await self._body(request)
+                model = model_in(body)
+                call = parse_call(body)
+                served = await self._answer(call)
+                status = 200
+        except WireError as refusal:
+            status = refusal.status
+            _log.warning("%s", _failed_call(refusal, model))
+            raise
+        finally:
+            # Any text may be asked for as a model; only those that there are become labels.
+            known = model if model in self._desk.models else "unknown"
+            self._metrics.requests.labels(known, str(status)).inc()
+            self._metrics.request_seconds.labels(known).observe(time.monotonic() - started)
+        return _response(call, served)
+
+    async def _answer(self, call: ChatCall) -> Served:
+        try:
+            async with asyncio.timeout(self._limits.seconds):
+                return await self._desk.answer(call)
+        except TimeoutError as error:
+            message = f"no answer within {self._limits.seconds:g} s; what was sent is paid for all the same"
+            raise WireError(504, message, type="api_error", code="timeout", headers=NO_RETRY) from error
+        except AgentoptError as error:
+            raise from_failure(error) from error
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        """A place among the calls under way. Raises `WireError` when there is none."""
+        if self._in_flight >= self._limits.in_flight:
+            message = f"{self._limits.in_flight} calls are under way, which is the most there may be"
+            raise WireError(503, message, type="server_error", code="overloaded", headers={"Retry-After": "1"})
+        self._in_flight += 1
+        self._metrics.in_flight.set(self._in_flight)
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+            self._metrics.in_flight.set(self._in_flight)
+
+    async def _body(self, request: Request) -> bytes:
+        most, kept, size = self._limits.body_bytes, bytearray(), 0
+        try:
+            async with asyncio.timeout(self._limits.seconds):
+                async for part in request.stream():
+                    size += len(part)
+                    if size <= most:
+                        kept += part
+                    elif size > most + DISCARDED:
+                        break
+        except (TimeoutError, ClientDisconnect) as error:
+            raise WireError(408, "the body did not come to its end", code="incomplete_body") from error
+        if size > most:
+            raise too_large(most)
+        return bytes(kept)
+
+    async def _models(self, request: Request) -> Response:
+        self._check(request)
+        return JSONResponse(models_body(self._desk.models, created=self._started))
+
+    async def _model(self, request: Request) -> Response:
+        self._check(request)
+        name = request.path_params["model"]
+        if name not in self._desk.models:
+            raise no_such_model(name, self._desk.models)
+        return JSONResponse(model_body(name, created=self._started))
+
+    async def _counts(self, request: Request) -> Response:
+        self._check(request)
+        return Response(self._metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def _health(self, request: Request) -> Response:
+        told = {"status": "ok", "candidate": self._desk.current().key}
+        # A probe needs no key; what names files of this machine is for those who have one.
+        with suppress(WireError):
+            self._check(request)
+            told |= {"problem": problem} if (problem := self._problem()) else {}
+        return JSONResponse(told)
+
+    def _check(self, request: Request) -> None:
+        headers = request.headers
+        self._access.check(*(headers.get(name, "") for name in ("authorization", "host", "origin")))
+
+
+def _response(call: ChatCall, served: Served) -> Response:
+    candidate = {CANDIDATE: served.candidate.key}
+    if not call.stream:
+        return JSONResponse(served.completion.body(), headers=candidate)
+    # Samples are fused before there is an answer, so an error never comes in the middle of a stream.
+    events = served.completion.events(include_usage=call.include_usage)
+    return StreamingResponse(_one_by_one(events), headers={**STREAM_HEADERS, **candidate})
+
+
+async def _one_by_one(events: Iterator[bytes]) -> AsyncIterator[bytes]:
+    """The events in the form that is sent as it is; a plain iterator would be read in a thread."""
+    for event in events:
+        yield event
+
+
+async def _refuse(_: Request, error: Exception) -> Response:
+    assert isinstance(error, WireError)
+    return JSONResponse(error.body, status_code=error.status, headers=error.headers)
+
+
+def _failed_call(refusal: WireError, model: str) -> str:
+    """One line for the log: neither what was asked nor what a model said is in it."""
+    # These messages quote a response, or keys of the caller's object.
+    quotes = refusal.code == "unparsable_answer" or refusal.param == "messages"
+    reason = " in ".join(filter(None, [refusal.code, refusal.param])) if quotes else refusal.message
+    line = f"call failed: status {refusal.status}, model {model or 'unknown'}: {reason}"
+    return readable("".join(c if c.isprintable() else " " for c in line), ())
+
+
+async def _refuse_path(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    path = request.scope["path"]  # not by the URL, which is made of a header that may be anything
+    if error.status_code == 405:
+        return await _refuse(request, wrong_method(request.method, path, (error.headers or {})["Allow"].split(", ")))
+    return await _refuse(request, no_such_path(path))
+
+
+async def _fail(_: Request, __: Exception) -> Response:
+    """What is nobody's mistake but ours; the server's log has the rest."""
+    return JSONResponse(WireError(500, "the server failed", type="server_error", headers=NO_RETRY).body, 500, NO_RETRY)
+
+
+HANDLERS = {WireError: _refuse, HTTPException: _refuse_path, Exception: _fail}

@@ -1,0 +1,164 @@
+"""A server's life: its socket, its session with budget and journal, and its end.
+
+The caps of the configuration hold for as long as the server runs. On SIGTERM or SIGINT it takes no more connections,
+answers what is under way, and closes its session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import socket
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+
+from agentopt.core.candidate import Candidate, load_candidate
+from agentopt.core.errors import UserError
+from agentopt.deploy.deployment import Deployment
+from agentopt.deploy.serve.access import Access, is_loopback
+from agentopt.deploy.serve.app import Application, Limits
+from agentopt.deploy.serve.handler import SEEDS, Desk, fresh_seeds
+from agentopt.deploy.serve.hot_reload import Watched
+from agentopt.deploy.serve.metrics import Metrics
+from agentopt.evaluation.evaluator import check_candidate
+from agentopt.models.base import ChatModel
+from agentopt.models.session import open_session
+
+KEEP_ALIVE_SECONDS = 75
+"""How long an idle connection stays: longer than clients keep one, so that none is closed under a request."""
+
+
+DEFAULT_LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class ServeSettings:
+    """How a deployment is served.
+
+    With `watch` its file may be replaced meanwhile, and later calls get the new candidate. With `cache` an answer may
+    come from the journal. `port` 0 picks a free one.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    key_file: Path | None = None
+    watch: bool = False
+    cache: bool = False
+    limits: Limits = DEFAULT_LIMITS
+
+
+async def serve(
+    deployment: Deployment,
+    settings: ServeSettings,
+    *,
+    on_start: Callable[[str], None] = lambda _: None,
+    stop: asyncio.Event | None = None,
+    provider: ChatModel | None = None,
+) -> None:
+    """Serve until a signal comes, or `stop` is set; `on_start` is told the base URL.
+
+    Raises `UserError` for a host that others can reach without keys, a port that is taken, a key that is missing.
+    """
+    if settings.key_file is None and not is_loopback(settings.host):
+        raise UserError(
+            f"a server that others can reach needs keys, but got --host {settings.host} alone",
+            remedy="add --api-key-file, or leave --host out",
+        )
+    access = Access.by_file(settings.key_file)
+    with _listening(settings.host, settings.port) as listener:
+        async with _application(deployment, settings, access, provider) as application:
+            config = uvicorn.Config(
+                application.asgi(),
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                ws="none",
+                server_header=False,
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=int(settings.limits.seconds) + 1,
+            )
+            on_start(_base_url(settings.host, listener))
+            await _run(_Server(config), listener, stop)
+
+
+@asynccontextmanager
+async def _application(
+    deployment: Deployment, settings: ServeSettings, access: Access, provider: ChatModel | None
+) -> AsyncIterator[Application]:
+    task, config = deployment.task, deployment.config
+    # A later candidate may use any model of the task, and a key that is missing is told now.
+    names = task.models if settings.watch else deployment.models()
+    specs = {name: deployment.specs[name] for name in names}
+
+    def load(file: Path) -> Candidate:
+        candidate = load_candidate(file)
+        check_candidate(candidate, task)
+        return candidate
+
+    watched = Watched(deployment.file, load) if settings.watch else None
+    run = f"serve {task.name} {uuid.uuid4().hex}"
+    async with open_session(
+        specs, run, caps=config.budget.caps(), journal=config.journal, provider=provider
+    ) as session:
+        metrics = Metrics(lambda: session.budget.spent.usd)
+        seeds = None if settings.cache else fresh_seeds(random.randrange(SEEDS))
+        desk = Desk(
+            task,
+            watched or (lambda: deployment.candidate),
+            session.model,
+            specs,
+            seed=config.response_seed,
+            seeds=seeds,
+            on_answer=metrics.answered,
+        )
+        yield Application(desk, access, metrics, settings.limits, lambda: watched.problem if watched else "")
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which ends on a signal without raising it again: the session is still to be closed."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        before = {sign: signal.signal(sign, self.handle_exit) for sign in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for sign, handler in before.items():
+                signal.signal(sign, handler)
+
+
+async def _run(server: _Server, listener: socket.socket, stop: asyncio.Event | None) -> None:
+    async def end() -> None:
+        await (stop or asyncio.Event()).wait()
+        server.should_exit = True
+
+    ending = asyncio.create_task(end())
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        ending.cancel()
+
+
+@contextmanager
+def _listening(host: str, port: int) -> Iterator[socket.socket]:
+    """A listening socket. Raises `UserError` where there can be none."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.create_server(address[:2], family=family, backlog=1024)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        rule = f"cannot listen at {host}, port {port}: {reason}"
+        raise UserError(rule, remedy="choose another --port or --host") from error
+    with listener:
+        yield listener
+
+
+def _base_url(host: str, listener: socket.socket) -> str:
+    shown = f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{listener.getsockname()[1]}/v1"

@@ -1,0 +1,1 @@
+"""Scores candidates: the evaluator, scorers, checkers, and the sandbox for generated programs."""

@@ -1,0 +1,14 @@
+"""What a checker says when its library is not installed."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from agentopt.core.errors import UserError
+
+
+def needs(*modules: str) -> None:
+    """Raise `UserError` with the remedy unless all these modules are installed. Imports none of them."""
+    for module in modules:
+        if find_spec(module) is None:
+            raise UserError(f"judging this task needs {module}", remedy='pip install "agentopt[tasks]"')

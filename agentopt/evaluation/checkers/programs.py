@@ -1,0 +1,136 @@
+"""Judging a Python program that a model wrote, by the three measures of ChatDev (arXiv 2307.07924), each from 0 to 1.
+
+Completeness: it has no placeholders. Executability: it runs to its end in the sandbox. Consistency: the cosine of the
+embeddings of the requirement and of the code without its comments. Their product is ChatDev's quality.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import tokenize
+from collections.abc import Iterator
+from functools import lru_cache
+
+from agentopt.core.task import Unparsable
+from agentopt.evaluation.checkers.embedding import similarity
+from agentopt.evaluation.sandbox.runner import ProgramRun, Sandbox
+
+_FENCE = re.compile(r"```[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
+_PYTHON = {"", "python", "py", "python3"}
+_PROMISE = re.compile(
+    r"\b(?:todo|fixme|placeholder|not implemented|implement (?:this|the|me|your|here)|your code|code here|goes here)\b",
+    re.IGNORECASE,
+)
+
+
+@lru_cache(maxsize=1)
+def sandbox() -> Sandbox:
+    """The one sandbox of this process, so that a program is run once. Raises `UserError` where there can be none."""
+    return Sandbox()
+
+
+def program(response: str) -> str:
+    """A parser: the longest Python block between ``` fences, or the whole response where that is Python.
+
+    A last fence that is not closed, as of a response that was cut off, counts to the end. Raises `Unparsable`.
+    """
+    blocks = [block.strip() for language, block in _FENCE.findall(response) if language.lower() in _PYTHON]
+    if code := max(blocks, key=len, default=""):
+        return f"{code}\n"
+    whole = response.strip()
+    if "```" not in response and _has_statements(_tree(whole)):
+        return f"{whole}\n"
+    raise Unparsable("expected a Python program between ``` fences, got none")
+
+
+def is_broken(code: str) -> bool:
+    """Whether Python cannot even read it."""
+    return _tree(code) is None
+
+
+def completeness(code: str) -> float:
+    """1 where nothing is left open: it has statements, no function without a body, and no comment that promises one.
+
+    What Python cannot read is searched for lines that are only `pass` or `...`.
+    """
+    return 0.0 if next(placeholders(code), None) else 1.0
+
+
+def placeholders(code: str) -> Iterator[str]:
+    """What is left open in the program, each in a few words."""
+    tree = _tree(code)
+    if tree is None:
+        lines = re.findall(r"(?m)^[ \t]*(?:pass|\.\.\.)[ \t]*$", code)
+        yield from (f"a line that is only {line.strip()}" for line in lines)
+    elif not _has_statements(tree):
+        yield "no statements"
+    else:
+        yield from (f"the function {name} has no body" for name in _unwritten(tree))
+    yield from (f"the comment {comment!r}" for comment in comments(code) if _PROMISE.search(comment))
+
+
+def consistency(requirement: str, code: str) -> float:
+    """The cosine of the embeddings of the requirement and of the code without comments; 0 where it is negative."""
+    return max(0.0, similarity(requirement, without_comments(code)))
+
+
+def told(run: ProgramRun) -> str:
+    """How a run ended, for a prompt or for feedback."""
+    end = "It ran to its end." if run.ok else f"It {run.ending}: {run.why}."
+    return f"{end} It printed:\n{run.output.strip()}" if run.output.strip() else f"{end} It printed nothing."
+
+
+def comments(code: str) -> list[str]:
+    """The comments in the program, as far as Python's tokeniser gets in it."""
+    return [token.string for token in _tokens(code) if token.type == tokenize.COMMENT]
+
+
+def without_comments(code: str) -> str:
+    """The program without its comments; layout is kept as far as it matters to no one."""
+    lines = code.split("\n")  # as the tokeniser counts them: a form feed ends no line
+    for token in _tokens(code):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column]
+    return "\n".join(line.rstrip() for line in lines if line.strip())
+
+
+def _tokens(code: str) -> Iterator[tokenize.TokenInfo]:
+    try:
+        yield from tokenize.generate_tokens(io.StringIO(code).readline)
+    except (tokenize.TokenError, SyntaxError):
+        return  # the rest of a broken program has no tokens
+
+
+def _tree(code: str) -> ast.Module | None:
+    try:
+        return ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # all that the parser raises on a stranger's text
+        return None
+
+
+def _has_statements(tree: ast.Module | None) -> bool:
+    """Whether the program does or defines anything: a word or a text alone, as in prose, is none."""
+    idle = (ast.Import, ast.ImportFrom, ast.Pass)
+    return tree is not None and any(not isinstance(node, idle) and not _is_idle(node) for node in tree.body)
+
+
+def _is_idle(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant | ast.Name | ast.Tuple)
+
+
+def _unwritten(tree: ast.Module) -> Iterator[str]:
+    """The functions of which only the head is written; abstract ones are meant to be so."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            abstract = any("abstract" in ast.unparse(d) or "overload" in ast.unparse(d) for d in node.decorator_list)
+            if not abstract and all(_is_nothing(statement) for statement in node.body):
+                yield node.name
+
+
+def _is_nothing(node: ast.stmt) -> bool:
+    if isinstance(node, ast.Raise) and node.exc is not None:
+        return "NotImplementedError" in ast.unparse(node.exc)
+    return isinstance(node, ast.Pass) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))

@@ -1,0 +1,247 @@
+"""Runs a program in a sandbox and says how it ended. Owns the choice of confinement, the time, and the output.
+
+A program's failure is a `ProgramRun`, never an exception; a machine on which no program can be confined is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Literal
+
+from agentopt.core.errors import UserError
+from agentopt.evaluation.sandbox.confinement import INSIDE, PROGRAM, Confinement, Limits, available, python_home
+from agentopt.evaluation.sandbox.usage import Usage, usage_below
+
+Ending = Literal["finished", "failed", "stopped"]
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramRun:
+    """How a program ended: `finished` (status 0), `failed` (another status) or `stopped` (a limit, or a signal).
+
+    `output` is what it printed to both streams, in order, cut in the middle, without what differs between two runs
+    of the same program (its folder, addresses). `why` says what stopped it.
+    """
+
+    ending: Ending
+    output: str
+    why: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return self.ending == "finished"
+
+
+class Sandbox:
+    """Runs Python programs, at most `parallel` at a time. `confinement` is probed for unless it is given.
+
+    A program that was run is not run again: the same text gives the same `ProgramRun`.
+    """
+
+    def __init__(
+        self,
+        limits: Limits | None = None,
+        *,
+        confinement: Confinement | None = None,
+        parallel: int = 2,
+        shown: int = 2000,
+    ) -> None:
+        """`shown` is how many characters of the output are kept. Raises `UserError` where nothing can confine."""
+        self.limits = limits or Limits()
+        self.confinement = confinement or working_confinement()
+        self._shown = shown
+        self._threads = ThreadPoolExecutor(parallel, thread_name_prefix="sandbox")
+        self._known: Callable[[str], ProgramRun] = lru_cache(maxsize=1024)(self._run)
+
+    @property
+    def kind(self) -> str:
+        """How programs are confined here, such as `bubblewrap`."""
+        return self.confinement.name
+
+    async def run(self, program: str) -> ProgramRun:
+        """Run the program's text as its own main file, without input."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._known, program)
+
+    def run_sync(self, program: str) -> ProgramRun:
+        """The same, for those who can wait."""
+        return self._known(program)
+
+    def _run(self, program: str) -> ProgramRun:
+        with tempfile.TemporaryDirectory(prefix="agentopt-") as name, tempfile.TemporaryFile() as printed:
+            folder = Path(name).resolve()
+            # What Python cannot read as a file (lone surrogates) is the program's failure, not ours.
+            (folder / PROGRAM).write_text(program, encoding="utf-8", errors="replace")
+            (folder / PROGRAM).chmod(0o644)
+            ended = _wait(self.confinement, folder, printed, self.limits)
+            return self._judged(ended, _tidied(_read(printed, self._shown), folder))
+
+    def _judged(self, ended: int | str, output: str) -> ProgramRun:
+        """`ended` is the exit status, or the limit that was passed."""
+        if isinstance(ended, str):
+            return ProgramRun("stopped", output, ended)
+        status = ended
+        if status == 0:
+            return ProgramRun("finished", output)
+        if status == 128 + signal.SIGXCPU:
+            return ProgramRun("stopped", output, _too_busy(self.limits))
+        if status == 128 + signal.SIGSYS:
+            return ProgramRun("stopped", output, "it did what no program may, as its last line says")
+        if status < 0 or status > 128:
+            return ProgramRun("stopped", output, f"it was ended by signal {abs(status) % 128}")
+        return ProgramRun("failed", output, f"it ended with status {status}")
+
+
+def working_confinement(ways: Iterable[Confinement] | None = None) -> Confinement:
+    """The first way of confining that really confines on this machine; looked for once.
+
+    Raises `UserError` where there is none: a program that a model wrote is never run unconfined.
+    """
+    return _probed() if ways is None else _first(ways)
+
+
+@lru_cache(maxsize=1)
+def _probed() -> Confinement:
+    return _first(available())
+
+
+def _first(ways: Iterable[Confinement]) -> Confinement:
+    tried = []
+    for way in ways:
+        with tempfile.NamedTemporaryFile(prefix="agentopt-outside-") as outside:
+            probe = _PROBE.format(acts=_ACTS.format(outside=outside.name))
+            run = Sandbox(Limits(wall_seconds=30), confinement=way).run_sync(probe)
+        if run.ok and run.output.strip() == "confined":
+            return way
+        tried.append(f"{way.name} ({' '.join((run.why + ' ' + run.output[-200:]).split())})")
+    raise UserError(
+        "programs that a model wrote are run in a sandbox only, and none works on this machine"
+        f" ({sys.platform}): {'; '.join(tried) or 'none is installed'}",
+        remedy='on Linux, install bubblewrap, or pip install "agentopt[tasks]", and allow unprivileged user'
+        " namespaces or run a kernel with Landlock (6.7 or later); on other systems, use a Linux container",
+    )
+
+
+# Python's audit events end a program before the kernel can refuse anything; a new interpreter is free of them.
+_PROBE = """
+import os, sys
+os.execv(sys.executable, [sys.executable, "-I", "-c", {acts!r}])
+"""
+
+_ACTS = """
+import os, socket
+def refused(act):
+    try:
+        act()
+    except OSError:
+        return True
+    return False
+open("inside", "w").write("x")
+assert refused(lambda: open({outside!r}, "w")), "it could write outside its folder"
+assert refused(lambda: open("/agentopt-probe", "w")), "it could write to /"
+assert refused(lambda: socket.create_connection(("192.0.2.1", 9), timeout=0.5)), "it could reach the network"
+print("confined")
+"""
+"""A program that looks whether it is confined, by the kernel."""
+
+
+END_SECONDS = 10.0
+"""How long a confinement may take to end all that a program started."""
+
+
+LOOK_SECONDS = 0.1
+"""How often it is looked whether a program passed a limit."""
+
+LONGEST = 6
+"""How many times its wall time a program may take whose machine is busy with others."""
+
+
+def _wait(confinement: Confinement, folder: Path, printed: IO[bytes], limits: Limits) -> int | str:
+    """The exit status, or the limit that was passed. Nothing of its process group is left behind."""
+    process = subprocess.Popen(  # noqa: S603 - the command is ours; the program is a file in its folder
+        confinement.command(folder, limits),
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=printed,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        env={"PATH": os.environ.get("PATH", os.defpath)},
+    )
+    start, waited = time.monotonic(), 0.0
+    try:
+        while True:
+            looked = time.monotonic()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.wait(LOOK_SECONDS)
+            used, now = usage_below(process.pid, confinement.keepers), time.monotonic()
+            # Where it waits for the processor, the machine is slow, not the program; but not for ever.
+            waited = max(waited + (0 if used.busy else now - looked), (now - start) / LONGEST)
+            if passed := _passed(limits, used, waited):
+                return passed
+    finally:
+        _end(process)
+
+
+def _passed(limits: Limits, used: Usage, seconds: float) -> str | None:
+    """The limit that a program passed, as a reason."""
+    if used.memory_bytes > limits.total_memory_bytes:
+        return f"it took more than {limits.total_memory_bytes // 2**20} MiB of memory"
+    if used.processes > limits.processes:
+        return f"it had more than {limits.processes} processes and threads"
+    if used.cpu_seconds > limits.cpu_seconds:
+        return _too_busy(limits)
+    return f"it ran for more than {limits.wall_seconds:g} seconds" if seconds > limits.wall_seconds else None
+
+
+def _too_busy(limits: Limits) -> str:
+    return f"it took more than {limits.cpu_seconds} seconds of processor time"
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ask the confinement to end all of it, then end what did not hear."""
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(END_SECONDS)
+    with contextlib.suppress(ProcessLookupError):  # nobody may be left
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _read(printed: IO[bytes], shown: int) -> str:
+    """What was printed, the middle left out where it is long: a program's last words are its error."""
+    size = printed.seek(0, os.SEEK_END)
+    printed.seek(0)
+    if size <= 4 * shown:
+        return _cut(printed.read().decode("utf-8", "replace"), shown)
+    head = printed.read(2 * shown)
+    printed.seek(size - 2 * shown)
+    return _cut((head + printed.read()).decode("utf-8", "replace"), shown)
+
+
+def _cut(text: str, shown: int) -> str:
+    if len(text) <= shown:
+        return text
+    half = shown // 2
+    return f"{text[:half]}\n[...]\n{text[-half:]}"
+
+
+_ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{6,16}\b")
+
+
+def _tidied(output: str, folder: Path) -> str:
+    """Without what differs between two runs, so that a prompt made of it is the same prompt."""
+    plain = output.replace(f"{folder}/", "").replace(str(folder), ".").replace(f"{INSIDE}/{PROGRAM}", PROGRAM)
+    plain = plain.replace(python_home(), "<python>")
+    return _ADDRESS.sub("0x...", plain)

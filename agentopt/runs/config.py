@@ -1,0 +1,170 @@
+"""What may be asked of a run, besides its task: one object whose fields each say what they do.
+
+Read from YAML files and `key=value` settings, later ones winning. Unknown keys are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from agentopt.core.budget import Caps
+from agentopt.core.errors import ConfigError
+from agentopt.prompts.settings import PromptSettings
+from agentopt.search.settings import AgentSettings, SamplerName
+from agentopt.taskfile.reader import FILE_OPTION, HUB
+from agentopt.core.yaml_models import load_yaml, parse_yaml, validate
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BudgetConfig(_Strict):
+    """The most that the whole run may take: search, agent, judges and the final test together."""
+
+    usd: Annotated[float, Field(ge=0)] | None = None
+    """US dollars, by the catalogue's prices."""
+    tokens: Annotated[int, Field(ge=0)] | None = None
+    """Prompt and completion tokens together."""
+    calls: Annotated[int, Field(ge=0)] | None = None
+    """Requests sent, retries included."""
+    seconds: Annotated[float, Field(ge=0)] | None = None
+    """Wall time."""
+    trials: Annotated[int, Field(ge=1)] = 20
+    """Candidates evaluated, the baseline included."""
+
+    def caps(self) -> Caps:
+        return Caps(self.usd, self.tokens, self.calls, self.seconds, self.trials)
+
+
+class SearchConfig(_Strict):
+    """How the search goes about it."""
+
+    batch_size: Annotated[int, Field(ge=1)] = 5
+    """Candidates that a model is asked for at once; the other strategies propose one at a time."""
+    early_stopping: Annotated[float, Field(gt=0, lt=1)] | None = 0.05
+    """Level of the paired test that stops a trial that loses against the best one; null never stops one."""
+    looks: Annotated[int, Field(ge=1)] = 4
+    """Blocks that the validation examples are evaluated in, with a look at the test after each but the last."""
+    sampler: SamplerName = "insight"
+    """The Optuna sampler of strategy `optuna` and of the agent's fallback; `gp` needs the package torch."""
+
+
+class Config(_Strict):
+    """Everything about a run but its task."""
+
+    strategy: Literal["agent", "agent_hpo", "llm_zero_shot", "mlcopilot", "optuna", "random", "grid"] = "agent"
+    """Who proposes candidates. The first four ask `agent.model`, and fall back on `optuna` where it is of no help."""
+    seed: int = 0
+    """Seeds the search and the intervals."""
+    response_seed: int = 0
+    """Part of every question, and seeds the order of the examples: another value draws other responses."""
+    budget: BudgetConfig = BudgetConfig()
+    search: SearchConfig = SearchConfig()
+    agent: AgentSettings = AgentSettings()
+    prompts: PromptSettings = PromptSettings()
+    models: tuple[Path, ...] = ()
+    """Further catalogue files: a list, or the path of one."""
+    journal: str | None = None
+    """SQLAlchemy URL or path of the journal; the user's cache folder unless given."""
+    runs: Path = Path("runs")
+    """Folder that run folders are made in."""
+    task: dict[str, Any] = {}
+    """Dotted keys of the task file and what they are set to, such as `task.data.limit.test=20`."""
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _one_file_will_do(cls, value: object) -> object:
+        return [value] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _experience_is_given_where_it_is_told(self) -> Self:
+        if self.strategy == "mlcopilot" and self.agent.experience is None:
+            raise PydanticCustomError(
+                "experience",
+                "strategy mlcopilot needs agent.experience: it is told what was found on a like task",
+                {"remedy": "set agent.experience to the folder of a finished run"},
+            )
+        return self
+
+    @property
+    def asks_a_model(self) -> bool:
+        """Whether the strategy asks `agent.model` for its proposals."""
+        return self.strategy in ("agent", "agent_hpo", "llm_zero_shot", "mlcopilot")
+
+    @property
+    def writer(self) -> str | None:
+        """Catalogue name of the model that writes prompts; None leaves them to the authored fragments.
+
+        The agent's own model writes only where there is an agent: no other strategy loads it.
+        """
+        if self.prompts.when == "never" or self.prompts.proposer == "components":
+            return None
+        return self.prompts.model or (self.agent.model if self.asks_a_model else None)
+
+    def purpose_caps(self) -> dict[str, Caps]:
+        """What the agent's and the prompt writer's own calls may take, inside the caps of the run."""
+        return {
+            "agent": Caps(usd=self.agent.max_usd, calls=self.agent.max_calls),
+            "prompts": Caps(usd=self.prompts.max_usd, calls=self.prompts.max_calls),
+        }
+
+
+def load_config(sources: Iterable[str] = (), base: Config | None = None) -> Config:
+    """`base` (the defaults unless given) with files and `key.path=value` settings on top, in order.
+
+    Raises `ConfigError` for a file that cannot be read, an unknown key or a value of the wrong kind.
+    """
+    merged: dict[str, Any] = base.model_dump(mode="json") if base else {}
+    for source in sources:
+        _merge(merged, _setting(source) if "=" in source else _file(Path(source)))
+    return validate(Config, merged, "configuration", ConfigError)
+
+
+def _file(path: Path) -> dict[str, Any]:
+    data = load_yaml(path, ConfigError)
+    if data is not None and not isinstance(data, dict):
+        raise ConfigError(
+            f"a configuration is a mapping, but got {type(data).__name__}",
+            where=path,
+            remedy="write key: value lines",
+        )
+    return data or {}
+
+
+def _setting(text: str) -> dict[str, Any]:
+    """`a.b=1` as {"a": {"b": 1}}; the value is read as YAML, so numbers and lists are what they look like.
+
+    What follows `task.` stays dotted: it reaches into the task file, whose other keys stay as they are. `data` is short
+    for `task.data.source`, and `data.x` for `task.data.x`.
+    """
+    dotted, _, raw = text.partition("=")
+    value = parse_yaml(raw, f"-c {text}", ConfigError)
+    path = dotted.strip().split(".")
+    if path[0] == "data":
+        path = ["task", *(path if len(path) > 1 else ["data", "source"])]
+    if path[0] == "task" and len(path) > 1:
+        path = ["task", ".".join(path[1:])]
+        value = _located(path[1], value)
+    for key in reversed(path):
+        value = {key: value}
+    return dict(value)
+
+
+def _located(key: str, value: Any) -> Any:
+    """The path of a dataset, or of a reader's file, made absolute: on a command line it is relative to where one is."""
+    a_file = key == "data.source" or (key.startswith("data.options.") and key.endswith(FILE_OPTION))
+    return str(Path(value).absolute()) if a_file and isinstance(value, str) and not value.startswith(HUB) else value
+
+
+def _merge(into: dict[str, Any], new: dict[str, Any]) -> None:
+    for key, value in new.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value

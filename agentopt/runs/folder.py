@@ -1,0 +1,224 @@
+"""A run's folder: what was asked, where its files are, and that only one process works in it at a time.
+
+`runs/<task>-<time>/` holds `config.yaml` (the request; no secret is ever in it), `trials.db` (Optuna),
+`checkpoints.db` (LangGraph), `log.jsonl`, and in the end `result.json`, `best.yaml` and `recommended.yaml`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict
+
+from agentopt.core.candidate import Candidate
+from agentopt.runs.config import Config
+from agentopt.core.errors import ConfigError
+from agentopt.core.events import read_line
+from agentopt.core.files import write_atomically
+from agentopt.core.task import Program, Task
+from agentopt.core.yaml_models import load_yaml, to_yaml, validate
+
+
+class _Asked(BaseModel):
+    """The content of a run's `config.yaml`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    run: str
+    task: Path | None
+    fingerprint: str
+    config: Config
+    warm_start: tuple[dict[str, dict[str, Any]], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """An existing run. `id` names it in the ledger, `task` is the path of its task (None: built in Python).
+
+    `warm_start` holds candidates that are tried before the search proposes any.
+    """
+
+    path: Path
+    id: str
+    task: Path | None
+    fingerprint: str
+    config: Config
+    warm_start: tuple[Candidate, ...] = ()
+
+    @classmethod
+    def create(
+        cls, task: Task, task_path: Path | None, config: Config, warm_start: Sequence[Candidate] = ()
+    ) -> RunFolder:
+        """A new folder under `config.runs`, named after the task and the time.
+
+        Paths are kept absolute, so that the run can be resumed from another working directory. Raises `ConfigError`
+        when the folder cannot be made.
+        """
+        # Of a task's name, only what a path cannot hold, or the URL of a database in it.
+        name = f"{re.sub(r'[/?]', '-', task.name)}-{datetime.now(UTC).strftime('%Y%m%d-%H%M%S')}"
+        absolute = task_path.absolute() if task_path else None
+        of_task = fingerprint(task, absolute, config)
+        run = cls(_made(config.runs, name), uuid.uuid4().hex, absolute, of_task, config, tuple(warm_start))
+        run.save()
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """The run in an existing folder. Raises `ConfigError` when it holds none."""
+        file = path / "config.yaml"
+        if not file.exists():
+            raise ConfigError("no run is here", where=path, remedy="see `agentopt runs list`")
+        asked = validate(_Asked, load_yaml(file, ConfigError), file, ConfigError)
+        given = tuple(Candidate.from_dict(candidate) for candidate in asked.warm_start)
+        return cls(path, asked.run, asked.task, asked.fingerprint, asked.config, given)
+
+    @property
+    def trials(self) -> Path:
+        return self.path / "trials.db"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints.db"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.jsonl"
+
+    def going_on_with(self, task: Task, config: Config) -> RunFolder:
+        """The run with `config`; `save` makes it so from now on.
+
+        Raises `ConfigError` when the task or the responses to be drawn changed since it began: its trials would not
+        be comparable.
+        """
+        if fingerprint(task, self.task, config) != self.fingerprint:
+            raise ConfigError(
+                "a run goes on only with the task it began with, but the task has changed since",
+                where=self.path,
+                remedy="start a new run; the journal still holds every answer that is asked for again",
+            )
+        if config.response_seed != self.config.response_seed:
+            raise ConfigError(
+                f"a run keeps its response_seed of {self.config.response_seed}, but got {config.response_seed}",
+                where=self.path,
+                remedy="start a new run",
+            )
+        return replace(self, config=config)
+
+    def logged(self, event: str) -> list[str]:
+        """The messages of one kind of event, over all sessions of the run."""
+        lines = self.log.read_text(encoding="utf-8").split("\n") if self.log.exists() else []
+        return [message for kind, message in filter(None, map(read_line, lines)) if kind == event]
+
+    def save(self) -> None:
+        """Write what was asked to `config.yaml`."""
+        asked = _Asked(
+            run=self.id,
+            task=self.task,
+            fingerprint=self.fingerprint,
+            config=_absolute(self.config),
+            warm_start=tuple(candidate.to_dict() for candidate in self.warm_start),
+        )
+        write_atomically(self.path / "config.yaml", to_yaml(asked.model_dump(mode="json")))
+
+    def discard(self) -> None:
+        """Remove the folder: for a run that can never begin."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder. Raises `ConfigError` while another process works in it."""
+        try:
+            with FileLock(self.path / ".lock", timeout=0):
+                yield
+        except Timeout as error:
+            raise ConfigError(
+                "another process works on this run", where=self.path, remedy="wait for it, or stop it"
+            ) from error
+
+
+def _absolute(config: Config) -> Config:
+    journal = config.journal
+    if journal is not None and "://" not in journal:
+        journal = str(Path(journal).absolute())
+    models = tuple(path.absolute() for path in config.models)
+    experience = config.agent.experience and config.agent.experience.absolute()
+    agent = config.agent.model_copy(update={"experience": experience})
+    changes = {"journal": journal, "models": models, "runs": config.runs.absolute(), "agent": agent}
+    return config.model_copy(update=changes)
+
+
+def list_runs(folder: Path) -> list[RunFolder]:
+    """Every run in `folder`, oldest first."""
+    return [RunFolder.open(file.parent) for file in sorted(folder.glob("*/config.yaml"))]
+
+
+def fingerprint(task: Task, folder: Path | None, config: Config) -> str:
+    """Changes when the examples, a prompt, a scorer, or what may be chosen changes.
+
+    A task folder is taken by the text of its task file and Python files; of the functions in a task that was built in
+    Python only the names are seen.
+    """
+    subtasks = [
+        [*(getattr(s, name) for name in _DESCRIBED), _named(s.render), _named(s.parse), _named(s.fusion.judge)]
+        for s in task.subtasks
+    ]
+    rows = {split: [[e.id, dict(e.inputs), e.target] for e in rows] for split, rows in task.splits.items()}
+    whole = [task.name, task.output, task.unit, task.max_units, _named(task.scorer), _program(task.program)]
+    files = [path.read_text(encoding="utf-8", errors="replace") for path in _sources(folder, task.program)]
+    described = json.dumps([whole, subtasks, rows, files, config.task], sort_keys=True, default=str)
+    return hashlib.sha256(described.encode()).hexdigest()[:16]
+
+
+_DESCRIBED = (
+    *("name", "system_prompt", "models", "num_samples", "max_tokens", "temperature", "top_p", "stop"),
+    *("json_schema", "reads", "tokens", "keep_system_prompt"),
+)
+
+
+def _named(function: object) -> str:
+    return str(getattr(function, "__qualname__", None) or type(function).__qualname__)
+
+
+def _program(program: Program | None) -> list[object]:
+    if program is None:
+        return []
+    function = program.function if isinstance(program.function, str) else _named(program.function)
+    return [program.command, function, _named(program.parse), program.timeout]
+
+
+def _sources(folder: Path | None, program: Program | None) -> list[Path]:
+    """The task file, its Python files, and the files in its folder that a program's command names."""
+    if folder is None:
+        return []
+    named = [folder / word for word in (program.command if program else ()) if not Path(word).is_absolute()]
+    found = {*folder.glob("task.yaml"), *folder.glob("*.py"), *(path for path in named if os.path.isfile(path))}
+    return sorted(found)
+
+
+def _made(runs: Path, name: str) -> Path:
+    """A new folder of that name, or with a number behind it where another run was quicker."""
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+        for i in count(1):
+            path = runs / (name if i == 1 else f"{name}-{i}")
+            with suppress(FileExistsError):
+                path.mkdir()
+                return path
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        remedy = "set runs to a folder that can be written"
+        raise ConfigError(f"no run can be kept here: {reason}", where=runs, remedy=remedy) from error
+    raise AssertionError("counting does not end")

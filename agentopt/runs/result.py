@@ -1,0 +1,302 @@
+"""What a run found: frozen records that are printed, written to `result.json` and loaded again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from agentopt.core.budget import Usage
+from agentopt.core.candidate import Candidate
+from agentopt.core.errors import ConfigError
+from agentopt.prompts.optimizer import Optimized
+from agentopt.core.stats import Difference, Interval, Verdict, mean_interval, paired_difference, verdict
+from agentopt.core.records import Evaluation, SubtaskUse, Trial
+from agentopt.core.files import write_atomically
+from agentopt.core.yaml_models import to_yaml
+
+Role = Literal["baseline", "best", "recommended"]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A mean score with its 95% interval, over `n` scored examples of `planned`."""
+
+    score: float
+    interval: Interval
+    n: int
+    planned: int
+
+    @classmethod
+    def of(cls, evaluation: Evaluation, *, seed: int = 0) -> Measured | None:
+        return cls._mean(evaluation.scores.values(), evaluation.planned, seed)
+
+    @classmethod
+    def metrics_of(cls, evaluation: Evaluation, *, seed: int = 0) -> dict[str, Measured]:
+        """The mean of each metric; of those that have a value."""
+        means = {name: cls._mean(of.values(), evaluation.planned, seed) for name, of in evaluation.metrics.items()}
+        return {name: mean for name, mean in means.items() if mean is not None}
+
+    @classmethod
+    def _mean(cls, values: Iterable[float], planned: int, seed: int) -> Measured | None:
+        scores = list(values)
+        if not scores:
+            return None
+        return cls(sum(scores) / len(scores), mean_interval(scores, seed=seed), len(scores), planned)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A paired comparison with the baseline on one split."""
+
+    difference: Difference
+    verdict: Verdict
+
+    @classmethod
+    def of(cls, evaluation: Evaluation, baseline: Evaluation, *, seed: int = 0) -> Comparison | None:
+        if not evaluation.scores.keys() & baseline.scores.keys():
+            return None
+        difference = paired_difference(evaluation.scores, baseline.scores, seed=seed)
+        return cls(difference, verdict(difference))
+
+
+@dataclass(frozen=True, slots=True)
+class Finalist:
+    """A candidate that met the test split. `units` are those of the task's token lengths; `cost` is per example, as
+    measured on the validation split.
+
+    `metrics` are those of the test split, or of the validation split where the test was not reached.
+    `roles` may hold several: the best candidate is often also the recommended one, or the baseline itself.
+    """
+
+    roles: tuple[Role, ...]
+    trial: int
+    proposer: str
+    candidate: dict[str, dict[str, Any]]
+    units: float
+    cost: dict[str, SubtaskCostShown]
+    validation: Measured
+    test: Measured | None = None
+    against_baseline: Comparison | None = None
+    metrics: dict[str, Measured] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SubtaskCostShown:
+    """Means per example of one subtask: tokens and USD of the samples, and of the fusion call apart."""
+
+    prompt_tokens: float
+    completion_tokens: float
+    units: float
+    usd: float
+    fusion_tokens: float
+    fusion_units: float
+    fusion_usd: float
+
+
+@dataclass(frozen=True, slots=True)
+class TrialLine:
+    """One row of the history."""
+
+    number: int
+    proposer: str
+    state: str
+    score: float | None
+    scored: int
+    units: float
+    candidate: dict[str, dict[str, Any]]
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptTried:
+    """A system prompt on the training examples that were optimised on. `tokens` is the subtask's mean output length."""
+
+    system_prompt: str
+    proposer: str
+    reward: float
+    responses: int
+    tokens: float
+
+
+@dataclass(frozen=True, slots=True)
+class PromptFinal:
+    """A system prompt that met the validation split, the seed prompt first."""
+
+    system_prompt: str
+    proposer: str
+    state: str
+    validation: Measured | None
+    tokens: float
+
+
+@dataclass(frozen=True, slots=True)
+class PromptReport:
+    """What came of optimising one subtask's system prompt, before or after the search.
+
+    `verdict` is the pilot's (None without a pilot) and `reason` its sentence. `user_prompts` are the training examples
+    that were optimised on. `against_seed` compares the chosen prompt with the seed prompt on validation, None where
+    the seed prompt stays. `ended` says why it stopped.
+    """
+
+    subtask: str
+    phase: Literal["before", "after"]
+    verdict: str | None
+    reason: str
+    pilot_responses: int
+    user_prompts: tuple[str, ...]
+    chosen: str
+    proposer: str
+    finals: tuple[PromptFinal, ...]
+    tried: tuple[PromptTried, ...]
+    against_seed: Comparison | None
+    ended: str
+    fallbacks: tuple[str, ...] = ()
+
+    @property
+    def outcome(self) -> str:
+        """In a few words, what was decided."""
+        if self.against_seed is None:
+            return f"kept ({self.ended})"
+        gain = self.against_seed.difference.mean
+        return f"replaced by one of {self.proposer}, {gain:+.3f} on validation"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The outcome of a run. `ended` says why the search stopped; `fallbacks` why the agent was passed over."""
+
+    # An interval that the data does not bound has infinite ends, which JSON numbers cannot say.
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(ser_json_inf_nan="strings")
+
+    task: str
+    run: str
+    ended: str
+    finalists: tuple[Finalist, ...]
+    trials: tuple[TrialLine, ...]
+    pareto: tuple[int, ...]
+    spent: dict[str, Usage]
+    failures: dict[str, int]
+    seconds: float
+    fallbacks: tuple[str, ...] = ()
+    prompts: tuple[PromptReport, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def finalist(self, role: Role) -> Finalist:
+        """The finalist in `role`. Raises `LookupError` for a baseline of which nothing could be scored."""
+        found = next((f for f in self.finalists if role in f.roles), None)
+        if found is None:
+            raise LookupError(f"the run has no {role}: nothing of it could be scored")
+        return found
+
+    @property
+    def best(self) -> Candidate:
+        """The candidate with the highest validation score within the budget."""
+        return Candidate.from_dict(self.finalist("best").candidate)
+
+    @property
+    def recommended(self) -> Candidate:
+        """The cheapest candidate that the validation data cannot tell from the best."""
+        return Candidate.from_dict(self.finalist("recommended").candidate)
+
+    @property
+    def total(self) -> Usage:
+        return sum(self.spent.values(), Usage())
+
+    def save(self, folder: Path) -> None:
+        """Write `result.json`, `best.yaml` and `recommended.yaml`, each whole or not at all."""
+        write_atomically(folder / "result.json", _results.dump_json(self, indent=2).decode() + "\n")
+        write_atomically(folder / "best.yaml", to_yaml(self.finalist("best").candidate))
+        write_atomically(folder / "recommended.yaml", to_yaml(self.finalist("recommended").candidate))
+
+
+_results = TypeAdapter(Result)
+
+
+def load_result(folder: Path) -> Result:
+    """The result in a run folder. Raises `ConfigError` when there is none."""
+    path = folder / "result.json"
+    try:
+        return _results.validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise ConfigError(
+            "no finished run is here", where=folder, remedy="see `agentopt runs list`; resume an unfinished run"
+        ) from error
+
+
+
+def finalist(
+    roles: tuple[Role, ...], trial: Trial, test: Evaluation | None, baseline_test: Evaluation | None, seed: int
+) -> Finalist:
+    """The record of one finalist, from its trial and its evaluation on the test split."""
+    validation = Measured.of(trial.evaluation, seed=seed)
+    assert validation is not None, "only what has a score becomes a finalist"
+    compared = None
+    if test and baseline_test and "baseline" not in roles:
+        compared = Comparison.of(test, baseline_test, seed=seed)
+    return Finalist(
+        roles=roles,
+        trial=trial.number,
+        proposer=trial.proposer,
+        candidate=trial.candidate.to_dict(),
+        units=trial.units,
+        cost={name: _mean_cost(trial.evaluation, name) for name in trial.candidate},
+        validation=validation,
+        test=Measured.of(test, seed=seed) if test else None,
+        against_baseline=compared,
+        metrics=Measured.metrics_of(test or trial.evaluation, seed=seed),
+    )
+
+
+def trial_line(trial: Trial) -> TrialLine:
+    return TrialLine(
+        trial.number,
+        trial.proposer,
+        trial.state,
+        trial.score,
+        len(trial.evaluation.scores),
+        trial.units,
+        trial.candidate.to_dict(),
+        trial.note,
+    )
+
+
+def prompt_report(
+    found: Optimized, phase: Literal["before", "after"], seed_prompt: str, fallbacks: Sequence[str], seed: int
+) -> PromptReport:
+    """The record of one subtask's prompt optimisation."""
+    analysis = found.pilot.analysis if found.pilot else None
+    wrote = {attempt.system_prompt: attempt.proposer for attempt in found.attempts}
+    chosen, proposer = found.chosen.system_prompt, found.chosen.proposer
+    replaced = chosen != seed_prompt
+    return PromptReport(
+        subtask=found.subtask,
+        phase=phase,
+        verdict=analysis.verdict if analysis else None,
+        reason=analysis.reason if analysis else "",
+        pilot_responses=found.pilot.responses if found.pilot else 0,
+        user_prompts=found.examples,
+        chosen=chosen,
+        proposer=proposer,
+        finals=tuple(_prompt_final(p, wrote.get(p, "seed"), e, found.subtask, seed) for p, e in found.finals.items()),
+        tried=tuple(PromptTried(a.system_prompt, a.proposer, a.reward, a.responses, a.tokens) for a in found.attempts),
+        against_seed=Comparison.of(found.finals[chosen], found.finals[seed_prompt], seed=seed) if replaced else None,
+        ended=found.ended,
+        fallbacks=tuple(dict.fromkeys(fallbacks)),
+    )
+
+
+def _prompt_final(system_prompt: str, proposer: str, evaluation: Evaluation, subtask: str, seed: int) -> PromptFinal:
+    tokens = _mean_cost(evaluation, subtask).completion_tokens
+    return PromptFinal(system_prompt, proposer, evaluation.state, Measured.of(evaluation, seed=seed), tokens)
+
+
+def _mean_cost(evaluation: Evaluation, subtask: str) -> SubtaskCostShown:
+    uses = [r.subtasks.get(subtask, SubtaskUse()) for r in evaluation.results if r.score is not None]
+    means = {
+        name: sum(getattr(use, name) for use in uses) / max(len(uses), 1) for name in SubtaskUse.__dataclass_fields__
+    }
+    return SubtaskCostShown(**means)

@@ -1,0 +1,101 @@
+"""Runs proposals: evaluate, stop losers early, record, tell. The search's only hand on the world."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import cast
+
+from agentopt.core.budget import Budget
+from agentopt.core.candidate import Candidate
+from agentopt.core.errors import BudgetExceeded
+from agentopt.evaluation.evaluator import Evaluator, StopTest
+from agentopt.core.events import Event, Kind, Observer
+from agentopt.search.base import BASELINE, Proposal
+from agentopt.core.stats import loses
+from agentopt.runs.trial_store import Study, best_trial
+from agentopt.core.records import Evaluation, Trial
+
+
+class StudyRunner:
+    """A `Runner` over one study. Trials run one after the other; the examples of one run at once.
+
+    `early_stopping` is the level of the paired test that stops a losing trial; None never stops one.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        evaluator: Evaluator,
+        budget: Budget,
+        observer: Observer,
+        *,
+        early_stopping: float | None = 0.05,
+    ) -> None:
+        self._study, self._evaluator, self._budget = study, evaluator, budget
+        self._observer, self._early_stopping = observer, early_stopping
+        self._attempted: set[Candidate] = set()
+        self._kept = 0
+
+    @property
+    def trials(self) -> Sequence[Trial]:
+        return tuple(self._study.trials)
+
+    @property
+    def trials_left(self) -> int:
+        if self._budget.seconds_left == 0:
+            return 0
+        cap = self._budget.caps.trials
+        tried = len({trial.candidate for trial in self._study.trials})
+        return 1_000_000 if cap is None else max(0, cap - tried - self._kept)
+
+    @contextmanager
+    def keeping_a_trial(self) -> Iterator[None]:
+        """Inside the block, one trial less is left."""
+        self._kept = 1
+        try:
+            yield
+        finally:
+            self._kept = 0
+
+    async def run(self, proposal: Proposal) -> Trial:
+        """Evaluate on the validation split and record, or return the trial that this candidate already had.
+
+        A trial that was left incomplete is evaluated again, once by each runner; the baseline is never stopped early.
+        """
+        if known := self._study.find(proposal.candidate, unfinished=proposal.candidate in self._attempted):
+            return known
+        self._attempted.add(proposal.candidate)
+        number = len(self._study.trials)
+        self.say("trial_started", f"trial {number}", number=number, proposal=proposal)
+        try:
+            evaluation = await self._evaluator.evaluate(
+                proposal.candidate,
+                stop=None if proposal.proposer == BASELINE else self._stop_test(),
+                on_result=lambda result: self.say("example_done", result.id, result=result),
+            )
+        except BudgetExceeded as error:
+            if isinstance(error.partial, Evaluation) and error.partial.results:
+                self._record(proposal, error.partial)
+            raise
+        return self._record(proposal, evaluation)
+
+    def say(self, event: str, message: str, **data: object) -> None:
+        self._observer(Event(cast(Kind, event), message, data))
+
+    def _record(self, proposal: Proposal, evaluation: Evaluation) -> Trial:
+        trial = self._study.add(proposal.candidate, evaluation, proposal.proposer, proposal.note)
+        score = "no score" if trial.score is None else f"score {trial.score:.3f}"
+        self.say("trial_done", f"trial {trial.number}: {trial.state}, {score}, by {trial.proposer}", trial=trial)
+        return trial
+
+    def _stop_test(self) -> StopTest | None:
+        incumbent = best_trial(self._study.trials)
+        if incumbent is None or self._early_stopping is None:
+            return None
+        level, looks, to_beat = self._early_stopping, self._evaluator.looks - 1, incumbent.evaluation.scores
+
+        def has_lost(scores: Mapping[str, float]) -> bool:
+            return loses(scores, to_beat, level=level, looks=looks)
+
+        return has_lost

@@ -1,0 +1,141 @@
+"""A run's trials: kept in one Optuna study whoever proposed them, and what follows from them.
+
+A trial is written once, when it is finished, so a killed run leaves no half trial behind. The study can be opened
+with any Optuna tool; what Optuna has no word for (the evaluation, the proposer) is in the trials' user attributes.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import TypeAdapter
+
+from agentopt.core.candidate import Candidate
+from agentopt.search.base import SearchSpace
+from agentopt.core.stats import paired_difference, verdict
+from agentopt.core.records import Evaluation, Trial
+
+if TYPE_CHECKING:
+    import optuna
+
+STUDY_NAME = "agentopt"
+_evaluations = TypeAdapter(Evaluation)
+
+
+class Study:
+    """The trials of one run, in memory and in the Optuna storage at `path` (`trials.db`)."""
+
+    def __init__(self, path: Path, space: SearchSpace) -> None:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._space = space
+        self._study = optuna.load_study(study_name=STUDY_NAME, storage=_storage(path))
+        self.trials: list[Trial] = [_from_optuna(t, space) for t in self._study.get_trials(deepcopy=False)]
+
+    def add(self, candidate: Candidate, evaluation: Evaluation, proposer: str, note: str = "") -> Trial:
+        """Record a finished trial; it is on disk when this returns."""
+        units = self._space.units(candidate)
+        trial = Trial(len(self.trials), candidate, evaluation, proposer, units, note)
+        self._study.add_trial(_to_optuna(trial, self._space))
+        self.trials.append(trial)
+        return trial
+
+    def find(self, candidate: Candidate, *, unfinished: bool = False) -> Trial | None:
+        """The last trial of this candidate; an incomplete one only where `unfinished` says that it will do."""
+        found = (t for t in reversed(self.trials) if t.candidate == candidate)
+        return next((t for t in found if unfinished or t.state != "incomplete"), None)
+
+    @property
+    def unfinished(self) -> list[Trial]:
+        """The last trial of every candidate that has only incomplete ones."""
+        last = {trial.candidate: trial for trial in self.trials if self.find(trial.candidate) is None}
+        return list(last.values())
+
+
+def complete(trials: Sequence[Trial]) -> list[Trial]:
+    return [trial for trial in trials if trial.state == "complete"]
+
+
+def _score(trial: Trial) -> float:
+    return trial.score if trial.score is not None else float("-inf")
+
+
+def best_trial(trials: Sequence[Trial]) -> Trial | None:
+    """The complete trial with the highest score; of equals the cheaper, then the earlier one."""
+    return min(complete(trials), key=lambda t: (-_score(t), t.units, t.number), default=None)
+
+
+def recommended_trial(trials: Sequence[Trial], *, seed: int = 0) -> Trial | None:
+    """The cheapest complete trial that the validation data cannot tell from the best one.
+
+    "Cannot tell": the paired comparison of the best with it does not come out as better.
+    """
+    best = best_trial(trials)
+    if best is None:
+        return None
+    for trial in sorted(complete(trials), key=lambda t: (t.units, -_score(t), t.number)):
+        if trial is best:
+            break
+        difference = paired_difference(best.evaluation.scores, trial.evaluation.scores, seed=seed)
+        if verdict(difference) != "better":
+            return trial
+    return best
+
+
+def pareto_front(trials: Sequence[Trial]) -> list[Trial]:
+    """The complete trials that no other beats in score without costing more, cheapest first."""
+    front: list[Trial] = []
+    for trial in sorted(complete(trials), key=lambda t: (t.units, -_score(t), t.number)):
+        if not front or _score(trial) > _score(front[-1]):
+            front.append(trial)
+    return front
+
+
+def _storage(path: Path) -> optuna.storages.RDBStorage:
+    """The storage at `path`. A new one is built under another name first: a kill meanwhile leaves no half schema."""
+    import optuna
+
+    new = not path.exists()
+    if new:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Not named by the process: in a container, the next one often has the same number.
+        draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+        storage = optuna.storages.RDBStorage(f"sqlite:///{draft}")
+        optuna.create_study(study_name=STUDY_NAME, storage=storage, direction="maximize")
+        with storage.engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+        storage.engine.dispose()
+        os.replace(draft, path)
+    waiting = {"connect_args": {"timeout": 60}}  # for another process, or an Optuna tool, that reads meanwhile
+    return optuna.storages.RDBStorage(
+        f"sqlite:///{path}", engine_kwargs=waiting, skip_table_creation=True, skip_compatibility_check=new
+    )
+
+
+def _to_optuna(trial: Trial, space: SearchSpace) -> optuna.trial.FrozenTrial:
+    from agentopt.search.optuna_trials import told
+
+    return told(
+        space,
+        trial,
+        user_attrs={
+            "candidate": trial.candidate.to_dict(),
+            "evaluation": _evaluations.dump_json(trial.evaluation).decode(),
+            "proposer": trial.proposer,
+            "note": trial.note,
+        },
+    )
+
+
+def _from_optuna(frozen: optuna.trial.FrozenTrial, space: SearchSpace) -> Trial:
+    attributes = frozen.user_attrs
+    candidate = Candidate.from_dict(attributes["candidate"])
+    evaluation = _evaluations.validate_json(attributes["evaluation"])
+    return Trial(
+        frozen.number, candidate, evaluation, attributes["proposer"], space.units(candidate), attributes["note"]
+    )

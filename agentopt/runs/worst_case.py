@@ -1,0 +1,194 @@
+"""What a run may take at worst, told before anything is spent. Makes no model call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+from agentopt.core.budget import Usage
+from agentopt.core.candidate import Candidate, SubtaskChoice
+from agentopt.runs.config import Config
+from agentopt.core.errors import AgentoptError
+from agentopt.models.base import Request
+from agentopt.models.catalog import ModelSpec
+from agentopt.models.journal import Journal
+from agentopt.models.client import worst_case
+from agentopt.workflow.sampling import request_for
+from agentopt.evaluation.scorers import JUDGE_TRIES, Judge, judge_messages
+from agentopt.search.base import SearchSpace, SubtaskSpace
+from agentopt.core.task import Example, Subtask, Task
+from agentopt.workflow.templates import TOOL
+from agentopt.core.records import Split
+
+FINALISTS = 3
+"""Candidates that meet on the test split at most: baseline, best, recommended."""
+
+WRITER_PROMPT_TOKENS = 4000
+"""What a prompt of the model that writes prompts is taken to be at most; it shows a few attempts and failures, cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Worst cases by part of the run. `seconds` is what the calls took so far, per call; None where unmeasured."""
+
+    search: Usage
+    agent: Usage
+    prompts: Usage
+    test: Usage
+    seconds: float | None
+
+    @property
+    def total(self) -> Usage:
+        return self.search + self.agent + self.prompts + self.test
+
+
+def estimate(
+    task: Task, space: SearchSpace, specs: Mapping[str, ModelSpec], config: Config, journal: Journal | None
+) -> Estimate:
+    """The most that `optimize` may take with this configuration, before its caps are applied.
+
+    Prompts that depend on an earlier answer are measured with stand-ins; retries are not counted. The time is
+    the journal's mean seconds per call of each model, over its concurrency; None when one was never called,
+    or when there is no journal yet.
+    """
+    trials = min(config.budget.trials, space.size)
+    search = times(usage_on_split(task, space, specs, "validation"), trials)
+    test = times(usage_on_split(task, space, specs, "test"), FINALISTS)
+    agent = _agent_usage(specs, config, trials)
+    prompts = _prompts_usage(task, space, specs, config)
+    return Estimate(search, agent, prompts, test, _seconds(search + agent + prompts + test, specs, journal))
+
+
+def usage_of_candidate(task: Task, specs: Mapping[str, ModelSpec], candidate: Candidate, split: Split) -> Usage:
+    """The most that one candidate may take on the whole split."""
+    choices = {name: {choice.model: choice.num_samples} for name, choice in candidate.items()}
+    return sum((_usage_of_example(task, choices, specs, e) for e in task.splits.get(split, ())), Usage())
+
+
+def usage_on_split(task: Task, space: SearchSpace, specs: Mapping[str, ModelSpec], split: Split) -> Usage:
+    """The most that any affordable candidate may take on the whole split."""
+    choices = {s.name: _affordable_samples(space, space[s.name]) for s in task.subtasks}
+    return sum((_usage_of_example(task, choices, specs, e) for e in task.splits.get(split, ())), Usage())
+
+
+def _usage_of_example(
+    task: Task, choices: Mapping[str, Mapping[str, int]], specs: Mapping[str, ModelSpec], example: Example
+) -> Usage:
+    """The most that one example may take, when each subtask uses one of its (model -> samples)."""
+    total = usage_of_judge(task, specs, example)
+    for subtask in task.subtasks:
+        total += _usage_of_subtask(task, subtask, choices[subtask.name], specs, example)
+    return total
+
+
+def usage_of_judge(task: Task, specs: Mapping[str, ModelSpec], example: Example) -> Usage:
+    """The judge's tries at one example, with an output as long as the workflow's last answer may be."""
+    judge = task.scorer
+    if not isinstance(judge, Judge):
+        return Usage()
+    output = "x" * (4 * task[task.output_subtask].max_tokens)
+    messages = judge_messages(judge.rubric, example, output)
+    return times(worst_case(Request(judge.model, messages, judge.max_tokens), specs[judge.model]), JUDGE_TRIES)
+
+
+def times(usage: Usage, factor: int) -> Usage:
+    return Usage(*(getattr(usage, name) * factor for name in Usage.__dataclass_fields__))
+
+
+def _affordable_samples(space: SearchSpace, subtask: SubtaskSpace) -> dict[str, int]:
+    """Model -> the most samples that are affordable while every other subtask is as cheap as it can be."""
+    if space.max_units is None:
+        return dict.fromkeys(subtask.models, subtask.num_samples[-1])
+    others = sum(
+        min(s.cost.units(model, s.num_samples[0]) for model in s.models)
+        for s in space.subtasks
+        if s.name != subtask.name
+    )
+    left = space.max_units - others + 1e-9
+    affordable = {
+        model: [n for n in subtask.num_samples if subtask.cost.units(model, n) <= left] for model in subtask.models
+    }
+    return {model: counts[-1] for model, counts in affordable.items() if counts}
+
+
+def _usage_of_subtask(
+    task: Task, subtask: Subtask, samples: Mapping[str, int], specs: Mapping[str, ModelSpec], example: Example
+) -> Usage:
+    """Field by field the most over the models; a `fuse` call reads every sample."""
+    prompt = _longest_prompt(task, subtask, example)
+    usages = []
+    for model, n in samples.items():
+        request = request_for(subtask, SubtaskChoice(model, n, subtask.system_prompt), prompt)
+        usage = _in_requests(worst_case(request, specs[model]), n, specs[model])
+        if subtask.fusion.method == "fuse" and n > 1:
+            fuser = specs[subtask.fusion.model or model]
+            read = request_for(subtask, SubtaskChoice(fuser.name), prompt + "x" * (4 * n * subtask.max_tokens))
+            usage += worst_case(replace(read, n=1), fuser)
+        usages.append(usage)
+    return Usage(*(max(getattr(u, name) for u in usages) for name in Usage.__dataclass_fields__))
+
+
+def _in_requests(usage: Usage, n: int, spec: ModelSpec) -> Usage:
+    """One request's worst case as that of the requests that `n` samples take: the prompt is paid in each."""
+    requests = -(-n // spec.max_choices)
+    prompt = usage.prompt_tokens * requests
+    usd = spec.price.usd(prompt, usage.completion_tokens)
+    return Usage(requests, prompt, usage.completion_tokens, usd)
+
+
+def _longest_prompt(task: Task, subtask: Subtask, example: Example) -> str:
+    """The longest of the prompts that a long, an empty and a list output of the earlier subtasks would give."""
+    prompts = [""]
+    names = (*subtask.reads, TOOL) if subtask.tool else subtask.reads
+    for stand_in in ("x" * (4 * max(s.max_tokens for s in task.subtasks)), "", ["x"], 0):
+        try:
+            prompts.append(subtask.render(example.inputs, dict.fromkeys(names, stand_in)))
+        except (AgentoptError, TypeError, ValueError, AttributeError):
+            continue  # a stand-in of the wrong type; another one fits
+    return max(prompts, key=len)
+
+
+def _agent_usage(specs: Mapping[str, ModelSpec], config: Config, trials: int) -> Usage:
+    """Guidelines and every attempt at a proposal, for as many rounds as the trials allow."""
+    settings = config.agent
+    if not config.asks_a_model or settings.model is None:
+        return Usage()
+    rounds = -(-trials // config.search.batch_size)
+    calls = rounds * (1 + settings.attempts)
+    tokens = rounds * (settings.guideline_tokens + settings.attempts * settings.max_tokens)
+    prompt = calls * settings.prompt_tokens
+    return Usage(calls, prompt, tokens, specs[settings.model].price.usd(prompt, tokens))
+
+
+def _prompts_usage(task: Task, space: SearchSpace, specs: Mapping[str, ModelSpec], config: Config) -> Usage:
+    """Every phase of prompt optimisation: draws in full, the meeting on validation, and the writing model's calls."""
+    settings, train = config.prompts, task.splits.get("train", ())
+    if settings.when == "never" or len(train) < 2:
+        return Usage()
+    per_split = partial(usage_on_split, task, space, specs)  # a phase after the search may use any models
+    if settings.when == "before":
+        per_split = partial(usage_of_candidate, task, specs, space.baseline)
+    used = min(settings.user_prompts, len(train))
+    written = settings.variants - 1 + settings.rounds * settings.batch_size
+    draws = times(per_split("train"), -(-(1 + written) * settings.repeats * used // len(train)))
+    finals = times(per_split("validation"), 1 + settings.finalists)
+    subtasks = len(task.subtasks if settings.subtasks is None else settings.subtasks)
+    phases = (2 if settings.when == "both" else 1) * subtasks
+    return times(draws + finals + _writer_usage(specs, config, written), phases)
+
+
+def _writer_usage(specs: Mapping[str, ModelSpec], config: Config, written: int) -> Usage:
+    if config.writer is None:
+        return Usage()
+    prompt, completion = written * WRITER_PROMPT_TOKENS, written * config.prompts.max_tokens
+    return Usage(written, prompt, completion, specs[config.writer].price.usd(prompt, completion))
+
+
+def _seconds(usage: Usage, specs: Mapping[str, ModelSpec], journal: Journal | None) -> float | None:
+    """`usage.calls` at the pace of the slowest model."""
+    if journal is None:
+        return None
+    paces = [journal.seconds_per_call(spec.identity) for spec in specs.values()]
+    known = [pace / spec.concurrency for pace, spec in zip(paces, specs.values(), strict=True) if pace is not None]
+    return usage.calls * max(known) if len(known) == len(paces) else None

@@ -1,0 +1,239 @@
+"""Recorded landscapes: every affordable allocation of a task measured once on real models, then replayed for free.
+
+A file holds the search space and, for every candidate and example, the score and what it used. Searches on it are
+exact, cost nothing, and can be repeated with resampled examples for noise.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agentopt.core.candidate import Candidate
+from agentopt.core.cost import SubtaskCost, Unit
+from agentopt.core.errors import AgentoptError, UserError
+from agentopt.core.records import Evaluation, ExampleResult, Split, SubtaskUse, Trial
+from agentopt.core.task import Task
+from agentopt.evaluation.evaluator import Evaluator
+from agentopt.models.session import Session
+from agentopt.search.base import BASELINE, Proposal, SearchSpace, SubtaskSpace
+from agentopt.search.from_task import needs_measuring, search_space
+
+FORMAT = 1
+"""The version of the file format. A file of another one is refused."""
+MOST = 20_000
+"""Candidates that are recorded at most."""
+USES = tuple(field.name for field in fields(SubtaskUse))
+"""What is recorded beside the score, each summed over the subtasks."""
+
+_UNREADABLE = (OSError, EOFError, ValueError, TypeError, KeyError, zipfile.BadZipFile, zlib.error)
+"""What numpy and JSON raise on files that are empty, cut off, damaged, or of another kind."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Landscape:
+    """Scores and uses of every affordable candidate of one task on the same examples.
+
+    `scores` and each array of `uses` have the shape (candidates, examples), candidates in the order of
+    `space.candidates()`. `about` says in words what was recorded, with which models.
+    """
+
+    name: str
+    about: str
+    space: SearchSpace
+    examples: tuple[str, ...]
+    scores: Floats
+    uses: dict[str, Floats]
+
+    @cached_property
+    def _row(self) -> dict[Candidate, int]:
+        return {candidate: row for row, candidate in enumerate(self.space.candidates())}
+
+    def exact(self, candidate: Candidate) -> float:
+        """The mean score over the examples. Raises `KeyError` for a candidate that is not in the space."""
+        return float(self.scores[self._row[candidate]].mean())
+
+    @cached_property
+    def optimum(self) -> float:
+        """The highest mean score of any candidate."""
+        return float(self.scores.mean(axis=1).max())
+
+    def resampled(self, seed: int) -> Landscape:
+        """The landscape with as many examples drawn with replacement: the noise of another validation split."""
+        drawn = np.random.default_rng(seed).integers(len(self.examples), size=len(self.examples))
+        names = tuple(f"{self.examples[i]}#{place}" for place, i in enumerate(drawn))
+        uses = {name: array[:, drawn] for name, array in self.uses.items()}
+        return replace(self, examples=names, scores=self.scores[:, drawn], uses=uses)
+
+    def evaluation(self, candidate: Candidate) -> Evaluation:
+        """What evaluating the candidate gave; everything it used is in one entry, `all`, of each example's uses."""
+        row = self._row[candidate]
+        results = tuple(
+            ExampleResult(
+                example,
+                float(self.scores[row, i]),
+                subtasks={"all": SubtaskUse(**{name: _number(self.uses[name][row, i]) for name in USES})},
+            )
+            for i, example in enumerate(self.examples)
+        )
+        return Evaluation("validation", len(results), results, "complete")
+
+    def save(self, path: Path) -> None:
+        """Write the landscape to one compressed file. Raises `UserError` when it cannot be written."""
+        about = {"format": FORMAT, "name": self.name, "about": self.about, "examples": self.examples}
+        text = json.dumps({**about, "space": asdict(self.space)})
+        arrays: dict[str, Any] = {k: _small(v) for k, v in {"scores": self.scores, **self.uses}.items()}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("wb") as file:
+                np.savez_compressed(file, about=np.array(text), **arrays)
+        except OSError as error:
+            remedy = "name a file that can be written"
+            raise UserError(f"the landscape cannot be kept: {error}", where=path, remedy=remedy) from error
+
+    @classmethod
+    def load(cls, path: Path) -> Landscape:
+        """The landscape in a file. Raises `UserError` when it holds none, or one of another format."""
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
+                about = json.loads(str(held["about"]))
+                version = about["format"]
+                arrays = {name: held[name].astype(np.float64) for name in ("scores", *USES)}
+        except _UNREADABLE as error:
+            remedy = "make one with `agentopt record TASK --out FILE`"
+            # Not what numpy says: of anything that it does not know it believes that it could be unpickled.
+            reason = getattr(error, "strerror", None) or "the file is empty, cut off, damaged or of another kind"
+            raise UserError(f"no landscape is here: {reason}", where=path, remedy=remedy) from error
+        if version != FORMAT:
+            rule = f"a landscape's format must be {FORMAT}, but got {version}"
+            raise UserError(rule, where=path, remedy="record it again with this version")
+        scores = arrays.pop("scores")
+        return cls(about["name"], about["about"], _space(about["space"]), tuple(about["examples"]), scores, arrays)
+
+
+def _number(value: np.float64) -> Any:
+    return int(value) if value == int(value) else float(value)
+
+
+def _small(array: Floats) -> NDArray[Any]:
+    """The array in half the room where nothing is lost by it, as for scores of 0 and 1 and counts of tokens."""
+    less = array.astype(np.float32)
+    return less if np.array_equal(less, array) else array
+
+
+def _space(data: dict[str, Any]) -> SearchSpace:
+    return SearchSpace(tuple(_subtask(s) for s in data["subtasks"]), data["max_units"])
+
+
+def _subtask(data: dict[str, Any]) -> SubtaskSpace:
+    cost = SubtaskCost(**{**data["cost"], "unit": Unit(**data["cost"]["unit"])})
+    lists = {"models": tuple(data["models"]), "num_samples": tuple(data["num_samples"])}
+    return SubtaskSpace(**{**data, **lists, "cost": cost})
+
+
+class LandscapeRunner:
+    """A `Runner` whose world is a landscape: free and exact. Keeps what was said in `said`, as (event, message).
+
+    The baseline is trial 0 from the start; `max_trials` counts it.
+    """
+
+    def __init__(self, landscape: Landscape, max_trials: int) -> None:
+        self.said: list[tuple[str, str]] = []
+        self._landscape, self._max_trials = landscape, max_trials
+        self._trials: dict[Candidate, Trial] = {}
+        self._add(Proposal(landscape.space.baseline, BASELINE))
+
+    @property
+    def trials(self) -> Sequence[Trial]:
+        return tuple(self._trials.values())
+
+    @property
+    def trials_left(self) -> int:
+        return max(0, self._max_trials - len(self._trials))
+
+    async def run(self, proposal: Proposal) -> Trial:
+        return self._trials.get(proposal.candidate) or self._add(proposal)
+
+    def say(self, event: str, message: str) -> None:
+        self.said.append((event, message))
+
+    def _add(self, proposal: Proposal) -> Trial:
+        candidate = proposal.candidate
+        units, evaluation = self._landscape.space.units(candidate), self._landscape.evaluation(candidate)
+        trial = Trial(len(self._trials), candidate, evaluation, proposal.proposer, units, proposal.note)
+        self._trials[candidate] = trial
+        return trial
+
+
+async def record(
+    task: Task,
+    session: Session,
+    *,
+    split: Split = "validation",
+    seed: int = 0,
+    on_candidate: Callable[[int, int], None] = lambda done, total: None,
+) -> Landscape:
+    """Evaluate every affordable candidate of `task` on one split; `on_candidate(done, total)` after each.
+
+    The journal makes this resumable, and cheap: samples are nested, so the largest points pay for the others. Raises
+    `UserError` for a space of more than `MOST` candidates, `AgentoptError` when an example could not be scored, and
+    `BudgetExceeded` when a cap is reached.
+    """
+    evaluator = Evaluator(task, session.model, session.specs, seed=seed)
+    measured = await evaluator.evaluate(task.baseline) if needs_measuring(task) else None
+    space = search_space(task, session.specs, measured)
+    candidates = _recordable(space, task)
+    # Most samples first: then each question is asked once, for all of its samples.
+    order = sorted(candidates, key=lambda c: -sum(choice.num_samples for choice in c.values()))
+    found: dict[Candidate, Evaluation] = {}
+    for candidate in order:
+        found[candidate] = _whole(await evaluator.evaluate(candidate, split))
+        on_candidate(len(found), len(order))
+    examples = sorted(next(iter(found.values())).scores)
+    tables = [_table(found[candidate], examples) for candidate in candidates]
+    arrays = {name: np.array([table[name] for table in tables], dtype=np.float64) for name in ("scores", *USES)}
+    models = ", ".join(dict.fromkeys(model for s in space.subtasks for model in s.models))
+    about = f"{split} split of {task.name}, {len(examples)} examples, recorded on {models}"
+    return Landscape(task.name, about, space, tuple(examples), arrays.pop("scores"), arrays)
+
+
+def _recordable(space: SearchSpace, task: Task) -> list[Candidate]:
+    candidates = space.candidates() if space.size <= 50 * MOST else []
+    if not 0 < len(candidates) <= MOST:
+        raise UserError(
+            f"at most {MOST} affordable candidates can be recorded, but the space has {space.size} allocations",
+            where=f"task {task.name}",
+            remedy="allow fewer sample counts, such as num_samples: [1, 2, 3, 5, 8]",
+        )
+    return candidates
+
+
+def _whole(evaluation: Evaluation) -> Evaluation:
+    if evaluation.state != "complete":
+        example, error = next(iter(evaluation.errors.items()))
+        raise AgentoptError(
+            f"a landscape needs a score of every example, but {example} has none: {error}\n"
+            "  remedy: mend the cause and record again; answers that were paid for are kept"
+        )
+    return evaluation
+
+
+def _table(evaluation: Evaluation, examples: Sequence[str]) -> dict[str, list[float]]:
+    """Measure -> its value on every example."""
+    by_id = {result.id: result for result in evaluation.results}
+    scores = evaluation.scores
+    table = {"scores": [scores[example] for example in examples]}
+    for name in USES:
+        table[name] = [sum(getattr(use, name) for use in by_id[e].subtasks.values()) for e in examples]
+    return table

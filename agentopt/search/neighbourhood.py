@@ -1,0 +1,137 @@
+"""Geometry of the search space: the affordable candidates, single moves between them, and repairs.
+
+A move changes one subtask: its sample count by a step, or its model. Cost rises with every sample count and every
+model size, so the affordable candidates are connected by moves: the breadth-first walk of `nearest_untried` finds
+the nearest free one, and when it finds none there is none.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Iterator
+
+from agentopt.core.candidate import Candidate
+from agentopt.search.base import SearchSpace, SubtaskSpace
+
+
+def affordable(space: SearchSpace) -> Iterator[Candidate]:
+    """Every affordable candidate with seed prompts, lazily, subtask by subtask in lexicographic order.
+
+    Branches that cannot become affordable are not entered, so a tight limit in a huge space stays cheap.
+    """
+    costs = [{(m, n): s.cost.units(m, n) for m in s.models for n in s.num_samples} for s in space.subtasks]
+    limit = float("inf") if space.max_units is None else space.max_units + 1e-9
+    least_after = [sum(min(c.values()) for c in costs[i + 1 :]) for i in range(len(costs))]
+
+    def grow(i: int, spent: float, chosen: dict[str, tuple[str, int]]) -> Iterator[Candidate]:
+        if i == len(costs):
+            yield space.candidate(chosen)
+            return
+        for choice, cost in costs[i].items():
+            if spent + cost + least_after[i] <= limit:
+                yield from grow(i + 1, spent + cost, {**chosen, space.subtasks[i].name: choice})
+
+    return filter(space.affords, grow(0, 0.0, {}))
+
+
+def step(subtask: SubtaskSpace, candidate: Candidate, by: int) -> Candidate | None:
+    """The candidate with `subtask`'s sample count moved by `by` places among the allowed ones; None past an end."""
+    counts = subtask.num_samples
+    place = counts.index(candidate[subtask.name].num_samples) + by
+    return candidate.having(subtask.name, num_samples=counts[place]) if 0 <= place < len(counts) else None
+
+
+def swaps(subtask: SubtaskSpace, candidate: Candidate) -> Iterator[Candidate]:
+    """The candidate with each other model of `subtask`, in the order of its models."""
+    for model in subtask.models:
+        if model != candidate[subtask.name].model:
+            yield candidate.having(subtask.name, model=model)
+
+
+def moves(space: SearchSpace, candidate: Candidate) -> Iterator[Candidate]:
+    """Every affordable candidate one move away: a step in a sample count, or another model."""
+    for subtask in space.subtasks:
+        stepped = (step(subtask, candidate, by) for by in (1, -1))
+        for moved in (*(s for s in stepped if s is not None), *swaps(subtask, candidate)):
+            if space.affords(moved):
+                yield moved
+
+
+def with_fewer_samples(
+    space: SearchSpace, candidate: Candidate, only: Collection[str] | None = None
+) -> Candidate | None:
+    """The candidate with sample counts lowered until it is affordable; None when that is not enough.
+
+    Each time the costliest subtask that still can goes down one step. `only` names the subtasks that may change.
+    """
+    current = candidate
+    while not space.affords(current):
+        lower = _cheaper_by_one(space, current, [s for s in space.subtasks if only is None or s.name in only])
+        if lower is None:
+            return None
+        current = lower
+    return current
+
+
+def _cheaper_by_one(space: SearchSpace, candidate: Candidate, subtasks: list[SubtaskSpace]) -> Candidate | None:
+    lowered = [(_units_of(s, candidate), stepped) for s in subtasks if (stepped := step(s, candidate, -1))]
+    return max(lowered, key=lambda pair: pair[0])[1] if lowered else None
+
+
+def _units_of(subtask: SubtaskSpace, candidate: Candidate) -> float:
+    choice = candidate[subtask.name]
+    return subtask.cost.units(choice.model, choice.num_samples)
+
+
+def with_smaller_models(
+    space: SearchSpace, candidate: Candidate, only: Collection[str] | None = None
+) -> Candidate | None:
+    """The candidate with models sized down until it is affordable; None when that is not enough.
+
+    Each time the costliest subtask that still can takes its next smaller model. `only` as above.
+    """
+    current = candidate
+    while not space.affords(current):
+        smaller = [
+            (_units_of(s, current), s, model)
+            for s in space.subtasks
+            if (only is None or s.name in only) and (model := _next_smaller(s, current[s.name].model))
+        ]
+        if not smaller:
+            return None
+        _, subtask, model = max(smaller, key=lambda entry: entry[0])
+        current = current.having(subtask.name, model=model)
+    return current
+
+
+def _next_smaller(subtask: SubtaskSpace, model: str) -> str | None:
+    size = subtask.cost.parameters
+    return max((m for m in subtask.models if size[m] < size[model]), key=lambda m: size[m], default=None)
+
+
+def fitted(space: SearchSpace, candidate: Candidate) -> Candidate | None:
+    """The candidate made affordable: fewer samples first, then smaller models; None when nothing is affordable."""
+    fewer = with_fewer_samples(space, candidate)
+    if fewer is not None:
+        return fewer
+    least = space.candidate({s.name: (candidate[s.name].model, s.num_samples[0]) for s in space.subtasks})
+    return with_smaller_models(space, least)
+
+
+def nearest_untried(space: SearchSpace, start: Candidate, tried: Collection[Candidate]) -> Candidate | None:
+    """The affordable candidate fewest moves from `start` (made affordable) that is not in `tried`; None: all are.
+
+    Of equally near ones the first in the order of `moves`, so the answer is a function of the arguments.
+    """
+    first = fitted(space, start)
+    if first is None:
+        return None
+    seen, queue = {first}, deque([first])
+    while queue:
+        candidate = queue.popleft()
+        if candidate not in tried:
+            return candidate
+        fresh = [c for c in moves(space, candidate) if c not in seen]
+        seen.update(fresh)
+        queue.extend(fresh)
+    return None

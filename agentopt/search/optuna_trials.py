@@ -1,0 +1,94 @@
+"""What Optuna is told: trials as Optuna's, candidates as its parameters. A run's study and the samplers share it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from agentopt.core.candidate import Candidate
+from agentopt.core.records import Trial
+from agentopt.search.base import SearchSpace
+
+COST_CONSTRAINT = "units"
+"""Name of the Optuna constraint: units above the cost limit, feasible at 0 or less."""
+
+_STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "incomplete": TrialState.FAIL}
+
+
+def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
+    """The study's parameters: `<subtask>.model`, and `<subtask>.num_samples` on a logarithmic scale.
+
+    An integer that is not an allowed sample count stands for the nearest allowed one.
+    """
+    found: dict[str, BaseDistribution] = {}
+    for s in space.subtasks:
+        found[f"{s.name}.model"] = CategoricalDistribution(s.models)
+        found[f"{s.name}.num_samples"] = IntDistribution(s.num_samples[0], s.num_samples[-1], log=True)
+    return found
+
+
+def params_of(candidate: Candidate) -> dict[str, Any]:
+    """A candidate as the study's parameters; system prompts are not among them."""
+    named: dict[str, Any] = {}
+    for name, choice in candidate.items():
+        named[f"{name}.model"] = choice.model
+        named[f"{name}.num_samples"] = choice.num_samples
+    return named
+
+
+def candidate_of(space: SearchSpace, params: Mapping[str, Any]) -> Candidate:
+    """The candidate that the study's parameters stand for, with seed prompts; it may be above the cost limit."""
+    allocation = {}
+    for s in space.subtasks:
+        wanted = params[f"{s.name}.num_samples"]
+        nearest = min(s.num_samples, key=lambda count: abs(count - wanted))
+        allocation[s.name] = (params[f"{s.name}.model"], nearest)
+    return space.candidate(allocation)
+
+
+def can_be_told(space: SearchSpace, candidate: Candidate) -> bool:
+    """Whether the study's parameters can hold it: history may have models or counts that the space no longer has."""
+    return replace(space, max_units=None).contains(candidate)
+
+
+def told(
+    space: SearchSpace,
+    trial: Trial,
+    *,
+    user_attrs: Mapping[str, Any] | None = None,
+    system_attrs: Mapping[str, Any] | None = None,
+) -> FrozenTrial:
+    """A trial as Optuna's: complete ones with their score, pruned ones with the partial score, incomplete as failed."""
+    score = trial.score
+    state = _STATES[trial.state] if score is not None else TrialState.FAIL
+    return create_trial(
+        state=state,
+        value=score if state == TrialState.COMPLETE else None,
+        intermediate_values={} if score is None else {len(trial.evaluation.scores): score},
+        params=params_of(trial.candidate),
+        distributions=distributions(space),
+        constraints=_constraints(space, trial.candidate),
+        user_attrs=dict(user_attrs or {}),
+        system_attrs=dict(system_attrs or {}),
+    )
+
+
+def awaited(space: SearchSpace, candidate: Candidate) -> FrozenTrial:
+    """A candidate that runs as Optuna's trial, so that a sampler keeps away from it meanwhile."""
+    return create_trial(
+        state=TrialState.RUNNING,
+        params=params_of(candidate),
+        distributions=distributions(space),
+        constraints=_constraints(space, candidate),
+    )
+
+
+def _constraints(space: SearchSpace, candidate: Candidate) -> dict[str, float]:
+    if space.max_units is None:
+        return {}
+    # Rounding alone is no violation: the space allows the same slack.
+    return {COST_CONSTRAINT: space.units(candidate) - space.max_units - 1e-9}

@@ -1,0 +1,77 @@
+"""What a reader asks of a row of a public dataset: columns by name, each of the kind that it must be.
+
+A row that does not have it raises `ColumnError`, which the task file's reader tells with the row's place.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from agentopt.core.errors import TaskError
+from agentopt.core.yaml_models import did_you_mean
+
+
+class ColumnError(ValueError):
+    """A row's columns are not what is read; the first argument says which, and what stands there."""
+
+
+class Columns(dict[str, Any]):
+    """A row that says which column is missing, to a reader that asks for it by `row[name]`."""
+
+    def __missing__(self, name: object) -> Any:
+        raise MissingColumnError(self, str(name))
+
+
+class MissingColumnError(ColumnError, KeyError):
+    """The row has none of the columns `names`, of which one is needed. A `KeyError` too, for readers that expect it."""
+
+    def __init__(self, row: Mapping[str, Any], *names: str) -> None:
+        super().__init__(f"the row must have the column {' or '.join(map(repr, names))}; {did_you_mean(names[0], row)}")
+
+
+def column(row: Mapping[str, Any], *names: str) -> Any:
+    """The value of the first of `names`, its name in the public forms of the dataset, that the row has."""
+    return row[_name(row, names)]
+
+
+def text(row: Mapping[str, Any], *names: str) -> str:
+    """Such a column that must be a text."""
+    value: str = _of_kind(row, names, str, "a text")
+    return value
+
+
+def items(row: Mapping[str, Any], *names: str) -> list[Any]:
+    """Such a column that must be a list."""
+    value: list[Any] = _of_kind(row, names, list, "a list")
+    return value
+
+
+def number(row: Mapping[str, Any], *names: str) -> str | int | float:
+    """Such a column that must be a number, or a text that is to be read as one."""
+    value: str | int | float = _of_kind(row, names, (str, int, float), "a number or a text")
+    return value
+
+
+def at_least_one(option: str, value: int) -> None:
+    """Raise `TaskError` where the reader's option is below 1."""
+    if value < 1:
+        raise TaskError(f"{option} must be at least 1, but got {value}", remedy=f"set data.options.{option}")
+
+
+def _of_kind(row: Mapping[str, Any], names: tuple[str, ...], kind: Any, called: str) -> Any:
+    name = _name(row, names)
+    value = row[name]
+    if not isinstance(value, kind) or isinstance(value, bool):
+        shown = json.dumps(value, ensure_ascii=False, default=str)
+        shown = shown if len(shown) <= 60 else f"{shown[:60]}..."
+        raise ColumnError(f"the column {name!r} must be {called}, but is {shown}")
+    return value
+
+
+def _name(row: Mapping[str, Any], names: tuple[str, ...]) -> str:
+    for name in names:
+        if name in row:
+            return name
+    raise MissingColumnError(row, *names)

@@ -1,0 +1,79 @@
+"""How a text becomes a task's inputs, for a server and for an exported module alike."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from agentopt.core.task import Example, Task
+from agentopt.models.base import Message
+from agentopt.models.openai_format import WireError
+
+
+class InputError(ValueError):
+    """A mistake of the caller, told in one sentence."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns that inputs must have, those that they may have, and whether a text is the only column's value."""
+
+    needed: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+    is_text: bool = False
+
+    def read(self, text: str) -> Mapping[str, Any]:
+        """The inputs in a text: a JSON object of the columns, or the text of the only column. Raises `InputError`."""
+        try:
+            given = json.loads(text)
+        except (ValueError, RecursionError):
+            given = None
+        if isinstance(given, dict):
+            return self.check(given)
+        if self.is_text:
+            return {self.needed[0]: text}
+        raise self.wrong("it is no JSON object")
+
+    def check(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """`given` as it is. Raises `InputError` for a column that is missing or unknown."""
+        missing = [name for name in self.needed if name not in given]
+        unknown = [name for name in given if name not in self.needed and name not in self.optional]
+        problems = [f"it lacks {', '.join(missing)}"] if missing else []
+        problems += [f"it has {', '.join(unknown)}, which is unknown"] if unknown else []
+        if problems:
+            raise self.wrong(" and ".join(problems))
+        return given
+
+    def wrong(self, problem: str) -> InputError:
+        """The rule, and how it was broken."""
+        may = f" (and may have {', '.join(self.optional)})" if self.optional else ""
+        text = "a text, or " if self.is_text else ""
+        return InputError(f"the input must be {text}a JSON object with {', '.join(self.needed)}{may}, but {problem}")
+
+
+def columns_of(examples: Iterable[Example]) -> Columns:
+    """The columns as the examples have them: those that all have are needed."""
+    rows = [example.inputs for example in examples]
+    known = tuple(dict.fromkeys(name for row in rows for name in row))
+    needed = tuple(name for name in known if all(name in row for row in rows))
+    is_text = len(known) == len(needed) == 1 and all(isinstance(row[known[0]], str) for row in rows)
+    return Columns(needed, tuple(name for name in known if name not in needed), is_text)
+
+
+def columns_of_task(task: Task) -> Columns:
+    """The columns of a task's examples, in all its splits."""
+    return columns_of(example for examples in task.splits.values() for example in examples)
+
+
+def inputs_in(messages: Sequence[Message], columns: Columns) -> Mapping[str, Any]:
+    """The inputs in the last user message. Raises `WireError` with status 400 that names the columns."""
+    asked = next((m.content for m in reversed(messages) if m.role == "user"), None)
+    try:
+        if asked is None:
+            raise columns.wrong("there is no user message")
+        return columns.read(asked)
+    except InputError as error:
+        rule = str(error).replace("the input", "the last user message", 1)
+        raise WireError(400, rule, param="messages", code="invalid_value") from error

@@ -1,0 +1,268 @@
+"""Parsers: from the text of a response to a value, or `Unparsable`.
+
+Owns the reading of responses and nothing about right or wrong. Every factory gives a `Parser` that, on any text at
+all, either returns a value or raises `Unparsable`; a user's own function that fails raises `ScorerError`.
+"""
+
+from __future__ import annotations
+
+import json as json_text
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+from agentopt.core.errors import AgentoptError, ScorerError
+from agentopt.core.task import Parser, Unparsable, Value
+
+if TYPE_CHECKING:
+    from jsonschema.protocols import Validator
+
+_MINUS_SIGNS = "\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d"
+_SPACES = "\u00a0\u2009\u202f"
+_FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
+_PLAIN = _FULL_WIDTH | {ord(c): "-" for c in _MINUS_SIGNS} | {ord(c): " " for c in _SPACES} | {0x2044: "/"}
+
+
+def plain(text: str) -> str:
+    """`text` with unicode minus signs, full-width characters, fraction slashes and odd spaces made ASCII."""
+    return text.translate(_PLAIN)
+
+
+def text(*, first_line: bool = False) -> Parser:
+    """The response without surrounding white space; with `first_line`, its first line that is not blank."""
+
+    def parse(response: str) -> str:
+        stripped = response.strip()
+        if not stripped:
+            raise Unparsable("expected a text, got an empty response")
+        return stripped.splitlines()[0].strip() if first_line else stripped
+
+    return parse
+
+
+_INTEGER = r"\d{1,3}(?:,\d{3}){1,99}(?!\d)|\d+"
+_NUMBER = re.compile(
+    rf"""
+    (?P<sign>(?<![\w.,)\]])-(?=[$€£¥.\d]))?    # a minus after a word or a number is a dash, as in 10-20
+    [$€£¥]?\s?(?P<inner_sign>(?<=[$€£¥])-)?
+    (?:
+        (?:(?P<whole>\d+)\ )?(?<![\d/.,])(?P<top>\d+)/(?P<bottom>\d+)(?![\d/])
+      | (?P<decimal>(?:{_INTEGER})(?:\.\d+)?|(?<!\d)\.\d+)(?P<exponent>[eE][-+]?\d+)?
+    )
+    """,
+    re.VERBOSE | re.ASCII,
+)
+_MOST_DIGITS = 300
+
+
+def number() -> Parser:
+    """The last number in the response: an int where it is whole, else a float; never nan or infinite.
+
+    Reads 1,234.5, -3, .5, 1e-3, $12.50, 3/4 and 1 1/2. A percent sign is dropped (45% is 45); a hyphen between two
+    numbers is a dash, not a sign (10-20 is 20), and so is one followed by a space at the start of a line (a list).
+    """
+
+    def parse(response: str) -> int | float:
+        found = [value for match in _NUMBER.finditer(plain(response)) if (value := _number(match)) is not None]
+        if not found:
+            raise Unparsable(f"expected a number, got {shown(response)}")
+        return found[-1]
+
+    return parse
+
+
+def _number(match: re.Match[str]) -> int | float | None:
+    """What a match stands for; None where that is no finite number, such as 1/0."""
+    if len(match[0]) > _MOST_DIGITS:
+        return None
+    sign = -1 if match["sign"] or match["inner_sign"] else 1
+    try:
+        if match["top"]:
+            value = sign * float(int(match["whole"] or 0) + Fraction(int(match["top"]), int(match["bottom"])))
+        else:
+            digits = match["decimal"].replace(",", "")
+            if digits.isdecimal() and not match["exponent"]:
+                return sign * int(digits)
+            value = sign * float(digits + (match["exponent"] or ""))
+    except (ZeroDivisionError, OverflowError):
+        return None
+    if not math.isfinite(value):
+        return None
+    return int(value) if value.is_integer() else value
+
+
+def choice(options: Sequence[str]) -> Parser:
+    """One of `options`, as written there: the whole response, or else the option that occurs first in it.
+
+    Occurs means as a whole word, in any case; an option of one letter must match in case, so that the article
+    `a` is not the answer A. Of options that start at one place the longest counts. Raises `ValueError` for options
+    that are empty or differ in case only.
+    """
+    by_folded = {_folded(option): option for option in options}
+    if not options or "" in by_folded or len(by_folded) != len(options):
+        raise ValueError(f"options must be given, not blank and different, but got {list(options)}")
+    longest_first = sorted(options, key=len, reverse=True)
+    pattern = re.compile("|".join(f"({_option_pattern(option)})" for option in longest_first))
+
+    def parse(response: str) -> str:
+        if exact := by_folded.get(_folded(response)):
+            return exact
+        found = pattern.search(response)
+        if not found or not found.lastindex:
+            raise Unparsable(f"expected one of {', '.join(options)}, got {shown(response)}")
+        return longest_first[found.lastindex - 1]
+
+    return parse
+
+
+def _folded(option: str) -> str:
+    return " ".join(option.strip().strip("\"'`*.,;:!?()").casefold().split()) or option.strip().casefold()
+
+
+def _option_pattern(option: str) -> str:
+    words = r"\s+".join(re.escape(word) for word in option.split())
+    flags = "" if len(option.strip()) == 1 else "i"
+    return rf"(?<!\w)(?{flags}:{words})(?!\w)"
+
+
+def ids(max: int | None = None) -> Parser:  # noqa: A002 - the key of the task file
+    """The whole numbers in the response as texts, in order, each once; the first `max` of them.
+
+    Reads "3, 7", "[3, 7]", "Sentence 3 and 7" and "S3" (letters before a number are dropped, leading zeros too).
+    "[]" and "none" are the empty list; any other response without a number is unparsable.
+    """
+
+    def parse(response: str) -> list[str]:
+        found = [digits.lstrip("0") or "0" for digits in re.findall("[0-9]+", plain(response))]
+        if not found and _folded(response) not in {"[]", "none"}:
+            raise Unparsable(f"expected a list of numbers, got {shown(response)}")
+        return list(dict.fromkeys(found))[:max]
+
+    return parse
+
+
+_START = re.compile(r"[\[{]")
+_FENCE = re.compile(r"```[\w-]*\s*\n(.*?)```", re.DOTALL)
+_MOST_STARTS = 256
+
+
+def json(schema: dict[str, Any]) -> Parser:
+    """The first JSON value in the response that follows `schema` (JSON Schema, by default of 2020-12).
+
+    Looks at the whole response, then at what stands between ``` fences, then at each object or array in the prose.
+    A null is no answer and so unparsable, whatever the schema says.
+    Raises `ValueError` for an invalid schema, or one that refers to another document.
+    """
+    validator = _validator(schema)
+
+    def parse(response: str) -> Value:
+        complaint = "no JSON value found"
+        for value in _json_values(response):
+            try:
+                error = next(iter(validator.iter_errors(value)), None)
+            except (RecursionError, OverflowError):  # too deep, or a number too large for the schema's arithmetic
+                continue
+            if error is None and value is not None:
+                return value
+            if error is None:
+                complaint = "null is no answer"
+                continue
+            place = "".join(f"[{part!r}]" for part in error.absolute_path)
+            complaint = f"{place} {error.message}".strip()
+        raise Unparsable(f"expected JSON by the schema, got {shown(response)}: {complaint[:200]}")
+
+    return parse
+
+
+def _validator(schema: dict[str, Any]) -> Validator:
+    import jsonschema  # here, because it takes a tenth of a second that most tasks need not spend
+    import referencing.exceptions
+    import referencing.jsonschema
+
+    kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
+    try:
+        kind.check_schema(schema)
+    except jsonschema.SchemaError as error:
+        raise ValueError(f"not a JSON schema: {error.message}") from error
+    resource = referencing.jsonschema.DRAFT202012.create_resource(schema)
+    # An empty registry: nothing is fetched from the network while a response is read.
+    resolver = referencing.Registry[Any]().with_resource("", resource).resolver()
+    for reference in _references(schema):
+        try:
+            resolver.lookup(reference)
+        except referencing.exceptions.Unresolvable as error:
+            raise ValueError(f"the JSON schema has no `{reference}` in it") from error
+    validator: Validator = kind(schema, registry=referencing.Registry())
+    return validator
+
+
+def _references(schema: Any) -> Iterator[str]:
+    if isinstance(schema, Mapping):
+        if isinstance(schema.get("$ref"), str):
+            yield schema["$ref"]
+        for part in schema.values():
+            yield from _references(part)
+    elif isinstance(schema, list):
+        for part in schema:
+            yield from _references(part)
+
+
+def _json_values(response: str) -> Iterator[Any]:
+    """Every JSON value that can be found, likeliest first."""
+    whole = [response.strip(), *(block.strip() for block in _FENCE.findall(response))]
+    for candidate in whole:
+        yield from (value for value, _ in _decoded(candidate, 0, to_end=True))
+    position, starts = 0, 0
+    while (start := _START.search(response, position)) and starts < _MOST_STARTS:
+        starts, position = starts + 1, start.end()
+        for value, end in _decoded(response, start.start()):
+            yield value
+            position = end
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    return value if math.isfinite(value) else _refuse(digits)
+
+
+_DECODER = json_text.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
+
+
+def _decoded(response: str, start: int, *, to_end: bool = False) -> Iterable[tuple[Any, int]]:
+    """The one value that starts at `start` and where it ends, or nothing."""
+    try:
+        value, end = _DECODER.raw_decode(response, start)
+    except (ValueError, RecursionError):
+        return []
+    return [(value, end)] if end == len(response) or not to_end else []
+
+
+def python(function: Callable[[str], Value]) -> Parser:
+    """A user's own function. None means unparsable; what it raises, but `Unparsable`, becomes `ScorerError`."""
+    name = getattr(function, "__name__", repr(function))
+
+    def parse(response: str) -> Value:
+        try:
+            value = function(response)
+        except (Unparsable, AgentoptError):
+            raise
+        except Exception as error:  # whatever a user's function raises is told as its failure
+            problem = f"{type(error).__name__}: {error}"
+            raise ScorerError(f"the parser `{name}` failed on {shown(response)}: {problem}") from error
+        if value is None:
+            raise Unparsable(f"`{name}` made nothing of {shown(response)}")
+        return value
+
+    return parse
+
+
+def shown(value: object, most: int = 80) -> str:
+    """A value in quotes, cut to `most` characters, for messages."""
+    written = repr(value)
+    return written if len(written) <= most else f"{written[: most - 3]}..."

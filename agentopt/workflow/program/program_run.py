@@ -1,0 +1,155 @@
+"""One run of a program on one example: whose calls these are, what they used, and what went wrong in them.
+
+Owns what a program's call means: which subtask it asks for, which of its settings count, and which repeat it draws.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from typing import Protocol
+
+from agentopt.core.errors import AgentoptError, BudgetExceeded, ScorerError
+from agentopt.core.records import Answer, SubtaskUse
+from agentopt.core.task import Example, Subtask, Task, Value
+from agentopt.models.openai_format import NO_RETRY, ChatCall, Completion, WireError, from_failure, no_such_model
+from agentopt.workflow.graph import Prompt
+from agentopt.workflow.templates import written
+
+PREFIX = "agentopt/"
+"""What stands before a subtask's name in the model names that programs ask for."""
+
+GRACE_SECONDS = 2.0
+"""How long a program may go on after one of its calls has failed for good."""
+
+
+class AskAgain(Protocol):
+    """Answers a subtask on an example; `occurrence` counts how often this run has asked the same before."""
+
+    async def __call__(
+        self, subtask: Subtask, prompt: Prompt, example: Example, /, *, occurrence: int = 0
+    ) -> Answer: ...
+
+
+class Visit:
+    """A program's run on `example`; its calls are answered by `ask`.
+
+    `outputs` and `uses` are by subtask: the last value that each gave, and what all its calls used. `failure` is the
+    first that a call met (a cap before any other); `unusable` says of a call that no response was parsable, `refused`
+    of one that it was not understood.
+    """
+
+    def __init__(
+        self, task: Task, example: Example, ask: AskAgain, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.example = example
+        self.outputs: dict[str, Value | None] = dict.fromkeys(s.name for s in task.subtasks)
+        self.uses: dict[str, SubtaskUse] = {}
+        self.failure: Exception | None = None
+        self.unusable = self.refused = ""
+        self._subtasks: Mapping[str, Subtask] = {PREFIX + s.name: s for s in task.subtasks}
+        self._ask = ask
+        self._asked: Counter[object] = Counter()
+        self._clock, self._time = clock, _OwnTime(clock)
+        self._failed_at = 0.0
+
+    @property
+    def models(self) -> list[str]:
+        return list(self._subtasks)
+
+    @property
+    def unasked(self) -> str:
+        """What is told of a run in which no subtask was asked."""
+        told = "the program asked none of its subtasks"
+        return f"{told}: a call was refused, because {self.refused}" if self.refused else told
+
+    def begin(self) -> None:
+        """The program starts now: its own time is counted from here."""
+        self._time = _OwnTime(self._clock)
+
+    def seconds_left(self, timeout: float) -> float:
+        """Of the `timeout` seconds that the program may take beside its calls; after a failure only a grace."""
+        most = min(timeout, self._failed_at + GRACE_SECONDS) if self.failure else timeout
+        return most - self._time.seconds
+
+    async def answer(self, call: ChatCall) -> Completion:
+        """The answers to one call. Raises `WireError`, after which `failure` or `unusable` may be set."""
+        if call.model not in self._subtasks:
+            refusal = no_such_model(call.model, self._subtasks)
+            self._fail(ScorerError(f"the program asked for a subtask that is not there: {refusal.message}"))
+            raise refusal
+        subtask = with_settings(self._subtasks[call.model], call)
+        occurrences = [self._occurrence(subtask, call) for _ in range(call.n)]
+        with self._time.in_call():
+            answers = await self._answers(subtask, call, occurrences)
+        texts = [written(answer.value) for answer in answers if answer.value is not None]
+        if not texts:
+            self.unusable = answers[0].note
+            raise WireError(422, self.unusable, type="api_error", code="unparsable_answer", headers=NO_RETRY)
+        prompt = sum(answer.use.prompt_tokens for answer in answers)
+        tokens = sum(answer.use.completion_tokens + answer.use.fusion_tokens for answer in answers)
+        return Completion(call.model, texts, prompt, tokens)
+
+    async def _answers(self, subtask: Subtask, call: ChatCall, occurrences: list[int]) -> list[Answer]:
+        calls = (self._ask(subtask, call.messages, self.example, occurrence=number) for number in occurrences)
+        answers = []
+        try:
+            if isinstance(self.failure, BudgetExceeded):
+                raise self.failure
+            answers = await asyncio.gather(*calls)
+        except Exception as failure:  # whatever it is: it is raised again where the program was started
+            self._fail(failure)
+            known = failure if isinstance(failure, AgentoptError) else AgentoptError(repr(failure))
+            raise from_failure(known) from failure
+        for answer in answers:
+            self.outputs[subtask.name] = answer.value
+            self.uses[subtask.name] = _sum(self.uses.get(subtask.name, SubtaskUse()), answer.use)
+        return answers
+
+    def _fail(self, failure: Exception) -> None:
+        if self.failure is None:
+            self._failed_at = self._time.seconds
+        if self.failure is None or isinstance(failure, BudgetExceeded):
+            self.failure = failure
+
+    def _occurrence(self, subtask: Subtask, call: ChatCall) -> int:
+        """How often this run has asked the very same before: the next one draws responses of its own."""
+        settings = (subtask.max_tokens, subtask.temperature, subtask.top_p, subtask.stop, subtask.json_schema)
+        asked = (subtask.name, call.messages, settings)
+        self._asked[asked] += 1
+        return self._asked[asked] - 1
+
+
+def with_settings(subtask: Subtask, call: ChatCall) -> Subtask:
+    """The subtask with those of the call's settings that the task leaves to the program."""
+    given = {name: getattr(call, name) for name in subtask.left_to_program}
+    return replace(subtask, **{name: value for name, value in given.items() if value not in (None, ())})
+
+
+def _sum(one: SubtaskUse, other: SubtaskUse) -> SubtaskUse:
+    return SubtaskUse(*(getattr(one, f.name) + getattr(other, f.name) for f in fields(SubtaskUse)))
+
+
+class _OwnTime:
+    """The seconds in which no call was under way: a program is not to blame for waiting."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock, self._calls, self._before, self._since = clock, 0, 0.0, clock()
+
+    @property
+    def seconds(self) -> float:
+        return self._before + (0.0 if self._calls else self._clock() - self._since)
+
+    @contextmanager
+    def in_call(self) -> Iterator[None]:
+        self._before = self.seconds
+        self._calls += 1
+        try:
+            yield
+        finally:
+            self._calls -= 1
+            self._since = self._clock()

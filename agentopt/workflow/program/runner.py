@@ -1,0 +1,217 @@
+"""The user's own program as the workflow: it is given an example, asks agentopt for its subtasks, and answers.
+
+Owns what a program is given (the inputs, and an environment in which OPENAI_BASE_URL is ours), and what its end means:
+
+- it ended well and gave something: that is the answer; where it gave nothing there is none, which scores 0;
+- one of its calls failed for good: that failure, whatever the program made of it;
+- it failed, or took too long: an error of the example, which stays unscored. Only where before that a subtask had
+  no response of the form that its `parse` asks for, it is a missing answer, which scores 0: the program was given
+  nothing to go on with;
+- it asked no subtask: said in the note, since such a program is most often one that asks past us.
+
+No key stands in what is told of a program: it inherits the environment, and may complain of what it finds there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import os
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Any
+
+from agentopt.core.errors import ScorerError
+from agentopt.core.task import Endpoint, Example, Program, Task, Unparsable, Value
+from agentopt.models.redaction import without
+from agentopt.workflow.graph import WorkflowResult
+from agentopt.workflow.program.processes import ProgramFailedError, in_thread, run_command, until_done
+from agentopt.workflow.program.program_run import AskAgain, Visit
+from agentopt.workflow.program.workers import Worker
+
+INPUT = "{input}"
+"""What in a command's words stands for the inputs as JSON."""
+
+Function = Callable[[Mapping[str, Any], Endpoint], Any]
+
+LINGER_SECONDS = 5.0
+"""How long the gateway and its workers are kept for the next example."""
+
+
+class ProgramRunner:
+    """Runs a task's program on examples.
+
+    The gateway, and the workers behind it, are there while they are used and `linger` seconds after; they end with the
+    event loop at the latest. `secrets` are struck out of what is told of the program, and so is the gateway's key.
+    """
+
+    def __init__(
+        self, task: Task, program: Program, *, secrets: tuple[str, ...] = (), linger: float = LINGER_SECONDS
+    ) -> None:
+        self._task, self._program, self._secrets, self._linger = task, program, secrets, linger
+        self._places = asyncio.Semaphore(program.concurrency)
+        self._open: _Open | None = None
+
+    async def run(self, example: Example, ask: AskAgain) -> WorkflowResult:
+        """One example through the program. Raises what a call of it raised, and `ScorerError` where it failed."""
+        visit = Visit(self._task, example, ask)
+        value, note, secrets = None, "", self._secrets
+        try:
+            async with self._opened() as opened, self._places:
+                secrets = opened.secrets
+                visit.begin()
+                value = await opened.answer(visit)
+        except ProgramFailedError as failure:
+            said = without(str(failure), secrets)
+            note = f"{visit.unusable}; the program then {said}"
+            if not visit.unusable and not visit.failure:
+                raise ScorerError(f"the program {said}, on example {example.id}") from failure
+        except Unparsable as complaint:
+            note = f"the program's answer: {without(str(complaint), secrets)}"
+        if visit.failure:
+            raise visit.failure
+        if value is None:
+            note = note or visit.unusable or "the program gave no answer"
+        if not visit.uses:
+            note = "; ".join(filter(None, [visit.unasked, note]))
+        return WorkflowResult(visit.outputs, value, visit.uses, note)
+
+    @asynccontextmanager
+    async def _opened(self) -> AsyncIterator[_Open]:
+        opened = self._open
+        if opened is None or opened.closed:
+            opened = self._open = _Open(self._program, self._linger, self._secrets)
+        with opened.in_use():
+            await opened.start()
+            yield opened
+
+
+class _Open:
+    """A gateway that serves, and the workers that ask it. `secrets` are those given, and the gateway's key."""
+
+    def __init__(self, program: Program, linger: float, secrets: tuple[str, ...]) -> None:
+        from agentopt.workflow.program.gateway import Gateway  # a web server, which only tasks with a program need
+
+        self.closed = False
+        self._program, self._linger, self._gateway = program, linger, Gateway()
+        self.secrets = (self._gateway.key, *secrets)
+        self._idle: list[Worker] = []
+        self._users, self._changed = 0, asyncio.Event()
+        self._starting = asyncio.Lock()
+        self._keeper: asyncio.Task[None] | None = None
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        self._users += 1
+        self._changed.set()
+        try:
+            yield
+        finally:
+            self._users -= 1
+            self._changed.set()
+
+    async def start(self) -> None:
+        async with self._starting:
+            if self._keeper is None:
+                await self._gateway.start()
+                self._keeper = asyncio.create_task(self._keep())
+
+    async def _keep(self) -> None:
+        """Close when nobody has used it for a while; the end of the event loop cancels the wait."""
+        try:
+            while not await self._is_left():
+                pass
+        finally:
+            self.closed = True
+            for worker in self._idle:
+                await worker.aclose()
+            await self._gateway.stop()
+
+    async def _is_left(self) -> bool:
+        self._changed.clear()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), None if self._users else self._linger)
+            return False
+        return not self._users
+
+    async def answer(self, visit: Visit) -> Value | None:
+        """The program's answer to the visit's example. Raises `ProgramFailedError`, `Unparsable`."""
+        function = self._program.function
+        if isinstance(function, str):
+            return await self._by_worker(function, visit)
+        endpoint = {"base_url": self._gateway.address(), "api_key": self._gateway.key}
+        with self._admitted(visit, endpoint["base_url"]):
+            if function:
+                return await self._by_call(function, visit, endpoint)
+            printed = await self._by_command(visit, endpoint)
+        return self._program.parse(printed) if printed.strip() else None
+
+    @contextmanager
+    def _admitted(self, visit: Visit, base_url: str) -> Iterator[None]:
+        self._gateway.admit(visit, base_url)
+        try:
+            yield
+        finally:
+            self._gateway.dismiss(base_url)
+
+    async def _by_call(self, function: Function, visit: Visit, endpoint: Endpoint) -> Value | None:
+        running = asyncio.ensure_future(_called(function, dict(visit.example.inputs), endpoint))
+        try:
+            await until_done(running, self._seconds_left(visit))
+            return running.result()
+        except ProgramFailedError:
+            raise
+        except Exception as error:  # a user's function may raise anything; it is told as its failure
+            raise ProgramFailedError(f"raised {type(error).__name__}: {error}") from error
+        finally:
+            running.cancel()
+
+    async def _by_worker(self, function: str, visit: Visit) -> Value | None:
+        worker = self._idle.pop() if self._idle else self._worker(function)
+        try:
+            with self._admitted(visit, worker.base_url):
+                return await worker.call(visit.example.inputs, self._seconds_left(visit))
+        finally:
+            if worker.is_ready and not self.closed:
+                self._idle.append(worker)
+            else:
+                await worker.aclose()
+
+    def _worker(self, function: str) -> Worker:
+        endpoint = {"base_url": self._gateway.address(), "api_key": self._gateway.key}
+        environment = environment_of(endpoint, os.environ)
+        return Worker(function, self._program.folder, environment, endpoint["base_url"], self.secrets)
+
+    async def _by_command(self, visit: Visit, endpoint: Endpoint) -> str:
+        given = json.dumps(dict(visit.example.inputs), ensure_ascii=False)
+        return await run_command(
+            [word.replace(INPUT, given) for word in self._program.command],
+            given,
+            folder=self._program.folder,
+            environment=environment_of(endpoint, os.environ),
+            seconds_left=self._seconds_left(visit),
+            secrets=self.secrets,
+        )
+
+    def _seconds_left(self, visit: Visit) -> Callable[[], float]:
+        return lambda: visit.seconds_left(self._program.timeout)
+
+
+async def _called(function: Function, inputs: Mapping[str, Any], endpoint: Endpoint) -> Value:
+    """What the function returns, whether it is async, returns something to await, or blocks a thread."""
+    is_async = inspect.iscoroutinefunction(function)
+    value = function(inputs, endpoint) if is_async else await in_thread(function, inputs, endpoint)
+    return await value if inspect.isawaitable(value) else value
+
+
+def environment_of(endpoint: Endpoint, environ: Mapping[str, str]) -> dict[str, str]:
+    """`environ` with nothing in it that would lead an OpenAI client elsewhere than to `endpoint`."""
+    kept = {name: value for name, value in environ.items() if not name.upper().startswith("OPENAI_")}
+    direct = ",".join(filter(None, [environ.get("NO_PROXY") or environ.get("no_proxy"), "127.0.0.1"]))
+    ours = {
+        "OPENAI_BASE_URL": endpoint["base_url"],
+        "OPENAI_API_BASE": endpoint["base_url"],
+        "OPENAI_API_KEY": endpoint["api_key"],
+    }
+    return {**kept, **ours, "NO_PROXY": direct, "no_proxy": direct}

@@ -1,0 +1,133 @@
+"""Test-time scaling inside one subtask: draw num_samples responses, parse each, fuse them into one value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import takewhile
+
+from agentopt.core.candidate import SubtaskChoice
+from agentopt.core.cost import PAPER_UNIT, Unit, units
+from agentopt.core.records import Answer, SubtaskUse
+from agentopt.core.task import Example, Subtask, Unparsable, Value
+from agentopt.models.base import ChatModel, Message, Request, Response
+from agentopt.models.catalog import ModelSpec
+from agentopt.workflow.fusion import fuse_values, fusion_message
+from agentopt.workflow.graph import Prompt
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Asks models on behalf of subtasks. `specs` prices them, `unit` is what units count in.
+
+    `seed` is part of every question: another seed draws other responses.
+    """
+
+    model: ChatModel
+    specs: Mapping[str, ModelSpec]
+    unit: Unit = PAPER_UNIT
+    seed: int = 0
+
+    async def answer(
+        self, subtask: Subtask, choice: SubtaskChoice, prompt: Prompt, example: Example, *, repeat: int = 0
+    ) -> Answer:
+        """The subtask's value on one example: None, with a note, when no response was parsable.
+
+        Each `repeat` draws `num_samples` responses of its own. Raises `ModelError` or `BudgetExceeded` when
+        responses could not be had.
+        """
+        request = request_for(subtask, choice, prompt, seed=self.seed, repeat=repeat)
+        response = await self.model.generate(request)
+        values, complaints = _parse_all(subtask, response)
+        use = self._use(choice.model, response)
+        if not values:
+            return Answer(None, use, f"{subtask.name}: {complaints[0]}")
+        if subtask.fusion.method == "fuse" and len(response.choices) > 1:
+            return await self._fuse_by_model(subtask, choice, request, response, values, use)
+        return Answer(fuse_values(subtask.fusion, values, example.inputs), use)
+
+    async def _fuse_by_model(
+        self,
+        subtask: Subtask,
+        choice: SubtaskChoice,
+        request: Request,
+        response: Response,
+        values: list[Value],
+        use: SubtaskUse,
+    ) -> Answer:
+        """One more call that reads all samples; should its own answer not parse, the samples vote instead."""
+        name = subtask.fusion.model or choice.model
+        read = fusion_message(subtask.fusion, request.messages[-1].content, [c.text for c in response.choices])
+        messages = (*request.messages[:-1], read)
+        # Samples may be worded alike in two repeats; the fusion of each is drawn for itself.
+        repeat = request.first_repeat // request.n
+        asked = replace(
+            request, model=name, messages=messages, n=1, first_repeat=repeat, temperature=0.0, purpose="fusion"
+        )
+        fused = await self.model.generate(asked)
+        use = self._with_fusion(use, name, fused)
+        parsed, _ = _parse_all(subtask, fused)
+        voted = fuse_values(replace(subtask.fusion, method="vote"), values, {})
+        return Answer(parsed[0] if parsed else voted, use)
+
+    def _use(self, name: str, response: Response) -> SubtaskUse:
+        spec, prompt, completion = self.specs[name], response.prompt_tokens, response.completion_tokens
+        # Where an endpoint has no `n`, or too small a one, the prompt is paid once per request.
+        requests = -(-len(response.choices) // spec.max_choices)
+        return SubtaskUse(
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+            units=self._units(spec, prompt, completion),
+            usd=spec.price.usd(prompt * requests, completion),
+        )
+
+    def _with_fusion(self, use: SubtaskUse, name: str, fused: Response) -> SubtaskUse:
+        spec, prompt, completion = self.specs[name], fused.prompt_tokens, fused.completion_tokens
+        return replace(
+            use,
+            fusion_tokens=prompt + completion,
+            fusion_units=self._units(spec, prompt, completion),
+            fusion_usd=spec.price.usd(prompt, completion),
+        )
+
+    def _units(self, spec: ModelSpec, prompt_tokens: int, completion_tokens: int) -> float:
+        # The formula is affine: a pass that is smaller than the unit's prompt would come out below nothing.
+        return max(0.0, units(spec.parameters or 0.0, prompt_tokens, completion_tokens, unit=self.unit))
+
+
+def request_for(subtask: Subtask, choice: SubtaskChoice, prompt: Prompt, *, seed: int = 0, repeat: int = 0) -> Request:
+    """The request that draws all samples of one subtask on one example, for one of its independent repeats."""
+    return Request(
+        model=choice.model,
+        messages=_messages(subtask, choice.system_prompt, prompt),
+        max_tokens=subtask.max_tokens,
+        temperature=subtask.temperature,
+        top_p=subtask.top_p,
+        stop=subtask.stop,
+        json_schema=subtask.json_schema,
+        seed=seed,
+        first_repeat=repeat * choice.num_samples,
+        n=choice.num_samples,
+    )
+
+
+def _messages(subtask: Subtask, system_prompt: str, prompt: Prompt) -> tuple[Message, ...]:
+    """The prompt under the candidate's system prompt; where that is empty, a program's own stays as it is."""
+    asked = (Message("user", prompt),) if isinstance(prompt, str) else prompt
+    if not system_prompt:
+        return asked
+    own = tuple(takewhile(lambda message: message.role == "system", asked))
+    kept = [message.content for message in own] if subtask.keep_system_prompt else []
+    return (Message("system", "\n\n".join([system_prompt, *kept])), *asked[len(own) :])
+
+
+def _parse_all(subtask: Subtask, response: Response) -> tuple[list[Value], list[str]]:
+    """The values of the choices that parse, and what was wrong with the others."""
+    values: list[Value] = []
+    complaints: list[str] = []
+    for choice in response.choices:
+        try:
+            values.append(subtask.parse(choice.text))
+        except Unparsable as complaint:
+            complaints.append(str(complaint))
+    return values, complaints

@@ -1,0 +1,598 @@
+"""The command line: what it prints, its exit codes, and what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+import yaml
+from filelock import FileLock
+
+from agentopt.cli import main as cli
+from agentopt.testing.server_process import ServerProcess
+
+EXAMPLES = 12
+MODELS = {"small": 3e9, "large": 7e9}
+QUALITY = {"small": 0.3, "large": 0.9}
+Edit = Callable[[dict[str, Any]], object]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder with a task, a catalogue, and room for runs and a journal; commands run as if it were all there is."""
+
+    folder: Path
+
+    @property
+    def task(self) -> Path:
+        return self.folder / "task"
+
+    @property
+    def runs(self) -> list[Path]:
+        return sorted((self.folder / "runs").glob("*"))
+
+    @property
+    def journal(self) -> Path:
+        return self.folder / "journal.db"
+
+    @property
+    def settings(self) -> list[str]:
+        """`-c` options that keep everything in the folder; no agent, so that runs are short."""
+        inside = [f"journal={self.journal}", f"runs={self.folder / 'runs'}", f"models=[{self.folder / 'models.yaml'}]"]
+        return [part for setting in (*inside, "strategy=random") for part in ("-c", setting)]
+
+    def write_catalog(self, base_url: str, **options: Any) -> None:
+        entries = {
+            name: {"base_url": base_url, "parameters": size, "max_choices": 4, "usd_per_1m_prompt": 1.0, **options}
+            for name, size in MODELS.items()
+        }
+        (self.folder / "models.yaml").write_text(yaml.safe_dump({"models": entries}))
+
+    def edit_task(self, edit: Edit) -> None:
+        file = self.task / "task.yaml"
+        spec = yaml.safe_load(file.read_text())
+        edit(spec)
+        file.write_text(yaml.safe_dump(spec, sort_keys=False))
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "agentopt", *arguments]
+
+    @property
+    def environ(self) -> dict[str, str]:
+        return {**os.environ, "AGENTOPT_CACHE": str(self.folder / "cache"), "AGENTOPT_CONFIG": str(self.folder)}
+
+
+def spec_of_task() -> dict[str, Any]:
+    shared = {"models": ["small", "large"], "max_tokens": 8, "num_samples": [1, 2, 3]}
+    lengths = {"tokens": {"prompt": 128, "completion": 64}}
+    return {
+        "name": "planted",
+        "data": {"validation": "validation.jsonl", "test": "test.jsonl"},
+        "subtasks": [
+            {"name": "find", "prompt": "the key of {{ inputs.word }} is [[{{ inputs.word }}]]", **shared, **lengths},
+            {"name": "answer", "prompt": "behind {{ find.output }}: [[{{ find.output }}]]", **shared, **lengths},
+        ],
+        "scorer": {"kind": "exact_match"},
+        "cost": {"max_units": 60},
+    }
+
+
+def rows(split: str, count: int = EXAMPLES) -> str:
+    lines = ({"id": f"{split}{i}", "word": f"{split}-{i}", "target": f"{split}-{i}"} for i in range(count))
+    return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """A task whose models are at an address where nothing answers."""
+    place = Place(tmp_path)
+    place.task.mkdir()
+    (place.task / "task.yaml").write_text(yaml.safe_dump(spec_of_task(), sort_keys=False))
+    for split in ("validation", "test"):
+        (place.task / f"{split}.jsonl").write_text(rows(split))
+    place.write_catalog("http://127.0.0.1:9/v1")
+    for name in ("AGENTOPT_CACHE", "AGENTOPT_CONFIG"):
+        monkeypatch.setenv(name, place.environ[name])
+    monkeypatch.chdir(tmp_path)
+    return place
+
+
+@pytest.fixture
+def agentopt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Outcome]]:
+    """The console script, called in this process: far faster than starting one."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def call(*arguments: str) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["agentopt", *arguments])
+        capsys.readouterr()
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        said = capsys.readouterr()
+        return Outcome(code, said.out, said.err)
+
+    yield call
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def assert_one_message(outcome: Outcome, *parts: str) -> None:
+    """Exit code 2, and one message on stderr with a remedy and all `parts`, in order."""
+    assert outcome.code == 2, outcome
+    assert outcome.err.count("agentopt: ") == 1
+    assert "Traceback" not in outcome.err
+    assert re.search(".*".join(map(re.escape, parts)), outcome.err, re.S), outcome.err
+    assert "remedy:" in outcome.err or "mistakes" in outcome.err
+    assert outcome.out == ""
+
+
+def assert_nothing_is_left(place: Place) -> None:
+    assert {path.name for path in place.folder.iterdir()} <= {"task", "models.yaml", "nothing"}
+
+
+def test_help_names_every_command(place: Place) -> None:
+    done = subprocess.run(place.command("--help"), env=place.environ, capture_output=True, text=True, check=True)
+    for name in ("optimize", "evaluate", "models", "runs"):
+        assert name in done.stdout
+    assert done.stderr == ""
+    assert_nothing_is_left(place)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--nope"], ["optimize", "task", "--nope"], ["optimise"], ["evaluate"], ["models", "chek"]]
+)
+def test_an_option_or_command_that_is_not_known_exits_with_2(
+    agentopt: Callable[..., Outcome], place: Place, arguments: list[str]
+) -> None:
+    outcome = agentopt(*arguments)
+    assert outcome.code == 2
+    assert "Usage:" in outcome.err
+    assert "Traceback" not in outcome.err
+    assert_nothing_is_left(place)
+
+
+def subtask(spec: dict[str, Any], index: int, **changes: Any) -> None:
+    spec["subtasks"][index].update(changes)
+
+
+WRONG_SPECS: dict[str, tuple[Edit, tuple[str, ...]]] = {
+    "unknown key": (
+        lambda spec: spec.update(scorrer="x"),
+        ("task.yaml", "scorrer", "is not a known key", "remedy: did you mean 'scorer'?"),
+    ),
+    "missing column": (
+        lambda spec: spec.update(columns={"target": "answer"}),
+        ("validation.jsonl:1", "must have the column 'answer'", "remedy:"),
+    ),
+    "cycle": (
+        lambda spec: subtask(spec, 0, prompt="{{ answer.output }}"),
+        ("task.yaml", "subtasks", "circle", "find -> answer -> find", "remedy:"),
+    ),
+    "unknown model": (
+        lambda spec: subtask(spec, 1, models=["smal"]),
+        ("task.yaml", "subtasks.1.models.0", "'smal'", "remedy: did you mean 'small'?"),
+    ),
+    "bad template": (
+        lambda spec: subtask(spec, 0, prompt="{{ inputs.word"),
+        ("task.yaml", "subtasks.0.prompt", "line 1 of the template is not Jinja", "remedy:"),
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", WRONG_SPECS)
+def test_a_wrong_task_file_is_one_message_with_file_key_and_remedy_and_leaves_nothing(
+    agentopt: Callable[..., Outcome], place: Place, mistake: str
+) -> None:
+    edit, parts = WRONG_SPECS[mistake]
+    place.edit_task(edit)
+    assert_one_message(agentopt("optimize", str(place.task), *place.settings), *parts)
+    assert_nothing_is_left(place)
+
+
+@pytest.mark.parametrize(
+    ("data", "parts"),
+    [
+        ("", ("test.jsonl", "at least one example", "the file is empty", "remedy: add rows")),
+        (rows("test", 1) * 2, ("test.jsonl:2", "id", "test.jsonl:1", "remedy:")),
+    ],
+    ids=["empty split", "duplicate id"],
+)
+def test_wrong_data_is_one_message_with_file_and_remedy_and_leaves_nothing(
+    agentopt: Callable[..., Outcome], place: Place, data: str, parts: tuple[str, ...]
+) -> None:
+    (place.task / "test.jsonl").write_text(data)
+    assert_one_message(agentopt("optimize", str(place.task), *place.settings), *parts)
+    assert_nothing_is_left(place)
+
+
+def test_a_wrong_task_file_ends_the_process_without_a_traceback(place: Place) -> None:
+    place.edit_task(lambda spec: spec.update(scorrer="x"))
+    done = subprocess.run(
+        place.command("optimize", str(place.task), *place.settings), env=place.environ, capture_output=True, text=True
+    )
+    assert_one_message(Outcome(done.returncode, done.stdout, done.stderr), "scorrer")
+
+
+@pytest.mark.parametrize(
+    ("setting", "parts"),
+    [
+        ("budgets.calls=3", ("configuration", "budgets", "is not a known key", "did you mean 'budget'?")),
+        ("budget.call=3", ("budget.call", "is not a known key", "did you mean 'calls'?")),
+        ("budget.calls=many", ("budget.calls", "must be a valid integer", "'many'", "remedy:")),
+        ("strategy=agnt", ("strategy", "'agnt'", "did you mean 'agent'?")),
+        ("seed=[1", ("-c seed=[1", "is not valid YAML", "remedy:")),
+        ("nowhere.yaml", ("nowhere.yaml", "cannot be read", "remedy:")),
+        ("journal=nosuch://me:secret@x", ("journal: ", "cannot be opened", "nosuch", "remedy:")),
+        ("journal=task/task.yaml/x", ("journal task/task.yaml/x", "cannot be opened", "remedy:")),
+        ("runs=task/task.yaml/x", ("task/task.yaml/x", "no run can be kept here: not a directory", "remedy:")),
+        ("task.subtasks.fnd.prompt=x", ("an override names 'fnd'", "remedy:")),
+    ],
+)
+def test_a_wrong_setting_is_one_message(
+    agentopt: Callable[..., Outcome], place: Place, setting: str, parts: tuple[str, ...]
+) -> None:
+    outcome = agentopt("optimize", str(place.task), *place.settings, "-c", setting)
+    assert_one_message(outcome, *parts)
+    assert "secret" not in outcome.err
+
+
+def test_a_missing_task_is_one_message(agentopt: Callable[..., Outcome], place: Place) -> None:
+    assert_one_message(agentopt("optimize", "nowhere", *place.settings), "nowhere", "there is no task.yaml")
+    for arguments in ([], ["--dry-run"]):
+        assert_one_message(agentopt("optimize", *arguments, *place.settings), "a task folder must be given")
+    assert_nothing_is_left(place)
+
+
+def test_resuming_or_showing_what_is_no_run_is_one_message(agentopt: Callable[..., Outcome], place: Place) -> None:
+    for folder in ("task", "nowhere"):
+        assert_one_message(agentopt("optimize", "--resume", folder), folder, "no run is here")
+        assert_one_message(agentopt("runs", "show", folder), folder, "no run is here")
+    (place.task / "config.yaml").write_text("learning_rate: 0.1\n")
+    assert_one_message(agentopt("optimize", "--resume", "task"), "config.yaml", "learning_rate")
+
+
+def test_an_unknown_model_is_told_with_the_closest_name(agentopt: Callable[..., Outcome], place: Place) -> None:
+    for command in ("check", "pull"):
+        assert_one_message(agentopt("models", command, "smal", *place.settings), "'smal'", "did you mean 'small'?")
+    agent = [*place.settings, "-c", "strategy=agent", "-c", "agent.model=lagre"]
+    assert_one_message(agentopt("optimize", str(place.task), *agent), "'lagre'", "did you mean 'large'?")
+    assert_nothing_is_left(place)
+
+
+def test_a_key_variable_that_is_not_set_is_told_before_anything_is_spent(
+    agentopt: Callable[..., Outcome], place: Place
+) -> None:
+    place.write_catalog("http://127.0.0.1:9/v1", api_key_env="AGENTOPT_TEST_KEY")
+    for command in (["optimize", str(place.task)], ["evaluate", str(place.task)], ["models", "check", "small"]):
+        assert_one_message(agentopt(*command, *place.settings), "AGENTOPT_TEST_KEY", "export AGENTOPT_TEST_KEY=")
+        assert_nothing_is_left(place)
+
+
+def test_a_dry_run_tells_the_worst_case_and_leaves_nothing(agentopt: Callable[..., Outcome], place: Place) -> None:
+    # Nothing answers at the models' address, so a call would fail; a key is not needed either.
+    place.write_catalog("http://127.0.0.1:9/v1", api_key_env="AGENTOPT_TEST_KEY")
+    add_train(place)
+    prompts = "prompts={variants: 2, user_prompts: 6, repeats: 2, rounds: 1, batch_size: 1, finalists: 1}"
+    settings = [*place.settings, "-c", "budget.trials=4", "-c", prompts]
+    outcome = agentopt("optimize", str(place.task), *settings, "--dry-run")
+    assert outcome.code == 0, outcome.err
+    cells = {line.split("│")[1].strip(): line.split("│")[2:-1] for line in outcome.out.splitlines() if "│" in line}
+    assert set(cells) == {"search", "agent", "prompts", "test", "total"}
+    # Three samples fit one request, so a subtask takes one call an example: 4 trials, then at most 3 finalists. For
+    # each of two subtasks three prompts meet six examples twice, and two prompts the validation split.
+    calls = {part: int(row[0].replace(",", "")) for part, row in cells.items()}
+    assert calls == {"search": 96, "agent": 0, "prompts": 2 * (72 + 48), "test": 72, "total": 408}
+    assert float(cells["total"][3]) > 0, "USD"
+    for column in ("prompt tokens", "completion tokens", "USD", "Time: unknown"):
+        assert column in outcome.out
+    assert_nothing_is_left(place)
+
+
+def test_a_setting_reaches_into_the_task_file_and_leaves_its_other_keys(
+    agentopt: Callable[..., Outcome], place: Place
+) -> None:
+    settings = [*place.settings, "-c", "task.data.limit.validation=3", "-c", "task.subtasks.find.num_samples={max: 2}"]
+    outcome = agentopt("optimize", str(place.task), *settings, "-c", "budget.trials=1", "--dry-run")
+    assert outcome.code == 0, outcome.err
+    assert re.search(r"search +│ +6 │", outcome.out), "three examples, two subtasks"
+
+
+def test_a_dry_run_without_token_lengths_takes_every_sample_count_to_be_affordable(
+    agentopt: Callable[..., Outcome], place: Place
+) -> None:
+    place.edit_task(lambda spec: [spec["subtasks"][0].pop("tokens"), spec["cost"].clear()])
+    outcome = agentopt("optimize", str(place.task), *place.settings, "--dry-run", "-c", "budget.trials=4")
+    assert outcome.code == 0, outcome.err
+    assert re.search(r"search +│ +96 │", outcome.out)
+    assert "Token lengths are measured" in outcome.out
+    assert_nothing_is_left(place)
+
+
+def test_a_cost_unit_that_makes_passes_free_leaves_no_run_that_could_not_go_on(
+    agentopt: Callable[..., Outcome], place: Place
+) -> None:
+    def edit(spec: dict[str, Any]) -> None:
+        for each in spec["subtasks"]:
+            each.pop("tokens")
+        spec["cost"] = {"unit": {"parameters": 1e12, "prompt_tokens": 4000, "completion_tokens": 2}}
+
+    place.edit_task(edit)
+    with ServerProcess(counter=place.folder / "received.jsonl", quality=QUALITY) as server:
+        place.write_catalog(server.base_url)
+        outcome = agentopt("optimize", str(place.task), *place.settings)
+    assert outcome.code == 2
+    assert "every pass must cost more than 0 units" in outcome.err
+    assert place.runs == []
+
+
+def test_the_models_are_listed_with_how_they_are_reached(agentopt: Callable[..., Outcome], place: Place) -> None:
+    place.write_catalog("http://127.0.0.1:9/v1", requests_per_minute=600)
+    outcome = agentopt("models", "list", *place.settings)
+    assert outcome.code == 0
+    (line,) = [line for line in outcome.out.splitlines() if re.search(r"│ large\b", line)]
+    for cell in ("http://127.0.0.1:9/v1", "7B", "1 + 0", "600"):
+        assert cell in line
+    assert "smollm2-135m" in outcome.out, "the built-in models are there too"
+    assert_nothing_is_left(place)
+
+
+def test_pulling_a_hosted_model_says_that_there_is_nothing_to_fetch(
+    agentopt: Callable[..., Outcome], place: Place
+) -> None:
+    outcome = agentopt("models", "pull", "small", *place.settings)
+    assert (outcome.code, "nothing to fetch" in outcome.out) == (0, True)
+
+
+@pytest.fixture
+def file_url() -> Iterator[str]:
+    """The address of a file of 1,000 bytes."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            self.wfile.write(b"w" * 1000)
+
+        def log_message(self, *_: object) -> None:
+            """Tests need no access log."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/tiny.gguf"
+        server.shutdown()
+
+
+def test_pulling_a_local_model_fetches_verifies_and_tells_where_it_is(
+    agentopt: Callable[..., Outcome], place: Place, file_url: str
+) -> None:
+    weights = {"file": "tiny.gguf", "url": file_url, "size": 1000, "sha256": sha256(b"w" * 1000).hexdigest()}
+    entries = {"tiny": {"weights": weights}, "forged": {"weights": {**weights, "sha256": "0" * 64, "file": "f.gguf"}}}
+    (place.folder / "models.yaml").write_text(yaml.safe_dump({"models": entries}))
+    outcome = agentopt("models", "pull", "tiny", *place.settings)
+    assert outcome.code == 0, outcome.err
+    path = Path(outcome.out.splitlines()[-1].removeprefix("tiny: "))
+    assert path.is_relative_to(place.folder / "cache")
+    assert path.read_bytes() == b"w" * 1000
+    assert "tiny.gguf from" in outcome.out
+
+    forged = agentopt("models", "pull", "forged", *place.settings)
+    assert forged.code == 1
+    assert "0" * 64 in forged.err
+    assert "Traceback" not in forged.err
+
+
+def test_checking_a_model_makes_a_call_each_time_and_tells_answer_pace_and_cost(
+    agentopt: Callable[..., Outcome], place: Place
+) -> None:
+    with ServerProcess(counter=place.folder / "received.jsonl", delay=0.1) as server:
+        place.write_catalog(server.base_url)
+        for _ in range(2):
+            outcome = agentopt("models", "check", "small", *place.settings)
+            assert outcome.code == 0, outcome.err
+            assert re.search(r"small \(http://127.0.0.1:\d+/v1\) answered 'answer-\d'", outcome.out)
+            told = re.search(r"the call itself (\d+\.\d\d) s\), 10 \+ 1 tokens, (\S+) tokens/s, 1e-05 USD", outcome.out)
+            assert told
+            assert float(told[1]) >= 0.1
+            assert 0 < float(told[2]) <= 10
+        assert len(server.received()) == 2
+
+
+def test_checking_a_model_that_is_down_fails_with_1_and_says_why(
+    agentopt: Callable[..., Outcome], place: Place
+) -> None:
+    place.write_catalog("http://127.0.0.1:9/v1", max_attempts=1)
+    outcome = agentopt("models", "check", "small", *place.settings)
+    assert outcome.code == 1
+    assert "no connection" in outcome.err
+    assert "Traceback" not in outcome.err
+
+
+def test_a_run_can_be_listed_shown_evaluated_and_run_again_for_nothing(
+    agentopt: Callable[..., Outcome], place: Place
+) -> None:
+    optimize = ["optimize", str(place.task), *place.settings, "-c", "budget.trials=3"]
+    with ServerProcess(counter=place.folder / "received.jsonl", quality=QUALITY) as server:
+        place.write_catalog(server.base_url)
+        made = agentopt(*optimize)
+        assert made.code == 0, made.err
+        assert "Verdict on the test split" in made.out
+        assert made.err.count("trial_done") == 0, "events are told in words"
+        assert len(re.findall(r"^trial \d: ", made.err, re.M)) == 3
+        paid = len(server.received())
+        (run,) = place.runs
+
+        listed = agentopt("runs", "list", *place.settings)
+        assert re.search(rf"{run.name[:8]}.*finished", listed.out.replace("\n", " "))
+        shown = agentopt("runs", "show", str(run))
+        assert shown.out == made.out, "the result alone is on stdout"
+        assert "\x1b" not in made.out + made.err, "control characters are for terminals"
+        assert "Spent by purpose" in shown.out
+
+        evaluated = agentopt("evaluate", str(place.task), "--candidate", str(run / "best.yaml"), *place.settings)
+        best = json.loads((run / "result.json").read_text())["finalists"][-1]
+        assert evaluated.code == 0, evaluated.err
+        assert f"n={EXAMPLES} of {EXAMPLES}" in evaluated.out
+        assert best["test"]["n"] == EXAMPLES
+
+        again = agentopt(*optimize)
+        assert again.code == 0
+        assert len(place.runs) == 2
+        assert len(server.received()) == paid, "the journal answered"
+
+
+def test_evaluating_a_wrong_candidate_or_split_is_one_message(agentopt: Callable[..., Outcome], place: Place) -> None:
+    file = place.folder / "nothing"
+    evaluate = ["evaluate", str(place.task), *place.settings]
+    assert_one_message(agentopt(*evaluate, "--candidate", "gone.yaml"), "gone.yaml", "cannot be read")
+    file.write_text("find: small\n")
+    assert_one_message(agentopt(*evaluate, "--candidate", str(file)), "nothing", "maps each subtask to model")
+    file.write_text("find: {model: small}\n")
+    assert_one_message(agentopt(*evaluate, "--candidate", str(file)), "names every subtask", "find, answer")
+    assert_one_message(agentopt(*evaluate, "--split", "tets"), "`--split` must be one of", "tets")
+    assert_nothing_is_left(place)
+
+
+def test_without_runs_the_list_says_so(agentopt: Callable[..., Outcome], place: Place) -> None:
+    assert "no runs in" in agentopt("runs", "list", *place.settings).out
+
+
+def asked(server: ServerProcess) -> Counter[tuple[str, int]]:
+    """How often each single choice was asked for."""
+    return Counter((line["key"], line["seed"] + i) for line in server.received() for i in range(line["n"]))
+
+
+def await_requests(server: ServerProcess, count: int) -> None:
+    deadline = time.monotonic() + 120
+    while len(server.received()) < count:
+        assert time.monotonic() < deadline, "the run does not get on"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[Callable[[bool], object]]:
+    """Switches Ctrl-C on or off for the processes that are started, whatever these tests were started with."""
+    before = signal.getsignal(signal.SIGINT)
+    yield lambda on: signal.signal(signal.SIGINT, signal.default_int_handler if on else signal.SIG_IGN)
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize(
+    ("stop", "in_foreground"), [(signal.SIGINT, True), (signal.SIGTERM, True), (signal.SIGTERM, False)]
+)
+def test_a_run_that_is_stopped_keeps_what_was_in_flight_and_says_how_to_go_on(
+    agentopt: Callable[..., Outcome],
+    place: Place,
+    stop: signal.Signals,
+    in_foreground: bool,
+    ctrl_c: Callable[[bool], object],
+) -> None:
+    ctrl_c(in_foreground)  # a shell switches it off for what a script starts in the background
+    with ServerProcess(counter=place.folder / "received.jsonl", quality=QUALITY, delay=0.2) as server:
+        place.write_catalog(server.base_url)
+        command = place.command("optimize", str(place.task), *place.settings, "-c", "budget.trials=2")
+        process = subprocess.Popen(
+            command, env=place.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        await_requests(server, EXAMPLES + 1)
+        process.send_signal(stop)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 130, err
+        assert out == ""
+        (run,) = place.runs
+        assert f"agentopt optimize --resume {run}\n" in err
+        assert "Traceback" not in err
+
+        listed = agentopt("runs", "list", *place.settings)
+        assert "unfinished" in listed.out
+        resumed = agentopt("optimize", "--resume", str(run))
+        assert resumed.code == 0, resumed.err
+        assert "Verdict on the test split" in resumed.out
+        assert max(asked(server).values()) == 1, "what was in flight at the stop was kept"
+
+
+def test_a_run_that_another_process_works_on_is_refused(agentopt: Callable[..., Outcome], place: Place) -> None:
+    with ServerProcess(counter=place.folder / "received.jsonl", quality=QUALITY) as server:
+        place.write_catalog(server.base_url)
+        assert agentopt("optimize", str(place.task), *place.settings, "-c", "budget.trials=1").code == 0
+        (run,) = place.runs
+        paid = len(server.received())
+        with FileLock(run / ".lock"):
+            done = subprocess.run(
+                place.command("optimize", "--resume", str(run)), env=place.environ, capture_output=True, text=True
+            )
+        assert_one_message(Outcome(done.returncode, done.stdout, done.stderr), str(run), "another process works")
+        assert len(server.received()) == paid
+
+
+# ---- diagnose
+
+
+def add_train(place: Place) -> None:
+    (place.task / "train.jsonl").write_text(rows("train", 6))
+    place.edit_task(lambda spec: spec["data"].update(train="train.jsonl"))
+
+
+def test_a_diagnosis_prints_verdict_parts_heat_map_and_user_prompts(
+    agentopt: Callable[..., Outcome], place: Place
+) -> None:
+    add_train(place)
+    with ServerProcess(counter=place.folder / "received.jsonl", quality=QUALITY) as server:
+        place.write_catalog(server.base_url)
+        shown = agentopt("diagnose", str(place.task), "--subtask", "find", *place.settings, "-c", "prompts.k_top=2")
+        asked = len(server.received())
+        printed = agentopt(
+            "diagnose", str(place.task), "--subtask", "find", "--json", *place.settings, "-c", "prompts.k_top=2"
+        )
+        assert len(server.received()) == asked  # the journal answers the second time
+    assert shown.code == 0
+    (found,) = json.loads(printed.out)
+    assert f"planted, find: {found['verdict']}" in shown.out
+    assert "system prompts x user prompts" in shown.out
+    assert "noise at 6 user prompts x 4 responses" in shown.out
+    for position in found["subset"]:
+        text = f"the key of train-{found['examples'][position][5:]} is"
+        assert found["user_prompts"][position].startswith(text)
+        assert text in shown.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        ([], ("train split of two or more examples", "data.train")),
+        (["--subtask", "fnd"], ("fnd", "find, answer")),
+        (["-c", "prompts.repeats=1"], ("prompts.repeats", "remedy:")),
+    ],
+)
+def test_a_wrong_diagnosis_is_one_message_and_leaves_nothing(
+    agentopt: Callable[..., Outcome], place: Place, arguments: list[str], parts: tuple[str, ...]
+) -> None:
+    if arguments:
+        add_train(place)
+    assert_one_message(agentopt("diagnose", str(place.task), *place.settings, *arguments), *parts)
+    assert_nothing_is_left(place)

@@ -1,0 +1,141 @@
+"""How mistakes in YAML files are told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+from agentopt.core.errors import ConfigError
+from agentopt.core.yaml_models import did_you_mean, load_yaml, parse_yaml, to_yaml, validate
+
+
+class Leaf(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    size: int = Field(default=1, gt=0)
+    kind: Literal["text", "number"] = "text"
+
+
+class Tree(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    leaves: dict[str, Leaf] = {}
+    rows: list[Leaf] = []
+    count: int | Leaf = 1
+    title: str | None = None
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "file.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def told(data: object) -> str:
+    with pytest.raises(ConfigError) as caught:
+        validate(Tree, data, "tree.yaml", ConfigError)
+    return str(caught.value)
+
+
+def test_yaml_words_and_numbers_mean_what_they_look_like(tmp_path: Path) -> None:
+    text = "a: no\nb: 1e6\nc: 134.5e6\nd: 2024-01-01\ne: 007\nf: -3\ng: true\nh:\ni: 1:30\nj: .5\nk: 0x10\n"
+    loaded = load_yaml(written(tmp_path, text), ConfigError)
+    assert loaded == {
+        "a": "no", "b": 1e6, "c": 134.5e6, "d": "2024-01-01", "e": "007", "f": -3, "g": True, "h": None,
+        "i": "1:30", "j": 0.5, "k": 16,
+    }  # fmt: skip
+
+
+def test_merge_keys_still_work(tmp_path: Path) -> None:
+    assert load_yaml(written(tmp_path, "a: &a {x: 1}\nb: {<<: *a, y: 2}\n"), ConfigError)["b"] == {"x": 1, "y": 2}
+
+
+def test_an_empty_file_is_none(tmp_path: Path) -> None:
+    assert load_yaml(written(tmp_path, ""), ConfigError) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: 1\nb: [1, 2\n", "file.yaml:3: is not valid YAML"),
+        ("a: 1\nb: 2\na: 3\n", "file.yaml:3: is not valid YAML: the key 'a' stands here twice"),
+        ("a: !!python/object:os.system {}\n", "file.yaml:1: is not valid YAML"),
+        ("a: \x07\n", "file.yaml: is not valid YAML"),
+    ],
+)
+def test_broken_yaml_names_file_and_line(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_yaml(written(tmp_path, text), ConfigError)
+    assert said in str(caught.value)
+    assert caught.value.remedy
+
+
+def test_a_file_that_is_not_there_or_not_text_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file"):
+        load_yaml(tmp_path / "absent.yaml", ConfigError)
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="UTF-8"):
+        load_yaml(tmp_path / "binary.yaml", ConfigError)
+
+
+def test_an_unknown_key_gets_the_closest_known_one() -> None:
+    said = told({"leaves": {"a": {"sise": 2}}})
+    assert said == "tree.yaml: leaves.a.sise: is not a known key\n  remedy: did you mean 'size'?"
+    assert "known: kind, size" in told({"rows": [{"zzzzzz": 1}]})
+
+
+def test_a_wrong_value_names_rule_value_and_remedy() -> None:
+    said = told({"rows": [{"size": -4}]})
+    assert said.startswith("tree.yaml: rows.0.size: must be greater than 0, but got -4")
+    assert "did you mean 'number'?" in told({"leaves": {"a": {"kind": "nummber"}}})
+    assert "in quotes" in told({"title": 3})
+
+
+def test_the_branches_of_a_union_are_one_mistake() -> None:
+    said = told({"count": "many"})
+    assert said.startswith("tree.yaml: count: ")
+    assert " or " in said
+    assert "but got 'many'" in said
+
+
+def test_several_mistakes_are_all_told() -> None:
+    said = told({"title": 3, "titel": "x"})
+    assert said.startswith("tree.yaml: 2 mistakes")
+    assert "title: must be" in said
+    assert "titel: is not a known key (did you mean 'title'?)" in said
+
+
+def test_the_place_inside_the_file_is_put_in_front() -> None:
+    with pytest.raises(ConfigError, match=r"tree\.yaml: trees\.3\.titel: is not a known key"):
+        validate(Tree, {"titel": "x"}, "tree.yaml", ConfigError, key=("trees", 3))
+
+
+def test_data_that_is_no_mapping_is_told() -> None:
+    assert told([1]).startswith("tree.yaml: must be a valid dictionary or instance of Tree, but got [1]")
+
+
+def test_a_validator_may_say_its_own_remedy() -> None:
+    class Picky(BaseModel):
+        def model_post_init(self, _: object) -> None:
+            raise PydanticCustomError("picky", "must be elsewhere", {"remedy": "go away"})
+
+    with pytest.raises(ConfigError, match=r"(?s)must be elsewhere.*remedy: go away"):
+        validate(Picky, {}, "file", ConfigError)
+
+
+def test_did_you_mean_lists_everything_when_nothing_is_close() -> None:
+    assert did_you_mean("qqq", ["b", "a"]) == "known: a, b"
+
+
+PLAIN = st.text(st.characters(exclude_categories=["Cs"])) | st.text("0123456789.eE+-_:xo~=<", max_size=8)
+
+
+@given(st.recursive(PLAIN | st.integers() | st.booleans() | st.none(), st.lists, max_leaves=5))
+@example("1234567e89012345")
+def test_what_is_written_is_read_back_the_same(value: object) -> None:
+    """A fingerprint such as 1234567e89012345 is a number to YAML 1.2, but not to PyYAML, which left it bare."""
+    assert parse_yaml(to_yaml({"value": value}), "here", ConfigError) == {"value": value}

@@ -1,0 +1,514 @@
+"""What `agentopt export` writes: the same questions, the same answers, and nothing of agentopt in it."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from io import StringIO
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from agentopt.cli.commands.export import candidate_file, run_export
+from agentopt.core.candidate import load_candidate
+from agentopt.core.errors import ConfigError, UserError
+from agentopt.core.task import Example
+from agentopt.deploy.deployment import find_deployment
+from agentopt.deploy.export import runtime
+from agentopt.deploy.export.module import KEYWORDS, python_module
+from agentopt.deploy.export.prompts import HELPERS, prompt_function
+from agentopt.deploy.export.router import router_config
+from agentopt.evaluation.evaluator import Evaluator
+from agentopt.models.session import open_session
+from agentopt.testing.servers import OpenAIServer, prompt_text
+from agentopt.workflow.templates import compile_template
+
+INPUTS = {
+    "word": "pear",
+    "facts": ["The pear is green.", "An apple is red.", "The plum is blue."],
+    "person": {"name": "Ada", "age": 36},
+    "number": 7,
+    "flag": False,
+    'odd "text"': "a\\b\n",
+    "nothing": None,
+}
+
+TEMPLATES = [
+    "plain {{ inputs.word }}!\n",
+    "{% for fact in inputs.facts if not fact.startswith('The ') %}{{ fact }}\n{% endfor %}{{ find.output }}",
+    "{% for f in inputs.facts %}{{ loop.index }}/{{ loop.length }}: {{ f | upper }}{% endfor %}",
+    "{% for f in inputs.facts %}{{ f }}{% if not loop.last %}, {% endif %}{% endfor %}",
+    "{{ inputs.person.name }} is {{ inputs['person']['age'] }}, {{ inputs.person }} {{ inputs.facts }}",
+    "{% if inputs.number > 5 and inputs.word in 'a pear' %}big{% elif inputs.flag %}flag{% else %}small{% endif %}",
+    "{{ '7' | int + 1 }} {{ '2.9' | int }} {{ 'seven' | int }} {{ inputs.nothing | int }}",
+    "{{ inputs.number + 1 }} {{ inputs.number // 2 }} {{ -inputs.number }} {{ 2 ** 3 }} {{ inputs.number is odd }}",
+    "{% set n = inputs.facts | length %}{{ n }} {{ n ~ 'x' ~ inputs.flag }} {{ 'a' if inputs.flag else 'b' }}",
+    "{{ inputs.facts | join('; ') }} {{ inputs.word | replace('p', 'b') | trim }} {{ inputs.facts[0] }}",
+    "{{ inputs.facts[-1][:3] }} {{ inputs.nothing is none }} {{ inputs.nothing }}",
+    "{% for i in range(3) %}{% for fact in inputs.facts %}{{ i }}{{ fact[i] }}{% endfor %}{% endfor %}",
+    "{% for word in inputs.facts %}{{ word }}{{ inputs.word }}{% endfor %}",
+    "{% for list in [1, 2] %}{{ list }}{% endfor %}",
+    "{% for a, b in [(1, 'x'), (2, 'y')] %}{{ a }}{{ b }}{% endfor %}{% raw %}{{ raw }}{% endraw %}{# gone #}",
+    "{% for fact in inputs.facts %}{% set fact = fact | lower %}{{ fact }}{% endfor %}{{ inputs['odd \"text\"'] }}",
+    "{{ {'a': 1, 'b': [1, 2]} }} {{ [] }} {{ (1,) | length }}",
+    "{{ inputs.word.replace('p', 'q') }} {{ not inputs.flag }}",
+    "{% for x in [1, 2] if x %}{{ loop.index }}{% for y in [1] %}{{ loop.index0 }}{% endfor %}{% endfor %}",
+]
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_translated_prompt_says_what_the_template_says(template: str) -> None:
+    roots = {"inputs": "inputs", "find": 'outputs["find"]'}
+    source = prompt_function("prompt", ("inputs", "outputs"), template, roots, "here")
+    names: dict[str, Any] = {name: getattr(runtime, name) for name in HELPERS}
+    exec(source, names)
+    said = compile_template(template).render(INPUTS, {"find": "what was found"})
+    assert names["prompt"](INPUTS, {"find": "what was found"}) == said
+
+
+@pytest.mark.parametrize(
+    ("template", "what"),
+    [
+        ("{% macro m() %}x{% endmacro %}{{ m() }}", "macro"),
+        ("{{ inputs.word | wordwrap(3) }}", "wordwrap"),
+        ("{% if inputs.flag %}{% set x = 1 %}{% endif %}{{ x }}", "assign"),
+        ("{% for f in inputs.facts %}{{ loop.cycle('a', 'b') }}{% endfor %}", "a call of such a thing"),
+        ("{{ inputs.word is lower }}", "lower"),
+        ("{{ inputs.facts | join(attribute='x') }}", "arguments"),
+        ("{{ inputs.word.__class__ }}{{ inputs.word.__len__() }}", "call"),
+    ],
+)
+def test_a_template_that_has_no_translation_is_refused(template: str, what: str) -> None:
+    with pytest.raises(UserError, match=rf"(?s)line 1 of the template uses .*{what}.*remedy: .*agentopt serve"):
+        prompt_function("prompt", ("inputs",), template, {"inputs": "inputs"}, "here")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 3) | st.sampled_from([1.0, 0.5, "", "a", "ab"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
+    max_leaves=6,
+)
+TYPES = st.sampled_from(["string", "integer", "number", "object", "array", "boolean", "null"])
+SCHEMA = st.recursive(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "type": TYPES | st.lists(TYPES, min_size=1, max_size=2, unique=True),
+            "enum": st.lists(JSON, min_size=1, max_size=3),
+            "const": JSON,
+            "minimum": st.integers(-2, 2),
+            "maximum": st.integers(-2, 2),
+            "minLength": st.integers(0, 2),
+            "maxLength": st.integers(0, 2),
+            "pattern": st.sampled_from(["a", "^b", "a.*b"]),
+            "minItems": st.integers(0, 2),
+            "maxItems": st.integers(0, 2),
+            "required": st.lists(st.sampled_from("abc"), max_size=2, unique=True),
+            "additionalProperties": st.booleans(),
+            "title": st.just("t"),
+            "description": st.just("d"),
+        },
+    ),
+    lambda inner: st.fixed_dictionaries(
+        {},
+        optional={
+            "items": inner,
+            "properties": st.dictionaries(st.sampled_from("abc"), inner, max_size=2),
+            "additionalProperties": inner,
+            "type": TYPES,
+        },
+    ),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=60)
+@given(JSON, SCHEMA)
+def test_json_is_checked_as_by_the_reference_implementation(value: Any, schema: dict[str, Any]) -> None:
+    assert set(schema) <= KEYWORDS
+    assert runtime.follows(value, schema) == jsonschema.Draft202012Validator(schema).is_valid(value)
+
+
+SCORERS = '''
+"""Functions of the task."""
+import re
+from collections import Counter
+from agentopt.core.task import Unparsable
+
+WORDS = ["pear"]
+WORDS.append("cherry")
+UNUSED = __file__
+
+
+def shortest(inputs, value):
+    return len(str(value)) * (-1) ** len(inputs["word"]) + Counter(inputs["word"])["x"]
+
+
+def named(response):
+    found = re.findall("|".join(WORDS), response)
+    if not found:
+        raise Unparsable("no fruit")
+    return found[0]
+'''
+
+
+def spec_of_task(**changes: Any) -> dict[str, Any]:
+    shared = {"models": ["chat", "single"], "max_tokens": 8, "num_samples": {"max": 9}, "temperature": 0.5}
+    schema = {"type": "object", "properties": {"fruit": {"type": "string"}}, "required": ["fruit"]}
+    subtasks: dict[str, dict[str, Any]] = {
+        "listed": {"prompt": "ids: {{ inputs.word }}", "parse": {"kind": "ids"}, "fuse": "vote_list"},
+        "amount": {"prompt": "number: {{ listed.output }}", "parse": "number"},
+        "object": {
+            "prompt": "json: {{ inputs.word }} {{ amount.output }}",
+            "parse": {"kind": "json", "schema": schema},
+            "fuse": {"method": "fuse", "model": "single"},
+        },
+        "fruit": {
+            "prompt": "fruit: {{ object.output.fruit }}",
+            "parse": {"kind": "python", "function": "scorers.py:named"},
+            "fuse": {"method": "best_of", "judge": "scorers.py:shortest"},
+            "stop": ["\n"],
+        },
+        "final": {
+            "prompt": "{% for f in fruit.output %}{{ loop.index }}{{ f }}{% endfor %} choice",
+            "parse": {"kind": "choice", "options": ["yes", "no"]},
+            "models": ["base"],
+        },
+    }
+    for name, change in changes.items():
+        subtasks[name] |= change
+    return {
+        "name": 'rich "task"',
+        "data": {"validation": "rows.jsonl", "test": "test.jsonl"},
+        "subtasks": [{"name": name, **shared, **subtask} for name, subtask in subtasks.items()],
+        "scorer": {"kind": "exact_match"},
+    }
+
+
+def answer(body: Mapping[str, Any], index: int) -> str:
+    """What each stage is answered with, a function of the question and the seed; one answer in five is unusable."""
+    prompt = prompt_text(body)
+    draw = (int(body.get("seed") or 0) + index + len(prompt) + len(body["model"]) + 1) % 5
+    if draw == 4:
+        return "?"
+    words = {
+        "ids": f"[{draw}, {draw % 2 + 5}]",
+        "number": f"it is {draw % 3}",
+        "json": json.dumps({"fruit": f"pear plum {draw}"[: 9 + draw % 2]}),
+        "fruit": ["a cherry", "the pear", "pear", "cherry"][draw],
+    }
+    kind = prompt.rpartition("\n")[2].partition(":")[0] if "proposed" not in prompt else "json"
+    return words.get(kind, ["yes", "no", "Yes.", "no!"][draw])
+
+
+CANDIDATE = {
+    "listed": {"model": "chat", "num_samples": 5, "system_prompt": "List\nids."},
+    "amount": {"model": "single", "num_samples": 3, "system_prompt": ""},
+    "object": {"model": "chat", "num_samples": 3, "system_prompt": 'say "json"'},
+    "fruit": {"model": "chat", "num_samples": 4, "system_prompt": ""},
+    "final": {"model": "base", "num_samples": 2, "system_prompt": "décide"},
+}
+
+
+def write_task(folder: Path, base_url: str, **changes: Any) -> Path:
+    """A task that uses every parser and fusion, its catalogue and a candidate; the candidate's path."""
+    (folder / "task.yaml").write_text(yaml.safe_dump(spec_of_task(**changes), sort_keys=False))
+    (folder / "rows.jsonl").write_text('{"id": "r", "word": "w", "target": "yes"}\n')
+    (folder / "test.jsonl").write_text('{"id": "t", "word": "v", "target": "yes"}\n')
+    (folder / "scorers.py").write_text(SCORERS)
+    entry = {"base_url": base_url, "parameters": 3e9, "api_key_env": "EXPORT_KEY"}
+    entries = {
+        "chat": {**entry, "model": "chat-model", "max_choices": 2, "json_schema": True},
+        "single": {**entry, "max_attempts": 2},
+        "base": {**entry, "chat_template": False},
+    }
+    (folder / "models.yaml").write_text(yaml.safe_dump({"models": entries}))
+    (folder / "best.yaml").write_text(yaml.safe_dump(CANDIDATE, sort_keys=False))
+    return folder / "best.yaml"
+
+
+@pytest.fixture(autouse=True)
+def _key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EXPORT_KEY", "export-key")
+
+
+def deployment_in(folder: Path) -> Any:
+    return find_deployment(folder / "best.yaml", folder, [f"models=[{folder / 'models.yaml'}]"])
+
+
+def loaded(source: str) -> ModuleType:
+    module = ModuleType("exported")
+    sys.modules["exported"] = module  # where dataclasses look their module up
+    exec(source, module.__dict__)
+    return module
+
+
+async def test_the_exported_module_gives_what_the_workflow_gives(tmp_path: Path) -> None:
+    async with OpenAIServer(answer, api_key="export-key") as server:
+        write_task(tmp_path, server.base_url)
+        deployment = deployment_in(tmp_path)
+        module = loaded(python_module(deployment))
+        ours, theirs = [], []
+        async with open_session(deployment.specs, "run", journal=str(tmp_path / "journal.db")) as session:
+            evaluator = Evaluator(deployment.task, session.model, deployment.specs)
+            for word in WORDS:
+                result = await evaluator.run_example(deployment.candidate, Example("e", {"word": word}, "yes"))
+                ours.append(result.output)
+            asked_by_us = asked(server, 0)
+            seen = len(server.requests)
+            for word in WORDS:
+                output = await asyncio.to_thread(module.run, {"word": word})
+                theirs.append("" if output is None else output)
+            asked_by_them = asked(server, seen)
+        for stage in module.STAGES:
+            module.client(stage.endpoint).close()
+    assert theirs == ours
+    assert asked_by_them == asked_by_us
+    assert set(ours) >= {"yes", "no"}
+    assert any("proposed answers" in line for line in asked_by_us)
+
+
+WORDS = ("apple", "fig", "banana", "kiwi", "cherry", "date", "x" * 20, "plum", "lime", "quince", "melon")
+
+
+def asked(server: OpenAIServer, first: int) -> set[str]:
+    """The different bodies of the requests from number `first` on: one question is paid once by a session."""
+    return {json.dumps(request.body, sort_keys=True) for request in server.requests[first:]}
+
+
+async def test_the_exported_module_runs_by_itself(tmp_path: Path) -> None:
+    async with OpenAIServer(answer, api_key="export-key") as server:
+        write_task(tmp_path, server.base_url)
+        source = python_module(deployment_in(tmp_path))
+        (tmp_path / "alone.py").write_text(source)
+        command = [sys.executable, "alone.py", '{"word": "fig"}']
+        done = await asyncio.to_thread(
+            subprocess.run, command, capture_output=True, text=True, cwd=tmp_path, check=False, env=dict(os.environ)
+        )
+    assert (done.stderr, done.returncode) == ("", 0)
+    assert json.loads(done.stdout) in ("yes", "no", None)
+    imports = {
+        alias.name for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Import) for alias in node.names
+    }
+    froms = {str(node.module) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)}
+    assert {name.partition(".")[0] for name in imports | froms} - sys.stdlib_module_names == {"openai"}
+    assert "export-key" not in source
+    assert "EXPORT_KEY" in source
+    assert "UNUSED" not in source
+
+
+USAGE = "the input must be a text, or a JSON object with word, but"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key", "complaint"),
+    [
+        ([], "k", f"{USAGE} 0 arguments were given"),
+        (["a", "b"], "k", f"{USAGE} 2 arguments were given"),
+        (['{"wrod": "fig"}'], "k", f"{USAGE} it lacks word and it has wrod, which is unknown"),
+        (['{"word": "fig", "id": 1}'], "k", f"{USAGE} it has id, which is unknown"),
+        (['{"word": "fig"}'], "", "the environment variable EXPORT_KEY is not set"),
+    ],
+)
+def test_a_mistake_in_how_an_exported_module_is_run_is_one_sentence(
+    tmp_path: Path, arguments: list[str], key: str, complaint: str
+) -> None:
+    write_task(tmp_path, "http://127.0.0.1:9/v1")
+    (tmp_path / "alone.py").write_text(python_module(deployment_in(tmp_path)))
+    environment = {**os.environ, "EXPORT_KEY": key}
+    done = subprocess.run(
+        [sys.executable, "alone.py", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+        env=environment,
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("", f"{complaint}\n", 2)
+
+
+def test_an_exported_module_takes_the_text_of_the_only_column_and_says_when_it_can_ask_nobody(tmp_path: Path) -> None:
+    write_task(tmp_path, "http://127.0.0.1:9/v1", listed={"models": ["single", "chat"]})
+    source = python_module(deployment_in(tmp_path)).replace("max_retries: int = 5", "max_retries: int = 0")
+    (tmp_path / "alone.py").write_text(source)
+    command = [sys.executable, "alone.py", "fig"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert (done.stdout, done.returncode) == ("", 1)
+    assert done.stderr == "a model could not be asked: Connection error.\n"
+
+
+def test_an_exported_module_refuses_other_columns(tmp_path: Path) -> None:
+    write_task(tmp_path, "http://127.0.0.1:9/v1")
+    module = loaded(python_module(deployment_in(tmp_path)))
+    with pytest.raises(ValueError, match="it lacks word and it has id, which is unknown"):
+        module.run({"id": "x"})
+
+
+def test_an_unneeded_part_is_left_out(tmp_path: Path) -> None:
+    write_task(tmp_path, "http://127.0.0.1:9/v1")
+    whole = python_module(deployment_in(tmp_path))
+    assert "def follows" in whole
+    assert "def first" not in whole
+
+
+@pytest.mark.parametrize(
+    ("functions", "said"),
+    [
+        ("import numpy\n" + SCORERS.replace("WORDS = [", "WORDS = numpy.array and ["), "cannot import 'numpy'"),
+        (SCORERS.replace("found = re", "import numpy\n    found = re"), "cannot import 'numpy'"),
+        (
+            "import agentopt\n" + SCORERS.replace("found = re", "agentopt.core.cost\n    found = re"),
+            "cannot import 'agentopt'",
+        ),
+        (SCORERS.replace("found = re", "open(__file__)\n    found = re"), "uses `__file__`"),
+        (SCORERS.replace("WORDS", "STAGES"), "two things called 'STAGES'"),
+        (SCORERS.replace("WORDS", "vote"), "two things called 'vote'"),
+    ],
+)
+def test_functions_that_cannot_stand_alone_are_refused(tmp_path: Path, functions: str, said: str) -> None:
+    write_task(tmp_path, "http://127.0.0.1:9/v1")
+    (tmp_path / "scorers.py").write_text(functions)
+    with pytest.raises(UserError, match=rf"(?s){said}.*remedy"):
+        python_module(deployment_in(tmp_path))
+
+
+def test_what_the_openai_client_cannot_reach_is_refused(tmp_path: Path) -> None:
+    write_task(tmp_path, "http://127.0.0.1:9/v1")
+    entry = {"litellm": "anthropic/claude-haiku-4-5", "parameters": 1e9}
+    models = yaml.safe_load((tmp_path / "models.yaml").read_text())
+    (tmp_path / "models.yaml").write_text(yaml.safe_dump({"models": {**models["models"], "chat": entry}}))
+    with pytest.raises(UserError, match=r"(?s)cannot reach anthropic/claude-haiku-4-5.*--to litellm"):
+        python_module(deployment_in(tmp_path))
+    assert "model: anthropic/claude-haiku-4-5" in router_config(deployment_in(tmp_path))
+
+
+def test_a_json_schema_that_needs_a_library_is_refused(tmp_path: Path) -> None:
+    schema = {"type": "object", "properties": {"fruit": {"format": "uri"}}}
+    write_task(tmp_path, "http://127.0.0.1:9/v1", object={"parse": {"kind": "json", "schema": schema}})
+    with pytest.raises(UserError, match=r"(?s)subtask object: parse.schema.*does not know format"):
+        python_module(deployment_in(tmp_path))
+
+
+def test_a_program_cannot_be_written_as_a_module(tmp_path: Path) -> None:
+    write_task(tmp_path, "http://127.0.0.1:9/v1")
+    spec = yaml.safe_load((tmp_path / "task.yaml").read_text())
+    for subtask in spec["subtasks"]:
+        del subtask["prompt"]
+    spec["program"] = {"command": ["true"]}
+    (tmp_path / "task.yaml").write_text(yaml.safe_dump(spec))
+    with pytest.raises(UserError, match=r"(?s)a program of its own.*agentopt serve"):
+        python_module(deployment_in(tmp_path))
+    assert "single" in router_config(deployment_in(tmp_path))
+
+
+def test_a_subtask_that_consults_a_tool_is_refused(tmp_path: Path) -> None:
+    write_task(tmp_path, "http://127.0.0.1:9/v1", amount={"tool": "scorers.py:named", "prompt": "{{ tool.output }}"})
+    spec = yaml.safe_load((tmp_path / "task.yaml").read_text())
+    spec["subtasks"] = [s for s in spec["subtasks"] if s["name"] == "amount"]
+    (tmp_path / "task.yaml").write_text(yaml.safe_dump(spec))
+    put = {"amount": CANDIDATE["amount"]}
+    (tmp_path / "best.yaml").write_text(yaml.safe_dump(put))
+    with pytest.raises(UserError, match=r"(?s)subtask amount: tool.*consults a tool.*agentopt serve"):
+        python_module(deployment_in(tmp_path))
+
+
+async def test_the_router_configuration_is_taken_by_litellm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from agentopt.models.hosted import load_litellm
+
+    litellm = load_litellm()
+    async with OpenAIServer(answer, api_key="export-key") as server:
+        write_task(tmp_path, server.base_url)
+        text = router_config(deployment_in(tmp_path))
+        router = litellm.Router(**yaml.safe_load(text))
+        said = await router.acompletion('rich "task"/listed', messages=[{"role": "user", "content": "ids: x"}])
+        texts = [choice.message.content for choice in said.choices]
+        body = server.requests[-1].body
+    assert texts == [answer(body, index) for index in range(2)]
+    assert (body["model"], body["temperature"], body["max_tokens"], body["n"]) == ("chat-model", 0.5, 8, 2)
+    assert set(router.get_model_names()) == {f'rich "task"/{name}' for name in CANDIDATE} | {
+        'rich "task"/object/fusion'
+    }
+    assert "export-key" not in text
+    await litellm.close_litellm_async_clients()
+    litellm.in_memory_llm_clients_cache.flush_cache()
+
+
+def test_a_file_of_weights_gets_its_address_from_the_environment(tmp_path: Path) -> None:
+    write_task(tmp_path, "http://127.0.0.1:9/v1")
+    (tmp_path / "model.gguf").write_bytes(b"")
+    models = yaml.safe_load((tmp_path / "models.yaml").read_text())
+    entry = {"weights": {"file": "model.gguf"}, "parameters": 1e9}
+    (tmp_path / "models.yaml").write_text(yaml.safe_dump({"models": {**models["models"], "chat": entry}}))
+    deployment = deployment_in(tmp_path)
+    assert "base_url_env='CHAT_URL'" in python_module(deployment)
+    assert "api_base: os.environ/CHAT_URL" in router_config(deployment)
+    assert "# Needs the environment variable CHAT_URL." in router_config(deployment)
+
+
+def test_an_exported_candidate_loads_again(tmp_path: Path) -> None:
+    write_task(tmp_path, "http://127.0.0.1:9/v1")
+    deployment = deployment_in(tmp_path)
+    (tmp_path / "again.yaml").write_text(candidate_file(deployment))
+    assert load_candidate(tmp_path / "again.yaml") == deployment.candidate
+
+
+def test_the_command_writes_to_standard_output_and_to_a_file(tmp_path: Path) -> None:
+    write_task(tmp_path, "http://127.0.0.1:9/v1")
+    settings = [f"models=[{tmp_path / 'models.yaml'}]"]
+    command = ["-m", "agentopt", "export", "best.yaml", "--to", "yaml", "--task", ".", "-c", *settings]
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert yaml.safe_load(done.stdout) == CANDIDATE
+    out = tmp_path / "module.py"
+    run_export(tmp_path / "best.yaml", "python", out, tmp_path, settings, Console(file=StringIO()))
+    compile(out.read_text(), "module.py", "exec")
+
+
+def test_a_file_that_is_there_is_replaced_only_when_that_is_asked_for(tmp_path: Path) -> None:
+    best = write_task(tmp_path, "http://127.0.0.1:9/v1")
+    before, given = best.read_text(), [f"models=[{tmp_path / 'models.yaml'}]"]
+    with pytest.raises(UserError, match=r"(?s)best.yaml: the file exists already.*--force"):
+        run_export(best, "python", best, tmp_path, given, Console(file=StringIO()))
+    assert best.read_text() == before
+    run_export(best, "yaml", best, tmp_path, given, Console(file=StringIO()), force=True)
+    assert best.read_text() != before
+    with pytest.raises(UserError, match="this is a folder"):
+        run_export(best, "yaml", tmp_path, tmp_path, given, Console(file=StringIO()), force=True)
+
+
+def test_a_path_that_is_not_there_is_told_as_that(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"(?s)nope: there is no such file or folder.*runs list"):
+        run_export(tmp_path / "nope", "yaml", None, None, [], Console(file=StringIO()))
+
+
+@pytest.mark.parametrize(
+    ("form", "out", "told", "said"),
+    [
+        ("pyton", None, True, "did you mean 'python'"),
+        ("yaml", None, False, "add --task"),
+        ("yaml", "no/such/file", True, "cannot be written: no such file"),
+    ],
+)
+def test_a_mistake_in_what_was_asked_says_its_remedy(
+    tmp_path: Path, form: str, out: str | None, told: bool, said: str
+) -> None:
+    write_task(tmp_path, "http://127.0.0.1:9/v1")
+    file, task = tmp_path / out if out else None, tmp_path if told else None
+    with pytest.raises(UserError, match=f"(?s){said}"):
+        run_export(tmp_path / "best.yaml", form, file, task, [f"models=[{tmp_path / 'models.yaml'}]"], Console())
+
+
+def test_an_unfinished_run_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no run is here"):
+        find_deployment(tmp_path)

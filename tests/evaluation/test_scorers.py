@@ -1,0 +1,275 @@
+"""Scorers agree with the field's official scripts, say what was wrong, and never take a failure for a wrong answer."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentopt.core.errors import PermanentModelError, ScorerError
+from agentopt.core.records import Score
+from agentopt.core.task import Example, Scorer
+from agentopt.evaluation import scorers
+from agentopt.models.scripted import ScriptedModel
+
+
+def judged(scorer: Scorer, target: Any, output: Any) -> Score:
+    score = scorer(Example("e1", {"question": "Who?"}, target), output)
+    assert isinstance(score, Score)
+    return score
+
+
+@pytest.mark.parametrize(
+    ("answer", "normal"),
+    [
+        ("The Eiffel  Tower!", "eiffel tower"),
+        ("a.b.c", "abc"),
+        ("An apple, a pear", "apple pear"),
+        ("theatre", "theatre"),
+        ("It's", "its"),
+        ("Zürich", "zürich"),
+        ("A", "a"),
+        ("+", "+"),
+        ("", ""),
+    ],
+)
+def test_answers_are_normalised_as_squad_does_but_never_to_nothing(answer: str, normal: str) -> None:
+    assert scorers.normalise(answer) == normal
+
+
+@pytest.mark.parametrize(
+    ("target", "output", "value"),
+    [
+        ("Kell", "kell.", 1),
+        ("Kell", "the Kell", 1),
+        ("Kell", "Vard", 0),
+        (["Kell", "Lord Kell"], "lord kell", 1),
+        ("yes", "yes", 1),
+        ("yes", "no", 0),
+        ("A", "B", 0),
+        ("+", "-", 0),
+        ("", "", 1),
+        (3, 3, 1),
+        (3, "3", 1),
+        ("3", 3.0, 1),
+        ("Kell", None, 0),
+    ],
+)
+def test_exact_match_compares_normalised_answers(target: Any, output: Any, value: float) -> None:
+    assert judged(scorers.exact_match(), target, output).value == value
+
+
+@pytest.mark.parametrize(
+    ("target", "output", "value"),
+    [
+        ("Anna Kell", "Anna Kell", 1),
+        ("Anna Kell", "Kell", 2 / 3),
+        ("the old mill", "an old red mill", 4 / 5),
+        ("b b c", "b c c", 2 / 3),
+        ("Kell", "Vard", 0),
+        ("yes", "yes it is", 0),
+        ("it is not no", "no", 0),
+        ("no", "No.", 1),
+        (["Anna", "Anna Kell"], "Anna", 1),
+        ("", "", 1),
+        ("", "Kell", 0),
+        ("Kell", None, 0),
+    ],
+)
+def test_token_f1_counts_shared_words_as_hotpotqa_does(target: Any, output: Any, value: float) -> None:
+    assert judged(scorers.token_f1(), target, output).value == pytest.approx(value)
+
+
+@pytest.mark.parametrize(
+    ("target", "output", "value"),
+    [
+        ("Kell", "It was Kell, I think", 1),
+        ("5", "15 of 25", 0),
+        ("Kell", "Kellogg", 0),
+        ("北京", "答案是北京。", 1),
+        (["Vard", "Kell"], "kell", 1),
+        ("old mill", "the old, mill", 1),
+        ("Kell", "", 0),
+    ],
+)
+def test_contains_looks_for_whole_words(target: Any, output: Any, value: float) -> None:
+    assert judged(scorers.contains(), target, output).value == value
+
+
+@pytest.mark.parametrize(
+    ("settings", "target", "output", "value"),
+    [
+        ({}, 3, 3.0, 1),
+        ({}, "1,234.5", "about 1234.5", 1),
+        ({}, 3, 3.01, 0),
+        ({"tolerance": 0.1}, 3, 3.05, 1),
+        ({"relative_tolerance": 0.01}, 1000, 1009, 1),
+        ({"relative_tolerance": 0.01}, -1000, -1011, 0),
+        ({}, [3, 4], 4, 1),
+        ({}, 3, "none", 0),
+        ({}, 1, True, 0),
+        ({}, 3, float("inf"), 0),
+        ({}, 3, 10**400, 0),
+        ({}, 3, None, 0),
+    ],
+)
+def test_numeric_allows_the_wider_of_both_tolerances(
+    settings: dict[str, float], target: Any, output: Any, value: float
+) -> None:
+    assert judged(scorers.numeric(**settings), target, output).value == value
+
+
+@pytest.mark.parametrize(
+    ("target", "output", "value"),
+    [
+        (["3", "7"], ["7", "3"], 1),
+        ([3, 7], ["3"], 2 / 3),
+        (["3"], ["4"], 0),
+        ([], [], 1),
+        ([], ["3"], 0),
+        (["3"], [], 0),
+        ("Kell", ["kell"], 1),
+        (["3", "3"], ["3"], 1),
+        ([3], None, 0),
+    ],
+)
+def test_set_f1_ignores_order_and_repeats(target: Any, output: Any, value: float) -> None:
+    assert judged(scorers.set_f1(), target, output).value == pytest.approx(value)
+
+
+def test_feedback_says_what_was_expected_and_what_was_got() -> None:
+    assert judged(scorers.exact_match(), "Kell", "Vard").feedback == "expected 'Kell', got 'Vard'"
+    assert judged(scorers.exact_match(), ["Kell", "Keel"], "V").feedback == "expected 'Kell' or 'Keel', got 'V'"
+    assert judged(scorers.token_f1(), "Anna Kell", "Kell").feedback.endswith("got 'Kell' (0.67 of it right)")
+    assert judged(scorers.set_f1(), [3, 7], ["7", "9"]).feedback == "missing: 3; not expected: 9"
+    assert judged(scorers.numeric(), 3, 4).feedback == "expected 3.0, got 4"
+    assert judged(scorers.contains(), "Kell", None).feedback == scorers.NOTHING_PARSABLE
+    assert judged(scorers.exact_match(), "Kell", "Kell").feedback == ""
+
+
+@pytest.mark.parametrize("name", sorted(scorers.BUILT_IN))
+def test_an_example_without_a_target_cannot_be_judged(name: str) -> None:
+    with pytest.raises(ScorerError, match="example e1 has no target"):
+        judged(scorers.BUILT_IN[name](), None, "Kell")
+
+
+def test_a_numeric_target_that_is_no_number_is_an_error_not_a_wrong_answer() -> None:
+    with pytest.raises(ScorerError, match="target of example e1 must be a number, but got 'Kell'"):
+        judged(scorers.numeric(), "Kell", 3)
+
+
+WORDS = st.text(alphabet="ab c.AT1é+the", max_size=12)
+
+
+@given(st.sampled_from(["exact_match", "token_f1", "set_f1"]), WORDS, WORDS)
+def test_the_symmetric_scores_stay_the_same_when_target_and_output_are_swapped(name: str, a: str, b: str) -> None:
+    scorer = scorers.BUILT_IN[name]()
+    assert judged(scorer, a, b).value == pytest.approx(judged(scorer, b, a).value)
+
+
+@given(st.sampled_from(["exact_match", "token_f1", "set_f1", "contains"]), st.text(), st.text())
+def test_every_score_is_between_0_and_1_and_an_answer_is_right_by_itself(name: str, a: str, b: str) -> None:
+    scorer = scorers.BUILT_IN[name]()
+    assert 0 <= judged(scorer, a, b).value <= 1
+    assert judged(scorer, a, a).value == 1
+
+
+@given(st.lists(st.integers(0, 9)), st.lists(st.integers(0, 9)))
+def test_set_f1_is_the_harmonic_mean_of_precision_and_recall(target: list[int], output: list[int]) -> None:
+    value = judged(scorers.set_f1(), target, output).value
+    shared = len(set(target) & set(output))
+    if not shared:
+        assert value == float(not target and not output)
+        return
+    precision, recall = shared / len(set(output)), shared / len(set(target))
+    assert value == pytest.approx(2 * precision * recall / (precision + recall))
+
+
+async def scored(function: Any, output: Any = "Kell") -> Score:
+    score = scorers.python(function)(Example("e1", {}, "Kell"), output)
+    assert not isinstance(score, Score)
+    return await score
+
+
+async def test_a_users_scorer_may_return_a_score_a_number_or_a_truth_value_and_may_be_async() -> None:
+    async def later(example: Example, output: Any) -> float:
+        return 0.5
+
+    assert await scored(lambda e, o: e.target == o) == Score(1.0)
+    assert await scored(lambda e, o: 0.25) == Score(0.25)
+    assert await scored(lambda e, o: Score(0.0, "no")) == Score(0.0, "no")
+    assert await scored(later) == Score(0.5)
+
+
+@pytest.mark.parametrize(
+    "bad", ["yes", None, float("nan"), pytest.param(10**400, id="huge"), Score(float("inf")), Score(None), Score("1")]
+)
+async def test_a_users_scorer_that_returns_no_finite_number_is_an_error(bad: Any) -> None:
+    def strange(example: Example, output: Any) -> Any:
+        return bad
+
+    with pytest.raises(ScorerError, match=r"`strange` must return a Score or a finite number.* on example e1"):
+        await scored(strange)
+
+
+async def test_a_users_scorer_that_raises_is_named_with_the_example_and_a_model_error_passes() -> None:
+    def broken(example: Example, output: Any) -> float:
+        raise KeyError("city")
+
+    def offline(example: Example, output: Any) -> float:
+        raise PermanentModelError("no key")
+
+    with pytest.raises(ScorerError, match="`broken` failed on example e1: KeyError: 'city'"):
+        await scored(broken)
+    with pytest.raises(PermanentModelError):
+        await scored(offline)
+
+
+JUDGE = scorers.Judge("judge-model", "Is the city right?")
+EXAMPLE = Example("e1", {"question": "Which city?"}, "Kell")
+
+
+async def ask_judge(model: ScriptedModel, output: Any = "Vard", example: Example = EXAMPLE) -> Score:
+    return await JUDGE.using(model)(example, output)
+
+
+async def test_a_judge_sees_inputs_target_and_output_and_is_held_to_the_schema() -> None:
+    model = ScriptedModel(script=['{"score": 0.25, "reason": "another city"}'])
+    assert await ask_judge(model) == Score(0.25, "another city")
+    (request,) = model.requests
+    system, user = (message.content for message in request.messages)
+    assert "Is the city right?" in system
+    for part in ("question: Which city?", "<reference>\nKell", "<answer>\nVard"):
+        assert part in user
+    assert (request.model, request.temperature, request.purpose) == ("judge-model", 0.0, "judge")
+    assert json.loads(request.json_schema or "")["required"] == ["score", "reason"]
+
+
+async def test_a_judge_is_shown_no_reference_where_the_example_has_no_target() -> None:
+    model = ScriptedModel(script=['{"score": 1, "reason": ""}'])
+    await ask_judge(model, example=Example("e1", {"question": "Q"}))
+    assert "<reference>" not in model.requests[0].messages[-1].content
+
+
+@pytest.mark.parametrize(
+    "verdict", ["Right!", '{"score": 1.5, "reason": ""}', '{"score": 1}', '{"score": true, "reason": ""}']
+)
+async def test_a_judge_with_an_unusable_verdict_is_asked_once_more_and_then_it_is_an_error(verdict: str) -> None:
+    good = '{"score": 1, "reason": "right"}'
+    model = ScriptedModel(script=[verdict, good])
+    assert (await ask_judge(model)).value == 1
+    assert model.requests[1].messages[-2].content == verdict
+    with pytest.raises(ScorerError, match="judge judge-model gave no usable verdict on example e1"):
+        await ask_judge(ScriptedModel(script=[verdict, verdict, good]))
+
+
+async def test_a_missing_output_costs_no_call_to_the_judge() -> None:
+    assert await ask_judge(ScriptedModel(), None) == Score(0.0, scorers.NOTHING_PARSABLE)
+
+
+def test_a_judge_that_was_given_no_model_says_so() -> None:
+    with pytest.raises(ScorerError, match="call `using` first"):
+        JUDGE(EXAMPLE, "Kell")

@@ -1,0 +1,121 @@
+"""The champion's file: swapped whole, kept for ever, put back byte for byte."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agentopt.core.candidate import Candidate, SubtaskChoice, load_candidate
+from agentopt.core.errors import UserError
+from agentopt.core.task import Example
+from agentopt.jobs.champion import Champions, champions_of, digest
+
+
+def candidate(samples: int, prompt: str = "Gib nur die Zahl, bitte — ohne “Worte”.") -> Candidate:
+    return Candidate.of({"answer": SubtaskChoice("small", samples, prompt)})
+
+
+@pytest.fixture
+def champions(tmp_path: Path) -> Champions:
+    champions = champions_of("nightly", tmp_path)
+    for samples in (1, 2, 3):
+        champions.promote(candidate(samples), time="2026-01-01", run=f"run{samples}", reason="better")
+    return champions
+
+
+def test_the_file_in_use_is_the_last_promoted_and_loads_as_a_candidate(champions: Champions) -> None:
+    current = champions.current()
+    assert current is not None
+    assert (current.number, load_candidate(champions.file)) == (3, candidate(3))
+    assert champions.numbers() == [1, 2, 3]
+
+
+def test_a_rollback_restores_any_earlier_champion_byte_for_byte(champions: Champions) -> None:
+    contents = {n: (champions.folder / "champions" / f"{n:04d}.yaml").read_bytes() for n in (1, 2, 3)}
+    for number in (1, 3, 2):
+        assert champions.rollback(number).number == number
+        assert champions.file.read_bytes() == contents[number]
+    current = champions.current()
+    assert current is not None
+    assert current.number == 2
+
+
+def test_a_rollback_without_a_number_goes_one_back(champions: Champions) -> None:
+    assert champions.rollback().number == 2
+    assert champions.rollback().number == 1
+    with pytest.raises(UserError, match="no earlier champion"):
+        champions.rollback()
+
+
+def test_a_rollback_to_a_number_that_there_is_not_says_which_there_are(champions: Champions) -> None:
+    before = champions.file.read_bytes()
+    with pytest.raises(UserError, match="known: 1, 2, 3"):
+        champions.rollback(9)
+    assert champions.file.read_bytes() == before
+
+
+def test_a_file_that_was_written_by_hand_becomes_a_champion_with_a_number(champions: Champions) -> None:
+    by_hand = b"# mine\nanswer: {model: small, num_samples: 7}\n"
+    champions.file.write_bytes(by_hand)
+    current = champions.current()
+    assert current is not None
+    assert (current.number, current.candidate["answer"].num_samples) == (4, 7)
+    champions.rollback(1)
+    champions.rollback(4)
+    assert champions.file.read_bytes() == by_hand
+
+
+def test_a_file_that_was_written_by_hand_is_kept_before_a_rollback_takes_its_place(champions: Champions) -> None:
+    by_hand = b"# mine\nanswer: {model: small, num_samples: 7}\n"
+    champions.file.write_bytes(by_hand)
+    champions.rollback(1)
+    champions.rollback(4)
+    assert champions.file.read_bytes() == by_hand
+
+
+def test_a_rollback_to_a_number_mends_a_file_that_is_broken(champions: Champions) -> None:
+    champions.file.write_bytes(b"answer: [")
+    assert champions.rollback(2).number == 2
+    current = champions.current()
+    assert current is not None
+    assert current.number == 2
+
+
+def test_a_file_that_is_broken_names_the_rollback_that_mends_it(champions: Champions) -> None:
+    champions.file.write_bytes(b"answer: [")
+    with pytest.raises(UserError, match=r"champion\.yaml") as error:
+        champions.current()
+    assert "`agentopt jobs rollback nightly 3`" in str(error.value)
+
+
+def test_a_broken_file_without_any_kept_champion_is_to_be_mended_or_removed(tmp_path: Path) -> None:
+    champions = champions_of("nightly", tmp_path)
+    champions.folder.mkdir(parents=True)
+    champions.file.write_bytes(b"answer: [")
+    with pytest.raises(UserError, match="mend the file, or remove it"):
+        champions.current()
+
+
+def test_a_promotion_that_a_kill_cut_short_is_not_counted_twice(champions: Champions) -> None:
+    """The number was kept, but the file was not swapped: the same run promotes the same candidate again."""
+    before = champions.file.read_bytes()
+    champions.promote(candidate(9), time="2026-01-02", run="killed", reason="better")
+    champions.file.write_bytes(before)
+    again = champions.promote(candidate(9), time="2026-01-02", run="killed", reason="better")
+    assert again.number == 4
+    assert champions.numbers() == [1, 2, 3, 4]
+    other = champions.promote(candidate(9), time="2026-01-03", run="another", reason="better")
+    assert other.number == 5
+
+
+def test_recorded_scores_count_only_for_examples_that_are_still_the_same(tmp_path: Path) -> None:
+    then = (Example("a", {"q": 1}, "x"), Example("b", {"q": 2}, "y"))
+    scores = {e.id: (digest(e), 1.0) for e in then}
+    champion = champions_of("j", tmp_path).promote(candidate(1), time="", run="r", reason="", scores=scores)
+    now = (then[0], Example("b", {"q": 2}, "another target"), Example("c", {"q": 3}, "z"))
+    assert champion.record.scores_of(now) == {"a": 1.0}
+
+
+def test_there_is_no_champion_before_the_first(tmp_path: Path) -> None:
+    assert champions_of("new", tmp_path).current() is None

@@ -1,0 +1,225 @@
+"""The commands of `agentopt jobs`, called in this process: what they print, and their exit codes."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from shutil import copytree
+
+import pytest
+from jobs_place import QUALITY, Place
+
+from agentopt.cli import main as cli
+from agentopt.core.candidate import Candidate, SubtaskChoice
+from agentopt.jobs.store import open_store
+from agentopt.testing.server_process import ServerProcess
+
+Call = Callable[..., str]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """A job whose models are at an address where nothing answers, in the current folder."""
+    place = Place(tmp_path, "http://127.0.0.1:9/v1", models=["small", "better"])
+    for name in ("AGENTOPT_CACHE", "AGENTOPT_CONFIG", "AGENTOPT_DATA"):
+        monkeypatch.setenv(name, place.environ[name])
+    monkeypatch.delenv("AGENTOPT_JOBS_STORE", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return place
+
+
+@pytest.fixture
+def jobs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Call]:
+    """`agentopt jobs ...`; what it printed, errors too."""
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def call(*arguments: str, code: int = 0) -> str:
+        monkeypatch.setattr(sys, "argv", ["agentopt", "jobs", *arguments])
+        capsys.readouterr()
+        exited = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            exited = int(stop.code or 0)
+        said = capsys.readouterr()
+        assert exited == code, (arguments, said)
+        return said.out + said.err
+
+    yield call
+    signal.signal(signal.SIGTERM, handler)
+
+
+def test_a_job_from_its_file_to_its_removal(place: Place, jobs: Call) -> None:
+    with ServerProcess(counter=place.folder / "received.jsonl", quality=QUALITY) as server:
+        place.base_url = server.base_url
+        file = str(place.write(schedule={"every": "6h"}))
+        assert "job nightly added: every 6h" in jobs("add", file)
+        promoted = jobs("run-now", "nightly")
+        assert "nightly: promoted; better on the test split" in promoted
+        assert all(json.loads(line)["event"] for line in promoted.splitlines() if line.startswith("{"))
+
+        assert "job nightly updated" in jobs("add", file)
+        assert "unchanged" in jobs("run-now", "nightly")
+
+        place.served_as = {"better": "broken"}
+        place.write(schedule={"every": "6h"})
+        assert "ALARM: the champion is worse than when it was promoted" in jobs("run-now", "nightly", code=3)
+    told = jobs("history", "nightly")
+    assert "ALARM" in told
+    assert told.count("promoted") >= 1
+    assert "answer: better" in jobs("show", "nightly")
+
+    assert "champion 1 is in its place again" in jobs("rollback", "nightly", "1")
+    assert place.champions.file.read_bytes() == (place.champions.folder / "champions/0001.yaml").read_bytes()
+    assert "rolled back" in jobs("history", "nightly", "--limit", "1")
+    assert "known: 1, 2" in jobs("rollback", "nightly", "9", code=2)
+
+    jobs("remove", "nightly")
+    assert "there is no job of the name 'nightly'" in jobs("show", "nightly", code=2)
+    assert "rolled back" in jobs("history", "nightly"), "the history stays"
+    assert place.champions.file.exists()
+
+
+def test_a_job_that_cannot_run_is_refused_when_it_is_added(place: Place, jobs: Call) -> None:
+    assert "never comes" in jobs("add", str(place.write(schedule={"cron": "0 3 30 2 *"})), code=2)
+    assert "did you mean 'schedule'" in jobs("add", str(place.write(shedule={"every": "1h"})), code=2)
+    assert "no task.yaml" in jobs("add", str(place.write(task="gone")), code=2)
+    assert "cannot be read" in jobs("add", "gone.yaml", code=2)
+    assert "no jobs" in jobs("list")
+
+
+def spoil(place: Place, name: str) -> None:
+    """Give a stored job what only an earlier version took."""
+    with closing(sqlite3.connect(place.data / "jobs.db")) as database, database:
+        database.execute("update jobs set spec = replace(spec, '\"6h\"', '\"999999w\"') where name = ?", (name,))
+
+
+def test_a_stored_job_that_cannot_be_read_costs_only_itself(place: Place, jobs: Call) -> None:
+    jobs("add", str(place.write(schedule={"every": "6h"})))
+    jobs("add", str(place.write(name="other")))
+    spoil(place, "nightly")
+    told = jobs("list")
+    assert "other" in told
+    assert "job nightly: schedule.every: must be at most 520w" in told
+    assert "`agentopt jobs remove` it" in jobs("show", "nightly", code=2)
+    jobs("add", str(place.write(schedule={"every": "7h"})))
+    assert "every 7h" in jobs("list")
+    jobs("remove", "nightly")
+    assert "nightly" not in jobs("list")
+
+
+def test_the_first_time_of_an_interval_waits_for_a_daemon(place: Place, jobs: Call) -> None:
+    jobs("add", str(place.write(schedule={"every": "6h"})))
+    assert "now (waits for a daemon)" in jobs("list")
+    assert "next time: now (waits for a daemon)" in jobs("show", "nightly")
+    store = open_store(f"sqlite:///{place.data}/jobs.db")
+    assert store.claim("nightly", time.time(), time.time())
+    store.close()
+    assert "waits for a daemon" not in jobs("list")
+
+
+def test_a_name_gets_another_task_only_where_that_is_asked_for(place: Place, jobs: Call) -> None:
+    file = str(place.write(schedule={"every": "6h"}))
+    jobs("add", file)
+    copytree(place.folder / "task", place.folder / "task2")
+    place.write(schedule={"every": "6h"}, task="task2")
+    moved = f"{place.folder / 'task'} -> {place.folder / 'task2'}"
+    refused = jobs("add", file, code=2)
+    assert moved in refused
+    assert "--replace" in refused
+    assert f"job nightly updated: task {moved}, every 6h" in jobs("add", file, "--replace")
+    assert "job nightly updated: every 6h" in jobs("add", file)
+
+
+def test_a_secret_that_is_not_set_is_warned_of_when_the_job_is_added(place: Place, jobs: Call) -> None:
+    hook = {"url": "http://127.0.0.1:9/", "secret_env": "NOT_SET_HERE"}
+    told = jobs("add", str(place.write(webhook=hook)))
+    assert "job nightly added" in told
+    assert "warning: environment variable NOT_SET_HERE: the webhook's secret must be set" in told
+
+
+def test_a_damaged_champion_costs_the_list_nothing_and_show_names_the_rollback(place: Place, jobs: Call) -> None:
+    jobs("add", str(place.write()))
+    candidate = Candidate.of({"answer": SubtaskChoice("small", 1, "")})
+    place.champions.promote(candidate, time="2026-01-01T00:00:00+00:00", run="r", reason="first")
+    place.champions.file.write_bytes(b"answer: [")
+    assert "damaged" in jobs("list")
+    assert "`agentopt jobs rollback nightly 1`" in jobs("show", "nightly", code=2)
+
+
+def test_since_is_when_the_champion_last_came_to_its_place(place: Place, jobs: Call) -> None:
+    jobs("add", str(place.write(schedule={"every": "6h", "time_zone": "Asia/Tokyo"})))
+    for samples in (1, 2):
+        candidate = Candidate.of({"answer": SubtaskChoice("small", samples, "")})
+        place.champions.promote(candidate, time="2026-01-01T00:00:00+00:00", run=f"r{samples}", reason="first")
+    assert jobs("show", "nightly").count("2026-01-01 09:00:00 JST") == 2
+    jobs("rollback", "nightly")
+    assert jobs("show", "nightly").count("2026-01-01 09:00:00 JST") == 1
+
+
+def test_runs_that_found_nothing_new_share_a_row_of_the_history(place: Place, jobs: Call) -> None:
+    jobs("add", str(place.write()))
+    store = open_store(f"sqlite:///{place.data}/jobs.db")
+    for at, state in enumerate(["kept", "kept", "unchanged", "unchanged", "unchanged", "failed"]):
+        store.note("nightly", float(at), {"state": state, "message": "as said"})
+    store.close()
+    told = jobs("history", "nightly", "--limit", "3")
+    assert "unchanged x3" in told
+    assert "1970-01-01 00:00:02 UTC to 1970-01-01 00:00:04 UTC" in told
+    assert told.count("kept") == 1, "rows are counted, not runs"
+    assert jobs("history", "nightly").count("kept") == 2
+
+
+def test_a_run_that_could_decide_nothing_exits_with_4(place: Place, jobs: Call) -> None:
+    with ServerProcess(counter=place.folder / "received.jsonl", quality=QUALITY) as server:
+        place.base_url = server.base_url
+        jobs("add", str(place.write(caps={"per_run": {"calls": 5}})))
+        assert "nightly: undecided" in jobs("run-now", "nightly", code=4)
+
+
+def test_a_run_that_fails_exits_with_1(place: Place, jobs: Call) -> None:
+    jobs("add", str(place.write()))
+    assert "nightly: failed" in jobs("run-now", "nightly", code=1)
+
+
+def test_a_paused_job_is_shown_as_such_until_it_is_resumed(place: Place, jobs: Call) -> None:
+    jobs("add", str(place.write()))
+    jobs("pause", "nightly")
+    assert "paused" in jobs("list")
+    jobs("resume", "nightly")
+    assert "paused" not in jobs("list")
+
+
+def test_each_scheduler_gets_its_text_and_exactly_one_is_named(place: Place, jobs: Call) -> None:
+    jobs("add", str(place.write(schedule={"every": "6h"})))
+    assert "0 */6 * * * AGENTOPT_DATA=" in jobs("export", "nightly", "--cron")
+    assert "kind: CronJob" in jobs("export", "nightly", "--kubernetes")
+    assert "ExecStart=" in jobs("export", "--systemd")
+    assert "exactly one of" in jobs("export", "nightly", code=2)
+    assert "a job must be named" in jobs("export", "--cron", code=2)
+
+
+def test_the_store_can_be_named(place: Place, jobs: Call) -> None:
+    url = f"sqlite:///{place.folder}/own.db"
+    jobs("add", str(place.write()), "--store", url)
+    assert "nightly" in jobs("list", "--store", url)
+    assert "no jobs" in jobs("list")
+
+
+@pytest.mark.parametrize("missing", ["apscheduler", "standardwebhooks"])
+def test_without_the_extra_the_command_says_how_to_get_it(missing: str) -> None:
+    """In a process of its own, in which the package cannot be imported."""
+    script = f"import sys; sys.modules[{missing!r}] = None; sys.argv[1:] = ['jobs', 'list']; "
+    done = subprocess.run(
+        [sys.executable, "-c", script + "from agentopt.cli.main import main; main()"], capture_output=True, text=True
+    )
+    assert done.returncode == 2, done.stderr
+    assert f"jobs need the package {missing}" in done.stderr
+    assert "pip install 'agentopt[jobs]'" in done.stderr

@@ -1,0 +1,453 @@
+"""`HostedModel` against loopback servers, over its three ways: openai, litellm to OpenAI, litellm to Anthropic."""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from email.utils import formatdate
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentopt.core.errors import CatalogError, ModelError, PermanentModelError, TransientModelError
+from agentopt.models.api_errors import retry_after
+from agentopt.models.base import Message, Request, Response
+from agentopt.models.catalog import ModelSpec, Weights
+from agentopt.models.hosted import HostedModel, estimated_tokens, payload, read_choices, split_tokens
+from agentopt.models.scripted import ScriptedModel
+from agentopt.testing.conformance import check_chat_model
+from agentopt.testing.server_process import ServerProcess
+from agentopt.testing.servers import AnthropicServer, Fault, Faults, LoopbackServer, OpenAIServer, planted_answer
+
+KEY = "sk-a-key-that-nobody-may-see"
+ROUTES: dict[str, tuple[Callable[..., LoopbackServer], dict[str, Any]]] = {
+    "openai": (OpenAIServer, {}),
+    "litellm-openai": (OpenAIServer, {"litellm": "openai/small"}),
+    "litellm-anthropic": (AnthropicServer, {"litellm": "anthropic/claude-haiku-4-5"}),
+}
+every_route = pytest.mark.parametrize("route", ROUTES)
+
+
+def ask(text: str = "Say [[yes]]", **options: Any) -> Request:
+    messages = (Message("system", "Be brief."), Message("user", text))
+    return Request("small", messages, **{"max_tokens": 20, **options})
+
+
+def server_of(route: str, answer: Any = None, **options: Any) -> LoopbackServer:
+    return ROUTES[route][0](answer, **options)
+
+
+def model_of(route: str, base_url: str, **options: Any) -> HostedModel:
+    built = {name: options.pop(name) for name in ("count_tokens", "api_key", "environ") if name in options}
+    # The first call through litellm imports for seconds; no test here is about how long that takes.
+    options = {"timeout_seconds": 60, "max_choices": 4, **ROUTES[route][1], **options}
+    return HostedModel(ModelSpec(name="small", base_url=base_url, **options), **{"api_key": KEY, **built})
+
+
+async def outcome(route: str, *script: Fault | None, faults: Faults | None = None, **options: Any) -> ModelError:
+    """The error that one call ends with at a server that fails so."""
+    async with server_of(route, faults=faults or Faults(script=script)) as server:
+        model = model_of(route, server.base_url, **options)
+        with pytest.raises(ModelError) as caught:
+            await model.generate(ask())
+        await model.aclose()
+    assert server.calls == 1, "one attempt per generate"
+    return caught.value
+
+
+async def answer_of(route: str, request: Request, server: LoopbackServer, **options: Any) -> Response:
+    async with server:
+        model = model_of(route, server.base_url, **options)
+        response = await model.generate(request)
+        await model.aclose()
+    return response
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - what a server has received is no event of this process
+            await asyncio.sleep(0.01)
+
+
+async def test_the_scripted_model_keeps_the_promises_of_a_chat_model() -> None:
+    await check_chat_model(ScriptedModel(lambda request, repeat: f"answer {repeat}"), ask())
+
+
+@every_route
+async def test_a_hosted_model_keeps_the_promises_of_a_chat_model(route: str) -> None:
+    async with server_of(route) as server:
+        await check_chat_model(model_of(route, server.base_url), ask())
+
+
+async def test_the_conformance_check_notices_a_model_that_gives_too_many_choices() -> None:
+    class Generous(ScriptedModel):
+        async def generate(self, request: Request) -> Response:
+            return await super().generate(request.for_repeats(0, request.n + 1))
+
+    with pytest.raises(AssertionError, match="asked for 1 choices, got 2"):
+        await check_chat_model(Generous(lambda *_: "yes"), ask())
+
+
+@every_route
+async def test_an_answer_carries_its_text_its_tokens_and_its_finish_reason(route: str) -> None:
+    response = await answer_of(route, ask("Say [[one two three]]", max_tokens=2), server_of(route))
+    (choice,) = response.choices
+    assert (choice.text, choice.completion_tokens, choice.finish_reason) == ("one two", 2, "length")
+    assert response.prompt_tokens == 6
+    assert response.seconds > 0
+
+
+STATUSES: dict[Fault, type[ModelError]] = {
+    **dict.fromkeys((408, 409, 425, 429, 500, 502, 503, 529), TransientModelError),
+    **dict.fromkeys((400, 401, 403, 404, 413, 422), PermanentModelError),
+}
+
+
+@every_route
+async def test_an_error_status_costs_nothing_and_says_whether_to_try_again(route: str) -> None:
+    async with server_of(route, faults=Faults(script=list(STATUSES))) as server:
+        model = model_of(route, server.base_url)
+        for status, error_class in STATUSES.items():
+            with pytest.raises(ModelError) as caught:
+                await model.generate(ask())
+            error = caught.value
+            assert (type(error), error.billed, error.kind) == (error_class, False, f"HTTP {status}")
+            assert f"small at {server.base_url}: HTTP {status}: planted {status}" in str(error)
+        await model.aclose()
+    assert server.calls == len(STATUSES), "one attempt per generate"
+
+
+@every_route
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        ("hang", "timeout"),
+        ("drop", "connection dropped"),
+        ("drop_mid_body", "connection dropped"),
+        ("not_json", "malformed body"),
+        ("no_choices", "malformed body"),
+    ],
+)
+async def test_an_unknown_outcome_may_have_been_billed_and_is_worth_another_attempt(
+    route: str, fault: Fault, kind: str
+) -> None:
+    error = await outcome(route, fault, timeout_seconds=0.5 if fault == "hang" else 60)
+    assert type(error) is TransientModelError
+    assert error.billed
+    assert error.kind == kind
+
+
+@every_route
+async def test_a_refused_connection_is_transient_and_costs_nothing(route: str) -> None:
+    async with server_of(route) as server:
+        gone = server.base_url
+    model = model_of(route, gone)
+    with pytest.raises(TransientModelError, match="no connection") as caught:
+        await model.generate(ask())
+    await model.aclose()
+    assert not caught.value.billed
+    assert caught.value.kind == "no connection"
+
+
+@every_route
+async def test_an_address_without_a_scheme_is_permanent(route: str) -> None:
+    model = model_of(route, "localhost/v1")
+    with pytest.raises(PermanentModelError, match="not an address"):
+        await model.generate(ask())
+    await model.aclose()
+
+
+@every_route
+async def test_the_wait_that_the_provider_asks_for_is_passed_on(route: str) -> None:
+    in_seconds = await outcome(route, faults=Faults(script=["rate_limit"], retry_after=7))
+    assert isinstance(in_seconds, TransientModelError)
+    assert in_seconds.retry_after == 7
+    date = formatdate(time.time() + 90, usegmt=True)
+    as_date = await outcome(route, faults=Faults(script=["rate_limit"], retry_after=date))
+    assert isinstance(as_date, TransientModelError)
+    assert as_date.retry_after is not None
+    assert 60 < as_date.retry_after <= 90
+    in_milliseconds = await outcome(route, faults=Faults(script=[503], headers={"retry-after-ms": "250"}))
+    assert isinstance(in_milliseconds, TransientModelError)
+    assert in_milliseconds.retry_after == 0.25
+
+
+def test_a_wait_is_read_from_every_form_of_the_header_and_nonsense_is_ignored() -> None:
+    date = formatdate(1_000_030, usegmt=True)
+    cases = [({"retry-after": "3"}, 3.0), ({"retry-after": "0.5"}, 0.5), ({"retry-after": date}, 30.0)]
+    cases += [({"retry-after": "3", "retry-after-ms": "1500"}, 1.5)]
+    for headers, seconds in cases:
+        assert retry_after(headers, now=lambda: 1_000_000) == seconds
+    assert retry_after({"retry-after": date}, now=lambda: 2_000_000) == 0
+    for headers in ({}, {"retry-after": "soon"}, {"retry-after": "-1"}, {"retry-after": "nan"}):
+        assert retry_after(headers) is None
+
+
+@every_route
+async def test_no_message_shows_the_key_though_the_provider_repeats_it(route: str) -> None:
+    async with server_of(route, api_key="another") as server:
+        model = model_of(route, server.base_url)
+        with pytest.raises(PermanentModelError, match=r"Incorrect API key provided: \[key\]") as caught:
+            await model.generate(ask())
+        await model.aclose()
+    assert KEY not in str(caught.value)
+    assert caught.value.__suppress_context__, "a traceback would show the provider's own message"
+    assert "remedy: check the API key" in str(caught.value)
+
+
+@every_route
+async def test_cancelling_a_call_ends_it_at_the_provider_too(route: str) -> None:
+    async with server_of(route, faults=Faults(script=["hang"])) as server:
+        model = model_of(route, server.base_url)
+        call = asyncio.ensure_future(model.generate(ask()))
+        await until(lambda: server.in_flight == 1)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        await until(lambda: server.in_flight == 0)
+        assert (await model.generate(ask())).choices[0].text == "yes"
+        await model.aclose()
+
+
+async def test_a_failure_is_not_mistaken_for_the_one_that_its_caller_is_handling() -> None:
+    async with OpenAIServer(faults=Faults(script=[401, "no_choices"])) as server:
+        model = model_of("openai", server.base_url)
+        try:
+            await model.generate(ask())
+        except PermanentModelError:
+            with pytest.raises(TransientModelError, match="expected choices"):
+                await model.generate(ask())
+        await model.aclose()
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (500, "the request exceeds the available context size"),
+        (400, "This model's maximum context length is 4096 tokens"),
+        (429, "You exceeded your current quota (insufficient_quota)"),
+    ],
+)
+async def test_an_overlong_prompt_and_an_empty_account_are_permanent_whatever_their_status(
+    status: int, message: str
+) -> None:
+    error = await outcome("openai", faults=Faults(script=[status], message=message))
+    assert type(error) is PermanentModelError
+    assert not error.billed
+
+
+async def test_several_choices_come_from_one_call_and_repeats_continue_the_seeds() -> None:
+    server = OpenAIServer(planted_answer({"small": 0.5}, seed=3))
+    async with server:
+        model = model_of("openai", server.base_url, max_choices=8)
+        whole = await model.generate(ask(n=8, seed=40))
+        parts = [await model.generate(ask(n=4, seed=40).for_repeats(first, 4)) for first in (0, 4)]
+        await model.aclose()
+    texts = [choice.text for choice in whole.choices]
+    assert texts == [choice.text for part in parts for choice in part.choices]
+    assert len(set(texts)) > 1
+    first = ask(seed=40).sampling_seed
+    assert [(r.n, r.seed) for r in server.requests] == [(8, first), (4, first), (4, first + 4)]
+    assert server.choices == 16
+
+
+def test_every_question_has_a_seed_of_its_own_and_the_same_one_each_time() -> None:
+    seeds = {ask(f"Say {word}", seed=seed).sampling_seed for word in ("a", "b", "c") for seed in (0, 1)}
+    assert len(seeds) == 6
+    assert all(0 <= seed < 2**30 for seed in seeds)
+    assert ask(seed=1).for_repeats(3, 2).sampling_seed == ask(seed=1).sampling_seed + 3
+
+
+async def test_no_more_choices_are_asked_for_than_the_endpoint_gives() -> None:
+    server = OpenAIServer()
+    assert len((await answer_of("openai", ask(n=9), server, max_choices=4)).choices) == 4
+    assert server.requests[0].n == 4
+    single = OpenAIServer()
+    assert len((await answer_of("openai", ask(n=9), single, max_choices=1)).choices) == 1
+    assert "n" not in single.requests[0].body
+
+
+async def test_a_provider_without_n_and_seed_gives_one_choice() -> None:
+    server = AnthropicServer()
+    assert len((await answer_of("litellm-anthropic", ask(n=3, seed=5), server)).choices) == 1
+    assert not {"n", "seed"} & set(server.requests[0].body)
+
+
+async def test_reported_tokens_are_split_over_the_choices() -> None:
+    server = OpenAIServer(lambda _, index: "word " * (index + 1))
+    response = await answer_of("openai", ask(n=3), server)
+    assert [choice.completion_tokens for choice in response.choices] == [1, 2, 3]
+
+
+async def count_words(text: str) -> int:
+    return len(text.split())
+
+
+async def test_choices_are_counted_one_by_one_where_usage_covers_only_the_first() -> None:
+    server = OpenAIServer(lambda *_: "four words of text", usage="one_choice")
+    trapped = await answer_of("openai", ask(n=3), server)
+    assert trapped.completion_tokens == 4
+    server = OpenAIServer(lambda *_: "four words of text", usage="one_choice")
+    counted = await answer_of("openai", ask(n=3), server, count_tokens=count_words)
+    assert [choice.completion_tokens for choice in counted.choices] == [4, 4, 4]
+
+
+async def test_tokens_that_are_not_reported_are_a_quarter_of_the_bytes_rounded_up() -> None:
+    server = OpenAIServer(lambda *_: "twelve bytes!", usage="none")
+    response = await answer_of("openai", ask("Five!", n=2), server)
+    assert [choice.completion_tokens for choice in response.choices] == [4, 4]
+    assert response.prompt_tokens == 3 + 2
+
+
+@given(total=st.integers(0, 10_000), lengths=st.lists(st.integers(0, 500), min_size=1, max_size=20))
+def test_split_tokens_sum_to_the_total_and_stay_within_one_of_their_share(total: int, lengths: list[int]) -> None:
+    shares = split_tokens(total, lengths)
+    assert sum(shares) == total
+    whole = sum(lengths)
+    for share, length in zip(shares, lengths, strict=True):
+        assert abs(share - (total * length / whole if whole else total / len(lengths))) < 1 + 1e-9
+
+
+async def test_a_model_without_chat_template_gets_one_completion_prompt() -> None:
+    server = OpenAIServer(lambda *_: " and so on")
+    response = await answer_of("openai", ask("Once upon"), server, chat_template=False)
+    assert response.choices[0].text == " and so on"
+    assert server.requests[0].body["prompt"] == "Be brief.\n\nOnce upon"
+
+
+def test_the_request_carries_what_was_asked_and_a_schema_only_where_it_is_honoured() -> None:
+    request = ask(json_schema='{"type": "object"}', stop=("\n",), temperature=0.3, top_p=0.8, seed=2)
+    spec = ModelSpec(name="small", model="org/small", base_url="http://127.0.0.1/v1")
+    plain = payload(spec, request)
+    assert plain == {
+        "model": "org/small",
+        "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Say [[yes]]"}],
+        "max_tokens": 20,
+        "temperature": 0.3,
+        "top_p": 0.8,
+        "seed": request.sampling_seed,
+        "stop": ["\n"],
+    }
+    schema = {"name": "answer", "strict": True, "schema": {"type": "object"}}
+    with_schema = payload(spec.model_copy(update={"json_schema": True}), request)
+    assert with_schema == {**plain, "response_format": {"type": "json_schema", "json_schema": schema}}
+
+
+@pytest.mark.parametrize(
+    ("choice", "text"),
+    [
+        ({"message": {"content": None}, "finish_reason": "length"}, ""),
+        ({"message": {"content": ""}, "finish_reason": "stop"}, ""),
+        ({"message": {"content": None, "refusal": "I cannot."}, "finish_reason": "stop"}, "I cannot."),
+        ({"message": {"content": None}, "finish_reason": "content_filter"}, ""),
+        ({"message": {"content": None}, "finish_reason": "stop"}, None),
+        ({"message": {"content": 3}, "finish_reason": "stop"}, None),
+        ({"message": None}, None),
+        ("yes", None),
+    ],
+)
+def test_an_empty_answer_is_an_answer_where_there_is_a_reason_for_it(choice: Any, text: str | None) -> None:
+    if text is None:
+        with pytest.raises(ValueError, match="but got"):
+            read_choices({"choices": [choice]}, most=1)
+    else:
+        assert read_choices({"choices": [choice]}, most=1)[0][0] == text
+
+
+async def test_null_content_without_a_reason_is_a_malformed_body() -> None:
+    async with OpenAIServer(lambda *_: None) as server:
+        model = model_of("openai", server.base_url)
+        with pytest.raises(TransientModelError, match="content to be text, but got NoneType") as caught:
+            await model.generate(ask())
+        await model.aclose()
+    assert caught.value.billed
+
+
+async def test_the_key_is_read_from_the_variable_that_the_entry_names() -> None:
+    server = OpenAIServer(api_key=KEY)
+    response = await answer_of("openai", ask(), server, api_key=None, api_key_env="MY_KEY", environ={"MY_KEY": KEY})
+    assert response.choices[0].text == "yes"
+
+
+def test_a_missing_key_names_the_variable_and_the_remedy() -> None:
+    spec = ModelSpec(name="small", base_url="http://127.0.0.1/v1", api_key_env="MY_KEY")
+    with pytest.raises(CatalogError, match=r"MY_KEY, which is not set\n  remedy: export MY_KEY="):
+        HostedModel(spec, environ={})
+
+
+def test_a_local_model_is_no_hosted_one() -> None:
+    with pytest.raises(CatalogError, match="needs litellm or base_url"):
+        HostedModel(ModelSpec(name="small", weights=Weights(file="small.gguf")))
+
+
+@every_route
+async def test_a_closed_model_connects_anew(route: str) -> None:
+    async with server_of(route) as server:
+        model = model_of(route, server.base_url)
+        for _ in range(2):
+            assert (await model.generate(ask())).choices[0].text == "yes"
+            await model.aclose()
+
+
+@every_route
+def test_one_model_serves_one_event_loop_after_another_when_closed_between(route: str) -> None:
+    async def once() -> str:
+        return (await answer_of(route, ask(), server_of(route))).choices[0].text
+
+    assert [asyncio.run(once()) for _ in range(3)] == ["yes"] * 3
+
+
+@every_route
+async def test_nothing_is_printed_or_logged(
+    route: str, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    for fault in (401, 500, "not_json", "drop"):
+        await outcome(route, fault)  # type: ignore[arg-type]
+    await answer_of(route, ask(), server_of(route))
+    assert capfd.readouterr() == ("", "")
+    assert [record for record in caplog.records if record.levelname in ("WARNING", "ERROR", "CRITICAL")] == []
+
+
+async def test_faults_come_by_seeded_rate_and_are_counted_by_kind() -> None:
+    faults = Faults(rates={"rate_limit": 0.3, "server_error": 0.3}, seed=1)
+    async with OpenAIServer(faults=faults) as server:
+        model = model_of("openai", server.base_url)
+        results = [await asyncio.gather(model.generate(ask()), return_exceptions=True) for _ in range(40)]
+        await model.aclose()
+    failed = sum(isinstance(result, TransientModelError) for (result,) in results)
+    assert server.outcomes["rate_limit"] + server.outcomes["server_error"] == failed
+    assert failed == sum(faults.of_request(index) is not None for index in range(40))
+    assert 10 < failed < 38
+
+
+async def test_the_server_knows_how_many_calls_were_in_flight() -> None:
+    async with OpenAIServer(delay=0.05) as server:
+        model = model_of("openai", server.base_url)
+        await asyncio.gather(*(model.generate(ask()) for _ in range(20)))
+        await model.aclose()
+    assert (server.max_in_flight, server.in_flight, server.calls) == (20, 0, 20)
+
+
+async def test_a_server_process_answers_from_the_prompt_and_writes_what_it_received(tmp_path: Path) -> None:
+    counter = tmp_path / "requests.jsonl"
+    with ServerProcess(counter=counter, quality={"small": 0.5}, seed=1) as process:
+        model = model_of("openai", process.base_url, max_choices=20)
+        response = await model.generate(ask(n=20))
+        await model.aclose()
+    right = sum(choice.text == "yes" for choice in response.choices)
+    assert 3 < right < 17
+    (line,) = [json.loads(line) for line in counter.read_text().splitlines()]
+    sent = ask().sampling_seed
+    assert (line["n"], line["seed"], line["model"], line["outcome"]) == (20, sent, "small", "ok")
+    assert process.received() == [line]
+
+
+def test_half_an_emoji_that_max_tokens_cut_off_is_read_and_counted() -> None:
+    ((text, why),) = read_choices(
+        {"choices": [{"message": {"content": "ok \ud83d"}, "finish_reason": "length"}]}, most=1
+    )
+    assert (text, why) == ("ok ?", "length")
+    assert estimated_tokens("abc\ud83d") == 1

@@ -1,0 +1,381 @@
+"""`optimize` end to end, on the toy task and a fake model."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy.exc import ResourceClosedError
+
+from agentopt.api import adiagnose, aevaluate, aoptimize, diagnose, evaluate, optimize
+from agentopt.core.candidate import Candidate, SubtaskChoice
+from agentopt.runs.config import Config, load_config
+from agentopt.core.cost import Unit
+from agentopt.core.errors import AgentoptError, CandidateError, ConfigError, PermanentModelError, TaskError
+from agentopt.core.events import Event, log_to
+from agentopt.models.base import Request, Response
+from agentopt.models.catalog import Catalog
+from agentopt.models.scripted import ScriptedModel
+from agentopt.runs.result import load_result
+from agentopt.core.candidate import load_candidate
+from agentopt.runs.folder import RunFolder
+from agentopt.models.session import open_session
+from agentopt.search.from_task import search_space
+from agentopt.runs.trial_store import STUDY_NAME, Study
+from agentopt.core.task import Example
+from agentopt.testing.toy import LARGE, SMALL, toy_model, toy_task
+from agentopt.core.records import Score
+
+
+def config(tmp_path: Path, **changes: object) -> Config:
+    settings = {"strategy": "optuna", "journal": str(tmp_path / "journal.db"), "runs": str(tmp_path / "runs")}
+    return Config.model_validate({**settings, "budget": {"trials": 8}, **changes})
+
+
+def toy_model_but_for(refused: Callable[[Request], bool], kind: str) -> ScriptedModel:
+    """The toy task's fake, which refuses some requests for good."""
+    fake = toy_model()
+
+    def answer(request: Request, repeat: int) -> str:
+        if refused(request):
+            raise PermanentModelError("refused", kind=kind)
+        return fake._answer(request, repeat)  # type: ignore[misc]
+
+    return ScriptedModel(answer)
+
+
+def one_example_refused() -> ScriptedModel:
+    return toy_model_but_for(lambda r: r.model == LARGE and "validation-3|" in r.messages[-1].content, "HTTP 400")
+
+
+async def test_a_run_finds_a_better_candidate_and_proves_it_on_the_test_split(tmp_path: Path) -> None:
+    result = await aoptimize(toy_task(validation=40, test=40), config(tmp_path), provider=toy_model())
+    best = result.finalist("best")
+    assert result.trials[0].proposer == "baseline"
+    assert result.best["find"].model == LARGE
+    assert best.against_baseline is not None
+    assert best.against_baseline.verdict == "better"
+    assert best.test is not None
+    assert best.test.interval.low < best.test.score < best.test.interval.high
+    assert result.spent["samples"].calls > 0
+
+
+async def test_the_run_folder_holds_what_was_found(tmp_path: Path) -> None:
+    result = await aoptimize(toy_task(), config(tmp_path), provider=toy_model())
+    folder = Path(result.run)
+    assert load_result(folder) == result
+    assert load_candidate(folder / "best.yaml") == result.best
+    events = [json.loads(line)["event"] for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert events[0] == "run_started"
+    assert events[-1] == "run_done"
+    assert events.count("trial_done") == 8
+
+
+async def test_the_study_opens_with_optuna(tmp_path: Path) -> None:
+    import optuna
+
+    result = await aoptimize(toy_task(), config(tmp_path), provider=toy_model())
+    study = optuna.load_study(study_name=STUDY_NAME, storage=f"sqlite:///{result.run}/trials.db")
+    assert len(study.trials) == 8
+    assert study.best_value == max(t.score for t in result.trials if t.state == "complete" and t.score is not None)
+    assert study.trials[0].user_attrs["proposer"] == "baseline"
+
+
+async def test_a_second_run_on_a_warm_journal_asks_for_nothing(tmp_path: Path) -> None:
+    first = await aoptimize(toy_task(), config(tmp_path), provider=toy_model())
+    silent = ScriptedModel(script=[])
+    second = await aoptimize(toy_task(), config(tmp_path), provider=silent)
+    assert silent.requests == []
+    assert second.spent == {}
+    assert second.best == first.best
+
+
+async def test_a_finished_run_that_is_resumed_says_the_same_again(tmp_path: Path) -> None:
+    first = await aoptimize(toy_task(), config(tmp_path), provider=toy_model())
+    again = await aoptimize(toy_task(), resume=Path(first.run), provider=ScriptedModel(script=[]))
+    assert again.trials == first.trials
+    assert again.spent == first.spent
+
+
+async def test_a_run_cut_short_by_its_cap_goes_on_with_a_higher_one(tmp_path: Path) -> None:
+    whole = await aoptimize(toy_task(), config(tmp_path / "a"), provider=toy_model())
+    capped = config(tmp_path / "b", budget={"trials": 8, "calls": 150})
+    fake = toy_model()
+    cut = await aoptimize(toy_task(), capped, provider=fake)
+    assert "calls cap" in cut.ended
+    assert cut.total.calls == len(fake.requests) <= 150
+    raised = load_config(["budget.calls=2000"], capped)
+    resumed = await aoptimize(toy_task(), raised, resume=Path(cut.run), provider=fake)
+    assert resumed.best == whole.best
+    asked = [(r.key(r.model), repeat) for r in fake.requests for repeat in range(r.first_repeat, r.first_repeat + r.n)]
+    assert len(asked) == len(set(asked))
+
+
+async def test_a_resume_with_another_task_is_refused(tmp_path: Path) -> None:
+    first = await aoptimize(toy_task(), config(tmp_path), provider=toy_model())
+    with pytest.raises(ConfigError, match="the task has changed"):
+        await aoptimize(toy_task(validation=15), resume=Path(first.run), provider=toy_model())
+
+
+async def test_a_dead_model_ends_in_an_error_that_says_why(tmp_path: Path) -> None:
+    def refuse(request: Request, repeat: int) -> str:
+        raise PermanentModelError("HTTP 401: no such key", kind="HTTP 401")
+
+    with pytest.raises(AgentoptError, match=r"no candidate could be evaluated.*HTTP 401") as failure:
+        await aoptimize(toy_task(), config(tmp_path), provider=ScriptedModel(refuse))
+    assert "--resume" in str(failure.value)
+
+
+async def test_one_failing_example_leaves_its_trials_incomplete_and_never_best(tmp_path: Path) -> None:
+    result = await aoptimize(toy_task(), config(tmp_path), provider=one_example_refused())
+    assert {t.state for t in result.trials if LARGE in str(t.candidate)} <= {"incomplete", "pruned"}
+    assert {choice.model for choice in result.best.values()} == {SMALL}
+    assert result.failures["HTTP 400"] >= 1
+
+
+async def test_a_candidate_of_another_task_is_refused(tmp_path: Path) -> None:
+    other = Candidate.of({"other": SubtaskChoice(SMALL)})
+    with pytest.raises(CandidateError, match="names every subtask"):
+        await aevaluate(toy_task(), other, config(tmp_path), provider=toy_model())
+
+
+async def test_ten_samples_after_five_ask_for_five_more_per_subtask_input(tmp_path: Path) -> None:
+    task = toy_task(num_samples=(1, 5, 10), test=6)
+    fake = toy_model({("find", SMALL): 1.0, ("answer", SMALL): 1.0})
+    for samples in (5, 10):
+        candidate = Candidate.of({s.name: SubtaskChoice(SMALL, samples) for s in task.subtasks})
+        await aevaluate(task, candidate, config(tmp_path), provider=fake)
+    assert [(r.first_repeat, r.n) for r in fake.requests] == [(0, 5)] * 12 + [(5, 5)] * 12
+
+
+async def test_fusion_by_the_model_is_charged_apart(tmp_path: Path) -> None:
+    task = toy_task(method="fuse", test=4)
+    fake = toy_model()
+
+    def answer(request: Request, repeat: int) -> str:
+        return "key-test-0" if request.purpose == "fusion" else fake._answer(request, repeat)  # type: ignore[misc]
+
+    candidate = Candidate.of({"find": SubtaskChoice(LARGE, 3), "answer": SubtaskChoice(SMALL, 1)})
+    evaluation = await aevaluate(task, candidate, config(tmp_path), provider=ScriptedModel(answer))
+    assert evaluation.per_example("fusion_tokens") > 0
+    assert evaluation.per_example("completion_tokens") == 4
+
+
+@settings(max_examples=2)
+@given(seed=st.integers(0, 1000), strategy=st.sampled_from(["optuna", "random", "grid"]))
+def test_the_same_seed_gives_the_same_trials(seed: int, strategy: str) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        runs = [
+            asyncio.run(
+                aoptimize(
+                    toy_task(validation=6, test=6),
+                    config(Path(folder) / str(i), seed=seed, strategy=strategy, budget={"trials": 5}),
+                    provider=toy_model(),
+                )
+            )
+            for i in range(2)
+        ]
+    assert runs[0].trials == runs[1].trials
+
+
+async def test_half_an_emoji_in_a_response_is_kept_and_does_no_harm(tmp_path: Path) -> None:
+    result = await aoptimize(
+        toy_task(validation=4, test=4), config(tmp_path), provider=ScriptedModel(lambda *_: "cut \ud83d")
+    )
+    assert result.finalist("best").validation.score == 0
+
+
+@pytest.mark.parametrize("measured", [False, True])
+async def test_a_cap_on_seconds_leaves_time_for_the_test(tmp_path: Path, measured: bool) -> None:
+    class Slow(ScriptedModel):
+        async def generate(self, request: Request) -> Response:
+            await asyncio.sleep(0.2)
+            return await super().generate(request)
+
+    provider = Slow(toy_model()._answer)
+    limited = config(tmp_path, budget={"trials": 1000, "seconds": 6})
+    task = toy_task(validation=4, test=4)
+    if measured:
+        task = replace(
+            task, subtasks=tuple(replace(subtask, tokens=None) for subtask in task.subtasks), unit=Unit(134.5e6, 1, 1)
+        )
+    result = await aoptimize(task, limited, provider=provider)
+    assert result.finalist("best").test is not None
+    assert "seconds cap of 6" in result.ended
+    assert "kept back for what comes after" in result.ended
+
+
+async def test_incomplete_trials_are_tried_again_once_per_session_and_stay_within_the_cap(tmp_path: Path) -> None:
+    result = await aoptimize(toy_task(), config(tmp_path), provider=one_example_refused())
+    unfinished = sum(trial.state == "incomplete" for trial in result.trials)
+    again = await aoptimize(toy_task(), resume=Path(result.run), provider=one_example_refused())
+    assert len(again.trials) == len(result.trials) + unfinished
+    assert len({str(trial.candidate) for trial in again.trials}) == 8
+
+
+async def test_a_baseline_whose_model_is_down_does_not_cost_the_others_their_result(tmp_path: Path) -> None:
+    gone = toy_model_but_for(lambda request: request.model == SMALL, "HTTP 404")
+    result = await aoptimize(toy_task(), config(tmp_path), provider=gone)
+    assert {choice.model for choice in result.best.values()} == {LARGE}
+    assert result.finalist("best").against_baseline is None
+    with pytest.raises(LookupError):
+        result.finalist("baseline")
+
+
+async def test_a_cap_below_the_baselines_need_is_named_in_the_error(tmp_path: Path) -> None:
+    with pytest.raises(AgentoptError, match="calls cap of 5 is reached"):
+        await aoptimize(toy_task(), config(tmp_path, budget={"calls": 5}), provider=toy_model())
+
+
+async def test_each_evaluation_has_its_budget_to_itself(tmp_path: Path) -> None:
+    capped = config(tmp_path, budget={"calls": 40})
+    for samples in (1, 2):
+        candidate = Candidate.of({s.name: SubtaskChoice(SMALL, samples) for s in toy_task().subtasks})
+        assert (await aevaluate(toy_task(), candidate, capped, provider=toy_model())).state == "complete"
+
+
+async def test_a_resume_with_another_scorer_is_refused(tmp_path: Path) -> None:
+    first = await aoptimize(toy_task(), config(tmp_path), provider=toy_model())
+    other = replace(toy_task(), scorer=lambda example, output: Score(1.0))
+    with pytest.raises(ConfigError, match="the task has changed"):
+        await aoptimize(other, resume=Path(first.run), provider=toy_model())
+
+
+async def test_candidates_of_the_archive_are_tried_right_after_the_baseline(tmp_path: Path) -> None:
+    known = Candidate.of({"find": SubtaskChoice(LARGE, 2), "answer": SubtaskChoice(SMALL, 1)})
+    gone = Candidate.of({"find": SubtaskChoice("retired", 1), "answer": SubtaskChoice(SMALL, 1)})
+    result = await aoptimize(toy_task(), config(tmp_path), provider=toy_model(), warm_start=[gone, known])
+    assert [t.proposer for t in result.trials][:3] == ["baseline", "archive", "optuna"]
+    assert result.trials[1].candidate == known.to_dict()
+    assert len(result.trials) == 8
+
+    again = await aoptimize(toy_task(), resume=Path(result.run), provider=ScriptedModel(script=[]))
+    assert again.trials == result.trials, "the run folder knows what the run was given"
+
+
+async def test_the_search_knows_the_archive_and_tries_something_else(tmp_path: Path) -> None:
+    first = await aoptimize(toy_task(), config(tmp_path, strategy="grid"), provider=toy_model())
+    tried = [Candidate.from_dict(line.candidate) for line in first.trials[1:6]]
+    second = await aoptimize(
+        toy_task(), config(tmp_path / "b", strategy="grid"), provider=toy_model(), warm_start=tried
+    )
+    assert [t.proposer for t in second.trials] == ["baseline", *["archive"] * 5, *["grid"] * 2]
+    assert len({str(t.candidate) for t in second.trials}) == 8
+
+
+async def test_a_resume_of_a_run_that_another_process_works_on_leaves_it_as_it_is(tmp_path: Path) -> None:
+    asked = config(tmp_path)
+    run = RunFolder.create(toy_task(), None, asked)
+    before = (run.path / "config.yaml").read_text()
+    other = asked.model_copy(update={"seed": 7})
+    with run.locked(), pytest.raises(ConfigError, match="another process works on this run"):
+        await aoptimize(toy_task(), other, resume=run.path, provider=toy_model())
+    assert (run.path / "config.yaml").read_text() == before
+
+
+async def test_a_run_that_was_resumed_is_kept_when_it_meets_a_users_mistake(tmp_path: Path) -> None:
+    task = replace(toy_task(), max_units=1)
+    run = RunFolder.create(task, None, config(tmp_path))
+    with pytest.raises(TaskError, match="the baseline must cost at most"):
+        await aoptimize(task, resume=run.path, provider=toy_model())
+    assert RunFolder.open(run.path).id == run.id
+    with pytest.raises(TaskError, match="the baseline must cost at most"):
+        await aoptimize(task, config(tmp_path, runs=str(tmp_path / "new")), provider=toy_model())
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+async def test_a_log_that_a_kill_cut_short_can_be_read(tmp_path: Path) -> None:
+    run = RunFolder.create(toy_task(), None, config(tmp_path))
+    line = '{"time": "t", "event": "fall_back", "message": "two\u2028lines"}\n'
+    run.log.write_text(f'{line}{{"time": "t", "event": "fall_back", "mess{line}{line}{{"time": "t}}', encoding="utf-8")
+    assert run.logged("fall_back") == ["two\u2028lines"] * 2
+
+
+async def test_half_an_emoji_in_a_message_does_not_stop_the_log(tmp_path: Path) -> None:
+    run = RunFolder.create(toy_task(), None, config(tmp_path))
+    log_to(run.log)(Event("note", "cut \ud83d"))
+    assert run.logged("note") == ["cut \ud83d"]
+
+
+@pytest.mark.parametrize("name", ["what next?", "plan/code"])
+async def test_a_task_may_be_called_what_a_path_cannot_hold(tmp_path: Path, name: str) -> None:
+    result = await aoptimize(
+        replace(toy_task(), name=name), config(tmp_path, budget={"trials": 1}), provider=toy_model()
+    )
+    assert result.task == name
+    assert RunFolder.open(Path(result.run)).trials.exists()
+
+
+async def test_a_split_that_is_needed_and_is_not_there_is_told_before_anything_is_spent(tmp_path: Path) -> None:
+    splits = toy_task().splits
+    for kept, needed in (("test", "validation"), ("validation", "test")):
+        task, model = replace(toy_task(), splits={kept: splits[kept]}), toy_model()
+        with pytest.raises(TaskError, match=f"a {needed} split is needed, but the task has {kept}"):
+            await (aoptimize if needed == "validation" else aevaluate)(task, config=config(tmp_path), provider=model)
+        assert model.requests == []
+    assert not (tmp_path / "runs").exists()
+
+
+async def test_a_scorer_of_a_task_built_in_python_may_fail_on_an_example_and_give_numbers(tmp_path: Path) -> None:
+    def judge(example: Example, output: object) -> float:
+        if example.id == "test-3":
+            raise ValueError("no idea")
+        return float("nan") if example.id == "test-4" else 0.5
+
+    task = replace(toy_task(), scorer=judge)  # type: ignore[arg-type]
+    evaluation = await aevaluate(task, config=config(tmp_path), provider=toy_model())
+    assert set(evaluation.errors) == {"test-3", "test-4"}
+    assert "the scorer `judge` failed on example test-3: ValueError: no idea" in evaluation.errors["test-3"]
+    assert set(evaluation.scores.values()) == {0.5}
+
+
+@pytest.mark.parametrize(
+    "choice",
+    ["{model: m, num_samples: 2.5}", "{model: m, system_prompt: null}", "{num_samples: 1}", "m", "{model: m, n: 1}"],
+)
+def test_a_candidate_file_that_breaks_a_rule_is_refused(tmp_path: Path, choice: str) -> None:
+    (tmp_path / "best.yaml").write_text(f"find: {choice}\n")
+    with pytest.raises(CandidateError, match="maps each subtask to model, num_samples and system_prompt"):
+        load_candidate(tmp_path / "best.yaml")
+
+
+@pytest.mark.parametrize(("blocking", "twin"), [(optimize, aoptimize), (evaluate, aevaluate), (diagnose, adiagnose)])
+def test_each_blocking_function_takes_what_its_async_twin_takes(
+    blocking: Callable[..., object], twin: Callable[..., object]
+) -> None:
+    assert f"a{blocking.__name__}" == twin.__name__
+    assert inspect.signature(blocking) == inspect.signature(twin)
+    assert not inspect.iscoroutinefunction(blocking)
+
+
+def test_the_blocking_functions_give_what_their_twins_give(tmp_path: Path) -> None:
+    evaluation = evaluate(toy_task(), config=config(tmp_path), provider=toy_model())
+    assert evaluation.state == "complete"
+
+
+async def test_the_journal_is_let_go_of_also_where_a_transport_cannot_be(tmp_path: Path) -> None:
+    class Stuck(ScriptedModel):
+        async def aclose(self) -> None:
+            raise OSError("cannot let go")
+
+    with pytest.raises(OSError, match="cannot let go"):
+        async with open_session({}, "run", journal=str(tmp_path / "journal.db"), provider=Stuck()) as session:
+            pass
+    with pytest.raises(ResourceClosedError):
+        session.journal.spend("run")
+
+
+def test_what_a_killed_process_of_the_same_number_left_does_not_stop_a_run(tmp_path: Path) -> None:
+    (tmp_path / f"trials.db.{os.getpid()}").write_text("half a schema")
+    space = search_space(toy_task(), Catalog.load())
+    assert Study(tmp_path / "trials.db", space).trials == []

@@ -1,0 +1,227 @@
+"""The LLM search in every variant: what each is shown, the shared conformance suite, and falling back."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from agentopt.api import aoptimize, optimize
+from agentopt.core.candidate import Candidate
+from agentopt.core.cost import SubtaskCost
+from agentopt.core.errors import ConfigError, PermanentModelError
+from agentopt.models.base import ChatModel, Request
+from agentopt.models.scripted import ScriptedModel
+from agentopt.runs.config import Config, load_config
+from agentopt.runs.strategies import choose_search
+from agentopt.search.agent import AgentSearch
+from agentopt.search.agent_prompts import INSIGHTS, labels, proposal_schema
+from agentopt.search.base import ARCHIVE, Proposal, Search, SearchSpace, SubtaskSpace
+from agentopt.search.baselines import GridStrategy, RandomStrategy
+from agentopt.search.insights import initial_candidates
+from agentopt.search.loop import LoopSearch
+from agentopt.search.optuna_strategy import OptunaStrategy
+from agentopt.search.samplers import SAMPLERS
+from agentopt.search.settings import AgentSettings, SamplerName
+from agentopt.search.variants import AGENT, AGENT_HPO, LLM_ZERO_SHOT, SHOWN, Variant, mlcopilot
+from agentopt.testing.landscape import SyntheticLandscape, synthetic_space
+from agentopt.testing.strategies import ScriptedRunner, check_search
+from agentopt.testing.toy import toy_model, toy_task
+
+LIKE = [(c.to_dict(), 0.01 * i, 100.0 + i) for i, c in enumerate(synthetic_space().candidates()[:40])]
+MANNERS = {m.name: m for m in (AGENT, AGENT_HPO, LLM_ZERO_SHOT, mlcopilot("cousin", LIKE))}
+every_manner = pytest.mark.parametrize("variant", MANNERS.values(), ids=MANNERS.keys())
+
+
+def as_answer(space: SearchSpace, candidates: Sequence[Candidate]) -> str:
+    called = labels(space)
+    rows = [{name: f"{called[c.model]} x{c.num_samples}" for name, c in row.items()} for row in candidates]
+    return json.dumps({"candidates": rows, "advice": "go on"})
+
+
+def guessing(space: SearchSpace) -> ScriptedModel:
+    """An agent that answers with five candidates, another draw for another question or repeat."""
+    every = space.candidates()
+
+    def answer(request: Request, repeat: int) -> str:
+        rng = random.Random(f"{request.messages} {repeat}")
+        return as_answer(space, rng.sample(every, min(5, len(every))))
+
+    return ScriptedModel(answer)
+
+
+def asking(model: ChatModel | None, variant: Variant, **settings: int) -> AgentSearch:
+    asked = AgentSettings(model="agent", **settings)  # type: ignore[arg-type]
+    return AgentSearch(model, asked, OptunaStrategy(0, proposer="fallback"), "answer questions", None, variant=variant)
+
+
+def small_space() -> SearchSpace:
+    cost = SubtaskCost(128, 64, {"tiny": 1e9, "small": 3e9})
+    stages = [SubtaskSpace(name, ("tiny", "small"), (1, 2, 5), "", cost) for name in ("a", "b")]
+    return SearchSpace(tuple(stages), 14.0)
+
+
+SEARCHES: dict[str, Callable[[SearchSpace], Search]] = {
+    "random": lambda space: LoopSearch(RandomStrategy(1), 1),
+    "grid": lambda space: LoopSearch(GridStrategy(), 1),
+    "optuna": lambda space: LoopSearch(OptunaStrategy(1), 1),
+    **{name: lambda space, m=m: asking(guessing(space), m) for name, m in MANNERS.items()},  # type: ignore[misc]
+    **{
+        f"agent without insight {i}": lambda space, i=i: asking(guessing(space), AGENT, **{f"insight_{i}": False})  # type: ignore[misc]
+        for i in (1, 2, 3)
+    },
+    **{f"{name} absent": lambda space, m=m: asking(None, m) for name, m in MANNERS.items()},  # type: ignore[misc]
+    **{f"{name} useless": lambda space, m=m: asking(ScriptedModel(lambda r, i: "?"), m) for name, m in MANNERS.items()},  # type: ignore[misc]
+}
+
+
+@pytest.mark.parametrize("make", SEARCHES.values(), ids=SEARCHES.keys())
+async def test_every_search_spends_its_trials_as_promised(make: Callable[[SearchSpace], Search]) -> None:
+    landscape = SyntheticLandscape()
+    await check_search(lambda: make(landscape.space), landscape.space, landscape.observed, trials=22)
+    small = small_space()
+    await check_search(lambda: make(small), small, lambda c: small.units(c) / 40, trials=60)
+
+
+async def spent(variant: Variant, model: ChatModel, trials: int = 17) -> ScriptedRunner:
+    landscape = SyntheticLandscape()
+    runner = ScriptedRunner(landscape.space, landscape.observed, trials)
+    await asking(model, variant).run(landscape.space, runner)
+    return runner
+
+
+@every_manner
+async def test_rounds_of_proposals_are_counted_without_the_first_trials(variant: Variant) -> None:
+    landscape = SyntheticLandscape()
+    runner = ScriptedRunner(landscape.space, landscape.observed, 60)
+    await asking(guessing(landscape.space), variant, max_rounds=2).run(landscape.space, runner)
+    assert [t.proposer for t in runner.trials].count(variant.name) == 10
+
+
+async def test_zero_shot_is_told_the_task_alone_and_asked_for_another_draw_each_round() -> None:
+    model = guessing(synthetic_space())
+    runner = await spent(LLM_ZERO_SHOT, model)
+    assert [t.proposer for t in runner.trials[1:]].count("llm_zero_shot") == 16
+    assert len({r.messages for r in model.requests}) <= 2, "a last batch may be smaller"
+    told = "\n".join(m.content for m in model.requests[0].messages)
+    assert "Stage retrieve" in told
+    assert "Tried" not in told
+    assert not any(insight in told for insight in INSIGHTS)
+    assert len({r.first_repeat for r in model.requests}) == len(model.requests)
+
+
+async def test_agent_hpo_sees_the_history_but_no_insight_and_writes_no_guidelines() -> None:
+    model = guessing(synthetic_space())
+    runner = await spent(AGENT_HPO, model)
+    assert [t.proposer for t in runner.trials[1:]] == ["agent_hpo"] * 16
+    assert all('"candidates"' in str(r.json_schema) for r in model.requests)
+    told = "\n".join(m.content for m in model.requests[-1].messages)
+    assert "Tried, best score first" in told
+    assert not any(insight in told for insight in INSIGHTS)
+    assert "Guidelines" not in told
+
+
+async def test_mlcopilot_is_told_the_best_of_a_like_task_and_nothing_of_its_own() -> None:
+    model = guessing(synthetic_space())
+    await spent(MANNERS["mlcopilot"], model)
+    told = "\n".join(m.content for m in model.requests[-1].messages)
+    assert "On a like task, cousin, the best were" in told
+    assert "\n0.39 = retrieve llama-3b x" in told
+    assert told.count(" = retrieve ") == SHOWN
+    assert "Tried" not in told
+
+
+async def test_the_agent_alone_begins_with_the_first_trials_of_insight_1() -> None:
+    first = initial_candidates(synthetic_space())
+    for variant in MANNERS.values():
+        runner = await spent(variant, guessing(synthetic_space()), trials=1 + len(first))
+        begun = [t.candidate for t in runner.trials[1:]]
+        assert (begun == first) == (variant is AGENT)
+
+
+@every_manner
+async def test_every_manner_falls_back_with_the_reason_where_its_model_cannot_be_reached(variant: Variant) -> None:
+    refusing = ScriptedModel(lambda request, repeat: (_ for _ in ()).throw(PermanentModelError("401 wrong key")))
+    runner = await spent(variant, refusing)
+    assert runner.trials[-1].proposer == "fallback"
+    reasons = [message for event, message in runner.said if event == "fall_back"]
+    assert all(reason.startswith("the agent cannot be reached: 401 wrong key") for reason in reasons)
+    assert reasons
+
+
+@every_manner
+async def test_the_strategy_of_a_configuration_asks_in_its_manner(variant: Variant, tmp_path: Path) -> None:
+    finished = await aoptimize(toy_task(), toy_config(tmp_path, strategy="random"), provider=toy_model())
+    settings = {"model": "smollm2-135m", "experience": finished.run if variant.name == "mlcopilot" else None}
+    config = toy_config(tmp_path, strategy=variant.name, agent=settings)
+    world = SyntheticLandscape()
+    runner = ScriptedRunner(world.space, world.observed, 15)
+    model = guessing(world.space)
+    await choose_search(config, model, toy_task(), tmp_path / "checkpoints.db").run(world.space, runner)
+    assert runner.trials[-1].proposer == variant.name
+    assert ("On a like task, toy, the best were" in model.requests[-1].messages[0].content) == bool(variant.experience)
+
+
+def toy_config(folder: Path, **changes: object) -> Config:
+    kept = {"journal": str(folder / "journal.db"), "runs": str(folder / "runs"), "budget": {"trials": 5}}
+    return Config.model_validate({**kept, **changes})
+
+
+def test_mlcopilot_without_experience_is_told_the_key_and_nothing_of_the_rest() -> None:
+    with pytest.raises(ConfigError) as told:
+        load_config(["strategy=mlcopilot"])
+    assert "strategy mlcopilot needs agent.experience" in str(told.value)
+    assert told.value.remedy == "set agent.experience to the folder of a finished run"
+    assert "but got" not in str(told.value)
+
+
+def test_the_samplers_of_a_configuration_are_those_that_there_are() -> None:
+    assert get_args(SamplerName) == tuple(SAMPLERS)
+    with pytest.raises(ConfigError, match=r"search\.sampler: must be 'insight', .*but got 'cmaes'"):
+        load_config(["search.sampler=cmaes"])
+
+
+@pytest.mark.skipif(find_spec("torch") is not None, reason="torch is installed here")
+@pytest.mark.parametrize("strategy", ["agent", "optuna"])
+def test_a_sampler_that_lacks_its_package_leaves_no_run_behind(strategy: str, tmp_path: Path) -> None:
+    config = toy_config(tmp_path, strategy=strategy, search={"sampler": "gp"}, agent={"model": None})
+    with pytest.raises(ConfigError, match="pip install torch"):
+        optimize(toy_task(), config, provider=(model := toy_model()))
+    assert (model.requests, list(tmp_path.iterdir())) == ([], [])
+    optimize(toy_task(), config.model_copy(update={"strategy": "random"}), provider=toy_model())
+
+
+def test_a_like_task_without_a_finished_run_leaves_no_run_behind(tmp_path: Path) -> None:
+    agent = {"model": None, "experience": tmp_path / "nowhere"}
+    with pytest.raises(ConfigError, match="no finished run is here"):
+        optimize(toy_task(), toy_config(tmp_path, strategy="mlcopilot", agent=agent), provider=toy_model())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["llm_zero_shot", "mlcopilot"])
+async def test_a_manner_without_history_is_told_nothing_of_it_where_few_candidates_are_left(name: str) -> None:
+    space = small_space()
+    every = space.candidates()
+    model = ScriptedModel(lambda request, repeat: as_answer(space, every[:5]))  # from the second round on: repeats
+    runner = ScriptedRunner(space, lambda c: space.units(c) / 40, 16)
+    await asking(model, MANNERS[name]).run(space, runner)
+    assert {t.proposer for t in runner.trials[1:]} == {name, "fallback"}
+    told = [r for r in model.requests if '"minItems":5' in str(r.json_schema)]
+    assert len(told) > 3, "an answer of repeats alone is asked for again"
+    assert {(r.messages, r.json_schema) for r in told} == {(told[0].messages, proposal_schema(space, (), 5))}
+    assert len({r.first_repeat for r in told}) == len(told)
+
+
+@pytest.mark.parametrize("known", [0, 1, None], ids=["none", "one", "all"])
+async def test_rounds_are_counted_alike_however_many_first_trials_the_archive_holds(known: int | None) -> None:
+    landscape = SyntheticLandscape()
+    runner = ScriptedRunner(landscape.space, landscape.observed, 60)
+    for candidate in initial_candidates(landscape.space)[:known]:
+        await runner.run(Proposal(candidate, ARCHIVE))
+    await asking(guessing(landscape.space), AGENT, max_rounds=2).run(landscape.space, runner)
+    assert len([t for t in runner.trials if t.proposer in ("agent", "fallback")]) == 10

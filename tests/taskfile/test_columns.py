@@ -1,0 +1,70 @@
+"""What a reader asks of a row: its columns by name and kind, and what is said where it has none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from agentopt.core.errors import TaskError
+from agentopt.taskfile.columns import ColumnError, Columns, at_least_one, column, items, number, text
+from agentopt.taskfile.retrieval import graph_question, hotpot_question
+
+ROW = {"answer": "40", "idx": 0, "facts": ["a"], "none": None, "right": True}
+
+
+def test_a_column_is_found_under_any_of_its_public_names() -> None:
+    assert text(ROW, "final_ans", "answer") == "40"
+    assert items(ROW, "facts") == ["a"]
+    assert (number(ROW, "idx"), number(ROW, "answer")) == (0, "40")
+    assert column(ROW, "none") is None
+
+
+@pytest.mark.parametrize(
+    ("ask", "name", "told"),
+    [
+        (text, "none", "the column 'none' must be a text, but is null"),
+        (text, "facts", "the column 'facts' must be a text, but is [\"a\"]"),
+        (items, "answer", "the column 'answer' must be a list, but is \"40\""),
+        (number, "right", "the column 'right' must be a number or a text, but is true"),
+        (text, "anser", "the row must have the column 'anser'; did you mean 'answer'?"),
+    ],
+)
+def test_a_column_of_another_kind_is_told_with_what_stands_there(ask: Any, name: str, told: str) -> None:
+    with pytest.raises(ColumnError) as raised:
+        ask(ROW, name)
+    assert raised.value.args == (told,)
+
+
+def test_a_reader_that_asks_for_a_missing_column_by_itself_is_told_too_and_may_catch_it() -> None:
+    row = Columns(ROW)
+    assert (row["idx"], row.get("x"), "x" in row) == (0, None, False)
+    with pytest.raises(ColumnError, match="the row must have the column 'anser'; did you mean 'answer'"):
+        row["anser"]
+    with pytest.raises(KeyError):
+        row["anser"]
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ({"question": "?"}, "must have the column 'gt_triples' or 'graph'"),
+        ({"question": "?", "graph": None}, "'graph' must be a list, but is null"),
+        ({"question": "?", "answer": "x", "gt_triples": []}, "'answer' must be a list, but is \"x\""),
+    ],
+)
+def test_a_question_over_a_graph_names_the_columns_of_both_forms(row: dict[str, Any], told: str) -> None:
+    with pytest.raises(ColumnError) as raised:
+        graph_question(row)
+    assert told in str(raised.value.args[0])
+
+
+def test_a_question_over_paragraphs_without_them_is_told() -> None:
+    with pytest.raises(ColumnError, match="'context' must be a list, but is null"):
+        hotpot_question({"question": "?", "context": None, "supporting_facts": []})
+
+
+def test_a_number_below_one_is_refused_by_the_options_name() -> None:
+    at_least_one("max_words", 1)
+    with pytest.raises(TaskError, match="max_words must be at least 1, but got 0"):
+        at_least_one("max_words", 0)

@@ -1,0 +1,256 @@
+"""A task folder becomes a `Task`, or one clear message with file, key, rule, value and remedy."""
+
+# ruff: noqa: E501 - the table of mistakes reads best with one mistake a line
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from agentopt.core.cost import Unit
+from agentopt.core.errors import TaskError
+from agentopt.core.task import Example
+from agentopt.evaluation.scorers import Judge
+from agentopt.models.catalog import ModelSpec
+from agentopt.taskfile.loading import in_order, load_task
+
+Edit = Callable[[dict[str, Any]], None]
+
+
+class Names(dict[str, ModelSpec]):
+    """A catalogue of a few names."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        return list(self)
+
+
+CATALOG = Names(
+    small=ModelSpec(name="small", base_url="http://127.0.0.1:9", parameters=1e8),
+    large=ModelSpec(name="large", base_url="http://127.0.0.1:9", parameters=5e8),
+    unsized=ModelSpec(name="unsized", base_url="http://127.0.0.1:9"),
+)
+
+
+def rows(split: str, count: int = 2) -> list[dict[str, Any]]:
+    return [
+        {"id": f"{split}{n}", "facts": ["f"], "question": f"{split} {n}?", "answer": "Kell", "level": n}
+        for n in range(count)
+    ]
+
+
+def spec() -> dict[str, Any]:
+    return {
+        "name": "toy",
+        "data": {"validation": "validation.jsonl", "test": "test.jsonl"},
+        "columns": {"id": "id", "target": "answer", "inputs": ["facts", "question"], "metadata": ["level"]},
+        "subtasks": [
+            {"name": "find", "prompt": "{{ inputs.facts }} {{ inputs.question }}", "models": ["small", "large"]},
+            {"name": "answer", "prompt": "{{ find.output }} {{ inputs.question }}", "models": ["small"]},
+        ],
+        "scorer": {"kind": "exact_match"},
+        "cost": {"unit": {"parameters": 1e8}, "max_units": 9},
+    }
+
+
+def write(folder: Path, data: Any, **splits: list[dict[str, Any]]) -> Path:
+    (folder / "task.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
+    for split in ("validation", "test"):
+        lines = [json.dumps(row) for row in splits.get(split, rows(split))]
+        (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_a_task_folder_is_read_with_all_that_it_says(tmp_path: Path) -> None:
+    task = load_task(write(tmp_path, spec()), catalog=CATALOG)
+    find, answer = task.subtasks
+    assert (task.name, task.output_subtask, task.max_units, task.unit) == ("toy", "answer", 9, Unit(1e8))
+    assert (find.models, find.num_samples, find.reads, answer.reads) == (
+        ("small", "large"),
+        (1, 2, 3, 5, 8),
+        (),
+        ("find",),
+    )
+    inputs = {"facts": ["f"], "question": "test 0?"}
+    assert task.splits["test"][0] == Example("test0", inputs, "Kell", {"level": 0})
+    assert set(task.splits) == {"validation", "test"}
+    assert answer.render(inputs, {"find": "Vard"}) == "Vard test 0?"
+    assert task.scorer(task.splits["test"][0], "kell") == load_task(tmp_path / "task.yaml").scorer(
+        Example("x", {}, "Kell"), "Kell"
+    )
+
+
+def test_without_columns_every_other_column_is_an_input_and_the_line_is_the_id(tmp_path: Path) -> None:
+    data = spec()
+    del data["columns"]
+    splits = {s: [{"question": f"{s}?", "facts": [], "target": "Kell"}] for s in ("validation", "test")}
+    task = load_task(write(tmp_path, data, **splits))
+    assert task.splits["validation"] == (Example("1", {"question": "validation?", "facts": []}, "Kell"),)
+
+
+def test_subtasks_are_put_in_an_order_in_which_each_comes_after_what_it_reads(tmp_path: Path) -> None:
+    data = spec()
+    data["subtasks"].reverse()
+    data["output"] = "answer"
+    assert [s.name for s in load_task(write(tmp_path, data)).subtasks] == ["find", "answer"]
+    assert in_order({"c": ("a",), "b": (), "a": ("b",)}, "x") == ["b", "a", "c"]
+
+
+@pytest.mark.parametrize(("given", "counts"), [(4, (4,)), ({"max": 3}, (1, 2, 3)), ([2, 5], (2, 5))])
+def test_sample_counts_are_a_number_a_maximum_or_a_list(tmp_path: Path, given: Any, counts: tuple[int, ...]) -> None:
+    task = load_task(write(tmp_path, spec()), overrides={"subtasks.find.num_samples": given})
+    assert task["find"].num_samples == counts
+
+
+def test_overrides_reach_subtasks_by_name_or_number_and_limits_cut_the_splits(tmp_path: Path) -> None:
+    overrides = {"data.limit.test": 1, "subtasks.answer.max_tokens": 7, "subtasks.0.temperature": 0}
+    task = load_task(write(tmp_path, spec()), overrides=overrides)
+    assert (len(task.splits["test"]), len(task.splits["validation"])) == (1, 2)
+    assert (task["answer"].max_tokens, task["find"].temperature) == (7, 0)
+
+
+def test_parsers_fusion_and_scorers_may_be_functions_of_the_task_folder(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        "def shout(text): return text.upper()\n"
+        "def longest(inputs, value): return len(value)\n"
+        "def score(example, output): return 1.0\n"
+    )
+    data = spec()
+    data["subtasks"][0] |= {
+        "parse": {"kind": "python", "function": "own.py:shout"},
+        "fuse": {"method": "best_of", "judge": "own.py:longest"},
+    }
+    data["scorer"] = {"kind": "python", "function": "own.py:score"}
+    find = load_task(write(tmp_path, data))["find"]
+    assert find.parse("kell") == "KELL"
+    assert find.fusion.judge
+    assert find.fusion.judge({}, "abc") == 3
+
+
+def test_a_json_parser_constrains_the_response_with_its_keys_in_the_order_of_the_file(tmp_path: Path) -> None:
+    schema = {"type": "object", "properties": {"why": {}, "city": {}}}
+    parse = {"kind": "json", "schema": schema}
+    find = load_task(write(tmp_path, spec()), overrides={"subtasks.find.parse": parse})["find"]
+    assert find.json_schema == '{"type":"object","properties":{"why":{},"city":{}}}'
+    assert find.parse('{"city": 1}') == {"city": 1}
+
+
+def test_a_judge_is_read_with_its_rubric_and_needs_no_target(tmp_path: Path) -> None:
+    data = spec()
+    data["scorer"] = {"kind": "judge", "model": "large", "rubric": "Right?"}
+    del data["columns"]["target"]
+    task = load_task(write(tmp_path, data), catalog=CATALOG)
+    assert task.scorer == Judge("large", "Right?")
+    assert task.splits["test"][0].target is None
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"scorrer": 1}, r"task\.yaml: scorrer: is not a known key[\s\S]*did you mean 'scorer'"),
+    ({"subtasks.find.promt": "x"}, r"subtasks\.0\.promt: is not a known key[\s\S]*did you mean 'prompt'"),
+    ({"subtasks.find.prompt": "a\n{{ x"}, r"subtasks\.0\.prompt: line 2 of the template is not Jinja"),
+    ({"subtasks.find.prompt": "{{ inputs.fact }}"}, r"`inputs\.fact`, which is not an input[\s\S]*did you mean 'facts'"),
+    ({"subtasks.answer.prompt": "{{ fnd.output }}"}, r"subtasks\.1\.prompt: [\s\S]*reads `fnd`[\s\S]*did you mean 'find'"),
+    ({"subtasks.answer.prompt": "{{ find }}"}, r"as `find\.output`, but got `find` alone"),
+    ({"subtasks.answer.prompt": "{{ find.text }}"}, r"as `find\.output`, but got `find\.text`"),
+    ({"subtasks.find.prompt": "{{ answer.output }}"}, r"in a circle, but got find -> answer -> find"),
+    ({"subtasks.find.prompt": "{{ find.output }}"}, r"cannot read its own output"),
+    ({"subtasks.find.prompt": "{{ inputs.question + 1 }}"}, r"on example validation0 of validation: .*TypeError"),
+    ({"subtasks.answer.name": "find"}, r"two subtasks are called 'find'"),
+    ({"subtasks.find.name": "inputs"}, r"`inputs` is the examples' columns"),
+    ({"subtasks.find.name": "my find"}, r"must be a word that templates can use, but got 'my find'"),
+    ({"subtasks.answer.prompt": "{{ inputs.question }}"}, r"nothing reads 'find'"),
+    ({"output": "anwser"}, r"`output` must name a subtask, but got 'anwser'[\s\S]*did you mean 'answer'"),
+    ({"subtasks.find.models": ["smal"]}, r"models\.0: the model 'smal'[\s\S]*did you mean 'small'.*agentopt models list"),
+    ({"subtasks.find.models": ["unsized"]}, r"need the parameter count of 'unsized'"),
+    ({"subtasks.find.models": []}, r"subtasks\.0\.models"),
+    ({"subtasks.find.models": ["small", "small"]}, r"must name each thing once"),
+    ({"subtasks.find.fuse": {"method": "fuse", "model": "huge"}}, r"fuse\.model: the model 'huge'"),
+    ({"subtasks.find.fuse": "votes"}, r"`method` must be one of[\s\S]*did you mean 'vote'"),
+    ({"subtasks.find.fuse": "vote_list"}, r"vote_list needs a parser that gives lists, but got text"),
+    ({"subtasks.find.fuse": {"method": "best_of"}}, r"best_of needs a `judge`"),
+    ({"subtasks.find.fuse": {"method": "vote", "model": "small"}}, r"`model` goes with method fuse"),
+    ({"subtasks.find.fuse": {"method": "fuse", "prompt": "{{ answer }}"}}, r"reads `question` and `answers`, but got `answer`"),
+    ({"subtasks.find.num_samples": [2, 1]}, r"num_samples: must be positive and ascending"),
+    ({"subtasks.find.num_samples": [0, 1]}, r"must be positive and ascending"),
+    ({"subtasks.find.num_samples": {"max": 0}}, r"must be positive and ascending"),
+    ({"subtasks.find.parse": {"kind": "choise"}}, r"`kind` must be one of[\s\S]*did you mean 'choice'"),
+    ({"subtasks.find.parse": {"kind": "choice"}}, r"options: must be given"),
+    ({"subtasks.find.parse": {"kind": "choice", "options": ["a b", "A  B"]}}, r"parse: options must be"),
+    ({"subtasks.find.parse": {"kind": "json", "schema": {"type": "strng"}}}, r"not a JSON schema"),
+    ({"subtasks.find.parse": {"kind": "python", "function": "own.py:f"}}, r"parse\.function: there is no file"),
+    ({"subtasks.answer.parse": {"kind": "choice", "options": ["yes", "no"]}}, r"no option of answer is right by the target 'Kell'"),
+    ({"scorer": "numeric"}, r"validation\.jsonl:1: the target of example validation0 must be a number"),
+    ({"scorer": {"kind": "judge", "model": "huge", "rubric": "x"}}, r"scorer\.model: the model 'huge'"),
+    ({"cost.max_units": -1}, r"cost\.max_units: must be greater than 0, but got -1"),
+    ({"cost": {}, "subtasks.find.tokens": {"prompt": 60, "completion": 8}}, r"a pass must cost at least 0 units"),
+    ({"data.test": "no.jsonl"}, r"data\.test: the data file .*no\.jsonl cannot be read"),
+    ({"data.test": "test.csv"}, r"must be a \.jsonl file"),
+    ({"data.test": "validation.jsonl"}, r"its id is also in validation"),
+    ({"columns.target": "anser"}, r"validation\.jsonl:1: the row must have the column 'anser'[\s\S]*did you mean 'answer'"),
+    ({"subtasks.fnd.prompt": "x"}, r"an override names 'fnd'"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("overrides", "message"), WRONG, ids=[str(list(o)[0]) for o, _ in WRONG])  # noqa: RUF015
+def test_a_mistake_in_the_file_is_one_message_with_a_remedy(
+    tmp_path: Path, overrides: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(TaskError, match=message) as raised:
+        load_task(write(tmp_path, spec()), catalog=CATALOG, overrides=overrides)
+    assert str(tmp_path) in str(raised.value)
+    assert raised.value.remedy or "mistakes" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", r"validation\.jsonl:2: is not JSON"),
+        ("[1]", r"validation\.jsonl:2: a row must be a JSON object, but got a list"),
+        ("\udcff", r"validation\.jsonl:2: is not UTF-8[\s\S]*save the file as UTF-8"),
+        (json.dumps({"id": "v"}), r"validation\.jsonl:2: the row must have the column"),
+        (json.dumps(rows("validation")[0]), r"jsonl:2: an id must stand once in a split.*jsonl:1"),
+        (json.dumps(rows("validation")[1] | {"id": None}), r"jsonl:2: an id must be a text or a whole number"),
+        (json.dumps(rows("test")[1] | {"id": "other"}), r"test\.jsonl:2: .*its inputs is also in validation"),
+    ],
+)
+def test_a_bad_row_is_told_with_its_line(tmp_path: Path, line: str, message: str) -> None:
+    write(tmp_path, spec())
+    first = json.dumps(rows("validation")[0])
+    (tmp_path / "validation.jsonl").write_bytes(f"{first}\n{line}\n".encode(errors="surrogateescape"))
+    with pytest.raises(TaskError, match=message):
+        load_task(tmp_path)
+
+
+def test_an_empty_split_and_a_missing_folder_are_told(tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match="at least one example"):
+        load_task(write(tmp_path, spec(), test=[]))
+    with pytest.raises(TaskError, match=r"there is no task\.yaml"):
+        load_task(tmp_path / "nowhere")
+
+
+def test_a_row_that_lacks_a_column_that_a_template_reads_is_told_with_its_line(tmp_path: Path) -> None:
+    data = spec()
+    data["columns"] = {"target": "answer"}
+    test = rows("test")
+    del test[1]["facts"]
+    with pytest.raises(TaskError, match=r"test\.jsonl:2: the row must have the column 'facts'"):
+        load_task(write(tmp_path, data, test=test))
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("def scor(e, o): ...", r"must have a function 'score'[\s\S]*did you mean 'scor'"),
+        ("score = 3", "must have a function 'score'"),
+        ("def (", "cannot be run: SyntaxError"),
+        ("raise SystemExit(1)", "cannot be run: SystemExit"),
+    ],
+)
+def test_a_python_file_that_fails_is_told_as_the_tasks_mistake(tmp_path: Path, code: str, message: str) -> None:
+    (tmp_path / "own.py").write_text(code)
+    with pytest.raises(TaskError, match=message):
+        load_task(write(tmp_path, spec()), overrides={"scorer": {"kind": "python", "function": "own.py:score"}})

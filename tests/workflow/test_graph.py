@@ -1,0 +1,183 @@
+"""The workflow asks each subtask once, in the order of the DAG, and says plainly when it cannot."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from agentopt.core.errors import PermanentModelError, ScorerError, TaskError, TransientModelError
+from agentopt.core.records import Answer, SubtaskUse
+from agentopt.core.task import Example, Subtask, Task
+from agentopt.evaluation.scorers import exact_match
+from agentopt.workflow.graph import check_task, run_workflow
+from agentopt.workflow.templates import compile_template
+
+EXAMPLE = Example("e7", {"question": "Who?"}, "Kell")
+
+
+def subtask(name: str, prompt: str = "{{ inputs.question }}", *reads: str, **settings: Any) -> Subtask:
+    return Subtask(name, compile_template(prompt).render, ("m",), reads=reads, **settings)
+
+
+def task(*subtasks: Subtask, **settings: Any) -> Task:
+    return Task("t", subtasks, exact_match(), {"validation": (EXAMPLE,)}, **settings)
+
+
+CHAIN = task(subtask("find"), subtask("answer", "{{ inputs.question }} {{ find.output }}", "find"))
+DIAMOND = task(
+    subtask("top"),
+    subtask("left", "{{ top.output }}l", "top"),
+    subtask("right", "{{ top.output }}r", "top"),
+    subtask("join", "{{ left.output }}+{{ right.output }}", "left", "right"),
+)
+
+
+class Asked:
+    """Answers with the subtask's name after the prompt, or as `answers` says, and keeps what was asked."""
+
+    def __init__(self, answers: Mapping[str, Any] | None = None) -> None:
+        self.prompts: dict[str, str] = {}
+        self._answers = answers or {}
+
+    async def __call__(self, subtask: Subtask, prompt: str, example: Example) -> Answer:
+        assert example is EXAMPLE
+        self.prompts[subtask.name] = prompt
+        await asyncio.sleep(0)
+        value = self._answers.get(subtask.name, f"{prompt}.{subtask.name}")
+        if isinstance(value, Exception):
+            raise value
+        note = f"{subtask.name}: nothing parsable" if value is None else ""
+        return Answer(value, SubtaskUse(prompt_tokens=len(subtask.name)), note)
+
+
+async def test_a_later_subtask_reads_the_output_of_an_earlier_one() -> None:
+    result = await run_workflow(CHAIN, EXAMPLE, Asked())
+    assert result.outputs == {"find": "Who?.find", "answer": "Who? Who?.find.answer"}
+    assert result.output == "Who? Who?.find.answer"
+    assert {name: use.prompt_tokens for name, use in result.uses.items()} == {"find": 4, "answer": 6}
+    assert result.note == ""
+
+
+async def test_the_named_output_is_what_is_judged() -> None:
+    both = task(*CHAIN.subtasks, output="find")
+    assert (await run_workflow(both, EXAMPLE, Asked())).output == "Who?.find"
+
+
+async def test_outputs_keep_the_tasks_order_and_a_join_waits_for_both_branches() -> None:
+    result = await run_workflow(DIAMOND, EXAMPLE, Asked())
+    assert list(result.outputs) == ["top", "left", "right", "join"]
+    assert result.output == "Who?.topl.left+Who?.topr.right.join"
+
+
+async def test_subtasks_that_do_not_read_each_other_are_asked_at_the_same_time() -> None:
+    both_asked = asyncio.Barrier(2)
+
+    async def ask(subtask: Subtask, prompt: str, example: Example) -> Answer:
+        if subtask.name in {"left", "right"}:
+            await asyncio.wait_for(both_asked.wait(), 5)
+        return Answer("x", SubtaskUse())
+
+    assert (await run_workflow(DIAMOND, EXAMPLE, ask)).output == "x"
+
+
+async def test_after_a_missing_value_nothing_more_is_asked_and_the_output_is_missing() -> None:
+    asked = Asked({"left": None})
+    result = await run_workflow(DIAMOND, EXAMPLE, asked)
+    assert set(asked.prompts) == {"top", "left", "right"}
+    assert result.output is None
+    assert result.outputs["right"] is not None
+    assert set(result.uses) == {"top", "left", "right"}
+    assert result.note == "left: nothing parsable"
+
+
+@pytest.mark.parametrize("empty", [0, "", [], False])
+async def test_an_empty_value_is_a_value(empty: Any) -> None:
+    asked = Asked({"find": empty})
+    result = await run_workflow(CHAIN, EXAMPLE, asked)
+    assert set(asked.prompts) == {"find", "answer"}
+    assert result.outputs["find"] == empty
+
+
+async def test_a_failure_is_raised_as_it_is_with_its_cause_and_cancels_the_rest() -> None:
+    cancelled = asyncio.Event()
+    failure = TransientModelError("overloaded")
+    failure.__cause__ = OSError("reset")
+
+    async def ask(subtask: Subtask, prompt: str, example: Example) -> Answer:
+        if subtask.name == "right":
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancelled.set()
+                raise
+        if subtask.name == "left":
+            await asyncio.sleep(0)
+            raise failure
+        return Answer("x", SubtaskUse())
+
+    with pytest.raises(TransientModelError) as raised:
+        await run_workflow(DIAMOND, EXAMPLE, ask)
+    assert raised.value is failure
+    assert isinstance(raised.value.__cause__, OSError)
+    assert cancelled.is_set()
+
+
+async def test_cancelling_the_workflow_cancels_what_it_asked() -> None:
+    asked, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def ask(subtask: Subtask, prompt: str, example: Example) -> Answer:
+        asked.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+        raise AssertionError
+
+    running = asyncio.create_task(run_workflow(CHAIN, EXAMPLE, ask))
+    await asked.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert cancelled.is_set()
+
+
+async def test_a_prompt_that_cannot_be_rendered_names_subtask_example_and_variable() -> None:
+    broken = task(subtask("find", "{{ inputs.facts }}"))
+    with pytest.raises(ScorerError, match=r"prompt of find on example e7: `facts` is not defined .*question"):
+        await run_workflow(broken, EXAMPLE, Asked())
+    own = task(Subtask("find", lambda inputs, outputs: inputs["facts"], ("m",)))
+    with pytest.raises(ScorerError, match="prompt of find on example e7 failed: KeyError"):
+        await run_workflow(own, EXAMPLE, Asked())
+
+
+async def test_the_failure_of_a_read_subtask_surfaces_once_through_those_that_read_it() -> None:
+    with pytest.raises(PermanentModelError, match="no key"):
+        await run_workflow(DIAMOND, EXAMPLE, Asked({"top": PermanentModelError("no key")}))
+
+
+def test_a_sound_task_built_in_python_passes_the_check() -> None:
+    check_task(DIAMOND)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (task(), "at least one subtask"),
+        (task(subtask("a"), subtask("a")), "two subtasks are called 'a'"),
+        (task(subtask("inputs")), "`inputs` is the examples' columns"),
+        (task(subtask("my-task")), "must be a word"),
+        (task(subtask("a", "", "b"), subtask("b", "", "a")), "`reads` must name earlier subtasks, but got b"),
+        (task(subtask("a", num_samples=(2, 1))), r"positive and ascending, but got \[2, 1\]"),
+        (task(subtask("a", num_samples=())), r"positive and ascending, but got \[\]"),
+        (task(Subtask("a", lambda i, o: "", ())), "`models` must be given"),
+        (task(subtask("a"), output="b"), "`output` must name a subtask, but got 'b'"),
+        (Task("t", (subtask("a"),), exact_match(), {"test": ()}), "there are no examples"),
+        (Task("t", (subtask("a"),), exact_match(), {"test": (EXAMPLE, EXAMPLE)}), "two examples have the id 'e7'"),
+    ],
+)
+def test_a_task_built_in_python_is_checked_by_the_rules_of_a_task_file(wrong: Task, message: str) -> None:
+    with pytest.raises(TaskError, match=message):
+        check_task(wrong)

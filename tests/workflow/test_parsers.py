@@ -1,0 +1,229 @@
+"""Parsers read what they promise to read, and on any text at all either give a value or call it unparsable."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentopt.core.errors import ScorerError
+from agentopt.core.task import Parser, Unparsable
+from agentopt.workflow import parsers
+
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}},
+    "required": ["city"],
+}
+
+
+@pytest.mark.parametrize(
+    ("response", "value"),
+    [
+        ("1,234.5", 1234.5),
+        ("The total is 2,000,000.", 2_000_000),
+        ("3, 7", 7),
+        ("-3", -3),
+        ("\u22123.5 degrees", -3.5),
+        ("between 10-20", 20),
+        ("10\u201320", 20),
+        ("- 5", 5),
+        ("-$5", -5),
+        ("$-5", -5),
+        ("it costs \u20ac12.50", 12.5),
+        ("45%", 45),
+        ("3/4", 0.75),
+        ("-3/4", -0.75),
+        ("1 1/2 cups", 1.5),
+        ("3\u20444", 0.75),
+        ("1/2/2020", 2020),
+        ("first 7, then 1/0", 7),
+        (".5", 0.5),
+        ("1e-3", 0.001),
+        ("5.", 5),
+        ("\uff11\uff12", 12),
+        ("3.0", 3),
+        ("12345678901234567890", 12345678901234567890),
+    ],
+)
+def test_a_number_is_the_last_one_in_the_response(response: str, value: float) -> None:
+    assert parsers.number()(response) == value
+
+
+@pytest.mark.parametrize("response", ["", "No numbers", "nan", "-inf", "1/0", "1e999", "9" * 5000])
+def test_what_is_no_finite_number_is_unparsable(response: str) -> None:
+    with pytest.raises(Unparsable, match="expected a number"):
+        parsers.number()(response)
+
+
+def test_a_whole_number_is_an_int_so_that_prompts_show_no_point_zero() -> None:
+    assert isinstance(parsers.number()("3.0"), int)
+    assert isinstance(parsers.number()("6/2"), int)
+
+
+@given(st.integers(-(10**15), 10**15))
+def test_a_number_written_with_thousands_separators_is_read_back(value: int) -> None:
+    assert parsers.number()(f"It is {value:,}.") == value
+
+
+def test_text_is_stripped_and_can_be_cut_to_its_first_line() -> None:
+    assert parsers.text()("  Kell\nVard \n") == "Kell\nVard"
+    assert parsers.text(first_line=True)("\n Kell \nVard") == "Kell"
+    with pytest.raises(Unparsable, match="empty"):
+        parsers.text()(" \n")
+
+
+@pytest.mark.parametrize(
+    ("options", "response", "value"),
+    [
+        (["yes", "no"], "Yes.", "yes"),
+        (["yes", "no"], "**NO**", "no"),
+        (["yes", "no"], "Yes, because there is no other way", "yes"),
+        (["yes", "no"], "I know nothing, so no", "no"),
+        (["not sure", "sure"], "I am not  sure", "not sure"),
+        (["A", "B"], "It is a dog, so B", "B"),
+        (["A", "B"], "a", "A"),
+        (["C", "C++"], "I choose C++", "C++"),
+        (["Zürich", "Genf"], "in ZÜRICH", "Zürich"),
+        (["istanbul", "ankara"], "I say \u0130stanbul", "istanbul"),
+    ],
+)
+def test_a_choice_is_the_option_that_occurs_first_as_a_whole_word(
+    options: list[str], response: str, value: str
+) -> None:
+    assert parsers.choice(options)(response) == value
+
+
+def test_a_response_without_any_option_is_unparsable_and_says_what_was_expected() -> None:
+    with pytest.raises(Unparsable, match="expected one of yes, no, got 'maybe'"):
+        parsers.choice(["yes", "no"])("maybe")
+
+
+@pytest.mark.parametrize("options", [[], ["yes", "Yes"], ["yes", " "]])
+def test_options_that_cannot_be_told_apart_are_refused(options: list[str]) -> None:
+    with pytest.raises(ValueError, match="options must be"):
+        parsers.choice(options)
+
+
+@pytest.mark.parametrize(
+    ("response", "value"),
+    [
+        ("3, 7", ["3", "7"]),
+        ("[3,7]", ["3", "7"]),
+        ('["S3", "S07"]', ["3", "7"]),
+        ("Sentence 3 and 7", ["3", "7"]),
+        ("S3", ["3"]),
+        ("7, 3, 7, 007", ["7", "3"]),
+        ("0", ["0"]),
+        ("[]", []),
+        ("None.", []),
+    ],
+)
+def test_ids_are_the_distinct_whole_numbers_in_order(response: str, value: list[str]) -> None:
+    assert parsers.ids()(response) == value
+
+
+def test_ids_keep_the_first_max_and_refuse_a_text_without_numbers() -> None:
+    assert parsers.ids(2)("5 4 3 2") == ["5", "4"]
+    with pytest.raises(Unparsable, match="list of numbers"):
+        parsers.ids()("the second one")
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        '{"city": "Kell"}',
+        'Sure!\n```json\n{"city": "Kell"}\n```\nAnything else?',
+        'First [1], then {"city": "Kell"}; not {"city": "Vard"}',
+        '{"town": "Vard"} or rather {"city": "Kell"}',
+        "[" * 5 + '{"city": "Kell"}',
+    ],
+)
+def test_json_is_found_in_prose_and_fences_and_must_follow_the_schema(response: str) -> None:
+    assert parsers.json(SCHEMA)(response) == {"city": "Kell"}
+
+
+def test_a_number_too_large_for_the_schema_to_compute_with_is_unparsable() -> None:
+    with pytest.raises(Unparsable):
+        parsers.json({"type": "number", "multipleOf": 0.1})("1" + "0" * 400)
+
+
+@pytest.mark.parametrize(
+    ("response", "complaint"),
+    [
+        ("Kell", "no JSON value found"),
+        ('{"city": 3}', "'city'. 3 is not of type 'string'"),
+        ('{"city": "Kell"', "no JSON value found"),
+        ("[" * 100_000, "no JSON value found"),
+        ('{"city": NaN}', "no JSON value found"),
+        ('{"city": 1e999}', "no JSON value found"),
+    ],
+)
+def test_json_that_is_broken_or_breaks_the_schema_is_unparsable(response: str, complaint: str) -> None:
+    with pytest.raises(Unparsable, match=complaint):
+        parsers.json(SCHEMA)(response)
+
+
+@pytest.mark.parametrize(
+    "schema", [{"type": "strng"}, {"$ref": "#/$defs/no"}, {"items": [], "$ref": "http://127.0.0.1:9/s.json"}]
+)
+def test_an_invalid_schema_and_one_that_points_elsewhere_are_refused(schema: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="schema"):
+        parsers.json(schema)
+
+
+def test_a_schema_may_refer_to_itself() -> None:
+    schema = {"$defs": {"n": {"type": "integer"}}, "type": "array", "items": {"$ref": "#/$defs/n"}}
+    assert parsers.json(schema)("[1, 2]") == [1, 2]
+    with pytest.raises(Unparsable):
+        parsers.json(schema)('["a"]')
+
+
+def test_a_users_function_may_refuse_by_raising_or_by_none_and_its_bug_is_named() -> None:
+    def shout(response: str) -> str | None:
+        if response == "bad":
+            raise Unparsable("bad")
+        return response.upper() if response else {}["x"] if response == "" else None
+
+    assert parsers.python(shout)("hi") == "HI"
+    with pytest.raises(Unparsable, match="bad"):
+        parsers.python(shout)("bad")
+    with pytest.raises(ScorerError, match="parser `shout` failed on '': KeyError"):
+        parsers.python(shout)("")
+    with pytest.raises(Unparsable, match="made nothing of"):
+        parsers.python(lambda _: None)("hi")
+
+
+ALL: list[Parser] = [
+    parsers.text(),
+    parsers.text(first_line=True),
+    parsers.number(),
+    parsers.choice(["yes", "no", "A", "not sure", "C++"]),
+    parsers.ids(3),
+    parsers.json(SCHEMA),
+    parsers.json({}),
+]
+LIKELY = st.lists(
+    st.sampled_from(
+        [*'0123456789.,-/$%[]{}":e \n`\u2212\u00bd\uff13', "yes", "No", "A", "```json\n", "NaN", '{"city": "x"}']
+    )
+).map("".join)
+
+
+@given(response=st.one_of(st.text(), LIKELY), parser=st.sampled_from(ALL))
+def test_every_parser_gives_a_finite_value_or_unparsable_on_any_text(response: str, parser: Parser) -> None:
+    try:
+        value = parser(response)
+    except Unparsable as refused:
+        assert "expected" in str(refused)  # noqa: PT017 - both ways out are right
+    else:
+        assert value is not None
+        assert not isinstance(value, float) or math.isfinite(value)
+
+
+@given(st.lists(st.integers(0, 999)))
+def test_ids_read_back_what_str_writes(values: list[int]) -> None:
+    assert parsers.ids()(str(values)) == list(dict.fromkeys(map(str, values)))

@@ -1,0 +1,680 @@
+"""A user's program as the workflow: what it is given, how its end is read, and that it costs and scores the same."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import textwrap
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from openai import (
+    APIStatusError,
+    AsyncOpenAI,
+    AuthenticationError,
+    NotFoundError,
+    RateLimitError,
+    UnprocessableEntityError,
+)
+
+from agentopt.api import aevaluate, aoptimize, load
+from agentopt.core.candidate import Candidate, SubtaskChoice
+from agentopt.core.errors import AgentoptError, BudgetExceeded, PermanentModelError, TaskError
+from agentopt.core.records import Answer, Evaluation, ExampleResult, SubtaskUse
+from agentopt.core.task import Example, Program, Subtask, Task, Unparsable
+from agentopt.evaluation.evaluator import Evaluator
+from agentopt.models.scripted import ScriptedModel
+from agentopt.models.session import open_session
+from agentopt.runs.config import BudgetConfig, Config
+from agentopt.testing.toy import LARGE, SMALL, toy_model, toy_task
+from agentopt.workflow.graph import Prompt, check_task
+from agentopt.workflow.program.gateway import Gateway
+from agentopt.workflow.program.processes import MOST_PRINTED, ProgramFailedError, complaint, run_command
+from agentopt.workflow.program.program_run import Visit
+from agentopt.workflow.program.runner import ProgramRunner, environment_of
+
+TOY = toy_task(validation=2, test=4)
+MESSAGES: Any = [{"role": "user", "content": "find|1|"}]
+CANDIDATE = Candidate.of({"find": SubtaskChoice(LARGE, 2), "answer": SubtaskChoice(SMALL, 3, "Be brief.")})
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    return Config(journal=str(tmp_path / "journal.db"))
+
+
+def task_of(program: Program, task: Task = TOY) -> Task:
+    return replace(task, program=program)
+
+
+def script(folder: Path, body: str, **more: Any) -> Task:
+    """The toy task with a Python script, in which `ask(model, question)` asks and `inputs` are the inputs."""
+    head = """
+        import json, os, sys, urllib.request
+        inputs = json.load(sys.stdin)
+        def ask(model, question):
+            body = {"model": model, "messages": [{"role": "user", "content": question}]}
+            request = urllib.request.Request(
+                os.environ["OPENAI_BASE_URL"] + "/chat/completions",
+                json.dumps(body).encode(),
+                {"Authorization": "Bearer " + os.environ["OPENAI_API_KEY"]},
+            )
+            return json.load(urllib.request.urlopen(request))["choices"][0]["message"]["content"]
+    """
+    (folder / "program.py").write_text(textwrap.dedent(head) + textwrap.dedent(body))
+    return task_of(Program(("python", "program.py"), folder=folder, **more))
+
+
+async def evaluated(task: Task, config: Config, answer: Any = None) -> Evaluation:
+    return await aevaluate(task, CANDIDATE, config, provider=answer or toy_model())
+
+
+async def each(task: Task, config: Config, answer: Any = None) -> list[ExampleResult]:
+    """The results of the test examples, one by one: what the program never asks is no mistake then."""
+    _, specs = load(task, config, agent=False)
+    async with open_session(specs, "run", journal=config.journal, provider=answer or toy_model()) as session:
+        evaluator = Evaluator(task, session.model, specs)
+        running = (evaluator.run_example(CANDIDATE, example) for example in task.splits["test"])
+        return list(await asyncio.gather(*running))
+
+
+async def only(task: Task, config: Config, answer: Any = None) -> ExampleResult:
+    """The result of the task's first test example."""
+    (result,) = await each(replace(task, splits={"test": task.splits["test"][:1]}), config, answer)
+    return result
+
+
+async def two_steps(inputs: Mapping[str, Any], openai: Mapping[str, str]) -> str | None:
+    async with AsyncOpenAI(**openai, max_retries=0) as client:
+
+        async def ask(subtask: str, question: str) -> str | None:
+            done = await client.chat.completions.create(
+                model=f"agentopt/{subtask}", messages=[{"role": "user", "content": question}]
+            )
+            return done.choices[0].message.content
+
+        key = await ask("find", f"find|{inputs['number']}|")
+        return await ask("answer", f"answer|{inputs['number']}|{key}")
+
+
+TWO_STEPS = """
+    key = ask("agentopt/find", f"find|{inputs['number']}|")
+    print(ask("agentopt/answer", f"answer|{inputs['number']}|{key}"))
+"""
+
+
+def measured(evaluation: Evaluation) -> dict[str, tuple[object, ...]]:
+    return {r.id: (r.score, r.output, r.error, r.subtasks) for r in evaluation.results}
+
+
+async def test_a_program_scores_and_costs_what_the_declared_subtasks_do(tmp_path: Path, config: Config) -> None:
+    declared = measured(await evaluated(TOY, config))
+    provider = toy_model()
+    of_function = await aevaluate(task_of(Program(function=two_steps)), CANDIDATE, config, provider=provider)
+    assert measured(of_function) == declared
+    assert provider.requests == []  # the journal had every answer
+    assert measured(await evaluated(script(tmp_path, TWO_STEPS), config)) == declared
+    assert len({result[0] for result in declared.values()}) == 2
+
+
+async def test_a_question_asked_again_in_a_run_is_answered_afresh_and_the_same_in_the_next_run(
+    config: Config,
+) -> None:
+    async def thrice(inputs: Mapping[str, Any], openai: Mapping[str, str]) -> str:
+        async with AsyncOpenAI(**openai, max_retries=0) as client:
+            asked = [client.chat.completions.create(model="agentopt/find", messages=MESSAGES) for _ in range(3)]
+            return " ".join([str((await done).choices[0].message.content) for done in asked])
+
+    task = task_of(Program(function=thrice))
+    first = await only(task, config, ScriptedModel(lambda request, repeat: str(repeat // request.n)))
+    assert first.output == "0 1000 2000"
+    assert await only(task, config, ScriptedModel(script=())) == first
+
+
+@pytest.mark.parametrize(
+    ("body", "output"),
+    [
+        ("print('  some words ')", "some words"),
+        ("print(inputs['number'])", "test-1"),
+        ("pass", ""),
+        ("print(' ')", ""),
+    ],
+)
+async def test_what_a_command_prints_is_the_answer(body: str, output: str, tmp_path: Path, config: Config) -> None:
+    task = script(tmp_path, body)
+    task = replace(task, splits={"test": [e for e in task.splits["test"] if e.id == "test-1"]})
+    result = await only(task, config)
+    assert (result.output, result.score, result.error) == (output, 0.0, None)
+    assert result.feedback.startswith("the program asked none of its subtasks")
+
+
+async def test_a_command_may_take_the_inputs_as_an_argument(config: Config) -> None:
+    code = "import json, sys; print(json.loads(sys.argv[1])['number'])"
+    result = await only(task_of(Program(("python", "-c", code, "{input}"))), config)
+    assert result.output == result.id
+
+
+async def test_what_a_command_prints_is_parsed_and_what_does_not_parse_is_no_answer(config: Config) -> None:
+    def number(text: str) -> str:
+        raise Unparsable(f"expected a number, got {text.strip()}")
+
+    result = await only(task_of(Program(("echo", "words"), parse=number)), config)
+    assert result.score == 0.0
+    assert result.feedback.endswith("; the program's answer: expected a number, got words")
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        ("sys.exit('out of luck')", "the program ended with exit status 1: out of luck, on example test-"),
+        ("print('an answer'); sys.exit(3)", "the program ended with exit status 3, on example test-"),
+        ("os.kill(os.getpid(), 9)", "the program ended with exit status -9, on example test-"),
+        ("raise KeyError('town')", "KeyError: 'town'"),
+    ],
+)
+async def test_a_program_that_fails_is_an_error_not_a_wrong_answer(
+    body: str, error: str, tmp_path: Path, config: Config
+) -> None:
+    result = await only(script(tmp_path, body), config)
+    assert result.score is None
+    assert error in str(result.error)
+
+
+async def test_a_program_that_is_not_there_is_an_error_that_says_so(config: Config) -> None:
+    result = await only(task_of(Program(("./missing",))), config)
+    assert "the program cannot be started: " in str(result.error)
+
+
+async def test_a_program_that_fails_after_an_unusable_answer_is_a_wrong_answer(tmp_path: Path, config: Config) -> None:
+    def never(text: str) -> str:
+        raise Unparsable("expected a key")
+
+    task = script(tmp_path, TWO_STEPS)
+    task = replace(task, subtasks=(replace(task["find"], parse=never), task["answer"]))
+    result = await only(task, config)
+    assert (result.score, result.error) == (0.0, None)
+    assert result.feedback.startswith("find: expected a key; the program then ended with exit status 1")
+
+
+def alive(pid: int) -> bool:
+    with suppress(FileNotFoundError):
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    return False
+
+
+async def is_gone(pid: int) -> bool:
+    """Whether a process that was killed ends, as it does when the machine has time for it."""
+    for _ in range(500):
+        if not alive(pid):
+            return True
+        await asyncio.sleep(0.02)
+    return False
+
+
+async def test_a_program_is_stopped_when_its_time_is_up(tmp_path: Path, config: Config) -> None:
+    result = await only(script(tmp_path, "import time; time.sleep(60)", timeout=0.1), config)
+    assert (result.score, "took longer than its timeout allows" in str(result.error)) == (None, True)
+
+
+async def test_a_program_is_stopped_with_all_that_it_started(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    body = f"""
+        import os, subprocess, time
+        child = subprocess.Popen(["sleep", "60"])
+        open({str(tmp_path / "draft")!r}, "w").write(f"{{os.getpid()}} {{child.pid}}")
+        os.rename({str(tmp_path / "draft")!r}, {str(pids)!r})
+        time.sleep(60)
+    """
+
+    def seconds_left() -> float:
+        return 0.0 if pids.exists() else 60.0
+
+    with pytest.raises(ProgramFailedError, match="took longer than its timeout allows"):
+        await run_command(
+            ["python", "-c", textwrap.dedent(body)],
+            "",
+            folder=tmp_path,
+            environment=os.environ,
+            seconds_left=seconds_left,
+        )
+    assert all([await is_gone(int(pid)) for pid in pids.read_text().split()])
+
+
+async def test_what_a_program_leaves_running_is_ended_and_not_waited_for(tmp_path: Path, config: Config) -> None:
+    body = f"""
+        import subprocess
+        child = subprocess.Popen(["sleep", "60"])
+        open({str(tmp_path / "pids")!r}, "w").write(str(child.pid))
+        print("done")
+    """
+    result = await only(script(tmp_path, body), config)
+    assert result.output == "done"
+    assert await is_gone(int((tmp_path / "pids").read_text()))
+
+
+async def test_a_program_that_prints_without_end_is_stopped(config: Config) -> None:
+    result = await only(task_of(Program(("yes",))), config)
+    assert "printed more than" in str(result.error)
+
+
+async def test_a_program_that_printed_too_much_and_ended_is_an_error_not_half_an_answer(config: Config) -> None:
+    code = f"import os; os.write(1, b'x' * {MOST_PRINTED + 1})"
+    result = await only(task_of(Program(("python", "-c", code))), config)
+    assert (result.score, "printed more than" in str(result.error)) == (None, True)
+
+
+def test_of_a_long_complaint_the_end_is_told(tmp_path: Path) -> None:
+    with (tmp_path / "stderr").open("w+b") as stderr:
+        stderr.write(b"a line\n" * (MOST_PRINTED // 7) + b"the reason\n")
+        stderr.flush()
+        assert complaint(stderr).endswith("a line | a line | the reason")
+
+
+async def test_a_call_that_failed_for_good_is_the_examples_error_whatever_the_program_prints(
+    tmp_path: Path, config: Config
+) -> None:
+    body = """
+        try:
+            ask("agentopt/find", "find|1|")
+        except Exception as error:
+            print(error.code)
+    """
+    model = ScriptedModel(script=[PermanentModelError("the model refused")])
+    result = await only(script(tmp_path, body), config, model)
+    assert (result.score, result.error) == (None, "the model refused")
+
+
+async def test_a_subtask_that_is_not_there_is_the_examples_error_whatever_the_program_prints(
+    tmp_path: Path, config: Config
+) -> None:
+    body = """
+        try:
+            ask("agentopt/fnd", "find|1|")
+        except Exception:
+            print("an answer")
+    """
+    result = await only(script(tmp_path, body), config)
+    assert result.score is None
+    told = "a subtask that is not there: the model `agentopt/fnd` does not exist; there are: "
+    assert f"{told}agentopt/find, agentopt/answer" in str(result.error)
+
+
+PAST_US = """
+    try:
+        ask("agentopt/find", 3)
+    except Exception:
+        print("an answer")
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        ("print('an answer')", ""),
+        (PAST_US, r": a call was refused, because content must be a text or a list of parts, but got int"),
+    ],
+)
+async def test_a_program_that_never_asks_a_subtask_is_told_before_a_search(
+    body: str, why: str, tmp_path: Path, config: Config
+) -> None:
+    told = (
+        rf"(?s)asked none of its subtasks{why}; so it was on every .*4.*OPENAI_BASE_URL.*agentopt/find, agentopt/answer"
+    )
+    with pytest.raises(TaskError, match=told):
+        await evaluated(script(tmp_path, body), config)
+    config = config.model_copy(update={"runs": tmp_path / "runs"})
+    with pytest.raises(TaskError, match="asked none of its subtasks"):
+        await aoptimize(script(tmp_path, body), config, provider=toy_model())
+
+
+async def test_a_program_that_asks_on_some_examples_only_is_a_program_like_others(
+    tmp_path: Path, config: Config
+) -> None:
+    body = "print(ask('agentopt/find', 'find|1|') if inputs['number'] == 'test-1' else 'known')"
+    done = await evaluated(script(tmp_path, body), config)
+    assert (done.state, [len(result.subtasks) for result in done.results].count(1)) == ("complete", 1)
+    assert sum("asked none of its subtasks" in result.feedback for result in done.results) == 3
+
+
+CATALOG_KEY, OTHER_KEY = "catalogue-password-0123456789", "sk-of-another-provider"
+
+LEAKS = """
+    import os, sys
+
+    def raised(inputs):
+        raise ValueError(os.environ["TOY_PASSWORD"] + os.environ["OPENAI_API_KEY"] + os.environ["OTHER_API_KEY"])
+
+    def exited(inputs):
+        # The end of what is told would begin inside the key.
+        print(os.environ["TOY_PASSWORD"] + "x" * 385, file=sys.stderr)
+        os._exit(3)
+
+    def printed(inputs):
+        print(os.environ["TOY_PASSWORD"], os.environ["OPENAI_API_KEY"], os.environ["OTHER_API_KEY"], file=sys.stderr)
+        sys.exit(3)
+
+    if __name__ == "__main__":
+        printed({})
+"""
+
+
+def told_in(run: Path) -> bytes:
+    """All that the files of a run hold."""
+    return b"".join(file.read_bytes() for file in run.rglob("*") if file.is_file())
+
+
+@pytest.mark.parametrize("form", ["raised", "exited", "printed", "command", "two parameters"])
+async def test_no_key_is_in_what_is_told_of_a_program(
+    form: str, tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOY_PASSWORD", CATALOG_KEY)
+    monkeypatch.setenv("OTHER_API_KEY", OTHER_KEY)
+    (tmp_path / "leaks.py").write_text(textwrap.dedent(LEAKS))
+    gateway_keys: list[str] = []
+
+    def leaking(inputs: Mapping[str, Any], openai: Mapping[str, str]) -> None:
+        gateway_keys.append(openai["api_key"])
+        raise ValueError(CATALOG_KEY + OTHER_KEY + openai["api_key"])
+
+    forms: dict[str, Any] = {
+        "command": Program(("python", "leaks.py"), folder=tmp_path),
+        "two parameters": Program(function=leaking),
+    }
+    task = task_of(forms.get(form) or Program(function=f"leaks.py:{form}", folder=tmp_path))
+    entry = {"base_url": "http://127.0.0.1:9/v1", "api_key_env": "TOY_PASSWORD"}
+    entries = {name: {**entry, "parameters": spec.parameters} for name, spec in load(task, config)[1].items()}
+    (tmp_path / "models.yaml").write_text(yaml.safe_dump({"models": entries}))
+    update = {"runs": tmp_path / "runs", "models": (tmp_path / "models.yaml",), "budget": BudgetConfig(trials=1)}
+    config = config.model_copy(update=update)
+    with pytest.raises(AgentoptError, match="no candidate could be evaluated") as failed:
+        await aoptimize(task, config, provider=toy_model())
+    told = told_in(tmp_path / "runs") + str(failed.value).encode()
+    assert b"[key]" in told
+    for key in (CATALOG_KEY, OTHER_KEY, CATALOG_KEY[-15:], *gateway_keys):
+        assert key.encode() not in told
+
+
+async def test_a_cap_that_is_reached_in_a_call_ends_the_run(tmp_path: Path) -> None:
+    told: list[Any] = []
+
+    async def program(inputs: Mapping[str, Any], openai: Mapping[str, str]) -> str | None:
+        try:
+            return await two_steps(inputs, openai)
+        except RateLimitError as error:
+            told.append(error)
+            raise
+
+    config = Config(journal=str(tmp_path / "journal.db"), budget=BudgetConfig(calls=2))
+    with pytest.raises(BudgetExceeded, match="calls cap of 2"):
+        await evaluated(task_of(Program(function=program)), config)
+    assert told
+    assert told[0].code == "insufficient_quota"
+    assert "raise budget.calls" in told[0].message
+
+
+async def test_a_sync_function_of_two_parameters_runs_in_a_thread(config: Config) -> None:
+    def run(inputs: Mapping[str, Any], openai: Mapping[str, str]) -> str | None:
+        return asyncio.run(two_steps(inputs, openai))
+
+    assert measured(await evaluated(task_of(Program(function=run)), config)) == measured(await evaluated(TOY, config))
+
+
+async def test_a_function_that_returns_something_to_await_is_awaited(config: Config) -> None:
+    class AsyncCall:
+        async def __call__(self, inputs: Mapping[str, Any], openai: Mapping[str, str]) -> str | None:
+            return await two_steps(inputs, openai)
+
+    declared = measured(await evaluated(TOY, config))
+    for function in (AsyncCall(), lambda inputs, openai: two_steps(inputs, openai)):
+        assert measured(await evaluated(task_of(Program(function=function)), config)) == declared
+
+
+async def test_a_function_that_does_not_end_is_left_behind_and_one_that_raises_is_told(config: Config) -> None:
+    over = threading.Event()
+
+    def stuck(inputs: Mapping[str, Any], openai: Mapping[str, str]) -> None:
+        over.wait(60)
+
+    def broken(inputs: Mapping[str, Any], openai: Mapping[str, str]) -> None:
+        raise StopIteration("no more")
+
+    late = await only(task_of(Program(function=stuck, timeout=0.1)), config)
+    over.set()
+    assert "took longer" in str(late.error)
+    assert "no more" in str((await only(task_of(Program(function=broken)), config)).error)
+
+
+async def test_at_most_so_many_run_at_once(config: Config) -> None:
+    running: list[int] = [0, 0]
+
+    async def run(inputs: Mapping[str, Any], openai: Mapping[str, str]) -> str:
+        running[0] += 1
+        running[1] = max(running)
+        await asyncio.sleep(0.01)
+        running[0] -= 1
+        return "done"
+
+    await each(task_of(Program(function=run, concurrency=2)), config)
+    assert running == [0, 2]
+
+
+WORKER = """
+    import os
+    from openai import AsyncOpenAI
+
+    print("this is not the answer")
+    client = AsyncOpenAI(max_retries=0)
+
+    async def ask(subtask, question):
+        done = await client.chat.completions.create(
+            model=f"agentopt/{subtask}", messages=[{"role": "user", "content": question}]
+        )
+        return done.choices[0].message.content
+
+    async def run(inputs):
+        os.system("echo nor is this")
+        key = await ask("find", f"find|{inputs['number']}|")
+        return await ask("answer", f"answer|{inputs['number']}|{key}")
+"""
+
+OTHERS = """
+    import os, subprocess, sys
+
+    def pid(inputs):
+        return [os.getpid(), "\\u00e9"]
+
+    def broken(inputs):
+        raise KeyError("town")
+
+    def gone(inputs):
+        os._exit(7)
+
+    def reader(inputs):
+        return sys.stdin.read() + subprocess.check_output(["cat"], text=True) + "nothing more"
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "program.py").write_text(textwrap.dedent(WORKER))
+    (tmp_path / "others.py").write_text(textwrap.dedent(OTHERS))
+    return tmp_path
+
+
+async def test_a_function_of_the_inputs_alone_is_called_in_a_worker_whose_clients_stay_right(
+    folder: Path, config: Config
+) -> None:
+    declared = measured(await evaluated(TOY, config))
+    task = task_of(Program(function="program.py:run", folder=folder, concurrency=1))
+    assert measured(await evaluated(task, config)) == declared
+
+
+async def test_a_worker_is_kept_for_the_next_example_and_ends_with_the_event_loop(folder: Path) -> None:
+    def results() -> list[ExampleResult]:
+        task = task_of(Program(function="others.py:pid", folder=folder, concurrency=1))
+        return asyncio.run(each(task, Config(journal=str(folder / "journal.db"))))
+
+    (output,) = {result.output for result in await asyncio.to_thread(results)}
+    assert output.endswith("'é']")
+    assert not alive(int(output.strip("[").partition(",")[0]))
+
+
+async def test_what_a_function_starts_has_nothing_to_read_on_stdin(folder: Path, config: Config) -> None:
+    task = task_of(Program(function="others.py:reader", folder=folder, concurrency=1, timeout=30))
+    assert {(result.output, result.error) for result in await each(task, config)} == {("nothing more", None)}
+
+
+@pytest.mark.parametrize(("name", "error"), [("broken", "raised KeyError: 'town'"), ("gone", "exit status 7")])
+async def test_what_goes_wrong_in_a_worker_is_told(name: str, error: str, folder: Path, config: Config) -> None:
+    done = await evaluated(task_of(Program(function=f"others.py:{name}", folder=folder)), config)
+    assert len(done.errors) == 4
+    assert all(error in told for told in done.errors.values())
+
+
+async def asked_until_gone(client: httpx.AsyncClient, url: str) -> None:
+    """Ask again and again; raises when nobody answers any more."""
+    for _ in range(200):
+        await asyncio.sleep(0.02)
+        await client.get(url)
+
+
+async def test_the_gateway_is_gone_a_while_after_its_last_use_and_there_again_for_the_next() -> None:
+    def where(inputs: Mapping[str, Any], openai: Mapping[str, str]) -> str:
+        assert httpx.get(f"{openai['base_url']}/models", trust_env=False).status_code == 401
+        return openai["base_url"]
+
+    runner = ProgramRunner(TOY, Program(function=where), linger=0.05)
+    example = TOY.splits["test"][0]
+    async with httpx.AsyncClient(trust_env=False) as client:
+        for _ in range(2):
+            url = str((await runner.run(example, always)).output)
+            with pytest.raises(httpx.TransportError):
+                await asked_until_gone(client, f"{url}/models")
+
+
+def test_a_programs_environment_is_ours_only_where_it_leads_to_a_model() -> None:
+    endpoint = {"base_url": "http://127.0.0.1:1/x/v1", "api_key": "key"}
+    before = {"OPENAI_API_KEY": "secret", "OPENAI_ORG_ID": "org", "PATH": "/bin", "no_proxy": "intranet"}
+    environment = environment_of(endpoint, before)
+    assert "secret" not in environment.values()
+    assert "OPENAI_ORG_ID" not in environment
+    assert environment["OPENAI_BASE_URL"] == environment["OPENAI_API_BASE"] == endpoint["base_url"]
+    assert (environment["OPENAI_API_KEY"], environment["PATH"]) == ("key", "/bin")
+    assert environment["NO_PROXY"] == environment["no_proxy"] == "intranet,127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    "program",
+    [Program(), Program(("a",), function=two_steps), Program(("a",), timeout=0), Program(("a",), concurrency=0)],
+)
+def test_a_program_that_cannot_be_run_is_refused_before_anything_is_spent(program: Program) -> None:
+    with pytest.raises(TaskError, match="program"):
+        check_task(task_of(program))
+
+
+# The gateway, as clients see it
+
+
+async def always(subtask: Subtask, prompt: Prompt, example: Example, /, *, occurrence: int = 0) -> Answer:
+    return Answer("key-1" if subtask.name == "find" else None, SubtaskUse(10, 3), "not a word")
+
+
+@pytest.fixture
+async def gateway() -> Any:
+    serving = Gateway()
+    await serving.start()
+    yield serving
+    await serving.stop()
+
+
+@pytest.fixture
+def base_url(gateway: Gateway) -> Iterator[str]:
+    url = gateway.address()
+    gateway.admit(Visit(TOY, TOY.splits["test"][0], always), url)
+    yield url
+    gateway.dismiss(url)
+
+
+@pytest.fixture
+async def client(gateway: Gateway, base_url: str) -> Any:
+    async with AsyncOpenAI(base_url=base_url, api_key=gateway.key) as connected:
+        yield connected
+
+
+async def test_the_official_client_is_answered(client: AsyncOpenAI) -> None:
+    done = await client.chat.completions.create(model="agentopt/find", messages=MESSAGES)
+    assert (done.choices[0].message.content, done.model) == ("key-1", "agentopt/find")
+    assert done.usage
+    assert done.usage.total_tokens == 13
+
+
+async def test_the_official_client_is_answered_in_a_stream(client: AsyncOpenAI) -> None:
+    stream = await client.chat.completions.create(
+        model="agentopt/find", messages=MESSAGES, stream=True, stream_options={"include_usage": True}
+    )
+    chunks = [chunk async for chunk in stream]
+    assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == "key-1"
+    assert chunks[-1].usage
+    assert chunks[-1].usage.total_tokens == 13
+
+
+async def test_the_official_client_finds_the_models(client: AsyncOpenAI) -> None:
+    assert [model.id async for model in client.models.list()] == ["agentopt/find", "agentopt/answer"]
+    assert (await client.models.retrieve("agentopt/find")).id == "agentopt/find"
+    with pytest.raises(NotFoundError, match="does not exist"):
+        await client.models.retrieve("agentopt/fnd")
+
+
+@pytest.mark.parametrize(
+    ("more", "error"),
+    [
+        ({"model": "gpt-4o"}, NotFoundError),
+        ({"model": "agentopt/answer"}, UnprocessableEntityError),
+        ({"temperature": 3}, APIStatusError),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, APIStatusError),
+    ],
+)
+async def test_the_official_client_is_told_what_is_wrong(client: AsyncOpenAI, more: Any, error: Any) -> None:
+    with pytest.raises(error) as told:
+        await client.chat.completions.create(**{"model": "agentopt/find", "messages": MESSAGES, **more})
+    assert told.value.body["message"]
+
+
+async def test_nobody_is_let_in_without_the_key(base_url: str) -> None:
+    async with AsyncOpenAI(base_url=base_url, api_key="guess") as stranger:
+        with pytest.raises(AuthenticationError):
+            await stranger.chat.completions.create(model="agentopt/find", messages=MESSAGES)
+    async with httpx.AsyncClient(trust_env=False) as bare:
+        assert (await bare.get(f"{base_url}/models")).status_code == 401
+
+
+async def test_a_body_that_is_too_large_is_refused_in_the_openai_form() -> None:
+    gateway = Gateway(most_bytes=1000)
+    await gateway.start()
+    try:
+        url = gateway.address()
+        gateway.admit(Visit(TOY, TOY.splits["test"][0], always), url)
+        async with AsyncOpenAI(base_url=url, api_key=gateway.key) as client:
+            large: Any = [{"role": "user", "content": "x" * 1000}]
+            with pytest.raises(APIStatusError, match="at most 1000 bytes") as refused:
+                await client.chat.completions.create(model="agentopt/find", messages=large)
+        assert (refused.value.status_code, refused.value.code) == (413, "request_too_large")
+    finally:
+        await gateway.stop()
+
+
+async def test_other_paths_and_runs_that_are_over_are_not_found(
+    client: AsyncOpenAI, gateway: Gateway, base_url: str
+) -> None:
+    with pytest.raises(NotFoundError, match="there is nothing at"):
+        await client.embeddings.create(model="agentopt/find", input="x")
+    gateway.dismiss(base_url)
+    with pytest.raises(NotFoundError, match="is over"):
+        await client.chat.completions.create(model="agentopt/find", messages=MESSAGES)
