@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from pydantic import BaseModel, ConfigDict
 
 from agentopt.core.candidate import Candidate, load_candidate
 from agentopt.core.errors import CandidateError, UserError
+from agentopt.core.files import write_atomically
 from agentopt.core.task import Example
+from agentopt.core.yaml_models import to_yaml
 from agentopt.jobs.store import data_folder
 
 FILE = "champion.yaml"
@@ -128,10 +128,10 @@ class Champions:
 
         `anchor` None makes it its own anchor.
         """
-        content = yaml.safe_dump(candidate.to_dict(), sort_keys=False).encode()
+        content = to_yaml(candidate.to_dict()).encode()
         number = self._number_for(content, run)
         kept = self._keep(content, _record(number, run, reason, anchor or number, dict(scores or {}), time, won))
-        _swap(self.file, content)
+        write_atomically(self.file, content)
         return kept
 
     def rollback(self, number: int | None = None) -> Champion:
@@ -149,14 +149,14 @@ class Champions:
                 raise UserError("there is no earlier champion", where=self.folder, remedy="nothing to go back to")
             number = earlier[-1]
         champion = self.get(number)
-        _swap(self.file, self._path(number).read_bytes())
+        write_atomically(self.file, self._path(number).read_bytes())
         return champion
 
     def _keep(self, content: bytes, record: ChampionRecord) -> Champion:
         self._kept.mkdir(parents=True, exist_ok=True)
         path = self._path(record.number)
-        _swap(path.with_suffix(".json"), record.model_dump_json(indent=2).encode() + b"\n")
-        _swap(path, content)
+        write_atomically(path.with_suffix(".json"), record.model_dump_json(indent=2).encode() + b"\n")
+        write_atomically(path, content)
         return Champion(load_candidate(path), record)
 
     def _number_for(self, content: bytes, run: str) -> int:
@@ -188,20 +188,3 @@ def _record(
     won: bool = False,
 ) -> ChampionRecord:
     return ChampionRecord(number=number, time=time, run=run, reason=reason, anchor=anchor, won=won, scores=scores)
-
-
-def _swap(path: Path, content: bytes) -> None:
-    """Replace a file at once, and have it on disk before this returns."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.{os.getpid()}.new")
-    with draft.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-    if os.name == "posix":
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)

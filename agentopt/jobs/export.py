@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from agentopt import __version__
 from agentopt.core.errors import ConfigError
+from agentopt.core.yaml_models import to_yaml
 from agentopt.jobs.jobfile import Schedule, weekday_names
 from agentopt.jobs.store import KnownJob
 
@@ -99,7 +98,7 @@ def kubernetes_cronjob(known: KnownJob, image: str = f"agentopt:{__version__}") 
         "spec": spec,
     }
     head = f"# Once, in a pod with the same claim: agentopt jobs add FILE (of the job {known.job.name})\n"
-    return head + yaml.safe_dump(whole, sort_keys=False)
+    return head + to_yaml(whole)
 
 
 def cron_expression(schedule: Schedule) -> str:

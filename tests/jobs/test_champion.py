@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from agentopt.core.candidate import Candidate, SubtaskChoice, load_candidate
 from agentopt.core.errors import UserError
@@ -95,6 +96,20 @@ def test_a_broken_file_without_any_kept_champion_is_to_be_mended_or_removed(tmp_
     champions.file.write_bytes(b"answer: [")
     with pytest.raises(UserError, match="mend the file, or remove it"):
         champions.current()
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["1e6", "0x1F", "no", "yes", "2026-01-01", "null", "~", "", "12", "1_000", "0o17", "=", "1:30", " x\n\n"],
+)
+def test_a_prompt_that_yaml_could_read_as_another_type_is_promoted_and_rolled_back(tmp_path: Path, prompt: str) -> None:
+    champions = champions_of("nightly", tmp_path)
+    assert champions.promote(candidate(1, prompt), time="", run="run1", reason="").candidate == candidate(1, prompt)
+    content = champions.file.read_bytes()
+    assert yaml.safe_load(content)["answer"]["system_prompt"] == prompt, "other programs read the same text"
+    champions.promote(candidate(2), time="", run="run2", reason="")
+    assert champions.rollback().candidate == candidate(1, prompt)
+    assert champions.file.read_bytes() == content
 
 
 def test_a_promotion_that_a_kill_cut_short_is_not_counted_twice(champions: Champions) -> None:

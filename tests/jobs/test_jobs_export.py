@@ -68,6 +68,14 @@ def test_a_cronjob_is_yaml_with_the_schedule_its_zone_and_no_overlap() -> None:
     assert pod["restartPolicy"] == "Never"
 
 
+@pytest.mark.parametrize("name", ["1e6", "0x1f", "12e03", "no"])
+def test_a_name_that_yaml_could_read_as_another_type_is_quoted_in_a_cronjob(name: str) -> None:
+    """`yaml.safe_load` reads `1e6` as text, but other YAML readers take it for a number."""
+    of = known(cron="0 3 * * *")
+    text = kubernetes_cronjob(replace(of, job=of.job.model_copy(update={"name": name})))
+    assert f"- '{name}'\n" in text
+
+
 @pytest.mark.parametrize("length", [1, 43, 44, 52])
 def test_a_cronjob_has_a_name_that_kubernetes_takes(length: int) -> None:
     of = known(cron="0 3 * * *")

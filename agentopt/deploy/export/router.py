@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import yaml
-
 from agentopt.core.task import Subtask
+from agentopt.core.yaml_models import to_yaml
 from agentopt.deploy.deployment import Deployment
 from agentopt.deploy.export.endpoints import url_variable
 from agentopt.models.catalog import ModelSpec
@@ -38,7 +37,7 @@ def router_config(deployment: Deployment) -> str:
         "# Routes and parameters only: model_info tells the system prompt, and how many samples are fused and how.",
         *(f"# Needs the environment variable {value.removeprefix('os.environ/')}." for value in variables),
     ]
-    return "\n".join(head) + "\n" + yaml.safe_dump({"model_list": entries}, sort_keys=False, allow_unicode=True)
+    return "\n".join(head) + "\n" + to_yaml({"model_list": entries})
 
 
 def _entry(
