@@ -1,0 +1,1 @@
+"""One optimisation run: its configuration, folder, trials, phases and result."""
