@@ -14,10 +14,10 @@ from pydantic_core import PydanticCustomError
 
 from agentopt.core.budget import Caps
 from agentopt.core.errors import ConfigError
+from agentopt.core.yaml_models import load_yaml, parse_yaml, validate
 from agentopt.prompts.settings import PromptSettings
 from agentopt.search.settings import AgentSettings, SamplerName
 from agentopt.taskfile.reader import FILE_OPTION, HUB
-from agentopt.core.yaml_models import load_yaml, parse_yaml, validate
 
 
 class _Strict(BaseModel):

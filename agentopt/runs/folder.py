@@ -24,12 +24,12 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
 
 from agentopt.core.candidate import Candidate
-from agentopt.runs.config import Config
 from agentopt.core.errors import ConfigError
 from agentopt.core.events import read_line
 from agentopt.core.files import write_atomically
 from agentopt.core.task import Program, Task
 from agentopt.core.yaml_models import load_yaml, to_yaml, validate
+from agentopt.runs.config import Config
 
 
 class _Asked(BaseModel):

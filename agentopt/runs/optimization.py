@@ -6,22 +6,22 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from agentopt.core.budget import Usage
-from agentopt.runs.config import Config
 from agentopt.core.errors import AgentoptError, BudgetExceeded
-from agentopt.runs.worst_case import FINALISTS, times, usage_on_split
-from agentopt.evaluation.evaluator import Evaluator
 from agentopt.core.events import Event, Kind, Observer
+from agentopt.core.records import Evaluation, Trial
+from agentopt.core.task import Task
+from agentopt.evaluation.evaluator import Evaluator
+from agentopt.models.session import Session
+from agentopt.runs.config import Config
+from agentopt.runs.folder import RunFolder
 from agentopt.runs.prompt_phase import Prompting
 from agentopt.runs.result import PromptReport, Result, Role, finalist, trial_line
-from agentopt.runs.folder import RunFolder
-from agentopt.runs.trial_runner import StudyRunner
-from agentopt.search.base import ARCHIVE, BASELINE, PROMPTS, PROMPTS_AFTER, Proposal, Search, SearchSpace
 from agentopt.runs.strategies import choose_search
-from agentopt.models.session import Session
-from agentopt.search.from_task import needs_measuring, search_space
+from agentopt.runs.trial_runner import StudyRunner
 from agentopt.runs.trial_store import Study, best_trial, pareto_front, recommended_trial
-from agentopt.core.task import Task
-from agentopt.core.records import Evaluation, Trial
+from agentopt.runs.worst_case import FINALISTS, times, usage_on_split
+from agentopt.search.base import ARCHIVE, BASELINE, PROMPTS, PROMPTS_AFTER, Proposal, Search, SearchSpace
+from agentopt.search.from_task import needs_measuring, search_space
 
 Finalists = list[tuple[tuple[Role, ...], Trial]]
 """The trials that meet on the test split, each once, with the roles it has."""

@@ -10,21 +10,21 @@ from typing import Literal
 
 from agentopt.core.budget import Usage
 from agentopt.core.candidate import Candidate
-from agentopt.runs.config import Config
-from agentopt.prompts.diagnosis import Diagnosis, diagnosis_of
 from agentopt.core.errors import BudgetExceeded, ConfigError, TaskError
-from agentopt.runs.worst_case import times, usage_of_judge
-from agentopt.evaluation.evaluator import Evaluator
 from agentopt.core.events import Event, Kind, Observer
+from agentopt.core.records import Evaluation
+from agentopt.core.task import Task
+from agentopt.evaluation.evaluator import Evaluator
+from agentopt.models.session import Session
+from agentopt.prompts.diagnosis import Diagnosis, diagnosis_of
 from agentopt.prompts.optimizer import Optimized, PromptOptimizer
 from agentopt.prompts.pilot import FIRST_REPEATS, PilotError
 from agentopt.prompts.proposers import NewPrompt
 from agentopt.prompts.race import SEED
 from agentopt.prompts.settings import PromptSettings
+from agentopt.runs.config import Config
 from agentopt.runs.result import PromptReport, prompt_report
-from agentopt.models.session import Session
-from agentopt.core.task import Task
-from agentopt.core.records import Evaluation
+from agentopt.runs.worst_case import times, usage_of_judge
 
 Phase = Literal["before", "after"]
 """Before the allocation search, or after it."""

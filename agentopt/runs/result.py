@@ -12,11 +12,11 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from agentopt.core.budget import Usage
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import ConfigError
-from agentopt.prompts.optimizer import Optimized
-from agentopt.core.stats import Difference, Interval, Verdict, mean_interval, paired_difference, verdict
-from agentopt.core.records import Evaluation, SubtaskUse, Trial
 from agentopt.core.files import write_atomically
+from agentopt.core.records import Evaluation, SubtaskUse, Trial
+from agentopt.core.stats import Difference, Interval, Verdict, mean_interval, paired_difference, verdict
 from agentopt.core.yaml_models import to_yaml
+from agentopt.prompts.optimizer import Optimized
 
 Role = Literal["baseline", "best", "recommended"]
 
@@ -225,7 +225,6 @@ def load_result(folder: Path) -> Result:
         raise ConfigError(
             "no finished run is here", where=folder, remedy="see `agentopt runs list`; resume an unfinished run"
         ) from error
-
 
 
 def finalist(

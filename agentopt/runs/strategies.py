@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from agentopt.runs.config import Config
+from agentopt.core.task import Task
 from agentopt.models.base import ChatModel
+from agentopt.runs.config import Config
 from agentopt.runs.result import load_result
 from agentopt.search.base import Search, Strategy
 from agentopt.search.variants import AGENT, Variant
-from agentopt.core.task import Task
 
 
 def check_search_settings(config: Config) -> None:

@@ -9,12 +9,12 @@ from typing import cast
 from agentopt.core.budget import Budget
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import BudgetExceeded
-from agentopt.evaluation.evaluator import Evaluator, StopTest
 from agentopt.core.events import Event, Kind, Observer
-from agentopt.search.base import BASELINE, Proposal
-from agentopt.core.stats import loses
-from agentopt.runs.trial_store import Study, best_trial
 from agentopt.core.records import Evaluation, Trial
+from agentopt.core.stats import loses
+from agentopt.evaluation.evaluator import Evaluator, StopTest
+from agentopt.runs.trial_store import Study, best_trial
+from agentopt.search.base import BASELINE, Proposal
 
 
 class StudyRunner:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 from pydantic import TypeAdapter
 
 from agentopt.core.candidate import Candidate
-from agentopt.search.base import SearchSpace
-from agentopt.core.stats import paired_difference, verdict
 from agentopt.core.records import Evaluation, Trial
+from agentopt.core.stats import paired_difference, verdict
+from agentopt.search.base import SearchSpace
 
 if TYPE_CHECKING:
     import optuna

@@ -8,18 +8,18 @@ from functools import partial
 
 from agentopt.core.budget import Usage
 from agentopt.core.candidate import Candidate, SubtaskChoice
-from agentopt.runs.config import Config
 from agentopt.core.errors import AgentoptError
+from agentopt.core.records import Split
+from agentopt.core.task import Example, Subtask, Task
+from agentopt.evaluation.scorers import JUDGE_TRIES, Judge, judge_messages
 from agentopt.models.base import Request
 from agentopt.models.catalog import ModelSpec
-from agentopt.models.journal import Journal
 from agentopt.models.client import worst_case
-from agentopt.workflow.sampling import request_for
-from agentopt.evaluation.scorers import JUDGE_TRIES, Judge, judge_messages
+from agentopt.models.journal import Journal
+from agentopt.runs.config import Config
 from agentopt.search.base import SearchSpace, SubtaskSpace
-from agentopt.core.task import Example, Subtask, Task
+from agentopt.workflow.sampling import request_for
 from agentopt.workflow.templates import TOOL
-from agentopt.core.records import Split
 
 FINALISTS = 3
 """Candidates that meet on the test split at most: baseline, best, recommended."""

@@ -125,4 +125,4 @@ def test_a_run_killed_at_random_moments_repays_only_what_was_in_flight(
     # The ledger may count a call that was entered but never sent; it never misses one that was.
     assert len(stormy.received()) <= result.total.calls <= len(stormy.received()) + lost_in_flight(folder)
     summary = f"{kills} kills, {len(stormy.received())} requests, {again} choices asked for again"
-    print(f"{summary}, {lost_in_flight(folder)} calls in flight at a kill")  # noqa: T201 - shown by pytest -s
+    print(f"{summary}, {lost_in_flight(folder)} calls in flight at a kill")

@@ -16,23 +16,22 @@ from hypothesis import strategies as st
 from sqlalchemy.exc import ResourceClosedError
 
 from agentopt.api import adiagnose, aevaluate, aoptimize, diagnose, evaluate, optimize
-from agentopt.core.candidate import Candidate, SubtaskChoice
-from agentopt.runs.config import Config, load_config
+from agentopt.core.candidate import Candidate, SubtaskChoice, load_candidate
 from agentopt.core.cost import Unit
 from agentopt.core.errors import AgentoptError, CandidateError, ConfigError, PermanentModelError, TaskError
 from agentopt.core.events import Event, log_to
+from agentopt.core.records import Score
+from agentopt.core.task import Example
 from agentopt.models.base import Request, Response
 from agentopt.models.catalog import Catalog
 from agentopt.models.scripted import ScriptedModel
-from agentopt.runs.result import load_result
-from agentopt.core.candidate import load_candidate
-from agentopt.runs.folder import RunFolder
 from agentopt.models.session import open_session
-from agentopt.search.from_task import search_space
+from agentopt.runs.config import Config, load_config
+from agentopt.runs.folder import RunFolder
+from agentopt.runs.result import load_result
 from agentopt.runs.trial_store import STUDY_NAME, Study
-from agentopt.core.task import Example
+from agentopt.search.from_task import search_space
 from agentopt.testing.toy import LARGE, SMALL, toy_model, toy_task
-from agentopt.core.records import Score
 
 
 def config(tmp_path: Path, **changes: object) -> Config:
