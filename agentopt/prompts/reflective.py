@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from agentopt.core.errors import BudgetExceeded, ModelError, WeightsError
+from agentopt.core.json_text import repaired_json_values
 from agentopt.models.base import ChatModel, Message, Request
 from agentopt.prompts.proposers import Attempt, Brief, NoHelpError, Shown
 
@@ -115,11 +116,6 @@ def _cut(text: str) -> str:
 
 
 def read_system_prompt(text: str) -> str | None:
-    """The system prompt in an answer, or None. Endpoints that cannot follow a schema may wrap the JSON in words."""
-    start, end = text.find("{"), text.rfind("}")
-    try:
-        value = json.loads(text[start : end + 1]) if 0 <= start < end else None
-    except (ValueError, RecursionError):
-        return None
-    found = value.get("system_prompt") if isinstance(value, dict) else None
-    return found.strip() or None if isinstance(found, str) else None
+    """The system prompt in a reply, or None. Endpoints without JSON schemas may wrap the JSON in prose, or break it."""
+    prompts = (value.get("system_prompt") for value in repaired_json_values(text) if isinstance(value, Mapping))
+    return next((prompt.strip() for prompt in prompts if isinstance(prompt, str) and prompt.strip()), None)

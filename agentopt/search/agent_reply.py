@@ -5,15 +5,15 @@ Nothing here raises on what a model may write; a reply without anything to run h
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from agentopt.core.candidate import Candidate, SubtaskChoice
+from agentopt.core.json_text import repaired_json_values
 from agentopt.search.agent_prompts import ADVICE_LENGTH, DIRECTIONS, labels
 from agentopt.search.base import Proposal, SearchSpace, SubtaskSpace
 from agentopt.search.neighbourhood import with_fewer_samples
@@ -46,7 +46,7 @@ class Reply:
 
 def read_guidelines(text: str, space: SearchSpace) -> str:
     """The guidelines as one line; what is unreadable is left out, so the line is empty where nothing is readable."""
-    answer = next((value for value in _json_values(text) if isinstance(value, Mapping)), {})
+    answer = next((value for value in repaired_json_values(text) if isinstance(value, Mapping)), {})
     given = {str(key).casefold(): value for key, value in answer.items()}
     called = labels(space)
     stages = ((s.name, _preference(given.get(s.name.casefold()), s, called)) for s in space.subtasks)
@@ -177,26 +177,11 @@ def _find_candidates(text: str, space: SearchSpace) -> list[Any]:
     """The candidates, however wrapped: in an object, a bare list, fences or prose, or whole ones of a cut-off list."""
     names = {s.name.casefold() for s in space.subtasks}
     alone: list[Any] = []
-    for value in _json_values(text):
+    for value in repaired_json_values(text):
         if isinstance(value, Mapping) and isinstance(value.get("candidates"), list):
             return list(value["candidates"])
         if isinstance(value, Mapping) and names <= {str(key).casefold() for key in value}:
-            alone.append(value)
+            alone += [value] if value not in alone else []
         if isinstance(value, list) and value and all(isinstance(entry, Mapping) for entry in value):
             return value
     return alone
-
-
-def _json_values(text: str) -> Iterator[Any]:
-    """Every outermost JSON object or array in the text; where one is broken, those inside it."""
-    decoder, place = json.JSONDecoder(), 0
-    while place < len(text):
-        if text[place] not in "{[":
-            place += 1
-            continue
-        try:
-            value, place = decoder.raw_decode(text, place)
-        except (ValueError, RecursionError):
-            place += 1
-            continue
-        yield value

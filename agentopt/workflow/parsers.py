@@ -6,14 +6,14 @@ all, either returns a value or raises `Unparsable`; a user's own function that f
 
 from __future__ import annotations
 
-import json as json_text
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from agentopt.core.errors import AgentoptError, ScorerError
+from agentopt.core.json_text import json_values
 from agentopt.core.task import Parser, Unparsable, Value
 
 if TYPE_CHECKING:
@@ -143,11 +143,6 @@ def ids(max: int | None = None) -> Parser:  # noqa: A002 - the key of the task f
     return parse
 
 
-_START = re.compile(r"[\[{]")
-_FENCE = re.compile(r"```[\w-]*\s*\n(.*?)```", re.DOTALL)
-_MOST_STARTS = 256
-
-
 def json(schema: dict[str, Any]) -> Parser:
     """The first JSON value in the response that follows `schema` (JSON Schema, by default of 2020-12).
 
@@ -159,7 +154,7 @@ def json(schema: dict[str, Any]) -> Parser:
 
     def parse(response: str) -> Value:
         complaint = "no JSON value found"
-        for value in _json_values(response):
+        for value in json_values(response):
             try:
                 error = next(iter(validator.iter_errors(value)), None)
             except (RecursionError, OverflowError):  # too deep, or a number too large for the schema's arithmetic
@@ -207,40 +202,6 @@ def _references(schema: Any) -> Iterator[str]:
     elif isinstance(schema, list):
         for part in schema:
             yield from _references(part)
-
-
-def _json_values(response: str) -> Iterator[Any]:
-    """Every JSON value that can be found, likeliest first."""
-    whole = [response.strip(), *(block.strip() for block in _FENCE.findall(response))]
-    for candidate in whole:
-        yield from (value for value, _ in _decoded(candidate, 0, to_end=True))
-    position, starts = 0, 0
-    while (start := _START.search(response, position)) and starts < _MOST_STARTS:
-        starts, position = starts + 1, start.end()
-        for value, end in _decoded(response, start.start()):
-            yield value
-            position = end
-
-
-def _refuse(constant: str) -> float:
-    raise ValueError(f"{constant} is not JSON")
-
-
-def _finite(digits: str) -> float:
-    value = float(digits)
-    return value if math.isfinite(value) else _refuse(digits)
-
-
-_DECODER = json_text.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
-
-
-def _decoded(response: str, start: int, *, to_end: bool = False) -> Iterable[tuple[Any, int]]:
-    """The one value that starts at `start` and where it ends, or nothing."""
-    try:
-        value, end = _DECODER.raw_decode(response, start)
-    except (ValueError, RecursionError):
-        return []
-    return [(value, end)] if end == len(response) or not to_end else []
 
 
 def python(function: Callable[[str], Value]) -> Parser:

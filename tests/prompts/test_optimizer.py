@@ -230,6 +230,8 @@ def test_reading_a_system_prompt_never_raises(text: str) -> None:
     [
         ('{"system_prompt": " Be brief. "}', "Be brief."),
         ('Sure: ```json\n{"system_prompt": "Be brief."}\n```', "Be brief."),
+        ("{'system_prompt': 'Be brief.',}", "Be brief."),
+        ('{"system_prompt": "Answer "yes" or "no"."}', 'Answer "yes" or "no".'),
         ('{"system_prompt": "Be', None),
         ('{"system_prompt": ["Be brief."]}', None),
         ('{"system_prompt": "  "}', None),

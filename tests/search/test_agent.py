@@ -364,6 +364,9 @@ GOOD = ("qwen-32b", 1, "llama-3b", 7)
         lambda text: json.dumps(json.loads(text)["candidates"]),
         lambda text: json.dumps(json.loads(text)["candidates"][0]),
         lambda text: text[: text.rindex("]}")],
+        lambda text: text.replace("}]}", "},]}"),
+        lambda text: text.replace('"', "'"),
+        lambda text: f"Sure! {{I think}} this:\n{text.removesuffix('}')},\n]",
         lambda text: text.replace("retrieve", "Retrieve").replace("qwen-32b", "QWEN-32B"),
         lambda text: text.replace("qwen-32b", "qwen-32b-instruct"),
         lambda text: text.replace("qwen-32b", "qwen-3"),
@@ -372,7 +375,8 @@ GOOD = ("qwen-32b", 1, "llama-3b", 7)
         lambda text: text.replace('"qwen-32b x1"', '{"model": "qwen-32b", "num_samples": "1"}'),
     ],
     ids=[
-        *("plain", "fenced", "prose", "list", "alone", "cut off", "case", "longer name", "prefix"),
+        *("plain", "fenced", "prose", "list", "alone", "cut off", "trailing comma", "single quotes", "prose, cut"),
+        *("case", "longer name", "prefix"),
         *("spaces", "pair", "object"),
     ],
 )

@@ -20,10 +20,11 @@ from typing import Any
 
 from openai import OpenAI, OpenAIError
 
+from agentopt.core.json_text import json_values
 from agentopt.core.task import Parser, Unparsable, Value
 from agentopt.workflow.fusion import vote
 from agentopt.workflow.inputs import Columns, InputError
-from agentopt.workflow.parsers import _json_values, shown
+from agentopt.workflow.parsers import shown
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,7 @@ def json_value(schema: Mapping[str, Any]) -> Parser:
     """Reads the first JSON value in an answer that follows `schema`."""
 
     def parse(response: str) -> Value:
-        for value in _json_values(response):
+        for value in json_values(response):
             if value is not None and follows(value, schema):
                 return value
         raise Unparsable(f"expected JSON by the schema, got {shown(response)}")
