@@ -18,7 +18,7 @@ from agentopt.evaluation.evaluator import Evaluator, check_candidate
 from agentopt.evaluation.scorers import Judge
 from agentopt.models.base import ChatModel
 from agentopt.models.catalog import Catalog, ModelSpec
-from agentopt.models.router import ModelPool, connect
+from agentopt.models.router import ModelRouter, connect
 from agentopt.models.session import open_session
 from agentopt.models.weights import Progress
 from agentopt.prompts.diagnosis import Diagnosis
@@ -163,7 +163,7 @@ diagnose = _blocking(adiagnose)
 """`adiagnose`, for code that is not async."""
 
 
-def pool_that_tells(specs: Mapping[str, ModelSpec], observer: Observer) -> ModelPool:
+def pool_that_tells(specs: Mapping[str, ModelSpec], observer: Observer) -> ModelRouter:
     """The catalogue's transports; the observer hears of each tenth of a file that is fetched.
 
     Raises `CatalogError` when the variable of a model's key is not set.
@@ -178,7 +178,7 @@ def pool_that_tells(specs: Mapping[str, ModelSpec], observer: Observer) -> Model
             message = f"fetching {progress.file}: {done / 1e6:.0f} of {total / 1e6:.0f} MB"
             loop.call_soon_threadsafe(observer, Event("fetching", message, {"progress": progress}))
 
-    return ModelPool(specs, partial(connect, progress=tell_progress))
+    return ModelRouter(specs, partial(connect, progress=tell_progress))
 
 
 def load(task: Task | Path | str, config: Config, *, agent: bool = True) -> tuple[Task, Mapping[str, ModelSpec]]:

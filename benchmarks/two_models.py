@@ -18,7 +18,7 @@ from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.evaluation.evaluator import Evaluator
 from agentopt.models.base import Request, Response
 from agentopt.models.catalog import Catalog
-from agentopt.models.router import ModelPool
+from agentopt.models.router import ModelRouter
 from agentopt.models.session import open_session
 from agentopt.taskfile.loading import load_task
 
@@ -29,7 +29,7 @@ CHOICES = {"find": ("qwen2.5-coder-0.5b", 3), "answer": ("smollm2-135m", 5)}
 class Recorder:
     """A `ChatModel` over another that keeps the requests it passes on."""
 
-    def __init__(self, inner: ModelPool) -> None:
+    def __init__(self, inner: ModelRouter) -> None:
         self.requests: list[Request] = []
         self._inner = inner
 
@@ -41,7 +41,7 @@ class Recorder:
         """The pool outlives the session that it was recorded in."""
 
 
-async def together(pool: ModelPool, examples: int, seed: int) -> tuple[float, list[Request]]:
+async def together(pool: ModelRouter, examples: int, seed: int) -> tuple[float, list[Request]]:
     """Seconds of one evaluation on an empty journal, and its requests."""
     catalog = Catalog.load()
     task = load_task(TASK, catalog=catalog, overrides={"data.limit": {"test": examples}})
@@ -56,7 +56,7 @@ async def together(pool: ModelPool, examples: int, seed: int) -> tuple[float, li
             return time.perf_counter() - started, recorder.requests
 
 
-async def apart(pool: ModelPool, requests: list[Request]) -> float:
+async def apart(pool: ModelRouter, requests: list[Request]) -> float:
     """Seconds of the same requests, one model after the other, eight in flight."""
     started = time.perf_counter()
     for model, _ in CHOICES.values():
@@ -72,7 +72,7 @@ async def apart(pool: ModelPool, requests: list[Request]) -> float:
 
 async def run(examples: int, repeats: int) -> None:
     catalog = Catalog.load()
-    pool = ModelPool({model: catalog[model] for model, _ in CHOICES.values()})
+    pool = ModelRouter({model: catalog[model] for model, _ in CHOICES.values()})
     try:
         await together(pool, examples, seed=0)
         for repeat in range(1, repeats + 1):

@@ -5,12 +5,19 @@ AgentoptError
 │   ├── TaskError             a task folder
 │   ├── ConfigError           a configuration file or a `-c key=value`
 │   ├── CatalogError          the model catalogue
+│   │   └── UnknownModelError a name that is not in the catalogue
 │   └── CandidateError        a candidate that does not fit its task
 ├── BudgetExceeded            a cap would be passed
-├── WeightsError              a model file cannot be had, or is not the one that was promised
+├── WeightsError              a model file cannot be fetched, or its checksum differs
+│   ├── WeightsSourceError    one of its sources failed
+│   └── DownloadCancelledError   the caller cancelled the download
+├── JournalError              the journal cannot be written
 ├── ModelError                one call to a model failed
 │   ├── TransientModelError   worth another attempt
 │   └── PermanentModelError   the same request would fail again
+│       └── RunStoppingError  a call that was not sent because the run is stopping
+├── MalformedResponseError    an HTTP success whose body is not a completion
+├── ApiError                  an HTTP error response in the OpenAI format, sent to a client
 └── ScorerError               a scorer or a user's function failed on an example
 
 A failure becomes data at one place, `evaluation`; everywhere else it travels as one of these.
@@ -18,7 +25,9 @@ A failure becomes data at one place, `evaluation`; everywhere else it travels as
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 
 class AgentoptError(Exception):
@@ -49,6 +58,12 @@ class CatalogError(UserError):
     """A model catalogue that breaks a rule, or a model that is not in it."""
 
 
+class UnknownModelError(CatalogError, KeyError):
+    """A name that is not in the catalogue. Also a `KeyError`, so that the catalogue is a mapping."""
+
+    __str__ = Exception.__str__
+
+
 class CandidateError(UserError):
     """A candidate that does not fit the task it is used with."""
 
@@ -75,6 +90,18 @@ class BudgetExceeded(AgentoptError):  # noqa: N818 - a limit that was reached is
 
 class WeightsError(AgentoptError):
     """A model file that cannot be fetched or whose checksum differs."""
+
+
+class WeightsSourceError(WeightsError):
+    """One source of a model file failed; the next one is tried."""
+
+
+class DownloadCancelledError(WeightsError):
+    """The caller cancelled the download."""
+
+
+class JournalError(AgentoptError):
+    """The journal cannot be written: calls sent meanwhile may have been billed, and their responses are lost."""
 
 
 class ModelError(AgentoptError):
@@ -105,6 +132,49 @@ class TransientModelError(ModelError):
 
 class PermanentModelError(ModelError):
     """The same request would fail again: a wrong key, an unknown model, a refused prompt."""
+
+
+class RunStoppingError(PermanentModelError):
+    """A call that was not sent because the run is stopping."""
+
+    def __init__(self) -> None:
+        super().__init__("not sent, because the run is stopping", kind="stopping")
+
+
+class MalformedResponseError(AgentoptError):
+    """An HTTP success whose body is not a completion."""
+
+
+class ApiError(AgentoptError):
+    """An HTTP error response in the OpenAI format.
+
+    Attributes:
+        status: HTTP status code.
+        message: `error.message` of the body.
+        type: `error.type` of the body.
+        param: The request key that is wrong, such as `messages[0].role`.
+        code: `error.code` of the body, such as `invalid_value`.
+        headers: Headers sent with the response.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        type: str = "invalid_request_error",  # noqa: A002 - the field's name in the format
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self.status, self.message, self.type, self.param, self.code = status, message, type, param, code
+        self.headers = dict(headers or {})
+        super().__init__(message)
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The response body as a JSON object."""
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 
 
 class ScorerError(AgentoptError):

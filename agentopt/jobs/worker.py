@@ -31,7 +31,7 @@ from agentopt.jobs.run import LostRunError, Outcome, RunOfJob
 from agentopt.jobs.store import RUNNING, WAITING, JobRun, JobStore, KnownJob
 from agentopt.jobs.webhook import deliver
 from agentopt.models.base import ChatModel
-from agentopt.models.redaction import secrets_in, without
+from agentopt.models.redaction import redact, secrets_in
 
 
 class Log(Protocol):
@@ -220,7 +220,7 @@ class Worker:
 
     def _clean(self, text: str, body: Body) -> str:
         """`text` without any key: a provider may quote the one it was sent, a user's function the environment."""
-        return without(text, secrets_in(os.environ, *map(os.environ.get, body.secret_variables())))
+        return redact(text, secrets_in(os.environ, *map(os.environ.get, body.secret_variables())))
 
     def _tell(self, event: str, run: JobRun) -> None:
         due = datetime.fromtimestamp(run.due, UTC).isoformat(timespec="milliseconds")

@@ -17,8 +17,8 @@ from email.utils import parsedate_to_datetime
 import aiohttp
 import httpx
 
-from agentopt.core.errors import ModelError, PermanentModelError, TransientModelError
-from agentopt.models.redaction import without
+from agentopt.core.errors import MalformedResponseError, ModelError, PermanentModelError, TransientModelError
+from agentopt.models.redaction import redact
 
 TRANSIENT_STATUSES = frozenset({408, 409, 425, 429})
 """Of the statuses below 500; all from 500 on are transient too."""
@@ -45,10 +45,6 @@ REMEDIES = {
 }
 CONTEXT_OVERFLOW = re.compile(r"context.{0,10}(length|window|size)|exceeds? the available context", re.I | re.S)
 NO_CREDIT = re.compile("insufficient_quota|credit balance is too low", re.I)
-
-
-class UnreadableAnswerError(ValueError):
-    """An HTTP success whose body is not a completion."""
 
 
 def links(error: BaseException, outside: BaseException | None = None) -> Iterator[BaseException]:
@@ -78,7 +74,7 @@ def model_error(
         return PermanentModelError(message(f"not an address that can be called: {found}"), kind="bad address")
     if found := _innermost(chain, NEVER_SENT):
         return TransientModelError(message(f"no connection ({found})"), kind="no connection")
-    if found := _innermost(chain, (json.JSONDecodeError, UnreadableAnswerError)):
+    if found := _innermost(chain, (json.JSONDecodeError, MalformedResponseError)):
         text = message(f"the answer is not a completion ({found})")
         return TransientModelError(text, billed=True, kind="malformed body")
     if found := _innermost(chain, BROKEN):
@@ -105,7 +101,7 @@ def retry_after(headers: Mapping[str, str], *, now: Callable[[], float] = time.t
 def readable(text: str, secrets: tuple[str, ...]) -> str:
     """One line without secrets, cut to a length that fits a terminal and a log."""
     # litellm puts a whole traceback into some messages.
-    text = " ".join(without(text, secrets).split("Traceback (most recent call last)")[0].split())
+    text = " ".join(redact(text, secrets).split("Traceback (most recent call last)")[0].split())
     return text if len(text) <= LONGEST_MESSAGE else f"{text[: LONGEST_MESSAGE - 3]}..."
 
 

@@ -14,7 +14,7 @@ from platformdirs import user_config_path
 from pydantic import BaseModel, ConfigDict, Field
 
 from agentopt.core.cost import Price
-from agentopt.core.errors import CatalogError
+from agentopt.core.errors import CatalogError, UnknownModelError
 from agentopt.core.yaml_models import did_you_mean, load_yaml, validate
 
 BUILT_IN = Path(__file__).with_name("catalog.yaml")
@@ -97,12 +97,6 @@ class ModelSpec(_Strict):
         if self.weights:
             return f"gguf:{self.weights.sha256 or self.weights.file}"
         return f"{self.litellm or 'openai'}:{self.base_url or ''}:{self.model or self.name}"
-
-
-class UnknownModelError(CatalogError, KeyError):
-    """A name that is not in the catalogue. A `KeyError` too, so that the catalogue is a mapping."""
-
-    __str__ = Exception.__str__
 
 
 class Catalog(Mapping[str, ModelSpec]):

@@ -20,21 +20,21 @@ from tenacity import (
 )
 
 from agentopt.core.budget import Budget, Usage
-from agentopt.core.errors import AgentoptError, BudgetExceeded, ModelError, PermanentModelError, TransientModelError
+from agentopt.core.errors import (
+    AgentoptError,
+    BudgetExceeded,
+    JournalError,
+    ModelError,
+    RunStoppingError,
+    TransientModelError,
+)
 from agentopt.models.base import ChatModel, Choice, Preparing, Request, Response
 from agentopt.models.catalog import ModelSpec
-from agentopt.models.journal import Journal, JournalError
-from agentopt.models.rate_limit import Limiter
+from agentopt.models.journal import Journal
+from agentopt.models.rate_limit import RateLimiter
 
 LONGEST_BACKOFF = 30.0
 """Seconds between two attempts, unless the provider asks for more."""
-
-
-class StoppingError(PermanentModelError):
-    """A call that was not sent, because the run is stopping."""
-
-    def __init__(self) -> None:
-        super().__init__("not asked, because the run is stopping", kind="stopping")
 
 
 def worst_case(request: Request, spec: ModelSpec) -> Usage:
@@ -49,7 +49,7 @@ def worst_case(request: Request, spec: ModelSpec) -> Usage:
     return Usage(1, prompt, completion, spec.price.usd(prompt, completion))
 
 
-class MeteredModel:
+class ModelClient:
     """A `ChatModel` over `provider` for one run: nothing is asked twice, no cap is passed, nothing paid is lost.
 
     `provider` makes single attempts. `specs` maps every catalogue name in use to its `ModelSpec`. A caller that
@@ -69,7 +69,7 @@ class MeteredModel:
         self.budget = budget
         self._provider, self._specs, self._journal, self._run = provider, specs, journal, run
         self._sleep = sleep
-        self._limiters: dict[str, Limiter] = {}
+        self._limiters: dict[str, RateLimiter] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[Response]] = set()
         self._closing = asyncio.Event()
@@ -161,7 +161,7 @@ class MeteredModel:
 
     def _check_open(self) -> None:
         if self._closing.is_set():
-            raise StoppingError
+            raise RunStoppingError
 
     async def _send(self, request: Request, spec: ModelSpec, worst: Usage) -> Usage:
         entry = await self._journal.open(self._run, request, worst)
@@ -195,7 +195,7 @@ class MeteredModel:
         await self._unless_closing(self._sleep(seconds))
 
     async def _unless_closing(self, work: Awaitable[None]) -> None:
-        """Wait for `work`; when the run stops meanwhile, cancel it and raise `StoppingError`."""
+        """Wait for `work`; when the run stops meanwhile, cancel it and raise `RunStoppingError`."""
         waits = [asyncio.ensure_future(work), asyncio.ensure_future(self._closing.wait())]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -205,9 +205,9 @@ class MeteredModel:
             for wait in waits:
                 wait.cancel()
 
-    def _limiter(self, spec: ModelSpec) -> Limiter:
+    def _limiter(self, spec: ModelSpec) -> RateLimiter:
         if spec.name not in self._limiters:
-            self._limiters[spec.name] = Limiter(spec.concurrency, spec.requests_per_minute, sleep=self._pause)
+            self._limiters[spec.name] = RateLimiter(spec.concurrency, spec.requests_per_minute, sleep=self._pause)
         return self._limiters[spec.name]
 
 
@@ -215,7 +215,7 @@ def _taken(error: AgentoptError, worst: Usage) -> Usage:
     """What a call that ended in `error` is counted at."""
     if isinstance(error, BudgetExceeded | JournalError):
         return worst  # its time was up, or its answer could not be kept
-    if isinstance(error, StoppingError) or not isinstance(error, ModelError):
+    if isinstance(error, RunStoppingError) or not isinstance(error, ModelError):
         return Usage()  # it was never sent
     return worst if error.billed else Usage(calls=1)
 

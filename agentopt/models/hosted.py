@@ -17,8 +17,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, ClassVar, Protocol
 from weakref import WeakSet
 
-from agentopt.core.errors import CatalogError
-from agentopt.models.api_errors import UnreadableAnswerError, model_error
+from agentopt.core.errors import CatalogError, MalformedResponseError
+from agentopt.models.api_errors import model_error
 from agentopt.models.base import Choice, Request, Response
 from agentopt.models.catalog import ModelSpec, key_of
 from agentopt.models.redaction import secrets_in
@@ -148,7 +148,7 @@ class OpenAIRoute:
         response = await self._client.post(self._path, cast_to=self._answer_type, body=payload)
         answer = json.loads(response.content)
         if not isinstance(answer, dict):
-            raise UnreadableAnswerError(f"expected a JSON object, but got {type(answer).__name__}")
+            raise MalformedResponseError(f"expected a JSON object, but got {type(answer).__name__}")
         return answer
 
     async def aclose(self) -> None:
@@ -247,16 +247,16 @@ def payload(spec: ModelSpec, request: Request) -> dict[str, Any]:
 
 
 def read_choices(answer: Mapping[str, Any], *, most: int) -> list[tuple[str, str]]:
-    """(text, finish reason) of each choice, at most `most`. Raises `UnreadableAnswerError`."""
+    """(text, finish reason) of each choice, at most `most`. Raises `MalformedResponseError`."""
     choices = answer.get("choices")
     if not isinstance(choices, list) or not choices:
-        raise UnreadableAnswerError("expected choices, but got none")
+        raise MalformedResponseError("expected choices, but got none")
     return [_read_choice(choice) for choice in choices[:most]]
 
 
 def _read_choice(choice: object) -> tuple[str, str]:
     if not isinstance(choice, dict):
-        raise UnreadableAnswerError(f"expected a choice to be an object, but got {type(choice).__name__}")
+        raise MalformedResponseError(f"expected a choice to be an object, but got {type(choice).__name__}")
     message = choice.get("message")
     said = message if isinstance(message, dict) else {"content": choice.get("text")}
     why = str(choice.get("finish_reason") or "stop")
@@ -264,7 +264,7 @@ def _read_choice(choice: object) -> tuple[str, str]:
     if text is None and why in ("length", "content_filter"):
         text = ""
     if not isinstance(text, str):
-        raise UnreadableAnswerError(f"expected a choice's content to be text, but got {type(text).__name__}")
+        raise MalformedResponseError(f"expected a choice's content to be text, but got {type(text).__name__}")
     # Half an emoji, cut off by max_tokens, is no text that can be counted, shown or kept.
     return text.encode(errors="replace").decode(), why
 

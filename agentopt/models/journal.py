@@ -24,7 +24,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from agentopt.core.budget import Usage
 from agentopt.core.database import create_tables, open_engine
-from agentopt.core.errors import AgentoptError
+from agentopt.core.errors import JournalError
 from agentopt.models.base import Choice, Request, Response
 
 _tables = sa.MetaData()
@@ -79,10 +79,6 @@ class Spend:
     by_purpose: dict[str, Usage]
     failures: dict[str, int]
     seconds: float
-
-
-class JournalError(AgentoptError):
-    """The journal cannot be written: what was sent meanwhile may have been billed, and is lost."""
 
 
 class Journal:

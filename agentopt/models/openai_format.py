@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from agentopt.core.errors import AgentoptError, BudgetExceeded, ModelError
+from agentopt.core.errors import AgentoptError, ApiError, BudgetExceeded, ModelError
 from agentopt.models.base import Message, Role
 
 MOST_CHOICES = 128
@@ -26,65 +26,43 @@ NO_RETRY = {"x-should-retry": "false"}
 """Tells the official clients that the same request would fail again."""
 
 
-class WireError(Exception):
-    """An error in the OpenAI form: the HTTP `status`, and the fields of the body. `headers` go with it."""
-
-    def __init__(
-        self,
-        status: int,
-        message: str,
-        *,
-        type: str = "invalid_request_error",  # noqa: A002 - the field's name in the format
-        param: str | None = None,
-        code: str | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        self.status, self.message, self.type, self.param, self.code = status, message, type, param, code
-        self.headers = dict(headers or {})
-        super().__init__(message)
-
-    @property
-    def body(self) -> dict[str, Any]:
-        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
-
-
-def wrong_key() -> WireError:
+def wrong_key() -> ApiError:
     """401: no key, or not the right one."""
     message = "the API key is missing or wrong; send it as `Authorization: Bearer KEY`"
-    return WireError(401, message, type="authentication_error", code="invalid_api_key")
+    return ApiError(401, message, type="authentication_error", code="invalid_api_key")
 
 
-def no_such_path(path: str) -> WireError:
+def no_such_path(path: str) -> ApiError:
     """404: nothing is served there."""
-    return WireError(404, f"there is nothing at {path}; there are /v1/chat/completions and /v1/models")
+    return ApiError(404, f"there is nothing at {path}; there are /v1/chat/completions and /v1/models")
 
 
-def wrong_method(method: str, path: str, allowed: Iterable[str]) -> WireError:
+def wrong_method(method: str, path: str, allowed: Iterable[str]) -> ApiError:
     """405: something is served there, but not to this method. `allowed` are those it is served to."""
     methods = sorted(set(allowed) - {"HEAD", "OPTIONS"})
     message = f"{path} does not take {method}; use {' or '.join(methods)}"
-    return WireError(405, message, code="method_not_allowed", headers={"Allow": ", ".join(methods)})
+    return ApiError(405, message, code="method_not_allowed", headers={"Allow": ", ".join(methods)})
 
 
-def no_such_model(model: str, known: Iterable[str]) -> WireError:
+def no_such_model(model: str, known: Iterable[str]) -> ApiError:
     """404: the model is not one of those that are served."""
     message = f"the model `{model}` does not exist; there are: {', '.join(known)}"
-    return WireError(404, message, param="model", code="model_not_found")
+    return ApiError(404, message, param="model", code="model_not_found")
 
 
-def too_large(limit: int) -> WireError:
+def too_large(limit: int) -> ApiError:
     """413: the body has more than `limit` bytes."""
-    return WireError(413, f"the body must have at most {limit} bytes", code="request_too_large")
+    return ApiError(413, f"the body must have at most {limit} bytes", code="request_too_large")
 
 
-def from_failure(failure: AgentoptError) -> WireError:
+def from_failure(failure: AgentoptError) -> ApiError:
     """What a client is told about a failure behind the wire; none of these is mended by asking again at once."""
     if isinstance(failure, BudgetExceeded):
         kind = "insufficient_quota"
-        return WireError(429, str(failure), type=kind, code=kind, headers=NO_RETRY)
+        return ApiError(429, str(failure), type=kind, code=kind, headers=NO_RETRY)
     if isinstance(failure, ModelError):
-        return WireError(502, str(failure), type="api_error", code="upstream_failed", headers=NO_RETRY)
-    return WireError(500, str(failure), type="api_error", code="failed", headers=NO_RETRY)
+        return ApiError(502, str(failure), type="api_error", code="upstream_failed", headers=NO_RETRY)
+    return ApiError(500, str(failure), type="api_error", code="failed", headers=NO_RETRY)
 
 
 # What a client sends
@@ -167,7 +145,7 @@ _REFUSED: Mapping[str, str] = {
 
 
 def parse_call(body: bytes | str) -> ChatCall:
-    """The call in a request's body. Raises `WireError` with status 400 and the key that is wrong."""
+    """The call in a request's body. Raises `ApiError` with status 400 and the key that is wrong."""
     try:
         parsed = json.loads(body)
         _check_supported(parsed)
@@ -176,7 +154,7 @@ def parse_call(body: bytes | str) -> ChatCall:
     except ValidationError as problem:
         raise _invalid(problem) from problem
     except (ValueError, RecursionError) as problem:
-        raise WireError(400, f"the body must be JSON: {problem}") from problem
+        raise ApiError(400, f"the body must be JSON: {problem}") from problem
     asked = read.response_format
     return ChatCall(
         model=read.model,
@@ -204,20 +182,20 @@ def model_in(body: bytes | str) -> str:
 
 def _check_supported(parsed: Any) -> None:
     if not isinstance(parsed, dict):
-        raise WireError(400, f"the body must be a JSON object, but got a {type(parsed).__name__}")
+        raise ApiError(400, f"the body must be a JSON object, but got a {type(parsed).__name__}")
     for key, reason in _REFUSED.items():
         if parsed.get(key):
-            raise WireError(400, reason, param=key, code="unsupported_parameter")
+            raise ApiError(400, reason, param=key, code="unsupported_parameter")
     if parsed.get("modalities") not in (None, ["text"]):
-        raise WireError(400, "answers are text only", param="modalities", code="unsupported_parameter")
+        raise ApiError(400, "answers are text only", param="modalities", code="unsupported_parameter")
 
 
-def _invalid(problem: ValidationError) -> WireError:
+def _invalid(problem: ValidationError) -> ApiError:
     """The first mistake that pydantic found, in the format's words."""
     mistake = problem.errors(include_url=False)[0]
     param = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in mistake["loc"]).lstrip(".")
     code = "missing_required_parameter" if mistake["type"] == "missing" else "invalid_value"
-    return WireError(400, f"{param}: {mistake['msg']}" if param else mistake["msg"], param=param or None, code=code)
+    return ApiError(400, f"{param}: {mistake['msg']}" if param else mistake["msg"], param=param or None, code=code)
 
 
 def _message(message: _MessageBody, where: str) -> Message:
@@ -228,10 +206,10 @@ def _message(message: _MessageBody, where: str) -> Message:
         "assistant": "assistant",
     }
     if message.role in ("tool", "function") or message.tool_calls or message.function_call:
-        raise WireError(400, "tools are not supported", param=where, code="unsupported_parameter")
+        raise ApiError(400, "tools are not supported", param=where, code="unsupported_parameter")
     if message.role not in roles:
         rule = f"a role must be one of {', '.join(roles)}, but got {message.role!r}"
-        raise WireError(400, rule, param=f"{where}.role", code="invalid_value")
+        raise ApiError(400, rule, param=f"{where}.role", code="invalid_value")
     return Message(roles[message.role], _text(message.content, f"{where}.content"))
 
 
@@ -241,12 +219,12 @@ def _text(content: Any, where: str) -> str:
         return content
     if not isinstance(content, list):
         rule = f"content must be a text or a list of parts, but got {type(content).__name__}"
-        raise WireError(400, rule, param=where, code="invalid_value")
+        raise ApiError(400, rule, param=where, code="invalid_value")
     for i, part in enumerate(content):
         kind = part.get("type") if isinstance(part, dict) else None
         if kind != "text" or not isinstance(part.get("text"), str):
             rule = f"content parts must be of type text, but got {kind!r}"
-            raise WireError(400, rule, param=f"{where}[{i}]", code="unsupported_parameter")
+            raise ApiError(400, rule, param=f"{where}[{i}]", code="unsupported_parameter")
     return "".join(part["text"] for part in content)
 
 
@@ -261,7 +239,7 @@ def _schema(asked: _ResponseFormat) -> str | None:
     named = asked.json_schema.json_schema if asked.type == "json_schema" and asked.json_schema else None
     if asked.type == "json_schema" and named is None:
         where = "response_format.json_schema.schema"
-        raise WireError(400, "json_schema needs a schema", param=where, code="missing_required_parameter")
+        raise ApiError(400, "json_schema needs a schema", param=where, code="missing_required_parameter")
     return json.dumps(named or {"type": "object"}, separators=(",", ":"))
 
 

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 
-class Limiter:
+class RateLimiter:
     """At most `concurrency` slots at once, and at most `requests_per_minute`, rounded up, entered in any 60 seconds.
 
     Slots are granted first come, first served. Entries are spaced evenly (a leaky bucket) after a burst of one

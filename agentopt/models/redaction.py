@@ -24,7 +24,7 @@ def secrets_of(specs: Iterable[ModelSpec], environ: Mapping[str, str] = os.envir
     return secrets_in(environ, *(environ.get(spec.api_key_env) for spec in specs if spec.api_key_env))
 
 
-def without(text: str, secrets: Iterable[str]) -> str:
+def redact(text: str, secrets: Iterable[str]) -> str:
     """The text with every secret struck out, longer ones first where `secrets` are in the order of `secrets_in`."""
     for secret in secrets:
         text = text.replace(secret, STRUCK)

@@ -26,7 +26,7 @@ def connect(spec: ModelSpec, progress: Callable[[Progress], None] = lambda _: No
     return HostedModel(spec)
 
 
-class ModelPool:
+class ModelRouter:
     """Single attempts at any model in `specs`. Nothing is imported, started or connected before it is needed.
 
     Raises `CatalogError` at once when the variable of any model's key is not set: not when money is spent already.

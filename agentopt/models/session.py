@@ -14,16 +14,16 @@ from agentopt.core.errors import ConfigError
 from agentopt.core.paths import cache_folder
 from agentopt.models.base import ChatModel
 from agentopt.models.catalog import ModelSpec
-from agentopt.models.client import MeteredModel
+from agentopt.models.client import ModelClient
 from agentopt.models.journal import Journal
-from agentopt.models.router import ModelPool
+from agentopt.models.router import ModelRouter
 
 
 @dataclass(frozen=True)
 class Session:
     """The model everyone in a run talks to, and who counts what it takes."""
 
-    model: MeteredModel
+    model: ModelClient
     budget: Budget
     journal: Journal
     specs: Mapping[str, ModelSpec]
@@ -54,14 +54,14 @@ async def open_session(
     `journal` is a path or a SQLAlchemy URL. `provider` makes the single attempts; the catalogue's own
     transports unless given.
     """
-    provider = provider or ModelPool(specs)
+    provider = provider or ModelRouter(specs)
     async with AsyncExitStack() as ending:
         book = open_journal(journal)
         ending.push_async_callback(book.aclose)
         ending.push_async_callback(provider.aclose)
         before = book.spend(run)
         budget = Budget(caps, purpose_caps=purpose_caps, already_spent=before.by_purpose, seconds_before=before.seconds)
-        model = MeteredModel(provider, specs, book, budget, run)
+        model = ModelClient(provider, specs, book, budget, run)
         ending.push_async_callback(model.aclose)
         yield Session(model, budget, book, specs, run)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import filelock
 
-from agentopt.core.errors import WeightsError
+from agentopt.core.errors import WeightsError, WeightsSourceError
 from agentopt.core.paths import weights_folder
 from agentopt.models import downloads
 from agentopt.models.catalog import Weights
@@ -166,7 +166,7 @@ class _Fetch:
                 self._accept(get(partial, self._reporter(source), self.stop), target, sha256)
                 shutil.rmtree(partial)
                 return
-            except downloads.SourceError as error:
+            except WeightsSourceError as error:
                 failures.append(f"\n  {source}: {error}")
         raise WeightsError(
             f"{self.weights.file} could not be had from any of its sources:{''.join(failures)}\n"
@@ -189,7 +189,7 @@ class _Fetch:
         actual = checksum(downloaded, self.stop)
         if actual != sha256:
             downloaded.unlink()
-            raise downloads.SourceError(f"expected SHA-256 {sha256}, but got {actual}; the file was removed")
+            raise WeightsSourceError(f"expected SHA-256 {sha256}, but got {actual}; the file was removed")
         os.replace(downloaded, target)
         _stamp(target, sha256)
 

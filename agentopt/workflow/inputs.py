@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from agentopt.core.errors import ApiError
 from agentopt.core.task import Example, Task
 from agentopt.models.base import Message
-from agentopt.models.openai_format import WireError
 
 
 class InputError(ValueError):
@@ -68,7 +68,7 @@ def columns_of_task(task: Task) -> Columns:
 
 
 def inputs_in(messages: Sequence[Message], columns: Columns) -> Mapping[str, Any]:
-    """The inputs in the last user message. Raises `WireError` with status 400 that names the columns."""
+    """The inputs in the last user message. Raises `ApiError` with status 400 that names the columns."""
     asked = next((m.content for m in reversed(messages) if m.role == "user"), None)
     try:
         if asked is None:
@@ -76,4 +76,4 @@ def inputs_in(messages: Sequence[Message], columns: Columns) -> Mapping[str, Any
         return columns.read(asked)
     except InputError as error:
         rule = str(error).replace("the input", "the last user message", 1)
-        raise WireError(400, rule, param="messages", code="invalid_value") from error
+        raise ApiError(400, rule, param="messages", code="invalid_value") from error

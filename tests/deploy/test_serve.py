@@ -26,7 +26,7 @@ from rich.console import Console
 
 from agentopt.cli.commands.serve import ServeOptions, deployment_of_job, run_server
 from agentopt.core.candidate import load_candidate
-from agentopt.core.errors import UserError
+from agentopt.core.errors import ApiError, UserError
 from agentopt.core.files import write_atomically
 from agentopt.core.task import Example
 from agentopt.deploy.deployment import Deployment, find_deployment
@@ -39,7 +39,6 @@ from agentopt.jobs.champion import champions_of
 from agentopt.jobs.jobfile import Job
 from agentopt.jobs.store import open_store
 from agentopt.models.base import Message
-from agentopt.models.openai_format import WireError
 from agentopt.runs.config import Config
 from agentopt.testing.servers import Faults, OpenAIServer, prompt_text
 from agentopt.workflow.inputs import Columns, columns_of, inputs_in
@@ -455,7 +454,7 @@ async def test_others_are_let_in_only_with_keys(folder: Path) -> None:
 
 @pytest.mark.parametrize(("host", "origin"), [("[::1", ""), ("localhost", "http://[::1"), ("[", "["), ("", "")])
 def test_an_address_that_is_none_is_not_of_this_machine(host: str, origin: str) -> None:
-    with pytest.raises(WireError, match="only programs of this machine") as refused:
+    with pytest.raises(ApiError, match="only programs of this machine") as refused:
         Access(None).check("", host, origin)
     assert refused.value.status == 403
 
@@ -540,13 +539,13 @@ def test_the_last_user_message_is_the_only_text_column_or_an_object_of_the_colum
     ],
 )
 def test_wrong_inputs_are_refused_with_the_columns(text: str, problem: str) -> None:
-    with pytest.raises(WireError, match=rf"with a, c \(and may have b\), but .*{problem}") as wrong:
+    with pytest.raises(ApiError, match=rf"with a, c \(and may have b\), but .*{problem}") as wrong:
         inputs_in(user(text), columns({"a": 1, "c": 2}, {"a": 1, "b": 1, "c": 2}))
     assert wrong.value.status == 400
 
 
 def test_a_chat_without_a_user_message_is_refused() -> None:
-    with pytest.raises(WireError, match="with word, but there is no user message"):
+    with pytest.raises(ApiError, match="with word, but there is no user message"):
         inputs_in([Message("system", "s")], columns({"word": "x"}))
 
 

@@ -12,7 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentopt.core.errors import CatalogError, ModelError, PermanentModelError, TransientModelError
+from agentopt.core.errors import (
+    CatalogError,
+    MalformedResponseError,
+    ModelError,
+    PermanentModelError,
+    TransientModelError,
+)
 from agentopt.models.api_errors import retry_after
 from agentopt.models.base import Message, Request, Response
 from agentopt.models.catalog import ModelSpec, Weights
@@ -351,7 +357,7 @@ def test_the_request_carries_what_was_asked_and_a_schema_only_where_it_is_honour
 )
 def test_an_empty_answer_is_an_answer_where_there_is_a_reason_for_it(choice: Any, text: str | None) -> None:
     if text is None:
-        with pytest.raises(ValueError, match="but got"):
+        with pytest.raises(MalformedResponseError, match="but got"):
             read_choices({"choices": [choice]}, most=1)
     else:
         assert read_choices({"choices": [choice]}, most=1)[0][0] == text

@@ -21,7 +21,7 @@ from agentopt.core.errors import (
 )
 from agentopt.models.base import Choice, Message, Request, Response
 from agentopt.models.catalog import ModelSpec
-from agentopt.models.client import MeteredModel, worst_case
+from agentopt.models.client import ModelClient, worst_case
 from agentopt.models.journal import Journal
 from agentopt.models.scripted import ScriptedModel
 
@@ -42,11 +42,11 @@ async def journal(tmp_path: Path) -> AsyncIterator[Journal]:
     await book.aclose()
 
 
-def metered(provider: object, journal: Journal, budget: Budget | None = None, spec: ModelSpec = SPEC) -> MeteredModel:
+def metered(provider: object, journal: Journal, budget: Budget | None = None, spec: ModelSpec = SPEC) -> ModelClient:
     async def no_sleep(_: float) -> None:
         await asyncio.sleep(0)
 
-    return MeteredModel(provider, {"m": spec}, journal, budget or Budget(), "run", sleep=no_sleep)  # type: ignore[arg-type]
+    return ModelClient(provider, {"m": spec}, journal, budget or Budget(), "run", sleep=no_sleep)  # type: ignore[arg-type]
 
 
 async def test_drawing_ten_after_five_asks_for_five_more(journal: Journal) -> None:
@@ -175,7 +175,7 @@ async def test_after_closing_nothing_more_is_sent(journal: Journal) -> None:
 def _write_many(path: Path, start: int) -> None:
     async def write() -> None:
         book = Journal(path)
-        model = MeteredModel(ScriptedModel(told), {"m": SPEC}, book, Budget(), f"run {start}")
+        model = ModelClient(ScriptedModel(told), {"m": SPEC}, book, Budget(), f"run {start}")
         asks = (Request("m", (Message("user", f"{i}"),), 4) for i in range(start, start + 200))
         await asyncio.gather(*(model.generate(request) for request in asks))
         await book.aclose()

@@ -13,14 +13,13 @@ from openai.pagination import SyncPage
 from openai.types import Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from agentopt.core.errors import BudgetExceeded, PermanentModelError, ScorerError
+from agentopt.core.errors import ApiError, BudgetExceeded, PermanentModelError, ScorerError
 from agentopt.models.base import Message
 from agentopt.models.openai_format import (
     DONE,
     MOST_CHOICES,
     ChatCall,
     Completion,
-    WireError,
     event,
     from_failure,
     model_body,
@@ -41,8 +40,8 @@ def call(**more: Any) -> ChatCall:
     return parse_call(json.dumps({**ASKED, **more}))
 
 
-def refusal(**more: Any) -> WireError:
-    with pytest.raises(WireError) as refused:
+def refusal(**more: Any) -> ApiError:
+    with pytest.raises(ApiError) as refused:
         call(**more)
     assert refused.value.status == 400
     return refused.value
@@ -139,14 +138,14 @@ def test_a_wrong_value_is_refused_with_the_place_it_stands_at(more: dict[str, An
 
 
 def test_a_key_that_is_missing_is_named() -> None:
-    with pytest.raises(WireError) as refused:
+    with pytest.raises(ApiError) as refused:
         parse_call(b'{"model": "x"}')
     assert (refused.value.param, refused.value.code) == ("messages", "missing_required_parameter")
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[1]", b"\xff\xfe", b'"text"', b"[" * 100_000, b'{"model": NaN}'])
 def test_what_is_no_json_object_is_refused(body: bytes) -> None:
-    with pytest.raises(WireError) as refused:
+    with pytest.raises(ApiError) as refused:
         parse_call(body)
     assert refused.value.status == 400
 
@@ -160,7 +159,7 @@ def test_the_model_is_found_in_a_body_that_is_refused(body: bytes, model: str) -
 
 
 def test_half_a_character_is_refused_where_it_comes_in() -> None:
-    with pytest.raises(WireError):
+    with pytest.raises(ApiError):
         parse_call(b'{"model": "x", "messages": [{"role": "user", "content": "\\ud800"}]}')
 
 
@@ -174,13 +173,13 @@ KEYS = ("model", "messages", "n", "max_tokens", "stop", "stream_options", "respo
 
 @given(st.binary() | (JSON | st.dictionaries(st.sampled_from(KEYS), JSON)).map(json.dumps))
 def test_any_body_is_a_call_or_a_wire_error_of_the_clients(body: bytes | str) -> None:
-    with suppress(WireError):
+    with suppress(ApiError):
         assert parse_call(body).model
 
 
 @given(st.dictionaries(st.sampled_from(KEYS[2:]), JSON))
 def test_any_value_of_a_key_is_a_call_or_a_wire_error_of_the_clients(more: dict[str, Any]) -> None:
-    with suppress(WireError):
+    with suppress(ApiError):
         assert call(**more).messages
 
 
@@ -233,7 +232,7 @@ def test_the_list_of_models_is_what_the_official_client_reads() -> None:
         (from_failure(ScorerError("broken")), 500, "failed"),
     ],
 )
-def test_an_error_has_the_openai_form_and_its_status(error: WireError, status: int, code: str | None) -> None:
+def test_an_error_has_the_openai_form_and_its_status(error: ApiError, status: int, code: str | None) -> None:
     assert (error.status, error.code) == (status, code)
     assert set(error.body) == {"error"}
     assert set(error.body["error"]) == {"message", "type", "param", "code"}

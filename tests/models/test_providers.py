@@ -19,7 +19,7 @@ from agentopt.core.budget import Caps, Usage
 from agentopt.core.errors import BudgetExceeded, ModelError
 from agentopt.models.base import Message, Request, Response
 from agentopt.models.catalog import ModelSpec
-from agentopt.models.router import ModelPool
+from agentopt.models.router import ModelRouter
 from agentopt.models.session import open_session
 from agentopt.runs.config import Config
 from agentopt.runs.result import Result
@@ -111,7 +111,7 @@ def config(folder: Path, catalog: Path, **changes: Any) -> Config:
 async def call_once_without_faults(model: str, base_url: str) -> None:
     """litellm imports for seconds on its first call of a provider, which is not to count as a hang."""
     spec = ModelSpec(name=model, litellm=model, base_url=base_url, api_key_env="LOOPBACK_KEY", timeout_seconds=120)
-    pool = ModelPool({model: spec})
+    pool = ModelRouter({model: spec})
     await pool.generate(Request(model, (Message("user", "[[warm]]"),), 4))
     await pool.aclose()
 
@@ -190,7 +190,7 @@ async def test_a_run_completes_against_providers_that_fail_in_every_way_and_coun
 class Gauge:
     """A `ChatModel` that counts how many calls are in flight, over another one."""
 
-    def __init__(self, inner: ModelPool) -> None:
+    def __init__(self, inner: ModelRouter) -> None:
         self._inner, self.in_flight, self.most = inner, 0, 0
 
     async def generate(self, request: Request) -> Response:
@@ -221,7 +221,7 @@ async def test_a_cap_is_never_passed_with_64_calls_in_flight(
 ) -> None:
     async with OpenAIServer(faults=Faults(rates, retry_after=None), delay=0.02) as server:
         spec = ModelSpec(name="gpt", base_url=server.base_url, concurrency=64, backoff_seconds=0.02, **PRICES)
-        gauge = Gauge(ModelPool({"gpt": spec}))
+        gauge = Gauge(ModelRouter({"gpt": spec}))
         async with open_session(
             {"gpt": spec}, "run", caps=caps, journal=str(tmp_path / "journal.db"), provider=gauge
         ) as session:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentopt.models.rate_limit import Limiter
+from agentopt.models.rate_limit import RateLimiter
 
 
 class FakeTime:
@@ -25,7 +25,7 @@ class FakeTime:
         self.now = max(self.now, wake)
 
 
-async def entries(limiter: Limiter, time: FakeTime, count: int) -> list[tuple[int, float]]:
+async def entries(limiter: RateLimiter, time: FakeTime, count: int) -> list[tuple[int, float]]:
     """(who, when) of `count` callers that all ask at once."""
     entered: list[tuple[int, float]] = []
 
@@ -38,7 +38,7 @@ async def entries(limiter: Limiter, time: FakeTime, count: int) -> list[tuple[in
 
 
 async def test_no_more_than_concurrency_hold_a_slot() -> None:
-    limiter, inside, most = Limiter(3), 0, 0
+    limiter, inside, most = RateLimiter(3), 0, 0
 
     async def call() -> None:
         nonlocal inside, most
@@ -55,19 +55,19 @@ async def test_no_more_than_concurrency_hold_a_slot() -> None:
 
 async def test_slots_are_granted_in_the_order_they_were_asked_for() -> None:
     time = FakeTime()
-    limiter = Limiter(2, 30, clock=time.clock, sleep=time.sleep)
+    limiter = RateLimiter(2, 30, clock=time.clock, sleep=time.sleep)
     assert [who for who, _ in await entries(limiter, time, 10)] == list(range(10))
 
 
 async def test_thirty_requests_per_minute_are_two_seconds_apart() -> None:
     time = FakeTime()
-    limiter = Limiter(100, 30, clock=time.clock, sleep=time.sleep)
+    limiter = RateLimiter(100, 30, clock=time.clock, sleep=time.sleep)
     assert [when - 1000 for _, when in await entries(limiter, time, 4)] == pytest.approx([0, 2, 4, 6])
 
 
 async def test_without_a_rate_nobody_waits() -> None:
     time = FakeTime()
-    await entries(Limiter(100, clock=time.clock, sleep=time.sleep), time, 50)
+    await entries(RateLimiter(100, clock=time.clock, sleep=time.sleep), time, 50)
     assert time.now == 1000
 
 
@@ -77,7 +77,7 @@ def test_no_minute_holds_more_requests_than_allowed(rate: float, count: int) -> 
     time = FakeTime()
 
     async def run() -> list[float]:
-        limiter = Limiter(1000, rate, clock=time.clock, sleep=time.sleep)
+        limiter = RateLimiter(1000, rate, clock=time.clock, sleep=time.sleep)
         return [when for _, when in await entries(limiter, time, count)]
 
     times = asyncio.run(run())
@@ -88,7 +88,7 @@ def test_no_minute_holds_more_requests_than_allowed(rate: float, count: int) -> 
 
 async def test_a_burst_of_one_second_may_go_at_once() -> None:
     time = FakeTime()
-    limiter = Limiter(100, 600, clock=time.clock, sleep=time.sleep)
+    limiter = RateLimiter(100, 600, clock=time.clock, sleep=time.sleep)
     times = [when for _, when in await entries(limiter, time, 12)]
     assert times[9] == pytest.approx(1000)
     assert times[10] > 1000.05
@@ -97,14 +97,14 @@ async def test_a_burst_of_one_second_may_go_at_once() -> None:
 
 async def test_a_pause_holds_everyone_back() -> None:
     time = FakeTime()
-    limiter = Limiter(10, clock=time.clock, sleep=time.sleep)
+    limiter = RateLimiter(10, clock=time.clock, sleep=time.sleep)
     limiter.pause(7)
     assert [when for _, when in await entries(limiter, time, 3)] == [1007, 1007, 1007]
 
 
 async def test_a_shorter_pause_does_not_cut_a_longer_one() -> None:
     time = FakeTime()
-    limiter = Limiter(10, clock=time.clock, sleep=time.sleep)
+    limiter = RateLimiter(10, clock=time.clock, sleep=time.sleep)
     limiter.pause(7)
     limiter.pause(1)
     assert await entries(limiter, time, 1) == [(0, 1007)]
@@ -112,7 +112,7 @@ async def test_a_shorter_pause_does_not_cut_a_longer_one() -> None:
 
 async def test_a_pause_asked_for_during_a_wait_prolongs_it() -> None:
     time = FakeTime()
-    limiter = Limiter(10, 60, clock=time.clock, sleep=time.sleep)
+    limiter = RateLimiter(10, 60, clock=time.clock, sleep=time.sleep)
     await entries(limiter, time, 1)
     waiting = asyncio.ensure_future(entries(limiter, time, 1))
     await asyncio.sleep(0)
@@ -121,7 +121,7 @@ async def test_a_pause_asked_for_during_a_wait_prolongs_it() -> None:
 
 
 async def test_a_cancelled_waiter_gives_its_place_up() -> None:
-    limiter = Limiter(1)
+    limiter = RateLimiter(1)
     async with limiter.slot():
         waiting = asyncio.ensure_future(limiter.slot().__aenter__())
         await asyncio.sleep(0)
@@ -132,7 +132,7 @@ async def test_a_cancelled_waiter_gives_its_place_up() -> None:
 
 
 async def test_a_slot_is_given_back_when_its_call_fails() -> None:
-    limiter = Limiter(1)
+    limiter = RateLimiter(1)
     with pytest.raises(ValueError, match="broken"):
         async with limiter.slot():
             raise ValueError("broken")

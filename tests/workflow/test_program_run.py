@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from agentopt.core.candidate import SubtaskChoice
-from agentopt.core.errors import BudgetExceeded, PermanentModelError, ScorerError
+from agentopt.core.errors import ApiError, BudgetExceeded, PermanentModelError, ScorerError
 from agentopt.core.records import Answer, SubtaskUse
 from agentopt.core.task import Example, Subtask
 from agentopt.models.base import Message
-from agentopt.models.openai_format import ChatCall, WireError
+from agentopt.models.openai_format import ChatCall
 from agentopt.testing.toy import LARGE, toy_task
 from agentopt.workflow.graph import Prompt
 from agentopt.workflow.program.program_run import GRACE_SECONDS, Visit
@@ -59,7 +59,7 @@ async def test_a_call_is_answered_by_the_subtask_of_its_name() -> None:
 @pytest.mark.parametrize("model", ["find", "agentopt/fnd", "agentopt/", "gpt-4o"])
 async def test_another_model_is_unknown_and_the_known_ones_are_told(model: str) -> None:
     run = visit(Asked())
-    with pytest.raises(WireError, match="agentopt/find, agentopt/answer") as refused:
+    with pytest.raises(ApiError, match="agentopt/find, agentopt/answer") as refused:
         await run.answer(replace(CALL, model=model))
     assert refused.value.status == 404
     assert isinstance(run.failure, ScorerError)
@@ -112,7 +112,7 @@ async def test_a_value_is_written_as_a_prompt_template_writes_it(value: Any, tex
 
 async def test_an_answer_without_a_value_is_an_error_that_says_so() -> None:
     run = visit(Asked(None))
-    with pytest.raises(WireError, match="no key") as refused:
+    with pytest.raises(ApiError, match="no key") as refused:
         await run.answer(CALL)
     assert (refused.value.status, refused.value.code) == (422, "unparsable_answer")
     assert (run.unusable, run.failure, run.outputs["find"]) == ("no key", None, None)
@@ -135,7 +135,7 @@ async def test_a_cap_is_kept_before_any_other_failure_and_refuses_what_follows()
     run = visit(asked)
     for failure, status in ((asked.value, 502), (CAP, 429), (CAP, 429)):
         asked.value = failure
-        with pytest.raises(WireError) as refused:
+        with pytest.raises(ApiError) as refused:
             await run.answer(CALL)
         assert refused.value.status == status
     assert run.failure is CAP
@@ -144,7 +144,7 @@ async def test_a_cap_is_kept_before_any_other_failure_and_refuses_what_follows()
 
 async def test_a_mistake_of_ours_is_not_hidden_by_the_program() -> None:
     run = visit(Asked(ZeroDivisionError("ours")))
-    with pytest.raises(WireError) as refused:
+    with pytest.raises(ApiError) as refused:
         await run.answer(CALL)
     assert refused.value.status == 500
     assert isinstance(run.failure, ZeroDivisionError)
@@ -170,7 +170,7 @@ async def test_waiting_for_an_answer_is_not_the_programs_own_time() -> None:
 
 async def test_after_a_failure_there_is_only_a_grace() -> None:
     run = visit(Asked(PermanentModelError("refused")))
-    with pytest.raises(WireError):
+    with pytest.raises(ApiError):
         await run.answer(CALL)
     assert run.seconds_left(60.0) == GRACE_SECONDS
     assert run.seconds_left(1.0) == 1.0

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from agentopt.models.base import ChatModel, Message, Request, Response
 from agentopt.models.catalog import Catalog, ModelSpec
-from agentopt.models.router import ModelPool
+from agentopt.models.router import ModelRouter
 from agentopt.models.session import open_session
 from agentopt.runs.config import Config, load_config
 
@@ -82,7 +82,7 @@ async def _check(spec: ModelSpec, config: Config, console: Console) -> None:
     """One real call: a fresh repeat index, so that the journal cannot answer in the model's place."""
     question = (Message("user", "What is the capital of France? Answer with one word."),)
     request = Request(spec.name, question, 16, first_repeat=time.time_ns() % 2**31, purpose="check")
-    provider = _Remembering(ModelPool({spec.name: spec}))
+    provider = _Remembering(ModelRouter({spec.name: spec}))
     run = f"check {spec.name}"
     async with open_session({spec.name: spec}, run, journal=config.journal, provider=provider) as session:
         started = time.monotonic()

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from agentopt.core.errors import UserError
+from agentopt.core.errors import ApiError, UserError
 from agentopt.deploy.serve.hot_reload import Watched
-from agentopt.models.openai_format import WireError, wrong_key
+from agentopt.models.openai_format import wrong_key
 
 
 def read_keys(path: Path) -> tuple[bytes, ...]:
@@ -38,7 +38,7 @@ class Access:
         return cls(None if path is None else Watched(path, read_keys))
 
     def check(self, authorization: str, host: str, origin: str) -> None:
-        """Raise `WireError` unless the request may be answered. The arguments are the headers of these names."""
+        """Raise `ApiError` unless the request may be answered. The arguments are the headers of these names."""
         if self._keys is None:
             self._check_local(host, origin)
             return
@@ -53,7 +53,7 @@ class Access:
         came_from = _host_in(origin) if origin else "localhost"
         if not (is_loopback(_host_in(f"//{host}")) and is_loopback(came_from)):
             message = "without keys only programs of this machine are answered; start serve with --api-key-file"
-            raise WireError(403, message, type="permission_error", code="not_local")
+            raise ApiError(403, message, type="permission_error", code="not_local")
 
 
 def _host_in(url: str) -> str:

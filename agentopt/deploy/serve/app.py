@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from agentopt.core.errors import AgentoptError
+from agentopt.core.errors import AgentoptError, ApiError
 from agentopt.deploy.serve.access import Access
 from agentopt.deploy.serve.handler import Desk, Served
 from agentopt.deploy.serve.metrics import CONTENT_TYPE, Metrics
@@ -24,7 +24,6 @@ from agentopt.models.openai_format import (
     NO_RETRY,
     STREAM_HEADERS,
     ChatCall,
-    WireError,
     from_failure,
     model_body,
     model_in,
@@ -86,7 +85,7 @@ class Application:
                 call = parse_call(body)
                 served = await self._answer(call)
                 status = 200
-        except WireError as refusal:
+        except ApiError as refusal:
             status = refusal.status
             _log.warning("%s", _failed_call(refusal, model))
             raise
@@ -103,16 +102,18 @@ class Application:
                 return await self._desk.answer(call)
         except TimeoutError as error:
             message = f"no answer within {self._limits.seconds:g} s; what was sent is paid for all the same"
-            raise WireError(504, message, type="api_error", code="timeout", headers=NO_RETRY) from error
+            raise ApiError(504, message, type="api_error", code="timeout", headers=NO_RETRY) from error
+        except ApiError:
+            raise
         except AgentoptError as error:
             raise from_failure(error) from error
 
     @contextmanager
     def _place(self) -> Iterator[None]:
-        """A place among the calls under way. Raises `WireError` when there is none."""
+        """A place among the calls under way. Raises `ApiError` when there is none."""
         if self._in_flight >= self._limits.in_flight:
             message = f"{self._limits.in_flight} calls are under way, which is the most there may be"
-            raise WireError(503, message, type="server_error", code="overloaded", headers={"Retry-After": "1"})
+            raise ApiError(503, message, type="server_error", code="overloaded", headers={"Retry-After": "1"})
         self._in_flight += 1
         self._metrics.in_flight.set(self._in_flight)
         try:
@@ -132,7 +133,7 @@ class Application:
                     elif size > most + DISCARDED:
                         break
         except (TimeoutError, ClientDisconnect) as error:
-            raise WireError(408, "the body did not come to its end", code="incomplete_body") from error
+            raise ApiError(408, "the body did not come to its end", code="incomplete_body") from error
         if size > most:
             raise too_large(most)
         return bytes(kept)
@@ -155,7 +156,7 @@ class Application:
     async def _health(self, request: Request) -> Response:
         told = {"status": "ok", "candidate": self._desk.current().key}
         # A probe needs no key; what names files of this machine is for those who have one.
-        with suppress(WireError):
+        with suppress(ApiError):
             self._check(request)
             told |= {"problem": problem} if (problem := self._problem()) else {}
         return JSONResponse(told)
@@ -181,11 +182,11 @@ async def _one_by_one(events: Iterator[bytes]) -> AsyncIterator[bytes]:
 
 
 async def _refuse(_: Request, error: Exception) -> Response:
-    assert isinstance(error, WireError)
+    assert isinstance(error, ApiError)
     return JSONResponse(error.body, status_code=error.status, headers=error.headers)
 
 
-def _failed_call(refusal: WireError, model: str) -> str:
+def _failed_call(refusal: ApiError, model: str) -> str:
     """One line for the log: neither what was asked nor what a model said is in it."""
     # These messages quote a response, or keys of the caller's object.
     quotes = refusal.code == "unparsable_answer" or refusal.param == "messages"
@@ -204,7 +205,7 @@ async def _refuse_path(request: Request, error: Exception) -> Response:
 
 async def _fail(_: Request, __: Exception) -> Response:
     """What is nobody's mistake but ours; the server's log has the rest."""
-    return JSONResponse(WireError(500, "the server failed", type="server_error", headers=NO_RETRY).body, 500, NO_RETRY)
+    return JSONResponse(ApiError(500, "the server failed", type="server_error", headers=NO_RETRY).body, 500, NO_RETRY)
 
 
-HANDLERS = {WireError: _refuse, HTTPException: _refuse_path, Exception: _fail}
+HANDLERS = {ApiError: _refuse, HTTPException: _refuse_path, Exception: _fail}

@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from agentopt.core.candidate import Candidate
+from agentopt.core.errors import ApiError
 from agentopt.core.records import Answer, SubtaskUse
 from agentopt.core.task import Example, Subtask, Task, Value
 from agentopt.evaluation.evaluator import MOST_REPEATS
 from agentopt.models.base import ChatModel
 from agentopt.models.catalog import ModelSpec
-from agentopt.models.openai_format import NO_RETRY, ChatCall, Completion, WireError, no_such_model
+from agentopt.models.openai_format import NO_RETRY, ChatCall, Completion, no_such_model
 from agentopt.models.redaction import secrets_of
 from agentopt.workflow.graph import Prompt, run_workflow
 from agentopt.workflow.inputs import columns_of_task, inputs_in
@@ -104,7 +105,7 @@ class Desk:
         self.models = [task.name, *self._subtasks]
 
     async def answer(self, call: ChatCall) -> Served:
-        """The answers to one call. Raises `WireError`, and what the models and the user's functions raise."""
+        """The answers to one call. Raises `ApiError`, and what the models and the user's functions raise."""
         candidate = self.current()
         if call.model == self._task.name:
             _check_format(call, None if self._program else self._task[self._task.output_subtask])
@@ -152,12 +153,12 @@ def _without_inputs(subtask: Subtask) -> Subtask:
     """The subtask, unless it cannot be asked by itself: the judge of best_of reads the example's inputs."""
     if subtask.fusion.method == "best_of":
         rule = f"the answers of {subtask.name} are judged by the task's inputs; ask for the whole task instead"
-        raise WireError(400, rule, param="model", code="unsupported_parameter")
+        raise ApiError(400, rule, param="model", code="unsupported_parameter")
     return subtask
 
 
 def _check_format(call: ChatCall, subtask: Subtask | None) -> None:
-    """Raise `WireError` where a form is asked for that the answers of the subtask (None: of the program) have not."""
+    """Raise `ApiError` where a form is asked for that the answers of the subtask (None: of the program) have not."""
     if call.json_schema is None:
         return
     asked, kept = json.loads(call.json_schema), json.loads((subtask and subtask.json_schema) or "{}")
@@ -165,15 +166,15 @@ def _check_format(call: ChatCall, subtask: Subtask | None) -> None:
     if kept and (asked == kept or asked == {"type": kept.get("type")} == {"type": "object"}):
         return
     rule = f"the form of an answer of {call.model} is the task's; leave response_format out, or ask for text"
-    raise WireError(400, rule, param="response_format", code="unsupported_parameter")
+    raise ApiError(400, rule, param="response_format", code="unsupported_parameter")
 
 
 def _completion(call: ChatCall, outcomes: Sequence[Outcome]) -> Completion:
-    """What is sent. Raises `WireError` where none of the answers has a value."""
+    """What is sent. Raises `ApiError` where none of the answers has a value."""
     texts = [written(outcome.value) for outcome in outcomes if outcome.value is not None]
     if not texts:
         note = outcomes[0].note or "no answer was usable"
-        raise WireError(422, note, type="api_error", code="unparsable_answer", headers=NO_RETRY)
+        raise ApiError(422, note, type="api_error", code="unparsable_answer", headers=NO_RETRY)
     uses = [use for outcome in outcomes for use in outcome.uses]
     prompt = sum(use.prompt_tokens for use in uses)
     return Completion(call.model, texts, prompt, sum(use.completion_tokens + use.fusion_tokens for use in uses))

@@ -12,9 +12,9 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
+from agentopt.core.errors import ApiError
 from agentopt.models.openai_format import (
     STREAM_HEADERS,
-    WireError,
     model_body,
     models_body,
     no_such_model,
@@ -76,7 +76,7 @@ class Gateway:
         try:
             self._check_key(request.headers.get("Authorization", ""))
             return await handler(request)
-        except WireError as error:
+        except ApiError as error:
             refusal = error
         except web.HTTPRequestEntityTooLarge:
             refusal = too_large(self._most_bytes)
@@ -96,7 +96,7 @@ class Gateway:
     def _visit(self, request: web.Request) -> Visit:
         visit = self._visits.get(request.match_info["visit"])
         if visit is None:
-            raise WireError(404, "the run of the program that had this URL is over", code="run_is_over")
+            raise ApiError(404, "the run of the program that had this URL is over", code="run_is_over")
         return visit
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:

@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
 
-from agentopt.models.redaction import without
+from agentopt.models.redaction import redact
 
 MOST_PRINTED = 4 * 2**20
 """Bytes that a program may print."""
@@ -128,7 +128,7 @@ def complaint(stderr: IO[bytes], secrets: Sequence[str] = ()) -> str:
     """The end of what was written to stderr, on one line and without `secrets`."""
     # Of a worker that has run for long, the end. Secrets are struck out before anything shorter is cut from it: a
     # secret that is cut off at its beginning could not be found any more.
-    text = without(_content(stderr, os.fstat(stderr.fileno()).st_size - MOST_PRINTED).decode(errors="replace"), secrets)
+    text = redact(_content(stderr, os.fstat(stderr.fileno()).st_size - MOST_PRINTED).decode(errors="replace"), secrets)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     said = " | ".join(lines[-3:])
     return f": {said[-TOLD:]}" if said else ""

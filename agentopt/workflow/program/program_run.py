@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import Protocol
 
-from agentopt.core.errors import AgentoptError, BudgetExceeded, ScorerError
+from agentopt.core.errors import AgentoptError, ApiError, BudgetExceeded, ScorerError
 from agentopt.core.records import Answer, SubtaskUse
 from agentopt.core.task import Example, Subtask, Task, Value
-from agentopt.models.openai_format import NO_RETRY, ChatCall, Completion, WireError, from_failure, no_such_model
+from agentopt.models.openai_format import NO_RETRY, ChatCall, Completion, from_failure, no_such_model
 from agentopt.workflow.graph import Prompt
 from agentopt.workflow.templates import written
 
@@ -77,7 +77,7 @@ class Visit:
         return most - self._time.seconds
 
     async def answer(self, call: ChatCall) -> Completion:
-        """The answers to one call. Raises `WireError`, after which `failure` or `unusable` may be set."""
+        """The answers to one call. Raises `ApiError`, after which `failure` or `unusable` may be set."""
         if call.model not in self._subtasks:
             refusal = no_such_model(call.model, self._subtasks)
             self._fail(ScorerError(f"the program asked for a subtask that is not there: {refusal.message}"))
@@ -89,7 +89,7 @@ class Visit:
         texts = [written(answer.value) for answer in answers if answer.value is not None]
         if not texts:
             self.unusable = answers[0].note
-            raise WireError(422, self.unusable, type="api_error", code="unparsable_answer", headers=NO_RETRY)
+            raise ApiError(422, self.unusable, type="api_error", code="unparsable_answer", headers=NO_RETRY)
         prompt = sum(answer.use.prompt_tokens for answer in answers)
         tokens = sum(answer.use.completion_tokens + answer.use.fusion_tokens for answer in answers)
         return Completion(call.model, texts, prompt, tokens)

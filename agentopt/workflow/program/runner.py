@@ -24,7 +24,7 @@ from typing import Any
 
 from agentopt.core.errors import ScorerError
 from agentopt.core.task import Endpoint, Example, Program, Task, Unparsable, Value
-from agentopt.models.redaction import without
+from agentopt.models.redaction import redact
 from agentopt.workflow.graph import WorkflowResult
 from agentopt.workflow.program.processes import ProgramFailedError, in_thread, run_command, until_done
 from agentopt.workflow.program.program_run import AskAgain, Visit
@@ -63,12 +63,12 @@ class ProgramRunner:
                 visit.begin()
                 value = await opened.answer(visit)
         except ProgramFailedError as failure:
-            said = without(str(failure), secrets)
+            said = redact(str(failure), secrets)
             note = f"{visit.unusable}; the program then {said}"
             if not visit.unusable and not visit.failure:
                 raise ScorerError(f"the program {said}, on example {example.id}") from failure
         except Unparsable as complaint:
-            note = f"the program's answer: {without(str(complaint), secrets)}"
+            note = f"the program's answer: {redact(str(complaint), secrets)}"
         if visit.failure:
             raise visit.failure
         if value is None:
