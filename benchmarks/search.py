@@ -276,7 +276,7 @@ async def experience(like: str, seed: int) -> Variant:
     world = worlds()[like](seed)
     meter = Meter(world, CURVE)
     await LoopSearch(RandomStrategy(seed), CURVE).run(world.space, meter)
-    return mlcopilot(like, [(t.candidate.to_dict(), t.score or 0.0, t.units) for t in meter.trials])
+    return mlcopilot(like, [(t.candidate, t.score or 0.0, t.units) for t in meter.trials])
 
 
 def report(outcomes: Sequence[Outcome]) -> str:

@@ -7,9 +7,10 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, GetCoreSchemaHandler, TypeAdapter, ValidationError
+from pydantic_core import CoreSchema, core_schema
 
 from agentopt.core.errors import CandidateError
 from agentopt.core.yaml_models import load_yaml
@@ -17,20 +18,33 @@ from agentopt.core.yaml_models import load_yaml
 
 @dataclass(frozen=True, slots=True)
 class SubtaskChoice:
-    """What one subtask uses. `model` is a catalogue name, `num_samples` at least 1."""
+    """What one subtask uses: a model of the catalogue, a number of samples, and a system prompt.
+
+    Raises:
+        ValueError: `num_samples` is below 1.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     model: str
-    num_samples: int = 1
+    num_samples: Annotated[int, Field(strict=True)] = 1
     system_prompt: str = ""
 
     def __post_init__(self) -> None:
         if self.num_samples < 1:
             raise ValueError(f"`num_samples >= 1` must hold, but got {self.num_samples}")
 
+    def __str__(self) -> str:
+        return f"{self.model} x{self.num_samples}"
+
 
 @dataclass(frozen=True)
 class Candidate(Mapping[str, SubtaskChoice]):
-    """Subtask name -> `SubtaskChoice`, in the order of the task's subtasks. Immutable and hashable."""
+    """Subtask name -> `SubtaskChoice`, in the order of the task's subtasks. Immutable and hashable.
+
+    `str()` gives the allocation on one line, such as `find: qwen x5, answer: smollm x1`. Pydantic validates and
+    serialises a candidate as a mapping, the form of `best.yaml` and `result.json`.
+    """
 
     choices: tuple[tuple[str, SubtaskChoice], ...]
 
@@ -56,6 +70,17 @@ class Candidate(Mapping[str, SubtaskChoice]):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Candidate) and self.choices == other.choices
 
+    def __str__(self) -> str:
+        return ", ".join(f"{name}: {choice}" for name, choice in self.choices)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(
+            cls.of,
+            handler(dict[str, SubtaskChoice]),
+            serialization=core_schema.plain_serializer_function_ser_schema(cls.to_dict),
+        )
+
     def having(self, subtask: str, **changes: Any) -> Candidate:
         """A copy in which one subtask's choice is changed, as `dataclasses.replace` does."""
         return Candidate(tuple((name, replace(c, **changes) if name == subtask else c) for name, c in self.choices))
@@ -71,6 +96,7 @@ class Candidate(Mapping[str, SubtaskChoice]):
         return hashlib.sha256(json.dumps(self.to_dict()).encode()).hexdigest()[:12]
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
+        """The candidate as plain data, for JSON and YAML."""
         return {
             name: {"model": c.model, "num_samples": c.num_samples, "system_prompt": c.system_prompt}
             for name, c in self.choices
@@ -78,35 +104,29 @@ class Candidate(Mapping[str, SubtaskChoice]):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Mapping[str, Any]]) -> Candidate:
-        return cls(tuple((name, SubtaskChoice(**choice)) for name, choice in data.items()))
+        """The candidate that `to_dict` gave."""
+        return _candidates.validate_python(data)
 
 
 Allocation = tuple[tuple[str, str, int], ...]
 """(subtask, model, num_samples) for every subtask: a candidate without its prompts."""
 
 
-class _Choice(BaseModel):
-    """A `SubtaskChoice` in a file that people edit."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    model: str
-    num_samples: Annotated[int, Field(ge=1)] = 1
-    system_prompt: str = ""
-
-
-_candidates = TypeAdapter(dict[str, _Choice])
+_candidates = TypeAdapter(Candidate)
 
 
 def load_candidate(path: Path) -> Candidate:
-    """The candidate in a `best.yaml`. Raises `CandidateError`."""
+    """Load the candidate in a `best.yaml`.
+
+    Raises:
+        CandidateError: The file cannot be read or does not hold a candidate.
+    """
     data = load_yaml(path, CandidateError)
     try:
-        choices = _candidates.validate_python(data)
+        return _candidates.validate_python(data)
     except ValidationError as error:
         raise CandidateError(
             "a candidate maps each subtask to model, num_samples and system_prompt",
             where=path,
             remedy="use a best.yaml that a run wrote",
         ) from error
-    return Candidate.of({name: SubtaskChoice(**choice.model_dump()) for name, choice in choices.items()})

@@ -236,7 +236,7 @@ class RunOfJob:
         """
         if not any(spec.price.usd(1, 1) for spec in world.specs.values()):
             return result.recommended
-        complete = [Candidate.from_dict(t.candidate) for t in result.trials if t.state == "complete"]
+        complete = [t.candidate for t in result.trials if t.state == "complete"]
         found = {c: Measurement.of(await evaluator.evaluate(c)) for c in dict.fromkeys([result.best, *complete])}
         best, confidence = found[result.best], self.known.job.promotion.confidence
         as_good = [c for c, measured in found.items() if not beats(best, measured, confidence)]
@@ -356,7 +356,7 @@ def _scores(world: World, evaluation: Evaluation) -> dict[str, tuple[str, float]
 
 
 def _left_incomplete(result: Result) -> bool:
-    last = {str(trial.candidate): trial.state for trial in result.trials}
+    last = {trial.candidate: trial.state for trial in result.trials}
     return "incomplete" in last.values()
 
 
@@ -365,4 +365,4 @@ def _ranked(result: Result) -> list[Candidate]:
     front = list(reversed(result.pareto))
     rest = [t for t in result.trials if t.state == "complete" and t.number not in front]
     ranked = [*front, *(t.number for t in sorted(rest, key=lambda t: (-(t.score or 0.0), t.units)))]
-    return [Candidate.from_dict(result.trials[number].candidate) for number in ranked]
+    return [result.trials[number].candidate for number in ranked]

@@ -1,17 +1,9 @@
-"""How numbers and candidates are written, wherever they are shown."""
+"""Formats numbers for people."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from agentopt.core.budget import Caps, Usage
 from agentopt.core.stats import Interval
-
-
-def candidate_in_words(candidate: Mapping[str, Mapping[str, Any]]) -> str:
-    """`find: qwen x5, answer: smollm x1`."""
-    return ", ".join(f"{name}: {choice['model']} x{choice['num_samples']}" for name, choice in candidate.items())
 
 
 def interval_in_words(interval: Interval, *, signed: bool = False) -> str:

@@ -17,7 +17,7 @@ from rich.text import Text
 from agentopt.core.events import Event
 from agentopt.core.task import Task
 from agentopt.models.session import Session
-from agentopt.report.formatting import candidate_in_words, duration_in_words, spend_in_words
+from agentopt.report.formatting import duration_in_words, spend_in_words
 from agentopt.runs.trial_store import Study, best_trial
 from agentopt.runs.worst_case import FINALISTS
 
@@ -66,8 +66,7 @@ class LiveView:
             self._now = event.message
             return
         elif event.kind == "trial_started":
-            candidate = candidate_in_words(event.data["proposal"].candidate.to_dict())
-            self._now = f"trial {event.data['number']}: {candidate}"
+            self._now = f"trial {event.data['number']}: {event.data['proposal'].candidate}"
             return
         elif event.kind == "trial_done":
             self._finished.append(self.clock())
@@ -89,7 +88,7 @@ class LiveView:
             return
         words = event.message
         if event.kind == "trial_done":
-            words += f" | {candidate_in_words(event.data['trial'].candidate.to_dict())} | {self._progress()}"
+            words += f" | {event.data['trial'].candidate} | {self._progress()}"
         self.console.print(words, highlight=False, markup=False, soft_wrap=True)
 
     def _status(self) -> Text:

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from agentopt.core.budget import Usage
-from agentopt.report.formatting import candidate_in_words, interval_in_words, p_in_words, usage_cells
+from agentopt.report.formatting import interval_in_words, p_in_words, usage_cells
 from agentopt.report.prompts import prompt_tables
 from agentopt.runs.result import Finalist, Measured, Result
 
@@ -45,8 +45,14 @@ def _trials(result: Result) -> Table:
         mark = "*" if trial.number in result.pareto else " "
         score = "-" if trial.score is None else f"{trial.score:.3f}"
         state = trial.state if trial.state == "complete" else f"{trial.state} after {trial.scored}"
-        words = escape(candidate_in_words(trial.candidate))
-        table.add_row(f"{trial.number}{mark}", escape(trial.proposer), words, score, f"{trial.units:.1f}", state)
+        table.add_row(
+            f"{trial.number}{mark}",
+            escape(trial.proposer),
+            escape(str(trial.candidate)),
+            score,
+            f"{trial.units:.1f}",
+            state,
+        )
     return table
 
 
@@ -126,8 +132,8 @@ def _chosen(role: str, finalist: Finalist) -> Table:
         cost = finalist.cost[name]
         table.add_row(
             name,
-            choice["model"],
-            str(choice["num_samples"]),
+            choice.model,
+            str(choice.num_samples),
             f"{cost.units:.1f}",
             f"{cost.prompt_tokens:.0f}",
             f"{cost.completion_tokens:.1f}",
@@ -137,7 +143,7 @@ def _chosen(role: str, finalist: Finalist) -> Table:
 
 
 def _prompts(finalist: Finalist) -> str:
-    prompts = ((name, choice["system_prompt"]) for name, choice in finalist.candidate.items())
+    prompts = ((name, choice.system_prompt) for name, choice in finalist.candidate.items())
     return "\n".join(f"  {name}: system prompt {escape(repr(prompt))}" for name, prompt in prompts)
 
 

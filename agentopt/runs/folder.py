@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
@@ -41,7 +40,7 @@ class _Asked(BaseModel):
     task: Path | None
     fingerprint: str
     config: Config
-    warm_start: tuple[dict[str, dict[str, Any]], ...] = ()
+    warm_start: tuple[Candidate, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +81,7 @@ class RunFolder:
         if not file.exists():
             raise ConfigError("no run is here", where=path, remedy="see `agentopt runs list`")
         asked = validate(_Asked, load_yaml(file, ConfigError), file, ConfigError)
-        given = tuple(Candidate.from_dict(candidate) for candidate in asked.warm_start)
-        return cls(path, asked.run, asked.task, asked.fingerprint, asked.config, given)
+        return cls(path, asked.run, asked.task, asked.fingerprint, asked.config, asked.warm_start)
 
     @property
     def trials(self) -> Path:
@@ -129,7 +127,7 @@ class RunFolder:
             task=self.task,
             fingerprint=self.fingerprint,
             config=_absolute(self.config),
-            warm_start=tuple(candidate.to_dict() for candidate in self.warm_start),
+            warm_start=self.warm_start,
         )
         write_atomically(self.path / "config.yaml", to_yaml(asked.model_dump(mode="json")))
 

@@ -121,7 +121,7 @@ class Optimization:
         """Try what the run was given; what the space has no longer, or no longer affords, is passed over."""
         for candidate in self.run.warm_start:
             if not space.contains(candidate):
-                self._say("note", f"a candidate of the archive is not in the space any more: {candidate.allocation}")
+                self._say("note", f"a candidate of the archive is not in the space any more: {candidate}")
             elif runner.trials_left:
                 await runner.run(Proposal(candidate, ARCHIVE, "found by an earlier run"))
 

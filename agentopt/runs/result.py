@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -75,7 +75,7 @@ class Finalist:
     roles: tuple[Role, ...]
     trial: int
     proposer: str
-    candidate: dict[str, dict[str, Any]]
+    candidate: Candidate
     units: float
     cost: dict[str, SubtaskCostShown]
     validation: Measured
@@ -107,7 +107,7 @@ class TrialLine:
     score: float | None
     scored: int
     units: float
-    candidate: dict[str, dict[str, Any]]
+    candidate: Candidate
     note: str = ""
 
 
@@ -195,12 +195,12 @@ class Result:
     @property
     def best(self) -> Candidate:
         """The candidate with the highest validation score within the budget."""
-        return Candidate.from_dict(self.finalist("best").candidate)
+        return self.finalist("best").candidate
 
     @property
     def recommended(self) -> Candidate:
         """The cheapest candidate that the validation data cannot tell from the best."""
-        return Candidate.from_dict(self.finalist("recommended").candidate)
+        return self.finalist("recommended").candidate
 
     @property
     def total(self) -> Usage:
@@ -209,8 +209,8 @@ class Result:
     def save(self, folder: Path) -> None:
         """Write `result.json`, `best.yaml` and `recommended.yaml`, each whole or not at all."""
         write_atomically(folder / "result.json", _results.dump_json(self, indent=2).decode() + "\n")
-        write_atomically(folder / "best.yaml", to_yaml(self.finalist("best").candidate))
-        write_atomically(folder / "recommended.yaml", to_yaml(self.finalist("recommended").candidate))
+        write_atomically(folder / "best.yaml", to_yaml(self.best.to_dict()))
+        write_atomically(folder / "recommended.yaml", to_yaml(self.recommended.to_dict()))
 
 
 _results = TypeAdapter(Result)
@@ -240,7 +240,7 @@ def finalist(
         roles=roles,
         trial=trial.number,
         proposer=trial.proposer,
-        candidate=trial.candidate.to_dict(),
+        candidate=trial.candidate,
         units=trial.units,
         cost={name: _mean_cost(trial.evaluation, name) for name in trial.candidate},
         validation=validation,
@@ -258,7 +258,7 @@ def trial_line(trial: Trial) -> TrialLine:
         trial.score,
         len(trial.evaluation.scores),
         trial.units,
-        trial.candidate.to_dict(),
+        trial.candidate,
         trial.note,
     )
 

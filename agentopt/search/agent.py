@@ -12,7 +12,7 @@ a killed run continues at the node where it was, and doing a node again costs no
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.graph import END, START, StateGraph
 from langsmith import tracing_context
+from pydantic import TypeAdapter
 
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import BudgetExceeded, ModelError, WeightsError
@@ -199,12 +200,12 @@ class _Nodes:
         else:
             strategy = RandomStrategy(self.agent.seed, proposer=INITIAL)
             first = await strategy.propose(self.space, self.runner.trials, self.batch_size)
-        return {"proposals": _to_dicts(first), "problem": ""}
+        return {"proposals": _proposals.dump_python(first), "problem": ""}
 
     async def execute(self, state: State) -> dict[str, Any]:
         """Run what was proposed, one after the other."""
         numbers = []
-        for proposal in _from_dicts(state["proposals"]):
+        for proposal in _proposals.validate_python(state["proposals"]):
             if self.runner.trials_left <= 0:
                 break
             numbers.append((await self.runner.run(proposal)).number)
@@ -250,7 +251,7 @@ class _Nodes:
             return {"problem": str(error), "proposals": []}
         missing = wanted - len(reply.proposals)
         problem = f"the agent gave {len(reply.proposals)} of {wanted}: {reply.problem or 'too few'}" if missing else ""
-        return {"problem": problem, "proposals": _to_dicts(reply.proposals)}
+        return {"problem": problem, "proposals": _proposals.dump_python(list(reply.proposals))}
 
     async def _usable_reply(self, question: str, wanted: int, drawn: int) -> Reply:
         """The first reply with anything to run in it, or the last one of all attempts."""
@@ -268,7 +269,7 @@ class _Nodes:
 
     async def fall_back(self, state: State) -> dict[str, Any]:
         """The fallback strategy fills what the agent left empty, and the log says why."""
-        given = _from_dicts(state["proposals"])
+        given = _proposals.validate_python(state["proposals"])
         taken = {p.candidate for p in given}
         wanted = self._wanted()
         offered = await self.fallback.propose(self.space, self.runner.trials, wanted)
@@ -276,7 +277,7 @@ class _Nodes:
         reason = state["problem"] or "there is no agent"
         what = f"the fallback proposes {len(added)}" if added else "nothing is left to try"
         self.runner.say("fall_back", f"{reason}; {what}")
-        return {"proposals": _to_dicts([*given, *added]), "problem": ""}
+        return {"proposals": _proposals.dump_python([*given, *added]), "problem": ""}
 
     def _tried(self) -> set[Candidate]:
         return {trial.candidate for trial in self.runner.trials}
@@ -285,9 +286,5 @@ class _Nodes:
         return min(self.batch_size, self.runner.trials_left)
 
 
-def _to_dicts(proposals: Iterable[Proposal]) -> list[dict[str, Any]]:
-    return [{"candidate": p.candidate.to_dict(), "proposer": p.proposer, "note": p.note} for p in proposals]
-
-
-def _from_dicts(data: Iterable[dict[str, Any]]) -> list[Proposal]:
-    return [Proposal(Candidate.from_dict(d["candidate"]), d["proposer"], d["note"]) for d in data]
+_proposals = TypeAdapter(list[Proposal])
+"""A checkpoint holds proposals as plain data."""

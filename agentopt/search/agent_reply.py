@@ -96,17 +96,13 @@ def _with_entry(reply: Reply, entry: Any, space: SearchSpace, tried: Collection[
         return replace(reply, unreadable=reply.unreadable + 1, detail=reply.detail or str(error))
     candidate = with_fewer_samples(space, asked)
     if candidate is None:
-        detail = f"{_short(asked)} costs {space.units(asked):.4g} of {space.max_units:.4g} units"
+        detail = f"{asked} costs {space.units(asked):.4g} of {space.max_units:.4g} units"
         return replace(reply, infeasible=reply.infeasible + 1, detail=reply.detail or detail)
     if candidate in tried or any(candidate == p.candidate for p in reply.proposals):
-        return replace(reply, repeats=reply.repeats + 1, detail=reply.detail or f"{_short(candidate)} is not new")
+        return replace(reply, repeats=reply.repeats + 1, detail=reply.detail or f"{candidate} is not new")
     if candidate != asked:
         notes = [*notes, "samples lowered to fit the cost"]
     return replace(reply, proposals=(*reply.proposals, Proposal(candidate, proposer, "; ".join(notes))))
-
-
-def _short(candidate: Candidate) -> str:
-    return ", ".join(f"{name} {choice.model} x{choice.num_samples}" for name, choice in candidate.items())
 
 
 def _candidate(entry: Any, space: SearchSpace) -> tuple[Candidate, list[str]]:

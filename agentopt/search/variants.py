@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from agentopt.core.candidate import Candidate
 from agentopt.search.settings import AgentSettings
 
 
@@ -45,8 +45,8 @@ is another draw of its answer."""
 SHOWN = 8
 """How many of the similar task's best trials MLCopilot is shown; a small model's context holds no more."""
 
-Tried = tuple[Mapping[str, Mapping[str, Any]], float, float]
-"""A candidate of the similar task (as `Candidate.to_dict` gives it), its score, and its units."""
+Tried = tuple[Candidate, float, float]
+"""A candidate of the similar task, its score, and its units."""
 
 
 def mlcopilot(similar: str, tried: Sequence[Tried]) -> Variant:
@@ -58,5 +58,5 @@ def mlcopilot(similar: str, tried: Sequence[Tried]) -> Variant:
 
 def _line(row: Tried) -> str:
     candidate, score, units = row
-    subtasks = " + ".join(f"{name} {c['model']} x{c['num_samples']}" for name, c in candidate.items())
+    subtasks = " + ".join(f"{name} {choice}" for name, choice in candidate.items())
     return f"{score:.2f} = {subtasks} ({units:.0f})"

@@ -427,9 +427,9 @@ def config(folder: Path, **changes: object) -> Config:
 async def test_prompts_come_before_allocations_and_the_search_uses_them(tmp_path: Path) -> None:
     result = await aoptimize(prompt_task(), config(tmp_path), provider=prompt_model())
     assert [t.proposer for t in result.trials[:2]] == ["baseline", "prompts before"]
-    improved = result.trials[1].candidate["answer"]["system_prompt"]
-    assert result.trials[0].candidate["answer"]["system_prompt"] == "Answer the question."
-    assert {t.candidate["answer"]["system_prompt"] for t in result.trials[1:]} == {improved}
+    improved = result.trials[1].candidate["answer"].system_prompt
+    assert result.trials[0].candidate["answer"].system_prompt == "Answer the question."
+    assert {t.candidate["answer"].system_prompt for t in result.trials[1:]} == {improved}
     (report,) = result.prompts
     assert report.chosen == improved
     assert report.against_seed is not None

@@ -255,7 +255,7 @@ async def test_candidates_of_the_archive_are_tried_right_after_the_baseline(tmp_
     gone = Candidate.of({"find": SubtaskChoice("retired", 1), "answer": SubtaskChoice(SMALL, 1)})
     result = await aoptimize(toy_task(), config(tmp_path), provider=toy_model(), warm_start=[gone, known])
     assert [t.proposer for t in result.trials][:3] == ["baseline", "archive", "optuna"]
-    assert result.trials[1].candidate == known.to_dict()
+    assert result.trials[1].candidate == known
     assert len(result.trials) == 8
 
     again = await aoptimize(toy_task(), resume=Path(result.run), provider=ScriptedModel(script=[]))
@@ -264,7 +264,7 @@ async def test_candidates_of_the_archive_are_tried_right_after_the_baseline(tmp_
 
 async def test_the_search_knows_the_archive_and_tries_something_else(tmp_path: Path) -> None:
     first = await aoptimize(toy_task(), config(tmp_path, strategy="grid"), provider=toy_model())
-    tried = [Candidate.from_dict(line.candidate) for line in first.trials[1:6]]
+    tried = [line.candidate for line in first.trials[1:6]]
     second = await aoptimize(
         toy_task(), config(tmp_path / "b", strategy="grid"), provider=toy_model(), warm_start=tried
     )

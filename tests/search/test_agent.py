@@ -162,7 +162,7 @@ async def test_what_the_agent_leaves_empty_the_fallback_fills() -> None:
     model = ScriptedModel(script=["text", answer(twice, twice, ("qwen-32b", 1, "llama-3b", 5))])
     world = await World(model, trials=FIRST + 6).run()
     assert world.proposers[-5:] == ["agent"] * 2 + ["grid"] * 3
-    repeated = "retrieve qwen-32b x1, answer llama-3b x7 is not new"
+    repeated = "retrieve: qwen-32b x1, answer: llama-3b x7 is not new"
     assert world.reasons == [
         f"the agent gave 2 of 5: only repeats of what was tried ({repeated}); the fallback proposes 3"
     ]

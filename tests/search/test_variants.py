@@ -33,7 +33,7 @@ from agentopt.testing.landscape import SyntheticLandscape, synthetic_space
 from agentopt.testing.strategies import ScriptedRunner, check_search
 from agentopt.testing.toy import toy_model, toy_task
 
-LIKE = [(c.to_dict(), 0.01 * i, 100.0 + i) for i, c in enumerate(synthetic_space().candidates()[:40])]
+LIKE = [(c, 0.01 * i, 100.0 + i) for i, c in enumerate(synthetic_space().candidates()[:40])]
 MANNERS = {m.name: m for m in (AGENT, AGENT_HPO, LLM_ZERO_SHOT, mlcopilot("cousin", LIKE))}
 every_manner = pytest.mark.parametrize("variant", MANNERS.values(), ids=MANNERS.keys())
 

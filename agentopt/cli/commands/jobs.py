@@ -152,10 +152,9 @@ def show_job(name: str, store: str | None, console: Console) -> None:
     table = Table("", "champion", "since", "why", "candidate")
     for number in champions.numbers():
         champion = champions.get(number)
-        chosen = ", ".join(f"{s}: {c.model} x{c.num_samples}" for s, c in champion.candidate.items())
         mark = "->" if current and current.number == number else ""
         since = _since(champion.record.time, put_back.get(number), known.job.schedule.zone)
-        table.add_row(mark, str(number), since, escape(champion.record.reason), escape(chosen))
+        table.add_row(mark, str(number), since, escape(champion.record.reason), escape(str(champion.candidate)))
     console.print(table if table.row_count else "no champion yet: the first run makes one")
 
 

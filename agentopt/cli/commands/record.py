@@ -32,7 +32,7 @@ def run_recording(task: Path, out: Path, settings: Sequence[str], console: Conso
     base = landscape.exact(landscape.space.baseline)
     console.print(
         f"{len(landscape.scores)} candidates of {landscape.space.size} are affordable; baseline {base:.3f}, "
-        f"best {landscape.optimum:.3f}: {', '.join(f'{n} {c.model} x{c.num_samples}' for n, c in best.items())}",
+        f"best {landscape.optimum:.3f}: {best}",
         markup=False,
         highlight=False,
         soft_wrap=True,
