@@ -63,9 +63,9 @@ class TokenLengths:
     completion: float
 
 
-Tool = Callable[[Mapping[str, Any], Mapping[str, Value]], Any]
-"""Something that a subtask consults before it is asked, such as running a program: a function of inputs and outputs.
-The same inputs and outputs should give the same, since its answer becomes part of the question."""
+ContextFunction = Callable[[Mapping[str, Any], Mapping[str, Value]], Any]
+"""A function of inputs and outputs, sync or async, called before a subtask's prompt is rendered; its result is
+available to the template. It should be deterministic: its result is part of the prompt, and so of the cache key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +79,8 @@ class Subtask:
     before it with `keep_system_prompt`; `left_to_program` names the settings (max_tokens, temperature, top_p, stop,
     json_schema) that the program may set for itself.
 
-    `tool(inputs, outputs)` is called before `render`, on the outputs that `reads` names; what it gives stands among
-    the outputs as `tool`. It may be async; what is not is called in a thread of its own.
+    `context(inputs, outputs)` is called before `render`, with the outputs that `reads` names; `render` receives its
+    result as `outputs["context"]`. A function that is not async is called in a thread.
     """
 
     name: str
@@ -98,7 +98,7 @@ class Subtask:
     reads: tuple[str, ...] = ()
     tokens: TokenLengths | None = None
     description: str = ""
-    tool: Tool | None = None
+    context: ContextFunction | None = None
     keep_system_prompt: bool = False
     left_to_program: frozenset[str] = frozenset()
 

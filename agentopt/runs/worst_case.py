@@ -19,7 +19,7 @@ from agentopt.models.journal import Journal
 from agentopt.runs.config import Config
 from agentopt.search.base import SearchSpace, SubtaskSpace
 from agentopt.workflow.sampling import request_for
-from agentopt.workflow.templates import TOOL
+from agentopt.workflow.templates import CONTEXT
 
 FINALISTS = 3
 """Candidates that meet on the test split at most: baseline, best, recommended."""
@@ -140,7 +140,7 @@ def _in_requests(usage: Usage, n: int, spec: ModelSpec) -> Usage:
 def _longest_prompt(task: Task, subtask: Subtask, example: Example) -> str:
     """The longest of the prompts that a long, an empty and a list output of the earlier subtasks would give."""
     prompts = [""]
-    names = (*subtask.reads, TOOL) if subtask.tool else subtask.reads
+    names = (*subtask.reads, CONTEXT) if subtask.context else subtask.reads
     for stand_in in ("x" * (4 * max(s.max_tokens for s in task.subtasks)), "", ["x"], 0):
         try:
             prompts.append(subtask.render(example.inputs, dict.fromkeys(names, stand_in)))

@@ -50,7 +50,7 @@ from agentopt.taskfile.scoring import build_metrics, build_scorer, check_targets
 from agentopt.workflow import parsers
 from agentopt.workflow.fusion import FUSION_NAMES
 from agentopt.workflow.graph import check_names, check_task
-from agentopt.workflow.templates import INPUTS, TOOL, Template, compile_template
+from agentopt.workflow.templates import CONTEXT, INPUTS, OLD_CONTEXT, Template, compile_template
 
 TASK_FILE = "task.yaml"
 
@@ -166,7 +166,7 @@ class _Reader:
             description=spec.description,
             keep_system_prompt=spec.keep_system_prompt,
             left_to_program=left,
-            tool=self.functions(spec.tool, self.at("tool", spec)) if spec.tool else None,
+            context=self.functions(spec.context, self.at("context", spec)) if spec.context else None,
         )
 
     def _program(self) -> Program | None:
@@ -237,7 +237,7 @@ class _Reader:
         names = [s.name for s in self.spec.subtasks]
         if self.spec.program:  # what it makes of an answer is its own; it may put any into a later question
             return tuple(names[: names.index(spec.name)])
-        known = [INPUTS, *names, *([TOOL] if spec.tool else [])]
+        known = [INPUTS, *names, *([CONTEXT, OLD_CONTEXT] if spec.context else [])]
         for name in sorted(template.references - set(known)):
             rule = f"the template reads `{name}`, which is neither `{INPUTS}` nor a subtask"
             raise TaskError(rule, where=where, remedy=did_you_mean(name, known))
@@ -307,8 +307,8 @@ class _Reader:
         placeholders = {s.name: _placeholder(s) for s in self.spec.subtasks}
         for spec in self.spec.subtasks:
             outputs = {name: placeholders[name] for name in task[spec.name].reads}
-            if spec.tool or None in outputs.values():
-                continue  # what a tool, or a JSON or python parser, gives has a shape that is not known here
+            if spec.context or None in outputs.values():
+                continue  # the shape of what a context function, or a JSON or python parser, returns is unknown here
             for split, examples in task.splits.items():
                 try:
                     task[spec.name].render(examples[0].inputs, outputs)

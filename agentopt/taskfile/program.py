@@ -43,9 +43,9 @@ def check_prompts(spec: TaskSpec, at: Callable[..., str]) -> None:
             rule = "a program writes its own prompts" if spec.program else "a subtask needs a prompt"
             remedy = "remove the prompt" if spec.program else "add one, or a `program` to the task"
             raise TaskError(rule, where=at("prompt", subtask), remedy=remedy)
-        if subtask.tool and spec.program:
-            rule = "a program consults its own tools"
-            raise TaskError(rule, where=at("tool", subtask), remedy="remove `tool`")
+        if subtask.context and spec.program:
+            rule = "`context` goes with a prompt, and a program writes its own prompts"
+            raise TaskError(rule, where=at("context", subtask), remedy="remove `context`")
         if subtask.keep_system_prompt and not spec.program:
             rule = "`keep_system_prompt` goes with a program"
             raise TaskError(rule, where=at("keep_system_prompt", subtask), remedy="remove it")

@@ -241,9 +241,9 @@ class SubtaskSpec(_Strict):
     """The seed system prompt; the prompt optimiser starts from it."""
     prompt: Text | None = None
     """The template of the user message, which reads `inputs.<column>` and `<subtask>.output`; none with a program."""
-    tool: FunctionName | None = None
-    """A function of the inputs and of the outputs that the prompt reads, whose value the prompt reads as
-    `tool.output`."""
+    context: FunctionName | None = None
+    """A function of the inputs and of the outputs that the prompt reads; the prompt reads its result as
+    `context.output`."""
     keep_system_prompt: bool = False
     """Whether a program's own system message follows the candidate's, instead of making way for it."""
     models: Annotated[tuple[Text, ...], Field(min_length=1), AfterValidator(_distinct)]
@@ -263,6 +263,16 @@ class SubtaskSpec(_Strict):
     )
     """How several samples become one value."""
     tokens: TokensSpec | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _old_key(cls, data: Any) -> Any:
+        """`context` was called `tool` in version 0.1.0."""
+        if not isinstance(data, Mapping) or "tool" not in data:
+            return data
+        if "context" in data:
+            raise _error("`tool` is the old name of `context`, but both are given", "remove `tool`")
+        return {"context" if key == "tool" else key: value for key, value in data.items()}
 
 
 class BuiltInScorer(_Strict):

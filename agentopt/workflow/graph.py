@@ -11,9 +11,9 @@ from typing import Any
 
 from agentopt.core.errors import AgentoptError, BudgetExceeded, ScorerError, TaskError
 from agentopt.core.records import Answer, SubtaskUse
-from agentopt.core.task import Example, Program, Subtask, Task, Tool, Value
+from agentopt.core.task import ContextFunction, Example, Program, Subtask, Task, Value
 from agentopt.models.base import Message
-from agentopt.workflow.templates import RESERVED, TOOL
+from agentopt.workflow.templates import CONTEXT, RESERVED
 
 Prompt = str | tuple[Message, ...]
 """What a subtask is asked: a rendered user message, or the whole conversation that a program sent."""
@@ -79,22 +79,22 @@ def _result(task: Task, answers: Mapping[str, Answer | None]) -> WorkflowResult:
 
 async def _prompt(subtask: Subtask, example: Example, outputs: Mapping[str, Value]) -> str:
     try:
-        if subtask.tool is not None:
-            outputs = {**outputs, TOOL: await _consult(subtask.tool, example.inputs, outputs)}
+        if subtask.context is not None:
+            outputs = {**outputs, CONTEXT: await _call(subtask.context, example.inputs, outputs)}
         return subtask.render(example.inputs, outputs)
     except AgentoptError as error:
         message = error.message if isinstance(error, TaskError) else str(error)
         raise ScorerError(f"the prompt of {subtask.name} on example {example.id}: {message}") from error
-    except Exception as error:  # a tool is a user's function, and so may `render` be: they may raise anything
+    except Exception as error:  # `context` and `render` may be a user's functions, which may raise anything
         problem = f"{type(error).__name__}: {error}"
         raise ScorerError(f"the prompt of {subtask.name} on example {example.id} failed: {problem}") from error
 
 
-async def _consult(tool: Tool, inputs: Mapping[str, Any], outputs: Mapping[str, Value]) -> Any:
-    if inspect.iscoroutinefunction(tool):
-        return await tool(inputs, outputs)
-    given = await asyncio.to_thread(tool, inputs, outputs)
-    return await given if inspect.isawaitable(given) else given  # an object may be async without looking it
+async def _call(function: ContextFunction, inputs: Mapping[str, Any], outputs: Mapping[str, Value]) -> Any:
+    if inspect.iscoroutinefunction(function):
+        return await function(inputs, outputs)
+    result = await asyncio.to_thread(function, inputs, outputs)
+    return await result if inspect.isawaitable(result) else result  # an object with an async `__call__`
 
 
 def check_task(task: Task) -> None:
@@ -154,6 +154,9 @@ def _check_subtask(subtask: Subtask, earlier: set[str], where: str) -> None:
     if late := sorted(set(subtask.reads) - earlier):
         rule = f"`reads` must name earlier subtasks, but got {', '.join(late)}"
         raise TaskError(rule, where=where, remedy="order the subtasks so that each comes after all it reads")
+    if subtask.context and CONTEXT in subtask.reads:
+        rule = f"`{CONTEXT}` must be either a subtask or the result of the context function, but got both"
+        raise TaskError(rule, where=where, remedy=f"rename the subtask `{CONTEXT}`")
     if not subtask.models or len(set(subtask.models)) != len(subtask.models):
         rule = f"`models` must be given, none twice, but got {list(subtask.models)}"
         raise TaskError(rule, where=where, remedy="list each model's catalogue name once")

@@ -20,11 +20,15 @@ from agentopt.core.errors import TaskError
 INPUTS = "inputs"
 """The name under which a template reads the example's columns; no subtask may be called that."""
 
-TOOL = "tool"
-"""The name under which a template reads what its subtask's tool gave, as `tool.output`."""
+CONTEXT = "context"
+"""The name under which a template reads the result of its subtask's context function, as `context.output`. Only a
+subtask without a context function can read a subtask of that name."""
 
-RESERVED = {INPUTS: "the examples' columns", TOOL: "what a subtask's tool gives"}
-"""The names that no subtask may have, and what they stand for."""
+OLD_CONTEXT = "tool"
+"""The name of `context` in version 0.1.0, which templates may still use."""
+
+RESERVED = {INPUTS: "the examples' columns", OLD_CONTEXT: "the old name of `context` in templates"}
+"""The names that no subtask may have, and their meaning."""
 
 
 class _Record:
@@ -94,6 +98,8 @@ class Template:
     def render(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> str:
         """The text for one example. Raises `TaskError` that names the variable that is not defined."""
         names = {name: _Record({"output": value}) for name, value in outputs.items()}
+        if CONTEXT in names:
+            names[OLD_CONTEXT] = names[CONTEXT]
         return self.render_names(**names, **{INPUTS: _Record(inputs)})
 
     def render_names(self, **names: Any) -> str:

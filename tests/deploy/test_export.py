@@ -413,14 +413,16 @@ def test_a_program_cannot_be_written_as_a_module(tmp_path: Path) -> None:
     assert "single" in router_config(deployment_in(tmp_path))
 
 
-def test_a_subtask_that_consults_a_tool_is_refused(tmp_path: Path) -> None:
-    write_task(tmp_path, "http://127.0.0.1:9/v1", amount={"tool": "scorers.py:named", "prompt": "{{ tool.output }}"})
+def test_a_subtask_with_a_context_function_is_refused(tmp_path: Path) -> None:
+    write_task(
+        tmp_path, "http://127.0.0.1:9/v1", amount={"context": "scorers.py:named", "prompt": "{{ context.output }}"}
+    )
     spec = yaml.safe_load((tmp_path / "task.yaml").read_text())
     spec["subtasks"] = [s for s in spec["subtasks"] if s["name"] == "amount"]
     (tmp_path / "task.yaml").write_text(yaml.safe_dump(spec))
     put = {"amount": CANDIDATE["amount"]}
     (tmp_path / "best.yaml").write_text(yaml.safe_dump(put))
-    with pytest.raises(UserError, match=r"(?s)subtask amount: tool.*consults a tool.*agentopt serve"):
+    with pytest.raises(UserError, match=r"(?s)subtask amount: context.*has a context function.*agentopt serve"):
         python_module(deployment_in(tmp_path))
 
 

@@ -1,4 +1,4 @@
-"""A subtask consults its tool before it is asked, and its prompt reads what the tool gives."""
+"""A subtask calls its context function before its prompt is rendered, and the prompt reads the result."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import yaml
 
 from agentopt.core.errors import PermanentModelError, ScorerError, TaskError, UserError
 from agentopt.core.records import Answer, SubtaskUse
-from agentopt.core.task import Example, Subtask, Task, Tool
+from agentopt.core.task import ContextFunction, Example, Subtask, Task
 from agentopt.evaluation.scorers import exact_match
 from agentopt.taskfile.loading import load_task
 from agentopt.workflow.graph import run_workflow
@@ -22,10 +22,10 @@ from agentopt.workflow.templates import compile_template
 EXAMPLE = Example("e7", {"question": "Who?"}, "Kell")
 
 
-def chain(tool: Tool) -> Task:
+def chain(context: ContextFunction) -> Task:
     first = Subtask("find", compile_template("{{ inputs.question }}").render, ("m",))
-    prompt = compile_template("{{ find.output }} {{ tool.output }}").render
-    second = Subtask("answer", prompt, ("m",), reads=("find",), tool=tool)
+    prompt = compile_template("{{ find.output }} {{ context.output }}").render
+    second = Subtask("answer", prompt, ("m",), reads=("find",), context=context)
     return Task("t", (first, second), exact_match(), {"validation": (EXAMPLE,)})
 
 
@@ -33,7 +33,7 @@ async def echo(subtask: Subtask, prompt: str, example: Example) -> Answer:
     return Answer(f"<{prompt}>", SubtaskUse())
 
 
-async def test_the_prompt_reads_what_the_tool_made_of_inputs_and_outputs() -> None:
+async def test_the_prompt_reads_the_context_made_of_inputs_and_outputs() -> None:
     def count(inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> str:
         return f"{inputs['question']} has {len(outputs['find'])}, {sorted(outputs)}"
 
@@ -42,26 +42,26 @@ async def test_the_prompt_reads_what_the_tool_made_of_inputs_and_outputs() -> No
     assert list(result.outputs) == ["find", "answer"]
 
 
-async def test_a_tool_may_be_async_and_one_that_is_not_leaves_the_event_loop_alone() -> None:
+async def test_a_context_function_may_be_async_and_a_sync_one_runs_in_a_thread() -> None:
     async def here(inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> bool:
         return threading.current_thread() is threading.main_thread()
 
     def elsewhere(inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> bool:
         return threading.current_thread() is not threading.main_thread()
 
-    for tool in (here, elsewhere):
-        assert (await run_workflow(chain(tool), EXAMPLE, echo)).output == "<<Who?> True>"
+    for function in (here, elsewhere):
+        assert (await run_workflow(chain(function), EXAMPLE, echo)).output == "<<Who?> True>"
 
 
-async def test_an_object_that_is_async_when_called_is_a_tool_too() -> None:
-    class Asked:
+async def test_an_object_with_an_async_call_is_a_context_function_too() -> None:
+    class Lookup:
         async def __call__(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> str:
-            return "told"
+            return "found"
 
-    assert (await run_workflow(chain(Asked()), EXAMPLE, echo)).output == "<<Who?> told>"
+    assert (await run_workflow(chain(Lookup()), EXAMPLE, echo)).output == "<<Who?> found>"
 
 
-async def test_a_tool_that_fails_is_a_failure_on_the_example_and_no_wrong_answer() -> None:
+async def test_a_context_function_that_fails_is_a_failure_on_the_example_and_no_wrong_answer() -> None:
     def broken(inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> str:
         raise KeyError("gone")
 
@@ -69,9 +69,9 @@ async def test_a_tool_that_fails_is_a_failure_on_the_example_and_no_wrong_answer
         await run_workflow(chain(broken), EXAMPLE, echo)
 
 
-async def test_a_tool_is_not_consulted_where_an_earlier_output_is_missing() -> None:
+async def test_the_context_function_is_not_called_if_an_earlier_output_is_missing() -> None:
     def never(inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> str:
-        raise PermanentModelError("the tool was consulted")
+        raise PermanentModelError("the context function was called")
 
     async def nothing(subtask: Subtask, prompt: str, example: Example) -> Answer:
         return Answer(None, SubtaskUse())
@@ -83,7 +83,7 @@ def folder(path: Path, **answer: Any) -> Path:
     for split in ("validation", "test"):
         row = {"id": split, "question": f"{split}?", "target": "x"}
         (path / f"{split}.jsonl").write_text(json.dumps(row))
-    (path / "tools.py").write_text("def look(inputs, outputs):\n    return outputs['find'] + '!'\n")
+    (path / "lookup.py").write_text("def look(inputs, outputs):\n    return outputs['find'] + '!'\n")
     find = {"name": "find", "prompt": "{{ inputs.question }}", "models": ["m"]}
     task = {
         "name": "toy",
@@ -95,35 +95,59 @@ def folder(path: Path, **answer: Any) -> Path:
     return path
 
 
-async def test_a_task_file_names_a_tool_by_file_and_function(tmp_path: Path) -> None:
-    task = load_task(folder(tmp_path, prompt="{{ find.output }} {{ tool.output }}", tool="tools.py:look"))
+async def test_a_task_file_names_a_context_function_by_file_and_function(tmp_path: Path) -> None:
+    task = load_task(folder(tmp_path, prompt="{{ find.output }} {{ context.output }}", context="lookup.py:look"))
     assert task["answer"].reads == ("find",)
     result = await run_workflow(task, task.splits["test"][0], echo)
     assert result.output == "<<test?> <test?>!>"
 
 
 @pytest.mark.parametrize(
+    ("key", "name"), [("tool", "tool"), ("tool", "context"), ("context", "tool"), ("context", "context")]
+)
+async def test_the_old_key_and_the_old_template_name_still_load(tmp_path: Path, key: str, name: str) -> None:
+    prompt = f"{{{{ find.output }}}} {{{{ {name}.output }}}}"
+    task = load_task(folder(tmp_path, prompt=prompt, **{key: "lookup.py:look"}))
+    assert (await run_workflow(task, task.splits["test"][0], echo)).output == "<<test?> <test?>!>"
+
+
+async def test_a_subtask_may_be_named_context_if_no_context_function_hides_it(tmp_path: Path) -> None:
+    file = folder(tmp_path, prompt="{{ context.output }}") / "task.yaml"
+    file.write_text(file.read_text().replace("name: find", "name: context"))
+    task = load_task(tmp_path)
+    assert (await run_workflow(task, task.splits["test"][0], echo)).output == "<<test?>>"
+    with pytest.raises(TaskError, match="either a subtask or the result of the context function"):
+        load_task(tmp_path, overrides={"subtasks.answer.context": "lookup.py:look"})
+
+
+@pytest.mark.parametrize(
     ("answer", "message"),
     [
-        ({"prompt": "{{ find.output }} {{ tool.output }}"}, "the template reads `tool`, which is neither"),
+        ({"prompt": "{{ find.output }} {{ context.output }}"}, "the template reads `context`, which is neither"),
         (
-            {"prompt": "{{ find.output }} {{ tool.printed }}", "tool": "tools.py:look"},
-            "reads a subtask as `tool.output`, but got `tool.printed`",
+            {"prompt": "{{ find.output }} {{ context.printed }}", "context": "lookup.py:look"},
+            "reads a subtask as `context.output`, but got `context.printed`",
         ),
-        ({"prompt": "{{ find.output }}", "tool": "tools.py:missing"}, "must have a function 'missing'"),
-        ({"prompt": "{{ find.output }}", "name": "tool"}, "`tool` is what a subtask's tool gives"),
+        ({"prompt": "{{ find.output }}", "context": "lookup.py:missing"}, "must have a function 'missing'"),
+        (
+            {"prompt": "{{ find.output }}", "tool": "lookup.py:look", "context": "lookup.py:look"},
+            "`tool` is the old name of `context`, but both are given",
+        ),
+        ({"prompt": "{{ find.output }}", "name": "tool"}, "`tool` is the old name of `context`"),
     ],
 )
-def test_a_mistake_about_a_tool_is_told_with_its_place(tmp_path: Path, answer: dict[str, Any], message: str) -> None:
-    with pytest.raises(TaskError, match=r"task\.yaml: ") as told:
+def test_a_mistake_about_a_context_function_is_reported_with_its_place(
+    tmp_path: Path, answer: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(TaskError, match=r"task\.yaml: ") as raised:
         load_task(folder(tmp_path, **answer))
-    assert message in told.value.message
-    assert told.value.remedy
+    assert message in raised.value.message
+    assert raised.value.remedy
 
 
 def test_a_file_that_says_itself_what_is_missing_is_not_called_broken(tmp_path: Path) -> None:
-    task = folder(tmp_path, prompt="{{ find.output }}", tool="tools.py:look")
+    task = folder(tmp_path, prompt="{{ find.output }}", context="lookup.py:look")
     code = "from agentopt.core.errors import UserError\nraise UserError('no sandbox', remedy='install one')\n"
-    (task / "tools.py").write_text(code)
+    (task / "lookup.py").write_text(code)
     with pytest.raises(UserError, match=r"^no sandbox\n  remedy: install one$"):
         load_task(task)

@@ -134,9 +134,9 @@ Needs `pip install openai`{needs}.{serving}
 
     def _stage(self, spec: SubtaskSpec) -> str:
         """The source of one `Stage(...)`; what it needs is added to the module."""
-        if spec.tool:
-            rule = f"a module asks models and nothing else, but {spec.name} consults a tool first"
-            raise UserError(rule, where=self._where(spec, "tool"), remedy=ELSEWHERE)
+        if spec.context:
+            rule = f"a module calls models and nothing else, but {spec.name} has a context function"
+            raise UserError(rule, where=self._where(spec, "context"), remedy=ELSEWHERE)
         choice = self._deployment.candidate[spec.name]
         self._write_prompt(spec)
         fields = {
