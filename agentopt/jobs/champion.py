@@ -14,19 +14,19 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
 from agentopt.core.candidate import Candidate, load_candidate
 from agentopt.core.errors import CandidateError, UserError
 from agentopt.core.files import write_atomically
 from agentopt.core.task import Example
-from agentopt.core.yaml_models import to_yaml
+from agentopt.core.yaml_models import Strict, to_yaml
 from agentopt.jobs.store import data_folder
 
 FILE = "champion.yaml"
 
 
-class ChampionRecord(BaseModel):
+class ChampionRecord(Strict):
     """How a champion came to its place.
 
     `scores` are those of the test split at that time: example id -> (digest of the example, score). `anchor` is the
@@ -34,15 +34,13 @@ class ChampionRecord(BaseModel):
     that it took the place by the promotion rule.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     number: int
     time: str
     run: str
     reason: str
     anchor: int
     won: bool = False
-    scores: dict[str, tuple[str, float]] = {}
+    scores: dict[str, tuple[str, float]] = Field(default_factory=dict)
 
     def scores_of(self, examples: tuple[Example, ...]) -> dict[str, float]:
         """The recorded scores of those examples that are the same now as they were then."""

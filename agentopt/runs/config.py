@@ -9,22 +9,18 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from agentopt.core.budget import Caps
 from agentopt.core.errors import ConfigError
-from agentopt.core.yaml_models import load_yaml, parse_yaml, validate
+from agentopt.core.yaml_models import Strict, load_yaml, parse_yaml, validate
 from agentopt.prompts.settings import PromptSettings
 from agentopt.search.settings import AgentSettings, SamplerName
 from agentopt.taskfile.reader import FILE_OPTION, HUB
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class BudgetConfig(_Strict):
+class BudgetConfig(Strict):
     """The most that the whole run may take: search, agent, judges and the final test together."""
 
     usd: Annotated[float, Field(ge=0)] | None = None
@@ -42,7 +38,7 @@ class BudgetConfig(_Strict):
         return Caps(self.usd, self.tokens, self.calls, self.seconds, self.trials)
 
 
-class SearchConfig(_Strict):
+class SearchConfig(Strict):
     """How the search goes about it."""
 
     batch_size: Annotated[int, Field(ge=1)] = 5
@@ -55,7 +51,7 @@ class SearchConfig(_Strict):
     """The Optuna sampler of strategy `optuna` and of the agent's fallback; `gp` needs the package torch."""
 
 
-class Config(_Strict):
+class Config(Strict):
     """Everything about a run but its task."""
 
     strategy: Literal["agent", "agent_hpo", "llm_zero_shot", "mlcopilot", "optuna", "random", "grid"] = "agent"
@@ -74,7 +70,7 @@ class Config(_Strict):
     """SQLAlchemy URL or path of the journal; the user's cache folder unless given."""
     runs: Path = Path("runs")
     """Folder that run folders are made in."""
-    task: dict[str, Any] = {}
+    task: dict[str, Any] = Field(default_factory=dict)
     """Dotted keys of the task file and what they are set to, such as `task.data.limit.test=20`."""
 
     @field_validator("models", mode="before")

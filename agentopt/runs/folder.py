@@ -20,21 +20,18 @@ from itertools import count
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict
 
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import ConfigError
 from agentopt.core.events import read_line
 from agentopt.core.files import write_atomically
 from agentopt.core.task import Program, Task
-from agentopt.core.yaml_models import load_yaml, to_yaml, validate
+from agentopt.core.yaml_models import Strict, load_yaml, to_yaml, validate
 from agentopt.runs.config import Config
 
 
-class _Asked(BaseModel):
+class _Asked(Strict):
     """The content of a run's `config.yaml`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     run: str
     task: Path | None

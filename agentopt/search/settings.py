@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from agentopt.core.yaml_models import Strict
 
 SamplerName = Literal["insight", "tpe", "tpe-multivariate", "gp", "nsga2", "random"]
 """The names in `samplers.SAMPLERS`, which loads Optuna."""
 
 
-class AgentSettings(BaseModel):
+class AgentSettings(Strict):
     """The agent's model, how it is asked, and which insights it is told."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str | None = "qwen2.5-coder-0.5b"
     """Catalogue name of the model that proposes; null leaves every proposal to the fallback."""

@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from agentopt.core.cost import PAPER_UNIT
-from agentopt.core.yaml_models import did_you_mean
+from agentopt.core.yaml_models import Strict, did_you_mean
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -60,11 +60,7 @@ def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
     return values
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class LimitSpec(_Strict):
+class LimitSpec(Strict):
     """How many examples of each split are used, from the top of its file; all unless given."""
 
     train: Count | None = None
@@ -72,7 +68,7 @@ class LimitSpec(_Strict):
     test: Count | None = None
 
 
-class SplitsSpec(_Strict):
+class SplitsSpec(Strict):
     """The shares of a dataset that become each split, on average; they are divided by their sum."""
 
     train: NotNegative = 0.2
@@ -80,7 +76,7 @@ class SplitsSpec(_Strict):
     test: Positive = 0.4
 
 
-class DataSpec(_Strict):
+class DataSpec(Strict):
     """The splits: a JSONL file for each, or one dataset in its public format, with a reader that makes the examples."""
 
     train: Text | None = None
@@ -93,7 +89,7 @@ class DataSpec(_Strict):
     """A .jsonl or .json file, or `hf:org/name/config@split`; a task without one is given it by `-c data=FILE`."""
     reader: FunctionName | None = None
     """A function of a row and the options that returns an `Example`, or None for a row to skip."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
     """The reader's keyword arguments; one whose name ends in `_file` is a path."""
     splits: SplitsSpec = SplitsSpec()
     split_seed: int = 0
@@ -115,7 +111,7 @@ class DataSpec(_Strict):
         return self
 
 
-class ColumnsSpec(_Strict):
+class ColumnsSpec(Strict):
     """How a row becomes an `Example`."""
 
     id: Text | None = None
@@ -128,7 +124,7 @@ class ColumnsSpec(_Strict):
     """Columns that are kept for python scorers, but that no template sees."""
 
 
-class TextParse(_Strict):
+class TextParse(Strict):
     """The response without surrounding white space."""
 
     kind: Literal["text"] = "text"
@@ -136,20 +132,20 @@ class TextParse(_Strict):
     """Only the first line that is not blank."""
 
 
-class NumberParse(_Strict):
+class NumberParse(Strict):
     """The last number in the response."""
 
     kind: Literal["number"]
 
 
-class ChoiceParse(_Strict):
+class ChoiceParse(Strict):
     """One of a few answers."""
 
     kind: Literal["choice"]
     options: Annotated[tuple[Annotated[str, Field(coerce_numbers_to_str=True)], ...], Field(min_length=1)]
 
 
-class IdsParse(_Strict):
+class IdsParse(Strict):
     """A list of whole numbers, as texts."""
 
     kind: Literal["ids"]
@@ -157,14 +153,14 @@ class IdsParse(_Strict):
     """The most numbers that are read."""
 
 
-class JsonParse(_Strict):
+class JsonParse(Strict):
     """A JSON value that follows a JSON schema; endpoints that can are made to follow it."""
 
     kind: Literal["json"]
     json_schema: dict[str, Any] = Field(alias="schema")
 
 
-class PythonParse(_Strict):
+class PythonParse(Strict):
     """A function from the response's text to a value; it raises `Unparsable`, or returns None, for a bad one."""
 
     kind: Literal["python"]
@@ -178,7 +174,7 @@ ParseSpec = Annotated[
 ]
 
 
-class FuseSpec(_Strict):
+class FuseSpec(Strict):
     """How several samples become one value."""
 
     method: Literal["first", "vote", "vote_list", "fuse", "best_of"] = "vote"
@@ -199,14 +195,14 @@ class FuseSpec(_Strict):
         return self
 
 
-class TokensSpec(_Strict):
+class TokensSpec(Strict):
     """Nominal tokens of one pass, for costs in units; measured on the baseline unless given."""
 
     prompt: Positive
     completion: Positive
 
 
-class ProgramSpec(_Strict):
+class ProgramSpec(Strict):
     """The user's own program as the workflow; the subtasks are then the models that it asks for."""
 
     command: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
@@ -230,7 +226,7 @@ class ProgramSpec(_Strict):
         return self
 
 
-class SubtaskSpec(_Strict):
+class SubtaskSpec(Strict):
     """One stage of the task."""
 
     name: Text
@@ -275,13 +271,13 @@ class SubtaskSpec(_Strict):
         return {"context" if key == "tool" else key: value for key, value in data.items()}
 
 
-class BuiltInScorer(_Strict):
+class BuiltInScorer(Strict):
     """A comparison of the output with the target, or with the best of several where the target is a list."""
 
     kind: Literal["exact_match", "token_f1", "set_f1", "contains"]
 
 
-class NumericScorer(_Strict):
+class NumericScorer(Strict):
     """Whether the output is near enough to the target."""
 
     kind: Literal["numeric"]
@@ -291,14 +287,14 @@ class NumericScorer(_Strict):
     """The same, as a share of the target; the wider of the two counts."""
 
 
-class PythonScorer(_Strict):
+class PythonScorer(Strict):
     """A function of the example and the output that returns a number or a `Score`."""
 
     kind: Literal["python"]
     function: FunctionName
 
 
-class JudgeScorer(_Strict):
+class JudgeScorer(Strict):
     """A language model that judges by a rubric."""
 
     kind: Literal["judge"]
@@ -315,7 +311,7 @@ ScorerSpec = Annotated[
 ]
 
 
-class MetricSpec(_Strict):
+class MetricSpec(Strict):
     """A number that is reported beside the score."""
 
     subtask: Text
@@ -329,7 +325,7 @@ class MetricSpec(_Strict):
     """The metadata that it is compared with; the target unless given."""
 
 
-class UnitSpec(_Strict):
+class UnitSpec(Strict):
     """The pass that counts as one unit of cost; the paper's unless given."""
 
     parameters: Positive = PAPER_UNIT.parameters
@@ -337,7 +333,7 @@ class UnitSpec(_Strict):
     completion_tokens: Positive = PAPER_UNIT.completion_tokens
 
 
-class CostSpec(_Strict):
+class CostSpec(Strict):
     """What units count in, and the most that a candidate may cost."""
 
     unit: UnitSpec = UnitSpec()
@@ -345,7 +341,7 @@ class CostSpec(_Strict):
     """Per example; one pass of every subtask's largest model, summed, unless given."""
 
 
-class TaskSpec(_Strict):
+class TaskSpec(Strict):
     """A task.yaml."""
 
     name: Text
@@ -358,7 +354,7 @@ class TaskSpec(_Strict):
     output: Text | None = None
     """The subtask whose output is judged; the last unless given."""
     scorer: ScorerSpec
-    metrics: dict[Text, MetricSpec] = {}
+    metrics: dict[Text, MetricSpec] = Field(default_factory=dict)
     """What is reported beside the score, by name; the search ignores it."""
     cost: CostSpec = CostSpec()
 
