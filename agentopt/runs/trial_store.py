@@ -118,9 +118,9 @@ def _storage(path: Path) -> optuna.storages.RDBStorage:
 
 
 def _to_optuna(trial: Trial, space: SearchSpace) -> optuna.trial.FrozenTrial:
-    from agentopt.search.optuna_trials import told
+    from agentopt.search.optuna_trials import to_frozen_trial
 
-    return told(
+    return to_frozen_trial(
         space,
         trial,
         user_attrs={

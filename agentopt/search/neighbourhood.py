@@ -1,8 +1,8 @@
-"""Geometry of the search space: the affordable candidates, single moves between them, and repairs.
+"""Geometry of the search space: affordable candidates, their neighbours, and repairs to the cost limit.
 
-A move changes one subtask: its sample count by a step, or its model. Cost rises with every sample count and every
-model size, so the affordable candidates are connected by moves: the breadth-first walk of `nearest_untried` finds
-the nearest free one, and when it finds none there is none.
+Neighbours differ in one subtask: in its sample count by one step, or in its model. Cost rises with every sample count
+and every model size, so the affordable candidates are connected: the breadth-first walk of `nearest_untried` finds the
+nearest untried one if there is any.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from agentopt.search.base import SearchSpace, SubtaskSpace
 
 
 def affordable(space: SearchSpace) -> Iterator[Candidate]:
-    """Every affordable candidate with seed prompts, lazily, subtask by subtask in lexicographic order.
+    """Yield every affordable candidate with seed prompts, in lexicographic order of the subtasks.
 
-    Branches that cannot become affordable are not entered, so a tight limit in a huge space stays cheap.
+    Branches that cannot become affordable are skipped, so a tight limit in a huge space stays cheap.
     """
     costs = [{(m, n): s.cost.units(m, n) for m in s.models for n in s.num_samples} for s in space.subtasks]
     limit = float("inf") if space.max_units is None else space.max_units + 1e-9
@@ -35,34 +35,42 @@ def affordable(space: SearchSpace) -> Iterator[Candidate]:
 
 
 def step(subtask: SubtaskSpace, candidate: Candidate, by: int) -> Candidate | None:
-    """The candidate with `subtask`'s sample count moved by `by` places among the allowed ones; None past an end."""
+    """The candidate with `subtask`'s sample count `by` positions further among the allowed ones; None past an end."""
     counts = subtask.num_samples
-    place = counts.index(candidate[subtask.name].num_samples) + by
-    return candidate.having(subtask.name, num_samples=counts[place]) if 0 <= place < len(counts) else None
+    position = counts.index(candidate[subtask.name].num_samples) + by
+    return candidate.having(subtask.name, num_samples=counts[position]) if 0 <= position < len(counts) else None
 
 
-def swaps(subtask: SubtaskSpace, candidate: Candidate) -> Iterator[Candidate]:
-    """The candidate with each other model of `subtask`, in the order of its models."""
+def with_other_models(subtask: SubtaskSpace, candidate: Candidate) -> Iterator[Candidate]:
+    """Yield the candidate with each other model of `subtask`, in the order of its models."""
     for model in subtask.models:
         if model != candidate[subtask.name].model:
             yield candidate.having(subtask.name, model=model)
 
 
-def moves(space: SearchSpace, candidate: Candidate) -> Iterator[Candidate]:
-    """Every affordable candidate one move away: a step in a sample count, or another model."""
+def neighbours(space: SearchSpace, candidate: Candidate) -> Iterator[Candidate]:
+    """Yield every affordable neighbour: one step in a sample count, or another model of one subtask."""
     for subtask in space.subtasks:
         stepped = (step(subtask, candidate, by) for by in (1, -1))
-        for moved in (*(s for s in stepped if s is not None), *swaps(subtask, candidate)):
-            if space.affords(moved):
-                yield moved
+        for neighbour in (*(s for s in stepped if s is not None), *with_other_models(subtask, candidate)):
+            if space.affords(neighbour):
+                yield neighbour
 
 
 def with_fewer_samples(
     space: SearchSpace, candidate: Candidate, only: Collection[str] | None = None
 ) -> Candidate | None:
-    """The candidate with sample counts lowered until it is affordable; None when that is not enough.
+    """Lower sample counts until the candidate is affordable.
 
-    Each time the costliest subtask that still can goes down one step. `only` names the subtasks that may change.
+    Each iteration lowers, by one step, the costliest subtask that is not at its smallest count.
+
+    Args:
+        space: The space, whose sample counts are the steps.
+        candidate: A candidate of the space, usually above the cost limit.
+        only: Names of the subtasks that may change; all if None.
+
+    Returns:
+        The affordable candidate, or None if the smallest counts are above the limit too.
     """
     current = candidate
     while not space.affords(current):
@@ -86,9 +94,17 @@ def _units_of(subtask: SubtaskSpace, candidate: Candidate) -> float:
 def with_smaller_models(
     space: SearchSpace, candidate: Candidate, only: Collection[str] | None = None
 ) -> Candidate | None:
-    """The candidate with models sized down until it is affordable; None when that is not enough.
+    """Take smaller models until the candidate is affordable.
 
-    Each time the costliest subtask that still can takes its next smaller model. `only` as above.
+    Each iteration gives the next smaller model to the costliest subtask that has one.
+
+    Args:
+        space: The space, whose models are tried.
+        candidate: A candidate of the space, usually above the cost limit.
+        only: Names of the subtasks that may change; all if None.
+
+    Returns:
+        The affordable candidate, or None if the smallest models are above the limit too.
     """
     current = candidate
     while not space.affords(current):
@@ -110,7 +126,7 @@ def _next_smaller(subtask: SubtaskSpace, model: str) -> str | None:
 
 
 def fitted(space: SearchSpace, candidate: Candidate) -> Candidate | None:
-    """The candidate made affordable: fewer samples first, then smaller models; None when nothing is affordable."""
+    """Make the candidate affordable: fewer samples first, then smaller models; None if nothing is affordable."""
     fewer = with_fewer_samples(space, candidate)
     if fewer is not None:
         return fewer
@@ -119,9 +135,16 @@ def fitted(space: SearchSpace, candidate: Candidate) -> Candidate | None:
 
 
 def nearest_untried(space: SearchSpace, start: Candidate, tried: Collection[Candidate]) -> Candidate | None:
-    """The affordable candidate fewest moves from `start` (made affordable) that is not in `tried`; None: all are.
+    """Find the nearest affordable candidate that is not in `tried`, by breadth-first search.
 
-    Of equally near ones the first in the order of `moves`, so the answer is a function of the arguments.
+    Args:
+        space: The space to search.
+        start: Where to start; it is made affordable first.
+        tried: Candidates to skip.
+
+    Returns:
+        The candidate with the fewest steps from `start`, the first in the order of `neighbours` among equals; None if
+        every affordable candidate was tried.
     """
     first = fitted(space, start)
     if first is None:
@@ -131,7 +154,7 @@ def nearest_untried(space: SearchSpace, start: Candidate, tried: Collection[Cand
         candidate = queue.popleft()
         if candidate not in tried:
             return candidate
-        fresh = [c for c in moves(space, candidate) if c not in seen]
+        fresh = [c for c in neighbours(space, candidate) if c not in seen]
         seen.update(fresh)
         queue.extend(fresh)
     return None

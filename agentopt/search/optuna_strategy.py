@@ -1,6 +1,6 @@
-"""Optuna as a strategy: what the loop falls back on when the agent cannot propose; alone it is the strategy `optuna`.
+"""Optuna as a strategy: the strategy `optuna`, and the agent's fallback.
 
-It keeps nothing: every call rebuilds a study in memory from the trials.
+It is stateless: every call rebuilds a study in memory from the trials.
 """
 
 from __future__ import annotations
@@ -16,16 +16,30 @@ from optuna.trial import FrozenTrial, TrialState
 from agentopt.core.records import Trial
 from agentopt.search.base import Proposal, SearchSpace
 from agentopt.search.neighbourhood import nearest_untried
-from agentopt.search.optuna_trials import awaited, can_be_told, candidate_of, distributions, params_of, told
+from agentopt.search.optuna_trials import (
+    candidate_of,
+    distributions,
+    is_representable,
+    params_of,
+    to_frozen_trial,
+    to_running_trial,
+)
 from agentopt.search.samplers import POPULATION, SamplerFactory, sampler_named
 
 
 class OptunaStrategy:
-    """Asks an Optuna sampler, seeded by (`seed`, number of trials), with all of history told.
+    """Proposes what an Optuna sampler suggests, given every earlier trial.
 
-    What the sampler asks for becomes the nearest affordable untried candidate: it never repeats and never overspends.
-    `sampler` is a name in `samplers.SAMPLERS` or a factory. Raises `ConfigError` for an unknown name, and for one
-    whose package is missing.
+    Each suggestion is replaced by the nearest affordable untried candidate, so no candidate is repeated or above the
+    cost limit.
+
+    Args:
+        seed: Together with the number of trials, the sampler's seed.
+        sampler: A name in `samplers.SAMPLERS`, or a factory.
+        proposer: The `Proposal.proposer` of its proposals.
+
+    Raises:
+        ConfigError: The sampler's name is unknown, or its package is not installed.
     """
 
     def __init__(self, seed: int = 0, sampler: str | SamplerFactory = "insight", *, proposer: str = "optuna") -> None:
@@ -37,15 +51,15 @@ class OptunaStrategy:
         taken = {t.candidate for t in trials}
         proposals: list[Proposal] = []
         while len(proposals) < k:
-            asked = study.ask(distributions(space))
-            candidate = nearest_untried(space, candidate_of(space, asked.params), taken)
+            suggested = study.ask(distributions(space))
+            candidate = nearest_untried(space, candidate_of(space, suggested.params), taken)
             if candidate is None:
                 break
             taken.add(candidate)
             proposals.append(Proposal(candidate, self._proposer, type(study.sampler).__name__))
-            if params_of(candidate) != asked.params:
-                study.tell(asked, state=TrialState.FAIL)
-                study.add_trial(awaited(space, candidate))
+            if params_of(candidate) != suggested.params:
+                study.tell(suggested, state=TrialState.FAIL)
+                study.add_trial(to_running_trial(space, candidate))
         return proposals
 
     def _study(self, space: SearchSpace, trials: Sequence[Trial]) -> Study:
@@ -57,18 +71,18 @@ class OptunaStrategy:
 
 
 def _history(space: SearchSpace, trials: Sequence[Trial]) -> Iterator[FrozenTrial]:
-    """The trials as Optuna's. Genetic samplers find their generations in them, as if each had been asked in turn."""
+    """Convert the trials to Optuna's, with the generations that a genetic sampler would have stored in them."""
     complete = 0
     for trial in trials:
-        if can_be_told(space, trial.candidate):
+        if is_representable(space, trial.candidate):
             generation = {"NSGAIISampler:generation": complete // POPULATION}
-            yield told(space, trial, system_attrs=generation)
+            yield to_frozen_trial(space, trial, system_attrs=generation)
             complete += trial.state == "complete"
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Optuna announces each new study in its log; ours live for one question only."""
+    """Silence Optuna's log of new studies: ours exist for one call only."""
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:

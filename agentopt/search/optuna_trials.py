@@ -1,4 +1,7 @@
-"""What Optuna is told: trials as Optuna's, candidates as its parameters. A run's study and the samplers share it."""
+"""Converts trials and candidates to Optuna's `FrozenTrial` and parameters, and back.
+
+The run's study (`runs.trial_store`) and the samplers share this representation.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ _STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "incomp
 def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
     """The study's parameters: `<subtask>.model`, and `<subtask>.num_samples` on a logarithmic scale.
 
-    An integer that is not an allowed sample count stands for the nearest allowed one.
+    `candidate_of` rounds an integer that is not an allowed sample count to the nearest allowed one.
     """
     found: dict[str, BaseDistribution] = {}
     for s in space.subtasks:
@@ -32,7 +35,7 @@ def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
 
 
 def params_of(candidate: Candidate) -> dict[str, Any]:
-    """A candidate as the study's parameters; system prompts are not among them."""
+    """Convert a candidate to the study's parameters; system prompts are left out."""
     named: dict[str, Any] = {}
     for name, choice in candidate.items():
         named[f"{name}.model"] = choice.model
@@ -41,7 +44,7 @@ def params_of(candidate: Candidate) -> dict[str, Any]:
 
 
 def candidate_of(space: SearchSpace, params: Mapping[str, Any]) -> Candidate:
-    """The candidate that the study's parameters stand for, with seed prompts; it may be above the cost limit."""
+    """Convert the study's parameters to a candidate with seed prompts; it may be above the cost limit."""
     allocation = {}
     for s in space.subtasks:
         wanted = params[f"{s.name}.num_samples"]
@@ -50,19 +53,27 @@ def candidate_of(space: SearchSpace, params: Mapping[str, Any]) -> Candidate:
     return space.candidate(allocation)
 
 
-def can_be_told(space: SearchSpace, candidate: Candidate) -> bool:
-    """Whether the study's parameters can hold it: history may have models or counts that the space no longer has."""
+def is_representable(space: SearchSpace, candidate: Candidate) -> bool:
+    """Whether the study's distributions contain it: history may hold models or counts that the space no longer has."""
     return replace(space, max_units=None).contains(candidate)
 
 
-def told(
+def to_frozen_trial(
     space: SearchSpace,
     trial: Trial,
     *,
     user_attrs: Mapping[str, Any] | None = None,
     system_attrs: Mapping[str, Any] | None = None,
 ) -> FrozenTrial:
-    """A trial as Optuna's: complete ones with their score, pruned ones with the partial score, incomplete as failed."""
+    """Convert a trial to Optuna's.
+
+    Args:
+        space: The space whose distributions contain the trial's candidate.
+        trial: A complete trial becomes COMPLETE with its score, a pruned one PRUNED with its partial score as the
+            intermediate value, an incomplete one FAIL.
+        user_attrs: The Optuna trial's user attributes.
+        system_attrs: The Optuna trial's system attributes, which some samplers keep their state in.
+    """
     score = trial.score
     state = _STATES[trial.state] if score is not None else TrialState.FAIL
     return create_trial(
@@ -77,8 +88,8 @@ def told(
     )
 
 
-def awaited(space: SearchSpace, candidate: Candidate) -> FrozenTrial:
-    """A candidate that runs as Optuna's trial, so that a sampler keeps away from it meanwhile."""
+def to_running_trial(space: SearchSpace, candidate: Candidate) -> FrozenTrial:
+    """Convert a candidate to a RUNNING trial, so that samplers that impute running trials avoid it."""
     return create_trial(
         state=TrialState.RUNNING,
         params=params_of(candidate),
@@ -90,5 +101,5 @@ def awaited(space: SearchSpace, candidate: Candidate) -> FrozenTrial:
 def _constraints(space: SearchSpace, candidate: Candidate) -> dict[str, float]:
     if space.max_units is None:
         return {}
-    # Rounding alone is no violation: the space allows the same slack.
+    # A rounding error is not a violation: `SearchSpace.affords` allows the same slack.
     return {COST_CONSTRAINT: space.units(candidate) - space.max_units - 1e-9}
