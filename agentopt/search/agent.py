@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -273,8 +273,8 @@ class _Nodes:
         taken = {p.candidate for p in given}
         wanted = self._wanted()
         offered = await self.fallback.propose(self.space, self.runner.trials, wanted)
-        added = [p for p in offered if p.candidate not in taken][: wanted - len(given)]
         reason = state["problem"] or "there is no agent"
+        added = [replace(p, fallback=reason) for p in offered if p.candidate not in taken][: wanted - len(given)]
         what = f"the fallback proposes {len(added)}" if added else "nothing is left to try"
         self.runner.say("fall_back", f"{reason}; {what}")
         return {"proposals": _proposals.dump_python([*given, *added]), "problem": ""}

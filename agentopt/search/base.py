@@ -1,4 +1,4 @@
-"""The search space and the seam to a strategy."""
+"""The search space, and the interfaces of a search: `Strategy`, `Runner` and `Search`."""
 
 from __future__ import annotations
 
@@ -15,20 +15,24 @@ from agentopt.core.records import Trial
 
 @dataclass(frozen=True)
 class SubtaskSpace:
-    """What may vary in one subtask: models (the first is the baseline's), sample counts (ascending), the prompt.
-
-    `cost` prices a choice in units. `description` is what the agent is told about the subtask.
-    """
+    """What may vary in one subtask."""
 
     name: str
+    """Name of the subtask."""
     models: tuple[str, ...]
+    """Catalogue names; the first one is the baseline's."""
     num_samples: tuple[int, ...]
+    """Allowed sample counts, ascending."""
     system_prompt: str
+    """The seed prompt, which every candidate of the space uses."""
     cost: SubtaskCost
+    """Price of a choice in units."""
     description: str = ""
+    """Description of the subtask that is shown to the search agent."""
 
     @property
     def largest_model(self) -> str:
+        """The model with the most parameters."""
         return max(self.models, key=lambda model: self.cost.parameters[model])
 
     def nearest_num_samples(self, wanted: float) -> int:
@@ -38,49 +42,56 @@ class SubtaskSpace:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """Everything that may vary, and the most units that a candidate may cost per example (None: no limit)."""
+    """What may vary in a task, and the cost limit of its candidates."""
 
     subtasks: tuple[SubtaskSpace, ...]
+    """One space per subtask, in the order of the task."""
     max_units: float | None = None
+    """Most units that a candidate may cost per example; None for no limit."""
 
     def __getitem__(self, name: str) -> SubtaskSpace:
         return next(s for s in self.subtasks if s.name == name)
 
     @property
     def size(self) -> int:
-        """Number of allocations, the ones above the cost limit included."""
+        """Number of allocations, including those above the cost limit."""
         return prod(len(s.models) * len(s.num_samples) for s in self.subtasks)
 
     @property
     def baseline(self) -> Candidate:
-        """Every subtask's first model once, with its seed prompt."""
+        """The candidate with one sample of every subtask's first model, and the seed prompts."""
         return self.candidate({s.name: (s.models[0], s.num_samples[0]) for s in self.subtasks})
 
     def candidate(self, allocation: Mapping[str, tuple[str, int]]) -> Candidate:
-        """The candidate with these (model, num_samples) and every subtask's seed prompt."""
+        """The candidate with these choices and the seed prompts.
+
+        Args:
+            allocation: (model, num_samples) for each subtask's name.
+        """
         return Candidate.of({s.name: SubtaskChoice(*allocation[s.name], s.system_prompt) for s in self.subtasks})
 
     def with_prompts(self, candidate: Candidate) -> SearchSpace:
-        """The same space with the candidate's system prompts instead of the seed prompts."""
+        """The same space with the candidate's system prompts as seed prompts."""
         subtasks = (replace(s, system_prompt=candidate[s.name].system_prompt) for s in self.subtasks)
         return replace(self, subtasks=tuple(subtasks))
 
     def units(self, candidate: Candidate) -> float:
-        """Cost per example in units: the sum over the subtasks."""
+        """Cost of a candidate per example in units, summed over the subtasks."""
         return sum(s.cost.units(candidate[s.name].model, candidate[s.name].num_samples) for s in self.subtasks)
 
     def affords(self, candidate: Candidate) -> bool:
+        """Whether the candidate's cost is within the limit."""
         return self.max_units is None or self.units(candidate) <= self.max_units + 1e-9
 
     def contains(self, candidate: Candidate) -> bool:
-        """Whether every choice is allowed and the whole is within the cost limit."""
+        """Whether every choice is allowed and the candidate is within the cost limit."""
         return list(candidate) == [s.name for s in self.subtasks] and all(
             candidate[s.name].model in s.models and candidate[s.name].num_samples in s.num_samples
             for s in self.subtasks
         ) and self.affords(candidate)  # fmt: skip
 
     def candidates(self) -> list[Candidate]:
-        """Every affordable candidate with seed prompts, in a fixed order. Its length is at most `size`."""
+        """All affordable candidates with seed prompts, in lexicographic order; at most `size`."""
         axes = [[(m, n) for m in s.models for n in s.num_samples] for s in self.subtasks]
         names = [s.name for s in self.subtasks]
         every = (self.candidate(dict(zip(names, point, strict=True))) for point in product(*axes))
@@ -88,49 +99,75 @@ class SearchSpace:
 
 
 BASELINE, ARCHIVE, PROMPTS = "baseline", "archive", "prompts before"
-"""The proposers of the trials that a search begins with: trial 0, what earlier runs found, and better prompts."""
+"""Proposers of the trials before the search: trial 0, the warm start from earlier runs, and optimised prompts."""
 
 INITIAL = "initial"
-"""The proposer of the agent's first trials."""
+"""Proposer of the agent's first trials."""
 
 PROMPTS_AFTER = "prompts after"
-"""The proposer of better prompts for what the search found."""
+"""Proposer of the trial with prompts that were optimised after the search."""
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A candidate to try, who asked for it, and why in a few words."""
+    """A candidate to evaluate, and where it comes from."""
 
     candidate: Candidate
+    """The candidate."""
     proposer: str
+    """Name of the strategy that proposed it, such as `agent`, `fallback` or `random`."""
     note: str = ""
+    """Why it was proposed, or how the reply was repaired, in a few words."""
+    fallback: str = ""
+    """Why the fallback strategy proposed it in place of the agent; empty for proposals of the agent itself."""
 
 
 class Strategy(Protocol):
-    """A pure function of the history: the same space, trials and k give the same proposals, so resume is replay.
+    """Proposes candidates from the history of trials.
 
-    Returns at most `k` proposals, all in the space, none tried before and no two alike; an empty list says that
-    nothing is left to try.
+    A strategy is a pure function of its arguments and its seed: the same space, trials and `k` give the same
+    proposals, so a run is resumed by replaying it. Implementations keep no state between calls, and pass the
+    checks of `agentopt.testing.strategies`.
     """
 
-    async def propose(self, space: SearchSpace, trials: Sequence[Trial], k: int) -> list[Proposal]: ...
+    async def propose(self, space: SearchSpace, trials: Sequence[Trial], k: int) -> list[Proposal]:
+        """Propose at most `k` candidates to evaluate next.
+
+        Args:
+            space: The search space. Every proposal must be in it, that is, allowed and within the cost limit.
+            trials: All earlier trials, oldest first. Their scores are to be maximised; a pruned trial has the score of
+                some examples only, and an incomplete one may have none. Candidates of earlier runs may lie outside
+                `space`.
+            k: Most proposals to return, at least 1.
+
+        Returns:
+            Distinct candidates that none of `trials` has; fewer than `k` only if no more affordable ones are untried.
+            An empty list ends the search.
+        """
 
 
 class Runner(Protocol):
-    """What a search may do to the world: run a proposal, and say what happened."""
+    """Evaluates proposals and keeps their trials. All side effects of a search go through it."""
 
     @property
     def trials(self) -> Sequence[Trial]:
-        """Every recorded trial, oldest first; number 0 is the baseline."""
+        """All recorded trials, oldest first; number 0 is the baseline."""
 
     @property
     def trials_left(self) -> int:
-        """How many more trials the caps on trials and on time allow; 0 ends the search."""
+        """Number of trials that the caps on trials and on time still allow; 0 ends the search."""
 
     async def run(self, proposal: Proposal) -> Trial:
-        """Evaluate and record, or return the recorded trial of a candidate that was tried before.
+        """Evaluate a proposal and record its trial.
 
-        Raises `BudgetExceeded` when a cap of the whole run is reached; the search then ends.
+        Args:
+            proposal: The candidate to evaluate. A candidate that has a finished trial is not evaluated again.
+
+        Returns:
+            The new trial, or the recorded one of the same candidate.
+
+        Raises:
+            BudgetExceeded: A cap of the run is reached. The search should let it pass.
         """
 
     def say(self, event: str, message: str) -> None:
@@ -138,6 +175,17 @@ class Runner(Protocol):
 
 
 class Search(Protocol):
-    """A way of spending the trials: runs proposals until `runner.trials_left` is 0 or nothing is left to try."""
+    """Decides how the trials are spent: calls a model or a strategy for proposals, and the runner to evaluate them."""
 
-    async def run(self, space: SearchSpace, runner: Runner) -> None: ...
+    async def run(self, space: SearchSpace, runner: Runner) -> None:
+        """Run proposals until `runner.trials_left` is 0 or nothing is left to try.
+
+        Called again after an interruption, it continues from `runner.trials`.
+
+        Args:
+            space: The search space, with the system prompts of this search as seed prompts.
+            runner: Evaluates the proposals and holds the history.
+
+        Raises:
+            BudgetExceeded: A cap of the run is reached, as raised by `runner.run`.
+        """
