@@ -98,7 +98,7 @@ class ChatModel(Protocol):
 
 
 @runtime_checkable
-class Preparing(Protocol):
+class Preparable(Protocol):
     """A `ChatModel` that may need minutes before it can be asked, such as to fetch a file."""
 
     async def prepare(self, model: str) -> None:

@@ -28,7 +28,7 @@ from agentopt.core.errors import (
     RunStoppingError,
     TransientModelError,
 )
-from agentopt.models.base import ChatModel, Choice, Preparing, Request, Response
+from agentopt.models.base import ChatModel, Choice, Preparable, Request, Response
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.journal import Journal
 from agentopt.models.rate_limit import RateLimiter
@@ -141,7 +141,7 @@ class ModelClient:
                 await self._attempt(request, spec)
 
     async def _attempt(self, request: Request, spec: ModelSpec) -> None:
-        if isinstance(self._provider, Preparing):
+        if isinstance(self._provider, Preparable):
             # Nothing is paid for yet, so the end of the run does not wait for it.
             async with self._in_time():
                 await self._unless_closing(self._provider.prepare(request.model))

@@ -1,7 +1,7 @@
-"""The compute slot that the local models of a process share: the calls of one model at a time.
+"""Mutual exclusion between local models: only one model computes at a time, with any number of its own calls.
 
-Two engines that compute at once on the same cores lose time to each other: their threads spin at barriers while the
-thread they wait for has no core. Model by model, several calls of one model at once, nothing is lost.
+Two engines that compute simultaneously on the same cores slow each other down: threads spin at barriers while the
+thread they wait for has no core. Running one model at a time, with several concurrent calls, loses nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 TURN_SECONDS = 5.0
-"""How long a model may take new calls while another one waits."""
+"""How long a model may start new calls while another model waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +25,14 @@ class _Waiter:
 
 
 class ComputeSlot:
-    """Held by any number of calls of one owner; a call of another owner waits until they are done.
+    """A lock held by any number of calls of one owner; calls of other owners wait until they are done.
 
-    While another owner waits, the present one takes no new calls once its turn of `turn_seconds` is over. Belongs to
-    one event loop.
+    While another owner waits, the current one starts no new calls after its turn of `turn_seconds`. An instance
+    belongs to one event loop.
+
+    Args:
+        turn_seconds: Length of a turn while another owner waits, in seconds.
+        clock: Monotonic time in seconds.
     """
 
     def __init__(self, *, turn_seconds: float = TURN_SECONDS, clock: Callable[[], float] = time.monotonic) -> None:
@@ -40,10 +44,10 @@ class ComputeSlot:
 
     @asynccontextmanager
     async def hold(self, owner: object) -> AsyncIterator[None]:
-        """Wait until `owner` may compute."""
+        """Wait until `owner` may compute, and hold the slot inside the block."""
         if self._active == 0:
             self._begin_turn(owner)
-        elif not self._takes(owner):
+        elif not self._may_join(owner):
             await self._wait(owner)
         else:
             self._active += 1
@@ -52,7 +56,7 @@ class ComputeSlot:
         finally:
             self._leave()
 
-    def _takes(self, owner: object) -> bool:
+    def _may_join(self, owner: object) -> bool:
         others_wait = any(waiter.owner is not owner for waiter in self._waiting)
         return owner is self._owner and (not others_wait or self._clock() < self._turn_ends)
 
@@ -67,7 +71,7 @@ class ComputeSlot:
         except asyncio.CancelledError:
             if waiter.admitted.cancelled():
                 self._waiting.remove(waiter)
-            else:  # admitted and cancelled in the same moment
+            else:  # admitted and cancelled simultaneously
                 self._leave()
             raise
 
@@ -77,7 +81,7 @@ class ComputeSlot:
             self._admit([waiter for waiter in self._waiting if not waiter.admitted.done()])
 
     def _admit(self, waiting: list[_Waiter]) -> None:
-        """Give the next turn to the owner that has waited longest."""
+        """Start the turn of the owner that has waited longest."""
         if not waiting:
             return
         first, *others = waiting
@@ -93,5 +97,5 @@ _of_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, ComputeSlot] = WeakKeyDic
 
 
 def shared_slot() -> ComputeSlot:
-    """The slot of the running event loop."""
+    """Return the slot of the running event loop."""
     return _of_loop.setdefault(asyncio.get_running_loop(), ComputeSlot())

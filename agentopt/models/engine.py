@@ -1,8 +1,8 @@
-"""The embedded engine: llama.cpp's own HTTP server in a process of its own, for one model file.
+"""The embedded engine: llama.cpp's HTTP server in a separate process, for one model file.
 
-`python -m agentopt.models.engine` reads its settings as one JSON line from standard input, so that the key is in no
-process list, and prints `{"address": ...}` when it serves. It ends when its standard input closes or its parent dies.
-The only importer of xllamacpp.
+`python -m agentopt.models.engine` reads its settings as one JSON line from standard input, so that the API key does
+not appear in the process list, and prints `{"address": ...}` when it is ready. It exits when its standard input
+closes or its parent dies. The only module that imports xllamacpp.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 PROMPT_CACHE_MIB = 128
-"""Memory for the state of prompts that lost their slot; llama.cpp's default is 8 GiB."""
+"""Memory for the cached state of prompts without a slot; llama.cpp's default is 8 GiB."""
 
 
 def main() -> None:
-    """Serve until the parent is gone."""
+    """Serve until the parent exits."""
     settings = json.loads(sys.stdin.buffer.readline())
-    _die_with(settings["parent"])
-    # llama.cpp may write to standard output, which belongs to the answer.
+    _exit_with_parent(settings["parent"])
+    # llama.cpp may write to standard output, which is reserved for the address.
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
@@ -38,22 +38,22 @@ def main() -> None:
     threading.Event().wait()
 
 
-def _die_with(parent: int) -> None:
-    """End this process when the parent ends, however it ends."""
+def _exit_with_parent(parent: int) -> None:
+    """End this process when the parent ends, for whatever reason."""
     if sys.platform == "linux":
-        # The kernel's own promise; it also holds while the model loads or where a fork keeps our input open.
+        # A guarantee of the kernel; also holds while the model loads, and if a fork keeps our standard input open.
         set_parent_death_signal = 1
         ctypes.CDLL(None, use_errno=True).prctl(set_parent_death_signal, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before the promise was made
+        if os.getppid() != parent:  # the parent died before prctl
             os._exit(0)
     threading.Thread(target=_exit_at_end_of_input, daemon=True).start()
 
 
 def _exit_at_end_of_input() -> None:
-    # Not sys.stdin: its buffer has a lock that would be held when the interpreter ends.
+    # Not sys.stdin: this thread would hold the lock of its buffer when the interpreter exits.
     while os.read(0, 1):
         pass
-    # Nothing to clean up, and llama.cpp's threads would hold up an ordinary exit.
+    # Nothing needs cleaning up, and llama.cpp's threads would delay a normal exit.
     os._exit(0)
 
 
@@ -72,13 +72,13 @@ def _params(xllamacpp: Any, settings: dict[str, Any]) -> Any:
     params.cache_prompt, params.cache_ram_mib = True, PROMPT_CACHE_MIB
     for cpu in (params.cpuparams, params.cpuparams_batch):
         cpu.n_threads = settings["threads"]
-        # Waiting threads sleep instead of spinning: two engines at once would otherwise take each other's cores.
+        # Waiting threads sleep instead of spinning: otherwise two engines would take cores from each other.
         cpu.poll = 0
     return params
 
 
 def physical_cores() -> int:
-    """Cores this process may run on, hyper-threads counted once; llama.cpp is slower with more threads."""
+    """Return the number of physical cores this process may use; llama.cpp is slower with more threads."""
     try:
         allowed = os.sched_getaffinity(0)
     except AttributeError:  # not Linux
@@ -94,7 +94,7 @@ def _core_of(cpu: int) -> str:
 
 
 def _quota() -> int:
-    """Whole cores that the container may use at once (control groups, version 2)."""
+    """Return the CPU limit of the container, in whole cores (control groups, version 2)."""
     try:
         limit, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
         return max(1, int(limit) // int(period))

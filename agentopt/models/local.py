@@ -1,4 +1,4 @@
-"""A local model: a GGUF file, served by the embedded engine in a process that this module starts, watches and stops."""
+"""A local model: a GGUF file served by the embedded engine, in a child process started and stopped here."""
 
 from __future__ import annotations
 
@@ -28,23 +28,32 @@ from agentopt.models.hosted import HostedModel
 from agentopt.models.weights import Progress, fetch
 
 START_SECONDS = 300.0
-"""A large file on a slow disk takes minutes to load."""
+"""Time limit for loading a file; a large one on a slow disk takes minutes."""
 RESTARTS = 1
-"""How often an engine that died is started again."""
+"""Number of times an engine that died is restarted."""
 SETTLE_CHECKS = 10
-"""How often, a tenth of a second apart, to look whether an engine that broke a connection is dead."""
-LAST_WORDS = 2000
-"""Bytes of an engine's standard error that are quoted."""
+"""Checks, 0.1 s apart, for whether an engine that broke a connection has died."""
+STDERR_TAIL_BYTES = 2000
+"""Bytes of stderr quoted in an error."""
 
 
 class LocalModel:
-    """A `ChatModel` for an entry with `weights`. Nothing is fetched or started before the first call.
+    """A `ChatModel` for an entry with `weights`. The file is fetched, and the engine started, on the first call.
 
-    `weights_path` is used as it is; without it the file is fetched into `cache_dir` (default: the user's cache). When
-    the engine dies, calls in flight raise `TransientModelError` and the next call starts it again, once; after that,
-    and where it cannot start, `PermanentModelError` with its last words. Raises `CatalogError` where the engine is not
-    installed, `WeightsError` where the file cannot be had. Calls take turns with those of other local models in
-    `slot` (default: the event loop's). Belongs to one event loop until `aclose`.
+    When the engine dies, calls in flight raise `TransientModelError` and the next call restarts it, once; after that,
+    and if it cannot start, calls raise `PermanentModelError` with its stderr tail. An instance belongs to one event
+    loop until `aclose`.
+
+    Args:
+        spec: A catalogue entry with `weights`.
+        weights_path: The file to use; fetched into `cache_dir` unless given.
+        cache_dir: Folder for fetched files; the user's cache unless given.
+        progress: Called with the progress of a download, from another thread.
+        slot: Shared with the other local models; that of the event loop unless given.
+
+    Raises:
+        CatalogError: The entry has no weights, or (on the first call) the engine is not installed.
+        WeightsError: On the first call, if the file cannot be fetched.
     """
 
     def __init__(
@@ -67,26 +76,26 @@ class LocalModel:
 
     @property
     def pid(self) -> int | None:
-        """The engine's process, while there is one."""
+        """Process id of the engine; None while it is not running."""
         return self._engine.process.pid if self._engine else None
 
     async def generate(self, request: Request) -> Response:
-        """One attempt."""
+        """Make one attempt."""
         engine = await self._started()
         try:
             async with (self._slot or shared_slot()).hold(self):
                 return await engine.model.generate(request)
         except TransientModelError:
-            await engine.process.settled()
+            await engine.process.wait_if_dying()
             raise
 
     async def prepare(self, model: str) -> None:
-        """Have the file. What was fetched of it when this is cancelled is kept for the next time."""
+        """Fetch the file. If cancelled, the part downloaded so far is kept for the next attempt."""
         async with self._starting:
             await self._file()
 
     async def aclose(self) -> None:
-        """Stop the engine; the next call starts it anew."""
+        """Stop the engine; the next call starts it again."""
         async with self._starting:
             await self._drop()
             self._deaths.clear()
@@ -94,7 +103,7 @@ class LocalModel:
     async def _started(self) -> _Engine:
         async with self._starting:
             if self._engine and not self._engine.process.is_alive:
-                self._deaths.append(self._engine.process.last_words())
+                self._deaths.append(self._engine.process.stderr_tail())
                 await self._drop()
             if self._engine is None:
                 self._engine = await self._start()
@@ -103,11 +112,11 @@ class LocalModel:
     async def _start(self) -> _Engine:
         if len(self._deaths) > RESTARTS:
             raise PermanentModelError(
-                f"the engine of {self.spec.name} died {len(self._deaths)} times; its last words: {self._deaths[-1]}"
+                f"the engine of {self.spec.name} died {len(self._deaths)} times; its stderr tail: {self._deaths[-1]}"
             )
         process = EngineProcess(await self._file(), self.spec)
         try:
-            return _Engine.of(self.spec, process, await process.address())
+            return _Engine.connect(self.spec, process, await process.address())
         except BaseException:
             process.stop()
             raise
@@ -125,14 +134,14 @@ class LocalModel:
 
 @dataclass(frozen=True, slots=True)
 class _Engine:
-    """A process that serves, and the clients that talk to it."""
+    """An engine process and its HTTP clients."""
 
     process: EngineProcess
     model: HostedModel
     tokenizer: httpx.AsyncClient
 
     @classmethod
-    def of(cls, spec: ModelSpec, process: EngineProcess, address: str) -> _Engine:
+    def connect(cls, spec: ModelSpec, process: EngineProcess, address: str) -> _Engine:
         # No proxy from the environment: the server is on this machine.
         headers = {"Authorization": f"Bearer {process.api_key}"}
         tokenizer = httpx.AsyncClient(base_url=address, headers=headers, trust_env=False, timeout=spec.timeout_seconds)
@@ -151,7 +160,17 @@ class _Engine:
 
 
 class EngineProcess:
-    """The child process. It is stopped when this object is, at the end of the interpreter, or when the parent dies."""
+    """The engine's child process.
+
+    It ends with `stop()`, when this object is garbage-collected, when the interpreter exits, or when the parent dies.
+
+    Args:
+        weights: The model file.
+        spec: The catalogue entry: context length and concurrency.
+
+    Raises:
+        CatalogError: The engine is not installed.
+    """
 
     def __init__(self, weights: Path, spec: ModelSpec) -> None:
         if importlib.util.find_spec("xllamacpp") is None:
@@ -171,13 +190,13 @@ class EngineProcess:
             "parent": os.getpid(),
         }
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop()
-        # Started from the thread of the event loop: the kernel ends the child when the thread that started it ends.
+        # Started from the event loop's thread: the kernel kills the child when the thread that started it ends.
         self._child = subprocess.Popen(
             [sys.executable, "-m", "agentopt.models.engine"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
-            # Ctrl-C in a terminal goes to a whole group of processes; the engine has answers to finish.
+            # Ctrl-C in a terminal goes to the whole process group, but the engine must finish its answers.
             start_new_session=True,
         )
         self.stop = weakref.finalize(self, _stop, self._child, self._stderr)
@@ -193,10 +212,10 @@ class EngineProcess:
     def is_alive(self) -> bool:
         return self.stop.alive and self._child.poll() is None
 
-    async def settled(self) -> None:
-        """Return once it is known whether a call failed because the child was dying.
+    async def wait_if_dying(self) -> None:
+        """Wait up to one second for the child to exit, after a call failed.
 
-        Its connections break before it counts as dead: freeing a large model's memory takes a moment.
+        Its connections break before the process exits, because freeing a large model's memory takes a moment.
         """
         for _ in range(SETTLE_CHECKS):
             if not self.is_alive:
@@ -204,7 +223,11 @@ class EngineProcess:
             await asyncio.sleep(0.1)
 
     async def address(self) -> str:
-        """Where it serves, once the model is loaded. Raises `PermanentModelError` with its last words."""
+        """Return the server's URL, once the model is loaded.
+
+        Raises:
+            PermanentModelError: The engine did not start; contains its stderr tail.
+        """
         assert self._child.stdout
         try:
             async with asyncio.timeout(START_SECONDS):
@@ -215,15 +238,17 @@ class EngineProcess:
             ) from None
         if not line:
             self._child.wait()
-            raise PermanentModelError(f"the engine of {self._name} did not start; its last words: {self.last_words()}")
+            raise PermanentModelError(
+                f"the engine of {self._name} did not start; its stderr tail: {self.stderr_tail()}"
+            )
         return str(json.loads(line)["address"])
 
-    def last_words(self) -> str:
-        """The exit code, and the end of what the child wrote to its standard error."""
+    def stderr_tail(self) -> str:
+        """Return the exit code and the last bytes of stderr."""
         end = self._stderr.seek(0, os.SEEK_END)
-        self._stderr.seek(max(0, end - LAST_WORDS))
-        words = self._stderr.read().decode(errors="replace").strip()
-        return f"exit code {self._child.returncode}; {words or 'nothing was said'}"
+        self._stderr.seek(max(0, end - STDERR_TAIL_BYTES))
+        tail = self._stderr.read().decode(errors="replace").strip()
+        return f"exit code {self._child.returncode}; {tail or 'stderr is empty'}"
 
 
 def _stop(child: subprocess.Popen[bytes], stderr: IO[bytes]) -> None:
@@ -231,5 +256,5 @@ def _stop(child: subprocess.Popen[bytes], stderr: IO[bytes]) -> None:
     child.wait()
     for stream in (child.stdin, child.stdout, stderr):
         if stream:
-            with suppress(OSError):  # what was still to be written to a dead child is lost anyway
+            with suppress(OSError):  # unwritten input for a dead child is lost anyway
                 stream.close()

@@ -1,4 +1,4 @@
-"""Owns what no message may show: keys of providers, and how they are struck out of a text."""
+"""Redacts API keys and other secrets from messages."""
 
 from __future__ import annotations
 
@@ -7,25 +7,40 @@ from collections.abc import Iterable, Mapping
 
 from agentopt.models.catalog import ModelSpec
 
-STRUCK = "[key]"
-"""What stands where a key was."""
+REDACTED = "[key]"
+"""Replaces a secret in a message."""
 
 
 def secrets_in(environ: Mapping[str, str], *keys: str | None) -> tuple[str, ...]:
-    """What no message may show: these keys, and every other key a provider's library may read by itself."""
+    """Return the values to redact: `keys`, and every environment variable that looks like a key.
+
+    Client libraries read some variables themselves, so these are secrets even if the catalogue does not name them.
+
+    Args:
+        environ: Environment variables. Names ending in `_KEY`, `_TOKEN` or `_SECRET` hold secrets.
+        *keys: Further secrets; None is ignored.
+
+    Returns:
+        The secrets, longest first.
+    """
     named = [value for name, value in environ.items() if name.endswith(("_KEY", "_TOKEN", "_SECRET"))]
-    # A short value would strike out ordinary words; no provider's key is that short.
+    # Redacting a short value would hit ordinary words; no provider has keys that short.
     found = {value for value in named if len(value) >= 8} | {key for key in keys if key}
     return tuple(sorted(found, key=len, reverse=True))
 
 
 def secrets_of(specs: Iterable[ModelSpec], environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
-    """`secrets_in` with the keys of these catalogue entries, whatever their variables are called."""
+    """Return `secrets_in` plus the keys of these catalogue entries, whatever the names of their variables."""
     return secrets_in(environ, *(environ.get(spec.api_key_env) for spec in specs if spec.api_key_env))
 
 
 def redact(text: str, secrets: Iterable[str]) -> str:
-    """The text with every secret struck out, longer ones first where `secrets` are in the order of `secrets_in`."""
+    """Replace every secret in `text`.
+
+    Args:
+        text: A message.
+        secrets: Secrets in the order of `secrets_in`: a longer one may contain a shorter one.
+    """
     for secret in secrets:
-        text = text.replace(secret, STRUCK)
+        text = text.replace(secret, REDACTED)
     return text

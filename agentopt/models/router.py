@@ -1,11 +1,11 @@
-"""One `ChatModel` for all models of a run: each is reached the way its catalogue entry says, on first use."""
+"""One `ChatModel` for all models of a run; each is connected on first use, as its catalogue entry specifies."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
 
-from agentopt.models.base import ChatModel, Preparing, Request, Response
+from agentopt.models.base import ChatModel, Preparable, Request, Response
 from agentopt.models.catalog import ModelSpec, key_of
 from agentopt.models.weights import Progress
 
@@ -13,9 +13,11 @@ Connect = Callable[[ModelSpec], ChatModel]
 
 
 def connect(spec: ModelSpec, progress: Callable[[Progress], None] = lambda _: None) -> ChatModel:
-    """The transport for one entry: the embedded engine for weights, a hosted endpoint otherwise.
+    """Return the transport for one entry: the embedded engine for `weights`, a hosted endpoint otherwise.
 
-    `progress` is told how far the fetching of weights is, from another thread.
+    Args:
+        spec: The catalogue entry.
+        progress: Called with the progress of a download, from another thread.
     """
     if spec.weights:
         from agentopt.models.local import LocalModel
@@ -27,9 +29,16 @@ def connect(spec: ModelSpec, progress: Callable[[Progress], None] = lambda _: No
 
 
 class ModelRouter:
-    """Single attempts at any model in `specs`. Nothing is imported, started or connected before it is needed.
+    """Sends each request to the transport of its model, one attempt per call.
 
-    Raises `CatalogError` at once when the variable of any model's key is not set: not when money is spent already.
+    A client library is imported, and an engine started, on the first call of a model that needs it.
+
+    Args:
+        specs: Catalogue name -> entry, for every model that will be called.
+        connect: Makes the transport of an entry.
+
+    Raises:
+        CatalogError: The environment variable of some model's API key is not set. Checked here, before any spending.
     """
 
     def __init__(self, specs: Mapping[str, ModelSpec], connect: Connect = connect) -> None:
@@ -39,14 +48,14 @@ class ModelRouter:
         self._models: dict[str, ChatModel] = {}
 
     async def generate(self, request: Request) -> Response:
-        return await self._reached(request.model).generate(request)
+        return await self._transport(request.model).generate(request)
 
     async def prepare(self, model: str) -> None:
-        reached = self._reached(model)
-        if isinstance(reached, Preparing):
-            await reached.prepare(model)
+        transport = self._transport(model)
+        if isinstance(transport, Preparable):
+            await transport.prepare(model)
 
-    def _reached(self, model: str) -> ChatModel:
+    def _transport(self, model: str) -> ChatModel:
         if model not in self._models:
             self._models[model] = self._connect(self._specs[model])
         return self._models[model]

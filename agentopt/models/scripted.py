@@ -1,4 +1,4 @@
-"""The shipped fake: a `ChatModel` that answers from a script. Pass it in; nothing needs patching."""
+"""A fake `ChatModel` for tests that answers from a function or a script."""
 
 from __future__ import annotations
 
@@ -7,23 +7,28 @@ from collections.abc import Callable, Iterable
 from agentopt.models.base import Choice, Request, Response
 
 Answer = str | Exception | Callable[[Request, int], str]
-"""A text, an exception to raise, or a function of the request and the repeat index."""
+"""A text, an exception to raise, or a function of the request and the repeat index that returns a text."""
 
 
-class ScriptRanOut(AssertionError):  # noqa: N818 - named for what happened in the test
-    """The model was asked more often than its script says."""
+class ScriptRanOut(AssertionError):  # noqa: N818 - an assertion of the test, so that no handler of our errors catches it
+    """The model was called more often than its script has entries."""
 
 
 def count_tokens(text: str) -> int:
-    """The fake's tokens: words."""
+    """Count the tokens of the fake, which are words."""
     return len(text.split())
 
 
 class ScriptedModel:
     """Answers from `answer`, or from `script` in order, and keeps every request in `requests`.
 
-    `answer(request, repeat)` is called once per repeat index, so samples may differ. A `script` gives one entry
-    per call: a text for all choices, an exception to raise, or such a function. When it runs out, `ScriptRanOut`.
+    Args:
+        answer: `answer(request, repeat)` returns the text of one choice. Called once per repeat index.
+        script: One entry per call: a text for all choices, an exception to raise, or a function like `answer`.
+        choices_per_call: Most choices returned by one call; all that were requested unless given.
+
+    Raises:
+        ScriptRanOut: By `generate`, after the last entry of `script`.
     """
 
     def __init__(
@@ -41,7 +46,7 @@ class ScriptedModel:
         self.requests.append(request)
         entry: Answer | None = self._answer or next(self._script, None)
         if entry is None:
-            raise ScriptRanOut(f"asked {len(self.requests)} times; the last request was {request}")
+            raise ScriptRanOut(f"called {len(self.requests)} times; the last request was {request}")
         if isinstance(entry, Exception):
             raise entry
         count = min(request.n, self._choices_per_call or request.n)
@@ -51,4 +56,4 @@ class ScriptedModel:
         return Response(tuple(Choice(text, count_tokens(text)) for text in texts), prompt_tokens)
 
     async def aclose(self) -> None:
-        """Nothing is held."""
+        """Do nothing: the fake holds no resources."""

@@ -1,4 +1,4 @@
-"""What one run works with: its models behind the journal, and its budget carried over from earlier sessions."""
+"""Opens a run's resources: model client, journal, and the budget remaining from earlier sessions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,15 @@ from agentopt.models.router import ModelRouter
 
 @dataclass(frozen=True)
 class Session:
-    """The model everyone in a run talks to, and who counts what it takes."""
+    """The open resources of one run.
+
+    Attributes:
+        model: The client for all model calls of the run.
+        budget: Caps and spending.
+        journal: Cached responses, and the ledger.
+        specs: Catalogue name -> entry, for every model of the run.
+        run: Identifier of the run in the ledger.
+    """
 
     model: ModelClient
     budget: Budget
@@ -36,6 +44,7 @@ class Session:
 
     @property
     def spent(self) -> dict[str, Usage]:
+        """Usage by purpose, over all sessions of the run."""
         return dict(self.budget.spent_by_purpose)
 
 
@@ -49,10 +58,19 @@ async def open_session(
     journal: str | None = None,
     provider: ChatModel | None = None,
 ) -> AsyncIterator[Session]:
-    """Open the journal and the models for `run`; on the way out, wait for calls that were sent.
+    """Open the journal and the models for `run`; on exit, wait for the calls that were sent.
 
-    `journal` is a path or a SQLAlchemy URL. `provider` makes the single attempts; the catalogue's own
-    transports unless given.
+    Args:
+        specs: Catalogue name -> entry, for every model of the run.
+        run: Identifier of the run in the ledger.
+        caps: Caps over everything the run does.
+        purpose_caps: Purpose -> caps over the calls of that purpose.
+        journal: A path or a SQLAlchemy URL; `journal.db` in the cache folder unless given.
+        provider: Makes single attempts; transports as the catalogue specifies unless given.
+
+    Raises:
+        ConfigError: The journal cannot be opened.
+        CatalogError: The environment variable of some model's API key is not set.
     """
     provider = provider or ModelRouter(specs)
     async with AsyncExitStack() as ending:
@@ -67,11 +85,15 @@ async def open_session(
 
 
 def open_journal(location: str | None) -> Journal:
-    """The journal at a path or SQLAlchemy URL; the one in the cache folder unless given.
+    """Open the journal, creating it if necessary.
 
-    Raises `ConfigError` when it cannot be opened.
+    Args:
+        location: A path or a SQLAlchemy URL; `journal.db` in the cache folder unless given.
+
+    Raises:
+        ConfigError: It cannot be opened.
     """
-    place = _place(location)
+    place = _path_or_url(location)
     try:
         return Journal(place)
     except (OSError, ImportError, SQLAlchemyError) as error:
@@ -84,12 +106,12 @@ def open_journal(location: str | None) -> Journal:
 
 
 def open_existing_journal(location: str | None) -> Journal | None:
-    """As `open_journal`, but None where no run has made the file yet."""
-    place = _place(location)
+    """Open the journal as `open_journal` does, or return None if its file does not exist yet."""
+    place = _path_or_url(location)
     return None if isinstance(place, Path) and not place.exists() else open_journal(location)
 
 
-def _place(location: str | None) -> Path | str:
+def _path_or_url(location: str | None) -> Path | str:
     if location is None:
         return cache_folder() / "journal.db"
     return location if "://" in location else Path(location)

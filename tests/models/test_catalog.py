@@ -1,4 +1,4 @@
-"""Loading the model catalogue: what wins, and how mistakes are told."""
+"""Loading the model catalogue: precedence of files, and error messages."""
 
 from __future__ import annotations
 
@@ -52,21 +52,21 @@ def test_later_files_win_by_name(environ: dict[str, str], tmp_path: Path) -> Non
     assert {"user", "project", "extra", "qwen2.5-coder-0.5b"} <= set(catalog)
 
 
-def test_an_unknown_model_is_told_with_the_closest_and_the_known_ones(environ: dict[str, str]) -> None:
+def test_an_unknown_model_is_reported_with_the_closest_and_the_known_names(environ: dict[str, str]) -> None:
     catalog = Catalog.load(environ=environ)
     with pytest.raises(CatalogError) as caught:
         catalog["smolm2-135m"]
-    said = str(caught.value)
-    assert said.startswith("the model 'smolm2-135m' is not in the catalogue\n  remedy: did you mean 'smollm2-135m'?")
-    assert "known: gemma3-270m, qwen2.5-coder-0.5b, smollm2-135m" in said
-    assert "configs/models.yaml" in said
+    message = str(caught.value)
+    assert message.startswith("the model 'smolm2-135m' is not in the catalogue\n  remedy: did you mean 'smollm2-135m'?")
+    assert "known: gemma3-270m, qwen2.5-coder-0.5b, smollm2-135m" in message
+    assert "configs/models.yaml" in message
     assert "gpt-99" not in catalog
     assert catalog.get("gpt-99") is None
     assert len(catalog) == 3
 
 
 @pytest.mark.parametrize(
-    ("text", "where", "said"),
+    ("text", "where", "message"),
     [
         ("models:\n  a: {base_url: x, contxt_length: 5}", "models.a.contxt_length", "did you mean 'context_length'?"),
         ("models:\n  a: {base_url: x, concurrency: many}", "models.a.concurrency", "but got 'many'"),
@@ -86,22 +86,22 @@ def test_an_unknown_model_is_told_with_the_closest_and_the_known_ones(environ: d
         ("models:\n  a: {base_url: x}\n  a: {base_url: y}", "models.yaml:3", "stands here twice"),
     ],
 )
-def test_a_mistake_names_file_key_rule_and_remedy(tmp_path: Path, text: str, where: str, said: str) -> None:
+def test_a_mistake_names_file_key_rule_and_remedy(tmp_path: Path, text: str, where: str, message: str) -> None:
     path = written(tmp_path, text)
     with pytest.raises(CatalogError) as caught:
         read_catalog(path)
     assert str(caught.value.where).startswith(str(path))
     assert where in str(caught.value.where)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert caught.value.remedy
 
 
-def test_a_file_that_was_asked_for_must_exist(environ: dict[str, str], tmp_path: Path) -> None:
+def test_an_explicitly_given_file_must_exist(environ: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(CatalogError, match="no such file"):
         Catalog.load(tmp_path / "absent.yaml", environ=environ)
 
 
-def test_a_model_file_of_ones_own_is_found_beside_the_catalogue_file(tmp_path: Path) -> None:
+def test_a_relative_model_file_is_resolved_against_the_catalogue_file(tmp_path: Path) -> None:
     text = "models: {near: {weights: {file: m/x.gguf}}, far: {weights: {file: /opt/y.gguf}}}"
     entries = read_catalog(written(tmp_path, text))
     files = [entry.weights.file for entry in entries.values() if entry.weights]

@@ -1,4 +1,4 @@
-"""The compute slot: one model at a time, none waits for ever."""
+"""The compute slot: one model at a time, and no model starves."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from agentopt.models.compute_slot import ComputeSlot, shared_slot
 
 
 class Bench:
-    """Runs calls that hold a slot until they are told to end, on a clock that is set by hand."""
+    """Runs calls that hold a slot until they are released, with a clock set by the test."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -21,7 +21,7 @@ class Bench:
         self._ends: dict[str, asyncio.Event] = {}
 
     async def call(self, name: str) -> None:
-        """A call of the model that the first letter of `name` names."""
+        """A call of the model named by the first letter of `name`."""
         self._ends[name] = asyncio.Event()
         self._tasks[name] = asyncio.create_task(self._hold(name))
         await self.settle()
@@ -47,7 +47,7 @@ class Bench:
             await asyncio.sleep(0)
 
 
-async def test_calls_of_one_model_run_at_once_and_another_model_waits_for_them() -> None:
+async def test_calls_of_one_model_run_concurrently_and_another_model_waits() -> None:
     bench = Bench()
     for name in ("a1", "a2", "b1"):
         await bench.call(name)
@@ -58,7 +58,7 @@ async def test_calls_of_one_model_run_at_once_and_another_model_waits_for_them()
     assert bench.inside == ["b1"]
 
 
-async def test_a_model_takes_new_calls_while_its_turn_lasts_and_then_lets_the_other_one_in() -> None:
+async def test_a_model_starts_new_calls_during_its_turn_and_then_yields() -> None:
     bench = Bench()
     for name in ("a1", "b1", "b2", "a2"):
         await bench.call(name)
@@ -73,7 +73,7 @@ async def test_a_model_takes_new_calls_while_its_turn_lasts_and_then_lets_the_ot
     assert bench.inside == ["a3"]
 
 
-async def test_a_model_that_nobody_waits_for_goes_on_after_its_turn() -> None:
+async def test_without_waiters_a_model_continues_after_its_turn() -> None:
     bench = Bench()
     await bench.call("a1")
     bench.now = 50.0
@@ -81,7 +81,7 @@ async def test_a_model_that_nobody_waits_for_goes_on_after_its_turn() -> None:
     assert bench.inside == ["a1", "a2"]
 
 
-async def test_a_cancelled_call_neither_keeps_nor_loses_the_slot() -> None:
+async def test_a_cancelled_call_does_not_keep_the_slot() -> None:
     bench = Bench()
     for name in ("a1", "b1", "c1"):
         await bench.call(name)
@@ -90,12 +90,12 @@ async def test_a_cancelled_call_neither_keeps_nor_loses_the_slot() -> None:
     assert bench.inside == ["c1"]
 
 
-async def test_a_call_cancelled_in_the_moment_it_is_admitted_passes_the_slot_on() -> None:
+async def test_a_call_cancelled_while_being_admitted_releases_the_slot() -> None:
     bench = Bench()
     for name in ("a1", "b1", "c1"):
         await bench.call(name)
     bench._ends["a1"].set()
-    while bench.inside:  # noqa: ASYNC110 - one step of the loop at a time, up to that moment
+    while bench.inside:  # noqa: ASYNC110 - single steps of the loop, up to that moment
         await asyncio.sleep(0)
     bench._tasks["b1"].cancel()
     await bench.settle()
@@ -103,7 +103,7 @@ async def test_a_call_cancelled_in_the_moment_it_is_admitted_passes_the_slot_on(
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["call", "end", "cancel", "wait"])), max_size=40))
-def test_two_models_never_compute_at_once_and_every_call_gets_its_turn(steps: list[tuple[str, str]]) -> None:
+def test_two_models_never_compute_simultaneously_and_every_call_runs(steps: list[tuple[str, str]]) -> None:
     async def run() -> None:
         bench, names = Bench(), list[str]()
         for model, step in steps:

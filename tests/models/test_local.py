@@ -1,4 +1,4 @@
-"""The embedded engine with a real model of 135M parameters: answers, deaths, restarts, and what it leaves open."""
+"""The embedded engine with a real model of 135M parameters: answers, crashes, restarts and access control."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LONG = replace(
     max_tokens=200,
     json_schema='{"type": "array", "minItems": 100, "items": {"type": "string", "minLength": 9}}',
 )
-"""The schema keeps the answer from ending early."""
+"""A schema that prevents a short answer."""
 WAIT = 60
 
 
@@ -52,12 +52,12 @@ def started(*arguments: str) -> subprocess.Popen[bytes]:
 
 
 def command_line(pid: int) -> str:
-    """Empty where the system does not tell."""
+    """Empty if the system does not expose it."""
     path = Path(f"/proc/{pid}/cmdline")
     return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
-async def ask_until_gone(client: httpx.AsyncClient) -> None:
+async def call_until_gone(client: httpx.AsyncClient) -> None:
     async with asyncio.timeout(WAIT):
         while True:
             await client.get("/health")
@@ -78,13 +78,13 @@ async def test_several_choices_of_one_call_are_all_counted(model: LocalModel) ->
     assert len({choice.text for choice in response.choices}) > 1
 
 
-async def test_one_call_may_ask_for_as_many_choices_as_the_catalogue_says_while_others_do(model: LocalModel) -> None:
+async def test_concurrent_calls_may_each_request_max_choices(model: LocalModel) -> None:
     requests = [replace(REQUEST, n=SPEC.max_choices, first_repeat=repeat) for repeat in (0, 8)]
     for response in await asyncio.gather(*map(model.generate, requests)):
         assert len(response.choices) == SPEC.max_choices
 
 
-async def test_an_answer_follows_the_schema_it_was_asked_for(model: LocalModel) -> None:
+async def test_an_answer_follows_the_requested_schema(model: LocalModel) -> None:
     schema = {
         "type": "object",
         "properties": {"colour": {"enum": ["red", "green"]}, "warm": {"type": "boolean"}},
@@ -102,7 +102,7 @@ async def test_each_call_may_use_the_context_length_and_no_more(model: LocalMode
         await model.generate(too_long)
 
 
-async def test_a_proxy_in_the_environment_is_not_asked(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_proxy_in_the_environment_is_not_used(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     model = LocalModel(SPEC, weights_path=path)
@@ -110,11 +110,11 @@ async def test_a_proxy_in_the_environment_is_not_asked(path: Path, monkeypatch: 
     await model.aclose()
 
 
-async def test_a_local_model_keeps_the_promises_of_a_chat_model(path: Path) -> None:
+async def test_a_local_model_passes_the_conformance_check(path: Path) -> None:
     await check_chat_model(LocalModel(SPEC, weights_path=path), REQUEST)
 
 
-async def test_an_engine_that_died_is_started_again_once(path: Path) -> None:
+async def test_an_engine_that_died_is_restarted_once(path: Path) -> None:
     model = LocalModel(SPEC, weights_path=path)
     await model.generate(REQUEST)
     in_flight = asyncio.create_task(model.generate(LONG))
@@ -127,7 +127,7 @@ async def test_an_engine_that_died_is_started_again_once(path: Path) -> None:
     assert (await model.generate(REQUEST)).choices
     assert model.pid not in (None, first)
     await asyncio.to_thread(kill_and_wait, model.pid or 0)
-    with pytest.raises(PermanentModelError, match=r"died 2 times; its last words: exit code -9"):
+    with pytest.raises(PermanentModelError, match=r"died 2 times; its stderr tail: exit code -9"):
         await model.generate(REQUEST)
     await model.aclose()
     assert (await model.generate(REQUEST)).choices
@@ -135,10 +135,10 @@ async def test_an_engine_that_died_is_started_again_once(path: Path) -> None:
     assert model.pid is None
 
 
-async def test_a_file_that_is_no_model_is_told(tmp_path: Path) -> None:
+async def test_an_invalid_model_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "m.gguf").write_bytes(b"not a model")
     model = LocalModel(SPEC, weights_path=tmp_path / "m.gguf")
-    with pytest.raises(PermanentModelError, match=r"did not start; its last words: exit code 1; .*invalid magic"):
+    with pytest.raises(PermanentModelError, match=r"did not start; its stderr tail: exit code 1; .*invalid magic"):
         await model.generate(REQUEST)
     await model.aclose()
 
@@ -174,7 +174,7 @@ async def test_the_engine_ends_when_its_parent_is_killed(path: Path) -> None:
             assert (await client.get("/health")).status_code == 200
             parent.kill()
             with pytest.raises(httpx.TransportError):
-                await ask_until_gone(client)
+                await call_until_gone(client)
 
 
 async def test_the_engine_ends_when_its_input_closes(path: Path) -> None:

