@@ -61,7 +61,6 @@ IMPORTERS = {
     "nltk": {"evaluation/checkers/instructions.py"},
     "math_verify": {"evaluation/checkers/mathprocess.py"},
     "typer": {"cli/"},
-    "apscheduler": {"jobs/scheduler.py"},
     "starlette": {"deploy/serve/app.py"},
     "uvicorn": {"deploy/serve/server.py"},
     "prometheus_client": {"deploy/serve/metrics.py"},

@@ -25,7 +25,7 @@ Store = Annotated[
         help="SQLAlchemy URL of the jobs' store; $AGENTOPT_JOBS_STORE or a file in the data folder unless given."
     ),
 ]
-EXTRA = {"apscheduler", "standardwebhooks"}
+EXTRA = {"cronsim", "standardwebhooks"}
 """What the extra `jobs` installs."""
 
 

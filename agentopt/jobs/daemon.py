@@ -4,56 +4,49 @@ it has slots for: those that wait, and those that others left behind."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from agentopt.core.errors import ConfigError, UserError
-from agentopt.jobs.scheduler import Calendar, OnDue
+from agentopt.jobs.due_times import due_time, seconds_to_next
 from agentopt.jobs.store import JobRun, KnownJob
 from agentopt.jobs.webhook import signer_of
 from agentopt.jobs.worker import Worker
 
 
 class Daemon:
-    """Runs until it is told to stop. `slots` is how many runs it works on at once, `poll` the seconds between looks at
-    the store for jobs that were added or changed and runs that wait. `calendar` makes what tells which job is due."""
+    """Claims due times and runs jobs until it is stopped.
 
-    def __init__(
-        self,
-        worker: Worker,
-        *,
-        slots: int = 1,
-        poll: float = 1.0,
-        calendar: Callable[[str, OnDue], Calendar] = Calendar,
-    ) -> None:
-        self._worker, self._poll, self._calendar = worker, poll, calendar
+    Args:
+        worker: Claims and runs, for this process.
+        slots: Most runs at a time.
+        poll: Most seconds between two reads of the store, which other processes may have changed.
+    """
+
+    def __init__(self, worker: Worker, *, slots: int = 1, poll: float = 1.0) -> None:
+        self._worker, self._poll = worker, poll
         self._free = slots
-        self._unclaimed: dict[str, float] = {}
         self._unreadable: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Until `stop` is set. Then runs are interrupted: what was sent is waited for, and the rest is left for the
-        next start. Raises `CalendarError` where nothing would be due any more."""
+        """Run until `stop` is set. Then interrupt the current runs: calls in flight are awaited, and the next start
+        resumes the runs."""
         worker = self._worker
         worker.log("daemon_started", owner=worker.owner)
-        calendar = self._calendar(worker.store.url, self._on_due)
-        jobs = worker.store.jobs()
-        self._warn_of_secrets(jobs)
-        calendar.start(jobs)
+        self._warn_of_secrets(worker.store.jobs())
         stopping = asyncio.create_task(self._wake_at(stop))
         try:
             while not stop.is_set():
-                self._look(calendar)
                 self._wake.clear()
+                wait = self._look()
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), self._poll)
+                    await asyncio.wait_for(self._wake.wait(), wait)
         finally:
             stopping.cancel()
-            calendar.close()
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -63,27 +56,20 @@ class Daemon:
         await stop.wait()
         self._wake.set()
 
-    def _on_due(self, name: str, due: float) -> None:
-        self._unclaimed[name] = due
+    def _look(self) -> float:
+        """Claim what is due and start what waits. Returns the seconds until the next look."""
+        worker = self._worker
         try:
-            self._claim()
-        except SQLAlchemyError as error:  # the calendar tells a time once, so it is kept for the next look
-            self._worker.log("store_failed", job=name, message=type(error).__name__)
-        self._wake.set()
-
-    def _claim(self) -> None:
-        for name, due in list(self._unclaimed.items()):
-            self._worker.claim(name, due)
-            del self._unclaimed[name]
-
-    def _look(self, calendar: Calendar) -> None:
-        try:
-            self._claim()
-            self._tell_unreadable()
-            calendar.sync(self._worker.store.jobs())
-            self._take_what_waits()
+            self._log_unreadable()
+            jobs, now = worker.store.jobs(), worker.now()
+            for known in jobs:
+                if (due := due_time(known, now)) is not None:
+                    worker.claim(known.job.name, due)
+            self._start_waiting_runs()
+            return min([self._poll, *(wait for known in jobs if (wait := seconds_to_next(known, now)) > 0)])
         except SQLAlchemyError as error:  # a database that restarts must not end the daemon
-            self._worker.log("store_failed", message=type(error).__name__)
+            worker.log("store_failed", message=type(error).__name__)
+            return self._poll
 
     def _warn_of_secrets(self, jobs: Sequence[KnownJob]) -> None:
         for known in jobs:
@@ -93,13 +79,13 @@ class Daemon:
             except ConfigError as error:
                 self._worker.log("webhook_secret_unusable", job=known.job.name, message=str(error))
 
-    def _tell_unreadable(self) -> None:
+    def _log_unreadable(self) -> None:
         unreadable = self._worker.store.unreadable()
         for name in unreadable.keys() - self._unreadable:
             self._worker.log("job_unreadable", job=name, message=unreadable[name])
         self._unreadable = set(unreadable)
 
-    def _take_what_waits(self) -> None:
+    def _start_waiting_runs(self) -> None:
         if self._free == 0:
             return
         for run in self._worker.orphans():

@@ -11,7 +11,8 @@ from typing import Any
 from agentopt import __version__
 from agentopt.core.errors import ConfigError
 from agentopt.core.yaml_models import to_yaml
-from agentopt.jobs.jobfile import Schedule, weekday_names
+from agentopt.jobs.cron import weekday_names
+from agentopt.jobs.jobfile import Schedule
 from agentopt.jobs.store import KnownJob
 
 STOP_SECONDS = 300

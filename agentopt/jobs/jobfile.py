@@ -14,18 +14,13 @@ from pydantic_core import PydanticCustomError
 
 from agentopt.core.errors import ConfigError
 from agentopt.core.yaml_models import Strict, load_yaml, validate
+from agentopt.jobs import cron
 
 EventName = Literal["promoted", "alarm", "failed", "refused", "undecided"]
 LONGEST_WEEKS = 520
 """The longest interval: ten years. Far beyond it the next time has no date."""
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-_WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat", "sun")
-_FIELDS = ("minute", "hour", "day of month", "month", "day of week")
-_BOUNDS = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
-_MONTHS = ("", "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-
-
 _NO_ZONES = {"localtime", "Factory", "posixrules"}
 
 
@@ -55,7 +50,10 @@ class Schedule(Strict):
     @field_validator("cron")
     @classmethod
     def _is_cron(cls, value: str | None) -> str | None:
-        return value if value is None else " ".join(_checked_fields(value))
+        try:
+            return None if value is None else cron.normalized(value)
+        except ConfigError as error:
+            raise _mistake(error.message, error.remedy or "") from error
 
     @field_validator("every", mode="before")
     @classmethod
@@ -111,75 +109,6 @@ def _is_in_the_database(zone: str) -> bool:
     except (ValueError, OSError, ZoneInfoNotFoundError):
         return False
     return True
-
-
-def _checked_fields(text: str) -> list[str]:
-    """The five fields. Raises what pydantic tells for a field out of its bounds."""
-    fields = text.lower().split()
-    if len(fields) != len(_FIELDS):
-        raise _mistake(f"must have five fields ({', '.join(_FIELDS)})", 'write it like "0 3 * * 1-5"')
-    for field, name, (low, high) in zip(fields, _FIELDS, _BOUNDS, strict=True):
-        if not all(_fits(part, low, high, _names_of(name)) for part in field.split(",")):
-            remedy = 'write numbers within the bounds, ranges, lists and steps, such as "1-5", "1,15" or "*/2"'
-            raise _mistake(f"must have a {name} from {low} to {high}, but it says {field}", remedy)
-    if not fields[2].startswith("*") and not fields[4].startswith("*"):
-        # crontab(5) runs on either, most schedulers on both: what is written once should mean one thing everywhere.
-        raise _mistake("must leave day of month or day of week open", "make two jobs of it")
-    return fields
-
-
-def _names_of(field: str) -> tuple[str, ...]:
-    return {"month": _MONTHS, "day of week": _WEEKDAYS}.get(field, ())
-
-
-def _fits(part: str, low: int, high: int, names: tuple[str, ...]) -> bool:
-    """Whether one part of a field is `*`, a value or a range, perhaps with a step."""
-    span, _, step = part.partition("/")
-    if "/" in part and not (step.isdigit() and 0 < int(step) <= high - low and (span == "*" or "-" in span)):
-        return False
-    if span == "*":
-        return True
-    ends = [_number(end, names) for end in span.split("-")]
-    known = [end for end in ends if end is not None and low <= end <= high]
-    return len(known) == len(ends) <= 2 and known == sorted(known)
-
-
-def _number(text: str, names: tuple[str, ...]) -> int | None:
-    if text.isdigit():
-        return int(text)
-    return names.index(text) if text and text in names else None
-
-
-def weekday_names(field: str) -> str:
-    """A crontab day of week as names, which mean the same to every scheduler: `1-5` is `mon,tue,wed,thu,fri`.
-
-    APScheduler counts from Monday and crontab from Sunday, so a number would be a day off.
-    """
-    if field == "*":
-        return field
-    return ",".join(dict.fromkeys(_WEEKDAYS[day] for day in _values(field, 0, 6, _WEEKDAYS)))
-
-
-def listed_fields(cron: str) -> list[str]:
-    """The five fields of a checked expression as lists, which mean the same to every scheduler; `*` stays.
-
-    APScheduler drops the step behind a range of names, and the end of one that mixes names and numbers.
-    """
-    *fields, weekday = cron.split()
-    listed = [
-        field if field == "*" else ",".join(str(value) for value in _values(field, low, high, _names_of(name)))
-        for field, name, (low, high) in zip(fields, _FIELDS, _BOUNDS, strict=False)
-    ]
-    return [*listed, weekday_names(weekday)]
-
-
-def _values(field: str, low: int, high: int, names: tuple[str, ...]) -> list[int]:
-    found: list[int] = []
-    for part in field.split(","):
-        span, _, step = part.partition("/")
-        ends = [low, high] if span == "*" else [_number(end, names) or 0 for end in span.split("-")]
-        found += range(ends[0], ends[-1] + 1, int(step or 1))
-    return found
 
 
 class RunCaps(Strict):

@@ -7,15 +7,13 @@ import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, closing
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from apscheduler.triggers.interval import IntervalTrigger
 from filelock import FileLock
 from jobs_place import Clock, Log, claimed, until
 from sqlalchemy.exc import OperationalError
@@ -24,7 +22,6 @@ from agentopt.core.budget import Usage
 from agentopt.jobs.daemon import Daemon
 from agentopt.jobs.jobfile import Job
 from agentopt.jobs.run import Outcome
-from agentopt.jobs.scheduler import Calendar, CalendarError, OnDue, told
 from agentopt.jobs.store import JobRun, JobStore, KnownJob
 from agentopt.jobs.worker import Worker, as_owner
 
@@ -73,20 +70,6 @@ class Work:
         return Body()
 
 
-class FakeCalendar:
-    """Tells what the test says is due."""
-
-    on_due: OnDue
-
-    def __call__(self, url: str, on_due: OnDue) -> FakeCalendar:
-        self.on_due = on_due
-        return self
-
-    def start(self, jobs: Sequence[KnownJob]) -> None: ...
-    def sync(self, jobs: Sequence[KnownJob]) -> None: ...
-    def close(self) -> None: ...
-
-
 class Running:
     """A daemon in this event loop, with a worker of its own."""
 
@@ -121,26 +104,6 @@ async def test_a_missed_time_runs_once_however_often_it_was_missed(tmp_path: Pat
     (run,) = store.history("a")
     assert time.time() - run.due < 3600, "the last of the missed times"
     assert work.ran == ["a"]
-
-
-class _Broken(IntervalTrigger):  # type: ignore[misc]  # APScheduler has no type hints
-    """Has a first time, and fails when it is asked for the next."""
-
-    def get_next_fire_time(self, *_: object) -> None:
-        raise ValueError("year 21192 is out of range")
-
-
-async def test_a_calendar_that_stands_still_ends_the_daemon(tmp_path: Path) -> None:
-    class Spoiled(Calendar):
-        def sync(self, jobs: Sequence[KnownJob]) -> None:
-            super().sync(jobs)
-            past = datetime.now(UTC) - timedelta(seconds=1)
-            self._scheduler.add_job(told, _Broken(), args=("", 0.0), id="a", next_run_time=past, replace_existing=True)
-
-    store = store_of(tmp_path, "a", added=time.time() - 60)
-    stands_still = pytest.raises(CalendarError, match="stands still: ValueError: year 21192")
-    with as_owner(store, tmp_path, time.time, log=Log(), body=Work()) as worker, stands_still:
-        await asyncio.wait_for(Daemon(worker, poll=0.02, calendar=Spoiled).run(asyncio.Event()), 30)
 
 
 async def test_a_job_that_cannot_be_read_costs_the_daemon_only_that_job(tmp_path: Path) -> None:
@@ -193,48 +156,47 @@ async def test_a_job_that_is_added_paused_or_removed_meanwhile_is_noticed(tmp_pa
 
 
 async def test_a_time_that_comes_while_the_job_runs_is_skipped_and_recorded(tmp_path: Path) -> None:
-    store, calendar, go_on = store_of(tmp_path, "a"), FakeCalendar(), asyncio.Event()
-    work = Work(go_on.wait)  # type: ignore[arg-type]
-    async with Running(store, tmp_path, work, calendar=calendar):
-        await until(lambda: hasattr(calendar, "on_due"))
-        calendar.on_due("a", 100.0)
+    clock, go_on = Clock(), asyncio.Event()
+    store, work = store_of(tmp_path, "a", added=clock.time), Work(go_on.wait)  # type: ignore[arg-type]
+    first, second = clock.time, clock.time + 3600
+    async with Running(store, tmp_path, work, now=clock):
         await until(lambda: work.ran)
-        calendar.on_due("a", 102.0)
+        clock.time = second
         await until(lambda: len(store.history("a")) == 2)
         go_on.set()
         await until(lambda: done(store, "a"))
-    assert [(run.due, run.state) for run in store.history("a")] == [(102.0, "skipped"), (100.0, "kept")]
+    assert [(run.due, run.state) for run in store.history("a")] == [(second, "skipped"), (first, "kept")]
 
 
 async def test_times_that_come_while_one_waits_for_a_slot_are_skipped(tmp_path: Path) -> None:
-    store, calendar, go_on = store_of(tmp_path, "a", "b"), FakeCalendar(), asyncio.Event()
-    work = Work(go_on.wait)  # type: ignore[arg-type]
-    async with Running(store, tmp_path, work, calendar=calendar):
-        await until(lambda: hasattr(calendar, "on_due"))
-        calendar.on_due("a", 100.0)
+    clock, go_on = Clock(), asyncio.Event()
+    store, work = store_of(tmp_path, "a", added=clock.time), Work(go_on.wait)  # type: ignore[arg-type]
+    async with Running(store, tmp_path, work, now=clock):
         await until(lambda: work.ran)
-        for due in (101.0, 103.0, 105.0):
-            calendar.on_due("b", due)
+        clock.time += 10
+        store.put(job("b", "5m"), tmp_path, clock.time)
+        due = [clock.time + i * 300 for i in range(3)]
+        for i, clock.time in enumerate(due):
+            await until(lambda i=i: len(store.history("b")) == i + 1)
         go_on.set()
         await until(lambda: done(store, "b"))
     assert [(run.due, run.state) for run in store.history("b")][::-1] == [
-        (101.0, "kept"),
-        (103.0, "skipped"),
-        (105.0, "skipped"),
+        (due[0], "kept"),
+        (due[1], "skipped"),
+        (due[2], "skipped"),
     ]
     assert work.most == 1
 
 
 async def test_what_waits_for_a_slot_is_not_lost_with_its_daemon(tmp_path: Path) -> None:
-    store, calendar = store_of(tmp_path, "a", "b"), FakeCalendar()
-    forever = Work(asyncio.Event().wait)  # type: ignore[arg-type]
-    async with Running(store, tmp_path, forever, calendar=calendar):
-        await until(lambda: hasattr(calendar, "on_due"))
-        calendar.on_due("a", 100.0)
-        calendar.on_due("b", 100.0)
+    clock = Clock()
+    store, forever = store_of(tmp_path, "a", "b", added=clock.time), Work(asyncio.Event().wait)  # type: ignore[arg-type]
+    async with Running(store, tmp_path, forever, now=clock):
         await until(lambda: forever.ran)
+    for name in ("a", "b"):
+        store.pause(name, True, clock.time)
     work = Work()
-    async with Running(store, tmp_path, work, calendar=FakeCalendar()):
+    async with Running(store, tmp_path, work, now=clock):
         await until(lambda: len(done(store, "a", "b")) == 2)
     assert sorted(work.ran) == ["a", "b"]
 
@@ -384,12 +346,11 @@ async def test_a_run_that_is_worked_on_is_no_orphan_to_its_worker_whatever_its_l
 
 
 async def test_a_due_time_that_the_store_could_not_take_is_entered_when_it_can(tmp_path: Path) -> None:
-    store_of(tmp_path, "a").close()
-    store, calendar, work, log = Failing(f"sqlite:///{tmp_path}/jobs.db"), FakeCalendar(), Work(), Log()
-    async with Running(store, tmp_path, work, log, calendar=calendar):
-        await until(lambda: hasattr(calendar, "on_due"))
-        store.broken = "claim"
-        calendar.on_due("a", 100.0)
+    clock = Clock()
+    store_of(tmp_path, "a", added=clock.time).close()
+    store, work, log = Failing(f"sqlite:///{tmp_path}/jobs.db"), Work(), Log()
+    store.broken = "claim"
+    async with Running(store, tmp_path, work, log, now=clock):
         await until(lambda: done(store, "a"))
-    assert [run.due for run in store.history("a")] == [100.0]
+    assert [run.due for run in store.history("a")] == [clock.time]
     assert "store_failed" in log.events()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentopt.core.errors import ConfigError
-from agentopt.jobs.jobfile import Job, Schedule, read_job, weekday_names
-from agentopt.jobs.scheduler import next_time, trigger
+from agentopt.jobs.cron import normalized, weekday_names
+from agentopt.jobs.due_times import due_time, next_time
+from agentopt.jobs.jobfile import Job, Schedule, read_job
+from agentopt.jobs.store import KnownJob
 
 SMALLEST = {"name": "nightly", "task": "tasks/quickstart", "schedule": {"every": "6h"}}
 EXAMPLES = sorted(Path(__file__).parents[2].glob("configs/jobs/*.yaml"))
@@ -50,6 +53,12 @@ def test_a_small_file_gets_the_default_rule_and_no_caps(tmp_path: Path) -> None:
         ({"schedule": {"cron": "61 * * * *"}}, "schedule.cron", "a minute from 0 to 59"),
         ({"schedule": {"cron": "0 3 * * 8"}}, "schedule.cron", "a day of week from 0 to 7"),
         ({"schedule": {"cron": "0 3 * * 5-1"}}, "schedule.cron", "a day of week"),
+        ({"schedule": {"cron": "0 3 L * *"}}, "schedule.cron", "a day of month"),
+        ({"schedule": {"cron": "0 3 LW * *"}}, "schedule.cron", "a day of month"),
+        ({"schedule": {"cron": "0 3 * * 5#2"}}, "schedule.cron", "a day of week"),
+        ({"schedule": {"cron": "0 3 * * 5L"}}, "schedule.cron", "a day of week"),
+        ({"schedule": {"cron": "5/10 3 * * *"}}, "schedule.cron", "a minute"),
+        ({"schedule": {"cron": "0 0 3 * * *"}}, "schedule.cron", "five fields"),
         ({"schedule": {"cron": "0 3 * *"}}, "schedule.cron", "five fields"),
         ({"schedule": {"cron": "0 3 1 * 1"}}, "schedule.cron", "day of month or day of week open"),
         ({"schedule": {"cron": "0 3 * * *", "every": "1h"}}, "schedule", "exactly one of cron and every"),
@@ -86,7 +95,6 @@ def test_a_mistake_is_told_with_file_key_rule_and_remedy(
 
 
 def test_a_weekday_means_the_day_that_crontab_means() -> None:
-    """APScheduler counts from Monday, crontab from Sunday: 1 must be Monday for both."""
     schedule = Schedule(cron="0 3 * * 1")
     found = next_time(schedule, 0.0, datetime(2026, 3, 1, tzinfo=UTC))
     assert found is not None
@@ -98,7 +106,16 @@ def test_weekday_names_are_the_days_of_the_range_in_steps(first: int, last: int,
     low, high = sorted((first, last))
     names = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"]
     days = {names[day % 7] for day in range(low, high + 1, step)}
-    assert set(weekday_names(f"{low}-{high}/{step}").split(",")) == days
+    assert set(weekday_names(normalized(f"0 0 * * {low}-{high}/{step}").split()[-1]).split(",")) == days
+
+
+@pytest.mark.parametrize(
+    ("given", "written"),
+    [("0 3 * * SUN-0/2", "0 3 * * sun-0"), ("5-5/3,7 3 * * *", "5-5,7 3 * * *"), ("0  3 1 jan-1/2 *", "0 3 1 jan-1 *")],
+)
+def test_a_range_of_one_value_needs_no_step(given: str, written: str) -> None:
+    """cronsim reads `5-5/3` as 5, 8, 11 and on."""
+    assert Schedule(cron=given).cron == written
 
 
 def test_an_interval_counts_from_when_the_job_was_added_and_is_due_at_once() -> None:
@@ -144,7 +161,6 @@ def test_a_field_that_is_taken_is_one_that_the_calendar_takes(position: int, fie
 
 
 def test_a_range_of_month_names_keeps_its_step_and_its_end() -> None:
-    """APScheduler drops both without a word."""
     for months in ("jan-may/2", "jan-5/2"):
         schedule, after = Schedule(cron=f"0 0 1 {months} *"), datetime(2026, 1, 1, tzinfo=UTC)
         found: list[int] = []
@@ -157,14 +173,64 @@ def test_a_range_of_month_names_keeps_its_step_and_its_end() -> None:
 
 @pytest.mark.parametrize(
     ("cron", "utc"),
-    [("30 2 * * *", ["00:30"]), ("0,30 2 * * *", ["00:00", "00:30"]), ("30 * * * *", ["00:30", "01:30", "02:30"])],
+    [
+        ("30 2 * * *", ["00:30"]),
+        ("0,30 2 * * *", ["00:00", "00:30"]),
+        ("30 * * * *", ["00:30", "01:30", "02:30"]),
+        ("*/30 2 * * *", ["00:00", "00:30", "01:00", "01:30"]),
+    ],
 )
 def test_a_time_of_day_comes_once_in_the_night_that_has_it_twice(cron: str, utc: list[str]) -> None:
     """25 October 2026, 03:00 in Berlin: the clocks go back to 02:00. What runs every hour runs every hour."""
-    schedule, after = Schedule(cron=cron, time_zone="Europe/Berlin"), datetime(2026, 10, 25, 0, 0, tzinfo=UTC)
-    found, timer = [], trigger(schedule, 0.0)
-    due = next_time(schedule, 0.0, after)
-    while due and due < after + timedelta(hours=3):
-        found.append(due.astimezone(UTC).strftime("%H:%M"))
-        due = timer.get_next_fire_time(due, due)
-    assert found == utc
+    assert times_in_berlin(cron, datetime(2026, 10, 25, 0, 0, tzinfo=UTC)) == utc
+
+
+@pytest.mark.parametrize(
+    ("cron", "utc"),
+    [("30 2 * * *", ["01:00"]), ("0,30 2 * * *", ["01:00"]), ("30 * * * *", ["00:30", "01:30", "02:30"])],
+)
+def test_a_time_of_day_comes_right_after_the_change_in_the_night_that_lacks_it(cron: str, utc: list[str]) -> None:
+    """29 March 2026, 02:00 in Berlin: the clocks go forward to 03:00."""
+    assert times_in_berlin(cron, datetime(2026, 3, 29, 0, 0, tzinfo=UTC)) == utc
+
+
+def times_in_berlin(cron: str, start: datetime) -> list[str]:
+    """The times of three hours from `start` on, in UTC."""
+    schedule, found = Schedule(cron=cron, time_zone="Europe/Berlin"), list[datetime]()
+    due = next_time(schedule, 0.0, start)
+    while due and due < start + timedelta(hours=3):
+        found.append(due)
+        due = next_time(schedule, 0.0, due + timedelta(seconds=1))
+    return [time.strftime("%H:%M") for time in found]
+
+
+@pytest.mark.parametrize("cron", ["30 2 * * *", "30 * * * *", "*/7 2-4 * * *"])
+@pytest.mark.parametrize("change", [datetime(2026, 10, 25, 1, tzinfo=UTC), datetime(2026, 3, 29, 1, tzinfo=UTC)])
+def test_a_daemon_that_looks_every_minute_runs_each_time_once(cron: str, change: datetime) -> None:
+    """Around a change of the clocks too: what is due is what the schedule has, in this order, and nothing twice."""
+    start = change - timedelta(hours=3)
+    job = Job.model_validate({**SMALLEST, "schedule": {"cron": cron, "time_zone": "Europe/Berlin"}})
+    known = KnownJob(job, Path(), start.timestamp(), False, None)
+    claimed, expected = list[float](), list[float]()
+    for minute in range(6 * 60):
+        if (due := due_time(known, (start + timedelta(minutes=minute)).timestamp())) is not None:
+            claimed.append(due)
+            known = replace(known, last_due=due)
+    time = next_time(job.schedule, 0.0, start)
+    while time and time < start + timedelta(hours=6):
+        expected.append(time.timestamp())
+        time = next_time(job.schedule, 0.0, time + timedelta(seconds=1))
+    assert claimed == expected
+
+
+@pytest.mark.parametrize("schedule", [{"cron": "*/5 * * * *"}, {"every": "5m"}])
+def test_missed_times_are_coalesced_into_the_last(schedule: dict[str, str]) -> None:
+    added = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
+    job = Job.model_validate({**SMALLEST, "schedule": schedule})
+    known = KnownJob(job, Path(), added, False, None)
+    now = added + 30 * 86400 + 299
+    assert due_time(known, now) == added + 30 * 86400
+    assert due_time(replace(known, last_due=added + 30 * 86400), now) is None
+    assert due_time(replace(known, last_due=added + 30 * 86400 - 300), now) == added + 30 * 86400
+    assert due_time(replace(known, paused=True), now) is None
+    assert due_time(replace(known, since=now + 1), now) is None, "a job that was added later, or a clock put back"

@@ -213,7 +213,7 @@ def test_the_store_can_be_named(place: Place, jobs: Call) -> None:
     assert "no jobs" in jobs("list")
 
 
-@pytest.mark.parametrize("missing", ["apscheduler", "standardwebhooks"])
+@pytest.mark.parametrize("missing", ["cronsim", "standardwebhooks"])
 def test_without_the_extra_the_command_says_how_to_get_it(missing: str) -> None:
     """In a process of its own, in which the package cannot be imported."""
     script = f"import sys; sys.modules[{missing!r}] = None; sys.argv[1:] = ['jobs', 'list']; "

@@ -20,10 +20,10 @@ from rich.table import Table
 from agentopt.core.errors import ConfigError, UserError
 from agentopt.jobs.champion import champions_of
 from agentopt.jobs.daemon import Daemon
+from agentopt.jobs.due_times import next_due, next_time
 from agentopt.jobs.export import crontab_line, kubernetes_cronjob, systemd_unit
 from agentopt.jobs.jobfile import Job, read_job
 from agentopt.jobs.limits import month_start
-from agentopt.jobs.scheduler import next_time
 from agentopt.jobs.snapshot import load_world
 from agentopt.jobs.store import JobRun, JobStore, KnownJob, data_folder, open_store
 from agentopt.jobs.webhook import signer_of
@@ -125,9 +125,7 @@ def _next(known: KnownJob) -> str:
     if known.paused:
         return "paused"
     schedule, now = known.job.schedule, datetime.now(UTC)
-    # The first time that no daemon has entered yet: one that lies behind us is run as soon as a daemon looks.
-    after = max(known.since, (known.last_due or 0.0) + 1e-3)
-    found = next_time(schedule, known.since, datetime.fromtimestamp(after, UTC))
+    found = next_due(known)
     if found and found <= now:
         return "now (waits for a daemon)"
     return _shown(found.timestamp(), schedule.zone) if found else "-"

@@ -40,7 +40,7 @@ def run_server(
     console: Console,
 ) -> None:
     """`agentopt serve`: until SIGTERM or Ctrl-C, with what is under way answered first."""
-    _check_installed()
+    _check_installed(job)
     from agentopt.deploy.serve.app import Limits
     from agentopt.deploy.serve.server import ServeSettings, serve
 
@@ -78,12 +78,13 @@ def deployment_of_job(name: str, config: Sequence[str]) -> Deployment:
     return deploy(champions.file, world.path, load_config(config, base))
 
 
-def _check_installed() -> None:
-    """Raise `UserError` where the libraries of the extra `serve` are missing."""
-    missing = [name for name in ("starlette", "uvicorn", "prometheus_client") if not importlib.util.find_spec(name)]
+def _check_installed(job: str | None) -> None:
+    """Raise `UserError` if libraries of the extra `serve`, or with a job those of `jobs`, are missing."""
+    needed = ["starlette", "uvicorn", "prometheus_client", *(["cronsim"] if job else [])]
+    missing = [name for name in needed if not importlib.util.find_spec(name)]
     if missing:
         rule = f"serve needs {', '.join(missing)}, which is not installed"
-        raise UserError(rule, remedy="pip install 'agentopt[serve]'")
+        raise UserError(rule, remedy=f"pip install 'agentopt[serve{',jobs' if job else ''}]'")
 
 
 def _check_asked(source: Path | None, job: str | None, task: Path | None, options: ServeOptions) -> None:
