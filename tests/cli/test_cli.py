@@ -10,19 +10,22 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 from filelock import FileLock
 
+from agentopt import __version__
 from agentopt.cli import main as cli
+from agentopt.cli.commands.export import FORMATS
+from agentopt.core.records import Split
 from agentopt.testing.server_process import ServerProcess
 
 EXAMPLES = 12
@@ -153,6 +156,21 @@ def assert_one_message(outcome: Outcome, *parts: str) -> None:
 
 def assert_nothing_is_left(place: Place) -> None:
     assert {path.name for path in place.folder.iterdir()} <= {"task", "models.yaml", "nothing"}
+
+
+def test_the_version_is_printed(agentopt: Callable[..., Outcome], place: Place) -> None:
+    outcome = agentopt("--version")
+    assert (outcome.code, outcome.out, outcome.err) == (0, f"agentopt {__version__}\n", "")
+    assert_nothing_is_left(place)
+
+
+def test_without_a_command_the_commands_and_the_next_step_are_shown(
+    agentopt: Callable[..., Outcome], place: Place
+) -> None:
+    outcome = agentopt()
+    assert outcome.code == 2
+    assert "Next step: `agentopt optimize TASK --dry-run`" in outcome.out + outcome.err
+    assert_nothing_is_left(place)
 
 
 def test_help_names_every_command(place: Place) -> None:
@@ -451,6 +469,11 @@ def test_a_run_can_be_listed_shown_evaluated_and_run_again_for_nothing(
         assert re.search(rf"{run.name[:8]}.*finished", listed.out.replace("\n", " "))
         shown = agentopt("runs", "show", str(run))
         assert shown.out == made.out, "the result alone is on stdout"
+        assert agentopt("runs", "show", run.name, *place.settings).out == made.out, "a run's name is enough"
+        assert "Spent by purpose" in agentopt("runs", "show", run.name).out, "the runs folder is runs/ by default"
+        exported = agentopt("export", run.name, "--to", "yaml")
+        assert exported.out == agentopt("export", str(run), "--to", "yaml").out
+        assert "find:" in exported.out
         assert "\x1b" not in made.out + made.err, "control characters are for terminals"
         assert "Spent by purpose" in shown.out
 
@@ -459,6 +482,10 @@ def test_a_run_can_be_listed_shown_evaluated_and_run_again_for_nothing(
         assert evaluated.code == 0, evaluated.err
         assert f"n={EXAMPLES} of {EXAMPLES}" in evaluated.out
         assert best["test"]["n"] == EXAMPLES
+
+        resumed = agentopt("optimize", "--resume", run.name, *place.settings)
+        assert resumed.code == 0, resumed.err
+        assert "Verdict on the test split" in resumed.out
 
         again = agentopt(*optimize)
         assert again.code == 0
@@ -474,7 +501,23 @@ def test_evaluating_a_wrong_candidate_or_split_is_one_message(agentopt: Callable
     assert_one_message(agentopt(*evaluate, "--candidate", str(file)), "nothing", "maps each subtask to model")
     file.write_text("find: {model: small}\n")
     assert_one_message(agentopt(*evaluate, "--candidate", str(file)), "names every subtask", "find, answer")
-    assert_one_message(agentopt(*evaluate, "--split", "tets"), "`--split` must be one of", "tets")
+    assert_nothing_is_left(place)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "value", "choices"),
+    [
+        (["evaluate", "task", "--split", "tets"], "tets", get_args(Split)),
+        (["export", "best.yaml", "--to", "pyton"], "pyton", FORMATS),
+        (["jobs", "export", "nightly", "--to", "corn"], "corn", ("systemd", "cron", "kubernetes")),
+    ],
+)
+def test_a_value_that_is_none_of_the_choices_is_refused_with_all_of_them(
+    agentopt: Callable[..., Outcome], place: Place, arguments: list[str], value: str, choices: Iterable[str]
+) -> None:
+    outcome = agentopt(*arguments)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert f"'{value}' is not one of {', '.join(map(repr, choices))}" in " ".join(outcome.err.replace("│", " ").split())
     assert_nothing_is_left(place)
 
 

@@ -197,13 +197,15 @@ def test_a_paused_job_is_shown_as_such_until_it_is_resumed(place: Place, jobs: C
     assert "paused" not in jobs("list")
 
 
-def test_each_scheduler_gets_its_text_and_exactly_one_is_named(place: Place, jobs: Call) -> None:
+def test_each_scheduler_has_its_export_and_flags_of_version_0_1_are_refused(place: Place, jobs: Call) -> None:
     jobs("add", str(place.write(schedule={"every": "6h"})))
-    assert "0 */6 * * * AGENTOPT_DATA=" in jobs("export", "nightly", "--cron")
-    assert "kind: CronJob" in jobs("export", "nightly", "--kubernetes")
-    assert "ExecStart=" in jobs("export", "--systemd")
-    assert "exactly one of" in jobs("export", "nightly", code=2)
-    assert "a job must be named" in jobs("export", "--cron", code=2)
+    assert "0 */6 * * * AGENTOPT_DATA=" in jobs("export", "nightly", "--to", "cron")
+    assert "kind: CronJob" in jobs("export", "nightly", "--to", "kubernetes")
+    assert "ExecStart=" in jobs("export", "--to", "systemd")
+    assert "Missing option '--to'" in jobs("export", "nightly", code=2)
+    assert "a job must be named" in jobs("export", "--to", "cron", code=2)
+    for old in ("--systemd", "--cron", "--kubernetes"):
+        assert "write --to systemd" in jobs("export", "nightly", old, code=2)
 
 
 def test_the_store_can_be_named(place: Place, jobs: Call) -> None:

@@ -6,13 +6,12 @@ import sys
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
-from typing import cast, get_args
 
 from rich.console import Console
 
 from agentopt.api import evaluate, load
+from agentopt.cli.output import interruptible, print_plain
 from agentopt.core.candidate import load_candidate
-from agentopt.core.errors import UserError
 from agentopt.core.events import Event
 from agentopt.core.records import Evaluation, Split
 from agentopt.report.bars import counting_bar
@@ -21,33 +20,26 @@ from agentopt.runs.config import load_config
 from agentopt.runs.result import Measured
 
 
-def run_evaluation(task: Path, candidate: Path | None, split: str, settings: Sequence[str], console: Console) -> None:
+def run_evaluation(task: Path, candidate: Path | None, split: Split, settings: Sequence[str], console: Console) -> None:
     """`agentopt evaluate`: progress on stderr, the scores on stdout."""
-    if split not in get_args(Split):
-        raise UserError(f"`--split` must be one of {', '.join(get_args(Split))}, but got {split}", remedy="name one")
     chosen = load_candidate(candidate) if candidate else None
     config = load_config(settings)
     loaded, _ = load(task, config, agent=False)
-    asked = cast(Split, split)
-    progress, done, total = Console(stderr=True), count(1), len(loaded.splits.get(asked, ()))
-    try:
-        with counting_bar(progress, "examples") as show:
+    progress, done, total = Console(stderr=True), count(1), len(loaded.splits.get(split, ()))
+    with interruptible(progress), counting_bar(progress, "examples") as show:
 
-            def observe(event: Event) -> None:
-                if event.kind == "example_done":
-                    show(next(done), total)
-                else:
-                    progress.print(event.message, markup=False, highlight=False, soft_wrap=True)
+        def observe(event: Event) -> None:
+            if event.kind == "example_done":
+                show(next(done), total)
+            else:
+                print_plain(progress, event.message)
 
-            evaluation = evaluate(loaded, chosen, config, split=asked, observer=observe)
-    except KeyboardInterrupt:
-        progress.print("stopped; run the command again to go on: what was answered is kept")
-        sys.exit(130)
+        evaluation = evaluate(loaded, chosen, config, split=split, observer=observe)
     show_evaluation(evaluation, console)
 
 
 def show_evaluation(evaluation: Evaluation, console: Console) -> None:
-    """The score with its interval, the costs per example, and every error."""
+    """Print the score with its interval, the mean cost per example and every error. Exits with 1 on an error."""
     measured = Measured.of(evaluation)
     if measured is None:
         console.print(f"no example of {evaluation.split} could be scored")
@@ -65,6 +57,6 @@ def show_evaluation(evaluation: Evaluation, console: Console) -> None:
             f"{mean('fusion_tokens'):.1f} tokens of fusion calls"
         )
     for example, error in evaluation.errors.items():
-        console.print(f"  {example}: {error}", markup=False)
+        print_plain(console, f"  {example}: {error}")
     if evaluation.errors:
         sys.exit(1)

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from agentopt.cli.output import INTERRUPTED, print_plain
 from agentopt.core.errors import ConfigError, UserError
 from agentopt.jobs.champion import champions_of
 from agentopt.jobs.daemon import Daemon
@@ -61,7 +62,7 @@ def add_job(file: Path, store: str | None, replace: bool, console: Console) -> N
             )
         new = jobs.put(job, folder, now.timestamp())
     said = f"{'added' if new else 'updated'}: {f'task {moved}, ' if moved else ''}{job.schedule}"
-    console.print(f"job {job.name} {said}", markup=False, highlight=False, soft_wrap=True)
+    print_plain(console, f"job {job.name} {said}")
     _warn_of_secret(job)
 
 
@@ -95,7 +96,7 @@ def list_jobs(store: str | None, console: Console) -> None:
     if table.row_count or not unreadable:
         console.print(table if table.row_count else "no jobs; `agentopt jobs add FILE` adds one")
     for told in unreadable.values():
-        console.print(f"cannot be read: {told}", markup=False, highlight=False, soft_wrap=True)
+        print_plain(console, f"cannot be read: {told}")
 
 
 def _row(known: KnownJob, jobs: JobStore) -> tuple[str, ...]:
@@ -143,9 +144,9 @@ def show_job(name: str, store: str | None, console: Console) -> None:
         put_back = {run.champion: run.started for run in jobs.history(name)[::-1] if run.state == "rolled back"}
     champions = champions_of(name)
     for title, text in zip(("job", "schedule", "next time", "last run"), cells, strict=False):
-        console.print(f"{title}: {text}", markup=False, highlight=False)
-    console.print(f"task: {known.folder / known.job.task}", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"champion: {champions.file}", markup=False, highlight=False, soft_wrap=True)
+        print_plain(console, f"{title}: {text}")
+    print_plain(console, f"task: {known.folder / known.job.task}")
+    print_plain(console, f"champion: {champions.file}")
     current = champions.current()
     table = Table("", "champion", "since", "why", "candidate")
     for number in champions.numbers():
@@ -209,10 +210,10 @@ def run_now(name: str, store: str | None, console: Console) -> None:
             run = asyncio.run(worker.work(worker.claim_now(name)))
         except KeyboardInterrupt:
             console.print(f"stopped; `agentopt jobs run-now {name}` goes on, and so does `agentopt jobs start`")
-            sys.exit(130)
-    console.print(f"{name}: {run.state}; {run.message}", markup=False, highlight=False, soft_wrap=True)
+            sys.exit(INTERRUPTED)
+    print_plain(console, f"{name}: {run.state}; {run.message}")
     if run.alarm:
-        console.print(f"ALARM: {run.alarm}", markup=False, highlight=False, soft_wrap=True)
+        print_plain(console, f"ALARM: {run.alarm}")
     if run.alarm or run.state in ("failed", "undecided"):
         sys.exit(ALARM if run.alarm else FAILED if run.state == "failed" else UNDECIDED)
 
@@ -248,7 +249,7 @@ def remove_job(name: str, store: str | None, console: Console) -> None:
         jobs.check_name(name)
         jobs.remove(name)
     kept = champions_of(name).folder
-    console.print(f"job {name} removed; its history and champions are kept in {kept}", markup=False, soft_wrap=True)
+    print_plain(console, f"job {name} removed; its history and champions are kept in {kept}")
 
 
 def roll_back(name: str, number: int | None, store: str | None, console: Console) -> None:
@@ -259,21 +260,19 @@ def roll_back(name: str, number: int | None, store: str | None, console: Console
         jobs.settle(name, None, champion.candidate.key)
         message = f"champion {champion.number} is in its place again"
         jobs.note(name, time.time(), {"state": "rolled back", "message": message, "champion": champion.number})
-    console.print(f"{name}: {message}: {champions_of(name).file}", markup=False, highlight=False, soft_wrap=True)
+    print_plain(console, f"{name}: {message}: {champions_of(name).file}")
 
 
-def export_job(name: str | None, systemd: bool, cron: bool, kubernetes: bool, store: str | None) -> None:
+def export_job(name: str | None, to: str, store: str | None) -> None:
     """`agentopt jobs export`: prints text, installs nothing."""
-    if [systemd, cron, kubernetes].count(True) != 1:
-        raise UserError("exactly one of --systemd, --cron and --kubernetes must be given", remedy="choose one")
-    if systemd:
+    if to == "systemd":
         sys.stdout.write(systemd_unit(sys.executable, data_folder().absolute(), os.environ))
         return
     if name is None:
         raise UserError("a job must be named: cron and Kubernetes run one job each", remedy="add its NAME")
     with _opened(store) as jobs:
         known = jobs.job(name)
-    if cron:
+    if to == "cron":
         sys.stdout.write(crontab_line(known, sys.executable, data_folder().absolute(), os.environ))
     else:
         sys.stdout.write(kubernetes_cronjob(known))

@@ -62,8 +62,8 @@ def check_model(name: str, settings: Sequence[str], console: Console) -> None:
     asyncio.run(_check(spec, config, console))
 
 
-class _Remembering:
-    """A `ChatModel` over another that keeps its last response: one from the journal does not say how long it took."""
+class _KeepingLast:
+    """A `ChatModel` that keeps the last response of another: a journaled response has no latency."""
 
     last: Response
 
@@ -79,10 +79,10 @@ class _Remembering:
 
 
 async def _check(spec: ModelSpec, config: Config, console: Console) -> None:
-    """One real call: a fresh repeat index, so that the journal cannot answer in the model's place."""
+    """Make one real call; a fresh repeat index keeps the journal from answering it."""
     question = (Message("user", "What is the capital of France? Answer with one word."),)
     request = Request(spec.name, question, 16, first_repeat=time.time_ns() % 2**31, purpose="check")
-    provider = _Remembering(ModelRouter({spec.name: spec}))
+    provider = _KeepingLast(ModelRouter({spec.name: spec}))
     run = f"check {spec.name}"
     async with open_session({spec.name: spec}, run, journal=config.journal, provider=provider) as session:
         started = time.monotonic()

@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from agentopt.api import aoptimize, load
+from agentopt.cli.output import INTERRUPTED, print_plain
+from agentopt.cli.run_names import run_path
 from agentopt.core.errors import UserError
 from agentopt.core.events import Event
 from agentopt.models.session import open_existing_journal
@@ -30,7 +32,8 @@ from agentopt.taskfile.reader import HUB
 
 
 def run_optimization(task: Path | None, settings: Sequence[str], resume: Path | None, console: Console) -> None:
-    """`agentopt optimize`: progress on stderr, the result on stdout. Ctrl-C waits for what was sent."""
+    """`agentopt optimize`: progress on stderr, the result on stdout. Ctrl-C waits for the calls in flight."""
+    resume = run_path(resume, settings) if resume else None
     opened = RunFolder.open(resume) if resume else None
     config = load_config(settings, opened.config if opened else None)
     task = task or (opened.task if opened else None)
@@ -50,24 +53,23 @@ def run_optimization(task: Path | None, settings: Sequence[str], resume: Path | 
             result = asyncio.run(aoptimize(task, config, resume=resume, observer=observe))
         except KeyboardInterrupt:
             how = f"agentopt optimize --resume {shlex.quote(str(folder[0]))}" if folder else "run the command again"
-            said = f"stopped; every answer that was paid for is kept. Go on with:\n  {how}"
-            progress.print(said, markup=False, highlight=False, soft_wrap=True)
-            sys.exit(130)
+            print_plain(progress, f"stopped; every answer received is cached. Resume with:\n  {how}")
+            sys.exit(INTERRUPTED)
     show_result(RunFolder.open(Path(result.run)), result, console)
 
 
 def show_result(run: RunFolder, result: Result, console: Console) -> None:
-    """The result, and the command that uses it, ready to be pasted."""
+    """Print the result, and the command that evaluates the best candidate."""
     print_result(result, console)
     catalogues = ["-c", f"models=[{', '.join(map(str, run.config.models))}]"] if run.config.models else []
     task = str(run.task) if run.task else "TASK"
-    asked = [part for key, value in run.config.task.items() for part in ("-c", f"task.{key}={_as_setting(value)}")]
-    command = ["agentopt", "evaluate", task, "--candidate", str(run.path / "best.yaml"), *catalogues, *asked]
-    console.print(f"Use it:  {shlex.join(command)}", markup=False, highlight=False, soft_wrap=True)
+    overrides = [part for key, value in run.config.task.items() for part in ("-c", f"task.{key}={_as_setting(value)}")]
+    command = ["agentopt", "evaluate", task, "--candidate", str(run.path / "best.yaml"), *catalogues, *overrides]
+    print_plain(console, f"Use it:  {shlex.join(command)}")
 
 
 def _as_setting(value: object) -> str:
-    """What is read back as `value`: a path as it stands, anything else as JSON, which is YAML."""
+    """Return text that `-c` parses back to `value`: a path unchanged, anything else as JSON, which is valid YAML."""
     plain = isinstance(value, str) and value.startswith(("/", HUB))
     return str(value) if plain else json.dumps(value)
 
@@ -79,7 +81,7 @@ def estimate_run(task: Path, settings: Sequence[str], console: Console) -> None:
     check_search_settings(config)
     measured = needs_measuring(loaded)
     space = unlimited_space(loaded, specs) if measured else search_space(loaded, specs)
-    # Asking what a run would take leaves nothing behind, so a journal is read only where there is one.
+    # A dry run creates no files, so a journal is read only if it exists.
     journal = open_existing_journal(config.journal)
     with closing(journal) if journal else nullcontext():
         worst = estimate(loaded, space, specs, config, journal)

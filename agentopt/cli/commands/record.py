@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from agentopt.api import load
+from agentopt.cli.output import interruptible, print_plain
 from agentopt.models.session import open_session
 from agentopt.report.bars import counting_bar
 from agentopt.runs.config import Config, load_config
@@ -18,24 +18,18 @@ from agentopt.search.landscape import Landscape, record
 
 
 def run_recording(task: Path, out: Path, settings: Sequence[str], console: Console) -> None:
-    """`agentopt record`: one line of progress with the time left on stderr, then what was kept."""
+    """`agentopt record`: a progress bar on stderr, then the summary of the recorded landscape on stdout."""
     config, stderr = load_config(settings), Console(stderr=True)
-    try:
-        with counting_bar(stderr, "candidates") as show:
-            landscape = asyncio.run(_record(task, config, show))
-    except KeyboardInterrupt:
-        stderr.print("stopped; run the command again to go on: what was answered is kept")
-        sys.exit(130)
+    with interruptible(stderr), counting_bar(stderr, "candidates") as show:
+        landscape = asyncio.run(_record(task, config, show))
     landscape.save(out)
-    console.print(f"{out}: {landscape.about}", markup=False, highlight=False, soft_wrap=True)
+    print_plain(console, f"{out}: {landscape.about}")
     best = max(landscape.space.candidates(), key=landscape.exact)
     base = landscape.exact(landscape.space.baseline)
-    console.print(
+    print_plain(
+        console,
         f"{len(landscape.scores)} candidates of {landscape.space.size} are affordable; baseline {base:.3f}, "
         f"best {landscape.optimum:.3f}: {best}",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
     )
 
 

@@ -1,4 +1,4 @@
-"""`agentopt runs`: what was run before."""
+"""`agentopt runs`: lists and shows earlier runs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from agentopt.cli.commands.optimize import show_result
+from agentopt.cli.run_names import run_path
 from agentopt.core.errors import ConfigError
 from agentopt.runs.config import load_config
 from agentopt.runs.folder import RunFolder, list_runs
@@ -37,7 +38,7 @@ def _run_cells(run: RunFolder) -> tuple[str, str, str, str]:
     return "finished", f"{best.validation.score:.3f}", f"{best.test.score:.3f}" if best.test else "-", verdict
 
 
-def show_run(run: Path, console: Console) -> None:
+def show_run(run: Path, settings: Sequence[str], console: Console) -> None:
     """`agentopt runs show`."""
-    found = RunFolder.open(run)
+    found = RunFolder.open(run_path(run, settings))
     show_result(found, load_result(found.path), console)

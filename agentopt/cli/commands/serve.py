@@ -13,6 +13,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from agentopt.cli.output import print_plain
+from agentopt.cli.run_names import run_path
 from agentopt.core.errors import UserError
 from agentopt.deploy.deployment import Deployment, deploy, find_deployment
 from agentopt.runs.config import BudgetConfig, load_config
@@ -20,7 +22,7 @@ from agentopt.runs.config import BudgetConfig, load_config
 
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
-    """What the command line says, as it says it."""
+    """Options of `agentopt serve`, as parsed from the command line."""
 
     host: str
     port: int
@@ -39,29 +41,33 @@ def run_server(
     config: Sequence[str],
     console: Console,
 ) -> None:
-    """`agentopt serve`: until SIGTERM or Ctrl-C, with what is under way answered first."""
+    """`agentopt serve`: serves until SIGTERM or Ctrl-C, then finishes the requests in flight."""
     _check_installed(job)
     from agentopt.deploy.serve.app import Limits
     from agentopt.deploy.serve.server import ServeSettings, serve
 
-    _check_asked(source, job, task, options)
-    deployment = deployment_of_job(job, config) if job else find_deployment(_given(source), task, config)
+    _check_arguments(source, job, task, options)
+    deployment = (
+        deployment_of_job(job, config) if job else find_deployment(run_path(_given(source), config), task, config)
+    )
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
 
-    def tell(base_url: str) -> None:
-        said = f"serving {deployment.task.name}, candidate {deployment.candidate.key}, at {base_url}"
-        console.print(said, markup=False, highlight=False, soft_wrap=True)
+    def show_address(base_url: str) -> None:
+        print_plain(console, f"serving {deployment.task.name}, candidate {deployment.candidate.key}, at {base_url}")
 
     limits = Limits(options.max_body, options.max_in_flight, options.timeout)
     key_file, watch = options.api_key_file, job is not None
     settings = ServeSettings(options.host, options.port, key_file, watch, options.cache, limits)
-    asyncio.run(serve(deployment, settings, on_start=tell))
+    asyncio.run(serve(deployment, settings, on_start=show_address))
 
 
 def deployment_of_job(name: str, config: Sequence[str]) -> Deployment:
-    """A job's champion and its task, with `config` on top of the job's configuration, whose budget is its runs'.
+    """Return the deployment of a job's champion.
 
-    Raises `UserError` for a job that is not known or has no champion yet.
+    `config` overrides the job's configuration. The job's budget limits its runs, so it does not apply to the server.
+
+    Raises:
+        UserError: The job is unknown or has no champion yet.
     """
     from agentopt.jobs.champion import champions_of
     from agentopt.jobs.snapshot import load_world
@@ -87,10 +93,13 @@ def _check_installed(job: str | None) -> None:
         raise UserError(rule, remedy=f"pip install 'agentopt[serve{',jobs' if job else ''}]'")
 
 
-def _check_asked(source: Path | None, job: str | None, task: Path | None, options: ServeOptions) -> None:
-    """Raise `UserError` for arguments that do not go together, and for a number that is none."""
+def _check_arguments(source: Path | None, job: str | None, task: Path | None, options: ServeOptions) -> None:
+    """Raise `UserError` for arguments that exclude each other, and for an infinite time-out."""
     if source is None and job is None:
-        raise UserError("a run, a candidate's file or --job must be given", remedy="agentopt serve runs/NAME")
+        raise UserError(
+            "a run, a candidate's file or --job must be given",
+            remedy="see `agentopt runs list`",
+        )
     if source is not None and job is not None:
         rule = f"only one of a run, a candidate's file and --job may be given, but got {source} and --job {job}"
         raise UserError(rule, remedy="leave one of the two out")

@@ -1,0 +1,37 @@
+"""Console output that the commands share, and the exit of an interrupted command."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C or SIGTERM."""
+
+
+def stdout_console() -> Console:
+    """Return a console on stdout: as wide as the terminal, or 160 columns wide in a pipe or file."""
+    from rich.console import Console
+
+    # A pipe has no width. A table folded at Rich's default of 80 columns is hard to read in a log.
+    return Console(width=None if sys.stdout.isatty() else 160)
+
+
+def print_plain(console: Console, text: str) -> None:
+    """Print `text` verbatim: no markup, no highlighting, no line breaks added."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def interruptible(progress: Console) -> Iterator[None]:
+    """Turn Ctrl-C in the block into a hint on `progress` and exit code 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        progress.print("stopped; run the command again to resume: answers already received are cached")
+        sys.exit(INTERRUPTED)
