@@ -269,7 +269,7 @@ def test_the_cache_folder_can_be_moved() -> None:
 
 async def test_a_cache_that_cannot_be_created_fails_the_fetch(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
-    with pytest.raises(WeightsError, match=r"model.gguf cannot be read or kept in .*file") as raised:
+    with pytest.raises(WeightsError, match=r"model.gguf cannot be read or stored in .*file") as raised:
         await fetch(Weights(file="model.gguf", sha256=SHA, url=REFUSED), cache_dir=tmp_path / "file")
     assert isinstance(raised.value.__cause__, OSError)
 
