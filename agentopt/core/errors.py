@@ -15,6 +15,7 @@ AgentoptError
 ├── ModelError                one call to a model failed
 │   ├── TransientModelError   worth another attempt
 │   └── PermanentModelError   the same request would fail again
+│       ├── UnsupportedParameterError   the endpoint does not take one of the parameters
 │       └── RunStoppingError  a call that was not sent because the run is stopping
 ├── MalformedResponseError    an HTTP success whose body is not a completion
 ├── ApiError                  an HTTP error response in the OpenAI format, sent to a client
@@ -27,7 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 
 class AgentoptError(Exception):
@@ -104,41 +105,85 @@ class JournalError(AgentoptError):
     """The journal cannot be written: calls sent meanwhile may have been billed, and their responses are lost."""
 
 
+FailureScope = Literal["model", "transient", "example"]
+"""What a failed call affects.
+
+`model`: every further call to the model would fail too (a wrong key, an unknown model, no credit). `transient`: another
+attempt may succeed. `example`: only requests with this content fail (a content filter, the context length).
+"""
+
+
 class ModelError(AgentoptError):
     """One call to a model failed.
 
-    `billed` says whether the provider may have charged for it all the same: true when the request was
-    sent and the outcome is unknown (a time-out, a dropped connection, an unreadable body). `kind` is what
-    failures are counted by, such as `HTTP 429`, `timeout`, `connection dropped`, `malformed body`.
+    Attributes:
+        kind: Failures are counted by it; such as `HTTP 429`, `timeout`, `content filter`, `context length`.
+        scope: What the failure affects.
+        provider_message: The provider's own words, without secrets; empty if it gave none.
+        sent: Whether the request left this machine. If not, nothing is charged.
+        billed: Whether the provider may have charged for the call: true when the request was sent and the outcome is
+            unknown (a timeout, a dropped connection, an unreadable body).
+        tokens: Prompt and completion tokens that the provider reported for the failed call; charged instead of the
+            worst case.
     """
 
-    def __init__(self, message: str, *, billed: bool = False, kind: str = "failed") -> None:
-        self.billed, self.kind = billed, kind
+    scope: FailureScope = "example"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        billed: bool = False,
+        kind: str = "failed",
+        scope: FailureScope | None = None,
+        provider_message: str = "",
+        sent: bool = True,
+        tokens: tuple[int, int] | None = None,
+    ) -> None:
+        self.billed, self.kind, self.provider_message = billed, kind, provider_message
+        self.sent, self.tokens = sent, tokens
+        self.scope = scope or self.scope
         super().__init__(message)
 
 
 class TransientModelError(ModelError):
-    """Worth another attempt: rate limits, overload, time-outs, broken connections.
+    """Worth another attempt: rate limits, overload, timeouts, broken connections.
 
-    `retry_after` is the number of seconds the provider asked to wait, where it said so.
+    Attributes:
+        retry_after: Seconds to wait, if the provider sent a `Retry-After` header.
     """
 
-    def __init__(
-        self, message: str, *, billed: bool = False, kind: str = "failed", retry_after: float | None = None
-    ) -> None:
+    scope: FailureScope = "transient"
+
+    def __init__(self, message: str, *, retry_after: float | None = None, **details: Any) -> None:
         self.retry_after = retry_after
-        super().__init__(message, billed=billed, kind=kind)
+        super().__init__(message, **details)
 
 
 class PermanentModelError(ModelError):
     """The same request would fail again: a wrong key, an unknown model, a refused prompt."""
 
 
+class UnsupportedParameterError(PermanentModelError):
+    """The endpoint refused the request because of one parameter, which is left out of further requests.
+
+    Attributes:
+        parameter: `temperature`, `top_p`, `seed`, `n`, `stop`, `json_schema`, `strict`, `system_role`, `max_tokens`,
+            `max_completion_tokens`, `stream`, `stream_options`, `reasoning_effort` or `tools`.
+    """
+
+    scope: FailureScope = "model"
+
+    def __init__(self, message: str, *, parameter: str, **details: Any) -> None:
+        self.parameter = parameter
+        super().__init__(message, **details)
+
+
 class RunStoppingError(PermanentModelError):
     """A call that was not sent because the run is stopping."""
 
     def __init__(self) -> None:
-        super().__init__("not sent, because the run is stopping", kind="stopping")
+        super().__init__("not sent, because the run is stopping", kind="stopping", sent=False)
 
 
 class MalformedResponseError(AgentoptError):

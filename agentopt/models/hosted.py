@@ -228,10 +228,10 @@ def payload(spec: ModelSpec, request: Request) -> dict[str, Any]:
     asked: dict[str, Any] = {
         "model": spec.litellm or spec.model or spec.name,
         "max_tokens": request.max_tokens,
-        "temperature": request.temperature,
-        "top_p": request.top_p,
         "seed": request.sampling_seed,
     }
+    sampling = {"temperature": request.temperature, "top_p": request.top_p}
+    asked |= {name: value for name, value in sampling.items() if value is not None}
     if spec.chat_template:
         asked["messages"] = [{"role": m.role, "content": m.content} for m in request.messages]
     else:
