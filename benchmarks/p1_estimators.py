@@ -69,18 +69,18 @@ def bias(scale: float) -> Iterator[Line]:
 
 
 def published_scores(scale: float) -> Iterator[Line]:
-    """METHODS.md: 4,000 draws of one pair with the true score .0209."""
+    """The published figures: 4,000 draws of one pair with the true score .0209."""
     _, p = published_pair()
     for estimator, stated in PAPER_SCORE.items():
         for m, figure in stated.items():
             mean, error = mean_and_error(pair_scores(p, m, 4000, estimator))  # type: ignore[arg-type]
             # Both figures carry a standard error of 4,000 draws, and the published one is rounded.
             ok = abs(mean - figure) <= 3 * np.sqrt(2) * error + 0.0001
-            yield Line(f"METHODS.md score, {estimator}, M={m}", f"{mean:.4f} ± {error:.4f}", f"{figure:.4f}", bool(ok))
+            yield Line(f"published score, {estimator}, M={m}", f"{mean:.4f} ± {error:.4f}", f"{figure:.4f}", bool(ok))
 
 
 def winners_curse(scale: float) -> Iterator[Line]:
-    """METHODS.md: mean score of the best of 435 pairs when the system prompt has no effect (N=16, K=30)."""
+    """Mean score of the best of 435 pairs when the system prompt has no effect (N=16, K=30)."""
     draws = max(40, int(300 * scale))
     for estimator, stated in CURSE.items():
         for m, figure in stated.items():
@@ -156,7 +156,7 @@ def adaptive_repeats(scale: float) -> Iterator[Line]:
 
 
 def published_pair() -> tuple[float, Floats]:
-    """The first seeded pair (N=16, p normal .5 ± .2) with METHODS.md's true score and its noise, .0504 at M=2."""
+    """The first seeded pair (N=16, p normal .5 ± .2) with the published true score and its noise, .0504 at M=2."""
     for seed in range(1_000_000):
         p = normal_truth(np.random.default_rng(seed), 2)
         truth, noise = float(p.mean(axis=1).var()), 15 / 16 * float((p * (1 - p)).mean()) / 4

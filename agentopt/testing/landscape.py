@@ -1,10 +1,11 @@
-"""Synthetic score landscapes with the three insights planted: exact, free environments to measure search on.
+"""Synthetic score landscapes with the three insights of AgentTTS planted: exact and free, to measure searches on.
 
-SYNTHETIC: nothing here was measured on a model. `SyntheticLandscape`: two subtasks with the paper's token lengths, six
-models each, 13 sample counts, 900 units (METHODS part 1). The scores follow from formulas that plant what AgentTTS
-reports: retrieval gains from model size while answering prefers small models with several samples (insight 1), score
-against samples rises, peaks and falls (2), and better retrieval moves the answer's peak down (3: quality .80 -> 10
-samples, .60 -> 27, .35 -> 91). `SyntheticChain`: three subtasks whose lengths, models and effects are all drawn.
+Nothing here was measured on a model. `SyntheticLandscape` has two subtasks with the token lengths of the paper
+(arXiv 2508.00890), six models each, 13 sample counts and a limit of 900 units. Its scores are formulas that plant what
+the paper reports: retrieval gains from model size while answering prefers small models with several samples
+(insight 1), the score rises with the samples, peaks and falls (insight 2), and better retrieval moves the answer's peak
+to fewer samples (insight 3: quality .80 -> 10 samples, .60 -> 27, .35 -> 91). `SyntheticChain` has three subtasks whose
+lengths, models and effects are drawn at random.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def with_gaps(seed: int, table: Floats, keep: int = 2) -> Floats:
 
 
 def direct_score(table: Floats, chosen: list[int], estimator: Estimator) -> float:
-    """The formula of METHODS.md, cell by cell."""
+    """The formula of p1 (arXiv 2604.08801), cell by cell."""
     n, between, noise = len(table), [], 0.0
     for row in table[:, chosen]:
         kept = [cell[~np.isnan(cell)] for cell in row]
