@@ -7,7 +7,6 @@ imported by the functions that use it, since it takes longer to load than all of
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,15 +14,17 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from agentopt.core.intervals import mean_ends, mean_p_value, paired_proportion_ends, proportion_ends
+
 Floats = NDArray[np.float64]
 Verdict = Literal["better", "not distinguishable", "worse"]
 Estimator = Literal["unbiased", "paper"]
 
 RESAMPLES = 10_000
-"""Bootstrap resamples, and the most sign flips of the early-stopping test (exact below that many)."""
+"""Most sign flips of the early-stopping test (exact below that many)."""
 
 _BATCH_ELEMENTS = 2_000_000
-"""Numbers held at once while resampling: 16 MB."""
+"""Numbers held at once while flipping signs: 16 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Interval:
 class Difference:
     """Mean of `a - b` over the `n` examples that both have scored, and its interval.
 
-    `p_value` is two-sided, of the paired sign-flip test (for right-or-wrong scores: the exact McNemar test).
+    `p_value` is two-sided, of the exact McNemar test for right-or-wrong scores, otherwise of the studentised mean.
     """
 
     mean: float
@@ -51,18 +52,16 @@ class Difference:
 def mean_interval(scores: Sequence[float], *, confidence: float = 0.95, seed: int = 0) -> Interval:
     """Confidence interval of the mean of scores of independent examples.
 
-    Scores that are all 0 or 1 get Wilson's interval. Other scores get the BCa bootstrap, or the percentile
-    bootstrap where BCa is not defined. Scores that are all alike, also a single one, say nothing by
-    resampling; see `_without_spread` for what they get, which is never an interval of no width.
+    Scores that are all 0 or 1 get the exact binomial interval, others the bootstrap-t interval (Student's t below 10
+    scores). Scores that are all alike, also a single one, contain nothing to resample; see `_without_spread` for
+    their interval, which never has width 0. See `core/intervals.py` for the coverage.
 
     Raises ValueError when there are no scores.
     """
     values = _values(scores)
     if np.isin(values, (0.0, 1.0)).all():
-        return _proportion(int(values.sum()), len(values), confidence, "wilson")
-    if np.ptp(values) == 0:
-        return _without_spread(values, (0.0, 1.0), confidence)
-    return _bootstrap(values, confidence, seed)
+        return Interval(*proportion_ends(int(values.sum()), len(values), confidence), confidence)
+    return _real_interval(values, (0.0, 1.0), confidence, seed)
 
 
 def paired_difference(
@@ -70,25 +69,24 @@ def paired_difference(
 ) -> Difference:
     """How much better `a` is than `b`, by the examples (id -> score) that both have.
 
-    The interval is the percentile bootstrap over examples with 10,000 resamples; where all differences are alike
-    see `_without_spread`. Raises ValueError when no example has both scores.
+    Differences that are all -1, 0 or 1 get Bonett and Price's interval and the exact McNemar test, others the
+    bootstrap-t interval and its test. Raises ValueError when no example has both scores.
     """
     differences = _paired(a, b)
-    if np.ptp(differences) == 0:
-        interval = _without_spread(differences, (-1.0, 1.0), confidence)
-    else:
-        means = _resampled_means(differences, seed)
-        tail = (1 - confidence) / 2
-        low, high = np.quantile(means, [tail, 1 - tail])
-        interval = Interval(float(low), float(high), confidence)
-    p_value = _sign_flip_p_value(differences, "two-sided", seed)
-    return Difference(float(differences.mean()), interval, len(differences), p_value)
+    mean, n = float(differences.mean()), len(differences)
+    if np.isin(differences, (-1.0, 0.0, 1.0)).all():
+        wins, losses = int((differences > 0).sum()), int((differences < 0).sum())
+        interval = Interval(*paired_proportion_ends(wins, losses, n, confidence), confidence)
+        return Difference(mean, interval, n, _sign_p_value(wins, wins + losses, "two-sided"))
+    return Difference(
+        mean, _real_interval(differences, (-1.0, 1.0), confidence, seed), n, mean_p_value(differences, seed)
+    )
 
 
 def verdict(difference: Difference) -> Verdict:
-    """The difference in words: better or worse only where the interval leaves out 0 and the sign-flip test agrees.
+    """The difference in words: better or worse only where the interval leaves out 0 and the test agrees.
 
-    The bootstrap alone calls four examples won of four that differ a gain; the exact test needs six.
+    The interval alone calls five examples won of five a gain; the exact test needs six.
     """
     if difference.p_value > 1 - difference.interval.confidence:
         return "not distinguishable"
@@ -110,7 +108,7 @@ def loses(challenger: Mapping[str, float], incumbent: Mapping[str, float], *, le
         raise ValueError(f"`looks >= 1` must hold, but got {looks}: pass the number of planned tests of a trial")
     if not challenger.keys() & incumbent.keys():
         return False
-    return _sign_flip_p_value(_paired(challenger, incumbent), "less", seed=0) <= level / looks
+    return _sign_flip_p_value(_paired(challenger, incumbent), seed=0) <= level / looks
 
 
 def _values(scores: Sequence[float]) -> Floats:
@@ -126,25 +124,6 @@ def _paired(a: Mapping[str, float], b: Mapping[str, float]) -> Floats:
     return _values([a[key] - b[key] for key in shared])
 
 
-def _proportion(successes: int, n: int, confidence: float, method: Literal["wilson", "exact"]) -> Interval:
-    """Wilson's or Clopper and Pearson's interval, as `scipy.stats.binomtest` gives them.
-
-    From scipy.special, because scipy.stats alone takes three quarters of a second to load.
-    """
-    from scipy.special import betaincinv, ndtri
-
-    tail = (1 - confidence) / 2
-    if method == "wilson":
-        z, p = float(ndtri(1 - tail)), successes / n
-        centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
-        half = z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
-        low, high = centre - half, centre + half
-    else:
-        low = betaincinv(max(successes, 1), n - successes + 1, tail)
-        high = betaincinv(successes + 1, max(n - successes, 1), 1 - tail)
-    return Interval(0.0 if successes == 0 else float(low), 1.0 if successes == n else float(high), confidence)
-
-
 def _without_spread(values: Floats, bounds: tuple[float, float], confidence: float) -> Interval:
     """Interval of a mean when all n values are the same one.
 
@@ -154,48 +133,35 @@ def _without_spread(values: Floats, bounds: tuple[float, float], confidence: flo
     value, (low, high) = float(values[0]), bounds
     if not low <= value <= high:
         return Interval(-np.inf, np.inf, confidence)
-    share = _proportion(0, len(values), confidence, "exact").high
+    _, share = proportion_ends(0, len(values), confidence)
     kept = (1 - share) * value
     return Interval(kept + share * low, kept + share * high, confidence)
 
 
-def _bootstrap(values: Floats, confidence: float, seed: int) -> Interval:
-    from scipy.stats import DegenerateDataWarning, bootstrap
-
-    options: dict[str, Any] = {
-        "confidence_level": confidence,
-        "n_resamples": RESAMPLES,
-        "batch": max(1, _BATCH_ELEMENTS // len(values)),
-    }
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DegenerateDataWarning)  # it comes with NaN ends, which are looked for below
-        found = bootstrap((values,), np.mean, method="BCa", rng=seed, **options).confidence_interval
-    if not np.isfinite([found.low, found.high]).all():
-        found = bootstrap((values,), np.mean, method="percentile", rng=seed, **options).confidence_interval
-    return Interval(float(found.low), float(found.high), confidence)
+def _real_interval(values: Floats, bounds: tuple[float, float], confidence: float, seed: int) -> Interval:
+    """Interval of the mean of real values, cut to the bounds where all values are within them."""
+    if np.ptp(values) == 0:
+        return _without_spread(values, bounds, confidence)
+    low, high = mean_ends(values, confidence, seed)
+    if bounds[0] <= values.min() and values.max() <= bounds[1]:
+        low, high = max(low, bounds[0]), min(high, bounds[1])
+    return Interval(low, high, confidence)
 
 
-def _resampled_means(values: Floats, seed: int) -> Floats:
-    rng = np.random.default_rng(seed)
-    batch = max(1, _BATCH_ELEMENTS // len(values))
-    sizes = [min(batch, RESAMPLES - start) for start in range(0, RESAMPLES, batch)]
-    return np.concatenate([values[rng.integers(len(values), size=(n, len(values)))].mean(axis=1) for n in sizes])
-
-
-def _sign_flip_p_value(differences: Floats, alternative: Literal["less", "two-sided"], seed: int) -> float:
-    """P value of 'the differences are symmetric about 0' against a mean below 0, or away from it.
+def _sign_flip_p_value(differences: Floats, seed: int) -> float:
+    """P value of 'the differences are symmetric about 0' against a mean below 0.
 
     Differences of one size make it a binomial test on their signs (McNemar); otherwise signs are flipped, in every
-    way there is where these are few. Zeros carry nothing and are dropped.
+    way there is if these are few. Zeros carry no evidence and are dropped.
     """
     moved = differences[~np.isclose(differences, 0.0, atol=1e-12)]
     if moved.size == 0:
         return 1.0
     if np.allclose(np.abs(moved), abs(moved[0])):
-        return _sign_p_value(int((moved > 0).sum()), moved.size, alternative)
+        return _sign_p_value(int((moved > 0).sum()), moved.size, "less")
     from scipy.stats import permutation_test
 
-    options = {"permutation_type": "samples", "alternative": alternative, "n_resamples": RESAMPLES}
+    options: dict[str, Any] = {"permutation_type": "samples", "alternative": "less", "n_resamples": RESAMPLES}
     batch = max(1, _BATCH_ELEMENTS // moved.size)
     return float(permutation_test((moved,), np.mean, rng=seed, batch=batch, vectorized=True, **options).pvalue)
 

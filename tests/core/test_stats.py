@@ -40,8 +40,8 @@ def stopped(challenger: dict[str, float], incumbent: dict[str, float], block: in
 
 
 @given(right_or_wrong)
-def test_right_or_wrong_scores_get_wilsons_interval(scores: list[float]) -> None:
-    expected = binomtest(int(sum(scores)), len(scores)).proportion_ci(method="wilson")
+def test_right_or_wrong_scores_get_the_exact_interval(scores: list[float]) -> None:
+    expected = binomtest(int(sum(scores)), len(scores)).proportion_ci(method="exact")
     interval = mean_interval(scores)
     assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high))
     assert interval.confidence == 0.95
@@ -51,7 +51,7 @@ def test_right_or_wrong_scores_get_wilsons_interval(scores: list[float]) -> None
 @given(st.lists(unit, min_size=1, max_size=30))
 def test_an_interval_holds_the_mean_and_has_a_width(scores: list[float]) -> None:
     interval = mean_interval(scores)
-    slack = 1e-9 + 0.02 * (max(scores) - min(scores))  # BCa shifts its ends on very skewed scores
+    slack = 1e-9 + 0.02 * (max(scores) - min(scores))  # resampling shifts its ends on very skewed scores
     assert interval.low - slack <= np.mean(scores) <= interval.high + slack
     if max(scores) == min(scores):
         assert interval.high > interval.low
@@ -203,12 +203,8 @@ def test_a_trial_that_is_never_looked_at_is_a_mistake() -> None:
 
 
 @given(n=st.integers(1, 200), data=st.data())
-def test_binomial_intervals_and_tests_are_those_of_scipy(n: int, data: st.DataObject) -> None:
+def test_binomial_tests_are_those_of_scipy(n: int, data: st.DataObject) -> None:
     wins = data.draw(st.integers(0, n))
-    for method in ("wilson", "exact"):
-        expected = binomtest(wins, n).proportion_ci(method=method)
-        found = stats._proportion(wins, n, 0.95, method)  # type: ignore[arg-type]
-        assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
     for alternative in ("less", "two-sided"):
         expected_p = binomtest(wins, n, alternative=alternative).pvalue
         assert stats._sign_p_value(wins, n, alternative) == pytest.approx(expected_p, rel=1e-9)  # type: ignore[arg-type]

@@ -1,0 +1,132 @@
+"""Intervals and tests of a mean that keep their level at small n: exact, adjusted Wald, Student's t and bootstrap-t.
+
+Pure functions of arrays that return plain numbers; `python -m benchmarks.claims` measures their coverage.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ends = tuple[float, float]
+"""Low and high end of an interval."""
+
+RESAMPLES = 10_000
+"""Bootstrap resamples."""
+
+STUDENT_BELOW = 10
+"""Below this many values Student's t is used: the bootstrap-t interval becomes several times as wide."""
+
+_BATCH_ELEMENTS = 2_000_000
+"""Numbers held at once while resampling: 16 MB."""
+
+
+def proportion_ends(successes: int, n: int, confidence: float = 0.95) -> Ends:
+    """Clopper and Pearson's exact interval of a proportion.
+
+    Wilson's is narrower by a tenth, but covers as little as 83% near 0 and 1 at n = 6 and 89% at n = 24.
+    """
+    from scipy.special import betaincinv
+
+    tail = (1 - confidence) / 2
+    low = float(betaincinv(successes, n - successes + 1, tail)) if successes > 0 else 0.0
+    high = float(betaincinv(successes + 1, n - successes, 1 - tail)) if successes < n else 1.0
+    return low, high
+
+
+def paired_proportion_ends(wins: int, losses: int, n: int, confidence: float = 0.95) -> Ends:
+    """Adjusted Wald interval of the difference of two paired proportions.
+
+    Source: Bonett and Price, Journal of Educational and Behavioral Statistics 37, 2012: one pair is added to each of
+    the two discordant cells. Exact coverage is at least .93 from n = 6 on.
+
+    Args:
+        wins: pairs in which only the first succeeded.
+        losses: pairs in which only the second succeeded.
+        n: all pairs.
+        confidence: nominal coverage.
+    """
+    from scipy.special import ndtri
+
+    won, lost = (wins + 1) / (n + 2), (losses + 1) / (n + 2)
+    half = float(ndtri((1 + confidence) / 2)) * np.sqrt((won + lost - (won - lost) ** 2) / (n + 2))
+    return max(-1.0, float(won - lost - half)), min(1.0, float(won - lost + half))
+
+
+def mean_ends(values: Floats, confidence: float = 0.95, seed: int = 0) -> Ends:
+    """Interval of the mean of real values that are not all alike: bootstrap-t, or Student's t for less than 10 values.
+
+    The bootstrap-t covers 93.5% for lognormal values at n = 60, where BCa covers 91.6% and Student's t 90.3%. Ends are
+    infinite where too many resamples have no spread.
+    """
+    error = float(values.std(ddof=1)) / np.sqrt(len(values))
+    low, high = _student_quantiles(values, confidence, seed)
+    return float(values.mean() - high * error), float(values.mean() - low * error)
+
+
+def mean_p_value(values: Floats, seed: int = 0) -> float:
+    """Two-sided p value of 'the mean is 0' for real values, by the distribution that `mean_ends` uses.
+
+    Flipping signs needs symmetric values and calls skewed ones different in 20 to 30% of cases. Dividing each flipped
+    mean by its standard error does not help: the sum of squares is the same for every flip, so the order of the flips
+    does not change. Resampling the studentised mean does not need symmetry. Below 10 values the greater of Student's
+    and the exact sign-flip p value is returned: no difference of less than 6 values is significant at .05.
+    """
+    moved = values[~np.isclose(values, 0.0, atol=1e-12)]
+    if moved.size == 0:
+        return 1.0
+    if len(values) < STUDENT_BELOW:
+        return max(_student_p_value(values), _sign_flip_p_value(values))
+    spread = float(values.std(ddof=1))
+    if np.isclose(spread, 0.0, atol=1e-12):
+        return float(0.5 ** (len(values) - 1))
+    found = float(values.mean()) / spread * np.sqrt(len(values))
+    resampled = _resampled_t(values, seed)
+    below, above = float((resampled <= found).mean()), float((resampled >= found).mean())
+    return min(1.0, 2 * (min(below, above) * RESAMPLES + 1) / (RESAMPLES + 1))
+
+
+def _student_quantiles(values: Floats, confidence: float, seed: int) -> Ends:
+    tail = (1 - confidence) / 2
+    if len(values) < STUDENT_BELOW:
+        from scipy.special import stdtrit
+
+        high = float(stdtrit(len(values) - 1, 1 - tail))
+        return -high, high
+    low, high = np.quantile(_resampled_t(values, seed), [tail, 1 - tail], method="inverted_cdf")
+    return float(low), float(high)
+
+
+def _resampled_t(values: Floats, seed: int) -> Floats:
+    """Studentised means of resamples around the mean of the values; infinite where a resample has no spread."""
+    rng, n = np.random.default_rng(seed), len(values)
+    centred = values - values.mean()
+    batch = max(1, _BATCH_ELEMENTS // n)
+    found = []
+    for start in range(0, RESAMPLES, batch):
+        drawn = centred[rng.integers(n, size=(min(batch, RESAMPLES - start), n))]
+        means, spread = drawn.mean(axis=1), drawn.std(axis=1, ddof=1)
+        flat = spread < 1e-12
+        infinite = np.where(np.isclose(means, 0.0, atol=1e-12), 0.0, np.copysign(np.inf, means))
+        found.append(np.where(flat, infinite, means * np.sqrt(n) / np.where(flat, 1.0, spread)))
+    return np.concatenate(found)
+
+
+def _student_p_value(values: Floats) -> float:
+    from scipy.special import stdtr
+
+    if len(values) < 2:
+        return 1.0
+    spread = float(values.std(ddof=1))
+    if np.isclose(spread, 0.0, atol=1e-12):
+        return 0.0
+    return 2 * float(stdtr(len(values) - 1, -abs(float(values.mean())) / spread * np.sqrt(len(values))))
+
+
+def _sign_flip_p_value(values: Floats) -> float:
+    """Exact, over all 2^n sign flips of the mean."""
+    n = len(values)
+    signs = 1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
+    flipped = np.abs(signs @ values)
+    return float((flipped >= abs(values.sum()) - 1e-12).mean())
