@@ -6,11 +6,14 @@ import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.core.cost import PAPER_UNIT, Unit
+from agentopt.core.errors import TaskError
 from agentopt.core.records import Score, Split
+from agentopt.core.registry import FUSIONS
+from agentopt.core.yaml_models import RuleError, as_error
 
 Value = Any
 """What a parser makes of a response: text, a number, a list of ids, a JSON value."""
@@ -36,8 +39,6 @@ Parser = Callable[[str], Value]
 Scorer = Callable[[Example, Value], Score | Awaitable[Score]]
 """Judges the workflow's output (None when a subtask gave nothing parsable)."""
 
-FusionMethod = Literal["first", "vote", "vote_list", "fuse", "best_of"]
-
 
 @dataclass(frozen=True, slots=True)
 class Fusion:
@@ -47,12 +48,35 @@ class Fusion:
     commonest list length k, then the k most frequent ids. `fuse`: one more call, of the subtask's own model or of
     `model`, that reads all samples and gives the best single answer. `best_of`: the highest `judge(inputs, value)`;
     the judge never sees the target.
+
+    Attributes:
+        method: A registered fusion, or one to import, as `package.module:name`.
+        model: The model that `fuse` calls.
+        prompt: The template that `fuse` renders, over `question` and `answers`.
+        judge: The function that `best_of` maximises.
+        options: Further options of a registered fusion.
+
+    Raises:
+        TaskError: There is no such method, or it has other options.
     """
 
-    method: FusionMethod = "vote"
+    method: str = "vote"
     model: str | None = None
     prompt: str | None = None
     judge: Callable[[Mapping[str, Any], Value], float] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        try:
+            FUSIONS.read(self.method, self.given)
+        except RuleError as broken:
+            raise as_error(broken.mistakes, "Fusion", TaskError) from broken
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The options of the method, those that are fields of their own included."""
+        own = {"model": self.model, "prompt": self.prompt, "judge": self.judge}
+        return {**self.options, **{name: value for name, value in own.items() if value is not None}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +113,7 @@ class Subtask:
     parse: Parser = str.strip
     system_prompt: str = ""
     num_samples: tuple[int, ...] = (1, 2, 3, 5, 8)
-    fusion: Fusion = Fusion()
+    fusion: Fusion = field(default_factory=Fusion)
     max_tokens: int = 64
     temperature: float = 0.9
     top_p: float = 1.0

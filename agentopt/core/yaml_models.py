@@ -8,17 +8,22 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agentopt.core.errors import UserError
 
 Model = TypeVar("Model", bound=BaseModel)
 Key = tuple[str | int, ...]
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(gt=0)]
+Text = Annotated[str, Field(min_length=1)]
 
 
 class Strict(BaseModel):
@@ -117,15 +122,40 @@ class Mistake:
     remedy: str
 
 
+class RuleError(UserError, ValueError):
+    """Broken rules, raised inside a validator. `explain` prefixes their keys with the place of the value."""
+
+    def __init__(self, mistakes: Sequence[Mistake]) -> None:
+        self.mistakes = tuple(mistakes)
+        rules = "; ".join(f"{m.key}: {m.rule}" if m.key else m.rule for m in mistakes)
+        super().__init__(rules, remedy="; ".join(m.remedy for m in mistakes))
+
+
+def broken_rule(rule: str, remedy: str) -> RuleError:
+    """The exception of a validator that checks one rule of its value."""
+    return RuleError([Mistake("", rule, remedy)])
+
+
 def explain(problem: ValidationError, model_type: type[BaseModel], data: Any, *, key: Key = ()) -> list[Mistake]:
     """The mistakes behind a pydantic error, one per key; the branches of a union are told as alternatives.
 
-    A validator says its own remedy by raising `PydanticCustomError(kind, message, {"remedy": text})`.
+    A validator gives its own remedy by raising `RuleError`, or `PydanticCustomError(kind, message, {"remedy": text})`.
     """
     found: dict[Key, list[Any]] = {}
+    mistakes: list[Mistake] = []
     for detail in problem.errors(include_url=False):
-        found.setdefault(_place(detail["loc"], data, detail["type"]), []).append(detail)
-    return [_mistake((*key, *place), details, _keys_at(model_type, place)) for place, details in found.items()]
+        place = _place(detail["loc"], data, detail["type"])
+        inner = (detail.get("ctx") or {}).get("error")
+        if isinstance(inner, RuleError):
+            mistakes += [replace(m, key=_dotted(*key, *place, m.key)) for m in inner.mistakes]
+        else:
+            found.setdefault(place, []).append(detail)
+    others = (_mistake((*key, *place), details, _keys_at(model_type, place)) for place, details in found.items())
+    return [*mistakes, *others]
+
+
+def _dotted(*key: str | int) -> str:
+    return ".".join(str(part) for part in key if part != "")
 
 
 def as_error(mistakes: Sequence[Mistake], where: Path | str, error: type[UserError]) -> UserError:

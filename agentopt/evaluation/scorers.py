@@ -12,13 +12,15 @@ import math
 import re
 import string
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Set
+from collections.abc import Awaitable, Callable, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
 from agentopt.core.errors import AgentoptError, ScorerError
 from agentopt.core.records import Score
+from agentopt.core.registry import ModelName, scorer
 from agentopt.core.task import Example, Scorer, Unparsable, Value
+from agentopt.core.yaml_models import Count, NotNegative, Text
 from agentopt.models.base import ChatModel, Message, Request
 from agentopt.workflow import parsers
 from agentopt.workflow.parsers import shown
@@ -39,11 +41,13 @@ def normalise(answer: str) -> str:
     return " ".join(kept.split()) or lowered.strip()
 
 
+@scorer("exact_match", compares=True)
 def exact_match() -> Scorer:
     """1 when the output equals an acceptable answer after `normalise`, else 0."""
     return _against_answers(lambda output, answer: float(normalise(output) == normalise(answer)))
 
 
+@scorer("token_f1", compares=True)
 def token_f1() -> Scorer:
     """The F1 of the words that output and answer share after `normalise`; the best over the acceptable answers.
 
@@ -52,12 +56,14 @@ def token_f1() -> Scorer:
     return _against_answers(_token_f1)
 
 
+@scorer("contains", compares=True)
 def contains() -> Scorer:
     """1 when an acceptable answer stands in the output as whole words after `normalise`, else 0."""
     return _against_answers(_contains)
 
 
-def numeric(tolerance: float = 1e-6, relative_tolerance: float = 0.0) -> Scorer:
+@scorer("numeric", compares=True)
+def numeric(tolerance: NotNegative = 1e-6, relative_tolerance: NotNegative = 0.0) -> Scorer:
     """1 when the output is within `tolerance`, or `relative_tolerance` times the target's size, of a target.
 
     Output and target may be numbers, or texts that the number parser reads.
@@ -76,6 +82,7 @@ def numeric(tolerance: float = 1e-6, relative_tolerance: float = 0.0) -> Scorer:
     return score
 
 
+@scorer("set_f1", compares=True)
 def set_f1() -> Scorer:
     """The F1 of the items in the output against those in the target, both taken as sets; 1 when both are empty.
 
@@ -109,6 +116,7 @@ def against(column: str, scorer: Scorer) -> Scorer:
     return score
 
 
+@scorer("python")
 def python(function: Callable[[Example, Value], Any]) -> Scorer:
     """A user's own function, or any scorer, with its result checked.
 
@@ -136,13 +144,14 @@ JUDGE_TRIES = 2
 """How often a judge is asked for a usable verdict on one example."""
 
 
+@scorer("judge", calls_model=True)
 @dataclass(frozen=True, slots=True)
 class Judge:
     """A language model that judges by a rubric. It needs a model to ask: `using` gives the scorer."""
 
-    model: str
-    rubric: str
-    max_tokens: int = 512
+    model: ModelName
+    rubric: Text
+    max_tokens: Count = 512
 
     def __call__(self, example: Example, output: Value) -> Score:
         raise ScorerError(f"the judge {self.model} has no model to ask for example {example.id}; call `using` first")
@@ -307,13 +316,3 @@ def _checked(judged: Any, who: str, example: Example) -> Score:
         got = shown(judged)
         raise ScorerError(f"{who} must return a Score or a finite number, but got {got} on example {example.id}")
     return replace(score, value=value)
-
-
-BUILT_IN: Mapping[str, Callable[..., Scorer]] = {
-    "exact_match": exact_match,
-    "token_f1": token_f1,
-    "numeric": numeric,
-    "set_f1": set_f1,
-    "contains": contains,
-}
-"""The scorers that need no function and no model, by their name in a task file."""

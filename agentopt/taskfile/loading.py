@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from agentopt.core.cost import Unit, units
 from agentopt.core.errors import TaskError
 from agentopt.core.records import Split
+from agentopt.core.registry import FUSIONS, PARSERS, SCORERS, Registry
 from agentopt.core.task import (
     Example,
     Fusion,
@@ -33,22 +34,9 @@ from agentopt.models.catalog import ModelSpec
 from agentopt.taskfile.data import Row, check_leaks, read_rows
 from agentopt.taskfile.program import MAX_TOKENS, check_prompts, read_program, settings_left
 from agentopt.taskfile.reader import read_dataset
-from agentopt.taskfile.schema import (
-    ChoiceParse,
-    IdsParse,
-    JsonParse,
-    JudgeScorer,
-    NumberParse,
-    ParseSpec,
-    PythonParse,
-    SubtaskSpec,
-    TaskSpec,
-    TextParse,
-    with_overrides,
-)
+from agentopt.taskfile.schema import Named, SubtaskSpec, TaskSpec, build, with_overrides
 from agentopt.taskfile.scoring import build_metrics, build_scorer, check_targets, is_comparison
 from agentopt.workflow import parsers
-from agentopt.workflow.fusion import FUSION_NAMES
 from agentopt.workflow.graph import check_names, check_task
 from agentopt.workflow.templates import CONTEXT, INPUTS, OLD_CONTEXT, Template, compile_template
 
@@ -145,7 +133,7 @@ class _Reader:
     # Building
 
     def _subtask(self, spec: SubtaskSpec, reads: tuple[str, ...]) -> Subtask:
-        schema = spec.parse.json_schema if isinstance(spec.parse, JsonParse) else None
+        schema = _of_parser(spec.parse, "schema")
         left = settings_left(spec) if self.spec.program else frozenset()
         return Subtask(
             name=spec.name,
@@ -176,36 +164,20 @@ class _Reader:
         parse = self._parser(spec.parse, f"{where}.parse")
         return read_program(spec, self.file.parent, self.functions, parse, where)
 
-    def _parser(self, spec: ParseSpec, where: str) -> Parser:
-        try:
-            match spec:
-                case TextParse(first_line=first_line):
-                    return parsers.text(first_line=first_line)
-                case NumberParse():
-                    return parsers.number()
-                case ChoiceParse(options=options):
-                    return parsers.choice(options)
-                case IdsParse(max=most):
-                    return parsers.ids(most)
-                case JsonParse(json_schema=schema):
-                    return parsers.json(schema)
-                case PythonParse(function=name):
-                    return parsers.python(self.functions(name, f"{where}.function"))
-        except ValueError as error:
-            raise TaskError(str(error), where=where, remedy="correct the parser's settings") from error
+    def _parser(self, spec: Named, where: str) -> Parser:
+        entry, parse = build(PARSERS, spec, self.functions, where)
+        # A parser of ours raises nothing but `Unparsable`; anyone else's may raise anything.
+        return parse if entry.make.__module__ == parsers.__name__ else parsers.python(parse)
 
     def _fusion(self, spec: SubtaskSpec) -> Fusion:
         fuse, where = spec.fuse, self.at("fuse", spec)
-        if fuse.method == "vote_list" and not isinstance(spec.parse, IdsParse | JsonParse | PythonParse):
-            rule = f"vote_list needs a parser that gives lists, but got {spec.parse.kind}"
+        entry = FUSIONS.find(fuse.kind)
+        if entry.traits.get("lists") and not isinstance(_sample(spec.parse), list | None):
+            rule = f"{fuse.kind} needs a parser that gives lists, but got {spec.parse.kind}"
             raise TaskError(rule, where=where, remedy="use parse: {kind: ids}, or fuse: vote")
-        if fuse.prompt is not None:
-            template = compile_template(fuse.prompt, f"{where}.prompt")
-            for name in sorted(template.references - FUSION_NAMES):
-                rule = f"a fusion prompt reads `question` and `answers`, but got `{name}`"
-                raise TaskError(rule, where=f"{where}.prompt", remedy=did_you_mean(name, FUSION_NAMES))
-        judge = self.functions(fuse.judge, f"{where}.judge") if fuse.judge else None
-        return Fusion(fuse.method, fuse.model, fuse.prompt, judge)
+        options = entry.read(fuse.options, lambda name, option: self.functions(name, f"{where}.{option}"))
+        own = {name: options.pop(name) for name in ("model", "prompt", "judge") if name in options}
+        return Fusion(fuse.kind, **own, options=options)
 
     def _rows(self) -> dict[Split, list[Row]]:
         data, found = self.spec.data, {}
@@ -274,10 +246,8 @@ class _Reader:
         """Every model that the file names, and where."""
         for spec in self.spec.subtasks:
             yield from ((name, self.at(f"models.{number}", spec)) for number, name in enumerate(spec.models))
-            if spec.fuse.model is not None:
-                yield spec.fuse.model, self.at("fuse.model", spec)
-        if isinstance(self.spec.scorer, JudgeScorer):
-            yield self.spec.scorer.model, self.at("scorer.model")
+            yield from _named_models(FUSIONS, spec.fuse, self.at("fuse", spec))
+        yield from _named_models(SCORERS, self.spec.scorer, self.at("scorer"))
 
     def _check_columns(self, rows: Mapping[Split, list[Row]]) -> None:
         """Every column that a template reads must be an input column of every row."""
@@ -304,7 +274,7 @@ class _Reader:
 
     def _check_rendering(self, task: Task) -> None:
         """Render every template on the first example of every split, with placeholders for earlier outputs."""
-        placeholders = {s.name: _placeholder(s) for s in self.spec.subtasks}
+        placeholders = {s.name: _sample(s.parse) for s in self.spec.subtasks}
         for spec in self.spec.subtasks:
             outputs = {name: placeholders[name] for name in task[spec.name].reads}
             if spec.context or None in outputs.values():
@@ -321,7 +291,7 @@ class _Reader:
             output = next(s for s in self.spec.subtasks if s.name == self._output())
             # With a program, that is what its answer is read as.
             parse = self.spec.program.parse if self.spec.program else output.parse
-            check_targets(scorer, parse.options if isinstance(parse, ChoiceParse) else (), output.name, rows)
+            check_targets(scorer, _of_parser(parse, "values") or (), output.name, rows)
 
     def _check_costs(self, task: Task) -> None:
         """One pass must not cost less than nothing, which the formula gives when the unit is too large."""
@@ -362,15 +332,19 @@ def _cycle(reads: Mapping[str, tuple[str, ...]]) -> list[str]:
         way.append(name)
 
 
-def _placeholder(spec: SubtaskSpec) -> Value | None:
-    """A value such as the subtask's parser may give; None where its shape is not known."""
-    match spec.parse:
-        case TextParse():
-            return "text"
-        case NumberParse():
-            return 1
-        case ChoiceParse(options=options):
-            return options[0]
-        case IdsParse():
-            return ["1"]
-    return None
+def _named_models(registry: Registry, spec: Named, where: str) -> Iterator[tuple[str, str]]:
+    named = registry.find(spec.kind).models(spec.options)
+    return ((name, f"{where}.{option}") for option, name in named.items())
+
+
+def _of_parser(spec: Named, trait: str) -> Any:
+    """The value of the option that the parser's registration names as its `trait`."""
+    entry = PARSERS.find(spec.kind)
+    option = entry.traits.get(trait)
+    return entry.read(spec.options).get(option) if option else None
+
+
+def _sample(spec: Named) -> Value | None:
+    """A value such as the parser returns; None if its type is not known."""
+    values = _of_parser(spec, "values")
+    return values[0] if values else PARSERS.find(spec.kind).traits.get("sample")

@@ -5,20 +5,19 @@ Owns the rules that concern one key alone; rules between keys, and between keys 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from agentopt.core.cost import PAPER_UNIT
-from agentopt.core.yaml_models import Strict, did_you_mean
+from agentopt.core.errors import TaskError
+from agentopt.core.registry import FUSIONS, PARSERS, SCORERS, Entry, Registry
+from agentopt.core.user_functions import Functions
+from agentopt.core.yaml_models import Count, NotNegative, Positive, RuleError, Strict, Text, as_error
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(gt=0)]
-Text = Annotated[str, Field(min_length=1)]
 FunctionName = Annotated[str, Field(pattern=r"^.+\.py:[A-Za-z_][A-Za-z0-9_]*$")]
 """A function in a Python file, as `file.py:name`, relative to the task folder."""
 
@@ -28,17 +27,56 @@ def _error(rule: str, remedy: str) -> PydanticCustomError:
     return PydanticCustomError("rule", "{rule}", {"rule": rule, "remedy": remedy})
 
 
-def _kinds(key: str, *kinds: str) -> Callable[[Any], Any]:
-    """Reads `vote` as `{method: vote}`, and says which kinds there are where another is asked for."""
+class Named(Strict):
+    """A registered scorer, parser or fusion, and its options."""
+
+    kind: str
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+def _named(registry: Registry) -> BeforeValidator:
+    """Reads `vote` as `{method: vote}`, and validates name and options against the registry."""
 
     def read(value: Any) -> Any:
-        full = {key: value} if isinstance(value, str) else value
-        kind = full.get(key) if isinstance(full, Mapping) else None
-        if isinstance(full, Mapping) and kind not in kinds:
-            raise _error(f"`{key}` must be one of {', '.join(kinds)}", did_you_mean(str(kind), kinds))
-        return full
+        full = {registry.key: value} if isinstance(value, str) else value
+        if not isinstance(full, Mapping):
+            return value
+        name = str(full.get(registry.key))
+        options = {key: option for key, option in full.items() if key != registry.key}
+        registry.read(name, options)
+        return Named(kind=name, options=options)
 
-    return read
+    return BeforeValidator(read)
+
+
+def build(registry: Registry, spec: Named, functions: Functions, where: str) -> tuple[Entry, Any]:
+    """Build a registered extension.
+
+    Args:
+        registry: The registry that has it.
+        spec: Its name and options.
+        functions: Loads the functions that options name.
+        where: The place of the name, for messages.
+
+    Returns:
+        The registry's entry, and what its factory returned.
+
+    Raises:
+        TaskError: A function is not there, or the factory refused its options.
+    """
+    entry = registry.find(spec.kind)
+    try:
+        options = entry.read(spec.options, lambda name, option: functions(name, f"{where}.{option}"))
+        return entry, entry.make(**options)
+    except RuleError as broken:
+        raise as_error(broken.mistakes, where, TaskError) from broken
+    except ValueError as error:
+        raise TaskError(str(error), where=where, remedy=f"correct the {registry.kind}'s options") from error
+
+
+ScorerSpec = Annotated[Named, _named(SCORERS)]
+ParserSpec = Annotated[Named, _named(PARSERS)]
+FusionSpec = Annotated[Named, _named(FUSIONS)]
 
 
 def _counts(value: Any) -> Any:
@@ -124,77 +162,6 @@ class ColumnsSpec(Strict):
     """Columns that are kept for python scorers, but that no template sees."""
 
 
-class TextParse(Strict):
-    """The response without surrounding white space."""
-
-    kind: Literal["text"] = "text"
-    first_line: bool = False
-    """Only the first line that is not blank."""
-
-
-class NumberParse(Strict):
-    """The last number in the response."""
-
-    kind: Literal["number"]
-
-
-class ChoiceParse(Strict):
-    """One of a few answers."""
-
-    kind: Literal["choice"]
-    options: Annotated[tuple[Annotated[str, Field(coerce_numbers_to_str=True)], ...], Field(min_length=1)]
-
-
-class IdsParse(Strict):
-    """A list of whole numbers, as texts."""
-
-    kind: Literal["ids"]
-    max: Count | None = None
-    """The most numbers that are read."""
-
-
-class JsonParse(Strict):
-    """A JSON value that follows a JSON schema; endpoints that can are made to follow it."""
-
-    kind: Literal["json"]
-    json_schema: dict[str, Any] = Field(alias="schema")
-
-
-class PythonParse(Strict):
-    """A function from the response's text to a value; it raises `Unparsable`, or returns None, for a bad one."""
-
-    kind: Literal["python"]
-    function: FunctionName
-
-
-ParseSpec = Annotated[
-    TextParse | NumberParse | ChoiceParse | IdsParse | JsonParse | PythonParse,
-    Field(discriminator="kind"),
-    BeforeValidator(_kinds("kind", "text", "number", "choice", "ids", "json", "python")),
-]
-
-
-class FuseSpec(Strict):
-    """How several samples become one value."""
-
-    method: Literal["first", "vote", "vote_list", "fuse", "best_of"] = "vote"
-    model: Text | None = None
-    """For `fuse`: the model that reads all samples; the subtask's own unless given."""
-    prompt: Text | None = None
-    """For `fuse`: a template over `question` and `answers`."""
-    judge: FunctionName | None = None
-    """For `best_of`: a function of the inputs and a value; the highest wins. It does not see the target."""
-
-    @model_validator(mode="after")
-    def _fits_method(self) -> FuseSpec:
-        for key, method in (("model", "fuse"), ("prompt", "fuse"), ("judge", "best_of")):
-            if getattr(self, key) is not None and self.method != method:
-                raise _error(f"`{key}` goes with method {method}", f"remove `{key}`, or use method: {method}")
-        if self.method == "best_of" and self.judge is None:
-            raise _error("best_of needs a `judge`", 'add judge: "scorers.py:name"')
-        return self
-
-
 class TokensSpec(Strict):
     """Nominal tokens of one pass, for costs in units; measured on the baseline unless given."""
 
@@ -210,7 +177,7 @@ class ProgramSpec(Strict):
     its answer. `python` is the interpreter that runs agentopt."""
     function: FunctionName | None = None
     """A function of the inputs that returns the answer; see `taskfile.program`."""
-    parse: ParseSpec = TextParse()
+    parse: ParserSpec = Named(kind="text")
     """How what a command prints is read."""
     timeout: Positive = 60.0
     """Seconds that the program may take on one example, not counting those in which it waits for an answer."""
@@ -252,11 +219,9 @@ class SubtaskSpec(Strict):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     stop: tuple[Text, ...] = ()
     """Texts at which a response ends."""
-    parse: ParseSpec = TextParse()
+    parse: ParserSpec = Named(kind="text")
     """How a response is read."""
-    fuse: Annotated[FuseSpec, BeforeValidator(_kinds("method", "first", "vote", "vote_list", "fuse", "best_of"))] = (
-        FuseSpec()
-    )
+    fuse: FusionSpec = Named(kind="vote")
     """How several samples become one value."""
     tokens: TokensSpec | None = None
 
@@ -271,56 +236,12 @@ class SubtaskSpec(Strict):
         return {"context" if key == "tool" else key: value for key, value in data.items()}
 
 
-class BuiltInScorer(Strict):
-    """A comparison of the output with the target, or with the best of several where the target is a list."""
-
-    kind: Literal["exact_match", "token_f1", "set_f1", "contains"]
-
-
-class NumericScorer(Strict):
-    """Whether the output is near enough to the target."""
-
-    kind: Literal["numeric"]
-    tolerance: NotNegative = 1e-6
-    """The most by which a right output may differ."""
-    relative_tolerance: NotNegative = 0.0
-    """The same, as a share of the target; the wider of the two counts."""
-
-
-class PythonScorer(Strict):
-    """A function of the example and the output that returns a number or a `Score`."""
-
-    kind: Literal["python"]
-    function: FunctionName
-
-
-class JudgeScorer(Strict):
-    """A language model that judges by a rubric."""
-
-    kind: Literal["judge"]
-    model: Text
-    """A catalogue name."""
-    rubric: Text
-    max_tokens: Count = 512
-
-
-ScorerSpec = Annotated[
-    BuiltInScorer | NumericScorer | PythonScorer | JudgeScorer,
-    Field(discriminator="kind"),
-    BeforeValidator(_kinds("kind", "exact_match", "token_f1", "numeric", "set_f1", "contains", "python", "judge")),
-]
-
-
 class MetricSpec(Strict):
     """A number that is reported beside the score."""
 
     subtask: Text
     """Whose output it judges."""
-    scorer: Annotated[
-        BuiltInScorer | NumericScorer | PythonScorer,
-        Field(discriminator="kind"),
-        BeforeValidator(_kinds("kind", "exact_match", "token_f1", "numeric", "set_f1", "contains", "python")),
-    ]
+    scorer: ScorerSpec
     against: Text | None = None
     """The metadata that it is compared with; the target unless given."""
 

@@ -6,38 +6,29 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from agentopt.core.errors import ScorerError, TaskError
 from agentopt.core.records import Split
+from agentopt.core.registry import SCORERS
 from agentopt.core.task import Metric, Scorer
 from agentopt.core.user_functions import Functions
 from agentopt.core.yaml_models import did_you_mean
 from agentopt.evaluation import scorers
 from agentopt.taskfile.data import Row
-from agentopt.taskfile.schema import (
-    BuiltInScorer,
-    JudgeScorer,
-    MetricSpec,
-    NumericScorer,
-    PythonScorer,
-    ScorerSpec,
-)
+from agentopt.taskfile.schema import MetricSpec, Named, build
 from agentopt.workflow.graph import check_metrics
 
 Rows = Mapping[Split, Sequence[Row]]
 
 
-def build_scorer(spec: ScorerSpec, functions: Functions, where: str) -> Scorer:
-    """The scorer that stands at `where`. Raises `TaskError` for a function that is not there."""
-    match spec:
-        case PythonScorer(function=name):
-            return scorers.python(functions(name, f"{where}.function"))
-        case JudgeScorer(model=model, rubric=rubric, max_tokens=max_tokens):
-            return scorers.Judge(model, rubric, max_tokens)
-        case BuiltInScorer() | NumericScorer() as built_in:
-            return scorers.BUILT_IN[built_in.kind](**built_in.model_dump(exclude={"kind"}))
+def build_scorer(spec: Named, functions: Functions, where: str) -> Scorer:
+    """The scorer that `spec` names at the place `where`. Raises `TaskError` for a function that is not there."""
+    entry, scorer = build(SCORERS, spec, functions, where)
+    if entry.traits.get("compares") or isinstance(scorer, scorers.Judge):
+        return scorer  # type: ignore[no-any-return]
+    return scorers.python(scorer)
 
 
-def is_comparison(spec: ScorerSpec) -> bool:
+def is_comparison(spec: Named) -> bool:
     """Whether the scorer compares the output with the target."""
-    return isinstance(spec, BuiltInScorer | NumericScorer)
+    return bool(SCORERS.find(spec.kind).traits.get("compares"))
 
 
 def check_targets(scorer: Scorer, options: Sequence[str], output: str, rows: Rows) -> None:
@@ -65,7 +56,11 @@ def build_metrics(
     check_metrics({name: spec.subtask for name, spec in specs.items()}, subtasks, where)
     metrics = {}
     for name, spec in specs.items():
-        scorer = build_scorer(spec.scorer, functions, f"{where}.{name}.scorer")
+        place = f"{where}.{name}.scorer"
+        if SCORERS.find(spec.scorer.kind).traits.get("calls_model"):
+            rule = f"a metric is computed without a model, but {spec.scorer.kind} calls one"
+            raise TaskError(rule, where=place, remedy="use another kind")
+        scorer = build_scorer(spec.scorer, functions, place)
         if spec.against is not None:
             _check_metadata(name, spec.against, rows)
             scorer = scorers.against(spec.against, scorer)

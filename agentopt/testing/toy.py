@@ -36,7 +36,7 @@ def toy_task(
         name="toy",
         description="find a key, then give the word behind it",
         subtasks=(
-            _subtask("find", _ask_key, num_samples, Fusion(method), ()),  # type: ignore[arg-type]
+            _subtask("find", _ask_key, num_samples, Fusion(method), ()),
             _subtask("answer", _ask_word, num_samples, Fusion(), ("find",)),
         ),
         scorer=exact_match(),

@@ -7,10 +7,15 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any
 
-from agentopt.core.errors import AgentoptError, ScorerError
+from pydantic import AfterValidator
+
+from agentopt.core.errors import AgentoptError, ScorerError, TaskError
+from agentopt.core.registry import FUSIONS, ModelName
+from agentopt.core.registry import fusion as register_fusion
 from agentopt.core.task import Fusion, Value
+from agentopt.core.yaml_models import broken_rule, did_you_mean
 from agentopt.models.base import Message
 from agentopt.workflow.templates import Template, compile_template
 
@@ -29,28 +34,37 @@ FUSION_NAMES = frozenset({"question", "answers"})
 
 
 def fuse_values(fusion: Fusion, values: Sequence[Value], inputs: Mapping[str, Any]) -> Value | None:
-    """One value out of those that were parsable, in the order they were drawn; None when there are none.
+    """Fuse the values of one subtask's samples.
 
-    `fuse` needs a model, so here it counts as `vote`. Raises `ScorerError` when `vote_list` gets what is no list,
-    or when the judge of `best_of` fails.
+    Args:
+        fusion: The method and its options.
+        values: The values that were parsable, in the order they were drawn.
+        inputs: The example's inputs.
+
+    Returns:
+        One value; None if there are no values. The method `fuse` needs a model call, so here it counts as `vote`.
+
+    Raises:
+        ScorerError: The method failed, such as `vote_list` on values that are not lists.
     """
     if not values:
         return None
-    if fusion.method == "first":
-        return first(values)
-    if fusion.method == "vote_list":
-        return vote_list(values)
-    if fusion.method == "best_of" and fusion.judge:
-        return best_of(values, inputs, fusion.judge)
-    return vote(values)
+    try:
+        return FUSIONS.find(fusion.method).make(values, inputs, **fusion.given)
+    except AgentoptError:
+        raise
+    except Exception as error:  # a plugin's function may raise anything
+        raise ScorerError(f"the fusion {fusion.method} failed: {type(error).__name__}: {error}") from error
 
 
-def first(values: Sequence[Value]) -> Value:
+@register_fusion("first")
+def first(values: Sequence[Value], _: Mapping[str, Any] | None = None) -> Value:
     """The value that was drawn first."""
     return values[0]
 
 
-def vote(values: Sequence[Value]) -> Value:
+@register_fusion("vote")
+def vote(values: Sequence[Value], _: Mapping[str, Any] | None = None) -> Value:
     """The most frequent value, the earliest of equals.
 
     Texts that differ only in case, white space or punctuation at the ends vote together, for the earliest of them.
@@ -58,7 +72,8 @@ def vote(values: Sequence[Value]) -> Value:
     return _most_frequent(values, 1)[0]
 
 
-def vote_list(values: Sequence[Value]) -> list[Value]:
+@register_fusion("vote_list", lists=True)
+def vote_list(values: Sequence[Value], _: Mapping[str, Any] | None = None) -> list[Value]:
     """The commonest list length k, then the k most frequent items: how AgentTTS's released code votes on retrieval.
 
     An item counts once per list. The earliest wins among equals; items come in the order of their votes.
@@ -68,11 +83,41 @@ def vote_list(values: Sequence[Value]) -> list[Value]:
     return _most_frequent([item for items in lists for item in items], length)
 
 
+@register_fusion("best_of")
 def best_of(
     values: Sequence[Value], inputs: Mapping[str, Any], judge: Callable[[Mapping[str, Any], Value], float]
 ) -> Value:
-    """The value that the judge gives most, the earliest of equals. The judge never sees the target."""
+    """The value with the highest `judge(inputs, value)`, the earliest of equals. The judge never sees the target."""
     return max(values, key=lambda value: _judged(judge, inputs, value))
+
+
+def _fusion_prompt(text: str) -> str:
+    try:
+        template = compile_template(text)
+    except TaskError as error:
+        raise broken_rule(error.message, error.remedy or "") from error
+    for name in sorted(template.references - FUSION_NAMES):
+        rule = f"a fusion prompt reads `question` and `answers`, but got `{name}`"
+        raise broken_rule(rule, did_you_mean(name, FUSION_NAMES))
+    return text
+
+
+@register_fusion("fuse")
+def fuse(
+    values: Sequence[Value],
+    inputs: Mapping[str, Any],
+    model: ModelName | None = None,
+    prompt: Annotated[str, AfterValidator(_fusion_prompt)] | None = None,
+) -> Value:
+    """A vote, for use without a model; with one, `sampling` makes one more call that reads all samples.
+
+    Args:
+        values: The values to vote on.
+        inputs: The example's inputs.
+        model: The model to call; the subtask's own by default.
+        prompt: A template over `question` and `answers`.
+    """
+    return vote(values, inputs)
 
 
 def fusion_message(fusion: Fusion, question: str, answers: Sequence[str]) -> Message:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentopt.core.errors import AgentoptError, ScorerError
 from agentopt.core.json_text import json_values
+from agentopt.core.registry import parser
 from agentopt.core.task import Parser, Unparsable, Value
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def plain(text: str) -> str:
     return text.translate(_PLAIN)
 
 
+@parser("text", sample="text")
 def text(*, first_line: bool = False) -> Parser:
     """The response without surrounding white space; with `first_line`, its first line that is not blank."""
 
@@ -57,6 +59,7 @@ _NUMBER = re.compile(
 _MOST_DIGITS = 300
 
 
+@parser("number", sample=1)
 def number() -> Parser:
     """The last number in the response: an int where it is whole, else a float; never nan or infinite.
 
@@ -93,6 +96,7 @@ def _number(match: re.Match[str]) -> int | float | None:
     return int(value) if value.is_integer() else value
 
 
+@parser("choice", values="options")
 def choice(options: Sequence[str]) -> Parser:
     """One of `options`, as written there: the whole response, or else the option that occurs first in it.
 
@@ -127,12 +131,16 @@ def _option_pattern(option: str) -> str:
     return rf"(?<!\w)(?{flags}:{words})(?!\w)"
 
 
+@parser("ids", sample=["1"])
 def ids(max: int | None = None) -> Parser:  # noqa: A002 - the key of the task file
     """The whole numbers in the response as texts, in order, each once; the first `max` of them.
 
     Reads "3, 7", "[3, 7]", "Sentence 3 and 7" and "S3" (letters before a number are dropped, leading zeros too).
-    "[]" and "none" are the empty list; any other response without a number is unparsable.
+    "[]" and "none" are the empty list; any other response without a number is unparsable. Raises `ValueError` for a
+    `max` below 1.
     """
+    if max is not None and max < 1:
+        raise ValueError(f"max must be at least 1, but got {max}")
 
     def parse(response: str) -> list[str]:
         found = [digits.lstrip("0") or "0" for digits in re.findall("[0-9]+", plain(response))]
@@ -143,6 +151,7 @@ def ids(max: int | None = None) -> Parser:  # noqa: A002 - the key of the task f
     return parse
 
 
+@parser("json", schema="schema")
 def json(schema: dict[str, Any]) -> Parser:
     """The first JSON value in the response that follows `schema` (JSON Schema, by default of 2020-12).
 
@@ -204,6 +213,7 @@ def _references(schema: Any) -> Iterator[str]:
             yield from _references(part)
 
 
+@parser("python")
 def python(function: Callable[[str], Value]) -> Parser:
     """A user's own function. None means unparsable; what it raises, but `Unparsable`, becomes `ScorerError`."""
     name = getattr(function, "__name__", repr(function))

@@ -12,7 +12,7 @@ from agentopt.core.records import Answer, SubtaskUse
 from agentopt.core.task import Example, Subtask, Unparsable, Value
 from agentopt.models.base import ChatModel, Message, Request, Response
 from agentopt.models.catalog import ModelSpec
-from agentopt.workflow.fusion import fuse_values, fusion_message
+from agentopt.workflow.fusion import fuse_values, fusion_message, vote
 from agentopt.workflow.graph import Prompt
 
 
@@ -67,7 +67,7 @@ class Scaling:
         fused = await self.model.generate(asked)
         use = self._with_fusion(use, name, fused)
         parsed, _ = _parse_all(subtask, fused)
-        voted = fuse_values(replace(subtask.fusion, method="vote"), values, {})
+        voted = vote(values)
         return Answer(parsed[0] if parsed else voted, use)
 
     def _use(self, name: str, response: Response) -> SubtaskUse:

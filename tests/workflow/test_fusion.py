@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentopt.core.errors import ScorerError
-from agentopt.core.task import Fusion, FusionMethod
+from agentopt.core.task import Fusion
 from agentopt.models.base import Message
 from agentopt.workflow.fusion import FUSION_PROMPT, best_of, first, fuse_values, fusion_message, vote, vote_list
 
@@ -62,7 +62,7 @@ def test_vote_list_on_what_is_no_list_says_which_parser_is_needed() -> None:
 
 
 @given(VALUES, st.sampled_from(["first", "vote", "fuse"]))
-def test_a_fused_value_is_one_of_the_values(values: list[Any], method: FusionMethod) -> None:
+def test_a_fused_value_is_one_of_the_values(values: list[Any], method: str) -> None:
     fused = fuse_values(Fusion(method), values, {})
     assert any(fused is value for value in values)
 
@@ -111,8 +111,9 @@ def test_a_judge_that_fails_or_gives_no_number_is_named() -> None:
 
 
 @pytest.mark.parametrize("method", ["first", "vote", "vote_list", "fuse", "best_of"])
-def test_nothing_fuses_to_nothing(method: FusionMethod) -> None:
-    assert fuse_values(Fusion(method, judge=lambda _, __: 0.0), [], {}) is None
+def test_nothing_fuses_to_nothing(method: str) -> None:
+    judge = (lambda _, __: 0.0) if method == "best_of" else None
+    assert fuse_values(Fusion(method, judge=judge), [], {}) is None
 
 
 def test_the_default_fusion_prompt_shows_the_question_and_every_answer_in_order() -> None:

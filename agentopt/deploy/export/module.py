@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -10,22 +11,15 @@ from typing import Any
 
 from agentopt.core.candidate import SubtaskChoice
 from agentopt.core.errors import UserError
+from agentopt.core.registry import FUSIONS, Entry
+from agentopt.core.registry import PARSERS as PARSER_REGISTRY
 from agentopt.deploy.deployment import Deployment
 from agentopt.deploy.export.endpoints import endpoint_of, url_variable
 from agentopt.deploy.export.prompts import HELPERS, prompt_function
 from agentopt.deploy.export.source import ELSEWHERE, Extraction
 from agentopt.models.catalog import ModelSpec
 from agentopt.taskfile.loading import in_order, read_spec
-from agentopt.taskfile.schema import (
-    ChoiceParse,
-    IdsParse,
-    JsonParse,
-    NumberParse,
-    PythonParse,
-    SubtaskSpec,
-    TaskSpec,
-    TextParse,
-)
+from agentopt.taskfile.schema import SubtaskSpec, TaskSpec
 from agentopt.workflow import fusion as fusion_module
 from agentopt.workflow import parsers as parsers_module
 from agentopt.workflow.inputs import columns_of_task
@@ -33,7 +27,7 @@ from agentopt.workflow.templates import INPUTS, compile_template
 
 NEEDED = ("main", "run_stages", "Columns", "Endpoint", "Fusing", "Stage")
 RUNTIME = Path(__file__).with_name("runtime.py")
-PARSERS, FUSION = (Path(m.__file__ or "") for m in (parsers_module, fusion_module))
+PARSERS = Path(parsers_module.__file__ or "")
 PROMPT_ARGUMENTS = ("inputs: Mapping[str, Any]", "outputs: Mapping[str, Value]")
 FUSION_ARGUMENTS = ("question: str", "answers: Sequence[str]")
 KEYWORDS = frozenset(
@@ -174,17 +168,17 @@ Needs `pip install openai`{needs}.{serving}
         asked: dict[str, Any] = {"temperature": spec.temperature, "top_p": spec.top_p, "max_tokens": spec.max_tokens}
         if spec.stop:
             asked["stop"] = list(spec.stop)
-        if isinstance(spec.parse, JsonParse) and self._deployment.specs[model].json_schema:
-            schema = {"name": "answer", "strict": True, "schema": spec.parse.json_schema}
+        if spec.parse.kind == "json" and self._deployment.specs[model].json_schema:
+            schema = {"name": "answer", "strict": True, "schema": spec.parse.options["schema"]}
             asked["response_format"] = {"type": "json_schema", "json_schema": schema}
         return {**asked, "seed": self._deployment.config.response_seed}
 
     def _fusing(self, spec: SubtaskSpec, choice: SubtaskChoice) -> str:
-        if spec.fuse.method != "fuse" or choice.num_samples == 1:
+        if spec.fuse.kind != "fuse" or choice.num_samples == 1:
             return "None"
-        model = spec.fuse.model or choice.model
+        model = spec.fuse.options.get("model") or choice.model
         name = f"fusion_prompt_{spec.name}"
-        template = spec.fuse.prompt or fusion_module.FUSION_PROMPT
+        template = spec.fuse.options.get("prompt") or fusion_module.FUSION_PROMPT
         roots = {"question": "question", "answers": "answers"}
         self._add_function(name, FUSION_ARGUMENTS, template, roots, self._where(spec, "fuse.prompt"))
         settings = {**self._settings(spec, model), "temperature": 0.0}
@@ -192,27 +186,32 @@ Needs `pip install openai`{needs}.{serving}
 
     def _parse(self, spec: SubtaskSpec) -> str:
         """The expression that makes the stage's parser."""
-        match spec.parse:
-            case TextParse(first_line=first_line):
-                return self._own(PARSERS, "text", f"first_line={first_line}" if first_line else "")
-            case NumberParse():
-                return self._own(PARSERS, "number", "")
-            case ChoiceParse(options=options):
-                return self._own(PARSERS, "choice", repr(list(options)))
-            case IdsParse(max=most):
-                return self._own(PARSERS, "ids", repr(most) if most else "")
-            case JsonParse(json_schema=schema):
-                _check_schema(schema, self._where(spec, "parse.schema"))
-                return self._own(RUNTIME, "json_value", repr(schema))
-            case PythonParse(function=function):
-                return self._own(PARSERS, "python", self._users(function))
+        kind, options = spec.parse.kind, spec.parse.options
+        if kind == "json":
+            _check_schema(options["schema"], self._where(spec, "parse.schema"))
+            return self._own(RUNTIME, "json_value", repr(options["schema"]))
+        if kind == "python":
+            return self._own(PARSERS, "python", self._users(options["function"]))
+        entry = PARSER_REGISTRY.find(kind)
+        arguments = (f"{name}={value!r}" for name, value in entry.read(options).items())
+        return self._own(self._source(entry, spec, "parse"), entry.make.__name__, ", ".join(arguments))
 
     def _fuse(self, spec: SubtaskSpec) -> str:
-        method = "vote" if spec.fuse.method == "fuse" else spec.fuse.method
-        self._parts.add(FUSION, [method])
-        if spec.fuse.judge:
-            return f"lambda values, inputs: best_of(values, inputs, {self._users(spec.fuse.judge)})"
-        return f"lambda values, inputs: {method}(values)"
+        entry = FUSIONS.find("vote" if spec.fuse.kind == "fuse" else spec.fuse.kind)
+        method = entry.make.__name__
+        self._parts.add(self._source(entry, spec, "fuse"), [method])
+        options = {} if spec.fuse.kind == "fuse" else spec.fuse.options
+        written = {name: self._users(v) if name == "judge" else repr(v) for name, v in options.items()}
+        arguments = ", ".join(["values", "inputs", *(f"{name}={value}" for name, value in written.items())])
+        return f"lambda values, inputs: {method}({arguments})"
+
+    def _source(self, entry: Entry, spec: SubtaskSpec, key: str) -> Path:
+        """The file that registers the extension. Raises `UserError` if its source is not there to be copied."""
+        file = inspect.getsourcefile(entry.make)
+        if file is None or entry.make.__qualname__ != entry.make.__name__:
+            rule = f"a module copies the source of {entry.name}, which is not a function of a Python file"
+            raise UserError(rule, where=self._where(spec, key), remedy=ELSEWHERE)
+        return Path(file)
 
     def _own(self, file: Path, name: str, arguments: str) -> str:
         self._parts.add(file, [name])

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from agentopt.core import registry
 from agentopt.core.errors import UserError
 
 KEPT = frozenset({*sys.stdlib_module_names, "openai"})
@@ -34,7 +35,9 @@ class _File:
     @classmethod
     def read(cls, path: Path) -> _File:
         text = path.read_text(encoding="utf-8")
-        return cls(path, text.splitlines(), list(_top_level(ast.parse(text))))
+        statements = list(_top_level(ast.parse(text)))
+        _drop_registrations(statements)
+        return cls(path, text.splitlines(), statements)
 
     def binding(self, name: str) -> int | None:
         """The first statement that gives `name` its value."""
@@ -160,6 +163,15 @@ def _top_level(tree: ast.Module) -> Iterator[ast.stmt]:
             yield statement
 
 
+def _drop_registrations(statements: list[ast.stmt]) -> None:
+    """Remove the decorators of the registry: a module that holds its parsers has no names to look up."""
+    imports = [s for s in statements if isinstance(s, ast.ImportFrom) and s.module in ("agentopt", registry.__name__)]
+    names = {alias.asname or alias.name for statement in imports for alias in statement.names}
+    for statement in statements:
+        if isinstance(statement, ast.FunctionDef | ast.ClassDef):
+            statement.decorator_list = [d for d in statement.decorator_list if not _used(d) & names]
+
+
 def _imported_inside(statement: ast.stmt) -> Iterator[tuple[str, int]]:
     """The modules that a definition imports when it runs, and the lines where."""
     for node in ast.walk(statement):
@@ -183,7 +195,7 @@ def _bound(statement: ast.stmt) -> set[str]:
     return {n.id for n in ast.walk(statement) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
 
 
-def _used(statement: ast.stmt) -> set[str]:
+def _used(statement: ast.AST) -> set[str]:
     return {n.id for n in ast.walk(statement) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
 
 
