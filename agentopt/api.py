@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import TaskError, UserError
-from agentopt.core.events import Event, Observer, log_to, tell
+from agentopt.core.events import Event, ExampleDone, FileProgress, Observer, broadcast, log_to
 from agentopt.core.records import Evaluation, Split
 from agentopt.core.task import Task
 from agentopt.evaluation.evaluator import Evaluator, check_candidate
@@ -20,7 +20,6 @@ from agentopt.models.base import ChatModel
 from agentopt.models.catalog import Catalog, ModelSpec
 from agentopt.models.router import ModelRouter, connect
 from agentopt.models.session import open_session
-from agentopt.models.weights import Progress
 from agentopt.prompts.diagnosis import Diagnosis
 from agentopt.runs.config import Config
 from agentopt.runs.folder import RunFolder
@@ -67,7 +66,7 @@ async def aoptimize(
     if opened:
         opened = opened.going_on_with(loaded, config)
     # Before there is a run folder: a key that is missing is told without a trace.
-    models = provider or pool_that_tells(specs, observer)
+    models = provider or model_router(specs, observer)
     run = opened or RunFolder.create(loaded, None if isinstance(task, Task) else Path(task), config, warm_start)
     caps, purpose_caps = config.budget.caps(), config.purpose_caps()
     try:
@@ -76,7 +75,7 @@ async def aoptimize(
             async with open_session(
                 specs, run.id, caps=caps, purpose_caps=purpose_caps, journal=config.journal, provider=models
             ) as session:
-                return await Optimization(loaded, config, run, session, tell(log_to(run.log), observer)).result()
+                return await Optimization(loaded, config, run, session, broadcast(log_to(run.log), observer)).result()
     except UserError:
         if not opened and not run.trials.exists():
             run.discard()  # going on with it would meet the same mistake; what was answered is in the journal
@@ -103,13 +102,13 @@ async def aevaluate(
     chosen = candidate or loaded.baseline
     check_candidate(chosen, loaded)
     caps, run = config.budget.caps(), f"evaluate {loaded.name} {uuid.uuid4().hex}"
-    models = provider or pool_that_tells(specs, observer)
+    models = provider or model_router(specs, observer)
     async with open_session(specs, run, caps=caps, journal=config.journal, provider=models) as session:
         evaluator = Evaluator(loaded, session.model, specs, seed=config.response_seed)
         return await evaluator.evaluate(
             chosen,
             split,
-            on_result=lambda result: observer(Event("example_done", result.id, {"result": result})),
+            on_result=lambda result: observer(ExampleDone(result)),
         )
 
 
@@ -134,7 +133,7 @@ async def adiagnose(
     check_candidate(chosen, loaded)
     wanted = pilot_subtasks(loaded, config, subtask)
     caps, run = config.budget.caps(), f"diagnose {loaded.name} {uuid.uuid4().hex}"
-    models = provider or pool_that_tells(specs, observer)
+    models = provider or model_router(specs, observer)
     async with open_session(
         specs, run, caps=caps, purpose_caps=config.purpose_caps(), journal=config.journal, provider=models
     ) as session:
@@ -163,22 +162,22 @@ diagnose = _blocking(adiagnose)
 """`adiagnose`, for code that is not async."""
 
 
-def pool_that_tells(specs: Mapping[str, ModelSpec], observer: Observer) -> ModelRouter:
-    """The catalogue's transports; the observer hears of each tenth of a file that is fetched.
+def model_router(specs: Mapping[str, ModelSpec], observer: Observer) -> ModelRouter:
+    """The catalogue's transports; the observer receives an event for each tenth of a file that is downloaded.
 
-    Raises `CatalogError` when the variable of a model's key is not set.
+    Raises:
+        CatalogError: The environment variable of a model's key is not set.
     """
-    loop, told = asyncio.get_running_loop(), set[tuple[str, int]]()
+    loop, reported = asyncio.get_running_loop(), set[tuple[str, int]]()
 
-    def tell_progress(progress: Progress) -> None:  # in the thread that fetches
+    def report(progress: FileProgress) -> None:  # called in the thread that downloads
         done, total = progress.done_bytes, progress.total_bytes or progress.done_bytes or 1
         tenth = (progress.file, 10 * done // total)
-        if tenth not in told:
-            told.add(tenth)
-            message = f"fetching {progress.file}: {done / 1e6:.0f} of {total / 1e6:.0f} MB"
-            loop.call_soon_threadsafe(observer, Event("fetching", message, {"progress": progress}))
+        if tenth not in reported:
+            reported.add(tenth)
+            loop.call_soon_threadsafe(observer, progress)
 
-    return ModelRouter(specs, partial(connect, progress=tell_progress))
+    return ModelRouter(specs, partial(connect, progress=report))
 
 
 def load(task: Task | Path | str, config: Config, *, agent: bool = True) -> tuple[Task, Mapping[str, ModelSpec]]:

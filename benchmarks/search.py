@@ -25,6 +25,7 @@ import optuna
 
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import AgentoptError, ConfigError, ModelError, UserError, WeightsError
+from agentopt.core.events import Event
 from agentopt.core.records import Evaluation, ExampleResult, Trial
 from agentopt.models.base import ChatModel, Request, Response
 from agentopt.models.catalog import Catalog
@@ -118,8 +119,8 @@ class Meter:
     async def run(self, proposal: Proposal) -> Trial:
         return self._trials.get(proposal.candidate) or self._record(proposal)
 
-    def say(self, event: str, message: str) -> None:
-        """Nobody listens."""
+    def emit(self, event: Event) -> None:
+        """Events are not needed here."""
 
     def waste(self) -> None:
         """A trial spent on what is too costly or was tried before."""

@@ -8,6 +8,7 @@ AgentoptError
 │   │   └── UnknownModelError a name that is not in the catalogue
 │   └── CandidateError        a candidate that does not fit its task
 ├── BudgetExceeded            a cap would be passed
+├── NothingEvaluated          a run ended without one complete trial
 ├── WeightsError              a model file cannot be fetched, or its checksum differs
 │   ├── WeightsSourceError    one of its sources failed
 │   └── DownloadCancelledError   the caller cancelled the download
@@ -29,6 +30,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
+
+from agentopt.core.stop_reason import StopKind, StopReason
 
 
 class AgentoptError(Exception):
@@ -72,8 +75,10 @@ class CandidateError(UserError):
 class BudgetExceeded(AgentoptError):  # noqa: N818 - a limit that was reached is not an error of anyone's
     """Spending `wanted` more would pass a cap; nothing was spent.
 
-    `name` is that of the cap, such as `usd`, or `agent.usd` for what one purpose may take.
-    `partial` holds the `Evaluation` that the cap cut short, where one was under way.
+    Attributes:
+        name: The cap, such as `usd`, or `agent.usd` for a cap on one purpose.
+        message: What was reached, without the remedy.
+        partial: The `Evaluation` that the cap cut short, if one was running.
     """
 
     partial: object = None
@@ -83,9 +88,32 @@ class BudgetExceeded(AgentoptError):  # noqa: N818 - a limit that was reached is
         kept_back = f" and {kept:g} kept back for what comes after" if kept else ""
         purpose, _, cap_name = name.rpartition(".")
         setting = f"{purpose}.max_{cap_name}" if purpose else f"budget.{name}"
+        self.message = f"the {name} cap of {cap:g} is reached: {spent:g} spent{kept_back}, {wanted:g} more asked for"
+        super().__init__(f"{self.message}\n  remedy: raise {setting}, or resume the run with a higher one")
+
+    @property
+    def stopped(self) -> StopReason:
+        """The cap as the reason why a run, or a part of it, ended."""
+        return StopReason(StopKind.CAP_REACHED, self.name, self.message)
+
+
+class NothingEvaluated(AgentoptError):  # noqa: N818 - named by the state of the run
+    """A run ended without one candidate that was evaluated on every example.
+
+    Attributes:
+        stopped: Why the search ended.
+        failures: Number of failed calls by kind; empty if a cap alone was the cause.
+    """
+
+    def __init__(
+        self, stopped: StopReason, failures: Mapping[str, int], *, first_error: str | None = None, remedy: str
+    ) -> None:
+        self.stopped, self.failures = stopped, dict(failures)
+        failed = ", ".join(f"{count} x {kind}" for kind, count in failures.items()) or "none"
+        first = f"; the first error: {first_error}" if first_error else ""
         super().__init__(
-            f"the {name} cap of {cap:g} is reached: {spent:g} spent{kept_back}, {wanted:g} more asked for\n"
-            f"  remedy: raise {setting}, or resume the run with a higher one"
+            f"no candidate could be evaluated on every example: {stopped} (failed calls: {failed}){first}\n"
+            f"  remedy: {remedy}"
         )
 
 

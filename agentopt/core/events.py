@@ -1,71 +1,275 @@
-"""What a run tells while it goes on: to the live view, to `log.jsonl`, to whoever passes an observer."""
+"""Events of a run: one frozen dataclass for each, for the live view, `log.jsonl` and callbacks."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
-Kind = Literal[
-    "fetching",
-    "run_started",
-    "search_started",
-    "trial_started",
-    "example_done",
-    "trial_done",
-    "fall_back",
-    "note",
-    "prompts_started",
-    "prompts_fall_back",
-    "prompts_done",
-    "test_started",
-    "run_done",
-]
+from agentopt.core.budget import Budget
+from agentopt.core.candidate import Candidate
+from agentopt.core.records import ExampleResult, Split, Trial
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
-    """`message` is for people; `data` holds the objects the event is about."""
+class Event(ABC):
+    """Base class of the events. `kind` is the event's name in `log.jsonl`."""
 
-    kind: Kind
-    message: str
-    data: dict[str, Any] = field(default_factory=dict)
+    kind: ClassVar[str]
+    logged: ClassVar[bool] = True
+    """Whether the event is written to `log.jsonl`."""
+
+    @property
+    @abstractmethod
+    def message(self) -> str:
+        """The event in one line, for people."""
 
 
 Observer = Callable[[Event], None]
+"""Receives every event of a run, in order, on the thread of the event loop."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileProgress(Event):
+    """A model file is being downloaded.
+
+    Attributes:
+        file: Name of the file.
+        source: URL that it comes from.
+        done_bytes: Bytes on disk so far.
+        total_bytes: Size of the file; None if it is unknown.
+    """
+
+    kind: ClassVar[str] = "fetching"
+
+    file: str
+    source: str
+    done_bytes: int
+    total_bytes: int | None
+
+    @property
+    def message(self) -> str:
+        total = self.total_bytes or self.done_bytes or 1
+        return f"fetching {self.file}: {self.done_bytes / 1e6:.0f} of {total / 1e6:.0f} MB"
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted(Event):
+    """A run began, or was resumed, in `folder`."""
+
+    kind: ClassVar[str] = "run_started"
+
+    folder: Path
+
+    @property
+    def message(self) -> str:
+        return f"run {self.folder}"
+
+
+@dataclass(frozen=True, slots=True)
+class SearchStarted(Event):
+    """The search space is known, and the first trial follows.
+
+    Attributes:
+        allocations: Size of the search space.
+        examples: Number of examples of each split.
+        trials: Trials that earlier sessions of the run recorded.
+        budget: The live budget of the run: its caps, and what is spent of them.
+    """
+
+    kind: ClassVar[str] = "search_started"
+
+    allocations: int
+    examples: Mapping[Split, int]
+    trials: tuple[Trial, ...]
+    budget: Budget
+
+    @property
+    def message(self) -> str:
+        return f"{self.allocations} allocations"
+
+
+@dataclass(frozen=True, slots=True)
+class TrialStarted(Event):
+    """A candidate is about to be evaluated on the validation split."""
+
+    kind: ClassVar[str] = "trial_started"
+
+    number: int
+    candidate: Candidate
+    proposer: str
+
+    @property
+    def message(self) -> str:
+        return f"trial {self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleDone(Event):
+    """One example was run through the workflow."""
+
+    kind: ClassVar[str] = "example_done"
+    logged: ClassVar[bool] = False
+
+    result: ExampleResult
+
+    @property
+    def message(self) -> str:
+        return self.result.id
+
+
+@dataclass(frozen=True, slots=True)
+class TrialDone(Event):
+    """A trial was recorded."""
+
+    kind: ClassVar[str] = "trial_done"
+
+    trial: Trial
+
+    @property
+    def message(self) -> str:
+        trial = self.trial
+        score = "no score" if trial.score is None else f"score {trial.score:.3f}"
+        return f"trial {trial.number}: {trial.state}, {score}, by {trial.proposer}"
+
+
+@dataclass(frozen=True, slots=True)
+class FallbackUsed(Event):
+    """The fallback strategy proposed `proposals` candidates, because the search agent gave too few."""
+
+    kind: ClassVar[str] = "fall_back"
+
+    reason: str
+    proposals: int
+
+    @property
+    def message(self) -> str:
+        what = f"the fallback proposes {self.proposals}" if self.proposals else "nothing is left to try"
+        return f"{self.reason}; {what}"
+
+
+@dataclass(frozen=True, slots=True)
+class Note(Event):
+    """Free text, such as the agent's guidelines or the progress of a pilot."""
+
+    kind: ClassVar[str] = "note"
+
+    text: str
+
+    @property
+    def message(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class PromptsStarted(Event):
+    """The optimisation of one subtask's system prompt began, before or after the search."""
+
+    kind: ClassVar[str] = "prompts_started"
+
+    subtask: str
+    phase: Literal["before", "after"]
+
+    @property
+    def message(self) -> str:
+        return f"system prompt of {self.subtask}, {self.phase} the search"
+
+
+@dataclass(frozen=True, slots=True)
+class RewardDrawn(Event):
+    """One response of a subtask was scored while its system prompt is optimised."""
+
+    kind: ClassVar[str] = "reward_drawn"
+    logged: ClassVar[bool] = False
+
+    user_prompt: str
+    reward: float | None
+    """None if a call failed."""
+
+    @property
+    def message(self) -> str:
+        return self.user_prompt
+
+
+@dataclass(frozen=True, slots=True)
+class PromptsFellBack(Event):
+    """A proposer of system prompts gave nothing usable, and the next one was called."""
+
+    kind: ClassVar[str] = "prompts_fall_back"
+
+    subtask: str
+    reason: str
+
+    @property
+    def message(self) -> str:
+        return f"{self.subtask}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class PromptsDone(Event):
+    """The optimisation of one subtask's system prompt ended."""
+
+    kind: ClassVar[str] = "prompts_done"
+
+    subtask: str
+    outcome: str
+
+    @property
+    def message(self) -> str:
+        return f"system prompt of {self.subtask}: {self.outcome}"
+
+
+@dataclass(frozen=True, slots=True)
+class TestStarted(Event):
+    """A finalist is about to be evaluated on the test split."""
+
+    __test__: ClassVar[bool] = False  # not a class of tests, whatever pytest takes its name for
+    kind: ClassVar[str] = "test_started"
+
+    roles: tuple[str, ...]
+    trial: Trial
+
+    @property
+    def message(self) -> str:
+        return f"testing {' and '.join(self.roles)}"
+
+
+@dataclass(frozen=True, slots=True)
+class RunDone(Event):
+    """The result of the run was written to `folder`."""
+
+    kind: ClassVar[str] = "run_done"
+
+    folder: Path
+
+    @property
+    def message(self) -> str:
+        return f"result in {self.folder}"
 
 
 def log_to(path: Path) -> Observer:
-    """An observer that appends one JSON line per event, examples left out; `read_line` reads it."""
+    """An observer that appends a JSON line to `path` for every event that is `logged`."""
 
     def write(event: Event) -> None:
-        if event.kind == "example_done":
+        if not event.logged:
             return
         line = {"time": datetime.now(UTC).isoformat(), "event": event.kind, "message": event.message}
-        # Half an emoji is no text that a file takes; with a backslash it is one that JSON does.
+        # UTF-8 has no form for half a surrogate pair, which a cut response may end with; JSON has one.
         with path.open("a", encoding="utf-8", errors="backslashreplace") as log:
             log.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     return write
 
 
-def read_line(line: str) -> tuple[str, str] | None:
-    """The kind and the message of a line of the log; None for one that a kill cut short, with what came after it."""
-    try:
-        event = json.loads(line)
-        return str(event["event"]), str(event["message"])
-    except (ValueError, KeyError, TypeError):
-        return None
+def broadcast(*observers: Observer) -> Observer:
+    """One observer that passes every event to each of `observers`, in order."""
 
-
-def tell(*observers: Observer) -> Observer:
-    """One observer that passes every event on to all of them."""
-
-    def pass_on(event: Event) -> None:
+    def observe(event: Event) -> None:
         for observer in observers:
             observer(event)
 
-    return pass_on
+    return observe

@@ -106,7 +106,17 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One evaluated candidate. `proposer` says who asked for it: baseline, agent, fallback, random, ..."""
+    """One evaluated candidate.
+
+    Attributes:
+        number: Position in the run's history; the baseline is 0.
+        candidate: What was evaluated.
+        evaluation: Its results on the validation split.
+        proposer: What proposed it: baseline, agent, fallback, random, ...
+        units: Its cost in the task's units.
+        note: A remark of the proposer.
+        fallback: Why the fallback strategy proposed it in place of the agent; empty if it did not.
+    """
 
     number: int
     candidate: Candidate
@@ -114,6 +124,7 @@ class Trial:
     proposer: str
     units: float
     note: str = ""
+    fallback: str = ""
 
     @property
     def state(self) -> TrialState:

@@ -3,7 +3,6 @@ month's; and how that cap is told."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -65,11 +64,6 @@ def less(caps: Caps, spent: Usage, seconds: float) -> Caps:
     """What is left of `caps`."""
     left = {name: max(cap - getattr(spent, name), 0) for name in MEASURES if (cap := getattr(caps, name)) is not None}
     return replace(caps, **left, seconds=None if caps.seconds is None else max(caps.seconds - seconds, 0.0))
-
-
-def named_in(texts: tuple[str, ...]) -> list[str]:
-    """The measures whose cap of the whole run ended something, by what `BudgetExceeded` says of it."""
-    return [name for text in texts for name in re.findall(r"the (\w+) cap of ", text)]
 
 
 def month_start(time: float, schedule: Schedule) -> float:

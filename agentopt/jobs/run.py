@@ -17,13 +17,14 @@ from typing import Literal
 from agentopt.api import aoptimize
 from agentopt.core.budget import Caps, Usage
 from agentopt.core.candidate import Candidate
-from agentopt.core.errors import AgentoptError, BudgetExceeded, CandidateError, ConfigError
-from agentopt.core.events import Event
+from agentopt.core.errors import AgentoptError, BudgetExceeded, CandidateError, ConfigError, NothingEvaluated
+from agentopt.core.events import Event, FallbackUsed, RunDone, RunStarted, TrialDone
 from agentopt.core.files import write_atomically
 from agentopt.core.records import Evaluation
+from agentopt.core.stop_reason import StopReason
 from agentopt.evaluation.evaluator import Evaluator, check_candidate
 from agentopt.jobs.champion import Champion, Champions, digest
-from agentopt.jobs.limits import MEASURES, Limits, caps_of, less, limits_of, month_name, month_start, named_in
+from agentopt.jobs.limits import MEASURES, Limit, Limits, caps_of, less, limits_of, month_name, month_start
 from agentopt.jobs.promotion import Decision, Measurement, alarms, beats, decide
 from agentopt.jobs.snapshot import World, load_world
 from agentopt.jobs.store import JobRun, JobStore, KnownJob
@@ -41,9 +42,6 @@ REPLACED = "the champion before it does not fit the task any more"
 """The reason of a baseline that took the place of a champion; an alarm, too."""
 
 NOTHING_ELSE = Decision(None, "the search found nothing else")
-
-NO_CALL_FAILED = "(failed calls: none)"
-"""In what a search says that could evaluate nothing: then a cap alone was in its way."""
 
 WORLD_FILE = "world.txt"
 """In the folder of a job's search: the hash of the world that it is about."""
@@ -95,9 +93,9 @@ class RunOfJob:
             return Outcome("refused", message, (), current)
         try:
             return await self._compete(world, current, limits)
-        except AgentoptError as error:
-            cut = self._cut_short(limits, str(error))
-            if not cut or not (isinstance(error, BudgetExceeded) or NO_CALL_FAILED in str(error)):
+        except (BudgetExceeded, NothingEvaluated) as error:
+            cut = self._cut_short(limits, error.stopped)
+            if not cut or (isinstance(error, NothingEvaluated) and error.failures):
                 raise
             hint = "" if self._measured else "measuring the champion once takes more than that: raise the cap, or "
             message = f"{cut} before anything could be decided; {hint}the next run goes on"
@@ -140,8 +138,7 @@ class RunOfJob:
             self._note_alarms(world, current, held, first)
             winner, decision, evaluation = await self._decide(world, evaluator, current, held, result)
         # What the month's rest cut short goes further next month, what failed may succeed: not the last word.
-        ends = (result.ended, *result.notes)
-        limited = any(limits[name].period for name in named_in(ends) if name in limits)
+        limited = any(limit.period for _, limit in _reached(limits, result.ended, result.test_ended))
         unfinished = limited or not decision.conclusive or _left_incomplete(result)
         settled = None if unfinished else world.hash
         if (in_place := self.champions.current()) != current:
@@ -153,15 +150,15 @@ class RunOfJob:
         elif winner and decision.why:
             current, state = self._promote(world, current, winner, decision, evaluation), "promoted"
         finding = decision.finding
-        if state == "kept" and (cut := self._cut_short(limits, *ends)):
+        if state == "kept" and (cut := self._cut_short(limits, result.ended, result.test_ended)):
             found = "" if decision is NOTHING_ELSE else f"{finding}; "
             finding = f"{found}the search was {cut}{'; the next run goes on' if unfinished else ''}"
         return Outcome(state, finding, self.alarms, current, settled)
 
-    def _cut_short(self, limits: Limits, *texts: str) -> str:
-        """Which cap ended what the `texts` tell of, and how much of it is spent; empty where none did."""
+    def _cut_short(self, limits: Limits, *ends: StopReason | None) -> str:
+        """Which caps are among `ends`, and how much of each is spent; empty if there are none."""
         spent = self.spent()
-        cuts = [(limits[name], getattr(spent, name, None)) for name in named_in(texts) if name in limits]
+        cuts = [(limit, getattr(spent, name, None)) for name, limit in _reached(limits, *ends)]
         told = [
             f"{cap.setting} ({cap.cap:g})" if used is None else f"{cap.setting} ({cap.amount(used)})"
             for cap, used in cuts
@@ -195,9 +192,9 @@ class RunOfJob:
         """A search that starts from the champion and from what earlier runs found; or the one that was interrupted."""
 
         def observe(event: Event) -> None:
-            if event.kind == "run_started":
-                self._note_folder(event.data["folder"], world)
-            if event.kind in ("run_started", "trial_done", "fall_back", "run_done"):
+            if isinstance(event, RunStarted):
+                self._note_folder(event.folder, world)
+            if isinstance(event, RunStarted | TrialDone | FallbackUsed | RunDone):
                 self.say(event.kind, event.message)
 
         if folder := self._resumable(world):
@@ -331,6 +328,12 @@ class RunOfJob:
 
     def _time(self) -> str:
         return datetime.fromtimestamp(self.now(), UTC).isoformat(timespec="seconds")
+
+
+def _reached(limits: Limits, *ends: StopReason | None) -> list[tuple[str, Limit]]:
+    """The limits of the whole run that are among `ends`, by measure."""
+    caps = [end.run_cap for end in ends if end and end.run_cap]
+    return [(name, limits[name]) for name in caps if name in limits]
 
 
 def _came_from(champion: Champion, run: JobRun) -> bool:

@@ -20,12 +20,13 @@ from typing import IO
 import httpx
 
 from agentopt.core.errors import CatalogError, PermanentModelError, TransientModelError
+from agentopt.core.events import FileProgress
 from agentopt.models.base import Request, Response
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.compute_slot import ComputeSlot, shared_slot
 from agentopt.models.engine import physical_cores
 from agentopt.models.hosted import HostedModel
-from agentopt.models.weights import Progress, fetch
+from agentopt.models.weights import fetch
 
 START_SECONDS = 300.0
 """Time limit for loading a file; a large one on a slow disk takes minutes."""
@@ -62,7 +63,7 @@ class LocalModel:
         *,
         weights_path: Path | None = None,
         cache_dir: Path | None = None,
-        progress: Callable[[Progress], None] = lambda _: None,
+        progress: Callable[[FileProgress], None] = lambda _: None,
         slot: ComputeSlot | None = None,
     ) -> None:
         if spec.weights is None:

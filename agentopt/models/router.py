@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 
+from agentopt.core.events import FileProgress
 from agentopt.models.base import ChatModel, Preparable, Request, Response
 from agentopt.models.catalog import ModelSpec, key_of
-from agentopt.models.weights import Progress
 
 Connect = Callable[[ModelSpec], ChatModel]
 
 
-def connect(spec: ModelSpec, progress: Callable[[Progress], None] = lambda _: None) -> ChatModel:
+def connect(spec: ModelSpec, progress: Callable[[FileProgress], None] = lambda _: None) -> ChatModel:
     """Return the transport for one entry: the embedded engine for `weights`, a hosted endpoint otherwise.
 
     Args:

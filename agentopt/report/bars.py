@@ -18,17 +18,17 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 
-from agentopt.models.weights import Progress
+from agentopt.core.events import FileProgress
 
 
 @contextmanager
-def download_bar(console: Console) -> Iterator[Callable[[Progress], None]]:
+def download_bar(console: Console) -> Iterator[Callable[[FileProgress], None]]:
     """Inside the block, a function that keeps one bar for each source of the file up to date."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Bars(*columns, TimeRemainingColumn(), console=console) as bars:
         shown: dict[str, TaskID] = {}
 
-        def show(progress: Progress) -> None:
+        def show(progress: FileProgress) -> None:
             if progress.source not in shown:
                 shown[progress.source] = bars.add_task(escape(f"{progress.file} from {progress.source}"))
             bars.update(shown[progress.source], completed=progress.done_bytes, total=progress.total_bytes)

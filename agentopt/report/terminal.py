@@ -22,7 +22,8 @@ def print_result(result: Result, console: Console) -> None:
 
 
 def _parts(result: Result) -> Iterator[RenderableType]:
-    yield f"\n[bold]{escape(result.task)}[/bold]: {escape(result.ended)}, after {result.seconds:.0f} s; {result.run}"
+    ended = escape(str(result.ended))
+    yield f"\n[bold]{escape(result.task)}[/bold]: {ended}, after {result.seconds:.0f} s; {result.run}"
     yield _trials(result)
     yield _proposers(result)
     yield from prompt_tables(result.prompts)
@@ -33,7 +34,8 @@ def _parts(result: Result) -> Iterator[RenderableType]:
             yield _chosen(role, chosen)
             yield _prompts(chosen)
     yield _spend(result)
-    yield from (f"[yellow]{escape(note)}[/yellow]" for note in result.notes)
+    cut = [f"the test was cut short: {result.test_ended}"] if result.test_ended else []
+    yield from (f"[yellow]{escape(note)}[/yellow]" for note in (*cut, *result.notes))
     yield _verdict(result)
 
 

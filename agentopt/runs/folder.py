@@ -23,7 +23,6 @@ from filelock import FileLock, Timeout
 
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import ConfigError
-from agentopt.core.events import read_line
 from agentopt.core.files import write_atomically
 from agentopt.core.task import Program, Task
 from agentopt.core.yaml_models import Strict, load_yaml, to_yaml, validate
@@ -111,11 +110,6 @@ class RunFolder:
                 remedy="start a new run",
             )
         return replace(self, config=config)
-
-    def logged(self, event: str) -> list[str]:
-        """The messages of one kind of event, over all sessions of the run."""
-        lines = self.log.read_text(encoding="utf-8").split("\n") if self.log.exists() else []
-        return [message for kind, message in filter(None, map(read_line, lines)) if kind == event]
 
     def save(self) -> None:
         """Write what was asked to `config.yaml`."""

@@ -6,16 +6,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from agentopt.core.budget import Usage
-from agentopt.core.errors import AgentoptError, BudgetExceeded
-from agentopt.core.events import Event, Kind, Observer
+from agentopt.core.errors import BudgetExceeded, NothingEvaluated
+from agentopt.core.events import ExampleDone, Note, Observer, RunDone, RunStarted, SearchStarted, TestStarted
 from agentopt.core.records import Evaluation, Trial
+from agentopt.core.stop_reason import StopKind, StopReason
 from agentopt.core.task import Task
 from agentopt.evaluation.evaluator import Evaluator
 from agentopt.models.session import Session
 from agentopt.runs.config import Config
 from agentopt.runs.folder import RunFolder
 from agentopt.runs.prompt_phase import Prompting
-from agentopt.runs.result import PromptReport, Result, Role, finalist, trial_line
+from agentopt.runs.result import Result, Role, finalist, trial_line
 from agentopt.runs.strategies import choose_search
 from agentopt.runs.trial_runner import StudyRunner
 from agentopt.runs.trial_store import Study, best_trial, pareto_front, recommended_trial
@@ -29,7 +30,7 @@ Finalists = list[tuple[tuple[Role, ...], Trial]]
 
 @dataclass
 class Optimization:
-    """Call `result` once. Everything that happens is told to `observer`."""
+    """Call `result` once. Every event is passed to `observer`."""
 
     task: Task
     config: Config
@@ -42,26 +43,26 @@ class Optimization:
 
         Raises `AgentoptError` when no candidate could be evaluated.
         """
-        self._say("run_started", f"run {self.run.path}", folder=self.run.path)
+        self.observer(RunStarted(self.run.path))
         specs, seed, looks = self.session.specs, self.config.response_seed, self.config.search.looks
         evaluator = Evaluator(self.task, self.session.model, specs, seed=seed, looks=looks)
         prompting = Prompting(self.task, self.config, self.session, evaluator, self.observer)
         measured = await evaluator.evaluate(self.task.baseline) if needs_measuring(self.task) else None
         space = search_space(self.task, self.session.specs, measured)
         study = Study(self.run.trials, space)
-        self._say("search_started", f"{space.size} allocations", space=space, study=study, session=self.session)
+        examples = {split: len(rows) for split, rows in self.task.splits.items()}
+        self.observer(SearchStarted(space.size, examples, tuple(study.trials), self.session.budget))
         ended = await self._search(space, study, evaluator, prompting, measured.seconds if measured else 0.0)
         finalists = self._finalists(space, study, ended)
-        tested, cut = await self._test(evaluator, finalists)
-        notes = tuple(note for note in (cut, prompting.skipped) if note)
-        result = self._summary(study, ended, finalists, tested, tuple(prompting.reports), notes)
+        tested, test_ended = await self._test(evaluator, finalists)
+        result = self._summary(study, ended, finalists, tested, test_ended, prompting)
         result.save(self.run.path)
-        self._say("run_done", f"result in {self.run.path}", result=result)
+        self.observer(RunDone(self.run.path))
         return result
 
     async def _search(
         self, space: SearchSpace, study: Study, evaluator: Evaluator, prompting: Prompting, measured_in: float
-    ) -> str:
+    ) -> StopReason:
         """Spend the trials, but not what the test needs. Returns why the search ended.
 
         `measured_in` is how many seconds the baseline took where it was run for token lengths: trial 0 then finds its
@@ -77,14 +78,14 @@ class Optimization:
                 await self._run_archive(space, runner)
                 # What an earlier session left incomplete goes first: only the missing part is asked for.
                 for trial in study.unfinished:
-                    await runner.run(Proposal(trial.candidate, trial.proposer, trial.note))
+                    await runner.run(Proposal(trial.candidate, trial.proposer, trial.note, trial.fallback))
                 space = await self._better_prompts_before(space, runner, first, prompting)
                 await self._spend_trials(search, space, runner, prompting)
                 await self._better_prompts_after(study, runner, prompting)
                 budget.check_seconds()
         except BudgetExceeded as error:
-            return str(error).splitlines()[0]
-        return "every trial was spent" if runner.trials_left == 0 else "the search had nothing more to try"
+            return error.stopped
+        return StopReason(StopKind.TRIALS_SPENT if runner.trials_left == 0 else StopKind.NOTHING_LEFT)
 
     async def _better_prompts_before(
         self, space: SearchSpace, runner: StudyRunner, first: Trial, prompting: Prompting
@@ -121,7 +122,7 @@ class Optimization:
         """Try what the run was given; what the space has no longer, or no longer affords, is passed over."""
         for candidate in self.run.warm_start:
             if not space.contains(candidate):
-                self._say("note", f"a candidate of the archive is not in the space any more: {candidate}")
+                self.observer(Note(f"a candidate of the archive is not in the space any more: {candidate}"))
             elif runner.trials_left:
                 await runner.run(Proposal(candidate, ARCHIVE, "found by an earlier run"))
 
@@ -141,46 +142,49 @@ class Optimization:
         share = len(splits.get("test", ())) / len(splits["validation"])
         return min(FINALISTS * share * on_validation, (self.session.budget.seconds_left or 0.0) / 2)
 
-    def _finalists(self, space: SearchSpace, study: Study, ended: str) -> Finalists:
+    def _finalists(self, space: SearchSpace, study: Study, ended: StopReason) -> Finalists:
         best = best_trial(study.trials)
         recommended = recommended_trial(study.trials, seed=self.config.seed)
         first = study.find(space.baseline, unfinished=True)
         if best is None or recommended is None:
-            raise AgentoptError(self._nothing_evaluated(study, ended))
+            raise self._nothing_evaluated(study, ended)
         by_role: dict[Role, Trial] = {"best": best, "recommended": recommended}
         if first is not None and first.score is not None:
             by_role = {"baseline": first, **by_role}
         distinct = {trial.number: trial for trial in by_role.values()}
         return [(tuple(r for r, t in by_role.items() if t is trial), trial) for trial in distinct.values()]
 
-    async def _test(self, evaluator: Evaluator, finalists: Finalists) -> tuple[dict[int, Evaluation], str | None]:
-        """Trial number -> evaluation on the test split; and what cut it short, if anything."""
+    async def _test(
+        self, evaluator: Evaluator, finalists: Finalists
+    ) -> tuple[dict[int, Evaluation], StopReason | None]:
+        """Trial number -> evaluation on the test split; and the cap that cut it short, if any."""
         tested: dict[int, Evaluation] = {}
         if not self.task.splits.get("test"):
-            return tested, "the task has no test split, so nothing was tested"
+            return tested, None
         for roles, trial in finalists:
-            self._say("test_started", f"testing {' and '.join(roles)}", trial=trial)
+            self.observer(TestStarted(roles, trial))
             try:
                 tested[trial.number] = await evaluator.evaluate(
                     trial.candidate,
                     "test",
-                    on_result=lambda result: self._say("example_done", result.id, result=result),
+                    on_result=lambda result: self.observer(ExampleDone(result)),
                 )
             except BudgetExceeded as error:
                 if isinstance(error.partial, Evaluation):
                     tested[trial.number] = error.partial
-                return tested, f"the test was cut short: {str(error).splitlines()[0]}"
+                return tested, error.stopped
         return tested, None
 
     def _summary(
         self,
         study: Study,
-        ended: str,
+        ended: StopReason,
         finalists: Finalists,
         tested: dict[int, Evaluation],
-        prompts: tuple[PromptReport, ...],
-        notes: tuple[str, ...],
+        test_ended: StopReason | None,
+        prompting: Prompting,
     ) -> Result:
+        untested = None if self.task.splits.get("test") else "the task has no test split, so nothing was tested"
         of_baseline = next((tested.get(trial.number) for roles, trial in finalists if "baseline" in roles), None)
         return Result(
             task=self.task.name,
@@ -195,20 +199,18 @@ class Optimization:
             spent=self.session.spent,
             failures=self.session.failures,
             seconds=self.session.budget.seconds,
-            fallbacks=tuple(dict.fromkeys(self.run.logged("fall_back"))),
-            prompts=prompts,
-            notes=notes,
+            fallbacks=tuple(dict.fromkeys(trial.fallback for trial in study.trials if trial.fallback)),
+            prompts=tuple(prompting.reports),
+            notes=tuple(note for note in (untested, prompting.skipped) if note),
+            test_ended=test_ended,
         )
 
-    def _nothing_evaluated(self, study: Study, ended: str) -> str:
-        failures = ", ".join(f"{count} x {kind}" for kind, count in self.session.failures.items()) or "none"
-        reasons = [error for trial in study.trials for error in trial.evaluation.errors.values()]
-        first = f"; the first error: {reasons[0]}" if reasons else ""
-        return (
-            f"no candidate could be evaluated on every example: {ended} (failed calls: {failures}){first}\n"
-            f"  remedy: mend the cause, then `agentopt optimize --resume {self.run.path}`; "
-            "answers that were paid for are kept"
+    def _nothing_evaluated(self, study: Study, ended: StopReason) -> NothingEvaluated:
+        errors = (error for trial in study.trials for error in trial.evaluation.errors.values())
+        resume = f"agentopt optimize --resume {self.run.path}"
+        return NothingEvaluated(
+            ended,
+            self.session.failures,
+            first_error=next(errors, None),
+            remedy=f"fix the cause, then `{resume}`; answers that were paid for are kept",
         )
-
-    def _say(self, kind: Kind, message: str, **data: object) -> None:
-        self.observer(Event(kind, message, data))

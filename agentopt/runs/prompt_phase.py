@@ -11,7 +11,7 @@ from typing import Literal
 from agentopt.core.budget import Usage
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import BudgetExceeded, ConfigError, TaskError
-from agentopt.core.events import Event, Kind, Observer
+from agentopt.core.events import Note, Observer, PromptsDone, PromptsFellBack, PromptsStarted, RewardDrawn
 from agentopt.core.records import Evaluation
 from agentopt.core.task import Task
 from agentopt.evaluation.evaluator import Evaluator
@@ -92,20 +92,20 @@ class Prompting:
         subtasks = prompted_subtasks(self.task, self.config)
         for done, subtask in enumerate(subtasks, 1):
             fallbacks: list[str] = []
-            self._say("prompts_started", f"system prompt of {subtask}, {phase} the search")
+            self.observer(PromptsStarted(subtask, phase))
             part = nullcontext() if phase == "after" else self._leaving_the_rest(done / len(subtasks))
             with part:
                 found = await self._optimize(candidate, subtask, first, fallbacks)
             report = prompt_report(found, phase, candidate[subtask].system_prompt, fallbacks, self.config.seed)
             self.reports.append(report)
-            self._say("prompts_done", f"system prompt of {subtask}: {report.outcome}", report=report)
+            self.observer(PromptsDone(subtask, report.outcome))
             candidate = candidate.having(subtask, system_prompt=found.chosen.system_prompt)
         return candidate
 
     async def _optimize(self, candidate: Candidate, subtask: str, first: Evaluation, fallbacks: list[str]) -> Optimized:
         def fell_back(why: str) -> None:
             fallbacks.append(why)
-            self._say("prompts_fall_back", why)
+            self.observer(PromptsFellBack(subtask, why))
 
         settings = self._affordable(first, candidate)
         if settings.finalists == 0:
@@ -121,14 +121,14 @@ class Prompting:
             seed=self.config.seed,
             finals_usage=times(self._usage_of(first, candidate), settings.finalists),
             finals_seconds=settings.finalists * first.seconds,
-            say=lambda message: self._say("note", message),
+            say=lambda message: self.observer(Note(message)),
             fall_back=fell_back,
-            on_draw=lambda draw: self._say("example_done", draw.user_prompt),
+            on_draw=lambda draw: self.observer(RewardDrawn(draw.user_prompt, draw.reward)),
         )
         try:
             return await optimizer.optimize(candidate, subtask)
         except BudgetExceeded as error:
-            return _unchanged(candidate, subtask, f"cut short: {str(error).splitlines()[0]}")
+            return _unchanged(candidate, subtask, f"cut short: {error.message}")
 
     def _affordable(self, first: Evaluation, candidate: Candidate) -> PromptSettings:
         """The settings with as many user prompts, repeats and finalists as the share of each cap allows; no finalists
@@ -167,9 +167,6 @@ class Prompting:
             total += Usage(calls=requests, completion_tokens=tokens * 3 // 2, usd=usd * 1.5)
         return total
 
-    def _say(self, kind: Kind, message: str, **data: object) -> None:
-        self.observer(Event(kind, message, data))
-
 
 def _unchanged(candidate: Candidate, subtask: str, why: str) -> Optimized:
     return Optimized(subtask, NewPrompt(candidate[subtask].system_prompt, SEED), None, (), (), {}, why)
@@ -199,9 +196,9 @@ async def run_diagnosis(
         config.prompts,
         config.writer,
         seed=config.seed,
-        say=lambda message: observer(Event("note", f"{subtask}: {message}")),
-        fall_back=lambda why: observer(Event("prompts_fall_back", f"{subtask}: {why}")),
-        on_draw=lambda draw: observer(Event("example_done", draw.user_prompt)),
+        say=lambda message: observer(Note(f"{subtask}: {message}")),
+        fall_back=lambda reason: observer(PromptsFellBack(subtask, reason)),
+        on_draw=lambda draw: observer(RewardDrawn(draw.user_prompt, draw.reward)),
     )
     before = session.budget.spent
     try:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
 from agentopt.core.budget import Usage
 from agentopt.core.candidate import Candidate
@@ -15,6 +15,7 @@ from agentopt.core.errors import ConfigError
 from agentopt.core.files import write_atomically
 from agentopt.core.records import Evaluation, SubtaskUse, Trial
 from agentopt.core.stats import Difference, Interval, Verdict, mean_interval, paired_difference, verdict
+from agentopt.core.stop_reason import StopKind, StopReason
 from agentopt.core.yaml_models import to_yaml
 from agentopt.prompts.optimizer import Optimized
 
@@ -165,16 +166,40 @@ class PromptReport:
         return f"replaced by one of {self.proposer}, {gain:+.3f} on validation"
 
 
+def _from_0_1_0(ended: object) -> object:
+    """Reads `ended` of a `result.json` of version 0.1.0, which is a sentence."""
+    if not isinstance(ended, str):
+        return ended
+    known = [StopReason(kind) for kind in (StopKind.TRIALS_SPENT, StopKind.NOTHING_LEFT)]
+    return next((reason for reason in known if str(reason) == ended), StopReason(StopKind.UNKNOWN, detail=ended))
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The outcome of a run. `ended` says why the search stopped; `fallbacks` why the agent was passed over."""
+    """The outcome of a run.
+
+    Attributes:
+        task: The task's name.
+        run: The run's folder.
+        ended: Why the search ended.
+        finalists: The distinct ones of baseline, best and recommended, with their scores on the test split.
+        trials: The history, oldest first.
+        pareto: Numbers of the trials on the Pareto front of score and cost, cheapest first.
+        spent: Usage by purpose, over all sessions of the run.
+        failures: Number of failed attempts at a call, by kind.
+        seconds: Wall time, over all sessions of the run.
+        fallbacks: Why the fallback strategy was used, each reason once.
+        prompts: One report for each subtask whose system prompt was optimised.
+        notes: Remarks that a reader of the result should know.
+        test_ended: The cap that cut the test short; None if it did not.
+    """
 
     # An interval that the data does not bound has infinite ends, which JSON numbers cannot say.
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(ser_json_inf_nan="strings")
 
     task: str
     run: str
-    ended: str
+    ended: Annotated[StopReason, BeforeValidator(_from_0_1_0)]
     finalists: tuple[Finalist, ...]
     trials: tuple[TrialLine, ...]
     pareto: tuple[int, ...]
@@ -184,6 +209,7 @@ class Result:
     fallbacks: tuple[str, ...] = ()
     prompts: tuple[PromptReport, ...] = ()
     notes: tuple[str, ...] = ()
+    test_ended: StopReason | None = None
 
     def finalist(self, role: Role) -> Finalist:
         """The finalist in `role`. Raises `LookupError` for a baseline of which nothing could be scored."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import cast
 
 from agentopt.core.budget import Budget
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import BudgetExceeded
-from agentopt.core.events import Event, Kind, Observer
+from agentopt.core.events import Event, ExampleDone, Observer, TrialDone, TrialStarted
 from agentopt.core.records import Evaluation, Trial
 from agentopt.core.stats import loses
 from agentopt.evaluation.evaluator import Evaluator, StopTest
@@ -67,12 +66,12 @@ class StudyRunner:
             return known
         self._attempted.add(proposal.candidate)
         number = len(self._study.trials)
-        self.say("trial_started", f"trial {number}", number=number, proposal=proposal)
+        self.emit(TrialStarted(number, proposal.candidate, proposal.proposer))
         try:
             evaluation = await self._evaluator.evaluate(
                 proposal.candidate,
                 stop=None if proposal.proposer == BASELINE else self._stop_test(),
-                on_result=lambda result: self.say("example_done", result.id, result=result),
+                on_result=lambda result: self.emit(ExampleDone(result)),
             )
         except BudgetExceeded as error:
             if isinstance(error.partial, Evaluation) and error.partial.results:
@@ -80,13 +79,13 @@ class StudyRunner:
             raise
         return self._record(proposal, evaluation)
 
-    def say(self, event: str, message: str, **data: object) -> None:
-        self._observer(Event(cast(Kind, event), message, data))
+    def emit(self, event: Event) -> None:
+        """Pass `event` to the observers of the run."""
+        self._observer(event)
 
     def _record(self, proposal: Proposal, evaluation: Evaluation) -> Trial:
-        trial = self._study.add(proposal.candidate, evaluation, proposal.proposer, proposal.note)
-        score = "no score" if trial.score is None else f"score {trial.score:.3f}"
-        self.say("trial_done", f"trial {trial.number}: {trial.state}, {score}, by {trial.proposer}", trial=trial)
+        trial = self._study.add(proposal, evaluation)
+        self.emit(TrialDone(trial))
         return trial
 
     def _stop_test(self) -> StopTest | None:

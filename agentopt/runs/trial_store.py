@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 from agentopt.core.candidate import Candidate
 from agentopt.core.records import Evaluation, Trial
 from agentopt.core.stats import paired_difference, verdict
-from agentopt.search.base import SearchSpace
+from agentopt.search.base import Proposal, SearchSpace
 
 if TYPE_CHECKING:
     import optuna
@@ -37,10 +37,17 @@ class Study:
         self._study = optuna.load_study(study_name=STUDY_NAME, storage=_storage(path))
         self.trials: list[Trial] = [_from_optuna(t, space) for t in self._study.get_trials(deepcopy=False)]
 
-    def add(self, candidate: Candidate, evaluation: Evaluation, proposer: str, note: str = "") -> Trial:
+    def add(self, proposal: Proposal, evaluation: Evaluation) -> Trial:
         """Record a finished trial; it is on disk when this returns."""
-        units = self._space.units(candidate)
-        trial = Trial(len(self.trials), candidate, evaluation, proposer, units, note)
+        trial = Trial(
+            len(self.trials),
+            proposal.candidate,
+            evaluation,
+            proposal.proposer,
+            self._space.units(proposal.candidate),
+            proposal.note,
+            proposal.fallback,
+        )
         self._study.add_trial(_to_optuna(trial, self._space))
         self.trials.append(trial)
         return trial
@@ -128,6 +135,7 @@ def _to_optuna(trial: Trial, space: SearchSpace) -> optuna.trial.FrozenTrial:
             "evaluation": _evaluations.dump_json(trial.evaluation).decode(),
             "proposer": trial.proposer,
             "note": trial.note,
+            "fallback": trial.fallback,
         },
     )
 
@@ -137,5 +145,11 @@ def _from_optuna(frozen: optuna.trial.FrozenTrial, space: SearchSpace) -> Trial:
     candidate = Candidate.from_dict(attributes["candidate"])
     evaluation = _evaluations.validate_json(attributes["evaluation"])
     return Trial(
-        frozen.number, candidate, evaluation, attributes["proposer"], space.units(candidate), attributes["note"]
+        frozen.number,
+        candidate,
+        evaluation,
+        attributes["proposer"],
+        space.units(candidate),
+        attributes["note"],
+        attributes.get("fallback", ""),  # version 0.1.0 did not record it
     )

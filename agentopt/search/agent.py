@@ -28,6 +28,7 @@ from pydantic import TypeAdapter
 
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import BudgetExceeded, ModelError, WeightsError
+from agentopt.core.events import FallbackUsed, Note
 from agentopt.models.base import ChatModel, Message, Request
 from agentopt.search.agent_prompts import (
     ask_again,
@@ -235,7 +236,7 @@ class _Nodes:
             )
         except _NoHelpError as error:
             return {"problem": str(error)}
-        self.runner.say("note", f"guidelines: {guidelines or 'none, the answer was unusable'}")
+        self.runner.emit(Note(f"guidelines: {guidelines or 'none, the answer was unusable'}"))
         return {"guidelines": guidelines, "problem": ""}
 
     async def propose(self, state: State) -> dict[str, Any]:
@@ -274,9 +275,9 @@ class _Nodes:
         wanted = self._wanted()
         offered = await self.fallback.propose(self.space, self.runner.trials, wanted)
         reason = state["problem"] or "there is no agent"
-        added = [replace(p, fallback=reason) for p in offered if p.candidate not in taken][: wanted - len(given)]
-        what = f"the fallback proposes {len(added)}" if added else "nothing is left to try"
-        self.runner.say("fall_back", f"{reason}; {what}")
+        new = [replace(p, fallback=reason) for p in offered if p.candidate not in taken]
+        added = new[: wanted - len(given)]
+        self.runner.emit(FallbackUsed(reason, len(added)))
         return {"proposals": _proposals.dump_python([*given, *added]), "problem": ""}
 
     def _tried(self) -> set[Candidate]:

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.core.cost import SubtaskCost
+from agentopt.core.events import Event
 from agentopt.core.records import Trial
 
 
@@ -170,8 +171,8 @@ class Runner(Protocol):
             BudgetExceeded: A cap of the run is reached. The search should let it pass.
         """
 
-    def say(self, event: str, message: str) -> None:
-        """Tell the log and the live view: `event` is a short fixed word (such as fall_back)."""
+    def emit(self, event: Event) -> None:
+        """Pass `event` to the log and the observers."""
 
 
 class Search(Protocol):

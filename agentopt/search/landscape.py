@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from agentopt.core.candidate import Candidate
 from agentopt.core.cost import SubtaskCost, Unit
 from agentopt.core.errors import AgentoptError, UserError
+from agentopt.core.events import Event
 from agentopt.core.records import Evaluation, ExampleResult, Split, SubtaskUse, Trial
 from agentopt.core.task import Task
 from agentopt.evaluation.evaluator import Evaluator
@@ -149,7 +150,7 @@ class LandscapeRunner:
     """
 
     def __init__(self, landscape: Landscape, max_trials: int) -> None:
-        self.said: list[tuple[str, str]] = []
+        self.events: list[Event] = []
         self._landscape, self._max_trials = landscape, max_trials
         self._trials: dict[Candidate, Trial] = {}
         self._add(Proposal(landscape.space.baseline, BASELINE))
@@ -165,8 +166,8 @@ class LandscapeRunner:
     async def run(self, proposal: Proposal) -> Trial:
         return self._trials.get(proposal.candidate) or self._add(proposal)
 
-    def say(self, event: str, message: str) -> None:
-        self.said.append((event, message))
+    def emit(self, event: Event) -> None:
+        self.events.append(event)
 
     def _add(self, proposal: Proposal) -> Trial:
         candidate = proposal.candidate

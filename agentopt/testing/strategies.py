@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from agentopt.core.candidate import Candidate
+from agentopt.core.events import Event
 from agentopt.core.records import Evaluation, ExampleResult, Trial, TrialState
 from agentopt.search.base import Proposal, Search, SearchSpace, Strategy
 
@@ -38,7 +39,7 @@ class ScriptedRunner:
         fail_at: int | None = None,
         error: BaseException | None = None,
     ) -> None:
-        self.said: list[tuple[str, str]] = []
+        self.events: list[Event] = []
         self.runs = 0
         self._space, self._score, self.max_trials = space, score, max_trials
         self._fail_at, self._error = fail_at, error or RuntimeError("the machine went down")
@@ -63,8 +64,8 @@ class ScriptedRunner:
         self._trials.append(trial)
         return trial
 
-    def say(self, event: str, message: str) -> None:
-        self.said.append((event, message))
+    def emit(self, event: Event) -> None:
+        self.events.append(event)
 
 
 async def check_strategy(

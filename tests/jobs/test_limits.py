@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from agentopt.core.budget import Caps, Usage
-from agentopt.core.errors import BudgetExceeded
 from agentopt.jobs.jobfile import JobCaps, Schedule
-from agentopt.jobs.limits import caps_of, less, limits_of, month_name, named_in
+from agentopt.jobs.limits import caps_of, less, limits_of, month_name
 
 MONTH = "November 2026 (Asia/Kolkata)"
 JOB = JobCaps.model_validate({"per_run": {"calls": 50, "usd": 3}, "per_month": {"calls": 100, "usd": 10}})
@@ -25,11 +24,6 @@ def test_what_is_left_is_never_below_nothing() -> None:
     assert limits_of(Caps(), JOB, Usage(usd=12.0), MONTH)["usd"].left == 0
     assert limits_of(Caps(), JobCaps(), Usage(calls=30), MONTH) == {}
     assert less(Caps(calls=5, seconds=1.0), Usage(calls=9), 2.0) == Caps(calls=0, seconds=0.0)
-
-
-def test_a_cap_of_the_run_is_read_from_what_is_said_of_it_and_one_of_a_purpose_is_not() -> None:
-    of_run, of_agent = (str(BudgetExceeded(name, cap=1, spent=0, wanted=2)) for name in ("calls", "agent.usd"))
-    assert named_in((of_run, of_agent, "every trial was spent")) == ["calls"]
 
 
 def test_a_month_is_that_of_the_schedules_zone() -> None:

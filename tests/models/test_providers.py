@@ -17,6 +17,7 @@ import yaml
 from agentopt.api import aoptimize
 from agentopt.core.budget import Caps, Usage
 from agentopt.core.errors import BudgetExceeded, ModelError
+from agentopt.core.stop_reason import StopKind, StopReason
 from agentopt.models.base import Message, Request, Response
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.router import ModelRouter
@@ -167,7 +168,7 @@ async def test_a_run_completes_despite_every_kind_of_fault_and_counts_each_failu
         settings = config(tmp_path, catalog, agent={"model": "agent", "attempts": 1}, budget={"trials": 4})
         result = await aoptimize(write_task(tmp_path), settings)
 
-    assert result.ended == "every trial was spent"
+    assert result.ended == StopReason(StopKind.TRIALS_SPENT)
     assert result.finalist("best").against_baseline is not None
     assert_no_example_is_lost(result)
 
@@ -252,7 +253,7 @@ async def test_a_whole_run_stays_within_its_cap_and_tests_its_candidates(tmp_pat
         result = await aoptimize(write_task(tmp_path), config(tmp_path, catalog, strategy="random", budget=budget))
 
     name = next(name for name, cap in budget.items() if cap)
-    assert f"the {name} cap" in result.ended
+    assert result.ended.cap == name
     assert caps.exceeded_by(result.total) is None
     assert caps.exceeded_by(Usage(server.calls, server.prompt_tokens, server.completion_tokens, usd(server))) is None
     assert server.calls == result.total.calls

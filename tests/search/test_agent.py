@@ -18,6 +18,7 @@ from jsonschema import Draft202012Validator, validate
 from agentopt.core.candidate import Candidate
 from agentopt.core.cost import SubtaskCost
 from agentopt.core.errors import BudgetExceeded, PermanentModelError, TransientModelError, WeightsError
+from agentopt.core.events import FallbackUsed, Note
 from agentopt.models.base import ChatModel, Request
 from agentopt.models.scripted import ScriptedModel
 from agentopt.search.agent import AgentSearch
@@ -99,7 +100,7 @@ class World:
 
     @property
     def reasons(self) -> list[str]:
-        return [message for event, message in self.runner.said if event == "fall_back"]
+        return [event.message for event in self.runner.events if isinstance(event, FallbackUsed)]
 
 
 async def test_a_good_agent_proposes_everything_after_the_first_trials() -> None:
@@ -108,7 +109,7 @@ async def test_a_good_agent_proposes_everything_after_the_first_trials() -> None
     assert world.proposers == ["baseline"] + ["initial"] * FIRST + ["agent"] * 10
     assert world.reasons == []
     guidelines = "answer: llama-3b, more samples; Prefer the small model."
-    assert ("note", f"guidelines: {guidelines}") in world.runner.said
+    assert Note(f"guidelines: {guidelines}") in world.runner.events
     assert {r.purpose for r in model.requests} == {"agent"}
     assert f"Guidelines: {guidelines}" in model.requests[1].messages[-1].content
     assert len(model.requests) == 4, "guidelines and a proposal, twice"
@@ -217,7 +218,7 @@ async def test_the_search_ends_when_nothing_is_left_to_try() -> None:
     model = ScriptedModel(lambda request, repeat: "no idea")
     await AgentSearch(model, SETTINGS, GridStrategy(), "", None).run(space, runner)
     assert len(runner.trials) == 4
-    assert runner.said[-1][1].endswith("nothing is left to try")
+    assert runner.events[-1].message.endswith("nothing is left to try")
 
 
 async def test_a_limit_on_rounds_ends_the_search() -> None:
@@ -246,7 +247,7 @@ async def test_unusable_guidelines_are_no_reason_to_fall_back() -> None:
     model = ScriptedModel(lambda request, repeat: fresh(request, repeat) if asks_for_candidates(request) else "text")
     world = await World(model).run()
     assert world.proposers[-10:] == ["agent"] * 10
-    assert ("note", "guidelines: none, the answer was unusable") in world.runner.said
+    assert Note("guidelines: none, the answer was unusable") in world.runner.events
     assert "Guidelines" not in model.requests[1].messages[-1].content
 
 

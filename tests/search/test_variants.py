@@ -15,6 +15,7 @@ from agentopt.api import aoptimize, optimize
 from agentopt.core.candidate import Candidate
 from agentopt.core.cost import SubtaskCost
 from agentopt.core.errors import ConfigError, PermanentModelError
+from agentopt.core.events import FallbackUsed
 from agentopt.models.base import ChatModel, Request
 from agentopt.models.scripted import ScriptedModel
 from agentopt.runs.config import Config, load_config
@@ -149,7 +150,7 @@ async def test_every_manner_falls_back_with_the_reason_where_its_model_cannot_be
     refusing = ScriptedModel(lambda request, repeat: (_ for _ in ()).throw(PermanentModelError("401 wrong key")))
     runner = await spent(variant, refusing)
     assert runner.trials[-1].proposer == "fallback"
-    reasons = [message for event, message in runner.said if event == "fall_back"]
+    reasons = [event.reason for event in runner.events if isinstance(event, FallbackUsed)]
     assert all(reason.startswith("the agent cannot be reached: 401 wrong key") for reason in reasons)
     assert reasons
 

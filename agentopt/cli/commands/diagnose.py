@@ -24,7 +24,7 @@ def run_diagnosis(
     progress = Console(stderr=True)
 
     def observe(event: Event) -> None:
-        if event.kind != "example_done":
+        if event.logged:
             print_plain(progress, event.message)
 
     with interruptible(progress):

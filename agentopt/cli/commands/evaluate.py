@@ -12,7 +12,7 @@ from rich.console import Console
 from agentopt.api import evaluate, load
 from agentopt.cli.output import interruptible, print_plain
 from agentopt.core.candidate import load_candidate
-from agentopt.core.events import Event
+from agentopt.core.events import Event, ExampleDone
 from agentopt.core.records import Evaluation, Split
 from agentopt.report.bars import counting_bar
 from agentopt.report.formatting import interval_in_words
@@ -29,7 +29,7 @@ def run_evaluation(task: Path, candidate: Path | None, split: Split, settings: S
     with interruptible(progress), counting_bar(progress, "examples") as show:
 
         def observe(event: Event) -> None:
-            if event.kind == "example_done":
+            if isinstance(event, ExampleDone):
                 show(next(done), total)
             else:
                 print_plain(progress, event.message)

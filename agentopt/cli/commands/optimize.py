@@ -17,7 +17,7 @@ from agentopt.api import aoptimize, load
 from agentopt.cli.output import INTERRUPTED, print_plain
 from agentopt.cli.run_names import run_path
 from agentopt.core.errors import UserError
-from agentopt.core.events import Event
+from agentopt.core.events import Event, RunStarted
 from agentopt.models.session import open_existing_journal
 from agentopt.report.formatting import duration_in_words, usage_cells
 from agentopt.report.live import LiveView
@@ -39,14 +39,13 @@ def run_optimization(task: Path | None, settings: Sequence[str], resume: Path | 
     task = task or (opened.task if opened else None)
     if task is None:
         raise UserError("a task folder must be given", remedy="agentopt optimize tasks/quickstart")
-    loaded, _ = load(task, config)
     folder = [resume] if resume else []
     progress = Console(stderr=True)
-    with LiveView(progress, loaded) as view:
+    with LiveView(progress) as view:
 
         def observe(event: Event) -> None:
-            if event.kind == "run_started":
-                folder[:] = [event.data["folder"]]
+            if isinstance(event, RunStarted):
+                folder[:] = [event.folder]
             view(event)
 
         try:

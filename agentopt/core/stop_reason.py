@@ -1,0 +1,48 @@
+"""Why a search, or a part of a run, ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class StopKind(StrEnum):
+    """The kinds of `StopReason`."""
+
+    TRIALS_SPENT = "trials spent"
+    """The cap on trials is reached."""
+    NOTHING_LEFT = "nothing left"
+    """The strategy had nothing more to propose."""
+    CAP_REACHED = "cap reached"
+    """A cap on USD, tokens, calls or seconds is reached."""
+    UNKNOWN = "unknown"
+    """Recorded by another version of agentopt; `StopReason.detail` is its sentence."""
+
+
+_SENTENCES = {
+    StopKind.TRIALS_SPENT: "every trial was spent",
+    StopKind.NOTHING_LEFT: "the search had nothing more to try",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StopReason:
+    """Why a search, or a part of a run, ended. `str()` gives a sentence.
+
+    Attributes:
+        kind: What ended it.
+        cap: The cap that was reached, such as `usd`, or `agent.usd` for a cap on one purpose; None for other kinds.
+        detail: What is known beyond the kind, such as how much of the cap was spent.
+    """
+
+    kind: StopKind
+    cap: str | None = None
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return _SENTENCES.get(self.kind, self.detail)
+
+    @property
+    def run_cap(self) -> str | None:
+        """The cap, if it is one on the whole run rather than on one purpose."""
+        return None if self.cap is None or "." in self.cap else self.cap

@@ -1,0 +1,92 @@
+"""Events: one class for each, its line in the log, and why a run ended."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from agentopt.core import events
+from agentopt.core.budget import Budget
+from agentopt.core.candidate import Candidate, SubtaskChoice
+from agentopt.core.errors import BudgetExceeded, NothingEvaluated
+from agentopt.core.events import (
+    Event,
+    ExampleDone,
+    FallbackUsed,
+    FileProgress,
+    Note,
+    PromptsDone,
+    PromptsFellBack,
+    PromptsStarted,
+    RewardDrawn,
+    RunDone,
+    RunStarted,
+    SearchStarted,
+    TestStarted,
+    TrialDone,
+    TrialStarted,
+    broadcast,
+    log_to,
+)
+from agentopt.core.records import Evaluation, ExampleResult, Trial
+from agentopt.core.stop_reason import StopKind, StopReason
+
+CANDIDATE = Candidate.of({"answer": SubtaskChoice("small", 3)})
+TRIAL = Trial(0, CANDIDATE, Evaluation("validation", 1, (ExampleResult("a", 0.5),), "complete"), "baseline", 1.0)
+EVERY: list[tuple[Event, str]] = [
+    (FileProgress("m.gguf", "https://host", 5_000_000, None), "fetching m.gguf: 5 of 5 MB"),
+    (FileProgress("m.gguf", "https://host", 0, 9_000_000), "fetching m.gguf: 0 of 9 MB"),
+    (RunStarted(Path("runs/a")), "run runs/a"),
+    (SearchStarted(12, {"validation": 3}, (), Budget()), "12 allocations"),
+    (TrialStarted(4, CANDIDATE, "agent"), "trial 4"),
+    (ExampleDone(ExampleResult("a", 1.0)), "a"),
+    (TrialDone(TRIAL), "trial 0: complete, score 0.500, by baseline"),
+    (FallbackUsed("no agent", 2), "no agent; the fallback proposes 2"),
+    (FallbackUsed("no agent", 0), "no agent; nothing is left to try"),
+    (Note("guidelines: more"), "guidelines: more"),
+    (PromptsStarted("find", "before"), "system prompt of find, before the search"),
+    (RewardDrawn("Who?", None), "Who?"),
+    (PromptsFellBack("find", "no new prompt"), "find: no new prompt"),
+    (PromptsDone("find", "kept"), "system prompt of find: kept"),
+    (TestStarted(("baseline", "best"), TRIAL), "testing baseline and best"),
+    (RunDone(Path("runs/a")), "result in runs/a"),
+]
+
+
+def test_every_event_has_a_kind_a_message_and_a_line_in_the_log(tmp_path: Path) -> None:
+    kinds = {type(event): type(event).kind for event, _ in EVERY}
+    defined = {found for found in vars(events).values() if isinstance(found, type) and issubclass(found, Event)}
+    assert set(kinds) == defined - {Event}
+    assert len(set(kinds.values())) == len(kinds)
+    seen: list[Event] = []
+    observe = broadcast(log_to(tmp_path / "log.jsonl"), seen.append)
+    for event, message in EVERY:
+        assert event.message == message
+        observe(event)
+    assert seen == [event for event, _ in EVERY]
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    unlogged = {ExampleDone, RewardDrawn}
+    assert [(line["event"], line["message"]) for line in lines] == [
+        (event.kind, message) for event, message in EVERY if type(event) not in unlogged
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "run_cap"), [("calls", "calls"), ("seconds", "seconds"), ("agent.usd", None), ("prompts.calls", None)]
+)
+def test_a_cap_is_data_of_the_reason_why_a_run_ended(name: str, run_cap: str | None) -> None:
+    stopped = BudgetExceeded(name, cap=5, spent=4, wanted=2).stopped
+    assert (stopped.kind, stopped.cap, stopped.run_cap) == (StopKind.CAP_REACHED, name, run_cap)
+    assert str(stopped) == f"the {name} cap of 5 is reached: 4 spent, 2 more asked for"
+
+
+def test_a_run_without_a_complete_trial_raises_its_reason_and_its_failures() -> None:
+    stopped = StopReason(StopKind.TRIALS_SPENT)
+    error = NothingEvaluated(stopped, {"HTTP 401": 8}, first_error="no such key", remedy="fix the cause")
+    assert (error.stopped, error.failures) == (stopped, {"HTTP 401": 8})
+    assert str(error) == (
+        "no candidate could be evaluated on every example: every trial was spent (failed calls: 8 x HTTP 401); "
+        "the first error: no such key\n  remedy: fix the cause"
+    )
