@@ -31,12 +31,12 @@ from agentopt.core.errors import BudgetExceeded, ModelError, WeightsError
 from agentopt.core.events import FallbackUsed, Note
 from agentopt.models.base import ChatModel, Message, Request
 from agentopt.search.agent_prompts import (
-    ask_again,
-    ask_for_candidates,
-    ask_for_guidelines,
+    guideline_prompt,
     guideline_schema,
-    introduction,
+    proposal_prompt,
     proposal_schema,
+    retry_message,
+    system_message,
 )
 from agentopt.search.agent_reply import Reply, read_guidelines, read_reply
 from agentopt.search.base import INITIAL, Proposal, Runner, SearchSpace, Strategy
@@ -92,7 +92,7 @@ class AgentSearch:
 
         Raises what `runner.run` raises, `BudgetExceeded` for a cap of the whole run among it; run again to continue.
         """
-        told = introduction(space, self._settings, self._brief, self._variant.experience)
+        told = system_message(space, self._settings, self._brief, self._variant.experience)
         agent = _Agent(self._model, self._settings, self._variant, told, self._seed)
         nodes = _Nodes(space, runner, agent, self._fallback, self._batch_size)
         # A round takes at most four nodes and records at least one trial, unless it is done again after a crash.
@@ -148,7 +148,7 @@ class _Agent:
     model: ChatModel | None
     settings: AgentSettings
     variant: Variant
-    introduction: Message
+    system_message: Message
     seed: int
 
     @property
@@ -161,7 +161,7 @@ class _Agent:
             raise _NoHelpError("there is no agent")
         request = Request(
             model=self.settings.model,
-            messages=(self.introduction, Message("user", question)),
+            messages=(self.system_message, Message("user", question)),
             max_tokens=max_tokens,
             temperature=self.settings.temperature,
             json_schema=schema,
@@ -228,7 +228,7 @@ class _Nodes:
         if not self.agent.variant.insights:
             return {"guidelines": "", "problem": ""}
         settings, first = self.agent.settings, state["round"] <= 1
-        question = ask_for_guidelines(self.space, self.runner.trials, state["last"], settings, first=first)
+        question = guideline_prompt(self.space, self.runner.trials, state["last"], settings, first=first)
         schema = guideline_schema(self.space, settings, first=first)
         try:
             guidelines = read_guidelines(
@@ -243,7 +243,7 @@ class _Nodes:
         """The agent proposes a batch; what it cannot fill is the fallback's to fill."""
         wanted, variant = self._wanted(), self.agent.variant
         seen = self.runner.trials if variant.history else None
-        question = ask_for_candidates(self.space, seen, state["last"], state["guidelines"], wanted)
+        question = proposal_prompt(self.space, seen, state["last"], state["guidelines"], wanted)
         # Where the question is the same in every round, each round is another draw of the answer.
         drawn = 0 if variant.history else state["round"] * self.agent.settings.attempts
         try:
@@ -265,7 +265,7 @@ class _Nodes:
             if reply.proposals:
                 break
             if variant.history:  # the problem tells what was tried: without history it is another draw
-                asked = f"{question}\n{ask_again(reply.problem)}"
+                asked = f"{question}\n{retry_message(reply.problem)}"
         return reply
 
     async def fall_back(self, state: State) -> dict[str, Any]:

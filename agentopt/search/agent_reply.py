@@ -1,6 +1,6 @@
-"""Reads the agent's answers: finds the JSON, repairs what is unambiguous, drops what cannot be used, says why.
+"""Reads the agent's replies: finds the JSON, repairs what is unambiguous, and drops the rest with a reason.
 
-Nothing here raises on what a model may write; a reply without anything to run has a `problem` to tell it.
+No reply raises an exception; one without a usable candidate has a `problem` for the next prompt.
 """
 
 from __future__ import annotations
@@ -21,36 +21,38 @@ from agentopt.search.neighbourhood import with_fewer_samples
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What an answer holds: candidates to run, and how many were unreadable, too costly, or tried before.
-
-    `detail` describes the first thing that was wrong, for the agent's next attempt and the log.
-    """
+    """The usable candidates of one reply, and what was wrong with the others."""
 
     proposals: tuple[Proposal, ...] = ()
+    """Affordable, distinct, untried candidates."""
     unreadable: int = 0
+    """Number of candidates that name no allowed choice."""
     infeasible: int = 0
+    """Number of candidates above the cost limit, also with the smallest sample counts."""
     repeats: int = 0
+    """Number of candidates that were tried before, or occur twice."""
     detail: str = ""
+    """The first problem, for the agent's next attempt and the log."""
 
     @property
     def problem(self) -> str:
-        """Why there is nothing (more) to run, in words; empty when nothing was wrong."""
+        """Why there are no (more) usable candidates, in words; empty if nothing was wrong."""
         if self.infeasible and not self.repeats:
             return f"only infeasible candidates ({self.detail})"
         if self.repeats and not self.infeasible:
-            return f"only repeats of what was tried ({self.detail})"
+            return f"only candidates that were tried before ({self.detail})"
         if self.repeats:
-            return f"only repeats and infeasible candidates ({self.detail})"
+            return f"only infeasible candidates and ones that were tried before ({self.detail})"
         return f"unusable JSON ({self.detail})" if self.unreadable else ""
 
 
 def read_guidelines(text: str, space: SearchSpace) -> str:
-    """The guidelines as one line; what is unreadable is left out, so the line is empty where nothing is readable."""
+    """The guidelines in a reply as one line, without unreadable parts; empty if nothing is readable."""
     answer = next((value for value in repaired_json_values(text) if isinstance(value, Mapping)), {})
     given = {str(key).casefold(): value for key, value in answer.items()}
-    called = labels(space)
-    stages = ((s.name, _preference(given.get(s.name.casefold()), s, called)) for s in space.subtasks)
-    lines = [f"{name}: {preference}" for name, preference in stages if preference]
+    label_of = labels(space)
+    preferences = ((s.name, _preference(given.get(s.name.casefold()), s, label_of)) for s in space.subtasks)
+    lines = [f"{name}: {preference}" for name, preference in preferences if preference]
     favoured = str(given.get("spend")).casefold()
     lines += [f"spend more on {s.name}" for s in space.subtasks if s.name.casefold() == favoured]
     advice = given.get("advice")
@@ -59,12 +61,12 @@ def read_guidelines(text: str, space: SearchSpace) -> str:
     return "; ".join(lines)
 
 
-def _preference(value: Any, subtask: SubtaskSpace, called: Mapping[str, str]) -> str:
+def _preference(value: Any, subtask: SubtaskSpace, label_of: Mapping[str, str]) -> str:
     if not isinstance(value, Mapping):
         return ""
     words = []
     with suppress(_UnreadableError):
-        words.append(called[_model(value.get("model"), subtask, called)])
+        words.append(label_of[_model(value.get("model"), subtask, label_of)])
     if value.get("samples") in DIRECTIONS:
         words.append(f"{value['samples']} samples")
     return ", ".join(words)
@@ -77,7 +79,15 @@ class _UnreadableError(ValueError):
 def read_reply(
     text: str, space: SearchSpace, tried: Collection[Candidate], count: int, *, proposer: str = "agent"
 ) -> Reply:
-    """At most `count` affordable, distinct candidates that are not in `tried`, and what was wrong with the rest."""
+    """Read the candidates in a reply.
+
+    Args:
+        text: The model's reply.
+        space: The search space.
+        tried: Candidates that have a trial.
+        count: Most candidates to read.
+        proposer: The `Proposal.proposer` of the candidates.
+    """
     found = _find_candidates(text, space)
     if not found:
         return Reply(unreadable=1, detail="no JSON object with a list of candidates")
@@ -91,48 +101,48 @@ def read_reply(
 
 def _with_entry(reply: Reply, entry: Any, space: SearchSpace, tried: Collection[Candidate], proposer: str) -> Reply:
     try:
-        asked, notes = _candidate(entry, space)
+        written, notes = _candidate(entry, space)
     except _UnreadableError as error:
         return replace(reply, unreadable=reply.unreadable + 1, detail=reply.detail or str(error))
-    candidate = with_fewer_samples(space, asked)
+    candidate = with_fewer_samples(space, written)
     if candidate is None:
-        detail = f"{asked} costs {space.units(asked):.4g} of {space.max_units:.4g} units"
+        detail = f"{written} costs {space.units(written):.4g} of {space.max_units:.4g} units"
         return replace(reply, infeasible=reply.infeasible + 1, detail=reply.detail or detail)
     if candidate in tried or any(candidate == p.candidate for p in reply.proposals):
         return replace(reply, repeats=reply.repeats + 1, detail=reply.detail or f"{candidate} is not new")
-    if candidate != asked:
+    if candidate != written:
         notes = [*notes, "samples lowered to fit the cost"]
     return replace(reply, proposals=(*reply.proposals, Proposal(candidate, proposer, "; ".join(notes))))
 
 
 def _candidate(entry: Any, space: SearchSpace) -> tuple[Candidate, list[str]]:
     if not isinstance(entry, Mapping):
-        raise _UnreadableError("a candidate must be an object with one entry per stage")
+        raise _UnreadableError("a candidate must be an object with one entry per subtask")
     by_name = {str(key).casefold(): value for key, value in entry.items()}
-    called = labels(space)
+    label_of = labels(space)
     choices, notes = {}, []
     for subtask in space.subtasks:
         if subtask.name.casefold() not in by_name:
-            raise _UnreadableError(f"a candidate lacks the stage {subtask.name}")
-        choices[subtask.name], repairs = _choice(by_name[subtask.name.casefold()], subtask, called)
+            raise _UnreadableError(f"a candidate lacks the subtask {subtask.name}")
+        choices[subtask.name], repairs = _choice(by_name[subtask.name.casefold()], subtask, label_of)
         notes += repairs
     return Candidate.of(choices), notes
 
 
-def _choice(value: Any, subtask: SubtaskSpace, called: Mapping[str, str]) -> tuple[SubtaskChoice, list[str]]:
-    asked_model, asked_count = _model_and_count(value, subtask)
-    model = _model(asked_model, subtask, called)
-    count = _count(asked_count, subtask)
+def _choice(value: Any, subtask: SubtaskSpace, label_of: Mapping[str, str]) -> tuple[SubtaskChoice, list[str]]:
+    written_model, written_count = _model_and_count(value, subtask)
+    model = _model(written_model, subtask, label_of)
+    count = _count(written_count, subtask)
     repairs = [
-        f"{subtask.name}: {asked} read as {taken}"
-        for asked, taken in ((asked_model, model), (asked_count, count))
-        if asked not in (taken, called.get(str(taken)), str(taken))
+        f"{subtask.name}: {written} read as {taken}"
+        for written, taken in ((written_model, model), (written_count, count))
+        if written not in (taken, label_of.get(str(taken)), str(taken))
     ]
     return SubtaskChoice(model, count, subtask.system_prompt), repairs
 
 
 def _model_and_count(value: Any, subtask: SubtaskSpace) -> tuple[Any, Any]:
-    """Both as written: from "model xN", as asked for, or from an object or a pair, as models like to write it."""
+    """Both as written: from "model xN" as requested, or from an object or a pair, which models also write."""
     if isinstance(value, str) and (found := re.fullmatch(r"\s*(\S.*?)\s+[x*]?\s*(\S+)\s*", value)):
         return found[1], found[2]
     if isinstance(value, Mapping):
@@ -142,12 +152,12 @@ def _model_and_count(value: Any, subtask: SubtaskSpace) -> tuple[Any, Any]:
     raise _UnreadableError(f'{subtask.name} must be written as "model xN", but got {str(value)[:40]!r}')
 
 
-def _model(value: Any, subtask: SubtaskSpace, called: Mapping[str, str]) -> str:
-    """The model meant: its name or label, in any letters' case, else the only name that starts like it."""
+def _model(value: Any, subtask: SubtaskSpace, label_of: Mapping[str, str]) -> str:
+    """The model with this name or label, ignoring case, or else the only one that shares a prefix with it."""
     if value in subtask.models:
         return str(value)
     wanted = str(value).strip().casefold()
-    exact = [m for m in subtask.models if wanted in (m.casefold(), called[m].casefold())]
+    exact = [m for m in subtask.models if wanted in (m.casefold(), label_of[m].casefold())]
     alike = exact or [m for m in subtask.models if wanted and (_starts(m, wanted) or _starts(wanted, m))]
     if len(alike) != 1:
         raise _UnreadableError(f"{subtask.name} has no model {str(value)[:40]!r}, only {', '.join(subtask.models)}")
@@ -159,7 +169,7 @@ def _starts(text: str, prefix: str) -> bool:
 
 
 def _count(value: Any, subtask: SubtaskSpace) -> int:
-    """The nearest allowed sample count; numbers written as text are read."""
+    """The nearest allowed sample count; the number may be written as a string."""
     try:
         wanted = float(value) if not isinstance(value, bool) else float("nan")
     except (TypeError, ValueError, OverflowError):
@@ -170,7 +180,7 @@ def _count(value: Any, subtask: SubtaskSpace) -> int:
 
 
 def _find_candidates(text: str, space: SearchSpace) -> list[Any]:
-    """The candidates, however wrapped: in an object, a bare list, fences or prose, or whole ones of a cut-off list."""
+    """The candidates in an object, a bare list, fences or prose; of a reply that was cut off, the complete ones."""
     names = {s.name.casefold() for s in space.subtasks}
     alone: list[Any] = []
     for value in repaired_json_values(text):

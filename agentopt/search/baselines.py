@@ -1,4 +1,4 @@
-"""Strategies that learn nothing: what any other has to beat."""
+"""Strategies that ignore the scores: the baselines of every comparison."""
 
 from __future__ import annotations
 
@@ -13,14 +13,18 @@ from agentopt.search.base import Proposal, SearchSpace
 from agentopt.search.neighbourhood import affordable, nearest_untried
 
 LISTABLE = 20_000
-"""Up to this many affordable candidates they are listed; beyond, drawn or walked without a list."""
+"""Most affordable candidates that are held in a list; larger spaces are sampled or enumerated without one."""
 
 
 class RandomStrategy:
-    """Uniform over the affordable untried candidates, seeded by (`seed`, number of trials).
+    """Samples uniformly from the untried affordable candidates.
 
-    Exact where they can be listed; in larger spaces by rejection, and where rejection finds none within 10,000
-    draws, the nearest untried neighbour of a random point.
+    Spaces with more than `LISTABLE` affordable candidates are sampled by rejection; if 10,000 points give none, the
+    proposal is the candidate nearest to a random point.
+
+    Args:
+        seed: Together with the number of trials, the seed of the random numbers.
+        proposer: The `Proposal.proposer` of its proposals.
     """
 
     def __init__(self, seed: int = 0, *, proposer: str = "random") -> None:
@@ -31,7 +35,7 @@ class RandomStrategy:
         tried = {t.candidate for t in trials}
         listed = _listed(space)
         if listed is None:
-            return [Proposal(c, self._proposer) for c in _drawn(space, tried, k, rng)]
+            return [Proposal(c, self._proposer) for c in _sampled(space, tried, k, rng)]
         untried = [c for c in listed if c not in tried]
         return [Proposal(c, self._proposer) for c in rng.sample(untried, min(k, len(untried)))]
 
@@ -41,7 +45,7 @@ def _listed(space: SearchSpace) -> list[Candidate] | None:
     return found if len(found) <= LISTABLE else None
 
 
-def _drawn(space: SearchSpace, tried: Collection[Candidate], k: int, rng: random.Random) -> list[Candidate]:
+def _sampled(space: SearchSpace, tried: Collection[Candidate], k: int, rng: random.Random) -> list[Candidate]:
     found: dict[Candidate, None] = {}
     for _ in range(k):
         taken = {*tried, *found}
@@ -58,10 +62,10 @@ def _point(space: SearchSpace, rng: random.Random) -> Candidate:
 
 
 class GridStrategy:
-    """Every affordable candidate once, in a fixed order that is spread over the space from the start.
+    """Proposes every affordable candidate once, in a fixed order in which successive candidates are far apart.
 
-    The lexicographic list is walked with a stride near the golden ratio of its length, coprime to it. So every
-    candidate comes exactly once, and any first few lie far apart: kinder than corner by corner when trials run out.
+    The order is a walk through the lexicographic list with a stride near the golden ratio of its length and coprime
+    to it, so that every candidate occurs exactly once and any prefix covers the whole space.
     """
 
     async def propose(self, space: SearchSpace, trials: Sequence[Trial], k: int) -> list[Proposal]:
@@ -78,7 +82,7 @@ def _spread(space: SearchSpace) -> Iterator[Candidate]:
 
 
 def _strides(length: int) -> Iterator[int]:
-    """0 .. length - 1, each once, consecutive ones far apart."""
+    """Yield 0 to length - 1, each once, with successive numbers far apart."""
     stride = max(1, round(length * (math.sqrt(5) - 1) / 2))
     while math.gcd(stride, length) > 1:
         stride += 1
@@ -86,9 +90,10 @@ def _strides(length: int) -> Iterator[int]:
 
 
 def _at(space: SearchSpace, index: int) -> Candidate:
-    """The candidate at a place of the lexicographic list, without making the list."""
+    """The candidate at an index of the lexicographic list, without building the list."""
     allocation = {}
     for s in reversed(space.subtasks):
-        index, place = divmod(index, len(s.models) * len(s.num_samples))
-        allocation[s.name] = (s.models[place // len(s.num_samples)], s.num_samples[place % len(s.num_samples)])
+        index, choice = divmod(index, len(s.models) * len(s.num_samples))
+        model, count = divmod(choice, len(s.num_samples))
+        allocation[s.name] = (s.models[model], s.num_samples[count])
     return space.candidate(allocation)

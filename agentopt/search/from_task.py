@@ -1,4 +1,4 @@
-"""From a task to its search space: what may vary, and what each choice costs in units."""
+"""Builds the search space of a task, with the cost of each choice in units."""
 
 from __future__ import annotations
 
@@ -14,15 +14,24 @@ from agentopt.search.base import SearchSpace, SubtaskSpace
 
 
 def needs_measuring(task: Task) -> bool:
-    """Whether a subtask has no nominal token lengths, so that a run of the baseline must tell them."""
+    """Whether a subtask has no nominal token lengths, so that they must be measured on the baseline."""
     return any(s.tokens is None for s in task.subtasks)
 
 
 def search_space(task: Task, specs: Mapping[str, ModelSpec], measured: Evaluation | None = None) -> SearchSpace:
-    """The space of `task`. `measured` is the baseline's evaluation, needed where token lengths are not given.
+    """Build the search space of a task.
 
-    The cost limit is the task's, or one pass of every subtask's largest model (AgentTTS' default budget). Raises
-    `TaskError` when not even the baseline is within it, `CatalogError` for a model without a parameter count.
+    The cost limit is the task's `max_units`, or by default one pass of every subtask's largest model (as in AgentTTS).
+
+    Args:
+        task: The task.
+        specs: Catalogue entries of its models, by name.
+        measured: The baseline's evaluation; needed if `needs_measuring(task)`.
+
+    Raises:
+        TaskError: The baseline is above the cost limit, a choice would cost 0 units or less, or token lengths are
+            neither given nor measured.
+        CatalogError: A model has no parameter count.
     """
     subtasks = tuple(_subtask_space(s, task, specs, measured) for s in task.subtasks)
     default = sum(s.cost.units(s.largest_model, 1) for s in subtasks)
@@ -38,12 +47,15 @@ def search_space(task: Task, specs: Mapping[str, ModelSpec], measured: Evaluatio
 
 
 def unlimited_space(task: Task, specs: Mapping[str, ModelSpec]) -> SearchSpace:
-    """The space without a cost limit, for a worst case that is told before token lengths are measured.
+    """Build the search space without a cost limit, for the dry run before token lengths are known.
 
-    Its units mean nothing. Raises `CatalogError` for a model without a parameter count.
+    Its units have no meaning.
+
+    Raises:
+        CatalogError: A model has no parameter count.
     """
-    stand_in = {s.name: replace(s, tokens=TokenLengths(1, 1)) for s in task.subtasks}
-    alike = replace(task, unit=Unit(1, 1, 1), subtasks=tuple(stand_in.values()))
+    placeholders = {s.name: replace(s, tokens=TokenLengths(1, 1)) for s in task.subtasks}
+    alike = replace(task, unit=Unit(1, 1, 1), subtasks=tuple(placeholders.values()))
     return SearchSpace(tuple(_subtask_space(s, alike, specs, None) for s in alike.subtasks))
 
 
@@ -60,7 +72,7 @@ def _subtask_space(
 
 
 def _check_positive(subtask: Subtask, cost: SubtaskCost) -> None:
-    """Refuse costs of zero or less: the formula is affine, and a small pass comes out below a large unit's prompt."""
+    """Reject costs of 0 or less: the formula is affine, so a short pass may cost less than a large unit's prompt."""
     smallest = min(subtask.models, key=lambda model: cost.parameters[model])
     if (units := cost.units(smallest, subtask.num_samples[0])) <= 0:
         size, prompt, completion = cost.parameters[smallest], cost.prompt_tokens, cost.completion_tokens
@@ -77,13 +89,13 @@ def _parameters(spec: ModelSpec) -> float:
         raise CatalogError(
             "a model's parameter count is needed for costs in units, but none is given",
             where=f"models.{spec.name}.parameters",
-            remedy="add it to the catalogue entry; an estimate will do, it only sets the price in units",
+            remedy="add it to the catalogue entry; an estimate is enough, because it sets the price in units only",
         )
     return spec.parameters
 
 
 def _measured_lengths(subtask: Subtask, measured: Evaluation | None) -> TokenLengths:
-    """Mean tokens of the prompt and of one response, over the examples in which the subtask was asked."""
+    """Mean tokens of the prompt and of one response, over the examples that called the subtask."""
     uses = [r.subtasks[subtask.name] for r in (measured.results if measured else ()) if subtask.name in r.subtasks]
     if not uses:
         raise TaskError(

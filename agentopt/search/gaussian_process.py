@@ -1,10 +1,10 @@
-"""A model of the score over the whole search space, fitted on every trial: which affordable candidate to try next.
+"""Gaussian process over the search space: picks the affordable candidate with the greatest expected improvement.
 
-A Gaussian process whose kernel is what AgentTTS (arXiv 2508.00890) knows of test-time scaling. Within a subtask two
-choices are alike when their models are of like size (insight 1) and their sample counts are near on a logarithmic scale
-(insight 2: the score rises, peaks and falls smoothly). Subtasks add up, and interact a little (insight 3: a better
-earlier subtask moves the later one's peak). Trying the greatest expected improvement trades samples of one subtask for
-those of another at the cost limit without being told to, since every affordable candidate is compared with every other.
+The kernel encodes the insights of AgentTTS (arXiv 2508.00890) on test-time scaling. Within a subtask, two choices are
+similar if their models have similar sizes (insight 1) and their sample counts are close on a logarithmic scale
+(insight 2: the score rises, peaks and falls smoothly). Effects of subtasks add up, with a small interaction (insight 3:
+a better earlier subtask moves the later one's peak). All affordable candidates are compared with each other, so at the
+cost limit samples of one subtask are traded for samples of another.
 """
 
 from __future__ import annotations
@@ -20,71 +20,71 @@ from agentopt.search.base import SearchSpace, SubtaskSpace
 
 Floats = NDArray[np.float64]
 Points = NDArray[np.int64]
-"""Candidates as an array of shape (n, subtasks): the place of each subtask's choice in `models` x `num_samples`."""
+"""Candidates as an array of shape (n, subtasks): the index of each subtask's choice in `models` x `num_samples`."""
 
 POOL = 20_000
-"""Up to this many allocations all are compared; of larger spaces so many are drawn."""
+"""Most allocations that are compared; larger spaces are sampled."""
 
 # Chosen on synthetic landscapes, see benchmarks/RESULTS.md; halving or doubling any one changes little.
 MODEL, COUNT, BOTH = 1.0, 0.5, 0.5
-"""Variance of a subtask's score that is due to its model, to its sample count, and to how a model takes to samples."""
-ALIKE_BY_SIZE = 0.7
-"""The share of a model's effect that a model of nearly the same size has too."""
+"""Variance of a subtask's score due to its model, to its sample count, and to the interaction of the two."""
+SHARED_BY_SIZE = 0.7
+"""Share of a model's effect that depends on its size only, and that models of similar size therefore share."""
 SIZE_SCALE = 1.5
-"""Over which difference in the logarithm of the parameters models stop being alike."""
+"""Length scale of the similarity of models, in the logarithm of the number of parameters."""
 COUNT_SCALE = 0.9
-"""Over which difference in the logarithm of the sample count scores stop being alike."""
+"""Length scale of the similarity of sample counts, in the logarithm of the count."""
 INTERACTION = 0.1
-"""How much subtasks interact: 0 adds their effects."""
+"""Strength of the interaction between subtasks; 0 makes their effects additive."""
 NOISE = 0.01
-"""Variance of the noise of a score, as a share of the variance of the scores."""
+"""Noise variance of a score, as a share of the variance of all scores."""
 
 
 class Grid:
-    """The allocations of a search space as points, so that thousands are priced and compared at once."""
+    """The allocations of a search space as integer points, so that thousands are priced and compared in one step."""
 
     def __init__(self, space: SearchSpace) -> None:
         self._space = space
         self._units = [
             np.array([s.cost.units(model, n) for model in s.models for n in s.num_samples]) for s in space.subtasks
         ]
-        self._alike = [(_alike_models(s), _alike_counts(s)) for s in space.subtasks]
+        self._similarity = [(_model_similarity(s), _count_similarity(s)) for s in space.subtasks]
 
     def points(self, candidates: Sequence[Candidate]) -> Points:
-        """The points of candidates of this space."""
-        rows = [[_place(s, candidate) for s in self._space.subtasks] for candidate in candidates]
+        """Convert candidates of this space to points."""
+        rows = [[_index(s, candidate) for s in self._space.subtasks] for candidate in candidates]
         return np.array(rows, dtype=np.int64).reshape(len(rows), len(self._units))
 
     def candidate(self, point: Points) -> Candidate:
-        """The candidate of one point, with seed prompts."""
+        """Convert one point to a candidate with seed prompts."""
         choices = {}
-        for s, place in zip(self._space.subtasks, point.tolist(), strict=True):
-            model, count = divmod(place, len(s.num_samples))
+        for s, index in zip(self._space.subtasks, point.tolist(), strict=True):
+            model, count = divmod(index, len(s.num_samples))
             choices[s.name] = (s.models[model], s.num_samples[count])
         return self._space.candidate(choices)
 
     def pool(self, rng: np.random.Generator) -> Points:
-        """Every affordable point in a random order; of a space larger than `POOL` those of so many that are drawn."""
+        """All affordable points in random order; in a space larger than `POOL`, the affordable ones of a sample."""
         sizes = [len(units) for units in self._units]
         if self._space.size <= POOL:
             points = np.stack(np.unravel_index(rng.permutation(self._space.size), sizes), axis=1)
         else:
-            points = np.stack([self._drawn(s, rng) for s in self._space.subtasks], axis=1)
+            points = np.stack([self._sampled(s, rng) for s in self._space.subtasks], axis=1)
         limit = math.inf if self._space.max_units is None else self._space.max_units + 1e-9
         units = sum(of[points[:, i]] for i, of in enumerate(self._units))
         return np.asarray(points[units <= limit], dtype=np.int64)
 
-    def _drawn(self, subtask: SubtaskSpace, rng: np.random.Generator) -> Points:
-        """Models evenly, sample counts evenly on a logarithmic scale: large ones rarely fit in the cost limit."""
+    def _sampled(self, subtask: SubtaskSpace, rng: np.random.Generator) -> Points:
+        """Sample models uniformly and sample counts log-uniformly: large counts rarely fit in the cost limit."""
         counts = np.array(subtask.num_samples)
         wanted = np.exp(rng.uniform(math.log(counts[0]), math.log(counts[-1] + 1), POOL))
-        places = np.searchsorted(counts, wanted, side="right") - 1
-        return np.asarray(rng.integers(len(subtask.models), size=POOL) * len(counts) + places, dtype=np.int64)
+        positions = np.searchsorted(counts, wanted, side="right") - 1
+        return np.asarray(rng.integers(len(subtask.models), size=POOL) * len(counts) + positions, dtype=np.int64)
 
     def kernel(self, a: Points, b: Points) -> Floats:
-        """Covariance of the scores of two sets of points, shape (len(a), len(b))."""
+        """Prior covariance of the scores of two sets of points, of shape (len(a), len(b))."""
         product = np.ones((len(a), len(b)))
-        for i, (models, counts) in enumerate(self._alike):
+        for i, (models, counts) in enumerate(self._similarity):
             (model_a, count_a), (model_b, count_b) = (np.divmod(points[:, i], len(counts)) for points in (a, b))
             by_model, by_count = models[np.ix_(model_a, model_b)], counts[np.ix_(count_a, count_b)]
             product *= 1 + INTERACTION * (MODEL * by_model + COUNT * by_count + BOTH * by_model * by_count)
@@ -92,22 +92,22 @@ class Grid:
 
     @property
     def variance(self) -> float:
-        """The kernel of any point with itself."""
+        """Prior variance of the score of any point."""
         return float(((1 + INTERACTION * (MODEL + COUNT + BOTH)) ** len(self._units) - 1) / INTERACTION)
 
 
-def _place(subtask: SubtaskSpace, candidate: Candidate) -> int:
+def _index(subtask: SubtaskSpace, candidate: Candidate) -> int:
     choice, counts = candidate[subtask.name], subtask.num_samples
     return subtask.models.index(choice.model) * len(counts) + counts.index(choice.num_samples)
 
 
-def _alike_models(subtask: SubtaskSpace) -> Floats:
+def _model_similarity(subtask: SubtaskSpace) -> Floats:
     sizes = np.log([subtask.cost.parameters[model] for model in subtask.models])
     by_size = np.exp(-np.abs(np.subtract.outer(sizes, sizes)) / SIZE_SCALE)
-    return np.asarray(ALIKE_BY_SIZE * by_size + (1 - ALIKE_BY_SIZE) * np.eye(len(sizes)))
+    return np.asarray(SHARED_BY_SIZE * by_size + (1 - SHARED_BY_SIZE) * np.eye(len(sizes)))
 
 
-def _alike_counts(subtask: SubtaskSpace) -> Floats:
+def _count_similarity(subtask: SubtaskSpace) -> Floats:
     counts = np.log(np.array(subtask.num_samples, dtype=np.float64))
     return np.asarray(np.exp(-0.5 * (np.subtract.outer(counts, counts) / COUNT_SCALE) ** 2))
 
@@ -119,11 +119,17 @@ def most_promising(
     tried: Collection[Candidate],
     seed: int,
 ) -> Candidate | None:
-    """The affordable candidate not in `tried` with the greatest expected improvement; None where none is at hand.
+    """Find the affordable candidate not in `tried` with the greatest expected improvement.
 
-    `scored` holds candidates and scores (larger is better), `pending` those whose score is awaited: they count as if
-    they had come out as predicted, so that a batch spreads. `seed` orders equals, and draws from spaces larger than
-    `POOL`.
+    Args:
+        space: The space to search.
+        scored: Candidates and their scores, larger is better.
+        pending: Candidates that are being evaluated; each counts with its predicted score, so that a batch spreads.
+        tried: Candidates to leave out.
+        seed: Orders equal candidates, and samples spaces larger than `POOL`.
+
+    Returns:
+        The candidate, or None if the pool has no untried one.
     """
     grid = Grid(space)
     pool = grid.pool(np.random.default_rng(seed))
@@ -133,34 +139,44 @@ def most_promising(
         return None
     if not scored:
         return grid.candidate(pool[0])
-    told = grid.points([candidate for candidate, _ in scored])
+    observed = grid.points([candidate for candidate, _ in scored])
     scores = np.array([score for _, score in scored])
-    gains = expected_improvement(grid, told, scores, grid.points(list(pending)), pool)
+    gains = expected_improvement(grid, observed, scores, grid.points(list(pending)), pool)
     return grid.candidate(pool[int(gains.argmax())])
 
 
-def expected_improvement(grid: Grid, told: Points, scores: Floats, pending: Points, pool: Points) -> Floats:
-    """By how much each point of `pool` is expected to pass the best point that was told, in standard deviations.
+def expected_improvement(grid: Grid, observed: Points, scores: Floats, pending: Points, pool: Points) -> Floats:
+    """Expected improvement of each point of `pool` over the best observed point, in standard deviations of the scores.
 
-    The best is the highest *smoothed* score: a lucky measurement does not raise the bar. Source of the criterion:
-    Jones, Schonlau, Welch, Journal of Global Optimization 13, 1998, eq. 15.
+    The best point is the one with the highest posterior mean, so that a lucky measurement does not raise the threshold.
+    Source: Jones, Schonlau, Welch, Journal of Global Optimization 13, 1998, eq. 15.
+
+    Args:
+        grid: The space that the points belong to.
+        observed: Points with a score, shape (n, subtasks).
+        scores: Their scores, shape (n,).
+        pending: Points that are being evaluated, shape (p, subtasks).
+        pool: Points to compare, shape (m, subtasks).
+
+    Returns:
+        Expected improvements, shape (m,).
     """
     from scipy.special import ndtr
 
     standard = (scores - scores.mean()) / (scores.std() or 1.0)
-    known = np.concatenate([told, pending])
-    smoothed, _ = _posterior(grid, told, standard, known)
-    values = np.concatenate([standard, smoothed[len(told) :]])
+    known = np.concatenate([observed, pending])
+    smoothed, _ = _posterior(grid, observed, standard, known)
+    values = np.concatenate([standard, smoothed[len(observed) :]])
     mean, deviation = _posterior(grid, known, values, pool)
-    ahead = (mean - smoothed[: len(told)].max()) / deviation
+    ahead = (mean - smoothed[: len(observed)].max()) / deviation
     density = np.exp(-0.5 * ahead**2) / math.sqrt(2 * math.pi)
     return np.asarray(deviation * (ahead * ndtr(ahead) + density))
 
 
-def _posterior(grid: Grid, told: Points, values: Floats, points: Points) -> tuple[Floats, Floats]:
+def _posterior(grid: Grid, observed: Points, values: Floats, points: Points) -> tuple[Floats, Floats]:
     """Mean and standard deviation of the noise-free score at `points`."""
-    covariance = grid.kernel(told, told) + NOISE * np.eye(len(told))
-    across = grid.kernel(told, points)
+    covariance = grid.kernel(observed, observed) + NOISE * np.eye(len(observed))
+    across = grid.kernel(observed, points)
     solved = np.linalg.solve(covariance, np.column_stack([values, across]))
     mean = across.T @ solved[:, 0]
     variance = grid.variance - (across * solved[:, 1:]).sum(axis=0)

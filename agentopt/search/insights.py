@@ -1,4 +1,4 @@
-"""The first trials, from what AgentTTS (arXiv 2508.00890) knows: subtasks prefer different model sizes (insight 1)."""
+"""The first trials by insight 1 of AgentTTS (arXiv 2508.00890): subtasks prefer different model sizes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from agentopt.search.neighbourhood import with_fewer_samples, with_smaller_model
 
 
 def initial_candidates(space: SearchSpace) -> list[Candidate]:
-    """Every model of every subtask once, at the cost of one pass of that subtask's largest model (insight 1).
+    """Candidates that try every model of every subtask, each at the cost of one pass of the subtask's largest model.
 
-    For subtask i let B_i be the units of one pass of its largest model. Each of its models gets the greatest
-    allowed sample count that B_i pays for, while the other subtasks use their largest model once. What is above the
-    cost limit has the other subtasks' models sized down until it fits, then its own samples. Feasible and distinct.
-    Source: METHODS, "Initialise" (the paper's algorithm 1, not the released code, which clips).
+    For subtask i let B_i be the units of one pass of its largest model. Each of its models gets the greatest allowed
+    sample count that costs at most B_i, while the other subtasks use one sample of their largest model. If the
+    candidate is above the cost limit, the other subtasks get smaller models until it fits, and then it gets fewer
+    samples. Source: algorithm 1 of the paper (the released code clips the sample count instead).
+
+    Returns:
+        Distinct affordable candidates, at most one for each model of each subtask.
     """
     found = (_one_model(space, subtask, model) for subtask in space.subtasks for model in subtask.models)
     return list(dict.fromkeys(candidate for candidate in found if candidate is not None))

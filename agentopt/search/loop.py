@@ -1,4 +1,4 @@
-"""The plain loop: ask a strategy, run what it proposes, again."""
+"""The search that alternates between a strategy's proposals and their evaluation."""
 
 from __future__ import annotations
 
@@ -7,21 +7,25 @@ from agentopt.search.base import ARCHIVE, BASELINE, PROMPTS, Runner, SearchSpace
 
 
 class LoopSearch:
-    """Spends the trials in batches of `batch_size` proposals of one strategy.
+    """Spends the trials on batches of proposals from one strategy.
 
-    Resume is replay: the loop starts again from what the run was given, and since a strategy is a function of history
-    and the runner returns the recorded trial of a known candidate, it arrives where it was without running anything
-    twice.
+    It resumes by replay: it starts again from the trials before the search. A strategy is a function of the history,
+    and the runner returns the recorded trial of a known candidate, so the loop reaches the same state without
+    evaluating anything twice.
+
+    Args:
+        strategy: Proposes the candidates.
+        batch_size: Number of proposals per call of the strategy.
     """
 
     def __init__(self, strategy: Strategy, batch_size: int = 5) -> None:
         self._strategy, self._batch_size = strategy, batch_size
 
     async def run(self, space: SearchSpace, runner: Runner) -> None:
-        """Until no trials are left or the strategy has nothing left to try. Raises what the runner raises."""
+        """Run until no trials are left or the strategy proposes nothing; see `Search.run`."""
         history: list[Trial] = [t for t in runner.trials if t.proposer in (BASELINE, ARCHIVE, PROMPTS)]
         while runner.trials_left > 0:
-            # Always whole batches, also near the end: a replay must ask what was asked before.
+            # Always whole batches, also near the end: a replay must make the same calls as before.
             proposals = await self._strategy.propose(space, history, self._batch_size)
             if not proposals:
                 return

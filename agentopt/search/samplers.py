@@ -1,4 +1,4 @@
-"""The Optuna samplers that a search may use, by name; among them our own, which knows the insights and the limit."""
+"""Optuna samplers by name, and `InsightSampler`, which uses insight 1 and respects the cost limit."""
 
 from __future__ import annotations
 
@@ -21,18 +21,22 @@ from agentopt.search.neighbourhood import nearest_untried
 from agentopt.search.optuna_trials import candidate_of, distributions, params_of
 
 POPULATION = 10
-"""Trials in one generation of a genetic sampler: Optuna's 50 would spend a whole run on the first."""
+"""Trials in one generation of the genetic sampler; Optuna's default of 50 would spend a whole run on the first."""
 
 SamplerFactory = Callable[[SearchSpace, int], BaseSampler]
-"""(space, seed) -> a fresh sampler."""
+"""Makes a new sampler from (space, seed)."""
 
 
 class InsightSampler(BaseSampler):
-    """Every model once per subtask (insight 1), then what `surrogate` expects most of. Affordable, never twice.
+    """Samples `insights.initial_candidates` first, then the candidate with the greatest expected improvement.
 
-    The first trials are `insights.initial_candidates`. Works in any single-objective study, maximising or minimising,
-    whose parameters are those of `told.distributions(space)`. Of a pruned trial its last intermediate value is
-    learnt from, though never as better than the best complete one. Deterministic for a `seed`.
+    Its suggestions are affordable and never repeated. It works in any single-objective study, maximising or minimising,
+    whose parameters are `optuna_trials.distributions(space)`. A pruned trial counts with its last intermediate value,
+    but never as better than the best complete trial.
+
+    Args:
+        space: The space to search.
+        seed: Makes the sampler deterministic.
     """
 
     def __init__(self, space: SearchSpace, *, seed: int = 0) -> None:
@@ -55,8 +59,8 @@ class InsightSampler(BaseSampler):
         known = {t.number: candidate_of(self._space, t.params) for t in whole}
         tried = dict.fromkeys(known.values())
         first = next((c for c in initial_candidates(self._space) if c not in tried), None)
-        candidate = first or self._after_the_first(study, whole, known)
-        # Where nothing is left, the parameters are drawn one by one: a study may go on for as long as it likes.
+        candidate = first or self._most_promising(study, whole, known)
+        # If nothing is left, Optuna samples the parameters independently: a study may be longer than the space.
         return params_of(candidate) if candidate else {}
 
     def sample_independent(
@@ -64,20 +68,20 @@ class InsightSampler(BaseSampler):
     ) -> Any:
         return self._others.sample_independent(study, trial, param_name, param_distribution)
 
-    def _after_the_first(
+    def _most_promising(
         self, study: Study, trials: list[FrozenTrial], known: Mapping[int, Candidate]
     ) -> Candidate | None:
         pending = [known[t.number] for t in trials if t.state in (TrialState.RUNNING, TrialState.WAITING)]
         scored = [(known[number], score) for number, score in _scores(study, trials).items()]
         tried = set(known.values())
-        # The draws of a huge space under a tight limit may all be too costly: then near the best one.
+        # In a huge space with a tight limit all sampled candidates may be too costly: then search near the best one.
         near = max(scored, key=lambda pair: pair[1])[0] if scored else self._space.baseline
         promising = most_promising(self._space, scored, pending, tried, self._seed + len(trials))
         return promising or nearest_untried(self._space, near, tried)
 
 
 def _scores(study: Study, trials: list[FrozenTrial]) -> dict[int, float]:
-    """Trial number -> score, larger is better, of complete and pruned trials."""
+    """Map the numbers of complete and pruned trials to scores, larger is better."""
     sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
     complete = {t.number: sign * t.value for t in trials if t.state == TrialState.COMPLETE and t.value is not None}
     most = max(complete.values(), default=float("inf"))
@@ -94,7 +98,7 @@ def _gp(space: SearchSpace, seed: int) -> BaseSampler:
         raise ConfigError(
             "the Optuna sampler gp needs the package torch, which is not installed",
             where="search.sampler",
-            remedy="pip install torch, or use insight, which is a Gaussian process of our own without it",
+            remedy="pip install torch, or use insight, a Gaussian process that does not need it",
         )
     return GPSampler(seed=seed, deterministic_objective=False)
 
@@ -107,20 +111,27 @@ SAMPLERS: Mapping[str, SamplerFactory] = {
     "nsga2": lambda space, seed: NSGAIISampler(seed=seed, population_size=POPULATION),
     "random": lambda space, seed: RandomSampler(seed=seed),
 }
-"""Samplers by name, for configuration. Of the two TPE ones the multivariate one is Optuna 5's own default.
+"""Samplers by their name in configurations. `tpe-multivariate` is the default of Optuna 5.
 
-Left out are CMA-ES and quasi-Monte-Carlo: neither varies categorical parameters, which models are, and both keep their
-place in attributes of a study that a function of the history does not have.
+CMA-ES and quasi-Monte-Carlo are left out: neither varies categorical parameters, such as models, and both keep their
+state in study attributes, which a strategy that rebuilds its study has not.
 """
 
 
 def sampler_named(name: str) -> SamplerFactory:
-    """Raises `ConfigError` for an unknown name, and when its package is missing."""
+    """Look up a sampler.
+
+    Args:
+        name: A key of `SAMPLERS`.
+
+    Raises:
+        ConfigError: The name is unknown, or the sampler's package is not installed.
+    """
     if name not in SAMPLERS:
         raise ConfigError(
             f"the Optuna sampler must be one of {', '.join(SAMPLERS)}, but got {name!r}",
             where="search.sampler",
-            remedy="name one of them",
+            remedy="use one of these names",
         )
     if name == "gp":
         _gp(SearchSpace(()), 0)

@@ -14,17 +14,17 @@ from agentopt.search.settings import AgentSettings
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """What the model sees. `name` is the strategy's name, and the proposer of what the model proposes.
-
-    With `insights`, the search begins with the trials of insight 1, and the model is shown the insights that the
-    settings leave on and writes guidelines. With `history`, it is shown the trials so far. `experience` is text about a
-    similar task, or empty.
-    """
+    """What the model is shown."""
 
     name: str
+    """Name of the strategy, and the `Proposal.proposer` of the model's proposals."""
     insights: bool = False
+    """Whether the search starts with the trials of insight 1, and the model is shown the insights that the settings
+    leave on and writes guidelines."""
     history: bool = False
+    """Whether the model is shown the trials so far."""
     experience: str = ""
+    """Text about a similar task; empty if there is none."""
 
     def settings(self, base: AgentSettings) -> AgentSettings:
         """The settings for this variant; with `insights=False` every insight switch is turned off."""
@@ -33,30 +33,29 @@ class Variant:
 
 
 AGENT = Variant("agent", insights=True, history=True)
-"""AgentTTS; any one insight can be switched off in the settings."""
+"""AgentTTS; each insight can be turned off in the settings."""
 
 AGENT_HPO = Variant("agent_hpo", history=True)
 """AgentHPO: the model proposes from the trials so far, without insights or guidelines."""
 
 LLM_ZERO_SHOT = Variant("llm_zero_shot")
 """LLM_ZS: the model proposes from the task's description alone. It sees neither scores nor earlier trials; each batch
-is another draw of its answer."""
+is a new sample of its reply."""
 
 SHOWN = 8
-"""How many of the similar task's best trials MLCopilot is shown; a small model's context holds no more."""
+"""Number of the similar task's best trials that MLCopilot shows; more would not fit a small model's context."""
 
 Tried = tuple[Candidate, float, float]
-"""A candidate of the similar task, its score, and its units."""
+"""A candidate of the similar task, its score, and its cost in units."""
 
 
 def mlcopilot(similar: str, tried: Sequence[Tried]) -> Variant:
-    """MLCopilot: the model proposes from the best trials of the task called `similar`, and sees none of its own."""
+    """MLCopilot: the model proposes from the best trials of a similar task, and sees none of its own.
+
+    Args:
+        similar: Name of the similar task.
+        tried: Its trials.
+    """
     best = sorted(tried, key=lambda row: (-row[1], row[2]))[:SHOWN]
-    lines = [f"On a like task, {similar}, the best were, score first (units):", *(_line(row) for row in best)]
-    return Variant("mlcopilot", experience="\n".join(lines))
-
-
-def _line(row: Tried) -> str:
-    candidate, score, units = row
-    subtasks = " + ".join(f"{name} {choice}" for name, choice in candidate.items())
-    return f"{score:.2f} = {subtasks} ({units:.0f})"
+    rows = [f"{candidate} = {score:.2f} ({units:.0f})" for candidate, score, units in best]
+    return Variant("mlcopilot", experience="\n".join([f"Best of a similar task, {similar}, = score (units):", *rows]))

@@ -25,12 +25,12 @@ from agentopt.search.agent import AgentSearch
 from agentopt.search.agent_prompts import (
     ADVICE_LENGTH,
     LISTED,
-    ask_for_candidates,
-    ask_for_guidelines,
+    guideline_prompt,
     guideline_schema,
-    introduction,
     labels,
+    proposal_prompt,
     proposal_schema,
+    system_message,
 )
 from agentopt.search.agent_reply import read_guidelines, read_reply
 from agentopt.search.base import Proposal, SearchSpace, SubtaskSpace
@@ -64,7 +64,7 @@ def fresh(request: Request, repeat: int) -> str:
     free = (
         ("qwen-32b", n, "llama-3b", m)
         for n in (1, 2, 3, 5) for m in (1, 2, 3, 5, 7, 10)
-        if f"retrieve qwen-32b x{n} + answer llama-3b x{m}" not in tried
+        if f"retrieve: qwen-32b x{n}, answer: llama-3b x{m}" not in tried
     )  # fmt: skip
     return answer(*(next(free) for _ in range(count)))
 
@@ -144,7 +144,7 @@ async def test_unusable_json_in_every_attempt_falls_back_and_the_next_round_asks
     ("candidate", "reason"),
     [
         (("qwen-72b", 1, "qwen-72b", 1), "only infeasible candidates"),
-        (("llama-3b", 1, "llama-3b", 1), "only repeats of what was tried"),
+        (("llama-3b", 1, "llama-3b", 1), "only candidates that were tried before"),
         (("llama-3b", 1, "no-such-model", 1), "unusable JSON"),
     ],
 )
@@ -165,7 +165,7 @@ async def test_what_the_agent_leaves_empty_the_fallback_fills() -> None:
     assert world.proposers[-5:] == ["agent"] * 2 + ["grid"] * 3
     repeated = "retrieve: qwen-32b x1, answer: llama-3b x7 is not new"
     assert world.reasons == [
-        f"the agent gave 2 of 5: only repeats of what was tried ({repeated}); the fallback proposes 3"
+        f"the agent gave 2 of 5: only candidates that were tried before ({repeated}); the fallback proposes 3"
     ]
 
 
@@ -500,7 +500,7 @@ def test_a_long_run_of_sample_counts_is_given_by_a_pattern() -> None:
         "pattern"
     ]
     assert pattern == r"^(a\.b-1|a\.b-2) x[1-9][0-9]{0,2}$"
-    assert "samples 1 to 100" in introduction(space, SETTINGS, "").content
+    assert "samples 1 to 100" in system_message(space, SETTINGS, "").content
 
 
 @pytest.mark.parametrize(
@@ -583,10 +583,10 @@ def test_the_prompts_of_a_two_stage_task_stay_short() -> None:
     ]
     space = SearchSpace(tuple(stages), 60)
     trials = [trial_of(space, i, Proposal(c, "x"), 0.1 * i) for i, c in enumerate(space.candidates()[:10])]
-    intro = introduction(space, SETTINGS, "Answer a two-hop question from eight short sentences.").content
+    intro = system_message(space, SETTINGS, "Answer a two-hop question from eight short sentences.").content
     for question in (
-        ask_for_guidelines(space, trials, [7, 8, 9], SETTINGS, first=True),
-        ask_for_candidates(space, trials, [7, 8, 9], "find: qwen, more samples; " + "a" * ADVICE_LENGTH, 3),
+        guideline_prompt(space, trials, [7, 8, 9], SETTINGS, first=True),
+        proposal_prompt(space, trials, [7, 8, 9], "find: qwen, more samples; " + "a" * ADVICE_LENGTH, 3),
     ):
         assert len(intro + question) < 1600, "about 450 tokens"
 
@@ -597,10 +597,10 @@ def test_the_history_shows_the_best_and_the_last_batch_and_what_befell_them() ->
     trials = [trial_of(space, i, Proposal(c, "x"), 0.9 - 0.01 * i) for i, c in enumerate(candidates)]
     trials[18] = trial_of(space, 18, Proposal(candidates[18], "x"), 0.95, "pruned")
     trials[19] = trial_of(space, 19, Proposal(candidates[19], "x"), None)
-    lines = ask_for_guidelines(space, trials, [17, 18, 19], SETTINGS, first=False).splitlines()
-    rows = [line for line in lines if line.startswith("retrieve ")]
+    lines = guideline_prompt(space, trials, [17, 18, 19], SETTINGS, first=False).splitlines()
+    rows = [line for line in lines if line.startswith("retrieve: ")]
     assert len(rows) == 7, "five best and two of the last batch; the one without a score is not shown"
-    assert rows[0] == f"retrieve llama-3b x1 + answer llama-3b x1 = 0.90 ({trials[0].units:.0f})"
+    assert rows[0] == f"retrieve: llama-3b x1, answer: llama-3b x1 = 0.90 ({trials[0].units:.0f})"
     assert rows[5].endswith(", new)")
     assert rows[6].endswith(", new, stopped early)"), "a stopped trial ranks below every complete one"
 
@@ -608,5 +608,5 @@ def test_the_history_shows_the_best_and_the_last_batch_and_what_befell_them() ->
 def test_scores_that_hardly_vary_ask_for_exploration() -> None:
     space = synthetic_space()
     flat = [trial_of(space, i, Proposal(c, "x"), 0.5) for i, c in enumerate(space.candidates()[:5])]
-    assert "explore" in ask_for_guidelines(space, flat, [3, 4], SETTINGS, first=False)
-    assert "explore" not in ask_for_guidelines(space, flat, [3, 4], SETTINGS, first=True)
+    assert "explore" in guideline_prompt(space, flat, [3, 4], SETTINGS, first=False)
+    assert "explore" not in guideline_prompt(space, flat, [3, 4], SETTINGS, first=True)

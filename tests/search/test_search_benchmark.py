@@ -53,7 +53,7 @@ async def test_strategies_that_ask_a_model_run_on_a_landscape_with_any_endpoint(
     assert all(o.calls > 0 for o in outcomes)
     assert sum(o.calls for o in outcomes) == server.calls
     told = server.requests[0].body["messages"]
-    assert "Stage retrieve" in told[0]["content"]
+    assert "Subtask retrieve" in told[0]["content"]
     assert [f"| {o.strategy} |" in report(outcomes) for o in outcomes] == [True, True]
     assert all(len(o.chosen or ()) > 3 for o in outcomes), "the trials after the first ones"
     assert f"| agent | {outcomes[0].close.trials if outcomes[0].close else '>50'}" in report(outcomes)

@@ -110,7 +110,7 @@ async def test_zero_shot_is_told_the_task_alone_and_asked_for_another_draw_each_
     assert [t.proposer for t in runner.trials[1:]].count("llm_zero_shot") == 16
     assert len({r.messages for r in model.requests}) <= 2, "a last batch may be smaller"
     told = "\n".join(m.content for m in model.requests[0].messages)
-    assert "Stage retrieve" in told
+    assert "Subtask retrieve" in told
     assert "Tried" not in told
     assert not any(insight in told for insight in INSIGHTS)
     assert len({r.first_repeat for r in model.requests}) == len(model.requests)
@@ -131,9 +131,8 @@ async def test_mlcopilot_is_told_the_best_of_a_like_task_and_nothing_of_its_own(
     model = guessing(synthetic_space())
     await spent(MANNERS["mlcopilot"], model)
     told = "\n".join(m.content for m in model.requests[-1].messages)
-    assert "On a like task, cousin, the best were" in told
-    assert "\n0.39 = retrieve llama-3b x" in told
-    assert told.count(" = retrieve ") == SHOWN
+    assert "Best of a similar task, cousin, = score (units):\nretrieve: llama-3b x" in told
+    assert told.count("\nretrieve: ") == SHOWN
     assert "Tried" not in told
 
 
@@ -165,7 +164,7 @@ async def test_the_strategy_of_a_configuration_asks_in_its_manner(variant: Varia
     model = guessing(world.space)
     await choose_search(config, model, toy_task(), tmp_path / "checkpoints.db").run(world.space, runner)
     assert runner.trials[-1].proposer == variant.name
-    assert ("On a like task, toy, the best were" in model.requests[-1].messages[0].content) == bool(variant.experience)
+    assert ("Best of a similar task, toy" in model.requests[-1].messages[0].content) == bool(variant.experience)
 
 
 def toy_config(folder: Path, **changes: object) -> Config:
