@@ -28,10 +28,10 @@ from agentopt.models.catalog import ModelSpec
 from agentopt.models.openai_format import ChatCall
 from agentopt.models.session import Session, open_session
 from agentopt.testing.server_process import ServerProcess
-from agentopt.workflow.graph import Prompt
+from agentopt.workflow.base import Prompt
 from agentopt.workflow.program.gateway import Gateway
-from agentopt.workflow.program.program_run import Visit
-from agentopt.workflow.sampling import Scaling
+from agentopt.workflow.program.program_run import ProgramRun
+from agentopt.workflow.sampling import SubtaskSampler
 
 MODEL, IN_FLIGHT, DELAYS = "backend", (1, 16), (0.0, 0.02, 0.2)
 
@@ -68,26 +68,26 @@ async def client(*arguments: object) -> float:
     return float(printed)
 
 
-def visit_of(session: Session) -> Visit:
-    """A visit whose calls are drawn once from the backend."""
+def run_of(session: Session) -> ProgramRun:
+    """A program run whose calls are drawn once from the backend."""
     find = Subtask("find", asked_by_program, (MODEL,), num_samples=(1,), max_tokens=8)
     task = Task("benchmark", (find,), lambda *_: NotImplemented, {})
-    scaling = Scaling(session.model, session.specs)
+    sampler = SubtaskSampler(session.model, session.specs)
 
-    async def ask(subtask: Subtask, prompt: Prompt, example: Example, /, *, occurrence: int = 0) -> Answer:
+    async def ask(subtask: Subtask, prompt: Prompt, /, *, occurrence: int = 0) -> Answer:
         # The question asked again is to be found in the journal, as it is by the next candidate.
-        return await scaling.answer(subtask, SubtaskChoice(MODEL), prompt, example)
+        return await sampler.answer(subtask, SubtaskChoice(MODEL), prompt, {})
 
-    return Visit(task, Example("one", {}), ask)
+    return ProgramRun(task, Example("one", {}), ask)
 
 
-async def declared(visit: Visit, calls: int, in_flight: int, name: str) -> float:
+async def declared(run: ProgramRun, calls: int, in_flight: int, name: str) -> float:
     """Seconds of such calls as declared subtasks make them: without a program, its client and the gateway."""
     places = asyncio.Semaphore(in_flight)
 
     async def call(number: int) -> None:
         async with places:
-            await visit.answer(ChatCall("agentopt/find", (Message("user", f"declared {name} {number}"),)))
+            await run.answer(ChatCall("agentopt/find", (Message("user", f"declared {name} {number}"),)))
 
     await call(-1)
     started = time.perf_counter()
@@ -102,14 +102,14 @@ async def measure(base_url: str, delay: float, calls: int, repeats: int) -> None
             gateway = Gateway()
             await gateway.start()
             url = gateway.address()
-            visit = visit_of(session)
-            gateway.admit(visit, url)
+            run = run_of(session)
+            gateway.admit(run, url)
             for in_flight in IN_FLIGHT:
                 rows = []
                 for repeat in range(repeats):
                     asked = (calls if in_flight > 1 or delay < 0.1 else calls // 8, in_flight, f"{in_flight}/{repeat}")
                     direct = await client(base_url, "none", MODEL, *asked)
-                    alone = await declared(visit, *asked)
+                    alone = await declared(run, *asked)
                     through = await client(url, gateway.key, "agentopt/find", *asked)
                     again = await client(url, gateway.key, "agentopt/find", *asked)
                     rows.append([seconds / asked[0] * 1000 for seconds in (direct, alone, through, again)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from agentopt.core.candidate import Candidate
@@ -37,6 +37,9 @@ class SubtaskUse:
     fusion_tokens: int = 0
     fusion_units: float = 0.0
     fusion_usd: float = 0.0
+
+    def __add__(self, other: SubtaskUse) -> SubtaskUse:
+        return SubtaskUse(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,27 +10,19 @@ from collections.abc import Callable, Mapping, Sequence
 
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import BudgetExceeded, CandidateError, ModelError, ScorerError, TaskError
-from agentopt.core.records import Answer, Evaluation, ExampleResult, Score, Split, SubtaskUse, TrialState
-from agentopt.core.task import Example, Metric, Scorer, Subtask, Task, Value
+from agentopt.core.records import Evaluation, ExampleResult, Score, Split, SubtaskUse, TrialState
+from agentopt.core.task import Example, Metric, Scorer, Task, Value
 from agentopt.evaluation.scorers import Judge, python
 from agentopt.models.base import ChatModel
 from agentopt.models.catalog import ModelSpec
-from agentopt.models.redaction import secrets_of
-from agentopt.workflow.graph import Prompt, WorkflowResult, run_workflow
-from agentopt.workflow.program.program_run import PREFIX
-from agentopt.workflow.program.runner import ProgramRunner
-from agentopt.workflow.sampling import Scaling
+from agentopt.workflow.base import Draw, OnAnswer, WorkflowResult
+from agentopt.workflow.chat_calls import PREFIX
+from agentopt.workflow.graph import Workflow
 
 StopTest = Callable[[Mapping[str, float]], bool]
 """Given the scores so far by example id, whether going on is pointless."""
 
 OnResult = Callable[[ExampleResult], None]
-
-OnAnswer = Callable[[str, str, Answer], None]
-"""Told a subtask's name, its user message and its answer."""
-
-MOST_REPEATS = 1000
-"""Independent repeats of one question; a program that asks the same again is given those after them."""
 
 
 class Evaluator:
@@ -50,13 +42,10 @@ class Evaluator:
         looks: int = 4,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.task, self.looks = task, looks
-        self._scaling = Scaling(model, specs, task.unit, seed)
+        self.task, self.seed, self.looks = task, seed, looks
+        self._workflow = Workflow(task, model, specs)
         self._scorer = _bound(task.scorer, model)
-        secrets = secrets_of(specs.values())
-        self._program = ProgramRunner(task, task.program, secrets=secrets) if task.program else None
-        self._asked = False
-        self._seed, self._clock = seed, clock
+        self._clock = clock
 
     async def evaluate(
         self,
@@ -99,35 +88,33 @@ class Evaluator:
         self,
         candidate: Candidate,
         example: Example,
+        draw: Draw | None = None,
         *,
-        repeats: Mapping[str, int] | None = None,
-        on_answer: OnAnswer = lambda *_: None,
+        on_answer: OnAnswer = lambda _: None,
     ) -> ExampleResult:
-        """One example through the workflow and the scorer, with failures as data.
+        """Run one example and score it; failures become data.
 
-        `repeats` says of a subtask which of its independent repeats to draw (0, the first, unless given): that is how
-        the noise of responses is measured. `on_answer` is told every subtask's user message and answer.
-        Raises `BudgetExceeded`: that is the end of the run, not a property of the example.
+        Args:
+            candidate: The model, sample count and system prompt of every subtask.
+            example: The example; only scorers read its target.
+            draw: Which samples are drawn; by default repeat 0 with the evaluator's seed. Other repeats measure the
+                noise of responses.
+            on_answer: Called after each answered subtask call.
+
+        Raises:
+            BudgetExceeded: If a cap was reached, which ends the run and is no property of the example.
         """
-
-        async def ask(subtask: Subtask, prompt: Prompt, of: Example, *, occurrence: int = 0) -> Answer:
-            self._asked = True
-            repeat = (repeats or {}).get(subtask.name, 0) + MOST_REPEATS * occurrence
-            answer = await self._scaling.answer(subtask, candidate[subtask.name], prompt, of, repeat=repeat)
-            on_answer(subtask.name, prompt if isinstance(prompt, str) else prompt[-1].content, answer)
-            return answer
-
         uses: Mapping[str, SubtaskUse] = {}
         try:
-            run = self._program.run(example, ask) if self._program else run_workflow(self.task, example, ask)
-            outcome = await run
-            uses = outcome.uses
-            score = await judged(self._scorer, example, outcome.output)
-            metrics = await self._metrics(example, outcome)
+            result = await self._workflow.run(candidate, example, draw or Draw(self.seed), on_answer=on_answer)
+            uses = result.uses
+            score = await judged(self._scorer, example, result.output)
+            metrics = {name: await _measured(metric, example, result) for name, metric in self.task.metrics.items()}
         except (ModelError, ScorerError) as error:
             return ExampleResult(example.id, None, error=str(error), subtasks=uses)
-        feedback = outcome.note or score.feedback
-        return ExampleResult(example.id, score.value, _shown(outcome.output), feedback, subtasks=uses, metrics=metrics)
+        output = "" if result.output is None else str(result.output)
+        feedback = result.note or score.feedback
+        return ExampleResult(example.id, score.value, output, feedback, subtasks=uses, metrics=metrics)
 
     def _check_asked(self, results: Sequence[ExampleResult]) -> None:
         """Raise `TaskError` where the program has answered, but asked nothing so far: no candidate makes a difference.
@@ -135,16 +122,13 @@ class Evaluator:
         An example may well be answered without a question; all of them are only where the questions go elsewhere.
         """
         answered = [result for result in results if result.score is not None]
-        if self._program and answered and not self._asked:
+        if self.task.program and answered and not self._workflow.calls:
             raise TaskError(
                 f"{answered[0].feedback}; so it was on every example that it answered ({len(answered)})",
                 where=f"task {self.task.name}, program",
                 remedy="send its calls to OPENAI_BASE_URL, or to the endpoint that its function is given, with the "
                 f"models {', '.join(PREFIX + subtask.name for subtask in self.task.subtasks)}",
             )
-
-    async def _metrics(self, example: Example, outcome: WorkflowResult) -> dict[str, float]:
-        return {name: await _measured(metric, example, outcome) for name, metric in self.task.metrics.items()}
 
     async def _run_block(
         self,
@@ -168,7 +152,7 @@ class Evaluator:
 
     def _ordered(self, split: Split) -> list[Example]:
         examples = list(self.task.splits.get(split, ()))
-        random.Random(f"{self._seed}:{split}").shuffle(examples)
+        random.Random(f"{self.seed}:{split}").shuffle(examples)
         return examples
 
 
@@ -178,8 +162,8 @@ async def judged(scorer: Scorer, example: Example, output: Value | None) -> Scor
     return await score if inspect.isawaitable(score) else score
 
 
-async def _measured(metric: Metric, example: Example, outcome: WorkflowResult) -> float:
-    output = outcome.outputs.get(metric.subtask)
+async def _measured(metric: Metric, example: Example, result: WorkflowResult) -> float:
+    output = result.outputs.get(metric.subtask)
     return 0.0 if output is None else (await judged(python(metric.scorer), example, output)).value
 
 
@@ -210,7 +194,3 @@ def _blocks(examples: list[Example], count: int) -> list[list[Example]]:
 def _bound(scorer: Scorer, model: ChatModel) -> Scorer:
     """The scorer, ready to use: a judge with its model, any other with what it raises and returns checked."""
     return scorer.using(model) if isinstance(scorer, Judge) else python(scorer)
-
-
-def _shown(output: object) -> str:
-    return "" if output is None else str(output)

@@ -11,7 +11,7 @@ from typing import Any
 from agentopt.core.errors import BudgetExceeded
 from agentopt.prompts.proposers import Attempt, Brief, NoHelpError
 from agentopt.prompts.reflective import ReflectiveProposer
-from agentopt.prompts.rewards import Cell, Draw, Rewards
+from agentopt.prompts.rewards import Cell, Reward, Rewards
 
 COMPONENT = "system_prompt"
 """What gepa calls the one text that it evolves."""
@@ -109,7 +109,7 @@ class _Adapter:
         return [(text, mean) for text, _, mean in sorted(means, key=lambda m: (-m[1], -m[2], m[0]))]
 
 
-def _record(draw: Draw) -> dict[str, str]:
+def _record(draw: Reward) -> dict[str, str]:
     feedback = draw.feedback or ("right" if (draw.reward or 0.0) >= 1 else "not right")
     return {"Inputs": draw.user_prompt, "Generated Outputs": draw.output, "Feedback": feedback}
 

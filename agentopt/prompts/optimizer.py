@@ -21,7 +21,7 @@ from agentopt.prompts.pilot import Pilot, PilotError, run_pilot
 from agentopt.prompts.proposers import Attempt, Brief, NewPrompt, NoHelpError, PromptProposer, Proposers
 from agentopt.prompts.race import SEED, Race
 from agentopt.prompts.reflective import ReflectiveProposer
-from agentopt.prompts.rewards import Draw, Rewards
+from agentopt.prompts.rewards import Reward, Rewards
 from agentopt.prompts.settings import PromptSettings
 
 EVERY_ROUND = "every round was made"
@@ -67,7 +67,7 @@ class PromptOptimizer:
     finals_seconds: float = 0.0
     say: Callable[[str], None] = lambda _: None
     fall_back: Callable[[str], None] = lambda _: None
-    on_draw: Callable[[Draw], None] = lambda _: None
+    on_draw: Callable[[Reward], None] = lambda _: None
 
     async def diagnose(self, candidate: Candidate, subtask: str) -> tuple[Pilot, Rewards]:
         """The pilot alone, and the rewards that it drew. Raises as `run_pilot` does."""

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from agentopt.core.candidate import Candidate
-from agentopt.core.records import Answer, ExampleResult
+from agentopt.core.records import ExampleResult
 from agentopt.core.stats import Floats
 from agentopt.core.task import Example, Task
 from agentopt.evaluation.evaluator import Evaluator
+from agentopt.workflow.base import Draw, SubtaskAnswer
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -30,7 +31,7 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
-class Draw:
+class Reward:
     """What came of one cell. `reward` is None exactly when `error` says why; `tokens` is what the subtask wrote."""
 
     reward: float | None
@@ -50,12 +51,12 @@ class Rewards:
         candidate: Candidate,
         subtask: str,
         examples: Sequence[Example],
-        on_draw: Callable[[Draw], None] = lambda _: None,
+        on_draw: Callable[[Reward], None] = lambda _: None,
     ) -> None:
         self.examples, self.subtask, self.candidate = tuple(examples), subtask, candidate
         self._evaluator, self._on_draw = evaluator, on_draw
         self._drawn_anew = drawn_anew(evaluator.task, subtask)
-        self._draws: dict[str, dict[Cell, Draw]] = {}  # by system prompt
+        self._draws: dict[str, dict[Cell, Reward]] = {}  # by system prompt
 
     async def draw(self, cells: Iterable[Cell]) -> None:
         """Draw the cells that are not known yet, all at once.
@@ -69,14 +70,14 @@ class Rewards:
                 raise outcome
 
     async def _draw(self, cell: Cell) -> None:
-        seen: dict[str, tuple[str, Answer]] = {}
+        answers: dict[str, SubtaskAnswer] = {}
         result = await self._evaluator.run_example(
             self.candidate.having(self.subtask, system_prompt=cell.system_prompt),
             self.examples[cell.example],
-            repeats=dict.fromkeys(self._drawn_anew, cell.repeat),
-            on_answer=lambda name, prompt, answer: seen.update({name: (prompt, answer)}),
+            Draw(self._evaluator.seed, cell.repeat, self._drawn_anew),
+            on_answer=lambda answered: answers.update({answered.subtask: answered}),
         )
-        draw = _draw_of(result, seen.get(self.subtask))
+        draw = _draw_of(result, answers.get(self.subtask))
         self._draws.setdefault(cell.system_prompt, {})[cell] = draw
         self._on_draw(draw)
 
@@ -91,7 +92,7 @@ class Rewards:
                 found[n, position[cell.example], cell.repeat] = draw.reward
         return found
 
-    def of(self, system_prompt: str, examples: Sequence[int]) -> dict[Cell, Draw]:
+    def of(self, system_prompt: str, examples: Sequence[int]) -> dict[Cell, Reward]:
         """What is known of one system prompt on these examples, in order."""
         wanted, mine = set(examples), self._draws.get(system_prompt, {})
         return {cell: mine[cell] for cell in sorted(mine, key=_in_order) if cell.example in wanted}
@@ -106,20 +107,20 @@ def _in_order(cell: Cell) -> tuple[int, int]:
     return cell.example, cell.repeat
 
 
-def drawn_anew(task: Task, subtask: str) -> tuple[str, ...]:
+def drawn_anew(task: Task, subtask: str) -> frozenset[str]:
     """The subtask and all that read it, also by way of others."""
     affected = {subtask}
     for later in task.subtasks:  # in an order in which each comes after all it reads
         if affected & set(later.reads):
             affected.add(later.name)
-    return tuple(s.name for s in task.subtasks if s.name in affected)
+    return frozenset(affected)
 
 
-def _draw_of(result: ExampleResult, asked: tuple[str, Answer] | None) -> Draw:
+def _draw_of(result: ExampleResult, answered: SubtaskAnswer | None) -> Reward:
     use = result.subtasks
-    if asked is None:
-        return Draw(result.score, "", result.output, result.feedback, 0, result.error)
-    user_prompt, answer = asked
+    if answered is None:
+        return Reward(result.score, "", result.output, result.feedback, 0, result.error)
+    answer = answered.answer
     value = "" if answer.value is None else str(answer.value)
     tokens = answer.use.completion_tokens if use else 0
-    return Draw(result.score, user_prompt, value, answer.note or result.feedback, tokens, result.error)
+    return Reward(result.score, answered.user_message, value, answer.note or result.feedback, tokens, result.error)

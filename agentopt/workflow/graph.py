@@ -1,79 +1,157 @@
-"""One example through the DAG of subtasks. Owns the order of asking and what a missing value means."""
+"""A task's workflow: one example through the declared subtasks, or through the task's program."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 from typing import Any
 
+from agentopt.core.candidate import Candidate
 from agentopt.core.errors import AgentoptError, BudgetExceeded, ScorerError, TaskError
-from agentopt.core.records import Answer, SubtaskUse
+from agentopt.core.records import Answer
 from agentopt.core.task import ContextFunction, Example, Program, Subtask, Task, Value
-from agentopt.models.base import Message
+from agentopt.models.base import ChatModel
+from agentopt.models.catalog import ModelSpec
+from agentopt.models.redaction import secrets_of
+from agentopt.workflow.base import CallSubtask, Draw, OnAnswer, Prompt, SubtaskAnswer, WorkflowResult, WorkflowRunner
+from agentopt.workflow.program.program_runner import ProgramRunner
+from agentopt.workflow.sampling import SubtaskSampler
 from agentopt.workflow.templates import CONTEXT, RESERVED
 
-Prompt = str | tuple[Message, ...]
-"""What a subtask is asked: a rendered user message, or the whole conversation that a program sent."""
 
-Ask = Callable[[Subtask, str, Example], Awaitable[Answer]]
-"""Answers one subtask on one example, given the rendered user message."""
+class Workflow:
+    """A task's workflow, ready to run with any candidate.
 
+    Args:
+        task: The task; if it has a program, the program is the workflow.
+        model: The client that all calls go through.
+        specs: Model name to spec, for prices and limits.
+        clock: Seconds, for the time that a call took.
 
-@dataclass(frozen=True, slots=True)
-class WorkflowResult:
-    """One example's way through the workflow, by subtask in the task's order.
-
-    `outputs` has None where nothing was parsable or the subtask was not asked; `uses` has only the subtasks that
-    were asked. `note` says why a value is missing.
+    Attributes:
+        calls: The number of subtask calls so far, whether they were answered or failed.
     """
 
-    outputs: Mapping[str, Value | None]
-    output: Value | None
-    uses: Mapping[str, SubtaskUse] = field(default_factory=dict)
-    note: str = ""
+    def __init__(
+        self,
+        task: Task,
+        model: ChatModel,
+        specs: Mapping[str, ModelSpec],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.calls = 0
+        self._clock = clock
+        self._sampler = SubtaskSampler(model, specs, task.unit)
+        self._runner: WorkflowRunner = SubtaskGraph(task)
+        if task.program:
+            self._runner = ProgramRunner(task, task.program, secrets=secrets_of(specs.values()))
+
+    async def run(
+        self, candidate: Candidate, example: Example, draw: Draw, *, on_answer: OnAnswer = lambda _: None
+    ) -> WorkflowResult:
+        """Run one example.
+
+        Args:
+            candidate: The model, sample count and system prompt of every subtask.
+            example: The example; only its inputs are read.
+            draw: Which samples are drawn.
+            on_answer: Called after each answered subtask call.
+
+        Raises:
+            ModelError: If a call failed permanently.
+            BudgetExceeded: If a cap was reached.
+            ScorerError: If a prompt could not be rendered, or the program failed.
+        """
+
+        async def call(subtask: Subtask, prompt: Prompt, /, *, occurrence: int = 0) -> Answer:
+            drawn = draw.of(subtask.name, occurrence)
+            return await self.answer(candidate, subtask, prompt, drawn, inputs=example.inputs, on_answer=on_answer)
+
+        return await self._runner.run(example, call)
+
+    async def answer(
+        self,
+        candidate: Candidate,
+        subtask: Subtask,
+        prompt: Prompt,
+        draw: Draw,
+        *,
+        inputs: Mapping[str, Any],
+        on_answer: OnAnswer = lambda _: None,
+    ) -> Answer:
+        """Call one subtask.
+
+        Args:
+            candidate: As for `run`.
+            subtask: The subtask, with the settings of this call.
+            prompt: The user message, or the conversation.
+            draw: Which samples are drawn.
+            inputs: The example's inputs, which the judge of `best_of` reads.
+            on_answer: Called with the answer.
+
+        Raises:
+            ModelError: If a call failed permanently.
+            BudgetExceeded: If a cap was reached.
+        """
+        self.calls += 1
+        choice, started = candidate[subtask.name], self._clock()
+        answer = await self._sampler.answer(subtask, choice, prompt, inputs, draw)
+        message = prompt if isinstance(prompt, str) else prompt[-1].content
+        on_answer(SubtaskAnswer(subtask.name, choice.model, message, answer, self._clock() - started))
+        return answer
 
 
-async def run_workflow(task: Task, example: Example, ask: Ask) -> WorkflowResult:
-    """Run one example. Subtasks that do not read each other are asked at the same time.
+class SubtaskGraph:
+    """The workflow of a task that declares its subtasks: a directed acyclic graph."""
 
-    A subtask that reads a missing value is not asked, and its own value is missing. The first failure cancels what
-    is still running and is raised as it is; a prompt that cannot be rendered is a `ScorerError`.
-    """
-    running: dict[str, asyncio.Task[Answer | None]] = {}
+    def __init__(self, task: Task) -> None:
+        self._task = task
 
-    async def answer(subtask: Subtask) -> Answer | None:
-        outputs: dict[str, Value] = {}
-        for name in subtask.reads:
-            read = await running[name]
-            if read is None or read.value is None:
-                return None
-            outputs[name] = read.value
-        return await ask(subtask, await _prompt(subtask, example, outputs), example)
+    async def run(self, example: Example, call: CallSubtask) -> WorkflowResult:
+        """Run one example. Subtasks that do not read each other are called concurrently.
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            for subtask in task.subtasks:
-                running[subtask.name] = group.create_task(answer(subtask))
-    except BaseExceptionGroup as failures:
-        # A cap ends the run, whatever else went wrong beside it.
-        failure = next((f for f in failures.exceptions if isinstance(f, BudgetExceeded)), failures.exceptions[0])
-    else:
-        return _result(task, {name: done.result() for name, done in running.items()})
-    # Outside the handler, so that the failure keeps its own cause instead of the group.
-    raise failure
+        A subtask that reads a missing value is not called, and its value is missing too. The first failure cancels
+        the running calls and is raised unchanged.
+
+        Raises:
+            ScorerError: If a prompt cannot be rendered.
+        """
+        running: dict[str, asyncio.Task[Answer | None]] = {}
+
+        async def answer(subtask: Subtask) -> Answer | None:
+            outputs: dict[str, Value] = {}
+            for name in subtask.reads:
+                read = await running[name]
+                if read is None or read.value is None:
+                    return None
+                outputs[name] = read.value
+            return await call(subtask, await _prompt(subtask, example, outputs))
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for subtask in self._task.subtasks:
+                    running[subtask.name] = group.create_task(answer(subtask))
+        except BaseExceptionGroup as failures:
+            # A cap ends the run, whatever else failed at the same time.
+            failure = next((f for f in failures.exceptions if isinstance(f, BudgetExceeded)), failures.exceptions[0])
+        else:
+            return _result(self._task, {name: done.result() for name, done in running.items()})
+        # Outside the handler, so that the failure keeps its cause instead of the group.
+        raise failure
 
 
 def _result(task: Task, answers: Mapping[str, Answer | None]) -> WorkflowResult:
-    asked = {name: answer for name, answer in answers.items() if answer is not None}
+    called = {name: answer for name, answer in answers.items() if answer is not None}
     outputs = {name: answer.value if answer else None for name, answer in answers.items()}
     return WorkflowResult(
         outputs,
         outputs[task.output_subtask],
-        {name: answer.use for name, answer in asked.items()},
-        "; ".join(answer.note for answer in asked.values() if answer.note),
+        {name: answer.use for name, answer in called.items()},
+        "; ".join(answer.note for answer in called.values() if answer.note),
     )
 
 

@@ -5,38 +5,54 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import takewhile
+from typing import Any
 
 from agentopt.core.candidate import SubtaskChoice
 from agentopt.core.cost import PAPER_UNIT, Unit, units
 from agentopt.core.records import Answer, SubtaskUse
-from agentopt.core.task import Example, Subtask, Unparsable, Value
+from agentopt.core.task import Subtask, Unparsable, Value
 from agentopt.models.base import ChatModel, Message, Request, Response
 from agentopt.models.catalog import ModelSpec
+from agentopt.workflow.base import FIRST_DRAW, Draw, Prompt
 from agentopt.workflow.fusion import fuse_values, fusion_message, vote
-from agentopt.workflow.graph import Prompt
 
 
 @dataclass(frozen=True)
-class Scaling:
-    """Asks models on behalf of subtasks. `specs` prices them, `unit` is what units count in.
+class SubtaskSampler:
+    """Answers subtask calls: draws the samples, parses each and fuses them.
 
-    `seed` is part of every question: another seed draws other responses.
+    Attributes:
+        model: The client that draws responses.
+        specs: Model name to spec, for prices.
+        unit: The pass that costs one unit.
     """
 
     model: ChatModel
     specs: Mapping[str, ModelSpec]
     unit: Unit = PAPER_UNIT
-    seed: int = 0
 
     async def answer(
-        self, subtask: Subtask, choice: SubtaskChoice, prompt: Prompt, example: Example, *, repeat: int = 0
+        self,
+        subtask: Subtask,
+        choice: SubtaskChoice,
+        prompt: Prompt,
+        inputs: Mapping[str, Any],
+        draw: Draw = FIRST_DRAW,
     ) -> Answer:
-        """The subtask's value on one example: None, with a note, when no response was parsable.
+        """Answer one call; the value is None, with a note, if no response was parsable.
 
-        Each `repeat` draws `num_samples` responses of its own. Raises `ModelError` or `BudgetExceeded` when
-        responses could not be had.
+        Args:
+            subtask: The settings, the parser and the fusion.
+            choice: The model, the number of samples and the system prompt.
+            prompt: The user message, or the conversation.
+            inputs: The example's inputs, which the judge of `best_of` reads.
+            draw: Which samples are drawn; each repeat draws `choice.num_samples` new ones.
+
+        Raises:
+            ModelError: If a call failed permanently.
+            BudgetExceeded: If a cap was reached.
         """
-        request = request_for(subtask, choice, prompt, seed=self.seed, repeat=repeat)
+        request = request_for(subtask, choice, prompt, draw)
         response = await self.model.generate(request)
         values, complaints = _parse_all(subtask, response)
         use = self._use(choice.model, response)
@@ -44,7 +60,7 @@ class Scaling:
             return Answer(None, use, f"{subtask.name}: {complaints[0]}")
         if subtask.fusion.method == "fuse" and len(response.choices) > 1:
             return await self._fuse_by_model(subtask, choice, request, response, values, use)
-        return Answer(fuse_values(subtask.fusion, values, example.inputs), use)
+        return Answer(fuse_values(subtask.fusion, values, inputs), use)
 
     async def _fuse_by_model(
         self,
@@ -95,8 +111,8 @@ class Scaling:
         return max(0.0, units(spec.parameters or 0.0, prompt_tokens, completion_tokens, unit=self.unit))
 
 
-def request_for(subtask: Subtask, choice: SubtaskChoice, prompt: Prompt, *, seed: int = 0, repeat: int = 0) -> Request:
-    """The request that draws all samples of one subtask on one example, for one of its independent repeats."""
+def request_for(subtask: Subtask, choice: SubtaskChoice, prompt: Prompt, draw: Draw = FIRST_DRAW) -> Request:
+    """The request that draws all samples of one subtask call."""
     return Request(
         model=choice.model,
         messages=_messages(subtask, choice.system_prompt, prompt),
@@ -105,8 +121,8 @@ def request_for(subtask: Subtask, choice: SubtaskChoice, prompt: Prompt, *, seed
         top_p=subtask.top_p,
         stop=subtask.stop,
         json_schema=subtask.json_schema,
-        seed=seed,
-        first_repeat=repeat * choice.num_samples,
+        seed=draw.seed,
+        first_repeat=draw.repeat * choice.num_samples,
         n=choice.num_samples,
     )
 

@@ -16,7 +16,8 @@ from agentopt.core.records import Answer, SubtaskUse
 from agentopt.core.task import ContextFunction, Example, Subtask, Task
 from agentopt.evaluation.scorers import exact_match
 from agentopt.taskfile.loading import load_task
-from agentopt.workflow.graph import run_workflow
+from agentopt.workflow.base import Prompt
+from agentopt.workflow.graph import SubtaskGraph
 from agentopt.workflow.templates import compile_template
 
 EXAMPLE = Example("e7", {"question": "Who?"}, "Kell")
@@ -29,7 +30,7 @@ def chain(context: ContextFunction) -> Task:
     return Task("t", (first, second), exact_match(), {"validation": (EXAMPLE,)})
 
 
-async def echo(subtask: Subtask, prompt: str, example: Example) -> Answer:
+async def echo(subtask: Subtask, prompt: Prompt, /, *, occurrence: int = 0) -> Answer:
     return Answer(f"<{prompt}>", SubtaskUse())
 
 
@@ -37,7 +38,7 @@ async def test_the_prompt_reads_the_context_made_of_inputs_and_outputs() -> None
     def count(inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> str:
         return f"{inputs['question']} has {len(outputs['find'])}, {sorted(outputs)}"
 
-    result = await run_workflow(chain(count), EXAMPLE, echo)
+    result = await SubtaskGraph(chain(count)).run(EXAMPLE, echo)
     assert result.output == "<<Who?> Who? has 6, ['find']>"
     assert list(result.outputs) == ["find", "answer"]
 
@@ -50,7 +51,7 @@ async def test_a_context_function_may_be_async_and_a_sync_one_runs_in_a_thread()
         return threading.current_thread() is not threading.main_thread()
 
     for function in (here, elsewhere):
-        assert (await run_workflow(chain(function), EXAMPLE, echo)).output == "<<Who?> True>"
+        assert (await SubtaskGraph(chain(function)).run(EXAMPLE, echo)).output == "<<Who?> True>"
 
 
 async def test_an_object_with_an_async_call_is_a_context_function_too() -> None:
@@ -58,7 +59,7 @@ async def test_an_object_with_an_async_call_is_a_context_function_too() -> None:
         async def __call__(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> str:
             return "found"
 
-    assert (await run_workflow(chain(Lookup()), EXAMPLE, echo)).output == "<<Who?> found>"
+    assert (await SubtaskGraph(chain(Lookup())).run(EXAMPLE, echo)).output == "<<Who?> found>"
 
 
 async def test_a_context_function_that_fails_is_a_failure_on_the_example_and_no_wrong_answer() -> None:
@@ -66,17 +67,17 @@ async def test_a_context_function_that_fails_is_a_failure_on_the_example_and_no_
         raise KeyError("gone")
 
     with pytest.raises(ScorerError, match="the prompt of answer on example e7 failed: KeyError: 'gone'"):
-        await run_workflow(chain(broken), EXAMPLE, echo)
+        await SubtaskGraph(chain(broken)).run(EXAMPLE, echo)
 
 
 async def test_the_context_function_is_not_called_if_an_earlier_output_is_missing() -> None:
     def never(inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> str:
         raise PermanentModelError("the context function was called")
 
-    async def nothing(subtask: Subtask, prompt: str, example: Example) -> Answer:
+    async def nothing(subtask: Subtask, prompt: Prompt, /, *, occurrence: int = 0) -> Answer:
         return Answer(None, SubtaskUse())
 
-    assert (await run_workflow(chain(never), EXAMPLE, nothing)).output is None
+    assert (await SubtaskGraph(chain(never)).run(EXAMPLE, nothing)).output is None
 
 
 def folder(path: Path, **answer: Any) -> Path:
@@ -98,7 +99,7 @@ def folder(path: Path, **answer: Any) -> Path:
 async def test_a_task_file_names_a_context_function_by_file_and_function(tmp_path: Path) -> None:
     task = load_task(folder(tmp_path, prompt="{{ find.output }} {{ context.output }}", context="lookup.py:look"))
     assert task["answer"].reads == ("find",)
-    result = await run_workflow(task, task.splits["test"][0], echo)
+    result = await SubtaskGraph(task).run(task.splits["test"][0], echo)
     assert result.output == "<<test?> <test?>!>"
 
 
@@ -108,14 +109,14 @@ async def test_a_task_file_names_a_context_function_by_file_and_function(tmp_pat
 async def test_the_old_key_and_the_old_template_name_still_load(tmp_path: Path, key: str, name: str) -> None:
     prompt = f"{{{{ find.output }}}} {{{{ {name}.output }}}}"
     task = load_task(folder(tmp_path, prompt=prompt, **{key: "lookup.py:look"}))
-    assert (await run_workflow(task, task.splits["test"][0], echo)).output == "<<test?> <test?>!>"
+    assert (await SubtaskGraph(task).run(task.splits["test"][0], echo)).output == "<<test?> <test?>!>"
 
 
 async def test_a_subtask_may_be_named_context_if_no_context_function_hides_it(tmp_path: Path) -> None:
     file = folder(tmp_path, prompt="{{ context.output }}") / "task.yaml"
     file.write_text(file.read_text().replace("name: find", "name: context"))
     task = load_task(tmp_path)
-    assert (await run_workflow(task, task.splits["test"][0], echo)).output == "<<test?>>"
+    assert (await SubtaskGraph(task).run(task.splits["test"][0], echo)).output == "<<test?>>"
     with pytest.raises(TaskError, match="either a subtask or the result of the context function"):
         load_task(tmp_path, overrides={"subtasks.answer.context": "lookup.py:look"})
 

@@ -12,7 +12,8 @@ from agentopt.core.errors import PermanentModelError, ScorerError, TaskError, Tr
 from agentopt.core.records import Answer, SubtaskUse
 from agentopt.core.task import Example, Subtask, Task
 from agentopt.evaluation.scorers import exact_match
-from agentopt.workflow.graph import check_task, run_workflow
+from agentopt.workflow.base import Prompt
+from agentopt.workflow.graph import SubtaskGraph, check_task
 from agentopt.workflow.templates import compile_template
 
 EXAMPLE = Example("e7", {"question": "Who?"}, "Kell")
@@ -39,11 +40,10 @@ class Asked:
     """Answers with the subtask's name after the prompt, or as `answers` says, and keeps what was asked."""
 
     def __init__(self, answers: Mapping[str, Any] | None = None) -> None:
-        self.prompts: dict[str, str] = {}
+        self.prompts: dict[str, Prompt] = {}
         self._answers = answers or {}
 
-    async def __call__(self, subtask: Subtask, prompt: str, example: Example) -> Answer:
-        assert example is EXAMPLE
+    async def __call__(self, subtask: Subtask, prompt: Prompt, /, *, occurrence: int = 0) -> Answer:
         self.prompts[subtask.name] = prompt
         await asyncio.sleep(0)
         value = self._answers.get(subtask.name, f"{prompt}.{subtask.name}")
@@ -54,7 +54,7 @@ class Asked:
 
 
 async def test_a_later_subtask_reads_the_output_of_an_earlier_one() -> None:
-    result = await run_workflow(CHAIN, EXAMPLE, Asked())
+    result = await SubtaskGraph(CHAIN).run(EXAMPLE, Asked())
     assert result.outputs == {"find": "Who?.find", "answer": "Who? Who?.find.answer"}
     assert result.output == "Who? Who?.find.answer"
     assert {name: use.prompt_tokens for name, use in result.uses.items()} == {"find": 4, "answer": 6}
@@ -63,11 +63,11 @@ async def test_a_later_subtask_reads_the_output_of_an_earlier_one() -> None:
 
 async def test_the_named_output_is_what_is_judged() -> None:
     both = task(*CHAIN.subtasks, output="find")
-    assert (await run_workflow(both, EXAMPLE, Asked())).output == "Who?.find"
+    assert (await SubtaskGraph(both).run(EXAMPLE, Asked())).output == "Who?.find"
 
 
 async def test_outputs_keep_the_tasks_order_and_a_join_waits_for_both_branches() -> None:
-    result = await run_workflow(DIAMOND, EXAMPLE, Asked())
+    result = await SubtaskGraph(DIAMOND).run(EXAMPLE, Asked())
     assert list(result.outputs) == ["top", "left", "right", "join"]
     assert result.output == "Who?.topl.left+Who?.topr.right.join"
 
@@ -75,17 +75,17 @@ async def test_outputs_keep_the_tasks_order_and_a_join_waits_for_both_branches()
 async def test_subtasks_that_do_not_read_each_other_are_asked_at_the_same_time() -> None:
     both_asked = asyncio.Barrier(2)
 
-    async def ask(subtask: Subtask, prompt: str, example: Example) -> Answer:
+    async def answer(subtask: Subtask, prompt: Prompt, /, *, occurrence: int = 0) -> Answer:
         if subtask.name in {"left", "right"}:
             await asyncio.wait_for(both_asked.wait(), 5)
         return Answer("x", SubtaskUse())
 
-    assert (await run_workflow(DIAMOND, EXAMPLE, ask)).output == "x"
+    assert (await SubtaskGraph(DIAMOND).run(EXAMPLE, answer)).output == "x"
 
 
 async def test_after_a_missing_value_nothing_more_is_asked_and_the_output_is_missing() -> None:
     asked = Asked({"left": None})
-    result = await run_workflow(DIAMOND, EXAMPLE, asked)
+    result = await SubtaskGraph(DIAMOND).run(EXAMPLE, asked)
     assert set(asked.prompts) == {"top", "left", "right"}
     assert result.output is None
     assert result.outputs["right"] is not None
@@ -96,7 +96,7 @@ async def test_after_a_missing_value_nothing_more_is_asked_and_the_output_is_mis
 @pytest.mark.parametrize("empty", [0, "", [], False])
 async def test_an_empty_value_is_a_value(empty: Any) -> None:
     asked = Asked({"find": empty})
-    result = await run_workflow(CHAIN, EXAMPLE, asked)
+    result = await SubtaskGraph(CHAIN).run(EXAMPLE, asked)
     assert set(asked.prompts) == {"find", "answer"}
     assert result.outputs["find"] == empty
 
@@ -106,7 +106,7 @@ async def test_a_failure_is_raised_as_it_is_with_its_cause_and_cancels_the_rest(
     failure = TransientModelError("overloaded")
     failure.__cause__ = OSError("reset")
 
-    async def ask(subtask: Subtask, prompt: str, example: Example) -> Answer:
+    async def answer(subtask: Subtask, prompt: Prompt, /, *, occurrence: int = 0) -> Answer:
         if subtask.name == "right":
             try:
                 await asyncio.Event().wait()
@@ -119,7 +119,7 @@ async def test_a_failure_is_raised_as_it_is_with_its_cause_and_cancels_the_rest(
         return Answer("x", SubtaskUse())
 
     with pytest.raises(TransientModelError) as raised:
-        await run_workflow(DIAMOND, EXAMPLE, ask)
+        await SubtaskGraph(DIAMOND).run(EXAMPLE, answer)
     assert raised.value is failure
     assert isinstance(raised.value.__cause__, OSError)
     assert cancelled.is_set()
@@ -128,7 +128,7 @@ async def test_a_failure_is_raised_as_it_is_with_its_cause_and_cancels_the_rest(
 async def test_cancelling_the_workflow_cancels_what_it_asked() -> None:
     asked, cancelled = asyncio.Event(), asyncio.Event()
 
-    async def ask(subtask: Subtask, prompt: str, example: Example) -> Answer:
+    async def answer(subtask: Subtask, prompt: Prompt, /, *, occurrence: int = 0) -> Answer:
         asked.set()
         try:
             await asyncio.Event().wait()
@@ -136,7 +136,7 @@ async def test_cancelling_the_workflow_cancels_what_it_asked() -> None:
             cancelled.set()
         raise AssertionError
 
-    running = asyncio.create_task(run_workflow(CHAIN, EXAMPLE, ask))
+    running = asyncio.create_task(SubtaskGraph(CHAIN).run(EXAMPLE, answer))
     await asked.wait()
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -147,15 +147,15 @@ async def test_cancelling_the_workflow_cancels_what_it_asked() -> None:
 async def test_a_prompt_that_cannot_be_rendered_names_subtask_example_and_variable() -> None:
     broken = task(subtask("find", "{{ inputs.facts }}"))
     with pytest.raises(ScorerError, match=r"prompt of find on example e7: `facts` is not defined .*question"):
-        await run_workflow(broken, EXAMPLE, Asked())
+        await SubtaskGraph(broken).run(EXAMPLE, Asked())
     own = task(Subtask("find", lambda inputs, outputs: inputs["facts"], ("m",)))
     with pytest.raises(ScorerError, match="prompt of find on example e7 failed: KeyError"):
-        await run_workflow(own, EXAMPLE, Asked())
+        await SubtaskGraph(own).run(EXAMPLE, Asked())
 
 
 async def test_the_failure_of_a_read_subtask_surfaces_once_through_those_that_read_it() -> None:
     with pytest.raises(PermanentModelError, match="no key"):
-        await run_workflow(DIAMOND, EXAMPLE, Asked({"top": PermanentModelError("no key")}))
+        await SubtaskGraph(DIAMOND).run(EXAMPLE, Asked({"top": PermanentModelError("no key")}))
 
 
 def test_a_sound_task_built_in_python_passes_the_check() -> None:

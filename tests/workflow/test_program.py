@@ -28,17 +28,18 @@ from agentopt.api import aevaluate, aoptimize, load
 from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.core.errors import AgentoptError, BudgetExceeded, PermanentModelError, TaskError
 from agentopt.core.records import Answer, Evaluation, ExampleResult, SubtaskUse
-from agentopt.core.task import Example, Program, Subtask, Task, Unparsable
+from agentopt.core.task import Program, Subtask, Task, Unparsable
 from agentopt.evaluation.evaluator import Evaluator
 from agentopt.models.scripted import ScriptedModel
 from agentopt.models.session import open_session
 from agentopt.runs.config import BudgetConfig, Config
 from agentopt.testing.toy import LARGE, SMALL, toy_model, toy_task
-from agentopt.workflow.graph import Prompt, check_task
+from agentopt.workflow.base import Prompt
+from agentopt.workflow.graph import check_task
 from agentopt.workflow.program.gateway import Gateway
 from agentopt.workflow.program.processes import MOST_PRINTED, ProgramFailedError, complaint, run_command
-from agentopt.workflow.program.program_run import Visit
-from agentopt.workflow.program.runner import ProgramRunner, environment_of
+from agentopt.workflow.program.program_run import ProgramRun
+from agentopt.workflow.program.program_runner import ProgramRunner, environment_of
 
 TOY = toy_task(validation=2, test=4)
 MESSAGES: Any = [{"role": "user", "content": "find|1|"}]
@@ -582,7 +583,7 @@ def test_a_program_that_cannot_be_run_is_refused_before_anything_is_spent(progra
 # The gateway, as clients see it
 
 
-async def always(subtask: Subtask, prompt: Prompt, example: Example, /, *, occurrence: int = 0) -> Answer:
+async def always(subtask: Subtask, prompt: Prompt, /, *, occurrence: int = 0) -> Answer:
     return Answer("key-1" if subtask.name == "find" else None, SubtaskUse(10, 3), "not a word")
 
 
@@ -597,7 +598,7 @@ async def gateway() -> Any:
 @pytest.fixture
 def base_url(gateway: Gateway) -> Iterator[str]:
     url = gateway.address()
-    gateway.admit(Visit(TOY, TOY.splits["test"][0], always), url)
+    gateway.admit(ProgramRun(TOY, TOY.splits["test"][0], always), url)
     yield url
     gateway.dismiss(url)
 
@@ -660,7 +661,7 @@ async def test_a_body_that_is_too_large_is_refused_in_the_openai_form() -> None:
     await gateway.start()
     try:
         url = gateway.address()
-        gateway.admit(Visit(TOY, TOY.splits["test"][0], always), url)
+        gateway.admit(ProgramRun(TOY, TOY.splits["test"][0], always), url)
         async with AsyncOpenAI(base_url=url, api_key=gateway.key) as client:
             large: Any = [{"role": "user", "content": "x" * 1000}]
             with pytest.raises(APIStatusError, match="at most 1000 bytes") as refused:

@@ -10,12 +10,12 @@ import pytest
 from agentopt.core.candidate import SubtaskChoice
 from agentopt.core.errors import ApiError, BudgetExceeded, PermanentModelError, ScorerError
 from agentopt.core.records import Answer, SubtaskUse
-from agentopt.core.task import Example, Subtask
+from agentopt.core.task import Subtask
 from agentopt.models.base import Message
 from agentopt.models.openai_format import ChatCall
 from agentopt.testing.toy import LARGE, toy_task
-from agentopt.workflow.graph import Prompt
-from agentopt.workflow.program.program_run import GRACE_SECONDS, Visit
+from agentopt.workflow.base import Draw, Prompt
+from agentopt.workflow.program.program_run import GRACE_SECONDS, ProgramRun
 from agentopt.workflow.sampling import request_for
 
 QUESTION = (Message("user", "find|1|"),)
@@ -30,7 +30,7 @@ class Asked:
         self.value = value
         self.seen: list[tuple[Subtask, Prompt, int]] = []
 
-    async def __call__(self, subtask: Subtask, prompt: Prompt, example: Example, /, *, occurrence: int = 0) -> Answer:
+    async def __call__(self, subtask: Subtask, prompt: Prompt, /, *, occurrence: int = 0) -> Answer:
         self.seen.append((subtask, prompt, occurrence))
         if isinstance(self.value, Exception):
             raise self.value
@@ -44,13 +44,13 @@ class Clock:
         return self.now
 
 
-def visit(asked: Asked, task: Any = TASK) -> Visit:
-    return Visit(task, task.splits["validation"][0], asked, clock=Clock())
+def program_run(asked: Asked, task: Any = TASK) -> ProgramRun:
+    return ProgramRun(task, task.splits["validation"][0], asked, clock=Clock())
 
 
 async def test_a_call_is_answered_by_the_subtask_of_its_name() -> None:
     asked = Asked()
-    answer = await visit(asked).answer(CALL)
+    answer = await program_run(asked).answer(CALL)
     assert list(answer.texts) == ["key-1"]
     assert (answer.prompt_tokens, answer.completion_tokens) == (10, 5)
     assert [(subtask.name, prompt) for subtask, prompt, _ in asked.seen] == [("find", QUESTION)]
@@ -58,7 +58,7 @@ async def test_a_call_is_answered_by_the_subtask_of_its_name() -> None:
 
 @pytest.mark.parametrize("model", ["find", "agentopt/fnd", "agentopt/", "gpt-4o"])
 async def test_another_model_is_unknown_and_the_known_ones_are_told(model: str) -> None:
-    run = visit(Asked())
+    run = program_run(Asked())
     with pytest.raises(ApiError, match="agentopt/find, agentopt/answer") as refused:
         await run.answer(replace(CALL, model=model))
     assert refused.value.status == 404
@@ -68,7 +68,7 @@ async def test_another_model_is_unknown_and_the_known_ones_are_told(model: str) 
 
 async def test_the_same_question_asked_again_draws_the_next_occurrence() -> None:
     asked = Asked()
-    run = visit(asked)
+    run = program_run(asked)
     other = replace(CALL, messages=(Message("user", "find|2|"),))
     for call in (CALL, other, CALL, replace(CALL, n=2)):
         await run.answer(call)
@@ -77,7 +77,7 @@ async def test_the_same_question_asked_again_draws_the_next_occurrence() -> None
 
 async def test_two_calls_that_differ_in_what_the_task_sets_are_the_same_question() -> None:
     asked = Asked()
-    run = visit(asked)
+    run = program_run(asked)
     for temperature in (0.1, 0.2):
         await run.answer(replace(CALL, temperature=temperature))
     assert [occurrence for _, _, occurrence in asked.seen] == [0, 1]
@@ -88,7 +88,7 @@ async def test_a_program_sets_what_the_task_leaves_to_it_and_nothing_else() -> N
     open_find = replace(TASK["find"], left_to_program=left)
     task = replace(TASK, subtasks=(open_find, TASK["answer"]))
     asked = Asked()
-    run = visit(asked, task)
+    run = program_run(asked, task)
     await run.answer(replace(CALL, max_tokens=99, stop=(";",), temperature=0.123))
     await run.answer(CALL)
     first, second = (subtask for subtask, _, _ in asked.seen)
@@ -99,7 +99,7 @@ async def test_a_program_sets_what_the_task_leaves_to_it_and_nothing_else() -> N
 async def test_a_temperature_of_zero_is_a_setting_too() -> None:
     open_find = replace(TASK["find"], left_to_program=frozenset({"temperature"}))
     asked = Asked()
-    await visit(asked, replace(TASK, subtasks=(open_find, TASK["answer"]))).answer(replace(CALL, temperature=0.0))
+    await program_run(asked, replace(TASK, subtasks=(open_find, TASK["answer"]))).answer(replace(CALL, temperature=0.0))
     assert asked.seen[0][0].temperature == 0.0
 
 
@@ -107,11 +107,11 @@ async def test_a_temperature_of_zero_is_a_setting_too() -> None:
     ("value", "text"), [("a b", "a b"), (3, "3"), (2.5, "2.5"), (["1", "2"], '["1", "2"]'), ({"a": "é"}, '{"a": "é"}')]
 )
 async def test_a_value_is_written_as_a_prompt_template_writes_it(value: Any, text: str) -> None:
-    assert list((await visit(Asked(value)).answer(CALL)).texts) == [text]
+    assert list((await program_run(Asked(value)).answer(CALL)).texts) == [text]
 
 
 async def test_an_answer_without_a_value_is_an_error_that_says_so() -> None:
-    run = visit(Asked(None))
+    run = program_run(Asked(None))
     with pytest.raises(ApiError, match="no key") as refused:
         await run.answer(CALL)
     assert (refused.value.status, refused.value.code) == (422, "unparsable_answer")
@@ -120,7 +120,7 @@ async def test_an_answer_without_a_value_is_an_error_that_says_so() -> None:
 
 
 async def test_what_several_calls_of_one_subtask_used_is_added_up() -> None:
-    run = visit(Asked())
+    run = program_run(Asked())
     await run.answer(CALL)
     await run.answer(CALL)
     assert run.uses == {"find": SubtaskUse(20, 6, 2.0, 1.0, 4)}
@@ -132,7 +132,7 @@ CAP = BudgetExceeded("calls", cap=1, spent=1, wanted=1)
 
 async def test_a_cap_is_kept_before_any_other_failure_and_refuses_what_follows() -> None:
     asked = Asked(PermanentModelError("refused"))
-    run = visit(asked)
+    run = program_run(asked)
     for failure, status in ((asked.value, 502), (CAP, 429), (CAP, 429)):
         asked.value = failure
         with pytest.raises(ApiError) as refused:
@@ -143,7 +143,7 @@ async def test_a_cap_is_kept_before_any_other_failure_and_refuses_what_follows()
 
 
 async def test_a_mistake_of_ours_is_not_hidden_by_the_program() -> None:
-    run = visit(Asked(ZeroDivisionError("ours")))
+    run = program_run(Asked(ZeroDivisionError("ours")))
     with pytest.raises(ApiError) as refused:
         await run.answer(CALL)
     assert refused.value.status == 500
@@ -152,7 +152,7 @@ async def test_a_mistake_of_ours_is_not_hidden_by_the_program() -> None:
 
 async def test_waiting_for_an_answer_is_not_the_programs_own_time() -> None:
     clock, asked = Clock(), Asked()
-    run = Visit(TASK, TASK.splits["validation"][0], asked, clock=clock)
+    run = ProgramRun(TASK, TASK.splits["validation"][0], asked, clock=clock)
     clock.now = 5.0
     run.begin()
 
@@ -169,7 +169,7 @@ async def test_waiting_for_an_answer_is_not_the_programs_own_time() -> None:
 
 
 async def test_after_a_failure_there_is_only_a_grace() -> None:
-    run = visit(Asked(PermanentModelError("refused")))
+    run = program_run(Asked(PermanentModelError("refused")))
     with pytest.raises(ApiError):
         await run.answer(CALL)
     assert run.seconds_left(60.0) == GRACE_SECONDS
@@ -197,5 +197,5 @@ def test_the_candidates_system_prompt_stands_in_place_of_the_programs(
 
 def test_a_program_that_sends_one_user_message_asks_what_a_declared_subtask_asks() -> None:
     choice = SubtaskChoice(LARGE, 3, "Be brief.")
-    declared = request_for(TASK["find"], choice, "find|1|", repeat=2)
-    assert request_for(TASK["find"], choice, QUESTION, repeat=2) == declared
+    declared = request_for(TASK["find"], choice, "find|1|", Draw(repeat=2))
+    assert request_for(TASK["find"], choice, QUESTION, Draw(repeat=2)) == declared

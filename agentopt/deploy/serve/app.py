@@ -1,4 +1,4 @@
-"""The web application: paths, keys, limits and errors. What a call means is the desk's."""
+"""The web application: paths, keys, limits and errors. What a call means is the handler's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from agentopt.core.errors import AgentoptError, ApiError
 from agentopt.deploy.serve.access import Access
-from agentopt.deploy.serve.handler import Desk, Served
+from agentopt.deploy.serve.handler import ChatHandler, Served
 from agentopt.deploy.serve.metrics import CONTENT_TYPE, Metrics
 from agentopt.models.api_errors import readable
 from agentopt.models.openai_format import (
@@ -57,9 +57,14 @@ class Application:
     """The handlers of one server. `problem` says why the newest candidate is not the one in use; empty where it is."""
 
     def __init__(
-        self, desk: Desk, access: Access, metrics: Metrics, limits: Limits, problem: Callable[[], str] = lambda: ""
+        self,
+        handler: ChatHandler,
+        access: Access,
+        metrics: Metrics,
+        limits: Limits,
+        problem: Callable[[], str] = lambda: "",
     ) -> None:
-        self._desk, self._access, self._metrics, self._limits = desk, access, metrics, limits
+        self._handler, self._access, self._metrics, self._limits = handler, access, metrics, limits
         self._problem = problem
         self._in_flight = 0
         self._started = int(time.time())
@@ -91,7 +96,7 @@ class Application:
             raise
         finally:
             # Any text may be asked for as a model; only those that there are become labels.
-            known = model if model in self._desk.models else "unknown"
+            known = model if model in self._handler.models else "unknown"
             self._metrics.requests.labels(known, str(status)).inc()
             self._metrics.request_seconds.labels(known).observe(time.monotonic() - started)
         return _response(call, served)
@@ -99,7 +104,7 @@ class Application:
     async def _answer(self, call: ChatCall) -> Served:
         try:
             async with asyncio.timeout(self._limits.seconds):
-                return await self._desk.answer(call)
+                return await self._handler.answer(call)
         except TimeoutError as error:
             message = f"no answer within {self._limits.seconds:g} s; what was sent is paid for all the same"
             raise ApiError(504, message, type="api_error", code="timeout", headers=NO_RETRY) from error
@@ -140,13 +145,13 @@ class Application:
 
     async def _models(self, request: Request) -> Response:
         self._check(request)
-        return JSONResponse(models_body(self._desk.models, created=self._started))
+        return JSONResponse(models_body(self._handler.models, created=self._started))
 
     async def _model(self, request: Request) -> Response:
         self._check(request)
         name = request.path_params["model"]
-        if name not in self._desk.models:
-            raise no_such_model(name, self._desk.models)
+        if name not in self._handler.models:
+            raise no_such_model(name, self._handler.models)
         return JSONResponse(model_body(name, created=self._started))
 
     async def _counts(self, request: Request) -> Response:
@@ -154,7 +159,7 @@ class Application:
         return Response(self._metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
     async def _health(self, request: Request) -> Response:
-        told = {"status": "ok", "candidate": self._desk.current().key}
+        told = {"status": "ok", "candidate": self._handler.current().key}
         # A probe needs no key; what names files of this machine is for those who have one.
         with suppress(ApiError):
             self._check(request)

@@ -10,30 +10,23 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import ApiError
-from agentopt.core.records import Answer, SubtaskUse
-from agentopt.core.task import Example, Subtask, Task, Value
-from agentopt.evaluation.evaluator import MOST_REPEATS
+from agentopt.core.records import Answer
+from agentopt.core.task import Example, Subtask, Task
 from agentopt.models.base import ChatModel
 from agentopt.models.catalog import ModelSpec
-from agentopt.models.openai_format import NO_RETRY, ChatCall, Completion, no_such_model
-from agentopt.models.redaction import secrets_of
-from agentopt.workflow.graph import Prompt, run_workflow
+from agentopt.models.openai_format import ChatCall, Completion, no_such_model
+from agentopt.workflow.base import Draw, OnAnswer
+from agentopt.workflow.chat_calls import PREFIX, completion_of, with_settings
+from agentopt.workflow.graph import Workflow
 from agentopt.workflow.inputs import columns_of_task, inputs_in
-from agentopt.workflow.program.program_run import PREFIX, with_settings
-from agentopt.workflow.program.runner import ProgramRunner
-from agentopt.workflow.sampling import Scaling
-from agentopt.workflow.templates import written
 
 SEEDS = 2**30
 """Seeds stay below this: some endpoints take 32 bits."""
-
-OnAnswer = Callable[[str, str, SubtaskUse, float], None]
-"""Told the subtask, its model, what its answer used, and the seconds it took."""
 
 
 def fresh_seeds(start: int) -> Iterator[int]:
@@ -49,23 +42,6 @@ def fresh_seeds(start: int) -> Iterator[int]:
 
 
 @dataclass(frozen=True, slots=True)
-class Draw:
-    """Which samples are drawn: the seed of their questions, and the repeat."""
-
-    seed: int
-    repeat: int
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """One answer: its value (None: nothing was usable, and `note` says why), and what its subtasks used."""
-
-    value: Value | None
-    uses: tuple[SubtaskUse, ...]
-    note: str
-
-
-@dataclass(frozen=True, slots=True)
 class Served:
     """The answer to one call, and the candidate that gave it."""
 
@@ -73,7 +49,7 @@ class Served:
     candidate: Candidate
 
 
-class Desk:
+class ChatHandler:
     """Answers calls, for any of `models`.
 
     `current` gives the candidate in use. `seeds` are those of fresh samples; None where those of evaluations, which
@@ -89,16 +65,13 @@ class Desk:
         *,
         seed: int = 0,
         seeds: Iterator[int] | None = None,
-        on_answer: OnAnswer = lambda *_: None,
+        on_answer: OnAnswer = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.current = current
-        self._clock = clock
-        self._task, self._seeds, self._on_answer = task, seeds, on_answer
-        self._scaling = Scaling(model, specs, task.unit, seed)
+        self._task, self._seed, self._seeds, self._on_answer = task, seed, seeds, on_answer
+        self._workflow = Workflow(task, model, specs, clock=clock)
         self._columns = columns_of_task(task)
-        secrets = secrets_of(specs.values())
-        self._program = ProgramRunner(task, task.program, secrets=secrets) if task.program else None
         self._subtasks = {f"{task.name}/{s.name}": s for s in task.subtasks}
         # A program that was optimised behind the gateway finds its subtasks here under the same names.
         self._subtasks |= {PREFIX + s.name: s for s in task.subtasks}
@@ -108,45 +81,28 @@ class Desk:
         """The answers to one call. Raises `ApiError`, and what the models and the user's functions raise."""
         candidate = self.current()
         if call.model == self._task.name:
-            _check_format(call, None if self._program else self._task[self._task.output_subtask])
+            _check_format(call, None if self._task.program else self._task[self._task.output_subtask])
             example = Example("served", inputs_in(call.messages, self._columns))
-            asked = [self._workflow(candidate, example, self._draw(i)) for i in range(call.n)]
+            answers = [self._whole(candidate, example, self._draw(i)) for i in range(call.n)]
         elif call.model in self._subtasks:
             subtask = _without_inputs(with_settings(self._subtasks[call.model], call))
             _check_format(call, subtask)
-            asked = [self._one(candidate, subtask, call.messages, self._draw(i)) for i in range(call.n)]
+            answers = [
+                self._workflow.answer(
+                    candidate, subtask, call.messages, self._draw(i), inputs={}, on_answer=self._on_answer
+                )
+                for i in range(call.n)
+            ]
         else:
             raise no_such_model(call.model, self.models)
-        return Served(_completion(call, await asyncio.gather(*asked)), candidate)
+        return Served(completion_of(call, await asyncio.gather(*answers)), candidate)
 
     def _draw(self, number: int) -> Draw:
-        """Where the samples of a call's answer `number` come from."""
-        return Draw(self._scaling.seed, number) if self._seeds is None else Draw(next(self._seeds), 0)
+        """The samples of a call's answer `number`."""
+        return Draw(self._seed, number) if self._seeds is None else Draw(next(self._seeds))
 
-    async def _workflow(self, candidate: Candidate, example: Example, draw: Draw) -> Outcome:
-        async def ask(subtask: Subtask, prompt: Prompt, of: Example, *, occurrence: int = 0) -> Answer:
-            return await self._ask(
-                candidate, subtask, prompt, of, replace(draw, repeat=draw.repeat + MOST_REPEATS * occurrence)
-            )
-
-        if self._program:
-            result = await self._program.run(example, ask)
-        else:
-            result = await run_workflow(self._task, example, ask)
-        return Outcome(result.output, tuple(result.uses.values()), result.note)
-
-    async def _one(self, candidate: Candidate, subtask: Subtask, prompt: Prompt, draw: Draw) -> Outcome:
-        answer = await self._ask(candidate, subtask, prompt, Example("served", {}), draw)
-        return Outcome(answer.value, (answer.use,), answer.note)
-
-    async def _ask(
-        self, candidate: Candidate, subtask: Subtask, prompt: Prompt, example: Example, draw: Draw
-    ) -> Answer:
-        choice, started = candidate[subtask.name], self._clock()
-        scaling = replace(self._scaling, seed=draw.seed)
-        answer = await scaling.answer(subtask, choice, prompt, example, repeat=draw.repeat)
-        self._on_answer(subtask.name, choice.model, answer.use, self._clock() - started)
-        return answer
+    async def _whole(self, candidate: Candidate, example: Example, draw: Draw) -> Answer:
+        return (await self._workflow.run(candidate, example, draw, on_answer=self._on_answer)).answer
 
 
 def _without_inputs(subtask: Subtask) -> Subtask:
@@ -167,14 +123,3 @@ def _check_format(call: ChatCall, subtask: Subtask | None) -> None:
         return
     rule = f"the form of an answer of {call.model} is the task's; leave response_format out, or ask for text"
     raise ApiError(400, rule, param="response_format", code="unsupported_parameter")
-
-
-def _completion(call: ChatCall, outcomes: Sequence[Outcome]) -> Completion:
-    """What is sent. Raises `ApiError` where none of the answers has a value."""
-    texts = [written(outcome.value) for outcome in outcomes if outcome.value is not None]
-    if not texts:
-        note = outcomes[0].note or "no answer was usable"
-        raise ApiError(422, note, type="api_error", code="unparsable_answer", headers=NO_RETRY)
-    uses = [use for outcome in outcomes for use in outcome.uses]
-    prompt = sum(use.prompt_tokens for use in uses)
-    return Completion(call.model, texts, prompt, sum(use.completion_tokens + use.fusion_tokens for use in uses))

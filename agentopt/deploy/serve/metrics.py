@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from agentopt.core.records import SubtaskUse
+from agentopt.workflow.base import SubtaskAnswer
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -31,9 +31,10 @@ class Metrics:
         spent = Gauge("agentopt_spent_usd", "USD in the ledger, failed attempts included", registry=registry)
         spent.set_function(spent_usd)
 
-    def answered(self, subtask: str, model: str, use: SubtaskUse, seconds: float) -> None:
-        """Count one answer of a subtask."""
-        self._answers.labels(subtask).observe(seconds)
+    def answered(self, answered: SubtaskAnswer) -> None:
+        """Count one answered subtask call."""
+        subtask, model, use = answered.subtask, answered.model, answered.answer.use
+        self._answers.labels(subtask).observe(answered.seconds)
         kinds = {"prompt": use.prompt_tokens, "completion": use.completion_tokens, "fusion": use.fusion_tokens}
         for kind, count in kinds.items():
             self._tokens.labels(subtask, model, kind).inc(count)

@@ -23,7 +23,7 @@ from agentopt.core.errors import UserError
 from agentopt.deploy.deployment import Deployment
 from agentopt.deploy.serve.access import Access, is_loopback
 from agentopt.deploy.serve.app import Application, Limits
-from agentopt.deploy.serve.handler import SEEDS, Desk, fresh_seeds
+from agentopt.deploy.serve.handler import SEEDS, ChatHandler, fresh_seeds
 from agentopt.deploy.serve.hot_reload import Watched
 from agentopt.deploy.serve.metrics import Metrics
 from agentopt.evaluation.evaluator import check_candidate
@@ -108,7 +108,7 @@ async def _application(
     ) as session:
         metrics = Metrics(lambda: session.budget.spent.usd)
         seeds = None if settings.cache else fresh_seeds(random.randrange(SEEDS))
-        desk = Desk(
+        handler = ChatHandler(
             task,
             watched or (lambda: deployment.candidate),
             session.model,
@@ -117,7 +117,7 @@ async def _application(
             seeds=seeds,
             on_answer=metrics.answered,
         )
-        yield Application(desk, access, metrics, settings.limits, lambda: watched.problem if watched else "")
+        yield Application(handler, access, metrics, settings.limits, lambda: watched.problem if watched else "")
 
 
 class _Server(uvicorn.Server):

@@ -1,7 +1,7 @@
-"""What stands behind OPENAI_BASE_URL while programs run: an HTTP server on a loopback port that answers visits.
+"""What stands behind OPENAI_BASE_URL while programs run: an HTTP server on a loopback port that answers runs.
 
-Each visit has a URL of its own, so that a call is known by its address, whatever the program makes of it. Owns the
-transport alone; what a call means is `visit`'s. On aiohttp, which agentopt needs anyway: a task with a program runs
+Each run has a URL of its own, so that a call is known by its address, whatever the program makes of it. Owns the
+transport alone; what a call means is `run`'s. On aiohttp, which agentopt needs anyway: a task with a program runs
 without the extra that `serve` needs, and inside the run's own event loop.
 """
 
@@ -24,7 +24,7 @@ from agentopt.models.openai_format import (
     wrong_key,
     wrong_method,
 )
-from agentopt.workflow.program.program_run import Visit
+from agentopt.workflow.program.program_run import ProgramRun
 
 MOST_BYTES = 64 * 2**20
 """The largest body of a call."""
@@ -33,7 +33,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Gateway:
-    """Serves from `start` to `stop`. Between `admit` and `dismiss`, a visit answers at an address.
+    """Serves from `start` to `stop`. Between `admit` and `dismiss`, a run answers at an address.
 
     `most_bytes` bounds the body of a call.
     """
@@ -41,15 +41,15 @@ class Gateway:
     def __init__(self, *, most_bytes: int = MOST_BYTES) -> None:
         self._most_bytes = most_bytes
         self.key = secrets.token_urlsafe(24)
-        self._visits: dict[str, Visit] = {}
+        self._runs: dict[str, ProgramRun] = {}
         self._runner: web.AppRunner | None = None
         self._port = 0
 
     async def start(self) -> None:
         app = web.Application(client_max_size=self._most_bytes, middlewares=[self._guard])
-        app.router.add_post("/{visit}/v1/chat/completions", self._chat)
-        app.router.add_get("/{visit}/v1/models", self._models)
-        app.router.add_get("/{visit}/v1/models/{model:.+}", self._model)
+        app.router.add_post("/{run}/v1/chat/completions", self._chat)
+        app.router.add_get("/{run}/v1/models", self._models)
+        app.router.add_get("/{run}/v1/models/{model:.+}", self._model)
         # A call that a program has left behind is not waited for; what was sent for it reaches the journal anyway.
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.0, handle_signals=False)
         await self._runner.setup()
@@ -64,11 +64,11 @@ class Gateway:
         """A new base URL, at which nobody answers yet."""
         return f"http://127.0.0.1:{self._port}/{secrets.token_urlsafe(12)}/v1"
 
-    def admit(self, visit: Visit, base_url: str) -> None:
-        self._visits[base_url.split("/")[-2]] = visit
+    def admit(self, run: ProgramRun, base_url: str) -> None:
+        self._runs[base_url.split("/")[-2]] = run
 
     def dismiss(self, base_url: str) -> None:
-        self._visits.pop(base_url.split("/")[-2], None)
+        self._runs.pop(base_url.split("/")[-2], None)
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -84,8 +84,8 @@ class Gateway:
             refusal = wrong_method(request.method, request.path, error.allowed_methods)
         except web.HTTPNotFound:
             refusal = no_such_path(request.path)
-        if visit := self._visits.get(request.match_info.get("visit", "")):
-            visit.refused = refusal.message
+        if run := self._runs.get(request.match_info.get("run", "")):
+            run.refused = refusal.message
         return web.json_response(refusal.body, status=refusal.status, headers=refusal.headers)
 
     def _check_key(self, header: str) -> None:
@@ -93,16 +93,16 @@ class Gateway:
         if scheme.lower() != "bearer" or not secrets.compare_digest(key.strip().encode(), self.key.encode()):
             raise wrong_key()
 
-    def _visit(self, request: web.Request) -> Visit:
-        visit = self._visits.get(request.match_info["visit"])
-        if visit is None:
+    def _run(self, request: web.Request) -> ProgramRun:
+        run = self._runs.get(request.match_info["run"])
+        if run is None:
             raise ApiError(404, "the run of the program that had this URL is over", code="run_is_over")
-        return visit
+        return run
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
-        visit = self._visit(request)
+        run = self._run(request)
         call = parse_call(await request.read())
-        completion = await visit.answer(call)
+        completion = await run.answer(call)
         if call.stream:
             # Samples are fused before there is an answer, so the stream comes in one piece.
             body = b"".join(completion.events(include_usage=call.include_usage))
@@ -110,10 +110,10 @@ class Gateway:
         return web.json_response(completion.body())
 
     async def _models(self, request: web.Request) -> web.StreamResponse:
-        return web.json_response(models_body(self._visit(request).models))
+        return web.json_response(models_body(self._run(request).models))
 
     async def _model(self, request: web.Request) -> web.StreamResponse:
-        name, known = request.match_info["model"], self._visit(request).models
+        name, known = request.match_info["model"], self._run(request).models
         if name not in known:
             raise no_such_model(name, known)
         return web.json_response(model_body(name))

@@ -10,41 +10,37 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields, replace
-from typing import Protocol
 
 from agentopt.core.errors import AgentoptError, ApiError, BudgetExceeded, ScorerError
 from agentopt.core.records import Answer, SubtaskUse
 from agentopt.core.task import Example, Subtask, Task, Value
-from agentopt.models.openai_format import NO_RETRY, ChatCall, Completion, from_failure, no_such_model
-from agentopt.workflow.graph import Prompt
-from agentopt.workflow.templates import written
-
-PREFIX = "agentopt/"
-"""What stands before a subtask's name in the model names that programs ask for."""
+from agentopt.models.openai_format import ChatCall, Completion, from_failure, no_such_model
+from agentopt.workflow.base import CallSubtask
+from agentopt.workflow.chat_calls import PREFIX, completion_of, with_settings
 
 GRACE_SECONDS = 2.0
 """How long a program may go on after one of its calls has failed for good."""
 
 
-class AskAgain(Protocol):
-    """Answers a subtask on an example; `occurrence` counts how often this run has asked the same before."""
+class ProgramRun:
+    """A program's run on one example.
 
-    async def __call__(
-        self, subtask: Subtask, prompt: Prompt, example: Example, /, *, occurrence: int = 0
-    ) -> Answer: ...
+    Args:
+        task: The task whose subtasks the program calls.
+        example: The example that the program runs on.
+        call_subtask: Answers the calls.
+        clock: Seconds.
 
-
-class Visit:
-    """A program's run on `example`; its calls are answered by `ask`.
-
-    `outputs` and `uses` are by subtask: the last value that each gave, and what all its calls used. `failure` is the
-    first that a call met (a cap before any other); `unusable` says of a call that no response was parsable, `refused`
-    of one that it was not understood.
+    Attributes:
+        outputs: Subtask name to the value of its last call.
+        uses: Subtask name to the use of all its calls.
+        failure: The first failure of a call; a reached cap replaces any other.
+        unusable: Why a call had no usable response; empty if none was without.
+        refused: Why a call was refused; empty if none was.
     """
 
     def __init__(
-        self, task: Task, example: Example, ask: AskAgain, *, clock: Callable[[], float] = time.monotonic
+        self, task: Task, example: Example, call_subtask: CallSubtask, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.example = example
         self.outputs: dict[str, Value | None] = dict.fromkeys(s.name for s in task.subtasks)
@@ -52,8 +48,8 @@ class Visit:
         self.failure: Exception | None = None
         self.unusable = self.refused = ""
         self._subtasks: Mapping[str, Subtask] = {PREFIX + s.name: s for s in task.subtasks}
-        self._ask = ask
-        self._asked: Counter[object] = Counter()
+        self._call_subtask = call_subtask
+        self._occurrences: Counter[object] = Counter()
         self._clock, self._time = clock, _OwnTime(clock)
         self._failed_at = 0.0
 
@@ -86,16 +82,14 @@ class Visit:
         occurrences = [self._occurrence(subtask, call) for _ in range(call.n)]
         with self._time.in_call():
             answers = await self._answers(subtask, call, occurrences)
-        texts = [written(answer.value) for answer in answers if answer.value is not None]
-        if not texts:
-            self.unusable = answers[0].note
-            raise ApiError(422, self.unusable, type="api_error", code="unparsable_answer", headers=NO_RETRY)
-        prompt = sum(answer.use.prompt_tokens for answer in answers)
-        tokens = sum(answer.use.completion_tokens + answer.use.fusion_tokens for answer in answers)
-        return Completion(call.model, texts, prompt, tokens)
+        try:
+            return completion_of(call, answers)
+        except ApiError as error:
+            self.unusable = error.message
+            raise
 
     async def _answers(self, subtask: Subtask, call: ChatCall, occurrences: list[int]) -> list[Answer]:
-        calls = (self._ask(subtask, call.messages, self.example, occurrence=number) for number in occurrences)
+        calls = (self._call_subtask(subtask, call.messages, occurrence=number) for number in occurrences)
         answers = []
         try:
             if isinstance(self.failure, BudgetExceeded):
@@ -107,7 +101,7 @@ class Visit:
             raise from_failure(known) from failure
         for answer in answers:
             self.outputs[subtask.name] = answer.value
-            self.uses[subtask.name] = _sum(self.uses.get(subtask.name, SubtaskUse()), answer.use)
+            self.uses[subtask.name] = self.uses.get(subtask.name, SubtaskUse()) + answer.use
         return answers
 
     def _fail(self, failure: Exception) -> None:
@@ -119,19 +113,9 @@ class Visit:
     def _occurrence(self, subtask: Subtask, call: ChatCall) -> int:
         """How often this run has asked the very same before: the next one draws responses of its own."""
         settings = (subtask.max_tokens, subtask.temperature, subtask.top_p, subtask.stop, subtask.json_schema)
-        asked = (subtask.name, call.messages, settings)
-        self._asked[asked] += 1
-        return self._asked[asked] - 1
-
-
-def with_settings(subtask: Subtask, call: ChatCall) -> Subtask:
-    """The subtask with those of the call's settings that the task leaves to the program."""
-    given = {name: getattr(call, name) for name in subtask.left_to_program}
-    return replace(subtask, **{name: value for name, value in given.items() if value not in (None, ())})
-
-
-def _sum(one: SubtaskUse, other: SubtaskUse) -> SubtaskUse:
-    return SubtaskUse(*(getattr(one, f.name) + getattr(other, f.name) for f in fields(SubtaskUse)))
+        key = (subtask.name, call.messages, settings)
+        self._occurrences[key] += 1
+        return self._occurrences[key] - 1
 
 
 class _OwnTime:

@@ -25,9 +25,9 @@ from typing import Any
 from agentopt.core.errors import ScorerError
 from agentopt.core.task import Endpoint, Example, Program, Task, Unparsable, Value
 from agentopt.models.redaction import redact
-from agentopt.workflow.graph import WorkflowResult
+from agentopt.workflow.base import CallSubtask, WorkflowResult
 from agentopt.workflow.program.processes import ProgramFailedError, in_thread, run_command, until_done
-from agentopt.workflow.program.program_run import AskAgain, Visit
+from agentopt.workflow.program.program_run import ProgramRun
 from agentopt.workflow.program.workers import Worker
 
 INPUT = "{input}"
@@ -53,29 +53,29 @@ class ProgramRunner:
         self._places = asyncio.Semaphore(program.concurrency)
         self._open: _Open | None = None
 
-    async def run(self, example: Example, ask: AskAgain) -> WorkflowResult:
+    async def run(self, example: Example, call: CallSubtask) -> WorkflowResult:
         """One example through the program. Raises what a call of it raised, and `ScorerError` where it failed."""
-        visit = Visit(self._task, example, ask)
+        run = ProgramRun(self._task, example, call)
         value, note, secrets = None, "", self._secrets
         try:
             async with self._opened() as opened, self._places:
                 secrets = opened.secrets
-                visit.begin()
-                value = await opened.answer(visit)
+                run.begin()
+                value = await opened.answer(run)
         except ProgramFailedError as failure:
             said = redact(str(failure), secrets)
-            note = f"{visit.unusable}; the program then {said}"
-            if not visit.unusable and not visit.failure:
+            note = f"{run.unusable}; the program then {said}"
+            if not run.unusable and not run.failure:
                 raise ScorerError(f"the program {said}, on example {example.id}") from failure
         except Unparsable as complaint:
             note = f"the program's answer: {redact(str(complaint), secrets)}"
-        if visit.failure:
-            raise visit.failure
+        if run.failure:
+            raise run.failure
         if value is None:
-            note = note or visit.unusable or "the program gave no answer"
-        if not visit.uses:
-            note = "; ".join(filter(None, [visit.unasked, note]))
-        return WorkflowResult(visit.outputs, value, visit.uses, note)
+            note = note or run.unusable or "the program gave no answer"
+        if not run.uses:
+            note = "; ".join(filter(None, [run.unasked, note]))
+        return WorkflowResult(run.outputs, value, run.uses, note)
 
     @asynccontextmanager
     async def _opened(self) -> AsyncIterator[_Open]:
@@ -135,30 +135,30 @@ class _Open:
             return False
         return not self._users
 
-    async def answer(self, visit: Visit) -> Value | None:
-        """The program's answer to the visit's example. Raises `ProgramFailedError`, `Unparsable`."""
+    async def answer(self, run: ProgramRun) -> Value | None:
+        """The program's answer to the run's example. Raises `ProgramFailedError`, `Unparsable`."""
         function = self._program.function
         if isinstance(function, str):
-            return await self._by_worker(function, visit)
+            return await self._by_worker(function, run)
         endpoint = {"base_url": self._gateway.address(), "api_key": self._gateway.key}
-        with self._admitted(visit, endpoint["base_url"]):
+        with self._admitted(run, endpoint["base_url"]):
             if function:
-                return await self._by_call(function, visit, endpoint)
-            printed = await self._by_command(visit, endpoint)
+                return await self._by_call(function, run, endpoint)
+            printed = await self._by_command(run, endpoint)
         return self._program.parse(printed) if printed.strip() else None
 
     @contextmanager
-    def _admitted(self, visit: Visit, base_url: str) -> Iterator[None]:
-        self._gateway.admit(visit, base_url)
+    def _admitted(self, run: ProgramRun, base_url: str) -> Iterator[None]:
+        self._gateway.admit(run, base_url)
         try:
             yield
         finally:
             self._gateway.dismiss(base_url)
 
-    async def _by_call(self, function: Function, visit: Visit, endpoint: Endpoint) -> Value | None:
-        running = asyncio.ensure_future(_called(function, dict(visit.example.inputs), endpoint))
+    async def _by_call(self, function: Function, run: ProgramRun, endpoint: Endpoint) -> Value | None:
+        running = asyncio.ensure_future(_called(function, dict(run.example.inputs), endpoint))
         try:
-            await until_done(running, self._seconds_left(visit))
+            await until_done(running, self._seconds_left(run))
             return running.result()
         except ProgramFailedError:
             raise
@@ -167,11 +167,11 @@ class _Open:
         finally:
             running.cancel()
 
-    async def _by_worker(self, function: str, visit: Visit) -> Value | None:
+    async def _by_worker(self, function: str, run: ProgramRun) -> Value | None:
         worker = self._idle.pop() if self._idle else self._worker(function)
         try:
-            with self._admitted(visit, worker.base_url):
-                return await worker.call(visit.example.inputs, self._seconds_left(visit))
+            with self._admitted(run, worker.base_url):
+                return await worker.call(run.example.inputs, self._seconds_left(run))
         finally:
             if worker.is_ready and not self.closed:
                 self._idle.append(worker)
@@ -183,19 +183,19 @@ class _Open:
         environment = environment_of(endpoint, os.environ)
         return Worker(function, self._program.folder, environment, endpoint["base_url"], self.secrets)
 
-    async def _by_command(self, visit: Visit, endpoint: Endpoint) -> str:
-        given = json.dumps(dict(visit.example.inputs), ensure_ascii=False)
+    async def _by_command(self, run: ProgramRun, endpoint: Endpoint) -> str:
+        given = json.dumps(dict(run.example.inputs), ensure_ascii=False)
         return await run_command(
             [word.replace(INPUT, given) for word in self._program.command],
             given,
             folder=self._program.folder,
             environment=environment_of(endpoint, os.environ),
-            seconds_left=self._seconds_left(visit),
+            seconds_left=self._seconds_left(run),
             secrets=self.secrets,
         )
 
-    def _seconds_left(self, visit: Visit) -> Callable[[], float]:
-        return lambda: visit.seconds_left(self._program.timeout)
+    def _seconds_left(self, run: ProgramRun) -> Callable[[], float]:
+        return lambda: run.seconds_left(self._program.timeout)
 
 
 async def _called(function: Function, inputs: Mapping[str, Any], endpoint: Endpoint) -> Value:
