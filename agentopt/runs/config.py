@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from agentopt.core.budget import Caps
 from agentopt.core.errors import ConfigError
+from agentopt.core.registry import STRATEGIES
 from agentopt.core.yaml_models import Strict, load_yaml, parse_yaml, validate
 from agentopt.prompts.settings import PromptSettings
-from agentopt.search.settings import AgentSettings, SamplerName
+from agentopt.search.settings import AgentSettings, SearchSettings
 from agentopt.taskfile.reader import FILE_OPTION, HUB
 
 
@@ -38,30 +39,23 @@ class BudgetConfig(Strict):
         return Caps(self.usd, self.tokens, self.calls, self.seconds, self.trials)
 
 
-class SearchConfig(Strict):
-    """How the search goes about it."""
-
-    batch_size: Annotated[int, Field(ge=1)] = 5
-    """Candidates that a model is asked for at once; the other strategies propose one at a time."""
-    early_stopping: Annotated[float, Field(gt=0, lt=1)] | None = 0.05
-    """Level of the paired test that stops a trial that loses against the best one; null never stops one."""
-    looks: Annotated[int, Field(ge=1)] = 4
-    """Blocks that the validation examples are evaluated in, with a look at the test after each but the last."""
-    sampler: SamplerName = "insight"
-    """The Optuna sampler of strategy `optuna` and of the agent's fallback; `gp` needs the package torch."""
+def _registered(name: str) -> str:
+    STRATEGIES.find(name)
+    return name
 
 
 class Config(Strict):
     """Everything about a run but its task."""
 
-    strategy: Literal["agent", "agent_hpo", "llm_zero_shot", "mlcopilot", "optuna", "random", "grid"] = "agent"
-    """Who proposes candidates. The first four ask `agent.model`, and fall back on `optuna` where it is of no help."""
+    strategy: Annotated[str, AfterValidator(_registered)] = "agent"
+    """Who proposes candidates: a registered strategy, or one to import, as `package.module:name`. `agent`, `agent_hpo`,
+    `llm_zero_shot` and `mlcopilot` call `agent.model`, and fall back on `optuna` if its reply is unusable."""
     seed: int = 0
     """Seeds the search and the intervals."""
     response_seed: int = 0
     """Part of every question, and seeds the order of the examples: another value draws other responses."""
     budget: BudgetConfig = BudgetConfig()
-    search: SearchConfig = SearchConfig()
+    search: SearchSettings = SearchSettings()
     agent: AgentSettings = AgentSettings()
     prompts: PromptSettings = PromptSettings()
     models: tuple[Path, ...] = ()
@@ -91,7 +85,7 @@ class Config(Strict):
     @property
     def asks_a_model(self) -> bool:
         """Whether the strategy asks `agent.model` for its proposals."""
-        return self.strategy in ("agent", "agent_hpo", "llm_zero_shot", "mlcopilot")
+        return bool(STRATEGIES.find(self.strategy).traits.get("calls_model"))
 
     @property
     def writer(self) -> str | None:
