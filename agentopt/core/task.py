@@ -181,19 +181,12 @@ class Task:
     max_units: float | None = None
     program: Program | None = None
     metrics: Mapping[str, Metric] = field(default_factory=dict)
-    file: Path | None = None
-    """The task file that it was loaded from; None for a task that was built in Python."""
 
     def __getitem__(self, subtask: str) -> Subtask:
         for s in self.subtasks:
             if s.name == subtask:
                 return s
         raise KeyError(subtask)
-
-    @property
-    def folder(self) -> Path | None:
-        """The task folder; None for a task that was built in Python."""
-        return self.file.parent if self.file else None
 
     @property
     def output_subtask(self) -> str:

@@ -1,1 +1,1 @@
-"""Whether a task's system prompts can be optimised, on which user prompts, and doing it."""
+"""Optimisation of system prompts: the pilot that decides whether and on which user prompts, and the optimiser."""

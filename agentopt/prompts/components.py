@@ -1,4 +1,4 @@
-"""System prompts from an authored bank of instruction fragments, combined by Optuna: needs no capable model."""
+"""The proposer `components`: Optuna combines instruction fragments from an authored bank, without a language model."""
 
 from __future__ import annotations
 
@@ -18,38 +18,49 @@ from optuna.trial import create_trial
 from agentopt.prompts.proposers import Attempt, Brief
 
 NONE = ""
-"""No fragment of a slot."""
+"""The choice of no fragment for a slot."""
 
 TRIES = 50
-"""How often the sampler may repeat itself before a combination is drawn at random."""
+"""Samples of TPE that may be repeats before combinations are sampled at random."""
 
 EMPTY_SHARE = 0.6
-"""Share of slots that a random combination leaves empty: few instructions are easier to follow, and to credit."""
+"""Share of slots that a random combination leaves empty: few instructions are easier to follow and to assess."""
 
 Bank = Mapping[str, tuple[str, ...]]
+"""Slot -> its fragments, of which a prompt has at most one."""
 
 
 @lru_cache(maxsize=1)
 def authored_bank() -> Bank:
-    """Slot -> fragments, from `bank.yaml` beside this module."""
+    """The bank of fragments in `bank.yaml` beside this module."""
     data = yaml.safe_load((files("agentopt.prompts") / "bank.yaml").read_text("utf-8"))
     return {slot: tuple(fragments) for slot, fragments in data.items()}
 
 
 def compose(seed_prompt: str, chosen: Mapping[str, str], bank: Bank) -> str:
-    """The seed prompt, then the chosen fragments in the order of the slots."""
+    """Join the seed prompt and the chosen fragments.
+
+    Args:
+        seed_prompt: The text to begin with; may be empty.
+        chosen: Slot -> fragment; slots that are missing have none.
+        bank: Gives the order of the slots.
+    """
     return " ".join(part for part in (seed_prompt.strip(), *(chosen.get(slot, NONE) for slot in bank)) if part)
 
 
 def fragments_in(system_prompt: str, bank: Bank) -> dict[str, str]:
-    """The fragment of each slot that stands in the prompt, so that prompts by other proposers teach as well."""
+    """Find the fragment of each slot in a prompt, so that attempts by other proposers inform the sampler too."""
     return {slot: next((f for f in options if f in system_prompt), NONE) for slot, options in bank.items()}
 
 
 class ComponentsProposer:
-    """Tells Optuna's TPE every attempt as a choice of fragments, and composes what it samples next.
+    """Appends fragments to the seed prompt, as Optuna's TPE samples them given every earlier attempt.
 
-    The first prompts, when nothing was tried yet, are random combinations. The seed prompt is kept in front of all.
+    Combinations are random while there are fewer attempts than slots.
+
+    Args:
+        seed: Seed of the combinations.
+        bank: The fragments; the authored bank by default.
     """
 
     name = "components"
@@ -58,7 +69,7 @@ class ComponentsProposer:
         self._seed, self._bank = seed, bank or authored_bank()
 
     async def propose(self, brief: Brief, history: Sequence[Attempt], k: int) -> list[str]:
-        """At most `k` new texts; fewer when the bank is used up. Raises nothing."""
+        """Return at most `k` new prompts, fewer if the bank is exhausted; see `PromptProposer.propose`."""
         known = {attempt.system_prompt for attempt in history} | {brief.seed_prompt.strip()}
         rng = random.Random(f"{self._seed}:{brief.subtask}:{len(history)}")
         study = self._study(history, rng.randrange(2**31))
@@ -66,9 +77,9 @@ class ComponentsProposer:
         for tried in range(TRIES * k):
             if len(found) == k:
                 break
-            # TPE knows nothing before it has seen as many attempts as it takes at random anyway.
+            # With fewer attempts than slots, TPE has too little data.
             guided = len(history) >= len(self._bank) and tried < TRIES
-            chosen = self._sampled(study) if guided else self._drawn(rng)
+            chosen = self._sampled(study) if guided else self._random(rng)
             text = compose(brief.seed_prompt, chosen, self._bank)
             if text not in known:
                 known.add(text)
@@ -98,7 +109,7 @@ class ComponentsProposer:
     def _sampled(self, study: optuna.Study) -> dict[str, str]:
         return dict(study.ask(self._distributions()).params)
 
-    def _drawn(self, rng: random.Random) -> dict[str, str]:
+    def _random(self, rng: random.Random) -> dict[str, str]:
         return {
             slot: NONE if rng.random() < EMPTY_SHARE else rng.choice(options) for slot, options in self._bank.items()
         }

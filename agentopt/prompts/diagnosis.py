@@ -1,4 +1,4 @@
-"""Is it worth optimising a subtask's system prompt, and on which user prompts: the pilot alone, as plain data."""
+"""The result of a pilot as plain data: is a subtask's system prompt worth optimising, and on which user prompts?"""
 
 from __future__ import annotations
 
@@ -16,12 +16,38 @@ from agentopt.prompts.rewards import Rewards
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What the filter says about one subtask (see `prompts.filter.FilterResult`), ready for JSON.
+    """The filter's analysis of one subtask (see `prompts.filter.FilterResult`) with its texts, ready for JSON.
 
-    `system_prompts` maps each to who wrote it, the seed prompt first; `mean` has a row for each and a column for each
-    of `examples`, None where nothing was drawn; `noise` is what the planned responses would leave; `user_prompts` are
-    the texts that the examples give. `subset`, `always_right` and `always_wrong` are positions in `examples`. None
-    stands for a number that is unknown or infinite.
+    Numbers that are unknown or infinite are None.
+
+    Attributes:
+        task: Name of the task.
+        subtask: Name of the subtask.
+        verdict: What to do.
+        reason: Why, in words.
+        signal: Variance between system prompts of the expected mean reward.
+        noise: Variance of the mean reward that the intended number of responses would leave.
+        ratio: Signal over noise on all user prompts.
+        intended: (user prompts, responses for each) that the optimisation would use.
+        responses_needed: Responses per user prompt at which the ratio would be as wanted.
+        all_p_value: P value of no effect of the system prompt on all user prompts together.
+        subset: The best user prompts, as positions in `examples`.
+        subset_score: Their score.
+        subset_p_value: P value of no effect, which accounts for the search over subsets.
+        subset_ratio: Signal over noise on the subset.
+        chance_score: Score that the best subset exceeds by chance with the probability of the level.
+        cross_fitted_score: Score of the subset without the winner's curse.
+        search: How the subset was found.
+        estimator: How noise was estimated.
+        always_right: User prompts with full reward in every response, as positions in `examples`.
+        always_wrong: User prompts without reward in every response, as positions in `examples`.
+        examples: Ids of the examples.
+        user_prompts: The user message of each example.
+        system_prompts: System prompt -> name of its proposer, the seed prompt first.
+        mean: Mean rewards, a row for each system prompt and a column for each example; None if not sampled.
+        tokens: Mean output tokens of each system prompt.
+        responses: Number of responses with a reward.
+        usage: What the pilot used.
     """
 
     task: str
@@ -53,7 +79,7 @@ class Diagnosis:
     usage: Usage
 
     def to_json(self) -> str:
-        """As indented JSON."""
+        """The diagnosis as indented JSON."""
         return _diagnoses.dump_json(self, indent=2).decode()
 
 
@@ -61,7 +87,14 @@ _diagnoses = TypeAdapter(Diagnosis)
 
 
 def diagnosis_of(task: str, pilot: Pilot, rewards: Rewards, usage: Usage) -> Diagnosis:
-    """The pilot's analysis with the texts that belong to it."""
+    """Combine a pilot's analysis with the texts of its prompts.
+
+    Args:
+        task: Name of the task.
+        pilot: The pilot.
+        rewards: The rewards that it sampled.
+        usage: What it used.
+    """
     found, parts = pilot.analysis, pilot.analysis.parts
     user_prompts, responses = found.intended
     return Diagnosis(

@@ -1,4 +1,4 @@
-"""The pilot: a few system prompts on a few user prompts, repeated where it could matter to the filter's choice."""
+"""The pilot: measures a few system prompts on a few user prompts, for the filter to analyse."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from agentopt.prompts.rewards import Cell, Rewards
 from agentopt.prompts.settings import PromptSettings
 
 FIRST_REPEATS = 2
-"""Responses for every cell before the first look; a variance needs two."""
+"""Responses for every cell in the first pass; a variance needs two."""
 
 
 class PilotError(AgentoptError):
-    """Too many calls of a pilot failed for good."""
+    """Too many pilot calls failed permanently."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pilot:
-    """What was measured and what the filter made of it.
-
-    `proposers` says who wrote each system prompt, in the order of axis 0. `rewards` has shape (system prompts, user
-    prompts, repeats), NaN for what was not drawn; positions on axis 1 are positions of `Rewards.examples`. `tokens` is
-    the mean output length of each system prompt, in tokens.
-    """
+    """The rewards of a pilot, and the filter's analysis."""
 
     proposers: Mapping[str, str]
+    """System prompt -> name of its proposer, in the order of axis 0 of `rewards`."""
     rewards: Floats
+    """Rewards of shape (system prompts, user prompts, repeats), NaN if not sampled. Axis 1 is `Rewards.examples`."""
     tokens: tuple[float, ...]
+    """Mean output length of each system prompt, in tokens."""
     analysis: FilterResult
+    """What the filter found."""
 
     @property
     def responses(self) -> int:
+        """Number of responses with a reward."""
         return int((~np.isnan(self.rewards)).sum())
 
 
@@ -46,56 +46,74 @@ async def run_pilot(
     settings: PromptSettings,
     *,
     seed: int = 0,
-    say: Callable[[str], None] = lambda _: None,
+    on_note: Callable[[str], None] = lambda _: None,
 ) -> Pilot:
-    """Measure and analyse the system prompts that are the keys of `proposers`.
+    """Measure and analyse system prompts.
 
-    Twice each cell, then once more wherever that could change the chosen subset or its score, up to the cap.
+    Every cell gets two responses, and then further ones where they could change the chosen subset or its score.
 
-    Raises `BudgetExceeded` before every cell has its first responses, `PilotError` when too much failed to analyse.
+    Args:
+        rewards: Samples the rewards.
+        proposers: System prompt -> name of its proposer.
+        settings: `k_top` and `repeats`, the most responses per cell.
+        seed: Seed of the analysis.
+        on_note: Called with a line of progress before each pass.
+
+    Raises:
+        BudgetExceeded: A cap is reached before every cell has its first responses.
+        PilotError: Too many calls failed for an analysis.
     """
     system_prompts, everyone = list(proposers), list(range(len(rewards.examples)))
     k_top = min(settings.k_top, len(everyone))
     try:
-        table = await _measure(rewards, system_prompts, k_top, settings.repeats, seed, say)
+        table = await _measure(rewards, system_prompts, k_top, settings.repeats, seed, on_note)
         analysis = analyse(table, k_top=k_top, intended=(len(everyone), float(settings.repeats)), seed=seed)
-    except ValueError as error:  # the filter's word for rewards that are missing
+    except ValueError as error:  # the filter raises it for missing rewards
         raise PilotError(f"the pilot cannot be analysed: {error}") from error
     return Pilot(dict(proposers), table, mean_tokens(rewards, system_prompts, everyone), analysis)
 
 
 async def _measure(
-    rewards: Rewards, system_prompts: Sequence[str], k_top: int, cap: int, seed: int, say: Callable[[str], None]
+    rewards: Rewards, system_prompts: Sequence[str], k_top: int, cap: int, seed: int, on_note: Callable[[str], None]
 ) -> Floats:
-    """Draw until every open cell has `cap` responses, or the budget is out; rewards (N, K, M).
+    """Sample until every open cell has `cap` responses, or a cap of the budget is reached.
 
-    Raises `BudgetExceeded` where it is out before every cell has its first responses.
+    Returns rewards (N, K, M). Raises `BudgetExceeded` if the cap is reached before every cell has its first responses.
     """
     everyone = range(len(rewards.examples))
-    drawn = np.zeros((len(system_prompts), len(everyone)), int)
-    wanted, repeats = np.ones(drawn.shape, bool), FIRST_REPEATS
+    taken = np.zeros((len(system_prompts), len(everyone)), int)
+    wanted, repeats = np.ones(taken.shape, bool), FIRST_REPEATS
     while wanted.any():
         cells = [
-            Cell(system_prompts[n], int(k), int(drawn[n, k]) + m)
+            Cell(system_prompts[n], int(k), int(taken[n, k]) + m)
             for n, k in np.argwhere(wanted)
             for m in range(repeats)
         ]
-        say(f"pilot: {len(cells)} responses after {int(drawn.sum())}")
+        on_note(f"pilot: {len(cells)} more responses after {int(taken.sum())}")
         try:
-            await rewards.draw(cells)
+            await rewards.sample(cells)
         except BudgetExceeded:
-            if not drawn.any():
+            if not taken.any():
                 raise
-            return rewards.table(system_prompts, everyone)  # it has fewer repeats, but nothing is missing
-        drawn[wanted] += repeats
+            return rewards.table(system_prompts, everyone)  # with fewer repeats, but no missing cell
+        taken[wanted] += repeats
         table, repeats = rewards.table(system_prompts, everyone), 1
-        # A cell in which a call failed for good stays as it is: asking again would fail again.
-        whole = (~np.isnan(table)).sum(axis=2) == drawn
+        # A cell with a permanently failed call is left as it is: the same call would fail again.
+        whole = (~np.isnan(table)).sum(axis=2) == taken
         wanted = whole & open_cells(table, k_top=k_top, cap=cap, seed=seed)
     return table
 
 
 def mean_tokens(rewards: Rewards, system_prompts: Sequence[str], examples: Sequence[int]) -> tuple[float, ...]:
-    """Mean output tokens of each system prompt on these examples; 0 where nothing was drawn."""
-    lengths = [[draw.tokens for draw in rewards.of(p, examples).values() if draw.error is None] for p in system_prompts]
+    """Mean output tokens of each system prompt.
+
+    Args:
+        rewards: The responses.
+        system_prompts: The system prompts.
+        examples: Positions in `rewards.examples`.
+
+    Returns:
+        One mean per system prompt; 0 if it has no response.
+    """
+    lengths = [[r.tokens for r in rewards.of(p, examples).values() if r.error is None] for p in system_prompts]
     return tuple(sum(each) / len(each) if each else 0.0 for each in lengths)

@@ -1,4 +1,4 @@
-"""The seam to whoever writes system prompts, and the falling back from one to the next."""
+"""The `PromptProposer` interface, and a chain that falls back from one proposer to the next."""
 
 from __future__ import annotations
 
@@ -10,89 +10,134 @@ from agentopt.core.errors import AgentoptError
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """One response as a proposer sees it: what was asked, what came, what was wanted or wrong with it."""
+class Failure:
+    """A response with less than full reward, as a proposer sees it."""
 
     user_prompt: str
+    """The user message of the subtask."""
     output: str
+    """What the subtask answered."""
     feedback: str
+    """What was expected, or what was wrong."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A system prompt that was tried: mean reward over `responses` responses, and some that fell short."""
+    """A system prompt that was tried, and its rewards."""
 
     system_prompt: str
+    """The text."""
     proposer: str
+    """Name of the proposer that wrote it; `seed` for the seed prompt."""
     reward: float
+    """Mean reward over the responses."""
     responses: int
+    """Number of responses with a reward."""
     tokens: float
     """Mean output tokens of the subtask."""
-    failures: tuple[Shown, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    """Some of the responses with less than full reward, the lowest first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Brief:
-    """What is to be written: for which subtask of which task, the seed prompt, and some user prompts."""
+    """What a proposer needs to know about the subtask that it writes for."""
 
     task: str
+    """Description of the task, or its name."""
     subtask: str
+    """Name of the subtask, and its description if it has one."""
     seed_prompt: str
+    """The present system prompt."""
     user_prompts: tuple[str, ...] = ()
+    """User messages of some examples."""
 
 
 @dataclass(frozen=True, slots=True)
 class NewPrompt:
+    """A system prompt, and the name of the proposer that wrote it."""
+
     system_prompt: str
     proposer: str
 
 
-class NoHelpError(AgentoptError):
-    """A proposer cannot be asked, or gave nothing usable; the message says why. The next one is asked."""
+class ProposerError(AgentoptError):
+    """A proposer is unavailable, or returned nothing usable; the next one in the chain is called."""
 
 
 class PromptProposer(Protocol):
     """Writes system prompts from what was tried so far.
 
-    A function of its arguments (and a seed), so that resuming is replaying. Returns at most `k` texts; what is
-    empty, too long or known already is dropped by the caller. Raises `NoHelpError` where it has nothing to offer.
+    A proposer is a function of its arguments and its seed, so a run is resumed by replaying it.
     """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Name of the proposer, for reports."""
 
-    async def propose(self, brief: Brief, history: Sequence[Attempt], k: int) -> list[str]: ...
+    async def propose(self, brief: Brief, history: Sequence[Attempt], k: int) -> list[str]:
+        """Write at most `k` system prompts.
+
+        Args:
+            brief: The subtask to write for.
+            history: What was tried so far; empty before the pilot.
+            k: Most prompts to return.
+
+        Returns:
+            The texts. The caller drops those that are empty, too long or known.
+
+        Raises:
+            ProposerError: The proposer is unavailable, or has nothing usable.
+            BudgetExceeded: A cap of the whole run is reached.
+        """
 
 
-class Proposers:
-    """Asks one proposer after the other until there are `k` new prompts. `say` is told why the next one was asked."""
+class ProposerChain:
+    """Calls one proposer after the other until there are enough new prompts.
 
-    def __init__(self, proposers: Sequence[PromptProposer], say: Callable[[str], None], *, longest: int = 4000) -> None:
-        self._proposers, self._say, self._longest = tuple(proposers), say, longest
+    Args:
+        proposers: The proposers, in the order of the calls.
+        on_fallback: Called with the reason before each call of a further proposer.
+        longest: Most characters of a system prompt; longer ones are dropped.
+    """
+
+    def __init__(
+        self, proposers: Sequence[PromptProposer], on_fallback: Callable[[str], None], *, longest: int = 4000
+    ) -> None:
+        self._proposers, self._on_fallback, self._longest = tuple(proposers), on_fallback, longest
 
     async def propose(self, brief: Brief, history: Sequence[Attempt], k: int) -> list[NewPrompt]:
-        """At most `k` new prompts, none alike and none in the history."""
-        known = {_squeezed(attempt.system_prompt) for attempt in history} | {_squeezed(brief.seed_prompt)}
+        """Return at most `k` distinct prompts that are not in the history.
+
+        Args:
+            brief: The subtask to write for.
+            history: What was tried so far.
+            k: Most prompts to return.
+
+        Raises:
+            BudgetExceeded: A cap of the whole run is reached.
+        """
+        known = {_normalised(attempt.system_prompt) for attempt in history} | {_normalised(brief.seed_prompt)}
         found: dict[str, NewPrompt] = {}
         problem = ""
         for proposer in self._proposers:
             wanted = k - len(found)
             if problem:
-                self._say(f"{problem}; {proposer.name} fills in {wanted}")
+                self._on_fallback(f"{problem}; {proposer.name} writes {wanted}")
             try:
                 offered = await proposer.propose(brief, history, wanted)
-            except NoHelpError as error:
-                problem = f"{proposer.name} is of no help: {error}"
+            except ProposerError as error:
+                problem = f"{proposer.name} cannot be used: {error}"
                 continue
             for text in map(str.strip, offered):
-                if text and len(text) <= self._longest and _squeezed(text) not in known:
-                    found.setdefault(_squeezed(text), NewPrompt(text, proposer.name))
+                if text and len(text) <= self._longest and _normalised(text) not in known:
+                    found.setdefault(_normalised(text), NewPrompt(text, proposer.name))
             if len(found) >= k:
                 break
-            problem = f"{proposer.name} gave only {len(found)} usable new prompts of {wanted}"
+            problem = f"{proposer.name} gave only {len(found)} new prompts of {wanted}"
         return list(found.values())[:k]
 
 
-def _squeezed(text: str) -> str:
-    """Texts that differ in white space alone are one prompt."""
+def _normalised(text: str) -> str:
+    """The text with single spaces: prompts that differ in white space only are the same."""
     return " ".join(text.split())

@@ -1,4 +1,4 @@
-"""System prompts written by a language model, from the scored history and from failures with their feedback."""
+"""The proposer `reflective`: a language model writes system prompts from scores and failures."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Mapping, Sequence
 from agentopt.core.errors import BudgetExceeded, ModelError, WeightsError
 from agentopt.core.json_text import repaired_json_values
 from agentopt.models.base import ChatModel, Message, Request
-from agentopt.prompts.proposers import Attempt, Brief, NoHelpError, Shown
+from agentopt.prompts.proposers import Attempt, Brief, Failure, ProposerError
 
 SHOWN_ATTEMPTS = 5
-"""Attempts that the model is shown, the best ones."""
+"""Number of the best attempts that the model is shown."""
 
 SHOWN_FAILURES = 4
-"""Failures of the best attempt that the model is shown."""
+"""Number of the best attempt's failures that the model is shown, and of user prompts."""
 
 LONGEST = 400
-"""Characters of one user prompt, output or feedback that the model is shown."""
+"""Most characters of one user prompt, output or feedback that the model is shown."""
 
 SCHEMA = json.dumps(
     {
@@ -27,6 +27,7 @@ SCHEMA = json.dumps(
         "additionalProperties": False,
     }
 )
+"""JSON schema of the model's reply."""
 
 INSTRUCTION = (
     "You write system prompts for a language model. A good system prompt is short, states general rules for the form "
@@ -35,7 +36,15 @@ INSTRUCTION = (
 
 
 class ReflectiveProposer:
-    """Asks `model` (a catalogue name) for `k` texts at once, as `k` choices of one question."""
+    """Requests `k` system prompts from a language model, as `k` choices of one call.
+
+    Args:
+        chat: The client that the calls go through.
+        model: Catalogue name of the model.
+        temperature: Sampling temperature.
+        max_tokens: Most tokens of one prompt.
+        seed: Seed of the samples.
+    """
 
     name = "reflective"
 
@@ -46,18 +55,32 @@ class ReflectiveProposer:
         self._temperature, self._max_tokens, self._seed = temperature, max_tokens, seed
 
     async def propose(self, brief: Brief, history: Sequence[Attempt], k: int) -> list[str]:
-        """The texts that could be read; some may be alike. Raises `NoHelpError`, and `BudgetExceeded` of the run."""
-        texts = [read_system_prompt(text) for text in await self.ask(question(brief, history), k, schema=SCHEMA)]
-        usable = [text for text in texts if text]
+        """Return the prompts in the replies, which may be alike; see `PromptProposer.propose`."""
+        replies = await self.generate(proposal_prompt(brief, history), k, schema=SCHEMA)
+        usable = [text for text in map(read_system_prompt, replies) if text]
         if not usable:
-            raise NoHelpError(f"none of {len(texts)} answers held a system prompt as JSON")
+            raise ProposerError(f"none of {len(replies)} replies contained a system prompt as JSON")
         return usable
 
-    async def ask(self, text: str, k: int = 1, *, schema: str | None = None, first_repeat: int = 0) -> list[str]:
-        """`k` answers to one question, as they came. Raises `NoHelpError` where only the writing model fails."""
+    async def generate(self, prompt: str, k: int = 1, *, schema: str | None = None, first_repeat: int = 0) -> list[str]:
+        """Call the model once.
+
+        Args:
+            prompt: The user message.
+            k: Number of replies.
+            schema: JSON schema of the replies, as text.
+            first_repeat: Index of the first reply among the samples of this prompt.
+
+        Returns:
+            The replies, unread.
+
+        Raises:
+            ProposerError: The call failed, or there is no budget for it.
+            BudgetExceeded: The run's time is up.
+        """
         request = Request(
             model=self._model,
-            messages=(Message("system", INSTRUCTION), Message("user", text)),
+            messages=(Message("system", INSTRUCTION), Message("user", prompt)),
             max_tokens=self._max_tokens,
             temperature=self._temperature,
             json_schema=schema,
@@ -69,45 +92,51 @@ class ReflectiveProposer:
         try:
             response = await self._chat.generate(request)
         except (ModelError, WeightsError) as error:
-            raise NoHelpError(f"the model cannot be reached: {error}") from error
+            raise ProposerError(f"the model cannot be reached: {error}") from error
         except BudgetExceeded as error:
             if error.name == "seconds":
                 raise
-            # Its own cap, or one of the run: draws of what others write may still be affordable.
-            raise NoHelpError(f"there is no budget for it: {str(error).splitlines()[0]}") from error
+            # A cap of the prompt-writing calls or of the run: responses for prompts by others may still be affordable.
+            raise ProposerError(f"there is no budget for it: {str(error).splitlines()[0]}") from error
         return [choice.text for choice in response.choices]
 
 
-def question(brief: Brief, history: Sequence[Attempt]) -> str:
-    """Everything the model is told: the job, what was tried and how it did, and where the best one fell short."""
+def proposal_prompt(brief: Brief, history: Sequence[Attempt]) -> str:
+    """The user message: the subtask, the best attempts with their scores, and failures of the best one.
+
+    Args:
+        brief: The subtask to write for.
+        history: What was tried so far; if empty, the prompt requests a variant of the seed prompt.
+    """
     best = sorted(history, key=lambda attempt: -attempt.reward)[:SHOWN_ATTEMPTS]
-    parts = [f"The task: {brief.task}\nThe stage: {brief.subtask}", _asked(brief)]
+    parts = [f"The task: {brief.task}\nThe subtask: {brief.subtask}", _user_prompts(brief)]
     if best:
         tried = "\n".join(f"- {a.reward:.2f}: {a.system_prompt or '(empty)'}" for a in best)
         parts.append(f"System prompts tried so far, with their scores (1 is perfect):\n{tried}")
-        parts.append(_fell_short(best[0].failures[:SHOWN_FAILURES]))
+        parts.append(_failures(best[0].failures[:SHOWN_FAILURES]))
         parts.append("Write one new system prompt that would score higher.")
     else:
-        parts.append(f"The present system prompt: {brief.seed_prompt or '(empty)'}")
-        parts.append("Write one different system prompt for this stage.")
+        parts.append(f"The current system prompt: {brief.seed_prompt or '(empty)'}")
+        parts.append("Write one different system prompt for this subtask.")
     return "\n\n".join(part for part in parts if part)
 
 
-def _asked(brief: Brief) -> str:
+def _user_prompts(brief: Brief) -> str:
     if not brief.user_prompts:
         return ""
     listed = "\n".join(f"- {_cut(prompt)}" for prompt in brief.user_prompts[:SHOWN_FAILURES])
-    return f"What it is asked, for example:\n{listed}"
+    return f"User messages it must answer, for example:\n{listed}"
 
 
-def _fell_short(failures: Sequence[Shown]) -> str:
+def _failures(failures: Sequence[Failure]) -> str:
     if not failures:
         return ""
     shown = "\n".join(
-        f"- asked: {_cut(f.user_prompt)}\n  answered: {_cut(f.output) or '(nothing usable)'}\n  but: {_cut(f.feedback)}"
+        f"- user message: {_cut(f.user_prompt)}\n  answer: {_cut(f.output) or '(nothing usable)'}\n"
+        f"  feedback: {_cut(f.feedback)}"
         for f in failures
     )
-    return f"Where the best of them fell short:\n{shown}"
+    return f"Failures of the best one:\n{shown}"
 
 
 def _cut(text: str) -> str:
@@ -116,6 +145,6 @@ def _cut(text: str) -> str:
 
 
 def read_system_prompt(text: str) -> str | None:
-    """The system prompt in a reply, or None. Endpoints without JSON schemas may wrap the JSON in prose, or break it."""
+    """The system prompt in a reply, or None if there is none."""
     prompts = (value.get("system_prompt") for value in repaired_json_values(text) if isinstance(value, Mapping))
     return next((prompt.strip() for prompt in prompts if isinstance(prompt, str) and prompt.strip()), None)

@@ -1,8 +1,8 @@
-"""Rewards of system prompts on user prompts, drawn through the same evaluation as everything else.
+"""Rewards of system prompts on user prompts, sampled by the task's evaluator.
 
-A cell is one system prompt on one example, and a reward is the task's score when the other subtasks stay as they
-are. Repeats draw the subtask and all that comes after it anew; what comes before it is drawn once, because a cell's
-user prompt must not change between its repeats.
+A cell is one system prompt on one example, and a reward is the task's score with the other subtasks unchanged. Each
+repeat samples the subtask and those that depend on it again; the subtasks before it are sampled once, because a cell's
+user prompt must not change between repeats.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from agentopt.workflow.base import Draw, SubtaskAnswer
 
 @dataclass(frozen=True, slots=True, order=True)
 class Cell:
-    """One system prompt, one example by its position, and which of the repeats."""
+    """One system prompt on one example (by position), and the index of the repeat."""
 
     system_prompt: str
     example: int
@@ -32,18 +32,32 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Reward:
-    """What came of one cell. `reward` is None exactly when `error` says why; `tokens` is what the subtask wrote."""
+    """One sampled reward of a cell, with the response that it is for."""
 
     reward: float | None
+    """The task's score; None if there was an `error`."""
     user_prompt: str
+    """The user message of the subtask; empty if the subtask was not called."""
     output: str
+    """What the subtask answered."""
     feedback: str
+    """The scorer's feedback, or why the answer was unusable."""
     tokens: int
+    """Output tokens of the subtask."""
     error: str | None
+    """Why there is no reward; None if there is one."""
 
 
 class Rewards:
-    """Draws and keeps the rewards of one subtask's system prompts on `examples`."""
+    """Samples and caches rewards for one subtask's system prompts.
+
+    Args:
+        evaluator: Runs examples of the task.
+        candidate: The models and system prompts of the other subtasks.
+        subtask: Name of the subtask.
+        examples: The examples whose user prompts are used.
+        on_reward: Called with each new reward.
+    """
 
     def __init__(
         self,
@@ -51,72 +65,83 @@ class Rewards:
         candidate: Candidate,
         subtask: str,
         examples: Sequence[Example],
-        on_draw: Callable[[Reward], None] = lambda _: None,
+        on_reward: Callable[[Reward], None] = lambda _: None,
     ) -> None:
         self.examples, self.subtask, self.candidate = tuple(examples), subtask, candidate
-        self._evaluator, self._on_draw = evaluator, on_draw
-        self._drawn_anew = drawn_anew(evaluator.task, subtask)
-        self._draws: dict[str, dict[Cell, Reward]] = {}  # by system prompt
+        self._evaluator, self._on_reward = evaluator, on_reward
+        self._resampled = resampled_subtasks(evaluator.task, subtask)
+        self._known: dict[str, dict[Cell, Reward]] = {}  # by system prompt
 
-    async def draw(self, cells: Iterable[Cell]) -> None:
-        """Draw the cells that are not known yet, all at once.
+    async def sample(self, cells: Iterable[Cell]) -> None:
+        """Sample the cells that are not cached yet, concurrently.
 
-        Raises `BudgetExceeded` after what could still be drawn is kept. A cell that failed for good has no reward.
+        A call that failed permanently gives a `Reward` without a value.
+
+        Args:
+            cells: The cells; known ones are skipped.
+
+        Raises:
+            BudgetExceeded: A cap is reached. Rewards that were sampled before are kept.
         """
-        missing = sorted({cell for cell in cells if cell not in self._draws.get(cell.system_prompt, {})})
-        outcomes = await asyncio.gather(*(self._draw(cell) for cell in missing), return_exceptions=True)
+        missing = sorted({cell for cell in cells if cell not in self._known.get(cell.system_prompt, {})})
+        outcomes = await asyncio.gather(*(self._sample(cell) for cell in missing), return_exceptions=True)
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 raise outcome
 
-    async def _draw(self, cell: Cell) -> None:
+    async def _sample(self, cell: Cell) -> None:
         answers: dict[str, SubtaskAnswer] = {}
         result = await self._evaluator.run_example(
             self.candidate.having(self.subtask, system_prompt=cell.system_prompt),
             self.examples[cell.example],
-            Draw(self._evaluator.seed, cell.repeat, self._drawn_anew),
+            Draw(self._evaluator.seed, cell.repeat, self._resampled),
             on_answer=lambda answered: answers.update({answered.subtask: answered}),
         )
-        draw = _draw_of(result, answers.get(self.subtask))
-        self._draws.setdefault(cell.system_prompt, {})[cell] = draw
-        self._on_draw(draw)
+        reward = _reward(result, answers.get(self.subtask))
+        self._known.setdefault(cell.system_prompt, {})[cell] = reward
+        self._on_reward(reward)
 
     def table(self, system_prompts: Sequence[str], examples: Sequence[int]) -> Floats:
-        """Rewards of shape (system prompts, examples, repeats), NaN where nothing is known."""
-        known = [(n, cell, draw) for n, p in enumerate(system_prompts) for cell, draw in self._draws.get(p, {}).items()]
+        """The rewards as an array of shape (system prompts, examples, repeats), NaN if unknown.
+
+        Args:
+            system_prompts: The system prompts, in the order of axis 0.
+            examples: Positions of the examples, in the order of axis 1.
+        """
+        known = [(n, cell, r) for n, p in enumerate(system_prompts) for cell, r in self._known.get(p, {}).items()]
         position = {example: k for k, example in enumerate(examples)}
         repeats = 1 + max((cell.repeat for _, cell, _ in known), default=0)
         found = np.full((len(system_prompts), len(position), repeats), np.nan)
-        for n, cell, draw in known:
-            if cell.example in position and draw.reward is not None:
-                found[n, position[cell.example], cell.repeat] = draw.reward
+        for n, cell, reward in known:
+            if cell.example in position and reward.reward is not None:
+                found[n, position[cell.example], cell.repeat] = reward.reward
         return found
 
     def of(self, system_prompt: str, examples: Sequence[int]) -> dict[Cell, Reward]:
-        """What is known of one system prompt on these examples, in order."""
-        wanted, mine = set(examples), self._draws.get(system_prompt, {})
+        """The known rewards of one system prompt on these examples, in the order of examples and repeats."""
+        wanted, mine = set(examples), self._known.get(system_prompt, {})
         return {cell: mine[cell] for cell in sorted(mine, key=_in_order) if cell.example in wanted}
 
     def user_prompt(self, example: int) -> str:
-        """The user message that the example gives; empty where the subtask was never asked on it."""
-        draws = (draw for mine in self._draws.values() for cell, draw in mine.items() if cell.example == example)
-        return next((draw.user_prompt for draw in draws if draw.user_prompt), "")
+        """The user message of an example; empty if the subtask was never called on it."""
+        rewards = (reward for mine in self._known.values() for cell, reward in mine.items() if cell.example == example)
+        return next((reward.user_prompt for reward in rewards if reward.user_prompt), "")
 
 
 def _in_order(cell: Cell) -> tuple[int, int]:
     return cell.example, cell.repeat
 
 
-def drawn_anew(task: Task, subtask: str) -> frozenset[str]:
-    """The subtask and all that read it, also by way of others."""
+def resampled_subtasks(task: Task, subtask: str) -> frozenset[str]:
+    """The subtask and those that depend on it, directly or indirectly."""
     affected = {subtask}
-    for later in task.subtasks:  # in an order in which each comes after all it reads
+    for later in task.subtasks:  # in topological order
         if affected & set(later.reads):
             affected.add(later.name)
     return frozenset(affected)
 
 
-def _draw_of(result: ExampleResult, answered: SubtaskAnswer | None) -> Reward:
+def _reward(result: ExampleResult, answered: SubtaskAnswer | None) -> Reward:
     use = result.subtasks
     if answered is None:
         return Reward(result.score, "", result.output, result.feedback, 0, result.error)

@@ -1,4 +1,4 @@
-"""How system prompts are optimised. Data only, so that reading a configuration loads no library."""
+"""Settings of prompt optimisation. Data only: importing it loads no library."""
 
 from __future__ import annotations
 
@@ -16,42 +16,42 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class PromptSettings(Strict):
-    """When prompts are optimised, who proposes them, and how much is measured before anything is believed."""
+    """When system prompts are optimised, which proposer writes them, and how much is measured."""
 
     when: When = "before"
     """Optimise prompts before the allocation search (with the baseline's models), after it (with the best
-    candidate's), both, or never. A task without a train split is left as it is."""
+    candidate's), both, or never. Without a train split, prompts are left unchanged."""
     subtasks: tuple[str, ...] | None = None
-    """The subtasks whose prompts are optimised, one after the other; all unless given."""
+    """The subtasks whose prompts are optimised, one after the other; null for all."""
     proposer: ProposerName = "reflective"
-    """Who writes prompts: a language model from failures, an authored bank of fragments, or the gepa library. Where a
-    model is of no help, `components` fills in."""
+    """What writes prompts: a language model given failures (`reflective`), an authored bank of fragments
+    (`components`), or the gepa library. If the model fails, `components` is used in its place."""
     model: str | None = None
-    """Catalogue name of the model that writes prompts; the search agent's unless given."""
+    """Catalogue name of the model that writes prompts; null for the search agent's."""
     variants: Annotated[int, Field(ge=2)] = 6
-    """System prompts that the pilot compares, the seed prompt among them."""
+    """Number of system prompts that the pilot compares, including the seed prompt."""
     user_prompts: Annotated[int, Field(ge=2)] = 12
-    """Training examples that the pilot and the optimisation may use."""
+    """Most training examples that the pilot and the optimisation use."""
     repeats: Annotated[int, Field(ge=2)] = 4
     """Most responses for each system prompt on each user prompt."""
     k_top: Count = 4
-    """User prompts that the filter chooses."""
+    """Number of user prompts that the filter chooses."""
     subset: Subset = "verdict"
-    """What is optimised on: what the pilot's verdict says, the filter's user prompts in any case, as many at random, or
-    all of them. The last two make no pilot."""
+    """User prompts to optimise on: by the pilot's verdict (`verdict`), always the filter's choice (`p1`), as many at
+    random (`random`), or all (`all`). The last two need no pilot."""
     rounds: Count = 3
-    """Rounds of proposals at most; the budget may end them sooner."""
+    """Most rounds of proposals; the budget may end them sooner."""
     batch_size: Count = 4
-    """Prompts proposed in one round."""
+    """Number of prompts proposed in one round."""
     finalists: Count = 3
-    """Prompts that meet the seed prompt on the validation split at most."""
+    """Most prompts that are compared with the seed prompt on the validation split."""
     share: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """Most of each cap of the run that goes into prompts; the rest is for the allocation search and the test."""
+    """Share of each cap of the run that prompts may use; the rest is for the allocation search and the test."""
     temperature: Annotated[float, Field(ge=0)] = 0.9
-    """Temperature of the model that writes prompts."""
+    """Sampling temperature of the model that writes prompts."""
     max_tokens: Count = 200
     """Most tokens of one written prompt."""
     max_calls: Annotated[int, Field(ge=0)] | None = None
-    """Cap on the writing model's own calls, inside the run's caps."""
+    """Cap on the calls of the model that writes prompts, within the run's caps."""
     max_usd: Annotated[float, Field(ge=0)] | None = None
-    """Cap on what the writing model's own calls cost, inside the run's caps."""
+    """Cap on the cost of those calls in USD, within the run's caps."""

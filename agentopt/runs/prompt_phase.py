@@ -121,9 +121,9 @@ class Prompting:
             seed=self.config.seed,
             finals_usage=times(self._usage_of(first, candidate), settings.finalists),
             finals_seconds=settings.finalists * first.seconds,
-            say=lambda message: self.observer(Note(message)),
-            fall_back=fell_back,
-            on_draw=lambda draw: self.observer(RewardDrawn(draw.user_prompt, draw.reward)),
+            on_note=lambda message: self.observer(Note(message)),
+            on_fallback=fell_back,
+            on_reward=lambda drawn: self.observer(RewardDrawn(drawn.user_prompt, drawn.reward)),
         )
         try:
             return await optimizer.optimize(candidate, subtask)
@@ -196,9 +196,9 @@ async def run_diagnosis(
         config.prompts,
         config.writer,
         seed=config.seed,
-        say=lambda message: observer(Note(f"{subtask}: {message}")),
-        fall_back=lambda reason: observer(PromptsFellBack(subtask, reason)),
-        on_draw=lambda draw: observer(RewardDrawn(draw.user_prompt, draw.reward)),
+        on_note=lambda message: observer(Note(f"{subtask}: {message}")),
+        on_fallback=lambda reason: observer(PromptsFellBack(subtask, reason)),
+        on_reward=lambda drawn: observer(RewardDrawn(drawn.user_prompt, drawn.reward)),
     )
     before = session.budget.spent
     try:

@@ -109,7 +109,6 @@ class _Reader:
             unit=Unit(**spec.cost.unit.model_dump()),
             max_units=spec.cost.max_units,
             program=self._program(),
-            file=self.file.absolute(),
         )
         check_task(task)
         self._check_all_used(reads)

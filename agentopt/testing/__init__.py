@@ -1,4 +1,4 @@
-"""Test helpers for agentopt and for code built on it: loopback servers, conformance suites, toy tasks and models.
+"""What tests of agentopt, and of code built on it, share: loopback servers and conformance suites.
 
-This module imports nothing, so that `python -m agentopt.testing.servers` loads that module once.
+Nothing is imported here, so that `python -m agentopt.testing.servers` loads its module once.
 """

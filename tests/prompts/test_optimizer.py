@@ -23,9 +23,9 @@ from agentopt.models.session import Session, open_session
 from agentopt.prompts.components import ComponentsProposer, authored_bank, compose, fragments_in
 from agentopt.prompts.optimizer import PromptOptimizer
 from agentopt.prompts.pilot import PilotError
-from agentopt.prompts.proposers import Attempt, Brief, NoHelpError, Proposers
+from agentopt.prompts.proposers import Attempt, Brief, ProposerChain, ProposerError
 from agentopt.prompts.race import Race
-from agentopt.prompts.reflective import ReflectiveProposer, question, read_system_prompt
+from agentopt.prompts.reflective import ReflectiveProposer, proposal_prompt, read_system_prompt
 from agentopt.prompts.rewards import Cell, Rewards
 from agentopt.prompts.settings import PromptSettings
 from agentopt.runs.config import Config
@@ -64,7 +64,7 @@ def optimizer(
         session.budget,
         PromptSettings.model_validate(changes),
         writer,
-        fall_back=(told if told is not None else []).append,
+        on_fallback=(told if told is not None else []).append,
     )
 
 
@@ -77,13 +77,13 @@ async def test_a_repeat_draws_the_subtask_and_what_follows_it_anew_but_nothing_b
         evaluator = Evaluator(task, session.model, session.specs)
         examples = task.splits["validation"][:4]
         rewards = Rewards(evaluator, task.baseline, "answer", examples)
-        await rewards.draw(Cell("", k, m) for k in range(4) for m in range(3))
+        await rewards.sample(Cell("", k, m) for k in range(4) for m in range(3))
         asked = [r.messages[-1].content.partition("|")[0] for r in provider.requests]
         assert asked.count("find") == 4
         assert asked.count("answer") == 12
         provider.requests.clear()
         rewards = Rewards(evaluator, task.baseline, "find", examples)
-        await rewards.draw(Cell("", k, 1) for k in range(4))
+        await rewards.sample(Cell("", k, 1) for k in range(4))
         assert {r.first_repeat for r in provider.requests} == {1}
 
 
@@ -99,7 +99,7 @@ async def test_a_cell_whose_call_fails_has_no_reward_and_the_others_keep_theirs(
         rewards = Rewards(
             Evaluator(task, session.model, session.specs), task.baseline, "answer", task.splits["train"][:3]
         )
-        await rewards.draw(Cell("Be brief.", k, 0) for k in range(3))
+        await rewards.sample(Cell("Be brief.", k, 0) for k in range(3))
         table = rewards.table(["Be brief."], range(3))
     assert table.shape == (1, 3, 1)
     assert np.isnan(table[0, :, 0]).tolist() == [False, True, False]
@@ -165,7 +165,7 @@ async def test_one_lucky_response_does_not_lead_the_race(tmp_path: Path) -> None
         rewards = Rewards(Evaluator(task, session.model, session.specs), task.baseline, "answer", task.splits["train"])
         race = Race(rewards, tuple(range(8)), {"plain": "seed", dates: "x", "lucky": "x"}, repeats=3)
         await race.run(["plain", dates])
-        await rewards.draw([Cell("lucky", 1, 0)])  # an easy one, and the budget is out
+        await rewards.sample([Cell("lucky", 1, 0)])  # an easy one, and the budget is out
         order = [attempt.system_prompt for attempt in race.attempts()]
     assert rewards.table(["lucky"], range(8))[0, 1, 0] == 1
     assert order == [dates, "lucky", "plain"]
@@ -243,10 +243,12 @@ def test_what_counts_as_a_system_prompt(text: str, found: str | None) -> None:
 
 
 def test_the_writer_is_told_the_scores_and_where_the_best_fell_short(tmp_path: Path) -> None:
-    from agentopt.prompts.proposers import Shown
+    from agentopt.prompts.proposers import Failure
 
-    failed = Shown("When was it?", "May 5", "expected 2020-05-05, got May 5")
-    asked = question(BRIEF, [Attempt("Bad.", "seed", 0.1, 4, 1.0), Attempt("Good.", "x", 0.7, 4, 1.0, (failed,))])
+    failed = Failure("When was it?", "May 5", "expected 2020-05-05, got May 5")
+    asked = proposal_prompt(
+        BRIEF, [Attempt("Bad.", "seed", 0.1, 4, 1.0), Attempt("Good.", "x", 0.7, 4, 1.0, (failed,))]
+    )
     assert asked.index("0.70: Good.") < asked.index("0.10: Bad.")
     assert "expected 2020-05-05, got May 5" in asked
 
@@ -259,24 +261,24 @@ class Fixed:
 
     async def propose(self, brief: Brief, history: Sequence[Attempt], k: int) -> list[str]:
         if self._problem:
-            raise NoHelpError(self._problem)
+            raise ProposerError(self._problem)
         return self._texts
 
 
 async def test_what_is_empty_too_long_known_or_alike_is_dropped_and_the_next_proposer_fills_in() -> None:
     first = Fixed("first", ["", "x" * 50, "Answer  the question.", "Known.", "New.", " New. "])
     told: list[str] = []
-    chain = Proposers([first, Fixed("second", ["Other.", "Third."])], told.append, longest=40)
+    chain = ProposerChain([first, Fixed("second", ["Other.", "Third."])], told.append, longest=40)
     found = await chain.propose(BRIEF, [Attempt("Known.", "seed", 0.0, 1, 0.0)], 2)
     assert [(n.system_prompt, n.proposer) for n in found] == [("New.", "first"), ("Other.", "second")]
-    assert told == ["first gave only 1 usable new prompts of 2; second fills in 1"]
+    assert told == ["first gave only 1 new prompts of 2; second writes 1"]
 
 
 async def test_a_proposer_without_help_is_passed_over_and_the_reason_is_told() -> None:
     told: list[str] = []
-    chain = Proposers([Fixed("first", problem="it is asleep"), Fixed("second", ["New."])], told.append)
+    chain = ProposerChain([Fixed("first", problem="it is asleep"), Fixed("second", ["New."])], told.append)
     assert [n.proposer for n in await chain.propose(BRIEF, [], 1)] == ["second"]
-    assert told == ["first is of no help: it is asleep; second fills in 1"]
+    assert told == ["first cannot be used: it is asleep; second writes 1"]
 
 
 # ---- the optimiser
@@ -344,8 +346,8 @@ def broken(error: Exception) -> ScriptedModel:
     ("provider", "purpose_caps", "reason"),
     [
         (lambda: broken(PermanentModelError("no such model")), None, "cannot be reached: no such model"),
-        (lambda: prompt_model(writes="I would rather not."), None, "held a system prompt as JSON"),
-        (lambda: prompt_model(writes='{"system_prompt": "Answer the question."}'), None, "gave only 0 usable"),
+        (lambda: prompt_model(writes="I would rather not."), None, "contained a system prompt as JSON"),
+        (lambda: prompt_model(writes='{"system_prompt": "Answer the question."}'), None, "gave only 0 new prompts"),
         (lambda: prompt_model(), {"prompts": Caps(calls=0)}, "there is no budget for it: the prompts.calls cap of 0"),
     ],
 )
@@ -356,7 +358,7 @@ async def test_where_the_writer_is_of_no_help_the_fragments_take_over_and_it_is_
     async with session_for(task, provider(), tmp_path, purpose_caps=purpose_caps) as session:
         found = await optimizer(task, session, SMALL, told).optimize(task.baseline, "answer")
     assert found.chosen.proposer == "components"
-    assert any(reason in each and "components fills in" in each for each in told)
+    assert any(reason in each and "; components writes" in each for each in told)
 
 
 async def test_a_good_text_by_the_writer_is_chosen_and_credited(tmp_path: Path) -> None:
@@ -383,7 +385,7 @@ async def test_gepa_without_a_writing_model_leaves_it_to_the_fragments(tmp_path:
     async with session_for(task, prompt_model(), tmp_path) as session:
         found = await optimizer(task, session, None, told, proposer="gepa").optimize(task.baseline, "answer")
     assert found.chosen.proposer == "components"
-    assert told[0].startswith("gepa is of no help")
+    assert told[0].startswith("gepa cannot be used")
 
 
 async def test_a_cap_ends_the_rounds_and_what_was_found_still_meets_validation(tmp_path: Path) -> None:
@@ -411,7 +413,7 @@ async def test_a_cap_that_is_reached_on_validation_keeps_the_finalist_that_was_t
     caps = Caps(calls=spent - later + 1)
     async with session_for(task, prompt_model(), tmp_path / "capped", caps) as session:
         capped = await optimizer(task, session, **small).optimize(task.baseline, "answer")
-    assert capped.ended.startswith("validation was cut short: ")
+    assert capped.ended.startswith("the finals were cut short: ")
     assert list(capped.finals) == list(free.finals)[:2]
     assert capped.chosen.system_prompt == first
 
@@ -463,7 +465,7 @@ async def test_prompts_take_no_more_than_their_share_of_a_cap(tmp_path: Path) ->
         if getattr(event, "kind", "") == "prompts_done":
             told.append(len(provider.requests))
 
-    result = await aoptimize(prompt_task(), asked, provider=provider, callbacks=[observe])
+    result = await aoptimize(prompt_task(), asked, provider=provider, observer=observe)
     assert told[0] <= 200
     assert result.total.calls <= 400
     assert result.finalist("best").test is not None

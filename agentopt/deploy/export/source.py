@@ -1,7 +1,7 @@
-"""Extracts definitions from Python files, with everything that they use, into one module.
+"""Takes functions out of Python files together with all that they need, so that they stand in one module.
 
-Definitions are copied verbatim. Imports of the standard library and of `LIBRARIES` are kept, definitions of agentopt
-are copied too, any other import is refused.
+Definitions are copied as they are written. What they use of the standard library and of the `openai` client is
+imported; what they use of agentopt is copied too; anything else is refused.
 """
 
 from __future__ import annotations
@@ -17,22 +17,20 @@ from pathlib import Path
 from agentopt.core import registry
 from agentopt.core.errors import UserError
 
-LIBRARIES = {"openai": "openai", "jinja2": "jinja2", "jsonschema": "jsonschema", "referencing": "jsonschema"}
-"""Top-level modules that the one module may import beside the standard library -> the package that installs each."""
+KEPT = frozenset({*sys.stdlib_module_names, "openai"})
+"""Modules that the one module may import."""
 
-_ALLOWED = {*sys.stdlib_module_names, *LIBRARIES}
-
-ELSEWHERE = "use only the standard library, or deploy with `agentopt serve`, which needs no export"
+ELSEWHERE = "write it with the standard library alone, or use `agentopt serve`, which needs no export"
 
 
 @dataclass
 class _File:
-    """A file and the indices of the top-level statements to copy."""
+    """A file, and which of its top-level statements are wanted (by index)."""
 
     path: Path
     lines: list[str]
     statements: list[ast.stmt]
-    copied: set[int] = field(default_factory=set)
+    wanted: set[int] = field(default_factory=set)
 
     @classmethod
     def read(cls, path: Path) -> _File:
@@ -42,11 +40,11 @@ class _File:
         return cls(path, text.splitlines(), statements)
 
     def binding(self, name: str) -> int | None:
-        """The index of the first statement that binds `name`."""
+        """The first statement that gives `name` its value."""
         return next((i for i, statement in enumerate(self.statements) if name in _bound(statement)), None)
 
     def text(self, index: int) -> str:
-        """The source of a statement, with its decorators and the comment above it."""
+        """The statement as it is written, with its decorators and the comment above it."""
         statement = self.statements[index]
         first = min([statement.lineno, *(d.lineno for d in getattr(statement, "decorator_list", ()))]) - 1
         while first and self.lines[first - 1].startswith("#"):
@@ -56,24 +54,18 @@ class _File:
 
 
 class Extraction:
-    """Definitions of several files that are copied into one module."""
+    """Definitions of several files that are to stand in one module."""
 
     def __init__(self) -> None:
         self._files: dict[Path, _File] = {}
         self._imports: set[str] = set()
-        self._roots: set[str] = set()
         self._owners: dict[str, str] = {}
 
     def add(self, path: Path, names: Iterable[str]) -> None:
-        """Copy definitions of a file and everything that they use.
+        """Copy `names` of a file, and everything of it that they use.
 
-        Args:
-            path: A Python file.
-            names: Names that its top-level statements bind.
-
-        Raises:
-            UserError: A definition cannot be copied: it imports another library, has the name of a different
-                definition, or uses `__file__`.
+        Raises `UserError` for what cannot be copied: a library that is not part of Python, a name that stands for
+        something else already, the use of `__file__`.
         """
         path = path.resolve()
         if path not in self._files:
@@ -83,36 +75,31 @@ class Extraction:
             index = file.binding(name)
             if index is not None:
                 self._take(file, index, name)
-        self._take_statements_that_alter(file)
-        # A file that others import comes before them.
+        self._take_what_alters(file)
+        # Files that others build on come first, as their imports did.
         self._files[path] = self._files.pop(path)
 
     def claim(self, name: str, owner: str) -> None:
-        """Reserve `name` for `owner`. Raises `UserError` if another owner has reserved it."""
+        """Say that `name` belongs to `owner`. Raises `UserError` where it is someone else's."""
         if self._owners.setdefault(name, owner) != owner:
             raise UserError(
-                f"one module cannot define {name!r} twice, but got those of {self._owners[name]} and {owner}",
+                f"one module cannot hold two things called {name!r}, but got those of {self._owners[name]} and {owner}",
                 remedy=f"rename {name!r} in the task's Python file",
             )
 
     def imports(self, *further: str) -> str:
-        """The import statements that the definitions need, and those of the modules `further`, sorted."""
+        """The import statements that the definitions need, and `further` modules, sorted; libraries come last."""
         plain = sorted({f"import {name}" for name in further} | {line for line in self._imports if line[0] == "i"})
         by_module: dict[str, list[str]] = {}
-        for line in sorted(self._imports - set(plain)):
+        for line in sorted(self._imports - set(plain), key=lambda line: ("openai" in line, line)):
             _, module, _, name = line.split(" ", 3)
             by_module.setdefault(module, []).append(name)
         return "\n".join([*plain, *(f"from {module} import {', '.join(names)}" for module, names in by_module.items())])
 
     @property
-    def libraries(self) -> list[str]:
-        """The packages to install for the module."""
-        return list(dict.fromkeys(package for root, package in LIBRARIES.items() if root in self._roots))
-
-    @property
     def definitions(self) -> str:
         """The definitions of all files, each in the order of its file."""
-        texts = [file.text(index) for file in self._files.values() for index in sorted(file.copied)]
+        texts = [file.text(index) for file in self._files.values() for index in sorted(file.wanted)]
         return "\n\n\n".join(texts)
 
     def _take(self, file: _File, index: int, name: str) -> None:
@@ -121,34 +108,32 @@ class Extraction:
             self._import(file, statement, name)
             return
         self.claim(name, file.path.name)
-        if index not in file.copied:
-            file.copied.add(index)
+        if index not in file.wanted:
+            file.wanted.add(index)
             self._need(file, statement)
 
     def _need(self, file: _File, statement: ast.stmt) -> None:
-        """Copy what a statement uses, except Python's builtins."""
+        """Take what a statement uses, save what Python itself brings."""
         for module, line in _imported_inside(statement):
-            root = module.partition(".")[0]
-            if root not in _ALLOWED:
+            if module.partition(".")[0] not in KEPT:
                 raise _foreign(module, f"{file.path}:{line}")
-            self._roots.add(root)
         for name in sorted(_used(statement)):
             if name == "__file__":
-                rule = "a function that uses `__file__` cannot be copied, because its path changes"
+                rule = "a function that reads files beside its own cannot be copied, because it uses `__file__`"
                 raise UserError(rule, where=f"{file.path}:{statement.lineno}", remedy=ELSEWHERE)
             index = file.binding(name)
-            # A name that the file does not bind is local, or a builtin.
+            # What the file does not bind is a local name, or Python's own.
             if index is not None:
                 self._take(file, index, name)
 
-    def _take_statements_that_alter(self, file: _File) -> None:
-        """Copy statements that bind no name, such as `OPTIONS.append(...)`, together with what they alter."""
+    def _take_what_alters(self, file: _File) -> None:
+        """Statements without a name of their own, such as `OPTIONS.append(...)`, go with what they alter."""
         for index, statement in enumerate(file.statements):
-            if index in file.copied or _bound(statement) or _is_text(statement):
+            if index in file.wanted or _bound(statement) or _is_text(statement):
                 continue
-            taken = {name for i in file.copied for name in _bound(file.statements[i])}
+            taken = {name for i in file.wanted for name in _bound(file.statements[i])}
             if _used(statement) & taken:
-                file.copied.add(index)
+                file.wanted.add(index)
                 self._need(file, statement)
 
     def _import(self, file: _File, statement: ast.Import | ast.ImportFrom, name: str) -> None:
@@ -156,8 +141,7 @@ class Extraction:
         module = alias.name if isinstance(statement, ast.Import) else f"{statement.module or ''}"
         root = module.partition(".")[0]
         renamed = f" as {alias.asname}" if alias.asname else ""
-        if root in _ALLOWED and not getattr(statement, "level", 0):
-            self._roots.add(root)
+        if root in KEPT and not getattr(statement, "level", 0):
             self.claim(name, f"{root} (imported)")
             of = f"from {module} import {alias.name}" if isinstance(statement, ast.ImportFrom) else f"import {module}"
             self._imports.add(of + renamed)
@@ -171,7 +155,7 @@ class Extraction:
 
 
 def _top_level(tree: ast.Module) -> Iterator[ast.stmt]:
-    """The top-level statements of a module, including those under `if TYPE_CHECKING`."""
+    """The statements of a module, those under `if TYPE_CHECKING` among them."""
     for statement in tree.body:
         if isinstance(statement, ast.If) and ast.unparse(statement.test) == "TYPE_CHECKING":
             yield from statement.body
@@ -189,7 +173,7 @@ def _drop_registrations(statements: list[ast.stmt]) -> None:
 
 
 def _imported_inside(statement: ast.stmt) -> Iterator[tuple[str, int]]:
-    """The modules that a definition imports when it runs, and the line numbers."""
+    """The modules that a definition imports when it runs, and the lines where."""
     for node in ast.walk(statement):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
@@ -198,12 +182,12 @@ def _imported_inside(statement: ast.stmt) -> Iterator[tuple[str, int]]:
 
 
 def _foreign(module: str, where: str) -> UserError:
-    rule = f"an exported module can import only Python's library and {', '.join(LIBRARIES)}, but got {module!r}"
+    rule = f"a module of its own cannot import {module!r}, which is not part of Python"
     return UserError(rule, where=where, remedy=ELSEWHERE)
 
 
 def _bound(statement: ast.stmt) -> set[str]:
-    """The names that a top-level statement binds."""
+    """The names that a top-level statement gives a value."""
     if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return {statement.name}
     if isinstance(statement, ast.Import | ast.ImportFrom):
