@@ -28,7 +28,6 @@ from agentopt.runs.prompt_phase import pilot_subtasks, prompted_subtasks, run_di
 from agentopt.runs.result import Result
 from agentopt.runs.strategies import check_search_settings
 from agentopt.taskfile.loading import load_task
-from agentopt.workflow.graph import check_task
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -186,11 +185,7 @@ def load(task: Task | Path | str, config: Config, *, agent: bool = True) -> tupl
     Raises `UserError`.
     """
     catalog = Catalog.load(*config.models)
-    if isinstance(task, Task):
-        check_task(task)
-        loaded = task
-    else:
-        loaded = load_task(task, catalog=catalog, overrides=config.task)
+    loaded = task if isinstance(task, Task) else load_task(task, catalog=catalog, overrides=config.task)
     names = list(loaded.models)
     if agent and config.asks_a_model and config.agent.model:
         names.append(config.agent.model)

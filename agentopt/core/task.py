@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from agentopt.core import task_rules
 from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.core.cost import PAPER_UNIT, Unit
 from agentopt.core.errors import TaskError
 from agentopt.core.records import Score, Split
 from agentopt.core.registry import FUSIONS
+from agentopt.core.task_rules import CONTEXT
 from agentopt.core.yaml_models import RuleError, as_error
 
 Value = Any
@@ -126,6 +128,21 @@ class Subtask:
     keep_system_prompt: bool = False
     left_to_program: frozenset[str] = frozenset()
 
+    def __post_init__(self) -> None:
+        where = f"subtask {self.name}"
+        task_rules.check_name(self.name, where)
+        for name in ("models", "num_samples", "stop", "reads"):
+            object.__setattr__(self, name, task_rules.as_tuple(getattr(self, name), name, where))
+        task_rules.check_models(self.models, where)
+        task_rules.check_counts(self.num_samples, where)
+        task_rules.check_sampling(self.max_tokens, self.temperature, self.top_p, where)
+        task_rules.check_callable(self.render, "render", where)
+        task_rules.check_callable(self.parse, "parse", where)
+        task_rules.check_type(self.fusion, Fusion, "fusion", where)
+        if self.context and CONTEXT in self.reads:
+            rule = f"`{CONTEXT}` must be either a subtask or the result of the context function, but got both"
+            raise TaskError(rule, where=where, remedy=f"rename the subtask `{CONTEXT}`")
+
 
 Endpoint = Mapping[str, str]
 """Where a program asks its models: `base_url` and `api_key`, as the openai client's constructor takes them."""
@@ -147,6 +164,14 @@ class Program:
     parse: Parser = str.strip
     timeout: float = 60.0
     concurrency: int = 4
+
+    def __post_init__(self) -> None:
+        if isinstance(self.command, str) or bool(self.command) == bool(self.function):
+            rule = "a program must be either a command, as a tuple of words, or a function"
+            raise TaskError(rule, where="program", remedy="give one of the two")
+        if self.timeout <= 0 or self.concurrency < 1:
+            rule = f"a program needs time and at least one place, but got {self.timeout:g} s, {self.concurrency}"
+            raise TaskError(rule, where="program", remedy="make `timeout` and `concurrency` positive")
 
 
 def asked_by_program(inputs: Mapping[str, Any], outputs: Mapping[str, Value]) -> str:
@@ -181,6 +206,26 @@ class Task:
     max_units: float | None = None
     program: Program | None = None
     metrics: Mapping[str, Metric] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        where = f"task {self.name}"
+        object.__setattr__(self, "subtasks", task_rules.as_tuple(self.subtasks, "subtasks", where))
+        for subtask in self.subtasks:
+            task_rules.check_type(subtask, Subtask, "subtasks", where)
+        names = [s.name for s in self.subtasks]
+        task_rules.check_names(names, where)
+        for place, subtask in enumerate(self.subtasks):
+            task_rules.check_reads(subtask.reads, names[:place], f"{where}, subtask {subtask.name}")
+        task_rules.check_output(self.output_subtask, names, where)
+        task_rules.check_callable(self.scorer, "scorer", where)
+        for name, metric in self.metrics.items():
+            task_rules.check_type(metric, Metric, f"metrics.{name}", where)
+        task_rules.check_metrics({m: metric.subtask for m, metric in self.metrics.items()}, names, f"{where}, metrics")
+        for split, examples in self.splits.items():
+            for example in examples:
+                task_rules.check_type(example, Example, f"splits.{split}", where)
+            task_rules.check_split(split, [e.id for e in examples], where)
+        object.__setattr__(self, "splits", {split: tuple(examples) for split, examples in self.splits.items()})
 
     def __getitem__(self, subtask: str) -> Subtask:
         for s in self.subtasks:

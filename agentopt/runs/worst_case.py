@@ -11,6 +11,7 @@ from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.core.errors import AgentoptError
 from agentopt.core.records import Split
 from agentopt.core.task import Example, Subtask, Task
+from agentopt.core.task_rules import CONTEXT
 from agentopt.evaluation.scorers import JUDGE_TRIES, Judge, judge_messages
 from agentopt.models.base import Request
 from agentopt.models.catalog import ModelSpec
@@ -19,7 +20,6 @@ from agentopt.models.journal import Journal
 from agentopt.runs.config import Config
 from agentopt.search.base import SearchSpace, SubtaskSpace
 from agentopt.workflow.sampling import request_for
-from agentopt.workflow.templates import CONTEXT
 
 FINALISTS = 3
 """Candidates that meet on the test split at most: baseline, best, recommended."""

@@ -28,6 +28,7 @@ from agentopt.core.task import (
     Value,
     asked_by_program,
 )
+from agentopt.core.task_rules import CONTEXT, INPUTS, OLD_CONTEXT, check_names, check_output
 from agentopt.core.user_functions import Functions
 from agentopt.core.yaml_models import did_you_mean, load_yaml, validate
 from agentopt.models.catalog import ModelSpec
@@ -37,8 +38,7 @@ from agentopt.taskfile.reader import read_dataset
 from agentopt.taskfile.schema import Named, SubtaskSpec, TaskSpec, build, with_overrides
 from agentopt.taskfile.scoring import build_metrics, build_scorer, check_targets, is_comparison
 from agentopt.workflow import parsers
-from agentopt.workflow.graph import check_names, check_task
-from agentopt.workflow.templates import CONTEXT, INPUTS, OLD_CONTEXT, Template, compile_template
+from agentopt.workflow.templates import Template, compile_template
 
 TASK_FILE = "task.yaml"
 
@@ -110,7 +110,6 @@ class _Reader:
             max_units=spec.cost.max_units,
             program=self._program(),
         )
-        check_task(task)
         self._check_all_used(reads)
         self._check_rendering(task)
         self._check_targets(task.scorer, rows)
@@ -198,9 +197,7 @@ class _Reader:
     def _output(self) -> str:
         names = [s.name for s in self.spec.subtasks]
         output = self.spec.output or names[-1]
-        if output not in names:
-            rule = f"`output` must name a subtask, but got {output!r}"
-            raise TaskError(rule, where=self.at("output"), remedy=did_you_mean(output, names))
+        check_output(output, names, self.at("output"))
         return output
 
     def _reads(self, spec: SubtaskSpec) -> tuple[str, ...]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import ast
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from agentopt.core.errors import TaskError
 from agentopt.core.task import Parser, Program
@@ -25,15 +25,14 @@ that stop by themselves, so the limit of a declared subtask would cut their answ
 
 def read_program(spec: ProgramSpec, folder: Path, functions: Functions, parse: Parser, where: str) -> Program:
     """The program. Raises `TaskError` for a command or a function that is not there."""
-    program = Program(folder=folder.absolute(), parse=parse, timeout=spec.timeout, concurrency=spec.concurrency)
+    function: Callable[..., Any] | str | None = spec.function
     if spec.command:
         _check_command(spec.command, folder, f"{where}.command")
-        return replace(program, command=spec.command)
-    assert spec.function
-    file, _, name = spec.function.rpartition(":")
-    if _count_parameters(folder / file, name, f"{where}.function") == 2:
-        return replace(program, function=functions(spec.function, f"{where}.function"))
-    return replace(program, function=spec.function)
+    if spec.function:
+        file, _, name = spec.function.rpartition(":")
+        if _count_parameters(folder / file, name, f"{where}.function") == 2:
+            function = functions(spec.function, f"{where}.function")
+    return Program(spec.command or (), function, folder.absolute(), parse, spec.timeout, spec.concurrency)
 
 
 def check_prompts(spec: TaskSpec, at: Callable[..., str]) -> None:

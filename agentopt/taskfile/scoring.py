@@ -8,12 +8,12 @@ from agentopt.core.errors import ScorerError, TaskError
 from agentopt.core.records import Split
 from agentopt.core.registry import SCORERS
 from agentopt.core.task import Metric, Scorer
+from agentopt.core.task_rules import check_metrics
 from agentopt.core.user_functions import Functions
 from agentopt.core.yaml_models import did_you_mean
 from agentopt.evaluation import scorers
 from agentopt.taskfile.data import Row
 from agentopt.taskfile.schema import MetricSpec, Named, build
-from agentopt.workflow.graph import check_metrics
 
 Rows = Mapping[Split, Sequence[Row]]
 
@@ -53,7 +53,7 @@ def build_metrics(
 
     Raises `TaskError` for one that names no subtask, or compares with what an example does not have.
     """
-    check_metrics({name: spec.subtask for name, spec in specs.items()}, subtasks, where)
+    check_metrics({name: spec.subtask for name, spec in specs.items()}, list(subtasks), where)
     metrics = {}
     for name, spec in specs.items():
         place = f"{where}.{name}.scorer"

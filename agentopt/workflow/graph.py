@@ -5,21 +5,20 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import Callable, Iterable, Mapping
-from itertools import pairwise
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import AgentoptError, BudgetExceeded, ScorerError, TaskError
 from agentopt.core.records import Answer
-from agentopt.core.task import ContextFunction, Example, Program, Subtask, Task, Value
+from agentopt.core.task import ContextFunction, Example, Subtask, Task, Value
+from agentopt.core.task_rules import CONTEXT
 from agentopt.models.base import ChatModel
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.redaction import secrets_of
 from agentopt.workflow.base import CallSubtask, Draw, OnAnswer, Prompt, SubtaskAnswer, WorkflowResult, WorkflowRunner
 from agentopt.workflow.program.program_runner import ProgramRunner
 from agentopt.workflow.sampling import SubtaskSampler
-from agentopt.workflow.templates import CONTEXT, RESERVED
 
 
 class Workflow:
@@ -173,82 +172,3 @@ async def _call(function: ContextFunction, inputs: Mapping[str, Any], outputs: M
         return await function(inputs, outputs)
     result = await asyncio.to_thread(function, inputs, outputs)
     return await result if inspect.isawaitable(result) else result  # an object with an async `__call__`
-
-
-def check_task(task: Task) -> None:
-    """Raise `TaskError` for a task that cannot run: the rules that also hold for tasks built in Python."""
-    where = f"task {task.name}"
-    check_names([s.name for s in task.subtasks], where)
-    seen: set[str] = set()
-    for subtask in task.subtasks:
-        _check_subtask(subtask, seen, where)
-        seen.add(subtask.name)
-    if task.output_subtask not in seen:
-        known = ", ".join(sorted(seen))
-        raise TaskError(f"`output` must name a subtask, but got {task.output!r}", where=where, remedy=f"known: {known}")
-    check_metrics({name: metric.subtask for name, metric in task.metrics.items()}, seen, f"{where}, metrics")
-    if task.program:
-        _check_program(task.program, where)
-    for split, examples in task.splits.items():
-        _check_examples(examples, f"{where}, {split} split")
-
-
-def check_names(names: Iterable[str], where: str) -> None:
-    """Raise `TaskError` unless the subtasks' names are identifiers, none reserved, none twice, and at least one."""
-    seen: set[str] = set()
-    for name in names:
-        if not name.isidentifier():
-            rule = f"a subtask's name must be a word that templates can use, but got {name!r}"
-            raise TaskError(rule, where=where, remedy="use letters, digits and _, and start with a letter")
-        if name in RESERVED:
-            raise TaskError(f"`{name}` is {RESERVED[name]}", where=where, remedy="rename the subtask")
-        if name in seen:
-            raise TaskError(f"two subtasks are called {name!r}", where=where, remedy="rename one of them")
-        seen.add(name)
-    if not seen:
-        raise TaskError("a task needs at least one subtask", where=where, remedy="add one under `subtasks`")
-
-
-def check_metrics(judged: Mapping[str, str], names: Iterable[str], where: str) -> None:
-    """Raise `TaskError` unless the subtask that each metric judges is one of `names`."""
-    known = sorted(names)
-    for metric, name in judged.items():
-        if name not in known:
-            rule = f"a metric must name a subtask, but got {name!r}"
-            raise TaskError(rule, where=f"{where}.{metric}.subtask", remedy=f"known: {', '.join(known)}")
-
-
-def _check_program(program: Program, where: str) -> None:
-    if bool(program.command) == bool(program.function):
-        rule = "a program must be either a command or a function"
-        raise TaskError(rule, where=f"{where}, program", remedy="give one of the two")
-    if program.timeout <= 0 or program.concurrency < 1:
-        rule = f"a program needs time and at least one place, but got {program.timeout:g} s, {program.concurrency}"
-        raise TaskError(rule, where=f"{where}, program", remedy="make `timeout` and `concurrency` positive")
-
-
-def _check_subtask(subtask: Subtask, earlier: set[str], where: str) -> None:
-    where = f"{where}, subtask {subtask.name}"
-    if late := sorted(set(subtask.reads) - earlier):
-        rule = f"`reads` must name earlier subtasks, but got {', '.join(late)}"
-        raise TaskError(rule, where=where, remedy="order the subtasks so that each comes after all it reads")
-    if subtask.context and CONTEXT in subtask.reads:
-        rule = f"`{CONTEXT}` must be either a subtask or the result of the context function, but got both"
-        raise TaskError(rule, where=where, remedy=f"rename the subtask `{CONTEXT}`")
-    if not subtask.models or len(set(subtask.models)) != len(subtask.models):
-        rule = f"`models` must be given, none twice, but got {list(subtask.models)}"
-        raise TaskError(rule, where=where, remedy="list each model's catalogue name once")
-    counts = subtask.num_samples
-    if not counts or counts[0] < 1 or any(a >= b for a, b in pairwise(counts)):
-        rule = f"`num_samples` must be positive and ascending, but got {list(counts)}"
-        raise TaskError(rule, where=where, remedy="write them like (1, 2, 3, 5, 8)")
-
-
-def _check_examples(examples: tuple[Example, ...], where: str) -> None:
-    if not examples:
-        raise TaskError("there are no examples", where=where, remedy="add examples, or leave the split out")
-    seen: set[str] = set()
-    for example in examples:
-        if example.id in seen:
-            raise TaskError(f"two examples have the id {example.id!r}", where=where, remedy="give each its own id")
-        seen.add(example.id)

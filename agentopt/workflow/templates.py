@@ -16,19 +16,7 @@ from jinja2 import meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from agentopt.core.errors import TaskError
-
-INPUTS = "inputs"
-"""The name under which a template reads the example's columns; no subtask may be called that."""
-
-CONTEXT = "context"
-"""The name under which a template reads the result of its subtask's context function, as `context.output`. Only a
-subtask without a context function can read a subtask of that name."""
-
-OLD_CONTEXT = "tool"
-"""The name of `context` in version 0.1.0, which templates may still use."""
-
-RESERVED = {INPUTS: "the examples' columns", OLD_CONTEXT: "the old name of `context` in templates"}
-"""The names that no subtask may have, and their meaning."""
+from agentopt.core.task_rules import CONTEXT, INPUTS, OLD_CONTEXT
 
 
 class _Record:

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from agentopt.core.errors import PermanentModelError, ScorerError, TaskError, TransientModelError
+from agentopt.core.errors import PermanentModelError, ScorerError, TransientModelError
 from agentopt.core.records import Answer, SubtaskUse
 from agentopt.core.task import Example, Subtask, Task
 from agentopt.evaluation.scorers import exact_match
 from agentopt.workflow.base import Prompt
-from agentopt.workflow.graph import SubtaskGraph, check_task
+from agentopt.workflow.graph import SubtaskGraph
 from agentopt.workflow.templates import compile_template
 
 EXAMPLE = Example("e7", {"question": "Who?"}, "Kell")
@@ -156,28 +156,3 @@ async def test_a_prompt_that_cannot_be_rendered_names_subtask_example_and_variab
 async def test_the_failure_of_a_read_subtask_surfaces_once_through_those_that_read_it() -> None:
     with pytest.raises(PermanentModelError, match="no key"):
         await SubtaskGraph(DIAMOND).run(EXAMPLE, Asked({"top": PermanentModelError("no key")}))
-
-
-def test_a_sound_task_built_in_python_passes_the_check() -> None:
-    check_task(DIAMOND)
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        (task(), "at least one subtask"),
-        (task(subtask("a"), subtask("a")), "two subtasks are called 'a'"),
-        (task(subtask("inputs")), "`inputs` is the examples' columns"),
-        (task(subtask("my-task")), "must be a word"),
-        (task(subtask("a", "", "b"), subtask("b", "", "a")), "`reads` must name earlier subtasks, but got b"),
-        (task(subtask("a", num_samples=(2, 1))), r"positive and ascending, but got \[2, 1\]"),
-        (task(subtask("a", num_samples=())), r"positive and ascending, but got \[\]"),
-        (task(Subtask("a", lambda i, o: "", ())), "`models` must be given"),
-        (task(subtask("a"), output="b"), "`output` must name a subtask, but got 'b'"),
-        (Task("t", (subtask("a"),), exact_match(), {"test": ()}), "there are no examples"),
-        (Task("t", (subtask("a"),), exact_match(), {"test": (EXAMPLE, EXAMPLE)}), "two examples have the id 'e7'"),
-    ],
-)
-def test_a_task_built_in_python_is_checked_by_the_rules_of_a_task_file(wrong: Task, message: str) -> None:
-    with pytest.raises(TaskError, match=message):
-        check_task(wrong)

@@ -35,7 +35,6 @@ from agentopt.models.session import open_session
 from agentopt.runs.config import BudgetConfig, Config
 from agentopt.testing.toy import LARGE, SMALL, toy_model, toy_task
 from agentopt.workflow.base import Prompt
-from agentopt.workflow.graph import check_task
 from agentopt.workflow.program.gateway import Gateway
 from agentopt.workflow.program.processes import MOST_PRINTED, ProgramFailedError, complaint, run_command
 from agentopt.workflow.program.program_run import ProgramRun
@@ -572,12 +571,18 @@ def test_a_programs_environment_is_ours_only_where_it_leads_to_a_model() -> None
 
 
 @pytest.mark.parametrize(
-    "program",
-    [Program(), Program(("a",), function=two_steps), Program(("a",), timeout=0), Program(("a",), concurrency=0)],
+    "fields",
+    [
+        {},
+        {"command": ("a",), "function": two_steps},
+        {"command": "python program.py"},
+        {"command": ("a",), "timeout": 0},
+        {"command": ("a",), "concurrency": 0},
+    ],
 )
-def test_a_program_that_cannot_be_run_is_refused_before_anything_is_spent(program: Program) -> None:
+def test_a_program_that_cannot_be_run_is_refused_when_it_is_built(fields: dict[str, Any]) -> None:
     with pytest.raises(TaskError, match="program"):
-        check_task(task_of(program))
+        Program(**fields)
 
 
 # The gateway, as clients see it

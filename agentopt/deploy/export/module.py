@@ -13,6 +13,7 @@ from agentopt.core.candidate import SubtaskChoice
 from agentopt.core.errors import UserError
 from agentopt.core.registry import FUSIONS, Entry
 from agentopt.core.registry import PARSERS as PARSER_REGISTRY
+from agentopt.core.task_rules import INPUTS
 from agentopt.deploy.deployment import Deployment
 from agentopt.deploy.export.endpoints import endpoint_of, url_variable
 from agentopt.deploy.export.prompts import HELPERS, prompt_function
@@ -23,7 +24,7 @@ from agentopt.taskfile.schema import SubtaskSpec, TaskSpec
 from agentopt.workflow import fusion as fusion_module
 from agentopt.workflow import parsers as parsers_module
 from agentopt.workflow.inputs import columns_of_task
-from agentopt.workflow.templates import INPUTS, compile_template
+from agentopt.workflow.templates import compile_template
 
 NEEDED = ("main", "run_stages", "Columns", "Endpoint", "Fusing", "Stage")
 RUNTIME = Path(__file__).with_name("runtime.py")

@@ -1,0 +1,135 @@
+"""The rules that every part of a task satisfies, whether it is built in Python or read from a file."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from agentopt.core.errors import TaskError
+from agentopt.core.yaml_models import did_you_mean
+
+INPUTS = "inputs"
+"""The name under which a template reads the example's columns; no subtask may be called that."""
+
+CONTEXT = "context"
+"""The name under which a template reads the result of its subtask's context function, as `context.output`. Only a
+subtask without a context function can read a subtask of that name."""
+
+OLD_CONTEXT = "tool"
+"""The name of `context` in version 0.1.0, which templates may still use."""
+
+RESERVED = {INPUTS: "the examples' columns", OLD_CONTEXT: "the old name of `context` in templates"}
+"""The names that no subtask may have, and their meaning."""
+
+SPLITS = ("train", "validation", "test")
+
+
+def as_tuple(value: Any, name: str, where: str) -> tuple[Any, ...]:
+    """A list or tuple as a tuple.
+
+    Raises:
+        TaskError: The value is something else, such as one name that is not in a list.
+    """
+    if not isinstance(value, list | tuple):
+        rule = f"`{name}` must be a tuple or a list, but got {value!r}"
+        raise TaskError(rule, where=where, remedy=f"write {name}=({value!r},)")
+    return tuple(value)
+
+
+def check_type(value: Any, kind: type, name: str, where: str) -> None:
+    """Raise `TaskError` unless `value` is a `kind`."""
+    if not isinstance(value, kind):
+        rule = f"`{name}` must be a {kind.__name__}, but got {value!r}"
+        raise TaskError(rule, where=where, remedy=f"write {kind.__name__}(...)")
+
+
+def check_callable(value: Any, name: str, where: str) -> None:
+    """Raise `TaskError` unless `value` is a function."""
+    if not callable(value):
+        rule = f"`{name}` must be a function, but got {value!r}"
+        raise TaskError(rule, where=where, remedy=f"pass a function as `{name}`")
+
+
+def check_name(name: Any, where: str) -> None:
+    """Raise `TaskError` unless a subtask may have that name: an identifier that is not reserved."""
+    if not isinstance(name, str) or not name.isidentifier():
+        rule = f"a subtask's name must be a word that templates can use, but got {name!r}"
+        raise TaskError(rule, where=where, remedy="use letters, digits and _, and start with a letter")
+    if name in RESERVED:
+        raise TaskError(f"`{name}` is {RESERVED[name]}", where=where, remedy="rename the subtask")
+
+
+def check_names(names: Iterable[str], where: str) -> None:
+    """Raise `TaskError` unless there is at least one name, each is valid, and none is given twice."""
+    seen: set[str] = set()
+    for name in names:
+        check_name(name, where)
+        if name in seen:
+            raise TaskError(f"two subtasks are called {name!r}", where=where, remedy="rename one of them")
+        seen.add(name)
+    if not seen:
+        raise TaskError("a task needs at least one subtask", where=where, remedy="add one under `subtasks`")
+
+
+def check_models(models: Sequence[Any], where: str) -> None:
+    """Raise `TaskError` unless there is at least one model, each is a name, and none is given twice."""
+    if not models or len(set(models)) != len(models) or not all(isinstance(m, str) and m for m in models):
+        rule = f"`models` must be given, none twice, but got {list(models)}"
+        raise TaskError(rule, where=where, remedy="list each model's catalogue name once")
+
+
+def check_counts(counts: Sequence[Any], where: str) -> None:
+    """Raise `TaskError` unless the sample counts are positive whole numbers in ascending order."""
+    whole = all(isinstance(count, int) and not isinstance(count, bool) for count in counts)
+    if not counts or not whole or counts[0] < 1 or any(a >= b for a, b in pairwise(counts)):
+        rule = f"`num_samples` must be positive and ascending, but got {list(counts)}"
+        raise TaskError(rule, where=where, remedy="write them like (1, 2, 3, 5, 8)")
+
+
+def check_sampling(max_tokens: int, temperature: float, top_p: float, where: str) -> None:
+    """Raise `TaskError` unless the settings of a response are in their ranges."""
+    for name, value, fits, rule in (
+        ("max_tokens", max_tokens, max_tokens >= 1, "at least 1"),
+        ("temperature", temperature, 0 <= temperature <= 2, "from 0 to 2"),
+        ("top_p", top_p, 0 < top_p <= 1, "above 0 and at most 1"),
+    ):
+        if not fits:
+            raise TaskError(f"`{name}` must be {rule}, but got {value!r}", where=where, remedy=f"change {name}")
+
+
+def check_reads(reads: Collection[str], earlier: Collection[str], where: str) -> None:
+    """Raise `TaskError` unless a subtask reads subtasks before it only."""
+    if late := sorted(set(reads) - set(earlier)):
+        rule = f"`reads` must name earlier subtasks, but got {', '.join(late)}"
+        raise TaskError(rule, where=where, remedy="order the subtasks so that each comes after all it reads")
+
+
+def check_output(output: str, names: Collection[str], where: str) -> None:
+    """Raise `TaskError` unless `output` is the name of a subtask."""
+    if output not in names:
+        rule = f"`output` must name a subtask, but got {output!r}"
+        raise TaskError(rule, where=where, remedy=did_you_mean(output, names))
+
+
+def check_metrics(judged: Mapping[str, str], names: Collection[str], where: str) -> None:
+    """Raise `TaskError` unless the subtask that each metric judges is one of `names`."""
+    for metric, name in judged.items():
+        if name not in names:
+            rule = f"a metric must name a subtask, but got {name!r}"
+            raise TaskError(rule, where=f"{where}.{metric}.subtask", remedy=f"known: {', '.join(sorted(names))}")
+
+
+def check_split(split: str, ids: Sequence[str], where: str) -> None:
+    """Raise `TaskError` unless the split has a known name, at least one example, and no id twice."""
+    if split not in SPLITS:
+        rule = f"a split must be one of {', '.join(SPLITS)}, but got {split!r}"
+        raise TaskError(rule, where=where, remedy=did_you_mean(split, SPLITS))
+    where = f"{where}, {split} split"
+    if not ids:
+        raise TaskError("there are no examples", where=where, remedy="add examples, or leave the split out")
+    seen: set[str] = set()
+    for identifier in ids:
+        if identifier in seen:
+            raise TaskError(f"two examples have the id {identifier!r}", where=where, remedy="give each its own id")
+        seen.add(identifier)

@@ -1,0 +1,93 @@
+"""A task built in Python is checked when it is built, by the rules of a task file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from agentopt.core.errors import TaskError
+from agentopt.core.task import Example, Fusion, Metric, Program, Subtask, Task, TokenLengths, Unparsable
+from agentopt.evaluation.scorers import exact_match
+
+EXAMPLE = Example("e7", {"question": "?"}, "Kell")
+
+
+def prompt(inputs: Any, outputs: Any) -> str:
+    return "?"
+
+
+def subtask(name: str = "a", *reads: str, **fields: Any) -> Subtask:
+    return Subtask(name, prompt, **{"models": ("m",), "reads": reads, **fields})
+
+
+def task(*subtasks: Subtask, **fields: Any) -> Task:
+    return Task("t", **{"subtasks": subtasks, "scorer": exact_match(), "splits": {"test": (EXAMPLE,)}, **fields})
+
+
+WRONG: list[tuple[Callable[[], Any], str]] = [
+    (lambda: Fusion("median"), r"`method` must be one of .*vote_list, but got 'median'[\s\S]*known:"),
+    (lambda: Fusion("votes"), "did you mean 'vote'"),
+    (lambda: Fusion("vote", model="m"), "model: is an option of fuse, not of vote"),
+    (lambda: Fusion("best_of"), "judge: must be given"),
+    (lambda: Fusion("best_of", judge=3), "judge: must be the name of a function, but got 3"),  # type: ignore[arg-type]
+    (lambda: Fusion("fuse", prompt="{{ answer }}"), "reads `question` and `answers`, but got `answer`"),
+    (lambda: Fusion("fuse", prompt="{{"), "prompt: line 1 of the template is not Jinja"),
+    (lambda: subtask(num_samples=(3, 1)), r"positive and ascending, but got \[3, 1\][\s\S]*write them like"),
+    (lambda: subtask(num_samples=()), r"positive and ascending, but got \[\]"),
+    (lambda: subtask(num_samples=(1, 2.5)), "positive and ascending"),
+    (lambda: subtask(num_samples=3), r"`num_samples` must be a tuple or a list, but got 3[\s\S]*num_samples=\(3,\)"),
+    (lambda: subtask(models="small"), r"`models` must be a tuple or a list, but got 'small'[\s\S]*models=\('small',\)"),
+    (lambda: subtask(models=()), "`models` must be given"),
+    (lambda: subtask(models=("m", "m")), "none twice"),
+    (lambda: subtask(reads="find"), "`reads` must be a tuple or a list"),
+    (lambda: subtask(stop="\n"), "`stop` must be a tuple or a list"),
+    (lambda: subtask(fusion="vote"), r"`fusion` must be a Fusion, but got 'vote'[\s\S]*write Fusion"),
+    (lambda: subtask(parse="number"), "`parse` must be a function, but got 'number'"),
+    (lambda: subtask(max_tokens=0), "`max_tokens` must be at least 1, but got 0"),
+    (lambda: subtask(temperature=-1), "`temperature` must be from 0 to 2"),
+    (lambda: subtask(top_p=0), "`top_p` must be above 0"),
+    (lambda: subtask("inputs"), "`inputs` is the examples' columns"),
+    (lambda: subtask("tool"), "`tool` is the old name of `context`"),
+    (lambda: subtask("my-task"), "must be a word"),
+    (lambda: subtask("a", "context", context=prompt), "either a subtask or the result of the context function"),
+    (lambda: Program(), "either a command, as a tuple of words, or a function"),
+    (lambda: task(), "at least one subtask"),
+    (lambda: task(subtasks=subtask()), "`subtasks` must be a tuple or a list"),
+    (lambda: task(subtask(), subtask()), "two subtasks are called 'a'"),
+    (lambda: task(subtask("a", "b"), subtask("b", "a")), "`reads` must name earlier subtasks, but got b"),
+    (lambda: task(subtask(), output="b"), "`output` must name a subtask, but got 'b'"),
+    (lambda: task(subtask(), scorer="exact_match"), "`scorer` must be a function, but got 'exact_match'"),
+    (lambda: task(subtask(), metrics={"m": Metric("b", exact_match())}), "a metric must name a subtask, but got 'b'"),
+    (lambda: task(subtask(), metrics={"m": exact_match()}), "`metrics.m` must be a Metric"),
+    (lambda: task(subtask(), splits={"test": ()}), "there are no examples"),
+    (lambda: task(subtask(), splits={"tset": (EXAMPLE,)}), r"one of train, validation, test[\s\S]*did you mean 'test'"),
+    (lambda: task(subtask(), splits={"test": (EXAMPLE, EXAMPLE)}), "two examples have the id 'e7'"),
+    (lambda: task(subtask(), splits={"test": ({"id": "e"},)}), "`splits.test` must be a Example"),
+]
+
+
+@pytest.mark.parametrize(("build", "message"), WRONG, ids=[message[:40] for _, message in WRONG])
+def test_a_mistake_is_refused_with_its_remedy(build: Callable[[], Any], message: str) -> None:
+    with pytest.raises(TaskError, match=message) as raised:
+        build()
+    assert raised.value.remedy
+
+
+def test_lists_become_tuples() -> None:
+    built = task(subtask(models=["m"], num_samples=[1, 2], stop=["."]), splits={"test": [EXAMPLE]})
+    assert (built["a"].models, built["a"].num_samples, built["a"].stop) == (("m",), (1, 2), (".",))
+    assert built.splits == {"test": (EXAMPLE,)}
+    assert hash(built["a"].models)
+
+
+def test_a_sound_task_is_built() -> None:
+    def parse(text: str) -> str:
+        raise Unparsable("never")
+
+    built = task(
+        subtask(parse=parse, fusion=Fusion("best_of", judge=lambda i, v: 1.0), tokens=TokenLengths(1, 2)),
+        subtask("b", "a", fusion=Fusion("fuse", model="m", prompt="{{ answers }}")),
+    )
+    assert built.output_subtask == "b"
