@@ -1,17 +1,21 @@
-"""The front door: `optimize`, `evaluate`, `diagnose` and their async twins."""
+"""The functions `optimize`, `evaluate` and `diagnose`, and their async twins."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 import uuid
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from contextvars import copy_context
 from functools import partial, wraps
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import TaskError, UserError
-from agentopt.core.events import Event, ExampleDone, FileProgress, Observer, broadcast, log_to
+from agentopt.core.events import ExampleDone, FileProgress, Observer, broadcast, log_to
 from agentopt.core.records import Evaluation, Split
 from agentopt.core.task import Task
 from agentopt.evaluation.evaluator import Evaluator, check_candidate
@@ -33,40 +37,57 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def ignore(_: Event) -> None:
-    """The observer of those who do not want one."""
+class LoadedTask(NamedTuple):
+    """A task, and the catalogue entry of every model that may be called for it. `load` returns it."""
+
+    task: Task
+    specs: Mapping[str, ModelSpec]
+
+
+TaskSource = Task | LoadedTask | Path | str
+"""A task folder or task file, a task built in Python, or what `load` returned."""
 
 
 async def aoptimize(
-    task: Task | Path | str,
+    task: TaskSource,
     config: Config | None = None,
     *,
-    resume: Path | None = None,
+    callbacks: Sequence[Observer] = (),
+    resume: RunFolder | Path | str | None = None,
     warm_start: Sequence[Candidate] = (),
     provider: ChatModel | None = None,
-    observer: Observer = ignore,
 ) -> Result:
-    """Search the task's models and sample counts within the budget, and test what was found.
+    """Search the task's models, sample counts and prompts within the budget, and test the best candidate.
 
-    `task` is a task folder or a `Task`. `resume` is the folder of a run to go on with; its configuration is used
-    unless another is given. `warm_start` are candidates to try right after the baseline, such as those that earlier
-    runs found; a run that is resumed keeps its own. `provider` makes the model calls in place of the catalogue's
-    transports. The run's folder keeps the trials, the log and the result.
+    The run's folder, under `config.runs`, holds the trials, the log and the result.
 
-    Raises `UserError` for what is wrong with the request, before anything is spent; `AgentoptError` when no
-    candidate could be evaluated.
+    Args:
+        task: A task folder, or a `Task`. Its Python files are executed once.
+        config: The settings of the run. Default: those of the resumed run, or the defaults.
+        callbacks: Functions that receive every event of the run, see `agentopt.events`.
+        resume: The folder of a run to resume. Its trials are kept; calls that were answered are not paid again.
+        warm_start: Candidates to try right after the baseline, such as those that earlier runs found. A resumed run
+            keeps those that it was started with.
+        provider: Makes the model calls in place of the catalogue's transports.
+
+    Returns:
+        The result, which is also written to the run's folder.
+
+    Raises:
+        UserError: The request breaks a rule. Raised before anything is spent.
+        NothingEvaluated: No candidate was evaluated on every example.
     """
-    opened = RunFolder.open(resume) if resume else None
+    opened = resume if isinstance(resume, RunFolder) or resume is None else RunFolder.open(resume)
     config = config or (opened.config if opened else Config())
     loaded, specs = load(task, config)
-    check_search_settings(config)  # this and a wrong name are told before anything is spent
+    check_search_settings(config)
     prompted_subtasks(loaded, config)
     _check_split(loaded, "validation")
     if opened:
-        opened = opened.going_on_with(loaded, config)
-    # Before there is a run folder: a key that is missing is told without a trace.
-    models = provider or model_router(specs, observer)
-    run = opened or RunFolder.create(loaded, None if isinstance(task, Task) else Path(task), config, warm_start)
+        opened = opened.resumed_with(loaded, config)
+    observe = broadcast(*callbacks)
+    models = provider or model_router(specs, observe)  # before the folder exists: a missing key leaves none behind
+    run = opened or RunFolder.create(loaded, config, warm_start)
     caps, purpose_caps = config.budget.caps(), config.purpose_caps()
     try:
         with run.locked():
@@ -74,81 +95,132 @@ async def aoptimize(
             async with open_session(
                 specs, run.id, caps=caps, purpose_caps=purpose_caps, journal=config.journal, provider=models
             ) as session:
-                return await Optimization(loaded, config, run, session, broadcast(log_to(run.log), observer)).result()
+                return await Optimization(loaded, config, run, session, broadcast(log_to(run.log), observe)).result()
     except UserError:
         if not opened and not run.trials.exists():
-            run.discard()  # going on with it would meet the same mistake; what was answered is in the journal
+            run.discard()  # resuming it would meet the same mistake; the journal keeps what was answered
         raise
 
 
 async def aevaluate(
-    task: Task | Path | str,
+    task: TaskSource,
     candidate: Candidate | None = None,
     config: Config | None = None,
     *,
     split: Split = "test",
+    callbacks: Sequence[Observer] = (),
     provider: ChatModel | None = None,
-    observer: Observer = ignore,
 ) -> Evaluation:
-    """Score `candidate` (the baseline unless given) on one split of the task.
+    """Score a candidate on one split of the task.
 
-    Raises `TaskError` for a split that the task does not have, `CandidateError` when the candidate is of another task,
-    `BudgetExceeded` when a cap is reached.
+    Args:
+        task: A task folder, or a `Task`.
+        candidate: The candidate. Default: the baseline.
+        config: Settings; only the budget, the journal, the models and the seeds have an effect.
+        split: `train`, `validation` or `test`.
+        callbacks: Functions that receive every event, see `agentopt.events`.
+        provider: Makes the model calls in place of the catalogue's transports.
+
+    Raises:
+        TaskError: The task does not have the split.
+        CandidateError: The candidate does not fit the task.
+        BudgetExceeded: A cap is reached.
     """
     config = config or Config()
     loaded, specs = load(task, config, agent=False)
     _check_split(loaded, split)
     chosen = candidate or loaded.baseline
     check_candidate(chosen, loaded)
-    caps, run = config.budget.caps(), f"evaluate {loaded.name} {uuid.uuid4().hex}"
-    models = provider or model_router(specs, observer)
+    caps, run, observe = config.budget.caps(), f"evaluate {loaded.name} {uuid.uuid4().hex}", broadcast(*callbacks)
+    models = provider or model_router(specs, observe)
     async with open_session(specs, run, caps=caps, journal=config.journal, provider=models) as session:
         evaluator = Evaluator(loaded, session.model, specs, seed=config.response_seed)
-        return await evaluator.evaluate(
-            chosen,
-            split,
-            on_result=lambda result: observer(ExampleDone(result)),
-        )
+        return await evaluator.evaluate(chosen, split, on_result=lambda result: observe(ExampleDone(result)))
 
 
 async def adiagnose(
-    task: Task | Path | str,
+    task: TaskSource,
     config: Config | None = None,
     *,
     subtask: str | None = None,
     candidate: Candidate | None = None,
+    callbacks: Sequence[Observer] = (),
     provider: ChatModel | None = None,
-    observer: Observer = ignore,
 ) -> list[Diagnosis]:
-    """The p1 pilot of one subtask, or of each, on the train split; nothing is optimised.
+    """Run the p1 pilot on the train split: is a better system prompt worth searching, and on which user prompts?
 
-    `candidate` (the baseline unless given) fixes the models and the other prompts. Raises `UserError` for a task
-    without a train split or a subtask that it does not have, `BudgetExceeded` when a cap is reached, `AgentoptError`
-    when too many calls failed.
+    Args:
+        task: A task folder, or a `Task`.
+        config: Settings of the pilot, under `prompts`, and its budget.
+        subtask: The subtask to diagnose. Default: each of them.
+        candidate: Fixes the models and the other prompts. Default: the baseline.
+        callbacks: Functions that receive every event, see `agentopt.events`.
+        provider: Makes the model calls in place of the catalogue's transports.
+
+    Returns:
+        One diagnosis for each subtask.
+
+    Raises:
+        UserError: The task has no train split of two or more examples, or no such subtask.
+        BudgetExceeded: A cap is reached.
+        AgentoptError: Too many calls failed.
     """
     config = config or Config()
     loaded, specs = load(task, config)
     chosen = candidate or loaded.baseline
     check_candidate(chosen, loaded)
-    wanted = pilot_subtasks(loaded, config, subtask)
-    caps, run = config.budget.caps(), f"diagnose {loaded.name} {uuid.uuid4().hex}"
-    models = provider or model_router(specs, observer)
+    subtasks = pilot_subtasks(loaded, config, subtask)
+    caps, run, observe = config.budget.caps(), f"diagnose {loaded.name} {uuid.uuid4().hex}", broadcast(*callbacks)
+    models = provider or model_router(specs, observe)
     async with open_session(
         specs, run, caps=caps, purpose_caps=config.purpose_caps(), journal=config.journal, provider=models
     ) as session:
         evaluator = Evaluator(loaded, session.model, specs, seed=config.response_seed)
-        return [await run_diagnosis(loaded, config, session, evaluator, chosen, name, observer) for name in wanted]
+        return [await run_diagnosis(loaded, config, session, evaluator, chosen, name, observe) for name in subtasks]
 
 
 def _blocking(function: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, R]:
-    """The twin of an async function, called the same without its `a`: it runs in an event loop of its own."""
+    """The twin of an async function, named without its `a`. It blocks, also inside a running event loop."""
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        return asyncio.run(function(*args, **kwargs))
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run(function(*args, **kwargs))
+        return _run_in_thread(function(*args, **kwargs))
 
     run.__name__ = run.__qualname__ = function.__name__.removeprefix("a")
     return run
+
+
+def _run_in_thread(coroutine: Coroutine[Any, Any, R]) -> R:
+    """Run `coroutine` in an event loop of a new thread, and wait for it. Ctrl-C cancels it, and waits for its end."""
+    started, outcome = Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]](), Future[R]()
+
+    async def main() -> R:
+        task = asyncio.current_task()
+        assert task
+        started.set_result((task.get_loop(), task))
+        return await coroutine
+
+    def run() -> None:
+        try:
+            outcome.set_result(asyncio.run(main()))
+        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
+            outcome.set_exception(error)
+
+    thread = threading.Thread(target=copy_context().run, args=(run,), name="agentopt")
+    thread.start()
+    try:
+        return outcome.result()
+    except KeyboardInterrupt:
+        loop, task = started.result()
+        with suppress(RuntimeError):  # the loop is closed: it ended meanwhile
+            loop.call_soon_threadsafe(task.cancel)
+        raise
+    finally:
+        thread.join()
 
 
 optimize = _blocking(aoptimize)
@@ -179,11 +251,19 @@ def model_router(specs: Mapping[str, ModelSpec], observer: Observer) -> ModelRou
     return ModelRouter(specs, partial(connect, progress=report))
 
 
-def load(task: Task | Path | str, config: Config, *, agent: bool = True) -> tuple[Task, Mapping[str, ModelSpec]]:
-    """The task, and the catalogue entry of every model that the run may call; the agent's only where `agent`.
+def load(task: TaskSource, config: Config, *, agent: bool = True) -> LoadedTask:
+    """Load a task, and the catalogue entry of every model that may be called for it.
 
-    Raises `UserError`.
+    Args:
+        task: The task. A `LoadedTask` is returned as it is, and nothing is read.
+        config: Names the catalogue files, and the keys of the task file to override.
+        agent: Whether the models of the search agent and of the prompt writer are needed too.
+
+    Raises:
+        UserError: The task or the catalogue breaks a rule, or a model is not in the catalogue.
     """
+    if isinstance(task, LoadedTask):
+        return task
     catalog = Catalog.load(*config.models)
     loaded = task if isinstance(task, Task) else load_task(task, catalog=catalog, overrides=config.task)
     names = list(loaded.models)
@@ -193,7 +273,7 @@ def load(task: Task | Path | str, config: Config, *, agent: bool = True) -> tupl
         names.append(config.writer)
     if isinstance(loaded.scorer, Judge):
         names.append(loaded.scorer.model)
-    return loaded, {name: catalog[name] for name in dict.fromkeys(names)}
+    return LoadedTask(loaded, {name: catalog[name] for name in dict.fromkeys(names)})
 
 
 def _check_split(task: Task, split: Split) -> None:

@@ -1,1 +1,1 @@
-"""The command line."""
+"""The command line: `main` and `jobs` parse, `commands` run."""

@@ -206,6 +206,8 @@ class Task:
     max_units: float | None = None
     program: Program | None = None
     metrics: Mapping[str, Metric] = field(default_factory=dict)
+    file: Path | None = None
+    """The task file that it was loaded from; None for a task that was built in Python."""
 
     def __post_init__(self) -> None:
         where = f"task {self.name}"
@@ -232,6 +234,11 @@ class Task:
             if s.name == subtask:
                 return s
         raise KeyError(subtask)
+
+    @property
+    def folder(self) -> Path | None:
+        """The task folder; None for a task that was built in Python."""
+        return self.file.parent if self.file else None
 
     @property
     def output_subtask(self) -> str:

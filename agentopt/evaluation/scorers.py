@@ -190,7 +190,7 @@ VERDICT_SCHEMA: dict[str, Any] = {
     "required": ["score", "reason"],
     "additionalProperties": False,
 }
-_read_verdict = parsers.json(VERDICT_SCHEMA)
+_read_verdict = parsers.json_value(VERDICT_SCHEMA)
 _ONCE_MORE = 'That is not usable. Reply with JSON only: {"score": a number from 0 to 1, "reason": "..."}'
 
 

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from agentopt.api import aoptimize
+from agentopt.api import LoadedTask, aoptimize
 from agentopt.core.budget import Caps, Usage
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import AgentoptError, BudgetExceeded, CandidateError, ConfigError, NothingEvaluated
@@ -197,14 +197,15 @@ class RunOfJob:
             if isinstance(event, RunStarted | TrialDone | FallbackUsed | RunDone):
                 self.say(event.kind, event.message)
 
+        loaded = LoadedTask(world.task, world.specs)
         if folder := self._resumable(world):
-            return await aoptimize(world.path, resume=folder, provider=self.provider, observer=observe)
+            return await aoptimize(loaded, resume=folder, provider=self.provider, callbacks=[observe])
         trials = caps.trials or world.config.budget.trials
         given = [current.candidate, *self._archive()][: max(1, min(1 + self.known.job.warm_start, trials // 2))]
         budget = BudgetConfig(usd=caps.usd, tokens=caps.tokens, calls=caps.calls, seconds=caps.seconds, trials=trials)
         config = world.config.model_copy(update={"budget": budget})
         start = [candidate for candidate in given if candidate != world.task.baseline]
-        return await aoptimize(world.path, config, warm_start=start, provider=self.provider, observer=observe)
+        return await aoptimize(loaded, config, warm_start=start, provider=self.provider, callbacks=[observe])
 
     async def _decide(
         self, world: World, evaluator: Evaluator, current: Champion, held: Evaluation, result: Result

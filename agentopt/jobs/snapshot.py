@@ -46,7 +46,7 @@ def load_world(job: Job, folder: Path, runs: Path) -> World:
     config = _absolute(load_config([_source(text, folder) for text in job.config]), folder, runs)
     path = (folder / job.task).absolute()
     task, specs = load(path, config)
-    return World(path, task, specs, config, _hash(job, path, task, specs, config))
+    return World(path, task, specs, config, _hash(job, task, specs, config))
 
 
 def _source(text: str, folder: Path) -> str:
@@ -62,21 +62,18 @@ def _source(text: str, folder: Path) -> str:
 
 def _absolute(config: Config, folder: Path, runs: Path) -> Config:
     """A daemon may run anywhere: paths start at the job's folder, and its `configs/models.yaml` is read too."""
-    project = folder / PROJECT_FILE
-    journal, experience = config.journal, config.agent.experience
+    project, absolute = folder / PROJECT_FILE, config.absolute(folder)
     changes = {
-        "models": (*([project] if project.is_file() else []), *(folder / path for path in config.models)),
-        "runs": folder / config.runs if "runs" in config.model_fields_set else runs,
-        "journal": journal if journal is None or "://" in journal else str(folder / journal),
-        "agent": config.agent.model_copy(update={"experience": experience and folder / experience}),
+        "models": (*([project] if project.is_file() else []), *absolute.models),
+        "runs": absolute.runs if "runs" in config.model_fields_set else runs,
     }
-    return config.model_copy(update=changes)
+    return absolute.model_copy(update=changes)
 
 
-def _hash(job: Job, path: Path, task: Task, specs: Mapping[str, ModelSpec], config: Config) -> str:
+def _hash(job: Job, task: Task, specs: Mapping[str, ModelSpec], config: Config) -> str:
     described = [
         code_version(),
-        fingerprint(task, path, config),
+        fingerprint(task, config),
         {split: [[e.id, digest(e)] for e in rows] for split, rows in task.splits.items()},
         {name: spec.model_dump(mode="json") for name, spec in specs.items()},
         config.model_dump(mode="json", exclude=_NOT_PART),

@@ -102,9 +102,9 @@ class Catalog(Mapping[str, ModelSpec]):
         self._specs = dict(specs)
 
     @classmethod
-    def load(cls, *extra_paths: Path, environ: Mapping[str, str] = os.environ) -> Catalog:
+    def load(cls, *extra: Path | str | ModelSpec, environ: Mapping[str, str] = os.environ) -> Catalog:
         """The built-in models, then `models.yaml` of the user's config folder, then `configs/models.yaml` of the
-        working directory, then `extra_paths`; later ones win by name.
+        working directory, then `extra`: files or entries; later ones win by name.
 
         The config folder is `$AGENTOPT_CONFIG`, or the user's. Raises `CatalogError` for a mistake in a file.
         """
@@ -112,8 +112,12 @@ class Catalog(Mapping[str, ModelSpec]):
         user_file = (Path(config_dir) if config_dir else user_config_path("agentopt")) / "models.yaml"
         found = [path for path in (user_file, PROJECT_FILE) if path.is_file()]
         specs: dict[str, ModelSpec] = {}
-        for path in (BUILT_IN, *found, *extra_paths):
-            specs |= read_catalog(path)
+        for source in (BUILT_IN, *found, *extra):
+            if isinstance(source, ModelSpec):
+                _check_route(source, f"model {source.name}")
+                specs[source.name] = source
+            else:
+                specs |= read_catalog(Path(source))
         return cls(specs)
 
     @property

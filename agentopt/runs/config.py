@@ -5,18 +5,20 @@ Read from YAML files and `key=value` settings, later ones winning. Unknown keys 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from agentopt.core.budget import Caps
 from agentopt.core.errors import ConfigError
+from agentopt.core.registry import STRATEGIES
 from agentopt.core.yaml_models import Strict, load_yaml, parse_yaml, validate
+from agentopt.models.catalog import ModelSpec
 from agentopt.prompts.settings import PromptSettings
-from agentopt.search.settings import AgentSettings, SamplerName
+from agentopt.search.settings import AgentSettings, SearchSettings
 from agentopt.taskfile.reader import FILE_OPTION, HUB
 
 
@@ -38,34 +40,28 @@ class BudgetConfig(Strict):
         return Caps(self.usd, self.tokens, self.calls, self.seconds, self.trials)
 
 
-class SearchConfig(Strict):
-    """How the search goes about it."""
-
-    batch_size: Annotated[int, Field(ge=1)] = 5
-    """Candidates that a model is asked for at once; the other strategies propose one at a time."""
-    early_stopping: Annotated[float, Field(gt=0, lt=1)] | None = 0.05
-    """Level of the paired test that stops a trial that loses against the best one; null never stops one."""
-    looks: Annotated[int, Field(ge=1)] = 4
-    """Blocks that the validation examples are evaluated in, with a look at the test after each but the last."""
-    sampler: SamplerName = "insight"
-    """The Optuna sampler of strategy `optuna` and of the agent's fallback; `gp` needs the package torch."""
+def _registered(name: str) -> str:
+    STRATEGIES.find(name)
+    return name
 
 
 class Config(Strict):
     """Everything about a run but its task."""
 
-    strategy: Literal["agent", "agent_hpo", "llm_zero_shot", "mlcopilot", "optuna", "random", "grid"] = "agent"
-    """Who proposes candidates. The first four ask `agent.model`, and fall back on `optuna` where it is of no help."""
+    strategy: Annotated[str, AfterValidator(_registered)] = "agent"
+    """Who proposes candidates: a registered strategy, or one to import, as `package.module:name`. `agent`, `agent_hpo`,
+    `llm_zero_shot` and `mlcopilot` call `agent.model`, and fall back on `optuna` if its reply is unusable."""
     seed: int = 0
     """Seeds the search and the intervals."""
     response_seed: int = 0
     """Part of every question, and seeds the order of the examples: another value draws other responses."""
     budget: BudgetConfig = BudgetConfig()
-    search: SearchConfig = SearchConfig()
+    search: SearchSettings = SearchSettings()
     agent: AgentSettings = AgentSettings()
     prompts: PromptSettings = PromptSettings()
-    models: tuple[Path, ...] = ()
-    """Further catalogue files: a list, or the path of one."""
+    models: tuple[Path | ModelSpec, ...] = ()
+    """Further catalogue entries: files or, in Python, `ModelSpec` objects; a list of them, or one alone. A mapping of
+    names to `ModelSpec` is accepted too. Later entries win by name."""
     journal: str | None = None
     """SQLAlchemy URL or path of the journal; the user's cache folder unless given."""
     runs: Path = Path("runs")
@@ -75,8 +71,11 @@ class Config(Strict):
 
     @field_validator("models", mode="before")
     @classmethod
-    def _one_file_will_do(cls, value: object) -> object:
-        return [value] if isinstance(value, str) else value
+    def _as_list(cls, value: object) -> object:
+        if isinstance(value, str | Path | ModelSpec):
+            return [value]
+        named = isinstance(value, Mapping) and all(isinstance(spec, ModelSpec) for spec in value.values())
+        return list(value.values()) if named and isinstance(value, Mapping) else value
 
     @model_validator(mode="after")
     def _experience_is_given_where_it_is_told(self) -> Self:
@@ -91,7 +90,7 @@ class Config(Strict):
     @property
     def asks_a_model(self) -> bool:
         """Whether the strategy asks `agent.model` for its proposals."""
-        return self.strategy in ("agent", "agent_hpo", "llm_zero_shot", "mlcopilot")
+        return bool(STRATEGIES.find(self.strategy).traits.get("calls_model"))
 
     @property
     def writer(self) -> str | None:
@@ -103,6 +102,17 @@ class Config(Strict):
             return None
         return self.prompts.model or (self.agent.model if self.asks_a_model else None)
 
+    def absolute(self, base: Path | None = None) -> Self:
+        """A copy whose paths are absolute, relative ones taken from `base` (the working directory unless given)."""
+        base, journal, experience = base or Path.cwd(), self.journal, self.agent.experience
+        changes = {
+            "journal": journal if journal is None or "://" in journal else str(base / journal),
+            "models": tuple(entry if isinstance(entry, ModelSpec) else base / entry for entry in self.models),
+            "runs": base / self.runs,
+            "agent": self.agent.model_copy(update={"experience": experience and base / experience}),
+        }
+        return self.model_copy(update=changes)
+
     def purpose_caps(self) -> dict[str, Caps]:
         """What the agent's and the prompt writer's own calls may take, inside the caps of the run."""
         return {
@@ -111,14 +121,14 @@ class Config(Strict):
         }
 
 
-def load_config(sources: Iterable[str] = (), base: Config | None = None) -> Config:
+def load_config(sources: Iterable[str | Path] = (), base: Config | None = None) -> Config:
     """`base` (the defaults unless given) with files and `key.path=value` settings on top, in order.
 
     Raises `ConfigError` for a file that cannot be read, an unknown key or a value of the wrong kind.
     """
     merged: dict[str, Any] = base.model_dump(mode="json") if base else {}
     for source in sources:
-        _merge(merged, _setting(source) if "=" in source else _file(Path(source)))
+        _merge(merged, _setting(source) if isinstance(source, str) and "=" in source else _file(Path(source)))
     return validate(Config, merged, "configuration", ConfigError)
 
 

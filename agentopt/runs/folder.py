@@ -28,6 +28,9 @@ from agentopt.core.task import Program, Task
 from agentopt.core.yaml_models import Strict, load_yaml, to_yaml, validate
 from agentopt.runs.config import Config
 
+TASK_FILE = "task.yaml"
+"""A task folder is named by its path if its task file has this name."""
+
 
 class _Asked(Strict):
     """The content of a run's `config.yaml`."""
@@ -54,9 +57,7 @@ class RunFolder:
     warm_start: tuple[Candidate, ...] = ()
 
     @classmethod
-    def create(
-        cls, task: Task, task_path: Path | None, config: Config, warm_start: Sequence[Candidate] = ()
-    ) -> RunFolder:
+    def create(cls, task: Task, config: Config, warm_start: Sequence[Candidate] = ()) -> RunFolder:
         """A new folder under `config.runs`, named after the task and the time.
 
         Paths are kept absolute, so that the run can be resumed from another working directory. Raises `ConfigError`
@@ -64,15 +65,16 @@ class RunFolder:
         """
         # Of a task's name, only what a path cannot hold, or the URL of a database in it.
         name = f"{re.sub(r'[/?]', '-', task.name)}-{datetime.now(UTC).strftime('%Y%m%d-%H%M%S')}"
-        absolute = task_path.absolute() if task_path else None
-        of_task = fingerprint(task, absolute, config)
-        run = cls(_made(config.runs, name), uuid.uuid4().hex, absolute, of_task, config, tuple(warm_start))
+        source = task.folder if task.file and task.file.name == TASK_FILE else task.file
+        path, of_task = _made(config.runs, name), fingerprint(task, config)
+        run = cls(path, uuid.uuid4().hex, source, of_task, config.absolute(), tuple(warm_start))
         run.save()
         return run
 
     @classmethod
-    def open(cls, path: Path) -> RunFolder:
+    def open(cls, path: Path | str) -> RunFolder:
         """The run in an existing folder. Raises `ConfigError` when it holds none."""
+        path = Path(path)
         file = path / "config.yaml"
         if not file.exists():
             raise ConfigError("no run is here", where=path, remedy="see `agentopt runs list`")
@@ -91,13 +93,13 @@ class RunFolder:
     def log(self) -> Path:
         return self.path / "log.jsonl"
 
-    def going_on_with(self, task: Task, config: Config) -> RunFolder:
+    def resumed_with(self, task: Task, config: Config) -> RunFolder:
         """The run with `config`; `save` makes it so from now on.
 
         Raises `ConfigError` when the task or the responses to be drawn changed since it began: its trials would not
         be comparable.
         """
-        if fingerprint(task, self.task, config) != self.fingerprint:
+        if fingerprint(task, config) != self.fingerprint:
             raise ConfigError(
                 "a run goes on only with the task it began with, but the task has changed since",
                 where=self.path,
@@ -109,7 +111,7 @@ class RunFolder:
                 where=self.path,
                 remedy="start a new run",
             )
-        return replace(self, config=config)
+        return replace(self, config=config.absolute())
 
     def save(self) -> None:
         """Write what was asked to `config.yaml`."""
@@ -117,7 +119,7 @@ class RunFolder:
             run=self.id,
             task=self.task,
             fingerprint=self.fingerprint,
-            config=_absolute(self.config),
+            config=self.config,
             warm_start=self.warm_start,
         )
         write_atomically(self.path / "config.yaml", to_yaml(asked.model_dump(mode="json")))
@@ -138,23 +140,12 @@ class RunFolder:
             ) from error
 
 
-def _absolute(config: Config) -> Config:
-    journal = config.journal
-    if journal is not None and "://" not in journal:
-        journal = str(Path(journal).absolute())
-    models = tuple(path.absolute() for path in config.models)
-    experience = config.agent.experience and config.agent.experience.absolute()
-    agent = config.agent.model_copy(update={"experience": experience})
-    changes = {"journal": journal, "models": models, "runs": config.runs.absolute(), "agent": agent}
-    return config.model_copy(update=changes)
-
-
-def list_runs(folder: Path) -> list[RunFolder]:
+def list_runs(folder: Path | str) -> list[RunFolder]:
     """Every run in `folder`, oldest first."""
-    return [RunFolder.open(file.parent) for file in sorted(folder.glob("*/config.yaml"))]
+    return [RunFolder.open(file.parent) for file in sorted(Path(folder).glob("*/config.yaml"))]
 
 
-def fingerprint(task: Task, folder: Path | None, config: Config) -> str:
+def fingerprint(task: Task, config: Config) -> str:
     """Changes when the examples, a prompt, a scorer, or what may be chosen changes.
 
     A task folder is taken by the text of its task file and Python files; of the functions in a task that was built in
@@ -166,7 +157,7 @@ def fingerprint(task: Task, folder: Path | None, config: Config) -> str:
     ]
     rows = {split: [[e.id, dict(e.inputs), e.target] for e in rows] for split, rows in task.splits.items()}
     whole = [task.name, task.output, task.unit, task.max_units, _named(task.scorer), _program(task.program)]
-    files = [path.read_text(encoding="utf-8", errors="replace") for path in _sources(folder, task.program)]
+    files = [path.read_text(encoding="utf-8", errors="replace") for path in _sources(task)]
     described = json.dumps([whole, subtasks, rows, files, config.task], sort_keys=True, default=str)
     return hashlib.sha256(described.encode()).hexdigest()[:16]
 
@@ -188,12 +179,13 @@ def _program(program: Program | None) -> list[object]:
     return [program.command, function, _named(program.parse), program.timeout]
 
 
-def _sources(folder: Path | None, program: Program | None) -> list[Path]:
+def _sources(task: Task) -> list[Path]:
     """The task file, its Python files, and the files in its folder that a program's command names."""
-    if folder is None:
+    if task.file is None:
         return []
-    named = [folder / word for word in (program.command if program else ()) if not Path(word).is_absolute()]
-    found = {*folder.glob("task.yaml"), *folder.glob("*.py"), *(path for path in named if os.path.isfile(path))}
+    folder, command = task.file.parent, task.program.command if task.program else ()
+    named = [folder / word for word in command if not Path(word).is_absolute()]
+    found = {task.file, *folder.glob("*.py"), *(path for path in named if os.path.isfile(path))}
     return sorted(found)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -11,6 +11,21 @@ from agentopt.core.yaml_models import Strict
 
 SamplerName = Literal["insight", "tpe", "tpe-multivariate", "gp", "nsga2", "random"]
 """The keys of `samplers.SAMPLERS`, repeated here because that module loads Optuna."""
+
+
+class SearchSettings(Strict):
+    """How the search goes about it."""
+
+    batch_size: Annotated[int, Field(ge=1)] = 5
+    """Candidates that a model is asked for at once; the other strategies propose one at a time."""
+    early_stopping: Annotated[float, Field(gt=0, lt=1)] | None = 0.05
+    """Level of the paired test that stops a trial that loses against the best one; null never stops one."""
+    looks: Annotated[int, Field(ge=1)] = 4
+    """Blocks that the validation examples are evaluated in, with a look at the test after each but the last."""
+    sampler: SamplerName = "insight"
+    """The Optuna sampler of strategy `optuna` and of the agent's fallback; `gp` needs the package torch."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Options of the strategy, for those that have any."""
 
 
 class AgentSettings(Strict):

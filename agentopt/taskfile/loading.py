@@ -109,6 +109,7 @@ class _Reader:
             unit=Unit(**spec.cost.unit.model_dump()),
             max_units=spec.cost.max_units,
             program=self._program(),
+            file=self.file.absolute(),
         )
         self._check_all_used(reads)
         self._check_rendering(task)

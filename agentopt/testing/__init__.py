@@ -1,4 +1,4 @@
-"""What tests of agentopt, and of code built on it, share: loopback servers and conformance suites.
+"""Test helpers for agentopt and for code built on it: loopback servers, conformance suites, toy tasks and models.
 
-Nothing is imported here, so that `python -m agentopt.testing.servers` loads its module once.
+This module imports nothing, so that `python -m agentopt.testing.servers` loads that module once.
 """

@@ -1,4 +1,4 @@
-"""What every implementation of a seam must do, as checks that its tests call. They raise `AssertionError`."""
+"""Conformance suite of `ChatModel`: checks that the tests of an implementation call."""
 
 from __future__ import annotations
 
@@ -9,9 +9,16 @@ from agentopt.models.base import ChatModel, Choice, Request, Response
 
 
 async def check_chat_model(model: ChatModel, request: Request) -> None:
-    """Check that `model` keeps the promises of `ChatModel`, with variants of `request`, then close it.
+    """Check that `model` behaves as `ChatModel` requires, then close it.
 
-    Asks about ten times. A scripted model needs an answer for each.
+    Makes about ten calls: one and several choices, five concurrent calls, a cancelled call, and closing twice.
+
+    Args:
+        model: The model to check. A scripted model needs a response for each call.
+        request: The request whose variants are sent.
+
+    Raises:
+        AssertionError: A requirement does not hold.
     """
     assert isinstance(model, ChatModel)
     for n in (1, 3):
@@ -25,7 +32,7 @@ async def check_chat_model(model: ChatModel, request: Request) -> None:
 
 def _check_response(response: Response, most: int) -> None:
     assert isinstance(response.choices, tuple)
-    assert 1 <= len(response.choices) <= most, f"asked for {most} choices, got {len(response.choices)}"
+    assert 1 <= len(response.choices) <= most, f"requested {most} choices, got {len(response.choices)}"
     assert response.prompt_tokens > 0, "a prompt has tokens"
     assert response.seconds >= 0
     for choice in response.choices:

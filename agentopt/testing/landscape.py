@@ -33,7 +33,11 @@ ANSWER = {
 
 
 def synthetic_space(max_units: float = 900) -> SearchSpace:
-    """The space of the landscape: `retrieve` (2048, 128 tokens), then `answer` (256, 64)."""
+    """Build the space: `retrieve` (2048 prompt, 128 completion tokens), then `answer` (256, 64).
+
+    Args:
+        max_units: Cost limit per example in units.
+    """
     models = tuple(SIZES)
     retrieve = SubtaskSpace("retrieve", models, COUNTS, "", SubtaskCost(2048, 128, SIZES), "find the passages needed")
     answer = SubtaskSpace("answer", models, COUNTS, "", SubtaskCost(256, 64, SIZES), "answer from the passages")
@@ -41,10 +45,17 @@ def synthetic_space(max_units: float = 900) -> SearchSpace:
 
 
 class SyntheticLandscape:
-    """Noise-free and noisy scores of every candidate of `synthetic_space`; SYNTHETIC, see the module.
+    """Exact and noisy scores of every candidate of `synthetic_space`.
 
-    `seed` draws the noise of standard deviation `noise`, one draw per candidate, so asking twice gives the same.
-    `jitter` moves every model's strength by up to that much (by `seed`), so no search can be tuned to one table.
+    Args:
+        seed: Seed of the noise and of the jitter. A candidate's noise is drawn once, so it is the same at every call.
+        noise: Standard deviation of the observed score.
+        jitter: Largest shift of a model's strength, so that no search can be tuned to one table.
+        max_units: Cost limit per example in units.
+
+    Attributes:
+        space: The search space.
+        optimum: The best exact score.
     """
 
     def __init__(self, seed: int = 0, *, noise: float = 0.008, jitter: float = 0.0, max_units: float = 900) -> None:
@@ -56,7 +67,7 @@ class SyntheticLandscape:
         self.optimum = max(self.exact(candidate) for candidate in self.space.candidates())
 
     def exact(self, candidate: Candidate) -> float:
-        """The score without noise, in 0..1."""
+        """Return the score without noise, between 0 and 1."""
         retrieve, answer = candidate["retrieve"], candidate["answer"]
         base, gain = self._retrieve[retrieve.model]
         quality = base + gain * _rise_and_fall(retrieve.num_samples, peak=7)
@@ -65,22 +76,30 @@ class SyntheticLandscape:
         return math.pow(quality, 0.7) * accuracy
 
     def observed(self, candidate: Candidate) -> float:
-        """The score as one evaluation would measure it."""
+        """Return the score with noise, as one evaluation would measure it."""
         return self.exact(candidate) + random.Random(f"{self._seed} {candidate.key}").gauss(0, self._noise)
 
 
 class SyntheticChain:
-    """Three subtasks, four models, seven sample counts, everything else drawn by `seed`; SYNTHETIC, see the module.
+    """A landscape with three subtasks, four models and seven sample counts; everything else is drawn from `seed`.
 
-    The score is the product of the subtasks' qualities. Within one, how much model size helps, each model's gain from
-    samples, where they peak, and how far a better earlier subtask moves that peak differ from seed to seed.
+    The score is the product of the subtasks' qualities. The effect of model size, each model's gain from samples, the
+    best sample count, and the shift of that count after a better earlier subtask differ between seeds.
+
+    Args:
+        seed: Seed of all of these and of the noise.
+        noise: Standard deviation of the observed score.
+
+    Attributes:
+        space: The search space.
+        optimum: The best exact score.
     """
 
     def __init__(self, seed: int = 0, *, noise: float = 0.01) -> None:
         rng = random.Random(f"chain {seed}")
         self._seed, self._noise = seed, noise
         sizes = {name: 1e9 * 3**i * rng.uniform(0.8, 1.3) for i, name in enumerate(("1b", "3b", "9b", "27b"))}
-        self._stages = [_drawn_stage(rng, tuple(sizes)) for _ in range(3)]
+        self._subtasks = [_drawn_subtask(rng, tuple(sizes)) for _ in range(3)]
         subtasks = []
         for i in range(3):
             cost = SubtaskCost(rng.choice([256, 1024, 2048]), rng.choice([64, 128, 512]), sizes, Unit(1e9, 64, 64))
@@ -90,9 +109,9 @@ class SyntheticChain:
         self.optimum = max(self.exact(candidate) for candidate in self.space.candidates())
 
     def exact(self, candidate: Candidate) -> float:
-        """The score without noise, in 0..1."""
+        """Return the score without noise, between 0 and 1."""
         score, quality = 1.0, 0.6
-        for (strengths, peak, moved), choice in zip(self._stages, candidate.values(), strict=True):
+        for (strengths, peak, moved), choice in zip(self._subtasks, candidate.values(), strict=True):
             base, gain = strengths[choice.model]
             best_count = max(1.5, peak * math.exp(moved * (0.6 - quality)))
             quality = min(1.0, max(0.0, base + gain * _rise_and_fall(choice.num_samples, best_count)))
@@ -100,15 +119,15 @@ class SyntheticChain:
         return score
 
     def observed(self, candidate: Candidate) -> float:
-        """The score as one evaluation would measure it."""
+        """Return the score with noise, as one evaluation would measure it."""
         return self.exact(candidate) + random.Random(f"{self._seed} {candidate.key}").gauss(0, self._noise)
 
 
-Stage = tuple[Mapping[str, tuple[float, float]], float, float]
-"""Each model's strength at one sample and its gain from samples; where those peak; how far that moves."""
+DrawnSubtask = tuple[Mapping[str, tuple[float, float]], float, float]
+"""Each model's strength at one sample and its gain from samples; the best sample count; the shift of that count."""
 
 
-def _drawn_stage(rng: random.Random, models: tuple[str, ...]) -> Stage:
+def _drawn_subtask(rng: random.Random, models: tuple[str, ...]) -> DrawnSubtask:
     weakest = rng.uniform(0.2, 0.7)
     by_size = rng.uniform(0, 0.9 - weakest)
     strengths = {}
@@ -119,12 +138,12 @@ def _drawn_stage(rng: random.Random, models: tuple[str, ...]) -> Stage:
 
 
 def best_answer_count(quality: float) -> float:
-    """Where the answer's score peaks, given the retrieval's quality: 10 at .80, about 27 at .60, 91 at .35."""
+    """Return the best sample count of the answer: 10 at a retrieval quality of .80, about 27 at .60, 91 at .35."""
     return math.exp(math.log(10) + 4.9 * (0.8 - quality))
 
 
 def _rise_and_fall(num_samples: int, peak: float) -> float:
-    """0 at one sample, 1 at `peak`, falling slowly after; smooth in the logarithm of the sample count."""
+    """Return 0 at one sample and 1 at `peak`, then fall slowly; smooth in the logarithm of the sample count."""
     place = math.log(num_samples) / math.log(peak)
     return place * (2 - place) if place <= 1 else 1 - 0.6 * (place - 1) ** 2
 

@@ -1,7 +1,7 @@
-"""A one-subtask task whose right answers depend on the system prompt in a planted way, and a fake model for it.
+"""A one-subtask task on which the system prompt has a planted effect, and a scripted model for it.
 
-User prompts are of four kinds. `dates` and `names` are answered right where the system prompt has their instruction,
-`easy` ones nearly always, `hard` ones hardly ever: only the first two kinds tell system prompts apart.
+User prompts are of four kinds. `dates` and `names` are usually answered correctly if the system prompt contains their
+instruction, `easy` ones nearly always and `hard` ones rarely: only the first two kinds distinguish system prompts.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ INSTRUCTIONS: Mapping[str, str] = {
     "dates": "Write dates as YYYY-MM-DD.",
     "names": "Begin names with a capital letter.",
 }
-"""What the system prompt must say; both stand in the authored bank of fragments."""
+"""Kind -> the instruction that its user prompts need; both are in the authored bank of fragments."""
 
 CHANCES: Mapping[str, tuple[float, float]] = {
     "dates": (0.1, 0.9),
@@ -28,13 +28,20 @@ CHANCES: Mapping[str, tuple[float, float]] = {
     "easy": (0.95, 0.95),
     "hard": (0.03, 0.03),
 }
-"""Kind -> chance of a right answer without its instruction, and with it."""
+"""Kind -> probability of a correct answer without its instruction, and with it."""
 
 
 def prompt_task(
     *, train: int = 16, validation: int = 32, test: int = 32, kinds: Sequence[str] = tuple(CHANCES)
 ) -> Task:
-    """The task, with so many examples, whose kinds take turns."""
+    """Build the task.
+
+    Args:
+        train: Number of train examples.
+        validation: Number of validation examples.
+        test: Number of test examples.
+        kinds: Kinds of the examples, in turn.
+    """
     sizes: dict[Split, int] = {"train": train, "validation": validation, "test": test}
     return Task(
         name="prompt-toy",
@@ -63,15 +70,21 @@ def prompt_model(
     instructions: Mapping[str, str] = INSTRUCTIONS,
     writes: str = "",
 ) -> ScriptedModel:
-    """A fake that answers by the planted chances; asked to write a system prompt it writes `writes`."""
+    """Build a scripted model that answers with the planted probabilities.
+
+    Args:
+        chances: Kind -> probability of a correct answer without its instruction, and with it.
+        instructions: Kind -> the instruction that its user prompts need.
+        writes: Reply to a request for a new system prompt.
+    """
 
     def answer(request: Request, repeat: int) -> str:
         if request.purpose == "prompts":
             return writes
-        *before, asked = request.messages
-        kind, number = asked.content.split("|")
-        told = kind in instructions and any(instructions[kind] in message.content for message in before)
-        right = draw(before, asked, repeat, request.seed) < chances[kind][told]
+        *before, question = request.messages
+        kind, number = question.content.split("|")
+        instructed = kind in instructions and any(instructions[kind] in message.content for message in before)
+        right = draw(before, question, repeat, request.seed) < chances[kind][instructed]
         return f"right-{number}" if right else "wrong"
 
     return ScriptedModel(answer)

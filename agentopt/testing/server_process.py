@@ -1,4 +1,4 @@
-"""A loopback server in a process of its own, for tests that kill the client while the server goes on."""
+"""A loopback server in a separate process, for tests that kill the client while the server keeps running."""
 
 from __future__ import annotations
 
@@ -11,12 +11,19 @@ from typing import Any, Self
 
 
 class ServerProcess:
-    """`python -m agentopt.testing.servers` inside a `with` block; `base_url` is there once it is entered.
+    """A context manager that runs `python -m agentopt.testing.servers` on a free port.
 
-    `counter` is the file that gets one JSON line per request; the other arguments are those of the command.
+    Args:
+        counter: File that gets one JSON line per request.
+        kind: Protocol, `openai` or `anthropic`.
+        quality: Model -> probability of a correct answer; see `planted_answer`.
+        faults: Fault -> probability per request; see `Faults`.
+        delay: Duration of every call in seconds.
+        seed: Seed of the answers and of the faults.
     """
 
     base_url: str
+    """Base URL for clients; set inside the `with` block."""
 
     def __init__(
         self,
@@ -36,7 +43,7 @@ class ServerProcess:
                 self._command += [flag, f"{name}={value}"]
 
     def received(self) -> list[dict[str, Any]]:
-        """One mapping per request so far: arrived, key, model, n, seed, outcome."""
+        """Return one mapping per request so far: arrived, key, model, n, seed, outcome."""
         if not self._counter.exists():
             return []
         return [json.loads(line) for line in self._counter.read_text().splitlines()]

@@ -1,11 +1,11 @@
-"""Loopback servers that speak a provider's protocol, count what they are asked, and fail on demand.
+"""Loopback servers that implement a provider's protocol, count requests, and fail on demand.
 
-`OpenAIServer` speaks the OpenAI protocol (chat completions, completions, models), `AnthropicServer` the Anthropic
-messages protocol. Both are async context managers on a free port of 127.0.0.1. Tokens are words. As a process:
+`OpenAIServer` implements the OpenAI protocol (chat completions, completions, models), `AnthropicServer` the Anthropic
+messages protocol. Both are async context managers on a free port of 127.0.0.1. Tokens are words. As a process,
 
     python -m agentopt.testing.servers --kind openai --port 0 --counter requests.jsonl --quality small=0.6
 
-prints `listening on URL` and appends one JSON line to the counter file when a request arrives (see `Received`).
+prints `listening on URL` and appends one JSON line per request to the counter file (see `Received`).
 """
 
 from __future__ import annotations
@@ -19,91 +19,67 @@ import re
 import sys
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from aiohttp import web
 
 from agentopt.models.scripted import count_tokens
-
-FaultKind = Literal["rate_limit", "server_error", "hang", "drop", "drop_mid_body", "not_json", "no_choices"]
-Fault = FaultKind | int
-"""What goes wrong with one request; an int is answered as that HTTP status."""
+from agentopt.testing.faults import BREAKAGES, STATUS_OF_KIND, Fault, FaultKind, Faults
 
 Answer = Callable[[dict[str, Any], int], str | None]
-"""`answer(body, choice_index)`: the text of one choice, None for null. Pure, so that runs can be compared."""
-
-STATUS_OF_KIND: Mapping[Fault, int] = {"rate_limit": 429, "server_error": 500}
-
-
-@dataclass(frozen=True, slots=True)
-class Faults:
-    """Which requests fail, and how: `script` by order of arrival (None is no fault), then `rates` by seeded chance.
-
-    `rates` are probabilities per request that sum to at most 1. `headers` go with every HTTP error status.
-    """
-
-    rates: Mapping[Fault, float] = field(default_factory=dict)
-    seed: int = 0
-    script: Sequence[Fault | None] = ()
-    retry_after: float | str | None = 0.05
-    headers: Mapping[str, str] = field(default_factory=dict)
-    message: str = "planted"
-    """What error bodies say, before the fault's name."""
-
-    def of_request(self, index: int) -> Fault | None:
-        """The fault of the `index`-th request to arrive."""
-        if index < len(self.script):
-            return self.script[index]
-        left = random.Random(f"{self.seed}:{index}").random()
-        for fault, rate in self.rates.items():
-            left -= rate
-            if left < 0:
-                return fault
-        return None
-
-    def error_headers(self, status: int) -> dict[str, str]:
-        asks_to_wait = status == 429 and self.retry_after is not None
-        return {**self.headers, **({"Retry-After": str(self.retry_after)} if asks_to_wait else {})}
+"""`answer(body, choice_index)` returns the text of one choice, None for null. It must be a pure function."""
 
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """One request: its parsed body, when it arrived (seconds, monotonic), and `outcome`: "ok" or the fault.
-
-    `key` names what is asked, without `n` and `seed`: the choices given are (key, seed), (key, seed + 1) ...
-    """
+    """One request that a server received."""
 
     body: dict[str, Any]
+    """The parsed body."""
     headers: Mapping[str, str]
+    """Headers of the request."""
     arrived: float
+    """Time of arrival in seconds of a monotonic clock."""
     outcome: str
+    """`ok`, or the fault."""
 
     @property
     def n(self) -> int:
+        """Number of requested choices."""
         return int(self.body.get("n") or 1)
 
     @property
     def seed(self) -> int:
+        """Seed of the first choice; 0 if the request has none."""
         return int(self.body.get("seed") or 0)
 
     @property
     def key(self) -> str:
-        asked = {name: value for name, value in self.body.items() if name not in ("n", "seed")}
-        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+        """Hash of the body without `n` and `seed`: the returned choices are (key, seed), (key, seed + 1), ..."""
+        question = {name: value for name, value in self.body.items() if name not in ("n", "seed")}
+        return hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()[:16]
 
     def as_line(self) -> str:
+        """Return the line of the counter file, in JSON."""
         line = {"arrived": self.arrived, "key": self.key, "model": self.body.get("model")}
         return json.dumps({**line, "n": self.n, "seed": self.seed, "outcome": self.outcome}) + "\n"
 
 
 def planted_answer(quality: Mapping[str, float] | None = None, *, seed: int = 0) -> Answer:
-    """Answers with the text in the prompt's last `[[...]]`, right with probability `quality[model]` (default 1).
+    """Build an answer function that returns the text in the prompt's last `[[...]]`, with errors at a planted rate.
 
-    A pure function of `seed`, the messages, the model, and the request's seed plus the choice index. Wrong answers
-    are one of `wrong-0` .. `wrong-3`, so that a vote helps; without a mark all are `answer-0` .. `answer-3`.
+    Answers are a pure function of `seed`, the messages, the model, and the request's seed plus the choice index.
+
+    Args:
+        quality: Model -> probability of a correct answer; 1 for models that are not listed.
+        seed: Seed of the errors.
+
+    Returns:
+        The answer function. Wrong answers are `wrong-0` to `wrong-3`, so that a vote helps; a prompt without `[[...]]`
+        gets `answer-0` to `answer-3`.
     """
 
     def answer(body: dict[str, Any], index: int) -> str:
@@ -119,7 +95,7 @@ def planted_answer(quality: Mapping[str, float] | None = None, *, seed: int = 0)
 
 
 def prompt_text(body: Mapping[str, Any]) -> str:
-    """Everything the model is told, as one text, in either protocol."""
+    """Return system prompt and messages of a request of either protocol as one text."""
     if "prompt" in body:
         return str(body["prompt"])
     parts = [body["system"]] if body.get("system") else []
@@ -131,15 +107,16 @@ def _content_text(content: str | list[dict[str, Any]]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Spoken:
-    """One choice as it is sent: cut after `max_tokens` words, as a model would be."""
+class SentChoice:
+    """One choice of a response, cut after `max_tokens` words as a model's would be."""
 
     text: str | None
     tokens: int
     finish_reason: str
 
     @classmethod
-    def within(cls, text: str | None, max_tokens: int | None) -> Spoken:
+    def within(cls, text: str | None, max_tokens: int | None) -> SentChoice:
+        """Return the choice with `text`, cut after `max_tokens` words."""
         if text is None:
             return cls(None, 0, "stop")
         words = text.split()
@@ -149,14 +126,30 @@ class Spoken:
 
 
 class LoopbackServer(ABC):
-    """What both protocols share: receiving, counting, failing. Use a subclass, as `async with ... as server`.
+    """Base class of the servers: receives, counts and fails. Use a subclass in `async with ... as server`.
 
-    `delay` is the seconds every call takes. `api_key`, where given, is asked of every request. `counter` is a file
-    that gets one line per request.
+    Args:
+        answer: Answer function; `planted_answer()` by default.
+        faults: Which requests fail, and how.
+        delay: Duration of every call in seconds.
+        api_key: Key that every request must have; None accepts any.
+        port: Port to bind; 0 picks a free one.
+        counter: File that gets one line per request.
+
+    Attributes:
+        requests: All requests received.
+        outcomes: Number of requests by outcome.
+        in_flight: Number of requests in progress.
+        max_in_flight: Largest number of concurrent requests so far.
+        choices: Choices returned so far.
+        prompt_tokens: Prompt tokens of the answered requests.
+        completion_tokens: Completion tokens of all choices.
     """
 
     routes: Sequence[str]
+    """Paths that are answered by POST."""
     max_choices: int | None = None
+    """Most choices per request; None for no limit."""
 
     def __init__(
         self,
@@ -178,18 +171,19 @@ class LoopbackServer(ABC):
 
     @property
     def calls(self) -> int:
-        """Requests received, failed ones too."""
+        """Number of requests received, including failed ones."""
         return len(self.requests)
 
     @property
     def url(self) -> str:
+        """Address of the server, without a path."""
         return f"http://127.0.0.1:{self._port}"
 
     async def __aenter__(self) -> Self:
         app = web.Application(client_max_size=64 * 2**20)
         app.add_routes([web.post(route, self._handle) for route in self.routes])
         app.add_routes([web.get("/v1/models", self._models)])
-        # Handlers are cancelled when their client goes away, so a hang ends with its client.
+        # A handler is cancelled when its client disconnects, so a hang ends with its client.
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1, access_log=None)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", self._port, backlog=1024).start()
@@ -226,7 +220,7 @@ class LoopbackServer(ABC):
         if not self._authorised(request):
             return self._error(401, f"Incorrect API key provided: {self._key_sent(request)}")
         if fault is None:
-            return web.json_response(self._completion(request.path, body, self._speak(body)))
+            return web.json_response(self._completion(request.path, body, self._choices(body)))
         status = fault if isinstance(fault, int) else STATUS_OF_KIND.get(fault)
         if status is not None:
             return self._error(status, f"{self._faults.message} {fault}")
@@ -242,22 +236,29 @@ class LoopbackServer(ABC):
         body = {"type": "error", "error": {"type": f"error_{status}", "message": message, "code": str(status)}}
         return web.json_response(body, status=status, headers=self._faults.error_headers(status))
 
-    def _speak(self, body: dict[str, Any]) -> list[Spoken]:
+    def _choices(self, body: dict[str, Any]) -> list[SentChoice]:
         count = min(int(body.get("n") or 1), self.max_choices or sys.maxsize)
         max_tokens = body.get("max_tokens") or body.get("max_completion_tokens")
-        spoken = [Spoken.within(self._answer(body, index), max_tokens) for index in range(count)]
+        choices = [SentChoice.within(self._answer(body, index), max_tokens) for index in range(count)]
         self.choices += count
         self.prompt_tokens += count_tokens(prompt_text(body))
-        self.completion_tokens += sum(choice.tokens for choice in spoken)
-        return spoken
+        self.completion_tokens += sum(choice.tokens for choice in choices)
+        return choices
 
     @abstractmethod
-    def _completion(self, path: str, body: dict[str, Any], spoken: list[Spoken]) -> dict[str, Any]:
-        """The answer's body in the server's protocol."""
+    def _completion(self, path: str, body: dict[str, Any], choices: list[SentChoice]) -> dict[str, Any]:
+        """Return the body of a successful response in the server's protocol."""
 
 
 class OpenAIServer(LoopbackServer):
-    """The OpenAI protocol. `usage`: counts over all choices, over the first one only (llama.cpp's way), or none."""
+    """A server with the OpenAI protocol.
+
+    Args:
+        answer: Answer function; `planted_answer()` by default.
+        usage: Which completion tokens `usage` counts: those of all choices, of the first choice only (as llama.cpp
+            does), or none at all.
+        options: Further arguments of `LoopbackServer`.
+    """
 
     routes = ("/v1/chat/completions", "/v1/completions")
 
@@ -273,40 +274,42 @@ class OpenAIServer(LoopbackServer):
 
     @property
     def base_url(self) -> str:
+        """Base URL for clients."""
         return f"{self.url}/v1"
 
-    def _completion(self, path: str, body: dict[str, Any], spoken: list[Spoken]) -> dict[str, Any]:
+    def _completion(self, path: str, body: dict[str, Any], choices: list[SentChoice]) -> dict[str, Any]:
         is_chat = path.endswith("/chat/completions")
-        choices = [
+        shown = [
             {
                 "index": index,
                 "finish_reason": choice.finish_reason,
                 **({"message": {"role": "assistant", "content": choice.text}} if is_chat else {"text": choice.text}),
             }
-            for index, choice in enumerate(spoken)
+            for index, choice in enumerate(choices)
         ]
-        head = {"id": "loopback", "created": 0, "model": body["model"], "choices": choices}
+        head = {"id": "loopback", "created": 0, "model": body["model"], "choices": shown}
         head["object"] = "chat.completion" if is_chat else "text_completion"
-        return head if self._usage == "none" else {**head, "usage": self._usage_of(body, spoken)}
+        return head if self._usage == "none" else {**head, "usage": self._usage_of(body, choices)}
 
-    def _usage_of(self, body: dict[str, Any], spoken: list[Spoken]) -> dict[str, int]:
-        counted = spoken[:1] if self._usage == "one_choice" else spoken
+    def _usage_of(self, body: dict[str, Any], choices: list[SentChoice]) -> dict[str, int]:
+        counted = choices[:1] if self._usage == "one_choice" else choices
         prompt, completion = count_tokens(prompt_text(body)), sum(choice.tokens for choice in counted)
         return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
 class AnthropicServer(LoopbackServer):
-    """The Anthropic messages protocol: one choice a call, no seed."""
+    """A server with the Anthropic messages protocol: one choice per call, no seed."""
 
     routes = ("/v1/messages",)
     max_choices = 1
 
     @property
     def base_url(self) -> str:
+        """Base URL for clients."""
         return self.url
 
-    def _completion(self, path: str, body: dict[str, Any], spoken: list[Spoken]) -> dict[str, Any]:
-        choice = spoken[0]
+    def _completion(self, path: str, body: dict[str, Any], choices: list[SentChoice]) -> dict[str, Any]:
+        choice = choices[0]
         return {
             "id": "loopback",
             "type": "message",
@@ -317,43 +320,6 @@ class AnthropicServer(LoopbackServer):
             "stop_sequence": None,
             "usage": {"input_tokens": count_tokens(prompt_text(body)), "output_tokens": choice.tokens},
         }
-
-
-async def _hang(_: web.Request) -> web.StreamResponse:
-    await asyncio.Event().wait()
-    raise AssertionError("a hang ends only by cancellation")
-
-
-async def _drop(request: web.Request) -> web.StreamResponse:
-    if request.transport:
-        request.transport.abort()
-    return web.Response()
-
-
-async def _drop_mid_body(request: web.Request) -> web.StreamResponse:
-    response = web.StreamResponse(headers={"Content-Type": "application/json", "Content-Length": "1000"})
-    await response.prepare(request)
-    await response.write(b'{"id": "loopback", "choices": [{"mess')
-    if request.transport:
-        request.transport.close()
-    return response
-
-
-async def _not_json(_: web.Request) -> web.StreamResponse:
-    return web.Response(text="<html>upstream is having a moment", content_type="application/json")
-
-
-async def _no_choices(_: web.Request) -> web.StreamResponse:
-    return web.json_response({"id": "loopback", "object": "chat.completion", "model": "loopback"})
-
-
-BREAKAGES: Mapping[str, Callable[[web.Request], Awaitable[web.StreamResponse]]] = {
-    "hang": _hang,
-    "drop": _drop,
-    "drop_mid_body": _drop_mid_body,
-    "not_json": _not_json,
-    "no_choices": _no_choices,
-}
 
 
 def _rate(text: str) -> tuple[str, float]:

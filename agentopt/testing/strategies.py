@@ -1,4 +1,4 @@
-"""The conformance suites that every `Strategy` and every `Search` passes, and an in-memory `Runner` for them."""
+"""Conformance suites of `Strategy` and `Search`, and an in-memory `Runner` for them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,21 @@ from agentopt.core.records import Evaluation, ExampleResult, Trial, TrialState
 from agentopt.search.base import Proposal, Search, SearchSpace, Strategy
 
 ScoreFunction = Callable[[Candidate], float]
+"""Returns the score of a candidate."""
 
 
 def trial_of(
     space: SearchSpace, number: int, proposal: Proposal, score: float | None, state: TrialState = "complete"
 ) -> Trial:
-    """A trial of one example with this score; None is an incomplete trial whose example failed."""
+    """Build a trial with one example.
+
+    Args:
+        space: The space that gives the candidate's cost.
+        number: Number of the trial.
+        proposal: The evaluated proposal.
+        score: Score of the example; None if it failed, which makes the trial incomplete.
+        state: State of the trial if there is a score.
+    """
     result = ExampleResult("example", score, error=None if score is not None else "the call failed")
     state = state if score is not None else "incomplete"
     evaluation = Evaluation("validation", 1, (result,), state)
@@ -24,10 +33,18 @@ def trial_of(
 
 
 class ScriptedRunner:
-    """A `Runner` whose world is a score function. Keeps what was said in `said`, as (event, message).
+    """A `Runner` that evaluates candidates with a score function. The baseline is trial 0 from the start.
 
-    The baseline is trial 0 from the start; `max_trials` counts it. Before the run with the number `fail_at`
-    (counting every call of `run`, from 1) it raises `error`, once: what a crash looks like to a search.
+    Args:
+        space: The search space.
+        score: Returns the score of a candidate.
+        max_trials: Cap on trials, including the baseline.
+        fail_at: Number of the call of `run`, counted from 1, that raises `error`, as a crash would.
+        error: The exception of that call.
+
+    Attributes:
+        events: All emitted events.
+        runs: Number of calls of `run`.
     """
 
     def __init__(
@@ -71,18 +88,28 @@ class ScriptedRunner:
 async def check_strategy(
     make: Callable[[], Strategy], space: SearchSpace, score: ScoreFunction, *, rounds: int = 4, k: int = 3
 ) -> None:
-    """Raise `AssertionError` unless the strategy keeps what `Strategy` promises, over a few rounds in `space`.
+    """Check that a strategy behaves as `Strategy` requires, over a few rounds.
 
-    Proposals are in the space, untried, distinct and at most k; the same history gives the same proposals, also from
-    a fresh instance; an empty list comes only when every affordable candidate was tried. Histories hold pruned and
-    incomplete trials too.
+    Proposals are in the space, untried, distinct and at most `k`. The same history gives the same proposals, also from
+    a new instance. An empty list is returned only if every affordable candidate was tried. The histories include pruned
+    and incomplete trials.
+
+    Args:
+        make: Builds a new instance.
+        space: The search space.
+        score: Returns the score of a candidate.
+        rounds: Number of rounds of proposals.
+        k: Most proposals per round.
+
+    Raises:
+        AssertionError: A requirement does not hold.
     """
     trials = [trial_of(space, 0, Proposal(space.baseline, "baseline"), score(space.baseline))]
     strategy = make()
     for _ in range(rounds):
         proposals = await strategy.propose(space, tuple(trials), k)
         assert proposals == await make().propose(space, tuple(trials), k), "the same history, other proposals"
-        assert proposals == await strategy.propose(space, tuple(trials), k), "asking twice changed the answer"
+        assert proposals == await strategy.propose(space, tuple(trials), k), "a second call gave other proposals"
         _check_proposals(space, trials, proposals, k)
         for proposal in proposals:
             trials.append(_varied(space, len(trials), proposal, score(proposal.candidate)))
@@ -91,7 +118,11 @@ async def check_strategy(
 
 
 async def check_strategy_tries_everything(strategy: Strategy, space: SearchSpace, score: ScoreFunction) -> None:
-    """Raise `AssertionError` unless the strategy tries every affordable candidate once, and then says it is done."""
+    """Check that a strategy proposes every affordable candidate once and then returns an empty list.
+
+    Raises:
+        AssertionError: A candidate was repeated or left out.
+    """
     trials = [trial_of(space, 0, Proposal(space.baseline, "baseline"), score(space.baseline))]
     every = {*space.candidates(), space.baseline}
     for _ in range(len(every) + 1):
@@ -100,15 +131,24 @@ async def check_strategy_tries_everything(strategy: Strategy, space: SearchSpace
             trials.append(trial_of(space, len(trials), proposal, score(proposal.candidate)))
         if not proposals:
             break
-    assert {t.candidate for t in trials} == every, "it ended before everything was tried"
-    assert len(trials) == len(every), "it repeated itself"
+    assert {t.candidate for t in trials} == every, "it ended before every candidate was tried"
+    assert len(trials) == len(every), "it repeated a candidate"
 
 
 async def check_search(make: Callable[[], Search], space: SearchSpace, score: ScoreFunction, *, trials: int) -> None:
-    """Raise `AssertionError` unless the search spends its trials as `Search` promises, on a world of `score`.
+    """Check that a search spends its trials as `Search` requires.
 
-    Every trial, or the whole space where that is less; each affordable, none twice; the same from a fresh instance;
-    and one that has nothing left to spend runs nothing.
+    It spends every trial, or the whole space if that is smaller; each candidate is affordable and tried once; a new
+    instance makes the same trials; without trials left it evaluates nothing.
+
+    Args:
+        make: Builds a new instance.
+        space: The search space.
+        score: Returns the score of a candidate.
+        trials: Cap on trials, including the baseline.
+
+    Raises:
+        AssertionError: A requirement does not hold.
     """
     runner, again = (ScriptedRunner(space, score, trials) for _ in range(2))
     await make().run(space, runner)
@@ -121,17 +161,17 @@ async def check_search(make: Callable[[], Search], space: SearchSpace, score: Sc
     runs = runner.runs
     if runner.trials_left == 0:
         await make().run(space, runner)
-        assert runner.runs == runs, "it ran a trial that it had not left"
+        assert runner.runs == runs, "a trial was run although none was left"
 
 
 def _check_proposals(space: SearchSpace, trials: Sequence[Trial], proposals: Sequence[Proposal], k: int) -> None:
     candidates = [p.candidate for p in proposals]
     tried = {t.candidate for t in trials}
-    assert len(candidates) <= k, f"at most {k} were asked for, but got {len(candidates)}"
-    assert len(set(candidates)) == len(candidates), "two proposals are alike"
+    assert len(candidates) <= k, f"at most {k} were requested, but got {len(candidates)}"
+    assert len(set(candidates)) == len(candidates), "two proposals are equal"
     assert not tried.intersection(candidates), "a proposal was tried before"
     assert all(space.contains(c) for c in candidates), "a proposal is outside the space"
-    assert all(p.proposer for p in proposals), "a proposal does not say who made it"
+    assert all(p.proposer for p in proposals), "a proposal has no proposer"
     left = {*space.candidates()} - tried
     assert len(candidates) == min(k, len(left)), f"{len(left)} are left, but {len(candidates)} were proposed"
 

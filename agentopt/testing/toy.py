@@ -1,7 +1,7 @@
-"""A small two-subtask task and a fake model with planted qualities: what tests and examples run when no model should.
+"""A small two-subtask task and a scripted model with planted quality, for tests and examples without a real model.
 
-Each example asks for a secret word. `find` should name its key, `answer` should give the word; a model gets an
-answer right with its planted quality, independently for each repeat, the same each time it is asked.
+The answer to each example is a secret word. `find` should return its key, `answer` the word. A model answers correctly
+with its planted probability, independently for each repeat; the same request always gets the same answer.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from agentopt.models.base import Request
 from agentopt.models.scripted import ScriptedModel
 
 SMALL, LARGE = "smollm2-135m", "qwen2.5-coder-0.5b"
-"""Names of the built-in catalogue, so that the toy task loads anywhere; the fake answers in their place."""
+"""Names from the built-in catalogue, so that the toy task loads anywhere; the scripted model replaces them."""
 
 QUALITY: Mapping[tuple[str, str], float] = {
     ("find", SMALL): 0.3,
@@ -26,18 +26,26 @@ QUALITY: Mapping[tuple[str, str], float] = {
     ("answer", SMALL): 0.7,
     ("answer", LARGE): 0.75,
 }
+"""(subtask, model) -> probability of a correct answer."""
 
 
 def toy_task(
     *, validation: int = 16, test: int = 16, num_samples: Sequence[int] = (1, 2, 3, 5, 8), method: str = "vote"
 ) -> Task:
-    """The task, with so many examples."""
+    """Build the task.
+
+    Args:
+        validation: Number of validation examples.
+        test: Number of test examples.
+        num_samples: Allowed sample counts of both subtasks, ascending.
+        method: Fusion method of `find`.
+    """
     return Task(
         name="toy",
         description="find a key, then give the word behind it",
         subtasks=(
-            _subtask("find", _ask_key, num_samples, Fusion(method), ()),
-            _subtask("answer", _ask_word, num_samples, Fusion(), ("find",)),
+            _subtask("find", _key_prompt, num_samples, Fusion(method), ()),
+            _subtask("answer", _word_prompt, num_samples, Fusion(), ("find",)),
         ),
         scorer=exact_match(),
         splits=_splits({"validation": validation, "test": test}),
@@ -47,14 +55,18 @@ def toy_task(
 
 
 def toy_model(quality: Mapping[tuple[str, str], float] = QUALITY) -> ScriptedModel:
-    """A fake that answers the toy task's questions with the planted qualities."""
+    """Build a scripted model that answers the toy task with the planted quality.
+
+    Args:
+        quality: (subtask, model) -> probability of a correct answer.
+    """
 
     def answer(request: Request, repeat: int) -> str:
         subtask, example, key = request.messages[-1].content.split("|")
         right = f"key-{example}" if subtask == "find" else f"word-{example}"
         known = subtask == "find" or key == f"key-{example}"
-        luck = draw(request.model, subtask, example, repeat, request.seed)
-        return right if known and luck < quality[subtask, request.model] else f"wrong-{int(luck * 5)}"
+        chance = draw(request.model, subtask, example, repeat, request.seed)
+        return right if known and chance < quality[subtask, request.model] else f"wrong-{int(chance * 5)}"
 
     return ScriptedModel(answer)
 
@@ -72,11 +84,11 @@ def _subtask(name: str, render: Any, counts: Sequence[int], fusion: Fusion, read
     )
 
 
-def _ask_key(inputs: Mapping[str, Any], outputs: Mapping[str, Value]) -> str:
+def _key_prompt(inputs: Mapping[str, Any], outputs: Mapping[str, Value]) -> str:
     return f"find|{inputs['number']}|"
 
 
-def _ask_word(inputs: Mapping[str, Any], outputs: Mapping[str, Value]) -> str:
+def _word_prompt(inputs: Mapping[str, Any], outputs: Mapping[str, Value]) -> str:
     return f"answer|{inputs['number']}|{outputs['find']}"
 
 
@@ -90,5 +102,5 @@ def _splits(sizes: Mapping[Split, int]) -> dict[Split, tuple[Example, ...]]:
 
 
 def draw(*what: object) -> float:
-    """A number in [0, 1) that is a fixed function of `what`."""
+    """Return a pseudo-random number in [0, 1) that is a pure function of the `repr` of `what`."""
     return int.from_bytes(hashlib.sha256(repr(what).encode()).digest()[:8]) / 2**64

@@ -152,7 +152,7 @@ def ids(max: int | None = None) -> Parser:  # noqa: A002 - the key of the task f
 
 
 @parser("json", schema="schema")
-def json(schema: dict[str, Any]) -> Parser:
+def json_value(schema: dict[str, Any]) -> Parser:
     """The first JSON value in the response that follows `schema` (JSON Schema, by default of 2020-12).
 
     Looks at the whole response, then at what stands between ``` fences, then at each object or array in the prose.

@@ -19,7 +19,7 @@ from agentopt.core.errors import TaskError
 from agentopt.core.task_rules import CONTEXT, INPUTS, OLD_CONTEXT
 
 
-class _Record:
+class Record:
     """What a template sees of a mapping: its keys alone, so that a column called `items` is no method."""
 
     __slots__ = ("_data",)
@@ -42,7 +42,7 @@ class _Undefined(jinja2.StrictUndefined):
 
     @property
     def _undefined_message(self) -> str:
-        known = ", ".join(map(str, self._undefined_obj)) if isinstance(self._undefined_obj, _Record) else ""
+        known = ", ".join(map(str, self._undefined_obj)) if isinstance(self._undefined_obj, Record) else ""
         return f"`{self._undefined_name}` is not defined{f' (there is: {known})' if known else ''}"
 
 
@@ -63,7 +63,8 @@ def _environment() -> ImmutableSandboxedEnvironment:
     return environment
 
 
-_ENVIRONMENT = _environment()
+ENVIRONMENT = _environment()
+"""The environment of every prompt template; exported modules contain a copy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +86,10 @@ class Template:
 
     def render(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> str:
         """The text for one example. Raises `TaskError` that names the variable that is not defined."""
-        names = {name: _Record({"output": value}) for name, value in outputs.items()}
+        names = {name: Record({"output": value}) for name, value in outputs.items()}
         if CONTEXT in names:
             names[OLD_CONTEXT] = names[CONTEXT]
-        return self.render_names(**names, **{INPUTS: _Record(inputs)})
+        return self.render_names(**names, **{INPUTS: Record(inputs)})
 
     def render_names(self, **names: Any) -> str:
         """The text, with these values under these names. Raises `TaskError`."""
@@ -104,8 +105,8 @@ class Template:
 def compile_template(text: str, where: str | None = None) -> Template:
     """Compile a template. Raises `TaskError` with `where` and the line inside the template for bad syntax."""
     try:
-        tree = _ENVIRONMENT.parse(text)
-        compiled = _ENVIRONMENT.from_string(text)
+        tree = ENVIRONMENT.parse(text)
+        compiled = ENVIRONMENT.from_string(text)
     except jinja2.TemplateSyntaxError as error:
         raise TaskError(
             f"line {error.lineno} of the template is not Jinja: {error.message}",

@@ -40,7 +40,8 @@ from agentopt.jobs.jobfile import Job
 from agentopt.jobs.store import open_store
 from agentopt.models.base import Message
 from agentopt.runs.config import Config
-from agentopt.testing.servers import Faults, OpenAIServer, prompt_text
+from agentopt.testing.faults import Faults
+from agentopt.testing.servers import OpenAIServer, prompt_text
 from agentopt.workflow.inputs import Columns, columns_of, inputs_in
 
 SMALL = {"find": {"model": "small", "num_samples": 3, "system_prompt": "S"}, "tell": {"model": "small"}}

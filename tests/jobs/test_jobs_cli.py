@@ -76,7 +76,7 @@ def test_a_job_from_its_file_to_its_removal(place: Place, jobs: Call) -> None:
     assert told.count("promoted") >= 1
     assert "answer: better" in jobs("show", "nightly")
 
-    assert "champion 1 is in its place again" in jobs("rollback", "nightly", "1")
+    assert "champion 1 is restored" in jobs("rollback", "nightly", "1")
     assert place.champions.file.read_bytes() == (place.champions.folder / "champions/0001.yaml").read_bytes()
     assert "rolled back" in jobs("history", "nightly", "--limit", "1")
     assert "known: 1, 2" in jobs("rollback", "nightly", "9", code=2)
@@ -88,7 +88,7 @@ def test_a_job_from_its_file_to_its_removal(place: Place, jobs: Call) -> None:
 
 
 def test_a_job_that_cannot_run_is_refused_when_it_is_added(place: Place, jobs: Call) -> None:
-    assert "never comes" in jobs("add", str(place.write(schedule={"cron": "0 3 30 2 *"})), code=2)
+    assert "must have a future time" in jobs("add", str(place.write(schedule={"cron": "0 3 30 2 *"})), code=2)
     assert "did you mean 'schedule'" in jobs("add", str(place.write(shedule={"every": "1h"})), code=2)
     assert "no task.yaml" in jobs("add", str(place.write(task="gone")), code=2)
     assert "cannot be read" in jobs("add", "gone.yaml", code=2)
@@ -117,12 +117,12 @@ def test_a_stored_job_that_cannot_be_read_costs_only_itself(place: Place, jobs: 
 
 def test_the_first_time_of_an_interval_waits_for_a_daemon(place: Place, jobs: Call) -> None:
     jobs("add", str(place.write(schedule={"every": "6h"})))
-    assert "now (waits for a daemon)" in jobs("list")
-    assert "next time: now (waits for a daemon)" in jobs("show", "nightly")
+    assert "now (waiting for a daemon)" in jobs("list")
+    assert "next time: now (waiting for a daemon)" in jobs("show", "nightly")
     store = open_store(f"sqlite:///{place.data}/jobs.db")
     assert store.claim("nightly", time.time(), time.time())
     store.close()
-    assert "waits for a daemon" not in jobs("list")
+    assert "waiting for a daemon" not in jobs("list")
 
 
 def test_a_name_gets_another_task_only_where_that_is_asked_for(place: Place, jobs: Call) -> None:

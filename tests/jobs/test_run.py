@@ -21,7 +21,8 @@ from agentopt.jobs.snapshot import load_world
 from agentopt.jobs.store import JobRun, JobStore
 from agentopt.jobs.worker import as_owner
 from agentopt.runs.result import load_result
-from agentopt.testing.servers import Faults, OpenAIServer, planted_answer
+from agentopt.testing.faults import Faults
+from agentopt.testing.servers import OpenAIServer, planted_answer
 
 SECRET = "whsec_" + base64.b64encode(b"0123456789abcdef01234567").decode()
 

@@ -25,8 +25,9 @@ from agentopt.models.catalog import ModelSpec, Weights
 from agentopt.models.hosted import HostedModel, estimated_tokens, payload, read_choices, split_tokens
 from agentopt.models.scripted import ScriptedModel
 from agentopt.testing.conformance import check_chat_model
+from agentopt.testing.faults import Fault, Faults
 from agentopt.testing.server_process import ServerProcess
-from agentopt.testing.servers import AnthropicServer, Fault, Faults, LoopbackServer, OpenAIServer, planted_answer
+from agentopt.testing.servers import AnthropicServer, LoopbackServer, OpenAIServer, planted_answer
 
 KEY = "sk-a-key-that-nobody-may-see"
 ROUTES: dict[str, tuple[Callable[..., LoopbackServer], dict[str, Any]]] = {

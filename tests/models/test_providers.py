@@ -24,7 +24,8 @@ from agentopt.models.router import ModelRouter
 from agentopt.models.session import open_session
 from agentopt.runs.config import Config
 from agentopt.runs.result import Result
-from agentopt.testing.servers import AnthropicServer, Fault, Faults, LoopbackServer, OpenAIServer, planted_answer
+from agentopt.testing.faults import Fault, Faults
+from agentopt.testing.servers import AnthropicServer, LoopbackServer, OpenAIServer, planted_answer
 
 KIND: Mapping[str, str] = {
     "rate_limit": "HTTP 429",

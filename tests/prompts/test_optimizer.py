@@ -465,7 +465,7 @@ async def test_prompts_take_no_more_than_their_share_of_a_cap(tmp_path: Path) ->
         if getattr(event, "kind", "") == "prompts_done":
             told.append(len(provider.requests))
 
-    result = await aoptimize(prompt_task(), asked, provider=provider, observer=observe)
+    result = await aoptimize(prompt_task(), asked, provider=provider, callbacks=[observe])
     assert told[0] <= 200
     assert result.total.calls <= 400
     assert result.finalist("best").test is not None

@@ -286,7 +286,7 @@ async def test_the_search_knows_the_archive_and_tries_something_else(tmp_path: P
 
 async def test_a_resume_of_a_run_that_another_process_works_on_leaves_it_as_it_is(tmp_path: Path) -> None:
     asked = config(tmp_path)
-    run = RunFolder.create(toy_task(), None, asked)
+    run = RunFolder.create(toy_task(), asked)
     before = (run.path / "config.yaml").read_text()
     other = asked.model_copy(update={"seed": 7})
     with run.locked(), pytest.raises(ConfigError, match="another process works on this run"):
@@ -296,7 +296,7 @@ async def test_a_resume_of_a_run_that_another_process_works_on_leaves_it_as_it_i
 
 async def test_a_run_that_was_resumed_is_kept_when_it_meets_a_users_mistake(tmp_path: Path) -> None:
     task = replace(toy_task(), max_units=1)
-    run = RunFolder.create(task, None, config(tmp_path))
+    run = RunFolder.create(task, config(tmp_path))
     with pytest.raises(TaskError, match="the baseline must cost at most"):
         await aoptimize(task, resume=run.path, provider=toy_model())
     assert RunFolder.open(run.path).id == run.id
@@ -306,7 +306,7 @@ async def test_a_run_that_was_resumed_is_kept_when_it_meets_a_users_mistake(tmp_
 
 
 async def test_half_an_emoji_in_a_message_does_not_stop_the_log(tmp_path: Path) -> None:
-    run = RunFolder.create(toy_task(), None, config(tmp_path))
+    run = RunFolder.create(toy_task(), config(tmp_path))
     log_to(run.log)(Note("cut \ud83d"))
     (line,) = run.log.read_text(encoding="utf-8").splitlines()
     assert json.loads(line)["message"] == "cut \ud83d"

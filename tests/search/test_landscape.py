@@ -174,5 +174,5 @@ def test_the_command_records_a_task_folder_and_says_what_it_kept(tmp_path: Path)
         assert len(server.received()) == asked, "a second recording is answered by the journal"
     landscape = Landscape.load(tmp_path / "planted.npz")
     assert "validation split of planted, 4 examples, recorded on small, large" in said.getvalue()
-    assert f"best {landscape.optimum:.3f}: find " in said.getvalue()
+    assert f"best {landscape.optimum:.3f}: find: " in said.getvalue()
     assert np.array_equal(Landscape.load(tmp_path / "again.npz").scores, landscape.scores)

@@ -143,12 +143,12 @@ def test_ids_keep_the_first_max_and_refuse_a_text_without_numbers() -> None:
     ],
 )
 def test_json_is_found_in_prose_and_fences_and_must_follow_the_schema(response: str) -> None:
-    assert parsers.json(SCHEMA)(response) == {"city": "Kell"}
+    assert parsers.json_value(SCHEMA)(response) == {"city": "Kell"}
 
 
 def test_a_number_too_large_for_the_schema_to_compute_with_is_unparsable() -> None:
     with pytest.raises(Unparsable):
-        parsers.json({"type": "number", "multipleOf": 0.1})("1" + "0" * 400)
+        parsers.json_value({"type": "number", "multipleOf": 0.1})("1" + "0" * 400)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_a_number_too_large_for_the_schema_to_compute_with_is_unparsable() -> No
 )
 def test_json_that_is_broken_or_breaks_the_schema_is_unparsable(response: str, complaint: str) -> None:
     with pytest.raises(Unparsable, match=complaint):
-        parsers.json(SCHEMA)(response)
+        parsers.json_value(SCHEMA)(response)
 
 
 @pytest.mark.parametrize(
@@ -172,14 +172,14 @@ def test_json_that_is_broken_or_breaks_the_schema_is_unparsable(response: str, c
 )
 def test_an_invalid_schema_and_one_that_points_elsewhere_are_refused(schema: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="schema"):
-        parsers.json(schema)
+        parsers.json_value(schema)
 
 
 def test_a_schema_may_refer_to_itself() -> None:
     schema = {"$defs": {"n": {"type": "integer"}}, "type": "array", "items": {"$ref": "#/$defs/n"}}
-    assert parsers.json(schema)("[1, 2]") == [1, 2]
+    assert parsers.json_value(schema)("[1, 2]") == [1, 2]
     with pytest.raises(Unparsable):
-        parsers.json(schema)('["a"]')
+        parsers.json_value(schema)('["a"]')
 
 
 def test_a_users_function_may_refuse_by_raising_or_by_none_and_its_bug_is_named() -> None:
@@ -203,8 +203,8 @@ ALL: list[Parser] = [
     parsers.number(),
     parsers.choice(["yes", "no", "A", "not sure", "C++"]),
     parsers.ids(3),
-    parsers.json(SCHEMA),
-    parsers.json({}),
+    parsers.json_value(SCHEMA),
+    parsers.json_value({}),
 ]
 LIKELY = st.lists(
     st.sampled_from(

@@ -20,7 +20,8 @@ from agentopt.models.base import Request
 from agentopt.models.catalog import Catalog
 from agentopt.models.scripted import ScriptedModel
 from agentopt.prompts.settings import PromptSettings
-from agentopt.runs.config import BudgetConfig, Config, SearchConfig
+from agentopt.runs.config import BudgetConfig, Config
+from agentopt.search.settings import SearchSettings
 from agentopt.taskfile.loading import load_task
 
 TASKS = Path(__file__).parents[2] / "tasks"
@@ -80,7 +81,7 @@ async def test_a_program_is_optimised_without_a_change(name: str, tmp_path: Path
         strategy="random",
         seed=3,
         budget=BudgetConfig(trials=3),
-        search=SearchConfig(early_stopping=None),
+        search=SearchSettings(early_stopping=None),
         prompts=PromptSettings(when="never"),
     )
     of_program = await aoptimize(TASKS / name, asked, provider=ScriptedModel(answer))

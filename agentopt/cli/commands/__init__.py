@@ -1,1 +1,1 @@
-"""What each command of the command line does: call `api`, show what came of it. One module a command."""
+"""One module per command: calls `agentopt.api` or a room, and prints the result."""

@@ -28,7 +28,7 @@ def run_diagnosis(
             print_plain(progress, event.message)
 
     with interruptible(progress):
-        found = diagnose(task, config, subtask=subtask, candidate=chosen, observer=observe)
+        found = diagnose(task, config, subtask=subtask, candidate=chosen, callbacks=[observe])
     if as_json:
         print("[" + ",\n".join(each.to_json() for each in found) + "]")  # noqa: T201 - the output of the command
         return

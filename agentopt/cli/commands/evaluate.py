@@ -24,8 +24,8 @@ def run_evaluation(task: Path, candidate: Path | None, split: Split, settings: S
     """`agentopt evaluate`: progress on stderr, the scores on stdout."""
     chosen = load_candidate(candidate) if candidate else None
     config = load_config(settings)
-    loaded, _ = load(task, config, agent=False)
-    progress, done, total = Console(stderr=True), count(1), len(loaded.splits.get(split, ()))
+    source = load(task, config, agent=False)
+    progress, done, total = Console(stderr=True), count(1), len(source.task.splits.get(split, ()))
     with interruptible(progress), counting_bar(progress, "examples") as show:
 
         def observe(event: Event) -> None:
@@ -34,7 +34,7 @@ def run_evaluation(task: Path, candidate: Path | None, split: Split, settings: S
             else:
                 print_plain(progress, event.message)
 
-        evaluation = evaluate(loaded, chosen, config, split=split, observer=observe)
+        evaluation = evaluate(source, chosen, config, split=split, callbacks=[observe])
     show_evaluation(evaluation, console)
 
 

@@ -1,4 +1,4 @@
-"""`agentopt jobs`: what is added, what ran, and the daemon."""
+"""`agentopt jobs`: adds, lists, runs and exports jobs, and starts the daemon."""
 
 from __future__ import annotations
 
@@ -32,22 +32,29 @@ from agentopt.jobs.worker import as_owner
 from agentopt.report.formatting import usage_cells
 
 ALARM, FAILED, UNDECIDED = 3, 1, 4
-"""Exit codes of `jobs run-now`, beside 0."""
+"""Exit codes of `jobs run-now` other than 0."""
 
 ALIKE = ("unchanged", "skipped", "refused")
-"""States of runs that `jobs history` tells in one row where they follow each other and say the same."""
+"""States whose consecutive identical runs share a row in `jobs history`."""
 
 
 def add_job(file: Path, store: str | None, replace: bool, console: Console) -> None:
-    """`agentopt jobs add`. Everything that can be checked without a model call is checked now.
+    """`agentopt jobs add`: checks everything that needs no model call, then stores the job.
 
-    A job that is there gets another task only where `replace` says so.
+    Args:
+        file: The job file.
+        store: SQLAlchemy URL of the job store; None for the default.
+        replace: Whether an existing job of that name may get another task.
+        console: Console for the result.
+
+    Raises:
+        UserError: The file or its inputs are invalid, or the job exists with another task.
     """
     job, folder = read_job(file), Path.cwd()
     now = datetime.now(UTC)
     if next_time(job.schedule, now.timestamp(), now) is None:
         raise ConfigError(
-            f"the schedule must have a time, but {job.schedule.cron} never comes",
+            f"the schedule must have a future time, but {job.schedule.cron} has none",
             where=f"{file}: schedule.cron",
             remedy="correct the day or the month",
         )
@@ -56,18 +63,18 @@ def add_job(file: Path, store: str | None, replace: bool, console: Console) -> N
         moved = _task_change(job, folder, jobs)
         if moved and not replace:
             raise UserError(
-                f"the job {job.name} is there for another task: {moved}",
+                f"the job {job.name} exists with another task: {moved}",
                 where=file,
-                remedy="give this one another name, or `--replace` the task; history and champion stay with the name",
+                remedy="rename this job, or add --replace; history and champion stay with the name",
             )
         new = jobs.put(job, folder, now.timestamp())
-    said = f"{'added' if new else 'updated'}: {f'task {moved}, ' if moved else ''}{job.schedule}"
-    print_plain(console, f"job {job.name} {said}")
+    change = f"{'added' if new else 'updated'}: {f'task {moved}, ' if moved else ''}{job.schedule}"
+    print_plain(console, f"job {job.name} {change}")
     _warn_of_secret(job)
 
 
 def _task_change(job: Job, folder: Path, jobs: JobStore) -> str:
-    """`before -> after` where a job of that name is there for another task, otherwise empty."""
+    """Return `before -> after` if a job of that name exists with another task, otherwise an empty string."""
     for known in jobs.jobs():
         before, after = (known.folder / known.job.task).resolve(), (folder / job.task).resolve()
         if known.job.name == job.name and before != after:
@@ -76,7 +83,7 @@ def _task_change(job: Job, folder: Path, jobs: JobStore) -> str:
 
 
 def _warn_of_secret(job: Job) -> None:
-    """The secret may be there for the daemon only, so this is no reason to refuse the job."""
+    """Warn, but accept the job: the secret may be set in the daemon's environment only."""
     try:
         if job.webhook:
             signer_of(job.webhook)
@@ -95,8 +102,8 @@ def list_jobs(store: str | None, console: Console) -> None:
         unreadable = jobs.unreadable()
     if table.row_count or not unreadable:
         console.print(table if table.row_count else "no jobs; `agentopt jobs add FILE` adds one")
-    for told in unreadable.values():
-        print_plain(console, f"cannot be read: {told}")
+    for problem in unreadable.values():
+        print_plain(console, f"cannot be read: {problem}")
 
 
 def _row(known: KnownJob, jobs: JobStore) -> tuple[str, ...]:
@@ -117,7 +124,7 @@ def _row(known: KnownJob, jobs: JobStore) -> tuple[str, ...]:
 def _champion_number(name: str) -> str:
     try:
         champion = champions_of(name).current()
-    except UserError:  # `show` says what is wrong with it; here it must not cost the other jobs' rows
+    except UserError:  # `show` reports the error; the other jobs are listed nonetheless
         return "damaged"
     return str(champion.number) if champion else "-"
 
@@ -128,7 +135,7 @@ def _next(known: KnownJob) -> str:
     schedule, now = known.job.schedule, datetime.now(UTC)
     found = next_due(known)
     if found and found <= now:
-        return "now (waits for a daemon)"
+        return "now (waiting for a daemon)"
     return _shown(found.timestamp(), schedule.zone) if found else "-"
 
 
@@ -141,7 +148,7 @@ def show_job(name: str, store: str | None, console: Console) -> None:
     with _opened(store) as jobs:
         known = jobs.job(name)
         cells = _row(known, jobs)
-        put_back = {run.champion: run.started for run in jobs.history(name)[::-1] if run.state == "rolled back"}
+        restored = {run.champion: run.started for run in jobs.history(name)[::-1] if run.state == "rolled back"}
     champions = champions_of(name)
     for title, text in zip(("job", "schedule", "next time", "last run"), cells, strict=False):
         print_plain(console, f"{title}: {text}")
@@ -152,15 +159,15 @@ def show_job(name: str, store: str | None, console: Console) -> None:
     for number in champions.numbers():
         champion = champions.get(number)
         mark = "->" if current and current.number == number else ""
-        since = _since(champion.record.time, put_back.get(number), known.job.schedule.zone)
+        since = _since(champion.record.time, restored.get(number), known.job.schedule.zone)
         table.add_row(mark, str(number), since, escape(champion.record.reason), escape(str(champion.candidate)))
     console.print(table if table.row_count else "no champion yet: the first run makes one")
 
 
-def _since(promoted: str, put_back: float | None, zone: tzinfo) -> str:
-    """When a champion last came to its place; a file that a person wrote does not say."""
+def _since(promoted: str, restored: float | None, zone: tzinfo) -> str:
+    """Return when a champion was last promoted or restored, `-` for a file written by hand."""
     times = [datetime.fromisoformat(promoted).timestamp()] if promoted else []
-    times += [put_back] if put_back else []
+    times += [restored] if restored else []
     return _shown(max(times), zone) if times else "-"
 
 
@@ -180,12 +187,12 @@ def show_history(name: str, store: str | None, limit: int, console: Console) -> 
 
 
 def _folded(runs: Sequence[JobRun]) -> Iterator[list[JobRun]]:
-    """The runs, newest first; those of `ALIKE` that follow each other and differ in their time only are together."""
+    """Group the runs, newest first: consecutive runs in a state of `ALIKE` that differ only in time are one group."""
 
-    def said(run: JobRun) -> tuple[object, ...]:
+    def outcome(run: JobRun) -> tuple[object, ...]:
         return (run.state, run.message, run.alarm, run.champion, run.spent, "" if run.state in ALIKE else run.id)
 
-    return (list(alike) for _, alike in groupby(runs, said))
+    return (list(alike) for _, alike in groupby(runs, outcome))
 
 
 def _history_cells(alike: Sequence[JobRun], zone: tzinfo) -> tuple[str, ...]:
@@ -202,14 +209,14 @@ def _history_cells(alike: Sequence[JobRun], zone: tzinfo) -> tuple[str, ...]:
 def run_now(name: str, store: str | None, console: Console) -> None:
     """`agentopt jobs run-now`: one run in the foreground, also of a paused job.
 
-    Exits with 3 where the champion raised an alarm, with 1 where the run failed, with 4 where it was undecided.
+    Exits with 3 if the champion raised an alarm, with 1 if the run failed, with 4 if it was undecided.
     """
     with _opened(store) as jobs, as_owner(jobs, data_folder(), time.time) as worker:
         jobs.job(name)
         try:
             run = asyncio.run(worker.work(worker.claim_now(name)))
         except KeyboardInterrupt:
-            console.print(f"stopped; `agentopt jobs run-now {name}` goes on, and so does `agentopt jobs start`")
+            console.print(f"stopped; `agentopt jobs run-now {name}` resumes it, and so does `agentopt jobs start`")
             sys.exit(INTERRUPTED)
     print_plain(console, f"{name}: {run.state}; {run.message}")
     if run.alarm:
@@ -219,7 +226,7 @@ def run_now(name: str, store: str | None, console: Console) -> None:
 
 
 def start_daemon(store: str | None, slots: int) -> None:
-    """`agentopt jobs start`: in the foreground until SIGTERM or Ctrl-C; the log is JSON lines on stdout."""
+    """`agentopt jobs start`: runs in the foreground until SIGTERM or Ctrl-C; logs JSON lines on stdout."""
 
     async def serve(jobs: JobStore) -> None:
         stop, loop = asyncio.Event(), asyncio.get_running_loop()
@@ -237,10 +244,8 @@ def pause_job(name: str, paused: bool, store: str | None, console: Console) -> N
     with _opened(store) as jobs:
         jobs.job(name)
         jobs.pause(name, paused, time.time())
-    said = (
-        "is paused; a run that is under way goes on" if paused else "is resumed; what the pause missed is not made up"
-    )
-    console.print(f"job {name} {said}")
+    effect = "paused; a run in progress continues" if paused else "resumed; runs missed during the pause are skipped"
+    console.print(f"job {name} is {effect}")
 
 
 def remove_job(name: str, store: str | None, console: Console) -> None:
@@ -253,12 +258,12 @@ def remove_job(name: str, store: str | None, console: Console) -> None:
 
 
 def roll_back(name: str, number: int | None, store: str | None, console: Console) -> None:
-    """`agentopt jobs rollback`. What was put back stays until data, prices, configuration or code change."""
+    """`agentopt jobs rollback`: the restored champion stays until data, prices, configuration or code change."""
     with _opened(store) as jobs:
         jobs.job(name)
         champion = champions_of(name).rollback(number)
         jobs.settle(name, None, champion.candidate.key)
-        message = f"champion {champion.number} is in its place again"
+        message = f"champion {champion.number} is restored"
         jobs.note(name, time.time(), {"state": "rolled back", "message": message, "champion": champion.number})
     print_plain(console, f"{name}: {message}: {champions_of(name).file}")
 

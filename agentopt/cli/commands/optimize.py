@@ -49,21 +49,22 @@ def run_optimization(task: Path | None, settings: Sequence[str], resume: Path | 
             view(event)
 
         try:
-            result = asyncio.run(aoptimize(task, config, resume=resume, observer=observe))
+            result = asyncio.run(aoptimize(task, config, resume=opened, callbacks=[observe]))
         except KeyboardInterrupt:
             how = f"agentopt optimize --resume {shlex.quote(str(folder[0]))}" if folder else "run the command again"
             print_plain(progress, f"stopped; every answer received is cached. Resume with:\n  {how}")
             sys.exit(INTERRUPTED)
-    show_result(RunFolder.open(Path(result.run)), result, console)
+    show_result(result, task.absolute(), config.absolute(), console)
 
 
-def show_result(run: RunFolder, result: Result, console: Console) -> None:
+def show_result(result: Result, task: Path | None, config: Config, console: Console) -> None:
     """Print the result, and the command that evaluates the best candidate."""
     print_result(result, console)
-    catalogues = ["-c", f"models=[{', '.join(map(str, run.config.models))}]"] if run.config.models else []
-    task = str(run.task) if run.task else "TASK"
-    overrides = [part for key, value in run.config.task.items() for part in ("-c", f"task.{key}={_as_setting(value)}")]
-    command = ["agentopt", "evaluate", task, "--candidate", str(run.path / "best.yaml"), *catalogues, *overrides]
+    files = [str(path) for path in config.models if isinstance(path, Path)]
+    catalogues = ["-c", f"models=[{', '.join(files)}]"] if files else []
+    overrides = [part for key, value in config.task.items() for part in ("-c", f"task.{key}={_as_setting(value)}")]
+    best = Path(result.run) / "best.yaml"
+    command = ["agentopt", "evaluate", str(task or "TASK"), "--candidate", str(best), *catalogues, *overrides]
     print_plain(console, f"Use it:  {shlex.join(command)}")
 
 

@@ -1,11 +1,10 @@
-"""A candidate as a Python module of its own, which needs Python and the `openai` client and nothing of agentopt."""
+"""Exports a candidate as a Python module that runs without agentopt."""
 
 from __future__ import annotations
 
 import inspect
 import json
 import textwrap
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from agentopt.core.registry import PARSERS as PARSER_REGISTRY
 from agentopt.core.task_rules import INPUTS
 from agentopt.deploy.deployment import Deployment
 from agentopt.deploy.export.endpoints import endpoint_of, url_variable
-from agentopt.deploy.export.prompts import HELPERS, prompt_function
 from agentopt.deploy.export.source import ELSEWHERE, Extraction
 from agentopt.models.catalog import ModelSpec
 from agentopt.taskfile.loading import in_order, read_spec
@@ -26,16 +24,9 @@ from agentopt.workflow import parsers as parsers_module
 from agentopt.workflow.inputs import columns_of_task
 from agentopt.workflow.templates import compile_template
 
-NEEDED = ("main", "run_stages", "Columns", "Endpoint", "Fusing", "Stage")
+NEEDED = ("main", "run_subtasks", "Columns", "Endpoint", "FusionCall", "Subtask")
 RUNTIME = Path(__file__).with_name("runtime.py")
 PARSERS = Path(parsers_module.__file__ or "")
-PROMPT_ARGUMENTS = ("inputs: Mapping[str, Any]", "outputs: Mapping[str, Value]")
-FUSION_ARGUMENTS = ("question: str", "answers: Sequence[str]")
-KEYWORDS = frozenset(
-    {"type", "enum", "const", "minimum", "maximum", "minLength", "maxLength", "pattern", "minItems", "maxItems"}
-    | {"items", "required", "properties", "additionalProperties", "title", "description"}
-)
-"""What `runtime.follows` knows of JSON Schema."""
 
 
 def python_module(deployment: Deployment) -> str:
@@ -52,20 +43,17 @@ def python_module(deployment: Deployment) -> str:
 
 
 class _Module:
-    """One module in the making."""
+    """One module under construction."""
 
     def __init__(self, deployment: Deployment, file: Path, spec: TaskSpec) -> None:
         self._deployment, self._file, self._spec = deployment, file, spec
         self._parts = Extraction()
-        self._prompts: list[str] = []
 
     def source(self) -> str:
-        stages = [self._stage(subtask) for subtask in self._ordered()]
-        prompts = "\n\n\n".join(self._prompts)
-        helpers = [name for name in HELPERS if f"{name}(" in prompts]
-        for name in ("COLUMNS", "STAGES", "run"):
+        subtasks = [self._subtask(spec) for spec in self._ordered()]
+        for name in ("COLUMNS", "SUBTASKS", "run"):
             self._parts.claim(name, "the exported module")
-        self._parts.add(RUNTIME, [*NEEDED, *helpers])
+        self._parts.add(RUNTIME, NEEDED)
         output, columns = self._deployment.task.output_subtask, columns_of_task(self._deployment.task)
         return f"""{self._docstring()}
 from __future__ import annotations
@@ -76,11 +64,8 @@ from __future__ import annotations
 {self._parts.definitions}
 
 
-{prompts}
-
-
-STAGES = [
-{textwrap.indent(chr(10).join(stages), "    ")}
+SUBTASKS = [
+{textwrap.indent(chr(10).join(subtasks), "    ")}
 ]
 
 
@@ -88,11 +73,11 @@ COLUMNS = {columns!r}
 
 
 def run(inputs: Mapping[str, Any]) -> Value | None:
-    \"\"\"The task's output for one example's inputs; None when no answer of a stage was usable.
+    \"\"\"The task's output for one example's inputs; None if no answer of a subtask could be parsed.
 
     Raises `InputError` for inputs with other columns than the task's, and for a variable that is not set.
     \"\"\"
-    return run_stages(STAGES, COLUMNS.check(inputs), {_text(output)})
+    return run_subtasks(SUBTASKS, COLUMNS.check(inputs), {_text(output)})
 
 
 if __name__ == "__main__":
@@ -113,7 +98,7 @@ if __name__ == "__main__":
         example = dict.fromkeys(columns_of_task(self._deployment.task).needed, "...")
         return f'''"""{deployment.title}.
 
-Needs `pip install openai`{needs}.{serving}
+Needs `pip install {" ".join(self._parts.libraries)}`{needs}.{serving}
 
     python THIS_FILE.py '{json.dumps(example)}'
 """
@@ -127,39 +112,26 @@ Needs `pip install openai`{needs}.{serving}
         }
         return [by_name[name] for name in in_order(reads, str(self._file))]
 
-    def _stage(self, spec: SubtaskSpec) -> str:
-        """The source of one `Stage(...)`; what it needs is added to the module."""
+    def _subtask(self, spec: SubtaskSpec) -> str:
+        """The source of one `Subtask(...)`; the definitions that it needs are added to the module."""
         if spec.context:
-            rule = f"a module calls models and nothing else, but {spec.name} has a context function"
+            rule = f"an exported module can only call models, but {spec.name} has a context function"
             raise UserError(rule, where=self._where(spec, "context"), remedy=ELSEWHERE)
         choice = self._deployment.candidate[spec.name]
-        self._write_prompt(spec)
         fields = {
             "name": _text(spec.name),
             "endpoint": self._endpoint(choice.model),
-            "prompt": f"prompt_{spec.name}",
+            "prompt": _text(spec.prompt or ""),
             "parse": self._parse(spec),
             "fuse": self._fuse(spec),
             "num_samples": str(choice.num_samples),
             "system_prompt": _text(choice.system_prompt),
             "settings": repr(self._settings(spec, choice.model)),
-            "fusing": self._fusing(spec, choice),
+            "fusion_call": self._fusion_call(spec, choice),
         }
-        unwritten = {"num_samples": "1", "system_prompt": '""', "fusing": "None"}
-        lines = [f"    {key}={value}," for key, value in fields.items() if unwritten.get(key) != value]
-        return "\n".join(["Stage(", *lines, "),"])
-
-    def _write_prompt(self, spec: SubtaskSpec) -> None:
-        roots = {INPUTS: INPUTS, **{s.name: f'outputs["{s.name}"]' for s in self._spec.subtasks}}
-        self._add_function(
-            f"prompt_{spec.name}", PROMPT_ARGUMENTS, spec.prompt or "", roots, self._where(spec, "prompt")
-        )
-
-    def _add_function(
-        self, name: str, arguments: Sequence[str], template: str, roots: Mapping[str, str], where: str
-    ) -> None:
-        self._parts.claim(name, "the exported module")
-        self._prompts.append(prompt_function(name, arguments, template, roots, where))
+        defaults = {"num_samples": "1", "system_prompt": '""', "fusion_call": "None"}
+        lines = [f"    {key}={value}," for key, value in fields.items() if defaults.get(key) != value]
+        return "\n".join(["Subtask(", *lines, "),"])
 
     def _endpoint(self, model: str) -> str:
         arguments = endpoint_of(self._deployment.specs[model])
@@ -174,23 +146,17 @@ Needs `pip install openai`{needs}.{serving}
             asked["response_format"] = {"type": "json_schema", "json_schema": schema}
         return {**asked, "seed": self._deployment.config.response_seed}
 
-    def _fusing(self, spec: SubtaskSpec, choice: SubtaskChoice) -> str:
+    def _fusion_call(self, spec: SubtaskSpec, choice: SubtaskChoice) -> str:
         if spec.fuse.kind != "fuse" or choice.num_samples == 1:
             return "None"
         model = spec.fuse.options.get("model") or choice.model
-        name = f"fusion_prompt_{spec.name}"
         template = spec.fuse.options.get("prompt") or fusion_module.FUSION_PROMPT
-        roots = {"question": "question", "answers": "answers"}
-        self._add_function(name, FUSION_ARGUMENTS, template, roots, self._where(spec, "fuse.prompt"))
         settings = {**self._settings(spec, model), "temperature": 0.0}
-        return f"Fusing({self._endpoint(model)}, {settings!r}, {name})"
+        return f"FusionCall({self._endpoint(model)}, {settings!r}, {_text(template)})"
 
     def _parse(self, spec: SubtaskSpec) -> str:
-        """The expression that makes the stage's parser."""
+        """The expression that creates the subtask's parser."""
         kind, options = spec.parse.kind, spec.parse.options
-        if kind == "json":
-            _check_schema(options["schema"], self._where(spec, "parse.schema"))
-            return self._own(RUNTIME, "json_value", repr(options["schema"]))
         if kind == "python":
             return self._own(PARSERS, "python", self._users(options["function"]))
         entry = PARSER_REGISTRY.find(kind)
@@ -231,19 +197,6 @@ Needs `pip install openai`{needs}.{serving}
 def _variables(spec: ModelSpec) -> list[str]:
     """The environment variables that a module which calls this model reads."""
     return [value for key, value in endpoint_of(spec).items() if key.endswith("_env")]
-
-
-def _check_schema(schema: Any, where: str) -> None:
-    """Raise `UserError` for a JSON schema with a keyword that `runtime.follows` does not know."""
-    unknown = sorted(schema.keys() - KEYWORDS) if isinstance(schema, dict) else [json.dumps(schema)]
-    if unknown:
-        rule = f"an exported module checks JSON without a library, which does not know {', '.join(unknown)}"
-        raise UserError(rule, where=where, remedy=f"{ELSEWHERE}; known: {', '.join(sorted(KEYWORDS))}")
-    inner = [*schema.get("properties", {}).values(), *([schema["items"]] if "items" in schema else [])]
-    if not isinstance(schema.get("additionalProperties", True), bool):
-        inner.append(schema["additionalProperties"])
-    for part in inner:
-        _check_schema(part, where)
 
 
 def _text(text: str) -> str:

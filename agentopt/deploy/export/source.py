@@ -1,7 +1,7 @@
-"""Takes functions out of Python files together with all that they need, so that they stand in one module.
+"""Extracts definitions from Python files, with everything that they use, into one module.
 
-Definitions are copied as they are written. What they use of the standard library and of the `openai` client is
-imported; what they use of agentopt is copied too; anything else is refused.
+Definitions are copied verbatim. Imports of the standard library and of `LIBRARIES` are kept, definitions of agentopt
+are copied too, any other import is refused.
 """
 
 from __future__ import annotations
@@ -17,20 +17,22 @@ from pathlib import Path
 from agentopt.core import registry
 from agentopt.core.errors import UserError
 
-KEPT = frozenset({*sys.stdlib_module_names, "openai"})
-"""Modules that the one module may import."""
+LIBRARIES = {"openai": "openai", "jinja2": "jinja2", "jsonschema": "jsonschema", "referencing": "jsonschema"}
+"""Top-level modules that the one module may import beside the standard library -> the package that installs each."""
 
-ELSEWHERE = "write it with the standard library alone, or use `agentopt serve`, which needs no export"
+_ALLOWED = {*sys.stdlib_module_names, *LIBRARIES}
+
+ELSEWHERE = "use only the standard library, or deploy with `agentopt serve`, which needs no export"
 
 
 @dataclass
 class _File:
-    """A file, and which of its top-level statements are wanted (by index)."""
+    """A file and the indices of the top-level statements to copy."""
 
     path: Path
     lines: list[str]
     statements: list[ast.stmt]
-    wanted: set[int] = field(default_factory=set)
+    copied: set[int] = field(default_factory=set)
 
     @classmethod
     def read(cls, path: Path) -> _File:
@@ -40,11 +42,11 @@ class _File:
         return cls(path, text.splitlines(), statements)
 
     def binding(self, name: str) -> int | None:
-        """The first statement that gives `name` its value."""
+        """The index of the first statement that binds `name`."""
         return next((i for i, statement in enumerate(self.statements) if name in _bound(statement)), None)
 
     def text(self, index: int) -> str:
-        """The statement as it is written, with its decorators and the comment above it."""
+        """The source of a statement, with its decorators and the comment above it."""
         statement = self.statements[index]
         first = min([statement.lineno, *(d.lineno for d in getattr(statement, "decorator_list", ()))]) - 1
         while first and self.lines[first - 1].startswith("#"):
@@ -54,18 +56,24 @@ class _File:
 
 
 class Extraction:
-    """Definitions of several files that are to stand in one module."""
+    """Definitions of several files that are copied into one module."""
 
     def __init__(self) -> None:
         self._files: dict[Path, _File] = {}
         self._imports: set[str] = set()
+        self._roots: set[str] = set()
         self._owners: dict[str, str] = {}
 
     def add(self, path: Path, names: Iterable[str]) -> None:
-        """Copy `names` of a file, and everything of it that they use.
+        """Copy definitions of a file and everything that they use.
 
-        Raises `UserError` for what cannot be copied: a library that is not part of Python, a name that stands for
-        something else already, the use of `__file__`.
+        Args:
+            path: A Python file.
+            names: Names that its top-level statements bind.
+
+        Raises:
+            UserError: A definition cannot be copied: it imports another library, has the name of a different
+                definition, or uses `__file__`.
         """
         path = path.resolve()
         if path not in self._files:
@@ -75,31 +83,36 @@ class Extraction:
             index = file.binding(name)
             if index is not None:
                 self._take(file, index, name)
-        self._take_what_alters(file)
-        # Files that others build on come first, as their imports did.
+        self._take_statements_that_alter(file)
+        # A file that others import comes before them.
         self._files[path] = self._files.pop(path)
 
     def claim(self, name: str, owner: str) -> None:
-        """Say that `name` belongs to `owner`. Raises `UserError` where it is someone else's."""
+        """Reserve `name` for `owner`. Raises `UserError` if another owner has reserved it."""
         if self._owners.setdefault(name, owner) != owner:
             raise UserError(
-                f"one module cannot hold two things called {name!r}, but got those of {self._owners[name]} and {owner}",
+                f"one module cannot define {name!r} twice, but got those of {self._owners[name]} and {owner}",
                 remedy=f"rename {name!r} in the task's Python file",
             )
 
     def imports(self, *further: str) -> str:
-        """The import statements that the definitions need, and `further` modules, sorted; libraries come last."""
+        """The import statements that the definitions need, and those of the modules `further`, sorted."""
         plain = sorted({f"import {name}" for name in further} | {line for line in self._imports if line[0] == "i"})
         by_module: dict[str, list[str]] = {}
-        for line in sorted(self._imports - set(plain), key=lambda line: ("openai" in line, line)):
+        for line in sorted(self._imports - set(plain)):
             _, module, _, name = line.split(" ", 3)
             by_module.setdefault(module, []).append(name)
         return "\n".join([*plain, *(f"from {module} import {', '.join(names)}" for module, names in by_module.items())])
 
     @property
+    def libraries(self) -> list[str]:
+        """The packages to install for the module."""
+        return list(dict.fromkeys(package for root, package in LIBRARIES.items() if root in self._roots))
+
+    @property
     def definitions(self) -> str:
         """The definitions of all files, each in the order of its file."""
-        texts = [file.text(index) for file in self._files.values() for index in sorted(file.wanted)]
+        texts = [file.text(index) for file in self._files.values() for index in sorted(file.copied)]
         return "\n\n\n".join(texts)
 
     def _take(self, file: _File, index: int, name: str) -> None:
@@ -108,32 +121,34 @@ class Extraction:
             self._import(file, statement, name)
             return
         self.claim(name, file.path.name)
-        if index not in file.wanted:
-            file.wanted.add(index)
+        if index not in file.copied:
+            file.copied.add(index)
             self._need(file, statement)
 
     def _need(self, file: _File, statement: ast.stmt) -> None:
-        """Take what a statement uses, save what Python itself brings."""
+        """Copy what a statement uses, except Python's builtins."""
         for module, line in _imported_inside(statement):
-            if module.partition(".")[0] not in KEPT:
+            root = module.partition(".")[0]
+            if root not in _ALLOWED:
                 raise _foreign(module, f"{file.path}:{line}")
+            self._roots.add(root)
         for name in sorted(_used(statement)):
             if name == "__file__":
-                rule = "a function that reads files beside its own cannot be copied, because it uses `__file__`"
+                rule = "a function that uses `__file__` cannot be copied, because its path changes"
                 raise UserError(rule, where=f"{file.path}:{statement.lineno}", remedy=ELSEWHERE)
             index = file.binding(name)
-            # What the file does not bind is a local name, or Python's own.
+            # A name that the file does not bind is local, or a builtin.
             if index is not None:
                 self._take(file, index, name)
 
-    def _take_what_alters(self, file: _File) -> None:
-        """Statements without a name of their own, such as `OPTIONS.append(...)`, go with what they alter."""
+    def _take_statements_that_alter(self, file: _File) -> None:
+        """Copy statements that bind no name, such as `OPTIONS.append(...)`, together with what they alter."""
         for index, statement in enumerate(file.statements):
-            if index in file.wanted or _bound(statement) or _is_text(statement):
+            if index in file.copied or _bound(statement) or _is_text(statement):
                 continue
-            taken = {name for i in file.wanted for name in _bound(file.statements[i])}
+            taken = {name for i in file.copied for name in _bound(file.statements[i])}
             if _used(statement) & taken:
-                file.wanted.add(index)
+                file.copied.add(index)
                 self._need(file, statement)
 
     def _import(self, file: _File, statement: ast.Import | ast.ImportFrom, name: str) -> None:
@@ -141,7 +156,8 @@ class Extraction:
         module = alias.name if isinstance(statement, ast.Import) else f"{statement.module or ''}"
         root = module.partition(".")[0]
         renamed = f" as {alias.asname}" if alias.asname else ""
-        if root in KEPT and not getattr(statement, "level", 0):
+        if root in _ALLOWED and not getattr(statement, "level", 0):
+            self._roots.add(root)
             self.claim(name, f"{root} (imported)")
             of = f"from {module} import {alias.name}" if isinstance(statement, ast.ImportFrom) else f"import {module}"
             self._imports.add(of + renamed)
@@ -155,7 +171,7 @@ class Extraction:
 
 
 def _top_level(tree: ast.Module) -> Iterator[ast.stmt]:
-    """The statements of a module, those under `if TYPE_CHECKING` among them."""
+    """The top-level statements of a module, including those under `if TYPE_CHECKING`."""
     for statement in tree.body:
         if isinstance(statement, ast.If) and ast.unparse(statement.test) == "TYPE_CHECKING":
             yield from statement.body
@@ -173,7 +189,7 @@ def _drop_registrations(statements: list[ast.stmt]) -> None:
 
 
 def _imported_inside(statement: ast.stmt) -> Iterator[tuple[str, int]]:
-    """The modules that a definition imports when it runs, and the lines where."""
+    """The modules that a definition imports when it runs, and the line numbers."""
     for node in ast.walk(statement):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
@@ -182,12 +198,12 @@ def _imported_inside(statement: ast.stmt) -> Iterator[tuple[str, int]]:
 
 
 def _foreign(module: str, where: str) -> UserError:
-    rule = f"a module of its own cannot import {module!r}, which is not part of Python"
+    rule = f"an exported module can import only Python's library and {', '.join(LIBRARIES)}, but got {module!r}"
     return UserError(rule, where=where, remedy=ELSEWHERE)
 
 
 def _bound(statement: ast.stmt) -> set[str]:
-    """The names that a top-level statement gives a value."""
+    """The names that a top-level statement binds."""
     if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return {statement.name}
     if isinstance(statement, ast.Import | ast.ImportFrom):
