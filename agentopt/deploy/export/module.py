@@ -12,7 +12,6 @@ from agentopt.core.candidate import SubtaskChoice
 from agentopt.core.errors import UserError
 from agentopt.core.registry import FUSIONS, Entry
 from agentopt.core.registry import PARSERS as PARSER_REGISTRY
-from agentopt.core.task_rules import INPUTS
 from agentopt.deploy.deployment import Deployment
 from agentopt.deploy.export.endpoints import endpoint_of, url_variable
 from agentopt.deploy.export.source import ELSEWHERE, Extraction
