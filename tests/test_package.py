@@ -59,7 +59,7 @@ IMPORTERS = {
     "wordllama": {"evaluation/checkers/embedding.py"},
     "if_verifiable": {"evaluation/checkers/instructions.py"},
     "nltk": {"evaluation/checkers/instructions.py"},
-    "math_verify": {"evaluation/checkers/mathprocess.py"},
+    "math_verify": {"evaluation/checkers/math_process.py"},
     "typer": {"cli/"},
     "starlette": {"deploy/serve/app.py"},
     "uvicorn": {"deploy/serve/server.py"},

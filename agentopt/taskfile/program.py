@@ -1,7 +1,8 @@
 """The `program` of a task file: checks that what it names is there, and says how it is run.
 
 A function of two parameters, the inputs and the endpoint, is called in this process. A function of one finds its
-endpoint in the environment, which all examples would share here, so it is called in workers (see `program.workers`).
+endpoint in the environment, which all examples would share here, so it is called in
+processes of its own (see `program.function_process`).
 """
 
 from __future__ import annotations

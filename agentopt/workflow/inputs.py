@@ -17,7 +17,7 @@ class InputError(ValueError):
 
 
 @dataclass(frozen=True)
-class Columns:
+class InputColumns:
     """The columns that inputs must have, those that they may have, and whether a text is the only column's value."""
 
     needed: tuple[str, ...]
@@ -53,21 +53,21 @@ class Columns:
         return InputError(f"the input must be {text}a JSON object with {', '.join(self.needed)}{may}, but {problem}")
 
 
-def columns_of(examples: Iterable[Example]) -> Columns:
+def columns_of(examples: Iterable[Example]) -> InputColumns:
     """The columns as the examples have them: those that all have are needed."""
     rows = [example.inputs for example in examples]
     known = tuple(dict.fromkeys(name for row in rows for name in row))
     needed = tuple(name for name in known if all(name in row for row in rows))
     is_text = len(known) == len(needed) == 1 and all(isinstance(row[known[0]], str) for row in rows)
-    return Columns(needed, tuple(name for name in known if name not in needed), is_text)
+    return InputColumns(needed, tuple(name for name in known if name not in needed), is_text)
 
 
-def columns_of_task(task: Task) -> Columns:
+def columns_of_task(task: Task) -> InputColumns:
     """The columns of a task's examples, in all its splits."""
     return columns_of(example for examples in task.splits.values() for example in examples)
 
 
-def inputs_in(messages: Sequence[Message], columns: Columns) -> Mapping[str, Any]:
+def inputs_in(messages: Sequence[Message], columns: InputColumns) -> Mapping[str, Any]:
     """The inputs in the last user message. Raises `ApiError` with status 400 that names the columns."""
     asked = next((m.content for m in reversed(messages) if m.role == "user"), None)
     try:

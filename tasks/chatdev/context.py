@@ -1,15 +1,15 @@
-"""The dynamic test: the program is run, and how it ended is told to the model that mends it."""
+"""The context of the dynamic test: runs the program, and reports to the model how it ended."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from agentopt.evaluation.checkers.programs import sandbox, told
+from agentopt.evaluation.checkers.programs import describe, sandbox
 
-sandbox()  # a machine that cannot confine programs is refused when the task is read
+sandbox()  # a machine that cannot confine programs is refused when the task is loaded
 
 
 async def run_program(inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> str:
-    """How the reviewed program ended, and what it printed."""
-    return told(await sandbox().run(outputs["static_review"]))
+    """Run the reviewed program, and describe how it ended and what it printed."""
+    return describe(await sandbox().run(outputs["static_review"]))

@@ -20,7 +20,7 @@ async def quality(example: Example, output: str | None) -> Score:
     if output is None:
         return Score(0.0, "no response had a program in it")
     run = await programs.sandbox().run(output)
-    complaints = [*programs.placeholders(output)][:3] + ([] if run.ok else [programs.told(run)[-600:]])
+    complaints = [*programs.placeholders(output)][:3] + ([] if run.ok else [programs.describe(run)[-600:]])
     value = programs.completeness(output) * float(run.ok) * programs.consistency(_requirement(example.inputs), output)
     return Score(value, "; ".join(complaints))
 
@@ -41,7 +41,7 @@ def consistency(example: Example, output: str | None) -> float:
 
 
 def plausible(inputs: Mapping[str, Any], output: str) -> float:
-    """What can be told of a program without running it, to choose among samples."""
+    """Rate a program without running it, to choose among samples."""
     readable = 0.0 if programs.is_broken(output) else 1.0
     return readable + programs.completeness(output) + programs.consistency(_requirement(inputs), output)
 

@@ -42,7 +42,7 @@ from agentopt.models.base import Message
 from agentopt.runs.config import Config
 from agentopt.testing.faults import Faults
 from agentopt.testing.servers import OpenAIServer, prompt_text
-from agentopt.workflow.inputs import Columns, columns_of, inputs_in
+from agentopt.workflow.inputs import InputColumns, columns_of, inputs_in
 
 SMALL = {"find": {"model": "small", "num_samples": 3, "system_prompt": "S"}, "tell": {"model": "small"}}
 LARGE = {"find": {"model": "large", "num_samples": 2, "system_prompt": "L"}, "tell": {"model": "large"}}
@@ -513,7 +513,7 @@ async def test_an_answer_that_nothing_can_be_made_of_is_no_answer(folder: Path) 
 # Inputs
 
 
-def columns(*rows: Mapping[str, Any]) -> Columns:
+def columns(*rows: Mapping[str, Any]) -> InputColumns:
     return columns_of(Example(str(i), row) for i, row in enumerate(rows))
 
 

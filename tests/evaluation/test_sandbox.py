@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 
 from agentopt.core.errors import UserError
-from agentopt.evaluation.sandbox.confinement import PROGRAM, Confinement, Limits, available
-from agentopt.evaluation.sandbox.runner import ProgramRun, Sandbox, working_confinement
-from agentopt.evaluation.sandbox.usage import Usage, usage_below
+from agentopt.evaluation.sandbox.confinement import PROGRAM, Confinement, SandboxLimits, available
+from agentopt.evaluation.sandbox.sandbox import Sandbox, SandboxResult, working_confinement
+from agentopt.evaluation.sandbox.usage import ProcessUsage, usage_below
 
-LIMITS = Limits(cpu_seconds=2, wall_seconds=30, memory_bytes=300 * 2**20, processes=8, folder_bytes=2**23)
+LIMITS = SandboxLimits(cpu_seconds=2, wall_seconds=30, memory_bytes=300 * 2**20, processes=8, folder_bytes=2**23)
 WAYS = list(available())
 
 confined = pytest.mark.parametrize("way", WAYS, ids=[way.name for way in WAYS])
@@ -35,12 +35,12 @@ class Unconfined:
     describes: str = "nothing at all"
     seen: list[str] = field(default_factory=list)
 
-    def command(self, folder: Path, limits: Limits) -> list[str]:
+    def command(self, folder: Path, limits: SandboxLimits) -> list[str]:
         self.seen.append((folder / PROGRAM).read_text(encoding="utf-8"))
         return [sys.executable, "-I", "-u", str(folder / PROGRAM)]
 
 
-def run(way: Confinement, program: str, limits: Limits = LIMITS) -> ProgramRun:
+def run(way: Confinement, program: str, limits: SandboxLimits = LIMITS) -> SandboxResult:
     return Sandbox(limits, confinement=way).run_sync(program)
 
 
@@ -56,7 +56,7 @@ thread = threading.Thread(target=lambda: print(open('note').read(), 'é', __name
 thread.start()
 thread.join()
 """
-    assert run(way, program) == ProgramRun("finished", "kept é __main__\n")
+    assert run(way, program) == SandboxResult("finished", "kept é __main__\n")
 
 
 @confined
@@ -117,7 +117,7 @@ def test_a_program_reaches_nothing_of_ours(way: Confinement, tmp_path: Path, mon
 
 @confined
 def test_a_program_that_does_not_end_is_stopped(way: Confinement) -> None:
-    ended = run(way, "import time\nprint('on')\ntime.sleep(600)", Limits(wall_seconds=2))
+    ended = run(way, "import time\nprint('on')\ntime.sleep(600)", SandboxLimits(wall_seconds=2))
     assert (ended.ending, ended.why) == ("stopped", "it ran for more than 2 seconds")
 
 
@@ -209,7 +209,7 @@ open(os.devnull, 'w').close()
 with open(1, 'w', closefd=False) as out:
     out.write('all of it')
 """
-    assert run(way, program) == ProgramRun("finished", "all of it")
+    assert run(way, program) == SandboxResult("finished", "all of it")
 
 
 @confined
@@ -223,7 +223,7 @@ def test_a_broken_program_is_told_as_python_tells_it(way: Confinement) -> None:
 @pytest.mark.faults
 @confined
 def test_an_endless_loop_is_stopped(way: Confinement) -> None:
-    ended = run(way, "print('on')\nwhile True: pass", Limits(cpu_seconds=1, wall_seconds=60))
+    ended = run(way, "print('on')\nwhile True: pass", SandboxLimits(cpu_seconds=1, wall_seconds=60))
     assert (ended.ending, ended.output) == ("stopped", "on\n")
     assert ended.why == "it took more than 1 seconds of processor time"
 
@@ -251,7 +251,7 @@ time.sleep(60)
 @pytest.mark.faults
 def test_memory_is_bounded_also_where_it_is_spread_over_processes() -> None:
     for way in (way for way in WAYS if way.name == "bubblewrap"):  # sandlock refuses each child at once
-        ended = run(way, SPREAD, Limits(total_memory_bytes=2**29))
+        ended = run(way, SPREAD, SandboxLimits(total_memory_bytes=2**29))
         assert (ended.ending, ended.why) == ("stopped", "it took more than 512 MiB of memory")
 
 
@@ -268,7 +268,7 @@ while True:
 @pytest.mark.faults
 @confined
 def test_processor_time_is_bounded_also_where_it_is_spread_over_processes(way: Confinement) -> None:
-    ended = run(way, SPIN, Limits(cpu_seconds=2, wall_seconds=60))
+    ended = run(way, SPIN, SandboxLimits(cpu_seconds=2, wall_seconds=60))
     assert (ended.ending, ended.why) == ("stopped", "it took more than 2 seconds of processor time")
 
 
@@ -298,7 +298,7 @@ while True:
 def test_a_fork_bomb_stays_small_and_ends(way: Confinement) -> None:
     counted = run(way, FORKS)
     assert (counted.ending, counted.why) == ("stopped", "it had more than 8 processes and threads")
-    bomb = run(way, BOMB, Limits(2, 6.0, processes=8))
+    bomb = run(way, BOMB, SandboxLimits(2, 6.0, processes=8))
     assert bomb.ending == "stopped"
     assert are_gone(f'"file": "{PROGRAM}"'.encode())
 
@@ -313,7 +313,7 @@ def test_usage_is_that_of_all_descendants_but_the_keepers() -> None:
         os.kill(next(pid for pid in descendants(process.pid)), 9)
     assert (everything.processes, program_alone.processes) == (3, 2)
     assert everything.memory_bytes > program_alone.memory_bytes > 2**20
-    assert usage_below(process.pid, 0) == Usage()
+    assert usage_below(process.pid, 0) == ProcessUsage()
 
 
 @pytest.mark.parametrize(("doing", "busy"), [("pass", True), ("time.sleep(60)", False)])
@@ -360,7 +360,7 @@ def test_the_first_way_that_works_is_taken() -> None:
 def test_a_python_that_is_reached_through_a_link_runs_programs_too(tmp_path: Path) -> None:
     (tmp_path / "python").symlink_to(os.path.realpath(sys.base_prefix))
     linked = tmp_path / "python" / Path(os.path.realpath(sys.executable)).relative_to(os.path.realpath(sys.base_prefix))
-    module = "agentopt.evaluation.sandbox.runner"
+    module = "agentopt.evaluation.sandbox.sandbox"
     code = f"from {module} import Sandbox; print(Sandbox().run_sync('print(6 * 7)').output, end='')"
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(

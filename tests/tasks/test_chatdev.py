@@ -14,7 +14,7 @@ from agentopt.core.errors import TaskError
 from agentopt.core.task import Unparsable
 from agentopt.evaluation.checkers import programs
 from agentopt.evaluation.checkers.embedding import similarity
-from agentopt.evaluation.sandbox.runner import ProgramRun
+from agentopt.evaluation.sandbox.sandbox import SandboxResult
 from agentopt.models.base import Request
 from agentopt.models.catalog import Catalog
 from agentopt.models.scripted import ScriptedModel
@@ -71,7 +71,7 @@ def test_a_long_requirement_can_be_cut(tmp_path: Path) -> None:
     assert {len(e.inputs["requirement"].split()) for e in task.splits["test"]} == {3}
 
 
-def test_a_row_of_another_form_is_told(tmp_path: Path) -> None:
+def test_a_row_of_another_form_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match=r"srdd\.jsonl:1: the row must have the column 'name' or 'Name'"):
         load(tmp_path, [{"title": "x"}])
     with pytest.raises(TaskError, match=r"srdd\.jsonl:1: the column 'Description' must be a text, but is 7"):
@@ -155,10 +155,10 @@ def test_comments_go_and_what_only_looks_like_one_stays() -> None:
     assert programs.without_comments('x = "\f"\ny = 1  # one\nz = 1234567') == 'x = "\f"\ny = 1\nz = 1234567'
 
 
-def test_how_a_run_ended_is_told_in_words() -> None:
-    assert programs.told(ProgramRun("finished", "")) == "It ran to its end. It printed nothing."
-    stopped = ProgramRun("stopped", "on\n", "it ran for more than 20 seconds")
-    assert programs.told(stopped) == "It stopped: it ran for more than 20 seconds. It printed:\non"
+def test_the_end_of_a_run_is_described_in_words() -> None:
+    assert programs.describe(SandboxResult("finished", "")) == "It ran to its end. It printed nothing."
+    stopped = SandboxResult("stopped", "on\n", "it ran for more than 20 seconds")
+    assert programs.describe(stopped) == "It stopped: it ran for more than 20 seconds. It printed:\non"
 
 
 # The whole task

@@ -36,7 +36,7 @@ from agentopt.runs.config import BudgetConfig, Config
 from agentopt.testing.toy import LARGE, SMALL, toy_model, toy_task
 from agentopt.workflow.base import Prompt
 from agentopt.workflow.program.gateway import Gateway
-from agentopt.workflow.program.processes import MOST_PRINTED, ProgramFailedError, complaint, run_command
+from agentopt.workflow.program.processes import MAX_OUTPUT_BYTES, ProgramFailedError, run_command, stderr_tail
 from agentopt.workflow.program.program_run import ProgramRun
 from agentopt.workflow.program.program_runner import ProgramRunner, environment_of
 
@@ -265,16 +265,16 @@ async def test_a_program_that_prints_without_end_is_stopped(config: Config) -> N
 
 
 async def test_a_program_that_printed_too_much_and_ended_is_an_error_not_half_an_answer(config: Config) -> None:
-    code = f"import os; os.write(1, b'x' * {MOST_PRINTED + 1})"
+    code = f"import os; os.write(1, b'x' * {MAX_OUTPUT_BYTES + 1})"
     result = await only(task_of(Program(("python", "-c", code))), config)
     assert (result.score, "printed more than" in str(result.error)) == (None, True)
 
 
-def test_of_a_long_complaint_the_end_is_told(tmp_path: Path) -> None:
+def test_of_a_long_stderr_tail_the_end_is_told(tmp_path: Path) -> None:
     with (tmp_path / "stderr").open("w+b") as stderr:
-        stderr.write(b"a line\n" * (MOST_PRINTED // 7) + b"the reason\n")
+        stderr.write(b"a line\n" * (MAX_OUTPUT_BYTES // 7) + b"the reason\n")
         stderr.flush()
-        assert complaint(stderr).endswith("a line | a line | the reason")
+        assert stderr_tail(stderr).endswith("a line | a line | the reason")
 
 
 async def test_a_call_that_failed_for_good_is_the_examples_error_whatever_the_program_prints(

@@ -23,7 +23,7 @@ from agentopt.workflow import parsers as parsers_module
 from agentopt.workflow.inputs import columns_of_task
 from agentopt.workflow.templates import compile_template
 
-NEEDED = ("main", "run_subtasks", "Columns", "Endpoint", "FusionCall", "Subtask")
+NEEDED = ("main", "run_subtasks", "InputColumns", "Endpoint", "FusionCall", "Subtask")
 RUNTIME = Path(__file__).with_name("runtime.py")
 PARSERS = Path(parsers_module.__file__ or "")
 

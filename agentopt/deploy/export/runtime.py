@@ -21,7 +21,7 @@ from openai import OpenAI, OpenAIError
 
 from agentopt.core.task import Parser, Unparsable, Value
 from agentopt.workflow.fusion import vote
-from agentopt.workflow.inputs import Columns, InputError
+from agentopt.workflow.inputs import InputColumns, InputError
 from agentopt.workflow.templates import ENVIRONMENT, Record
 
 
@@ -69,7 +69,7 @@ class Subtask:
     fusion_call: FusionCall | None = None
 
 
-def main(run: Callable[[Mapping[str, Any]], Value | None], columns: Columns, arguments: Sequence[str]) -> int:
+def main(run: Callable[[Mapping[str, Any]], Value | None], columns: InputColumns, arguments: Sequence[str]) -> int:
     """Print the output for the inputs in the only argument. Returns the exit code: 2 for a mistake of the caller."""
     try:
         if len(arguments) != 1:

@@ -15,7 +15,7 @@ from functools import lru_cache
 
 from agentopt.core.task import Unparsable
 from agentopt.evaluation.checkers.embedding import similarity
-from agentopt.evaluation.sandbox.runner import ProgramRun, Sandbox
+from agentopt.evaluation.sandbox.sandbox import Sandbox, SandboxResult
 
 _FENCE = re.compile(r"```[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
 _PYTHON = {"", "python", "py", "python3"}
@@ -76,7 +76,7 @@ def consistency(requirement: str, code: str) -> float:
     return max(0.0, similarity(requirement, without_comments(code)))
 
 
-def told(run: ProgramRun) -> str:
+def describe(run: SandboxResult) -> str:
     """How a run ended, for a prompt or for feedback."""
     end = "It ran to its end." if run.ok else f"It {run.ending}: {run.why}."
     return f"{end} It printed:\n{run.output.strip()}" if run.output.strip() else f"{end} It printed nothing."

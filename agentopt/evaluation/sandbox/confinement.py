@@ -2,7 +2,7 @@
 
 Owns what a confined program can reach: to read, the interpreter and the system's libraries; to write, a folder of
 its own; no network, no other process, no variable of our environment. Who waits for it, and for how long, is
-`runner`'s.
+`sandbox`'s.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache")
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class SandboxLimits:
     """What one run may use, all its processes together; but `memory_bytes`, `open_files` and `file_bytes` are of each.
 
     Threads count as processes. `file_bytes` bounds each file and what is printed, `folder_bytes` all files.
@@ -78,7 +78,7 @@ class Confinement(Protocol):
     @property
     def describes(self) -> str: ...
 
-    def command(self, folder: Path, limits: Limits) -> list[str]:
+    def command(self, folder: Path, limits: SandboxLimits) -> list[str]:
         """The command line that runs the program in `folder`, confined; it ends as the program ends."""
         ...
 
@@ -95,7 +95,7 @@ class Bubblewrap:
     keepers: int = 2
     describes: str = "bubblewrap: namespaces of its own, and resource limits"
 
-    def command(self, folder: Path, limits: Limits) -> list[str]:
+    def command(self, folder: Path, limits: SandboxLimits) -> list[str]:
         arguments = ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
         arguments += ["--die-with-parent", "--new-session", "--clearenv"]
         for name, value in environment(INSIDE).items():
@@ -139,7 +139,7 @@ class Sandlock:
     keepers: int = 1
     describes: str = "sandlock: Landlock and seccomp rules, and resource limits"
 
-    def command(self, folder: Path, limits: Limits) -> list[str]:
+    def command(self, folder: Path, limits: SandboxLimits) -> list[str]:
         order = {"uid": None, "file": PROGRAM, "limits": limits.of_process(count_processes=False)}
         asked = {
             "command": _launch(order),

@@ -16,7 +16,7 @@ _PROC = Path("/proc")
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class ProcessUsage:
     """Threads count as processes. Memory that several processes share is counted for each.
 
     `busy` says that one of them has the processor, or waits for it.
@@ -27,8 +27,8 @@ class Usage:
     cpu_seconds: float = 0.0
     busy: bool = False
 
-    def __add__(self, other: Usage) -> Usage:
-        return Usage(
+    def __add__(self, other: ProcessUsage) -> ProcessUsage:
+        return ProcessUsage(
             self.processes + other.processes,
             self.memory_bytes + other.memory_bytes,
             self.cpu_seconds + other.cpu_seconds,
@@ -36,13 +36,13 @@ class Usage:
         )
 
 
-def usage_below(pid: int, keepers: int) -> Usage:
+def usage_below(pid: int, keepers: int) -> ProcessUsage:
     """What the descendants of `pid` use, without the first `keepers` generations, itself being the first.
 
     Processor time includes that of processes that have ended, as far as a parent of theirs has waited for them. The
     keepers are counted for `busy`: until they are ready the program cannot begin.
     """
-    return sum((_usage(each, of_program=depth >= keepers) for each, depth in _tree(pid)), Usage())
+    return sum((_usage(each, of_program=depth >= keepers) for each, depth in _tree(pid)), ProcessUsage())
 
 
 def _tree(pid: int, depth: int = 0) -> Iterator[tuple[int, int]]:
@@ -54,18 +54,18 @@ def _tree(pid: int, depth: int = 0) -> Iterator[tuple[int, int]]:
                 yield from _tree(int(child), depth + 1)
 
 
-def _usage(pid: int, *, of_program: bool) -> Usage:
+def _usage(pid: int, *, of_program: bool) -> ProcessUsage:
     folder = _PROC / str(pid)
     try:
         fields = _fields(folder)
         busy = any(_fields(thread)[0] == "R" for thread in (folder / "task").iterdir())
     except OSError:  # it, or a thread of it, has just ended
-        return Usage()
+        return ProcessUsage()
     own, waited_for, threads, pages = fields[11:13], fields[13:15], int(fields[17]), int(fields[21])
     seconds = sum(map(int, [*waited_for, *(own if of_program else [])])) / os.sysconf("SC_CLK_TCK")
     if not of_program:
-        return Usage(cpu_seconds=seconds, busy=busy)
-    return Usage(threads, pages * os.sysconf("SC_PAGE_SIZE"), seconds, busy)
+        return ProcessUsage(cpu_seconds=seconds, busy=busy)
+    return ProcessUsage(threads, pages * os.sysconf("SC_PAGE_SIZE"), seconds, busy)
 
 
 def _fields(folder: Path) -> list[str]:

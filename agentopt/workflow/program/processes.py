@@ -15,10 +15,10 @@ from typing import IO, Any
 
 from agentopt.models.redaction import redact
 
-MOST_PRINTED = 4 * 2**20
+MAX_OUTPUT_BYTES = 4 * 2**20
 """Bytes that a program may print."""
 
-TOLD = 400
+STDERR_CHARACTERS = 400
 """Characters of what a program complained of that are told."""
 
 PYTHON = ("python", "python3")
@@ -63,7 +63,7 @@ async def run_command(
         # Once more: what ended quickly was not looked at while it ran, and half an answer is none.
         _check_printed(stdout, stderr)
         if process.returncode:
-            raise ProgramFailedError(f"ended with exit status {process.returncode}{complaint(stderr, secrets)}")
+            raise ProgramFailedError(f"ended with exit status {process.returncode}{stderr_tail(stderr, secrets)}")
         return _content(stdout).decode(errors="replace")
 
 
@@ -113,8 +113,8 @@ def in_thread(function: Callable[..., Any], *arguments: Any) -> asyncio.Future[A
 
 
 def _check_printed(*files: IO[bytes]) -> None:
-    if any(os.fstat(file.fileno()).st_size > MOST_PRINTED for file in files):
-        raise ProgramFailedError(f"printed more than {MOST_PRINTED} bytes")
+    if any(os.fstat(file.fileno()).st_size > MAX_OUTPUT_BYTES for file in files):
+        raise ProgramFailedError(f"printed more than {MAX_OUTPUT_BYTES} bytes")
 
 
 def kill_group(group: int) -> None:
@@ -124,16 +124,18 @@ def kill_group(group: int) -> None:
         os.killpg(group, signal.SIGKILL)
 
 
-def complaint(stderr: IO[bytes], secrets: Sequence[str] = ()) -> str:
+def stderr_tail(stderr: IO[bytes], secrets: Sequence[str] = ()) -> str:
     """The end of what was written to stderr, on one line and without `secrets`."""
     # Of a worker that has run for long, the end. Secrets are struck out before anything shorter is cut from it: a
     # secret that is cut off at its beginning could not be found any more.
-    text = redact(_content(stderr, os.fstat(stderr.fileno()).st_size - MOST_PRINTED).decode(errors="replace"), secrets)
+    text = redact(
+        _content(stderr, os.fstat(stderr.fileno()).st_size - MAX_OUTPUT_BYTES).decode(errors="replace"), secrets
+    )
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     said = " | ".join(lines[-3:])
-    return f": {said[-TOLD:]}" if said else ""
+    return f": {said[-STDERR_CHARACTERS:]}" if said else ""
 
 
 def _content(file: IO[bytes], start: int = 0) -> bytes:
     file.seek(max(start, 0))
-    return file.read(MOST_PRINTED)
+    return file.read(MAX_OUTPUT_BYTES)

@@ -1,15 +1,15 @@
-"""The user's own program as the workflow: it is given an example, asks agentopt for its subtasks, and answers.
+"""Runs the user's program as the workflow: it receives an example, calls its subtasks through agentopt, and answers.
 
-Owns what a program is given (the inputs, and an environment in which OPENAI_BASE_URL is ours), and what its end means:
+The program receives the inputs, and an environment in which OPENAI_BASE_URL is the gateway. How it ends decides the
+result:
 
-- it ended well and gave something: that is the answer; where it gave nothing there is none, which scores 0;
-- one of its calls failed for good: that failure, whatever the program made of it;
-- it failed, or took too long: an error of the example, which stays unscored. Only where before that a subtask had
-  no response of the form that its `parse` asks for, it is a missing answer, which scores 0: the program was given
-  nothing to go on with;
-- it asked no subtask: said in the note, since such a program is most often one that asks past us.
+- It succeeds and returns a value: that is the output. Without a value the output is missing, which scores 0.
+- One of its calls failed permanently: that failure is raised, whatever the program made of it.
+- It fails or exceeds its timeout: `ScorerError`, so the example has no score. If a call had no parsable response
+  before, the output is missing instead, which scores 0: the program had nothing to continue with.
+- It called no subtask: the note reports it, since such a program most often bypasses the gateway.
 
-No key stands in what is told of a program: it inherits the environment, and may complain of what it finds there.
+Error messages contain no keys: the program inherits the environment and may print it.
 """
 
 from __future__ import annotations
@@ -26,24 +26,30 @@ from agentopt.core.errors import ScorerError
 from agentopt.core.task import Endpoint, Example, Program, Task, Unparsable, Value
 from agentopt.models.redaction import redact
 from agentopt.workflow.base import CallSubtask, WorkflowResult
+from agentopt.workflow.program.function_process import FunctionProcess
 from agentopt.workflow.program.processes import ProgramFailedError, in_thread, run_command, until_done
 from agentopt.workflow.program.program_run import ProgramRun
-from agentopt.workflow.program.workers import Worker
 
 INPUT = "{input}"
-"""What in a command's words stands for the inputs as JSON."""
+"""Placeholder in a command's words for the inputs as JSON."""
 
 Function = Callable[[Mapping[str, Any], Endpoint], Any]
 
 LINGER_SECONDS = 5.0
-"""How long the gateway and its workers are kept for the next example."""
+"""Seconds for which the gateway and its processes are kept for the next example."""
 
 
 class ProgramRunner:
     """Runs a task's program on examples.
 
-    The gateway, and the workers behind it, are there while they are used and `linger` seconds after; they end with the
-    event loop at the latest. `secrets` are struck out of what is told of the program, and so is the gateway's key.
+    The gateway and its processes exist while they are used and `linger` seconds longer; they end with the event loop
+    at the latest.
+
+    Args:
+        task: The task whose subtasks the program calls.
+        program: The program.
+        secrets: Texts that are redacted from error messages, beside the gateway's key.
+        linger: Seconds.
     """
 
     def __init__(
@@ -88,7 +94,7 @@ class ProgramRunner:
 
 
 class _Open:
-    """A gateway that serves, and the workers that ask it. `secrets` are those given, and the gateway's key."""
+    """A gateway that serves, and the processes that ask it. `secrets` are those given, and the gateway's key."""
 
     def __init__(self, program: Program, linger: float, secrets: tuple[str, ...]) -> None:
         from agentopt.workflow.program.gateway import Gateway  # a web server, which only tasks with a program need
@@ -96,7 +102,7 @@ class _Open:
         self.closed = False
         self._program, self._linger, self._gateway = program, linger, Gateway()
         self.secrets = (self._gateway.key, *secrets)
-        self._idle: list[Worker] = []
+        self._idle: list[FunctionProcess] = []
         self._users, self._changed = 0, asyncio.Event()
         self._starting = asyncio.Lock()
         self._keeper: asyncio.Task[None] | None = None
@@ -124,8 +130,8 @@ class _Open:
                 pass
         finally:
             self.closed = True
-            for worker in self._idle:
-                await worker.aclose()
+            for process in self._idle:
+                await process.aclose()
             await self._gateway.stop()
 
     async def _is_left(self) -> bool:
@@ -139,7 +145,7 @@ class _Open:
         """The program's answer to the run's example. Raises `ProgramFailedError`, `Unparsable`."""
         function = self._program.function
         if isinstance(function, str):
-            return await self._by_worker(function, run)
+            return await self._by_process(function, run)
         endpoint = {"base_url": self._gateway.address(), "api_key": self._gateway.key}
         with self._admitted(run, endpoint["base_url"]):
             if function:
@@ -167,21 +173,21 @@ class _Open:
         finally:
             running.cancel()
 
-    async def _by_worker(self, function: str, run: ProgramRun) -> Value | None:
-        worker = self._idle.pop() if self._idle else self._worker(function)
+    async def _by_process(self, function: str, run: ProgramRun) -> Value | None:
+        process = self._idle.pop() if self._idle else self._new_process(function)
         try:
-            with self._admitted(run, worker.base_url):
-                return await worker.call(run.example.inputs, self._seconds_left(run))
+            with self._admitted(run, process.base_url):
+                return await process.call(run.example.inputs, self._seconds_left(run))
         finally:
-            if worker.is_ready and not self.closed:
-                self._idle.append(worker)
+            if process.is_ready and not self.closed:
+                self._idle.append(process)
             else:
-                await worker.aclose()
+                await process.aclose()
 
-    def _worker(self, function: str) -> Worker:
+    def _new_process(self, function: str) -> FunctionProcess:
         endpoint = {"base_url": self._gateway.address(), "api_key": self._gateway.key}
         environment = environment_of(endpoint, os.environ)
-        return Worker(function, self._program.folder, environment, endpoint["base_url"], self.secrets)
+        return FunctionProcess(function, self._program.folder, environment, endpoint["base_url"], self.secrets)
 
     async def _by_command(self, run: ProgramRun, endpoint: Endpoint) -> str:
         given = json.dumps(dict(run.example.inputs), ensure_ascii=False)

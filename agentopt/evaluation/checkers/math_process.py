@@ -1,12 +1,11 @@
-"""The process that reads and compares mathematics: one JSON question a line, one JSON answer a line.
+"""The child process that reads and compares mathematics (`python -m ...math_process SECONDS`).
 
-A process of its own, because an answer may ask for a number that no computer finishes (9^9^9), and math-verify's own
-time limits are signals, which only a main thread gets. The only importer of math_verify.
+It is a separate process because an answer may need endless computation (9^9^9), and math-verify's time limits are
+signals, which only a main thread receives. The only importer of math_verify.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import re
@@ -14,11 +13,14 @@ import sys
 import time
 from typing import Any
 
-MOST_BYTES = 2**30
+from agentopt.core.json_lines import serve
+
+MAX_MEMORY_BYTES = 2**30
+"""Address space of the process."""
 
 
 def read(text: str) -> str | None:
-    """The last answer that the text gives, in plain form; None where math-verify finds none."""
+    """Return the last answer in the text, in plain form; None if math-verify finds none."""
     found = _parsed(text)
     if not found:
         return None
@@ -29,14 +31,14 @@ def read(text: str) -> str | None:
 
 
 def agree(target: str, answer: str) -> bool:
-    """Whether two answers, each in plain form, are the same quantity."""
+    """Return whether two answers, each in plain form, are the same quantity."""
     from math_verify import verify
 
     return bool(verify(_parsed(_as_latex(target)), _parsed(_as_latex(answer)), timeout_seconds=None))
 
 
 def _as_latex(answer: str) -> str:
-    """What is no plain number must stand between dollars to be read as LaTeX."""
+    """Wrap an answer in dollars unless it is a plain number: math-verify reads LaTeX between dollars only."""
     return answer if re.fullmatch(r"[-+]?[\d,]*\.?\d+%?", answer) or "$" in answer else f"${answer}$"
 
 
@@ -48,14 +50,13 @@ def _parsed(text: str) -> list[Any]:
 
 
 def _bound_memory() -> None:
-    """No answer may take all of the machine's memory."""
     import resource
 
-    resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
+    resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
 
 
 def _bound_time(seconds: float) -> None:
-    """End this process when it has had `seconds` of processor time from now on, whole seconds rounded up."""
+    """Let the kernel end this process after `seconds` more of processor time, rounded up to whole seconds."""
     import resource
 
     used = time.process_time()
@@ -64,18 +65,23 @@ def _bound_time(seconds: float) -> None:
 
 
 def main(seconds: float) -> None:
-    """Answer until the questions end. A question may take `seconds` of processor time, however busy the machine is."""
+    """Answer requests from stdin until it ends.
+
+    Args:
+        seconds: Processor time of each request, however busy the machine is (Linux only).
+    """
     logging.disable(logging.WARNING)
     bounded = sys.platform.startswith("linux")
     if bounded:
         _bound_memory()
-    agree("1", "1")  # what the libraries load when they are first used is on nobody's time
-    for line in sys.stdin:
+    agree("1", "1")  # loading the libraries does not count as time of a request
+
+    def answer(request: dict[str, Any]) -> dict[str, Any]:
         if bounded:
             _bound_time(seconds)
-        question = json.loads(line)
-        value = agree(*question["agree"]) if "agree" in question else read(question["read"])
-        print(json.dumps({"value": value}), flush=True)  # noqa: T201 - the answer is what it is for
+        return {"value": agree(*request["agree"]) if "agree" in request else read(request["read"])}
+
+    serve(answer, sys.stdin, sys.stdout)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Runs a program in a sandbox and says how it ended. Owns the choice of confinement, the time, and the output.
 
-A program's failure is a `ProgramRun`, never an exception; a machine on which no program can be confined is refused.
+A program's failure is a `SandboxResult`, never an exception; a machine on which no program can be confined is refused.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from pathlib import Path
 from typing import IO, Literal
 
 from agentopt.core.errors import UserError
-from agentopt.evaluation.sandbox.confinement import INSIDE, PROGRAM, Confinement, Limits, available, python_home
-from agentopt.evaluation.sandbox.usage import Usage, usage_below
+from agentopt.evaluation.sandbox.confinement import INSIDE, PROGRAM, Confinement, SandboxLimits, available, python_home
+from agentopt.evaluation.sandbox.usage import ProcessUsage, usage_below
 
 Ending = Literal["finished", "failed", "stopped"]
 
 
 @dataclass(frozen=True, slots=True)
-class ProgramRun:
+class SandboxResult:
     """How a program ended: `finished` (status 0), `failed` (another status) or `stopped` (a limit, or a signal).
 
     `output` is what it printed to both streams, in order, cut in the middle, without what differs between two runs
@@ -48,38 +48,38 @@ class ProgramRun:
 class Sandbox:
     """Runs Python programs, at most `parallel` at a time. `confinement` is probed for unless it is given.
 
-    A program that was run is not run again: the same text gives the same `ProgramRun`.
+    A program that was run is not run again: the same text gives the same `SandboxResult`.
     """
 
     def __init__(
         self,
-        limits: Limits | None = None,
+        limits: SandboxLimits | None = None,
         *,
         confinement: Confinement | None = None,
         parallel: int = 2,
         shown: int = 2000,
     ) -> None:
         """`shown` is how many characters of the output are kept. Raises `UserError` where nothing can confine."""
-        self.limits = limits or Limits()
+        self.limits = limits or SandboxLimits()
         self.confinement = confinement or working_confinement()
         self._shown = shown
         self._threads = ThreadPoolExecutor(parallel, thread_name_prefix="sandbox")
-        self._known: Callable[[str], ProgramRun] = lru_cache(maxsize=1024)(self._run)
+        self._known: Callable[[str], SandboxResult] = lru_cache(maxsize=1024)(self._run)
 
     @property
     def kind(self) -> str:
         """How programs are confined here, such as `bubblewrap`."""
         return self.confinement.name
 
-    async def run(self, program: str) -> ProgramRun:
+    async def run(self, program: str) -> SandboxResult:
         """Run the program's text as its own main file, without input."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._known, program)
 
-    def run_sync(self, program: str) -> ProgramRun:
+    def run_sync(self, program: str) -> SandboxResult:
         """The same, for those who can wait."""
         return self._known(program)
 
-    def _run(self, program: str) -> ProgramRun:
+    def _run(self, program: str) -> SandboxResult:
         with tempfile.TemporaryDirectory(prefix="agentopt-") as name, tempfile.TemporaryFile() as printed:
             folder = Path(name).resolve()
             # What Python cannot read as a file (lone surrogates) is the program's failure, not ours.
@@ -88,20 +88,20 @@ class Sandbox:
             ended = _wait(self.confinement, folder, printed, self.limits)
             return self._judged(ended, _tidied(_read(printed, self._shown), folder))
 
-    def _judged(self, ended: int | str, output: str) -> ProgramRun:
+    def _judged(self, ended: int | str, output: str) -> SandboxResult:
         """`ended` is the exit status, or the limit that was passed."""
         if isinstance(ended, str):
-            return ProgramRun("stopped", output, ended)
+            return SandboxResult("stopped", output, ended)
         status = ended
         if status == 0:
-            return ProgramRun("finished", output)
+            return SandboxResult("finished", output)
         if status == 128 + signal.SIGXCPU:
-            return ProgramRun("stopped", output, _too_busy(self.limits))
+            return SandboxResult("stopped", output, _too_busy(self.limits))
         if status == 128 + signal.SIGSYS:
-            return ProgramRun("stopped", output, "it did what no program may, as its last line says")
+            return SandboxResult("stopped", output, "it did what no program may, as its last line says")
         if status < 0 or status > 128:
-            return ProgramRun("stopped", output, f"it was ended by signal {abs(status) % 128}")
-        return ProgramRun("failed", output, f"it ended with status {status}")
+            return SandboxResult("stopped", output, f"it was ended by signal {abs(status) % 128}")
+        return SandboxResult("failed", output, f"it ended with status {status}")
 
 
 def working_confinement(ways: Iterable[Confinement] | None = None) -> Confinement:
@@ -122,7 +122,7 @@ def _first(ways: Iterable[Confinement]) -> Confinement:
     for way in ways:
         with tempfile.NamedTemporaryFile(prefix="agentopt-outside-") as outside:
             probe = _PROBE.format(acts=_ACTS.format(outside=outside.name))
-            run = Sandbox(Limits(wall_seconds=30), confinement=way).run_sync(probe)
+            run = Sandbox(SandboxLimits(wall_seconds=30), confinement=way).run_sync(probe)
         if run.ok and run.output.strip() == "confined":
             return way
         tried.append(f"{way.name} ({' '.join((run.why + ' ' + run.output[-200:]).split())})")
@@ -168,7 +168,7 @@ LONGEST = 6
 """How many times its wall time a program may take whose machine is busy with others."""
 
 
-def _wait(confinement: Confinement, folder: Path, printed: IO[bytes], limits: Limits) -> int | str:
+def _wait(confinement: Confinement, folder: Path, printed: IO[bytes], limits: SandboxLimits) -> int | str:
     """The exit status, or the limit that was passed. Nothing of its process group is left behind."""
     process = subprocess.Popen(  # noqa: S603 - the command is ours; the program is a file in its folder
         confinement.command(folder, limits),
@@ -194,7 +194,7 @@ def _wait(confinement: Confinement, folder: Path, printed: IO[bytes], limits: Li
         _end(process)
 
 
-def _passed(limits: Limits, used: Usage, seconds: float) -> str | None:
+def _passed(limits: SandboxLimits, used: ProcessUsage, seconds: float) -> str | None:
     """The limit that a program passed, as a reason."""
     if used.memory_bytes > limits.total_memory_bytes:
         return f"it took more than {limits.total_memory_bytes // 2**20} MiB of memory"
@@ -205,7 +205,7 @@ def _passed(limits: Limits, used: Usage, seconds: float) -> str | None:
     return f"it ran for more than {limits.wall_seconds:g} seconds" if seconds > limits.wall_seconds else None
 
 
-def _too_busy(limits: Limits) -> str:
+def _too_busy(limits: SandboxLimits) -> str:
     return f"it took more than {limits.cpu_seconds} seconds of processor time"
 
 

@@ -1,0 +1,113 @@
+"""A child process that is called with lines of JSON: one request per line on stdin, one reply per line on stdout."""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from typing import IO, Any, Literal
+
+from agentopt.core.errors import AgentoptError
+
+
+class NoReply(AgentoptError):  # noqa: N818 - the outcome of a call, handled by its caller
+    """A call without a usable reply.
+
+    Attributes:
+        reason: `ended`: the child has ended; `late`: the time was up; `long`: the reply exceeds the limit.
+    """
+
+    def __init__(self, reason: Literal["ended", "late", "long"]) -> None:
+        self.reason = reason
+        super().__init__(f"the child process gave no reply: {reason}")
+
+
+class JsonLinesProcess:
+    """A child process in a process group of its own. Calls block and run one at a time; use a thread from async code.
+
+    Args:
+        command: The program and its arguments.
+        max_bytes: Longest reply.
+        options: Passed to `subprocess.Popen`, such as `cwd`, `env` and `stderr`.
+    """
+
+    def __init__(self, command: Sequence[str], *, max_bytes: int = 2**22, **options: Any) -> None:
+        self._max_bytes, self._closed = max_bytes, False
+        self._lock = threading.Lock()
+        pipe = subprocess.PIPE
+        self._process: subprocess.Popen[bytes] = subprocess.Popen(  # noqa: S603 - the command is ours
+            command, stdin=pipe, stdout=pipe, start_new_session=True, **options
+        )
+        assert self._process.stdin
+        assert self._process.stdout
+        self._stdin: IO[bytes] = self._process.stdin
+        self._stdout: IO[bytes] = self._process.stdout
+
+    @property
+    def pid(self) -> int:
+        """The child's process id, which is also its group's."""
+        return self._process.pid
+
+    def wait(self) -> int:
+        """Wait for the child to end, and return its exit status."""
+        return self._process.wait()
+
+    def call(self, request: Any, seconds: float | None = None) -> Any:
+        """Send a request and return the reply. After `NoReply` the child is of no further use.
+
+        Args:
+            request: A JSON value.
+            seconds: The most to wait for the reply; None for no limit.
+
+        Raises:
+            NoReply: If the child ends, the time is up, or the reply is too long.
+        """
+        with self._lock:
+            try:
+                return self._exchange(json.dumps(request).encode() + b"\n", seconds)
+            finally:
+                if self._closed:
+                    self._stdout.close()
+
+    def _exchange(self, line: bytes, seconds: float | None) -> Any:
+        with suppress(BrokenPipeError):  # the child has ended, which the empty reply shows
+            self._stdin.write(line)
+            self._stdin.flush()
+        if seconds is not None and not self._readable(seconds):
+            raise NoReply("late")
+        reply = self._stdout.readline(self._max_bytes + 1)
+        if len(reply) > self._max_bytes:
+            raise NoReply("long")
+        if not reply.endswith(b"\n"):
+            raise NoReply("ended")
+        return json.loads(reply)
+
+    def _readable(self, seconds: float) -> bool:
+        # A request has one line as its reply, so no earlier reply is left in the buffer.
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._stdout, selectors.EVENT_READ)
+            return bool(selector.select(seconds))
+
+    def close(self) -> None:
+        """Kill the child and its process group."""
+        self._closed = True
+        with suppress(ProcessLookupError, PermissionError):  # the group is empty, or has only zombies
+            os.killpg(self.pid, signal.SIGKILL)
+        with suppress(BrokenPipeError):
+            self._stdin.close()
+        self._process.wait()
+        # A reading thread closes the pipe itself; a process that left the group may keep it waiting.
+        if self._lock.acquire(timeout=0.1):
+            self._stdout.close()
+            self._lock.release()
+
+
+def serve(answer: Callable[[Any], Any], requests: Iterable[str], replies: IO[str]) -> None:
+    """The child's side: answer every line of `requests` with a line in `replies`, until the requests end."""
+    for line in requests:
+        print(json.dumps(answer(json.loads(line)), default=str), file=replies, flush=True)
