@@ -1,0 +1,124 @@
+"""Claims about choosing and stopping: what `best` and `recommended` lose, and what early stopping saves and loses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+
+import numpy as np
+
+from agentopt.core.records import Evaluation, ExampleResult, Trial
+from agentopt.core.stats import Floats, loses
+from agentopt.core.stopping import LEVEL, StopRule, e_value
+from agentopt.search.posterior import choose
+from benchmarks.claims.lines import Line, at_most, shown
+from benchmarks.claims.worlds import Searched, landscape, right_or_wrong, searched
+
+RANDOM_TRIALS = 30
+"""Trials of a search that draws candidates at random, whose early stopping is measured."""
+
+Stop = Callable[[dict[str, float], dict[str, float]], bool]
+
+
+def choosing(runs: int) -> Iterator[Line]:
+    """`best` and `recommended` of a search by Gaussian process, against the truth."""
+    for rows in (24, 50, 200):
+        worlds = [searched(seed, rows) for seed in range(runs)]
+        raw = [w.exact.max() - w.exact[w.scores.mean(axis=1).argmax()] for w in worlds]
+        chosen = [choose(w.space, trials_of(w)) for w in worlds]
+        picks = [(w, c.best.number, c.recommended.number, c) for w, c in zip(worlds, chosen, strict=True) if c]
+        best = [w.exact.max() - w.exact[b] for w, b, _, _ in picks]
+        lost = np.array([w.exact[b] - w.exact[r] for w, b, r, _ in picks])
+        yield shown(f"n={rows}: regret of the highest raw score", raw)
+        limit = 0.030 / 0.0435 * float(np.mean(raw))
+        if rows == 24:
+            yield at_most("n=24: regret of `best` (limit .030 of .0435, scaled to this raw regret)", best, limit)
+        else:
+            yield shown(f"n={rows}: regret of `best`", best)
+        yield shown(
+            f"n={rows}: shown score of `best` less its truth", [c.best_score - w.exact[b] for w, b, _, c in picks]
+        )
+        yield at_most(f"n={rows}: loss of `recommended` against `best`", lost, 0.01)
+        yield at_most(f"n={rows}: share of runs that lose more than .05", lost > 0.05, 0.10)
+        yield shown(f"n={rows}: units that `recommended` saves", [c.saving for *_, c in picks])
+
+
+def trials_of(world: Searched) -> list[Trial]:
+    """The search's trials as records."""
+    return [
+        Trial(number, candidate, _evaluation(scores), "simulated", float(units))
+        for number, (candidate, scores, units) in enumerate(
+            zip(world.candidates, world.scores, world.units, strict=True)
+        )
+    ]
+
+
+def _evaluation(scores: Floats) -> Evaluation:
+    results = tuple(ExampleResult(f"{row:04}", float(score)) for row, score in enumerate(scores))
+    return Evaluation("validation", len(scores), results, "complete")
+
+
+def stopping(runs: int) -> Iterator[Line]:
+    """Rows evaluated by a random search, and how often the trial with the highest score is lost."""
+    limits = {24: 0.69, 200: 0.48}
+    rule = StopRule()
+    for rows, limit in limits.items():
+        tables = [random_search(seed, rows) for seed in range(runs)]
+        before = [stopped(table, _by_looks(rows), max(1, -(-rows // 4))) for table in tables]
+        after = [stopped(table, rule.has_lost, 1) for table in tables]
+        yield shown(f"n={rows}: share of rows evaluated with Bonferroni looks", [used for used, _ in before])
+        yield at_most(f"n={rows}: share of rows evaluated", [used for used, _ in after], limit)
+        yield at_most(f"n={rows}: runs that lose the trial with the highest score", [lost for _, lost in after], 0.005)
+
+
+def equals_stopped(runs: int) -> Iterator[Line]:
+    """A trial with the incumbent's chances is seldom stopped by the e-process, looked at after every row."""
+    for rows in (24, 200):
+        stops = []
+        for seed in range(runs):
+            rng = np.random.default_rng([seed, rows])
+            difficulty = rng.standard_normal(rows)
+            one, other = (right_or_wrong(rng, 0.6, difficulty) for _ in range(2))
+            stops.append(any(e_value((one - other)[:seen]) >= 1 / LEVEL for seen in range(1, rows + 1)))
+        yield at_most(f"n={rows}: equals stopped by the e-process", stops, 0.05)
+
+
+@cache
+def random_search(seed: int, rows: int) -> Floats:
+    """Scores (trials, rows) of candidates drawn at random from a landscape."""
+    rng = np.random.default_rng([seed, rows, 1])
+    exact = _exact(seed % 20)
+    difficulty = rng.standard_normal(rows)
+    return np.stack([right_or_wrong(rng, p, difficulty) for p in rng.choice(exact, RANDOM_TRIALS, replace=False)])
+
+
+@cache
+def _exact(seed: int) -> Floats:
+    world = landscape(seed)
+    return np.array([world.exact(candidate) for candidate in world.space.candidates()])
+
+
+def stopped(table: Floats, stop: Stop, block: int) -> tuple[float, bool]:
+    """Share of rows evaluated, and whether the highest score of the table was lost."""
+    rows = table.shape[1]
+    incumbent, used = table[0], rows
+    for scores in table[1:]:
+        seen = rows
+        against = _by_id(incumbent, rows)
+        for end in range(block, rows, block):
+            if stop(_by_id(scores, end), against):
+                seen = end
+                break
+        used += seen
+        if seen == rows and scores.sum() > incumbent.sum():
+            incumbent = scores
+    return used / table.size, bool(incumbent.sum() < table.sum(axis=1).max())
+
+
+def _by_id(scores: Floats, end: int) -> dict[str, float]:
+    return {f"{row:04}": float(score) for row, score in enumerate(scores[:end])}
+
+
+def _by_looks(rows: int) -> Stop:
+    """The rule of version 0.1.0: three looks, each at a third of the level."""
+    return lambda challenger, incumbent: loses(challenger, incumbent, level=0.05, looks=3)

@@ -1,0 +1,109 @@
+"""Choosing after a search: measured noise, shrunk scores, the best trial and a cheaper one as good."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentopt.core.candidate import Candidate
+from agentopt.core.records import Evaluation, ExampleResult, Trial, TrialState
+from agentopt.search.posterior import TOLERANCE, choose, posterior, score_table, two_way
+from agentopt.testing.landscape import SyntheticLandscape
+
+WORLD = SyntheticLandscape(0)
+EVERY = WORLD.space.candidates()
+
+
+def trial(number: int, candidate: Candidate, scores: list[float], state: TrialState = "complete") -> Trial:
+    results = tuple(ExampleResult(f"e{i:03}", score) for i, score in enumerate(scores))
+    return Trial(number, candidate, Evaluation("validation", 50, results, state), "test", WORLD.space.units(candidate))
+
+
+def measured(rows: int, seed: int, trials: int = 12) -> list[Trial]:
+    rng = np.random.default_rng(seed)
+    chosen = random.Random(seed).sample(EVERY, trials)
+    tables = (rng.random(rows) < WORLD.exact(candidate) for candidate in chosen)
+    return [trial(i, c, table.astype(float).tolist()) for i, (c, table) in enumerate(zip(chosen, tables, strict=True))]
+
+
+def test_the_recommended_trial_is_the_cheapest_within_the_tolerance() -> None:
+    for seed in range(5):
+        trials = measured(50, seed)
+        chosen = choose(WORLD.space, trials)
+        assert chosen is not None
+        mean = posterior(WORLD.space, [t.candidate for t in trials], score_table(trials)).mean
+        assert chosen.best_score == mean.max()
+        assert chosen.recommended_score >= chosen.best_score - TOLERANCE
+        cheaper = [m for t, m in zip(trials, mean, strict=True) if t.units < chosen.recommended.units]
+        assert all(m < chosen.best_score - TOLERANCE for m in cheaper)
+
+
+def test_scores_of_few_rows_are_shrunk_and_scores_of_many_are_not() -> None:
+    few, many = measured(10, 1), measured(5000, 1)
+    spread = {}
+    for trials in (few, many):
+        scores = score_table(trials)
+        found = posterior(WORLD.space, [t.candidate for t in trials], scores)
+        spread[len(scores[0])] = found.mean.std() / scores.mean(axis=1).std()
+    assert spread[10] < 0.9
+    assert spread[5000] == pytest.approx(1, abs=0.02)
+
+
+def test_a_pruned_trial_informs_the_model_and_is_never_chosen() -> None:
+    trials = [*measured(30, 2), trial(12, EVERY[0], [1.0] * 9, "pruned")]
+    chosen = choose(WORLD.space, trials)
+    assert chosen is not None
+    assert 12 not in (chosen.best.number, chosen.recommended.number)
+
+
+def test_a_single_trial_and_trials_that_are_alike_are_chosen_as_they_are() -> None:
+    one = choose(WORLD.space, [trial(0, EVERY[0], [1.0, 0.0, 1.0])])
+    assert one is not None
+    assert one.best_score == pytest.approx(2 / 3)
+    alike = choose(WORLD.space, [trial(i, EVERY[i], [1.0, 0.0]) for i in (3, 200, 0)])
+    assert alike is not None
+    assert alike.best.units == min(WORLD.space.units(EVERY[i]) for i in (3, 200, 0))
+    assert alike.saving == 0
+
+
+def test_nothing_complete_is_no_choice() -> None:
+    assert choose(WORLD.space, [trial(0, EVERY[0], [1.0], "pruned"), trial(1, EVERY[1], [], "incomplete")]) is None
+
+
+def test_too_few_rows_are_reported_with_the_number_needed() -> None:
+    trials = measured(12, 4)
+    chosen = choose(WORLD.space, trials, tolerance=0.0001)
+    assert chosen is not None
+    assert chosen.recommended is chosen.best
+    assert chosen.too_few_rows
+    assert chosen.rows_needed > 1_000_000
+
+
+def test_candidates_outside_of_the_space_and_other_prompts_are_compared() -> None:
+    other = EVERY[5].having("answer", model="unknown")
+    prompted = EVERY[6].having("answer", system_prompt="Think.")
+    trials = [trial(0, EVERY[5], [1.0, 0.0, 0.0]), trial(1, prompted, [1.0, 1.0, 1.0])]
+    outside = Trial(2, other, trials[0].evaluation, "test", 1.0)
+    chosen = choose(WORLD.space, [*trials, outside])
+    assert chosen is not None
+    assert chosen.best.number == 1
+
+
+@given(st.integers(1, 6), st.integers(1, 8), st.integers(0, 99))
+def test_the_two_way_means_of_a_whole_table_are_its_means(trials: int, rows: int, seed: int) -> None:
+    table = np.random.default_rng(seed).random((trials, rows))
+    means, residual = two_way(table)
+    assert means == pytest.approx(table.mean(axis=1))
+    assert residual >= 0
+
+
+def test_a_trial_with_the_difficult_rows_alone_is_not_taken_for_a_bad_one() -> None:
+    table = np.add.outer([0.0, 0.1, 0.3], [0.0, 0.2, 0.4, 0.6])
+    table[2, 2:] = np.nan
+    means, residual = two_way(table)
+    assert means - means[0] == pytest.approx([0, 0.1, 0.3], abs=1e-3)
+    assert residual < 1e-5
