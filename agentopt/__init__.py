@@ -1,7 +1,7 @@
-"""agentopt finds, for a multi-stage LLM task, which model each stage should use, how many responses it should draw,
-and what its system prompt should say, so that the score is highest within a budget.
+"""Optimise a multi-stage LLM task: the model, the number of samples and the system prompt of each subtask.
 
-Importing it loads nothing heavy: each public name is loaded from its module on first use.
+agentopt searches for the candidate with the highest score within a budget, and tests it against the baseline.
+`import agentopt` loads nothing heavy: each public name is loaded from its module on first use.
 """
 
 from __future__ import annotations
@@ -9,36 +9,56 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from agentopt.core import cost, errors
-
 if TYPE_CHECKING:
-    from agentopt.api import aevaluate, aoptimize, evaluate, optimize
+    from agentopt.api import adiagnose, aevaluate, aoptimize, diagnose, evaluate, optimize
+    from agentopt.core import cost, errors, events
     from agentopt.core.candidate import Candidate, SubtaskChoice, load_candidate
     from agentopt.core.errors import AgentoptError
     from agentopt.core.records import Evaluation, Score, Trial
+    from agentopt.core.stop_reason import StopKind, StopReason
     from agentopt.core.task import Example, Fusion, Program, Subtask, Task, TokenLengths, asked_by_program
-    from agentopt.runs.config import Config, load_config
+    from agentopt.models.catalog import ModelSpec
+    from agentopt.prompts.diagnosis import Diagnosis
+    from agentopt.prompts.settings import PromptSettings
+    from agentopt.runs.config import BudgetConfig, Config, load_config
     from agentopt.runs.result import Result, load_result
+    from agentopt.search.base import Proposal, Runner, Search, SearchSpace, Strategy
+    from agentopt.search.settings import AgentSettings, SearchSettings
     from agentopt.taskfile.loading import load_task
 
 _HOME = {
+    "AgentSettings": "search.settings",
     "AgentoptError": "core.errors",
+    "BudgetConfig": "runs.config",
     "Candidate": "core.candidate",
     "Config": "runs.config",
+    "Diagnosis": "prompts.diagnosis",
     "Evaluation": "core.records",
     "Example": "core.task",
     "Fusion": "core.task",
+    "ModelSpec": "models.catalog",
     "Program": "core.task",
+    "PromptSettings": "prompts.settings",
+    "Proposal": "search.base",
     "Result": "runs.result",
+    "Runner": "search.base",
     "Score": "core.records",
+    "Search": "search.base",
+    "SearchSettings": "search.settings",
+    "SearchSpace": "search.base",
+    "StopKind": "core.stop_reason",
+    "StopReason": "core.stop_reason",
+    "Strategy": "search.base",
     "Subtask": "core.task",
     "SubtaskChoice": "core.candidate",
     "Task": "core.task",
     "TokenLengths": "core.task",
     "Trial": "core.records",
+    "adiagnose": "api",
     "aevaluate": "api",
     "aoptimize": "api",
     "asked_by_program": "core.task",
+    "diagnose": "api",
     "evaluate": "api",
     "load_candidate": "core.candidate",
     "load_config": "runs.config",
@@ -46,29 +66,49 @@ _HOME = {
     "load_task": "taskfile.loading",
     "optimize": "api",
 }
+"""Public name -> its module."""
+
+_MODULES = ("cost", "errors", "events")
+"""Public modules of `agentopt.core`."""
 
 __version__ = "0.1.0"
 __all__ = [
+    "AgentSettings",
     "AgentoptError",
+    "BudgetConfig",
     "Candidate",
     "Config",
+    "Diagnosis",
     "Evaluation",
     "Example",
     "Fusion",
+    "ModelSpec",
     "Program",
+    "PromptSettings",
+    "Proposal",
     "Result",
+    "Runner",
     "Score",
+    "Search",
+    "SearchSettings",
+    "SearchSpace",
+    "StopKind",
+    "StopReason",
+    "Strategy",
     "Subtask",
     "SubtaskChoice",
     "Task",
     "TokenLengths",
     "Trial",
+    "adiagnose",
     "aevaluate",
     "aoptimize",
     "asked_by_program",
     "cost",
+    "diagnose",
     "errors",
     "evaluate",
+    "events",
     "load_candidate",
     "load_config",
     "load_result",
@@ -78,6 +118,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'agentopt' has no attribute {name!r}")
-    return getattr(import_module(f"agentopt.{_HOME[name]}"), name)
+    if name in _MODULES:
+        return import_module(f"agentopt.core.{name}")
+    if name in _HOME:
+        return getattr(import_module(f"agentopt.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'agentopt' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -31,6 +31,8 @@ from agentopt.runs.optimization import Optimization
 from agentopt.runs.prompt_phase import pilot_subtasks, prompted_subtasks, run_diagnosis
 from agentopt.runs.result import Result
 from agentopt.runs.strategies import check_search_settings
+from agentopt.search.base import Search, Strategy
+from agentopt.search.built_in import CUSTOM, as_search
 from agentopt.taskfile.loading import load_task
 
 P = ParamSpec("P")
@@ -52,6 +54,7 @@ async def aoptimize(
     task: TaskSource,
     config: Config | None = None,
     *,
+    strategy: Strategy | Search | None = None,
     callbacks: Sequence[Observer] = (),
     resume: RunFolder | Path | str | None = None,
     warm_start: Sequence[Candidate] = (),
@@ -64,6 +67,7 @@ async def aoptimize(
     Args:
         task: A task folder, or a `Task`. Its Python files are executed once.
         config: The settings of the run. Default: those of the resumed run, or the defaults.
+        strategy: An object that proposes the candidates, or that runs the whole search. Default: `config.strategy`.
         callbacks: Functions that receive every event of the run, see `agentopt.events`.
         resume: The folder of a run to resume. Its trials are kept; calls that were answered are not paid again.
         warm_start: Candidates to try right after the baseline, such as those that earlier runs found. A resumed run
@@ -79,8 +83,12 @@ async def aoptimize(
     """
     opened = resume if isinstance(resume, RunFolder) or resume is None else RunFolder.open(resume)
     config = config or (opened.config if opened else Config())
+    search = as_search(strategy) if strategy else None
+    if search:
+        config = config.model_copy(update={"strategy": CUSTOM})
     loaded, specs = load(task, config)
-    check_search_settings(config)
+    if not search:
+        check_search_settings(config)
     prompted_subtasks(loaded, config)
     _check_split(loaded, "validation")
     if opened:
@@ -95,7 +103,8 @@ async def aoptimize(
             async with open_session(
                 specs, run.id, caps=caps, purpose_caps=purpose_caps, journal=config.journal, provider=models
             ) as session:
-                return await Optimization(loaded, config, run, session, broadcast(log_to(run.log), observe)).result()
+                optimization = Optimization(loaded, config, run, session, broadcast(log_to(run.log), observe), search)
+                return await optimization.result()
     except UserError:
         if not opened and not run.trials.exists():
             run.discard()  # resuming it would meet the same mistake; the journal keeps what was answered

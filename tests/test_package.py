@@ -99,7 +99,8 @@ def test_help_loads_no_heavy_library(arguments: list[str]) -> None:
 
 def test_what_is_public_is_sorted_and_is_all_that_is_served() -> None:
     assert list(agentopt.__all__) == sorted(agentopt.__all__)
-    served = set(agentopt._HOME) | {"cost", "errors"}
+    served = {*agentopt._HOME, *agentopt._MODULES}
+    assert dir(agentopt) == list(agentopt.__all__)
     assert set(agentopt.__all__) == served
 
 
@@ -112,7 +113,7 @@ def test_type_checkers_see_what_is_served_from_where_it_is_served() -> None:
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
-    assert seen == agentopt._HOME
+    assert seen == {**agentopt._HOME, **dict.fromkeys(agentopt._MODULES, "core")}
 
 
 @pytest.mark.parametrize("name", agentopt.__all__)

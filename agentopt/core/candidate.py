@@ -115,13 +115,13 @@ Allocation = tuple[tuple[str, str, int], ...]
 _candidates = TypeAdapter(Candidate)
 
 
-def load_candidate(path: Path) -> Candidate:
+def load_candidate(path: Path | str) -> Candidate:
     """Load the candidate in a `best.yaml`.
 
     Raises:
         CandidateError: The file cannot be read or does not hold a candidate.
     """
-    data = load_yaml(path, CandidateError)
+    data = load_yaml(Path(path), CandidateError)
     try:
         return _candidates.validate_python(data)
     except ValidationError as error:

@@ -215,7 +215,7 @@ class RunOfJob:
         anchor = await self._anchor(world, evaluator, current, champion)
         decision = NOTHING_ELSE
         cheapest = await self._cheapest(world, evaluator, result)
-        for challenger in dict.fromkeys((result.best, result.recommended, cheapest)):
+        for challenger in dict.fromkeys((result.best_candidate, result.recommended_candidate, cheapest)):
             if challenger == current.candidate:
                 continue
             evaluation = await evaluator.evaluate(challenger, "test")
@@ -233,10 +233,11 @@ class RunOfJob:
         `recommended` goes by units, which know nothing of prices. The answers are in the journal: this asks nothing.
         """
         if not any(spec.price.usd(1, 1) for spec in world.specs.values()):
-            return result.recommended
+            return result.recommended_candidate
         complete = [t.candidate for t in result.trials if t.state == "complete"]
-        found = {c: Measurement.of(await evaluator.evaluate(c)) for c in dict.fromkeys([result.best, *complete])}
-        best, confidence = found[result.best], self.known.job.promotion.confidence
+        candidates = dict.fromkeys([result.best_candidate, *complete])
+        found = {c: Measurement.of(await evaluator.evaluate(c)) for c in candidates}
+        best, confidence = found[result.best_candidate], self.known.job.promotion.confidence
         as_good = [c for c, measured in found.items() if not beats(best, measured, confidence)]
         return min(as_good, key=lambda c: found[c].usd)
 

@@ -37,6 +37,8 @@ class Optimization:
     run: RunFolder
     session: Session
     observer: Observer
+    search: Search | None = None
+    """Default: the search that `config.strategy` names."""
 
     async def result(self) -> Result:
         """Search, test the finalists, and write the run's result.
@@ -70,7 +72,7 @@ class Optimization:
         """
         budget, level = self.session.budget, self.config.search.early_stopping
         runner = StudyRunner(study, evaluator, budget, self.observer, early_stopping=level)
-        search = choose_search(self.config, self.session.model, self.task, self.run.checkpoints)
+        search = self.search or choose_search(self.config, self.session.model, self.task, self.run.checkpoints)
         try:
             first = await runner.run(Proposal(space.baseline, BASELINE, "every subtask's first model once"))
             pace = max(first.evaluation.seconds, measured_in)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,9 @@ from agentopt.core.stats import Difference, Interval, Verdict, mean_interval, pa
 from agentopt.core.stop_reason import StopKind, StopReason
 from agentopt.core.yaml_models import to_yaml
 from agentopt.prompts.optimizer import Optimized
+
+SCREEN_WIDTH = 100
+"""Most columns of a line of `repr(result)`."""
 
 Role = Literal["baseline", "best", "recommended"]
 
@@ -83,6 +87,12 @@ class Finalist:
     test: Measured | None = None
     against_baseline: Comparison | None = None
     metrics: dict[str, Measured] = field(default_factory=dict)
+
+    def lines(self) -> list[str]:
+        """The finalist in two lines of text: its candidate, then its scores and its cost."""
+        test = "not tested" if self.test is None else f"test {self.test.score:.3f}"
+        scores = f"validation {self.validation.score:.3f}, {test}, {self.units:.1f} units"
+        return [f"  {' = '.join(self.roles)}: {self.candidate}", f"    {scores} (trial {self.trial})"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +176,11 @@ class PromptReport:
         return f"replaced by one of {self.proposer}, {gain:+.3f} on validation"
 
 
+def shorten(line: str, width: int) -> str:
+    """The line, cut to `width` characters."""
+    return line if len(line) <= width else f"{line[: width - 3]}..."
+
+
 def _from_0_1_0(ended: object) -> object:
     """Reads `ended` of a `result.json` of version 0.1.0, which is a sentence."""
     if not isinstance(ended, str):
@@ -174,7 +189,7 @@ def _from_0_1_0(ended: object) -> object:
     return next((reason for reason in known if str(reason) == ended), StopReason(StopKind.UNKNOWN, detail=ended))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Result:
     """The outcome of a run.
 
@@ -219,32 +234,52 @@ class Result:
         return found
 
     @property
-    def best(self) -> Candidate:
+    def best_candidate(self) -> Candidate:
         """The candidate with the highest validation score within the budget."""
         return self.finalist("best").candidate
 
     @property
-    def recommended(self) -> Candidate:
-        """The cheapest candidate that the validation data cannot tell from the best."""
+    def recommended_candidate(self) -> Candidate:
+        """The cheapest candidate whose validation scores are not significantly below the best one's."""
         return self.finalist("recommended").candidate
 
     @property
+    def verdict(self) -> Verdict | None:
+        """The best candidate against the baseline on the test split; None if they are the same or were not tested."""
+        compared = self.finalist("best").against_baseline
+        return compared.verdict if compared else None
+
+    @property
     def total(self) -> Usage:
+        """Usage for all purposes together."""
         return sum(self.spent.values(), Usage())
+
+    def __repr__(self) -> str:
+        total, states = self.total, Counter(trial.state for trial in self.trials)
+        trials = ", ".join(f"{count} {state}" for state, count in states.items())
+        lines = [
+            f"Result of {self.task}: {self.ended}",
+            f"  run: {self.run}",
+            f"  trials: {len(self.trials)} ({trials})",
+            f"  spent: {total.calls:,} calls, {total.tokens:,} tokens, {total.usd:.4f} USD, {self.seconds:.0f} s",
+            *(line for finalist in self.finalists for line in finalist.lines()),
+            f"  verdict on the test split: {self.verdict or 'none'}",
+        ]
+        return "\n".join(shorten(line, SCREEN_WIDTH) for line in lines)
 
     def save(self, folder: Path) -> None:
         """Write `result.json`, `best.yaml` and `recommended.yaml`, each whole or not at all."""
         write_atomically(folder / "result.json", _results.dump_json(self, indent=2).decode() + "\n")
-        write_atomically(folder / "best.yaml", to_yaml(self.best.to_dict()))
-        write_atomically(folder / "recommended.yaml", to_yaml(self.recommended.to_dict()))
+        write_atomically(folder / "best.yaml", to_yaml(self.best_candidate.to_dict()))
+        write_atomically(folder / "recommended.yaml", to_yaml(self.recommended_candidate.to_dict()))
 
 
 _results = TypeAdapter(Result)
 
 
-def load_result(folder: Path) -> Result:
+def load_result(folder: Path | str) -> Result:
     """The result in a run folder. Raises `ConfigError` when there is none."""
-    path = folder / "result.json"
+    path = Path(folder) / "result.json"
     try:
         return _results.validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:

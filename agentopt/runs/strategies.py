@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from agentopt.core.errors import ConfigError
 from agentopt.core.task import Task
 from agentopt.models.base import ChatModel
 from agentopt.runs.config import Config
 from agentopt.runs.result import load_result
 from agentopt.search.base import Search
-from agentopt.search.built_in import SearchContext, build_search, read_options
+from agentopt.search.built_in import CUSTOM, SearchContext, build_search, read_options
 from agentopt.search.variants import Tried
 
 
@@ -20,6 +21,12 @@ def check_search_settings(config: Config) -> None:
 
         sampler_named(config.search.sampler)
     read_options(config.strategy, config.search)
+    if config.strategy == CUSTOM:
+        raise ConfigError(
+            "strategy custom is an object, which a configuration cannot name",
+            where="strategy",
+            remedy="pass the object again: optimize(task, strategy=..., resume=...)",
+        )
     if config.strategy == "mlcopilot":
         _experience(config)
 

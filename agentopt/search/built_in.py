@@ -129,6 +129,16 @@ def mlcopilot_search(context: SearchContext) -> Search:
     return _agent_search(context, mlcopilot(*context.experience()))
 
 
+CUSTOM = "custom"
+"""The strategy of a run that was given an object, recorded in its `config.yaml`."""
+
+
+@strategy(CUSTOM)
+def custom(context: SearchContext) -> Strategy:
+    """An object passed to `optimize(strategy=...)`."""
+    raise ConfigError("strategy custom is an object", remedy="pass it to optimize(task, strategy=...)")
+
+
 def _agent_search(context: SearchContext, variant: Variant) -> Search:
     from agentopt.search.agent import AgentSearch
     from agentopt.search.optuna_strategy import OptunaStrategy

@@ -119,7 +119,7 @@ def test_a_run_killed_at_random_moments_repays_only_what_was_in_flight(
         choices_per_call = 8
         assert again <= lost_in_flight(folder) * choices_per_call
 
-    assert result.best == undisturbed.best
+    assert result.best_candidate == undisturbed.best_candidate
     assert result.prompts == undisturbed.prompts
     assert [t.candidate for t in result.trials] == [t.candidate for t in undisturbed.trials]
     # The ledger may count a call that was entered but never sent; it never misses one that was.

@@ -67,7 +67,7 @@ async def test_a_run_finds_a_better_candidate_and_proves_it_on_the_test_split(tm
     result = await aoptimize(toy_task(validation=40, test=40), config(tmp_path), provider=toy_model())
     best = result.finalist("best")
     assert result.trials[0].proposer == "baseline"
-    assert result.best["find"].model == LARGE
+    assert result.best_candidate["find"].model == LARGE
     assert best.against_baseline is not None
     assert best.against_baseline.verdict == "better"
     assert best.test is not None
@@ -79,7 +79,7 @@ async def test_the_run_folder_holds_what_was_found(tmp_path: Path) -> None:
     result = await aoptimize(toy_task(), config(tmp_path), provider=toy_model())
     folder = Path(result.run)
     assert load_result(folder) == result
-    assert load_candidate(folder / "best.yaml") == result.best
+    assert load_candidate(folder / "best.yaml") == result.best_candidate
     events = [json.loads(line)["event"] for line in (folder / "log.jsonl").read_text().splitlines()]
     assert events[0] == "run_started"
     assert events[-1] == "run_done"
@@ -102,7 +102,7 @@ async def test_a_second_run_on_a_warm_journal_asks_for_nothing(tmp_path: Path) -
     second = await aoptimize(toy_task(), config(tmp_path), provider=silent)
     assert silent.requests == []
     assert second.spent == {}
-    assert second.best == first.best
+    assert second.best_candidate == first.best_candidate
 
 
 async def test_a_finished_run_that_is_resumed_says_the_same_again(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ async def test_a_run_cut_short_by_its_cap_goes_on_with_a_higher_one(tmp_path: Pa
     assert cut.total.calls == len(fake.requests) <= 150
     raised = load_config(["budget.calls=2000"], capped)
     resumed = await aoptimize(toy_task(), raised, resume=Path(cut.run), provider=fake)
-    assert resumed.best == whole.best
+    assert resumed.best_candidate == whole.best_candidate
     asked = [(r.key(r.model), repeat) for r in fake.requests for repeat in range(r.first_repeat, r.first_repeat + r.n)]
     assert len(asked) == len(set(asked))
 
@@ -147,7 +147,7 @@ async def test_a_dead_model_ends_in_an_error_that_says_why(tmp_path: Path) -> No
 async def test_one_failing_example_leaves_its_trials_incomplete_and_never_best(tmp_path: Path) -> None:
     result = await aoptimize(toy_task(), config(tmp_path), provider=one_example_refused())
     assert {t.state for t in result.trials if LARGE in str(t.candidate)} <= {"incomplete", "pruned"}
-    assert {choice.model for choice in result.best.values()} == {SMALL}
+    assert {choice.model for choice in result.best_candidate.values()} == {SMALL}
     assert result.failures["HTTP 400"] >= 1
 
 
@@ -236,7 +236,7 @@ async def test_incomplete_trials_are_tried_again_once_per_session_and_stay_withi
 async def test_a_baseline_whose_model_is_down_does_not_cost_the_others_their_result(tmp_path: Path) -> None:
     gone = toy_model_but_for(lambda request: request.model == SMALL, "HTTP 404")
     result = await aoptimize(toy_task(), config(tmp_path), provider=gone)
-    assert {choice.model for choice in result.best.values()} == {LARGE}
+    assert {choice.model for choice in result.best_candidate.values()} == {LARGE}
     assert result.finalist("best").against_baseline is None
     with pytest.raises(LookupError):
         result.finalist("baseline")

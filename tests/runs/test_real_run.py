@@ -34,7 +34,7 @@ def test_quickstart_runs_on_the_smallest_local_model_and_then_for_free(tmp_path:
     assert first.spent["samples"].completion_tokens > 0
     again = optimize(QUICKSTART, load_config([*asked, "budget.trials=3"]))
     assert again.spent == {}
-    assert again.best == first.best
+    assert again.best_candidate == first.best_candidate
 
 
 @pytest.mark.slow
