@@ -13,7 +13,7 @@ from agentopt.core.errors import ConfigError, UserError
 from agentopt.jobs.due_times import due_time, seconds_to_next
 from agentopt.jobs.store import JobRun, KnownJob
 from agentopt.jobs.webhook import signer_of
-from agentopt.jobs.worker import Worker
+from agentopt.jobs.worker import JobWorker
 
 
 class Daemon:
@@ -25,7 +25,7 @@ class Daemon:
         poll: Most seconds between two reads of the store, which other processes may have changed.
     """
 
-    def __init__(self, worker: Worker, *, slots: int = 1, poll: float = 1.0) -> None:
+    def __init__(self, worker: JobWorker, *, slots: int = 1, poll: float = 1.0) -> None:
         self._worker, self._poll = worker, poll
         self._free = slots
         self._unreadable: set[str] = set()

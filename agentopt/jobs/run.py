@@ -1,6 +1,6 @@
 """One run of a job: measure the champion again, search from what is known, and let the rule decide.
 
-Nothing here knows of calendars or daemons. The one promise kept here: when neither the world nor the champion has
+Nothing here knows of calendars or daemons. The one promise kept here: when neither the snapshot nor the champion has
 changed since the last run, nothing is asked of any model.
 """
 
@@ -23,10 +23,10 @@ from agentopt.core.files import write_atomically
 from agentopt.core.records import Evaluation
 from agentopt.core.stop_reason import StopReason
 from agentopt.evaluation.evaluator import Evaluator, check_candidate
+from agentopt.jobs.caps import MEASURES, CapLeft, JobCapsLeft, caps_left, caps_of, less, month_name, month_start
 from agentopt.jobs.champion import Champion, Champions, digest
-from agentopt.jobs.limits import MEASURES, Limit, Limits, caps_of, less, limits_of, month_name, month_start
 from agentopt.jobs.promotion import Decision, Measurement, alarms, beats, decide
-from agentopt.jobs.snapshot import World, load_world
+from agentopt.jobs.snapshot import Snapshot, load_snapshot
 from agentopt.jobs.store import JobRun, JobStore, KnownJob
 from agentopt.models.base import ChatModel
 from agentopt.models.session import Session, open_existing_journal, open_session
@@ -41,29 +41,29 @@ Say = Callable[[str, str], None]
 REPLACED = "the champion before it does not fit the task any more"
 """The reason of a baseline that took the place of a champion; an alarm, too."""
 
-NOTHING_ELSE = Decision(None, "the search found nothing else")
+NOTHING_ELSE = Decision("the search found nothing else")
 
-WORLD_FILE = "world.txt"
-"""In the folder of a job's search: the hash of the world that it is about."""
+SNAPSHOT_FILE = "snapshot.txt"
+"""In the folder of a job's search: the hash of the snapshot that it is about."""
 
 
-class LostRunError(AgentoptError):
+class RunLostError(AgentoptError):
     """Another process took the run over; this one must not touch the champion any more."""
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RunOutcome:
     """How a run ended, and the champion then.
 
-    `world` is the hash it has an answer for; None where a later run should try again. `by_hand` says that a person put
-    the champion there while the run went on: whether it needs a run is theirs to say.
+    `snapshot` is the hash that is settled, None if a later run should try again. `by_hand` is whether a person replaced
+    the champion during the run.
     """
 
     state: State
     message: str
     alarms: tuple[str, ...] = ()
     champion: Champion | None = None
-    world: str | None = None
+    snapshot: str | None = None
     by_hand: bool = False
 
 
@@ -82,24 +82,24 @@ class RunOfJob:
     _measured: bool = False
     """Whether the champion was measured to the end."""
 
-    async def outcome(self) -> Outcome:
+    async def outcome(self) -> RunOutcome:
         """Do what is to be done. Raises `AgentoptError` for what is wrong with the job or its models."""
-        world, current = self._world, self.champions.current()
-        if current and self.known.settled == (world.hash, current.candidate.key):
-            return Outcome("unchanged", "nothing has changed since the last run", (), current, world.hash)
-        limits = self._limits(world)
+        snapshot, current = self._snapshot, self.champions.current()
+        if current and self.known.settled == (snapshot.hash, current.candidate.key):
+            return RunOutcome("unchanged", "nothing has changed since the last run", (), current, snapshot.hash)
+        limits = self._limits(snapshot)
         if exhausted := [limits[name] for name in MEASURES if name in limits and limits[name].left == 0]:
             message = "; ".join(f"nothing is left of {limit.setting}: {limit.amount()}" for limit in exhausted)
-            return Outcome("refused", message, (), current)
+            return RunOutcome("refused", message, (), current)
         try:
-            return await self._compete(world, current, limits)
+            return await self._compete(snapshot, current, limits)
         except (BudgetExceeded, NothingEvaluated) as error:
             cut = self._cut_short(limits, error.stopped)
             if not cut or (isinstance(error, NothingEvaluated) and error.failures):
                 raise
             hint = "" if self._measured else "measuring the champion once takes more than that: raise the cap, or "
             message = f"{cut} before anything could be decided; {hint}the next run goes on"
-            return Outcome("undecided", message, self.alarms, self.champions.current())
+            return RunOutcome("undecided", message, self.alarms, self.champions.current())
 
     @property
     def alarms(self) -> tuple[str, ...]:
@@ -111,14 +111,14 @@ class RunOfJob:
         target = self.known.job.webhook
         names = [target.secret_env] if target else []
         with suppress(AgentoptError):
-            names += [spec.api_key_env for spec in self._world.specs.values() if spec.api_key_env]
+            names += [spec.api_key_env for spec in self._snapshot.specs.values() if spec.api_key_env]
         return names
 
     def spent(self) -> Usage:
         """What the run spent so far, by the ledger; nothing where it never came to a call."""
         try:
             runs = [self._ledger, *(RunFolder.open(folder).id for folder in self._folders())]
-            journal = open_existing_journal(self._world.config.journal)
+            journal = open_existing_journal(self._snapshot.config.journal)
         except AgentoptError:
             return self.run.spent
         if journal is None:
@@ -128,34 +128,34 @@ class RunOfJob:
 
     # ---- the parts of a run
 
-    async def _compete(self, world: World, current: Champion | None, limits: Limits) -> Outcome:
+    async def _compete(self, snapshot: Snapshot, current: Champion | None, limits: JobCapsLeft) -> RunOutcome:
         caps = caps_of(limits)
-        current, held, seconds = await self._measure_champion(world, current, caps)
+        current, held, seconds = await self._measure_champion(snapshot, current, caps)
         self._measured = True
-        result = await self._search(world, current, less(caps, self.spent(), seconds))
-        async with self._evaluator(world, less(caps, result.total, result.seconds)) as (evaluator, _):
-            first = await evaluator.evaluate(world.task.baseline, "test")
-            self._note_alarms(world, current, held, first)
-            winner, decision, evaluation = await self._decide(world, evaluator, current, held, result)
+        result = await self._search(snapshot, current, less(caps, self.spent(), seconds))
+        async with self._evaluator(snapshot, less(caps, result.total, result.seconds)) as (evaluator, _):
+            first = await evaluator.evaluate(snapshot.task.baseline, "test")
+            self._note_alarms(snapshot, current, held, first)
+            winner, decision, evaluation = await self._decide(snapshot, evaluator, current, held, result)
         # What the month's rest cut short goes further next month, what failed may succeed: not the last word.
         limited = any(limit.period for _, limit in _reached(limits, result.ended, result.test_ended))
         unfinished = limited or not decision.conclusive or _left_incomplete(result)
-        settled = None if unfinished else world.hash
+        settled = None if unfinished else snapshot.hash
         if (in_place := self.champions.current()) != current:
             finding = "the champion was changed by hand while the run went on"
-            return Outcome("kept", finding, self.alarms, in_place, settled, by_hand=True)
+            return RunOutcome("kept", finding, self.alarms, in_place, settled, by_hand=True)
         state: State = "kept"
         if _came_from(current, self.run):  # before a kill
-            state, decision = "promoted", Decision(None, current.record.reason)
-        elif winner and decision.why:
-            current, state = self._promote(world, current, winner, decision, evaluation), "promoted"
+            state, decision = "promoted", Decision(current.record.reason)
+        elif winner and decision.promotes:
+            current, state = self._promote(snapshot, current, winner, decision, evaluation), "promoted"
         finding = decision.finding
         if state == "kept" and (cut := self._cut_short(limits, result.ended, result.test_ended)):
             found = "" if decision is NOTHING_ELSE else f"{finding}; "
             finding = f"{found}the search was {cut}{'; the next run goes on' if unfinished else ''}"
-        return Outcome(state, finding, self.alarms, current, settled)
+        return RunOutcome(state, finding, self.alarms, current, settled)
 
-    def _cut_short(self, limits: Limits, *ends: StopReason | None) -> str:
+    def _cut_short(self, limits: JobCapsLeft, *ends: StopReason | None) -> str:
         """Which caps are among `ends`, and how much of each is spent; empty if there are none."""
         spent = self.spent()
         cuts = [(limit, getattr(spent, name, None)) for name, limit in _reached(limits, *ends)]
@@ -166,73 +166,73 @@ class RunOfJob:
         return f"cut short by {' and '.join(dict.fromkeys(told))}" if told else ""
 
     async def _measure_champion(
-        self, world: World, current: Champion | None, caps: Caps
+        self, snapshot: Snapshot, current: Champion | None, caps: Caps
     ) -> tuple[Champion, Evaluation, float]:
         """The champion on today's test split; and how long that took. The first champion is the baseline."""
         reason = "the first champion is the baseline"
-        if current and (misfit := _misfit(current, world)):
+        if current and (misfit := _misfit(current, snapshot)):
             self._alarms.append(f"the champion does not fit the task any more: {misfit}")
             current, reason = None, REPLACED
         elif current and (current.record.run, current.record.reason) == (self.run.id, REPLACED):
             self._alarms.append(REPLACED)  # before a kill
-        candidate = current.candidate if current else world.task.baseline
-        async with self._evaluator(world, caps) as (evaluator, session):
+        candidate = current.candidate if current else snapshot.task.baseline
+        async with self._evaluator(snapshot, caps) as (evaluator, session):
             evaluation = await evaluator.evaluate(candidate, "test")
             seconds = session.budget.seconds
         self.say("champion", f"score {_score(evaluation)} on the test split")
         if current is None:
             self._check_held()
-            scores = _scores(world, evaluation)
+            scores = _scores(snapshot, evaluation)
             current = self.champions.promote(
                 candidate, time=self._time(), run=self.run.id, reason=reason, scores=scores
             )
         return current, evaluation, seconds
 
-    async def _search(self, world: World, current: Champion, caps: Caps) -> Result:
+    async def _search(self, snapshot: Snapshot, current: Champion, caps: Caps) -> Result:
         """A search that starts from the champion and from what earlier runs found; or the one that was interrupted."""
 
         def observe(event: Event) -> None:
             if isinstance(event, RunStarted):
-                self._note_folder(event.folder, world)
+                self._note_folder(event.folder, snapshot)
             if isinstance(event, RunStarted | TrialDone | FallbackUsed | RunDone):
                 self.say(event.kind, event.message)
 
-        loaded = LoadedTask(world.task, world.specs)
-        if folder := self._resumable(world):
+        loaded = LoadedTask(snapshot.task, snapshot.specs)
+        if folder := self._resumable(snapshot):
             return await aoptimize(loaded, resume=folder, provider=self.provider, callbacks=[observe])
-        trials = caps.trials or world.config.budget.trials
+        trials = caps.trials or snapshot.config.budget.trials
         given = [current.candidate, *self._archive()][: max(1, min(1 + self.known.job.warm_start, trials // 2))]
         budget = BudgetConfig(usd=caps.usd, tokens=caps.tokens, calls=caps.calls, seconds=caps.seconds, trials=trials)
-        config = world.config.model_copy(update={"budget": budget})
-        start = [candidate for candidate in given if candidate != world.task.baseline]
+        config = snapshot.config.model_copy(update={"budget": budget})
+        start = [candidate for candidate in given if candidate != snapshot.task.baseline]
         return await aoptimize(loaded, config, warm_start=start, provider=self.provider, callbacks=[observe])
 
     async def _decide(
-        self, world: World, evaluator: Evaluator, current: Champion, held: Evaluation, result: Result
+        self, snapshot: Snapshot, evaluator: Evaluator, current: Champion, held: Evaluation, result: Result
     ) -> tuple[Candidate | None, Decision, Evaluation | None]:
         """The first of best, recommended and cheapest that the rule promotes, measured on the test split too."""
         rule, champion = self.known.job.promotion, Measurement.of(held)
-        anchor = await self._anchor(world, evaluator, current, champion)
+        anchor = await self._anchor(snapshot, evaluator, current, champion)
         decision = NOTHING_ELSE
-        cheapest = await self._cheapest(world, evaluator, result)
+        cheapest = await self._cheapest(snapshot, evaluator, result)
         for challenger in dict.fromkeys((result.best_candidate, result.recommended_candidate, cheapest)):
             if challenger == current.candidate:
                 continue
             evaluation = await evaluator.evaluate(challenger, "test")
             found = decide(rule, champion, Measurement.of(evaluation), anchor)
             self.say("decision", found.finding)
-            if found.why:
+            if found.promotes:
                 return challenger, found, evaluation
             if decision.conclusive and (decision.difference is None or not found.conclusive):
                 decision = found
         return None, decision, None
 
-    async def _cheapest(self, world: World, evaluator: Evaluator, result: Result) -> Candidate:
+    async def _cheapest(self, snapshot: Snapshot, evaluator: Evaluator, result: Result) -> Candidate:
         """The candidate that takes the fewest USD at today's prices and that validation cannot tell from the best.
 
         `recommended` goes by units, which know nothing of prices. The answers are in the journal: this asks nothing.
         """
-        if not any(spec.price.usd(1, 1) for spec in world.specs.values()):
+        if not any(spec.price.usd(1, 1) for spec in snapshot.specs.values()):
             return result.recommended_candidate
         complete = [t.candidate for t in result.trials if t.state == "complete"]
         candidates = dict.fromkeys([result.best_candidate, *complete])
@@ -242,21 +242,26 @@ class RunOfJob:
         return min(as_good, key=lambda c: found[c].usd)
 
     async def _anchor(
-        self, world: World, evaluator: Evaluator, current: Champion, champion: Measurement
+        self, snapshot: Snapshot, evaluator: Evaluator, current: Champion, champion: Measurement
     ) -> Measurement:
         if current.record.anchor == current.number:
             return champion
         anchor = self.champions.get(current.record.anchor)
-        if _misfit(anchor, world):
+        if _misfit(anchor, snapshot):
             return champion
         return Measurement.of(await evaluator.evaluate(anchor.candidate, "test"))
 
     def _promote(
-        self, world: World, current: Champion, winner: Candidate, decision: Decision, evaluation: Evaluation | None
+        self,
+        snapshot: Snapshot,
+        current: Champion,
+        winner: Candidate,
+        decision: Decision,
+        evaluation: Evaluation | None,
     ) -> Champion:
         self._check_held()
-        anchor = None if decision.why == "better" else current.record.anchor
-        scores = _scores(world, evaluation) if evaluation else {}
+        anchor = None if decision.new_anchor else current.record.anchor
+        scores = _scores(snapshot, evaluation) if evaluation else {}
         return self.champions.promote(
             winner, time=self._time(), run=self.run.id, reason=decision.finding, won=True, anchor=anchor, scores=scores
         )
@@ -264,19 +269,19 @@ class RunOfJob:
     def _check_held(self) -> None:
         """The last look before the champion's file is touched: a process that was suspended must not swap it."""
         if not self.store.holds(self.run.id, self.run.owner):
-            raise LostRunError("another process took this run over; the champion was left as it is")
+            raise RunLostError("another process took this run over; the champion was left as it is")
 
-    def _note_alarms(self, world: World, current: Champion, held: Evaluation, first: Evaluation) -> None:
-        recorded = current.record.scores_of(world.task.splits["test"])
+    def _note_alarms(self, snapshot: Snapshot, current: Champion, held: Evaluation, first: Evaluation) -> None:
+        recorded = current.record.scores_of(snapshot.task.splits["test"])
         confidence = self.known.job.promotion.confidence
         self._alarms += alarms(Measurement.of(held), recorded, Measurement.of(first), confidence)
 
     # ---- what the parts need
 
     @cached_property
-    def _world(self) -> World:
-        """Loaded once: what a run measures is one world, whatever is edited meanwhile."""
-        return load_world(self.known.job, self.known.folder, self.champions.folder / "runs")
+    def _snapshot(self) -> Snapshot:
+        """Loaded once: what a run measures is one snapshot, whatever is edited meanwhile."""
+        return load_snapshot(self.known.job, self.known.folder, self.champions.folder / "runs")
 
     @property
     def _ledger(self) -> str:
@@ -284,17 +289,17 @@ class RunOfJob:
         return f"job {self.known.job.name} {self.run.id}"
 
     @asynccontextmanager
-    async def _evaluator(self, world: World, caps: Caps) -> AsyncIterator[tuple[Evaluator, Session]]:
-        journal, seed = world.config.journal, world.config.response_seed
+    async def _evaluator(self, snapshot: Snapshot, caps: Caps) -> AsyncIterator[tuple[Evaluator, Session]]:
+        journal, seed = snapshot.config.journal, snapshot.config.response_seed
         async with open_session(
-            world.specs, self._ledger, caps=caps, journal=journal, provider=self.provider
+            snapshot.specs, self._ledger, caps=caps, journal=journal, provider=self.provider
         ) as session:
-            yield Evaluator(world.task, session.model, world.specs, seed=seed), session
+            yield Evaluator(snapshot.task, session.model, snapshot.specs, seed=seed), session
 
-    def _limits(self, world: World) -> Limits:
+    def _limits(self, snapshot: Snapshot) -> JobCapsLeft:
         job, started = self.known.job, self.run.started
         spent = self.store.spent_since(job.name, month_start(started, job.schedule), but=self.run.id)
-        return limits_of(world.config.budget.caps(), job.caps, spent, month_name(started, job.schedule))
+        return caps_left(snapshot.config.budget.caps(), job.caps, spent, month_name(started, job.schedule))
 
     def _archive(self) -> list[Candidate]:
         """Candidates of earlier searches of this job: the newest's Pareto front, then its other good ones."""
@@ -310,21 +315,21 @@ class RunOfJob:
         """The folders of the run's searches, those that are still there."""
         return [folder for folder in self.run.folders if (folder / "config.yaml").exists()]
 
-    def _note_folder(self, folder: Path, world: World) -> None:
-        """Remember the search in `folder`, and the world that it is about."""
-        write_atomically(folder / WORLD_FILE, world.hash)
+    def _note_folder(self, folder: Path, snapshot: Snapshot) -> None:
+        """Remember the search in `folder`, and the snapshot that it is about."""
+        write_atomically(folder / SNAPSHOT_FILE, snapshot.hash)
         folders = tuple(dict.fromkeys([*self.run.folders, folder]))
         self.run = replace(self.run, folders=folders)
         self.store.note_folders(self.run.id, self.run.owner, folders)
 
-    def _resumable(self, world: World) -> Path | None:
+    def _resumable(self, snapshot: Snapshot) -> Path | None:
         """The folder of the interrupted search, if there is one and nothing has changed since.
 
         Where something has, a search of its own is due, and the journal has what the first one asked.
         """
         for folder in self._folders()[-1:]:
-            note = folder / WORLD_FILE
-            if note.exists() and note.read_text(encoding="utf-8") == world.hash:
+            note = folder / SNAPSHOT_FILE
+            if note.exists() and note.read_text(encoding="utf-8") == snapshot.hash:
                 return folder
         return None
 
@@ -332,7 +337,7 @@ class RunOfJob:
         return datetime.fromtimestamp(self.now(), UTC).isoformat(timespec="seconds")
 
 
-def _reached(limits: Limits, *ends: StopReason | None) -> list[tuple[str, Limit]]:
+def _reached(limits: JobCapsLeft, *ends: StopReason | None) -> list[tuple[str, CapLeft]]:
     """The limits of the whole run that are among `ends`, by measure."""
     caps = [end.run_cap for end in ends if end and end.run_cap]
     return [(name, limits[name]) for name in caps if name in limits]
@@ -342,10 +347,10 @@ def _came_from(champion: Champion, run: JobRun) -> bool:
     return champion.record.run == run.id and champion.record.won
 
 
-def _misfit(champion: Champion, world: World) -> str | None:
+def _misfit(champion: Champion, snapshot: Snapshot) -> str | None:
     """Why the task has no use for the champion."""
     try:
-        check_candidate(champion.candidate, world.task)
+        check_candidate(champion.candidate, snapshot.task)
     except CandidateError as error:
         return error.message
     return None
@@ -355,8 +360,8 @@ def _score(evaluation: Evaluation) -> str:
     return "none" if evaluation.score is None else f"{evaluation.score:.3f}"
 
 
-def _scores(world: World, evaluation: Evaluation) -> dict[str, tuple[str, float]]:
-    examples = {example.id: example for example in world.task.splits["test"]}
+def _scores(snapshot: Snapshot, evaluation: Evaluation) -> dict[str, tuple[str, float]]:
+    examples = {example.id: example for example in snapshot.task.splits["test"]}
     return {name: (digest(examples[name]), score) for name, score in evaluation.scores.items()}
 
 

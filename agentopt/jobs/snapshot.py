@@ -1,7 +1,6 @@
-"""What a job's answer depends on, loaded as it is today, and one hash over all of it.
+"""Snapshot and hash of a job's inputs: task, data, catalogue entries and prices, configuration, rule, agentopt's code.
 
-Task, data, catalogue entries with their prices, configuration, rule and agentopt's own code: while the hash and the
-champion stay, another run could only find again what the last one found.
+While the hash and the champion are unchanged, another run could only repeat the result of the last one.
 """
 
 from __future__ import annotations
@@ -24,29 +23,45 @@ from agentopt.runs.config import Config, load_config
 from agentopt.runs.folder import fingerprint
 
 _NOT_PART = {"runs", "journal", "models"}
-"""Keys of the configuration that say where things are; what is in the catalogue files is taken by its entries."""
+"""Keys of the configuration that are locations. The catalogue is hashed by its entries, not by its files."""
 
 
 @dataclass(frozen=True)
-class World:
-    """A job's task and configuration today; paths are absolute. `hash` names all of it."""
+class Snapshot:
+    """A job's inputs at one time, loaded.
 
-    path: Path
+    Attributes:
+        task: The task.
+        specs: Catalogue name -> entry, of every model that the job may call.
+        config: The configuration, with absolute paths.
+        hash: Changes when any of the inputs changes.
+    """
+
     task: Task
     specs: Mapping[str, ModelSpec]
     config: Config
     hash: str
 
 
-def load_world(job: Job, folder: Path, runs: Path) -> World:
-    """Load what `job` names, from `folder` on. Run folders go to `runs` unless its configuration says where.
+def load_snapshot(job: Job, folder: Path, runs: Path) -> Snapshot:
+    """Load everything that `job` refers to.
 
-    Raises `UserError` for what is wrong with any of it.
+    Args:
+        job: The job.
+        folder: Where its relative paths start.
+        runs: Where run folders are made, unless the job's configuration sets `runs`.
+
+    Raises:
+        UserError: Something is missing or not valid.
     """
-    config = _absolute(load_config([_source(text, folder) for text in job.config]), folder, runs)
-    path = (folder / job.task).absolute()
-    task, specs = load(path, config)
-    return World(path, task, specs, config, _hash(job, task, specs, config))
+    config = job_config(job, folder, runs)
+    task, specs = load((folder / job.task).absolute(), config)
+    return Snapshot(task, specs, config, _hash(job, task, specs, config))
+
+
+def job_config(job: Job, folder: Path, runs: Path) -> Config:
+    """The job's configuration with absolute paths; arguments as for `load_snapshot`. Raises `ConfigError`."""
+    return _absolute(load_config([_source(text, folder) for text in job.config]), folder, runs)
 
 
 def _source(text: str, folder: Path) -> str:
@@ -55,13 +70,13 @@ def _source(text: str, folder: Path) -> str:
     path = folder / text
     if not path.is_file():
         raise ConfigError(
-            f"there is no configuration file {text}", where=folder, remedy="write its path from this folder on"
+            f"there is no configuration file {text}", where=folder, remedy="write its path relative to this folder"
         )
     return str(path)
 
 
 def _absolute(config: Config, folder: Path, runs: Path) -> Config:
-    """A daemon may run anywhere: paths start at the job's folder, and its `configs/models.yaml` is read too."""
+    """Resolve paths against the job's folder, because a daemon may run anywhere; include its `configs/models.yaml`."""
     project, absolute = folder / PROJECT_FILE, config.absolute(folder)
     changes = {
         "models": (*([project] if project.is_file() else []), *absolute.models),
@@ -84,7 +99,7 @@ def _hash(job: Job, task: Task, specs: Mapping[str, ModelSpec], config: Config) 
 
 @cache
 def code_version() -> str:
-    """The version, and a digest of the source files: between releases the version says too little."""
+    """The version and a digest of the source files, which may change between releases."""
     package = Path(__file__).parent.parent
     sources = hashlib.sha256()
     for file in sorted([*package.rglob("*.py"), *package.rglob("*.yaml")]):

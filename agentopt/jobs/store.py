@@ -44,7 +44,7 @@ _jobs = sa.Table(
     sa.Column("since", sa.Double, nullable=False),
     sa.Column("paused", sa.Boolean, nullable=False),
     sa.Column("last_due", sa.Double),
-    sa.Column("world", sa.String(64)),
+    sa.Column("world", sa.String(64), key="snapshot"),
     sa.Column("champion", sa.String(64)),
 )
 _runs = sa.Table(
@@ -75,7 +75,7 @@ _NOTHING = {"calls": 0, "prompt_tokens": 0, "completion_tokens": 0, "usd": 0.0}
 class KnownJob:
     """A job that was added. `folder` is where its relative paths start, `since` when its schedule began.
 
-    `settled` is what the last finished run found: the state of the world, and the champion it left; None before.
+    `settled` is what the last finished run found: the state of the snapshot, and the champion it left; None before.
     `last_due` is the last due time that was claimed. Times are seconds since the epoch.
     """
 
@@ -187,9 +187,9 @@ class JobStore:
         with self._engine.begin() as connection:
             connection.execute(_jobs.delete().where(_jobs.c.name == name))
 
-    def settle(self, name: str, world: str | None = None, champion: str | None = None) -> None:
+    def settle(self, name: str, snapshot: str | None = None, champion: str | None = None) -> None:
         """Note what the job has an answer for: nothing is spent while both stay. What is None keeps its last value."""
-        given = {"world": world, "champion": champion}
+        given = {"snapshot": snapshot, "champion": champion}
         values = {column: value for column, value in given.items() if value is not None}
         with self._engine.begin() as connection:
             connection.execute(_jobs.update().where(_jobs.c.name == name).values(**values))
@@ -315,7 +315,7 @@ def _of(name: str) -> sa.ColumnElement[bool]:
 
 def _read(row: sa.Row[Any]) -> KnownJob | UserError:
     """The job of a row, or what is wrong with it."""
-    settled = (row.world, row.champion) if row.world and row.champion else None
+    settled = (row.snapshot, row.champion) if row.snapshot and row.champion else None
     try:
         job = Job.model_validate_json(row.spec)
     except ValidationError as error:

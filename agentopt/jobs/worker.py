@@ -27,7 +27,7 @@ from agentopt.core.budget import Usage
 from agentopt.core.errors import AgentoptError, UserError
 from agentopt.jobs.champion import champions_of
 from agentopt.jobs.jobfile import EventName
-from agentopt.jobs.run import LostRunError, Outcome, RunOfJob
+from agentopt.jobs.run import RunLostError, RunOfJob, RunOutcome
 from agentopt.jobs.store import RUNNING, WAITING, JobRun, JobStore, KnownJob
 from agentopt.jobs.webhook import deliver
 from agentopt.models.base import ChatModel
@@ -52,13 +52,13 @@ class Body(Protocol):
 
     @property
     def alarms(self) -> tuple[str, ...]: ...
-    async def outcome(self) -> Outcome: ...
+    async def outcome(self) -> RunOutcome: ...
     def spent(self) -> Usage: ...
     def secret_variables(self) -> list[str]: ...
 
 
 @dataclass(frozen=True)
-class Worker:
+class JobWorker:
     """One process that works on runs. `lease` is in seconds, `now` in seconds since the epoch.
 
     `provider` answers in place of the catalogue's transports, `body` does the work of a run. Make it with `as_owner`.
@@ -126,7 +126,7 @@ class Worker:
             self.store.interrupt(run.id, self.owner, self.now(), body.spent())
             self.log("run_interrupted", job=run.job, run=run.id)
             raise
-        except LostRunError as error:
+        except RunLostError as error:
             self.log("run_lost", job=run.job, run=run.id, message=str(error))
             return run
         return await self._end(known, run, outcome, body)
@@ -139,20 +139,20 @@ class Worker:
         body = self.body(known, run, self.store, champions, say, self.now, self.provider)
         return body
 
-    async def _outcome(self, body: Body, run: JobRun) -> Outcome:
+    async def _outcome(self, body: Body, run: JobRun) -> RunOutcome:
         try:
             return await body.outcome()
-        except LostRunError:  # the run goes on elsewhere, so it has not failed
+        except RunLostError:  # the run goes on elsewhere, so it has not failed
             raise
         except AgentoptError as error:
-            return Outcome("failed", str(error), body.alarms)
+            return RunOutcome("failed", str(error), body.alarms)
         except Exception as error:  # noqa: BLE001 - what breaks one run, in a user's scorer say, must not end the daemon
             self.log("traceback", job=run.job, run=run.id, message=self._clean(traceback.format_exc(), body))
-            return Outcome("failed", f"{type(error).__name__}: {error}", body.alarms)
+            return RunOutcome("failed", f"{type(error).__name__}: {error}", body.alarms)
 
-    async def _while_held(self, run: JobRun, work: Coroutine[Any, Any, Outcome]) -> Outcome:
+    async def _while_held(self, run: JobRun, work: Coroutine[Any, Any, RunOutcome]) -> RunOutcome:
         """What the work comes to, while the claim is kept alive: from a thread, because a scorer that blocks the event
-        loop must not cost it. Where the claim is lost all the same, the work is cancelled and `LostRunError` raised.
+        loop must not cost it. Where the claim is lost all the same, the work is cancelled and `RunLostError` raised.
         """
         over, lost = threading.Event(), threading.Event()
         loop, working = asyncio.get_running_loop(), asyncio.ensure_future(work)
@@ -176,12 +176,12 @@ class Worker:
         except asyncio.CancelledError:
             if not lost.is_set():
                 raise
-            raise LostRunError("another process took this run over") from None
+            raise RunLostError("another process took this run over") from None
         finally:
             over.set()
             await asyncio.shield(asyncio.to_thread(thread.join))
 
-    async def _end(self, known: KnownJob, run: JobRun, outcome: Outcome, body: Body) -> JobRun:
+    async def _end(self, known: KnownJob, run: JobRun, outcome: RunOutcome, body: Body) -> JobRun:
         message, alarm = (self._clean(text, body) for text in (outcome.message, "; ".join(outcome.alarms)))
         number = outcome.champion.number if outcome.champion else None
         values = {"state": outcome.state, "message": message, "alarm": alarm or None, "champion": number}
@@ -189,15 +189,15 @@ class Worker:
         if not self.store.finish(run.id, self.owner, self.now(), values, spent):
             self.log("run_lost", job=run.job, run=run.id)
             return run
-        if outcome.world and outcome.champion:
+        if outcome.snapshot and outcome.champion:
             champion = None if outcome.by_hand else outcome.champion.candidate.key
-            self.store.settle(run.job, outcome.world, champion)
+            self.store.settle(run.job, outcome.snapshot, champion)
         told = {"job": run.job, "run": run.id, **values, "calls": spent.calls, "usd": spent.usd}
         self.log("run_ended", **told)
         await self._report(known, run, outcome, {**told, "task": str(known.job.task)})
         return self.store.run(run.id)
 
-    async def _report(self, known: KnownJob, run: JobRun, outcome: Outcome, data: dict[str, Any]) -> None:
+    async def _report(self, known: KnownJob, run: JobRun, outcome: RunOutcome, data: dict[str, Any]) -> None:
         target, before = known.job.webhook, self.store.outcome_before(run)
         happened = list[EventName]()
         if outcome.alarms:
@@ -236,14 +236,14 @@ class Worker:
 
 
 @contextmanager
-def as_owner(store: JobStore, data: Path, now: Callable[[], float], **options: Any) -> Iterator[Worker]:
+def as_owner(store: JobStore, data: Path, now: Callable[[], float], **options: Any) -> Iterator[JobWorker]:
     """A worker of a new owner, whose lock file says that it lives. `options` are the worker's other fields."""
     owner = uuid.uuid4().hex
     file = _owner_file(data, owner)
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(file, timeout=0, thread_local=False):
         try:
-            yield Worker(store, data, owner, now, **options)
+            yield JobWorker(store, data, owner, now, **options)
         finally:
             # Its runs are over or given up by now, so nobody will ask again whether it lives.
             file.unlink(missing_ok=True)

@@ -31,7 +31,7 @@ from agentopt.core.files import write_atomically
 from agentopt.core.task import Example
 from agentopt.deploy.deployment import Deployment, find_deployment
 from agentopt.deploy.serve.access import Access, is_loopback, read_keys
-from agentopt.deploy.serve.app import CANDIDATE, Limits
+from agentopt.deploy.serve.app import CANDIDATE, ServerLimits
 from agentopt.deploy.serve.handler import SEEDS, fresh_seeds
 from agentopt.deploy.serve.hot_reload import Watched
 from agentopt.deploy.serve.server import ServeSettings, serve
@@ -285,7 +285,7 @@ async def test_no_call_is_lost_or_mixed_through_a_promotion(folder: Path) -> Non
 
     async with OpenAIServer(answer_and_tell, delay=0.2) as backend:
         deployment = deployment_in(folder, backend)
-        limits = httpx.Limits(max_connections=200)
+        limits = httpx.ServerLimits(max_connections=200)
         async with served(deployment, watch=True) as url, httpx.AsyncClient(timeout=60, limits=limits) as client:
 
             def ask(number: int) -> asyncio.Task[httpx.Response]:
@@ -371,7 +371,7 @@ async def test_a_wrong_key_an_oversized_body_and_an_unknown_model_are_told_in_th
     (folder / "keys").write_text("# ours\nfirst-key\n\nsecond-key\n")
     async with OpenAIServer(answer) as backend:
         deployment = deployment_in(folder, backend)
-        settings = {"key_file": folder / "keys", "limits": Limits(body_bytes=2000)}
+        settings = {"key_file": folder / "keys", "limits": ServerLimits(body_bytes=2000)}
         async with served(deployment, **settings) as url:
             async with client_of(url, "wrong") as client:
                 with pytest.raises(openai.AuthenticationError) as wrong:
@@ -405,7 +405,7 @@ async def test_a_body_of_unknown_length_is_measured_as_it_comes(folder: Path) ->
 
     async with OpenAIServer(answer) as backend:
         deployment = deployment_in(folder, backend)
-        async with served(deployment, limits=Limits(body_bytes=2000)) as url, plain_client() as plain:
+        async with served(deployment, limits=ServerLimits(body_bytes=2000)) as url, plain_client() as plain:
             got = await plain.post(f"{url}/chat/completions", content=endless())
     assert (got.status_code, got.json()["error"]["code"]) == (413, "request_too_large")
 
@@ -469,7 +469,7 @@ def test_loopback_is_known_by_its_address(host: str, loopback: bool) -> None:
 
 async def test_more_calls_than_there_are_places_are_told_to_come_again(folder: Path) -> None:
     async with OpenAIServer(answer, delay=0.3) as backend:
-        limits = Limits(in_flight=2)
+        limits = ServerLimits(in_flight=2)
         async with served(deployment_in(folder, backend), limits=limits) as url, plain_client() as plain:
             body = {"model": "toy", "messages": said("pear")}
             calls = [plain.post(f"{url}/chat/completions", json=body, timeout=30) for _ in range(4)]
@@ -485,7 +485,7 @@ async def test_a_call_that_takes_too_long_ends_in_504_and_gives_its_place_back(f
     faults = Faults(script=["hang"])
     async with OpenAIServer(answer, faults=faults) as backend:
         deployment = deployment_in(folder, backend, timeout_seconds=2, max_attempts=1)
-        async with served(deployment, limits=Limits(seconds=0.2)) as url, client_of(url) as client:
+        async with served(deployment, limits=ServerLimits(seconds=0.2)) as url, client_of(url) as client:
             with pytest.raises(openai.InternalServerError) as late:
                 await client.chat.completions.create(model="toy/find", messages=said("what?"))
             async with plain_client() as plain:

@@ -17,7 +17,7 @@ import yaml
 from agentopt.jobs.champion import Champions, champions_of
 from agentopt.jobs.jobfile import read_job
 from agentopt.jobs.store import JobRun, JobStore
-from agentopt.jobs.worker import Worker, as_owner
+from agentopt.jobs.worker import JobWorker, as_owner
 from agentopt.testing.server_process import ServerProcess
 
 QUALITY = {"small": 0.3, "better": 1.0, "twin": 1.0, "broken": 0.0}
@@ -119,7 +119,7 @@ async def run_due(place: Place, store: JobStore, clock: Clock, log: Log, **optio
         return await worker.work(claimed(worker, "nightly"))
 
 
-def claimed(worker: Worker, name: str) -> JobRun:
+def claimed(worker: JobWorker, name: str) -> JobRun:
     """The job's due time of this moment, as the worker's own."""
     worker.claim(name, worker.now())
     (waiting,) = worker.orphans(name)
@@ -148,4 +148,4 @@ async def until(condition: Any, seconds: float = 60.0) -> None:
             await asyncio.sleep(0.01)
 
 
-__all__ = ["QUALITY", "Clock", "Log", "Place", "Worker", "asked", "claimed", "open_place_store", "run_due", "until"]
+__all__ = ["QUALITY", "Clock", "JobWorker", "Log", "Place", "asked", "claimed", "open_place_store", "run_due", "until"]

@@ -21,9 +21,9 @@ from sqlalchemy.exc import OperationalError
 from agentopt.core.budget import Usage
 from agentopt.jobs.daemon import Daemon
 from agentopt.jobs.jobfile import Job
-from agentopt.jobs.run import Outcome
+from agentopt.jobs.run import RunOutcome
 from agentopt.jobs.store import JobRun, JobStore, KnownJob
-from agentopt.jobs.worker import Worker, as_owner
+from agentopt.jobs.worker import JobWorker, as_owner
 
 
 def job(name: str, every: str = "1h") -> Job:
@@ -51,7 +51,7 @@ class Work:
         class Body:
             alarms = ()
 
-            async def outcome(self) -> Outcome:
+            async def outcome(self) -> RunOutcome:
                 outer.ran.append(run.job)
                 outer.now += 1
                 outer.most = max(outer.most, outer.now)
@@ -59,7 +59,7 @@ class Work:
                     await outer.do()
                 finally:
                     outer.now -= 1
-                return Outcome("kept", "done")
+                return RunOutcome("kept", "done")
 
             def spent(self) -> Usage:
                 return Usage(calls=1)
@@ -79,7 +79,7 @@ class Running:
         self.log = log if log is not None else Log()
         self._make = (store, data, work, options)
 
-    async def __aenter__(self) -> Worker:
+    async def __aenter__(self) -> JobWorker:
         store, data, work, options = self._make
         clock = options.pop("now", time.time)
         worker = self._stack.enter_context(as_owner(store, data, clock, log=self.log, body=work))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentopt.jobs.jobfile import PromotionRule
-from agentopt.jobs.promotion import Measurement, alarms, decide, saving
+from agentopt.jobs.promotion import RULES, Comparison, Decision, Measurement, alarms, decide, saving
 
 RULE = PromotionRule()
 
@@ -28,22 +28,39 @@ measurements = st.builds(
 def test_a_significantly_better_challenger_is_promoted_whatever_it_costs() -> None:
     champion = measured(LOW)
     decision = decide(RULE, champion, measured(HIGH, usd=50), champion)
-    assert decision.why == "better"
+    assert decision.promotes
+    assert decision.new_anchor
     assert "+0.700" in decision.finding
 
 
 def test_a_challenger_that_is_a_little_better_is_not() -> None:
     champion = measured("1" * 10 + "0" * 10)
     decision = decide(RULE, champion, measured("1" * 11 + "0" * 9), champion)
-    assert decision.why is None
+    assert not decision.promotes
 
 
 def test_as_good_and_cheaper_by_the_share_is_promoted_and_by_less_is_not() -> None:
     champion = measured(HIGH, usd=1.0)
-    assert decide(RULE, champion, measured(HIGH, usd=0.9), champion).why == "cheaper"
-    assert decide(RULE, champion, measured(HIGH, usd=0.91), champion).why is None
+    assert decide(RULE, champion, measured(HIGH, usd=0.9), champion).promotes
+    assert not decide(RULE, champion, measured(HIGH, usd=0.91), champion).promotes
     never = PromotionRule(cheaper_by=None)
-    assert decide(never, champion, measured(HIGH, usd=0.1), champion).why is None
+    assert not decide(never, champion, measured(HIGH, usd=0.1), champion).promotes
+
+
+def test_a_rule_is_a_function_that_is_inserted_among_the_others() -> None:
+    """A project with a latency target could promote the cheaper half of any two that are equally good."""
+
+    def halves_the_cost(comparison: Comparison) -> Decision | None:
+        if saving(comparison.champion, comparison.challenger) < 0.5:
+            return None
+        return Decision(f"half the cost ({comparison})", promotes=True, difference=comparison.difference)
+
+    *before, last = RULES
+    rules, champion = (*before, halves_the_cost, last), measured(HIGH, usd=1.0)
+    decision = decide(RULE, champion, measured(HIGH, usd=0.5), champion, rules)
+    assert (decision.promotes, decision.finding[:13]) == (True, "half the cost")
+    assert decide(RULE, champion, measured(HIGH, usd=0.6), champion, rules).finding.endswith("cheaper by 40%")
+    assert not decide(RULE, champion, measured(LOW, usd=0.1), champion, rules).promotes, "earlier rules come first"
 
 
 def test_a_challenger_that_costs_more_is_told_as_such() -> None:
@@ -55,7 +72,7 @@ def test_a_challenger_that_costs_more_is_told_as_such() -> None:
 
 def test_a_cheaper_challenger_that_is_worse_is_not_promoted() -> None:
     champion = measured(HIGH)
-    assert decide(RULE, champion, measured(LOW, usd=0.01), champion).why is None
+    assert not decide(RULE, champion, measured(LOW, usd=0.01), champion).promotes
 
 
 def test_units_decide_where_nothing_costs_usd() -> None:
@@ -67,7 +84,7 @@ def test_an_example_without_a_score_decides_nothing() -> None:
     champion = measured(LOW)
     broken = Measurement(measured(HIGH).scores, 1, 1, complete=False)
     decision = decide(RULE, champion, broken, champion)
-    assert (decision.why, decision.conclusive) == (None, False)
+    assert (decision.promotes, decision.conclusive) == (False, False)
 
 
 def test_a_row_of_ever_cheaper_challengers_cannot_lose_what_the_anchor_had() -> None:
@@ -75,18 +92,18 @@ def test_a_row_of_ever_cheaper_challengers_cannot_lose_what_the_anchor_had() -> 
     anchor = measured("1" * 20)
     champion = measured("1" * 16 + "0" * 4, usd=0.8)
     challenger = measured("1" * 12 + "0" * 8, usd=0.5)
-    assert decide(RULE, champion, challenger, champion).why == "cheaper"
+    assert decide(RULE, champion, challenger, champion).promotes
     decision = decide(RULE, champion, challenger, anchor)
-    assert decision.why is None
+    assert not decision.promotes
     assert "anchor" in decision.finding
 
 
 @given(measurements, measurements)
 def test_what_took_the_place_does_not_lose_it_to_what_it_replaced(a: Measurement, b: Measurement) -> None:
     first = decide(RULE, a, b, a)
-    if first.why:
-        anchor = b if first.why == "better" else a
-        assert decide(RULE, b, a, anchor).why is None
+    if first.promotes:
+        anchor = b if first.new_anchor else a
+        assert not decide(RULE, b, a, anchor).promotes
 
 
 @settings(max_examples=60)
@@ -98,8 +115,8 @@ def test_while_the_world_stands_still_no_champion_comes_back(pool: Sequence[Meas
     for _ in range(25):
         i = data.draw(st.integers(0, len(pool) - 1))
         decision = decide(RULE, pool[champion], pool[i], pool[anchor])
-        if decision.why:
-            champion, anchor = i, i if decision.why == "better" else anchor
+        if decision.promotes:
+            champion, anchor = i, i if decision.new_anchor else anchor
             held.append(champion)
     assert len(held) == len(set(held))
 

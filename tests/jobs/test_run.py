@@ -16,8 +16,8 @@ from test_webhook import Receiver
 
 from agentopt.core.errors import ConfigError
 from agentopt.jobs.jobfile import read_job
-from agentopt.jobs.run import Outcome, RunOfJob
-from agentopt.jobs.snapshot import load_world
+from agentopt.jobs.run import RunOfJob, RunOutcome
+from agentopt.jobs.snapshot import load_snapshot
 from agentopt.jobs.store import JobRun, JobStore
 from agentopt.jobs.worker import as_owner
 from agentopt.runs.result import load_result
@@ -473,9 +473,9 @@ async def test_no_secret_is_in_what_a_run_tells_the_log(
     monkeypatch.setenv("OTHER_API_KEY", "sk-of-another-provider")
 
     class Telling(RunOfJob):
-        async def outcome(self) -> Outcome:
+        async def outcome(self) -> RunOutcome:
             self.say("champion", f"{SECRET} and sk-of-another-provider")
-            return Outcome("failed", f"{SECRET} and sk-of-another-provider")
+            return RunOutcome("failed", f"{SECRET} and sk-of-another-provider")
 
     job = Job(Place(tmp_path, server.base_url), webhook={"url": "http://127.0.0.1:9/", "secret_env": "HOOK"})
     job.changes["webhook"]["events"] = []
@@ -494,7 +494,7 @@ def test_the_paths_of_a_configuration_start_at_the_jobs_folder(tmp_path: Path, m
     job = read_job(place.write(config=settings))
     (tmp_path / "cwd").mkdir()
     monkeypatch.chdir(tmp_path / "cwd")
-    config = load_world(job, tmp_path, tmp_path / "runs").config
+    config = load_snapshot(job, tmp_path, tmp_path / "runs").config
     assert config.journal == str(tmp_path / "journal.db")
     assert (config.runs, config.agent.experience) == (tmp_path / "elsewhere", tmp_path / "earlier")
 
@@ -502,26 +502,28 @@ def test_the_paths_of_a_configuration_start_at_the_jobs_folder(tmp_path: Path, m
 def test_every_part_of_the_world_is_in_its_hash(tmp_path: Path) -> None:
     place = Place(tmp_path, "http://127.0.0.1:9/v1", models=["small", "better"])
 
-    def world(**changes: Any) -> str:
-        return load_world(read_job(place.write(**changes)), tmp_path, tmp_path / "runs").hash
+    def snapshot(**changes: Any) -> str:
+        return load_snapshot(read_job(place.write(**changes)), tmp_path, tmp_path / "runs").hash
 
-    hashes = [world()]
-    assert world() == hashes[0]
+    hashes = [snapshot()]
+    assert snapshot() == hashes[0]
     place.prices["better"] = 21.0
-    hashes.append(world())
+    hashes.append(snapshot())
     place.examples += 1
-    hashes.append(world())
+    hashes.append(snapshot())
     place.models = ["small", "twin"]
-    hashes.append(world())
+    hashes.append(snapshot())
     place.served_as = {"small": "small-v2"}
-    hashes.append(world())
-    hashes.append(world(promotion={"confidence": 0.9}))
-    hashes.append(world(caps={"per_run": {"usd": 1}}))
+    hashes.append(snapshot())
+    hashes.append(snapshot(promotion={"confidence": 0.9}))
+    hashes.append(snapshot(caps={"per_run": {"usd": 1}}))
     assert len(set(hashes)) == len(hashes)
-    assert world(webhook={"url": "https://x.org", "secret_env": "S"}) == world(), "who is told makes no difference"
+    assert snapshot(webhook={"url": "https://x.org", "secret_env": "S"}) == snapshot(), (
+        "who is told makes no difference"
+    )
 
 
 def test_a_configuration_file_that_is_not_there_is_told_with_the_folder_it_was_looked_for_in(tmp_path: Path) -> None:
     job = read_job(Place(tmp_path, "http://127.0.0.1:9/v1").write(config=["gone.yaml"]))
     with pytest.raises(ConfigError, match=r"no configuration file gone\.yaml"):
-        load_world(job, tmp_path, tmp_path / "runs")
+        load_snapshot(job, tmp_path, tmp_path / "runs")

@@ -141,11 +141,11 @@ def test_the_month_counts_what_its_runs_spent_and_not_the_run_that_asks(store: J
 
 def test_a_job_that_is_added_again_keeps_its_past_and_its_calendar(store: JobStore, tmp_path: Path) -> None:
     finish(store, claimed(store, 10), 11)
-    store.settle("nightly", "world", "champion")
+    store.settle("nightly", "snapshot", "champion")
     assert not store.put(job(), tmp_path, 500)
     known = store.job("nightly")
-    assert (known.since, known.settled) == (0.0, ("world", "champion"))
-    store.settle("nightly", world="today")
+    assert (known.since, known.settled) == (0.0, ("snapshot", "champion"))
+    store.settle("nightly", snapshot="today")
     assert store.job("nightly").settled == ("today", "champion"), "what is not given stays"
     store.put(job(every="2h"), tmp_path, 600)
     assert store.job("nightly").since == 600, "another schedule counts from now"

@@ -19,13 +19,13 @@ from rich.table import Table
 
 from agentopt.cli.output import INTERRUPTED, print_plain
 from agentopt.core.errors import ConfigError, UserError
+from agentopt.jobs.caps import month_start
 from agentopt.jobs.champion import champions_of
 from agentopt.jobs.daemon import Daemon
 from agentopt.jobs.due_times import next_due, next_time
 from agentopt.jobs.export import crontab_line, kubernetes_cronjob, systemd_unit
 from agentopt.jobs.jobfile import Job, read_job
-from agentopt.jobs.limits import month_start
-from agentopt.jobs.snapshot import load_world
+from agentopt.jobs.snapshot import load_snapshot
 from agentopt.jobs.store import JobRun, JobStore, KnownJob, data_folder, open_store
 from agentopt.jobs.webhook import signer_of
 from agentopt.jobs.worker import as_owner
@@ -58,7 +58,7 @@ def add_job(file: Path, store: str | None, replace: bool, console: Console) -> N
             where=f"{file}: schedule.cron",
             remedy="correct the day or the month",
         )
-    load_world(job, folder, _runs_folder(job))
+    load_snapshot(job, folder, _runs_folder(job))
     with _opened(store) as jobs:
         moved = _task_change(job, folder, jobs)
         if moved and not replace:

@@ -43,7 +43,7 @@ def run_server(
 ) -> None:
     """`agentopt serve`: serves until SIGTERM or Ctrl-C, then finishes the requests in flight."""
     _check_installed(job)
-    from agentopt.deploy.serve.app import Limits
+    from agentopt.deploy.serve.app import ServerLimits
     from agentopt.deploy.serve.server import ServeSettings, serve
 
     _check_arguments(source, job, task, options)
@@ -55,7 +55,7 @@ def run_server(
     def show_address(base_url: str) -> None:
         print_plain(console, f"serving {deployment.task.name}, candidate {deployment.candidate.key}, at {base_url}")
 
-    limits = Limits(options.max_body, options.max_in_flight, options.timeout)
+    limits = ServerLimits(options.max_body, options.max_in_flight, options.timeout)
     key_file, watch = options.api_key_file, job is not None
     settings = ServeSettings(options.host, options.port, key_file, watch, options.cache, limits)
     asyncio.run(serve(deployment, settings, on_start=show_address))
@@ -70,7 +70,7 @@ def deployment_of_job(name: str, config: Sequence[str]) -> Deployment:
         UserError: The job is unknown or has no champion yet.
     """
     from agentopt.jobs.champion import champions_of
-    from agentopt.jobs.snapshot import load_world
+    from agentopt.jobs.snapshot import job_config
     from agentopt.jobs.store import open_store
 
     with closing(open_store()) as store:
@@ -79,9 +79,9 @@ def deployment_of_job(name: str, config: Sequence[str]) -> Deployment:
     if not champions.file.is_file():
         rule = f"the job {name!r} has no champion yet"
         raise UserError(rule, where=champions.file, remedy=f"agentopt jobs run-now {name}")
-    world = load_world(known.job, known.folder, champions.folder / "runs")
-    base = world.config.model_copy(update={"budget": BudgetConfig()})
-    return deploy(champions.file, world.path, load_config(config, base))
+    base = job_config(known.job, known.folder, champions.folder / "runs")
+    base = base.model_copy(update={"budget": BudgetConfig()})
+    return deploy(champions.file, (known.folder / known.job.task).absolute(), load_config(config, base))
 
 
 def _check_installed(job: str | None) -> None:

@@ -45,7 +45,7 @@ DISCARDED = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ServerLimits:
     """What one server takes: bytes of a body, calls under way at once, and seconds that a call may take."""
 
     body_bytes: int = 2**20
@@ -61,7 +61,7 @@ class Application:
         handler: ChatHandler,
         access: Access,
         metrics: Metrics,
-        limits: Limits,
+        limits: ServerLimits,
         problem: Callable[[], str] = lambda: "",
     ) -> None:
         self._handler, self._access, self._metrics, self._limits = handler, access, metrics, limits

@@ -22,7 +22,7 @@ from agentopt.core.candidate import Candidate, load_candidate
 from agentopt.core.errors import UserError
 from agentopt.deploy.deployment import Deployment
 from agentopt.deploy.serve.access import Access, is_loopback
-from agentopt.deploy.serve.app import Application, Limits
+from agentopt.deploy.serve.app import Application, ServerLimits
 from agentopt.deploy.serve.handler import SEEDS, ChatHandler, fresh_seeds
 from agentopt.deploy.serve.hot_reload import Watched
 from agentopt.deploy.serve.metrics import Metrics
@@ -34,7 +34,7 @@ KEEP_ALIVE_SECONDS = 75
 """How long an idle connection stays: longer than clients keep one, so that none is closed under a request."""
 
 
-DEFAULT_LIMITS = Limits()
+DEFAULT_LIMITS = ServerLimits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class ServeSettings:
     key_file: Path | None = None
     watch: bool = False
     cache: bool = False
-    limits: Limits = DEFAULT_LIMITS
+    limits: ServerLimits = DEFAULT_LIMITS
 
 
 async def serve(

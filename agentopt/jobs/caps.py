@@ -15,7 +15,7 @@ MEASURES = ("usd", "tokens", "calls")
 
 
 @dataclass(frozen=True, slots=True)
-class Limit:
+class CapLeft:
     """One cap: the `setting` that says it, its size, and what was `spent` of it before the run. `period` is the month
     of a cap that is a month's."""
 
@@ -34,28 +34,28 @@ class Limit:
         return f"{self.spent + more:.10g} of {self.cap:.10g} spent{period}"
 
 
-Limits = Mapping[str, Limit]
+JobCapsLeft = Mapping[str, CapLeft]
 """By measure: usd, tokens, calls, seconds, trials."""
 
 
-def limits_of(config: Caps, job: JobCaps, spent: Usage, month: str) -> Limits:
+def caps_left(config: Caps, job: JobCaps, spent: Usage, month: str) -> JobCapsLeft:
     """The tightest cap of each measure; `spent` is what the other runs of the `month` took."""
     found = {}
     for name in Caps.__dataclass_fields__:
         given = [
-            Limit(f"budget.{name}", getattr(config, name)),
-            Limit(f"caps.per_run.{name}", getattr(job.per_run, name)),
+            CapLeft(f"budget.{name}", getattr(config, name)),
+            CapLeft(f"caps.per_run.{name}", getattr(job.per_run, name)),
         ]
         if name in MEASURES:
             given.append(
-                Limit(f"caps.per_month.{name}", getattr(job.per_month, name), getattr(spent, name), period=month)
+                CapLeft(f"caps.per_month.{name}", getattr(job.per_month, name), getattr(spent, name), period=month)
             )
         if given := [limit for limit in given if limit.cap is not None]:
             found[name] = min(given, key=lambda limit: limit.left)
     return found
 
 
-def caps_of(limits: Limits) -> Caps:
+def caps_of(limits: JobCapsLeft) -> Caps:
     """What is left within each."""
     return Caps(**{name: limit.left for name, limit in limits.items()})  # type: ignore[arg-type]  # whole where capped so
 
