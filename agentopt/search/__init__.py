@@ -1,1 +1,1 @@
-"""Strategies that decide which candidate to try next."""
+"""Search strategies: which candidate to evaluate next."""

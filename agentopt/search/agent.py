@@ -1,13 +1,13 @@
-"""The loop of every search that asks a model, as one LangGraph graph:
+"""The search in which a language model proposes candidates, as a LangGraph graph:
 
     initialise -> execute -> guide -> propose -> execute -> ... -> end
                      |         |         |          ^
                      +---------+---------+--> fall_back
 
-Where the agent is absent, unreachable, out of budget, or gives nothing usable, `fall_back` asks the fallback strategy
-with the same trials and says why; the next round tries the agent again. Every node is a function of the state and the
-recorded trials, trials and answers are on disk before they are used, and the state is checkpointed before each node:
-a killed run continues at the node where it was, and doing a node again costs nothing.
+If there is no agent, or it is unreachable, out of budget, or replies with nothing usable, `fall_back` calls the
+fallback strategy with the same trials and records the reason; the next round calls the agent again. Every node is a
+function of the state and the recorded trials. Trials and replies are stored before they are used, and the state is
+checkpointed before each node, so an interrupted run continues at its node, and repeating a node costs nothing.
 """
 
 from __future__ import annotations
@@ -47,26 +47,34 @@ from agentopt.search.variants import AGENT, Variant
 
 
 class State(TypedDict):
-    """What the graph carries from node to node, plain data. The trials themselves are the runner's."""
+    """The state of the graph, as plain data. The runner keeps the trials."""
 
     round: int
-    """Batches executed, the first trials included where the variant has them."""
+    """Number of batches executed, including the first trials."""
     proposals: list[dict[str, Any]]
-    """What `execute` runs next."""
+    """The proposals that `execute` runs next."""
     last: list[int]
     """Trial numbers of the last batch."""
     guidelines: str
-    """What the agent told itself, in one line; empty where it gave nothing usable."""
+    """The agent's guidelines in one line; empty if its reply was unusable."""
     problem: str
-    """Why the fallback has to propose; empty when it need not."""
+    """Why the fallback must propose; empty if it need not."""
 
 
 class AgentSearch:
-    """The AgentTTS search: a model proposes, from what was tried so far and what it made of it.
+    """The AgentTTS search: a language model proposes candidates, given the trials so far and its own guidelines.
 
-    `variant` removes parts of it: without insights the loop begins at `propose`. With `model=None` there is no agent,
-    and `fallback` proposes everything after the first trials. `brief` describes the task to the agent.
-    `checkpoints` is the SQLite file (None: not resumable), `thread` the run inside it.
+    Args:
+        model: The client of the agent's calls. With None there is no agent, and `fallback` proposes everything after
+            the first trials.
+        settings: The agent's settings.
+        fallback: Proposes in place of the agent.
+        description: Description of the task that the agent is shown.
+        checkpoints: SQLite file of the graph's state; None if the search need not be resumable.
+        variant: What the agent is shown. Without insights, the loop skips `guide`.
+        thread: Key of the search within `checkpoints`.
+        batch_size: Candidates per call of the agent.
+        seed: Seed of the agent's samples.
     """
 
     def __init__(
@@ -74,7 +82,7 @@ class AgentSearch:
         model: ChatModel | None,
         settings: AgentSettings,
         fallback: Strategy,
-        brief: str,
+        description: str,
         checkpoints: Path | None,
         *,
         variant: Variant = AGENT,
@@ -82,25 +90,22 @@ class AgentSearch:
         batch_size: int = 5,
         seed: int = 0,
     ) -> None:
-        self._model, self._settings, self._fallback, self._brief = model, variant.settings(settings), fallback, brief
-        self._variant = variant
+        self._model, self._settings, self._variant = model, variant.settings(settings), variant
+        self._fallback, self._description = fallback, description
         self._checkpoints, self._thread = checkpoints, thread
         self._batch_size, self._seed = batch_size, seed
 
     async def run(self, space: SearchSpace, runner: Runner) -> None:
-        """Until no trials are left, nothing is left to try, or `max_rounds` is reached.
-
-        Raises what `runner.run` raises, `BudgetExceeded` for a cap of the whole run among it; run again to continue.
-        """
-        told = system_message(space, self._settings, self._brief, self._variant.experience)
-        agent = _Agent(self._model, self._settings, self._variant, told, self._seed)
+        """Run until no trials are left, nothing is left to try, or `max_rounds` is reached; see `Search.run`."""
+        system = system_message(space, self._settings, self._description, self._variant.experience)
+        agent = _Agent(self._model, self._settings, self._variant, system, self._seed)
         nodes = _Nodes(space, runner, agent, self._fallback, self._batch_size)
-        # A round takes at most four nodes and records at least one trial, unless it is done again after a crash.
+        # A round has at most four nodes and records at least one trial, unless it is repeated after a crash.
         config: RunnableConfig = {
             "configurable": {"thread_id": self._thread},
             "recursion_limit": 5 * (runner.trials_left + 4),
         }
-        # The trace that LangChain may be set up to send from this process is not ours to send.
+        # LangChain may be configured to send traces from this process: ours are not sent.
         with tracing_context(enabled=False):
             if self._checkpoints is None:
                 await _graph(nodes, None).ainvoke(_START, config)
@@ -117,7 +122,7 @@ _START: State = {"round": 0, "proposals": [], "last": [], "guidelines": "", "pro
 
 @asynccontextmanager
 async def _saver(path: Path) -> AsyncIterator[AsyncSqliteSaver]:
-    # The saver turns on WAL; waiting long for a lock lets two processes share the file.
+    # The saver turns on WAL mode; the long timeout lets two processes share the file.
     async with aiosqlite.connect(path, timeout=60) as connection:
         yield AsyncSqliteSaver(connection)
 
@@ -137,13 +142,13 @@ def _graph(nodes: _Nodes, saver: BaseCheckpointSaver[str] | None) -> Any:
     return graph.compile(checkpointer=saver)
 
 
-class _NoHelpError(Exception):
-    """The agent cannot be asked now; the message says why."""
+class _AgentUnavailableError(Exception):
+    """The agent cannot be called in this round; the message gives the reason."""
 
 
 @dataclass(frozen=True)
 class _Agent:
-    """The agent's model and how to ask it."""
+    """The agent's model, and the constant parts of its calls."""
 
     model: ChatModel | None
     settings: AgentSettings
@@ -155,13 +160,13 @@ class _Agent:
     def absent(self) -> bool:
         return self.model is None or self.settings.model is None
 
-    async def ask(self, question: str, max_tokens: int, *, schema: str, repeat: int = 0) -> str:
-        """The answer to one question. Raises `_NoHelpError` where only the agent fails, not the run."""
+    async def generate(self, prompt: str, max_tokens: int, *, schema: str, repeat: int = 0) -> str:
+        """Call the agent once. Raises `_AgentUnavailableError` if only the agent fails, and not the run."""
         if self.model is None or self.settings.model is None:
-            raise _NoHelpError("there is no agent")
+            raise _AgentUnavailableError("there is no agent")
         request = Request(
             model=self.settings.model,
-            messages=(self.system_message, Message("user", question)),
+            messages=(self.system_message, Message("user", prompt)),
             max_tokens=max_tokens,
             temperature=self.settings.temperature,
             json_schema=schema,
@@ -172,18 +177,18 @@ class _Agent:
         try:
             response = await self.model.generate(request)
         except (ModelError, WeightsError) as error:
-            raise _NoHelpError(f"the agent cannot be reached: {error}") from error
+            raise _AgentUnavailableError(f"the agent cannot be reached: {error}") from error
         except BudgetExceeded as error:
             if error.name == "seconds":
                 raise
-            # Its own cap, or one of the run: a trial that the fallback proposes may still be affordable.
-            raise _NoHelpError(f"no budget for the agent: {str(error).splitlines()[0]}") from error
+            # A cap of the agent or of the run: a trial that the fallback proposes may still be affordable.
+            raise _AgentUnavailableError(f"no budget for the agent: {str(error).splitlines()[0]}") from error
         return response.choices[0].text
 
 
 @dataclass(frozen=True)
 class _Nodes:
-    """The graph's nodes and the one branch that needs more than the state."""
+    """The graph's nodes, and the branch that needs more than the state."""
 
     space: SearchSpace
     runner: Runner
@@ -192,7 +197,7 @@ class _Nodes:
     batch_size: int
 
     async def initialise(self, state: State) -> dict[str, Any]:
-        """The first trials: every model of every subtask once (insight 1), or a random batch without the insight."""
+        """Propose the first trials: every model of every subtask (insight 1), or a random batch if that is off."""
         tried = self._tried()
         if not self.agent.variant.insights:
             first = []
@@ -204,7 +209,7 @@ class _Nodes:
         return {"proposals": _proposals.dump_python(first), "problem": ""}
 
     async def execute(self, state: State) -> dict[str, Any]:
-        """Run what was proposed, one after the other."""
+        """Run the proposals, one after the other."""
         numbers = []
         for proposal in _proposals.validate_python(state["proposals"]):
             if self.runner.trials_left <= 0:
@@ -215,61 +220,61 @@ class _Nodes:
         return {"proposals": [], "last": numbers, "round": state["round"] + 1}
 
     def after_execute(self, state: State) -> str:
-        """Where the loop ends, or goes on with the agent, or without it."""
+        """Choose the next node: the end, the agent, or the fallback."""
         limit = self.agent.settings.max_rounds
-        # An archive may hold every one of the first trials: then they took no round.
+        # The warm start may contain all of the first trials: then they took no round.
         first = int(any(trial.proposer == INITIAL for trial in self.runner.trials))
         if self.runner.trials_left <= 0 or (limit is not None and state["round"] >= limit + first):
             return END
         return "fall_back" if self.agent.absent else "guide"
 
     async def guide(self, state: State) -> dict[str, Any]:
-        """The agent's guidelines from the scores (insights 2 and 3); it goes on without where they are unusable."""
+        """Let the agent derive guidelines from the scores; unusable ones are left out."""
         if not self.agent.variant.insights:
             return {"guidelines": "", "problem": ""}
         settings, first = self.agent.settings, state["round"] <= 1
-        question = guideline_prompt(self.space, self.runner.trials, state["last"], settings, first=first)
+        prompt = guideline_prompt(self.space, self.runner.trials, state["last"], settings, first=first)
         schema = guideline_schema(self.space, settings, first=first)
         try:
-            guidelines = read_guidelines(
-                await self.agent.ask(question, settings.guideline_tokens, schema=schema), self.space
-            )
-        except _NoHelpError as error:
+            reply = await self.agent.generate(prompt, settings.guideline_tokens, schema=schema)
+        except _AgentUnavailableError as error:
             return {"problem": str(error)}
-        self.runner.emit(Note(f"guidelines: {guidelines or 'none, the answer was unusable'}"))
+        guidelines = read_guidelines(reply, self.space)
+        self.runner.emit(Note(f"guidelines: {guidelines or 'none, the reply was unusable'}"))
         return {"guidelines": guidelines, "problem": ""}
 
     async def propose(self, state: State) -> dict[str, Any]:
-        """The agent proposes a batch; what it cannot fill is the fallback's to fill."""
+        """Let the agent propose a batch; if it is too small, the fallback completes it."""
         wanted, variant = self._wanted(), self.agent.variant
-        seen = self.runner.trials if variant.history else None
-        question = proposal_prompt(self.space, seen, state["last"], state["guidelines"], wanted)
-        # Where the question is the same in every round, each round is another draw of the answer.
-        drawn = 0 if variant.history else state["round"] * self.agent.settings.attempts
+        shown = self.runner.trials if variant.history else None
+        prompt = proposal_prompt(self.space, shown, state["last"], state["guidelines"], wanted)
+        # If the prompt is the same in every round, each round needs further samples of the reply.
+        first_repeat = 0 if variant.history else state["round"] * self.agent.settings.attempts
         try:
-            reply = await self._usable_reply(question, wanted, drawn)
-        except _NoHelpError as error:
+            reply = await self._usable_reply(prompt, wanted, first_repeat)
+        except _AgentUnavailableError as error:
             return {"problem": str(error), "proposals": []}
         missing = wanted - len(reply.proposals)
         problem = f"the agent gave {len(reply.proposals)} of {wanted}: {reply.problem or 'too few'}" if missing else ""
         return {"problem": problem, "proposals": _proposals.dump_python(list(reply.proposals))}
 
-    async def _usable_reply(self, question: str, wanted: int, drawn: int) -> Reply:
-        """The first reply with anything to run in it, or the last one of all attempts."""
+    async def _usable_reply(self, prompt: str, wanted: int, first_repeat: int) -> Reply:
+        """The first reply with a usable candidate, or the last one of all attempts."""
         settings, variant, tried = self.agent.settings, self.agent.variant, self._tried()
         schema = proposal_schema(self.space, tried if variant.history else (), wanted)
-        reply, asked = Reply(), question
+        reply, attempt_prompt = Reply(), prompt
         for attempt in range(settings.attempts):
-            text = await self.agent.ask(asked, settings.max_tokens, schema=schema, repeat=drawn + attempt)
+            repeat = first_repeat + attempt
+            text = await self.agent.generate(attempt_prompt, settings.max_tokens, schema=schema, repeat=repeat)
             reply = read_reply(text, self.space, tried, wanted, proposer=variant.name)
             if reply.proposals:
                 break
-            if variant.history:  # the problem tells what was tried: without history it is another draw
-                asked = f"{question}\n{retry_message(reply.problem)}"
+            if variant.history:  # the problem reveals what was tried; without history the prompt stays the same
+                attempt_prompt = f"{prompt}\n{retry_message(reply.problem)}"
         return reply
 
     async def fall_back(self, state: State) -> dict[str, Any]:
-        """The fallback strategy fills what the agent left empty, and the log says why."""
+        """Complete the batch with proposals of the fallback strategy, which carry the reason."""
         given = _proposals.validate_python(state["proposals"])
         taken = {p.candidate for p in given}
         wanted = self._wanted()
@@ -288,4 +293,4 @@ class _Nodes:
 
 
 _proposals = TypeAdapter(list[Proposal])
-"""A checkpoint holds proposals as plain data."""
+"""Proposals as the plain data of a checkpoint."""

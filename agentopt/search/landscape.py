@@ -1,7 +1,7 @@
-"""Recorded landscapes: every affordable allocation of a task measured once on real models, then replayed for free.
+"""Recorded landscapes: every affordable allocation of a task, evaluated once on real models and replayed for free.
 
-A file holds the search space and, for every candidate and example, the score and what it used. Searches on it are
-exact, cost nothing, and can be repeated with resampled examples for noise.
+A file holds the search space and, for every candidate and example, the score and the usage. Searches on it are exact,
+cost nothing, and can be repeated on resampled examples to model noise.
 """
 
 from __future__ import annotations
@@ -30,39 +30,45 @@ from agentopt.search.base import BASELINE, Proposal, SearchSpace, SubtaskSpace
 from agentopt.search.from_task import needs_measuring, search_space
 
 FORMAT = 1
-"""The version of the file format. A file of another one is refused."""
+"""Version of the file format; files of other versions are rejected."""
 MOST = 20_000
-"""Candidates that are recorded at most."""
+"""Most candidates that can be recorded."""
 USES = tuple(field.name for field in fields(SubtaskUse))
-"""What is recorded beside the score, each summed over the subtasks."""
+"""The usage that is recorded with each score, summed over the subtasks."""
 
 _UNREADABLE = (OSError, EOFError, ValueError, TypeError, KeyError, zipfile.BadZipFile, zlib.error)
-"""What numpy and JSON raise on files that are empty, cut off, damaged, or of another kind."""
+"""What numpy and JSON raise on files that are empty, truncated, damaged, or of another kind."""
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Landscape:
-    """Scores and uses of every affordable candidate of one task on the same examples.
-
-    `scores` and each array of `uses` have the shape (candidates, examples), candidates in the order of
-    `space.candidates()`. `about` says in words what was recorded, with which models.
-    """
+    """Scores and usage of every affordable candidate of one task on the same examples."""
 
     name: str
+    """Name of the task."""
     about: str
+    """What was recorded, and with which models, in words."""
     space: SearchSpace
+    """The search space."""
     examples: tuple[str, ...]
+    """Ids of the examples."""
     scores: Floats
+    """Scores of shape (candidates, examples), candidates in the order of `space.candidates()`."""
     uses: dict[str, Floats]
+    """For each name in `USES` an array of the shape of `scores`."""
 
     @cached_property
     def _row(self) -> dict[Candidate, int]:
         return {candidate: row for row, candidate in enumerate(self.space.candidates())}
 
     def exact(self, candidate: Candidate) -> float:
-        """The mean score over the examples. Raises `KeyError` for a candidate that is not in the space."""
+        """The mean score over the examples.
+
+        Raises:
+            KeyError: The candidate is not in the space.
+        """
         return float(self.scores[self._row[candidate]].mean())
 
     @cached_property
@@ -71,14 +77,18 @@ class Landscape:
         return float(self.scores.mean(axis=1).max())
 
     def resampled(self, seed: int) -> Landscape:
-        """The landscape with as many examples drawn with replacement: the noise of another validation split."""
+        """Resample the examples with replacement, which models the noise of another validation split.
+
+        Args:
+            seed: Seed of the sample.
+        """
         drawn = np.random.default_rng(seed).integers(len(self.examples), size=len(self.examples))
-        names = tuple(f"{self.examples[i]}#{place}" for place, i in enumerate(drawn))
+        names = tuple(f"{self.examples[i]}#{position}" for position, i in enumerate(drawn))
         uses = {name: array[:, drawn] for name, array in self.uses.items()}
         return replace(self, examples=names, scores=self.scores[:, drawn], uses=uses)
 
     def evaluation(self, candidate: Candidate) -> Evaluation:
-        """What evaluating the candidate gave; everything it used is in one entry, `all`, of each example's uses."""
+        """The recorded evaluation of a candidate; the usage of each example is in one entry, `all`."""
         row = self._row[candidate]
         results = tuple(
             ExampleResult(
@@ -91,7 +101,14 @@ class Landscape:
         return Evaluation("validation", len(results), results, "complete")
 
     def save(self, path: Path) -> None:
-        """Write the landscape to one compressed file. Raises `UserError` when it cannot be written."""
+        """Write the landscape to a compressed file.
+
+        Args:
+            path: The file; its folder is created.
+
+        Raises:
+            UserError: The file cannot be written.
+        """
         about = {"format": FORMAT, "name": self.name, "about": self.about, "examples": self.examples}
         text = json.dumps({**about, "space": asdict(self.space)})
         arrays: dict[str, Any] = {k: _small(v) for k, v in {"scores": self.scores, **self.uses}.items()}
@@ -100,22 +117,29 @@ class Landscape:
             with path.open("wb") as file:
                 np.savez_compressed(file, about=np.array(text), **arrays)
         except OSError as error:
-            remedy = "name a file that can be written"
-            raise UserError(f"the landscape cannot be kept: {error}", where=path, remedy=remedy) from error
+            remedy = "choose a path that can be written"
+            raise UserError(f"the landscape cannot be written: {error}", where=path, remedy=remedy) from error
 
     @classmethod
     def load(cls, path: Path) -> Landscape:
-        """The landscape in a file. Raises `UserError` when it holds none, or one of another format."""
+        """Read a landscape from a file.
+
+        Args:
+            path: A file that `save` wrote.
+
+        Raises:
+            UserError: The file cannot be read, holds no landscape, or has another format version.
+        """
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
                 about = json.loads(str(held["about"]))
                 version = about["format"]
                 arrays = {name: held[name].astype(np.float64) for name in ("scores", *USES)}
         except _UNREADABLE as error:
-            remedy = "make one with `agentopt record TASK --out FILE`"
-            # Not what numpy says: of anything that it does not know it believes that it could be unpickled.
-            reason = getattr(error, "strerror", None) or "the file is empty, cut off, damaged or of another kind"
-            raise UserError(f"no landscape is here: {reason}", where=path, remedy=remedy) from error
+            remedy = "record one with `agentopt record TASK --out FILE`"
+            # numpy's message would be misleading: it suggests to unpickle any file that it does not recognise.
+            reason = getattr(error, "strerror", None) or "it is empty, truncated, damaged or of another kind"
+            raise UserError(f"the file holds no landscape: {reason}", where=path, remedy=remedy) from error
         if version != FORMAT:
             rule = f"a landscape's format must be {FORMAT}, but got {version}"
             raise UserError(rule, where=path, remedy="record it again with this version")
@@ -128,7 +152,7 @@ def _number(value: np.float64) -> Any:
 
 
 def _small(array: Floats) -> NDArray[Any]:
-    """The array in half the room where nothing is lost by it, as for scores of 0 and 1 and counts of tokens."""
+    """The array in single precision if that loses nothing, as for scores of 0 and 1 and counts of tokens."""
     less = array.astype(np.float32)
     return less if np.array_equal(less, array) else array
 
@@ -144,9 +168,14 @@ def _subtask(data: dict[str, Any]) -> SubtaskSpace:
 
 
 class LandscapeRunner:
-    """A `Runner` whose world is a landscape: free and exact. Keeps what was said in `said`, as (event, message).
+    """A `Runner` that looks scores up in a landscape.
 
-    The baseline is trial 0 from the start; `max_trials` counts it.
+    Args:
+        landscape: The landscape.
+        max_trials: Number of trials, including the baseline, which is recorded as trial 0.
+
+    Attributes:
+        events: The events that the search emitted.
     """
 
     def __init__(self, landscape: Landscape, max_trials: int) -> None:
@@ -172,7 +201,9 @@ class LandscapeRunner:
     def _add(self, proposal: Proposal) -> Trial:
         candidate = proposal.candidate
         units, evaluation = self._landscape.space.units(candidate), self._landscape.evaluation(candidate)
-        trial = Trial(len(self._trials), candidate, evaluation, proposal.proposer, units, proposal.note)
+        trial = Trial(
+            len(self._trials), candidate, evaluation, proposal.proposer, units, proposal.note, proposal.fallback
+        )
         self._trials[candidate] = trial
         return trial
 
@@ -185,17 +216,28 @@ async def record(
     seed: int = 0,
     on_candidate: Callable[[int, int], None] = lambda done, total: None,
 ) -> Landscape:
-    """Evaluate every affordable candidate of `task` on one split; `on_candidate(done, total)` after each.
+    """Evaluate every affordable candidate of a task on one split.
 
-    The journal makes this resumable, and cheap: samples are nested, so the largest points pay for the others. Raises
-    `UserError` for a space of more than `MOST` candidates, `AgentoptError` when an example could not be scored, and
-    `BudgetExceeded` when a cap is reached.
+    The journal makes the recording resumable. It also makes it cheap: samples are nested, so candidates with many
+    samples share theirs with the others.
+
+    Args:
+        task: The task.
+        session: Its models, journal and budget.
+        split: The split to evaluate on.
+        seed: Seed of the samples.
+        on_candidate: Called with (candidates done, candidates in all) after each one.
+
+    Raises:
+        UserError: The space has more than `MOST` affordable candidates.
+        AgentoptError: An example could not be scored.
+        BudgetExceeded: A cap is reached.
     """
     evaluator = Evaluator(task, session.model, session.specs, seed=seed)
     measured = await evaluator.evaluate(task.baseline) if needs_measuring(task) else None
     space = search_space(task, session.specs, measured)
     candidates = _recordable(space, task)
-    # Most samples first: then each question is asked once, for all of its samples.
+    # Most samples first: then each prompt is sent once, for all of its samples.
     order = sorted(candidates, key=lambda c: -sum(choice.num_samples for choice in c.values()))
     found: dict[Candidate, Evaluation] = {}
     for candidate in order:
@@ -225,13 +267,13 @@ def _whole(evaluation: Evaluation) -> Evaluation:
         example, error = next(iter(evaluation.errors.items()))
         raise AgentoptError(
             f"a landscape needs a score of every example, but {example} has none: {error}\n"
-            "  remedy: mend the cause and record again; answers that were paid for are kept"
+            "  remedy: fix the cause and record again; the journal keeps all responses"
         )
     return evaluation
 
 
 def _table(evaluation: Evaluation, examples: Sequence[str]) -> dict[str, list[float]]:
-    """Measure -> its value on every example."""
+    """Map `scores` and each name in `USES` to the values of the examples."""
     by_id = {result.id: result for result in evaluation.results}
     scores = evaluation.scores
     table = {"scores": [scores[example] for example in examples]}

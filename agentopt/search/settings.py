@@ -14,18 +14,18 @@ SamplerName = Literal["insight", "tpe", "tpe-multivariate", "gp", "nsga2", "rand
 
 
 class SearchSettings(Strict):
-    """How the search goes about it."""
+    """Settings of the search, whichever strategy it uses."""
 
     batch_size: Annotated[int, Field(ge=1)] = 5
-    """Candidates that a model is asked for at once; the other strategies propose one at a time."""
+    """Candidates that a model proposes in one call; the other strategies propose one at a time."""
     early_stopping: Annotated[float, Field(gt=0, lt=1)] | None = 0.05
-    """Level of the paired test that stops a trial that loses against the best one; null never stops one."""
+    """Level of the paired test that stops a trial if it loses to the best one; null never stops a trial."""
     looks: Annotated[int, Field(ge=1)] = 4
-    """Blocks that the validation examples are evaluated in, with a look at the test after each but the last."""
+    """Number of blocks of validation examples; the test is made after each block but the last."""
     sampler: SamplerName = "insight"
-    """The Optuna sampler of strategy `optuna` and of the agent's fallback; `gp` needs the package torch."""
+    """The Optuna sampler of the strategy `optuna` and of the agent's fallback; `gp` needs the package torch."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """Options of the strategy, for those that have any."""
+    """Options of the strategy, such as those of a plugin; checked against its factory's signature."""
 
 
 class AgentSettings(Strict):

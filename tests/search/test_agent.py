@@ -247,7 +247,7 @@ async def test_unusable_guidelines_are_no_reason_to_fall_back() -> None:
     model = ScriptedModel(lambda request, repeat: fresh(request, repeat) if asks_for_candidates(request) else "text")
     world = await World(model).run()
     assert world.proposers[-10:] == ["agent"] * 10
-    assert Note("guidelines: none, the answer was unusable") in world.runner.events
+    assert Note("guidelines: none, the reply was unusable") in world.runner.events
     assert "Guidelines" not in model.requests[1].messages[-1].content
 
 

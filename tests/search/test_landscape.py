@@ -96,7 +96,7 @@ def test_a_file_that_holds_no_landscape_is_told_with_the_remedy(tmp_path: Path) 
     with pytest.raises(UserError, match=r"No such file(.|\n)*agentopt record TASK"):
         Landscape.load(tmp_path / "missing.npz")
     (tmp_path / "text.npz").write_text("text")
-    with pytest.raises(UserError, match="no landscape is here"):
+    with pytest.raises(UserError, match="the file holds no landscape"):
         Landscape.load(tmp_path / "text.npz")
     np.savez(tmp_path / "empty.npz", about=np.array("{}"), scores=np.zeros(1))
     whole = (tmp_path / "empty.npz").read_bytes()
@@ -107,7 +107,7 @@ def test_a_file_that_holds_no_landscape_is_told_with_the_remedy(tmp_path: Path) 
     array = (tmp_path / "array.npy").read_bytes()
     for content in (b"", b"junk", whole, whole[:-100], bytes(damaged), array):
         (tmp_path / "none.npz").write_bytes(content)
-        with pytest.raises(UserError, match="no landscape is here: the file is empty, cut off, damaged or of another"):
+        with pytest.raises(UserError, match="the file holds no landscape: it is empty, truncated, damaged or of"):
             Landscape.load(tmp_path / "none.npz")
     np.savez(tmp_path / "other.npz", about=np.array('{"format": 99}'), **dict.fromkeys(("scores", *USES), np.zeros(1)))
     with pytest.raises(UserError, match="format must be 1, but got 99"):
