@@ -12,6 +12,9 @@ from typing import Any
 from agentopt.core.errors import TaskError, UserError
 from agentopt.core.yaml_models import did_you_mean
 
+FILE_MODULE = "agentopt_task_"
+"""Begins the module names of Python files in task folders; a hash of the path follows."""
+
 
 class Functions:
     """The functions in a task folder's Python files. A file is run once, when the first of them is asked for."""
@@ -38,7 +41,7 @@ def _run(path: Path, where: str) -> Any:
     """The file as a module of its own name, so that two tasks may both have a scorers.py."""
     if not path.is_file():
         raise TaskError(f"there is no file {path}", where=where, remedy="correct the path, or write the file")
-    name = f"agentopt_task_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    name = f"{FILE_MODULE}{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec
     assert spec.loader

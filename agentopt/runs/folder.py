@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
 import shutil
@@ -24,7 +22,9 @@ from filelock import FileLock, Timeout
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import ConfigError
 from agentopt.core.files import write_atomically
-from agentopt.core.task import Program, Task
+from agentopt.core.fingerprint import VERSION
+from agentopt.core.fingerprint import fingerprint as core_fingerprint
+from agentopt.core.task import Task
 from agentopt.core.yaml_models import Strict, load_yaml, to_yaml, validate
 from agentopt.runs.config import Config
 
@@ -99,6 +99,12 @@ class RunFolder:
         Raises `ConfigError` when the task or the responses to be drawn changed since it began: its trials would not
         be comparable.
         """
+        if not self.fingerprint.startswith(VERSION):
+            raise ConfigError(
+                "this run was made by agentopt 0.1.0, whose record does not show whether the task has changed since",
+                where=self.path,
+                remedy="start a new run; the journal still holds every answer, so only new calls are made",
+            )
         if fingerprint(task, config) != self.fingerprint:
             raise ConfigError(
                 "a run goes on only with the task it began with, but the task has changed since",
@@ -146,37 +152,16 @@ def list_runs(folder: Path | str) -> list[RunFolder]:
 
 
 def fingerprint(task: Task, config: Config) -> str:
-    """Changes when the examples, a prompt, a scorer, or what may be chosen changes.
+    """Hash what makes the trials of a run comparable.
 
-    A task folder is taken by the text of its task file and Python files; of the functions in a task that was built in
-    Python only the names are seen.
+    Args:
+        task: The task.
+        config: The configuration, for its changes to the task file.
+
+    Returns:
+        The fingerprint of `core.fingerprint`, over the task folder's Python files too.
     """
-    subtasks = [
-        [*(getattr(s, name) for name in _DESCRIBED), _named(s.render), _named(s.parse), _named(s.fusion.judge)]
-        for s in task.subtasks
-    ]
-    rows = {split: [[e.id, dict(e.inputs), e.target] for e in rows] for split, rows in task.splits.items()}
-    whole = [task.name, task.output, task.unit, task.max_units, _named(task.scorer), _program(task.program)]
-    files = [path.read_text(encoding="utf-8", errors="replace") for path in _sources(task)]
-    described = json.dumps([whole, subtasks, rows, files, config.task], sort_keys=True, default=str)
-    return hashlib.sha256(described.encode()).hexdigest()[:16]
-
-
-_DESCRIBED = (
-    *("name", "system_prompt", "models", "num_samples", "max_tokens", "temperature", "top_p", "stop"),
-    *("json_schema", "reads", "tokens", "keep_system_prompt"),
-)
-
-
-def _named(function: object) -> str:
-    return str(getattr(function, "__qualname__", None) or type(function).__qualname__)
-
-
-def _program(program: Program | None) -> list[object]:
-    if program is None:
-        return []
-    function = program.function if isinstance(program.function, str) else _named(program.function)
-    return [program.command, function, _named(program.parse), program.timeout]
+    return core_fingerprint(task, _sources(task), config.task)
 
 
 def _sources(task: Task) -> list[Path]:
