@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
 
 from agentopt.core.errors import AgentoptError, ApiError, BudgetExceeded, ModelError
 from agentopt.models.base import Message, Role
@@ -145,16 +146,40 @@ _REFUSED: Mapping[str, str] = {
 
 
 def parse_call(body: bytes | str) -> ChatCall:
-    """The call in a request's body. Raises `ApiError` with status 400 and the key that is wrong."""
+    """Parse a request's body.
+
+    Raises:
+        ApiError: With status 400, and the key that is wrong.
+    """
+    return call_in(read_body(body))
+
+
+def read_body(body: bytes | str) -> dict[str, Any]:
+    """Parse a body as a JSON object. Text that is not valid Unicode, such as half a surrogate pair, is refused.
+
+    Raises:
+        ApiError: With status 400.
+    """
     try:
-        parsed = json.loads(body)
-        _check_supported(parsed)
-        # Once more by pydantic: it also refuses what json reads but no model takes, such as half a surrogate pair.
-        read = _Body.model_validate_json(body)
+        parsed = from_json(body)
+    except ValueError as problem:
+        raise ApiError(400, f"the body must be JSON: {problem}") from problem
+    if not isinstance(parsed, dict):
+        raise ApiError(400, f"the body must be a JSON object, but got a {type(parsed).__name__}")
+    return parsed
+
+
+def call_in(body: Mapping[str, Any]) -> ChatCall:
+    """Validate a parsed body.
+
+    Raises:
+        ApiError: With status 400, and the key that is wrong.
+    """
+    _check_supported(body)
+    try:
+        read = _Body.model_validate(body)
     except ValidationError as problem:
         raise _invalid(problem) from problem
-    except (ValueError, RecursionError) as problem:
-        raise ApiError(400, f"the body must be JSON: {problem}") from problem
     asked = read.response_format
     return ChatCall(
         model=read.model,
@@ -170,19 +195,13 @@ def parse_call(body: bytes | str) -> ChatCall:
     )
 
 
-def model_in(body: bytes | str) -> str:
-    """The model that a body names, also where it is no call otherwise; empty where it names none."""
-    try:
-        parsed = json.loads(body)
-    except (ValueError, RecursionError):
-        return ""
-    model = parsed.get("model") if isinstance(parsed, dict) else None
+def model_in(body: Mapping[str, Any]) -> str:
+    """Return the model that a body names, even if the body is no valid call; empty if it names none."""
+    model = body.get("model")
     return model if isinstance(model, str) else ""
 
 
-def _check_supported(parsed: Any) -> None:
-    if not isinstance(parsed, dict):
-        raise ApiError(400, f"the body must be a JSON object, but got a {type(parsed).__name__}")
+def _check_supported(parsed: Mapping[str, Any]) -> None:
     for key, reason in _REFUSED.items():
         if parsed.get(key):
             raise ApiError(400, reason, param=key, code="unsupported_parameter")

@@ -28,6 +28,7 @@ from agentopt.models.openai_format import (
     no_such_model,
     no_such_path,
     parse_call,
+    read_body,
     too_large,
     wrong_key,
     wrong_method,
@@ -152,10 +153,12 @@ def test_what_is_no_json_object_is_refused(body: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("body", "model"),
-    [(b'{"model": "x", "n": -1}', "x"), (b'{"model": 3}', ""), (b"[1]", ""), (b"\xff", ""), (b"[" * 100_000, "")],
+    [(b'{"model": "x", "n": -1}', "x"), (b'{"model": 3}', ""), (b"{}", ""), (b'{"model": "x", "tools": [1]}', "x")],
 )
 def test_the_model_is_found_in_a_body_that_is_refused(body: bytes, model: str) -> None:
-    assert model_in(body) == model
+    assert model_in(read_body(body)) == model
+    with pytest.raises(ApiError):
+        parse_call(body)
 
 
 def test_half_a_character_is_refused_where_it_comes_in() -> None:

@@ -24,13 +24,14 @@ from agentopt.models.openai_format import (
     NO_RETRY,
     STREAM_HEADERS,
     ChatCall,
+    call_in,
     from_failure,
     model_body,
     model_in,
     models_body,
     no_such_model,
     no_such_path,
-    parse_call,
+    read_body,
     too_large,
     wrong_method,
 )
@@ -85,9 +86,9 @@ class Application:
         try:
             self._check(request)
             with self._place():
-                body = await self._body(request)
+                body = read_body(await self._body(request))
                 model = model_in(body)
-                call = parse_call(body)
+                call = call_in(body)
                 served = await self._answer(call)
                 status = 200
         except ApiError as refusal:
