@@ -1,9 +1,9 @@
-"""The covariance of user prompts over system prompts without its noise, and what follows from it.
+"""Noise-corrected covariance of user prompts over system prompts, and statistics derived from it.
 
-Rewards have shape (N system prompts, K user prompts, M responses), any real number, NaN for a missing response.
-G is the covariance matrix, (K, K), of the cells' mean rewards over system prompts (divisor N) with the noise of
-drawing few responses taken off its diagonal. Formulas: arXiv 2604.08801, whose estimator takes off too little noise
-(see `stats.cells`).
+Rewards have shape (N system prompts, K user prompts, M responses); they are real numbers, NaN for a missing response.
+G is the covariance matrix (K, K) of the cells' mean rewards over system prompts (divisor N), with the noise of sampling
+few responses subtracted from its diagonal. Formulas: arXiv 2604.08801, whose estimator subtracts too little noise (see
+`stats.cells`).
 """
 
 from __future__ import annotations
@@ -17,72 +17,91 @@ from agentopt.core.stats import Cells, Estimator, Floats, cells, shuffled_cells
 from agentopt.prompts.subsets import best_subset, best_subsets, score, search_for
 
 NULL_STARTS = 8
-"""Greedy climbs for each matrix of a stack; fewer than for the one that is observed."""
+"""Greedy climbs per matrix of a null; fewer than for the observed matrix."""
 
 _SHUFFLES_AT_ONCE = 100
 
 
 @dataclass(frozen=True, slots=True)
 class VarianceParts:
-    """Where the variance of the mean reward over system prompts comes from, on all user prompts together.
-
-    `signal` + `noise` is its expectation. `mean_diagonal` (d) and `mean_off_diagonal` (o) of G say how much a user
-    prompt tells system prompts apart, and how far user prompts agree; `within` (v) is the variance of one
-    response; `system_prompts` is N.
-    """
+    """Parts of the variance of the mean reward over system prompts, on all user prompts together."""
 
     signal: float
+    """Variance due to the system prompts; `signal` + `noise` is the expected variance."""
     noise: float
+    """Variance due to sampling few responses."""
     mean_diagonal: float
+    """d, the mean of the diagonal of G: how well a user prompt discriminates between system prompts."""
     mean_off_diagonal: float
+    """o, the mean of the other entries of G: how far user prompts agree."""
     within: float
+    """v, the variance of one response."""
     system_prompts: int
+    """N, the number of system prompts."""
 
     def signal_at(self, user_prompts: float) -> float:
-        """Expected signal on that many user prompts of this kind: [d + (K-1) o] / K."""
+        """Expected signal on K such user prompts: [d + (K-1) o] / K."""
         return (self.mean_diagonal + (user_prompts - 1) * self.mean_off_diagonal) / user_prompts
 
     def ratio(self, user_prompts: float, responses: float) -> float:
-        """Expected signal over noise at K user prompts of M responses: M N/(N-1) [d + (K-1) o] / v."""
+        """Expected signal over noise for K user prompts with M responses each: M N/(N-1) [d + (K-1) o] / v."""
         return ratio_of(self.signal_at(user_prompts), self.within, user_prompts * responses, self.system_prompts)
 
     def responses_needed(self, ratio: float, user_prompts: float) -> float:
-        """M for a wanted ratio at K user prompts; infinite where there is no signal."""
+        """M at which K user prompts reach a ratio; infinite if there is no signal."""
         needed = draws_needed(ratio, self.signal_at(user_prompts), self.within, self.system_prompts)
         return needed / user_prompts
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Null:
-    """What chance shows: scores (permutations,) of the best subset and of all user prompts, and the observed ones.
-
-    The observed best score was found by the same search as the null's.
-    """
+    """Permutation null of the scores."""
 
     best: Floats
+    """Scores of the best subset, shape (permutations,)."""
     all: Floats
+    """Scores of all user prompts, shape (permutations,)."""
     observed_best: float
+    """Observed score of the best subset, found by the same search as the null's."""
     observed_all: float
+    """Observed score of all user prompts."""
 
     @property
     def best_p_value(self) -> float:
+        """P value of the best subset."""
         return _p_value(self.observed_best, self.best)
 
     @property
     def all_p_value(self) -> float:
+        """P value of all user prompts."""
         return _p_value(self.observed_all, self.all)
 
 
 def noise_corrected_covariance(rewards: ArrayLike, estimator: Estimator = "unbiased") -> Floats:
-    """G, shape (K, K); NaN in the rows and columns of user prompts without enough responses.
+    """Estimate G.
 
-    Covariances of a pair use the system prompts that have responses on both, scaled to the divisor N.
+    The covariance of a pair uses the system prompts with responses on both, scaled to the divisor N.
+
+    Args:
+        rewards: Rewards (N, K, M).
+        estimator: How the noise is estimated; see `stats.cells`.
+
+    Returns:
+        G, shape (K, K), with NaN in the rows and columns of user prompts without enough responses.
     """
     return covariance(cells(checked(rewards), estimator))
 
 
 def variance_parts(rewards: ArrayLike, estimator: Estimator = "unbiased") -> VarianceParts:
-    """Signal, noise, d, o and v on the user prompts that have enough responses."""
+    """Estimate the variance parts on the user prompts with enough responses.
+
+    Args:
+        rewards: Rewards (N, K, M).
+        estimator: How the noise is estimated; see `stats.cells`.
+
+    Raises:
+        ValueError: No user prompt has enough responses.
+    """
     known = cells(checked(rewards), estimator)
     g = covariance(known)
     usable = ~np.isnan(np.diag(g))
@@ -97,9 +116,16 @@ def variance_parts(rewards: ArrayLike, estimator: Estimator = "unbiased") -> Var
 def permutation_null(
     rewards: ArrayLike, k_top: int, estimator: Estimator = "unbiased", *, permutations: int = 1000, seed: int = 0
 ) -> Null:
-    """Scores when the system prompt has no effect: responses are dealt anew within each user prompt.
+    """Scores if the system prompt had no effect: responses are permuted within each user prompt.
 
-    The maximum over subsets is inside, so the p value pays for having looked at all of them.
+    Each permutation takes the maximum over subsets, so the p value accounts for the search.
+
+    Args:
+        rewards: Rewards (N, K, M).
+        k_top: Size of the subsets.
+        estimator: How the noise is estimated; see `stats.cells`.
+        permutations: Number of permutations.
+        seed: Seed of the permutations.
     """
     table, rng = checked(rewards), np.random.default_rng(seed)
     observed = covariance(cells(table, estimator))
@@ -119,12 +145,22 @@ def permutation_null(
 def cross_fit(
     rewards: ArrayLike, k_top: int, estimator: Estimator = "unbiased", *, splits: int = 20, seed: int = 0
 ) -> float:
-    """Score free of the winner's curse: choose on half of each cell's responses, score on the other half.
+    """Score without the winner's curse: choose the subset on half of each cell's responses, score it on the other half.
 
-    The mean over both directions of random halvings; NaN where a half has too few responses to take off its noise
-    (with `unbiased`, below four responses per cell) of any user prompt that the whole has enough for: where only some
-    were repeated, those that were decided first would be missing from the choice. It is the score of a choice made
-    with half of the data, so it is below that of the whole data's choice on average.
+    The result is the mean over both directions of random halvings. It refers to a choice made on half of the data, so
+    on average it is below the score of the choice on all data.
+
+    Args:
+        rewards: Rewards (N, K, M).
+        k_top: Size of the subset.
+        estimator: How the noise is estimated; see `stats.cells`.
+        splits: Number of random halvings.
+        seed: Seed of the halvings.
+
+    Returns:
+        The score, or NaN if in every halving some user prompt has too few responses in a half (with `unbiased`, below
+        four responses per cell). Such user prompts are not left out: those that were decided first, and so not
+        repeated, would be missing from the choice.
     """
     table, rng = checked(rewards), np.random.default_rng(seed)
     table = table[:, ~np.isnan(np.diag(covariance(cells(table, estimator))))]
@@ -133,19 +169,19 @@ def cross_fit(
 
 
 def ratio_of(signal: float, within: float, draws: float, system_prompts: int) -> float:
-    """Signal over noise when each system prompt's mean rests on that many responses of variance `within`."""
+    """Signal over noise if each system prompt's mean is over `draws` responses of variance `within`."""
     if within == 0:
         return float("inf") if signal > 0 else 0.0
     return signal * draws * system_prompts / ((system_prompts - 1) * within)
 
 
 def draws_needed(ratio: float, signal: float, within: float, system_prompts: int) -> float:
-    """Responses per system prompt, over all its user prompts, at which signal is `ratio` times noise."""
+    """Responses per system prompt, over all its user prompts, at which the signal is `ratio` times the noise."""
     return ratio * (system_prompts - 1) / system_prompts * within / signal if signal > 0 else float("inf")
 
 
 def covariance(known: Cells) -> Floats:
-    """G (..., K, K) for cells (..., N, K); see `noise_corrected_covariance`."""
+    """G of shape (..., K, K) for cells (..., N, K); see `noise_corrected_covariance`."""
     filled = (known.count > 0).astype(float)
     n = int(filled.any(axis=1).sum())
     x = np.where(filled > 0, known.mean, 0.0)
@@ -164,7 +200,7 @@ def covariance(known: Cells) -> Floats:
 
 
 def _left_out(unknown: NDArray[np.bool_], bad: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """User prompts to leave out so that no unknown pair remains, the one with the most unknown pairs first."""
+    """User prompts to leave out so that no unknown pair remains, starting with the one with most unknown pairs."""
     bad = bad | np.diag(unknown)
     while (pairs := unknown & ~bad & ~bad[:, None]).any():
         bad = bad.copy()
@@ -173,7 +209,11 @@ def _left_out(unknown: NDArray[np.bool_], bad: NDArray[np.bool_]) -> NDArray[np.
 
 
 def checked(rewards: ArrayLike) -> Floats:
-    """Rewards as an array (N, K, M); the errors name the rule that is broken."""
+    """Check rewards and convert them to an array.
+
+    Raises:
+        ValueError: The shape is not (N, K, M), a value is infinite, or fewer than two system prompts have responses.
+    """
     table = np.asarray(rewards, dtype=float)
     shape = "(system prompts, user prompts, responses)"
     _require(table.ndim == 3, f"rewards must have shape {shape}, but got {table.shape}", "add the missing axis")
@@ -189,11 +229,11 @@ def _require(holds: bool, rule: str, remedy: str) -> None:
 
 
 def _halves(table: Floats, rng: np.random.Generator) -> tuple[Floats, Floats]:
-    """Each cell's responses in two random halves; an odd one goes to either."""
+    """Split each cell's responses into two random halves; an odd one goes to either."""
     keys = np.where(np.isnan(table), np.inf, rng.random(table.shape))
-    place = keys.argsort(axis=2).argsort(axis=2)
+    rank = keys.argsort(axis=2).argsort(axis=2)
     count = (~np.isnan(table)).sum(axis=2, keepdims=True)
-    first = place < (count + rng.integers(0, 2, count.shape)) // 2
+    first = rank < (count + rng.integers(0, 2, count.shape)) // 2
     return np.where(first, table, np.nan), np.where(first, np.nan, table)
 
 

@@ -1,12 +1,12 @@
-"""p1: is it worth optimising a system prompt, and on which user prompts (arXiv 2604.08801).
+"""The p1 filter: is a system prompt worth optimising, and on which user prompts (arXiv 2604.08801)?
 
-Rewards have shape (N system prompts, K user prompts, M responses), any real number, NaN for a missing response.
-Responses to one user prompt differ because the system prompts differ (signal) and because responses are drawn
-(noise). Everything here is a pure function of the rewards and a seed.
+Rewards have shape (N system prompts, K user prompts, M responses); they are real numbers, NaN for a missing response.
+Responses to one user prompt differ because the system prompts differ (signal) and because responses are sampled
+(noise). All functions are pure functions of the rewards and a seed.
 
-With G the covariance matrix of the user prompts over system prompts (divisor N), the noise taken off its diagonal,
-a subset S of user prompts scores mean(G over S x S): the variance between system prompts of the expected mean
-reward on S. The paper takes off too little noise (see `stats.cells`), so `unbiased` is the default.
+G is the covariance matrix of the user prompts over system prompts (divisor N), with the noise subtracted from its
+diagonal. The score of a subset S of user prompts is mean(G over S x S): the variance between system prompts of the
+expected mean reward on S. The paper subtracts too little noise (see `stats.cells`), so `unbiased` is the default.
 """
 
 from __future__ import annotations
@@ -37,32 +37,51 @@ FilterVerdict = Literal["optimise on all", "optimise on these", "not worth it", 
 
 @dataclass(frozen=True, slots=True)
 class Criteria:
-    """What counts as worth it."""
+    """When optimising is worth it."""
 
     ratio: float = 2.0
-    """Signal over noise that an optimiser needs on the user prompts it works on."""
+    """Signal over noise that an optimiser needs on its user prompts."""
 
     spread: float = 0.15
-    """Standard deviation between system prompts, in units of reward, that a pilot should be able to show."""
+    """Standard deviation between system prompts, in units of reward, that a pilot should be able to detect."""
 
     level: float = 0.05
-    """Most often that a task without any effect of the system prompt is called worth optimising."""
+    """Probability, at most, of finding a task worth optimising if the system prompt has no effect."""
 
     permutations: int = 1000
-    """Shuffles of the permutation null."""
+    """Number of permutations of the null."""
 
     splits: int = 20
-    """Random halvings of the cross-fit."""
+    """Number of random halvings of the cross-fit."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FilterResult:
-    """All that the filter found. User prompts are positions on axis 1 of the rewards.
+    """The result of the filter. User prompts are positions on axis 1 of the rewards.
 
-    `cross_fitted_score` (choose on half of the responses, score on the other half) is NaN below four responses per
-    cell. `ratio` and `responses_needed` are for all user prompts at `intended` (K, M); `subset_ratio` and
-    `subset_responses_needed` for the subset, with the same K x M responses spent on it. `unscored` user prompts
-    lack responses and took no part.
+    Attributes:
+        verdict: What to do.
+        reason: Why, in words.
+        estimator: How the noise was estimated.
+        parts: Variance parts on all user prompts.
+        intended: (K, M), the user prompts and the responses for each that the optimisation would use.
+        ratio: Signal over noise on all user prompts at `intended`.
+        responses_needed: M at which the ratio on all user prompts would be as wanted.
+        all_p_value: P value of no effect of the system prompt on all user prompts together.
+        subset: The best subset.
+        subset_score: Its score.
+        cross_fitted_score: Score of a subset chosen on half of the responses, on the other half; NaN below four
+            responses per cell.
+        subset_p_value: P value of no effect on the best subset, which accounts for the search.
+        subset_ratio: Signal over noise on the subset, with the same K x M responses.
+        subset_responses_needed: Responses per user prompt at which that ratio would be as wanted.
+        chance_score: Score that the best subset exceeds by chance with the probability of the level.
+        search: How the subset was found.
+        always_right: User prompts with a reward of 1 or more in every response.
+        always_wrong: User prompts with a reward of 0 or less in every response.
+        unscored: User prompts without enough responses, which were left out.
+        mean: Mean rewards (N, K).
+        covariance: G (K, K).
     """
 
     verdict: FilterVerdict
@@ -97,11 +116,20 @@ def analyse(
     criteria: Criteria | None = None,
     seed: int = 0,
 ) -> FilterResult:
-    """Variance parts, the best `k_top` user prompts, how sure that is, and what to do.
+    """Analyse the rewards of a pilot.
 
-    `intended` is (K, M): how many user prompts and responses for each the optimisation would use; by default
-    the measured ones. Raises ValueError for rewards of another shape, fewer than two system prompts, or fewer than
-    `k_top` user prompts with enough responses (`unbiased`: at least one cell with two).
+    Args:
+        rewards: Rewards (N, K, M).
+        k_top: Size of the subset to choose.
+        estimator: How the noise is estimated; see `stats.cells`.
+        intended: (K, M), the user prompts and the responses for each that the optimisation would use; by default the
+            measured ones.
+        criteria: When optimising is worth it.
+        seed: Seed of the permutations and halvings.
+
+    Raises:
+        ValueError: The rewards have another shape, fewer than two system prompts, or fewer than `k_top` user prompts
+            with enough responses (with `unbiased`, one cell with two).
     """
     criteria = criteria or Criteria()
     table = checked(rewards)
@@ -145,12 +173,23 @@ def analyse(
 def open_cells(
     rewards: ArrayLike, *, k_top: int = 2, cap: int = 8, draws: int = 200, unsure: float = 0.05, seed: int = 0
 ) -> NDArray[np.bool_]:
-    """Which cells (N, K) should get another response: true where it could still change the chosen subset or its score.
+    """Find the cells that should get another response, because it could change the chosen subset or its score.
 
-    The cell means that `cap` responses would give are drawn `draws` times. A user prompt is open when it is in the best
-    subset of more than a share `unsure` of the draws; its cells below `cap` responses are then open. Those that are
-    surely in stay open, too: to stop where the first responses were lucky would let luck pass for proof. Cells with
-    fewer than two responses are always open.
+    The cell means after `cap` responses are simulated. A user prompt is open if it is in the best subset of more than a
+    share `unsure` of the simulations, and then its cells with fewer than `cap` responses are open. User prompts that
+    are in almost every best subset stay open too: stopping after lucky first responses would bias the score. Cells
+    with fewer than two responses are always open.
+
+    Args:
+        rewards: Rewards so far (N, K, M).
+        k_top: Size of the subset.
+        cap: Most responses per cell.
+        draws: Number of simulations.
+        unsure: Share of simulations above which a user prompt is open.
+        seed: Seed of the simulations.
+
+    Returns:
+        Open cells, shape (N, K).
     """
     table, rng = checked(rewards), np.random.default_rng(seed)
     known = cells(table, "unbiased")
@@ -158,18 +197,18 @@ def open_cells(
     usable = np.flatnonzero(~np.isnan(np.diag(covariance(known))))
     contested = np.zeros(table.shape[1], bool)
     if usable.size > k_top:
-        share = _membership(_of(known, usable), k_top, cap, draws, rng)
+        share = _membership(_selected(known, usable), k_top, cap, draws, rng)
         contested[usable] = share > unsure
     return (short | contested) & (known.count < cap)
 
 
 def _membership(known: Cells, k: int, cap: int, draws: int, rng: np.random.Generator) -> Floats:
-    """Share of draws in which each user prompt belongs to the subset that `cap` responses per cell would choose.
+    """Share of simulations in which each user prompt is in the subset chosen after `cap` responses per cell.
 
-    Given m responses of variance v, the mean of all `cap` differs from the present one by v (1/m - 1/cap). A drawn
-    mean carries that on top of the v/m that the present one has already.
+    Given m responses of variance v, the mean of all `cap` responses differs from the current one with variance
+    v (1/m - 1/cap), in addition to the variance v/m of the current one.
     """
-    variance = _steadied(known)
+    variance = _shrunk_variance(known)
     now = variance / np.maximum(known.count, 1)
     ahead = np.maximum(now - variance / cap, 0.0)
     drawn = known.mean + np.sqrt(ahead) * rng.standard_normal((draws, *ahead.shape))
@@ -178,14 +217,14 @@ def _membership(known: Cells, k: int, cap: int, draws: int, rng: np.random.Gener
     return np.bincount(members.ravel(), minlength=g.shape[-1]) / draws
 
 
-def _steadied(known: Cells) -> Floats:
-    """Within-cell variances drawn towards their user prompt's mean: two like responses do not prove a 0."""
+def _shrunk_variance(known: Cells) -> Floats:
+    """Within-cell variances, shrunk towards the mean of their user prompt: two equal responses are no proof of 0."""
     pooled = np.nanmean(known.variance, axis=0)
     weight = np.maximum(known.count - 1, 0) / (np.maximum(known.count - 1, 0) + 2)
     return np.where(known.count > 0, weight * np.nan_to_num(known.variance) + (1 - weight) * pooled, 0.0)
 
 
-def _of(known: Cells, user_prompts: NDArray[np.intp]) -> Cells:
+def _selected(known: Cells, user_prompts: NDArray[np.intp]) -> Cells:
     return Cells(known.mean[:, user_prompts], known.variance[:, user_prompts], known.count[:, user_prompts])
 
 
@@ -194,13 +233,13 @@ def _always(matches: NDArray[np.bool_], table: Floats, positions: NDArray[np.int
 
 
 def _trusted(subset: Subset, crossed: float, null: Null) -> float:
-    """The subset's score without the winner's curse: cross-fitted, or else less what chance gives on average."""
+    """The subset's score without the winner's curse: cross-fitted, or else minus the mean score by chance."""
     return subset.score - float(null.best.mean()) if np.isnan(crossed) else crossed
 
 
 @dataclass(frozen=True, slots=True)
 class _Evidence:
-    """What the verdict rests on."""
+    """What the verdict is based on."""
 
     parts: VarianceParts
     null: Null
@@ -229,13 +268,14 @@ class _Evidence:
 
     @property
     def chance_score(self) -> float:
-        """Score that the best subset passes by chance with probability `level`."""
+        """Score that the best subset exceeds by chance with probability `level`."""
         return float(np.quantile(self.null.best, 1 - self.criteria.level))
 
     def decide(self) -> tuple[FilterVerdict, str]:
-        """Each of the two tests gets half of the level.
+        """Decide with two tests, each at half of the level.
 
-        All user prompts go first: they are what is to be improved. A subset is for when they drown the signal.
+        All user prompts are tested first, because they are what is to be improved. The subset matters only if noise on
+        all user prompts hides the signal.
         """
         wanted, level = self.criteria.ratio, self.criteria.level / 2
         p_all, p_best = self.null.all_p_value, self.null.best_p_value
@@ -262,15 +302,15 @@ class _Evidence:
         return f"{at} the signal is {max(self.ratio, 0):.2g} times the noise"
 
     def _undecided(self) -> tuple[FilterVerdict, str]:
-        """Without a proven difference: could a worthwhile one have been seen?"""
+        """Decide without a proven difference: would the pilot have detected a worthwhile one?"""
         seen, by_chance = self.criteria.spread, max(self.chance_score, 0.0) ** 0.5
         level = self.criteria.level / 2
         unproven = (
             f"no difference between system prompts is proven (p = {self.null.best_p_value:.3g}, "
-            f"where at most {level:g} would be a proof)"
+            f"and a proof needs at most {level:g})"
         )
         if by_chance <= seen:
-            shown = f"a spread of {seen:g} on {self.k_top} user prompts would have shown"
+            shown = f"a spread of {seen:g} on {self.k_top} user prompts would have been detected"
             return "not worth it", f"{unproven}, and {shown}"
         return "measure more", (
             f"{unproven}, but chance alone shows a spread of {by_chance:.2g} on the best {self.k_top} user prompts "

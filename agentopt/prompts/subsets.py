@@ -1,7 +1,7 @@
-"""Finds the k user prompts whose covariance sums highest: by enumeration, or by greedy choice with swaps.
+"""Finds the k user prompts with the highest score: by enumeration, or by greedy selection with swaps.
 
-With G the noise-corrected covariance between user prompts, score(S) = sum of G over S x S, divided by |S|^2.
-All functions take a stack of matrices (B, K, K), so that a permutation null is searched in one go.
+With G the noise-corrected covariance between user prompts, score(S) = sum of G over S x S, divided by |S|^2. Functions
+take a stack of matrices (B, K, K), so that all permutations of a null are searched in one call.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ EXACT_LIMIT = 3_000_000
 """Most subsets that are enumerated for one matrix."""
 
 EXACT_WORK = 60_000_000
-"""Most subsets that are enumerated over a whole stack of matrices: a few seconds."""
+"""Most subsets that are enumerated for a stack of matrices; takes a few seconds."""
 
 _CHUNK = 4_000_000
-"""Numbers held at once: 32 MB."""
+"""Numbers per chunk: 32 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +40,16 @@ class Subset:
 
 
 def best_subset(covariance: Floats, k: int, *, search: SubsetSearch | None = None) -> Subset:
-    """The k user prompts with the highest score; `covariance` is (K, K), rows of NaN are left out.
+    """Find the k user prompts with the highest score.
 
-    Exact while there are at most 3 million subsets, unless `search` says otherwise. Of equal subsets the
-    enumeration takes the first in lexicographic order. Raises ValueError when fewer than k can be chosen.
+    Args:
+        covariance: G, shape (K, K); user prompts with NaN on the diagonal are left out.
+        k: Number of user prompts to choose.
+        search: How to search; by default exactly if there are at most 3 million subsets. Among equal subsets, the
+            enumeration returns the first in lexicographic order.
+
+    Raises:
+        ValueError: Fewer than k user prompts can be chosen.
     """
     usable = np.flatnonzero(~np.isnan(np.diag(covariance)))
     _check_size(k, usable.size)
@@ -55,9 +61,16 @@ def best_subset(covariance: Floats, k: int, *, search: SubsetSearch | None = Non
 def best_subsets(
     covariances: Floats, k: int, search: SubsetSearch, *, starts: int | None = None
 ) -> tuple[Floats, Ints]:
-    """Scores (B,) and members (B, k) of the best subset of each matrix of a stack (B, K, K) without NaN.
+    """Find the best subset for each matrix of a stack.
 
-    `starts` is the number of greedy climbs for each matrix; one from every user prompt when None.
+    Args:
+        covariances: Matrices without NaN, shape (B, K, K).
+        k: Size of the subsets.
+        search: How to search.
+        starts: Number of greedy climbs per matrix; None for one from every user prompt.
+
+    Returns:
+        Scores (B,) and members (B, k).
     """
     user_prompts = covariances.shape[-1]
     starts = min(starts or user_prompts, user_prompts)
@@ -69,13 +82,24 @@ def best_subsets(
 
 
 def search_for(user_prompts: int, k: int, matrices: int = 1) -> SubsetSearch:
-    """Which search is affordable for a stack of this many matrices."""
+    """The most exact search that is fast enough.
+
+    Args:
+        user_prompts: Number of user prompts to choose from.
+        k: Size of the subsets.
+        matrices: Number of matrices to search.
+    """
     subsets = comb(user_prompts, k)
     return "exact" if subsets <= EXACT_LIMIT and subsets * matrices <= EXACT_WORK else "greedy with swaps"
 
 
 def score(covariance: Floats, user_prompts: tuple[int, ...] | Ints) -> float:
-    """Score of one subset under a (K, K) matrix."""
+    """The score of one subset.
+
+    Args:
+        covariance: G, shape (K, K).
+        user_prompts: Positions of the subset's members.
+    """
     chosen = np.asarray(user_prompts)
     return float(covariance[np.ix_(chosen, chosen)].mean())
 
@@ -110,7 +134,7 @@ def _enumerate(covariances: Floats, k: int) -> tuple[Floats, Ints]:
 
 
 def _climb_from_several(starts: int) -> Callable[[Floats, int], tuple[Floats, Ints]]:
-    """A search that climbs once from each of the user prompts with the highest variances, and keeps the best."""
+    """A search that climbs from each of the user prompts with the highest variances, and returns the best result."""
 
     def find(covariances: Floats, k: int) -> tuple[Floats, Ints]:
         diagonals = np.diagonal(covariances, axis1=1, axis2=2)
@@ -128,7 +152,7 @@ def _climb_from_several(starts: int) -> Callable[[Floats, int], tuple[Floats, In
 def _climb(covariances: Floats, batch: Ints, first: Ints, k: int) -> tuple[Floats, Ints]:
     """Sums over S x S and members (R, k) of R climbs, each in matrix `batch[r]` from user prompt `first[r]`.
 
-    Adds the best user prompt until there are k, then makes the best single swap until none helps.
+    Adds the best user prompt until there are k, then makes the best single swap until none improves the sum.
     """
     rows, size = np.arange(len(batch)), covariances.shape[-1]
     diagonal = np.diagonal(covariances, axis1=1, axis2=2)[batch]
