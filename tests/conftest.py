@@ -1,4 +1,4 @@
-"""Hypothesis without deadlines: how long an example takes is the machine's business, never a test's."""
+"""Hypothesis without deadlines: the duration of an example depends on the machine."""
 
 from hypothesis import settings
 

@@ -1,4 +1,4 @@
-"""What `import agentopt` gives and loads, and the layout that docs/design.md describes."""
+"""The public names, what an import loads, and the layout described in docs/design.md."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ROOMS = (
 """The layers, lowest first. A room imports from lower layers only; rooms of one layer do not import each other."""
 
 TESTING = "testing"
-"""Shipped for tests: it may import every room, and no room imports it."""
+"""Test helpers for users: may import every room, and no room imports it."""
 
 ENTRY_POINTS = {"agentopt", "agentopt.__main__"}
 BESIDE_ROOMS = {"__init__.py", "__main__.py", "api.py", "py.typed"}
@@ -93,18 +93,18 @@ def test_the_check_for_heavy_libraries_notices_one() -> None:
 
 @pytest.mark.parametrize("arguments", [["--help"], ["optimize", "--help"]])
 def test_help_loads_no_heavy_library(arguments: list[str]) -> None:
-    asked = f"    sys.argv = ['agentopt', *{arguments!r}]\n    from agentopt.cli.main import main\n    main()"
-    assert loaded_after(asked) == []
+    call = f"    sys.argv = ['agentopt', *{arguments!r}]\n    from agentopt.cli.main import main\n    main()"
+    assert loaded_after(call) == []
 
 
-def test_what_is_public_is_sorted_and_is_all_that_is_served() -> None:
+def test_public_names_are_sorted_and_complete() -> None:
     assert list(agentopt.__all__) == sorted(agentopt.__all__)
-    served = {*agentopt._HOME, *agentopt._MODULES}
+    public = {*agentopt._HOME, *agentopt._MODULES}
     assert dir(agentopt) == list(agentopt.__all__)
-    assert set(agentopt.__all__) == served
+    assert set(agentopt.__all__) == public
 
 
-def test_type_checkers_see_what_is_served_from_where_it_is_served() -> None:
+def test_type_checkers_see_the_same_modules_as_the_lazy_import() -> None:
     tree = ast.parse((PACKAGE / "__init__.py").read_text())
     block = next(node for node in tree.body if isinstance(node, ast.If))
     seen = {
@@ -142,8 +142,7 @@ def sources() -> dict[str, tuple[str, ast.Module]]:
 
 
 def imported(tree: ast.Module) -> Iterator[str]:
-    """Every module a module imports, wherever in it the statement stands; `from a import b` is `a.b` where that is
-    a module."""
+    """Every module that a module imports, at any depth; `from a import b` is `a.b` if that is a module."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

@@ -1,4 +1,4 @@
-"""The command line: what it prints, its exit codes, and what it leaves behind."""
+"""The command line: output, exit codes and the files it leaves."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ Edit = Callable[[dict[str, Any]], object]
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """How one command ended."""
+class CommandResult:
+    """Exit code and output of one command."""
 
     code: int
     out: str
@@ -45,7 +45,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Place:
-    """A folder with a task, a catalogue, and room for runs and a journal; commands run as if it were all there is."""
+    """A folder with a task, a catalogue, runs and a journal; commands are run in it."""
 
     folder: Path
 
@@ -63,7 +63,7 @@ class Place:
 
     @property
     def settings(self) -> list[str]:
-        """`-c` options that keep everything in the folder; no agent, so that runs are short."""
+        """`-c` options that keep all files in the folder and disable the agent, so that runs are short."""
         inside = [f"journal={self.journal}", f"runs={self.folder / 'runs'}", f"models=[{self.folder / 'models.yaml'}]"]
         return [part for setting in (*inside, "strategy=random") for part in ("-c", setting)]
 
@@ -110,7 +110,7 @@ def rows(split: str, count: int = EXAMPLES) -> str:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    """A task whose models are at an address where nothing answers."""
+    """A task whose models have an address that refuses connections."""
     place = Place(tmp_path)
     place.task.mkdir()
     (place.task / "task.yaml").write_text(yaml.safe_dump(spec_of_task(), sort_keys=False))
@@ -124,11 +124,13 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
 
 
 @pytest.fixture
-def agentopt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Outcome]]:
-    """The console script, called in this process: far faster than starting one."""
+def agentopt(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., CommandResult]]:
+    """Calls the console script in this process, which is much faster than starting one."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
-    def call(*arguments: str) -> Outcome:
+    def call(*arguments: str) -> CommandResult:
         monkeypatch.setattr(sys, "argv", ["agentopt", *arguments])
         capsys.readouterr()
         code = 0
@@ -136,16 +138,16 @@ def agentopt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
             cli.main()
         except SystemExit as stop:
             code = int(stop.code or 0)
-        said = capsys.readouterr()
-        return Outcome(code, said.out, said.err)
+        printed = capsys.readouterr()
+        return CommandResult(code, printed.out, printed.err)
 
     yield call
     for number, handler in handlers.items():
         signal.signal(number, handler)
 
 
-def assert_one_message(outcome: Outcome, *parts: str) -> None:
-    """Exit code 2, and one message on stderr with a remedy and all `parts`, in order."""
+def assert_one_message(outcome: CommandResult, *parts: str) -> None:
+    """Assert exit code 2, and one message on stderr with a remedy and all `parts` in order."""
     assert outcome.code == 2, outcome
     assert outcome.err.count("agentopt: ") == 1
     assert "Traceback" not in outcome.err
@@ -158,14 +160,14 @@ def assert_nothing_is_left(place: Place) -> None:
     assert {path.name for path in place.folder.iterdir()} <= {"task", "models.yaml", "nothing"}
 
 
-def test_the_version_is_printed(agentopt: Callable[..., Outcome], place: Place) -> None:
+def test_the_version_is_printed(agentopt: Callable[..., CommandResult], place: Place) -> None:
     outcome = agentopt("--version")
     assert (outcome.code, outcome.out, outcome.err) == (0, f"agentopt {__version__}\n", "")
     assert_nothing_is_left(place)
 
 
 def test_without_a_command_the_commands_and_the_next_step_are_shown(
-    agentopt: Callable[..., Outcome], place: Place
+    agentopt: Callable[..., CommandResult], place: Place
 ) -> None:
     outcome = agentopt()
     assert outcome.code == 2
@@ -184,8 +186,8 @@ def test_help_names_every_command(place: Place) -> None:
 @pytest.mark.parametrize(
     "arguments", [["--nope"], ["optimize", "task", "--nope"], ["optimise"], ["evaluate"], ["models", "chek"]]
 )
-def test_an_option_or_command_that_is_not_known_exits_with_2(
-    agentopt: Callable[..., Outcome], place: Place, arguments: list[str]
+def test_an_unknown_option_or_command_exits_with_2(
+    agentopt: Callable[..., CommandResult], place: Place, arguments: list[str]
 ) -> None:
     outcome = agentopt(*arguments)
     assert outcome.code == 2
@@ -224,7 +226,7 @@ WRONG_SPECS: dict[str, tuple[Edit, tuple[str, ...]]] = {
 
 @pytest.mark.parametrize("mistake", WRONG_SPECS)
 def test_a_wrong_task_file_is_one_message_with_file_key_and_remedy_and_leaves_nothing(
-    agentopt: Callable[..., Outcome], place: Place, mistake: str
+    agentopt: Callable[..., CommandResult], place: Place, mistake: str
 ) -> None:
     edit, parts = WRONG_SPECS[mistake]
     place.edit_task(edit)
@@ -241,7 +243,7 @@ def test_a_wrong_task_file_is_one_message_with_file_key_and_remedy_and_leaves_no
     ids=["empty split", "duplicate id"],
 )
 def test_wrong_data_is_one_message_with_file_and_remedy_and_leaves_nothing(
-    agentopt: Callable[..., Outcome], place: Place, data: str, parts: tuple[str, ...]
+    agentopt: Callable[..., CommandResult], place: Place, data: str, parts: tuple[str, ...]
 ) -> None:
     (place.task / "test.jsonl").write_text(data)
     assert_one_message(agentopt("optimize", str(place.task), *place.settings), *parts)
@@ -253,7 +255,7 @@ def test_a_wrong_task_file_ends_the_process_without_a_traceback(place: Place) ->
     done = subprocess.run(
         place.command("optimize", str(place.task), *place.settings), env=place.environ, capture_output=True, text=True
     )
-    assert_one_message(Outcome(done.returncode, done.stdout, done.stderr), "scorrer")
+    assert_one_message(CommandResult(done.returncode, done.stdout, done.stderr), "scorrer")
 
 
 @pytest.mark.parametrize(
@@ -272,21 +274,23 @@ def test_a_wrong_task_file_ends_the_process_without_a_traceback(place: Place) ->
     ],
 )
 def test_a_wrong_setting_is_one_message(
-    agentopt: Callable[..., Outcome], place: Place, setting: str, parts: tuple[str, ...]
+    agentopt: Callable[..., CommandResult], place: Place, setting: str, parts: tuple[str, ...]
 ) -> None:
     outcome = agentopt("optimize", str(place.task), *place.settings, "-c", setting)
     assert_one_message(outcome, *parts)
     assert "secret" not in outcome.err
 
 
-def test_a_missing_task_is_one_message(agentopt: Callable[..., Outcome], place: Place) -> None:
+def test_a_missing_task_is_one_message(agentopt: Callable[..., CommandResult], place: Place) -> None:
     assert_one_message(agentopt("optimize", "nowhere", *place.settings), "nowhere", "there is no task.yaml")
     for arguments in ([], ["--dry-run"]):
         assert_one_message(agentopt("optimize", *arguments, *place.settings), "a task folder must be given")
     assert_nothing_is_left(place)
 
 
-def test_resuming_or_showing_what_is_no_run_is_one_message(agentopt: Callable[..., Outcome], place: Place) -> None:
+def test_resuming_or_showing_a_folder_without_a_run_is_one_message(
+    agentopt: Callable[..., CommandResult], place: Place
+) -> None:
     for folder in ("task", "nowhere"):
         assert_one_message(agentopt("optimize", "--resume", folder), folder, "no run is here")
         assert_one_message(agentopt("runs", "show", folder), folder, "no run is here")
@@ -294,7 +298,9 @@ def test_resuming_or_showing_what_is_no_run_is_one_message(agentopt: Callable[..
     assert_one_message(agentopt("optimize", "--resume", "task"), "config.yaml", "learning_rate")
 
 
-def test_an_unknown_model_is_told_with_the_closest_name(agentopt: Callable[..., Outcome], place: Place) -> None:
+def test_an_unknown_model_is_reported_with_the_closest_name(
+    agentopt: Callable[..., CommandResult], place: Place
+) -> None:
     for command in ("check", "pull"):
         assert_one_message(agentopt("models", command, "smal", *place.settings), "'smal'", "did you mean 'small'?")
     agent = [*place.settings, "-c", "strategy=agent", "-c", "agent.model=lagre"]
@@ -302,8 +308,8 @@ def test_an_unknown_model_is_told_with_the_closest_name(agentopt: Callable[..., 
     assert_nothing_is_left(place)
 
 
-def test_a_key_variable_that_is_not_set_is_told_before_anything_is_spent(
-    agentopt: Callable[..., Outcome], place: Place
+def test_an_unset_key_variable_is_reported_before_anything_is_spent(
+    agentopt: Callable[..., CommandResult], place: Place
 ) -> None:
     place.write_catalog("http://127.0.0.1:9/v1", api_key_env="AGENTOPT_TEST_KEY")
     for command in (["optimize", str(place.task)], ["evaluate", str(place.task)], ["models", "check", "small"]):
@@ -311,7 +317,9 @@ def test_a_key_variable_that_is_not_set_is_told_before_anything_is_spent(
         assert_nothing_is_left(place)
 
 
-def test_a_dry_run_tells_the_worst_case_and_leaves_nothing(agentopt: Callable[..., Outcome], place: Place) -> None:
+def test_a_dry_run_prints_the_worst_case_and_leaves_nothing(
+    agentopt: Callable[..., CommandResult], place: Place
+) -> None:
     # Nothing answers at the models' address, so a call would fail; a key is not needed either.
     place.write_catalog("http://127.0.0.1:9/v1", api_key_env="AGENTOPT_TEST_KEY")
     add_train(place)
@@ -332,7 +340,7 @@ def test_a_dry_run_tells_the_worst_case_and_leaves_nothing(agentopt: Callable[..
 
 
 def test_a_setting_reaches_into_the_task_file_and_leaves_its_other_keys(
-    agentopt: Callable[..., Outcome], place: Place
+    agentopt: Callable[..., CommandResult], place: Place
 ) -> None:
     settings = [*place.settings, "-c", "task.data.limit.validation=3", "-c", "task.subtasks.find.num_samples={max: 2}"]
     outcome = agentopt("optimize", str(place.task), *settings, "-c", "budget.trials=1", "--dry-run")
@@ -340,8 +348,8 @@ def test_a_setting_reaches_into_the_task_file_and_leaves_its_other_keys(
     assert re.search(r"search +│ +6 │", outcome.out), "three examples, two subtasks"
 
 
-def test_a_dry_run_without_token_lengths_takes_every_sample_count_to_be_affordable(
-    agentopt: Callable[..., Outcome], place: Place
+def test_a_dry_run_without_token_lengths_assumes_every_sample_count_is_affordable(
+    agentopt: Callable[..., CommandResult], place: Place
 ) -> None:
     place.edit_task(lambda spec: [spec["subtasks"][0].pop("tokens"), spec["cost"].clear()])
     outcome = agentopt("optimize", str(place.task), *place.settings, "--dry-run", "-c", "budget.trials=4")
@@ -351,9 +359,7 @@ def test_a_dry_run_without_token_lengths_takes_every_sample_count_to_be_affordab
     assert_nothing_is_left(place)
 
 
-def test_a_cost_unit_that_makes_passes_free_leaves_no_run_that_could_not_go_on(
-    agentopt: Callable[..., Outcome], place: Place
-) -> None:
+def test_a_cost_unit_that_makes_passes_free_leaves_no_run(agentopt: Callable[..., CommandResult], place: Place) -> None:
     def edit(spec: dict[str, Any]) -> None:
         for each in spec["subtasks"]:
             each.pop("tokens")
@@ -368,7 +374,7 @@ def test_a_cost_unit_that_makes_passes_free_leaves_no_run_that_could_not_go_on(
     assert place.runs == []
 
 
-def test_the_models_are_listed_with_how_they_are_reached(agentopt: Callable[..., Outcome], place: Place) -> None:
+def test_the_models_are_listed_with_how_they_are_reached(agentopt: Callable[..., CommandResult], place: Place) -> None:
     place.write_catalog("http://127.0.0.1:9/v1", requests_per_minute=600)
     outcome = agentopt("models", "list", *place.settings)
     assert outcome.code == 0
@@ -379,9 +385,7 @@ def test_the_models_are_listed_with_how_they_are_reached(agentopt: Callable[...,
     assert_nothing_is_left(place)
 
 
-def test_pulling_a_hosted_model_says_that_there_is_nothing_to_fetch(
-    agentopt: Callable[..., Outcome], place: Place
-) -> None:
+def test_pulling_a_hosted_model_reports_nothing_to_fetch(agentopt: Callable[..., CommandResult], place: Place) -> None:
     outcome = agentopt("models", "pull", "small", *place.settings)
     assert (outcome.code, "nothing to fetch" in outcome.out) == (0, True)
 
@@ -406,8 +410,8 @@ def file_url() -> Iterator[str]:
         server.shutdown()
 
 
-def test_pulling_a_local_model_fetches_verifies_and_tells_where_it_is(
-    agentopt: Callable[..., Outcome], place: Place, file_url: str
+def test_pulling_a_local_model_downloads_verifies_and_prints_its_path(
+    agentopt: Callable[..., CommandResult], place: Place, file_url: str
 ) -> None:
     weights = {"file": "tiny.gguf", "url": file_url, "size": 1000, "sha256": sha256(b"w" * 1000).hexdigest()}
     entries = {"tiny": {"weights": weights}, "forged": {"weights": {**weights, "sha256": "0" * 64, "file": "f.gguf"}}}
@@ -425,8 +429,8 @@ def test_pulling_a_local_model_fetches_verifies_and_tells_where_it_is(
     assert "Traceback" not in forged.err
 
 
-def test_checking_a_model_makes_a_call_each_time_and_tells_answer_pace_and_cost(
-    agentopt: Callable[..., Outcome], place: Place
+def test_checking_a_model_makes_a_call_each_time_and_prints_answer_pace_and_cost(
+    agentopt: Callable[..., CommandResult], place: Place
 ) -> None:
     with ServerProcess(counter=place.folder / "received.jsonl", delay=0.1) as server:
         place.write_catalog(server.base_url)
@@ -434,15 +438,15 @@ def test_checking_a_model_makes_a_call_each_time_and_tells_answer_pace_and_cost(
             outcome = agentopt("models", "check", "small", *place.settings)
             assert outcome.code == 0, outcome.err
             assert re.search(r"small \(http://127.0.0.1:\d+/v1\) answered 'answer-\d'", outcome.out)
-            told = re.search(r"the call itself (\d+\.\d\d) s\), 10 \+ 1 tokens, (\S+) tokens/s, 1e-05 USD", outcome.out)
-            assert told
-            assert float(told[1]) >= 0.1
-            assert 0 < float(told[2]) <= 10
+            pace = re.search(r"the call itself (\d+\.\d\d) s\), 10 \+ 1 tokens, (\S+) tokens/s, 1e-05 USD", outcome.out)
+            assert pace
+            assert float(pace[1]) >= 0.1
+            assert 0 < float(pace[2]) <= 10
         assert len(server.received()) == 2
 
 
-def test_checking_a_model_that_is_down_fails_with_1_and_says_why(
-    agentopt: Callable[..., Outcome], place: Place
+def test_checking_an_unreachable_model_exits_with_1_and_the_reason(
+    agentopt: Callable[..., CommandResult], place: Place
 ) -> None:
     place.write_catalog("http://127.0.0.1:9/v1", max_attempts=1)
     outcome = agentopt("models", "check", "small", *place.settings)
@@ -452,7 +456,7 @@ def test_checking_a_model_that_is_down_fails_with_1_and_says_why(
 
 
 def test_a_run_can_be_listed_shown_evaluated_and_run_again_for_nothing(
-    agentopt: Callable[..., Outcome], place: Place
+    agentopt: Callable[..., CommandResult], place: Place
 ) -> None:
     optimize = ["optimize", str(place.task), *place.settings, "-c", "budget.trials=3"]
     with ServerProcess(counter=place.folder / "received.jsonl", quality=QUALITY) as server:
@@ -460,7 +464,7 @@ def test_a_run_can_be_listed_shown_evaluated_and_run_again_for_nothing(
         made = agentopt(*optimize)
         assert made.code == 0, made.err
         assert "Verdict on the test split" in made.out
-        assert made.err.count("trial_done") == 0, "events are told in words"
+        assert made.err.count("trial_done") == 0, "events are printed as sentences"
         assert len(re.findall(r"^trial \d: ", made.err, re.M)) == 3
         paid = len(server.received())
         (run,) = place.runs
@@ -490,10 +494,12 @@ def test_a_run_can_be_listed_shown_evaluated_and_run_again_for_nothing(
         again = agentopt(*optimize)
         assert again.code == 0
         assert len(place.runs) == 2
-        assert len(server.received()) == paid, "the journal answered"
+        assert len(server.received()) == paid, "the journal was used"
 
 
-def test_evaluating_a_wrong_candidate_or_split_is_one_message(agentopt: Callable[..., Outcome], place: Place) -> None:
+def test_evaluating_a_wrong_candidate_or_split_is_one_message(
+    agentopt: Callable[..., CommandResult], place: Place
+) -> None:
     file = place.folder / "nothing"
     evaluate = ["evaluate", str(place.task), *place.settings]
     assert_one_message(agentopt(*evaluate, "--candidate", "gone.yaml"), "gone.yaml", "cannot be read")
@@ -512,8 +518,8 @@ def test_evaluating_a_wrong_candidate_or_split_is_one_message(agentopt: Callable
         (["jobs", "export", "nightly", "--to", "corn"], "corn", ("systemd", "cron", "kubernetes")),
     ],
 )
-def test_a_value_that_is_none_of_the_choices_is_refused_with_all_of_them(
-    agentopt: Callable[..., Outcome], place: Place, arguments: list[str], value: str, choices: Iterable[str]
+def test_an_invalid_choice_is_refused_with_the_valid_ones(
+    agentopt: Callable[..., CommandResult], place: Place, arguments: list[str], value: str, choices: Iterable[str]
 ) -> None:
     outcome = agentopt(*arguments)
     assert (outcome.code, outcome.out) == (2, "")
@@ -521,25 +527,25 @@ def test_a_value_that_is_none_of_the_choices_is_refused_with_all_of_them(
     assert_nothing_is_left(place)
 
 
-def test_without_runs_the_list_says_so(agentopt: Callable[..., Outcome], place: Place) -> None:
+def test_an_empty_runs_folder_is_reported(agentopt: Callable[..., CommandResult], place: Place) -> None:
     assert "no runs in" in agentopt("runs", "list", *place.settings).out
 
 
-def asked(server: ServerProcess) -> Counter[tuple[str, int]]:
-    """How often each single choice was asked for."""
+def requested(server: ServerProcess) -> Counter[tuple[str, int]]:
+    """How often each choice was requested."""
     return Counter((line["key"], line["seed"] + i) for line in server.received() for i in range(line["n"]))
 
 
 def await_requests(server: ServerProcess, count: int) -> None:
     deadline = time.monotonic() + 120
     while len(server.received()) < count:
-        assert time.monotonic() < deadline, "the run does not get on"
+        assert time.monotonic() < deadline, "the run makes no progress"
         time.sleep(0.02)
 
 
 @pytest.fixture
 def ctrl_c() -> Iterator[Callable[[bool], object]]:
-    """Switches Ctrl-C on or off for the processes that are started, whatever these tests were started with."""
+    """Enables or disables SIGINT for child processes, whatever the tests were started with."""
     before = signal.getsignal(signal.SIGINT)
     yield lambda on: signal.signal(signal.SIGINT, signal.default_int_handler if on else signal.SIG_IGN)
     signal.signal(signal.SIGINT, before)
@@ -548,14 +554,14 @@ def ctrl_c() -> Iterator[Callable[[bool], object]]:
 @pytest.mark.parametrize(
     ("stop", "in_foreground"), [(signal.SIGINT, True), (signal.SIGTERM, True), (signal.SIGTERM, False)]
 )
-def test_a_run_that_is_stopped_keeps_what_was_in_flight_and_says_how_to_go_on(
-    agentopt: Callable[..., Outcome],
+def test_a_stopped_run_keeps_the_calls_in_flight_and_prints_how_to_resume(
+    agentopt: Callable[..., CommandResult],
     place: Place,
     stop: signal.Signals,
     in_foreground: bool,
     ctrl_c: Callable[[bool], object],
 ) -> None:
-    ctrl_c(in_foreground)  # a shell switches it off for what a script starts in the background
+    ctrl_c(in_foreground)  # a shell disables it for what a script starts in the background
     with ServerProcess(counter=place.folder / "received.jsonl", quality=QUALITY, delay=0.2) as server:
         place.write_catalog(server.base_url)
         command = place.command("optimize", str(place.task), *place.settings, "-c", "budget.trials=2")
@@ -576,10 +582,10 @@ def test_a_run_that_is_stopped_keeps_what_was_in_flight_and_says_how_to_go_on(
         resumed = agentopt("optimize", "--resume", str(run))
         assert resumed.code == 0, resumed.err
         assert "Verdict on the test split" in resumed.out
-        assert max(asked(server).values()) == 1, "what was in flight at the stop was kept"
+        assert max(requested(server).values()) == 1, "calls in flight at the stop were kept"
 
 
-def test_a_run_that_another_process_works_on_is_refused(agentopt: Callable[..., Outcome], place: Place) -> None:
+def test_a_run_in_use_by_another_process_is_refused(agentopt: Callable[..., CommandResult], place: Place) -> None:
     with ServerProcess(counter=place.folder / "received.jsonl", quality=QUALITY) as server:
         place.write_catalog(server.base_url)
         assert agentopt("optimize", str(place.task), *place.settings, "-c", "budget.trials=1").code == 0
@@ -589,7 +595,7 @@ def test_a_run_that_another_process_works_on_is_refused(agentopt: Callable[..., 
             done = subprocess.run(
                 place.command("optimize", "--resume", str(run)), env=place.environ, capture_output=True, text=True
             )
-        assert_one_message(Outcome(done.returncode, done.stdout, done.stderr), str(run), "another process works")
+        assert_one_message(CommandResult(done.returncode, done.stdout, done.stderr), str(run), "another process works")
         assert len(server.received()) == paid
 
 
@@ -602,17 +608,17 @@ def add_train(place: Place) -> None:
 
 
 def test_a_diagnosis_prints_verdict_parts_heat_map_and_user_prompts(
-    agentopt: Callable[..., Outcome], place: Place
+    agentopt: Callable[..., CommandResult], place: Place
 ) -> None:
     add_train(place)
     with ServerProcess(counter=place.folder / "received.jsonl", quality=QUALITY) as server:
         place.write_catalog(server.base_url)
         shown = agentopt("diagnose", str(place.task), "--subtask", "find", *place.settings, "-c", "prompts.k_top=2")
-        asked = len(server.received())
+        calls = len(server.received())
         printed = agentopt(
             "diagnose", str(place.task), "--subtask", "find", "--json", *place.settings, "-c", "prompts.k_top=2"
         )
-        assert len(server.received()) == asked  # the journal answers the second time
+        assert len(server.received()) == calls  # the journal answers the second time
     assert shown.code == 0
     (found,) = json.loads(printed.out)
     assert f"planted, find: {found['verdict']}" in shown.out
@@ -633,7 +639,7 @@ def test_a_diagnosis_prints_verdict_parts_heat_map_and_user_prompts(
     ],
 )
 def test_a_wrong_diagnosis_is_one_message_and_leaves_nothing(
-    agentopt: Callable[..., Outcome], place: Place, arguments: list[str], parts: tuple[str, ...]
+    agentopt: Callable[..., CommandResult], place: Place, arguments: list[str], parts: tuple[str, ...]
 ) -> None:
     if arguments:
         add_train(place)
