@@ -24,6 +24,9 @@ ROOM_PATH = re.compile(r"`([a-z]+(?:/[a-z_]+)+)/?`")
 EXAMPLES = {"planted.py", "file.py", "hotpot_evaluate_v1.py"}
 """Files of users in examples, and the official evaluation script of HotpotQA."""
 
+OTHERS = {"ChatOpenAI", "OpenAI", "Path", "WilcoxonPruner"}
+"""Classes of other libraries that the pages name."""
+
 
 @cache
 def tracked() -> tuple[str, ...]:
@@ -108,6 +111,16 @@ def test_the_table_of_rooms_names_modules_that_are_in_the_room() -> None:
         folder = REPOSITORY / "agentopt" / room
         there = {path.stem for path in folder.rglob("*") if path.suffix == ".py" or path.is_dir()}
         assert set(re.findall(r"`([a-z_]+)/?`", described)) - there == set(), room
+
+
+def test_every_class_that_a_page_names_exists() -> None:
+    source = "\n".join((REPOSITORY / file).read_text() for file in tracked() if re.match(r"agentopt/.*\.py", file))
+    defined = set(re.findall(r"^\s*(?:class|def) (\w+)|^(\w+) = ", source, re.M))
+    known = {name for names in defined for name in names} | OTHERS
+    for page in (page for page in pages() if page.startswith("docs/") or page == "README.md"):
+        text = re.sub(r"^```.*?^```", "", (REPOSITORY / page).read_text(encoding="utf-8"), flags=re.S | re.M)
+        named = set(re.findall(r"`([A-Z][a-z]+[A-Za-z]*)(?:[.(][^`]*)?`", text))
+        assert named - known == set(), page
 
 
 @pytest.mark.parametrize(
