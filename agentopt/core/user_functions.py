@@ -54,5 +54,38 @@ def _run(path: Path, where: str) -> Any:
         if isinstance(error, UserError):  # it says itself what is missing
             raise
         problem = f"{path} cannot be run: {type(error).__name__}: {error}"
-        raise TaskError(problem, where=where, remedy="correct the file") from error
+        raise TaskError(problem, where=where, remedy=_remedy(error)) from error
     return module
+
+
+_MOVED = """
+core: budget candidate cost database errors events stats task trial>records validation>yaml_models
+models: session wire>openai_format models.metered>client models.masking>redaction models.limits>rate_limit
+models: models.failures>api_errors models.slot>compute_slot models.pool>router
+workflow: fusion parsers program scaling>sampling templates workflow>graph
+evaluation: checkers evaluation>evaluator sandbox scorers
+taskfile: retrieval rows>columns
+search: landscape space>from_task
+prompts: diagnosis
+runs: config optimization prompting>prompt_phase result runfolder>folder runner>trial_runner study>trial_store
+deploy: deployment export serve
+"""
+"""Room: the modules of version 0.1.0 that are in it now, with their new name if they have one."""
+
+
+def _moved() -> dict[str, str]:
+    """Module of version 0.1.0 -> its module now, both inside `agentopt`."""
+    moved = {}
+    for line in _MOVED.strip().splitlines():
+        room, _, modules = line.partition(": ")
+        for module in modules.split():
+            old, _, new = module.partition(">")
+            moved[old] = f"{room}.{new or old}"
+    return moved
+
+
+def _remedy(error: BaseException) -> str:
+    """The new path of a module of version 0.1.0 that the file imports; else the general remedy."""
+    old = (error.name or "").removeprefix("agentopt.") if isinstance(error, ImportError) else ""
+    new = _moved().get(old)
+    return f"agentopt.{old} of version 0.1.0 is now agentopt.{new}: import that" if new else "correct the file"

@@ -6,15 +6,16 @@ import random
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from importlib.resources import files
+from pathlib import Path
 
 import optuna
-import yaml
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import TPESampler
 from optuna.trial import create_trial
 
+from agentopt.core.errors import ConfigError
+from agentopt.core.yaml_models import load_yaml
 from agentopt.prompts.proposers import Attempt, Brief
 
 NONE = ""
@@ -33,7 +34,7 @@ Bank = Mapping[str, tuple[str, ...]]
 @lru_cache(maxsize=1)
 def authored_bank() -> Bank:
     """The bank of fragments in `bank.yaml` beside this module."""
-    data = yaml.safe_load((files("agentopt.prompts") / "bank.yaml").read_text("utf-8"))
+    data = load_yaml(Path(__file__).with_name("bank.yaml"), ConfigError)
     return {slot: tuple(fragments) for slot, fragments in data.items()}
 
 

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -308,26 +309,29 @@ class _Reader:
 
 
 def in_order(reads: Mapping[str, tuple[str, ...]], where: str) -> list[str]:
-    """The names so that each comes after all it reads, otherwise as they stand. Raises `TaskError` for a cycle."""
-    done: list[str] = []
-    while len(done) < len(reads):
-        ready = [name for name, others in reads.items() if name not in done and set(others) <= set(done)]
-        if not ready:
-            cycle = " -> ".join(_cycle({name: others for name, others in reads.items() if name not in done}))
-            rule = f"subtasks must not read each other in a circle, but got {cycle}"
-            raise TaskError(rule, where=where, remedy="remove one of these references")
-        done.append(ready[0])
+    """Sort subtasks so that each comes after all it reads, otherwise in the order of the file.
+
+    Args:
+        reads: Subtask -> the subtasks that it reads.
+        where: The place that an error names.
+
+    Raises:
+        TaskError: Subtasks read each other in a circle.
+    """
+    sorter = TopologicalSorter(reads)
+    try:
+        sorter.prepare()
+    except CycleError as error:
+        rule = f"subtasks must not read each other in a circle, but got {' -> '.join(reversed(error.args[1]))}"
+        raise TaskError(rule, where=where, remedy="remove one of these references") from error
+    names, ready, done = list(reads), set[str](), list[str]()
+    while sorter.is_active():
+        ready |= set(sorter.get_ready())
+        first = min(ready, key=names.index)
+        ready.remove(first)
+        done.append(first)
+        sorter.done(first)
     return done
-
-
-def _cycle(reads: Mapping[str, tuple[str, ...]]) -> list[str]:
-    """A way from a subtask back to itself. Every subtask here reads at least one of the others here."""
-    way = [next(iter(reads))]
-    while True:
-        name = next(other for other in reads[way[-1]] if other in reads)
-        if name in way:
-            return [*way[way.index(name) :], name]
-        way.append(name)
 
 
 def _named_models(registry: Registry, spec: Named, where: str) -> Iterator[tuple[str, str]]:

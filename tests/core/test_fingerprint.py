@@ -162,9 +162,9 @@ def test_it_is_the_same_in_another_process() -> None:
 def test_a_run_is_not_resumed_with_another_fusion(tmp_path: Path) -> None:
     config = Config(runs=tmp_path)
     run = RunFolder.create(TASK, config)
-    assert RunFolder.open(run.path).going_on_with(TASK, config).id == run.id
+    assert RunFolder.open(run.path).resumed_with(TASK, config).id == run.id
     with pytest.raises(ConfigError, match="the task has changed since"):
-        RunFolder.open(run.path).going_on_with(with_subtask(fusion=Fusion("first")), config)
+        RunFolder.open(run.path).resumed_with(with_subtask(fusion=Fusion("first")), config)
 
 
 def test_a_run_of_version_0_1_0_is_refused_with_what_to_do(tmp_path: Path) -> None:
@@ -173,4 +173,4 @@ def test_a_run_of_version_0_1_0_is_refused_with_what_to_do(tmp_path: Path) -> No
     file = run.path / "config.yaml"
     file.write_text(file.read_text().replace(run.fingerprint, "0123456789abcdef"))
     with pytest.raises(ConfigError, match=r"made by agentopt 0\.1\.0[\s\S]*start a new run"):
-        RunFolder.open(run.path).going_on_with(TASK, config)
+        RunFolder.open(run.path).resumed_with(TASK, config)

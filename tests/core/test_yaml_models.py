@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 
 import pytest
+import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
+import agentopt
+from agentopt.core.candidate import Candidate, SubtaskChoice, load_candidate
 from agentopt.core.errors import ConfigError
 from agentopt.core.yaml_models import did_you_mean, load_yaml, parse_yaml, to_yaml, validate
 
@@ -139,3 +143,42 @@ PLAIN = st.text(st.characters(exclude_categories=["Cs"])) | st.text("0123456789.
 def test_what_is_written_is_read_back_the_same(value: object) -> None:
     """A fingerprint such as 1234567e89012345 is a number to YAML 1.2, but not to PyYAML, which left it bare."""
     assert parse_yaml(to_yaml({"value": value}), "here", ConfigError) == {"value": value}
+
+
+READ_AS_SOMETHING_ELSE = [
+    *("1e6", "0x1F", "no", "No", "off", "y", "2026-01-01", "2026-01-01T00:00:00Z", "~", "=", "<<", "null", "", " "),
+    *(
+        "1_000",
+        "0b1",
+        "017",
+        "12:30",
+        ".inf",
+        "true",
+        "- a",
+        "a: b",
+        "# a",
+        "{{ x }}",
+        "@a",
+        "%a",
+        "a\nb\n",
+        "\x85",
+        "a\u2028b",
+        "\u2029",
+    ),
+]
+
+
+@pytest.mark.parametrize("prompt", READ_AS_SOMETHING_ELSE)
+def test_a_system_prompt_reads_back_as_it_was_written_by_our_reader_and_by_pyyaml(tmp_path: Path, prompt: str) -> None:
+    candidate = Candidate.of({"no": SubtaskChoice("1e6", 2, prompt), "answer": SubtaskChoice("m", 1, "x")})
+    file = tmp_path / "best.yaml"
+    file.write_bytes(to_yaml(candidate.to_dict()).encode())
+    assert load_candidate(file) == candidate
+    assert yaml.safe_load(file.read_bytes()) == candidate.to_dict()
+
+
+def test_one_module_reads_and_writes_yaml() -> None:
+    package = Path(agentopt.__file__).parent
+    statement = re.compile(r"^\s*(import|from) yaml\b", re.MULTILINE)
+    importers = {file.name for file in package.rglob("*.py") if statement.search(file.read_text())}
+    assert importers == {"yaml_models.py"}
