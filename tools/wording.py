@@ -51,6 +51,9 @@ class Count:
     words: int
     """All words of docstrings and comments."""
     found: Counter[str]
+    """Counted word -> occurrences."""
+    places: tuple[str, ...]
+    """`path:line: word` of each occurrence."""
 
     def rate(self, word: str) -> float:
         """Occurrences per 10,000 words."""
@@ -73,13 +76,16 @@ def texts(source: str) -> Iterator[Text]:
 
 def count(folder: Path) -> Count:
     """Count the words of all modules below `folder`."""
-    total, found = 0, Counter[str]()
+    total, found, places = 0, Counter[str](), []
     for file in sorted(folder.rglob("*.py")):
         for text in texts(file.read_text(encoding="utf-8")):
-            words = re.findall(r"[A-Za-z][A-Za-z'-]*", text.text.lower())
-            total += len(words)
-            found.update(WORDS[word] for word in words if word in WORDS)
-    return Count(total, found)
+            for line, content in enumerate(text.text.lower().splitlines(), text.line):
+                words = re.findall(r"[a-z][a-z'-]*", content)
+                total += len(words)
+                counted = [word for word in words if word in WORDS]
+                found.update(WORDS[word] for word in counted)
+                places += [f"{file}:{line}: {word}" for word in counted]
+    return Count(total, found, tuple(places))
 
 
 def rows(ours: Count, theirs: Count) -> list[tuple[str, float, float]]:
@@ -118,8 +124,8 @@ def main(arguments: list[str]) -> int:
     for word, our_rate, their_rate in table:
         print(f"{word:<18}{our_rate:>12.2f}{their_rate:>12.2f}{'  above' if our_rate > their_rate else ''}")
     print(f"{'words counted':<18}{ours.words:>12,}{theirs.words:>12,}")
-    places = idioms(repository)
-    print(f"\nidioms: {len(places)}", *places, sep="\n")
+    found = idioms(repository)
+    print(f"\nplaces: {len(ours.places)}", *ours.places, f"\nidioms: {len(found)}", *found, sep="\n")
     return int(any(our_rate > their_rate for _, our_rate, their_rate in table))
 
 

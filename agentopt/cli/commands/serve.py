@@ -25,12 +25,19 @@ class ServeOptions:
     """Options of `agentopt serve`, as parsed from the command line."""
 
     host: str
+    """Address to bind."""
     port: int
+    """Port; 0 picks a free one."""
     api_key_file: Path | None
+    """File with one accepted key per line."""
     cache: bool
+    """Whether repeated requests are answered from the journal."""
     max_body: int
+    """Maximum size of a request body in bytes."""
     max_in_flight: int
+    """Maximum number of concurrent requests."""
     timeout: float
+    """Maximum duration of a request in seconds."""
 
 
 def run_server(
