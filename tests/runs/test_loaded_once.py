@@ -40,7 +40,7 @@ def write_task(path: Path) -> Path:
         (path / f"{split}.jsonl").write_text("\n".join(rows))
     subtask = {
         "name": "answer",
-        "prompt": "{question}",
+        "prompt": "{{ inputs.question }}",
         "models": ["small"],
         "num_samples": [1, 3],
         "parse": "text",
