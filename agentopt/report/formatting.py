@@ -3,33 +3,43 @@
 from __future__ import annotations
 
 from agentopt.core.budget import Caps, Usage
-from agentopt.core.stats import Interval
+from agentopt.core.stats import Difference, Interval
 
 
-def interval_in_words(interval: Interval, *, signed: bool = False) -> str:
+def format_interval(interval: Interval, *, signed: bool = False) -> str:
+    """`(0.61 to 0.83)`; with `signed`, `(+0.02 to +0.24)`."""
     form = "+.2f" if signed else ".2f"
     return f"({interval.low:{form}} to {interval.high:{form}})"
 
 
-def p_in_words(p_value: float) -> str:
+def format_p_value(p_value: float) -> str:
+    """`p=0.03`, or `p<0.001`."""
     return "p<0.001" if p_value < 0.001 else f"p={p_value:.2g}"
 
 
+def format_difference(difference: Difference) -> str:
+    """`+0.130 (+0.02 to +0.24) p=0.03`."""
+    interval = format_interval(difference.interval, signed=True)
+    return f"{difference.mean:+.3f} {interval} {format_p_value(difference.p_value)}"
+
+
 def usage_cells(usage: Usage) -> tuple[str, str, str, str]:
+    """Calls, prompt tokens, completion tokens and USD, as cells of a table."""
     return f"{usage.calls:,}", f"{usage.prompt_tokens:,}", f"{usage.completion_tokens:,}", f"{usage.usd:.4f}"
 
 
-def spend_in_words(spent: Usage, seconds: float, caps: Caps) -> str:
+def format_spend(spent: Usage, seconds: float, caps: Caps) -> str:
     """`12 of 100 calls, 3,400 tokens, 0.0012 of 0.5 USD, 35 of 600 s`."""
-    shown = (
+    parts = (
         (f"{spent.calls:,}", caps.calls, "calls"),
         (f"{spent.tokens:,}", caps.tokens, "tokens"),
         (f"{spent.usd:.4f}", caps.usd, "USD"),
         (f"{seconds:.0f}", caps.seconds, "s"),
     )
-    return ", ".join(f"{value}{'' if cap is None else f' of {cap:,}'} {unit}" for value, cap, unit in shown)
+    return ", ".join(f"{value}{'' if cap is None else f' of {cap:,}'} {unit}" for value, cap, unit in parts)
 
 
-def duration_in_words(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
+    """`35 s`, or `2 min 5 s`."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -29,7 +29,7 @@ from agentopt.core.events import (
     TrialStarted,
 )
 from agentopt.core.records import Trial
-from agentopt.report.formatting import duration_in_words, spend_in_words
+from agentopt.report.formatting import format_duration, format_spend
 from agentopt.runs.trial_store import best_trial
 from agentopt.runs.worst_case import FINALISTS
 
@@ -117,7 +117,7 @@ class LiveView:
         shown = [
             f"{len(self._trials)}{cap} trials",
             f"best {best.score:.3f} (trial {best.number})" if best and best.score is not None else "no score yet",
-            spend_in_words(budget.spent, budget.seconds, budget.caps),
+            format_spend(budget.spent, budget.seconds, budget.caps),
             f"{rate:.1f} calls/s",
             self._time_left(self._search),
         ]
@@ -133,4 +133,4 @@ class LiveView:
         share = search.examples.get("test", 0) / max(search.examples["validation"], 1)
         left = pace * (trials_left + FINALISTS * share)
         bound = search.budget.seconds_left
-        return f"about {duration_in_words(left if bound is None else min(left, bound))} left"
+        return f"about {format_duration(left if bound is None else min(left, bound))} left"

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from agentopt.prompts.diagnosis import Diagnosis
 from agentopt.prompts.optimizer import EVERY_ROUND
-from agentopt.report.formatting import interval_in_words, p_in_words
+from agentopt.report.formatting import format_interval, format_p_value
 from agentopt.runs.result import PromptFinal, PromptReport
 
 SHADES = {
@@ -50,8 +50,8 @@ def _report_cells(report: PromptReport) -> tuple[str, ...]:
     compared = "-"
     if report.against_seed:
         difference = report.against_seed.difference
-        interval = interval_in_words(difference.interval, signed=True)
-        compared = f"{difference.mean:+.3f} {interval} {p_in_words(difference.p_value)}"
+        interval = format_interval(difference.interval, signed=True)
+        compared = f"{difference.mean:+.3f} {interval} {format_p_value(difference.p_value)}"
     return (
         f"{report.subtask} ({report.phase} the search)",
         pilot,

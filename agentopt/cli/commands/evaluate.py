@@ -15,7 +15,7 @@ from agentopt.core.candidate import load_candidate
 from agentopt.core.events import Event, ExampleDone
 from agentopt.core.records import Evaluation, Split
 from agentopt.report.bars import counting_bar
-from agentopt.report.formatting import interval_in_words
+from agentopt.report.formatting import format_interval
 from agentopt.runs.config import load_config
 from agentopt.runs.result import Measured
 
@@ -45,11 +45,11 @@ def show_evaluation(evaluation: Evaluation, console: Console) -> None:
         console.print(f"no example of {evaluation.split} could be scored")
     else:
         console.print(
-            f"{evaluation.split}: score {measured.score:.3f} {interval_in_words(measured.interval)} at 95%, "
+            f"{evaluation.split}: score {measured.score:.3f} {format_interval(measured.interval)} at 95%, "
             f"n={measured.n} of {measured.planned}, in {evaluation.seconds:.1f} s"
         )
         for name, metric in Measured.metrics_of(evaluation).items():
-            console.print(f"  {name} {metric.score:.3f} {interval_in_words(metric.interval)}", markup=False)
+            console.print(f"  {name} {metric.score:.3f} {format_interval(metric.interval)}", markup=False)
         mean = evaluation.per_example
         console.print(
             f"per example: {mean('units'):.1f} units, {mean('prompt_tokens'):.0f} prompt + "

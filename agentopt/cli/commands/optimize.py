@@ -19,7 +19,7 @@ from agentopt.cli.run_names import run_path
 from agentopt.core.errors import UserError
 from agentopt.core.events import Event, RunStarted
 from agentopt.models.session import open_existing_journal
-from agentopt.report.formatting import duration_in_words, usage_cells
+from agentopt.report.formatting import format_duration, usage_cells
 from agentopt.report.live import LiveView
 from agentopt.report.terminal import print_result
 from agentopt.runs.config import Config, load_config
@@ -103,7 +103,7 @@ def _show_estimate(worst: Estimate, config: Config, console: Console) -> None:
         table.add_row(part, *usage_cells(getattr(worst, part)))
     console.print(table)
     unknown = "unknown: a model was never called here; `agentopt models check NAME` measures it"
-    shown = unknown if worst.seconds is None else f"about {duration_in_words(worst.seconds)}, at the pace so far"
+    shown = unknown if worst.seconds is None else f"about {format_duration(worst.seconds)}, at the pace so far"
     console.print(f"Time: {shown}")
     console.print(
         "Trials share answers through the journal, so a run takes a fraction of this; caps bound it in any case."

@@ -1,0 +1,84 @@
+"""The printed result and the live view."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from agentopt.core.budget import Budget, Caps
+from agentopt.core.candidate import Candidate, SubtaskChoice
+from agentopt.core.events import ExampleDone, Note, RunDone, RunStarted, SearchStarted, TrialDone, TrialStarted
+from agentopt.core.records import Evaluation, ExampleResult, Trial
+from agentopt.core.stop_reason import StopKind, StopReason
+from agentopt.report import terminal
+from agentopt.report.live import LiveView
+from agentopt.report.tables import Column, table_of
+from agentopt.report.terminal import print_result
+from agentopt.runs.result import Finalist, load_result
+
+FINISHED = Path(__file__).parent.parent / "data" / "0.1.0" / "finished"
+CANDIDATE = Candidate.of({"answer": SubtaskChoice("large", 3)})
+
+
+def printed(result: object) -> str:
+    output = io.StringIO()
+    print_result(result, Console(file=output, width=200))  # type: ignore[arg-type]
+    return output.getvalue()
+
+
+def test_a_result_shows_its_trials_its_finalists_its_spend_and_its_verdict() -> None:
+    text = printed(load_result(FINISHED))
+    for part in (
+        "capitals: every trial was spent",
+        "Trials (*",
+        "answer: large x3",
+        "Finalists (95%",
+        "Spent by purpose",
+    ):
+        assert part in text
+    assert text.rstrip().splitlines()[-1].startswith("Verdict on the test split: the best candidate is not distinguish")
+
+
+def test_a_column_of_the_result_is_added_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    column = Column[Finalist]("proposer of the finalist", lambda finalist: f"<{finalist.proposer}>")
+    monkeypatch.setattr(terminal, "COST_COLUMNS", (*terminal.COST_COLUMNS, column))
+    text = printed(load_result(FINISHED))
+    assert "proposer of the finalist" in text
+    assert "<baseline>" in text
+
+
+def test_what_looks_like_markup_is_shown_as_it_is() -> None:
+    output = io.StringIO()
+    Console(file=output, width=80).print(table_of("[t]", [Column("[h]", str)], ["[red]cell[/red]"]))
+    for text in ("[t]", "[h]", "[red]cell[/red]"):
+        assert text in output.getvalue()
+
+
+def test_a_test_that_a_cap_cut_short_is_reported() -> None:
+    cap = StopReason(StopKind.CAP_REACHED, "calls", "the calls cap of 5 is reached: 5 spent, 1 more asked for")
+    assert "the test was cut short: the calls cap of 5" in printed(replace(load_result(FINISHED), test_ended=cap))
+
+
+def test_the_live_view_prints_a_line_for_each_trial_with_the_time_left() -> None:
+    output, now = io.StringIO(), iter(float(second) for second in range(100))
+    results = (ExampleResult("a", 1.0), ExampleResult("b", 0.0))
+    trial = Trial(0, CANDIDATE, Evaluation("validation", 2, results, "complete"), "baseline", 3.0)
+    budget = Budget(Caps(trials=4, calls=100), clock=lambda: 0.0)
+    with LiveView(Console(file=output, width=300), clock=lambda: next(now)) as view:
+        view(RunStarted(Path("runs/a")))
+        view(SearchStarted(12, {"validation": 2, "test": 2}, (), budget))
+        view(TrialStarted(0, CANDIDATE, "baseline"))
+        view(ExampleDone(results[0]))
+        view(TrialDone(trial))
+        view(Note("guidelines: more"))
+        view(RunDone(Path("runs/a")))
+    run, search, done, note = output.getvalue().splitlines()
+    assert (run, search, note) == ("run runs/a", "12 allocations", "guidelines: more")
+    assert done == (
+        "trial 0: complete, score 0.500, by baseline | answer: large x3 | 1 of 4 trials | best 0.500 (trial 0) | "
+        "0 of 100 calls, 0 tokens, 0.0000 USD, 0 s | 0.0 calls/s | about 6 s left"
+    )
