@@ -1,5 +1,4 @@
-"""What a run of a job may spend: of each measure the tightest of the caps of its configuration, its own and its
-month's; and how that cap is told."""
+"""The caps of a run: for each measure the tightest of those of the configuration, the job and the month."""
 
 from __future__ import annotations
 
@@ -11,13 +10,19 @@ from agentopt.core.budget import Caps, Usage
 from agentopt.jobs.jobfile import JobCaps, Schedule
 
 MEASURES = ("usd", "tokens", "calls")
-"""What is spent; seconds and trials are capped too."""
+"""Measures with a total in the store. Seconds and trials have caps too."""
 
 
 @dataclass(frozen=True, slots=True)
 class CapLeft:
-    """One cap: the `setting` that says it, its size, and what was `spent` of it before the run. `period` is the month
-    of a cap that is a month's."""
+    """What is left of one cap.
+
+    Attributes:
+        setting: Dotted key that sets it.
+        cap: Its size, in units of the measure.
+        spent: Spent before the run.
+        period: The calendar month, for a cap per month; else empty.
+    """
 
     setting: str
     cap: float
@@ -29,17 +34,24 @@ class CapLeft:
         return max(self.cap - self.spent, 0)
 
     def amount(self, more: float = 0) -> str:
-        """How much of it is spent, after `more` than before the run."""
+        """The spent part in words, `more` being what the run has spent."""
         period = f" in {self.period}" if self.period else ""
         return f"{self.spent + more:.10g} of {self.cap:.10g} spent{period}"
 
 
 JobCapsLeft = Mapping[str, CapLeft]
-"""By measure: usd, tokens, calls, seconds, trials."""
+"""Measure (usd, tokens, calls, seconds, trials) -> what is left of its tightest cap."""
 
 
 def caps_left(config: Caps, job: JobCaps, spent: Usage, month: str) -> JobCapsLeft:
-    """The tightest cap of each measure; `spent` is what the other runs of the `month` took."""
+    """The tightest cap of each measure.
+
+    Args:
+        config: Caps of the job's configuration.
+        job: Caps of the job file.
+        spent: What the other runs of the month have spent.
+        month: Name of the month, for messages.
+    """
     found = {}
     for name in Caps.__dataclass_fields__:
         given = [
@@ -56,22 +68,22 @@ def caps_left(config: Caps, job: JobCaps, spent: Usage, month: str) -> JobCapsLe
 
 
 def caps_of(limits: JobCapsLeft) -> Caps:
-    """What is left within each."""
+    """The remaining amounts as caps of a run."""
     return Caps(**{name: limit.left for name, limit in limits.items()})  # type: ignore[arg-type]  # whole where capped so
 
 
 def less(caps: Caps, spent: Usage, seconds: float) -> Caps:
-    """What is left of `caps`."""
+    """The caps that remain after spending `spent` and `seconds`."""
     left = {name: max(cap - getattr(spent, name), 0) for name in MEASURES if (cap := getattr(caps, name)) is not None}
     return replace(caps, **left, seconds=None if caps.seconds is None else max(caps.seconds - seconds, 0.0))
 
 
 def month_start(time: float, schedule: Schedule) -> float:
-    """When the calendar month of `time` began, in the schedule's time zone; in seconds since the epoch."""
+    """When the calendar month of `time` began in the schedule's time zone, in seconds since the epoch."""
     local = datetime.fromtimestamp(time, schedule.zone)
     return local.replace(day=1, hour=0, minute=0, second=0, microsecond=0).timestamp()
 
 
 def month_name(time: float, schedule: Schedule) -> str:
-    """Such as `November 2026 (Asia/Kolkata)`."""
+    """The name of the calendar month of `time`, such as `November 2026 (Asia/Kolkata)`."""
     return f"{datetime.fromtimestamp(time, schedule.zone):%B %Y} ({schedule.time_zone})"

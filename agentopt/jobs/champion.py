@@ -1,8 +1,8 @@
-"""A job's champion on disk: one file that programs read, and every champion there ever was, by number.
+"""A job's champions on disk: the current one, and an archive of all, by number.
 
-`<data folder>/jobs/<job>/champion.yaml` is the candidate in use. It is only ever replaced whole, so a reader sees the
-old champion or the new one. Beside it, `champions/0001.yaml` and so on keep each champion, and `0001.json` how it came
-to its place. The file in use is the truth: its number is that of the last kept champion with the same bytes.
+`<data folder>/jobs/<job>/champion.yaml` is the current candidate. It is replaced atomically, so a reader sees the old
+champion or the new one. Beside it, `champions/0001.yaml` and so on archive each champion, and `0001.json` its record.
+`champion.yaml` is authoritative: its number is that of the last archived champion with the same bytes.
 """
 
 from __future__ import annotations
@@ -27,11 +27,16 @@ FILE = "champion.yaml"
 
 
 class ChampionRecord(Strict):
-    """How a champion came to its place.
+    """How a candidate became champion.
 
-    `scores` are those of the test split at that time: example id -> (digest of the example, score). `anchor` is the
-    number of the last champion that took the place for being better; its own number where it was itself. `won` says
-    that it took the place by the promotion rule.
+    Attributes:
+        number: Number of the champion, from 1.
+        time: ISO 8601 time of the promotion; empty if unknown.
+        run: Id of the run that promoted it; empty if none did.
+        reason: The finding of the promotion rule, or another reason.
+        anchor: Number of the last champion that was promoted for being better; may be its own.
+        won: Whether a promotion rule chose it.
+        scores: Example id of the test split -> (digest of the example, score), at the time of the promotion.
     """
 
     number: int
@@ -43,14 +48,14 @@ class ChampionRecord(Strict):
     scores: dict[str, tuple[str, float]] = Field(default_factory=dict)
 
     def scores_of(self, examples: tuple[Example, ...]) -> dict[str, float]:
-        """The recorded scores of those examples that are the same now as they were then."""
-        then = self.scores
-        return {e.id: then[e.id][1] for e in examples if e.id in then and then[e.id][0] == digest(e)}
+        """Example id -> recorded score, of the examples that are unchanged since."""
+        recorded = self.scores
+        return {e.id: recorded[e.id][1] for e in examples if e.id in recorded and recorded[e.id][0] == digest(e)}
 
 
 @dataclass(frozen=True, slots=True)
 class Champion:
-    """One champion: the candidate, and how it came to its place."""
+    """A champion: its candidate and its record."""
 
     candidate: Candidate
     record: ChampionRecord
@@ -61,20 +66,30 @@ class Champion:
 
 
 def digest(example: Example) -> str:
-    """Changes when the example does."""
+    """A hash of the example's inputs, target and metadata."""
     whole = json.dumps([dict(example.inputs), example.target, dict(example.metadata)], sort_keys=True, default=str)
     return hashlib.sha256(whole.encode()).hexdigest()[:16]
 
 
 class Champions:
-    """The champions of one job, in its folder. One process at a time promotes; any number may read the file."""
+    """The champions of one job. One process at a time may promote; any number may read `file`.
+
+    Args:
+        folder: The job's folder in the data folder.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.file = folder, folder / FILE
         self._kept = folder / "champions"
 
     def current(self) -> Champion | None:
-        """The champion in use; None before the first. A file that somebody wrote by hand is kept as a new number."""
+        """The current champion; None before the first.
+
+        A file that was written by hand is archived under a new number.
+
+        Raises:
+            CandidateError: The file holds no candidate.
+        """
         if not self.file.exists():
             return None
         content = self.file.read_bytes()
@@ -86,14 +101,14 @@ class Champions:
         return self._keep(content, _record(number, "", "found in the champion's file", number, {}))
 
     def _check_file(self) -> None:
-        """Raises `CandidateError` for a file that no champion can be read from."""
+        """Raise `CandidateError` if the file holds no candidate."""
         try:
             load_candidate(self.file)
         except CandidateError as error:
             *_, last = (0, *self.numbers())
-            remedy = f"`agentopt jobs rollback {self.folder.name} {last}` puts champion {last} back in its place"
+            remedy = f"`agentopt jobs rollback {self.folder.name} {last}` restores champion {last}"
             if not last:
-                remedy = "mend the file, or remove it: the next run makes a first champion"
+                remedy = "fix the file, or remove it: the next run makes a first champion"
             raise CandidateError(error.message, where=error.where, remedy=remedy) from error
 
     def numbers(self) -> list[int]:
@@ -101,13 +116,13 @@ class Champions:
         return sorted(int(path.stem) for path in self._kept.glob("*.yaml") if path.stem.isdigit())
 
     def get(self, number: int) -> Champion:
-        """Raises `UserError` for a number that there is not."""
+        """The champion of a number. Raises `UserError` for an unknown number."""
         path = self._path(number)
         if not path.exists():
             known = ", ".join(map(str, self.numbers())) or "none"
             raise UserError(f"there is no champion {number}", where=self.folder, remedy=f"known: {known}")
         sidecar = path.with_suffix(".json")
-        if not sidecar.exists():  # a file that somebody copied here
+        if not sidecar.exists():  # a file that was copied here
             return Champion(load_candidate(path), _record(number, "", "unknown", number, {}))
         return Champion(load_candidate(path), ChampionRecord.model_validate_json(sidecar.read_bytes()))
 
@@ -122,9 +137,17 @@ class Champions:
         anchor: int | None = None,
         scores: Mapping[str, tuple[str, float]] | None = None,
     ) -> Champion:
-        """Make `candidate` the champion: it is kept under the next number first, then the file is swapped.
+        """Make a candidate the champion: archive it under the next number, then replace the file.
 
-        `anchor` None makes it its own anchor.
+        Args:
+            candidate: The new champion.
+            time: ISO 8601 time.
+            run: Id of the run. If a kill stopped a promotion of the same run before the file was replaced, its number
+                is reused.
+            reason: Why it is promoted, for people.
+            won: Whether a promotion rule chose it.
+            anchor: Number of its anchor; None for its own.
+            scores: Example id -> (digest, score) on the test split.
         """
         content = to_yaml(candidate.to_dict()).encode()
         number = self._number_for(content, run)
@@ -133,18 +156,22 @@ class Champions:
         return kept
 
     def rollback(self, number: int | None = None) -> Champion:
-        """Put an earlier champion back in its place, byte for byte; the one before the current unless given.
+        """Restore an earlier champion's file, byte for byte.
 
-        Raises `UserError` when there is no such champion.
+        Args:
+            number: Which one; the one before the current unless given.
+
+        Raises:
+            UserError: There is no such champion.
         """
         current = None
-        # A file that somebody wrote by hand gets its number first. A broken one is what a rollback mends.
+        # A file that was written by hand is archived first. A broken one is no obstacle to a rollback.
         with nullcontext() if number is None else suppress(UserError):
             current = self.current()
         if number is None:
             earlier = [n for n in self.numbers() if current and n < current.number]
             if not earlier:
-                raise UserError("there is no earlier champion", where=self.folder, remedy="nothing to go back to")
+                raise UserError("there is no earlier champion", where=self.folder, remedy="see `agentopt jobs show`")
             number = earlier[-1]
         champion = self.get(number)
         write_atomically(self.file, self._path(number).read_bytes())
@@ -158,7 +185,7 @@ class Champions:
         return Champion(load_candidate(path), record)
 
     def _number_for(self, content: bytes, run: str) -> int:
-        """The next number; or the last one, where a kill stopped this very promotion before the file was swapped."""
+        """The next number, or the last one if a kill stopped this same promotion before the file was replaced."""
         last = max(self.numbers(), default=0)
         if last and self._path(last).read_bytes() == content and self.get(last).record.run == run:
             return last
@@ -172,7 +199,7 @@ class Champions:
 
 
 def champions_of(job: str, data: Path | None = None) -> Champions:
-    """The champions of a job: in `data`, the data folder unless given."""
+    """The champions of a job in the data folder `data`, by default `data_folder()`."""
     return Champions((data or data_folder()) / "jobs" / job)
 
 

@@ -1,7 +1,6 @@
-"""One run of a job: measure the champion again, search from what is known, and let the rule decide.
+"""One run of a job: measure the champion, search from earlier results, and apply the promotion rules.
 
-Nothing here knows of calendars or daemons. The one promise kept here: when neither the snapshot nor the champion has
-changed since the last run, nothing is asked of any model.
+If neither the snapshot nor the champion has changed since the last run, no model is called.
 """
 
 from __future__ import annotations
@@ -35,28 +34,33 @@ from agentopt.runs.folder import RunFolder
 from agentopt.runs.result import Result, load_result
 
 State = Literal["promoted", "kept", "undecided", "unchanged", "refused", "failed"]
-Say = Callable[[str, str], None]
-"""(kind of event, message): tells the log."""
+RunLog = Callable[[str, str], None]
+"""Logs (kind of event, message)."""
 
-REPLACED = "the champion before it does not fit the task any more"
-"""The reason of a baseline that took the place of a champion; an alarm, too."""
+REPLACED = "the previous champion no longer fits the task"
+"""The recorded reason of a baseline that replaced a champion, and the alarm of such a run."""
 
 NOTHING_ELSE = Decision("the search found nothing else")
 
 SNAPSHOT_FILE = "snapshot.txt"
-"""In the folder of a job's search: the hash of the snapshot that it is about."""
+"""File in a search's run folder that holds the hash of the snapshot."""
 
 
 class RunLostError(AgentoptError):
-    """Another process took the run over; this one must not touch the champion any more."""
+    """Another process has taken over the run; this one must not change the champion."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunOutcome:
-    """How a run ended, and the champion then.
+    """The outcome of a run.
 
-    `snapshot` is the hash that is settled, None if a later run should try again. `by_hand` is whether a person replaced
-    the champion during the run.
+    Attributes:
+        state: How it ended.
+        message: The reason in one sentence.
+        alarms: The alarms that the champion raised.
+        champion: The champion at the end.
+        snapshot: Hash of the inputs that the outcome is final for; None if a later run should try again.
+        by_hand: Whether a person replaced the champion during the run.
     """
 
     state: State
@@ -69,27 +73,42 @@ class RunOutcome:
 
 @dataclass
 class RunOfJob:
-    """One run of one job, new or taken over. Call `outcome` once. `provider` answers in place of the transports."""
+    """One run of one job, new or taken over.
+
+    Attributes:
+        known: The job.
+        run: Its entry in the store.
+        store: The store.
+        champions: The job's champions.
+        log: Logs events.
+        now: The clock, in seconds since the epoch.
+        provider: Makes the model calls in place of the catalogue's transports.
+    """
 
     known: KnownJob
     run: JobRun
     store: JobStore
     champions: Champions
-    say: Say
+    log: RunLog
     now: Callable[[], float]
     provider: ChatModel | None = None
     _alarms: list[str] = field(default_factory=list)
     _measured: bool = False
-    """Whether the champion was measured to the end."""
+    """Whether the champion's measurement is complete."""
 
     async def outcome(self) -> RunOutcome:
-        """Do what is to be done. Raises `AgentoptError` for what is wrong with the job or its models."""
+        """Do the run; call it once.
+
+        Raises:
+            AgentoptError: The job's inputs are not valid, or its models failed.
+            RunLostError: Another process has taken over the run.
+        """
         snapshot, current = self._snapshot, self.champions.current()
         if current and self.known.settled == (snapshot.hash, current.candidate.key):
             return RunOutcome("unchanged", "nothing has changed since the last run", (), current, snapshot.hash)
         limits = self._limits(snapshot)
         if exhausted := [limits[name] for name in MEASURES if name in limits and limits[name].left == 0]:
-            message = "; ".join(f"nothing is left of {limit.setting}: {limit.amount()}" for limit in exhausted)
+            message = "; ".join(f"{limit.setting} is spent: {limit.amount()}" for limit in exhausted)
             return RunOutcome("refused", message, (), current)
         try:
             return await self._compete(snapshot, current, limits)
@@ -97,17 +116,17 @@ class RunOfJob:
             cut = self._cut_short(limits, error.stopped)
             if not cut or (isinstance(error, NothingEvaluated) and error.failures):
                 raise
-            hint = "" if self._measured else "measuring the champion once takes more than that: raise the cap, or "
-            message = f"{cut} before anything could be decided; {hint}the next run goes on"
+            hint = "" if self._measured else "measuring the champion costs more than that: raise the cap, or "
+            message = f"{cut} before anything could be decided; {hint}the next run continues"
             return RunOutcome("undecided", message, self.alarms, self.champions.current())
 
     @property
     def alarms(self) -> tuple[str, ...]:
-        """What was found wrong with the champion so far."""
+        """The alarms that the champion has raised so far."""
         return tuple(self._alarms)
 
     def secret_variables(self) -> list[str]:
-        """The environment variables whose values must not be told to anyone."""
+        """The environment variables whose values must be redacted from messages."""
         target = self.known.job.webhook
         names = [target.secret_env] if target else []
         with suppress(AgentoptError):
@@ -115,7 +134,7 @@ class RunOfJob:
         return names
 
     def spent(self) -> Usage:
-        """What the run spent so far, by the ledger; nothing where it never came to a call."""
+        """What the run has spent so far, by the ledger; zero if no call was made."""
         try:
             runs = [self._ledger, *(RunFolder.open(folder).id for folder in self._folders())]
             journal = open_existing_journal(self._snapshot.config.journal)
@@ -126,7 +145,7 @@ class RunOfJob:
         with closing(journal):
             return sum((use for run in runs for use in journal.spend(run).by_purpose.values()), Usage())
 
-    # ---- the parts of a run
+    # ---- the steps of a run
 
     async def _compete(self, snapshot: Snapshot, current: Champion | None, limits: JobCapsLeft) -> RunOutcome:
         caps = caps_of(limits)
@@ -137,49 +156,49 @@ class RunOfJob:
             first = await evaluator.evaluate(snapshot.task.baseline, "test")
             self._note_alarms(snapshot, current, held, first)
             winner, decision, evaluation = await self._decide(snapshot, evaluator, current, held, result)
-        # What the month's rest cut short goes further next month, what failed may succeed: not the last word.
+        # Not final if the month's cap ended the search, which continues next month, or if a failed call may succeed.
         limited = any(limit.period for _, limit in _reached(limits, result.ended, result.test_ended))
         unfinished = limited or not decision.conclusive or _left_incomplete(result)
         settled = None if unfinished else snapshot.hash
         if (in_place := self.champions.current()) != current:
-            finding = "the champion was changed by hand while the run went on"
+            finding = "the champion was changed by hand during the run"
             return RunOutcome("kept", finding, self.alarms, in_place, settled, by_hand=True)
         state: State = "kept"
-        if _came_from(current, self.run):  # before a kill
+        if _came_from(current, self.run):  # promoted before the process was killed
             state, decision = "promoted", Decision(current.record.reason)
         elif winner and decision.promotes:
             current, state = self._promote(snapshot, current, winner, decision, evaluation), "promoted"
         finding = decision.finding
         if state == "kept" and (cut := self._cut_short(limits, result.ended, result.test_ended)):
             found = "" if decision is NOTHING_ELSE else f"{finding}; "
-            finding = f"{found}the search was {cut}{'; the next run goes on' if unfinished else ''}"
+            finding = f"{found}the search was {cut}{'; the next run continues' if unfinished else ''}"
         return RunOutcome(state, finding, self.alarms, current, settled)
 
     def _cut_short(self, limits: JobCapsLeft, *ends: StopReason | None) -> str:
         """Which caps are among `ends`, and how much of each is spent; empty if there are none."""
         spent = self.spent()
         cuts = [(limit, getattr(spent, name, None)) for name, limit in _reached(limits, *ends)]
-        told = [
+        shown = [
             f"{cap.setting} ({cap.cap:g})" if used is None else f"{cap.setting} ({cap.amount(used)})"
             for cap, used in cuts
         ]
-        return f"cut short by {' and '.join(dict.fromkeys(told))}" if told else ""
+        return f"cut short by {' and '.join(dict.fromkeys(shown))}" if shown else ""
 
     async def _measure_champion(
         self, snapshot: Snapshot, current: Champion | None, caps: Caps
     ) -> tuple[Champion, Evaluation, float]:
-        """The champion on today's test split; and how long that took. The first champion is the baseline."""
+        """Measure the champion on the current test split; also returns the seconds. The first champion is the baseline."""
         reason = "the first champion is the baseline"
         if current and (misfit := _misfit(current, snapshot)):
-            self._alarms.append(f"the champion does not fit the task any more: {misfit}")
+            self._alarms.append(f"the champion no longer fits the task: {misfit}")
             current, reason = None, REPLACED
         elif current and (current.record.run, current.record.reason) == (self.run.id, REPLACED):
-            self._alarms.append(REPLACED)  # before a kill
+            self._alarms.append(REPLACED)  # replaced before the process was killed
         candidate = current.candidate if current else snapshot.task.baseline
         async with self._evaluator(snapshot, caps) as (evaluator, session):
             evaluation = await evaluator.evaluate(candidate, "test")
             seconds = session.budget.seconds
-        self.say("champion", f"score {_score(evaluation)} on the test split")
+        self.log("champion", f"score {_score(evaluation)} on the test split")
         if current is None:
             self._check_held()
             scores = _scores(snapshot, evaluation)
@@ -189,13 +208,13 @@ class RunOfJob:
         return current, evaluation, seconds
 
     async def _search(self, snapshot: Snapshot, current: Champion, caps: Caps) -> Result:
-        """A search that starts from the champion and from what earlier runs found; or the one that was interrupted."""
+        """Resume the interrupted search, or start one from the champion and the best candidates of earlier runs."""
 
         def observe(event: Event) -> None:
             if isinstance(event, RunStarted):
                 self._note_folder(event.folder, snapshot)
             if isinstance(event, RunStarted | TrialDone | FallbackUsed | RunDone):
-                self.say(event.kind, event.message)
+                self.log(event.kind, event.message)
 
         loaded = LoadedTask(snapshot.task, snapshot.specs)
         if folder := self._resumable(snapshot):
@@ -210,7 +229,7 @@ class RunOfJob:
     async def _decide(
         self, snapshot: Snapshot, evaluator: Evaluator, current: Champion, held: Evaluation, result: Result
     ) -> tuple[Candidate | None, Decision, Evaluation | None]:
-        """The first of best, recommended and cheapest that the rule promotes, measured on the test split too."""
+        """The first of best, recommended and cheapest that the rules promote, with its evaluation on the test split."""
         rule, champion = self.known.job.promotion, Measurement.of(held)
         anchor = await self._anchor(snapshot, evaluator, current, champion)
         decision = NOTHING_ELSE
@@ -220,7 +239,7 @@ class RunOfJob:
                 continue
             evaluation = await evaluator.evaluate(challenger, "test")
             found = decide(rule, champion, Measurement.of(evaluation), anchor)
-            self.say("decision", found.finding)
+            self.log("decision", found.finding)
             if found.promotes:
                 return challenger, found, evaluation
             if decision.conclusive and (decision.difference is None or not found.conclusive):
@@ -228,9 +247,9 @@ class RunOfJob:
         return None, decision, None
 
     async def _cheapest(self, snapshot: Snapshot, evaluator: Evaluator, result: Result) -> Candidate:
-        """The candidate that takes the fewest USD at today's prices and that validation cannot tell from the best.
+        """The candidate with the lowest cost in USD that is not significantly worse than the best on validation.
 
-        `recommended` goes by units, which know nothing of prices. The answers are in the journal: this asks nothing.
+        `recommended` compares units, which do not depend on prices. All responses come from the journal.
         """
         if not any(spec.price.usd(1, 1) for spec in snapshot.specs.values()):
             return result.recommended_candidate
@@ -267,25 +286,25 @@ class RunOfJob:
         )
 
     def _check_held(self) -> None:
-        """The last look before the champion's file is touched: a process that was suspended must not swap it."""
+        """Raises `RunLostError` if this process, suspended for longer than its lease, has lost the run."""
         if not self.store.holds(self.run.id, self.run.owner):
-            raise RunLostError("another process took this run over; the champion was left as it is")
+            raise RunLostError("another process took over this run; the champion is unchanged")
 
     def _note_alarms(self, snapshot: Snapshot, current: Champion, held: Evaluation, first: Evaluation) -> None:
         recorded = current.record.scores_of(snapshot.task.splits["test"])
         confidence = self.known.job.promotion.confidence
         self._alarms += alarms(Measurement.of(held), recorded, Measurement.of(first), confidence)
 
-    # ---- what the parts need
+    # ---- resources
 
     @cached_property
     def _snapshot(self) -> Snapshot:
-        """Loaded once: what a run measures is one snapshot, whatever is edited meanwhile."""
+        """The inputs, loaded once: edits during a run have no effect on it."""
         return load_snapshot(self.known.job, self.known.folder, self.champions.folder / "runs")
 
     @property
     def _ledger(self) -> str:
-        """The run's name in the ledger, for what is measured outside of the search."""
+        """The run's name in the ledger for calls outside the search."""
         return f"job {self.known.job.name} {self.run.id}"
 
     @asynccontextmanager
@@ -302,30 +321,30 @@ class RunOfJob:
         return caps_left(snapshot.config.budget.caps(), job.caps, spent, month_name(started, job.schedule))
 
     def _archive(self) -> list[Candidate]:
-        """Candidates of earlier searches of this job: the newest's Pareto front, then its other good ones."""
+        """Candidates of earlier searches, newest search first: its Pareto front, then its other trials by score."""
         found: list[Candidate] = []
         for run in self.store.history(self.known.job.name, limit=20):
             if run.folder is None or run.id == self.run.id:
                 continue
-            with suppress(ConfigError):  # a run that was never finished, or whose folder was removed
+            with suppress(ConfigError):  # an unfinished run, or a removed folder
                 found += _ranked(load_result(run.folder))
         return list(dict.fromkeys(found))
 
     def _folders(self) -> list[Path]:
-        """The folders of the run's searches, those that are still there."""
+        """The existing folders of the run's searches."""
         return [folder for folder in self.run.folders if (folder / "config.yaml").exists()]
 
     def _note_folder(self, folder: Path, snapshot: Snapshot) -> None:
-        """Remember the search in `folder`, and the snapshot that it is about."""
+        """Record the search in `folder` and its snapshot."""
         write_atomically(folder / SNAPSHOT_FILE, snapshot.hash)
         folders = tuple(dict.fromkeys([*self.run.folders, folder]))
         self.run = replace(self.run, folders=folders)
         self.store.note_folders(self.run.id, self.run.owner, folders)
 
     def _resumable(self, snapshot: Snapshot) -> Path | None:
-        """The folder of the interrupted search, if there is one and nothing has changed since.
+        """The folder of the interrupted search, if there is one and the snapshot is unchanged.
 
-        Where something has, a search of its own is due, and the journal has what the first one asked.
+        If it has changed, a new search is needed; responses that both need come from the journal.
         """
         for folder in self._folders()[-1:]:
             note = folder / SNAPSHOT_FILE
@@ -338,7 +357,7 @@ class RunOfJob:
 
 
 def _reached(limits: JobCapsLeft, *ends: StopReason | None) -> list[tuple[str, CapLeft]]:
-    """The limits of the whole run that are among `ends`, by measure."""
+    """The caps of the whole run that are among `ends`, by measure."""
     caps = [end.run_cap for end in ends if end and end.run_cap]
     return [(name, limits[name]) for name in caps if name in limits]
 
@@ -348,7 +367,7 @@ def _came_from(champion: Champion, run: JobRun) -> bool:
 
 
 def _misfit(champion: Champion, snapshot: Snapshot) -> str | None:
-    """Why the task has no use for the champion."""
+    """Why the champion does not fit the task, or None."""
     try:
         check_candidate(champion.candidate, snapshot.task)
     except CandidateError as error:
@@ -371,7 +390,7 @@ def _left_incomplete(result: Result) -> bool:
 
 
 def _ranked(result: Result) -> list[Candidate]:
-    """The Pareto front from its best end, then the other complete trials by score."""
+    """The Pareto front by descending score, then the other complete trials by score."""
     front = list(reversed(result.pareto))
     rest = [t for t in result.trials if t.state == "complete" and t.number not in front]
     ranked = [*front, *(t.number for t in sorted(rest, key=lambda t: (-(t.score or 0.0), t.units)))]
