@@ -44,7 +44,7 @@ def test_a_result_shows_its_trials_its_finalists_its_spend_and_its_verdict() -> 
 
 
 def test_a_column_of_the_result_is_added_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    column = Column[Finalist]("proposer of the finalist", lambda finalist: f"<{finalist.proposer}>")
+    column: Column[Finalist] = Column("proposer of the finalist", lambda finalist: f"<{finalist.proposer}>")
     monkeypatch.setattr(terminal, "COST_COLUMNS", (*terminal.COST_COLUMNS, column))
     text = printed(load_result(FINISHED))
     assert "proposer of the finalist" in text
