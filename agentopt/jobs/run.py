@@ -187,7 +187,7 @@ class RunOfJob:
     async def _measure_champion(
         self, snapshot: Snapshot, current: Champion | None, caps: Caps
     ) -> tuple[Champion, Evaluation, float]:
-        """Measure the champion on the current test split; also returns the seconds. The first champion is the baseline."""
+        """Measure the champion on the current test split; returns the seconds too. The first one is the baseline."""
         reason = "the first champion is the baseline"
         if current and (misfit := _misfit(current, snapshot)):
             self._alarms.append(f"the champion no longer fits the task: {misfit}")
