@@ -5,10 +5,13 @@ Pure functions of arrays that return plain numbers; `python -m benchmarks.claims
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Count = TypeVar("Count", float, Floats)
 Ends = tuple[float, float]
 """Low and high end of an interval."""
 
@@ -35,14 +38,14 @@ def proportion_ends(successes: int, n: int, confidence: float = 0.95) -> Ends:
     return low, high
 
 
-def paired_proportion_ends(wins: int, losses: int, n: int, confidence: float = 0.95) -> Ends:
+def paired_proportion_ends(wins: Count, losses: Count, n: int, confidence: float = 0.95) -> tuple[Count, Count]:
     """Adjusted Wald interval of the difference of two paired proportions.
 
     Source: Bonett and Price, Journal of Educational and Behavioral Statistics 37, 2012: one pair is added to each of
     the two discordant cells. Exact coverage is at least .93 from n = 6 on.
 
     Args:
-        wins: pairs in which only the first succeeded.
+        wins: pairs in which only the first succeeded; a number, or an array of simulated numbers.
         losses: pairs in which only the second succeeded.
         n: all pairs.
         confidence: nominal coverage.
@@ -50,8 +53,8 @@ def paired_proportion_ends(wins: int, losses: int, n: int, confidence: float = 0
     from scipy.special import ndtri
 
     won, lost = (wins + 1) / (n + 2), (losses + 1) / (n + 2)
-    half = float(ndtri((1 + confidence) / 2)) * np.sqrt((won + lost - (won - lost) ** 2) / (n + 2))
-    return max(-1.0, float(won - lost - half)), min(1.0, float(won - lost + half))
+    half = float(ndtri((1 + confidence) / 2)) * ((won + lost - (won - lost) ** 2) / (n + 2)) ** 0.5
+    return np.maximum(-1.0, won - lost - half), np.minimum(1.0, won - lost + half)
 
 
 def mean_ends(values: Floats, confidence: float = 0.95, seed: int = 0) -> Ends:

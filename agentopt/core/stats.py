@@ -76,7 +76,8 @@ def paired_difference(
     mean, n = float(differences.mean()), len(differences)
     if np.isin(differences, (-1.0, 0.0, 1.0)).all():
         wins, losses = int((differences > 0).sum()), int((differences < 0).sum())
-        interval = Interval(*paired_proportion_ends(wins, losses, n, confidence), confidence)
+        low, high = paired_proportion_ends(wins, losses, n, confidence)
+        interval = Interval(float(low), float(high), confidence)
         return Difference(mean, interval, n, _sign_p_value(wins, wins + losses, "two-sided"))
     return Difference(
         mean, _real_interval(differences, (-1.0, 1.0), confidence, seed), n, mean_p_value(differences, seed)

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from benchmarks.claims import choosing
+from benchmarks.claims import choosing, rows
 from benchmarks.claims.lines import Line
 
 Section = Callable[[int], Iterator[Line]]
@@ -21,6 +21,13 @@ SECTIONS: dict[str, tuple[Section, int]] = {
     "choosing": (choosing.choosing, 300),
     "stopping": (choosing.stopping, 400),
     "equals stopped": (choosing.equals_stopped, 2000),
+    "intervals": (rows.intervals, 2000),
+    "differences": (rows.differences, 2000),
+    "skewed differences": (rows.skewed_differences, 2000),
+    "duplicates": (rows.duplicates, 1500),
+    "power": (rows.power, 2000),
+    "gate": (rows.gates, 4000),
+    "repeats": (rows.repeats, 1000),
 }
 """Name -> the simulation, and its number of runs."""
 

@@ -1,0 +1,45 @@
+"""What a number of rows can show, known before anything is spent."""
+
+from __future__ import annotations
+
+import math
+
+LEVEL, POWER = 0.05, 0.8
+"""Level of the two-sided test, and the probability with which a detectable difference is shown."""
+
+DISCORDANCE = 0.3
+"""Share of rows on which two candidates differ, assumed before any is measured."""
+
+SMALLEST = 6
+"""Fewer rows than this cannot show any difference at level .05: 2 x .5^5 = .0625."""
+
+
+def minimal_detectable_difference(rows: int, discordance: float = DISCORDANCE) -> float | None:
+    """The smallest true difference of right-or-wrong scores that is shown with probability .8 at level .05.
+
+    d solves d = (z_.975 + z_.8) sqrt((D - d^2) / n), the normal approximation of the paired test (Connor, Biometrics
+    43, 1987); where d exceeds the discordance D, all discordant rows point one way and D = d.
+
+    Args:
+        rows: independent rows that both candidates are scored on.
+        discordance: share of rows on which the two differ.
+
+    Returns:
+        None for less than six rows, which cannot show any difference.
+    """
+    if rows < SMALLEST:
+        return None
+    from scipy.special import ndtri
+
+    z = float(ndtri(1 - LEVEL / 2) + ndtri(POWER))
+    ratio = z**2 / rows
+    found = math.sqrt(ratio * discordance / (1 + ratio))
+    return found if found <= discordance else ratio / (1 + ratio)
+
+
+def power_advice(rows: int, discordance: float = DISCORDANCE) -> str:
+    """One sentence for the dry run: what these rows cannot show."""
+    detectable = minimal_detectable_difference(rows, discordance)
+    if detectable is None:
+        return f"with {rows} rows no difference can reach significance: use at least {SMALLEST}"
+    return f"with {rows} rows a difference below {detectable:.2f} will not be seen"
