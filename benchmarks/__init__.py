@@ -1,6 +1,6 @@
-"""Benchmarks that are kept: each prints a table and exits with 1 when a stated figure is not reached."""
+"""Benchmarks: each prints a table, and exits with code 1 if a stated figure is not reached."""
 
 import os
 
-# Matrices are small here: several threads for each take six times as long on a shared machine.
+# The matrices are small: with several threads each operation takes six times as long on a shared machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -2,10 +2,10 @@
 
     python -m benchmarks.gateway [--calls 400] [--repeats 3]
 
-Backend, gateway and client are a process each, on loopback. The client is bare aiohttp, so that its own cost hides
-little. Through the gateway every call is entered in the ledger, reserved, sent by the openai client, journalled and
-settled; `declared` is that part alone, as a declared subtask has it, without the gateway; `again` asks the gateway the
-same once more, which the journal answers.
+Backend, gateway and client are separate processes on loopback. The client is plain aiohttp, so that its cost hides
+little. The gateway reserves every call in the ledger, sends it with the openai client, journals and settles it.
+`declared` is that part alone, as for a declared subtask, without the gateway; `again` repeats the calls through the
+gateway, which answers them from the journal.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from agentopt.workflow.sampling import SubtaskSampler
 MODEL, IN_FLIGHT, DELAYS = "backend", (1, 16), (0.0, 0.02, 0.2)
 
 
-async def ask_all(base_url: str, key: str, model: str, calls: int, in_flight: int, name: str) -> float:
-    """Seconds that `calls` different questions take, so many in flight at once."""
-    places = asyncio.Semaphore(in_flight)
+async def send_all(base_url: str, key: str, model: str, calls: int, in_flight: int, name: str) -> float:
+    """Send `calls` different prompts, `in_flight` at a time; returns the seconds."""
+    slots = asyncio.Semaphore(in_flight)
     async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {key}"}) as session:
 
         async def call(number: int) -> None:
             question = [{"role": "user", "content": f"question {name} {number}"}]
             async with (
-                places,
+                slots,
                 session.post(
                     f"{base_url}/chat/completions", json={"model": model, "messages": question, "max_tokens": 8}
                 ) as response,
@@ -59,7 +59,7 @@ async def ask_all(base_url: str, key: str, model: str, calls: int, in_flight: in
 
 
 async def client(*arguments: object) -> float:
-    """The seconds that `ask_all` takes in a process of its own."""
+    """Seconds of `send_all` in a separate process."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "benchmarks.gateway", "--client", *map(str, arguments)),
         stdout=asyncio.subprocess.PIPE,
@@ -69,24 +69,24 @@ async def client(*arguments: object) -> float:
 
 
 def run_of(session: Session) -> ProgramRun:
-    """A program run whose calls are drawn once from the backend."""
+    """A program run whose subtask uses one sample of the backend."""
     find = Subtask("find", asked_by_program, (MODEL,), num_samples=(1,), max_tokens=8)
     task = Task("benchmark", (find,), lambda *_: NotImplemented, {})
     sampler = SubtaskSampler(session.model, session.specs)
 
     async def ask(subtask: Subtask, prompt: Prompt, /, *, occurrence: int = 0) -> Answer:
-        # The question asked again is to be found in the journal, as it is by the next candidate.
+        # A repeated call is found in the journal, as with the next candidate.
         return await sampler.answer(subtask, SubtaskChoice(MODEL), prompt, {})
 
     return ProgramRun(task, Example("one", {}), ask)
 
 
 async def declared(run: ProgramRun, calls: int, in_flight: int, name: str) -> float:
-    """Seconds of such calls as declared subtasks make them: without a program, its client and the gateway."""
-    places = asyncio.Semaphore(in_flight)
+    """Seconds of the same calls by a declared subtask: without a program, its client and the gateway."""
+    slots = asyncio.Semaphore(in_flight)
 
     async def call(number: int) -> None:
-        async with places:
+        async with slots:
             await run.answer(ChatCall("agentopt/find", (Message("user", f"declared {name} {number}"),)))
 
     await call(-1)
@@ -107,18 +107,18 @@ async def measure(base_url: str, delay: float, calls: int, repeats: int) -> None
             for in_flight in IN_FLIGHT:
                 rows = []
                 for repeat in range(repeats):
-                    asked = (calls if in_flight > 1 or delay < 0.1 else calls // 8, in_flight, f"{in_flight}/{repeat}")
-                    direct = await client(base_url, "none", MODEL, *asked)
-                    alone = await declared(run, *asked)
-                    through = await client(url, gateway.key, "agentopt/find", *asked)
-                    again = await client(url, gateway.key, "agentopt/find", *asked)
-                    rows.append([seconds / asked[0] * 1000 for seconds in (direct, alone, through, again)])
+                    load = (calls if in_flight > 1 or delay < 0.1 else calls // 8, in_flight, f"{in_flight}/{repeat}")
+                    direct = await client(base_url, "none", MODEL, *load)
+                    alone = await declared(run, *load)
+                    through = await client(url, gateway.key, "agentopt/find", *load)
+                    again = await client(url, gateway.key, "agentopt/find", *load)
+                    rows.append([seconds / load[0] * 1000 for seconds in (direct, alone, through, again)])
                 show(delay, in_flight, rows)
             await gateway.stop()
 
 
 def show(delay: float, in_flight: int, rows: list[list[float]]) -> None:
-    """One line: medians in ms per call, and the median and range of the ratios of one repeat each."""
+    """Print one row: medians in ms per call, and the median and range of the ratios over repeats."""
     direct, alone, through, again = (statistics.median(column) for column in zip(*rows, strict=True))
     ratios = sorted(row[2] / row[0] for row in rows)
     print(
@@ -136,7 +136,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.client:
         base_url, key, model, calls, in_flight, name = arguments.client
-        print(asyncio.run(ask_all(base_url, key, model, int(calls), int(in_flight), name)))
+        print(asyncio.run(send_all(base_url, key, model, int(calls), int(in_flight), name)))
         return
     print(
         "| backend ms | in flight | direct ms | declared ms | gateway ms | again ms | gateway / direct |\n"

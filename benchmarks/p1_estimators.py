@@ -1,4 +1,4 @@
-"""Checks the p1 filter against rewards whose truth is known: `python -m benchmarks.p1_estimators [--quick]`.
+"""Checks the p1 filter against rewards with known truth: `python -m benchmarks.p1_estimators [--quick]`.
 
 Every line is a measured figure, the figure that was stated for it, and PASS or FAIL; `info` lines are measured
 without a stated figure. Exit code 1 when something fails. Rewards are right or wrong (0/1) and every draw is seeded.
@@ -28,7 +28,7 @@ CURSE = {
 
 
 class Line(NamedTuple):
-    """One row of the table; `ok` is None where no figure was stated."""
+    """One row of the table; `ok` is None if no figure is stated."""
 
     what: str
     measured: str
@@ -92,7 +92,7 @@ def winners_curse(scale: float) -> Iterator[Line]:
 
 
 def searches(scale: float) -> Iterator[Line]:
-    """Greedy choice with swaps finds what the enumeration finds."""
+    """Greedy selection with swaps finds the same subset as enumeration."""
     rng = np.random.default_rng(1)
     for user_prompts, k in ((12, 3), (15, 5), (16, 8), (20, 4), (30, 4)):
         stack = np.stack([random_covariance(rng, user_prompts) for _ in range(int(500 * scale))])
@@ -104,7 +104,7 @@ def searches(scale: float) -> Iterator[Line]:
 
 
 def timings(scale: float) -> Iterator[Line]:
-    """The first call of each, so that building the list of subsets counts: this section runs first."""
+    """Times of first calls, which include building the list of subsets: this section runs first."""
     rng = np.random.default_rng(2)
     small, large = random_covariance(rng, 30), answers(rng, normal_truth(rng, 64), 8)
     seconds = _timed(lambda: best_subset(small, 4))
@@ -122,9 +122,9 @@ def false_verdicts(scale: float) -> Iterator[Line]:
         tables = (answers(rng, no_effect(rng, n, k), m) for _ in range(runs))
         verdicts = [analyse(table, criteria=criteria, seed=i).verdict for i, table in enumerate(tables)]
         share = sum(v.startswith("optimise") for v in verdicts) / runs
-        told = ", ".join(f"{v} {verdicts.count(v)}" for v in sorted(set(verdicts)))
+        counts = ", ".join(f"{v} {verdicts.count(v)}" for v in sorted(set(verdicts)))
         name = f"false 'optimise' on pure noise, N={n} K={k} M={m}"
-        yield Line(name, f"{share:.1%} ({told})", "at most 5%", share <= 0.05)
+        yield Line(name, f"{share:.1%} ({counts})", "at most 5%", share <= 0.05)
 
 
 def false_verdicts_of_pilots(scale: float) -> Iterator[Line]:
@@ -142,17 +142,17 @@ def false_verdicts_of_pilots(scale: float) -> Iterator[Line]:
 
 
 def adaptive_repeats(scale: float) -> Iterator[Line]:
-    """Two user prompts out of 30 tell system prompts apart, three lean the other way, the rest do not care."""
+    """Of 30 user prompts, two discriminate between system prompts, three do so in reverse, the rest do not."""
     runs = max(10, int(50 * scale))
     clear: list[tuple[float | None, int]] = [(0.48, 8), (0.48, 16), (0.35, 16)]
     hard: list[tuple[float | None, int]] = [(0.35, 8), (None, 16)]
     for spread, cap in clear + hard:
         same, share, loss = adaptive_runs(runs, cap, spread)
         what = f"pair with effects ±{spread:g}" if spread else "no user prompt stands out"
-        told = f"same subset {same:.0%}, {share:.0%} of responses, true score {loss:+.1%}"
+        measured = f"same subset {same:.0%}, {share:.0%} of responses, true score {loss:+.1%}"
         stated, ok = "same (95%), at most 50%", same >= 0.95 and share <= 0.5
         judged = (spread, cap) in clear
-        yield Line(f"adaptive M, {what}, cap {cap}", told, stated if judged else "", ok if judged else None)
+        yield Line(f"adaptive M, {what}, cap {cap}", measured, stated if judged else "", ok if judged else None)
 
 
 def published_pair() -> tuple[float, Floats]:
@@ -166,7 +166,7 @@ def published_pair() -> tuple[float, Floats]:
 
 
 def pair_scores(p: Floats, m: int, draws: int, estimator: Estimator) -> Floats:
-    """Scores of the pair `p` (N, 2) in that many independent experiments with M responses."""
+    """Scores of the pair `p` (N, 2) in independent experiments with M responses."""
     rng, parts = np.random.default_rng(m), []
     for start in range(0, draws, 2000):
         count = min(2000, draws - start)
@@ -200,7 +200,7 @@ def adaptive_runs(runs: int, cap: int, spread: float | None) -> tuple[float, flo
 
 
 def repeated_where_open(full: Floats, k_top: int = 2) -> Floats:
-    """Two responses per cell, then one more wherever `open_cells` asks; `full` holds what they would be."""
+    """Two responses per cell, then one more in each of the `open_cells`; `full` contains all responses."""
     have = np.full(full.shape[:2], 2)
     while True:
         seen = np.where(np.arange(full.shape[2]) < have[..., None], full, np.nan)

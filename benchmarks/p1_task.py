@@ -1,10 +1,10 @@
 """Does the p1 filter help on a real task? `python -m benchmarks.p1_task --out FOLDER [--calls 200] [--seeds 3]`.
 
-The task is `tasks/house_style`, the model a local one. Every arm gets the same number of model calls, its pilot, its
-writing model and the meeting on validation included: `all` optimises on all training prompts, `random` on as many
-random ones as p1 chooses, `p1` on the filter's, `gepa` is the gepa library on all of them, with the model itself
-as the writer. The first three write prompts from the authored fragments, so that only the user prompts differ.
-Each run has a journal of its own in FOLDER, so that no arm lives off another's calls; run it again to go on.
+The task is `tasks/house_style`, the model a local one. Every arm gets the same number of model calls, including its
+pilot, its prompt writer and its finals: `all` optimises on all training examples, `random` on as many random ones as p1
+chooses, `p1` on the filter's choice, and `gepa` is the gepa library on all of them, with the same model as the writer.
+The first three write prompts from the authored fragments, so that only the user prompts differ. Each run has its own
+journal in FOLDER, so that no arm reuses another's calls; repeat the command to resume.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ SUBTASK = "answer"
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """One arm with one seed: what it chose, what that scores on test, and what it took."""
+class ArmOutcome:
+    """One arm with one seed: the chosen prompt, its test scores, and its cost."""
 
     arm: str
     seed: int
@@ -57,29 +57,31 @@ class Outcome:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.p1_task", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for the journals and outcomes")
-    parser.add_argument("--calls", type=int, default=200, help="model calls of each run, the test not included")
+    parser.add_argument("--calls", type=int, default=200, help="model calls of each run, without the test")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--test", type=int, default=60, help="examples of the test split, of 90")
     parser.add_argument("--model", default="qwen2.5-coder-0.5b")
-    asked = parser.parse_args()
-    asked.out.mkdir(parents=True, exist_ok=True)
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
     catalog = Catalog.load()
     folder = Path(__file__).parents[1] / "tasks" / "house_style"
-    task = load_task(folder, catalog=catalog, overrides={"data.limit.test": asked.test})
-    specs = {asked.model: catalog[asked.model]}
+    task = load_task(folder, catalog=catalog, overrides={"data.limit.test": arguments.test})
+    specs = {arguments.model: catalog[arguments.model]}
     outcomes = []
-    for seed in range(asked.seeds):
+    for seed in range(arguments.seeds):
         for arm in ("seed prompt", *ARMS):
-            outcomes.append(asyncio.run(one_run(task, specs, arm, seed, asked.calls, asked.out)))
-            told = outcomes[-1]
+            outcomes.append(asyncio.run(one_run(task, specs, arm, seed, arguments.calls, arguments.out)))
+            last = outcomes[-1]
             print(
-                f"{arm}, seed {seed}: test {mean(told.test.values()):.3f}, {told.tried} tried, {told.ended}", flush=True
+                f"{arm}, seed {seed}: test {mean(last.test.values()):.3f}, {last.tried} tried, {last.ended}", flush=True
             )
     print(table(outcomes))
 
 
-async def one_run(task: Task, specs: Mapping[str, ModelSpec], arm: str, seed: int, calls: int, folder: Path) -> Outcome:
-    """Optimise within `calls`, then evaluate on the test split outside that cap."""
+async def one_run(
+    task: Task, specs: Mapping[str, ModelSpec], arm: str, seed: int, calls: int, folder: Path
+) -> ArmOutcome:
+    """Optimise within the cap of `calls`, then evaluate on the test split outside that cap."""
     (model,) = specs
     journal = str(folder / f"{arm.replace(' ', '-')}-{seed}.db")
     start = task.baseline.having(SUBTASK, model=model)
@@ -88,16 +90,16 @@ async def one_run(task: Task, specs: Mapping[str, ModelSpec], arm: str, seed: in
         async with open_session(specs, f"p1 {arm} {seed}", caps=Caps(calls=calls), journal=journal) as session:
             evaluator = Evaluator(task, session.model, specs, seed=seed)
             settings = ARMS[arm]
-            kept = Usage(calls=(1 + settings.finalists) * len(task.splits["validation"]))
+            reserved = Usage(calls=(1 + settings.finalists) * len(task.splits["validation"]))
             optimizer = PromptOptimizer(
-                task, evaluator, session.model, session.budget, settings, model, seed=seed, finals_usage=kept
+                task, evaluator, session.model, session.budget, settings, model, seed=seed, finals_usage=reserved
             )
             found = await optimizer.optimize(start, SUBTASK)
             chosen, proposer, tried = found.chosen.system_prompt, found.chosen.proposer, len(found.attempts)
             spent, ended = session.budget.spent, found.ended
     async with open_session(specs, f"p1 test {arm} {seed}", journal=journal) as session:
         tested = await Evaluator(task, session.model, specs, seed=seed).evaluate(with_prompt(start, chosen), "test")
-    outcome = Outcome(arm, seed, chosen, proposer, tried, tested.scores, length(tested), spent, ended)
+    outcome = ArmOutcome(arm, seed, chosen, proposer, tried, tested.scores, length(tested), spent, ended)
     (folder / f"{arm.replace(' ', '-')}-{seed}.json").write_text(json.dumps({"prompt": chosen, "by": proposer}))
     return outcome
 
@@ -110,7 +112,7 @@ def length(evaluation: Evaluation) -> float:
     return evaluation.per_example("completion_tokens")
 
 
-def table(outcomes: list[Outcome]) -> str:
+def table(outcomes: list[ArmOutcome]) -> str:
     """One row per arm: the mean over seeds, intervals over examples, the paired difference to the seed prompt."""
     lines = [
         "| arm | test score by seed | mean (95%) | against the seed prompt (95%) | verdict | tokens | calls | tried |",
@@ -134,7 +136,7 @@ def table(outcomes: list[Outcome]) -> str:
     return "\n".join(lines)
 
 
-def by_example(outcomes: list[Outcome]) -> dict[str, float]:
+def by_example(outcomes: list[ArmOutcome]) -> dict[str, float]:
     """Example id -> mean score over the seeds."""
     shared = set.intersection(*(set(o.test) for o in outcomes))
     return {key: mean(o.test[key] for o in outcomes) for key in sorted(shared)}

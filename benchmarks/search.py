@@ -1,11 +1,11 @@
-"""Every strategy on every landscape: how many trials, samples and units until it is within .01 of the optimum.
+"""Every strategy on every landscape: trials, samples and units until it is within .01 of the optimum.
 
     python -m benchmarks.search [--seeds 30] [--agent MODEL [-c models=my.yaml]] [--only NAME ...] [--curves FILE]
 
-Landscapes are the synthetic ones of agentopt.testing.landscape and the recorded ones in benchmarks/landscapes (made by
-`agentopt record`); a seed draws the noise, of recorded ones by resampling their examples. Strategies that ask a model
-take `--agent`, a catalogue name, or `-c agent.model=` with one, and are left out without it. What is printed is the
-table for RESULTS.md.
+Landscapes are the synthetic ones of agentopt.testing.landscape and the recorded ones in benchmarks/landscapes (written
+by `agentopt record`). A seed determines the noise; for recorded ones, it resamples their examples. Strategies with a
+model need its catalogue name, as `--agent` or `-c agent.model=`, and are left out without it. The output is the table
+for RESULTS.md.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ from agentopt.search.optuna_trials import candidate_of, distributions
 from agentopt.search.samplers import SAMPLERS
 from agentopt.search.variants import AGENT, AGENT_HPO, LLM_ZERO_SHOT, Variant, mlcopilot
 from agentopt.testing.landscape import SyntheticChain, SyntheticLandscape
-from benchmarks.search_tables import CURVE, FALLBACK, Outcome, Spent, table, write_curves
+from benchmarks.search_tables import CURVE, FALLBACK, SearchOutcome, Spent, table, write_curves
 
 FOLDER = Path(__file__).parent / "landscapes"
 CLOSE = 0.01
-"""How close to the optimum a search has to come."""
+"""Distance from the optimum at which a search ends."""
 MOST = {"random": 300, "grid": 300, "optuna, nsga2": 50}
-"""Trials after which a search is given up; 150 for the others, 50 where a model is asked. Long searches of Optuna's
-samplers take most of the time and tell no more."""
+"""Trials after which a search is given up; 150 for the others, 50 for strategies with a model. Longer searches with
+Optuna's samplers would take most of the time and add no information."""
 
 
 @dataclass(frozen=True)
 class World:
-    """A landscape with one draw of its noise."""
+    """A landscape with the noise of one seed."""
 
     space: SearchSpace
     exact: Callable[[Candidate], float]
@@ -79,23 +79,23 @@ def replayed(path: Path, seed: int) -> World:
 
 
 def worlds() -> dict[str, Callable[[int], World]]:
-    """Name -> the world of a seed."""
+    """Name -> function that makes the world of a seed."""
     return {
-        "synthetic, two stages": lambda seed: synthetic(SyntheticLandscape(seed)),
-        "synthetic, two stages, strengths shifted by up to .06": lambda seed: synthetic(
+        "synthetic, two subtasks": lambda seed: synthetic(SyntheticLandscape(seed)),
+        "synthetic, two subtasks, strengths shifted by up to .06": lambda seed: synthetic(
             SyntheticLandscape(seed, jitter=0.06)
         ),
-        "synthetic, two stages, up to .10, 500 units": lambda seed: synthetic(
+        "synthetic, two subtasks, up to .10, 500 units": lambda seed: synthetic(
             SyntheticLandscape(seed, jitter=0.1, max_units=500)
         ),
-        "synthetic, three stages, all drawn": lambda seed: synthetic(SyntheticChain(seed)),
+        "synthetic, three subtasks, all drawn": lambda seed: synthetic(SyntheticChain(seed)),
         **{f"recorded, {file.stem}": partial(replayed, file) for file in sorted(FOLDER.glob("*.npz"))},
     }
 
 
 @dataclass
 class Meter:
-    """A `Runner` on a world that notes when the search came close, and what it had spent by then."""
+    """A `Runner` that records when the search comes close to the optimum, and its cost so far."""
 
     world: World
     most: int
@@ -113,29 +113,29 @@ class Meter:
 
     @property
     def trials_left(self) -> int:
-        """0 once it came close: that ends the search."""
+        """0 once the search came close, which ends it."""
         return 0 if self.close else self.most - self.spent.trials
 
     async def run(self, proposal: Proposal) -> Trial:
         return self._trials.get(proposal.candidate) or self._record(proposal)
 
     def emit(self, event: Event) -> None:
-        """Events are not needed here."""
+        """Discard the event."""
 
     def waste(self) -> None:
-        """A trial spent on what is too costly or was tried before."""
+        """Count a trial with a candidate that is too costly or was tried before."""
         self.spent = replace(self.spent, trials=self.spent.trials + 1)
         self.curve.append(self.curve[-1])
 
     @property
     def start(self) -> int:
-        """How many trials it began with that no search chose: the baseline and the first trials of insight 1."""
+        """Number of trials before the search itself: the baseline and the first trials of insight 1."""
         first = {self.world.space.baseline, *initial_candidates(self.world.space)}
         return len(list(takewhile(lambda trial: trial.candidate in first, self.trials)))
 
     @property
     def chosen(self) -> list[str]:
-        """Who proposed each trial after the baseline and the agent's first trials."""
+        """Proposers of the trials after the baseline and the agent's first trials."""
         return [trial.proposer for trial in self.trials if trial.proposer not in (BASELINE, INITIAL)]
 
     def _record(self, proposal: Proposal) -> Trial:
@@ -143,8 +143,8 @@ class Meter:
         units, number = world.space.units(candidate), len(self._trials)
         trial = Trial(number, candidate, world.evaluate(candidate), proposal.proposer, units)
         self._trials[candidate] = trial
-        drawn = sum(choice.num_samples for choice in candidate.values())
-        self.spent = Spent(spent.trials + 1, spent.samples + drawn, spent.units + units)
+        samples = sum(choice.num_samples for choice in candidate.values())
+        self.spent = Spent(spent.trials + 1, spent.samples + samples, spent.units + units)
         best = max(self._trials.values(), key=lambda t: t.score or 0.0)
         self.curve.append(world.exact(best.candidate))
         if self.close is None and world.exact(candidate) >= world.optimum - CLOSE - 1e-12:
@@ -153,7 +153,7 @@ class Meter:
 
 
 class Unaided:
-    """Optuna's TPE as it comes: what it asks for may be too costly (told as a score of 0) or tried before."""
+    """Optuna's TPE without our help: suggestions may be too costly (reported as a score of 0) or repeated."""
 
     def __init__(self, seed: int, *, multivariate: bool) -> None:
         self._sampler = optuna.samplers.TPESampler(seed=seed, multivariate=multivariate)
@@ -162,18 +162,18 @@ class Unaided:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         study = optuna.create_study(direction="maximize", sampler=self._sampler)
         while runner.trials_left > 0:
-            asked = study.ask(distributions(space))
-            candidate = candidate_of(space, asked.params)
+            suggested = study.ask(distributions(space))
+            candidate = candidate_of(space, suggested.params)
             known = {t.candidate: t.score for t in runner.trials}
             if candidate in known or not space.affords(candidate):
                 runner.waste()
-                study.tell(asked, known.get(candidate, 0.0))
+                study.tell(suggested, known.get(candidate, 0.0))
             else:
-                study.tell(asked, (await runner.run(Proposal(candidate, "tpe"))).score)
+                study.tell(suggested, (await runner.run(Proposal(candidate, "tpe"))).score)
 
 
 def free_searches(seed: int) -> dict[str, Callable[[], Search]]:
-    """Name -> the search, of those that ask no model. Random and grid learn nothing, so their batches may be large."""
+    """Name -> factory of the searches without a model. Random and grid ignore scores, so their batches may be large."""
     named = [name for name in SAMPLERS if name not in ("gp", "random")]
     return {
         "random": lambda: LoopSearch(RandomStrategy(seed), 300),
@@ -186,35 +186,35 @@ def free_searches(seed: int) -> dict[str, Callable[[], Search]]:
 
 
 @dataclass
-class Answering:
-    """A model that has to answer its first question: what a dead one leaves to the fallback is no figure of its own."""
+class RequiredModel:
+    """A model whose first call must succeed: if it is unreachable, the figures would be those of the fallback."""
 
     model: ChatModel
     name: str
     answered: bool = False
 
     async def generate(self, request: Request) -> Response:
-        """The model's answer. Raises `UserError` where it fails before it ever answered."""
+        """Call the model. Raises `UserError` if it fails before its first reply."""
         try:
             response = await self.model.generate(request)
         except (ModelError, WeightsError) as error:
             if self.answered:
                 raise
             remedy = "check its entry in the catalogue, its key, and that the endpoint runs"
-            raise UserError(f"the model never answered: {error}", where=f"agent {self.name}", remedy=remedy) from error
+            raise UserError(f"the model gave no reply: {error}", where=f"agent {self.name}", remedy=remedy) from error
         self.answered = True
         return response
 
     async def aclose(self) -> None:
-        """The session closes what it opened."""
+        """Nothing to close: the session closes the model."""
 
 
-def asking_searches(seed: int, model: ChatModel, config: Config, like: Variant) -> dict[str, Callable[[], Search]]:
-    """Name -> the search, of those that ask a model."""
+def model_searches(seed: int, model: ChatModel, config: Config, like: Variant) -> dict[str, Callable[[], Search]]:
+    """Name -> factory of the searches with a model."""
     from agentopt.search.agent import AgentSearch
 
-    def search(variant: Variant, **switched: bool) -> Search:
-        settings = config.agent.model_copy(update=switched)
+    def search(variant: Variant, **switches: bool) -> Search:
+        settings = config.agent.model_copy(update=switches)
         fallback = OptunaStrategy(seed, proposer=FALLBACK)
         return AgentSearch(model, settings, fallback, "", None, variant=variant, seed=seed)
 
@@ -226,20 +226,20 @@ def asking_searches(seed: int, model: ChatModel, config: Config, like: Variant) 
 
 
 async def measure(
-    landscape: str, strategy: str, seed: int, world: World, search: Search, most: int, *, asks: bool = False
-) -> Outcome:
-    """One search on one world; `asks` says that it asks a model, so that who proposed what is kept."""
+    landscape: str, strategy: str, seed: int, world: World, search: Search, most: int, *, has_model: bool = False
+) -> SearchOutcome:
+    """Run one search on one world; with a model, the proposers of its trials are kept."""
     meter = Meter(world, most)
     if meter.trials_left:
         await search.run(world.space, meter)
     curve = [value / world.optimum for value in meter.curve[:CURVE]]
     curve += curve[-1:] * (CURVE - len(curve))
-    chosen = tuple(meter.chosen) if asks else None
-    return Outcome(landscape, strategy, seed, most, meter.close, tuple(curve), meter.start, chosen=chosen)
+    chosen = tuple(meter.chosen) if has_model else None
+    return SearchOutcome(landscape, strategy, seed, most, meter.close, tuple(curve), meter.start, chosen=chosen)
 
 
-def run_free(landscape: str, only: Sequence[str], seed: int) -> list[Outcome]:
-    """Every strategy that asks no model, on one landscape with one seed."""
+def run_free(landscape: str, only: Sequence[str], seed: int) -> list[SearchOutcome]:
+    """Run every strategy without a model on one landscape with one seed."""
     world = worlds()[landscape](seed)
     size = len({*world.space.candidates(), world.space.baseline})
     outcomes = []
@@ -250,38 +250,38 @@ def run_free(landscape: str, only: Sequence[str], seed: int) -> list[Outcome]:
     return outcomes
 
 
-async def run_asking(name: str, seeds: range, config: Config, only: Sequence[str] = ()) -> list[Outcome]:
-    """The strategies that ask `config.agent.model` on one landscape, one search after the other.
+async def run_with_model(name: str, seeds: range, config: Config, only: Sequence[str] = ()) -> list[SearchOutcome]:
+    """Run the strategies with `config.agent.model` on one landscape, one search after the other.
 
-    Raises `UserError` when the model fails before it ever answered.
+    Raises `UserError` if the model fails before its first reply.
     """
     assert config.agent.model is not None
     specs = {config.agent.model: Catalog.load(*config.models)[config.agent.model]}
     outcomes = []
     async with open_session(specs, f"benchmark {time.time_ns()}", journal=config.journal) as session:
-        model = Answering(session.model, config.agent.model)
+        model = RequiredModel(session.model, config.agent.model)
         for seed in seeds:
             world = worlds()[name](seed)
             like = await experience(next(other for other in worlds() if other != name), seed)
-            for strategy, make in asking_searches(seed, model, config, like).items():
+            for strategy, make in model_searches(seed, model, config, like).items():
                 if only and strategy not in only:
                     continue
                 before = session.budget.spent.calls
-                outcome = await measure(name, strategy, seed, world, make(), CURVE, asks=True)
+                outcome = await measure(name, strategy, seed, world, make(), CURVE, has_model=True)
                 outcomes.append(replace(outcome, calls=session.budget.spent.calls - before))
     return outcomes
 
 
 async def experience(like: str, seed: int) -> Variant:
-    """What 50 random trials on another landscape tell."""
+    """MLCopilot with 50 random trials on another landscape as its experience."""
     world = worlds()[like](seed)
     meter = Meter(world, CURVE)
     await LoopSearch(RandomStrategy(seed), CURVE).run(world.space, meter)
     return mlcopilot(like, [(t.candidate, t.score or 0.0, t.units) for t in meter.trials])
 
 
-def report(outcomes: Sequence[Outcome]) -> str:
-    """One landscape's table, in Markdown, and what it says of the default."""
+def report(outcomes: Sequence[SearchOutcome]) -> str:
+    """The table of one landscape in Markdown, and a summary of the default."""
     name = outcomes[0].landscape
     world = worlds()[name](0)
     every = world.space.candidates()
@@ -293,20 +293,20 @@ def report(outcomes: Sequence[Outcome]) -> str:
 def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=30)
-    parser.add_argument("--agent", help="catalogue name of a model; strategies that ask one are left out without it")
+    parser.add_argument("--agent", help="catalogue name of a model; without it, strategies with a model are left out")
     parser.add_argument("--agent-seeds", type=int, default=3)
-    parser.add_argument("-c", "--config", action="append", default=[], help="as of agentopt, such as models=my.yaml")
+    parser.add_argument("-c", "--config", action="append", default=[], help="a setting, such as models=my.yaml")
     parser.add_argument("--only", nargs="*", default=[], help="strategies by name")
-    parser.add_argument("--on", nargs="*", default=[], help="landscapes, by a part of the name")
+    parser.add_argument("--on", nargs="*", default=[], help="landscapes, by part of their name")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--curves", type=Path, help="CSV file of the mean best so far")
+    parser.add_argument("--curves", type=Path, help="CSV file for the mean best score so far")
     return parser.parse_args(given)
 
 
 def configured(settings: Sequence[str], agent: str | None) -> Config:
-    """The configuration, whose `agent.model` is None where none was asked for."""
-    nobody = Config.model_validate({"agent": {"model": None}})
-    return load_config([*settings, *([f"agent.model={agent}"] if agent else [])], nobody)
+    """The configuration; `agent.model` is None unless one is given."""
+    defaults = Config.model_validate({"agent": {"model": None}})
+    return load_config([*settings, *([f"agent.model={agent}"] if agent else [])], defaults)
 
 
 def chosen_landscapes(parts: Sequence[str]) -> list[str]:
@@ -327,20 +327,20 @@ def main(given: Sequence[str] | None = None) -> None:
     print(f"{len(outcomes)} searches in {time.monotonic() - started:.0f} s.")
 
 
-def measure_all(wanted: argparse.Namespace, config: Config) -> list[Outcome]:
-    """Every search that was asked for; the table of each landscape is printed when it is done."""
+def measure_all(wanted: argparse.Namespace, config: Config) -> list[SearchOutcome]:
+    """Run the selected searches; the table of each landscape is printed when it is complete."""
     outcomes = []
     if not config.agent.model:
-        print("Strategies that ask a model are left out: no --agent was given.\n")
+        print("Strategies with a model are left out: no --agent was given.\n")
     with ProcessPoolExecutor(wanted.processes) as pool:
         for name in chosen_landscapes(wanted.on):
-            # First those that ask: a model that cannot be reached is told before the others take their time.
+            # Those with a model first: an unreachable one is reported before the others take their time.
             seeds = range(wanted.agent_seeds)
-            asking = asyncio.run(run_asking(name, seeds, config, wanted.only)) if config.agent.model else []
+            with_model = asyncio.run(run_with_model(name, seeds, config, wanted.only)) if config.agent.model else []
             done = pool.map(partial(run_free, name, wanted.only), range(wanted.seeds))
-            here = [*(outcome for found in done for outcome in found), *asking]
+            here = [*(outcome for found in done for outcome in found), *with_model]
             if not here:
-                raise ConfigError(f"no strategy is called {' or '.join(wanted.only)}", remedy="take names of the table")
+                raise ConfigError(f"no strategy is called {' or '.join(wanted.only)}", remedy="use names of the table")
             outcomes += here
             print(report(here), end="\n\n", flush=True)
     return outcomes

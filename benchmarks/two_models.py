@@ -1,9 +1,9 @@
-"""Two local models in one evaluation against the same calls one model after the other; prints the ratio.
+"""Two local models in one evaluation, compared with the same calls one model after the other; prints the ratio.
 
     python -m benchmarks.two_models [--examples 24] [--repeats 3]
 
-Each repeat draws new responses (another response seed) of the same prompts, so that neither side gains from llama.cpp's
-prompt cache over the other; a first round, which fills it, is not counted.
+Each repeat samples new responses (with another seed) to the same prompts, so that neither side has an advantage from
+llama.cpp's prompt cache; a first round, which fills the cache, is not counted.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CHOICES = {"find": ("qwen2.5-coder-0.5b", 3), "answer": ("smollm2-135m", 5)}
 
 
 class Recorder:
-    """A `ChatModel` over another that keeps the requests it passes on."""
+    """A `ChatModel` that records the requests which it forwards."""
 
     def __init__(self, inner: ModelRouter) -> None:
         self.requests: list[Request] = []
@@ -38,16 +38,16 @@ class Recorder:
         return await self._inner.generate(request)
 
     async def aclose(self) -> None:
-        """The pool outlives the session that it was recorded in."""
+        """Nothing to close: the router is used by several sessions."""
 
 
-async def together(pool: ModelRouter, examples: int, seed: int) -> tuple[float, list[Request]]:
-    """Seconds of one evaluation on an empty journal, and its requests."""
+async def together(router: ModelRouter, examples: int, seed: int) -> tuple[float, list[Request]]:
+    """Seconds of one evaluation with an empty journal, and its requests."""
     catalog = Catalog.load()
     task = load_task(TASK, catalog=catalog, overrides={"data.limit": {"test": examples}})
     candidate = Candidate.of({s.name: SubtaskChoice(*CHOICES[s.name], s.system_prompt) for s in task.subtasks})
     specs = {name: catalog[name] for name in task.models}
-    recorder = Recorder(pool)
+    recorder = Recorder(router)
     with tempfile.TemporaryDirectory() as folder:
         journal = str(Path(folder) / "journal.db")
         async with open_session(specs, "benchmark", journal=journal, provider=recorder) as session:
@@ -56,15 +56,15 @@ async def together(pool: ModelRouter, examples: int, seed: int) -> tuple[float, 
             return time.perf_counter() - started, recorder.requests
 
 
-async def apart(pool: ModelRouter, requests: list[Request]) -> float:
+async def apart(router: ModelRouter, requests: list[Request]) -> float:
     """Seconds of the same requests, one model after the other, eight in flight."""
     started = time.perf_counter()
     for model, _ in CHOICES.values():
-        places = asyncio.Semaphore(8)
+        slots = asyncio.Semaphore(8)
 
-        async def call(request: Request, places: asyncio.Semaphore = places) -> None:
-            async with places:
-                await pool.generate(request)
+        async def call(request: Request, slots: asyncio.Semaphore = slots) -> None:
+            async with slots:
+                await router.generate(request)
 
         await asyncio.gather(*(call(request) for request in requests if request.model == model))
     return time.perf_counter() - started
@@ -72,18 +72,18 @@ async def apart(pool: ModelRouter, requests: list[Request]) -> float:
 
 async def run(examples: int, repeats: int) -> None:
     catalog = Catalog.load()
-    pool = ModelRouter({model: catalog[model] for model, _ in CHOICES.values()})
+    router = ModelRouter({model: catalog[model] for model, _ in CHOICES.values()})
     try:
-        await together(pool, examples, seed=0)
+        await together(router, examples, seed=0)
         for repeat in range(1, repeats + 1):
-            both, requests = await together(pool, examples, seed=repeat)
-            one_by_one = await apart(pool, requests)
+            both, requests = await together(router, examples, seed=repeat)
+            one_by_one = await apart(router, requests)
             print(
                 f"repeat {repeat}: {len(requests)} calls, in one evaluation {both:.1f} s, one model after the other "
                 f"{one_by_one:.1f} s, ratio {both / one_by_one:.2f}"
             )
     finally:
-        await pool.aclose()
+        await router.aclose()
 
 
 def main() -> None:

@@ -17,10 +17,20 @@ from agentopt.runs.config import load_config
 from agentopt.search.base import Proposal
 from agentopt.testing.landscape import SyntheticChain, SyntheticLandscape
 from agentopt.testing.servers import OpenAIServer
-from benchmarks.search import Answering, Meter, configured, main, report, run_asking, run_free, synthetic, worlds
-from benchmarks.search_tables import Outcome, Spent, quartiles, table
+from benchmarks.search import (
+    Meter,
+    RequiredModel,
+    configured,
+    main,
+    report,
+    run_free,
+    run_with_model,
+    synthetic,
+    worlds,
+)
+from benchmarks.search_tables import SearchOutcome, Spent, quartiles, table
 
-TWO_STAGES = "synthetic, two stages"
+TWO_SUBTASKS = "synthetic, two subtasks"
 
 
 def conforming(schema: dict[str, Any], rng: random.Random) -> Any:
@@ -48,7 +58,7 @@ async def test_strategies_that_ask_a_model_run_on_a_landscape_with_any_endpoint(
         (tmp_path / "my.yaml").write_text(yaml.safe_dump({"models": {"capable": entry}}))
         settings = [f"models={tmp_path / 'my.yaml'}", f"journal={tmp_path / 'j.db'}", "agent.model=capable"]
         wanted = ["agent", "llm_zero_shot"]
-        outcomes = await run_asking(TWO_STAGES, range(1), load_config(settings), wanted)
+        outcomes = await run_with_model(TWO_SUBTASKS, range(1), load_config(settings), wanted)
     assert [o.strategy for o in outcomes] == wanted
     assert all(o.calls > 0 for o in outcomes)
     assert sum(o.calls for o in outcomes) == server.calls
@@ -64,20 +74,20 @@ async def test_what_the_fallback_gave_is_not_shown_as_the_models_own(tmp_path: P
         entry = {"base_url": server.base_url, "context_length": 16_384}
         (tmp_path / "my.yaml").write_text(yaml.safe_dump({"models": {"useless": entry}}))
         settings = [f"models={tmp_path / 'my.yaml'}", f"journal={tmp_path / 'j.db'}", "agent.model=useless"]
-        outcomes = await run_asking("recorded, quickstart", range(1), load_config(settings), ["agent_hpo"])
+        outcomes = await run_with_model("recorded, quickstart", range(1), load_config(settings), ["agent_hpo"])
     assert set(outcomes[0].chosen or ()) == {"fallback"}
     assert report(outcomes).splitlines()[4].endswith(f"| {outcomes[0].calls} | 0% |")
 
 
 def test_the_share_of_own_proposals_is_of_the_trials_of_all_runs() -> None:
     calls, chosen = (4, 6), (("agent", "agent", "fallback"), ("agent",))
-    runs = [Outcome(TWO_STAGES, "agent", i, 50, None, (0.5,) * 50, 13, calls[i], chosen[i]) for i in range(2)]
+    runs = [SearchOutcome(TWO_SUBTASKS, "agent", i, 50, None, (0.5,) * 50, 13, calls[i], chosen[i]) for i in range(2)]
     head, _, line = table(runs).splitlines()
-    assert head.endswith("| asked: calls | asked: own proposals |")
+    assert head.endswith("| model: calls | model: own proposals |")
     assert line.endswith("| 5 | 75% |")
-    nobody = Outcome(TWO_STAGES, "agent", 0, 50, None, (0.5,) * 50, chosen=())
+    nobody = SearchOutcome(TWO_SUBTASKS, "agent", 0, 50, None, (0.5,) * 50, chosen=())
     assert table([nobody]).endswith("| 0 | no trial |")
-    asks_none = Outcome(TWO_STAGES, "random", 0, 50, None, (0.5,) * 50)
+    asks_none = SearchOutcome(TWO_SUBTASKS, "random", 0, 50, None, (0.5,) * 50)
     assert table([asks_none]).endswith("|  |  |")
 
 
@@ -85,7 +95,7 @@ def test_an_endpoint_that_never_answers_ends_the_benchmark(tmp_path: Path, capsy
     dead = {"base_url": "http://127.0.0.1:9/v1", "max_attempts": 1}
     (tmp_path / "my.yaml").write_text(yaml.safe_dump({"models": {"dead": dead}}))
     settings = ["-c", f"models={tmp_path / 'my.yaml'}", "-c", f"journal={tmp_path / 'j.db'}"]
-    with pytest.raises(SystemExit, match=r"agent dead: the model never answered: .*\n.*remedy: check its entry"):
+    with pytest.raises(SystemExit, match=r"agent dead: the model gave no reply: .*\n.*remedy: check its entry"):
         main(["--on", "recorded, quickstart", *settings, "-c", "agent.model=dead"])
     assert "|" not in capsys.readouterr().out, "no figure is printed under its name"
 
@@ -99,13 +109,13 @@ async def test_a_model_that_answered_once_may_fail_later(tmp_path: Path) -> None
             raise PermanentModelError("gone")
         return "text"
 
-    model = Answering(ScriptedModel(once), "flaky")
+    model = RequiredModel(ScriptedModel(once), "flaky")
     request = Request("flaky", (Message("user", "?"),), max_tokens=1)
     assert (await model.generate(request)).choices[0].text == "text"
     with pytest.raises(PermanentModelError):
         await model.generate(request)
-    with pytest.raises(UserError, match="never answered: gone"):
-        await Answering(ScriptedModel(once), "flaky").generate(request)
+    with pytest.raises(UserError, match="gave no reply: gone"):
+        await RequiredModel(ScriptedModel(once), "flaky").generate(request)
 
 
 def test_the_agent_is_named_by_its_option_or_by_a_setting_and_is_nobody_otherwise() -> None:
@@ -126,7 +136,7 @@ def test_the_report_says_how_many_of_the_defaults_trials_were_a_search() -> None
         "Of the default's 3 trials at the median 0 came after the start, "
         "the baseline and the first trials of insight 1: nothing was searched."
     )
-    searched = run_free(TWO_STAGES, ["optuna, insight"], 3)
+    searched = run_free(TWO_SUBTASKS, ["optuna, insight"], 3)
     assert searched[0].start == 1 + 12, "each of six models once in two subtasks"
     assert searched[0].close is not None
     spent = searched[0].close.trials
@@ -134,7 +144,7 @@ def test_the_report_says_how_many_of_the_defaults_trials_were_a_search() -> None
         f"Of the default's {spent} trials at the median {spent - 13} came after the start, "
         "the baseline and the first trials of insight 1."
     )
-    given_up = Outcome(TWO_STAGES, "optuna, insight", 0, 150, None, (0.5,) * 50, 13)
+    given_up = SearchOutcome(TWO_SUBTASKS, "optuna, insight", 0, 150, None, (0.5,) * 50, 13)
     assert report([given_up]).endswith("At the median the default was given up.")
 
 
@@ -155,7 +165,7 @@ async def test_a_meter_counts_what_was_spent_until_the_search_came_close() -> No
 
 
 def test_free_strategies_come_close_or_are_given_up_at_their_limit() -> None:
-    outcomes = run_free(TWO_STAGES, ["random", "tpe, limit not avoided", "optuna, insight"], 3)
+    outcomes = run_free(TWO_SUBTASKS, ["random", "tpe, limit not avoided", "optuna, insight"], 3)
     assert [o.most for o in outcomes] == [300, 150, 150]
     assert all(o.close is None or o.close.trials <= o.most for o in outcomes)
     assert all(len(o.curve) == 50 and max(o.curve) <= 1 for o in outcomes)
@@ -166,7 +176,7 @@ def test_free_strategies_come_close_or_are_given_up_at_their_limit() -> None:
 
 def test_searches_that_were_given_up_are_shown_as_such() -> None:
     assert quartiles([5, 7, float("inf")], ">300") == "7 (5 to >300)"
-    given_up = Outcome(TWO_STAGES, "random", 0, 300, None, (0.5,) * 50)
+    given_up = SearchOutcome(TWO_SUBTASKS, "random", 0, 300, None, (0.5,) * 50)
     line = next(row for row in report([given_up]).splitlines() if row.startswith("| random"))
     assert line.startswith("| random | >300 (>300 to >300) | - (- to -)")
 
