@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from agentopt.core.candidate import Candidate, SubtaskChoice, load_candidate
     from agentopt.core.errors import AgentoptError
     from agentopt.core.records import Evaluation, Score, Trial
+    from agentopt.core.registry import fusion, parser, scorer, strategy
     from agentopt.core.stop_reason import StopKind, StopReason
     from agentopt.core.task import Example, Fusion, Program, Subtask, Task, TokenLengths, asked_by_program
     from agentopt.models.catalog import ModelSpec
@@ -60,11 +61,15 @@ _HOME = {
     "asked_by_program": "core.task",
     "diagnose": "api",
     "evaluate": "api",
+    "fusion": "core.registry",
     "load_candidate": "core.candidate",
     "load_config": "runs.config",
     "load_result": "runs.result",
     "load_task": "taskfile.loading",
     "optimize": "api",
+    "parser": "core.registry",
+    "scorer": "core.registry",
+    "strategy": "core.registry",
 }
 """Public name -> its module."""
 
@@ -109,11 +114,15 @@ __all__ = [
     "errors",
     "evaluate",
     "events",
+    "fusion",
     "load_candidate",
     "load_config",
     "load_result",
     "load_task",
     "optimize",
+    "parser",
+    "scorer",
+    "strategy",
 ]
 
 

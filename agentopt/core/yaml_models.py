@@ -150,8 +150,12 @@ def explain(problem: ValidationError, model_type: type[BaseModel], data: Any, *,
     """
     found: dict[Key, list[Any]] = {}
     mistakes: list[Mistake] = []
-    for detail in problem.errors(include_url=False):
-        place = _place(detail["loc"], data, detail["type"])
+    details = [(_place(d["loc"], data, d["type"]), d) for d in problem.errors(include_url=False)]
+    for place, detail in details:
+        # A list from which pydantic dropped its wrong items is not too short.
+        inside = any(len(other) > len(place) and other[: len(place)] == place for other, _ in details)
+        if detail["type"] == "too_short" and inside:
+            continue
         inner = (detail.get("ctx") or {}).get("error")
         if isinstance(inner, RuleError):
             mistakes += [replace(m, key=_dotted(*key, *place, m.key)) for m in inner.mistakes]

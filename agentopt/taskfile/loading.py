@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from dataclasses import fields as dataclass_fields
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -136,27 +137,21 @@ class _Reader:
     def _subtask(self, spec: SubtaskSpec, reads: tuple[str, ...]) -> Subtask:
         schema = _of_parser(spec.parse, "schema")
         left = settings_left(spec) if self.spec.program else frozenset()
-        return Subtask(
-            name=spec.name,
-            render=asked_by_program if self.spec.program else self.templates[spec.name].render,
-            models=spec.models,
-            parse=self._parser(spec.parse, self.at("parse", spec)),
-            system_prompt=spec.system_prompt,
-            num_samples=spec.num_samples,
-            fusion=self._fusion(spec),
-            max_tokens=MAX_TOKENS if "max_tokens" in left else spec.max_tokens,
-            temperature=spec.temperature,
-            top_p=spec.top_p,
-            stop=spec.stop,
+        fields = {f.name for f in dataclass_fields(Subtask)} & SubtaskSpec.model_fields.keys()
+        built = {
+            "render": asked_by_program if self.spec.program else self.templates[spec.name].render,
+            "parse": self._parser(spec.parse, self.at("parse", spec)),
+            "fusion": self._fusion(spec),
             # The order of the keys is kept: it is the order in which a constrained model writes them.
-            json_schema=None if schema is None else json.dumps(schema, separators=(",", ":")),
-            reads=reads,
-            tokens=TokenLengths(spec.tokens.prompt, spec.tokens.completion) if spec.tokens else None,
-            description=spec.description,
-            keep_system_prompt=spec.keep_system_prompt,
-            left_to_program=left,
-            context=self.functions(spec.context, self.at("context", spec)) if spec.context else None,
-        )
+            "json_schema": None if schema is None else json.dumps(schema, separators=(",", ":")),
+            "reads": reads,
+            "tokens": TokenLengths(spec.tokens.prompt, spec.tokens.completion) if spec.tokens else None,
+            "left_to_program": left,
+            "context": self.functions(spec.context, self.at("context", spec)) if spec.context else None,
+        }
+        if "max_tokens" in left:
+            built["max_tokens"] = MAX_TOKENS
+        return Subtask(**{**{name: getattr(spec, name) for name in fields}, **built})
 
     def _program(self) -> Program | None:
         spec, where = self.spec.program, self.at("program")

@@ -1,0 +1,157 @@
+"""The examples of the pages that say so run as they are written."""
+
+from __future__ import annotations
+
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentopt.core import registry
+from agentopt.core.errors import ConfigError, TaskError, UserError
+from agentopt.core.registry import FUSIONS, PARSERS, SCORERS, STRATEGIES, Registry
+from agentopt.core.yaml_models import RuleError
+from agentopt.runs.config import Config
+
+DOCS = Path(__file__).parents[1] / "docs"
+MARK = "run in tests/test_docs.py"
+PAGES = [page for page in sorted(DOCS.glob("*.md")) if MARK in page.read_text(encoding="utf-8")]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FILE = re.compile(r"# ([\w/.-]+\.\w+)\n")
+KINDS: list[Registry] = [SCORERS, PARSERS, FUSIONS, STRATEGIES]
+
+
+def blocks(page: Path) -> Iterator[tuple[str, str | None, str]]:
+    """Language, path (None: not a file) and content of every block of code."""
+    for language, text in BLOCK.findall(page.read_text(encoding="utf-8")):
+        named = FILE.match(text)
+        yield language, named and named[1], text[named.end() :] if named else text
+
+
+def write_files(page: Path, folder: Path) -> None:
+    for _, path, text in blocks(page):
+        if path:
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_text(text, encoding="utf-8")
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A working folder from which modules are imported; what they register is forgotten afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for kind in KINDS:
+        kind.names()
+        monkeypatch.setattr(kind, "_entries", dict(kind._entries))
+    monkeypatch.setattr(registry, "_loaded", set(registry._loaded))
+    yield tmp_path
+    for name in [name for name in sys.modules if name.partition(".")[0] == "my_pkg"]:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
+def test_the_examples_of_a_page_run(page: Path, place: Path) -> None:
+    write_files(page, place)
+    space: dict[str, Any] = {"__name__": page.stem}
+    for language, path, text in blocks(page):
+        if language == "python" and path is None:
+            exec(compile(text, str(page), "exec"), space)
+
+
+def install(place: Path, points: dict[str, str]) -> None:
+    """The metadata of an installed package with these entry points."""
+    info = place / "my_pkg-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-pkg\nVersion: 1.0\n")
+    lines = [f"{name} = {value}" for name, value in points.items()]
+    (info / "entry_points.txt").write_text("\n".join(["[agentopt.plugins]", *lines]) + "\n")
+
+
+def test_the_entry_points_of_an_installed_package_are_found_without_an_import(place: Path) -> None:
+    write_files(DOCS / "extend.md", place)
+    project = tomllib.loads((place / "pyproject.toml").read_text())["project"]
+    install(place, project["entry-points"]["agentopt.plugins"])
+    assert "my_pkg" not in sys.modules
+    found = [SCORERS.find("within"), PARSERS.find("tagged"), FUSIONS.find("longest"), STRATEGIES.find("cheapest_first")]
+    assert [entry.make.__module__ for entry in found] == [
+        f"my_pkg.{m}" for m in ("judges", "reading", "fusing", "search")
+    ]
+    assert Config(strategy="cheapest_first").strategy == "cheapest_first"
+
+
+def test_names_of_plugins_are_listed_and_suggested(place: Path) -> None:
+    write_files(DOCS / "extend.md", place)
+    install(place, {"judges": "my_pkg.judges"})
+    with pytest.raises(RuleError, match=r"must be one of .*within[\s\S]*did you mean 'within'"):
+        SCORERS.find("witin")
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("1 / 0", r"my_pkg\.broken: the plugin 'it' cannot be loaded: ZeroDivisionError[\s\S]*fix the package my-pkg"),
+        ("import nowhere_at_all", "cannot be loaded: ModuleNotFoundError"),
+        (
+            "from agentopt import scorer\n\n\n@scorer('contains')\ndef f(): ...\n",
+            "two scorers are registered as 'contains'",
+        ),
+    ],
+)
+def test_a_plugin_that_cannot_be_loaded_is_one_clear_error(place: Path, code: str, message: str) -> None:
+    (place / "my_pkg").mkdir()
+    (place / "my_pkg" / "broken.py").write_text(code)
+    install(place, {"it": "my_pkg.broken"})
+    with pytest.raises(UserError, match=message):
+        SCORERS.find("unheard_of")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("within", {"edit": 2}, "edit: is not a known key[\\s\\S]*did you mean 'edits'"),
+        ("within", {"edits": "two"}, "edits: must be a valid integer"),
+        ("my_pkg.judges:within", {"edits": "two"}, "edits: must be a valid integer"),
+        ("my_pkg.judges:polite", {"edits": 2}, "is an option of within, not of my_pkg.judges:polite"),
+        ("my_pkg.judges:polit", {}, "must have a function 'polit'[\\s\\S]*did you mean 'polite'"),
+        ("my_pkg.judge:polite", {}, "'my_pkg.judge' cannot be imported"),
+        ("own.py:polite", {}, "kind: python, function"),
+    ],
+)
+def test_a_wrong_name_or_option_is_refused(place: Path, name: str, options: dict[str, Any], message: str) -> None:
+    write_files(DOCS / "extend.md", place)
+    install(place, {"judges": "my_pkg.judges"})
+    SCORERS.names()
+    with pytest.raises(RuleError, match=message):
+        SCORERS.read(name, options)
+
+
+def test_a_configuration_with_an_unknown_strategy_or_option_is_refused(place: Path) -> None:
+    from agentopt.runs.config import load_config
+    from agentopt.runs.strategies import check_search_settings
+
+    with pytest.raises(ConfigError, match=r"strategy: `strategy` must be one of agent,[\s\S]*did you mean 'random'"):
+        load_config(["strategy=randon"])
+    with pytest.raises(ConfigError, match=r"search\.options: sed: is not a known key"):
+        check_search_settings(Config.model_validate({"strategy": "random", "search": {"options": {"sed": 1}}}))
+
+
+def test_a_task_file_with_a_wrong_option_names_file_and_key(place: Path) -> None:
+    from agentopt import load_task
+
+    write_files(DOCS / "extend.md", place)
+    install(place, {"judges": "my_pkg.judges", "reading": "my_pkg.reading", "fusing": "my_pkg.fusing"})
+    with pytest.raises(TaskError, match=r"task\.yaml: subtasks\.0\.fuse\.at_mots: is not a known key"):
+        load_task("task", overrides={"subtasks.0.fuse": {"method": "longest", "at_mots": 3}})
+
+
+def test_registering_strategies_loads_no_search_library() -> None:
+    import subprocess
+
+    code = "import sys; from agentopt.core.registry import STRATEGIES; STRATEGIES.names();"
+    code += "print(sorted({'optuna', 'langgraph', 'scipy'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
