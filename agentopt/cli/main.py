@@ -77,8 +77,10 @@ def optimize(
 
     if dry_run and resume:
         raise UserError("a dry run estimates a new run, but got --resume", remedy="leave one of the two out")
-    if dry_run:
-        estimate_run(_required(task), config or [], stdout_console())
+    if task is None and resume is None:
+        raise UserError("a task folder must be given", remedy="agentopt optimize tasks/quickstart")
+    if dry_run and task:
+        estimate_run(task, config or [], stdout_console())
     else:
         run_optimization(task, config or [], resume, stdout_console())
 
@@ -229,9 +231,3 @@ def main() -> None:
 def _fail(message: str, code: int) -> None:
     print(f"agentopt: {message}", file=sys.stderr)  # noqa: T201 - the error message of the command
     sys.exit(code)
-
-
-def _required(task: Path | None) -> Path:
-    if task is None:
-        raise UserError("a task folder must be given", remedy="agentopt optimize tasks/quickstart")
-    return task

@@ -38,7 +38,10 @@ def run_optimization(task: Path | None, settings: Sequence[str], resume: Path | 
     config = load_config(settings, opened.config if opened else None)
     task = task or (opened.task if opened else None)
     if task is None:
-        raise UserError("a task folder must be given", remedy="agentopt optimize tasks/quickstart")
+        remedy = "resume it in Python: agentopt.optimize(task, resume=RUN)"
+        raise UserError(
+            "the run must have a task folder, but its task was built in Python", where=resume, remedy=remedy
+        )
     folder = [resume] if resume else []
     progress = Console(stderr=True)
     with LiveView(progress) as view:
