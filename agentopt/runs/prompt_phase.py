@@ -1,4 +1,4 @@
-"""Prompt optimisation as a part of a run: which subtasks, with which part of the budget, and what is recorded."""
+"""Prompt optimisation as a phase of a run: its subtasks, its share of the budget, and its reports."""
 
 from __future__ import annotations
 
@@ -31,8 +31,17 @@ Phase = Literal["before", "after"]
 
 
 @dataclass
-class Prompting:
-    """Improves the prompts of a candidate, subtask by subtask. `reports` is what came of each so far."""
+class PromptPhase:
+    """Improves the system prompts of a candidate, subtask by subtask.
+
+    Attributes:
+        task: The task.
+        config: The settings of the run.
+        session: The models and the budget.
+        evaluator: Evaluates a candidate.
+        observer: Receives the events.
+        reports: One report for each subtask so far.
+    """
 
     task: Task
     config: Config
@@ -43,7 +52,7 @@ class Prompting:
 
     @property
     def share(self) -> float:
-        """Share of each cap for one phase."""
+        """Share of each cap that one phase may take."""
         settings = self.config.prompts
         return settings.share / 2 if settings.when == "both" else settings.share
 
@@ -53,28 +62,27 @@ class Prompting:
 
     @property
     def skipped(self) -> str | None:
-        """Why prompts are left alone although the configuration asks for better ones."""
-        asked = self.config.prompts.when != "never"
-        return (
-            None if self.task.splits.get("train") or not asked else "no train split, so prompts were left as they are"
-        )
+        """Why prompts are not optimised although the configuration says so; None if they are."""
+        if self.config.prompts.when == "never" or self.task.splits.get("train"):
+            return None
+        return "no train split, so prompts were left as they are"
 
     @contextmanager
-    def _leaving_the_rest(self, part: float) -> Iterator[None]:
-        """Inside the block, no more than this part of the phase's share of each cap is spent in all."""
+    def _limited_to(self, part: float) -> Iterator[None]:
+        """Inside the block, at most this part of the phase's share of each cap can be spent."""
         budget = self.session.budget
         kept, seconds = self._of_caps(1 - self.share * part)
         with budget.holding_back(_beyond(kept, budget.held_back), max(0.0, seconds - budget.seconds_held_back)):
             yield
 
     @contextmanager
-    def leaving_its_part(self) -> Iterator[None]:
+    def share_reserved(self) -> Iterator[None]:
         """Inside the block, the share of a later phase cannot be spent."""
         with self.session.budget.holding_back(*self._of_caps(self.share)):
             yield
 
     def _of_caps(self, share: float) -> tuple[Usage, float]:
-        """A share of each cap, and of the seconds; nothing of a cap that is not there."""
+        """A share of each cap, and of the seconds; 0 for a cap that is not set."""
         caps = self.config.budget
         usage = Usage(
             calls=int((caps.calls or 0) * share),
@@ -84,16 +92,23 @@ class Prompting:
         return usage, (caps.seconds or 0.0) * share
 
     async def improve(self, candidate: Candidate, first: Evaluation, phase: Phase) -> Candidate:
-        """The candidate with each prompt that was beaten on validation replaced.
+        """Replace each prompt that another one beats on validation.
 
-        `first` is its evaluation on the validation split, which says what another one takes. A cap ends the phase, not
-        the run; what a subtask leaves of its part of the share is for the ones after it.
+        A cap ends the phase, not the run. What a subtask leaves of its share, the next ones may use.
+
+        Args:
+            candidate: The candidate to improve.
+            first: Its evaluation on the validation split, from which the cost of another one is estimated.
+            phase: Before or after the search.
+
+        Returns:
+            The improved candidate.
         """
         subtasks = prompted_subtasks(self.task, self.config)
         for done, subtask in enumerate(subtasks, 1):
             fallbacks: list[str] = []
             self.observer(PromptsStarted(subtask, phase))
-            part = nullcontext() if phase == "after" else self._leaving_the_rest(done / len(subtasks))
+            part = nullcontext() if phase == "after" else self._limited_to(done / len(subtasks))
             with part:
                 found = await self._optimize(candidate, subtask, first, fallbacks)
             report = prompt_report(found, phase, candidate[subtask].system_prompt, fallbacks, self.config.seed)
@@ -131,10 +146,10 @@ class Prompting:
             return _unchanged(candidate, subtask, f"cut short: {error.message}")
 
     def _affordable(self, first: Evaluation, candidate: Candidate) -> PromptSettings:
-        """The settings with as many user prompts, repeats and finalists as the share of each cap allows; no finalists
-        where it cannot do a pilot and one validation.
+        """The settings with as many user prompts, repeats and finalists as the share of each cap allows.
 
-        Half of the share is for validation, whose price is known from `first`; half for the pilot and the rounds.
+        Half of the share is for validation, whose cost is known from `first`; half for the pilot and the rounds.
+        `finalists` is 0 if the share does not allow a pilot and one validation.
         """
         settings, caps = self.config.prompts, self.config.budget
         half, _ = self._of_caps(self.share / 2 / len(prompted_subtasks(self.task, self.config)))
@@ -144,7 +159,7 @@ class Prompting:
             (caps.tokens, half.tokens, one.tokens),
             (caps.usd, half.usd, one.usd),
         )
-        # One is taken off for the evaluation that there was already.
+        # Half of one is kept as a margin.
         fits = [max(0.0, share / each - 0.5) for cap, share, each in shares if cap is not None and each]
         finalists = min([settings.finalists, *(int(times_over) for times_over in fits)])
         responses = min([math.inf, *(times_over * examples for times_over in fits)])
@@ -156,7 +171,7 @@ class Prompting:
         return settings.model_copy(update={"finalists": finalists, "user_prompts": user_prompts, "repeats": repeats})
 
     def _usage_of(self, evaluation: Evaluation, candidate: Candidate) -> Usage:
-        """What an evaluation takes, going by one; half as much again in tokens and USD: better ones may be longer."""
+        """Usage of another evaluation, estimated from one; 1.5 times its tokens and USD: new prompts may be longer."""
         specs, task = self.session.specs, self.task
         total = sum((usage_of_judge(task, specs, example) for example in task.splits[evaluation.split]), Usage())
         for name, use in ((n, u) for result in evaluation.results for n, u in result.subtasks.items()):
@@ -173,7 +188,7 @@ def _unchanged(candidate: Candidate, subtask: str, why: str) -> Optimized:
 
 
 def _beyond(wanted: Usage, held: Usage) -> Usage:
-    """What is missing of `wanted` when `held` is held back already."""
+    """The part of `wanted` that is not in `held` yet."""
     tokens = max(0, wanted.tokens - held.tokens)
     return Usage(calls=max(0, wanted.calls - held.calls), completion_tokens=tokens, usd=max(0.0, wanted.usd - held.usd))
 
@@ -187,7 +202,12 @@ async def run_diagnosis(
     subtask: str,
     observer: Observer,
 ) -> Diagnosis:
-    """The pilot of one subtask. Raises `PilotError` when too many calls failed for an analysis."""
+    """Run the pilot of one subtask.
+
+    Raises:
+        PilotError: Too many calls failed for an analysis.
+        BudgetExceeded: A cap is reached.
+    """
     optimizer = PromptOptimizer(
         task,
         evaluator,
@@ -210,21 +230,30 @@ async def run_diagnosis(
 
 
 def pilot_subtasks(task: Task, config: Config, subtask: str | None) -> tuple[str, ...]:
-    """The subtasks to diagnose. Raises `TaskError` without enough training examples, `ConfigError` as below."""
+    """The subtasks to diagnose: `subtask`, or each of them.
+
+    Raises:
+        TaskError: The train split has fewer than two examples.
+        ConfigError: The task does not have the subtask.
+    """
     if (count := len(task.splits.get("train", ()))) < 2:
         raise TaskError(
             f"a pilot needs a train split of two or more examples, but got {count or 'none'}",
             where=f"task {task.name}",
             remedy=f"{'add rows to the train split' if count else 'add data.train'}, which are in no other split",
         )
-    asked = config if subtask is None else config.model_copy(
+    narrowed = config if subtask is None else config.model_copy(
         update={"prompts": config.prompts.model_copy(update={"subtasks": (subtask,)})}
     )  # fmt: skip
-    return prompted_subtasks(task, asked)
+    return prompted_subtasks(task, narrowed)
 
 
 def prompted_subtasks(task: Task, config: Config) -> tuple[str, ...]:
-    """The subtasks whose prompts are optimised. Raises `ConfigError` for one that the task does not have."""
+    """The subtasks whose prompts are optimised.
+
+    Raises:
+        ConfigError: `prompts.subtasks` names one that the task does not have.
+    """
     known = tuple(s.name for s in task.subtasks)
     wanted = config.prompts.subtasks if config.prompts.subtasks is not None else known
     if unknown := [name for name in wanted if name not in known]:

@@ -1,4 +1,4 @@
-"""Runs proposals: evaluate, stop losers early, record, tell. The search's only hand on the world."""
+"""Evaluates proposals, stops losing trials early, and records them. All side effects of a search happen here."""
 
 from __future__ import annotations
 
@@ -12,45 +12,52 @@ from agentopt.core.events import Event, ExampleDone, Observer, TrialDone, TrialS
 from agentopt.core.records import Evaluation, Trial
 from agentopt.core.stats import loses
 from agentopt.evaluation.evaluator import Evaluator, StopTest
-from agentopt.runs.trial_store import Study, best_trial
+from agentopt.runs.trial_store import TrialStore, best_trial
 from agentopt.search.base import BASELINE, Proposal
 
 
-class StudyRunner:
-    """A `Runner` over one study. Trials run one after the other; the examples of one run at once.
+class TrialRunner:
+    """The `Runner` of a run. Trials run one after the other; the examples of one trial run concurrently.
 
-    `early_stopping` is the level of the paired test that stops a losing trial; None never stops one.
+    Args:
+        store: Receives the trials.
+        evaluator: Evaluates a candidate.
+        budget: Its caps on trials and on seconds bound the search.
+        observer: Receives the events.
+        early_stopping: Level of the paired test that stops a losing trial; None stops none.
     """
 
     def __init__(
         self,
-        study: Study,
+        store: TrialStore,
         evaluator: Evaluator,
         budget: Budget,
         observer: Observer,
         *,
         early_stopping: float | None = 0.05,
     ) -> None:
-        self._study, self._evaluator, self._budget = study, evaluator, budget
+        self._store, self._evaluator, self._budget = store, evaluator, budget
         self._observer, self._early_stopping = observer, early_stopping
         self._attempted: set[Candidate] = set()
         self._kept = 0
 
     @property
     def trials(self) -> Sequence[Trial]:
-        return tuple(self._study.trials)
+        """Every recorded trial, oldest first."""
+        return tuple(self._store.trials)
 
     @property
     def trials_left(self) -> int:
+        """Number of new candidates that the caps on trials and on seconds still allow."""
         if self._budget.seconds_left == 0:
             return 0
         cap = self._budget.caps.trials
-        tried = len({trial.candidate for trial in self._study.trials})
+        tried = len({trial.candidate for trial in self._store.trials})
         return 1_000_000 if cap is None else max(0, cap - tried - self._kept)
 
     @contextmanager
     def keeping_a_trial(self) -> Iterator[None]:
-        """Inside the block, one trial less is left."""
+        """Inside the block, one of the remaining trials is kept for later."""
         self._kept = 1
         try:
             yield
@@ -58,14 +65,20 @@ class StudyRunner:
             self._kept = 0
 
     async def run(self, proposal: Proposal) -> Trial:
-        """Evaluate on the validation split and record, or return the trial that this candidate already had.
+        """Evaluate a proposal on the validation split and record its trial.
 
-        A trial that was left incomplete is evaluated again, once by each runner; the baseline is never stopped early.
+        An incomplete trial is evaluated again, once by each runner. The baseline is never stopped early.
+
+        Returns:
+            The new trial, or the recorded one of the same candidate.
+
+        Raises:
+            BudgetExceeded: A cap is reached. The partial trial is recorded.
         """
-        if known := self._study.find(proposal.candidate, unfinished=proposal.candidate in self._attempted):
+        if known := self._store.find(proposal.candidate, unfinished=proposal.candidate in self._attempted):
             return known
         self._attempted.add(proposal.candidate)
-        number = len(self._study.trials)
+        number = len(self._store.trials)
         self.emit(TrialStarted(number, proposal.candidate, proposal.proposer))
         try:
             evaluation = await self._evaluator.evaluate(
@@ -84,12 +97,12 @@ class StudyRunner:
         self._observer(event)
 
     def _record(self, proposal: Proposal, evaluation: Evaluation) -> Trial:
-        trial = self._study.add(proposal, evaluation)
+        trial = self._store.add(proposal, evaluation)
         self.emit(TrialDone(trial))
         return trial
 
     def _stop_test(self) -> StopTest | None:
-        incumbent = best_trial(self._study.trials)
+        incumbent = best_trial(self._store.trials)
         if incumbent is None or self._early_stopping is None:
             return None
         level, looks, to_beat = self._early_stopping, self._evaluator.looks - 1, incumbent.evaluation.scores

@@ -1,7 +1,7 @@
-"""A run's trials: kept in one Optuna study whoever proposed them, and what follows from them.
+"""Stores the trials of a run in one Optuna study, and selects the best of them.
 
-A trial is written once, when it is finished, so a killed run leaves no half trial behind. The study can be opened
-with any Optuna tool; what Optuna has no word for (the evaluation, the proposer) is in the trials' user attributes.
+A trial is written once, when it is finished, so a killed run leaves no partial trial. The study can be opened with any
+Optuna tool; what Optuna has no field for (the evaluation, the proposer) is in the trials' user attributes.
 """
 
 from __future__ import annotations
@@ -26,8 +26,13 @@ STUDY_NAME = "agentopt"
 _evaluations = TypeAdapter(Evaluation)
 
 
-class Study:
-    """The trials of one run, in memory and in the Optuna storage at `path` (`trials.db`)."""
+class TrialStore:
+    """The trials of one run, in memory and in an Optuna storage.
+
+    Args:
+        path: The SQLite file, `trials.db` of the run's folder. It is created if it does not exist.
+        space: The search space, for Optuna's distributions and the trials' costs.
+    """
 
     def __init__(self, path: Path, space: SearchSpace) -> None:
         import optuna
@@ -53,7 +58,7 @@ class Study:
         return trial
 
     def find(self, candidate: Candidate, *, unfinished: bool = False) -> Trial | None:
-        """The last trial of this candidate; an incomplete one only where `unfinished` says that it will do."""
+        """The last trial of `candidate`, or None; an incomplete one only with `unfinished`."""
         found = (t for t in reversed(self.trials) if t.candidate == candidate)
         return next((t for t in found if unfinished or t.state != "incomplete"), None)
 
@@ -65,6 +70,7 @@ class Study:
 
 
 def complete(trials: Sequence[Trial]) -> list[Trial]:
+    """The trials of which every example was scored."""
     return [trial for trial in trials if trial.state == "complete"]
 
 
@@ -78,10 +84,7 @@ def best_trial(trials: Sequence[Trial]) -> Trial | None:
 
 
 def recommended_trial(trials: Sequence[Trial], *, seed: int = 0) -> Trial | None:
-    """The cheapest complete trial that the validation data cannot tell from the best one.
-
-    "Cannot tell": the paired comparison of the best with it does not come out as better.
-    """
+    """The cheapest complete trial that is not significantly worse than the best one, by the paired comparison."""
     best = best_trial(trials)
     if best is None:
         return None
@@ -95,7 +98,7 @@ def recommended_trial(trials: Sequence[Trial], *, seed: int = 0) -> Trial | None
 
 
 def pareto_front(trials: Sequence[Trial]) -> list[Trial]:
-    """The complete trials that no other beats in score without costing more, cheapest first."""
+    """The complete trials that no cheaper or equally expensive trial beats in score, cheapest first."""
     front: list[Trial] = []
     for trial in sorted(complete(trials), key=lambda t: (t.units, -_score(t), t.number)):
         if not front or _score(trial) > _score(front[-1]):
@@ -104,13 +107,13 @@ def pareto_front(trials: Sequence[Trial]) -> list[Trial]:
 
 
 def _storage(path: Path) -> optuna.storages.RDBStorage:
-    """The storage at `path`. A new one is built under another name first: a kill meanwhile leaves no half schema."""
+    """The storage at `path`. A new one is built under another name first, so that a kill leaves no partial schema."""
     import optuna
 
     new = not path.exists()
     if new:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Not named by the process: in a container, the next one often has the same number.
+        # Not named by the process id: in a container, the next process often has the same one.
         draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
         storage = optuna.storages.RDBStorage(f"sqlite:///{draft}")
         optuna.create_study(study_name=STUDY_NAME, storage=storage, direction="maximize")
@@ -118,7 +121,7 @@ def _storage(path: Path) -> optuna.storages.RDBStorage:
             connection.exec_driver_sql("PRAGMA journal_mode=WAL")
         storage.engine.dispose()
         os.replace(draft, path)
-    waiting = {"connect_args": {"timeout": 60}}  # for another process, or an Optuna tool, that reads meanwhile
+    waiting = {"connect_args": {"timeout": 60}}  # while another process, or an Optuna tool, reads
     return optuna.storages.RDBStorage(
         f"sqlite:///{path}", engine_kwargs=waiting, skip_table_creation=True, skip_compatibility_check=new
     )

@@ -1,4 +1,4 @@
-"""What a run may take at worst, told before anything is spent. Makes no model call."""
+"""Worst-case usage of a run, computed before anything is spent. Makes no model call."""
 
 from __future__ import annotations
 
@@ -22,15 +22,18 @@ from agentopt.search.base import SearchSpace, SubtaskSpace
 from agentopt.workflow.sampling import request_for
 
 FINALISTS = 3
-"""Candidates that meet on the test split at most: baseline, best, recommended."""
+"""Most candidates on the test split: baseline, best, recommended."""
 
 WRITER_PROMPT_TOKENS = 4000
-"""What a prompt of the model that writes prompts is taken to be at most; it shows a few attempts and failures, cut."""
+"""Longest prompt of the model that writes system prompts: it shows a few attempts and failures, cut to length."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Worst cases by part of the run. `seconds` is what the calls took so far, per call; None where unmeasured."""
+    """Worst-case usage by part of the run.
+
+    `seconds` is the time at the pace of earlier calls; None if a model was never called.
+    """
 
     search: Usage
     agent: Usage
@@ -40,17 +43,23 @@ class Estimate:
 
     @property
     def total(self) -> Usage:
+        """Worst-case usage of the whole run."""
         return self.search + self.agent + self.prompts + self.test
 
 
 def estimate(
     task: Task, space: SearchSpace, specs: Mapping[str, ModelSpec], config: Config, journal: Journal | None
 ) -> Estimate:
-    """The most that `optimize` may take with this configuration, before its caps are applied.
+    """The worst-case usage of `optimize` with this configuration, before its caps are applied.
 
-    Prompts that depend on an earlier answer are measured with stand-ins; retries are not counted. The time is
-    the journal's mean seconds per call of each model, over its concurrency; None when one was never called,
-    or when there is no journal yet.
+    Prompts that depend on an earlier answer are measured with placeholder answers; retries are not counted.
+
+    Args:
+        task: The task.
+        space: Its search space.
+        specs: The catalogue entry of every model that may be called.
+        config: The settings of the run.
+        journal: Its mean seconds per call of each model, over the model's concurrency, give the time. None: no time.
     """
     trials = min(config.budget.trials, space.size)
     search = times(usage_on_split(task, space, specs, "validation"), trials)
@@ -61,13 +70,13 @@ def estimate(
 
 
 def usage_of_candidate(task: Task, specs: Mapping[str, ModelSpec], candidate: Candidate, split: Split) -> Usage:
-    """The most that one candidate may take on the whole split."""
+    """Worst-case usage of one candidate on a split."""
     choices = {name: {choice.model: choice.num_samples} for name, choice in candidate.items()}
     return sum((_usage_of_example(task, choices, specs, e) for e in task.splits.get(split, ())), Usage())
 
 
 def usage_on_split(task: Task, space: SearchSpace, specs: Mapping[str, ModelSpec], split: Split) -> Usage:
-    """The most that any affordable candidate may take on the whole split."""
+    """Worst-case usage of any affordable candidate on a split."""
     choices = {s.name: _affordable_samples(space, space[s.name]) for s in task.subtasks}
     return sum((_usage_of_example(task, choices, specs, e) for e in task.splits.get(split, ())), Usage())
 
@@ -75,7 +84,7 @@ def usage_on_split(task: Task, space: SearchSpace, specs: Mapping[str, ModelSpec
 def _usage_of_example(
     task: Task, choices: Mapping[str, Mapping[str, int]], specs: Mapping[str, ModelSpec], example: Example
 ) -> Usage:
-    """The most that one example may take, when each subtask uses one of its (model -> samples)."""
+    """Worst-case usage of one example; each subtask uses one of its (model -> samples)."""
     total = usage_of_judge(task, specs, example)
     for subtask in task.subtasks:
         total += _usage_of_subtask(task, subtask, choices[subtask.name], specs, example)
@@ -83,7 +92,7 @@ def _usage_of_example(
 
 
 def usage_of_judge(task: Task, specs: Mapping[str, ModelSpec], example: Example) -> Usage:
-    """The judge's tries at one example, with an output as long as the workflow's last answer may be."""
+    """Worst-case usage of the judge on one example, retries of an unreadable verdict included."""
     judge = task.scorer
     if not isinstance(judge, Judge):
         return Usage()
@@ -93,6 +102,7 @@ def usage_of_judge(task: Task, specs: Mapping[str, ModelSpec], example: Example)
 
 
 def times(usage: Usage, factor: int) -> Usage:
+    """`usage`, `factor` times."""
     return Usage(*(getattr(usage, name) * factor for name in Usage.__dataclass_fields__))
 
 
@@ -115,7 +125,7 @@ def _affordable_samples(space: SearchSpace, subtask: SubtaskSpace) -> dict[str, 
 def _usage_of_subtask(
     task: Task, subtask: Subtask, samples: Mapping[str, int], specs: Mapping[str, ModelSpec], example: Example
 ) -> Usage:
-    """Field by field the most over the models; a `fuse` call reads every sample."""
+    """The maximum over the models, field by field; a `fuse` call reads every sample."""
     prompt = _longest_prompt(task, subtask, example)
     usages = []
     for model, n in samples.items():
@@ -130,7 +140,7 @@ def _usage_of_subtask(
 
 
 def _in_requests(usage: Usage, n: int, spec: ModelSpec) -> Usage:
-    """One request's worst case as that of the requests that `n` samples take: the prompt is paid in each."""
+    """One request's worst case, for all requests that `n` samples need: each pays for the prompt."""
     requests = -(-n // spec.max_choices)
     prompt = usage.prompt_tokens * requests
     usd = spec.price.usd(prompt, usage.completion_tokens)
@@ -138,14 +148,14 @@ def _in_requests(usage: Usage, n: int, spec: ModelSpec) -> Usage:
 
 
 def _longest_prompt(task: Task, subtask: Subtask, example: Example) -> str:
-    """The longest of the prompts that a long, an empty and a list output of the earlier subtasks would give."""
+    """The longest prompt when the earlier subtasks' outputs are long, empty, a list or a number."""
     prompts = [""]
     names = (*subtask.reads, CONTEXT) if subtask.context else subtask.reads
-    for stand_in in ("x" * (4 * max(s.max_tokens for s in task.subtasks)), "", ["x"], 0):
+    for placeholder in ("x" * (4 * max(s.max_tokens for s in task.subtasks)), "", ["x"], 0):
         try:
-            prompts.append(subtask.render(example.inputs, dict.fromkeys(names, stand_in)))
+            prompts.append(subtask.render(example.inputs, dict.fromkeys(names, placeholder)))
         except (AgentoptError, TypeError, ValueError, AttributeError):
-            continue  # a stand-in of the wrong type; another one fits
+            continue  # a placeholder of the wrong type; another one fits
     return max(prompts, key=len)
 
 
@@ -162,7 +172,7 @@ def _agent_usage(specs: Mapping[str, ModelSpec], config: Config, trials: int) ->
 
 
 def _prompts_usage(task: Task, space: SearchSpace, specs: Mapping[str, ModelSpec], config: Config) -> Usage:
-    """Every phase of prompt optimisation: draws in full, the meeting on validation, and the writing model's calls."""
+    """Every phase of prompt optimisation: all draws, the validation of the finalists, and the writer's calls."""
     settings, train = config.prompts, task.splits.get("train", ())
     if settings.when == "never" or len(train) < 2:
         return Usage()

@@ -37,7 +37,7 @@ from agentopt.models.session import open_session
 from agentopt.runs.config import Config, load_config
 from agentopt.runs.folder import RunFolder
 from agentopt.runs.result import load_result
-from agentopt.runs.trial_store import STUDY_NAME, Study
+from agentopt.runs.trial_store import STUDY_NAME, TrialStore
 from agentopt.search.from_task import search_space
 from agentopt.testing.toy import LARGE, SMALL, toy_model, toy_task
 
@@ -383,4 +383,4 @@ async def test_the_journal_is_let_go_of_also_where_a_transport_cannot_be(tmp_pat
 def test_what_a_killed_process_of_the_same_number_left_does_not_stop_a_run(tmp_path: Path) -> None:
     (tmp_path / f"trials.db.{os.getpid()}").write_text("half a schema")
     space = search_space(toy_task(), Catalog.load())
-    assert Study(tmp_path / "trials.db", space).trials == []
+    assert TrialStore(tmp_path / "trials.db", space).trials == []
