@@ -19,6 +19,9 @@ AgentoptError
 │       ├── UnsupportedParameterError   the endpoint does not take one of the parameters
 │       └── RunStoppingError  a call that was not sent because the run is stopping
 ├── MalformedResponseError    an HTTP success whose body is not a completion
+├── RunLostError              another process has taken over a run of a job
+├── WebhookError              an event could not be delivered to a webhook
+│   └── TransientWebhookError worth another attempt
 ├── ApiError                  an HTTP error response in the OpenAI format, sent to a client
 └── ScorerError               a scorer or a user's function failed on an example
 
@@ -252,3 +255,15 @@ class ApiError(AgentoptError):
 
 class ScorerError(AgentoptError):
     """A scorer, or a function the user supplied, failed on an example."""
+
+
+class RunLostError(AgentoptError):
+    """Another process has taken over a run of a job; this one must not change the champion."""
+
+
+class WebhookError(AgentoptError):
+    """An event could not be delivered. The message omits the URL, which may contain a token."""
+
+
+class TransientWebhookError(WebhookError):
+    """The receiver was overloaded, failing or unreachable; worth another attempt."""

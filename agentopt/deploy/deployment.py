@@ -1,4 +1,4 @@
-"""What is put to use: a candidate and its task, found from a run's folder, a `best.yaml` or a champion file."""
+"""A candidate and its task, loaded for serving or export."""
 
 from __future__ import annotations
 
@@ -18,7 +18,16 @@ from agentopt.runs.folder import RunFolder
 
 @dataclass(frozen=True)
 class Deployment:
-    """A candidate in `file`, its task in `folder`, and the catalogue entry of every model the task may use."""
+    """A candidate with its task.
+
+    Attributes:
+        task: The task.
+        folder: The task's folder.
+        file: The file of the candidate.
+        candidate: Its content.
+        specs: Catalogue name -> entry, of every model that the task may use.
+        config: The configuration.
+    """
 
     task: Task
     folder: Path
@@ -29,22 +38,28 @@ class Deployment:
 
     @property
     def title(self) -> str:
-        """One line, for the head of files that are made of this, whatever the task is called."""
+        """One line for the head of exported files. Characters of the task's name that could end it are replaced."""
         name = "".join(c if c.isprintable() and c not in '"\\' else " " for c in self.task.name)
         return f"Task {name}, candidate {self.candidate.key}, written by `agentopt export`"
 
     def models(self, candidate: Candidate | None = None) -> tuple[str, ...]:
-        """The models that the candidate calls, those of fusions included, each once."""
+        """Names of the models that the candidate calls, including those of fusions, each once."""
         chosen = candidate or self.candidate
         fusions = (self.task[name].fusion.model for name, choice in chosen.items() if choice.num_samples > 1)
         return tuple(dict.fromkeys([c.model for c in chosen.values()] + [m for m in fusions if m]))
 
 
 def find_deployment(source: Path, task: Path | None = None, settings: Sequence[str] = ()) -> Deployment:
-    """The candidate at `source`, a run's folder (its `best.yaml` then) or a candidate's file, with its task.
+    """Load a candidate and its task.
 
-    The task is that of the run unless `task` is given; `settings` are on top of the run's, whose budget was the
-    search's and is left out. Raises `UserError` for what is not there or does not fit together.
+    Args:
+        source: The folder of a run, of which `best.yaml` is loaded, or the file of a candidate.
+        task: Folder of the task; by default the run's task.
+        settings: Files and `key=value` settings, which override those of the run. The run's budget, which was for its
+            search, is dropped.
+
+    Raises:
+        UserError: Something is missing, or the candidate does not fit the task.
     """
     if not source.exists():
         raise ConfigError("there is no such file or folder", where=source, remedy="see `agentopt runs list`")
@@ -57,13 +72,13 @@ def find_deployment(source: Path, task: Path | None = None, settings: Sequence[s
     config = load_config(settings, base)
     folder = task or (run.task if run else None)
     if folder is None:
-        rule = "the task of a candidate must be known, but the file is in no run of a task folder"
+        rule = "a candidate needs its task, but the file is not in the folder of a run"
         raise ConfigError(rule, where=source, remedy="add --task with the task's folder")
     return deploy(file, folder, config)
 
 
 def deploy(file: Path, folder: Path, config: Config) -> Deployment:
-    """The candidate in `file` with the task in `folder`. Raises `UserError` where the two do not fit together."""
+    """Load the candidate in `file` and the task in `folder`. Raises `UserError` if they do not fit together."""
     loaded, specs = load(folder, config, agent=False)
     candidate = load_candidate(file)
     check_candidate(candidate, loaded)
@@ -71,7 +86,7 @@ def deploy(file: Path, folder: Path, config: Config) -> Deployment:
 
 
 def _run_of(source: Path) -> RunFolder | None:
-    """The run that `source` is the folder of, or a file in; None for a file in no run."""
+    """The run with the folder `source`, or with that of the file `source`; None if there is none."""
     if source.is_dir():
         return RunFolder.open(source)
     return RunFolder.open(source.parent) if (source.parent / "config.yaml").is_file() else None

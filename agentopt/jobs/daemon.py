@@ -1,5 +1,4 @@
-"""The daemon of `agentopt jobs start`: enters in the store what the calendar says is due, and works on as many runs as
-it has slots for: those that wait, and those that others left behind."""
+"""The daemon of `agentopt jobs start`: claims due times in the store and executes waiting and abandoned runs."""
 
 from __future__ import annotations
 
@@ -99,9 +98,9 @@ class Daemon:
 
     async def _work(self, run: JobRun) -> None:
         try:
-            with suppress(UserError):  # the job was removed meanwhile; the store says so
+            with suppress(UserError):  # the job was removed meanwhile; recorded in the store
                 await self._worker.work(run)
-        except SQLAlchemyError as error:  # the run's lease runs out, and then it is taken over
+        except SQLAlchemyError as error:  # the run is taken over when its lease expires
             self._worker.log("store_failed", job=run.job, run=run.id, message=type(error).__name__)
         finally:
             self._free += 1

@@ -1,5 +1,4 @@
-"""Jobs for other schedulers: a systemd unit that runs the daemon, a crontab line or a Kubernetes CronJob that runs one
-job. Text only; where a job's schedule cannot be said there, the error says what to do."""
+"""Jobs for other schedulers: a systemd unit for the daemon, and a crontab line or a Kubernetes CronJob for one job."""
 
 from __future__ import annotations
 
@@ -16,14 +15,22 @@ from agentopt.jobs.jobfile import Schedule
 from agentopt.jobs.store import KnownJob
 
 STOP_SECONDS = 300
-"""How long a stop may take: the daemon waits for the calls that it sent."""
+"""Most seconds that a stop may take: the daemon awaits calls in flight."""
 
 LONGEST_NAME = 52
-"""Characters that the name of a CronJob may have; a job's own name has no more either."""
+"""Most characters in the name of a CronJob; the name of a job has the same maximum."""
 
 
 def systemd_unit(python: str, data: Path, environ: Mapping[str, str]) -> str:
-    """A user unit for `agentopt jobs start`. Keys and secrets are read from a file, and never written here."""
+    """A systemd user unit for `agentopt jobs start`.
+
+    Keys and secrets are read from a file and are not in the unit.
+
+    Args:
+        python: Path of the interpreter.
+        data: The data folder.
+        environ: Environment variables, of which those that locate folders are copied.
+    """
     variables = {"AGENTOPT_DATA": str(data), **_passed_on(environ)}
     lines = [
         "# ~/.config/systemd/user/agentopt-jobs.service; then: systemctl --user enable --now agentopt-jobs",
@@ -48,27 +55,31 @@ def systemd_unit(python: str, data: Path, environ: Mapping[str, str]) -> str:
 
 
 def crontab_line(known: KnownJob, python: str, data: Path, environ: Mapping[str, str]) -> str:
-    """A line for `crontab -e`, with the time zone it is meant in, which not every cron reads. Raises `ConfigError`
-    for a schedule cron has no word for."""
+    """A line for `crontab -e` with its time zone, which not every cron reads; arguments as for `systemd_unit`.
+
+    Raises:
+        ConfigError: Cron cannot express the schedule.
+    """
     variables = {"AGENTOPT_DATA": str(data), **_passed_on(environ)}
     settings = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
     command = f"{settings} {shlex.quote(python)} -m agentopt jobs run-now {known.job.name}"
     # A percent sign is a line's end to cron.
     line = f"{cron_expression(known.job.schedule)} {command}".replace("%", r"\%")
     zone = known.job.schedule.time_zone
-    told = (
+    notes = (
         "# cronie reads CRON_TZ; where cron does not (Debian), the times are those of the machine's zone.",
         "# CRON_TZ holds for every line below it: put this at the end of the crontab, or set it again after it.",
         "# cron mails what a line prints; put `>> FILE 2>&1` behind it for a log. Keys and the webhook's secret must",
         "# be in its environment: put `. FILE;` in front of the command, where FILE exports them (chmod 600).",
     )
-    return "\n".join([*told, f"CRON_TZ={zone}", line]) + "\n"
+    return "\n".join([*notes, f"CRON_TZ={zone}", line]) + "\n"
 
 
 def kubernetes_cronjob(known: KnownJob, image: str = f"agentopt:{__version__}") -> str:
-    """A CronJob. What jobs must not lose lies on the claim `agentopt-data`, keys in the secret `agentopt-keys`.
+    """A CronJob with its data on the volume claim `agentopt-data` and its keys in the secret `agentopt-keys`.
 
-    Raises `ConfigError` for a schedule a CronJob has no word for.
+    Raises:
+        ConfigError: A CronJob cannot express the schedule.
     """
     *others, weekday = cron_expression(known.job.schedule).split()
     container = {
@@ -103,10 +114,10 @@ def kubernetes_cronjob(known: KnownJob, image: str = f"agentopt:{__version__}") 
 
 
 def cron_expression(schedule: Schedule) -> str:
-    """The schedule in five fields. Raises `ConfigError` for an interval that no clock shows, such as 7 minutes."""
+    """The schedule as a cron expression. Raises `ConfigError` for an interval that cron lacks, such as 7 minutes."""
     if schedule.cron is not None:
         return schedule.cron
-    assert schedule.interval is not None, "a schedule has one of both"
+    assert schedule.interval is not None, "a schedule has one of the two"
     minutes, rest = divmod(int(schedule.interval.total_seconds()), 60)
     if not rest and minutes < 60 and 60 % minutes == 0:
         return f"*/{minutes} * * * *"
@@ -116,7 +127,7 @@ def cron_expression(schedule: Schedule) -> str:
     if not rest and hours == 24:
         return "0 0 * * *"
     raise ConfigError(
-        f"cron knows minutes of an hour, hours of a day, and a day, but the job runs every {schedule.every}",
+        f"cron has divisors of an hour or a day as intervals, but the job runs every {schedule.every}",
         remedy="use such an interval, give the job a cron expression, or let `agentopt jobs start` run it",
     )
 
@@ -127,7 +138,7 @@ def _object_name(job: str) -> str:
 
 
 def _passed_on(environ: Mapping[str, str]) -> dict[str, str]:
-    """Folders that were set for this call; the store's URL is left out, because it may hold a password."""
+    """The variables that locate folders. The store's URL is left out, because it may contain a password."""
     return {name: environ[name] for name in ("AGENTOPT_CACHE", "AGENTOPT_CONFIG") if environ.get(name)}
 
 

@@ -1,4 +1,4 @@
-"""The job file: which task is optimised again, when, for how much, and when a challenger takes the champion's place."""
+"""The job file: the task, its schedule, its caps, and the settings of promotion and webhooks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from agentopt.jobs import cron
 
 EventName = Literal["promoted", "alarm", "failed", "refused", "undecided"]
 LONGEST_WEEKS = 520
-"""The longest interval: ten years. Far beyond it the next time has no date."""
+"""The longest interval: ten years. Dates far beyond it cannot be represented."""
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _NO_ZONES = {"localtime", "Factory", "posixrules"}
@@ -43,9 +43,9 @@ class Schedule(Strict):
     cron: str | None = None
     """Five fields as crontab(5) has them: minute, hour, day of month, month, day of week (0 and 7 are Sunday)."""
     every: str | None = None
-    """An interval such as `6h`. It counts from when the job was added, and the first run is due at once."""
+    """An interval such as `6h`. It counts from when the job was added; the first run is due immediately."""
     time_zone: str = "UTC"
-    """Name in the IANA database; the month of `caps.per_month` is a month there too."""
+    """Name in the IANA database. Months of `caps.per_month` are calendar months in it too."""
 
     @field_validator("cron")
     @classmethod
@@ -58,7 +58,7 @@ class Schedule(Strict):
     @field_validator("every", mode="before")
     @classmethod
     def _is_interval(cls, value: Any) -> Any:
-        rule = "must be a whole number with s, m, h, d or w behind it"
+        rule = "must be a whole number followed by s, m, h, d or w"
         if isinstance(value, int) and value > 0 and value is not True:
             raise _mistake(rule, f"write {value}s for seconds")
         if isinstance(value, str) and not re.fullmatch(r"[1-9][0-9]{0,8}[smhdw]", value):
@@ -84,11 +84,12 @@ class Schedule(Strict):
 
     @property
     def zone(self) -> ZoneInfo:
+        """The time zone."""
         return ZoneInfo(self.time_zone)
 
     @property
     def interval(self) -> timedelta | None:
-        """`every` as a length of time."""
+        """`every` as a duration; None for a cron expression."""
         return timedelta(seconds=_seconds(self.every)) if self.every else None
 
     def __str__(self) -> str:
@@ -100,8 +101,10 @@ def _seconds(interval: str) -> int:
 
 
 def _is_in_the_database(zone: str) -> bool:
-    """Folders of zones may hold more: what the machine is set to, placeholders, and each zone again with leap seconds,
-    which other machines do not have or take for another."""
+    """Whether a zone is in the IANA database.
+
+    Folders of zones also contain the machine's zone, placeholders and variants with leap seconds, which others lack.
+    """
     if zone in _NO_ZONES or zone.startswith(("posix/", "right/")):
         return False
     try:
@@ -112,7 +115,7 @@ def _is_in_the_database(zone: str) -> bool:
 
 
 class RunCaps(Strict):
-    """The most that one run of the job may take, within the caps of its configuration."""
+    """Caps of one run, in addition to those of the configuration."""
 
     usd: Annotated[float, Field(ge=0)] | None = None
     tokens: Annotated[int, Field(ge=0)] | None = None
@@ -122,7 +125,7 @@ class RunCaps(Strict):
 
 
 class MonthCaps(Strict):
-    """The most that all runs of a calendar month may take; a run counts to the month it started in."""
+    """Caps of all runs that start in a calendar month."""
 
     usd: Annotated[float, Field(ge=0)] | None = None
     tokens: Annotated[int, Field(ge=0)] | None = None
@@ -137,23 +140,23 @@ class JobCaps(Strict):
 
 
 class PromotionRule(Strict):
-    """When a challenger takes the champion's place: better on the test split, or as good and cheaper."""
+    """Settings of the promotion rules; see `promotion.RULES`."""
 
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-    """Of the paired comparison on the test split, in both directions."""
+    """Confidence of the paired comparisons on the test split."""
     cheaper_by: Annotated[float, Field(gt=0, lt=1)] | None = 0.1
-    """The share by which a challenger that cannot be told apart must be cheaper; null never promotes for cost."""
+    """Share of the cost that a challenger that is not distinguishable must save; null never promotes for cost."""
 
 
 class WebhookTarget(Strict):
-    """Where events are sent, signed as Standard Webhooks (standardwebhooks.com) says."""
+    """Receiver of events, which are signed according to Standard Webhooks (standardwebhooks.com)."""
 
     url: Annotated[str, _text(r"https?://[^\s/]\S*", "must be an http(s) address", "write it with https://")]
     secret_env: Annotated[
         str,
         _text(r"[A-Za-z_][A-Za-z0-9_]*", "must be the name of an environment variable", "write the name, without a $"),
     ]
-    """The environment variable that holds the signing secret (`whsec_...`). The secret itself is in no file."""
+    """Environment variable of the signing secret (`whsec_...`). The secret itself is in no file."""
     events: tuple[EventName, ...] = get_args(EventName)
 
 
@@ -168,24 +171,24 @@ class Job(Strict):
             "write it like nightly-support",
         ),
     ]
-    """Lower-case letters, digits and dashes: it names a folder, a systemd unit and a Kubernetes object."""
+    """Lower-case letters, digits and dashes. It becomes the name of a folder and of a Kubernetes object."""
     task: Path
     """Task folder; it must have a test split."""
     config: tuple[str, ...] = ()
-    """Files and `key=value` settings, as `agentopt optimize -c` takes them."""
+    """Files and `key=value` settings, as for `agentopt optimize -c`."""
     schedule: Schedule
     caps: JobCaps = JobCaps()
     promotion: PromotionRule = PromotionRule()
     warm_start: Annotated[int, Field(ge=0)] = 5
-    """How many candidates of earlier runs are tried again first, beside the champion; at most half of the trials."""
+    """Number of candidates of earlier runs that are evaluated first, after the champion; at most half of the trials."""
     webhook: WebhookTarget | None = None
 
     @field_validator("config", mode="before")
     @classmethod
-    def _one_will_do(cls, value: Any) -> Any:
+    def _list_of_one(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
 
 
 def read_job(path: Path) -> Job:
-    """The job in a file. Raises `ConfigError` that names file, key, rule, value and remedy."""
+    """Read a job file. Raises `ConfigError` that names file, key, rule, value and remedy."""
     return validate(Job, load_yaml(path, ConfigError), path, ConfigError)

@@ -16,7 +16,14 @@ from typing import Literal
 from agentopt.api import LoadedTask, aoptimize
 from agentopt.core.budget import Caps, Usage
 from agentopt.core.candidate import Candidate
-from agentopt.core.errors import AgentoptError, BudgetExceeded, CandidateError, ConfigError, NothingEvaluated
+from agentopt.core.errors import (
+    AgentoptError,
+    BudgetExceeded,
+    CandidateError,
+    ConfigError,
+    NothingEvaluated,
+    RunLostError,
+)
 from agentopt.core.events import Event, FallbackUsed, RunDone, RunStarted, TrialDone
 from agentopt.core.files import write_atomically
 from agentopt.core.records import Evaluation
@@ -44,10 +51,6 @@ NOTHING_ELSE = Decision("the search found nothing else")
 
 SNAPSHOT_FILE = "snapshot.txt"
 """File in a search's run folder that holds the hash of the snapshot."""
-
-
-class RunLostError(AgentoptError):
-    """Another process has taken over the run; this one must not change the champion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +190,7 @@ class RunOfJob:
     async def _measure_champion(
         self, snapshot: Snapshot, current: Champion | None, caps: Caps
     ) -> tuple[Champion, Evaluation, float]:
-        """Measure the champion on the current test split; returns the seconds too. The first one is the baseline."""
+        """Measure the champion, at first the baseline, on the current test split; also returns the seconds."""
         reason = "the first champion is the baseline"
         if current and (misfit := _misfit(current, snapshot)):
             self._alarms.append(f"the champion no longer fits the task: {misfit}")

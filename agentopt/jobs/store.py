@@ -1,10 +1,10 @@
-"""What is known of jobs, on disk: the jobs, every run that was due, who works on it, and what it spent.
+"""The database of jobs and their runs: due times, owners, leases, outcomes and spending.
 
-A due time is claimed here before anything is done about it, in one transaction: that is why two daemons on one store
-never run a job twice. What was claimed waits here, so that it is not lost with a process, and any daemon that has time
-may take it. Who took a run holds a lease and renews it; a run whose owner is gone may be taken over, once.
+A due time is claimed in one transaction before anything else is done, so two daemons on one store never run a job
+twice. A claimed run waits in the store, so it is not lost with a process, and any daemon may execute it. The owner of a
+run renews its lease; a run whose owner is dead may be taken over by one other process.
 
-Any SQLAlchemy URL will do; the default is SQLite in WAL mode in the user's data folder.
+Any SQLAlchemy URL is accepted; the default is SQLite in WAL mode in the user's data folder.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from agentopt.jobs.jobfile import Job
 
 WAITING, RUNNING, INTERRUPTED = "waiting", "running", "interrupted"
 OPEN = (WAITING, RUNNING, INTERRUPTED)
-"""The states of a run that is not over: somebody works on it, or may take it."""
+"""The states of a run that has not ended: it is executed, or may be."""
 _NO_RUN = ("skipped", "rolled back")
-"""The states of what is in the history but was no run."""
+"""The states of entries in the history that are no runs."""
 
 _tables = sa.MetaData()
 _jobs = sa.Table(
@@ -73,10 +73,15 @@ _NOTHING = {"calls": 0, "prompt_tokens": 0, "completion_tokens": 0, "usd": 0.0}
 
 @dataclass(frozen=True, slots=True)
 class KnownJob:
-    """A job that was added. `folder` is where its relative paths start, `since` when its schedule began.
+    """A stored job. Times are in seconds since the epoch.
 
-    `settled` is what the last finished run found: the state of the snapshot, and the champion it left; None before.
-    `last_due` is the last due time that was claimed. Times are seconds since the epoch.
+    Attributes:
+        job: The content of its file.
+        folder: Where its relative paths start.
+        since: When its schedule began.
+        paused: Whether no due times are claimed.
+        settled: Hash of the inputs and key of the champion for which the last outcome is final; None before.
+        last_due: The last due time that was claimed.
     """
 
     job: Job
@@ -89,11 +94,23 @@ class KnownJob:
 
 @dataclass(frozen=True, slots=True)
 class JobRun:
-    """One due time and what came of it.
+    """One entry of a job's history. Times are in seconds since the epoch.
 
-    `state` is waiting, running, interrupted, promoted, kept, undecided, unchanged, refused, skipped, failed or
-    rolled back.
-    `champion` is the number of the champion after it; `folders` are those of its searches, the newest last.
+    Attributes:
+        id: Unique id.
+        job: Name of the job.
+        due: The time it was due.
+        state: waiting, running, interrupted, promoted, kept, undecided, unchanged, refused, skipped, failed or rolled
+            back.
+        owner: Id of the process that executes it.
+        lease: Until when it belongs to its owner.
+        started: When it was claimed.
+        ended: When it ended; None if it is open.
+        folders: Run folders of its searches, the newest last.
+        message: The reason of its state.
+        alarm: Alarms of the champion; None without any.
+        champion: Number of the champion after it.
+        spent: What it spent.
     """
 
     id: str
@@ -116,12 +133,16 @@ class JobRun:
 
     @property
     def folder(self) -> Path | None:
-        """Where its search is, the newest of them."""
+        """Run folder of its newest search."""
         return self.folders[-1] if self.folders else None
 
 
 class JobStore:
-    """The jobs and their runs in one database. Every method is one transaction. `now` is in seconds since the epoch."""
+    """The jobs and their runs in one database. Every method is one transaction; times are in seconds since the epoch.
+
+    Args:
+        url: SQLAlchemy URL. Missing tables are created.
+    """
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -134,9 +155,12 @@ class JobStore:
     # ---- jobs
 
     def put(self, job: Job, folder: Path, now: float) -> bool:
-        """Add a job, or give one of that name a new file. Returns whether it is new.
+        """Add a job, or replace the file of the job with that name.
 
-        A job that was there keeps its history and its champion; its schedule counts from now where it changed.
+        A replaced job keeps its history and champion; a schedule that changed begins now.
+
+        Returns:
+            Whether the job is new.
         """
         values: dict[str, Any] = {"spec": job.model_dump_json(), "folder": str(folder.absolute())}
         with self._engine.begin() as connection:
@@ -150,11 +174,11 @@ class JobStore:
             return False
 
     def jobs(self) -> list[KnownJob]:
-        """Every job, by name, but for those of `unreadable`: what is wrong with one must not cost the others."""
+        """Every job by name, except those that `unreadable` returns."""
         return [known for known in self._jobs().values() if isinstance(known, KnownJob)]
 
     def unreadable(self) -> dict[str, str]:
-        """The jobs that were added when a job file could say more than today; by name, what is wrong with each."""
+        """Jobs stored by an older version whose file no longer validates: name -> error."""
         return {name: str(known) for name, known in self._jobs().items() if isinstance(known, UserError)}
 
     def _jobs(self) -> dict[str, KnownJob | UserError]:
@@ -162,7 +186,7 @@ class JobStore:
             return {row.name: _read(row) for row in connection.execute(sa.select(_jobs).order_by(_jobs.c.name))}
 
     def job(self, name: str) -> KnownJob:
-        """Raises `UserError` for a name that is not known, and for a job that cannot be read."""
+        """The job of that name. Raises `UserError` if it is unknown or its stored file is not valid."""
         self.check_name(name)
         known = self._jobs()[name]
         if isinstance(known, UserError):
@@ -170,25 +194,25 @@ class JobStore:
         return known
 
     def check_name(self, name: str) -> None:
-        """Raises `UserError` for a name that is not known."""
+        """Raise `UserError` if there is no job of that name."""
         known = self._jobs()
         if name not in known:
             remedy = f"{did_you_mean(name, known)}; `agentopt jobs add FILE` adds one"
-            raise UserError(f"there is no job of the name {name!r}", remedy=remedy)
+            raise UserError(f"there is no job named {name!r}", remedy=remedy)
 
     def pause(self, name: str, paused: bool, now: float) -> None:
-        """Stop the calendar for a job, or start it again from now: what a pause missed is not made up for."""
+        """Pause a job, or resume it from now; times missed during a pause are not made up for."""
         values = {"paused": paused} if paused else {"paused": paused, "since": now}
         with self._engine.begin() as connection:
             connection.execute(_jobs.update().where(_jobs.c.name == name, _jobs.c.paused != paused).values(**values))
 
     def remove(self, name: str) -> None:
-        """Forget the job; its history stays."""
+        """Delete a job; its history is kept."""
         with self._engine.begin() as connection:
             connection.execute(_jobs.delete().where(_jobs.c.name == name))
 
     def settle(self, name: str, snapshot: str | None = None, champion: str | None = None) -> None:
-        """Note what the job has an answer for: nothing is spent while both stay. What is None keeps its last value."""
+        """Record the inputs and champion that the last outcome is final for. None keeps the recorded value."""
         given = {"snapshot": snapshot, "champion": champion}
         values = {column: value for column, value in given.items() if value is not None}
         with self._engine.begin() as connection:
@@ -197,10 +221,10 @@ class JobStore:
     # ---- runs
 
     def claim(self, name: str, due: float, now: float) -> JobRun | None:
-        """Enter a due time of a job as a run that waits. None where that was done before, or the job is paused or gone.
+        """Record a due time as a waiting run, or as a skipped one while another run of the job is open.
 
-        A due time that is not later than the last one was missed and has been made up for. While another run of the
-        job is open, the due time is recorded as skipped.
+        Returns:
+            The run; None if that or a later due time was claimed before, or the job is paused or deleted.
         """
         taken = _jobs.update().where(
             _jobs.c.name == name,
@@ -209,7 +233,7 @@ class JobStore:
         )
         try:
             with self._engine.begin() as connection:
-                # The update comes first: it takes the lock that makes other claims of this job wait.
+                # The update comes first: it takes the lock on which other claims of this job wait.
                 if connection.execute(taken.values(last_due=due)).rowcount == 0:
                     return None
                 return self._enter(connection, name, due, now, {"state": WAITING, "owner": "", "lease": now})
@@ -217,7 +241,7 @@ class JobStore:
             return None
 
     def claim_now(self, name: str, owner: str, now: float, lease: float) -> JobRun:
-        """Take a run that a person asked for, also of a paused job. It is skipped while another one is open."""
+        """Record a run at a user's request, also of a paused job; it is skipped while another run is open."""
         with self._engine.begin() as connection:
             connection.execute(_jobs.update().where(_jobs.c.name == name).values(name=name))
             return self._enter(connection, name, now, now, {"state": RUNNING, "owner": owner, "lease": now + lease})
@@ -226,35 +250,46 @@ class JobStore:
         other = sa.select(_runs.c.started).where(_runs.c.job == name, _runs.c.state.in_(OPEN))
         busy = connection.execute(other).scalar()
         if busy is not None:
-            values = {**values, "state": "skipped", "ended": now, "message": "the run before it is not over"}
+            values = {**values, "state": "skipped", "ended": now, "message": "the previous run has not ended"}
         row = {"id": uuid.uuid4().hex, "job": name, "due": due, "started": now, "message": "", **_NOTHING, **values}
         connection.execute(_runs.insert().values(**row))
         return _run(connection.execute(sa.select(_runs).where(_runs.c.id == row["id"])).one())
 
     def note(self, name: str, now: float, values: Mapping[str, Any]) -> None:
-        """Enter something in the history that was no run, such as a rollback."""
+        """Record an entry of the history that is no run, such as a rollback."""
         row = {"id": uuid.uuid4().hex, "job": name, "due": now, "owner": "", "lease": now, "started": now, "ended": now}
         with self._engine.begin() as connection:
             connection.execute(_runs.insert().values(**row, **_NOTHING, **values))
 
     def renew(self, run: str, owner: str, until: float) -> bool:
-        """Prolong the lease. False where the run is not the owner's any more."""
+        """Extend the lease. Returns False if the run has another owner or has ended."""
         return self._update(run, owner, {"lease": until})
 
     def holds(self, run: str, owner: str) -> bool:
-        """Whether the run is still the owner's to work on."""
+        """Whether the run still belongs to the owner."""
         return self._update(run, owner, {"owner": owner})
 
     def note_folders(self, run: str, owner: str, folders: Sequence[Path]) -> None:
-        """Remember where the trials of the run's searches are, so that whoever takes it over goes on with the last."""
+        """Record the run folders of the searches, so that a process that takes over can resume the last one."""
         self._update(run, owner, {"folder": "\n".join(map(str, folders))})
 
     def interrupt(self, run: str, owner: str, now: float, spent: Usage) -> None:
-        """Let go of a run that is not over: anyone may take it over at once."""
+        """Release a run that has not ended; any process may take it over immediately."""
         self._update(run, owner, {"state": INTERRUPTED, "lease": now, **_spend(spent)})
 
     def finish(self, run: str, owner: str, now: float, values: Mapping[str, Any], spent: Usage) -> bool:
-        """Close the run. `values` are columns: state, message, alarm, champion. False where it was taken over."""
+        """Record the outcome of a run.
+
+        Args:
+            run: Its id.
+            owner: Its owner.
+            now: The time.
+            values: Columns: state, message, alarm, champion.
+            spent: What it spent.
+
+        Returns:
+            False if another process has taken it over.
+        """
         return self._update(run, owner, {"ended": now, **values, **_spend(spent)})
 
     def _update(self, run: str, owner: str, values: Mapping[str, Any]) -> bool:
@@ -263,15 +298,16 @@ class JobStore:
             return bool(connection.execute(own.values(**values)).rowcount)
 
     def open_runs(self, name: str | None = None) -> list[JobRun]:
-        """Runs that are not over, oldest first."""
+        """Runs that have not ended, oldest first."""
         query = sa.select(_runs).where(_runs.c.state.in_(OPEN)).order_by(_runs.c.started)
         with self._engine.connect() as connection:
             return [_run(row) for row in connection.execute(query if name is None else query.where(_of(name)))]
 
     def take_over(self, run: JobRun, owner: str, now: float, lease: float) -> JobRun | None:
-        """Make an open run the owner's, to work on.
+        """Change the owner of an open run.
 
-        None where another was quicker, or its owner has stirred since it was read.
+        Returns:
+            The run; None if its owner, state or lease has changed since `run` was read.
         """
         as_read = [getattr(_runs.c, name) == getattr(run, name) for name in ("id", "owner", "state", "lease")]
         values = {"owner": owner, "state": RUNNING, "lease": now + lease}
@@ -292,14 +328,14 @@ class JobStore:
             return [_run(row) for row in connection.execute(query)]
 
     def outcome_before(self, run: JobRun) -> JobRun | None:
-        """The last run of the same job that ended before this one."""
+        """The previous run of the same job that has ended."""
         others = (_of(run.job), _runs.c.id != run.id, _runs.c.state.not_in((*OPEN, *_NO_RUN)))
         query = sa.select(_runs).where(*others).order_by(_runs.c.started.desc(), _runs.c.due.desc()).limit(1)
         with self._engine.connect() as connection:
             return next(map(_run, connection.execute(query)), None)
 
     def spent_since(self, name: str, start: float, *, but: str = "") -> Usage:
-        """What the runs of a job that started at `start` or later spent, one of them left out."""
+        """What the runs of a job that started at `start` or later have spent, without the run with the id `but`."""
         sums = [sa.func.coalesce(sa.func.sum(_runs.c[column]), 0) for column in _NOTHING]
         with self._engine.connect() as connection:
             query = sa.select(*sums).where(_of(name), _runs.c.started >= start, _runs.c.id != but)
@@ -314,7 +350,7 @@ def _of(name: str) -> sa.ColumnElement[bool]:
 
 
 def _read(row: sa.Row[Any]) -> KnownJob | UserError:
-    """The job of a row, or what is wrong with it."""
+    """The job of a row, or why it is not valid."""
     settled = (row.snapshot, row.champion) if row.snapshot and row.champion else None
     try:
         job = Job.model_validate_json(row.spec)
@@ -335,14 +371,19 @@ def _spend(spent: Usage) -> dict[str, float]:
 
 
 def data_folder(environ: Mapping[str, str] = os.environ) -> Path:
-    """Where jobs keep what must not be lost: $AGENTOPT_DATA, or the user's data folder."""
+    """The folder of jobs and champions: $AGENTOPT_DATA, or the user's data folder."""
     return Path(environ["AGENTOPT_DATA"]) if environ.get("AGENTOPT_DATA") else user_data_path("agentopt")
 
 
 def open_store(url: str | None = None, environ: Mapping[str, str] = os.environ) -> JobStore:
-    """The store at a URL: the one given, $AGENTOPT_JOBS_STORE, or `jobs.db` in the data folder.
+    """Open the store.
 
-    Raises `ConfigError` when it cannot be opened.
+    Args:
+        url: SQLAlchemy URL; by default $AGENTOPT_JOBS_STORE, or `jobs.db` in the data folder.
+        environ: The environment variables.
+
+    Raises:
+        ConfigError: The store cannot be opened.
     """
     place = url or environ.get("AGENTOPT_JOBS_STORE")
     try:

@@ -1,7 +1,6 @@
-"""Tells an address what happened to a job: signed as Standard Webhooks says, and tried again where that may help.
+"""Sends events of jobs to webhooks, signed according to Standard Webhooks, with retries.
 
-The signature's secret comes from an environment variable and is in no file, no log and no body. What is in a body is
-for who calls to keep clean.
+The signing secret comes from an environment variable and is in no file, log or body. Callers redact the data they pass.
 """
 
 from __future__ import annotations
@@ -17,19 +16,11 @@ import httpx
 from standardwebhooks.webhooks import Webhook
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
-from agentopt.core.errors import AgentoptError, ConfigError
+from agentopt.core.errors import ConfigError, TransientWebhookError, WebhookError
 from agentopt.jobs.jobfile import EventName, WebhookTarget
 
 ATTEMPTS = 5
 TIMEOUT_SECONDS = 15.0
-
-
-class WebhookError(AgentoptError):
-    """An event could not be delivered. Says why, without the address: that may hold a token."""
-
-
-class _WorthAnotherAttemptError(WebhookError):
-    """The receiver was busy, failing or unreachable."""
 
 
 async def deliver(
@@ -44,20 +35,29 @@ async def deliver(
 ) -> None:
     """POST one event, at most five times, until the receiver answers 2xx.
 
-    `message` is its id, the same for every attempt and every delivery of the same event, so that a receiver can drop
-    what it has seen. Each attempt is signed anew with its own time. Raises `ConfigError` when the secret is missing or
-    is no base64, `WebhookError` when the event was refused or the attempts are spent.
+    Args:
+        target: The receiver.
+        event: Name of the event.
+        message: Id of the event, the same in every attempt, so that a receiver can drop duplicates.
+        data: The content of the event.
+        environ: The environment variables.
+        sleep: Waits between attempts.
+        now: The clock. Each attempt is signed with its own time.
+
+    Raises:
+        ConfigError: The secret is missing or not base64.
+        WebhookError: The receiver refused the event, or the last attempt failed.
     """
     signer = signer_of(target, environ)
     body = json.dumps({"type": f"agentopt.job.{event}", "timestamp": now().isoformat(), "data": dict(data)})
     retrying = AsyncRetrying(
         stop=stop_after_attempt(ATTEMPTS),
-        retry=retry_if_exception_type(_WorthAnotherAttemptError),
+        retry=retry_if_exception_type(TransientWebhookError),
         wait=wait_exponential_jitter(multiplier=1, max=60),
         sleep=sleep,
         reraise=True,
     )
-    # No redirects: a signature is for the receiver that was named.
+    # No redirects: the signature is meant for the configured receiver.
     async with httpx.AsyncClient(timeout=TIMEOUT_SECONDS, follow_redirects=False) as client:
         async for attempt in retrying:
             with attempt:
@@ -65,9 +65,9 @@ async def deliver(
 
 
 def signer_of(target: WebhookTarget, environ: Mapping[str, str] = os.environ) -> Webhook:
-    """Signs with the target's secret. Raises `ConfigError` when that is missing or is no base64."""
+    """The signer with the target's secret. Raises `ConfigError` if the secret is missing or not base64."""
     secret, where = environ.get(target.secret_env), f"environment variable {target.secret_env}"
-    remedy = 'set it to "whsec_" and 24 to 64 random bytes in base64, as the receiver has it'
+    remedy = 'set it to "whsec_" and 24 to 64 random bytes in base64, the same as at the receiver'
     if not secret:
         raise ConfigError("the webhook's secret must be set, but is not", where=where, remedy=remedy)
     try:
@@ -91,8 +91,8 @@ async def _post(client: httpx.AsyncClient, url: str, body: str, headers: Mapping
     except httpx.InvalidURL as error:
         raise WebhookError("the webhook has no valid address") from error
     except httpx.RequestError as error:
-        raise _WorthAnotherAttemptError(f"the webhook cannot be reached: {type(error).__name__}") from error
+        raise TransientWebhookError(f"the webhook cannot be reached: {type(error).__name__}") from error
     if response.status_code in (408, 425, 429) or response.status_code >= 500:
-        raise _WorthAnotherAttemptError(f"the webhook answered HTTP {response.status_code}")
+        raise TransientWebhookError(f"the webhook answered HTTP {response.status_code}")
     if not response.is_success:
         raise WebhookError(f"the webhook refused the event: HTTP {response.status_code}")

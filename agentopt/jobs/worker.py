@@ -1,7 +1,7 @@
-"""Works on claimed runs: keeps the claim alive, records how the run ended, tells the log and the webhook.
+"""Executes claimed runs: renews the lease, records the outcome, writes the log and sends webhooks.
 
-A run has an owner, which is a process: it holds a lock file of its own name for as long as it lives. So a process on
-the same machine sees at once that an owner is gone; elsewhere it is the lease that runs out.
+The owner of a run is a process. It holds a lock file named after its id while it is alive, so that another process on
+the same machine can tell immediately that an owner is dead; on other machines its lease has to expire.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from filelock import FileLock, Timeout
 from sqlalchemy.exc import SQLAlchemyError
 
 from agentopt.core.budget import Usage
-from agentopt.core.errors import AgentoptError, UserError
+from agentopt.core.errors import AgentoptError, RunLostError, UserError
 from agentopt.jobs.champion import champions_of
 from agentopt.jobs.jobfile import EventName
-from agentopt.jobs.run import RunLostError, RunOfJob, RunOutcome
+from agentopt.jobs.run import RunOfJob, RunOutcome
 from agentopt.jobs.store import RUNNING, WAITING, JobRun, JobStore, KnownJob
 from agentopt.jobs.webhook import deliver
 from agentopt.models.base import ChatModel
@@ -35,20 +35,20 @@ from agentopt.models.redaction import redact, secrets_in
 
 
 class Log(Protocol):
-    """Takes one event and its fields."""
+    """Logs one event and its fields."""
 
     def __call__(self, event: str, **fields: object) -> None: ...
 
 
 def log_lines(event: str, **fields: object) -> None:
-    """A log of JSON lines on stdout."""
+    """Write the event to stdout as one JSON line."""
     line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **fields}
     sys.stdout.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
     sys.stdout.flush()
 
 
-class Body(Protocol):
-    """Does the work of one run, as `RunOfJob` does."""
+class RunBody(Protocol):
+    """The work of one run. `RunOfJob` implements it."""
 
     @property
     def alarms(self) -> tuple[str, ...]: ...
@@ -59,9 +59,17 @@ class Body(Protocol):
 
 @dataclass(frozen=True)
 class JobWorker:
-    """One process that works on runs. `lease` is in seconds, `now` in seconds since the epoch.
+    """Claims and executes runs for one process. Create it with `as_owner`.
 
-    `provider` answers in place of the catalogue's transports, `body` does the work of a run. Make it with `as_owner`.
+    Attributes:
+        store: The jobs and their runs.
+        data: The data folder.
+        owner: Id of the process.
+        now: The clock, in seconds since the epoch.
+        log: Receives events.
+        lease: Seconds after which a run that is not renewed may be taken over.
+        provider: Makes the model calls in place of the catalogue's transports.
+        body: Makes the work of a run.
     """
 
     store: JobStore
@@ -71,47 +79,53 @@ class JobWorker:
     log: Log = log_lines
     lease: float = 60.0
     provider: ChatModel | None = None
-    body: Callable[..., Body] = RunOfJob
-    _at_work: set[str] = field(default_factory=set)
+    body: Callable[..., RunBody] = RunOfJob
+    _executing: set[str] = field(default_factory=set)
 
     def claim(self, name: str, due: float) -> None:
-        """Enter a due time in the store, unless somebody has done so; whoever has time takes it from there."""
+        """Add the run of a due time to the store, unless another process has; any worker may execute it."""
         if run := self.store.claim(name, due, self.now()):
-            self._tell("run_due", run)
+            self._log_claim("run_due", run)
 
     def claim_now(self, name: str) -> JobRun:
-        """A run that a person asked for: one that waits or was interrupted, or a new one."""
+        """Claim a run at a user's request: a waiting or interrupted run of the job, or a new one."""
         for run in self.orphans(name):
             if taken := self.take_over(run):
                 return taken
         run = self.store.claim_now(name, self.owner, self.now(), self.lease)
-        self._tell("run_started_by_hand", run)
+        self._log_claim("run_started_by_hand", run)
         return run
 
     def orphans(self, name: str | None = None) -> list[JobRun]:
-        """Open runs that nobody works on: not yet, or not any more."""
-        return [run for run in self.store.open_runs(name) if run.id not in self._at_work and self._is_orphan(run)]
+        """Open runs with no live owner (unclaimed or abandoned), oldest first."""
+        return [run for run in self.store.open_runs(name) if run.id not in self._executing and self._is_orphan(run)]
 
     def take_over(self, run: JobRun) -> JobRun | None:
-        """An orphan as one's own; None where another was quicker."""
+        """Become the owner of an orphan; None if another process has."""
         taken = self.store.take_over(run, self.owner, self.now(), self.lease)
         if taken:
-            self._tell("run_claimed" if run.state == WAITING else "run_taken_over", taken)
+            self._log_claim("run_claimed" if run.state == WAITING else "run_taken_over", taken)
         return taken
 
     async def work(self, run: JobRun) -> JobRun:
-        """Bring a run that is one's own to its end, and return it as it was recorded.
+        """Execute a run that this process owns.
 
-        A cancellation lets the calls that were sent finish, and leaves the run to be taken over.
+        If cancelled, calls in flight are awaited and the run is marked as interrupted, to be resumed by any worker.
+
+        Returns:
+            The run as recorded in the store.
+
+        Raises:
+            UserError: The job was removed meanwhile, or its stored file is not valid.
         """
         if not run.open:
             return run
-        self._at_work.add(run.id)
+        self._executing.add(run.id)
         try:
             return await self._work(run)
         finally:
-            # Where its end could not be recorded, it is an orphan once its lease has run out, like others' runs.
-            self._at_work.discard(run.id)
+            # If the outcome could not be recorded, the run becomes an orphan when its lease expires.
+            self._executing.discard(run.id)
 
     async def _work(self, run: JobRun) -> JobRun:
         try:
@@ -131,28 +145,29 @@ class JobWorker:
             return run
         return await self._end(known, run, outcome, body)
 
-    def _body(self, known: KnownJob, run: JobRun) -> Body:
-        def say(event: str, message: str) -> None:
-            self.log(event, job=run.job, run=run.id, message=self._clean(message, body))
+    def _body(self, known: KnownJob, run: JobRun) -> RunBody:
+        def log(event: str, message: str) -> None:
+            self.log(event, job=run.job, run=run.id, message=self._redacted(message, body))
 
         champions = champions_of(run.job, self.data)
-        body = self.body(known, run, self.store, champions, say, self.now, self.provider)
+        body = self.body(known, run, self.store, champions, log, self.now, self.provider)
         return body
 
-    async def _outcome(self, body: Body, run: JobRun) -> RunOutcome:
+    async def _outcome(self, body: RunBody, run: JobRun) -> RunOutcome:
         try:
             return await body.outcome()
-        except RunLostError:  # the run goes on elsewhere, so it has not failed
+        except RunLostError:  # another process continues the run, so it has not failed
             raise
         except AgentoptError as error:
             return RunOutcome("failed", str(error), body.alarms)
-        except Exception as error:  # noqa: BLE001 - what breaks one run, in a user's scorer say, must not end the daemon
-            self.log("traceback", job=run.job, run=run.id, message=self._clean(traceback.format_exc(), body))
+        except Exception as error:  # noqa: BLE001 - any error of one run, such as in a user's scorer, must not end the daemon
+            self.log("traceback", job=run.job, run=run.id, message=self._redacted(traceback.format_exc(), body))
             return RunOutcome("failed", f"{type(error).__name__}: {error}", body.alarms)
 
     async def _while_held(self, run: JobRun, work: Coroutine[Any, Any, RunOutcome]) -> RunOutcome:
-        """What the work comes to, while the claim is kept alive: from a thread, because a scorer that blocks the event
-        loop must not cost it. Where the claim is lost all the same, the work is cancelled and `RunLostError` raised.
+        """Await the work and renew the lease meanwhile, in a thread, because a scorer may block the event loop.
+
+        If the lease is lost, the work is cancelled and `RunLostError` raised.
         """
         over, lost = threading.Event(), threading.Event()
         loop, working = asyncio.get_running_loop(), asyncio.ensure_future(work)
@@ -160,11 +175,11 @@ class JobWorker:
         def renew() -> None:
             while not over.wait(self.lease / 4):
                 try:
-                    mine = self.store.renew(run.id, self.owner, self.now() + self.lease)
-                except SQLAlchemyError as error:  # the lease outlasts a short outage, and the next turn tries again
+                    renewed = self.store.renew(run.id, self.owner, self.now() + self.lease)
+                except SQLAlchemyError as error:  # the lease outlasts a short outage; retried at the next turn
                     self.log("store_failed", job=run.job, run=run.id, message=type(error).__name__)
                     continue
-                if not mine:
+                if not renewed:
                     lost.set()
                     loop.call_soon_threadsafe(working.cancel)
                     return
@@ -181,8 +196,8 @@ class JobWorker:
             over.set()
             await asyncio.shield(asyncio.to_thread(thread.join))
 
-    async def _end(self, known: KnownJob, run: JobRun, outcome: RunOutcome, body: Body) -> JobRun:
-        message, alarm = (self._clean(text, body) for text in (outcome.message, "; ".join(outcome.alarms)))
+    async def _end(self, known: KnownJob, run: JobRun, outcome: RunOutcome, body: RunBody) -> JobRun:
+        message, alarm = (self._redacted(text, body) for text in (outcome.message, "; ".join(outcome.alarms)))
         number = outcome.champion.number if outcome.champion else None
         values = {"state": outcome.state, "message": message, "alarm": alarm or None, "champion": number}
         spent = body.spent()
@@ -192,9 +207,9 @@ class JobWorker:
         if outcome.snapshot and outcome.champion:
             champion = None if outcome.by_hand else outcome.champion.candidate.key
             self.store.settle(run.job, outcome.snapshot, champion)
-        told = {"job": run.job, "run": run.id, **values, "calls": spent.calls, "usd": spent.usd}
-        self.log("run_ended", **told)
-        await self._report(known, run, outcome, {**told, "task": str(known.job.task)})
+        fields = {"job": run.job, "run": run.id, **values, "calls": spent.calls, "usd": spent.usd}
+        self.log("run_ended", **fields)
+        await self._report(known, run, outcome, {**fields, "task": str(known.job.task)})
         return self.store.run(run.id)
 
     async def _report(self, known: KnownJob, run: JobRun, outcome: RunOutcome, data: dict[str, Any]) -> None:
@@ -204,9 +219,9 @@ class JobWorker:
             self.log("alarm", job=run.job, run=run.id, message=data["alarm"])
             if before is None or before.alarm != data["alarm"]:
                 happened.append("alarm")
-        # A cap that is spent, or a provider that is down, is news once, not at every due time.
-        news = before is None or before.state != outcome.state
-        if outcome.state == "promoted" or (outcome.state in ("failed", "refused", "undecided") and news):
+        # A spent cap or an unavailable provider is reported once, not at every due time.
+        changed = before is None or before.state != outcome.state
+        if outcome.state == "promoted" or (outcome.state in ("failed", "refused", "undecided") and changed):
             happened.append(outcome.state)
         for event in happened:
             if target is None or event not in target.events:
@@ -218,11 +233,11 @@ class JobWorker:
             else:
                 self.log("webhook_sent", job=run.job, run=run.id, message=event)
 
-    def _clean(self, text: str, body: Body) -> str:
-        """`text` without any key: a provider may quote the one it was sent, a user's function the environment."""
+    def _redacted(self, text: str, body: RunBody) -> str:
+        """Redact secrets: a provider may quote the key it received, a user's function the environment."""
         return redact(text, secrets_in(os.environ, *map(os.environ.get, body.secret_variables())))
 
-    def _tell(self, event: str, run: JobRun) -> None:
+    def _log_claim(self, event: str, run: JobRun) -> None:
         due = datetime.fromtimestamp(run.due, UTC).isoformat(timespec="milliseconds")
         if run.open:
             self.log(event, job=run.job, run=run.id, due=due)
@@ -230,14 +245,14 @@ class JobWorker:
             self.log("run_skipped", job=run.job, run=run.id, due=due, message=run.message)
 
     def _is_orphan(self, run: JobRun) -> bool:
-        given_up = run.state != RUNNING or run.lease < self.now() or is_free(_owner_file(self.data, run.owner))
-        # A process that was only suspended still holds its run folder; with both at it, calls would be paid twice.
-        return given_up and not (run.folder and (run.folder / ".lock").exists() and not is_free(run.folder / ".lock"))
+        abandoned = run.state != RUNNING or run.lease < self.now() or is_free(_owner_file(self.data, run.owner))
+        # A suspended process still holds the lock of its run folder; if both ran it, calls would be paid twice.
+        return abandoned and not (run.folder and (run.folder / ".lock").exists() and not is_free(run.folder / ".lock"))
 
 
 @contextmanager
 def as_owner(store: JobStore, data: Path, now: Callable[[], float], **options: Any) -> Iterator[JobWorker]:
-    """A worker of a new owner, whose lock file says that it lives. `options` are the worker's other fields."""
+    """A worker of a new owner, which holds its lock file until the block ends. `options` are further fields."""
     owner = uuid.uuid4().hex
     file = _owner_file(data, owner)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -245,12 +260,12 @@ def as_owner(store: JobStore, data: Path, now: Callable[[], float], **options: A
         try:
             yield JobWorker(store, data, owner, now, **options)
         finally:
-            # Its runs are over or given up by now, so nobody will ask again whether it lives.
+            # Its runs have ended or are marked as interrupted, so the file is no longer needed.
             file.unlink(missing_ok=True)
 
 
 def is_free(file: Path) -> bool:
-    """Whether a lock file is there and nobody holds it: its owner lived on this machine, and is gone."""
+    """Whether a lock file exists and is not held: its owner was a process on this machine and is dead."""
     if not file.exists():
         return False
     try:

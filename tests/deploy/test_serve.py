@@ -455,7 +455,7 @@ async def test_others_are_let_in_only_with_keys(folder: Path) -> None:
 
 @pytest.mark.parametrize(("host", "origin"), [("[::1", ""), ("localhost", "http://[::1"), ("[", "["), ("", "")])
 def test_an_address_that_is_none_is_not_of_this_machine(host: str, origin: str) -> None:
-    with pytest.raises(ApiError, match="only programs of this machine") as refused:
+    with pytest.raises(ApiError, match="only programs on this machine") as refused:
         Access(None).check("", host, origin)
     assert refused.value.status == 403
 
@@ -644,7 +644,7 @@ async def test_a_subtask_whose_judge_needs_inputs_is_served_only_as_part_of_the_
     (folder / "task.yaml").write_text(yaml.safe_dump(spec))
     (folder / "judge.py").write_text("def judge(inputs, value):\n    return inputs['word'] in value\n")
     async with OpenAIServer(answer) as backend, served(deployment_in(folder, backend)) as url, client_of(url) as client:
-        with pytest.raises(openai.BadRequestError, match="ask for the whole task"):
+        with pytest.raises(openai.BadRequestError, match="call the whole task"):
             await client.chat.completions.create(model="toy/find", messages=said("pear"))
         whole = await client.chat.completions.create(model="toy", messages=said("pear"))
     assert whole.choices[0].message.content == WHOLE
@@ -668,7 +668,7 @@ def test_a_watched_file_is_read_again_only_when_it_is_another(tmp_path: Path) ->
     assert loads == ["one", "two"]
 
 
-@pytest.mark.parametrize(("content", "problem"), [("# none\n\n", "no key in it"), (None, "cannot be read")])
+@pytest.mark.parametrize(("content", "problem"), [("# none\n\n", "has no key"), (None, "cannot be read")])
 def test_a_file_without_a_key_is_a_users_mistake(tmp_path: Path, content: str | None, problem: str) -> None:
     if content is not None:
         (tmp_path / "keys").write_text(content)

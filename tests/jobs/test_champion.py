@@ -94,7 +94,7 @@ def test_a_broken_file_without_any_kept_champion_is_to_be_mended_or_removed(tmp_
     champions = champions_of("nightly", tmp_path)
     champions.folder.mkdir(parents=True)
     champions.file.write_bytes(b"answer: [")
-    with pytest.raises(UserError, match="mend the file, or remove it"):
+    with pytest.raises(UserError, match="fix the file, or remove it"):
         champions.current()
 
 

@@ -82,7 +82,7 @@ def test_a_job_from_its_file_to_its_removal(place: Place, jobs: Call) -> None:
     assert "known: 1, 2" in jobs("rollback", "nightly", "9", code=2)
 
     jobs("remove", "nightly")
-    assert "there is no job of the name 'nightly'" in jobs("show", "nightly", code=2)
+    assert "there is no job named 'nightly'" in jobs("show", "nightly", code=2)
     assert "rolled back" in jobs("history", "nightly"), "the history stays"
     assert place.champions.file.exists()
 

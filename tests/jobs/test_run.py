@@ -179,7 +179,7 @@ async def test_a_champion_that_the_task_has_no_use_for_is_replaced_and_told(
     run = await job.run()
     assert job.champion == "small"
     assert run.alarm is not None
-    assert "does not fit the task any more" in run.alarm
+    assert "no longer fits the task" in run.alarm
 
 
 async def test_a_run_keeps_within_its_own_caps_and_those_of_its_month(tmp_path: Path, server: OpenAIServer) -> None:
@@ -205,7 +205,7 @@ async def test_a_month_whose_cap_is_spent_refuses_and_the_next_one_does_not(
     job.change()
     refused = await job.run()
     assert (refused.state, server.calls) == ("refused", paid)
-    assert "nothing is left of caps.per_month.calls: 20 of 20 spent in January 2027 (UTC)" in refused.message
+    assert "caps.per_month.calls is spent: 20 of 20 spent in January 2027 (UTC)" in refused.message
     job.clock.time += 32 * 86400
     assert (await job.run()).spent.calls > 0
 
@@ -216,7 +216,7 @@ async def test_a_run_cut_short_by_its_month_is_no_answer_for_the_next(tmp_path: 
     cut = await job.run()
     assert "cut short by caps.per_month.calls (" in cut.message
     assert " of 45 spent in January 2027 (UTC))" in cut.message
-    assert cut.message.endswith("the next run goes on")
+    assert cut.message.endswith("the next run continues")
     job.clock.time += 32 * 86400
     assert (await job.run()).state != "unchanged"
 
@@ -228,9 +228,9 @@ async def test_a_cap_that_cannot_pay_for_the_champion_leaves_nothing_decided_and
     first = await job.run()
     assert (first.state, first.champion, server.calls) == ("undecided", None, 5)
     assert "cut short by caps.per_run.calls (5 of 5 spent) before anything could be decided" in first.message
-    assert "measuring the champion once takes more than that" in first.message
+    assert "measuring the champion costs more than that" in first.message
     assert (await job.run()).state == "undecided"
-    assert server.calls == 10, "the next run goes on"
+    assert server.calls == 10, "the next run continues"
 
 
 async def test_a_search_that_no_calls_are_left_for_leaves_nothing_decided(tmp_path: Path, server: OpenAIServer) -> None:
@@ -247,7 +247,7 @@ async def test_a_search_that_its_own_cap_ended_in_mid_trial_is_told_as_such_and_
     job = Job(Place(tmp_path, server.base_url, models=["small", "twin"]), caps={"per_run": {"calls": 45}})
     run = await job.run()
     assert "the search was cut short by caps.per_run.calls (" in run.message
-    assert run.message.endswith("the next run goes on")
+    assert run.message.endswith("the next run continues")
     assert (await job.run()).state != "unchanged"
 
 
@@ -351,7 +351,7 @@ async def test_a_rollback_while_a_run_goes_on_is_not_questioned_by_the_next(
     assert (run.state, run.champion, run.message) == (
         "kept",
         1,
-        "the champion was changed by hand while the run went on",
+        "the champion was changed by hand during the run",
     )
     assert (await job.run()).state == "unchanged"
     assert job.champion == "small"
@@ -463,7 +463,7 @@ async def test_a_champion_that_does_not_fit_raises_its_alarm_also_where_the_run_
     await interrupted(job, "run_started")
     run = await gone_on_with(job)
     assert run.alarm is not None
-    assert "does not fit the task any more" in run.alarm
+    assert "no longer fits the task" in run.alarm
 
 
 async def test_no_secret_is_in_what_a_run_tells_the_log(
@@ -474,7 +474,7 @@ async def test_no_secret_is_in_what_a_run_tells_the_log(
 
     class Telling(RunOfJob):
         async def outcome(self) -> RunOutcome:
-            self.say("champion", f"{SECRET} and sk-of-another-provider")
+            self.log("champion", f"{SECRET} and sk-of-another-provider")
             return RunOutcome("failed", f"{SECRET} and sk-of-another-provider")
 
     job = Job(Place(tmp_path, server.base_url), webhook={"url": "http://127.0.0.1:9/", "secret_env": "HOOK"})

@@ -81,7 +81,7 @@ def test_a_run_that_overlaps_is_skipped_and_recorded(store: JobStore) -> None:
     first = claimed(store, 10)
     second = store.claim("nightly", 20, 20)
     assert second is not None
-    assert (second.state, second.message) == ("skipped", "the run before it is not over")
+    assert (second.state, second.message) == ("skipped", "the previous run has not ended")
     assert finish(store, first, 25)
     assert claimed(store, 30).state == "running"
 

@@ -11,9 +11,9 @@ import pytest
 from aiohttp import web
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-from agentopt.core.errors import ConfigError
+from agentopt.core.errors import ConfigError, WebhookError
 from agentopt.jobs.jobfile import WebhookTarget
-from agentopt.jobs.webhook import WebhookError, deliver
+from agentopt.jobs.webhook import deliver
 
 SECRET = "whsec_" + base64.b64encode(b"0123456789abcdef01234567").decode()
 ENVIRON = {"HOOK": SECRET}

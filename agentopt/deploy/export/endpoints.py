@@ -1,4 +1,4 @@
-"""How a catalogue entry is reached from outside of agentopt."""
+"""Addresses and keys of catalogue entries for programs that run without agentopt."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from agentopt.core.errors import UserError
 from agentopt.models.catalog import ModelSpec
 
 _DEFAULTS = {"max_choices": 1, "is_chat": True, "timeout": 120.0, "max_retries": 5}
-"""Those of `runtime.Endpoint`, which are not written out."""
+"""Defaults of `runtime.Endpoint`, which are omitted."""
 
 
 def endpoint_of(spec: ModelSpec) -> dict[str, Any]:
-    """The arguments of the `runtime.Endpoint` for a catalogue entry, those that are the default left out.
+    """The arguments of `runtime.Endpoint` for a catalogue entry, without defaults.
 
-    Raises `UserError` for a provider that the `openai` client cannot reach.
+    Raises:
+        UserError: The `openai` client cannot reach the provider.
     """
     if spec.litellm and not spec.litellm.startswith("openai/"):
         raise UserError(
@@ -35,7 +36,7 @@ def endpoint_of(spec: ModelSpec) -> dict[str, Any]:
 
 
 def url_variable(spec: ModelSpec) -> str | None:
-    """The environment variable for the address of a model file, which has no fixed one; None for other models."""
+    """The environment variable for the URL of a server of a model file; None for other models."""
     if spec.weights is None:
         return None
     return "".join(c if c.isalnum() else "_" for c in spec.name).upper() + "_URL"

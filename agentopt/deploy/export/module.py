@@ -29,14 +29,17 @@ PARSERS = Path(parsers_module.__file__ or "")
 
 
 def python_module(deployment: Deployment) -> str:
-    """The source of a module whose `run(inputs)` does the whole workflow with the deployment's candidate.
+    """The source of a module whose `run(inputs)` runs the whole workflow with the deployment's candidate.
 
-    It asks the same questions with the same seeds as agentopt does for the first repeat of every example, so the same
-    answers give the same output. Raises `UserError` for what cannot be written without agentopt.
+    It sends the same requests with the same seeds as an evaluation does in the first repeat of an example, so equal
+    responses give equal outputs.
+
+    Raises:
+        UserError: Part of the task needs agentopt, a library or a provider that a module cannot use.
     """
     file, spec = read_spec(deployment.folder, deployment.config.task)
     if spec.program:
-        rule = "a module is made of declared subtasks, but the task is a program of its own"
+        rule = "a module needs subtasks with prompts, but the task is a program of its own"
         raise UserError(rule, where=file, remedy="point the program at `agentopt serve`, or use --to litellm")
     return _Module(deployment, file, spec).source()
 
@@ -137,13 +140,13 @@ Needs `pip install {" ".join(self._parts.libraries)}`{needs}.{serving}
         return f"Endpoint({', '.join(f'{key}={value!r}' for key, value in arguments.items())})"
 
     def _settings(self, spec: SubtaskSpec, model: str) -> dict[str, Any]:
-        asked: dict[str, Any] = {"temperature": spec.temperature, "top_p": spec.top_p, "max_tokens": spec.max_tokens}
+        settings: dict[str, Any] = {"temperature": spec.temperature, "top_p": spec.top_p, "max_tokens": spec.max_tokens}
         if spec.stop:
-            asked["stop"] = list(spec.stop)
+            settings["stop"] = list(spec.stop)
         if spec.parse.kind == "json" and self._deployment.specs[model].json_schema:
             schema = {"name": "answer", "strict": True, "schema": spec.parse.options["schema"]}
-            asked["response_format"] = {"type": "json_schema", "json_schema": schema}
-        return {**asked, "seed": self._deployment.config.response_seed}
+            settings["response_format"] = {"type": "json_schema", "json_schema": schema}
+        return {**settings, "seed": self._deployment.config.response_seed}
 
     def _fusion_call(self, spec: SubtaskSpec, choice: SubtaskChoice) -> str:
         if spec.fuse.kind != "fuse" or choice.num_samples == 1:
@@ -172,7 +175,7 @@ Needs `pip install {" ".join(self._parts.libraries)}`{needs}.{serving}
         return f"lambda values, inputs: {method}({arguments})"
 
     def _source(self, entry: Entry, spec: SubtaskSpec, key: str) -> Path:
-        """The file that registers the extension. Raises `UserError` if its source is not there to be copied."""
+        """The file that registers the extension. Raises `UserError` if it has no source to copy."""
         file = inspect.getsourcefile(entry.make)
         if file is None or entry.make.__qualname__ != entry.make.__name__:
             rule = f"a module copies the source of {entry.name}, which is not a function of a Python file"
@@ -194,12 +197,12 @@ Needs `pip install {" ".join(self._parts.libraries)}`{needs}.{serving}
 
 
 def _variables(spec: ModelSpec) -> list[str]:
-    """The environment variables that a module which calls this model reads."""
+    """The environment variables that a call to this model reads."""
     return [value for key, value in endpoint_of(spec).items() if key.endswith("_env")]
 
 
 def _text(text: str) -> str:
-    """A text as source; one of several lines in as many lines."""
+    """A text as a Python literal, of several lines if the text has several."""
     lines = text.splitlines(keepends=True)
     if len(lines) < 2:
         return json.dumps(text, ensure_ascii=False) if text.isprintable() else repr(text)

@@ -1,7 +1,7 @@
-"""A candidate's models as a configuration of litellm's router: one entry a subtask, keys by environment variable.
+"""Exports a candidate's models as a configuration of litellm's router, one entry per subtask.
 
-A router sends one message to one model: prompts, parsing and fusion stay with the program that uses it, and are told
-in each entry's `model_info`.
+A router sends one message to one model. Prompts, parsing and fusion are left to the calling program; each entry's
+`model_info` describes them. Keys are referred to by environment variable.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from agentopt.deploy.export.endpoints import url_variable
 from agentopt.models.catalog import ModelSpec
 
 NO_KEY = "no-key"
-"""Sent where the endpoint asks for none: litellm does not start a call without one."""
+"""Key for endpoints without authentication: litellm requires one."""
 
 
 def router_config(deployment: Deployment) -> str:
-    """YAML with the `model_list` of a litellm router: `TASK/SUBTASK`, and `TASK/SUBTASK/fusion` where a model fuses."""
+    """YAML with the `model_list` of a litellm router: `TASK/SUBTASK`, and `TASK/SUBTASK/fusion` for fusion calls."""
     entries = []
     for subtask in deployment.task.subtasks:
         choice = deployment.candidate[subtask.name]
         name = f"{deployment.task.name}/{subtask.name}"
         info = {"num_samples": choice.num_samples, "fusion": subtask.fusion.method}
-        told = {**info, "system_prompt": choice.system_prompt}
-        entries.append(_entry(name, subtask, deployment.specs[choice.model], choice.num_samples, told))
+        described = {**info, "system_prompt": choice.system_prompt}
+        entries.append(_entry(name, subtask, deployment.specs[choice.model], choice.num_samples, described))
         if subtask.fusion.method == "fuse" and choice.num_samples > 1:
             spec = deployment.specs[subtask.fusion.model or choice.model]
             entries.append(_entry(f"{name}/fusion", subtask, spec, 1, {}, temperature=0.0))
     variables = sorted({value for value in _strings(entries) if value.startswith("os.environ/")})
     head = [
         f"# {deployment.title}.",
-        "# Routes and parameters only: model_info tells the system prompt, and how many samples are fused and how.",
+        "# Routes and parameters only: model_info has the system prompt, the number of samples and their fusion.",
         *(f"# Needs the environment variable {value.removeprefix('os.environ/')}." for value in variables),
     ]
     return "\n".join(head) + "\n" + to_yaml({"model_list": entries})
@@ -43,7 +43,7 @@ def router_config(deployment: Deployment) -> str:
 def _entry(
     name: str, subtask: Subtask, spec: ModelSpec, num_samples: int, info: dict[str, Any], **changes: Any
 ) -> dict[str, Any]:
-    asked: dict[str, Any] = {
+    parameters: dict[str, Any] = {
         **_route(spec),
         "temperature": subtask.temperature,
         "top_p": subtask.top_p,
@@ -54,20 +54,20 @@ def _entry(
         "max_parallel_requests": spec.concurrency,
     }
     if (n := min(num_samples, spec.max_choices)) > 1:
-        asked["n"] = n
+        parameters["n"] = n
     if subtask.stop:
-        asked["stop"] = list(subtask.stop)
+        parameters["stop"] = list(subtask.stop)
     if spec.requests_per_minute:
-        asked["rpm"] = max(1, int(spec.requests_per_minute))
+        parameters["rpm"] = max(1, int(spec.requests_per_minute))
     if subtask.json_schema and spec.json_schema:
         schema = {"name": "answer", "strict": True, "schema": json.loads(subtask.json_schema)}
-        asked["response_format"] = {"type": "json_schema", "json_schema": schema}
-    told = info if spec.chat_template else {**info, "mode": "completion"}
-    return {"model_name": name, "litellm_params": asked, **({"model_info": told} if told else {})}
+        parameters["response_format"] = {"type": "json_schema", "json_schema": schema}
+    shown = info if spec.chat_template else {**info, "mode": "completion"}
+    return {"model_name": name, "litellm_params": parameters, **({"model_info": shown} if shown else {})}
 
 
 def _route(spec: ModelSpec) -> dict[str, str]:
-    """Model string, address and key in litellm's words."""
+    """The `model`, `api_base` and `api_key` of litellm."""
     kind = "openai" if spec.chat_template else "text-completion-openai"
     variable = url_variable(spec)
     address = f"os.environ/{variable}" if variable else spec.base_url

@@ -1,1 +1,1 @@
-"""A candidate behind the OpenAI API: `TASK` is the whole workflow, `TASK/SUBTASK` one stage of it."""
+"""Serves a candidate behind the OpenAI API: `TASK` is the whole workflow, `TASK/SUBTASK` one subtask."""

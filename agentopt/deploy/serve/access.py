@@ -1,4 +1,4 @@
-"""Who may ask: the keys in a file, and, where there are none, programs of this machine only."""
+"""Authentication: API keys from a file, or without one, only programs on this machine."""
 
 from __future__ import annotations
 
@@ -14,27 +14,36 @@ from agentopt.models.openai_format import wrong_key
 
 
 def read_keys(path: Path) -> tuple[bytes, ...]:
-    """The keys in a file, one a line; blank lines and those that start with # are none. Raises `UserError`."""
+    """Read API keys, one a line; blank lines and those that start with # are ignored.
+
+    Raises:
+        UserError: The file cannot be read or has no key.
+    """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         rule = f"the file of API keys cannot be read: {reason.lower()}"
-        raise UserError(rule, where=path, remedy="write one key a line into it") from error
+        raise UserError(rule, where=path, remedy="write one key per line into it") from error
     keys = tuple(line.strip().encode() for line in lines if line.strip() and not line.lstrip().startswith("#"))
     if not keys:
-        raise UserError("the file of API keys has no key in it", where=path, remedy="write one key a line into it")
+        raise UserError("the file of API keys has no key", where=path, remedy="write one key per line into it")
     return keys
 
 
 class Access:
-    """Checks each request. `keys` gives the keys that are right now; None where everyone on this machine may ask."""
+    """Checks each request.
+
+    Args:
+        keys: Returns the valid keys; None if every program on this machine is allowed.
+    """
 
     def __init__(self, keys: Callable[[], tuple[bytes, ...]] | None) -> None:
         self._keys = keys
 
     @classmethod
     def by_file(cls, path: Path | None) -> Access:
+        """Access with the keys in a file, which is read again when it changes; None for access without keys."""
         return cls(None if path is None else Watched(path, read_keys))
 
     def check(self, authorization: str, host: str, origin: str) -> None:
@@ -43,28 +52,28 @@ class Access:
             self._check_local(host, origin)
             return
         scheme, _, key = authorization.partition(" ")
-        # All keys are compared in full, so that the time tells nothing of how near a guess was.
+        # Every key is compared in constant time, so that the response time reveals nothing.
         matches = [hmac.compare_digest(key.strip().encode(), known) for known in self._keys()]
         if scheme.lower() != "bearer" or not any(matches):
             raise wrong_key()
 
     def _check_local(self, host: str, origin: str) -> None:
-        """A page in a browser on this machine is not a program of this machine, though it can send requests here."""
+        """Reject web pages in a browser on this machine, which can send requests here too."""
         came_from = _host_in(origin) if origin else "localhost"
         if not (is_loopback(_host_in(f"//{host}")) and is_loopback(came_from)):
-            message = "without keys only programs of this machine are answered; start serve with --api-key-file"
+            message = "without API keys only programs on this machine are served; start serve with --api-key-file"
             raise ApiError(403, message, type="permission_error", code="not_local")
 
 
 def _host_in(url: str) -> str:
     try:
         return urlsplit(url).hostname or ""
-    except ValueError:  # half an IPv6 address, say
+    except ValueError:  # such as an incomplete IPv6 address
         return ""
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine is reached at `host`, a name or an address."""
+    """Whether `host`, a name or an address, is this machine only."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:

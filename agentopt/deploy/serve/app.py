@@ -1,4 +1,4 @@
-"""The web application: paths, keys, limits and errors. What a call means is the handler's."""
+"""The web application: routes, authentication, limits and errors."""
 
 from __future__ import annotations
 
@@ -39,15 +39,21 @@ from agentopt.models.openai_format import (
 _log = logging.getLogger(__name__)
 
 CANDIDATE = "x-agentopt-candidate"
-"""The header that names the candidate behind an answer."""
+"""The header with the key of the candidate that gave an answer."""
 
 DISCARDED = 64 * 2**20
-"""Bytes of a body that is too large that are still read, so that its sender hears why it was refused."""
+"""Most bytes beyond the limit that are still read, so that the sender of a large body receives the error."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerLimits:
-    """What one server takes: bytes of a body, calls under way at once, and seconds that a call may take."""
+    """Limits of one server.
+
+    Attributes:
+        body_bytes: Most bytes of a request body.
+        in_flight: Most concurrent calls.
+        seconds: Most seconds per call.
+    """
 
     body_bytes: int = 2**20
     in_flight: int = 256
@@ -55,7 +61,15 @@ class ServerLimits:
 
 
 class Application:
-    """The handlers of one server. `problem` says why the newest candidate is not the one in use; empty where it is."""
+    """The request handlers of one server.
+
+    Args:
+        handler: Answers chat calls.
+        access: Authenticates requests.
+        metrics: The counters.
+        limits: The limits.
+        problem: Returns why the newest candidate is not used, or an empty text.
+    """
 
     def __init__(
         self,
@@ -71,7 +85,7 @@ class Application:
         self._started = int(time.time())
 
     def asgi(self) -> Starlette:
-        """The application, for a server of the ASGI kind."""
+        """The ASGI application."""
         routes = [
             Route("/v1/chat/completions", self._chat, methods=["POST"]),
             Route("/v1/models", self._models),
@@ -85,7 +99,7 @@ class Application:
         started, model, status = time.monotonic(), "", 500
         try:
             self._check(request)
-            with self._place():
+            with self._slot():
                 body = read_body(await self._body(request))
                 model = model_in(body)
                 call = call_in(body)
@@ -96,7 +110,7 @@ class Application:
             _log.warning("%s", _failed_call(refusal, model))
             raise
         finally:
-            # Any text may be asked for as a model; only those that there are become labels.
+            # Only known models become labels: a client can send any text.
             known = model if model in self._handler.models else "unknown"
             self._metrics.requests.labels(known, str(status)).inc()
             self._metrics.request_seconds.labels(known).observe(time.monotonic() - started)
@@ -107,7 +121,7 @@ class Application:
             async with asyncio.timeout(self._limits.seconds):
                 return await self._handler.answer(call)
         except TimeoutError as error:
-            message = f"no answer within {self._limits.seconds:g} s; what was sent is paid for all the same"
+            message = f"no answer within {self._limits.seconds:g} s; the calls that were sent are billed"
             raise ApiError(504, message, type="api_error", code="timeout", headers=NO_RETRY) from error
         except ApiError:
             raise
@@ -115,10 +129,10 @@ class Application:
             raise from_failure(error) from error
 
     @contextmanager
-    def _place(self) -> Iterator[None]:
-        """A place among the calls under way. Raises `ApiError` when there is none."""
+    def _slot(self) -> Iterator[None]:
+        """Count one call as in flight. Raises `ApiError` if there are too many."""
         if self._in_flight >= self._limits.in_flight:
-            message = f"{self._limits.in_flight} calls are under way, which is the most there may be"
+            message = f"too many concurrent calls; at most {self._limits.in_flight} are answered"
             raise ApiError(503, message, type="server_error", code="overloaded", headers={"Retry-After": "1"})
         self._in_flight += 1
         self._metrics.in_flight.set(self._in_flight)
@@ -139,7 +153,7 @@ class Application:
                     elif size > most + DISCARDED:
                         break
         except (TimeoutError, ClientDisconnect) as error:
-            raise ApiError(408, "the body did not come to its end", code="incomplete_body") from error
+            raise ApiError(408, "the request body is incomplete", code="incomplete_body") from error
         if size > most:
             raise too_large(most)
         return bytes(kept)
@@ -160,12 +174,12 @@ class Application:
         return Response(self._metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
     async def _health(self, request: Request) -> Response:
-        told = {"status": "ok", "candidate": self._handler.current().key}
-        # A probe needs no key; what names files of this machine is for those who have one.
+        body = {"status": "ok", "candidate": self._handler.current().key}
+        # A probe needs no key; messages that name files of this machine require one.
         with suppress(ApiError):
             self._check(request)
-            told |= {"problem": problem} if (problem := self._problem()) else {}
-        return JSONResponse(told)
+            body |= {"problem": problem} if (problem := self._problem()) else {}
+        return JSONResponse(body)
 
     def _check(self, request: Request) -> None:
         headers = request.headers
@@ -176,13 +190,13 @@ def _response(call: ChatCall, served: Served) -> Response:
     candidate = {CANDIDATE: served.candidate.key}
     if not call.stream:
         return JSONResponse(served.completion.body(), headers=candidate)
-    # Samples are fused before there is an answer, so an error never comes in the middle of a stream.
+    # The answer exists before the first event, so a stream never ends in an error.
     events = served.completion.events(include_usage=call.include_usage)
-    return StreamingResponse(_one_by_one(events), headers={**STREAM_HEADERS, **candidate})
+    return StreamingResponse(_iterated(events), headers={**STREAM_HEADERS, **candidate})
 
 
-async def _one_by_one(events: Iterator[bytes]) -> AsyncIterator[bytes]:
-    """The events in the form that is sent as it is; a plain iterator would be read in a thread."""
+async def _iterated(events: Iterator[bytes]) -> AsyncIterator[bytes]:
+    """The events as an async iterator; a plain one would be read in a thread."""
     for event in events:
         yield event
 
@@ -193,8 +207,8 @@ async def _refuse(_: Request, error: Exception) -> Response:
 
 
 def _failed_call(refusal: ApiError, model: str) -> str:
-    """One line for the log: neither what was asked nor what a model said is in it."""
-    # These messages quote a response, or keys of the caller's object.
+    """One line for the log, without contents of the request or of a response."""
+    # These messages quote a response, or keys of the request.
     quotes = refusal.code == "unparsable_answer" or refusal.param == "messages"
     reason = " in ".join(filter(None, [refusal.code, refusal.param])) if quotes else refusal.message
     line = f"call failed: status {refusal.status}, model {model or 'unknown'}: {reason}"
@@ -203,14 +217,14 @@ def _failed_call(refusal: ApiError, model: str) -> str:
 
 async def _refuse_path(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    path = request.scope["path"]  # not by the URL, which is made of a header that may be anything
+    path = request.scope["path"]  # not from the URL, which contains the client's Host header
     if error.status_code == 405:
         return await _refuse(request, wrong_method(request.method, path, (error.headers or {})["Allow"].split(", ")))
     return await _refuse(request, no_such_path(path))
 
 
 async def _fail(_: Request, __: Exception) -> Response:
-    """What is nobody's mistake but ours; the server's log has the rest."""
+    """An internal error. Details are in the server's log."""
     return JSONResponse(ApiError(500, "the server failed", type="server_error", headers=NO_RETRY).body, 500, NO_RETRY)
 
 

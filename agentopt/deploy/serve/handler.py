@@ -1,8 +1,7 @@
-"""What a chat call means: the workflow or one subtask, with the candidate that is in use when the call comes.
+"""Request handler: runs the workflow, or one subtask, with the candidate current at arrival.
 
-A call keeps the candidate that it began with. Its samples are its own: each call has a seed that no other call of this
-server has, so the journal, through which every call goes, has no answer to it yet. Where seeds are not given, the
-questions are those of an evaluation, and what the journal knows is not asked again.
+A call keeps its candidate to the end. Each call has its own seed, so that no response is taken from the journal;
+without seeds, requests equal those of an evaluation, and recorded responses are reused.
 """
 
 from __future__ import annotations
@@ -26,15 +25,15 @@ from agentopt.workflow.graph import Workflow
 from agentopt.workflow.inputs import columns_of_task, inputs_in
 
 SEEDS = 2**30
-"""Seeds stay below this: some endpoints take 32 bits."""
+"""Upper bound of seeds: some endpoints accept 32 bits only."""
 
 
 def fresh_seeds(start: int) -> Iterator[int]:
-    """Every number below `SEEDS`, each once, in an order in which neighbours are far apart.
+    """Yield every number below `SEEDS` once, consecutive ones far apart.
 
-    The samples of a call have the seeds that follow its own, so near seeds would share samples.
+    The samples of a call use the seeds after its own, so calls with adjacent seeds would share samples.
     """
-    # Odd, so that every number has its turn; and no simple fraction of SEEDS, so that no two near turns are near.
+    # Odd, so that every number occurs; not close to a simple fraction of SEEDS, so that close turns are far apart.
     step = 0x1E3779B1
     while True:
         start = (start + step) % SEEDS
@@ -43,17 +42,28 @@ def fresh_seeds(start: int) -> Iterator[int]:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """The answer to one call, and the candidate that gave it."""
+    """The answer to one call and its candidate."""
 
     completion: Completion
     candidate: Candidate
 
 
 class ChatHandler:
-    """Answers calls, for any of `models`.
+    """Answers chat calls to any of `models`.
 
-    `current` gives the candidate in use. `seeds` are those of fresh samples; None where those of evaluations, which
-    have `seed`, will do.
+    Args:
+        task: The task.
+        current: Returns the current candidate.
+        model: The model client.
+        specs: Catalogue name -> entry, of the models that may be called.
+        seed: Seed of evaluations; used without `seeds`.
+        seeds: Seeds of fresh samples; None to reuse recorded responses.
+        on_answer: Called after each answer of a subtask.
+        clock: A monotonic clock, in seconds.
+
+    Attributes:
+        models: Names that a call may use as `model`.
+        current: See above.
     """
 
     def __init__(
@@ -73,12 +83,17 @@ class ChatHandler:
         self._workflow = Workflow(task, model, specs, clock=clock)
         self._columns = columns_of_task(task)
         self._subtasks = {f"{task.name}/{s.name}": s for s in task.subtasks}
-        # A program that was optimised behind the gateway finds its subtasks here under the same names.
+        # A program calls its subtasks by these names in an optimisation; they are the same here.
         self._subtasks |= {PREFIX + s.name: s for s in task.subtasks}
         self.models = [task.name, *self._subtasks]
 
     async def answer(self, call: ChatCall) -> Served:
-        """The answers to one call. Raises `ApiError`, and what the models and the user's functions raise."""
+        """Answer one call.
+
+        Raises:
+            ApiError: The call is not valid, or no answer could be parsed.
+            AgentoptError: A model or a function of the task failed.
+        """
         candidate = self.current()
         if call.model == self._task.name:
             _check_format(call, None if self._task.program else self._task[self._task.output_subtask])
@@ -98,7 +113,7 @@ class ChatHandler:
         return Served(completion_of(call, await asyncio.gather(*answers)), candidate)
 
     def _draw(self, number: int) -> Draw:
-        """The samples of a call's answer `number`."""
+        """The draw of a call's answer `number`."""
         return Draw(self._seed, number) if self._seeds is None else Draw(next(self._seeds))
 
     async def _whole(self, candidate: Candidate, example: Example, draw: Draw) -> Answer:
@@ -106,20 +121,20 @@ class ChatHandler:
 
 
 def _without_inputs(subtask: Subtask) -> Subtask:
-    """The subtask, unless it cannot be asked by itself: the judge of best_of reads the example's inputs."""
+    """The subtask, if it can run without the task's inputs. Raises `ApiError` for best_of, whose judge reads them."""
     if subtask.fusion.method == "best_of":
-        rule = f"the answers of {subtask.name} are judged by the task's inputs; ask for the whole task instead"
+        rule = f"the answers of {subtask.name} are judged by the task's inputs; call the whole task instead"
         raise ApiError(400, rule, param="model", code="unsupported_parameter")
     return subtask
 
 
 def _check_format(call: ChatCall, subtask: Subtask | None) -> None:
-    """Raise `ApiError` where a form is asked for that the answers of the subtask (None: of the program) have not."""
+    """Raise `ApiError` for a response format other than that of the subtask (None: of a program)."""
     if call.json_schema is None:
         return
-    asked, kept = json.loads(call.json_schema), json.loads((subtask and subtask.json_schema) or "{}")
-    # What asks for any object is content with one that follows a schema of its own.
-    if kept and (asked == kept or asked == {"type": kept.get("type")} == {"type": "object"}):
+    requested, own = json.loads(call.json_schema), json.loads((subtask and subtask.json_schema) or "{}")
+    # A request for any object is satisfied by one that follows the subtask's schema.
+    if own and (requested == own or requested == {"type": own.get("type")} == {"type": "object"}):
         return
-    rule = f"the form of an answer of {call.model} is the task's; leave response_format out, or ask for text"
+    rule = f"the answer format of {call.model} is fixed by the task; omit response_format, or set it to text"
     raise ApiError(400, rule, param="response_format", code="unsupported_parameter")

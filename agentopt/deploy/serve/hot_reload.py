@@ -1,4 +1,4 @@
-"""A file that may be replaced while it is in use: what it says now, at the cost of one `stat`."""
+"""Reloads a file when it is replaced, at the cost of one `stat` per read."""
 
 from __future__ import annotations
 
@@ -14,33 +14,40 @@ _log = logging.getLogger(__name__)
 
 
 class Watched(Generic[T]):
-    """The value that `load` makes of a file, made again when the file is another.
+    """The value loaded from a file; calling it returns the current one.
 
-    The first load raises what is wrong with it. Later, while the file is missing or `load` raises `UserError`, the last
-    good value stays in use; `problem` says why, and so does the log, once.
+    The first load may raise. Later, while the file is missing or `load` raises `UserError`, the last valid value is
+    kept, and the reason is logged once.
+
+    Args:
+        path: The file.
+        load: Loads the value.
+
+    Attributes:
+        problem: Why the last valid value is kept; empty if it is current.
     """
 
     def __init__(self, path: Path, load: Callable[[Path], T]) -> None:
         self.problem = ""
         self._path, self._load = path, load
-        # What the file was is noted before it is read: should it be replaced in between, it is read once more.
+        # The state is taken before reading: if the file is replaced in between, it is loaded again.
         self._seen = self._state()
         self._value = load(path)
 
     def __call__(self) -> T:
-        """What the file says now."""
+        """The current value."""
         state = self._state()
         if state != self._seen:
             self._seen = state
-            self._read_again()
+            self._reload()
         return self._value
 
-    def _read_again(self) -> None:
+    def _reload(self) -> None:
         try:
             self._value, self.problem = self._load(self._path), ""
         except UserError as error:
             self.problem = str(error)
-            _log.warning("what was read before stays in use: %s", error)
+            _log.warning("the previous content stays in use: %s", error)
 
     def _state(self) -> tuple[int, ...] | None:
         try:

@@ -1,4 +1,4 @@
-"""What a server counts, in the format of Prometheus."""
+"""Metrics of a server in the Prometheus format."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ from agentopt.workflow.base import SubtaskAnswer
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
-"""Upper ends of the buckets of latencies."""
+"""Upper bounds of the latency buckets."""
 
 
 class Metrics:
-    """One server's counters. `spent_usd` gives what its session has spent, failed attempts included."""
+    """Metrics of one server.
+
+    Args:
+        spent_usd: Returns the USD that the session has spent, including failed attempts.
+    """
 
     def __init__(self, spent_usd: Callable[[], float]) -> None:
         self._registry = registry = CollectorRegistry()
@@ -22,7 +26,7 @@ class Metrics:
         self.request_seconds = Histogram(
             "agentopt_request_seconds", "Latency of chat calls", ["model"], buckets=SECONDS, registry=registry
         )
-        self.in_flight = Gauge("agentopt_requests_in_flight", "Chat calls under way", registry=registry)
+        self.in_flight = Gauge("agentopt_requests_in_flight", "Chat calls in flight", registry=registry)
         self._answers = Histogram(
             "agentopt_subtask_seconds", "Latency of a subtask's answer", ["subtask"], buckets=SECONDS, registry=registry
         )
@@ -41,5 +45,5 @@ class Metrics:
         self._usd.labels(subtask, model).inc(use.usd + use.fusion_usd)
 
     def text(self) -> bytes:
-        """Everything, in the text format."""
+        """All metrics in the text format."""
         return generate_latest(self._registry)

@@ -1,7 +1,7 @@
-"""A server's life: its socket, its session with budget and journal, and its end.
+"""Runs the server: its socket, its session with budget and journal, and a graceful shutdown.
 
-The caps of the configuration hold for as long as the server runs. On SIGTERM or SIGINT it takes no more connections,
-answers what is under way, and closes its session.
+The caps of the configuration apply to the server's lifetime. On SIGTERM or SIGINT it accepts no more connections,
+completes the calls in flight and closes its session.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from agentopt.models.base import ChatModel
 from agentopt.models.session import open_session
 
 KEEP_ALIVE_SECONDS = 75
-"""How long an idle connection stays: longer than clients keep one, so that none is closed under a request."""
+"""Idle time of connections: longer than that of clients, so that none is closed during a request."""
 
 
 DEFAULT_LIMITS = ServerLimits()
@@ -39,10 +39,15 @@ DEFAULT_LIMITS = ServerLimits()
 
 @dataclass(frozen=True, slots=True)
 class ServeSettings:
-    """How a deployment is served.
+    """Settings of a server.
 
-    With `watch` its file may be replaced meanwhile, and later calls get the new candidate. With `cache` an answer may
-    come from the journal. `port` 0 picks a free one.
+    Attributes:
+        host: Name or address to listen at.
+        port: TCP port; 0 for a free one.
+        key_file: File of API keys; None allows programs on this machine only.
+        watch: Whether the candidate's file is reloaded when it is replaced.
+        cache: Whether responses may come from the journal.
+        limits: Limits of requests.
     """
 
     host: str = "127.0.0.1"
@@ -61,14 +66,23 @@ async def serve(
     stop: asyncio.Event | None = None,
     provider: ChatModel | None = None,
 ) -> None:
-    """Serve until a signal comes, or `stop` is set; `on_start` is told the base URL.
+    """Serve until SIGTERM or SIGINT, or until `stop` is set.
 
-    Raises `UserError` for a host that others can reach without keys, a port that is taken, a key that is missing.
+    Args:
+        deployment: The candidate and its task.
+        settings: Settings of the server.
+        on_start: Called with the base URL when the server listens.
+        stop: Ends the server.
+        provider: Makes the model calls in place of the catalogue's transports.
+
+    Raises:
+        UserError: The host is reachable by others but there are no API keys, the port is in use, or the key of a
+            provider is missing.
     """
     if settings.key_file is None and not is_loopback(settings.host):
         raise UserError(
-            f"a server that others can reach needs keys, but got --host {settings.host} alone",
-            remedy="add --api-key-file, or leave --host out",
+            f"a server that others can reach needs API keys, but got --host {settings.host} alone",
+            remedy="add --api-key-file, or omit --host",
         )
     access = Access.by_file(settings.key_file)
     with _listening(settings.host, settings.port) as listener:
@@ -92,7 +106,7 @@ async def _application(
     deployment: Deployment, settings: ServeSettings, access: Access, provider: ChatModel | None
 ) -> AsyncIterator[Application]:
     task, config = deployment.task, deployment.config
-    # A later candidate may use any model of the task, and a key that is missing is told now.
+    # A later candidate may use any model of the task; a missing key is reported now.
     names = task.models if settings.watch else deployment.models()
     specs = {name: deployment.specs[name] for name in names}
 
@@ -121,7 +135,7 @@ async def _application(
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, which ends on a signal without raising it again: the session is still to be closed."""
+    """uvicorn's server, which ends on a signal without raising it again, so that the session can be closed."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -147,7 +161,7 @@ async def _run(server: _Server, listener: socket.socket, stop: asyncio.Event | N
 
 @contextmanager
 def _listening(host: str, port: int) -> Iterator[socket.socket]:
-    """A listening socket. Raises `UserError` where there can be none."""
+    """A listening socket. Raises `UserError` if it cannot be opened."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.create_server(address[:2], family=family, backlog=1024)
