@@ -1,4 +1,4 @@
-"""A candidate becomes an `Evaluation`. The only place where an example's failure becomes data."""
+"""Evaluates candidates. The only place where an example's failure becomes data."""
 
 from __future__ import annotations
 
@@ -20,16 +20,23 @@ from agentopt.workflow.chat_calls import PREFIX
 from agentopt.workflow.graph import Workflow
 
 StopTest = Callable[[Mapping[str, float]], bool]
-"""Given the scores so far by example id, whether going on is pointless."""
+"""Decides from the scores so far (example id to score) whether to stop the evaluation early."""
 
 OnResult = Callable[[ExampleResult], None]
+"""Callback that receives every example's result."""
 
 
 class Evaluator:
-    """Runs candidates on the splits of one task, through one model.
+    """Evaluates candidates on the splits of one task.
 
-    `seed` fixes the order of the examples, the same for every candidate, so that trials that were stopped early
-    share their examples. `looks` is how often a stop test may look at a trial before its end.
+    Args:
+        task: The task.
+        model: The client that all calls go through, those of a judge included.
+        specs: Model name to spec.
+        seed: Seed of the responses and of the order of the examples. The order is the same for every candidate, so
+            that pruned trials share their examples.
+        looks: Number of blocks in which an evaluation with a stop test runs.
+        clock: Seconds.
     """
 
     def __init__(
@@ -55,11 +62,20 @@ class Evaluator:
         stop: StopTest | None = None,
         on_result: OnResult = lambda _: None,
     ) -> Evaluation:
-        """Score the candidate on the split, in blocks, until `stop` says that it has lost.
+        """Score a candidate on a split.
 
-        An example whose call or scorer failed for good has no score, and makes the evaluation incomplete. Raises
-        `CandidateError` for a candidate of another task, `TaskError` for a program that has never asked a subtask,
-        and `BudgetExceeded` (with what was evaluated as its `partial`) when a cap is reached.
+        An example whose call or scorer failed permanently has no score, and makes the evaluation incomplete.
+
+        Args:
+            candidate: The candidate.
+            split: The split.
+            stop: Called after each block; if it returns True, the evaluation is pruned.
+            on_result: Called after each example.
+
+        Raises:
+            CandidateError: If the candidate does not fit the task.
+            TaskError: If the task's program has never called a subtask.
+            BudgetExceeded: If a cap is reached; its `partial` is the evaluation so far.
         """
         check_candidate(candidate, self.task)
         started, examples = self._clock(), self._ordered(split)
@@ -79,7 +95,7 @@ class Evaluator:
             if stop and len(results) < len(examples) and stop(scores):
                 pruned = True
                 break
-        self._check_asked(results)
+        self._check_called(results)
         if pruned:
             return so_far("pruned")
         return so_far("incomplete" if any(r.error for r in results) else "complete")
@@ -116,17 +132,17 @@ class Evaluator:
         feedback = result.note or score.feedback
         return ExampleResult(example.id, score.value, output, feedback, subtasks=uses, metrics=metrics)
 
-    def _check_asked(self, results: Sequence[ExampleResult]) -> None:
-        """Raise `TaskError` where the program has answered, but asked nothing so far: no candidate makes a difference.
+    def _check_called(self, results: Sequence[ExampleResult]) -> None:
+        """Raise `TaskError` if the program has never called a subtask, so that candidates make no difference.
 
-        An example may well be answered without a question; all of them are only where the questions go elsewhere.
+        One example may be answered without a call; if all are, the calls go to another endpoint.
         """
         answered = [result for result in results if result.score is not None]
         if self.task.program and answered and not self._workflow.calls:
             raise TaskError(
-                f"{answered[0].feedback}; so it was on every example that it answered ({len(answered)})",
+                f"{answered[0].feedback}; no subtask was called on any of the {len(answered)} examples answered so far",
                 where=f"task {self.task.name}, program",
-                remedy="send its calls to OPENAI_BASE_URL, or to the endpoint that its function is given, with the "
+                remedy="send its calls to OPENAI_BASE_URL, or to the endpoint that its function receives, with the "
                 f"models {', '.join(PREFIX + subtask.name for subtask in self.task.subtasks)}",
             )
 
@@ -137,7 +153,7 @@ class Evaluator:
         results: list[ExampleResult],
         on_result: OnResult,
     ) -> None:
-        """Run the block's examples at once; those that finished are kept also when the budget cuts the rest."""
+        """Run a block's examples concurrently; finished ones are kept if a cap ends the others."""
 
         async def run(example: Example) -> ExampleResult:
             result = await self.run_example(candidate, example)
@@ -157,7 +173,12 @@ class Evaluator:
 
 
 async def judged(scorer: Scorer, example: Example, output: Value | None) -> Score:
-    """What the scorer, plain or async, says of the output. Raises `ScorerError`, and a judge `ModelError`."""
+    """Score an output with a sync or async scorer.
+
+    Raises:
+        ScorerError: If the scorer fails.
+        ModelError: If a judge's call fails.
+    """
     score = scorer(example, output)
     return await score if inspect.isawaitable(score) else score
 
@@ -168,7 +189,7 @@ async def _measured(metric: Metric, example: Example, result: WorkflowResult) ->
 
 
 def check_candidate(candidate: Candidate, task: Task) -> None:
-    """Raise `CandidateError` unless the candidate has a choice for every subtask, of a model the task allows."""
+    """Raise `CandidateError` unless the candidate chooses, for every subtask, a model that the task allows."""
     wanted = [s.name for s in task.subtasks]
     if sorted(candidate) != sorted(wanted):
         raise CandidateError(
@@ -179,7 +200,7 @@ def check_candidate(candidate: Candidate, task: Task) -> None:
     for subtask in task.subtasks:
         if candidate[subtask.name].model not in subtask.models:
             raise CandidateError(
-                f"subtask {subtask.name} may use {', '.join(subtask.models)}, but the candidate says "
+                f"subtask {subtask.name} may use {', '.join(subtask.models)}, but the candidate has "
                 f"{candidate[subtask.name].model}",
                 remedy=f"choose one of them, or add the model to {subtask.name}.models in the task file",
             )
@@ -192,5 +213,5 @@ def _blocks(examples: list[Example], count: int) -> list[list[Example]]:
 
 
 def _bound(scorer: Scorer, model: ChatModel) -> Scorer:
-    """The scorer, ready to use: a judge with its model, any other with what it raises and returns checked."""
+    """The scorer, ready to use: a judge with its model; any other with its errors and results checked."""
     return scorer.using(model) if isinstance(scorer, Judge) else python(scorer)

@@ -1,4 +1,4 @@
-"""Fusion: several parsed values become one. Pure; the call behind `fuse` is made in `scaling`."""
+"""Fusion: several parsed values become one. Pure; the call behind `fuse` is made in `sampling`."""
 
 from __future__ import annotations
 
@@ -121,9 +121,12 @@ def fuse(
 
 
 def fusion_message(fusion: Fusion, question: str, answers: Sequence[str]) -> Message:
-    """The user message of the call behind `fuse`: the question and all answers.
+    """Return the user message of the `fuse` call.
 
-    `question` is the subtask's rendered user message, `answers` the texts of all samples.
+    Args:
+        fusion: Its prompt template, or `FUSION_PROMPT` by default.
+        question: The subtask's rendered user message.
+        answers: The texts of all samples.
     """
     prompt = _fusion_template(fusion.prompt or FUSION_PROMPT)
     return Message("user", prompt.render_names(question=question, answers=[answer.strip() for answer in answers]))
@@ -140,7 +143,7 @@ def _judged(judge: Callable[[Mapping[str, Any], Value], float], inputs: Mapping[
         merit = float(judge(inputs, value))
     except AgentoptError:
         raise
-    except Exception as error:  # a user's function may raise anything; it is told as its failure
+    except Exception as error:  # a user's function may raise anything; it is reported as its failure
         raise ScorerError(f"the judge `{name}` of best_of failed: {type(error).__name__}: {error}") from error
     if math.isnan(merit):
         raise ScorerError(f"the judge `{name}` of best_of must return a number, but got nan")
@@ -157,14 +160,14 @@ def _distinct(value: Value) -> list[Value]:
 
 
 def _most_frequent(values: Sequence[Value], count: int) -> list[Value]:
-    """The `count` values with most votes, each as it was first written; among equals the earliest."""
+    """The `count` values with the most votes, each as first written; ties go to the earliest."""
     votes = Counter(vote_key(value) for value in values)
     earliest = {vote_key(value): value for value in reversed(values)}
     return [earliest[key] for key, _ in votes.most_common(count)]
 
 
 def vote_key(value: Value) -> str:
-    """What two values must share to vote together. Numbers by size, so 3 and 3.0 agree; truth values are none."""
+    """Return the key that values share if they vote together. 3 and 3.0 share one; booleans are not numbers."""
     if isinstance(value, str):
         folded = " ".join(value.casefold().split()).strip(" .,;:!?\"'`*")
         return f"text {folded or value.strip()}"

@@ -1,4 +1,4 @@
-"""How a text becomes a task's inputs, for a server and for an exported module alike."""
+"""Reads a task's inputs from a text, for the server and for exported modules."""
 
 from __future__ import annotations
 
@@ -13,19 +13,29 @@ from agentopt.models.base import Message
 
 
 class InputError(ValueError):
-    """A mistake of the caller, told in one sentence."""
+    """An invalid input, described in one sentence."""
 
 
 @dataclass(frozen=True)
 class InputColumns:
-    """The columns that inputs must have, those that they may have, and whether a text is the only column's value."""
+    """The columns of a task's inputs.
+
+    Attributes:
+        needed: Required columns.
+        optional: Columns that may be missing.
+        is_text: Whether a plain text is accepted as the value of the only column.
+    """
 
     needed: tuple[str, ...]
     optional: tuple[str, ...] = ()
     is_text: bool = False
 
     def read(self, text: str) -> Mapping[str, Any]:
-        """The inputs in a text: a JSON object of the columns, or the text of the only column. Raises `InputError`."""
+        """Read inputs from a text: a JSON object of the columns, or the value of the only column.
+
+        Raises:
+            InputError: If the text is neither, or a column is missing or unknown.
+        """
         try:
             given = json.loads(text)
         except (ValueError, RecursionError):
@@ -34,10 +44,14 @@ class InputColumns:
             return self.check(given)
         if self.is_text:
             return {self.needed[0]: text}
-        raise self.wrong("it is no JSON object")
+        raise self.wrong("it is not a JSON object")
 
     def check(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        """`given` as it is. Raises `InputError` for a column that is missing or unknown."""
+        """Return `given` unchanged.
+
+        Raises:
+            InputError: If a column is missing or unknown.
+        """
         missing = [name for name in self.needed if name not in given]
         unknown = [name for name in given if name not in self.needed and name not in self.optional]
         problems = [f"it lacks {', '.join(missing)}"] if missing else []
@@ -47,14 +61,14 @@ class InputColumns:
         return given
 
     def wrong(self, problem: str) -> InputError:
-        """The rule, and how it was broken."""
+        """Return the error that gives the rule and the problem."""
         may = f" (and may have {', '.join(self.optional)})" if self.optional else ""
         text = "a text, or " if self.is_text else ""
         return InputError(f"the input must be {text}a JSON object with {', '.join(self.needed)}{may}, but {problem}")
 
 
 def columns_of(examples: Iterable[Example]) -> InputColumns:
-    """The columns as the examples have them: those that all have are needed."""
+    """Return the columns of examples; a column that every example has is required."""
     rows = [example.inputs for example in examples]
     known = tuple(dict.fromkeys(name for row in rows for name in row))
     needed = tuple(name for name in known if all(name in row for row in rows))
@@ -63,17 +77,21 @@ def columns_of(examples: Iterable[Example]) -> InputColumns:
 
 
 def columns_of_task(task: Task) -> InputColumns:
-    """The columns of a task's examples, in all its splits."""
+    """Return the columns of a task's examples, in all splits."""
     return columns_of(example for examples in task.splits.values() for example in examples)
 
 
 def inputs_in(messages: Sequence[Message], columns: InputColumns) -> Mapping[str, Any]:
-    """The inputs in the last user message. Raises `ApiError` with status 400 that names the columns."""
-    asked = next((m.content for m in reversed(messages) if m.role == "user"), None)
+    """Read the inputs from the last user message.
+
+    Raises:
+        ApiError: With status 400, if there are none or they are invalid; names the columns.
+    """
+    text = next((m.content for m in reversed(messages) if m.role == "user"), None)
     try:
-        if asked is None:
+        if text is None:
             raise columns.wrong("there is no user message")
-        return columns.read(asked)
+        return columns.read(text)
     except InputError as error:
         rule = str(error).replace("the input", "the last user message", 1)
         raise ApiError(400, rule, param="messages", code="invalid_value") from error

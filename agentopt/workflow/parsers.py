@@ -1,7 +1,7 @@
-"""Parsers: from the text of a response to a value, or `Unparsable`.
+"""Parsers: convert the text of a response to a value.
 
-Owns the reading of responses and nothing about right or wrong. Every factory gives a `Parser` that, on any text at
-all, either returns a value or raises `Unparsable`; a user's own function that fails raises `ScorerError`.
+Parsers do not judge answers. Every factory returns a `Parser` that returns a value or raises `Unparsable` for any text;
+a user's function that fails raises `ScorerError`.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _PLAIN = _FULL_WIDTH | {ord(c): "-" for c in _MINUS_SIGNS} | {ord(c): " " for c 
 
 
 def plain(text: str) -> str:
-    """`text` with unicode minus signs, full-width characters, fraction slashes and odd spaces made ASCII."""
+    """Return `text` with Unicode minus signs, full-width characters, fraction slashes and spaces replaced by ASCII."""
     return text.translate(_PLAIN)
 
 
 @parser("text", sample="text")
 def text(*, first_line: bool = False) -> Parser:
-    """The response without surrounding white space; with `first_line`, its first line that is not blank."""
+    """The response without surrounding white space; with `first_line`, its first non-blank line."""
 
     def parse(response: str) -> str:
         stripped = response.strip()
@@ -61,7 +61,7 @@ _MOST_DIGITS = 300
 
 @parser("number", sample=1)
 def number() -> Parser:
-    """The last number in the response: an int where it is whole, else a float; never nan or infinite.
+    """The last number in the response: an int if it is whole, else a float; never nan or infinite.
 
     Reads 1,234.5, -3, .5, 1e-3, $12.50, 3/4 and 1 1/2. A percent sign is dropped (45% is 45); a hyphen between two
     numbers is a dash, not a sign (10-20 is 20), and so is one followed by a space at the start of a line (a list).
@@ -77,7 +77,7 @@ def number() -> Parser:
 
 
 def _number(match: re.Match[str]) -> int | float | None:
-    """What a match stands for; None where that is no finite number, such as 1/0."""
+    """The value of a match; None if it is not a finite number, such as 1/0."""
     if len(match[0]) > _MOST_DIGITS:
         return None
     sign = -1 if match["sign"] or match["inner_sign"] else 1
@@ -100,9 +100,11 @@ def _number(match: re.Match[str]) -> int | float | None:
 def choice(options: Sequence[str]) -> Parser:
     """One of `options`, as written there: the whole response, or else the option that occurs first in it.
 
-    Occurs means as a whole word, in any case; an option of one letter must match in case, so that the article
-    `a` is not the answer A. Of options that start at one place the longest counts. Raises `ValueError` for options
-    that are empty or differ in case only.
+    An option occurs as a whole word, in any case; an option of one letter must match in case, so that the article
+    `a` is not the answer A. If several options start at the same place, the longest is taken.
+
+    Raises:
+        ValueError: If options are empty, or differ in case only.
     """
     by_folded = {_folded(option): option for option in options}
     if not options or "" in by_folded or len(by_folded) != len(options):
@@ -136,8 +138,10 @@ def ids(max: int | None = None) -> Parser:  # noqa: A002 - the key of the task f
     """The whole numbers in the response as texts, in order, each once; the first `max` of them.
 
     Reads "3, 7", "[3, 7]", "Sentence 3 and 7" and "S3" (letters before a number are dropped, leading zeros too).
-    "[]" and "none" are the empty list; any other response without a number is unparsable. Raises `ValueError` for a
-    `max` below 1.
+    "[]" and "none" are the empty list; any other response without a number is unparsable.
+
+    Raises:
+        ValueError: If `max` is below 1.
     """
     if max is not None and max < 1:
         raise ValueError(f"max must be at least 1, but got {max}")
@@ -155,14 +159,16 @@ def ids(max: int | None = None) -> Parser:  # noqa: A002 - the key of the task f
 def json_value(schema: dict[str, Any]) -> Parser:
     """The first JSON value in the response that follows `schema` (JSON Schema, by default of 2020-12).
 
-    Looks at the whole response, then at what stands between ``` fences, then at each object or array in the prose.
-    A null is no answer and so unparsable, whatever the schema says.
-    Raises `ValueError` for an invalid schema, or one that refers to another document.
+    Tries the whole response, then the text between ``` fences, then each object or array in the prose. A null is
+    unparsable, even if the schema allows it.
+
+    Raises:
+        ValueError: If the schema is invalid, or refers to another document.
     """
     validator = _validator(schema)
 
     def parse(response: str) -> Value:
-        complaint = "no JSON value found"
+        problem = "no JSON value found"
         for value in json_values(response):
             try:
                 error = next(iter(validator.iter_errors(value)), None)
@@ -171,17 +177,17 @@ def json_value(schema: dict[str, Any]) -> Parser:
             if error is None and value is not None:
                 return value
             if error is None:
-                complaint = "null is no answer"
+                problem = "null is not an answer"
                 continue
             place = "".join(f"[{part!r}]" for part in error.absolute_path)
-            complaint = f"{place} {error.message}".strip()
-        raise Unparsable(f"expected JSON by the schema, got {shown(response)}: {complaint[:200]}")
+            problem = f"{place} {error.message}".strip()
+        raise Unparsable(f"expected JSON by the schema, got {shown(response)}: {problem[:200]}")
 
     return parse
 
 
 def _validator(schema: dict[str, Any]) -> Validator:
-    import jsonschema  # here, because it takes a tenth of a second that most tasks need not spend
+    import jsonschema  # imported late: it takes a tenth of a second, and few tasks need it
     import referencing.exceptions
     import referencing.jsonschema
 
@@ -191,7 +197,7 @@ def _validator(schema: dict[str, Any]) -> Validator:
     except jsonschema.SchemaError as error:
         raise ValueError(f"not a JSON schema: {error.message}") from error
     resource = referencing.jsonschema.DRAFT202012.create_resource(schema)
-    # An empty registry: nothing is fetched from the network while a response is read.
+    # An empty registry: parsing a response never fetches anything from the network.
     resolver = referencing.Registry[Any]().with_resource("", resource).resolver()
     for reference in _references(schema):
         try:
@@ -215,7 +221,7 @@ def _references(schema: Any) -> Iterator[str]:
 
 @parser("python")
 def python(function: Callable[[str], Value]) -> Parser:
-    """A user's own function. None means unparsable; what it raises, but `Unparsable`, becomes `ScorerError`."""
+    """A user's function. None means unparsable; any exception other than `Unparsable` becomes `ScorerError`."""
     name = getattr(function, "__name__", repr(function))
 
     def parse(response: str) -> Value:
@@ -223,17 +229,17 @@ def python(function: Callable[[str], Value]) -> Parser:
             value = function(response)
         except (Unparsable, AgentoptError):
             raise
-        except Exception as error:  # whatever a user's function raises is told as its failure
+        except Exception as error:  # a user's function may raise anything; it is reported as its failure
             problem = f"{type(error).__name__}: {error}"
             raise ScorerError(f"the parser `{name}` failed on {shown(response)}: {problem}") from error
         if value is None:
-            raise Unparsable(f"`{name}` made nothing of {shown(response)}")
+            raise Unparsable(f"`{name}` returned None for {shown(response)}")
         return value
 
     return parse
 
 
 def shown(value: object, most: int = 80) -> str:
-    """A value in quotes, cut to `most` characters, for messages."""
+    """Return the `repr` of a value, cut to `most` characters, for messages."""
     written = repr(value)
     return written if len(written) <= most else f"{written[: most - 3]}..."

@@ -1,4 +1,4 @@
-"""Test-time scaling inside one subtask: draw num_samples responses, parse each, fuse them into one value."""
+"""Test-time scaling of one subtask: draws `num_samples` responses, parses each, and fuses them into one value."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ class SubtaskSampler:
         """
         request = request_for(subtask, choice, prompt, draw)
         response = await self.model.generate(request)
-        values, complaints = _parse_all(subtask, response)
+        values, errors = _parse_all(subtask, response)
         use = self._use(choice.model, response)
         if not values:
-            return Answer(None, use, f"{subtask.name}: {complaints[0]}")
+            return Answer(None, use, f"{subtask.name}: {errors[0]}")
         if subtask.fusion.method == "fuse" and len(response.choices) > 1:
             return await self._fuse_by_model(subtask, choice, request, response, values, use)
         return Answer(fuse_values(subtask.fusion, values, inputs), use)
@@ -71,16 +71,16 @@ class SubtaskSampler:
         values: list[Value],
         use: SubtaskUse,
     ) -> Answer:
-        """One more call that reads all samples; should its own answer not parse, the samples vote instead."""
+        """Make one more call that reads all samples; if its answer does not parse, the samples vote instead."""
         name = subtask.fusion.model or choice.model
         read = fusion_message(subtask.fusion, request.messages[-1].content, [c.text for c in response.choices])
         messages = (*request.messages[:-1], read)
-        # Samples may be worded alike in two repeats; the fusion of each is drawn for itself.
+        # Samples of two repeats may be equal; each repeat still draws its own fusion.
         repeat = request.first_repeat // request.n
-        asked = replace(
+        fusion_request = replace(
             request, model=name, messages=messages, n=1, first_repeat=repeat, temperature=0.0, purpose="fusion"
         )
-        fused = await self.model.generate(asked)
+        fused = await self.model.generate(fusion_request)
         use = self._with_fusion(use, name, fused)
         parsed, _ = _parse_all(subtask, fused)
         voted = vote(values)
@@ -88,7 +88,7 @@ class SubtaskSampler:
 
     def _use(self, name: str, response: Response) -> SubtaskUse:
         spec, prompt, completion = self.specs[name], response.prompt_tokens, response.completion_tokens
-        # Where an endpoint has no `n`, or too small a one, the prompt is paid once per request.
+        # An endpoint without `n`, or with a smaller limit, charges the prompt once per request.
         requests = -(-len(response.choices) // spec.max_choices)
         return SubtaskUse(
             prompt_tokens=prompt,
@@ -107,7 +107,7 @@ class SubtaskSampler:
         )
 
     def _units(self, spec: ModelSpec, prompt_tokens: int, completion_tokens: int) -> float:
-        # The formula is affine: a pass that is smaller than the unit's prompt would come out below nothing.
+        # The formula is affine: a pass that is smaller than the unit's prompt would have a negative cost.
         return max(0.0, units(spec.parameters or 0.0, prompt_tokens, completion_tokens, unit=self.unit))
 
 
@@ -128,22 +128,22 @@ def request_for(subtask: Subtask, choice: SubtaskChoice, prompt: Prompt, draw: D
 
 
 def _messages(subtask: Subtask, system_prompt: str, prompt: Prompt) -> tuple[Message, ...]:
-    """The prompt under the candidate's system prompt; where that is empty, a program's own stays as it is."""
-    asked = (Message("user", prompt),) if isinstance(prompt, str) else prompt
+    """The prompt with the candidate's system prompt; if that is empty, a program's system message is kept."""
+    messages = (Message("user", prompt),) if isinstance(prompt, str) else prompt
     if not system_prompt:
-        return asked
-    own = tuple(takewhile(lambda message: message.role == "system", asked))
+        return messages
+    own = tuple(takewhile(lambda message: message.role == "system", messages))
     kept = [message.content for message in own] if subtask.keep_system_prompt else []
-    return (Message("system", "\n\n".join([system_prompt, *kept])), *asked[len(own) :])
+    return (Message("system", "\n\n".join([system_prompt, *kept])), *messages[len(own) :])
 
 
 def _parse_all(subtask: Subtask, response: Response) -> tuple[list[Value], list[str]]:
-    """The values of the choices that parse, and what was wrong with the others."""
+    """The values of the parsable choices, and the errors of the others."""
     values: list[Value] = []
-    complaints: list[str] = []
+    errors: list[str] = []
     for choice in response.choices:
         try:
             values.append(subtask.parse(choice.text))
-        except Unparsable as complaint:
-            complaints.append(str(complaint))
-    return values, complaints
+        except Unparsable as error:
+            errors.append(str(error))
+    return values, errors

@@ -1,7 +1,7 @@
 """Prompt templates: sandboxed Jinja in which `inputs.<column>` and `<subtask>.output` can be read.
 
-A template is a user's text that may come from a stranger: it can reach nothing but the values it is given, and
-cannot loop without end (`range` is limited by the sandbox).
+A template may come from an untrusted source: it can access only the values passed to it, and cannot loop endlessly
+(the sandbox limits `range`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from agentopt.core.task_rules import CONTEXT, INPUTS, OLD_CONTEXT
 
 
 class Record:
-    """What a template sees of a mapping: its keys alone, so that a column called `items` is no method."""
+    """A mapping as a template sees it: keys only, so that a column named `items` does not read a method."""
 
     __slots__ = ("_data",)
 
@@ -38,7 +38,7 @@ class Record:
 
 
 class _Undefined(jinja2.StrictUndefined):
-    """Names the variable in a user's words instead of Python's."""
+    """Reports the undefined variable by its name in the template."""
 
     @property
     def _undefined_message(self) -> str:
@@ -47,12 +47,12 @@ class _Undefined(jinja2.StrictUndefined):
 
 
 def _finalize(value: Any) -> Any:
-    """Lists and objects are written into a prompt as JSON, not as Python writes them."""
+    """Write lists and objects as JSON instead of as Python literals."""
     return json.dumps(value, ensure_ascii=False) if isinstance(value, list | tuple | dict) else value
 
 
 def written(value: Any) -> str:
-    """The value as a template writes it into a prompt."""
+    """Return the value as a template writes it into a prompt."""
     return str(_finalize(value))
 
 
@@ -71,8 +71,10 @@ ENVIRONMENT = _environment()
 class Template:
     """A compiled template.
 
-    `references` are the names that it reads from outside: `inputs` and subtasks. `attributes` are the
-    (name, attribute) pairs it asks of them, `columns` those of `inputs`.
+    Attributes:
+        text: The source.
+        references: The undeclared names that it reads: `inputs`, `context` and subtasks.
+        attributes: The (name, attribute) pairs that it reads from them.
     """
 
     text: str
@@ -82,28 +84,49 @@ class Template:
 
     @property
     def columns(self) -> frozenset[str]:
+        """The attributes of `inputs`."""
         return frozenset(attribute for name, attribute in self.attributes if name == INPUTS)
 
     def render(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> str:
-        """The text for one example. Raises `TaskError` that names the variable that is not defined."""
+        """Render the template for one example.
+
+        Args:
+            inputs: The example's columns.
+            outputs: Subtask name to output, and `context` to the result of a context function.
+
+        Raises:
+            TaskError: If a variable is not defined, or the template fails.
+        """
         names = {name: Record({"output": value}) for name, value in outputs.items()}
         if CONTEXT in names:
             names[OLD_CONTEXT] = names[CONTEXT]
         return self.render_names(**names, **{INPUTS: Record(inputs)})
 
     def render_names(self, **names: Any) -> str:
-        """The text, with these values under these names. Raises `TaskError`."""
+        """Render the template with these variables.
+
+        Raises:
+            TaskError: As for `render`.
+        """
         try:
             return self._compiled.render(names)
         except jinja2.UndefinedError as error:
             raise TaskError(str(error), remedy="correct the name in the template, or the data") from error
-        except Exception as error:  # a template can fail as any program can, and is a user's text
+        except Exception as error:  # a template is a user's program, which may raise anything
             problem = f"the template cannot be rendered: {type(error).__name__}: {error}"
             raise TaskError(problem, remedy="correct the template") from error
 
 
 def compile_template(text: str, where: str | None = None) -> Template:
-    """Compile a template. Raises `TaskError` with `where` and the line inside the template for bad syntax."""
+    """Compile a template.
+
+    Args:
+        text: The source.
+        where: File and key, for the error message.
+
+    Raises:
+        TaskError: If the syntax is wrong; names the line inside the template.
+    """
     try:
         tree = ENVIRONMENT.parse(text)
         compiled = ENVIRONMENT.from_string(text)

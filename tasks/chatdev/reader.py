@@ -13,7 +13,7 @@ from agentopt.taskfile.columns import at_least_one, text
 def read(row: Mapping[str, Any], max_words: int | None = None) -> Example:
     """`name` and `task`, or the original's `Name` and `Description`; the requirement cut to `max_words`.
 
-    Names stand more than once in SRDD, so an id ends in a hash of the requirement.
+    Names are not unique in SRDD, so an id ends in a hash of the requirement.
     """
     if max_words is not None:
         at_least_one("max_words", max_words)

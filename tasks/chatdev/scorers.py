@@ -16,7 +16,7 @@ __all__ = ["completeness", "consistency", "executability", "plausible", "program
 
 
 async def quality(example: Example, output: str | None) -> Score:
-    """Completeness x executability x consistency, with what is wrong as feedback."""
+    """Completeness x executability x consistency, with the problems as feedback."""
     if output is None:
         return Score(0.0, "no response had a program in it")
     run = await programs.sandbox().run(output)

@@ -4,7 +4,7 @@
 
 Six kinds of question take turns, so that instructions help some and do nothing for, or hurt, others. The style is
 nowhere in the user prompts: dates are YYYY-MM-DD, numbers are digits with the short unit, yes and no are in lower
-case, what the facts do not tell is `unknown`, and an answer is the value alone.
+case, what the facts do not contain is `unknown`, and an answer is the value alone.
 """
 
 from __future__ import annotations
@@ -102,12 +102,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--each", type=int, nargs=3, default=[4, 5, 15], help="rows per kind: train, validation, test")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "data")
-    asked = parser.parse_args()
-    asked.out.mkdir(parents=True, exist_ok=True)
-    rng, taken = random.Random(asked.seed), set[tuple[str, str]]()
-    for split, each in zip(("train", "validation", "test"), asked.each, strict=True):
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    rng, taken = random.Random(options.seed), set[tuple[str, str]]()
+    for split, each in zip(("train", "validation", "test"), options.each, strict=True):
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows(split, each, rng, taken)]
-        (asked.out / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
+        (options.out / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
 if __name__ == "__main__":

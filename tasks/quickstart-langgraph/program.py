@@ -47,5 +47,5 @@ app = graph.compile()
 
 
 def run(inputs: dict[str, Any]) -> str:
-    """The name of the landmark that the question asks for."""
+    """Return the name of the landmark in question."""
     return app.invoke(inputs)["name"]

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The quickstart in a shell with curl: reads one example as JSON on stdin, asks two models, prints the answer.
+# The quickstart in a shell with curl: reads one example as JSON on stdin, calls two models, prints the answer.
 # Needs curl, and python3 to read and write JSON.
 set -eu
 example=$(cat)
@@ -16,7 +16,7 @@ $1
 print(json.dumps({'model': model, 'messages': [{'role': 'user', 'content': question}]}))"
 }
 
-# ask BODY: the text of the model's answer; fails where the endpoint answers with an error.
+# ask BODY: the text of the model's answer; fails if the endpoint returns an error.
 ask() {
     printf '%s' "$1" | curl --silent --show-error --fail-with-body "$OPENAI_BASE_URL/chat/completions" \
         -H "Authorization: Bearer $OPENAI_API_KEY" -H 'Content-Type: application/json' --data-binary @- > "$reply" ||

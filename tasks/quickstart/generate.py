@@ -99,9 +99,9 @@ def draw_distractors(rng: random.Random, made: list[Chain], count: int) -> list[
 
 
 def arrange(rng: random.Random, made: list[Chain], distractors: list[str], number: int) -> list[str]:
-    """All sentences in one order, shuffled but for two: where they stand takes turns from example to example.
+    """All sentences in one order, shuffled but for two: their positions rotate from example to example.
 
-    These are the one that names the answer, and the one that names the town, among those that say who lives where.
+    These are the one that names the answer, and the one that names the town, among those about who lives where.
     """
     answer_fact = made[0].landmark_facts[0]
     facts = [*distractors, *(fact for chain in made for fact in (*chain.links, *chain.landmark_facts))]
@@ -115,7 +115,7 @@ def arrange(rng: random.Random, made: list[Chain], distractors: list[str], numbe
 
 
 def draw_example(rng: random.Random, shape: Shape, number: int, split: str, answer: str) -> dict[str, object]:
-    """One row. The kinds that are asked for take turns; `link_question` asks for the town alone."""
+    """One row. The kinds rotate; `link_question` is about the town only."""
     all_kinds = list(LANDMARK_KINDS)
     kind = all_kinds[(number // 2 + number // shape.facts) % len(all_kinds)]
     kinds = [kind, *rng.sample([other for other in all_kinds if other != kind], shape.landmarks - 1)]
@@ -167,7 +167,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def shape_of(arguments: argparse.Namespace) -> Shape:
-    """The shape asked for; unless given, with as many landmarks per town as leave room for two towns."""
+    """The requested shape; unless given, with as many landmarks per town as leave room for two towns."""
     shapes = [Shape(arguments.facts, arguments.hops, n, arguments.distractors) for n in (3, 2, 1)]
     if arguments.landmarks:
         shapes = [shape for shape in shapes if shape.landmarks == arguments.landmarks]
@@ -175,7 +175,7 @@ def shape_of(arguments: argparse.Namespace) -> Shape:
 
 
 def complaint_about(shape: Shape, sizes: dict[str, int]) -> str | None:
-    """What is wrong with the numbers asked for, with the remedy."""
+    """The error of the requested numbers, with the remedy; None if they fit."""
     most_towns = min(len(PEOPLE) // 2, len(TOWNS), len(LANDMARKS) // shape.landmarks)
     if not 2 <= shape.chains <= most_towns or shape.distractors < 0:
         return f"2 to {most_towns} towns must fit, but got {shape.chains}: change --facts, --landmarks or --distractors"

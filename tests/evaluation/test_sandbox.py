@@ -188,7 +188,7 @@ def test_a_forbidden_act_ends_the_program_though_it_would_catch_the_refusal(
         f"import os, socket, threading, time\nprint('on')\ntry:\n    {act}\nexcept OSError:\n    pass\nprint('off')"
     )
     ended = run(way, program)
-    assert (ended.ending, ended.why) == ("stopped", "it did what no program may, as its last line says")
+    assert (ended.ending, ended.why) == ("stopped", "it made a forbidden call, which its last line names")
     assert ended.output.startswith("on\n\nStopped by the sandbox: a program may not ")
     assert told in ended.output
     assert "off" not in ended.output

@@ -153,7 +153,7 @@ def test_feedback_says_what_was_expected_and_what_was_got() -> None:
 
 @pytest.mark.parametrize("name", [name for name in SCORERS.names() if SCORERS.find(name).traits["compares"]])
 def test_an_example_without_a_target_cannot_be_judged(name: str) -> None:
-    with pytest.raises(ScorerError, match="example e1 has no target"):
+    with pytest.raises(ScorerError, match="example e1 needs a target"):
         judged(SCORERS.find(name).make(), None, "Kell")
 
 

@@ -179,7 +179,7 @@ def test_missing_data_is_told_with_the_remedy_and_the_other_instructions_are_jud
             "?", [{"id": "count:word_count_range", "kwargs": {"min_words": 1, "max_words": 2}}], "x"
         )
         assert checked.strict
-        with pytest.raises(ScorerError, match=r"words:start_verb needs data of NLTK") as told:
+        with pytest.raises(ScorerError, match=r"words:start_verb needs NLTK data") as told:
             checker.check("?", [{"id": "words:start_verb", "kwargs": {}}], "Run home now.")
         assert "tokenizers/punkt_tab: punkt_tab.zip was asked for" in str(told.value)
         assert "remedy: python -m nltk.downloader punkt_tab stopwords averaged_perceptron_tagger_eng" in str(told.value)

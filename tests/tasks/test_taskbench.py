@@ -204,7 +204,7 @@ from pathlib import Path
 Functions(Path({str(FOLDER)!r}))("scorers.py:rouge_l", "here")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "UserError: judging this task needs rouge_score" in done.stderr
+    assert "UserError: scoring this task needs rouge_score" in done.stderr
     assert 'remedy: pip install "agentopt[tasks]"' in done.stderr
 
 

@@ -193,7 +193,7 @@ def test_a_users_function_may_refuse_by_raising_or_by_none_and_its_bug_is_named(
         parsers.python(shout)("bad")
     with pytest.raises(ScorerError, match="parser `shout` failed on '': KeyError"):
         parsers.python(shout)("")
-    with pytest.raises(Unparsable, match="made nothing of"):
+    with pytest.raises(Unparsable, match="returned None for"):
         parsers.python(lambda _: None)("hi")
 
 

@@ -152,7 +152,7 @@ async def test_what_a_command_prints_is_the_answer(body: str, output: str, tmp_p
     task = replace(task, splits={"test": [e for e in task.splits["test"] if e.id == "test-1"]})
     result = await only(task, config)
     assert (result.output, result.score, result.error) == (output, 0.0, None)
-    assert result.feedback.startswith("the program asked none of its subtasks")
+    assert result.feedback.startswith("the program called none of its subtasks")
 
 
 async def test_a_command_may_take_the_inputs_as_an_argument(config: Config) -> None:
@@ -302,7 +302,7 @@ async def test_a_subtask_that_is_not_there_is_the_examples_error_whatever_the_pr
     """
     result = await only(script(tmp_path, body), config)
     assert result.score is None
-    told = "a subtask that is not there: the model `agentopt/fnd` does not exist; there are: "
+    told = "a subtask that does not exist: the model `agentopt/fnd` does not exist; there are: "
     assert f"{told}agentopt/find, agentopt/answer" in str(result.error)
 
 
@@ -325,12 +325,13 @@ async def test_a_program_that_never_asks_a_subtask_is_told_before_a_search(
     body: str, why: str, tmp_path: Path, config: Config
 ) -> None:
     told = (
-        rf"(?s)asked none of its subtasks{why}; so it was on every .*4.*OPENAI_BASE_URL.*agentopt/find, agentopt/answer"
+        rf"(?s)called none of its subtasks{why}; no subtask was called on any .*4.*OPENAI_BASE_URL"
+        r".*agentopt/find, agentopt/answer"
     )
     with pytest.raises(TaskError, match=told):
         await evaluated(script(tmp_path, body), config)
     config = config.model_copy(update={"runs": tmp_path / "runs"})
-    with pytest.raises(TaskError, match="asked none of its subtasks"):
+    with pytest.raises(TaskError, match="called none of its subtasks"):
         await aoptimize(script(tmp_path, body), config, provider=toy_model())
 
 
@@ -340,7 +341,7 @@ async def test_a_program_that_asks_on_some_examples_only_is_a_program_like_other
     body = "print(ask('agentopt/find', 'find|1|') if inputs['number'] == 'test-1' else 'known')"
     done = await evaluated(script(tmp_path, body), config)
     assert (done.state, [len(result.subtasks) for result in done.results].count(1)) == ("complete", 1)
-    assert sum("asked none of its subtasks" in result.feedback for result in done.results) == 3
+    assert sum("called none of its subtasks" in result.feedback for result in done.results) == 3
 
 
 CATALOG_KEY, OTHER_KEY = "catalogue-password-0123456789", "sk-of-another-provider"
@@ -662,7 +663,7 @@ async def test_nobody_is_let_in_without_the_key(base_url: str) -> None:
 
 
 async def test_a_body_that_is_too_large_is_refused_in_the_openai_form() -> None:
-    gateway = Gateway(most_bytes=1000)
+    gateway = Gateway(max_bytes=1000)
     await gateway.start()
     try:
         url = gateway.address()

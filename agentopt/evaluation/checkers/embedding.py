@@ -1,4 +1,4 @@
-"""How alike two texts are in meaning, by an embedding model that comes with its library: no download, no endpoint.
+"""Semantic similarity of two texts, by an embedding model that ships with its library: no download, no endpoint.
 
 The model is WordLlama's `l2_supercat`: 256 numbers per token, taken from the token table of Llama 2 70B and trained
 for retrieval, averaged over the text. The only importer of wordllama.
@@ -13,7 +13,11 @@ from typing import Any
 
 
 def similarity(first: str, second: str) -> float:
-    """The cosine of the two embeddings, from -1 to 1; 0 where a text is empty. Raises `ImportError`."""
+    """Return the cosine of the two embeddings, from -1 to 1; 0 if a text is empty.
+
+    Raises:
+        ImportError: If wordllama is not installed.
+    """
     if not first.strip() or not second.strip():
         return 0.0
     return max(-1.0, min(1.0, float(_model().similarity(first, second))))
@@ -25,9 +29,9 @@ def _model() -> Any:
     before = root.level, list(root.handlers)
     import wordllama
 
-    # Importing it sets up logging for the whole program, which is not a library's to do.
+    # Importing it configures logging for the whole process; undo that.
     root.setLevel(before[0])
     root.handlers[:] = before[1]
-    # Its tokeniser lies in a folder of the package in which the library looks for a cached one only.
+    # The library looks for its bundled tokeniser in the cache folder only.
     own = Path(wordllama.__file__).parent
     return wordllama.WordLlama.load(cache_dir=own, disable_download=True)

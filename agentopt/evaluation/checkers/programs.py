@@ -1,4 +1,4 @@
-"""Judging a Python program that a model wrote, by the three measures of ChatDev (arXiv 2307.07924), each from 0 to 1.
+"""Scores a Python program that a model wrote by the three measures of ChatDev (arXiv 2307.07924), each from 0 to 1.
 
 Completeness: it has no placeholders. Executability: it runs to its end in the sandbox. Consistency: the cosine of the
 embeddings of the requirement and of the code without its comments. Their product is ChatDev's quality.
@@ -27,14 +27,21 @@ _PROMISE = re.compile(
 
 @lru_cache(maxsize=1)
 def sandbox() -> Sandbox:
-    """The one sandbox of this process, so that a program is run once. Raises `UserError` where there can be none."""
+    """The sandbox that all tasks of this process share, so that a program runs once.
+
+    Raises:
+        UserError: If no confinement works on this machine.
+    """
     return Sandbox()
 
 
 def program(response: str) -> str:
-    """A parser: the longest Python block between ``` fences, or the whole response where that is Python.
+    """Parse the longest Python block between ``` fences, or the whole response if it is Python.
 
-    A last fence that is not closed, as of a response that was cut off, counts to the end. Raises `Unparsable`.
+    An unclosed last fence, as in a truncated response, extends to the end.
+
+    Raises:
+        Unparsable: If there is no Python program.
     """
     blocks = [block.strip() for language, block in _FENCE.findall(response) if language.lower() in _PYTHON]
     if code := max(blocks, key=len, default=""):
@@ -46,20 +53,21 @@ def program(response: str) -> str:
 
 
 def is_broken(code: str) -> bool:
-    """Whether Python cannot even read it."""
+    """Return whether the code has a syntax error."""
     return _tree(code) is None
 
 
 def completeness(code: str) -> float:
-    """1 where nothing is left open: it has statements, no function without a body, and no comment that promises one.
+    """Return 1 if the program has no placeholders, else 0.
 
-    What Python cannot read is searched for lines that are only `pass` or `...`.
+    It needs statements, no function without a body, and no comment such as TODO. Code with a syntax error is searched
+    for lines that are only `pass` or `...`.
     """
     return 0.0 if next(placeholders(code), None) else 1.0
 
 
 def placeholders(code: str) -> Iterator[str]:
-    """What is left open in the program, each in a few words."""
+    """Yield a short description of each placeholder."""
     tree = _tree(code)
     if tree is None:
         lines = re.findall(r"(?m)^[ \t]*(?:pass|\.\.\.)[ \t]*$", code)
@@ -72,24 +80,24 @@ def placeholders(code: str) -> Iterator[str]:
 
 
 def consistency(requirement: str, code: str) -> float:
-    """The cosine of the embeddings of the requirement and of the code without comments; 0 where it is negative."""
+    """Return the cosine of the embeddings of the requirement and of the code without comments, at least 0."""
     return max(0.0, similarity(requirement, without_comments(code)))
 
 
 def describe(run: SandboxResult) -> str:
-    """How a run ended, for a prompt or for feedback."""
+    """Describe how a run ended, for a prompt or for feedback."""
     end = "It ran to its end." if run.ok else f"It {run.ending}: {run.why}."
     return f"{end} It printed:\n{run.output.strip()}" if run.output.strip() else f"{end} It printed nothing."
 
 
 def comments(code: str) -> list[str]:
-    """The comments in the program, as far as Python's tokeniser gets in it."""
+    """Return the comments, as far as Python's tokeniser can read the program."""
     return [token.string for token in _tokens(code) if token.type == tokenize.COMMENT]
 
 
 def without_comments(code: str) -> str:
-    """The program without its comments; layout is kept as far as it matters to no one."""
-    lines = code.split("\n")  # as the tokeniser counts them: a form feed ends no line
+    """Return the program without comments and blank lines."""
+    lines = code.split("\n")  # as the tokeniser counts them: a form feed does not end a line
     for token in _tokens(code):
         if token.type == tokenize.COMMENT:
             row, column = token.start
@@ -107,12 +115,12 @@ def _tokens(code: str) -> Iterator[tokenize.TokenInfo]:
 def _tree(code: str) -> ast.Module | None:
     try:
         return ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):  # all that the parser raises on a stranger's text
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # all that the parser raises for untrusted text
         return None
 
 
 def _has_statements(tree: ast.Module | None) -> bool:
-    """Whether the program does or defines anything: a word or a text alone, as in prose, is none."""
+    """Whether the program does or defines anything; a lone word or text, as in prose, does not count."""
     idle = (ast.Import, ast.ImportFrom, ast.Pass)
     return tree is not None and any(not isinstance(node, idle) and not _is_idle(node) for node in tree.body)
 
@@ -122,7 +130,7 @@ def _is_idle(node: ast.stmt) -> bool:
 
 
 def _unwritten(tree: ast.Module) -> Iterator[str]:
-    """The functions of which only the head is written; abstract ones are meant to be so."""
+    """Yield the functions without a body; abstract ones are allowed."""
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             abstract = any("abstract" in ast.unparse(d) or "overload" in ast.unparse(d) for d in node.decorator_list)

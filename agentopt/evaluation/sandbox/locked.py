@@ -1,6 +1,7 @@
-"""Runs a command under Landlock and seccomp, through sandlock, and ends as it ends. A program of its own, because
-its supervisor forks, which is not for a process with threads, and because it adopts and ends all that the command
-leaves behind. The only importer of sandlock.
+"""Runs a command under Landlock and seccomp, with sandlock; the exit status is the command's.
+
+This is a separate program because sandlock's supervisor forks, which is unsafe in a process with threads, and because
+it adopts and kills all processes that the command leaves behind. The only importer of sandlock.
 """
 
 from __future__ import annotations
@@ -20,16 +21,20 @@ PR_SET_CHILD_SUBREAPER = 36
 
 
 def run(order: str) -> int:
-    """Run `command` in `folder`, which is all it may write to; it may read `readable` too.
+    """Run a command. SIGTERM kills all its processes.
 
-    Gives the exit status, 128 and more for a signal, as a shell does. On SIGTERM everything ends at once.
+    Args:
+        order: JSON with `command`; `folder`, the only writable one; `readable` paths; and the limits.
+
+    Returns:
+        The exit status; 128 plus the signal's number if a signal ended it.
     """
-    asked = json.loads(order)
+    settings = json.loads(order)
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     signal.signal(signal.SIGTERM, _end_now)
-    process = _sandbox(asked).popen(asked["command"])
+    process = _sandbox(settings).popen(settings["command"])
     results: list[Any] = []
-    # In a thread: a signal is heard by Python only, which the library's own wait would not let run.
+    # In a thread: Python could not handle a signal while the library waits.
     waiter = threading.Thread(target=lambda: results.append(process.wait()), daemon=True)
     waiter.start()
     while waiter.is_alive():
@@ -39,7 +44,7 @@ def run(order: str) -> int:
 
 
 def end_children() -> None:
-    """End every child, and those that become ours when their parent ends, until there are none."""
+    """Kill every child, and those that this process adopts, until there are none."""
     while children := _children():
         for pid in children:
             with suppress(ProcessLookupError):
@@ -54,8 +59,8 @@ def _children() -> list[int]:
     found = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
-            with suppress(OSError):  # it may have just ended
-                # The name stands in parentheses and may hold anything, also a parenthesis.
+            with suppress(OSError):  # it may have ended just now
+                # The name is in parentheses, and may contain parentheses.
                 if int((folder / "stat").read_text().rpartition(")")[2].split()[1]) == os.getpid():
                     found.append(int(folder.name))
     return found
@@ -66,27 +71,27 @@ def _end_now(*_: object) -> None:
     os._exit(128 + signal.SIGTERM)
 
 
-def _sandbox(asked: dict[str, Any]) -> Any:
+def _sandbox(settings: dict[str, Any]) -> Any:
     from sandlock import Sandbox
 
     return Sandbox(
-        fs_readable=asked["readable"],
-        fs_writable=[asked["folder"], "/dev/null"],
-        cwd=asked["folder"],
-        env=asked["environment"],
+        fs_readable=settings["readable"],
+        fs_writable=[settings["folder"], "/dev/null"],
+        cwd=settings["folder"],
+        env=settings["environment"],
         clean_env=True,
-        max_memory=asked["memory"],
-        max_processes=asked["processes"],
+        max_memory=settings["memory"],
+        max_processes=settings["processes"],
         no_coredump=True,
-        workdir=asked["folder"],
-        max_disk=asked["folder_bytes"],
+        workdir=settings["folder"],
+        max_disk=settings["folder_bytes"],
         on_exit="abort",
         on_error="abort",
     )
 
 
 def _status(result: Any) -> int:
-    """The signal is -1 where there was none; a negative status is the supervisor's own end of what passed a limit."""
+    """The signal is -1 if there was none; a negative status means that the supervisor enforced a limit."""
     status, ended_by = int(result.exit_code), int(result.signal)
     if ended_by > 0:
         return 128 + ended_by

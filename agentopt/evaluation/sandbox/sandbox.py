@@ -1,6 +1,6 @@
-"""Runs a program in a sandbox and says how it ended. Owns the choice of confinement, the time, and the output.
+"""Runs programs in a sandbox: chooses the confinement, enforces the limits, and captures the output.
 
-A program's failure is a `SandboxResult`, never an exception; a machine on which no program can be confined is refused.
+A program's failure is a `SandboxResult`, never an exception. A machine without a working confinement is refused.
 """
 
 from __future__ import annotations
@@ -30,10 +30,13 @@ Ending = Literal["finished", "failed", "stopped"]
 
 @dataclass(frozen=True, slots=True)
 class SandboxResult:
-    """How a program ended: `finished` (status 0), `failed` (another status) or `stopped` (a limit, or a signal).
+    """How a program ended.
 
-    `output` is what it printed to both streams, in order, cut in the middle, without what differs between two runs
-    of the same program (its folder, addresses). `why` says what stopped it.
+    Attributes:
+        ending: `finished` (status 0), `failed` (another status) or `stopped` (by a limit or a signal).
+        output: What it printed to both streams, in order; a long output is cut in the middle. Folder names and
+            addresses, which differ between runs of the same program, are replaced.
+        why: The reason if it did not finish.
     """
 
     ending: Ending
@@ -42,13 +45,21 @@ class SandboxResult:
 
     @property
     def ok(self) -> bool:
+        """Whether the program finished with status 0."""
         return self.ending == "finished"
 
 
 class Sandbox:
-    """Runs Python programs, at most `parallel` at a time. `confinement` is probed for unless it is given.
+    """Runs Python programs. Results are cached: the same text is not run again.
 
-    A program that was run is not run again: the same text gives the same `SandboxResult`.
+    Args:
+        limits: Resources of one run.
+        confinement: How programs are confined; by default the first one that works.
+        parallel: Programs that run at the same time.
+        shown: Characters of the output that are kept.
+
+    Raises:
+        UserError: If no confinement works on this machine.
     """
 
     def __init__(
@@ -59,7 +70,6 @@ class Sandbox:
         parallel: int = 2,
         shown: int = 2000,
     ) -> None:
-        """`shown` is how many characters of the output are kept. Raises `UserError` where nothing can confine."""
         self.limits = limits or SandboxLimits()
         self.confinement = confinement or working_confinement()
         self._shown = shown
@@ -68,28 +78,28 @@ class Sandbox:
 
     @property
     def kind(self) -> str:
-        """How programs are confined here, such as `bubblewrap`."""
+        """The name of the confinement, such as `bubblewrap`."""
         return self.confinement.name
 
     async def run(self, program: str) -> SandboxResult:
-        """Run the program's text as its own main file, without input."""
+        """Run a program's text as the main file, with empty stdin."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._known, program)
 
     def run_sync(self, program: str) -> SandboxResult:
-        """The same, for those who can wait."""
+        """Blocking version of `run`."""
         return self._known(program)
 
     def _run(self, program: str) -> SandboxResult:
         with tempfile.TemporaryDirectory(prefix="agentopt-") as name, tempfile.TemporaryFile() as printed:
             folder = Path(name).resolve()
-            # What Python cannot read as a file (lone surrogates) is the program's failure, not ours.
+            # Text that cannot be encoded (lone surrogates) must fail in the program, not here.
             (folder / PROGRAM).write_text(program, encoding="utf-8", errors="replace")
             (folder / PROGRAM).chmod(0o644)
             ended = _wait(self.confinement, folder, printed, self.limits)
-            return self._judged(ended, _tidied(_read(printed, self._shown), folder))
+            return self._result(ended, _tidied(_read(printed, self._shown), folder))
 
-    def _judged(self, ended: int | str, output: str) -> SandboxResult:
-        """`ended` is the exit status, or the limit that was passed."""
+    def _result(self, ended: int | str, output: str) -> SandboxResult:
+        """`ended` is the exit status, or the limit that was exceeded."""
         if isinstance(ended, str):
             return SandboxResult("stopped", output, ended)
         status = ended
@@ -98,16 +108,17 @@ class Sandbox:
         if status == 128 + signal.SIGXCPU:
             return SandboxResult("stopped", output, _too_busy(self.limits))
         if status == 128 + signal.SIGSYS:
-            return SandboxResult("stopped", output, "it did what no program may, as its last line says")
+            return SandboxResult("stopped", output, "it made a forbidden call, which its last line names")
         if status < 0 or status > 128:
             return SandboxResult("stopped", output, f"it was ended by signal {abs(status) % 128}")
         return SandboxResult("failed", output, f"it ended with status {status}")
 
 
 def working_confinement(ways: Iterable[Confinement] | None = None) -> Confinement:
-    """The first way of confining that really confines on this machine; looked for once.
+    """Return the first confinement that works on this machine, tested once per process.
 
-    Raises `UserError` where there is none: a program that a model wrote is never run unconfined.
+    Raises:
+        UserError: If none works; untrusted programs are never run unconfined.
     """
     return _probed() if ways is None else _first(ways)
 
@@ -134,7 +145,7 @@ def _first(ways: Iterable[Confinement]) -> Confinement:
     )
 
 
-# Python's audit events end a program before the kernel can refuse anything; a new interpreter is free of them.
+# Audit hooks would stop the probe before the kernel can refuse anything; a new interpreter has none.
 _PROBE = """
 import os, sys
 os.execv(sys.executable, [sys.executable, "-I", "-c", {acts!r}])
@@ -154,22 +165,22 @@ assert refused(lambda: open("/agentopt-probe", "w")), "it could write to /"
 assert refused(lambda: socket.create_connection(("192.0.2.1", 9), timeout=0.5)), "it could reach the network"
 print("confined")
 """
-"""A program that looks whether it is confined, by the kernel."""
+"""A program that tests whether the kernel confines it."""
 
 
 END_SECONDS = 10.0
-"""How long a confinement may take to end all that a program started."""
+"""Seconds that a confinement may take to end all processes of a program."""
 
 
-LOOK_SECONDS = 0.1
-"""How often it is looked whether a program passed a limit."""
+POLL_SECONDS = 0.1
+"""Seconds between two checks of a program's usage."""
 
-LONGEST = 6
-"""How many times its wall time a program may take whose machine is busy with others."""
+WALL_FACTOR = 6
+"""Longest run on a busy machine, as a multiple of the wall time."""
 
 
 def _wait(confinement: Confinement, folder: Path, printed: IO[bytes], limits: SandboxLimits) -> int | str:
-    """The exit status, or the limit that was passed. Nothing of its process group is left behind."""
+    """Return the exit status, or the limit that was exceeded. Its process group is killed."""
     process = subprocess.Popen(  # noqa: S603 - the command is ours; the program is a file in its folder
         confinement.command(folder, limits),
         cwd=folder,
@@ -182,20 +193,20 @@ def _wait(confinement: Confinement, folder: Path, printed: IO[bytes], limits: Sa
     start, waited = time.monotonic(), 0.0
     try:
         while True:
-            looked = time.monotonic()
+            polled = time.monotonic()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                return process.wait(LOOK_SECONDS)
+                return process.wait(POLL_SECONDS)
             used, now = usage_below(process.pid, confinement.keepers), time.monotonic()
-            # Where it waits for the processor, the machine is slow, not the program; but not for ever.
-            waited = max(waited + (0 if used.busy else now - looked), (now - start) / LONGEST)
-            if passed := _passed(limits, used, waited):
-                return passed
+            # A program that waits for the processor is not idle, so that time is counted less.
+            waited = max(waited + (0 if used.busy else now - polled), (now - start) / WALL_FACTOR)
+            if exceeded := _exceeded(limits, used, waited):
+                return exceeded
     finally:
         _end(process)
 
 
-def _passed(limits: SandboxLimits, used: ProcessUsage, seconds: float) -> str | None:
-    """The limit that a program passed, as a reason."""
+def _exceeded(limits: SandboxLimits, used: ProcessUsage, seconds: float) -> str | None:
+    """The limit that a program exceeded, as a reason."""
     if used.memory_bytes > limits.total_memory_bytes:
         return f"it took more than {limits.total_memory_bytes // 2**20} MiB of memory"
     if used.processes > limits.processes:
@@ -210,17 +221,17 @@ def _too_busy(limits: SandboxLimits) -> str:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask the confinement to end all of it, then end what did not hear."""
+    """Terminate the confinement, then kill what is left."""
     process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(END_SECONDS)
-    with contextlib.suppress(ProcessLookupError):  # nobody may be left
+    with contextlib.suppress(ProcessLookupError):  # the group may be empty
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
 def _read(printed: IO[bytes], shown: int) -> str:
-    """What was printed, the middle left out where it is long: a program's last words are its error."""
+    """The output; of a long one the beginning and the end, where the error is."""
     size = printed.seek(0, os.SEEK_END)
     printed.seek(0)
     if size <= 4 * shown:
@@ -241,7 +252,7 @@ _ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{6,16}\b")
 
 
 def _tidied(output: str, folder: Path) -> str:
-    """Without what differs between two runs, so that a prompt made of it is the same prompt."""
+    """Replace what differs between two runs, so that a prompt made of the output has the same cache key."""
     plain = output.replace(f"{folder}/", "").replace(str(folder), ".").replace(f"{INSIDE}/{PROGRAM}", PROGRAM)
     plain = plain.replace(python_home(), "<python>")
     return _ADDRESS.sub("0x...", plain)

@@ -1,7 +1,8 @@
-"""What a running program uses, all its processes together, as Linux tells it in /proc.
+"""Resource usage of a running program and all its processes, from Linux's /proc.
 
-Where the kernel does not tell a process's children (CONFIG_PROC_CHILDREN), nothing is counted, and the limits that the
-kernel keeps for each process hold alone.
+Read directly instead of with psutil, which has no state of each thread (`busy` needs it) and scans all processes of the
+machine for the children of one. On a kernel without CONFIG_PROC_CHILDREN nothing is counted, and only the kernel's
+limits of each process apply.
 """
 
 from __future__ import annotations
@@ -17,9 +18,13 @@ _PROC = Path("/proc")
 
 @dataclass(frozen=True, slots=True)
 class ProcessUsage:
-    """Threads count as processes. Memory that several processes share is counted for each.
+    """Usage of some processes.
 
-    `busy` says that one of them has the processor, or waits for it.
+    Attributes:
+        processes: Processes and threads.
+        memory_bytes: Resident memory; shared memory is counted for each process.
+        cpu_seconds: Processor time, that of ended children included.
+        busy: Whether a thread runs, or waits for the processor.
     """
 
     processes: int = 0
@@ -37,10 +42,14 @@ class ProcessUsage:
 
 
 def usage_below(pid: int, keepers: int) -> ProcessUsage:
-    """What the descendants of `pid` use, without the first `keepers` generations, itself being the first.
+    """Return the usage of a process tree without its first generations.
 
-    Processor time includes that of processes that have ended, as far as a parent of theirs has waited for them. The
-    keepers are counted for `busy`: until they are ready the program cannot begin.
+    Processor time includes ended processes whose parent has waited for them. The keepers count for `busy`: until they
+    are ready the program cannot start.
+
+    Args:
+        pid: The root, which is the first generation.
+        keepers: Generations that belong to the confinement.
     """
     return sum((_usage(each, of_program=depth >= keepers) for each, depth in _tree(pid)), ProcessUsage())
 
@@ -48,7 +57,7 @@ def usage_below(pid: int, keepers: int) -> ProcessUsage:
 def _tree(pid: int, depth: int = 0) -> Iterator[tuple[int, int]]:
     """The process and its descendants, each with its generation."""
     yield pid, depth
-    with suppress(OSError):  # it may have just ended
+    with suppress(OSError):  # it may have ended just now
         for thread in (_PROC / str(pid) / "task").iterdir():
             for child in (thread / "children").read_text().split():
                 yield from _tree(int(child), depth + 1)
@@ -59,7 +68,7 @@ def _usage(pid: int, *, of_program: bool) -> ProcessUsage:
     try:
         fields = _fields(folder)
         busy = any(_fields(thread)[0] == "R" for thread in (folder / "task").iterdir())
-    except OSError:  # it, or a thread of it, has just ended
+    except OSError:  # it, or one of its threads, has ended
         return ProcessUsage()
     own, waited_for, threads, pages = fields[11:13], fields[13:15], int(fields[17]), int(fields[21])
     seconds = sum(map(int, [*waited_for, *(own if of_program else [])])) / os.sysconf("SC_CLK_TCK")
@@ -69,5 +78,5 @@ def _usage(pid: int, *, of_program: bool) -> ProcessUsage:
 
 
 def _fields(folder: Path) -> list[str]:
-    """Of `stat`, from the third: the name before it stands in parentheses and may hold anything, also a parenthesis."""
+    """The fields of `stat` from the third on. The name before them is in parentheses, and may contain parentheses."""
     return (folder / "stat").read_text().rpartition(")")[2].split()

@@ -1,8 +1,8 @@
-"""What stands behind OPENAI_BASE_URL while programs run: an HTTP server on a loopback port that answers runs.
+"""The HTTP server behind OPENAI_BASE_URL while programs run, on a loopback port.
 
-Each run has a URL of its own, so that a call is known by its address, whatever the program makes of it. Owns the
-transport alone; what a call means is `run`'s. On aiohttp, which agentopt needs anyway: a task with a program runs
-without the extra that `serve` needs, and inside the run's own event loop.
+Each program run has its own URL, which identifies its calls. This module is transport only; `program_run` answers the
+calls. It uses aiohttp, which agentopt needs anyway, so a task with a program needs no extra, and runs in the event loop
+of the evaluation.
 """
 
 from __future__ import annotations
@@ -26,60 +26,68 @@ from agentopt.models.openai_format import (
 )
 from agentopt.workflow.program.program_run import ProgramRun
 
-MOST_BYTES = 64 * 2**20
-"""The largest body of a call."""
+MAX_BODY_BYTES = 64 * 2**20
+"""Largest body of a call."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Gateway:
-    """Serves from `start` to `stop`. Between `admit` and `dismiss`, a run answers at an address.
+    """Serves from `start` to `stop`. A program run is served from `admit` to `dismiss`.
 
-    `most_bytes` bounds the body of a call.
+    Args:
+        max_bytes: Largest body of a call.
+
+    Attributes:
+        key: The API key that calls must send.
     """
 
-    def __init__(self, *, most_bytes: int = MOST_BYTES) -> None:
-        self._most_bytes = most_bytes
+    def __init__(self, *, max_bytes: int = MAX_BODY_BYTES) -> None:
+        self._max_bytes = max_bytes
         self.key = secrets.token_urlsafe(24)
         self._runs: dict[str, ProgramRun] = {}
         self._runner: web.AppRunner | None = None
         self._port = 0
 
     async def start(self) -> None:
-        app = web.Application(client_max_size=self._most_bytes, middlewares=[self._guard])
+        """Listen on a free loopback port."""
+        app = web.Application(client_max_size=self._max_bytes, middlewares=[self._guard])
         app.router.add_post("/{run}/v1/chat/completions", self._chat)
         app.router.add_get("/{run}/v1/models", self._models)
         app.router.add_get("/{run}/v1/models/{model:.+}", self._model)
-        # A call that a program has left behind is not waited for; what was sent for it reaches the journal anyway.
+        # Do not wait for calls that a program abandoned; responses that were requested reach the journal anyway.
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.0, handle_signals=False)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", 0).start()
         self._port = self._runner.addresses[0][1]
 
     async def stop(self) -> None:
+        """Close the server and its connections."""
         if self._runner:
             await self._runner.cleanup()
 
     def address(self) -> str:
-        """A new base URL, at which nobody answers yet."""
+        """Return a new base URL, at which no run is served yet."""
         return f"http://127.0.0.1:{self._port}/{secrets.token_urlsafe(12)}/v1"
 
     def admit(self, run: ProgramRun, base_url: str) -> None:
+        """Serve a run at a URL that `address` returned."""
         self._runs[base_url.split("/")[-2]] = run
 
     def dismiss(self, base_url: str) -> None:
+        """Stop serving at this URL; later calls receive status 404."""
         self._runs.pop(base_url.split("/")[-2], None)
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Let nobody in without the key, and tell every error in the OpenAI form."""
+        """Check the key, and send every error in the OpenAI format."""
         try:
             self._check_key(request.headers.get("Authorization", ""))
             return await handler(request)
         except ApiError as error:
             refusal = error
         except web.HTTPRequestEntityTooLarge:
-            refusal = too_large(self._most_bytes)
+            refusal = too_large(self._max_bytes)
         except web.HTTPMethodNotAllowed as error:
             refusal = wrong_method(request.method, request.path, error.allowed_methods)
         except web.HTTPNotFound:
@@ -104,7 +112,7 @@ class Gateway:
         call = parse_call(await request.read())
         completion = await run.answer(call)
         if call.stream:
-            # Samples are fused before there is an answer, so the stream comes in one piece.
+            # The answer exists only after fusion, so the stream is sent in one piece.
             body = b"".join(completion.events(include_usage=call.include_usage))
             return web.Response(body=body, headers=STREAM_HEADERS)
         return web.json_response(completion.body())

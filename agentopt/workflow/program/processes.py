@@ -1,4 +1,4 @@
-"""Runs a user's command or function to its end, or to the end of its time. Owns what these leave behind."""
+"""Runs a user's command or function until it ends or times out, and cleans up what it leaves running."""
 
 from __future__ import annotations
 
@@ -13,40 +13,50 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
 
+from agentopt.core.errors import AgentoptError
 from agentopt.models.redaction import redact
 
 MAX_OUTPUT_BYTES = 4 * 2**20
-"""Bytes that a program may print."""
+"""Bytes that a program may print or return."""
 
 STDERR_CHARACTERS = 400
-"""Characters of what a program complained of that are told."""
+"""Characters of stderr that are quoted in an error."""
 
 PYTHON = ("python", "python3")
-"""As the first word of a command: the interpreter that runs agentopt."""
+"""First words of a command that mean the interpreter running agentopt."""
 
 
-class ProgramFailedError(Exception):
-    """A program that did not end well. Reads on from `the program`. Data at `ProgramRunner.run`."""
+class ProgramFailedError(AgentoptError):
+    """A program failed. The message continues `the program ...`; `ProgramRunner.run` handles it."""
 
 
 async def run_command(
     command: Sequence[str],
-    given: str,
+    stdin_text: str,
     *,
     folder: Path,
     environment: Mapping[str, str],
     seconds_left: Callable[[], float],
     secrets: Sequence[str] = (),
 ) -> str:
-    """What the command prints on stdout when it is given a text on stdin.
+    """Run a command and return what it prints on stdout.
 
-    It runs in a process group of its own, which is killed at the end, with all that the command left running. Raises
-    `ProgramFailedError` when it cannot be started, exits with another status than 0, prints too much, or when
-    `seconds_left` falls to 0. What it complained of is told without `secrets`.
+    It runs in a process group of its own, which is killed at the end.
+
+    Args:
+        command: The program and its arguments.
+        stdin_text: What it reads on stdin.
+        folder: The working directory.
+        environment: All its environment variables.
+        seconds_left: The remaining time, polled while it runs.
+        secrets: Texts that are redacted from error messages.
+
+    Raises:
+        ProgramFailedError: If it cannot be started, ends with another status than 0, prints too much, or times out.
     """
-    # Files instead of pipes: whoever inherits one cannot keep us waiting for its end.
+    # Files instead of pipes: a process that inherits a pipe could keep us waiting for its end.
     with TemporaryFile() as stdin, TemporaryFile() as stdout, TemporaryFile() as stderr:
-        stdin.write(given.encode(errors="replace"))
+        stdin.write(stdin_text.encode(errors="replace"))
         stdin.seek(0)
         process = await _started(command, stdin=stdin, stdout=stdout, stderr=stderr, cwd=folder, env=environment)
         ended = asyncio.ensure_future(process.wait())
@@ -60,7 +70,7 @@ async def run_command(
         finally:
             kill_group(process.pid)
             await ended
-        # Once more: what ended quickly was not looked at while it ran, and half an answer is none.
+        # Again: a quick program was not checked while it ran, and truncated output is not an answer.
         _check_printed(stdout, stderr)
         if process.returncode:
             raise ProgramFailedError(f"ended with exit status {process.returncode}{stderr_tail(stderr, secrets)}")
@@ -76,21 +86,29 @@ async def _started(command: Sequence[str], **place: Any) -> asyncio.subprocess.P
 
 
 async def until_done(running: asyncio.Future[Any], seconds_left: Callable[[], float]) -> None:
-    """Wait for `running` to be done; its outcome is not looked at. Raises `ProgramFailedError` when its time is up."""
+    """Wait until `running` is done, whatever its outcome.
+
+    Args:
+        running: The work.
+        seconds_left: The remaining time, polled at least four times a second.
+
+    Raises:
+        ProgramFailedError: If the time is up.
+    """
     while not running.done():
         left = seconds_left()
         if left <= 0:
             raise ProgramFailedError("took longer than its timeout allows")
-        # Time may stand still while a call is under way, so it is looked at again.
+        # The clock is paused while a call is in progress, so poll it.
         await asyncio.wait({running}, timeout=min(max(left, 0.01), 0.25))
 
 
 def in_thread(function: Callable[..., Any], *arguments: Any) -> asyncio.Future[Any]:
-    """What the function returns or raises. Its thread cannot be stopped, but does not keep the process alive."""
+    """Run a function in a daemon thread. The thread cannot be stopped, but does not keep the interpreter alive."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Any] = loop.create_future()
 
-    def tell(value: Any, error: BaseException | None) -> None:
+    def resolve(value: Any, error: BaseException | None) -> None:
         if future.done():
             return
         if error is None:
@@ -103,10 +121,10 @@ def in_thread(function: Callable[..., Any], *arguments: Any) -> asyncio.Future[A
         value, failure = None, None
         try:
             value = function(*arguments)
-        except BaseException as error:  # noqa: BLE001 - a thread has nobody above it; the future hands it on
+        except BaseException as error:  # noqa: BLE001 - nothing catches it in a thread; the future carries it
             failure = error
-        with suppress(RuntimeError):  # the run has ended meanwhile, and its loop is closed
-            loop.call_soon_threadsafe(tell, value, failure)
+        with suppress(RuntimeError):  # the loop was closed in the meantime
+            loop.call_soon_threadsafe(resolve, value, failure)
 
     threading.Thread(target=run, daemon=True, name="agentopt program").start()
     return future
@@ -118,22 +136,21 @@ def _check_printed(*files: IO[bytes]) -> None:
 
 
 def kill_group(group: int) -> None:
-    """Kill every process that is left in the group."""
-    # Nobody is left in it, or nobody but a zombie.
+    """Kill all processes of a process group."""
+    # The group is empty, or has only zombies.
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(group, signal.SIGKILL)
 
 
 def stderr_tail(stderr: IO[bytes], secrets: Sequence[str] = ()) -> str:
-    """The end of what was written to stderr, on one line and without `secrets`."""
-    # Of a worker that has run for long, the end. Secrets are struck out before anything shorter is cut from it: a
-    # secret that is cut off at its beginning could not be found any more.
+    """Return the end of a stderr file on one line, after a colon, with `secrets` redacted; empty if there is none."""
+    # Redact before cutting: a secret that is cut in half would not be found.
     text = redact(
         _content(stderr, os.fstat(stderr.fileno()).st_size - MAX_OUTPUT_BYTES).decode(errors="replace"), secrets
     )
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    said = " | ".join(lines[-3:])
-    return f": {said[-STDERR_CHARACTERS:]}" if said else ""
+    tail = " | ".join(lines[-3:])
+    return f": {tail[-STDERR_CHARACTERS:]}" if tail else ""
 
 
 def _content(file: IO[bytes], start: int = 0) -> bytes:

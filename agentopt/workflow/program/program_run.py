@@ -1,7 +1,4 @@
-"""One run of a program on one example: whose calls these are, what they used, and what went wrong in them.
-
-Owns what a program's call means: which subtask it asks for, which of its settings count, and which repeat it draws.
-"""
+"""State of one program run on one example: its calls, their token use and their failures."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ from agentopt.workflow.base import CallSubtask
 from agentopt.workflow.chat_calls import PREFIX, completion_of, with_settings
 
 GRACE_SECONDS = 2.0
-"""How long a program may go on after one of its calls has failed for good."""
+"""Seconds that a program may continue after one of its calls failed permanently."""
 
 
 class ProgramRun:
@@ -55,28 +52,33 @@ class ProgramRun:
 
     @property
     def models(self) -> list[str]:
+        """The model names that the program may use."""
         return list(self._subtasks)
 
     @property
-    def unasked(self) -> str:
-        """What is told of a run in which no subtask was asked."""
-        told = "the program asked none of its subtasks"
-        return f"{told}: a call was refused, because {self.refused}" if self.refused else told
+    def no_calls(self) -> str:
+        """The note of a run in which no subtask was called."""
+        note = "the program called none of its subtasks"
+        return f"{note}: a call was refused, because {self.refused}" if self.refused else note
 
     def begin(self) -> None:
-        """The program starts now: its own time is counted from here."""
+        """Start counting the program's time."""
         self._time = _OwnTime(self._clock)
 
     def seconds_left(self, timeout: float) -> float:
-        """Of the `timeout` seconds that the program may take beside its calls; after a failure only a grace."""
+        """Return what is left of `timeout` seconds, without time in calls; after a failure at most a grace period."""
         most = min(timeout, self._failed_at + GRACE_SECONDS) if self.failure else timeout
         return most - self._time.seconds
 
     async def answer(self, call: ChatCall) -> Completion:
-        """The answers to one call. Raises `ApiError`, after which `failure` or `unusable` may be set."""
+        """Answer one call.
+
+        Raises:
+            ApiError: If the call is refused or failed; `failure` or `unusable` may be set then.
+        """
         if call.model not in self._subtasks:
             refusal = no_such_model(call.model, self._subtasks)
-            self._fail(ScorerError(f"the program asked for a subtask that is not there: {refusal.message}"))
+            self._fail(ScorerError(f"the program called a subtask that does not exist: {refusal.message}"))
             raise refusal
         subtask = with_settings(self._subtasks[call.model], call)
         occurrences = [self._occurrence(subtask, call) for _ in range(call.n)]
@@ -95,7 +97,7 @@ class ProgramRun:
             if isinstance(self.failure, BudgetExceeded):
                 raise self.failure
             answers = await asyncio.gather(*calls)
-        except Exception as failure:  # whatever it is: it is raised again where the program was started
+        except Exception as failure:  # any failure: `ProgramRunner.run` raises it again
             self._fail(failure)
             known = failure if isinstance(failure, AgentoptError) else AgentoptError(repr(failure))
             raise from_failure(known) from failure
@@ -111,7 +113,7 @@ class ProgramRun:
             self.failure = failure
 
     def _occurrence(self, subtask: Subtask, call: ChatCall) -> int:
-        """How often this run has asked the very same before: the next one draws responses of its own."""
+        """How often this run has made the same call before; each occurrence draws new responses."""
         settings = (subtask.max_tokens, subtask.temperature, subtask.top_p, subtask.stop, subtask.json_schema)
         key = (subtask.name, call.messages, settings)
         self._occurrences[key] += 1
@@ -119,7 +121,7 @@ class ProgramRun:
 
 
 class _OwnTime:
-    """The seconds in which no call was under way: a program is not to blame for waiting."""
+    """Measures the time in which no call is in progress: waiting for an answer does not count."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock, self._calls, self._before, self._since = clock, 0, 0.0, clock()

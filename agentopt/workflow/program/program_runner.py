@@ -56,31 +56,41 @@ class ProgramRunner:
         self, task: Task, program: Program, *, secrets: tuple[str, ...] = (), linger: float = LINGER_SECONDS
     ) -> None:
         self._task, self._program, self._secrets, self._linger = task, program, secrets, linger
-        self._places = asyncio.Semaphore(program.concurrency)
+        self._slots = asyncio.Semaphore(program.concurrency)
         self._open: _Open | None = None
 
     async def run(self, example: Example, call: CallSubtask) -> WorkflowResult:
-        """One example through the program. Raises what a call of it raised, and `ScorerError` where it failed."""
+        """Run the program on one example.
+
+        Args:
+            example: The example; the program receives its inputs only.
+            call: Answers the program's calls.
+
+        Raises:
+            ScorerError: If the program failed, or called a subtask that does not exist.
+            ModelError: If a call failed permanently.
+            BudgetExceeded: If a call reached a cap.
+        """
         run = ProgramRun(self._task, example, call)
         value, note, secrets = None, "", self._secrets
         try:
-            async with self._opened() as opened, self._places:
+            async with self._opened() as opened, self._slots:
                 secrets = opened.secrets
                 run.begin()
                 value = await opened.answer(run)
         except ProgramFailedError as failure:
-            said = redact(str(failure), secrets)
-            note = f"{run.unusable}; the program then {said}"
+            problem = redact(str(failure), secrets)
+            note = f"{run.unusable}; the program then {problem}"
             if not run.unusable and not run.failure:
-                raise ScorerError(f"the program {said}, on example {example.id}") from failure
-        except Unparsable as complaint:
-            note = f"the program's answer: {redact(str(complaint), secrets)}"
+                raise ScorerError(f"the program {problem}, on example {example.id}") from failure
+        except Unparsable as error:
+            note = f"the program's answer: {redact(str(error), secrets)}"
         if run.failure:
             raise run.failure
         if value is None:
             note = note or run.unusable or "the program gave no answer"
         if not run.uses:
-            note = "; ".join(filter(None, [run.unasked, note]))
+            note = "; ".join(filter(None, [run.no_calls, note]))
         return WorkflowResult(run.outputs, value, run.uses, note)
 
     @asynccontextmanager
@@ -94,10 +104,12 @@ class ProgramRunner:
 
 
 class _Open:
-    """A gateway that serves, and the processes that ask it. `secrets` are those given, and the gateway's key."""
+    """An open gateway and the processes that call it. `secrets` includes the gateway's key."""
 
     def __init__(self, program: Program, linger: float, secrets: tuple[str, ...]) -> None:
-        from agentopt.workflow.program.gateway import Gateway  # a web server, which only tasks with a program need
+        from agentopt.workflow.program.gateway import (
+            Gateway,  # loads a web server, which only tasks with a program need
+        )
 
         self.closed = False
         self._program, self._linger, self._gateway = program, linger, Gateway()
@@ -124,9 +136,9 @@ class _Open:
                 self._keeper = asyncio.create_task(self._keep())
 
     async def _keep(self) -> None:
-        """Close when nobody has used it for a while; the end of the event loop cancels the wait."""
+        """Close after `linger` seconds without a user; the end of the event loop cancels the wait."""
         try:
-            while not await self._is_left():
+            while not await self._is_unused():
                 pass
         finally:
             self.closed = True
@@ -134,7 +146,7 @@ class _Open:
                 await process.aclose()
             await self._gateway.stop()
 
-    async def _is_left(self) -> bool:
+    async def _is_unused(self) -> bool:
         self._changed.clear()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._changed.wait(), None if self._users else self._linger)
@@ -142,7 +154,7 @@ class _Open:
         return not self._users
 
     async def answer(self, run: ProgramRun) -> Value | None:
-        """The program's answer to the run's example. Raises `ProgramFailedError`, `Unparsable`."""
+        """The program's answer for the run's example. Raises `ProgramFailedError` and `Unparsable`."""
         function = self._program.function
         if isinstance(function, str):
             return await self._by_process(function, run)
@@ -162,13 +174,13 @@ class _Open:
             self._gateway.dismiss(base_url)
 
     async def _by_call(self, function: Function, run: ProgramRun, endpoint: Endpoint) -> Value | None:
-        running = asyncio.ensure_future(_called(function, dict(run.example.inputs), endpoint))
+        running = asyncio.ensure_future(_value_of(function, dict(run.example.inputs), endpoint))
         try:
             await until_done(running, self._seconds_left(run))
             return running.result()
         except ProgramFailedError:
             raise
-        except Exception as error:  # a user's function may raise anything; it is told as its failure
+        except Exception as error:  # a user's function may raise anything; it is reported as its failure
             raise ProgramFailedError(f"raised {type(error).__name__}: {error}") from error
         finally:
             running.cancel()
@@ -190,10 +202,10 @@ class _Open:
         return FunctionProcess(function, self._program.folder, environment, endpoint["base_url"], self.secrets)
 
     async def _by_command(self, run: ProgramRun, endpoint: Endpoint) -> str:
-        given = json.dumps(dict(run.example.inputs), ensure_ascii=False)
+        inputs = json.dumps(dict(run.example.inputs), ensure_ascii=False)
         return await run_command(
-            [word.replace(INPUT, given) for word in self._program.command],
-            given,
+            [word.replace(INPUT, inputs) for word in self._program.command],
+            inputs,
             folder=self._program.folder,
             environment=environment_of(endpoint, os.environ),
             seconds_left=self._seconds_left(run),
@@ -204,15 +216,15 @@ class _Open:
         return lambda: run.seconds_left(self._program.timeout)
 
 
-async def _called(function: Function, inputs: Mapping[str, Any], endpoint: Endpoint) -> Value:
-    """What the function returns, whether it is async, returns something to await, or blocks a thread."""
+async def _value_of(function: Function, inputs: Mapping[str, Any], endpoint: Endpoint) -> Value:
+    """The function's value, whether it is async, returns an awaitable, or blocks a thread."""
     is_async = inspect.iscoroutinefunction(function)
     value = function(inputs, endpoint) if is_async else await in_thread(function, inputs, endpoint)
     return await value if inspect.isawaitable(value) else value
 
 
 def environment_of(endpoint: Endpoint, environ: Mapping[str, str]) -> dict[str, str]:
-    """`environ` with nothing in it that would lead an OpenAI client elsewhere than to `endpoint`."""
+    """Return `environ` with all OpenAI variables replaced, so that OpenAI clients call `endpoint`."""
     kept = {name: value for name, value in environ.items() if not name.upper().startswith("OPENAI_")}
     direct = ",".join(filter(None, [environ.get("NO_PROXY") or environ.get("no_proxy"), "127.0.0.1"]))
     ours = {
