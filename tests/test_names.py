@@ -51,7 +51,7 @@ def named_in(file: str) -> Iterator[tuple[int, str]]:
 def exists(file: str, beside: str) -> bool:
     """Whether a tracked file has this path, seen from the repository, the package or the folder of `beside`."""
     path = PurePosixPath(file)
-    if path.is_absolute() or path.name in EXAMPLES:
+    if path.is_absolute() or path.name in EXAMPLES or path.parts[0] == "my_pkg":
         return True
     if ".." in path.parts:
         return (REPOSITORY / beside).parent.joinpath(file).exists()
