@@ -1,4 +1,4 @@
-"""What a task may use: a model, a number of samples and a system prompt for every subtask."""
+"""Candidates: a model, a number of samples and a system prompt for every subtask."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Every exception that agentopt raises, as one tree.
 
 AgentoptError
-├── UserError                 a mistake in what was asked: the command line prints it and exits with 2
+├── UserError                 a mistake in the request: the command line prints it and exits with 2
 │   ├── TaskError             a task folder
 │   ├── ConfigError           a configuration file or a `-c key=value`
 │   ├── CatalogError          the model catalogue
@@ -38,7 +38,7 @@ from agentopt.core.stop_reason import StopKind, StopReason
 
 
 class AgentoptError(Exception):
-    """Base of everything that agentopt raises on purpose."""
+    """Base class of every exception that agentopt raises."""
 
 
 class UserError(AgentoptError):

@@ -10,13 +10,13 @@ from agentopt.core.candidate import Candidate
 
 Split = Literal["train", "validation", "test"]
 TrialState = Literal["complete", "pruned", "incomplete"]
-"""complete: every example scored; pruned: stopped early as a loser; incomplete: some examples failed for good
-or the budget ran out, so the score is not comparable and the trial is never the best one."""
+"""complete: every example was scored; pruned: stopped early because it was losing; incomplete: some examples failed
+permanently or the budget ran out, so the score is not comparable and the trial is never the best one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A judgement of one output: `value` (1 is right, 0 is wrong), `feedback` for the prompt optimiser."""
+    """The score of one output: `value` (1 is right, 0 is wrong), and `feedback` for the prompt optimiser."""
 
     value: float
     feedback: str = ""
@@ -24,7 +24,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class SubtaskUse:
-    """What one subtask used on one example: tokens of the prompt (once), of all samples, and of the fusion call.
+    """Usage of one subtask on one example: tokens of the prompt (once), of all samples, and of the fusion call.
 
     `units` and `usd` cover the samples; `fusion_units` and `fusion_usd` the fusion call, which AgentTTS does not
     charge and which is therefore kept apart.
@@ -44,7 +44,7 @@ class SubtaskUse:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One subtask's fused value on one example (None: no response was parsable), what it used, and a note."""
+    """One subtask's fused value on one example (None: no response was parsable), its usage, and a note."""
 
     value: Any
     use: SubtaskUse
@@ -53,7 +53,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class ExampleResult:
-    """One example run through the workflow. `score` is None exactly when `error` says why there is none."""
+    """One example run through the workflow. `score` is None exactly if `error` is set."""
 
     id: str
     score: float | None

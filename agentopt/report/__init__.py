@@ -1,1 +1,1 @@
-"""Shows runs to people: while they go on, and when they are done."""
+"""Output for people: the live view of a run, and its result."""

@@ -1,4 +1,4 @@
-"""Progress bars: for downloads, and for what is counted."""
+"""Progress bars for downloads and for counted work."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from agentopt.core.events import FileProgress
 
 @contextmanager
 def download_bar(console: Console) -> Iterator[Callable[[FileProgress], None]]:
-    """Inside the block, a function that keeps one bar for each source of the file up to date."""
+    """Inside the block, a function that updates one bar for each source of the file."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Bars(*columns, TimeRemainingColumn(), console=console) as bars:
         shown: dict[str, TaskID] = {}
@@ -38,7 +38,7 @@ def download_bar(console: Console) -> Iterator[Callable[[FileProgress], None]]:
 
 @contextmanager
 def counting_bar(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
-    """Inside the block, a function of (done, total) that keeps the bar up to date; nothing where nobody looks."""
+    """Inside the block, a function of (done, total) that updates the bar; it prints nothing unless on a terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Bars(*columns, console=console, disable=not console.is_terminal, transient=True) as bars:
         bar = bars.add_task(what, total=None)

@@ -1,4 +1,4 @@
-"""Prompt optimisation and its diagnosis as text in the terminal."""
+"""Prints prompt optimisation and its diagnosis in the terminal."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SHADES = {
 
 
 def prompt_tables(reports: Sequence[PromptReport]) -> Iterator[RenderableType]:
-    """What came of every subtask's prompt, its price in output tokens, and which proposer earned what."""
+    """The outcome for each subtask's prompt, its cost in output tokens, and what each proposer contributed."""
     if not reports:
         return
     title = "System prompts (95% intervals; paired difference to the seed prompt on validation)"
@@ -70,7 +70,7 @@ def _from_to(first: PromptFinal | None, chosen: PromptFinal | None, shown: Calla
 
 
 def _earned(report: PromptReport) -> str:
-    """How many prompts each proposer gave, its best reward, and what it has among those that met validation."""
+    """Number of prompts by proposer, its best reward, and its prompts that were evaluated on validation."""
     parts = []
     for name in dict.fromkeys(tried.proposer for tried in report.tried):
         mine = [tried for tried in report.tried if tried.proposer == name]
@@ -81,7 +81,7 @@ def _earned(report: PromptReport) -> str:
 
 
 def print_diagnosis(diagnosis: Diagnosis, console: Console) -> None:
-    """The verdict first, then what it rests on, the heat map, and the chosen user prompts with their texts."""
+    """Print the verdict, the variances behind it, the heat map, and the chosen user prompts with their texts."""
     for part in _parts(diagnosis):
         console.print(part, highlight=False)
 
@@ -97,7 +97,7 @@ def _parts(diagnosis: Diagnosis) -> Iterator[RenderableType]:
     for position in diagnosis.subset:
         yield f"  {position + 1}. {escape(diagnosis.examples[position])}: {escape(diagnosis.user_prompts[position])}"
     calls = f"{diagnosis.usage.calls} calls, {diagnosis.usage.tokens} tokens, {diagnosis.usage.usd:.4f} USD"
-    yield f"\n{diagnosis.responses} responses were looked at; this took {calls}."
+    yield f"\n{diagnosis.responses} responses were analysed; this took {calls}."
 
 
 def _variance_parts(diagnosis: Diagnosis) -> Table:

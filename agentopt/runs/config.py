@@ -1,6 +1,6 @@
-"""What may be asked of a run, besides its task: one object whose fields each say what they do.
+"""The settings of a run.
 
-Read from YAML files and `key=value` settings, later ones winning. Unknown keys are refused.
+Read from YAML files and `key=value` settings; later ones win. Unknown keys are refused.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from agentopt.taskfile.reader import FILE_OPTION, HUB
 
 
 class BudgetConfig(Strict):
-    """The most that the whole run may take: search, agent, judges and the final test together."""
+    """Caps on the whole run: search, agent, judges and the final test together."""
 
     usd: Annotated[float, Field(ge=0)] | None = None
     """US dollars, by the catalogue's prices."""
@@ -37,6 +37,7 @@ class BudgetConfig(Strict):
     """Candidates evaluated, the baseline included."""
 
     def caps(self) -> Caps:
+        """The caps, for a `Budget`."""
         return Caps(self.usd, self.tokens, self.calls, self.seconds, self.trials)
 
 
@@ -46,7 +47,7 @@ def _registered(name: str) -> str:
 
 
 class Config(Strict):
-    """Everything about a run but its task."""
+    """Settings of a run; the task is given apart."""
 
     strategy: Annotated[str, AfterValidator(_registered)] = "agent"
     """Who proposes candidates: a registered strategy, or one to import, as `package.module:name`. `agent`, `agent_hpo`,
@@ -54,7 +55,7 @@ class Config(Strict):
     seed: int = 0
     """Seeds the search and the intervals."""
     response_seed: int = 0
-    """Part of every question, and seeds the order of the examples: another value draws other responses."""
+    """Part of every request's cache key, and seeds the order of the examples: another value draws other responses."""
     budget: BudgetConfig = BudgetConfig()
     search: SearchSettings = SearchSettings()
     agent: AgentSettings = AgentSettings()
@@ -65,7 +66,7 @@ class Config(Strict):
     journal: str | None = None
     """SQLAlchemy URL or path of the journal; the user's cache folder unless given."""
     runs: Path = Path("runs")
-    """Folder that run folders are made in."""
+    """Folder in which run folders are created."""
     task: dict[str, Any] = Field(default_factory=dict)
     """Dotted keys of the task file and what they are set to, such as `task.data.limit.test=20`."""
 
@@ -89,7 +90,7 @@ class Config(Strict):
 
     @property
     def asks_a_model(self) -> bool:
-        """Whether the strategy asks `agent.model` for its proposals."""
+        """Whether the strategy calls `agent.model` for its proposals."""
         return bool(STRATEGIES.find(self.strategy).traits.get("calls_model"))
 
     @property
@@ -114,7 +115,7 @@ class Config(Strict):
         return self.model_copy(update=changes)
 
     def purpose_caps(self) -> dict[str, Caps]:
-        """What the agent's and the prompt writer's own calls may take, inside the caps of the run."""
+        """Caps on the agent's and the prompt writer's own calls, within the caps of the run."""
         return {
             "agent": Caps(usd=self.agent.max_usd, calls=self.agent.max_calls),
             "prompts": Caps(usd=self.prompts.max_usd, calls=self.prompts.max_calls),
@@ -122,9 +123,14 @@ class Config(Strict):
 
 
 def load_config(sources: Iterable[str | Path] = (), base: Config | None = None) -> Config:
-    """`base` (the defaults unless given) with files and `key.path=value` settings on top, in order.
+    """Load a configuration.
 
-    Raises `ConfigError` for a file that cannot be read, an unknown key or a value of the wrong kind.
+    Args:
+        sources: Files and `key.path=value` settings, in order; later ones win.
+        base: What they are applied to. Default: the defaults.
+
+    Raises:
+        ConfigError: A file cannot be read, a key is unknown, or a value is of the wrong type.
     """
     merged: dict[str, Any] = base.model_dump(mode="json") if base else {}
     for source in sources:
@@ -144,7 +150,7 @@ def _file(path: Path) -> dict[str, Any]:
 
 
 def _setting(text: str) -> dict[str, Any]:
-    """`a.b=1` as {"a": {"b": 1}}; the value is read as YAML, so numbers and lists are what they look like.
+    """`a.b=1` as {"a": {"b": 1}}; the value is parsed as YAML.
 
     What follows `task.` stays dotted: it reaches into the task file, whose other keys stay as they are. `data` is short
     for `task.data.source`, and `data.x` for `task.data.x`.

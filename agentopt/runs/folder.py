@@ -1,7 +1,7 @@
-"""A run's folder: what was asked, where its files are, and that only one process works in it at a time.
+"""The folder of a run: its request, the paths of its files, and its lock.
 
-`runs/<task>-<time>/` holds `config.yaml` (the request; no secret is ever in it), `trials.db` (Optuna),
-`checkpoints.db` (LangGraph), `log.jsonl`, and in the end `result.json`, `best.yaml` and `recommended.yaml`.
+`runs/<task>-<time>/` holds `config.yaml` (the request, without any secret), `trials.db` (Optuna),
+`checkpoints.db` (LangGraph), `log.jsonl` and, once finished, `result.json`, `best.yaml` and `recommended.yaml`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TASK_FILE = "task.yaml"
 """A task folder is named by its path if its task file has this name."""
 
 
-class _Asked(Strict):
+class _Request(Strict):
     """The content of a run's `config.yaml`."""
 
     run: str
@@ -44,9 +44,15 @@ class _Asked(Strict):
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """An existing run. `id` names it in the ledger, `task` is the path of its task (None: built in Python).
+    """An existing run.
 
-    `warm_start` holds candidates that are tried before the search proposes any.
+    Attributes:
+        path: The folder.
+        id: The run's key in the journal's ledger.
+        task: The task folder or file; None for a task that was built in Python.
+        fingerprint: Hash of the task that the run was started with.
+        config: The settings, with absolute paths.
+        warm_start: Candidates that are tried before the search proposes any.
     """
 
     path: Path
@@ -63,7 +69,7 @@ class RunFolder:
         Paths are kept absolute, so that the run can be resumed from another working directory. Raises `ConfigError`
         when the folder cannot be made.
         """
-        # Of a task's name, only what a path cannot hold, or the URL of a database in it.
+        # `/` and `?` of a task's name would break the path, or the database URL that contains it.
         name = f"{re.sub(r'[/?]', '-', task.name)}-{datetime.now(UTC).strftime('%Y%m%d-%H%M%S')}"
         source = task.folder if task.file and task.file.name == TASK_FILE else task.file
         path, of_task = _made(config.runs, name), fingerprint(task, config)
@@ -73,13 +79,17 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path | str) -> RunFolder:
-        """The run in an existing folder. Raises `ConfigError` when it holds none."""
+        """Open an existing run.
+
+        Raises:
+            ConfigError: The folder holds no run, or its `config.yaml` breaks a rule.
+        """
         path = Path(path)
         file = path / "config.yaml"
         if not file.exists():
             raise ConfigError("no run is here", where=path, remedy="see `agentopt runs list`")
-        asked = validate(_Asked, load_yaml(file, ConfigError), file, ConfigError)
-        return cls(path, asked.run, asked.task, asked.fingerprint, asked.config, asked.warm_start)
+        request = validate(_Request, load_yaml(file, ConfigError), file, ConfigError)
+        return cls(path, request.run, request.task, request.fingerprint, request.config, request.warm_start)
 
     @property
     def trials(self) -> Path:
@@ -120,23 +130,27 @@ class RunFolder:
         return replace(self, config=config.absolute())
 
     def save(self) -> None:
-        """Write what was asked to `config.yaml`."""
-        asked = _Asked(
+        """Write the request to `config.yaml`."""
+        request = _Request(
             run=self.id,
             task=self.task,
             fingerprint=self.fingerprint,
             config=self.config,
             warm_start=self.warm_start,
         )
-        write_atomically(self.path / "config.yaml", to_yaml(asked.model_dump(mode="json")))
+        write_atomically(self.path / "config.yaml", to_yaml(request.model_dump(mode="json")))
 
     def discard(self) -> None:
-        """Remove the folder: for a run that can never begin."""
+        """Remove the folder of a run that could not be started."""
         shutil.rmtree(self.path, ignore_errors=True)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder. Raises `ConfigError` while another process works in it."""
+        """Inside the block, hold the folder's lock.
+
+        Raises:
+            ConfigError: Another process holds it.
+        """
         try:
             with FileLock(self.path / ".lock", timeout=0):
                 yield
@@ -175,7 +189,7 @@ def _sources(task: Task) -> list[Path]:
 
 
 def _made(runs: Path, name: str) -> Path:
-    """A new folder of that name, or with a number behind it where another run was quicker."""
+    """A new folder of that name, or with a number appended if it exists already."""
     try:
         runs.mkdir(parents=True, exist_ok=True)
         for i in count(1):

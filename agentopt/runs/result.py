@@ -1,4 +1,4 @@
-"""What a run found: frozen records that are printed, written to `result.json` and loaded again."""
+"""The result of a run: frozen records that are printed, written to `result.json` and loaded again."""
 
 from __future__ import annotations
 
@@ -37,11 +37,12 @@ class Measured:
 
     @classmethod
     def of(cls, evaluation: Evaluation, *, seed: int = 0) -> Measured | None:
+        """The mean score of an evaluation; None without a scored example."""
         return cls._mean(evaluation.scores.values(), evaluation.planned, seed)
 
     @classmethod
     def metrics_of(cls, evaluation: Evaluation, *, seed: int = 0) -> dict[str, Measured]:
-        """The mean of each metric; of those that have a value."""
+        """The mean of each metric that has a value."""
         means = {name: cls._mean(of.values(), evaluation.planned, seed) for name, of in evaluation.metrics.items()}
         return {name: mean for name, mean in means.items() if mean is not None}
 
@@ -62,6 +63,7 @@ class Comparison:
 
     @classmethod
     def of(cls, evaluation: Evaluation, baseline: Evaluation, *, seed: int = 0) -> Comparison | None:
+        """Compare on the examples that both scored; None without any."""
         if not evaluation.scores.keys() & baseline.scores.keys():
             return None
         difference = paired_difference(evaluation.scores, baseline.scores, seed=seed)
@@ -70,11 +72,19 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Finalist:
-    """A candidate that met the test split. `units` are those of the task's token lengths; `cost` is per example, as
-    measured on the validation split.
+    """A candidate that was evaluated on the test split.
 
-    `metrics` are those of the test split, or of the validation split where the test was not reached.
-    `roles` may hold several: the best candidate is often also the recommended one, or the baseline itself.
+    Attributes:
+        roles: One or more: the best candidate is often also the recommended one, or the baseline.
+        trial: Number of its trial.
+        proposer: What proposed it.
+        candidate: The candidate.
+        units: Cost of one example in the task's units, by the task's token lengths.
+        cost: Mean cost of one example by subtask, measured on the validation split.
+        validation: Score on the validation split.
+        test: Score on the test split; None if it was not tested.
+        against_baseline: Paired comparison with the baseline on the test split.
+        metrics: Metrics on the test split, or on the validation split if it was not tested.
     """
 
     roles: tuple[Role, ...]
@@ -135,7 +145,7 @@ class PromptTried:
 
 @dataclass(frozen=True, slots=True)
 class PromptFinal:
-    """A system prompt that met the validation split, the seed prompt first."""
+    """A system prompt that was evaluated on the validation split."""
 
     system_prompt: str
     proposer: str
@@ -146,11 +156,11 @@ class PromptFinal:
 
 @dataclass(frozen=True, slots=True)
 class PromptReport:
-    """What came of optimising one subtask's system prompt, before or after the search.
+    """The outcome of optimising one subtask's system prompt, before or after the search.
 
     `verdict` is the pilot's (None without a pilot) and `reason` its sentence. `user_prompts` are the training examples
-    that were optimised on. `against_seed` compares the chosen prompt with the seed prompt on validation, None where
-    the seed prompt stays. `ended` says why it stopped.
+    that were optimised on. `against_seed` compares the chosen prompt with the seed prompt on validation; None if the
+    seed prompt is kept. `ended` is the reason why it stopped.
     """
 
     subtask: str
@@ -169,7 +179,7 @@ class PromptReport:
 
     @property
     def outcome(self) -> str:
-        """In a few words, what was decided."""
+        """The decision in a few words."""
         if self.against_seed is None:
             return f"kept ({self.ended})"
         gain = self.against_seed.difference.mean
@@ -209,7 +219,7 @@ class Result:
         test_ended: The cap that cut the test short; None if it did not.
     """
 
-    # An interval that the data does not bound has infinite ends, which JSON numbers cannot say.
+    # An interval that the data does not bound has infinite ends, which JSON has no numbers for.
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(ser_json_inf_nan="strings")
 
     task: str
@@ -227,7 +237,11 @@ class Result:
     test_ended: StopReason | None = None
 
     def finalist(self, role: Role) -> Finalist:
-        """The finalist in `role`. Raises `LookupError` for a baseline of which nothing could be scored."""
+        """The finalist in `role`.
+
+        Raises:
+            LookupError: No example of the baseline could be scored.
+        """
         found = next((f for f in self.finalists if role in f.roles), None)
         if found is None:
             raise LookupError(f"the run has no {role}: nothing of it could be scored")
@@ -278,7 +292,11 @@ _results = TypeAdapter(Result)
 
 
 def load_result(folder: Path | str) -> Result:
-    """The result in a run folder. Raises `ConfigError` when there is none."""
+    """Load the result in a run's folder.
+
+    Raises:
+        ConfigError: The run is not finished, or its result cannot be read.
+    """
     path = Path(folder) / "result.json"
     try:
         return _results.validate_json(path.read_bytes())
@@ -293,7 +311,7 @@ def finalist(
 ) -> Finalist:
     """The record of one finalist, from its trial and its evaluation on the test split."""
     validation = Measured.of(trial.evaluation, seed=seed)
-    assert validation is not None, "only what has a score becomes a finalist"
+    assert validation is not None, "a finalist has a score"
     compared = None
     if test and baseline_test and "baseline" not in roles:
         compared = Comparison.of(test, baseline_test, seed=seed)
@@ -312,6 +330,7 @@ def finalist(
 
 
 def trial_line(trial: Trial) -> TrialLine:
+    """The record of one trial."""
     return TrialLine(
         trial.number,
         trial.proposer,
