@@ -209,7 +209,7 @@ def test_the_cross_fit_finds_a_real_effect_and_needs_four_responses() -> None:
     assert np.isnan(cross_fit(answers(9, two_tell_apart(9), 2), 2))
 
 
-def test_the_cross_fit_is_not_known_where_the_user_prompts_that_were_decided_first_would_be_missing() -> None:
+def test_the_cross_fit_is_nan_if_user_prompts_that_were_decided_first_would_be_missing() -> None:
     table = answers(9, two_tell_apart(9), 8)
     table[:, [3, 8], 2:] = np.nan  # the best two were clear after two responses, the others were repeated
     assert np.isnan(cross_fit(table, 2))
@@ -226,7 +226,7 @@ def test_prompts_that_agree_are_optimised_on_all() -> None:
     assert result.parts.mean_off_diagonal > 0.5 * result.parts.mean_diagonal
 
 
-def test_two_user_prompts_that_tell_system_prompts_apart_are_found_among_many_that_do_not() -> None:
+def test_two_user_prompts_that_discriminate_are_found_among_many_that_do_not() -> None:
     result = analyse(answers(1, two_tell_apart(1), 8), criteria=Criteria(ratio=8, permutations=200, splits=4))
     assert result.verdict == "optimise on these"
     assert result.subset == (3, 8)
@@ -234,7 +234,7 @@ def test_two_user_prompts_that_tell_system_prompts_apart_are_found_among_many_th
     assert "on the chosen 2" in result.reason
 
 
-def test_no_effect_seen_sharply_is_not_worth_it_and_seen_dimly_asks_for_more() -> None:
+def test_no_effect_is_not_worth_it_if_measured_precisely_and_otherwise_needs_more() -> None:
     p = no_effect(2)
     assert analyse(answers(2, p, 32), criteria=FAST).verdict == "not worth it"
     dim = analyse(answers(2, p, 2), criteria=FAST)
@@ -273,7 +273,7 @@ def test_pure_noise_is_seldom_called_worth_optimising() -> None:
         (np.zeros((3, 4, 1)), 2, "k_top 2 and 0 usable"),
     ],
 )
-def test_rewards_that_cannot_be_analysed_are_refused_with_the_rule(table: Floats, k_top: int, rule: str) -> None:
+def test_rewards_that_cannot_be_analysed_are_rejected_with_the_rule(table: Floats, k_top: int, rule: str) -> None:
     with pytest.raises(ValueError, match=rule):
         analyse(table, k_top=k_top)
 
@@ -301,7 +301,7 @@ def test_repeats_go_where_the_choice_is_open_and_end_with_the_choice_of_the_cap(
     assert have.sum() <= 0.5 * full.size
 
 
-def test_user_prompts_that_are_surely_chosen_stay_open_so_that_luck_is_no_proof() -> None:
+def test_user_prompts_that_are_almost_certainly_chosen_stay_open() -> None:
     table = np.full((16, 12, 8), np.nan)
     table[..., :6] = answers(6, two_tell_apart(6), 6)
     assert np.flatnonzero(open_cells(table, cap=8).all(axis=0)).tolist() == [3, 8]

@@ -55,7 +55,7 @@ async def session_for(
 
 
 def optimizer(
-    task: Task, session: Session, writer: str | None = None, told: list[str] | None = None, **changes: object
+    task: Task, session: Session, writer: str | None = None, fallbacks: list[str] | None = None, **changes: object
 ) -> PromptOptimizer:
     return PromptOptimizer(
         task,
@@ -64,23 +64,23 @@ def optimizer(
         session.budget,
         PromptSettings.model_validate(changes),
         writer,
-        on_fallback=(told if told is not None else []).append,
+        on_fallback=(fallbacks if fallbacks is not None else []).append,
     )
 
 
 # ---- rewards
 
 
-async def test_a_repeat_draws_the_subtask_and_what_follows_it_anew_but_nothing_before(tmp_path: Path) -> None:
+async def test_a_repeat_samples_the_subtask_and_its_dependants_again_but_nothing_before(tmp_path: Path) -> None:
     task, provider = toy_task(), toy_model()
     async with session_for(task, provider, tmp_path) as session:
         evaluator = Evaluator(task, session.model, session.specs)
         examples = task.splits["validation"][:4]
         rewards = Rewards(evaluator, task.baseline, "answer", examples)
         await rewards.sample(Cell("", k, m) for k in range(4) for m in range(3))
-        asked = [r.messages[-1].content.partition("|")[0] for r in provider.requests]
-        assert asked.count("find") == 4
-        assert asked.count("answer") == 12
+        called = [r.messages[-1].content.partition("|")[0] for r in provider.requests]
+        assert called.count("find") == 4
+        assert called.count("answer") == 12
         provider.requests.clear()
         rewards = Rewards(evaluator, task.baseline, "find", examples)
         await rewards.sample(Cell("", k, 1) for k in range(4))
@@ -119,18 +119,18 @@ async def test_the_pilot_repeats_only_where_the_choice_is_open(tmp_path: Path) -
     assert next(iter(pilot.proposers.items())) == ("Answer the question.", "seed")
 
 
-async def test_a_pilot_is_the_same_when_it_is_made_again_and_costs_nothing_then(tmp_path: Path) -> None:
+async def test_a_repeated_pilot_is_the_same_and_costs_nothing(tmp_path: Path) -> None:
     task, provider = prompt_task(), prompt_model()
     async with session_for(task, provider, tmp_path) as session:
         pilot, _ = await optimizer(task, session).diagnose(task.baseline, "answer")
-    asked = len(provider.requests)
+    calls = len(provider.requests)
     async with session_for(task, provider, tmp_path) as session:
         again, _ = await optimizer(task, session).diagnose(task.baseline, "answer")
-    assert len(provider.requests) == asked
+    assert len(provider.requests) == calls
     np.testing.assert_array_equal(pilot.rewards, again.rewards)
 
 
-async def test_the_pilot_picks_the_user_prompts_that_tell_system_prompts_apart(tmp_path: Path) -> None:
+async def test_the_pilot_chooses_the_user_prompts_that_discriminate_between_system_prompts(tmp_path: Path) -> None:
     task = prompt_task(train=12, kinds=("dates", "easy", "hard"))
     async with session_for(task, prompt_model(), tmp_path) as session:
         pilot, rewards = await optimizer(task, session, variants=8, repeats=6, k_top=3).diagnose(
@@ -140,7 +140,7 @@ async def test_the_pilot_picks_the_user_prompts_that_tell_system_prompts_apart(t
     assert chosen == ["dates"] * 3
 
 
-async def test_a_pilot_whose_calls_all_fail_says_so_and_the_seed_prompt_stays(tmp_path: Path) -> None:
+async def test_if_all_calls_of_a_pilot_fail_the_reason_is_given_and_the_seed_prompt_kept(tmp_path: Path) -> None:
     def refuse(request: Request, repeat: int) -> str:
         raise PermanentModelError("gone")
 
@@ -206,7 +206,7 @@ async def test_components_proposes_new_texts_only_and_the_same_ones_for_the_same
         history += [Attempt(text, "components", reward, 8, 1.0) for text in new]
 
 
-async def test_components_learns_which_fragment_pays() -> None:
+async def test_components_learns_which_fragment_raises_the_reward() -> None:
     """A history in which one fragment decides the reward makes TPE propose it more often than chance would."""
     wanted, bank = INSTRUCTIONS["dates"], authored_bank()
     history: list[Attempt] = []
@@ -242,19 +242,19 @@ def test_what_counts_as_a_system_prompt(text: str, found: str | None) -> None:
     assert read_system_prompt(text) == found
 
 
-def test_the_writer_is_told_the_scores_and_where_the_best_fell_short(tmp_path: Path) -> None:
+def test_the_writer_is_shown_the_scores_and_failures_of_the_best(tmp_path: Path) -> None:
     from agentopt.prompts.proposers import Failure
 
     failed = Failure("When was it?", "May 5", "expected 2020-05-05, got May 5")
-    asked = proposal_prompt(
+    prompt = proposal_prompt(
         BRIEF, [Attempt("Bad.", "seed", 0.1, 4, 1.0), Attempt("Good.", "x", 0.7, 4, 1.0, (failed,))]
     )
-    assert asked.index("0.70: Good.") < asked.index("0.10: Bad.")
-    assert "expected 2020-05-05, got May 5" in asked
+    assert prompt.index("0.70: Good.") < prompt.index("0.10: Bad.")
+    assert "expected 2020-05-05, got May 5" in prompt
 
 
 class Fixed:
-    """A proposer that offers the same texts whenever it is asked, or cannot help."""
+    """A proposer that offers the same texts in every call, or raises `ProposerError`."""
 
     def __init__(self, name: str, texts: Sequence[str] = (), problem: str = "") -> None:
         self.name, self._texts, self._problem = name, list(texts), problem
@@ -265,26 +265,26 @@ class Fixed:
         return self._texts
 
 
-async def test_what_is_empty_too_long_known_or_alike_is_dropped_and_the_next_proposer_fills_in() -> None:
+async def test_empty_long_known_and_equal_prompts_are_dropped_and_the_next_proposer_is_called() -> None:
     first = Fixed("first", ["", "x" * 50, "Answer  the question.", "Known.", "New.", " New. "])
-    told: list[str] = []
-    chain = ProposerChain([first, Fixed("second", ["Other.", "Third."])], told.append, longest=40)
+    fallbacks: list[str] = []
+    chain = ProposerChain([first, Fixed("second", ["Other.", "Third."])], fallbacks.append, longest=40)
     found = await chain.propose(BRIEF, [Attempt("Known.", "seed", 0.0, 1, 0.0)], 2)
     assert [(n.system_prompt, n.proposer) for n in found] == [("New.", "first"), ("Other.", "second")]
-    assert told == ["first gave only 1 new prompts of 2; second writes 1"]
+    assert fallbacks == ["first gave only 1 new prompts of 2; second writes 1"]
 
 
-async def test_a_proposer_without_help_is_passed_over_and_the_reason_is_told() -> None:
-    told: list[str] = []
-    chain = ProposerChain([Fixed("first", problem="it is asleep"), Fixed("second", ["New."])], told.append)
+async def test_a_proposer_that_fails_is_skipped_and_the_reason_is_reported() -> None:
+    fallbacks: list[str] = []
+    chain = ProposerChain([Fixed("first", problem="it is asleep"), Fixed("second", ["New."])], fallbacks.append)
     assert [n.proposer for n in await chain.propose(BRIEF, [], 1)] == ["second"]
-    assert told == ["first cannot be used: it is asleep; second writes 1"]
+    assert fallbacks == ["first cannot be used: it is asleep; second writes 1"]
 
 
 # ---- the optimiser
 
 
-async def test_it_finds_the_planted_instruction_and_proves_it_on_validation(tmp_path: Path) -> None:
+async def test_it_finds_the_planted_instruction_and_confirms_it_in_the_finals(tmp_path: Path) -> None:
     task = prompt_task()
     async with session_for(task, prompt_model(), tmp_path) as session:
         found = await optimizer(task, session).optimize(task.baseline, "answer")
@@ -294,7 +294,7 @@ async def test_it_finds_the_planted_instruction_and_proves_it_on_validation(tmp_
     assert (scores[found.chosen.system_prompt] or 0) > (scores["Answer the question."] or 0)
 
 
-async def test_where_nothing_can_be_gained_nothing_is_spent_beyond_the_pilot(tmp_path: Path) -> None:
+async def test_if_nothing_can_be_gained_nothing_is_spent_after_the_pilot(tmp_path: Path) -> None:
     task, provider = prompt_task(), prompt_model(FLAT)
     async with session_for(task, provider, tmp_path) as session:
         found = await optimizer(task, session).optimize(task.baseline, "answer")
@@ -351,14 +351,14 @@ def broken(error: Exception) -> ScriptedModel:
         (lambda: prompt_model(), {"prompts": Caps(calls=0)}, "there is no budget for it: the prompts.calls cap of 0"),
     ],
 )
-async def test_where_the_writer_is_of_no_help_the_fragments_take_over_and_it_is_said(
+async def test_if_the_writer_fails_the_fragments_are_used_and_the_reason_is_reported(
     tmp_path: Path, provider: Writes, purpose_caps: dict[str, Caps] | None, reason: str
 ) -> None:
-    task, told = prompt_task(), list[str]()
+    task, fallbacks = prompt_task(), list[str]()
     async with session_for(task, provider(), tmp_path, purpose_caps=purpose_caps) as session:
-        found = await optimizer(task, session, SMALL, told).optimize(task.baseline, "answer")
+        found = await optimizer(task, session, SMALL, fallbacks).optimize(task.baseline, "answer")
     assert found.chosen.proposer == "components"
-    assert any(reason in each and "; components writes" in each for each in told)
+    assert any(reason in each and "; components writes" in each for each in fallbacks)
 
 
 async def test_a_good_text_by_the_writer_is_chosen_and_credited(tmp_path: Path) -> None:
@@ -380,15 +380,15 @@ async def test_gepa_evolves_on_the_user_prompts_and_its_calls_are_charged(tmp_pa
     assert (found.chosen.system_prompt, found.chosen.proposer) == (MAGIC, "gepa")
 
 
-async def test_gepa_without_a_writing_model_leaves_it_to_the_fragments(tmp_path: Path) -> None:
-    task, told = prompt_task(), list[str]()
+async def test_gepa_without_a_writing_model_is_replaced_by_the_fragments(tmp_path: Path) -> None:
+    task, fallbacks = prompt_task(), list[str]()
     async with session_for(task, prompt_model(), tmp_path) as session:
-        found = await optimizer(task, session, None, told, proposer="gepa").optimize(task.baseline, "answer")
+        found = await optimizer(task, session, None, fallbacks, proposer="gepa").optimize(task.baseline, "answer")
     assert found.chosen.proposer == "components"
-    assert told[0].startswith("gepa cannot be used")
+    assert fallbacks[0].startswith("gepa cannot be used")
 
 
-async def test_a_cap_ends_the_rounds_and_what_was_found_still_meets_validation(tmp_path: Path) -> None:
+async def test_a_cap_ends_the_rounds_and_the_finals_use_what_was_found(tmp_path: Path) -> None:
     from agentopt.core.budget import Usage
 
     task = prompt_task()
@@ -401,7 +401,7 @@ async def test_a_cap_ends_the_rounds_and_what_was_found_still_meets_validation(t
     assert len(found.finals) == 3
 
 
-async def test_a_cap_that_is_reached_on_validation_keeps_the_finalist_that_was_through_it(tmp_path: Path) -> None:
+async def test_a_cap_that_is_reached_in_the_finals_keeps_the_finalists_that_were_evaluated(tmp_path: Path) -> None:
     task = prompt_task()
     small = {"subset": "all", "rounds": 1, "batch_size": 4, "repeats": 2, "finalists": 3}
     async with session_for(task, prompt_model(), tmp_path / "free") as session:
@@ -443,21 +443,21 @@ async def test_prompts_come_before_allocations_and_the_search_uses_them(tmp_path
     ("when", "phases"), [("never", []), ("before", ["before"]), ("after", ["after"]), ("both", ["before", "after"])]
 )
 async def test_when_prompts_are_optimised_is_a_setting(tmp_path: Path, when: str, phases: list[str]) -> None:
-    asked = config(tmp_path, prompts={"when": when}, budget={"trials": 4})
-    result = await aoptimize(prompt_task(), asked, provider=prompt_model())
+    settings = config(tmp_path, prompts={"when": when}, budget={"trials": 4})
+    result = await aoptimize(prompt_task(), settings, provider=prompt_model())
     assert [report.phase for report in result.prompts] == phases
     if when == "after":
         assert result.trials[-1].proposer == "prompts after"
 
 
-async def test_a_task_without_a_train_split_is_left_as_it_is_and_that_is_said(tmp_path: Path) -> None:
+async def test_a_task_without_a_train_split_keeps_its_prompts_and_the_reason_is_reported(tmp_path: Path) -> None:
     result = await aoptimize(toy_task(), config(tmp_path), provider=toy_model())
     assert result.prompts == ()
     assert any("no train split" in note for note in result.notes)
 
 
 async def test_prompts_take_no_more_than_their_share_of_a_cap(tmp_path: Path) -> None:
-    asked = config(tmp_path, budget={"trials": 4, "calls": 400}, prompts={"share": 0.5, "rounds": 50})
+    settings = config(tmp_path, budget={"trials": 4, "calls": 400}, prompts={"share": 0.5, "rounds": 50})
     told: list[int] = []
     provider = prompt_model()
 
@@ -465,20 +465,20 @@ async def test_prompts_take_no_more_than_their_share_of_a_cap(tmp_path: Path) ->
         if getattr(event, "kind", "") == "prompts_done":
             told.append(len(provider.requests))
 
-    result = await aoptimize(prompt_task(), asked, provider=provider, callbacks=[observe])
+    result = await aoptimize(prompt_task(), settings, provider=provider, callbacks=[observe])
     assert told[0] <= 200
     assert result.total.calls <= 400
     assert result.finalist("best").test is not None
 
 
-async def test_without_a_cap_the_pilot_repeats_as_often_as_the_settings_say(tmp_path: Path) -> None:
+async def test_without_a_cap_the_pilot_repeats_as_often_as_the_settings_allow(tmp_path: Path) -> None:
     settings = {"repeats": 5, "rounds": 1, "batch_size": 1}
     provider = prompt_model()
     await aoptimize(prompt_task(), config(tmp_path, prompts=settings, budget={"trials": 2}), provider=provider)
     assert max(r.first_repeat for r in provider.requests) == 4
 
 
-async def test_a_cap_too_small_for_a_pilot_and_a_validation_spends_nothing_on_prompts(tmp_path: Path) -> None:
+async def test_with_a_cap_too_small_for_a_pilot_and_the_finals_nothing_is_spent_on_prompts(tmp_path: Path) -> None:
     provider = prompt_model()
     result = await aoptimize(prompt_task(), config(tmp_path, budget={"trials": 3, "calls": 150}), provider=provider)
     (report,) = result.prompts
@@ -487,36 +487,36 @@ async def test_a_cap_too_small_for_a_pilot_and_a_validation_spends_nothing_on_pr
     assert result.finalist("best").test is not None
 
 
-async def test_a_smaller_cap_makes_the_pilot_and_the_final_meeting_smaller(tmp_path: Path) -> None:
-    asked = config(tmp_path, budget={"trials": 3, "calls": 420}, prompts={"proposer": "components"})
-    result = await aoptimize(prompt_task(), asked, provider=prompt_model())
+async def test_a_smaller_cap_makes_the_pilot_and_the_finals_smaller(tmp_path: Path) -> None:
+    settings = config(tmp_path, budget={"trials": 3, "calls": 420}, prompts={"proposer": "components"})
+    result = await aoptimize(prompt_task(), settings, provider=prompt_model())
     (report,) = result.prompts
     assert report.verdict is not None
     assert report.pilot_responses < 144  # 6 variants, 12 user prompts, twice
     assert len(report.finals) <= 1 + 420 // 4 // 32
 
 
-async def test_the_agents_call_that_no_cap_allows_leaves_the_trial_to_the_fallback(tmp_path: Path) -> None:
+async def test_if_no_cap_allows_the_agents_call_the_fallback_proposes(tmp_path: Path) -> None:
     dear = {"model": SMALL, "max_tokens": 100_000, "guideline_tokens": 100_000}
-    asked = config(
+    settings = config(
         tmp_path, strategy="agent", agent=dear, budget={"trials": 5, "tokens": 20_000}, prompts={"when": "never"}
     )
-    result = await aoptimize(toy_task(validation=8, test=8), asked, provider=toy_model())
+    result = await aoptimize(toy_task(validation=8, test=8), settings, provider=toy_model())
     assert any("no budget for the agent" in reason for reason in result.fallbacks)
     assert len(result.trials) == 5
 
 
-async def test_a_run_that_is_resumed_pays_for_no_prompt_twice(tmp_path: Path) -> None:
+async def test_a_resumed_run_pays_for_no_prompt_twice(tmp_path: Path) -> None:
     provider = prompt_model()
     first = await aoptimize(prompt_task(), config(tmp_path), provider=provider)
-    asked = len(provider.requests)
+    calls = len(provider.requests)
     again = await aoptimize(prompt_task(), None, resume=Path(first.run), provider=provider)
-    assert len(provider.requests) == asked
+    assert len(provider.requests) == calls
     assert again.prompts == first.prompts
     assert again.trials == first.trials
 
 
-def test_a_subtask_that_the_task_does_not_have_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+def test_a_subtask_that_the_task_does_not_have_is_rejected_first(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="answr") as refused:
         optimize(prompt_task(), config(tmp_path, prompts={"subtasks": ["answr"]}), provider=prompt_model())
     assert "name some of answer" in str(refused.value)
@@ -540,7 +540,7 @@ async def test_a_diagnosis_needs_training_examples(tmp_path: Path) -> None:
         await adiagnose(toy_task(), config(tmp_path), provider=toy_model())
 
 
-async def test_the_writer_asks_for_all_texts_as_choices_of_one_question(tmp_path: Path) -> None:
+async def test_the_writer_requests_all_prompts_as_choices_of_one_call(tmp_path: Path) -> None:
     task, provider = prompt_task(), prompt_model(writes='{"system_prompt": "Be brief."}')
     async with session_for(task, provider, tmp_path) as session:
         texts = await ReflectiveProposer(session.model, SMALL).propose(BRIEF, [], 3)

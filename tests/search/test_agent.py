@@ -51,13 +51,13 @@ def answer(*candidates: tuple[str, int, str, int]) -> str:
     return json.dumps({"candidates": listed})
 
 
-def asks_for_candidates(request: Request) -> bool:
+def requests_candidates(request: Request) -> bool:
     return '"candidates"' in str(request.json_schema)
 
 
 def fresh(request: Request, repeat: int) -> str:
-    """A good agent: guidelines when asked for them, and otherwise candidates that the prompt does not list."""
-    if not asks_for_candidates(request):
+    """A good agent: replies with guidelines, or with candidates that the prompt does not list."""
+    if not requests_candidates(request):
         return '{"answer": {"model": "llama-3b", "samples": "more"}, "advice": "Prefer the\\nsmall model."}'
     count = json.loads(str(request.json_schema))["properties"]["candidates"]["minItems"]
     tried = request.messages[-1].content
@@ -122,7 +122,7 @@ async def test_the_last_batch_is_no_larger_than_the_trials_left() -> None:
     assert json.loads(str(model.requests[-1].json_schema))["properties"]["candidates"]["minItems"] == 2
 
 
-async def test_broken_json_is_asked_for_again_with_what_was_wrong() -> None:
+async def test_a_retry_names_what_was_wrong_with_broken_json() -> None:
     replies = ["text", "{broken", answer(("qwen-32b", 1, "llama-3b", 7))]
     model = ScriptedModel(script=replies)
     world = await World(model, trials=FIRST + 2, fallback_batch=1).run()
@@ -131,7 +131,7 @@ async def test_broken_json_is_asked_for_again_with_what_was_wrong() -> None:
     assert [r.first_repeat for r in model.requests[1:]] == [0, 1], "each attempt has a repeat index of its own"
 
 
-async def test_unusable_json_in_every_attempt_falls_back_and_the_next_round_asks_the_agent_again() -> None:
+async def test_unusable_json_in_every_attempt_falls_back_for_one_round() -> None:
     good = [answer(*((m, 1, "llama-3b", n) for m, n in (("qwen-32b", 7), ("qwen-32b", 5), ("qwen-32b", 3))))]
     model = ScriptedModel(script=["text", "no", "{}", '{"candidates": 3}', "text", *good])
     world = await World(model, trials=FIRST + 7, fallback_batch=3).run()
@@ -151,14 +151,14 @@ async def test_unusable_json_in_every_attempt_falls_back_and_the_next_round_asks
 async def test_a_useless_batch_falls_back_with_its_own_reason(
     candidate: tuple[str, int, str, int], reason: str
 ) -> None:
-    model = ScriptedModel(lambda request, repeat: answer(candidate) if asks_for_candidates(request) else "text")
+    model = ScriptedModel(lambda request, repeat: answer(candidate) if requests_candidates(request) else "text")
     world = await World(model, trials=FIRST + 6).run()
     assert world.proposers[-5:] == ["grid"] * 5
     assert reason in world.reasons[0]
     assert len(model.requests) == 4, "guidelines, then three attempts"
 
 
-async def test_what_the_agent_leaves_empty_the_fallback_fills() -> None:
+async def test_the_fallback_completes_a_batch_that_is_too_small() -> None:
     twice = ("qwen-32b", 1, "llama-3b", 7)
     model = ScriptedModel(script=["text", answer(twice, twice, ("qwen-32b", 1, "llama-3b", 5))])
     world = await World(model, trials=FIRST + 6).run()
@@ -180,17 +180,17 @@ async def test_what_the_agent_leaves_empty_the_fallback_fills() -> None:
     ],
 )
 @pytest.mark.parametrize("asked_before", [0, 1], ids=["guide", "propose"])
-async def test_an_agent_that_cannot_be_asked_is_replaced_in_that_round(
+async def test_an_unavailable_agent_is_replaced_for_that_round(
     error: Exception, reason: str, asked_before: int
 ) -> None:
     model = ScriptedModel(script=[*["text"] * asked_before, error, *["text"] * asked_before, error])
     world = await World(model).run()
     assert world.proposers[-10:] == ["grid"] * 10
     assert len(world.reasons) == 2
-    assert all(said.startswith(reason) for said in world.reasons)
+    assert all(given.startswith(reason) for given in world.reasons)
 
 
-async def test_without_an_agent_the_fallback_proposes_and_says_so() -> None:
+async def test_without_an_agent_the_fallback_proposes_and_the_reason_is_recorded() -> None:
     for world in (World(None), World(ScriptedModel(), settings=AgentSettings(model=None))):
         await world.run()
         assert world.proposers[-10:] == ["grid"] * 10
@@ -206,7 +206,7 @@ async def test_a_cap_of_the_whole_run_ends_the_search() -> None:
         await World(ScriptedModel(fresh), fail_at=3, error=reached).run()
 
 
-async def test_a_mistake_in_the_loop_surfaces_as_itself() -> None:
+async def test_an_unexpected_exception_propagates_unchanged() -> None:
     with pytest.raises(ZeroDivisionError):
         await World(ScriptedModel(fresh), fail_at=2, error=ZeroDivisionError()).run()
 
@@ -226,25 +226,25 @@ async def test_a_limit_on_rounds_ends_the_search() -> None:
     assert world.proposers.count("agent") == 5
 
 
-async def test_switched_off_insights_are_neither_used_nor_told() -> None:
+async def test_insights_that_are_off_are_neither_used_nor_shown() -> None:
     off = AgentSettings(model="agent", insight_1=False, insight_2=False, insight_3=False)
     model = ScriptedModel(fresh)
     world = await World(model, trials=11, settings=off).run()
     assert world.proposers == ["baseline"] + ["initial"] * 5 + ["agent"] * 5
     assert {t.candidate for t in world.runner.trials[1:6]}.isdisjoint(initial_candidates(world.space))
-    told = model.requests[0].messages
-    assert not any(word in told[0].content for word in ("prefer", "rises", "earlier"))
-    assert not any(word in told[1].content for word in ("suits", "more, fewer", "spend"))
+    messages = model.requests[0].messages
+    assert not any(word in messages[0].content for word in ("prefer", "rises", "earlier"))
+    assert not any(word in messages[1].content for word in ("suits", "more, fewer", "spend"))
     assert list(json.loads(str(model.requests[0].json_schema))["properties"]) == ["advice"]
     with_insights = ScriptedModel(fresh)
     await World(with_insights).run()
-    told = with_insights.requests[0].messages
-    assert all(word in told[0].content for word in ("prefer", "rises", "earlier"))
-    assert all(word in told[1].content for word in ("suits", "more, fewer", "spend"))
+    messages = with_insights.requests[0].messages
+    assert all(word in messages[0].content for word in ("prefer", "rises", "earlier"))
+    assert all(word in messages[1].content for word in ("suits", "more, fewer", "spend"))
 
 
 async def test_unusable_guidelines_are_no_reason_to_fall_back() -> None:
-    model = ScriptedModel(lambda request, repeat: fresh(request, repeat) if asks_for_candidates(request) else "text")
+    model = ScriptedModel(lambda request, repeat: fresh(request, repeat) if requests_candidates(request) else "text")
     world = await World(model).run()
     assert world.proposers[-10:] == ["agent"] * 10
     assert Note("guidelines: none, the reply was unusable") in world.runner.events
@@ -268,9 +268,7 @@ async def test_a_search_that_crashed_while_running_trials_ends_like_an_undisturb
 
 
 @pytest.mark.parametrize("crash_at", [1, 2, 3, 4])
-async def test_a_search_that_crashed_while_asking_the_agent_ends_like_an_undisturbed_one(
-    tmp_path: Path, crash_at: int
-) -> None:
+async def test_a_search_that_crashed_during_a_call_ends_like_an_undisturbed_one(tmp_path: Path, crash_at: int) -> None:
     whole = await _undisturbed(tmp_path)
     calls = 0
 
@@ -286,11 +284,11 @@ async def test_a_search_that_crashed_while_asking_the_agent_ends_like_an_undistu
         await broken.run()
     await broken.run()
     assert broken.runner.trials == whole.runner.trials
-    assert calls == 5, "only the question that was cut off is asked again"
+    assert calls == 5, "only the interrupted call is repeated"
 
 
 @pytest.mark.parametrize("cancel_at", [2, FIRST + 3])
-async def test_a_cancelled_search_resumes_where_it_was(tmp_path: Path, cancel_at: int) -> None:
+async def test_a_cancelled_search_resumes_at_its_node(tmp_path: Path, cancel_at: int) -> None:
     whole = await _undisturbed(tmp_path)
     landscape = SyntheticLandscape()
     tasks: list[asyncio.Task[None]] = []
@@ -310,7 +308,7 @@ async def test_a_cancelled_search_resumes_where_it_was(tmp_path: Path, cancel_at
     assert runner.trials == whole.runner.trials
 
 
-async def test_a_finished_search_goes_on_when_more_trials_are_allowed(tmp_path: Path) -> None:
+async def test_a_finished_search_continues_when_more_trials_are_allowed(tmp_path: Path) -> None:
     landscape = SyntheticLandscape()
     runner = ScriptedRunner(landscape.space, landscape.observed, FIRST + 6)
     search = AgentSearch(ScriptedModel(fresh), SETTINGS, GridStrategy(), "", tmp_path / "c.db")
@@ -329,7 +327,7 @@ async def test_the_checkpoints_are_in_wal_mode(tmp_path: Path) -> None:
     connection.close()
 
 
-def test_no_trace_is_sent_even_where_langsmith_is_switched_on() -> None:
+def test_no_trace_is_sent_even_if_langsmith_is_on() -> None:
     code = (
         "import asyncio, socket\n"
         "def refuse(*args, **kwargs): raise SystemExit('a connection was opened')\n"
@@ -420,7 +418,7 @@ def test_a_choice_without_both_model_and_count_is_not_guessed(choice: object) ->
     assert read_reply(text, synthetic_space(), (), 5).problem.startswith("unusable JSON")
 
 
-def test_good_candidates_survive_bad_neighbours_and_only_as_many_as_asked_for_are_taken() -> None:
+def test_good_candidates_are_read_beside_bad_ones_up_to_the_requested_number() -> None:
     text = json.loads(answer(GOOD, ("qwen-32b", 2, "llama-3b", 7), ("qwen-32b", 3, "llama-3b", 7)))
     text["candidates"].insert(0, {"retrieve": "?"})
     assert read(json.dumps(text), count=2) == [GOOD, ("qwen-32b", 2, "llama-3b", 7)]
@@ -512,7 +510,7 @@ def test_a_long_run_of_sample_counts_is_given_by_a_pattern() -> None:
         (("qwen", "Qwen2.5", "qwen-3"), ("qwen", "Qwen2.5", "qwen-3")),
     ],
 )
-def test_a_label_is_a_start_that_no_other_model_shares(names: tuple[str, ...], expected: tuple[str, ...]) -> None:
+def test_a_label_is_a_prefix_that_no_other_model_shares(names: tuple[str, ...], expected: tuple[str, ...]) -> None:
     cost = SubtaskCost(128, 64, dict.fromkeys(names, 3e9))
     space = SearchSpace((SubtaskSpace("only", names, (1,), "", cost),))
     assert tuple(labels(space).values()) == expected
@@ -525,7 +523,7 @@ def test_a_label_is_a_start_that_no_other_model_shares(names: tuple[str, ...], e
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_the_guideline_schema_asks_for_models_only_after_the_first_trials(first: bool) -> None:
+def test_the_guideline_schema_requests_models_only_after_the_first_trials(first: bool) -> None:
     schema = json.loads(guideline_schema(synthetic_space(), SETTINGS, first=first))
     assert list(schema["properties"]) == ["retrieve", "answer", "spend", "advice"], "advice follows from the rest"
     retrieve = schema["properties"]["retrieve"]["properties"]
@@ -540,7 +538,7 @@ def test_the_guideline_schema_asks_for_models_only_after_the_first_trials(first:
     assert not Draft202012Validator(schema).is_valid({**given, "spend": "both"})
 
 
-def test_one_stage_is_not_asked_where_to_spend_more() -> None:
+def test_with_one_subtask_the_guidelines_do_not_name_one_to_spend_more_on() -> None:
     space = SearchSpace(synthetic_space().subtasks[:1])
     assert "spend" not in json.loads(guideline_schema(space, SETTINGS, first=True))["properties"]
 
@@ -575,7 +573,7 @@ def test_what_is_unreadable_in_guidelines_is_left_out(text: str, line: str) -> N
     assert read_guidelines(text, synthetic_space()) == line
 
 
-def test_the_prompts_of_a_two_stage_task_stay_short() -> None:
+def test_the_prompts_of_a_task_with_two_subtasks_stay_short() -> None:
     sizes = {"smollm2-135m": 134.5e6, "qwen2.5-coder-0.5b": 494e6}
     stages = [
         SubtaskSpace(name, tuple(sizes), (1, 2, 3, 5, 8), "", SubtaskCost(90, 10, sizes), f"{name} the fact")
@@ -591,7 +589,7 @@ def test_the_prompts_of_a_two_stage_task_stay_short() -> None:
         assert len(intro + question) < 1600, "about 450 tokens"
 
 
-def test_the_history_shows_the_best_and_the_last_batch_and_what_befell_them() -> None:
+def test_the_history_shows_the_best_and_the_last_batch_with_their_states() -> None:
     space = synthetic_space()
     candidates = space.candidates()[:20]
     trials = [trial_of(space, i, Proposal(c, "x"), 0.9 - 0.01 * i) for i, c in enumerate(candidates)]
@@ -605,7 +603,7 @@ def test_the_history_shows_the_best_and_the_last_batch_and_what_befell_them() ->
     assert rows[6].endswith(", new, stopped early)"), "a stopped trial ranks below every complete one"
 
 
-def test_scores_that_hardly_vary_ask_for_exploration() -> None:
+def test_scores_that_hardly_vary_prompt_the_agent_to_explore() -> None:
     space = synthetic_space()
     flat = [trial_of(space, i, Proposal(c, "x"), 0.5) for i, c in enumerate(space.candidates()[:5])]
     assert "explore" in guideline_prompt(space, flat, [3, 4], SETTINGS, first=False)

@@ -56,17 +56,17 @@ async def test_a_landscape_gives_the_scores_and_costs_that_an_evaluation_gives(t
     assert landscape.optimum == max(landscape.exact(c) for c in landscape.space.candidates())
 
 
-async def test_recording_asks_for_little_more_than_the_largest_points(tmp_path: Path) -> None:
+async def test_recording_needs_little_more_than_the_samples_of_the_largest_points(tmp_path: Path) -> None:
     model = toy_model()
     landscape = await recorded(tmp_path, model)
     drawn = sum(request.n for request in model.requests)
     unshared = 6 * sum(choice.num_samples for c in landscape.space.candidates() for choice in c.values())
     assert drawn < unshared / 4
     first = [r for r in model.requests if r.messages[-1].content.startswith("find|")]
-    assert len(first) == 12, "each of two models is asked once about each of six examples"
+    assert len(first) == 12, "each of two models is called once for each of six examples"
 
 
-async def test_a_recording_that_was_cut_short_goes_on_where_it_was(tmp_path: Path) -> None:
+async def test_an_interrupted_recording_resumes(tmp_path: Path) -> None:
     with pytest.raises(BudgetExceeded):
         await recorded(tmp_path, first := toy_model(), Caps(calls=20))
     again = toy_model()
@@ -82,7 +82,7 @@ async def test_an_example_without_a_score_ends_a_recording(tmp_path: Path) -> No
         await recorded(tmp_path, model)
 
 
-async def test_a_landscape_survives_the_way_through_its_file(tmp_path: Path) -> None:
+async def test_a_landscape_is_read_back_from_its_file_unchanged(tmp_path: Path) -> None:
     landscape = await recorded(tmp_path, toy_model())
     landscape.save(tmp_path / "new" / "toy.npz")
     read = Landscape.load(tmp_path / "new" / "toy.npz")
@@ -92,7 +92,7 @@ async def test_a_landscape_survives_the_way_through_its_file(tmp_path: Path) -> 
     assert "6 examples, recorded on smollm2-135m, qwen2.5-coder-0.5b" in read.about
 
 
-def test_a_file_that_holds_no_landscape_is_told_with_the_remedy(tmp_path: Path) -> None:
+def test_a_file_without_a_landscape_is_rejected_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"No such file(.|\n)*agentopt record TASK"):
         Landscape.load(tmp_path / "missing.npz")
     (tmp_path / "text.npz").write_text("text")
@@ -149,7 +149,7 @@ def test_the_example_of_the_docs_finds_the_optimum_of_a_recorded_landscape() -> 
     assert found == f"{optimum:.3f} of {optimum:.3f} after 20 trials"
 
 
-async def test_a_space_too_large_to_record_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
+async def test_a_space_too_large_to_record_is_rejected_before_any_call(tmp_path: Path) -> None:
     task = toy_task(num_samples=tuple(range(1, 2001)))
     specs = {name: Catalog.load()[name] for name in task.models}
     silent = ScriptedModel(script=[])
@@ -158,21 +158,21 @@ async def test_a_space_too_large_to_record_is_refused_before_anything_is_asked(t
             await record(task, session)
 
 
-def test_the_command_records_a_task_folder_and_says_what_it_kept(tmp_path: Path) -> None:
+def test_the_command_records_a_task_folder_and_prints_a_summary(tmp_path: Path) -> None:
     (tmp_path / "task").mkdir()
     (tmp_path / "task" / "task.yaml").write_text(yaml.safe_dump(spec_of_task()))
     for split in ("validation", "test"):
         (tmp_path / "task" / f"{split}.jsonl").write_text(rows(split, 4))
-    said = io.StringIO()
-    with ServerProcess(counter=tmp_path / "asked.jsonl", quality={"small": 0.3, "large": 0.9}) as server:
+    printed = io.StringIO()
+    with ServerProcess(counter=tmp_path / "requests.jsonl", quality={"small": 0.3, "large": 0.9}) as server:
         entries = {name: {"base_url": server.base_url, "parameters": size} for name, size in MODELS.items()}
         (tmp_path / "models.yaml").write_text(yaml.safe_dump({"models": entries}))
         settings = [f"models={tmp_path / 'models.yaml'}", f"journal={tmp_path / 'j.db'}"]
-        run_recording(tmp_path / "task", tmp_path / "planted.npz", settings, Console(file=said, width=200))
-        asked = len(server.received())
+        run_recording(tmp_path / "task", tmp_path / "planted.npz", settings, Console(file=printed, width=200))
+        calls = len(server.received())
         run_recording(tmp_path / "task", tmp_path / "again.npz", settings, Console(file=io.StringIO()))
-        assert len(server.received()) == asked, "a second recording is answered by the journal"
+        assert len(server.received()) == calls, "a second recording is answered by the journal"
     landscape = Landscape.load(tmp_path / "planted.npz")
-    assert "validation split of planted, 4 examples, recorded on small, large" in said.getvalue()
-    assert f"best {landscape.optimum:.3f}: find: " in said.getvalue()
+    assert "validation split of planted, 4 examples, recorded on small, large" in printed.getvalue()
+    assert f"best {landscape.optimum:.3f}: find: " in printed.getvalue()
     assert np.array_equal(Landscape.load(tmp_path / "again.npz").scores, landscape.scores)

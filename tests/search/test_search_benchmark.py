@@ -52,7 +52,7 @@ def answer(body: dict[str, Any], index: int) -> str:
     return json.dumps(conforming(schema, random.Random(f"{body['messages']} {body.get('seed')} {index}")))
 
 
-async def test_strategies_that_ask_a_model_run_on_a_landscape_with_any_endpoint(tmp_path: Path) -> None:
+async def test_strategies_with_a_model_run_on_a_landscape_with_any_endpoint(tmp_path: Path) -> None:
     async with OpenAIServer(answer) as server:
         entry = {"base_url": server.base_url, "json_schema": True, "context_length": 16_384}
         (tmp_path / "my.yaml").write_text(yaml.safe_dump({"models": {"capable": entry}}))
@@ -62,14 +62,14 @@ async def test_strategies_that_ask_a_model_run_on_a_landscape_with_any_endpoint(
     assert [o.strategy for o in outcomes] == wanted
     assert all(o.calls > 0 for o in outcomes)
     assert sum(o.calls for o in outcomes) == server.calls
-    told = server.requests[0].body["messages"]
-    assert "Subtask retrieve" in told[0]["content"]
+    messages = server.requests[0].body["messages"]
+    assert "Subtask retrieve" in messages[0]["content"]
     assert [f"| {o.strategy} |" in report(outcomes) for o in outcomes] == [True, True]
     assert all(len(o.chosen or ()) > 3 for o in outcomes), "the trials after the first ones"
     assert f"| agent | {outcomes[0].close.trials if outcomes[0].close else '>50'}" in report(outcomes)
 
 
-async def test_what_the_fallback_gave_is_not_shown_as_the_models_own(tmp_path: Path) -> None:
+async def test_proposals_of_the_fallback_are_not_counted_as_the_models(tmp_path: Path) -> None:
     async with OpenAIServer(lambda body, index: "I would rather not.") as server:
         entry = {"base_url": server.base_url, "context_length": 16_384}
         (tmp_path / "my.yaml").write_text(yaml.safe_dump({"models": {"useless": entry}}))
@@ -91,7 +91,7 @@ def test_the_share_of_own_proposals_is_of_the_trials_of_all_runs() -> None:
     assert table([asks_none]).endswith("|  |  |")
 
 
-def test_an_endpoint_that_never_answers_ends_the_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unreachable_endpoint_ends_the_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dead = {"base_url": "http://127.0.0.1:9/v1", "max_attempts": 1}
     (tmp_path / "my.yaml").write_text(yaml.safe_dump({"models": {"dead": dead}}))
     settings = ["-c", f"models={tmp_path / 'my.yaml'}", "-c", f"journal={tmp_path / 'j.db'}"]
@@ -118,19 +118,19 @@ async def test_a_model_that_answered_once_may_fail_later(tmp_path: Path) -> None
         await RequiredModel(ScriptedModel(once), "flaky").generate(request)
 
 
-def test_the_agent_is_named_by_its_option_or_by_a_setting_and_is_nobody_otherwise() -> None:
+def test_the_agent_is_given_by_an_option_or_by_a_setting_and_none_otherwise() -> None:
     assert configured([], None).agent.model is None
     assert configured(["agent.model=mine"], None).agent.model == "mine"
     assert configured(["seed=3"], "mine") == configured(["agent.model=mine", "seed=3"], None)
 
 
 @pytest.mark.parametrize(("given", "said"), [(["--on", "nowhere"], "no landscape"), (["--only", "x"], "no strategy")])
-def test_a_name_that_selects_nothing_is_the_users_mistake(given: list[str], said: str) -> None:
-    with pytest.raises(SystemExit, match=said):
+def test_a_name_that_selects_nothing_is_the_users_mistake(given: list[str], problem: str) -> None:
+    with pytest.raises(SystemExit, match=problem):
         main(["--seeds", "1", "--processes", "1", *given])
 
 
-def test_the_report_says_how_many_of_the_defaults_trials_were_a_search() -> None:
+def test_the_report_gives_how_many_of_the_defaults_trials_were_a_search() -> None:
     start_alone = run_free("recorded, quickstart", ["optuna, insight"], 0)
     assert report(start_alone).endswith(
         "Of the default's 3 trials at the median 0 came after the start, "
@@ -190,7 +190,7 @@ def test_the_landscapes_that_were_recorded_are_among_the_worlds() -> None:
         assert len(world.evaluate(world.space.baseline).scores) >= 24
 
 
-def test_a_drawn_chain_is_a_function_of_its_seed() -> None:
+def test_a_random_chain_is_a_function_of_its_seed() -> None:
     one, same, other = SyntheticChain(1), SyntheticChain(1), SyntheticChain(2)
     base = one.space.baseline
     assert one.observed(base) == same.observed(base)

@@ -58,12 +58,12 @@ def huge_space(max_units: float | None) -> SearchSpace:
 @every_strategy
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(space=spaces())
-def test_strategies_keep_their_promises_in_generated_spaces(make: Callable[[], Strategy], space: SearchSpace) -> None:
+def test_strategies_conform_in_generated_spaces(make: Callable[[], Strategy], space: SearchSpace) -> None:
     asyncio.run(check_strategy(make, space, score))
 
 
 @every_strategy
-async def test_strategies_keep_their_promises_on_the_synthetic_landscape(make: Callable[[], Strategy]) -> None:
+async def test_strategies_conform_on_the_synthetic_landscape(make: Callable[[], Strategy]) -> None:
     landscape = SyntheticLandscape()
     await check_strategy(make, landscape.space, landscape.observed, rounds=4, k=6)
 
@@ -91,7 +91,7 @@ async def test_strategies_propose_in_a_space_too_large_to_list(
     assert all(space.contains(p.candidate) for p in proposals)
 
 
-async def test_random_draws_depend_on_the_seed_and_on_the_number_of_trials() -> None:
+async def test_random_samples_depend_on_the_seed_and_on_the_number_of_trials() -> None:
     space = synthetic_space()
     trials = [trial_of(space, 0, Proposal(space.baseline, "baseline"), 0.1)]
     first = await RandomStrategy(0).propose(space, trials, 3)
@@ -120,7 +120,7 @@ async def test_the_fallback_begins_with_the_first_trials_of_insight_1() -> None:
     assert {p.proposer for p in proposals} == {"fallback"}
 
 
-async def test_a_failed_trial_teaches_the_fallback_nothing_and_a_pruned_one_never_looks_best() -> None:
+async def test_a_failed_trial_is_ignored_and_a_pruned_one_is_never_the_best() -> None:
     space = synthetic_space()
     first = initial_candidates(space)
     trials = [trial_of(space, i, Proposal(c, "initial"), 0.1 + i / 100) for i, c in enumerate(first)]
@@ -141,7 +141,7 @@ def _near(a: Candidate, b: Candidate) -> bool:
     return any(a[name].model == b[name].model and abs(a[name].num_samples - b[name].num_samples) <= 20 for name in a)
 
 
-async def test_a_batch_of_the_fallback_spreads_as_if_its_scores_had_come_out_as_predicted() -> None:
+async def test_a_batch_spreads_as_if_its_scores_were_as_predicted() -> None:
     landscape = SyntheticLandscape()
     space, first = landscape.space, initial_candidates(landscape.space)
     trials = [trial_of(space, i, Proposal(c, "initial"), landscape.observed(c)) for i, c in enumerate(first)]
@@ -157,7 +157,7 @@ def _differs_in_one_step(a: Candidate, b: Candidate) -> bool:
     ) <= 1  # fmt: skip
 
 
-async def test_the_surrogate_finds_the_best_of_a_smooth_score_in_a_space_too_large_to_list() -> None:
+async def test_the_gaussian_process_finds_the_best_of_a_smooth_score_in_a_space_too_large_to_list() -> None:
     space = huge_space(60.0)
 
     def smooth(candidate: Candidate) -> float:
@@ -168,7 +168,7 @@ async def test_the_surrogate_finds_the_best_of_a_smooth_score_in_a_space_too_lar
     assert max(t.score or 0.0 for t in runner.trials) > 0.5, "1.5 is the most; the first trials reach -5"
 
 
-async def test_a_genetic_sampler_breeds_from_the_best_of_the_trials_it_is_told() -> None:
+async def test_a_genetic_sampler_breeds_from_the_best_earlier_trials() -> None:
     space = synthetic_space()
     drawn = [p.candidate for p in await RandomStrategy(0).propose(space, [], 2 * POPULATION)]
     trials = [
@@ -218,7 +218,7 @@ def test_the_insight_sampler_serves_a_users_own_study_in_both_directions(directi
     assert max(map(landscape.exact, seen)) > landscape.optimum - 0.03
 
 
-def test_the_insight_sampler_lets_a_study_go_on_when_everything_was_tried() -> None:
+def test_the_insight_sampler_lets_a_study_continue_when_everything_was_tried() -> None:
     cost = SubtaskCost(128, 64, SIZES)
     space = SearchSpace((SubtaskSpace("a", ("tiny", "small"), (1, 2), "", cost),))
     study = optuna.create_study(direction="maximize", sampler=InsightSampler(space))
@@ -227,7 +227,7 @@ def test_the_insight_sampler_lets_a_study_go_on_when_everything_was_tried() -> N
     assert {candidate_of(space, t.params) for t in study.trials[:4]} == set(space.candidates())
 
 
-def test_a_candidate_survives_the_way_through_an_optuna_study() -> None:
+def test_a_candidate_is_converted_to_parameters_and_back_unchanged() -> None:
     space = synthetic_space()
     assert all(candidate_of(space, params_of(c)) == c for c in space.candidates()[::97])
 
@@ -237,14 +237,14 @@ def test_an_unknown_sampler_is_the_users_mistake() -> None:
         OptunaStrategy(0, "genetic")
 
 
-def test_a_sampler_whose_package_is_missing_is_told_with_the_remedy() -> None:
+def test_a_sampler_without_its_package_is_rejected_with_the_remedy() -> None:
     if find_spec("torch"):
         pytest.skip("torch is installed here")
     with pytest.raises(ConfigError, match="pip install torch"):
         OptunaStrategy(0, "gp")
 
 
-async def test_asking_optuna_leaves_its_logging_as_it_was() -> None:
+async def test_a_call_of_optuna_leaves_its_logging_unchanged() -> None:
     optuna.logging.set_verbosity(optuna.logging.DEBUG)
     await OptunaStrategy(0).propose(synthetic_space(), [], 1)
     assert optuna.logging.get_verbosity() == optuna.logging.DEBUG

@@ -35,8 +35,8 @@ from agentopt.testing.strategies import ScriptedRunner, check_search
 from agentopt.testing.toy import toy_model, toy_task
 
 LIKE = [(c, 0.01 * i, 100.0 + i) for i, c in enumerate(synthetic_space().candidates()[:40])]
-MANNERS = {m.name: m for m in (AGENT, AGENT_HPO, LLM_ZERO_SHOT, mlcopilot("cousin", LIKE))}
-every_manner = pytest.mark.parametrize("variant", MANNERS.values(), ids=MANNERS.keys())
+VARIANTS = {m.name: m for m in (AGENT, AGENT_HPO, LLM_ZERO_SHOT, mlcopilot("cousin", LIKE))}
+every_variant = pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS.keys())
 
 
 def as_answer(space: SearchSpace, candidates: Sequence[Candidate]) -> str:
@@ -56,9 +56,14 @@ def guessing(space: SearchSpace) -> ScriptedModel:
     return ScriptedModel(answer)
 
 
-def asking(model: ChatModel | None, variant: Variant, **settings: int) -> AgentSearch:
-    asked = AgentSettings(model="agent", **settings)  # type: ignore[arg-type]
-    return AgentSearch(model, asked, OptunaStrategy(0, proposer="fallback"), "answer questions", None, variant=variant)
+def make_search(model: ChatModel | None, variant: Variant, **settings: int) -> AgentSearch:
+    base = AgentSettings(model="agent", **settings)  # type: ignore[arg-type]
+    return AgentSearch(model, base, OptunaStrategy(0, proposer="fallback"), "answer questions", None, variant=variant)
+
+
+def useless() -> ScriptedModel:
+    """A model whose replies hold no candidate."""
+    return ScriptedModel(lambda request, repeat: "?")
 
 
 def small_space() -> SearchSpace:
@@ -71,18 +76,21 @@ SEARCHES: dict[str, Callable[[SearchSpace], Search]] = {
     "random": lambda space: LoopSearch(RandomStrategy(1), 1),
     "grid": lambda space: LoopSearch(GridStrategy(), 1),
     "optuna": lambda space: LoopSearch(OptunaStrategy(1), 1),
-    **{name: lambda space, m=m: asking(guessing(space), m) for name, m in MANNERS.items()},  # type: ignore[misc]
+    **{name: lambda space, m=m: make_search(guessing(space), m) for name, m in VARIANTS.items()},  # type: ignore[misc]
     **{
-        f"agent without insight {i}": lambda space, i=i: asking(guessing(space), AGENT, **{f"insight_{i}": False})  # type: ignore[misc]
+        f"agent without insight {i}": lambda space, i=i: make_search(guessing(space), AGENT, **{f"insight_{i}": False})  # type: ignore[misc]
         for i in (1, 2, 3)
     },
-    **{f"{name} absent": lambda space, m=m: asking(None, m) for name, m in MANNERS.items()},  # type: ignore[misc]
-    **{f"{name} useless": lambda space, m=m: asking(ScriptedModel(lambda r, i: "?"), m) for name, m in MANNERS.items()},  # type: ignore[misc]
+    **{f"{name} absent": lambda space, m=m: make_search(None, m) for name, m in VARIANTS.items()},  # type: ignore[misc]
+    **{
+        f"{name} useless": lambda space, m=m: make_search(ScriptedModel(lambda r, i: "?"), m)
+        for name, m in VARIANTS.items()
+    },  # type: ignore[misc]
 }
 
 
 @pytest.mark.parametrize("make", SEARCHES.values(), ids=SEARCHES.keys())
-async def test_every_search_spends_its_trials_as_promised(make: Callable[[SearchSpace], Search]) -> None:
+async def test_every_search_conforms(make: Callable[[SearchSpace], Search]) -> None:
     landscape = SyntheticLandscape()
     await check_search(lambda: make(landscape.space), landscape.space, landscape.observed, trials=22)
     small = small_space()
@@ -92,27 +100,27 @@ async def test_every_search_spends_its_trials_as_promised(make: Callable[[Search
 async def spent(variant: Variant, model: ChatModel, trials: int = 17) -> ScriptedRunner:
     landscape = SyntheticLandscape()
     runner = ScriptedRunner(landscape.space, landscape.observed, trials)
-    await asking(model, variant).run(landscape.space, runner)
+    await make_search(model, variant).run(landscape.space, runner)
     return runner
 
 
-@every_manner
+@every_variant
 async def test_rounds_of_proposals_are_counted_without_the_first_trials(variant: Variant) -> None:
     landscape = SyntheticLandscape()
     runner = ScriptedRunner(landscape.space, landscape.observed, 60)
-    await asking(guessing(landscape.space), variant, max_rounds=2).run(landscape.space, runner)
+    await make_search(guessing(landscape.space), variant, max_rounds=2).run(landscape.space, runner)
     assert [t.proposer for t in runner.trials].count(variant.name) == 10
 
 
-async def test_zero_shot_is_told_the_task_alone_and_asked_for_another_draw_each_round() -> None:
+async def test_zero_shot_is_shown_the_task_only_and_samples_again_each_round() -> None:
     model = guessing(synthetic_space())
     runner = await spent(LLM_ZERO_SHOT, model)
     assert [t.proposer for t in runner.trials[1:]].count("llm_zero_shot") == 16
     assert len({r.messages for r in model.requests}) <= 2, "a last batch may be smaller"
-    told = "\n".join(m.content for m in model.requests[0].messages)
-    assert "Subtask retrieve" in told
-    assert "Tried" not in told
-    assert not any(insight in told for insight in INSIGHTS)
+    prompt = "\n".join(m.content for m in model.requests[0].messages)
+    assert "Subtask retrieve" in prompt
+    assert "Tried" not in prompt
+    assert not any(insight in prompt for insight in INSIGHTS)
     assert len({r.first_repeat for r in model.requests}) == len(model.requests)
 
 
@@ -121,31 +129,31 @@ async def test_agent_hpo_sees_the_history_but_no_insight_and_writes_no_guideline
     runner = await spent(AGENT_HPO, model)
     assert [t.proposer for t in runner.trials[1:]] == ["agent_hpo"] * 16
     assert all('"candidates"' in str(r.json_schema) for r in model.requests)
-    told = "\n".join(m.content for m in model.requests[-1].messages)
-    assert "Tried, best score first" in told
-    assert not any(insight in told for insight in INSIGHTS)
-    assert "Guidelines" not in told
+    prompt = "\n".join(m.content for m in model.requests[-1].messages)
+    assert "Tried, best score first" in prompt
+    assert not any(insight in prompt for insight in INSIGHTS)
+    assert "Guidelines" not in prompt
 
 
-async def test_mlcopilot_is_told_the_best_of_a_like_task_and_nothing_of_its_own() -> None:
+async def test_mlcopilot_is_shown_the_best_of_a_similar_task_and_none_of_its_own_trials() -> None:
     model = guessing(synthetic_space())
-    await spent(MANNERS["mlcopilot"], model)
-    told = "\n".join(m.content for m in model.requests[-1].messages)
-    assert "Best of a similar task, cousin, = score (units):\nretrieve: llama-3b x" in told
-    assert told.count("\nretrieve: ") == SHOWN
-    assert "Tried" not in told
+    await spent(VARIANTS["mlcopilot"], model)
+    prompt = "\n".join(m.content for m in model.requests[-1].messages)
+    assert "Best of a similar task, cousin, = score (units):\nretrieve: llama-3b x" in prompt
+    assert prompt.count("\nretrieve: ") == SHOWN
+    assert "Tried" not in prompt
 
 
-async def test_the_agent_alone_begins_with_the_first_trials_of_insight_1() -> None:
+async def test_only_the_agent_begins_with_the_first_trials_of_insight_1() -> None:
     first = initial_candidates(synthetic_space())
-    for variant in MANNERS.values():
+    for variant in VARIANTS.values():
         runner = await spent(variant, guessing(synthetic_space()), trials=1 + len(first))
         begun = [t.candidate for t in runner.trials[1:]]
         assert (begun == first) == (variant is AGENT)
 
 
-@every_manner
-async def test_every_manner_falls_back_with_the_reason_where_its_model_cannot_be_reached(variant: Variant) -> None:
+@every_variant
+async def test_every_variant_falls_back_with_the_reason_if_its_model_is_unreachable(variant: Variant) -> None:
     refusing = ScriptedModel(lambda request, repeat: (_ for _ in ()).throw(PermanentModelError("401 wrong key")))
     runner = await spent(variant, refusing)
     assert runner.trials[-1].proposer == "fallback"
@@ -154,8 +162,8 @@ async def test_every_manner_falls_back_with_the_reason_where_its_model_cannot_be
     assert reasons
 
 
-@every_manner
-async def test_the_strategy_of_a_configuration_asks_in_its_manner(variant: Variant, tmp_path: Path) -> None:
+@every_variant
+async def test_the_strategy_of_a_configuration_uses_its_variant(variant: Variant, tmp_path: Path) -> None:
     finished = await aoptimize(toy_task(), toy_config(tmp_path, strategy="random"), provider=toy_model())
     settings = {"model": "smollm2-135m", "experience": finished.run if variant.name == "mlcopilot" else None}
     config = toy_config(tmp_path, strategy=variant.name, agent=settings)
@@ -172,15 +180,15 @@ def toy_config(folder: Path, **changes: object) -> Config:
     return Config.model_validate({**kept, **changes})
 
 
-def test_mlcopilot_without_experience_is_told_the_key_and_nothing_of_the_rest() -> None:
-    with pytest.raises(ConfigError) as told:
+def test_mlcopilot_without_experience_is_rejected_with_the_key_only() -> None:
+    with pytest.raises(ConfigError) as raised:
         load_config(["strategy=mlcopilot"])
-    assert "strategy mlcopilot needs agent.experience" in str(told.value)
-    assert told.value.remedy == "set agent.experience to the folder of a finished run"
-    assert "but got" not in str(told.value)
+    assert "strategy mlcopilot needs agent.experience" in str(raised.value)
+    assert raised.value.remedy == "set agent.experience to the folder of a finished run"
+    assert "but got" not in str(raised.value)
 
 
-def test_the_samplers_of_a_configuration_are_those_that_there_are() -> None:
+def test_the_samplers_of_a_configuration_are_the_keys_of_samplers() -> None:
     assert get_args(SamplerName) == tuple(SAMPLERS)
     with pytest.raises(ConfigError, match=r"search\.sampler: must be 'insight', .*but got 'cmaes'"):
         load_config(["search.sampler=cmaes"])
@@ -196,7 +204,7 @@ def test_a_sampler_that_lacks_its_package_leaves_no_run_behind(strategy: str, tm
     optimize(toy_task(), config.model_copy(update={"strategy": "random"}), provider=toy_model())
 
 
-def test_a_like_task_without_a_finished_run_leaves_no_run_behind(tmp_path: Path) -> None:
+def test_a_similar_task_without_a_finished_run_leaves_no_run_behind(tmp_path: Path) -> None:
     agent = {"model": None, "experience": tmp_path / "nowhere"}
     with pytest.raises(ConfigError, match="no finished run is here"):
         optimize(toy_task(), toy_config(tmp_path, strategy="mlcopilot", agent=agent), provider=toy_model())
@@ -204,17 +212,17 @@ def test_a_like_task_without_a_finished_run_leaves_no_run_behind(tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", ["llm_zero_shot", "mlcopilot"])
-async def test_a_manner_without_history_is_told_nothing_of_it_where_few_candidates_are_left(name: str) -> None:
+async def test_a_variant_without_history_gets_no_hint_of_it_when_few_candidates_are_left(name: str) -> None:
     space = small_space()
     every = space.candidates()
     model = ScriptedModel(lambda request, repeat: as_answer(space, every[:5]))  # from the second round on: repeats
     runner = ScriptedRunner(space, lambda c: space.units(c) / 40, 16)
-    await asking(model, MANNERS[name]).run(space, runner)
+    await make_search(model, VARIANTS[name]).run(space, runner)
     assert {t.proposer for t in runner.trials[1:]} == {name, "fallback"}
-    told = [r for r in model.requests if '"minItems":5' in str(r.json_schema)]
-    assert len(told) > 3, "an answer of repeats alone is asked for again"
-    assert {(r.messages, r.json_schema) for r in told} == {(told[0].messages, proposal_schema(space, (), 5))}
-    assert len({r.first_repeat for r in told}) == len(told)
+    requests = [r for r in model.requests if '"minItems":5' in str(r.json_schema)]
+    assert len(requests) > 3, "a reply with repeats only is requested again"
+    assert {(r.messages, r.json_schema) for r in requests} == {(requests[0].messages, proposal_schema(space, (), 5))}
+    assert len({r.first_repeat for r in requests}) == len(requests)
 
 
 @pytest.mark.parametrize("known", [0, 1, None], ids=["none", "one", "all"])
@@ -223,5 +231,5 @@ async def test_rounds_are_counted_alike_however_many_first_trials_the_archive_ho
     runner = ScriptedRunner(landscape.space, landscape.observed, 60)
     for candidate in initial_candidates(landscape.space)[:known]:
         await runner.run(Proposal(candidate, ARCHIVE))
-    await asking(guessing(landscape.space), AGENT, max_rounds=2).run(landscape.space, runner)
+    await make_search(guessing(landscape.space), AGENT, max_rounds=2).run(landscape.space, runner)
     assert len([t for t in runner.trials if t.proposer in ("agent", "fallback")]) == 10
