@@ -42,7 +42,7 @@ class AgentoptError(Exception):
 
 
 class UserError(AgentoptError):
-    """A mistake in what the user asked for: the rule, the value, and what to do about it.
+    """A mistake in the request: the rule, the value, and what to do about it.
 
     `where` names the place, such as a file and a key inside it.
     """

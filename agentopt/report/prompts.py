@@ -11,7 +11,6 @@ from rich.table import Table
 from rich.text import Text
 
 from agentopt.prompts.diagnosis import Diagnosis
-from agentopt.prompts.optimizer import EVERY_ROUND
 from agentopt.report.formatting import format_interval, format_p_value
 from agentopt.runs.result import PromptFinal, PromptReport
 
@@ -38,7 +37,7 @@ def prompt_tables(reports: Sequence[PromptReport]) -> Iterator[RenderableType]:
     yield table
     yield from (_earned(report) for report in reports if report.tried)
     for report in reports:
-        if report.against_seed and report.ended != EVERY_ROUND:
+        if report.against_seed:
             yield f"  {report.subtask}: {escape(report.ended)}"
         yield from (f"  {report.subtask}: fell back: {escape(reason)}" for reason in report.fallbacks)
 

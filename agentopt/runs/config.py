@@ -83,7 +83,7 @@ class Config(Strict):
         if self.strategy == "mlcopilot" and self.agent.experience is None:
             raise PydanticCustomError(
                 "experience",
-                "strategy mlcopilot needs agent.experience: it is told what was found on a like task",
+                "strategy mlcopilot needs agent.experience: it is shown trials of a similar task",
                 {"remedy": "set agent.experience to the folder of a finished run"},
             )
         return self
