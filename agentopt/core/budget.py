@@ -1,4 +1,4 @@
-"""The one owner of what may be spent: reserve the worst case before a call, settle what it took after.
+"""The budget: reserve the worst case before a call, settle its actual use afterwards.
 
 A reservation is granted only while everything spent, everything in flight at its worst, and the new worst case
 together stay within every cap. So no cap is passed, also with hundreds of calls in flight.
@@ -17,7 +17,7 @@ from agentopt.core.errors import BudgetExceeded
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What calls took, or may take at worst. Token counts are those the provider reported."""
+    """What calls used, or may use at worst. Token counts are those the provider reported."""
 
     calls: int = 0
     prompt_tokens: int = 0
@@ -67,7 +67,7 @@ class Reservation:
 class Budget:
     """Owns the caps over everything a run does, and the spend by purpose.
 
-    `caps` bound the whole run; `purpose_caps` bound one purpose inside it (the agent's own calls, say).
+    `caps` bound the whole run; `purpose_caps` bound one purpose inside it (such as the agent's own calls).
     `already_spent` and `seconds_before` carry over what earlier sessions of the same run took.
     """
 
@@ -136,7 +136,7 @@ class Budget:
             self._held_back, self._seconds_held_back = before
 
     async def reserve(self, worst: Usage, purpose: str) -> Reservation:
-        """Grant `worst`, waiting while only calls in flight stand in the way.
+        """Grant `worst`, waiting while only calls in flight prevent it.
 
         Raises `BudgetExceeded` when it would not fit even if everything in flight turned out free.
         """
@@ -177,7 +177,7 @@ class Budget:
             raise self.out_of_time(wanted)
 
     def out_of_time(self, wanted: float = 0.0) -> BudgetExceeded:
-        """What to raise where the cap on seconds ends something."""
+        """The exception for the cap on seconds."""
         kept = self._seconds_held_back
         return BudgetExceeded("seconds", cap=self.caps.seconds or 0.0, spent=self.seconds, wanted=wanted, kept=kept)
 

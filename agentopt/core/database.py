@@ -1,4 +1,4 @@
-"""SQL databases that several processes share: how one is opened, and how its tables come to be."""
+"""SQL databases that several processes share: opens them and creates their tables."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
 
 
 def _write_ahead(connection: sqlite3.Connection) -> None:
-    """Switch to WAL mode. While another process writes to a new file, SQLite refuses that at once."""
+    """Switch to WAL mode. SQLite refuses that while another process writes to a new file."""
     deadline = time.monotonic() + WAIT_SECONDS
     while True:
         try:

@@ -22,7 +22,7 @@ STUDENT_BELOW = 10
 """Below this many values Student's t is used: the bootstrap-t interval becomes several times as wide."""
 
 _BATCH_ELEMENTS = 2_000_000
-"""Numbers held at once while resampling: 16 MB."""
+"""Numbers held in memory while resampling: 16 MB."""
 
 
 def proportion_ends(successes: int, n: int, confidence: float = 0.95) -> Ends:

@@ -326,7 +326,7 @@ def fusion(name: str, *, lists: bool = False) -> Callable[[F], F]:
 def strategy(name: str, *, calls_model: bool = False) -> Callable[[F], F]:
     """Register a factory of strategies: a function of a `SearchContext` and its options.
 
-    It returns a `Strategy`, which is asked for one candidate at a time, or a `Search`, which spends the trials itself.
+    It returns a `Strategy`, which proposes one candidate at a time, or a `Search`, which spends the trials itself.
 
     Args:
         name: The `strategy` in a configuration.

@@ -70,7 +70,7 @@ def repeated_mean(scores: Floats, *, confidence: float = 0.95, seed: int = 0) ->
 
 
 def noise_parts(scores: Floats) -> NoiseParts:
-    """Variance parts by the method of moments; parts that cannot be told apart (one repeat) are in `rows`."""
+    """Variance parts by the method of moments; parts that cannot be separated (one repeat) are in `rows`."""
     cube = scores if scores.ndim == 3 else scores[:, :, None]
     judgements, responses = (~np.isnan(cube)).sum(axis=2), _mean(cube, axis=2)
     judge = _pooled_variance(cube.reshape(-1, cube.shape[2]))

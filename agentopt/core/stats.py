@@ -24,12 +24,12 @@ RESAMPLES = 10_000
 """Most sign flips of the early-stopping test (exact below that many)."""
 
 _BATCH_ELEMENTS = 2_000_000
-"""Numbers held at once while flipping signs: 16 MB."""
+"""Numbers held in memory while flipping signs: 16 MB."""
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A two-sided confidence interval, `low <= high`. Infinite ends say that the data bounds nothing."""
+    """A two-sided confidence interval, `low <= high`. Infinite ends mean that the data gives no bound."""
 
     low: float
     high: float
@@ -99,7 +99,7 @@ def verdict(difference: Difference) -> Verdict:
 def loses(challenger: Mapping[str, float], incumbent: Mapping[str, float], *, level: float = 0.05, looks: int) -> bool:
     """Whether the challenger, on the examples that both have scored so far, is worse than the incumbent.
 
-    A one-sided paired test, asked at most `looks` times in the life of a trial. Each look tests at `level / looks`
+    A one-sided paired test, used at most `looks` times in the life of a trial. Each look tests at `level / looks`
     (Bonferroni), so a trial that is as good as the incumbent is stopped with probability `level` at most,
     however the looks depend on each other. False when the two share no example.
 

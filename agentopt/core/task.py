@@ -32,7 +32,7 @@ class Example:
 
 
 class Unparsable(ValueError):  # noqa: N818 - a verdict on a response, not a failure of ours
-    """A response that the parser can make nothing of; says what was expected. A wrong answer, not an error."""
+    """A response that the parser cannot read; the message names what was expected. A wrong answer, not an error."""
 
 
 Parser = Callable[[str], Value]
@@ -96,13 +96,13 @@ available to the template. It should be deterministic: its result is part of the
 
 @dataclass(frozen=True, slots=True)
 class Subtask:
-    """One stage. `reads` names the subtasks whose output its prompt uses.
+    """One subtask. `reads` names the subtasks whose output its prompt uses.
 
     `render(inputs, outputs)` gives the user message from the example's inputs and the earlier outputs by
     subtask name. `models[0]` is the baseline's. `num_samples` are the allowed counts, ascending.
 
-    Where a program asks: the candidate's system prompt stands in place of the program's own system message, or
-    before it with `keep_system_prompt`; `left_to_program` names the settings (max_tokens, temperature, top_p, stop,
+    In a program, the candidate's system prompt replaces the program's system message, or precedes it with
+    `keep_system_prompt`; `left_to_program` names the settings (max_tokens, temperature, top_p, stop,
     json_schema) that the program may set for itself.
 
     `context(inputs, outputs)` is called before `render`, with the outputs that `reads` names; `render` receives its
@@ -145,17 +145,17 @@ class Subtask:
 
 
 Endpoint = Mapping[str, str]
-"""Where a program asks its models: `base_url` and `api_key`, as the openai client's constructor takes them."""
+"""The endpoint that a program calls: `base_url` and `api_key`, as the openai client's constructor takes them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """The user's own workflow, which asks for a subtask as the model `agentopt/SUBTASK`; the subtasks are its models.
+    """The user's program as the workflow: it calls subtasks as the models `agentopt/SUBTASK`.
 
     Either a `command`, which is run in `folder`, gets the inputs as JSON on stdin and prints its answer, which `parse`
     reads; or a `function` of the inputs and an `Endpoint`, sync or async, which returns it; or such a function of the
     inputs alone, as `file.py:name` in `folder`, which finds its endpoint in the environment of a process of its own.
-    `timeout` is in seconds of its own time, in which no call of it is under way; at most `concurrency` run at once.
+    `timeout` is in seconds, not counting time during its calls; at most `concurrency` examples run concurrently.
     """
 
     command: tuple[str, ...] = ()
@@ -175,7 +175,7 @@ class Program:
 
 
 def asked_by_program(inputs: Mapping[str, Any], outputs: Mapping[str, Value]) -> str:
-    """The `render` of a program's subtask. Only the program knows what it will ask; estimates take the inputs."""
+    """`render` for a program's subtasks: their prompts come from the program; estimates use the inputs."""
     return json.dumps(dict(inputs), ensure_ascii=False, default=str)
 
 

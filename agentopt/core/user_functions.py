@@ -17,7 +17,7 @@ FILE_MODULE = "agentopt_task_"
 
 
 class Functions:
-    """The functions in a task folder's Python files. A file is run once, when the first of them is asked for."""
+    """Loads functions from a task folder's Python files; a file is run once, on first use."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -51,7 +51,7 @@ def _run(path: Path, where: str) -> Any:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # a user's file may raise anything while it runs
         del sys.modules[name]
-        if isinstance(error, UserError):  # it says itself what is missing
+        if isinstance(error, UserError):  # it already has a remedy
             raise
         problem = f"{path} cannot be run: {type(error).__name__}: {error}"
         raise TaskError(problem, where=where, remedy=_remedy(error)) from error

@@ -1,6 +1,7 @@
-"""Reads YAML and checks it against a pydantic model, so that every mistake in a file is told in one way; and writes it.
+"""Reads YAML, validates it against a pydantic model, and writes YAML.
 
-Owns the wording: file, key, rule, value, remedy. What is wrong is raised as the caller's kind of `UserError`.
+Every mistake in a file is reported in one form: file, key, rule, value, remedy. It is raised as the `UserError` that
+the caller names.
 """
 
 from __future__ import annotations
@@ -39,14 +40,14 @@ class _Loader(yaml.SafeLoader):
         seen: set[str] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                problem = f"the key '{key.value}' stands here twice"
+                problem = f"the key '{key.value}' is given twice"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             seen.add(key.value if isinstance(key, yaml.ScalarNode) else "")
         return super().construct_mapping(node, deep)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Puts a text in quotes wherever the YAML of our loader, or that of any other, has another meaning for it."""
+    """Quotes a text that a YAML 1.1 or 1.2 loader would read as another type."""
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
@@ -91,7 +92,7 @@ def load_yaml(path: Path, error: type[UserError]) -> Any:
 
 
 def parse_yaml(text: str, where: Path | str, error: type[UserError]) -> Any:
-    """The value of a YAML text that stands at `where`. Raises `error`, with the line."""
+    """Parse a YAML text; `where` names its place in messages. Raises `error`, with the line."""
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
     except yaml.MarkedYAMLError as problem:
@@ -111,7 +112,7 @@ def _yaml_message(problem: yaml.MarkedYAMLError) -> str:
 def validate(model_type: type[Model], data: Any, where: Path | str, error: type[UserError], *, key: Key = ()) -> Model:
     """`data` as a `model_type`.
 
-    `where` names the file and `key` the place inside it that `data` was taken from. Raises `error` that tells
+    `where` names the file and `key` the place inside it that `data` was taken from. Raises `error` with
     every mistake: key, rule, value, remedy.
     """
     try:
@@ -122,7 +123,7 @@ def validate(model_type: type[Model], data: Any, where: Path | str, error: type[
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """One broken rule: `key` is the dotted place, `rule` what must hold and what was there instead."""
+    """One broken rule: `key` is the dotted path, `rule` the rule and the value that breaks it."""
 
     key: str
     rule: str
@@ -144,7 +145,7 @@ def broken_rule(rule: str, remedy: str) -> RuleError:
 
 
 def explain(problem: ValidationError, model_type: type[BaseModel], data: Any, *, key: Key = ()) -> list[Mistake]:
-    """The mistakes behind a pydantic error, one per key; the branches of a union are told as alternatives.
+    """The mistakes behind a pydantic error, one per key; the branches of a union are listed as alternatives.
 
     A validator gives its own remedy by raising `RuleError`, or `PydanticCustomError(kind, message, {"remedy": text})`.
     """
@@ -223,7 +224,7 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 def _mistake(place: Key, details: list[Any], known: set[str]) -> Mistake:
     rules = list(dict.fromkeys(_rule(detail) for detail in details))
     kind = details[0]["type"]
-    # A rule between keys says which they are: all that was given is not the value of one.
+    # A rule between keys names them; the whole mapping is not the value of one.
     all_of_it = not details[0]["loc"] and isinstance(details[0]["input"], Mapping)
     got = "" if all_of_it or kind in {"missing", "extra_forbidden"} else f", but got {_shown(details[0]['input'])}"
     return Mistake(".".join(map(str, place)), " or ".join(rules) + got, _remedy(details[0], place, known))
@@ -236,7 +237,7 @@ def _rule(detail: Any) -> str:
     if kind == "extra_forbidden":
         return "is not a known key"
     message = re.sub(r"^(Value error|Assertion failed), ", "", message)
-    # A file has lists; that Python reads them into tuples is no matter of the user's.
+    # A file has lists; the user need not know that Python reads them into tuples.
     return re.sub(r"^Input should be", "must be", message).replace("valid tuple", "list")
 
 

@@ -1,6 +1,6 @@
-"""What a reader asks of a row of a public dataset: columns by name, each of the kind that it must be.
+"""Typed column access for dataset readers.
 
-A row that does not have it raises `ColumnError`, which the task file's reader tells with the row's place.
+A row without the column raises `ColumnError`, which is reported with the row's place.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from agentopt.core.yaml_models import did_you_mean
 
 
 class ColumnError(ValueError):
-    """A row's columns are not what is read; the first argument says which, and what stands there."""
+    """A row lacks a column, or has one of another type; the first argument is the message."""
 
 
-class Columns(dict[str, Any]):
-    """A row that says which column is missing, to a reader that asks for it by `row[name]`."""
+class DatasetRow(dict[str, Any]):
+    """A row that raises `MissingColumnError` for `row[name]` if there is no such column."""
 
     def __missing__(self, name: object) -> Any:
         raise MissingColumnError(self, str(name))

@@ -17,7 +17,7 @@ from agentopt.taskfile.schema import ColumnsSpec
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """An example and where it stands. `numbered` says that its id is only the number of its line."""
+    """An example and its place in a file. `numbered` is true if its id is the number of its line."""
 
     example: Example
     where: str
@@ -37,7 +37,7 @@ def read_rows(path: Path, columns: ColumnsSpec, *, target_needed: bool, where: s
     for place, row in json_lines(path, where):
         example, numbered = _example(row, place, columns, target_needed)
         if example.id in lines_by_id:
-            rule = f"an id must stand once in a split, but {example.id!r} is also at {lines_by_id[example.id]}"
+            rule = f"an id must be given once in a split, but {example.id!r} is also at {lines_by_id[example.id]}"
             raise TaskError(rule, where=place, remedy="give each row its own id")
         lines_by_id[example.id] = place
         rows.append(Row(example, place, numbered))
@@ -130,7 +130,7 @@ def inputs_as_text(example: Example) -> str:
 
 
 def check_leaks(splits: Mapping[Split, list[Row]]) -> None:
-    """Raise `TaskError` when an example stands in two splits: by its id, or with the very same inputs."""
+    """Raise `TaskError` for an example that is in two splits, by its id or with equal inputs."""
     places: dict[tuple[str, str], tuple[Split, str]] = {}
     for split, rows in splits.items():
         for row in rows:

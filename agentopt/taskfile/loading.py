@@ -45,8 +45,8 @@ from agentopt.workflow.templates import Template, compile_template
 TASK_FILE = "task.yaml"
 
 
-class Catalog(Protocol):
-    """What is asked of a model catalogue: which names it has, and what stands behind one."""
+class KnownModels(Protocol):
+    """The part of a model catalogue that a task is checked against."""
 
     @property
     def names(self) -> Iterable[str]: ...
@@ -56,7 +56,9 @@ class Catalog(Protocol):
     def __getitem__(self, name: str) -> ModelSpec: ...
 
 
-def load_task(path: Path | str, *, catalog: Catalog | None = None, overrides: Mapping[str, Any] | None = None) -> Task:
+def load_task(
+    path: Path | str, *, catalog: KnownModels | None = None, overrides: Mapping[str, Any] | None = None
+) -> Task:
     """The task in a folder, or in a task file.
 
     With a `catalog`, every model must be in it and have a parameter count. `overrides` are dotted keys that are set
@@ -68,7 +70,7 @@ def load_task(path: Path | str, *, catalog: Catalog | None = None, overrides: Ma
 
 
 def read_spec(path: Path | str, overrides: Mapping[str, Any]) -> tuple[Path, TaskSpec]:
-    """The task file in a folder, and what it says with the overrides; each key is checked for itself only."""
+    """The task file in a folder and its content with the overrides; rules between keys are not checked."""
     file = Path(path)
     file = file / TASK_FILE if file.is_dir() else file
     if not file.is_file():
@@ -88,7 +90,7 @@ class _Reader:
 
     file: Path
     spec: TaskSpec
-    catalog: Catalog | None
+    catalog: KnownModels | None
 
     def task(self) -> Task:
         spec = self.spec

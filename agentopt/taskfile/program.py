@@ -1,4 +1,4 @@
-"""The `program` of a task file: checks that what it names is there, and says how it is run.
+"""Reads the `program` of a task file, and checks that its files exist.
 
 A function of two parameters, the inputs and the endpoint, is called in this process. A function of one finds its
 endpoint in the environment, which all examples would share here, so it is called in
@@ -20,7 +20,7 @@ from agentopt.core.yaml_models import did_you_mean
 from agentopt.taskfile.schema import ProgramSpec, SubtaskSpec, TaskSpec
 
 MAX_TOKENS = 1024
-"""The most tokens of a response where neither the subtask nor the program says it: programs write prompts for models
+"""The most tokens of a response if neither the subtask nor the program sets it: programs write prompts for models
 that stop by themselves, so the limit of a declared subtask would cut their answers off."""
 
 
@@ -37,7 +37,7 @@ def read_program(spec: ProgramSpec, folder: Path, functions: Functions, parse: P
 
 
 def check_prompts(spec: TaskSpec, at: Callable[..., str]) -> None:
-    """Raise `TaskError` unless either the subtasks say what is asked, or a program does. `at` names a key's place."""
+    """Raise `TaskError` unless either the subtasks or a program writes the prompts. `at` gives the place of a key."""
     for subtask in spec.subtasks:
         if (subtask.prompt is None) != (spec.program is not None):
             rule = "a program writes its own prompts" if spec.program else "a subtask needs a prompt"
@@ -81,8 +81,8 @@ def _check_file(path: Path, where: str) -> None:
 
 
 def _count_parameters(path: Path, name: str, where: str) -> int:
-    """Of the function `name`; 1 for what is bound otherwise. Read without running the file, which may need the
-    endpoint at once."""
+    """Of the function `name`; 1 for what is bound otherwise. Read without running the file, which may call the
+    endpoint on import."""
     _check_file(path, where)
     try:
         tree = ast.parse(path.read_bytes())

@@ -23,7 +23,7 @@ from agentopt.core.records import Split
 from agentopt.core.task import Example
 from agentopt.core.user_functions import Functions
 from agentopt.core.yaml_models import did_you_mean
-from agentopt.taskfile.columns import ColumnError, Columns
+from agentopt.taskfile.columns import ColumnError, DatasetRow
 from agentopt.taskfile.data import Row, inputs_as_text, json_lines, json_list
 from agentopt.taskfile.schema import DataSpec, SplitsSpec
 
@@ -32,7 +32,7 @@ FILE_OPTION = "_file"
 """How the name of an option ends whose value is the path of a file."""
 
 Placed = tuple[str, Mapping[str, Any]]
-"""A row and where it stands."""
+"""The place of a row, and the row."""
 
 HubLoader = Callable[[str, str | None, str | None], Iterable[Mapping[str, Any]]]
 """Dataset name, its configuration and its split -> rows."""
@@ -41,14 +41,14 @@ HubLoader = Callable[[str, str | None, str | None], Iterable[Mapping[str, Any]]]
 def read_dataset(
     data: DataSpec, folder: Path, functions: Functions, where: str, *, hub: HubLoader | None = None
 ) -> dict[Split, list[Row]]:
-    """The examples of `data.source` by split, in the order of the source; those with the same inputs stand together.
+    """The examples of `data.source` by split, in the order of the source; those with the same inputs are adjacent.
 
     `where` names the key `data`. `hub` loads what `hf:` names; the library `datasets` unless given. Raises `TaskError`
     when there is no source, or the reader, its options or a row do not fit.
     """
     if data.source is None:
         rule = "the task reads a dataset that is not part of it, and none was given"
-        remedy = "add -c data=FILE; the task's README says where to get it"
+        remedy = "add -c data=FILE; the task's README has its address"
         raise TaskError(rule, where=f"{where}.source", remedy=remedy)
     assert data.reader
     read = _reader(data, folder, functions, where)
@@ -84,7 +84,7 @@ _PLAIN = {str, int, float, bool, NoneType}
 
 
 def _check_kinds(data: DataSpec, function: Callable[..., Any], where: str) -> None:
-    """Raise `TaskError` for an option of another type than the reader's parameter says, where that is a plain one."""
+    """Raise `TaskError` for an option that is not of the type of the reader's parameter, if that is a plain one."""
     try:
         hints = get_type_hints(function)
     except NameError:  # an annotation may name what is imported for type checkers alone
@@ -108,7 +108,7 @@ def _rows(source: Iterable[Placed], read: Callable[[Mapping[str, Any]], Any], na
             continue
         example = example if example.id else replace(example, id=str(number))
         if example.id in places:
-            rule = f"an id must stand once in a dataset, but {example.id!r} is also at {places[example.id]}"
+            rule = f"an id must be given once in a dataset, but {example.id!r} is also at {places[example.id]}"
             raise TaskError(rule, where=place, remedy="remove one of the two rows")
         places[example.id] = place
         rows.append(Row(example, place, numbered=False))
@@ -119,13 +119,13 @@ def _rows(source: Iterable[Placed], read: Callable[[Mapping[str, Any]], Any], na
 
 def _example(read: Callable[[Mapping[str, Any]], Any], row: Mapping[str, Any], place: str) -> Example | None:
     try:
-        example = read(Columns(row))
+        example = read(DatasetRow(row))
     except AgentoptError:
         raise
     except ColumnError as error:
         remedy = "use a file in the format that the task's README names"
         raise TaskError(error.args[0], where=place, remedy=remedy) from error
-    except Exception as error:  # a user's function may raise anything; it is told as its failure on this row
+    except Exception as error:  # a user's function may raise anything; it is reported as its failure on this row
         problem = f"the reader failed: {type(error).__name__}: {error}"
         raise TaskError(problem, where=place, remedy="use a file in the format that the task's README names") from error
     if example is not None and not isinstance(example, Example):
@@ -203,7 +203,7 @@ def _from_hub(source: str, where: str, hub: HubLoader) -> Iterator[Placed]:
 
 @contextmanager
 def quietly(*loggers: str) -> Iterator[None]:
-    """Without the warnings of these loggers: each attempt without a network is one, and the failure is told anyway."""
+    """Silence these loggers: each attempt without a network is a warning, and the failure is raised anyway."""
     levels = {logger: logger.level for logger in map(logging.getLogger, loggers)}
     for logger in levels:
         logger.setLevel(logging.ERROR)

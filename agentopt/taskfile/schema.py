@@ -94,7 +94,7 @@ def _ascending(counts: tuple[int, ...]) -> tuple[int, ...]:
 
 def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(values)) != len(values):
-        raise _error("must name each thing once", "remove what stands there twice")
+        raise _error("must name each thing once", "remove the duplicates")
     return values
 
 
@@ -170,19 +170,19 @@ class TokensSpec(Strict):
 
 
 class ProgramSpec(Strict):
-    """The user's own program as the workflow; the subtasks are then the models that it asks for."""
+    """The user's program as the workflow; the subtasks are then the models that it calls."""
 
     command: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
-    """A command, run in the task folder: it reads the inputs as JSON on stdin, or where a word says {input}, and prints
+    """A command, run in the task folder: it reads the inputs as JSON on stdin, or in a word with {input}, and prints
     its answer. `python` is the interpreter that runs agentopt."""
     function: FunctionName | None = None
     """A function of the inputs that returns the answer; see `taskfile.program`."""
     parse: ParserSpec = Named(kind="text")
     """How what a command prints is read."""
     timeout: Positive = 60.0
-    """Seconds that the program may take on one example, not counting those in which it waits for an answer."""
+    """Seconds that the program may take on one example, not counting time during its calls."""
     concurrency: Count = 4
-    """How many examples it runs on at once."""
+    """How many examples it runs on concurrently."""
 
     @model_validator(mode="after")
     def _one_form(self) -> ProgramSpec:
@@ -194,12 +194,12 @@ class ProgramSpec(Strict):
 
 
 class SubtaskSpec(Strict):
-    """One stage of the task."""
+    """One subtask."""
 
     name: Text
     """A word by which later templates read this subtask's output."""
     description: str = ""
-    """Told to the search agent."""
+    """Shown to the search agent."""
     system_prompt: str = ""
     """The seed system prompt; the prompt optimiser starts from it."""
     prompt: Text | None = None
@@ -208,7 +208,7 @@ class SubtaskSpec(Strict):
     """A function of the inputs and of the outputs that the prompt reads; the prompt reads its result as
     `context.output`."""
     keep_system_prompt: bool = False
-    """Whether a program's own system message follows the candidate's, instead of making way for it."""
+    """Whether a program's own system message follows the candidate's, instead of being replaced by it."""
     models: Annotated[tuple[Text, ...], Field(min_length=1), AfterValidator(_distinct)]
     """Catalogue names of the models that may be used; the first is the baseline's."""
     num_samples: Annotated[tuple[int, ...], BeforeValidator(_counts), AfterValidator(_ascending)] = (1, 2, 3, 5, 8)
@@ -267,7 +267,7 @@ class TaskSpec(Strict):
 
     name: Text
     description: str = ""
-    """Told to the search agent."""
+    """Shown to the search agent."""
     data: DataSpec
     columns: ColumnsSpec = ColumnsSpec()
     program: ProgramSpec | None = None

@@ -1,4 +1,4 @@
-"""What judges, from a task file: the scorer and the metrics become functions that are checked against the data."""
+"""Builds the scorer and the metrics of a task file, and checks them against the data."""
 
 from __future__ import annotations
 

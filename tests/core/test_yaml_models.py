@@ -66,7 +66,7 @@ def test_an_empty_file_is_none(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("a: 1\nb: [1, 2\n", "file.yaml:3: is not valid YAML"),
-        ("a: 1\nb: 2\na: 3\n", "file.yaml:3: is not valid YAML: the key 'a' stands here twice"),
+        ("a: 1\nb: 2\na: 3\n", "file.yaml:3: is not valid YAML: the key 'a' is given twice"),
         ("a: !!python/object:os.system {}\n", "file.yaml:1: is not valid YAML"),
         ("a: \x07\n", "file.yaml: is not valid YAML"),
     ],

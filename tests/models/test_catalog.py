@@ -83,7 +83,7 @@ def test_an_unknown_model_is_reported_with_the_closest_and_the_known_names(envir
         ("model:\n  a: {}", "model", "did you mean 'models'?"),
         ("- a\n- b", "models.yaml", "but got ['a', 'b']"),
         ("models:\n  a: {base_url: x\n  b: 1", "models.yaml:", "is not valid YAML"),
-        ("models:\n  a: {base_url: x}\n  a: {base_url: y}", "models.yaml:3", "stands here twice"),
+        ("models:\n  a: {base_url: x}\n  a: {base_url: y}", "models.yaml:3", "is given twice"),
     ],
 )
 def test_a_mistake_names_file_key_rule_and_remedy(tmp_path: Path, text: str, where: str, message: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from agentopt.core.errors import TaskError
-from agentopt.taskfile.columns import ColumnError, Columns, at_least_one, column, items, number, text
+from agentopt.taskfile.columns import ColumnError, DatasetRow, at_least_one, column, items, number, text
 from agentopt.taskfile.retrieval import graph_question, hotpot_question
 
 ROW = {"answer": "40", "idx": 0, "facts": ["a"], "none": None, "right": True}
@@ -37,7 +37,7 @@ def test_a_column_of_another_kind_is_told_with_what_stands_there(ask: Any, name:
 
 
 def test_a_reader_that_asks_for_a_missing_column_by_itself_is_told_too_and_may_catch_it() -> None:
-    row = Columns(ROW)
+    row = DatasetRow(ROW)
     assert (row["idx"], row.get("x"), "x" in row) == (0, None, False)
     with pytest.raises(ColumnError, match="the row must have the column 'anser'; did you mean 'answer'"):
         row["anser"]

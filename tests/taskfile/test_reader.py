@@ -196,7 +196,7 @@ def test_a_mistake_in_the_data_is_one_message(tmp_path: Path, overrides: dict[st
             [{"id": f"r{n}", "facts": [], "answer": "x"} for n in range(9)],
             "but has 1 with inputs of their own; rows with the same inputs stay in one split",
         ),
-        ([*rows(3), *rows(1)], r"jsonl:4: an id must stand once in a dataset, but 'r0' is also at .*jsonl:1"),
+        ([*rows(3), *rows(1)], r"jsonl:4: an id must be given once in a dataset, but 'r0' is also at .*jsonl:1"),
         ([{"id": "r0", "answer": "x"}], r"jsonl:1: the row must have the column 'facts'"),
         ([{"id": 7, "facts": [], "answer": "x"}], r"jsonl:1: an example's id must be a text, but got 7"),
     ],
