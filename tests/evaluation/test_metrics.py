@@ -59,7 +59,7 @@ async def test_each_metric_judges_the_output_of_its_subtask(tmp_path: Path) -> N
     assert set(evaluation.metrics["said"].values()) == {1.0}
 
 
-async def test_an_output_that_is_missing_counts_0_and_its_scorer_is_not_asked(tmp_path: Path) -> None:
+async def test_a_missing_output_counts_0_and_its_scorer_is_not_called(tmp_path: Path) -> None:
     def strict(text: str) -> str:
         if text == "?":
             raise Unparsable("no key")

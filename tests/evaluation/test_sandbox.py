@@ -1,4 +1,4 @@
-"""Programs that a model wrote, in the sandbox: what they may do, what stops them, and what is told of them."""
+"""Programs that a model wrote, in the sandbox: what they may do, what stops them, and how they are reported."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ with open(1, 'w', closefd=False) as out:
 
 
 @confined
-def test_a_broken_program_is_told_as_python_tells_it(way: Confinement) -> None:
+def test_a_broken_program_is_reported_as_python_reports_it(way: Confinement) -> None:
     assert run(way, "def broken(:").output.startswith('  File "main.py", line 1\n    def broken(:\n')
     nested = run(way, "try:\n    1/0\nexcept ZeroDivisionError:\n    missing")
     assert "launch" not in nested.output
@@ -317,7 +317,7 @@ def test_usage_is_that_of_all_descendants_but_the_keepers() -> None:
 
 
 @pytest.mark.parametrize(("doing", "busy"), [("pass", True), ("time.sleep(60)", False)])
-def test_a_program_that_wants_the_processor_is_told_from_one_that_waits(doing: str, busy: bool) -> None:
+def test_a_busy_program_is_distinguished_from_one_that_waits(doing: str, busy: bool) -> None:
     program = f"import time\nprint('on', flush=True)\nwhile True: {doing}"
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
         assert process.stdout
@@ -383,13 +383,13 @@ def test_a_long_output_loses_its_middle() -> None:
     assert sandbox.run_sync("print('short')").output == "short\n"
 
 
-def test_addresses_and_folders_are_not_told_since_they_differ_from_run_to_run() -> None:
+def test_addresses_and_folders_are_replaced_since_they_differ_from_run_to_run() -> None:
     sandbox = Sandbox(confinement=Unconfined())
     program = "import os, sys\nprint(object())\nprint(__file__, os.path.realpath(sys.base_prefix))"
     assert sandbox.run_sync(program).output == "<object object at 0x...>\nmain.py <python>\n"
 
 
-async def test_a_program_is_run_once_however_often_it_is_asked_for() -> None:
+async def test_a_program_is_run_once_however_often_it_is_requested() -> None:
     way = Unconfined()
     sandbox = Sandbox(confinement=way)
     runs = [await sandbox.run("import random\nprint(random.random())") for _ in range(3)]
@@ -414,6 +414,6 @@ async def test_programs_run_beside_the_event_loop() -> None:
         ("import os\nos.kill(os.getpid(), 9)", "stopped", "it was ended by signal 9"),
     ],
 )
-def test_how_a_program_ended_is_told(program: str, ending: str, why: str) -> None:
+def test_how_a_program_ended_is_reported(program: str, ending: str, why: str) -> None:
     ended = Sandbox(confinement=Unconfined()).run_sync(program)
     assert (ended.ending, ended.why) == (ending, why)

@@ -258,7 +258,7 @@ async def test_a_judge_is_shown_no_reference_where_the_example_has_no_target() -
 @pytest.mark.parametrize(
     "verdict", ["Right!", '{"score": 1.5, "reason": ""}', '{"score": 1}', '{"score": true, "reason": ""}']
 )
-async def test_a_judge_with_an_unusable_verdict_is_asked_once_more_and_then_it_is_an_error(verdict: str) -> None:
+async def test_a_judge_with_an_unusable_verdict_is_called_once_more_and_then_it_is_an_error(verdict: str) -> None:
     good = '{"score": 1, "reason": "right"}'
     model = ScriptedModel(script=[verdict, good])
     assert (await ask_judge(model)).value == 1

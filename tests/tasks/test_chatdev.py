@@ -134,7 +134,7 @@ def test_a_program_is_complete_when_nothing_is_left_open(code: str, left_open: l
     assert programs.completeness(code) == float(not left_open)
 
 
-def test_consistency_is_higher_for_the_program_that_was_asked_for() -> None:
+def test_consistency_is_higher_for_the_required_program() -> None:
     timer = programs.consistency(ROWS[0]["task"], TIMER)
     other = programs.consistency(ROWS[0]["task"], "def area(radius):\n    return 3.14 * radius ** 2\nprint(area(2))")
     assert 0 <= other < timer < 1
@@ -178,7 +178,7 @@ async def evaluate(folder: Path, answers: dict[str, str], asked: list[Request] |
     return await aevaluate(FOLDER, None, config, provider=ScriptedModel(answer))
 
 
-async def test_the_program_is_run_and_the_last_subtask_mends_what_it_raised(tmp_path: Path) -> None:
+async def test_the_program_is_run_and_the_last_subtask_fixes_what_it_raised(tmp_path: Path) -> None:
     broken = TIMER.replace("TeaTimer(3)", "TeaTimer(missing)")
     asked: list[Request] = []
     answers = {"code": fenced(broken), "review": fenced(broken), "test": fenced(TIMER)}

@@ -114,7 +114,7 @@ def test_only_the_arguments_that_are_meant_are_kept_and_whole_numbers_are_whole(
         {"prompt": "?"},
     ],
 )
-def test_a_row_of_another_form_is_told_with_its_line(row: dict[str, Any], tmp_path: Path) -> None:
+def test_a_row_in_another_format_is_reported_with_its_line(row: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(TaskError, match=r"rows\.jsonl:1: (the reader failed|the row must have)"):
         load("ifeval", tmp_path, [row])
 
@@ -147,12 +147,12 @@ def test_an_instruction_is_followed_or_not(
     assert checked.loose >= checked.strict
 
 
-def test_what_stands_around_the_response_is_forgiven_loosely(ifeval: Instructions) -> None:
+def test_text_around_the_response_is_forgiven_loosely(ifeval: Instructions) -> None:
     (checked,) = ifeval.check("?", [{"id": NO_COMMAS, "kwargs": {}}], "Sure, here it is:\nThe Kell and the Orm")
     assert checked == Followed(NO_COMMAS, strict=False, loose=True)
 
 
-def test_an_instruction_that_nobody_knows_is_no_wrong_answer(ifeval: Instructions) -> None:
+def test_an_unknown_instruction_is_no_wrong_answer(ifeval: Instructions) -> None:
     for response in ("x", ""):
         with pytest.raises(ScorerError, match="ifeval has no instruction 'sing:loudly'"):
             ifeval.check("?", [{"id": "sing:loudly", "kwargs": {}}], response)
@@ -170,7 +170,7 @@ def test_the_score_is_the_share_of_the_instructions_and_names_the_others() -> No
     assert share_followed(checked[:1]).feedback == ""
 
 
-def test_missing_data_is_told_with_the_remedy_and_the_other_instructions_are_judged(tmp_path: Path) -> None:
+def test_missing_data_is_reported_with_the_remedy_and_the_other_instructions_are_scored(tmp_path: Path) -> None:
     kept = list(nltk.data.path)
     nltk.data.path[:] = []
     try:
@@ -179,10 +179,12 @@ def test_missing_data_is_told_with_the_remedy_and_the_other_instructions_are_jud
             "?", [{"id": "count:word_count_range", "kwargs": {"min_words": 1, "max_words": 2}}], "x"
         )
         assert checked.strict
-        with pytest.raises(ScorerError, match=r"words:start_verb needs NLTK data") as told:
+        with pytest.raises(ScorerError, match=r"words:start_verb needs NLTK data") as raised:
             checker.check("?", [{"id": "words:start_verb", "kwargs": {}}], "Run home now.")
-        assert "tokenizers/punkt_tab: punkt_tab.zip was asked for" in str(told.value)
-        assert "remedy: python -m nltk.downloader punkt_tab stopwords averaged_perceptron_tagger_eng" in str(told.value)
+        assert "tokenizers/punkt_tab: punkt_tab.zip was asked for" in str(raised.value)
+        assert "remedy: python -m nltk.downloader punkt_tab stopwords averaged_perceptron_tagger_eng" in str(
+            raised.value
+        )
     finally:
         nltk.data.path[:] = kept
 

@@ -107,7 +107,7 @@ def test_the_other_public_forms_are_read_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "row", "told"),
+    ("name", "row", "rule"),
     [
         ("gsm8k", {"question": "?", "answer": "no mark"}, "the column 'answer' must have #### before"),
         ("gsm8k", {"question": "?", "answer": None}, "the column 'answer' must be a text, but is null"),
@@ -117,8 +117,10 @@ def test_the_other_public_forms_are_read_too(tmp_path: Path) -> None:
         ("multiarith", {"text": "?"}, "the row must have the column 'input' or 'question'"),
     ],
 )
-def test_a_row_of_another_form_is_told_with_its_line(name: str, row: dict[str, Any], told: str, tmp_path: Path) -> None:
-    with pytest.raises(TaskError, match=rf"rows\.jsonl:1: {told}"):
+def test_a_row_in_another_format_is_reported_with_its_line(
+    name: str, row: dict[str, Any], rule: str, tmp_path: Path
+) -> None:
+    with pytest.raises(TaskError, match=rf"rows\.jsonl:1: {rule}"):
         load(name, tmp_path, [row])
 
 
@@ -202,7 +204,7 @@ def test_each_question_is_given_processor_time_of_its_own() -> None:
         process.close()
 
 
-def test_a_library_that_is_missing_is_told_with_the_remedy() -> None:
+def test_a_missing_library_is_reported_with_the_remedy() -> None:
     needs("json")
     with pytest.raises(UserError, match=r"needs a_library_of_nobody\n  remedy: pip install \"agentopt\[tasks\]\""):
         needs("json", "a_library_of_nobody")

@@ -89,14 +89,14 @@ def test_no_position_of_a_sentence_gives_the_answer_away(splits: dict[str, list[
         assert abs(first_is_right - len(rows) / 2) <= 2
 
 
-def test_the_kinds_asked_for_are_balanced(splits: dict[str, list[Row]]) -> None:
+def test_the_kinds_in_question_are_balanced(splits: dict[str, list[Row]]) -> None:
     for rows in splits.values():
         counts = Counter(row["kind"] for row in rows)
         assert len(counts) == 4
         assert max(counts.values()) - min(counts.values()) <= 2
 
 
-def test_the_task_loads_and_its_answer_stage_reads_one_sentence_of_the_found_town(task: Task) -> None:
+def test_the_task_loads_and_its_answer_subtask_reads_one_sentence_of_the_found_town(task: Task) -> None:
     for example in task.splits["validation"]:
         asked = task["find"].render(example.inputs, {})
         assert asked.count("\n") == 2

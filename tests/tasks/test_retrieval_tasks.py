@@ -247,13 +247,13 @@ async def test_any_of_the_answers_over_a_graph_counts(tmp_path: Path, output: st
 
 
 @pytest.mark.parametrize("name", KNOB)
-def test_a_row_in_another_format_is_told_with_its_line(name: str, tmp_path: Path) -> None:
+def test_a_row_in_another_format_is_reported_with_its_line(name: str, tmp_path: Path) -> None:
     with pytest.raises(TaskError, match=r"rows\.jsonl:1: the row must have the column '\w+'[\s\S]*README"):
         loaded(name, tmp_path, lambda n: {"id": n, "question": "?"})
 
 
 @pytest.mark.parametrize("name", KNOB)
-def test_without_data_the_task_says_what_to_add(name: str) -> None:
+def test_without_data_the_error_names_what_to_add(name: str) -> None:
     with pytest.raises(TaskError, match=r"data\.source: [\s\S]*remedy: add -c data=FILE"):
         load_task(TASKS / name)
 

@@ -195,7 +195,7 @@ def test_steps_are_judged_by_rouge_l(steps: list[str], output: str, score: float
     assert judge(Example("e", {}, [], {"steps": steps}), output) == pytest.approx(score)
 
 
-def test_the_library_that_is_missing_is_told_with_its_remedy() -> None:
+def test_a_missing_library_is_reported_with_its_remedy() -> None:
     code = f"""
 import sys
 sys.modules["rouge_score"] = None
@@ -242,7 +242,7 @@ async def test_who_plans_chooses_and_fills_rightly_scores_1(tmp_path: Path) -> N
     assert means(evaluation) == {"rouge_l": 1.0, "node_f1": 1.0}
 
 
-async def test_the_last_stage_sees_only_the_tools_that_were_chosen(tmp_path: Path) -> None:
+async def test_the_last_subtask_sees_only_the_tools_that_were_chosen(tmp_path: Path) -> None:
     model = answering(select='["send_boat"]')
     evaluation = await run(tmp_path, model, "data.limit.test=1")
     asked = model.requests[-1].messages[-1].content

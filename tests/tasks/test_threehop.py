@@ -1,4 +1,4 @@
-"""The threehop task: its data are its generator's, and each stage reads what the stage before it found."""
+"""The threehop task: its data are its generator's, and each subtask reads what the one before it found."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The workflow asks each subtask once, in the order of the DAG, and says plainly when it cannot."""
+"""The workflow calls each subtask once, in the order of the DAG, and reports clearly if it cannot."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ async def test_outputs_keep_the_tasks_order_and_a_join_waits_for_both_branches()
     assert result.output == "Who?.topl.left+Who?.topr.right.join"
 
 
-async def test_subtasks_that_do_not_read_each_other_are_asked_at_the_same_time() -> None:
+async def test_subtasks_that_do_not_read_each_other_are_called_concurrently() -> None:
     both_asked = asyncio.Barrier(2)
 
     async def answer(subtask: Subtask, prompt: Prompt, /, *, occurrence: int = 0) -> Answer:
@@ -83,7 +83,7 @@ async def test_subtasks_that_do_not_read_each_other_are_asked_at_the_same_time()
     assert (await SubtaskGraph(DIAMOND).run(EXAMPLE, answer)).output == "x"
 
 
-async def test_after_a_missing_value_nothing_more_is_asked_and_the_output_is_missing() -> None:
+async def test_after_a_missing_value_no_reader_is_called_and_the_output_is_missing() -> None:
     asked = Asked({"left": None})
     result = await SubtaskGraph(DIAMOND).run(EXAMPLE, asked)
     assert set(asked.prompts) == {"top", "left", "right"}
@@ -125,7 +125,7 @@ async def test_a_failure_is_raised_as_it_is_with_its_cause_and_cancels_the_rest(
     assert cancelled.is_set()
 
 
-async def test_cancelling_the_workflow_cancels_what_it_asked() -> None:
+async def test_cancelling_the_workflow_cancels_its_calls() -> None:
     asked, cancelled = asyncio.Event(), asyncio.Event()
 
     async def answer(subtask: Subtask, prompt: Prompt, /, *, occurrence: int = 0) -> Answer:

@@ -103,7 +103,7 @@ def test_a_response_without_any_option_is_unparsable_and_says_what_was_expected(
 
 
 @pytest.mark.parametrize("options", [[], ["yes", "Yes"], ["yes", " "]])
-def test_options_that_cannot_be_told_apart_are_refused(options: list[str]) -> None:
+def test_options_that_cannot_be_distinguished_are_refused(options: list[str]) -> None:
     with pytest.raises(ValueError, match="options must be"):
         parsers.choice(options)
 

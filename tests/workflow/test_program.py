@@ -124,7 +124,7 @@ async def test_a_program_scores_and_costs_what_the_declared_subtasks_do(tmp_path
     assert len({result[0] for result in declared.values()}) == 2
 
 
-async def test_a_question_asked_again_in_a_run_is_answered_afresh_and_the_same_in_the_next_run(
+async def test_a_repeated_call_draws_new_responses_and_the_next_run_draws_the_same(
     config: Config,
 ) -> None:
     async def thrice(inputs: Mapping[str, Any], openai: Mapping[str, str]) -> str:
@@ -270,7 +270,7 @@ async def test_a_program_that_printed_too_much_and_ended_is_an_error_not_half_an
     assert (result.score, "printed more than" in str(result.error)) == (None, True)
 
 
-def test_of_a_long_stderr_tail_the_end_is_told(tmp_path: Path) -> None:
+def test_the_end_of_a_long_stderr_is_reported(tmp_path: Path) -> None:
     with (tmp_path / "stderr").open("w+b") as stderr:
         stderr.write(b"a line\n" * (MAX_OUTPUT_BYTES // 7) + b"the reason\n")
         stderr.flush()
@@ -291,7 +291,7 @@ async def test_a_call_that_failed_for_good_is_the_examples_error_whatever_the_pr
     assert (result.score, result.error) == (None, "the model refused")
 
 
-async def test_a_subtask_that_is_not_there_is_the_examples_error_whatever_the_program_prints(
+async def test_a_call_of_an_unknown_subtask_is_the_examples_error_whatever_the_program_prints(
     tmp_path: Path, config: Config
 ) -> None:
     body = """
@@ -321,7 +321,7 @@ PAST_US = """
         (PAST_US, r": a call was refused, because content must be a text or a list of parts, but got int"),
     ],
 )
-async def test_a_program_that_never_asks_a_subtask_is_told_before_a_search(
+async def test_a_program_that_never_calls_a_subtask_is_refused_before_a_search(
     body: str, why: str, tmp_path: Path, config: Config
 ) -> None:
     told = (
@@ -335,9 +335,7 @@ async def test_a_program_that_never_asks_a_subtask_is_told_before_a_search(
         await aoptimize(script(tmp_path, body), config, provider=toy_model())
 
 
-async def test_a_program_that_asks_on_some_examples_only_is_a_program_like_others(
-    tmp_path: Path, config: Config
-) -> None:
+async def test_a_program_may_call_subtasks_on_some_examples_only(tmp_path: Path, config: Config) -> None:
     body = "print(ask('agentopt/find', 'find|1|') if inputs['number'] == 'test-1' else 'known')"
     done = await evaluated(script(tmp_path, body), config)
     assert (done.state, [len(result.subtasks) for result in done.results].count(1)) == ("complete", 1)
@@ -372,7 +370,7 @@ def told_in(run: Path) -> bytes:
 
 
 @pytest.mark.parametrize("form", ["raised", "exited", "printed", "command", "two parameters"])
-async def test_no_key_is_in_what_is_told_of_a_program(
+async def test_no_key_is_in_a_programs_error_message(
     form: str, tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TOY_PASSWORD", CATALOG_KEY)
@@ -437,7 +435,7 @@ async def test_a_function_that_returns_something_to_await_is_awaited(config: Con
         assert measured(await evaluated(task_of(Program(function=function)), config)) == declared
 
 
-async def test_a_function_that_does_not_end_is_left_behind_and_one_that_raises_is_told(config: Config) -> None:
+async def test_a_function_that_does_not_end_is_abandoned_and_one_that_raises_is_reported(config: Config) -> None:
     over = threading.Event()
 
     def stuck(inputs: Mapping[str, Any], openai: Mapping[str, str]) -> None:
@@ -533,7 +531,7 @@ async def test_what_a_function_starts_has_nothing_to_read_on_stdin(folder: Path,
 
 
 @pytest.mark.parametrize(("name", "error"), [("broken", "raised KeyError: 'town'"), ("gone", "exit status 7")])
-async def test_what_goes_wrong_in_a_worker_is_told(name: str, error: str, folder: Path, config: Config) -> None:
+async def test_a_failure_in_a_function_process_is_reported(name: str, error: str, folder: Path, config: Config) -> None:
     done = await evaluated(task_of(Program(function=f"others.py:{name}", folder=folder)), config)
     assert len(done.errors) == 4
     assert all(error in told for told in done.errors.values())
@@ -648,13 +646,13 @@ async def test_the_official_client_finds_the_models(client: AsyncOpenAI) -> None
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, APIStatusError),
     ],
 )
-async def test_the_official_client_is_told_what_is_wrong(client: AsyncOpenAI, more: Any, error: Any) -> None:
-    with pytest.raises(error) as told:
+async def test_the_official_client_receives_the_error(client: AsyncOpenAI, more: Any, error: Any) -> None:
+    with pytest.raises(error) as raised:
         await client.chat.completions.create(**{"model": "agentopt/find", "messages": MESSAGES, **more})
-    assert told.value.body["message"]
+    assert raised.value.body["message"]
 
 
-async def test_nobody_is_let_in_without_the_key(base_url: str) -> None:
+async def test_a_call_without_the_key_is_refused(base_url: str) -> None:
     async with AsyncOpenAI(base_url=base_url, api_key="guess") as stranger:
         with pytest.raises(AuthenticationError):
             await stranger.chat.completions.create(model="agentopt/find", messages=MESSAGES)

@@ -169,7 +169,7 @@ def test_a_subtask_leaves_to_the_program_what_it_does_not_set(folder: Path) -> N
         (None, {"subtask": {"prompt": "x", "keep_system_prompt": True}}, "goes with a program"),
     ],
 )
-def test_a_program_that_is_not_right_is_told_with_its_place(
+def test_an_invalid_program_is_reported_with_its_place(
     program: Any, more: dict[str, Any], error: str, folder: Path
 ) -> None:
     with pytest.raises(TaskError, match=error):

@@ -24,7 +24,7 @@ TASK = toy_task(validation=1, test=1)
 
 
 class Asked:
-    """Answers every question with `value`, or raises it, and keeps what it was asked."""
+    """Answers every call with `value`, or raises it, and records the calls."""
 
     def __init__(self, value: Any = "key-1") -> None:
         self.value = value
@@ -57,7 +57,7 @@ async def test_a_call_is_answered_by_the_subtask_of_its_name() -> None:
 
 
 @pytest.mark.parametrize("model", ["find", "agentopt/fnd", "agentopt/", "gpt-4o"])
-async def test_another_model_is_unknown_and_the_known_ones_are_told(model: str) -> None:
+async def test_another_model_is_unknown_and_the_known_ones_are_listed(model: str) -> None:
     run = program_run(Asked())
     with pytest.raises(ApiError, match="agentopt/find, agentopt/answer") as refused:
         await run.answer(replace(CALL, model=model))
@@ -66,7 +66,7 @@ async def test_another_model_is_unknown_and_the_known_ones_are_told(model: str) 
     assert f"`{model}` does not exist; there are: agentopt/find, agentopt/answer" in str(run.failure)
 
 
-async def test_the_same_question_asked_again_draws_the_next_occurrence() -> None:
+async def test_a_repeated_call_draws_the_next_occurrence() -> None:
     asked = Asked()
     run = program_run(asked)
     other = replace(CALL, messages=(Message("user", "find|2|"),))
@@ -75,7 +75,7 @@ async def test_the_same_question_asked_again_draws_the_next_occurrence() -> None
     assert [occurrence for _, _, occurrence in asked.seen] == [0, 0, 1, 2, 3]
 
 
-async def test_two_calls_that_differ_in_what_the_task_sets_are_the_same_question() -> None:
+async def test_calls_that_differ_in_settings_of_the_task_are_the_same_call() -> None:
     asked = Asked()
     run = program_run(asked)
     for temperature in (0.1, 0.2):
@@ -188,14 +188,14 @@ OWN = (Message("system", "Own."), Message("user", "Hi"), Message("assistant", "Y
         ("", True, OWN),
     ],
 )
-def test_the_candidates_system_prompt_stands_in_place_of_the_programs(
+def test_the_candidates_system_prompt_replaces_the_programs(
     candidate: str, keep: bool, messages: tuple[Message, ...]
 ) -> None:
     subtask = replace(TASK["find"], keep_system_prompt=keep)
     assert request_for(subtask, SubtaskChoice(LARGE, 1, candidate), OWN).messages == messages
 
 
-def test_a_program_that_sends_one_user_message_asks_what_a_declared_subtask_asks() -> None:
+def test_one_user_message_of_a_program_makes_the_request_of_a_declared_subtask() -> None:
     choice = SubtaskChoice(LARGE, 3, "Be brief.")
     declared = request_for(TASK["find"], choice, "find|1|", Draw(repeat=2))
     assert request_for(TASK["find"], choice, QUESTION, Draw(repeat=2)) == declared

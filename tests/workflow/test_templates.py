@@ -54,6 +54,6 @@ def test_a_template_that_fails_or_reaches_too_far_says_what_was_wrong(text: str,
         compile_template(text).render({"facts": ["a"], "q": "Q"}, {})
 
 
-def test_bad_syntax_is_told_with_its_line() -> None:
+def test_bad_syntax_is_reported_with_its_line() -> None:
     with pytest.raises(TaskError, match=r"task\.yaml: prompt: line 2 of the template is not Jinja"):
         compile_template("fine\n{{ inputs.q", "task.yaml: prompt")

@@ -1,1 +1,1 @@
-"""Running a program that a model wrote, where it can harm nobody: `runner.Sandbox`."""
+"""Runs untrusted programs in a sandbox: `sandbox.Sandbox`."""

@@ -51,7 +51,7 @@ class FunctionProcess:
 
         Args:
             inputs: The example's inputs.
-            seconds_left: The time that is left, asked repeatedly.
+            seconds_left: The remaining time, polled.
 
         Raises:
             ProgramFailedError: If the function raises, its process ends, its value is too long, or the time is up.
