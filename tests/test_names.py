@@ -24,7 +24,7 @@ ROOM_PATH = re.compile(r"`([a-z]+(?:/[a-z_]+)+)/?`")
 EXAMPLES = {"planted.py", "file.py", "hotpot_evaluate_v1.py"}
 """Files of users in examples, beside those of `my_pkg`, and the official evaluation script of HotpotQA."""
 
-OTHERS = {"ChatOpenAI", "OpenAI", "Path", "WilcoxonPruner"}
+OTHERS = {"Callable", "ChatOpenAI", "OpenAI", "Path", "WilcoxonPruner"}
 """Classes of other libraries that the pages name."""
 
 
