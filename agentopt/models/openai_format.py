@@ -21,10 +21,10 @@ from agentopt.core.errors import AgentoptError, ApiError, BudgetExceeded, ModelE
 from agentopt.models.base import Message, Role
 
 MOST_CHOICES = 128
-"""The most answers that one call may ask for."""
+"""Maximum number of choices per call."""
 
 NO_RETRY = {"x-should-retry": "false"}
-"""Tells the official clients that the same request would fail again."""
+"""Header that keeps the official clients from retrying, because the same request would fail again."""
 
 
 def wrong_key() -> ApiError:
@@ -57,7 +57,7 @@ def too_large(limit: int) -> ApiError:
 
 
 def from_failure(failure: AgentoptError) -> ApiError:
-    """What a client is told about a failure behind the wire; none of these is mended by asking again at once."""
+    """Map a failed model call to an OpenAI error response. Clients should not retry immediately."""
     if isinstance(failure, BudgetExceeded):
         kind = "insufficient_quota"
         return ApiError(429, str(failure), type=kind, code=kind, headers=NO_RETRY)
@@ -74,7 +74,7 @@ class ChatCall:
     """One request for chat completions. None, or empty, is what the client left open.
 
     `messages` have text only; `developer` messages are system messages here. `json_schema` is the canonical JSON text
-    of the schema that `response_format` asks for.
+    of the schema in `response_format`.
     """
 
     model: str
@@ -142,7 +142,7 @@ _REFUSED: Mapping[str, str] = {
     "frequency_penalty": "penalties are not passed on to models, and would change the answer",
     "presence_penalty": "penalties are not passed on to models, and would change the answer",
 }
-"""Keys that are refused unless their value asks for nothing (null, false, 0, empty)."""
+"""Keys that are refused unless their value has no effect (null, false, 0, empty)."""
 
 
 def parse_call(body: bytes | str) -> ChatCall:
