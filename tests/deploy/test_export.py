@@ -1,4 +1,4 @@
-"""What `agentopt export` writes: the same questions, the same answers, and nothing of agentopt in it."""
+"""Tests of `agentopt export`: the same requests, the same answers, and no import of agentopt."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def spec_of_task(**changes: Any) -> dict[str, Any]:
 
 
 def answer(body: Mapping[str, Any], index: int) -> str:
-    """What each stage is answered with, a function of the question and the seed; one answer in five is unusable."""
+    """The answer to a prompt, a function of the prompt and the seed; one in five cannot be parsed."""
     prompt = prompt_text(body)
     draw = (int(body.get("seed") or 0) + index + len(prompt) + len(body["model"]) + 1) % 5
     if draw == 4:
@@ -233,25 +233,25 @@ async def test_the_exported_module_gives_what_the_workflow_gives(tmp_path: Path)
             for word in WORDS:
                 result = await evaluator.run_example(deployment.candidate, Example("e", {"word": word}, "yes"))
                 ours.append(result.output)
-            asked_by_us = asked(server, 0)
+            sent_by_us = bodies(server, 0)
             seen = len(server.requests)
             for word in WORDS:
                 output = await asyncio.to_thread(module.run, {"word": word})
                 theirs.append("" if output is None else output)
-            asked_by_them = asked(server, seen)
+            sent_by_module = bodies(server, seen)
         for subtask in module.SUBTASKS:
             module.client(subtask.endpoint).close()
     assert theirs == ours
-    assert asked_by_them == asked_by_us
+    assert sent_by_module == sent_by_us
     assert set(ours) >= {"yes", "no"}
-    assert any("proposed answers" in line for line in asked_by_us)
+    assert any("proposed answers" in line for line in sent_by_us)
 
 
 WORDS = ("apple", "fig", "banana", "kiwi", "cherry", "date", "x" * 20, "plum", "lime", "quince", "melon")
 
 
-def asked(server: OpenAIServer, first: int) -> set[str]:
-    """The different bodies of the requests from number `first` on: one question is paid once by a session."""
+def bodies(server: OpenAIServer, first: int) -> set[str]:
+    """The distinct bodies of the requests from number `first` on; a session sends equal ones once."""
     return {json.dumps(request.body, sort_keys=True) for request in server.requests[first:]}
 
 
@@ -309,7 +309,7 @@ def test_a_mistake_in_how_an_exported_module_is_run_is_one_sentence(
     assert (done.stdout, done.stderr, done.returncode) == ("", f"{complaint}\n", 2)
 
 
-def test_an_exported_module_takes_the_text_of_the_only_column_and_says_when_it_can_ask_nobody(tmp_path: Path) -> None:
+def test_an_exported_module_takes_the_text_of_the_only_column_and_reports_a_failed_call(tmp_path: Path) -> None:
     write_task(tmp_path, "http://127.0.0.1:9/v1", listed={"models": ["single", "chat"]})
     source = python_module(deployment_in(tmp_path)).replace("max_retries: int = 5", "max_retries: int = 0")
     (tmp_path / "alone.py").write_text(source)
@@ -453,7 +453,7 @@ def test_the_command_writes_to_standard_output_and_to_a_file(tmp_path: Path) -> 
     compile(out.read_text(), "module.py", "exec")
 
 
-def test_a_file_that_is_there_is_replaced_only_when_that_is_asked_for(tmp_path: Path) -> None:
+def test_a_file_that_is_there_is_replaced_only_on_request(tmp_path: Path) -> None:
     best = write_task(tmp_path, "http://127.0.0.1:9/v1")
     before, given = best.read_text(), [f"models=[{tmp_path / 'models.yaml'}]"]
     with pytest.raises(UserError, match=r"(?s)best.yaml: the file exists already.*--force"):
@@ -465,27 +465,27 @@ def test_a_file_that_is_there_is_replaced_only_when_that_is_asked_for(tmp_path: 
         run_export(best, "yaml", tmp_path, tmp_path, given, Console(file=StringIO()), force=True)
 
 
-def test_a_path_that_is_not_there_is_told_as_that(tmp_path: Path) -> None:
+def test_a_missing_path_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"(?s)nope: there is no such file or folder.*runs list"):
         run_export(tmp_path / "nope", "yaml", None, None, [], Console(file=StringIO()))
 
 
 @pytest.mark.parametrize(
-    ("form", "out", "told", "said"),
+    ("form", "out", "has_task", "message"),
     [
         ("yaml", None, False, "add --task"),
         ("yaml", "no/such/file", True, "cannot be written: no such file"),
     ],
 )
 def test_a_mistake_in_what_was_asked_says_its_remedy(
-    tmp_path: Path, form: str, out: str | None, told: bool, said: str
+    tmp_path: Path, form: str, out: str | None, has_task: bool, message: str
 ) -> None:
     write_task(tmp_path, "http://127.0.0.1:9/v1")
-    file, task = tmp_path / out if out else None, tmp_path if told else None
-    with pytest.raises(UserError, match=f"(?s){said}"):
+    file, task = tmp_path / out if out else None, tmp_path if has_task else None
+    with pytest.raises(UserError, match=f"(?s){message}"):
         run_export(tmp_path / "best.yaml", form, file, task, [f"models=[{tmp_path / 'models.yaml'}]"], Console())
 
 
-def test_an_unfinished_run_is_told(tmp_path: Path) -> None:
+def test_an_unfinished_run_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no run is here"):
         find_deployment(tmp_path)

@@ -1,4 +1,4 @@
-"""A folder with a task, a catalogue and a job over loopback models; what the tests of jobs start from."""
+"""Fixtures of the job tests: a folder with a task, a catalogue and a job with loopback models."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Place:
 
 
 class Log(list[dict[str, Any]]):
-    """A log that keeps its lines."""
+    """A log that records its lines."""
 
     def __call__(self, event: str, **fields: object) -> None:
         self.append({"event": event, **fields})
@@ -104,7 +104,7 @@ class Log(list[dict[str, Any]]):
 
 @dataclass
 class Clock:
-    """Stands still until a test moves it."""
+    """A clock that the test sets."""
 
     time: float = 1_800_000_000.0
 
@@ -113,14 +113,14 @@ class Clock:
 
 
 async def run_due(place: Place, store: JobStore, clock: Clock, log: Log, **options: Any) -> JobRun:
-    """The job's next due time, two seconds on: claimed and brought to its end by a new worker."""
+    """Claim and execute the job's next due time, two seconds later, with a new worker."""
     clock.time += 2
     with as_owner(store, place.data, clock, log=log, **options) as worker:
         return await worker.work(claimed(worker, "nightly"))
 
 
 def claimed(worker: JobWorker, name: str) -> JobRun:
-    """The job's due time of this moment, as the worker's own."""
+    """Claim the job for the current time; the worker is its owner."""
     worker.claim(name, worker.now())
     (waiting,) = worker.orphans(name)
     taken = worker.take_over(waiting)
@@ -137,7 +137,7 @@ def open_place_store(place: Place, clock: Clock, **changes: Any) -> JobStore:
 
 
 def asked(server: ServerProcess) -> Counter[tuple[str, int]]:
-    """How often each single choice was asked for."""
+    """Number of requests for each single choice."""
     return Counter((line["key"], line["seed"] + i) for line in server.received() for i in range(line["n"]))
 
 

@@ -1,4 +1,4 @@
-"""The champion's file: swapped whole, kept for ever, put back byte for byte."""
+"""Tests of the champion's file: atomic replacement, archive, rollback byte for byte."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_file_that_was_written_by_hand_is_kept_before_a_rollback_takes_its_pla
     assert champions.file.read_bytes() == by_hand
 
 
-def test_a_rollback_to_a_number_mends_a_file_that_is_broken(champions: Champions) -> None:
+def test_a_rollback_to_a_number_replaces_a_file_that_is_broken(champions: Champions) -> None:
     champions.file.write_bytes(b"answer: [")
     assert champions.rollback(2).number == 2
     current = champions.current()
@@ -83,14 +83,14 @@ def test_a_rollback_to_a_number_mends_a_file_that_is_broken(champions: Champions
     assert current.number == 2
 
 
-def test_a_file_that_is_broken_names_the_rollback_that_mends_it(champions: Champions) -> None:
+def test_a_file_that_is_broken_names_the_rollback_that_restores_it(champions: Champions) -> None:
     champions.file.write_bytes(b"answer: [")
     with pytest.raises(UserError, match=r"champion\.yaml") as error:
         champions.current()
     assert "`agentopt jobs rollback nightly 3`" in str(error.value)
 
 
-def test_a_broken_file_without_any_kept_champion_is_to_be_mended_or_removed(tmp_path: Path) -> None:
+def test_a_broken_file_without_any_kept_champion_is_to_be_fixed_or_removed(tmp_path: Path) -> None:
     champions = champions_of("nightly", tmp_path)
     champions.folder.mkdir(parents=True)
     champions.file.write_bytes(b"answer: [")
@@ -113,7 +113,7 @@ def test_a_prompt_that_yaml_could_read_as_another_type_is_promoted_and_rolled_ba
 
 
 def test_a_promotion_that_a_kill_cut_short_is_not_counted_twice(champions: Champions) -> None:
-    """The number was kept, but the file was not swapped: the same run promotes the same candidate again."""
+    """The champion was archived, but the file was not replaced: the same run promotes the same candidate again."""
     before = champions.file.read_bytes()
     champions.promote(candidate(9), time="2026-01-02", run="killed", reason="better")
     champions.file.write_bytes(before)

@@ -1,4 +1,4 @@
-"""The daemon: what is due, who runs it, and what becomes of a run whose daemon is stopped or killed."""
+"""Tests of the daemon: due times, owners, and runs whose daemon is stopped or killed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def store_of(tmp_path: Path, *names: str, added: float | None = None) -> JobStor
 
 
 class Work:
-    """A body whose work is what the test says; it remembers who ran what."""
+    """A body whose work is given by the test; it records the jobs that ran."""
 
     def __init__(self, do: Callable[[], Awaitable[None]] = lambda: asyncio.sleep(0)) -> None:
         self.do = do
@@ -71,7 +71,7 @@ class Work:
 
 
 class Running:
-    """A daemon in this event loop, with a worker of its own."""
+    """A daemon in this event loop with its own worker."""
 
     def __init__(self, store: JobStore, data: Path, work: Work, log: Log | None = None, **options: Any) -> None:
         self._stack = AsyncExitStack()
@@ -119,7 +119,7 @@ async def test_a_job_that_cannot_be_read_costs_the_daemon_only_that_job(tmp_path
     assert "job a: schedule.every: must be at most 520w" in line["message"]
 
 
-async def test_a_secret_that_is_not_set_is_told_when_the_daemon_starts(tmp_path: Path) -> None:
+async def test_a_secret_that_is_not_set_is_logged_when_the_daemon_starts(tmp_path: Path) -> None:
     store = store_of(tmp_path)
     hook = {"url": "http://127.0.0.1:9/", "secret_env": "NOT_SET_HERE"}
     store.put(Job.model_validate({**job("a").model_dump(), "webhook": hook}), tmp_path, time.time())
@@ -216,7 +216,7 @@ async def test_a_daemon_that_is_stopped_leaves_its_run_to_the_next_one(tmp_path:
     assert [run.id for run in store.history("a")] == [left.id]
 
 
-async def test_a_run_of_a_living_owner_is_nobodys_to_take(tmp_path: Path) -> None:
+async def test_a_run_of_a_living_owner_cannot_be_taken_over(tmp_path: Path) -> None:
     store, clock = store_of(tmp_path, "a", added=0.0), Clock()
     with as_owner(store, tmp_path, clock, log=Log()) as one, as_owner(store, tmp_path, clock, log=Log()) as two:
         claimed(one, "a")
@@ -225,19 +225,21 @@ async def test_a_run_of_a_living_owner_is_nobodys_to_take(tmp_path: Path) -> Non
         assert len(two.orphans()) == 1, "its lease ran out: the owner may be on another machine"
 
 
-async def test_the_run_of_a_dead_owner_is_had_at_once_where_its_lock_file_can_be_seen(tmp_path: Path) -> None:
+async def test_the_run_of_a_dead_owner_can_be_taken_over_immediately_if_its_lock_file_is_visible(
+    tmp_path: Path,
+) -> None:
     store, clock = store_of(tmp_path, "a", added=0.0), Clock()
     dead = tmp_path / "owners" / "dead.lock"
     with as_owner(store, tmp_path, clock, log=Log()) as here, as_owner(store, tmp_path / "b", clock, log=Log()) as far:
         claimed(replace(here, owner="dead"), "a")
-        assert here.orphans() == [], "an owner that was never seen here may live elsewhere"
+        assert here.orphans() == [], "an owner without a lock file here may live on another machine"
         dead.touch()
         assert len(here.orphans()) == 1
         assert far.orphans() == []
 
 
 async def test_a_run_whose_folder_is_still_held_is_not_taken_over(tmp_path: Path) -> None:
-    """A process that was suspended past its lease, and would go on any moment."""
+    """A process that was suspended for longer than its lease may resume at any moment."""
     store, clock = store_of(tmp_path, "a", added=0.0), Clock()
     folder = tmp_path / "run"
     folder.mkdir()
@@ -257,7 +259,7 @@ async def test_a_claim_is_renewed_while_a_run_blocks_the_event_loop(tmp_path: Pa
         (before,) = store.open_runs()
         deadline = time.monotonic() + 30
         while store.open_runs()[0].lease == before.lease:
-            assert time.monotonic() < deadline, "nobody renewed the lease"
+            assert time.monotonic() < deadline, "the lease was not renewed"
             time.sleep(0.01)  # noqa: ASYNC251 - a scorer that is not async does just this
 
     with as_owner(store, tmp_path, time.time, log=Log(), body=Work(block), lease=0.2) as worker:
@@ -297,7 +299,7 @@ async def test_a_run_that_ends_in_the_moment_in_which_its_claim_is_lost_is_lost(
 
 
 class Failing(JobStore):
-    """A store whose method `broken` fails once, as one whose database restarts does."""
+    """A store whose method `broken` fails once, as if its database restarted."""
 
     broken = ""
 
@@ -315,7 +317,7 @@ class Failing(JobStore):
         return super().claim(*args)
 
 
-async def test_a_run_whose_end_could_not_be_recorded_is_gone_on_with_by_its_own_daemon(tmp_path: Path) -> None:
+async def test_a_run_whose_end_could_not_be_recorded_is_resumed_by_its_own_daemon(tmp_path: Path) -> None:
     store_of(tmp_path, "a", added=0.0).close()
     store, work, clock = Failing(f"sqlite:///{tmp_path}/jobs.db"), Work(), Clock()
     store.broken = "finish"

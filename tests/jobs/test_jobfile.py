@@ -1,4 +1,4 @@
-"""The job file: what it may say, and what is said about what it may not."""
+"""Tests of the job file: valid files, and the messages for mistakes."""
 
 from __future__ import annotations
 
@@ -82,16 +82,16 @@ def test_a_small_file_gets_the_default_rule_and_no_caps(tmp_path: Path) -> None:
         ({"promotion": {"confidence": 1.5}}, "promotion.confidence", "less than 1"),
     ],
 )
-def test_a_mistake_is_told_with_file_key_rule_and_remedy(
+def test_a_mistake_is_reported_with_file_key_rule_and_remedy(
     tmp_path: Path, changes: dict[str, Any], key: str, rule: str
 ) -> None:
     with pytest.raises(ConfigError) as error:
         read(tmp_path, **changes)
-    told = str(error.value)
-    assert "job.yaml" in told
-    assert f" {key}:" in told
-    assert rule in told
-    assert "remedy:" in told
+    message = str(error.value)
+    assert "job.yaml" in message
+    assert f" {key}:" in message
+    assert rule in message
+    assert "remedy:" in message
 
 
 def test_a_weekday_means_the_day_that_crontab_means() -> None:
@@ -150,7 +150,7 @@ _PARTS = st.one_of(_SPANS, st.tuples(_SPANS, _NUMBERS).map("/".join))
 
 
 @given(st.integers(0, 4), _PARTS)
-def test_a_field_that_is_taken_is_one_that_the_calendar_takes(position: int, field: str) -> None:
+def test_a_valid_field_has_a_next_time(position: int, field: str) -> None:
     fields = ["*"] * 5
     fields[position] = field
     try:
@@ -181,7 +181,7 @@ def test_a_range_of_month_names_keeps_its_step_and_its_end() -> None:
     ],
 )
 def test_a_time_of_day_comes_once_in_the_night_that_has_it_twice(cron: str, utc: list[str]) -> None:
-    """25 October 2026, 03:00 in Berlin: the clocks go back to 02:00. What runs every hour runs every hour."""
+    """25 October 2026, 03:00 in Berlin: the clocks go back to 02:00. An hourly job still runs every hour."""
     assert times_in_berlin(cron, datetime(2026, 10, 25, 0, 0, tzinfo=UTC)) == utc
 
 

@@ -1,4 +1,4 @@
-"""What other schedulers are given: a unit, a crontab line, a CronJob."""
+"""Tests of the export to other schedulers: a systemd unit, a crontab line, a CronJob."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The promotion rule and the alarms: pure functions, so their promises are tested as properties."""
+"""Tests of the promotion rules and alarms, with properties."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ def test_a_rule_is_a_function_that_is_inserted_among_the_others() -> None:
     assert not decide(RULE, champion, measured(LOW, usd=0.1), champion, rules).promotes, "earlier rules come first"
 
 
-def test_a_challenger_that_costs_more_is_told_as_such() -> None:
+def test_a_challenger_that_costs_more_is_reported_as_such() -> None:
     champion = measured(HIGH)
-    for usd, told in ((2.0, "costs 2.0 times as much"), (1.0, "not cheaper"), (1.01, "not cheaper")):
-        assert decide(RULE, champion, measured(HIGH, usd=usd), champion).finding.endswith(told)
+    for usd, ending in ((2.0, "costs 2.0 times as much"), (1.0, "not cheaper"), (1.01, "not cheaper")):
+        assert decide(RULE, champion, measured(HIGH, usd=usd), champion).finding.endswith(ending)
     assert decide(RULE, champion, measured(HIGH, usd=0.95), champion).finding.endswith("cheaper by 5%")
 
 
@@ -88,7 +88,7 @@ def test_an_example_without_a_score_decides_nothing() -> None:
 
 
 def test_a_row_of_ever_cheaper_challengers_cannot_lose_what_the_anchor_had() -> None:
-    """Each step is too small to be seen; together they are not."""
+    """Each step is too small to be significant; their sum is not."""
     anchor = measured("1" * 20)
     champion = measured("1" * 16 + "0" * 4, usd=0.8)
     challenger = measured("1" * 12 + "0" * 8, usd=0.5)
@@ -99,7 +99,7 @@ def test_a_row_of_ever_cheaper_challengers_cannot_lose_what_the_anchor_had() -> 
 
 
 @given(measurements, measurements)
-def test_what_took_the_place_does_not_lose_it_to_what_it_replaced(a: Measurement, b: Measurement) -> None:
+def test_a_new_champion_does_not_lose_to_its_predecessor(a: Measurement, b: Measurement) -> None:
     first = decide(RULE, a, b, a)
     if first.promotes:
         anchor = b if first.new_anchor else a
@@ -108,8 +108,10 @@ def test_what_took_the_place_does_not_lose_it_to_what_it_replaced(a: Measurement
 
 @settings(max_examples=60)
 @given(st.lists(measurements, min_size=2, max_size=5), st.data())
-def test_while_the_world_stands_still_no_champion_comes_back(pool: Sequence[Measurement], data: st.DataObject) -> None:
-    """Any order of challengers, any number of times: every champion holds the place once at most."""
+def test_while_data_and_prices_are_unchanged_no_champion_returns(
+    pool: Sequence[Measurement], data: st.DataObject
+) -> None:
+    """In any order of challengers, repeated ones included, a candidate becomes champion at most once."""
     champion = anchor = 0
     held = [0]
     for _ in range(25):
@@ -122,9 +124,9 @@ def test_while_the_world_stands_still_no_champion_comes_back(pool: Sequence[Meas
 
 
 def test_a_champion_below_its_own_record_raises_an_alarm() -> None:
-    told = alarms(measured(LOW), measured(HIGH).scores, None)
-    assert len(told) == 1
-    assert "worse than when it was promoted" in told[0]
+    found = alarms(measured(LOW), measured(HIGH).scores, None)
+    assert len(found) == 1
+    assert "worse than when it was promoted" in found[0]
     assert alarms(measured(HIGH), measured(HIGH).scores, None) == []
 
 
@@ -138,5 +140,5 @@ def test_a_champion_without_any_score_raises_an_alarm() -> None:
 
 
 @given(measurements)
-def test_a_champion_that_is_as_it_was_raises_none(champion: Measurement) -> None:
+def test_an_unchanged_champion_raises_no_alarm(champion: Measurement) -> None:
     assert alarms(champion, champion.scores, champion) == []
