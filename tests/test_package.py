@@ -42,8 +42,8 @@ BESIDE_ROOMS = {"__init__.py", "__main__.py", "api.py", "py.typed"}
 IMPORTERS = {
     "datasets": {"taskfile/reader.py"},
     "json_repair": {"core/json_text.py"},
-    "litellm": {"models/hosted.py"},
-    "openai": {"models/hosted.py", "deploy/export/runtime.py"},
+    "litellm": {"models/litellm_route.py"},
+    "openai": {"models/openai_route.py", "deploy/export/runtime.py"},
     "xllamacpp": {"models/engine.py"},
     "langgraph": {"search/agent.py"},
     "optuna": {

@@ -91,6 +91,13 @@ class Budget:
         self._settled = asyncio.Event()
 
     @property
+    def is_capped(self) -> bool:
+        """Whether there is a cap on tokens or USD, on the whole run or on a purpose."""
+        return any(
+            caps.usd is not None or caps.tokens is not None for caps in (self.caps, *self._purpose_caps.values())
+        )
+
+    @property
     def spent(self) -> Usage:
         return sum(self._spent.values(), Usage())
 

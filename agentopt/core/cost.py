@@ -60,13 +60,50 @@ def num_samples_for(
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """USD per one million tokens."""
+    """USD per one million tokens of each kind, and per request.
+
+    Attributes:
+        prompt: Of prompt tokens.
+        completion: Of completion tokens.
+        cached_prompt: Of prompt tokens read from the provider's cache; as `prompt` if None.
+        reasoning: Of completion tokens spent on thoughts; as `completion` if None.
+        request: USD per request.
+    """
 
     prompt: float = 0.0
     completion: float = 0.0
+    cached_prompt: float | None = None
+    reasoning: float | None = None
+    request: float = 0.0
 
-    def usd(self, prompt_tokens: float, completion_tokens: float) -> float:
-        return (self.prompt * prompt_tokens + self.completion * completion_tokens) / 1e6
+    def usd(
+        self,
+        prompt_tokens: float,
+        completion_tokens: float,
+        *,
+        cached_tokens: float = 0,
+        reasoning_tokens: float = 0,
+        requests: float = 1,
+    ) -> float:
+        """Compute the price of calls.
+
+        Args:
+            prompt_tokens: All prompt tokens, cached ones included.
+            completion_tokens: All completion tokens, reasoning tokens included.
+            cached_tokens: Those of `prompt_tokens` that were read from the provider's cache.
+            reasoning_tokens: Those of `completion_tokens` that were spent on thoughts.
+            requests: Number of requests.
+        """
+        cached_prompt = self.prompt if self.cached_prompt is None else self.cached_prompt
+        reasoning = self.completion if self.reasoning is None else self.reasoning
+        prompt = self.prompt * (prompt_tokens - cached_tokens) + cached_prompt * cached_tokens
+        completion = self.completion * (completion_tokens - reasoning_tokens) + reasoning * reasoning_tokens
+        return (prompt + completion) / 1e6 + self.request * requests
+
+    def worst_usd(self, prompt_tokens: float, completion_tokens: float, *, requests: float = 1) -> float:
+        """Compute the most that requests with these tokens may cost, whatever their kinds."""
+        prompt, completion = max(self.prompt, self.cached_prompt or 0.0), max(self.completion, self.reasoning or 0.0)
+        return (prompt * prompt_tokens + completion * completion_tokens) / 1e6 + self.request * requests
 
 
 @dataclass(frozen=True, slots=True)

@@ -218,7 +218,15 @@ class RunStoppingError(PermanentModelError):
 
 
 class MalformedResponseError(AgentoptError):
-    """An HTTP success whose body is not a completion."""
+    """An HTTP success whose body is not a completion.
+
+    Attributes:
+        error: The error object, if the body has one.
+        tokens: Prompt and completion tokens, if the body has a usage all the same.
+    """
+
+    error: Mapping[str, Any] | None = None
+    tokens: tuple[int, int] | None = None
 
 
 class ApiError(AgentoptError):

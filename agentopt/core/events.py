@@ -57,6 +57,31 @@ class FileProgress(Event):
         return f"fetching {self.file}: {self.done_bytes / 1e6:.0f} of {total / 1e6:.0f} MB"
 
 
+NoticeTopic = Literal["parameter", "waiting", "usage", "stopped"]
+"""A parameter that the endpoint refuses; a wait that it requests; usage above the reservation; no further calls."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelNotice(Event):
+    """A finding about a model's endpoint.
+
+    Attributes:
+        model: Catalogue name.
+        topic: What it is about.
+        detail: The finding, to be read after the name.
+    """
+
+    kind: ClassVar[str] = "model_notice"
+
+    model: str
+    topic: NoticeTopic
+    detail: str
+
+    @property
+    def message(self) -> str:
+        return f"{self.model}: {self.detail}"
+
+
 @dataclass(frozen=True, slots=True)
 class RunStarted(Event):
     """A run began, or was resumed, in `folder`."""

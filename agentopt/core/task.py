@@ -117,8 +117,8 @@ class Subtask:
     num_samples: tuple[int, ...] = (1, 2, 3, 5, 8)
     fusion: Fusion = field(default_factory=Fusion)
     max_tokens: int = 64
-    temperature: float = 0.9
-    top_p: float = 1.0
+    temperature: float | None = None
+    top_p: float | None = None
     stop: tuple[str, ...] = ()
     json_schema: str | None = None
     reads: tuple[str, ...] = ()

@@ -87,12 +87,12 @@ def check_counts(counts: Sequence[Any], where: str) -> None:
         raise TaskError(rule, where=where, remedy="write them like (1, 2, 3, 5, 8)")
 
 
-def check_sampling(max_tokens: int, temperature: float, top_p: float, where: str) -> None:
+def check_sampling(max_tokens: int, temperature: float | None, top_p: float | None, where: str) -> None:
     """Raise `TaskError` unless the settings of a response are in their ranges."""
     for name, value, fits, rule in (
         ("max_tokens", max_tokens, max_tokens >= 1, "at least 1"),
-        ("temperature", temperature, 0 <= temperature <= 2, "from 0 to 2"),
-        ("top_p", top_p, 0 < top_p <= 1, "above 0 and at most 1"),
+        ("temperature", temperature, temperature is None or 0 <= temperature <= 2, "from 0 to 2"),
+        ("top_p", top_p, top_p is None or 0 < top_p <= 1, "above 0 and at most 1"),
     ):
         if not fits:
             raise TaskError(f"`{name}` must be {rule}, but got {value!r}", where=where, remedy=f"change {name}")

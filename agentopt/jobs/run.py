@@ -254,7 +254,7 @@ class RunOfJob:
 
         `recommended` compares units, which do not depend on prices. All responses come from the journal.
         """
-        if not any(spec.price.usd(1, 1) for spec in snapshot.specs.values()):
+        if not any(spec.prices.usd(1, 1) for spec in snapshot.specs.values()):
             return result.recommended_candidate
         complete = [t.candidate for t in result.trials if t.state == "complete"]
         candidates = dict.fromkeys([result.best_candidate, *complete])

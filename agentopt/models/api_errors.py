@@ -1,8 +1,8 @@
-"""Owns what a failed call to a hosted model means: worth another attempt or not, paid for or not, how long to wait.
+"""Classifies a failed call to a hosted model: worth another attempt or not, charged or not, how long to wait.
 
-Clients wrap one another's exceptions (litellm around openai around httpx around aiohttp) and lose facts on the way:
-litellm gives a refused connection the status 500 and an Anthropic 529 too. So the facts are read from the innermost
-exceptions, and the outer ones are only asked where nothing inside tells.
+Clients wrap each other's exceptions (litellm around openai around httpx around aiohttp) and lose facts on the way:
+litellm assigns the status 500 to a refused connection and to an Anthropic 529. So the facts are read from the innermost
+exceptions, and from the outer ones only if the inner ones have none.
 """
 
 from __future__ import annotations
@@ -13,15 +13,21 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from email.utils import parsedate_to_datetime
+from typing import Any
 
 import aiohttp
 import httpx
 
-from agentopt.core.errors import MalformedResponseError, ModelError, PermanentModelError, TransientModelError
+from agentopt.core.errors import (
+    MalformedResponseError,
+    ModelError,
+    PermanentModelError,
+    TransientModelError,
+    UnsupportedParameterError,
+)
 from agentopt.models.redaction import redact
-
-TRANSIENT_STATUSES = frozenset({408, 409, 425, 429})
-"""Of the statuses below 500; all from 500 on are transient too."""
+from agentopt.models.refusals import classify, refused_parameter
+from agentopt.models.response_body import clean, error_object, error_text
 
 LONGEST_MESSAGE = 300
 """Characters of the provider's message that are passed on."""
@@ -35,20 +41,27 @@ NEVER_SENT = (
     socket.gaierror,
 )
 BAD_ADDRESS = (httpx.UnsupportedProtocol, httpx.InvalidURL, aiohttp.InvalidURL)
+BAD_REQUEST = (httpx.LocalProtocolError, UnicodeEncodeError)
+"""The request could not be written, for example because of a character in a header."""
 BROKEN = (httpx.HTTPError, aiohttp.ClientError, TimeoutError, ConnectionError)
 TIMED_OUT = (TimeoutError, httpx.TimeoutException)
 
 REMEDIES = {
     401: "; remedy: check the API key",
-    403: "; remedy: check what the API key may use",
+    402: "; remedy: add credit to the account",
+    403: "; remedy: check the permissions of the API key",
     404: "; remedy: check the model's name and its base_url in the catalogue",
+    **dict.fromkeys((301, 302, 303, 307, 308), "; remedy: redirects are not followed, correct base_url"),
 }
-CONTEXT_OVERFLOW = re.compile(r"context.{0,10}(length|window|size)|exceeds? the available context", re.I | re.S)
-NO_CREDIT = re.compile("insufficient_quota|credit balance is too low", re.I)
 
 
 def links(error: BaseException, outside: BaseException | None = None) -> Iterator[BaseException]:
-    """`error` and what it was raised from, outermost first, up to `outside`, which was being handled before."""
+    """Yield `error` and what it was raised from, outermost first.
+
+    Args:
+        error: The exception.
+        outside: Where to end: the exception that was being handled before.
+    """
     link: BaseException | None = error
     while link is not None and link is not outside:
         yield link
@@ -56,53 +69,84 @@ def links(error: BaseException, outside: BaseException | None = None) -> Iterato
 
 
 def model_error(
-    error: Exception, *, who: str, secrets: tuple[str, ...] = (), outside: BaseException | None = None
+    error: Exception,
+    *,
+    who: str,
+    body: Mapping[str, Any] | None = None,
+    secrets: tuple[str, ...] = (),
+    outside: BaseException | None = None,
 ) -> ModelError | None:
-    """What `error` means for the call, or None where it is no failed call but a defect.
+    """Convert the failure of a call.
 
-    `who` opens the message; `secrets` are struck out of it. `outside` is the exception that was being handled
-    when the call began: no part of this failure.
+    Args:
+        error: What the client raised.
+        who: Names the model; starts the message.
+        body: The body that was sent, for the parameter that a refusal names.
+        secrets: Redacted from the message.
+        outside: The exception that was being handled when the call began: not part of this failure.
+
+    Returns:
+        The failure; None if the exception is not a failed call but a defect.
     """
     chain = list(links(error, outside))
-
-    def message(text: str) -> str:
-        return readable(f"{who}: {text}", secrets)
-
+    describe = _Describe(who, secrets)
     if response := _response(chain):
-        return _from_response(response, message)
-    if found := _innermost(chain, BAD_ADDRESS):
-        return PermanentModelError(message(f"not an address that can be called: {found}"), kind="bad address")
+        return _from_response(response, body or {}, describe)
+    if isinstance(malformed := _innermost(chain, (MalformedResponseError,)), MalformedResponseError):
+        return _from_body(malformed, body or {}, describe)
+    if found := _innermost(chain, (*BAD_ADDRESS, *BAD_REQUEST)):
+        what = "not an address that can be called" if isinstance(found, BAD_ADDRESS) else "the request cannot be sent"
+        kind = "bad address" if isinstance(found, BAD_ADDRESS) else "bad request"
+        return PermanentModelError(describe(f"{what}: {found}"), kind=kind, scope="model", sent=False)
     if found := _innermost(chain, NEVER_SENT):
-        return TransientModelError(message(f"no connection ({found})"), kind="no connection")
-    if found := _innermost(chain, (json.JSONDecodeError, MalformedResponseError)):
-        text = message(f"the answer is not a completion ({found})")
+        return TransientModelError(describe(f"no connection ({found})"), kind="no connection", sent=False)
+    if found := _innermost(chain, (json.JSONDecodeError,)):
+        text = describe(f"the answer is not a completion ({found})")
         return TransientModelError(text, billed=True, kind="malformed body")
     if found := _innermost(chain, BROKEN):
-        return _broken(found, message)
-    return _from_client_library(error, message)
+        return _broken(found, describe)
+    return _from_client_library(error, describe)
 
 
 def retry_after(headers: Mapping[str, str], *, now: Callable[[], float] = time.time) -> float | None:
-    """Seconds the provider asks to wait: `retry-after-ms`, or `Retry-After` in seconds or as an HTTP date.
+    """Read how long the provider requests to wait.
 
-    `now` gives seconds since 1970. None where nothing readable was asked for; a date that is past is 0.
+    Args:
+        headers: With `retry-after-ms`, or `Retry-After` in seconds or as an HTTP date.
+        now: Seconds since 1970.
+
+    Returns:
+        Seconds; 0 for a date in the past, None if there is no readable header.
     """
     if (milliseconds := _number(headers.get("retry-after-ms"))) is not None:
         return milliseconds / 1000
-    asked = headers.get("retry-after")
-    if asked is None or (seconds := _number(asked)) is not None:
-        return seconds if asked is not None else None
+    value = headers.get("retry-after")
+    if value is None or (seconds := _number(value)) is not None:
+        return seconds if value is not None else None
     try:
-        return max(0.0, parsedate_to_datetime(asked).timestamp() - now())
-    except ValueError:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - now())
+    except (ValueError, OverflowError):
         return None
 
 
 def readable(text: str, secrets: tuple[str, ...]) -> str:
-    """One line without secrets, cut to a length that fits a terminal and a log."""
-    # litellm puts a whole traceback into some messages.
-    text = " ".join(redact(text, secrets).split("Traceback (most recent call last)")[0].split())
+    """Shorten a message to one line without secrets that fits a terminal and a log."""
+    # litellm appends whole tracebacks to some messages.
+    text = " ".join(clean(redact(text, secrets)).split("Traceback (most recent call last)")[0].split())
     return text if len(text) <= LONGEST_MESSAGE else f"{text[: LONGEST_MESSAGE - 3]}..."
+
+
+class _Describe:
+    """Builds messages that start with the model's name and have no secrets."""
+
+    def __init__(self, who: str, secrets: tuple[str, ...]) -> None:
+        self._who, self._secrets = who, secrets
+
+    def __call__(self, text: str) -> str:
+        return readable(f"{self._who}: {text}", self._secrets)
+
+    def words(self, text: str) -> str:
+        return readable(text, self._secrets)
 
 
 def _number(text: str | None) -> float | None:
@@ -114,55 +158,87 @@ def _innermost(chain: list[BaseException], kinds: tuple[type[BaseException], ...
 
 
 def _response(chain: list[BaseException]) -> httpx.Response | None:
-    """The HTTP error response that came over the wire. litellm's own exceptions carry invented ones."""
+    """Return the HTTP error response that was received. litellm's own exceptions carry invented ones."""
     for link in chain:
         if isinstance(link, httpx.HTTPStatusError):
             return link.response
     return None
 
 
-def _from_response(response: httpx.Response, message: Callable[[str], str]) -> ModelError:
-    status, said = response.status_code, _provider_message(response)
-    kind = f"HTTP {status}"
-    if _is_transient(status, said):
-        return TransientModelError(message(f"{kind}: {said}"), kind=kind, retry_after=retry_after(response.headers))
-    return PermanentModelError(message(f"{kind}: {said}") + REMEDIES.get(status, ""), kind=kind)
+def _from_response(response: httpx.Response, body: Mapping[str, Any], describe: _Describe) -> ModelError:
+    status, (words, param) = response.status_code, _provider_message(response)
+    wait = retry_after(response.headers)
+    return _refused(status, words, param, body, describe, label=f"HTTP {status}", wait=wait)
 
 
-def _broken(found: BaseException, message: Callable[[str], str]) -> ModelError:
+def _from_body(malformed: MalformedResponseError, body: Mapping[str, Any], describe: _Describe) -> ModelError:
+    """Convert a response with a status of success that is an error object, or not a completion at all."""
+    if malformed.error is None:
+        text = describe(f"the answer is not a completion ({malformed})")
+        return TransientModelError(text, billed=True, kind="malformed body", tokens=malformed.tokens)
+    code = str(malformed.error.get("code") or malformed.error.get("status"))
+    status = int(code) if len(code) == 3 and code.isdecimal() and code >= "400" else None
+    param = malformed.error.get("param")
+    label = f"HTTP {status}" if status else "error in the response"
+    failure = _refused(status, str(malformed), param, body, describe, label=label, wait=None)
+    failure.tokens = malformed.tokens
+    return failure
+
+
+def _refused(
+    status: int | None,
+    words: str,
+    param: object,
+    body: Mapping[str, Any],
+    describe: _Describe,
+    *,
+    label: str,
+    wait: float | None,
+) -> ModelError:
+    text, said = describe(f"{label}: {words}"), describe.words(words)
+    parameter = refused_parameter(words, param if isinstance(param, str) else None, body)
+    if parameter and status in (None, 400, 404, 405, 415, 422, 501):
+        return UnsupportedParameterError(text, parameter=parameter, kind=label, provider_message=said)
+    refusal = classify(status, words, kind=label)
+    if refusal.scope == "transient":
+        return TransientModelError(text, retry_after=wait, kind=refusal.kind, provider_message=said)
+    text += REMEDIES.get(status or 0, "") if refusal.scope == "model" else ""
+    return PermanentModelError(text, kind=refusal.kind, scope=refusal.scope, provider_message=said)
+
+
+def _broken(found: BaseException, describe: _Describe) -> ModelError:
     if isinstance(found, TIMED_OUT):
-        text = message("no answer within the model's timeout_seconds")
+        text = describe("no answer within the model's timeout_seconds")
         return TransientModelError(text, billed=True, kind="timeout")
-    text = message(f"the connection broke ({found or type(found).__name__})")
+    text = describe(f"the connection broke ({found or type(found).__name__})")
     return TransientModelError(text, billed=True, kind="connection dropped")
 
 
-def _is_transient(status: int, said: str) -> bool:
-    # Some servers answer an overlong prompt with a 500, and an empty account with a 429: neither heals by waiting.
-    heals = not NO_CREDIT.search(said) and not (status >= 500 and CONTEXT_OVERFLOW.search(said))
-    return heals and (status in TRANSIENT_STATUSES or status >= 500)
-
-
-def _provider_message(response: httpx.Response) -> str:
+def _provider_message(response: httpx.Response) -> tuple[str, object]:
+    """The provider's words in an error response, and the parameter it names."""
     try:
-        body = response.text
+        content = response.content
     except httpx.ResponseNotRead:
-        return response.reason_phrase
+        return response.reason_phrase, None
     try:
-        error = json.loads(body)["error"]
-        parts = (error.get("message"), error.get("code")) if isinstance(error, dict) else (error,)
-        return " ".join(str(part) for part in parts if part)
-    except (ValueError, KeyError, TypeError):
-        return body or response.reason_phrase
+        parsed = json.loads(content)
+        if isinstance(parsed, list) and parsed:
+            parsed = parsed[0]  # Gemini's form
+        error = error_object(parsed["error"])
+        return error_text(error), error.get("param")
+    except (ValueError, KeyError, TypeError, RecursionError):
+        text = content[: 4 * LONGEST_MESSAGE].decode(errors="replace")
+        return text.strip() or response.reason_phrase, None
 
 
-def _from_client_library(error: Exception, message: Callable[[str], str]) -> ModelError | None:
-    """Where nothing inside tells: what openai or litellm made of it, such as a key that is not set."""
+def _from_client_library(error: Exception, describe: _Describe) -> ModelError | None:
+    """Convert an exception of openai or litellm with nothing inside, such as a key that is not set."""
     if type(error).__module__.partition(".")[0] not in ("openai", "litellm"):
         return None
     status = getattr(error, "status_code", None)
-    text = message(f"{type(error).__name__}: {error}")
-    if isinstance(status, int) and not _is_transient(status, str(error)):
-        return PermanentModelError(text)
-    # Nothing broke on the wire and no status came over it, so what came was an answer it could not read.
-    return TransientModelError(text, billed=True, kind="malformed body")
+    text, words = describe(f"{type(error).__name__}: {error}"), describe.words(str(error))
+    if isinstance(status, int) and (refusal := classify(status, str(error), kind="failed")).scope != "transient":
+        # No response came, so the library refused the request itself.
+        return PermanentModelError(text, scope=refusal.scope, provider_message=words, sent=False)
+    # Nothing broke on the wire and no status was received, so the library could not read the answer.
+    return TransientModelError(text, billed=True, kind="malformed body", provider_message=words)

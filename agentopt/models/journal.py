@@ -1,11 +1,11 @@
-"""Every response ever paid for, on disk before it is used; and the ledger of what each run spent.
+"""Stores every response that was paid for, on disk before it is used; and the ledger of what each run spent.
 
-Two promises live here. A response is committed, together with the ledger entry that pays for it, before anyone
-sees it, so a killed run that is started again pays for nothing twice. And a call is entered in the ledger at its
-worst case before it is sent, so a cap holds across a crash: what was in flight then counts as spent.
+Two guarantees: a response is committed, together with the ledger entry that pays for it, before its caller receives
+it, so that a killed run pays for nothing twice after it is resumed. And a call is entered in the ledger at its worst
+case before it is sent, so that a cap holds across a crash: calls in flight then count as spent.
 
-The journal is shared by all runs; the ledger is kept by run. Any SQLAlchemy URL will do; the default is SQLite in
-the user's cache folder, in WAL mode, which two processes may use at once.
+The journal is shared by all runs; the ledger has entries by run. Any SQLAlchemy URL can be used; the default is SQLite
+in the user's cache folder, in WAL mode, which several processes can use concurrently.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -25,55 +26,25 @@ from sqlalchemy.dialects import postgresql, sqlite
 from agentopt.core.budget import Usage
 from agentopt.core.database import create_tables, open_engine
 from agentopt.core.errors import JournalError
-from agentopt.models.base import Choice, Request, Response
+from agentopt.models.base import Choice, Request, Response, ToolCall
+from agentopt.models.journal_tables import TABLES, details, ledger, rejections, requests, responses, run_keys
+from agentopt.models.thoughts import split_thought
 
-_tables = sa.MetaData()
-_requests = sa.Table(
-    "requests",
-    _tables,
-    sa.Column("key", sa.String(64), primary_key=True),
-    sa.Column("identity", sa.Text, nullable=False),
-    sa.Column("request", sa.Text, nullable=False),
-)
-_responses = sa.Table(
-    "responses",
-    _tables,
-    sa.Column("key", sa.String(64), primary_key=True),
-    sa.Column("repeat", sa.Integer, primary_key=True),
-    sa.Column("text", sa.Text, nullable=False),
-    sa.Column("finish_reason", sa.String(32), nullable=False),
-    sa.Column("prompt_tokens", sa.Integer, nullable=False),
-    sa.Column("completion_tokens", sa.Integer, nullable=False),
-    sa.Column("seconds", sa.Float, nullable=False),
-    sa.Column("created", sa.Float, nullable=False),
-)
-_ledger = sa.Table(
-    "ledger",
-    _tables,
-    sa.Column("id", sa.String(32), primary_key=True),
-    sa.Column("run", sa.Text, nullable=False, index=True),
-    sa.Column("session", sa.String(32), nullable=False),
-    sa.Column("model", sa.Text, nullable=False),
-    sa.Column("purpose", sa.String(16), nullable=False),
-    sa.Column("calls", sa.Integer, nullable=False),
-    sa.Column("prompt_tokens", sa.Integer, nullable=False),
-    sa.Column("completion_tokens", sa.Integer, nullable=False),
-    sa.Column("usd", sa.Float, nullable=False),
-    sa.Column("outcome", sa.Text, nullable=False),
-    sa.Column("opened", sa.Float, nullable=False),
-    sa.Column("closed", sa.Float),
-)
 IN_FLIGHT = "in flight"
 _Write = tuple[sa.Executable, dict[str, object] | None]
 _Pending = tuple[list[_Write], asyncio.Future[None]]
-"""What is to be committed together, and who waits for it."""
+"""Writes that are committed together, and the future of their caller."""
 
 
 @dataclass(frozen=True, slots=True)
 class Spend:
-    """What the ledger says of one run: usage by purpose, failed attempts by kind, wall seconds of its sessions.
+    """What the ledger has of one run.
 
-    Calls that are in flight now count among the failed until they are settled, as those do that a crash cut off.
+    Attributes:
+        by_purpose: Usage by purpose.
+        failures: Failed attempts by kind. Calls that are in flight count as failed until they are settled, like those
+            that a crash cut off.
+        seconds: Wall time of its sessions.
     """
 
     by_purpose: dict[str, Usage]
@@ -81,30 +52,92 @@ class Spend:
     seconds: float
 
 
-class Journal:
-    """Responses by (request key, repeat index), and the ledger. Use from one event loop; close it at the end.
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A stored response.
 
-    `url` is a SQLAlchemy URL, or a path for SQLite. `clock` gives seconds since the epoch.
+    Attributes:
+        choice: The answer.
+        prompt_tokens: Tokens of the prompt.
+        cached_tokens: Those of `prompt_tokens` that the provider read from its cache.
+        created: When it was stored, in seconds since 1970.
     """
 
-    def __init__(self, url: str | Path, *, clock: Callable[[], float] = time.time) -> None:
+    choice: Choice
+    prompt_tokens: int
+    cached_tokens: int
+    created: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A call that was answered.
+
+    Attributes:
+        request: The fitted request.
+        response: Its response.
+        usage: What it is charged at.
+        run: The run that paid for it.
+    """
+
+    request: Request
+    response: Response
+    usage: Usage
+    run: str | None = None
+
+
+class Journal:
+    """Responses by (cache key, repeat index), and the ledger. Use from one event loop; close it at the end.
+
+    Args:
+        url: A SQLAlchemy URL, or a path for SQLite.
+        clock: Seconds since 1970.
+        fresh: Ignore the responses of earlier sessions; new ones replace them.
+    """
+
+    def __init__(self, url: str | Path, *, clock: Callable[[], float] = time.time, fresh: bool = False) -> None:
         self._engine = open_engine(url)
-        create_tables(self._engine, _tables)
+        create_tables(self._engine, TABLES)
         self._insert = postgresql.insert if self._engine.dialect.name == "postgresql" else sqlite.insert
         self._reader = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._pending: list[_Pending] = []
         self._flushing: asyncio.Task[None] | None = None
-        self._clock = clock
+        self._clock, self.opened = clock, clock()
         self._session = uuid.uuid4().hex
+        self._fresh = fresh
+        self._hidden: set[tuple[str, int]] = set()
 
-    def find(self, key: str, first_repeat: int, n: int) -> dict[int, tuple[Choice, int]]:
-        """Repeat index -> (choice, prompt tokens), for those of the `n` repeats that are known."""
-        rows = self._reader.execute(_FIND, {"key": key, "first": first_repeat, "last": first_repeat + n - 1})
-        return {row[0]: (Choice(row[1], row[2], row[3]), row[4]) for row in rows}
+    def find(self, key: str, first_repeat: int, n: int) -> dict[int, Stored]:
+        """Find stored responses.
+
+        Responses that another session rejected and that were not requested again since are left out.
+
+        Args:
+            key: Cache key; see `Request.key`.
+            first_repeat: First repeat index.
+            n: Number of repeat indices.
+
+        Returns:
+            Repeat index -> response, for those that are stored.
+        """
+        rows = self._reader.execute(FIND, {"key": key, "first": first_repeat, "last": first_repeat + n - 1})
+        found: dict[int, Stored] = {}
+        for row in rows:
+            place = (key, row.repeat)
+            is_rejected = row.rejected_by not in (None, self._session) and not row.retried
+            if place not in self._hidden and (is_rejected or (self._fresh and row.created < self.opened)):
+                self._hidden.add(place)
+            if place not in self._hidden:
+                found[row.repeat] = _stored(row)
+        return found
 
     async def open(self, run: str, request: Request, worst: Usage) -> str:
-        """Enter a call that is about to be sent, at its worst case. Returns the entry's id."""
+        """Enter a call that is about to be sent, at its worst case.
+
+        Returns:
+            The id of the ledger entry.
+        """
         entry = {
             **asdict(worst),
             "id": uuid.uuid4().hex,
@@ -115,37 +148,41 @@ class Journal:
             "outcome": IN_FLIGHT,
             "opened": self._clock(),
         }
-        await self._write([(_ledger.insert(), entry)])
+        await self._write([(ledger.insert(), entry)])
         return str(entry["id"])
 
-    async def record(self, entry: str, identity: str, request: Request, response: Response, usage: Usage) -> None:
-        """Keep the response and settle its ledger entry, in one transaction. Repeats already known stay."""
-        key, now = request.key(identity), self._clock()
-        asked = {"key": key, "identity": identity, "request": _readable(request)}
-        answers = [
-            {
-                "key": key,
-                "repeat": request.first_repeat + i,
-                "prompt_tokens": response.prompt_tokens,
-                "seconds": response.seconds,
-                "created": now,
-                **asdict(choice),
-                # Half an emoji, cut off by max_tokens, is no text that a database takes.
-                "text": choice.text.encode(errors="replace").decode(),
-            }
-            for i, choice in enumerate(response.choices)
-        ]
-        rows = [(_requests, asked), *((_responses, answer) for answer in answers)]
-        writes: list[_Write] = [(self._insert(table).on_conflict_do_nothing(), row) for table, row in rows]
-        await self._write([*writes, self._settle(entry, usage, "ok")])
+    async def record(self, entry: str, key: str, identity: str, sent: Sent) -> None:
+        """Store a response and settle its ledger entry, in one transaction. Repeats already stored are kept.
+
+        Args:
+            entry: Id of the ledger entry.
+            key: Cache key of the request.
+            identity: `ModelSpec.identity`.
+            sent: The request, its response and what it cost.
+        """
+        row: dict[str, object] = {"key": key, "identity": identity, "request": _as_json(sent.request)}
+        writes: list[_Write] = [(self._insert(requests).on_conflict_do_nothing(), row)]
+        if sent.run is not None:
+            writes.append((self._insert(run_keys).on_conflict_do_nothing(), {"run": sent.run, "key": key}))
+        for repeat, choice in enumerate(sent.response.choices, sent.request.first_repeat):
+            writes += self._store(key, repeat, choice, sent.response)
+        await self._write([*writes, self._settle(entry, sent.usage, "ok")])
 
     async def record_failure(self, entry: str, usage: Usage, outcome: str) -> None:
-        """Settle the entry of a call that gave no response; `outcome` is a short kind such as `HTTP 429`."""
+        """Settle the entry of a call without a response; `outcome` is a short kind such as `HTTP 429`."""
         await self._write([self._settle(entry, usage, outcome)])
 
+    async def reject(self, key: str, first_repeat: int, n: int) -> None:
+        """Mark stored responses as unusable: the next session requests them again, once."""
+        rows = [
+            {"key": key, "repeat": repeat, "session": self._session, "retried": False}
+            for repeat in range(first_repeat, first_repeat + n)
+        ]
+        await self._write([(self._insert(rejections).on_conflict_do_nothing(), row) for row in rows])
+
     def spend(self, run: str) -> Spend:
-        """What `run` spent so far. Calls that a crash left in flight count at their worst case."""
-        c = _ledger.c
+        """Return what `run` spent so far. Calls that a crash left in flight count at their worst case."""
+        c = ledger.c
         sums = [sa.func.sum(column) for column in (c.calls, c.prompt_tokens, c.completion_tokens, c.usd)]
         of_run = c.run == run
         by_purpose = self._reader.execute(sa.select(c.purpose, *sums).where(of_run).group_by(c.purpose))
@@ -161,30 +198,66 @@ class Journal:
         )
 
     def seconds_per_call(self, identity: str) -> float | None:
-        """Mean time that responses of this model took; None when there are none."""
-        join = _responses.join(_requests, _responses.c.key == _requests.c.key)
-        mean = sa.select(sa.func.avg(_responses.c.seconds)).select_from(join)
-        found = self._reader.execute(mean.where(_requests.c.identity == identity)).scalar()
+        """Return the mean duration of the calls of a model; None if there are none."""
+        join = responses.join(requests, responses.c.key == requests.c.key)
+        mean = sa.select(sa.func.avg(responses.c.seconds)).select_from(join)
+        found = self._reader.execute(mean.where(requests.c.identity == identity)).scalar()
         return None if found is None else float(found)
 
     async def aclose(self) -> None:
-        """Finish every write and let go of the database."""
+        """Flush pending writes and close the database."""
         if self._flushing:
             await self._flushing
         self.close()
 
     def close(self) -> None:
-        """Let go of the database; for use outside of an event loop, where nothing was written."""
+        """Close the database. For use outside of an event loop, if nothing was written."""
         self._writer.shutdown()
         self._reader.close()
         self._engine.dispose()
+
+    def _store(self, key: str, repeat: int, choice: Choice, response: Response) -> list[_Write]:
+        place: dict[str, object] = {"key": key, "repeat": repeat}
+        row = {
+            "text": _storable(choice.text),
+            "finish_reason": choice.finish_reason[:32],
+            "prompt_tokens": response.prompt_tokens,
+            "completion_tokens": choice.completion_tokens,
+            "seconds": response.seconds,
+            "created": self._clock(),
+        }
+        detail = {
+            "thought": _storable(choice.thought),
+            "tool_calls": _storable(json.dumps([asdict(call) for call in choice.tool_calls])),
+            "cached_tokens": response.cached_tokens,
+            "reasoning_tokens": choice.reasoning_tokens,
+        }
+        # A text that mentions a thought's tag must not be split again when it is read.
+        has_details = choice.thought or choice.tool_calls or response.cached_tokens or choice.reasoning_tokens
+        tables = [(responses, row), *([(details, detail)] if has_details or "think" in choice.text.lower() else [])]
+        if (key, repeat) not in self._hidden:
+            return [(self._insert(table).on_conflict_do_nothing(), {**place, **values}) for table, values in tables]
+        self._hidden.discard((key, repeat))
+        retried = rejections.update().where(rejections.c.key == key, rejections.c.repeat == repeat).values(retried=True)
+        removed = details.delete().where(details.c.key == key, details.c.repeat == repeat)
+        return [
+            (removed, None),
+            *(
+                (
+                    self._insert(table).on_conflict_do_update(index_elements=["key", "repeat"], set_=values),
+                    place | values,
+                )
+                for table, values in tables
+            ),
+            (retried, None),
+        ]
 
     def _settle(self, entry: str, usage: Usage, outcome: str) -> _Write:
         values = {**asdict(usage), "outcome": outcome, "closed": self._clock(), "entry": entry}
         return _SETTLE, values
 
     async def _write(self, writes: list[_Write]) -> None:
-        """Commit, together with whatever else asks meanwhile: one disk flush serves all who wait for it."""
+        """Commit, together with all other writes that arrive meanwhile, in one disk flush."""
         done = asyncio.get_running_loop().create_future()
         self._pending.append((writes, done))
         if self._flushing is None or self._flushing.done():
@@ -196,18 +269,18 @@ class Journal:
             batch, self._pending = self._pending, []
             failure = await self._failure_of(batch)
             if failure is None or len(batch) == 1 or isinstance(failure.__cause__, sa.exc.OperationalError):
-                _tell(batch, failure)
+                _resolve(batch, failure)
                 continue
-            # The database is well, but refuses a row: that takes no other call's answer with it.
+            # The database works, but refuses a row: commit the others without it.
             for one in batch:
-                _tell([one], await self._failure_of([one]))
+                _resolve([one], await self._failure_of([one]))
 
     async def _failure_of(self, batch: list[_Pending]) -> JournalError | None:
-        """Commit the batch; why it could not be, where it could not."""
+        """Commit the batch, and return why it failed if it did."""
         writes = [write for of_one, _ in batch for write in of_one]
         try:
             await asyncio.get_running_loop().run_in_executor(self._writer, self._commit, writes)
-        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait for this commit must hear of it
+        except Exception as error:  # noqa: BLE001 - every waiting caller must be informed, whatever it is
             failure = JournalError(f"the journal cannot be written: {error}\n  remedy: check its disk and its URL")
             failure.__cause__ = error
             return failure
@@ -219,8 +292,8 @@ class Journal:
                 connection.execute(statement, values)
 
 
-def _tell(batch: list[_Pending], failure: JournalError | None) -> None:
-    """Let those who wait for the batch go on."""
+def _resolve(batch: list[_Pending], failure: JournalError | None) -> None:
+    """Resolve the futures of the batch."""
     for _, done in batch:
         if done.done():
             continue
@@ -230,26 +303,51 @@ def _tell(batch: list[_Pending], failure: JournalError | None) -> None:
             done.set_result(None)
 
 
-def _readable(request: Request) -> str:
-    """The request as JSON, for people and tools that look into the journal."""
-    shown = asdict(request)
-    for not_asked in ("first_repeat", "n", "purpose"):
-        del shown[not_asked]
-    return json.dumps(shown)
+def _stored(row: sa.Row[Any]) -> Stored:
+    if row.thought is None:  # of version 0.1.0, or without thoughts
+        thought, text = split_thought(row.text)
+        return Stored(
+            Choice(text, row.completion_tokens, row.finish_reason, thought), row.prompt_tokens, 0, row.created
+        )
+    calls = tuple(ToolCall(**call) for call in json.loads(row.tool_calls))
+    reasoning = row.reasoning_tokens
+    choice = Choice(row.text, row.completion_tokens, row.finish_reason, row.thought, calls, reasoning)
+    return Stored(choice, row.prompt_tokens, row.cached_tokens, row.created)
 
 
-_FIND = sa.select(
-    _responses.c.repeat,
-    _responses.c.text,
-    _responses.c.completion_tokens,
-    _responses.c.finish_reason,
-    _responses.c.prompt_tokens,
-).where(
-    _responses.c.key == sa.bindparam("key"),
-    _responses.c.repeat.between(sa.bindparam("first"), sa.bindparam("last")),
+def _storable(text: str) -> str:
+    """Replace what a database cannot store: lone surrogates, and the null character."""
+    return text.encode(errors="replace").decode().replace("\0", "\ufffd")
+
+
+def _as_json(request: Request) -> str:
+    """The request as JSON, for people and tools that inspect the journal."""
+    shown = {key: value for key, value in asdict(request).items() if key not in ("first_repeat", "n", "purpose")}
+    return json.dumps({**shown, "left_out": sorted(request.left_out)})
+
+
+FIND = (
+    sa.select(
+        responses,
+        details.c.thought,
+        details.c.tool_calls,
+        details.c.cached_tokens,
+        details.c.reasoning_tokens,
+        rejections.c.session.label("rejected_by"),
+        rejections.c.retried,
+    )
+    .select_from(
+        responses.outerjoin(
+            details, sa.and_(details.c.key == responses.c.key, details.c.repeat == responses.c.repeat)
+        ).outerjoin(rejections, sa.and_(rejections.c.key == responses.c.key, rejections.c.repeat == responses.c.repeat))
+    )
+    .where(
+        responses.c.key == sa.bindparam("key"),
+        responses.c.repeat.between(sa.bindparam("first"), sa.bindparam("last")),
+    )
 )
 _SETTLE = (
-    _ledger.update()
-    .where(_ledger.c.id == sa.bindparam("entry"))
+    ledger.update()
+    .where(ledger.c.id == sa.bindparam("entry"))
     .values({name: sa.bindparam(name) for name in (*asdict(Usage()), "outcome", "closed")})
 )

@@ -151,7 +151,8 @@ class _Engine:
             answer = await tokenizer.post("/tokenize", json={"content": text})
             return len(answer.raise_for_status().json()["tokens"])
 
-        served = spec.model_copy(update={"base_url": f"{address}/v1", "weights": None})
+        supports = spec.supports.model_copy(update={} if spec.supports.seed is False else {"seed": True})
+        served = spec.model_copy(update={"base_url": f"{address}/v1", "weights": None, "supports": supports})
         return cls(process, HostedModel(served, api_key=process.api_key, count_tokens=count_tokens), tokenizer)
 
     async def aclose(self) -> None:

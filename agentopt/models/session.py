@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +11,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from agentopt.core.budget import Budget, Caps, Usage
 from agentopt.core.errors import ConfigError
+from agentopt.core.events import Observer
 from agentopt.core.paths import cache_folder
 from agentopt.models.base import ChatModel
 from agentopt.models.catalog import ModelSpec
-from agentopt.models.client import ModelClient
+from agentopt.models.client import CacheUse, ModelClient
 from agentopt.models.journal import Journal
 from agentopt.models.router import ModelRouter
 
@@ -43,6 +44,11 @@ class Session:
         return self.journal.spend(self.run).failures
 
     @property
+    def cache_use(self) -> CacheUse:
+        """The responses of this session that came from the journal."""
+        return self.model.cache_use
+
+    @property
     def spent(self) -> dict[str, Usage]:
         """Usage by purpose, over all sessions of the run."""
         return dict(self.budget.spent_by_purpose)
@@ -57,6 +63,8 @@ async def open_session(
     purpose_caps: Mapping[str, Caps] | None = None,
     journal: str | None = None,
     provider: ChatModel | None = None,
+    observer: Observer = lambda _: None,
+    fresh: bool = False,
 ) -> AsyncIterator[Session]:
     """Open the journal and the models for `run`; on exit, wait for the calls that were sent.
 
@@ -67,35 +75,40 @@ async def open_session(
         purpose_caps: Purpose -> caps over the calls of that purpose.
         journal: A path or a SQLAlchemy URL; `journal.db` in the cache folder unless given.
         provider: Makes single attempts; transports as the catalogue specifies unless given.
+        observer: Receives a `ModelNotice` for each finding about a model.
+        fresh: Ignore the responses of earlier sessions; new ones replace them.
 
     Raises:
-        ConfigError: The journal cannot be opened.
+        ConfigError: The journal cannot be opened, or a cap in USD cannot be enforced because a price is unknown.
         CatalogError: The environment variable of some model's API key is not set.
     """
+    if any(one.usd is not None for one in (caps, *(purpose_caps or {}).values())):
+        check_priced(specs.values())
     provider = provider or ModelRouter(specs)
     async with AsyncExitStack() as ending:
-        book = open_journal(journal)
+        book = open_journal(journal, fresh=fresh)
         ending.push_async_callback(book.aclose)
         ending.push_async_callback(provider.aclose)
         before = book.spend(run)
         budget = Budget(caps, purpose_caps=purpose_caps, already_spent=before.by_purpose, seconds_before=before.seconds)
-        model = ModelClient(provider, specs, book, budget, run)
+        model = ModelClient(provider, specs, book, budget, run, observer=observer)
         ending.push_async_callback(model.aclose)
         yield Session(model, budget, book, specs, run)
 
 
-def open_journal(location: str | None) -> Journal:
+def open_journal(location: str | None, *, fresh: bool = False) -> Journal:
     """Open the journal, creating it if necessary.
 
     Args:
         location: A path or a SQLAlchemy URL; `journal.db` in the cache folder unless given.
+        fresh: Ignore the responses of earlier sessions; new ones replace them.
 
     Raises:
         ConfigError: It cannot be opened.
     """
     place = _path_or_url(location)
     try:
-        return Journal(place)
+        return Journal(place, fresh=fresh)
     except (OSError, ImportError, SQLAlchemyError) as error:
         raise ConfigError(
             f"the journal cannot be opened: {str(error).partition(chr(10))[0]}",
@@ -103,6 +116,21 @@ def open_journal(location: str | None) -> Journal:
             where=f"journal {place}" if isinstance(place, Path) else "journal",
             remedy="name a file that can be written, or a SQLAlchemy URL whose driver is installed",
         ) from error
+
+
+def check_priced(specs: Iterable[ModelSpec]) -> None:
+    """Check that the price of every model is known, so that a cap in USD can be enforced.
+
+    Raises:
+        ConfigError: Names the models whose price is unknown.
+    """
+    unpriced = sorted(spec.name for spec in specs if not spec.is_priced and spec.unpriced != "ok")
+    if unpriced:
+        raise ConfigError(
+            f"a cap in USD needs the prices of all models, but there is none for {', '.join(unpriced)}",
+            remedy="add usd_per_1m_prompt and usd_per_1m_completion to the catalogue entry, or `price: free`, or "
+            "`unpriced: ok` to leave the model's calls out of the cap",
+        )
 
 
 def open_existing_journal(location: str | None) -> Journal | None:

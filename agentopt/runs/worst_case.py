@@ -15,7 +15,7 @@ from agentopt.core.task_rules import CONTEXT
 from agentopt.evaluation.scorers import JUDGE_TRIES, Judge, judge_messages
 from agentopt.models.base import Request
 from agentopt.models.catalog import ModelSpec
-from agentopt.models.client import worst_case
+from agentopt.models.charging import worst_case
 from agentopt.models.journal import Journal
 from agentopt.runs.config import Config
 from agentopt.search.base import SearchSpace, SubtaskSpace
@@ -143,7 +143,7 @@ def _in_requests(usage: Usage, n: int, spec: ModelSpec) -> Usage:
     """One request's worst case, for all requests that `n` samples need: each pays for the prompt."""
     requests = -(-n // spec.max_choices)
     prompt = usage.prompt_tokens * requests
-    usd = spec.price.usd(prompt, usage.completion_tokens)
+    usd = spec.prices.worst_usd(prompt, usage.completion_tokens, requests=requests)
     return Usage(requests, prompt, usage.completion_tokens, usd)
 
 
@@ -168,7 +168,7 @@ def _agent_usage(specs: Mapping[str, ModelSpec], config: Config, trials: int) ->
     calls = rounds * (1 + settings.attempts)
     tokens = rounds * (settings.guideline_tokens + settings.attempts * settings.max_tokens)
     prompt = calls * settings.prompt_tokens
-    return Usage(calls, prompt, tokens, specs[settings.model].price.usd(prompt, tokens))
+    return Usage(calls, prompt, tokens, specs[settings.model].prices.worst_usd(prompt, tokens, requests=calls))
 
 
 def _prompts_usage(task: Task, space: SearchSpace, specs: Mapping[str, ModelSpec], config: Config) -> Usage:
@@ -192,7 +192,9 @@ def _writer_usage(specs: Mapping[str, ModelSpec], config: Config, written: int) 
     if config.writer is None:
         return Usage()
     prompt, completion = written * WRITER_PROMPT_TOKENS, written * config.prompts.max_tokens
-    return Usage(written, prompt, completion, specs[config.writer].price.usd(prompt, completion))
+    return Usage(
+        written, prompt, completion, specs[config.writer].prices.worst_usd(prompt, completion, requests=written)
+    )
 
 
 def _seconds(usage: Usage, specs: Mapping[str, ModelSpec], journal: Journal | None) -> float | None:

@@ -215,8 +215,8 @@ class SubtaskSpec(Strict):
     """How many responses may be drawn: a list, {max: 100} for 1 to 100, or one number."""
     max_tokens: Count = 64
     """The most tokens of one response."""
-    temperature: Annotated[float, Field(ge=0, le=2)] = 0.9
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     stop: tuple[Text, ...] = ()
     """Texts at which a response ends."""
     parse: ParserSpec = Named(kind="text")

@@ -94,7 +94,7 @@ class SubtaskSampler:
             prompt_tokens=prompt,
             completion_tokens=completion,
             units=self._units(spec, prompt, completion),
-            usd=spec.price.usd(prompt * requests, completion),
+            usd=spec.prices.usd(prompt * requests, completion, requests=requests),
         )
 
     def _with_fusion(self, use: SubtaskUse, name: str, fused: Response) -> SubtaskUse:
@@ -103,7 +103,7 @@ class SubtaskSampler:
             use,
             fusion_tokens=prompt + completion,
             fusion_units=self._units(spec, prompt, completion),
-            fusion_usd=spec.price.usd(prompt, completion),
+            fusion_usd=spec.prices.usd(prompt, completion),
         )
 
     def _units(self, spec: ModelSpec, prompt_tokens: int, completion_tokens: int) -> float:

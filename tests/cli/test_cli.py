@@ -69,7 +69,14 @@ class Place:
 
     def write_catalog(self, base_url: str, **options: Any) -> None:
         entries = {
-            name: {"base_url": base_url, "parameters": size, "max_choices": 4, "usd_per_1m_prompt": 1.0, **options}
+            name: {
+                "base_url": base_url,
+                "supports": {"seed": True},
+                "parameters": size,
+                "max_choices": 4,
+                "usd_per_1m_prompt": 1.0,
+                **options,
+            }
             for name, size in MODELS.items()
         }
         (self.folder / "models.yaml").write_text(yaml.safe_dump({"models": entries}))

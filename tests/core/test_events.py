@@ -16,6 +16,7 @@ from agentopt.core.events import (
     ExampleDone,
     FallbackUsed,
     FileProgress,
+    ModelNotice,
     Note,
     PromptsDone,
     PromptsFellBack,
@@ -38,6 +39,7 @@ TRIAL = Trial(0, CANDIDATE, Evaluation("validation", 1, (ExampleResult("a", 0.5)
 EVERY: list[tuple[Event, str]] = [
     (FileProgress("m.gguf", "https://host", 5_000_000, None), "fetching m.gguf: 5 of 5 MB"),
     (FileProgress("m.gguf", "https://host", 0, 9_000_000), "fetching m.gguf: 0 of 9 MB"),
+    (ModelNotice("m", "waiting", "waits 9 s"), "m: waits 9 s"),
     (RunStarted(Path("runs/a")), "run runs/a"),
     (SearchStarted(12, {"validation": 3}, (), Budget()), "12 allocations"),
     (TrialStarted(4, CANDIDATE, "agent"), "trial 4"),

@@ -195,7 +195,14 @@ def write_task(folder: Path, base_url: str, **changes: Any) -> Path:
     (folder / "rows.jsonl").write_text('{"id": "r", "word": "w", "target": "yes"}\n')
     (folder / "test.jsonl").write_text('{"id": "t", "word": "v", "target": "yes"}\n')
     (folder / "scorers.py").write_text(SCORERS)
-    entry = {"base_url": base_url, "parameters": 3e9, "api_key_env": "EXPORT_KEY"}
+    entry = {
+        "base_url": base_url,
+        "supports": {"seed": True},
+        "temperature": 0.9,
+        "top_p": 1.0,
+        "parameters": 3e9,
+        "api_key_env": "EXPORT_KEY",
+    }
     entries = {
         "chat": {**entry, "model": "chat-model", "max_choices": 2, "json_schema": True},
         "single": {**entry, "max_attempts": 2},
@@ -403,7 +410,7 @@ def test_a_subtask_with_a_context_function_is_refused(tmp_path: Path) -> None:
 
 
 async def test_the_router_configuration_is_taken_by_litellm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from agentopt.models.hosted import load_litellm
+    from agentopt.models.litellm_route import load_litellm
 
     litellm = load_litellm()
     async with OpenAIServer(answer, api_key="export-key") as server:

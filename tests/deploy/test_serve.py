@@ -80,7 +80,15 @@ def put(file: Path, candidate: Mapping[str, Any]) -> None:
 
 
 def deployment_in(folder: Path, backend: OpenAIServer, *config: str, **entry: Any) -> Deployment:
-    shared = {"base_url": backend.base_url, "parameters": 3e9, "max_choices": 3, "concurrency": 256, **entry}
+    shared = {
+        "base_url": backend.base_url,
+        "supports": {"seed": True},
+        "temperature": 0.9,
+        "parameters": 3e9,
+        "max_choices": 3,
+        "concurrency": 256,
+        **entry,
+    }
     (folder / "models.yaml").write_text(yaml.safe_dump({"models": {"small": shared, "large": shared}}))
     settings = [f"models={folder / 'models.yaml'}", f"journal={folder / 'journal.db'}", *config]
     return find_deployment(folder / "best.yaml", folder, settings)
@@ -160,7 +168,7 @@ async def test_the_openai_client_streams(folder: Path) -> None:
 @pytest.mark.filterwarnings("ignore:Item 'summary' on TypedDict class:UserWarning")
 @pytest.mark.parametrize("stream", [False, True])
 async def test_litellm_talks_to_the_server(folder: Path, stream: bool) -> None:
-    from agentopt.models.hosted import load_litellm
+    from agentopt.models.litellm_route import load_litellm
 
     litellm = load_litellm()
     async with OpenAIServer(answer) as backend, served(deployment_in(folder, backend)) as url:

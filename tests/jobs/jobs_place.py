@@ -80,6 +80,7 @@ class Place:
                 name,
                 {
                     "base_url": self.base_url,
+                    "supports": {"seed": True},
                     "model": self.served_as.get(name, name),
                     "parameters": 3e9,
                     "usd_per_1m_prompt": self.prices.get(name, 10.0),

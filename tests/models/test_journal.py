@@ -21,7 +21,8 @@ from agentopt.core.errors import (
 )
 from agentopt.models.base import Choice, Message, Request, Response
 from agentopt.models.catalog import ModelSpec
-from agentopt.models.client import ModelClient, worst_case
+from agentopt.models.charging import worst_case
+from agentopt.models.client import ModelClient
 from agentopt.models.journal import Journal
 from agentopt.models.scripted import ScriptedModel
 
@@ -160,7 +161,7 @@ async def test_the_response_to_a_cancelled_caller_is_still_stored(journal: Journ
     await model.aclose()
     assert caller.cancelled()
     identity = SPEC.identity
-    assert journal.find(REQUEST.key(identity), 0, 1)[0][0] == Choice("answer 0", 2)
+    assert journal.find(REQUEST.key(identity), 0, 1)[0].choice == Choice("answer 0", 2)
 
 
 async def test_after_closing_nothing_more_is_sent(journal: Journal) -> None:
@@ -198,7 +199,7 @@ async def test_two_processes_write_one_journal_at_once(tmp_path: Path) -> None:
 
 
 async def test_a_wait_longer_than_the_remaining_time_ends_the_run_immediately(journal: Journal) -> None:
-    provider = ScriptedModel(script=[TransientModelError("busy", retry_after=300)])
+    provider = ScriptedModel(script=[TransientModelError("busy", retry_after=100)])
     budget = Budget(Caps(seconds=10), clock=lambda: 0.0)
     with pytest.raises(BudgetExceeded, match="seconds cap of 10"):
         await client_of(provider, journal, budget).generate(REQUEST)

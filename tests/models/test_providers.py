@@ -88,7 +88,7 @@ def write_task(folder: Path) -> Path:
 
 def write_catalog(folder: Path, openai: LoopbackServer, anthropic: AnthropicServer, **options: Any) -> Path:
     """`gpt`, `fuser` and `agent` at the OpenAI server, `claude` at the Anthropic one, all through litellm."""
-    at_openai = {"base_url": f"{openai.url}/v1", "max_choices": 4}
+    at_openai = {"base_url": f"{openai.url}/v1", "supports": {"seed": True}, "max_choices": 4}
     entries: dict[str, dict[str, Any]] = {
         name: {"litellm": f"openai/{name}", **at_openai} for name in ("gpt", "fuser", "agent")
     }
@@ -247,7 +247,14 @@ async def test_a_cap_is_never_exceeded_with_64_calls_in_flight(
 async def test_a_whole_run_stays_within_its_cap_and_tests_its_candidates(tmp_path: Path, caps: Caps) -> None:
     async with OpenAIServer(planted_answer({"gpt": 0.5}), faults=Faults(STORMY, retry_after=None)) as server:
         # Without litellm, which is slower: this test is about the budget.
-        entry = {"base_url": server.base_url, "parameters": 1e9, "backoff_seconds": 0.02, "max_attempts": 15, **PRICES}
+        entry = {
+            "base_url": server.base_url,
+            "supports": {"seed": True},
+            "parameters": 1e9,
+            "backoff_seconds": 0.02,
+            "max_attempts": 15,
+            **PRICES,
+        }
         catalog = tmp_path / "models.yaml"
         catalog.write_text(yaml.safe_dump({"models": dict.fromkeys(("gpt", "claude", "fuser"), entry)}))
         budget = {"usd": caps.usd, "tokens": caps.tokens, "calls": caps.calls}

@@ -52,7 +52,13 @@ def write_task(folder: Path, base_url: str) -> Path:
         rows = [{"id": f"{split}{i}", "word": f"{split}-{i}", "target": f"{split}-{i}"} for i in range(count)]
         (task / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     entries = {
-        name: {"base_url": base_url, "parameters": size, "concurrency": 16, "max_choices": 8}
+        name: {
+            "base_url": base_url,
+            "supports": {"seed": True},
+            "parameters": size,
+            "concurrency": 16,
+            "max_choices": 8,
+        }
         for name, size in MODELS.items()
     }
     (folder / "models.yaml").write_text(yaml.safe_dump({"models": entries}))

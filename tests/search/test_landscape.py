@@ -165,7 +165,10 @@ def test_the_command_records_a_task_folder_and_prints_a_summary(tmp_path: Path) 
         (tmp_path / "task" / f"{split}.jsonl").write_text(rows(split, 4))
     printed = io.StringIO()
     with ServerProcess(counter=tmp_path / "requests.jsonl", quality={"small": 0.3, "large": 0.9}) as server:
-        entries = {name: {"base_url": server.base_url, "parameters": size} for name, size in MODELS.items()}
+        entries = {
+            name: {"base_url": server.base_url, "supports": {"seed": True}, "parameters": size}
+            for name, size in MODELS.items()
+        }
         (tmp_path / "models.yaml").write_text(yaml.safe_dump({"models": entries}))
         settings = [f"models={tmp_path / 'models.yaml'}", f"journal={tmp_path / 'j.db'}"]
         run_recording(tmp_path / "task", tmp_path / "planted.npz", settings, Console(file=printed, width=200))

@@ -54,7 +54,7 @@ def answer(body: dict[str, Any], index: int) -> str:
 
 async def test_strategies_with_a_model_run_on_a_landscape_with_any_endpoint(tmp_path: Path) -> None:
     async with OpenAIServer(answer) as server:
-        entry = {"base_url": server.base_url, "json_schema": True, "context_length": 16_384}
+        entry = {"base_url": server.base_url, "supports": {"seed": True}, "json_schema": True, "context_length": 16_384}
         (tmp_path / "my.yaml").write_text(yaml.safe_dump({"models": {"capable": entry}}))
         settings = [f"models={tmp_path / 'my.yaml'}", f"journal={tmp_path / 'j.db'}", "agent.model=capable"]
         wanted = ["agent", "llm_zero_shot"]
@@ -71,7 +71,7 @@ async def test_strategies_with_a_model_run_on_a_landscape_with_any_endpoint(tmp_
 
 async def test_proposals_of_the_fallback_are_not_counted_as_the_models(tmp_path: Path) -> None:
     async with OpenAIServer(lambda body, index: "I would rather not.") as server:
-        entry = {"base_url": server.base_url, "context_length": 16_384}
+        entry = {"base_url": server.base_url, "supports": {"seed": True}, "context_length": 16_384}
         (tmp_path / "my.yaml").write_text(yaml.safe_dump({"models": {"useless": entry}}))
         settings = [f"models={tmp_path / 'my.yaml'}", f"journal={tmp_path / 'j.db'}", "agent.model=useless"]
         outcomes = await run_with_model("recorded, quickstart", range(1), load_config(settings), ["agent_hpo"])

@@ -92,5 +92,5 @@ async def _check(spec: ModelSpec, config: Config, console: Console) -> None:
     console.print(f"{spec.name} ({_route(spec)}) answered {response.choices[0].text!r}", markup=False)
     console.print(
         f"in {seconds:.2f} s (the call itself {response.seconds:.2f} s), {prompt} + {completion} tokens, "
-        f"{completion / max(response.seconds, 1e-9):.1f} tokens/s, {spec.price.usd(prompt, completion):.2g} USD"
+        f"{completion / max(response.seconds, 1e-9):.1f} tokens/s, {spec.prices.usd(prompt, completion):.2g} USD"
     )

@@ -16,6 +16,7 @@ from agentopt.deploy.deployment import Deployment
 from agentopt.deploy.export.endpoints import endpoint_of, url_variable
 from agentopt.deploy.export.source import ELSEWHERE, Extraction
 from agentopt.models.catalog import ModelSpec
+from agentopt.models.fitting import response_format
 from agentopt.taskfile.loading import in_order, read_spec
 from agentopt.taskfile.schema import SubtaskSpec, TaskSpec
 from agentopt.workflow import fusion as fusion_module
@@ -140,12 +141,16 @@ Needs `pip install {" ".join(self._parts.libraries)}`{needs}.{serving}
         return f"Endpoint({', '.join(f'{key}={value!r}' for key, value in arguments.items())})"
 
     def _settings(self, spec: SubtaskSpec, model: str) -> dict[str, Any]:
-        settings: dict[str, Any] = {"temperature": spec.temperature, "top_p": spec.top_p, "max_tokens": spec.max_tokens}
+        entry = self._deployment.specs[model]
+        sampling = {
+            name: getattr(entry if getattr(spec, name) is None else spec, name) for name in ("temperature", "top_p")
+        }
+        settings: dict[str, Any] = {name: value for name, value in sampling.items() if value is not None}
+        settings["max_tokens"] = spec.max_tokens
         if spec.stop:
             settings["stop"] = list(spec.stop)
         if spec.parse.kind == "json" and self._deployment.specs[model].json_schema:
-            schema = {"name": "answer", "strict": True, "schema": spec.parse.options["schema"]}
-            settings["response_format"] = {"type": "json_schema", "json_schema": schema}
+            settings["response_format"] = response_format(spec.parse.options["schema"])
         return {**settings, "seed": self._deployment.config.response_seed}
 
     def _fusion_call(self, spec: SubtaskSpec, choice: SubtaskChoice) -> str:

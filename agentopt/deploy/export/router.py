@@ -14,6 +14,7 @@ from agentopt.core.yaml_models import to_yaml
 from agentopt.deploy.deployment import Deployment
 from agentopt.deploy.export.endpoints import url_variable
 from agentopt.models.catalog import ModelSpec
+from agentopt.models.fitting import response_format
 
 NO_KEY = "no-key"
 """Key for endpoints without authentication: litellm requires one."""
@@ -45,10 +46,8 @@ def _entry(
 ) -> dict[str, Any]:
     parameters: dict[str, Any] = {
         **_route(spec),
-        "temperature": subtask.temperature,
-        "top_p": subtask.top_p,
+        **{name: value for name, value in {**_sampling(subtask, spec), **changes}.items() if value is not None},
         "max_tokens": subtask.max_tokens,
-        **changes,
         "timeout": spec.timeout_seconds,
         "max_retries": spec.max_attempts - 1,
         "max_parallel_requests": spec.concurrency,
@@ -60,10 +59,15 @@ def _entry(
     if spec.requests_per_minute:
         parameters["rpm"] = max(1, int(spec.requests_per_minute))
     if subtask.json_schema and spec.json_schema:
-        schema = {"name": "answer", "strict": True, "schema": json.loads(subtask.json_schema)}
-        parameters["response_format"] = {"type": "json_schema", "json_schema": schema}
+        parameters["response_format"] = response_format(json.loads(subtask.json_schema))
     shown = info if spec.chat_template else {**info, "mode": "completion"}
     return {"model_name": name, "litellm_params": parameters, **({"model_info": shown} if shown else {})}
+
+
+def _sampling(subtask: Subtask, spec: ModelSpec) -> dict[str, Any]:
+    """The sampling parameters that the task sets, else those of the catalogue entry."""
+    values = {name: (getattr(subtask, name), getattr(spec, name)) for name in ("temperature", "top_p")}
+    return {name: entry if own is None else own for name, (own, entry) in values.items()}
 
 
 def _route(spec: ModelSpec) -> dict[str, str]:

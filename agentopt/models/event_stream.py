@@ -1,0 +1,66 @@
+"""Joins the server-sent events of a streamed chat completion to one completion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from agentopt.core.errors import MalformedResponseError
+from agentopt.models.json_bytes import parse_json
+
+
+def join_stream(text: str) -> dict[str, Any]:
+    """Join server-sent events of a chat completion to one completion.
+
+    Raises:
+        MalformedResponseError: An event is not JSON, or there is none.
+    """
+    completion: dict[str, Any] = {}
+    choices: dict[int, dict[str, Any]] = {}
+    for line in text.splitlines():
+        data = line.removeprefix("data:").strip()
+        if not line.startswith("data:") or not data or data == "[DONE]":
+            continue
+        event = parse_json(data.encode(errors="replace"))
+        if not isinstance(event, dict):
+            raise MalformedResponseError(f"expected an event to be an object, but got {type(event).__name__}")
+        completion |= {key: event[key] for key in ("usage", "error") if event.get(key)}
+        deltas = event.get("choices")
+        for delta in deltas if isinstance(deltas, list) else []:
+            if isinstance(delta, dict):
+                index = delta.get("index")
+                _add_delta(choices.setdefault(index if isinstance(index, int) else 0, {}), delta)
+    if "error" in completion:  # whatever came before: a stream that breaks off is not a completion
+        return completion
+    return {**completion, "choices": [choices[index] for index in sorted(choices)]}
+
+
+def _add_delta(choice: dict[str, Any], delta: Mapping[str, Any]) -> None:
+    if delta.get("finish_reason"):
+        choice["finish_reason"] = delta["finish_reason"]
+    if isinstance(delta.get("text"), str):
+        choice["text"] = choice.get("text", "") + delta["text"]
+        return
+    part = delta.get("delta") if isinstance(delta.get("delta"), dict) else delta.get("message")
+    message = choice.setdefault("message", {"content": ""})
+    if not isinstance(part, dict):
+        return
+    for key in ("content", "reasoning_content", "reasoning", "refusal"):
+        if isinstance(text := part.get(key), str) and text:
+            message[key] = message.get(key, "") + text
+    _add_tool_calls(message, part.get("tool_calls"))
+
+
+def _add_tool_calls(message: dict[str, Any], deltas: Any) -> None:
+    for delta in deltas if isinstance(deltas, list) else []:
+        if not isinstance(delta, dict):
+            continue
+        calls = message.setdefault("tool_calls", [])
+        index = delta.get("index")
+        index = index if isinstance(index, int) and 0 <= index <= len(calls) else len(calls)
+        if index == len(calls):
+            calls.append({"id": delta.get("id"), "function": {"name": "", "arguments": ""}})
+        function = delta.get("function")
+        for key in ("name", "arguments"):
+            if isinstance(function, dict) and isinstance(function.get(key), str):
+                calls[index]["function"][key] += function[key]

@@ -1,0 +1,158 @@
+"""Fits a request to its model's endpoint: what is sent, in which form, and what is left out.
+
+`fit` is pure and idempotent. A fitted request is what the cache key is computed from, so that a response is only
+found for a request that would be sent in the same form.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from agentopt.models.base import Message, Request
+from agentopt.models.catalog import ModelSpec, Supports
+from agentopt.models.strict_schema import strict_schema
+
+ABILITIES = tuple(Supports.model_fields)
+
+
+def fit(request: Request, spec: ModelSpec, refused: frozenset[str] = frozenset()) -> Request:
+    """Return the request as it will be sent to the endpoint of `spec`.
+
+    Args:
+        request: The request.
+        spec: The catalogue entry of its model.
+        refused: Parameters that the endpoint was found to refuse; see `UnsupportedParameterError.parameter`.
+
+    Returns:
+        The request with the entry's sampling parameters filled in, and without what the endpoint does not take.
+        `left_out` holds the names of the parameters that must not be sent.
+    """
+    unsupported = {name for name in ABILITIES if getattr(spec.supports, name) is False}
+    left_out = request.left_out | refused | unsupported
+    if not spec.json_schema:
+        left_out |= {"json_schema"}
+
+    def value(name: str) -> Any:
+        own = getattr(request, name)
+        return None if name in left_out else own if own is not None else getattr(spec, name)
+
+    joined = spec.system_role == "user" or "system_role" in left_out
+    return replace(
+        request,
+        messages=_joined(request.messages) if joined else request.messages,
+        temperature=value("temperature"),
+        top_p=value("top_p"),
+        reasoning_effort=value("reasoning_effort"),
+        json_schema=None if "json_schema" in left_out else request.json_schema,
+        left_out=frozenset(left_out),
+    )
+
+
+def choices_per_request(request: Request, spec: ModelSpec) -> int:
+    """Return the most choices that one request may have."""
+    return 1 if "n" in request.left_out or spec.supports.n is False else spec.max_choices
+
+
+def shape(request: Request, spec: ModelSpec) -> str:
+    """Describe what a fitted request has beyond its own fields, for `Request.key`.
+
+    Empty for a plain request, so that it has the cache key of version 0.1.0.
+    """
+    parts: dict[str, Any] = {
+        "json_schema": request.json_schema and _response_format(request),
+        "body": spec.extra_body,
+        # Not in the clear: a header may hold a secret.
+        "headers": spec.extra_headers and hashlib.sha256(json.dumps(spec.extra_headers).encode()).hexdigest(),
+        "query": spec.query,
+    }
+    used = {name: value for name, value in parts.items() if value}
+    return json.dumps(used, sort_keys=True) if used else ""
+
+
+def payload(spec: ModelSpec, request: Request) -> dict[str, Any]:
+    """Return the body of the request in the OpenAI format."""
+    request = fit(request, spec)
+    body: dict[str, Any] = {"model": spec.litellm or spec.model or spec.name}
+    body[_max_tokens_parameter(spec, request)] = request.max_tokens
+    if spec.chat_template:
+        body["messages"] = [message.body() for message in request.messages]
+    else:
+        body["prompt"] = "\n\n".join(message.content for message in request.messages)
+    sampling = {"temperature": request.temperature, "top_p": request.top_p, "seed": _seed(spec, request)}
+    body |= {name: value for name, value in sampling.items() if value is not None}
+    if (n := min(request.n, choices_per_request(request, spec))) > 1:
+        body["n"] = n
+    if request.stop and "stop" not in request.left_out:
+        body["stop"] = list(request.stop)
+    if request.json_schema:
+        body["response_format"] = _response_format(request)
+    if request.tools and "tools" not in request.left_out:
+        body["tools"] = [json.loads(tool) for tool in request.tools]
+        if request.tool_choice is not None:
+            body["tool_choice"] = json.loads(request.tool_choice)
+    if request.reasoning_effort is not None:
+        body["reasoning_effort"] = request.reasoning_effort
+    if spec.stream or "stream" in request.left_out:
+        body["stream"] = True
+        if "stream_options" not in request.left_out:
+            body["stream_options"] = {"include_usage": True}
+    whole: dict[str, Any] = without_surrogates({**body, **spec.extra_body})
+    return whole
+
+
+def without_surrogates(value: Any) -> Any:
+    """Replace lone surrogates in every text of a JSON value: they cannot be encoded as UTF-8."""
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode(errors="replace").decode()
+    if isinstance(value, Mapping):
+        return {without_surrogates(key): without_surrogates(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_surrogates(inner) for inner in value]
+    return value
+
+
+def _seed(spec: ModelSpec, request: Request) -> int | None:
+    wanted = spec.supports.seed or request.seed != 0
+    return request.sampling_seed if wanted and "seed" not in request.left_out else None
+
+
+def _max_tokens_parameter(spec: ModelSpec, request: Request) -> str:
+    other = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
+    name = spec.max_tokens_parameter
+    return other[name] if name in request.left_out else name
+
+
+def _joined(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Join the system messages to the first user message, which they precede."""
+    system = [message.content for message in messages if message.role == "system"]
+    others = [message for message in messages if message.role != "system"]
+    if not system:
+        return messages
+    first = next((i for i, message in enumerate(others) if message.role == "user"), None)
+    if first is None:
+        return (Message("user", "\n\n".join(system)), *others)
+    user = others[first]
+    content = "\n\n".join([*system, user.content])
+    parts = (json.dumps({"type": "text", "text": "\n\n".join(system)}), *user.parts) if user.parts else ()
+    others[first] = replace(user, content=content, parts=parts)
+    return tuple(others)
+
+
+def response_format(schema: dict[str, Any], *, strict: bool = True) -> dict[str, Any]:
+    """Return `response_format` of the OpenAI format.
+
+    Args:
+        schema: The JSON schema.
+        strict: Whether the endpoint takes strict schemas. The schema is sent as strict if it has a strict form.
+    """
+    strict_form = strict_schema(schema) if strict else None
+    form = {"schema": schema} if strict_form is None else {"strict": True, "schema": strict_form}
+    return {"type": "json_schema", "json_schema": {"name": "answer", **form}}
+
+
+def _response_format(request: Request) -> dict[str, Any]:
+    return response_format(json.loads(request.json_schema or "{}"), strict="strict" not in request.left_out)

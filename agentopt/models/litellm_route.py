@@ -1,0 +1,97 @@
+"""Calls any other provider through litellm, one attempt per call. The only module that imports litellm."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Coroutine
+from typing import Any, ClassVar
+from weakref import WeakSet
+
+from agentopt.models.catalog import ModelSpec
+from agentopt.models.response_body import ReadBody, read_completion
+
+PREPARATION_SECONDS = 0.25
+
+
+class LitellmRoute:
+    """A provider that litellm knows. The HTTP clients of litellm are shared by all routes of an event loop.
+
+    Args:
+        spec: A catalogue entry with `litellm`.
+        api_key: The key; litellm reads the provider's own variable unless given.
+    """
+
+    _open: ClassVar[WeakSet[LitellmRoute]] = WeakSet()
+
+    def __init__(self, spec: ModelSpec, api_key: str | None) -> None:
+        self._litellm = load_litellm()
+        self._is_chat = spec.chat_template
+        self._options = {
+            "timeout": spec.timeout_seconds,
+            "num_retries": 0,
+            "max_retries": 0,
+            # Parameters that a provider does not have are left out: without `n`, fewer choices are returned.
+            "drop_params": True,
+            **({"api_base": spec.base_url} if spec.base_url else {}),
+            **({"api_key": api_key} if api_key else {}),
+            **({"api_version": spec.query["api-version"]} if "api-version" in spec.query else {}),
+            **({"extra_headers": dict(spec.extra_headers)} if spec.extra_headers else {}),
+        }
+        self._open.add(self)
+
+    async def complete(self, body: dict[str, Any], *, most: int) -> ReadBody:
+        """Send one request.
+
+        Args:
+            body: The request in the OpenAI format.
+            most: Most choices to read.
+
+        Raises:
+            Exception: Of litellm or of an HTTP client, if the request failed.
+            MalformedResponseError: The answer is not a completion.
+        """
+        call = self._litellm.acompletion if self._is_chat else self._litellm.atext_completion
+        answer = await _cancelled_late(call(**body, **self._options))
+        if body.get("stream"):
+            answer = self._litellm.stream_chunk_builder([chunk async for chunk in answer])
+        return read_completion(answer.model_dump(warnings=False) if answer is not None else None, most=most)
+
+    async def aclose(self) -> None:
+        """Close the connections of litellm after the last route."""
+        self._open.discard(self)
+        if not self._open:
+            await self._litellm.close_litellm_async_clients()
+            # litellm would reuse the closed clients.
+            self._litellm.in_memory_llm_clients_cache.flush_cache()
+
+
+async def _cancelled_late(call: Coroutine[Any, Any, Any]) -> Any:
+    """Await a call of litellm, delaying a cancellation until the call is prepared.
+
+    litellm prepares a call in a thread, which takes some milliseconds; cancelled meanwhile, it leaks a coroutine.
+    """
+    task = asyncio.ensure_future(call)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        try:
+            await asyncio.wait({task}, timeout=PREPARATION_SECONDS)
+        finally:
+            task.cancel()
+        await asyncio.wait({task})
+        raise
+
+
+def load_litellm() -> Any:
+    """Import litellm so that it fetches nothing, reads no `.env` file and prints nothing."""
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    os.environ.setdefault("LITELLM_MODE", "PRODUCTION")
+    import litellm
+
+    litellm.telemetry = False
+    litellm.suppress_debug_info = True
+    for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    return litellm

@@ -1,0 +1,134 @@
+"""What a provider's refusal means, read from its status, code and words.
+
+Providers agree on neither statuses nor codes, so their words are matched too. Only text that came from the provider is
+read here; our own messages never are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from agentopt.core.errors import FailureScope
+
+CONTENT_FILTER = re.compile(
+    r"content.?filter|content.{0,20}polic(y|ies)|content management|responsible.?ai|moderation|flagged|safety|"
+    r"prohibited.?content|blocked by|usage polic",
+    re.IGNORECASE,
+)
+CONTEXT_LENGTH = re.compile(
+    r"context.{0,12}(length|window|size)|exceeds? the available context|prompt is too long|too many (input )?tokens|"
+    r"input.{0,20}too long|maximum.{0,20}(input|prompt) (length|tokens)|string_above_max_length|reduce the length",
+    re.IGNORECASE | re.DOTALL,
+)
+NO_CREDIT = re.compile(
+    r"insufficient.?(quota|credit|balance|funds)|no credit|out of credits?|credit balance is too low|"
+    r"exceeded your current quota|billing|payment required|requires more credits|account.{0,20}(suspended|deactivated)",
+    re.IGNORECASE,
+)
+TRANSIENT = re.compile(
+    r"overload|rate.?limit|too many requests|time(d)?.?out|temporar|unavailable|capacity|try again|busy|internal",
+    re.IGNORECASE,
+)
+UNKNOWN_MODEL = re.compile(
+    r"model.{0,80}(not found|does not exist|not exist|unknown|is not available|not supported|no such)|"
+    r"(unknown|no such|invalid|unrecognized) model|model_not_found|invalid_model",
+    re.IGNORECASE | re.DOTALL,
+)
+WRONG_KEY = re.compile(
+    r"invalid.{0,10}api.?key|incorrect api key|authentication|unauthorized|permission", re.IGNORECASE
+)
+UNSUPPORTED = re.compile(
+    r"support|unknown|unrecogni[sz]ed|unexpected|not permitted|not allowed|extra.?(inputs|forbidden|fields)|invalid|"
+    r"must be|only the default|both|not available|deprecated|does not (exist|take|accept)|cannot|can't|disallow|"
+    r"not accept|refus|unable|incompatible|mutually exclusive|\bonly\b|\bno\b",
+    re.IGNORECASE,
+)
+TRANSIENT_STATUSES = frozenset({408, 409, 425, 429})
+"""Of the statuses below 500; all from 500 are transient too."""
+MODEL_STATUSES = frozenset({401, 402, 403, 404, 405, 407, 410, 426, 451, *range(300, 400)})
+"""Every further call to the model would be refused as well. A redirect is not followed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What a refusal affects, and the word that it is counted by."""
+
+    scope: FailureScope
+    kind: str
+
+
+def classify(status: int | None, words: str, *, kind: str) -> Refusal:
+    """Classify a refusal.
+
+    Args:
+        status: HTTP status, or one that the error object has as its code; None if there is none.
+        words: The provider's message, with its code and type.
+        kind: What an unclassified failure is counted by, such as `HTTP 400`.
+    """
+    if NO_CREDIT.search(words) or status == 402:
+        return Refusal("model", kind)
+    if status != 429 and CONTEXT_LENGTH.search(words):
+        return Refusal("example", "context length")
+    if status in (None, 400, 403, 422, 451) and CONTENT_FILTER.search(words):
+        return Refusal("example", "content filter")
+    if status is None:
+        if UNKNOWN_MODEL.search(words) or WRONG_KEY.search(words):
+            return Refusal("model", kind)
+        return Refusal("transient" if TRANSIENT.search(words) else "example", kind)
+    if status in TRANSIENT_STATUSES or status >= 500:
+        return Refusal("transient", kind)
+    if status in MODEL_STATUSES or (status == 400 and UNKNOWN_MODEL.search(words)):
+        return Refusal("model", kind)
+    return Refusal("example", kind)
+
+
+def refused_parameter(words: str, param: str | None, body: Mapping[str, Any]) -> str | None:
+    """Find the parameter that a refused request may be repeated without.
+
+    Args:
+        words: The provider's message, with its code and type.
+        param: `error.param`, if the provider names it.
+        body: The body that was sent.
+
+    Returns:
+        A name as in `UnsupportedParameterError.parameter`; None if the refusal is about something else.
+    """
+    if CONTENT_FILTER.search(words) or CONTEXT_LENGTH.search(words) or not UNSUPPORTED.search(words):
+        return None
+    if named := _named(param or "", body):
+        return named
+    if found := _named(words, body):
+        return found
+    if re.search(r"\bsystem\b|\bdeveloper\b", words, re.IGNORECASE) and _has_system_message(body):
+        return "system_role"
+    if re.search(r"\bstream", words, re.IGNORECASE):
+        return _stream(words, body)
+    return None
+
+
+def _named(words: str, body: Mapping[str, Any]) -> str | None:
+    if re.search(r"schema|response_format|strict", words, re.IGNORECASE) and "response_format" in body:
+        schema = body["response_format"].get("json_schema")
+        return "strict" if isinstance(schema, dict) and schema.get("strict") else "json_schema"
+    # Of two parameters that exclude each other, the temperature is kept.
+    for name in ("max_completion_tokens", "max_tokens", "top_p", "temperature", "seed", "stop", "reasoning_effort"):
+        if name in body and re.search(rf"(?<![a-z_]){name}(?![a-z_])", words):
+            return name
+    if re.search(r"\btools?\b|\btool_choice\b|function call", words, re.IGNORECASE) and "tools" in body:
+        return "tools"
+    if "n" in body and re.search(r"(?<![A-Za-z0-9_'])'?`?\"?n'?`?\"?(?![A-Za-z0-9_'])", words):
+        return "n"
+    return None
+
+
+def _has_system_message(body: Mapping[str, Any]) -> bool:
+    return any(message.get("role") in ("system", "developer") for message in body.get("messages", ()))
+
+
+def _stream(words: str, body: Mapping[str, Any]) -> str | None:
+    if not body.get("stream"):
+        return "stream"
+    return "stream_options" if "stream_options" in body and "stream_options" in words else None

@@ -1,0 +1,253 @@
+"""Reads the body of a chat completion, whatever an endpoint sends.
+
+Any bytes give a `ReadBody` or a `MalformedResponseError`; nothing else is raised.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from agentopt.core.errors import MalformedResponseError
+from agentopt.models.base import ToolCall
+from agentopt.models.event_stream import join_stream
+from agentopt.models.json_bytes import parse_json
+from agentopt.models.thoughts import split_thought
+
+MOST_TOKENS = 10_000_000
+"""A larger count in `usage` is not believed: no model has such a context."""
+FINISH_REASONS = {
+    "max_tokens": "length",
+    "max_output_tokens": "length",
+    "MAX_TOKENS": "length",
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "eos": "stop",
+    "STOP": "stop",
+    "tool_use": "tool_calls",
+    "function_call": "tool_calls",
+    "SAFETY": "content_filter",
+    "refusal": "content_filter",
+}
+"""A provider's word -> that of the OpenAI format."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadChoice:
+    """One choice as it was read; `text` is without thoughts."""
+
+    text: str
+    finish_reason: str = "stop"
+    thought: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+
+    @property
+    def length(self) -> int:
+        """Characters that the model wrote."""
+        return len(self.text) + len(self.thought) + sum(len(c.name) + len(c.arguments) for c in self.tool_calls)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadUsage:
+    """Tokens as the provider reported them; None for a count that is missing or absurd."""
+
+    prompt: int | None = None
+    completion: int | None = None
+    cached: int = 0
+    reasoning: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ReadBody:
+    """A completion: at least one choice, and the usage."""
+
+    choices: tuple[ReadChoice, ...]
+    usage: ReadUsage
+
+
+def read_body(content: bytes, *, most: int, content_type: str = "") -> ReadBody:
+    """Read a whole body: a JSON object, or a stream of server-sent events.
+
+    Args:
+        content: The body after decompression.
+        most: Most choices to read.
+        content_type: The `Content-Type` header.
+
+    Raises:
+        MalformedResponseError: The body is not a completion, or an error object.
+    """
+    text = content.lstrip()
+    if "event-stream" in content_type or text.startswith((b"data:", b"event:", b":")):
+        return read_completion(join_stream(content.decode(errors="replace")), most=most)
+    return read_completion(parse_json(content), most=most)
+
+
+def read_completion(answer: Any, *, most: int) -> ReadBody:
+    """Read a parsed completion.
+
+    Raises:
+        MalformedResponseError: It is not a completion, or an error object.
+    """
+    if not isinstance(answer, dict):
+        raise MalformedResponseError(f"expected a JSON object, but got {type(answer).__name__}")
+    usage = read_usage(answer.get("usage"))
+    tokens = (usage.prompt or 0, usage.completion or 0) if isinstance(answer.get("usage"), dict) else None
+    choices = answer.get("choices")
+    if answer.get("error") and not choices:
+        raise _error_body(answer["error"], tokens)
+    if not isinstance(choices, list) or not choices:
+        raise _with_tokens(MalformedResponseError(f"expected choices, but got {_shown(choices)}"), tokens)
+    try:
+        return ReadBody(tuple(read_choice(choice) for choice in choices[:most]), usage)
+    except MalformedResponseError as error:
+        raise _with_tokens(error, tokens) from None
+
+
+def read_choice(choice: Any) -> ReadChoice:
+    """Read one choice: text or content parts, thoughts, tool calls, refusal.
+
+    Null content is an empty text, whatever the route and the reason.
+
+    Raises:
+        MalformedResponseError: It is not a choice.
+    """
+    if not isinstance(choice, dict):
+        raise MalformedResponseError(f"expected a choice to be an object, but got {type(choice).__name__}")
+    if choice.get("error"):
+        raise _error_body(choice["error"], None)
+    message = choice.get("message")
+    if not isinstance(message, dict):
+        if "text" not in choice:
+            raise MalformedResponseError(f"expected a choice to have a message, but got {_shown(message)}")
+        message = {"content": choice["text"]}
+    calls = _tool_calls(message)
+    text, parts_thought = _content(message.get("content"))
+    if not text and isinstance(message.get("refusal"), str):
+        text = message["refusal"]
+    inline, text = split_thought(clean(text))
+    separate = _thought(message)
+    thought = "\n".join(part for part in (separate, parts_thought, inline) if part)
+    reason = choice.get("finish_reason")
+    reason = reason if isinstance(reason, str) and reason else "tool_calls" if calls else "stop"
+    return ReadChoice(text, clean(FINISH_REASONS.get(reason, reason))[:32], clean(thought), calls)
+
+
+def read_usage(usage: Any) -> ReadUsage:
+    """Read the usage of a completion, in the OpenAI or the Anthropic format."""
+    if not isinstance(usage, dict):
+        return ReadUsage()
+    prompt = _first_count(usage, "prompt_tokens", "input_tokens")
+    completion = _first_count(usage, "completion_tokens", "output_tokens")
+    cached = _detail(usage, "prompt_tokens_details", "cached_tokens") or _count(usage.get("prompt_cache_hit_tokens"))
+    reasoning = _detail(usage, "completion_tokens_details", "reasoning_tokens")
+    return ReadUsage(prompt, completion, min(cached or 0, prompt or 0), min(reasoning or 0, completion or 0))
+
+
+def error_object(error: Any) -> Mapping[str, Any]:
+    """Return an error's fields; a text is its message."""
+    return error if isinstance(error, dict) else {"message": clean(str(error))[:1000]}
+
+
+def error_text(error: Mapping[str, Any]) -> str:
+    """Return the provider's words in an error object: the message, and the code or type."""
+    message, code = error.get("message"), error.get("code") or error.get("type")
+    detail = error.get("metadata")
+    raw = detail.get("raw") if isinstance(detail, dict) else None
+    words = [str(part) for part in (message, raw, code) if part and isinstance(part, str | int)]
+    return clean(" ".join(dict.fromkeys(words))) or clean(json.dumps(error, default=str)[:1000])
+
+
+def clean(text: str) -> str:
+    """Replace lone surrogates: half an emoji, cut off by `max_tokens`, cannot be counted, shown or stored."""
+    return text.encode(errors="replace").decode()
+
+
+def _error_body(error: Any, tokens: tuple[int, int] | None) -> MalformedResponseError:
+    fields = error_object(error)
+    failure = MalformedResponseError(error_text(fields))
+    failure.error, failure.tokens = fields, tokens
+    return failure
+
+
+def _with_tokens(error: MalformedResponseError, tokens: tuple[int, int] | None) -> MalformedResponseError:
+    error.tokens = tokens
+    return error
+
+
+def _shown(value: Any) -> str:
+    return "none" if value is None or value == [] else type(value).__name__
+
+
+def _content(content: Any) -> tuple[str, str]:
+    """Text and thoughts of a message's content, which may be a list of parts."""
+    if content is None:
+        return "", ""
+    if isinstance(content, str):
+        return content, ""
+    if not isinstance(content, list):
+        raise MalformedResponseError(f"expected a choice's content to be text, but got {type(content).__name__}")
+    texts: list[str] = []
+    thoughts: list[str] = []
+    for part in content:
+        if isinstance(part, str):
+            texts.append(part)
+        elif isinstance(part, dict):
+            kind = str(part.get("type"))
+            found = _part_text(part)
+            (thoughts if kind in ("thinking", "reasoning", "thought") else texts).append(found)
+    return "".join(texts), "\n".join(thought for thought in thoughts if thought)
+
+
+def _part_text(part: Mapping[str, Any]) -> str:
+    for key in ("text", "thinking", "reasoning", "refusal", "content"):
+        value = part.get(key)
+        if isinstance(value, str):
+            return value
+        if isinstance(value, list):
+            return _content(value)[0]
+    return ""
+
+
+def _thought(message: Mapping[str, Any]) -> str:
+    for key in ("reasoning_content", "reasoning", "thinking"):
+        if isinstance(value := message.get(key), str) and value:
+            return value
+    details = message.get("reasoning_details")
+    if isinstance(details, list):
+        return "\n".join(text for part in details if isinstance(part, dict) and (text := _part_text(part)))
+    return ""
+
+
+def _tool_calls(message: Mapping[str, Any]) -> tuple[ToolCall, ...]:
+    calls = message.get("tool_calls")
+    if not isinstance(calls, list):
+        return ()
+    found = []
+    for index, call in enumerate(calls):
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise MalformedResponseError(f"expected a tool call to have a function with a name, but got {_shown(call)}")
+        arguments = function.get("arguments")
+        text = arguments if isinstance(arguments, str) else json.dumps(arguments or {}, ensure_ascii=False)
+        call_id = call.get("id")
+        found.append(ToolCall(str(call_id) if call_id else f"call_{index}", clean(function["name"]), clean(text)))
+    return tuple(found)
+
+
+def _count(value: Any) -> int | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if not 0 <= value <= MOST_TOKENS or value != value // 1:
+        return None
+    return int(value)
+
+
+def _first_count(usage: Mapping[str, Any], *names: str) -> int | None:
+    return next((count for name in names if (count := _count(usage.get(name))) is not None), None)
+
+
+def _detail(usage: Mapping[str, Any], group: str, name: str) -> int | None:
+    details = usage.get(group)
+    return _count(details.get(name)) if isinstance(details, dict) else None
