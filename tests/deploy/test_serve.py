@@ -293,7 +293,7 @@ async def test_no_call_is_lost_or_mixed_through_a_promotion(folder: Path) -> Non
 
     async with OpenAIServer(answer_and_tell, delay=0.2) as backend:
         deployment = deployment_in(folder, backend)
-        limits = httpx.ServerLimits(max_connections=200)
+        limits = httpx.Limits(max_connections=200)
         async with served(deployment, watch=True) as url, httpx.AsyncClient(timeout=60, limits=limits) as client:
 
             def ask(number: int) -> asyncio.Task[httpx.Response]:
