@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from agentopt.core.records import Evaluation, Score, Trial
     from agentopt.core.registry import fusion, parser, scorer, strategy
     from agentopt.core.stop_reason import StopKind, StopReason
-    from agentopt.core.task import Example, Fusion, Program, Subtask, Task, TokenLengths, asked_by_program
+    from agentopt.core.task import Example, Fusion, Program, Subtask, Task, TokenLengths, program_prompt
     from agentopt.models.catalog import ModelSpec
     from agentopt.prompts.diagnosis import Diagnosis
     from agentopt.prompts.settings import PromptSettings
@@ -58,7 +58,6 @@ _HOME = {
     "adiagnose": "api",
     "aevaluate": "api",
     "aoptimize": "api",
-    "asked_by_program": "core.task",
     "diagnose": "api",
     "evaluate": "api",
     "fusion": "core.registry",
@@ -68,10 +67,14 @@ _HOME = {
     "load_task": "taskfile.loading",
     "optimize": "api",
     "parser": "core.registry",
+    "program_prompt": "core.task",
     "scorer": "core.registry",
     "strategy": "core.registry",
 }
 """Public name -> its module."""
+
+_RENAMED = {"asked_by_program": "program_prompt"}
+"""Name in version 0.1.0, which can still be imported -> present name."""
 
 _MODULES = ("cost", "errors", "events")
 """Public modules of `agentopt.core`."""
@@ -108,7 +111,6 @@ __all__ = [
     "adiagnose",
     "aevaluate",
     "aoptimize",
-    "asked_by_program",
     "cost",
     "diagnose",
     "errors",
@@ -121,12 +123,14 @@ __all__ = [
     "load_task",
     "optimize",
     "parser",
+    "program_prompt",
     "scorer",
     "strategy",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    name = _RENAMED.get(name, name)
     if name in _MODULES:
         return import_module(f"agentopt.core.{name}")
     if name in _HOME:

@@ -291,7 +291,7 @@ def load(task: TaskSource, config: Config, *, agent: bool = True) -> LoadedTask:
     catalog = Catalog.load(*config.models)
     loaded = task if isinstance(task, Task) else load_task(task, catalog=catalog, overrides=config.task)
     names = list(loaded.models)
-    if agent and config.asks_a_model and config.agent.model:
+    if agent and config.calls_model and config.agent.model:
         names.append(config.agent.model)
     if agent and config.writer:
         names.append(config.writer)

@@ -22,7 +22,7 @@ import aiohttp
 
 from agentopt.core.candidate import SubtaskChoice
 from agentopt.core.records import Answer
-from agentopt.core.task import Example, Subtask, Task, asked_by_program
+from agentopt.core.task import Example, Subtask, Task, program_prompt
 from agentopt.models.base import Message
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.openai_format import ChatCall
@@ -70,7 +70,7 @@ async def client(*arguments: object) -> float:
 
 def run_of(session: Session) -> ProgramRun:
     """A program run whose subtask uses one sample of the backend."""
-    find = Subtask("find", asked_by_program, (MODEL,), num_samples=(1,), max_tokens=8)
+    find = Subtask("find", program_prompt, (MODEL,), num_samples=(1,), max_tokens=8)
     task = Task("benchmark", (find,), lambda *_: NotImplemented, {})
     sampler = SubtaskSampler(session.model, session.specs)
 

@@ -125,6 +125,12 @@ def test_every_public_name_is_there_and_documented(name: str) -> None:
     assert home is None or found.__module__ == f"agentopt.{home}"
 
 
+@pytest.mark.parametrize(("old", "new"), agentopt._RENAMED.items())
+def test_a_name_of_version_0_1_0_is_the_renamed_one(old: str, new: str) -> None:
+    assert getattr(agentopt, old) is getattr(agentopt, new)
+    assert old not in dir(agentopt)
+
+
 def test_a_name_that_is_not_public_is_no_attribute() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'optimise'"):
         agentopt.optimise  # noqa: B018 - the access is the test

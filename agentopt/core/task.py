@@ -174,14 +174,17 @@ class Program:
             raise TaskError(rule, where="program", remedy="make `timeout` and `concurrency` positive")
 
 
-def asked_by_program(inputs: Mapping[str, Any], outputs: Mapping[str, Value]) -> str:
-    """`render` for a program's subtasks: their prompts come from the program; estimates use the inputs."""
+def program_prompt(inputs: Mapping[str, Any], outputs: Mapping[str, Value]) -> str:
+    """Return the inputs as JSON: the `render` of a program's subtasks, whose prompts come from the program.
+
+    The text is used only to estimate token counts.
+    """
     return json.dumps(dict(inputs), ensure_ascii=False, default=str)
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A number reported beside the score: the scorer's value for the output of `subtask`; 0 where there is none."""
+    """A number reported beside the score: the scorer's value for the output of `subtask`; 0 without an output."""
 
     subtask: str
     scorer: Scorer

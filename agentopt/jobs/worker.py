@@ -1,7 +1,7 @@
 """Executes claimed runs: renews the lease, records the outcome, writes the log and sends webhooks.
 
 The owner of a run is a process. It holds a lock file named after its id while it is alive, so that another process on
-the same machine can tell immediately that an owner is dead; on other machines its lease has to expire.
+the same machine can detect immediately that an owner is dead; on other machines its lease has to expire.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ class Config(Strict):
         return list(value.values()) if named and isinstance(value, Mapping) else value
 
     @model_validator(mode="after")
-    def _experience_is_given_where_it_is_told(self) -> Self:
+    def _has_experience_if_needed(self) -> Self:
         if self.strategy == "mlcopilot" and self.agent.experience is None:
             raise PydanticCustomError(
                 "experience",
@@ -89,7 +89,7 @@ class Config(Strict):
         return self
 
     @property
-    def asks_a_model(self) -> bool:
+    def calls_model(self) -> bool:
         """Whether the strategy calls `agent.model` for its proposals."""
         return bool(STRATEGIES.find(self.strategy).traits.get("calls_model"))
 
@@ -97,11 +97,11 @@ class Config(Strict):
     def writer(self) -> str | None:
         """Catalogue name of the model that writes prompts; None leaves them to the authored fragments.
 
-        The agent's own model writes only where there is an agent: no other strategy loads it.
+        The agent's model writes prompts only for strategies that load it.
         """
         if self.prompts.when == "never" or self.prompts.proposer == "components":
             return None
-        return self.prompts.model or (self.agent.model if self.asks_a_model else None)
+        return self.prompts.model or (self.agent.model if self.calls_model else None)
 
     def absolute(self, base: Path | None = None) -> Self:
         """A copy whose paths are absolute, relative ones taken from `base` (the working directory unless given)."""

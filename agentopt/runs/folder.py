@@ -20,7 +20,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from agentopt.core.candidate import Candidate
-from agentopt.core.errors import ConfigError
+from agentopt.core.errors import ConfigError, UserError
 from agentopt.core.files import write_atomically
 from agentopt.core.fingerprint import VERSION
 from agentopt.core.fingerprint import fingerprint as core_fingerprint
@@ -160,9 +160,29 @@ class RunFolder:
             ) from error
 
 
-def list_runs(folder: Path | str) -> list[RunFolder]:
-    """Every run in `folder`, oldest first."""
-    return [RunFolder.open(file.parent) for file in sorted(Path(folder).glob("*/config.yaml"))]
+@dataclass(frozen=True, slots=True)
+class UnreadableRun:
+    """A run whose `config.yaml` cannot be read now, for example because its strategy's plugin is not installed.
+
+    Attributes:
+        path: The folder.
+        error: The reason, with its remedy.
+    """
+
+    path: Path
+    error: UserError
+
+
+def list_runs(folder: Path | str) -> list[RunFolder | UnreadableRun]:
+    """Return every run in `folder`, oldest first."""
+    return [_opened(file.parent) for file in sorted(Path(folder).glob("*/config.yaml"))]
+
+
+def _opened(path: Path) -> RunFolder | UnreadableRun:
+    try:
+        return RunFolder.open(path)
+    except UserError as error:
+        return UnreadableRun(path, error)
 
 
 def fingerprint(task: Task, config: Config) -> str:

@@ -16,7 +16,7 @@ from agentopt.search.variants import Tried
 
 def check_search_settings(config: Config) -> None:
     """Raises `ConfigError` if the search lacks something: a sampler's package, an option, the run of a similar task."""
-    if config.asks_a_model or config.strategy == "optuna":
+    if config.calls_model or config.strategy == "optuna":
         from agentopt.search.samplers import sampler_named
 
         sampler_named(config.search.sampler)

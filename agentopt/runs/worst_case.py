@@ -162,7 +162,7 @@ def _longest_prompt(task: Task, subtask: Subtask, example: Example) -> str:
 def _agent_usage(specs: Mapping[str, ModelSpec], config: Config, trials: int) -> Usage:
     """Guidelines and every attempt at a proposal, for as many rounds as the trials allow."""
     settings = config.agent
-    if not config.asks_a_model or settings.model is None:
+    if not config.calls_model or settings.model is None:
         return Usage()
     rounds = -(-trials // config.search.batch_size)
     calls = rounds * (1 + settings.attempts)

@@ -67,7 +67,7 @@ class Choice:
 
     @property
     def too_few_rows(self) -> bool:
-        """Whether nothing is saved, and there are too few rows to tell candidates within the tolerance apart."""
+        """Whether no row is saved and the rows are too few to resolve a difference of the tolerance."""
         return self.saving <= 0 and self.rows < self.rows_needed
 
 

@@ -28,7 +28,7 @@ from agentopt.core.task import (
     Task,
     TokenLengths,
     Value,
-    asked_by_program,
+    program_prompt,
 )
 from agentopt.core.task_rules import CONTEXT, INPUTS, OLD_CONTEXT, check_names, check_output
 from agentopt.core.user_functions import Functions
@@ -141,7 +141,7 @@ class _Reader:
         left = settings_left(spec) if self.spec.program else frozenset()
         fields = {f.name for f in dataclass_fields(Subtask)} & SubtaskSpec.model_fields.keys()
         built = {
-            "render": asked_by_program if self.spec.program else self.templates[spec.name].render,
+            "render": program_prompt if self.spec.program else self.templates[spec.name].render,
             "parse": self._parser(spec.parse, self.at("parse", spec)),
             "fusion": self._fusion(spec),
             # The order of the keys is kept: it is the order in which a constrained model writes them.

@@ -188,7 +188,7 @@ def _from_hub(source: str, where: str, hub: HubLoader) -> Iterator[Placed]:
     named = _HUB_NAME.fullmatch(source.removeprefix(HUB))
     if named is None:
         rule = f"a dataset of the Hugging Face hub must be named as hf:org/name/config@split, but got {source}"
-        raise TaskError(rule, where=where, remedy="leave out /config or @split where there is only one")
+        raise TaskError(rule, where=where, remedy="leave out /config or @split if there is only one")
     try:
         rows = hub(named["name"], named["config"], named["split"])
     except ImportError as error:

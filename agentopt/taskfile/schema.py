@@ -153,7 +153,7 @@ class ColumnsSpec(Strict):
     """How a row becomes an `Example`."""
 
     id: Text | None = None
-    """The column with the example's id; `id` where there is one, else the number of the line."""
+    """The column with the example's id; default: `id` if the rows have it, otherwise the line number."""
     target: Text | None = None
     """The column that only scorers see; `target` unless given."""
     inputs: Annotated[tuple[Text, ...], Field(min_length=1), AfterValidator(_distinct)] | None = None

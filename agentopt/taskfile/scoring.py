@@ -32,9 +32,16 @@ def is_comparison(spec: Named) -> bool:
 
 
 def check_targets(scorer: Scorer, options: Sequence[str], output: str, rows: Rows) -> None:
-    """A comparison must be able to use every target, and to find it right where the answers are known.
+    """Check that a comparison can use every target, and that a subtask with fixed options can be right.
 
-    `options` are the only values that the subtask `output` can give; empty where there is no such limit.
+    Args:
+        scorer: A comparison with the target.
+        options: The only values that the subtask `output` can return; empty if any value is possible.
+        output: Name of the subtask.
+        rows: The rows of every split.
+
+    Raises:
+        TaskError: The scorer cannot use a row's target, or scores every option 0.
     """
     for row in _all(rows):
         try:

@@ -35,11 +35,11 @@ LANDMARKS = words(
     "Anchor Arrow Bishop Copper Crown Diamond Dragon Eagle Falcon Hunter Lion Maple Phoenix Pilot Raven Ruby Tiger "
     "Velvet Willow Wolf"
 )
-LANDMARK_KINDS = {  # kind: (the sentence that states it, the beginning of the question that asks for it)
-    "river": ("The river {landmark} flows through {town}.", "Which river flows through the town"),
-    "castle": ("The castle {landmark} stands in {town}.", "Which castle stands in the town"),
-    "lake": ("The lake {landmark} lies near {town}.", "Which lake lies near the town"),
-    "hill": ("The hill {landmark} rises above {town}.", "Which hill rises above the town"),
+LANDMARK_KINDS = {  # kind: (verb, preposition) of its sentence and of its question
+    "river": ("flows", "through"),
+    "castle": ("stands", "in"),
+    "lake": ("lies", "near"),
+    "hill": ("rises", "above"),
 }
 SPLITS = {"train": 24, "validation": 24, "test": 60}
 
@@ -86,7 +86,7 @@ def draw_chains(rng: random.Random, shape: Shape, kinds: list[str], answer: str)
         links = (f"{person} works for {resident}.",) if person != resident else ()
         own = landmarks[number * shape.landmarks :][: shape.landmarks]
         facts = [
-            LANDMARK_KINDS[kind][0].format(landmark=name, town=town) for kind, name in zip(kinds, own, strict=True)
+            f"The {kind} {name} {' '.join(LANDMARK_KINDS[kind])} {town}." for kind, name in zip(kinds, own, strict=True)
         ]
         made.append(Chain(person, resident, town, (*links, f"{resident} lives in {town}."), tuple(facts)))
     return made
@@ -125,7 +125,7 @@ def draw_example(rng: random.Random, shape: Shape, number: int, split: str, answ
     return {
         "id": f"{split}-{number:03d}",
         "facts": arrange(rng, made, draw_distractors(rng, made, rest), number),
-        "question": f"{LANDMARK_KINDS[kind][1]} where {who} lives?",
+        "question": f"Which {kind} {' '.join(LANDMARK_KINDS[kind])} the town where {who} lives?",
         "link_question": f"In which town does {who} live?",
         "kind": kind,
         "answer": answer,

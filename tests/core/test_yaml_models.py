@@ -1,4 +1,4 @@
-"""How mistakes in YAML files are told."""
+"""How mistakes in YAML files are reported."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def written(folder: Path, text: str) -> Path:
     return path
 
 
-def told(data: object) -> str:
+def report(data: object) -> str:
     with pytest.raises(ConfigError) as caught:
         validate(Tree, data, "tree.yaml", ConfigError)
     return str(caught.value)
@@ -63,7 +63,7 @@ def test_an_empty_file_is_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("a: 1\nb: [1, 2\n", "file.yaml:3: is not valid YAML"),
         ("a: 1\nb: 2\na: 3\n", "file.yaml:3: is not valid YAML: the key 'a' is given twice"),
@@ -71,14 +71,14 @@ def test_an_empty_file_is_none(tmp_path: Path) -> None:
         ("a: \x07\n", "file.yaml: is not valid YAML"),
     ],
 )
-def test_broken_yaml_names_file_and_line(tmp_path: Path, text: str, said: str) -> None:
+def test_broken_yaml_names_file_and_line(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_yaml(written(tmp_path, text), ConfigError)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert caught.value.remedy
 
 
-def test_a_file_that_is_not_there_or_not_text_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_not_there_or_not_text_is_report(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file"):
         load_yaml(tmp_path / "absent.yaml", ConfigError)
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
@@ -87,30 +87,30 @@ def test_a_file_that_is_not_there_or_not_text_is_told(tmp_path: Path) -> None:
 
 
 def test_an_unknown_key_gets_the_closest_known_one() -> None:
-    said = told({"leaves": {"a": {"sise": 2}}})
-    assert said == "tree.yaml: leaves.a.sise: is not a known key\n  remedy: did you mean 'size'?"
-    assert "known: kind, size" in told({"rows": [{"zzzzzz": 1}]})
+    reported = report({"leaves": {"a": {"sise": 2}}})
+    assert reported == "tree.yaml: leaves.a.sise: is not a known key\n  remedy: did you mean 'size'?"
+    assert "known: kind, size" in report({"rows": [{"zzzzzz": 1}]})
 
 
 def test_a_wrong_value_names_rule_value_and_remedy() -> None:
-    said = told({"rows": [{"size": -4}]})
-    assert said.startswith("tree.yaml: rows.0.size: must be greater than 0, but got -4")
-    assert "did you mean 'number'?" in told({"leaves": {"a": {"kind": "nummber"}}})
-    assert "in quotes" in told({"title": 3})
+    reported = report({"rows": [{"size": -4}]})
+    assert reported.startswith("tree.yaml: rows.0.size: must be greater than 0, but got -4")
+    assert "did you mean 'number'?" in report({"leaves": {"a": {"kind": "nummber"}}})
+    assert "in quotes" in report({"title": 3})
 
 
 def test_the_branches_of_a_union_are_one_mistake() -> None:
-    said = told({"count": "many"})
-    assert said.startswith("tree.yaml: count: ")
-    assert " or " in said
-    assert "but got 'many'" in said
+    reported = report({"count": "many"})
+    assert reported.startswith("tree.yaml: count: ")
+    assert " or " in reported
+    assert "but got 'many'" in reported
 
 
-def test_several_mistakes_are_all_told() -> None:
-    said = told({"title": 3, "titel": "x"})
-    assert said.startswith("tree.yaml: 2 mistakes")
-    assert "title: must be" in said
-    assert "titel: is not a known key (did you mean 'title'?)" in said
+def test_several_mistakes_are_all_reported() -> None:
+    reported = report({"title": 3, "titel": "x"})
+    assert reported.startswith("tree.yaml: 2 mistakes")
+    assert "title: must be" in reported
+    assert "titel: is not a known key (did you mean 'title'?)" in reported
 
 
 def test_the_place_inside_the_file_is_put_in_front() -> None:
@@ -118,11 +118,11 @@ def test_the_place_inside_the_file_is_put_in_front() -> None:
         validate(Tree, {"titel": "x"}, "tree.yaml", ConfigError, key=("trees", 3))
 
 
-def test_data_that_is_no_mapping_is_told() -> None:
-    assert told([1]).startswith("tree.yaml: must be a valid dictionary or instance of Tree, but got [1]")
+def test_data_that_is_no_mapping_is_reported() -> None:
+    assert report([1]).startswith("tree.yaml: must be a valid dictionary or instance of Tree, but got [1]")
 
 
-def test_a_validator_may_say_its_own_remedy() -> None:
+def test_a_validator_may_give_its_own_remedy() -> None:
     class Picky(BaseModel):
         def model_post_init(self, _: object) -> None:
             raise PydanticCustomError("picky", "must be elsewhere", {"remedy": "go away"})

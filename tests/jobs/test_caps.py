@@ -1,4 +1,4 @@
-"""The caps of a run: which is the tightest, what is left, and how it is told."""
+"""The caps of a run: which is the tightest, what is left, and how it is reported."""
 
 from __future__ import annotations
 

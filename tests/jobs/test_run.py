@@ -52,7 +52,7 @@ class Job:
         return await run_due(self.place, self.store, self.clock, self.log, **options)
 
     async def work(self, log: Callable[..., None]) -> JobRun:
-        """A run whose every event is told to `log` while it goes on; it may be another's by its end."""
+        """A run whose every event is passed to `log` while it runs; it may be another's by its end."""
         self.clock.time += 2
         with as_owner(self.store, self.place.data, self.clock, log=log) as worker:
             return await worker.work(claimed(worker, "nightly"))
@@ -519,7 +519,7 @@ def test_every_part_of_the_world_is_in_its_hash(tmp_path: Path) -> None:
     hashes.append(snapshot(caps={"per_run": {"usd": 1}}))
     assert len(set(hashes)) == len(hashes)
     assert snapshot(webhook={"url": "https://x.org", "secret_env": "S"}) == snapshot(), (
-        "who is told makes no difference"
+        "the webhook is not part of the snapshot"
     )
 
 

@@ -351,7 +351,7 @@ LEAKS = """
         raise ValueError(os.environ["TOY_PASSWORD"] + os.environ["OPENAI_API_KEY"] + os.environ["OTHER_API_KEY"])
 
     def exited(inputs):
-        # The end of what is told would begin inside the key.
+        # The reported tail of stderr would begin inside the key.
         print(os.environ["TOY_PASSWORD"] + "x" * 385, file=sys.stderr)
         os._exit(3)
 
@@ -364,7 +364,7 @@ LEAKS = """
 """
 
 
-def told_in(run: Path) -> bytes:
+def content_of(run: Path) -> bytes:
     """All that the files of a run hold."""
     return b"".join(file.read_bytes() for file in run.rglob("*") if file.is_file())
 
@@ -394,7 +394,7 @@ async def test_no_key_is_in_a_programs_error_message(
     config = config.model_copy(update=update)
     with pytest.raises(AgentoptError, match="no candidate could be evaluated") as failed:
         await aoptimize(task, config, provider=toy_model())
-    told = told_in(tmp_path / "runs") + str(failed.value).encode()
+    told = content_of(tmp_path / "runs") + str(failed.value).encode()
     assert b"[key]" in told
     for key in (CATALOG_KEY, OTHER_KEY, CATALOG_KEY[-15:], *gateway_keys):
         assert key.encode() not in told

@@ -14,7 +14,7 @@ from agentopt.cli.commands.optimize import show_result
 from agentopt.cli.run_names import run_path
 from agentopt.core.errors import ConfigError
 from agentopt.runs.config import load_config
-from agentopt.runs.folder import RunFolder, list_runs
+from agentopt.runs.folder import RunFolder, UnreadableRun, list_runs
 from agentopt.runs.result import load_result
 
 
@@ -29,7 +29,9 @@ def show_runs(settings: Sequence[str], console: Console) -> None:
     console.print(table if table.row_count else f"no runs in {folder}")
 
 
-def _run_cells(run: RunFolder) -> tuple[str, str, str, str]:
+def _run_cells(run: RunFolder | UnreadableRun) -> tuple[str, str, str, str]:
+    if isinstance(run, UnreadableRun):
+        return escape(f"cannot be read: {run.error}"), "", "", ""
     try:
         best = load_result(run.path).finalist("best")
     except ConfigError:
