@@ -124,7 +124,9 @@ def test_the_agent_is_given_by_an_option_or_by_a_setting_and_none_otherwise() ->
     assert configured(["seed=3"], "mine") == configured(["agent.model=mine", "seed=3"], None)
 
 
-@pytest.mark.parametrize(("given", "said"), [(["--on", "nowhere"], "no landscape"), (["--only", "x"], "no strategy")])
+@pytest.mark.parametrize(
+    ("given", "problem"), [(["--on", "nowhere"], "no landscape"), (["--only", "x"], "no strategy")]
+)
 def test_a_name_that_selects_nothing_is_the_users_mistake(given: list[str], problem: str) -> None:
     with pytest.raises(SystemExit, match=problem):
         main(["--seeds", "1", "--processes", "1", *given])
