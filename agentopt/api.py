@@ -100,17 +100,10 @@ async def aoptimize(
     try:
         with run.locked():
             run.save()
-            record = broadcast(log_to(run.log), observe)
             async with open_session(
-                specs,
-                run.id,
-                caps=caps,
-                purpose_caps=purpose_caps,
-                journal=config.journal,
-                provider=models,
-                observer=record,
+                specs, run.id, caps=caps, purpose_caps=purpose_caps, journal=config.journal, provider=models
             ) as session:
-                optimization = Optimization(loaded, config, run, session, record, search)
+                optimization = Optimization(loaded, config, run, session, broadcast(log_to(run.log), observe), search)
                 return await optimization.result()
     except UserError:
         if not opened and not run.trials.exists():
@@ -149,9 +142,7 @@ async def aevaluate(
     check_candidate(chosen, loaded)
     caps, run, observe = config.budget.caps(), f"evaluate {loaded.name} {uuid.uuid4().hex}", broadcast(*callbacks)
     models = provider or model_router(specs, observe)
-    async with open_session(
-        specs, run, caps=caps, journal=config.journal, provider=models, observer=observe
-    ) as session:
+    async with open_session(specs, run, caps=caps, journal=config.journal, provider=models) as session:
         evaluator = Evaluator(loaded, session.model, specs, seed=config.response_seed)
         return await evaluator.evaluate(chosen, split, on_result=lambda result: observe(ExampleDone(result)))
 
@@ -191,13 +182,7 @@ async def adiagnose(
     caps, run, observe = config.budget.caps(), f"diagnose {loaded.name} {uuid.uuid4().hex}", broadcast(*callbacks)
     models = provider or model_router(specs, observe)
     async with open_session(
-        specs,
-        run,
-        caps=caps,
-        purpose_caps=config.purpose_caps(),
-        journal=config.journal,
-        provider=models,
-        observer=observe,
+        specs, run, caps=caps, purpose_caps=config.purpose_caps(), journal=config.journal, provider=models
     ) as session:
         evaluator = Evaluator(loaded, session.model, specs, seed=config.response_seed)
         return [await run_diagnosis(loaded, config, session, evaluator, chosen, name, observe) for name in subtasks]

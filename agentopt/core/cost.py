@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,19 +107,57 @@ class Price:
         return (prompt * prompt_tokens + completion * completion_tokens) / 1e6 + self.request * requests
 
 
+CostMeasure = Literal["units", "USD per 1M examples", "tokens"]
+"""What a candidate's cost per example is counted in.
+
+Units need every model's parameter count. Without one, the cost is in USD if every price is known, else in tokens.
+"""
+
+TOKENS = Price(1.0, 1.0)
+"""The price of USD 1 per million tokens: a cost per 1M examples is then a number of tokens per example."""
+
+
 @dataclass(frozen=True, slots=True)
 class SubtaskCost:
-    """What is needed to price one subtask: token lengths of one pass, and each model's size in parameters."""
+    """What is needed to price one subtask: token lengths of one pass, and each model's size in parameters.
+
+    Attributes:
+        prompt_tokens: Tokens of the prompt.
+        completion_tokens: Tokens of one generation.
+        parameters: Size of each model; with `prices`, its price for one pass, which ranks the models in its place.
+        unit: The pass that counts as one unit.
+        prices: Price of each model, if the cost is not in units.
+    """
 
     prompt_tokens: float
     completion_tokens: float
     parameters: Mapping[str, float]
     unit: Unit = PAPER_UNIT
+    prices: Mapping[str, Price] | None = None
+
+    @classmethod
+    def priced(cls, prompt_tokens: float, completion_tokens: float, prices: Mapping[str, Price]) -> SubtaskCost:
+        """The cost of a subtask by its models' prices, in USD per one million examples (with `TOKENS`, in tokens)."""
+        sizes = {model: max(price.usd(prompt_tokens, completion_tokens), 1e-12) for model, price in prices.items()}
+        return cls(prompt_tokens, completion_tokens, sizes, prices=prices)
 
     def units(self, model: str, num_samples: int) -> float:
+        """Cost of one example with `num_samples` samples of `model`, in the measure of the space."""
+        if self.prices is not None:
+            return 1e6 * self.prices[model].usd(self.prompt_tokens, num_samples * self.completion_tokens)
         return units(self.parameters[model], self.prompt_tokens, self.completion_tokens, num_samples, unit=self.unit)
 
     def num_samples_for(self, budget: float, model: str) -> int:
+        """The largest number of samples of `model` that costs at most `budget`; 0 if not even one fits."""
+        if self.prices is not None:
+            once, twice = self.units(model, 1), self.units(model, 2)
+            if once > budget + 1e-9:
+                return 0
+            return math.floor(1 + (budget - once + 1e-9) / (twice - once)) if twice > once else UNLIMITED
         return num_samples_for(
             budget, self.parameters[model], self.prompt_tokens, self.completion_tokens, unit=self.unit
         )
+
+
+UNLIMITED = 1_000_000
+"""Number of samples of a model that costs nothing."""

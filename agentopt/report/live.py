@@ -18,7 +18,6 @@ from agentopt.core.events import (
     Event,
     ExampleDone,
     FileProgress,
-    ModelNotice,
     Note,
     PromptsDone,
     PromptsStarted,
@@ -74,9 +73,6 @@ class LiveView:
     def __call__(self, event: Event) -> None:
         if isinstance(event, ExampleDone | RewardDrawn):
             self._examples += 1
-            return
-        if isinstance(event, ModelNotice):
-            self._print(event)
             return
         self._examples = 0
         self._note(event)

@@ -22,7 +22,7 @@ TRIAL_COLUMNS: tuple[Column[tuple[TrialLine, bool]], ...] = (
     Column("proposed by", lambda row: row[0].proposer),
     Column("candidate", lambda row: str(row[0].candidate)),
     Column("score", lambda row: "-" if row[0].score is None else f"{row[0].score:.3f}", "right"),
-    Column("units", lambda row: f"{row[0].units:.1f}", "right"),
+    Column("cost", lambda row: f"{row[0].units:.1f}", "right"),
     Column("state", lambda row: _state(row[0])),
 )
 """Columns of the history. A row is a trial, and whether it is on the Pareto front."""
@@ -37,7 +37,7 @@ FINALIST_COLUMNS: tuple[Column[Finalist], ...] = (
 """First columns of the finalists; a column for each metric follows."""
 
 COST_COLUMNS: tuple[Column[Finalist], ...] = (
-    Column("units", lambda finalist: f"{finalist.units:.1f}"),
+    Column("cost", lambda finalist: f"{finalist.units:.1f}"),
     Column("prompt + completion tokens", lambda finalist: _tokens(finalist)),
     Column("USD", lambda finalist: f"{sum(cost.usd + cost.fusion_usd for cost in finalist.cost.values()):.2g}"),
 )
@@ -48,6 +48,7 @@ SUBTASK_COLUMNS: tuple[Column[tuple[str, SubtaskChoice, SubtaskCostShown]], ...]
     Column("model", lambda row: row[1].model),
     Column("samples", lambda row: str(row[1].num_samples), "right"),
     Column("measured units", lambda row: f"{row[2].units:.1f}", "right"),
+    Column("USD", lambda row: f"{row[2].usd + row[2].fusion_usd:.2g}", "right"),
     Column("prompt tokens", lambda row: f"{row[2].prompt_tokens:.0f}", "right"),
     Column("completion tokens", lambda row: f"{row[2].completion_tokens:.1f}", "right"),
     Column("fusion tokens", lambda row: f"{row[2].fusion_tokens:.1f}", "right"),
@@ -79,7 +80,8 @@ def _parts(result: Result) -> Iterator[RenderableType]:
     ended = escape(str(result.ended))
     yield f"\n[bold]{escape(result.task)}[/bold]: {ended}, after {result.seconds:.0f} s; {escape(result.run)}"
     trials = [(trial, trial.number in result.pareto) for trial in result.trials]
-    yield table_of("Trials (* on the Pareto front of score and cost)", TRIAL_COLUMNS, trials)
+    title = f"Trials (* on the Pareto front of score and cost; cost in {result.cost_in})"
+    yield table_of(title, TRIAL_COLUMNS, trials)
     yield _proposers(result)
     yield from prompt_tables(result.prompts)
     yield _finalists(result)
@@ -106,7 +108,8 @@ def _proposers(result: Result) -> str:
 
 
 def _finalists(result: Result) -> Table:
-    title = "Finalists (95% intervals; paired difference to the baseline; units by the task's token lengths)"
+    cost = f"cost in {result.cost_in} by the task's token lengths"
+    title = f"Finalists (95% intervals; paired difference to the baseline; {cost})"
     names = dict.fromkeys(name for finalist in result.finalists for name in finalist.metrics)
     metrics = [_metric_column(name) for name in names]
     return table_of(title, (*FINALIST_COLUMNS, *metrics, *COST_COLUMNS), result.finalists)

@@ -22,7 +22,7 @@ from agentopt.runs.trial_runner import TrialRunner
 from agentopt.runs.trial_store import TrialStore, best_trial, pareto_front, recommended_trial
 from agentopt.runs.worst_case import FINALISTS, times, usage_on_split
 from agentopt.search.base import ARCHIVE, BASELINE, PROMPTS, PROMPTS_AFTER, Proposal, Search, SearchSpace
-from agentopt.search.from_task import needs_measuring, search_space
+from agentopt.search.from_task import cost_note, needs_measuring, search_space
 
 Finalists = list[tuple[tuple[Role, ...], Trial]]
 """The trials that are evaluated on the test split, each once, with its roles."""
@@ -63,10 +63,12 @@ class Optimization:
         store = TrialStore(self.run.trials, space)
         examples = {split: len(rows) for split, rows in self.task.splits.items()}
         self.observer(SearchStarted(space.size, examples, tuple(store.trials), self.session.budget))
+        if note := cost_note(self.task, space):
+            self.observer(Note(note))
         ended = await self._search(space, store, evaluator, prompts, measured.seconds if measured else 0.0)
         finalists = self._finalists(space, store, ended)
         tested, test_ended = await self._test(evaluator, finalists)
-        result = self._summary(store, ended, finalists, tested, test_ended, prompts)
+        result = self._summary(space, store, ended, finalists, tested, test_ended, prompts)
         result.save(self.run.path)
         self.observer(RunDone(self.run.path))
         return result
@@ -188,6 +190,7 @@ class Optimization:
 
     def _summary(
         self,
+        space: SearchSpace,
         store: TrialStore,
         ended: StopReason,
         finalists: Finalists,
@@ -212,8 +215,9 @@ class Optimization:
             seconds=self.session.budget.seconds,
             fallbacks=tuple(dict.fromkeys(trial.fallback for trial in store.trials if trial.fallback)),
             prompts=tuple(prompts.reports),
-            notes=tuple(note for note in (untested, prompts.skipped) if note),
+            notes=tuple(note for note in (untested, prompts.skipped, cost_note(self.task, space)) if note),
             test_ended=test_ended,
+            cost_in=space.measure,
         )
 
     def _nothing_evaluated(self, store: TrialStore, ended: StopReason) -> NothingEvaluated:

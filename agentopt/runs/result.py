@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
 from agentopt.core.budget import Usage
 from agentopt.core.candidate import Candidate
+from agentopt.core.cost import CostMeasure
 from agentopt.core.errors import ConfigError
 from agentopt.core.files import write_atomically
 from agentopt.core.records import Evaluation, SubtaskUse, Trial
@@ -79,7 +80,7 @@ class Finalist:
         trial: Number of its trial.
         proposer: What proposed it.
         candidate: The candidate.
-        units: Cost of one example in the task's units, by the task's token lengths.
+        units: Cost of one example by the task's token lengths, in the result's `cost_in`.
         cost: Mean cost of one example by subtask, measured on the validation split.
         validation: Score on the validation split.
         test: Score on the test split; None if it was not tested.
@@ -98,10 +99,10 @@ class Finalist:
     against_baseline: Comparison | None = None
     metrics: dict[str, Measured] = field(default_factory=dict)
 
-    def lines(self) -> list[str]:
+    def lines(self, cost_in: str = "units") -> list[str]:
         """The finalist in two lines of text: its candidate, then its scores and its cost."""
         test = "not tested" if self.test is None else f"test {self.test.score:.3f}"
-        scores = f"validation {self.validation.score:.3f}, {test}, {self.units:.1f} units"
+        scores = f"validation {self.validation.score:.3f}, {test}, {self.units:.1f} {cost_in}"
         return [f"  {' = '.join(self.roles)}: {self.candidate}", f"    {scores} (trial {self.trial})"]
 
 
@@ -217,6 +218,7 @@ class Result:
         prompts: One report for each subtask whose system prompt was optimised.
         notes: Remarks that a reader of the result should know.
         test_ended: The cap that cut the test short; None if it did not.
+        cost_in: What the costs of candidates are counted in.
     """
 
     # An interval that the data does not bound has infinite ends, which JSON has no numbers for.
@@ -235,6 +237,7 @@ class Result:
     prompts: tuple[PromptReport, ...] = ()
     notes: tuple[str, ...] = ()
     test_ended: StopReason | None = None
+    cost_in: CostMeasure = "units"
 
     def finalist(self, role: Role) -> Finalist:
         """The finalist in `role`.
@@ -276,7 +279,7 @@ class Result:
             f"  run: {self.run}",
             f"  trials: {len(self.trials)} ({trials})",
             f"  spent: {total.calls:,} calls, {total.tokens:,} tokens, {total.usd:.4f} USD, {self.seconds:.0f} s",
-            *(line for finalist in self.finalists for line in finalist.lines()),
+            *(line for finalist in self.finalists for line in finalist.lines(self.cost_in)),
             f"  verdict on the test split: {self.verdict or 'none'}",
         ]
         return "\n".join(shorten(line, SCREEN_WIDTH) for line in lines)

@@ -9,7 +9,7 @@ from math import prod
 from typing import Protocol
 
 from agentopt.core.candidate import Candidate, SubtaskChoice
-from agentopt.core.cost import SubtaskCost
+from agentopt.core.cost import CostMeasure, SubtaskCost
 from agentopt.core.events import Event
 from agentopt.core.records import Trial
 
@@ -27,13 +27,13 @@ class SubtaskSpace:
     system_prompt: str
     """The seed prompt, which every candidate of the space uses."""
     cost: SubtaskCost
-    """Price of a choice in units."""
+    """Cost of a choice in the measure of the space."""
     description: str = ""
     """Description of the subtask that is shown to the search agent."""
 
     @property
     def largest_model(self) -> str:
-        """The model with the most parameters."""
+        """The model with the most parameters, or the dearest one if the cost is not in units."""
         return max(self.models, key=lambda model: self.cost.parameters[model])
 
     def nearest_num_samples(self, wanted: float) -> int:
@@ -49,6 +49,8 @@ class SearchSpace:
     """One space per subtask, in the order of the task."""
     max_units: float | None = None
     """Most units that a candidate may cost per example; None for no limit."""
+    measure: CostMeasure = "units"
+    """What the costs are counted in."""
 
     def __getitem__(self, name: str) -> SubtaskSpace:
         return next(s for s in self.subtasks if s.name == name)
@@ -77,7 +79,7 @@ class SearchSpace:
         return replace(self, subtasks=tuple(subtasks))
 
     def units(self, candidate: Candidate) -> float:
-        """Cost of a candidate per example in units, summed over the subtasks."""
+        """Cost of a candidate per example in the measure of the space, summed over the subtasks."""
         return sum(s.cost.units(candidate[s.name].model, candidate[s.name].num_samples) for s in self.subtasks)
 
     def affords(self, candidate: Candidate) -> bool:

@@ -1,12 +1,12 @@
-"""Builds the search space of a task, with the cost of each choice in units."""
+"""Builds the search space of a task, with the cost of each choice in units, in USD or in tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
 
-from agentopt.core.cost import SubtaskCost, Unit
-from agentopt.core.errors import CatalogError, TaskError
+from agentopt.core.cost import TOKENS, CostMeasure, SubtaskCost, Unit
+from agentopt.core.errors import TaskError
 from agentopt.core.records import Evaluation
 from agentopt.core.task import Subtask, Task, TokenLengths
 from agentopt.models.catalog import ModelSpec
@@ -18,10 +18,30 @@ def needs_measuring(task: Task) -> bool:
     return any(s.tokens is None for s in task.subtasks)
 
 
+def cost_measure(task: Task, specs: Mapping[str, ModelSpec]) -> CostMeasure:
+    """What the costs of the task's candidates are counted in.
+
+    Units if every model of its subtasks has a parameter count, else USD if every price is known, else tokens.
+    """
+    models = [specs[name] for subtask in task.subtasks for name in subtask.models]
+    if all(spec.parameters is not None for spec in models):
+        return "units"
+    return "USD per 1M examples" if all(spec.is_priced for spec in models) else "tokens"
+
+
+def cost_note(task: Task, space: SearchSpace) -> str | None:
+    """A remark on the costs of a space that are not in units; None if they are."""
+    if space.measure == "units":
+        return None
+    limit = "" if task.max_units is None else "; cost.max_units is in units, so it is not applied"
+    return f"a model has no parameter count, so costs are in {space.measure}{limit}"
+
+
 def search_space(task: Task, specs: Mapping[str, ModelSpec], measured: Evaluation | None = None) -> SearchSpace:
     """Build the search space of a task.
 
     The cost limit is the task's `max_units`, or by default one pass of every subtask's largest model (as in AgentTTS).
+    There is none if the cost is not in units.
 
     Args:
         task: The task.
@@ -31,9 +51,11 @@ def search_space(task: Task, specs: Mapping[str, ModelSpec], measured: Evaluatio
     Raises:
         TaskError: The baseline is above the cost limit, a choice would cost 0 units or less, or token lengths are
             neither given nor measured.
-        CatalogError: A model has no parameter count.
     """
-    subtasks = tuple(_subtask_space(s, task, specs, measured) for s in task.subtasks)
+    measure = cost_measure(task, specs)
+    subtasks = tuple(_subtask_space(s, task, specs, measured, measure) for s in task.subtasks)
+    if measure != "units":
+        return SearchSpace(subtasks, measure=measure)
     default = sum(s.cost.units(s.largest_model, 1) for s in subtasks)
     space = SearchSpace(subtasks, default if task.max_units is None else task.max_units)
     if not space.affords(space.baseline):
@@ -49,23 +71,29 @@ def search_space(task: Task, specs: Mapping[str, ModelSpec], measured: Evaluatio
 def unlimited_space(task: Task, specs: Mapping[str, ModelSpec]) -> SearchSpace:
     """Build the search space without a cost limit, for the dry run before token lengths are known.
 
-    Its units have no meaning.
-
-    Raises:
-        CatalogError: A model has no parameter count.
+    Its costs have no meaning.
     """
     placeholders = {s.name: replace(s, tokens=TokenLengths(1, 1)) for s in task.subtasks}
     alike = replace(task, unit=Unit(1, 1, 1), subtasks=tuple(placeholders.values()))
-    return SearchSpace(tuple(_subtask_space(s, alike, specs, None) for s in alike.subtasks))
+    measure = cost_measure(task, specs)
+    return SearchSpace(tuple(_subtask_space(s, alike, specs, None, measure) for s in alike.subtasks), measure=measure)
 
 
 def _subtask_space(
-    subtask: Subtask, task: Task, specs: Mapping[str, ModelSpec], measured: Evaluation | None
+    subtask: Subtask,
+    task: Task,
+    specs: Mapping[str, ModelSpec],
+    measured: Evaluation | None,
+    measure: CostMeasure,
 ) -> SubtaskSpace:
     lengths = subtask.tokens or _measured_lengths(subtask, measured)
-    parameters = {model: _parameters(specs[model]) for model in subtask.models}
-    cost = SubtaskCost(lengths.prompt, lengths.completion, parameters, task.unit)
-    _check_positive(subtask, cost)
+    if measure == "units":
+        sizes = {model: specs[model].parameters or 0.0 for model in subtask.models}
+        cost = SubtaskCost(lengths.prompt, lengths.completion, sizes, task.unit)
+        _check_positive(subtask, cost)
+    else:
+        prices = {model: TOKENS if measure == "tokens" else specs[model].prices for model in subtask.models}
+        cost = SubtaskCost.priced(lengths.prompt, lengths.completion, prices)
     return SubtaskSpace(
         subtask.name, subtask.models, subtask.num_samples, subtask.system_prompt, cost, subtask.description
     )
@@ -82,16 +110,6 @@ def _check_positive(subtask: Subtask, cost: SubtaskCost) -> None:
             remedy="set cost.unit to a pass of the size of the task's smallest, such as "
             f"{{parameters: {size:g}, prompt_tokens: {prompt:.0f}, completion_tokens: {completion:.0f}}}",
         )
-
-
-def _parameters(spec: ModelSpec) -> float:
-    if spec.parameters is None:
-        raise CatalogError(
-            "a model's parameter count is needed for costs in units, but none is given",
-            where=f"models.{spec.name}.parameters",
-            remedy="add it to the catalogue entry; an estimate is enough, because it sets the price in units only",
-        )
-    return spec.parameters
 
 
 def _measured_lengths(subtask: Subtask, measured: Evaluation | None) -> TokenLengths:

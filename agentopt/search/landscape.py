@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agentopt.core.candidate import Candidate
-from agentopt.core.cost import SubtaskCost, Unit
+from agentopt.core.cost import Price, SubtaskCost, Unit
 from agentopt.core.errors import AgentoptError, UserError
 from agentopt.core.events import Event
 from agentopt.core.records import Evaluation, ExampleResult, Split, SubtaskUse, Trial
@@ -158,11 +158,13 @@ def _small(array: Floats) -> NDArray[Any]:
 
 
 def _space(data: dict[str, Any]) -> SearchSpace:
-    return SearchSpace(tuple(_subtask(s) for s in data["subtasks"]), data["max_units"])
+    return SearchSpace(tuple(_subtask(s) for s in data["subtasks"]), data["max_units"], data.get("measure", "units"))
 
 
 def _subtask(data: dict[str, Any]) -> SubtaskSpace:
-    cost = SubtaskCost(**{**data["cost"], "unit": Unit(**data["cost"]["unit"])})
+    given = data["cost"].get("prices")
+    prices = None if given is None else {model: Price(**price) for model, price in given.items()}
+    cost = SubtaskCost(**{**data["cost"], "unit": Unit(**data["cost"]["unit"]), "prices": prices})
     lists = {"models": tuple(data["models"]), "num_samples": tuple(data["num_samples"])}
     return SubtaskSpace(**{**data, **lists, "cost": cost})
 

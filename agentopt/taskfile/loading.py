@@ -61,7 +61,7 @@ def load_task(
 ) -> Task:
     """The task in a folder, or in a task file.
 
-    With a `catalog`, every model must be in it and have a parameter count. `overrides` are dotted keys that are set
+    With a `catalog`, every model must be in it. `overrides` are dotted keys that are set
     before anything is checked, such as {"data.limit.validation": 20}. Python files that the task names are run.
     Raises `TaskError` with file, key, rule, value and remedy.
     """
@@ -231,12 +231,6 @@ class _Reader:
                 rule = f"the model {name!r} is not in the catalogue"
                 remedy = f"{did_you_mean(name, self.catalog.names)}; `agentopt models list` shows all"
                 raise TaskError(rule, where=where, remedy=remedy)
-        for spec in self.spec.subtasks:
-            for number, name in enumerate(spec.models):
-                if self.catalog[name].parameters is None:
-                    rule = f"costs in units need the parameter count of {name!r}, but the catalogue has none"
-                    remedy = "add `parameters` to the model's catalogue entry; an estimate will do"
-                    raise TaskError(rule, where=self.at(f"models.{number}", spec), remedy=remedy)
 
     def _models(self) -> Iterator[tuple[str, str]]:
         """Every model that the file names, and where."""
@@ -293,12 +287,14 @@ class _Reader:
         """One pass must not cost less than nothing, which the formula gives when the unit is too large."""
         if self.catalog is None:
             return
+        sizes = {model: self.catalog[model].parameters for spec in self.spec.subtasks for model in spec.models}
         for spec in self.spec.subtasks:
             tokens = spec.tokens
             for model in spec.models if tokens else ():
-                assert tokens
-                parameters = self.catalog[model].parameters or 0.0
-                cost = units(parameters, tokens.prompt, tokens.completion, unit=task.unit)
+                size = sizes[model]
+                if tokens is None or size is None or None in sizes.values():
+                    return  # the cost of the task is not in units
+                cost = units(size, tokens.prompt, tokens.completion, unit=task.unit)
                 if cost < 0:
                     rule = f"a pass must cost at least 0 units, but one of {model!r} costs {cost:.3g}"
                     remedy = "set cost.unit to a pass of the task's smallest model"

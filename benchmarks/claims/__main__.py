@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from benchmarks.claims import choosing, jobs, rows
+from benchmarks.claims import choosing, rows
 from benchmarks.claims.lines import Line
 
 Section = Callable[[int], Iterator[Line]]
@@ -28,10 +28,6 @@ SECTIONS: dict[str, tuple[Section, int]] = {
     "power": (rows.power, 2000),
     "gate": (rows.gates, 4000),
     "repeats": (rows.repeats, 1000),
-    "promotions": (jobs.promotions, 400),
-    "promotion power": (jobs.power, 100),
-    "walk": (jobs.walk, 24),
-    "drift": (jobs.drift, 300),
 }
 """Name -> the simulation, and its number of runs."""
 

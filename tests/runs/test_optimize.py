@@ -31,7 +31,7 @@ from agentopt.core.records import Score
 from agentopt.core.stop_reason import StopKind
 from agentopt.core.task import Example
 from agentopt.models.base import Request, Response
-from agentopt.models.catalog import Catalog
+from agentopt.models.catalog import Catalog, ModelSpec
 from agentopt.models.scripted import ScriptedModel
 from agentopt.models.session import open_session
 from agentopt.runs.config import Config, load_config
@@ -384,3 +384,37 @@ def test_what_a_killed_process_of_the_same_number_left_does_not_stop_a_run(tmp_p
     (tmp_path / f"trials.db.{os.getpid()}").write_text("half a schema")
     space = search_space(toy_task(), Catalog.load())
     assert TrialStore(tmp_path / "trials.db", space).trials == []
+
+
+def unsized(**prices: object) -> dict[str, ModelSpec]:
+    """The toy task's models as hosted ones without a parameter count."""
+    entries = {SMALL: {"base_url": "http://127.0.0.1:9"}, LARGE: {"base_url": "http://127.0.0.1:9"}}
+    return {name: ModelSpec.model_validate({"name": name, **entry, **prices}) for name, entry in entries.items()}
+
+
+@pytest.mark.parametrize("strategy", ["agent", "optuna", "random"])
+async def test_models_without_a_parameter_count_are_optimised_with_costs_in_usd(tmp_path: Path, strategy: str) -> None:
+    specs = unsized(usd_per_1m_prompt=1.0, usd_per_1m_completion=2.0)
+    specs[LARGE] = specs[LARGE].model_copy(update={"usd_per_1m_prompt": 10.0, "usd_per_1m_completion": 20.0})
+    chosen = config(tmp_path, strategy=strategy, models=list(specs.values()), agent={"model": None})
+    result = await aoptimize(toy_task(validation=40, test=40), chosen, provider=toy_model())
+    assert result.cost_in == "USD per 1M examples"
+    assert result.trials[0].units == pytest.approx(2 * (16 * 1.0 + 4 * 2.0))
+    assert len(result.trials) == 8
+    assert result.best_candidate["find"].model == LARGE
+    assert any("cost.max_units is in units, so it is not applied" in note for note in result.notes)
+    assert load_result(Path(result.run)).cost_in == result.cost_in
+
+
+@pytest.mark.parametrize("prices", [{}, {"unpriced": "ok"}])
+async def test_models_without_parameters_and_prices_cost_their_tokens(tmp_path: Path, prices: dict[str, str]) -> None:
+    chosen = config(tmp_path, models=list(unsized(**prices).values()))
+    result = await aoptimize(toy_task(), chosen, provider=toy_model())
+    assert (result.cost_in, result.trials[0].units) == ("tokens", 40)
+
+
+async def test_free_models_cost_nothing(tmp_path: Path) -> None:
+    chosen = config(tmp_path, models=list(unsized(price="free").values()), strategy="agent", agent={"model": None})
+    result = await aoptimize(toy_task(), chosen, provider=toy_model())
+    assert (result.cost_in, result.trials[0].units) == ("USD per 1M examples", 0)
+    assert "units" not in "\n".join(line for finalist in result.finalists for line in finalist.lines(result.cost_in))

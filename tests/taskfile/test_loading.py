@@ -165,7 +165,6 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"subtasks.answer.prompt": "{{ inputs.question }}"}, r"nothing reads 'find'"),
     ({"output": "anwser"}, r"`output` must name a subtask, but got 'anwser'[\s\S]*did you mean 'answer'"),
     ({"subtasks.find.models": ["smal"]}, r"models\.0: the model 'smal'[\s\S]*did you mean 'small'.*agentopt models list"),
-    ({"subtasks.find.models": ["unsized"]}, r"need the parameter count of 'unsized'"),
     ({"subtasks.find.models": []}, r"subtasks\.0\.models"),
     ({"subtasks.find.models": ["small", "small"]}, r"must name each thing once"),
     ({"subtasks.find.fuse": {"method": "fuse", "model": "huge"}}, r"fuse\.model: the model 'huge'"),

@@ -51,8 +51,10 @@ def show_evaluation(evaluation: Evaluation, console: Console) -> None:
         for name, metric in Measured.metrics_of(evaluation).items():
             console.print(f"  {name} {metric.score:.3f} {format_interval(metric.interval)}", markup=False)
         mean = evaluation.per_example
+        # Without parameter counts there are no units.
+        units = f"{mean('units'):.1f} units, " if mean("units") else ""
         console.print(
-            f"per example: {mean('units'):.1f} units, {mean('prompt_tokens'):.0f} prompt + "
+            f"per example: {units}{mean('prompt_tokens'):.0f} prompt + "
             f"{mean('completion_tokens'):.1f} completion tokens, {mean('usd') + mean('fusion_usd'):.2g} USD; "
             f"{mean('fusion_tokens'):.1f} tokens of fusion calls"
         )

@@ -27,7 +27,7 @@ from agentopt.runs.folder import RunFolder
 from agentopt.runs.result import Result
 from agentopt.runs.strategies import check_search_settings
 from agentopt.runs.worst_case import Estimate, estimate
-from agentopt.search.from_task import needs_measuring, search_space, unlimited_space
+from agentopt.search.from_task import cost_note, needs_measuring, search_space, unlimited_space
 from agentopt.taskfile.reader import HUB
 
 
@@ -89,7 +89,9 @@ def estimate_run(task: Path, settings: Sequence[str], console: Console) -> None:
     with closing(journal) if journal else nullcontext():
         worst = estimate(loaded, space, specs, config, journal)
     _show_estimate(worst, config, console)
-    if measured:
+    if note := cost_note(loaded, space):
+        print_plain(console, note)
+    if measured and space.measure == "units":
         console.print(
             "Token lengths are measured on the baseline when the run begins. Until then every sample count is taken to "
             "be within the cost limit; tokens: {prompt: ..., completion: ...} in each subtask narrows that.",
