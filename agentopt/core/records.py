@@ -7,11 +7,12 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from agentopt.core.candidate import Candidate
+from agentopt.core.errors import FailureScope
 
 Split = Literal["train", "validation", "test"]
 TrialState = Literal["complete", "pruned", "incomplete"]
-"""complete: every example was scored; pruned: stopped early because it was losing; incomplete: some examples failed
-permanently or the budget ran out, so the score is not comparable and the trial is never the best one."""
+"""complete: every example was scored or left out; pruned: stopped early because it was losing; incomplete: some
+examples failed permanently or the budget ran out, so the score is not comparable and the trial is never the best."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,8 @@ class SubtaskUse:
     """Usage of one subtask on one example: tokens of the prompt (once), of all samples, and of the fusion call.
 
     `units` and `usd` cover the samples; `fusion_units` and `fusion_usd` the fusion call, which AgentTTS does not
-    charge and which is therefore kept apart.
+    charge and which is therefore kept apart. `responses` counts the samples and the response of the fusion call;
+    `cut_off` counts those of them that ended at `max_tokens`.
     """
 
     prompt_tokens: int = 0
@@ -37,6 +39,8 @@ class SubtaskUse:
     fusion_tokens: int = 0
     fusion_units: float = 0.0
     fusion_usd: float = 0.0
+    responses: int = 0
+    cut_off: int = 0
 
     def __add__(self, other: SubtaskUse) -> SubtaskUse:
         return SubtaskUse(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
@@ -52,8 +56,35 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Failure:
+    """A model call that failed.
+
+    Attributes:
+        kind: Failures are counted by it, such as `content filter` or `HTTP 429`.
+        scope: What the failure affects.
+        reason: The provider's own words, or the error's message if it gave none.
+    """
+
+    kind: str
+    scope: FailureScope
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class ExampleResult:
-    """One example run through the workflow. `score` is None exactly if `error` is set."""
+    """One example run through the workflow. `score` is None exactly if `error` is set.
+
+    Attributes:
+        id: The example's id.
+        score: Its score.
+        output: The workflow's output as text.
+        feedback: What the scorer remarked, or why the output is missing.
+        error: Why there is no score.
+        subtasks: Use of each called subtask.
+        metrics: Metric -> value.
+        failure: The model call that failed, if one did. The score is then None, or 0 with `failed_examples: zero`.
+        left_out: Whether the failure is the example's own, so that the evaluation is complete without it.
+    """
 
     id: str
     score: float | None
@@ -62,6 +93,8 @@ class ExampleResult:
     error: str | None = None
     subtasks: Mapping[str, SubtaskUse] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
+    failure: Failure | None = None
+    left_out: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +124,18 @@ class Evaluation:
 
     @property
     def errors(self) -> dict[str, str]:
-        """Example id -> why it has no score."""
-        return {r.id: r.error for r in self.results if r.error is not None}
+        """Example id -> why it has no score, without the examples that are left out."""
+        return {r.id: r.error for r in self.results if r.error is not None and not r.left_out}
+
+    @property
+    def left_out(self) -> dict[str, Failure]:
+        """Example id -> the failure for which it is left out."""
+        return {r.id: r.failure for r in self.results if r.left_out and r.failure}
+
+    @property
+    def failures(self) -> dict[str, Failure]:
+        """Example id -> its failed model call, whether the example is left out, scored 0, or has no score."""
+        return {r.id: r.failure for r in self.results if r.failure}
 
     @property
     def score(self) -> float | None:
@@ -105,6 +148,16 @@ class Evaluation:
         scored = [r for r in self.results if r.score is not None]
         total = sum(getattr(use, measure) for r in scored for use in r.subtasks.values())
         return total / len(scored) if scored else 0.0
+
+    def total(self, measure: str, subtask: str | None = None) -> float:
+        """Sum of one field of `SubtaskUse` over all examples.
+
+        Args:
+            measure: Such as `responses` or `cut_off`.
+            subtask: Only this subtask. Default: all subtasks.
+        """
+        uses = (use for r in self.results for name, use in r.subtasks.items() if subtask in (None, name))
+        return float(sum(getattr(use, measure) for use in uses))
 
 
 @dataclass(frozen=True, slots=True)

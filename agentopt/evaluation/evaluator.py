@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import BudgetExceeded, CandidateError, ModelError, ScorerError, TaskError
-from agentopt.core.records import Evaluation, ExampleResult, Score, Split, SubtaskUse, TrialState
+from agentopt.core.records import Evaluation, ExampleResult, Failure, Score, Split, SubtaskUse, TrialState
 from agentopt.core.task import Example, Metric, Scorer, Task, Value
 from agentopt.evaluation.scorers import Judge, python
 from agentopt.models.base import ChatModel
@@ -127,7 +127,8 @@ class Evaluator:
             score = await judged(self._scorer, example, result.output)
             metrics = {name: await _measured(metric, example, result) for name, metric in self.task.metrics.items()}
         except (ModelError, ScorerError) as error:
-            return ExampleResult(example.id, None, error=str(error), subtasks=uses)
+            failure = _failure(error) if isinstance(error, ModelError) else None
+            return ExampleResult(example.id, None, error=str(error), subtasks=uses, failure=failure)
         output = "" if result.output is None else str(result.output)
         feedback = result.note or score.feedback
         return ExampleResult(example.id, score.value, output, feedback, subtasks=uses, metrics=metrics)
@@ -186,6 +187,10 @@ async def judged(scorer: Scorer, example: Example, output: Value | None) -> Scor
 async def _measured(metric: Metric, example: Example, result: WorkflowResult) -> float:
     output = result.outputs.get(metric.subtask)
     return 0.0 if output is None else (await judged(python(metric.scorer), example, output)).value
+
+
+def _failure(error: ModelError) -> Failure:
+    return Failure(error.kind, error.scope, error.provider_message or str(error))
 
 
 def check_candidate(candidate: Candidate, task: Task) -> None:

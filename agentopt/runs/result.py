@@ -379,6 +379,7 @@ def _prompt_final(system_prompt: str, proposer: str, evaluation: Evaluation, sub
 def _mean_cost(evaluation: Evaluation, subtask: str) -> SubtaskCostShown:
     uses = [r.subtasks.get(subtask, SubtaskUse()) for r in evaluation.results if r.score is not None]
     means = {
-        name: sum(getattr(use, name) for use in uses) / max(len(uses), 1) for name in SubtaskUse.__dataclass_fields__
+        name: sum(getattr(use, name) for use in uses) / max(len(uses), 1)
+        for name in SubtaskCostShown.__dataclass_fields__
     }
     return SubtaskCostShown(**means)

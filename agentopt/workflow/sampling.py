@@ -11,7 +11,7 @@ from agentopt.core.candidate import SubtaskChoice
 from agentopt.core.cost import PAPER_UNIT, Unit, units
 from agentopt.core.records import Answer, SubtaskUse
 from agentopt.core.task import Subtask, Unparsable, Value
-from agentopt.models.base import ChatModel, Message, Request, Response
+from agentopt.models.base import ChatModel, Choice, Message, Request, Response
 from agentopt.models.catalog import ModelSpec
 from agentopt.workflow.base import FIRST_DRAW, Draw, Prompt
 from agentopt.workflow.fusion import fuse_values, fusion_message, vote
@@ -73,7 +73,8 @@ class SubtaskSampler:
     ) -> Answer:
         """Make one more call that reads all samples; if its answer does not parse, the samples vote instead."""
         name = subtask.fusion.model or choice.model
-        read = fusion_message(subtask.fusion, request.messages[-1].content, [c.text for c in response.choices])
+        answers = [choice.text for choice in response.choices if choice.text.strip()]
+        read = fusion_message(subtask.fusion, request.messages[-1].content, answers)
         messages = (*request.messages[:-1], read)
         # Samples of two repeats may be equal; each repeat still draws its own fusion.
         repeat = request.first_repeat // request.n
@@ -95,6 +96,8 @@ class SubtaskSampler:
             completion_tokens=completion,
             units=self._units(spec, prompt, completion),
             usd=spec.prices.usd(prompt * requests, completion, requests=requests),
+            responses=len(response.choices),
+            cut_off=_cut_off(response),
         )
 
     def _with_fusion(self, use: SubtaskUse, name: str, fused: Response) -> SubtaskUse:
@@ -104,6 +107,8 @@ class SubtaskSampler:
             fusion_tokens=prompt + completion,
             fusion_units=self._units(spec, prompt, completion),
             fusion_usd=spec.prices.usd(prompt, completion),
+            responses=use.responses + len(fused.choices),
+            cut_off=use.cut_off + _cut_off(fused),
         )
 
     def _units(self, spec: ModelSpec, prompt_tokens: int, completion_tokens: int) -> float:
@@ -143,7 +148,18 @@ def _parse_all(subtask: Subtask, response: Response) -> tuple[list[Value], list[
     errors: list[str] = []
     for choice in response.choices:
         try:
-            values.append(subtask.parse(choice.text))
+            values.append(_parsed(subtask, choice))
         except Unparsable as error:
-            errors.append(str(error))
+            errors.append(f"{error} (cut off at max_tokens {subtask.max_tokens})" if choice.is_cut_off else str(error))
     return values, errors
+
+
+def _parsed(subtask: Subtask, choice: Choice) -> Value:
+    """The choice's value. Thoughts are never parsed: a number in a thought is no answer."""
+    if choice.is_only_thought:
+        raise Unparsable("expected an answer, got only thoughts")
+    return subtask.parse(choice.text)
+
+
+def _cut_off(response: Response) -> int:
+    return sum(choice.is_cut_off for choice in response.choices)
