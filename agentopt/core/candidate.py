@@ -18,7 +18,7 @@ from agentopt.core.yaml_models import load_yaml
 
 @dataclass(frozen=True, slots=True)
 class SubtaskChoice:
-    """What one subtask uses: a model of the catalogue, a number of samples, and a system prompt.
+    """The choice for one subtask: a model of the catalogue, a number of samples, and a system prompt.
 
     Raises:
         ValueError: `num_samples` is below 1.
@@ -50,6 +50,7 @@ class Candidate(Mapping[str, SubtaskChoice]):
 
     @classmethod
     def of(cls, choices: Mapping[str, SubtaskChoice]) -> Candidate:
+        """Build a candidate from a mapping, which gives the order."""
         return cls(tuple(choices.items()))
 
     def __getitem__(self, subtask: str) -> SubtaskChoice:
@@ -82,7 +83,12 @@ class Candidate(Mapping[str, SubtaskChoice]):
         )
 
     def having(self, subtask: str, **changes: Any) -> Candidate:
-        """A copy in which one subtask's choice is changed, as `dataclasses.replace` does."""
+        """Return a copy with changed fields of one subtask's choice.
+
+        Args:
+            subtask: Name of the subtask.
+            changes: Fields of `SubtaskChoice`, as in `dataclasses.replace`.
+        """
         return Candidate(tuple((name, replace(c, **changes) if name == subtask else c) for name, c in self.choices))
 
     @property
@@ -104,7 +110,7 @@ class Candidate(Mapping[str, SubtaskChoice]):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Mapping[str, Any]]) -> Candidate:
-        """The candidate that `to_dict` gave."""
+        """Build a candidate from the data that `to_dict` returns."""
         return _candidates.validate_python(data)
 
 

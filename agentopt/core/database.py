@@ -9,17 +9,20 @@ from pathlib import Path
 import sqlalchemy as sa
 
 WAIT_SECONDS = 60
-"""How long an SQLite database waits for other processes."""
+"""Seconds that an SQLite database waits for the lock of another process."""
 
 
 def open_engine(place: str | Path) -> sa.Engine:
-    """The database at a SQLAlchemy URL, or the SQLite file at a path, whose folder is made.
+    """Open a database.
 
-    An SQLite one waits for other processes, and survives a crash.
+    SQLite databases wait for the locks of other processes, and survive a crash.
+
+    Args:
+        place: A SQLAlchemy URL, or the path of an SQLite file, whose folder is created.
     """
     if isinstance(place, Path):
         place.parent.mkdir(parents=True, exist_ok=True)
-        # Not as a text: there, a question mark in the path would end it.
+        # Not as a string, in which a question mark of the path would start the query.
         engine = sa.create_engine(sa.URL.create("sqlite", database=str(place)))
     else:
         engine = sa.create_engine(place)
@@ -29,7 +32,7 @@ def open_engine(place: str | Path) -> sa.Engine:
 
 
 def create_tables(engine: sa.Engine, tables: sa.MetaData) -> None:
-    """Create what is missing, also where another process does so at the same time."""
+    """Create the missing tables and indexes. Another process may do so concurrently."""
     with engine.begin() as connection:
         for table in tables.sorted_tables:
             connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
@@ -44,7 +47,7 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
 
 
 def _write_ahead(connection: sqlite3.Connection) -> None:
-    """Switch to WAL mode. SQLite refuses that while another process writes to a new file."""
+    """Switch to WAL mode. SQLite refuses while another process writes to a new file."""
     deadline = time.monotonic() + WAIT_SECONDS
     while True:
         try:

@@ -41,9 +41,9 @@ def duplicate_share(groups: Groups) -> float:
 
 
 def by_group(scores: Mapping[str, float], groups: Groups) -> dict[str, float]:
-    """Group -> mean score of its rows. Rows that `groups` does not know are groups of their own.
+    """Group -> mean score of its rows. A row that is missing in `groups` forms a separate group.
 
-    The result takes the place of the scores in `mean_interval` and `paired_difference`. For a comparison, restrict both
+    Pass the result to `mean_interval` and `paired_difference` in place of the scores. For a comparison, restrict both
     sides to their shared rows first (`shared_by_group`).
     """
     members: dict[str, list[float]] = {}

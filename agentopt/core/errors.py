@@ -25,7 +25,7 @@ AgentoptError
 ├── ApiError                  an HTTP error response in the OpenAI format, sent to a client
 └── ScorerError               a scorer or a user's function failed on an example
 
-A failure becomes data at one place, `evaluation`; everywhere else it travels as one of these.
+Only `evaluation` turns failures into data; everywhere else they are raised.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ class ModelError(AgentoptError):
     Attributes:
         kind: Failures are counted by it; such as `HTTP 429`, `timeout`, `content filter`, `context length`.
         scope: What the failure affects.
-        provider_message: The provider's own words, without secrets; empty if it gave none.
+        provider_message: The provider's message, without secrets; empty if it sent none.
         sent: Whether the request left this machine. If not, nothing is charged.
         billed: Whether the provider may have charged for the call: true when the request was sent and the outcome is
             unknown (a timeout, a dropped connection, an unreadable body).

@@ -11,8 +11,8 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """Replace a file's content atomically and durably.
 
     The content is written to a draft in the same folder, synced to disk and renamed over `path`, so that a concurrent
-    reader sees the old content or the new one, never a part. When the function returns, the new content survives a
-    crash of the machine.
+    reader sees either the old or the new content. When the function returns, the new content survives a crash of the
+    machine.
 
     Args:
         path: The file to write. Its folder must exist.

@@ -1,4 +1,4 @@
-"""Whether a change is safe to ship: superior, non-inferior within a margin, inferior, or not enough rows."""
+"""The release gate: superior, non-inferior within a margin, inferior, or not enough rows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from agentopt.core.stats import Difference, Floats, paired_difference
 GateVerdict = Literal["superior", "non-inferior", "inferior", "not enough rows"]
 
 MARGIN = 0.02
-"""Loss of score that is acceptable."""
+"""Acceptable loss of score."""
 
 EXIT_CODES: Mapping[GateVerdict, int] = {"superior": 0, "non-inferior": 0, "inferior": 1, "not enough rows": 3}
 
@@ -23,14 +23,14 @@ POWER = 0.8
 """Probability of a verdict other than "not enough rows" that `rows_needed` aims at."""
 
 MOST_ROWS = 1_000_000
-"""More rows than this are not searched for."""
+"""Upper limit of the search for a number of rows."""
 
 _SIMULATIONS = 4000
 
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """The verdict on a candidate against a reference, on the rows that both have scores for."""
+    """The verdict on a candidate against a reference, over the rows that both have scores for."""
 
     verdict: GateVerdict
     difference: Difference
@@ -61,8 +61,8 @@ def gate(candidate: Mapping[str, float], reference: Mapping[str, float], *, marg
 def gate_verdict(difference: Difference, margin: float = MARGIN) -> GateVerdict:
     """The verdict on a paired difference.
 
-    Superior and inferior need an interval on one side of 0 and a test that agrees. A loss that is certain, but within
-    the margin, is non-inferior. Less than six rows decide nothing.
+    Superior and inferior need an interval on one side of 0 and a significant test. A certain loss within the margin is
+    non-inferior. Below six rows the verdict is "not enough rows".
     """
     interval = difference.interval
     if difference.n < SMALLEST:
@@ -88,7 +88,7 @@ def rows_needed(
 
     Right-or-wrong rows are drawn with the measured share of discordant rows and the assumed gain, means of real scores
     from their normal limit. One row won and one row lost are added to those measured, so that a few rows without any
-    difference do not prove that there is none.
+    difference do not imply zero variance.
 
     Args:
         candidate: row id -> score.
@@ -99,7 +99,7 @@ def rows_needed(
         seed: of the simulation.
 
     Returns:
-        None if a million rows are not enough.
+        The number of rows, or None if a million are not enough.
     """
     shared = sorted(candidate.keys() & reference.keys())
     differences = np.array([*(candidate[key] - reference[key] for key in shared), 1.0, -1.0])

@@ -29,6 +29,11 @@ def proportion_ends(successes: int, n: int, confidence: float = 0.95) -> Ends:
     """Clopper and Pearson's exact interval of a proportion.
 
     Wilson's is narrower by a tenth, but covers as little as 83% near 0 and 1 at n = 6 and 89% at n = 24.
+
+    Args:
+        successes: Successes among `n`.
+        n: Trials, at least 1.
+        confidence: Nominal coverage.
     """
     from scipy.special import betaincinv
 
@@ -45,10 +50,10 @@ def paired_proportion_ends(wins: Count, losses: Count, n: int, confidence: float
     the two discordant cells. Exact coverage is at least .93 from n = 6 on.
 
     Args:
-        wins: pairs in which only the first succeeded; a number, or an array of simulated numbers.
-        losses: pairs in which only the second succeeded.
-        n: all pairs.
-        confidence: nominal coverage.
+        wins: Pairs in which only the first succeeded; a number, or an array of simulated numbers.
+        losses: Pairs in which only the second succeeded.
+        n: All pairs.
+        confidence: Nominal coverage.
     """
     from scipy.special import ndtri
 
@@ -58,10 +63,10 @@ def paired_proportion_ends(wins: Count, losses: Count, n: int, confidence: float
 
 
 def mean_ends(values: Floats, confidence: float = 0.95, seed: int = 0) -> Ends:
-    """Interval of the mean of real values that are not all alike: bootstrap-t, or Student's t for less than 10 values.
+    """Interval of the mean of real values that are not all equal: bootstrap-t, or Student's t below 10 values.
 
     The bootstrap-t covers 93.5% for lognormal values at n = 60, where BCa covers 91.6% and Student's t 90.3%. Ends are
-    infinite where too many resamples have no spread.
+    infinite if too many resamples have no spread.
     """
     error = float(values.std(ddof=1)) / np.sqrt(len(values))
     low, high = _student_quantiles(values, confidence, seed)
@@ -102,7 +107,7 @@ def _student_quantiles(values: Floats, confidence: float, seed: int) -> Ends:
 
 
 def _resampled_t(values: Floats, seed: int) -> Floats:
-    """Studentised means of resamples around the mean of the values; infinite where a resample has no spread."""
+    """Studentised means of resamples around the mean of the values; infinite for a resample without spread."""
     rng, n = np.random.default_rng(seed), len(values)
     centred = values - values.mean()
     batch = max(1, _BATCH_ELEMENTS // n)

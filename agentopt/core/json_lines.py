@@ -19,7 +19,7 @@ class NoReply(AgentoptError):  # noqa: N818 - the outcome of a call, handled by 
     """A call without a usable reply.
 
     Attributes:
-        reason: `ended`: the child has ended; `late`: the time was up; `long`: the reply exceeds the limit.
+        reason: `ended`: the child has ended; `late`: the timeout passed; `long`: the reply exceeds the limit.
     """
 
     def __init__(self, reason: Literal["ended", "late", "long"]) -> None:
@@ -28,7 +28,7 @@ class NoReply(AgentoptError):  # noqa: N818 - the outcome of a call, handled by 
 
 
 class JsonLinesProcess:
-    """A child process in a process group of its own. Calls block and run one at a time; use a thread from async code.
+    """A child process in a separate process group. Calls block and run one at a time; use a thread from async code.
 
     Args:
         command: The program and its arguments.
@@ -58,14 +58,14 @@ class JsonLinesProcess:
         return self._process.wait()
 
     def call(self, request: Any, seconds: float | None = None) -> Any:
-        """Send a request and return the reply. After `NoReply` the child is of no further use.
+        """Send a request and return the reply. The child cannot be used after `NoReply`.
 
         Args:
             request: A JSON value.
             seconds: The most to wait for the reply; None for no limit.
 
         Raises:
-            NoReply: If the child ends, the time is up, or the reply is too long.
+            NoReply: The child ends, the timeout passes, or the reply is too long.
         """
         with self._lock:
             try:

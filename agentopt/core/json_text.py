@@ -1,8 +1,8 @@
 """Finds JSON values in a model's reply, in prose and fences as well.
 
-`json_values` is strict: what it yields is JSON as RFC 8259 defines it. It reads the answers that are scored, because
+`json_values` is strict: it yields only JSON as RFC 8259 defines it. It reads the answers that are scored, because
 whether a model follows a format is part of the measurement. `repaired_json_values` reads the replies of the search
-agent and of prompt writers: it also accepts what small models write in place of JSON.
+agent and of prompt writers: it also accepts the near-JSON that small models write.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ _DECODER = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
 
 
 def _decoded(text: str, start: int, *, to_end: bool = False) -> list[tuple[Any, int]]:
-    """The one value that starts at `start` and where it ends, or nothing."""
+    """The value that starts at `start`, with its end, as a list of one; empty if there is no valid value."""
     try:
         value, end = _DECODER.raw_decode(text, start)
     except (ValueError, RecursionError):

@@ -10,11 +10,11 @@ from platformdirs import user_cache_path
 
 
 def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:
-    """Where model files and the journal are kept: $AGENTOPT_CACHE, or the user's cache folder."""
+    """The folder of model files and the journal: $AGENTOPT_CACHE, or the user's cache folder."""
     root = environ.get("AGENTOPT_CACHE")
     return Path(root) if root else user_cache_path("agentopt")
 
 
 def weights_folder(environ: Mapping[str, str] = os.environ) -> Path:
-    """Where model files are kept, in the cache folder."""
+    """The folder of model files, in the cache folder."""
     return cache_folder(environ) / "weights"

@@ -1,11 +1,11 @@
-"""What a number of rows can show, known before anything is spent."""
+"""The statistical power of a number of rows, computed before any call."""
 
 from __future__ import annotations
 
 import math
 
 LEVEL, POWER = 0.05, 0.8
-"""Level of the two-sided test, and the probability with which a detectable difference is shown."""
+"""Level of the two-sided test, and the probability that it detects a detectable difference."""
 
 DISCORDANCE = 0.3
 """Share of rows on which two candidates differ, assumed before any is measured."""
@@ -15,17 +15,17 @@ SMALLEST = 6
 
 
 def minimal_detectable_difference(rows: int, discordance: float = DISCORDANCE) -> float | None:
-    """The smallest true difference of right-or-wrong scores that is shown with probability .8 at level .05.
+    """The smallest true difference of right-or-wrong scores that is detected with probability .8 at level .05.
 
     d solves d = (z_.975 + z_.8) sqrt((D - d^2) / n), the normal approximation of the paired test (Connor, Biometrics
-    43, 1987); where d exceeds the discordance D, all discordant rows point one way and D = d.
+    43, 1987); if d exceeds the discordance D, all discordant rows favour one side and D = d.
 
     Args:
-        rows: independent rows that both candidates are scored on.
-        discordance: share of rows on which the two differ.
+        rows: Independent rows that both candidates are scored on.
+        discordance: Share of rows on which the two differ.
 
     Returns:
-        None for less than six rows, which cannot show any difference.
+        The difference, or None below six rows, which cannot show any.
     """
     if rows < SMALLEST:
         return None
@@ -38,8 +38,8 @@ def minimal_detectable_difference(rows: int, discordance: float = DISCORDANCE) -
 
 
 def power_advice(rows: int, discordance: float = DISCORDANCE) -> str:
-    """One sentence for the dry run: what these rows cannot show."""
+    """One sentence for the dry run about the differences that these rows cannot show."""
     detectable = minimal_detectable_difference(rows, discordance)
     if detectable is None:
         return f"with {rows} rows no difference can reach significance: use at least {SMALLEST}"
-    return f"with {rows} rows a difference below {detectable:.2f} will not be seen"
+    return f"with {rows} rows a difference below {detectable:.2f} will not be detected"

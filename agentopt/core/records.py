@@ -166,9 +166,9 @@ class Trial:
 
     Attributes:
         number: Position in the run's history; the baseline is 0.
-        candidate: What was evaluated.
+        candidate: The evaluated candidate.
         evaluation: Its results on the validation split.
-        proposer: What proposed it: baseline, agent, fallback, random, ...
+        proposer: Origin of the candidate: baseline, agent, fallback, random, ...
         units: Its cost in the task's units.
         note: A remark of the proposer.
         fallback: Why the fallback strategy proposed it in place of the agent; empty if it did not.

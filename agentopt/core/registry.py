@@ -150,7 +150,7 @@ class Registry:
     """The extensions of one kind.
 
     Args:
-        kind: What messages call the kind, such as `scorer`.
+        kind: Its name in messages, such as `scorer`.
         key: The key under which a file gives the name.
         home: The module that registers the built-in entries; it is imported on the first lookup.
         passed: How many leading parameters of a registered function the caller fills.

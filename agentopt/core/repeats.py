@@ -1,4 +1,4 @@
-"""Repeated evaluations: the mean over repeats with a two-way interval, and where the variance comes from.
+"""Repeated evaluations: the mean over repeats with a two-way interval, and its variance by source.
 
 Scores have shape (rows, repeats) or (rows, repeats, judgements): a repeat draws new responses for every row, a
 judgement scores the same response again. NaN marks a missing score.
@@ -18,9 +18,9 @@ class NoiseParts:
     """Variance of one score by source; they add up to the variance of a score of a random row.
 
     Attributes:
-        rows: between rows, of their expected scores.
-        sampling: between responses to one row.
-        judge: between judgements of one response; 0 if each response was judged once (it is then part of `sampling`).
+        rows: Between rows, of their expected scores.
+        sampling: Between responses to one row.
+        judge: Between judgements of one response; 0 if each response was judged once (it is then part of `sampling`).
     """
 
     rows: float
@@ -35,7 +35,7 @@ class NoiseParts:
 
 @dataclass(frozen=True, slots=True)
 class RepeatedMean:
-    """The mean over all rows and repeats; every row counts the same."""
+    """The mean over all rows and repeats, with equal weight for every row."""
 
     mean: float
     interval: Interval
@@ -47,17 +47,17 @@ class RepeatedMean:
 def repeated_mean(scores: Floats, *, confidence: float = 0.95, seed: int = 0) -> RepeatedMean:
     """Mean, two-way interval and variance parts.
 
-    The means of the rows carry the variance of rows and of sampling; their interval is that of `mean_interval`. What
-    whole repeats differ by beyond that (a server that changed between them) is added from the two-way table, and the
-    interval is widened accordingly. Resampling rows and repeats counts the sampling variance twice.
+    The means of the rows carry the variance of rows and of sampling; their interval is that of `mean_interval`. The
+    variance between whole repeats beyond that (such as after a change of the server) is added from the two-way table,
+    and the interval is widened accordingly. Resampling rows and repeats counts the sampling variance twice.
 
     Args:
-        scores: shape (rows, repeats) or (rows, repeats, judgements); rows without any score are left out.
-        confidence: nominal coverage.
-        seed: of the resampling.
+        scores: Shape (rows, repeats) or (rows, repeats, judgements); rows without any score are left out.
+        confidence: Nominal coverage.
+        seed: Of the resampling.
 
     Raises:
-        ValueError: there is no score.
+        ValueError: There is no score.
     """
     table = scores if scores.ndim == 2 else _mean(scores, axis=2)
     table = table[~np.isnan(table).all(axis=1)]
@@ -70,7 +70,14 @@ def repeated_mean(scores: Floats, *, confidence: float = 0.95, seed: int = 0) ->
 
 
 def noise_parts(scores: Floats) -> NoiseParts:
-    """Variance parts by the method of moments; parts that cannot be separated (one repeat) are in `rows`."""
+    """Estimate the variance parts by the method of moments.
+
+    Args:
+        scores: Shape (rows, repeats) or (rows, repeats, judgements); NaN marks a missing score.
+
+    Returns:
+        The parts. With one repeat the sampling variance cannot be separated and is part of `rows`.
+    """
     cube = scores if scores.ndim == 3 else scores[:, :, None]
     judgements, responses = (~np.isnan(cube)).sum(axis=2), _mean(cube, axis=2)
     judge = _pooled_variance(cube.reshape(-1, cube.shape[2]))
@@ -94,7 +101,7 @@ def _mean(values: Floats, axis: int) -> Floats:
 
 
 def _pooled_variance(table: Floats) -> float:
-    """Variance within the rows of a table, pooled; 0 where no row has two values."""
+    """Variance within the rows of a table, pooled; 0 if no row has two values."""
     present = ~np.isnan(table)
     freedom = float(np.maximum(present.sum(axis=1) - 1, 0).sum())
     centred = np.where(present, table - _mean(table, axis=1)[:, None], 0.0)

@@ -1,5 +1,4 @@
-"""Statistics over scores: intervals of a mean, paired differences and their verdict, the early-stopping test,
-and the variance parts of repeated measurements with their permutation null.
+"""Statistics over scores: intervals, paired differences with a verdict, the early-stopping test, variance parts.
 
 Pure functions of numbers. Everything random is seeded, so the same scores always give the same answer. scipy is
 imported by the functions that use it, since it takes longer to load than all of agentopt.
@@ -50,13 +49,19 @@ class Difference:
 
 
 def mean_interval(scores: Sequence[float], *, confidence: float = 0.95, seed: int = 0) -> Interval:
-    """Confidence interval of the mean of scores of independent examples.
+    """Compute the confidence interval of the mean of scores of independent examples.
 
     Scores that are all 0 or 1 get the exact binomial interval, others the bootstrap-t interval (Student's t below 10
-    scores). Scores that are all alike, also a single one, contain nothing to resample; see `_without_spread` for
-    their interval, which never has width 0. See `core/intervals.py` for the coverage.
+    scores). The interval of equal scores, or of a single one, never has width 0; see `_without_spread`. See
+    `core/intervals.py` for the coverage.
 
-    Raises ValueError when there are no scores.
+    Args:
+        scores: One score per example.
+        confidence: Nominal coverage.
+        seed: Of the resampling.
+
+    Raises:
+        ValueError: There are no scores, or one is not finite.
     """
     values = _values(scores)
     if np.isin(values, (0.0, 1.0)).all():
@@ -67,10 +72,19 @@ def mean_interval(scores: Sequence[float], *, confidence: float = 0.95, seed: in
 def paired_difference(
     a: Mapping[str, float], b: Mapping[str, float], *, confidence: float = 0.95, seed: int = 0
 ) -> Difference:
-    """How much better `a` is than `b`, by the examples (id -> score) that both have.
+    """Compute the mean difference `a - b` over the shared examples, with its interval and p value.
 
     Differences that are all -1, 0 or 1 get Bonett and Price's interval and the exact McNemar test, others the
-    bootstrap-t interval and its test. Raises ValueError when no example has both scores.
+    bootstrap-t interval and its test.
+
+    Args:
+        a: Example id -> score.
+        b: Example id -> score.
+        confidence: Nominal coverage of the interval.
+        seed: Of the resampling.
+
+    Raises:
+        ValueError: No example has both scores.
     """
     differences = _paired(a, b)
     mean, n = float(differences.mean()), len(differences)
@@ -85,9 +99,9 @@ def paired_difference(
 
 
 def verdict(difference: Difference) -> Verdict:
-    """The difference in words: better or worse only where the interval leaves out 0 and the test agrees.
+    """Classify a difference: better or worse only if its interval excludes 0 and its test is significant.
 
-    The interval alone calls five examples won of five a gain; the exact test needs six.
+    The interval alone would call five wins of five examples a gain; the exact test needs six.
     """
     if difference.p_value > 1 - difference.interval.confidence:
         return "not distinguishable"
@@ -97,13 +111,22 @@ def verdict(difference: Difference) -> Verdict:
 
 
 def loses(challenger: Mapping[str, float], incumbent: Mapping[str, float], *, level: float = 0.05, looks: int) -> bool:
-    """Whether the challenger, on the examples that both have scored so far, is worse than the incumbent.
+    """Test whether the challenger is worse than the incumbent on the examples that both have scored so far.
 
-    A one-sided paired test, used at most `looks` times in the life of a trial. Each look tests at `level / looks`
-    (Bonferroni), so a trial that is as good as the incumbent is stopped with probability `level` at most,
-    however the looks depend on each other. False when the two share no example.
+    A one-sided paired test at level `level / looks` (Bonferroni), so that a trial as good as the incumbent is stopped
+    with probability at most `level`, whatever the dependence between the looks.
 
-    Raises ValueError unless `looks >= 1`.
+    Args:
+        challenger: Example id -> score.
+        incumbent: Example id -> score.
+        level: Probability of stopping an equally good trial.
+        looks: Most times that one trial is tested.
+
+    Returns:
+        Whether it is significantly worse; False if the two share no example.
+
+    Raises:
+        ValueError: `looks` is below 1.
     """
     if looks < 1:
         raise ValueError(f"`looks >= 1` must hold, but got {looks}: pass the number of planned tests of a trial")
@@ -140,7 +163,7 @@ def _without_spread(values: Floats, bounds: tuple[float, float], confidence: flo
 
 
 def _real_interval(values: Floats, bounds: tuple[float, float], confidence: float, seed: int) -> Interval:
-    """Interval of the mean of real values, cut to the bounds where all values are within them."""
+    """Interval of the mean of real values, cut to the bounds if all values are within them."""
     if np.ptp(values) == 0:
         return _without_spread(values, bounds, confidence)
     low, high = mean_ends(values, confidence, seed)
@@ -152,8 +175,8 @@ def _real_interval(values: Floats, bounds: tuple[float, float], confidence: floa
 def _sign_flip_p_value(differences: Floats, seed: int) -> float:
     """P value of 'the differences are symmetric about 0' against a mean below 0.
 
-    Differences of one size make it a binomial test on their signs (McNemar); otherwise signs are flipped, in every
-    way there is if these are few. Zeros carry no evidence and are dropped.
+    For differences of one size this is a binomial test on their signs (McNemar); otherwise signs are flipped at
+    random, or in every combination if there are few. Zeros carry no evidence and are dropped.
     """
     moved = differences[~np.isclose(differences, 0.0, atol=1e-12)]
     if moved.size == 0:
@@ -181,10 +204,12 @@ def _sign_p_value(wins: int, n: int, alternative: Literal["less", "two-sided"]) 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cells:
-    """What is known of every cell (system prompt, user prompt), each of shape (..., N, K).
+    """Statistics of every cell (system prompt, user prompt), arrays of shape (..., N, K); leading axes are shuffles.
 
-    `mean` is the mean reward (NaN in an empty cell), `variance` the variance of one response within the cell (NaN
-    where unknown) and `count` the number of responses. Leading axes are shuffles.
+    Attributes:
+        mean: Mean reward; NaN in an empty cell.
+        variance: Variance of one response within the cell; NaN if unknown.
+        count: Number of responses.
     """
 
     mean: Floats
@@ -198,11 +223,13 @@ class Cells:
 
 
 def cells(rewards: Floats, estimator: Estimator = "unbiased") -> Cells:
-    """Means and within-cell variances of rewards (N, K, M), NaN where a response is missing.
+    """Compute the means and within-cell variances of rewards.
 
-    `unbiased` divides by m - 1; a cell with one response borrows the pooled variance of its user prompt, and a
-    user prompt without any repeated cell has none. `paper` divides by m, as arXiv 2604.08801 does with
-    p(1 - p), which is too small by the factor (m - 1)/m.
+    Args:
+        rewards: Shape (N system prompts, K user prompts, M responses); NaN marks a missing response.
+        estimator: `unbiased` divides by m - 1; a cell with one response takes the pooled variance of its user prompt,
+            which is NaN if no cell of that user prompt has two responses. `paper` divides by m, as arXiv 2604.08801
+            does with p(1 - p), which is too small by the factor (m - 1)/m.
     """
     offset = _offset(rewards)
     centred = rewards - offset[:, None]
@@ -211,9 +238,15 @@ def cells(rewards: Floats, estimator: Estimator = "unbiased") -> Cells:
 
 
 def shuffled_cells(rewards: Floats, estimator: Estimator, shuffles: int, rng: np.random.Generator) -> Cells:
-    """Cells after the responses to each user prompt were dealt anew to the system prompts, `shuffles` times.
+    """Compute the cells after permuting the responses to each user prompt among the system prompts.
 
-    That is the world in which the system prompt has no effect; every cell keeps its number of responses.
+    This is the null hypothesis that the system prompt has no effect; every cell keeps its number of responses.
+
+    Args:
+        rewards: Shape (N, K, M); NaN marks a missing response.
+        estimator: See `cells`.
+        shuffles: Number of permutations, the leading axis of the result.
+        rng: Source of the permutations.
     """
     n, k, _ = rewards.shape
     offset, present = _offset(rewards), ~np.isnan(rewards)
@@ -230,7 +263,7 @@ def shuffled_cells(rewards: Floats, estimator: Estimator, shuffles: int, rng: np
 
 
 def _offset(rewards: Floats) -> Floats:
-    """Mean reward of each user prompt: sums of squares keep their digits when taken around it."""
+    """Mean reward of each user prompt; centring on it keeps the sums of squares precise."""
     present = (~np.isnan(rewards)).sum(axis=(0, 2))
     mean: Floats = np.nansum(rewards, axis=(0, 2)) / np.maximum(present, 1)
     return mean

@@ -2,7 +2,7 @@
 
 A trial is compared with the incumbent, whose scores on all rows are known. It stops when it cannot catch up even with
 the highest score on every row left (which never changes the final order), or when the evidence that it is worse passes
-a level: an e-process may be looked at after every row, so blocks may have any size.
+a level: an e-process may be tested after every row, so blocks may have any size.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class StopRule:
         """Whether the challenger, with the scores so far, need not be evaluated further.
 
         Args:
-            challenger: example id -> score, in the order of evaluation.
-            incumbent: example id -> score, on all rows.
+            challenger: Example id -> score, in the order of evaluation.
+            incumbent: Example id -> score, on all rows.
         """
         shared = [key for key in challenger if key in incumbent]
         if not shared:
@@ -55,14 +55,14 @@ class StopRule:
 def e_value(differences: Floats) -> float:
     """Evidence that the mean of the differences is below 0, as an e-value.
 
-    The average over stakes of prod(1 - stake x difference): its expectation is at most 1, whenever one looks, if each
+    The average over stakes of prod(1 - stake x difference): its expectation is at most 1, at any stopping time, if each
     difference has a mean of at least 0 given those before (Waudby-Smith and Ramdas, JRSS B 86, 2024).
 
     Args:
-        differences: challenger less incumbent, row by row, each within -1 and 1.
+        differences: Challenger less incumbent, row by row, each within -1 and 1.
 
     Raises:
-        ValueError: a difference is outside of -1 and 1.
+        ValueError: A difference is outside of -1 and 1.
     """
     if np.abs(differences).max(initial=0.0) > 1 + 1e-9:
         raise ValueError(

@@ -18,12 +18,19 @@ from agentopt.core.task_rules import CONTEXT
 from agentopt.core.yaml_models import RuleError, as_error
 
 Value = Any
-"""What a parser makes of a response: text, a number, a list of ids, a JSON value."""
+"""A parsed response: text, a number, a list of ids, a JSON value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One dataset row. `inputs` is what templates may read; `target` only scorers see."""
+    """One dataset row.
+
+    Attributes:
+        id: Unique within its split.
+        inputs: Values that templates can read, by column.
+        target: The expected answer, visible only to scorers.
+        metadata: Further values for scorers, hidden from templates.
+    """
 
     id: str
     inputs: Mapping[str, Any]
@@ -32,24 +39,24 @@ class Example:
 
 
 class Unparsable(ValueError):  # noqa: N818 - a verdict on a response, not a failure of ours
-    """A response that the parser cannot read; the message names what was expected. A wrong answer, not an error."""
+    """The parser cannot read a response; the message names the expected form. It counts as a wrong answer."""
 
 
 Parser = Callable[[str], Value]
 """Response text -> value. Raises `Unparsable`."""
 
 Scorer = Callable[[Example, Value], Score | Awaitable[Score]]
-"""Judges the workflow's output (None when a subtask gave nothing parsable)."""
+"""Scores the workflow's output, which is None if no response of a subtask was parsable."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fusion:
     """How several samples become one value.
 
-    `first`: the first that parses. `vote`: the most frequent value, the earliest of equals. `vote_list`: the
-    commonest list length k, then the k most frequent ids. `fuse`: one more call, of the subtask's own model or of
-    `model`, that reads all samples and gives the best single answer. `best_of`: the highest `judge(inputs, value)`;
-    the judge never sees the target.
+    `first`: the first that parses. `vote`: the most frequent value, ties to the earliest. `vote_list`: the most common
+    list length k, then the k most frequent ids. `fuse`: one more call, to the subtask's model or to `model`, with all
+    samples in the prompt, for the best single answer. `best_of`: the highest `judge(inputs, value)`;
+    the judge does not see the target.
 
     Attributes:
         method: A registered fusion, or one to import, as `package.module:name`.
@@ -59,7 +66,7 @@ class Fusion:
         options: Further options of a registered fusion.
 
     Raises:
-        TaskError: There is no such method, or it has other options.
+        TaskError: The method is unknown, or an option is not one of the method's.
     """
 
     method: str = "vote"
@@ -76,14 +83,14 @@ class Fusion:
 
     @property
     def given(self) -> dict[str, Any]:
-        """The options of the method, those that are fields of their own included."""
+        """The options of the method, including those in separate fields."""
         own = {"model": self.model, "prompt": self.prompt, "judge": self.judge}
         return {**self.options, **{name: value for name, value in own.items() if value is not None}}
 
 
 @dataclass(frozen=True, slots=True)
 class TokenLengths:
-    """Nominal tokens of one pass, for costs in units: the prompt, and one generation."""
+    """Nominal tokens of one pass, for costs in units: of the prompt, and of one generation."""
 
     prompt: float
     completion: float
@@ -96,17 +103,30 @@ available to the template. It should be deterministic: its result is part of the
 
 @dataclass(frozen=True, slots=True)
 class Subtask:
-    """One subtask. `reads` names the subtasks whose output its prompt uses.
+    """One subtask of a task: a prompt, the models that may answer it, and the allowed numbers of samples.
 
-    `render(inputs, outputs)` gives the user message from the example's inputs and the earlier outputs by
-    subtask name. `models[0]` is the baseline's. `num_samples` are the allowed counts, ascending.
+    Attributes:
+        name: Unique within the task; templates read the output by this name.
+        render: Function of (inputs, outputs by subtask name) that returns the user message.
+        models: Catalogue names; the first is the baseline's.
+        parse: Reads a response.
+        system_prompt: The system prompt to start from.
+        num_samples: Allowed numbers of samples, ascending.
+        fusion: How several samples become one value.
+        max_tokens: Most tokens of one response.
+        temperature: Of one response, as `top_p` and `stop` are.
+        json_schema: JSON text of a schema that endpoints enforce, if they can.
+        reads: The subtasks whose output the prompt or `context` uses.
+        tokens: Nominal lengths for costs in units; measured on the baseline if None.
+        description: Shown to the search agent.
+        context: Function of (inputs, the outputs that `reads` names), called before `render`, which receives the result
+            as `outputs["context"]`. A function that is not async is called in a thread.
+        keep_system_prompt: In a program, whether the candidate's system prompt precedes the program's system message
+            instead of replacing it.
+        left_to_program: Settings (max_tokens, temperature, top_p, stop, json_schema) that a program may set.
 
-    In a program, the candidate's system prompt replaces the program's system message, or precedes it with
-    `keep_system_prompt`; `left_to_program` names the settings (max_tokens, temperature, top_p, stop,
-    json_schema) that the program may set for itself.
-
-    `context(inputs, outputs)` is called before `render`, with the outputs that `reads` names; `render` receives its
-    result as `outputs["context"]`. A function that is not async is called in a thread.
+    Raises:
+        TaskError: A field breaks a rule.
     """
 
     name: str
@@ -152,10 +172,19 @@ Endpoint = Mapping[str, str]
 class Program:
     """The user's program as the workflow: it calls subtasks as the models `agentopt/SUBTASK`.
 
-    Either a `command`, which is run in `folder`, gets the inputs as JSON on stdin and prints its answer, which `parse`
-    reads; or a `function` of the inputs and an `Endpoint`, sync or async, which returns it; or such a function of the
-    inputs alone, as `file.py:name` in `folder`, which finds its endpoint in the environment of a process of its own.
-    `timeout` is in seconds, not counting time during its calls; at most `concurrency` examples run concurrently.
+    Attributes:
+        command: Program and arguments, run in `folder` once per example. It reads the inputs as JSON from stdin and
+            prints its answer.
+        function: In place of a command: a function of the inputs and an `Endpoint`, sync or async, that returns the
+            answer; or a function of the inputs alone, given as `file.py:name` in `folder`, which runs in a separate
+            process with the endpoint in its environment.
+        folder: The working folder of a command, and the folder of a function's file.
+        parse: Reads the printed answer of a command.
+        timeout: Seconds for one example, not counting time during its calls.
+        concurrency: Most examples that run concurrently.
+
+    Raises:
+        TaskError: Not exactly one of `command` and `function` is given, or a number is not positive.
     """
 
     command: tuple[str, ...] = ()
@@ -192,11 +221,23 @@ class Metric:
 
 @dataclass(frozen=True)
 class Task:
-    """A multi-stage task. `subtasks` are in an order in which each comes after all it reads.
+    """A task of several subtasks, with its data and its scorer.
 
-    The workflow's output is that of `output`, the last subtask unless given. `max_units` bounds a candidate's
-    cost per example (None: the paper's default, one pass of every subtask's largest model). With a `program`, that
-    is the workflow, and its output is the task's. `metrics` are reported beside the score; the search ignores them.
+    Attributes:
+        name: Appears in the names of run folders.
+        subtasks: In an order in which each comes after all that it reads.
+        scorer: Scores the output.
+        splits: Examples by split; the search needs `validation`, the verdict `test`.
+        description: Shown to the search agent.
+        output: The subtask whose output is scored; the last one unless given. With a `program`, its answer is scored.
+        unit: The pass that counts as one unit of cost.
+        max_units: Most units that a candidate may cost per example; None for the default of the paper (AgentTTS), one
+            pass of every subtask's largest model.
+        program: A program as the workflow, in place of prompts.
+        metrics: Reported beside the score; the search ignores them.
+
+    Raises:
+        TaskError: A field breaks a rule, or two fields contradict each other.
     """
 
     name: str
@@ -210,7 +251,7 @@ class Task:
     program: Program | None = None
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     file: Path | None = None
-    """The task file that it was loaded from; None for a task that was built in Python."""
+    """The task file; None for a task built in Python."""
 
     def __post_init__(self) -> None:
         where = f"task {self.name}"
@@ -240,21 +281,22 @@ class Task:
 
     @property
     def folder(self) -> Path | None:
-        """The task folder; None for a task that was built in Python."""
+        """The task folder; None for a task built in Python."""
         return self.file.parent if self.file else None
 
     @property
     def output_subtask(self) -> str:
+        """The subtask whose output is scored."""
         return self.output or self.subtasks[-1].name
 
     @property
     def baseline(self) -> Candidate:
-        """Every subtask's first model once, with its seed prompt."""
+        """The candidate with the first model, the least samples and the seed prompt of every subtask."""
         choices = {s.name: SubtaskChoice(s.models[0], s.num_samples[0], s.system_prompt) for s in self.subtasks}
         return Candidate.of(choices)
 
     @property
     def models(self) -> tuple[str, ...]:
-        """Every model that a candidate or a fusion may use, each once."""
+        """Every model that a candidate or a fusion may use, without duplicates."""
         names = [m for s in self.subtasks for m in (*s.models, s.fusion.model) if m is not None]
         return tuple(dict.fromkeys(names))

@@ -24,7 +24,15 @@ class Functions:
         self._modules: dict[Path, Any] = {}
 
     def __call__(self, name: str, where: str) -> Callable[..., Any]:
-        """The function `file.py:name`. Raises `TaskError` with `where` when there is none."""
+        """Load a function.
+
+        Args:
+            name: `file.py:name`, relative to the task folder.
+            where: The key that names it, for messages.
+
+        Raises:
+            TaskError: The file does not exist or fails when it is run, or it has no such function.
+        """
         file, _, attribute = name.rpartition(":")
         path = (self._folder / file).resolve()
         if path not in self._modules:
@@ -38,7 +46,7 @@ class Functions:
 
 
 def _run(path: Path, where: str) -> Any:
-    """The file as a module of its own name, so that two tasks may both have a scorers.py."""
+    """Import the file under a unique module name, so that two tasks may both have a scorers.py."""
     if not path.is_file():
         raise TaskError(f"there is no file {path}", where=where, remedy="correct the path, or write the file")
     name = f"{FILE_MODULE}{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
@@ -51,7 +59,7 @@ def _run(path: Path, where: str) -> Any:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # a user's file may raise anything while it runs
         del sys.modules[name]
-        if isinstance(error, UserError):  # it already has a remedy
+        if isinstance(error, UserError):  # already has a remedy
             raise
         problem = f"{path} cannot be run: {type(error).__name__}: {error}"
         raise TaskError(problem, where=where, remedy=_remedy(error)) from error

@@ -28,13 +28,13 @@ Text = Annotated[str, Field(min_length=1)]
 
 
 class Strict(BaseModel):
-    """Base of every model of a file: unknown keys are refused, and a value does not change once it is read."""
+    """Base of every model of a file: frozen, and unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2 scalars (`no` is a word, `1e6` a number, a date a text), and no key twice."""
+    """YAML 1.2 scalars (`no` is a word, `1e6` a number, a date a text), and no duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -72,14 +72,22 @@ for _tag, _pattern, _first in (
 
 
 def to_yaml(data: Any) -> str:
-    """Plain data as a text that `load_yaml` reads as the same data, keys in their order."""
+    """Dump plain data as YAML that `load_yaml` reads back as equal data. Keys keep their order."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def load_yaml(path: Path, error: type[UserError]) -> Any:
-    """The content of a YAML file; `None` for an empty one.
+    """Read a YAML file.
 
-    Raises `error`, with file and line, for a file that cannot be read, is not YAML, or has a key twice.
+    Args:
+        path: The file.
+        error: Class of the exception to raise.
+
+    Returns:
+        Its content; None for an empty file.
+
+    Raises:
+        UserError: `error`, with file and line: the file cannot be read, is not YAML, or has a duplicate key.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -92,7 +100,16 @@ def load_yaml(path: Path, error: type[UserError]) -> Any:
 
 
 def parse_yaml(text: str, where: Path | str, error: type[UserError]) -> Any:
-    """Parse a YAML text; `where` names its place in messages. Raises `error`, with the line."""
+    """Parse YAML.
+
+    Args:
+        text: The YAML.
+        where: Its place, for messages.
+        error: Class of the exception to raise.
+
+    Raises:
+        UserError: `error`, with the line.
+    """
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
     except yaml.MarkedYAMLError as problem:
@@ -100,20 +117,27 @@ def parse_yaml(text: str, where: Path | str, error: type[UserError]) -> Any:
         place = f"{where}:{mark.line + 1}" if mark else str(where)
         raise error(_yaml_message(problem), where=place, remedy="correct the YAML on that line") from problem
     except yaml.YAMLError as problem:
-        remedy = "remove what is not plain text"
+        remedy = "remove characters that are not plain text"
         raise error(f"is not valid YAML: {problem}", where=where, remedy=remedy) from problem
 
 
 def _yaml_message(problem: yaml.MarkedYAMLError) -> str:
-    said = ", ".join(part for part in (problem.context, problem.problem) if part)
-    return f"is not valid YAML: {said or 'unreadable'}"
+    message = ", ".join(part for part in (problem.context, problem.problem) if part)
+    return f"is not valid YAML: {message or 'unreadable'}"
 
 
 def validate(model_type: type[Model], data: Any, where: Path | str, error: type[UserError], *, key: Key = ()) -> Model:
-    """`data` as a `model_type`.
+    """Validate data against a model.
 
-    `where` names the file and `key` the place inside it that `data` was taken from. Raises `error` with
-    every mistake: key, rule, value, remedy.
+    Args:
+        model_type: The model.
+        data: The content of a file, or a part of it.
+        where: The file, for messages.
+        error: Class of the exception to raise.
+        key: Keys of the file that lead to `data`.
+
+    Raises:
+        UserError: `error`, with every mistake: key, rule, value, remedy.
     """
     try:
         return model_type.model_validate(data)
@@ -140,12 +164,12 @@ class RuleError(UserError, ValueError):
 
 
 def broken_rule(rule: str, remedy: str) -> RuleError:
-    """The exception of a validator that checks one rule of its value."""
+    """Return the exception to raise from a validator that checks one rule."""
     return RuleError([Mistake("", rule, remedy)])
 
 
 def explain(problem: ValidationError, model_type: type[BaseModel], data: Any, *, key: Key = ()) -> list[Mistake]:
-    """The mistakes behind a pydantic error, one per key; the branches of a union are listed as alternatives.
+    """Convert a pydantic error to mistakes, one per key; the branches of a union are listed as alternatives.
 
     A validator gives its own remedy by raising `RuleError`, or `PydanticCustomError(kind, message, {"remedy": text})`.
     """
@@ -171,7 +195,7 @@ def _dotted(*key: str | int) -> str:
 
 
 def as_error(mistakes: Sequence[Mistake], where: Path | str, error: type[UserError]) -> UserError:
-    """One error for all `mistakes` found in `where`."""
+    """Combine mistakes into one exception; `where` is the file that has them."""
     if len(mistakes) == 1:
         (only,) = mistakes
         return error(only.rule, where=": ".join(part for part in (str(where), only.key) if part), remedy=only.remedy)
@@ -180,7 +204,7 @@ def as_error(mistakes: Sequence[Mistake], where: Path | str, error: type[UserErr
 
 
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
-    """A remedy for a name that is not known: the closest one, or all of them."""
+    """Return the remedy for an unknown name: the closest known name, or all of them."""
     names = sorted(known)
     close = difflib.get_close_matches(wrong, names, n=1)
     return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(names) or 'none'}"
@@ -237,7 +261,7 @@ def _rule(detail: Any) -> str:
     if kind == "extra_forbidden":
         return "is not a known key"
     message = re.sub(r"^(Value error|Assertion failed), ", "", message)
-    # A file has lists; the user need not know that Python reads them into tuples.
+    # Files have lists; that they are read as tuples is a detail of the implementation.
     return re.sub(r"^Input should be", "must be", message).replace("valid tuple", "list")
 
 

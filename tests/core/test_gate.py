@@ -109,7 +109,7 @@ def test_rows_needed_of_real_scores_follow_their_spread() -> None:
 
 
 def test_the_issue_s_example_and_too_few_rows() -> None:
-    assert power_advice(24) == "with 24 rows a difference below 0.27 will not be seen"
+    assert power_advice(24) == "with 24 rows a difference below 0.27 will not be detected"
     assert power_advice(5) == "with 5 rows no difference can reach significance: use at least 6"
 
 
