@@ -17,8 +17,10 @@ def join_stream(text: str) -> dict[str, Any]:
     """
     completion: dict[str, Any] = {}
     choices: dict[int, dict[str, Any]] = {}
+    ended = False
     for line in text.splitlines():
         data = line.removeprefix("data:").strip()
+        ended = ended or data == "[DONE]"
         if not line.startswith("data:") or not data or data == "[DONE]":
             continue
         event = parse_json(data.encode(errors="replace"))
@@ -32,6 +34,8 @@ def join_stream(text: str) -> dict[str, Any]:
                 _add_delta(choices.setdefault(index if isinstance(index, int) else 0, {}), delta)
     if "error" in completion:  # whatever came before: a stream that breaks off is not a completion
         return completion
+    if not ended and not any("finish_reason" in choice for choice in choices.values()):
+        raise MalformedResponseError("the stream ended before the answer did")
     return {**completion, "choices": [choices[index] for index in sorted(choices)]}
 
 

@@ -1,0 +1,245 @@
+"""Reading responses: thoughts apart from answers, content in every form, and bodies that no server should send."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentopt.core.errors import MalformedResponseError
+from agentopt.models.base import ToolCall
+from agentopt.models.response_body import ReadChoice, ReadUsage, read_body, read_completion, read_usage
+from agentopt.models.thoughts import split_thought
+
+
+@pytest.mark.parametrize(
+    ("text", "thought", "answer"),
+    [
+        ("yes", "", "yes"),
+        ("<think>Is it no?</think>yes", "Is it no?", "yes"),
+        ("\n<think>\nIs it no?\n</think>\n\nyes\n", "Is it no?", "yes"),
+        ("<THINK>a</THINK>b", "a", "b"),
+        ("<thinking>a</thinking> b", "a", "b"),
+        ("<think>a</think><think>b</think>c", "a\nb", "c"),
+        ("Sure.\n<think>a</think>\nb", "a", "Sure.\n\nb"),
+        ("<think>first 17 and then 42, so", "first 17 and then 42, so", ""),
+        ("yes\n<think>or", "or", "yes"),
+        ("a thought without its opening tag</think>\n\nyes", "a thought without its opening tag", "yes"),
+        ("<think></think>yes", "", "yes"),
+        ("the tag `<think>` opens, `</think>` closes", "", "the tag `<think>` opens, `</think>` closes"),
+        ("  spaces are kept  ", "", "  spaces are kept  "),
+    ],
+)
+def test_thoughts_are_split_from_the_answer(text: str, thought: str, answer: str) -> None:
+    assert split_thought(text) == (thought, answer)
+
+
+@given(st.text(alphabet="ab<>/think\n `", max_size=60))
+def test_splitting_an_answer_again_changes_nothing_but_tags(text: str) -> None:
+    _, answer = split_thought(text)
+    assert len(answer) <= len(text)
+
+
+def choice(message: Any, **fields: Any) -> ReadChoice:
+    return read_completion({"choices": [{"message": message, **fields}]}, most=1).choices[0]
+
+
+@pytest.mark.parametrize(
+    ("message", "text", "thought"),
+    [
+        ({"content": "yes", "reasoning_content": "hm"}, "yes", "hm"),
+        ({"content": "yes", "reasoning": "hm"}, "yes", "hm"),
+        ({"content": None, "reasoning_content": "hm"}, "", "hm"),
+        ({"content": "<think>b</think>yes", "reasoning_content": "a"}, "yes", "a\nb"),
+        ({"content": [{"type": "text", "text": "y"}, {"type": "text", "text": "es"}]}, "yes", ""),
+        ({"content": [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "yes"}]}, "yes", "hm"),
+        ({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, "yes"]}, "yes", "hm"),
+        ({"content": "yes", "reasoning_details": [{"type": "reasoning.text", "text": "hm"}]}, "yes", "hm"),
+        ({"content": [{"type": "image_url", "image_url": {}}]}, "", ""),
+        ({"content": None, "refusal": "I cannot."}, "I cannot.", ""),
+    ],
+)
+def test_content_and_thoughts_are_read_in_every_form(message: Any, text: str, thought: str) -> None:
+    read = choice(message)
+    assert (read.text, read.thought) == (text, thought)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({}, "stop"),
+        ({"finish_reason": None}, "stop"),
+        ({"finish_reason": "length"}, "length"),
+        ({"finish_reason": "max_tokens"}, "length"),
+        ({"finish_reason": "end_turn"}, "stop"),
+        ({"finish_reason": "content_filter"}, "content_filter"),
+        ({"finish_reason": ["odd"]}, "stop"),
+    ],
+)
+def test_finish_reasons_are_those_of_the_openai_format(fields: Any, reason: str) -> None:
+    assert choice({"content": "x"}, **fields).finish_reason == reason
+
+
+def test_tool_calls_are_read_and_odd_ones_are_malformed() -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "find", "arguments": '{"q": 1}'}}
+    read = choice({"content": None, "tool_calls": [call]})
+    assert (read.text, read.tool_calls, read.finish_reason) == (
+        "",
+        (ToolCall("c", "find", '{"q": 1}'),),
+        "tool_calls",
+    )
+    loose = choice({"content": None, "tool_calls": [{"function": {"name": "find", "arguments": {"q": 1}}}]})
+    assert loose.tool_calls == (ToolCall("call_0", "find", '{"q": 1}'),)
+    for calls in ([3], [{}], [{"function": {"name": 3}}]):
+        with pytest.raises(MalformedResponseError):
+            choice({"content": None, "tool_calls": calls})
+
+
+@pytest.mark.parametrize(
+    ("usage", "read"),
+    [
+        ({"prompt_tokens": 20, "completion_tokens": 5}, ReadUsage(20, 5)),
+        ({"input_tokens": 20, "output_tokens": 5}, ReadUsage(20, 5)),
+        ({"prompt_tokens": 20.0, "completion_tokens": 5.5}, ReadUsage(20, None)),
+        ({"prompt_tokens": -1, "completion_tokens": 10**30}, ReadUsage(None, None)),
+        ({"prompt_tokens": True, "completion_tokens": "5"}, ReadUsage(None, None)),
+        ({"prompt_tokens": float("inf"), "completion_tokens": float("nan")}, ReadUsage(None, None)),
+        (
+            {
+                "prompt_tokens": 20,
+                "completion_tokens": 5,
+                "prompt_tokens_details": {"cached_tokens": 16},
+                "completion_tokens_details": {"reasoning_tokens": 3},
+            },
+            ReadUsage(20, 5, 16, 3),
+        ),
+        (
+            {"prompt_tokens": 20, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 99}},
+            ReadUsage(20, 5, 20),
+        ),
+        (None, ReadUsage()),
+        ([1], ReadUsage()),
+    ],
+)
+def test_usage_is_read_and_absurd_counts_are_not(usage: Any, read: ReadUsage) -> None:
+    assert read_usage(usage) == read
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"error": {"message": "no credit left", "code": 402}}, "no credit left"),
+        ({"error": "overloaded"}, "overloaded"),
+        ({"choices": [{"error": {"message": "upstream failed"}}]}, "upstream failed"),
+        ({"error": {"type": "overloaded_error", "message": "Overloaded"}}, "Overloaded overloaded_error"),
+        ({"error": {"message": "Provider error", "metadata": {"raw": "too long"}}}, "Provider error too long"),
+    ],
+)
+def test_an_error_object_is_an_error_in_the_providers_words(body: Any, message: str) -> None:
+    with pytest.raises(MalformedResponseError) as caught:
+        read_completion(body, most=1)
+    assert str(caught.value) == message
+    assert caught.value.error is not None
+
+
+def event(**fields: Any) -> bytes:
+    return b"data: " + json.dumps(fields).encode() + b"\n\n"
+
+
+def delta(index: int = 0, reason: str | None = None, **fields: Any) -> bytes:
+    return event(choices=[{"index": index, "delta": fields, "finish_reason": reason}])
+
+
+def test_a_stream_is_joined() -> None:
+    call = {"index": 0, "id": "c", "function": {"name": "find", "arguments": '{"q":'}}
+    stream = b"".join(
+        [
+            b": comment\n\n",
+            delta(role="assistant", content=""),
+            delta(reasoning_content="h"),
+            delta(reasoning_content="m"),
+            delta(content="y"),
+            delta(content="es"),
+            delta(tool_calls=[call]),
+            delta(tool_calls=[{"index": 0, "function": {"arguments": " 1}"}}]),
+            delta(1, content="no"),
+            delta(reason="length"),
+            delta(1, "stop"),
+            event(choices=[], usage={"prompt_tokens": 20, "completion_tokens": 5}),
+            b"data: [DONE]\n\n",
+        ]
+    )
+    read = read_body(stream, most=2)
+    assert read.usage == ReadUsage(20, 5)
+    first, second = read.choices
+    assert first == ReadChoice("yes", "length", "hm", (ToolCall("c", "find", '{"q": 1}'),))
+    assert second == ReadChoice("no", "stop")
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        delta(content="half a"),
+        delta(content="half a") + event(error={"message": "overloaded"}),
+        b"data: {\n\n",
+        b"data: [DONE]\n\n",
+        b"data: 3\n\n",
+    ],
+)
+def test_a_stream_that_breaks_off_is_malformed(stream: bytes) -> None:
+    with pytest.raises(MalformedResponseError):
+        read_body(stream, most=1)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+MESSAGES = st.fixed_dictionaries(
+    {},
+    optional=dict.fromkeys(("content", "refusal", "reasoning", "reasoning_details", "tool_calls"), JSON),
+)
+CHOICES = st.fixed_dictionaries(
+    {}, optional={"message": MESSAGES | JSON, "text": JSON, "finish_reason": JSON, "error": JSON}
+)
+BODIES = st.fixed_dictionaries(
+    {}, optional={"choices": st.lists(CHOICES | JSON, max_size=2), "usage": JSON, "error": JSON}
+)
+ODD = [
+    b"",
+    b"null",
+    b"[" * 100_000,
+    b'{"choices":' * 20_000,
+    b"\xff\xfe",
+    "{}".encode("utf-16"),
+    b'{"choices": [{"message": {"content": "\xff\xfe"}}]}',
+    b'{"choices": [{"message": {"content": "\\ud83d"}}]}',
+    b'{"choices": [{"message": {"content": "x"}}], "usage": {"prompt_tokens": ' + b"9" * 5000 + b"}}",
+    b'{"choices": [{"message": {"content": NaN}}]}',
+    b'{"choices": [{"index": 1e999, "message": {"content": "x"}}]}',
+    b"data: " + b"[" * 100_000 + b"\n\n",
+]
+
+
+@pytest.mark.parametrize("body", ODD)
+def test_an_odd_body_is_read_or_malformed(body: bytes) -> None:
+    with suppress(MalformedResponseError):
+        read_body(body, most=1).choices[0].text.encode()
+
+
+@given(BODIES.map(lambda body: json.dumps(body).encode()) | st.binary(), st.sampled_from(["", "text/event-stream"]))
+def test_any_body_is_read_or_malformed(body: bytes, content_type: str) -> None:
+    with suppress(MalformedResponseError):
+        for read in read_body(body, most=2, content_type=content_type).choices:
+            (read.text + read.thought + read.finish_reason).encode()
+
+
+@given(st.lists(BODIES.map(lambda body: event(**body)), max_size=4))
+def test_any_stream_is_read_or_malformed(events: list[bytes]) -> None:
+    with suppress(MalformedResponseError):
+        read_body(b"".join(events), most=2)
