@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 import subprocess
@@ -11,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from agentopt.core.errors import CatalogError
-from agentopt.models.catalog import Catalog, read_catalog
+from agentopt.models.catalog import Catalog, ModelSpec, Weights, read_catalog, with_table_defaults
+from agentopt.models.model_table import find_entry
 
 EXAMPLE = Path(__file__).parents[2] / "configs" / "models.yaml"
 
@@ -129,3 +132,88 @@ def test_loading_the_catalogue_imports_no_client_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ))
     assert done.stdout.strip() == "[]", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("fields", "where", "message"),
+    [
+        ({"base_url": "https://user:secret@host/v1"}, "models.a.base_url", "must not contain a user name or password"),
+        ({"base_url": "https://token@host/v1"}, "models.a.base_url", "must not contain a user name or password"),
+        ({"base_url": "user:secret@host/v1"}, "models.a.base_url", "must not contain a user name or password"),
+        ({"base_url": "x", "extra_headers": {"x-a": "b\nc"}}, "models.a.extra_headers", "printable ASCII"),
+        ({"base_url": "x", "extra_headers": {"x a": "b"}}, "models.a.extra_headers", "printable ASCII"),
+        ({"base_url": "x", "supports": {"tempreture": False}}, "models.a.supports", "did you mean 'temperature'?"),
+        ({"base_url": "x", "price": "cheap"}, "models.a.price", "but got 'cheap'"),
+        ({"base_url": "x", "max_tokens_parameter": "tokens"}, "models.a.max_tokens_parameter", "but got 'tokens'"),
+    ],
+)
+def test_a_mistake_in_what_an_endpoint_takes_is_reported(
+    tmp_path: Path, fields: dict[str, object], where: str, message: str
+) -> None:
+    path = written(tmp_path, json.dumps({"models": {"a": fields}}))
+    with pytest.raises(CatalogError) as caught:
+        read_catalog(path)
+    assert where in str(caught.value.where)
+    assert message in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"litellm": "openai/gpt-5-mini"},
+        {"base_url": "https://api.openai.com/v1", "model": "gpt-5-mini"},
+        {"base_url": "http://127.0.0.1:1/v1", "model": "gpt-5-mini"},
+    ],
+)
+def test_prices_context_and_abilities_default_to_the_bundled_table(fields: dict[str, str]) -> None:
+    spec = Catalog({"a": ModelSpec(name="a", **fields)})["a"]
+    assert (spec.usd_per_1m_prompt, spec.usd_per_1m_completion, spec.usd_per_1m_cached_prompt) == (0.25, 2.0, 0.025)
+    assert spec.context_length == spec.known_context_length == 272_000
+    assert spec.max_tokens_parameter == "max_completion_tokens"
+    assert (spec.supports.temperature, spec.supports.top_p, spec.supports.seed) == (False, False, False)
+    assert spec.json_schema
+    assert spec.is_priced
+
+
+def test_an_entry_takes_precedence_over_the_bundled_table() -> None:
+    given = {"usd_per_1m_prompt": 9.0, "context_length": 99, "json_schema": False, "supports": {"temperature": True}}
+    spec = with_table_defaults(ModelSpec(name="gpt-5-mini", base_url="x", **given))
+    assert (spec.usd_per_1m_prompt, spec.usd_per_1m_completion, spec.context_length) == (9.0, 2.0, 99)
+    assert (spec.supports.temperature, spec.supports.top_p, spec.json_schema) == (True, False, False)
+    free = with_table_defaults(ModelSpec(name="gpt-5-mini", base_url="x", price="free"))
+    assert free.prices.usd(1000, 1000) == 0
+    assert free.is_priced
+
+
+def test_a_model_that_is_not_in_the_table_keeps_its_entry() -> None:
+    spec = ModelSpec(name="my-own-model", base_url="x")
+    assert with_table_defaults(spec) == spec
+    assert not spec.is_priced
+    assert spec.known_context_length is None
+
+
+def test_the_tables_provider_is_found_by_the_host_name() -> None:
+    groq = with_table_defaults(
+        ModelSpec(name="a", base_url="https://api.groq.com/openai/v1", model="openai/gpt-oss-20b")
+    )
+    assert groq.is_priced
+    assert (
+        find_entry("gemini-2.5-flash", base_url="https://generativelanguage.googleapis.com/v1beta/openai") is not None
+    )
+    assert find_entry("no-such-model", base_url="https://api.groq.com/openai/v1") is None
+
+
+def test_a_users_file_of_weights_is_identified_by_its_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AGENTOPT_CACHE", str(tmp_path / "cache"))
+
+    def identity(name: str, content: bytes) -> str:
+        (tmp_path / name).write_bytes(content)
+        return ModelSpec(name="a", weights=Weights(file=str(tmp_path / name))).identity
+
+    first, same, other = identity("a.gguf", b"one"), identity("b.gguf", b"one"), identity("c.gguf", b"two!")
+    assert first == same == f"gguf:{hashlib.sha256(b'one').hexdigest()}"
+    assert other != first
+    assert identity("a.gguf", b"three") != first
+    missing = ModelSpec(name="a", weights=Weights(file="/no/such.gguf"))
+    assert missing.identity == "gguf:/no/such.gguf"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import multiprocessing
 import sqlite3
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,10 +22,10 @@ from agentopt.core.errors import (
     TransientModelError,
     WeightsError,
 )
-from agentopt.models.base import Choice, Message, Request, Response
+from agentopt.models.base import Choice, Message, Request, Response, ToolCall, reject
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.charging import worst_case
-from agentopt.models.client import ModelClient
+from agentopt.models.client import CacheUse, ModelClient
 from agentopt.models.journal import Journal
 from agentopt.models.scripted import ScriptedModel
 
@@ -306,3 +309,120 @@ async def test_a_response_rejected_by_the_database_does_not_affect_others(journa
     assert [isinstance(outcome, Response) for outcome in outcomes] == [True, False, True]
     assert isinstance(outcomes[1], AgentoptError)
     assert journal.spend("run").by_purpose["samples"].calls == 3
+
+
+THOUGHTFUL = Choice("yes", 5, "stop", "Is it no?", (ToolCall("c", "find", "{}"),), 3)
+
+
+class Answering(ScriptedModel):
+    """Answers every call with one choice, numbered by the call."""
+
+    def __init__(self, choice: Choice) -> None:
+        super().__init__(numbered)
+        self.choice = choice
+
+    async def generate(self, request: Request) -> Response:
+        response = await super().generate(request)
+        return replace(response, choices=(replace(self.choice, text=f"{self.choice.text} {len(self.requests)}"),))
+
+
+async def test_thoughts_tool_calls_and_token_details_are_stored(journal: Journal, tmp_path: Path) -> None:
+    first = await client_of(Answering(THOUGHTFUL), journal).generate(REQUEST)
+    later = Journal(tmp_path / "journal.db")
+    found = await client_of(ScriptedModel(script=[]), later).generate(REQUEST)
+    assert found.choices == first.choices
+    assert found.choices[0].thought == "Is it no?"
+    assert (found.prompt_tokens, found.cached_tokens) == (first.prompt_tokens, first.cached_tokens)
+    await later.aclose()
+
+
+async def test_an_answer_that_mentions_a_tag_is_read_as_it_was_stored(journal: Journal, tmp_path: Path) -> None:
+    text = "<think> is a tag"
+    await client_of(ScriptedModel(script=[text]), journal).generate(REQUEST)
+    later = Journal(tmp_path / "journal.db")
+    assert (await client_of(ScriptedModel(script=[]), later).generate(REQUEST)).choices[0].text == text
+    await later.aclose()
+
+
+async def test_a_rejected_response_is_requested_again_by_the_next_session_once(tmp_path: Path) -> None:
+    provider = Answering(Choice("verdict", 2))
+    texts = []
+    for _ in range(4):
+        book = Journal(tmp_path / "journal.db")
+        model = client_of(provider, book)
+        texts.append((await model.generate(REQUEST)).choices[0].text)
+        await reject(model, REQUEST)
+        assert (await model.generate(REQUEST)).choices[0].text == texts[-1], "not within a session"
+        await book.aclose()
+    assert texts == ["verdict 1", "verdict 2", "verdict 2", "verdict 2"]
+
+
+async def test_a_model_that_keeps_nothing_ignores_a_rejection() -> None:
+    await reject(ScriptedModel(numbered), REQUEST)
+
+
+async def test_a_fresh_session_requests_everything_again_and_replaces_it(tmp_path: Path) -> None:
+    provider = Answering(THOUGHTFUL)
+    texts = []
+    for fresh in (False, True, False):
+        book = Journal(tmp_path / "journal.db", fresh=fresh)
+        model = client_of(provider, book)
+        texts += [(await model.generate(REQUEST)).choices[0].text for _ in range(2)]
+        await book.aclose()
+        await asyncio.sleep(0.01)
+    assert texts == ["yes 1", "yes 1", "yes 2", "yes 2", "yes 2", "yes 2"]
+
+
+async def test_the_responses_of_earlier_sessions_are_counted_once_each(journal: Journal, tmp_path: Path) -> None:
+    before = client_of(ScriptedModel(numbered), journal)
+    await before.generate(REQUEST.for_repeats(0, 3))
+    assert before.cache_use == CacheUse()
+    await asyncio.sleep(0.01)
+    later = Journal(tmp_path / "journal.db")
+    model = client_of(ScriptedModel(numbered), later)
+    for _ in range(2):
+        await model.generate(REQUEST.for_repeats(0, 3))
+    use = model.cache_use
+    assert use.responses == 3
+    assert use.oldest is not None
+    assert use.oldest < later.opened
+    await later.aclose()
+
+
+OLD_TABLES = """
+CREATE TABLE requests (key VARCHAR(64) PRIMARY KEY, identity TEXT NOT NULL, request TEXT NOT NULL);
+CREATE TABLE responses (
+  key VARCHAR(64) NOT NULL, repeat INTEGER NOT NULL, text TEXT NOT NULL, finish_reason VARCHAR(32) NOT NULL,
+  prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, seconds FLOAT NOT NULL, created FLOAT NOT NULL,
+  PRIMARY KEY (key, repeat));
+CREATE TABLE ledger (
+  id VARCHAR(32) PRIMARY KEY, run TEXT NOT NULL, session VARCHAR(32) NOT NULL, model TEXT NOT NULL,
+  purpose VARCHAR(16) NOT NULL, calls INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL,
+  completion_tokens INTEGER NOT NULL, usd FLOAT NOT NULL, outcome TEXT NOT NULL, opened FLOAT NOT NULL, closed FLOAT);
+INSERT INTO ledger VALUES ('a', 'run', 's', 'm', 'samples', 1, 20, 5, 0.5, 'ok', 100.0, 101.0);
+"""
+
+
+@pytest.mark.parametrize(
+    ("stored", "text", "thought"),
+    [("plain", "plain", ""), ("<think>hm</think>yes", "yes", "hm"), ("<think>hm", "", "hm")],
+)
+async def test_a_journal_of_version_0_1_0_opens_and_its_thoughts_are_split(
+    tmp_path: Path, stored: str, text: str, thought: str
+) -> None:
+    request = replace(REQUEST, temperature=0.9, top_p=1.0)
+    # The formula of version 0.1.0.
+    messages = [[m.role, m.content] for m in request.messages]
+    key = hashlib.sha256(
+        json.dumps([SPEC.identity, messages, [request.max_tokens, 0.9, 1.0, (), None, 0]]).encode()
+    ).hexdigest()
+    with sqlite3.connect(tmp_path / "old.db") as old:
+        old.executescript(OLD_TABLES)
+        old.execute("INSERT INTO responses VALUES (?, 0, ?, 'stop', 20, 5, 1.0, 100.0)", (key, stored))
+    book = Journal(tmp_path / "old.db")
+    model = client_of(ScriptedModel(script=["new"]), book)
+    choice = (await model.generate(request)).choices[0]
+    assert (choice.text, choice.thought, choice.completion_tokens) == (text, thought, 5)
+    assert book.spend("run").by_purpose == {"samples": Usage(1, 20, 5, 0.5)}
+    assert (await model.generate(replace(request, temperature=None))).choices[0].text == "new"
+    await book.aclose()

@@ -137,3 +137,67 @@ async def test_a_failed_call_frees_its_slot() -> None:
         async with limiter.slot():
             raise ValueError("broken")
     assert len(await entries(limiter, FakeTime(), 1)) == 1
+
+
+async def test_the_concurrency_is_halved_once_per_burst_and_raised_slowly() -> None:
+    limiter = RateLimiter(8)
+    async with limiter.slot() as first, limiter.slot() as second:
+        limiter.throttled(first)
+        limiter.throttled(second)
+    assert limiter.concurrency == 4, "calls in flight during a cut do not cut again"
+    async with limiter.slot() as third:
+        limiter.throttled(third)
+    assert limiter.concurrency == 2
+    for _ in range(4):
+        limiter.succeeded()
+    assert limiter.concurrency == 3
+    for _ in range(1000):
+        limiter.succeeded()
+    assert limiter.concurrency == 8
+
+
+async def test_the_concurrency_stays_at_least_one_and_a_waiting_call_is_let_in_when_it_is_raised() -> None:
+    limiter = RateLimiter(2)
+    for _ in range(3):
+        async with limiter.slot() as slot:
+            limiter.throttled(slot)
+    assert limiter.concurrency == 1
+    async with limiter.slot():
+        waiting = asyncio.create_task(limiter.slot().__aenter__())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        for _ in range(2):
+            limiter.succeeded()
+        await waiting
+
+
+@settings(max_examples=50)
+@given(rate=st.floats(100, 5000), sizes=st.lists(st.integers(1, 400), min_size=1, max_size=60))
+def test_no_minute_holds_more_tokens_than_allowed(rate: float, sizes: list[int]) -> None:
+    time = FakeTime()
+    entered: list[tuple[float, int]] = []
+
+    async def run() -> None:
+        limiter = RateLimiter(1000, None, rate, clock=time.clock, sleep=time.sleep)
+
+        async def call(tokens: int) -> None:
+            async with limiter.slot(tokens):
+                entered.append((time.now, tokens))
+
+        await asyncio.gather(*map(call, sizes))
+
+    asyncio.run(run())
+    for start, _ in entered:
+        minute = [tokens for when, tokens in entered if start <= when < start + 60 - 1e-6]
+        assert sum(minute) <= rate or len(minute) == 1, "a single call larger than the limit is let in alone"
+
+
+async def test_tokens_that_a_call_did_not_take_are_available_again() -> None:
+    time = FakeTime()
+    limiter = RateLimiter(10, None, 1000, clock=time.clock, sleep=time.sleep)
+    async with limiter.slot(1000) as slot:
+        slot.tokens = 10
+    async with limiter.slot(900):
+        assert time.now == 1000
+    async with limiter.slot(900):
+        assert time.now == 1060
