@@ -18,44 +18,52 @@ class ColumnError(ValueError):
 
 
 class DatasetRow(dict[str, Any]):
-    """A row that raises `MissingColumnError` for `row[name]` if there is no such column."""
+    """A row whose `row[name]` raises `MissingColumnError` for a missing column."""
 
     def __missing__(self, name: object) -> Any:
         raise MissingColumnError(self, str(name))
 
 
 class MissingColumnError(ColumnError, KeyError):
-    """The row has none of the columns `names`, of which one is needed. A `KeyError` too, for readers that expect it."""
+    """The row has none of the columns `names`. Also a `KeyError`, for readers that expect one."""
 
     def __init__(self, row: Mapping[str, Any], *names: str) -> None:
         super().__init__(f"the row must have the column {' or '.join(map(repr, names))}; {did_you_mean(names[0], row)}")
 
 
 def column(row: Mapping[str, Any], *names: str) -> Any:
-    """The value of the first of `names`, its name in the public forms of the dataset, that the row has."""
+    """Return the first column that the row has.
+
+    Args:
+        row: The row.
+        names: Names of the column in the public forms of the dataset.
+
+    Raises:
+        MissingColumnError: The row has none of them.
+    """
     return row[_name(row, names)]
 
 
 def text(row: Mapping[str, Any], *names: str) -> str:
-    """Such a column that must be a text."""
+    """Return the first column that the row has, a string. Raises `ColumnError`."""
     value: str = _of_kind(row, names, str, "a text")
     return value
 
 
 def items(row: Mapping[str, Any], *names: str) -> list[Any]:
-    """Such a column that must be a list."""
+    """Return the first column that the row has, a list. Raises `ColumnError`."""
     value: list[Any] = _of_kind(row, names, list, "a list")
     return value
 
 
 def number(row: Mapping[str, Any], *names: str) -> str | int | float:
-    """Such a column that must be a number, or a text that is to be read as one."""
+    """Return the first column that the row has, a number, or a string that contains one. Raises `ColumnError`."""
     value: str | int | float = _of_kind(row, names, (str, int, float), "a number or a text")
     return value
 
 
 def at_least_one(option: str, value: int) -> None:
-    """Raise `TaskError` where the reader's option is below 1."""
+    """Raise `TaskError` if the reader's option is below 1."""
     if value < 1:
         raise TaskError(f"{option} must be at least 1, but got {value}", remedy=f"set data.options.{option}")
 

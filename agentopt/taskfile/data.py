@@ -17,7 +17,7 @@ from agentopt.taskfile.schema import ColumnsSpec
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """An example and its place in a file. `numbered` is true if its id is the number of its line."""
+    """An example and its place in a file. `numbered`: its id is its line number."""
 
     example: Example
     where: str
@@ -25,9 +25,16 @@ class Row:
 
 
 def read_rows(path: Path, columns: ColumnsSpec, *, target_needed: bool, where: str) -> list[Row]:
-    """The rows of a JSONL file, blank lines skipped. `where` is the key that names the file.
+    """Read a JSONL file; blank lines are skipped.
 
-    Raises `TaskError` with file and line for what is not a JSON object, lacks a column, or has an id twice.
+    Args:
+        path: The file.
+        columns: How a row becomes an example.
+        target_needed: Whether every row must have a target.
+        where: The key that names the file, for messages.
+
+    Raises:
+        TaskError: With file and line: a row is not a JSON object, lacks a column, or repeats an id.
     """
     if path.suffix != ".jsonl":
         rule = f"data must be a .jsonl file (one JSON object per line), but got {path.name}"
@@ -47,14 +54,30 @@ def read_rows(path: Path, columns: ColumnsSpec, *, target_needed: bool, where: s
 
 
 def json_lines(path: Path, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each line's place and its object. Raises `TaskError`; `where` is the key that names the file."""
+    """Yield the place and the object of each line; blank lines are skipped.
+
+    Args:
+        path: The file.
+        where: The key that names it, for messages.
+
+    Raises:
+        TaskError: The file cannot be read, or a line is not a JSON object.
+    """
     for number, line in enumerate(_content(path, where).split(b"\n"), 1):
         if line.strip():
             yield f"{path}:{number}", _object(line, f"{path}:{number}")
 
 
 def json_list(path: Path, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The place and the object of each item of a file that is one JSON list. Raises `TaskError`."""
+    """Yield the place and the object of each item of a file that is one JSON list.
+
+    Args:
+        path: The file.
+        where: The key that names it, for messages.
+
+    Raises:
+        TaskError: The file cannot be read, is not a list, or an item is not an object.
+    """
     items = _json(_content(path, where), str(path), "write one JSON list of objects")
     if not isinstance(items, list):
         rule = f"a .json dataset must be a list of objects, but got a {type(items).__name__}"
@@ -68,9 +91,7 @@ def _content(path: Path, where: str) -> bytes:
         return path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     except OSError as error:
         rule = f"the data file {path} cannot be read: {error.strerror}"
-        remedy = (
-            "correct the path; it is relative to the task folder, and to the working folder where -c data= gives it"
-        )
+        remedy = "correct the path; it is relative to the task folder, or to the working folder if set by -c data="
         raise TaskError(rule, where=where, remedy=remedy) from error
 
 
@@ -95,7 +116,7 @@ def _row(row: Any, place: str) -> dict[str, Any]:
 
 
 def _example(row: dict[str, Any], place: str, columns: ColumnsSpec, target_needed: bool) -> tuple[Example, bool]:
-    """The row as an example, and whether its id is the number of its line."""
+    """The row as an example, and whether its id is its line number."""
     id_column, target_column = columns.id or "id", columns.target or "target"
     numbered = columns.id is None and "id" not in row
     wanted = {"columns.metadata": columns.metadata, "columns.inputs": columns.inputs or ()}
@@ -125,12 +146,16 @@ def _id(value: Any, place: str) -> str:
 
 
 def inputs_as_text(example: Example) -> str:
-    """The same text for the same inputs, also where a reader put in what JSON has no word for, such as a date."""
+    """A text that is equal for equal inputs, including values that JSON has no type for, such as a date."""
     return json.dumps(example.inputs, sort_keys=True, default=str)
 
 
 def check_leaks(splits: Mapping[Split, list[Row]]) -> None:
-    """Raise `TaskError` for an example that is in two splits, by its id or with equal inputs."""
+    """Check that no example is in two splits.
+
+    Raises:
+        TaskError: Two splits share an id or equal inputs.
+    """
     places: dict[tuple[str, str], tuple[Split, str]] = {}
     for split, rows in splits.items():
         for row in rows:

@@ -1,6 +1,6 @@
 """Reads a task folder into a `Task`, and checks everything that can be checked without a model call.
 
-Owns the rules between keys, and between the task file, its data and the catalogue; `schema` owns the keys.
+Checks the rules between keys, and between the task file, its data and the catalogue; `schema` defines the keys.
 """
 
 from __future__ import annotations
@@ -59,18 +59,29 @@ class KnownModels(Protocol):
 def load_task(
     path: Path | str, *, catalog: KnownModels | None = None, overrides: Mapping[str, Any] | None = None
 ) -> Task:
-    """The task in a folder, or in a task file.
+    """Load a task. Python files that it names are run.
 
-    With a `catalog`, every model must be in it. `overrides` are dotted keys that are set
-    before anything is checked, such as {"data.limit.validation": 20}. Python files that the task names are run.
-    Raises `TaskError` with file, key, rule, value and remedy.
+    Args:
+        path: A task folder, or a task file.
+        catalog: If given, every model must be in it.
+        overrides: Dotted keys of the task file to set first, such as {"data.limit.validation": 20}.
+
+    Raises:
+        TaskError: With file, key, rule, value and remedy.
     """
     file, spec = read_spec(path, overrides or {})
     return _Reader(file, spec, catalog).task()
 
 
 def read_spec(path: Path | str, overrides: Mapping[str, Any]) -> tuple[Path, TaskSpec]:
-    """The task file in a folder and its content with the overrides; rules between keys are not checked."""
+    """Read a task file with overrides; rules between keys are not checked.
+
+    Returns:
+        The path of the file, and its content.
+
+    Raises:
+        TaskError: There is no such file, or a key breaks its rule.
+    """
     file = Path(path)
     file = file / TASK_FILE if file.is_dir() else file
     if not file.is_file():
@@ -86,7 +97,7 @@ def read_spec(path: Path | str, overrides: Mapping[str, Any]) -> tuple[Path, Tas
 
 @dataclass(frozen=True)
 class _Reader:
-    """One task file on its way to a `Task`."""
+    """Builds the `Task` of one task file."""
 
     file: Path
     spec: TaskSpec
@@ -122,7 +133,7 @@ class _Reader:
         return task
 
     def at(self, key: str, subtask: SubtaskSpec | None = None) -> str:
-        """The file and the key, inside a subtask where one is given."""
+        """The file and the key, for messages; with a subtask, the key inside it."""
         inside = f"subtasks.{self.spec.subtasks.index(subtask)}." if subtask else ""
         return f"{self.file}: {inside}{key}"
 
@@ -164,7 +175,7 @@ class _Reader:
 
     def _parser(self, spec: Named, where: str) -> Parser:
         entry, parse = build(PARSERS, spec, self.functions, where)
-        # A parser of ours raises nothing but `Unparsable`; anyone else's may raise anything.
+        # A built-in parser raises only `Unparsable`; others may raise anything.
         return parse if entry.make.__module__ == parsers.__name__ else parsers.python(parse)
 
     def _fusion(self, spec: SubtaskSpec) -> Fusion:
@@ -203,7 +214,7 @@ class _Reader:
         """The subtasks whose output the template reads, in the order of the file."""
         template, where = self.templates[spec.name], self.at("prompt", spec)
         names = [s.name for s in self.spec.subtasks]
-        if self.spec.program:  # what it makes of an answer is its own; it may put any into a later question
+        if self.spec.program:  # which may use any answer in a later prompt
             return tuple(names[: names.index(spec.name)])
         known = [INPUTS, *names, *([CONTEXT, OLD_CONTEXT] if spec.context else [])]
         for name in sorted(template.references - set(known)):
@@ -233,14 +244,14 @@ class _Reader:
                 raise TaskError(rule, where=where, remedy=remedy)
 
     def _models(self) -> Iterator[tuple[str, str]]:
-        """Every model that the file names, and where."""
+        """Every model that the file names, with its place."""
         for spec in self.spec.subtasks:
             yield from ((name, self.at(f"models.{number}", spec)) for number, name in enumerate(spec.models))
             yield from _named_models(FUSIONS, spec.fuse, self.at("fuse", spec))
         yield from _named_models(SCORERS, self.spec.scorer, self.at("scorer"))
 
     def _check_columns(self, rows: Mapping[Split, list[Row]]) -> None:
-        """Every column that a template reads must be an input column of every row."""
+        """Check that every column that a template reads is an input column of every row."""
         known = self.spec.columns.inputs or tuple(rows["validation"][0].example.inputs)
         used: set[str] = set()
         for spec in self.spec.subtasks:
@@ -279,12 +290,12 @@ class _Reader:
     def _check_targets(self, scorer: Scorer, rows: Mapping[Split, list[Row]]) -> None:
         if is_comparison(self.spec.scorer):
             output = next(s for s in self.spec.subtasks if s.name == self._output())
-            # With a program, that is what its answer is read as.
+            # The output of a program is read by the parser of the program.
             parse = self.spec.program.parse if self.spec.program else output.parse
             check_targets(scorer, _of_parser(parse, "values") or (), output.name, rows)
 
     def _check_costs(self, task: Task) -> None:
-        """One pass must not cost less than nothing, which the formula gives when the unit is too large."""
+        """Check that no pass costs less than 0, the result of the formula if the unit is too large."""
         if self.catalog is None:
             return
         sizes = {model: self.catalog[model].parameters for spec in self.spec.subtasks for model in spec.models}
@@ -306,7 +317,7 @@ def in_order(reads: Mapping[str, tuple[str, ...]], where: str) -> list[str]:
 
     Args:
         reads: Subtask -> the subtasks that it reads.
-        where: The place that an error names.
+        where: The place of the subtasks, for messages.
 
     Raises:
         TaskError: Subtasks read each other in a circle.

@@ -1,8 +1,8 @@
 """Reads the `program` of a task file, and checks that its files exist.
 
-A function of two parameters, the inputs and the endpoint, is called in this process. A function of one finds its
-endpoint in the environment, which all examples would share here, so it is called in
-processes of its own (see `program.function_process`).
+A function of two parameters, the inputs and the endpoint, is called in this process. A function of one parameter reads
+its endpoint from the environment, which all examples of a process share, so it is called in worker processes
+(see `program.function_process`).
 """
 
 from __future__ import annotations
@@ -20,12 +20,23 @@ from agentopt.core.yaml_models import did_you_mean
 from agentopt.taskfile.schema import ProgramSpec, SubtaskSpec, TaskSpec
 
 MAX_TOKENS = 1024
-"""The most tokens of a response if neither the subtask nor the program sets it: programs write prompts for models
-that stop by themselves, so the limit of a declared subtask would cut their answers off."""
+"""Most tokens of a response if neither the subtask nor the program sets it: programs write prompts for models
+that stop by themselves, so the default limit of a subtask would truncate them."""
 
 
 def read_program(spec: ProgramSpec, folder: Path, functions: Functions, parse: Parser, where: str) -> Program:
-    """The program. Raises `TaskError` for a command or a function that is not there."""
+    """Build the program of a task.
+
+    Args:
+        spec: The key `program`.
+        folder: The task folder.
+        functions: Loads a function that is called in this process.
+        parse: Reads the output of a command.
+        where: The place of the key, for messages.
+
+    Raises:
+        TaskError: The command or the function does not exist.
+    """
     function: Callable[..., Any] | str | None = spec.function
     if spec.command:
         _check_command(spec.command, folder, f"{where}.command")
@@ -37,7 +48,15 @@ def read_program(spec: ProgramSpec, folder: Path, functions: Functions, parse: P
 
 
 def check_prompts(spec: TaskSpec, at: Callable[..., str]) -> None:
-    """Raise `TaskError` unless either the subtasks or a program writes the prompts. `at` gives the place of a key."""
+    """Check that the prompts come either from the subtasks or from a program.
+
+    Args:
+        spec: The task file.
+        at: Function of (key, subtask) that returns the place of a key, for messages.
+
+    Raises:
+        TaskError: They come from both, from neither, or a key does not apply.
+    """
     for subtask in spec.subtasks:
         if (subtask.prompt is None) != (spec.program is not None):
             rule = "a program writes its own prompts" if spec.program else "a subtask needs a prompt"
@@ -55,7 +74,7 @@ def check_prompts(spec: TaskSpec, at: Callable[..., str]) -> None:
 
 
 def settings_left(spec: SubtaskSpec) -> frozenset[str]:
-    """The settings that a program may set for itself: those that the subtask does not."""
+    """The settings that a program may set: those that the subtask does not set."""
     left = {"max_tokens", "temperature", "top_p", "stop"} - spec.model_fields_set
     return frozenset(left | ({"json_schema"} if spec.parse.kind != "json" else set()))
 
@@ -81,8 +100,10 @@ def _check_file(path: Path, where: str) -> None:
 
 
 def _count_parameters(path: Path, name: str, where: str) -> int:
-    """Of the function `name`; 1 for what is bound otherwise. Read without running the file, which may call the
-    endpoint on import."""
+    """Count the parameters of the function `name` from its source; 1 if the name is not defined by `def`.
+
+    The file is not imported, because it may call the endpoint on import.
+    """
     _check_file(path, where)
     try:
         tree = ast.parse(path.read_bytes())

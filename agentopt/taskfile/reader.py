@@ -1,7 +1,7 @@
-"""A dataset in its public format becomes examples: the source's rows, through the task folder's reader, in splits.
+"""Reads a dataset in its public format: the reader of the task folder turns rows into examples, which are split.
 
-Owns what `data.source`, `data.reader`, `data.options` and `data.splits` mean. A row's split follows from its id
-alone, so that rows appended to a source leave the earlier ones where they are.
+Implements `data.source`, `data.reader`, `data.options` and `data.splits`. A row's split depends only on its id, so that
+appended rows do not change the splits of earlier ones.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from agentopt.taskfile.schema import DataSpec, SplitsSpec
 
 HUB = "hf:"
 FILE_OPTION = "_file"
-"""How the name of an option ends whose value is the path of a file."""
+"""Suffix of options whose value is the path of a file."""
 
 Placed = tuple[str, Mapping[str, Any]]
 """The place of a row, and the row."""
@@ -41,10 +41,20 @@ HubLoader = Callable[[str, str | None, str | None], Iterable[Mapping[str, Any]]]
 def read_dataset(
     data: DataSpec, folder: Path, functions: Functions, where: str, *, hub: HubLoader | None = None
 ) -> dict[Split, list[Row]]:
-    """The examples of `data.source` by split, in the order of the source; those with the same inputs are adjacent.
+    """Read the examples of `data.source`.
 
-    `where` names the key `data`. `hub` loads what `hf:` names; the library `datasets` unless given. Raises `TaskError`
-    when there is no source, or the reader, its options or a row do not fit.
+    Args:
+        data: The key `data`.
+        folder: The task folder.
+        functions: Loads the reader.
+        where: The place of the key, for messages.
+        hub: Loads `hf:` datasets; by default with the library `datasets`.
+
+    Returns:
+        Split -> rows, in the order of the source; rows with equal inputs are adjacent.
+
+    Raises:
+        TaskError: There is no source, an option is refused, or the reader fails on a row.
     """
     if data.source is None:
         rule = "the task reads a dataset that is not part of it, and none was given"
@@ -87,7 +97,7 @@ def _check_kinds(data: DataSpec, function: Callable[..., Any], where: str) -> No
     """Raise `TaskError` for an option that is not of the type of the reader's parameter, if that is a plain one."""
     try:
         hints = get_type_hints(function)
-    except NameError:  # an annotation may name what is imported for type checkers alone
+    except NameError:  # an annotation may name an import for type checkers only
         return
     for name, value in data.options.items():
         hint = hints.get(name)
@@ -125,7 +135,7 @@ def _example(read: Callable[[Mapping[str, Any]], Any], row: Mapping[str, Any], p
     except ColumnError as error:
         remedy = "use a file in the format that the task's README names"
         raise TaskError(error.args[0], where=place, remedy=remedy) from error
-    except Exception as error:  # a user's function may raise anything; it is reported as its failure on this row
+    except Exception as error:  # a user's function may raise anything
         problem = f"the reader failed: {type(error).__name__}: {error}"
         raise TaskError(problem, where=place, remedy="use a file in the format that the task's README names") from error
     if example is not None and not isinstance(example, Example):
@@ -138,10 +148,18 @@ def _example(read: Callable[[Mapping[str, Any]], Any], row: Mapping[str, Any], p
 
 
 def into_splits(rows: Sequence[Row], shares: SplitsSpec, seed: int, where: str) -> dict[Split, list[Row]]:
-    """Each row in one split, chosen by a hash of `seed` and its id. Rows with the same inputs stay together.
+    """Assign each row to a split by a hash of the seed and its id. Rows with equal inputs share a split.
 
-    The shares are divided by their sum, and are met on average. A split that would be empty is given the first rows
-    of the largest one. Raises `TaskError`, at the source `where`, when there are fewer rows than splits.
+    A split that would be empty gets the first rows of the largest one.
+
+    Args:
+        rows: The rows.
+        shares: Expected share of each split; divided by their sum.
+        seed: Of the hash.
+        where: The source, for messages.
+
+    Raises:
+        TaskError: There are fewer rows than splits.
     """
     groups: dict[str, list[Row]] = {}
     for row in rows:
@@ -150,9 +168,7 @@ def into_splits(rows: Sequence[Row], shares: SplitsSpec, seed: int, where: str) 
     wanted = {split: share for split, share in given.items() if share > 0}
     if len(groups) < len(wanted):
         rule = f"a dataset must have at least one usable row for each of {', '.join(wanted)}, but has {len(groups)}"
-        rule += (
-            " with inputs of their own; rows with the same inputs stay in one split" if len(rows) > len(groups) else ""
-        )
+        rule += " with distinct inputs; rows with the same inputs stay in one split" if len(rows) > len(groups) else ""
         raise TaskError(rule, where=where, remedy="give a dataset with more rows, in the format that the README names")
     found: dict[Split, list[list[Row]]] = {split: [] for split in wanted}
     for group in groups.values():
@@ -203,7 +219,7 @@ def _from_hub(source: str, where: str, hub: HubLoader) -> Iterator[Placed]:
 
 @contextmanager
 def quietly(*loggers: str) -> Iterator[None]:
-    """Silence these loggers: each attempt without a network is a warning, and the failure is raised anyway."""
+    """Silence loggers inside the block: offline, every attempt logs a warning, and the failure is raised anyway."""
     levels = {logger: logger.level for logger in map(logging.getLogger, loggers)}
     for logger in levels:
         logger.setLevel(logging.ERROR)
@@ -215,9 +231,17 @@ def quietly(*loggers: str) -> Iterator[None]:
 
 
 def load_from_hub(name: str, config: str | None, split: str | None) -> Iterable[Mapping[str, Any]]:
-    """The rows of one split of a dataset of the Hugging Face hub; of its only one where none is named.
+    """Load the rows of one split of a dataset from the Hugging Face hub.
 
-    Raises `ImportError` without the library, `OSError` or `ValueError` for what cannot be loaded.
+    Args:
+        name: `org/name`.
+        config: Configuration of the dataset, if it has several.
+        split: Split of the dataset; may be None if it has one.
+
+    Raises:
+        ImportError: The library `datasets` is not installed.
+        OSError: The network or the hub failed.
+        ValueError: The dataset, its configuration or its split does not exist.
     """
     import datasets  # an extra, and it takes seconds
 

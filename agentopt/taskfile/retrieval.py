@@ -1,7 +1,7 @@
-"""Examples of tasks that retrieve before they answer: numbered candidates, and which of them are needed.
+"""Examples of retrieval tasks, and the public dataset formats that several task folders read.
 
-Owns how the candidates of a question are cut to a number that a small model can read (what is needed stays, seeded
-distractors fill up, the order is seeded), and the public formats that several task folders read.
+A question's candidates are cut to a number that a small model can read: the needed ones are kept, seeded distractors
+are added, and the order is seeded.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Triple = tuple[str, str, str]
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question with its acceptable answers, what may be retrieved for it, and what of that is `gold`: needed."""
+    """A question with its acceptable answers, the candidates to retrieve from, and the needed ones, `gold`."""
 
     text: str
     answers: Sequence[str]
@@ -30,11 +30,20 @@ class Question:
 
 
 def retrieval_example(question: Question, *, called: str, most: int, seed: int) -> Example | None:
-    """The question with all that is gold and seeded distractors, `most` in all, in a seeded order.
+    """Build an example with all gold candidates and seeded distractors, in a seeded order.
 
-    The candidates are the input `called`; the metadata `gold` are the numbers of the needed ones, from 1, as texts.
-    None for a question without an answer, without gold, or with more gold than `most`. Raises `TaskError` for a
-    `most` below 1.
+    Args:
+        question: The question.
+        called: Name of the input column of the candidates.
+        most: Most candidates.
+        seed: Of the distractors and the order.
+
+    Returns:
+        The example, whose metadata `gold` lists the numbers of the needed candidates, from 1, as strings; None for a
+        question without an answer, without gold, or with more gold than `most`.
+
+    Raises:
+        TaskError: `most` is below 1.
     """
     at_least_one(f"max_{called}", most)
     gold, answers = list(dict.fromkeys(question.gold)), list(dict.fromkeys(filter(None, question.answers)))
@@ -50,10 +59,10 @@ def retrieval_example(question: Question, *, called: str, most: int, seed: int) 
 
 
 def hotpot_question(row: Mapping[str, Any]) -> Question:
-    """A row in the form of HotpotQA, which 2WikiMultihopQA shares: each sentence, under its title, is a candidate.
+    """Read a row in the form of HotpotQA, which 2WikiMultihopQA shares; each sentence, with its title, is a candidate.
 
     `context` and `supporting_facts` are lists of pairs, or the hub's form: an object of two lists. Facts that name a
-    sentence beyond the end of its paragraph, as a few of the datasets do, are left out.
+    sentence beyond the end of its paragraph, which both datasets have a few of, are left out.
     """
     sentences = {
         (title, number): f"{title}: {sentence.strip()}"
@@ -78,10 +87,10 @@ def _pairs(row: Mapping[str, Any], name: str, second: str) -> Iterable[tuple[str
 
 
 def graph_question(row: Mapping[str, Any]) -> Question:
-    """A question over a knowledge graph whose triples are the candidates, in one of two forms.
+    """Read a question over a knowledge graph, whose triples are the candidates, in one of two forms.
 
-    With `gt_triples` these are gold, and the triples around them (`crucial_triples`, `2hop_triples`) distractors. In
-    RoG's form (`graph`, `q_entity`, `a_entity`) gold are the triples on the shortest paths from each entity of the
+    With `gt_triples` these are gold, and `crucial_triples` and `2hop_triples` are distractors. In RoG's form (`graph`,
+    `q_entity`, `a_entity`) gold are the triples on the shortest paths from each entity of the
     question to the nearest answer: RoG's weak supervision (arXiv 2310.01061, section 4.3).
     """
     if "gt_triples" in row:
@@ -104,9 +113,12 @@ def graph_question(row: Mapping[str, Any]) -> Question:
 
 
 def shortest_path_triples(graph: Sequence[Triple], sources: Sequence[str], targets: Sequence[str]) -> list[Triple]:
-    """The triples, in the order of `graph`, on a shortest path from any source to the target nearest to it.
+    """Find the triples on a shortest path from each source to its nearest target.
 
-    A path may go along a triple in either direction. A source that is a target, or reaches none, adds nothing.
+    A path may follow a triple in either direction. A source that is a target, or reaches none, is ignored.
+
+    Returns:
+        The triples, in the order of `graph`.
     """
     neighbours: dict[str, set[str]] = {}
     for head, _, tail in graph:
@@ -141,7 +153,7 @@ def _triples(value: Iterable[Sequence[str]]) -> list[Triple]:
 
 
 def _one_way(triples: Iterable[Triple]) -> Iterator[Triple]:
-    """Freebase states most facts in both directions; of two triples that link a pair both ways the first stays."""
+    """Keep the first of two triples that link a pair in both directions, as Freebase states most facts."""
     seen: set[tuple[str, str]] = set()
     for head, relation, tail in triples:
         if (tail, head) not in seen or head == tail:

@@ -1,7 +1,4 @@
-"""The keys of task.yaml, as pydantic models: what each means and which values it takes.
-
-Owns the rules that concern one key alone; rules between keys, and between keys and data, are `loading`'s.
-"""
+"""The keys of task.yaml as pydantic models, with the rules for single keys; `loading` has the rules between keys."""
 
 from __future__ import annotations
 
@@ -62,7 +59,7 @@ def build(registry: Registry, spec: Named, functions: Functions, where: str) -> 
         The registry's entry, and what its factory returned.
 
     Raises:
-        TaskError: A function is not there, or the factory refused its options.
+        TaskError: A function does not exist, or the factory refused its options.
     """
     entry = registry.find(spec.kind)
     try:
@@ -107,7 +104,7 @@ class LimitSpec(Strict):
 
 
 class SplitsSpec(Strict):
-    """The shares of a dataset that become each split, on average; they are divided by their sum."""
+    """The expected share of each split in a dataset; shares are divided by their sum."""
 
     train: NotNegative = 0.2
     validation: Positive = 0.4
@@ -115,23 +112,23 @@ class SplitsSpec(Strict):
 
 
 class DataSpec(Strict):
-    """The splits: a JSONL file for each, or one dataset in its public format, with a reader that makes the examples."""
+    """The splits: a JSONL file for each, or one dataset in its public format, with a reader of its rows."""
 
     train: Text | None = None
-    """What the prompt optimiser may learn from."""
+    """Examples for the prompt optimiser."""
     validation: Text | None = None
-    """What the search is steered by."""
+    """Examples that the search optimises on."""
     test: Text | None = None
-    """What the verdict is made on; the search never sees it."""
+    """Examples for the verdict, which the search does not use."""
     source: Text | None = None
-    """A .jsonl or .json file, or `hf:org/name/config@split`; a task without one is given it by `-c data=FILE`."""
+    """A .jsonl or .json file, or `hf:org/name/config@split`; if None, set by `-c data=FILE`."""
     reader: FunctionName | None = None
     """A function of a row and the options that returns an `Example`, or None for a row to skip."""
     options: dict[str, Any] = Field(default_factory=dict)
     """The reader's keyword arguments; one whose name ends in `_file` is a path."""
     splits: SplitsSpec = SplitsSpec()
     split_seed: int = 0
-    """Another value cuts the dataset into other splits."""
+    """Seeds the assignment of rows to splits."""
     limit: LimitSpec = LimitSpec()
 
     @model_validator(mode="after")
@@ -153,13 +150,13 @@ class ColumnsSpec(Strict):
     """How a row becomes an `Example`."""
 
     id: Text | None = None
-    """The column with the example's id; default: `id` if the rows have it, otherwise the line number."""
+    """Column of the example's id; default: `id` if the rows have it, otherwise the line number."""
     target: Text | None = None
-    """The column that only scorers see; `target` unless given."""
+    """Column that only scorers see; `target` unless given."""
     inputs: Annotated[tuple[Text, ...], Field(min_length=1), AfterValidator(_distinct)] | None = None
-    """The columns that templates may read; every column without another use unless given."""
+    """Columns that templates may read; default: all that have no other use."""
     metadata: Annotated[tuple[Text, ...], AfterValidator(_distinct)] = ()
-    """Columns that are kept for python scorers, but that no template sees."""
+    """Columns for python scorers, hidden from templates."""
 
 
 class TokensSpec(Strict):
@@ -178,11 +175,11 @@ class ProgramSpec(Strict):
     function: FunctionName | None = None
     """A function of the inputs that returns the answer; see `taskfile.program`."""
     parse: ParserSpec = Named(kind="text")
-    """How what a command prints is read."""
+    """The parser of a command's output."""
     timeout: Positive = 60.0
-    """Seconds that the program may take on one example, not counting time during its calls."""
+    """Most seconds for one example, not counting time during its calls."""
     concurrency: Count = 4
-    """How many examples it runs on concurrently."""
+    """Most examples that run concurrently."""
 
     @model_validator(mode="after")
     def _one_form(self) -> ProgramSpec:
@@ -197,7 +194,7 @@ class SubtaskSpec(Strict):
     """One subtask."""
 
     name: Text
-    """A word by which later templates read this subtask's output."""
+    """An identifier by which templates read this subtask's output."""
     description: str = ""
     """Shown to the search agent."""
     system_prompt: str = ""
@@ -208,19 +205,19 @@ class SubtaskSpec(Strict):
     """A function of the inputs and of the outputs that the prompt reads; the prompt reads its result as
     `context.output`."""
     keep_system_prompt: bool = False
-    """Whether a program's own system message follows the candidate's, instead of being replaced by it."""
+    """Whether the program's system message is kept, after the candidate's, instead of being replaced by it."""
     models: Annotated[tuple[Text, ...], Field(min_length=1), AfterValidator(_distinct)]
-    """Catalogue names of the models that may be used; the first is the baseline's."""
+    """Catalogue names of the allowed models; the first is the baseline's."""
     num_samples: Annotated[tuple[int, ...], BeforeValidator(_counts), AfterValidator(_ascending)] = (1, 2, 3, 5, 8)
-    """How many responses may be drawn: a list, {max: 100} for 1 to 100, or one number."""
+    """Allowed numbers of samples: a list, {max: 100} for 1 to 100, or one number."""
     max_tokens: Count = 64
-    """The most tokens of one response."""
+    """Most tokens of one response."""
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     stop: tuple[Text, ...] = ()
-    """Texts at which a response ends."""
+    """Stop sequences."""
     parse: ParserSpec = Named(kind="text")
-    """How a response is read."""
+    """The parser of a response."""
     fuse: FusionSpec = Named(kind="vote")
     """How several samples become one value."""
     tokens: TokensSpec | None = None
@@ -228,7 +225,7 @@ class SubtaskSpec(Strict):
     @model_validator(mode="before")
     @classmethod
     def _old_key(cls, data: Any) -> Any:
-        """`context` was called `tool` in version 0.1.0."""
+        """Accept `tool`, the name of `context` in version 0.1.0."""
         if not isinstance(data, Mapping) or "tool" not in data:
             return data
         if "context" in data:
@@ -240,10 +237,10 @@ class MetricSpec(Strict):
     """A number that is reported beside the score."""
 
     subtask: Text
-    """Whose output it judges."""
+    """The subtask whose output is scored."""
     scorer: ScorerSpec
     against: Text | None = None
-    """The metadata that it is compared with; the target unless given."""
+    """The metadata column to compare with; the target unless given."""
 
 
 class UnitSpec(Strict):
@@ -255,7 +252,7 @@ class UnitSpec(Strict):
 
 
 class CostSpec(Strict):
-    """What units count in, and the most that a candidate may cost."""
+    """The unit of cost, and the most that a candidate may cost."""
 
     unit: UnitSpec = UnitSpec()
     max_units: Positive | None = None
@@ -273,21 +270,33 @@ class TaskSpec(Strict):
     program: ProgramSpec | None = None
     subtasks: Annotated[tuple[SubtaskSpec, ...], Field(min_length=1)]
     output: Text | None = None
-    """The subtask whose output is judged; the last unless given."""
+    """The subtask whose output is scored; the last unless given."""
     scorer: ScorerSpec
     metrics: dict[Text, MetricSpec] = Field(default_factory=dict)
-    """What is reported beside the score, by name; the search ignores it."""
+    """Metrics reported beside the score, by name; the search ignores them."""
     cost: CostSpec = CostSpec()
 
     @model_validator(mode="after")
     def _columns_of_files(self) -> TaskSpec:
         if self.data.reader and "columns" in self.model_fields_set:
-            raise _error("`columns` goes with files of splits; a reader makes the examples itself", "remove `columns`")
+            raise _error("`columns` goes with files of splits; a reader returns the examples", "remove `columns`")
         return self
 
 
 def with_overrides(data: Any, overrides: Mapping[str, Any]) -> Any:
-    """`data` with dotted keys set, such as `subtasks.find.max_tokens`; a list's item by its number or its name."""
+    """Set dotted keys of a task file.
+
+    Args:
+        data: The content of the file.
+        overrides: Dotted key -> value, such as `subtasks.find.max_tokens`. An item of a list is named by its position
+            from 0, or by its `name`.
+
+    Returns:
+        The changed content; `data` is left as it is.
+
+    Raises:
+        KeyError: A list has no such item.
+    """
     for key, value in overrides.items():
         data = _with(data, key.split("."), value)
     return data

@@ -19,7 +19,16 @@ Rows = Mapping[Split, Sequence[Row]]
 
 
 def build_scorer(spec: Named, functions: Functions, where: str) -> Scorer:
-    """The scorer that `spec` names at the place `where`. Raises `TaskError` for a function that is not there."""
+    """Build a scorer.
+
+    Args:
+        spec: Its name and options.
+        functions: Loads the functions that options name.
+        where: The place of the key, for messages.
+
+    Raises:
+        TaskError: A function does not exist, or an option is refused.
+    """
     entry, scorer = build(SCORERS, spec, functions, where)
     if entry.traits.get("compares") or isinstance(scorer, scorers.Judge):
         return scorer  # type: ignore[no-any-return]
@@ -56,9 +65,20 @@ def check_targets(scorer: Scorer, options: Sequence[str], output: str, rows: Row
 def build_metrics(
     specs: Mapping[str, MetricSpec], subtasks: Iterable[str], rows: Rows, functions: Functions, where: str
 ) -> dict[str, Metric]:
-    """The metrics by name. `where` names the key `metrics`.
+    """Build the metrics.
 
-    Raises `TaskError` for one that names no subtask, or compares with what an example does not have.
+    Args:
+        specs: The key `metrics`.
+        subtasks: Names of the subtasks.
+        rows: The rows of every split.
+        functions: Loads the functions that options name.
+        where: The place of the key, for messages.
+
+    Returns:
+        Name -> metric.
+
+    Raises:
+        TaskError: A metric names no subtask, calls a model, or compares with a value that an example lacks.
     """
     check_metrics({name: spec.subtask for name, spec in specs.items()}, list(subtasks), where)
     metrics = {}

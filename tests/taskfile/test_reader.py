@@ -194,7 +194,7 @@ def test_a_mistake_in_the_data_is_one_message(tmp_path: Path, overrides: dict[st
         (rows(2), r"rows\.jsonl: .*at least one usable row for each of train, validation, test, but has 2\n"),
         (
             [{"id": f"r{n}", "facts": [], "answer": "x"} for n in range(9)],
-            "but has 1 with inputs of their own; rows with the same inputs stay in one split",
+            "but has 1 with distinct inputs; rows with the same inputs stay in one split",
         ),
         ([*rows(3), *rows(1)], r"jsonl:4: an id must be given once in a dataset, but 'r0' is also at .*jsonl:1"),
         ([{"id": "r0", "answer": "x"}], r"jsonl:1: the row must have the column 'facts'"),
