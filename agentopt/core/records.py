@@ -48,11 +48,19 @@ class SubtaskUse:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One subtask's fused value on one example (None: no response was parsable), its usage, and a note."""
+    """The answer of one subtask call.
+
+    Attributes:
+        value: The fused value; None if no response was parsable.
+        use: Its usage.
+        note: Why the value is missing.
+        finish_reason: That of the sample whose value it is: `stop`, `length`, `content_filter` or `tool_calls`.
+    """
 
     value: Any
     use: SubtaskUse
     note: str = ""
+    finish_reason: str = "stop"
 
 
 @dataclass(frozen=True, slots=True)

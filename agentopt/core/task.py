@@ -124,6 +124,9 @@ class Subtask:
         keep_system_prompt: In a program, whether the candidate's system prompt precedes the program's system message
             instead of replacing it.
         left_to_program: Settings (max_tokens, temperature, top_p, stop, json_schema) that a program may set.
+        tools: Tools of one call of a program, each as JSON text.
+        tool_choice: That of one call of a program, as JSON text.
+        parallel_tool_calls: That of one call of a program.
 
     Raises:
         TaskError: A field breaks a rule.
@@ -147,6 +150,9 @@ class Subtask:
     context: ContextFunction | None = None
     keep_system_prompt: bool = False
     left_to_program: frozenset[str] = frozenset()
+    tools: tuple[str, ...] = ()
+    tool_choice: str | None = None
+    parallel_tool_calls: bool | None = None
 
     def __post_init__(self) -> None:
         where = f"subtask {self.name}"

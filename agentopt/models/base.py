@@ -77,6 +77,7 @@ class Request:
         tools: Tools that the model may call, each in the OpenAI format as JSON text.
         tool_choice: `tool_choice` of the OpenAI format as JSON text.
         reasoning_effort: Such as `low`; the catalogue entry's if None.
+        parallel_tool_calls: Whether one answer may have several tool calls; the provider's default if None.
         left_out: Parameters that must not be sent, because the endpoint does not take them; set by `fitting.fit`.
         first_repeat: Repeat index of the first choice. Not part of the cache key, like `n` and `purpose`.
         n: Number of choices.
@@ -98,6 +99,7 @@ class Request:
     tool_choice: str | None = None
     reasoning_effort: str | None = None
     left_out: frozenset[str] = frozenset()
+    parallel_tool_calls: bool | None = None
 
     def key(self, identity: str, shape: str = "") -> str:
         """Compute the cache key: the same for equal requests to the same model, whatever its catalogue name.
@@ -119,6 +121,8 @@ class Request:
         ]
         if extra != [[], [(), None, None], ""]:
             content.append(extra)
+        if self.parallel_tool_calls is not None:
+            content.append({"parallel_tool_calls": self.parallel_tool_calls})
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     @property

@@ -90,10 +90,7 @@ def payload(spec: ModelSpec, request: Request) -> dict[str, Any]:
         body["stop"] = list(request.stop)
     if request.json_schema:
         body["response_format"] = _response_format(request)
-    if request.tools and "tools" not in request.left_out:
-        body["tools"] = [json.loads(tool) for tool in request.tools]
-        if request.tool_choice is not None:
-            body["tool_choice"] = json.loads(request.tool_choice)
+    body |= _tools(request)
     if request.reasoning_effort is not None:
         body["reasoning_effort"] = request.reasoning_effort
     if spec.stream or "stream" in request.left_out:
@@ -102,6 +99,17 @@ def payload(spec: ModelSpec, request: Request) -> dict[str, Any]:
             body["stream_options"] = {"include_usage": True}
     whole: dict[str, Any] = without_surrogates({**body, **spec.extra_body})
     return whole
+
+
+def _tools(request: Request) -> dict[str, Any]:
+    if not request.tools or "tools" in request.left_out:
+        return {}
+    body: dict[str, Any] = {"tools": [json.loads(tool) for tool in request.tools]}
+    if request.tool_choice is not None:
+        body["tool_choice"] = json.loads(request.tool_choice)
+    if request.parallel_tool_calls is not None and "parallel_tool_calls" not in request.left_out:
+        body["parallel_tool_calls"] = request.parallel_tool_calls
+    return body
 
 
 def without_surrogates(value: Any) -> Any:

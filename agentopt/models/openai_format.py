@@ -1,24 +1,21 @@
-"""The OpenAI chat-completions format: what a client may send, and what is sent back. Pure; no web library.
+"""The OpenAI chat-completions format: what a client may send. Pure; no web library.
 
-Owns what is understood, what is refused and with which words. A setting that would change the answer and that
-agentopt does not pass on (tools, logprobs, audio, penalties) is refused; one that does not (user, metadata, store)
-is read over.
+A setting that would change the answer and that agentopt does not pass on (logprobs, audio, penalties) is refused; one
+that does not (user, metadata, store) is ignored. What is sent back is in `openai_completion`.
 """
 
 from __future__ import annotations
 
 import json
-import time
-import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
 from agentopt.core.errors import AgentoptError, ApiError, BudgetExceeded, ModelError
-from agentopt.models.base import Message, Role
+from agentopt.models.base import Message, Role, ToolCall
 
 MOST_CHOICES = 128
 """Maximum number of choices per call."""
@@ -35,7 +32,7 @@ def wrong_key() -> ApiError:
 
 def no_such_path(path: str) -> ApiError:
     """404: nothing is served there."""
-    return ApiError(404, f"there is nothing at {path}; there are /v1/chat/completions and /v1/models")
+    return ApiError(404, f"there is nothing at {path}; there are /v1/chat/completions, /v1/responses and /v1/models")
 
 
 def wrong_method(method: str, path: str, allowed: Iterable[str]) -> ApiError:
@@ -71,10 +68,22 @@ def from_failure(failure: AgentoptError) -> ApiError:
 
 @dataclass(frozen=True, slots=True)
 class ChatCall:
-    """One request for chat completions. None, or empty, is what the client left open.
+    """One request for chat completions. What the client left open is None or empty.
 
-    `messages` have text only; `developer` messages are system messages here. `json_schema` is the canonical JSON text
-    of the schema in `response_format`.
+    Attributes:
+        model: The model that the client named.
+        messages: The conversation; `developer` messages are system messages here.
+        n: Number of answers.
+        max_tokens: Most tokens of an answer.
+        temperature: Sampling temperature.
+        top_p: Nucleus sampling.
+        stop: Texts that end the generation.
+        json_schema: Canonical JSON text of the schema in `response_format`.
+        stream: Whether the answer is sent as server-sent events.
+        include_usage: Whether the last of them has the usage.
+        tools: The tools that the model may call, each as JSON text.
+        tool_choice: `tool_choice` as JSON text.
+        parallel_tool_calls: Whether one answer may have several tool calls.
     """
 
     model: str
@@ -87,17 +96,51 @@ class ChatCall:
     json_schema: str | None = None
     stream: bool = False
     include_usage: bool = False
+    tools: tuple[str, ...] = ()
+    tool_choice: str | None = None
+    parallel_tool_calls: bool | None = None
+
+    @property
+    def has_tools(self) -> bool:
+        """Whether the call has tools, or messages of tools."""
+        return bool(self.tools) or any(m.tool_calls or m.role == "tool" for m in self.messages)
 
 
 class _Read(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
 
 
+class _FunctionCall(_Read):
+    name: Annotated[str, Field(min_length=1)]
+    arguments: str = "{}"
+
+
+class _ToolCallBody(_Read):
+    id: str
+    type: Literal["function"] = "function"
+    function: _FunctionCall
+
+
 class _MessageBody(_Read):
     role: str
     content: Any = None
-    tool_calls: Any = None
+    tool_calls: list[_ToolCallBody] | None = None
+    tool_call_id: str | None = None
     function_call: Any = None
+
+
+class _Function(_Read):
+    name: Annotated[str, Field(min_length=1)]
+
+
+class _Tool(_Read):
+    type: Literal["function"]
+    function: _Function
+
+
+class _ChosenTool(_Read):
+    type: Literal["function"]
+    function: _Function
 
 
 class _StreamOptions(_Read):
@@ -127,11 +170,14 @@ class _Body(_Read):
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
     response_format: _ResponseFormat | None = None
+    tools: list[_Tool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | _ChosenTool | None = None
+    parallel_tool_calls: bool | None = None
 
 
 _REFUSED: Mapping[str, str] = {
-    "tools": "tools are not supported",
-    "functions": "functions are not supported",
+    "functions": "functions are not supported; send them as tools",
+    "function_call": "functions are not supported; send them as tools",
     "logprobs": "log probabilities are not supported",
     "top_logprobs": "log probabilities are not supported",
     "audio": "audio is not supported",
@@ -180,7 +226,7 @@ def call_in(body: Mapping[str, Any]) -> ChatCall:
         read = _Body.model_validate(body)
     except ValidationError as problem:
         raise _invalid(problem) from problem
-    asked = read.response_format
+    wanted, tools = read.response_format, body.get("tools") or []
     return ChatCall(
         model=read.model,
         messages=tuple(_message(message, f"messages[{i}]") for i, message in enumerate(read.messages)),
@@ -189,9 +235,13 @@ def call_in(body: Mapping[str, Any]) -> ChatCall:
         temperature=read.temperature,
         top_p=read.top_p,
         stop=_stop(read.stop),
-        json_schema=None if asked is None else _schema(asked),
+        json_schema=None if wanted is None else _schema(wanted),
         stream=bool(read.stream),
         include_usage=bool(read.stream_options and read.stream_options.include_usage),
+        # As the client wrote them: a tool may have keys that are not known here, such as `strict`.
+        tools=tuple(_compact(tool) for tool in tools),
+        tool_choice=_compact(body["tool_choice"]) if tools and read.tool_choice is not None else None,
+        parallel_tool_calls=read.parallel_tool_calls if tools else None,
     )
 
 
@@ -223,118 +273,58 @@ def _message(message: _MessageBody, where: str) -> Message:
         "developer": "system",
         "user": "user",
         "assistant": "assistant",
+        "tool": "tool",
     }
-    if message.role in ("tool", "function") or message.tool_calls or message.function_call:
-        raise ApiError(400, "tools are not supported", param=where, code="unsupported_parameter")
+    if message.role == "function" or message.function_call:
+        rule = "functions are not supported; send them as tools"
+        raise ApiError(400, rule, param=where, code="unsupported_parameter")
     if message.role not in roles:
         rule = f"a role must be one of {', '.join(roles)}, but got {message.role!r}"
         raise ApiError(400, rule, param=f"{where}.role", code="invalid_value")
-    return Message(roles[message.role], _text(message.content, f"{where}.content"))
+    role = roles[message.role]
+    if role == "tool" and not message.tool_call_id:
+        rule = "a tool message needs the id of the call that it answers"
+        raise ApiError(400, rule, param=f"{where}.tool_call_id", code="missing_required_parameter")
+    calls = message.tool_calls or [] if role == "assistant" else []
+    # An assistant message that only calls tools, or that refused, has no content.
+    content = "" if message.content is None and role == "assistant" else message.content
+    text, parts = _content(content, f"{where}.content")
+    called = tuple(ToolCall(call.id, call.function.name, call.function.arguments) for call in calls)
+    return Message(role, text, parts, called, message.tool_call_id if role == "tool" else None)
 
 
-def _text(content: Any, where: str) -> str:
-    """A message's text; parts of type text are joined."""
+def _content(content: Any, where: str) -> tuple[str, tuple[str, ...]]:
+    """A message's text, and its parts as JSON texts if some are not text."""
     if isinstance(content, str):
-        return content
+        return content, ()
     if not isinstance(content, list):
         rule = f"content must be a text or a list of parts, but got {type(content).__name__}"
         raise ApiError(400, rule, param=where, code="invalid_value")
     for i, part in enumerate(content):
         kind = part.get("type") if isinstance(part, dict) else None
-        if kind != "text" or not isinstance(part.get("text"), str):
-            rule = f"content parts must be of type text, but got {kind!r}"
-            raise ApiError(400, rule, param=f"{where}[{i}]", code="unsupported_parameter")
-    return "".join(part["text"] for part in content)
+        if not isinstance(kind, str) or (kind == "text" and not isinstance(part.get("text"), str)):
+            rule = f"a content part must be an object with a type, and with a text if that is `text`, but got {kind!r}"
+            raise ApiError(400, rule, param=f"{where}[{i}]", code="invalid_value")
+    text = "".join(part["text"] for part in content if part["type"] == "text")
+    is_text = all(part["type"] == "text" for part in content)
+    return text, () if is_text else tuple(_compact(part) for part in content)
+
+
+def _compact(value: Any) -> str:
+    """JSON text with the keys in the order that the client wrote."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def _stop(stop: str | list[str] | None) -> tuple[str, ...]:
     return (stop,) if isinstance(stop, str) else tuple(stop or ())
 
 
-def _schema(asked: _ResponseFormat) -> str | None:
+def _schema(wanted: _ResponseFormat) -> str | None:
     """The schema's canonical text: keys in the order that the client wrote, which is the order of writing them."""
-    if asked.type == "text":
+    if wanted.type == "text":
         return None
-    named = asked.json_schema.json_schema if asked.type == "json_schema" and asked.json_schema else None
-    if asked.type == "json_schema" and named is None:
+    named = wanted.json_schema.json_schema if wanted.type == "json_schema" and wanted.json_schema else None
+    if wanted.type == "json_schema" and named is None:
         where = "response_format.json_schema.schema"
         raise ApiError(400, "json_schema needs a schema", param=where, code="missing_required_parameter")
     return json.dumps(named or {"type": "object"}, separators=(",", ":"))
-
-
-# What is sent back
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """The answers to one call, and the tokens they took. `id` and `created` are set unless given."""
-
-    model: str
-    texts: Sequence[str]
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    finish_reason: str = "stop"
-    id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
-    created: int = field(default_factory=lambda: int(time.time()))
-
-    @property
-    def usage(self) -> dict[str, int]:
-        prompt, completion = self.prompt_tokens, self.completion_tokens
-        return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
-
-    def body(self) -> dict[str, Any]:
-        """The `chat.completion` object."""
-        choices = [
-            {
-                "index": index,
-                "message": {"role": "assistant", "content": text, "refusal": None},
-                "logprobs": None,
-                "finish_reason": self.finish_reason,
-            }
-            for index, text in enumerate(self.texts)
-        ]
-        head = {"id": self.id, "object": "chat.completion", "created": self.created, "model": self.model}
-        return {**head, "choices": choices, "usage": self.usage}
-
-    def chunks(self, *, include_usage: bool = False) -> Iterator[dict[str, Any]]:
-        """The `chat.completion.chunk` objects: each choice's role, text and end; last the usage, where asked for."""
-        for index, text in enumerate(self.texts):
-            for delta, reason in (({"role": "assistant", "content": ""}, None), ({"content": text}, None)):
-                yield self._chunk([_delta(index, delta, reason)], include_usage)
-            yield self._chunk([_delta(index, {}, self.finish_reason)], include_usage)
-        if include_usage:
-            yield {**self._chunk([], include_usage), "usage": self.usage}
-
-    def events(self, *, include_usage: bool = False) -> Iterator[bytes]:
-        """The whole stream as server-sent events, its end included."""
-        for chunk in self.chunks(include_usage=include_usage):
-            yield event(chunk)
-        yield DONE
-
-    def _chunk(self, choices: list[dict[str, Any]], include_usage: bool) -> dict[str, Any]:
-        head = {"id": self.id, "object": "chat.completion.chunk", "created": self.created, "model": self.model}
-        # Where usage was asked for, every chunk has the field, and only the last one fills it.
-        return {**head, "choices": choices, **({"usage": None} if include_usage else {})}
-
-
-def _delta(index: int, delta: dict[str, str], reason: str | None) -> dict[str, Any]:
-    return {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
-
-
-STREAM_HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
-DONE = b"data: [DONE]\n\n"
-
-
-def event(data: Mapping[str, Any]) -> bytes:
-    """One server-sent event: a chunk, or an error's body once a stream has begun."""
-    return f"data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n".encode()
-
-
-def models_body(names: Iterable[str], *, created: int = 0) -> dict[str, Any]:
-    """The list that `/v1/models` gives."""
-    return {"object": "list", "data": [model_body(name, created=created) for name in names]}
-
-
-def model_body(name: str, *, created: int = 0) -> dict[str, Any]:
-    """What `/v1/models/NAME` gives."""
-    return {"id": name, "object": "model", "created": created, "owned_by": "agentopt"}

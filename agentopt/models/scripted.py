@@ -6,8 +6,11 @@ from collections.abc import Callable, Iterable
 
 from agentopt.models.base import Choice, Request, Response
 
-Answer = str | Exception | Callable[[Request, int], str]
-"""A text, an exception to raise, or a function of the request and the repeat index that returns a text."""
+Reply = str | Choice
+"""The text of a choice, or the choice."""
+
+Answer = Reply | Exception | Callable[[Request, int], Reply]
+"""A reply, an exception to raise, or a function of the request and the repeat index that returns a reply."""
 
 
 class ScriptRanOut(AssertionError):  # noqa: N818 - an assertion of the test, so that no handler of our errors catches it
@@ -23,8 +26,8 @@ class ScriptedModel:
     """Answers from `answer`, or from `script` in order, and keeps every request in `requests`.
 
     Args:
-        answer: `answer(request, repeat)` returns the text of one choice. Called once per repeat index.
-        script: One entry per call: a text for all choices, an exception to raise, or a function like `answer`.
+        answer: `answer(request, repeat)` returns one choice. Called once per repeat index.
+        script: One entry per call: a reply for all choices, an exception to raise, or a function like `answer`.
         choices_per_call: Most choices returned by one call; all that were requested unless given.
 
     Raises:
@@ -33,7 +36,7 @@ class ScriptedModel:
 
     def __init__(
         self,
-        answer: Callable[[Request, int], str] | None = None,
+        answer: Callable[[Request, int], Reply] | None = None,
         *,
         script: Iterable[Answer] = (),
         choices_per_call: int | None = None,
@@ -51,9 +54,10 @@ class ScriptedModel:
             raise entry
         count = min(request.n, self._choices_per_call or request.n)
         repeats = range(request.first_repeat, request.first_repeat + count)
-        texts = [entry if isinstance(entry, str) else entry(request, repeat) for repeat in repeats]
+        replies = [entry if isinstance(entry, str | Choice) else entry(request, repeat) for repeat in repeats]
+        choices = tuple(Choice(r, count_tokens(r)) if isinstance(r, str) else r for r in replies)
         prompt_tokens = sum(count_tokens(m.content) for m in request.messages)
-        return Response(tuple(Choice(text, count_tokens(text)) for text in texts), prompt_tokens)
+        return Response(choices, prompt_tokens)
 
     async def aclose(self) -> None:
         """Do nothing: the fake holds no resources."""

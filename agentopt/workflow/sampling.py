@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import takewhile
@@ -14,7 +15,8 @@ from agentopt.core.task import Subtask, Unparsable, Value
 from agentopt.models.base import ChatModel, Choice, Message, Request, Response
 from agentopt.models.catalog import ModelSpec
 from agentopt.workflow.base import FIRST_DRAW, Draw, Prompt
-from agentopt.workflow.fusion import fuse_values, fusion_message, vote
+from agentopt.workflow.fusion import fuse_values, fusion_message, vote, vote_key
+from agentopt.workflow.tool_calls import CalledTools, read_tool_calls, vote_on_calls
 
 
 @dataclass(frozen=True)
@@ -54,38 +56,52 @@ class SubtaskSampler:
         """
         request = request_for(subtask, choice, prompt, draw)
         response = await self.model.generate(request)
-        values, errors = _parse_all(subtask, response)
+        samples, errors = _parse_all(subtask, response)
         use = self._use(choice.model, response)
-        if not values:
+        if not samples:
             return Answer(None, use, f"{subtask.name}: {errors[0]}")
-        if subtask.fusion.method == "fuse" and len(response.choices) > 1:
-            return await self._fuse_by_model(subtask, choice, request, response, values, use)
-        return Answer(fuse_values(subtask.fusion, values, inputs), use)
+        calls = [sample.value for sample in samples if isinstance(sample.value, CalledTools)]
+        # First the samples vote on whether a tool is called; the earliest decides a tie.
+        if 2 * len(calls) > len(samples) or (2 * len(calls) == len(samples) and samples[0].value in calls):
+            return Answer(vote_on_calls(calls), use, finish_reason="tool_calls")
+        samples = [sample for sample in samples if not isinstance(sample.value, CalledTools)]
+        texts = [c.text for c in response.choices if c.text.strip() and not c.tool_calls]
+        if subtask.fusion.method == "fuse" and len(texts) > 1:
+            return await self._fuse_by_model(subtask, choice, request, texts, samples, use)
+        value = fuse_values(subtask.fusion, [sample.value for sample in samples], inputs)
+        return Answer(value, use, finish_reason=_finish_reason(samples, value))
 
     async def _fuse_by_model(
         self,
         subtask: Subtask,
         choice: SubtaskChoice,
         request: Request,
-        response: Response,
-        values: list[Value],
+        answers: list[str],
+        samples: list[_Sample],
         use: SubtaskUse,
     ) -> Answer:
         """Make one more call that reads all samples; if its answer does not parse, the samples vote instead."""
         name = subtask.fusion.model or choice.model
-        answers = [choice.text for choice in response.choices if choice.text.strip()]
-        read = fusion_message(subtask.fusion, request.messages[-1].content, answers)
-        messages = (*request.messages[:-1], read)
+        messages = _fusion_messages(subtask, request.messages, answers)
         # Samples of two repeats may be equal; each repeat still draws its own fusion.
         repeat = request.first_repeat // request.n
         fusion_request = replace(
-            request, model=name, messages=messages, n=1, first_repeat=repeat, temperature=0.0, purpose="fusion"
+            request,
+            model=name,
+            messages=messages,
+            n=1,
+            first_repeat=repeat,
+            temperature=0.0,
+            purpose="fusion",
+            # Messages with tool calls require their tools, but the samples have decided that none is called.
+            tool_choice='"none"' if request.tools else None,
         )
         fused = await self.model.generate(fusion_request)
         use = self._with_fusion(use, name, fused)
         parsed, _ = _parse_all(subtask, fused)
-        voted = vote(values)
-        return Answer(parsed[0] if parsed else voted, use)
+        usable = [sample for sample in parsed if not isinstance(sample.value, CalledTools)]
+        value = usable[0].value if usable else vote([sample.value for sample in samples])
+        return Answer(value, use, finish_reason=_finish_reason(usable or samples, value))
 
     def _use(self, name: str, response: Response) -> SubtaskUse:
         spec, prompt, completion = self.specs[name], response.prompt_tokens, response.completion_tokens
@@ -129,6 +145,9 @@ def request_for(subtask: Subtask, choice: SubtaskChoice, prompt: Prompt, draw: D
         seed=draw.seed,
         first_repeat=draw.repeat * choice.num_samples,
         n=choice.num_samples,
+        tools=subtask.tools,
+        tool_choice=subtask.tool_choice,
+        parallel_tool_calls=subtask.parallel_tool_calls,
     )
 
 
@@ -142,16 +161,38 @@ def _messages(subtask: Subtask, system_prompt: str, prompt: Prompt) -> tuple[Mes
     return (Message("system", "\n\n".join([system_prompt, *kept])), *messages[len(own) :])
 
 
-def _parse_all(subtask: Subtask, response: Response) -> tuple[list[Value], list[str]]:
-    """The values of the parsable choices, and the errors of the others."""
-    values: list[Value] = []
+def _fusion_messages(subtask: Subtask, messages: tuple[Message, ...], answers: list[str]) -> tuple[Message, ...]:
+    """The conversation whose last user message asks for the best of `answers`; images and results of tools stay."""
+    last = messages[-1]
+    question = next((m.content for m in reversed(messages) if m.role == "user"), last.content)
+    message = fusion_message(subtask.fusion, question, answers)
+    if last.role != "user":
+        return (*messages, message)
+    if last.parts:
+        others = [part for part in last.parts if json.loads(part).get("type") != "text"]
+        message = replace(message, parts=(json.dumps({"type": "text", "text": message.content}), *others))
+    return (*messages[:-1], message)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """A usable choice."""
+
+    value: Any
+    finish_reason: str
+
+
+def _parse_all(subtask: Subtask, response: Response) -> tuple[list[_Sample], list[str]]:
+    """The usable choices, and why the others are not."""
+    samples: list[_Sample] = []
     errors: list[str] = []
     for choice in response.choices:
         try:
-            values.append(_parsed(subtask, choice))
+            value = read_tool_calls(choice) if choice.tool_calls else _parsed(subtask, choice)
+            samples.append(_Sample(value, choice.finish_reason))
         except Unparsable as error:
             errors.append(f"{error} (cut off at max_tokens {subtask.max_tokens})" if choice.is_cut_off else str(error))
-    return values, errors
+    return samples, errors
 
 
 def _parsed(subtask: Subtask, choice: Choice) -> Value:
@@ -163,3 +204,9 @@ def _parsed(subtask: Subtask, choice: Choice) -> Value:
 
 def _cut_off(response: Response) -> int:
     return sum(choice.is_cut_off for choice in response.choices)
+
+
+def _finish_reason(samples: list[_Sample], value: Value) -> str:
+    """The finish reason of the first sample that has this value; of the first sample if it was made of several."""
+    key = vote_key(value)
+    return next((s.finish_reason for s in samples if vote_key(s.value) == key), samples[0].finish_reason)

@@ -453,7 +453,7 @@ async def test_without_keys_a_page_from_elsewhere_is_refused(
 async def test_others_are_let_in_only_with_keys(folder: Path) -> None:
     async with OpenAIServer(answer) as backend:
         deployment = deployment_in(folder, backend)
-        with pytest.raises(UserError, match=r"(?s)needs keys.*--api-key-file"):
+        with pytest.raises(UserError, match=r"(?s)needs API keys.*--api-key-file"):
             await serve(deployment, ServeSettings(host="0.0.0.0", port=0))
         async with served(deployment) as url:
             port = int(url.rpartition(":")[2].partition("/")[0])
@@ -540,8 +540,8 @@ def test_the_last_user_message_is_the_only_text_column_or_an_object_of_the_colum
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("pear", "no JSON object"),
-        ("[1]", "no JSON object"),
+        ("pear", "not a JSON object"),
+        ("[1]", "not a JSON object"),
         ('{"a": 1, "b": 2}', "it lacks c"),
         ('{"a": 1, "c": 2, "d": 3}', "it has d, which is unknown"),
         ('{"a": 1, "d": 3}', "it lacks c and it has d, which is unknown"),

@@ -14,17 +14,13 @@ from openai.types import Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from agentopt.core.errors import ApiError, BudgetExceeded, PermanentModelError, ScorerError
-from agentopt.models.base import Message
+from agentopt.models.base import Choice, Message
+from agentopt.models.openai_completion import DONE, ChatStream, Completion, event, model_body, models_body
 from agentopt.models.openai_format import (
-    DONE,
     MOST_CHOICES,
     ChatCall,
-    Completion,
-    event,
     from_failure,
-    model_body,
     model_in,
-    models_body,
     no_such_model,
     no_such_path,
     parse_call,
@@ -87,7 +83,14 @@ def test_text_parts_are_joined_and_a_developer_is_the_system() -> None:
     "more",
     [
         {"user": "me", "seed": 3, "metadata": {"a": "b"}, "store": True, "service_tier": "auto"},
-        {"tools": [], "logprobs": False, "frequency_penalty": 0, "presence_penalty": 0.0, "logit_bias": {}},
+        {
+            "tools": [],
+            "tool_choice": "auto",
+            "logprobs": False,
+            "frequency_penalty": 0,
+            "presence_penalty": 0.0,
+            "logit_bias": {},
+        },
         {"parallel_tool_calls": True, "reasoning_effort": "low", "modalities": ["text"], "stop": None, "n": None},
     ],
 )
@@ -98,17 +101,11 @@ def test_what_does_not_change_the_answer_is_read_over(more: dict[str, Any]) -> N
 @pytest.mark.parametrize(
     ("more", "param"),
     [
-        ({"tools": [{"type": "function"}]}, "tools"),
         ({"functions": [{}]}, "functions"),
         ({"logprobs": True}, "logprobs"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"frequency_penalty": 0.5}, "frequency_penalty"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0]"),
-        ({"messages": [{"role": "assistant", "content": None, "tool_calls": [{}]}]}, "messages[0]"),
-        (
-            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
-            "messages[0].content[0]",
-        ),
+        ({"messages": [{"role": "function", "name": "f", "content": "x"}]}, "messages[0]"),
     ],
 )
 def test_what_would_change_the_answer_and_is_not_passed_on_is_refused_with_its_name(
@@ -125,6 +122,11 @@ def test_what_would_change_the_answer_and_is_not_passed_on_is_refused_with_its_n
         ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id"),
+        ({"messages": [{"role": "assistant", "content": None, "tool_calls": [{}]}]}, "messages[0].tool_calls[0].id"),
+        ({"messages": [{"role": "user", "content": [{"text": "x"}]}]}, "messages[0].content[0]"),
+        ({"tools": [{"type": "function"}]}, "tools[0].function"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
         ({"model": ""}, "model"),
         ({"n": 0}, "n"),
         ({"n": MOST_CHOICES + 1}, "n"),
@@ -166,6 +168,7 @@ def test_half_a_character_is_refused_where_it_comes_in() -> None:
         parse_call(b'{"model": "x", "messages": [{"role": "user", "content": "\\ud800"}]}')
 
 
+ANSWERS = [Choice("Oakby", 2), Choice("Redfield", 2)]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
@@ -187,7 +190,7 @@ def test_any_value_of_a_key_is_a_call_or_a_wire_error_of_the_clients(more: dict[
 
 
 def test_a_completion_is_what_the_official_client_reads() -> None:
-    body = Completion("agentopt/find", ["Oakby", "Redfield"], 10, 4).body()
+    body = Completion("agentopt/find", ANSWERS, 10, 4).body()
     read = ChatCompletion.model_validate(body, strict=True)
     assert [choice.message.content for choice in read.choices] == ["Oakby", "Redfield"]
     assert read.usage
@@ -197,8 +200,8 @@ def test_a_completion_is_what_the_official_client_reads() -> None:
 
 @pytest.mark.parametrize("include_usage", [False, True])
 def test_a_stream_is_what_the_official_client_reads(include_usage: bool) -> None:
-    answer = Completion("agentopt/find", ["Oakby", "Redfield"], 10, 4)
-    events = list(answer.events(include_usage=include_usage))
+    answer = Completion("agentopt/find", ANSWERS, 10, 4)
+    events = list(ChatStream("agentopt/find", include_usage=include_usage).end(answer))
     assert events[-1] == DONE
     assert all(part.startswith(b"data: ") and part.endswith(b"\n\n") for part in events)
     chunks = [ChatCompletionChunk.model_validate_json(part[6:]) for part in events[:-1]]

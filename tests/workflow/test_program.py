@@ -643,7 +643,7 @@ async def test_the_official_client_finds_the_models(client: AsyncOpenAI) -> None
         ({"model": "gpt-4o"}, NotFoundError),
         ({"model": "agentopt/answer"}, UnprocessableEntityError),
         ({"temperature": 3}, APIStatusError),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, APIStatusError),
+        ({"tools": [{"type": "web_search"}]}, APIStatusError),
     ],
 )
 async def test_the_official_client_receives_the_error(client: AsyncOpenAI, more: Any, error: Any) -> None:

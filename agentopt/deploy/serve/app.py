@@ -20,15 +20,13 @@ from agentopt.deploy.serve.access import Access
 from agentopt.deploy.serve.handler import ChatHandler, Served
 from agentopt.deploy.serve.metrics import CONTENT_TYPE, Metrics
 from agentopt.models.api_errors import readable
+from agentopt.models.openai_completion import STREAM_HEADERS, ChatStream, model_body, models_body
 from agentopt.models.openai_format import (
     NO_RETRY,
-    STREAM_HEADERS,
     ChatCall,
     call_in,
     from_failure,
-    model_body,
     model_in,
-    models_body,
     no_such_model,
     no_such_path,
     read_body,
@@ -191,7 +189,7 @@ def _response(call: ChatCall, served: Served) -> Response:
     if not call.stream:
         return JSONResponse(served.completion.body(), headers=candidate)
     # The answer exists before the first event, so a stream never ends in an error.
-    events = served.completion.events(include_usage=call.include_usage)
+    events = ChatStream(call.model, include_usage=call.include_usage).end(served.completion)
     return StreamingResponse(_iterated(events), headers={**STREAM_HEADERS, **candidate})
 
 

@@ -18,7 +18,8 @@ from agentopt.core.records import Answer
 from agentopt.core.task import Example, Subtask, Task
 from agentopt.models.base import ChatModel
 from agentopt.models.catalog import ModelSpec
-from agentopt.models.openai_format import ChatCall, Completion, no_such_model
+from agentopt.models.openai_completion import Completion
+from agentopt.models.openai_format import ChatCall, no_such_model
 from agentopt.workflow.base import Draw, OnAnswer
 from agentopt.workflow.chat_calls import PREFIX, completion_of, with_settings
 from agentopt.workflow.graph import Workflow
@@ -97,6 +98,7 @@ class ChatHandler:
         candidate = self.current()
         if call.model == self._task.name:
             _check_format(call, None if self._task.program else self._task[self._task.output_subtask])
+            _check_plain(call)
             example = Example("served", inputs_in(call.messages, self._columns))
             answers = [self._whole(candidate, example, self._draw(i)) for i in range(call.n)]
         elif call.model in self._subtasks:
@@ -126,6 +128,17 @@ def _without_inputs(subtask: Subtask) -> Subtask:
         rule = f"the answers of {subtask.name} are judged by the task's inputs; call the whole task instead"
         raise ApiError(400, rule, param="model", code="unsupported_parameter")
     return subtask
+
+
+def _check_plain(call: ChatCall) -> None:
+    """Raise `ApiError` if a call of the whole task has tools, or content that is not text."""
+    remedy = "call one of its subtasks instead"
+    if call.has_tools:
+        rule = f"{call.model} is the whole task, which takes inputs and no tools; {remedy}"
+        raise ApiError(400, rule, param="tools", code="unsupported_parameter")
+    if any(message.parts for message in call.messages):
+        rule = f"{call.model} is the whole task, which takes inputs as text; {remedy}"
+        raise ApiError(400, rule, param="messages", code="unsupported_parameter")
 
 
 def _check_format(call: ChatCall, subtask: Subtask | None) -> None:

@@ -13,10 +13,8 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from agentopt.core.errors import ApiError
+from agentopt.models.openai_completion import STREAM_HEADERS, ChatStream, model_body, models_body
 from agentopt.models.openai_format import (
-    STREAM_HEADERS,
-    model_body,
-    models_body,
     no_such_model,
     no_such_path,
     parse_call,
@@ -113,7 +111,7 @@ class Gateway:
         completion = await run.answer(call)
         if call.stream:
             # The answer exists only after fusion, so the stream is sent in one piece.
-            body = b"".join(completion.events(include_usage=call.include_usage))
+            body = b"".join(ChatStream(call.model, include_usage=call.include_usage).end(completion))
             return web.Response(body=body, headers=STREAM_HEADERS)
         return web.json_response(completion.body())
 

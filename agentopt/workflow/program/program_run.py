@@ -11,9 +11,11 @@ from contextlib import contextmanager
 from agentopt.core.errors import AgentoptError, ApiError, BudgetExceeded, ScorerError
 from agentopt.core.records import Answer, SubtaskUse
 from agentopt.core.task import Example, Subtask, Task, Value
-from agentopt.models.openai_format import ChatCall, Completion, from_failure, no_such_model
+from agentopt.models.openai_completion import Completion
+from agentopt.models.openai_format import ChatCall, from_failure, no_such_model
 from agentopt.workflow.base import CallSubtask
 from agentopt.workflow.chat_calls import PREFIX, completion_of, with_settings
+from agentopt.workflow.tool_calls import CalledTools
 
 GRACE_SECONDS = 2.0
 """Seconds that a program may continue after one of its calls failed permanently."""
@@ -29,7 +31,7 @@ class ProgramRun:
         clock: Seconds.
 
     Attributes:
-        outputs: Subtask name to the value of its last call.
+        outputs: Subtask name to the value of its last call that was answered with a text.
         uses: Subtask name to the use of all its calls.
         failure: The first failure of a call; a reached cap replaces any other.
         unusable: Why a call had no usable response; empty if none was without.
@@ -102,7 +104,8 @@ class ProgramRun:
             known = failure if isinstance(failure, AgentoptError) else AgentoptError(repr(failure))
             raise from_failure(known) from failure
         for answer in answers:
-            self.outputs[subtask.name] = answer.value
+            if not isinstance(answer.value, CalledTools):
+                self.outputs[subtask.name] = answer.value
             self.uses[subtask.name] = self.uses.get(subtask.name, SubtaskUse()) + answer.use
         return answers
 
@@ -115,7 +118,8 @@ class ProgramRun:
     def _occurrence(self, subtask: Subtask, call: ChatCall) -> int:
         """How often this run has made the same call before; each occurrence draws new responses."""
         settings = (subtask.max_tokens, subtask.temperature, subtask.top_p, subtask.stop, subtask.json_schema)
-        key = (subtask.name, call.messages, settings)
+        tools = (subtask.tools, subtask.tool_choice, subtask.parallel_tool_calls)
+        key = (subtask.name, call.messages, settings, tools)
         self._occurrences[key] += 1
         return self._occurrences[key] - 1
 
