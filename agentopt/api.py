@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import uuid
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from contextvars import copy_context
@@ -25,6 +25,7 @@ from agentopt.models.catalog import Catalog, ModelSpec
 from agentopt.models.router import ModelRouter, connect
 from agentopt.models.session import open_session
 from agentopt.prompts.diagnosis import Diagnosis
+from agentopt.runs.agent_model import with_agent_model
 from agentopt.runs.config import Config
 from agentopt.runs.folder import RunFolder
 from agentopt.runs.optimization import Optimization
@@ -87,6 +88,7 @@ async def aoptimize(
     if search:
         config = config.model_copy(update={"strategy": CUSTOM})
     loaded, specs = load(task, config)
+    config = with_agent_model(config, loaded, specs)
     if not search:
         check_search_settings(config)
     prompted_subtasks(loaded, config)
@@ -94,17 +96,23 @@ async def aoptimize(
     if opened:
         opened = opened.resumed_with(loaded, config)
     observe = broadcast(*callbacks)
-    models = provider or model_router(specs, observe)  # before the folder exists: a missing key leaves none behind
+    # Before the folder exists: a missing key leaves none behind.
+    models = provider or model_router(specs, observe, required_models(loaded))
     run = opened or RunFolder.create(loaded, config, warm_start)
-    caps, purpose_caps = config.budget.caps(), config.purpose_caps()
+    caps, purpose_caps, logged = config.budget.caps(), config.purpose_caps(), broadcast(log_to(run.log), observe)
     try:
         with run.locked():
             run.save()
             async with open_session(
-                specs, run.id, caps=caps, purpose_caps=purpose_caps, journal=config.journal, provider=models
+                specs,
+                run.id,
+                caps=caps,
+                purpose_caps=purpose_caps,
+                journal=config.journal,
+                provider=models,
+                observer=logged,
             ) as session:
-                optimization = Optimization(loaded, config, run, session, broadcast(log_to(run.log), observe), search)
-                return await optimization.result()
+                return await Optimization(loaded, config, run, session, logged, search).result()
     except UserError:
         if not opened and not run.trials.exists():
             run.discard()  # resuming it would meet the same mistake; the journal keeps what was answered
@@ -141,8 +149,10 @@ async def aevaluate(
     chosen = candidate or loaded.baseline
     check_candidate(chosen, loaded)
     caps, run, observe = config.budget.caps(), f"evaluate {loaded.name} {uuid.uuid4().hex}", broadcast(*callbacks)
-    models = provider or model_router(specs, observe)
-    async with open_session(specs, run, caps=caps, journal=config.journal, provider=models) as session:
+    models = provider or model_router(specs, observe, required_models(loaded))
+    async with open_session(
+        specs, run, caps=caps, journal=config.journal, provider=models, observer=observe
+    ) as session:
         evaluator = Evaluator(loaded, session.model, specs, seed=config.response_seed)
         return await evaluator.evaluate(chosen, split, on_result=lambda result: observe(ExampleDone(result)))
 
@@ -176,13 +186,20 @@ async def adiagnose(
     """
     config = config or Config()
     loaded, specs = load(task, config)
+    config = with_agent_model(config, loaded, specs)
     chosen = candidate or loaded.baseline
     check_candidate(chosen, loaded)
     subtasks = pilot_subtasks(loaded, config, subtask)
     caps, run, observe = config.budget.caps(), f"diagnose {loaded.name} {uuid.uuid4().hex}", broadcast(*callbacks)
-    models = provider or model_router(specs, observe)
+    models = provider or model_router(specs, observe, required_models(loaded))
     async with open_session(
-        specs, run, caps=caps, purpose_caps=config.purpose_caps(), journal=config.journal, provider=models
+        specs,
+        run,
+        caps=caps,
+        purpose_caps=config.purpose_caps(),
+        journal=config.journal,
+        provider=models,
+        observer=observe,
     ) as session:
         evaluator = Evaluator(loaded, session.model, specs, seed=config.response_seed)
         return [await run_diagnosis(loaded, config, session, evaluator, chosen, name, observe) for name in subtasks]
@@ -242,8 +259,10 @@ diagnose = _blocking(adiagnose)
 """`adiagnose`, for code that is not async."""
 
 
-def model_router(specs: Mapping[str, ModelSpec], observer: Observer) -> ModelRouter:
+def model_router(specs: Mapping[str, ModelSpec], observer: Observer, required: Collection[str]) -> ModelRouter:
     """The catalogue's transports; the observer receives an event for each tenth of a file that is downloaded.
+
+    The keys of models that are not `required` are checked on their first call: a run can do without an agent.
 
     Raises:
         CatalogError: The environment variable of a model's key is not set.
@@ -257,7 +276,8 @@ def model_router(specs: Mapping[str, ModelSpec], observer: Observer) -> ModelRou
             reported.add(tenth)
             loop.call_soon_threadsafe(observer, progress)
 
-    return ModelRouter(specs, partial(connect, progress=report))
+    optional = specs.keys() - set(required)
+    return ModelRouter(specs, partial(connect, progress=report), optional=optional)
 
 
 def load(task: TaskSource, config: Config, *, agent: bool = True) -> LoadedTask:
@@ -275,14 +295,18 @@ def load(task: TaskSource, config: Config, *, agent: bool = True) -> LoadedTask:
         return task
     catalog = Catalog.load(*config.models)
     loaded = task if isinstance(task, Task) else load_task(task, catalog=catalog, overrides=config.task)
-    names = list(loaded.models)
+    config = with_agent_model(config, loaded, catalog)
+    names = required_models(loaded)
     if agent and config.calls_model and config.agent.model:
         names.append(config.agent.model)
     if agent and config.writer:
         names.append(config.writer)
-    if isinstance(loaded.scorer, Judge):
-        names.append(loaded.scorer.model)
     return LoadedTask(loaded, {name: catalog[name] for name in dict.fromkeys(names)})
+
+
+def required_models(task: Task) -> list[str]:
+    """The models without which the task cannot be run: those of its subtasks, and its judge."""
+    return [*task.models, *([task.scorer.model] if isinstance(task.scorer, Judge) else [])]
 
 
 def _check_split(task: Task, split: Split) -> None:

@@ -8,6 +8,7 @@ closes or its parent dies. The only module that imports xllamacpp.
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import json
 import os
 import signal
@@ -18,6 +19,11 @@ from typing import Any
 
 PROMPT_CACHE_MIB = 128
 """Memory for the cached state of prompts without a slot; llama.cpp's default is 8 GiB."""
+
+
+def is_installed() -> bool:
+    """Whether the engine's library is installed."""
+    return importlib.util.find_spec("xllamacpp") is not None
 
 
 def main() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
 import os
 import secrets
@@ -24,7 +23,7 @@ from agentopt.core.events import FileProgress
 from agentopt.models.base import Request, Response
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.compute_slot import ComputeSlot, shared_slot
-from agentopt.models.engine import physical_cores
+from agentopt.models.engine import is_installed, physical_cores
 from agentopt.models.hosted import HostedModel
 from agentopt.models.weights import fetch
 
@@ -175,7 +174,7 @@ class EngineProcess:
     """
 
     def __init__(self, weights: Path, spec: ModelSpec) -> None:
-        if importlib.util.find_spec("xllamacpp") is None:
+        if not is_installed():
             raise CatalogError(
                 f"the model {spec.name!r} needs the embedded engine, which is not installed",
                 remedy="pip install 'agentopt[local]'",

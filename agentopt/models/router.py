@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from agentopt.core.events import FileProgress
 from agentopt.models.base import ChatModel, Preparable, Request, Response
@@ -36,14 +36,18 @@ class ModelRouter:
     Args:
         specs: Catalogue name -> entry, for every model that will be called.
         connect: Makes the transport of an entry.
+        optional: Names of models that the run can do without: their keys are checked on their first call.
 
     Raises:
         CatalogError: The environment variable of some model's API key is not set. Checked here, before any spending.
     """
 
-    def __init__(self, specs: Mapping[str, ModelSpec], connect: Connect = connect) -> None:
-        for spec in specs.values():
-            key_of(spec)
+    def __init__(
+        self, specs: Mapping[str, ModelSpec], connect: Connect = connect, *, optional: Collection[str] = ()
+    ) -> None:
+        for name, spec in specs.items():
+            if name not in optional:
+                key_of(spec)
         self._specs, self._connect = specs, connect
         self._models: dict[str, ChatModel] = {}
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-from agentopt.core.errors import BudgetExceeded, ModelError, WeightsError
+from agentopt.core.errors import BudgetExceeded, CatalogError, ModelError, WeightsError
 from agentopt.core.json_text import repaired_json_values
 from agentopt.models.base import ChatModel, Message, Request
+from agentopt.models.room_to_think import RoomToThink
+from agentopt.models.thoughts import split_thought
 from agentopt.prompts.proposers import Attempt, Brief, Failure, ProposerError
 
 SHOWN_ATTEMPTS = 5
@@ -51,19 +53,21 @@ class ReflectiveProposer:
     def __init__(
         self, chat: ChatModel, model: str, *, temperature: float = 0.9, max_tokens: int = 200, seed: int = 0
     ) -> None:
-        self._chat, self._model = chat, model
+        self._chat, self._model = RoomToThink(chat), model
         self._temperature, self._max_tokens, self._seed = temperature, max_tokens, seed
 
     async def propose(self, brief: Brief, history: Sequence[Attempt], k: int) -> list[str]:
         """Return the prompts in the replies, which may be alike; see `PromptProposer.propose`."""
-        replies = await self.generate(proposal_prompt(brief, history), k, schema=SCHEMA)
+        prompt = proposal_prompt(brief, history)
+        replies = await self.generate(prompt, k, schema=SCHEMA)
         usable = [text for text in map(read_system_prompt, replies) if text]
         if not usable:
+            await self._chat.reject(self._request(prompt, k, SCHEMA))
             raise ProposerError(f"none of {len(replies)} replies contained a system prompt as JSON")
         return usable
 
     async def generate(self, prompt: str, k: int = 1, *, schema: str | None = None, first_repeat: int = 0) -> list[str]:
-        """Call the model once.
+        """Call the model once. Replies that were cut off are dropped.
 
         Args:
             prompt: The user message.
@@ -75,10 +79,30 @@ class ReflectiveProposer:
             The replies, unread.
 
         Raises:
-            ProposerError: The call failed, or there is no budget for it.
+            ProposerError: The call failed, there is no budget for it, or every reply was cut off.
             BudgetExceeded: The run's time is up.
         """
-        request = Request(
+        request = self._request(prompt, k, schema, first_repeat)
+        try:
+            response = await self._chat.generate(request)
+        except (CatalogError, ModelError, WeightsError) as error:  # the key, engine or file may be missing
+            raise ProposerError(f"the model cannot be reached: {error}") from error
+        except BudgetExceeded as error:
+            if error.name == "seconds":
+                raise
+            # A cap of the prompt-writing calls or of the run: responses for prompts by others may still be affordable.
+            raise ProposerError(f"there is no budget for it: {str(error).splitlines()[0]}") from error
+        whole = [choice.text for choice in response.choices if not choice.is_cut_off]
+        if not whole:
+            await self._chat.reject(request)
+            raise ProposerError(
+                f"{len(response.choices)} of {len(response.choices)} replies were cut off at prompts.max_tokens "
+                f"({self._max_tokens})"
+            )
+        return whole
+
+    def _request(self, prompt: str, k: int, schema: str | None, first_repeat: int = 0) -> Request:
+        return Request(
             model=self._model,
             messages=(Message("system", INSTRUCTION), Message("user", prompt)),
             max_tokens=self._max_tokens,
@@ -89,16 +113,6 @@ class ReflectiveProposer:
             n=k,
             purpose="prompts",
         )
-        try:
-            response = await self._chat.generate(request)
-        except (ModelError, WeightsError) as error:
-            raise ProposerError(f"the model cannot be reached: {error}") from error
-        except BudgetExceeded as error:
-            if error.name == "seconds":
-                raise
-            # A cap of the prompt-writing calls or of the run: responses for prompts by others may still be affordable.
-            raise ProposerError(f"there is no budget for it: {str(error).splitlines()[0]}") from error
-        return [choice.text for choice in response.choices]
 
 
 def proposal_prompt(brief: Brief, history: Sequence[Attempt]) -> str:
@@ -146,5 +160,6 @@ def _cut(text: str) -> str:
 
 def read_system_prompt(text: str) -> str | None:
     """The system prompt in a reply, or None if there is none."""
-    prompts = (value.get("system_prompt") for value in repaired_json_values(text) if isinstance(value, Mapping))
+    _, answer = split_thought(text)
+    prompts = (value.get("system_prompt") for value in repaired_json_values(answer) if isinstance(value, Mapping))
     return next((prompt.strip() for prompt in prompts if isinstance(prompt, str) and prompt.strip()), None)

@@ -50,7 +50,7 @@ class PromptSettings(Strict):
     temperature: Annotated[float, Field(ge=0)] = 0.9
     """Sampling temperature of the model that writes prompts."""
     max_tokens: Count = 200
-    """Most tokens of one written prompt."""
+    """Most tokens of one written prompt; a model that thinks first gets more."""
     max_calls: Annotated[int, Field(ge=0)] | None = None
     """Cap on the calls of the model that writes prompts, within the run's caps."""
     max_usd: Annotated[float, Field(ge=0)] | None = None

@@ -27,9 +27,10 @@ from langsmith import tracing_context
 from pydantic import TypeAdapter
 
 from agentopt.core.candidate import Candidate
-from agentopt.core.errors import BudgetExceeded, ModelError, WeightsError
+from agentopt.core.errors import BudgetExceeded, CatalogError, ModelError, WeightsError
 from agentopt.core.events import FallbackUsed, Note
-from agentopt.models.base import ChatModel, Message, Request
+from agentopt.models.base import ChatModel, Choice, Message, Request, reject
+from agentopt.models.room_to_think import RoomToThink
 from agentopt.search.agent_prompts import (
     guideline_prompt,
     guideline_schema,
@@ -90,7 +91,8 @@ class AgentSearch:
         batch_size: int = 5,
         seed: int = 0,
     ) -> None:
-        self._model, self._settings, self._variant = model, variant.settings(settings), variant
+        self._model = RoomToThink(model) if model else None
+        self._settings, self._variant = variant.settings(settings), variant
         self._fallback, self._description = fallback, description
         self._checkpoints, self._thread = checkpoints, thread
         self._batch_size, self._seed = batch_size, seed
@@ -160,12 +162,10 @@ class _Agent:
     def absent(self) -> bool:
         return self.model is None or self.settings.model is None
 
-    async def generate(self, prompt: str, max_tokens: int, *, schema: str, repeat: int = 0) -> str:
-        """Call the agent once. Raises `_AgentUnavailableError` if only the agent fails, and not the run."""
-        if self.model is None or self.settings.model is None:
-            raise _AgentUnavailableError("there is no agent")
-        request = Request(
-            model=self.settings.model,
+    def request(self, prompt: str, max_tokens: int, *, schema: str, repeat: int = 0) -> Request:
+        """The request for one reply."""
+        return Request(
+            model=self.settings.model or "",
             messages=(self.system_message, Message("user", prompt)),
             max_tokens=max_tokens,
             temperature=self.settings.temperature,
@@ -174,16 +174,26 @@ class _Agent:
             first_repeat=repeat,
             purpose="agent",
         )
+
+    async def reply(self, request: Request) -> Choice:
+        """Call the agent once. Raises `_AgentUnavailableError` if only the agent fails, and not the run."""
+        if self.model is None or self.settings.model is None:
+            raise _AgentUnavailableError("there is no agent")
         try:
             response = await self.model.generate(request)
-        except (ModelError, WeightsError) as error:
+        except (CatalogError, ModelError, WeightsError) as error:  # the key, the engine or the file may be missing
             raise _AgentUnavailableError(f"the agent cannot be reached: {error}") from error
         except BudgetExceeded as error:
             if error.name == "seconds":
                 raise
             # A cap of the agent or of the run: a trial that the fallback proposes may still be affordable.
             raise _AgentUnavailableError(f"no budget for the agent: {str(error).splitlines()[0]}") from error
-        return response.choices[0].text
+        return response.choices[0]
+
+    async def reject(self, request: Request) -> None:
+        """Have an unusable reply requested again by the next session."""
+        if self.model is not None:
+            await reject(self.model, request)
 
 
 @dataclass(frozen=True)
@@ -236,10 +246,10 @@ class _Nodes:
         prompt = guideline_prompt(self.space, self.runner.trials, state["last"], settings, first=first)
         schema = guideline_schema(self.space, settings, first=first)
         try:
-            reply = await self.agent.generate(prompt, settings.guideline_tokens, schema=schema)
+            reply = await self.agent.reply(self.agent.request(prompt, settings.guideline_tokens, schema=schema))
         except _AgentUnavailableError as error:
             return {"problem": str(error)}
-        guidelines = read_guidelines(reply, self.space)
+        guidelines = read_guidelines(reply.text, self.space)
         self.runner.emit(Note(f"guidelines: {guidelines or 'none, the reply was unusable'}"))
         return {"guidelines": guidelines, "problem": ""}
 
@@ -265,10 +275,14 @@ class _Nodes:
         reply, attempt_prompt = Reply(), prompt
         for attempt in range(settings.attempts):
             repeat = first_repeat + attempt
-            text = await self.agent.generate(attempt_prompt, settings.max_tokens, schema=schema, repeat=repeat)
-            reply = read_reply(text, self.space, tried, wanted, proposer=variant.name)
+            request = self.agent.request(attempt_prompt, settings.max_tokens, schema=schema, repeat=repeat)
+            choice = await self.agent.reply(request)
+            reply = read_reply(choice.text, self.space, tried, wanted, proposer=variant.name)
             if reply.proposals:
                 break
+            await self.agent.reject(request)
+            if choice.is_cut_off:
+                reply = replace(reply, cut_off=f"agent.max_tokens ({settings.max_tokens})")
             if variant.history:  # the problem reveals what was tried; without history the prompt stays the same
                 attempt_prompt = f"{prompt}\n{retry_message(reply.problem)}"
         return reply

@@ -34,9 +34,14 @@ class Reply:
     detail: str = ""
     """The first problem, for the agent's next attempt and the log."""
 
+    cut_off: str = ""
+    """The setting that cut the reply off; empty if it is whole."""
+
     @property
     def problem(self) -> str:
         """Why there are no (more) usable candidates, in words; empty if nothing was wrong."""
+        if self.cut_off:
+            return f"the reply was cut off at {self.cut_off}"
         if self.infeasible and not self.repeats:
             return f"only infeasible candidates ({self.detail})"
         if self.repeats and not self.infeasible:

@@ -13,6 +13,10 @@ SamplerName = Literal["insight", "tpe", "tpe-multivariate", "gp", "nsga2", "rand
 """The keys of `samplers.SAMPLERS`, repeated here because that module loads Optuna."""
 
 
+AUTO = "auto"
+"""`agent.model` that is chosen by the task; see `runs.agent_model`."""
+
+
 class SearchSettings(Strict):
     """Settings of the search, whichever strategy it uses."""
 
@@ -31,8 +35,9 @@ class SearchSettings(Strict):
 class AgentSettings(Strict):
     """The search agent's model, its sampling parameters, and the insights that it is shown."""
 
-    model: str | None = "qwen2.5-coder-0.5b"
-    """Catalogue name of the model that proposes; null leaves every proposal to the fallback."""
+    model: str | None = AUTO
+    """Catalogue name of the model that proposes; null leaves every proposal to the fallback. `auto`: the task's dearest
+    hosted model; for local models the built-in qwen2.5-coder-0.5b if the embedded engine is installed, else none."""
     experience: Path | None = None
     """Folder of a finished run of a similar task, whose best trials the strategy `mlcopilot` shows to the model."""
     max_rounds: Annotated[int, Field(ge=1)] | None = None
@@ -40,7 +45,7 @@ class AgentSettings(Strict):
     temperature: Annotated[float, Field(ge=0)] = 0.7
     """Sampling temperature of the agent."""
     max_tokens: Annotated[int, Field(ge=1)] = 700
-    """Most tokens of one proposal."""
+    """Most tokens of one proposal; a model that thinks first gets more."""
     guideline_tokens: Annotated[int, Field(ge=1)] = 200
     """Most tokens of the agent's guidelines; for two subtasks it writes about 60."""
     attempts: Annotated[int, Field(ge=1)] = 3

@@ -279,7 +279,7 @@ async def test_an_observer_is_called_for_each_tenth_of_a_download(
 ) -> None:
     monkeypatch.setenv("AGENTOPT_CACHE", str(tmp_path))
     weights, heard = Weights(file="m.gguf", sha256=SHA, size=len(CONTENT), url=serve().url), list[Event]()
-    pool = model_router({"m": ModelSpec(name="m", weights=weights)}, heard.append)
+    pool = model_router({"m": ModelSpec(name="m", weights=weights)}, heard.append, ["m"])
     await pool.prepare("m")
     await asyncio.sleep(0)
     assert {event.kind for event in heard} == {"fetching"}

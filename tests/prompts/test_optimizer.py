@@ -16,7 +16,7 @@ from agentopt.core.budget import Caps
 from agentopt.core.errors import ConfigError, PermanentModelError, TaskError
 from agentopt.core.task import Task
 from agentopt.evaluation.evaluator import Evaluator
-from agentopt.models.base import ChatModel, Request, Response
+from agentopt.models.base import ChatModel, Choice, Request, Response
 from agentopt.models.catalog import Catalog
 from agentopt.models.scripted import ScriptedModel
 from agentopt.models.session import Session, open_session
@@ -547,3 +547,28 @@ async def test_the_writer_requests_all_prompts_as_choices_of_one_call(tmp_path: 
     assert texts == ["Be brief."] * 3
     assert sum(r.n for r in provider.requests) == 3
     assert {r.purpose for r in provider.requests} == {"prompts"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<think>fill {"system_prompt": ...} and {x}.</think>{"system_prompt": "Answer with one word."}',
+        '<think>{"system_prompt": "A thought."}</think>\n```json\n{"system_prompt": "Answer with one word."}\n```',
+        '{"system_prompt": "A thought."}</think>{"system_prompt": "Answer with one word."}',
+    ],
+)
+def test_a_written_prompt_is_not_read_from_thoughts(text: str) -> None:
+    assert read_system_prompt(text) == "Answer with one word."
+
+
+@pytest.mark.parametrize("text", ['{"system_prompt": "Answer with', ""])
+async def test_a_writer_that_was_cut_off_is_reported_with_the_setting(text: str) -> None:
+    class CutOff:
+        async def generate(self, request: Request) -> Response:
+            return Response(tuple(Choice(text, request.max_tokens, "length") for _ in range(request.n)), 1)
+
+        async def aclose(self) -> None:
+            pass
+
+    with pytest.raises(ProposerError, match=r"3 of 3 replies were cut off at prompts.max_tokens \(200\)"):
+        await ReflectiveProposer(CutOff(), SMALL).propose(BRIEF, [], 3)

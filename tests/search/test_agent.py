@@ -17,9 +17,9 @@ from jsonschema import Draft202012Validator, validate
 
 from agentopt.core.candidate import Candidate
 from agentopt.core.cost import SubtaskCost
-from agentopt.core.errors import BudgetExceeded, PermanentModelError, TransientModelError, WeightsError
+from agentopt.core.errors import BudgetExceeded, CatalogError, PermanentModelError, TransientModelError, WeightsError
 from agentopt.core.events import FallbackUsed, Note
-from agentopt.models.base import ChatModel, Request
+from agentopt.models.base import ChatModel, Choice, Request, Response
 from agentopt.models.scripted import ScriptedModel
 from agentopt.search.agent import AgentSearch
 from agentopt.search.agent_prompts import (
@@ -175,6 +175,7 @@ async def test_the_fallback_completes_a_batch_that_is_too_small() -> None:
         (TransientModelError("connection refused"), "the agent cannot be reached: connection refused"),
         (PermanentModelError("401 wrong key"), "the agent cannot be reached: 401 wrong key"),
         (WeightsError("no such file"), "the agent cannot be reached: no such file"),
+        (CatalogError("the key is not set"), "the agent cannot be reached: the key is not set"),
         (BudgetExceeded("agent.calls", cap=3, spent=3, wanted=1), "no budget for the agent: the agent.calls cap"),
         (BudgetExceeded("usd", cap=3, spent=2, wanted=2), "no budget for the agent: the usd cap"),
     ],
@@ -188,6 +189,36 @@ async def test_an_unavailable_agent_is_replaced_for_that_round(
     assert world.proposers[-10:] == ["grid"] * 10
     assert len(world.reasons) == 2
     assert all(given.startswith(reason) for given in world.reasons)
+
+
+class Thinking:
+    """A model whose replies are cut off while it thinks, unless `max_tokens` is at least `needed`."""
+
+    def __init__(self, needed: int, *, cut_off_answer: bool = False) -> None:
+        self.needed, self.cut_off_answer = needed, cut_off_answer
+        self.requests: list[Request] = []
+
+    async def generate(self, request: Request) -> Response:
+        self.requests.append(request)
+        if request.max_tokens < self.needed:
+            text = '{"candidates": [{"retr' if self.cut_off_answer else ""
+            return Response((Choice(text, request.max_tokens, "length", "" if text else "Let me see"),), 1)
+        return Response((Choice(fresh(request, request.first_repeat), 20, "stop", "Let me see"),), 1)
+
+    async def aclose(self) -> None:
+        pass
+
+
+async def test_a_model_that_thinks_gets_tokens_for_its_thoughts() -> None:
+    model = Thinking(5000)
+    world = await World(model).run()
+    assert world.proposers[FIRST + 1 :] == ["agent"] * 10
+    assert sum(request.max_tokens < 5000 for request in model.requests) == 1  # later calls have the room at once
+
+
+async def test_a_reply_that_was_cut_off_is_reported_with_the_setting() -> None:
+    world = await World(Thinking(5000, cut_off_answer=True)).run()
+    assert "the reply was cut off at agent.max_tokens (700)" in world.reasons[0]
 
 
 async def test_without_an_agent_the_fallback_proposes_and_the_reason_is_recorded() -> None:

@@ -22,6 +22,7 @@ from agentopt.models.session import open_existing_journal
 from agentopt.report.formatting import format_duration, usage_cells
 from agentopt.report.live import LiveView
 from agentopt.report.terminal import print_result
+from agentopt.runs.agent_model import with_agent_model
 from agentopt.runs.config import Config, load_config
 from agentopt.runs.folder import RunFolder
 from agentopt.runs.result import Result
@@ -81,6 +82,7 @@ def estimate_run(task: Path, settings: Sequence[str], console: Console) -> None:
     """`agentopt optimize --dry-run`: the worst case, without a model call."""
     config = load_config(settings)
     loaded, specs = load(task, config)
+    config = with_agent_model(config, loaded, specs)
     check_search_settings(config)
     measured = needs_measuring(loaded)
     space = unlimited_space(loaded, specs) if measured else search_space(loaded, specs)
