@@ -123,6 +123,10 @@ class ModelClient:
         """Return the catalogue entry of a model."""
         return self._specs[model]
 
+    def refused(self, model: str) -> frozenset[str]:
+        """Return the parameters that the endpoint was found to refuse, as `UnsupportedParameterError.parameter`."""
+        return self._refused.get(model, frozenset())
+
     async def generate(self, request: Request) -> Response:
         """Return all `request.n` choices, from the journal as far as they are stored.
 

@@ -1,0 +1,173 @@
+"""Writes a catalogue entry for a hosted model, from its name alone."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from platformdirs import user_config_path
+
+from agentopt.core.errors import CatalogError
+from agentopt.core.files import write_atomically
+from agentopt.core.yaml_models import to_yaml
+from agentopt.models.catalog import PROJECT_FILE, read_catalog
+from agentopt.models.model_table import find_entry, search_table, table_defaults
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """How a provider is called.
+
+    Attributes:
+        base_url: Its OpenAI-compatible endpoint; None if it is called through litellm.
+        api_key_env: The variable of its key.
+        is_free: Whether it is a server of the user's.
+    """
+
+    base_url: str | None
+    api_key_env: str | None
+    is_free: bool = False
+
+
+PROVIDERS: Mapping[str, Provider] = {
+    "openai": Provider("https://api.openai.com/v1", "OPENAI_API_KEY"),
+    "anthropic": Provider(None, "ANTHROPIC_API_KEY"),
+    "gemini": Provider("https://generativelanguage.googleapis.com/v1beta/openai", "GEMINI_API_KEY"),
+    "openrouter": Provider("https://openrouter.ai/api/v1", "OPENROUTER_API_KEY"),
+    "groq": Provider("https://api.groq.com/openai/v1", "GROQ_API_KEY"),
+    "deepseek": Provider("https://api.deepseek.com/v1", "DEEPSEEK_API_KEY"),
+    "mistral": Provider("https://api.mistral.ai/v1", "MISTRAL_API_KEY"),
+    "xai": Provider("https://api.x.ai/v1", "XAI_API_KEY"),
+    "together_ai": Provider("https://api.together.xyz/v1", "TOGETHERAI_API_KEY"),
+    "fireworks_ai": Provider("https://api.fireworks.ai/inference/v1", "FIREWORKS_AI_API_KEY"),
+    "cerebras": Provider("https://api.cerebras.ai/v1", "CEREBRAS_API_KEY"),
+    "ollama": Provider("http://127.0.0.1:11434/v1", None, is_free=True),
+    "vllm": Provider("http://127.0.0.1:8000/v1", None, is_free=True),
+    "llama.cpp": Provider("http://127.0.0.1:8080/v1", None, is_free=True),
+    "azure": Provider(None, "AZURE_API_KEY"),
+}
+"""Prefix of a model string -> how the provider is called. Any other provider of litellm is called through litellm."""
+
+
+@dataclass(frozen=True, slots=True)
+class AddedEntry:
+    """An entry that was written.
+
+    Attributes:
+        name: Catalogue name.
+        file: The catalogue file.
+        entry: The fields.
+        is_known: Whether the bundled table has the model, so that the entry has prices and abilities.
+    """
+
+    name: str
+    file: Path
+    entry: dict[str, Any]
+    is_known: bool
+
+
+def user_catalog(environ: Mapping[str, str] = os.environ) -> Path:
+    """Return the file that entries are added to: `configs/models.yaml` if it exists, else that of the config folder."""
+    folder = environ.get("AGENTOPT_CONFIG")
+    return (
+        PROJECT_FILE
+        if PROJECT_FILE.is_file()
+        else (Path(folder) if folder else user_config_path("agentopt")) / "models.yaml"
+    )
+
+
+def entry_for(
+    model: str, *, base_url: str | None = None, api_key_env: str | None = None
+) -> tuple[dict[str, Any], bool]:
+    """Build the entry of a model.
+
+    Args:
+        model: `PROVIDER/MODEL`, such as `openai/gpt-5-mini`; with `base_url` also the model's name there.
+        base_url: An OpenAI-compatible endpoint to call instead of the provider's.
+        api_key_env: The variable of the key; the provider's unless given.
+
+    Returns:
+        The fields of the entry, and whether the bundled table has the model.
+
+    Raises:
+        CatalogError: The provider is unknown.
+    """
+    prefix, _, rest = model.partition("/")
+    provider = PROVIDERS.get(prefix)
+    found = find_entry(model, base_url=base_url) or (find_entry(rest) if provider and rest else None)
+    if base_url or (provider and provider.base_url and rest):
+        address = base_url or (provider.base_url if provider else None)
+        entry: dict[str, Any] = {"base_url": address, "model": rest if provider and rest else model}
+    elif (provider and rest) or found:
+        entry = {"litellm": model}
+    else:
+        close = get_close_matches(model, search_table(""), 3, 0.5) or search_table(rest or model)[:3]
+        raise CatalogError(
+            f"no provider is known for the model {model!r}",
+            remedy=f"name it PROVIDER/MODEL (providers: {', '.join(PROVIDERS)}), or give --base-url"
+            + (f"; similar models: {', '.join(close)}" if close else ""),
+        )
+    if key := api_key_env or (provider.api_key_env if provider and not base_url else None):
+        entry["api_key_env"] = key
+    entry |= table_defaults(found[1]) if found else {}
+    if provider and provider.is_free:
+        entry = {name: value for name, value in entry.items() if not name.startswith("usd_per_")} | {"price": "free"}
+    return entry, found is not None
+
+
+def add_entry(
+    model: str,
+    *,
+    name: str | None = None,
+    base_url: str | None = None,
+    api_key_env: str | None = None,
+    file: Path | None = None,
+) -> AddedEntry:
+    """Write the entry of a model to a catalogue file.
+
+    Args:
+        model: `PROVIDER/MODEL`, such as `openai/gpt-5-mini`; with `base_url` also the model's name there.
+        name: Catalogue name; the last part of `model` unless given.
+        base_url: An OpenAI-compatible endpoint to call instead of the provider's.
+        api_key_env: The variable of the key; the provider's unless given.
+        file: The catalogue file, created if necessary; that of `user_catalog` unless given.
+
+    Raises:
+        CatalogError: The provider is unknown, the name is taken, or the file has a form that cannot be extended.
+    """
+    name = name or re.sub(r"[^A-Za-z0-9._-]+", "-", model.rpartition("/")[2]).strip("-")
+    file = file or user_catalog()
+    if file.is_file() and name in read_catalog(file):
+        raise CatalogError(f"has a model {name!r} already", where=file, remedy="choose another name with --as")
+    entry, is_known = entry_for(model, base_url=base_url, api_key_env=api_key_env)
+    before = file.read_text(encoding="utf-8") if file.is_file() else "models:\n"
+    block = "".join(f"  {line}\n" for line in to_yaml({name: entry}).splitlines())
+    text, count = re.subn(
+        r"(?m)^models:[ \t]*(\{\}|null|~)?[ \t]*(#.*)?$\n?", lambda _: f"models:\n{block}", before, count=1
+    )
+    if not count:
+        text = f"{before.rstrip()}\n\nmodels:\n{block}" if "models:" not in before else before
+    _check(text, file, name)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, text)
+    return AddedEntry(name, file, entry, is_known)
+
+
+def _check(text: str, file: Path, name: str) -> None:
+    """Read the text as a catalogue, so that a file is only replaced by one that loads."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        draft = Path(folder) / file.name
+        draft.write_text(text, encoding="utf-8")
+        if name not in read_catalog(draft):
+            raise CatalogError(
+                "has a form that an entry cannot be added to",
+                where=file,
+                remedy="write `models:` on a line of its own, with one entry below the other",
+            )

@@ -1,0 +1,65 @@
+"""Tests what an endpoint takes, with real calls."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from agentopt.core.errors import ModelError
+from agentopt.models.base import Message, Request
+from agentopt.models.client import ModelClient
+
+QUESTION = "What is the capital of France? Answer with one word."
+SCHEMA = (
+    '{"type":"object","properties":{"answer":{"type":"string"}},"required":["answer"],"additionalProperties":false}'
+)
+TOOL = (
+    '{"type":"function","function":{"name":"capital_of","description":"Returns the capital of a country",'
+    '"parameters":{"type":"object","properties":{"country":{"type":"string"}},"required":["country"]}}}'
+)
+PROBES: Mapping[str, Mapping[str, Any]] = {
+    "temperature": {"temperature": 0.5},
+    "top_p": {"top_p": 0.9},
+    "seed": {"seed": 1},
+    "stop": {"stop": ("\n\n",)},
+    "json_schema": {"json_schema": SCHEMA},
+    "system_role": {"messages": (Message("system", "Answer briefly."), Message("user", QUESTION))},
+    "tools": {"tools": (TOOL,)},
+}
+"""Ability -> the request's fields that test it."""
+
+
+def check_request(model: str) -> Request:
+    """Return the request of a check: with a new repeat index, so that the journal has no response to it."""
+    return Request(model, (Message("user", QUESTION),), 256, first_repeat=time.time_ns() % 2**31, purpose="check")
+
+
+async def probe(client: ModelClient, model: str) -> dict[str, bool | str]:
+    """Send one request for each ability that the entry does not declare.
+
+    Args:
+        client: The client of a session.
+        model: Catalogue name.
+
+    Returns:
+        Ability -> whether the endpoint takes it, or the message of another failure. Abilities that the catalogue entry
+        declares are returned without a call.
+    """
+    spec = client.spec(model)
+    found: dict[str, bool | str] = {}
+    for ability, fields in PROBES.items():
+        declared = getattr(spec.supports, ability)
+        if declared is not None:
+            found[ability] = declared
+            continue
+        if ability == "json_schema" and not spec.json_schema:
+            found[ability] = False
+            continue
+        try:
+            await client.generate(replace(check_request(model), **fields))
+            found[ability] = ability not in client.refused(model)
+        except ModelError as error:
+            found[ability] = False if ability == "tools" else str(error)
+    return found
