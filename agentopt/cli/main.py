@@ -17,6 +17,7 @@ import typer
 
 from agentopt import __version__
 from agentopt.cli.jobs import jobs_app
+from agentopt.cli.journal import journal_app
 from agentopt.cli.output import stdout_console
 from agentopt.core.errors import AgentoptError, UserError
 
@@ -32,6 +33,7 @@ models_app = typer.Typer(no_args_is_help=True, help="List, download and test mod
 runs_app = typer.Typer(no_args_is_help=True, help="List and show earlier runs.")
 app.add_typer(models_app, name="models")
 app.add_typer(runs_app, name="runs")
+app.add_typer(journal_app, name="journal")
 app.add_typer(jobs_app, name="jobs")
 
 ExportFormat = Literal["yaml", "python", "litellm"]
@@ -204,9 +206,35 @@ def models_pull(name: ModelName, config: ConfigOption = None) -> None:
     pull_model(name, config or [], stdout_console())
 
 
+@models_app.command("add")
+def models_add(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="PROVIDER/MODEL, such as openai/gpt-5-mini.")],
+    name: Annotated[str | None, typer.Option("--as", metavar="NAME", help="Catalogue name.")] = None,
+    base_url: Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint that serves the model.")] = None,
+    api_key_env: Annotated[str | None, typer.Option(help="Environment variable with the API key.")] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="Catalogue file. Default: configs/models.yaml, or that of the config folder.")
+    ] = None,
+) -> None:
+    """Write a catalogue entry with prices, context length and abilities from the bundled table."""
+    from agentopt.cli.commands.models import add_model
+
+    add_model(model, name, base_url, api_key_env, file, stdout_console())
+
+
+@models_app.command("search")
+def models_search(
+    word: Annotated[str, typer.Argument(metavar="WORD", help="Part of a model's name, such as haiku.")],
+) -> None:
+    """List the models of the bundled table whose name contains WORD."""
+    from agentopt.cli.commands.models import search_models
+
+    search_models(word, stdout_console())
+
+
 @models_app.command("check")
 def models_check(name: ModelName, config: ConfigOption = None) -> None:
-    """Make one real call and print the answer, its latency and its cost."""
+    """Make real calls and print the answer, its latency and cost, and what the endpoint accepts."""
     from agentopt.cli.commands.models import check_model
 
     check_model(name, config or [], stdout_console())

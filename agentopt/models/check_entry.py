@@ -11,6 +11,8 @@ from agentopt.core.errors import ModelError
 from agentopt.models.base import Message, Request
 from agentopt.models.client import ModelClient
 
+CHECK_TOKENS = 256
+"""Enough for a short thought."""
 QUESTION = "What is the capital of France? Answer with one word."
 SCHEMA = (
     '{"type":"object","properties":{"answer":{"type":"string"}},"required":["answer"],"additionalProperties":false}'
@@ -33,7 +35,9 @@ PROBES: Mapping[str, Mapping[str, Any]] = {
 
 def check_request(model: str) -> Request:
     """Return the request of a check: with a new repeat index, so that the journal has no response to it."""
-    return Request(model, (Message("user", QUESTION),), 256, first_repeat=time.time_ns() % 2**31, purpose="check")
+    return Request(
+        model, (Message("user", QUESTION),), CHECK_TOKENS, first_repeat=time.time_ns() % 2**31, purpose="check"
+    )
 
 
 async def probe(client: ModelClient, model: str) -> dict[str, bool | str]:

@@ -17,6 +17,7 @@ from agentopt.models.base import ChatModel
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.client import CacheUse, ModelClient
 from agentopt.models.journal import Journal
+from agentopt.models.journal_admin import JournalAdmin
 from agentopt.models.router import ModelRouter
 
 
@@ -131,6 +132,24 @@ def check_priced(specs: Iterable[ModelSpec]) -> None:
             remedy="add usd_per_1m_prompt and usd_per_1m_completion to the catalogue entry, or `price: free`, or "
             "`unpriced: ok` to leave the model's calls out of the cap",
         )
+
+
+def open_journal_admin(location: str | None) -> JournalAdmin:
+    """Open a journal for maintenance.
+
+    Args:
+        location: A path or a SQLAlchemy URL; `journal.db` in the cache folder unless given.
+
+    Raises:
+        ConfigError: It does not exist, or cannot be opened.
+    """
+    place = _path_or_url(location)
+    if isinstance(place, Path) and not place.exists():
+        raise ConfigError(
+            "does not exist", where=f"journal {place}", remedy="run something first, or name another file"
+        )
+    open_journal(location).close()  # reports what is wrong with it
+    return JournalAdmin(place)
 
 
 def open_existing_journal(location: str | None) -> Journal | None:

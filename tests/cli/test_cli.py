@@ -436,7 +436,7 @@ def test_pulling_a_local_model_downloads_verifies_and_prints_its_path(
     assert "Traceback" not in forged.err
 
 
-def test_checking_a_model_makes_a_call_each_time_and_prints_answer_pace_and_cost(
+def test_checking_a_model_makes_calls_each_time_and_prints_answer_pace_cost_and_abilities(
     agentopt: Callable[..., CommandResult], place: Place
 ) -> None:
     with ServerProcess(counter=place.folder / "received.jsonl", delay=0.1) as server:
@@ -449,7 +449,48 @@ def test_checking_a_model_makes_a_call_each_time_and_prints_answer_pace_and_cost
             assert pace
             assert float(pace[1]) >= 0.1
             assert 0 < float(pace[2]) <= 10
-        assert len(server.received()) == 2
+            assert (
+                "accepted: temperature, top_p, seed, stop, system_role, tools; not used or refused: json_sch"
+                in outcome.out
+            )
+        # The seed is declared by the entry, and the schema is off: one call for the answer, five for the abilities.
+        assert len(server.received()) == 12
+
+
+def test_a_model_is_added_by_name_and_found_in_the_bundled_table(
+    agentopt: Callable[..., CommandResult], place: Place
+) -> None:
+    added = agentopt("models", "add", "openai/gpt-5-mini", "--as", "mini", "--file", str(place.folder / "models.yaml"))
+    assert added.code == 0, added.err
+    assert "usd_per_1m_prompt: 0.25" in added.out
+    assert "the API key is read from $OPENAI_API_KEY" in added.out
+    listed = agentopt("models", "list", *place.settings)
+    assert "mini" in listed.out
+    found = agentopt("models", "search", "claude-haiku-4-5")
+    assert "anthropic/claude-haiku-4-5" in found.out
+    assert agentopt("models", "search", "no-such-model-anywhere").code == 1
+    unknown = agentopt("models", "add", "gpt-99-mini", "--file", str(place.folder / "models.yaml"))
+    assert unknown.code == 2
+    assert "no provider is known" in unknown.err
+
+
+def test_the_journal_is_shown_pruned_exported_and_forgotten(
+    agentopt: Callable[..., CommandResult], place: Place
+) -> None:
+    assert agentopt("journal", "size", *place.settings).code == 2, "there is none yet"
+    with ServerProcess(counter=place.folder / "received.jsonl") as server:
+        place.write_catalog(server.base_url)
+        for name in ("small", "large"):
+            assert agentopt("models", "check", name, *place.settings).code == 0
+    assert agentopt("journal", "size", *place.settings).out.startswith("12 responses to 12 requests of 2 runs")
+    assert re.search(r"small +│ 6 ", agentopt("journal", "list", *place.settings).out)
+    lines = agentopt("journal", "export", *place.settings).out.splitlines()
+    assert len([json.loads(line) for line in lines]) == 12
+    assert "removed 6 responses" in agentopt("journal", "forget", "--model", "small", *place.settings).out
+    assert "removed 6 responses" in agentopt("journal", "forget", "--run", "check large", *place.settings).out
+    assert "removed 0 responses" in agentopt("journal", "prune", "--older-than", "1h", *place.settings).out
+    assert agentopt("journal", "prune", "--older-than", "old", *place.settings).code == 2
+    assert agentopt("journal", "forget", *place.settings).code == 2
 
 
 def test_checking_an_unreachable_model_exits_with_1_and_the_reason(

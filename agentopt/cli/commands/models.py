@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from agentopt.models.base import ChatModel, Message, Request, Response
+from agentopt.cli.output import print_plain
+from agentopt.core.yaml_models import to_yaml
+from agentopt.models.add_entry import add_entry
+from agentopt.models.base import ChatModel, Request, Response
 from agentopt.models.catalog import Catalog, ModelSpec
+from agentopt.models.check_entry import CHECK_TOKENS, check_request, probe
+from agentopt.models.model_table import find_entry, search_table, table_defaults
 from agentopt.models.router import ModelRouter
 from agentopt.models.session import open_session
 from agentopt.runs.config import Config, load_config
@@ -78,19 +85,78 @@ class _KeepingLast:
         await self._inner.aclose()
 
 
+def add_model(
+    model: str, name: str | None, base_url: str | None, api_key_env: str | None, file: Path | None, console: Console
+) -> None:
+    """`agentopt models add`."""
+    added = add_entry(model, name=name, base_url=base_url, api_key_env=api_key_env, file=file)
+    print_plain(console, f"added {added.name} to {added.file}:")
+    print_plain(console, to_yaml({added.name: added.entry}).rstrip())
+    if not added.is_known and "price" not in added.entry:
+        print_plain(console, "its price is unknown: add usd_per_1m_prompt and usd_per_1m_completion, or price: free")
+    if key := added.entry.get("api_key_env"):
+        print_plain(console, f"the API key is read from ${key}")
+    print_plain(console, f"next: agentopt models check {added.name}")
+
+
+def search_models(word: str, console: Console) -> None:
+    """`agentopt models search`. Exits with 1 if nothing is found."""
+    names = search_table(word)
+    table = Table("model", "USD per 1M tokens", "context")
+    for name in names:
+        found = find_entry(name)
+        fields = table_defaults(found[1]) if found else {}
+        prices = f"{fields.get('usd_per_1m_prompt', 0):g} + {fields.get('usd_per_1m_completion', 0):g}"
+        table.add_row(name, prices, f"{fields.get('context_length', '-')}")
+    if not names:
+        print_plain(console, f"no model of the bundled table has {word!r} in its name")
+        sys.exit(1)
+    console.print(table)
+
+
 async def _check(spec: ModelSpec, config: Config, console: Console) -> None:
-    """Make one real call; a fresh repeat index keeps the journal from answering it."""
-    question = (Message("user", "What is the capital of France? Answer with one word."),)
-    request = Request(spec.name, question, 16, first_repeat=time.time_ns() % 2**31, purpose="check")
+    """Make one real call, then one for each ability that the entry leaves open."""
     provider = _KeepingLast(ModelRouter({spec.name: spec}))
     run = f"check {spec.name}"
-    async with open_session({spec.name: spec}, run, journal=config.journal, provider=provider) as session:
+    async with open_session(
+        {spec.name: spec},
+        run,
+        journal=config.journal,
+        provider=provider,
+        observer=lambda event: print_plain(console, event.message),
+    ) as session:
         started = time.monotonic()
-        await session.model.generate(request)
+        await session.model.generate(check_request(spec.name))
         seconds, response = time.monotonic() - started, provider.last
-    prompt, completion = response.prompt_tokens, response.completion_tokens
-    console.print(f"{spec.name} ({_route(spec)}) answered {response.choices[0].text!r}", markup=False)
-    console.print(
-        f"in {seconds:.2f} s (the call itself {response.seconds:.2f} s), {prompt} + {completion} tokens, "
-        f"{completion / max(response.seconds, 1e-9):.1f} tokens/s, {spec.prices.usd(prompt, completion):.2g} USD"
+        _print_response(spec, response, seconds, console)
+        if spec.weights is None:
+            _print_abilities(await probe(session.model, spec.name), console)
+
+
+def _print_response(spec: ModelSpec, response: Response, seconds: float, console: Console) -> None:
+    prompt, completion, choice = response.prompt_tokens, response.completion_tokens, response.choices[0]
+    print_plain(console, f"{spec.name} ({_route(spec)}) answered {choice.text!r}")
+    if choice.thought:
+        print_plain(
+            console, f"after thoughts of {len(choice.thought)} characters, which are kept apart from the answer"
+        )
+    if choice.is_only_thought or choice.is_cut_off:
+        print_plain(console, f"cut off at max_tokens {CHECK_TOKENS}: subtasks of this model need a higher max_tokens")
+    usd = spec.prices.usd(
+        prompt, completion, cached_tokens=response.cached_tokens, reasoning_tokens=response.reasoning_tokens
     )
+    cost = f"{usd:.2g} USD" if spec.is_priced else "price unknown"
+    print_plain(
+        console,
+        f"in {seconds:.2f} s (the call itself {response.seconds:.2f} s), {prompt} + {completion} tokens, "
+        f"{completion / max(response.seconds, 1e-9):.1f} tokens/s, {cost}",
+    )
+
+
+def _print_abilities(found: Mapping[str, bool | str], console: Console) -> None:
+    accepted = [name for name, answer in found.items() if answer is True]
+    refused = [name for name, answer in found.items() if answer is False]
+    print_plain(console, f"accepted: {', '.join(accepted) or '-'}; not used or refused: {', '.join(refused) or '-'}")
+    for name, answer in found.items():
+        if isinstance(answer, str):
+            print_plain(console, f"{name}: {answer}")

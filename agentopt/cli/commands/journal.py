@@ -1,0 +1,89 @@
+"""`agentopt journal`: the stored responses of models."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from agentopt.cli.output import print_plain
+from agentopt.core.errors import UserError
+from agentopt.models.catalog import Catalog
+from agentopt.models.journal_admin import JournalAdmin
+from agentopt.models.session import open_journal_admin
+from agentopt.runs.config import load_config
+
+SECONDS = {"h": 3600.0, "d": 86_400.0, "w": 604_800.0}
+
+
+def show_size(settings: Sequence[str], console: Console) -> None:
+    """`agentopt journal size`."""
+    with _admin(settings) as admin:
+        size = admin.size()
+    disk = "" if size.bytes is None else f", {size.bytes / 1e6:.1f} MB"
+    print_plain(console, f"{size.responses} responses to {size.requests} requests of {size.runs} runs{disk}")
+    if size.oldest is not None and size.newest is not None:
+        print_plain(console, f"stored from {_date(size.oldest)} to {_date(size.newest)}")
+
+
+def list_models(settings: Sequence[str], console: Console) -> None:
+    """`agentopt journal list`."""
+    catalog = Catalog.load(*load_config(settings).models)
+    names = {spec.identity: name for name, spec in catalog.items()}
+    table = Table("model", "responses", "oldest", "newest")
+    with _admin(settings) as admin:
+        for found in admin.models():
+            name = names.get(found.identity, found.identity)
+            table.add_row(name, str(found.responses), _date(found.oldest), _date(found.newest))
+    console.print(table)
+
+
+def prune_journal(older_than: str, settings: Sequence[str], console: Console) -> None:
+    """`agentopt journal prune`."""
+    age = re.fullmatch(r"(\d+(?:\.\d+)?)([hdw])", older_than.strip())
+    if age is None:
+        raise UserError(
+            f"an age must be a number with h, d or w, but got {older_than!r}",
+            where="--older-than",
+            remedy="such as 30d",
+        )
+    with _admin(settings) as admin:
+        removed = admin.prune(time.time() - float(age[1]) * SECONDS[age[2]])
+    print_plain(console, f"removed {removed} responses")
+
+
+def forget_responses(model: str | None, run: str | None, settings: Sequence[str], console: Console) -> None:
+    """`agentopt journal forget`."""
+    identity = Catalog.load(*load_config(settings).models)[model].identity if model else None
+    with _admin(settings) as admin:
+        removed = admin.forget(identity=identity, run=run)
+    print_plain(console, f"removed {removed} responses")
+
+
+def export_journal(out: Path | None, settings: Sequence[str], console: Console) -> None:
+    """`agentopt journal export`."""
+    with _admin(settings) as admin:
+        if out is None:
+            for line in admin.export():
+                sys.stdout.write(f"{line}\n")
+            return
+        try:
+            with out.open("w", encoding="utf-8") as file:
+                lines = sum(file.write(f"{line}\n") > 0 for line in admin.export())
+        except OSError as error:
+            raise UserError(f"cannot be written: {error}", where=out, remedy="choose another file") from error
+    print_plain(console, f"{lines} responses in {out}")
+
+
+def _admin(settings: Sequence[str]) -> JournalAdmin:
+    return open_journal_admin(load_config(settings).journal)
+
+
+def _date(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")

@@ -1,0 +1,111 @@
+"""Catalogue entries written by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agentopt.core.errors import CatalogError
+from agentopt.models.add_entry import PROVIDERS, add_entry, entry_for, user_catalog
+from agentopt.models.catalog import read_catalog
+
+
+@pytest.mark.parametrize(
+    ("model", "route"),
+    [
+        ("openai/gpt-5-mini", {"base_url": "https://api.openai.com/v1", "model": "gpt-5-mini"}),
+        ("anthropic/claude-haiku-4-5", {"litellm": "anthropic/claude-haiku-4-5", "api_key_env": "ANTHROPIC_API_KEY"}),
+        ("groq/openai/gpt-oss-20b", {"model": "openai/gpt-oss-20b", "api_key_env": "GROQ_API_KEY"}),
+        ("ollama/qwen3:4b", {"base_url": "http://127.0.0.1:11434/v1", "model": "qwen3:4b", "price": "free"}),
+        ("vllm/org/model", {"base_url": "http://127.0.0.1:8000/v1", "model": "org/model", "price": "free"}),
+        (
+            "deepinfra/meta-llama/Meta-Llama-3.1-8B-Instruct",
+            {"litellm": "deepinfra/meta-llama/Meta-Llama-3.1-8B-Instruct"},
+        ),
+    ],
+)
+def test_a_providers_model_gets_its_route(model: str, route: dict[str, str]) -> None:
+    entry, _ = entry_for(model)
+    assert route.items() <= entry.items()
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_every_entry_loads(provider: str, tmp_path: Path) -> None:
+    added = add_entry(f"{provider}/some-model", file=tmp_path / "models.yaml")
+    spec = read_catalog(added.file)["some-model"]
+    assert spec.is_priced is PROVIDERS[provider].is_free or added.is_known
+
+
+def test_an_entry_has_prices_context_and_abilities() -> None:
+    entry, is_known = entry_for("openai/gpt-5-mini")
+    assert is_known
+    assert entry["usd_per_1m_completion"] == 2.0
+    assert entry["context_length"] == 272_000
+    assert entry["max_tokens_parameter"] == "max_completion_tokens"
+    assert entry["supports"]["temperature"] is False
+
+
+def test_another_endpoint_and_key_can_be_given() -> None:
+    entry, is_known = entry_for("openai/gpt-5-mini", base_url="http://127.0.0.1:5/v1", api_key_env="MY_KEY")
+    assert is_known
+    assert (entry["base_url"], entry["model"], entry["api_key_env"]) == (
+        "http://127.0.0.1:5/v1",
+        "gpt-5-mini",
+        "MY_KEY",
+    )
+    entry, is_known = entry_for("own/model", base_url="http://127.0.0.1:5/v1")
+    assert (entry, is_known) == ({"base_url": "http://127.0.0.1:5/v1", "model": "own/model"}, False)
+
+
+@pytest.mark.parametrize("model", ["gpt-99", "nowhere/model", "openai", ""])
+def test_a_model_without_a_known_provider_is_refused(model: str) -> None:
+    with pytest.raises(CatalogError, match="no provider is known"):
+        entry_for(model)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        None,
+        "models:\n",
+        "# mine\nmodels: {}\n",
+        "models:  # all of them\n  other:\n    base_url: http://127.0.0.1:1/v1\n",
+        "models:\n#  # an example\n#  ollama:\n#    base_url: x\n",
+        "# only a comment\n",
+    ],
+)
+def test_an_entry_is_added_to_every_form_of_a_file_and_the_rest_is_kept(tmp_path: Path, before: str | None) -> None:
+    file = tmp_path / "folder" / "models.yaml"
+    if before is not None:
+        file.parent.mkdir()
+        file.write_text(before)
+    for name in ("one", "two"):
+        add_entry("openai/gpt-5-mini", name=name, file=file)
+    specs = read_catalog(file)
+    assert {"one", "two"} <= set(specs)
+    assert ("other" in specs) is ("other" in (before or ""))
+    for comment in ("# mine", "# an example", "# only a comment"):
+        assert (comment in file.read_text()) is (comment in (before or ""))
+
+
+def test_a_name_that_is_taken_or_a_file_in_another_form_is_refused_and_unchanged(tmp_path: Path) -> None:
+    file = tmp_path / "models.yaml"
+    for text, message in (
+        ("models:\n  a:\n    base_url: x\n", "has a model 'a' already"),
+        ("models: {b: {base_url: x}}\n", "has a form that an entry cannot be added to"),
+    ):
+        file.write_text(text)
+        with pytest.raises(CatalogError, match=message):
+            add_entry("openai/gpt-5-mini", name="a", file=file)
+        assert file.read_text() == text
+
+
+def test_entries_are_added_to_the_projects_file_or_to_the_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert user_catalog({"AGENTOPT_CONFIG": "/somewhere"}) == Path("/somewhere/models.yaml")
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "models.yaml").write_text("models:\n")
+    assert user_catalog({"AGENTOPT_CONFIG": "/somewhere"}) == Path("configs/models.yaml")
