@@ -72,7 +72,7 @@ async def test_a_strategy_or_a_search_is_passed_as_an_object(
     assert again.trials == result.trials
 
 
-async def test_what_is_no_strategy_is_refused(tmp_path: Path) -> None:
+async def test_an_object_that_is_no_strategy_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="a strategy has a method `propose`, or `run`"):
         await agentopt.aoptimize(toy_task(), config(tmp_path), strategy=object(), provider=toy_model())  # type: ignore[arg-type]
     assert not (tmp_path / "runs").exists()

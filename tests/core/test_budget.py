@@ -51,7 +51,7 @@ async def test_a_waiting_call_is_refused_once_the_money_is_really_gone() -> None
         await waiting
 
 
-async def test_what_is_held_back_is_out_of_reach_inside_the_block_only() -> None:
+async def test_held_back_spend_is_unavailable_inside_the_block_only() -> None:
     budget = Budget(Caps(calls=3))
     with budget.holding_back(Usage(calls=2)):
         budget.settle(await budget.reserve(ONE, "samples"), ONE)

@@ -50,7 +50,7 @@ def test_a_path_may_hold_what_has_a_meaning_in_a_url(tmp_path: Path) -> None:
     assert file.exists()
 
 
-def test_what_is_no_database_is_refused_at_once(tmp_path: Path) -> None:
+def test_a_file_that_is_no_database_is_refused_immediately(tmp_path: Path) -> None:
     (tmp_path / "text.db").write_text("no database at all" * 100)
     with pytest.raises(sa.exc.DatabaseError, match="not a database"):
         open_engine(tmp_path / "text.db").connect()

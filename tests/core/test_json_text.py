@@ -39,7 +39,7 @@ def test_what_small_models_write_in_place_of_json_is_repaired(text: str) -> None
 
 
 @pytest.mark.parametrize("name", [name for name in BROKEN if name != "fences left open"])
-def test_what_is_scored_is_never_repaired(name: str) -> None:
+def test_scored_answers_are_never_repaired(name: str) -> None:
     assert of_candidates(json_values(BROKEN[name])) is None
 
 

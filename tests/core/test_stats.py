@@ -57,7 +57,7 @@ def test_an_interval_holds_the_mean_and_has_a_width(scores: list[float]) -> None
         assert interval.high > interval.low
 
 
-def test_one_score_says_almost_nothing() -> None:
+def test_one_score_gives_a_wide_interval() -> None:
     interval = mean_interval([0.4])
     assert interval.low < 0.02
     assert interval.high > 0.98
@@ -145,7 +145,7 @@ def test_the_verdict_needs_the_interval_and_the_exact_test(won: int, lost: int, 
     assert verdict(paired_difference(a, b)) == expected
 
 
-def test_equal_candidates_are_seldom_told_apart() -> None:
+def test_equal_candidates_seldom_differ_significantly() -> None:
     rng = np.random.default_rng(3)
     verdicts = [verdict(paired_difference(*trial_pair(rng, 40, 0.3, 0.0))) for _ in range(150)]
     assert sum(v != "not distinguishable" for v in verdicts) <= 9  # 5% of 150 is 7.5

@@ -25,7 +25,7 @@ def test_curtailment_never_stops_what_would_end_ahead(scores: list[tuple[float, 
         assert sum(challenger) < sum(incumbent)
 
 
-def test_a_trial_that_can_only_draw_level_goes_on_and_one_row_later_it_stops() -> None:
+def test_a_trial_that_can_only_tie_continues_and_one_row_later_it_stops() -> None:
     incumbent = by_id([1.0] * 3 + [0.0] * 3)
     assert not CURTAILED.has_lost(by_id([0.0] * 3), incumbent)
     assert CURTAILED.has_lost(by_id([0.0] * 4), incumbent)

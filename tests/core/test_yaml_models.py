@@ -140,7 +140,7 @@ PLAIN = st.text(st.characters(exclude_categories=["Cs"])) | st.text("0123456789.
 
 @given(st.recursive(PLAIN | st.integers() | st.booleans() | st.none(), st.lists, max_leaves=5))
 @example("1234567e89012345")
-def test_what_is_written_is_read_back_the_same(value: object) -> None:
+def test_written_yaml_is_read_back_unchanged(value: object) -> None:
     """A fingerprint such as 1234567e89012345 is a number to YAML 1.2, but not to PyYAML, which left it bare."""
     assert parse_yaml(to_yaml({"value": value}), "here", ConfigError) == {"value": value}
 

@@ -484,7 +484,7 @@ def test_a_missing_path_is_reported(tmp_path: Path) -> None:
         ("yaml", "no/such/file", True, "cannot be written: no such file"),
     ],
 )
-def test_a_mistake_in_what_was_asked_says_its_remedy(
+def test_a_mistake_in_the_request_names_its_remedy(
     tmp_path: Path, form: str, out: str | None, has_task: bool, message: str
 ) -> None:
     write_task(tmp_path, "http://127.0.0.1:9/v1")

@@ -237,14 +237,14 @@ async def test_a_program_is_served_as_a_whole(folder: Path) -> None:
 # Samples and spend
 
 
-async def test_every_call_draws_samples_of_its_own(folder: Path) -> None:
+async def test_every_call_draws_new_samples(folder: Path) -> None:
     async with OpenAIServer(answer) as backend, served(deployment_in(folder, backend)) as url, client_of(url) as client:
         for _ in range(5):
             await client.chat.completions.create(model="toy/find", messages=said("what?"))
     assert len({request.seed for request in backend.requests}) == backend.calls == 5
 
 
-async def test_with_cache_the_journal_answers_what_was_asked_before(folder: Path) -> None:
+async def test_with_cache_the_journal_answers_repeated_requests(folder: Path) -> None:
     async with OpenAIServer(answer) as backend:
         for _ in range(2):
             async with served(deployment_in(folder, backend), cache=True) as url, client_of(url) as client:
@@ -375,7 +375,7 @@ async def test_a_jobs_champion_is_served(folder: Path, monkeypatch: pytest.Monke
 # Refusals
 
 
-async def test_a_wrong_key_an_oversized_body_and_an_unknown_model_are_told_in_the_openai_form(folder: Path) -> None:
+async def test_a_wrong_key_an_oversized_body_and_an_unknown_model_are_openai_errors(folder: Path) -> None:
     (folder / "keys").write_text("# ours\nfirst-key\n\nsecond-key\n")
     async with OpenAIServer(answer) as backend:
         deployment = deployment_in(folder, backend)
@@ -475,7 +475,7 @@ def test_loopback_is_known_by_its_address(host: str, loopback: bool) -> None:
     assert is_loopback(host) == loopback
 
 
-async def test_more_calls_than_there_are_places_are_told_to_come_again(folder: Path) -> None:
+async def test_calls_above_the_concurrency_limit_get_retry_after(folder: Path) -> None:
     async with OpenAIServer(answer, delay=0.3) as backend:
         limits = ServerLimits(in_flight=2)
         async with served(deployment_in(folder, backend), limits=limits) as url, plain_client() as plain:
@@ -503,7 +503,7 @@ async def test_a_call_that_takes_too_long_ends_in_504_and_gives_its_place_back(f
     assert late.value.response.headers["x-should-retry"] == "false"
 
 
-async def test_a_failure_behind_the_server_is_told_as_one(folder: Path) -> None:
+async def test_an_upstream_failure_is_an_error_response(folder: Path) -> None:
     backend = OpenAIServer(answer, faults=Faults(script=[400]))
     async with backend, served(deployment_in(folder, backend)) as url, client_of(url) as client:
         with pytest.raises(openai.InternalServerError) as failed:
@@ -609,7 +609,7 @@ async def test_another_form_of_answer_than_the_tasks_is_refused(
     assert status == 200 or (got.json()["error"]["param"], backend.calls) == ("response_format", 0)
 
 
-async def test_a_get_of_chat_completions_is_told_to_post(folder: Path) -> None:
+async def test_a_get_of_chat_completions_is_answered_with_the_allowed_method(folder: Path) -> None:
     async with OpenAIServer(answer) as backend, served(deployment_in(folder, backend)) as url, plain_client() as plain:
         got = await plain.get(f"{url}/chat/completions")
         other = await plain.post(f"{url}/models")
@@ -717,7 +717,7 @@ async def test_metrics_count_requests_tokens_usd_and_seconds_by_subtask(folder: 
 # The command
 
 
-async def test_the_command_answers_what_is_under_way_before_it_ends(folder: Path) -> None:
+async def test_the_command_answers_calls_in_flight_before_it_ends(folder: Path) -> None:
     found = asyncio.Event()
 
     def answer_and_tell(body: Mapping[str, Any], index: int) -> str:
@@ -758,7 +758,7 @@ async def test_the_command_answers_what_is_under_way_before_it_ends(folder: Path
         (Path("no/such/run"), None, None, 1.0, "no/such/run: there is no such file or folder"),
     ],
 )
-def test_a_mistake_in_what_is_to_be_served_is_told(
+def test_a_mistake_in_the_served_candidate_is_reported(
     run: Path | None, job: str | None, task: Path | None, timeout: float, problem: str
 ) -> None:
     options = ServeOptions("127.0.0.1", 0, None, False, 1, 1, timeout)

@@ -125,7 +125,7 @@ CHILD = "import time\nfor i in range(100): print('a beat', flush=True); time.sle
 
 
 @confined
-def test_nothing_of_it_goes_on_when_it_has_ended(way: Confinement) -> None:
+def test_no_process_survives_the_end_of_the_program(way: Confinement) -> None:
     start = f"subprocess.Popen([sys.executable, '-c', {CHILD!r}], start_new_session=True)"
     ended = run(way, f"import subprocess, sys, time\n{start}\ntime.sleep(0.5)")
     assert ended.ok
@@ -335,7 +335,7 @@ def descendants(pid: int) -> list[int]:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="programs are confined on Linux only")
-def test_this_machine_has_a_way_that_works_and_it_says_which() -> None:
+def test_this_machine_has_a_working_confinement_and_names_it() -> None:
     assert Sandbox().kind in {"bubblewrap", "sandlock"}
     assert working_confinement().describes.startswith(Sandbox().kind)
 

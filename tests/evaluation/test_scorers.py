@@ -141,7 +141,7 @@ def test_set_f1_ignores_order_and_repeats(target: Any, output: Any, value: float
     assert judged(scorers.set_f1(), target, output).value == pytest.approx(value)
 
 
-def test_feedback_says_what_was_expected_and_what_was_got() -> None:
+def test_feedback_names_the_expected_and_the_actual_value() -> None:
     assert judged(scorers.exact_match(), "Kell", "Vard").feedback == "expected 'Kell', got 'Vard'"
     assert judged(scorers.exact_match(), ["Kell", "Keel"], "V").feedback == "expected 'Kell' or 'Keel', got 'V'"
     assert judged(scorers.token_f1(), "Anna Kell", "Kell").feedback.endswith("got 'Kell' (0.67 of it right)")
@@ -271,6 +271,6 @@ async def test_a_missing_output_costs_no_call_to_the_judge() -> None:
     assert await ask_judge(ScriptedModel(), None) == Score(0.0, scorers.NOTHING_PARSABLE)
 
 
-def test_a_judge_that_was_given_no_model_says_so() -> None:
+def test_a_judge_without_a_model_reports_it() -> None:
     with pytest.raises(ScorerError, match="call `using` first"):
         JUDGE(EXAMPLE, "Kell")

@@ -10,7 +10,7 @@ MONTH = "November 2026 (Asia/Kolkata)"
 JOB = JobCaps.model_validate({"per_run": {"calls": 50, "usd": 3}, "per_month": {"calls": 100, "usd": 10}})
 
 
-def test_the_tightest_cap_of_each_measure_counts_and_is_told_by_its_setting() -> None:
+def test_the_tightest_cap_of_each_measure_counts_and_is_named_by_its_setting() -> None:
     limits = caps_left(Caps(calls=60, seconds=9.0), JOB, Usage(calls=70, usd=2.0), MONTH)
     assert caps_of(limits) == Caps(calls=30, usd=3, seconds=9.0)
     assert isinstance(caps_of(caps_left(Caps(trials=6), JOB, Usage(), MONTH)).trials, int)
@@ -20,7 +20,7 @@ def test_the_tightest_cap_of_each_measure_counts_and_is_told_by_its_setting() ->
     assert limits["seconds"].setting == "budget.seconds"
 
 
-def test_what_is_left_is_never_below_nothing() -> None:
+def test_the_remaining_budget_is_never_negative() -> None:
     assert caps_left(Caps(), JOB, Usage(usd=12.0), MONTH)["usd"].left == 0
     assert caps_left(Caps(), JobCaps(), Usage(calls=30), MONTH) == {}
     assert less(Caps(calls=5, seconds=1.0), Usage(calls=9), 2.0) == Caps(calls=0, seconds=0.0)

@@ -49,7 +49,7 @@ def test_a_rollback_without_a_number_goes_one_back(champions: Champions) -> None
         champions.rollback()
 
 
-def test_a_rollback_to_a_number_that_there_is_not_says_which_there_are(champions: Champions) -> None:
+def test_a_rollback_to_an_unknown_number_lists_the_known_ones(champions: Champions) -> None:
     before = champions.file.read_bytes()
     with pytest.raises(UserError, match="known: 1, 2, 3"):
         champions.rollback(9)

@@ -118,7 +118,7 @@ def test_a_range_of_one_value_needs_no_step(given: str, written: str) -> None:
     assert Schedule(cron=given).cron == written
 
 
-def test_an_interval_counts_from_when_the_job_was_added_and_is_due_at_once() -> None:
+def test_an_interval_counts_from_when_the_job_was_added_and_is_due_immediately() -> None:
     added = datetime(2026, 1, 1, tzinfo=UTC)
     schedule = Schedule(every="6h")
     assert next_time(schedule, added.timestamp(), added) == added

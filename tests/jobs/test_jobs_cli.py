@@ -125,7 +125,7 @@ def test_the_first_time_of_an_interval_waits_for_a_daemon(place: Place, jobs: Ca
     assert "waiting for a daemon" not in jobs("list")
 
 
-def test_a_name_gets_another_task_only_where_that_is_asked_for(place: Place, jobs: Call) -> None:
+def test_a_name_gets_another_task_only_on_request(place: Place, jobs: Call) -> None:
     file = str(place.write(schedule={"every": "6h"}))
     jobs("add", file)
     copytree(place.folder / "task", place.folder / "task2")
@@ -216,7 +216,7 @@ def test_the_store_can_be_named(place: Place, jobs: Call) -> None:
 
 
 @pytest.mark.parametrize("missing", ["cronsim", "standardwebhooks"])
-def test_without_the_extra_the_command_says_how_to_get_it(missing: str) -> None:
+def test_without_the_extra_the_command_names_the_remedy(missing: str) -> None:
     """In a process of its own, in which the package cannot be imported."""
     script = f"import sys; sys.modules[{missing!r}] = None; sys.argv[1:] = ['jobs', 'list']; "
     done = subprocess.run(

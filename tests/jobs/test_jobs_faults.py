@@ -77,7 +77,7 @@ def log_of(place: Place) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize(("kills", "delay"), [(1, 0.1), pytest.param(20, 0.15, marks=MANY)])
-def test_a_daemon_stopped_or_killed_in_mid_run_goes_on_at_its_next_start_and_pays_for_nothing_twice(
+def test_a_daemon_stopped_or_killed_in_mid_run_resumes_at_its_next_start_and_pays_for_nothing_twice(
     tmp_path: Path, kills: int, delay: float
 ) -> None:
     rng = random.Random(kills)

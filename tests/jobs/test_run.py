@@ -107,7 +107,7 @@ async def test_twenty_runs_spend_once_promote_once_and_do_not_flap(tmp_path: Pat
     assert job.place.champions.file.read_bytes() == first
 
 
-async def test_what_was_promoted_says_why_and_a_rollback_is_not_questioned_until_something_changes(
+async def test_a_promotion_has_its_reason_and_a_rollback_holds_until_something_changes(
     tmp_path: Path, server: OpenAIServer
 ) -> None:
     job = Job(Place(tmp_path, server.base_url, models=["small", "better"]))
@@ -146,7 +146,7 @@ async def test_a_champion_that_got_worse_raises_an_alarm(tmp_path: Path, server:
     assert "alarm" in job.log.events()
 
 
-async def test_what_happens_is_told_to_the_webhook_signed_and_once(
+async def test_events_are_sent_to_the_webhook_signed_and_once(
     tmp_path: Path, server: OpenAIServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOOK", SECRET)
@@ -162,14 +162,14 @@ async def test_what_happens_is_told_to_the_webhook_signed_and_once(
     assert job.log.events().count("webhook_sent") == 1
 
 
-async def test_a_webhook_that_cannot_be_told_costs_the_run_nothing(tmp_path: Path, server: OpenAIServer) -> None:
+async def test_an_unreachable_webhook_does_not_affect_the_run(tmp_path: Path, server: OpenAIServer) -> None:
     hook = {"url": "http://127.0.0.1:9/", "secret_env": "NOT_SET"}
     job = Job(Place(tmp_path, server.base_url, models=["small", "better"]), webhook=hook)
     assert (await job.run()).state == "promoted"
     assert "webhook_failed" in job.log.events()
 
 
-async def test_a_champion_that_the_task_has_no_use_for_is_replaced_and_told(
+async def test_a_champion_that_does_not_fit_the_task_is_replaced_and_reported(
     tmp_path: Path, server: OpenAIServer
 ) -> None:
     job = Job(Place(tmp_path, server.base_url, models=["small", "better"]))
@@ -221,7 +221,7 @@ async def test_a_run_cut_short_by_its_month_is_no_answer_for_the_next(tmp_path: 
     assert (await job.run()).state != "unchanged"
 
 
-async def test_a_cap_that_cannot_pay_for_the_champion_leaves_nothing_decided_and_says_so(
+async def test_a_cap_too_small_for_the_champion_leaves_the_run_undecided_and_is_reported(
     tmp_path: Path, server: OpenAIServer
 ) -> None:
     job = Job(Place(tmp_path, server.base_url, models=["small", "better"]), caps={"per_run": {"calls": 5}})
@@ -241,7 +241,7 @@ async def test_a_search_that_no_calls_are_left_for_leaves_nothing_decided(tmp_pa
     assert "measuring the champion" not in run.message
 
 
-async def test_a_search_that_its_own_cap_ended_in_mid_trial_is_told_as_such_and_goes_on(
+async def test_a_search_stopped_by_its_cap_in_mid_trial_is_reported_and_resumes(
     tmp_path: Path, server: OpenAIServer
 ) -> None:
     job = Job(Place(tmp_path, server.base_url, models=["small", "twin"]), caps={"per_run": {"calls": 45}})
@@ -251,7 +251,7 @@ async def test_a_search_that_its_own_cap_ended_in_mid_trial_is_told_as_such_and_
     assert (await job.run()).state != "unchanged"
 
 
-async def test_only_a_change_of_state_is_told_to_the_webhook(
+async def test_only_a_change_of_state_is_sent_to_the_webhook(
     tmp_path: Path, server: OpenAIServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOOK", SECRET)
@@ -334,9 +334,7 @@ async def test_a_champion_that_was_changed_by_hand_meanwhile_is_left_alone(
     assert job.place.champions.file.read_bytes() == by_hand
 
 
-async def test_a_rollback_while_a_run_goes_on_is_not_questioned_by_the_next(
-    tmp_path: Path, server: OpenAIServer
-) -> None:
+async def test_a_rollback_during_a_run_is_kept_by_the_next_run(tmp_path: Path, server: OpenAIServer) -> None:
     job = Job(Place(tmp_path, server.base_url, models=["small", "better"]))
     await job.run()
     job.place.prices["small"] = 11.0
@@ -387,7 +385,7 @@ async def test_a_run_that_was_taken_over_makes_no_first_champion_either(tmp_path
     assert job.place.champions.current() is None
 
 
-async def test_an_interrupted_run_is_taken_over_and_goes_on_where_it_was(tmp_path: Path, server: OpenAIServer) -> None:
+async def test_an_interrupted_run_is_taken_over_and_resumed(tmp_path: Path, server: OpenAIServer) -> None:
     job = Job(Place(tmp_path, server.base_url, models=["small", "better"]))
     job.clock.time += 2
     with as_owner(job.store, job.place.data, job.clock, log=job.log) as worker:
@@ -466,7 +464,7 @@ async def test_a_champion_that_does_not_fit_raises_its_alarm_also_where_the_run_
     assert "no longer fits the task" in run.alarm
 
 
-async def test_no_secret_is_in_what_a_run_tells_the_log(
+async def test_no_secret_is_in_the_log_of_a_run(
     tmp_path: Path, server: OpenAIServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOOK", SECRET)
@@ -523,7 +521,7 @@ def test_every_part_of_the_world_is_in_its_hash(tmp_path: Path) -> None:
     )
 
 
-def test_a_configuration_file_that_is_not_there_is_told_with_the_folder_it_was_looked_for_in(tmp_path: Path) -> None:
+def test_a_missing_configuration_file_is_reported_with_the_searched_folder(tmp_path: Path) -> None:
     job = read_job(Place(tmp_path, "http://127.0.0.1:9/v1").write(config=["gone.yaml"]))
     with pytest.raises(ConfigError, match=r"no configuration file gone\.yaml"):
         load_snapshot(job, tmp_path, tmp_path / "runs")

@@ -130,7 +130,7 @@ def test_an_interrupted_run_keeps_its_folder_and_what_it_spent(store: JobStore, 
     assert store.run(run.id) == left
 
 
-def test_the_month_counts_what_its_runs_spent_and_not_the_run_that_asks(store: JobStore) -> None:
+def test_the_month_counts_the_spend_of_its_other_runs(store: JobStore) -> None:
     finish(store, claimed(store, 10), 11, spent=Usage(calls=5, usd=1.0))
     finish(store, claimed(store, 20), 21, spent=Usage(calls=7, usd=2.0))
     own = claimed(store, 30)
@@ -151,7 +151,7 @@ def test_a_job_that_is_added_again_keeps_its_past_and_its_calendar(store: JobSto
     assert store.job("nightly").since == 600, "another schedule counts from now"
 
 
-def test_a_name_that_is_not_known_is_told_with_those_that_are(store: JobStore) -> None:
+def test_an_unknown_name_is_reported_with_the_known_ones(store: JobStore) -> None:
     with pytest.raises(UserError, match="did you mean 'nightly'"):
         store.job("nihgtly")
 
@@ -168,7 +168,7 @@ def test_a_store_that_cannot_be_opened_is_one_error_without_its_password(tmp_pat
     assert "hunter2" not in str(error.value)
 
 
-def test_the_store_is_in_the_data_folder_unless_a_setting_says_otherwise(tmp_path: Path) -> None:
+def test_the_store_is_in_the_data_folder_unless_a_setting_names_another(tmp_path: Path) -> None:
     open_store(None, {"AGENTOPT_DATA": str(tmp_path / "data")}).close()
     assert (tmp_path / "data" / "jobs.db").exists()
     elsewhere = {"AGENTOPT_DATA": str(tmp_path / "data"), "AGENTOPT_JOBS_STORE": f"sqlite:///{tmp_path}/own.db"}

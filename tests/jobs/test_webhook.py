@@ -67,7 +67,7 @@ async def test_a_receiver_with_the_standards_library_accepts_the_signature() -> 
         Webhook(SECRET).verify(body.replace(b"nightly", b"another"), headers)
 
 
-async def test_no_secret_is_in_what_is_sent() -> None:
+async def test_no_secret_is_in_a_delivery() -> None:
     receiver = Receiver()
     async with receiver.listening() as target:
         await deliver(target, "alarm", "msg_1", {"job": "nightly"}, environ=ENVIRON)
@@ -77,7 +77,7 @@ async def test_no_secret_is_in_what_is_sent() -> None:
     assert bare.encode() not in body
 
 
-async def test_a_receiver_that_is_busy_is_asked_again_with_the_same_id_and_ever_longer_waits() -> None:
+async def test_a_busy_receiver_is_retried_with_the_same_id_and_increasing_waits() -> None:
     receiver, sleeps = Receiver(503, GARBLED, 500), Sleeps()
     async with receiver.listening() as target:
         await deliver(target, "failed", "msg_7", {}, environ=ENVIRON, sleep=sleeps)
@@ -105,7 +105,7 @@ async def test_a_refusal_is_final_and_a_redirect_is_not_followed(status: int) ->
     assert len(receiver.got) == 1
 
 
-async def test_an_address_where_nothing_answers_is_asked_again_then_told_without_the_address() -> None:
+async def test_an_unreachable_address_is_retried_then_reported_without_the_address() -> None:
     sleeps = Sleeps()
     target = WebhookTarget(url="http://127.0.0.1:9/t0ken", secret_env="HOOK")
     with pytest.raises(WebhookError, match="cannot be reached") as error:
@@ -114,7 +114,7 @@ async def test_an_address_where_nothing_answers_is_asked_again_then_told_without
     assert "t0ken" not in str(error.value)
 
 
-async def test_an_address_that_is_none_is_told_at_once() -> None:
+async def test_an_invalid_address_is_reported_without_a_retry() -> None:
     sleeps, target = Sleeps(), WebhookTarget(url="http://127.0.0.1:t0ken/", secret_env="HOOK")
     with pytest.raises(WebhookError, match="no valid address") as error:
         await deliver(target, "failed", "msg_1", {}, environ=ENVIRON, sleep=sleeps)
@@ -123,7 +123,7 @@ async def test_an_address_that_is_none_is_told_at_once() -> None:
 
 
 @pytest.mark.parametrize("environ", [{}, {"HOOK": ""}, {"HOOK": "whsec_a"}])
-async def test_a_secret_that_is_missing_or_broken_is_told_by_its_variable(environ: dict[str, str]) -> None:
+async def test_a_missing_or_invalid_secret_is_reported_by_its_variable(environ: dict[str, str]) -> None:
     target = WebhookTarget(url="http://127.0.0.1:9/", secret_env="HOOK")
     with pytest.raises(ConfigError, match="environment variable HOOK"):
         await deliver(target, "failed", "msg_1", {}, environ=environ)

@@ -187,7 +187,7 @@ def _write_many(path: Path, start: int) -> None:
     asyncio.run(write())
 
 
-async def test_two_processes_write_one_journal_at_once(tmp_path: Path) -> None:
+async def test_two_processes_write_one_journal_concurrently(tmp_path: Path) -> None:
     spawn = multiprocessing.get_context("spawn")
     workers = [spawn.Process(target=_write_many, args=(tmp_path / "j.db", start)) for start in (0, 100)]
     for worker in workers:

@@ -136,7 +136,7 @@ def test_what_would_change_the_answer_and_is_not_passed_on_is_refused_with_its_n
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema.schema"),
     ],
 )
-def test_a_wrong_value_is_refused_with_the_place_it_stands_at(more: dict[str, Any], param: str) -> None:
+def test_a_wrong_value_is_refused_with_its_place(more: dict[str, Any], param: str) -> None:
     assert refusal(**more).param == param
 
 
@@ -147,7 +147,7 @@ def test_a_key_that_is_missing_is_named() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[1]", b"\xff\xfe", b'"text"', b"[" * 100_000, b'{"model": NaN}'])
-def test_what_is_no_json_object_is_refused(body: bytes) -> None:
+def test_a_body_that_is_no_json_object_is_refused(body: bytes) -> None:
     with pytest.raises(ApiError) as refused:
         parse_call(body)
     assert refused.value.status == 400
@@ -245,5 +245,5 @@ def test_an_error_has_the_openai_form_and_its_status(error: ApiError, status: in
     assert error.body["error"]["message"] == str(error)
 
 
-def test_a_failure_behind_the_wire_tells_the_client_not_to_ask_again() -> None:
+def test_an_upstream_failure_forbids_a_retry_by_the_client() -> None:
     assert from_failure(PermanentModelError("refused")).headers == {"x-should-retry": "false"}

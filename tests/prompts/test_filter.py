@@ -165,7 +165,7 @@ def test_greedy_with_swaps_nearly_always_agrees_with_the_enumeration() -> None:
     assert (climbed >= exact - 1e-12).mean() >= 0.99
 
 
-def test_too_many_subsets_are_searched_greedily_and_the_result_says_so() -> None:
+def test_too_many_subsets_are_searched_greedily_and_the_result_reports_it() -> None:
     found = best_subset(noise_corrected_covariance(answers(5, chances(5, 8, 64), 4)), 16)
     assert found.search == "greedy with swaps"
     assert len(set(found.user_prompts)) == 16

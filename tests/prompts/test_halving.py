@@ -87,7 +87,7 @@ def test_the_same_rewards_give_the_same_race() -> None:
     assert first[:2] == second[:2]
 
 
-def test_responses_of_other_prompts_choose_the_rows_that_tell_prompts_apart() -> None:
+def test_responses_of_other_prompts_choose_the_rows_that_discriminate() -> None:
     rng = np.random.default_rng(6)
     chances = np.full((16, 12), 0.97)
     chances[:, :3] = rng.uniform(0.1, 0.9, (16, 1))

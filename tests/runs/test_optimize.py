@@ -96,7 +96,7 @@ async def test_the_study_opens_with_optuna(tmp_path: Path) -> None:
     assert study.trials[0].user_attrs["proposer"] == "baseline"
 
 
-async def test_a_second_run_on_a_warm_journal_asks_for_nothing(tmp_path: Path) -> None:
+async def test_a_second_run_on_a_warm_journal_makes_no_call(tmp_path: Path) -> None:
     first = await aoptimize(toy_task(), config(tmp_path), provider=toy_model())
     silent = ScriptedModel(script=[])
     second = await aoptimize(toy_task(), config(tmp_path), provider=silent)
@@ -105,14 +105,14 @@ async def test_a_second_run_on_a_warm_journal_asks_for_nothing(tmp_path: Path) -
     assert second.best_candidate == first.best_candidate
 
 
-async def test_a_finished_run_that_is_resumed_says_the_same_again(tmp_path: Path) -> None:
+async def test_resuming_a_finished_run_returns_the_same_result(tmp_path: Path) -> None:
     first = await aoptimize(toy_task(), config(tmp_path), provider=toy_model())
     again = await aoptimize(toy_task(), resume=Path(first.run), provider=ScriptedModel(script=[]))
     assert again.trials == first.trials
     assert again.spent == first.spent
 
 
-async def test_a_run_cut_short_by_its_cap_goes_on_with_a_higher_one(tmp_path: Path) -> None:
+async def test_a_run_stopped_by_its_cap_resumes_with_a_higher_one(tmp_path: Path) -> None:
     whole = await aoptimize(toy_task(), config(tmp_path / "a"), provider=toy_model())
     capped = config(tmp_path / "b", budget={"trials": 8, "calls": 150})
     fake = toy_model()
@@ -132,7 +132,7 @@ async def test_a_resume_with_another_task_is_refused(tmp_path: Path) -> None:
         await aoptimize(toy_task(validation=15), resume=Path(first.run), provider=toy_model())
 
 
-async def test_a_dead_model_ends_in_an_error_that_says_why(tmp_path: Path) -> None:
+async def test_a_dead_model_ends_in_an_error_with_the_reason(tmp_path: Path) -> None:
     def refuse(request: Request, repeat: int) -> str:
         raise PermanentModelError("HTTP 401: no such key", kind="HTTP 401")
 
@@ -321,7 +321,7 @@ async def test_a_task_may_be_called_what_a_path_cannot_hold(tmp_path: Path, name
     assert RunFolder.open(Path(result.run)).trials.exists()
 
 
-async def test_a_split_that_is_needed_and_is_not_there_is_told_before_anything_is_spent(tmp_path: Path) -> None:
+async def test_a_missing_split_is_reported_before_anything_is_spent(tmp_path: Path) -> None:
     splits = toy_task().splits
     for kept, needed in (("test", "validation"), ("validation", "test")):
         task, model = replace(toy_task(), splits={kept: splits[kept]}), toy_model()

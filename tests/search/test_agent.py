@@ -492,7 +492,7 @@ def as_entry(space: SearchSpace, candidate: Candidate) -> dict[str, str]:
 
 @settings(max_examples=30)
 @given(spaces(), st.integers(1, 4), st.data())
-def test_the_schema_admits_what_is_affordable_and_untried_and_nothing_else(
+def test_the_schema_admits_exactly_the_affordable_untried_candidates(
     space: SearchSpace, count: int, data: st.DataObject
 ) -> None:
     every, allowed = SearchSpace(space.subtasks).candidates()[:40], space.candidates()
@@ -600,7 +600,7 @@ def test_guidelines_become_one_short_line() -> None:
         ('{"answer": {"model": "qwen-7b"}, "spend": 3, "advice": 4}', "answer: qwen-7b"),
     ],
 )
-def test_what_is_unreadable_in_guidelines_is_left_out(text: str, line: str) -> None:
+def test_unreadable_parts_of_guidelines_are_dropped(text: str, line: str) -> None:
     assert read_guidelines(text, synthetic_space()) == line
 
 

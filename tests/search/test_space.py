@@ -68,7 +68,7 @@ def test_an_affordable_untried_candidate_is_its_own_nearest(space: SearchSpace, 
 
 @few
 @given(spaces(), st.randoms(use_true_random=False))
-def test_what_is_made_to_fit_is_affordable_or_nothing_is(space: SearchSpace, rng: random.Random) -> None:
+def test_fitting_returns_an_affordable_candidate_if_there_is_one(space: SearchSpace, rng: random.Random) -> None:
     start = rng.choice(SearchSpace(space.subtasks).candidates())
     found = fitted(space, start)
     assert (found is None) == (not space.candidates())

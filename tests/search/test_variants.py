@@ -135,7 +135,7 @@ async def test_agent_hpo_sees_the_history_but_no_insight_and_writes_no_guideline
     assert "Guidelines" not in prompt
 
 
-async def test_mlcopilot_is_shown_the_best_of_a_similar_task_and_none_of_its_own_trials() -> None:
+async def test_mlcopilot_is_shown_the_best_trials_of_a_similar_task_only() -> None:
     model = guessing(synthetic_space())
     await spent(VARIANTS["mlcopilot"], model)
     prompt = "\n".join(m.content for m in model.requests[-1].messages)

@@ -30,13 +30,13 @@ def test_a_column_is_found_under_any_of_its_public_names() -> None:
         (text, "anser", "the row must have the column 'anser'; did you mean 'answer'?"),
     ],
 )
-def test_a_column_of_another_kind_is_told_with_what_stands_there(ask: Any, name: str, told: str) -> None:
+def test_a_column_of_another_type_is_reported_with_its_value(ask: Any, name: str, told: str) -> None:
     with pytest.raises(ColumnError) as raised:
         ask(ROW, name)
     assert raised.value.args == (told,)
 
 
-def test_a_reader_that_asks_for_a_missing_column_by_itself_is_told_too_and_may_catch_it() -> None:
+def test_a_reader_that_reads_a_missing_column_gets_an_error_that_it_may_catch() -> None:
     row = DatasetRow(ROW)
     assert (row["idx"], row.get("x"), "x" in row) == (0, None, False)
     with pytest.raises(ColumnError, match="the row must have the column 'anser'; did you mean 'answer'"):
@@ -59,7 +59,7 @@ def test_a_question_over_a_graph_names_the_columns_of_both_forms(row: dict[str, 
     assert told in str(raised.value.args[0])
 
 
-def test_a_question_over_paragraphs_without_them_is_told() -> None:
+def test_a_question_over_paragraphs_without_them_is_reported() -> None:
     with pytest.raises(ColumnError, match="'context' must be a list, but is null"):
         hotpot_question({"question": "?", "context": None, "supporting_facts": []})
 

@@ -216,7 +216,7 @@ def test_a_mistake_in_the_file_is_one_message_with_a_remedy(
         (json.dumps(rows("test")[1] | {"id": "other"}), r"test\.jsonl:2: .*its inputs is also in validation"),
     ],
 )
-def test_a_bad_row_is_told_with_its_line(tmp_path: Path, line: str, message: str) -> None:
+def test_a_bad_row_is_reported_with_its_line(tmp_path: Path, line: str, message: str) -> None:
     write(tmp_path, spec())
     first = json.dumps(rows("validation")[0])
     (tmp_path / "validation.jsonl").write_bytes(f"{first}\n{line}\n".encode(errors="surrogateescape"))
@@ -224,14 +224,14 @@ def test_a_bad_row_is_told_with_its_line(tmp_path: Path, line: str, message: str
         load_task(tmp_path)
 
 
-def test_an_empty_split_and_a_missing_folder_are_told(tmp_path: Path) -> None:
+def test_an_empty_split_and_a_missing_folder_are_reported(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match="at least one example"):
         load_task(write(tmp_path, spec(), test=[]))
     with pytest.raises(TaskError, match=r"there is no task\.yaml"):
         load_task(tmp_path / "nowhere")
 
 
-def test_a_row_that_lacks_a_column_that_a_template_reads_is_told_with_its_line(tmp_path: Path) -> None:
+def test_a_row_that_lacks_a_column_that_a_template_reads_is_reported_with_its_line(tmp_path: Path) -> None:
     data = spec()
     data["columns"] = {"target": "answer"}
     test = rows("test")
@@ -249,7 +249,7 @@ def test_a_row_that_lacks_a_column_that_a_template_reads_is_told_with_its_line(t
         ("raise SystemExit(1)", "cannot be run: SystemExit"),
     ],
 )
-def test_a_python_file_that_fails_is_told_as_the_tasks_mistake(tmp_path: Path, code: str, message: str) -> None:
+def test_a_failing_python_file_is_a_task_error(tmp_path: Path, code: str, message: str) -> None:
     (tmp_path / "own.py").write_text(code)
     with pytest.raises(TaskError, match=message):
         load_task(write(tmp_path, spec()), overrides={"scorer": {"kind": "python", "function": "own.py:score"}})

@@ -201,7 +201,7 @@ def test_a_mistake_in_the_data_is_one_message(tmp_path: Path, overrides: dict[st
         ([{"id": 7, "facts": [], "answer": "x"}], r"jsonl:1: an example's id must be a text, but got 7"),
     ],
 )
-def test_rows_that_do_not_fit_are_told(tmp_path: Path, data: list[dict[str, Any]], message: str) -> None:
+def test_rows_that_do_not_fit_are_reported(tmp_path: Path, data: list[dict[str, Any]], message: str) -> None:
     with pytest.raises(TaskError, match=message):
         load_task(write(tmp_path, data))
 
@@ -214,7 +214,7 @@ def test_rows_that_do_not_fit_are_told(tmp_path: Path, data: list[dict[str, Any]
         ("[", "is not JSON"),
     ],
 )
-def test_a_json_file_of_another_shape_is_told(tmp_path: Path, text: str, message: str) -> None:
+def test_a_json_file_of_another_shape_is_reported(tmp_path: Path, text: str, message: str) -> None:
     write(tmp_path, rows(3), "rows.json")
     (tmp_path / "rows.json").write_text(text)
     with pytest.raises(TaskError, match=message):
@@ -253,7 +253,7 @@ def from_hub(folder: Path, source: str, hub: Hub) -> dict[Any, list[Row]]:
         ("hf:org/name/main@train[:9]", ("org/name", "main", "train[:9]")),
     ],
 )
-def test_a_dataset_of_the_hub_is_asked_for_by_name_configuration_and_split(
+def test_a_dataset_of_the_hub_is_requested_by_name_configuration_and_split(
     tmp_path: Path, source: str, asked: tuple[str | None, ...]
 ) -> None:
     hub = Hub(rows(9))
@@ -270,7 +270,7 @@ def test_a_dataset_of_the_hub_is_asked_for_by_name_configuration_and_split(
         (ValueError("no split x"), r"cannot be loaded: no split x"),
     ],
 )
-def test_what_the_hub_cannot_give_is_told_with_a_remedy(tmp_path: Path, failure: Exception, message: str) -> None:
+def test_a_failure_of_the_hub_is_reported_with_a_remedy(tmp_path: Path, failure: Exception, message: str) -> None:
     with pytest.raises(TaskError, match=message):
         from_hub(tmp_path, "hf:a/b", Hub(failure))
 
@@ -300,7 +300,7 @@ for folder, split in ((one, None), (two, "test"), (two, None), (two, "nosuch"), 
 """
 
 
-def test_the_library_reads_a_dataset_and_asks_for_a_split_where_there_are_several(tmp_path: Path) -> None:
+def test_the_library_reads_a_dataset_and_needs_a_split_if_there_are_several(tmp_path: Path) -> None:
     pytest.importorskip("datasets")
     for folder, splits in {"one": ("train",), "two": ("train", "test")}.items():
         (tmp_path / folder).mkdir()

@@ -33,7 +33,7 @@ def needed(example: Example) -> list[str]:
 
 
 @given(TEXTS, st.lists(st.text(min_size=1, max_size=3), min_size=1, max_size=4), st.integers(1, 12), st.integers(0, 9))
-def test_gold_stays_distractors_fill_up_and_nothing_stands_twice(
+def test_gold_is_kept_distractors_are_added_and_nothing_is_repeated(
     candidates: list[str], gold: list[str], most: int, seed: int
 ) -> None:
     example = retrieval_example(Question("q?", ["a"], candidates, gold), called="passages", most=most, seed=seed)
@@ -65,11 +65,11 @@ def test_the_order_is_a_matter_of_the_seed_and_the_question_alone() -> None:
     ],
     ids=["no answer", "an empty answer", "no gold", "more gold than fits"],
 )
-def test_a_question_that_cannot_be_asked_is_skipped(question: Question) -> None:
+def test_an_unusable_question_is_skipped(question: Question) -> None:
     assert retrieval_example(question, called="passages", most=5, seed=0) is None
 
 
-def test_a_count_below_one_is_told() -> None:
+def test_a_count_below_one_is_refused() -> None:
     with pytest.raises(TaskError, match=r"max_passages must be at least 1, but got 0"):
         retrieval_example(Question("q?", ["a"], "ab", "a"), called="passages", most=0, seed=0)
 
@@ -81,7 +81,7 @@ CONTEXT: list[tuple[str, list[str]]] = [
 FACTS: list[tuple[str, int]] = [("Mira Tolen", 0), ("Vard", 0), ("Vard", 7), ("Nowhere", 0), ("Mira Tolen", 1)]
 
 
-def test_the_lists_and_the_hubs_objects_of_hotpotqa_say_the_same() -> None:
+def test_the_lists_and_the_hubs_objects_of_hotpotqa_are_equivalent() -> None:
     row = {"question": "Which river?", "answer": "Ösk", "context": CONTEXT, "supporting_facts": FACTS}
     titles, paragraphs = zip(*CONTEXT, strict=True)
     fact_titles, numbers = zip(*FACTS, strict=True)

@@ -197,7 +197,7 @@ async def test_the_program_is_run_and_the_last_subtask_fixes_what_it_raised(tmp_
     assert result.score == pytest.approx(consistency)
 
 
-async def test_a_program_that_raises_scores_nothing_and_the_feedback_says_why(tmp_path: Path) -> None:
+async def test_a_program_that_raises_scores_0_and_the_feedback_has_the_reason(tmp_path: Path) -> None:
     evaluation = await evaluate(tmp_path, dict.fromkeys(("code", "review", "test"), fenced(f"{TIMER}\n1/0")))
     (result,) = evaluation.results
     assert (result.score, result.error) == (0.0, None)

@@ -32,7 +32,7 @@ def test_every_split_has_as_many_questions_of_each_kind(task: Task) -> None:
         assert len(set(Counter(e.metadata["kind"] for e in examples).values())) == 1
 
 
-def test_no_user_prompt_tells_the_style(task: Task) -> None:
+def test_no_user_prompt_reveals_the_style(task: Task) -> None:
     for example in task.splits["test"]:
         prompt = task["answer"].render(example.inputs, {})
         assert "YYYY" not in prompt

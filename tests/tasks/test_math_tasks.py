@@ -189,7 +189,7 @@ def test_a_number_that_no_computer_finishes_is_wrong_and_the_next_answer_is_judg
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processor time is bounded on Linux only")
-def test_each_question_is_given_processor_time_of_its_own() -> None:
+def test_each_question_gets_separate_processor_time() -> None:
     process = MathProcess(seconds=1000)
     try:
         assert process.agree("9", "9.0")

@@ -161,7 +161,7 @@ def mean(evaluation: Evaluation, metric: str) -> float:
 
 
 @each_form
-async def test_who_finds_what_is_needed_and_reads_it_scores_1(
+async def test_the_right_passages_and_the_right_answer_score_1(
     name: str, row: Callable[[int], Row], tmp_path: Path
 ) -> None:
     evaluation = await run(name, tmp_path, row, answering(lambda shown: ", ".join(needed(shown))))

@@ -236,7 +236,7 @@ def means(evaluation: Evaluation) -> dict[str, float]:
     return {name: sum(of) / len(of) for name, of in values.items()}
 
 
-async def test_who_plans_chooses_and_fills_rightly_scores_1(tmp_path: Path) -> None:
+async def test_the_right_plan_tools_and_arguments_score_1(tmp_path: Path) -> None:
     evaluation = await run(tmp_path, answering())
     assert (evaluation.state, evaluation.score) == ("complete", 1.0)
     assert means(evaluation) == {"rouge_l": 1.0, "node_f1": 1.0}

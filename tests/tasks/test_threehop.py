@@ -14,7 +14,7 @@ TASKS = Path(__file__).parents[2] / "tasks"
 SHAPE = ["--hops", "3", "--facts", "15", "--landmarks", "2", "--distractors", "3", "--seed", "7"]
 
 
-def test_the_data_are_what_the_readme_says_made_them(tmp_path: Path) -> None:
+def test_the_data_are_generated_by_the_command_of_the_readme(tmp_path: Path) -> None:
     generator = TASKS / "quickstart" / "generate.py"
     subprocess.run([sys.executable, str(generator), *SHAPE, "--out", str(tmp_path)], check=True)
     for split in ("train", "validation", "test"):

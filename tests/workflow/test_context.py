@@ -146,7 +146,7 @@ def test_a_mistake_about_a_context_function_is_reported_with_its_place(
     assert raised.value.remedy
 
 
-def test_a_file_that_says_itself_what_is_missing_is_not_called_broken(tmp_path: Path) -> None:
+def test_a_user_error_of_a_task_file_is_raised_unchanged(tmp_path: Path) -> None:
     task = folder(tmp_path, prompt="{{ find.output }}", context="lookup.py:look")
     code = "from agentopt.core.errors import UserError\nraise UserError('no sandbox', remedy='install one')\n"
     (task / "lookup.py").write_text(code)

@@ -56,7 +56,7 @@ def test_vote_list_gives_the_commonest_length_of_the_most_frequent_items(
     assert vote_list(values) == winner
 
 
-def test_vote_list_on_what_is_no_list_says_which_parser_is_needed() -> None:
+def test_vote_list_without_lists_names_the_needed_parser() -> None:
     with pytest.raises(ScorerError, match="vote_list needs lists to vote on, but got 'Kell'"):
         vote_list([["1"], "Kell"])
 

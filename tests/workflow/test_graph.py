@@ -61,7 +61,7 @@ async def test_a_later_subtask_reads_the_output_of_an_earlier_one() -> None:
     assert result.note == ""
 
 
-async def test_the_named_output_is_what_is_judged() -> None:
+async def test_the_named_output_is_scored() -> None:
     both = task(*CHAIN.subtasks, output="find")
     assert (await SubtaskGraph(both).run(EXAMPLE, Asked())).output == "Who?.find"
 

@@ -54,7 +54,7 @@ def test_a_number_is_the_last_one_in_the_response(response: str, value: float) -
 
 
 @pytest.mark.parametrize("response", ["", "No numbers", "nan", "-inf", "1/0", "1e999", "9" * 5000])
-def test_what_is_no_finite_number_is_unparsable(response: str) -> None:
+def test_a_response_without_a_finite_number_is_unparsable(response: str) -> None:
     with pytest.raises(Unparsable, match="expected a number"):
         parsers.number()(response)
 
@@ -97,7 +97,7 @@ def test_a_choice_is_the_option_that_occurs_first_as_a_whole_word(
     assert parsers.choice(options)(response) == value
 
 
-def test_a_response_without_any_option_is_unparsable_and_says_what_was_expected() -> None:
+def test_a_response_without_any_option_is_unparsable_with_the_options_named() -> None:
     with pytest.raises(Unparsable, match="expected one of yes, no, got 'maybe'"):
         parsers.choice(["yes", "no"])("maybe")
 

@@ -187,7 +187,7 @@ async def test_a_program_that_fails_is_an_error_not_a_wrong_answer(
     assert error in str(result.error)
 
 
-async def test_a_program_that_is_not_there_is_an_error_that_says_so(config: Config) -> None:
+async def test_a_missing_program_is_reported(config: Config) -> None:
     result = await only(task_of(Program(("./missing",))), config)
     assert "the program cannot be started: " in str(result.error)
 
@@ -277,7 +277,7 @@ def test_the_end_of_a_long_stderr_is_reported(tmp_path: Path) -> None:
         assert stderr_tail(stderr).endswith("a line | a line | the reason")
 
 
-async def test_a_call_that_failed_for_good_is_the_examples_error_whatever_the_program_prints(
+async def test_a_call_that_failed_permanently_is_the_examples_error_whatever_the_program_prints(
     tmp_path: Path, config: Config
 ) -> None:
     body = """
@@ -450,7 +450,7 @@ async def test_a_function_that_does_not_end_is_abandoned_and_one_that_raises_is_
     assert "no more" in str((await only(task_of(Program(function=broken)), config)).error)
 
 
-async def test_at_most_so_many_run_at_once(config: Config) -> None:
+async def test_at_most_so_many_run_concurrently(config: Config) -> None:
     running: list[int] = [0, 0]
 
     async def run(inputs: Mapping[str, Any], openai: Mapping[str, str]) -> str:
@@ -537,7 +537,7 @@ async def test_a_failure_in_a_function_process_is_reported(name: str, error: str
     assert all(error in told for told in done.errors.values())
 
 
-async def asked_until_gone(client: httpx.AsyncClient, url: str) -> None:
+async def called_until_gone(client: httpx.AsyncClient, url: str) -> None:
     """Ask again and again; raises when nobody answers any more."""
     for _ in range(200):
         await asyncio.sleep(0.02)
@@ -555,7 +555,7 @@ async def test_the_gateway_is_gone_a_while_after_its_last_use_and_there_again_fo
         for _ in range(2):
             url = str((await runner.run(example, always)).output)
             with pytest.raises(httpx.TransportError):
-                await asked_until_gone(client, f"{url}/models")
+                await called_until_gone(client, f"{url}/models")
 
 
 def test_a_programs_environment_is_ours_only_where_it_leads_to_a_model() -> None:

@@ -110,7 +110,7 @@ async def test_a_value_is_written_as_a_prompt_template_writes_it(value: Any, tex
     assert list((await program_run(Asked(value)).answer(CALL)).texts) == [text]
 
 
-async def test_an_answer_without_a_value_is_an_error_that_says_so() -> None:
+async def test_an_answer_without_a_value_is_an_error() -> None:
     run = program_run(Asked(None))
     with pytest.raises(ApiError, match="no key") as refused:
         await run.answer(CALL)

@@ -49,7 +49,7 @@ def test_a_value_is_never_read_as_a_template() -> None:
         ("{% include 'other' %}", "cannot be rendered"),
     ],
 )
-def test_a_template_that_fails_or_reaches_too_far_says_what_was_wrong(text: str, message: str) -> None:
+def test_a_failing_or_forbidden_template_is_refused_with_the_reason(text: str, message: str) -> None:
     with pytest.raises(TaskError, match=message):
         compile_template(text).render({"facts": ["a"], "q": "Q"}, {})
 
