@@ -125,7 +125,7 @@ def plain_client() -> httpx.AsyncClient:
     return httpx.AsyncClient(timeout=30)
 
 
-def said(text: str) -> list[Any]:
+def user_message(text: str) -> list[Any]:
     return [{"role": "user", "content": text}]
 
 
@@ -138,9 +138,9 @@ WHOLE = "small/none/tell-pear:-small/S/find-pear"
 
 async def test_the_openai_client_gets_the_workflow_and_a_subtask(folder: Path) -> None:
     async with OpenAIServer(answer) as backend, served(deployment_in(folder, backend)) as url, client_of(url) as client:
-        whole = await client.chat.completions.create(model="toy", messages=said("pear"))
-        as_object = await client.chat.completions.create(model="toy", messages=said('{"word": "pear"}'))
-        one = await client.chat.completions.create(model="toy/find", messages=said("what?"), n=2)
+        whole = await client.chat.completions.create(model="toy", messages=user_message("pear"))
+        as_object = await client.chat.completions.create(model="toy", messages=user_message('{"word": "pear"}'))
+        one = await client.chat.completions.create(model="toy/find", messages=user_message("what?"), n=2)
         models = [model.id async for model in client.models.list()]
         found = await client.models.retrieve("toy/find")
     assert whole.choices[0].message.content == as_object.choices[0].message.content == WHOLE
@@ -155,7 +155,7 @@ async def test_the_openai_client_streams(folder: Path) -> None:
     async with OpenAIServer(answer) as backend, served(deployment_in(folder, backend)) as url, client_of(url) as client:
         options: Any = {"include_usage": True}
         stream = await client.chat.completions.create(
-            model="toy", messages=said("pear"), stream=True, stream_options=options
+            model="toy", messages=user_message("pear"), stream=True, stream_options=options
         )
         chunks = [chunk async for chunk in stream]
     assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == WHOLE
@@ -173,7 +173,7 @@ async def test_litellm_talks_to_the_server(folder: Path, stream: bool) -> None:
     litellm = load_litellm()
     async with OpenAIServer(answer) as backend, served(deployment_in(folder, backend)) as url:
         got = await litellm.acompletion(
-            model="openai/toy", api_base=url, api_key="any", messages=said("pear"), stream=stream
+            model="openai/toy", api_base=url, api_key="any", messages=user_message("pear"), stream=stream
         )
         if stream:
             text = "".join([chunk.choices[0].delta.content or "" async for chunk in got])
@@ -186,7 +186,7 @@ async def test_litellm_talks_to_the_server(folder: Path, stream: bool) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_curl_talks_to_the_server(folder: Path, stream: bool) -> None:
-    body = json.dumps({"model": "toy/find", "messages": said("what?"), "stream": stream})
+    body = json.dumps({"model": "toy/find", "messages": user_message("what?"), "stream": stream})
     async with OpenAIServer(answer) as backend, served(deployment_in(folder, backend)) as url:
         curl = await asyncio.create_subprocess_exec(
             *("curl", "-sSN", f"{url}/chat/completions", "-H", "Content-Type: application/json", "-d", body),
@@ -230,7 +230,7 @@ async def test_a_program_is_served_as_a_whole(folder: Path) -> None:
         "        return said.choices[0].message.content + '!'\n"
     )
     async with OpenAIServer(answer) as backend, served(deployment_in(folder, backend)) as url, client_of(url) as client:
-        got = await client.chat.completions.create(model="toy", messages=said("pear"))
+        got = await client.chat.completions.create(model="toy", messages=user_message("pear"))
     assert got.choices[0].message.content == "small/S/pear!"
 
 
@@ -240,7 +240,7 @@ async def test_a_program_is_served_as_a_whole(folder: Path) -> None:
 async def test_every_call_draws_new_samples(folder: Path) -> None:
     async with OpenAIServer(answer) as backend, served(deployment_in(folder, backend)) as url, client_of(url) as client:
         for _ in range(5):
-            await client.chat.completions.create(model="toy/find", messages=said("what?"))
+            await client.chat.completions.create(model="toy/find", messages=user_message("what?"))
     assert len({request.seed for request in backend.requests}) == backend.calls == 5
 
 
@@ -249,10 +249,10 @@ async def test_with_cache_the_journal_answers_repeated_requests(folder: Path) ->
         for _ in range(2):
             async with served(deployment_in(folder, backend), cache=True) as url, client_of(url) as client:
                 for _ in range(2):
-                    await client.chat.completions.create(model="toy", messages=said("pear"))
+                    await client.chat.completions.create(model="toy", messages=user_message("pear"))
         assert backend.calls == 2
         async with served(deployment_in(folder, backend), cache=True) as url, client_of(url) as client:
-            two = await client.chat.completions.create(model="toy/find", messages=said("pear"), n=2)
+            two = await client.chat.completions.create(model="toy/find", messages=user_message("pear"), n=2)
         assert (backend.calls, len(two.choices)) == (4, 2)
 
 
@@ -261,14 +261,16 @@ async def test_a_cap_holds_for_the_servers_life(folder: Path) -> None:
     async with OpenAIServer(answer) as backend:
         deployment = deployment_in(folder, backend, "budget.usd=0.2", **prices)
         async with served(deployment) as url, client_of(url) as client:
-            calls = (client.chat.completions.create(model="toy/find", messages=said("what?")) for _ in range(100))
+            calls = (
+                client.chat.completions.create(model="toy/find", messages=user_message("what?")) for _ in range(100)
+            )
             with pytest.raises(openai.RateLimitError) as refused:
                 [await call for call in calls]
         assert refused.value.code == "insufficient_quota"
         assert refused.value.response.headers["x-should-retry"] == "false"
         assert 0 < backend.calls < 50
         async with served(deployment) as url, client_of(url) as client:
-            await client.chat.completions.create(model="toy/find", messages=said("what?"))
+            await client.chat.completions.create(model="toy/find", messages=user_message("what?"))
 
 
 @given(st.integers(0, SEEDS - 1))
@@ -297,7 +299,7 @@ async def test_no_call_is_lost_or_mixed_through_a_promotion(folder: Path) -> Non
         async with served(deployment, watch=True) as url, httpx.AsyncClient(timeout=60, limits=limits) as client:
 
             def ask(number: int) -> asyncio.Task[httpx.Response]:
-                body = {"model": "toy", "messages": said(f"w{number}"), "stream": number % 2 == 0}
+                body = {"model": "toy", "messages": user_message(f"w{number}"), "stream": number % 2 == 0}
                 return asyncio.create_task(client.post(f"{url}/chat/completions", json=body))
 
             calls = [ask(number) for number in range(100)]
@@ -325,7 +327,7 @@ async def test_without_a_job_the_candidate_stays(folder: Path) -> None:
         deployment = deployment_in(folder, backend)
         async with served(deployment) as url, client_of(url) as client:
             put(deployment.file, LARGE)
-            got = await client.chat.completions.create(model="toy/find", messages=said("what?"))
+            got = await client.chat.completions.create(model="toy/find", messages=user_message("what?"))
     assert got.choices[0].message.content == "small/S/what?"
 
 
@@ -336,7 +338,7 @@ async def test_a_champion_that_does_not_fit_leaves_the_old_one_in_use(folder: Pa
             health = url.replace("/v1", "/healthz")
             before = (await plain.get(health)).json()
             put(deployment.file, {"other": {"model": "large"}})
-            got = await client.chat.completions.create(model="toy/find", messages=said("what?"))
+            got = await client.chat.completions.create(model="toy/find", messages=user_message("what?"))
             during = (await plain.get(health)).json()
             put(deployment.file, LARGE)
             after = (await plain.get(health)).json()
@@ -361,12 +363,12 @@ async def test_a_jobs_champion_is_served(folder: Path, monkeypatch: pytest.Monke
         champions.promote(load_candidate(folder / "best.yaml"), time="t", run="1", reason="first")
         deployment = deployment_of_job("nightly", [])
         async with served(deployment, watch=True) as url, client_of(url) as client:
-            first = await client.chat.completions.create(model="toy/find", messages=said("what?"))
+            first = await client.chat.completions.create(model="toy/find", messages=user_message("what?"))
             put(folder / "other.yaml", LARGE)
             champions.promote(load_candidate(folder / "other.yaml"), time="t", run="2", reason="better")
-            second = await client.chat.completions.create(model="toy/find", messages=said("what?"))
+            second = await client.chat.completions.create(model="toy/find", messages=user_message("what?"))
             champions.rollback()
-            third = await client.chat.completions.create(model="toy/find", messages=said("what?"))
+            third = await client.chat.completions.create(model="toy/find", messages=user_message("what?"))
     texts = [got.choices[0].message.content for got in (first, second, third)]
     assert texts == ["small/S/what?", "large/L/what?", "small/S/what?"]
     assert deployment.config.budget == Config().budget
@@ -383,13 +385,13 @@ async def test_a_wrong_key_an_oversized_body_and_an_unknown_model_are_openai_err
         async with served(deployment, **settings) as url:
             async with client_of(url, "wrong") as client:
                 with pytest.raises(openai.AuthenticationError) as wrong:
-                    await client.chat.completions.create(model="toy", messages=said("pear"))
+                    await client.chat.completions.create(model="toy", messages=user_message("pear"))
             async with client_of(url, "second-key") as client:
-                await client.chat.completions.create(model="toy", messages=said("pear"))
+                await client.chat.completions.create(model="toy", messages=user_message("pear"))
                 with pytest.raises(openai.NotFoundError) as unknown:
-                    await client.chat.completions.create(model="toi", messages=said("pear"))
+                    await client.chat.completions.create(model="toi", messages=user_message("pear"))
                 with pytest.raises(openai.APIStatusError) as large:
-                    await client.chat.completions.create(model="toy", messages=said("pear" * 500))
+                    await client.chat.completions.create(model="toy", messages=user_message("pear" * 500))
                 with pytest.raises(openai.NotFoundError):
                     await client.models.retrieve("toi")
                 with pytest.raises(openai.NotFoundError, match="there is nothing at /v1/embeddings"):
@@ -444,7 +446,7 @@ async def test_keys_are_read_again_when_their_file_changes(folder: Path) -> None
 async def test_without_keys_a_page_from_elsewhere_is_refused(
     folder: Path, headers: dict[str, str], status: int
 ) -> None:
-    body = {"model": "toy", "messages": said("pear")}
+    body = {"model": "toy", "messages": user_message("pear")}
     async with OpenAIServer(answer) as backend, served(deployment_in(folder, backend)) as url, plain_client() as plain:
         got = await plain.post(f"{url}/chat/completions", json=body, headers=headers)
     assert got.status_code == status
@@ -479,7 +481,7 @@ async def test_calls_above_the_concurrency_limit_get_retry_after(folder: Path) -
     async with OpenAIServer(answer, delay=0.3) as backend:
         limits = ServerLimits(in_flight=2)
         async with served(deployment_in(folder, backend), limits=limits) as url, plain_client() as plain:
-            body = {"model": "toy", "messages": said("pear")}
+            body = {"model": "toy", "messages": user_message("pear")}
             calls = [plain.post(f"{url}/chat/completions", json=body, timeout=30) for _ in range(4)]
             answers = await asyncio.gather(*calls)
             later = await plain.post(f"{url}/chat/completions", json=body, timeout=30)
@@ -495,7 +497,7 @@ async def test_a_call_that_takes_too_long_ends_in_504_and_gives_its_place_back(f
         deployment = deployment_in(folder, backend, timeout_seconds=2, max_attempts=1)
         async with served(deployment, limits=ServerLimits(seconds=0.2)) as url, client_of(url) as client:
             with pytest.raises(openai.InternalServerError) as late:
-                await client.chat.completions.create(model="toy/find", messages=said("what?"))
+                await client.chat.completions.create(model="toy/find", messages=user_message("what?"))
             async with plain_client() as plain:
                 counts = (await plain.get(url.replace("/v1", "/metrics"))).text
     assert "agentopt_requests_in_flight 0.0" in counts
@@ -507,7 +509,7 @@ async def test_an_upstream_failure_is_an_error_response(folder: Path) -> None:
     backend = OpenAIServer(answer, faults=Faults(script=[400]))
     async with backend, served(deployment_in(folder, backend)) as url, client_of(url) as client:
         with pytest.raises(openai.InternalServerError) as failed:
-            await client.chat.completions.create(model="toy/find", messages=said("what?"))
+            await client.chat.completions.create(model="toy/find", messages=user_message("what?"))
     assert (failed.value.status_code, failed.value.code) == (502, "upstream_failed")
 
 
@@ -515,7 +517,7 @@ async def test_an_answer_that_nothing_can_be_made_of_is_no_answer(folder: Path) 
     backend = OpenAIServer(lambda body, index: "  ")
     async with backend, served(deployment_in(folder, backend)) as url, client_of(url) as client:
         with pytest.raises(openai.UnprocessableEntityError, match="find: expected a text"):
-            await client.chat.completions.create(model="toy", messages=said("pear"))
+            await client.chat.completions.create(model="toy", messages=user_message("pear"))
 
 
 # Inputs
@@ -571,7 +573,7 @@ async def test_an_object_that_is_not_of_the_columns_is_refused_before_anything_i
 ) -> None:
     async with OpenAIServer(answer) as backend, served(deployment_in(folder, backend)) as url, client_of(url) as client:
         with pytest.raises(openai.BadRequestError, match=problem):
-            await client.chat.completions.create(model="toy", messages=said(text))
+            await client.chat.completions.create(model="toy", messages=user_message(text))
     assert backend.calls == 0
 
 
@@ -601,7 +603,7 @@ async def test_another_form_of_answer_than_the_tasks_is_refused(
     spec = spec_of_task()
     spec["subtasks"][0]["parse"] = {"kind": "json", "schema": OBJECT}
     (folder / "task.yaml").write_text(yaml.safe_dump(spec))
-    body = {"model": model, "messages": said("pear"), "response_format": asked}
+    body = {"model": model, "messages": user_message("pear"), "response_format": asked}
     backend = OpenAIServer(lambda *_: '{"fruit": "pear"}')
     async with backend, served(deployment_in(folder, backend)) as url, plain_client() as plain:
         got = await plain.post(f"{url}/chat/completions", json=body)
@@ -633,7 +635,7 @@ async def test_each_failed_call_is_one_line_of_the_log_without_what_was_said(
         ):
             async with client_of(url, key) as client:
                 with suppress(openai.APIStatusError):
-                    await client.chat.completions.create(model=model, messages=said(text))
+                    await client.chat.completions.create(model=model, messages=user_message(text))
     lines = [record.getMessage() for record in caplog.records if record.name == "agentopt.deploy.serve.app"]
     starts = [
         "401, model unknown: the API key",
@@ -653,8 +655,8 @@ async def test_a_subtask_whose_judge_needs_inputs_is_served_only_as_part_of_the_
     (folder / "judge.py").write_text("def judge(inputs, value):\n    return inputs['word'] in value\n")
     async with OpenAIServer(answer) as backend, served(deployment_in(folder, backend)) as url, client_of(url) as client:
         with pytest.raises(openai.BadRequestError, match="call the whole task"):
-            await client.chat.completions.create(model="toy/find", messages=said("pear"))
-        whole = await client.chat.completions.create(model="toy", messages=said("pear"))
+            await client.chat.completions.create(model="toy/find", messages=user_message("pear"))
+        whole = await client.chat.completions.create(model="toy", messages=user_message("pear"))
     assert whole.choices[0].message.content == WHOLE
 
 
@@ -693,11 +695,11 @@ async def test_metrics_count_requests_tokens_usd_and_seconds_by_subtask(folder: 
     async with OpenAIServer(answer) as backend:
         deployment = deployment_in(folder, backend, usd_per_1m_prompt=1.0, usd_per_1m_completion=2.0)
         async with served(deployment) as url, client_of(url) as client, plain_client() as plain:
-            await client.chat.completions.create(model="toy", messages=said("pear"))
+            await client.chat.completions.create(model="toy", messages=user_message("pear"))
             with pytest.raises(openai.NotFoundError):
-                await client.chat.completions.create(model="anything", messages=said("pear"))
+                await client.chat.completions.create(model="anything", messages=user_message("pear"))
             with pytest.raises(openai.BadRequestError):
-                await client.chat.completions.create(model="toy/find", messages=said("pear"), temperature=3)
+                await client.chat.completions.create(model="toy/find", messages=user_message("pear"), temperature=3)
             foreign = {"Origin": "https://elsewhere.example"}
             await plain.post(f"{url}/chat/completions", json={"model": "toy"}, headers=foreign)
             text = (await plain.get(url.replace("/v1", "/metrics"))).text
@@ -737,7 +739,7 @@ async def test_the_command_answers_calls_in_flight_before_it_ends(folder: Path) 
         assert server.stdout
         line = (await server.stdout.readline()).decode()
         async with client_of(line.split()[-1]) as client:
-            call = asyncio.create_task(client.chat.completions.create(model="toy", messages=said("pear")))
+            call = asyncio.create_task(client.chat.completions.create(model="toy", messages=user_message("pear")))
             await found.wait()
             server.send_signal(signal.SIGTERM)
             got = await call

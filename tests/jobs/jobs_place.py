@@ -137,7 +137,7 @@ def open_place_store(place: Place, clock: Clock, **changes: Any) -> JobStore:
     return store
 
 
-def asked(server: ServerProcess) -> Counter[tuple[str, int]]:
+def request_counts(server: ServerProcess) -> Counter[tuple[str, int]]:
     """Number of requests for each single choice."""
     return Counter((line["key"], line["seed"] + i) for line in server.received() for i in range(line["n"]))
 
@@ -149,4 +149,15 @@ async def until(condition: Any, seconds: float = 60.0) -> None:
             await asyncio.sleep(0.01)
 
 
-__all__ = ["QUALITY", "Clock", "JobWorker", "Log", "Place", "asked", "claimed", "open_place_store", "run_due", "until"]
+__all__ = [
+    "QUALITY",
+    "Clock",
+    "JobWorker",
+    "Log",
+    "Place",
+    "claimed",
+    "open_place_store",
+    "request_counts",
+    "run_due",
+    "until",
+]

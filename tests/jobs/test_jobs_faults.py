@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from jobs_place import QUALITY, Place, asked
+from jobs_place import QUALITY, Place, request_counts
 
 from agentopt.jobs.jobfile import read_job
 from agentopt.jobs.store import JobRun, JobStore
@@ -42,14 +42,14 @@ def start(place: Place) -> subprocess.Popen[str]:
 def stop(daemon: subprocess.Popen[str]) -> None:
     """SIGTERM ends a daemon cleanly."""
     daemon.send_signal(signal.SIGTERM)
-    _, said = daemon.communicate(timeout=60)
-    assert (daemon.returncode, said) == (0, "")
+    _, output = daemon.communicate(timeout=60)
+    assert (daemon.returncode, output) == (0, "")
 
 
 def kill(daemon: subprocess.Popen[str]) -> None:
     daemon.kill()
-    _, said = daemon.communicate()
-    assert daemon.returncode == -signal.SIGKILL, said
+    _, output = daemon.communicate()
+    assert daemon.returncode == -signal.SIGKILL, output
 
 
 def history(place: Place) -> list[JobRun]:
@@ -89,7 +89,7 @@ def test_a_daemon_stopped_or_killed_in_mid_run_resumes_at_its_next_start_and_pay
         wait(server.received)
         stop(daemon)
         assert [run.state for run in history(place)] == ["interrupted"]
-        assert max(asked(server).values()) == 1, "what was sent was waited for"
+        assert max(request_counts(server).values()) == 1, "what was sent was waited for"
         for _ in range(kills):
             before, daemon = len(server.received()), start(place)
             wait(lambda before=before: len(server.received()) > before or over(place, 1)())
@@ -98,7 +98,7 @@ def test_a_daemon_stopped_or_killed_in_mid_run_resumes_at_its_next_start_and_pay
         daemon = start(place)
         wait(over(place, 1))
         stop(daemon)
-        again = sum(times - 1 for times in asked(server).values())
+        again = sum(times - 1 for times in request_counts(server).values())
     (run,) = history(place)
     assert (run.state, run.champion) == ("promoted", 2)
     with sqlite3.connect(tmp_path / "journal.db") as journal:

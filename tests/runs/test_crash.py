@@ -74,7 +74,7 @@ def command(task: Path, folder: Path, *settings: str) -> list[str]:
     return [sys.executable, "-m", "agentopt", "optimize", *where, *options]
 
 
-def asked(server: ServerProcess) -> Counter[tuple[str, int]]:
+def request_counts(server: ServerProcess) -> Counter[tuple[str, int]]:
     """How often each single choice was asked for."""
     return Counter((line["key"], line["seed"] + i) for line in server.received() for i in range(line["n"]))
 
@@ -105,7 +105,7 @@ def test_a_run_killed_at_random_moments_repays_only_what_was_in_flight(
         task = write_task(folder, calm.base_url)
         subprocess.run(command(task, folder, *settings), check=True, env=quiet, stdout=subprocess.DEVNULL)
         undisturbed = load_result(next((folder / "runs").iterdir()))
-        assert max(asked(calm).values()) == 1
+        assert max(request_counts(calm).values()) == 1
 
     with ServerProcess(counter=tmp_path / "stormy.jsonl", quality=QUALITY, delay=delay) as stormy:
         folder = tmp_path / "stormy"
@@ -117,11 +117,11 @@ def test_a_run_killed_at_random_moments_repays_only_what_was_in_flight(
             await_requests(stormy, len(stormy.received()) + rng.randint(1, 24))
             time.sleep(rng.uniform(0, 2 * delay))
             process.send_signal(signal.SIGKILL)
-            _, said = process.communicate()
-            assert process.returncode == -signal.SIGKILL, said
+            _, output = process.communicate()
+            assert process.returncode == -signal.SIGKILL, output
         subprocess.run(command(task, folder, *settings), check=True, env=quiet, stdout=subprocess.DEVNULL)
         result = load_result(next((folder / "runs").iterdir()))
-        again = sum(times - 1 for times in asked(stormy).values())
+        again = sum(times - 1 for times in request_counts(stormy).values())
         choices_per_call = 8
         assert again <= lost_in_flight(folder) * choices_per_call
 

@@ -21,7 +21,7 @@ def test_a_column_is_found_under_any_of_its_public_names() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ask", "name", "told"),
+    ("read", "name", "message"),
     [
         (text, "none", "the column 'none' must be a text, but is null"),
         (text, "facts", "the column 'facts' must be a text, but is [\"a\"]"),
@@ -30,10 +30,10 @@ def test_a_column_is_found_under_any_of_its_public_names() -> None:
         (text, "anser", "the row must have the column 'anser'; did you mean 'answer'?"),
     ],
 )
-def test_a_column_of_another_type_is_reported_with_its_value(ask: Any, name: str, told: str) -> None:
+def test_a_column_of_another_type_is_reported_with_its_value(read: Any, name: str, message: str) -> None:
     with pytest.raises(ColumnError) as raised:
-        ask(ROW, name)
-    assert raised.value.args == (told,)
+        read(ROW, name)
+    assert raised.value.args == (message,)
 
 
 def test_a_reader_that_reads_a_missing_column_gets_an_error_that_it_may_catch() -> None:
@@ -46,17 +46,17 @@ def test_a_reader_that_reads_a_missing_column_gets_an_error_that_it_may_catch() 
 
 
 @pytest.mark.parametrize(
-    ("row", "told"),
+    ("row", "message"),
     [
         ({"question": "?"}, "must have the column 'gt_triples' or 'graph'"),
         ({"question": "?", "graph": None}, "'graph' must be a list, but is null"),
         ({"question": "?", "answer": "x", "gt_triples": []}, "'answer' must be a list, but is \"x\""),
     ],
 )
-def test_a_question_over_a_graph_names_the_columns_of_both_forms(row: dict[str, Any], told: str) -> None:
+def test_a_question_over_a_graph_names_the_columns_of_both_forms(row: dict[str, Any], message: str) -> None:
     with pytest.raises(ColumnError) as raised:
         graph_question(row)
-    assert told in str(raised.value.args[0])
+    assert message in str(raised.value.args[0])
 
 
 def test_a_question_over_paragraphs_without_them_is_reported() -> None:

@@ -231,10 +231,10 @@ class Hub:
     """A hub of one dataset, which remembers what it was asked for."""
 
     def __init__(self, answer: list[dict[str, Any]] | Exception) -> None:
-        self.answer, self.asked = answer, tuple[str | None, ...]()
+        self.answer, self.requested = answer, tuple[str | None, ...]()
 
     def __call__(self, name: str, config: str | None, split: str | None) -> Iterable[Mapping[str, Any]]:
-        self.asked = (name, config, split)
+        self.requested = (name, config, split)
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
@@ -246,7 +246,7 @@ def from_hub(folder: Path, source: str, hub: Hub) -> dict[Any, list[Row]]:
 
 
 @pytest.mark.parametrize(
-    ("source", "asked"),
+    ("source", "requested"),
     [
         ("hf:org/name", ("org/name", None, None)),
         ("hf:org/name@test", ("org/name", None, "test")),
@@ -254,11 +254,11 @@ def from_hub(folder: Path, source: str, hub: Hub) -> dict[Any, list[Row]]:
     ],
 )
 def test_a_dataset_of_the_hub_is_requested_by_name_configuration_and_split(
-    tmp_path: Path, source: str, asked: tuple[str | None, ...]
+    tmp_path: Path, source: str, requested: tuple[str | None, ...]
 ) -> None:
     hub = Hub(rows(9))
     read = from_hub(tmp_path, source, hub)
-    assert hub.asked == asked
+    assert hub.requested == requested
     assert sum(map(len, read.values())) == 9
 
 
@@ -288,7 +288,7 @@ LIBRARY = """
 import sys
 from agentopt.taskfile.reader import load_from_hub
 
-def said(folder, split):
+def rows_or_error(folder, split):
     try:
         return [row["q"] for row in load_from_hub(folder, None, split)]
     except (OSError, ValueError) as error:
@@ -296,7 +296,7 @@ def said(folder, split):
 
 one, two = sys.argv[1:]
 for folder, split in ((one, None), (two, "test"), (two, None), (two, "nosuch"), ("org/nosuch", None)):
-    print(said(folder, split))
+    print(rows_or_error(folder, split))
 """
 
 

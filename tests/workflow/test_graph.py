@@ -36,7 +36,7 @@ DIAMOND = task(
 )
 
 
-class Asked:
+class RecordedCalls:
     """Answers with the subtask's name after the prompt, or as `answers` says, and keeps what was asked."""
 
     def __init__(self, answers: Mapping[str, Any] | None = None) -> None:
@@ -54,7 +54,7 @@ class Asked:
 
 
 async def test_a_later_subtask_reads_the_output_of_an_earlier_one() -> None:
-    result = await SubtaskGraph(CHAIN).run(EXAMPLE, Asked())
+    result = await SubtaskGraph(CHAIN).run(EXAMPLE, RecordedCalls())
     assert result.outputs == {"find": "Who?.find", "answer": "Who? Who?.find.answer"}
     assert result.output == "Who? Who?.find.answer"
     assert {name: use.prompt_tokens for name, use in result.uses.items()} == {"find": 4, "answer": 6}
@@ -63,11 +63,11 @@ async def test_a_later_subtask_reads_the_output_of_an_earlier_one() -> None:
 
 async def test_the_named_output_is_scored() -> None:
     both = task(*CHAIN.subtasks, output="find")
-    assert (await SubtaskGraph(both).run(EXAMPLE, Asked())).output == "Who?.find"
+    assert (await SubtaskGraph(both).run(EXAMPLE, RecordedCalls())).output == "Who?.find"
 
 
 async def test_outputs_keep_the_tasks_order_and_a_join_waits_for_both_branches() -> None:
-    result = await SubtaskGraph(DIAMOND).run(EXAMPLE, Asked())
+    result = await SubtaskGraph(DIAMOND).run(EXAMPLE, RecordedCalls())
     assert list(result.outputs) == ["top", "left", "right", "join"]
     assert result.output == "Who?.topl.left+Who?.topr.right.join"
 
@@ -84,9 +84,9 @@ async def test_subtasks_that_do_not_read_each_other_are_called_concurrently() ->
 
 
 async def test_after_a_missing_value_no_reader_is_called_and_the_output_is_missing() -> None:
-    asked = Asked({"left": None})
-    result = await SubtaskGraph(DIAMOND).run(EXAMPLE, asked)
-    assert set(asked.prompts) == {"top", "left", "right"}
+    calls = RecordedCalls({"left": None})
+    result = await SubtaskGraph(DIAMOND).run(EXAMPLE, calls)
+    assert set(calls.prompts) == {"top", "left", "right"}
     assert result.output is None
     assert result.outputs["right"] is not None
     assert set(result.uses) == {"top", "left", "right"}
@@ -95,9 +95,9 @@ async def test_after_a_missing_value_no_reader_is_called_and_the_output_is_missi
 
 @pytest.mark.parametrize("empty", [0, "", [], False])
 async def test_an_empty_value_is_a_value(empty: Any) -> None:
-    asked = Asked({"find": empty})
-    result = await SubtaskGraph(CHAIN).run(EXAMPLE, asked)
-    assert set(asked.prompts) == {"find", "answer"}
+    calls = RecordedCalls({"find": empty})
+    result = await SubtaskGraph(CHAIN).run(EXAMPLE, calls)
+    assert set(calls.prompts) == {"find", "answer"}
     assert result.outputs["find"] == empty
 
 
@@ -126,10 +126,10 @@ async def test_a_failure_is_raised_as_it_is_with_its_cause_and_cancels_the_rest(
 
 
 async def test_cancelling_the_workflow_cancels_its_calls() -> None:
-    asked, cancelled = asyncio.Event(), asyncio.Event()
+    called, cancelled = asyncio.Event(), asyncio.Event()
 
     async def answer(subtask: Subtask, prompt: Prompt, /, *, occurrence: int = 0) -> Answer:
-        asked.set()
+        called.set()
         try:
             await asyncio.Event().wait()
         finally:
@@ -137,7 +137,7 @@ async def test_cancelling_the_workflow_cancels_its_calls() -> None:
         raise AssertionError
 
     running = asyncio.create_task(SubtaskGraph(CHAIN).run(EXAMPLE, answer))
-    await asked.wait()
+    await called.wait()
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
@@ -147,12 +147,12 @@ async def test_cancelling_the_workflow_cancels_its_calls() -> None:
 async def test_a_prompt_that_cannot_be_rendered_names_subtask_example_and_variable() -> None:
     broken = task(subtask("find", "{{ inputs.facts }}"))
     with pytest.raises(ScorerError, match=r"prompt of find on example e7: `facts` is not defined .*question"):
-        await SubtaskGraph(broken).run(EXAMPLE, Asked())
+        await SubtaskGraph(broken).run(EXAMPLE, RecordedCalls())
     own = task(Subtask("find", lambda inputs, outputs: inputs["facts"], ("m",)))
     with pytest.raises(ScorerError, match="prompt of find on example e7 failed: KeyError"):
-        await SubtaskGraph(own).run(EXAMPLE, Asked())
+        await SubtaskGraph(own).run(EXAMPLE, RecordedCalls())
 
 
 async def test_the_failure_of_a_read_subtask_surfaces_once_through_those_that_read_it() -> None:
     with pytest.raises(PermanentModelError, match="no key"):
-        await SubtaskGraph(DIAMOND).run(EXAMPLE, Asked({"top": PermanentModelError("no key")}))
+        await SubtaskGraph(DIAMOND).run(EXAMPLE, RecordedCalls({"top": PermanentModelError("no key")}))

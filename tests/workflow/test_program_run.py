@@ -23,7 +23,7 @@ CALL = ChatCall("agentopt/find", QUESTION)
 TASK = toy_task(validation=1, test=1)
 
 
-class Asked:
+class RecordedCalls:
     """Answers every call with `value`, or raises it, and records the calls."""
 
     def __init__(self, value: Any = "key-1") -> None:
@@ -44,21 +44,21 @@ class Clock:
         return self.now
 
 
-def program_run(asked: Asked, task: Any = TASK) -> ProgramRun:
-    return ProgramRun(task, task.splits["validation"][0], asked, clock=Clock())
+def program_run(calls: RecordedCalls, task: Any = TASK) -> ProgramRun:
+    return ProgramRun(task, task.splits["validation"][0], calls, clock=Clock())
 
 
 async def test_a_call_is_answered_by_the_subtask_of_its_name() -> None:
-    asked = Asked()
-    answer = await program_run(asked).answer(CALL)
+    calls = RecordedCalls()
+    answer = await program_run(calls).answer(CALL)
     assert list(answer.texts) == ["key-1"]
     assert (answer.prompt_tokens, answer.completion_tokens) == (10, 5)
-    assert [(subtask.name, prompt) for subtask, prompt, _ in asked.seen] == [("find", QUESTION)]
+    assert [(subtask.name, prompt) for subtask, prompt, _ in calls.seen] == [("find", QUESTION)]
 
 
 @pytest.mark.parametrize("model", ["find", "agentopt/fnd", "agentopt/", "gpt-4o"])
 async def test_another_model_is_unknown_and_the_known_ones_are_listed(model: str) -> None:
-    run = program_run(Asked())
+    run = program_run(RecordedCalls())
     with pytest.raises(ApiError, match="agentopt/find, agentopt/answer") as refused:
         await run.answer(replace(CALL, model=model))
     assert refused.value.status == 404
@@ -67,51 +67,51 @@ async def test_another_model_is_unknown_and_the_known_ones_are_listed(model: str
 
 
 async def test_a_repeated_call_draws_the_next_occurrence() -> None:
-    asked = Asked()
-    run = program_run(asked)
+    calls = RecordedCalls()
+    run = program_run(calls)
     other = replace(CALL, messages=(Message("user", "find|2|"),))
     for call in (CALL, other, CALL, replace(CALL, n=2)):
         await run.answer(call)
-    assert [occurrence for _, _, occurrence in asked.seen] == [0, 0, 1, 2, 3]
+    assert [occurrence for _, _, occurrence in calls.seen] == [0, 0, 1, 2, 3]
 
 
 async def test_calls_that_differ_in_settings_of_the_task_are_the_same_call() -> None:
-    asked = Asked()
-    run = program_run(asked)
+    calls = RecordedCalls()
+    run = program_run(calls)
     for temperature in (0.1, 0.2):
         await run.answer(replace(CALL, temperature=temperature))
-    assert [occurrence for _, _, occurrence in asked.seen] == [0, 1]
+    assert [occurrence for _, _, occurrence in calls.seen] == [0, 1]
 
 
 async def test_a_program_sets_what_the_task_leaves_to_it_and_nothing_else() -> None:
     left = frozenset({"max_tokens", "stop"})
     open_find = replace(TASK["find"], left_to_program=left)
     task = replace(TASK, subtasks=(open_find, TASK["answer"]))
-    asked = Asked()
-    run = program_run(asked, task)
+    calls = RecordedCalls()
+    run = program_run(calls, task)
     await run.answer(replace(CALL, max_tokens=99, stop=(";",), temperature=0.123))
     await run.answer(CALL)
-    first, second = (subtask for subtask, _, _ in asked.seen)
+    first, second = (subtask for subtask, _, _ in calls.seen)
     assert (first.max_tokens, first.stop, first.temperature) == (99, (";",), TASK["find"].temperature)
     assert second == open_find
 
 
 async def test_a_temperature_of_zero_is_a_setting_too() -> None:
     open_find = replace(TASK["find"], left_to_program=frozenset({"temperature"}))
-    asked = Asked()
-    await program_run(asked, replace(TASK, subtasks=(open_find, TASK["answer"]))).answer(replace(CALL, temperature=0.0))
-    assert asked.seen[0][0].temperature == 0.0
+    calls = RecordedCalls()
+    await program_run(calls, replace(TASK, subtasks=(open_find, TASK["answer"]))).answer(replace(CALL, temperature=0.0))
+    assert calls.seen[0][0].temperature == 0.0
 
 
 @pytest.mark.parametrize(
     ("value", "text"), [("a b", "a b"), (3, "3"), (2.5, "2.5"), (["1", "2"], '["1", "2"]'), ({"a": "é"}, '{"a": "é"}')]
 )
 async def test_a_value_is_written_as_a_prompt_template_writes_it(value: Any, text: str) -> None:
-    assert list((await program_run(Asked(value)).answer(CALL)).texts) == [text]
+    assert list((await program_run(RecordedCalls(value)).answer(CALL)).texts) == [text]
 
 
 async def test_an_answer_without_a_value_is_an_error() -> None:
-    run = program_run(Asked(None))
+    run = program_run(RecordedCalls(None))
     with pytest.raises(ApiError, match="no key") as refused:
         await run.answer(CALL)
     assert (refused.value.status, refused.value.code) == (422, "unparsable_answer")
@@ -120,7 +120,7 @@ async def test_an_answer_without_a_value_is_an_error() -> None:
 
 
 async def test_what_several_calls_of_one_subtask_used_is_added_up() -> None:
-    run = program_run(Asked())
+    run = program_run(RecordedCalls())
     await run.answer(CALL)
     await run.answer(CALL)
     assert run.uses == {"find": SubtaskUse(20, 6, 2.0, 1.0, 4)}
@@ -131,19 +131,19 @@ CAP = BudgetExceeded("calls", cap=1, spent=1, wanted=1)
 
 
 async def test_a_cap_is_kept_before_any_other_failure_and_refuses_what_follows() -> None:
-    asked = Asked(PermanentModelError("refused"))
-    run = program_run(asked)
-    for failure, status in ((asked.value, 502), (CAP, 429), (CAP, 429)):
-        asked.value = failure
+    calls = RecordedCalls(PermanentModelError("refused"))
+    run = program_run(calls)
+    for failure, status in ((calls.value, 502), (CAP, 429), (CAP, 429)):
+        calls.value = failure
         with pytest.raises(ApiError) as refused:
             await run.answer(CALL)
         assert refused.value.status == status
     assert run.failure is CAP
-    assert len(asked.seen) == 2
+    assert len(calls.seen) == 2
 
 
 async def test_a_mistake_of_ours_is_not_hidden_by_the_program() -> None:
-    run = program_run(Asked(ZeroDivisionError("ours")))
+    run = program_run(RecordedCalls(ZeroDivisionError("ours")))
     with pytest.raises(ApiError) as refused:
         await run.answer(CALL)
     assert refused.value.status == 500
@@ -151,8 +151,8 @@ async def test_a_mistake_of_ours_is_not_hidden_by_the_program() -> None:
 
 
 async def test_waiting_for_an_answer_is_not_the_programs_own_time() -> None:
-    clock, asked = Clock(), Asked()
-    run = ProgramRun(TASK, TASK.splits["validation"][0], asked, clock=clock)
+    clock, calls = Clock(), RecordedCalls()
+    run = ProgramRun(TASK, TASK.splits["validation"][0], calls, clock=clock)
     clock.now = 5.0
     run.begin()
 
@@ -169,7 +169,7 @@ async def test_waiting_for_an_answer_is_not_the_programs_own_time() -> None:
 
 
 async def test_after_a_failure_there_is_only_a_grace() -> None:
-    run = program_run(Asked(PermanentModelError("refused")))
+    run = program_run(RecordedCalls(PermanentModelError("refused")))
     with pytest.raises(ApiError):
         await run.answer(CALL)
     assert run.seconds_left(60.0) == GRACE_SECONDS
