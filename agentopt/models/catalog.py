@@ -85,6 +85,8 @@ class ModelSpec(Strict):
     """An OpenAI-compatible endpoint; with `litellm`, the endpoint litellm uses. May have a query, as `query`."""
     model: str | None = None
     """The model's name at `base_url`; the catalogue name unless given."""
+    api: Literal["chat", "responses"] = "chat"
+    """The API at `base_url`: chat completions, or OpenAI's responses, which some of its models need."""
     weights: Weights | None = None
     """A GGUF file, run by the embedded engine."""
     api_key_env: str | None = None

@@ -32,6 +32,8 @@ def fit(request: Request, spec: ModelSpec, refused: frozenset[str] = frozenset()
         `left_out` holds the names of the parameters that must not be sent.
     """
     unsupported = {name for name in ABILITIES if getattr(spec.supports, name) is False}
+    if spec.api == "responses":
+        unsupported |= {"n", "seed", "stop"}
     left_out = request.left_out | refused | unsupported
     if not spec.json_schema:
         left_out |= {"json_schema"}

@@ -7,7 +7,9 @@ from typing import Any
 
 from agentopt.core.errors import MalformedResponseError
 from agentopt.models.catalog import ModelSpec
-from agentopt.models.response_body import ReadBody, read_body
+from agentopt.models.json_bytes import parse_json
+from agentopt.models.response_body import ReadBody, read_body, read_completion
+from agentopt.models.responses_api import as_completion, responses_body
 
 CONNECT_SECONDS = 10.0
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -32,7 +34,9 @@ class OpenAIRoute:
         timeout = httpx.Timeout(spec.timeout_seconds, connect=min(CONNECT_SECONDS, spec.timeout_seconds))
         base, _, query = (spec.base_url or "").partition("?")
         self._httpx = httpx
-        self._url = f"{base.rstrip('/')}/{'chat/completions' if spec.chat_template else 'completions'}"
+        self._is_responses = spec.api == "responses"
+        path = "responses" if self._is_responses else "chat/completions" if spec.chat_template else "completions"
+        self._url = f"{base.rstrip('/')}/{path}"
         self._query = httpx.QueryParams([*httpx.QueryParams(query).multi_items(), *spec.query.items()])
         key = api_key or NO_KEY
         bearer = spec.api_key_header.lower() == "authorization"
@@ -65,7 +69,8 @@ class OpenAIRoute:
             httpx.HTTPError: The endpoint refused the request, or the connection failed.
             MalformedResponseError: The body is not a completion.
         """
-        content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+        sent = responses_body(body) if self._is_responses else body
+        content = json.dumps(sent, ensure_ascii=False, separators=(",", ":")).encode()
         request = self._client.build_request(
             "POST", self._url, params=self._query, content=content, headers=self._headers
         )
@@ -76,6 +81,8 @@ class OpenAIRoute:
             await response.aclose()
         if not response.is_success:
             raise self._refusal(request, response, received)
+        if self._is_responses:
+            return read_completion(as_completion(parse_json(received)), most=most)
         return read_body(received, most=most, content_type=response.headers.get("content-type", ""))
 
     async def aclose(self) -> None:
