@@ -9,13 +9,14 @@ from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from contextvars import copy_context
+from datetime import UTC, datetime
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import TaskError, UserError
-from agentopt.core.events import ExampleDone, FileProgress, Observer, broadcast, log_to
+from agentopt.core.events import ExampleDone, FileProgress, JournalUsed, Observer, broadcast, log_to
 from agentopt.core.records import Evaluation, Split
 from agentopt.core.task import Task
 from agentopt.evaluation.evaluator import Evaluator, check_candidate
@@ -30,6 +31,7 @@ from agentopt.runs.config import Config
 from agentopt.runs.folder import RunFolder
 from agentopt.runs.optimization import Optimization
 from agentopt.runs.prompt_phase import pilot_subtasks, prompted_subtasks, run_diagnosis
+from agentopt.runs.response_issues import CutOffWarnings
 from agentopt.runs.result import Result
 from agentopt.runs.strategies import check_search_settings
 from agentopt.search.base import Search, Strategy
@@ -112,7 +114,8 @@ async def aoptimize(
                 provider=models,
                 observer=logged,
             ) as session:
-                return await Optimization(loaded, config, run, session, logged, search).result()
+                watched = CutOffWarnings(loaded, logged)
+                return await Optimization(loaded, config, run, session, watched, search).result()
     except UserError:
         if not opened and not run.trials.exists():
             run.discard()  # resuming it would meet the same mistake; the journal keeps what was answered
@@ -127,6 +130,7 @@ async def aevaluate(
     split: Split = "test",
     callbacks: Sequence[Observer] = (),
     provider: ChatModel | None = None,
+    fresh: bool = False,
 ) -> Evaluation:
     """Score a candidate on one split of the task.
 
@@ -137,6 +141,8 @@ async def aevaluate(
         split: `train`, `validation` or `test`.
         callbacks: Functions that receive every event, see `agentopt.events`.
         provider: Makes the model calls in place of the catalogue's transports.
+        fresh: Request every response anew; the new ones replace those in the journal. Otherwise responses in the
+            journal are used, and a `JournalUsed` event reports how many, and when they were stored.
 
     Raises:
         TaskError: The task does not have the split.
@@ -148,13 +154,19 @@ async def aevaluate(
     _check_split(loaded, split)
     chosen = candidate or loaded.baseline
     check_candidate(chosen, loaded)
-    caps, run, observe = config.budget.caps(), f"evaluate {loaded.name} {uuid.uuid4().hex}", broadcast(*callbacks)
+    caps, run = config.budget.caps(), f"evaluate {loaded.name} {uuid.uuid4().hex}"
+    observe = CutOffWarnings(loaded, broadcast(*callbacks))
     models = provider or model_router(specs, observe, required_models(loaded))
     async with open_session(
-        specs, run, caps=caps, journal=config.journal, provider=models, observer=observe
+        specs, run, caps=caps, journal=config.journal, provider=models, observer=observe, fresh=fresh
     ) as session:
         evaluator = Evaluator(loaded, session.model, specs, seed=config.response_seed)
-        return await evaluator.evaluate(chosen, split, on_result=lambda result: observe(ExampleDone(result)))
+        evaluation = await evaluator.evaluate(chosen, split, on_result=lambda result: observe(ExampleDone(result)))
+        used = session.cache_use
+        if used.oldest is not None and used.newest is not None:
+            oldest, newest = (datetime.fromtimestamp(stored, UTC) for stored in (used.oldest, used.newest))
+            observe(JournalUsed(used.responses, oldest, newest))
+        return evaluation
 
 
 async def adiagnose(

@@ -92,12 +92,15 @@ def evaluate(
     task: TaskArgument,
     candidate: CandidateOption = None,
     split: Annotated[Split, typer.Option(help="Split to score.")] = "test",
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Request every answer anew instead of using the journal's.")
+    ] = False,
     config: ConfigOption = None,
 ) -> None:
     """Score one candidate on one split of TASK."""
     from agentopt.cli.commands.evaluate import run_evaluation
 
-    run_evaluation(task, candidate, split, config or [], stdout_console())
+    run_evaluation(task, candidate, split, config or [], stdout_console(), fresh=fresh)
 
 
 @app.command("export")

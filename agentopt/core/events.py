@@ -148,6 +148,54 @@ class ExampleDone(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class JournalUsed(Event):
+    """Responses of an evaluation came from the journal.
+
+    Attributes:
+        responses: Number of responses that earlier sessions stored.
+        oldest: When the oldest of them was stored.
+        newest: When the newest of them was stored.
+    """
+
+    kind: ClassVar[str] = "journal_used"
+
+    responses: int
+    oldest: datetime
+    newest: datetime
+
+    @property
+    def message(self) -> str:
+        first, last = (time.astimezone().strftime("%Y-%m-%d %H:%M") for time in (self.oldest, self.newest))
+        when = first if first == last else f"{first} to {last}"
+        return f"{self.responses:,} responses came from the journal, stored {when}"
+
+
+@dataclass(frozen=True, slots=True)
+class ResponsesCutOff(Event):
+    """More than a tenth of a subtask's responses so far was cut off; reported once for each subtask.
+
+    Attributes:
+        subtask: Name of the subtask.
+        cut_off: Number of responses that were cut off.
+        responses: Number of all responses.
+        max_tokens: The subtask's setting; None if its program chooses it.
+    """
+
+    kind: ClassVar[str] = "responses_cut_off"
+
+    subtask: str
+    cut_off: int
+    responses: int
+    max_tokens: int | None
+
+    @property
+    def message(self) -> str:
+        limit = "max_tokens" if self.max_tokens is None else f"max_tokens {self.max_tokens}"
+        counted = f"{self.cut_off} of {self.responses} responses so far were cut off at {limit}"
+        return f"warning: {self.subtask}: {counted}; raise it if answers are longer"
+
+
+@dataclass(frozen=True, slots=True)
 class TrialDone(Event):
     """A trial was recorded."""
 

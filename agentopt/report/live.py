@@ -18,6 +18,7 @@ from agentopt.core.events import (
     Event,
     ExampleDone,
     FileProgress,
+    ModelNotice,
     Note,
     PromptsDone,
     PromptsStarted,
@@ -56,6 +57,9 @@ class LiveView:
     _activity: str = "starting"
     _examples: int = 0
     _finished: list[float] = field(default_factory=list)
+    _responses: int = 0
+    _cut_off: int = 0
+    _notice: ModelNotice | None = None
 
     def __enter__(self) -> LiveView:
         self._started = self.clock()
@@ -73,8 +77,17 @@ class LiveView:
     def __call__(self, event: Event) -> None:
         if isinstance(event, ExampleDone | RewardDrawn):
             self._examples += 1
+            if isinstance(event, ExampleDone):
+                for use in event.result.subtasks.values():
+                    self._responses += use.responses
+                    self._cut_off += use.cut_off
             return
-        self._examples = 0
+        if isinstance(event, ModelNotice):
+            if event == self._notice:
+                return  # each of many concurrent calls reports the same
+            self._notice = event
+        else:
+            self._examples = 0
         self._note(event)
         shown_in_status = isinstance(event, TrialStarted) or (isinstance(event, FileProgress) and self._live)
         if not shown_in_status and not isinstance(event, RunDone):
@@ -95,7 +108,7 @@ class LiveView:
             case PromptsStarted():
                 self._prompts_since = self.clock()
                 self._activity = event.message
-            case FileProgress() | Note() | TestStarted():
+            case FileProgress() | ModelNotice() | Note() | TestStarted():
                 self._activity = event.message
 
     def _print(self, event: Event) -> None:
@@ -119,6 +132,7 @@ class LiveView:
             f"best {best.score:.3f} (trial {best.number})" if best and best.score is not None else "no score yet",
             format_spend(budget.spent, budget.seconds, budget.caps),
             f"{rate:.1f} calls/s",
+            *([f"{self._cut_off:,} of {self._responses:,} responses cut off"] if self._cut_off else []),
             self._time_left(self._search),
         ]
         return " | ".join(shown)

@@ -16,6 +16,7 @@ from agentopt.models.session import Session
 from agentopt.runs.config import Config
 from agentopt.runs.folder import RunFolder
 from agentopt.runs.prompt_phase import PromptPhase
+from agentopt.runs.response_issues import cut_offs, failure_reasons, left_out
 from agentopt.runs.result import Result, Role, finalist, trial_line
 from agentopt.runs.strategies import choose_search
 from agentopt.runs.trial_runner import TrialRunner
@@ -199,6 +200,7 @@ class Optimization:
         prompts: PromptPhase,
     ) -> Result:
         untested = None if self.task.splits.get("test") else "the task has no test split, so nothing was tested"
+        evaluations = [*(trial.evaluation for trial in store.trials), *tested.values()]
         of_baseline = next((tested.get(trial.number) for roles, trial in finalists if "baseline" in roles), None)
         return Result(
             task=self.task.name,
@@ -218,6 +220,9 @@ class Optimization:
             notes=tuple(note for note in (untested, prompts.skipped, cost_note(self.task, space)) if note),
             test_ended=test_ended,
             cost_in=space.measure,
+            cut_off=cut_offs(self.task, evaluations),
+            left_out=left_out(evaluations),
+            failure_reasons=failure_reasons(evaluations),
         )
 
     def _nothing_evaluated(self, store: TrialStore, ended: StopReason) -> NothingEvaluated:

@@ -20,6 +20,7 @@ from agentopt.core.stats import Difference, Interval, Verdict, mean_interval, pa
 from agentopt.core.stop_reason import StopKind, StopReason
 from agentopt.core.yaml_models import to_yaml
 from agentopt.prompts.optimizer import Optimized
+from agentopt.runs.response_issues import CutOff, LeftOut
 
 SCREEN_WIDTH = 100
 """Most columns of a line of `repr(result)`."""
@@ -219,6 +220,9 @@ class Result:
         notes: Remarks that a reader of the result should know.
         test_ended: The cap that cut the test short; None if it did not.
         cost_in: What the costs of candidates are counted in.
+        cut_off: The subtasks with responses that ended at `max_tokens`, counted over all trials and the test.
+        left_out: Examples that were left out of every comparison.
+        failure_reasons: Number of failed evaluations of an example, by the kind of failure and the provider's words.
     """
 
     # An interval that the data does not bound has infinite ends, which JSON has no numbers for.
@@ -238,6 +242,9 @@ class Result:
     notes: tuple[str, ...] = ()
     test_ended: StopReason | None = None
     cost_in: CostMeasure = "units"
+    cut_off: tuple[CutOff, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    failure_reasons: dict[str, int] = field(default_factory=dict)
 
     def finalist(self, role: Role) -> Finalist:
         """The finalist in `role`.
@@ -281,6 +288,7 @@ class Result:
             f"  spent: {total.calls:,} calls, {total.tokens:,} tokens, {total.usd:.4f} USD, {self.seconds:.0f} s",
             *(line for finalist in self.finalists for line in finalist.lines(self.cost_in)),
             f"  verdict on the test split: {self.verdict or 'none'}",
+            *(f"  {issue}" for issue in (*self.cut_off, *self.left_out)),
         ]
         return "\n".join(shorten(line, SCREEN_WIDTH) for line in lines)
 

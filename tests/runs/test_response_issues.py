@@ -1,0 +1,123 @@
+"""Cut-off responses, examples left out, responses of the journal, and caps without prices."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from agentopt.api import aevaluate, aoptimize
+from agentopt.core.errors import ConfigError
+from agentopt.core.events import Event, JournalUsed, ModelNotice, ResponsesCutOff
+from agentopt.core.records import Evaluation, ExampleResult, Failure, SubtaskUse
+from agentopt.models.base import Choice, Request, Response
+from agentopt.models.catalog import ModelSpec
+from agentopt.models.scripted import ScriptedModel
+from agentopt.report.live import LiveView
+from agentopt.report.terminal import print_result
+from agentopt.runs.config import Config
+from agentopt.runs.response_issues import failure_reasons, left_out
+from agentopt.runs.result import load_result
+from agentopt.testing.toy import LARGE, SMALL, toy_model, toy_task
+
+
+def config(tmp_path: Path, **changes: object) -> Config:
+    settings = {"strategy": "random", "journal": str(tmp_path / "journal.db"), "runs": tmp_path / "runs"}
+    return Config.model_validate({**settings, "budget": {"trials": 3}, **changes})
+
+
+class CutOff:
+    """The toy model, of which the responses to `find` are cut off."""
+
+    def __init__(self) -> None:
+        self._inner: ScriptedModel = toy_model()
+
+    async def generate(self, request: Request) -> Response:
+        response = await self._inner.generate(request)
+        reason = "length" if request.messages[-1].content.startswith("find|") else "stop"
+        return Response(tuple(Choice(c.text, c.completion_tokens, reason) for c in response.choices), 16)
+
+    async def aclose(self) -> None:
+        pass
+
+
+async def test_cut_off_responses_are_counted_in_the_result_and_warned_of_during_the_run(tmp_path: Path) -> None:
+    seen: list[Event] = []
+    result = await aoptimize(toy_task(), config(tmp_path), provider=CutOff(), callbacks=[seen.append])
+    (cut_off,) = result.cut_off
+    assert (cut_off.subtask, cut_off.max_tokens) == ("find", 4)
+    assert cut_off.cut_off == cut_off.responses > 0
+    sentence = f"find: {cut_off.cut_off} of {cut_off.responses} responses were cut off at max_tokens 4"
+    warnings = [event for event in seen if isinstance(event, ResponsesCutOff)]
+    assert [warning.subtask for warning in warnings] == ["find"]
+    assert "responses so far were cut off at max_tokens 4" in warnings[0].message
+    output = io.StringIO()
+    print_result(load_result(Path(result.run)), Console(file=output, width=200))
+    assert sentence in output.getvalue()
+    assert sentence in repr(result)
+
+
+async def test_few_cut_off_responses_are_counted_without_a_warning(tmp_path: Path) -> None:
+    seen: list[Event] = []
+    result = await aoptimize(toy_task(), config(tmp_path), provider=toy_model(), callbacks=[seen.append])
+    assert not result.cut_off
+    assert not any(isinstance(event, ResponsesCutOff) for event in seen)
+
+
+async def test_an_evaluation_reports_what_came_from_the_journal_unless_it_is_fresh(tmp_path: Path) -> None:
+    seen: list[Event] = []
+    model = toy_model()
+    for fresh in (False, False, True, False):
+        await aevaluate(toy_task(), None, config(tmp_path), provider=model, callbacks=[seen.append], fresh=fresh)
+        seen.append(ModelNotice("-", "usage", "end"))
+    kinds = [event.kind for event in seen if isinstance(event, JournalUsed | ModelNotice)]
+    assert kinds == ["model_notice", "journal_used", "model_notice", "model_notice", "journal_used", "model_notice"]
+    first, last = (event for event in seen if isinstance(event, JournalUsed))
+    assert first.responses == last.responses == 32
+    assert first.newest < last.oldest
+    assert "32 responses came from the journal, stored " in first.message
+
+
+@pytest.mark.parametrize("caps", [{"budget": {"usd": 1.0}}, {"agent": {"model": SMALL, "max_usd": 1.0}}])
+@pytest.mark.parametrize("allowed", [{}, {"price": "free"}, {"unpriced": "ok"}, {"usd_per_1m_prompt": 0.1}])
+async def test_a_cap_in_usd_needs_prices(tmp_path: Path, caps: dict[str, object], allowed: dict[str, object]) -> None:
+    entries = [
+        ModelSpec.model_validate({"name": n, "base_url": "http://127.0.0.1:9", **allowed}) for n in (SMALL, LARGE)
+    ]
+    chosen = config(tmp_path, models=entries, **caps)
+    if allowed:
+        assert (await aoptimize(toy_task(), chosen, provider=toy_model())).trials
+        return
+    model = toy_model()
+    with pytest.raises(ConfigError, match=f"none for {LARGE}, {SMALL}\n  remedy: .*price: free.*unpriced: ok"):
+        await aoptimize(toy_task(), chosen, provider=model)
+    assert not list((tmp_path / "runs").glob("*"))
+
+
+def test_examples_that_are_left_out_and_failures_are_named_with_the_providers_words() -> None:
+    blocked = Failure("content filter", "example", "filtered by the content policy")
+    results = (
+        ExampleResult("a", 1.0, subtasks={"find": SubtaskUse(responses=1)}),
+        ExampleResult("b", None, error="m: blocked", failure=blocked, left_out=True),
+        ExampleResult("c", None, error="m: HTTP 500", failure=Failure("HTTP 500", "transient", "overloaded")),
+    )
+    evaluation = Evaluation("validation", 3, results, "incomplete")
+    (one,) = left_out([evaluation, evaluation])
+    assert str(one) == (
+        "validation example b was left out of every comparison: content filter: filtered by the content policy"
+    )
+    assert failure_reasons([evaluation, evaluation]) == {
+        "content filter: filtered by the content policy": 2,
+        "HTTP 500: overloaded": 2,
+    }
+
+
+def test_a_wait_that_the_provider_requests_is_shown_once() -> None:
+    output = io.StringIO()
+    notice = ModelNotice("m", "waiting", "the provider requests to wait 60 s (HTTP 429)")
+    with LiveView(Console(file=output, width=300)) as view:
+        for _ in range(3):
+            view(notice)
+    assert output.getvalue().splitlines() == [notice.message]
