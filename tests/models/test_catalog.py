@@ -122,7 +122,7 @@ def test_every_commented_entry_of_the_example_loads(tmp_path: Path) -> None:
     uncommented = "models:\n" + "".join(f"{line[1:]}\n" for line in body.splitlines())
     entries = read_catalog(written(tmp_path, uncommented))
     assert set(entries) == set(re.findall(r"^  ([\w-]+):$", uncommented, flags=re.MULTILINE))
-    assert {"gpt-5-mini", "ollama-qwen3-4b", "claude-haiku", "my-gguf", "streaming-only"} <= set(entries)
+    assert {"gpt-5-mini", "ollama-qwen3-4b", "claude-haiku", "my-gguf", "qwq-plus"} <= set(entries)
 
 
 def test_loading_the_catalogue_imports_no_client_library() -> None:
