@@ -23,7 +23,7 @@ BLEND = 0.25
 OWN = 0.1
 """Variance of x that is specific to a row, as a share of the variance of one response."""
 
-PRIOR_RESPONSES = 4.0
+PRIOR_RESPONSES = 16.0
 """Responses at the overall mean that every row is assumed to have had, in its shrunk mean reward."""
 
 

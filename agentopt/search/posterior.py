@@ -16,6 +16,7 @@ import numpy as np
 from agentopt.core.candidate import Candidate
 from agentopt.core.records import Trial
 from agentopt.core.stats import Floats
+from agentopt.core.two_way import two_way
 from agentopt.search.base import SearchSpace
 from agentopt.search.gaussian_process import Grid
 
@@ -27,9 +28,6 @@ AMPLITUDES = np.geomspace(0.1, 30, 25)
 
 PROMPTS = 0.25
 """Prior variance shared by candidates with the same system prompts, relative to that of an allocation."""
-
-_SWEEPS = 50
-"""Alternating least-squares sweeps that fit an incomplete two-way table."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,7 +65,7 @@ class Choice:
 
     @property
     def too_few_rows(self) -> bool:
-        """Whether no row is saved and the rows are too few to resolve a difference of the tolerance."""
+        """Whether no cost is saved and the rows are too few to resolve a difference of the tolerance."""
         return self.saving <= 0 and self.rows < self.rows_needed
 
 
@@ -135,26 +133,6 @@ def posterior(space: SearchSpace, candidates: Sequence[Candidate], scores: Float
     mean = weights @ each
     variance = weights @ (np.stack([fit[2] for fit in fits]) + (each - mean) ** 2)
     return Posterior(mean, np.sqrt(variance), residual)
-
-
-def two_way(scores: Floats) -> tuple[Floats, float]:
-    """Means of the candidates as if each had every row, and the residual variance of one score.
-
-    An additive model, candidate + row, fitted by least squares: a trial that was stopped after difficult rows is not
-    taken for a bad one. A single candidate has no residual of its own; the variance over its rows is returned.
-    """
-    present = ~np.isnan(scores)
-    filled = np.where(present, scores, 0.0)
-    candidate, row = np.zeros(len(scores)), np.zeros(scores.shape[1])
-    for _ in range(1 if present.all() else _SWEEPS):
-        row = ((filled - candidate[:, None]) * present).sum(axis=0) / np.maximum(present.sum(axis=0), 1)
-        candidate = ((filled - row) * present).sum(axis=1) / present.sum(axis=1)
-    means = candidate + row.mean()
-    freedom = present.sum() - len(scores) - scores.shape[1] + 1
-    if freedom < 1:
-        return means, float(np.nanvar(scores))
-    left = (filled - candidate[:, None] - row) * present
-    return means, float((left**2).sum() / freedom)
 
 
 def _similarity(space: SearchSpace, candidates: Sequence[Candidate]) -> Floats:

@@ -32,7 +32,7 @@ def mean_and_error(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
     """Mean of simulated values and its standard error; a share is never given an error below that of one case."""
     found = np.asarray(values, dtype=float)
     error = found.std(ddof=1) / np.sqrt(len(found)) if len(found) > 1 else np.inf
-    if np.isin(found, (0.0, 1.0)).all():
+    if np.asarray(values).dtype == bool:
         error = max(error, 1 / len(found))
     return float(found.mean()), float(error)
 

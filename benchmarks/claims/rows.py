@@ -50,7 +50,7 @@ def intervals(runs: int) -> Iterator[Line]:
 
 
 def differences(runs: int) -> Iterator[Line]:
-    """Coverage of the interval of a paired difference, and false verdicts without a difference."""
+    """Coverage of the interval of a paired difference, and false verdicts where there is none."""
     for name, chances in {"equal": (0.6, 0.6), "apart": (0.75, 0.5), "high": (0.95, 0.9)}.items():
         for n in SIZES:
             inside, false = [], []

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from agentopt.core.candidate import Candidate
 from agentopt.core.records import Evaluation, ExampleResult, Trial, TrialState
-from agentopt.search.posterior import TOLERANCE, choose, posterior, score_table, two_way
+from agentopt.core.two_way import two_way
+from agentopt.search.posterior import TOLERANCE, choose, posterior, score_table
 from agentopt.testing.landscape import SyntheticLandscape
 
 WORLD = SyntheticLandscape(0)
