@@ -160,7 +160,9 @@ async def aevaluate(
     async with open_session(
         specs, run, caps=caps, journal=config.journal, provider=models, observer=observe, fresh=fresh
     ) as session:
-        evaluator = Evaluator(loaded, session.model, specs, seed=config.response_seed)
+        evaluator = Evaluator(
+            loaded, session.model, specs, seed=config.response_seed, failed_examples=config.failed_examples
+        )
         evaluation = await evaluator.evaluate(chosen, split, on_result=lambda result: observe(ExampleDone(result)))
         used = session.cache_use
         if used.oldest is not None and used.newest is not None:
@@ -213,7 +215,9 @@ async def adiagnose(
         provider=models,
         observer=observe,
     ) as session:
-        evaluator = Evaluator(loaded, session.model, specs, seed=config.response_seed)
+        evaluator = Evaluator(
+            loaded, session.model, specs, seed=config.response_seed, failed_examples=config.failed_examples
+        )
         return [await run_diagnosis(loaded, config, session, evaluator, chosen, name, observe) for name in subtasks]
 
 

@@ -7,7 +7,9 @@ AgentoptError
 │   ├── CatalogError          the model catalogue
 │   │   └── UnknownModelError a name that is not in the catalogue
 │   └── CandidateError        a candidate that does not fit its task
-├── BudgetExceeded            a cap would be passed
+├── EvaluationStopped         an evaluation ended early
+│   ├── BudgetExceeded        a cap would be passed
+│   └── CallsFailError        further calls would fail too, or too many examples failed
 ├── NothingEvaluated          a run ended without one complete trial
 ├── WeightsError              a model file cannot be fetched, or its checksum differs
 │   ├── WeightsSourceError    one of its sources failed
@@ -75,16 +77,35 @@ class CandidateError(UserError):
     """A candidate that does not fit the task it is used with."""
 
 
-class BudgetExceeded(AgentoptError):  # noqa: N818 - a limit that was reached is not an error of anyone's
+class EvaluationStopped(AgentoptError):  # noqa: N818 - a limit that was reached is not an error of anyone's
+    """An evaluation ended before all its examples were run.
+
+    Attributes:
+        partial: The `Evaluation` so far, if one was running.
+    """
+
+    partial: object = None
+
+    @property
+    def stopped(self) -> StopReason:
+        """The reason why the run, or a part of it, ended."""
+        return StopReason(StopKind.FAILED, detail=str(self))
+
+
+class CallsFailError(EvaluationStopped):
+    """No further call is made: each would fail for the same reason, or too many examples failed."""
+
+    def __init__(self, message: str, *, remedy: str) -> None:
+        super().__init__(f"{message}\n  remedy: {remedy}; answers that were paid for are kept")
+
+
+class BudgetExceeded(EvaluationStopped):
     """Spending `wanted` more would pass a cap; nothing was spent.
 
     Attributes:
         name: The cap, such as `usd`, or `agent.usd` for a cap on one purpose.
         message: What was reached, without the remedy.
-        partial: The `Evaluation` that the cap cut short, if one was running.
     """
-
-    partial: object = None
 
     def __init__(self, name: str, *, cap: float, spent: float, wanted: float, kept: float = 0.0) -> None:
         self.name, self.cap, self.spent, self.wanted = name, cap, spent, wanted
@@ -212,6 +233,8 @@ class UnsupportedParameterError(PermanentModelError):
 
 class RunStoppingError(PermanentModelError):
     """A call that was not sent because the run is stopping."""
+
+    scope: FailureScope = "transient"
 
     def __init__(self) -> None:
         super().__init__("not sent, because the run is stopping", kind="stopping", sent=False)

@@ -10,6 +10,10 @@ from agentopt.core.candidate import Candidate
 from agentopt.core.errors import FailureScope
 
 Split = Literal["train", "validation", "test"]
+FailedExamples = Literal["leave_out", "zero", "fail"]
+"""What becomes of an example if a model call on it fails for a reason that lies in the example (a content filter).
+
+leave_out: it leaves the comparison of all candidates; zero: it scores 0; fail: the evaluation is incomplete."""
 TrialState = Literal["complete", "pruned", "incomplete"]
 """complete: every example was scored or left out; pruned: stopped early because it was losing; incomplete: some
 examples failed permanently or the budget ran out, so the score is not comparable and the trial is never the best."""

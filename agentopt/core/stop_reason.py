@@ -15,6 +15,8 @@ class StopKind(StrEnum):
     """The strategy had nothing more to propose."""
     CAP_REACHED = "cap reached"
     """A cap on USD, tokens, calls or seconds is reached."""
+    FAILED = "failed"
+    """Further calls would fail too, or too many examples failed; `StopReason.detail` is the reason."""
     UNKNOWN = "unknown"
     """Recorded by another version of agentopt; `StopReason.detail` is its sentence."""
 

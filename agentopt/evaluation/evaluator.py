@@ -9,8 +9,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from agentopt.core.candidate import Candidate
-from agentopt.core.errors import BudgetExceeded, CandidateError, ModelError, ScorerError, TaskError
-from agentopt.core.records import Evaluation, ExampleResult, Failure, Score, Split, SubtaskUse, TrialState
+from agentopt.core.errors import CallsFailError, CandidateError, EvaluationStopped, ModelError, ScorerError, TaskError
+from agentopt.core.records import (
+    Evaluation,
+    ExampleResult,
+    FailedExamples,
+    Failure,
+    Score,
+    Split,
+    SubtaskUse,
+    TrialState,
+)
 from agentopt.core.task import Example, Metric, Scorer, Task, Value
 from agentopt.evaluation.scorers import Judge, python
 from agentopt.models.base import ChatModel
@@ -25,6 +34,12 @@ StopTest = Callable[[Mapping[str, float]], bool]
 OnResult = Callable[[ExampleResult], None]
 """Callback that receives every example's result."""
 
+CANARY = 5
+"""If the first examples of an evaluator, this many, all fail for one reason, nothing more is sent."""
+
+MOST_LEFT_OUT = 0.1
+"""Largest share of a split's examples that may be left out; one may always be."""
+
 
 class Evaluator:
     """Evaluates candidates on the splits of one task.
@@ -36,6 +51,7 @@ class Evaluator:
         seed: Seed of the responses and of the order of the examples. The order is the same for every candidate, so
             that pruned trials share their examples.
         looks: Number of blocks in which an evaluation with a stop test runs.
+        failed_examples: What becomes of an example whose call fails for a reason that lies in the example.
         clock: Seconds.
     """
 
@@ -47,9 +63,11 @@ class Evaluator:
         *,
         seed: int = 0,
         looks: int = 4,
+        failed_examples: FailedExamples = "leave_out",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.task, self.seed, self.looks = task, seed, looks
+        self._failed_examples, self._has_answer = failed_examples, False
         self._workflow = Workflow(task, model, specs)
         self._scorer = _bound(task.scorer, model)
         self._clock = clock
@@ -64,7 +82,8 @@ class Evaluator:
     ) -> Evaluation:
         """Score a candidate on a split.
 
-        An example whose call or scorer failed permanently has no score, and makes the evaluation incomplete.
+        An example whose call or scorer failed permanently has no score, and makes the evaluation incomplete; what
+        becomes of a failure that lies in the example is up to `failed_examples`.
 
         Args:
             candidate: The candidate.
@@ -76,6 +95,8 @@ class Evaluator:
             CandidateError: If the candidate does not fit the task.
             TaskError: If the task's program has never called a subtask.
             BudgetExceeded: If a cap is reached; its `partial` is the evaluation so far.
+            CallsFailError: If every further call to a model would fail, the first examples all fail for one reason, or
+                too many examples are left out. It has a `partial` too.
         """
         check_candidate(candidate, self.task)
         started, examples = self._clock(), self._ordered(split)
@@ -87,8 +108,11 @@ class Evaluator:
 
         for block in _blocks(examples, self.looks if stop else 1):
             try:
-                await self._run_block(candidate, block, results, on_result)
-            except BudgetExceeded as error:
+                first = 0 if self._has_answer else CANARY
+                for part in filter(None, (block[:first], block[first:])):
+                    await self._run_block(candidate, part, results, on_result)
+                    self._check_failures(results, len(examples))
+            except EvaluationStopped as error:
                 error.partial = so_far("incomplete")
                 raise
             scores = {r.id: r.score for r in results if r.score is not None}
@@ -98,7 +122,7 @@ class Evaluator:
         self._check_called(results)
         if pruned:
             return so_far("pruned")
-        return so_far("incomplete" if any(r.error for r in results) else "complete")
+        return so_far("incomplete" if so_far("incomplete").errors else "complete")
 
     async def run_example(
         self,
@@ -119,6 +143,7 @@ class Evaluator:
 
         Raises:
             BudgetExceeded: If a cap was reached, which ends the run and is no property of the example.
+            CallsFailError: If every further call to a model would fail too, such as with a wrong key.
         """
         uses: Mapping[str, SubtaskUse] = {}
         try:
@@ -127,11 +152,46 @@ class Evaluator:
             score = await judged(self._scorer, example, result.output)
             metrics = {name: await _measured(metric, example, result) for name, metric in self.task.metrics.items()}
         except (ModelError, ScorerError) as error:
-            failure = _failure(error) if isinstance(error, ModelError) else None
-            return ExampleResult(example.id, None, error=str(error), subtasks=uses, failure=failure)
+            return self._failed(example, error, uses)
         output = "" if result.output is None else str(result.output)
         feedback = result.note or score.feedback
         return ExampleResult(example.id, score.value, output, feedback, subtasks=uses, metrics=metrics)
+
+    def _failed(
+        self, example: Example, error: ModelError | ScorerError, uses: Mapping[str, SubtaskUse]
+    ) -> ExampleResult:
+        if isinstance(error, ScorerError):
+            return ExampleResult(example.id, None, error=str(error), subtasks=uses)
+        if error.scope == "model":
+            message = f"every further call to the model would fail: {error}"
+            raise CallsFailError(message, remedy="fix the cause and start again, or use another model") from error
+        failure = Failure(error.kind, error.scope, error.provider_message or str(error))
+        policy = self._failed_examples if error.scope == "example" else "fail"
+        if policy == "zero":
+            return ExampleResult(example.id, 0.0, feedback=str(error), subtasks=uses, failure=failure)
+        left_out = policy == "leave_out"
+        return ExampleResult(example.id, None, error=str(error), subtasks=uses, failure=failure, left_out=left_out)
+
+    def _check_failures(self, results: Sequence[ExampleResult], planned: int) -> None:
+        """Raise `CallsFailError` if the first examples all failed for one reason, or too many are left out."""
+        if not self._has_answer:
+            failures = [result.failure for result in results]
+            first = failures[0] if failures else None
+            if first and len(failures) >= CANARY and all(f and f.kind == first.kind for f in failures):
+                raise CallsFailError(
+                    f"the first {len(failures)} examples all failed for one reason ({first.kind}), so no further call "
+                    f"is made: {first.reason}",
+                    remedy="fix the cause and start again",
+                )
+            self._has_answer = bool(results)
+        left_out = [result for result in results if result.left_out]
+        if len(left_out) > max(1, MOST_LEFT_OUT * planned) or 0 < len(left_out) == planned:
+            shown = "; ".join(f"{r.id}: {r.failure.reason}" for r in left_out[:5] if r.failure)
+            raise CallsFailError(
+                f"{len(left_out)} of {planned} examples failed for a reason that lies in the example, and at most "
+                f"{MOST_LEFT_OUT:.0%} may be left out ({shown})",
+                remedy="remove these rows, use another model, or score them 0 with -c failed_examples=zero",
+            )
 
     def _check_called(self, results: Sequence[ExampleResult]) -> None:
         """Raise `TaskError` if the program has never called a subtask, so that candidates make no difference.
@@ -187,10 +247,6 @@ async def judged(scorer: Scorer, example: Example, output: Value | None) -> Scor
 async def _measured(metric: Metric, example: Example, result: WorkflowResult) -> float:
     output = result.outputs.get(metric.subtask)
     return 0.0 if output is None else (await judged(python(metric.scorer), example, output)).value
-
-
-def _failure(error: ModelError) -> Failure:
-    return Failure(error.kind, error.scope, error.provider_message or str(error))
 
 
 def check_candidate(candidate: Candidate, task: Task) -> None:

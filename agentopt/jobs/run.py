@@ -313,10 +313,11 @@ class RunOfJob:
     @asynccontextmanager
     async def _evaluator(self, snapshot: Snapshot, caps: Caps) -> AsyncIterator[tuple[Evaluator, Session]]:
         journal, seed = snapshot.config.journal, snapshot.config.response_seed
+        failed = snapshot.config.failed_examples
         async with open_session(
             snapshot.specs, self._ledger, caps=caps, journal=journal, provider=self.provider
         ) as session:
-            yield Evaluator(snapshot.task, session.model, snapshot.specs, seed=seed), session
+            yield Evaluator(snapshot.task, session.model, snapshot.specs, seed=seed, failed_examples=failed), session
 
     def _limits(self, snapshot: Snapshot) -> JobCapsLeft:
         job, started = self.known.job, self.run.started

@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from agentopt.core.budget import Caps
 from agentopt.core.errors import ConfigError
+from agentopt.core.records import FailedExamples
 from agentopt.core.registry import STRATEGIES
 from agentopt.core.yaml_models import Strict, load_yaml, parse_yaml, validate
 from agentopt.models.catalog import ModelSpec
@@ -56,6 +57,10 @@ class Config(Strict):
     """Seeds the search and the intervals."""
     response_seed: int = 0
     """Part of every request's cache key, and seeds the order of the examples: another value draws other responses."""
+    failed_examples: FailedExamples = "leave_out"
+    """What becomes of an example if a model call on it fails for a reason that lies in the example (a content filter,
+    the context length): `leave_out` of the comparison of all candidates, score it `zero`, or `fail`: the trial is
+    incomplete. More than a tenth of a split left out ends the run."""
     budget: BudgetConfig = BudgetConfig()
     search: SearchSettings = SearchSettings()
     agent: AgentSettings = AgentSettings()

@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from agentopt.core.budget import Usage
-from agentopt.core.errors import BudgetExceeded, NothingEvaluated
+from agentopt.core.errors import BudgetExceeded, EvaluationStopped, NothingEvaluated
 from agentopt.core.events import ExampleDone, Note, Observer, RunDone, RunStarted, SearchStarted, TestStarted
 from agentopt.core.records import Evaluation, Trial
 from agentopt.core.stop_reason import StopKind, StopReason
@@ -57,7 +57,14 @@ class Optimization:
         """
         self.observer(RunStarted(self.run.path))
         specs, seed, looks = self.session.specs, self.config.response_seed, self.config.search.looks
-        evaluator = Evaluator(self.task, self.session.model, specs, seed=seed, looks=looks)
+        evaluator = Evaluator(
+            self.task,
+            self.session.model,
+            specs,
+            seed=seed,
+            looks=looks,
+            failed_examples=self.config.failed_examples,
+        )
         prompts = PromptPhase(self.task, self.config, self.session, evaluator, self.observer)
         measured = await evaluator.evaluate(self.task.baseline) if needs_measuring(self.task) else None
         space = search_space(self.task, self.session.specs, measured)
@@ -97,7 +104,7 @@ class Optimization:
                 await self._spend_trials(search, space, runner, prompts)
                 await self._better_prompts_after(store, runner, prompts)
                 budget.check_seconds()
-        except BudgetExceeded as error:
+        except EvaluationStopped as error:
             return error.stopped
         return StopReason(StopKind.TRIALS_SPENT if runner.trials_left == 0 else StopKind.NOTHING_LEFT)
 
@@ -183,7 +190,7 @@ class Optimization:
                     "test",
                     on_result=lambda result: self.observer(ExampleDone(result)),
                 )
-            except BudgetExceeded as error:
+            except EvaluationStopped as error:
                 if isinstance(error.partial, Evaluation):
                     tested[trial.number] = error.partial
                 return tested, error.stopped

@@ -218,7 +218,7 @@ class Result:
         fallbacks: Why the fallback strategy was used, each reason once.
         prompts: One report for each subtask whose system prompt was optimised.
         notes: Remarks that a reader of the result should know.
-        test_ended: The cap that cut the test short; None if it did not.
+        test_ended: What cut the test short, such as a cap; None if nothing did.
         cost_in: What the costs of candidates are counted in.
         cut_off: The subtasks with responses that ended at `max_tokens`, counted over all trials and the test.
         left_out: Examples that were left out of every comparison.
@@ -272,6 +272,12 @@ class Result:
         """The best candidate against the baseline on the test split; None if they are the same or were not tested."""
         compared = self.finalist("best").against_baseline
         return compared.verdict if compared else None
+
+    @property
+    def failed(self) -> str | None:
+        """Why the search or the test ended early because calls fail; None if they did not."""
+        ends = (reason for reason in (self.ended, self.test_ended) if reason and reason.kind is StopKind.FAILED)
+        return next(map(str, ends), None)
 
     @property
     def total(self) -> Usage:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from agentopt.core.budget import Budget
 from agentopt.core.candidate import Candidate
-from agentopt.core.errors import BudgetExceeded
+from agentopt.core.errors import EvaluationStopped
 from agentopt.core.events import Event, ExampleDone, Observer, TrialDone, TrialStarted
 from agentopt.core.records import Evaluation, Trial
 from agentopt.core.stats import loses
@@ -73,7 +73,7 @@ class TrialRunner:
             The new trial, or the recorded one of the same candidate.
 
         Raises:
-            BudgetExceeded: A cap is reached. The partial trial is recorded.
+            EvaluationStopped: A cap is reached, or further calls would fail. The partial trial is recorded.
         """
         if known := self._store.find(proposal.candidate, unfinished=proposal.candidate in self._attempted):
             return known
@@ -86,7 +86,7 @@ class TrialRunner:
                 stop=None if proposal.proposer == BASELINE else self._stop_test(),
                 on_result=lambda result: self.emit(ExampleDone(result)),
             )
-        except BudgetExceeded as error:
+        except EvaluationStopped as error:
             if isinstance(error.partial, Evaluation) and error.partial.results:
                 self._record(proposal, error.partial)
             raise

@@ -74,13 +74,20 @@ def complete(trials: Sequence[Trial]) -> list[Trial]:
     return [trial for trial in trials if trial.state == "complete"]
 
 
-def _score(trial: Trial) -> float:
-    return trial.score if trial.score is not None else float("-inf")
+def comparable_scores(trials: Sequence[Trial]) -> dict[int, float]:
+    """Trial number -> mean score of each complete trial, over the examples that none of them left out."""
+    left_out = {example for trial in complete(trials) for example in trial.evaluation.left_out}
+    means = {}
+    for trial in complete(trials):
+        scores = [score for example, score in trial.evaluation.scores.items() if example not in left_out]
+        means[trial.number] = sum(scores) / len(scores) if scores else float("-inf")
+    return means
 
 
 def best_trial(trials: Sequence[Trial]) -> Trial | None:
-    """The complete trial with the highest score; of equals the cheaper, then the earlier one."""
-    return min(complete(trials), key=lambda t: (-_score(t), t.units, t.number), default=None)
+    """The complete trial with the highest comparable score; of equals the cheaper, then the earlier one."""
+    scores = comparable_scores(trials)
+    return min(complete(trials), key=lambda t: (-scores[t.number], t.units, t.number), default=None)
 
 
 def recommended_trial(trials: Sequence[Trial], *, seed: int = 0) -> Trial | None:
@@ -88,7 +95,8 @@ def recommended_trial(trials: Sequence[Trial], *, seed: int = 0) -> Trial | None
     best = best_trial(trials)
     if best is None:
         return None
-    for trial in sorted(complete(trials), key=lambda t: (t.units, -_score(t), t.number)):
+    scores = comparable_scores(trials)
+    for trial in sorted(complete(trials), key=lambda t: (t.units, -scores[t.number], t.number)):
         if trial is best:
             break
         difference = paired_difference(best.evaluation.scores, trial.evaluation.scores, seed=seed)
@@ -99,9 +107,9 @@ def recommended_trial(trials: Sequence[Trial], *, seed: int = 0) -> Trial | None
 
 def pareto_front(trials: Sequence[Trial]) -> list[Trial]:
     """The complete trials that no cheaper or equally expensive trial beats in score, cheapest first."""
-    front: list[Trial] = []
-    for trial in sorted(complete(trials), key=lambda t: (t.units, -_score(t), t.number)):
-        if not front or _score(trial) > _score(front[-1]):
+    scores, front = comparable_scores(trials), list[Trial]()
+    for trial in sorted(complete(trials), key=lambda t: (t.units, -scores[t.number], t.number)):
+        if not front or scores[trial.number] > scores[front[-1].number]:
             front.append(trial)
     return front
 

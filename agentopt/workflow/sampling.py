@@ -10,6 +10,7 @@ from typing import Any
 
 from agentopt.core.candidate import SubtaskChoice
 from agentopt.core.cost import PAPER_UNIT, Unit, units
+from agentopt.core.errors import PermanentModelError
 from agentopt.core.records import Answer, SubtaskUse
 from agentopt.core.task import Subtask, Unparsable, Value
 from agentopt.models.base import ChatModel, Choice, Message, Request, Response
@@ -56,6 +57,9 @@ class SubtaskSampler:
         """
         request = request_for(subtask, choice, prompt, draw)
         response = await self.model.generate(request)
+        if all(choice.finish_reason == "content_filter" and not choice.text.strip() for choice in response.choices):
+            rule = f"{request.model}: the provider's content filter removed the whole response"
+            raise PermanentModelError(rule, kind="content filter", scope="example")
         samples, errors = _parse_all(subtask, response)
         use = self._use(choice.model, response)
         if not samples:

@@ -16,7 +16,7 @@ from rich.table import Table
 from agentopt.api import aoptimize, load
 from agentopt.cli.output import INTERRUPTED, print_plain
 from agentopt.cli.run_names import run_path
-from agentopt.core.errors import UserError
+from agentopt.core.errors import AgentoptError, UserError
 from agentopt.core.events import Event, RunStarted
 from agentopt.models.session import open_existing_journal
 from agentopt.report.formatting import format_duration, usage_cells
@@ -59,6 +59,8 @@ def run_optimization(task: Path | None, settings: Sequence[str], resume: Path | 
             print_plain(progress, f"stopped; every answer received is cached. Resume with:\n  {how}")
             sys.exit(INTERRUPTED)
     show_result(result, task.absolute(), config.absolute(), console)
+    if result.failed:
+        raise AgentoptError(result.failed)
 
 
 def show_result(result: Result, task: Path | None, config: Config, console: Console) -> None:
