@@ -20,7 +20,7 @@ from agentopt.core.events import ExampleDone, FileProgress, JournalUsed, Observe
 from agentopt.core.records import Evaluation, Split
 from agentopt.core.task import Task
 from agentopt.evaluation.evaluator import Evaluator, check_candidate
-from agentopt.evaluation.scorers import Judge
+from agentopt.evaluation.judge import Judge
 from agentopt.models.base import ChatModel
 from agentopt.models.catalog import Catalog, ModelSpec
 from agentopt.models.router import ModelRouter, connect

@@ -74,6 +74,31 @@ def _repaired(text: str) -> Iterator[Any]:
         yield from value
 
 
+_QUOTES = {'"': '"', "'": "'", "`": "`", "\u201c": "\u201d", "\u2018": "\u2019", "\u00ab": "\u00bb"}
+
+
+def json_objects(text: str) -> Iterator[str]:
+    """Yield the text of each JSON object that is neither inside another one nor quoted, in order.
+
+    Quoted is an object between quotation marks or single backticks, or in a line that starts with `>`.
+    """
+    position = 0
+    while (start := text.find("{", position)) >= 0:
+        found = _decoded(text, start)
+        position = found[0][1] if found else start + 1
+        if found and not _is_quoted(text, start, position):
+            yield text[start:position]
+
+
+def _is_quoted(text: str, start: int, end: int) -> bool:
+    line = text[text.rfind("\n", 0, start) + 1 : start]
+    if line.lstrip().startswith(">"):
+        return True
+    before, after = text[:start], text[end:]
+    is_block = before.rstrip().endswith("```")
+    return not is_block and bool(before) and after.startswith(_QUOTES.get(before[-1], "\0"))
+
+
 def _refuse(constant: str) -> float:
     raise ValueError(f"{constant} is not JSON")
 

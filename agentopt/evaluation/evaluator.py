@@ -21,7 +21,8 @@ from agentopt.core.records import (
     TrialState,
 )
 from agentopt.core.task import Example, Metric, Scorer, Task, Value
-from agentopt.evaluation.scorers import Judge, python
+from agentopt.evaluation.judge import Judge
+from agentopt.evaluation.scorers import python
 from agentopt.models.base import ChatModel
 from agentopt.models.catalog import ModelSpec
 from agentopt.workflow.base import Draw, OnAnswer, WorkflowResult
@@ -69,7 +70,7 @@ class Evaluator:
         self.task, self.seed, self.looks = task, seed, looks
         self._failed_examples, self._has_answer = failed_examples, False
         self._workflow = Workflow(task, model, specs)
-        self._scorer = _bound(task.scorer, model)
+        self._scorer = _bound(task.scorer, model, seed)
         self._clock = clock
 
     async def evaluate(
@@ -273,6 +274,6 @@ def _blocks(examples: list[Example], count: int) -> list[list[Example]]:
     return [examples[i : i + size] for i in range(0, len(examples), size)]
 
 
-def _bound(scorer: Scorer, model: ChatModel) -> Scorer:
+def _bound(scorer: Scorer, model: ChatModel, seed: int) -> Scorer:
     """The scorer, ready to use: a judge with its model; any other with its errors and results checked."""
-    return scorer.using(model) if isinstance(scorer, Judge) else python(scorer)
+    return scorer.using(model, seed) if isinstance(scorer, Judge) else python(scorer)

@@ -12,7 +12,7 @@ from agentopt.core.errors import AgentoptError
 from agentopt.core.records import Split
 from agentopt.core.task import Example, Subtask, Task
 from agentopt.core.task_rules import CONTEXT
-from agentopt.evaluation.scorers import JUDGE_TRIES, Judge, judge_messages
+from agentopt.evaluation.judge import JUDGE_TRIES, Judge, judge_messages
 from agentopt.models.base import Request
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.charging import worst_case
@@ -98,7 +98,8 @@ def usage_of_judge(task: Task, specs: Mapping[str, ModelSpec], example: Example)
         return Usage()
     output = "x" * (4 * task[task.output_subtask].max_tokens)
     messages = judge_messages(judge.rubric, example, output)
-    return times(worst_case(Request(judge.model, messages, judge.max_tokens), specs[judge.model]), JUDGE_TRIES)
+    request = Request(judge.model, messages, judge.max_tokens, n=judge.samples)
+    return times(worst_case(request, specs[judge.model]), JUDGE_TRIES)
 
 
 def times(usage: Usage, factor: int) -> Usage:

@@ -12,6 +12,7 @@ from agentopt.core.task_rules import check_metrics
 from agentopt.core.user_functions import Functions
 from agentopt.core.yaml_models import did_you_mean
 from agentopt.evaluation import scorers
+from agentopt.evaluation.judge import Judge
 from agentopt.taskfile.data import Row
 from agentopt.taskfile.schema import MetricSpec, Named, build
 
@@ -30,7 +31,7 @@ def build_scorer(spec: Named, functions: Functions, where: str) -> Scorer:
         TaskError: A function does not exist, or an option is refused.
     """
     entry, scorer = build(SCORERS, spec, functions, where)
-    if entry.traits.get("compares") or isinstance(scorer, scorers.Judge):
+    if entry.traits.get("compares") or isinstance(scorer, Judge):
         return scorer  # type: ignore[no-any-return]
     return scorers.python(scorer)
 

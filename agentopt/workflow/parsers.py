@@ -10,25 +10,16 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from agentopt.core.errors import AgentoptError, ScorerError
 from agentopt.core.json_text import json_values
 from agentopt.core.registry import parser
 from agentopt.core.task import Parser, Unparsable, Value
+from agentopt.workflow.number_text import plain, plain_numbers
 
 if TYPE_CHECKING:
     from jsonschema.protocols import Validator
-
-_MINUS_SIGNS = "\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d"
-_SPACES = "\u00a0\u2009\u202f"
-_FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
-_PLAIN = _FULL_WIDTH | {ord(c): "-" for c in _MINUS_SIGNS} | {ord(c): " " for c in _SPACES} | {0x2044: "/"}
-
-
-def plain(text: str) -> str:
-    """Return `text` with Unicode minus signs, full-width characters, fraction slashes and spaces replaced by ASCII."""
-    return text.translate(_PLAIN)
 
 
 @parser("text", sample="text")
@@ -44,7 +35,7 @@ def text(*, first_line: bool = False) -> Parser:
     return parse
 
 
-_INTEGER = r"\d{1,3}(?:,\d{3}){1,99}(?!\d)|\d+"
+_INTEGER = r"\d{1,3}(?:,\d{2,3}){0,99},\d{3}(?!\d)|\d+"
 _NUMBER = re.compile(
     rf"""
     (?P<sign>(?<![\w.,)\]])-(?=[$€£¥.\d]))?    # a minus after a word or a number is a dash, as in 10-20
@@ -60,15 +51,23 @@ _MOST_DIGITS = 300
 
 
 @parser("number", sample=1)
-def number() -> Parser:
-    """The last number in the response: an int if it is whole, else a float; never nan or infinite.
+def number(decimal: Literal[".", ","] = ".") -> Parser:
+    r"""The last number in the response: an int if it is whole, else a float; never nan or infinite.
 
-    Reads 1,234.5, -3, .5, 1e-3, $12.50, 3/4 and 1 1/2. A percent sign is dropped (45% is 45); a hyphen between two
-    numbers is a dash, not a sign (10-20 is 20), and so is one followed by a space at the start of a line (a list).
+    Reads 1,234.5, 1 000, 1_000, 9{,}500, -3, .5, 1e-3, 10^6, $12.50, 3/4, 1 1/2 and \\frac{3}{4}. Units and percent
+    signs are dropped (45% is 45, 5 cm^2 is 5); a hyphen between two numbers is a dash, not a sign (10-20 is 20), and so
+    is one followed by a space at the start of a line (a list).
+
+    Args:
+        decimal: The decimal separator; with `,` 1.234,5 is read.
     """
 
     def parse(response: str) -> int | float:
-        found = [value for match in _NUMBER.finditer(plain(response)) if (value := _number(match)) is not None]
+        found = [
+            value
+            for match in _NUMBER.finditer(plain_numbers(response, decimal))
+            if (value := _number(match)) is not None
+        ]
         if not found:
             raise Unparsable(f"expected a number, got {shown(response)}")
         return found[-1]
@@ -101,7 +100,9 @@ def choice(options: Sequence[str]) -> Parser:
     """One of `options`, as written there: the whole response, or else the option that occurs first in it.
 
     An option occurs as a whole word, in any case; an option of one letter must match in case, so that the article
-    `a` is not the answer A. If several options start at the same place, the longest is taken.
+    `a` is not the answer A. Scripts without spaces between words, such as Chinese, do not continue a word. Of a
+    checklist only the checked lines count, and text that is struck out does not. If several options start at the same
+    place, the longest is taken.
 
     Raises:
         ValueError: If options are empty, or differ in case only.
@@ -115,7 +116,7 @@ def choice(options: Sequence[str]) -> Parser:
     def parse(response: str) -> str:
         if exact := by_folded.get(_folded(response)):
             return exact
-        found = pattern.search(response)
+        found = pattern.search(_chosen(plain(response)))
         if not found or not found.lastindex:
             raise Unparsable(f"expected one of {', '.join(options)}, got {shown(response)}")
         return longest_first[found.lastindex - 1]
@@ -123,21 +124,44 @@ def choice(options: Sequence[str]) -> Parser:
     return parse
 
 
+_AROUND = "\"'`*.,;:!?()_~#>\u3002\uff0c\uff1a\uff01\uff1f\u300c\u300d\u201c\u201d"
+"""Punctuation and markdown around an answer."""
+_NEGATIONS = "\u4e0d\u975e\u6ca1\u6c92\u65e0\u7121\u672a"
+_NO_SPACES = (
+    "\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u3040-\u30ff\u3100-\u318f\u31f0-\u31ff\u3400-\u4dbf"
+    "\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"
+)
+"""Scripts that put no space between words, or attach particles to them, as character ranges."""
+_CONTINUES = rf"[^\W_{_NO_SPACES}]"
+"""A character that continues a word."""
+
+
 def _folded(option: str) -> str:
-    return " ".join(option.strip().strip("\"'`*.,;:!?()").casefold().split()) or option.strip().casefold()
+    stripped = option.strip()
+    return " ".join(stripped.strip(_AROUND).casefold().split()) or stripped.casefold()
+
+
+def _chosen(response: str) -> str:
+    """The response without what is struck out; of a checklist the checked lines only."""
+    kept = re.sub(r"~~[^~\n]+~~", " ", response)
+    checked = re.findall(r"^[ \t]*(?:[-*+][ \t]+)?\[[xX\u2713\u2714]\](.*)$", kept, re.MULTILINE)
+    return "\n".join(checked) or kept
 
 
 def _option_pattern(option: str) -> str:
-    words = r"\s+".join(re.escape(word) for word in option.split())
+    words = r"\s+".join(re.escape(plain(word)) for word in option.split())
     flags = "" if len(option.strip()) == 1 else "i"
-    return rf"(?<!\w)(?{flags}:{words})(?!\w)"
+    before = f"(?<![{_NEGATIONS}])" if re.match(f"[{_NO_SPACES}]", words) else f"(?<!{_CONTINUES})"
+    after = "" if re.search(f"[{_NO_SPACES}]$", words) else f"(?!{_CONTINUES})"
+    return f"{before}(?{flags}:{words}){after}"
 
 
 @parser("ids", sample=["1"])
 def ids(max: int | None = None) -> Parser:  # noqa: A002 - the key of the task file
     """The whole numbers in the response as texts, in order, each once; the first `max` of them.
 
-    Reads "3, 7", "[3, 7]", "Sentence 3 and 7" and "S3" (letters before a number are dropped, leading zeros too).
+    Reads "3, 7", "[3, 7]", "Sentence 3 and 7" and "S3" (letters before a number are dropped, leading zeros too). The
+    markers of a numbered list ("1. Sentence 3") are no ids.
     "[]" and "none" are the empty list; any other response without a number is unparsable.
 
     Raises:
@@ -147,12 +171,19 @@ def ids(max: int | None = None) -> Parser:  # noqa: A002 - the key of the task f
         raise ValueError(f"max must be at least 1, but got {max}")
 
     def parse(response: str) -> list[str]:
-        found = [digits.lstrip("0") or "0" for digits in re.findall("[0-9]+", plain(response))]
+        found = [digits.lstrip("0") or "0" for digits in re.findall("[0-9]+", _unnumbered(plain(response)))]
         if not found and _folded(response) not in {"[]", "none"}:
             raise Unparsable(f"expected a list of numbers, got {shown(response)}")
         return list(dict.fromkeys(found))[:max]
 
     return parse
+
+
+def _unnumbered(response: str) -> str:
+    """The response without the markers of a numbered list, if each of its items has a number of its own."""
+    marker = re.compile(r"^[ \t]*([0-9]+)[.)][ \t]+(?=.*[0-9])", re.MULTILINE)
+    numbers = [int(number) for number in marker.findall(response[:20_000])]
+    return marker.sub("", response) if numbers and numbers == list(range(1, len(numbers) + 1)) else response
 
 
 @parser("json", schema="schema")

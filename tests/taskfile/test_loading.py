@@ -14,7 +14,7 @@ import yaml
 from agentopt.core.cost import Unit
 from agentopt.core.errors import TaskError
 from agentopt.core.task import Example
-from agentopt.evaluation.scorers import Judge
+from agentopt.evaluation.judge import Judge
 from agentopt.models.catalog import ModelSpec
 from agentopt.taskfile.loading import in_order, load_task
 

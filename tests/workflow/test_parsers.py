@@ -47,10 +47,41 @@ SCHEMA: dict[str, Any] = {
         ("\uff11\uff12", 12),
         ("3.0", 3),
         ("12345678901234567890", 12345678901234567890),
+        (r"\boxed{$9{,}500}", 9500),
+        (r"so $9{,}500 in all", 9500),
+        (r"9\,500", 9500),
+        (r"\frac{3}{4}", 0.75),
+        (r"\dfrac34", 0.75),
+        (r"1\frac{1}{2}", 1.5),
+        (r"-\frac{1}{2}", -0.5),
+        ("1,00", 1),
+        ("12,50 \u20ac", 12.5),
+        ("1,00,000", 100_000),
+        ("1_000", 1000),
+        ("1 000", 1000),
+        ("1\u202f234\u202f567.5", 1_234_567.5),
+        ("10^6", 1_000_000),
+        ("10\u2076", 1_000_000),
+        (r"2.5 \times 10^{3}", 2500),
+        ("3\u00d710^-2", 0.03),
+        ("2^10", 1024),
+        ("12 cm^2", 12),
+        ("12 cm\u00b2", 12),
+        ("5 m2", 5),
+        ("45\\%", 45),
+        ("25 km/h", 25),
     ],
 )
 def test_a_number_is_the_last_one_in_the_response(response: str, value: float) -> None:
     assert parsers.number()(response) == value
+
+
+@pytest.mark.parametrize(
+    ("response", "value"),
+    [("1.234,5", 1234.5), ("es sind 1.000.", 1000), ("0,5", 0.5), ("-3,25 \u20ac", -3.25), ("1 234,5", 1234.5)],
+)
+def test_a_decimal_comma_is_read_by_setting(response: str, value: float) -> None:
+    assert parsers.number(",")(response) == value
 
 
 @pytest.mark.parametrize("response", ["", "No numbers", "nan", "-inf", "1/0", "1e999", "9" * 5000])
@@ -89,6 +120,18 @@ def test_text_is_stripped_and_can_be_cut_to_its_first_line() -> None:
         (["C", "C++"], "I choose C++", "C++"),
         (["Zürich", "Genf"], "in ZÜRICH", "Zürich"),
         (["istanbul", "ankara"], "I say \u0130stanbul", "istanbul"),
+        (["A", "B"], "\u7b54\u6848\u662fB\u3002", "B"),
+        (["A", "B"], "\u9009B", "B"),
+        (["A", "B"], "\uff22", "B"),
+        (["A", "B"], "\u7b54\u3048\uff1a\uff22\u3067\u3059", "B"),
+        (["A", "B"], "B\uc785\ub2c8\ub2e4", "B"),
+        (["\u662f", "\u5426"], "\u7b54\u6848\uff1a\u662f", "\u662f"),
+        (["\u662f", "\u5426"], "\u4e0d\u662f\uff0c\u5426", "\u5426"),
+        (["\u0434\u0430", "\u043d\u0435\u0442"], "**\u041d\u0435\u0442**", "\u043d\u0435\u0442"),
+        (["A", "B"], "_B_", "B"),
+        (["A", "B"], "- [ ] A\n- [x] B", "B"),
+        (["A", "B"], "~~A~~ B", "B"),
+        (["yes", "no"], "> **No**", "no"),
     ],
 )
 def test_a_choice_is_the_option_that_occurs_first_as_a_whole_word(

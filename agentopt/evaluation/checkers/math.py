@@ -17,8 +17,9 @@ from agentopt.core.errors import ScorerError
 from agentopt.core.json_lines import JsonLinesProcess, NoReply
 from agentopt.core.records import Score
 from agentopt.core.task import Example, Value
-from agentopt.evaluation.scorers import NOTHING_PARSABLE
+from agentopt.evaluation.outputs import NOTHING_PARSABLE
 from agentopt.workflow import parsers
+from agentopt.workflow.number_text import join_digits
 from agentopt.workflow.parsers import shown
 
 SECONDS = 5.0
@@ -99,7 +100,7 @@ def answer(response: str) -> str:
     Raises:
         Unparsable: If the response has neither mathematics nor a number.
     """
-    found = shared().read(response)
+    found = shared().read(join_digits(response))
     return str(_last_number(response)) if found is None else found
 
 

@@ -1,0 +1,65 @@
+r"""Rewrites numbers as people write them, such as `$9{,}500`, `\frac{3}{4}` and `10^6`, for the parser `number`."""
+
+from __future__ import annotations
+
+import re
+
+_MINUS_SIGNS = "\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d"
+_SPACES = "\u00a0\u2009\u202f"
+_FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
+_PLAIN = _FULL_WIDTH | {ord(c): "-" for c in _MINUS_SIGNS} | {ord(c): " " for c in _SPACES} | {0x2044: "/"}
+_SWAPPED = str.maketrans(".,", ",.")
+_MOST_EXPONENT_DIGITS = 4
+
+_SUPERSCRIPTS = str.maketrans("\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207b", "0123456789-")
+
+
+def plain(text: str) -> str:
+    """Return `text` with Unicode minus signs, full-width characters, fraction slashes and spaces replaced by ASCII."""
+    return text.translate(_PLAIN)
+
+
+def join_digits(text: str) -> str:
+    r"""Remove what LaTeX and programming languages write between groups of digits: `{,}`, `\,`, `\!` and `_`."""
+    return re.sub(r"(?<=[0-9])(?:\{,\}|\\[,!;:]|_)(?=[0-9])", "", text)
+
+
+def plain_numbers(text: str, decimal: str = ".") -> str:
+    r"""Rewrite the numbers in a text.
+
+    Args:
+        text: A response.
+        decimal: The decimal separator, `.` or `,`; the other one separates groups of digits.
+
+    Returns:
+        The text with groups of digits joined, fractions as 3/4, and powers of ten as 1e6.
+    """
+    text = join_digits(plain(text))
+    text = re.sub(r"\\[dtc]?frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}", _fraction, text)
+    text = re.sub(r"\\[dtc]?frac\s*(\d)\s*(\d)(?!\d)", _fraction, text)
+    text = re.sub(r"(?<![\w.,/])(\d{1,3})((?: \d{3})+)(?![\d/])(?! \d)", lambda m: m[1] + m[2].replace(" ", ""), text)
+    if decimal == ",":
+        text = re.sub(r"\d[\d.,]*\d", lambda m: m[0].translate(_SWAPPED), text)
+    else:
+        # 1,00 is no group of three digits, so its comma is a decimal one.
+        text = re.sub(r"(?<![\d.,])(\d+),(\d\d)(?![\d.,]*\d)", r"\1.\2", text)
+    return _without_powers(text)
+
+
+def _fraction(match: re.Match[str]) -> str:
+    """3/4, after a space if a digit precedes it: 1\frac{1}{2} is 1 1/2."""
+    joined = match.start() > 0 and match.string[match.start() - 1].isdigit()
+    return f"{' ' if joined else ''}{match[1]}/{match[2]}"
+
+
+def _without_powers(text: str) -> str:
+    text = re.sub("[\u2070\u00b9\u00b2\u00b3\u2074-\u2079\u207b]+", lambda m: f"^{m[0].translate(_SUPERSCRIPTS)}", text)
+    # The exponent of a unit, as in cm^2 or m2, is no number of the answer.
+    text = re.sub(r"(?<=[A-Za-z}])\s?\^\s?(?:\{\s*-?\d+\s*\}|-?\d+)", "", text)
+    text = re.sub(r"(?<![A-Za-z])([cdkm]?m|ft|in)[23]\b", r"\1", text)
+    power = rf"10\s?\^\s?\{{?\s?(-?\d{{1,{_MOST_EXPONENT_DIGITS}}})\s?\}}?"
+    text = re.sub(rf"(\d)\s?(?:\*|\u00d7|x|X|\\times|\\cdot|\u00b7)\s?{power}", r"\1e\2", text)
+    text = re.sub(rf"(?<![\d.,]){power}", r"1e\1", text)
+    return re.sub(
+        r"(?<![\d.,])(\d{1,6})\s?\^\s?\{?\s?(\d{1,2})\s?\}?(?!\d)", lambda m: str(int(m[1]) ** int(m[2])), text
+    )
