@@ -20,6 +20,7 @@ from agentopt.core.candidate import Candidate, SubtaskChoice, load_candidate
 from agentopt.core.cost import Unit
 from agentopt.core.errors import (
     AgentoptError,
+    CallsFailError,
     CandidateError,
     ConfigError,
     NothingEvaluated,
@@ -57,6 +58,10 @@ def toy_model_but_for(refused: Callable[[Request], bool], kind: str) -> Scripted
         return fake._answer(request, repeat)  # type: ignore[misc]
 
     return ScriptedModel(answer)
+
+
+def is_third_example(request: Request) -> bool:
+    return "validation-3|" in request.messages[-1].content
 
 
 def one_example_refused() -> ScriptedModel:
@@ -141,11 +146,61 @@ async def test_a_dead_model_ends_in_an_error_with_the_reason(tmp_path: Path) -> 
     assert "--resume" in str(failure.value)
     assert isinstance(failure.value, NothingEvaluated)
     assert failure.value.failures.keys() == {"HTTP 401"}
-    assert failure.value.stopped.kind is StopKind.TRIALS_SPENT
+    assert failure.value.stopped.kind is StopKind.FAILED
+
+
+async def test_the_first_five_examples_are_a_canary_after_which_nothing_more_is_sent(tmp_path: Path) -> None:
+    refusing = toy_model_but_for(lambda request: True, "HTTP 400")
+    with pytest.raises(NothingEvaluated, match=r"first 5 examples all failed for one reason \(HTTP 400\).*: refused"):
+        await aoptimize(toy_task(validation=40), config(tmp_path), provider=refusing)
+    assert len(refusing.requests) == 5
+
+
+async def test_an_example_that_fails_for_a_reason_of_its_own_is_left_out_of_every_comparison(tmp_path: Path) -> None:
+    result = await aoptimize(toy_task(), config(tmp_path), provider=one_example_refused())
+    assert "incomplete" not in {trial.state for trial in result.trials}
+    best = result.finalist("best")
+    assert LARGE in str(best.candidate)
+    assert best.validation.n == best.validation.planned - 1
+    assert result.failed is None
+
+
+async def test_an_example_that_fails_can_be_scored_0(tmp_path: Path) -> None:
+    zero = config(tmp_path, failed_examples="zero")
+    evaluation = await aevaluate(
+        toy_task(), config=zero, split="validation", provider=toy_model_but_for(is_third_example, "content filter")
+    )
+    assert evaluation.state == "complete"
+    assert len(evaluation.scores) == evaluation.planned
+    (failure,) = evaluation.failures.values()
+    assert (failure.kind, failure.scope, failure.reason) == ("content filter", "example", "refused")
+    assert (evaluation.errors, evaluation.left_out) == ({}, {})
+
+
+async def test_more_than_a_tenth_left_out_ends_the_evaluation_and_names_rows_and_setting(tmp_path: Path) -> None:
+    some = toy_model_but_for(lambda request: request.messages[-1].content.count("-1") > 0, "content filter")
+    with pytest.raises(CallsFailError, match=r"(?s)examples failed.*validation-1\d?: refused.*failed_examples=zero"):
+        await aevaluate(toy_task(), config=config(tmp_path), split="validation", provider=some)
+
+
+async def test_a_model_that_no_call_can_reach_ends_the_run_with_the_result_so_far(tmp_path: Path) -> None:
+    fake = toy_model()
+
+    def answer(request: Request, repeat: int) -> str:
+        if request.model == LARGE:
+            raise PermanentModelError("HTTP 402: no credit left", kind="HTTP 402", scope="model")
+        return fake._answer(request, repeat)  # type: ignore[misc]
+
+    result = await aoptimize(toy_task(), config(tmp_path), provider=ScriptedModel(answer))
+    assert result.ended.kind is StopKind.FAILED
+    assert "no credit left" in (result.failed or "")
+    assert not any(LARGE in str(trial.candidate) for trial in result.trials)
+    assert load_result(Path(result.run)) == result
 
 
 async def test_one_failing_example_leaves_its_trials_incomplete_and_never_best(tmp_path: Path) -> None:
-    result = await aoptimize(toy_task(), config(tmp_path), provider=one_example_refused())
+    fail = config(tmp_path, failed_examples="fail")
+    result = await aoptimize(toy_task(), fail, provider=one_example_refused())
     assert {t.state for t in result.trials if LARGE in str(t.candidate)} <= {"incomplete", "pruned"}
     assert {choice.model for choice in result.best_candidate.values()} == {SMALL}
     assert result.failures["HTTP 400"] >= 1
@@ -226,20 +281,19 @@ async def test_a_cap_on_seconds_leaves_time_for_the_test(tmp_path: Path, measure
 
 
 async def test_incomplete_trials_are_tried_again_once_per_session_and_stay_within_the_cap(tmp_path: Path) -> None:
-    result = await aoptimize(toy_task(), config(tmp_path), provider=one_example_refused())
+    fail = config(tmp_path, failed_examples="fail")
+    result = await aoptimize(toy_task(), fail, provider=one_example_refused())
     unfinished = sum(trial.state == "incomplete" for trial in result.trials)
     again = await aoptimize(toy_task(), resume=Path(result.run), provider=one_example_refused())
     assert len(again.trials) == len(result.trials) + unfinished
     assert len({str(trial.candidate) for trial in again.trials}) == 8
 
 
-async def test_a_baseline_whose_model_is_down_does_not_cost_the_others_their_result(tmp_path: Path) -> None:
-    gone = toy_model_but_for(lambda request: request.model == SMALL, "HTTP 404")
-    result = await aoptimize(toy_task(), config(tmp_path), provider=gone)
+async def test_a_baseline_that_fails_now_and_then_does_not_cost_the_others_their_result(tmp_path: Path) -> None:
+    gone = toy_model_but_for(lambda r: r.model == SMALL and "validation-3|" in r.messages[-1].content, "HTTP 400")
+    result = await aoptimize(toy_task(), config(tmp_path, failed_examples="fail"), provider=gone)
     assert {choice.model for choice in result.best_candidate.values()} == {LARGE}
-    assert result.finalist("best").against_baseline is None
-    with pytest.raises(LookupError):
-        result.finalist("baseline")
+    assert result.trials[0].state == "incomplete"
 
 
 async def test_a_cap_below_the_baselines_need_is_named_in_the_error(tmp_path: Path) -> None:
