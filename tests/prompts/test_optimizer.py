@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from agentopt.api import adiagnose, aoptimize, optimize
 from agentopt.core.budget import Caps
-from agentopt.core.errors import ConfigError, PermanentModelError, TaskError
+from agentopt.core.errors import CallsFailError, ConfigError, PermanentModelError, TaskError
 from agentopt.core.task import Task
 from agentopt.evaluation.evaluator import Evaluator
 from agentopt.models.base import ChatModel, Choice, Request, Response
@@ -151,8 +151,8 @@ async def test_if_all_calls_of_a_pilot_fail_the_reason_is_given_and_the_seed_pro
         found = await optimizer(task, session).optimize(task.baseline, "answer")
         assert found.chosen.proposer == "seed"
         assert "cannot be analysed" in found.ended
-        found = await optimizer(task, session, subset="all", rounds=1).optimize(task.baseline, "answer")
-        assert found.chosen.proposer == "seed"
+        with pytest.raises(CallsFailError, match="first 5 examples all failed for one reason"):
+            await optimizer(task, session, subset="all", rounds=1).optimize(task.baseline, "answer")
 
 
 # ---- the race
