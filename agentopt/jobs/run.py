@@ -312,12 +312,11 @@ class RunOfJob:
 
     @asynccontextmanager
     async def _evaluator(self, snapshot: Snapshot, caps: Caps) -> AsyncIterator[tuple[Evaluator, Session]]:
-        journal, seed = snapshot.config.journal, snapshot.config.response_seed
-        failed = snapshot.config.failed_examples
-        async with open_session(
-            snapshot.specs, self._ledger, caps=caps, journal=journal, provider=self.provider
-        ) as session:
-            yield Evaluator(snapshot.task, session.model, snapshot.specs, seed=seed, failed_examples=failed), session
+        config, specs = snapshot.config, snapshot.specs
+        seed, failed = config.response_seed, config.failed_examples
+        opened = open_session(specs, self._ledger, caps=caps, journal=config.journal, provider=self.provider)
+        async with opened as session:
+            yield Evaluator(snapshot.task, session.model, specs, seed=seed, failed_examples=failed), session
 
     def _limits(self, snapshot: Snapshot) -> JobCapsLeft:
         job, started = self.known.job, self.run.started
