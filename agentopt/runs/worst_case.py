@@ -17,6 +17,7 @@ from agentopt.models.base import Request
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.charging import worst_case
 from agentopt.models.journal import Journal
+from agentopt.models.room_to_think import THOUGHT_TOKENS
 from agentopt.runs.config import Config
 from agentopt.search.base import SearchSpace, SubtaskSpace
 from agentopt.workflow.sampling import request_for
@@ -168,6 +169,7 @@ def _agent_usage(specs: Mapping[str, ModelSpec], config: Config, trials: int) ->
     rounds = -(-trials // config.search.batch_size)
     calls = rounds * (1 + settings.attempts)
     tokens = rounds * (settings.guideline_tokens + settings.attempts * settings.max_tokens)
+    tokens += _tokens_of_thoughts(specs[settings.model], calls)
     prompt = calls * settings.prompt_tokens
     return Usage(calls, prompt, tokens, specs[settings.model].prices.worst_usd(prompt, tokens, requests=calls))
 
@@ -192,10 +194,16 @@ def _prompts_usage(task: Task, space: SearchSpace, specs: Mapping[str, ModelSpec
 def _writer_usage(specs: Mapping[str, ModelSpec], config: Config, written: int) -> Usage:
     if config.writer is None:
         return Usage()
-    prompt, completion = written * WRITER_PROMPT_TOKENS, written * config.prompts.max_tokens
+    prompt = written * WRITER_PROMPT_TOKENS
+    completion = written * config.prompts.max_tokens + _tokens_of_thoughts(specs[config.writer], written)
     return Usage(
         written, prompt, completion, specs[config.writer].prices.worst_usd(prompt, completion, requests=written)
     )
+
+
+def _tokens_of_thoughts(spec: ModelSpec, calls: int) -> int:
+    """What a hosted model may use to think in `calls` calls of the agent or the writer; see `RoomToThink`."""
+    return 0 if spec.weights else calls * THOUGHT_TOKENS
 
 
 def _seconds(usage: Usage, specs: Mapping[str, ModelSpec], journal: Journal | None) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,13 @@ from agentopt.core.events import (
     ExampleDone,
     FallbackUsed,
     FileProgress,
+    JournalUsed,
     ModelNotice,
     Note,
     PromptsDone,
     PromptsFellBack,
     PromptsStarted,
+    ResponsesCutOff,
     RewardDrawn,
     RunDone,
     RunStarted,
@@ -36,10 +39,22 @@ from agentopt.core.stop_reason import StopKind, StopReason
 
 CANDIDATE = Candidate.of({"answer": SubtaskChoice("small", 3)})
 TRIAL = Trial(0, CANDIDATE, Evaluation("validation", 1, (ExampleResult("a", 0.5),), "complete"), "baseline", 1.0)
+NOON, LATER = (datetime(2026, 5, 4, hour, tzinfo=UTC) for hour in (12, 15))
+SHOWN, SHOWN_LATER = (time.astimezone().strftime("%Y-%m-%d %H:%M") for time in (NOON, LATER))
 EVERY: list[tuple[Event, str]] = [
     (FileProgress("m.gguf", "https://host", 5_000_000, None), "fetching m.gguf: 5 of 5 MB"),
     (FileProgress("m.gguf", "https://host", 0, 9_000_000), "fetching m.gguf: 0 of 9 MB"),
     (ModelNotice("m", "waiting", "waits 9 s"), "m: waits 9 s"),
+    (JournalUsed(1200, NOON, NOON), f"1,200 responses came from the journal, stored {SHOWN}"),
+    (JournalUsed(2, NOON, LATER), f"2 responses came from the journal, stored {SHOWN} to {SHOWN_LATER}"),
+    (
+        ResponsesCutOff("find", 12, 40, 64),
+        "warning: find: 12 of 40 responses so far were cut off at max_tokens 64; raise it if answers are longer",
+    ),
+    (
+        ResponsesCutOff("find", 12, 40, None),
+        "warning: find: 12 of 40 responses so far were cut off at max_tokens; raise it if answers are longer",
+    ),
     (RunStarted(Path("runs/a")), "run runs/a"),
     (SearchStarted(12, {"validation": 3}, (), Budget()), "12 allocations"),
     (TrialStarted(4, CANDIDATE, "agent"), "trial 4"),
