@@ -188,6 +188,7 @@ class Program:
         parse: Reads the printed answer of a command.
         timeout: Seconds for one example, not counting time during its calls.
         concurrency: Most examples that run concurrently.
+        models: The program's own model names -> subtasks, so that the program needs no change.
 
     Raises:
         TaskError: Not exactly one of `command` and `function` is given, or a number is not positive.
@@ -199,6 +200,7 @@ class Program:
     parse: Parser = str.strip
     timeout: float = 60.0
     concurrency: int = 4
+    models: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if isinstance(self.command, str) or bool(self.command) == bool(self.function):
@@ -270,6 +272,7 @@ class Task:
             task_rules.check_reads(subtask.reads, names[:place], f"{where}, subtask {subtask.name}")
         task_rules.check_output(self.output_subtask, names, where)
         task_rules.check_callable(self.scorer, "scorer", where)
+        task_rules.check_program_models(self.program.models if self.program else {}, names, f"{where}, program")
         for name, metric in self.metrics.items():
             task_rules.check_type(metric, Metric, f"metrics.{name}", where)
         task_rules.check_metrics({m: metric.subtask for m, metric in self.metrics.items()}, names, f"{where}, metrics")

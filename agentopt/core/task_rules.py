@@ -112,6 +112,14 @@ def check_output(output: str, names: Collection[str], where: str) -> None:
         raise TaskError(rule, where=where, remedy=did_you_mean(output, names))
 
 
+def check_program_models(mapped: Mapping[str, str], names: Collection[str], where: str) -> None:
+    """Raise `TaskError` unless every model name of a program is mapped to a subtask."""
+    for model, name in mapped.items():
+        if name not in names:
+            rule = f"`models` must map {model!r} to a subtask, but got {name!r}"
+            raise TaskError(rule, where=where, remedy=did_you_mean(name, names))
+
+
 def check_metrics(judged: Mapping[str, str], names: Collection[str], where: str) -> None:
     """Raise `TaskError` unless the subtask that each metric judges is one of `names`."""
     for metric, name in judged.items():

@@ -44,7 +44,7 @@ def read_program(spec: ProgramSpec, folder: Path, functions: Functions, parse: P
         file, _, name = spec.function.rpartition(":")
         if _count_parameters(folder / file, name, f"{where}.function") == 2:
             function = functions(spec.function, f"{where}.function")
-    return Program(spec.command or (), function, folder.absolute(), parse, spec.timeout, spec.concurrency)
+    return Program(spec.command or (), function, folder.absolute(), parse, spec.timeout, spec.concurrency, spec.models)
 
 
 def check_prompts(spec: TaskSpec, at: Callable[..., str]) -> None:

@@ -180,6 +180,8 @@ class ProgramSpec(Strict):
     """Most seconds for one example, not counting time during its calls."""
     concurrency: Count = 4
     """Most examples that run concurrently."""
+    models: dict[Text, Text] = Field(default_factory=dict)
+    """The program's own model names -> subtasks, such as `{gpt-4o-mini: plan}`, so that nothing in it changes."""
 
     @model_validator(mode="after")
     def _one_form(self) -> ProgramSpec:

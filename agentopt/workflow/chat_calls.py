@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from agentopt.core.errors import ApiError
 from agentopt.core.records import Answer
-from agentopt.core.task import Subtask
+from agentopt.core.task import Subtask, Task
 from agentopt.models.base import Choice
 from agentopt.models.openai_completion import Completion
 from agentopt.models.openai_format import NO_RETRY, ChatCall
@@ -22,6 +22,13 @@ PREFIX = "agentopt/"
 
 TOOLS = ("tools", "tool_choice", "parallel_tool_calls")
 """Settings of a call that are always the program's."""
+
+
+def subtasks_by_model(task: Task) -> dict[str, Subtask]:
+    """Return the subtasks by the model names under which the task's program calls them."""
+    named = {PREFIX + subtask.name: subtask for subtask in task.subtasks}
+    mapped = task.program.models if task.program else {}
+    return named | {model: task[subtask] for model, subtask in mapped.items()}
 
 
 def with_settings(subtask: Subtask, call: ChatCall) -> Subtask:

@@ -21,7 +21,7 @@ from agentopt.models.catalog import ModelSpec
 from agentopt.models.openai_completion import Completion
 from agentopt.models.openai_format import ChatCall, no_such_model
 from agentopt.workflow.base import Draw, OnAnswer
-from agentopt.workflow.chat_calls import PREFIX, completion_of, with_settings
+from agentopt.workflow.chat_calls import completion_of, subtasks_by_model, with_settings
 from agentopt.workflow.graph import Workflow
 from agentopt.workflow.inputs import columns_of_task, inputs_in
 
@@ -85,7 +85,7 @@ class ChatHandler:
         self._columns = columns_of_task(task)
         self._subtasks = {f"{task.name}/{s.name}": s for s in task.subtasks}
         # A program calls its subtasks by these names in an optimisation; they are the same here.
-        self._subtasks |= {PREFIX + s.name: s for s in task.subtasks}
+        self._subtasks |= subtasks_by_model(task)
         self.models = [task.name, *self._subtasks]
 
     async def answer(self, call: ChatCall) -> Served:

@@ -14,7 +14,7 @@ from agentopt.core.task import Example, Subtask, Task, Value
 from agentopt.models.openai_completion import Completion
 from agentopt.models.openai_format import ChatCall, from_failure, no_such_model
 from agentopt.workflow.base import CallSubtask
-from agentopt.workflow.chat_calls import PREFIX, completion_of, with_settings
+from agentopt.workflow.chat_calls import completion_of, subtasks_by_model, with_settings
 from agentopt.workflow.tool_calls import CalledTools
 
 GRACE_SECONDS = 2.0
@@ -46,7 +46,7 @@ class ProgramRun:
         self.uses: dict[str, SubtaskUse] = {}
         self.failure: Exception | None = None
         self.unusable = self.refused = ""
-        self._subtasks: Mapping[str, Subtask] = {PREFIX + s.name: s for s in task.subtasks}
+        self._subtasks: Mapping[str, Subtask] = subtasks_by_model(task)
         self._call_subtask = call_subtask
         self._occurrences: Counter[object] = Counter()
         self._clock, self._time = clock, _OwnTime(clock)
@@ -80,7 +80,9 @@ class ProgramRun:
         """
         if call.model not in self._subtasks:
             refusal = no_such_model(call.model, self._subtasks)
-            self._fail(ScorerError(f"the program called a subtask that does not exist: {refusal.message}"))
+            problem = f"the program called a subtask that does not exist: {refusal.message}"
+            remedy = f"map the name to a subtask in the task file: `program.models: {{{call.model}: SUBTASK}}`"
+            self._fail(ScorerError(f"{problem}; remedy: {remedy}"))
             raise refusal
         subtask = with_settings(self._subtasks[call.model], call)
         occurrences = [self._occurrence(subtask, call) for _ in range(call.n)]
