@@ -39,6 +39,22 @@ def join_stream(text: str) -> dict[str, Any]:
     return {**completion, "choices": [choices[index] for index in sorted(choices)]}
 
 
+def text_in(line: bytes) -> str:
+    """Return the text that one line of a stream adds to the first choice; empty if it adds none."""
+    if not line.startswith(b"data:"):
+        return ""
+    try:
+        event = parse_json(line.removeprefix(b"data:").strip())
+    except MalformedResponseError:
+        return ""
+    choices = event.get("choices") if isinstance(event, dict) else None
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        return ""
+    delta = choices[0].get("delta")
+    text = delta.get("content") if isinstance(delta, dict) else choices[0].get("text")
+    return text if isinstance(text, str) else ""
+
+
 def _add_delta(choice: dict[str, Any], delta: Mapping[str, Any]) -> None:
     if delta.get("finish_reason"):
         choice["finish_reason"] = delta["finish_reason"]

@@ -19,6 +19,7 @@ from agentopt.models.api_errors import model_error
 from agentopt.models.base import Choice, Request, Response
 from agentopt.models.catalog import ModelSpec, key_of
 from agentopt.models.fitting import payload
+from agentopt.models.live_text import LIVE, LiveText
 from agentopt.models.redaction import secrets_in
 from agentopt.models.response_body import ReadBody, ReadChoice, ReadUsage
 
@@ -31,7 +32,9 @@ CountTokens = Callable[[str], Awaitable[int]]
 class Route(Protocol):
     """A way to call an endpoint."""
 
-    async def complete(self, body: dict[str, Any], *, most: int) -> ReadBody:
+    async def complete(
+        self, body: dict[str, Any], *, most: int, on_text: Callable[[str], None] | None = None
+    ) -> ReadBody:
         """Send one request in the OpenAI format, and read at most `most` choices."""
         ...
 
@@ -90,10 +93,11 @@ class HostedModel:
         self._check_context_length(request)
         started, outside = self._clock(), sys.exception()
         body = payload(self.spec, request)
+        live = self._live(request, body)
         try:
             route = self._connected()
             async with asyncio.timeout(self.spec.timeout_seconds):
-                read = await route.complete(body, most=request.n)
+                read = await route.complete(body, most=request.n, on_text=live.receive if live else None)
             choices = await self._with_tokens(read.choices, read.usage)
         # litellm lets exceptions of any provider's library through; a defect of ours is raised as it is.
         except Exception as error:
@@ -130,6 +134,18 @@ class HostedModel:
 
                 self._route = OpenAIRoute(self.spec, self._api_key)
         return self._route
+
+    def _live(self, request: Request, body: dict[str, Any]) -> LiveText | None:
+        """Make the request a streaming one if someone reads the text while it is generated."""
+        live = LIVE.get()
+        # If stop sequences are applied here, what is sent before could go beyond one.
+        if live is None or request.n > 1 or (request.stop and "stop" not in body):
+            return None
+        live.begin()
+        body["stream"] = True
+        if "stream_options" not in request.left_out:
+            body["stream_options"] = {"include_usage": True}
+        return live
 
     def _who(self) -> str:
         return f"{self.spec.name} at {self.spec.base_url or self.spec.litellm}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar
 from weakref import WeakSet
 
@@ -41,12 +41,15 @@ class LitellmRoute:
         }
         self._open.add(self)
 
-    async def complete(self, body: dict[str, Any], *, most: int) -> ReadBody:
+    async def complete(
+        self, body: dict[str, Any], *, most: int, on_text: Callable[[str], None] | None = None
+    ) -> ReadBody:
         """Send one request.
 
         Args:
             body: The request in the OpenAI format.
             most: Most choices to read.
+            on_text: Receives the parts of the first choice's text as they arrive, if the response is a stream.
 
         Raises:
             Exception: Of litellm or of an HTTP client, if the request failed.
@@ -55,7 +58,12 @@ class LitellmRoute:
         call = self._litellm.acompletion if self._is_chat else self._litellm.atext_completion
         answer = await _cancelled_late(call(**body, **self._options))
         if body.get("stream"):
-            answer = self._litellm.stream_chunk_builder([chunk async for chunk in answer])
+            chunks = []
+            async for chunk in answer:
+                chunks.append(chunk)
+                if on_text and chunk.choices and (text := getattr(chunk.choices[0].delta, "content", None)):
+                    on_text(text)
+            answer = self._litellm.stream_chunk_builder(chunks)
         return read_completion(answer.model_dump(warnings=False) if answer is not None else None, most=most)
 
     async def aclose(self) -> None:

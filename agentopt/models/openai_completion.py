@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from agentopt.core.errors import ApiError
 from agentopt.models.base import Choice
 
 STREAM_HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
@@ -99,6 +100,9 @@ class CompletionStream(Protocol):
     def end(self, completion: Completion) -> Iterator[bytes]:
         """The events of all that was not sent yet. The text so far is a prefix of the completion's."""
 
+    def error(self, error: ApiError) -> bytes:
+        """The event of a failure after the stream has begun."""
+
 
 class ChatStream:
     """A chat completion as server-sent events.
@@ -126,6 +130,10 @@ class ChatStream:
         for chunk in whole.chunks(include_usage=self._include_usage, sent=self._sent):
             yield event(chunk)
         yield DONE
+
+    def error(self, error: ApiError) -> bytes:
+        """The event of a failure after the stream has begun."""
+        return event(error.body)
 
     def _event(self, delta: dict[str, Any]) -> bytes:
         return event(self._head.chunk(0, delta, include_usage=self._include_usage))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from agentopt.core.errors import MalformedResponseError
 from agentopt.models.catalog import ModelSpec
+from agentopt.models.event_stream import text_in
 from agentopt.models.json_bytes import parse_json
 from agentopt.models.response_body import ReadBody, read_body, read_completion
 from agentopt.models.responses_api import as_completion, responses_body
@@ -58,12 +60,15 @@ class OpenAIRoute:
             trust_env=httpx.URL(base).host not in LOOPBACK,
         )
 
-    async def complete(self, body: dict[str, Any], *, most: int) -> ReadBody:
+    async def complete(
+        self, body: dict[str, Any], *, most: int, on_text: Callable[[str], None] | None = None
+    ) -> ReadBody:
         """Send one request.
 
         Args:
             body: The request in the OpenAI format.
             most: Most choices to read.
+            on_text: Receives the parts of the first choice's text as they arrive, if the response is a stream.
 
         Raises:
             httpx.HTTPError: The endpoint refused the request, or the connection failed.
@@ -76,7 +81,7 @@ class OpenAIRoute:
         )
         response = await self._client.send(request, stream=True)
         try:
-            received = await self._read(response)
+            received = await self._read(response, on_text if response.is_success else None)
         finally:
             await response.aclose()
         if not response.is_success:
@@ -89,10 +94,15 @@ class OpenAIRoute:
         """Close the connections."""
         await self._client.aclose()
 
-    async def _read(self, response: Any) -> bytes:
-        received = bytearray()
+    async def _read(self, response: Any, on_text: Callable[[str], None] | None) -> bytes:
+        received, seen = bytearray(), 0
         async for chunk in response.aiter_bytes():
             received += chunk
+            if on_text and (end := received.rfind(b"\n") + 1) > seen:
+                for line in bytes(received[seen:end]).splitlines():
+                    if text := text_in(line):
+                        on_text(text)
+                seen = end
             if len(received) > LARGEST_BODY:
                 if not response.is_success:
                     break

@@ -15,8 +15,10 @@ from agentopt.core.task import ContextFunction, Example, Subtask, Task, Value
 from agentopt.core.task_rules import CONTEXT
 from agentopt.models.base import ChatModel
 from agentopt.models.catalog import ModelSpec
+from agentopt.models.live_text import only_live_if
 from agentopt.models.redaction import secrets_of
 from agentopt.workflow.base import CallSubtask, Draw, OnAnswer, Prompt, SubtaskAnswer, WorkflowResult, WorkflowRunner
+from agentopt.workflow.parsers import whole_text
 from agentopt.workflow.program.program_runner import ProgramRunner
 from agentopt.workflow.sampling import SubtaskSampler
 
@@ -98,7 +100,9 @@ class Workflow:
         """
         self.calls += 1
         choice, started = candidate[subtask.name], self._clock()
-        answer = await self._sampler.answer(subtask, choice, prompt, inputs, draw)
+        # Text that is parsed, fused or voted on is known only at the end.
+        with only_live_if(choice.num_samples == 1 and subtask.parse in (str.strip, whole_text)):
+            answer = await self._sampler.answer(subtask, choice, prompt, inputs, draw)
         message = prompt if isinstance(prompt, str) else prompt[-1].content
         on_answer(SubtaskAnswer(subtask.name, choice.model, message, answer, self._clock() - started))
         return answer

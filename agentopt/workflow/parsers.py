@@ -27,12 +27,17 @@ def text(*, first_line: bool = False) -> Parser:
     """The response without surrounding white space; with `first_line`, its first non-blank line."""
 
     def parse(response: str) -> str:
-        stripped = response.strip()
-        if not stripped:
-            raise Unparsable("expected a text, got an empty response")
-        return stripped.splitlines()[0].strip() if first_line else stripped
+        return whole_text(response).splitlines()[0].strip()
 
-    return parse
+    return parse if first_line else whole_text
+
+
+def whole_text(response: str) -> str:
+    """Return the response without surrounding white space. Raises `Unparsable` if it is empty."""
+    stripped = response.strip()
+    if not stripped:
+        raise Unparsable("expected a text, got an empty response")
+    return stripped
 
 
 _INTEGER = r"\d{1,3}(?:,\d{2,3}){0,99},\d{3}(?!\d)|\d+"

@@ -5,26 +5,28 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
+from agentopt.core.candidate import Candidate
 from agentopt.core.errors import AgentoptError, ApiError
 from agentopt.deploy.serve.access import Access
-from agentopt.deploy.serve.handler import ChatHandler, Served
+from agentopt.deploy.serve.handler import ChatHandler
 from agentopt.deploy.serve.metrics import CONTENT_TYPE, Metrics
 from agentopt.models.api_errors import readable
-from agentopt.models.openai_completion import STREAM_HEADERS, ChatStream, model_body, models_body
+from agentopt.models.openai_completion import STREAM_HEADERS, Completion, model_body, models_body
 from agentopt.models.openai_format import (
     NO_RETRY,
     ChatCall,
-    call_in,
     from_failure,
     model_in,
     no_such_model,
@@ -33,6 +35,8 @@ from agentopt.models.openai_format import (
     too_large,
     wrong_method,
 )
+from agentopt.workflow.chat_api import CHAT, RESPONSES, ChatApi
+from agentopt.workflow.live_events import live_events
 
 _log = logging.getLogger(__name__)
 
@@ -86,6 +90,7 @@ class Application:
         """The ASGI application."""
         routes = [
             Route("/v1/chat/completions", self._chat, methods=["POST"]),
+            Route("/v1/responses", self._responses, methods=["POST"]),
             Route("/v1/models", self._models),
             Route("/v1/models/{model:path}", self._model),
             Route("/metrics", self._counts),
@@ -94,30 +99,51 @@ class Application:
         return Starlette(routes=routes, exception_handlers=HANDLERS)
 
     async def _chat(self, request: Request) -> Response:
-        started, model, status = time.monotonic(), "", 500
-        try:
+        return await self._answered(request, CHAT)
+
+    async def _responses(self, request: Request) -> Response:
+        return await self._answered(request, RESPONSES)
+
+    async def _answered(self, request: Request, api: ChatApi) -> Response:
+        with ExitStack() as ending:
+            outcome = ending.enter_context(self._measured())
             self._check(request)
-            with self._slot():
-                body = read_body(await self._body(request))
-                model = model_in(body)
-                call = call_in(body)
-                served = await self._answer(call)
-                status = 200
+            ending.enter_context(self._slot())
+            body = read_body(await self._body(request))
+            outcome.model = model_in(body)
+            call, candidate = api.read(body), self._handler.current()
+            headers = {CANDIDATE: candidate.key}
+            if not call.stream:
+                completion = await self._answer(call, candidate)
+                outcome.status = 200
+                return JSONResponse(api.body(call, completion), headers=headers)
+            answer = partial(self._answer, call, candidate)
+            events = live_events(api.stream(call), answer, is_live=self._handler.is_live(call))
+            # The first event, so that a call that fails before it receives a status.
+            first = await anext(events)
+            outcome.status = 200
+            return _EventResponse(first, events, ending.pop_all(), {**STREAM_HEADERS, **headers})
+
+    @contextmanager
+    def _measured(self) -> Iterator[_Outcome]:
+        """Count one call and its duration, and log a failure."""
+        outcome, started = _Outcome(), time.monotonic()
+        try:
+            yield outcome
         except ApiError as refusal:
-            status = refusal.status
-            _log.warning("%s", _failed_call(refusal, model))
+            outcome.status = refusal.status
+            _log.warning("%s", _failed_call(refusal, outcome.model))
             raise
         finally:
             # Only known models become labels: a client can send any text.
-            known = model if model in self._handler.models else "unknown"
-            self._metrics.requests.labels(known, str(status)).inc()
+            known = outcome.model if outcome.model in self._handler.models else "unknown"
+            self._metrics.requests.labels(known, str(outcome.status)).inc()
             self._metrics.request_seconds.labels(known).observe(time.monotonic() - started)
-        return _response(call, served)
 
-    async def _answer(self, call: ChatCall) -> Served:
+    async def _answer(self, call: ChatCall, candidate: Candidate) -> Completion:
         try:
             async with asyncio.timeout(self._limits.seconds):
-                return await self._handler.answer(call)
+                return await self._handler.answer(call, candidate)
         except TimeoutError as error:
             message = f"no answer within {self._limits.seconds:g} s; the calls that were sent are billed"
             raise ApiError(504, message, type="api_error", code="timeout", headers=NO_RETRY) from error
@@ -184,18 +210,34 @@ class Application:
         self._access.check(*(headers.get(name, "") for name in ("authorization", "host", "origin")))
 
 
-def _response(call: ChatCall, served: Served) -> Response:
-    candidate = {CANDIDATE: served.candidate.key}
-    if not call.stream:
-        return JSONResponse(served.completion.body(), headers=candidate)
-    # The answer exists before the first event, so a stream never ends in an error.
-    events = ChatStream(call.model, include_usage=call.include_usage).end(served.completion)
-    return StreamingResponse(_iterated(events), headers={**STREAM_HEADERS, **candidate})
+@dataclass(slots=True)
+class _Outcome:
+    """What is counted of one call."""
+
+    model: str = ""
+    status: int = 500
 
 
-async def _iterated(events: Iterator[bytes]) -> AsyncIterator[bytes]:
-    """The events as an async iterator; a plain one would be read in a thread."""
-    for event in events:
+class _EventResponse(StreamingResponse):
+    """Server-sent events; `ending` is closed after the last one, or when the client disconnects."""
+
+    def __init__(
+        self, first: bytes, events: AsyncGenerator[bytes], ending: ExitStack, headers: Mapping[str, str]
+    ) -> None:
+        super().__init__(_with_first(first, events), headers=headers)
+        self._events, self._ending = events, ending
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._ending:
+            try:
+                await super().__call__(scope, receive, send)
+            finally:
+                await self._events.aclose()
+
+
+async def _with_first(first: bytes, events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for event in events:
         yield event
 
 

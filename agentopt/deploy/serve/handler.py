@@ -10,7 +10,6 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import ApiError
@@ -39,14 +38,6 @@ def fresh_seeds(start: int) -> Iterator[int]:
     while True:
         start = (start + step) % SEEDS
         yield start
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """The answer to one call and its candidate."""
-
-    completion: Completion
-    candidate: Candidate
 
 
 class ChatHandler:
@@ -88,14 +79,21 @@ class ChatHandler:
         self._subtasks |= subtasks_by_model(task)
         self.models = [task.name, *self._subtasks]
 
-    async def answer(self, call: ChatCall) -> Served:
+    def is_live(self, call: ChatCall) -> bool:
+        """Whether the text of the answer may be sent while it is generated: it is one subtask's, and the only one."""
+        return call.n == 1 and call.model in self._subtasks
+
+    async def answer(self, call: ChatCall, candidate: Candidate) -> Completion:
         """Answer one call.
+
+        Args:
+            call: The call.
+            candidate: The candidate that was current when the call arrived.
 
         Raises:
             ApiError: The call is not valid, or no answer could be parsed.
             AgentoptError: A model or a function of the task failed.
         """
-        candidate = self.current()
         if call.model == self._task.name:
             _check_format(call, None if self._task.program else self._task[self._task.output_subtask])
             _check_plain(call)
@@ -112,7 +110,7 @@ class ChatHandler:
             ]
         else:
             raise no_such_model(call.model, self.models)
-        return Served(completion_of(call, await asyncio.gather(*answers)), candidate)
+        return completion_of(call, await asyncio.gather(*answers))
 
     def _draw(self, number: int) -> Draw:
         """The draw of a call's answer `number`."""

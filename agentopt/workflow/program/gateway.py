@@ -9,19 +9,23 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from functools import partial
 
 from aiohttp import web
 
 from agentopt.core.errors import ApiError
-from agentopt.models.openai_completion import STREAM_HEADERS, ChatStream, model_body, models_body
+from agentopt.models.openai_completion import STREAM_HEADERS, model_body, models_body
 from agentopt.models.openai_format import (
     no_such_model,
     no_such_path,
-    parse_call,
+    read_body,
     too_large,
     wrong_key,
     wrong_method,
 )
+from agentopt.workflow.chat_api import CHAT, RESPONSES, ChatApi
+from agentopt.workflow.live_events import live_events
 from agentopt.workflow.program.program_run import ProgramRun
 
 MAX_BODY_BYTES = 64 * 2**20
@@ -51,6 +55,7 @@ class Gateway:
         """Listen on a free loopback port."""
         app = web.Application(client_max_size=self._max_bytes, middlewares=[self._guard])
         app.router.add_post("/{run}/v1/chat/completions", self._chat)
+        app.router.add_post("/{run}/v1/responses", self._responses)
         app.router.add_get("/{run}/v1/models", self._models)
         app.router.add_get("/{run}/v1/models/{model:.+}", self._model)
         # Do not wait for calls that a program abandoned; responses that were requested reach the journal anyway.
@@ -106,14 +111,26 @@ class Gateway:
         return run
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
+        return await self._answered(request, CHAT)
+
+    async def _responses(self, request: web.Request) -> web.StreamResponse:
+        return await self._answered(request, RESPONSES)
+
+    async def _answered(self, request: web.Request, api: ChatApi) -> web.StreamResponse:
         run = self._run(request)
-        call = parse_call(await request.read())
-        completion = await run.answer(call)
-        if call.stream:
-            # The answer exists only after fusion, so the stream is sent in one piece.
-            body = b"".join(ChatStream(call.model, include_usage=call.include_usage).end(completion))
-            return web.Response(body=body, headers=STREAM_HEADERS)
-        return web.json_response(completion.body())
+        call = api.read(read_body(await request.read()))
+        if not call.stream:
+            return web.json_response(api.body(call, await run.answer(call)))
+        async with aclosing(live_events(api.stream(call), partial(run.answer, call), is_live=call.n == 1)) as events:
+            # The first event, so that a call that fails before it receives a status.
+            first = await anext(events)
+            response = web.StreamResponse(headers=STREAM_HEADERS)
+            await response.prepare(request)
+            await response.write(first)
+            async for event in events:
+                await response.write(event)
+            await response.write_eof()
+            return response
 
     async def _models(self, request: web.Request) -> web.StreamResponse:
         return web.json_response(models_body(self._run(request).models))

@@ -1,0 +1,283 @@
+"""Tokens pass through gateway and server while a model writes them; the Responses format; tools through the server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+import yaml
+from aiohttp import web
+from test_serve import client_of, deployment_in, said, served, spec_of_task
+
+from agentopt.core.files import write_atomically
+from agentopt.models.live_text import LiveText
+
+TOOL: Any = {"type": "function", "function": {"name": "search", "parameters": {"type": "object", "properties": {}}}}
+FLAT_TOOL: Any = {
+    "type": "function",
+    "name": "search",
+    "parameters": {"type": "object", "properties": {}},
+    "strict": False,
+}
+CALL = {"id": "call_7", "type": "function", "function": {"name": "search", "arguments": '{"q": "Zoë"}'}}
+
+
+class Backend:
+    """An endpoint that sends `deltas` one by one, and after the first waits for `go`."""
+
+    def __init__(self, *deltas: Any, finish: str = "stop", fail: bool = False) -> None:
+        self.deltas, self.finish, self.fail = deltas, finish, fail
+        self.go = asyncio.Event()
+        self.bodies: list[dict[str, Any]] = []
+        self.base_url = ""
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        self.bodies.append(body)
+        usage = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
+        if not body.get("stream"):
+            message: dict[str, Any] = {"role": "assistant", "content": ""}
+            for delta in self.deltas:
+                message["content"] += delta.get("content", "")
+                message |= {key: value for key, value in delta.items() if key != "content"}
+            choices = [{"index": i, "message": message, "finish_reason": self.finish} for i in range(body.get("n", 1))]
+            return web.json_response({"choices": choices, "usage": usage})
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for number, delta in enumerate(self.deltas):
+            if number == 1:
+                await self.go.wait()
+                if self.fail:
+                    request.transport.close()  # type: ignore[union-attr]
+                    return response
+            await self.send(response, {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
+        await self.send(response, {"choices": [{"index": 0, "delta": {}, "finish_reason": self.finish}]})
+        await self.send(response, {"choices": [], "usage": usage})
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
+    async def send(self, response: web.StreamResponse, event: dict[str, Any]) -> None:
+        await response.write(b"data: " + json.dumps(event).encode() + b"\n\n")
+
+    async def __aenter__(self) -> Backend:
+        app = web.Application()
+        app.router.add_post("/v1/chat/completions", self.chat)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.0)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        self.base_url = f"http://127.0.0.1:{self._runner.addresses[0][1]}/v1"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.go.set()
+        await self._runner.cleanup()
+
+
+def texts(*parts: str) -> list[dict[str, Any]]:
+    return [{"content": part} for part in parts]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "task.yaml").write_text(yaml.safe_dump(spec_of_task(), sort_keys=False))
+    for name in ("rows", "test"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"id": name, "word": f"w-{name}", "target": "t"}) + "\n")
+    candidate = {"find": {"model": "small", "num_samples": 1}, "tell": {"model": "small", "num_samples": 3}}
+    write_atomically(tmp_path / "best.yaml", yaml.safe_dump(candidate))
+    return tmp_path
+
+
+def content(chunk: Any) -> str:
+    return (chunk.choices[0].delta.content or "") if chunk.choices else ""
+
+
+async def test_the_first_token_arrives_before_the_last_is_written(folder: Path) -> None:
+    backend = Backend(*texts("Oak", "by", " is it"))
+    async with backend, served(deployment_in(folder, backend)) as url, client_of(url) as client:
+        stream = await client.chat.completions.create(
+            model="toy/find", messages=said("?"), stream=True, stream_options={"include_usage": True}
+        )
+        chunks = []
+        async for chunk in stream:
+            chunks.append(chunk)
+            if content(chunk):
+                backend.go.set()
+    assert [content(c) for c in chunks if content(c)] == ["Oak", "by", " is it"]
+    assert chunks[-1].usage.total_tokens == 8
+    assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "stop"
+    assert backend.bodies[0]["stream"] is True
+
+
+async def test_a_thought_is_not_sent(folder: Path) -> None:
+    backend = Backend(*texts("<thi", "nk>secret", " plan</think>\n\nOak", "by"))
+    backend.go.set()
+    async with backend, served(deployment_in(folder, backend)) as url, client_of(url) as client:
+        stream = await client.chat.completions.create(model="toy/find", messages=said("?"), stream=True)
+        assert "".join([content(chunk) async for chunk in stream]) == "Oakby"
+
+
+async def test_several_samples_are_sent_when_they_are_fused(folder: Path) -> None:
+    backend = Backend(*texts("Oak", "by"))
+    async with backend, served(deployment_in(folder, backend)) as url, client_of(url) as client:
+        stream = await client.chat.completions.create(model="toy/tell", messages=said("?"), stream=True)
+        assert [content(chunk) async for chunk in stream if content(chunk)] == ["Oakby"]
+    assert "stream" not in backend.bodies[0]
+
+
+async def test_a_failure_before_the_first_token_has_a_status_and_a_later_one_is_an_event(folder: Path) -> None:
+    backend = Backend(*texts("Oak", "by"), fail=True)
+    async with backend, served(deployment_in(folder, backend, max_attempts=1)) as url, client_of(url) as client:
+        stream = await client.chat.completions.create(model="toy/find", messages=said("?"), stream=True)
+        assert content(await anext(stream)) == ""
+        assert content(await anext(stream)) == "Oak"
+        backend.go.set()
+        with pytest.raises(openai.APIError):
+            await anext(stream)
+        with pytest.raises(openai.BadRequestError):
+            await client.chat.completions.create(model="toy", messages=said("?"), stream=True, tools=[TOOL])
+
+
+def test_an_attempt_after_a_failed_one_is_not_sent_twice() -> None:
+    sent: list[str] = []
+    live = LiveText(sent.append)
+    for text in ("Oak", "by"):
+        live.receive(text)
+    live.begin()
+    live.receive("Redfield")
+    assert sent == ["Oak", "by"]
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        (["  Oak", "by \n"], "Oakby"),
+        (["a\n<thi", "s> b"], "a\n<this> b"),
+        (["a\n<think>b", "</think>\nc"], "a\n\nc"),
+        (["<think>a"], ""),
+        (["1 < 2"], "1 < 2"),
+    ],
+)
+def test_only_what_is_certainly_an_answer_is_forwarded(parts: list[str], expected: str) -> None:
+    sent: list[str] = []
+    live = LiveText(sent.append)
+    for part in parts:
+        live.receive(part)
+    assert "".join(sent) == expected
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("model", ["toy/find", "toy/tell"])
+async def test_tools_pass_through_the_server(folder: Path, stream: bool, model: str) -> None:
+    backend = Backend({"tool_calls": [{"index": 0, **CALL}]}, finish="tool_calls")
+    messages: Any = [
+        *said("?"),
+        {"role": "assistant", "content": None, "tool_calls": [{**CALL, "id": "call_0"}]},
+        {"role": "tool", "tool_call_id": "call_0", "content": "found"},
+    ]
+    async with backend, served(deployment_in(folder, backend)) as url, client_of(url) as client:
+        call: Any = {"model": model, "messages": messages, "tools": [TOOL], "tool_choice": "required"}
+        if stream:
+            chunks = [chunk async for chunk in await client.chat.completions.create(**call, stream=True)]
+            got = next(c.choices[0].delta.tool_calls for c in chunks if c.choices[0].delta.tool_calls)[0]
+            reason = chunks[-1].choices[0].finish_reason
+        else:
+            done = await client.chat.completions.create(**call)
+            got, reason = done.choices[0].message.tool_calls[0], done.choices[0].finish_reason  # type: ignore[index]
+    assert (got.id, got.function.name, got.function.arguments) == ("call_7", "search", '{"q": "Zoë"}')
+    assert reason == "tool_calls"
+    sent = backend.bodies[0]
+    assert (sent["tools"], sent["tool_choice"]) == ([TOOL], "required")
+    assert sent["messages"] == messages
+
+
+@pytest.mark.parametrize("reason", ["length", "content_filter", "stop"])
+async def test_the_finish_reason_is_passed_on(folder: Path, reason: str) -> None:
+    backend = Backend(*texts("Oakby"), finish=reason)
+    async with backend, served(deployment_in(folder, backend)) as url, client_of(url) as client:
+        done = await client.chat.completions.create(model="toy/find", messages=said("?"))
+        whole = await client.responses.create(model="toy/find", input="?")
+    assert done.choices[0].finish_reason == reason
+    assert whole.status == ("completed" if reason == "stop" else "incomplete")
+    expected = {"length": "max_output_tokens", "content_filter": "content_filter"}.get(reason)
+    assert (whole.incomplete_details and whole.incomplete_details.reason) == expected
+
+
+async def test_the_openai_client_reads_a_response(folder: Path) -> None:
+    backend = Backend(*texts("Oakby"))
+    async with backend, served(deployment_in(folder, backend)) as url, client_of(url) as client:
+        got = await client.responses.create(model="toy/find", instructions="Be brief.", input="Where?")
+        parts: Any = [
+            {"role": "developer", "content": "Be brief."},
+            {"role": "user", "content": [{"type": "input_text", "text": "Wh"}, {"type": "input_text", "text": "ere?"}]},
+        ]
+        await client.responses.create(model="toy/find", input=parts)
+    assert got.output_text == "Oakby"
+    assert (got.usage.input_tokens, got.usage.output_tokens) == (5, 3)  # type: ignore[union-attr]
+    expected = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Where?"}]
+    assert [body["messages"] for body in backend.bodies] == [expected] * 2
+
+
+async def test_a_response_is_streamed_while_it_is_written(folder: Path) -> None:
+    backend = Backend(*texts("Oak", "by"))
+    async with backend, served(deployment_in(folder, backend)) as url, client_of(url) as client:
+        events = []
+        async with client.responses.stream(model="toy/find", input="Where?") as stream:
+            async for event in stream:
+                events.append(event)
+                if event.type == "response.output_text.delta":
+                    backend.go.set()
+            final = await stream.get_final_response()
+    assert final.output_text == "Oakby"
+    assert [e.delta for e in events if e.type == "response.output_text.delta"] == ["Oak", "by"]
+    assert [e.type for e in events][:2] == ["response.created", "response.in_progress"]
+    assert events[-1].type == "response.completed"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_tools_pass_through_responses(folder: Path, stream: bool) -> None:
+    backend = Backend({"tool_calls": [{"index": 0, **CALL}]}, finish="tool_calls")
+    conversation: Any = [
+        {"role": "user", "content": "?"},
+        {"type": "reasoning", "id": "rs_1", "summary": []},
+        {"type": "function_call", "call_id": "call_0", "name": "search", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "call_0", "output": "found"},
+    ]
+    call: Any = {"model": "toy/find", "input": conversation, "tools": [FLAT_TOOL]}
+    async with backend, served(deployment_in(folder, backend)) as url, client_of(url) as client:
+        if stream:
+            async with client.responses.stream(**call) as streamed:
+                got = await streamed.get_final_response()
+        else:
+            got = await client.responses.create(**call)
+    (item,) = got.output
+    assert item.type == "function_call"
+    assert (item.call_id, item.name, item.arguments) == ("call_7", "search", '{"q": "Zoë"}')
+    sent = backend.bodies[0]
+    assert sent["tools"][0]["function"]["name"] == "search"
+    assert [m["role"] for m in sent["messages"]] == ["user", "assistant", "tool"]
+    assert sent["messages"][2] == {"role": "tool", "content": "found", "tool_call_id": "call_0"}
+
+
+@pytest.mark.parametrize(
+    ("more", "param"),
+    [
+        ({"previous_response_id": "resp_1"}, "previous_response_id"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+        ({"input": [{"type": "computer_call"}]}, "input[0]"),
+        ({"background": True}, "background"),
+        ({"input": 3}, "input"),
+    ],
+)
+async def test_what_the_responses_format_has_beyond_it_is_refused_with_its_name(
+    folder: Path, more: Any, param: str
+) -> None:
+    backend = Backend(*texts("Oakby"))
+    async with backend, served(deployment_in(folder, backend)) as url, client_of(url) as client:
+        with pytest.raises(openai.BadRequestError) as refused:
+            await client.responses.create(**{"model": "toy/find", "input": "?", **more})
+    assert refused.value.param == param
+    assert backend.bodies == []
