@@ -11,7 +11,7 @@ import openai
 import pytest
 import yaml
 from aiohttp import web
-from test_serve import client_of, deployment_in, said, served, spec_of_task
+from test_serve import client_of, deployment_in, served, spec_of_task, user_message
 
 from agentopt.core.files import write_atomically
 from agentopt.models.live_text import LiveText
@@ -99,7 +99,7 @@ async def test_the_first_token_arrives_before_the_last_is_written(folder: Path) 
     backend = Backend(*texts("Oak", "by", " is it"))
     async with backend, served(deployment_in(folder, backend)) as url, client_of(url) as client:
         stream = await client.chat.completions.create(
-            model="toy/find", messages=said("?"), stream=True, stream_options={"include_usage": True}
+            model="toy/find", messages=user_message("?"), stream=True, stream_options={"include_usage": True}
         )
         chunks = []
         async for chunk in stream:
@@ -116,14 +116,14 @@ async def test_a_thought_is_not_sent(folder: Path) -> None:
     backend = Backend(*texts("<thi", "nk>secret", " plan</think>\n\nOak", "by"))
     backend.go.set()
     async with backend, served(deployment_in(folder, backend)) as url, client_of(url) as client:
-        stream = await client.chat.completions.create(model="toy/find", messages=said("?"), stream=True)
+        stream = await client.chat.completions.create(model="toy/find", messages=user_message("?"), stream=True)
         assert "".join([content(chunk) async for chunk in stream]) == "Oakby"
 
 
 async def test_several_samples_are_sent_when_they_are_fused(folder: Path) -> None:
     backend = Backend(*texts("Oak", "by"))
     async with backend, served(deployment_in(folder, backend)) as url, client_of(url) as client:
-        stream = await client.chat.completions.create(model="toy/tell", messages=said("?"), stream=True)
+        stream = await client.chat.completions.create(model="toy/tell", messages=user_message("?"), stream=True)
         assert [content(chunk) async for chunk in stream if content(chunk)] == ["Oakby"]
     assert "stream" not in backend.bodies[0]
 
@@ -131,14 +131,14 @@ async def test_several_samples_are_sent_when_they_are_fused(folder: Path) -> Non
 async def test_a_failure_before_the_first_token_has_a_status_and_a_later_one_is_an_event(folder: Path) -> None:
     backend = Backend(*texts("Oak", "by"), fail=True)
     async with backend, served(deployment_in(folder, backend, max_attempts=1)) as url, client_of(url) as client:
-        stream = await client.chat.completions.create(model="toy/find", messages=said("?"), stream=True)
+        stream = await client.chat.completions.create(model="toy/find", messages=user_message("?"), stream=True)
         assert content(await anext(stream)) == ""
         assert content(await anext(stream)) == "Oak"
         backend.go.set()
         with pytest.raises(openai.APIError):
             await anext(stream)
         with pytest.raises(openai.BadRequestError):
-            await client.chat.completions.create(model="toy", messages=said("?"), stream=True, tools=[TOOL])
+            await client.chat.completions.create(model="toy", messages=user_message("?"), stream=True, tools=[TOOL])
 
 
 def test_an_attempt_after_a_failed_one_is_not_sent_twice() -> None:
@@ -174,7 +174,7 @@ def test_only_what_is_certainly_an_answer_is_forwarded(parts: list[str], expecte
 async def test_tools_pass_through_the_server(folder: Path, stream: bool, model: str) -> None:
     backend = Backend({"tool_calls": [{"index": 0, **CALL}]}, finish="tool_calls")
     messages: Any = [
-        *said("?"),
+        *user_message("?"),
         {"role": "assistant", "content": None, "tool_calls": [{**CALL, "id": "call_0"}]},
         {"role": "tool", "tool_call_id": "call_0", "content": "found"},
     ]
@@ -198,7 +198,7 @@ async def test_tools_pass_through_the_server(folder: Path, stream: bool, model: 
 async def test_the_finish_reason_is_passed_on(folder: Path, reason: str) -> None:
     backend = Backend(*texts("Oakby"), finish=reason)
     async with backend, served(deployment_in(folder, backend)) as url, client_of(url) as client:
-        done = await client.chat.completions.create(model="toy/find", messages=said("?"))
+        done = await client.chat.completions.create(model="toy/find", messages=user_message("?"))
         whole = await client.responses.create(model="toy/find", input="?")
     assert done.choices[0].finish_reason == reason
     assert whole.status == ("completed" if reason == "stop" else "incomplete")
