@@ -79,7 +79,7 @@ _RENAMED = {"asked_by_program": "program_prompt"}
 _MODULES = ("cost", "errors", "events")
 """Public modules of `agentopt.core`."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 __all__ = [
     "AgentSettings",
     "AgentoptError",

@@ -113,13 +113,14 @@ class RunFolder:
             raise ConfigError(
                 "this run was made by agentopt 0.1.0, whose record does not show whether the task has changed since",
                 where=self.path,
-                remedy="start a new run; the journal still holds every answer, so only new calls are made",
+                remedy="start a new run; with temperature: 0.9 and top_p: 1.0, once the defaults, in each subtask that "
+                "sets neither, it reuses the responses in the journal",
             )
         if fingerprint(task, config) != self.fingerprint:
             raise ConfigError(
-                "a run goes on only with the task it began with, but the task has changed since",
+                "a run is resumed only with the task that it was started with, but the task has changed since",
                 where=self.path,
-                remedy="start a new run; the journal still holds every answer that is asked for again",
+                remedy="start a new run; it reuses the responses in the journal that it requests again",
             )
         if config.response_seed != self.config.response_seed:
             raise ConfigError(

@@ -22,6 +22,9 @@ from agentopt.runs.result import load_result
 
 WRITTEN = Path(__file__).parent.parent / "data" / "0.1.0"
 
+SAMPLING = {"subtasks.answer.temperature": 0.9, "subtasks.answer.top_p": 1.0}
+"""What version 0.1.0 sent by default: with it, requests have the cache keys of that version."""
+
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
@@ -69,7 +72,8 @@ async def test_the_journal_of_an_old_run_answers(project: Path) -> None:
     assert journal.spend(run.id).by_purpose["samples"] == load_result(run.path).spent["samples"]
     journal.close()
     silent = ScriptedModel(script=[])
-    evaluation = await aevaluate(project / "task", load_candidate(run.path / "best.yaml"), run.config, provider=silent)
+    config = run.config.model_copy(update={"task": SAMPLING})
+    evaluation = await aevaluate(project / "task", load_candidate(run.path / "best.yaml"), config, provider=silent)
     assert evaluation.score == load_result(run.path).finalist("best").test.score  # type: ignore[union-attr]
 
 
@@ -82,9 +86,10 @@ def test_the_candidate_of_an_old_run_is_deployed(project: Path) -> None:
 @pytest.mark.parametrize("name", ["finished", "unfinished"])
 async def test_an_old_run_is_refused_with_the_remedy_and_a_new_one_takes_its_answers(project: Path, name: str) -> None:
     model, config = ScriptedModel(lambda request, repeat: "word-1"), RunFolder.open(project / name).config
-    with pytest.raises(ConfigError, match="start a new run; the journal still holds every answer"):
+    with pytest.raises(ConfigError, match=r"start a new run.*temperature: 0\.9 and top_p: 1\.0"):
         await aoptimize(project / "task", resume=project / name, provider=model)
     assert model.requests == []
+    config = config.model_copy(update={"task": SAMPLING})
     result = await aoptimize(project / "task", config, provider=model)
     assert len(result.trials) == 4
     assert (len(model.requests) == 0) == (name == "finished"), "what was answered is not paid for again"
