@@ -117,7 +117,8 @@ def _row(row: Any, place: str) -> dict[str, Any]:
 
 def _example(row: dict[str, Any], place: str, columns: ColumnsSpec, target_needed: bool) -> tuple[Example, bool]:
     """The row as an example, and whether its id is its line number."""
-    id_column, target_column = columns.id or "id", columns.target or "target"
+    id_column, target_path = columns.id or "id", columns.target or "target"
+    target_column = target_path if target_path in row else target_path.partition(".")[0]
     numbered = columns.id is None and "id" not in row
     wanted = {"columns.metadata": columns.metadata, "columns.inputs": columns.inputs or ()}
     wanted["columns.id"] = (columns.id,) if columns.id else ()
@@ -132,10 +133,23 @@ def _example(row: dict[str, Any], place: str, columns: ColumnsSpec, target_neede
     example = Example(
         place.rpartition(":")[2] if numbered else _id(row[id_column], place),
         {name: row[name] for name in inputs},
-        row.get(target_column),
+        row.get(target_path) if target_path == target_column else _inside(row, target_path, place),
         {name: row[name] for name in columns.metadata},
     )
     return example, numbered
+
+
+def _inside(row: dict[str, Any], path: str, place: str) -> Any:
+    """The value at a dotted path such as `answers.text`; of a list, the values of its items."""
+    value: Any = row
+    for name in path.split("."):
+        items = value if isinstance(value, list) else [value]
+        if not all(isinstance(item, dict) and name in item for item in items):
+            known = items[0] if items and isinstance(items[0], dict) else {}
+            rule = f"the row must have {path!r} (columns.target), but there is no {name!r}"
+            raise TaskError(rule, where=place, remedy=did_you_mean(name, known))
+        value = [item[name] for item in items] if isinstance(value, list) else value[name]
+    return value
 
 
 def _id(value: Any, place: str) -> str:

@@ -38,7 +38,7 @@ from agentopt.taskfile.data import Row, check_leaks, read_rows
 from agentopt.taskfile.program import MAX_TOKENS, check_prompts, read_program, settings_left
 from agentopt.taskfile.reader import read_dataset
 from agentopt.taskfile.schema import Named, SubtaskSpec, TaskSpec, build, with_overrides
-from agentopt.taskfile.scoring import build_metrics, build_scorer, check_targets, is_comparison
+from agentopt.taskfile.scoring import build_metrics, build_scorer, check_readable, check_targets, is_comparison
 from agentopt.workflow import parsers
 from agentopt.workflow.templates import Template, compile_template
 
@@ -292,6 +292,7 @@ class _Reader:
             output = next(s for s in self.spec.subtasks if s.name == self._output())
             # The output of a program is read by the parser of the program.
             parse = self.spec.program.parse if self.spec.program else output.parse
+            check_readable(rows, is_json=parse.kind not in ("text", "number", "choice", "ids"))
             check_targets(scorer, _of_parser(parse, "values") or (), output.name, rows)
 
     def _check_costs(self, task: Task) -> None:

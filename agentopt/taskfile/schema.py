@@ -152,7 +152,7 @@ class ColumnsSpec(Strict):
     id: Text | None = None
     """Column of the example's id; default: `id` if the rows have it, otherwise the line number."""
     target: Text | None = None
-    """Column that only scorers see; `target` unless given."""
+    """Column that only scorers see; `target` unless given. A dotted path such as `answers.text` reads inside it."""
     inputs: Annotated[tuple[Text, ...], Field(min_length=1), AfterValidator(_distinct)] | None = None
     """Columns that templates may read; default: all that have no other use."""
     metadata: Annotated[tuple[Text, ...], AfterValidator(_distinct)] = ()

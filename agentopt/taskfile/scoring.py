@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from agentopt.core.errors import ScorerError, TaskError
@@ -61,6 +62,25 @@ def check_targets(scorer: Scorer, options: Sequence[str], output: str, rows: Row
         if options and not any(getattr(score, "value", 0.0) > 0 for score in scores):
             rule = f"no option of {output} is right by the target {row.example.target!r}"
             raise TaskError(rule, where=row.where, remedy=f"options: {', '.join(options)}")
+
+
+def check_readable(rows: Rows, *, is_json: bool) -> None:
+    """Raise `TaskError` for a target that no output can be compared with.
+
+    Args:
+        rows: The rows of each split.
+        is_json: Whether outputs may be JSON objects, so that targets may be too.
+    """
+    for row in _all(rows):
+        target = row.example.target
+        items = target if isinstance(target, list) else [target]
+        if any(isinstance(item, float) and not math.isfinite(item) for item in items):
+            rule = f"the target must be a value that an output can equal, but got {target!r}"
+            raise TaskError(rule, where=row.where, remedy="correct or remove the row")
+        if not is_json and (nested := next((item for item in items if isinstance(item, dict)), None)):
+            rule = f"the target must be a text, a number or a list of them, but got an object with {', '.join(nested)}"
+            remedy = f"read one of its fields, such as columns.target: COLUMN.{next(iter(nested))}"
+            raise TaskError(rule, where=row.where, remedy=remedy)
 
 
 def build_metrics(

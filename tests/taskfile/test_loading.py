@@ -92,6 +92,41 @@ def test_without_columns_every_other_column_is_an_input_and_the_line_is_the_id(t
     assert task.splits["validation"] == (Example("1", {"question": "validation?", "facts": []}, "Kell"),)
 
 
+@pytest.mark.parametrize(
+    ("answers", "target"),
+    [
+        ({"text": ["Kell", "Kel"], "answer_start": [3, 3]}, ["Kell", "Kel"]),
+        ([{"text": "Kell"}, {"text": "Kel"}], ["Kell", "Kel"]),
+        ({"text": "Kell"}, "Kell"),
+    ],
+)
+def test_a_target_may_be_inside_a_column(tmp_path: Path, answers: Any, target: Any) -> None:
+    data = spec()
+    data["columns"] = {"target": "answers.text"}
+    splits = {s: [{"question": f"{s}?", "facts": [], "answers": answers}] for s in ("validation", "test")}
+    task = load_task(write(tmp_path, data, **splits))
+    assert task.splits["test"] == (Example("1", {"question": "test?", "facts": []}, target),)
+
+
+@pytest.mark.parametrize(
+    ("answers", "path", "match"),
+    [
+        ({"text": ["Kell"]}, "answers", r"(?s)an object with text.*columns.target: COLUMN.text"),
+        ([{"text": "Kell"}], "answers", "an object with text"),
+        ({"text": ["Kell"]}, "answers.txt", r"(?s)there is no 'txt'.*did you mean.*text"),
+        (float("nan"), "answers", "a value that an output can equal, but got nan"),
+    ],
+)
+def test_a_target_that_no_output_can_equal_is_reported_at_loading(
+    tmp_path: Path, answers: Any, path: str, match: str
+) -> None:
+    data = spec()
+    data["columns"] = {"target": path}
+    splits = {s: [{"question": f"{s}?", "facts": [], "answers": answers}] for s in ("validation", "test")}
+    with pytest.raises(TaskError, match=match):
+        load_task(write(tmp_path, data, **splits))
+
+
 def test_subtasks_are_put_in_an_order_in_which_each_comes_after_what_it_reads(tmp_path: Path) -> None:
     data = spec()
     data["subtasks"].reverse()
