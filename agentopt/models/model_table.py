@@ -77,6 +77,8 @@ def table_defaults(entry: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(context := entry.get("max_input_tokens") or entry.get("max_tokens"), int) and context > 0:
         fields["context_length"] = context
     fields["supports"] = _abilities(entry)
+    if entry.get("mode") == "responses":
+        fields["api"] = "responses"
     if _is_openai_reasoning(entry):
         fields["max_tokens_parameter"] = "max_completion_tokens"
     return fields

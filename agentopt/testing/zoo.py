@@ -15,7 +15,10 @@ import asyncio
 import json
 import re
 import sys
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -252,6 +255,30 @@ def example_entries(examples: str, zoo: Zoo) -> dict[str, dict[str, Any]]:
     _, body = examples.split("\nmodels:\n")
     entries = yaml.safe_load("models:\n" + "".join(f"{line[1:]}\n" for line in body.splitlines()))["models"]
     return {family.name: {**entries[family.example], "base_url": zoo.base_url(family)} for family in FAMILIES}
+
+
+@contextmanager
+def running_zoo(**options: Any) -> Iterator[Zoo]:
+    """Run a zoo in a thread, for callers that block, such as `agentopt.optimize`.
+
+    Args:
+        options: Arguments of `Zoo`.
+    """
+    started: Future[Zoo] = Future()
+    ended = threading.Event()
+
+    async def run() -> None:
+        async with Zoo(**options) as zoo:
+            started.set_result(zoo)
+            await asyncio.to_thread(ended.wait)
+
+    thread = threading.Thread(target=asyncio.run, args=(run(),), daemon=True)
+    thread.start()
+    try:
+        yield started.result(timeout=60)
+    finally:
+        ended.set()
+        thread.join(timeout=60)
 
 
 async def _serve(port: int) -> None:

@@ -1,0 +1,161 @@
+"""The quickstart task on every family of hosted endpoints; prints what was sent and what was answered.
+
+    python -m benchmarks.zoo [--families NAME ...] [--examples 4]
+
+For each family of `agentopt.testing.zoo`, from the example entry in configs/models.yaml alone: evaluate, optimise with
+a budget of two trials, export in each form that the endpoint allows, and serve one request. Nothing leaves the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import yaml
+
+from agentopt.api import evaluate, optimize
+from agentopt.core.errors import UserError
+from agentopt.deploy.deployment import Deployment, find_deployment
+from agentopt.deploy.export import module, router
+from agentopt.deploy.serve.server import ServeSettings, serve
+from agentopt.runs.config import load_config
+from agentopt.testing.zoo import Zoo, example_entries, running_zoo
+from agentopt.testing.zoo_families import FAMILIES, Family, family
+from agentopt.testing.zoo_rules import KEY
+
+ROOT = Path(__file__).parents[1]
+TASK = ROOT / "tasks" / "quickstart"
+EXAMPLES = ROOT / "configs" / "models.yaml"
+INPUTS = {
+    "facts": ["Fay lives in Oakby.", "The hill Lion rises above Oakby."],
+    "question": "Which hill rises above the town where Fay lives?",
+    "link_question": "In which town does Fay live?",
+    "kind": "hill",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of one family."""
+
+    family: str
+    entry: str
+    calls: int
+    refused: Counter[str]
+    sent: tuple[str, ...]
+    """Parameters of the accepted requests."""
+    score: float
+    best: float
+    exports: tuple[str, ...]
+    served: str
+
+
+def settings_of(one: Family, zoo: Zoo, folder: Path, examples: int) -> list[str]:
+    """Write the family's example entry to `folder` and return the settings of a small run on it."""
+    entry = example_entries(EXAMPLES.read_text(encoding="utf-8"), zoo)[one.name]
+    if "api_key_env" in entry:
+        os.environ[entry["api_key_env"]] = KEY
+    file = folder / "models.yaml"
+    file.write_text(yaml.safe_dump({"models": {one.example: entry}}), encoding="utf-8")
+    per_subtask = [
+        f"task.subtasks.{subtask}.{setting}"
+        for subtask in ("find", "answer")
+        for setting in (f"models=[{one.example}]", "max_tokens=1000", "num_samples=[1, 2, 3]")
+    ]
+    limits = [f"task.data.limit.{split}={examples}" for split in ("train", "validation", "test")]
+    places = [f"models=[{file}]", f"journal={folder / 'journal.db'}", f"runs={folder / 'runs'}"]
+    return [*places, *per_subtask, *limits, "strategy=random", "budget.trials=2", "prompts.when=never"]
+
+
+def run_family(one: Family, zoo: Zoo, folder: Path, examples: int = 4) -> Row:
+    """Evaluate, optimise, export and serve the quickstart task on one family.
+
+    Args:
+        one: The family.
+        zoo: The running server.
+        folder: For the catalogue, the journal and the runs.
+        examples: Examples of each split.
+    """
+    settings = settings_of(one, zoo, folder, examples)
+    config = load_config(settings)
+    before = len(zoo.exchanges)
+    evaluation = evaluate(TASK, None, config)
+    result = optimize(TASK, config)
+    (run,) = (folder / "runs").iterdir()
+    deployment = find_deployment(run, TASK, settings)
+    served = asyncio.run(_served_answer(deployment))
+    exchanges = zoo.exchanges[before:]
+    refused = Counter(exchange.refused.message for exchange in exchanges if exchange.refused)
+    sent = {name for exchange in exchanges if not exchange.refused for name in exchange.body}
+    score = sum(evaluation.scores.values()) / max(len(evaluation.scores), 1)
+    best = max((trial.score for trial in result.trials if trial.score is not None), default=0.0)
+    exports = tuple(_exports(deployment))
+    return Row(one.name, one.example, len(exchanges), refused, tuple(sorted(sent)), score, best, exports, served)
+
+
+def _exports(deployment: Deployment) -> list[str]:
+    made = ["yaml", "litellm"] if router.router_config(deployment) else ["yaml"]
+    try:
+        module.python_module(deployment)
+    except UserError:
+        return made
+    return [*made, "python"]
+
+
+async def _served_answer(deployment: Deployment) -> str:
+    """Serve the deployment, and return the answer to one request."""
+    started: asyncio.Queue[str] = asyncio.Queue()
+    stop = asyncio.Event()
+    server = asyncio.create_task(serve(deployment, ServeSettings(port=0), on_start=started.put_nowait, stop=stop))
+    url = asyncio.create_task(started.get())
+    await asyncio.wait((server, url), return_when=asyncio.FIRST_COMPLETED)
+    if server.done():
+        server.result()
+    body = {"model": deployment.task.name, "messages": [{"role": "user", "content": json.dumps(INPUTS)}]}
+    async with (
+        aiohttp.ClientSession(raise_for_status=True) as session,
+        session.post(f"{url.result()}/chat/completions", json=body) as response,
+    ):
+        answer = await response.json()
+    stop.set()
+    await server
+    return str(answer["choices"][0]["message"]["content"])
+
+
+def print_rows(rows: Sequence[Row]) -> None:
+    """Print one paragraph per family."""
+    for row in rows:
+        lines = [
+            f"{row.family} (entry {row.entry}): {row.calls} requests, {sum(row.refused.values())} refused",
+            f"  sent:     {', '.join(row.sent)}",
+            *(f"  refused:  {count} x {message}" for message, count in row.refused.items()),
+            f"  answered: evaluate {row.score:.2f}, optimise {row.best:.2f}, served {row.served!r}",
+            f"  exported: {', '.join(row.exports)}",
+        ]
+        sys.stdout.write("\n".join(lines) + "\n")
+
+
+def main() -> None:
+    """Run the families that the command line names."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.zoo", description=__doc__)
+    parser.add_argument("--families", nargs="+", default=[known.name for known in FAMILIES])
+    parser.add_argument("--examples", type=int, default=4)
+    arguments = parser.parse_args()
+    with running_zoo() as zoo, tempfile.TemporaryDirectory() as folder:
+        for name in arguments.families:
+            place = Path(folder) / name
+            place.mkdir()
+            print_rows([run_family(family(name), zoo, place, arguments.examples)])
+
+
+if __name__ == "__main__":
+    main()
