@@ -73,6 +73,8 @@ def settings_of(one: Family, zoo: Zoo, folder: Path, examples: int) -> list[str]
     ]
     limits = [f"task.data.limit.{split}={examples}" for split in ("train", "validation", "test")]
     places = [f"models=[{file}]", f"journal={folder / 'journal.db'}", f"runs={folder / 'runs'}"]
+    # The units of models with parameters are those of the task's small model.
+    limits.append("task.cost.max_units=100000")
     return [*places, *per_subtask, *limits, "strategy=random", "budget.trials=2", "prompts.when=never"]
 
 

@@ -93,7 +93,7 @@ def read_completion(answer: Any, *, most: int) -> ReadBody:
     if not isinstance(answer, dict):
         raise MalformedResponseError(f"expected a JSON object, but got {type(answer).__name__}")
     usage = read_usage(answer.get("usage"))
-    tokens = (usage.prompt or 0, usage.completion or 0) if isinstance(answer.get("usage"), dict) else None
+    tokens = None if usage.prompt is None or usage.completion is None else (usage.prompt, usage.completion)
     choices = answer.get("choices")
     if answer.get("error") and not choices:
         raise _error_body(answer["error"], tokens)
