@@ -22,6 +22,11 @@ def endpoint_of(spec: ModelSpec) -> dict[str, Any]:
             f"the openai client cannot reach {spec.litellm}, which the model {spec.name!r} is",
             remedy="use --to litellm or `agentopt serve`, or give the model an entry with base_url",
         )
+    if spec.api == "responses":
+        raise UserError(
+            f"the model {spec.name!r} is called through the responses API, which an exported module does not use",
+            remedy="use `agentopt serve`, or another model",
+        )
     given = {
         "model": (spec.litellm or "").removeprefix("openai/") or spec.model or spec.name,
         "base_url": spec.base_url,

@@ -73,6 +73,8 @@ def _sampling(subtask: Subtask, spec: ModelSpec) -> dict[str, Any]:
 def _route(spec: ModelSpec) -> dict[str, str]:
     """The `model`, `api_base` and `api_key` of litellm."""
     kind = "openai" if spec.chat_template else "text-completion-openai"
+    if spec.api == "responses" and not spec.litellm:
+        kind = "openai/responses"
     variable = url_variable(spec)
     address = f"os.environ/{variable}" if variable else spec.base_url
     key = f"os.environ/{spec.api_key_env}" if spec.api_key_env else None if spec.litellm else NO_KEY
