@@ -46,6 +46,7 @@ UNSUPPORTED = re.compile(
     r"not accept|refus|unable|incompatible|mutually exclusive|\bonly\b|\bno\b",
     re.IGNORECASE,
 )
+OUT_OF_RANGE = re.compile(r"too (large|high|small|low)|at (most|least)|exceeds?|minimum|maximum", re.IGNORECASE)
 TRANSIENT_STATUSES = frozenset({408, 409, 425, 429})
 """Of the statuses below 500; all from 500 are transient too."""
 MODEL_STATUSES = frozenset({401, 402, 403, 404, 405, 407, 410, 426, 451, *range(300, 400)})
@@ -113,6 +114,8 @@ def _named(words: str, body: Mapping[str, Any]) -> str | None:
     if re.search(r"schema|response_format|strict", words, re.IGNORECASE) and "response_format" in body:
         schema = body["response_format"].get("json_schema")
         return "strict" if isinstance(schema, dict) and schema.get("strict") else "json_schema"
+    if re.search(r"max_(completion_)?tokens", words) and OUT_OF_RANGE.search(words):
+        return None  # the parameter is taken, but not its value
     # Of two parameters that exclude each other, the temperature is kept.
     for name in ("max_completion_tokens", "max_tokens", "top_p", "temperature", "seed", "stop", "reasoning_effort"):
         if name in body and re.search(rf"(?<![a-z_]){name}(?![a-z_])", words):

@@ -136,6 +136,20 @@ async def test_a_stop_sequence_that_is_not_taken_is_applied_here(tmp_path: Path)
         assert await here.ask(stop=("\n",)) == "one"
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        "max_tokens is too large: 100000. This model supports at most 16384 completion tokens",
+        "max_tokens must be at least 16, which is not supported here",
+    ],
+)
+async def test_a_value_that_is_out_of_range_is_not_a_refused_parameter(tmp_path: Path, message: str) -> None:
+    async with endpoint(lambda *_: refusal(400, message), tmp_path) as here:
+        with pytest.raises(PermanentModelError, match="max_tokens"):
+            await here.ask()
+        assert here.topics == []
+
+
 async def test_a_parameter_that_is_refused_again_ends_the_call(tmp_path: Path) -> None:
     async with endpoint(lambda *_: refusal(400, "max_tokens is invalid"), tmp_path) as here:
         with pytest.raises(PermanentModelError, match="max_tokens is invalid"):
