@@ -146,12 +146,13 @@ Needs `pip install {" ".join(self._parts.libraries)}`{needs}.{serving}
             name: getattr(entry if getattr(spec, name) is None else spec, name) for name in ("temperature", "top_p")
         }
         settings: dict[str, Any] = {name: value for name, value in sampling.items() if value is not None}
-        settings["max_tokens"] = spec.max_tokens
+        settings[entry.max_tokens_parameter] = spec.max_tokens
         if spec.stop:
             settings["stop"] = list(spec.stop)
         if spec.parse.kind == "json" and self._deployment.specs[model].json_schema:
             settings["response_format"] = response_format(spec.parse.options["schema"])
-        return {**settings, "seed": self._deployment.config.response_seed}
+        settings["seed"] = self._deployment.config.response_seed
+        return {name: value for name, value in settings.items() if getattr(entry.supports, name, None) is not False}
 
     def _fusion_call(self, spec: SubtaskSpec, choice: SubtaskChoice) -> str:
         if spec.fuse.kind != "fuse" or choice.num_samples == 1:

@@ -151,8 +151,9 @@ def complete(endpoint: Endpoint, messages: list[Any], settings: Mapping[str, Any
     texts: list[str] = []
     while len(texts) < count:
         number = {"n": count - len(texts)} if count - len(texts) > 1 else {}
-        seed = sampling_seed(messages, settings["seed"]) + first + len(texts)
-        parameters: dict[str, Any] = {**settings, **number, "seed": seed}
+        parameters: dict[str, Any] = {**settings, **number}
+        if "seed" in settings:
+            parameters["seed"] = sampling_seed(messages, settings["seed"]) + first + len(texts)
         if endpoint.is_chat:
             chat = client(endpoint).chat.completions.create(model=endpoint.model, messages=messages, **parameters)
             texts += [choice.message.content or choice.message.refusal or "" for choice in chat.choices]
