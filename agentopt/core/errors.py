@@ -25,7 +25,8 @@ AgentoptError
 ├── WebhookError              an event could not be delivered to a webhook
 │   └── TransientWebhookError worth another attempt
 ├── ApiError                  an HTTP error response in the OpenAI format, sent to a client
-└── ScorerError               a scorer or a user's function failed on an example
+├── ScorerError               a scorer or a user's function failed on an example
+└── StrategyError             a search strategy failed, or proposed what cannot be tried
 
 Only `evaluation` turns failures into data; everywhere else they are raised.
 """
@@ -286,6 +287,10 @@ class ApiError(AgentoptError):
 
 class ScorerError(AgentoptError):
     """A scorer, or a function the user supplied, failed on an example."""
+
+
+class StrategyError(AgentoptError):
+    """A search strategy failed, or proposed what cannot be tried."""
 
 
 class RunLostError(AgentoptError):

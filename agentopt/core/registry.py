@@ -171,7 +171,9 @@ class Registry:
         def add(make: F) -> F:
             known = self._entries.get(name)
             if known and _place(known.make) != _place(make):
-                raise ValueError(f"two {self.kind}s are registered as {name!r}: {_place(known.make)}, {_place(make)}")
+                both = f"{_place(known.make)} and {_place(make)}"
+                remedy = f"rename one {self.kind}, or uninstall its package"
+                raise ValueError(f"two {self.kind}s are registered as {name!r}: {both}; {remedy}")
             self._entries[name] = Entry(name, make, self._passed, traits)
             return make
 
@@ -181,7 +183,7 @@ class Registry:
         """Every registered name, those of plugins included. Raises `UserError` for a plugin that cannot be loaded."""
         import_module(self._home)
         load_plugins()
-        return sorted(self._entries)
+        return sorted(name for name, entry in self._entries.items() if not entry.traits.get("hidden"))
 
     def find(self, name: str) -> Entry:
         """The entry called `name`; one with a dot is imported.
@@ -196,7 +198,7 @@ class Registry:
         import_module(self._home)
         if name in self._entries:
             return self._entries[name]
-        if "." in name:
+        if "." in name or ":" in name:
             return self._of(_imported(name), name)
         names = self.names()
         if name not in names:
@@ -246,7 +248,7 @@ def _imported(name: str) -> Callable[..., Any]:
         raise broken_rule(f"{name!r} is not the name of a module", remedy)
     try:
         found = getattr(import_module(module), attribute, None)
-    except Exception as error:  # a module of someone else may raise anything while it is imported
+    except (Exception, SystemExit) as error:  # a module of someone else may raise anything while it is imported
         rule = f"{module!r} cannot be imported: {type(error).__name__}: {error}"
         raise broken_rule(rule, remedy) from error
     if not callable(found):
@@ -273,7 +275,7 @@ def load_plugins() -> None:
             plugin = point.load()
             if callable(plugin):
                 plugin()
-        except Exception as error:  # a plugin may raise anything
+        except (Exception, SystemExit) as error:  # a plugin may raise anything
             rule = f"the plugin {point.name!r} cannot be loaded: {type(error).__name__}: {error}"
             package = point.dist.name if point.dist else point.value
             remedy = f"fix the package {package}, or uninstall it"
@@ -323,7 +325,7 @@ def fusion(name: str, *, lists: bool = False) -> Callable[[F], F]:
     return FUSIONS.register(name, lists=lists)
 
 
-def strategy(name: str, *, calls_model: bool = False) -> Callable[[F], F]:
+def strategy(name: str, *, calls_model: bool = False, hidden: bool = False) -> Callable[[F], F]:
     """Register a factory of strategies: a function of a `SearchContext` and its options.
 
     It returns a `Strategy`, which proposes one candidate at a time, or a `Search`, which spends the trials itself.
@@ -331,5 +333,6 @@ def strategy(name: str, *, calls_model: bool = False) -> Callable[[F], F]:
     Args:
         name: The `strategy` in a configuration.
         calls_model: Whether the strategy calls `agent.model`, which is then checked, loaded and counted in estimates.
+        hidden: Whether the name is left out of lists.
     """
-    return STRATEGIES.register(name, calls_model=calls_model)
+    return STRATEGIES.register(name, calls_model=calls_model, hidden=hidden)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agentopt.core.errors import ConfigError
+from agentopt.core.errors import AgentoptError, ConfigError
 from agentopt.core.registry import STRATEGIES, strategy
 from agentopt.core.task import Task
 from agentopt.core.yaml_models import RuleError, as_error
@@ -55,8 +55,11 @@ def build_search(name: str, context: SearchContext) -> Search:
     options = read_options(name, context.search)
     try:
         return as_search(STRATEGIES.find(name).make(context, **options))
-    except ValueError as error:
-        raise ConfigError(str(error), where=f"strategy {name}", remedy="correct search.options") from error
+    except AgentoptError:
+        raise
+    except Exception as error:  # a plugin's factory may raise anything
+        problem = str(error) if isinstance(error, ValueError) else f"it failed: {type(error).__name__}: {error}"
+        raise ConfigError(problem, where=f"strategy {name}", remedy="correct search.options") from error
 
 
 def read_options(name: str, settings: SearchSettings) -> dict[str, Any]:
@@ -69,6 +72,8 @@ def read_options(name: str, settings: SearchSettings) -> dict[str, Any]:
 
 def as_search(built: Any) -> Search:
     """A `Search` as it is; a `Strategy` in the loop that requests one candidate at a time. Raises `ConfigError`."""
+    if isinstance(built, type):
+        raise ConfigError(f"a strategy is an object, but got the class {built.__name__}", remedy=f"{built.__name__}()")
     if hasattr(built, "propose"):
         from agentopt.search.loop import LoopSearch
 
@@ -133,7 +138,7 @@ CUSTOM = "custom"
 """The strategy of a run that was given an object, recorded in its `config.yaml`."""
 
 
-@strategy(CUSTOM)
+@strategy(CUSTOM, hidden=True)
 def custom(context: SearchContext) -> Strategy:
     """An object passed to `optimize(strategy=...)`."""
     raise ConfigError("strategy custom is an object", remedy="pass it to optimize(task, strategy=...)")

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+from agentopt.core.candidate import Candidate
+from agentopt.core.errors import AgentoptError, StrategyError
 from agentopt.core.records import Trial
-from agentopt.search.base import ARCHIVE, BASELINE, PROMPTS, Runner, SearchSpace, Strategy
+from agentopt.search.base import ARCHIVE, BASELINE, PROMPTS, Proposal, Runner, SearchSpace, Strategy
 
 
 class LoopSearch:
@@ -22,14 +27,51 @@ class LoopSearch:
         self._strategy, self._batch_size = strategy, batch_size
 
     async def run(self, space: SearchSpace, runner: Runner) -> None:
-        """Run until no trials are left or the strategy proposes nothing; see `Search.run`."""
+        """Run until no trials are left or the strategy proposes nothing; see `Search.run`.
+
+        Raises:
+            StrategyError: The strategy failed, or proposed something that cannot be tried.
+        """
         history: list[Trial] = [t for t in runner.trials if t.proposer in (BASELINE, ARCHIVE, PROMPTS)]
         while runner.trials_left > 0:
             # Always whole batches, also near the end: a replay must make the same calls as before.
-            proposals = await self._strategy.propose(space, history, self._batch_size)
+            proposals = await self._propose(space, history)
             if not proposals:
                 return
             for proposal in proposals:
                 if runner.trials_left <= 0:
                     return
                 history.append(await runner.run(proposal))
+
+    async def _propose(self, space: SearchSpace, history: Sequence[Trial]) -> list[Proposal]:
+        name = type(self._strategy).__name__
+        try:
+            proposals = await self._strategy.propose(space, history, self._batch_size)
+        except AgentoptError:
+            raise
+        except Exception as error:  # a user's strategy may raise anything
+            problem = f"the strategy {name} failed: {type(error).__name__}: {error}"
+            raise StrategyError(f"{problem}\n  remedy: correct it, then resume the run") from error
+        _check(name, proposals, space, {trial.candidate for trial in history})
+        return proposals
+
+
+def _check(name: str, proposals: Any, space: SearchSpace, tried: set[Candidate]) -> None:
+    """Raise `StrategyError` unless `proposals` keeps what `Strategy.propose` promises."""
+    if not isinstance(proposals, list) or not all(isinstance(proposal, Proposal) for proposal in proposals):
+        raise _broken(name, f"must return a list of `Proposal`s, but returned {proposals!r:.100}", "see docs/extend.md")
+    for proposal in proposals:
+        if not isinstance(proposal.candidate, Candidate) or not isinstance(proposal.proposer, str):
+            rule = f"must propose a `Candidate` and name its proposer, but proposed {proposal!r:.100}"
+            raise _broken(name, rule, "see docs/extend.md")
+        if not space.contains(proposal.candidate):
+            rule = f"must stay within the search space and its cost limit, but proposed {proposal.candidate}"
+            raise _broken(name, rule, "propose some of space.candidates(), or raise cost.max_units")
+        if proposal.candidate in tried:
+            rule = f"must propose each candidate once, but proposed {proposal.candidate} again"
+            raise _broken(name, rule, "leave out the candidates of the trials, and return [] if nothing is left")
+        tried.add(proposal.candidate)
+
+
+def _broken(name: str, rule: str, remedy: str) -> StrategyError:
+    return StrategyError(f"the strategy {name} {rule}\n  remedy: {remedy}")

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from agentopt.core.cost import PAPER_UNIT
-from agentopt.core.errors import TaskError
+from agentopt.core.errors import AgentoptError, TaskError
 from agentopt.core.registry import FUSIONS, PARSERS, SCORERS, Entry, Registry
 from agentopt.core.user_functions import Functions
 from agentopt.core.yaml_models import Count, NotNegative, Positive, RuleError, Strict, Text, as_error
@@ -64,11 +64,18 @@ def build(registry: Registry, spec: Named, functions: Functions, where: str) -> 
     entry = registry.find(spec.kind)
     try:
         options = entry.read(spec.options, lambda name, option: functions(name, f"{where}.{option}"))
-        return entry, entry.make(**options)
+        built = entry.make(**options)
     except RuleError as broken:
         raise as_error(broken.mistakes, where, TaskError) from broken
-    except ValueError as error:
-        raise TaskError(str(error), where=where, remedy=f"correct the {registry.kind}'s options") from error
+    except AgentoptError:
+        raise
+    except Exception as error:  # a plugin's factory may raise anything
+        problem = str(error) if isinstance(error, ValueError) else f"it failed: {type(error).__name__}: {error}"
+        raise TaskError(problem, where=where, remedy=f"correct the {registry.kind}'s options") from error
+    if not callable(built):
+        rule = f"the factory of the {registry.kind} {spec.kind} must return a function, but returned {built!r:.100}"
+        raise TaskError(rule, where=where, remedy="see docs/extend.md")
+    return entry, built
 
 
 ScorerSpec = Annotated[Named, _named(SCORERS)]

@@ -7,8 +7,10 @@ import itertools
 import math
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
+from typing import Any
 
 import optuna
 import pytest
@@ -16,10 +18,11 @@ from hypothesis import HealthCheck, given, settings
 
 from agentopt.core.candidate import Candidate
 from agentopt.core.cost import SubtaskCost
-from agentopt.core.errors import ConfigError
-from agentopt.core.records import TrialState
+from agentopt.core.errors import ConfigError, StrategyError
+from agentopt.core.records import Trial, TrialState
 from agentopt.search.base import Proposal, SearchSpace, Strategy, SubtaskSpace
 from agentopt.search.baselines import GridStrategy, RandomStrategy
+from agentopt.search.built_in import as_search
 from agentopt.search.insights import initial_candidates
 from agentopt.search.loop import LoopSearch
 from agentopt.search.optuna_strategy import OptunaStrategy
@@ -264,6 +267,52 @@ async def test_the_plain_loop_ends_when_nothing_is_left() -> None:
     runner = ScriptedRunner(space, score, max_trials=100)
     await LoopSearch(GridStrategy()).run(space, runner)
     assert len(runner.trials) == 4
+
+
+class Returning:
+    """A strategy whose `propose` returns what a function of the space returns."""
+
+    def __init__(self, make: Callable[[SearchSpace], Any]) -> None:
+        self._make = make
+
+    async def propose(self, space: SearchSpace, trials: Sequence[Trial], k: int) -> Any:
+        return self._make(space)
+
+
+def unaffordable(space: SearchSpace) -> Candidate:
+    every = replace(space, max_units=None).candidates()
+    return next(candidate for candidate in every if not space.affords(candidate))
+
+
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (lambda space: None, "must return a list"),
+        (lambda space: [1, 2], "must return a list of `Proposal`s"),
+        (lambda space: [space.baseline], "must return a list of `Proposal`s"),
+        (lambda space: "random", "must return a list"),
+        (lambda space: [Proposal(None, "mine")], "must propose a `Candidate`"),
+        (lambda space: [Proposal(space.baseline, None)], "name its proposer"),
+        (lambda space: [Proposal(space.baseline, "mine")], "each candidate once, but proposed .* again"),
+        (lambda space: [Proposal(space.candidates()[1], "mine")] * 2, "each candidate once"),
+        (lambda space: [Proposal(unaffordable(space), "mine")], "its cost limit"),
+        (lambda space: [Proposal(space.baseline.having("answer", model="none"), "mine")], "within the search space"),
+        (lambda space: 1 / 0, "the strategy Returning failed: ZeroDivisionError"),
+    ],
+)
+async def test_what_a_strategy_may_not_propose_ends_the_search_with_the_rule(
+    make: Callable[[SearchSpace], Any], problem: str
+) -> None:
+    space = synthetic_space()
+    runner = ScriptedRunner(space, score, max_trials=10)
+    with pytest.raises(StrategyError, match=f"(?s){problem}.*remedy: "):
+        await LoopSearch(Returning(make), 5).run(space, runner)
+    assert len(runner.trials) == 1, "only the baseline was evaluated"
+
+
+def test_a_class_is_no_strategy() -> None:
+    with pytest.raises(ConfigError, match="got the class GridStrategy"):
+        as_search(GridStrategy)
 
 
 @pytest.mark.parametrize("fail_at", [1, 4, 7, 11])
