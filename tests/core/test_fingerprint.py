@@ -16,7 +16,8 @@ from agentopt.core.cost import Unit
 from agentopt.core.errors import ConfigError
 from agentopt.core.fingerprint import fingerprint
 from agentopt.core.task import Example, Fusion, Metric, Program, Subtask, Task, TokenLengths
-from agentopt.evaluation.scorers import Judge, contains, exact_match, numeric
+from agentopt.evaluation.judge import Judge
+from agentopt.evaluation.scorers import contains, exact_match, numeric
 from agentopt.runs.config import Config
 from agentopt.runs.folder import RunFolder
 from agentopt.workflow import parsers
