@@ -118,7 +118,7 @@ async def aoptimize(
                 return await Optimization(loaded, config, run, session, watched, search).result()
     except UserError:
         if not opened and not run.trials.exists():
-            run.discard()  # resuming it would meet the same mistake; the journal keeps what was answered
+            run.discard()  # resuming it would meet the same mistake; the journal keeps the responses
         raise
 
 

@@ -40,7 +40,7 @@ class MostSamples:
 
 
 class LargeOnly:
-    """A search: one trial of its own."""
+    """A search that runs one trial."""
 
     async def run(self, space: SearchSpace, runner: Runner) -> None:
         await runner.run(Proposal(space.candidate({"find": (LARGE, 1), "answer": (LARGE, 1)}), "large only"))

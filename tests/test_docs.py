@@ -1,4 +1,4 @@
-"""The examples of the pages that say so run as they are written."""
+"""The examples of the pages run unchanged."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ def rollback(
 
 def _refuse_flags(given: bool) -> None:
     if given:
-        rule = "the scheduler is an option's value since version 0.2.0, but got a flag of its own"
+        rule = "the scheduler is an option's value since version 0.2.0, but got a separate flag"
         raise UserError(rule, remedy="write --to systemd, --to cron or --to kubernetes")
 
 

@@ -247,7 +247,7 @@ def main() -> None:
     """Run the command line. Errors of agentopt become one message on stderr and an exit code."""
     # Loading libraries allocates much and frees nothing: collecting garbage meanwhile is a tenth of the start.
     gc.set_threshold(100_000, 50, 100)
-    # A shell disables SIGINT for what a script starts in the background. A clean stop needs it enabled.
+    # A shell disables SIGINT for background processes of a script. A clean stop needs it enabled.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # SIGTERM, as a service manager sends it, ends a run as cleanly as Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))

@@ -1,7 +1,7 @@
 """The budget: reserve the worst case before a call, settle its actual use afterwards.
 
-A reservation is granted only while everything spent, everything in flight at its worst, and the new worst case
-together stay within every cap. So no cap is passed, also with hundreds of calls in flight.
+A reservation is granted only if the spend, the worst case of all calls in flight and the new worst case together are
+within every cap. So no cap is exceeded, even with hundreds of calls in flight.
 """
 
 from __future__ import annotations
@@ -17,7 +17,14 @@ from agentopt.core.errors import BudgetExceeded
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What calls used, or may use at worst. Token counts are those the provider reported."""
+    """Usage of calls, actual or worst case. Token counts are those that the provider reported.
+
+    Attributes:
+        calls: Requests sent.
+        prompt_tokens: Tokens of the prompts.
+        completion_tokens: Tokens of the responses.
+        usd: US dollars.
+    """
 
     calls: int = 0
     prompt_tokens: int = 0
@@ -26,6 +33,7 @@ class Usage:
 
     @property
     def tokens(self) -> int:
+        """Prompt and completion tokens together."""
         return self.prompt_tokens + self.completion_tokens
 
     def __add__(self, other: Usage) -> Usage:
@@ -37,7 +45,15 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Caps:
-    """The most that may be spent; None is no cap. `seconds` is wall time, `trials` counts candidates."""
+    """Upper limits of the spend; None is no cap.
+
+    Attributes:
+        usd: US dollars.
+        tokens: Prompt and completion tokens together.
+        calls: Requests sent.
+        seconds: Wall time.
+        trials: Candidates evaluated.
+    """
 
     usd: float | None = None
     tokens: int | None = None
@@ -46,10 +62,10 @@ class Caps:
     trials: int | None = None
 
     def exceeded_by(self, usage: Usage) -> tuple[str, float] | None:
-        """The first cap on usd, tokens or calls that `usage` is above, with its value."""
+        """Return the name and the value of the first cap that `usage` exceeds; None if it exceeds none."""
         for name in ("calls", "tokens", "usd"):
             cap = getattr(self, name)
-            # A sum of floats may miss a cap by rounding alone; a thousandth of a micro-dollar is no money.
+            # A sum of floats may exceed a cap by rounding; 1e-9 dollars are negligible.
             if cap is not None and getattr(usage, name) > cap + 1e-9:
                 return name, cap
         return None
@@ -57,7 +73,13 @@ class Caps:
 
 @dataclass(eq=False, slots=True)
 class Reservation:
-    """A granted worst case. Settle it exactly once."""
+    """A granted worst case, to be settled exactly once.
+
+    Attributes:
+        purpose: The purpose of the call.
+        worst: Its worst case.
+        settled: Whether `Budget.settle` was called.
+    """
 
     purpose: str
     worst: Usage
@@ -65,10 +87,14 @@ class Reservation:
 
 
 class Budget:
-    """Owns the caps over everything a run does, and the spend by purpose.
+    """The caps of a run, and its spend by purpose.
 
-    `caps` bound the whole run; `purpose_caps` bound one purpose inside it (such as the agent's own calls).
-    `already_spent` and `seconds_before` carry over what earlier sessions of the same run took.
+    Args:
+        caps: Caps of the whole run.
+        purpose_caps: Caps of one purpose within the run, such as the calls of the search agent.
+        already_spent: Spend of earlier sessions of the run, by purpose.
+        seconds_before: Wall time of earlier sessions of the run.
+        clock: Seconds from an arbitrary origin.
     """
 
     def __init__(
@@ -99,41 +125,50 @@ class Budget:
 
     @property
     def spent(self) -> Usage:
+        """The settled spend of all purposes."""
         return sum(self._spent.values(), Usage())
 
     @property
     def spent_by_purpose(self) -> Mapping[str, Usage]:
+        """Purpose -> settled spend."""
         return dict(self._spent)
 
     @property
     def in_flight(self) -> Usage:
+        """The worst case of all reservations that are not settled."""
         return sum(self._in_flight.values(), Usage())
 
     @property
     def held_back(self) -> Usage:
-        """What is out of reach now; see `holding_back`."""
+        """The usage that is withheld now; see `holding_back`."""
         return self._held_back
 
     @property
     def seconds_held_back(self) -> float:
+        """The seconds that are withheld now; see `holding_back`."""
         return self._seconds_held_back
 
     @property
     def seconds(self) -> float:
-        """Wall time that this run took so far, earlier sessions included."""
+        """Wall time of the run so far, including earlier sessions."""
         return self._clock() - self._started
 
     @property
     def seconds_left(self) -> float | None:
+        """Seconds until the cap, less those held back; None without a cap."""
         if self.caps.seconds is None:
             return None
         return max(0.0, self.caps.seconds - self._seconds_held_back - self.seconds)
 
     @contextmanager
     def holding_back(self, usage: Usage, seconds: float = 0.0) -> Iterator[None]:
-        """Keep `usage` and `seconds` out of reach inside the block: what the search must leave for the final test.
+        """Withhold a part of the budget inside the block, such as the cost of the final test from the search.
 
-        Blocks nest: an inner one keeps its own on top of the outer one's.
+        Nested blocks add up.
+
+        Args:
+            usage: The usage to withhold.
+            seconds: The wall time to withhold.
         """
         before = self._held_back, self._seconds_held_back
         self._held_back, self._seconds_held_back = before[0] + usage, before[1] + seconds
@@ -143,9 +178,14 @@ class Budget:
             self._held_back, self._seconds_held_back = before
 
     async def reserve(self, worst: Usage, purpose: str) -> Reservation:
-        """Grant `worst`, waiting while only calls in flight prevent it.
+        """Reserve the worst case of a call; wait if calls in flight may still free enough.
 
-        Raises `BudgetExceeded` when it would not fit even if everything in flight turned out free.
+        Args:
+            worst: The worst case.
+            purpose: The purpose of the call.
+
+        Raises:
+            BudgetExceeded: It would not fit even if all calls in flight cost nothing, or the time is up.
         """
         while True:
             self.check_seconds()
@@ -164,9 +204,13 @@ class Budget:
             return Reservation(purpose, worst)
 
     def settle(self, reservation: Reservation, actual: Usage) -> None:
-        """Replace the worst case by what the call took."""
+        """Replace the reserved worst case by the actual usage.
+
+        Raises:
+            ValueError: The reservation was settled before.
+        """
         if reservation.settled:
-            raise ValueError("a reservation is settled once, but this one was settled before")
+            raise ValueError("a reservation must be settled once, but this one was settled before")
         reservation.settled = True
         purpose = reservation.purpose
         self._in_flight[purpose] -= reservation.worst

@@ -105,7 +105,7 @@ class BudgetExceeded(EvaluationStopped):
 
     Attributes:
         name: The cap, such as `usd`, or `agent.usd` for a cap on one purpose.
-        message: What was reached, without the remedy.
+        message: The cap and the spend, without the remedy.
     """
 
     def __init__(self, name: str, *, cap: float, spent: float, wanted: float, kept: float = 0.0) -> None:
@@ -113,7 +113,7 @@ class BudgetExceeded(EvaluationStopped):
         kept_back = f" and {kept:g} kept back for what comes after" if kept else ""
         purpose, _, cap_name = name.rpartition(".")
         setting = f"{purpose}.max_{cap_name}" if purpose else f"budget.{name}"
-        self.message = f"the {name} cap of {cap:g} is reached: {spent:g} spent{kept_back}, {wanted:g} more asked for"
+        self.message = f"the {name} cap of {cap:g} is reached: {spent:g} spent{kept_back}, {wanted:g} more requested"
         super().__init__(f"{self.message}\n  remedy: raise {setting}, or resume the run with a higher one")
 
     @property
@@ -159,7 +159,7 @@ class JournalError(AgentoptError):
 
 
 FailureScope = Literal["model", "transient", "example"]
-"""What a failed call affects.
+"""The extent of a failure.
 
 `model`: every further call to the model would fail too (a wrong key, an unknown model, no credit). `transient`: another
 attempt may succeed. `example`: only requests with this content fail (a content filter, the context length).
@@ -171,7 +171,7 @@ class ModelError(AgentoptError):
 
     Attributes:
         kind: Failures are counted by it; such as `HTTP 429`, `timeout`, `content filter`, `context length`.
-        scope: What the failure affects.
+        scope: The extent of the failure.
         provider_message: The provider's message, without secrets; empty if it sent none.
         sent: Whether the request left this machine. If not, nothing is charged.
         billed: Whether the provider may have charged for the call: true when the request was sent and the outcome is

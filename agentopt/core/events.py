@@ -67,7 +67,7 @@ class ModelNotice(Event):
 
     Attributes:
         model: Catalogue name.
-        topic: What it is about.
+        topic: The subject.
         detail: The finding, to be read after the name.
     """
 
@@ -103,7 +103,7 @@ class SearchStarted(Event):
         allocations: Size of the search space.
         examples: Number of examples of each split.
         trials: Trials that earlier sessions of the run recorded.
-        budget: The live budget of the run: its caps, and what is spent of them.
+        budget: The live budget of the run: its caps and the spend.
     """
 
     kind: ClassVar[str] = "search_started"

@@ -1,4 +1,4 @@
-"""Frozen records of what was measured: one example's result, a candidate's evaluation, a trial."""
+"""Frozen records of measurements: one example's result, a candidate's evaluation, a trial."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Failure:
 
     Attributes:
         kind: Failures are counted by it, such as `content filter` or `HTTP 429`.
-        scope: What the failure affects.
+        scope: The extent of the failure.
         reason: The provider's own words, or the error's message if it gave none.
     """
 
@@ -90,7 +90,7 @@ class ExampleResult:
         id: The example's id.
         score: Its score.
         output: The workflow's output as text.
-        feedback: What the scorer remarked, or why the output is missing.
+        feedback: The scorer's remark, or the reason for a missing output.
         error: Why there is no score.
         subtasks: Use of each called subtask.
         metrics: Metric -> value.

@@ -231,7 +231,7 @@ class Registry:
                 return entry
         if self._passed:
             return Entry(name, found, self._passed)
-        function = self._entries["python"]  # which checks what a user's function returns
+        function = self._entries["python"]  # which checks the return value of a user's function
         return Entry(name, lambda: function.make(found))
 
 

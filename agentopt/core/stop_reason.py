@@ -32,9 +32,9 @@ class StopReason:
     """Why a search, or a part of a run, ended. `str()` gives a sentence.
 
     Attributes:
-        kind: What ended it.
+        kind: The kind of reason.
         cap: The cap that was reached, such as `usd`, or `agent.usd` for a cap on one purpose; None for other kinds.
-        detail: What is known beyond the kind, such as how much of the cap was spent.
+        detail: Further details, such as the spent part of the cap.
     """
 
     kind: StopKind

@@ -1,4 +1,4 @@
-"""Evaluates candidates. The only place where an example's failure becomes data."""
+"""Evaluates candidates. Failures of examples become data here, and nowhere else."""
 
 from __future__ import annotations
 

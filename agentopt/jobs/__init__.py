@@ -1,1 +1,1 @@
-"""Jobs: a task that is optimised again on a calendar, and the champion that each of them owns."""
+"""Jobs: tasks that are optimised on a schedule, each with a champion, its candidate in use."""

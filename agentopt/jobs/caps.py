@@ -34,13 +34,13 @@ class CapLeft:
         return max(self.cap - self.spent, 0)
 
     def amount(self, more: float = 0) -> str:
-        """The spent part in words, `more` being what the run has spent."""
+        """The spent part as text; `more` is the spend of the run."""
         period = f" in {self.period}" if self.period else ""
         return f"{self.spent + more:.10g} of {self.cap:.10g} spent{period}"
 
 
 JobCapsLeft = Mapping[str, CapLeft]
-"""Measure (usd, tokens, calls, seconds, trials) -> what is left of its tightest cap."""
+"""Measure (usd, tokens, calls, seconds, trials) -> the rest of its tightest cap."""
 
 
 def caps_left(config: Caps, job: JobCaps, spent: Usage, month: str) -> JobCapsLeft:
@@ -49,7 +49,7 @@ def caps_left(config: Caps, job: JobCaps, spent: Usage, month: str) -> JobCapsLe
     Args:
         config: Caps of the job's configuration.
         job: Caps of the job file.
-        spent: What the other runs of the month have spent.
+        spent: Spend of the other runs of the month.
         month: Name of the month, for messages.
     """
     found = {}

@@ -56,7 +56,7 @@ class Daemon:
         self._wake.set()
 
     def _look(self) -> float:
-        """Claim what is due and start what waits. Returns the seconds until the next look."""
+        """Claim due runs and start waiting ones. Returns the seconds until the next poll."""
         worker = self._worker
         try:
             self._log_unreadable()

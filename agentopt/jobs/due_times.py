@@ -1,4 +1,4 @@
-"""When jobs are due, computed from their schedules and from what the store has recorded."""
+"""When jobs are due, computed from their schedules and from the records of the store."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ class Schedule(Strict):
     @model_validator(mode="after")
     def _one_of_both(self) -> Schedule:
         if (self.cron is None) == (self.every is None):
-            raise _mistake("takes exactly one of cron and every", "keep the one that says when the job runs")
+            raise _mistake("takes exactly one of cron and every", "keep one of them")
         return self
 
     @property

@@ -137,7 +137,7 @@ class RunOfJob:
         return names
 
     def spent(self) -> Usage:
-        """What the run has spent so far, by the ledger; zero if no call was made."""
+        """Spend of the run so far, by the ledger; zero if no call was made."""
         try:
             runs = [self._ledger, *(RunFolder.open(folder).id for folder in self._folders())]
             journal = open_existing_journal(self._snapshot.config.journal)

@@ -110,7 +110,7 @@ class JobRun:
         message: The reason of its state.
         alarm: Alarms of the champion; None without any.
         champion: Number of the champion after it.
-        spent: What it spent.
+        spent: Its spend.
     """
 
     id: str
@@ -285,7 +285,7 @@ class JobStore:
             owner: Its owner.
             now: The time.
             values: Columns: state, message, alarm, champion.
-            spent: What it spent.
+            spent: Its spend.
 
         Returns:
             False if another process has taken it over.
@@ -335,7 +335,7 @@ class JobStore:
             return next(map(_run, connection.execute(query)), None)
 
     def spent_since(self, name: str, start: float, *, but: str = "") -> Usage:
-        """What the runs of a job that started at `start` or later have spent, without the run with the id `but`."""
+        """Spend of the runs of a job that started at `start` or later, without the run with the id `but`."""
         sums = [sa.func.coalesce(sa.func.sum(_runs.c[column]), 0) for column in _NOTHING]
         with self._engine.connect() as connection:
             query = sa.select(*sums).where(_of(name), _runs.c.started >= start, _runs.c.id != but)

@@ -47,7 +47,7 @@ class Diagnosis:
         mean: Mean rewards, a row for each system prompt and a column for each example; None if not sampled.
         tokens: Mean output tokens of each system prompt.
         responses: Number of responses with a reward.
-        usage: What the pilot used.
+        usage: Usage of the pilot.
     """
 
     task: str
@@ -93,7 +93,7 @@ def diagnosis_of(task: str, pilot: Pilot, rewards: Rewards, usage: Usage) -> Dia
         task: Name of the task.
         pilot: The pilot.
         rewards: The rewards that it sampled.
-        usage: What it used.
+        usage: Its usage.
     """
     found, parts = pilot.analysis, pilot.analysis.parts
     user_prompts, responses = found.intended

@@ -239,7 +239,7 @@ def _trusted(subset: Subset, crossed: float, null: Null) -> float:
 
 @dataclass(frozen=True, slots=True)
 class _Evidence:
-    """What the verdict is based on."""
+    """The data behind the verdict."""
 
     parts: VarianceParts
     null: Null
@@ -274,8 +274,8 @@ class _Evidence:
     def decide(self) -> tuple[FilterVerdict, str]:
         """Decide with two tests, each at half of the level.
 
-        All user prompts are tested first, because they are what is to be improved. The subset matters only if noise on
-        all user prompts hides the signal.
+        All user prompts are tested first, because the score on all of them is the goal. The subset matters only if
+        noise on all user prompts hides the signal.
         """
         wanted, level = self.criteria.ratio, self.criteria.level / 2
         p_all, p_best = self.null.all_p_value, self.null.best_p_value

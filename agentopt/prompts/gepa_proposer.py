@@ -72,7 +72,7 @@ class GepaProposer:
             seed_candidate={COMPONENT: start},
             trainset=data,
             valset=data,
-            adapter=adapter,  # type: ignore[arg-type]  # its protocol wants a proposer of its own or a literal None
+            adapter=adapter,  # type: ignore[arg-type]  # its protocol needs a proposer method or a literal None
             reflection_lm=reflection,
             reflection_minibatch_size=min(4, len(data)),
             max_metric_calls=self._metric_calls,

@@ -73,11 +73,11 @@ def halving(
     last axis may grow.
 
     Args:
-        rewards: what is known before the race. System prompts that are not candidates only inform the row model.
+        rewards: Rewards known before the race. System prompts that are not candidates only inform the row model.
         candidates: positions on axis 0, the seed prompt included.
         responses: total number of new responses.
         settings: how rows are chosen.
-        seed: orders the rows of `all` and `random`, and the first rows of `adaptive` where nothing is known.
+        seed: orders the rows of `all` and `random`, and the first rows of `adaptive` without known rewards.
 
     Yields:
         The cells of the next round.

@@ -100,7 +100,7 @@ class PromptOptimizer:
     async def optimize(self, candidate: Candidate, subtask: str) -> Optimized:
         """Search for a better system prompt of one subtask.
 
-        A cap that is reached ends the rounds but not the run: the finals use what was found so far.
+        A cap that is reached ends the rounds but not the run: the finals use the prompts found so far.
 
         Args:
             candidate: The models and system prompts to use; the other subtasks keep theirs.

@@ -32,7 +32,7 @@ class Pilot:
     tokens: tuple[float, ...]
     """Mean output length of each system prompt, in tokens."""
     analysis: FilterResult
-    """What the filter found."""
+    """The result of the filter."""
 
     @property
     def responses(self) -> int:
@@ -50,7 +50,7 @@ async def run_pilot(
 ) -> Pilot:
     """Measure and analyse system prompts.
 
-    Every cell gets two responses, and then further ones where they could change the chosen subset or its score.
+    Every cell gets two responses, and then further ones if they could change the chosen subset or its score.
 
     Args:
         rewards: Samples the rewards.

@@ -16,9 +16,9 @@ class Failure:
     user_prompt: str
     """The user message of the subtask."""
     output: str
-    """What the subtask answered."""
+    """The answer of the subtask."""
     feedback: str
-    """What was expected, or what was wrong."""
+    """The expected answer, or the mistake."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Brief:
-    """What a proposer needs to know about the subtask that it writes for."""
+    """The subtask to write for, as a proposer sees it."""
 
     task: str
     """Description of the task, or its name."""
@@ -66,7 +66,7 @@ class ProposerError(AgentoptError):
 
 
 class PromptProposer(Protocol):
-    """Writes system prompts from what was tried so far.
+    """Writes system prompts from earlier attempts.
 
     A proposer is a function of its arguments and its seed, so a run is resumed by replaying it.
     """
@@ -80,7 +80,7 @@ class PromptProposer(Protocol):
 
         Args:
             brief: The subtask to write for.
-            history: What was tried so far; empty before the pilot.
+            history: Earlier attempts; empty before the pilot.
             k: Most prompts to return.
 
         Returns:
@@ -111,7 +111,7 @@ class ProposerChain:
 
         Args:
             brief: The subtask to write for.
-            history: What was tried so far.
+            history: Earlier attempts.
             k: Most prompts to return.
 
         Raises:

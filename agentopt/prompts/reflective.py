@@ -120,7 +120,7 @@ def proposal_prompt(brief: Brief, history: Sequence[Attempt]) -> str:
 
     Args:
         brief: The subtask to write for.
-        history: What was tried so far; if empty, the prompt requests a variant of the seed prompt.
+        history: Earlier attempts; if empty, the prompt requests a variant of the seed prompt.
     """
     best = sorted(history, key=lambda attempt: -attempt.reward)[:SHOWN_ATTEMPTS]
     parts = [f"The task: {brief.task}\nThe subtask: {brief.subtask}", _user_prompts(brief)]

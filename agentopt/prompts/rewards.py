@@ -39,7 +39,7 @@ class Reward:
     user_prompt: str
     """The user message of the subtask; empty if the subtask was not called."""
     output: str
-    """What the subtask answered."""
+    """The answer of the subtask."""
     feedback: str
     """The scorer's feedback, or why the answer was unusable."""
     tokens: int

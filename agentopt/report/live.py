@@ -52,7 +52,7 @@ class LiveView:
     _started: float = 0.0
     _calls_before: int = 0
     _prompt_seconds: float = 0.0
-    """Seconds spent on prompts, which say nothing about the pace of trials."""
+    """Seconds spent on prompts, which do not count for the pace of trials."""
     _prompts_since: float = 0.0
     _activity: str = "starting"
     _examples: int = 0

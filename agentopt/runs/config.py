@@ -174,7 +174,7 @@ def _setting(text: str) -> dict[str, Any]:
 
 
 def _located(key: str, value: Any) -> Any:
-    """The path of a dataset, or of a reader's file, made absolute: on a command line it is relative to where one is."""
+    """Make the path of a dataset, or of a file of a reader, absolute; a relative one is in the working folder."""
     a_file = key == "data.source" or (key.startswith("data.options.") and key.endswith(FILE_OPTION))
     return str(Path(value).absolute()) if a_file and isinstance(value, str) and not value.startswith(HUB) else value
 

@@ -62,7 +62,7 @@ class PromptPhase:
 
     @property
     def skipped(self) -> str | None:
-        """Why prompts are not optimised although the configuration says so; None if they are."""
+        """Why prompts are not optimised although the configuration requests it; None if they are."""
         if self.config.prompts.when == "never" or self.task.splits.get("train"):
             return None
         return "no train split, so prompts were left as they are"
@@ -94,7 +94,7 @@ class PromptPhase:
     async def improve(self, candidate: Candidate, first: Evaluation, phase: Phase) -> Candidate:
         """Replace each prompt that another one beats on validation.
 
-        A cap ends the phase, not the run. What a subtask leaves of its share, the next ones may use.
+        A cap ends the phase, not the run. The unused share of a subtask is available to the next ones.
 
         Args:
             candidate: The candidate to improve.

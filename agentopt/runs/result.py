@@ -218,8 +218,8 @@ class Result:
         fallbacks: Why the fallback strategy was used, each reason once.
         prompts: One report for each subtask whose system prompt was optimised.
         notes: Remarks that a reader of the result should know.
-        test_ended: What cut the test short, such as a cap; None if nothing did.
-        cost_in: What the costs of candidates are counted in.
+        test_ended: The reason why the test was cut short, such as a cap; None if it was not.
+        cost_in: The measure of the costs of candidates.
         cut_off: The subtasks with responses that ended at `max_tokens`, counted over all trials and the test.
         left_out: Examples that were left out of every comparison.
         failure_reasons: Number of failed evaluations of an example, by the kind of failure and the provider's words.

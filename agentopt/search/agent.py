@@ -72,7 +72,7 @@ class AgentSearch:
         fallback: Proposes in place of the agent.
         description: Description of the task that the agent is shown.
         checkpoints: SQLite file of the graph's state; None if the search need not be resumable.
-        variant: What the agent is shown. Without insights, the loop skips `guide`.
+        variant: The information that the agent is shown. Without insights, the loop skips `guide`.
         thread: Key of the search within `checkpoints`.
         batch_size: Candidates per call of the agent.
         seed: Seed of the agent's samples.
@@ -283,7 +283,7 @@ class _Nodes:
             await self.agent.reject(request)
             if choice.is_cut_off:
                 reply = replace(reply, cut_off=f"agent.max_tokens ({settings.max_tokens})")
-            if variant.history:  # the problem reveals what was tried; without history the prompt stays the same
+            if variant.history:  # the problem reveals the tried candidates; without history the prompt stays the same
                 attempt_prompt = f"{prompt}\n{retry_message(reply.problem)}"
         return reply
 

@@ -1,4 +1,4 @@
-"""Reads the agent's replies: finds the JSON, repairs what is unambiguous, and drops the rest with a reason.
+"""Reads the agent's replies: finds the JSON, repairs unambiguous mistakes, and drops the rest with a reason.
 
 No reply raises an exception; one without a usable candidate has a `problem` for the next prompt.
 """
@@ -21,7 +21,7 @@ from agentopt.search.neighbourhood import with_fewer_samples
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The usable candidates of one reply, and what was wrong with the others."""
+    """The usable candidates of one reply, and the reasons why others were dropped."""
 
     proposals: tuple[Proposal, ...] = ()
     """Affordable, distinct, untried candidates."""

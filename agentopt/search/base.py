@@ -50,7 +50,7 @@ class SearchSpace:
     max_units: float | None = None
     """Most units that a candidate may cost per example; None for no limit."""
     measure: CostMeasure = "units"
-    """What the costs are counted in."""
+    """The measure of the costs."""
 
     def __getitem__(self, name: str) -> SubtaskSpace:
         return next(s for s in self.subtasks if s.name == name)
@@ -113,7 +113,7 @@ PROMPTS_AFTER = "prompts after"
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A candidate to evaluate, and where it comes from."""
+    """A candidate to evaluate, and its origin."""
 
     candidate: Candidate
     """The candidate."""

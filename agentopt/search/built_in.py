@@ -19,7 +19,7 @@ from agentopt.search.variants import AGENT, AGENT_HPO, LLM_ZERO_SHOT, Tried, Var
 
 @dataclass(frozen=True, slots=True)
 class SearchContext:
-    """What a strategy's factory may use.
+    """The resources of a strategy's factory.
 
     Attributes:
         task: The task that is optimised.

@@ -19,7 +19,7 @@ def needs_measuring(task: Task) -> bool:
 
 
 def cost_measure(task: Task, specs: Mapping[str, ModelSpec]) -> CostMeasure:
-    """What the costs of the task's candidates are counted in.
+    """The measure of the costs of the task's candidates.
 
     Units if every model of its subtasks has a parameter count, else USD if every price is known, else tokens.
     """

@@ -49,7 +49,7 @@ class Landscape:
     name: str
     """Name of the task."""
     about: str
-    """What was recorded, and with which models, in words."""
+    """A description of the recording and its models."""
     space: SearchSpace
     """The search space."""
     examples: tuple[str, ...]

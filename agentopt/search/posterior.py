@@ -100,7 +100,7 @@ def choose(space: SearchSpace, trials: Sequence[Trial], *, tolerance: float = TO
 
 
 def score_table(trials: Sequence[Trial]) -> Floats:
-    """Scores of shape (trials, rows), NaN where a trial has none; rows in the order of their ids."""
+    """Scores of shape (trials, rows), NaN for a missing score; rows in the order of their ids."""
     rows = {key: place for place, key in enumerate(sorted({key for t in trials for key in t.evaluation.scores}))}
     table = np.full((len(trials), len(rows)), np.nan)
     for i, trial in enumerate(trials):

@@ -14,7 +14,7 @@ from agentopt.search.settings import AgentSettings
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """What the model is shown."""
+    """The information that the model is shown."""
 
     name: str
     """Name of the strategy, and the `Proposal.proposer` of the model's proposals."""
@@ -50,7 +50,7 @@ Tried = tuple[Candidate, float, float]
 
 
 def mlcopilot(similar: str, tried: Sequence[Tried]) -> Variant:
-    """MLCopilot: the model proposes from the best trials of a similar task, and sees none of its own.
+    """MLCopilot: the model is shown only the best trials of a similar task.
 
     Args:
         similar: Name of the similar task.

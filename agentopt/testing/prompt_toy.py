@@ -45,7 +45,7 @@ def prompt_task(
     sizes: dict[Split, int] = {"train": train, "validation": validation, "test": test}
     return Task(
         name="prompt-toy",
-        description="answers in the form that the house style asks for",
+        description="answers in the form that the house style requires",
         subtasks=(
             Subtask(
                 name="answer",

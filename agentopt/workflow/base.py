@@ -11,7 +11,7 @@ from agentopt.core.task import Example, Subtask, Value
 from agentopt.models.base import Message
 
 Prompt = str | tuple[Message, ...]
-"""What a subtask's model receives: a rendered user message, or the whole conversation that a program sent."""
+"""The input of a subtask's model: a rendered user message, or the whole conversation that a program sent."""
 
 MAX_REPEATS = 1000
 """Independent repeats of one prompt. A program that sends the same prompt again receives the repeats after these."""

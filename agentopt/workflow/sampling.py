@@ -166,7 +166,7 @@ def _messages(subtask: Subtask, system_prompt: str, prompt: Prompt) -> tuple[Mes
 
 
 def _fusion_messages(subtask: Subtask, messages: tuple[Message, ...], answers: list[str]) -> tuple[Message, ...]:
-    """The conversation whose last user message asks for the best of `answers`; images and results of tools stay."""
+    """The conversation whose last user message requests the best of `answers`; images and tool results are kept."""
     last = messages[-1]
     question = next((m.content for m in reversed(messages) if m.role == "user"), last.content)
     message = fusion_message(subtask.fusion, question, answers)

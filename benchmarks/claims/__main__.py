@@ -1,6 +1,6 @@
-"""Simulates what the package claims, with known truth: `python -m benchmarks.claims [--short] [--only NAME ...]`.
+"""Simulates the claims of the package with known truth: `python -m benchmarks.claims [--short] [--only NAME ...]`.
 
-Every line is a figure with its Monte-Carlo error and, where a limit was set, whether it holds: reached, within error
+Every line is a figure with its Monte-Carlo error and, if a limit was set, whether it holds: reached, within error
 (at most 2.5 errors beyond the limit) or BROKEN. Exit code 1 if a limit is broken. `--short` takes fewer runs, for
 CI.
 """

@@ -50,7 +50,7 @@ def intervals(runs: int) -> Iterator[Line]:
 
 
 def differences(runs: int) -> Iterator[Line]:
-    """Coverage of the interval of a paired difference, and false verdicts where there is none."""
+    """Coverage of the interval of a paired difference, and false verdicts without a difference."""
     for name, chances in {"equal": (0.6, 0.6), "apart": (0.75, 0.5), "high": (0.95, 0.9)}.items():
         for n in SIZES:
             inside, false = [], []
@@ -100,7 +100,7 @@ def duplicates(runs: int) -> Iterator[Line]:
 
 
 def power(runs: int) -> Iterator[Line]:
-    """How often a difference is shown that is as large as the advice says."""
+    """How often a difference of the size in the advice is detected."""
     for n in (24, 50, 200):
         detectable = minimal_detectable_difference(n) or 0.0
         rng = np.random.default_rng(n)

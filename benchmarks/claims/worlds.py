@@ -23,7 +23,7 @@ TRIALS = 25
 
 @dataclass(frozen=True, eq=False)
 class Searched:
-    """A finished search. `exact` (trials,) is the truth, `scores` (trials, rows) what was measured."""
+    """A finished search. `exact` (trials,) is the truth, `scores` (trials, rows) the measurement."""
 
     space: SearchSpace
     candidates: tuple[Candidate, ...]

@@ -11,5 +11,5 @@ sandbox()  # a machine that cannot confine programs is refused when the task is 
 
 
 async def run_program(inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> str:
-    """Run the reviewed program, and describe how it ended and what it printed."""
+    """Run the reviewed program, and describe its exit and its output."""
     return describe(await sandbox().run(outputs["static_review"]))

@@ -1,4 +1,4 @@
-"""A row of SRDD: the name of a piece of software, and what it should do."""
+"""A row of SRDD: the name of a piece of software, and its specification."""
 
 from __future__ import annotations
 

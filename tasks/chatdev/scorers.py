@@ -26,12 +26,12 @@ async def quality(example: Example, output: str | None) -> Score:
 
 
 def completeness(example: Example, output: str | None) -> float:
-    """1 where the program has no placeholders."""
+    """1 if the program has no placeholders."""
     return programs.completeness(output) if output else 0.0
 
 
 async def executability(example: Example, output: str | None) -> float:
-    """1 where the program runs to its end in the sandbox."""
+    """1 if the program runs to its end in the sandbox."""
     return float((await programs.sandbox().run(output)).ok) if output else 0.0
 
 

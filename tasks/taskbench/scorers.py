@@ -37,7 +37,7 @@ def node_f1(example: Example, output: list[str]) -> float:
 
 
 def parameter_f1(example: Example, output: list[dict[str, Any]] | None) -> Score:
-    """The F1 of (tool, argument, value); 1 where no argument is needed and none given."""
+    """The F1 of (tool, argument, value); 1 if no argument is needed and none is given."""
     if output is None:
         return Score(0.0, NOTHING_PARSABLE)
     got = {(call["task"], a["name"], a["value"]) for call in output for a in call["arguments"]}

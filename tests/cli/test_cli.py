@@ -609,7 +609,7 @@ def test_a_stopped_run_keeps_the_calls_in_flight_and_prints_how_to_resume(
     in_foreground: bool,
     ctrl_c: Callable[[bool], object],
 ) -> None:
-    ctrl_c(in_foreground)  # a shell disables it for what a script starts in the background
+    ctrl_c(in_foreground)  # a shell disables it for background processes of a script
     with ServerProcess(counter=place.folder / "received.jsonl", quality=QUALITY, delay=0.2) as server:
         place.write_catalog(server.base_url)
         command = place.command("optimize", str(place.task), *place.settings, "-c", "budget.trials=2")

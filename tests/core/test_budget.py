@@ -94,7 +94,7 @@ async def test_settling_twice_is_a_mistake_of_ours() -> None:
     seed=st.randoms(use_true_random=False),
 )
 def test_no_order_of_settling_passes_a_cap(cap: int, calls: list[tuple[int, int]], seed: object) -> None:
-    """Many calls at once, each settling at its worst case or below it: the sum never passes the cap."""
+    """Many concurrent calls, each settling at its worst case or below it: the sum never exceeds the cap."""
 
     async def run() -> None:
         budget = Budget(Caps(tokens=cap))

@@ -1,4 +1,4 @@
-"""A database that several processes share opens whatever its path holds and whoever writes to it."""
+"""A database that several processes share opens with any characters in its path and with concurrent writers."""
 
 from __future__ import annotations
 

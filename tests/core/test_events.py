@@ -96,7 +96,7 @@ def test_every_event_has_a_kind_a_message_and_a_line_in_the_log(tmp_path: Path) 
 def test_a_cap_is_data_of_the_reason_why_a_run_ended(name: str, run_cap: str | None) -> None:
     stopped = BudgetExceeded(name, cap=5, spent=4, wanted=2).stopped
     assert (stopped.kind, stopped.cap, stopped.run_cap) == (StopKind.CAP_REACHED, name, run_cap)
-    assert str(stopped) == f"the {name} cap of 5 is reached: 4 spent, 2 more asked for"
+    assert str(stopped) == f"the {name} cap of 5 is reached: 4 spent, 2 more requested"
 
 
 def test_a_run_without_a_complete_trial_raises_its_reason_and_its_failures() -> None:

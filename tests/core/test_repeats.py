@@ -1,4 +1,4 @@
-"""Repeats: the interval of the mean over repeats, and where the variance of a score comes from."""
+"""Repeats: the interval of the mean over repeats, and the variance of a score by source."""
 
 from __future__ import annotations
 

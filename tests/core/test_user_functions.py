@@ -1,4 +1,4 @@
-"""A user's Python file that was written for version 0.1.0 fails with the new path of what it imports."""
+"""A user's Python file that was written for version 0.1.0 fails with the new path of its import."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`agentopt serve`: what OpenAI clients get, who gets it, and what a promotion or an end does to calls under way."""
+"""`agentopt serve`: responses to OpenAI clients, authentication, and calls in flight at a promotion or a shutdown."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def spec_of_task(**changes: Any) -> dict[str, Any]:
 
 
 def answer(body: Mapping[str, Any], index: int) -> str:
-    """Which model and system prompt was asked what: `small/S/find-pear`."""
+    """The model, the system prompt and the prompt of a call: `small/S/find-pear`."""
     system = "".join(m["content"] for m in body["messages"] if m["role"] == "system") or "none"
     asked = prompt_text(body).rpartition("\n")[2].replace(" ", "-")
     return f"{body['model']}/{system}/{asked}"
@@ -130,7 +130,7 @@ def user_message(text: str) -> list[Any]:
 
 
 WHOLE = "small/none/tell-pear:-small/S/find-pear"
-"""What the toy task makes of `pear` with the small candidate."""
+"""The output of the toy task for `pear` with the small candidate."""
 
 
 # Clients

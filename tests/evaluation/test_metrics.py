@@ -1,4 +1,4 @@
-"""What a task reports beside its score: judged per example, kept with the trial, shown with the result."""
+"""Metrics: computed per example, recorded with the trial, shown with the result."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def run(way: Confinement, program: str, limits: SandboxLimits = LIMITS) -> Sandb
     return Sandbox(limits, confinement=way).run_sync(program)
 
 
-# What a program may do
+# Allowed
 
 
 @confined
@@ -67,7 +67,7 @@ def test_what_it_raises_is_shown_with_its_place_and_there_is_no_input(way: Confi
     assert ended.output.endswith("EOFError: EOF when reading a line\n")
 
 
-# What it may not
+# Forbidden
 
 
 def unwatched(program: str) -> str:
@@ -236,7 +236,7 @@ def test_two_gigabytes_of_memory_are_refused(way: Confinement) -> None:
     assert "got it" not in ended.output
 
 
-# Each child could hold what it asks for; together they would take 2 GB.
+# Each child could hold the memory that it requests; together they would take 2 GB.
 SPREAD = """
 import os, time
 for _ in range(7):
@@ -250,7 +250,7 @@ time.sleep(60)
 
 @pytest.mark.faults
 def test_memory_is_bounded_also_where_it_is_spread_over_processes() -> None:
-    for way in (way for way in WAYS if way.name == "bubblewrap"):  # sandlock refuses each child at once
+    for way in (way for way in WAYS if way.name == "bubblewrap"):  # sandlock refuses each child immediately
         ended = run(way, SPREAD, SandboxLimits(total_memory_bytes=2**29))
         assert (ended.ending, ended.why) == ("stopped", "it took more than 512 MiB of memory")
 

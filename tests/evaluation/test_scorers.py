@@ -1,4 +1,4 @@
-"""Scorers agree with the field's official scripts, say what was wrong, and never take a failure for a wrong answer."""
+"""Scorers agree with the field's official scripts, name the mistake, and never score a failure as a wrong answer."""
 
 from __future__ import annotations
 

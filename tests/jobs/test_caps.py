@@ -1,4 +1,4 @@
-"""The caps of a run: which is the tightest, what is left, and how it is reported."""
+"""The caps of a run: the tightest one, the rest of it, and how it is reported."""
 
 from __future__ import annotations
 

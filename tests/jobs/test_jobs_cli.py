@@ -26,7 +26,7 @@ Call = Callable[..., str]
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    """A job whose models are at an address where nothing answers, in the current folder."""
+    """A job whose models are at an unreachable address, in the current folder."""
     place = Place(tmp_path, "http://127.0.0.1:9/v1", models=["small", "better"])
     for name in ("AGENTOPT_CACHE", "AGENTOPT_CONFIG", "AGENTOPT_DATA"):
         monkeypatch.setenv(name, place.environ[name])
@@ -37,7 +37,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
 
 @pytest.fixture
 def jobs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Call]:
-    """`agentopt jobs ...`; what it printed, errors too."""
+    """Run `agentopt jobs ...` and return its output, with stderr."""
     handler = signal.getsignal(signal.SIGTERM)
 
     def call(*arguments: str, code: int = 0) -> str:
@@ -217,7 +217,7 @@ def test_the_store_can_be_named(place: Place, jobs: Call) -> None:
 
 @pytest.mark.parametrize("missing", ["cronsim", "standardwebhooks"])
 def test_without_the_extra_the_command_names_the_remedy(missing: str) -> None:
-    """In a process of its own, in which the package cannot be imported."""
+    """In a separate process, in which the package cannot be imported."""
     script = f"import sys; sys.modules[{missing!r}] = None; sys.argv[1:] = ['jobs', 'list']; "
     done = subprocess.run(
         [sys.executable, "-c", script + "from agentopt.cli.main import main; main()"], capture_output=True, text=True

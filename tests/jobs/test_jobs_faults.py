@@ -1,4 +1,4 @@
-"""`agentopt jobs start` as a process: daemons that are killed, two at once, and the whole story every 2 seconds."""
+"""`agentopt jobs start` as a process: daemons that are killed, two concurrent ones, and a job every 2 seconds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MANY = pytest.mark.faults
 
 
 def call(place: Place, *arguments: str, code: int = 0) -> str:
-    """One command; what it printed, errors too."""
+    """Run one command and return its output, with stderr."""
     done = subprocess.run(
         place.command(*arguments), cwd=place.folder, env=place.environ, capture_output=True, text=True
     )
@@ -89,7 +89,7 @@ def test_a_daemon_stopped_or_killed_in_mid_run_resumes_at_its_next_start_and_pay
         wait(server.received)
         stop(daemon)
         assert [run.state for run in history(place)] == ["interrupted"]
-        assert max(request_counts(server).values()) == 1, "what was sent was waited for"
+        assert max(request_counts(server).values()) == 1, "calls in flight were awaited"
         for _ in range(kills):
             before, daemon = len(server.received()), start(place)
             wait(lambda before=before: len(server.received()) > before or over(place, 1)())
@@ -103,7 +103,7 @@ def test_a_daemon_stopped_or_killed_in_mid_run_resumes_at_its_next_start_and_pay
     assert (run.state, run.champion) == ("promoted", 2)
     with sqlite3.connect(tmp_path / "journal.db") as journal:
         lost = journal.execute("select count(*) from ledger where outcome = 'in flight'").fetchone()[0]
-    assert again <= lost, "only what was in flight at a kill may be asked for again"
+    assert again <= lost, "only calls in flight at a kill may be requested again"
     assert len(server.received()) <= run.spent.calls <= len(server.received()) + lost
     took_over = [line["event"] for line in log_of(place)].count("run_taken_over")
     assert took_over >= 1

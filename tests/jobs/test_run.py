@@ -42,7 +42,7 @@ async def server() -> AsyncIterator[OpenAIServer]:
 
 
 class Job:
-    """A job whose due times come when the test says so."""
+    """A job whose due times are set by the test."""
 
     def __init__(self, place: Place, **changes: Any) -> None:
         self.place, self.clock, self.log, self.changes = place, Clock(), Log(), changes
@@ -58,7 +58,7 @@ class Job:
             return await worker.work(claimed(worker, "nightly"))
 
     def change(self, **changes: Any) -> None:
-        """Write the place anew after the test changed it; and give the job another file, where `changes` say so."""
+        """Write the changed task and catalogue; with `changes`, update the job file too."""
         self.changes |= changes
         self.store.put(read_job(self.place.write(**self.changes)), self.place.folder, self.clock.time)
 
@@ -410,7 +410,7 @@ async def test_an_interrupted_run_is_taken_over_and_resumed(tmp_path: Path, serv
         for r in server.requests
         for i in range(r.body.get("n") or 1)
     ]
-    assert len(keys) == len(set(keys)), "nothing was asked for twice"
+    assert len(keys) == len(set(keys)), "nothing was requested twice"
 
 
 async def interrupted(job: Job, event: str) -> JobRun:
@@ -437,7 +437,7 @@ async def gone_on_with(job: Job) -> JobRun:
 async def test_a_run_whose_world_changed_while_it_was_interrupted_searches_anew_and_counts_both(
     tmp_path: Path, server: OpenAIServer
 ) -> None:
-    """With the old search the change would count as answered, though nobody ever looked at it."""
+    """With the old search the change would count as answered, although no search considered it."""
     place = Place(tmp_path, server.base_url, models=["small", "better"])
     config = ["strategy=grid", "journal=journal.db", "models=[models.yaml]"]
     job = Job(place, config=[*config, "budget.trials=3"])

@@ -1,4 +1,4 @@
-"""The store of jobs: who gets a due time, who may take a run over, and what a month has spent."""
+"""The store of jobs: claims of due times, takeovers of runs, and the spend of a month."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_due_time_is_had_once(store: JobStore) -> None:
 
 
 def test_claims_at_the_same_moment_never_have_the_same_due_time(store: JobStore, tmp_path: Path) -> None:
-    """Eight threads with a connection pool of their own ask for the same fifty times, all at once."""
+    """Eight threads with separate connection pools claim the same fifty times concurrently."""
     got: list[float] = []
 
     def ask(owner: str) -> None:
@@ -157,7 +157,7 @@ def test_an_unknown_name_is_reported_with_the_known_ones(store: JobStore) -> Non
 
 
 def test_every_database_keeps_times_to_the_fraction_of_a_second() -> None:
-    """The plain float of some has 32 bits, with which a lease and what was read of it are minutes apart."""
+    """The plain float of some has 32 bits, which changes a stored lease by minutes."""
     for table in _tables.sorted_tables:
         assert " FLOAT" not in str(CreateTable(table).compile(dialect=mysql.dialect()))
 

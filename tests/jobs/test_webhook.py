@@ -18,11 +18,11 @@ from agentopt.jobs.webhook import deliver
 SECRET = "whsec_" + base64.b64encode(b"0123456789abcdef01234567").decode()
 ENVIRON = {"HOOK": SECRET}
 GARBLED = 299
-"""Stands for an answer whose body is not what its headers say."""
+"""A response whose body contradicts its headers."""
 
 
 class Receiver:
-    """A loopback address that answers with the scripted statuses, then 204, and remembers what it got."""
+    """A loopback address that answers with the scripted statuses, then 204, and records its requests."""
 
     def __init__(self, *statuses: int) -> None:
         self.statuses = list(statuses)
@@ -48,7 +48,7 @@ class Receiver:
 
 
 class Sleeps(list[float]):
-    """A sleep that only writes down how long it was asked to take."""
+    """A sleep that returns immediately and records the requested seconds."""
 
     async def __call__(self, seconds: float) -> None:
         self.append(seconds)

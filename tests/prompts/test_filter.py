@@ -192,7 +192,7 @@ def test_the_null_is_the_same_for_the_same_seed_and_keeps_ragged_counts() -> Non
     table = with_gaps(8, answers(8, no_effect(8), 6))
     one, two = (permutation_null(table, 2, permutations=150, seed=3) for _ in range(2))
     np.testing.assert_array_equal(one.best, two.best)
-    assert abs(one.all.mean()) < 3 * one.all.std() / np.sqrt(150) + 1e-4  # the noise is taken off what is left
+    assert abs(one.all.mean()) < 3 * one.all.std() / np.sqrt(150) + 1e-4  # the noise is subtracted from the rest
 
 
 def test_the_cross_fit_has_no_winners_curse() -> None:
@@ -278,7 +278,7 @@ def test_rewards_that_cannot_be_analysed_are_rejected_with_the_rule(table: Float
         analyse(table, k_top=k_top)
 
 
-# ---- where to repeat
+# ---- cells to repeat
 
 
 def test_cells_without_two_responses_are_open_and_cells_at_the_cap_are_closed() -> None:

@@ -59,7 +59,7 @@ def test_what_looks_like_markup_is_shown_as_it_is() -> None:
 
 
 def test_a_test_that_a_cap_cut_short_is_reported() -> None:
-    cap = StopReason(StopKind.CAP_REACHED, "calls", "the calls cap of 5 is reached: 5 spent, 1 more asked for")
+    cap = StopReason(StopKind.CAP_REACHED, "calls", "the calls cap of 5 is reached: 5 spent, 1 more requested")
     assert "the test was cut short: the calls cap of 5" in printed(replace(load_result(FINISHED), test_ended=cap))
 
 

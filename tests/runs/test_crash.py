@@ -1,4 +1,4 @@
-"""A run that is killed and resumed pays for nothing twice and ends where an undisturbed run ends."""
+"""A run that is killed and resumed pays for nothing twice and has the result of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ MODELS = {"small": 3e9, "large": 7e9, "agent": 7e9}
 QUALITY = {"small": 0.35, "large": 0.8}
 SIZES = {"train": 6, "validation": 24, "test": 24}
 PROMPTS = "{subtasks: [find], variants: 3, user_prompts: 6, repeats: 2, k_top: 2, rounds: 1, batch_size: 2, subset: p1}"
-"""A small prompt optimisation, with every step of it, whatever the pilot says."""
+"""A small prompt optimisation, with all steps, whatever the verdict of the pilot."""
 
 
 def write_task(folder: Path, base_url: str) -> Path:
-    """A two-subtask task whose right answers stand between marks in its prompts, and the catalogue for it."""
+    """A two-subtask task whose right answers are between marks in its prompts, and the catalogue for it."""
     task = folder / "task"
     task.mkdir(parents=True)
     shared = {"models": ["small", "large"], "max_tokens": 8, "num_samples": [1, 2, 3, 5, 8]}
@@ -75,7 +75,7 @@ def command(task: Path, folder: Path, *settings: str) -> list[str]:
 
 
 def request_counts(server: ServerProcess) -> Counter[tuple[str, int]]:
-    """How often each single choice was asked for."""
+    """How often each choice was requested."""
     return Counter((line["key"], line["seed"] + i) for line in server.received() for i in range(line["n"]))
 
 
@@ -130,5 +130,5 @@ def test_a_run_killed_at_random_moments_repays_only_what_was_in_flight(
     assert [t.candidate for t in result.trials] == [t.candidate for t in undisturbed.trials]
     # The ledger may count a call that was entered but never sent; it never misses one that was.
     assert len(stormy.received()) <= result.total.calls <= len(stormy.received()) + lost_in_flight(folder)
-    summary = f"{kills} kills, {len(stormy.received())} requests, {again} choices asked for again"
+    summary = f"{kills} kills, {len(stormy.received())} requests, {again} choices requested again"
     print(f"{summary}, {lost_in_flight(folder)} calls in flight at a kill")

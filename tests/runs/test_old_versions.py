@@ -1,4 +1,4 @@
-"""Run folders and journals of version 0.1.0 open, are shown, evaluated and exported; what is refused has a remedy."""
+"""Run folders and journals of version 0.1.0 open, are shown, evaluated and exported; refusals have a remedy."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def config(tmp_path: Path, **changes: object) -> Config:
 
 
 def toy_model_but_for(refused: Callable[[Request], bool], kind: str) -> ScriptedModel:
-    """The toy task's fake, which refuses some requests for good."""
+    """The toy task's fake, which refuses some requests permanently."""
     fake = toy_model()
 
     def answer(request: Request, repeat: int) -> str:

@@ -371,7 +371,7 @@ def test_no_trace_is_sent_even_if_langsmith_is_on() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-# What the agent's answer may look like.
+# Forms of the agent's reply.
 
 
 def read(text: str, tried: Sequence[Candidate] = (), count: int = 5) -> list[tuple[str, int, str, int]]:
@@ -550,7 +550,7 @@ def test_a_label_is_a_prefix_that_no_other_model_shares(names: tuple[str, ...], 
         assert [p.candidate["only"].model for p in reply.proposals] == [name]
 
 
-# What the agent's guidelines may look like.
+# Forms of the agent's guidelines.
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -606,11 +606,11 @@ def test_unreadable_parts_of_guidelines_are_dropped(text: str, line: str) -> Non
 
 def test_the_prompts_of_a_task_with_two_subtasks_stay_short() -> None:
     sizes = {"smollm2-135m": 134.5e6, "qwen2.5-coder-0.5b": 494e6}
-    stages = [
+    subtasks = [
         SubtaskSpace(name, tuple(sizes), (1, 2, 3, 5, 8), "", SubtaskCost(90, 10, sizes), f"{name} the fact")
         for name in ("find", "answer")
     ]
-    space = SearchSpace(tuple(stages), 60)
+    space = SearchSpace(tuple(subtasks), 60)
     trials = [trial_of(space, i, Proposal(c, "x"), 0.1 * i) for i, c in enumerate(space.candidates()[:10])]
     intro = system_message(space, SETTINGS, "Answer a two-hop question from eight short sentences.").content
     for question in (

@@ -1,4 +1,4 @@
-"""The search benchmark: what it counts, and that strategies which ask a model work on a landscape with any endpoint."""
+"""The search benchmark: its counts, and strategies that call a model on a landscape with any endpoint."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def conforming(schema: dict[str, Any], rng: random.Random) -> Any:
 
 
 def answer(body: dict[str, Any], index: int) -> str:
-    """What a capable endpoint would do with a schema: follow it."""
+    """Follow a schema, as a capable endpoint does."""
     schema = body["response_format"]["json_schema"]["schema"]
     return json.dumps(conforming(schema, random.Random(f"{body['messages']} {body.get('seed')} {index}")))
 

@@ -117,7 +117,7 @@ def test_the_synthetic_landscape_plants_the_three_insights() -> None:
         return landscape.exact(landscape.space.candidate({"retrieve": retrieve, "answer": answer}))
 
     strong, weak = ("qwen-72b", 1), ("llama-3b", 1)
-    assert score(strong, ("llama-3b", 10)) > score(weak, ("qwen-72b", 1)), "stages prefer different models"
+    assert score(strong, ("llama-3b", 10)) > score(weak, ("qwen-72b", 1)), "subtasks prefer different models"
     rising, peak, past = (score(strong, ("llama-3b", n)) for n in (2, 15, 90))
     assert rising < peak > past, "the score peaks in the sample count"
     assert best_answer_count(0.8) < best_answer_count(0.6) < best_answer_count(0.35)

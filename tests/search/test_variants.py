@@ -68,8 +68,8 @@ def useless() -> ScriptedModel:
 
 def small_space() -> SearchSpace:
     cost = SubtaskCost(128, 64, {"tiny": 1e9, "small": 3e9})
-    stages = [SubtaskSpace(name, ("tiny", "small"), (1, 2, 5), "", cost) for name in ("a", "b")]
-    return SearchSpace(tuple(stages), 14.0)
+    subtasks = [SubtaskSpace(name, ("tiny", "small"), (1, 2, 5), "", cost) for name in ("a", "b")]
+    return SearchSpace(tuple(subtasks), 14.0)
 
 
 SEARCHES: dict[str, Callable[[SearchSpace], Search]] = {

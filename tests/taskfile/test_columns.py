@@ -1,4 +1,4 @@
-"""What a reader asks of a row: its columns by name and kind, and what is said where it has none."""
+"""Access to columns by name and type, and the messages for missing ones."""
 
 from __future__ import annotations
 

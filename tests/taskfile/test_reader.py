@@ -228,7 +228,7 @@ def test_columns_do_not_go_with_a_reader(tmp_path: Path) -> None:
 
 
 class Hub:
-    """A hub of one dataset, which remembers what it was asked for."""
+    """A hub of one dataset, which records the last request."""
 
     def __init__(self, answer: list[dict[str, Any]] | Exception) -> None:
         self.answer, self.requested = answer, tuple[str | None, ...]()
@@ -306,7 +306,7 @@ def test_the_library_reads_a_dataset_and_needs_a_split_if_there_are_several(tmp_
         (tmp_path / folder).mkdir()
         for split in splits:
             (tmp_path / folder / f"{split}.jsonl").write_text(json.dumps({"q": split}))
-    # A process of its own, so that what the library keeps goes into the test's folder, and nothing to the network.
+    # A separate process, so that the library's cache is in the test's folder, and nothing is sent to the network.
     environ = {**os.environ, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-c", LIBRARY, str(tmp_path / "one"), str(tmp_path / "two")]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""Candidates of a question: what is needed stays, distractors fill up, and gold is found in each public format."""
+"""Candidates of a question: needed ones are kept, distractors are added, and gold is found in each public format."""
 
 from __future__ import annotations
 

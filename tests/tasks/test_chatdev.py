@@ -1,4 +1,4 @@
-"""chatdev: what is read as a program, ChatDev's three measures, and the program that is really run."""
+"""chatdev: programs in responses, ChatDev's three measures, and the program that is really run."""
 
 from __future__ import annotations
 

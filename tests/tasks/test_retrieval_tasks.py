@@ -134,7 +134,7 @@ def test_a_row_that_has_an_id_keeps_it(tmp_path: Path) -> None:
 
 
 def answering(numbers: Callable[[list[tuple[str, str]]], str]) -> ScriptedModel:
-    """Says of the numbered candidates what `numbers` says, and the river that stands above the question."""
+    """Replies with `numbers` to the numbered candidates, then with the river above the question."""
 
     def answer(request: Request, _: int) -> str:
         text = request.messages[-1].content

@@ -209,7 +209,7 @@ Functions(Path({str(FOLDER)!r}))("scorers.py:rouge_l", "here")
 
 
 def answering(**replies: str) -> ScriptedModel:
-    """A model that knows the request's number, and says at a stage what is in `replies` for it instead."""
+    """A model with the right reply for every subtask, unless `replies` has another one."""
 
     def answer(request: Request, _: int) -> str:
         text = request.messages[-1].content
@@ -218,10 +218,10 @@ def answering(**replies: str) -> ScriptedModel:
         right["Reply with a JSON list"] = '["ring_bell", "send_boat"]'
         calls = [call("ring_bell", bell=f"Emma {n}"), call("send_boat", to="Vård", crew="1200")]
         right["Reply with JSON"] = json.dumps(calls)
-        stage = next(words for words in right if words in text)
+        subtask = next(words for words in right if words in text)
         return {"Write the steps": replies.get("decompose"), "Reply with a JSON list": replies.get("select")}.get(
-            stage, replies.get("fill")
-        ) or right[stage]
+            subtask, replies.get("fill")
+        ) or right[subtask]
 
     return ScriptedModel(answer)
 

@@ -1,4 +1,4 @@
-"""The threehop task: its data are its generator's, and each subtask reads what the one before it found."""
+"""The threehop task: its data are generated, and each subtask reads the output of the one before it."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ DIAMOND = task(
 
 
 class RecordedCalls:
-    """Answers with the subtask's name after the prompt, or as `answers` says, and keeps what was asked."""
+    """Answers with the subtask's name after the prompt, or with its entry in `answers`, and records the prompts."""
 
     def __init__(self, answers: Mapping[str, Any] | None = None) -> None:
         self.prompts: dict[str, Prompt] = {}

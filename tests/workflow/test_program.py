@@ -1,4 +1,4 @@
-"""A user's program as the workflow: what it is given, how its end is read, and that it costs and scores the same."""
+"""A user's program as the workflow: its inputs, its exit status, and equal costs and scores."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def task_of(program: Program, task: Task = TOY) -> Task:
 
 
 def script(folder: Path, body: str, **more: Any) -> Task:
-    """The toy task with a Python script, in which `ask(model, question)` asks and `inputs` are the inputs."""
+    """The toy task with a Python script, in which `ask(model, question)` calls a model and `inputs` are the inputs."""
     head = """
         import json, os, sys, urllib.request
         inputs = json.load(sys.stdin)
@@ -77,7 +77,7 @@ async def evaluated(task: Task, config: Config, answer: Any = None) -> Evaluatio
 
 
 async def each(task: Task, config: Config, answer: Any = None) -> list[ExampleResult]:
-    """The results of the test examples, one by one: what the program never asks is no mistake then."""
+    """The results of the test examples, one by one, so that subtasks without calls are no mistake."""
     _, specs = load(task, config, agent=False)
     async with open_session(specs, "run", journal=config.journal, provider=answer or toy_model()) as session:
         evaluator = Evaluator(task, session.model, specs)
@@ -538,7 +538,7 @@ async def test_a_failure_in_a_function_process_is_reported(name: str, error: str
 
 
 async def called_until_gone(client: httpx.AsyncClient, url: str) -> None:
-    """Ask again and again; raises when nobody answers any more."""
+    """Repeat a call until the endpoint no longer answers, which raises."""
     for _ in range(200):
         await asyncio.sleep(0.02)
         await client.get(url)

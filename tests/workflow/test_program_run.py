@@ -1,4 +1,4 @@
-"""What a program's call means: its subtask, its settings, the repeat it draws, and the system prompt it gets."""
+"""Calls of a program: their subtask, settings, repeat index and system prompt."""
 
 from __future__ import annotations
 

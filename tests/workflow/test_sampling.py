@@ -1,4 +1,4 @@
-"""What a subtask's responses cost, as measured."""
+"""The measured cost of a subtask's responses."""
 
 from __future__ import annotations
 

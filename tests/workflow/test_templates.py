@@ -1,4 +1,4 @@
-"""Templates read columns and outputs, nothing else, and say which name is missing."""
+"""Templates read only columns and outputs, and name what is missing."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""A candidate for use elsewhere: as a file, as a Python module of its own, as a configuration of litellm's router."""
+"""Exports a candidate as a file, as a standalone Python module or as a configuration of litellm's router."""

@@ -126,7 +126,7 @@ class Extraction:
             self._need(file, statement)
 
     def _need(self, file: _File, statement: ast.stmt) -> None:
-        """Copy what a statement uses, except Python's builtins."""
+        """Copy the definitions that a statement uses, except Python's builtins."""
         for module, line in _imported_inside(statement):
             root = module.partition(".")[0]
             if root not in _ALLOWED:

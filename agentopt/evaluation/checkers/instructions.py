@@ -151,7 +151,7 @@ class Instructions:
         )
 
     def _prepared(self) -> dict[str, str]:
-        """Put the data where NLTK finds it; return what could not be fetched, and why."""
+        """Make the data available to NLTK; return the missing files with the reasons."""
         import langdetect
         import nltk
 

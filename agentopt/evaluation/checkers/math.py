@@ -32,7 +32,7 @@ START_SECONDS = 120.0
 """Wall-clock time in which the process loads its libraries on a busy machine."""
 
 LAST_CHARACTERS = 4000
-"""Characters of a response that are read, from its end, where the answer is."""
+"""Characters of a response that are read, counted from its end, which contains the answer."""
 
 
 class MathProcess:

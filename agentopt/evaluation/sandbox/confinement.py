@@ -82,7 +82,7 @@ class Confinement(Protocol):
 
     @property
     def keepers(self) -> int:
-        """The number of its own processes above the program's, each the parent of the next."""
+        """Number of the confinement's processes above the program's, each the parent of the next."""
         ...
 
     @property
@@ -105,7 +105,7 @@ class Bubblewrap:
     executable: str
     name: str = "bubblewrap"
     keepers: int = 2
-    describes: str = "bubblewrap: namespaces of its own, and resource limits"
+    describes: str = "bubblewrap: separate namespaces, and resource limits"
 
     def command(self, folder: Path, limits: SandboxLimits) -> list[str]:
         """Implement `Confinement.command`."""

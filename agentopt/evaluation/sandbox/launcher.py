@@ -109,7 +109,7 @@ def _run(file: str) -> None:
         sys.modules["__main__"],
         main,
     )  # keep ours alive: an unreferenced module is torn down
-    exec(compile(text, file, "exec", dont_inherit=True), main.__dict__)  # noqa: S102 - it is what the sandbox is for
+    exec(compile(text, file, "exec", dont_inherit=True), main.__dict__)  # noqa: S102 - the purpose of the sandbox
     del ours
 
 

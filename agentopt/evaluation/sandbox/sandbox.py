@@ -34,7 +34,7 @@ class SandboxResult:
 
     Attributes:
         ending: `finished` (status 0), `failed` (another status) or `stopped` (by a limit or a signal).
-        output: What it printed to both streams, in order; a long output is cut in the middle. Folder names and
+        output: Its output on both streams, in order; a long output is cut in the middle. Folder names and
             addresses, which differ between runs of the same program, are replaced.
         why: The reason if it did not finish.
     """
@@ -221,7 +221,7 @@ def _too_busy(limits: SandboxLimits) -> str:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Terminate the confinement, then kill what is left."""
+    """Terminate the confinement, then kill the remaining processes."""
     process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(END_SECONDS)
@@ -231,7 +231,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _read(printed: IO[bytes], shown: int) -> str:
-    """The output; of a long one the beginning and the end, where the error is."""
+    """The output; of a long one the beginning and the end, which has the error."""
     size = printed.seek(0, os.SEEK_END)
     printed.seek(0)
     if size <= 4 * shown:

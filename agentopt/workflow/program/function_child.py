@@ -1,7 +1,7 @@
 """Runs one function of a user's file on one example after another: `python -m ...function_child FILE NAME`.
 
-Each request is an example's inputs; each reply has the function's value, or what it raised. Output of the function and
-of what it starts goes to stderr, and their stdin is empty. The other side is `function_process`.
+Each request is an example's inputs; each reply has the function's value, or its exception. Output of the function and
+of its child processes goes to stderr, and their stdin is empty. The other side is `function_process`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Runs a user's command or function until it ends or times out, and cleans up what it leaves running."""
+"""Runs a user's command or function until it ends or times out, and kills processes that it leaves running."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ async def run_command(
     seconds_left: Callable[[], float],
     secrets: Sequence[str] = (),
 ) -> str:
-    """Run a command and return what it prints on stdout.
+    """Run a command and return its stdout.
 
-    It runs in a process group of its own, which is killed at the end.
+    It runs in a separate process group, which is killed at the end.
 
     Args:
         command: The program and its arguments.
-        stdin_text: What it reads on stdin.
+        stdin_text: Its stdin.
         folder: The working directory.
         environment: All its environment variables.
         seconds_left: The remaining time, polled while it runs.

@@ -68,7 +68,7 @@ class ProgramRun:
         self._time = _OwnTime(self._clock)
 
     def seconds_left(self, timeout: float) -> float:
-        """Return what is left of `timeout` seconds, without time in calls; after a failure at most a grace period."""
+        """Return the rest of `timeout` seconds, not counting time in calls; after a failure at most a grace period."""
         most = min(timeout, self._failed_at + GRACE_SECONDS) if self.failure else timeout
         return most - self._time.seconds
 
