@@ -295,7 +295,7 @@ class ModelClient:
             )
             self._stop(spec, failure)
             raise failure from None
-        if wait >= NOTICED_WAIT:
+        if wait >= NOTICED_WAIT and not self._limiter(spec).is_paused:  # once for a burst of calls
             self._notify(spec, "waiting", f"the provider requests to wait {wait:g} s ({error.kind})")
         self._limiter(spec).pause(wait)
 

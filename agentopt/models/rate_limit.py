@@ -90,6 +90,11 @@ class RateLimiter:
         finally:
             self._release()
 
+    @property
+    def is_paused(self) -> bool:
+        """Whether a pause is going on."""
+        return self._clock() < self._paused_until
+
     def pause(self, seconds: float) -> None:
         """Let no call in for `seconds` from now; a pause that ends later is not shortened."""
         self._paused_until = max(self._paused_until, self._clock() + seconds)

@@ -155,7 +155,7 @@ def error_text(error: Mapping[str, Any]) -> str:
     message, code = error.get("message"), error.get("code") or error.get("type")
     detail = error.get("metadata")
     raw = detail.get("raw") if isinstance(detail, dict) else None
-    words = [str(part) for part in (message, raw, code) if part and isinstance(part, str | int)]
+    words = [part for part in (message, raw, code) if isinstance(part, str) and part]
     return clean(" ".join(dict.fromkeys(words))) or clean(json.dumps(error, default=str)[:1000])
 
 
