@@ -60,6 +60,9 @@ SUBTASK_CHANGES: dict[str, Any] = {
     "context": prompt,
     "keep_system_prompt": True,
     "left_to_program": frozenset({"top_p"}),
+    "tools": ("{}",),
+    "tool_choice": '"auto"',
+    "parallel_tool_calls": False,
 }
 TASK_CHANGES: dict[str, Any] = {
     "name": "u",
@@ -81,6 +84,7 @@ PROGRAM_CHANGES: dict[str, Any] = {
     "parse": parsers.number(),
     "timeout": 9.0,
     "concurrency": 1,
+    "models": {"gpt": "a"},
 }
 EXAMPLE_CHANGES: dict[str, Any] = {"id": "f", "inputs": {"q": "!"}, "target": "no", "metadata": {"level": 1}}
 

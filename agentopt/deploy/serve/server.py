@@ -7,6 +7,7 @@ completes the calls in flight and closes its session.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import signal
 import socket
@@ -118,7 +119,12 @@ async def _application(
     watched = Watched(deployment.file, load) if settings.watch else None
     run = f"serve {task.name} {uuid.uuid4().hex}"
     async with open_session(
-        specs, run, caps=config.budget.caps(), journal=config.journal, provider=provider
+        specs,
+        run,
+        caps=config.budget.caps(),
+        journal=config.journal,
+        provider=provider,
+        observer=lambda event: logging.getLogger(__name__).warning("%s", event.message),
     ) as session:
         metrics = Metrics(lambda: session.budget.spent.usd)
         seeds = None if settings.cache else fresh_seeds(random.randrange(SEEDS))
