@@ -496,3 +496,42 @@ def test_a_mistake_in_the_request_names_its_remedy(
 def test_an_unfinished_run_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no run is here"):
         find_deployment(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("entry", "sent"),
+    [
+        ({"max_tokens_parameter": "max_completion_tokens"}, {"max_completion_tokens": 9}),
+        ({"supports": {"temperature": False}}, {"max_tokens": 9, "top_p": 1.0}),
+        ({"extra_body": {"think": False}}, {"max_tokens": 9, "temperature": 0.9, "top_p": 1.0, "think": False}),
+        ({"system_role": "user"}, {"messages": [{"role": "user", "content": "Name it.\n\nWhat is w?"}]}),
+    ],
+)
+async def test_an_exported_module_sends_what_the_endpoint_takes_and_drops_thoughts(
+    tmp_path: Path, entry: dict[str, Any], sent: dict[str, Any]
+) -> None:
+    def think(body: Mapping[str, Any], index: int) -> str:
+        return "<think>It is 7, or 8.</think>\n\n9"
+
+    subtask = {"name": "only", "prompt": "What is {{ inputs.word }}?", "models": ["m"], "parse": "number"}
+    spec = {
+        "name": "thinking",
+        "data": {"validation": "rows.jsonl", "test": "test.jsonl"},
+        "subtasks": [{**subtask, "max_tokens": 9}],
+        "scorer": {"kind": "exact_match"},
+    }
+    (tmp_path / "task.yaml").write_text(yaml.safe_dump(spec))
+    for name in ("rows", "test"):
+        (tmp_path / f"{name}.jsonl").write_text(f'{{"id": "{name}", "word": "{name}", "target": "9"}}\n')
+    candidate = {"only": {"model": "m", "num_samples": 1, "system_prompt": "Name it."}}
+    (tmp_path / "best.yaml").write_text(yaml.safe_dump(candidate))
+    async with OpenAIServer(think) as server:
+        model = {"base_url": server.base_url, "temperature": 0.9, "top_p": 1.0, "parameters": 1e9, **entry}
+        (tmp_path / "models.yaml").write_text(yaml.safe_dump({"models": {"m": model}}))
+        module = loaded(python_module(deployment_in(tmp_path)))
+        assert await asyncio.to_thread(module.run, {"word": "w"}) == 9
+        module.client(module.SUBTASKS[0].endpoint).close()
+    body = server.requests[0].body
+    assert {key: body[key] for key in sent} == sent
+    assert not {"seed", "max_tokens" if "max_completion_tokens" in sent else "max_completion_tokens"} & set(body)
+    assert ("temperature" in body) is ("supports" not in entry)

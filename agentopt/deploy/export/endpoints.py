@@ -7,7 +7,7 @@ from typing import Any
 from agentopt.core.errors import UserError
 from agentopt.models.catalog import ModelSpec
 
-_DEFAULTS = {"max_choices": 1, "is_chat": True, "timeout": 120.0, "max_retries": 5}
+_DEFAULTS = {"max_choices": 1, "is_chat": True, "has_system_role": True, "timeout": 120.0, "max_retries": 5}
 """Defaults of `runtime.Endpoint`, which are omitted."""
 
 
@@ -34,6 +34,7 @@ def endpoint_of(spec: ModelSpec) -> dict[str, Any]:
         "api_key_env": spec.api_key_env or ("OPENAI_API_KEY" if spec.litellm else None),
         "max_choices": spec.max_choices,
         "is_chat": spec.chat_template,
+        "has_system_role": spec.system_role != "user" and spec.supports.system_role is not False,
         "timeout": spec.timeout_seconds,
         "max_retries": spec.max_attempts - 1,
     }

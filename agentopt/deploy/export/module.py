@@ -15,8 +15,9 @@ from agentopt.core.registry import PARSERS as PARSER_REGISTRY
 from agentopt.deploy.deployment import Deployment
 from agentopt.deploy.export.endpoints import endpoint_of, url_variable
 from agentopt.deploy.export.source import ELSEWHERE, Extraction
+from agentopt.models.base import Message, Request
 from agentopt.models.catalog import ModelSpec
-from agentopt.models.fitting import response_format
+from agentopt.models.fitting import payload
 from agentopt.taskfile.loading import in_order, read_spec
 from agentopt.taskfile.schema import SubtaskSpec, TaskSpec
 from agentopt.workflow import fusion as fusion_module
@@ -25,6 +26,8 @@ from agentopt.workflow.inputs import columns_of_task
 from agentopt.workflow.templates import compile_template
 
 NEEDED = ("main", "run_subtasks", "InputColumns", "Endpoint", "FusionCall", "Subtask")
+NOT_SETTINGS = ("model", "messages", "prompt", "n", "stream", "stream_options")
+"""Keys of a request's body that are no settings of a subtask."""
 RUNTIME = Path(__file__).with_name("runtime.py")
 PARSERS = Path(parsers_module.__file__ or "")
 
@@ -129,7 +132,7 @@ Needs `pip install {" ".join(self._parts.libraries)}`{needs}.{serving}
             "fuse": self._fuse(spec),
             "num_samples": str(choice.num_samples),
             "system_prompt": _text(choice.system_prompt),
-            "settings": repr(self._settings(spec, choice.model)),
+            "settings": repr(self._settings(spec, choice.model, spec.temperature)),
             "fusion_call": self._fusion_call(spec, choice),
         }
         defaults = {"num_samples": "1", "system_prompt": '""', "fusion_call": "None"}
@@ -140,26 +143,32 @@ Needs `pip install {" ".join(self._parts.libraries)}`{needs}.{serving}
         arguments = endpoint_of(self._deployment.specs[model])
         return f"Endpoint({', '.join(f'{key}={value!r}' for key, value in arguments.items())})"
 
-    def _settings(self, spec: SubtaskSpec, model: str) -> dict[str, Any]:
-        entry = self._deployment.specs[model]
-        sampling = {
-            name: getattr(entry if getattr(spec, name) is None else spec, name) for name in ("temperature", "top_p")
-        }
-        settings: dict[str, Any] = {name: value for name, value in sampling.items() if value is not None}
-        settings[entry.max_tokens_parameter] = spec.max_tokens
-        if spec.stop:
-            settings["stop"] = list(spec.stop)
-        if spec.parse.kind == "json" and self._deployment.specs[model].json_schema:
-            settings["response_format"] = response_format(spec.parse.options["schema"])
-        settings["seed"] = self._deployment.config.response_seed
-        return {name: value for name, value in settings.items() if getattr(entry.supports, name, None) is not False}
+    def _settings(self, spec: SubtaskSpec, model: str, temperature: float | None) -> dict[str, Any]:
+        """The parameters of a call: what agentopt sends to the model's endpoint, but for the conversation."""
+        entry, seed = self._deployment.specs[model], self._deployment.config.response_seed
+        request = Request(
+            model,
+            (Message("user", ""),),
+            max_tokens=spec.max_tokens,
+            temperature=temperature,
+            top_p=spec.top_p,
+            stop=spec.stop,
+            json_schema=json.dumps(spec.parse.options["schema"]) if spec.parse.kind == "json" else None,
+            seed=seed,
+        )
+        settings = {name: value for name, value in payload(entry, request).items() if name not in NOT_SETTINGS}
+        if "seed" in settings:
+            settings["seed"] = seed
+        further = {name: settings.pop(name) for name in entry.extra_body if name in settings}
+        extra = {"extra_body": further, "extra_headers": entry.extra_headers, "extra_query": entry.query}
+        return settings | {name: dict(value) for name, value in extra.items() if value}
 
     def _fusion_call(self, spec: SubtaskSpec, choice: SubtaskChoice) -> str:
         if spec.fuse.kind != "fuse" or choice.num_samples == 1:
             return "None"
         model = spec.fuse.options.get("model") or choice.model
         template = spec.fuse.options.get("prompt") or fusion_module.FUSION_PROMPT
-        settings = {**self._settings(spec, model), "temperature": 0.0}
+        settings = self._settings(spec, model, 0.0)
         return f"FusionCall({self._endpoint(model)}, {settings!r}, {_text(template)})"
 
     def _parse(self, spec: SubtaskSpec) -> str:

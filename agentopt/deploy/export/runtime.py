@@ -20,6 +20,7 @@ import jinja2
 from openai import OpenAI, OpenAIError
 
 from agentopt.core.task import Parser, Unparsable, Value
+from agentopt.models.thoughts import split_thought
 from agentopt.workflow.fusion import vote
 from agentopt.workflow.inputs import InputColumns, InputError
 from agentopt.workflow.templates import ENVIRONMENT, Record
@@ -35,6 +36,7 @@ class Endpoint:
     api_key_env: str | None = None
     max_choices: int = 1
     is_chat: bool = True
+    has_system_role: bool = True
     timeout: float = 120.0
     max_retries: int = 5
 
@@ -120,7 +122,8 @@ def answer(subtask: Subtask, prompt: str, inputs: Mapping[str, Any]) -> Value | 
     values = usable(subtask.parse, texts)
     call = subtask.fusion_call
     if values and call and len(texts) > 1:
-        question["content"] = render(call.prompt, question=prompt, answers=[text.strip() for text in texts])
+        answers = [text.strip() for text in texts if text.strip()]
+        question["content"] = render(call.prompt, question=prompt, answers=answers)
         fused = usable(subtask.parse, sample(call.endpoint, [*system, question], call.settings, 1))
         return fused[0] if fused else vote(values)
     return subtask.fuse(values, inputs) if values else None
@@ -139,6 +142,8 @@ def usable(parse: Parser, texts: Sequence[str]) -> list[Value]:
 
 def sample(endpoint: Endpoint, messages: list[Any], settings: Mapping[str, Any], count: int) -> list[str]:
     """`count` answers to the same messages, in as few calls as the endpoint allows, sent concurrently."""
+    if not endpoint.has_system_role:
+        messages = [{"role": "user", "content": "\n\n".join(message["content"] for message in messages)}]
     most = endpoint.max_choices
     parts = [(first, min(most, count - first)) for first in range(0, count, most)]
     with ThreadPoolExecutor(len(parts)) as pool:
@@ -147,7 +152,10 @@ def sample(endpoint: Endpoint, messages: list[Any], settings: Mapping[str, Any],
 
 
 def complete(endpoint: Endpoint, messages: list[Any], settings: Mapping[str, Any], first: int, count: int) -> list[str]:
-    """The answers from number `first` on. Each has its own seed, so that answers to one question differ."""
+    """The answers from number `first` on. Each has its own seed, so that answers to one question differ.
+
+    A seed is sent only if the settings have one. What a model thought is no part of its answer.
+    """
     texts: list[str] = []
     while len(texts) < count:
         number = {"n": count - len(texts)} if count - len(texts) > 1 else {}
@@ -156,11 +164,12 @@ def complete(endpoint: Endpoint, messages: list[Any], settings: Mapping[str, Any
             parameters["seed"] = sampling_seed(messages, settings["seed"]) + first + len(texts)
         if endpoint.is_chat:
             chat = client(endpoint).chat.completions.create(model=endpoint.model, messages=messages, **parameters)
-            texts += [choice.message.content or choice.message.refusal or "" for choice in chat.choices]
+            written = [choice.message.content or choice.message.refusal or "" for choice in chat.choices]
         else:
             prompt = "\n\n".join(message["content"] for message in messages)
             completion = client(endpoint).completions.create(model=endpoint.model, prompt=prompt, **parameters)
-            texts += [choice.text for choice in completion.choices]
+            written = [choice.text for choice in completion.choices]
+        texts += [split_thought(text)[1] for text in written]
     return texts[:count]
 
 
