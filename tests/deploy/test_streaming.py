@@ -52,7 +52,8 @@ class Backend:
             if number == 1:
                 await self.go.wait()
                 if self.fail:
-                    request.transport.close()  # type: ignore[union-attr]
+                    transport: Any = request.transport
+                    transport.close()
                     return response
             await self.send(response, {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
         await self.send(response, {"choices": [{"index": 0, "delta": {}, "finish_reason": self.finish}]})
@@ -96,7 +97,7 @@ def content(chunk: Any) -> str:
 
 
 async def test_the_first_token_arrives_before_the_last_is_written(folder: Path) -> None:
-    backend = Backend(*texts("Oak", "by", " is it"))
+    backend: Any = Backend(*texts("Oak", "by", " is it"))
     async with backend, served(deployment_in(folder, backend)) as url, client_of(url) as client:
         stream = await client.chat.completions.create(
             model="toy/find", messages=user_message("?"), stream=True, stream_options={"include_usage": True}
@@ -107,13 +108,14 @@ async def test_the_first_token_arrives_before_the_last_is_written(folder: Path) 
             if content(chunk):
                 backend.go.set()
     assert [content(c) for c in chunks if content(c)] == ["Oak", "by", " is it"]
+    assert chunks[-1].usage
     assert chunks[-1].usage.total_tokens == 8
     assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "stop"
     assert backend.bodies[0]["stream"] is True
 
 
 async def test_a_thought_is_not_sent(folder: Path) -> None:
-    backend = Backend(*texts("<thi", "nk>secret", " plan</think>\n\nOak", "by"))
+    backend: Any = Backend(*texts("<thi", "nk>secret", " plan</think>\n\nOak", "by"))
     backend.go.set()
     async with backend, served(deployment_in(folder, backend)) as url, client_of(url) as client:
         stream = await client.chat.completions.create(model="toy/find", messages=user_message("?"), stream=True)
@@ -121,7 +123,7 @@ async def test_a_thought_is_not_sent(folder: Path) -> None:
 
 
 async def test_several_samples_are_sent_when_they_are_fused(folder: Path) -> None:
-    backend = Backend(*texts("Oak", "by"))
+    backend: Any = Backend(*texts("Oak", "by"))
     async with backend, served(deployment_in(folder, backend)) as url, client_of(url) as client:
         stream = await client.chat.completions.create(model="toy/tell", messages=user_message("?"), stream=True)
         assert [content(chunk) async for chunk in stream if content(chunk)] == ["Oakby"]
@@ -129,7 +131,7 @@ async def test_several_samples_are_sent_when_they_are_fused(folder: Path) -> Non
 
 
 async def test_a_failure_before_the_first_token_has_a_status_and_a_later_one_is_an_event(folder: Path) -> None:
-    backend = Backend(*texts("Oak", "by"), fail=True)
+    backend: Any = Backend(*texts("Oak", "by"), fail=True)
     async with backend, served(deployment_in(folder, backend, max_attempts=1)) as url, client_of(url) as client:
         stream = await client.chat.completions.create(model="toy/find", messages=user_message("?"), stream=True)
         assert content(await anext(stream)) == ""
@@ -172,7 +174,7 @@ def test_only_what_is_certainly_an_answer_is_forwarded(parts: list[str], expecte
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("model", ["toy/find", "toy/tell"])
 async def test_tools_pass_through_the_server(folder: Path, stream: bool, model: str) -> None:
-    backend = Backend({"tool_calls": [{"index": 0, **CALL}]}, finish="tool_calls")
+    backend: Any = Backend({"tool_calls": [{"index": 0, **CALL}]}, finish="tool_calls")
     messages: Any = [
         *user_message("?"),
         {"role": "assistant", "content": None, "tool_calls": [{**CALL, "id": "call_0"}]},
@@ -186,7 +188,7 @@ async def test_tools_pass_through_the_server(folder: Path, stream: bool, model: 
             reason = chunks[-1].choices[0].finish_reason
         else:
             done = await client.chat.completions.create(**call)
-            got, reason = done.choices[0].message.tool_calls[0], done.choices[0].finish_reason  # type: ignore[index]
+            got, reason = done.choices[0].message.tool_calls[0], done.choices[0].finish_reason
     assert (got.id, got.function.name, got.function.arguments) == ("call_7", "search", '{"q": "Zoë"}')
     assert reason == "tool_calls"
     sent = backend.bodies[0]
@@ -196,7 +198,7 @@ async def test_tools_pass_through_the_server(folder: Path, stream: bool, model: 
 
 @pytest.mark.parametrize("reason", ["length", "content_filter", "stop"])
 async def test_the_finish_reason_is_passed_on(folder: Path, reason: str) -> None:
-    backend = Backend(*texts("Oakby"), finish=reason)
+    backend: Any = Backend(*texts("Oakby"), finish=reason)
     async with backend, served(deployment_in(folder, backend)) as url, client_of(url) as client:
         done = await client.chat.completions.create(model="toy/find", messages=user_message("?"))
         whole = await client.responses.create(model="toy/find", input="?")
@@ -207,7 +209,7 @@ async def test_the_finish_reason_is_passed_on(folder: Path, reason: str) -> None
 
 
 async def test_the_openai_client_reads_a_response(folder: Path) -> None:
-    backend = Backend(*texts("Oakby"))
+    backend: Any = Backend(*texts("Oakby"))
     async with backend, served(deployment_in(folder, backend)) as url, client_of(url) as client:
         got = await client.responses.create(model="toy/find", instructions="Be brief.", input="Where?")
         parts: Any = [
@@ -216,13 +218,14 @@ async def test_the_openai_client_reads_a_response(folder: Path) -> None:
         ]
         await client.responses.create(model="toy/find", input=parts)
     assert got.output_text == "Oakby"
-    assert (got.usage.input_tokens, got.usage.output_tokens) == (5, 3)  # type: ignore[union-attr]
+    assert got.usage
+    assert (got.usage.input_tokens, got.usage.output_tokens) == (5, 3)
     expected = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Where?"}]
     assert [body["messages"] for body in backend.bodies] == [expected] * 2
 
 
 async def test_a_response_is_streamed_while_it_is_written(folder: Path) -> None:
-    backend = Backend(*texts("Oak", "by"))
+    backend: Any = Backend(*texts("Oak", "by"))
     async with backend, served(deployment_in(folder, backend)) as url, client_of(url) as client:
         events = []
         async with client.responses.stream(model="toy/find", input="Where?") as stream:
@@ -239,7 +242,7 @@ async def test_a_response_is_streamed_while_it_is_written(folder: Path) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_tools_pass_through_responses(folder: Path, stream: bool) -> None:
-    backend = Backend({"tool_calls": [{"index": 0, **CALL}]}, finish="tool_calls")
+    backend: Any = Backend({"tool_calls": [{"index": 0, **CALL}]}, finish="tool_calls")
     conversation: Any = [
         {"role": "user", "content": "?"},
         {"type": "reasoning", "id": "rs_1", "summary": []},
@@ -275,7 +278,7 @@ async def test_tools_pass_through_responses(folder: Path, stream: bool) -> None:
 async def test_what_the_responses_format_has_beyond_it_is_refused_with_its_name(
     folder: Path, more: Any, param: str
 ) -> None:
-    backend = Backend(*texts("Oakby"))
+    backend: Any = Backend(*texts("Oakby"))
     async with backend, served(deployment_in(folder, backend)) as url, client_of(url) as client:
         with pytest.raises(openai.BadRequestError) as refused:
             await client.responses.create(**{"model": "toy/find", "input": "?", **more})

@@ -132,9 +132,8 @@ def react(replies: list[Any]) -> Any:
         messages: list[Any] = [{"role": "user", "content": [{"type": "text", "text": f"Q {inputs['number']}"}, IMAGE]}]
         async with AsyncOpenAI(**endpoint) as client:
             while True:
-                done = await client.chat.completions.create(
-                    model="agentopt/find", messages=messages, tools=[TOOL], tool_choice="auto"
-                )
+                call: Any = {"messages": messages, "tools": [TOOL], "tool_choice": "auto"}
+                done = await client.chat.completions.create(model="agentopt/find", **call)
                 choice = done.choices[0]
                 replies.append(choice)
                 if not choice.message.tool_calls:
