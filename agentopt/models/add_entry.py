@@ -46,6 +46,7 @@ PROVIDERS: Mapping[str, Provider] = {
     "together_ai": Provider("https://api.together.xyz/v1", "TOGETHERAI_API_KEY"),
     "fireworks_ai": Provider("https://api.fireworks.ai/inference/v1", "FIREWORKS_AI_API_KEY"),
     "cerebras": Provider("https://api.cerebras.ai/v1", "CEREBRAS_API_KEY"),
+    "dashscope": Provider("https://dashscope-intl.aliyuncs.com/compatible-mode/v1", "DASHSCOPE_API_KEY"),
     "ollama": Provider("http://127.0.0.1:11434/v1", None, is_free=True),
     "vllm": Provider("http://127.0.0.1:8000/v1", None, is_free=True),
     "llama.cpp": Provider("http://127.0.0.1:8080/v1", None, is_free=True),
