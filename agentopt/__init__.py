@@ -1,4 +1,4 @@
-"""Optimise a multi-stage LLM task: the model, the number of samples and the system prompt of each subtask.
+"""Optimise an LLM task of several subtasks: the model, the number of samples and the system prompt of each subtask.
 
 agentopt searches for the candidate with the highest score within a budget, and tests it against the baseline.
 `import agentopt` loads nothing heavy: each public name is loaded from its module on first use.
