@@ -265,8 +265,9 @@ def _recordable(space: SearchSpace, task: Task) -> list[Candidate]:
 
 
 def _whole(evaluation: Evaluation) -> Evaluation:
-    if evaluation.state != "complete":
-        example, error = next(iter(evaluation.errors.items()))
+    failed = [result for result in evaluation.results if result.score is None]
+    if failed or evaluation.state != "complete":
+        example, error = failed[0].id, failed[0].error
         raise AgentoptError(
             f"a landscape needs a score of every example, but {example} has none: {error}\n"
             "  remedy: fix the cause and record again; the journal keeps all responses"

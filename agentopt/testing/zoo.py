@@ -22,9 +22,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
 from aiohttp import web
 
+from agentopt.core.errors import CatalogError
+from agentopt.core.yaml_models import parse_yaml
 from agentopt.models.scripted import count_tokens
 from agentopt.testing.faults import Fault
 from agentopt.testing.servers import Answer, LoopbackServer, SentChoice, planted_answer, prompt_text
@@ -253,7 +254,7 @@ def example_entries(examples: str, zoo: Zoo) -> dict[str, dict[str, Any]]:
         Name of the family -> fields of the entry.
     """
     _, body = examples.split("\nmodels:\n")
-    entries = yaml.safe_load("models:\n" + "".join(f"{line[1:]}\n" for line in body.splitlines()))["models"]
+    entries = parse_yaml("".join(f"{line[1:]}\n" for line in body.splitlines()), "examples", CatalogError)
     return {family.name: {**entries[family.example], "base_url": zoo.base_url(family)} for family in FAMILIES}
 
 

@@ -18,6 +18,7 @@ from agentopt.core.budget import Caps
 from agentopt.core.errors import AgentoptError, BudgetExceeded, PermanentModelError, UserError
 from agentopt.core.task import Task
 from agentopt.evaluation.evaluator import Evaluator
+from agentopt.models.base import Request
 from agentopt.models.catalog import Catalog
 from agentopt.models.scripted import ScriptedModel
 from agentopt.models.session import open_session
@@ -77,9 +78,17 @@ async def test_an_interrupted_recording_resumes(tmp_path: Path) -> None:
 
 
 async def test_an_example_without_a_score_ends_a_recording(tmp_path: Path) -> None:
-    model = ScriptedModel(lambda request, repeat: (_ for _ in ()).throw(PermanentModelError("refused")))
+    refused: list[str] = []
+
+    def reply(request: Request, repeat: int) -> str:
+        prompt = request.messages[-1].content
+        refused.append(prompt)
+        if prompt == refused[0]:
+            raise PermanentModelError("refused")
+        return "k1"
+
     with pytest.raises(AgentoptError, match="needs a score of every example"):
-        await recorded(tmp_path, model)
+        await recorded(tmp_path, ScriptedModel(reply))
 
 
 async def test_a_landscape_is_read_back_from_its_file_unchanged(tmp_path: Path) -> None:

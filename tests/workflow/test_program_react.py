@@ -110,9 +110,9 @@ async def test_the_agent_gets_the_scores_of_a_direct_call(tmp_path: Path, monkey
 async def test_the_agent_is_optimised_under_a_cap_and_resumes_from_the_journal(tmp_path: Path) -> None:
     settings = config(
         tmp_path,
-        3,
+        4,
         strategy="random",
-        seed=3,
+        seed=1,  # tries the larger model
         budget=BudgetConfig(trials=3, tokens=200_000),
         search=SearchSettings(early_stopping=None),
         prompts=PromptSettings(when="never"),
