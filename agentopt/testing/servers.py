@@ -125,6 +125,20 @@ class SentChoice:
         return cls(" ".join(words[:max_tokens]), max_tokens, "length")
 
 
+def anthropic_message(model: str, choice: SentChoice, prompt_tokens: int) -> dict[str, Any]:
+    """The body of a response of Anthropic's messages API."""
+    return {
+        "id": "loopback",
+        "type": "message",
+        "role": "assistant",
+        "model": model,
+        "content": [{"type": "text", "text": choice.text or ""}],
+        "stop_reason": "max_tokens" if choice.finish_reason == "length" else "end_turn",
+        "stop_sequence": None,
+        "usage": {"input_tokens": prompt_tokens, "output_tokens": choice.tokens},
+    }
+
+
 class LoopbackServer(ABC):
     """Base class of the servers: receives, counts and fails. Use a subclass in `async with ... as server`.
 
@@ -309,17 +323,7 @@ class AnthropicServer(LoopbackServer):
         return self.url
 
     def _completion(self, path: str, body: dict[str, Any], choices: list[SentChoice]) -> dict[str, Any]:
-        choice = choices[0]
-        return {
-            "id": "loopback",
-            "type": "message",
-            "role": "assistant",
-            "model": body["model"],
-            "content": [{"type": "text", "text": choice.text or ""}],
-            "stop_reason": "max_tokens" if choice.finish_reason == "length" else "end_turn",
-            "stop_sequence": None,
-            "usage": {"input_tokens": count_tokens(prompt_text(body)), "output_tokens": choice.tokens},
-        }
+        return anthropic_message(body["model"], choices[0], count_tokens(prompt_text(body)))
 
 
 def _rate(text: str) -> tuple[str, float]:

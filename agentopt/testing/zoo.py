@@ -28,7 +28,14 @@ from agentopt.core.errors import CatalogError
 from agentopt.core.yaml_models import parse_yaml
 from agentopt.models.scripted import count_tokens
 from agentopt.testing.faults import Fault
-from agentopt.testing.servers import Answer, LoopbackServer, SentChoice, planted_answer, prompt_text
+from agentopt.testing.servers import (
+    Answer,
+    LoopbackServer,
+    SentChoice,
+    anthropic_message,
+    planted_answer,
+    prompt_text,
+)
 from agentopt.testing.zoo_families import FAMILIES, Family
 from agentopt.testing.zoo_rules import KEY, Refused, check_request, error_body
 
@@ -170,17 +177,7 @@ def _message(family: Family, choice: SentChoice) -> dict[str, Any]:
 
 
 def _messages(family: Family, body: dict[str, Any], choices: list[SentChoice], prompt: int) -> dict[str, Any]:
-    choice = choices[0]
-    return {
-        "id": "msg_zoo",
-        "type": "message",
-        "role": "assistant",
-        "model": body["model"],
-        "content": [{"type": "text", "text": choice.text or ""}],
-        "stop_reason": "max_tokens" if choice.finish_reason == "length" else "end_turn",
-        "stop_sequence": None,
-        "usage": {"input_tokens": prompt, "output_tokens": choice.tokens},
-    }
+    return anthropic_message(body["model"], choices[0], prompt)
 
 
 def _responses(family: Family, body: dict[str, Any], choices: list[SentChoice], prompt: int) -> dict[str, Any]:

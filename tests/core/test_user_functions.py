@@ -43,5 +43,6 @@ def test_any_other_failure_keeps_the_general_remedy(tmp_path: Path, line: str) -
 
 
 def test_every_new_path_exists() -> None:
-    for new in user_functions._moved().values():
-        importlib.import_module(f"agentopt.{new}")
+    paths = [f"agentopt.{new}" for new in user_functions._moved().values()]
+    assert {"agentopt.core.errors", "agentopt.models.openai_format", "agentopt.deploy.serve"} <= set(paths)
+    assert [importlib.import_module(path).__name__ for path in paths] == paths
