@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Hashable, Mapping
+from collections import Counter
+from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-Groups = Mapping[str, Hashable]
-"""Row id -> its group; rows of equal inputs share one."""
+Groups = Mapping[str, str]
+"""Row id -> id of the first row of its group. A row that is missing in it is a group of its own."""
 
 MOST_DUPLICATES = 0.5
 """Share of duplicate rows above which a split is refused by default."""
@@ -32,7 +33,36 @@ def grouped(inputs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
         inputs: row id -> the row's inputs, of JSON types; other values are compared by their `str`.
     """
     first: dict[str, str] = {}
-    return {row: first.setdefault(_key(values), row) for row, values in inputs.items()}
+    return {row: first.setdefault(inputs_key(values), row) for row, values in inputs.items()}
+
+
+def groups_of(keys: Mapping[str, Collection[Hashable]]) -> dict[str, str]:
+    """Row id -> id of the first row of its group, for the rows of groups of two or more.
+
+    Rows that share a key are in one group, directly or through other rows.
+
+    Args:
+        keys: row id -> its keys, such as its inputs and the value of its group column.
+    """
+    above, place = {row: row for row in keys}, {row: number for number, row in enumerate(keys)}
+
+    def root(row: str) -> str:
+        while above[row] != row:
+            above[row] = row = above[above[row]]
+        return row
+
+    with_key: dict[Hashable, str] = {}
+    for row, of in keys.items():
+        for key in of:
+            ends = root(row), root(with_key.setdefault(key, row))
+            above[max(ends, key=place.__getitem__)] = min(ends, key=place.__getitem__)
+    sizes = Counter(root(row) for row in keys)
+    return {row: root(row) for row in keys if sizes[root(row)] > 1}
+
+
+def independent(rows: int, groups: Groups) -> int:
+    """Number of rows that count, of a split of `rows` rows: each group counts once."""
+    return rows - len(groups) + len(set(groups.values()))
 
 
 def duplicate_share(groups: Groups) -> float:
@@ -41,14 +71,14 @@ def duplicate_share(groups: Groups) -> float:
 
 
 def by_group(scores: Mapping[str, float], groups: Groups) -> dict[str, float]:
-    """Group -> mean score of its rows. A row that is missing in `groups` forms a separate group.
+    """Id of a group's first row -> mean score of its rows. A row that is missing in `groups` is a separate group.
 
     Pass the result to `mean_interval` and `paired_difference` in place of the scores. For a comparison, restrict both
     sides to their shared rows first (`shared_by_group`).
     """
     members: dict[str, list[float]] = {}
     for row, score in scores.items():
-        members.setdefault(str(groups.get(row, row)), []).append(score)
+        members.setdefault(groups.get(row, row), []).append(score)
     return {group: sum(values) / len(values) for group, values in members.items()}
 
 
@@ -76,11 +106,20 @@ def near_duplicates(splits: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> li
     return found
 
 
+# Signs of mathematics are kept: "5 - 3" and "5 + 3" are two questions.
+_PUNCTUATION = str.maketrans(dict.fromkeys("_.,;:!?'\"`\u2018\u2019\u201c\u201d\u00ab\u00bb\u2026()[]{}", " "))
+
+
 def normalised(values: Mapping[str, Any]) -> str:
-    """Letters and digits of all inputs in lower case, with single spaces between words."""
-    text = unicodedata.normalize("NFKC", _key(values)).casefold()
-    return " ".join("".join(c if c.isalnum() else " " for c in text).split())
+    """The text of all inputs in lower case, with single spaces in place of spacing and punctuation."""
+    text = "\x1f".join([v if isinstance(v := values[name], str) else _to_json(v) for name in sorted(values)])
+    text = text if text.isascii() else unicodedata.normalize("NFKC", text)
+    return " ".join(text.casefold().translate(_PUNCTUATION).split())
 
 
-def _key(values: Mapping[str, Any]) -> str:
-    return json.dumps(values, sort_keys=True, default=str, ensure_ascii=False)
+_to_json = json.JSONEncoder(sort_keys=True, default=str, ensure_ascii=False).encode
+
+
+def inputs_key(values: Mapping[str, Any]) -> str:
+    """A text that is equal for equal inputs, including values that JSON has no type for, such as a date."""
+    return _to_json(dict(values))

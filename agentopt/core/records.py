@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from agentopt.core.candidate import Candidate
+from agentopt.core.duplicates import Groups, by_group, independent
 from agentopt.core.errors import FailureScope
 
 Split = Literal["train", "validation", "test"]
@@ -113,7 +114,8 @@ class ExampleResult:
 class Evaluation:
     """A candidate's results on some or all examples of one split, in the order they were run.
 
-    `planned` is the number of examples of the split; `state` follows from the results.
+    `planned` is the number of examples of the split; `state` follows from the results. `groups` is that of the task for
+    the split (`Task.groups`): examples that repeat each other count as one.
     """
 
     split: Split
@@ -121,18 +123,33 @@ class Evaluation:
     results: tuple[ExampleResult, ...]
     state: TrialState
     seconds: float = 0.0
+    groups: Groups = field(default_factory=dict)
 
     @property
     def scores(self) -> dict[str, float]:
-        """Example id -> score, of the examples that have one."""
+        """Example id -> score, of the examples that have one; a group's mean score under the id of its first example.
+
+        They are independent, as intervals and comparisons need them. `results` has the score of every example.
+        """
+        return by_group(self.row_scores, self.groups)
+
+    @property
+    def row_scores(self) -> dict[str, float]:
+        """Example id -> score, of every example that has one."""
         return {r.id: r.score for r in self.results if r.score is not None}
 
     @property
+    def planned_scores(self) -> int:
+        """Number of scores of a complete evaluation: the examples of the split, each group counted once."""
+        return independent(self.planned, self.groups)
+
+    @property
     def metrics(self) -> dict[str, dict[str, float]]:
-        """Metric -> example id -> value, of the examples that have a score."""
+        """Metric -> example id -> value, of the examples that have a score; grouped as `scores` are."""
         names = dict.fromkeys(name for r in self.results for name in r.metrics)
         scored = [r for r in self.results if r.score is not None]
-        return {name: {r.id: r.metrics[name] for r in scored if name in r.metrics} for name in names}
+        values = {name: {r.id: r.metrics[name] for r in scored if name in r.metrics} for name in names}
+        return {name: by_group(of, self.groups) for name, of in values.items()}
 
     @property
     def errors(self) -> dict[str, str]:
@@ -151,7 +168,7 @@ class Evaluation:
 
     @property
     def score(self) -> float | None:
-        """Mean over the scored examples; None when there are none."""
+        """Mean of the scores; None when there are none."""
         scores = self.scores.values()
         return sum(scores) / len(scores) if scores else None
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from agentopt.core import task_rules
 from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.core.cost import PAPER_UNIT, Unit
+from agentopt.core.duplicates import Groups, groups_of, inputs_key
 from agentopt.core.errors import TaskError
 from agentopt.core.records import Score, Split
 from agentopt.core.registry import FUSIONS
@@ -30,12 +32,21 @@ class Example:
         inputs: Values that templates can read, by column.
         target: The expected answer, visible only to scorers.
         metadata: Further values for scorers, hidden from templates.
+        group: Rows of one group, such as questions on one document, stay in one split and count as one row in
+            intervals and comparisons.
     """
 
     id: str
     inputs: Mapping[str, Any]
     target: Any = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    group: str | None = None
+
+    @property
+    def same_as(self) -> tuple[tuple[str, str], ...]:
+        """Keys of the example; examples of a split that share one are in one group."""
+        inputs = ("inputs", inputs_key(self.inputs))
+        return (inputs,) if self.group is None else (inputs, ("group", self.group))
 
 
 class Unparsable(ValueError):  # noqa: N818 - a verdict on a response, not a failure of ours
@@ -297,6 +308,14 @@ class Task:
     def output_subtask(self) -> str:
         """The subtask whose output is scored."""
         return self.output or self.subtasks[-1].name
+
+    @cached_property
+    def groups(self) -> Mapping[Split, Groups]:
+        """Split -> example id -> id of the first example of its group, for groups of two or more examples.
+
+        Examples with equal inputs are in one group, and so are those with one `Example.group`.
+        """
+        return {split: groups_of({e.id: e.same_as for e in examples}) for split, examples in self.splits.items()}
 
     @property
     def baseline(self) -> Candidate:

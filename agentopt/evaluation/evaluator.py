@@ -105,7 +105,8 @@ class Evaluator:
         pruned = False
 
         def so_far(state: TrialState) -> Evaluation:
-            return Evaluation(split, len(examples), tuple(results), state, self._clock() - started)
+            groups = self.task.groups.get(split, {})
+            return Evaluation(split, len(examples), tuple(results), state, self._clock() - started, groups)
 
         for block in _blocks(examples, self.looks if stop else 1):
             try:
@@ -116,8 +117,7 @@ class Evaluator:
             except EvaluationStopped as error:
                 error.partial = so_far("incomplete")
                 raise
-            scores = {r.id: r.score for r in results if r.score is not None}
-            if stop and len(results) < len(examples) and stop(scores):
+            if stop and len(results) < len(examples) and stop(so_far("pruned").scores):
                 pruned = True
                 break
         self._check_called(results)
@@ -231,7 +231,9 @@ class Evaluator:
     def _ordered(self, split: Split) -> list[Example]:
         examples = list(self.task.splits.get(split, ()))
         random.Random(f"{self.seed}:{split}").shuffle(examples)
-        return examples
+        # The rows of a group are adjacent: all but the last group of a stopped evaluation are whole.
+        groups, first = self.task.groups.get(split, {}), dict[str, int]()
+        return sorted(examples, key=lambda e: first.setdefault(groups.get(e.id, e.id), len(first)))
 
 
 async def judged(scorer: Scorer, example: Example, output: Value | None) -> Score:

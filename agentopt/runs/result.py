@@ -12,11 +12,12 @@ from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
 from agentopt.core.budget import Usage
 from agentopt.core.candidate import Candidate
+from agentopt.core.comparison import compare
 from agentopt.core.cost import CostMeasure
 from agentopt.core.errors import ConfigError
 from agentopt.core.files import write_atomically
 from agentopt.core.records import Evaluation, SubtaskUse, Trial
-from agentopt.core.stats import Difference, Interval, Verdict, mean_interval, paired_difference, verdict
+from agentopt.core.stats import Difference, Interval, Verdict, mean_interval, verdict
 from agentopt.core.stop_reason import StopKind, StopReason
 from agentopt.core.yaml_models import to_yaml
 from agentopt.prompts.optimizer import Optimized
@@ -30,7 +31,7 @@ Role = Literal["baseline", "best", "recommended"]
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A mean score with its 95% interval, over `n` scored examples of `planned`."""
+    """A mean score with its 95% interval, over `n` scored examples of `planned`; a group of examples counts once."""
 
     score: float
     interval: Interval
@@ -40,12 +41,14 @@ class Measured:
     @classmethod
     def of(cls, evaluation: Evaluation, *, seed: int = 0) -> Measured | None:
         """The mean score of an evaluation; None without a scored example."""
-        return cls._mean(evaluation.scores.values(), evaluation.planned, seed)
+        return cls._mean(evaluation.scores.values(), evaluation.planned_scores, seed)
 
     @classmethod
     def metrics_of(cls, evaluation: Evaluation, *, seed: int = 0) -> dict[str, Measured]:
         """The mean of each metric that has a value."""
-        means = {name: cls._mean(of.values(), evaluation.planned, seed) for name, of in evaluation.metrics.items()}
+        means = {
+            name: cls._mean(of.values(), evaluation.planned_scores, seed) for name, of in evaluation.metrics.items()
+        }
         return {name: mean for name, mean in means.items() if mean is not None}
 
     @classmethod
@@ -66,10 +69,8 @@ class Comparison:
     @classmethod
     def of(cls, evaluation: Evaluation, baseline: Evaluation, *, seed: int = 0) -> Comparison | None:
         """Compare on the examples that both scored; None without any."""
-        if not evaluation.scores.keys() & baseline.scores.keys():
-            return None
-        difference = paired_difference(evaluation.scores, baseline.scores, seed=seed)
-        return cls(difference, verdict(difference))
+        difference = compare(evaluation, baseline, seed=seed)
+        return cls(difference, verdict(difference)) if difference else None
 
 
 @dataclass(frozen=True, slots=True)

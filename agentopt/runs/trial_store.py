@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 from pydantic import TypeAdapter
 
 from agentopt.core.candidate import Candidate
+from agentopt.core.comparison import compare
 from agentopt.core.records import Evaluation, Trial
-from agentopt.core.stats import paired_difference, verdict
+from agentopt.core.stats import verdict
 from agentopt.search.base import Proposal, SearchSpace
 
 if TYPE_CHECKING:
@@ -99,8 +100,8 @@ def recommended_trial(trials: Sequence[Trial], *, seed: int = 0) -> Trial | None
     for trial in sorted(complete(trials), key=lambda t: (t.units, -scores[t.number], t.number)):
         if trial is best:
             break
-        difference = paired_difference(best.evaluation.scores, trial.evaluation.scores, seed=seed)
-        if verdict(difference) != "better":
+        difference = compare(best.evaluation, trial.evaluation, seed=seed)
+        if difference is None or verdict(difference) != "better":
             return trial
     return best
 

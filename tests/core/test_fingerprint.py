@@ -86,7 +86,13 @@ PROGRAM_CHANGES: dict[str, Any] = {
     "concurrency": 1,
     "models": {"gpt": "a"},
 }
-EXAMPLE_CHANGES: dict[str, Any] = {"id": "f", "inputs": {"q": "!"}, "target": "no", "metadata": {"level": 1}}
+EXAMPLE_CHANGES: dict[str, Any] = {
+    "id": "f",
+    "inputs": {"q": "!"},
+    "target": "no",
+    "metadata": {"level": 1},
+    "group": "g",
+}
 
 
 def with_subtask(**changes: Any) -> Task:

@@ -1,4 +1,4 @@
-"""The gate's four verdicts, the rows it needs, what a number of rows can show, and rows that repeat each other."""
+"""The gate's four verdicts, the rows it needs, and what a number of rows can show."""
 
 from __future__ import annotations
 
@@ -7,13 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentopt.core.duplicates import (
-    by_group,
-    duplicate_share,
-    grouped,
-    near_duplicates,
-    shared_by_group,
-)
 from agentopt.core.gate import Gate, gate, rows_needed
 from agentopt.core.power import minimal_detectable_difference, power_advice
 from agentopt.core.stats import paired_difference, verdict
@@ -124,38 +117,3 @@ def test_more_rows_detect_less(rows: int, discordance: float) -> None:
 def test_five_rows_cannot_show_a_difference_and_six_can() -> None:
     assert verdict(paired_difference(*pair(5, 0, 0))) == "not distinguishable"
     assert verdict(paired_difference(*pair(6, 0, 0))) == "better"
-
-
-# ---- duplicates
-
-
-def test_rows_with_equal_inputs_share_a_group_whatever_the_order_of_their_keys() -> None:
-    rows = {"a": {"x": 1, "y": "b"}, "b": {"y": "b", "x": 1}, "c": {"x": 2, "y": "b"}}
-    groups = grouped(rows)
-    assert groups == {"a": "a", "b": "a", "c": "c"}
-    assert duplicate_share(groups) == pytest.approx(1 / 3)
-    assert duplicate_share({}) == 0
-
-
-def test_a_group_counts_once_in_a_mean_and_in_a_comparison() -> None:
-    groups = {"a": "a", "b": "a", "c": "c"}
-    assert by_group({"a": 1.0, "b": 0.0, "c": 1.0, "new": 0.0}, groups) == {"a": 0.5, "c": 1.0, "new": 0.0}
-    one, other = shared_by_group({"a": 1.0, "b": 0.0}, {"a": 0.0, "c": 1.0}, groups)
-    assert (one, other) == ({"a": 1.0}, {"a": 0.0})
-
-
-@given(st.dictionaries(st.text(min_size=1, max_size=3), st.floats(0, 1), min_size=1, max_size=20))
-def test_without_duplicates_grouping_changes_nothing(scores: dict[str, float]) -> None:
-    assert by_group(scores, {row: row for row in scores}) == scores
-
-
-def test_near_duplicates_across_splits_are_found_and_those_within_a_split_are_not() -> None:
-    found = near_duplicates(
-        {
-            "train": {"t1": {"q": "How many apples?"}, "t2": {"q": "how  many APPLES"}},
-            "test": {"s1": {"q": "How many apples!"}, "s2": {"q": "How many pears?"}},
-        }
-    )
-    assert [(pair.split, pair.row, pair.other_split, pair.other_row) for pair in found] == [
-        ("test", "s1", "train", "t1")
-    ]
