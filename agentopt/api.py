@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import TaskError, UserError
-from agentopt.core.events import ExampleDone, FileProgress, JournalUsed, Observer, broadcast, log_to
+from agentopt.core.events import ExampleDone, FileProgress, JournalUsed, Observer, broadcast, log_to, of_callbacks
 from agentopt.core.records import Evaluation, Split
 from agentopt.core.task import Task
 from agentopt.evaluation.evaluator import Evaluator, check_candidate
@@ -83,6 +83,7 @@ async def aoptimize(
     Raises:
         UserError: The request breaks a rule. Raised before anything is spent.
         NothingEvaluated: No candidate was evaluated on every example.
+        CallbackError: A callback failed.
     """
     opened = resume if isinstance(resume, RunFolder) or resume is None else RunFolder.open(resume)
     config = config or (opened.config if opened else Config())
@@ -97,7 +98,7 @@ async def aoptimize(
     _check_split(loaded, "validation")
     if opened:
         opened = opened.resumed_with(loaded, config)
-    observe = broadcast(*callbacks)
+    observe = of_callbacks(callbacks)
     # Before the folder exists: a missing key leaves none behind.
     models = provider or model_router(specs, observe, required_models(loaded))
     run = opened or RunFolder.create(loaded, config, warm_start)
@@ -155,7 +156,7 @@ async def aevaluate(
     chosen = candidate or loaded.baseline
     check_candidate(chosen, loaded)
     caps, run = config.budget.caps(), f"evaluate {loaded.name} {uuid.uuid4().hex}"
-    observe = CutOffWarnings(loaded, broadcast(*callbacks))
+    observe = CutOffWarnings(loaded, of_callbacks(callbacks))
     models = provider or model_router(specs, observe, required_models(loaded))
     async with open_session(
         specs, run, caps=caps, journal=config.journal, provider=models, observer=observe, fresh=fresh
@@ -204,7 +205,7 @@ async def adiagnose(
     chosen = candidate or loaded.baseline
     check_candidate(chosen, loaded)
     subtasks = pilot_subtasks(loaded, config, subtask)
-    caps, run, observe = config.budget.caps(), f"diagnose {loaded.name} {uuid.uuid4().hex}", broadcast(*callbacks)
+    caps, run, observe = config.budget.caps(), f"diagnose {loaded.name} {uuid.uuid4().hex}", of_callbacks(callbacks)
     models = provider or model_router(specs, observe, required_models(loaded))
     async with open_session(
         specs,

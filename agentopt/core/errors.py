@@ -26,6 +26,7 @@ AgentoptError
 │   └── TransientWebhookError worth another attempt
 ├── ApiError                  an HTTP error response in the OpenAI format, sent to a client
 ├── ScorerError               a scorer or a user's function failed on an example
+├── CallbackError             a user's callback failed on an event
 └── StrategyError             a search strategy failed, or proposed what cannot be tried
 
 Only `evaluation` turns failures into data; everywhere else they are raised.
@@ -287,6 +288,10 @@ class ApiError(AgentoptError):
 
 class ScorerError(AgentoptError):
     """A scorer, or a function the user supplied, failed on an example."""
+
+
+class CallbackError(AgentoptError):
+    """A callback that the user passed failed on an event, which ended the run."""
 
 
 class StrategyError(AgentoptError):

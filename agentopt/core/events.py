@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +12,9 @@ from typing import ClassVar, Literal
 
 from agentopt.core.budget import Budget
 from agentopt.core.candidate import Candidate
+from agentopt.core.errors import AgentoptError, CallbackError
 from agentopt.core.records import ExampleResult, Split, Trial
+from agentopt.core.user_functions import name_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,6 +338,26 @@ def log_to(path: Path) -> Observer:
             log.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     return write
+
+
+def of_callbacks(callbacks: Iterable[Observer]) -> Observer:
+    """One observer that passes every event to each of the user's callbacks, in order.
+
+    It raises `CallbackError` if one of them fails: the responses so far are in the journal, so nothing is lost.
+    """
+
+    def observe(event: Event) -> None:
+        for callback in callbacks:
+            try:
+                callback(event)
+            except AgentoptError:
+                raise
+            except Exception as error:  # a user's function may raise anything
+                problem = f"{name_of(callback)}` failed on {event.kind}: {type(error).__name__}: {error}"
+                remedy = "correct it and resume the run; answers that were paid for are kept"
+                raise CallbackError(f"the callback `{problem}\n  remedy: {remedy}") from error
+
+    return observe
 
 
 def broadcast(*observers: Observer) -> Observer:

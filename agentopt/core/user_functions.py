@@ -1,19 +1,53 @@
-"""Functions of a user's Python files, named as `file.py:name`."""
+"""A user's functions: loaded from Python files by `file.py:name`, and called so that what they raise is reported."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from agentopt.core.errors import TaskError, UserError
+from agentopt.core.errors import AgentoptError, ScorerError, TaskError, UserError
+from agentopt.core.task import Unparsable
 from agentopt.core.yaml_models import did_you_mean
 
 FILE_MODULE = "agentopt_task_"
 """Begins the module names of Python files in task folders; a hash of the path follows."""
+
+
+def name_of(function: object) -> str:
+    """Return a function's name for messages; that of the type if it has none, such as a `partial`."""
+    return str(getattr(function, "__name__", type(function).__name__))
+
+
+@contextmanager
+def reporting(failed: str) -> Iterator[None]:
+    """Raise what a user's function raises as `ScorerError`; our own exceptions and `Unparsable` pass unchanged.
+
+    Args:
+        failed: What the message begins with, such as "the scorer `f` failed on example 3"; the exception follows.
+
+    Raises:
+        ScorerError: The function raised anything else.
+    """
+    try:
+        yield
+    except (AgentoptError, Unparsable):
+        raise
+    except Exception as error:  # a user's function may raise anything
+        raise ScorerError(f"{failed}: {type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def located(place: str) -> Iterator[None]:
+    """Begin the message of a `ScorerError` with `place`, such as "example 3"."""
+    try:
+        yield
+    except ScorerError as error:
+        raise ScorerError(f"{place}: {error}") from error
 
 
 class Functions:

@@ -15,10 +15,11 @@ from collections.abc import Awaitable, Callable, Set
 from dataclasses import replace
 from typing import Any
 
-from agentopt.core.errors import AgentoptError, ScorerError
+from agentopt.core.errors import ScorerError
 from agentopt.core.records import Score
 from agentopt.core.registry import scorer
 from agentopt.core.task import Example, Scorer, Unparsable, Value
+from agentopt.core.user_functions import name_of, reporting
 from agentopt.core.yaml_models import NotNegative
 from agentopt.evaluation import judge as judge  # registers the scorer `judge`
 from agentopt.evaluation.outputs import NOTHING_PARSABLE, as_text
@@ -129,19 +130,14 @@ def python(function: Callable[[Example, Value], Any]) -> Scorer:
         ScorerError: If the function raises, or returns anything else or a value that is not finite; names the function
             and the example.
     """
-    name = getattr(function, "__name__", repr(function))
+    who = f"the scorer `{name_of(function)}`"
 
     async def score(example: Example, output: Value) -> Score:
-        try:
+        with reporting(f"{who} failed on example {example.id}"):
             judged = function(example, output)
             if inspect.isawaitable(judged):
                 judged = await judged
-        except AgentoptError:
-            raise
-        except Exception as error:  # a user's function may raise anything; it is reported as its failure
-            problem = f"{type(error).__name__}: {error}"
-            raise ScorerError(f"the scorer `{name}` failed on example {example.id}: {problem}") from error
-        return _checked(judged, f"the scorer `{name}`", example)
+        return _checked(judged, who, example)
 
     return score
 

@@ -8,7 +8,6 @@ from functools import partial
 
 from agentopt.core.budget import Usage
 from agentopt.core.candidate import Candidate, SubtaskChoice
-from agentopt.core.errors import AgentoptError
 from agentopt.core.records import Split
 from agentopt.core.task import Example, Subtask, Task
 from agentopt.core.task_rules import CONTEXT
@@ -156,9 +155,9 @@ def _longest_prompt(task: Task, subtask: Subtask, example: Example) -> str:
     for placeholder in ("x" * (4 * max(s.max_tokens for s in task.subtasks)), "", ["x"], 0):
         try:
             prompts.append(subtask.render(example.inputs, dict.fromkeys(names, placeholder)))
-        except (AgentoptError, TypeError, ValueError, AttributeError):
-            continue  # a placeholder of the wrong type; another one fits
-    return max(prompts, key=len)
+        except Exception:  # noqa: BLE001, S112 - a user's function; another placeholder may fit it
+            continue
+    return max(filter(lambda prompt: isinstance(prompt, str), prompts), key=len)
 
 
 def _agent_usage(specs: Mapping[str, ModelSpec], config: Config, trials: int) -> Usage:

@@ -39,7 +39,6 @@ from agentopt.taskfile.program import MAX_TOKENS, check_prompts, read_program, s
 from agentopt.taskfile.reader import read_dataset
 from agentopt.taskfile.schema import Named, SubtaskSpec, TaskSpec, build, with_overrides
 from agentopt.taskfile.scoring import build_metrics, build_scorer, check_readable, check_targets, is_comparison
-from agentopt.workflow import parsers
 from agentopt.workflow.templates import Template, compile_template
 
 TASK_FILE = "task.yaml"
@@ -174,9 +173,7 @@ class _Reader:
         return read_program(spec, self.file.parent, self.functions, parse, where)
 
     def _parser(self, spec: Named, where: str) -> Parser:
-        entry, parse = build(PARSERS, spec, self.functions, where)
-        # A built-in parser raises only `Unparsable`; others may raise anything.
-        return parse if entry.make.__module__ == parsers.__name__ else parsers.python(parse)
+        return build(PARSERS, spec, self.functions, where)[1]  # type: ignore[no-any-return]
 
     def _fusion(self, spec: SubtaskSpec) -> Fusion:
         fuse, where = spec.fuse, self.at("fuse", spec)

@@ -11,10 +11,11 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
-from agentopt.core.errors import AgentoptError, ScorerError, TaskError
+from agentopt.core.errors import ScorerError, TaskError
 from agentopt.core.registry import FUSIONS, ModelName
 from agentopt.core.registry import fusion as register_fusion
 from agentopt.core.task import Fusion, Value
+from agentopt.core.user_functions import name_of, reporting
 from agentopt.core.yaml_models import broken_rule, did_you_mean
 from agentopt.models.base import Message
 from agentopt.workflow.templates import Template, compile_template
@@ -49,12 +50,8 @@ def fuse_values(fusion: Fusion, values: Sequence[Value], inputs: Mapping[str, An
     """
     if not values:
         return None
-    try:
+    with reporting(f"the fusion {fusion.method} failed"):
         return FUSIONS.find(fusion.method).make(values, inputs, **fusion.given)
-    except AgentoptError:
-        raise
-    except Exception as error:  # a plugin's function may raise anything
-        raise ScorerError(f"the fusion {fusion.method} failed: {type(error).__name__}: {error}") from error
 
 
 @register_fusion("first")
@@ -138,15 +135,11 @@ def _fusion_template(text: str) -> Template:
 
 
 def _judged(judge: Callable[[Mapping[str, Any], Value], float], inputs: Mapping[str, Any], value: Value) -> float:
-    name = getattr(judge, "__name__", repr(judge))
-    try:
+    who = f"the judge `{name_of(judge)}` of best_of"
+    with reporting(f"{who} failed"):
         merit = float(judge(inputs, value))
-    except AgentoptError:
-        raise
-    except Exception as error:  # a user's function may raise anything; it is reported as its failure
-        raise ScorerError(f"the judge `{name}` of best_of failed: {type(error).__name__}: {error}") from error
     if math.isnan(merit):
-        raise ScorerError(f"the judge `{name}` of best_of must return a number, but got nan")
+        raise ScorerError(f"{who} must return a number, but got nan")
     return merit
 
 

@@ -9,16 +9,17 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from agentopt.core.candidate import Candidate
-from agentopt.core.errors import AgentoptError, BudgetExceeded, ScorerError, TaskError
+from agentopt.core.errors import BudgetExceeded, ScorerError, TaskError
 from agentopt.core.records import Answer
 from agentopt.core.task import ContextFunction, Example, Subtask, Task, Value
 from agentopt.core.task_rules import CONTEXT
+from agentopt.core.user_functions import located, name_of, reporting
 from agentopt.models.base import ChatModel
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.live_text import only_live_if
 from agentopt.models.redaction import secrets_of
 from agentopt.workflow.base import CallSubtask, Draw, OnAnswer, Prompt, SubtaskAnswer, WorkflowResult, WorkflowRunner
-from agentopt.workflow.parsers import whole_text
+from agentopt.workflow.parsers import shown, whole_text
 from agentopt.workflow.program.program_runner import ProgramRunner
 from agentopt.workflow.sampling import SubtaskSampler
 
@@ -65,12 +66,13 @@ class Workflow:
         Raises:
             ModelError: If a call failed permanently.
             BudgetExceeded: If a cap was reached.
-            ScorerError: If a prompt could not be rendered, or the program failed.
+            ScorerError: If the program or a function of the task failed.
         """
 
         async def call(subtask: Subtask, prompt: Prompt, /, *, occurrence: int = 0) -> Answer:
             drawn = draw.of(subtask.name, occurrence)
-            return await self.answer(candidate, subtask, prompt, drawn, inputs=example.inputs, on_answer=on_answer)
+            with located(f"example {example.id}"):
+                return await self.answer(candidate, subtask, prompt, drawn, inputs=example.inputs, on_answer=on_answer)
 
         return await self._runner.run(example, call)
 
@@ -97,11 +99,13 @@ class Workflow:
         Raises:
             ModelError: If a call failed permanently.
             BudgetExceeded: If a cap was reached.
+            ScorerError: If the subtask's parser or fusion failed.
         """
         self.calls += 1
         choice, started = candidate[subtask.name], self._clock()
         # Text that is parsed, fused or voted on is known only at the end.
-        with only_live_if(choice.num_samples == 1 and subtask.parse in (str.strip, whole_text)):
+        live = choice.num_samples == 1 and subtask.parse in (str.strip, whole_text)
+        with only_live_if(live), located(f"subtask {subtask.name}"):
             answer = await self._sampler.answer(subtask, choice, prompt, inputs, draw)
         message = prompt if isinstance(prompt, str) else prompt[-1].content
         on_answer(SubtaskAnswer(subtask.name, choice.model, message, answer, self._clock() - started))
@@ -159,16 +163,18 @@ def _result(task: Task, answers: Mapping[str, Answer | None]) -> WorkflowResult:
 
 
 async def _prompt(subtask: Subtask, example: Example, outputs: Mapping[str, Value]) -> str:
+    place = f"the prompt of {subtask.name} on example {example.id}"
     try:
         if subtask.context is not None:
-            outputs = {**outputs, CONTEXT: await _call(subtask.context, example.inputs, outputs)}
-        return subtask.render(example.inputs, outputs)
-    except AgentoptError as error:
-        message = error.message if isinstance(error, TaskError) else str(error)
-        raise ScorerError(f"the prompt of {subtask.name} on example {example.id}: {message}") from error
-    except Exception as error:  # `context` and `render` may be a user's functions, which may raise anything
-        problem = f"{type(error).__name__}: {error}"
-        raise ScorerError(f"the prompt of {subtask.name} on example {example.id} failed: {problem}") from error
+            with reporting(f"{place}: the context function `{name_of(subtask.context)}` failed"):
+                outputs = {**outputs, CONTEXT: await _call(subtask.context, example.inputs, outputs)}
+        with reporting(f"{place}: `{name_of(subtask.render)}` failed"):
+            prompt = subtask.render(example.inputs, outputs)
+    except TaskError as error:  # of a template; its remedy is for the time of loading
+        raise ScorerError(f"{place}: {error.message}") from error
+    if not isinstance(prompt, str):
+        raise ScorerError(f"{place}: `{name_of(subtask.render)}` must return a text, but got {shown(prompt)}")
+    return prompt
 
 
 async def _call(function: ContextFunction, inputs: Mapping[str, Any], outputs: Mapping[str, Value]) -> Any:

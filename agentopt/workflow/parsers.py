@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal
 
-from agentopt.core.errors import AgentoptError, ScorerError
 from agentopt.core.json_text import json_values
 from agentopt.core.registry import parser
 from agentopt.core.task import Parser, Unparsable, Value
+from agentopt.core.user_functions import name_of, reporting
 from agentopt.workflow.number_text import plain, plain_numbers
 
 if TYPE_CHECKING:
@@ -258,18 +258,12 @@ def _references(schema: Any) -> Iterator[str]:
 @parser("python")
 def python(function: Callable[[str], Value]) -> Parser:
     """A user's function. None means unparsable; any exception other than `Unparsable` becomes `ScorerError`."""
-    name = getattr(function, "__name__", repr(function))
 
     def parse(response: str) -> Value:
-        try:
+        with reporting(f"the parser `{name_of(function)}` failed on {shown(response)}"):
             value = function(response)
-        except (Unparsable, AgentoptError):
-            raise
-        except Exception as error:  # a user's function may raise anything; it is reported as its failure
-            problem = f"{type(error).__name__}: {error}"
-            raise ScorerError(f"the parser `{name}` failed on {shown(response)}: {problem}") from error
         if value is None:
-            raise Unparsable(f"`{name}` returned None for {shown(response)}")
+            raise Unparsable(f"`{name_of(function)}` returned None for {shown(response)}")
         return value
 
     return parse

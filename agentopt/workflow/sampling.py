@@ -17,6 +17,7 @@ from agentopt.models.base import ChatModel, Choice, Message, Request, Response
 from agentopt.models.catalog import ModelSpec
 from agentopt.workflow.base import FIRST_DRAW, Draw, Prompt
 from agentopt.workflow.fusion import fuse_values, fusion_message, vote, vote_key
+from agentopt.workflow.parsers import python
 from agentopt.workflow.tool_calls import CalledTools, read_tool_calls, vote_on_calls
 
 
@@ -203,7 +204,7 @@ def _parsed(subtask: Subtask, choice: Choice) -> Value:
     """The choice's value. Thoughts are never parsed: a number in a thought is no answer."""
     if choice.is_only_thought:
         raise Unparsable("expected an answer, got only thoughts")
-    return subtask.parse(choice.text)
+    return python(subtask.parse)(choice.text)
 
 
 def _cut_off(response: Response) -> int:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -20,6 +21,7 @@ from agentopt.core.candidate import Candidate, SubtaskChoice, load_candidate
 from agentopt.core.cost import Unit
 from agentopt.core.errors import (
     AgentoptError,
+    CallbackError,
     CallsFailError,
     CandidateError,
     ConfigError,
@@ -27,10 +29,10 @@ from agentopt.core.errors import (
     PermanentModelError,
     TaskError,
 )
-from agentopt.core.events import Note, log_to
+from agentopt.core.events import Event, ExampleDone, Note, RunDone, RunStarted, TrialDone, log_to
 from agentopt.core.records import Score
 from agentopt.core.stop_reason import StopKind
-from agentopt.core.task import Example
+from agentopt.core.task import Example, Fusion
 from agentopt.models.base import Request, Response
 from agentopt.models.catalog import Catalog, ModelSpec
 from agentopt.models.scripted import ScriptedModel
@@ -396,6 +398,58 @@ async def test_a_scorer_of_a_task_built_in_python_may_fail_on_an_example_and_giv
     assert set(evaluation.errors) == {"test-3", "test-4"}
     assert "the scorer `judge` failed on example test-3: ValueError: no idea" in evaluation.errors["test-3"]
     assert set(evaluation.scores.values()) == {0.5}
+
+
+def raising(*_: Any) -> Any:
+    raise LookupError("no entry")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"parse": raising}, "the parser `raising` failed on"),
+        ({"render": raising}, "the prompt of find on example test-3: `raising` failed"),
+        ({"context": raising}, "the context function `raising` failed"),
+        ({"fusion": Fusion("best_of", judge=raising)}, "the judge `raising` of best_of failed"),
+        ({"parse": lambda text: 1, "fusion": Fusion("vote_list")}, "vote_list needs lists to vote on"),
+    ],
+)
+async def test_a_function_that_raises_leaves_its_examples_without_a_score(
+    tmp_path: Path, settings: dict[str, Any], message: str
+) -> None:
+    task = toy_task()
+    failing = replace(task, subtasks=(replace(task["find"], **settings), task["answer"]))
+    evaluation = await aevaluate(failing, config=config(tmp_path), provider=toy_model())
+    assert (evaluation.scores, evaluation.state) == ({}, "incomplete")
+    error = evaluation.errors["test-3"]
+    assert message in error
+    assert "find" in error
+    assert "example test-3" in error
+    assert "LookupError: no entry" in error or "vote_list" in error
+
+
+async def test_a_parser_that_returns_none_gives_no_answer(tmp_path: Path) -> None:
+    task = toy_task()
+    empty = replace(task, subtasks=(replace(task["find"], parse=lambda text: None), task["answer"]))
+    evaluation = await aevaluate(empty, config=config(tmp_path), provider=toy_model())
+    assert set(evaluation.scores.values()) == {0.0}
+    assert "`<lambda>` returned None" in evaluation.results[0].feedback
+
+
+@pytest.mark.parametrize("kind", [RunStarted, ExampleDone, TrialDone, RunDone])
+async def test_a_callback_that_raises_ends_the_run_which_resumes_without_a_second_call(
+    tmp_path: Path, kind: type[Event]
+) -> None:
+    def callback(event: Event) -> None:
+        if isinstance(event, kind):
+            raise ZeroDivisionError("division by zero")
+
+    settings, model = config(tmp_path), toy_model()
+    with pytest.raises(CallbackError, match=r"the callback `callback` failed on \w+: ZeroDivisionError"):
+        await aoptimize(toy_task(), settings, callbacks=[callback], provider=model)
+    (folder,) = (tmp_path / "runs").iterdir()
+    await aoptimize(toy_task(), resume=folder, provider=model)
+    assert len(model.requests) == len(set(model.requests))
 
 
 @pytest.mark.parametrize(

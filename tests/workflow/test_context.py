@@ -66,7 +66,9 @@ async def test_a_context_function_that_fails_is_a_failure_on_the_example_and_no_
     def broken(inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> str:
         raise KeyError("gone")
 
-    with pytest.raises(ScorerError, match="the prompt of answer on example e7 failed: KeyError: 'gone'"):
+    with pytest.raises(
+        ScorerError, match="of answer on example e7: the context function `broken` failed: KeyError: 'gone'"
+    ):
         await SubtaskGraph(chain(broken)).run(EXAMPLE, echo)
 
 

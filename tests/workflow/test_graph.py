@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import pytest
@@ -148,8 +150,35 @@ async def test_a_prompt_that_cannot_be_rendered_names_subtask_example_and_variab
     broken = task(subtask("find", "{{ inputs.facts }}"))
     with pytest.raises(ScorerError, match=r"prompt of find on example e7: `facts` is not defined .*question"):
         await SubtaskGraph(broken).run(EXAMPLE, RecordedCalls())
-    own = task(Subtask("find", lambda inputs, outputs: inputs["facts"], ("m",)))
-    with pytest.raises(ScorerError, match="prompt of find on example e7 failed: KeyError"):
+
+
+def missing_column(inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> str:
+    return str(inputs["facts"])
+
+
+def no_text(inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Any:
+    return None
+
+
+async def broken_context(inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Any:
+    raise StopAsyncIteration("over")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"render": missing_column}, "the prompt of find on example e7: `missing_column` failed: KeyError: 'facts'"),
+        ({"render": no_text}, "the prompt of find on example e7: `no_text` must return a text, but got None"),
+        (
+            {"context": broken_context},
+            "the prompt of find on example e7: the context function `broken_context` failed: StopAsyncIteration: over",
+        ),
+        ({"context": partial(no_text, {}, {})}, "the context function `partial` failed: TypeError: no_text() takes 2"),
+    ],
+)
+async def test_a_function_that_builds_a_prompt_and_fails_is_named(settings: dict[str, Any], message: str) -> None:
+    own = task(Subtask(**{"name": "find", "render": lambda inputs, outputs: "Who?", "models": ("m",), **settings}))
+    with pytest.raises(ScorerError, match=re.escape(message)):
         await SubtaskGraph(own).run(EXAMPLE, RecordedCalls())
 
 

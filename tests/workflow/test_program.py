@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import textwrap
 import threading
@@ -168,6 +169,13 @@ async def test_what_a_command_prints_is_parsed_and_what_does_not_parse_is_no_ans
     result = await only(task_of(Program(("echo", "words"), parse=number)), config)
     assert result.score == 0.0
     assert result.feedback.endswith("; the program's answer: expected a number, got words")
+
+
+async def test_a_programs_parser_that_raises_is_an_error_not_a_wrong_answer(config: Config) -> None:
+    result = await only(task_of(Program(("echo", "words"), parse=json.loads)), config)
+    assert result.score is None
+    assert "an answer that cannot be read: the parser `loads` failed on 'words" in str(result.error)
+    assert f"on example {result.id}" in str(result.error)
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from agentopt.core.errors import ScorerError
 from agentopt.core.task import Endpoint, Example, Program, Task, Unparsable, Value
 from agentopt.models.redaction import redact
 from agentopt.workflow.base import CallSubtask, WorkflowResult
+from agentopt.workflow.parsers import python
 from agentopt.workflow.program.function_process import FunctionProcess
 from agentopt.workflow.program.processes import ProgramFailedError, in_thread, run_command, until_done
 from agentopt.workflow.program.program_run import ProgramRun
@@ -163,7 +164,10 @@ class _Open:
             if function:
                 return await self._by_call(function, run, endpoint)
             printed = await self._by_command(run, endpoint)
-        return self._program.parse(printed) if printed.strip() else None
+        try:
+            return python(self._program.parse)(printed) if printed.strip() else None
+        except ScorerError as error:
+            raise ProgramFailedError(f"printed an answer that cannot be read: {error}") from error
 
     @contextmanager
     def _admitted(self, run: ProgramRun, base_url: str) -> Iterator[None]:
