@@ -31,7 +31,7 @@ from agentopt.runs.config import Config
 from agentopt.runs.folder import RunFolder
 from agentopt.runs.optimization import Optimization
 from agentopt.runs.prompt_phase import pilot_subtasks, prompted_subtasks, run_diagnosis
-from agentopt.runs.response_issues import CutOffWarnings
+from agentopt.runs.response_issues import IncompleteWarnings
 from agentopt.runs.result import Result
 from agentopt.runs.strategies import check_search_settings
 from agentopt.search.base import Search, Strategy
@@ -115,7 +115,7 @@ async def aoptimize(
                 provider=models,
                 observer=logged,
             ) as session:
-                watched = CutOffWarnings(loaded, logged)
+                watched = IncompleteWarnings(loaded, logged)
                 return await Optimization(loaded, config, run, session, watched, search).result()
     except UserError:
         if not opened and not run.trials.exists():
@@ -156,7 +156,7 @@ async def aevaluate(
     chosen = candidate or loaded.baseline
     check_candidate(chosen, loaded)
     caps, run = config.budget.caps(), f"evaluate {loaded.name} {uuid.uuid4().hex}"
-    observe = CutOffWarnings(loaded, of_callbacks(callbacks))
+    observe = IncompleteWarnings(loaded, of_callbacks(callbacks))
     models = provider or model_router(specs, observe, required_models(loaded))
     async with open_session(
         specs, run, caps=caps, journal=config.journal, provider=models, observer=observe, fresh=fresh

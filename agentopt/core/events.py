@@ -173,28 +173,34 @@ class JournalUsed(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class ResponsesCutOff(Event):
-    """More than a tenth of a subtask's responses so far was cut off; reported once for each subtask.
+class ResponsesIncomplete(Event):
+    """More than a tenth of a subtask's responses so far was cut off, or held only a thought; once for each subtask.
 
     Attributes:
         subtask: Name of the subtask.
         cut_off: Number of responses that were cut off.
         responses: Number of all responses.
         max_tokens: The subtask's setting; None if its program chooses it.
+        only_thought: Number of responses that held a thought and no answer.
     """
 
-    kind: ClassVar[str] = "responses_cut_off"
+    kind: ClassVar[str] = "responses_incomplete"
 
     subtask: str
     cut_off: int
     responses: int
     max_tokens: int | None
+    only_thought: int = 0
 
     @property
     def message(self) -> str:
         limit = "max_tokens" if self.max_tokens is None else f"max_tokens {self.max_tokens}"
-        counted = f"{self.cut_off} of {self.responses} responses so far were cut off at {limit}"
-        return f"warning: {self.subtask}: {counted}; raise it if answers are longer"
+        found = f"{self.cut_off} of {self.responses} responses so far were cut off at {limit}"
+        remedy = "raise it if answers are longer"
+        if self.only_thought > self.cut_off:
+            found = f"{self.only_thought} of {self.responses} responses so far hold only a thought"
+            remedy = f"raise {limit} or lower reasoning_effort"
+        return f"warning: {self.subtask}: {found}; {remedy}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ class SubtaskUse:
 
     `units` and `usd` cover the samples; `fusion_units` and `fusion_usd` the fusion call, which AgentTTS does not
     charge and which is therefore kept apart. `responses` counts the samples and the response of the fusion call;
-    `cut_off` counts those of them that ended at `max_tokens`.
+    `cut_off` counts those of them that ended at `max_tokens`, and `only_thought` those with a thought but no answer.
     """
 
     prompt_tokens: int = 0
@@ -46,6 +46,7 @@ class SubtaskUse:
     fusion_usd: float = 0.0
     responses: int = 0
     cut_off: int = 0
+    only_thought: int = 0
 
     def __add__(self, other: SubtaskUse) -> SubtaskUse:
         return SubtaskUse(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))

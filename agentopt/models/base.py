@@ -167,8 +167,8 @@ class Choice:
 
     @property
     def is_only_thought(self) -> bool:
-        """Whether the model thought, but gave neither text nor a tool call."""
-        return bool(self.thought) and not self.text.strip() and not self.tool_calls
+        """Whether the model thought, shown or hidden, but gave neither text nor a tool call."""
+        return bool(self.thought or self.reasoning_tokens) and not self.text.strip() and not self.tool_calls
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,7 +91,7 @@ def _parts(result: Result) -> Iterator[RenderableType]:
             yield _chosen(role, chosen)
             yield _prompts(chosen)
     yield _spend(result)
-    yield from (f"[yellow]{escape(str(issue))}[/yellow]" for issue in (*result.cut_off, *result.left_out))
+    yield from (f"[yellow]{escape(str(issue))}[/yellow]" for issue in (*result.incomplete, *result.left_out))
     yield from (f"{count} x {escape(reason)}" for reason, count in result.failure_reasons.items())
     cut = [f"the test was cut short: {result.test_ended}"] if result.test_ended else []
     yield from (f"[yellow]{escape(note)}[/yellow]" for note in (*cut, *result.notes))

@@ -16,7 +16,7 @@ from agentopt.models.session import Session
 from agentopt.runs.config import Config
 from agentopt.runs.folder import RunFolder
 from agentopt.runs.prompt_phase import PromptPhase
-from agentopt.runs.response_issues import cut_offs, failure_reasons, left_out
+from agentopt.runs.response_issues import failure_reasons, incomplete_responses, left_out
 from agentopt.runs.result import Result, Role, finalist, trial_line
 from agentopt.runs.strategies import choose_search
 from agentopt.runs.trial_runner import TrialRunner
@@ -227,7 +227,7 @@ class Optimization:
             notes=tuple(note for note in (untested, prompts.skipped, cost_note(self.task, space)) if note),
             test_ended=test_ended,
             cost_in=space.measure,
-            cut_off=cut_offs(self.task, evaluations),
+            incomplete=incomplete_responses(self.task, evaluations),
             left_out=left_out(evaluations),
             failure_reasons=failure_reasons(evaluations),
         )

@@ -1,4 +1,4 @@
-"""What went wrong with the responses of a run: cut-off ones, failed calls, and examples that were left out."""
+"""What went wrong with the responses of a run: incomplete ones, failed calls, and examples that were left out."""
 
 from __future__ import annotations
 
@@ -6,36 +6,44 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from agentopt.core.events import Event, ExampleDone, Observer, ResponsesCutOff, TrialDone
+from agentopt.core.events import Event, ExampleDone, Observer, ResponsesIncomplete, TrialDone
 from agentopt.core.records import Evaluation, Split, SubtaskUse
 from agentopt.core.task import Task
 
 NOTICED_SHARE = 0.1
-"""A warning is given during the run if a larger share of a subtask's responses is cut off."""
+"""A warning is given during the run if a larger share of a subtask's responses is incomplete."""
 
 NOTICED_RESPONSES = 10
 """Responses of a subtask before the share is looked at, except at the end of a trial."""
 
 
 @dataclass(frozen=True, slots=True)
-class CutOff:
-    """Responses of a subtask that ended at `max_tokens`.
+class IncompleteResponses:
+    """Responses of a subtask that ended at `max_tokens`, or that hold a thought and no answer; one may be both.
 
     Attributes:
         subtask: Name of the subtask.
         cut_off: Number of responses that were cut off.
         responses: Number of all responses.
         max_tokens: The subtask's setting; None if its program chooses it.
+        only_thought: Number of responses that hold only a thought.
     """
 
     subtask: str
     cut_off: int
     responses: int
     max_tokens: int | None
+    only_thought: int = 0
 
     def __str__(self) -> str:
-        limit = "max_tokens" if self.max_tokens is None else f"max_tokens {self.max_tokens}"
-        return f"{self.subtask}: {self.cut_off} of {self.responses} responses were cut off at {limit}"
+        limit, now = ("", "") if self.max_tokens is None else (f" {self.max_tokens}", f" (now {self.max_tokens})")
+        cut = f"{self.cut_off} of {self.responses} responses were cut off at max_tokens{limit}"
+        thought = (
+            f"{self.only_thought} of {self.responses} responses hold only a thought: raise max_tokens{now} or lower "
+            "reasoning_effort"
+        )
+        found = [text for count, text in ((self.cut_off, cut), (self.only_thought, thought)) if count]
+        return f"{self.subtask}: {'; '.join(found)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,17 +66,18 @@ class LeftOut:
         return f"{self.split} example {self.example} was left out of every comparison: {self.kind}: {self.reason}"
 
 
-def cut_offs(task: Task, evaluations: Iterable[Evaluation]) -> tuple[CutOff, ...]:
-    """The subtasks with responses that were cut off, counted over the evaluations."""
+def incomplete_responses(task: Task, evaluations: Iterable[Evaluation]) -> tuple[IncompleteResponses, ...]:
+    """The subtasks with responses that were cut off or hold only a thought, counted over the evaluations."""
     evaluations = list(evaluations)
     found = []
     for subtask in task.subtasks:
-        cut, responses = (
+        cut, thought, responses = (
             int(sum(evaluation.total(measure, subtask.name) for evaluation in evaluations))
-            for measure in ("cut_off", "responses")
+            for measure in ("cut_off", "only_thought", "responses")
         )
-        if cut:
-            found.append(CutOff(subtask.name, cut, responses, _max_tokens(task, subtask.name)))
+        if cut or thought:
+            limit = _max_tokens(task, subtask.name)
+            found.append(IncompleteResponses(subtask.name, cut, responses, limit, thought))
     return tuple(found)
 
 
@@ -95,8 +104,8 @@ def _max_tokens(task: Task, subtask: str) -> int | None:
 
 
 @dataclass
-class CutOffWarnings:
-    """An observer that warns once for each subtask of which more than a tenth of the responses is cut off.
+class IncompleteWarnings:
+    """An observer that warns once for each subtask of which more than a tenth of the responses is incomplete.
 
     Attributes:
         task: The task.
@@ -119,7 +128,8 @@ class CutOffWarnings:
 
     def _warn(self, least: int) -> None:
         for name, use in self._uses.items():
-            if name not in self._warned and use.responses >= least and use.cut_off > NOTICED_SHARE * use.responses:
+            most = NOTICED_SHARE * use.responses
+            if name not in self._warned and use.responses >= least and max(use.cut_off, use.only_thought) > most:
                 self._warned.add(name)
                 limit = _max_tokens(self.task, name)
-                self.observer(ResponsesCutOff(name, use.cut_off, use.responses, limit))
+                self.observer(ResponsesIncomplete(name, use.cut_off, use.responses, limit, use.only_thought))

@@ -21,7 +21,7 @@ from agentopt.core.stats import Difference, Interval, Verdict, mean_interval, ve
 from agentopt.core.stop_reason import StopKind, StopReason
 from agentopt.core.yaml_models import to_yaml
 from agentopt.prompts.optimizer import Optimized
-from agentopt.runs.response_issues import CutOff, LeftOut
+from agentopt.runs.response_issues import IncompleteResponses, LeftOut
 
 SCREEN_WIDTH = 100
 """Most columns of a line of `repr(result)`."""
@@ -221,7 +221,8 @@ class Result:
         notes: Remarks that a reader of the result should know.
         test_ended: The reason why the test was cut short, such as a cap; None if it was not.
         cost_in: The measure of the costs of candidates.
-        cut_off: The subtasks with responses that ended at `max_tokens`, counted over all trials and the test.
+        incomplete: The subtasks with responses that ended at `max_tokens` or hold only a thought, counted over all
+            trials and the test.
         left_out: Examples that were left out of every comparison.
         failure_reasons: Number of failed evaluations of an example, by the kind of failure and the provider's words.
     """
@@ -243,7 +244,7 @@ class Result:
     notes: tuple[str, ...] = ()
     test_ended: StopReason | None = None
     cost_in: CostMeasure = "units"
-    cut_off: tuple[CutOff, ...] = ()
+    incomplete: tuple[IncompleteResponses, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     failure_reasons: dict[str, int] = field(default_factory=dict)
 
@@ -295,7 +296,7 @@ class Result:
             f"  spent: {total.calls:,} calls, {total.tokens:,} tokens, {total.usd:.4f} USD, {self.seconds:.0f} s",
             *(line for finalist in self.finalists for line in finalist.lines(self.cost_in)),
             f"  verdict on the test split: {self.verdict or 'none'}",
-            *(f"  {issue}" for issue in (*self.cut_off, *self.left_out)),
+            *(f"  {issue}" for issue in (*self.incomplete, *self.left_out)),
         ]
         return "\n".join(shorten(line, SCREEN_WIDTH) for line in lines)
 

@@ -33,7 +33,7 @@ FORMAT = 1
 """Version of the file format; files of other versions are rejected."""
 MOST = 20_000
 """Most candidates that can be recorded."""
-USES = tuple(field.name for field in fields(SubtaskUse) if field.name not in ("responses", "cut_off"))
+USES = tuple(field.name for field in fields(SubtaskUse) if field.name not in ("responses", "cut_off", "only_thought"))
 """The usage that is recorded with each score, summed over the subtasks."""
 
 _UNREADABLE = (OSError, EOFError, ValueError, TypeError, KeyError, zipfile.BadZipFile, zlib.error)

@@ -119,6 +119,7 @@ class SubtaskSampler:
             usd=spec.prices.usd(prompt * requests, completion, requests=requests),
             responses=len(response.choices),
             cut_off=_cut_off(response),
+            only_thought=_only_thought(response),
         )
 
     def _with_fusion(self, use: SubtaskUse, name: str, fused: Response) -> SubtaskUse:
@@ -130,6 +131,7 @@ class SubtaskSampler:
             fusion_usd=spec.prices.usd(prompt, completion),
             responses=use.responses + len(fused.choices),
             cut_off=use.cut_off + _cut_off(fused),
+            only_thought=use.only_thought + _only_thought(fused),
         )
 
     def _units(self, spec: ModelSpec, prompt_tokens: int, completion_tokens: int) -> float:
@@ -209,6 +211,10 @@ def _parsed(subtask: Subtask, choice: Choice) -> Value:
 
 def _cut_off(response: Response) -> int:
     return sum(choice.is_cut_off for choice in response.choices)
+
+
+def _only_thought(response: Response) -> int:
+    return sum(choice.is_only_thought for choice in response.choices)
 
 
 def _finish_reason(samples: list[_Sample], value: Value) -> str:

@@ -23,7 +23,7 @@ from agentopt.core.events import (
     PromptsDone,
     PromptsFellBack,
     PromptsStarted,
-    ResponsesCutOff,
+    ResponsesIncomplete,
     RewardDrawn,
     RunDone,
     RunStarted,
@@ -48,12 +48,16 @@ EVERY: list[tuple[Event, str]] = [
     (JournalUsed(1200, NOON, NOON), f"1,200 responses came from the journal, stored {SHOWN}"),
     (JournalUsed(2, NOON, LATER), f"2 responses came from the journal, stored {SHOWN} to {SHOWN_LATER}"),
     (
-        ResponsesCutOff("find", 12, 40, 64),
+        ResponsesIncomplete("find", 12, 40, 64),
         "warning: find: 12 of 40 responses so far were cut off at max_tokens 64; raise it if answers are longer",
     ),
     (
-        ResponsesCutOff("find", 12, 40, None),
+        ResponsesIncomplete("find", 12, 40, None),
         "warning: find: 12 of 40 responses so far were cut off at max_tokens; raise it if answers are longer",
+    ),
+    (
+        ResponsesIncomplete("find", 2, 40, 64, 12),
+        "warning: find: 12 of 40 responses so far hold only a thought; raise max_tokens 64 or lower reasoning_effort",
     ),
     (RunStarted(Path("runs/a")), "run runs/a"),
     (SearchStarted(12, {"validation": 3}, (), Budget()), "12 allocations"),

@@ -10,15 +10,15 @@ from rich.console import Console
 
 from agentopt.api import aevaluate, aoptimize
 from agentopt.core.errors import ConfigError
-from agentopt.core.events import Event, JournalUsed, ModelNotice, ResponsesCutOff
+from agentopt.core.events import Event, JournalUsed, ModelNotice, ResponsesIncomplete
 from agentopt.core.records import Evaluation, ExampleResult, Failure, SubtaskUse
-from agentopt.models.base import Choice, Request, Response
+from agentopt.models.base import Choice, Request, Response, ToolCall
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.scripted import ScriptedModel
 from agentopt.report.live import LiveView
 from agentopt.report.terminal import print_result
 from agentopt.runs.config import Config
-from agentopt.runs.response_issues import failure_reasons, left_out
+from agentopt.runs.response_issues import IncompleteResponses, failure_reasons, left_out
 from agentopt.runs.result import load_result
 from agentopt.testing.toy import LARGE, SMALL, toy_model, toy_task
 
@@ -46,11 +46,11 @@ class CutOff:
 async def test_cut_off_responses_are_counted_in_the_result_and_warned_of_during_the_run(tmp_path: Path) -> None:
     seen: list[Event] = []
     result = await aoptimize(toy_task(), config(tmp_path), provider=CutOff(), callbacks=[seen.append])
-    (cut_off,) = result.cut_off
+    (cut_off,) = result.incomplete
     assert (cut_off.subtask, cut_off.max_tokens) == ("find", 4)
     assert cut_off.cut_off == cut_off.responses > 0
     sentence = f"find: {cut_off.cut_off} of {cut_off.responses} responses were cut off at max_tokens 4"
-    warnings = [event for event in seen if isinstance(event, ResponsesCutOff)]
+    warnings = [event for event in seen if isinstance(event, ResponsesIncomplete)]
     assert [warning.subtask for warning in warnings] == ["find"]
     assert "responses so far were cut off at max_tokens 4" in warnings[0].message
     output = io.StringIO()
@@ -59,11 +59,58 @@ async def test_cut_off_responses_are_counted_in_the_result_and_warned_of_during_
     assert sentence in repr(result)
 
 
+class OnlyThinking(CutOff):
+    """The toy model, of which the responses to `find` hold a thought and no answer."""
+
+    async def generate(self, request: Request) -> Response:
+        response = await self._inner.generate(request)
+        if not request.messages[-1].content.startswith("find|"):
+            return response
+        return Response(tuple(Choice("", c.completion_tokens, thought="It is ...") for c in response.choices), 16)
+
+
+async def test_responses_that_hold_only_a_thought_are_counted_and_named_with_the_remedy(tmp_path: Path) -> None:
+    seen: list[Event] = []
+    result = await aoptimize(toy_task(), config(tmp_path), provider=OnlyThinking(), callbacks=[seen.append])
+    (found,) = load_result(Path(result.run)).incomplete
+    assert found.cut_off == 0
+    assert found.only_thought == found.responses > 0
+    assert str(found) == (
+        f"find: {found.responses} of {found.responses} responses hold only a thought: raise max_tokens (now 4) or "
+        "lower reasoning_effort"
+    )
+    (warning,) = (event for event in seen if isinstance(event, ResponsesIncomplete))
+    assert warning.message.endswith("hold only a thought; raise max_tokens 4 or lower reasoning_effort")
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        (Choice("", 5, thought="It is ..."), True),
+        (Choice(" \n", 5, thought="It is ..."), True),
+        (Choice("", 5, "length", thought="It is ..."), True),
+        (Choice("", 5, reasoning_tokens=5), True),  # the provider hides the thought
+        (Choice("", 0), False),
+        (Choice("7", 5, thought="It is 7."), False),
+        (Choice("", 5, thought="Look it up.", tool_calls=(ToolCall("1", "look_up", "{}"),)), False),
+    ],
+)
+def test_a_choice_without_an_answer_is_only_a_thought_if_the_model_thought(choice: Choice, expected: bool) -> None:
+    assert choice.is_only_thought is expected
+
+
+def test_a_response_may_be_both_cut_off_and_only_a_thought() -> None:
+    assert str(IncompleteResponses("find", 3, 8, None, 2)) == (
+        "find: 3 of 8 responses were cut off at max_tokens; "
+        "2 of 8 responses hold only a thought: raise max_tokens or lower reasoning_effort"
+    )
+
+
 async def test_few_cut_off_responses_are_counted_without_a_warning(tmp_path: Path) -> None:
     seen: list[Event] = []
     result = await aoptimize(toy_task(), config(tmp_path), provider=toy_model(), callbacks=[seen.append])
-    assert not result.cut_off
-    assert not any(isinstance(event, ResponsesCutOff) for event in seen)
+    assert not result.incomplete
+    assert not any(isinstance(event, ResponsesIncomplete) for event in seen)
 
 
 async def test_an_evaluation_reports_what_came_from_the_journal_unless_it_is_fresh(tmp_path: Path) -> None:

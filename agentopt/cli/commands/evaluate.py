@@ -17,7 +17,7 @@ from agentopt.core.records import Evaluation, Split
 from agentopt.report.bars import counting_bar
 from agentopt.report.formatting import format_interval
 from agentopt.runs.config import load_config
-from agentopt.runs.response_issues import cut_offs, left_out
+from agentopt.runs.response_issues import incomplete_responses, left_out
 from agentopt.runs.result import Measured
 
 
@@ -49,7 +49,7 @@ def run_evaluation(
                 print_plain(progress, event.message)
 
         evaluation = evaluate(source, chosen, config, split=split, callbacks=[observe], fresh=fresh)
-    notes += map(str, (*cut_offs(source.task, [evaluation]), *left_out([evaluation])))
+    notes += map(str, (*incomplete_responses(source.task, [evaluation]), *left_out([evaluation])))
     show_evaluation(evaluation, console, notes)
 
 

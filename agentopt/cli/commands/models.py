@@ -141,7 +141,8 @@ def _print_response(spec: ModelSpec, response: Response, seconds: float, console
             console, f"after thoughts of {len(choice.thought)} characters, which are kept apart from the answer"
         )
     if choice.is_only_thought or choice.is_cut_off:
-        print_plain(console, f"cut off at max_tokens {CHECK_TOKENS}: subtasks of this model need a higher max_tokens")
+        what = "cut off at" if choice.is_cut_off else "only a thought within"
+        print_plain(console, f"{what} max_tokens {CHECK_TOKENS}: subtasks of this model need a higher max_tokens")
     usd = spec.prices.usd(
         prompt, completion, cached_tokens=response.cached_tokens, reasoning_tokens=response.reasoning_tokens
     )
