@@ -10,6 +10,8 @@ _FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
 _PLAIN = _FULL_WIDTH | {ord(c): "-" for c in _MINUS_SIGNS} | {ord(c): " " for c in _SPACES} | {0x2044: "/"}
 _SWAPPED = str.maketrans(".,", ",.")
 _MOST_EXPONENT_DIGITS = 4
+_GROUPED = re.compile(r"[1-9][0-9]{0,2}(?:,[0-9]{2,3})*,[0-9]{3}(?:\.[0-9]+)?")
+_GROUPED_BY_POINTS = re.compile(r"[1-9][0-9]{0,2}(?:(?:\.[0-9]{3})+,[0-9]+|(?:\.[0-9]{3}){2,})")
 
 _SUPERSCRIPTS = str.maketrans("\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207b", "0123456789-")
 
@@ -20,7 +22,8 @@ def plain(text: str) -> str:
 
 
 def join_digits(text: str) -> str:
-    r"""Remove what LaTeX and programming languages write between groups of digits: `{,}`, `\,`, `\!` and `_`."""
+    r"""Remove what is written between groups of digits: `{,}`, `\,`, `\!` and `_`, and `'` before three digits."""
+    text = re.sub(r"(?<=[0-9])['\u2019](?=[0-9]{3}(?![0-9]))", "", text)
     return re.sub(r"(?<=[0-9])(?:\{,\}|\\[,!;:]|_)(?=[0-9])", "", text)
 
 
@@ -29,7 +32,9 @@ def plain_numbers(text: str, decimal: str = ".") -> str:
 
     Args:
         text: A response.
-        decimal: The decimal separator, `.` or `,`; the other one separates groups of digits.
+        decimal: The decimal separator, `.` or `,`; the other one separates groups of digits. A single separator that
+            cannot separate groups of three digits is decimal, as in 12,5 and 0,125, and so is the last of two kinds, as
+            in 1.234,5.
 
     Returns:
         The text with groups of digits joined, fractions as 3/4, and powers of ten as 1e6.
@@ -38,12 +43,18 @@ def plain_numbers(text: str, decimal: str = ".") -> str:
     text = re.sub(r"\\[dtc]?frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}", _fraction, text)
     text = re.sub(r"\\[dtc]?frac\s*(\d)\s*(\d)(?!\d)", _fraction, text)
     text = re.sub(r"(?<![\w.,/])(\d{1,3})((?: \d{3})+)(?![\d/])(?! \d)", lambda m: m[1] + m[2].replace(" ", ""), text)
-    if decimal == ",":
-        text = re.sub(r"\d[\d.,]*\d", lambda m: m[0].translate(_SWAPPED), text)
-    else:
-        # 1,00 is no group of three digits, so its comma is a decimal one.
-        text = re.sub(r"(?<![\d.,])(\d+),(\d\d)(?![\d.,]*\d)", r"\1.\2", text)
+    text = re.sub(r"[0-9][0-9.,]*[0-9]", lambda m: _separated(m[0].translate(_SWAPPED if decimal == "," else {})), text)
     return _without_powers(text)
+
+
+def _separated(run: str) -> str:
+    """A run of digits, commas and points with a point as its decimal separator; a list, as in 1,2,3, is unchanged."""
+    if _GROUPED.fullmatch(run):
+        return run
+    if _GROUPED_BY_POINTS.fullmatch(run):
+        return run.replace(".", "").replace(",", ".")
+    # 12,5 has no group of three digits, so its comma is a decimal one.
+    return run.replace(",", ".") if run.count(",") == 1 and "." not in run else run
 
 
 def _fraction(match: re.Match[str]) -> str:

@@ -64,7 +64,8 @@ def number(decimal: Literal[".", ","] = ".") -> Parser:
     is one followed by a space at the start of a line (a list).
 
     Args:
-        decimal: The decimal separator; with `,` 1.234,5 is read.
+        decimal: The decimal separator of a number that can be read in two ways: 1,234 is 1234, or 1.234 with `,`.
+            Whatever the setting, 12,5 and 12.5 are 12.5, and 1.234,5 and 1,234.5 are 1234.5.
     """
 
     def parse(response: str) -> int | float:
