@@ -221,8 +221,7 @@ class Result:
         notes: Remarks that a reader of the result should know.
         test_ended: The reason why the test was cut short, such as a cap; None if it was not.
         cost_in: The measure of the costs of candidates.
-        incomplete: The subtasks with responses that ended at `max_tokens` or hold only a thought, counted over all
-            trials and the test.
+        incomplete: Responses that were cut off or hold only a thought, by subtask, over all trials and the test.
         left_out: Examples that were left out of every comparison.
         failure_reasons: Number of failed evaluations of an example, by the kind of failure and the provider's words.
     """
