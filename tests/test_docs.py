@@ -113,8 +113,8 @@ def test_a_plugin_that_cannot_be_loaded_is_one_clear_error(place: Path, code: st
     ("name", "options", "message"),
     [
         ("within", {"edit": 2}, "edit: is not a known key[\\s\\S]*did you mean 'edits'"),
-        ("within", {"edits": "two"}, "edits: must be a valid integer"),
-        ("my_pkg.judges:within", {"edits": "two"}, "edits: must be a valid integer"),
+        ("within", {"edits": "two"}, "edits: must be a whole number"),
+        ("my_pkg.judges:within", {"edits": "two"}, "edits: must be a whole number"),
         ("my_pkg.judges:polite", {"edits": 2}, "is an option of within, not of my_pkg.judges:polite"),
         ("my_pkg.judges:polit", {}, "must have a function 'polit'[\\s\\S]*did you mean 'polite'"),
         ("my_pkg.judge:polite", {}, "'my_pkg.judge' cannot be imported"),

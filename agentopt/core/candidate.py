@@ -13,7 +13,9 @@ from pydantic import ConfigDict, Field, GetCoreSchemaHandler, TypeAdapter, Valid
 from pydantic_core import CoreSchema, core_schema
 
 from agentopt.core.errors import CandidateError
-from agentopt.core.yaml_models import load_yaml
+from agentopt.core.field_types import check_fields
+from agentopt.core.paths import as_path
+from agentopt.core.yaml_models import load_yaml, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +23,7 @@ class SubtaskChoice:
     """The choice for one subtask: a model of the catalogue, a number of samples, and a system prompt.
 
     Raises:
-        ValueError: `num_samples` is below 1.
+        CandidateError: A field is of another type, or `num_samples` is below 1.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -31,8 +33,10 @@ class SubtaskChoice:
     system_prompt: str = ""
 
     def __post_init__(self) -> None:
+        check_fields(self, "SubtaskChoice", CandidateError)
         if self.num_samples < 1:
-            raise ValueError(f"`num_samples >= 1` must hold, but got {self.num_samples}")
+            rule = f"`num_samples >= 1` must hold, but got {self.num_samples}"
+            raise CandidateError(rule, where="SubtaskChoice", remedy="draw at least one sample")
 
     def __str__(self) -> str:
         return f"{self.model} x{self.num_samples}"
@@ -44,14 +48,31 @@ class Candidate(Mapping[str, SubtaskChoice]):
 
     `str()` gives the allocation on one line, such as `find: qwen x5, answer: smollm x1`. Pydantic validates and
     serialises a candidate as a mapping, the form of `best.yaml` and `result.json`.
+
+    Raises:
+        CandidateError: `choices` are not pairs of a subtask's name and a `SubtaskChoice`, or a name is given twice.
     """
 
     choices: tuple[tuple[str, SubtaskChoice], ...]
 
+    def __post_init__(self) -> None:
+        pairs = self.choices
+        if not isinstance(pairs, tuple) or not all(_is_pair(pair) for pair in pairs):
+            rule = f"`choices` must be pairs of a subtask's name and a SubtaskChoice, but got {shown(pairs)}"
+            remedy = 'write Candidate.of({"subtask": SubtaskChoice("model", 3)})'
+            raise CandidateError(rule, where="Candidate", remedy=remedy)
+        if len({name for name, _ in pairs}) < len(pairs):
+            rule = f"each subtask must be given once, but got {', '.join(name for name, _ in pairs)}"
+            raise CandidateError(rule, where="Candidate", remedy="remove the duplicates")
+
     @classmethod
     def of(cls, choices: Mapping[str, SubtaskChoice]) -> Candidate:
-        """Build a candidate from a mapping, which gives the order."""
-        return cls(tuple(choices.items()))
+        """Build a candidate from a mapping, which gives the order.
+
+        Raises:
+            CandidateError: It does not map names to `SubtaskChoice`s.
+        """
+        return cls(tuple(choices.items()) if isinstance(choices, Mapping) else choices)
 
     def __getitem__(self, subtask: str) -> SubtaskChoice:
         for name, choice in self.choices:
@@ -110,8 +131,12 @@ class Candidate(Mapping[str, SubtaskChoice]):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Mapping[str, Any]]) -> Candidate:
-        """Build a candidate from the data that `to_dict` returns."""
-        return _candidates.validate_python(data)
+        """Build a candidate from the data that `to_dict` returns.
+
+        Raises:
+            CandidateError: The data has another form.
+        """
+        return _read(data, "Candidate", "pass what `to_dict` returned")
 
 
 Allocation = tuple[tuple[str, str, int], ...]
@@ -127,12 +152,19 @@ def load_candidate(path: Path | str) -> Candidate:
     Raises:
         CandidateError: The file cannot be read or does not hold a candidate.
     """
-    data = load_yaml(Path(path), CandidateError)
+    file = as_path(path, CandidateError)
+    return _read(load_yaml(file, CandidateError), str(path), "use a best.yaml that a run wrote")
+
+
+def _read(data: Any, where: str, remedy: str) -> Candidate:
     try:
         return _candidates.validate_python(data)
     except ValidationError as error:
-        raise CandidateError(
-            "a candidate maps each subtask to model, num_samples and system_prompt",
-            where=path,
-            remedy="use a best.yaml that a run wrote",
-        ) from error
+        rule = "a candidate maps each subtask to model, num_samples and system_prompt"
+        raise CandidateError(rule, where=where, remedy=remedy) from error
+
+
+def _is_pair(pair: Any) -> bool:
+    return (
+        isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) and isinstance(pair[1], SubtaskChoice)
+    )

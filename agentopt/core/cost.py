@@ -11,14 +11,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from agentopt.core.errors import TaskError
+from agentopt.core.field_types import check_fields
+
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """The pass that counts as one unit. The defaults are the paper's."""
+    """The pass that counts as one unit. The defaults are the paper's.
+
+    Raises:
+        TaskError: A number is not positive.
+    """
 
     parameters: float = 3e9
     prompt_tokens: float = 128
     completion_tokens: float = 64
+
+    def __post_init__(self) -> None:
+        check_fields(self, "Unit", TaskError)
 
 
 PAPER_UNIT = Unit()

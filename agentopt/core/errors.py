@@ -6,7 +6,7 @@ AgentoptError
 │   ├── ConfigError           a configuration file or a `-c key=value`
 │   ├── CatalogError          the model catalogue
 │   │   └── UnknownModelError a name that is not in the catalogue
-│   └── CandidateError        a candidate that does not fit its task
+│   └── CandidateError        a candidate that is malformed, or does not fit its task
 ├── EvaluationStopped         an evaluation ended early
 │   ├── BudgetExceeded        a cap would be passed
 │   └── CallsFailError        further calls would fail too, or too many examples failed
@@ -75,8 +75,8 @@ class UnknownModelError(CatalogError, KeyError):
     __str__ = Exception.__str__
 
 
-class CandidateError(UserError):
-    """A candidate that does not fit the task it is used with."""
+class CandidateError(UserError, ValueError):
+    """A candidate that is malformed, or that does not fit the task it is used with."""
 
 
 class EvaluationStopped(AgentoptError):  # noqa: N818 - a limit that was reached is not an error of anyone's

@@ -1,4 +1,4 @@
-"""The folders outside a project that agentopt uses."""
+"""Paths: those that a user gives, and the folders outside a project that agentopt uses."""
 
 from __future__ import annotations
 
@@ -7,6 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from platformdirs import user_cache_path
+
+from agentopt.core.errors import UserError
+from agentopt.core.yaml_models import shown
+
+
+def as_path(path: str | os.PathLike[str], error: type[UserError]) -> Path:
+    """Return a path that a user gives as a `Path`. Raises `error` for anything else."""
+    if isinstance(path, str | os.PathLike) and os.fspath(path):
+        return Path(path)
+    raise error(f"a path must be a text or a Path, but got {shown(path)}", remedy='pass a path such as "task"')
 
 
 def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:

@@ -17,7 +17,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_typ
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, create_model
 
 from agentopt.core.errors import UserError
-from agentopt.core.yaml_models import Mistake, RuleError, Strict, broken_rule, did_you_mean, explain
+from agentopt.core.yaml_models import Mistake, RuleError, Strict, broken_rule, did_you_mean, explain, listed, shown
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -202,8 +202,8 @@ class Registry:
             return self._of(_imported(name), name)
         names = self.names()
         if name not in names:
-            rule = f"`{self.key}` must be one of {', '.join(names)}, but got {name!r}"
-            raise broken_rule(rule, did_you_mean(name, names))
+            rule = f"`{self.key}` must be one of {listed(names)}, but got {shown(name)}"
+            raise broken_rule(rule, did_you_mean(name, names, "use one of them, or package.module:name"))
         return self._entries[name]
 
     def read(self, name: str, options: Mapping[str, Any], load: FunctionLoader | None = None) -> dict[str, Any]:

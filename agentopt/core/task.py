@@ -14,10 +14,11 @@ from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.core.cost import PAPER_UNIT, Unit
 from agentopt.core.duplicates import Groups, groups_of, inputs_key
 from agentopt.core.errors import TaskError
+from agentopt.core.field_types import check_fields, check_kind, instance_of
 from agentopt.core.records import Score, Split
 from agentopt.core.registry import FUSIONS
 from agentopt.core.task_rules import CONTEXT
-from agentopt.core.yaml_models import RuleError, as_error
+from agentopt.core.yaml_models import RuleError, as_error, shortened
 
 Value = Any
 """A parsed response: text, a number, a list of ids, a JSON value."""
@@ -34,6 +35,9 @@ class Example:
         metadata: Further values for scorers, hidden from templates.
         group: Rows of one group, such as questions on one document, stay in one split and count as one row in
             intervals and comparisons.
+
+    Raises:
+        TaskError: A field is of another type.
     """
 
     id: str
@@ -41,6 +45,9 @@ class Example:
     target: Any = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     group: str | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self, "Example", TaskError)
 
     @property
     def same_as(self) -> tuple[tuple[str, str], ...]:
@@ -87,6 +94,7 @@ class Fusion:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_fields(self, "Fusion", TaskError)
         try:
             FUSIONS.read(self.method, self.given)
         except RuleError as broken:
@@ -101,10 +109,17 @@ class Fusion:
 
 @dataclass(frozen=True, slots=True)
 class TokenLengths:
-    """Nominal tokens of one pass, for costs in units: of the prompt, and of one generation."""
+    """Nominal tokens of one pass, for costs in units: of the prompt, and of one generation.
+
+    Raises:
+        TaskError: A number is not positive.
+    """
 
     prompt: float
     completion: float
+
+    def __post_init__(self) -> None:
+        check_fields(self, "TokenLengths", TaskError)
 
 
 ContextFunction = Callable[[Mapping[str, Any], Mapping[str, Value]], Any]
@@ -166,16 +181,14 @@ class Subtask:
     parallel_tool_calls: bool | None = None
 
     def __post_init__(self) -> None:
+        task_rules.check_name(self.name, "Subtask")
         where = f"subtask {self.name}"
-        task_rules.check_name(self.name, where)
-        for name in ("models", "num_samples", "stop", "reads"):
+        for name in ("models", "num_samples", "stop", "reads", "tools"):
             object.__setattr__(self, name, task_rules.as_tuple(getattr(self, name), name, where))
+        check_fields(self, where, TaskError)
         task_rules.check_models(self.models, where)
         task_rules.check_counts(self.num_samples, where)
         task_rules.check_sampling(self.max_tokens, self.temperature, self.top_p, where)
-        task_rules.check_callable(self.render, "render", where)
-        task_rules.check_callable(self.parse, "parse", where)
-        task_rules.check_type(self.fusion, Fusion, "fusion", where)
         if self.context and CONTEXT in self.reads:
             rule = f"`{CONTEXT}` must be either a subtask or the result of the context function, but got both"
             raise TaskError(rule, where=where, remedy=f"rename the subtask `{CONTEXT}`")
@@ -217,6 +230,9 @@ class Program:
         if isinstance(self.command, str) or bool(self.command) == bool(self.function):
             rule = "a program must be either a command, as a tuple of words, or a function"
             raise TaskError(rule, where="program", remedy="give one of the two")
+        object.__setattr__(self, "command", task_rules.as_tuple(self.command, "command", "program"))
+        check_fields(self, "program", TaskError)
+        object.__setattr__(self, "folder", Path(self.folder))
         if self.timeout <= 0 or self.concurrency < 1:
             rule = f"a program needs time and at least one place, but got {self.timeout:g} s, {self.concurrency}"
             raise TaskError(rule, where="program", remedy="make `timeout` and `concurrency` positive")
@@ -232,10 +248,17 @@ def program_prompt(inputs: Mapping[str, Any], outputs: Mapping[str, Value]) -> s
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A number reported beside the score: the scorer's value for the output of `subtask`; 0 without an output."""
+    """A number reported beside the score: the scorer's value for the output of `subtask`; 0 without an output.
+
+    Raises:
+        TaskError: A field is of another type.
+    """
 
     subtask: str
     scorer: Scorer
+
+    def __post_init__(self) -> None:
+        check_fields(self, "Metric", TaskError)
 
 
 @dataclass(frozen=True)
@@ -273,25 +296,26 @@ class Task:
     """The task file; None for a task built in Python."""
 
     def __post_init__(self) -> None:
-        where = f"task {self.name}"
+        where = f"task {shortened(self.name)}" if isinstance(self.name, str) else "Task"
         object.__setattr__(self, "subtasks", task_rules.as_tuple(self.subtasks, "subtasks", where))
-        for subtask in self.subtasks:
-            task_rules.check_type(subtask, Subtask, "subtasks", where)
+        check_fields(self, where, TaskError)
         names = [s.name for s in self.subtasks]
         task_rules.check_names(names, where)
         for place, subtask in enumerate(self.subtasks):
             task_rules.check_reads(subtask.reads, names[:place], f"{where}, subtask {subtask.name}")
+            task_rules.check_schema(subtask.json_schema, f"{where}, subtask {subtask.name}")
         task_rules.check_output(self.output_subtask, names, where)
-        task_rules.check_callable(self.scorer, "scorer", where)
         task_rules.check_program_models(self.program.models if self.program else {}, names, f"{where}, program")
-        for name, metric in self.metrics.items():
-            task_rules.check_type(metric, Metric, f"metrics.{name}", where)
+        task_rules.check_items(self.metrics, "Metric", "metrics", where)
         task_rules.check_metrics({m: metric.subtask for m, metric in self.metrics.items()}, names, f"{where}, metrics")
-        for split, examples in self.splits.items():
-            for example in examples:
-                task_rules.check_type(example, Example, f"splits.{split}", where)
-            task_rules.check_split(split, [e.id for e in examples], where)
-        object.__setattr__(self, "splits", {split: tuple(examples) for split, examples in self.splits.items()})
+        object.__setattr__(self, "splits", {s: self._examples(s, given, where) for s, given in self.splits.items()})
+
+    def _examples(self, split: str, given: Any, where: str) -> tuple[Example, ...]:
+        examples = task_rules.as_tuple(given, f"splits.{split}", where)
+        for example in examples:
+            check_kind(example, instance_of("Example"), f"splits.{split}", where, TaskError)
+        task_rules.check_split(split, [e.id for e in examples], where)
+        return examples
 
     def __getitem__(self, subtask: str) -> Subtask:
         for s in self.subtasks:

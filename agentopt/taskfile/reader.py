@@ -130,6 +130,10 @@ def _rows(source: Iterable[Placed], read: Callable[[Mapping[str, Any]], Any], na
 def _example(read: Callable[[Mapping[str, Any]], Any], row: Mapping[str, Any], place: str) -> Example | None:
     try:
         example = read(DatasetRow(row))
+    except TaskError as error:  # an Example that breaks a rule does not name its row
+        raise TaskError(
+            error.message, where=": ".join(map(str, filter(None, (place, error.where)))), remedy=error.remedy
+        ) from error
     except AgentoptError:
         raise
     except ColumnError as error:
@@ -141,9 +145,6 @@ def _example(read: Callable[[Mapping[str, Any]], Any], row: Mapping[str, Any], p
     if example is not None and not isinstance(example, Example):
         rule = f"a reader must return an Example or None, but got {type(example).__name__}"
         raise TaskError(rule, where=place, remedy="return agentopt.Example(id, inputs, target, metadata)")
-    if example is not None and not isinstance(example.id, str):
-        rule = f"an example's id must be a text, but got {example.id!r}"
-        raise TaskError(rule, where=place, remedy="write str(...) around it in the reader")
     return example
 
 

@@ -270,7 +270,7 @@ def test_a_wrong_task_file_ends_the_process_without_a_traceback(place: Place) ->
     [
         ("budgets.calls=3", ("configuration", "budgets", "is not a known key", "did you mean 'budget'?")),
         ("budget.call=3", ("budget.call", "is not a known key", "did you mean 'calls'?")),
-        ("budget.calls=many", ("budget.calls", "must be a valid integer", "'many'", "remedy:")),
+        ("budget.calls=many", ("budget.calls", "must be a whole number", "'many'", "remedy:")),
         ("strategy=agnt", ("strategy", "'agnt'", "did you mean 'agent'?")),
         ("seed=[1", ("-c seed=[1", "is not valid YAML", "remedy:")),
         ("nowhere.yaml", ("nowhere.yaml", "cannot be read", "remedy:")),

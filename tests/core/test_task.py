@@ -27,7 +27,7 @@ def task(*subtasks: Subtask, **fields: Any) -> Task:
 
 
 WRONG: list[tuple[Callable[[], Any], str]] = [
-    (lambda: Fusion("median"), r"`method` must be one of .*vote_list, but got 'median'[\s\S]*known:"),
+    (lambda: Fusion("median"), r"`method` must be one of .*vote_list, but got 'median'\n  remedy: use one of them, or"),
     (lambda: Fusion("votes"), "did you mean 'vote'"),
     (lambda: Fusion("vote", model="m"), "model: is an option of fuse, not of vote"),
     (lambda: Fusion("best_of"), "judge: must be given"),
@@ -64,7 +64,7 @@ WRONG: list[tuple[Callable[[], Any], str]] = [
     (lambda: task(subtask(), splits={"test": ()}), "there are no examples"),
     (lambda: task(subtask(), splits={"tset": (EXAMPLE,)}), r"one of train, validation, test[\s\S]*did you mean 'test'"),
     (lambda: task(subtask(), splits={"test": (EXAMPLE, EXAMPLE)}), "two examples have the id 'e7'"),
-    (lambda: task(subtask(), splits={"test": ({"id": "e"},)}), "`splits.test` must be a Example"),
+    (lambda: task(subtask(), splits={"test": ({"id": "e"},)}), "`splits.test` must be an Example"),
 ]
 
 

@@ -119,7 +119,7 @@ def test_the_place_inside_the_file_is_put_in_front() -> None:
 
 
 def test_data_that_is_no_mapping_is_reported() -> None:
-    assert report([1]).startswith("tree.yaml: must be a valid dictionary or instance of Tree, but got [1]")
+    assert report([1]).startswith("tree.yaml: must be a mapping, but got [1]")
 
 
 def test_a_validator_may_give_its_own_remedy() -> None:

@@ -1,0 +1,185 @@
+"""The types of the fields of what a user builds in Python: one table, applied when an object is built."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass
+from functools import cache
+from os import PathLike
+from typing import Any
+
+from agentopt.core.errors import UserError
+from agentopt.core.yaml_models import shown
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A type of field.
+
+    Attributes:
+        fits: Whether a value is of the type.
+        phrase: The type in words, after "must be".
+        remedy: What to write instead; `NAME` is replaced by the name of the field.
+    """
+
+    fits: Callable[[Any], bool]
+    phrase: str
+    remedy: str
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _json_object(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and isinstance(json.loads(value), dict)
+    except ValueError:
+        return False
+
+
+def _or_none(kind: Kind) -> Kind:
+    return Kind(lambda value: value is None or kind.fits(value), f"{kind.phrase} or None", kind.remedy)
+
+
+def _each(kind: Kind, phrase: str, remedy: str) -> Kind:
+    return Kind(lambda values: isinstance(values, tuple) and all(map(kind.fits, values)), phrase, remedy)
+
+
+def _mapping(kind: Kind, phrase: str, remedy: str) -> Kind:
+    def fits(value: Any) -> bool:
+        return isinstance(value, Mapping) and all(isinstance(k, str) and kind.fits(v) for k, v in value.items())
+
+    return Kind(fits, phrase, remedy)
+
+
+def instance_of(name: str) -> Kind:
+    """An instance of the class of that name, which is not given as a class because the classes import this module."""
+    article = "an" if name[0] in "AEIOU" else "a"
+    return Kind(lambda v: any(c.__name__ == name for c in type(v).__mro__), f"{article} {name}", f"write {name}(...)")
+
+
+_ANY = Kind(lambda value: True, "anything", "")
+_TEXT = Kind(lambda value: isinstance(value, str), "a text", 'pass a text, such as NAME="..."')
+_NAME = Kind(lambda value: isinstance(value, str) and bool(value), "a text of at least one character", _TEXT.remedy)
+_TEXTS = _each(_TEXT, "a tuple or a list of texts", 'pass texts, such as NAME=("...",)')
+_YES_NO = Kind(lambda value: isinstance(value, bool), "True or False", "pass NAME=True or NAME=False")
+_WHOLE = Kind(_whole, "a whole number", "pass a whole number, such as NAME=8")
+_COUNT = Kind(lambda value: _whole(value) and value >= 1, "a whole number of at least 1", _WHOLE.remedy)
+_NUMBER = Kind(_number, "a number", "pass a finite number, such as NAME=0.5")
+_POSITIVE = Kind(lambda v: _number(v) and v > 0, "a number above 0", "pass a positive number, such as NAME=64")
+_FUNCTION = Kind(callable, "a function", "pass a function as `NAME`")
+_COLUMNS = _mapping(_ANY, "a mapping of texts to values", 'pass NAME={"column": value}')
+_PATH = Kind(lambda value: isinstance(value, str | PathLike), "a path", 'pass NAME="folder"')
+
+FIELDS: Mapping[str, Mapping[str, Kind]] = {
+    "Example": {"id": _TEXT, "inputs": _COLUMNS, "metadata": _COLUMNS, "group": _or_none(_TEXT)},
+    "Fusion": {"method": _NAME, "options": _mapping(_ANY, "a mapping of options", 'pass NAME={"option": value}')},
+    "TokenLengths": {"prompt": _POSITIVE, "completion": _POSITIVE},
+    "Unit": {"parameters": _POSITIVE, "prompt_tokens": _POSITIVE, "completion_tokens": _POSITIVE},
+    "Subtask": {
+        "render": _FUNCTION,
+        "models": _each(
+            _NAME,
+            "a tuple or a list of catalogue names",
+            'pass names, such as NAME=("small", "large"); a ModelSpec goes into Config(models=[...])',
+        ),
+        "parse": _FUNCTION,
+        "system_prompt": _TEXT,
+        "fusion": instance_of("Fusion"),
+        "max_tokens": _WHOLE,
+        "temperature": _or_none(_NUMBER),
+        "top_p": _or_none(_NUMBER),
+        "stop": _TEXTS,
+        "json_schema": _or_none(
+            Kind(_json_object, "the JSON text of a schema, which is an object", "pass NAME=json.dumps({...})")
+        ),
+        "reads": _each(_NAME, "a tuple or a list of names of subtasks", 'pass names, such as NAME=("find",)'),
+        "tokens": _or_none(instance_of("TokenLengths")),
+        "description": _TEXT,
+        "context": _or_none(_FUNCTION),
+        "keep_system_prompt": _YES_NO,
+        "left_to_program": Kind(
+            lambda value: isinstance(value, Set) and all(isinstance(name, str) for name in value),
+            "a frozenset of texts",
+            'pass NAME=frozenset({"max_tokens"})',
+        ),
+        "tools": _TEXTS,
+        "tool_choice": _or_none(_TEXT),
+        "parallel_tool_calls": _or_none(_YES_NO),
+    },
+    "Program": {
+        "command": _each(_NAME, "a tuple or a list of words", 'pass words, such as NAME=("python", "program.py")'),
+        "function": _or_none(
+            Kind(
+                lambda value: callable(value) or (isinstance(value, str) and ":" in value),
+                "a function, or the name of one",
+                'pass a function, or NAME="file.py:name"',
+            )
+        ),
+        "folder": _PATH,
+        "parse": _FUNCTION,
+        "timeout": _NUMBER,
+        "concurrency": _WHOLE,
+        "models": _mapping(
+            _TEXT, "a mapping of the program's model names to subtasks", 'pass NAME={"gpt-4o": "subtask"}'
+        ),
+    },
+    "Metric": {"subtask": _NAME, "scorer": _FUNCTION},
+    "Task": {
+        "name": _NAME,
+        "subtasks": _each(instance_of("Subtask"), "a tuple or a list of Subtasks", "write NAME=[Subtask(...)]"),
+        "scorer": _FUNCTION,
+        "splits": _mapping(_ANY, "a mapping of splits to examples", 'pass NAME={"validation": [...], "test": [...]}'),
+        "description": _TEXT,
+        "output": _TEXT,
+        "unit": instance_of("Unit"),
+        "max_units": _or_none(_POSITIVE),
+        "program": _or_none(instance_of("Program")),
+        "metrics": _mapping(_ANY, "a mapping of names to Metrics", 'pass NAME={"metric": Metric(...)}'),
+        "file": _or_none(_PATH),
+    },
+    "SubtaskChoice": {
+        "model": Kind(_NAME.fits, "a catalogue name", 'pass the name as a text, such as NAME="small"'),
+        "num_samples": _WHOLE,
+        "system_prompt": _TEXT,
+    },
+}
+"""Class -> field -> type, for the fields whose type a user can get wrong. Ranges and rules between fields follow in
+`task_rules`."""
+
+
+def check_fields(built: Any, where: str, error: type[UserError]) -> None:
+    """Raise `error` unless every field of `built` is of the type that `FIELDS` has for it.
+
+    Args:
+        built: An instance of one of the classes in `FIELDS`.
+        where: The object, for messages.
+        error: Class of the exception to raise.
+    """
+    for name, kind in _fields_of(type(built)).items():
+        if not kind.fits(value := getattr(built, name)):
+            raise _wrong(value, kind, name, where, error)
+
+
+@cache
+def _fields_of(built: type) -> Mapping[str, Kind]:
+    """The fields of a class in the table, or of a subclass of one."""
+    return next(FIELDS[c.__name__] for c in built.__mro__ if c.__name__ in FIELDS)
+
+
+def check_kind(value: Any, kind: Kind, name: str, where: str, error: type[UserError]) -> None:
+    """Raise `error` unless `value` is of the type."""
+    if not kind.fits(value):
+        raise _wrong(value, kind, name, where, error)
+
+
+def _wrong(value: Any, kind: Kind, name: str, where: str, error: type[UserError]) -> UserError:
+    rule = f"`{name}` must be {kind.phrase}, but got {shown(value)}"
+    return error(rule, where=where, remedy=kind.remedy.replace("NAME", name))
