@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
-from functools import cache
 from os import PathLike
 from typing import Any
 
@@ -155,7 +154,7 @@ FIELDS: Mapping[str, Mapping[str, Kind]] = {
 `task_rules`."""
 
 
-def check_fields(built: Any, where: str, error: type[UserError]) -> None:
+def check_fields(built: object, where: str, error: type[UserError]) -> None:
     """Raise `error` unless every field of `built` is of the type that `FIELDS` has for it.
 
     Args:
@@ -163,15 +162,11 @@ def check_fields(built: Any, where: str, error: type[UserError]) -> None:
         where: The object, for messages.
         error: Class of the exception to raise.
     """
-    for name, kind in _fields_of(type(built)).items():
+    classes = type(built).__mro__
+    fields = FIELDS.get(classes[0].__name__) or next(FIELDS[c.__name__] for c in classes if c.__name__ in FIELDS)
+    for name, kind in fields.items():
         if not kind.fits(value := getattr(built, name)):
             raise _wrong(value, kind, name, where, error)
-
-
-@cache
-def _fields_of(built: type) -> Mapping[str, Kind]:
-    """The fields of a class in the table, or of a subclass of one."""
-    return next(FIELDS[c.__name__] for c in built.__mro__ if c.__name__ in FIELDS)
 
 
 def check_kind(value: Any, kind: Kind, name: str, where: str, error: type[UserError]) -> None:

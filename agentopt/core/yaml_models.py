@@ -302,8 +302,9 @@ def _mistake(place: Key, details: list[Any], known: set[str], remedies: Mapping[
     kind = details[0]["type"]
     # A rule between keys names them; the whole mapping is not the value of one.
     all_of_it = not details[0]["loc"] and isinstance(details[0]["input"], Mapping)
-    got = "" if all_of_it or kind in {"missing", "extra_forbidden"} else f", but got {shown(details[0]['input'])}"
     rule = " or ".join([rules[0], *(other.removeprefix("must be ") for other in rules[1:])])
+    unshown = all_of_it or kind in {"missing", "extra_forbidden"} or "but got" in rule
+    got = "" if unshown else f", but got {shown(details[0]['input'])}"
     return Mistake(".".join(map(str, place)), rule + got, _remedy(details[0], place, known, remedies))
 
 
