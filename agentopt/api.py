@@ -16,8 +16,18 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import TaskError, UserError
-from agentopt.core.events import ExampleDone, FileProgress, JournalUsed, Observer, broadcast, log_to, of_callbacks
+from agentopt.core.events import (
+    ExampleDone,
+    FileProgress,
+    JournalUsed,
+    Note,
+    Observer,
+    broadcast,
+    log_to,
+    of_callbacks,
+)
 from agentopt.core.records import Evaluation, Split
+from agentopt.core.row_notes import row_notes
 from agentopt.core.task import Task
 from agentopt.evaluation.evaluator import Evaluator, check_candidate
 from agentopt.evaluation.judge import Judge
@@ -157,6 +167,8 @@ async def aevaluate(
     check_candidate(chosen, loaded)
     caps, run = config.budget.caps(), f"evaluate {loaded.name} {uuid.uuid4().hex}"
     observe = IncompleteWarnings(loaded, of_callbacks(callbacks))
+    for note in row_notes(loaded):
+        observe(Note(note))
     models = provider or model_router(specs, observe, required_models(loaded))
     async with open_session(
         specs, run, caps=caps, journal=config.journal, provider=models, observer=observe, fresh=fresh

@@ -12,7 +12,7 @@ from typing import Any
 from agentopt.core import task_rules
 from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.core.cost import PAPER_UNIT, Unit
-from agentopt.core.duplicates import Groups, groups_of, inputs_key
+from agentopt.core.duplicates import Groups, groups_of, independent, inputs_key
 from agentopt.core.errors import TaskError
 from agentopt.core.field_types import check_fields, check_kind, instance_of
 from agentopt.core.records import Score, Split
@@ -340,6 +340,10 @@ class Task:
         Examples with equal inputs are in one group, and so are those with one `Example.group`.
         """
         return {split: groups_of({e.id: e.same_as for e in examples}) for split, examples in self.splits.items()}
+
+    def independent(self, split: Split) -> int:
+        """Number of rows of a split that count: each group once. 0 if the task does not have the split."""
+        return independent(len(self.splits.get(split, ())), self.groups.get(split, {}))
 
     @property
     def baseline(self) -> Candidate:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 
 from agentopt.core.budget import Usage
 from agentopt.core.errors import BudgetExceeded, EvaluationStopped, NothingEvaluated
 from agentopt.core.events import ExampleDone, Note, Observer, RunDone, RunStarted, SearchStarted, TestStarted
 from agentopt.core.records import Evaluation, Trial
+from agentopt.core.row_notes import row_notes
 from agentopt.core.stop_reason import StopKind, StopReason
 from agentopt.core.task import Task
 from agentopt.evaluation.evaluator import Evaluator
@@ -49,6 +51,10 @@ class Optimization:
     observer: Observer
     search: Search | None = None
 
+    @cached_property
+    def _row_notes(self) -> tuple[str, ...]:
+        return row_notes(self.task)
+
     async def result(self) -> Result:
         """Search, test the finalists, and write the result to the run's folder.
 
@@ -71,8 +77,9 @@ class Optimization:
         store = TrialStore(self.run.trials, space)
         examples = {split: len(rows) for split, rows in self.task.splits.items()}
         self.observer(SearchStarted(space.size, examples, tuple(store.trials), self.session.budget))
-        if note := cost_note(self.task, space):
-            self.observer(Note(note))
+        for note in (*self._row_notes, cost_note(self.task, space)):
+            if note:
+                self.observer(Note(note))
         ended = await self._search(space, store, evaluator, prompts, measured.seconds if measured else 0.0)
         finalists = self._finalists(space, store, ended)
         tested, test_ended = await self._test(evaluator, finalists)
@@ -224,7 +231,9 @@ class Optimization:
             seconds=self.session.budget.seconds,
             fallbacks=tuple(dict.fromkeys(trial.fallback for trial in store.trials if trial.fallback)),
             prompts=tuple(prompts.reports),
-            notes=tuple(note for note in (untested, prompts.skipped, cost_note(self.task, space)) if note),
+            notes=tuple(
+                note for note in (*self._row_notes, untested, prompts.skipped, cost_note(self.task, space)) if note
+            ),
             test_ended=test_ended,
             cost_in=space.measure,
             incomplete=incomplete_responses(self.task, evaluations),

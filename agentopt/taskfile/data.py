@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from agentopt.core.duplicates import duplicate_share, grouped
 from agentopt.core.errors import TaskError
 from agentopt.core.records import Split
 from agentopt.core.task import Example
@@ -122,19 +124,21 @@ def _example(row: dict[str, Any], place: str, columns: ColumnsSpec, target_neede
     numbered = columns.id is None and "id" not in row
     wanted = {"columns.metadata": columns.metadata, "columns.inputs": columns.inputs or ()}
     wanted["columns.id"] = (columns.id,) if columns.id else ()
+    wanted["columns.group"] = (columns.group,) if columns.group else ()
     wanted["columns.target"] = (target_column,) if columns.target or target_needed else ()
     for key, names in wanted.items():
         for name in names:
             if name not in row:
                 rule = f"the row must have the column {name!r} ({key})"
                 raise TaskError(rule, where=place, remedy=did_you_mean(name, row))
-    used = {id_column, target_column, *columns.metadata}
+    used = {id_column, target_column, columns.group, *columns.metadata}
     inputs = [name for name in row if name not in used] if columns.inputs is None else columns.inputs
     example = Example(
         place.rpartition(":")[2] if numbered else _id(row[id_column], place),
         {name: row[name] for name in inputs},
         row.get(target_path) if target_path == target_column else _inside(row, target_path, place),
         {name: row[name] for name in columns.metadata},
+        None if columns.group is None or row[columns.group] is None else str(row[columns.group]),
     )
     return example, numbered
 
@@ -159,24 +163,32 @@ def _id(value: Any, place: str) -> str:
     return str(value)
 
 
-def inputs_as_text(example: Example) -> str:
-    """A text that is equal for equal inputs, including values that JSON has no type for, such as a date."""
-    return json.dumps(example.inputs, sort_keys=True, default=str)
-
-
 def check_leaks(splits: Mapping[Split, list[Row]]) -> None:
     """Check that no example is in two splits.
 
     Raises:
-        TaskError: Two splits share an id or equal inputs.
+        TaskError: Two splits share an id, equal inputs or a group.
     """
     places: dict[tuple[str, str], tuple[Split, str]] = {}
     for split, rows in splits.items():
         for row in rows:
-            inputs = inputs_as_text(row.example)
-            marks = [("inputs", inputs)] if row.numbered else [("id", row.example.id), ("inputs", inputs)]
-            for mark in marks:
+            ids = () if row.numbered else (("id", row.example.id),)
+            for mark in (*ids, *row.example.same_as):
                 other, place = places.setdefault(mark, (split, row.where))
                 if other != split:
                     rule = f"an example must be in one split only, but its {mark[0]} is also in {other}, at {place}"
                     raise TaskError(rule, where=row.where, remedy="remove it from one of the two splits")
+
+
+def check_duplicates(split: Split, examples: Sequence[Example], most: float, where: str) -> None:
+    """Check that not too many examples of a split repeat the inputs of an earlier one.
+
+    Raises:
+        TaskError: Their share is above `most`.
+    """
+    repeated = duplicate_share(grouped({example.id: example.inputs for example in examples}))
+    if repeated > most:
+        rule = f"at most {most:.0%} of a split's rows may repeat the inputs of an earlier row, but "
+        rule += f"{round(repeated * len(examples))} of {len(examples)} {split} rows do"
+        remedy = f"remove the repeated rows, or set data.duplicates: {math.ceil(100 * repeated) / 100:g}"
+        raise TaskError(rule, where=where, remedy=remedy)

@@ -34,7 +34,7 @@ from agentopt.core.task_rules import CONTEXT, INPUTS, OLD_CONTEXT, check_names, 
 from agentopt.core.user_functions import Functions
 from agentopt.core.yaml_models import did_you_mean, load_yaml, validate
 from agentopt.models.catalog import ModelSpec
-from agentopt.taskfile.data import Row, check_leaks, read_rows
+from agentopt.taskfile.data import Row, check_duplicates, check_leaks, read_rows
 from agentopt.taskfile.program import MAX_TOKENS, check_prompts, read_program, settings_left
 from agentopt.taskfile.reader import read_dataset
 from agentopt.taskfile.schema import Named, SubtaskSpec, TaskSpec, build, with_overrides
@@ -127,6 +127,8 @@ class _Reader:
         )
         self._check_all_used(reads)
         self._check_rendering(task)
+        for split, examples in task.splits.items():
+            check_duplicates(split, examples, spec.data.duplicates, self.at("data.duplicates"))
         self._check_targets(task.scorer, rows)
         self._check_costs(task)
         return task

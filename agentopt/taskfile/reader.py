@@ -18,13 +18,14 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from agentopt.core.duplicates import groups_of
 from agentopt.core.errors import AgentoptError, TaskError
 from agentopt.core.records import Split
 from agentopt.core.task import Example
 from agentopt.core.user_functions import Functions
 from agentopt.core.yaml_models import did_you_mean
 from agentopt.taskfile.columns import ColumnError, DatasetRow
-from agentopt.taskfile.data import Row, inputs_as_text, json_lines, json_list
+from agentopt.taskfile.data import Row, json_lines, json_list
 from agentopt.taskfile.schema import DataSpec, SplitsSpec
 
 HUB = "hf:"
@@ -51,7 +52,7 @@ def read_dataset(
         hub: Loads `hf:` datasets; by default with the library `datasets`.
 
     Returns:
-        Split -> rows, in the order of the source; rows with equal inputs are adjacent.
+        Split -> rows, in the order of the source; the rows of a group are adjacent.
 
     Raises:
         TaskError: There is no source, an option is refused, or the reader fails on a row.
@@ -149,7 +150,7 @@ def _example(read: Callable[[Mapping[str, Any]], Any], row: Mapping[str, Any], p
 
 
 def into_splits(rows: Sequence[Row], shares: SplitsSpec, seed: int, where: str) -> dict[Split, list[Row]]:
-    """Assign each row to a split by a hash of the seed and its id. Rows with equal inputs share a split.
+    """Assign each row to a split by a hash of the seed and its id. Rows with equal inputs, or one group, share a split.
 
     A split that would be empty gets the first rows of the largest one.
 
@@ -160,16 +161,16 @@ def into_splits(rows: Sequence[Row], shares: SplitsSpec, seed: int, where: str) 
         where: The source, for messages.
 
     Raises:
-        TaskError: There are fewer rows than splits.
+        TaskError: There are fewer groups of rows than splits.
     """
-    groups: dict[str, list[Row]] = {}
+    first, groups = groups_of({row.example.id: row.example.same_as for row in rows}), dict[str, list[Row]]()
     for row in rows:
-        groups.setdefault(inputs_as_text(row.example), []).append(row)
+        groups.setdefault(first.get(row.example.id, row.example.id), []).append(row)
     given: dict[Split, float] = {"train": shares.train, "validation": shares.validation, "test": shares.test}
     wanted = {split: share for split, share in given.items() if share > 0}
     if len(groups) < len(wanted):
         rule = f"a dataset must have at least one usable row for each of {', '.join(wanted)}, but has {len(groups)}"
-        rule += " with distinct inputs; rows with the same inputs stay in one split" if len(rows) > len(groups) else ""
+        rule += " with distinct inputs and groups; rows that share either stay in one split" * (len(rows) > len(groups))
         raise TaskError(rule, where=where, remedy="give a dataset with more rows, in the format that the README names")
     found: dict[Split, list[list[Row]]] = {split: [] for split in wanted}
     for group in groups.values():

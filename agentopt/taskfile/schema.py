@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from agentopt.core.cost import PAPER_UNIT
+from agentopt.core.duplicates import MOST_DUPLICATES
 from agentopt.core.errors import AgentoptError, TaskError
 from agentopt.core.registry import FUSIONS, PARSERS, SCORERS, Entry, Registry
 from agentopt.core.user_functions import Functions
@@ -111,11 +112,20 @@ class LimitSpec(Strict):
 
 
 class SplitsSpec(Strict):
-    """The expected share of each split in a dataset; shares are divided by their sum."""
+    """The expected share of each split in a dataset; shares are divided by their sum.
+
+    Without any share given, a fifth of the rows is for training. Shares that are given are the whole: no row is for
+    training unless `train` is among them. Every task needs the other two.
+    """
 
     train: NotNegative = 0.2
     validation: Positive = 0.4
     test: Positive = 0.4
+
+    @model_validator(mode="before")
+    @classmethod
+    def _given_are_the_whole(cls, data: Any) -> Any:
+        return {"train": 0, **data} if isinstance(data, Mapping) and data else data
 
 
 class DataSpec(Strict):
@@ -137,6 +147,8 @@ class DataSpec(Strict):
     split_seed: int = 0
     """Seeds the assignment of rows to splits."""
     limit: LimitSpec = LimitSpec()
+    duplicates: Annotated[float, Field(ge=0, le=1)] = MOST_DUPLICATES
+    """Largest share of a split's rows that may repeat the inputs of an earlier row."""
 
     @model_validator(mode="after")
     def _one_form(self) -> DataSpec:
@@ -164,6 +176,8 @@ class ColumnsSpec(Strict):
     """Columns that templates may read; default: all that have no other use."""
     metadata: Annotated[tuple[Text, ...], AfterValidator(_distinct)] = ()
     """Columns for python scorers, hidden from templates."""
+    group: Text | None = None
+    """Column whose value the rows of one group share; they stay in one split and count as one row."""
 
 
 class TokensSpec(Strict):

@@ -13,6 +13,7 @@ import yaml
 
 from agentopt.core.cost import Unit
 from agentopt.core.errors import TaskError
+from agentopt.core.row_notes import row_notes
 from agentopt.core.task import Example
 from agentopt.evaluation.judge import Judge
 from agentopt.models.catalog import ModelSpec
@@ -90,6 +91,61 @@ def test_without_columns_every_other_column_is_an_input_and_the_line_is_the_id(t
     splits = {s: [{"question": f"{s}?", "facts": [], "target": "Kell"}] for s in ("validation", "test")}
     task = load_task(write(tmp_path, data, **splits))
     assert task.splits["validation"] == (Example("1", {"question": "validation?", "facts": []}, "Kell"),)
+
+
+def repeating(rows: int, distinct: int) -> list[dict[str, Any]]:
+    return [
+        {"id": f"t{n}", "question": f"{n % distinct}?", "facts": [], "answer": "Kell", "level": 0} for n in range(rows)
+    ]
+
+
+def test_rows_that_repeat_each_other_are_grouped_up_to_a_limit_that_the_task_file_sets(tmp_path: Path) -> None:
+    data = spec()
+    task = load_task(write(tmp_path, data, test=repeating(50, 38)))
+    assert (task.independent("test"), task.groups["test"]["t49"]) == (38, "t11")
+    assert row_notes(task) == (
+        "12 of 50 test rows repeat the inputs or the group of an earlier one: they count as 38 rows",
+    )
+    write(tmp_path, data, test=repeating(200, 20))
+    with pytest.raises(TaskError, match=r"but 180 of 200 test rows do\n.*set data.duplicates: 0.9$") as refused:
+        load_task(tmp_path)
+    assert "data.duplicates" in str(refused.value)
+    assert load_task(tmp_path, overrides={"data.duplicates": 0.9}).independent("test") == 20
+    assert load_task(tmp_path, overrides={"data.limit.test": 20}).groups["test"] == {}
+    with pytest.raises(TaskError, match=r"data\.duplicates"):
+        load_task(tmp_path, overrides={"data.duplicates": 1.5})
+
+
+def test_a_column_groups_rows_and_no_group_is_in_two_splits(tmp_path: Path) -> None:
+    data = spec()
+    data["columns"] |= {"inputs": ["question", "facts"], "group": "document"}
+    rows: list[dict[str, Any]] = [
+        {"question": f"{n}?", "id": str(n), "facts": [], "answer": "Kell", "level": 0, "document": n // 3 or None}
+        for n in range(9)
+    ]
+    task = load_task(write(tmp_path, data, test=rows, validation=[{**rows[0], "id": "v", "question": "v"}]))
+    assert task.groups == {"validation": {}, "test": {"3": "3", "4": "3", "5": "3", "6": "6", "7": "6", "8": "6"}}
+    assert "document" not in task.splits["test"][0].inputs
+    assert row_notes(task) == (
+        "4 of 9 test rows repeat the inputs or the group of an earlier one: they count as 5 rows",
+    )
+    write(tmp_path, data, test=rows, validation=[{**rows[4], "id": "v", "question": "v"}])
+    with pytest.raises(TaskError, match="in one split only, but its group is also in validation"):
+        load_task(tmp_path)
+    with pytest.raises(TaskError, match=r"must have the column 'page' \(columns.group\)"):
+        load_task(tmp_path, overrides={"columns.group": "page"})
+
+
+def test_near_duplicates_across_splits_are_reported(tmp_path: Path) -> None:
+    data = spec()
+    row = {"facts": [], "answer": "Kell", "level": 0}
+    test = [{**row, "id": "a", "question": "Where  is Kell"}, {**row, "id": "b", "question": "5 - 3?"}]
+    validation = [{**row, "id": "c", "question": "where is kell?"}, {**row, "id": "d", "question": "5 + 3?"}]
+    task = load_task(write(tmp_path, data, test=test, validation=validation))
+    (note,) = row_notes(task)
+    assert note.startswith(
+        "1 test rows repeat a validation row but for case, spacing and punctuation, such as 'a' and 'c'"
+    )
 
 
 @pytest.mark.parametrize(

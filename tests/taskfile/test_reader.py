@@ -102,6 +102,23 @@ def test_another_split_seed_cuts_otherwise_and_a_share_of_nothing_leaves_the_spl
     assert set(ids(tmp_path, **{"splits.train": 0})) == {"validation", "test"}
 
 
+@pytest.mark.parametrize(
+    ("shares", "splits"),
+    [
+        ({"validation": 0.5, "test": 0.5}, {"validation": 40, "test": 40}),
+        ({"validation": 3, "test": 1}, {"validation": 60, "test": 20}),
+        ({"test": 0.4}, {"validation": 40, "test": 40}),
+        ({"train": 0.5}, {"train": 31, "validation": 25, "test": 24}),
+        ({}, {"train": 16, "validation": 32, "test": 32}),
+    ],
+)
+def test_shares_that_are_given_are_the_whole(shares: dict[str, float], splits: dict[str, int]) -> None:
+    given = [Row(Example(str(n), {"q": n}), "here", numbered=False) for n in range(80)]
+    found = into_splits(given, SplitsSpec.model_validate(shares), 0, "here")
+    assert set(found) == set(splits)
+    assert {split: len(rows) for split, rows in found.items()} == pytest.approx(splits, abs=12)
+
+
 def test_limits_cut_the_splits_of_a_dataset_too(tmp_path: Path) -> None:
     whole = ids(write(tmp_path, rows(40)))
     assert ids(tmp_path, **{"limit.test": 3})["test"] == whole["test"][:3]
@@ -134,6 +151,15 @@ def test_rows_with_the_same_inputs_stay_in_one_split() -> None:
     for group in into_splits(given, SplitsSpec(), 0, "here").values():
         questions = [row.example.inputs["q"] for row in group]
         assert all(questions.count(q) == 4 for q in questions)
+
+
+def test_rows_of_one_group_stay_in_one_split_with_the_rows_that_repeat_them(tmp_path: Path) -> None:
+    given = [Row(Example(str(n), {"q": f"{n}"}, group=f"document {n % 12}"), "here", numbered=False) for n in range(60)]
+    repeat = Row(Example("repeat", {"q": "7"}, group="document 8"), "here", numbered=False)
+    splits = into_splits([*given, repeat], SplitsSpec(), 0, "here")
+    of_group = {row.example.group: split for split, rows in splits.items() for row in rows}
+    assert all(of_group[row.example.group] == split for split, rows in splits.items() for row in rows)
+    assert of_group["document 7"] == of_group["document 8"]
 
 
 def test_inputs_may_be_what_json_has_no_word_for(tmp_path: Path) -> None:
@@ -194,7 +220,7 @@ def test_a_mistake_in_the_data_is_one_message(tmp_path: Path, overrides: dict[st
         (rows(2), r"rows\.jsonl: .*at least one usable row for each of train, validation, test, but has 2\n"),
         (
             [{"id": f"r{n}", "facts": [], "answer": "x"} for n in range(9)],
-            "but has 1 with distinct inputs; rows with the same inputs stay in one split",
+            "but has 1 with distinct inputs and groups; rows that share either stay in one split",
         ),
         ([*rows(3), *rows(1)], r"jsonl:4: an id must be given once in a dataset, but 'r0' is also at .*jsonl:1"),
         ([{"id": "r0", "answer": "x"}], r"jsonl:1: the row must have the column 'facts'"),

@@ -1,0 +1,34 @@
+"""What a user should know about the rows of a task: those that repeat each other, within a split and across splits."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from agentopt.core.duplicates import near_duplicates
+from agentopt.core.task import Task
+
+
+def row_notes(task: Task) -> tuple[str, ...]:
+    """One sentence for each split with repeated rows, and for each pair of splits with near-duplicates."""
+    return (*_repeated(task), *_near_duplicates(task))
+
+
+def _repeated(task: Task) -> Iterator[str]:
+    for split, groups in task.groups.items():
+        if groups:
+            rows, count = len(task.splits[split]), task.independent(split)
+            yield (
+                f"{rows - count} of {rows} {split} rows repeat the inputs or the group of an earlier one: they count "
+                f"as {count} rows"
+            )
+
+
+def _near_duplicates(task: Task) -> Iterator[str]:
+    pairs = near_duplicates({split: {e.id: e.inputs for e in rows} for split, rows in task.splits.items()})
+    for (split, other), count in Counter((pair.split, pair.other_split) for pair in pairs).items():
+        first = next(pair for pair in pairs if (pair.split, pair.other_split) == (split, other))
+        yield (
+            f"{count} {split} rows repeat a {other} row but for case, spacing and punctuation, such as {first.row!r} "
+            f"and {first.other_row!r}: remove them from one of the two splits"
+        )
