@@ -65,14 +65,14 @@ def find_deployment(source: Path, task: Path | None = None, settings: Sequence[s
         raise ConfigError("there is no such file or folder", where=source, remedy="see `agentopt runs list`")
     run = _run_of(source)
     file = source / "best.yaml" if source.is_dir() else source
-    if source.is_dir() and not file.is_file():
-        rule = "the run has no best.yaml: it is not finished"
-        raise ConfigError(rule, where=source, remedy=f"agentopt optimize --resume {source}")
+    if run and not file.is_file():
+        raise ConfigError("the run has no best.yaml: it is not finished", where=source, remedy=run.resuming)
     base = run.config.model_copy(update={"budget": BudgetConfig()}) if run else None
     config = load_config(settings, base)
     folder = task or (run.task if run else None)
     if folder is None:
-        rule = "a candidate needs its task, but the file is not in the folder of a run"
+        reason = "the task of its run was built in Python" if run else "the file is not in the folder of a run"
+        rule = f"a candidate needs its task folder, but {reason}"
         raise ConfigError(rule, where=source, remedy="add --task with the task's folder")
     return deploy(file, folder, config)
 

@@ -191,7 +191,7 @@ class Evaluator:
             raise CallsFailError(
                 f"{len(left_out)} of {planned} examples failed for a reason that lies in the example, and at most "
                 f"{MOST_LEFT_OUT:.0%} may be left out ({shown})",
-                remedy="remove these rows, use another model, or score them 0 with -c failed_examples=zero",
+                remedy="remove these rows, use another model, or set failed_examples=zero to score them 0",
             )
 
     def _check_called(self, results: Sequence[ExampleResult]) -> None:
@@ -266,7 +266,7 @@ def check_candidate(candidate: Candidate, task: Task) -> None:
             raise CandidateError(
                 f"subtask {subtask.name} may use {', '.join(subtask.models)}, but the candidate has "
                 f"{candidate[subtask.name].model}",
-                remedy=f"choose one of them, or add the model to {subtask.name}.models in the task file",
+                remedy=f"choose one of them, or add the model to the `models` of {subtask.name}",
             )
 
 

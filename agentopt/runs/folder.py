@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
@@ -27,6 +28,7 @@ from agentopt.core.fingerprint import fingerprint as core_fingerprint
 from agentopt.core.task import Task
 from agentopt.core.yaml_models import Strict, load_yaml, to_yaml, validate
 from agentopt.runs.config import Config
+from agentopt.search.built_in import CUSTOM
 
 TASK_FILE = "task.yaml"
 """A task folder is named by its path if its task file has this name."""
@@ -102,6 +104,15 @@ class RunFolder:
     @property
     def log(self) -> Path:
         return self.path / "log.jsonl"
+
+    @property
+    def resuming(self) -> str:
+        """What resumes the run, for messages: a command, or a call in Python for what exists in Python only."""
+        if self.task is not None and self.config.strategy != CUSTOM:
+            return f"agentopt optimize --resume {shlex.quote(str(self.path))}"
+        strategy = "strategy=..., " if self.config.strategy == CUSTOM else ""
+        task = "task" if self.task is None else repr(str(self.task))
+        return f"agentopt.optimize({task}, {strategy}resume={str(self.path)!r})"
 
     def resumed_with(self, task: Task, config: Config) -> RunFolder:
         """The run with `config`; `save` makes it so from now on.

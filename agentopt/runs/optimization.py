@@ -243,10 +243,9 @@ class Optimization:
 
     def _nothing_evaluated(self, store: TrialStore, ended: StopReason) -> NothingEvaluated:
         errors = (error for trial in store.trials for error in trial.evaluation.errors.values())
-        resume = f"agentopt optimize --resume {self.run.path}"
         return NothingEvaluated(
             ended,
             self.session.failures,
             first_error=next(errors, None),
-            remedy=f"fix the cause, then `{resume}`; answers that were paid for are kept",
+            remedy=f"fix the cause, then `{self.run.resuming}`; answers that were paid for are kept",
         )

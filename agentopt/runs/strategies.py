@@ -25,7 +25,7 @@ def check_search_settings(config: Config) -> None:
         raise ConfigError(
             "strategy custom is an object, which a configuration cannot name",
             where="strategy",
-            remedy="pass the object again: optimize(task, strategy=..., resume=...)",
+            remedy="pass the object again: agentopt.optimize(task, strategy=..., resume=...)",
         )
     if config.strategy == "mlcopilot":
         _experience(config)

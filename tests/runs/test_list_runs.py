@@ -3,22 +3,58 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from agentopt.api import aoptimize
 from agentopt.cli.commands.runs import show_run, show_runs
 from agentopt.core.errors import ConfigError
-from agentopt.runs.config import Config
+from agentopt.deploy.deployment import find_deployment
+from agentopt.runs.config import BudgetConfig, Config
 from agentopt.runs.folder import RunFolder, UnreadableRun, list_runs
-from agentopt.testing.toy import toy_task
+from agentopt.testing.toy import toy_model, toy_task
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunFolder:
     """A readable run in the runs folder `tmp_path`."""
     return RunFolder.create(toy_task(), Config(runs=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("file", "strategy", "resuming"),
+    [
+        (None, "agent", "agentopt.optimize(task, resume='{run}')"),
+        (None, "custom", "agentopt.optimize(task, strategy=..., resume='{run}')"),
+        (Path("towns/task.yaml"), "custom", "agentopt.optimize('towns', strategy=..., resume='{run}')"),
+        (Path("towns/task.yaml"), "grid", "agentopt optimize --resume {run}"),
+        (Path("towns/other.yaml"), "agent", "agentopt optimize --resume {run}"),
+    ],
+)
+def test_the_remedy_resumes_the_run_where_its_task_and_strategy_exist(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: Path | None, strategy: str, resuming: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("towns").mkdir()
+    for name in ("task", "other"):
+        Path(f"towns/{name}.yaml").write_text("")
+    run = RunFolder.create(replace(toy_task(), file=file), Config(strategy=strategy, runs=tmp_path))
+    assert run.resuming == resuming.format(run=run.path)
+    output = io.StringIO()
+    show_runs([f"runs={tmp_path}"], Console(file=output, width=1000))
+    assert run.resuming in output.getvalue()
+    with pytest.raises(ConfigError) as raised:
+        find_deployment(run.path)
+    assert raised.value.remedy == run.resuming
+
+
+def test_a_candidate_of_a_task_built_in_python_needs_a_task_folder_to_be_deployed(run: RunFolder) -> None:
+    (run.path / "best.yaml").write_text("find: {model: m}")
+    with pytest.raises(ConfigError, match="needs its task folder, but the task of its run was built in Python"):
+        find_deployment(run.path)
 
 
 @pytest.mark.parametrize(
@@ -50,3 +86,11 @@ def test_an_unreadable_run_is_listed_with_the_reason(
     with pytest.raises(ConfigError) as raised:
         show_run(broken, [], Console(file=output))
     assert reason in str(raised.value)
+
+
+async def test_a_result_of_a_task_built_in_python_is_used_in_python(tmp_path: Path) -> None:
+    settings = Config(strategy="random", budget=BudgetConfig(trials=1), journal=f"{tmp_path}/j.db", runs=tmp_path)
+    result = await aoptimize(toy_task(validation=2, test=2), settings, provider=toy_model())
+    output = io.StringIO()
+    show_run(Path(result.run), [], Console(file=output, width=1000))
+    assert f"Use it:  agentopt.evaluate(task, agentopt.load_candidate('{result.run}/best.yaml'))" in output.getvalue()

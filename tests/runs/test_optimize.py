@@ -145,7 +145,8 @@ async def test_a_dead_model_ends_in_an_error_with_the_reason(tmp_path: Path) -> 
 
     with pytest.raises(AgentoptError, match=r"no candidate could be evaluated.*HTTP 401") as failure:
         await aoptimize(toy_task(), config(tmp_path), provider=ScriptedModel(refuse))
-    assert "--resume" in str(failure.value)
+    (run,) = (tmp_path / "runs").iterdir()
+    assert f"agentopt.optimize(task, resume={str(run)!r})" in str(failure.value)
     assert isinstance(failure.value, NothingEvaluated)
     assert failure.value.failures.keys() == {"HTTP 401"}
     assert failure.value.stopped.kind is StopKind.FAILED

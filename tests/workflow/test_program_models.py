@@ -57,7 +57,7 @@ async def test_a_call_that_fits_no_subtask_is_reported_with_its_name_and_the_rem
     assert len(found.errors) == 2
     for error in found.errors.values():
         assert f"`{model}` does not exist" in error
-        assert f"program.models: {{{model}: SUBTASK}}" in error
+        assert f"by the `models` of the program: {{{model}: SUBTASK}}" in error
 
 
 def test_a_name_must_be_mapped_to_a_subtask() -> None:

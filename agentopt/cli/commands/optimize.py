@@ -40,23 +40,21 @@ def run_optimization(task: Path | None, settings: Sequence[str], resume: Path | 
     config = load_config(settings, opened.config if opened else None)
     task = task or (opened.task if opened else None)
     if task is None:
-        remedy = "resume it in Python: agentopt.optimize(task, resume=RUN)"
-        raise UserError(
-            "the run must have a task folder, but its task was built in Python", where=resume, remedy=remedy
-        )
-    folder = [resume] if resume else []
+        rule = "the run must have a task folder, but its task was built in Python"
+        raise UserError(rule, where=resume, remedy=opened.resuming if opened else None)
+    run = [opened] if opened else []
     progress = Console(stderr=True)
     with LiveView(progress) as view:
 
         def observe(event: Event) -> None:
             if isinstance(event, RunStarted):
-                folder[:] = [event.folder]
+                run[:] = [RunFolder.open(event.folder)]
             view(event)
 
         try:
             result = asyncio.run(aoptimize(task, config, resume=opened, callbacks=[observe]))
         except KeyboardInterrupt:
-            how = f"agentopt optimize --resume {shlex.quote(str(folder[0]))}" if folder else "run the command again"
+            how = run[0].resuming if run else "run the command again"
             print_plain(progress, f"stopped; every answer received is cached. Resume with:\n  {how}")
             sys.exit(INTERRUPTED)
     show_result(result, task.absolute(), config.absolute(), console)
@@ -65,13 +63,16 @@ def run_optimization(task: Path | None, settings: Sequence[str], resume: Path | 
 
 
 def show_result(result: Result, task: Path | None, config: Config, console: Console) -> None:
-    """Print the result, and the command that evaluates the best candidate."""
+    """Print the result, and what evaluates the best candidate: a command, or a call if the task was built in Python."""
     print_result(result, console)
     files = [str(path) for path in config.models if isinstance(path, Path)]
     catalogues = ["-c", f"models=[{', '.join(files)}]"] if files else []
     overrides = [part for key, value in config.task.items() for part in ("-c", f"task.{key}={_as_setting(value)}")]
     best = Path(result.run) / "best.yaml"
-    command = ["agentopt", "evaluate", str(task or "TASK"), "--candidate", str(best), *catalogues, *overrides]
+    if task is None:
+        print_plain(console, f"Use it:  agentopt.evaluate(task, agentopt.load_candidate({str(best)!r}))")
+        return
+    command = ["agentopt", "evaluate", str(task), "--candidate", str(best), *catalogues, *overrides]
     print_plain(console, f"Use it:  {shlex.join(command)}")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,7 +34,7 @@ def _run_cells(run: RunFolder | UnreadableRun) -> tuple[str, str, str, str]:
     try:
         best = load_result(run.path).finalist("best")
     except ConfigError:
-        return f"unfinished; agentopt optimize --resume {shlex.quote(str(run.path))}", "", "", ""
+        return f"unfinished; {run.resuming}", "", "", ""
     verdict = best.against_baseline.verdict if best.against_baseline else "-"
     return "finished", f"{best.validation.score:.3f}", f"{best.test.score:.3f}" if best.test else "-", verdict
 

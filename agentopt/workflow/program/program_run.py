@@ -81,7 +81,7 @@ class ProgramRun:
         if call.model not in self._subtasks:
             refusal = no_such_model(call.model, self._subtasks)
             problem = f"the program called a subtask that does not exist: {refusal.message}"
-            remedy = f"map the name to a subtask in the task file: `program.models: {{{call.model}: SUBTASK}}`"
+            remedy = f"map the name to a subtask by the `models` of the program: {{{call.model}: SUBTASK}}"
             self._fail(ScorerError(f"{problem}; remedy: {remedy}"))
             raise refusal
         subtask = with_settings(self._subtasks[call.model], call)
