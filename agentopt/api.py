@@ -103,7 +103,7 @@ async def aoptimize(
     loaded, specs = load(task, config)
     config = with_agent_model(config, loaded, specs)
     if not search:
-        check_search_settings(config)
+        check_search_settings(loaded, config)
     prompted_subtasks(loaded, config)
     _check_split(loaded, "validation")
     if opened:

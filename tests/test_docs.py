@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
 import tomllib
@@ -10,12 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from agentopt.api import optimize
+from agentopt.cli.commands.optimize import estimate_run
 from agentopt.core import registry
 from agentopt.core.errors import ConfigError, TaskError, UserError
 from agentopt.core.registry import FUSIONS, PARSERS, SCORERS, STRATEGIES, Registry
 from agentopt.core.yaml_models import RuleError
 from agentopt.runs.config import Config
+from agentopt.runs.strategies import check_search_settings
+from agentopt.testing.toy import toy_model, toy_task
 
 DOCS = Path(__file__).parents[1] / "docs"
 MARK = "run in tests/test_docs.py"
@@ -62,11 +68,11 @@ def test_the_examples_of_a_page_run(page: Path, place: Path) -> None:
             exec(compile(text, str(page), "exec"), space)
 
 
-def install(place: Path, points: dict[str, str]) -> None:
+def install(place: Path, points: dict[str, str], package: str = "my-pkg") -> None:
     """The metadata of an installed package with these entry points."""
-    info = place / "my_pkg-1.0.dist-info"
+    info = place / f"{package.replace('-', '_')}-1.0.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-pkg\nVersion: 1.0\n")
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
     lines = [f"{name} = {value}" for name, value in points.items()]
     (info / "entry_points.txt").write_text("\n".join(["[agentopt.plugins]", *lines]) + "\n")
 
@@ -109,6 +115,52 @@ def test_a_plugin_that_cannot_be_loaded_is_one_clear_error(place: Path, code: st
         SCORERS.find("unheard_of")
 
 
+CLASH = "from agentopt import scorer\n\n\n@scorer('{name}')\ndef f(): ...\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "order", "message"),
+    [
+        ("twice", "ab", "'twice': my_pkg.a.f and my_pkg.b.f\n  remedy: rename it in pkg-a or pkg-b, or uninstall one"),
+        ("twice", "ba", "'twice': my_pkg.a.f and my_pkg.b.f\n  remedy: rename it in pkg-a or pkg-b, or uninstall one"),
+        (
+            "contains",
+            "a",
+            "agentopt.evaluation.scorers.contains and my_pkg.a.f\n  remedy: rename it in pkg-a, or uninst",
+        ),
+    ],
+)
+def test_a_name_that_is_registered_twice_names_the_packages_in_any_order(
+    place: Path, name: str, order: str, message: str
+) -> None:
+    (place / "my_pkg").mkdir()
+    for number, letter in enumerate(order):
+        (place / "my_pkg" / f"{letter}.py").write_text(CLASH.format(name=name))
+        install(place, {str(number): f"my_pkg.{letter}"}, f"pkg-{letter}")
+    for letter in order[:-1]:
+        importlib.import_module(f"my_pkg.{letter}")
+    with pytest.raises(UserError, match=re.escape(message)):
+        SCORERS.find("unheard_of")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("my_pkg.gone:f", "ModuleNotFoundError.*\n.*write package.module:name, and install the package"),
+        ("my_pkg.needy:f", "ModuleNotFoundError.*\n.*install nowhere_at_all, which my_pkg.needy imports"),
+        ("my_pkg.broken:f", "ZeroDivisionError.*\n.*correct the module my_pkg.broken"),
+        ("my_pkg.moved:f", "ImportError.*\n.*correct the module my_pkg.moved"),
+    ],
+)
+def test_the_remedy_of_a_module_that_cannot_be_imported_fits_the_reason(place: Path, name: str, message: str) -> None:
+    codes = {"needy": "import nowhere_at_all", "broken": "1 / 0", "moved": "from agentopt.core.task import Exemple"}
+    write_files(DOCS / "extend.md", place)
+    for module, code in codes.items():
+        (place / "my_pkg" / f"{module}.py").write_text(code)
+    with pytest.raises(RuleError, match=message):
+        SCORERS.find(name)
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
@@ -131,12 +183,36 @@ def test_a_wrong_name_or_option_is_refused(place: Path, name: str, options: dict
 
 def test_a_configuration_with_an_unknown_strategy_or_option_is_refused(place: Path) -> None:
     from agentopt.runs.config import load_config
-    from agentopt.runs.strategies import check_search_settings
 
     with pytest.raises(ConfigError, match=r"strategy: `strategy` must be one of agent,[\s\S]*did you mean 'random'"):
         load_config(["strategy=randon"])
     with pytest.raises(ConfigError, match=r"search\.options: sed: is not a known key"):
-        check_search_settings(Config.model_validate({"strategy": "random", "search": {"options": {"sed": 1}}}))
+        check_search_settings(
+            toy_task(), Config.model_validate({"strategy": "random", "search": {"options": {"sed": 1}}})
+        )
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("return None", "strategy my_pkg.bad:f: a strategy has a method `propose`, or `run` .* but got None"),
+        ("return Exception", "strategy my_pkg.bad:f: a strategy is an object, but got the class Exception"),
+        ("1 / 0", "strategy my_pkg.bad:f: it failed: ZeroDivisionError"),
+        ("raise ValueError('n is odd')", "strategy my_pkg.bad:f: n is odd"),
+    ],
+)
+def test_a_strategy_that_cannot_be_built_is_refused_by_the_dry_run_and_before_a_run(
+    place: Path, body: str, message: str
+) -> None:
+    write_files(DOCS / "extend.md", place)
+    (place / "my_pkg" / "bad.py").write_text(f"def f(context):\n    {body}\n")
+    for module in ("judges", "reading", "fusing"):
+        importlib.import_module(f"my_pkg.{module}")
+    with pytest.raises(ConfigError, match=message):
+        estimate_run(Path("task"), ["strategy=my_pkg.bad:f"], Console())
+    with pytest.raises(ConfigError, match=message):
+        optimize(toy_task(), Config(strategy="my_pkg.bad:f"), provider=toy_model())
+    assert not Path("runs").exists()
 
 
 def test_a_task_file_with_a_wrong_option_names_file_and_key(place: Path) -> None:

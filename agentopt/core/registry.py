@@ -165,19 +165,26 @@ class Registry:
         """A decorator that registers a function or class under `name`.
 
         Raises:
-            ValueError: Another function is registered under that name.
+            UserError: Another function is registered under that name.
         """
 
         def add(make: F) -> F:
+            if not make.__module__.startswith("agentopt."):
+                import_module(self._home)  # first, so that a name of ours is refused here
             known = self._entries.get(name)
             if known and _place(known.make) != _place(make):
-                both = f"{_place(known.make)} and {_place(make)}"
-                remedy = f"rename one {self.kind}, or uninstall its package"
-                raise ValueError(f"two {self.kind}s are registered as {name!r}: {both}; {remedy}")
+                raise self._taken(name, known.make, make)
             self._entries[name] = Entry(name, make, self._passed, traits)
             return make
 
         return add
+
+    def _taken(self, name: str, *makes: Any) -> UserError:
+        """The error for two functions of one name; the same whichever was registered first."""
+        packages = sorted({_package(make.__module__) for make in makes} - {"agentopt"})
+        remedy = f"rename it in {' or '.join(packages)}, or uninstall {'one of them' if packages[1:] else packages[0]}"
+        places = " and ".join(sorted(map(_place, makes)))
+        return UserError(f"two {self.kind}s are registered as {name!r}: {places}", remedy=remedy)
 
     def names(self) -> list[str]:
         """Every registered name, those of plugins included. Raises `UserError` for a plugin that cannot be loaded."""
@@ -239,10 +246,19 @@ def _place(make: Any) -> str:
     return f"{make.__module__}.{make.__qualname__}"
 
 
+def _package(module: str) -> str:
+    """The installed package whose plugin has the module, or the module's top-level package."""
+    from importlib.metadata import entry_points  # it takes a moment that most calls need not spend
+
+    for point in entry_points(group=GROUP):
+        if f"{module}.".startswith(f"{point.module}.") and point.dist:
+            return point.dist.name
+    return module.partition(".")[0]
+
+
 def _imported(name: str) -> Callable[..., Any]:
     """The function at `package.module:name` or `package.module.name`."""
     module, _, attribute = name.rpartition(":" if ":" in name else ".")
-    remedy = "write package.module:name, and install the package"
     if module.endswith(".py"):
         remedy = f'a function of the task folder is written as {{kind: python, function: "{name}"}}'
         raise broken_rule(f"{name!r} is not the name of a module", remedy)
@@ -250,11 +266,20 @@ def _imported(name: str) -> Callable[..., Any]:
         found = getattr(import_module(module), attribute, None)
     except (Exception, SystemExit) as error:  # a module of someone else may raise anything while it is imported
         rule = f"{module!r} cannot be imported: {type(error).__name__}: {error}"
-        raise broken_rule(rule, remedy) from error
+        raise broken_rule(rule, _import_remedy(module, error)) from error
     if not callable(found):
         known = [n for n, f in vars(import_module(module)).items() if callable(f) and not n.startswith("_")]
         raise broken_rule(f"{module} must have a function {attribute!r}", did_you_mean(attribute, known))
     return found  # type: ignore[no-any-return]
+
+
+def _import_remedy(module: str, error: BaseException) -> str:
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    if missing is None:
+        return f"correct the module {module}"
+    if f"{module}.".startswith(f"{missing}."):
+        return "write package.module:name, and install the package"
+    return f"install {missing}, which {module} imports"
 
 
 _loaded: set[str] = set()
@@ -275,6 +300,8 @@ def load_plugins() -> None:
             plugin = point.load()
             if callable(plugin):
                 plugin()
+        except UserError:  # such as a name that is registered twice; it has a remedy
+            raise
         except (Exception, SystemExit) as error:  # a plugin may raise anything
             rule = f"the plugin {point.name!r} cannot be loaded: {type(error).__name__}: {error}"
             package = point.dist.name if point.dist else point.value

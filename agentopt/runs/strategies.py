@@ -10,12 +10,17 @@ from agentopt.models.base import ChatModel
 from agentopt.runs.config import Config
 from agentopt.runs.result import load_result
 from agentopt.search.base import Search
-from agentopt.search.built_in import CUSTOM, SearchContext, build_search, read_options
+from agentopt.search.built_in import CUSTOM, SearchContext, build_search, is_built_in, read_options
 from agentopt.search.variants import Tried
 
 
-def check_search_settings(config: Config) -> None:
-    """Raises `ConfigError` if the search lacks something: a sampler's package, an option, the run of a similar task."""
+def check_search_settings(task: Task, config: Config) -> None:
+    """Check that the search can be built, as far as this needs no model and no library of a built-in strategy.
+
+    Raises:
+        ConfigError: A sampler's package, an option or the run of a similar task is missing, or the factory of a
+            plugin's strategy fails.
+    """
     if config.calls_model or config.strategy == "optuna":
         from agentopt.search.samplers import sampler_named
 
@@ -29,10 +34,12 @@ def check_search_settings(config: Config) -> None:
         )
     if config.strategy == "mlcopilot":
         _experience(config)
+    if not is_built_in(config.strategy):
+        choose_search(config, None, task, None)
 
 
-def choose_search(config: Config, model: ChatModel, task: Task, checkpoints: Path) -> Search:
-    """The search named by `config.strategy`; the agent's own calls go through `model`."""
+def choose_search(config: Config, model: ChatModel | None, task: Task, checkpoints: Path | None) -> Search:
+    """The search named by `config.strategy`; the agent's own calls go through `model`, which is None for a check."""
     context = SearchContext(
         task, config.seed, config.search, config.agent, model, checkpoints, lambda: _experience(config)
     )

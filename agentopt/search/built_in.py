@@ -54,12 +54,18 @@ def build_search(name: str, context: SearchContext) -> Search:
     """
     options = read_options(name, context.search)
     try:
-        return as_search(STRATEGIES.find(name).make(context, **options))
+        built = STRATEGIES.find(name).make(context, **options)
     except AgentoptError:
         raise
     except Exception as error:  # a plugin's factory may raise anything
         problem = str(error) if isinstance(error, ValueError) else f"it failed: {type(error).__name__}: {error}"
         raise ConfigError(problem, where=f"strategy {name}", remedy="correct search.options") from error
+    return as_search(built, where=f"strategy {name}")
+
+
+def is_built_in(name: str) -> bool:
+    """Whether the strategy called `name` is defined in this module."""
+    return STRATEGIES.find(name).make.__module__ == __name__
 
 
 def read_options(name: str, settings: SearchSettings) -> dict[str, Any]:
@@ -70,10 +76,19 @@ def read_options(name: str, settings: SearchSettings) -> dict[str, Any]:
         raise as_error(broken.mistakes, "search.options", ConfigError) from broken
 
 
-def as_search(built: Any) -> Search:
-    """A `Search` as it is; a `Strategy` in the loop that requests one candidate at a time. Raises `ConfigError`."""
+def as_search(built: Any, where: str = "strategy") -> Search:
+    """A `Search` as it is; a `Strategy` in the loop that requests one candidate at a time.
+
+    Args:
+        built: The object.
+        where: The place that gave it, for the error.
+
+    Raises:
+        ConfigError: It is neither.
+    """
     if isinstance(built, type):
-        raise ConfigError(f"a strategy is an object, but got the class {built.__name__}", remedy=f"{built.__name__}()")
+        rule = f"a strategy is an object, but got the class {built.__name__}"
+        raise ConfigError(rule, where=where, remedy=f"{built.__name__}()")
     if hasattr(built, "propose"):
         from agentopt.search.loop import LoopSearch
 
@@ -81,7 +96,7 @@ def as_search(built: Any) -> Search:
         return LoopSearch(built, 1)
     if not hasattr(built, "run"):
         rule = f"a strategy has a method `propose`, or `run` if it is a search, but got {built!r}"
-        raise ConfigError(rule, remedy="see docs/extend.md")
+        raise ConfigError(rule, where=where, remedy="return an object with one of the two, as in docs/extend.md")
     search: Search = built
     return search
 

@@ -87,7 +87,7 @@ def estimate_run(task: Path, settings: Sequence[str], console: Console) -> None:
     config = load_config(settings)
     loaded, specs = load(task, config)
     config = with_agent_model(config, loaded, specs)
-    check_search_settings(config)
+    check_search_settings(loaded, config)
     measured = needs_measuring(loaded)
     space = unlimited_space(loaded, specs) if measured else search_space(loaded, specs)
     # A dry run creates no files, so a journal is read only if it exists.
