@@ -231,3 +231,24 @@ def test_registering_strategies_loads_no_search_library() -> None:
     code += "print(sorted({'optuna', 'langgraph', 'scipy'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+ROOT = DOCS.parent
+COMMANDS = [*ROOT.glob("*.md"), *DOCS.glob("*.md"), *ROOT.glob("tasks/*/README.md"), *ROOT.glob("benchmarks/*.md")]
+
+
+def unquoted(text: str) -> str:
+    """What is outside of quotation marks."""
+    return re.sub(r"'[^']*'|\"[^\"]*\"", "", text)
+
+
+@pytest.mark.parametrize("page", COMMANDS, ids=[str(page.relative_to(ROOT)) for page in COMMANDS])
+def test_arguments_in_commands_are_quoted_if_a_shell_would_expand_them(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    code = re.findall(r"^```(?:sh|bash|)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL) + re.findall(
+        r"`([^`\n]+)`", text
+    )
+    settings = [
+        word for part in code for word in re.findall(r"(?:-c |pip install ).*", unquoted(part.partition("#")[0]))
+    ]
+    assert [word for word in settings if re.search(r"[\[\]*?{}]", word)] == []
