@@ -104,7 +104,7 @@ def crossed_interval(values: Floats, bounds: tuple[float, float]) -> Interval | 
     of_rows = seeds * float(((by_row - grand) ** 2).sum()) / (rows - 1)
     of_seeds = rows * float(((by_seed - grand) ** 2).sum()) / (seeds - 1)
     residual = float(((values - by_row - by_seed + grand) ** 2).sum()) / ((rows - 1) * (seeds - 1))
-    if of_seeds <= residual:
+    if of_seeds <= residual + 1e-12:
         return None
     from scipy.stats import t
 
