@@ -109,6 +109,8 @@ def main() -> None:
         print(asyncio.run(run(arguments())))
     except UserError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command makes the missing runs")
 
 
 if __name__ == "__main__":
