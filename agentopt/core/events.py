@@ -215,7 +215,9 @@ class TrialDone(Event):
     def message(self) -> str:
         trial = self.trial
         score = "no score" if trial.score is None else f"score {trial.score:.3f}"
-        return f"trial {trial.number}: {trial.state}, {score}, by {trial.proposer}"
+        if trial.state == "complete":
+            return f"trial {trial.number}: complete, {score}, by {trial.proposer}"
+        return f"trial {trial.number}: {score}, by {trial.proposer}, {trial.evaluation.outcome}"
 
 
 @dataclass(frozen=True, slots=True)

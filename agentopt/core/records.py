@@ -112,11 +112,33 @@ class ExampleResult:
 
 
 @dataclass(frozen=True, slots=True)
+class EarlyStop:
+    """Why a trial was stopped early.
+
+    Attributes:
+        rule: `cannot catch up`: even the highest score on every row left would not reach the other trial's mean;
+            `worse`: the evidence that it is worse passed the level.
+        against: The trial that it was compared with, such as `trial 3`.
+        e_value: The evidence that it is worse; above 1 / level if that is the rule.
+    """
+
+    rule: Literal["cannot catch up", "worse"]
+    against: str
+    e_value: float
+
+    def __str__(self) -> str:
+        if self.rule == "worse":
+            return f"worse than {self.against} (e-value {self.e_value:.0f})"
+        return f"cannot catch up with {self.against}"
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """A candidate's results on some or all examples of one split, in the order they were run.
 
     `planned` is the number of examples of the split; `state` follows from the results. `groups` is that of the task for
-    the split (`Task.groups`): examples that repeat each other count as one.
+    the split (`Task.groups`): examples that repeat each other count as one. `stopped` is the reason of a pruned
+    evaluation; version 0.1.0 did not record it.
     """
 
     split: Split
@@ -125,6 +147,7 @@ class Evaluation:
     state: TrialState
     seconds: float = 0.0
     groups: Groups = field(default_factory=dict)
+    stopped: EarlyStop | None = None
 
     @property
     def scores(self) -> dict[str, float]:
@@ -168,6 +191,11 @@ class Evaluation:
         return {r.id: r.failure for r in self.results if r.failure}
 
     @property
+    def outcome(self) -> str:
+        """`complete`, or such as `pruned after 9 of 24 rows: cannot catch up with trial 3`."""
+        return outcome(self.state, len(self.scores), self.planned_scores, self.stopped)
+
+    @property
     def score(self) -> float | None:
         """Mean of the scores; None when there are none."""
         scores = self.scores.values()
@@ -188,6 +216,14 @@ class Evaluation:
         """
         uses = (use for r in self.results for name, use in r.subtasks.items() if subtask in (None, name))
         return float(sum(getattr(use, measure) for use in uses))
+
+
+def outcome(state: TrialState, scored: int, planned: int, stopped: EarlyStop | None) -> str:
+    """How an evaluation of `planned` rows ended, `scored` of them scored, in a few words."""
+    if state == "complete":
+        return state
+    of = f" of {planned} rows" if planned else ""  # version 0.1.0 did not write it to `result.json`
+    return f"{state} after {scored}{of}{f': {stopped}' if stopped else ''}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from agentopt.core.candidate import Candidate
+from agentopt.core.duplicates import Groups, by_group
 from agentopt.core.errors import CallsFailError, CandidateError, EvaluationStopped, ModelError, ScorerError, TaskError
 from agentopt.core.records import (
+    EarlyStop,
     Evaluation,
     ExampleResult,
     FailedExamples,
@@ -20,6 +22,7 @@ from agentopt.core.records import (
     SubtaskUse,
     TrialState,
 )
+from agentopt.core.stopping import StopTest
 from agentopt.core.task import Example, Metric, Scorer, Task, Value
 from agentopt.evaluation.judge import Judge
 from agentopt.evaluation.scorers import python
@@ -28,9 +31,6 @@ from agentopt.models.catalog import ModelSpec
 from agentopt.workflow.base import Draw, OnAnswer, WorkflowResult
 from agentopt.workflow.chat_calls import PREFIX
 from agentopt.workflow.graph import Workflow
-
-StopTest = Callable[[Mapping[str, float]], bool]
-"""Decides from the scores so far (example id to score) whether to stop the evaluation early."""
 
 OnResult = Callable[[ExampleResult], None]
 """Callback that receives every example's result."""
@@ -51,7 +51,6 @@ class Evaluator:
         specs: Model name to spec.
         seed: Seed of the responses and of the order of the examples. The order is the same for every candidate, so
             that pruned trials share their examples.
-        looks: Number of blocks in which an evaluation with a stop test runs.
         failed_examples: What becomes of an example whose call fails for a reason that lies in the example.
         clock: Seconds.
     """
@@ -63,11 +62,10 @@ class Evaluator:
         specs: Mapping[str, ModelSpec],
         *,
         seed: int = 0,
-        looks: int = 4,
         failed_examples: FailedExamples = "leave_out",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.task, self.seed, self.looks = task, seed, looks
+        self.task, self.seed = task, seed
         self._failed_examples, self._has_answer = failed_examples, False
         self._workflow = Workflow(task, model, specs)
         self._scorer = _bound(task.scorer, model, seed)
@@ -89,7 +87,9 @@ class Evaluator:
         Args:
             candidate: The candidate.
             split: The split.
-            stop: Called after each block; if it returns True, the evaluation is pruned.
+            stop: Stops the evaluation, which is then pruned. An example starts only once no score of those before it
+                can stop the evaluation, so the test is made in the planned order, whichever example finishes first
+                (quick ones are no random sample), and nothing is running when it stops.
             on_result: Called after each example.
 
         Raises:
@@ -102,28 +102,41 @@ class Evaluator:
         check_candidate(candidate, self.task)
         started, examples = self._clock(), self._ordered(split)
         results: list[ExampleResult] = []
-        pruned = False
 
-        def so_far(state: TrialState) -> Evaluation:
-            groups = self.task.groups.get(split, {})
-            return Evaluation(split, len(examples), tuple(results), state, self._clock() - started, groups)
+        groups = self.task.groups.get(split, {})
 
-        for block in _blocks(examples, self.looks if stop else 1):
-            try:
-                first = 0 if self._has_answer else CANARY
-                for part in filter(None, (block[:first], block[first:])):
-                    await self._run_block(candidate, part, results, on_result)
-                    self._check_failures(results, len(examples))
-            except EvaluationStopped as error:
-                error.partial = so_far("incomplete")
-                raise
-            if stop and len(results) < len(examples) and stop(so_far("pruned").scores):
-                pruned = True
-                break
+        def so_far(state: TrialState, stopped: EarlyStop | None = None) -> Evaluation:
+            return Evaluation(split, len(examples), tuple(results), state, self._clock() - started, groups, stopped)
+
+        try:
+            stopped = await self._run(candidate, examples, results, groups, stop, on_result)
+        except EvaluationStopped as error:
+            error.partial = so_far("incomplete")
+            raise
         self._check_called(results)
-        if pruned:
-            return so_far("pruned")
+        if stopped:
+            return so_far("pruned", stopped)
         return so_far("incomplete" if so_far("incomplete").errors else "complete")
+
+    async def _run(
+        self,
+        candidate: Candidate,
+        examples: Sequence[Example],
+        results: list[ExampleResult],
+        groups: Groups,
+        test: StopTest | None,
+        on_result: OnResult,
+    ) -> EarlyStop | None:
+        """Run the examples in blocks, into `results`. Returns the reason if the test stops them."""
+        while len(results) < len(examples):
+            block = _needed(examples, results, groups, test)
+            first = 0 if self._has_answer else CANARY
+            for part in filter(None, (block[:first], block[first:])):
+                await self._run_block(candidate, part, results, on_result)
+                self._check_failures(results, len(examples))
+            if test and len(results) < len(examples) and (stopped := test.stop(_scores(results, groups))):
+                return stopped
+        return None
 
     async def run_example(
         self,
@@ -270,10 +283,20 @@ def check_candidate(candidate: Candidate, task: Task) -> None:
             )
 
 
-def _blocks(examples: list[Example], count: int) -> list[list[Example]]:
-    """At most `count` blocks of nearly equal size, in order."""
-    size = max(1, -(-len(examples) // count))
-    return [examples[i : i + size] for i in range(0, len(examples), size)]
+def _scores(results: Sequence[ExampleResult], groups: Groups) -> dict[str, float]:
+    return by_group({result.id: result.score for result in results if result.score is not None}, groups)
+
+
+def _needed(
+    examples: Sequence[Example], results: Sequence[ExampleResult], groups: Groups, test: StopTest | None
+) -> Sequence[Example]:
+    """The next examples that run whatever their scores; all that are left without a test."""
+    left = examples[len(results) :]
+    if test is None:
+        return left
+    units = list(dict.fromkeys(groups.get(example.id, example.id) for example in left))
+    needed = set(units[: test.needed(_scores(results, groups), units)])
+    return [example for example in left if groups.get(example.id, example.id) in needed]
 
 
 def _bound(scorer: Scorer, model: ChatModel, seed: int) -> Scorer:

@@ -10,13 +10,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 from agentopt.core.budget import Budget, Usage
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import BudgetExceeded
 from agentopt.core.records import Evaluation
-from agentopt.core.stats import loses
+from agentopt.core.stopping import StopTest
 from agentopt.core.task import Example, Task
 from agentopt.evaluation.evaluator import Evaluator
 from agentopt.models.base import ChatModel
@@ -32,7 +31,7 @@ EVERY_ROUND = "every round was made"
 """`Optimized.ended` if nothing cut the rounds short."""
 
 STOP_LEVEL = 0.05
-"""Level of the paired test that stops a finalist early on the validation split."""
+"""Level of the test that stops a finalist early on the validation split."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -240,7 +239,7 @@ class PromptOptimizer:
             try:
                 finals[attempt.system_prompt] = await self.evaluator.evaluate(
                     candidate.having(subtask, system_prompt=attempt.system_prompt),
-                    stop=partial(loses, incumbent=to_beat, level=STOP_LEVEL, looks=self.evaluator.looks - 1),
+                    stop=StopTest(to_beat, "the best prompt", STOP_LEVEL),
                 )
             except BudgetExceeded as error:
                 return finals, f"the finals were cut short: {str(error).splitlines()[0]}"

@@ -31,7 +31,7 @@ from agentopt.core.events import (
 )
 from agentopt.core.records import Trial
 from agentopt.report.formatting import format_duration, format_spend
-from agentopt.runs.trial_store import best_trial
+from agentopt.runs.trial_store import highest_score
 from agentopt.runs.worst_case import FINALISTS
 
 
@@ -123,7 +123,7 @@ class LiveView:
     def _progress(self) -> str:
         if self._search is None:
             return "preparing"
-        budget, best = self._search.budget, best_trial(self._trials)
+        budget, best = self._search.budget, highest_score(self._trials)
         cap = "" if budget.caps.trials is None else f" of {budget.caps.trials}"
         calls = budget.spent.calls - self._calls_before
         rate = calls / max(self.clock() - self._started, 1e-9)

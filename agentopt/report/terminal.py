@@ -11,6 +11,7 @@ from rich.table import Table
 
 from agentopt.core.budget import Usage
 from agentopt.core.candidate import SubtaskChoice
+from agentopt.core.records import outcome
 from agentopt.core.stats import Verdict
 from agentopt.report.formatting import format_difference, format_interval, format_p_value, usage_cells
 from agentopt.report.prompts import prompt_tables
@@ -23,7 +24,7 @@ TRIAL_COLUMNS: tuple[Column[tuple[TrialLine, bool]], ...] = (
     Column("candidate", lambda row: str(row[0].candidate)),
     Column("score", lambda row: "-" if row[0].score is None else f"{row[0].score:.3f}", "right"),
     Column("cost", lambda row: f"{row[0].units:.1f}", "right"),
-    Column("state", lambda row: _state(row[0])),
+    Column("state", lambda row: outcome(row[0].state, row[0].scored, row[0].planned, row[0].stopped)),
 )
 """Columns of the history. A row is a trial, and whether it is on the Pareto front."""
 
@@ -96,10 +97,6 @@ def _parts(result: Result) -> Iterator[RenderableType]:
     cut = [f"the test was cut short: {result.test_ended}"] if result.test_ended else []
     yield from (f"[yellow]{escape(note)}[/yellow]" for note in (*cut, *result.notes))
     yield f"[bold]{_verdict(result)}[/bold]"
-
-
-def _state(trial: TrialLine) -> str:
-    return trial.state if trial.state == "complete" else f"{trial.state} after {trial.scored}"
 
 
 def _proposers(result: Result) -> str:

@@ -19,10 +19,11 @@ from agentopt.runs.config import Config
 from agentopt.runs.folder import RunFolder
 from agentopt.runs.prompt_phase import PromptPhase
 from agentopt.runs.response_issues import failure_reasons, incomplete_responses, left_out
-from agentopt.runs.result import Result, Role, finalist, trial_line
+from agentopt.runs.result import Result, Role
 from agentopt.runs.strategies import choose_search
+from agentopt.runs.summary import finalist, trial_line
 from agentopt.runs.trial_runner import TrialRunner
-from agentopt.runs.trial_store import TrialStore, best_trial, pareto_front, recommended_trial
+from agentopt.runs.trial_store import TrialStore, highest_score, pareto_front, recommended_trial
 from agentopt.runs.worst_case import FINALISTS, times, usage_on_split
 from agentopt.search.base import ARCHIVE, BASELINE, PROMPTS, PROMPTS_AFTER, Proposal, Search, SearchSpace
 from agentopt.search.from_task import cost_note, needs_measuring, search_space
@@ -62,13 +63,11 @@ class Optimization:
             NothingEvaluated: No candidate was evaluated on every example.
         """
         self.observer(RunStarted(self.run.path))
-        specs, seed, looks = self.session.specs, self.config.response_seed, self.config.search.looks
         evaluator = Evaluator(
             self.task,
             self.session.model,
-            specs,
-            seed=seed,
-            looks=looks,
+            self.session.specs,
+            seed=self.config.response_seed,
             failed_examples=self.config.failed_examples,
         )
         prompts = PromptPhase(self.task, self.config, self.session, evaluator, self.observer)
@@ -139,7 +138,7 @@ class Optimization:
                 await search.run(space, runner)
 
     async def _better_prompts_after(self, store: TrialStore, runner: TrialRunner, prompts: PromptPhase) -> None:
-        best = best_trial(store.trials)
+        best = highest_score(store.trials)
         if best is None or not prompts.due("after") or not runner.trials_left:
             return
         better = await prompts.improve(best.candidate, best.evaluation, "after")
@@ -171,7 +170,7 @@ class Optimization:
         return min(FINALISTS * share * on_validation, (self.session.budget.seconds_left or 0.0) / 2)
 
     def _finalists(self, space: SearchSpace, store: TrialStore, ended: StopReason) -> Finalists:
-        best = best_trial(store.trials)
+        best = highest_score(store.trials)
         recommended = recommended_trial(store.trials, seed=self.config.seed)
         first = store.find(space.baseline, unfinished=True)
         if best is None or recommended is None:

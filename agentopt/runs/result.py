@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -16,7 +16,7 @@ from agentopt.core.comparison import compare
 from agentopt.core.cost import CostMeasure
 from agentopt.core.errors import ConfigError
 from agentopt.core.files import write_atomically
-from agentopt.core.records import Evaluation, SubtaskUse, Trial
+from agentopt.core.records import EarlyStop, Evaluation, SubtaskUse, TrialState
 from agentopt.core.stats import Difference, Interval, Verdict, mean_interval, verdict
 from agentopt.core.stop_reason import StopKind, StopReason
 from agentopt.core.yaml_models import to_yaml
@@ -120,19 +120,32 @@ class SubtaskCostShown:
     fusion_units: float
     fusion_usd: float
 
+    @classmethod
+    def of(cls, evaluation: Evaluation, subtask: str) -> SubtaskCostShown:
+        """The means over the scored examples; 0 without any."""
+        uses = [r.subtasks.get(subtask, SubtaskUse()) for r in evaluation.results if r.score is not None]
+        return cls(**{f.name: sum(getattr(use, f.name) for use in uses) / max(len(uses), 1) for f in fields(cls)})
+
 
 @dataclass(frozen=True, slots=True)
 class TrialLine:
-    """One row of the history."""
+    """One row of the history. `score` is the mean over the `scored` of the `planned` rows, `shrunk` its posterior mean.
+
+    `planned`, `stopped` and `shrunk` are not in the files of version 0.1.0; an incomplete trial that was completed
+    by a later one has no `shrunk`.
+    """
 
     number: int
     proposer: str
-    state: str
+    state: TrialState
     score: float | None
     scored: int
     units: float
     candidate: Candidate
     note: str = ""
+    planned: int = 0
+    stopped: EarlyStop | None = None
+    shrunk: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,43 +337,6 @@ def load_result(folder: Path | str) -> Result:
         ) from error
 
 
-def finalist(
-    roles: tuple[Role, ...], trial: Trial, test: Evaluation | None, baseline_test: Evaluation | None, seed: int
-) -> Finalist:
-    """The record of one finalist, from its trial and its evaluation on the test split."""
-    validation = Measured.of(trial.evaluation, seed=seed)
-    assert validation is not None, "a finalist has a score"
-    compared = None
-    if test and baseline_test and "baseline" not in roles:
-        compared = Comparison.of(test, baseline_test, seed=seed)
-    return Finalist(
-        roles=roles,
-        trial=trial.number,
-        proposer=trial.proposer,
-        candidate=trial.candidate,
-        units=trial.units,
-        cost={name: _mean_cost(trial.evaluation, name) for name in trial.candidate},
-        validation=validation,
-        test=Measured.of(test, seed=seed) if test else None,
-        against_baseline=compared,
-        metrics=Measured.metrics_of(test or trial.evaluation, seed=seed),
-    )
-
-
-def trial_line(trial: Trial) -> TrialLine:
-    """The record of one trial."""
-    return TrialLine(
-        trial.number,
-        trial.proposer,
-        trial.state,
-        trial.score,
-        len(trial.evaluation.scores),
-        trial.units,
-        trial.candidate,
-        trial.note,
-    )
-
-
 def prompt_report(
     found: Optimized, phase: Literal["before", "after"], seed_prompt: str, fallbacks: Sequence[str], seed: int
 ) -> PromptReport:
@@ -387,14 +363,5 @@ def prompt_report(
 
 
 def _prompt_final(system_prompt: str, proposer: str, evaluation: Evaluation, subtask: str, seed: int) -> PromptFinal:
-    tokens = _mean_cost(evaluation, subtask).completion_tokens
+    tokens = SubtaskCostShown.of(evaluation, subtask).completion_tokens
     return PromptFinal(system_prompt, proposer, evaluation.state, Measured.of(evaluation, seed=seed), tokens)
-
-
-def _mean_cost(evaluation: Evaluation, subtask: str) -> SubtaskCostShown:
-    uses = [r.subtasks.get(subtask, SubtaskUse()) for r in evaluation.results if r.score is not None]
-    means = {
-        name: sum(getattr(use, name) for use in uses) / max(len(uses), 1)
-        for name in SubtaskCostShown.__dataclass_fields__
-    }
-    return SubtaskCostShown(**means)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from agentopt.core.budget import Budget
@@ -10,9 +10,9 @@ from agentopt.core.candidate import Candidate
 from agentopt.core.errors import EvaluationStopped
 from agentopt.core.events import Event, ExampleDone, Observer, TrialDone, TrialStarted
 from agentopt.core.records import Evaluation, Trial
-from agentopt.core.stats import loses
-from agentopt.evaluation.evaluator import Evaluator, StopTest
-from agentopt.runs.trial_store import TrialStore, best_trial
+from agentopt.core.stopping import LEVEL, StopTest, bounded
+from agentopt.evaluation.evaluator import Evaluator
+from agentopt.runs.trial_store import TrialStore, highest_score
 from agentopt.search.base import BASELINE, Proposal
 
 
@@ -24,7 +24,7 @@ class TrialRunner:
         evaluator: Evaluates a candidate.
         budget: Its caps on trials and on seconds bound the search.
         observer: Receives the events.
-        early_stopping: Level of the paired test that stops a losing trial; None stops none.
+        early_stopping: Level of the test that stops a losing trial; 0 stops only those that cannot catch up, None none.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class TrialRunner:
         budget: Budget,
         observer: Observer,
         *,
-        early_stopping: float | None = 0.05,
+        early_stopping: float | None = LEVEL,
     ) -> None:
         self._store, self._evaluator, self._budget = store, evaluator, budget
         self._observer, self._early_stopping = observer, early_stopping
@@ -102,12 +102,10 @@ class TrialRunner:
         return trial
 
     def _stop_test(self) -> StopTest | None:
-        incumbent = best_trial(self._store.trials)
-        if incumbent is None or self._early_stopping is None:
+        """The comparison with the trial to beat; None if none is complete or scores have no known range."""
+        if self._early_stopping is None or not all(bounded(t.evaluation.scores.values()) for t in self._store.trials):
             return None
-        level, looks, to_beat = self._early_stopping, self._evaluator.looks - 1, incumbent.evaluation.scores
-
-        def has_lost(scores: Mapping[str, float]) -> bool:
-            return loses(scores, to_beat, level=level, looks=looks)
-
-        return has_lost
+        leader = highest_score(self._store.trials)
+        if leader is None:
+            return None
+        return StopTest(leader.evaluation.scores, f"trial {leader.number}", self._early_stopping)

@@ -85,7 +85,7 @@ def comparable_scores(trials: Sequence[Trial]) -> dict[int, float]:
     return means
 
 
-def best_trial(trials: Sequence[Trial]) -> Trial | None:
+def highest_score(trials: Sequence[Trial]) -> Trial | None:
     """The complete trial with the highest comparable score; of equals the cheaper, then the earlier one."""
     scores = comparable_scores(trials)
     return min(complete(trials), key=lambda t: (-scores[t.number], t.units, t.number), default=None)
@@ -93,7 +93,7 @@ def best_trial(trials: Sequence[Trial]) -> Trial | None:
 
 def recommended_trial(trials: Sequence[Trial], *, seed: int = 0) -> Trial | None:
     """The cheapest complete trial that is not significantly worse than the best one, by the paired comparison."""
-    best = best_trial(trials)
+    best = highest_score(trials)
     if best is None:
         return None
     scores = comparable_scores(trials)

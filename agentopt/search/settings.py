@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from agentopt.core.yaml_models import Strict
+from agentopt.core.yaml_models import NotNegative, Strict
 
 SamplerName = Literal["insight", "tpe", "tpe-multivariate", "gp", "nsga2", "random"]
 """The keys of `samplers.SAMPLERS`, repeated here because that module loads Optuna."""
@@ -22,14 +24,26 @@ class SearchSettings(Strict):
 
     batch_size: Annotated[int, Field(ge=1)] = 5
     """Candidates that a model proposes in one call; the other strategies propose one at a time."""
-    early_stopping: Annotated[float, Field(gt=0, lt=1)] | None = 0.05
-    """Level of the paired test that stops a trial if it loses to the best one; null never stops a trial."""
-    looks: Annotated[int, Field(ge=1)] = 4
-    """Number of blocks of validation examples; the test is made after each block but the last."""
+    early_stopping: Annotated[float, Field(ge=0, lt=1)] | None = 0.05
+    """Probability that a trial as good as the one with the highest score is stopped as worse. 0 stops only trials that
+    cannot catch up with it even if every row left has score 1; null never stops a trial."""
+    tolerance: NotNegative = 0.02
+    """Score that the recommended candidate may be below the best one: of two as good, the cheaper one is chosen."""
     sampler: SamplerName = "insight"
     """The Optuna sampler of the strategy `optuna` and of the agent's fallback; `gp` needs the package torch."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Options of the strategy, such as those of a plugin; checked against its factory's signature."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_looks(cls, given: object) -> object:
+        """Read the settings of version 0.1.0, whose run folders all have `looks: 4`, the default."""
+        if not isinstance(given, Mapping) or "looks" not in given:
+            return given
+        if given["looks"] != 4:
+            text = "search.looks has no effect since version 0.2.0: a trial is tested after every row. Remove it"
+            warnings.warn(text, FutureWarning, stacklevel=2)
+        return {key: value for key, value in given.items() if key != "looks"}
 
 
 class AgentSettings(Strict):

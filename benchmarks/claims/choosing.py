@@ -8,8 +8,8 @@ from functools import cache
 import numpy as np
 
 from agentopt.core.records import Evaluation, ExampleResult, Trial
-from agentopt.core.stats import Floats, loses
-from agentopt.core.stopping import LEVEL, StopRule, e_value
+from agentopt.core.stats import Floats
+from agentopt.core.stopping import LEVEL, StopTest, e_value
 from agentopt.search.posterior import choose
 from benchmarks.claims.lines import Line, at_most, shown
 from benchmarks.claims.worlds import Searched, landscape, right_or_wrong, searched
@@ -17,7 +17,8 @@ from benchmarks.claims.worlds import Searched, landscape, right_or_wrong, search
 RANDOM_TRIALS = 30
 """Trials of a search that draws candidates at random, whose early stopping is measured."""
 
-Stop = Callable[[dict[str, float], dict[str, float]], bool]
+Run = Callable[[Floats, Floats], int]
+"""Rows that a trial with these scores is evaluated on against an incumbent with those scores."""
 
 
 def choosing(runs: int) -> Iterator[Line]:
@@ -61,11 +62,10 @@ def _evaluation(scores: Floats) -> Evaluation:
 def stopping(runs: int) -> Iterator[Line]:
     """Rows evaluated by a random search, and how often the trial with the highest score is lost."""
     limits = {24: 0.69, 200: 0.48}
-    rule = StopRule()
     for rows, limit in limits.items():
         tables = [random_search(seed, rows) for seed in range(runs)]
-        before = [stopped(table, _by_looks(rows), max(1, -(-rows // 4))) for table in tables]
-        after = [stopped(table, rule.has_lost, 1) for table in tables]
+        before = [stopped(table, rows_by_looks) for table in tables]
+        after = [stopped(table, rows_by_test) for table in tables]
         yield shown(f"n={rows}: share of rows evaluated with Bonferroni looks", [used for used, _ in before])
         yield at_most(f"n={rows}: share of rows evaluated", [used for used, _ in after], limit)
         yield at_most(f"n={rows}: runs that lose the trial with the highest score", [lost for _, lost in after], 0.005)
@@ -98,27 +98,41 @@ def _exact(seed: int) -> Floats:
     return np.array([world.exact(candidate) for candidate in world.space.candidates()])
 
 
-def stopped(table: Floats, stop: Stop, block: int) -> tuple[float, bool]:
+def stopped(table: Floats, run: Run) -> tuple[float, bool]:
     """Share of rows evaluated, and whether the highest score of the table was lost."""
     rows = table.shape[1]
     incumbent, used = table[0], rows
     for scores in table[1:]:
-        seen = rows
-        against = _by_id(incumbent, rows)
-        for end in range(block, rows, block):
-            if stop(_by_id(scores, end), against):
-                seen = end
-                break
+        seen = run(scores, incumbent)
         used += seen
         if seen == rows and scores.sum() > incumbent.sum():
             incumbent = scores
     return used / table.size, bool(incumbent.sum() < table.sum(axis=1).max())
 
 
-def _by_id(scores: Floats, end: int) -> dict[str, float]:
-    return {f"{row:04}": float(score) for row, score in enumerate(scores[:end])}
+def rows_by_test(scores: Floats, incumbent: Floats) -> int:
+    """As `Evaluator.evaluate`: all rows that are needed at once, then the test."""
+    own, names = _by_id(scores), list(_by_id(scores))
+    test, seen = StopTest(_by_id(incumbent), "the incumbent"), 0
+    while seen < len(names):
+        so_far = {name: own[name] for name in names[:seen]}
+        if test.stop(so_far):
+            break
+        seen += test.needed(so_far, names[seen:])
+    return seen
 
 
-def _by_looks(rows: int) -> Stop:
-    """The rule of version 0.1.0: three looks, each at a third of the level."""
-    return lambda challenger, incumbent: loses(challenger, incumbent, level=0.05, looks=3)
+def rows_by_looks(scores: Floats, incumbent: Floats) -> int:
+    """As version 0.1.0: the exact McNemar test after each of four blocks but the last, at a third of the level."""
+    from scipy.special import bdtr
+
+    differences = scores - incumbent
+    for end in range(-(-len(scores) // 4), len(scores), -(-len(scores) // 4)):
+        wins, losses = (differences[:end] > 0).sum(), (differences[:end] < 0).sum()
+        if bdtr(wins, wins + losses, 0.5) <= LEVEL / 3:
+            return end
+    return len(scores)
+
+
+def _by_id(scores: Floats) -> dict[str, float]:
+    return {f"{row:04}": float(score) for row, score in enumerate(scores)}

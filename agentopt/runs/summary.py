@@ -1,0 +1,45 @@
+"""Makes the records of a result from trials and their evaluations on the test split."""
+
+from __future__ import annotations
+
+from agentopt.core.records import Evaluation, Trial
+from agentopt.runs.result import Comparison, Finalist, Measured, Role, SubtaskCostShown, TrialLine
+
+
+def finalist(
+    roles: tuple[Role, ...], trial: Trial, test: Evaluation | None, baseline_test: Evaluation | None, seed: int
+) -> Finalist:
+    """The record of one finalist, from its trial and its evaluation on the test split."""
+    validation = Measured.of(trial.evaluation, seed=seed)
+    assert validation is not None, "a finalist has a score"
+    compared = None
+    if test and baseline_test and "baseline" not in roles:
+        compared = Comparison.of(test, baseline_test, seed=seed)
+    return Finalist(
+        roles=roles,
+        trial=trial.number,
+        proposer=trial.proposer,
+        candidate=trial.candidate,
+        units=trial.units,
+        cost={name: SubtaskCostShown.of(trial.evaluation, name) for name in trial.candidate},
+        validation=validation,
+        test=Measured.of(test, seed=seed) if test else None,
+        against_baseline=compared,
+        metrics=Measured.metrics_of(test or trial.evaluation, seed=seed),
+    )
+
+
+def trial_line(trial: Trial) -> TrialLine:
+    """The record of one trial."""
+    return TrialLine(
+        trial.number,
+        trial.proposer,
+        trial.state,
+        trial.score,
+        len(trial.evaluation.scores),
+        trial.units,
+        trial.candidate,
+        trial.note,
+        trial.evaluation.planned_scores,
+        trial.evaluation.stopped,
+    )
