@@ -248,7 +248,6 @@ def test_arguments_in_commands_are_quoted_if_a_shell_would_expand_them(page: Pat
     code = re.findall(r"^```(?:sh|bash|)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL) + re.findall(
         r"`([^`\n]+)`", text
     )
-    settings = [
-        word for part in code for word in re.findall(r"(?:-c |pip install ).*", unquoted(part.partition("#")[0]))
-    ]
+    lines = [line.partition(" #")[0] for part in code for line in part.splitlines()]
+    settings = [word for line in lines for word in re.findall(r"(?:-c |pip install ).*", unquoted(line))]
     assert [word for word in settings if re.search(r"[\[\]*?{}]", word)] == []
