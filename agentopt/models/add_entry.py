@@ -55,6 +55,17 @@ PROVIDERS: Mapping[str, Provider] = {
 """Prefix of a model string -> how the provider is called. Any other provider of litellm is called through litellm."""
 
 
+AZURE_API_VERSION = "2024-10-21"
+RULES: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
+    ("dashscope", r"qwq|qvq", {"stream": True}),
+    ("", r"(^|/)gemma(-?2)?([:-](?![34])|$)", {"system_role": "user"}),
+)
+"""Provider (empty: any), pattern of the model's name -> fields that the bundled table does not have.
+
+Qwen's QwQ and QVQ only stream, and the chat templates of Gemma 1 and 2 have no system role.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class AddedEntry:
     """An entry that was written.
@@ -88,8 +99,9 @@ def entry_for(
     """Build the entry of a model.
 
     Args:
-        model: `PROVIDER/MODEL`, such as `openai/gpt-5-mini`; with `base_url` also the model's name there.
-        base_url: An OpenAI-compatible endpoint to call instead of the provider's.
+        model: `PROVIDER/MODEL`, such as `openai/gpt-5-mini`; with `base_url` also the model's name there. For Azure,
+            the deployment's name.
+        base_url: An OpenAI-compatible endpoint to call instead of the provider's; for Azure, the resource.
         api_key_env: The variable of the key; the provider's unless given.
 
     Returns:
@@ -113,12 +125,24 @@ def entry_for(
             remedy=f"name it PROVIDER/MODEL (providers: {', '.join(PROVIDERS)}), or give --base-url"
             + (f"; similar models: {', '.join(close)}" if close else ""),
         )
-    if key := api_key_env or (provider.api_key_env if provider and not base_url else None):
+    is_azure = prefix == "azure" and base_url is not None
+    if key := api_key_env or (provider.api_key_env if provider and (is_azure or not base_url) else None):
         entry["api_key_env"] = key
+    if is_azure:
+        entry |= _azure(base_url or "", rest)
     entry |= table_defaults(found[1]) if found else {}
+    for of_provider, pattern, fields in RULES:
+        if of_provider in ("", prefix) and re.search(pattern, rest or model, re.IGNORECASE):
+            entry |= fields
     if provider and provider.is_free:
         entry = {name: value for name, value in entry.items() if not name.startswith("usd_per_")} | {"price": "free"}
     return entry, found is not None
+
+
+def _azure(resource: str, deployment: str) -> dict[str, Any]:
+    """How a deployment of Azure is called: its name is part of the address."""
+    address = f"{resource.rstrip('/')}/openai/deployments/{deployment}"
+    return {"base_url": address, "query": {"api-version": AZURE_API_VERSION}, "api_key_header": "api-key"}
 
 
 def add_entry(

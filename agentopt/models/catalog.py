@@ -326,6 +326,12 @@ def _check_route(spec: ModelSpec, where: str) -> None:
             where=where,
             remedy="keep the one that specifies where the model is (litellm may be combined with base_url)",
         )
+    if spec.litellm and (spec.query.keys() - {"api-version"} or spec.api_key_header.lower() != "authorization"):
+        raise CatalogError(
+            "litellm sends no query parameter but api-version, and chooses the header of the key itself",
+            where=where,
+            remedy="remove query and api_key_header, or use base_url without litellm",
+        )
     if spec.weights and spec.weights.is_fetched and not spec.weights.sha256:
         raise CatalogError(
             "must be given for a file that is fetched: the checksum is trusted, not the host",

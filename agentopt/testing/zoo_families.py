@@ -48,8 +48,8 @@ class Family:
     """Path of the POST requests on the zoo's server."""
     example: str
     """Name of the example entry in `configs/models.yaml`."""
-    added_by: str | None = None
-    """Model string of `agentopt models add`; None for a server that the user runs."""
+    added_by: str
+    """Model string of `agentopt models add`."""
     dialect: Dialect = "chat"
     error: ErrorForm = "openai"
     key_header: tuple[str, str] | None = BEARER
@@ -208,11 +208,19 @@ FAMILIES: tuple[Family, ...] = (
         streams_only=True,
         thoughts="reasoning_content",
     ),
-    Family("vllm", "/vllm/v1/chat/completions", "vllm-llama-3b", error="vllm", known=None),
+    Family(
+        "vllm",
+        "/vllm/v1/chat/completions",
+        "vllm-llama-3b",
+        "vllm/meta-llama/Llama-3.2-3B-Instruct",
+        error="vllm",
+        known=None,
+    ),
     Family(
         "vllm-gemma",
         "/vllm-gemma/v1/chat/completions",
         "vllm-gemma-2b",
+        "vllm/google/gemma-2-2b-it",
         error="vllm",
         known=None,
         roles=frozenset({"user", "assistant"}),
@@ -221,6 +229,7 @@ FAMILIES: tuple[Family, ...] = (
         "ollama",
         "/ollama/v1/chat/completions",
         "ollama-qwen3-4b",
+        "ollama/qwen3:4b",
         key_header=None,
         known=None,
         most_choices=0,
@@ -230,6 +239,7 @@ FAMILIES: tuple[Family, ...] = (
         "llama.cpp",
         "/llama.cpp/v1/chat/completions",
         "llama-cpp",
+        "llama.cpp/llama-cpp",
         key_header=None,
         known=None,
         usage_of_one=True,

@@ -8,15 +8,18 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from io import StringIO
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import jinja2
+import openai
 import pytest
 import yaml
+from aiohttp import web
 from rich.console import Console
 
 from agentopt.cli.commands.export import candidate_file, run_export
@@ -498,6 +501,25 @@ def test_an_unfinished_run_is_reported(tmp_path: Path) -> None:
         find_deployment(tmp_path)
 
 
+def write_small_task(folder: Path, entry: Mapping[str, Any], **changes: Any) -> None:
+    """A task of one subtask that reads a number, its candidate, and a catalogue with the entry `m`."""
+    subtask = {"name": "only", "prompt": "What is {{ inputs.word }}?", "models": ["m"], "parse": "number"}
+    spec = {
+        "name": "small",
+        "data": {"validation": "rows.jsonl", "test": "test.jsonl"},
+        "subtasks": [{**subtask, "max_tokens": 9, **changes}],
+        "scorer": {"kind": "exact_match"},
+    }
+    (folder / "task.yaml").write_text(yaml.safe_dump(spec))
+    for name in ("rows", "test"):
+        (folder / f"{name}.jsonl").write_text(f'{{"id": "{name}", "word": "{name}", "target": "9"}}\n')
+    samples = changes.get("num_samples", [1])[0]
+    candidate = {"only": {"model": "m", "num_samples": samples, "system_prompt": "Name it."}}
+    (folder / "best.yaml").write_text(yaml.safe_dump(candidate))
+    model = {"temperature": 0.9, "top_p": 1.0, "parameters": 1e9, **entry}
+    (folder / "models.yaml").write_text(yaml.safe_dump({"models": {"m": model}}))
+
+
 @pytest.mark.parametrize(
     ("entry", "sent"),
     [
@@ -513,21 +535,8 @@ async def test_an_exported_module_sends_what_the_endpoint_takes_and_drops_though
     def think(body: Mapping[str, Any], index: int) -> str:
         return "<think>It is 7, or 8.</think>\n\n9"
 
-    subtask = {"name": "only", "prompt": "What is {{ inputs.word }}?", "models": ["m"], "parse": "number"}
-    spec = {
-        "name": "thinking",
-        "data": {"validation": "rows.jsonl", "test": "test.jsonl"},
-        "subtasks": [{**subtask, "max_tokens": 9}],
-        "scorer": {"kind": "exact_match"},
-    }
-    (tmp_path / "task.yaml").write_text(yaml.safe_dump(spec))
-    for name in ("rows", "test"):
-        (tmp_path / f"{name}.jsonl").write_text(f'{{"id": "{name}", "word": "{name}", "target": "9"}}\n')
-    candidate = {"only": {"model": "m", "num_samples": 1, "system_prompt": "Name it."}}
-    (tmp_path / "best.yaml").write_text(yaml.safe_dump(candidate))
     async with OpenAIServer(think) as server:
-        model = {"base_url": server.base_url, "temperature": 0.9, "top_p": 1.0, "parameters": 1e9, **entry}
-        (tmp_path / "models.yaml").write_text(yaml.safe_dump({"models": {"m": model}}))
+        write_small_task(tmp_path, {"base_url": server.base_url, **entry})
         module = loaded(python_module(deployment_in(tmp_path)))
         assert await asyncio.to_thread(module.run, {"word": "w"}) == 9
         module.client(module.SUBTASKS[0].endpoint).close()
@@ -535,3 +544,140 @@ async def test_an_exported_module_sends_what_the_endpoint_takes_and_drops_though
     assert {key: body[key] for key in sent} == sent
     assert not {"seed", "max_tokens" if "max_completion_tokens" in sent else "max_completion_tokens"} & set(body)
     assert ("temperature" in body) is ("supports" not in entry)
+
+
+@asynccontextmanager
+async def listening(answer: dict[str, Any] | None) -> AsyncIterator[tuple[str, list[web.Request], list[Any]]]:
+    """A server that gives every request the same answer, or redirects it; its address, the requests, their bodies."""
+    requests: list[web.Request] = []
+    received: list[Any] = []
+
+    async def respond(request: web.Request) -> web.Response:
+        requests.append(request)
+        received.append(await request.json())
+        if answer is None:
+            return web.Response(status=307, headers={"Location": "/elsewhere"})
+        return web.json_response(answer)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", respond)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = runner.addresses[0][1]
+    try:
+        yield f"http://127.0.0.1:{port}", requests, received
+    finally:
+        await runner.cleanup()
+
+
+def completion(content: Any, **message: Any) -> dict[str, Any]:
+    choice = {"index": 0, "message": {"role": "assistant", "content": content, **message}, "finish_reason": "stop"}
+    return {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
+
+
+async def run_small(tmp_path: Path) -> Any:
+    module = loaded(python_module(deployment_in(tmp_path)).replace("max_retries: int = 5", "max_retries: int = 0"))
+    try:
+        return await asyncio.to_thread(module.run, {"word": "w"})
+    finally:
+        module.client(module.SUBTASKS[0].endpoint).close()
+
+
+@pytest.mark.parametrize(
+    ("entry", "target"),
+    [
+        ({"query": {"api-version": "2024-10-21"}}, "/openai/chat/completions?api-version=2024-10-21"),
+        ({"base_url": "?api-version=1&a=2"}, "/openai/chat/completions?api-version=1&a=2"),
+        ({"extra_headers": {"X-Title": "small"}}, "/openai/chat/completions"),
+    ],
+)
+async def test_an_exported_module_sends_the_key_in_the_header_of_the_entry(
+    tmp_path: Path, entry: dict[str, Any], target: str
+) -> None:
+    async with listening(completion("9")) as (url, requests, _):
+        azure = {"api_key_header": "api-key", "api_key_env": "EXPORT_KEY", **entry}
+        write_small_task(tmp_path, {**azure, "base_url": f"{url}/openai{entry.get('base_url', '')}"})
+        assert await run_small(tmp_path) == 9
+    (request,) = requests
+    assert str(request.rel_url) == target
+    assert request.headers["api-key"] == "export-key"
+    assert "Authorization" not in request.headers
+    assert request.headers.get("X-Title") == entry.get("extra_headers", {}).get("X-Title")
+
+
+@pytest.mark.parametrize(
+    ("content", "message", "value"),
+    [
+        ("9. It is not 8.", {}, 9),
+        ([{"type": "thinking", "thinking": [{"type": "text", "text": "8?"}]}, {"type": "text", "text": "9"}], {}, 9),
+        (None, {"reasoning_content": "It is 8."}, None),
+        ("<think>It is 8", {}, None),
+        (None, {"refusal": "No."}, None),
+    ],
+)
+async def test_an_exported_module_reads_an_answer_as_agentopt_does(
+    tmp_path: Path, content: Any, message: dict[str, Any], value: int | None
+) -> None:
+    async with listening(completion(content, **message)) as (url, _, received):
+        write_small_task(tmp_path, {"base_url": url, "supports": {"stop": False}}, stop=["."])
+        assert await run_small(tmp_path) == value
+    assert "stop" not in received[0]
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ({"error": {"message": "no credit left", "code": 402}}, "no credit left"),
+        ({"choices": [], "error": "overloaded"}, "overloaded"),
+        (None, "307"),
+    ],
+)
+async def test_an_exported_module_raises_the_words_of_an_answer_without_choices_and_follows_no_redirect(
+    tmp_path: Path, answer: dict[str, Any] | None, words: str
+) -> None:
+    async with listening(answer) as (url, requests, _):
+        write_small_task(tmp_path, {"base_url": url})
+        with pytest.raises(openai.OpenAIError, match=words):
+            await run_small(tmp_path)
+    assert [request.path for request in requests] == ["/chat/completions"]
+
+
+AZURE = {
+    "base_url": "https://r.openai.azure.com/openai/deployments/d",
+    "query": {"api-version": "2024-10-21"},
+    "api_key_header": "api-key",
+    "api_key_env": "EXPORT_KEY",
+}
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected", "absent"),
+    [
+        ({"max_tokens_parameter": "max_completion_tokens"}, {"max_completion_tokens": 9}, {"max_tokens"}),
+        ({"supports": {"temperature": False}}, {"max_tokens": 9}, {"temperature"}),
+        ({"supports": {"stop": False, "n": False}, "max_choices": 4}, {}, {"stop", "n"}),
+        ({"extra_body": {"think": False}, "extra_headers": {"X-T": "a"}}, {"extra_body": {"think": False}}, {"think"}),
+        (AZURE, {"model": "azure/d", "api_version": "2024-10-21", "api_key": "os.environ/EXPORT_KEY"}, {"extra_query"}),
+    ],
+)
+def test_the_router_configuration_has_what_the_endpoint_takes(
+    tmp_path: Path, entry: dict[str, Any], expected: dict[str, Any], absent: set[str]
+) -> None:
+    shared = {"base_url": "http://127.0.0.1:9/v1", **entry}
+    write_small_task(tmp_path, shared, num_samples=[3], fuse="fuse", stop=["."])
+    routes = yaml.safe_load(router_config(deployment_in(tmp_path)))["model_list"]
+    assert [route["model_name"] for route in routes] == ["small/only", "small/only/fusion"]
+    for route in routes:
+        parameters = route["litellm_params"]
+        assert expected.items() <= parameters.items()
+        assert not absent & set(parameters)
+    assert ("temperature" in absent) or routes[1]["litellm_params"]["temperature"] == 0.0
+
+
+@pytest.mark.parametrize("entry", [{"query": {"a": "b"}}, {"api_key_header": "X-Key"}])
+def test_what_litellm_does_not_send_is_refused(tmp_path: Path, entry: dict[str, Any]) -> None:
+    write_small_task(tmp_path, {"base_url": "http://127.0.0.1:9/v1", **entry})
+    with pytest.raises(UserError, match=r"(?s)litellm sends the model 'm' neither.*--to python"):
+        router_config(deployment_in(tmp_path))

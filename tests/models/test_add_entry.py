@@ -46,6 +46,36 @@ def test_an_entry_has_prices_context_and_abilities() -> None:
     assert entry["supports"]["temperature"] is False
 
 
+@pytest.mark.parametrize(
+    ("model", "base_url", "fields"),
+    [
+        (
+            "azure/my-deployment",
+            "https://r.openai.azure.com/",
+            {
+                "base_url": "https://r.openai.azure.com/openai/deployments/my-deployment",
+                "model": "my-deployment",
+                "query": {"api-version": "2024-10-21"},
+                "api_key_header": "api-key",
+                "api_key_env": "AZURE_API_KEY",
+            },
+        ),
+        ("dashscope/qwq-plus", None, {"stream": True}),
+        ("dashscope/qwen-plus", None, {"stream": None}),
+        ("vllm/google/gemma-2-2b-it", None, {"system_role": "user"}),
+        ("ollama/gemma2:2b", None, {"system_role": "user"}),
+        ("own/gemma-7b-it", "http://127.0.0.1:5/v1", {"system_role": "user"}),
+        ("vllm/google/gemma-3-4b-it", None, {"system_role": None}),
+        ("ollama/gemma3:4b", None, {"system_role": None}),
+    ],
+)
+def test_an_entry_has_what_the_bundled_table_does_not_know(
+    model: str, base_url: str | None, fields: dict[str, object]
+) -> None:
+    entry, _ = entry_for(model, base_url=base_url)
+    assert {name: entry.get(name) for name in fields} == fields
+
+
 def test_another_endpoint_and_key_can_be_given() -> None:
     entry, is_known = entry_for("openai/gpt-5-mini", base_url="http://127.0.0.1:5/v1", api_key_env="MY_KEY")
     assert is_known

@@ -77,6 +77,8 @@ def test_an_unknown_model_is_reported_with_the_closest_and_the_known_names(envir
         ("models:\n  a: {base_url: x, weights: {file: f}}", "models.a", "but got base_url and weights"),
         ("models:\n  a: {litellm: x, weights: {file: f}}", "models.a", "but got litellm and weights"),
         ("models:\n  a: {parameters: 5}", "models.a", "exactly one of litellm, base_url and weights must be given"),
+        ("models:\n  a: {litellm: x/y, query: {a: b}}", "models.a", "litellm sends no query parameter but api-version"),
+        ("models:\n  a: {litellm: x/y, api_key_header: X-Key}", "models.a", "chooses the header of the key itself"),
         ("models:\n  a: {name: b, base_url: x}", "models.a.name", "takes no name"),
         ("models:\n  a: {weights: {file: f, url: u}}", "models.a.weights.sha256", "the checksum is trusted"),
         ("models:\n  a: {weights: {file: f, sha256: abc}}", "models.a.weights.sha256", "but got 'abc'"),

@@ -3,16 +3,68 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import parse_qsl
 
 from agentopt.core.errors import UserError
+from agentopt.core.task import Subtask
+from agentopt.models.base import Message, Request
 from agentopt.models.catalog import ModelSpec
+from agentopt.models.fitting import payload
 
-_DEFAULTS = {"max_choices": 1, "is_chat": True, "has_system_role": True, "timeout": 120.0, "max_retries": 5}
+_DEFAULTS = {
+    "api_key_header": "Authorization",
+    "max_choices": 1,
+    "is_chat": True,
+    "has_system_role": True,
+    "is_stream": False,
+    "cut_at": (),
+    "timeout": 120.0,
+    "max_retries": 5,
+}
 """Defaults of `runtime.Endpoint`, which are omitted."""
+NOT_SETTINGS = ("model", "messages", "prompt", "n", "stream", "stream_options")
+"""Keys of a request's body that are no settings of a subtask."""
 
 
-def endpoint_of(spec: ModelSpec) -> dict[str, Any]:
+def call_settings(
+    spec: ModelSpec, subtask: Subtask, *, temperature: float | None, seed: int | None = None
+) -> dict[str, Any]:
+    """The parameters of a subtask's calls: what agentopt sends to the model's endpoint, but for the conversation.
+
+    Args:
+        spec: The catalogue entry of the model.
+        subtask: The subtask, for all parameters but the temperature.
+        temperature: The temperature, which is omitted if the endpoint does not take it.
+        seed: The run's seed. None: no seed.
+
+    Returns:
+        Arguments of the `openai` client's `create`, with the entry's `extra_body`, `extra_headers` and `query`.
+    """
+    request = Request(
+        spec.name,
+        (Message("user", ""),),
+        max_tokens=subtask.max_tokens,
+        temperature=temperature,
+        top_p=subtask.top_p,
+        stop=subtask.stop,
+        json_schema=subtask.json_schema,
+        seed=seed or 0,
+    )
+    settings = {name: value for name, value in payload(spec, request).items() if name not in NOT_SETTINGS}
+    if settings.pop("seed", None) is not None and seed is not None:
+        settings["seed"] = seed
+    further = {name: settings.pop(name) for name in spec.extra_body if name in settings}
+    query = {**dict(parse_qsl((spec.base_url or "").partition("?")[2])), **spec.query}
+    extra = {"extra_body": further, "extra_headers": spec.extra_headers, "extra_query": query}
+    return settings | {name: dict(value) for name, value in extra.items() if value}
+
+
+def endpoint_of(spec: ModelSpec, stop: tuple[str, ...] = ()) -> dict[str, Any]:
     """The arguments of `runtime.Endpoint` for a catalogue entry, without defaults.
+
+    Args:
+        spec: The catalogue entry.
+        stop: The stop sequences of the subtask.
 
     Raises:
         UserError: The `openai` client cannot reach the provider.
@@ -29,12 +81,15 @@ def endpoint_of(spec: ModelSpec) -> dict[str, Any]:
         )
     given = {
         "model": (spec.litellm or "").removeprefix("openai/") or spec.model or spec.name,
-        "base_url": spec.base_url,
+        "base_url": spec.base_url and spec.base_url.partition("?")[0],
         "base_url_env": url_variable(spec),
         "api_key_env": spec.api_key_env or ("OPENAI_API_KEY" if spec.litellm else None),
-        "max_choices": spec.max_choices,
+        "api_key_header": "Authorization" if spec.api_key_header.lower() == "authorization" else spec.api_key_header,
+        "max_choices": 1 if spec.supports.n is False else spec.max_choices,
         "is_chat": spec.chat_template,
         "has_system_role": spec.system_role != "user" and spec.supports.system_role is not False,
+        "is_stream": spec.stream,
+        "cut_at": stop if spec.supports.stop is False else (),
         "timeout": spec.timeout_seconds,
         "max_retries": spec.max_attempts - 1,
     }

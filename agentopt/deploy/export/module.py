@@ -13,11 +13,9 @@ from agentopt.core.errors import UserError
 from agentopt.core.registry import FUSIONS, Entry
 from agentopt.core.registry import PARSERS as PARSER_REGISTRY
 from agentopt.deploy.deployment import Deployment
-from agentopt.deploy.export.endpoints import endpoint_of, url_variable
+from agentopt.deploy.export.endpoints import call_settings, endpoint_of, url_variable
 from agentopt.deploy.export.source import ELSEWHERE, Extraction
-from agentopt.models.base import Message, Request
 from agentopt.models.catalog import ModelSpec
-from agentopt.models.fitting import payload
 from agentopt.taskfile.loading import in_order, read_spec
 from agentopt.taskfile.schema import SubtaskSpec, TaskSpec
 from agentopt.workflow import fusion as fusion_module
@@ -26,8 +24,6 @@ from agentopt.workflow.inputs import columns_of_task
 from agentopt.workflow.templates import compile_template
 
 NEEDED = ("main", "run_subtasks", "InputColumns", "Endpoint", "FusionCall", "Subtask")
-NOT_SETTINGS = ("model", "messages", "prompt", "n", "stream", "stream_options")
-"""Keys of a request's body that are no settings of a subtask."""
 RUNTIME = Path(__file__).with_name("runtime.py")
 PARSERS = Path(parsers_module.__file__ or "")
 
@@ -126,50 +122,34 @@ Needs `pip install {" ".join(self._parts.libraries)}`{needs}.{serving}
         choice = self._deployment.candidate[spec.name]
         fields = {
             "name": _text(spec.name),
-            "endpoint": self._endpoint(choice.model),
+            "endpoint": self._endpoint(spec.name, choice.model),
             "prompt": _text(spec.prompt or ""),
             "parse": self._parse(spec),
             "fuse": self._fuse(spec),
             "num_samples": str(choice.num_samples),
             "system_prompt": _text(choice.system_prompt),
-            "settings": repr(self._settings(spec, choice.model, spec.temperature)),
+            "settings": repr(self._settings(spec.name, choice.model, spec.temperature)),
             "fusion_call": self._fusion_call(spec, choice),
         }
         defaults = {"num_samples": "1", "system_prompt": '""', "fusion_call": "None"}
         lines = [f"    {key}={value}," for key, value in fields.items() if defaults.get(key) != value]
         return "\n".join(["Subtask(", *lines, "),"])
 
-    def _endpoint(self, model: str) -> str:
-        arguments = endpoint_of(self._deployment.specs[model])
+    def _endpoint(self, subtask: str, model: str) -> str:
+        arguments = endpoint_of(self._deployment.specs[model], self._deployment.task[subtask].stop)
         return f"Endpoint({', '.join(f'{key}={value!r}' for key, value in arguments.items())})"
 
-    def _settings(self, spec: SubtaskSpec, model: str, temperature: float | None) -> dict[str, Any]:
-        """The parameters of a call: what agentopt sends to the model's endpoint, but for the conversation."""
+    def _settings(self, subtask: str, model: str, temperature: float | None) -> dict[str, Any]:
         entry, seed = self._deployment.specs[model], self._deployment.config.response_seed
-        request = Request(
-            model,
-            (Message("user", ""),),
-            max_tokens=spec.max_tokens,
-            temperature=temperature,
-            top_p=spec.top_p,
-            stop=spec.stop,
-            json_schema=json.dumps(spec.parse.options["schema"]) if spec.parse.kind == "json" else None,
-            seed=seed,
-        )
-        settings = {name: value for name, value in payload(entry, request).items() if name not in NOT_SETTINGS}
-        if "seed" in settings:
-            settings["seed"] = seed
-        further = {name: settings.pop(name) for name in entry.extra_body if name in settings}
-        extra = {"extra_body": further, "extra_headers": entry.extra_headers, "extra_query": entry.query}
-        return settings | {name: dict(value) for name, value in extra.items() if value}
+        return call_settings(entry, self._deployment.task[subtask], temperature=temperature, seed=seed)
 
     def _fusion_call(self, spec: SubtaskSpec, choice: SubtaskChoice) -> str:
         if spec.fuse.kind != "fuse" or choice.num_samples == 1:
             return "None"
         model = spec.fuse.options.get("model") or choice.model
         template = spec.fuse.options.get("prompt") or fusion_module.FUSION_PROMPT
-        settings = self._settings(spec, model, 0.0)
-        return f"FusionCall({self._endpoint(model)}, {settings!r}, {_text(template)})"
+        settings = self._settings(spec.name, model, 0.0)
+        return f"FusionCall({self._endpoint(spec.name, model)}, {settings!r}, {_text(template)})"
 
     def _parse(self, spec: SubtaskSpec) -> str:
         """The expression that creates the subtask's parser."""

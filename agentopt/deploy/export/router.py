@@ -6,15 +6,14 @@ A router sends one message to one model. Prompts, parsing and fusion are left to
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from typing import Any
 
-from agentopt.core.task import Subtask
+from agentopt.core.errors import UserError
 from agentopt.core.yaml_models import to_yaml
 from agentopt.deploy.deployment import Deployment
-from agentopt.deploy.export.endpoints import url_variable
+from agentopt.deploy.export.endpoints import call_settings, url_variable
 from agentopt.models.catalog import ModelSpec
-from agentopt.models.fitting import response_format
 
 NO_KEY = "no-key"
 """Key for endpoints without authentication: litellm requires one."""
@@ -28,10 +27,12 @@ def router_config(deployment: Deployment) -> str:
         name = f"{deployment.task.name}/{subtask.name}"
         info = {"num_samples": choice.num_samples, "fusion": subtask.fusion.method}
         described = {**info, "system_prompt": choice.system_prompt}
-        entries.append(_entry(name, subtask, deployment.specs[choice.model], choice.num_samples, described))
+        spec = deployment.specs[choice.model]
+        settings = call_settings(spec, subtask, temperature=subtask.temperature)
+        entries.append(_entry(name, spec, settings, choice.num_samples, described))
         if subtask.fusion.method == "fuse" and choice.num_samples > 1:
             spec = deployment.specs[subtask.fusion.model or choice.model]
-            entries.append(_entry(f"{name}/fusion", subtask, spec, 1, {}, temperature=0.0))
+            entries.append(_entry(f"{name}/fusion", spec, call_settings(spec, subtask, temperature=0.0), 1, {}))
     variables = sorted({value for value in _strings(entries) if value.startswith("os.environ/")})
     head = [
         f"# {deployment.title}.",
@@ -42,44 +43,48 @@ def router_config(deployment: Deployment) -> str:
 
 
 def _entry(
-    name: str, subtask: Subtask, spec: ModelSpec, num_samples: int, info: dict[str, Any], **changes: Any
+    name: str, spec: ModelSpec, settings: dict[str, Any], num_samples: int, info: dict[str, Any]
 ) -> dict[str, Any]:
+    query = settings.pop("extra_query", {})
     parameters: dict[str, Any] = {
-        **_route(spec),
-        **{name: value for name, value in {**_sampling(subtask, spec), **changes}.items() if value is not None},
-        "max_tokens": subtask.max_tokens,
+        **_route(spec, query),
+        **settings,
         "timeout": spec.timeout_seconds,
         "max_retries": spec.max_attempts - 1,
         "max_parallel_requests": spec.concurrency,
     }
-    if (n := min(num_samples, spec.max_choices)) > 1:
+    if (n := min(num_samples, 1 if spec.supports.n is False else spec.max_choices)) > 1:
         parameters["n"] = n
-    if subtask.stop:
-        parameters["stop"] = list(subtask.stop)
     if spec.requests_per_minute:
         parameters["rpm"] = max(1, int(spec.requests_per_minute))
-    if subtask.json_schema and spec.json_schema:
-        parameters["response_format"] = response_format(json.loads(subtask.json_schema))
     shown = info if spec.chat_template else {**info, "mode": "completion"}
     return {"model_name": name, "litellm_params": parameters, **({"model_info": shown} if shown else {})}
 
 
-def _sampling(subtask: Subtask, spec: ModelSpec) -> dict[str, Any]:
-    """The sampling parameters that the task sets, else those of the catalogue entry."""
-    values = {name: (getattr(subtask, name), getattr(spec, name)) for name in ("temperature", "top_p")}
-    return {name: entry if own is None else own for name, (own, entry) in values.items()}
+def _route(spec: ModelSpec, query: Mapping[str, str]) -> dict[str, str]:
+    """The `model`, `api_base`, `api_key` and `api_version` of litellm.
 
-
-def _route(spec: ModelSpec) -> dict[str, str]:
-    """The `model`, `api_base` and `api_key` of litellm."""
+    Raises:
+        UserError: The entry has query parameters or a key header that litellm does not send.
+    """
+    version = {"api_version": query["api-version"]} if "api-version" in query else {}
+    variable, base_url = url_variable(spec), spec.base_url and spec.base_url.partition("?")[0]
+    address = f"os.environ/{variable}" if variable else base_url
+    _, deployments, deployment = (base_url or "").rstrip("/").rpartition("/openai/deployments/")
+    if deployments and version and not spec.litellm:
+        azure = {"model": f"azure/{deployment}", "api_base": address or "", **version}
+        return azure | ({"api_key": f"os.environ/{spec.api_key_env}"} if spec.api_key_env else {})
+    if not spec.litellm and (query or spec.api_key_header.lower() != "authorization"):
+        raise UserError(
+            f"litellm sends the model {spec.name!r} neither query parameters nor a key in {spec.api_key_header}",
+            remedy="use --to python or `agentopt serve`",
+        )
     kind = "openai" if spec.chat_template else "text-completion-openai"
     if spec.api == "responses" and not spec.litellm:
         kind = "openai/responses"
-    variable = url_variable(spec)
-    address = f"os.environ/{variable}" if variable else spec.base_url
     key = f"os.environ/{spec.api_key_env}" if spec.api_key_env else None if spec.litellm else NO_KEY
     route = {"model": spec.litellm or f"{kind}/{spec.model or spec.name}", "api_base": address, "api_key": key}
-    return {name: value for name, value in route.items() if value is not None}
+    return {name: value for name, value in route.items() if value is not None} | version
 
 
 def _strings(value: Any) -> list[str]:

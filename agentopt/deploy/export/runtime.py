@@ -10,14 +10,14 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
 import jinja2
-from openai import OpenAI, OpenAIError
+from openai import DefaultHttpxClient, Omit, OpenAI, OpenAIError
 
 from agentopt.core.task import Parser, Unparsable, Value
 from agentopt.models.thoughts import split_thought
@@ -28,15 +28,21 @@ from agentopt.workflow.templates import ENVIRONMENT, Record
 
 @dataclass(frozen=True)
 class Endpoint:
-    """An OpenAI-compatible endpoint. Keys, and addresses that are not fixed, come from environment variables."""
+    """An OpenAI-compatible endpoint. Keys, and addresses that are not fixed, come from environment variables.
+
+    `cut_at` has the texts at which answers are cut here, for an endpoint that takes no stop sequences.
+    """
 
     model: str
     base_url: str | None = None
     base_url_env: str | None = None
     api_key_env: str | None = None
+    api_key_header: str = "Authorization"
     max_choices: int = 1
     is_chat: bool = True
     has_system_role: bool = True
+    is_stream: bool = False
+    cut_at: tuple[str, ...] = ()
     timeout: float = 120.0
     max_retries: int = 5
 
@@ -160,17 +166,57 @@ def complete(endpoint: Endpoint, messages: list[Any], settings: Mapping[str, Any
     while len(texts) < count:
         number = {"n": count - len(texts)} if count - len(texts) > 1 else {}
         parameters: dict[str, Any] = {**settings, **number}
+        if endpoint.api_key_header != "Authorization":
+            parameters["extra_headers"] = {**settings.get("extra_headers", {}), "Authorization": Omit()}
         if "seed" in settings:
             parameters["seed"] = sampling_seed(messages, settings["seed"]) + first + len(texts)
-        if endpoint.is_chat:
-            chat = client(endpoint).chat.completions.create(model=endpoint.model, messages=messages, **parameters)
-            written = [choice.message.content or choice.message.refusal or "" for choice in chat.choices]
-        else:
-            prompt = "\n\n".join(message["content"] for message in messages)
-            completion = client(endpoint).completions.create(model=endpoint.model, prompt=prompt, **parameters)
-            written = [choice.text for choice in completion.choices]
-        texts += [split_thought(text)[1] for text in written]
+        texts += [cut(split_thought(text)[1], endpoint.cut_at) for text in written(endpoint, messages, parameters)]
     return texts[:count]
+
+
+def written(endpoint: Endpoint, messages: list[Any], parameters: Mapping[str, Any]) -> list[str]:
+    """What the model wrote in one call: the text of each choice. Raises `OpenAIError` if there is none."""
+    if not endpoint.is_chat:
+        prompt = "\n\n".join(message["content"] for message in messages)
+        completion = client(endpoint).completions.create(model=endpoint.model, prompt=prompt, **parameters)
+        return [choice.text for choice in choices(completion)]
+    create: Any = client(endpoint).chat.completions.create
+    if endpoint.is_stream:
+        return streamed(create(model=endpoint.model, messages=messages, stream=True, **parameters))
+    return [
+        text_of(choice.message) for choice in choices(create(model=endpoint.model, messages=messages, **parameters))
+    ]
+
+
+def choices(answer: Any) -> list[Any]:
+    """The choices of an answer. Raises `OpenAIError` with the provider's words if there is none."""
+    if found := getattr(answer, "choices", None):
+        return list(found)
+    raise OpenAIError(f"no choice was returned: {getattr(answer, 'error', None) or str(answer)[:200]}")
+
+
+def streamed(events: Iterable[Any]) -> list[str]:
+    """The texts of a streamed answer's choices. Raises `OpenAIError` if there is none."""
+    texts: dict[int, str] = {}
+    for event in events:
+        for choice in event.choices or ():
+            texts[choice.index] = texts.get(choice.index, "") + text_of(choice.delta)
+    if not texts:
+        raise OpenAIError("no choice was returned")
+    return [texts[index] for index in sorted(texts)]
+
+
+def text_of(message: Any) -> str:
+    """The text of a message, whose content may be a list of parts; parts with thoughts are no text."""
+    content = message.content
+    if isinstance(content, list):
+        content = "".join(part["text"] for part in content if part.get("type") == "text")
+    return content or message.refusal or ""
+
+
+def cut(text: str, at: Sequence[str]) -> str:
+    """The text up to the first of the texts `at`."""
+    return text[: min((place for end in at if end and (place := text.find(end)) >= 0), default=len(text))]
 
 
 def sampling_seed(messages: list[Any], seed: int) -> int:
@@ -182,12 +228,16 @@ def sampling_seed(messages: list[Any], seed: int) -> int:
 @cache
 def client(endpoint: Endpoint) -> OpenAI:
     """The client of an endpoint. Raises `InputError` if an environment variable is not set."""
+    # The client requires a key even if the endpoint does not.
+    key = variable(endpoint.api_key_env) if endpoint.api_key_env else "no-key"
     return OpenAI(
         base_url=variable(endpoint.base_url_env) if endpoint.base_url_env else endpoint.base_url,
-        # The client requires a key even if the endpoint does not.
-        api_key=variable(endpoint.api_key_env) if endpoint.api_key_env else "no-key",
+        api_key=key,
+        default_headers={endpoint.api_key_header: key} if endpoint.api_key_header != "Authorization" else None,
         timeout=endpoint.timeout,
         max_retries=endpoint.max_retries,
+        # A redirect would send the key and the prompt to another host.
+        http_client=DefaultHttpxClient(follow_redirects=False, timeout=endpoint.timeout),
     )
 
 
