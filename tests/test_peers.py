@@ -19,7 +19,7 @@ from agentopt.models.base import Request
 from agentopt.models.scripted import ScriptedModel
 from agentopt.testing.prompt_toy import INSTRUCTIONS, prompt_model, prompt_task
 from benchmarks.peers.__main__ import ARMS, PEERS, specs_of
-from benchmarks.peers.benchmark import SEED, Benchmark, Contestant
+from benchmarks.peers.benchmark import SEED, Benchmark, Contestant, Durations
 from benchmarks.peers.endpoint import MOST_TOKENS, Endpoint, Meter
 from benchmarks.peers.environment import REQUIREMENTS, ROOT
 from benchmarks.peers.protocol import Arm, CapReached, Job, Prompt
@@ -220,6 +220,14 @@ class ToyAnswers:
     def answers(self, request: Request, repeat: int) -> str:
         assert self._answer
         return str(self._answer(request, repeat))
+
+
+def test_the_time_left_is_that_of_the_same_arm_or_of_the_other_arms_and_never_of_the_seed_prompts_runs() -> None:
+    took = Durations([replace(outcome_of(SEED, 0, {}), seconds=0.0, test_seconds=60.0)])
+    assert took.estimate(keys_of(SEED, SEED)) == " (about 2 min left)"
+    assert took.estimate(keys_of(SEED, "gepa")) == ""
+    took.add(replace(outcome_of("gepa", 0, {}), seconds=500.0, test_seconds=100.0))
+    assert took.estimate(keys_of(SEED, "gepa", "opik")) == " (about 21 min left)"
 
 
 # ---- the table

@@ -108,7 +108,7 @@ class Benchmark:
 
 
 class Durations:
-    """Estimates the time left from the runs so far: those of the same arm and model, else all.
+    """Estimates the time left from the runs so far: those of the same arm and model, else of all arms but the seed's.
 
     Args:
         outcomes: Of earlier starts.
@@ -125,12 +125,12 @@ class Durations:
         of_arm.append(outcome.seconds + outcome.test_seconds)
 
     def estimate(self, keys: Sequence[Key]) -> str:
-        """The time that these runs need, as a part of a sentence; empty before the first run."""
-        every = [seconds for of_arm in self._of.values() for seconds in of_arm]
-        if not every:
+        """The time that these runs need, as a part of a sentence; empty while nothing like them was run."""
+        every = [seconds for (arm, _), of_arm in self._of.items() if arm != SEED for seconds in of_arm]
+        known = [self._of.get((key.arm, key.model), every) for key in keys]
+        if not all(known):
             return ""
-        total = sum(fmean(self._of.get((key.arm, key.model), every)) for key in keys)
-        return f" (about {total / 60:.0f} min left)"
+        return f" (about {sum(map(fmean, known)) / 60:.0f} min left)"
 
 
 def summary(outcome: Outcome) -> str:
