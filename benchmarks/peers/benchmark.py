@@ -71,7 +71,7 @@ class Benchmark:
             refused=meter.refused,
             prompt_tokens=meter.prompt_tokens,
             completion_tokens=meter.completion_tokens,
-            seconds=optimised - started,
+            seconds=(meter.full_at or optimised) - started,
             test_seconds=time.monotonic() - optimised,
             ended=found.ended,
             notes=found.notes,

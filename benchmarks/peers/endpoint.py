@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Self
@@ -45,11 +46,14 @@ class Meter:
     completion_tokens: int = 0
     full: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the first request is refused."""
+    full_at: float | None = None
+    """When that was, on the monotonic clock: what an arm does afterwards is retries."""
 
     def admit(self, n: int) -> None:
         """Count a request for `n` choices, or refuse it with an `ApiError`."""
         if self.calls + n > self.cap:
             self.refused += 1
+            self.full_at = self.full_at or time.monotonic()
             self.full.set()
             message = f"the cap of {self.cap} model calls is reached: {self.calls} were made, {n} more requested"
             raise ApiError(403, message, type="insufficient_quota", code=CAP_REACHED)

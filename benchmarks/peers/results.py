@@ -36,7 +36,7 @@ class Outcome:
     prompt_tokens: int
     completion_tokens: int
     seconds: float
-    """Of the optimisation."""
+    """Of the optimisation, up to its end or its first refused call."""
     test_seconds: float
     ended: str
     notes: tuple[str, ...]

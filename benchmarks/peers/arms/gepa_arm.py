@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import gepa
-from gepa.adapters.default_adapter.default_adapter import EvaluationResult
+from gepa.adapters.default_adapter.default_adapter import DefaultAdapter, EvaluationResult
+from gepa.lm import LM
 
 from benchmarks.peers.protocol import Arm, Prompt, Row, start
 
@@ -20,15 +21,25 @@ COMPONENT = "system_prompt"
 def main() -> None:
     arm = start()
     job = arm.job
+    endpoint = {"api_base": job.base_url, "api_key": "none"}
     keep = Best(arm)
     keep(
         gepa.optimize(
             seed_candidate={COMPONENT: job.seed_prompt},
             trainset=[instance(row) for row in job.train],
             valset=[instance(row) for row in job.validation],
-            task_lm=arm.answer,
-            evaluator=lambda data, response: EvaluationResult(*arm.score(data["additional_context"]["id"], response)),
-            reflection_lm=lambda prompt: arm.chat(as_messages(prompt), temperature=1.0),
+            adapter=DefaultAdapter(
+                f"openai/{job.model}",
+                lambda data, response: EvaluationResult(*arm.score(data["additional_context"]["id"], response)),
+                max_litellm_workers=4,
+                litellm_batch_completion_kwargs={
+                    **endpoint,
+                    "temperature": job.temperature,
+                    "max_tokens": job.max_tokens,
+                    "stop": list(job.stop),
+                },
+            ),
+            reflection_lm=LM(f"openai/{job.model}", temperature=1.0, **endpoint),
             max_metric_calls=job.calls,
             stop_callbacks=[keep],
             seed=job.seed,
@@ -38,10 +49,6 @@ def main() -> None:
 
 def instance(row: Row) -> dict[str, Any]:
     return {"input": row.question, "additional_context": {"id": row.id}, "answer": row.answer}
-
-
-def as_messages(prompt: str | list[dict[str, str]]) -> list[dict[str, str]]:
-    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
 
 
 class Best:
