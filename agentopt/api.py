@@ -47,6 +47,7 @@ from agentopt.runs.strategies import check_search_settings
 from agentopt.search.base import Search, Strategy
 from agentopt.search.built_in import CUSTOM, as_search
 from agentopt.taskfile.loading import load_task
+from agentopt.workflow.base import MAX_REPEATS
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -142,6 +143,7 @@ async def aevaluate(
     callbacks: Sequence[Observer] = (),
     provider: ChatModel | None = None,
     fresh: bool = False,
+    repeats: int = 1,
 ) -> Evaluation:
     """Score a candidate on one split of the task.
 
@@ -154,8 +156,11 @@ async def aevaluate(
         provider: Makes the model calls in place of the catalogue's transports.
         fresh: Request every response anew; the new ones replace those in the journal. Otherwise responses in the
             journal are used, and a `JournalUsed` event reports how many, and when they were stored.
+        repeats: Number of independent repeats of every example, each with new responses; the score is their mean.
+            Repeats that are in the journal are not requested again.
 
     Raises:
+        UserError: `repeats` is out of its range.
         TaskError: The task does not have the split.
         CandidateError: The candidate does not fit the task.
         BudgetExceeded: A cap is reached.
@@ -163,6 +168,7 @@ async def aevaluate(
     config = config or Config()
     loaded, specs = load(task, config, agent=False)
     _check_split(loaded, split)
+    check_repeats(repeats)
     chosen = candidate or loaded.baseline
     check_candidate(chosen, loaded)
     caps, run = config.budget.caps(), f"evaluate {loaded.name} {uuid.uuid4().hex}"
@@ -176,7 +182,9 @@ async def aevaluate(
         evaluator = Evaluator(
             loaded, session.model, specs, seed=config.response_seed, failed_examples=config.failed_examples
         )
-        evaluation = await evaluator.evaluate(chosen, split, on_result=lambda result: observe(ExampleDone(result)))
+        evaluation = await evaluator.evaluate_repeatedly(
+            chosen, split, repeats, on_result=lambda result: observe(ExampleDone(result))
+        )
         used = session.cache_use
         if used.oldest is not None and used.newest is not None:
             oldest, newest = (datetime.fromtimestamp(stored, UTC) for stored in (used.oldest, used.newest))
@@ -336,6 +344,13 @@ def load(task: TaskSource, config: Config, *, agent: bool = True) -> LoadedTask:
 def required_models(task: Task) -> list[str]:
     """The models without which the task cannot be run: those of its subtasks, and its judge."""
     return [*task.models, *([task.scorer.model] if isinstance(task.scorer, Judge) else [])]
+
+
+def check_repeats(repeats: int) -> None:
+    """Raise `UserError` unless the number of repeats is within its range."""
+    if not isinstance(repeats, int) or not 1 <= repeats <= MAX_REPEATS:
+        rule = f"`repeats` must be a whole number from 1 to {MAX_REPEATS}, but got {repeats!r}"
+        raise UserError(rule, remedy="pass 5 for a first estimate of the noise of responses")
 
 
 def _check_split(task: Task, split: Split) -> None:

@@ -95,12 +95,17 @@ def evaluate(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Request every answer anew instead of using the journal's.")
     ] = False,
+    repeats: Annotated[
+        int, typer.Option(metavar="N", help="Independent repeats of every example; the score is their mean.")
+    ] = 1,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     config: ConfigOption = None,
 ) -> None:
     """Score one candidate on one split of TASK."""
     from agentopt.cli.commands.evaluate import run_evaluation
 
-    run_evaluation(task, candidate, split, config or [], stdout_console(), fresh=fresh)
+    console = stdout_console()
+    run_evaluation(task, candidate, split, config or [], console, fresh=fresh, repeats=repeats, as_json=json)
 
 
 @app.command("export")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,6 +25,13 @@ def stdout_console() -> Console:
 def print_plain(console: Console, text: str) -> None:
     """Print `text` verbatim: no markup, no highlighting, no line breaks added."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def as_json_text(value: Any) -> str:
+    """A value, with the dataclasses in it, as indented JSON; infinite numbers are the texts `Infinity`, `-Infinity`."""
+    from pydantic_core import to_json
+
+    return to_json(value, indent=2, inf_nan_mode="strings").decode()
 
 
 @contextmanager

@@ -21,6 +21,12 @@ RESAMPLES = 10_000
 STUDENT_BELOW = 10
 """Below this many values Student's t is used: the bootstrap-t interval becomes several times as wide."""
 
+APPROXIMATE_BELOW = 60
+"""Below this many values the interval of skewed ones covers less than .93."""
+
+MOST_SKEWNESS = 0.7
+"""Skewness of the values up to which they pass for symmetric. Up to 1 in 9 samples of 24 normal values exceed it."""
+
 _BATCH_ELEMENTS = 2_000_000
 """Numbers held in memory while resampling: 16 MB."""
 
@@ -71,6 +77,20 @@ def mean_ends(values: Floats, confidence: float = 0.95, seed: int = 0) -> Ends:
     error = float(values.std(ddof=1)) / np.sqrt(len(values))
     low, high = _student_quantiles(values, confidence, seed)
     return float(values.mean() - high * error), float(values.mean() - low * error)
+
+
+def is_approximate(values: Floats) -> bool:
+    """Whether the interval of the mean of these real values may cover less than its level.
+
+    That is so for fewer than 60 skewed values. Of fewer than 10 the skewness cannot be estimated, so they count as
+    skewed. An interval that is not marked misses the mean in at most 7% of samples, lognormal ones included.
+    """
+    if len(values) >= APPROXIMATE_BELOW:
+        return False
+    if len(values) < STUDENT_BELOW:
+        return True
+    centred = values - values.mean()
+    return bool(abs((centred**3).mean()) > MOST_SKEWNESS * (centred**2).mean() ** 1.5)
 
 
 def mean_p_value(values: Floats, seed: int = 0) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -22,10 +22,17 @@ examples failed permanently or the budget ran out, so the score is not comparabl
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """The score of one output: `value` (1 is right, 0 is wrong), and `feedback` for the prompt optimiser."""
+    """The score of one output.
+
+    Attributes:
+        value: 1 is right, 0 is wrong.
+        feedback: A remark for the prompt optimiser.
+        judgements: The values whose mean `value` is, if a judge scored the output several times.
+    """
 
     value: float
     feedback: str = ""
+    judgements: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +105,8 @@ class ExampleResult:
         metrics: Metric -> value.
         failure: The model call that failed, if one did. The score is then None, or 0 with `failed_examples: zero`.
         left_out: Whether the failure is the example's own, so that the evaluation is complete without it.
+        repeat: Index of the independent repeat of the example.
+        judgements: Those of its `Score`.
     """
 
     id: str
@@ -109,6 +118,8 @@ class ExampleResult:
     metrics: Mapping[str, float] = field(default_factory=dict)
     failure: Failure | None = None
     left_out: bool = False
+    repeat: int = 0
+    judgements: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +148,9 @@ class Evaluation:
     """A candidate's results on some or all examples of one split, in the order they were run.
 
     `planned` is the number of examples of the split; `state` follows from the results. `groups` is that of the task for
-    the split (`Task.groups`): examples that repeat each other count as one. `stopped` is the reason of a pruned
-    evaluation; version 0.1.0 did not record it.
+    the split (`Task.groups`): examples that repeat each other count as one. An example that was run in several
+    independent repeats has a result for each; its score is their mean. `stopped` is the reason of a pruned evaluation;
+    version 0.1.0 did not record it.
     """
 
     split: Split
@@ -160,7 +172,12 @@ class Evaluation:
     @property
     def row_scores(self) -> dict[str, float]:
         """Example id -> score, of every example that has one."""
-        return {r.id: r.score for r in self.results if r.score is not None}
+        return _row_means((r.id, r.score) for r in self.results if r.score is not None)
+
+    @property
+    def repeats(self) -> int:
+        """Number of independent repeats; 0 without a result."""
+        return len({r.repeat for r in self.results})
 
     @property
     def planned_scores(self) -> int:
@@ -172,7 +189,7 @@ class Evaluation:
         """Metric -> example id -> value, of the examples that have a score; grouped as `scores` are."""
         names = dict.fromkeys(name for r in self.results for name in r.metrics)
         scored = [r for r in self.results if r.score is not None]
-        values = {name: {r.id: r.metrics[name] for r in scored if name in r.metrics} for name in names}
+        values = {name: _row_means((r.id, r.metrics[name]) for r in scored if name in r.metrics) for name in names}
         return {name: by_group(of, self.groups) for name, of in values.items()}
 
     @property
@@ -224,6 +241,14 @@ def outcome(state: TrialState, scored: int, planned: int, stopped: EarlyStop | N
         return state
     of = f" of {planned} rows" if planned else ""  # version 0.1.0 did not write it to `result.json`
     return f"{state} after {scored}{of}{f': {stopped}' if stopped else ''}"
+
+
+def _row_means(scores: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """Example id -> mean over its repeats."""
+    repeats: dict[str, list[float]] = {}
+    for row, score in scores:
+        repeats.setdefault(row, []).append(score)
+    return {row: sum(values) / len(values) for row, values in repeats.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from agentopt.core.records import Evaluation
 from agentopt.core.stats import Floats, Interval, mean_interval
 
 
@@ -65,8 +66,27 @@ def repeated_mean(scores: Floats, *, confidence: float = 0.95, seed: int = 0) ->
     interval = mean_interval(means.tolist(), confidence=confidence, seed=seed)
     centre, wider = float(means.mean()), _widening(table, means)
     low, high = centre - wider * (centre - interval.low), centre + wider * (interval.high - centre)
-    ends = Interval(low, high, confidence)
+    ends = Interval(low, high, confidence, interval.approximate)
     return RepeatedMean(centre, ends, len(means), scores.shape[1], noise_parts(scores))
+
+
+def score_table(evaluation: Evaluation) -> Floats:
+    """The scores of an evaluation, one row for each group of examples.
+
+    Returns:
+        Shape (rows, repeats, judgements); NaN marks a missing score.
+    """
+    of = {result.id: evaluation.groups.get(result.id, result.id) for result in evaluation.results}
+    rows = {row: place for place, row in enumerate(dict.fromkeys(of.values()))}
+    repeats = {repeat: place for place, repeat in enumerate(sorted({r.repeat for r in evaluation.results}))}
+    judgements = max((len(result.judgements) for result in evaluation.results), default=0) or 1
+    totals, known = np.zeros((2, len(rows), len(repeats), judgements))
+    for result in evaluation.results:
+        values = result.judgements or (() if result.score is None else (result.score,))
+        place = rows[of[result.id]], repeats[result.repeat], slice(len(values))
+        totals[place] += values
+        known[place] += 1
+    return np.where(known > 0, totals / np.maximum(known, 1), np.nan)
 
 
 def noise_parts(scores: Floats) -> NoiseParts:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from agentopt.core.intervals import mean_ends, mean_p_value, paired_proportion_ends, proportion_ends
+from agentopt.core.intervals import is_approximate, mean_ends, mean_p_value, paired_proportion_ends, proportion_ends
 
 Floats = NDArray[np.float64]
 Verdict = Literal["better", "not distinguishable", "worse"]
@@ -28,11 +28,15 @@ _BATCH_ELEMENTS = 2_000_000
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A two-sided confidence interval, `low <= high`. Infinite ends mean that the data gives no bound."""
+    """A two-sided confidence interval, `low <= high`. Infinite ends mean that the data gives no bound.
+
+    `approximate` marks the interval of few skewed values, which may cover less than its level (`is_approximate`).
+    """
 
     low: float
     high: float
     confidence: float
+    approximate: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +173,7 @@ def _real_interval(values: Floats, bounds: tuple[float, float], confidence: floa
     low, high = mean_ends(values, confidence, seed)
     if bounds[0] <= values.min() and values.max() <= bounds[1]:
         low, high = max(low, bounds[0]), min(high, bounds[1])
-    return Interval(low, high, confidence)
+    return Interval(low, high, confidence, is_approximate(values))
 
 
 def _sign_flip_p_value(differences: Floats, seed: int) -> float:

@@ -7,6 +7,7 @@ import inspect
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from agentopt.core.candidate import Candidate
 from agentopt.core.duplicates import Groups, by_group
@@ -138,6 +139,41 @@ class Evaluator:
                 return stopped
         return None
 
+    async def evaluate_repeatedly(
+        self,
+        candidate: Candidate,
+        split: Split,
+        repeats: int,
+        *,
+        on_result: OnResult = lambda _: None,
+    ) -> Evaluation:
+        """Score a candidate on a split by the mean over independent repeats, each with new responses.
+
+        Args:
+            candidate: The candidate.
+            split: The split.
+            repeats: Number of repeats; the first is that of `evaluate`.
+            on_result: Called after each example of each repeat.
+
+        Raises:
+            CandidateError, TaskError, BudgetExceeded, CallsFailError: As `evaluate`.
+        """
+        started, first = self._clock(), await self.evaluate(candidate, split, on_result=on_result)
+        results = list(first.results)
+
+        def so_far(state: TrialState) -> Evaluation:
+            return replace(first, results=tuple(results), state=state, seconds=self._clock() - started)
+
+        for repeat in range(1, repeats):
+            before = len(results)
+            try:
+                await self._run_block(candidate, self._ordered(split), results, on_result, repeat)
+                self._check_failures(results[before:], first.planned)
+            except EvaluationStopped as error:
+                error.partial = so_far("incomplete")
+                raise
+        return so_far("incomplete" if so_far("incomplete").errors else "complete")
+
     async def run_example(
         self,
         candidate: Candidate,
@@ -169,7 +205,15 @@ class Evaluator:
             return self._failed(example, error, uses)
         output = "" if result.output is None else str(result.output)
         feedback = result.note or score.feedback
-        return ExampleResult(example.id, score.value, output, feedback, subtasks=uses, metrics=metrics)
+        return ExampleResult(
+            example.id,
+            score.value,
+            output,
+            feedback,
+            subtasks=uses,
+            metrics=metrics,
+            judgements=score.judgements,
+        )
 
     def _failed(
         self, example: Example, error: ModelError | ScorerError, uses: Mapping[str, SubtaskUse]
@@ -227,11 +271,12 @@ class Evaluator:
         block: Sequence[Example],
         results: list[ExampleResult],
         on_result: OnResult,
+        repeat: int = 0,
     ) -> None:
         """Run a block's examples concurrently; finished ones are kept if a cap ends the others."""
 
         async def run(example: Example) -> ExampleResult:
-            result = await self.run_example(candidate, example)
+            result = replace(await self.run_example(candidate, example, Draw(self.seed, repeat)), repeat=repeat)
             on_result(result)
             return result
 

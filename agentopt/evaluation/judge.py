@@ -148,7 +148,7 @@ def _combined(verdicts: list[Score]) -> Score:
     if len(verdicts) == 1:
         return nearest
     spread = f"{len(values)} verdicts from {min(values):g} to {max(values):g}, standard deviation {pstdev(values):.2g}"
-    return Score(center, f"{nearest.feedback} ({spread})")
+    return Score(center, f"{nearest.feedback} ({spread})", tuple(values))
 
 
 def judge_messages(rubric: str, example: Example, output: Value) -> tuple[Message, ...]:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from agentopt.core.budget import Caps, Usage
+from agentopt.core.intervals import APPROXIMATE_BELOW
 from agentopt.core.stats import Difference, Interval
 
 
 def format_interval(interval: Interval, *, signed: bool = False) -> str:
-    """`(0.61 to 0.83)`; with `signed`, `(+0.02 to +0.24)`."""
+    """`(0.61 to 0.83)`, or `(0.61 to 0.83, approximate)`; with `signed`, `(+0.02 to +0.24)`."""
     form = "+.2f" if signed else ".2f"
-    return f"({interval.low:{form}} to {interval.high:{form}})"
+    mark = ", approximate" if interval.approximate else ""
+    return f"({interval.low:{form}} to {interval.high:{form}}{mark})"
+
+
+APPROXIMATE = f"approximate: fewer than {APPROXIMATE_BELOW} scores, and skewed, or too few to see whether they are"
+"""Explains the mark of an interval."""
 
 
 def format_p_value(p_value: float) -> str:

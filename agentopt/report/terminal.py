@@ -13,7 +13,7 @@ from agentopt.core.budget import Usage
 from agentopt.core.candidate import SubtaskChoice
 from agentopt.core.records import outcome
 from agentopt.core.stats import Verdict
-from agentopt.report.formatting import format_difference, format_interval, format_p_value, usage_cells
+from agentopt.report.formatting import APPROXIMATE, format_difference, format_interval, format_p_value, usage_cells
 from agentopt.report.prompts import prompt_tables
 from agentopt.report.tables import Column, table_of
 from agentopt.runs.result import Finalist, Measured, Result, SubtaskCostShown, TrialLine
@@ -86,6 +86,8 @@ def _parts(result: Result) -> Iterator[RenderableType]:
     yield _proposers(result)
     yield from prompt_tables(result.prompts)
     yield _finalists(result)
+    if any(_is_approximate(finalist) for finalist in result.finalists):
+        yield APPROXIMATE
     for role in ("best", "recommended"):
         chosen = result.finalist(role)
         if role == "best" or chosen is not result.finalist("best"):
@@ -112,6 +114,12 @@ def _finalists(result: Result) -> Table:
     names = dict.fromkeys(name for finalist in result.finalists for name in finalist.metrics)
     metrics = [_metric_column(name) for name in names]
     return table_of(title, (*FINALIST_COLUMNS, *metrics, *COST_COLUMNS), result.finalists)
+
+
+def _is_approximate(finalist: Finalist) -> bool:
+    compared = finalist.against_baseline
+    shown = (finalist.validation, finalist.test, compared and compared.difference)
+    return any(measured.interval.approximate for measured in shown if measured)
 
 
 def _metric_column(name: str) -> Column[Finalist]:

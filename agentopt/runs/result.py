@@ -17,6 +17,7 @@ from agentopt.core.cost import CostMeasure
 from agentopt.core.errors import ConfigError
 from agentopt.core.files import write_atomically
 from agentopt.core.records import EarlyStop, Evaluation, SubtaskUse, TrialState
+from agentopt.core.repeats import repeated_mean, score_table
 from agentopt.core.stats import Difference, Interval, Verdict, mean_interval, verdict
 from agentopt.core.stop_reason import StopKind, StopReason
 from agentopt.core.yaml_models import to_yaml
@@ -40,7 +41,10 @@ class Measured:
 
     @classmethod
     def of(cls, evaluation: Evaluation, *, seed: int = 0) -> Measured | None:
-        """The mean score of an evaluation; None without a scored example."""
+        """The mean score of an evaluation, over all its repeats; None without a scored example."""
+        if evaluation.repeats > 1 and evaluation.scores:
+            found = repeated_mean(score_table(evaluation), seed=seed)
+            return cls(found.mean, found.interval, found.rows, evaluation.planned_scores)
         return cls._mean(evaluation.scores.values(), evaluation.planned_scores, seed)
 
     @classmethod

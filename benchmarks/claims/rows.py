@@ -8,7 +8,7 @@ import numpy as np
 
 from agentopt.core.duplicates import shared_by_group
 from agentopt.core.gate import gate
-from agentopt.core.intervals import mean_ends, mean_p_value
+from agentopt.core.intervals import APPROXIMATE_BELOW, mean_ends, mean_p_value
 from agentopt.core.power import minimal_detectable_difference
 from agentopt.core.repeats import repeated_mean
 from agentopt.core.stats import Floats, mean_interval, paired_difference, verdict
@@ -32,21 +32,24 @@ SKEWED: dict[str, tuple[Draw, float]] = {
     "lognormal": (lambda rng, n: rng.lognormal(0, 1, n), float(np.exp(0.5))),
     "tied, mostly 1": (lambda rng, n: rng.choice(np.arange(5) / 4, n, p=[0.05, 0.05, 0.1, 0.2, 0.6]), 0.8125),
 }
-APPROXIMATE_BELOW = 60
-"""Below this many rows the interval of skewed scores is approximate."""
 
 
 def intervals(runs: int) -> Iterator[Line]:
     """Coverage of the interval of a mean."""
     for name, (draw, truth) in {**SCORES, **SKEWED}.items():
         for n in SIZES:
-            inside = []
+            inside, marked = [], []
             for seed in range(runs):
                 interval = mean_interval(draw(np.random.default_rng([seed, n]), n).tolist(), seed=seed)
                 inside.append(interval.low - 1e-12 <= truth <= interval.high + 1e-12)
+                marked.append(interval.approximate)
             what = f"coverage, {name}, n={n}"
             exempt = name in SKEWED and n < APPROXIMATE_BELOW
             yield shown(f"{what} (approximate)", inside) if exempt else at_least(what, inside, 0.93)
+            if n < APPROXIMATE_BELOW and not name.startswith("binary"):
+                yield shown(f"marked as approximate, {name}, n={n}", marked)
+                missed = [not i and not m for i, m in zip(inside, marked, strict=True)]
+                yield at_most(f"misses without the mark, {name}, n={n}", missed, 0.07)
 
 
 def differences(runs: int) -> Iterator[Line]:

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from scipy.stats import binom, binomtest, multinomial, ttest_1samp
 
 from agentopt.core.intervals import mean_ends, mean_p_value, paired_proportion_ends, proportion_ends
+from agentopt.core.repeats import repeated_mean
+from agentopt.core.stats import mean_interval, paired_difference
 
 reals = st.lists(st.floats(-1, 1, allow_nan=False), min_size=2, max_size=30).map(np.array)
 
@@ -100,3 +102,23 @@ def test_skewed_values_with_mean_0_are_seldom_called_different() -> None:
 def test_no_movement_is_no_evidence_and_constant_movement_is_much() -> None:
     assert mean_p_value(np.zeros(12)) == 1.0
     assert mean_p_value(np.full(12, 0.25)) < 0.001
+
+
+@pytest.mark.parametrize(
+    ("scores", "approximate"),
+    [
+        ([0.2, 0.4, 0.6, 0.8, 0.3], True),  # too few to see the skewness
+        ([i / 20 for i in range(20)], False),
+        ([0.1] * 17 + [0.5, 0.9, 1.0], True),
+        ([0.9] * 55 + [0.0, 0.1, 0.2, 0.0], True),
+        ([0.9] * 56 + [0.0, 0.1, 0.2, 0.0], False),  # 60 scores
+        ([1.0] * 20 + [0.0], False),  # the binomial interval is exact
+        ([0.4] * 12, False),  # without spread, the bound is exact, too
+    ],
+)
+def test_the_interval_of_few_skewed_scores_is_marked(scores: list[float], approximate: bool) -> None:
+    assert mean_interval(scores).approximate == approximate
+    by_id = {f"{n:03}": score for n, score in enumerate(scores)}
+    assert paired_difference(by_id, dict.fromkeys(by_id, 0.0)).interval.approximate == approximate
+    repeated = np.repeat(np.array(scores)[:, None], 2, axis=1)
+    assert repeated_mean(repeated).interval.approximate == approximate

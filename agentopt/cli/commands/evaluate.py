@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from itertools import count
 from pathlib import Path
 
 from rich.console import Console
 
 from agentopt.api import evaluate, load
-from agentopt.cli.output import interruptible, print_plain
+from agentopt.cli.output import as_json_text, interruptible, print_plain
 from agentopt.core.candidate import load_candidate
 from agentopt.core.events import Event, ExampleDone, JournalUsed
-from agentopt.core.records import Evaluation, Split
+from agentopt.core.records import Evaluation, Split, SubtaskUse
+from agentopt.core.repeats import noise_parts, score_table
 from agentopt.report.bars import counting_bar
-from agentopt.report.formatting import format_interval
+from agentopt.report.formatting import APPROXIMATE, format_interval
 from agentopt.runs.config import load_config
 from agentopt.runs.response_issues import incomplete_responses, left_out
 from agentopt.runs.result import Measured
@@ -29,14 +31,16 @@ def run_evaluation(
     console: Console,
     *,
     fresh: bool = False,
+    repeats: int = 1,
+    as_json: bool = False,
 ) -> None:
-    """`agentopt evaluate`: progress on stderr, the scores on stdout."""
+    """`agentopt evaluate`: progress on stderr, the scores on stdout, as one JSON object if `as_json`."""
     chosen = load_candidate(candidate) if candidate else None
     config = load_config(settings)
     source = load(task, config, agent=False)
     notes: list[str] = []
     reported: list[Event] = []
-    progress, done, total = Console(stderr=True), count(1), len(source.task.splits.get(split, ()))
+    progress, done, total = Console(stderr=True), count(1), repeats * len(source.task.splits.get(split, ()))
     with interruptible(progress), counting_bar(progress, "examples") as show:
 
         def observe(event: Event) -> None:
@@ -48,34 +52,75 @@ def run_evaluation(
                 reported.append(event)
                 print_plain(progress, event.message)
 
-        evaluation = evaluate(source, chosen, config, split=split, callbacks=[observe], fresh=fresh)
+        evaluation = evaluate(source, chosen, config, split=split, callbacks=[observe], fresh=fresh, repeats=repeats)
     notes += map(str, (*incomplete_responses(source.task, [evaluation]), *left_out([evaluation])))
-    show_evaluation(evaluation, console, notes)
+    if as_json:
+        print(_evaluation_as_json(evaluation, notes))  # noqa: T201 - the output of the command
+    else:
+        show_evaluation(evaluation, console, notes)
+    if evaluation.errors:
+        sys.exit(1)
 
 
 def show_evaluation(evaluation: Evaluation, console: Console, notes: Iterable[str] = ()) -> None:
-    """Print the score with its interval, the mean cost per example and what failed. Exits with 1 on an error."""
+    """Print the score with its interval, the mean cost per example and what failed."""
     measured = Measured.of(evaluation)
     if measured is None:
         console.print(f"no example of {evaluation.split} could be scored")
     else:
+        repeats = f", mean of {evaluation.repeats} repeats" if evaluation.repeats > 1 else ""
         console.print(
             f"{evaluation.split}: score {measured.score:.3f} {format_interval(measured.interval)} at 95%, "
-            f"n={measured.n} of {measured.planned}, in {evaluation.seconds:.1f} s"
+            f"n={measured.n} of {measured.planned}{repeats}, in {evaluation.seconds:.1f} s"
         )
+        if measured.interval.approximate:
+            console.print(f"  {APPROXIMATE}")
+        if evaluation.repeats > 1:
+            console.print(f"  {_noise(evaluation)}")
         for name, metric in Measured.metrics_of(evaluation).items():
             console.print(f"  {name} {metric.score:.3f} {format_interval(metric.interval)}", markup=False)
-        mean = evaluation.per_example
-        # Without parameter counts there are no units.
-        units = f"{mean('units'):.1f} units, " if mean("units") else ""
-        console.print(
-            f"per example: {units}{mean('prompt_tokens'):.0f} prompt + "
-            f"{mean('completion_tokens'):.1f} completion tokens, {mean('usd') + mean('fusion_usd'):.2g} USD; "
-            f"{mean('fusion_tokens'):.1f} tokens of fusion calls"
-        )
+        console.print(_cost(evaluation))
     for note in notes:
         print_plain(console, note)
     for example, error in evaluation.errors.items():
         print_plain(console, f"  {example}: {error}")
-    if evaluation.errors:
-        sys.exit(1)
+
+
+def _noise(evaluation: Evaluation) -> str:
+    """The variance parts of one score, and how the standard error depends on the repeats."""
+    parts, rows, repeats = noise_parts(score_table(evaluation)), len(evaluation.scores), evaluation.repeats
+    judge = f", judge {parts.judge:.4f}" if any(result.judgements for result in evaluation.results) else ""
+    return (
+        f"variance of one score: rows {parts.rows:.4f}, sampling {parts.sampling:.4f}{judge}; standard error of the "
+        f"mean with 1 repeat {parts.error(rows):.3f}, with {repeats} {parts.error(rows, repeats):.3f}"
+    )
+
+
+def _cost(evaluation: Evaluation) -> str:
+    mean = evaluation.per_example
+    # Without parameter counts there are no units.
+    units = f"{mean('units'):.1f} units, " if mean("units") else ""
+    return (
+        f"per example: {units}{mean('prompt_tokens'):.0f} prompt + "
+        f"{mean('completion_tokens'):.1f} completion tokens, {mean('usd') + mean('fusion_usd'):.2g} USD; "
+        f"{mean('fusion_tokens'):.1f} tokens of fusion calls"
+    )
+
+
+def _evaluation_as_json(evaluation: Evaluation, notes: Sequence[str]) -> str:
+    measured, mean = Measured.of(evaluation), evaluation.per_example
+    return as_json_text(
+        {
+            "split": evaluation.split,
+            "state": evaluation.state,
+            "repeats": evaluation.repeats,
+            "score": measured,
+            "noise": noise_parts(score_table(evaluation)) if evaluation.repeats > 1 else None,
+            "metrics": Measured.metrics_of(evaluation),
+            "per_example": {f.name: mean(f.name) for f in fields(SubtaskUse)},
+            "scores": evaluation.scores,
+            "errors": evaluation.errors,
+            "notes": list(notes),
+            "seconds": evaluation.seconds,
+        }
+    )
