@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from agentopt.core.stats import Floats
-from agentopt.prompts.halving import RaceSettings, RowFilter, halving
+from agentopt.prompts.halving import RaceSettings, halving
+from agentopt.prompts.settings import RowFilter
 
 ADAPTIVE = "one race, halving, adaptive rows"
 PLAIN_EQUAL = "one race, the same for all, all rows"

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from agentopt.core.budget import Usage
 from agentopt.prompts.pilot import Pilot
+from agentopt.prompts.race import counted_by_proposer
 from agentopt.prompts.rewards import Rewards
 
 
@@ -77,6 +78,11 @@ class Diagnosis:
     tokens: tuple[float, ...]
     responses: int
     usage: Usage
+
+    @property
+    def variants(self) -> str:
+        """The number of prompts beside the seed prompt that the verdict rests on, by proposer."""
+        return counted_by_proposer(self.system_prompts.values())
 
     def to_json(self) -> str:
         """The diagnosis as indented JSON."""

@@ -21,11 +21,10 @@ Row = tuple[int, int]
 
 
 class GepaProposer:
-    """Runs gepa once over the chosen user prompts.
+    """Runs gepa once over the user prompts.
 
     Args:
         rewards: Evaluates the system prompts.
-        examples: The chosen user prompts, as positions in `rewards.examples`.
         writer: Makes gepa's calls for reflection, so that they are journalled and charged like all others.
         repeats: Responses of each system prompt on each user prompt.
         metric_calls: Number of evaluations after which gepa stops.
@@ -37,14 +36,13 @@ class GepaProposer:
     def __init__(
         self,
         rewards: Rewards,
-        examples: Sequence[int],
         writer: ReflectiveProposer,
         *,
         repeats: int,
         metric_calls: int,
         seed: int = 0,
     ) -> None:
-        self._rewards, self._examples, self._writer = rewards, tuple(examples), writer
+        self._rewards, self._writer = rewards, writer
         self._repeats, self._metric_calls, self._seed = repeats, metric_calls, seed
 
     async def propose(self, brief: Brief, history: Sequence[Attempt], k: int) -> list[str]:
@@ -56,7 +54,8 @@ class GepaProposer:
             raise ProposerError("gepa is not installed (pip install 'agentopt[gepa]')")
         adapter = _Adapter(self._rewards, asyncio.get_running_loop())
         reflection = _Reflection(self._writer, asyncio.get_running_loop())
-        data = [(example, repeat) for repeat in range(self._repeats) for example in self._examples]
+        examples = range(len(self._rewards.examples))
+        data = [(example, repeat) for repeat in range(self._repeats) for example in examples]
         start = max(history, key=lambda attempt: attempt.reward).system_prompt if history else brief.seed_prompt
         try:
             await asyncio.to_thread(self._evolve, start, data, adapter, reflection)
@@ -138,8 +137,8 @@ class _Reflection:
     def __call__(self, prompt: str | list[dict[str, Any]]) -> str:
         text = str(prompt)
         repeat = self._calls[text] = self._calls.get(text, -1) + 1
-        replies = self.writer.generate(text, first_repeat=repeat)
-        return asyncio.run_coroutine_threadsafe(replies, self.loop).result()[0]
+        reply = self.writer.generate(text, first_repeat=repeat)
+        return asyncio.run_coroutine_threadsafe(reply, self.loop).result()
 
 
 class _Silent:

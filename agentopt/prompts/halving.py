@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from math import ceil, log2
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +17,8 @@ from numpy.typing import NDArray
 from agentopt.core.stats import Floats, cells
 from agentopt.prompts.covariance import covariance
 from agentopt.prompts.row_model import blup_scores, next_rows, row_model
+from agentopt.prompts.settings import RowFilter
 from agentopt.prompts.subsets import best_subset
-
-RowFilter = Literal["adaptive", "p1", "all", "random"]
 
 Counts = NDArray[np.int64]
 """Responses, a whole number for each row or cell."""
@@ -69,8 +67,8 @@ def halving(
     """Race the candidates with that many responses in all.
 
     Every round spends an equal part of the responses, on the same rows for every candidate left, and then drops the
-    worse half. Send the rewards so far, of shape (system prompts, rows, repeats) with NaN for a missing response; the
-    last axis may grow.
+    worse half. A candidate draws only what it lacks: responses that it has already count. Send the rewards so far, of
+    shape (system prompts, rows, repeats) with NaN for a missing response; the last axis may grow.
 
     Args:
         rewards: Rewards known before the race. System prompts that are not candidates only inform the row model.
@@ -91,8 +89,8 @@ def halving(
     rounds = max(1, ceil(log2(len(alive)))) if settings.halve else 1
     for done in range(rounds):
         each = left // (rounds - done) // len(alive)
-        counts = taken[list(alive)].max(axis=0)
-        wanted = _cells(taken, alive, _CHOOSERS[settings.filter](rewards, counts, each, settings, order))
+        counts = taken[list(alive)].min(axis=0)
+        wanted = _cells(taken, alive, counts, _CHOOSERS[settings.filter](rewards, counts, each, settings, order))
         rewards = yield Round(alive, wanted)
         left -= len(wanted)
         ranked = standing(rewards, alive, settings)
@@ -114,8 +112,19 @@ def standing(rewards: Floats, candidates: Sequence[int], settings: RaceSettings 
 def _scores(rewards: Floats, candidates: Sequence[int], settings: RaceSettings) -> Floats:
     if settings.filter == "adaptive":
         return blup_scores(row_model(rewards), rewards, candidates)
-    own: Floats = np.nanmean(rewards[list(candidates)], axis=(1, 2))
-    return own
+    table = rewards[list(candidates)]
+    counts = (~np.isnan(table)).sum(axis=2)
+    shared = counts.min(axis=0).astype(float)  # a candidate may have responses on further rows, which may be easier
+    if not shared.any():
+        own: Floats = np.nanmean(table, axis=(1, 2))
+        return own
+    means = np.where(np.isnan(table), 0.0, table).sum(axis=2) / np.maximum(counts, 1)
+    return np.asarray(means @ shared / shared.sum())
+
+
+def _answered(rewards: Floats) -> int:
+    """Number of system prompts with a response."""
+    return int((~np.isnan(rewards)).any(axis=(1, 2)).sum())
 
 
 def _taken(rewards: Floats) -> Counts:
@@ -125,13 +134,17 @@ def _taken(rewards: Floats) -> Counts:
     return taken
 
 
-def _cells(taken: Counts, candidates: Sequence[int], rows: Sequence[int]) -> tuple[Cell, ...]:
-    """The next repeats of the chosen rows for every candidate; they count as taken, also if their calls fail."""
+def _cells(taken: Counts, candidates: Sequence[int], counts: Counts, rows: Sequence[int]) -> tuple[Cell, ...]:
+    """The cells that the candidates lack to have one more response for each occurrence of a row in `rows`.
+
+    Cells count as taken, also if their calls fail.
+    """
     wanted, found = Counter(rows), []
-    for n in candidates:
-        for row, times in wanted.items():
-            found += [(n, row, int(taken[n, row]) + i) for i in range(times)]
-            taken[n, row] += times
+    for row, times in wanted.items():
+        upto = int(counts[row]) + times
+        for n in candidates:
+            found += [(n, row, repeat) for repeat in range(int(taken[n, row]), upto)]
+            taken[n, row] = max(int(taken[n, row]), upto)
     return tuple(found)
 
 
@@ -142,7 +155,7 @@ def _in_turn(rows: Sequence[int], counts: Counts, number: int, repeats: int) -> 
 
 
 def _adaptive(rewards: Floats, counts: Counts, number: int, settings: RaceSettings, order: Sequence[int]) -> list[int]:
-    if np.isnan(rewards).all():
+    if _answered(rewards) < 2:  # the responses of one system prompt alone do not show on which rows others differ
         return _in_turn(order, counts, number, settings.repeats)
     return next_rows(row_model(rewards), counts.astype(float), number, settings.repeats)
 
@@ -157,8 +170,7 @@ def _random(rewards: Floats, counts: Counts, number: int, settings: RaceSettings
 
 def _p1(rewards: Floats, counts: Counts, number: int, settings: RaceSettings, order: Sequence[int]) -> list[int]:
     """The p1 subset of the rewards so far; every row in turn until enough rows have repeated responses."""
-    present = ~np.isnan(rewards)
-    if present.any(axis=(1, 2)).sum() < 2:
+    if _answered(rewards) < 2:
         return _all(rewards, counts, number, settings, order)
     g = covariance(cells(rewards))
     if (~np.isnan(np.diag(g))).sum() < settings.k_top:
@@ -172,4 +184,4 @@ _CHOOSERS: dict[RowFilter, Callable[[Floats, Counts, int, RaceSettings, Sequence
     "all": _all,
     "random": _random,
 }
-"""Filter -> the rows of one round, given the rewards and the responses that every candidate has on each row."""
+"""Filter -> the rows of one round, given the rewards and the fewest responses of a candidate on each row."""

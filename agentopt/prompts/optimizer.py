@@ -1,37 +1,41 @@
-"""Optimises the system prompt of one subtask: pilot, rounds of proposals, finals.
+"""Optimises the system prompt of one subtask: a race on training examples, then one comparison on the validation split.
 
-The pilot decides whether to optimise and on which user prompts. In each round new prompts race on those user prompts.
-In the finals the best ones are compared with the seed prompt on the validation split; the seed prompt is kept unless
-one of them scores higher there.
+The seed prompt answers training examples first; the proposers write from its failures. All prompts race against each
+other, batch by batch. The winner replaces the seed prompt if validation rows confirm it.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from agentopt.core.budget import Budget, Usage
 from agentopt.core.candidate import Candidate
+from agentopt.core.comparison import shared_scores
 from agentopt.core.errors import BudgetExceeded
 from agentopt.core.records import Evaluation
-from agentopt.core.stopping import StopTest
+from agentopt.core.stop_reason import StopReason
 from agentopt.core.task import Example, Task
 from agentopt.evaluation.evaluator import Evaluator
 from agentopt.models.base import ChatModel
-from agentopt.prompts.filter import FilterVerdict
-from agentopt.prompts.pilot import Pilot, PilotError, run_pilot
-from agentopt.prompts.proposers import Attempt, Brief, NewPrompt, PromptProposer, ProposerChain, ProposerError
-from agentopt.prompts.race import SEED, Race
+from agentopt.prompts.adoption import Adoption, adoption
+from agentopt.prompts.halving import RaceSettings, standing
+from agentopt.prompts.outcome import PromptDecision
+from agentopt.prompts.pilot import Pilot, run_pilot
+from agentopt.prompts.proposers import Attempt, Brief, Failure, NewPrompt, PromptProposer, ProposerChain
+from agentopt.prompts.race import Race, RacePlan
 from agentopt.prompts.reflective import ReflectiveProposer
 from agentopt.prompts.rewards import Reward, Rewards
 from agentopt.prompts.settings import PromptSettings
 
-EVERY_ROUND = "every round was made"
-"""`Optimized.ended` if nothing cut the rounds short."""
+FAILURES_KEPT = 6
+"""Failures per attempt that are kept for the proposers."""
 
-STOP_LEVEL = 0.05
-"""Level of the test that stops a finalist early on the validation split."""
+ENOUGH_ROWS = 20
+"""Training examples that the seed prompt must all answer with the full reward to end a race before it begins."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,18 +44,22 @@ class Optimized:
 
     subtask: str
     """Name of the subtask."""
+    decision: PromptDecision
+    """What became of the seed prompt."""
     chosen: NewPrompt
-    """The best prompt of the finals: the seed prompt unless another one scored higher."""
-    pilot: Pilot | None
-    """The pilot; None if there was none."""
-    examples: tuple[str, ...]
-    """Ids of the training examples that were optimised on."""
-    attempts: tuple[Attempt, ...]
-    """All attempts on these examples, the best first."""
-    finals: Mapping[str, Evaluation]
-    """System prompt -> its evaluation on the validation split, the seed prompt first."""
-    ended: str
-    """Why the optimisation ended, in words."""
+    """The prompt to use: the winner of the race if it is adopted, else the seed prompt."""
+    stopped: StopReason | None = None
+    """What cut the race or the comparison short; None if nothing did."""
+    adoption: Adoption | None = None
+    """The comparison of the winner with the seed prompt; None if there was none."""
+    attempts: tuple[Attempt, ...] = ()
+    """Every prompt of the race that has rewards, the best first."""
+    examples: tuple[str, ...] = ()
+    """Ids of the training examples that were drawn."""
+    responses: int = 0
+    """Responses of the race that have a reward."""
+    finals: Mapping[str, Evaluation] = field(default_factory=dict)
+    """System prompt -> its evaluation on the validation split, the seed prompt first; empty if it won the race."""
 
 
 @dataclass
@@ -70,12 +78,14 @@ class PromptOptimizer:
     """How to optimise."""
     writer: str | None
     """Catalogue name of the prompt-writing model; None to use the authored fragments only."""
+    context_length: int | None = None
+    """Context length of that model, in tokens; None if it is not known."""
     seed: int = 0
     """Seed of every random choice."""
-    finals_usage: Usage = field(default_factory=Usage)
-    """Usage that is reserved for the finals."""
-    finals_seconds: float = 0.0
-    """Seconds that are reserved for the finals."""
+    final_usage: Usage = field(default_factory=Usage)
+    """Usage that is reserved for the comparison on the validation split."""
+    final_seconds: float = 0.0
+    """Seconds that are reserved for it."""
     on_note: Callable[[str], None] = lambda _: None
     """Called with lines of progress."""
     on_fallback: Callable[[str], None] = lambda _: None
@@ -84,7 +94,7 @@ class PromptOptimizer:
     """Called with each sampled reward."""
 
     async def diagnose(self, candidate: Candidate, subtask: str) -> tuple[Pilot, Rewards]:
-        """Run the pilot only; see `run_pilot` for the exceptions.
+        """Measure a few prompts for the p1 filter to analyse; see `run_pilot` for the exceptions.
 
         Args:
             candidate: The models and system prompts to use.
@@ -93,178 +103,174 @@ class PromptOptimizer:
         Returns:
             The pilot, and the rewards that it sampled.
         """
-        rewards = self._rewards(candidate, subtask)
-        return await self._pilot(rewards, candidate, subtask), rewards
+        rewards, race = self._race(candidate, subtask, self.settings.pilot_user_prompts)
+        await race.look(race.rows)
+        written = await self._chain(rewards)(race, self.settings.variants - 1)
+        variants = {entrant.system_prompt: entrant.proposer for entrant in (*race.entrants, *written)}
+        return await run_pilot(rewards, variants, self.settings, seed=self.seed, on_note=self.on_note), rewards
 
-    async def optimize(self, candidate: Candidate, subtask: str) -> Optimized:
+    async def optimize(self, candidate: Candidate, subtask: str, plan: RacePlan | None = None) -> Optimized:
         """Search for a better system prompt of one subtask.
 
-        A cap that is reached ends the rounds but not the run: the finals use the prompts found so far.
+        A cap that is reached ends the race but not the run: the best prompt so far is compared with the seed prompt.
 
         Args:
             candidate: The models and system prompts to use; the other subtasks keep theirs.
             subtask: Name of the subtask.
+            plan: Numbers of proposals and responses. Default: those of the settings.
 
         Raises:
-            BudgetExceeded: The finals cannot evaluate the seed prompt within the caps.
+            BudgetExceeded: The seed prompt cannot be evaluated on the validation split within the caps.
         """
-        if self.settings.proposer == "gepa" and self.writer is None:
-            self.on_fallback("gepa cannot be used: it needs a model that writes prompts; components is used")
-            self.settings = self.settings.model_copy(update={"proposer": "components"})
-        rewards = self._rewards(candidate, subtask)
-        seed_prompt = candidate[subtask].system_prompt
-        race = Race(rewards, (), {seed_prompt: SEED}, self.settings.repeats)
-        pilot, ended = None, ""
+        rewards, race = self._race(candidate, subtask, self.settings.user_prompts)
+        stopped = None
         try:
-            with self.budget.holding_back(self.finals_usage, self.finals_seconds):
-                if self.settings.subset in ("verdict", "p1"):
-                    pilot = await self._pilot(rewards, candidate, subtask)
-                    verdict = pilot.analysis.verdict
-                    if verdict == "not worth it" and self.settings.subset == "verdict":
-                        return self._unchanged(candidate, subtask, pilot, f"{verdict}: {pilot.analysis.reason}")
-                race.examples = self._chosen(len(rewards.examples), pilot)
-                ended = await self._rounds(race, pilot, self._brief(candidate, subtask, rewards))
+            with self.budget.holding_back(self.final_usage, self.final_seconds):
+                decision = await self._raced(race, rewards, plan or RacePlan.of(self.settings))
         except BudgetExceeded as error:
-            ended = str(error).splitlines()[0]
-        except PilotError as error:
-            return self._unchanged(candidate, subtask, pilot, str(error))
-        finals, cut = await self._finals(candidate, subtask, race.ranked(self.settings.finalists))
-        best = _best(finals, seed_prompt)
-        examples = tuple(rewards.examples[k].id for k in race.examples)
-        chosen = NewPrompt(best, race.proposers[best])
-        return Optimized(subtask, chosen, pilot, examples, tuple(race.attempts()), finals, cut or ended)
-
-    def _rewards(self, candidate: Candidate, subtask: str) -> Rewards:
-        examples = sampled_examples(self.task.splits.get("train", ()), self.settings.user_prompts, self.seed)
-        return Rewards(self.evaluator, candidate, subtask, examples, self.on_reward)
-
-    async def _pilot(self, rewards: Rewards, candidate: Candidate, subtask: str) -> Pilot:
-        seed_prompt = candidate[subtask].system_prompt
-        proposers = ProposerChain(self._proposers(), self.on_fallback)
-        written = await proposers.propose(self._brief(candidate, subtask, rewards), [], self.settings.variants - 1)
-        variants = {seed_prompt: SEED, **{new.system_prompt: new.proposer for new in written}}
-        return await run_pilot(rewards, variants, self.settings, seed=self.seed, on_note=self.on_note)
-
-    def _chosen(self, count: int, pilot: Pilot | None) -> tuple[int, ...]:
-        """The user prompts to optimise on, as positions in the training examples."""
-        everyone = tuple(range(count))
-        if self.settings.subset == "random":
-            drawn = random.Random(self.seed).sample(everyone, min(self.settings.k_top, count))
-            return tuple(sorted(drawn))
-        if pilot is None:
-            return everyone
-        chosen: FilterVerdict = "optimise on these" if self.settings.subset == "p1" else pilot.analysis.verdict
-        return pilot.analysis.subset if chosen == "optimise on these" else everyone
-
-    async def _rounds(self, race: Race, pilot: Pilot | None, brief: Brief) -> str:
-        """Propose and race until all rounds are done. Returns why they ended."""
-        if pilot is not None:
-            race.proposers.update(pilot.proposers)
-        await race.run([brief.seed_prompt])
-        writer = self._reflective()
-        if self.settings.proposer == "gepa" and writer and await self._evolve(race, brief, writer):
-            return "gepa ran in place of the rounds"
-        proposers = ProposerChain(self._proposers(), self.on_fallback)
-        for number in range(self.settings.rounds):
-            new = await proposers.propose(brief, race.attempts(), self.settings.batch_size)
-            if not new:
-                return "the proposers returned no new prompt"
-            race.proposers.update({each.system_prompt: each.proposer for each in new})
-            await race.run([each.system_prompt for each in new])
-            best = f"{race.best.reward:.3f} by {race.best.proposer}" if race.best else "none"
-            self.on_note(f"round {number + 1} of {self.settings.rounds}: best {best}")
-        return EVERY_ROUND
-
-    async def _evolve(self, race: Race, brief: Brief, writer: ReflectiveProposer) -> bool:
-        """Run gepa with as many responses as the rounds would need at most. Returns False if it cannot be used."""
-        from agentopt.prompts.gepa_proposer import GepaProposer
-
-        settings = self.settings
-        calls = settings.rounds * settings.batch_size * settings.repeats * len(race.examples)
-        gepa = GepaProposer(
-            race.rewards,
-            race.examples,
-            writer,
-            repeats=settings.repeats,
-            metric_calls=calls,
-            seed=self.seed,
+            decision, stopped = PromptDecision.CUT_SHORT, error.stopped
+        drawn = np.flatnonzero((~np.isnan(race.table())).any(axis=(0, 2)))
+        found = Optimized(
+            subtask,
+            decision,
+            race.entrants[0],
+            stopped,
+            attempts=tuple(attempts(race, rewards)),
+            examples=tuple(rewards.examples[k].id for k in drawn),
+            responses=race.responses,
         )
-        try:
-            found = await gepa.propose(brief, race.attempts(), settings.finalists)
-        except ProposerError as error:
-            self.on_fallback(f"gepa cannot be used: {error}; other proposers are used in its place")
-            return False
-        race.proposers.update(dict.fromkeys(found, gepa.name))
-        return True
+        return found if race.leader == 0 else await self._compared(candidate, race, found)
 
-    def _proposers(self) -> list[PromptProposer]:
+    async def _raced(self, race: Race, rewards: Rewards, plan: RacePlan) -> PromptDecision:
+        """Race, and return the decision if the seed prompt wins."""
+        metric_calls = 0
+        if self.settings.proposer == "gepa":  # it evaluates prompts itself, for half of the responses
+            plan = replace(plan, responses=plan.responses // 2)
+            metric_calls = plan.responses // plan.batches
+        await race.look(plan.each)
+        drawn = race.table()[~np.isnan(race.table())]
+        if not drawn.size:
+            return PromptDecision.FAILED
+        if len(drawn) >= ENOUGH_ROWS and (drawn >= 1).all():
+            return PromptDecision.NOTHING_TO_GAIN
+        chain = self._chain(rewards, metric_calls)
+
+        async def propose(k: int) -> Sequence[NewPrompt]:
+            self.on_note(f"{len(race.entrants)} system prompts raced, {race.responses} responses")
+            return await chain(race, k)
+
+        return PromptDecision.NOT_WORTH_IT if await race.run(plan, propose) else PromptDecision.NOTHING_WRITTEN
+
+    async def _compared(self, candidate: Candidate, race: Race, found: Optimized) -> Optimized:
+        """Compare the winner of the race with the seed prompt on the validation split."""
+        winner = race.entrants[race.leader]
+        self.on_note(f"validating a prompt by {winner.proposer}")
+        finals = {race.entrants[0].system_prompt: await self.evaluator.evaluate(candidate)}
+        better = candidate.having(found.subtask, system_prompt=winner.system_prompt)
+        try:
+            finals[winner.system_prompt] = await self.evaluator.evaluate(better)
+        except BudgetExceeded as error:
+            return replace(found, decision=PromptDecision.CUT_SHORT, stopped=error.stopped, finals=finals)
+        of_seed, of_winner = finals.values()
+        if {of_seed.state, of_winner.state} != {"complete"}:
+            return replace(found, decision=PromptDecision.FAILED, finals=finals)
+        decided = adoption(*shared_scores(of_winner, of_seed), race.table(), (race.leader, 0))
+        found = replace(found, decision=PromptDecision.NOT_CONFIRMED, adoption=decided, finals=finals)
+        return replace(found, decision=PromptDecision.REPLACED, chosen=winner) if decided.adopted else found
+
+    def _race(self, candidate: Candidate, subtask: str, most_rows: int) -> tuple[Rewards, Race]:
+        settings, examples = self.settings, sampled_examples(self.task.splits.get("train", ()), most_rows, self.seed)
+        rewards = Rewards(self.evaluator, candidate, subtask, examples, self.on_reward)
+        how = RaceSettings(settings.filter, min(settings.k_top, len(examples)), settings.repeats)
+        return rewards, Race(rewards, len(examples), candidate[subtask].system_prompt, how, seed=self.seed)
+
+    def _chain(self, rewards: Rewards, metric_calls: int = 0) -> Callable[[Race, int], Awaitable[list[NewPrompt]]]:
+        """Writes at most `k` new prompts from a race. With `metric_calls`, gepa may use as many evaluations first."""
+        chain = ProposerChain(
+            self._proposers(rewards, metric_calls), self.on_fallback, longest=self.settings.max_length
+        )
+
+        async def propose(race: Race, k: int) -> list[NewPrompt]:
+            return await chain.propose(self._brief(rewards), attempts(race, rewards), k)
+
+        return propose
+
+    def _proposers(self, rewards: Rewards, metric_calls: int) -> list[PromptProposer]:
         """The proposers in the order of the calls; the authored fragments are always the last."""
         from agentopt.prompts.components import ComponentsProposer
+        from agentopt.prompts.gepa_proposer import GepaProposer
 
-        reflective = None if self.settings.proposer == "components" else self._reflective()
-        return [*([reflective] if reflective else []), ComponentsProposer(self.seed)]
-
-    def _reflective(self) -> ReflectiveProposer | None:
-        if self.writer is None:
-            return None
-        settings = self.settings
-        return ReflectiveProposer(
-            self.model, self.writer, temperature=settings.temperature, max_tokens=settings.max_tokens, seed=self.seed
+        settings, components = self.settings, ComponentsProposer(self.seed)
+        if settings.proposer == "gepa" and self.writer is None:
+            self.on_fallback("gepa cannot be used: it needs a model that writes prompts; components is used")
+        if settings.proposer == "components" or self.writer is None:
+            return [components]
+        reflective = ReflectiveProposer(
+            self.model,
+            self.writer,
+            temperature=settings.temperature,
+            max_length=settings.max_length,
+            context_length=self.context_length,
+            seed=self.seed,
         )
+        if not metric_calls:
+            return [reflective, components]
+        gepa = GepaProposer(rewards, reflective, repeats=settings.repeats, metric_calls=metric_calls, seed=self.seed)
+        return [gepa, reflective, components]
 
-    def _brief(self, candidate: Candidate, subtask: str, rewards: Rewards) -> Brief:
-        about = self.task[subtask].description
-        named = f"{subtask}: {about}" if about else subtask
+    def _brief(self, rewards: Rewards) -> Brief:
+        about = self.task[rewards.subtask].description
         user_prompts = (rewards.user_prompt(k) for k in range(len(rewards.examples)))
         return Brief(
             self.task.description or self.task.name,
-            named,
-            candidate[subtask].system_prompt,
+            f"{rewards.subtask}: {about}" if about else rewards.subtask,
+            rewards.candidate[rewards.subtask].system_prompt,
             tuple(prompt for prompt in user_prompts if prompt),
         )
 
-    async def _finals(
-        self, candidate: Candidate, subtask: str, attempts: Sequence[Attempt]
-    ) -> tuple[dict[str, Evaluation], str]:
-        """Evaluate the seed prompt and the finalists on the validation split, stopping those that lose.
 
-        Returns the evaluations, and why the finals were cut short (empty if they were not). Raises `BudgetExceeded` if
-        a cap is reached before the seed prompt is evaluated.
-        """
-        seed_prompt = candidate[subtask].system_prompt
-        finals = {seed_prompt: await self.evaluator.evaluate(candidate)}
-        for attempt in attempts:
-            to_beat = finals[_best(finals, seed_prompt)].scores
-            self.on_note(f"validating a prompt by {attempt.proposer}")
-            try:
-                finals[attempt.system_prompt] = await self.evaluator.evaluate(
-                    candidate.having(subtask, system_prompt=attempt.system_prompt),
-                    stop=StopTest(to_beat, "the best prompt", STOP_LEVEL),
-                )
-            except BudgetExceeded as error:
-                return finals, f"the finals were cut short: {str(error).splitlines()[0]}"
-        return finals, ""
+def attempts(race: Race, rewards: Rewards) -> list[Attempt]:
+    """The prompts of a race that have rewards, by estimated mean reward, the best first.
 
-    def _unchanged(self, candidate: Candidate, subtask: str, pilot: Pilot | None, why: str) -> Optimized:
-        return Optimized(subtask, NewPrompt(candidate[subtask].system_prompt, SEED), pilot, (), (), {}, why)
+    Args:
+        race: The race so far.
+        rewards: Its rewards, with the responses that they are for.
+    """
+    table = race.table()
+    if np.isnan(table).all():
+        return []
+    ranked, rows = standing(table, range(len(race.entrants)), race.settings), range(race.rows)
+    low, high = np.nanmin(table), np.nanmax(table)
+    return [
+        Attempt(
+            race.entrants[n].system_prompt,
+            race.entrants[n].proposer,
+            float(np.clip(score, low, high)),
+            int((~np.isnan(table[n])).sum()),
+            rewards.mean_tokens(race.entrants[n].system_prompt, rows),
+            _failures(rewards, race.entrants[n].system_prompt),
+        )
+        for n, score in zip(ranked.candidates, ranked.scores, strict=True)
+        if np.isfinite(score)
+    ]
+
+
+def _failures(rewards: Rewards, system_prompt: str) -> tuple[Failure, ...]:
+    """Responses with less than full reward, the lowest first, one for each user prompt."""
+    known = rewards.of(system_prompt, range(len(rewards.examples))).values()
+    failed = sorted((r for r in known if r.reward is not None and r.reward < 1), key=lambda r: r.reward or 0.0)
+    distinct = {r.user_prompt: Failure(r.user_prompt, r.output, r.feedback) for r in reversed(failed)}
+    return tuple(list(distinct.values())[::-1][:FAILURES_KEPT])
 
 
 def sampled_examples(examples: Sequence[Example], count: int, seed: int) -> list[Example]:
-    """Sample examples without replacement, in their original order.
+    """Sample examples without replacement, in their original order; a smaller sample is part of a larger one.
 
     Args:
         examples: The examples to sample from.
         count: Number of examples; all if there are fewer.
         seed: Seed of the sample.
     """
-    chosen = random.Random(f"{seed}:user prompts").sample(range(len(examples)), min(count, len(examples)))
-    return [examples[i] for i in sorted(chosen)]
-
-
-def _best(finals: Mapping[str, Evaluation], seed_prompt: str) -> str:
-    """The prompt with the highest complete validation score; the seed prompt if none is above it."""
-    complete = {p: e.score for p, e in finals.items() if e.state == "complete" and e.score is not None}
-    if seed_prompt not in complete:
-        return seed_prompt
-    best = max(complete, key=lambda p: complete[p])
-    return best if complete[best] > complete[seed_prompt] else seed_prompt
+    order = list(range(len(examples)))
+    random.Random(f"{seed}:user prompts").shuffle(order)
+    return [examples[i] for i in sorted(order[:count])]

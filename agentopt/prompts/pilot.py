@@ -1,4 +1,4 @@
-"""The pilot: measures a few system prompts on a few user prompts, for the filter to analyse."""
+"""The pilot of `diagnose`: measures a few system prompts on a few user prompts, for the filter to analyse."""
 
 from __future__ import annotations
 
@@ -70,7 +70,8 @@ async def run_pilot(
         analysis = analyse(table, k_top=k_top, intended=(len(everyone), float(settings.repeats)), seed=seed)
     except ValueError as error:  # the filter raises it for missing rewards
         raise PilotError(f"the pilot cannot be analysed: {error}") from error
-    return Pilot(dict(proposers), table, mean_tokens(rewards, system_prompts, everyone), analysis)
+    tokens = tuple(rewards.mean_tokens(prompt, everyone) for prompt in system_prompts)
+    return Pilot(dict(proposers), table, tokens, analysis)
 
 
 async def _measure(
@@ -102,18 +103,3 @@ async def _measure(
         whole = (~np.isnan(table)).sum(axis=2) == taken
         wanted = whole & open_cells(table, k_top=k_top, cap=cap, seed=seed)
     return table
-
-
-def mean_tokens(rewards: Rewards, system_prompts: Sequence[str], examples: Sequence[int]) -> tuple[float, ...]:
-    """Mean output tokens of each system prompt.
-
-    Args:
-        rewards: The responses.
-        system_prompts: The system prompts.
-        examples: Positions in `rewards.examples`.
-
-    Returns:
-        One mean per system prompt; 0 if it has no response.
-    """
-    lengths = [[r.tokens for r in rewards.of(p, examples).values() if r.error is None] for p in system_prompts]
-    return tuple(sum(each) / len(each) if each else 0.0 for each in lengths)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -30,7 +31,7 @@ class Attempt:
     proposer: str
     """Name of the proposer that wrote it; `seed` for the seed prompt."""
     reward: float
-    """Mean reward over the responses."""
+    """Estimated mean reward over all rows of the race."""
     responses: int
     """Number of responses with a reward."""
     tokens: float
@@ -80,7 +81,7 @@ class PromptProposer(Protocol):
 
         Args:
             brief: The subtask to write for.
-            history: Earlier attempts; empty before the pilot.
+            history: Earlier attempts, that of the seed prompt included.
             k: Most prompts to return.
 
         Returns:
@@ -98,13 +99,14 @@ class ProposerChain:
     Args:
         proposers: The proposers, in the order of the calls.
         on_fallback: Called with the reason before each call of a further proposer.
-        longest: Most characters of a system prompt; longer ones are dropped.
+        longest: Most characters of a system prompt; longer ones are dropped. None for no bound.
     """
 
     def __init__(
-        self, proposers: Sequence[PromptProposer], on_fallback: Callable[[str], None], *, longest: int = 4000
+        self, proposers: Sequence[PromptProposer], on_fallback: Callable[[str], None], *, longest: int | None = None
     ) -> None:
-        self._proposers, self._on_fallback, self._longest = tuple(proposers), on_fallback, longest
+        self._proposers, self._on_fallback = tuple(proposers), on_fallback
+        self._longest = math.inf if longest is None else longest
 
     async def propose(self, brief: Brief, history: Sequence[Attempt], k: int) -> list[NewPrompt]:
         """Return at most `k` distinct prompts that are not in the history.

@@ -1,92 +1,164 @@
-"""Racing (successive elimination): system prompts that lose a paired test against the leader are dropped."""
+"""One race over the seed prompt and every batch of proposals: sequential halving on rows that all share."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
-from agentopt.core.stats import loses
-from agentopt.prompts.pilot import mean_tokens
-from agentopt.prompts.proposers import Attempt, Failure
-from agentopt.prompts.rewards import Cell, Rewards
+import numpy as np
+
+from agentopt.core.stats import Floats
+from agentopt.prompts.halving import RaceSettings, halving, standing
+from agentopt.prompts.proposers import NewPrompt
+from agentopt.prompts.rewards import Cell
+from agentopt.prompts.settings import PromptSettings
 
 SEED = "seed"
 """The `proposer` of the seed prompt."""
 
-DROP_LEVEL = 0.2
-"""Level of the paired test that drops a prompt. It is high, because dropping a good prompt costs little: others will be
-proposed, and only the finals on the validation split decide."""
 
-FAILURES_KEPT = 6
-"""Failures per attempt that are kept for the proposers."""
+class CellRewards(Protocol):
+    """Draws rewards of cells and keeps them; see `Rewards`."""
+
+    async def sample(self, cells: Iterable[Cell]) -> None:
+        """Draw the cells that are not known yet."""
+
+    def table(self, system_prompts: Sequence[str], examples: Sequence[int]) -> Floats:
+        """The rewards, shape (system prompts, examples, repeats), NaN if unknown."""
+
+
+LEAST_EACH = 12
+"""Fewest responses per system prompt, on average, for which a race is worth its calls."""
+
+
+@dataclass(frozen=True, slots=True)
+class RacePlan:
+    """How many proposals enter a race, and how many responses it draws."""
+
+    batches: int
+    """Batches of proposals; each is written from the results so far."""
+    batch_size: int
+    """Proposals in a batch."""
+    responses: int
+    """Responses in all, those of the seed prompt that the first batch is written from included."""
+
+    @classmethod
+    def of(cls, settings: PromptSettings) -> RacePlan:
+        """As many proposals and responses as the settings allow."""
+        prompts = 1 + settings.rounds * settings.batch_size
+        return cls(settings.rounds, settings.batch_size, settings.responses * prompts)
+
+    @classmethod
+    def within(cls, settings: PromptSettings, responses: float) -> RacePlan | None:
+        """The plan with at most that many responses; None if they are too few for a race of two prompts.
+
+        A lack of responses reduces the proposals, so that each has `LEAST_EACH` or more.
+        """
+        whole = cls.of(settings)
+        proposals = int(min(responses, whole.responses) // min(LEAST_EACH, settings.responses)) - 1
+        if proposals < 1:
+            return None
+        size = min(settings.batch_size, proposals)
+        batches = min(settings.rounds, proposals // size)
+        most = settings.responses * (1 + batches * size)
+        return cls(batches, size, int(min(responses, most)))
+
+    @property
+    def each(self) -> int:
+        """Responses per system prompt on average."""
+        return self.responses // (1 + self.batches * self.batch_size)
+
+    def upto(self, batch: int) -> int:
+        """Responses that may be drawn by the end of a batch, counted from 0."""
+        return self.responses * (1 + (batch + 1) * self.batch_size) // (1 + self.batches * self.batch_size)
 
 
 class Race:
-    """Races system prompts against each other on the chosen user prompts, repeat by repeat.
+    """Races system prompts on the rows of `rewards`.
 
     Args:
-        rewards: Samples the rewards.
-        examples: The chosen user prompts, as positions in `rewards.examples`.
-        proposers: System prompt -> name of its proposer; extended with each round of proposals.
-        repeats: Most responses of each system prompt on each user prompt.
+        rewards: Draws the rewards.
+        rows: Number of rows (training examples).
+        seed_prompt: The prompt to beat, the first entrant.
+        settings: How rows are chosen.
+        seed: Orders rows.
+
+    Attributes:
+        entrants: Every prompt so far, the seed prompt first.
+        alive: Positions of the entrants that are left.
     """
 
-    def __init__(self, rewards: Rewards, examples: tuple[int, ...], proposers: dict[str, str], repeats: int) -> None:
-        self.rewards, self.examples, self.proposers, self.repeats = rewards, examples, proposers, repeats
+    def __init__(
+        self, rewards: CellRewards, rows: int, seed_prompt: str, settings: RaceSettings, *, seed: int = 0
+    ) -> None:
+        self.rewards, self.rows, self.settings, self.seed = rewards, rows, settings, seed
+        self.entrants = [NewPrompt(seed_prompt, SEED)]
+        self.alive: tuple[int, ...] = (0,)
 
-    async def run(self, system_prompts: Sequence[str]) -> None:
-        """Sample up to `repeats` responses of each prompt on each user prompt, dropping those that lose.
+    async def run(self, plan: RacePlan, propose: Callable[[int], Awaitable[Sequence[NewPrompt]]]) -> int:
+        """Race one batch after the other; those that a batch leaves race against the next one. Call `look` before.
 
         Args:
-            system_prompts: The prompts of this round; each must be in `proposers`.
+            plan: The numbers of proposals and responses.
+            propose: Returns at most that many new prompts, given the race so far; none ends the race.
+
+        Returns:
+            The number of batches that were raced.
 
         Raises:
             BudgetExceeded: A cap is reached; the rewards so far are kept.
         """
-        alive = list(system_prompts)
-        for repeat in range(self.repeats):
-            await self.rewards.sample(Cell(p, k, repeat) for p in alive for k in self.examples)
-            best = self.best
-            alive = [p for p in alive if best is None or p == best.system_prompt or not self._loses(p, best)]
+        for batch in range(plan.batches):
+            new = await propose(plan.batch_size)
+            if not new:
+                return batch
+            self.enter(new)
+            await self.halve(max(0, plan.upto(batch) - self.responses))
+        return plan.batches
+
+    async def look(self, responses: int) -> None:
+        """Draw one response of the seed prompt on each row, at most that many in all, for the first batch's writer."""
+        order: list[int] = np.random.default_rng(self.seed).permutation(self.rows).tolist()
+        await self.rewards.sample(Cell(self.entrants[0].system_prompt, row, 0) for row in order[:responses])
+
+    def enter(self, new: Sequence[NewPrompt]) -> None:
+        """Add proposals to the race."""
+        self.alive += tuple(range(len(self.entrants), len(self.entrants) + len(new)))
+        self.entrants += new
+
+    async def halve(self, responses: int) -> None:
+        """Halve the prompts that are left until two remain, with at most that many new responses."""
+        plan = halving(self.table(), self.alive, responses, self.settings, seed=self.seed)
+        try:
+            step = next(plan)
+            while True:
+                self.alive = step.candidates
+                await self.rewards.sample(Cell(self.entrants[n].system_prompt, k, m) for n, k, m in step.cells)
+                step = plan.send(self.table())
+        except StopIteration as end:
+            self.alive = end.value.candidates
 
     @property
-    def best(self) -> Attempt | None:
-        """The first of `attempts()`; None if there is none."""
-        return next(iter(self.attempts()), None)
+    def leader(self) -> int:
+        """Position of the best entrant that is left; the seed prompt if none has a reward."""
+        first = standing(self.table(), self.alive, self.settings)
+        return first.candidates[0] if np.isfinite(first.scores[0]) else 0
 
-    def _loses(self, system_prompt: str, best: Attempt) -> bool:
-        scores, to_beat = self._scores(system_prompt), self._scores(best.system_prompt)
-        return loses(scores, to_beat, level=DROP_LEVEL, looks=max(1, self.repeats - 1))
+    @property
+    def responses(self) -> int:
+        """Number of responses with a reward."""
+        return int((~np.isnan(self.table())).sum())
 
-    def _scores(self, system_prompt: str) -> dict[str, float]:
-        """Rewards by user prompt and repeat, so that two prompts can be compared pairwise."""
-        return {
-            f"{cell.example} {cell.repeat}": reward.reward
-            for cell, reward in self.rewards.of(system_prompt, self.examples).items()
-            if reward.reward is not None
-        }
+    def table(self) -> Floats:
+        """The rewards so far, shape (entrants, rows, repeats), NaN if unknown."""
+        return self.rewards.table([entrant.system_prompt for entrant in self.entrants], range(self.rows))
 
-    def attempts(self) -> list[Attempt]:
-        """All attempts on the chosen user prompts, the best first.
 
-        They are ordered by shrunken mean reward: each prompt gets one additional average response per user prompt,
-        because a cap may leave a prompt with one lucky response.
-        """
-        tried = [a for p, proposer in self.proposers.items() if (a := self._attempt(p, proposer)) is not None]
-        responses = sum(a.responses for a in tried)
-        average, prior = sum(a.reward * a.responses for a in tried) / max(responses, 1), len(self.examples)
-        return sorted(tried, key=lambda a: -(a.reward * a.responses + prior * average) / (a.responses + prior))
-
-    def ranked(self, count: int) -> list[Attempt]:
-        """The best `count` attempts, without the seed prompt."""
-        return [attempt for attempt in self.attempts() if attempt.proposer != SEED][:count]
-
-    def _attempt(self, system_prompt: str, proposer: str) -> Attempt | None:
-        rewards = list(self._scores(system_prompt).values())
-        if not rewards:
-            return None
-        known = self.rewards.of(system_prompt, self.examples).values()
-        failed = sorted((r for r in known if r.reward is not None and r.reward < 1), key=lambda r: r.reward or 0.0)
-        distinct = {r.user_prompt: Failure(r.user_prompt, r.output, r.feedback) for r in reversed(failed)}
-        (tokens,) = mean_tokens(self.rewards, [system_prompt], self.examples)
-        shown = tuple(list(distinct.values())[::-1][:FAILURES_KEPT])
-        return Attempt(system_prompt, proposer, sum(rewards) / len(rewards), len(rewards), tokens, shown)
+def counted_by_proposer(proposers: Iterable[str]) -> str:
+    """The number of prompts beside the seed prompt, by origin, such as `4 variants (4 from the authored bank)`."""
+    by = Counter(proposer for proposer in proposers if proposer != SEED)
+    origins = {"components": "from the authored bank"}
+    parts = ", ".join(f"{count} {origins.get(name, f'by {name}')}" for name, count in by.items())
+    return f"{by.total()} variants ({parts})" if by else "no variant"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 
 from agentopt.core.errors import BudgetExceeded, CatalogError, ModelError, WeightsError
 from agentopt.core.json_text import repaired_json_values
-from agentopt.models.base import ChatModel, Message, Request
+from agentopt.models.base import ChatModel, Message, Request, Response
 from agentopt.models.room_to_think import RoomToThink
 from agentopt.models.thoughts import split_thought
 from agentopt.prompts.proposers import Attempt, Brief, Failure, ProposerError
@@ -21,20 +22,41 @@ SHOWN_FAILURES = 4
 LONGEST = 400
 """Most characters of one user prompt, output or feedback that the model is shown."""
 
-SCHEMA = json.dumps(
-    {
-        "type": "object",
-        "properties": {"system_prompt": {"type": "string", "minLength": 10, "maxLength": 1500}},
-        "required": ["system_prompt"],
-        "additionalProperties": False,
-    }
-)
-"""JSON schema of the model's reply."""
+FIRST_TOKENS = 1000
+"""Tokens for a reply beside a half for each byte of the seed prompt; four times as many if every reply was cut off."""
+
+MOST_TOKENS = 16_000
+"""Tokens for a reply at most if the context length is not known."""
+
+JSON_TOKENS = 100
+"""Tokens for the JSON around a prompt."""
+
+BYTES_PER_TOKEN = 2
+"""Fewer than tokens of most texts have, so that a prompt of the estimated length fits."""
 
 INSTRUCTION = (
-    "You write system prompts for a language model. A good system prompt is short, states general rules for the form "
-    "and the content of every answer, and never mentions a single example. Answer with JSON."
+    "You write system prompts for a language model. A good system prompt is as short as its rules allow, states "
+    "general rules for the form and the content of every answer, and never mentions a single example. Answer with JSON."
 )
+
+
+def reply_schema(max_length: int | None) -> str:
+    """JSON schema of the model's reply, as text."""
+    bounds = {"minLength": 10} if max_length is None else {"minLength": 1, "maxLength": max_length}
+    return json.dumps(
+        {
+            "type": "object",
+            "properties": {"system_prompt": {"type": "string", **bounds}},
+            "required": ["system_prompt"],
+            "additionalProperties": False,
+        }
+    )
+
+
+def first_tokens(seed_prompt: str, max_length: int | None) -> int:
+    """Tokens of the first request's replies."""
+    room = FIRST_TOKENS + len(seed_prompt.encode(errors="replace")) // 2
+    return room if max_length is None else min(room, max_length + JSON_TOKENS)
 
 
 class ReflectiveProposer:
@@ -44,47 +66,89 @@ class ReflectiveProposer:
         chat: The client that the calls go through.
         model: Catalogue name of the model.
         temperature: Sampling temperature.
-        max_tokens: Most tokens of one prompt.
+        max_length: Most characters of one prompt; None for as many as the context holds.
+        context_length: Tokens of prompt and reply together; None if it is not known.
         seed: Seed of the samples.
     """
 
     name = "reflective"
 
     def __init__(
-        self, chat: ChatModel, model: str, *, temperature: float = 0.9, max_tokens: int = 200, seed: int = 0
+        self,
+        chat: ChatModel,
+        model: str,
+        *,
+        temperature: float = 0.9,
+        max_length: int | None = None,
+        context_length: int | None = None,
+        seed: int = 0,
     ) -> None:
         self._chat, self._model = RoomToThink(chat), model
-        self._temperature, self._max_tokens, self._seed = temperature, max_tokens, seed
+        self._temperature, self._max_length, self._seed = temperature, max_length, seed
+        self._context = context_length
 
     async def propose(self, brief: Brief, history: Sequence[Attempt], k: int) -> list[str]:
         """Return the prompts in the replies, which may be alike; see `PromptProposer.propose`."""
-        prompt = proposal_prompt(brief, history)
-        replies = await self.generate(prompt, k, schema=SCHEMA)
+        schema, tokens = reply_schema(self._max_length), first_tokens(brief.seed_prompt, self._max_length)
+        prompt = proposal_prompt(brief, history, most_bytes=self._bytes_left(tokens))
+        request, replies = await self._whole_replies(prompt, k, schema, tokens)
         usable = [text for text in map(read_system_prompt, replies) if text]
         if not usable:
-            await self._chat.reject(self._request(prompt, k, SCHEMA))
+            await self._chat.reject(request)
             raise ProposerError(f"none of {len(replies)} replies contained a system prompt as JSON")
         return usable
 
-    async def generate(self, prompt: str, k: int = 1, *, schema: str | None = None, first_repeat: int = 0) -> list[str]:
-        """Call the model once. Replies that were cut off are dropped.
+    def _bytes_left(self, tokens: int) -> float:
+        """Bytes of the prompt that fit beside a reply of `tokens`, at least half of the context."""
+        if self._context is None:
+            return math.inf
+        return BYTES_PER_TOKEN * max(self._context - tokens, self._context // 2)
+
+    async def generate(self, prompt: str, *, first_repeat: int = 0) -> str:
+        """One reply to a user message as free text.
 
         Args:
             prompt: The user message.
-            k: Number of replies.
-            schema: JSON schema of the replies, as text.
-            first_repeat: Index of the first reply among the samples of this prompt.
-
-        Returns:
-            The replies, unread.
+            first_repeat: Index of the reply among the samples of this prompt.
 
         Raises:
-            ProposerError: The call failed, there is no budget for it, or every reply was cut off.
+            ProposerError: The call failed, there is no budget for it, or the reply was cut off.
             BudgetExceeded: The run's time is up.
         """
-        request = self._request(prompt, k, schema, first_repeat)
+        _, replies = await self._whole_replies(prompt, 1, None, FIRST_TOKENS, first_repeat)
+        return replies[0]
+
+    async def _whole_replies(
+        self, prompt: str, k: int, schema: str | None, tokens: int, first_repeat: int = 0
+    ) -> tuple[Request, list[str]]:
+        """Replies that were not cut off, with their request; more tokens are given while every reply is cut off."""
+        for room in self._rooms(prompt, tokens):
+            request = self._request(prompt, k, schema, room, first_repeat)
+            response = await self._response(request)
+            whole = [choice.text for choice in response.choices if not choice.is_cut_off]
+            if whole:
+                return request, whole
+        await self._chat.reject(request)
+        count = len(response.choices)
+        raise ProposerError(
+            f"{count} of {count} replies were cut off at {room} tokens; prompts.max_length bounds what is written"
+        )
+
+    def _rooms(self, prompt: str, tokens: int) -> Iterator[int]:
+        """Tokens of a reply, call by call, up to the most that the context and `max_length` allow."""
+        size = len(prompt.encode(errors="replace"))
+        most = MOST_TOKENS if self._context is None else self._context - size // BYTES_PER_TOKEN
+        if self._max_length is not None:
+            most = min(most, self._max_length + JSON_TOKENS)
+        room = tokens
+        while room < most:
+            yield room
+            room *= 4
+        yield max(1, most)
+
+    async def _response(self, request: Request) -> Response:
         try:
-            response = await self._chat.generate(request)
+            return await self._chat.generate(request)
         except (CatalogError, ModelError, WeightsError) as error:  # the key, engine or file may be missing
             raise ProposerError(f"the model cannot be reached: {error}") from error
         except BudgetExceeded as error:
@@ -92,20 +156,13 @@ class ReflectiveProposer:
                 raise
             # A cap of the prompt-writing calls or of the run: responses for prompts by others may still be affordable.
             raise ProposerError(f"there is no budget for it: {str(error).splitlines()[0]}") from error
-        whole = [choice.text for choice in response.choices if not choice.is_cut_off]
-        if not whole:
-            await self._chat.reject(request)
-            raise ProposerError(
-                f"{len(response.choices)} of {len(response.choices)} replies were cut off at prompts.max_tokens "
-                f"({self._max_tokens})"
-            )
-        return whole
 
-    def _request(self, prompt: str, k: int, schema: str | None, first_repeat: int = 0) -> Request:
+    def _request(self, prompt: str, k: int, schema: str | None, tokens: int, first_repeat: int = 0) -> Request:
+        bound = "" if self._max_length is None else f" A system prompt has at most {self._max_length} characters."
         return Request(
             model=self._model,
-            messages=(Message("system", INSTRUCTION), Message("user", prompt)),
-            max_tokens=self._max_tokens,
+            messages=(Message("system", INSTRUCTION + bound), Message("user", prompt)),
+            max_tokens=tokens,
             temperature=self._temperature,
             json_schema=schema,
             seed=self._seed,
@@ -115,24 +172,33 @@ class ReflectiveProposer:
         )
 
 
-def proposal_prompt(brief: Brief, history: Sequence[Attempt]) -> str:
+def proposal_prompt(brief: Brief, history: Sequence[Attempt], *, most_bytes: float = math.inf) -> str:
     """The user message: the subtask, the best attempts with their scores, and failures of the best one.
 
     Args:
         brief: The subtask to write for.
-        history: Earlier attempts; if empty, the prompt requests a variant of the seed prompt.
+        history: Earlier attempts, that of the seed prompt included.
+        most_bytes: Attempts after the best one are left out beyond it.
     """
     best = sorted(history, key=lambda attempt: -attempt.reward)[:SHOWN_ATTEMPTS]
     parts = [f"The task: {brief.task}\nThe subtask: {brief.subtask}", _user_prompts(brief)]
-    if best:
-        tried = "\n".join(f"- {a.reward:.2f}: {a.system_prompt or '(empty)'}" for a in best)
-        parts.append(f"System prompts tried so far, with their scores (1 is perfect):\n{tried}")
-        parts.append(_failures(best[0].failures[:SHOWN_FAILURES]))
-        parts.append("Write one new system prompt that would score higher.")
-    else:
+    if not best:
         parts.append(f"The current system prompt: {brief.seed_prompt or '(empty)'}")
-        parts.append("Write one different system prompt for this subtask.")
-    return "\n\n".join(part for part in parts if part)
+        return "\n\n".join(filter(None, [*parts, "Write one different system prompt for this subtask."]))
+    failures = _failures(best[0].failures[:SHOWN_FAILURES])
+    left = most_bytes - sum(len(part.encode(errors="replace")) for part in (*parts, failures))
+    parts.append("System prompts tried so far, with their scores (1 is perfect):\n" + "\n".join(_tried(best, left)))
+    return "\n\n".join(filter(None, [*parts, failures, "Write one new system prompt that would score higher."]))
+
+
+def _tried(best: Sequence[Attempt], most_bytes: float) -> Iterator[str]:
+    """A line for each attempt, the first one in any case."""
+    for attempt in best:
+        line = f"- {attempt.reward:.2f}: {attempt.system_prompt or '(empty)'}"
+        most_bytes -= len(line.encode(errors="replace"))
+        if most_bytes < 0 and attempt is not best[0]:
+            return
+        yield line
 
 
 def _user_prompts(brief: Brief) -> str:

@@ -122,6 +122,11 @@ class Rewards:
         wanted, mine = set(examples), self._known.get(system_prompt, {})
         return {cell: mine[cell] for cell in sorted(mine, key=_in_order) if cell.example in wanted}
 
+    def mean_tokens(self, system_prompt: str, examples: Sequence[int]) -> float:
+        """Mean output tokens of a system prompt on these examples; 0 without a response."""
+        lengths = [reward.tokens for reward in self.of(system_prompt, examples).values() if reward.error is None]
+        return sum(lengths) / len(lengths) if lengths else 0.0
+
     def user_prompt(self, example: int) -> str:
         """The user message of an example; empty if the subtask was never called on it."""
         rewards = (reward for mine in self._known.values() for cell, reward in mine.items() if cell.example == example)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from rich.console import Console, RenderableType
@@ -12,7 +12,7 @@ from rich.text import Text
 
 from agentopt.prompts.diagnosis import Diagnosis
 from agentopt.report.formatting import format_interval, format_p_value
-from agentopt.runs.result import PromptFinal, PromptReport
+from agentopt.runs.prompt_report import PromptFinal, PromptReport
 
 SHADES = {
     0.2: "white on red",
@@ -28,54 +28,47 @@ def prompt_tables(reports: Sequence[PromptReport]) -> Iterator[RenderableType]:
     """The outcome for each subtask's prompt, its cost in output tokens, and what each proposer contributed."""
     if not reports:
         return
-    title = "System prompts (95% intervals; paired difference to the seed prompt on validation)"
+    title = "System prompts (improved by: gain on validation, shrunk by the evidence of the whole race)"
     table = Table(title=title, title_justify="left")
-    for column in ("subtask", "pilot", "optimised on", "outcome", "validation", "against the seed", "output tokens"):
+    for column in ("subtask", "race", "outcome", "validation (95%)", "improved by", "raw gain", "output tokens"):
         table.add_column(column)
     for report in reports:
         table.add_row(*_report_cells(report))
     yield table
-    yield from (_earned(report) for report in reports if report.tried)
     for report in reports:
-        if report.against_seed:
-            yield f"  {report.subtask}: {escape(report.ended)}"
+        yield f"  {report.subtask}: {escape(report.outcome)}"
+        if report.tried:
+            yield _earned(report)
         yield from (f"  {report.subtask}: fell back: {escape(reason)}" for reason in report.fallbacks)
 
 
 def _report_cells(report: PromptReport) -> tuple[str, ...]:
-    finals = {final.system_prompt: final for final in report.finals}
-    first, chosen = next(iter(report.finals), None), finals.get(report.chosen)
-    pilot = f"{report.verdict} ({report.pilot_responses} responses)" if report.verdict else "none"
-    compared = "-"
-    if report.against_seed:
-        difference = report.against_seed.difference
-        interval = format_interval(difference.interval, signed=True)
-        compared = f"{difference.mean:+.3f} {interval} {format_p_value(difference.p_value)}"
+    finals, compared = report.finals, report.adoption
+    raced = f"{len(report.tried)} prompts, {report.responses} responses, {len(report.user_prompts)} user prompts"
+    raw = f"{compared.raw_gain:+.3f} {format_p_value(compared.p_value)}" if compared else "-"
     return (
         f"{report.subtask} ({report.phase} the search)",
-        pilot,
-        f"{len(report.user_prompts)} user prompts" if report.user_prompts else "nothing",
-        f"by {report.proposer}" if report.against_seed else f"kept: {escape(report.ended)}",
-        _from_to(first, chosen, lambda final: "-" if final.validation is None else f"{final.validation.score:.3f}"),
-        compared,
-        _from_to(first, chosen, lambda final: f"{final.tokens:.1f}"),
+        raced if report.tried else "none",
+        report.decision,
+        " -> ".join(map(_validation, finals)) or "-",
+        f"{compared.gain:+.3f}" if compared else "-",
+        raw,
+        " -> ".join(f"{final.tokens:.1f}" for final in finals) or "-",
     )
 
 
-def _from_to(first: PromptFinal | None, chosen: PromptFinal | None, shown: Callable[[PromptFinal], str]) -> str:
-    if first is None or chosen is None:
+def _validation(final: PromptFinal) -> str:
+    if final.score is None or final.interval is None:
         return "-"
-    return shown(first) if chosen is first else f"{shown(first)} -> {shown(chosen)}"
+    return f"{final.score:.3f} {format_interval(final.interval)}"
 
 
 def _earned(report: PromptReport) -> str:
-    """Number of prompts by proposer, its best reward, and its prompts that were evaluated on validation."""
+    """Number of prompts by proposer, and the best estimated reward of each."""
     parts = []
     for name in dict.fromkeys(tried.proposer for tried in report.tried):
-        mine = [tried for tried in report.tried if tried.proposer == name]
-        met = sum(final.proposer == name for final in report.finals)
-        won = ", chosen" if report.proposer == name else ""
-        parts.append(f"{name} {len(mine)} (best {max(t.reward for t in mine):.3f}, {met} on validation{won})")
+        mine = [tried.reward for tried in report.tried if tried.proposer == name]
+        parts.append(f"{name} {len(mine)} (best {max(mine):.3f})")
     return f"  {report.subtask}: prompts by " + ", ".join(parts)
 
 
@@ -88,6 +81,7 @@ def print_diagnosis(diagnosis: Diagnosis, console: Console) -> None:
 def _parts(diagnosis: Diagnosis) -> Iterator[RenderableType]:
     yield f"\n[bold]{escape(diagnosis.task)}, {escape(diagnosis.subtask)}: {diagnosis.verdict}[/bold]"
     yield f"{escape(diagnosis.reason)}."
+    yield f"This rests on {diagnosis.variants}: other prompts may differ more or less."
     yield _variance_parts(diagnosis)
     yield _heat_map(diagnosis)
     yield from _legend(diagnosis)

@@ -17,8 +17,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
+from typing import Annotated
 
 from filelock import FileLock, Timeout
+from pydantic import BeforeValidator
 
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import ConfigError, UserError
@@ -27,11 +29,19 @@ from agentopt.core.fingerprint import VERSION
 from agentopt.core.fingerprint import fingerprint as core_fingerprint
 from agentopt.core.task import Task
 from agentopt.core.yaml_models import Strict, load_yaml, to_yaml, validate
+from agentopt.prompts.settings import of_earlier_version
 from agentopt.runs.config import Config
 from agentopt.search.built_in import CUSTOM
 
 TASK_FILE = "task.yaml"
 """A task folder is named by its path if its task file has this name."""
+
+
+def _of_earlier_version(config: object) -> object:
+    """Settings that an earlier version wrote into a run's folder, without those that are gone."""
+    if isinstance(config, dict) and isinstance(config.get("prompts"), dict):
+        return {**config, "prompts": of_earlier_version(config["prompts"])}
+    return config
 
 
 class _Request(Strict):
@@ -40,7 +50,7 @@ class _Request(Strict):
     run: str
     task: Path | None
     fingerprint: str
-    config: Config
+    config: Annotated[Config, BeforeValidator(_of_earlier_version)]
     warm_start: tuple[Candidate, ...] = ()
 
 

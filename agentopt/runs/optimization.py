@@ -70,9 +70,9 @@ class Optimization:
             seed=self.config.response_seed,
             failed_examples=self.config.failed_examples,
         )
-        prompts = PromptPhase(self.task, self.config, self.session, evaluator, self.observer)
         measured = await evaluator.evaluate(self.task.baseline) if needs_measuring(self.task) else None
         space = search_space(self.task, self.session.specs, measured)
+        prompts = PromptPhase(self.task, self.config, self.session, evaluator, self.observer, space)
         store = TrialStore(self.run.trials, space)
         examples = {split: len(rows) for split, rows in self.task.splits.items()}
         self.observer(SearchStarted(space.size, examples, tuple(store.trials), self.session.budget))

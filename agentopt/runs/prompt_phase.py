@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 from agentopt.core.budget import Usage
@@ -18,13 +18,15 @@ from agentopt.evaluation.evaluator import Evaluator
 from agentopt.models.session import Session
 from agentopt.prompts.diagnosis import Diagnosis, diagnosis_of
 from agentopt.prompts.optimizer import Optimized, PromptOptimizer
-from agentopt.prompts.pilot import FIRST_REPEATS, PilotError
+from agentopt.prompts.outcome import PromptDecision
+from agentopt.prompts.pilot import PilotError
 from agentopt.prompts.proposers import NewPrompt
 from agentopt.prompts.race import SEED
-from agentopt.prompts.settings import PromptSettings
 from agentopt.runs.config import Config
-from agentopt.runs.result import PromptReport, prompt_report
-from agentopt.runs.worst_case import times, usage_of_judge
+from agentopt.runs.prompt_report import PromptReport, prompt_report
+from agentopt.runs.prompt_share import PromptShare
+from agentopt.runs.worst_case import estimate, times, usage_of_judge
+from agentopt.search.base import SearchSpace
 
 Phase = Literal["before", "after"]
 """Before the allocation search, or after it."""
@@ -40,6 +42,7 @@ class PromptPhase:
         session: The models and the budget.
         evaluator: Evaluates a candidate.
         observer: Receives the events.
+        space: The search space, whose worst case limits the prompts of a run without caps.
         reports: One report for each subtask so far.
     """
 
@@ -48,13 +51,13 @@ class PromptPhase:
     session: Session
     evaluator: Evaluator
     observer: Observer
+    space: SearchSpace
     reports: list[PromptReport] = field(default_factory=list)
 
-    @property
-    def share(self) -> float:
-        """Share of each cap that one phase may take."""
-        settings = self.config.prompts
-        return settings.share / 2 if settings.when == "both" else settings.share
+    @cached_property
+    def _share(self) -> PromptShare:
+        worst = estimate(self.task, self.space, self.session.specs, self.config, None)
+        return PromptShare(worst.prompt_limits, self.config.prompts, int(self.config.writer is not None))
 
     def due(self, phase: Phase) -> bool:
         """Whether prompts are optimised in this phase."""
@@ -68,28 +71,20 @@ class PromptPhase:
         return "no train split, so prompts were left as they are"
 
     @contextmanager
-    def _limited_to(self, part: float) -> Iterator[None]:
-        """Inside the block, at most this part of the phase's share of each cap can be spent."""
-        budget = self.session.budget
-        kept, seconds = self._of_caps(1 - self.share * part)
-        with budget.holding_back(_beyond(kept, budget.held_back), max(0.0, seconds - budget.seconds_held_back)):
+    def share_reserved(self) -> Iterator[None]:
+        """Inside the block, the share of a later phase cannot be spent."""
+        share = self.config.prompts.share / (2 if self.config.prompts.when == "both" else 1)
+        with self.session.budget.holding_back(*_part_of(self.config, share)):
             yield
 
     @contextmanager
-    def share_reserved(self) -> Iterator[None]:
-        """Inside the block, the share of a later phase cannot be spent."""
-        with self.session.budget.holding_back(*self._of_caps(self.share)):
+    def _limited_to_share(self, spent: Usage, seconds: float) -> Iterator[None]:
+        """Inside the block, at most the share of each cap can be spent beyond `spent` and `seconds`."""
+        budget, share = self.session.budget, self.config.prompts.share
+        kept, kept_seconds = _part_of(self.config, 1 - share)
+        beyond = _beyond(kept, budget.held_back + spent)
+        with budget.holding_back(beyond, max(0.0, kept_seconds - budget.seconds_held_back - seconds)):
             yield
-
-    def _of_caps(self, share: float) -> tuple[Usage, float]:
-        """A share of each cap, and of the seconds; 0 for a cap that is not set."""
-        caps = self.config.budget
-        usage = Usage(
-            calls=int((caps.calls or 0) * share),
-            completion_tokens=int((caps.tokens or 0) * share),
-            usd=(caps.usd or 0.0) * share,
-        )
-        return usage, (caps.seconds or 0.0) * share
 
     async def improve(self, candidate: Candidate, first: Evaluation, phase: Phase) -> Candidate:
         """Replace each prompt that another one beats on validation.
@@ -104,71 +99,60 @@ class PromptPhase:
         Returns:
             The improved candidate.
         """
-        subtasks = prompted_subtasks(self.task, self.config)
-        for done, subtask in enumerate(subtasks, 1):
-            fallbacks: list[str] = []
+        subtasks, spent = prompted_subtasks(self.task, self.config), self.session.budget.spent
+        if phase == "before":  # an earlier session of the run may have spent on prompts already
+            spent = _least(spent, self._usage_of(first, candidate))
+        later = len(subtasks) if phase == "before" and self.due("after") else 0
+        for done, subtask in enumerate(subtasks):
             self.observer(PromptsStarted(subtask, phase))
-            part = nullcontext() if phase == "after" else self._limited_to(done / len(subtasks))
-            with part:
-                found = await self._optimize(candidate, subtask, first, fallbacks)
-            report = prompt_report(found, phase, candidate[subtask].system_prompt, fallbacks, self.config.seed)
+            with self._limited_to_share(spent, first.seconds if phase == "before" else self.session.budget.seconds):
+                report = await self._improve(candidate, subtask, first, phase, len(subtasks) - done + later)
             self.reports.append(report)
             self.observer(PromptsDone(subtask, report.outcome))
-            candidate = candidate.having(subtask, system_prompt=found.chosen.system_prompt)
+            candidate = candidate.having(subtask, system_prompt=report.chosen)
         return candidate
 
-    async def _optimize(self, candidate: Candidate, subtask: str, first: Evaluation, fallbacks: list[str]) -> Optimized:
+    async def _improve(
+        self, candidate: Candidate, subtask: str, first: Evaluation, phase: Phase, parts: int
+    ) -> PromptReport:
+        fallbacks: list[str] = []
+
         def fell_back(why: str) -> None:
             fallbacks.append(why)
             self.observer(PromptsFellBack(subtask, why))
 
-        settings = self._affordable(first, candidate)
-        if settings.finalists == 0:
-            why = "a pilot and one validation do not fit in prompts.share of the caps, so nothing was spent"
-            return _unchanged(candidate, subtask, why)
-        optimizer = PromptOptimizer(
+        seed_prompt = NewPrompt(candidate[subtask].system_prompt, SEED)
+        validation = self._usage_of(first, candidate)
+        response = _divided(validation, max(len(first.results), 1))
+        plan = self._share.plan(parts, response, validation)
+        found = Optimized(subtask, PromptDecision.TOO_SMALL, seed_prompt)
+        if plan is not None:
+            optimizer = self._optimizer(fell_back, validation, first.seconds)
+            try:
+                found = await optimizer.optimize(candidate, subtask, plan)
+            except BudgetExceeded as error:
+                found = Optimized(subtask, PromptDecision.CUT_SHORT, seed_prompt, error.stopped)
+            written = len(found.attempts) * self._share.writer_calls
+            self._share.charge(times(response, found.responses) + Usage(calls=written))
+            self._share.charge(validation if found.finals else Usage())
+        return prompt_report(found, phase, fallbacks, self.config.seed)
+
+    def _optimizer(self, fell_back: Callable[[str], None], validation: Usage, seconds: float) -> PromptOptimizer:
+        return PromptOptimizer(
             self.task,
             self.evaluator,
             self.session.model,
             self.session.budget,
-            settings,
+            self.config.prompts,
             self.config.writer,
+            context_length=_context_length(self.session, self.config.writer),
             seed=self.config.seed,
-            finals_usage=times(self._usage_of(first, candidate), settings.finalists),
-            finals_seconds=settings.finalists * first.seconds,
+            final_usage=validation,
+            final_seconds=seconds,
             on_note=lambda message: self.observer(Note(message)),
             on_fallback=fell_back,
             on_reward=lambda drawn: self.observer(RewardDrawn(drawn.user_prompt, drawn.reward)),
         )
-        try:
-            return await optimizer.optimize(candidate, subtask)
-        except BudgetExceeded as error:
-            return _unchanged(candidate, subtask, f"cut short: {error.message}")
-
-    def _affordable(self, first: Evaluation, candidate: Candidate) -> PromptSettings:
-        """The settings with as many user prompts, repeats and finalists as the share of each cap allows.
-
-        Half of the share is for validation, whose cost is known from `first`; half for the pilot and the rounds.
-        `finalists` is 0 if the share does not allow a pilot and one validation.
-        """
-        settings, caps = self.config.prompts, self.config.budget
-        half, _ = self._of_caps(self.share / 2 / len(prompted_subtasks(self.task, self.config)))
-        one, examples = self._usage_of(first, candidate), max(len(first.results), 1)
-        shares = (
-            (caps.calls, half.calls, one.calls),
-            (caps.tokens, half.tokens, one.tokens),
-            (caps.usd, half.usd, one.usd),
-        )
-        # Half of one is kept as a margin.
-        fits = [max(0.0, share / each - 0.5) for cap, share, each in shares if cap is not None and each]
-        finalists = min([settings.finalists, *(int(times_over) for times_over in fits)])
-        responses = min([math.inf, *(times_over * examples for times_over in fits)])
-        user_prompts = int(min(settings.user_prompts, responses / (settings.variants * FIRST_REPEATS)))
-        if settings.subset in ("verdict", "p1") and user_prompts < max(2, settings.k_top):
-            return settings.model_copy(update={"finalists": 0})
-        user_prompts = max(2, user_prompts)
-        repeats = int(min(settings.repeats, max(FIRST_REPEATS, responses / (settings.variants * user_prompts))))
-        return settings.model_copy(update={"finalists": finalists, "user_prompts": user_prompts, "repeats": repeats})
 
     def _usage_of(self, evaluation: Evaluation, candidate: Candidate) -> Usage:
         """Usage of another evaluation, estimated from one; 1.5 times its tokens and USD: new prompts may be longer."""
@@ -183,14 +167,41 @@ class PromptPhase:
         return total
 
 
-def _unchanged(candidate: Candidate, subtask: str, why: str) -> Optimized:
-    return Optimized(subtask, NewPrompt(candidate[subtask].system_prompt, SEED), None, (), (), {}, why)
+def _divided(usage: Usage, by: int) -> Usage:
+    """A part of `usage`, rounded up."""
+    return Usage(
+        -(-usage.calls // by), -(-usage.prompt_tokens // by), -(-usage.completion_tokens // by), usage.usd / by
+    )
+
+
+def _part_of(config: Config, part: float) -> tuple[Usage, float]:
+    """A part of each cap, and of the seconds; 0 for a cap that is not set."""
+    caps = config.budget
+    usage = Usage(
+        calls=int((caps.calls or 0) * part),
+        completion_tokens=int((caps.tokens or 0) * part),
+        usd=(caps.usd or 0.0) * part,
+    )
+    return usage, (caps.seconds or 0.0) * part
 
 
 def _beyond(wanted: Usage, held: Usage) -> Usage:
     """The part of `wanted` that is not in `held` yet."""
     tokens = max(0, wanted.tokens - held.tokens)
     return Usage(calls=max(0, wanted.calls - held.calls), completion_tokens=tokens, usd=max(0.0, wanted.usd - held.usd))
+
+
+def _least(a: Usage, b: Usage) -> Usage:
+    """The lower of two usages, field by field; tokens in one field."""
+    return Usage(calls=min(a.calls, b.calls), completion_tokens=min(a.tokens, b.tokens), usd=min(a.usd, b.usd))
+
+
+def _context_length(session: Session, writer: str | None) -> int | None:
+    """Context length of the model that writes prompts; None if it is not known."""
+    if writer is None:
+        return None
+    spec = session.specs[writer]
+    return spec.context_length if spec.weights else spec.known_context_length
 
 
 async def run_diagnosis(
@@ -215,6 +226,7 @@ async def run_diagnosis(
         session.budget,
         config.prompts,
         config.writer,
+        context_length=_context_length(session, config.writer),
         seed=config.seed,
         on_note=lambda message: observer(Note(f"{subtask}: {message}")),
         on_fallback=lambda reason: observer(PromptsFellBack(subtask, reason)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -21,7 +21,7 @@ from agentopt.core.repeats import repeated_mean, score_table
 from agentopt.core.stats import Difference, Interval, Verdict, mean_interval, verdict
 from agentopt.core.stop_reason import StopKind, StopReason
 from agentopt.core.yaml_models import to_yaml
-from agentopt.prompts.optimizer import Optimized
+from agentopt.runs.prompt_report import PromptReport, report_of_0_1_0
 from agentopt.runs.response_issues import IncompleteResponses, LeftOut
 
 SCREEN_WIDTH = 100
@@ -152,60 +152,6 @@ class TrialLine:
     shrunk: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class PromptTried:
-    """A system prompt on the training examples that were optimised on. `tokens` is the subtask's mean output length."""
-
-    system_prompt: str
-    proposer: str
-    reward: float
-    responses: int
-    tokens: float
-
-
-@dataclass(frozen=True, slots=True)
-class PromptFinal:
-    """A system prompt that was evaluated on the validation split."""
-
-    system_prompt: str
-    proposer: str
-    state: str
-    validation: Measured | None
-    tokens: float
-
-
-@dataclass(frozen=True, slots=True)
-class PromptReport:
-    """The outcome of optimising one subtask's system prompt, before or after the search.
-
-    `verdict` is the pilot's (None without a pilot) and `reason` its sentence. `user_prompts` are the training examples
-    that were optimised on. `against_seed` compares the chosen prompt with the seed prompt on validation; None if the
-    seed prompt is kept. `ended` is the reason why it stopped.
-    """
-
-    subtask: str
-    phase: Literal["before", "after"]
-    verdict: str | None
-    reason: str
-    pilot_responses: int
-    user_prompts: tuple[str, ...]
-    chosen: str
-    proposer: str
-    finals: tuple[PromptFinal, ...]
-    tried: tuple[PromptTried, ...]
-    against_seed: Comparison | None
-    ended: str
-    fallbacks: tuple[str, ...] = ()
-
-    @property
-    def outcome(self) -> str:
-        """The decision in a few words."""
-        if self.against_seed is None:
-            return f"kept ({self.ended})"
-        gain = self.against_seed.difference.mean
-        return f"replaced by one of {self.proposer}, {gain:+.3f} on validation"
-
-
 def shorten(line: str, width: int) -> str:
     """The line, cut to `width` characters."""
     return line if len(line) <= width else f"{line[: width - 3]}..."
@@ -256,7 +202,7 @@ class Result:
     failures: dict[str, int]
     seconds: float
     fallbacks: tuple[str, ...] = ()
-    prompts: tuple[PromptReport, ...] = ()
+    prompts: tuple[Annotated[PromptReport, BeforeValidator(report_of_0_1_0)], ...] = ()
     notes: tuple[str, ...] = ()
     test_ended: StopReason | None = None
     cost_in: CostMeasure = "units"
@@ -339,33 +285,3 @@ def load_result(folder: Path | str) -> Result:
         raise ConfigError(
             "no finished run is here", where=folder, remedy="see `agentopt runs list`; resume an unfinished run"
         ) from error
-
-
-def prompt_report(
-    found: Optimized, phase: Literal["before", "after"], seed_prompt: str, fallbacks: Sequence[str], seed: int
-) -> PromptReport:
-    """The record of one subtask's prompt optimisation."""
-    analysis = found.pilot.analysis if found.pilot else None
-    wrote = {attempt.system_prompt: attempt.proposer for attempt in found.attempts}
-    chosen, proposer = found.chosen.system_prompt, found.chosen.proposer
-    replaced = chosen != seed_prompt
-    return PromptReport(
-        subtask=found.subtask,
-        phase=phase,
-        verdict=analysis.verdict if analysis else None,
-        reason=analysis.reason if analysis else "",
-        pilot_responses=found.pilot.responses if found.pilot else 0,
-        user_prompts=found.examples,
-        chosen=chosen,
-        proposer=proposer,
-        finals=tuple(_prompt_final(p, wrote.get(p, "seed"), e, found.subtask, seed) for p, e in found.finals.items()),
-        tried=tuple(PromptTried(a.system_prompt, a.proposer, a.reward, a.responses, a.tokens) for a in found.attempts),
-        against_seed=Comparison.of(found.finals[chosen], found.finals[seed_prompt], seed=seed) if replaced else None,
-        ended=found.ended,
-        fallbacks=tuple(dict.fromkeys(fallbacks)),
-    )
-
-
-def _prompt_final(system_prompt: str, proposer: str, evaluation: Evaluation, subtask: str, seed: int) -> PromptFinal:
-    tokens = SubtaskCostShown.of(evaluation, subtask).completion_tokens
-    return PromptFinal(system_prompt, proposer, evaluation.state, Measured.of(evaluation, seed=seed), tokens)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
-from agentopt.core.budget import Usage
+from agentopt.core.budget import Caps, Usage
 from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.core.records import Split
 from agentopt.core.task import Example, Subtask, Task
@@ -17,7 +17,9 @@ from agentopt.models.catalog import ModelSpec
 from agentopt.models.charging import worst_case
 from agentopt.models.journal import Journal
 from agentopt.models.room_to_think import THOUGHT_TOKENS
+from agentopt.prompts.reflective import SHOWN_ATTEMPTS, first_tokens
 from agentopt.runs.config import Config
+from agentopt.runs.prompt_share import prompt_limits
 from agentopt.search.base import SearchSpace, SubtaskSpace
 from agentopt.workflow.sampling import request_for
 
@@ -25,20 +27,22 @@ FINALISTS = 3
 """Most candidates on the test split: baseline, best, recommended."""
 
 WRITER_PROMPT_TOKENS = 4000
-"""Longest prompt of the model that writes system prompts: it shows a few attempts and failures, cut to length."""
+"""Longest prompt of the model that writes system prompts, without the attempts: failures are cut to length."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """Worst-case usage by part of the run.
 
-    `seconds` is the time at the pace of earlier calls; None if a model was never called.
+    `prompt_limits` is the share of the run that prompts may use, below their worst case. `seconds` is the time at the
+    pace of earlier calls; None if a model was never called.
     """
 
     search: Usage
     agent: Usage
     prompts: Usage
     test: Usage
+    prompt_limits: Caps
     seconds: float | None
 
     @property
@@ -66,7 +70,8 @@ def estimate(
     test = times(usage_on_split(task, space, specs, "test"), FINALISTS)
     agent = _agent_usage(specs, config, trials)
     prompts = _prompts_usage(task, space, specs, config)
-    return Estimate(search, agent, prompts, test, _seconds(search + agent + prompts + test, specs, journal))
+    limits = prompt_limits(config, search + agent + test)
+    return Estimate(search, agent, prompts, test, limits, _seconds(search + agent + prompts + test, specs, journal))
 
 
 def usage_of_candidate(task: Task, specs: Mapping[str, ModelSpec], candidate: Candidate, split: Split) -> Usage:
@@ -174,27 +179,31 @@ def _agent_usage(specs: Mapping[str, ModelSpec], config: Config, trials: int) ->
 
 
 def _prompts_usage(task: Task, space: SearchSpace, specs: Mapping[str, ModelSpec], config: Config) -> Usage:
-    """Every phase of prompt optimisation: all draws, the validation of the finalists, and the writer's calls."""
+    """Every phase of prompt optimisation: the race, the validation of its winner, and the writer's calls."""
     settings, train = config.prompts, task.splits.get("train", ())
     if settings.when == "never" or len(train) < 2:
         return Usage()
     per_split = partial(usage_on_split, task, space, specs)  # a phase after the search may use any models
     if settings.when == "before":
         per_split = partial(usage_of_candidate, task, specs, space.baseline)
-    used = min(settings.user_prompts, len(train))
-    written = settings.variants - 1 + settings.rounds * settings.batch_size
-    draws = times(per_split("train"), -(-(1 + written) * settings.repeats * used // len(train)))
-    finals = times(per_split("validation"), 1 + settings.finalists)
-    subtasks = len(task.subtasks if settings.subtasks is None else settings.subtasks)
-    phases = (2 if settings.when == "both" else 1) * subtasks
-    return times(draws + finals + _writer_usage(specs, config, written), phases)
+    written = settings.rounds * settings.batch_size
+    cells = min(settings.user_prompts, len(train)) * settings.repeats
+    draws = times(per_split("train"), -(-(1 + written) * min(settings.responses, cells) // len(train)))
+    prompted = task.subtasks if settings.subtasks is None else [task[name] for name in settings.subtasks]
+    phases = 2 if settings.when == "both" else 1
+    race = draws + per_split("validation")
+    writing = sum((_writer_usage(specs, config, s.system_prompt) for s in prompted), Usage())
+    return times(times(race, len(prompted)) + writing, phases)
 
 
-def _writer_usage(specs: Mapping[str, ModelSpec], config: Config, written: int) -> Usage:
+def _writer_usage(specs: Mapping[str, ModelSpec], config: Config, seed_prompt: str) -> Usage:
+    """A call for each proposal; a reply as long as the first request allows."""
     if config.writer is None:
         return Usage()
-    prompt = written * WRITER_PROMPT_TOKENS
-    completion = written * config.prompts.max_tokens + _tokens_of_thoughts(specs[config.writer], written)
+    settings, written = config.prompts, config.prompts.rounds * config.prompts.batch_size
+    reply = first_tokens(seed_prompt, settings.max_length)
+    prompt = written * (WRITER_PROMPT_TOKENS + SHOWN_ATTEMPTS * reply)
+    completion = written * reply + _tokens_of_thoughts(specs[config.writer], written)
     return Usage(
         written, prompt, completion, specs[config.writer].prices.worst_usd(prompt, completion, requests=written)
     )

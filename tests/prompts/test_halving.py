@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentopt.core.stats import Floats
-from agentopt.prompts.halving import RaceSettings, Round, RowFilter, Standing, halving, standing
+from agentopt.prompts.halving import RaceSettings, Round, Standing, halving, standing
 from agentopt.prompts.row_model import blup_scores, next_rows, row_model
+from agentopt.prompts.settings import RowFilter
 
 FILTERS: tuple[RowFilter, ...] = ("adaptive", "p1", "all", "random")
 

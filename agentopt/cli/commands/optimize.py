@@ -114,9 +114,29 @@ def _show_estimate(worst: Estimate, config: Config, console: Console) -> None:
     for part in ("search", "agent", "prompts", "test", "total"):
         table.add_row(part, *usage_cells(getattr(worst, part)))
     console.print(table)
+    if note := _prompt_share(worst, config):
+        console.print(note, markup=False)
     unknown = "unknown: a model was never called here; `agentopt models check NAME` measures it"
     shown = unknown if worst.seconds is None else f"about {format_duration(worst.seconds)}, at the pace so far"
     console.print(f"Time: {shown}")
     console.print(
         "Trials share answers through the journal, so a run takes a fraction of this; caps bound it in any case."
     )
+
+
+def _prompt_share(worst: Estimate, config: Config) -> str | None:
+    """What prompts use at most, with their share; None if they use nothing."""
+    if not worst.prompts.calls:
+        return None
+    limits, prompts = worst.prompt_limits, worst.prompts
+    units = {"calls": "calls", "tokens": "tokens", "usd": "USD"}
+    parts = [
+        f"{min(limit, getattr(prompts, name)):,.10g} {unit}"
+        for name, unit in units.items()
+        if (limit := getattr(limits, name)) is not None
+    ]
+    if limits.seconds is not None:
+        parts.append(format_duration(limits.seconds))
+    budget, at_most = config.budget, " and ".join(parts) or f"{prompts.calls:,} calls"
+    of = "worst case" if budget.calls is budget.tokens is budget.usd is None else "caps"
+    return f"System prompts use at most {at_most} (prompts.share: {config.prompts.share:g} of the run's {of})."

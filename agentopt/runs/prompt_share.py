@@ -1,0 +1,71 @@
+"""The share of a run that prompt optimisation may use, and the races that fit in it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from agentopt.core.budget import Caps, Usage
+from agentopt.prompts.race import RacePlan
+from agentopt.prompts.settings import PromptSettings
+from agentopt.runs.config import Config
+
+
+def prompt_limits(config: Config, others: Usage) -> Caps:
+    """Most usage of all prompt phases together: `prompts.share` of each cap.
+
+    Without a cap on calls, tokens or USD, calls are limited to that share of the run's worst case.
+
+    Args:
+        config: The settings of the run.
+        others: Worst case of everything else in the run.
+    """
+    caps, share = config.budget, config.prompts.share
+    calls = caps.calls
+    if caps.calls is caps.tokens is caps.usd is None and share < 1:
+        calls = int(others.calls / (1 - share))
+    return Caps(
+        usd=None if caps.usd is None else caps.usd * share,
+        tokens=None if caps.tokens is None else int(caps.tokens * share),
+        calls=None if calls is None else int(calls * share),
+        seconds=None if caps.seconds is None else caps.seconds * share,
+    )
+
+
+@dataclass
+class PromptShare:
+    """What is left of the share. It counts what races draw, from the journal too, so a resumed run plans the same.
+
+    Attributes:
+        limits: Most usage of all races and validations; see `prompt_limits`.
+        settings: The settings of prompt optimisation.
+        writer_calls: Calls of a prompt-writing model for each proposal: 1, or 0 without one.
+        used: Estimated usage so far.
+    """
+
+    limits: Caps
+    settings: PromptSettings
+    writer_calls: int
+    used: Usage = field(default_factory=Usage)
+
+    def plan(self, parts: int, response: Usage, validation: Usage) -> RacePlan | None:
+        """The largest race that fits beside the validation of its winner; None if there is none.
+
+        Args:
+            parts: Number of races that are left, this one included; each may use an equal part.
+            response: Estimated usage of one response of the race.
+            validation: Estimated usage of one candidate on the validation split.
+        """
+        calls = self.writer_calls * self.settings.rounds * self.settings.batch_size
+        needed = validation + Usage(calls=calls)
+        fits = math.inf
+        for name in ("calls", "tokens", "usd"):
+            limit, each = getattr(self.limits, name), getattr(response, name)
+            if limit is not None and each:
+                left = (limit - getattr(self.used, name)) / parts - getattr(needed, name)
+                fits = min(fits, left / each)
+        return RacePlan.within(self.settings, max(0.0, fits))
+
+    def charge(self, usage: Usage) -> None:
+        """Count the estimated usage of a race or a validation."""
+        self.used += usage
