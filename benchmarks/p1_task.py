@@ -1,8 +1,8 @@
 """Does the p1 filter help on a real task? `python -m benchmarks.p1_task --out FOLDER [--calls 200] [--seeds 3]`.
 
 The task is `tasks/house_style`, the model a local one. Every arm gets the same number of model calls, including its
-pilot, its prompt writer and its finals: `all` optimises on all training examples, `random` on as many random ones as p1
-chooses, `p1` on the filter's choice, and `gepa` is the gepa library on all of them, with the same model as the writer.
+prompt writer and its comparison on validation: `all` races on all training examples, `random` on as many random ones as
+p1 chooses, `p1` on the filter's choice, and `gepa` is the gepa library on all of them, with the same model as writer.
 The first three write prompts from the authored fragments, so that only the user prompts differ. Each run has its own
 journal in FOLDER, so that no arm reuses another's calls; repeat the command to resume.
 """
@@ -26,15 +26,16 @@ from agentopt.evaluation.evaluator import Evaluator
 from agentopt.models.catalog import Catalog, ModelSpec
 from agentopt.models.session import open_session
 from agentopt.prompts.optimizer import PromptOptimizer
+from agentopt.prompts.race import RacePlan
 from agentopt.prompts.settings import PromptSettings
 from agentopt.taskfile.loading import load_task
 
-SHARED = {"variants": 5, "user_prompts": 8, "repeats": 2, "k_top": 3, "finalists": 1, "rounds": 100}
+SHARED = {"user_prompts": 8, "repeats": 2, "k_top": 3, "responses": 16}
 ARMS: Mapping[str, PromptSettings] = {
-    "all": PromptSettings(subset="all", proposer="components", **SHARED),  # type: ignore[arg-type]
-    "random": PromptSettings(subset="random", proposer="components", **SHARED),  # type: ignore[arg-type]
-    "p1": PromptSettings(subset="p1", proposer="components", **SHARED),  # type: ignore[arg-type]
-    "gepa": PromptSettings(subset="all", proposer="gepa", **SHARED),  # type: ignore[arg-type]
+    "all": PromptSettings(filter="all", proposer="components", **SHARED),
+    "random": PromptSettings(filter="random", proposer="components", **SHARED),
+    "p1": PromptSettings(filter="p1", proposer="components", **SHARED),
+    "gepa": PromptSettings(filter="all", proposer="gepa", **SHARED),
 }
 SUBTASK = "answer"
 
@@ -90,13 +91,14 @@ async def one_run(
         async with open_session(specs, f"p1 {arm} {seed}", caps=Caps(calls=calls), journal=journal) as session:
             evaluator = Evaluator(task, session.model, specs, seed=seed)
             settings = ARMS[arm]
-            reserved = Usage(calls=(1 + settings.finalists) * len(task.splits["validation"]))
+            reserved = Usage(calls=2 * len(task.splits["validation"]))
             optimizer = PromptOptimizer(
-                task, evaluator, session.model, session.budget, settings, model, seed=seed, finals_usage=reserved
+                task, evaluator, session.model, session.budget, settings, model, seed=seed, final_usage=reserved
             )
-            found = await optimizer.optimize(start, SUBTASK)
+            plan = RacePlan.within(settings, calls - reserved.calls)
+            found = await optimizer.optimize(start, SUBTASK, plan)
             chosen, proposer, tried = found.chosen.system_prompt, found.chosen.proposer, len(found.attempts)
-            spent, ended = session.budget.spent, found.ended
+            spent, ended = session.budget.spent, found.decision.value
     async with open_session(specs, f"p1 test {arm} {seed}", journal=journal) as session:
         tested = await Evaluator(task, session.model, specs, seed=seed).evaluate(with_prompt(start, chosen), "test")
     outcome = ArmOutcome(arm, seed, chosen, proposer, tried, tested.scores, length(tested), spent, ended)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,6 +22,7 @@ from agentopt.prompts.outcome import PromptDecision
 from agentopt.prompts.pilot import PilotError
 from agentopt.prompts.proposers import NewPrompt
 from agentopt.prompts.race import SEED
+from agentopt.prompts.rewards import resampled_subtasks
 from agentopt.runs.config import Config
 from agentopt.runs.prompt_report import PromptReport, prompt_report
 from agentopt.runs.prompt_share import PromptShare
@@ -122,9 +123,13 @@ class PromptPhase:
             self.observer(PromptsFellBack(subtask, why))
 
         seed_prompt = NewPrompt(candidate[subtask].system_prompt, SEED)
-        validation = self._usage_of(first, candidate)
-        response = _divided(validation, max(len(first.results), 1))
-        plan = self._share.plan(parts, response, validation)
+        validation, rows = self._usage_of(first, candidate), max(len(first.results), 1)
+        # The subtasks before it are sampled once for each training example; which those are in a program is unknown.
+        resampled = None if self.task.program else resampled_subtasks(self.task, subtask)
+        response = _divided(self._usage_of(first, candidate, resampled), rows)
+        examples = min(self.config.prompts.user_prompts, len(self.task.splits["train"]))
+        once = times(_divided(validation, rows) - response, examples)
+        plan = self._share.plan(parts, response, validation + once)
         found = Optimized(subtask, PromptDecision.TOO_SMALL, seed_prompt)
         if plan is not None:
             optimizer = self._optimizer(fell_back, validation, first.seconds)
@@ -133,7 +138,7 @@ class PromptPhase:
             except BudgetExceeded as error:
                 found = Optimized(subtask, PromptDecision.CUT_SHORT, seed_prompt, error.stopped)
             written = len(found.attempts) * self._share.writer_calls
-            self._share.charge(times(response, found.responses) + Usage(calls=written))
+            self._share.charge(times(response, found.responses) + once + Usage(calls=written))
             self._share.charge(validation if found.finals else Usage())
         return prompt_report(found, phase, fallbacks, self.config.seed)
 
@@ -154,11 +159,15 @@ class PromptPhase:
             on_reward=lambda drawn: self.observer(RewardDrawn(drawn.user_prompt, drawn.reward)),
         )
 
-    def _usage_of(self, evaluation: Evaluation, candidate: Candidate) -> Usage:
-        """Usage of another evaluation, estimated from one; 1.5 times its tokens and USD: new prompts may be longer."""
+    def _usage_of(self, evaluation: Evaluation, candidate: Candidate, subtasks: Collection[str] | None = None) -> Usage:
+        """Usage of another evaluation, or of some subtasks in it, estimated from one.
+
+        It is 1.5 times the tokens and USD: new prompts may be longer.
+        """
         specs, task = self.session.specs, self.task
         total = sum((usage_of_judge(task, specs, example) for example in task.splits[evaluation.split]), Usage())
-        for name, use in ((n, u) for result in evaluation.results for n, u in result.subtasks.items()):
+        uses = ((n, u) for result in evaluation.results for n, u in result.subtasks.items())
+        for name, use in (each for each in uses if subtasks is None or each[0] in subtasks):
             choice = candidate[name]
             requests = -(-choice.num_samples // specs[choice.model].max_choices) + bool(use.fusion_tokens)
             tokens = use.prompt_tokens + use.completion_tokens + use.fusion_tokens

@@ -48,16 +48,16 @@ class PromptShare:
     writer_calls: int
     used: Usage = field(default_factory=Usage)
 
-    def plan(self, parts: int, response: Usage, validation: Usage) -> RacePlan | None:
-        """The largest race that fits beside the validation of its winner; None if there is none.
+    def plan(self, parts: int, response: Usage, fixed: Usage) -> RacePlan | None:
+        """The largest race that fits; None if there is none.
 
         Args:
             parts: Number of races that are left, this one included; each may use an equal part.
             response: Estimated usage of one response of the race.
-            validation: Estimated usage of one candidate on the validation split.
+            fixed: Estimated usage beside its responses, such as the validation of its winner.
         """
         calls = self.writer_calls * self.settings.rounds * self.settings.batch_size
-        needed = validation + Usage(calls=calls)
+        needed = fixed + Usage(calls=calls)
         fits = math.inf
         for name in ("calls", "tokens", "usd"):
             limit, each = getattr(self.limits, name), getattr(response, name)

@@ -330,16 +330,17 @@ def test_a_dry_run_prints_the_worst_case_and_leaves_nothing(
     # Nothing answers at the models' address, so a call would fail; a key is not needed either.
     place.write_catalog("http://127.0.0.1:9/v1", api_key_env="AGENTOPT_TEST_KEY")
     add_train(place)
-    prompts = "prompts={variants: 2, user_prompts: 6, repeats: 2, rounds: 1, batch_size: 1, finalists: 1}"
+    prompts = "prompts={user_prompts: 6, repeats: 2, rounds: 1, batch_size: 1}"
     settings = [*place.settings, "-c", "budget.trials=4", "-c", prompts]
     outcome = agentopt("optimize", str(place.task), *settings, "--dry-run")
     assert outcome.code == 0, outcome.err
     cells = {line.split("│")[1].strip(): line.split("│")[2:-1] for line in outcome.out.splitlines() if "│" in line}
     assert set(cells) == {"search", "agent", "prompts", "test", "total"}
     # Three samples fit one request, so a subtask takes one call an example: 4 trials, then at most 3 finalists. For
-    # each of two subtasks three prompts meet six examples twice, and two prompts the validation split.
+    # each of two subtasks two prompts meet six examples twice, and the winner the validation split.
     calls = {part: int(row[0].replace(",", "")) for part, row in cells.items()}
-    assert calls == {"search": 96, "agent": 0, "prompts": 2 * (72 + 48), "test": 72, "total": 408}
+    assert calls == {"search": 96, "agent": 0, "prompts": 2 * (48 + 24), "test": 72, "total": 312}
+    assert "System prompts use at most 72 calls (prompts.share: 0.3 of the run's worst case)." in outcome.out
     assert float(cells["total"][3]) > 0, "USD"
     for column in ("prompt tokens", "completion tokens", "USD", "Time: unknown"):
         assert column in outcome.out

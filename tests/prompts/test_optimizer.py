@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -376,8 +377,9 @@ def means(text: str, chance: float) -> ScriptedModel:
 async def test_a_worse_prompt_is_not_worth_it_and_costs_no_validation(tmp_path: Path) -> None:
     task, provider = prompt_task(), means(MAGIC, 0.0)
     async with session_for(task, provider, tmp_path) as session:
-        one = {"rounds": 1, "batch_size": 1, "responses": 24}
-        found = await optimizer(task, session, SMALL, **one).optimize(task.baseline, "answer")
+        found = await optimizer(task, session, SMALL, rounds=1, batch_size=1, responses=24).optimize(
+            task.baseline, "answer"
+        )
     assert (found.decision, found.chosen.system_prompt) == (PromptDecision.NOT_WORTH_IT, "Answer the question.")
     assert [attempt.proposer for attempt in found.attempts] == ["seed", "reflective"]
     assert not any("|validation" in r.messages[-1].content for r in provider.requests)
@@ -403,7 +405,7 @@ async def test_a_prompt_that_is_worse_on_validation_never_replaces_the_seed(
     chances = dict.fromkeys(CHANCES, (without, with_instruction))
     task = prompt_task(train=6, validation=8)
     async with session_for(task, prompt_model(chances), tmp_path_factory.mktemp("run")) as session:
-        small = {"rounds": 2, "batch_size": 2, "k_top": 2, "repeats": 2, "responses": 8}
+        small: dict[str, Any] = {"rounds": 2, "batch_size": 2, "k_top": 2, "repeats": 2, "responses": 8}
         found = await optimizer(task, session, filter=row_filter, **small).optimize(task.baseline, "answer")
     if found.decision is PromptDecision.REPLACED:
         first, chosen = found.finals.values()

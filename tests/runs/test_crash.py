@@ -22,8 +22,10 @@ from agentopt.testing.server_process import ServerProcess
 MODELS = {"small": 3e9, "large": 7e9, "agent": 7e9}
 QUALITY = {"small": 0.35, "large": 0.8}
 SIZES = {"train": 6, "validation": 24, "test": 24}
-PROMPTS = "{subtasks: [find], variants: 3, user_prompts: 6, repeats: 2, k_top: 2, rounds: 1, batch_size: 2, subset: p1}"
-"""A small prompt optimisation, with all steps, whatever the verdict of the pilot."""
+PROMPTS = (
+    "{subtasks: [find], user_prompts: 6, repeats: 2, k_top: 2, rounds: 2, batch_size: 2, responses: 12, filter: p1}"
+)
+"""A small prompt optimisation."""
 
 
 def write_task(folder: Path, base_url: str) -> Path:

@@ -12,8 +12,8 @@ from agentopt.runs.config import load_config
 QUICKSTART = Path(__file__).parents[2] / "tasks" / "quickstart"
 SMALL = "smollm2-135m"
 PROMPTS = (
-    "prompts={subtasks: [answer], proposer: components, variants: 2, user_prompts: 3, repeats: 2, k_top: 2, "
-    "rounds: 1, batch_size: 1, finalists: 1}"
+    "prompts={subtasks: [answer], proposer: components, user_prompts: 3, repeats: 2, responses: 6, rounds: 1, "
+    "batch_size: 1, share: 0.9}"
 )
 """The whole of prompt optimisation in about 20 calls."""
 
@@ -29,7 +29,7 @@ def test_quickstart_runs_on_the_smallest_local_model_and_then_for_free(tmp_path:
     asked = settings(tmp_path, 4, *alone, "strategy=optuna", "search.early_stopping=null", PROMPTS)
     first = optimize(QUICKSTART, load_config([*asked, "budget.trials=3"]))
     assert {trial.state for trial in first.trials} == {"complete"}
-    assert first.prompts[0].pilot_responses >= 12
+    assert first.prompts[0].responses >= 9
     assert first.finalist("best").test is not None
     assert first.spent["samples"].completion_tokens > 0
     again = optimize(QUICKSTART, load_config([*asked, "budget.trials=3"]))
