@@ -160,7 +160,7 @@ def test_the_enumeration_finds_the_best_subset(seed: int, k: int) -> None:
 
 def test_greedy_with_swaps_nearly_always_agrees_with_the_enumeration() -> None:
     stack = np.stack([noise_corrected_covariance(answers(i, chances(i, 8, 14), 4)) for i in range(150)])
-    exact, climbed = (best_subsets(stack, 4, search)[0] for search in ("exact", "greedy with swaps"))  # type: ignore[arg-type]
+    exact, climbed = (best_subsets(stack, 4, search)[0] for search in ("exact", "greedy with swaps"))
     assert (climbed <= exact + 1e-12).all()
     assert (climbed >= exact - 1e-12).mean() >= 0.99
 
