@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from agentopt.core.errors import ConfigError, UserError
 from agentopt.jobs.due_times import due_time, seconds_to_next
-from agentopt.jobs.store import JobRun, KnownJob
+from agentopt.jobs.tables import JobRun, KnownJob
 from agentopt.jobs.webhook import signer_of
 from agentopt.jobs.worker import JobWorker
 

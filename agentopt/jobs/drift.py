@@ -93,27 +93,25 @@ class _Drifts:
         return _log_sum(_log_sum(self.log_weights) + np.log(list(DROPS.values())))
 
 
-def drift_evidence(reference: Mapping[str, float], nights: Sequence[Mapping[str, float]]) -> list[float]:
+def drift_evidence(reference: Sequence[Mapping[str, float]], nights: Sequence[Mapping[str, float]]) -> list[float]:
     """E-values for "the champion has become worse" after each night.
 
     Args:
-        reference: row id -> recorded score of the champion, within 0 and 1. It must not be the measurement that the
-            champion was chosen by: that one is too high on average. Without any, the nights are their own reference.
-        nights: for each night, row id -> score redrawn, within 0 and 1. Rows may be new.
+        reference: Draws of the champion's scores before the nights: row id -> score within 0 and 1. None may be the
+            measurement that the champion was chosen by: that one is too high on average. Without any, the nights are
+            their own reference.
+        nights: For each night, row id -> score redrawn, within 0 and 1. Rows may be new.
 
     Raises:
-        ValueError: a score is outside of 0 and 1.
+        ValueError: A score is outside of 0 and 1.
     """
-    _check(reference, *nights)
-    places = {row: i for i, row in enumerate(dict.fromkeys(row for scores in (reference, *nights) for row in scores))}
-    sums, counts = np.zeros(len(places)), np.zeros(len(places))
-    for row, score in reference.items():
-        sums[places[row]], counts[places[row]] = score, 1.0
-    grid = _grid(np.array(list(reference.values())))
+    _check(*reference, *nights)
+    places = {row: i for i, row in enumerate(dict.fromkeys(row for scores in (*reference, *nights) for row in scores))}
+    draws, canaries = ([_placed(scores, places) for scores in group] for group in (reference, nights))
+    grid, sums, counts = _after(draws, len(places))
     log_weights, drifts = grid.log_weights, _Drifts.none(len(places), len(grid.means))
     null, nulls, found = 0.0, np.zeros(0), []
-    for number, night in enumerate(nights):
-        rows, scores = np.array([places[row] for row in night], dtype=np.intp), np.array(list(night.values()))
+    for number, (rows, scores) in enumerate(canaries):
         if number % FIRST_NIGHTS == 0:
             drifts.start(sums, counts, log_weights)
             nulls = np.append(nulls, null)
@@ -155,11 +153,11 @@ def canary_rows(
     """The rows to redraw on a night: a new random order in every cycle, in which each row comes once.
 
     Args:
-        rows: ids of all rows.
-        night: number of the run, from 0.
-        share: share of the rows to redraw; 0 redraws none.
-        least: least number of rows to redraw, all if there are fewer.
-        seed: of the order.
+        rows: Ids of all rows.
+        night: Number of the run, from 0.
+        share: Share of the rows to redraw; 0 redraws none.
+        least: Least number of rows to redraw, all if there are fewer.
+        seed: Of the order.
     """
     if share <= 0 or not rows:
         return []
@@ -169,12 +167,21 @@ def canary_rows(
     return order[place * size : (place + 1) * size]
 
 
-def _grid(reference: Floats) -> _Grid:
-    """The grid with its weights after the reference, one score of each row."""
+def _placed(scores: Mapping[str, float], places: Mapping[str, int]) -> tuple[Places, Floats]:
+    return np.array([places[row] for row in scores], dtype=np.intp), np.array(list(scores.values()), dtype=float)
+
+
+def _after(draws: Sequence[tuple[Places, Floats]], rows: int) -> tuple[_Grid, Floats, Floats]:
+    """The grid with its weights after the draws of the reference, and the sum and number of the scores of each row."""
     means, spreads = (axis.ravel() for axis in np.meshgrid(MEANS, SPREADS))
-    log_weights = _log_likelihood(np.repeat(means[:, None], len(reference), axis=1), reference)
+    grid, sums, counts = _Grid(means, spreads, np.zeros(len(means))), np.zeros(rows), np.zeros(rows)
+    log_weights = grid.log_weights
+    for places, scores in draws:
+        log_weights = log_weights + _log_likelihood(grid.chances(sums[places], counts[places])[0], scores)
+        sums[places] += scores
+        counts[places] += 1
     kept = log_weights > np.log(_NEGLIGIBLE) + log_weights.max()
-    return _Grid(means[kept], spreads[kept], log_weights[kept] - _log_sum(log_weights[kept]))
+    return _Grid(means[kept], spreads[kept], log_weights[kept] - _log_sum(log_weights[kept])), sums, counts
 
 
 def _log_likelihood(chances: Floats, scores: Floats) -> Floats:

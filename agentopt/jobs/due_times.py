@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from agentopt.jobs import cron
 from agentopt.jobs.jobfile import Schedule
-from agentopt.jobs.store import KnownJob
+from agentopt.jobs.tables import KnownJob
 
 _STRICTLY_LATER = 1e-3
 """Seconds. Times of schedules are at least a second apart."""

@@ -12,7 +12,7 @@ from agentopt.core.errors import ConfigError
 from agentopt.core.yaml_models import to_yaml
 from agentopt.jobs.cron import weekday_names
 from agentopt.jobs.jobfile import Schedule
-from agentopt.jobs.store import KnownJob
+from agentopt.jobs.tables import KnownJob
 
 STOP_SECONDS = 300
 """Most seconds that a stop may take: the daemon awaits calls in flight."""

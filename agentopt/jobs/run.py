@@ -33,7 +33,8 @@ from agentopt.jobs.caps import MEASURES, CapLeft, JobCapsLeft, caps_left, caps_o
 from agentopt.jobs.champion import Champion, Champions, digest
 from agentopt.jobs.promotion import Decision, Measurement, alarms, beats, decide
 from agentopt.jobs.snapshot import Snapshot, load_snapshot
-from agentopt.jobs.store import JobRun, JobStore, KnownJob
+from agentopt.jobs.store import JobStore
+from agentopt.jobs.tables import JobRun, KnownJob
 from agentopt.models.base import ChatModel
 from agentopt.models.session import Session, open_existing_journal, open_session
 from agentopt.runs.config import BudgetConfig

@@ -28,7 +28,8 @@ from agentopt.core.errors import AgentoptError, RunLostError, UserError
 from agentopt.jobs.champion import champions_of
 from agentopt.jobs.jobfile import EventName
 from agentopt.jobs.run import RunOfJob, RunOutcome
-from agentopt.jobs.store import RUNNING, WAITING, JobRun, JobStore, KnownJob
+from agentopt.jobs.store import JobStore
+from agentopt.jobs.tables import RUNNING, WAITING, JobRun, KnownJob
 from agentopt.jobs.webhook import deliver
 from agentopt.models.base import ChatModel
 from agentopt.models.redaction import redact, secrets_in

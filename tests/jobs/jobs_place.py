@@ -16,7 +16,8 @@ import yaml
 
 from agentopt.jobs.champion import Champions, champions_of
 from agentopt.jobs.jobfile import read_job
-from agentopt.jobs.store import JobRun, JobStore
+from agentopt.jobs.store import JobStore
+from agentopt.jobs.tables import JobRun
 from agentopt.jobs.worker import JobWorker, as_owner
 from agentopt.testing.server_process import ServerProcess
 

@@ -18,12 +18,12 @@ def drawn(rng: np.random.Generator, rows: list[str], chances: np.ndarray, kept: 
     return {row: float(rng.random() < kept * chances[int(row)]) for row in rows}
 
 
-def nights(seed: int, number: int, kept: float = 1.0) -> tuple[dict[str, float], list[dict[str, float]]]:
+def nights(seed: int, number: int, kept: float = 1.0) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
     """A reference, and canaries of a champion that keeps this share of its right answers."""
     rng = np.random.default_rng(seed)
     chances = rng.beta(0.65, 0.35, 200)
     reference = drawn(rng, ROWS, chances)
-    return reference, [drawn(rng, canary_rows(ROWS, night), chances, kept) for night in range(number)]
+    return [reference], [drawn(rng, canary_rows(ROWS, night), chances, kept) for night in range(number)]
 
 
 def test_a_champion_that_answers_everything_wrong_is_noticed_on_the_first_night() -> None:
@@ -42,7 +42,7 @@ def test_a_drop_of_a_third_is_noticed_within_a_week() -> None:
 def test_without_a_reference_the_first_nights_are_the_reference() -> None:
     _, before = nights(1, 10)
     wrong = [dict.fromkeys(canary_rows(ROWS, night), 0.0) for night in range(10, 12)]
-    evidence = drift_evidence({}, [*before, *wrong])
+    evidence = drift_evidence([], [*before, *wrong])
     assert first_alarm(evidence[:10]) is None
     assert first_alarm(evidence) == 10
 
@@ -71,7 +71,7 @@ def test_the_expectation_over_the_next_score_is_the_evidence_so_far() -> None:
 
 
 def test_scores_between_0_and_1_count_by_their_value_and_others_are_refused() -> None:
-    reference = dict.fromkeys(ROWS, 0.5)
+    reference = [dict.fromkeys(ROWS, 0.5)]
     assert first_alarm(drift_evidence(reference, [dict.fromkeys(ROWS, 0.5)])) is None
     assert first_alarm(drift_evidence(reference, [dict.fromkeys(ROWS, 0.1)])) == 0
     with pytest.raises(ValueError, match="within 0 and 1, but got 3"):
@@ -92,4 +92,4 @@ def test_every_row_comes_at_most_once_in_a_cycle(number: int, share: float, leas
 def test_a_share_of_0_redraws_nothing() -> None:
     assert canary_rows(ROWS, 3, share=0) == []
     assert canary_rows([], 3) == []
-    assert drift_evidence({}, []) == []
+    assert drift_evidence([], []) == []

@@ -16,7 +16,7 @@ from agentopt.core.errors import ConfigError
 from agentopt.jobs.cron import normalized, weekday_names
 from agentopt.jobs.due_times import due_time, next_time
 from agentopt.jobs.jobfile import Job, Schedule, read_job
-from agentopt.jobs.store import KnownJob
+from agentopt.jobs.tables import KnownJob
 
 SMALLEST = {"name": "nightly", "task": "tasks/quickstart", "schedule": {"every": "6h"}}
 EXAMPLES = sorted(Path(__file__).parents[2].glob("configs/jobs/*.yaml"))

@@ -13,7 +13,7 @@ import yaml
 from agentopt.core.errors import ConfigError
 from agentopt.jobs.export import cron_expression, crontab_line, kubernetes_cronjob, systemd_unit
 from agentopt.jobs.jobfile import Job, Schedule
-from agentopt.jobs.store import KnownJob
+from agentopt.jobs.tables import KnownJob
 
 
 def known(**schedule: str) -> KnownJob:

@@ -16,7 +16,8 @@ import pytest
 from jobs_place import QUALITY, Place, request_counts
 
 from agentopt.jobs.jobfile import read_job
-from agentopt.jobs.store import JobRun, JobStore
+from agentopt.jobs.store import JobStore
+from agentopt.jobs.tables import JobRun
 from agentopt.testing.server_process import ServerProcess
 
 MANY = pytest.mark.faults

@@ -18,7 +18,8 @@ from agentopt.core.errors import ConfigError
 from agentopt.jobs.jobfile import read_job
 from agentopt.jobs.run import RunOfJob, RunOutcome
 from agentopt.jobs.snapshot import load_snapshot
-from agentopt.jobs.store import JobRun, JobStore
+from agentopt.jobs.store import JobStore
+from agentopt.jobs.tables import JobRun
 from agentopt.jobs.worker import as_owner
 from agentopt.runs.result import load_result
 from agentopt.testing.faults import Faults

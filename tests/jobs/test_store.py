@@ -14,7 +14,8 @@ from sqlalchemy.schema import CreateTable
 from agentopt.core.budget import Usage
 from agentopt.core.errors import ConfigError, UserError
 from agentopt.jobs.jobfile import Job
-from agentopt.jobs.store import JobRun, JobStore, _tables, open_store
+from agentopt.jobs.store import JobStore, open_store
+from agentopt.jobs.tables import TABLES, JobRun
 
 LEASE = 60.0
 
@@ -158,7 +159,7 @@ def test_an_unknown_name_is_reported_with_the_known_ones(store: JobStore) -> Non
 
 def test_every_database_keeps_times_to_the_fraction_of_a_second() -> None:
     """The plain float of some has 32 bits, which changes a stored lease by minutes."""
-    for table in _tables.sorted_tables:
+    for table in TABLES.sorted_tables:
         assert " FLOAT" not in str(CreateTable(table).compile(dialect=mysql.dialect()))
 
 

@@ -26,7 +26,8 @@ from agentopt.jobs.due_times import next_due, next_time
 from agentopt.jobs.export import crontab_line, kubernetes_cronjob, systemd_unit
 from agentopt.jobs.jobfile import Job, read_job
 from agentopt.jobs.snapshot import load_snapshot
-from agentopt.jobs.store import JobRun, JobStore, KnownJob, data_folder, open_store
+from agentopt.jobs.store import JobStore, data_folder, open_store
+from agentopt.jobs.tables import JobRun, KnownJob
 from agentopt.jobs.webhook import signer_of
 from agentopt.jobs.worker import as_owner
 from agentopt.report.formatting import usage_cells
