@@ -22,7 +22,7 @@ ALPHA = 0.05
 MARGIN = 0.01
 """Score that a cheaper challenger may lose against the anchor."""
 
-STAKES = np.array([0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7])
+STAKES = np.array([0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9])
 """Stakes of the e-values; their average is an e-value, too."""
 
 Night = tuple[Mapping[str, float], Mapping[str, float]]
@@ -44,7 +44,7 @@ class PromotionRules:
     cheaper_by: float | None = 0.1
     """Share of the champion's cost that a cheaper challenger saves at least; None promotes none for its price."""
 
-    max_cost_ratio: float | None = None
+    max_cost_ratio: float | None = 1.5
     """Most that a promoted challenger costs, relative to the job's first champion; None sets no limit."""
 
 
@@ -77,16 +77,25 @@ class Finding:
     needed: float
     rows: int
     mean: float
+    held: str = ""
+    """Why it is not promoted although the evidence is enough."""
 
     @property
     def reason(self) -> str:
         """One sentence."""
         pooled = f"{self.mean:+.3f} on {self.rows} rows"
         if self.promotion == "better":
-            return f"better than the champion ({pooled}, evidence {self.better:.3g} of {self.needed:.3g})"
+            return f"better than the champion ({pooled}, evidence {self._better:.3g} of {self.needed:.3g})"
         if self.promotion == "cheaper":
             return f"cheaper and not inferior to the anchor (evidence {self.non_inferior:.3g} of {self.needed:.3g})"
-        return f"not enough evidence yet ({pooled}, {max(self.better, self.non_inferior):.3g} of {self.needed:.3g})"
+        evidence = f"{pooled}, evidence {self._better:.3g} for better and {self.non_inferior:.3g} for not inferior"
+        if self.held:
+            return f"held ({evidence}, of {self.needed:.3g}): {self.held}"
+        return f"not enough evidence yet ({evidence}, of {self.needed:.3g})"
+
+    @property
+    def _better(self) -> float:
+        return min(self.better, self.better_than_anchor)
 
 
 def promotion(comparison: Comparison, rules: PromotionRules | None = None) -> Finding:
@@ -99,17 +108,24 @@ def promotion(comparison: Comparison, rules: PromotionRules | None = None) -> Fi
     """
     rules = rules or PromotionRules()
     champion, anchor = pooled(comparison.against_champion), pooled(comparison.against_anchor)
-    needed = 1 / spent(comparison.number, rules.alpha)
     better, better_than_anchor = e_value_above(champion, 0.0), e_value_above(anchor, 0.0)
-    non_inferior = e_value_above(anchor, -rules.margin)
+    non_inferior, needed = e_value_above(anchor, -rules.margin), 1 / spent(comparison.number, rules.alpha)
     found: Promotion | None = None
-    if within_cost(comparison, rules):
-        if min(better, better_than_anchor) >= needed:
-            found = "better"
-        elif non_inferior >= needed and _saves(comparison, rules):
-            found = "cheaper"
+    if min(better, better_than_anchor) >= needed:
+        found = "better"
+    elif non_inferior >= needed and saves(comparison, rules):
+        found = "cheaper"
+    held = "" if found is None or within_cost(comparison, rules) else _too_dear(comparison, rules)
     mean = float(champion.mean()) if champion.size else 0.0
-    return Finding(found, better, better_than_anchor, non_inferior, needed, champion.size, mean)
+    evidence = (better, better_than_anchor, non_inferior, needed, champion.size)
+    return Finding(None if held else found, *evidence, mean, held)
+
+
+def _too_dear(comparison: Comparison, rules: PromotionRules) -> str:
+    most = f"promotion.max_cost_ratio is {rules.max_cost_ratio:g}: raise it to promote"
+    if comparison.first_cost <= 0:
+        return f"it costs money, unlike the first champion, and {most}"
+    return f"it costs {comparison.cost / comparison.first_cost:.3g} times as much as the first champion, and {most}"
 
 
 def spent(number: int, alpha: float = ALPHA) -> float:
@@ -117,6 +133,11 @@ def spent(number: int, alpha: float = ALPHA) -> float:
     if number < 1:
         raise ValueError(f"`number >= 1` must hold, but got {number}: count the comparisons from 1")
     return alpha / (number * (number + 1))
+
+
+def spent_in_all(comparisons: int, alpha: float = ALPHA) -> float:
+    """Error that this many comparisons may make together."""
+    return alpha * comparisons / (comparisons + 1)
 
 
 def pooled(nights: Sequence[Night]) -> Floats:
@@ -154,7 +175,8 @@ def within_cost(comparison: Comparison, rules: PromotionRules) -> bool:
     return limit is None or comparison.cost <= limit * comparison.first_cost + 1e-12
 
 
-def _saves(comparison: Comparison, rules: PromotionRules) -> bool:
+def saves(comparison: Comparison, rules: PromotionRules) -> bool:
+    """Whether the challenger costs less than the champion by the share that the rules require."""
     if rules.cheaper_by is None or comparison.champion_cost <= 0:
         return False
     return 1 - comparison.cost / comparison.champion_cost >= rules.cheaper_by - 1e-9

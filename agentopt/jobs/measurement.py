@@ -1,0 +1,72 @@
+"""A candidate's measurement on a split: scores, costs, and the alarms that a champion raises by them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from agentopt.core.records import Evaluation
+from agentopt.core.stats import Difference, paired_difference, verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """A candidate's scores and costs on one split.
+
+    Attributes:
+        scores: Row -> score.
+        usd: USD per example at current prices.
+        units: Cost per example in the task's units; compared if no candidate costs USD.
+        complete: Whether every example has a score.
+    """
+
+    scores: Mapping[str, float]
+    usd: float
+    units: float
+    complete: bool = True
+
+    @classmethod
+    def of(cls, evaluation: Evaluation) -> Measurement:
+        """The measurement that an evaluation gives; fusion calls count to the costs."""
+        mean = evaluation.per_example
+        usd, units = mean("usd") + mean("fusion_usd"), mean("units") + mean("fusion_units")
+        return cls(evaluation.scores, usd, units, evaluation.state == "complete")
+
+
+def costs(*measurements: Measurement) -> tuple[float, ...]:
+    """The costs per example in one measure: USD if any of them costs USD, else units."""
+    measure = "usd" if any(m.usd > 0 for m in measurements) else "units"
+    return tuple(getattr(m, measure) for m in measurements)
+
+
+def beats(a: Measurement, b: Measurement, confidence: float = 0.95) -> bool:
+    """Whether `a` is significantly better than `b` in the paired comparison."""
+    return verdict(paired_difference(a.scores, b.scores, confidence=confidence)) == "better"
+
+
+def alarms(champion: Measurement, recorded: Mapping[str, float], confidence: float = 0.95) -> list[str]:
+    """The alarms that a champion raises by its measurement on the whole test split.
+
+    Args:
+        champion: The champion on the current test split.
+        recorded: Row -> score at its promotion, of the rows that are unchanged since.
+        confidence: Of the paired comparison.
+
+    Returns:
+        One sentence each: it has no score at all, or it is significantly worse than when it was promoted.
+    """
+    if not champion.scores:
+        return ["the champion has no score on any example of the test split"]
+    if not champion.scores.keys() & recorded.keys():
+        return []
+    difference = paired_difference(champion.scores, recorded, confidence=confidence)
+    worse = verdict(difference) == "worse"
+    return [f"the champion is worse than when it was promoted ({_shown(difference)})"] if worse else []
+
+
+def _shown(difference: Difference) -> str:
+    interval = difference.interval
+    return (
+        f"{difference.mean:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}] at {interval.confidence:.0%}, "
+        f"n={difference.n}, p={difference.p_value:.2g}"
+    )
