@@ -47,10 +47,10 @@ class ChampionRecord(Strict):
     won: bool = False
     scores: dict[str, tuple[str, float]] = Field(default_factory=dict)
 
-    def scores_of(self, examples: tuple[Example, ...]) -> dict[str, float]:
-        """Example id -> recorded score, of the examples that are unchanged since."""
-        recorded = self.scores
-        return {e.id: recorded[e.id][1] for e in examples if e.id in recorded and recorded[e.id][0] == digest(e)}
+    @property
+    def by_row(self) -> dict[str, float]:
+        """Row key (digest of the example) -> recorded score."""
+        return dict(self.scores.values())
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from pydantic_core import PydanticCustomError
 from agentopt.core.errors import ConfigError
 from agentopt.core.yaml_models import Strict, load_yaml, validate
 from agentopt.jobs import cron
+from agentopt.jobs.drift import CANARY_SHARE
 
 EventName = Literal["promoted", "alarm", "failed", "refused", "undecided"]
 LONGEST_WEEKS = 520
@@ -140,12 +141,16 @@ class JobCaps(Strict):
 
 
 class PromotionRule(Strict):
-    """Settings of the promotion rules; see `promotion.RULES`."""
+    """Settings of the promotions; see `evidence.PromotionRules`."""
 
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-    """Confidence of the paired comparisons on the test split."""
+    """Probability that a job, over its whole life, never promotes falsely. Also the confidence of the alarms."""
     cheaper_by: Annotated[float, Field(gt=0, lt=1)] | None = 0.1
-    """Share of the cost that a challenger that is not distinguishable must save; null never promotes for cost."""
+    """Share of the champion's cost that a challenger must save to be promoted for it; null never promotes for cost."""
+    margin: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    """Score that a cheaper challenger may lose against the anchor."""
+    max_cost_ratio: Annotated[float, Field(gt=0)] | None = 1.5
+    """Most that a promoted challenger costs, relative to the job's first champion; null sets no limit."""
 
 
 class WebhookTarget(Strict):
@@ -179,6 +184,8 @@ class Job(Strict):
     schedule: Schedule
     caps: JobCaps = JobCaps()
     promotion: PromotionRule = PromotionRule()
+    canary: Annotated[float, Field(ge=0, le=1)] = CANARY_SHARE
+    """Share of the test rows, at least 20, that every run draws anew to see drift of the champion; 0 draws none."""
     warm_start: Annotated[int, Field(ge=0)] = 5
     """Number of candidates of earlier runs that are evaluated first, after the champion; at most half of the trials."""
     webhook: WebhookTarget | None = None

@@ -1,78 +1,43 @@
-"""One run of a job: measure the champion, search from earlier results, and apply the promotion rules.
+"""One run of a job: redraw the canary, measure the champion, search from earlier results, and compare what was found.
 
-If neither the snapshot nor the champion has changed since the last run, no model is called.
+If neither the snapshot nor the champion has changed since the last run and the canary shows no drift, that is all.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing, suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, closing, suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
-from pathlib import Path
-from typing import Literal
 
-from agentopt.api import LoadedTask, aoptimize
 from agentopt.core.budget import Caps, Usage
-from agentopt.core.candidate import Candidate
-from agentopt.core.errors import (
-    AgentoptError,
-    BudgetExceeded,
-    CandidateError,
-    ConfigError,
-    NothingEvaluated,
-    RunLostError,
-)
-from agentopt.core.events import Event, FallbackUsed, RunDone, RunStarted, TrialDone
-from agentopt.core.files import write_atomically
+from agentopt.core.errors import AgentoptError, BudgetExceeded, EvaluationStopped, NothingEvaluated, RunLostError
 from agentopt.core.records import Evaluation
 from agentopt.core.stop_reason import StopReason
-from agentopt.evaluation.evaluator import Evaluator, check_candidate
+from agentopt.jobs.canary import Canary, alarm_of
 from agentopt.jobs.caps import MEASURES, CapLeft, JobCapsLeft, caps_left, caps_of, less, month_name, month_start
-from agentopt.jobs.champion import Champion, Champions, digest
-from agentopt.jobs.promotion import Decision, Measurement, alarms, beats, decide
+from agentopt.jobs.champion import Champion, Champions
+from agentopt.jobs.contest import NOTHING_ELSE, Contest, Decision
+from agentopt.jobs.drift import ALARM
+from agentopt.jobs.measuring import Measuring, open_measuring
+from agentopt.jobs.outcome import RunOutcome
+from agentopt.jobs.searches import Searches
 from agentopt.jobs.snapshot import Snapshot, load_snapshot
 from agentopt.jobs.store import JobStore
 from agentopt.jobs.tables import JobRun, KnownJob
 from agentopt.models.base import ChatModel
-from agentopt.models.session import Session, open_existing_journal, open_session
-from agentopt.runs.config import BudgetConfig
+from agentopt.models.session import open_existing_journal
 from agentopt.runs.folder import RunFolder
-from agentopt.runs.result import Result, load_result
+from agentopt.runs.result import Result
 
-State = Literal["promoted", "kept", "undecided", "unchanged", "refused", "failed"]
 RunLog = Callable[[str, str], None]
 """Logs (kind of event, message)."""
 
 REPLACED = "the previous champion no longer fits the task"
 """The recorded reason of a baseline that replaced a champion, and the alarm of such a run."""
 
-NOTHING_ELSE = Decision("the search found nothing else")
-
-SNAPSHOT_FILE = "snapshot.txt"
-"""File in a search's run folder that holds the hash of the snapshot."""
-
-
-@dataclass(frozen=True, slots=True)
-class RunOutcome:
-    """The outcome of a run.
-
-    Attributes:
-        state: How it ended.
-        message: The reason in one sentence.
-        alarms: The alarms that the champion raised.
-        champion: The champion at the end.
-        snapshot: Hash of the inputs that the outcome is final for; None if a later run should try again.
-        by_hand: Whether a person replaced the champion during the run.
-    """
-
-    state: State
-    message: str
-    alarms: tuple[str, ...] = ()
-    champion: Champion | None = None
-    snapshot: str | None = None
-    by_hand: bool = False
+NOT_SEEN = "canary is 0, so no row was drawn anew: a model that changed under its name is not seen"
 
 
 @dataclass
@@ -107,15 +72,18 @@ class RunOfJob:
             AgentoptError: The job's inputs are not valid, or its models failed.
             RunLostError: Another process has taken over the run.
         """
-        snapshot, current = self._snapshot, self.champions.current()
-        if current and self.known.settled == (snapshot.hash, current.candidate.key):
-            return RunOutcome("unchanged", "nothing has changed since the last run", (), current, snapshot.hash)
-        limits = self._limits(snapshot)
+        current = self.champions.current()
+        if self._canary is None and self._is_settled(current):
+            return self._unchanged(current, NOT_SEEN)
+        limits = self._limits()
         if exhausted := [limits[name] for name in MEASURES if name in limits and limits[name].left == 0]:
             message = "; ".join(f"{limit.setting} is spent: {limit.amount()}" for limit in exhausted)
             return RunOutcome("refused", message, (), current)
         try:
-            return await self._compete(snapshot, current, limits)
+            await self._draw_canary(current, caps_of(limits))
+            if self._is_settled(current):
+                return self._unchanged(current, "")
+            return await self._compete(current, limits)
         except (BudgetExceeded, NothingEvaluated) as error:
             cut = self._cut_short(limits, error.stopped)
             if not cut or (isinstance(error, NothingEvaluated) and error.failures):
@@ -140,7 +108,7 @@ class RunOfJob:
     def spent(self) -> Usage:
         """Spend of the run so far, by the ledger; zero if no call was made."""
         try:
-            runs = [self._ledger, *(RunFolder.open(folder).id for folder in self._folders())]
+            runs = [self._ledger, *(RunFolder.open(folder).id for folder in self._searches.folders())]
             journal = open_existing_journal(self._snapshot.config.journal)
         except AgentoptError:
             return self.run.spent
@@ -151,32 +119,62 @@ class RunOfJob:
 
     # ---- the steps of a run
 
-    async def _compete(self, snapshot: Snapshot, current: Champion | None, limits: JobCapsLeft) -> RunOutcome:
-        caps = caps_of(limits)
-        current, held, seconds = await self._measure_champion(snapshot, current, caps)
+    async def _draw_canary(self, current: Champion | None, caps: Caps) -> None:
+        """Redraw rows of the champion. On drift, the snapshot draws everything anew from now on."""
+        canary, snapshot = self._canary, self._snapshot
+        if canary is None:
+            return
+        night = canary.stored()
+        if night is None and current and not snapshot.misfit(current.candidate):
+            async with self._measuring(caps) as measuring:
+                if canary.has_reference(snapshot.subject(current.candidate)):
+                    night = await canary.draw(measuring, current)
+                elif self._is_settled(current):  # its first canary follows in the next run
+                    held = await measuring.measure(current.candidate)
+                    await canary.take_reference(measuring, current, held)
+        if night:
+            self.log(
+                "canary", f"{len(night.scores)} rows drawn anew, evidence of drift {night.evidence:.3g} of {ALARM:g}"
+            )
+            if alarm := alarm_of(night):
+                self._alarms.append(alarm)
+                self._snapshot = self._after_alarms()
+
+    async def _compete(self, current: Champion | None, limits: JobCapsLeft) -> RunOutcome:
+        caps, snapshot = caps_of(limits), self._snapshot
+        current, held, seconds = await self._measure_champion(current, caps)
         self._measured = True
-        result = await self._search(snapshot, current, less(caps, self.spent(), seconds))
-        async with self._evaluator(snapshot, less(caps, result.total, result.seconds)) as (evaluator, _):
-            first = await evaluator.evaluate(snapshot.task.baseline, "test")
-            self._note_alarms(snapshot, current, held, first)
-            winner, decision, evaluation = await self._decide(snapshot, evaluator, current, held, result)
+        left, warm_start = less(caps, self.spent(), seconds), self.known.job.warm_start
+        result = await self._searches.search(snapshot, current.candidate, left, warm_start)
+        left = less(caps, result.total, result.seconds)
+        async with self._measuring(left) as measuring:
+            contest = self._contest(measuring, current)
+            self._alarms += await contest.alarms()
+            if _came_from(current, self.run):  # promoted before the process was killed
+                decision = Decision(current.record.reason)
+            else:
+                decision = await contest.decide(result, self.log)
+        outcome = self._outcome(current, decision, result, limits)
+        if outcome.champion and not outcome.by_hand:
+            await self._take_reference(outcome.champion, held if outcome.champion == current else None, left)
+        return outcome
+
+    def _outcome(self, current: Champion, decision: Decision, result: Result, limits: JobCapsLeft) -> RunOutcome:
         # Not final if the month's cap ended the search, which continues next month, or if a failed call may succeed.
         limited = any(limit.period for _, limit in _reached(limits, result.ended, result.test_ended))
         unfinished = limited or not decision.conclusive or _left_incomplete(result)
-        settled = None if unfinished else snapshot.hash
+        settled = None if unfinished else self._snapshot.hash
         if (in_place := self.champions.current()) != current:
             finding = "the champion was changed by hand during the run"
             return RunOutcome("kept", finding, self.alarms, in_place, settled, by_hand=True)
-        state: State = "kept"
-        if _came_from(current, self.run):  # promoted before the process was killed
-            state, decision = "promoted", Decision(current.record.reason)
-        elif winner and decision.promotes:
-            current, state = self._promote(snapshot, current, winner, decision, evaluation), "promoted"
+        if decision.winner or _came_from(current, self.run):
+            current = self._promote(current, decision) if decision.winner else current
+            return RunOutcome("promoted", decision.finding, self.alarms, current, settled)
         finding = decision.finding
-        if state == "kept" and (cut := self._cut_short(limits, result.ended, result.test_ended)):
+        if cut := self._cut_short(limits, result.ended, result.test_ended):
             found = "" if decision is NOTHING_ELSE else f"{finding}; "
             finding = f"{found}the search was {cut}{'; the next run continues' if unfinished else ''}"
-        return RunOutcome(state, finding, self.alarms, current, settled)
+        return RunOutcome("kept", finding, self.alarms, current, settled)
 
     def _cut_short(self, limits: JobCapsLeft, *ends: StopReason | None) -> str:
         """Which caps are among `ends`, and how much of each is spent; empty if there are none."""
@@ -188,173 +186,97 @@ class RunOfJob:
         ]
         return f"cut short by {' and '.join(dict.fromkeys(shown))}" if shown else ""
 
-    async def _measure_champion(
-        self, snapshot: Snapshot, current: Champion | None, caps: Caps
-    ) -> tuple[Champion, Evaluation, float]:
+    async def _measure_champion(self, current: Champion | None, caps: Caps) -> tuple[Champion, Evaluation, float]:
         """Measure the champion, at first the baseline, on the current test split; also returns the seconds."""
-        reason = "the first champion is the baseline"
-        if current and (misfit := _misfit(current, snapshot)):
+        snapshot, reason = self._snapshot, "the first champion is the baseline"
+        if current and (misfit := snapshot.misfit(current.candidate)):
             self._alarms.append(f"the champion no longer fits the task: {misfit}")
             current, reason = None, REPLACED
         elif current and (current.record.run, current.record.reason) == (self.run.id, REPLACED):
             self._alarms.append(REPLACED)  # replaced before the process was killed
         candidate = current.candidate if current else snapshot.task.baseline
-        async with self._evaluator(snapshot, caps) as (evaluator, session):
-            evaluation = await evaluator.evaluate(candidate, "test")
-            seconds = session.budget.seconds
+        async with self._measuring(caps) as measuring:
+            evaluation = await measuring.measure(candidate)
+            seconds = measuring.session.budget.seconds
         self.log("champion", f"score {_score(evaluation)} on the test split")
         if current is None:
             self._check_held()
-            scores = _scores(snapshot, evaluation)
+            scores = snapshot.recorded(snapshot.keyed(evaluation.scores))
             current = self.champions.promote(
                 candidate, time=self._time(), run=self.run.id, reason=reason, scores=scores
             )
         return current, evaluation, seconds
 
-    async def _search(self, snapshot: Snapshot, current: Champion, caps: Caps) -> Result:
-        """Resume the interrupted search, or start one from the champion and the best candidates of earlier runs."""
+    def _contest(self, measuring: Measuring, current: Champion) -> Contest:
+        settings, evidence = self.known.job.promotion, self.store.evidence
+        return Contest(measuring, settings, self.run, self.champions, current, self._canary, evidence, self.now)
 
-        def observe(event: Event) -> None:
-            if isinstance(event, RunStarted):
-                self._note_folder(event.folder, snapshot)
-            if isinstance(event, RunStarted | TrialDone | FallbackUsed | RunDone):
-                self.log(event.kind, event.message)
-
-        loaded = LoadedTask(snapshot.task, snapshot.specs)
-        if folder := self._resumable(snapshot):
-            return await aoptimize(loaded, resume=folder, provider=self.provider, callbacks=[observe])
-        trials = caps.trials or snapshot.config.budget.trials
-        given = [current.candidate, *self._archive()][: max(1, min(1 + self.known.job.warm_start, trials // 2))]
-        budget = BudgetConfig(usd=caps.usd, tokens=caps.tokens, calls=caps.calls, seconds=caps.seconds, trials=trials)
-        config = snapshot.config.model_copy(update={"budget": budget})
-        start = [candidate for candidate in given if candidate != snapshot.task.baseline]
-        return await aoptimize(loaded, config, warm_start=start, provider=self.provider, callbacks=[observe])
-
-    async def _decide(
-        self, snapshot: Snapshot, evaluator: Evaluator, current: Champion, held: Evaluation, result: Result
-    ) -> tuple[Candidate | None, Decision, Evaluation | None]:
-        """The first of best, recommended and cheapest that the rules promote, with its evaluation on the test split."""
-        rule, champion = self.known.job.promotion, Measurement.of(held)
-        anchor = await self._anchor(snapshot, evaluator, current, champion)
-        decision = NOTHING_ELSE
-        cheapest = await self._cheapest(snapshot, evaluator, result)
-        for challenger in dict.fromkeys((result.best_candidate, result.recommended_candidate, cheapest)):
-            if challenger == current.candidate:
-                continue
-            evaluation = await evaluator.evaluate(challenger, "test")
-            found = decide(rule, champion, Measurement.of(evaluation), anchor)
-            self.log("decision", found.finding)
-            if found.promotes:
-                return challenger, found, evaluation
-            if decision.conclusive and (decision.difference is None or not found.conclusive):
-                decision = found
-        return None, decision, None
-
-    async def _cheapest(self, snapshot: Snapshot, evaluator: Evaluator, result: Result) -> Candidate:
-        """The candidate with the lowest cost in USD that is not significantly worse than the best on validation.
-
-        `recommended` compares units, which do not depend on prices. All responses come from the journal.
-        """
-        if not any(spec.prices.usd(1, 1) for spec in snapshot.specs.values()):
-            return result.recommended_candidate
-        complete = [t.candidate for t in result.trials if t.state == "complete"]
-        candidates = dict.fromkeys([result.best_candidate, *complete])
-        found = {c: Measurement.of(await evaluator.evaluate(c)) for c in candidates}
-        best, confidence = found[result.best_candidate], self.known.job.promotion.confidence
-        as_good = [c for c, measured in found.items() if not beats(best, measured, confidence)]
-        return min(as_good, key=lambda c: found[c].usd)
-
-    async def _anchor(
-        self, snapshot: Snapshot, evaluator: Evaluator, current: Champion, champion: Measurement
-    ) -> Measurement:
-        if current.record.anchor == current.number:
-            return champion
-        anchor = self.champions.get(current.record.anchor)
-        if _misfit(anchor, snapshot):
-            return champion
-        return Measurement.of(await evaluator.evaluate(anchor.candidate, "test"))
-
-    def _promote(
-        self,
-        snapshot: Snapshot,
-        current: Champion,
-        winner: Candidate,
-        decision: Decision,
-        evaluation: Evaluation | None,
-    ) -> Champion:
+    def _promote(self, current: Champion, decision: Decision) -> Champion:
         self._check_held()
+        assert decision.winner is not None
         anchor = None if decision.new_anchor else current.record.anchor
-        scores = _scores(snapshot, evaluation) if evaluation else {}
-        return self.champions.promote(
-            winner, time=self._time(), run=self.run.id, reason=decision.finding, won=True, anchor=anchor, scores=scores
-        )
+        made = {"time": self._time(), "run": self.run.id, "reason": decision.finding}
+        scores = self._snapshot.recorded(decision.scores)
+        return self.champions.promote(decision.winner, **made, won=True, anchor=anchor, scores=scores)
+
+    async def _take_reference(self, champion: Champion, held: Evaluation | None, caps: Caps) -> None:
+        """Draw what later canaries are compared with; what a cap or a failure leaves out, a later run draws."""
+        if self._canary is None:
+            return
+        try:
+            async with self._measuring(caps) as measuring:
+                await self._canary.take_reference(measuring, champion, held)
+        except EvaluationStopped as error:
+            self.log("canary", f"the reference is incomplete, a later run continues: {error}")
 
     def _check_held(self) -> None:
         """Raises `RunLostError` if this process, suspended for longer than its lease, has lost the run."""
         if not self.store.holds(self.run.id, self.run.owner):
             raise RunLostError("another process took over this run; the champion is unchanged")
 
-    def _note_alarms(self, snapshot: Snapshot, current: Champion, held: Evaluation, first: Evaluation) -> None:
-        recorded = current.record.scores_of(snapshot.task.splits["test"])
-        confidence = self.known.job.promotion.confidence
-        self._alarms += alarms(Measurement.of(held), recorded, Measurement.of(first), confidence)
+    def _is_settled(self, current: Champion | None) -> bool:
+        """Whether the last outcome is final for these inputs and this champion."""
+        return current is not None and self.known.settled == (self._snapshot.hash, current.candidate.key)
+
+    def _unchanged(self, current: Champion | None, remark: str) -> RunOutcome:
+        message = "; ".join(filter(None, ["nothing has changed since the last run", remark]))
+        return RunOutcome("unchanged", message, (), current, self._snapshot.hash)
 
     # ---- resources
 
     @cached_property
-    def _snapshot(self) -> Snapshot:
+    def _loaded(self) -> Snapshot:
         """The inputs, loaded once: edits during a run have no effect on it."""
         return load_snapshot(self.known.job, self.known.folder, self.champions.folder / "runs")
+
+    @cached_property
+    def _snapshot(self) -> Snapshot:
+        return self._after_alarms()
+
+    def _after_alarms(self) -> Snapshot:
+        return self._loaded.after_alarms(self.store.evidence.alarms(self.known.job.name, ALARM))
+
+    @cached_property
+    def _searches(self) -> Searches:
+        return Searches(self.run, self.store, self.log, self.provider)
+
+    @cached_property
+    def _canary(self) -> Canary | None:
+        share = self.known.job.canary
+        return Canary(self.run, share, self.store.evidence, self.now) if share else None
 
     @property
     def _ledger(self) -> str:
         """The run's name in the ledger for calls outside the search."""
         return f"job {self.known.job.name} {self.run.id}"
 
-    @asynccontextmanager
-    async def _evaluator(self, snapshot: Snapshot, caps: Caps) -> AsyncIterator[tuple[Evaluator, Session]]:
-        config, specs = snapshot.config, snapshot.specs
-        seed, failed = config.response_seed, config.failed_examples
-        opened = open_session(specs, self._ledger, caps=caps, journal=config.journal, provider=self.provider)
-        async with opened as session:
-            yield Evaluator(snapshot.task, session.model, specs, seed=seed, failed_examples=failed), session
+    def _measuring(self, caps: Caps) -> AbstractAsyncContextManager[Measuring]:
+        return open_measuring(self._snapshot, self._ledger, caps, self.provider)
 
-    def _limits(self, snapshot: Snapshot) -> JobCapsLeft:
+    def _limits(self) -> JobCapsLeft:
         job, started = self.known.job, self.run.started
         spent = self.store.spent_since(job.name, month_start(started, job.schedule), but=self.run.id)
-        return caps_left(snapshot.config.budget.caps(), job.caps, spent, month_name(started, job.schedule))
-
-    def _archive(self) -> list[Candidate]:
-        """Candidates of earlier searches, newest search first: its Pareto front, then its other trials by score."""
-        found: list[Candidate] = []
-        for run in self.store.history(self.known.job.name, limit=20):
-            if run.folder is None or run.id == self.run.id:
-                continue
-            with suppress(ConfigError):  # an unfinished run, or a removed folder
-                found += _ranked(load_result(run.folder))
-        return list(dict.fromkeys(found))
-
-    def _folders(self) -> list[Path]:
-        """The existing folders of the run's searches."""
-        return [folder for folder in self.run.folders if (folder / "config.yaml").exists()]
-
-    def _note_folder(self, folder: Path, snapshot: Snapshot) -> None:
-        """Record the search in `folder` and its snapshot."""
-        write_atomically(folder / SNAPSHOT_FILE, snapshot.hash)
-        folders = tuple(dict.fromkeys([*self.run.folders, folder]))
-        self.run = replace(self.run, folders=folders)
-        self.store.note_folders(self.run.id, self.run.owner, folders)
-
-    def _resumable(self, snapshot: Snapshot) -> Path | None:
-        """The folder of the interrupted search, if there is one and the snapshot is unchanged.
-
-        If it has changed, a new search is needed; responses that both need come from the journal.
-        """
-        for folder in self._folders()[-1:]:
-            note = folder / SNAPSHOT_FILE
-            if note.exists() and note.read_text(encoding="utf-8") == snapshot.hash:
-                return folder
-        return None
+        return caps_left(self._snapshot.config.budget.caps(), job.caps, spent, month_name(started, job.schedule))
 
     def _time(self) -> str:
         return datetime.fromtimestamp(self.now(), UTC).isoformat(timespec="seconds")
@@ -370,32 +292,10 @@ def _came_from(champion: Champion, run: JobRun) -> bool:
     return champion.record.run == run.id and champion.record.won
 
 
-def _misfit(champion: Champion, snapshot: Snapshot) -> str | None:
-    """Why the champion does not fit the task, or None."""
-    try:
-        check_candidate(champion.candidate, snapshot.task)
-    except CandidateError as error:
-        return error.message
-    return None
-
-
 def _score(evaluation: Evaluation) -> str:
     return "none" if evaluation.score is None else f"{evaluation.score:.3f}"
-
-
-def _scores(snapshot: Snapshot, evaluation: Evaluation) -> dict[str, tuple[str, float]]:
-    examples = {example.id: example for example in snapshot.task.splits["test"]}
-    return {name: (digest(examples[name]), score) for name, score in evaluation.scores.items()}
 
 
 def _left_incomplete(result: Result) -> bool:
     last = {trial.candidate: trial.state for trial in result.trials}
     return "incomplete" in last.values()
-
-
-def _ranked(result: Result) -> list[Candidate]:
-    """The Pareto front by descending score, then the other complete trials by score."""
-    front = list(reversed(result.pareto))
-    rest = [t for t in result.trials if t.state == "complete" and t.number not in front]
-    ranked = [*front, *(t.number for t in sorted(rest, key=lambda t: (-(t.score or 0.0), t.units)))]
-    return [result.trials[number].candidate for number in ranked]

@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from pathlib import Path
 
 from agentopt import __version__
-from agentopt.api import load
-from agentopt.core.errors import ConfigError
-from agentopt.core.task import Task
+from agentopt.api import load, required_models
+from agentopt.core.candidate import Candidate
+from agentopt.core.errors import CandidateError, ConfigError
+from agentopt.core.fingerprint import fingerprint as task_fingerprint
+from agentopt.core.task import Example, Subtask, Task
+from agentopt.evaluation.evaluator import check_candidate
 from agentopt.jobs.champion import digest
 from agentopt.jobs.jobfile import Job
 from agentopt.models.catalog import PROJECT_FILE, ModelSpec
 from agentopt.runs.config import Config, load_config
-from agentopt.runs.folder import fingerprint
+from agentopt.runs.folder import fingerprint, sources
 
 _NOT_PART = {"runs", "journal", "models"}
 """Keys of the configuration that are locations. The catalogue is hashed by its entries, not by its files."""
@@ -41,6 +44,81 @@ class Snapshot:
     specs: Mapping[str, ModelSpec]
     config: Config
     hash: str
+
+    def after_alarms(self, alarms: int) -> Snapshot:
+        """The snapshot after that many alarms of drift.
+
+        The responses in the journal no longer show how the models answer, so another response seed draws all anew.
+        """
+        if not alarms:
+            return self
+        seed = seed_of(self.config.response_seed, "after drift", alarms)
+        config = self.config.model_copy(update={"response_seed": seed})
+        return replace(self, config=config, hash=_digest([self.hash, alarms]))
+
+    def subject(self, candidate: Candidate) -> str:
+        """A hash of a candidate and of everything but the rows that its scores depend on.
+
+        Prices, caps, rows and the models that other candidates may use are not part of it.
+        """
+        return _digest([candidate.to_dict(), self._scored_by(candidate)])
+
+    def keyed(self, scores: Mapping[str, float]) -> dict[str, float]:
+        """Scores of the test split by the content of the row: an id may get another row, and a row another id."""
+        return {digest(self._test[row]): score for row, score in scores.items()}
+
+    def recorded(self, scores: Mapping[str, float]) -> dict[str, tuple[str, float]]:
+        """Scores by row key as a champion's record has them."""
+        keys = {row: digest(example) for row, example in self._test.items()}
+        return {row: (key, scores[key]) for row, key in keys.items() if key in scores}
+
+    def misfit(self, candidate: Candidate) -> str | None:
+        """Why a candidate does not fit the task; None if it does."""
+        try:
+            check_candidate(candidate, self.task)
+        except CandidateError as error:
+            return error.message
+        return None
+
+    @property
+    def test_rows(self) -> list[str]:
+        """Ids of the test rows, of rows that repeat each other the first."""
+        groups = self.task.groups.get("test", {})
+        return [row for row in self._test if groups.get(row, row) == row]
+
+    def restricted_to(self, rows: Collection[str]) -> Task:
+        """The task with these test rows only."""
+        return replace(self.task, splits={"test": tuple(self._test[row] for row in rows)})
+
+    @cached_property
+    def _test(self) -> dict[str, Example]:
+        return {example.id: example for example in self.task.splits["test"]}
+
+    def _scored_by(self, candidate: Candidate) -> list[object]:
+        models = {candidate[subtask.name].model for subtask in self.task.subtasks}
+        models |= {subtask.fusion.model for subtask in self.task.subtasks if subtask.fusion.model}
+        models |= set(required_models(self.task)[len(self.task.models) :])  # the judge
+        subtasks = tuple(_only(subtask, candidate) for subtask in self.task.subtasks)
+        task = replace(self.task, subtasks=subtasks, splits={}, description="", max_units=None, metrics={}, file=None)
+        files = [file for file in sources(self.task) if file != self.task.file]
+        identities = {name: self.specs[name].identity for name in sorted(models)}
+        return [task_fingerprint(task, files), identities, self.config.response_seed, self.config.failed_examples]
+
+
+def seed_of(*parts: object) -> int:
+    """A seed that is the same for the same parts."""
+    return int(_digest(list(parts))[:8], 16)
+
+
+def _digest(described: object) -> str:
+    return hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _only(subtask: Subtask, candidate: Candidate) -> Subtask:
+    """The subtask without the choices of other candidates."""
+    choice = candidate[subtask.name]
+    models, samples, prompt = (choice.model,), (choice.num_samples,), choice.system_prompt
+    return replace(subtask, models=models, num_samples=samples, system_prompt=prompt)
 
 
 def load_snapshot(job: Job, folder: Path, runs: Path) -> Snapshot:
@@ -94,7 +172,7 @@ def _hash(job: Job, task: Task, specs: Mapping[str, ModelSpec], config: Config) 
         config.model_dump(mode="json", exclude=_NOT_PART),
         job.model_dump(mode="json", include={"caps", "promotion", "warm_start"}),
     ]
-    return hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()
+    return _digest(described)
 
 
 @cache

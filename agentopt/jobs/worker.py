@@ -27,7 +27,8 @@ from agentopt.core.budget import Usage
 from agentopt.core.errors import AgentoptError, RunLostError, UserError
 from agentopt.jobs.champion import champions_of
 from agentopt.jobs.jobfile import EventName
-from agentopt.jobs.run import RunOfJob, RunOutcome
+from agentopt.jobs.outcome import RunOutcome
+from agentopt.jobs.run import RunOfJob
 from agentopt.jobs.store import JobStore
 from agentopt.jobs.tables import RUNNING, WAITING, JobRun, KnownJob
 from agentopt.jobs.webhook import deliver

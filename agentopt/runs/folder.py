@@ -217,10 +217,10 @@ def fingerprint(task: Task, config: Config) -> str:
     Returns:
         The fingerprint of `core.fingerprint`, over the task folder's Python files too.
     """
-    return core_fingerprint(task, _sources(task), config.task)
+    return core_fingerprint(task, sources(task), config.task)
 
 
-def _sources(task: Task) -> list[Path]:
+def sources(task: Task) -> list[Path]:
     """The task file, its Python files, and the files in its folder that a program's command names."""
     if task.file is None:
         return []

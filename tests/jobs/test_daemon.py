@@ -21,7 +21,7 @@ from sqlalchemy.exc import OperationalError
 from agentopt.core.budget import Usage
 from agentopt.jobs.daemon import Daemon
 from agentopt.jobs.jobfile import Job
-from agentopt.jobs.run import RunOutcome
+from agentopt.jobs.outcome import RunOutcome
 from agentopt.jobs.store import JobStore
 from agentopt.jobs.tables import JobRun, KnownJob
 from agentopt.jobs.worker import JobWorker, as_owner

@@ -16,7 +16,8 @@ from test_webhook import Receiver
 
 from agentopt.core.errors import ConfigError
 from agentopt.jobs.jobfile import read_job
-from agentopt.jobs.run import RunOfJob, RunOutcome
+from agentopt.jobs.outcome import RunOutcome
+from agentopt.jobs.run import RunOfJob
 from agentopt.jobs.snapshot import load_snapshot
 from agentopt.jobs.store import JobStore
 from agentopt.jobs.tables import JobRun
@@ -116,7 +117,7 @@ async def test_a_promotion_has_its_reason_and_a_rollback_holds_until_something_c
     current = job.place.champions.current()
     assert current is not None
     assert (run.state, run.champion, current.number) == ("promoted", 2, 2)
-    assert "better on the test split" in current.record.reason
+    assert "better than the champion" in current.record.reason
     assert set(current.record.scores) == {f"test{i}" for i in range(12)}
     assert job.log.events()[:4] == ["run_due", "run_claimed", "champion", "run_started"]
     assert job.log[-1]["event"] == "run_ended"

@@ -1,0 +1,71 @@
+"""Measures candidates on a job's test split: with the responses of the journal, or drawn anew."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from agentopt.core.budget import Caps
+from agentopt.core.candidate import Candidate
+from agentopt.core.errors import TaskError
+from agentopt.core.records import Evaluation, Split
+from agentopt.core.task import Task
+from agentopt.evaluation.evaluator import Evaluator
+from agentopt.jobs.snapshot import Snapshot
+from agentopt.models.base import ChatModel
+from agentopt.models.session import Session, open_session
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """Measures candidates within one session. Create it with `open_measuring`.
+
+    Attributes:
+        snapshot: The job's inputs.
+        session: The models, the journal and the caps.
+    """
+
+    snapshot: Snapshot
+    session: Session
+
+    async def measure(self, candidate: Candidate, split: Split = "test") -> Evaluation:
+        """Evaluate a candidate; responses that are in the journal are not requested again."""
+        return await self._evaluate(self.snapshot.task, candidate, self.snapshot.config.response_seed, split)
+
+    async def redraw(self, candidate: Candidate, rows: Collection[str], seed: int) -> Evaluation:
+        """Evaluate a candidate on test rows with responses of another seed.
+
+        The journal has them only if the same redraw was begun before.
+        """
+        return await self._evaluate(self.snapshot.restricted_to(rows), candidate, seed, "test")
+
+    async def _evaluate(self, task: Task, candidate: Candidate, seed: int, split: Split) -> Evaluation:
+        failed, specs = self.snapshot.config.failed_examples, self.snapshot.specs
+        evaluator = Evaluator(task, self.session.model, specs, seed=seed, failed_examples=failed)
+        evaluation = await evaluator.evaluate(candidate, split)
+        for row, score in evaluation.scores.items():
+            if not 0 <= score <= 1:
+                raise TaskError(
+                    f"the evidence of a job needs scores within 0 and 1, but example {row} has {score:g}",
+                    where=f"task {task.name}, scorer",
+                    remedy="scale the scorer's values",
+                )
+        return evaluation
+
+
+@asynccontextmanager
+async def open_measuring(
+    snapshot: Snapshot, ledger: str, caps: Caps, provider: ChatModel | None
+) -> AsyncIterator[Measuring]:
+    """Open the models and the journal.
+
+    Args:
+        snapshot: The job's inputs.
+        ledger: Name in the ledger that the calls are entered under.
+        caps: Of everything under that name.
+        provider: Makes the model calls in place of the catalogue's transports.
+    """
+    journal = snapshot.config.journal
+    async with open_session(snapshot.specs, ledger, caps=caps, journal=journal, provider=provider) as session:
+        yield Measuring(snapshot, session)
