@@ -184,11 +184,18 @@ class Job(Strict):
     schedule: Schedule
     caps: JobCaps = JobCaps()
     promotion: PromotionRule = PromotionRule()
-    canary: Annotated[float, Field(ge=0, le=1)] = CANARY_SHARE
+    canary: float = CANARY_SHARE
     """Share of the test rows, at least 20, that every run draws anew to see drift of the champion; 0 draws none."""
     warm_start: Annotated[int, Field(ge=0)] = 5
     """Number of candidates of earlier runs that are evaluated first, after the champion; at most half of the trials."""
     webhook: WebhookTarget | None = None
+
+    @field_validator("canary")
+    @classmethod
+    def _is_share(cls, value: float) -> float:
+        if not 0 <= value <= 1:
+            raise _mistake("must be a share of the test rows, from 0 to 1", "write 0.1 for a tenth of them, 0 for none")
+        return value
 
     @field_validator("config", mode="before")
     @classmethod

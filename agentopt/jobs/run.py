@@ -37,7 +37,8 @@ RunLog = Callable[[str, str], None]
 REPLACED = "the previous champion no longer fits the task"
 """The recorded reason of a baseline that replaced a champion, and the alarm of such a run."""
 
-NOT_SEEN = "canary is 0, so no row was drawn anew: a model that changed under its name is not seen"
+NOT_SEEN = "canary is 0, so no row is drawn anew and a model that changed under its name is not seen"
+"""What a job without a canary does not see."""
 
 
 @dataclass
@@ -246,7 +247,7 @@ class RunOfJob:
 
     @cached_property
     def _loaded(self) -> Snapshot:
-        """The inputs, loaded once: edits during a run have no effect on it."""
+        """The inputs, loaded once, so that edits during a run have no effect on it."""
         return load_snapshot(self.known.job, self.known.folder, self.champions.folder / "runs")
 
     @cached_property

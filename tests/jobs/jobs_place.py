@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ class Place:
         config = ["strategy=grid", "budget.trials=6", "journal=journal.db", "models=[models.yaml]"]
         # A dozen rows are no evidence by the default margin, and most tests count calls without those of a canary.
         rules = {"margin": 0.5, "max_cost_ratio": None}
-        job = {"name": "nightly", "task": "task", "config": config, "schedule": {"every": "2s"}}
+        job: dict[str, Any] = {"name": "nightly", "task": "task", "config": config, "schedule": {"every": "2s"}}
         job |= {"promotion": rules, "canary": 0, **changes}
         file.write_text(yaml.safe_dump(job))
         return file
@@ -141,6 +141,55 @@ def open_place_store(place: Place, clock: Clock, **changes: Any) -> JobStore:
     return store
 
 
+class Job:
+    """A job whose due times are set by the test."""
+
+    def __init__(self, place: Place, **changes: Any) -> None:
+        self.place, self.clock, self.log, self.changes = place, Clock(), Log(), changes
+        self.store: JobStore = open_place_store(place, self.clock, **changes)
+
+    async def run(self, **options: Any) -> JobRun:
+        return await run_due(self.place, self.store, self.clock, self.log, **options)
+
+    async def work(self, log: Callable[..., None]) -> JobRun:
+        """A run whose every event is passed to `log` while it runs; it may be another's by its end."""
+        self.clock.time += 2
+        with as_owner(self.store, self.place.data, self.clock, log=log) as worker:
+            return await worker.work(claimed(worker, "nightly"))
+
+    def change(self, **changes: Any) -> None:
+        """Write the changed task and catalogue; with `changes`, update the job file too."""
+        self.changes |= changes
+        self.store.put(read_job(self.place.write(**self.changes)), self.place.folder, self.clock.time)
+
+    @property
+    def champion(self) -> str:
+        current = self.place.champions.current()
+        assert current is not None
+        return current.candidate["answer"].model
+
+
+async def interrupted(job: Job, event: str, **options: Any) -> JobRun:
+    """The job's next run, stopped when the log has the event."""
+    job.clock.time += 2
+    with as_owner(job.store, job.place.data, job.clock, log=job.log, **options) as worker:
+        already = job.log.events().count(event)
+        task = asyncio.create_task(worker.work(claimed(worker, "nightly")))
+        await until(lambda: job.log.events().count(event) > already)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    (left,) = job.store.open_runs()
+    return left
+
+
+async def resumed(job: Job, **options: Any) -> JobRun:
+    with as_owner(job.store, job.place.data, job.clock, log=job.log, **options) as worker:
+        (orphan,) = worker.orphans()
+        taken = worker.take_over(orphan)
+        assert taken is not None
+        return await worker.work(taken)
+
+
 def request_counts(server: ServerProcess) -> Counter[tuple[str, int]]:
     """Number of requests for each single choice."""
     return Counter((line["key"], line["seed"] + i) for line in server.received() for i in range(line["n"]))
@@ -156,12 +205,15 @@ async def until(condition: Any, seconds: float = 60.0) -> None:
 __all__ = [
     "QUALITY",
     "Clock",
+    "Job",
     "JobWorker",
     "Log",
     "Place",
     "claimed",
+    "interrupted",
     "open_place_store",
     "request_counts",
+    "resumed",
     "run_due",
     "until",
 ]

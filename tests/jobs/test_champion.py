@@ -124,12 +124,12 @@ def test_a_promotion_that_a_kill_cut_short_is_not_counted_twice(champions: Champ
     assert other.number == 5
 
 
-def test_recorded_scores_count_only_for_examples_that_are_still_the_same(tmp_path: Path) -> None:
+def test_recorded_scores_belong_to_the_content_of_a_row(tmp_path: Path) -> None:
     then = (Example("a", {"q": 1}, "x"), Example("b", {"q": 2}, "y"))
     scores = {e.id: (digest(e), 1.0) for e in then}
     champion = champions_of("j", tmp_path).promote(candidate(1), time="", run="r", reason="", scores=scores)
-    now = (then[0], Example("b", {"q": 2}, "another target"), Example("c", {"q": 3}, "z"))
-    assert champion.record.scores_of(now) == {"a": 1.0}
+    now = (Example("renamed", {"q": 1}, "x"), Example("b", {"q": 2}, "another target"), Example("c", {"q": 3}, "z"))
+    assert [champion.record.by_row.get(digest(e)) for e in now] == [1.0, None, None]
 
 
 def test_there_is_no_champion_before_the_first(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from agentopt.jobs.evidence import (
     pooled,
     promotion,
     spent,
+    spent_in_all,
 )
 
 differences = st.lists(st.floats(-1, 1, allow_nan=False), max_size=20).map(np.array)
@@ -30,9 +31,9 @@ def meeting(won: int, lost: int, same: int, night: int = 0) -> Night:
 
 
 def compared(
-    champion: list[Night], anchor: list[Night] | None = None, *, number: int = 1, cost: float = 1.0
+    champion: list[Night], anchor: list[Night] | None = None, *, number: int = 1, cost: float = 1.0, first: float = 1.0
 ) -> Comparison:
-    return Comparison(number, champion, champion if anchor is None else anchor, cost, 1.0, 1.0)
+    return Comparison(number, champion, champion if anchor is None else anchor, cost, 1.0, first)
 
 
 def test_a_clear_gain_is_promoted_and_a_slight_one_is_not_yet() -> None:
@@ -55,6 +56,7 @@ def test_a_row_counts_once_however_often_it_comes() -> None:
 
 def test_later_comparisons_need_more_evidence_and_all_together_spend_the_error() -> None:
     assert sum(spent(number) for number in range(1, 10_000)) == pytest.approx(ALPHA, rel=1e-3)
+    assert spent_in_all(7) == pytest.approx(sum(spent(number) for number in range(1, 8)))
     night = meeting(24, 4, 172)
     assert promotion(compared([night])).promotion == "better"
     assert promotion(compared([night], number=60)).promotion is None
@@ -84,7 +86,13 @@ def test_better_than_the_champion_alone_does_not_raise_an_anchor() -> None:
 
 def test_costs_never_rise_above_their_ratio() -> None:
     night = [meeting(40, 5, 155)]
-    assert promotion(compared(night, cost=1.5), PromotionRules(max_cost_ratio=1.2)).promotion is None
+    held = promotion(compared(night, cost=1.5), PromotionRules(max_cost_ratio=1.2))
+    assert held.promotion is None
+    assert "it costs 1.5 times as much as the first champion, and promotion.max_cost_ratio is 1.2: raise" in held.reason
+    assert "+0.175 on 200 rows" in held.reason
+    free = promotion(compared(night, cost=1.5, first=0.0))
+    assert "it costs money, unlike the first champion" in free.reason
+    assert promotion(compared(night, cost=1.5, first=0.0), PromotionRules(max_cost_ratio=None)).promotion == "better"
     assert promotion(compared(night, cost=1.2), PromotionRules(max_cost_ratio=1.2)).promotion == "better"
 
 

@@ -36,6 +36,7 @@ def test_the_job_files_that_are_shipped_can_be_read(file: Path) -> None:
 def test_a_small_file_gets_the_default_rule_and_no_caps(tmp_path: Path) -> None:
     job = read(tmp_path)
     assert (job.promotion.confidence, job.promotion.cheaper_by) == (0.95, 0.1)
+    assert (job.promotion.margin, job.promotion.max_cost_ratio, job.canary) == (0.01, 1.5, 0.1)
     assert job.schedule.interval == timedelta(hours=6)
     assert Job.model_validate_json(job.model_dump_json()) == job
 
@@ -43,6 +44,11 @@ def test_a_small_file_gets_the_default_rule_and_no_caps(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "key", "rule"),
     [
+        ({"canary": 20}, "canary", "write 0.1 for a tenth of them"),
+        ({"canary": -0.1}, "canary", "a share of the test rows, from 0 to 1"),
+        ({"canary": float("nan")}, "canary", "a share of the test rows, from 0 to 1"),
+        ({"promotion": {"margin": 0}}, "promotion.margin", "greater than 0"),
+        ({"promotion": {"max_cost_ratio": -1}}, "promotion.max_cost_ratio", "greater than 0"),
         ({"schedule": {"every": "2x"}}, "schedule.every", "s, m, h, d or w"),
         ({"schedule": {"every": "0s"}}, "schedule.every", "s, m, h, d or w"),
         ({"schedule": {"every": 60}}, "schedule.every", "write 60s"),

@@ -62,7 +62,7 @@ def test_a_job_from_its_file_to_its_removal(place: Place, jobs: Call) -> None:
         file = str(place.write(schedule={"every": "6h"}))
         assert "job nightly added: every 6h" in jobs("add", file)
         promoted = jobs("run-now", "nightly")
-        assert "nightly: promoted; better on the test split" in promoted
+        assert "nightly: promoted; better than the champion (+0.917 on 12 rows" in promoted
         assert all(json.loads(line)["event"] for line in promoted.splitlines() if line.startswith("{"))
 
         assert "job nightly updated" in jobs("add", file)
@@ -85,6 +85,22 @@ def test_a_job_from_its_file_to_its_removal(place: Place, jobs: Call) -> None:
     assert "there is no job named 'nightly'" in jobs("show", "nightly", code=2)
     assert "rolled back" in jobs("history", "nightly"), "the history stays"
     assert place.champions.file.exists()
+
+
+def test_show_prints_the_evidence_of_drift_and_the_error_spent(place: Place, jobs: Call) -> None:
+    with ServerProcess(counter=place.folder / "received.jsonl", quality=QUALITY) as server:
+        place.base_url = server.base_url
+        jobs("add", str(place.write(canary=0.5)))
+        assert "canary: 50% of the test rows; none drawn yet" in jobs("show", "nightly")
+        jobs("run-now", "nightly")
+        shown = jobs("show", "nightly")
+        assert "promotions: 1 compared, 0.025 of the error of 0.05 spent; the next comparison needs evidence" in shown
+        assert "unchanged" in jobs("run-now", "nightly")
+        shown = jobs("show", "nightly")
+    assert "canary: 12 rows of the champion drawn anew in 1 run; evidence of drift 0." in shown
+    assert "an alarm at 10" in shown
+    jobs("add", str(place.write()))
+    assert "canary: off; canary is 0, so no row is drawn anew" in jobs("show", "nightly")
 
 
 def test_a_job_that_cannot_run_is_refused_when_it_is_added(place: Place, jobs: Call) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from jobs_place import QUALITY, Clock, Log, Place, claimed, open_place_store, run_due, until
+from jobs_place import QUALITY, Job, Log, Place, claimed, interrupted, resumed, until
 from standardwebhooks.webhooks import Webhook
 from test_webhook import Receiver
 
@@ -19,56 +19,20 @@ from agentopt.jobs.jobfile import read_job
 from agentopt.jobs.outcome import RunOutcome
 from agentopt.jobs.run import RunOfJob
 from agentopt.jobs.snapshot import load_snapshot
-from agentopt.jobs.store import JobStore
-from agentopt.jobs.tables import JobRun
 from agentopt.jobs.worker import as_owner
 from agentopt.runs.result import load_result
 from agentopt.testing.faults import Faults
 from agentopt.testing.servers import OpenAIServer, planted_answer
 
+pytestmark = pytest.mark.usefixtures("only_its_folders")
+
 SECRET = "whsec_" + base64.b64encode(b"0123456789abcdef01234567").decode()
-
-
-@pytest.fixture(autouse=True)
-def quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No catalogue, cache or data folder but the test's."""
-    for name in ("AGENTOPT_CACHE", "AGENTOPT_DATA", "AGENTOPT_CONFIG"):
-        monkeypatch.setenv(name, str(tmp_path))
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
 async def server() -> AsyncIterator[OpenAIServer]:
     async with OpenAIServer(planted_answer(QUALITY)) as server:
         yield server
-
-
-class Job:
-    """A job whose due times are set by the test."""
-
-    def __init__(self, place: Place, **changes: Any) -> None:
-        self.place, self.clock, self.log, self.changes = place, Clock(), Log(), changes
-        self.store: JobStore = open_place_store(place, self.clock, **changes)
-
-    async def run(self, **options: Any) -> JobRun:
-        return await run_due(self.place, self.store, self.clock, self.log, **options)
-
-    async def work(self, log: Callable[..., None]) -> JobRun:
-        """A run whose every event is passed to `log` while it runs; it may be another's by its end."""
-        self.clock.time += 2
-        with as_owner(self.store, self.place.data, self.clock, log=log) as worker:
-            return await worker.work(claimed(worker, "nightly"))
-
-    def change(self, **changes: Any) -> None:
-        """Write the changed task and catalogue; with `changes`, update the job file too."""
-        self.changes |= changes
-        self.store.put(read_job(self.place.write(**self.changes)), self.place.folder, self.clock.time)
-
-    @property
-    def champion(self) -> str:
-        current = self.place.champions.current()
-        assert current is not None
-        return current.candidate["answer"].model
 
 
 async def test_twenty_runs_spend_once_promote_once_and_do_not_flap(tmp_path: Path, server: OpenAIServer) -> None:
@@ -415,27 +379,6 @@ async def test_an_interrupted_run_is_taken_over_and_resumed(tmp_path: Path, serv
     assert len(keys) == len(set(keys)), "nothing was requested twice"
 
 
-async def interrupted(job: Job, event: str) -> JobRun:
-    """The job's next run, stopped when the log has the event."""
-    job.clock.time += 2
-    with as_owner(job.store, job.place.data, job.clock, log=job.log) as worker:
-        already = job.log.events().count(event)
-        task = asyncio.create_task(worker.work(claimed(worker, "nightly")))
-        await until(lambda: job.log.events().count(event) > already)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-    (left,) = job.store.open_runs()
-    return left
-
-
-async def gone_on_with(job: Job) -> JobRun:
-    with as_owner(job.store, job.place.data, job.clock, log=job.log) as worker:
-        (orphan,) = worker.orphans()
-        taken = worker.take_over(orphan)
-        assert taken is not None
-        return await worker.work(taken)
-
-
 async def test_a_run_whose_world_changed_while_it_was_interrupted_searches_anew_and_counts_both(
     tmp_path: Path, server: OpenAIServer
 ) -> None:
@@ -445,7 +388,7 @@ async def test_a_run_whose_world_changed_while_it_was_interrupted_searches_anew_
     job = Job(place, config=[*config, "budget.trials=3"])
     left = await interrupted(job, "trial_done")
     job.change(config=[*config, "budget.trials=4"])
-    run = await gone_on_with(job)
+    run = await resumed(job)
     assert run.folders[:-1] == left.folders
     assert len(run.folders) == 2
     assert run.folder is not None
@@ -461,7 +404,7 @@ async def test_a_champion_that_does_not_fit_raises_its_alarm_also_where_the_run_
     job.place.models = ["small"]
     job.change()
     await interrupted(job, "run_started")
-    run = await gone_on_with(job)
+    run = await resumed(job)
     assert run.alarm is not None
     assert "no longer fits the task" in run.alarm
 

@@ -18,13 +18,17 @@ from rich.markup import escape
 from rich.table import Table
 
 from agentopt.cli.output import INTERRUPTED, print_plain
+from agentopt.core.budget import Usage
 from agentopt.core.errors import ConfigError, UserError
 from agentopt.jobs.caps import month_start
 from agentopt.jobs.champion import champions_of
 from agentopt.jobs.daemon import Daemon
+from agentopt.jobs.drift import ALARM
 from agentopt.jobs.due_times import next_due, next_time
+from agentopt.jobs.evidence import spent, spent_in_all
 from agentopt.jobs.export import crontab_line, kubernetes_cronjob, systemd_unit
 from agentopt.jobs.jobfile import Job, read_job
+from agentopt.jobs.run import NOT_SEEN
 from agentopt.jobs.snapshot import load_snapshot
 from agentopt.jobs.store import JobStore, data_folder, open_store
 from agentopt.jobs.tables import JobRun, KnownJob
@@ -32,7 +36,7 @@ from agentopt.jobs.webhook import signer_of
 from agentopt.jobs.worker import as_owner
 from agentopt.report.formatting import usage_cells
 
-ALARM, FAILED, UNDECIDED = 3, 1, 4
+ALARM_RAISED, FAILED, UNDECIDED = 3, 1, 4
 """Exit codes of `jobs run-now` other than 0."""
 
 ALIKE = ("unchanged", "skipped", "refused")
@@ -149,12 +153,14 @@ def show_job(name: str, store: str | None, console: Console) -> None:
     with _opened(store) as jobs:
         known = jobs.job(name)
         cells = _row(known, jobs)
+        evidence = (_canary_line(known, jobs), _error_line(known, jobs))
         restored = {run.champion: run.started for run in jobs.history(name)[::-1] if run.state == "rolled back"}
     champions = champions_of(name)
     for title, text in zip(("job", "schedule", "next time", "last run"), cells, strict=False):
         print_plain(console, f"{title}: {text}")
     print_plain(console, f"task: {known.folder / known.job.task}")
-    print_plain(console, f"champion: {champions.file}")
+    for line in (f"champion: {champions.file}", *evidence):
+        print_plain(console, line)
     current = champions.current()
     table = Table("", "champion", "since", "why", "candidate")
     for number in champions.numbers():
@@ -163,6 +169,28 @@ def show_job(name: str, store: str | None, console: Console) -> None:
         since = _since(champion.record.time, restored.get(number), known.job.schedule.zone)
         table.add_row(mark, str(number), since, escape(champion.record.reason), escape(str(champion.candidate)))
     console.print(table if table.row_count else "no champion yet: the first run makes one")
+
+
+def _canary_line(known: KnownJob, jobs: JobStore) -> str:
+    """Return the evidence of drift after the job's last canary."""
+    share, last = known.job.canary, jobs.evidence.last_canary(known.job.name)
+    if not share:
+        return f"canary: off; {NOT_SEEN}"
+    if last is None:
+        return f"canary: {share:.0%} of the test rows; none drawn yet"
+    nights = jobs.evidence.of(known.job.name, last.subject, "canary")
+    rows = sum(len(night.scores) for night in nights)
+    drawn = f"{rows} rows of the champion drawn anew in {len(nights)} {'run' if len(nights) == 1 else 'runs'}"
+    return f"canary: {drawn}; evidence of drift {last.evidence:.3g}, an alarm at {ALARM:g}"
+
+
+def _error_line(known: KnownJob, jobs: JobStore) -> str:
+    """Return how much of the error that the job may make its comparisons have spent."""
+    opened, alpha = jobs.evidence.comparisons(known.job.name), 1 - known.job.promotion.confidence
+    error = f"{spent_in_all(opened, alpha):.3g} of the error of {alpha:.3g} spent"
+    return (
+        f"promotions: {opened} compared, {error}; the next comparison needs evidence {1 / spent(opened + 1, alpha):.3g}"
+    )
 
 
 def _since(promoted: str, restored: float | None, zone: tzinfo) -> str:
@@ -188,10 +216,10 @@ def show_history(name: str, store: str | None, limit: int, console: Console) -> 
 
 
 def _folded(runs: Sequence[JobRun]) -> Iterator[list[JobRun]]:
-    """Group the runs, newest first: consecutive runs in a state of `ALIKE` that differ only in time are one group."""
+    """Group the runs, newest first: consecutive runs in a state of `ALIKE` that differ in time and spend are one."""
 
     def outcome(run: JobRun) -> tuple[object, ...]:
-        return (run.state, run.message, run.alarm, run.champion, run.spent, "" if run.state in ALIKE else run.id)
+        return (run.state, run.message, run.alarm, run.champion, "" if run.state in ALIKE else run.id)
 
     return (list(alike) for _, alike in groupby(runs, outcome))
 
@@ -204,7 +232,8 @@ def _history_cells(alike: Sequence[JobRun], zone: tzinfo) -> tuple[str, ...]:
     alarm = f"ALARM: {run.alarm}. " if run.alarm else ""
     champion = "-" if run.champion is None else str(run.champion)
     state = f"{run.state} x{times}" if times > 1 else run.state
-    return started, state, champion, *usage_cells(run.spent), escape(alarm + run.message)
+    usage = sum((one.spent for one in alike), Usage())
+    return started, state, champion, *usage_cells(usage), escape(alarm + run.message)
 
 
 def run_now(name: str, store: str | None, console: Console) -> None:
@@ -223,7 +252,7 @@ def run_now(name: str, store: str | None, console: Console) -> None:
     if run.alarm:
         print_plain(console, f"ALARM: {run.alarm}")
     if run.alarm or run.state in ("failed", "undecided"):
-        sys.exit(ALARM if run.alarm else FAILED if run.state == "failed" else UNDECIDED)
+        sys.exit(ALARM_RAISED if run.alarm else FAILED if run.state == "failed" else UNDECIDED)
 
 
 def start_daemon(store: str | None, slots: int) -> None:
