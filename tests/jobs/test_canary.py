@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from jobs_place import QUALITY, Job, Place, claimed, interrupted, resumed, until
+from test_webhook import SECRET, Receiver
 
 from agentopt.jobs.drift import ALARM
 from agentopt.jobs.worker import as_owner
@@ -47,13 +48,23 @@ class Answers(ScriptedModel):
         return word if drawn < self.kept * chance else "wrong"
 
 
-def large_job(folder: Path, examples: int) -> Job:
+def large_job(folder: Path, examples: int, **changes: object) -> Job:
     """One model, which no server has, so that a test has to pass a provider."""
-    return Job(Place(folder, "http://127.0.0.1:9/v1", examples=examples), config=LARGE, canary=DEFAULT)
+    return Job(Place(folder, "http://127.0.0.1:9/v1", examples=examples), config=LARGE, canary=DEFAULT, **changes)
 
 
-async def test_a_champion_that_answers_everything_wrong_raises_the_alarm_on_the_first_night(tmp_path: Path) -> None:
-    job, model = large_job(tmp_path, 200), Answers()
+async def test_a_champion_that_answers_everything_wrong_raises_the_alarm_on_the_first_night(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOOK", SECRET)
+    receiver = Receiver()
+    async with receiver.listening() as target:
+        await first_nights(large_job(tmp_path, 200, webhook=target.model_dump(mode="json")))
+    assert [json.loads(body)["type"] for _, body in receiver.got] == ["agentopt.job.alarm"]
+
+
+async def first_nights(job: Job) -> None:
+    model = Answers()
     await job.run(provider=model)
     already = len(model.requests)
     calm = [await job.run(provider=model) for _ in range(2)]

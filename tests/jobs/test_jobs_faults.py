@@ -85,7 +85,7 @@ def test_a_daemon_stopped_or_killed_in_mid_run_resumes_at_its_next_start_and_pay
     with ServerProcess(counter=tmp_path / "received.jsonl", quality=QUALITY, delay=delay) as server:
         place = Place(tmp_path, server.base_url, models=["small", "better"], max_choices=1)
         place.examples = 12 if kills == 1 else 40
-        call(place, "add", str(place.write(schedule={"every": "1h"})))
+        call(place, "add", str(place.write(schedule={"every": "1h"}, canary=0.1)))
         daemon = start(place)
         wait(server.received)
         stop(daemon)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from sqlalchemy.schema import CreateTable
 
 from agentopt.core.budget import Usage
 from agentopt.core.errors import ConfigError, UserError
+from agentopt.jobs.evidence_store import Measured
 from agentopt.jobs.jobfile import Job
 from agentopt.jobs.store import JobStore, open_store
 from agentopt.jobs.tables import TABLES, JobRun
@@ -150,6 +153,70 @@ def test_a_job_that_is_added_again_keeps_its_past_and_its_calendar(store: JobSto
     assert store.job("nightly").settled == ("today", "champion"), "what is not given stays"
     store.put(job(every="2h"), tmp_path, 600)
     assert store.job("nightly").since == 600, "another schedule counts from now"
+
+
+OLD_TABLES = """
+CREATE TABLE jobs (name VARCHAR(64) NOT NULL, spec TEXT NOT NULL, folder TEXT NOT NULL, since DOUBLE NOT NULL,
+    paused BOOLEAN NOT NULL, last_due DOUBLE, world VARCHAR(64), champion VARCHAR(64), PRIMARY KEY (name));
+CREATE TABLE runs (id VARCHAR(32) NOT NULL, job VARCHAR(64) NOT NULL, due DOUBLE NOT NULL, state VARCHAR(16) NOT NULL,
+    owner VARCHAR(32) NOT NULL, lease DOUBLE NOT NULL, started DOUBLE NOT NULL, ended DOUBLE, folder TEXT,
+    message TEXT NOT NULL, alarm TEXT, champion INTEGER, calls INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL,
+    completion_tokens INTEGER NOT NULL, usd DOUBLE NOT NULL, PRIMARY KEY (id), UNIQUE (job, due));
+INSERT INTO jobs VALUES ('nightly', '{"name":"nightly","task":"task","config":[],"schedule":{"cron":null,"every":"1h",
+    "time_zone":"UTC"},"caps":{"per_run":{},"per_month":{}},"promotion":{"confidence":0.9,"cheaper_by":0.1},
+    "warm_start":5,"webhook":null}', '/somewhere', 0.0, 0, 10.0, 'hash', 'key');
+INSERT INTO runs VALUES ('r', 'nightly', 10.0, 'kept', 'a', 20.0, 10.0, 11.0, NULL, 'as said', NULL, 1, 3, 4, 5, 0.5);
+"""
+"""What version 0.1.0 stored."""
+
+
+def test_a_store_of_version_0_1_opens_with_its_jobs_and_history(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "old.db")) as old:
+        old.executescript(OLD_TABLES)
+    store = JobStore(f"sqlite:///{tmp_path}/old.db")
+    known = store.job("nightly")
+    assert (known.settled, known.last_due) == (("hash", "key"), 10.0)
+    assert (known.job.promotion.confidence, known.job.promotion.margin, known.job.canary) == (0.9, 0.01, 0.1)
+    assert [run.message for run in store.history("nightly")] == ["as said"]
+    assert (store.evidence.comparisons("nightly"), store.evidence.last_canary("nightly")) == (0, None)
+    store.close()
+
+
+def test_a_measurement_is_stored_once_and_read_by_subject_and_kind(store: JobStore) -> None:
+    evidence = store.evidence
+    for slot, scores in (("r1", {"x": 1.0}), ("r1", {"x": 0.0}), ("r2", {"y": 0.5})):
+        evidence.add(Measured("nightly", "s", "canary", slot, 1.0, scores, 12.0 if slot == "r2" else 0.3))
+    evidence.add(Measured("nightly", "s", "test", "r1", 1.0, {"z": 1.0}))
+    assert [night.scores for night in evidence.of("nightly", "s", "canary")] == [{"x": 1.0}, {"y": 0.5}]
+    assert evidence.of("nightly", "another", "canary") == []
+    assert (evidence.canary_of_run("nightly", "r1"), evidence.canary_of_run("nightly", "r3")) == (
+        Measured("nightly", "s", "canary", "r1", 1.0, {"x": 1.0}, 0.3),
+        None,
+    )
+    assert (evidence.alarms("nightly", 10.0), evidence.alarms("nightly", 13.0), evidence.alarms("x", 1.0)) == (1, 0, 0)
+
+
+def test_a_comparison_keeps_its_number_and_each_job_counts_its_own(store: JobStore) -> None:
+    opened = [store.evidence.open_comparison("nightly", one, "c", 1.0) for one in ("a", "b", "a", "d")]
+    assert opened == [1, 2, 1, 3]
+    assert store.evidence.open_comparison("other", "d", "c", 1.0) == 1
+    assert store.evidence.comparisons("nightly") == 3
+
+
+def test_comparisons_that_are_opened_concurrently_have_different_numbers(store: JobStore) -> None:
+    numbers: list[int] = []
+
+    def open_some(owner: int) -> None:
+        own = JobStore(store.url)
+        numbers.extend(own.evidence.open_comparison("nightly", f"{owner} {i}", "c", 1.0) for i in range(5))
+        own.close()
+
+    threads = [threading.Thread(target=open_some, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(numbers) == list(range(1, 21))
 
 
 def test_an_unknown_name_is_reported_with_the_known_ones(store: JobStore) -> None:
