@@ -41,7 +41,8 @@ class SubtaskUse:
 
     `units` and `usd` cover the samples; `fusion_units` and `fusion_usd` the fusion call, which AgentTTS does not
     charge and which is therefore kept apart. `responses` counts the samples and the response of the fusion call;
-    `cut_off` counts those of them that ended at `max_tokens`, and `only_thought` those with a thought but no answer.
+    `cut_off` counts those of them that ended at `max_tokens` before the parser had its value, and `only_thought` those
+    with a thought but no answer.
     """
 
     prompt_tokens: int = 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,6 +23,22 @@ if TYPE_CHECKING:
     from jsonschema.protocols import Validator
 
 
+@dataclass(frozen=True, slots=True)
+class FrontParser:
+    """A parser that may find its value before the end of a response.
+
+    Attributes:
+        parse: The parser.
+        is_settled: Whether a response has the same value whatever text follows it, so that a cut does no harm.
+    """
+
+    parse: Parser
+    is_settled: Callable[[str], bool]
+
+    def __call__(self, response: str) -> Value:
+        return self.parse(response)
+
+
 @parser("text", sample="text")
 def text(*, first_line: bool = False) -> Parser:
     """The response without surrounding white space; with `first_line`, its first non-blank line."""
@@ -29,7 +46,10 @@ def text(*, first_line: bool = False) -> Parser:
     def parse(response: str) -> str:
         return whole_text(response).splitlines()[0].strip()
 
-    return parse if first_line else whole_text
+    def is_settled(response: str) -> bool:
+        return len(f"{response.lstrip()}.".splitlines()) > 1
+
+    return FrontParser(parse, is_settled) if first_line else whole_text
 
 
 def whole_text(response: str) -> str:
@@ -127,7 +147,15 @@ def choice(options: Sequence[str]) -> Parser:
             raise Unparsable(f"expected one of {', '.join(options)}, got {shown(response)}")
         return longest_first[found.lastindex - 1]
 
-    return parse
+    def is_settled(response: str) -> bool:
+        if "[ ]" in response or "~~" in response:  # a later line may be checked, or this one struck out
+            return False
+        try:  # the last word may be cut, or continue an option
+            return parse(re.sub(r"\S+$", "", response)) == parse(response)
+        except Unparsable:
+            return False
+
+    return FrontParser(parse, is_settled)
 
 
 _AROUND = "\"'`*.,;:!?()_~#>\u3002\uff0c\uff1a\uff01\uff1f\u300c\u300d\u201c\u201d"

@@ -17,7 +17,7 @@ from agentopt.models.base import ChatModel, Choice, Message, Request, Response
 from agentopt.models.catalog import ModelSpec
 from agentopt.workflow.base import FIRST_DRAW, Draw, Prompt
 from agentopt.workflow.fusion import fuse_values, fusion_message, vote, vote_key
-from agentopt.workflow.parsers import python
+from agentopt.workflow.parsers import FrontParser, python
 from agentopt.workflow.tool_calls import CalledTools, read_tool_calls, vote_on_calls
 
 
@@ -62,7 +62,7 @@ class SubtaskSampler:
             rule = f"{request.model}: the provider's content filter removed the whole response"
             raise PermanentModelError(rule, kind="content filter", scope="example")
         samples, errors = _parse_all(subtask, response)
-        use = self._use(choice.model, response)
+        use = self._use(subtask, choice.model, response)
         if not samples:
             return Answer(None, use, f"{subtask.name}: {errors[0]}")
         calls = [sample.value for sample in samples if isinstance(sample.value, CalledTools)]
@@ -102,13 +102,13 @@ class SubtaskSampler:
             tool_choice='"none"' if request.tools else None,
         )
         fused = await self.model.generate(fusion_request)
-        use = self._with_fusion(use, name, fused)
+        use = self._with_fusion(subtask, use, name, fused)
         parsed, _ = _parse_all(subtask, fused)
         usable = [sample for sample in parsed if not isinstance(sample.value, CalledTools)]
         value = usable[0].value if usable else vote([sample.value for sample in samples])
         return Answer(value, use, finish_reason=_finish_reason(usable or samples, value))
 
-    def _use(self, name: str, response: Response) -> SubtaskUse:
+    def _use(self, subtask: Subtask, name: str, response: Response) -> SubtaskUse:
         spec, prompt, completion = self.specs[name], response.prompt_tokens, response.completion_tokens
         # An endpoint without `n`, or with a smaller limit, charges the prompt once per request.
         requests = -(-len(response.choices) // spec.max_choices)
@@ -118,11 +118,11 @@ class SubtaskSampler:
             units=self._units(spec, prompt, completion),
             usd=spec.prices.usd(prompt * requests, completion, requests=requests),
             responses=len(response.choices),
-            cut_off=_cut_off(response),
+            cut_off=_cut_off(subtask, response),
             only_thought=_only_thought(response),
         )
 
-    def _with_fusion(self, use: SubtaskUse, name: str, fused: Response) -> SubtaskUse:
+    def _with_fusion(self, subtask: Subtask, use: SubtaskUse, name: str, fused: Response) -> SubtaskUse:
         spec, prompt, completion = self.specs[name], fused.prompt_tokens, fused.completion_tokens
         return replace(
             use,
@@ -130,7 +130,7 @@ class SubtaskSampler:
             fusion_units=self._units(spec, prompt, completion),
             fusion_usd=spec.prices.usd(prompt, completion),
             responses=use.responses + len(fused.choices),
-            cut_off=use.cut_off + _cut_off(fused),
+            cut_off=use.cut_off + _cut_off(subtask, fused),
             only_thought=use.only_thought + _only_thought(fused),
         )
 
@@ -209,8 +209,13 @@ def _parsed(subtask: Subtask, choice: Choice) -> Value:
     return python(subtask.parse)(choice.text)
 
 
-def _cut_off(response: Response) -> int:
-    return sum(choice.is_cut_off for choice in response.choices)
+def _cut_off(subtask: Subtask, response: Response) -> int:
+    """Number of choices that a cut may have changed: not those of which the parser has read its value before it."""
+    parse = subtask.parse
+    return sum(
+        choice.is_cut_off and not (isinstance(parse, FrontParser) and parse.is_settled(choice.text))
+        for choice in response.choices
+    )
 
 
 def _only_thought(response: Response) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from agentopt.api import aevaluate, aoptimize
 from agentopt.core.errors import ConfigError
 from agentopt.core.events import Event, JournalUsed, ModelNotice, ResponsesIncomplete
 from agentopt.core.records import Evaluation, ExampleResult, Failure, SubtaskUse
+from agentopt.core.task import Parser
 from agentopt.models.base import Choice, Request, Response, ToolCall
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.scripted import ScriptedModel
@@ -21,6 +23,8 @@ from agentopt.runs.config import Config
 from agentopt.runs.response_issues import IncompleteResponses, failure_reasons, left_out
 from agentopt.runs.result import load_result
 from agentopt.testing.toy import LARGE, SMALL, toy_model, toy_task
+from agentopt.workflow.parsers import choice
+from agentopt.workflow.parsers import text as first_line
 
 
 def config(tmp_path: Path, **changes: object) -> Config:
@@ -57,6 +61,26 @@ async def test_cut_off_responses_are_counted_in_the_result_and_warned_of_during_
     print_result(load_result(Path(result.run)), Console(file=output, width=200))
     assert sentence in output.getvalue()
     assert sentence in repr(result)
+
+
+@pytest.mark.parametrize(
+    ("text", "parse", "counted"),
+    [
+        ("Raven Tower in", choice(["Raven", "Lion"]), False),
+        ("Raven", choice(["Raven", "Lion"]), True),
+        ("The tower, in this context,", choice(["Raven", "Lion"]), True),
+        ("Raven\nIt is", first_line(first_line=True), False),
+        ("The Raven", first_line(first_line=True), True),
+        ("Raven Tower in", str.strip, True),
+    ],
+)
+async def test_a_cut_after_the_value_is_not_counted(tmp_path: Path, text: str, parse: Parser, counted: bool) -> None:
+    task = toy_task()
+    task = replace(task, subtasks=(replace(task["find"], parse=parse), task["answer"]))
+    cut = ScriptedModel(lambda request, repeat: Choice(text, 4, "length"))
+    evaluation = await aevaluate(task, None, config(tmp_path), provider=cut)
+    assert evaluation.total("responses", "find") == 16
+    assert evaluation.total("cut_off", "find") == (16 if counted else 0)
 
 
 class OnlyThinking(CutOff):

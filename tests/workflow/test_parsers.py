@@ -170,6 +170,37 @@ def test_a_choice_is_the_option_that_occurs_first_as_a_whole_word(
     assert parsers.choice(options)(response) == value
 
 
+FIRST_LINE, TOWN = parsers.text(first_line=True), parsers.choice(["Oakby", "Redfield", "Red"])
+
+
+@pytest.mark.parametrize(
+    ("parse", "response", "settled"),
+    [
+        (FIRST_LINE, "Paris\nIt is the capital of", True),
+        (FIRST_LINE, "\n\nParis\n", True),
+        (FIRST_LINE, "\n\nParis", False),
+        (FIRST_LINE, "Paris is the ", False),
+        (TOWN, "Kate lives in Oakby, which is a suburb of", True),
+        (TOWN, "**Oakby** or Redfield", True),
+        (TOWN, "Oakby", False),
+        (TOWN, "Kate lives in Oakby", False),
+        (TOWN, "Kate lives in Red", False),
+        (TOWN, "In the context of your question, it can be", False),
+        (TOWN, "- [ ] Oakby\n- [ ] Redfield\n-", False),
+        (TOWN, "~~Oakby or", False),
+    ],
+)
+def test_a_parser_that_has_its_value_before_a_cut_is_settled(parse: Any, response: str, settled: bool) -> None:
+    assert parse.is_settled(response) is settled
+
+
+@given(st.text("Oakby Redfil,.\n", max_size=40), st.text("Oakby Redfil,.\n", max_size=20))
+def test_text_after_a_settled_response_does_not_change_its_value(response: str, more: str) -> None:
+    for parse in (FIRST_LINE, TOWN):
+        if parse.is_settled(response):  # type: ignore[attr-defined]
+            assert parse(response + more) == parse(response)
+
+
 def test_a_response_without_any_option_is_unparsable_with_the_options_named() -> None:
     with pytest.raises(Unparsable, match="expected one of yes, no, got 'maybe'"):
         parsers.choice(["yes", "no"])("maybe")
