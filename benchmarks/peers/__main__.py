@@ -44,20 +44,27 @@ CONTEXT_LENGTH, CONCURRENCY = 8192, 4
 """Of each model: the peers' prompts for the writer are longer than the catalogue's default."""
 
 
-def arguments() -> argparse.Namespace:
+def positive(text: str) -> int:
+    """An option's value: an integer of at least 1."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, but got {number}")
+    return number
+
+
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.peers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for the results and the logs")
-    parser.add_argument("--calls", type=int, default=200, help="model calls of each run, without the test")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--calls", type=positive, default=200, help="model calls of each run, without the test")
+    parser.add_argument("--seeds", type=positive, default=3)
     parser.add_argument("--models", nargs="+", default=["qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b"])
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS, metavar="ARM", help=f"of {', '.join(ARMS)}")
-    parser.add_argument("--examples", type=int, default=60, help="examples of the test split, of 90")
-    parser.add_argument("--samples", type=int, default=2, help="responses to each test example")
-    parser.add_argument("--limit", type=float, default=120, help="most minutes of one arm's run")
+    parser.add_argument("--examples", type=positive, default=60, help="examples of the test split, of 90")
+    parser.add_argument("--samples", type=positive, default=2, help="responses to each test example")
+    parser.add_argument("--limit", type=positive, default=120, help="most minutes of one arm's run")
     parser.add_argument("--environments", type=Path, default=Path("~/.cache/agentopt/benchmarks").expanduser())
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 async def contestants(arms: Sequence[str], environments: Path) -> dict[str, Contestant]:
@@ -79,21 +86,21 @@ def specs_of(models: Sequence[str]) -> dict[str, ModelSpec]:
 
 async def run(given: argparse.Namespace) -> str:
     """Make the missing runs and return the table."""
-    given.out.mkdir(parents=True, exist_ok=True)
     specs = specs_of(given.models)
     task = load_task(TASK, catalog=Catalog.load(), overrides={"data.limit.test": given.examples})
     keys = [
         Key(arm, model, seed, given.calls, given.examples, given.samples)
-        for model in given.models
+        for model in specs
         for seed in range(given.seeds)
-        for arm in given.arms
+        for arm in dict.fromkeys(given.arms)
     ]
+    given.out.mkdir(parents=True, exist_ok=True)
     router = ModelRouter(specs)
     try:
         started = await contestants(given.arms, given.environments)
         results = Results(given.out / "results.jsonl")
         benchmark = Benchmark(task, router, started, results, given.out, given.limit * 60, on_note)
-        for model in given.models:
+        for model in specs:
             await router.prepare(model)
         return table(await benchmark.run(keys))
     finally:
@@ -104,11 +111,13 @@ def on_note(note: str) -> None:
     print(note, file=sys.stderr, flush=True)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
+    given = arguments(argv)
     try:
-        print(asyncio.run(run(arguments())))
+        print(asyncio.run(run(given)))
     except UserError as error:
-        sys.exit(f"error: {error}")
+        on_note(f"error: {error}")
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command makes the missing runs")
 
