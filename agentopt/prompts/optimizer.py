@@ -112,15 +112,13 @@ class PromptOptimizer:
     async def optimize(self, candidate: Candidate, subtask: str, plan: RacePlan | None = None) -> Optimized:
         """Search for a better system prompt of one subtask.
 
-        A cap that is reached ends the race but not the run: the best prompt so far is compared with the seed prompt.
+        A cap that is reached ends the race but not the run: the best prompt so far is compared with the seed prompt, if
+        what was reserved for it allows that.
 
         Args:
             candidate: The models and system prompts to use; the other subtasks keep theirs.
             subtask: Name of the subtask.
             plan: Numbers of proposals and responses. Default: those of the settings.
-
-        Raises:
-            BudgetExceeded: The seed prompt cannot be evaluated on the validation split within the caps.
         """
         rewards, race = self._race(candidate, subtask, self.settings.user_prompts)
         stopped = None
@@ -165,10 +163,10 @@ class PromptOptimizer:
         """Compare the winner of the race with the seed prompt on the validation split."""
         winner = race.entrants[race.leader]
         self.on_note(f"validating a prompt by {winner.proposer}")
-        finals = {race.entrants[0].system_prompt: await self.evaluator.evaluate(candidate)}
-        better = candidate.having(found.subtask, system_prompt=winner.system_prompt)
+        finals: dict[str, Evaluation] = {}
         try:
-            finals[winner.system_prompt] = await self.evaluator.evaluate(better)
+            for text in (race.entrants[0].system_prompt, winner.system_prompt):
+                finals[text] = await self.evaluator.evaluate(candidate.having(found.subtask, system_prompt=text))
         except BudgetExceeded as error:
             return replace(found, decision=PromptDecision.CUT_SHORT, stopped=error.stopped, finals=finals)
         of_seed, of_winner = finals.values()

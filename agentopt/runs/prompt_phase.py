@@ -10,7 +10,7 @@ from typing import Literal
 
 from agentopt.core.budget import Usage
 from agentopt.core.candidate import Candidate
-from agentopt.core.errors import BudgetExceeded, ConfigError, TaskError
+from agentopt.core.errors import ConfigError, TaskError
 from agentopt.core.events import Note, Observer, PromptsDone, PromptsFellBack, PromptsStarted, RewardDrawn
 from agentopt.core.records import Evaluation
 from agentopt.core.task import Task
@@ -132,11 +132,7 @@ class PromptPhase:
         plan = self._share.plan(parts, response, validation + once)
         found = Optimized(subtask, PromptDecision.TOO_SMALL, seed_prompt)
         if plan is not None:
-            optimizer = self._optimizer(fell_back, validation, first.seconds)
-            try:
-                found = await optimizer.optimize(candidate, subtask, plan)
-            except BudgetExceeded as error:
-                found = Optimized(subtask, PromptDecision.CUT_SHORT, seed_prompt, error.stopped)
+            found = await self._optimizer(fell_back, validation, first.seconds).optimize(candidate, subtask, plan)
             written = len(found.attempts) * self._share.writer_calls
             self._share.charge(times(response, found.responses) + once + Usage(calls=written))
             self._share.charge(validation if found.finals else Usage())

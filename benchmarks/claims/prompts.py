@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from agentopt.core.stats import Floats
 from agentopt.prompts.adoption import Adoption, adoption
-from agentopt.prompts.halving import RaceSettings, halving
+from agentopt.prompts.halving import RaceSettings
+from agentopt.prompts.proposers import NewPrompt
+from agentopt.prompts.race import Race, RacePlan
+from agentopt.prompts.rewards import Cell
+from agentopt.prompts.settings import PromptSettings
 from benchmarks.claims.lines import Line, at_least, at_most, shown
 from benchmarks.claims.worlds import SHARED, right_or_wrong
 
-PROPOSALS, RESPONSES, REPEATS = 12, 48, 4
-"""Proposals beside the seed prompt, responses per prompt that the race has on average, repeats of a row."""
+SETTINGS = PromptSettings()
+"""The default settings: batches of proposals, responses per prompt on average, repeats of a row."""
+
+PROPOSALS = SETTINGS.rounds * SETTINGS.batch_size
+"""Proposals beside the seed prompt."""
 
 SCORE = 0.5
 FINALISTS = 3
@@ -70,34 +78,56 @@ def planted(gain: float) -> Floats:
     return effects
 
 
+class Drawn:
+    """Rewards that are drawn from `truth` (prompts, rows, repeats), as `Race` reads them; a prompt is its position."""
+
+    def __init__(self, truth: Floats) -> None:
+        self._truth, self._seen = truth, np.full(truth.shape, np.nan)
+
+    async def sample(self, cells: Iterable[Cell]) -> None:
+        for cell in cells:
+            place = int(cell.system_prompt), cell.example, cell.repeat
+            self._seen[place] = self._truth[place]
+
+    def table(self, system_prompts: Sequence[str], examples: Sequence[int]) -> Floats:
+        known: Floats = self._seen[np.ix_([int(prompt) for prompt in system_prompts], examples)]
+        return known
+
+
 def raced(seed: int, rows: int, effects: Floats) -> Raced:
-    """A race on `rows` training rows, and the validation of its winner on as many others."""
+    """The race of a run with the default settings on `rows` training rows, and its decision on as many others."""
     rng = np.random.default_rng([seed, rows])
-    scores = SCORE + np.array([0.0, *effects])
+    scores = SCORE + np.array([0.0, *rng.permutation(effects)])
     train, held_out = rng.standard_normal(rows), rng.standard_normal(rows)
     truth = np.stack([_responses(rng, score, train) for score in scores])
     validated = [right_or_wrong(rng, score, held_out) for score in scores]
-    seen = np.full(truth.shape, np.nan)
-    plan = halving(seen, range(len(scores)), RESPONSES * len(scores), RaceSettings(repeats=REPEATS), seed=seed)
-    step = next(plan)
-    while True:
-        for cell in step.cells:
-            seen[cell] = truth[cell]
-        try:
-            step = plan.send(seen)
-        except StopIteration as end:
-            ranked = end.value.candidates
-            break
+    race = Race(Drawn(truth), rows, "0", RaceSettings(repeats=SETTINGS.repeats), seed=seed)
+    asyncio.run(_run(race))
+    seen, leader = race.table(), race.leader
     finals = [n for n in _by_mean(seen) if n][:FINALISTS]
     raw_rule = max(validated[n].mean() for n in finals) > validated[0].mean()
-    if ranked[0] == 0:
+    if leader == 0:
         return Raced(None, 0.0, raw_rule)
-    by_id = [{f"{i:03}": float(s) for i, s in enumerate(validated[n])} for n in (ranked[0], 0)]
-    return Raced(adoption(*by_id, seen, (ranked[0], 0)), float(scores[ranked[0]] - SCORE), raw_rule)
+    decision = adoption(_by_id(validated[leader]), _by_id(validated[0]), seen, (leader, 0))
+    return Raced(decision, float(scores[leader] - SCORE), raw_rule)
+
+
+async def _run(race: Race) -> None:
+    async def propose(k: int) -> list[NewPrompt]:
+        first = len(race.entrants)
+        return [NewPrompt(str(n), "simulated") for n in range(first, first + k)]
+
+    plan = RacePlan.of(SETTINGS)
+    await race.look(plan.each)
+    await race.run(plan, propose)
 
 
 def _responses(rng: np.random.Generator, score: float, difficulty: Floats) -> Floats:
-    return np.stack([right_or_wrong(rng, score, difficulty, SHARED) for _ in range(REPEATS)], axis=1)
+    return np.stack([right_or_wrong(rng, score, difficulty, SHARED) for _ in range(SETTINGS.repeats)], axis=1)
+
+
+def _by_id(scores: Floats) -> dict[str, float]:
+    return {f"{row:03}": float(score) for row, score in enumerate(scores)}
 
 
 def _by_mean(seen: Floats) -> list[int]:
