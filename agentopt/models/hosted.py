@@ -81,6 +81,7 @@ class HostedModel:
         self._secrets = secrets_in(environ, self._api_key)
         self._count_tokens, self._clock = count_tokens, clock
         self._route: Route | None = None
+        self._thinks_untagged = False
 
     async def generate(self, request: Request) -> Response:
         """Make one attempt.
@@ -98,6 +99,7 @@ class HostedModel:
             route = self._connected()
             async with asyncio.timeout(self.spec.timeout_seconds):
                 read = await route.complete(body, most=request.n, on_text=live.receive if live else None)
+            self._thinks_untagged |= bool(live and live.forwarded_thought)
             choices = await self._with_tokens(read.choices, read.usage)
         # litellm lets exceptions of any provider's library through; a defect of ours is raised as it is.
         except Exception as error:
@@ -138,8 +140,9 @@ class HostedModel:
     def _live(self, request: Request, body: dict[str, Any]) -> LiveText | None:
         """Make the request a streaming one if someone reads the text while it is generated."""
         live = LIVE.get()
-        # If stop sequences are applied here, what is sent before could go beyond one.
-        if live is None or request.n > 1 or (request.stop and "stop" not in body):
+        # If stop sequences are applied here, what is sent before could go beyond one; if the chat template opens the
+        # thought, where the answer begins is only known when the thought ends.
+        if live is None or self._thinks_untagged or request.n > 1 or (request.stop and "stop" not in body):
             return None
         live.begin()
         body["stream"] = True

@@ -6,9 +6,13 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Coroutine
+from functools import cache
 from typing import Any, ClassVar
 from weakref import WeakSet
 
+import httpx
+
+from agentopt.models.bounded_stream import HOOKS
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.response_body import ReadBody, read_completion
 
@@ -17,6 +21,8 @@ PREPARATION_SECONDS = 0.25
 
 class LitellmRoute:
     """A provider that litellm knows. The HTTP clients of litellm are shared by all routes of an event loop.
+
+    No redirect is followed, and no body is read beyond `LARGEST_BODY`.
 
     Args:
         spec: A catalogue entry with `litellm`.
@@ -93,7 +99,7 @@ async def _cancelled_late(call: Coroutine[Any, Any, Any]) -> Any:
 
 
 def load_litellm() -> Any:
-    """Import litellm so that it fetches nothing, reads no `.env` file and prints nothing."""
+    """Import litellm so that it fetches nothing, reads no `.env` file, prints nothing and bounds what it reads."""
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     os.environ.setdefault("LITELLM_MODE", "PRODUCTION")
     import litellm
@@ -102,4 +108,21 @@ def load_litellm() -> Any:
     litellm.suppress_debug_info = True
     for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    litellm.in_memory_llm_clients_cache = _bounded_clients()
     return litellm
+
+
+@cache
+def _bounded_clients() -> Any:
+    """The cache that litellm takes its HTTP clients from; each follows no redirect and reads bounded bodies."""
+    from litellm.caching.llm_caching_handler import LLMClientCache
+
+    class BoundedClients(LLMClientCache):
+        def set_cache(self, key: str, value: object, litellm_owned_client: bool = False, **options: Any) -> Any:
+            # litellm's handler has `client`, and a client of `openai` has `_client`.
+            client = getattr(value, "client", getattr(value, "_client", None))
+            if isinstance(client, httpx.AsyncClient):
+                client.event_hooks, client.follow_redirects = HOOKS, False
+            return super().set_cache(key, value, litellm_owned_client, **options)
+
+    return BoundedClients()

@@ -24,9 +24,14 @@ class LiveText:
 
     Args:
         forward: Receives each part.
+
+    Attributes:
+        forwarded_thought: Whether a forwarded part turned out to be a thought: the text has a closing tag without an
+            opening one.
     """
 
     def __init__(self, forward: Callable[[str], None]) -> None:
+        self.forwarded_thought = False
         self._forward = forward
         self._received = self._forwarded = ""
         self._is_open = True
@@ -41,6 +46,7 @@ class LiveText:
         self._received += delta
         _, answer = split_thought(self._received)
         sure = _PARTIAL_TAG.sub("", answer.lstrip()).rstrip()
+        self.forwarded_thought |= self._is_open and not sure.startswith(self._forwarded[: len(sure)])
         if self._is_open and len(sure) > len(self._forwarded) and sure.startswith(self._forwarded):
             self._forward(sure[len(self._forwarded) :])
             self._forwarded = sure

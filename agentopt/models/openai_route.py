@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from agentopt.core.errors import MalformedResponseError
+from agentopt.models.bounded_stream import LARGEST_BODY
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.event_stream import text_in
 from agentopt.models.json_bytes import parse_json
@@ -17,8 +18,6 @@ CONNECT_SECONDS = 10.0
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 NO_KEY = "no-key"
 """Sent if the entry names no key: some servers require the header, and ignore its value."""
-LARGEST_BODY = 16 * 2**20
-"""Most bytes of a response after decompression."""
 
 
 class OpenAIRoute:

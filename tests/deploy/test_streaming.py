@@ -122,6 +122,22 @@ async def test_a_thought_is_not_sent(folder: Path) -> None:
         assert "".join([content(chunk) async for chunk in stream]) == "Oakby"
 
 
+async def test_a_thought_that_the_chat_template_opens_is_sent_at_most_once(folder: Path) -> None:
+    backend: Any = Backend(*texts("secret", " plan", "</think>\n\nOak", "by"))
+    backend.go.set()
+    async with backend, served(deployment_in(folder, backend)) as url, client_of(url) as client:
+        with pytest.raises(openai.APIError, match="repeat the call without stream"):
+            [
+                chunk
+                async for chunk in await client.chat.completions.create(
+                    model="toy/find", messages=user_message("?"), stream=True
+                )
+            ]
+        for _ in range(2):
+            stream = await client.chat.completions.create(model="toy/find", messages=user_message("?"), stream=True)
+            assert [content(chunk) async for chunk in stream if content(chunk)] == ["Oakby"]
+
+
 async def test_several_samples_are_sent_when_they_are_fused(folder: Path) -> None:
     backend: Any = Backend(*texts("Oak", "by"))
     async with backend, served(deployment_in(folder, backend)) as url, client_of(url) as client:

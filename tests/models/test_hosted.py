@@ -1,6 +1,7 @@
 """`HostedModel` against loopback servers, on three routes: openai, litellm to OpenAI, litellm to Anthropic."""
 
 import asyncio
+import gzip
 import json
 import time
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,10 +31,11 @@ from agentopt.models.scripted import ScriptedModel
 from agentopt.testing.conformance import check_chat_model
 from agentopt.testing.faults import Fault, Faults
 from agentopt.testing.server_process import ServerProcess
-from agentopt.testing.servers import AnthropicServer, LoopbackServer, OpenAIServer, planted_answer
+from agentopt.testing.servers import AnthropicServer, OpenAIServer, planted_answer
 
 KEY = "sk-a-key-that-is-secret"
-ROUTES: dict[str, tuple[Callable[..., LoopbackServer], dict[str, Any]]] = {
+Server = OpenAIServer | AnthropicServer
+ROUTES: dict[str, tuple[Callable[..., Server], dict[str, Any]]] = {
     "openai": (OpenAIServer, {}),
     "litellm-openai": (OpenAIServer, {"litellm": "openai/small"}),
     "litellm-anthropic": (AnthropicServer, {"litellm": "anthropic/claude-haiku-4-5"}),
@@ -45,7 +48,7 @@ def ask(text: str = "Say [[yes]]", **options: Any) -> Request:
     return Request("small", messages, **{"max_tokens": 20, **options})
 
 
-def server_of(route: str, answer: Any = None, **options: Any) -> LoopbackServer:
+def server_of(route: str, answer: Any = None, **options: Any) -> Server:
     return ROUTES[route][0](answer, **options)
 
 
@@ -67,7 +70,7 @@ async def outcome(route: str, *script: Fault | None, faults: Faults | None = Non
     return caught.value
 
 
-async def answer_of(route: str, request: Request, server: LoopbackServer, **options: Any) -> Response:
+async def answer_of(route: str, request: Request, server: Server, **options: Any) -> Response:
     async with server:
         model = model_of(route, server.base_url, **options)
         response = await model.generate(request)
@@ -376,6 +379,53 @@ async def test_null_content_is_an_empty_text_on_every_route(route: str) -> None:
     assert response.choices[0].finish_reason == "stop"
 
 
+LITELLM: dict[str, dict[str, Any]] = {
+    "openai": {"litellm": "openai/small"},
+    "anthropic": {"litellm": "anthropic/claude-haiku-4-5"},
+    "azure": {"litellm": "azure/small", "query": {"api-version": "2024-10-21"}},
+    "deepseek": {"litellm": "deepseek/deepseek-chat"},
+}
+HUGE = b" " * (17 * 2**20)
+
+
+@pytest.mark.parametrize("entry", LITELLM.values(), ids=LITELLM)
+@pytest.mark.parametrize(
+    ("status", "body", "headers", "kind", "words"),
+    [
+        (307, b"", {"Location": "/elsewhere"}, PermanentModelError, "307|redirect"),
+        (200, HUGE, {}, TransientModelError, "larger than 16 MiB"),
+        (200, gzip.compress(HUGE), {"Content-Encoding": "gzip"}, TransientModelError, "larger than 16 MiB"),
+        (200, b"{}", {"Content-Encoding": "gzip"}, TransientModelError, "not compressed as its header says"),
+        (200, b"{}", {"Content-Encoding": "br"}, TransientModelError, "encoding br, but none was requested"),
+    ],
+    ids=["redirect", "huge", "bomb", "not gzip", "not requested"],
+)
+async def test_litellm_follows_no_redirect_and_reads_no_unbounded_body(
+    entry: dict[str, Any], status: int, body: bytes, headers: dict[str, str], kind: type[ModelError], words: str
+) -> None:
+    paths: list[str] = []
+
+    async def respond(request: web.Request) -> web.Response:
+        paths.append(request.path)
+        return web.Response(status=status, body=body, headers=headers)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", respond)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    base_url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    model = HostedModel(ModelSpec(name="small", base_url=base_url, timeout_seconds=60, **entry), api_key=KEY)
+    try:
+        with pytest.raises(kind, match=words):
+            await model.generate(ask())
+    finally:
+        await model.aclose()
+        await runner.cleanup()
+    assert len(paths) == 1
+    assert "elsewhere" not in paths[0]
+
+
 async def test_the_key_is_read_from_the_variable_of_the_entry() -> None:
     server = OpenAIServer(api_key=KEY)
     response = await answer_of("openai", ask(), server, api_key=None, api_key_env="MY_KEY", environ={"MY_KEY": KEY})
@@ -415,7 +465,7 @@ async def test_nothing_is_printed_or_logged(
     route: str, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     for fault in (401, 500, "not_json", "drop"):
-        await outcome(route, fault)  # type: ignore[arg-type]
+        await outcome(route, fault)
     await answer_of(route, ask(), server_of(route))
     assert capfd.readouterr() == ("", "")
     assert [record for record in caplog.records if record.levelname in ("WARNING", "ERROR", "CRITICAL")] == []
