@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import json
 import os
 import subprocess
@@ -228,6 +229,26 @@ def test_modules_and_functions_are_short() -> None:
     assert max(modules)[0] <= 400
     assert lengths[-1][0] <= 50
     assert typical <= 8
+
+
+OUTSIDE_OF_THE_TREE = {"InputError", "Unparsable", "ScriptRanOut"}
+"""Exceptions that are no `AgentoptError`; the docstring or comment of each has the reason."""
+
+
+def test_every_exception_is_in_the_one_tree() -> None:
+    bases = {
+        node.name: {base.id for base in node.bases if isinstance(base, ast.Name)}
+        for _, tree in sources().values()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+    }
+
+    def ancestors(name: str) -> set[str]:
+        return {name}.union(*(ancestors(base) for base in bases.get(name, ())))
+
+    builtin = {name for name, kind in vars(builtins).items() if isinstance(kind, type) and issubclass(kind, Exception)}
+    exceptions = {name for name in bases if ancestors(name) & builtin}
+    assert {name for name in exceptions if "AgentoptError" not in ancestors(name)} == OUTSIDE_OF_THE_TREE
 
 
 @pytest.mark.parametrize("library", IMPORTERS)

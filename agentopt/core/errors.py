@@ -29,7 +29,8 @@ AgentoptError
 ├── CallbackError             a user's callback failed on an event
 └── StrategyError             a search strategy failed, or proposed what cannot be tried
 
-Only `evaluation` turns failures into data; everywhere else they are raised.
+An exception that one module raises and handles is defined there, as a subclass. Only `evaluation` turns failures into
+data; everywhere else they are raised.
 """
 
 from __future__ import annotations

@@ -57,7 +57,10 @@ class Example:
 
 
 class Unparsable(ValueError):  # noqa: N818 - a verdict on a response, not a failure of ours
-    """The parser cannot read a response; the message names the expected form. It counts as a wrong answer."""
+    """The parser cannot read a response; the message names the expected form. It counts as a wrong answer.
+
+    Not an `AgentoptError`: it is an outcome of a response that users' parsers report, and exported modules need it too.
+    """
 
 
 Parser = Callable[[str], Value]

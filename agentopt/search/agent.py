@@ -27,7 +27,7 @@ from langsmith import tracing_context
 from pydantic import TypeAdapter
 
 from agentopt.core.candidate import Candidate
-from agentopt.core.errors import BudgetExceeded, CatalogError, ModelError, WeightsError
+from agentopt.core.errors import AgentoptError, BudgetExceeded, CatalogError, ModelError, WeightsError
 from agentopt.core.events import FallbackUsed, Note
 from agentopt.models.base import ChatModel, Choice, Message, Request, reject
 from agentopt.models.room_to_think import RoomToThink
@@ -144,7 +144,7 @@ def _graph(nodes: _Nodes, saver: BaseCheckpointSaver[str] | None) -> Any:
     return graph.compile(checkpointer=saver)
 
 
-class _AgentUnavailableError(Exception):
+class _AgentUnavailableError(AgentoptError):
     """The agent cannot be called in this round; the message gives the reason."""
 
 

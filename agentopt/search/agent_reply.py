@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from agentopt.core.candidate import Candidate, SubtaskChoice
+from agentopt.core.errors import AgentoptError
 from agentopt.core.json_text import repaired_json_values
 from agentopt.search.agent_prompts import ADVICE_LENGTH, DIRECTIONS, labels
 from agentopt.search.base import Proposal, SearchSpace, SubtaskSpace
@@ -77,7 +78,7 @@ def _preference(value: Any, subtask: SubtaskSpace, label_of: Mapping[str, str]) 
     return ", ".join(words)
 
 
-class _UnreadableError(ValueError):
+class _UnreadableError(AgentoptError):
     """A candidate that names no allowed choice."""
 
 

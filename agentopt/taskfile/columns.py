@@ -9,12 +9,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from agentopt.core.errors import TaskError
+from agentopt.core.errors import AgentoptError, TaskError
 from agentopt.core.yaml_models import did_you_mean
 
 
-class ColumnError(ValueError):
-    """A row lacks a column, or has one of another type; the first argument is the message."""
+class ColumnError(AgentoptError, ValueError):
+    """A row lacks a column, or has one of another type. The reader reports it as a `TaskError` with the row's place."""
 
 
 class DatasetRow(dict[str, Any]):

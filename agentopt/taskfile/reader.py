@@ -135,11 +135,11 @@ def _example(read: Callable[[Mapping[str, Any]], Any], row: Mapping[str, Any], p
         raise TaskError(
             error.message, where=": ".join(map(str, filter(None, (place, error.where)))), remedy=error.remedy
         ) from error
-    except AgentoptError:
-        raise
     except ColumnError as error:
         remedy = "use a file in the format that the task's README names"
         raise TaskError(error.args[0], where=place, remedy=remedy) from error
+    except AgentoptError:
+        raise
     except Exception as error:  # a user's function may raise anything
         problem = f"the reader failed: {type(error).__name__}: {error}"
         raise TaskError(problem, where=place, remedy="use a file in the format that the task's README names") from error

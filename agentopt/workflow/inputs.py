@@ -13,7 +13,10 @@ from agentopt.models.base import Message
 
 
 class InputError(ValueError):
-    """An invalid input, described in one sentence."""
+    """An invalid input, described in one sentence.
+
+    Not an `AgentoptError`: exported modules, which run without agentopt, raise it too, and need no tree for it.
+    """
 
 
 @dataclass(frozen=True)
