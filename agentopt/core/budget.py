@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from typing import Any
 
 from agentopt.core.errors import BudgetExceeded
 
@@ -42,6 +43,26 @@ class Usage:
     def __sub__(self, other: Usage) -> Usage:
         return Usage(*(getattr(self, f.name) - getattr(other, f.name) for f in fields(self)))
 
+    def __mul__(self, factor: int) -> Usage:
+        return Usage(*(getattr(self, f.name) * factor for f in fields(self)))
+
+    def divided(self, by: int) -> Usage:
+        """Return an equal part of it, with counts rounded up."""
+        calls, prompt, completion = (-(-n // by) for n in (self.calls, self.prompt_tokens, self.completion_tokens))
+        return Usage(calls, prompt, completion, self.usd / by)
+
+    def lower(self, other: Usage) -> Usage:
+        """Return the lower calls, tokens and USD of both; all tokens are in `completion_tokens`."""
+        return self._by_cap(other, min)
+
+    def beyond(self, other: Usage) -> Usage:
+        """Return the calls, tokens and USD that exceed those of `other`; all tokens are in `completion_tokens`."""
+        return self._by_cap(other, lambda own, others: max(0, own - others))
+
+    def _by_cap(self, other: Usage, combine: Callable[[Any, Any], Any]) -> Usage:
+        calls, tokens, usd = (combine(getattr(self, n), getattr(other, n)) for n in ("calls", "tokens", "usd"))
+        return Usage(calls=calls, completion_tokens=tokens, usd=usd)
+
 
 @dataclass(frozen=True, slots=True)
 class Caps:
@@ -60,6 +81,17 @@ class Caps:
     calls: int | None = None
     seconds: float | None = None
     trials: int | None = None
+
+    @property
+    def usage(self) -> Usage:
+        """The usage that the caps allow; 0 for a cap that is not set."""
+        return Usage(calls=self.calls or 0, completion_tokens=self.tokens or 0, usd=self.usd or 0.0)
+
+    def scaled(self, share: float) -> Caps:
+        """Return that share of every cap, with counts rounded down; without a cap on trials."""
+        usd, seconds = (None if cap is None else cap * share for cap in (self.usd, self.seconds))
+        tokens, calls = (None if cap is None else int(cap * share) for cap in (self.tokens, self.calls))
+        return Caps(usd, tokens, calls, seconds)
 
     def exceeded_by(self, usage: Usage) -> tuple[str, float] | None:
         """Return the name and the value of the first cap that `usage` exceeds; None if it exceeds none."""

@@ -95,7 +95,9 @@ def _parts(result: Result) -> Iterator[RenderableType]:
             yield _prompts(chosen)
     yield _spend(result)
     yield from (f"[yellow]{escape(str(issue))}[/yellow]" for issue in (*result.incomplete, *result.left_out))
-    yield from (f"{count} x {escape(reason)}" for reason, count in result.failure_reasons.items())
+    if result.failure_reasons:
+        yield "Evaluations of an example in which a call failed, by reason:"
+        yield from (f"  {count} x {escape(reason)}" for reason, count in result.failure_reasons.items())
     cut = [f"the test was cut short: {result.test_ended}"] if result.test_ended else []
     yield from (f"[yellow]{escape(note)}[/yellow]" for note in (*cut, *result.notes))
     yield f"[bold]{_verdict(result)}[/bold]"

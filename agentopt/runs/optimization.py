@@ -24,7 +24,7 @@ from agentopt.runs.strategies import choose_search
 from agentopt.runs.summary import finalist, trial_line
 from agentopt.runs.trial_runner import TrialRunner
 from agentopt.runs.trial_store import TrialStore, highest_score, pareto_front, recommended_trial
-from agentopt.runs.worst_case import FINALISTS, times, usage_on_split
+from agentopt.runs.worst_case import FINALISTS, usage_on_split
 from agentopt.search.base import ARCHIVE, BASELINE, PROMPTS, PROMPTS_AFTER, Proposal, Search, SearchSpace
 from agentopt.search.from_task import cost_note, needs_measuring, search_space
 
@@ -155,13 +155,8 @@ class Optimization:
 
     def _kept_for_test(self, space: SearchSpace) -> Usage:
         """The worst case of testing three finalists, at most half of each cap."""
-        most = times(usage_on_split(self.task, space, self.session.specs, "test"), FINALISTS)
-        caps = self.config.budget
-        return Usage(
-            calls=min(most.calls, (caps.calls or 0) // 2),
-            completion_tokens=min(most.tokens, (caps.tokens or 0) // 2),
-            usd=min(most.usd, (caps.usd or 0.0) / 2),
-        )
+        most = usage_on_split(self.task, space, self.session.specs, "test") * FINALISTS
+        return most.lower(self.config.budget.caps().scaled(0.5).usage)
 
     def _seconds_kept_for_test(self, on_validation: float) -> float:
         """Seconds for three finalists on the test split at the baseline's pace, at most half of the time left."""

@@ -26,7 +26,7 @@ from agentopt.prompts.rewards import resampled_subtasks
 from agentopt.runs.config import Config
 from agentopt.runs.prompt_report import PromptReport, prompt_report
 from agentopt.runs.prompt_share import PromptShare
-from agentopt.runs.worst_case import estimate, times, usage_of_judge
+from agentopt.runs.worst_case import estimate, usage_of_judge
 from agentopt.search.base import SearchSpace
 
 Phase = Literal["before", "after"]
@@ -75,16 +75,17 @@ class PromptPhase:
     def share_reserved(self) -> Iterator[None]:
         """Inside the block, the share of a later phase cannot be spent."""
         share = self.config.prompts.share / (2 if self.config.prompts.when == "both" else 1)
-        with self.session.budget.holding_back(*_part_of(self.config, share)):
+        kept = self.config.budget.caps().scaled(share)
+        with self.session.budget.holding_back(kept.usage, kept.seconds or 0.0):
             yield
 
     @contextmanager
     def _limited_to_share(self, spent: Usage, seconds: float) -> Iterator[None]:
         """Inside the block, at most the share of each cap can be spent beyond `spent` and `seconds`."""
         budget, share = self.session.budget, self.config.prompts.share
-        kept, kept_seconds = _part_of(self.config, 1 - share)
-        beyond = _beyond(kept, budget.held_back + spent)
-        with budget.holding_back(beyond, max(0.0, kept_seconds - budget.seconds_held_back - seconds)):
+        kept = self.config.budget.caps().scaled(1 - share)
+        beyond = kept.usage.beyond(budget.held_back + spent)
+        with budget.holding_back(beyond, max(0.0, (kept.seconds or 0.0) - budget.seconds_held_back - seconds)):
             yield
 
     async def improve(self, candidate: Candidate, first: Evaluation, phase: Phase) -> Candidate:
@@ -102,7 +103,7 @@ class PromptPhase:
         """
         subtasks, spent = prompted_subtasks(self.task, self.config), self.session.budget.spent
         if phase == "before":  # an earlier session of the run may have spent on prompts already
-            spent = _least(spent, self._usage_of(first, candidate))
+            spent = spent.lower(self._usage_of(first, candidate))
         later = len(subtasks) if phase == "before" and self.due("after") else 0
         for done, subtask in enumerate(subtasks):
             self.observer(PromptsStarted(subtask, phase))
@@ -126,15 +127,15 @@ class PromptPhase:
         validation, rows = self._usage_of(first, candidate), max(len(first.results), 1)
         # The subtasks before it are sampled once for each training example; which those are in a program is unknown.
         resampled = None if self.task.program else resampled_subtasks(self.task, subtask)
-        response = _divided(self._usage_of(first, candidate, resampled), rows)
+        response = self._usage_of(first, candidate, resampled).divided(rows)
         examples = min(self.config.prompts.user_prompts, len(self.task.splits["train"]))
-        once = times(_divided(validation, rows) - response, examples)
+        once = (validation.divided(rows) - response) * examples
         plan = self._share.plan(parts, response, validation + once)
         found = Optimized(subtask, PromptDecision.TOO_SMALL, seed_prompt)
         if plan is not None:
             found = await self._optimizer(fell_back, validation, first.seconds).optimize(candidate, subtask, plan)
             written = len(found.attempts) * self._share.writer_calls
-            self._share.charge(times(response, found.responses) + once + Usage(calls=written))
+            self._share.charge(response * found.responses + once + Usage(calls=written))
             self._share.charge(validation if found.finals else Usage())
         return prompt_report(found, phase, fallbacks, self.config.seed)
 
@@ -170,35 +171,6 @@ class PromptPhase:
             usd = use.usd + use.fusion_usd
             total += Usage(calls=requests, completion_tokens=tokens * 3 // 2, usd=usd * 1.5)
         return total
-
-
-def _divided(usage: Usage, by: int) -> Usage:
-    """A part of `usage`, rounded up."""
-    return Usage(
-        -(-usage.calls // by), -(-usage.prompt_tokens // by), -(-usage.completion_tokens // by), usage.usd / by
-    )
-
-
-def _part_of(config: Config, part: float) -> tuple[Usage, float]:
-    """A part of each cap, and of the seconds; 0 for a cap that is not set."""
-    caps = config.budget
-    usage = Usage(
-        calls=int((caps.calls or 0) * part),
-        completion_tokens=int((caps.tokens or 0) * part),
-        usd=(caps.usd or 0.0) * part,
-    )
-    return usage, (caps.seconds or 0.0) * part
-
-
-def _beyond(wanted: Usage, held: Usage) -> Usage:
-    """The part of `wanted` that is not in `held` yet."""
-    tokens = max(0, wanted.tokens - held.tokens)
-    return Usage(calls=max(0, wanted.calls - held.calls), completion_tokens=tokens, usd=max(0.0, wanted.usd - held.usd))
-
-
-def _least(a: Usage, b: Usage) -> Usage:
-    """The lower of two usages, field by field; tokens in one field."""
-    return Usage(calls=min(a.calls, b.calls), completion_tokens=min(a.tokens, b.tokens), usd=min(a.usd, b.usd))
 
 
 def _context_length(session: Session, writer: str | None) -> int | None:

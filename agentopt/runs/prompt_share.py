@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from agentopt.core.budget import Caps, Usage
 from agentopt.prompts.race import RacePlan
@@ -20,16 +20,10 @@ def prompt_limits(config: Config, others: Usage) -> Caps:
         config: The settings of the run.
         others: Worst case of everything else in the run.
     """
-    caps, share = config.budget, config.prompts.share
-    calls = caps.calls
+    caps, share = config.budget.caps(), config.prompts.share
     if caps.calls is caps.tokens is caps.usd is None and share < 1:
-        calls = int(others.calls / (1 - share))
-    return Caps(
-        usd=None if caps.usd is None else caps.usd * share,
-        tokens=None if caps.tokens is None else int(caps.tokens * share),
-        calls=None if calls is None else int(calls * share),
-        seconds=None if caps.seconds is None else caps.seconds * share,
-    )
+        caps = replace(caps, calls=int(others.calls / (1 - share)))
+    return caps.scaled(share)
 
 
 @dataclass

@@ -66,8 +66,8 @@ def estimate(
         journal: Its mean seconds per call of each model, over the model's concurrency, give the time. None: no time.
     """
     trials = min(config.budget.trials, space.size)
-    search = times(usage_on_split(task, space, specs, "validation"), trials)
-    test = times(usage_on_split(task, space, specs, "test"), FINALISTS)
+    search = usage_on_split(task, space, specs, "validation") * trials
+    test = usage_on_split(task, space, specs, "test") * FINALISTS
     agent = _agent_usage(specs, config, trials)
     prompts = _prompts_usage(task, space, specs, config)
     limits = prompt_limits(config, search + agent + test)
@@ -104,12 +104,7 @@ def usage_of_judge(task: Task, specs: Mapping[str, ModelSpec], example: Example)
     output = "x" * (4 * task[task.output_subtask].max_tokens)
     messages = judge_messages(judge.rubric, example, output)
     request = Request(judge.model, messages, judge.max_tokens, n=judge.samples)
-    return times(worst_case(request, specs[judge.model]), JUDGE_TRIES)
-
-
-def times(usage: Usage, factor: int) -> Usage:
-    """`usage`, `factor` times."""
-    return Usage(*(getattr(usage, name) * factor for name in Usage.__dataclass_fields__))
+    return worst_case(request, specs[judge.model]) * JUDGE_TRIES
 
 
 def _affordable_samples(space: SearchSpace, subtask: SubtaskSpace) -> dict[str, int]:
@@ -188,12 +183,12 @@ def _prompts_usage(task: Task, space: SearchSpace, specs: Mapping[str, ModelSpec
         per_split = partial(usage_of_candidate, task, specs, space.baseline)
     written = settings.rounds * settings.batch_size
     cells = min(settings.user_prompts, len(train)) * settings.repeats
-    draws = times(per_split("train"), -(-(1 + written) * min(settings.responses, cells) // len(train)))
+    draws = per_split("train") * -(-(1 + written) * min(settings.responses, cells) // len(train))
     prompted = task.subtasks if settings.subtasks is None else [task[name] for name in settings.subtasks]
     phases = 2 if settings.when == "both" else 1
     race = draws + per_split("validation")
     writing = sum((_writer_usage(specs, config, s.system_prompt) for s in prompted), Usage())
-    return times(times(race, len(prompted)) + writing, phases)
+    return (race * len(prompted) + writing) * phases
 
 
 def _writer_usage(specs: Mapping[str, ModelSpec], config: Config, seed_prompt: str) -> Usage:

@@ -114,3 +114,18 @@ def test_no_order_of_settling_passes_a_cap(cap: int, calls: list[tuple[int, int]
         assert budget.in_flight == Usage()
 
     asyncio.run(run())
+
+
+def test_usage_is_multiplied_divided_and_compared_by_cap() -> None:
+    usage, other = Usage(3, 100, 11, 0.5), Usage(2, 10, 200, 1.0)
+    assert usage * 2 == Usage(6, 200, 22, 1.0)
+    assert usage.divided(2) == Usage(2, 50, 6, 0.25)
+    assert usage.lower(other) == Usage(calls=2, completion_tokens=111, usd=0.5)
+    assert usage.beyond(other) == Usage(calls=1)
+    assert other.beyond(usage) == Usage(completion_tokens=99, usd=0.5)
+
+
+def test_a_share_of_the_caps_keeps_those_that_are_not_set_unset() -> None:
+    caps = Caps(usd=2.0, calls=7, trials=5).scaled(0.5)
+    assert caps == Caps(usd=1.0, calls=3)
+    assert caps.usage == Usage(calls=3, usd=1.0)
