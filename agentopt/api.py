@@ -11,6 +11,7 @@ from contextlib import suppress
 from contextvars import copy_context
 from datetime import UTC, datetime
 from functools import partial, wraps
+from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
@@ -29,6 +30,8 @@ from agentopt.core.events import (
 from agentopt.core.records import Evaluation, Split
 from agentopt.core.row_notes import row_notes
 from agentopt.core.task import Task
+from agentopt.core.task_rules import SPLITS
+from agentopt.core.yaml_models import did_you_mean, shown
 from agentopt.evaluation.evaluator import Evaluator, check_candidate
 from agentopt.evaluation.judge import Judge
 from agentopt.models.base import ChatModel
@@ -37,6 +40,7 @@ from agentopt.models.router import ModelRouter, connect
 from agentopt.models.session import open_session
 from agentopt.prompts.diagnosis import Diagnosis
 from agentopt.runs.agent_model import with_agent_model
+from agentopt.runs.arguments import as_candidate, as_candidates, as_config, as_run, check_provider
 from agentopt.runs.config import Config
 from agentopt.runs.folder import RunFolder
 from agentopt.runs.optimization import Optimization
@@ -71,7 +75,7 @@ async def aoptimize(
     strategy: Strategy | Search | None = None,
     callbacks: Sequence[Observer] = (),
     resume: RunFolder | Path | str | None = None,
-    warm_start: Sequence[Candidate] = (),
+    warm_start: Sequence[Candidate | Path | str] = (),
     provider: ChatModel | None = None,
 ) -> Result:
     """Search the task's models, sample counts and prompts within the budget, and test the best candidate.
@@ -84,8 +88,8 @@ async def aoptimize(
         strategy: An object that proposes the candidates, or that runs the whole search. Default: `config.strategy`.
         callbacks: Functions that receive every event of the run, see `agentopt.events`.
         resume: The folder of a run to resume. Its trials are kept; calls that were answered are not paid again.
-        warm_start: Candidates to try right after the baseline, such as those that earlier runs found. A resumed run
-            keeps those that it was started with.
+        warm_start: Candidates, or paths of their files, to try right after the baseline, such as those that earlier
+            runs found. A resumed run keeps those that it was started with.
         provider: Makes the model calls in place of the catalogue's transports.
 
     Returns:
@@ -96,9 +100,11 @@ async def aoptimize(
         NothingEvaluated: No candidate was evaluated on every example.
         CallbackError: A callback failed.
     """
-    opened = resume if isinstance(resume, RunFolder) or resume is None else RunFolder.open(resume)
-    config = config or (opened.config if opened else Config())
-    search = as_search(strategy) if strategy else None
+    opened = as_run(resume)
+    config, archive = as_config(config, opened), as_candidates(warm_start)
+    search = None if strategy is None else as_search(strategy)
+    check_provider(provider)
+    observe = of_callbacks(callbacks)
     if search:
         config = config.model_copy(update={"strategy": CUSTOM})
     loaded, specs = load(task, config)
@@ -109,10 +115,9 @@ async def aoptimize(
     _check_split(loaded, "validation")
     if opened:
         opened = opened.resumed_with(loaded, config)
-    observe = of_callbacks(callbacks)
     # Before the folder exists: a missing key leaves none behind.
     models = provider or model_router(specs, observe, required_models(loaded))
-    run = opened or RunFolder.create(loaded, config, warm_start)
+    run = opened or RunFolder.create(loaded, config, archive)
     caps, purpose_caps, logged = config.budget.caps(), config.purpose_caps(), broadcast(log_to(run.log), observe)
     try:
         with run.locked():
@@ -136,7 +141,7 @@ async def aoptimize(
 
 async def aevaluate(
     task: TaskSource,
-    candidate: Candidate | None = None,
+    candidate: Candidate | Path | str | None = None,
     config: Config | None = None,
     *,
     split: Split = "test",
@@ -149,7 +154,7 @@ async def aevaluate(
 
     Args:
         task: A task folder, or a `Task`.
-        candidate: The candidate. Default: the baseline.
+        candidate: The candidate, or the path of its file, such as `best.yaml`. Default: the baseline.
         config: Settings; only the budget, the journal, the models and the seeds have an effect.
         split: `train`, `validation` or `test`.
         callbacks: Functions that receive every event, see `agentopt.events`.
@@ -165,14 +170,16 @@ async def aevaluate(
         CandidateError: The candidate does not fit the task.
         BudgetExceeded: A cap is reached.
     """
-    config = config or Config()
+    config, given = as_config(config), None if candidate is None else as_candidate(candidate)
+    check_provider(provider)
+    observed = of_callbacks(callbacks)
     loaded, specs = load(task, config, agent=False)
     _check_split(loaded, split)
     check_repeats(repeats)
-    chosen = candidate or loaded.baseline
+    chosen = given or loaded.baseline
     check_candidate(chosen, loaded)
     caps, run = config.budget.caps(), f"evaluate {loaded.name} {uuid.uuid4().hex}"
-    observe = IncompleteWarnings(loaded, of_callbacks(callbacks))
+    observe = IncompleteWarnings(loaded, observed)
     for note in row_notes(loaded):
         observe(Note(note))
     models = provider or model_router(specs, observe, required_models(loaded))
@@ -197,7 +204,7 @@ async def adiagnose(
     config: Config | None = None,
     *,
     subtask: str | None = None,
-    candidate: Candidate | None = None,
+    candidate: Candidate | Path | str | None = None,
     callbacks: Sequence[Observer] = (),
     provider: ChatModel | None = None,
 ) -> list[Diagnosis]:
@@ -207,7 +214,7 @@ async def adiagnose(
         task: A task folder, or a `Task`.
         config: Settings of the pilot, under `prompts`, and its budget.
         subtask: The subtask to diagnose. Default: each of them.
-        candidate: Fixes the models and the other prompts. Default: the baseline.
+        candidate: Fixes the models and the other prompts; a candidate or the path of its file. Default: the baseline.
         callbacks: Functions that receive every event, see `agentopt.events`.
         provider: Makes the model calls in place of the catalogue's transports.
 
@@ -219,13 +226,15 @@ async def adiagnose(
         BudgetExceeded: A cap is reached.
         AgentoptError: Too many calls failed.
     """
-    config = config or Config()
+    config, given = as_config(config), None if candidate is None else as_candidate(candidate)
+    check_provider(provider)
+    observe = of_callbacks(callbacks)
     loaded, specs = load(task, config)
     config = with_agent_model(config, loaded, specs)
-    chosen = candidate or loaded.baseline
+    chosen = given or loaded.baseline
     check_candidate(chosen, loaded)
     subtasks = pilot_subtasks(loaded, config, subtask)
-    caps, run, observe = config.budget.caps(), f"diagnose {loaded.name} {uuid.uuid4().hex}", of_callbacks(callbacks)
+    caps, run = config.budget.caps(), f"diagnose {loaded.name} {uuid.uuid4().hex}"
     models = provider or model_router(specs, observe, required_models(loaded))
     async with open_session(
         specs,
@@ -330,6 +339,9 @@ def load(task: TaskSource, config: Config, *, agent: bool = True) -> LoadedTask:
     """
     if isinstance(task, LoadedTask):
         return task
+    if not isinstance(task, Task | str | PathLike):
+        rule = f"`task` must be a Task or the path of a task folder, but got {shown(task)}"
+        raise TaskError(rule, remedy='write Task(...), or pass a path such as "task"')
     catalog = Catalog.load(*config.models)
     loaded = task if isinstance(task, Task) else load_task(task, catalog=catalog, overrides=config.task)
     config = with_agent_model(config, loaded, catalog)
@@ -349,11 +361,14 @@ def required_models(task: Task) -> list[str]:
 def check_repeats(repeats: int) -> None:
     """Raise `UserError` unless the number of repeats is within its range."""
     if not isinstance(repeats, int) or not 1 <= repeats <= MAX_REPEATS:
-        rule = f"`repeats` must be a whole number from 1 to {MAX_REPEATS}, but got {repeats!r}"
+        rule = f"`repeats` must be a whole number from 1 to {MAX_REPEATS}, but got {shown(repeats)}"
         raise UserError(rule, remedy="pass 5 for a first estimate of the noise of responses")
 
 
 def _check_split(task: Task, split: Split) -> None:
+    if split not in SPLITS:
+        rule = f"`split` must be one of {', '.join(SPLITS)}, but got {shown(split)}"
+        raise TaskError(rule, remedy=did_you_mean(str(split), SPLITS, "use one of these"))
     if not task.splits.get(split):
         rule = f"a {split} split is needed, but the task has {' and '.join(task.splits) or 'no split'}"
         raise TaskError(rule, where=f"task {task.name}", remedy=f"add examples to the {split} split")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -15,7 +15,7 @@ from pydantic_core import CoreSchema, core_schema
 from agentopt.core.errors import CandidateError
 from agentopt.core.field_types import check_fields
 from agentopt.core.paths import as_path
-from agentopt.core.yaml_models import load_yaml, shown
+from agentopt.core.yaml_models import did_you_mean, load_yaml, shortened, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,14 @@ class Candidate(Mapping[str, SubtaskChoice]):
         Args:
             subtask: Name of the subtask.
             changes: Fields of `SubtaskChoice`, as in `dataclasses.replace`.
+
+        Raises:
+            CandidateError: There is no such subtask or field, or a value breaks a rule.
         """
+        for name, known in [(subtask, list(self)), *((change, _CHOICES) for change in changes)]:
+            if name not in known:
+                rule = f"neither a subtask nor one of its fields is called {shown(name)}"
+                raise CandidateError(rule, where="Candidate", remedy=did_you_mean(str(name), known))
         return Candidate(tuple((name, replace(c, **changes) if name == subtask else c) for name, c in self.choices))
 
     @property
@@ -143,6 +150,8 @@ Allocation = tuple[tuple[str, str, int], ...]
 """(subtask, model, num_samples) for every subtask: a candidate without its prompts."""
 
 
+_CHOICES = [field.name for field in fields(SubtaskChoice)]
+
 _candidates = TypeAdapter(Candidate)
 
 
@@ -153,7 +162,7 @@ def load_candidate(path: Path | str) -> Candidate:
         CandidateError: The file cannot be read or does not hold a candidate.
     """
     file = as_path(path, CandidateError)
-    return _read(load_yaml(file, CandidateError), str(path), "use a best.yaml that a run wrote")
+    return _read(load_yaml(file, CandidateError), shortened(str(path)), "use a best.yaml that a run wrote")
 
 
 def _read(data: Any, where: str, remedy: str) -> Candidate:

@@ -2,7 +2,8 @@
 
 AgentoptError
 ├── UserError                 a mistake in the request: the command line prints it and exits with 2
-│   ├── TaskError             a task folder
+│   ├── TaskError             a task folder, or a part of a task that is built in Python
+│   │   └── UnknownSubtaskError   a name that is not that of a subtask
 │   ├── ConfigError           a configuration file or a `-c key=value`
 │   ├── CatalogError          the model catalogue
 │   │   └── UnknownModelError a name that is not in the catalogue
@@ -59,7 +60,13 @@ class UserError(AgentoptError):
 
 
 class TaskError(UserError):
-    """A task folder that breaks a rule."""
+    """A task folder, or a part of a task that is built in Python, that breaks a rule."""
+
+
+class UnknownSubtaskError(TaskError, KeyError):
+    """A name that is not that of a subtask. Also a `KeyError`, as of a mapping."""
+
+    __str__ = Exception.__str__
 
 
 class ConfigError(UserError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
@@ -12,9 +13,10 @@ from typing import ClassVar, Literal
 
 from agentopt.core.budget import Budget
 from agentopt.core.candidate import Candidate
-from agentopt.core.errors import AgentoptError, CallbackError
+from agentopt.core.errors import AgentoptError, CallbackError, UserError
 from agentopt.core.records import ExampleResult, Split, Trial
 from agentopt.core.user_functions import name_of
+from agentopt.core.yaml_models import shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,7 +354,18 @@ def of_callbacks(callbacks: Iterable[Observer]) -> Observer:
     """One observer that passes every event to each of the user's callbacks, in order.
 
     It raises `CallbackError` if one of them fails: the responses so far are in the journal, so nothing is lost.
+
+    Raises:
+        UserError: `callbacks` is not a list of functions, or one of them is async.
     """
+    if not isinstance(callbacks, Iterable) or isinstance(callbacks, str | Mapping):
+        rule = f"`callbacks` must be a list of functions, but got {shown(callbacks)}"
+        raise UserError(rule, remedy="pass a list, such as callbacks=[print]")
+    callbacks = tuple(callbacks)
+    for callback in callbacks:
+        if not callable(callback) or _is_async(callback):
+            rule = f"a callback must be a function that is not async, but got {shown(callback)}"
+            raise UserError(rule, remedy="pass a function of one event, such as callbacks=[print]")
 
     def observe(event: Event) -> None:
         for callback in callbacks:
@@ -366,6 +379,11 @@ def of_callbacks(callbacks: Iterable[Observer]) -> Observer:
                 raise CallbackError(f"the callback `{problem}\n  remedy: {remedy}") from error
 
     return observe
+
+
+def _is_async(function: object) -> bool:
+    of_class = getattr(type(function), "__call__", None)  # noqa: B004 - an object may have an async __call__
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(of_class)
 
 
 def broadcast(*observers: Observer) -> Observer:

@@ -154,22 +154,27 @@ class Registry:
         key: The key under which a file gives the name.
         home: The module that registers the built-in entries; it is imported on the first lookup.
         passed: How many leading parameters of a registered function the caller fills.
+        not_an_option: The first parameter of an extension that is not a factory, which is then refused.
     """
 
-    def __init__(self, kind: str, key: str, home: str, passed: int = 0) -> None:
+    def __init__(self, kind: str, key: str, home: str, passed: int = 0, not_an_option: str = "") -> None:
         self.kind, self.key = kind, key
-        self._home, self._passed = home, passed
+        self._home, self._passed, self._not_an_option = home, passed, not_an_option
         self._entries: dict[str, Entry] = {}
 
     def register(self, name: str, **traits: Any) -> Callable[[F], F]:
         """A decorator that registers a function or class under `name`.
 
         Raises:
-            UserError: Another function is registered under that name.
+            UserError: The name or the function breaks a rule, or another function is registered under that name.
         """
+        if not isinstance(name, str) or not name:
+            rule = f"a {self.kind} is registered under a name, but got {shown(name)}"
+            raise broken_rule(rule, f'write @{self.kind}("name") above the function')
 
         def add(make: F) -> F:
-            if not make.__module__.startswith("agentopt."):
+            self._check_form(make)
+            if not _place(make).startswith("agentopt."):
                 import_module(self._home)  # first, so that a name of ours is refused here
             known = self._entries.get(name)
             if known and _place(known.make) != _place(make):
@@ -185,6 +190,25 @@ class Registry:
         remedy = f"rename it in {' or '.join(packages)}, or uninstall {'one of them' if packages[1:] else packages[0]}"
         places = " and ".join(sorted(map(_place, makes)))
         return UserError(f"two {self.kind}s are registered as {name!r}: {places}", remedy=remedy)
+
+    def _check_form(self, make: Any) -> None:
+        """Raise `RuleError` unless the caller can fill the leading parameters of `make`, and options the others."""
+        if not callable(make):
+            raise broken_rule(f"a {self.kind} is a function or a class, but got {shown(make)}", "see docs/extend.md")
+        parameters = list(inspect.signature(make).parameters.values())
+        named = [p for p in parameters if p.kind is not p.VAR_KEYWORD]
+        if unnamed := [p for p in named[self._passed :] if p.kind in (p.VAR_POSITIONAL, p.POSITIONAL_ONLY)]:
+            rule = f"the options of a {self.kind} are passed by name, but {_place(make)} takes {unnamed[0]}"
+            raise broken_rule(rule, "give each option a parameter with a name, or take **options")
+        if len(named) < self._passed:
+            rule = f"{_place(make)} must take {self._passed} arguments before its options, but takes {len(named)}"
+            raise broken_rule(rule, f"see docs/extend.md for the form of a {self.kind}")
+        if [p.name for p in named[:1] if p.default is p.empty] == [self._not_an_option]:
+            rule = (
+                f"a {self.kind} is registered by a function of its options, but {_place(make)} is a {self.kind} itself"
+            )
+            remedy = "register a function that returns it, or name it in the task file as package.module:name"
+            raise broken_rule(rule, remedy)
 
     def names(self) -> list[str]:
         """Every registered name, those of plugins included. Raises `UserError` for a plugin that cannot be loaded."""
@@ -243,7 +267,8 @@ class Registry:
 
 
 def _place(make: Any) -> str:
-    return f"{make.__module__}.{make.__qualname__}"
+    named = make if hasattr(make, "__qualname__") else type(make)  # an object with `__call__`, such as a `partial`
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 def _package(module: str) -> str:
@@ -310,8 +335,8 @@ def load_plugins() -> None:
         _loaded.add(point.value)
 
 
-SCORERS = Registry("scorer", "kind", "agentopt.evaluation.scorers")
-PARSERS = Registry("parser", "kind", "agentopt.workflow.parsers")
+SCORERS = Registry("scorer", "kind", "agentopt.evaluation.scorers", not_an_option="example")
+PARSERS = Registry("parser", "kind", "agentopt.workflow.parsers", not_an_option="response")
 FUSIONS = Registry("fusion", "method", "agentopt.workflow.fusion", passed=2)
 STRATEGIES = Registry("strategy", "strategy", "agentopt.search.built_in", passed=1)
 

@@ -18,7 +18,7 @@ from agentopt.core.field_types import check_fields, check_kind, instance_of
 from agentopt.core.records import Score, Split
 from agentopt.core.registry import FUSIONS
 from agentopt.core.task_rules import CONTEXT
-from agentopt.core.yaml_models import RuleError, as_error, shortened
+from agentopt.core.yaml_models import RuleError, as_error, shortened, shown
 
 Value = Any
 """A parsed response: text, a number, a list of ids, a JSON value."""
@@ -245,7 +245,13 @@ def program_prompt(inputs: Mapping[str, Any], outputs: Mapping[str, Value]) -> s
     """Return the inputs as JSON: the `render` of a program's subtasks, whose prompts come from the program.
 
     The text is used only to estimate token counts.
+
+    Raises:
+        TaskError: `inputs` is not a mapping.
     """
+    if not isinstance(inputs, Mapping):
+        rule = f"`inputs` must be a mapping, but got {shown(inputs)}"
+        raise TaskError(rule, where="program_prompt", remedy="pass it as `render=program_prompt`, without calling it")
     return json.dumps(dict(inputs), ensure_ascii=False, default=str)
 
 
@@ -324,7 +330,7 @@ class Task:
         for s in self.subtasks:
             if s.name == subtask:
                 return s
-        raise KeyError(subtask)
+        raise task_rules.unknown_subtask(subtask, [s.name for s in self.subtasks])
 
     @property
     def folder(self) -> Path | None:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from agentopt.core.errors import TaskError
+from agentopt.core.errors import TaskError, UnknownSubtaskError
 from agentopt.core.field_types import check_kind, instance_of
 from agentopt.core.yaml_models import did_you_mean, shortened, shown
 
@@ -65,6 +65,11 @@ def check_names(names: Iterable[str], where: str) -> None:
         seen.add(name)
     if not seen:
         raise TaskError("a task needs at least one subtask", where=where, remedy="add one under `subtasks`")
+
+
+def unknown_subtask(name: Any, known: Collection[str]) -> UnknownSubtaskError:
+    """Return the exception for a name that is not that of a subtask."""
+    return UnknownSubtaskError(f"there is no subtask {shown(name)}", remedy=did_you_mean(str(name), known))
 
 
 def check_models(models: Sequence[Any], where: str) -> None:

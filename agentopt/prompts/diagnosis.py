@@ -15,7 +15,7 @@ from agentopt.prompts.race import counted_by_proposer
 from agentopt.prompts.rewards import Rewards
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Diagnosis:
     """The filter's analysis of one subtask (see `prompts.filter.FilterResult`) with its texts, ready for JSON.
 
@@ -83,6 +83,18 @@ class Diagnosis:
     def variants(self) -> str:
         """The number of prompts beside the seed prompt that the verdict rests on, by proposer."""
         return counted_by_proposer(self.system_prompts.values())
+
+    def __repr__(self) -> str:
+        means = [[value for value in row if value is not None] for row in self.mean]
+        shown = ", ".join(f"{sum(row) / len(row):.3f}" if row else "none" for row in means)
+        lines = [
+            f"Diagnosis of {self.task}, subtask {self.subtask}: {self.verdict}",
+            f"  {self.reason}",
+            f"  mean reward of {len(self.system_prompts)} system prompts on {len(self.examples)} examples: {shown}",
+            f"  examples to optimise on: {', '.join(self.examples[k] for k in self.subset) or 'none'}",
+            f"  spent: {self.usage.calls:,} calls, {self.usage.tokens:,} tokens, {self.usage.usd:.4f} USD",
+        ]
+        return "\n".join(line if len(line) <= 100 else f"{line[:97]}..." for line in lines)
 
     def to_json(self) -> str:
         """The diagnosis as indented JSON."""

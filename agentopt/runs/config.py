@@ -6,6 +6,7 @@ Read from YAML files and `key=value` settings; later ones win. Unknown keys are 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -14,6 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from agentopt.core.budget import Caps
 from agentopt.core.errors import ConfigError
+from agentopt.core.paths import as_path
 from agentopt.core.records import FailedExamples
 from agentopt.core.registry import STRATEGIES
 from agentopt.core.yaml_models import Strict, broken_rule, load_yaml, parse_yaml, shown, validate
@@ -136,19 +138,25 @@ class Config(Strict):
         }
 
 
-def load_config(sources: Iterable[str | Path] = (), base: Config | None = None) -> Config:
+def load_config(sources: Iterable[str | Path] | str | Path = (), base: Config | None = None) -> Config:
     """Load a configuration.
 
     Args:
-        sources: Files and `key.path=value` settings, in order; later ones win.
+        sources: Files and `key.path=value` settings, in order; later ones win. A single one needs no list.
         base: What they are applied to. Default: the defaults.
 
     Raises:
         ConfigError: A file cannot be read, a key is unknown, or a value is of the wrong type.
     """
+    if isinstance(sources, str | PathLike):
+        sources = [sources]
+    if not isinstance(sources, Iterable) or not isinstance(base, Config | None):
+        rule = f"files and a base of the type Config are expected, but got {shown(sources)} and {shown(base)}"
+        raise ConfigError(rule, remedy='write load_config(["config.yaml", "seed=3"], base=Config())')
     merged: dict[str, Any] = base.model_dump(mode="json") if base else {}
     for source in sources:
-        _merge(merged, _setting(source) if isinstance(source, str) and "=" in source else _file(Path(source)))
+        a_setting = isinstance(source, str) and "=" in source
+        _merge(merged, _setting(str(source)) if a_setting else _file(as_path(source, ConfigError)))
     return validate(Config, merged, "configuration", ConfigError)
 
 

@@ -27,6 +27,7 @@ from agentopt.core.errors import ConfigError, UserError
 from agentopt.core.files import write_atomically
 from agentopt.core.fingerprint import VERSION
 from agentopt.core.fingerprint import fingerprint as core_fingerprint
+from agentopt.core.paths import as_path
 from agentopt.core.task import Task
 from agentopt.core.yaml_models import Strict, load_yaml, to_yaml, validate
 from agentopt.prompts.settings import of_earlier_version
@@ -96,7 +97,7 @@ class RunFolder:
         Raises:
             ConfigError: The folder holds no run, or its `config.yaml` breaks a rule.
         """
-        path = Path(path)
+        path = as_path(path, ConfigError)
         file = path / "config.yaml"
         if not file.exists():
             raise ConfigError("no run is here", where=path, remedy="see `agentopt runs list`")

@@ -16,6 +16,7 @@ from agentopt.core.comparison import compare
 from agentopt.core.cost import CostMeasure
 from agentopt.core.errors import ConfigError
 from agentopt.core.files import write_atomically
+from agentopt.core.paths import as_path
 from agentopt.core.records import EarlyStop, Evaluation, SubtaskUse, TrialState
 from agentopt.core.repeats import repeated_mean, score_table
 from agentopt.core.stats import Difference, Interval, Verdict, mean_interval, verdict
@@ -249,15 +250,15 @@ class Result:
         return sum(self.spent.values(), Usage())
 
     def __repr__(self) -> str:
-        total, states = self.total, Counter(trial.state for trial in self.trials)
-        trials = ", ".join(f"{count} {state}" for state, count in states.items())
+        total, states = self.total, Counter(trial.state for trial in self.trials).items()
+        same, trials = "baseline" in self.finalist("best").roles, ", ".join(f"{n} {state}" for state, n in states)
         lines = [
             f"Result of {self.task}: {self.ended}",
             f"  run: {self.run}",
             f"  trials: {len(self.trials)} ({trials})",
             f"  spent: {total.calls:,} calls, {total.tokens:,} tokens, {total.usd:.4f} USD, {self.seconds:.0f} s",
             *(line for finalist in self.finalists for line in finalist.lines(self.cost_in)),
-            f"  verdict on the test split: {self.verdict or 'none'}",
+            f"  verdict on the test split: {self.verdict or ('the baseline is the best' if same else 'not tested')}",
             *(f"  {issue}" for issue in (*self.incomplete, *self.left_out)),
         ]
         return "\n".join(shorten(line, SCREEN_WIDTH) for line in lines)
@@ -278,9 +279,8 @@ def load_result(folder: Path | str) -> Result:
     Raises:
         ConfigError: The run is not finished, or its result cannot be read.
     """
-    path = Path(folder) / "result.json"
     try:
-        return _results.validate_json(path.read_bytes())
+        return _results.validate_json((as_path(folder, ConfigError) / "result.json").read_bytes())
     except (OSError, ValidationError) as error:
         raise ConfigError(
             "no finished run is here", where=folder, remedy="see `agentopt runs list`; resume an unfinished run"

@@ -12,6 +12,7 @@ from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.core.cost import CostMeasure, SubtaskCost
 from agentopt.core.events import Event
 from agentopt.core.records import Trial
+from agentopt.core.task_rules import unknown_subtask
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,10 @@ class SearchSpace:
     """The measure of the costs."""
 
     def __getitem__(self, name: str) -> SubtaskSpace:
-        return next(s for s in self.subtasks if s.name == name)
+        for subtask in self.subtasks:
+            if subtask.name == name:
+                return subtask
+        raise unknown_subtask(name, [s.name for s in self.subtasks])
 
     @property
     def size(self) -> int:

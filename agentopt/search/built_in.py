@@ -10,7 +10,7 @@ from typing import Any
 from agentopt.core.errors import AgentoptError, ConfigError
 from agentopt.core.registry import STRATEGIES, strategy
 from agentopt.core.task import Task
-from agentopt.core.yaml_models import RuleError, as_error
+from agentopt.core.yaml_models import RuleError, as_error, shown
 from agentopt.models.base import ChatModel
 from agentopt.search.base import Search, Strategy
 from agentopt.search.settings import AgentSettings, SearchSettings
@@ -95,7 +95,7 @@ def as_search(built: Any, where: str = "strategy") -> Search:
         # One at a time: a proposal costs nothing, and each may take the score of the one before into account.
         return LoopSearch(built, 1)
     if not hasattr(built, "run"):
-        rule = f"a strategy has a method `propose`, or `run` if it is a search, but got {built!r}"
+        rule = f"a strategy has a method `propose`, or `run` if it is a search, but got {shown(built)}"
         raise ConfigError(rule, where=where, remedy="return an object with one of the two, as in docs/extend.md")
     search: Search = built
     return search

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from agentopt.core.cost import Unit, units
 from agentopt.core.errors import TaskError
+from agentopt.core.paths import as_path
 from agentopt.core.records import Split
 from agentopt.core.registry import FUSIONS, PARSERS, SCORERS, Registry
 from agentopt.core.task import (
@@ -32,7 +33,7 @@ from agentopt.core.task import (
 )
 from agentopt.core.task_rules import CONTEXT, INPUTS, OLD_CONTEXT, check_names, check_output
 from agentopt.core.user_functions import Functions
-from agentopt.core.yaml_models import did_you_mean, load_yaml, validate
+from agentopt.core.yaml_models import did_you_mean, load_yaml, shown, validate
 from agentopt.models.catalog import ModelSpec
 from agentopt.taskfile.data import Row, check_duplicates, check_leaks, read_rows
 from agentopt.taskfile.program import MAX_TOKENS, check_prompts, read_program, settings_left
@@ -68,7 +69,10 @@ def load_task(
     Raises:
         TaskError: With file, key, rule, value and remedy.
     """
-    file, spec = read_spec(path, overrides or {})
+    if catalog is not None and not hasattr(catalog, "names"):
+        rule = f"`catalog` must be a catalogue of models, but got {shown(catalog)}"
+        raise TaskError(rule, remedy="leave it out, or pass agentopt.models.catalog.Catalog.load()")
+    file, spec = read_spec(path, {} if overrides is None else overrides)
     return _Reader(file, spec, catalog).task()
 
 
@@ -81,7 +85,10 @@ def read_spec(path: Path | str, overrides: Mapping[str, Any]) -> tuple[Path, Tas
     Raises:
         TaskError: There is no such file, or a key breaks its rule.
     """
-    file = Path(path)
+    file = as_path(path, TaskError)
+    if not isinstance(overrides, Mapping) or not all(isinstance(key, str) for key in overrides):
+        rule = f"`overrides` must map keys of the task file to values, but got {shown(overrides)}"
+        raise TaskError(rule, remedy='pass overrides={"data.limit.test": 20}')
     file = file / TASK_FILE if file.is_dir() else file
     if not file.is_file():
         raise TaskError(f"there is no {TASK_FILE}", where=path, remedy="give the path of a task folder")

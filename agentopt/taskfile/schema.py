@@ -14,7 +14,17 @@ from agentopt.core.duplicates import MOST_DUPLICATES
 from agentopt.core.errors import AgentoptError, TaskError
 from agentopt.core.registry import FUSIONS, PARSERS, SCORERS, Entry, Registry
 from agentopt.core.user_functions import Functions
-from agentopt.core.yaml_models import Count, NotNegative, Positive, RuleError, Strict, Text, as_error
+from agentopt.core.yaml_models import (
+    Count,
+    NotNegative,
+    Positive,
+    RuleError,
+    Strict,
+    Text,
+    as_error,
+    broken_rule,
+    shown,
+)
 
 FunctionName = Annotated[str, Field(pattern=r"^.+\.py:[A-Za-z_][A-Za-z0-9_]*$")]
 """A function in a Python file, as `file.py:name`, relative to the task folder."""
@@ -37,9 +47,12 @@ def _named(registry: Registry) -> BeforeValidator:
 
     def read(value: Any) -> Any:
         full = {registry.key: value} if isinstance(value, str) else value
-        if not isinstance(full, Mapping):
+        if isinstance(value, Named):
             return value
-        name = str(full.get(registry.key))
+        if not isinstance(full, Mapping) or registry.key not in full:
+            rule = f"must be the name of a {registry.kind}, or a mapping with `{registry.key}`, but got {shown(value)}"
+            raise broken_rule(rule, f"write the name alone, or {{{registry.key}: NAME, OPTION: VALUE}}")
+        name = str(full[registry.key])
         options = {key: option for key, option in full.items() if key != registry.key}
         registry.read(name, options)
         return Named(kind=name, options=options)
