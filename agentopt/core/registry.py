@@ -195,7 +195,12 @@ class Registry:
         """Raise `RuleError` unless the caller can fill the leading parameters of `make`, and options the others."""
         if not callable(make):
             raise broken_rule(f"a {self.kind} is a function or a class, but got {shown(make)}", "see docs/extend.md")
-        parameters = list(inspect.signature(make).parameters.values())
+        try:
+            parameters = inspect.signature(make).parameters.values()
+        except (TypeError, ValueError) as error:  # such as `str`
+            raise broken_rule(
+                f"the parameters of {_place(make)} are unknown", "register a function of yours"
+            ) from error
         named = [p for p in parameters if p.kind is not p.VAR_KEYWORD]
         if unnamed := [p for p in named[self._passed :] if p.kind in (p.VAR_POSITIONAL, p.POSITIONAL_ONLY)]:
             rule = f"the options of a {self.kind} are passed by name, but {_place(make)} takes {unnamed[0]}"
@@ -204,9 +209,7 @@ class Registry:
             rule = f"{_place(make)} must take {self._passed} arguments before its options, but takes {len(named)}"
             raise broken_rule(rule, f"see docs/extend.md for the form of a {self.kind}")
         if [p.name for p in named[:1] if p.default is p.empty] == [self._not_an_option]:
-            rule = (
-                f"a {self.kind} is registered by a function of its options, but {_place(make)} is a {self.kind} itself"
-            )
+            rule = f"a function of the options builds a {self.kind}, but {_place(make)} is a {self.kind} itself"
             remedy = "register a function that returns it, or name it in the task file as package.module:name"
             raise broken_rule(rule, remedy)
 
@@ -261,6 +264,7 @@ class Registry:
             if entry.make is found:
                 return entry
         if self._passed:
+            self._check_form(found)
             return Entry(name, found, self._passed)
         function = self._entries["python"]  # which checks the return value of a user's function
         return Entry(name, lambda: function.make(found))

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import difflib
 import re
+from bisect import bisect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar, get_args
 
@@ -225,18 +227,21 @@ def _dotted(*key: str | int) -> str:
     return ".".join(str(part) for part in key if part != "")
 
 
-MOST_MISTAKES = 10
-"""Most mistakes that one message lists."""
+MOST_CHARACTERS = 800
+"""Most characters of the mistakes that one message lists."""
 
 
 def as_error(mistakes: Sequence[Mistake], where: Path | str, error: type[UserError]) -> UserError:
     """Combine mistakes into one exception; `where` is the file that has them."""
     if len(mistakes) == 1:
         (only,) = mistakes
-        return error(only.rule, where=": ".join(part for part in (str(where), only.key) if part), remedy=only.remedy)
-    lines = [f"\n  {mistake.key}: {mistake.rule} ({mistake.remedy})" for mistake in mistakes[:MOST_MISTAKES]]
-    more = f"\n  and {len(mistakes) - MOST_MISTAKES} more" if len(mistakes) > MOST_MISTAKES else ""
-    return error(f"{len(mistakes)} mistakes{''.join(lines)}{more}", where=where)
+        place = ": ".join(part for part in (str(where), shortened(only.key)) if part)
+        return error(only.rule, where=place, remedy=only.remedy)
+    lines = [f"\n  {shortened(mistake.key)}: {mistake.rule} ({mistake.remedy})" for mistake in mistakes]
+    lengths = list(accumulate(map(len, lines)))
+    listed = max(1, bisect(lengths, MOST_CHARACTERS))
+    more = f"\n  and {len(mistakes) - listed} more" if len(mistakes) > listed else ""
+    return error(f"{len(mistakes)} mistakes{''.join(lines[:listed])}{more}", where=where)
 
 
 MOST_LISTED = 20

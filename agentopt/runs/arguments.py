@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from os import PathLike
 from pathlib import Path
 
@@ -50,7 +50,7 @@ def as_candidates(candidates: Iterable[Candidate | Path | str]) -> tuple[Candida
     Raises:
         CandidateError: `candidates` is not a list, or holds something else.
     """
-    if isinstance(candidates, Candidate | str | PathLike) or not isinstance(candidates, Iterable):
+    if isinstance(candidates, Mapping | str | PathLike) or not isinstance(candidates, Iterable):
         rule = f"`warm_start` must be a list of candidates, but got {shown(candidates)}"
         raise CandidateError(rule, remedy="pass a list, such as warm_start=[candidate]")
     return tuple(map(as_candidate, candidates))

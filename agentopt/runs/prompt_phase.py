@@ -14,6 +14,7 @@ from agentopt.core.errors import ConfigError, TaskError
 from agentopt.core.events import Note, Observer, PromptsDone, PromptsFellBack, PromptsStarted, RewardDrawn
 from agentopt.core.records import Evaluation
 from agentopt.core.task import Task
+from agentopt.core.yaml_models import listed
 from agentopt.evaluation.evaluator import Evaluator
 from agentopt.models.session import Session
 from agentopt.prompts.diagnosis import Diagnosis, diagnosis_of
@@ -247,7 +248,7 @@ def prompted_subtasks(task: Task, config: Config) -> tuple[str, ...]:
     wanted = config.prompts.subtasks if config.prompts.subtasks is not None else known
     if unknown := [name for name in wanted if name not in known]:
         raise ConfigError(
-            f"`prompts.subtasks` must name subtasks of task {task.name}, but got {', '.join(unknown)}",
+            f"`prompts.subtasks` must name subtasks of task {task.name}, but got {listed(list(map(str, unknown)))}",
             where="configuration",
             remedy=f"name some of {', '.join(known)}",
         )

@@ -195,7 +195,7 @@ async def test_history_from_outside_the_space_is_left_out_without_failing() -> N
             0.4,
         )
     )
-    assert foreign not in space
+    assert not space.contains(foreign)
     assert len(await OptunaStrategy(0).propose(space, trials, 3)) == 3
 
 
