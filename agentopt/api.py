@@ -360,7 +360,7 @@ def required_models(task: Task) -> list[str]:
 
 def check_repeats(repeats: int) -> None:
     """Raise `UserError` unless the number of repeats is within its range."""
-    if not isinstance(repeats, int) or not 1 <= repeats <= MAX_REPEATS:
+    if type(repeats) is not int or not 1 <= repeats <= MAX_REPEATS:
         rule = f"`repeats` must be a whole number from 1 to {MAX_REPEATS}, but got {shown(repeats)}"
         raise UserError(rule, remedy="pass 5 for a first estimate of the noise of responses")
 

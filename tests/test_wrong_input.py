@@ -57,8 +57,10 @@ BUILDERS: dict[type, dict[str, Any]] = {
 }
 """Class -> arguments with which it can be built."""
 
+WHOLE = 3
+
 WRONG: list[Any] = [
-    None, "", "x", "12", b"x", 0, -1, 3, 1.5, float("nan"), float("inf"), True, (), (1,), (1, 2), [], [[]], [None, 3],
+    None, "", "x", "12", b"x", 0, -1, WHOLE, 1.5, float("nan"), float("inf"), True, (), (1,), (1, 2), [], [[]], [None, 3],
     [{}], {}, {3: 4}, {"a": 1}, {"type": "strng"}, set(), {1}, object(), render, Path(), Path, range(3), ["a", "a"],
     Fusion(), Subtask(**SUBTASK), agentopt.ModelSpec, "x\ny" * 1000, ["x" * 3000], "{", '{"type": "strng"}', "a\0b",
 ]  # fmt: skip
@@ -141,7 +143,7 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: toy_task().baseline.having("fnd"), r"called 'fnd'\n  remedy: did you mean 'find'"),
     (lambda: toy_task()["fnd"], r"there is no subtask 'fnd'\n  remedy: did you mean 'find'"),
     (lambda: agentopt.Config(*[{"seed": 1}]), r"takes settings by name.*\n.*Config\(\*\*settings\)"),
-    (lambda: agentopt.Config(**dict(sed=1)), r"sed: is not a known key\n  remedy: did you mean 'seed'"),
+    (lambda: agentopt.Config(sed=1), r"sed: is not a known key\n  remedy: did you mean 'seed'"),  # type: ignore[call-arg]
     (lambda: agentopt.Config(models="small"), "which is not the name of a file"),
     (lambda: agentopt.Config(models={"b": SPEC}), "'b' is the key of 'a'"),
     (lambda: agentopt.ModelSpec(name="m", timeout_seconds="x"), "must be a number, but got 'x'"),
@@ -170,7 +172,7 @@ def test_a_range_of_sample_counts_is_accepted() -> None:
 
 ARGUMENTS: dict[str, list[str]] = {
     "optimize": ["task", "config", "strategy", "callbacks", "resume", "warm_start", "provider"],
-    "evaluate": ["task", "candidate", "config", "split", "callbacks", "provider"],
+    "evaluate": ["task", "candidate", "config", "split", "callbacks", "provider", "repeats"],
     "diagnose": ["task", "config", "subtask", "candidate", "callbacks", "provider"],
 }
 OPTIONAL = {"config", "candidate", "strategy", "resume", "subtask", "provider"}
@@ -188,7 +190,8 @@ def test_an_argument_of_a_wrong_type_is_refused_with_the_remedy(tmp_path: Path, 
     config = agentopt.Config(strategy="random", journal=str(tmp_path / "journal.db"), runs=tmp_path / "runs")
     model = ScriptedModel(script=[])
     for value in [*WRONG, "best.yaml", [None], async_callback, [async_callback], TokenLengths(1, 1), ScriptedModel]:
-        if (name in OPTIONAL and value is None) or (name in LISTS and value in ((), [], set())):
+        sound_value = (name in OPTIONAL and value is None) or (name == "repeats" and value is WHOLE)
+        if sound_value or (name in LISTS and value in ((), [], set())):
             continue
         sound = {"task": trained_task(), "config": config, "provider": model}
         with pytest.raises(AgentoptError) as raised:
