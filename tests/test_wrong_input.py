@@ -60,7 +60,7 @@ BUILDERS: dict[type, dict[str, Any]] = {
 WHOLE = 3
 
 WRONG: list[Any] = [
-    None, "", "x", "12", b"x", 0, -1, WHOLE, 1.5, float("nan"), float("inf"), True, (), (1,), (1, 2), [], [[]], [None, 3],
+    None, "", "x", "12", b"x", 0, -1, WHOLE, 1.5, float("nan"), True, (), (1,), (1, 2), [], [[]], [None, 3],
     [{}], {}, {3: 4}, {"a": 1}, {"type": "strng"}, set(), {1}, object(), render, Path(), Path, range(3), ["a", "a"],
     Fusion(), Subtask(**SUBTASK), agentopt.ModelSpec, "x\ny" * 1000, ["x" * 3000], "{", '{"type": "strng"}', "a\0b",
 ]  # fmt: skip
