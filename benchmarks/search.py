@@ -35,10 +35,10 @@ from agentopt.search.base import BASELINE, INITIAL, Proposal, Search, SearchSpac
 from agentopt.search.baselines import GridStrategy, RandomStrategy
 from agentopt.search.insights import initial_candidates
 from agentopt.search.landscape import Landscape
-from agentopt.search.loop import LoopSearch
 from agentopt.search.optuna_strategy import OptunaStrategy
 from agentopt.search.optuna_trials import candidate_of, distributions
 from agentopt.search.samplers import SAMPLERS
+from agentopt.search.strategy_loop import LoopSearch
 from agentopt.search.variants import AGENT, AGENT_HPO, LLM_ZERO_SHOT, Variant, mlcopilot
 from agentopt.testing.landscape import SyntheticChain, SyntheticLandscape
 from benchmarks.search_tables import CURVE, FALLBACK, SearchOutcome, Spent, table, write_curves

@@ -113,6 +113,16 @@ def test_the_table_of_rooms_names_modules_that_are_in_the_room() -> None:
         assert set(re.findall(r"`([a-z_]+)/?`", described)) - there == set(), room
 
 
+def test_every_row_of_the_table_of_changes_names_files_that_exist() -> None:
+    page = (REPOSITORY / "docs" / "design.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (.*) \| (`agentopt/.*\.py`) \|$", page.partition("## What is where")[2], re.M)
+    assert len(rows) >= 20
+    for change, places in rows:
+        files = re.findall(r"`(agentopt/[\w/]+\.py)`", places)
+        assert files, change
+        assert [file for file in files if not (REPOSITORY / file).is_file()] == [], change
+
+
 def test_every_class_that_a_page_names_exists() -> None:
     source = "\n".join((REPOSITORY / file).read_text() for file in tracked() if re.match(r"agentopt/.*\.py", file))
     defined = set(re.findall(r"^\s*(?:class|def) (\w+)|^(\w+) = ", source, re.M))

@@ -90,7 +90,7 @@ def as_search(built: Any, where: str = "strategy") -> Search:
         rule = f"a strategy is an object, but got the class {built.__name__}"
         raise ConfigError(rule, where=where, remedy=f"{built.__name__}()")
     if hasattr(built, "propose"):
-        from agentopt.search.loop import LoopSearch
+        from agentopt.search.strategy_loop import LoopSearch
 
         # One at a time: a proposal costs nothing, and each may take the score of the one before into account.
         return LoopSearch(built, 1)

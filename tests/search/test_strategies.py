@@ -24,10 +24,10 @@ from agentopt.search.base import Proposal, SearchSpace, Strategy, SubtaskSpace
 from agentopt.search.baselines import GridStrategy, RandomStrategy
 from agentopt.search.built_in import as_search
 from agentopt.search.insights import initial_candidates
-from agentopt.search.loop import LoopSearch
 from agentopt.search.optuna_strategy import OptunaStrategy
 from agentopt.search.optuna_trials import candidate_of, distributions, params_of
 from agentopt.search.samplers import POPULATION, SAMPLERS, InsightSampler
+from agentopt.search.strategy_loop import LoopSearch
 from agentopt.testing.landscape import COUNTS, SyntheticLandscape, synthetic_space
 from agentopt.testing.strategies import (
     ScriptedRunner,
@@ -329,7 +329,7 @@ async def test_a_crashed_plain_loop_ends_with_the_trials_of_an_undisturbed_one(f
 
 def test_importing_the_search_loads_neither_langgraph_nor_optuna() -> None:
     code = (
-        "import sys, agentopt.search, agentopt.search.base, agentopt.search.settings, agentopt.search.loop\n"
+        "import sys, agentopt.search, agentopt.search.base, agentopt.search.settings, agentopt.search.strategy_loop\n"
         "assert not {'langgraph', 'optuna', 'langchain_core'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

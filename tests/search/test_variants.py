@@ -25,10 +25,10 @@ from agentopt.search.agent_prompts import INSIGHTS, labels, proposal_schema
 from agentopt.search.base import ARCHIVE, Proposal, Search, SearchSpace, SubtaskSpace
 from agentopt.search.baselines import GridStrategy, RandomStrategy
 from agentopt.search.insights import initial_candidates
-from agentopt.search.loop import LoopSearch
 from agentopt.search.optuna_strategy import OptunaStrategy
 from agentopt.search.samplers import SAMPLERS
 from agentopt.search.settings import AgentSettings, SamplerName
+from agentopt.search.strategy_loop import LoopSearch
 from agentopt.search.variants import AGENT, AGENT_HPO, LLM_ZERO_SHOT, SHOWN, Variant, mlcopilot
 from agentopt.testing.landscape import SyntheticLandscape, synthetic_space
 from agentopt.testing.strategies import ScriptedRunner, check_search
