@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Literal
 
 from agentopt.core.budget import Usage
@@ -26,7 +25,7 @@ from agentopt.prompts.race import SEED
 from agentopt.prompts.rewards import resampled_subtasks
 from agentopt.runs.config import Config
 from agentopt.runs.prompt_report import PromptReport, prompt_report
-from agentopt.runs.prompt_share import PromptShare
+from agentopt.runs.prompt_share import PromptShare, left_of
 from agentopt.runs.worst_case import estimate, usage_of_judge
 from agentopt.search.base import SearchSpace
 
@@ -55,11 +54,13 @@ class PromptPhase:
     observer: Observer
     space: SearchSpace
     reports: list[PromptReport] = field(default_factory=list)
+    _share: PromptShare | None = None
 
-    @cached_property
-    def _share(self) -> PromptShare:
+    def _new_share(self, first: Usage) -> PromptShare:
+        """The share of all phases, at most what the caps leave beside a first evaluation and what is held back."""
         worst = estimate(self.task, self.space, self.session.specs, self.config, None)
-        return PromptShare(worst.prompt_limits, self.config.prompts, int(self.config.writer is not None))
+        limits = left_of(self.config.budget.caps(), first + self.session.budget.held_back, worst.prompt_limits)
+        return PromptShare(limits, self.config.prompts, int(self.config.writer is not None))
 
     def due(self, phase: Phase) -> bool:
         """Whether prompts are optimised in this phase."""
@@ -102,21 +103,25 @@ class PromptPhase:
         Returns:
             The improved candidate.
         """
-        subtasks, spent = prompted_subtasks(self.task, self.config), self.session.budget.spent
+        subtasks, usage = prompted_subtasks(self.task, self.config), self._usage_of(first, candidate)
+        self._share = self._share or self._new_share(usage)
+        spent, seconds = self.session.budget.spent, self.session.budget.seconds
         if phase == "before":  # an earlier session of the run may have spent on prompts already
-            spent = spent.lower(self._usage_of(first, candidate))
+            spent, seconds = spent.lower(usage), min(seconds, first.seconds)
         later = len(subtasks) if phase == "before" and self.due("after") else 0
         for done, subtask in enumerate(subtasks):
             self.observer(PromptsStarted(subtask, phase))
-            with self._limited_to_share(spent, first.seconds if phase == "before" else self.session.budget.seconds):
-                report = await self._improve(candidate, subtask, first, phase, len(subtasks) - done + later)
+            with self._limited_to_share(spent, seconds):
+                report = await self._improve(
+                    candidate, subtask, first, phase, self._share, len(subtasks) - done + later
+                )
             self.reports.append(report)
             self.observer(PromptsDone(subtask, report.outcome))
             candidate = candidate.having(subtask, system_prompt=report.chosen)
         return candidate
 
     async def _improve(
-        self, candidate: Candidate, subtask: str, first: Evaluation, phase: Phase, parts: int
+        self, candidate: Candidate, subtask: str, first: Evaluation, phase: Phase, share: PromptShare, parts: int
     ) -> PromptReport:
         fallbacks: list[str] = []
 
@@ -131,13 +136,13 @@ class PromptPhase:
         response = self._usage_of(first, candidate, resampled).divided(rows)
         examples = min(self.config.prompts.user_prompts, len(self.task.splits["train"]))
         once = (validation.divided(rows) - response) * examples
-        plan = self._share.plan(parts, response, validation + once)
+        plan = share.plan(parts, response, validation + once)
         found = Optimized(subtask, PromptDecision.TOO_SMALL, seed_prompt)
         if plan is not None:
             found = await self._optimizer(fell_back, validation, first.seconds).optimize(candidate, subtask, plan)
-            written = len(found.attempts) * self._share.writer_calls
-            self._share.charge(response * found.responses + once + Usage(calls=written))
-            self._share.charge(validation if found.finals else Usage())
+            written = len(found.attempts) * share.writer_calls
+            share.charge(response * found.responses + once + Usage(calls=written))
+            share.charge(validation if found.finals else Usage())
         return prompt_report(found, phase, fallbacks, self.config.seed)
 
     def _optimizer(self, fell_back: Callable[[str], None], validation: Usage, seconds: float) -> PromptOptimizer:

@@ -26,6 +26,16 @@ def prompt_limits(config: Config, others: Usage) -> Caps:
     return caps.scaled(share)
 
 
+def left_of(caps: Caps, reserved: Usage, most: Caps) -> Caps:
+    """`most`, or what the caps leave beside `reserved` if that is less."""
+    left = {
+        name: max(0, min(getattr(most, name), cap - getattr(reserved, name)))
+        for name in ("usd", "tokens", "calls")
+        if (cap := getattr(caps, name)) is not None
+    }
+    return replace(most, **left)
+
+
 @dataclass
 class PromptShare:
     """What is left of the share. It counts what races draw, from the journal too, so a resumed run plans the same.

@@ -583,6 +583,17 @@ async def test_prompts_take_no_more_than_their_share_of_a_cap(tmp_path: Path, sh
     assert result.finalist("best").test is not None
 
 
+@pytest.mark.parametrize("share", [0.9, 1.0])
+async def test_a_large_share_leaves_room_for_the_baseline_and_the_test(tmp_path: Path, share: float) -> None:
+    settings = config(tmp_path, budget={"trials": 2, "calls": 300}, prompts={"share": share})
+    result = await aoptimize(prompt_task(test=16), settings, provider=prompt_model())
+    (report,) = result.prompts
+    assert report.stopped is None
+    assert report.responses > 100
+    assert result.finalist("best").test is not None
+    assert result.total.calls <= 300
+
+
 async def test_without_a_cap_prompts_take_their_share_of_the_worst_case(tmp_path: Path) -> None:
     """Two trials and three tests of 32 rows: at most 160 calls beside those of the prompts, which are 30% of all."""
     provider, large = prompt_model(), {"responses": 200, "user_prompts": 16, "repeats": 16}
