@@ -100,6 +100,14 @@ class RunStarted(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class BestSoFar:
+    """The trial that a run would return now: its number, and its shrunk (posterior mean) score."""
+
+    trial: int
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
 class SearchStarted(Event):
     """The search space is known, and the first trial follows.
 
@@ -108,6 +116,7 @@ class SearchStarted(Event):
         examples: Number of examples of each split.
         trials: Trials that earlier sessions of the run recorded.
         budget: The live budget of the run: its caps and the spend.
+        best: The best of `trials`; None if none is complete.
     """
 
     kind: ClassVar[str] = "search_started"
@@ -116,6 +125,7 @@ class SearchStarted(Event):
     examples: Mapping[Split, int]
     trials: tuple[Trial, ...]
     budget: Budget
+    best: BestSoFar | None = None
 
     @property
     def message(self) -> str:
@@ -207,11 +217,12 @@ class ResponsesIncomplete(Event):
 
 @dataclass(frozen=True, slots=True)
 class TrialDone(Event):
-    """A trial was recorded."""
+    """A trial was recorded. `best` is the best trial so far; None if none is complete."""
 
     kind: ClassVar[str] = "trial_done"
 
     trial: Trial
+    best: BestSoFar | None = None
 
     @property
     def message(self) -> str:

@@ -15,6 +15,7 @@ from rich.live import Live
 from rich.text import Text
 
 from agentopt.core.events import (
+    BestSoFar,
     Event,
     ExampleDone,
     FileProgress,
@@ -31,7 +32,6 @@ from agentopt.core.events import (
 )
 from agentopt.core.records import Trial
 from agentopt.report.formatting import format_duration, format_spend
-from agentopt.runs.trial_store import highest_score
 from agentopt.runs.worst_case import FINALISTS
 
 
@@ -48,6 +48,7 @@ class LiveView:
     clock: Callable[[], float] = time.monotonic
     _search: SearchStarted | None = None
     _trials: list[Trial] = field(default_factory=list)
+    _best: BestSoFar | None = None
     _live: Live | None = None
     _started: float = 0.0
     _calls_before: int = 0
@@ -96,12 +97,13 @@ class LiveView:
     def _note(self, event: Event) -> None:
         match event:
             case SearchStarted():
-                self._search, self._trials = event, list(event.trials)
+                self._search, self._trials, self._best = event, list(event.trials), event.best
                 self._calls_before = event.budget.spent.calls
             case TrialStarted():
                 self._activity = f"{event.message}: {event.candidate}"
             case TrialDone():
                 self._trials.append(event.trial)
+                self._best = event.best
                 self._finished.append(self.clock())
             case PromptsDone():
                 self._prompt_seconds += self.clock() - self._prompts_since
@@ -123,13 +125,13 @@ class LiveView:
     def _progress(self) -> str:
         if self._search is None:
             return "preparing"
-        budget, best = self._search.budget, highest_score(self._trials)
+        budget, best = self._search.budget, self._best
         cap = "" if budget.caps.trials is None else f" of {budget.caps.trials}"
         calls = budget.spent.calls - self._calls_before
         rate = calls / max(self.clock() - self._started, 1e-9)
         shown = [
             f"{len(self._trials)}{cap} trials",
-            f"best {best.score:.3f} (trial {best.number})" if best and best.score is not None else "no score yet",
+            f"best {best.score:.3f} (trial {best.trial})" if best else "no score yet",
             format_spend(budget.spent, budget.seconds, budget.caps),
             f"{rate:.1f} calls/s",
             *([f"{self._cut_off:,} of {self._responses:,} responses cut off"] if self._cut_off else []),

@@ -23,6 +23,7 @@ TRIAL_COLUMNS: tuple[Column[tuple[TrialLine, bool]], ...] = (
     Column("proposed by", lambda row: row[0].proposer),
     Column("candidate", lambda row: str(row[0].candidate)),
     Column("score", lambda row: "-" if row[0].score is None else f"{row[0].score:.3f}", "right"),
+    Column("shrunk", lambda row: _shrunk(row[0].shrunk), "right"),
     Column("cost", lambda row: f"{row[0].units:.1f}", "right"),
     Column("state", lambda row: outcome(row[0].state, row[0].scored, row[0].planned, row[0].stopped)),
 )
@@ -32,6 +33,7 @@ FINALIST_COLUMNS: tuple[Column[Finalist], ...] = (
     Column("", lambda finalist: " = ".join(finalist.roles)),
     Column("trial", lambda finalist: str(finalist.trial)),
     Column("validation", lambda finalist: _measured(finalist.validation)),
+    Column("shrunk", lambda finalist: _shrunk(finalist.shrunk)),
     Column("test", lambda finalist: _measured(finalist.test)),
     Column("against the baseline on test", lambda finalist: _compared(finalist)),
 )
@@ -64,6 +66,11 @@ SPEND_COLUMNS: tuple[Column[tuple[str, Usage]], ...] = (
     Column("USD", lambda row: usage_cells(row[1])[3], "right"),
 )
 
+SHRUNK = (
+    "Shrunk: posterior mean of the validation score given all trials. The highest of many scores is partly luck, so "
+    "the best candidate, the recommended one and the Pareto front are chosen by it."
+)
+
 VERDICTS: dict[Verdict, str] = {
     "better": "better than the baseline",
     "worse": "worse than the baseline",
@@ -88,6 +95,8 @@ def _parts(result: Result) -> Iterator[RenderableType]:
     yield _finalists(result)
     if any(_is_approximate(finalist) for finalist in result.finalists):
         yield APPROXIMATE
+    if any(finalist.shrunk is not None for finalist in result.finalists):
+        yield SHRUNK
     for role in ("best", "recommended"):
         chosen = result.finalist(role)
         if role == "best" or chosen is not result.finalist("best"):
@@ -101,6 +110,10 @@ def _parts(result: Result) -> Iterator[RenderableType]:
     cut = [f"the test was cut short: {result.test_ended}"] if result.test_ended else []
     yield from (f"[yellow]{escape(note)}[/yellow]" for note in (*cut, *result.notes))
     yield f"[bold]{_verdict(result)}[/bold]"
+
+
+def _shrunk(score: float | None) -> str:
+    return "-" if score is None else f"{score:.3f}"
 
 
 def _proposers(result: Result) -> str:
@@ -166,7 +179,7 @@ def _verdict(result: Result) -> str:
     best = result.finalist("best")
     if "baseline" in best.roles:
         others = [trial for trial in result.trials if trial.state != "incomplete" and trial.number != best.trial]
-        why = "nothing beat it on validation" if others else "nothing else was evaluated"
+        why = "nothing beat its shrunk score on validation" if others else "nothing else was evaluated"
         return f"Verdict: keep the baseline; {why}, so there was nothing to compare on the test split."
     compared = best.against_baseline
     if compared is None or best.test is None:

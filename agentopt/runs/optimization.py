@@ -21,12 +21,13 @@ from agentopt.runs.prompt_phase import PromptPhase
 from agentopt.runs.response_issues import failure_reasons, incomplete_responses, left_out
 from agentopt.runs.result import Result, Role
 from agentopt.runs.strategies import choose_search
-from agentopt.runs.summary import finalist, trial_line
+from agentopt.runs.summary import finalist, rows_note, trial_line
 from agentopt.runs.trial_runner import TrialRunner
-from agentopt.runs.trial_store import TrialStore, highest_score, pareto_front, recommended_trial
+from agentopt.runs.trial_store import TrialStore
 from agentopt.runs.worst_case import FINALISTS, usage_on_split
 from agentopt.search.base import ARCHIVE, BASELINE, PROMPTS, PROMPTS_AFTER, Proposal, Search, SearchSpace
 from agentopt.search.from_task import cost_note, needs_measuring, search_space
+from agentopt.search.posterior import Choice
 
 Finalists = list[tuple[tuple[Role, ...], Trial]]
 """The trials that are evaluated on the test split, each once, with its roles."""
@@ -75,14 +76,17 @@ class Optimization:
         prompts = PromptPhase(self.task, self.config, self.session, evaluator, self.observer, space)
         store = TrialStore(self.run.trials, space)
         examples = {split: len(rows) for split, rows in self.task.splits.items()}
-        self.observer(SearchStarted(space.size, examples, tuple(store.trials), self.session.budget))
+        self.observer(SearchStarted(space.size, examples, tuple(store.trials), self.session.budget, store.best_so_far))
         for note in (*self._row_notes, cost_note(self.task, space)):
             if note:
                 self.observer(Note(note))
         ended = await self._search(space, store, evaluator, prompts, measured.seconds if measured else 0.0)
-        finalists = self._finalists(space, store, ended)
+        choice = store.choice(self.config.search.tolerance)
+        if choice is None:
+            raise self._nothing_evaluated(store, ended)
+        finalists = _finalists(choice, store.find(space.baseline, unfinished=True))
         tested, test_ended = await self._test(evaluator, finalists)
-        result = self._summary(space, store, ended, finalists, tested, test_ended, prompts)
+        result = self._summary(space, store, ended, choice, finalists, tested, test_ended, prompts)
         result.save(self.run.path)
         self.observer(RunDone(self.run.path))
         return result
@@ -138,9 +142,10 @@ class Optimization:
                 await search.run(space, runner)
 
     async def _better_prompts_after(self, store: TrialStore, runner: TrialRunner, prompts: PromptPhase) -> None:
-        best = highest_score(store.trials)
-        if best is None or not prompts.due("after") or not runner.trials_left:
+        choice = store.choice()
+        if choice is None or not prompts.due("after") or not runner.trials_left:
             return
+        best = choice.best
         better = await prompts.improve(best.candidate, best.evaluation, "after")
         if better != best.candidate:
             await runner.run(Proposal(better, PROMPTS_AFTER, f"trial {best.number} with better prompts"))
@@ -163,18 +168,6 @@ class Optimization:
         splits = self.task.splits
         share = len(splits.get("test", ())) / len(splits["validation"])
         return min(FINALISTS * share * on_validation, (self.session.budget.seconds_left or 0.0) / 2)
-
-    def _finalists(self, space: SearchSpace, store: TrialStore, ended: StopReason) -> Finalists:
-        best = highest_score(store.trials)
-        recommended = recommended_trial(store.trials, seed=self.config.seed)
-        first = store.find(space.baseline, unfinished=True)
-        if best is None or recommended is None:
-            raise self._nothing_evaluated(store, ended)
-        by_role: dict[Role, Trial] = {"best": best, "recommended": recommended}
-        if first is not None and first.score is not None:
-            by_role = {"baseline": first, **by_role}
-        distinct = {trial.number: trial for trial in by_role.values()}
-        return [(tuple(r for r, t in by_role.items() if t is trial), trial) for trial in distinct.values()]
 
     async def _test(
         self, evaluator: Evaluator, finalists: Finalists
@@ -202,11 +195,13 @@ class Optimization:
         space: SearchSpace,
         store: TrialStore,
         ended: StopReason,
+        choice: Choice,
         finalists: Finalists,
         tested: dict[int, Evaluation],
         test_ended: StopReason | None,
         prompts: PromptPhase,
     ) -> Result:
+        few = rows_note(choice, self.config.search.tolerance)
         untested = None if self.task.splits.get("test") else "the task has no test split, so nothing was tested"
         evaluations = [*(trial.evaluation for trial in store.trials), *tested.values()]
         of_baseline = next((tested.get(trial.number) for roles, trial in finalists if "baseline" in roles), None)
@@ -215,19 +210,17 @@ class Optimization:
             run=str(self.run.path),
             ended=ended,
             finalists=tuple(
-                finalist(roles, trial, tested.get(trial.number), of_baseline, self.config.seed)
+                finalist(roles, trial, choice, tested.get(trial.number), of_baseline, self.config.seed)
                 for roles, trial in finalists
             ),
-            trials=tuple(trial_line(trial) for trial in store.trials),
-            pareto=tuple(trial.number for trial in pareto_front(store.trials)),
+            trials=tuple(trial_line(trial, choice) for trial in store.trials),
+            pareto=choice.pareto,
             spent=self.session.spent,
             failures=self.session.failures,
             seconds=self.session.budget.seconds,
             fallbacks=tuple(dict.fromkeys(trial.fallback for trial in store.trials if trial.fallback)),
             prompts=tuple(prompts.reports),
-            notes=tuple(
-                note for note in (*self._row_notes, untested, prompts.skipped, cost_note(self.task, space)) if note
-            ),
+            notes=tuple(filter(None, (*self._row_notes, untested, prompts.skipped, cost_note(self.task, space), few))),
             test_ended=test_ended,
             cost_in=space.measure,
             incomplete=incomplete_responses(self.task, evaluations),
@@ -243,3 +236,11 @@ class Optimization:
             first_error=next(errors, None),
             remedy=f"fix the cause, then `{self.run.resuming}`; answers that were paid for are kept",
         )
+
+
+def _finalists(choice: Choice, baseline: Trial | None) -> Finalists:
+    by_role: dict[Role, Trial] = {"best": choice.best, "recommended": choice.recommended}
+    if baseline is not None and baseline.score is not None:
+        by_role = {"baseline": baseline, **by_role}
+    distinct = {trial.number: trial for trial in by_role.values()}
+    return [(tuple(r for r, t in by_role.items() if t is trial), trial) for trial in distinct.values()]

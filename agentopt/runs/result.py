@@ -93,6 +93,7 @@ class Finalist:
         test: Score on the test split; None if it was not tested.
         against_baseline: Paired comparison with the baseline on the test split.
         metrics: Metrics on the test split, or on the validation split if it was not tested.
+        shrunk: Posterior mean of the validation score, which decides the roles; None in results of version 0.1.0.
     """
 
     roles: tuple[Role, ...]
@@ -105,11 +106,13 @@ class Finalist:
     test: Measured | None = None
     against_baseline: Comparison | None = None
     metrics: dict[str, Measured] = field(default_factory=dict)
+    shrunk: float | None = None
 
     def lines(self, cost_in: str = "units") -> list[str]:
         """The finalist in two lines of text: its candidate, then its scores and its cost."""
         test = "not tested" if self.test is None else f"test {self.test.score:.3f}"
-        scores = f"validation {self.validation.score:.3f}, {test}, {self.units:.1f} {cost_in}"
+        shrunk = "" if self.shrunk is None else f" (shrunk {self.shrunk:.3f})"
+        scores = f"validation {self.validation.score:.3f}{shrunk}, {test}, {self.units:.1f} {cost_in}"
         return [f"  {' = '.join(self.roles)}: {self.candidate}", f"    {scores} (trial {self.trial})"]
 
 
@@ -176,7 +179,7 @@ class Result:
         ended: Why the search ended.
         finalists: The distinct ones of baseline, best and recommended, with their scores on the test split.
         trials: The history, oldest first.
-        pareto: Numbers of the trials on the Pareto front of score and cost, cheapest first.
+        pareto: Numbers of the trials on the Pareto front of shrunk score and cost, cheapest first.
         spent: Usage by purpose, over all sessions of the run.
         failures: Number of failed attempts at a call, by kind.
         seconds: Wall time, over all sessions of the run.
@@ -224,12 +227,12 @@ class Result:
 
     @property
     def best_candidate(self) -> Candidate:
-        """The candidate with the highest validation score within the budget."""
+        """The candidate with the highest posterior mean score on validation, over all trials."""
         return self.finalist("best").candidate
 
     @property
     def recommended_candidate(self) -> Candidate:
-        """The cheapest candidate whose validation scores are not significantly below the best one's."""
+        """The cheapest candidate whose posterior mean score is within `search.tolerance` of the best one's."""
         return self.finalist("recommended").candidate
 
     @property

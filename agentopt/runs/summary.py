@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from agentopt.core.records import Evaluation, Trial
 from agentopt.runs.result import Comparison, Finalist, Measured, Role, SubtaskCostShown, TrialLine
+from agentopt.search.posterior import Choice
 
 
 def finalist(
-    roles: tuple[Role, ...], trial: Trial, test: Evaluation | None, baseline_test: Evaluation | None, seed: int
+    roles: tuple[Role, ...],
+    trial: Trial,
+    choice: Choice,
+    test: Evaluation | None,
+    baseline_test: Evaluation | None,
+    seed: int,
 ) -> Finalist:
     """The record of one finalist, from its trial and its evaluation on the test split."""
     validation = Measured.of(trial.evaluation, seed=seed)
@@ -26,10 +32,11 @@ def finalist(
         test=Measured.of(test, seed=seed) if test else None,
         against_baseline=compared,
         metrics=Measured.metrics_of(test or trial.evaluation, seed=seed),
+        shrunk=choice.shrunk.get(trial.number),
     )
 
 
-def trial_line(trial: Trial) -> TrialLine:
+def trial_line(trial: Trial, choice: Choice) -> TrialLine:
     """The record of one trial."""
     return TrialLine(
         trial.number,
@@ -42,4 +49,15 @@ def trial_line(trial: Trial) -> TrialLine:
         trial.note,
         trial.evaluation.planned_scores,
         trial.evaluation.stopped,
+        choice.shrunk.get(trial.number),
+    )
+
+
+def rows_note(choice: Choice, tolerance: float) -> str | None:
+    """That the validation rows are too few to save anything, and how many it would take; None if they are enough."""
+    if not choice.too_few_rows:
+        return None
+    return (
+        f"{choice.rows} validation rows are too few to tell whether a cheaper candidate is as good as the best one: "
+        f"about {choice.rows_needed:,} would resolve a difference of {tolerance:g} (search.tolerance)"
     )

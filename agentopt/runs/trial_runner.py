@@ -98,7 +98,7 @@ class TrialRunner:
 
     def _record(self, proposal: Proposal, evaluation: Evaluation) -> Trial:
         trial = self._store.add(proposal, evaluation)
-        self.emit(TrialDone(trial))
+        self.emit(TrialDone(trial, self._store.best_so_far))
         return trial
 
     def _stop_test(self) -> StopTest | None:

@@ -1,4 +1,4 @@
-"""Stores the trials of a run in one Optuna study, and selects the best of them.
+"""Stores the trials of a run in one Optuna study, and finds the one to beat.
 
 A trial is written once, when it is finished, so a killed run leaves no partial trial. The study can be opened with any
 Optuna tool; what Optuna has no field for (the evaluation, the proposer) is in the trials' user attributes.
@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 from pydantic import TypeAdapter
 
 from agentopt.core.candidate import Candidate
-from agentopt.core.comparison import compare
+from agentopt.core.events import BestSoFar
 from agentopt.core.records import Evaluation, Trial
-from agentopt.core.stats import verdict
 from agentopt.search.base import Proposal, SearchSpace
+from agentopt.search.posterior import TOLERANCE, Choice, choose
 
 if TYPE_CHECKING:
     import optuna
@@ -39,7 +39,7 @@ class TrialStore:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._space = space
+        self.space = space
         self._study = optuna.load_study(study_name=STUDY_NAME, storage=_storage(path))
         self.trials: list[Trial] = [_from_optuna(t, space) for t in self._study.get_trials(deepcopy=False)]
 
@@ -50,11 +50,11 @@ class TrialStore:
             proposal.candidate,
             evaluation,
             proposal.proposer,
-            self._space.units(proposal.candidate),
+            self.space.units(proposal.candidate),
             proposal.note,
             proposal.fallback,
         )
-        self._study.add_trial(_to_optuna(trial, self._space))
+        self._study.add_trial(_to_optuna(trial, self.space))
         self.trials.append(trial)
         return trial
 
@@ -63,6 +63,16 @@ class TrialStore:
         found = (t for t in reversed(self.trials) if t.candidate == candidate)
         return next((t for t in found if unfinished or t.state != "incomplete"), None)
 
+    def choice(self, tolerance: float = TOLERANCE) -> Choice | None:
+        """The best and the recommended trial; None if none is complete."""
+        return choose(self.space, self.trials, tolerance=tolerance)
+
+    @property
+    def best_so_far(self) -> BestSoFar | None:
+        """The best trial and its shrunk score, for events."""
+        choice = self.choice()
+        return BestSoFar(choice.best.number, choice.best_score) if choice else None
+
     @property
     def unfinished(self) -> list[Trial]:
         """The last trial of every candidate that has only incomplete ones."""
@@ -70,49 +80,20 @@ class TrialStore:
         return list(last.values())
 
 
-def complete(trials: Sequence[Trial]) -> list[Trial]:
-    """The trials of which every example was scored."""
-    return [trial for trial in trials if trial.state == "complete"]
-
-
-def comparable_scores(trials: Sequence[Trial]) -> dict[int, float]:
-    """Trial number -> mean score of each complete trial, over the examples that none of them left out."""
-    left_out = {example for trial in complete(trials) for example in trial.evaluation.left_out}
-    means = {}
-    for trial in complete(trials):
-        scores = [score for example, score in trial.evaluation.scores.items() if example not in left_out]
-        means[trial.number] = sum(scores) / len(scores) if scores else float("-inf")
-    return means
-
-
 def highest_score(trials: Sequence[Trial]) -> Trial | None:
-    """The complete trial with the highest comparable score; of equals the cheaper, then the earlier one."""
-    scores = comparable_scores(trials)
-    return min(complete(trials), key=lambda t: (-scores[t.number], t.units, t.number), default=None)
+    """The complete trial with the highest raw score over the examples that none left out; of equals the cheaper one.
 
+    Early stopping compares with it: that a trial cannot catch up is a statement about raw scores on the same rows.
+    What a run returns is chosen by `search.posterior.choose`.
+    """
+    complete = [trial for trial in trials if trial.state == "complete"]
+    left_out = {example for trial in complete for example in trial.evaluation.left_out}
 
-def recommended_trial(trials: Sequence[Trial], *, seed: int = 0) -> Trial | None:
-    """The cheapest complete trial that is not significantly worse than the best one, by the paired comparison."""
-    best = highest_score(trials)
-    if best is None:
-        return None
-    scores = comparable_scores(trials)
-    for trial in sorted(complete(trials), key=lambda t: (t.units, -scores[t.number], t.number)):
-        if trial is best:
-            break
-        difference = compare(best.evaluation, trial.evaluation, seed=seed)
-        if difference is None or verdict(difference) != "better":
-            return trial
-    return best
+    def rank(trial: Trial) -> tuple[float, float, int]:
+        scores = [score for example, score in trial.evaluation.scores.items() if example not in left_out]
+        return -sum(scores) / len(scores) if scores else float("inf"), trial.units, trial.number
 
-
-def pareto_front(trials: Sequence[Trial]) -> list[Trial]:
-    """The complete trials that no cheaper or equally expensive trial beats in score, cheapest first."""
-    scores, front = comparable_scores(trials), list[Trial]()
-    for trial in sorted(complete(trials), key=lambda t: (t.units, -scores[t.number], t.number)):
-        if not front or scores[trial.number] > scores[front[-1].number]:
-            front.append(trial)
-    return front
+    return min(complete, key=rank, default=None)
 
 
 def _storage(path: Path) -> optuna.storages.RDBStorage:

@@ -37,7 +37,11 @@ COUNT_SCALE = 0.9
 INTERACTION = 0.1
 """Strength of the interaction between subtasks; 0 makes their effects additive."""
 NOISE = 0.01
-"""Noise variance of a score, as a share of the variance of all scores."""
+"""Noise variance of a score as a share of the variance of all scores, where it was not measured."""
+
+
+LEAST_NOISE = 1e-4
+"""Least noise variance of a measured score, as a share of the variance of all scores; keeps the equations solvable."""
 
 
 class Grid:
@@ -118,6 +122,7 @@ def most_promising(
     pending: Collection[Candidate],
     tried: Collection[Candidate],
     seed: int,
+    noise: Floats | None = None,
 ) -> Candidate | None:
     """Find the affordable candidate not in `tried` with the greatest expected improvement.
 
@@ -127,6 +132,7 @@ def most_promising(
         pending: Candidates that are being evaluated; each counts with its predicted score, so that a batch spreads.
         tried: Candidates to leave out.
         seed: Orders equal candidates, and samples spaces larger than `POOL`.
+        noise: Variance of each score, shape (len(scored),); NaN if it was not measured. Default: none was.
 
     Returns:
         The candidate, or None if the pool has no untried one.
@@ -141,11 +147,13 @@ def most_promising(
         return grid.candidate(pool[0])
     observed = grid.points([candidate for candidate, _ in scored])
     scores = np.array([score for _, score in scored])
-    gains = expected_improvement(grid, observed, scores, grid.points(list(pending)), pool)
+    gains = expected_improvement(grid, observed, scores, grid.points(list(pending)), pool, noise)
     return grid.candidate(pool[int(gains.argmax())])
 
 
-def expected_improvement(grid: Grid, observed: Points, scores: Floats, pending: Points, pool: Points) -> Floats:
+def expected_improvement(
+    grid: Grid, observed: Points, scores: Floats, pending: Points, pool: Points, noise: Floats | None = None
+) -> Floats:
     """Expected improvement of each point of `pool` over the best observed point, in standard deviations of the scores.
 
     The best point is the one with the highest posterior mean, so that a lucky measurement does not raise the threshold.
@@ -157,25 +165,30 @@ def expected_improvement(grid: Grid, observed: Points, scores: Floats, pending: 
         scores: Their scores, shape (n,).
         pending: Points that are being evaluated, shape (p, subtasks).
         pool: Points to compare, shape (m, subtasks).
+        noise: Variance of each score, shape (n,); NaN, or no array, for `NOISE`.
 
     Returns:
         Expected improvements, shape (m,).
     """
     from scipy.special import ndtr
 
-    standard = (scores - scores.mean()) / (scores.std() or 1.0)
+    spread = float(scores.std()) or 1.0
+    standard = (scores - scores.mean()) / spread
+    own = np.full(len(scores), NOISE)
+    if noise is not None:
+        own = np.where(np.isnan(noise), NOISE, np.maximum(noise / spread**2, LEAST_NOISE))
     known = np.concatenate([observed, pending])
-    smoothed, _ = _posterior(grid, observed, standard, known)
+    smoothed, _ = _posterior(grid, observed, standard, own, known)
     values = np.concatenate([standard, smoothed[len(observed) :]])
-    mean, deviation = _posterior(grid, known, values, pool)
+    mean, deviation = _posterior(grid, known, values, np.concatenate([own, np.full(len(pending), NOISE)]), pool)
     ahead = (mean - smoothed[: len(observed)].max()) / deviation
     density = np.exp(-0.5 * ahead**2) / math.sqrt(2 * math.pi)
     return np.asarray(deviation * (ahead * ndtr(ahead) + density))
 
 
-def _posterior(grid: Grid, observed: Points, values: Floats, points: Points) -> tuple[Floats, Floats]:
+def _posterior(grid: Grid, observed: Points, values: Floats, noise: Floats, points: Points) -> tuple[Floats, Floats]:
     """Mean and standard deviation of the noise-free score at `points`."""
-    covariance = grid.kernel(observed, observed) + NOISE * np.eye(len(observed))
+    covariance = grid.kernel(observed, observed) + np.diag(noise)
     across = grid.kernel(observed, points)
     solved = np.linalg.solve(covariance, np.column_stack([values, across]))
     mean = across.T @ solved[:, 0]

@@ -24,7 +24,8 @@ from agentopt.search.optuna_trials import (
     to_frozen_trial,
     to_running_trial,
 )
-from agentopt.search.samplers import POPULATION, SamplerFactory, sampler_named
+from agentopt.search.posterior import noise_variances
+from agentopt.search.samplers import NOISE_VARIANCE, POPULATION, SamplerFactory, sampler_named
 
 
 class OptunaStrategy:
@@ -72,11 +73,12 @@ class OptunaStrategy:
 
 def _history(space: SearchSpace, trials: Sequence[Trial]) -> Iterator[FrozenTrial]:
     """Convert the trials to Optuna's, with the generations that a genetic sampler would have stored in them."""
-    complete = 0
+    complete, noise = 0, noise_variances(trials)
     for trial in trials:
         if is_representable(space, trial.candidate):
             generation = {"NSGAIISampler:generation": complete // POPULATION}
-            yield to_frozen_trial(space, trial, system_attrs=generation)
+            measured = {NOISE_VARIANCE: noise[trial.number]} if trial.number in noise else {}
+            yield to_frozen_trial(space, trial, system_attrs=generation, user_attrs=measured)
             complete += trial.state == "complete"
 
 

@@ -8,7 +8,7 @@ so the noise that separates them is the interaction of trials and rows: the resi
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,26 +47,35 @@ class Posterior:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The best and the recommended trial, with their posterior (shrunk) mean scores."""
+    """The best and the recommended trial, and what they were chosen by."""
 
     best: Trial
-    best_score: float
     recommended: Trial
-    recommended_score: float
+    shrunk: Mapping[int, float]
+    """Trial number -> posterior (shrunk) mean score, of every trial that informed the choice."""
+    pareto: tuple[int, ...]
+    """Numbers of the complete trials that no cheaper or equally expensive one exceeds in `shrunk`, cheapest first."""
     rows: int
     """Rows of the best trial."""
     rows_needed: int
     """Rows at which the standard error of a difference between two trials is the tolerance."""
+    too_few_rows: bool
+    """Whether no cost is saved although a cheaper trial may be as good: the rows cannot tell."""
+
+    @property
+    def best_score(self) -> float:
+        """Shrunk score of the best trial."""
+        return self.shrunk[self.best.number]
+
+    @property
+    def recommended_score(self) -> float:
+        """Shrunk score of the recommended trial."""
+        return self.shrunk[self.recommended.number]
 
     @property
     def saving(self) -> float:
         """Share of the best trial's units that the recommended one saves."""
         return 1 - self.recommended.units / self.best.units if self.best.units > 0 else 0.0
-
-    @property
-    def too_few_rows(self) -> bool:
-        """Whether no cost is saved and the rows are too few to resolve a difference of the tolerance."""
-        return self.saving <= 0 and self.rows < self.rows_needed
 
 
 def choose(space: SearchSpace, trials: Sequence[Trial], *, tolerance: float = TOLERANCE) -> Choice | None:
@@ -80,23 +89,57 @@ def choose(space: SearchSpace, trials: Sequence[Trial], *, tolerance: float = TO
     Returns:
         None if no trial is complete.
     """
-    scored = [trial for trial in trials if trial.evaluation.scores]
-    complete = [i for i, trial in enumerate(scored) if trial.state == "complete"]
+    scored = _scored(trials)
+    complete = [trial for trial in scored if trial.state == "complete"]
     if not complete:
         return None
     found = posterior(space, [t.candidate for t in scored], score_table(scored))
-    mean = found.mean
-    best = min(complete, key=lambda i: (-mean[i], scored[i].units, scored[i].number))
-    close = [i for i in complete if mean[i] >= mean[best] - tolerance - 1e-12]
-    cheapest = min(close, key=lambda i: (scored[i].units, -mean[i], scored[i].number))
-    return Choice(
-        best=scored[best],
-        best_score=float(mean[best]),
-        recommended=scored[cheapest],
-        recommended_score=float(mean[cheapest]),
-        rows=len(scored[best].evaluation.scores),
-        rows_needed=math.ceil(2 * found.residual / tolerance**2) if tolerance > 0 else 0,
+    mean = {trial.number: float(value) for trial, value in zip(scored, found.mean, strict=True)}
+    best = min(complete, key=lambda t: (-mean[t.number], t.units, t.number))
+    behind = {t.number: mean[best.number] - mean[t.number] - tolerance for t in complete}
+    recommended = min(
+        (t for t in complete if behind[t.number] <= 1e-12), key=lambda t: (t.units, -mean[t.number], t.number)
     )
+    rows = len(best.evaluation.scores)
+    unclear = 1.96 * math.sqrt(2 * found.residual / rows)
+    return Choice(
+        best=best,
+        recommended=recommended,
+        shrunk=mean,
+        pareto=_pareto_front(complete, mean),
+        rows=rows,
+        rows_needed=math.ceil(2 * found.residual / tolerance**2) if tolerance > 0 else 0,
+        too_few_rows=recommended is best
+        and any(t.units < best.units and behind[t.number] < unclear for t in complete)
+        and rows * tolerance**2 < 2 * found.residual,
+    )
+
+
+def _pareto_front(complete: Sequence[Trial], mean: Mapping[int, float]) -> tuple[int, ...]:
+    """By the shrunk score, so that the best and the recommended trial are on it."""
+    front: list[int] = []
+    for trial in sorted(complete, key=lambda t: (t.units, -mean[t.number], t.number)):
+        if not front or mean[trial.number] > mean[front[-1]]:
+            front.append(trial.number)
+    return tuple(front)
+
+
+def noise_variances(trials: Sequence[Trial]) -> dict[int, float]:
+    """Trial number -> variance of its score: the residual variance of the two-way table over the trial's rows.
+
+    Empty if the trials share too few rows to measure a residual.
+    """
+    scored = _scored(trials)
+    table = score_table(scored)
+    if not scored or (~np.isnan(table)).sum() <= sum(table.shape) - 1:
+        return {}
+    _, residual = two_way(table)
+    return {trial.number: residual / len(trial.evaluation.scores) for trial in scored}
+
+
+def _scored(trials: Sequence[Trial]) -> list[Trial]:
+    """The trials with a score; of several of one candidate the last, which has the responses of the earlier ones."""
+    return list({trial.candidate: trial for trial in trials if trial.evaluation.scores}.values())
 
 
 def score_table(trials: Sequence[Trial]) -> Floats:
@@ -124,15 +167,25 @@ def posterior(space: SearchSpace, candidates: Sequence[Candidate], scores: Float
     spread = float(means.var())
     if spread < 1e-12:
         return Posterior(means, np.sqrt(noise), residual)
-    similarity = _similarity(space, candidates)
-    fits = [_fit(similarity * spread * amplitude, noise, means) for amplitude in AMPLITUDES]
-    likelihood = np.array([fit[0] for fit in fits])
-    weights = np.exp(likelihood - likelihood.max())
+    # Dividing by the noise's deviation makes the covariance under every amplitude share its eigenvectors.
+    scale = 1 / np.sqrt(noise)
+    prior = spread * _similarity(space, candidates) * np.outer(scale, scale)
+    values, vectors = np.linalg.eigh(prior)
+    ones, seen = vectors.T @ scale, vectors.T @ (means * scale)
+    likelihood, each, variance = [], [], []
+    for amplitude in AMPLITUDES:
+        signal = amplitude * np.maximum(values, 0.0)
+        total = signal + 1
+        centre = (ones * seen / total).sum() / (ones**2 / total).sum()
+        away = seen - centre * ones
+        likelihood.append(-0.5 * (away**2 / total).sum() - 0.5 * np.log(total).sum())
+        each.append(centre + vectors @ (signal / total * away) / scale)
+        variance.append((vectors**2 @ (signal / total)) * noise)
+    weights = np.exp(np.array(likelihood) - max(likelihood))
     weights /= weights.sum()
-    each = np.stack([fit[1] for fit in fits])
-    mean = weights @ each
-    variance = weights @ (np.stack([fit[2] for fit in fits]) + (each - mean) ** 2)
-    return Posterior(mean, np.sqrt(variance), residual)
+    mean = weights @ np.stack(each)
+    total_variance = weights @ (np.stack(variance) + (np.stack(each) - mean) ** 2)
+    return Posterior(mean, np.sqrt(total_variance), residual)
 
 
 def _similarity(space: SearchSpace, candidates: Sequence[Candidate]) -> Floats:
@@ -151,15 +204,3 @@ def _is_inside(space: SearchSpace, candidate: Candidate) -> bool:
     return list(candidate) == [s.name for s in space.subtasks] and all(
         candidate[s.name].model in s.models and candidate[s.name].num_samples in s.num_samples for s in space.subtasks
     )
-
-
-def _fit(prior: Floats, noise: Floats, means: Floats) -> tuple[float, Floats, Floats]:
-    """Log likelihood, posterior means and variances under one prior covariance."""
-    covariance = prior + np.diag(noise)
-    ones = np.ones(len(means))
-    solved = np.linalg.solve(covariance, np.column_stack([means, ones, prior]))
-    centre = (ones @ solved[:, 0]) / (ones @ solved[:, 1])
-    weighted = solved[:, 0] - centre * solved[:, 1]
-    likelihood = -0.5 * (means - centre) @ weighted - 0.5 * np.linalg.slogdet(covariance)[1]
-    variance = np.diag(prior) - (prior * solved[:, 2:]).sum(axis=0)
-    return float(likelihood), centre + prior @ weighted, np.maximum(variance, 0.0)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.study import Study, StudyDirection
@@ -22,6 +24,9 @@ from agentopt.search.optuna_trials import candidate_of, distributions, params_of
 
 POPULATION = 10
 """Trials in one generation of the genetic sampler; Optuna's default of 50 would spend a whole run on the first."""
+
+NOISE_VARIANCE = "agentopt:noise_variance"
+"""User attribute of an Optuna trial: the variance of its score, if it was measured."""
 
 SamplerFactory = Callable[[SearchSpace, int], BaseSampler]
 """Makes a new sampler from (space, seed)."""
@@ -72,11 +77,14 @@ class InsightSampler(BaseSampler):
         self, study: Study, trials: list[FrozenTrial], known: Mapping[int, Candidate]
     ) -> Candidate | None:
         pending = [known[t.number] for t in trials if t.state in (TrialState.RUNNING, TrialState.WAITING)]
-        scored = [(known[number], score) for number, score in _scores(study, trials).items()]
+        scores = _scores(study, trials)
+        scored = [(known[number], score) for number, score in scores.items()]
+        variances = {t.number: t.user_attrs.get(NOISE_VARIANCE, math.nan) for t in trials}
         tried = set(known.values())
         # In a huge space with a tight limit all sampled candidates may be too costly: then search near the best one.
         near = max(scored, key=lambda pair: pair[1])[0] if scored else self._space.baseline
-        promising = most_promising(self._space, scored, pending, tried, self._seed + len(trials))
+        noise = np.array([variances[number] for number in scores], dtype=float)
+        promising = most_promising(self._space, scored, pending, tried, self._seed + len(trials), noise)
         return promising or nearest_untried(self._space, near, tried)
 
 

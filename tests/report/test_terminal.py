@@ -11,7 +11,16 @@ from rich.console import Console
 
 from agentopt.core.budget import Budget, Caps
 from agentopt.core.candidate import Candidate, SubtaskChoice
-from agentopt.core.events import ExampleDone, Note, RunDone, RunStarted, SearchStarted, TrialDone, TrialStarted
+from agentopt.core.events import (
+    BestSoFar,
+    ExampleDone,
+    Note,
+    RunDone,
+    RunStarted,
+    SearchStarted,
+    TrialDone,
+    TrialStarted,
+)
 from agentopt.core.records import Evaluation, ExampleResult, Trial
 from agentopt.core.stop_reason import StopKind, StopReason
 from agentopt.report import terminal
@@ -73,7 +82,7 @@ def test_the_live_view_prints_a_line_for_each_trial_with_the_time_left() -> None
         view(SearchStarted(12, {"validation": 2, "test": 2}, (), budget))
         view(TrialStarted(0, CANDIDATE, "baseline"))
         view(ExampleDone(results[0]))
-        view(TrialDone(trial))
+        view(TrialDone(trial, BestSoFar(0, 0.5)))
         view(Note("guidelines: more"))
         view(RunDone(Path("runs/a")))
     run, search, done, note = output.getvalue().splitlines()

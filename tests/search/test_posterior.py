@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from agentopt.core.candidate import Candidate
 from agentopt.core.records import Evaluation, ExampleResult, Trial, TrialState
 from agentopt.core.two_way import two_way
-from agentopt.search.posterior import TOLERANCE, choose, posterior, score_table
+from agentopt.search.posterior import TOLERANCE, choose, noise_variances, posterior, score_table
 from agentopt.testing.landscape import SyntheticLandscape
 
 WORLD = SyntheticLandscape(0)
@@ -82,6 +82,58 @@ def test_too_few_rows_are_reported_with_the_number_needed() -> None:
     assert chosen.recommended is chosen.best
     assert chosen.too_few_rows
     assert chosen.rows_needed > 1_000_000
+
+
+@pytest.mark.parametrize("rows", [24, 400])
+def test_rows_are_enough_if_nothing_cheaper_may_be_as_good(rows: int) -> None:
+    cheap, dear = sorted(random.Random(rows).sample(EVERY, 2), key=WORLD.space.units)
+    rng = np.random.default_rng(rows)
+    bad, good = (rng.random(rows) < 0.05).astype(float).tolist(), (rng.random(rows) < 0.95).astype(float).tolist()
+    dearer_is_better = choose(WORLD.space, [trial(0, cheap, bad), trial(1, dear, good)])
+    cheapest_is_best = choose(WORLD.space, [trial(0, cheap, good), trial(1, dear, bad)])
+    assert dearer_is_better is not None
+    assert cheapest_is_best is not None
+    assert (dearer_is_better.recommended.number, cheapest_is_best.recommended.number) == (1, 0)
+    assert not dearer_is_better.too_few_rows
+    assert not cheapest_is_best.too_few_rows
+
+
+def test_the_best_and_the_recommended_trial_are_on_the_pareto_front() -> None:
+    for seed in range(8):
+        chosen = choose(WORLD.space, measured(24, seed))
+        assert chosen is not None
+        assert chosen.best.number == chosen.pareto[-1]
+        assert chosen.recommended.number in chosen.pareto
+        assert set(chosen.shrunk) == set(range(12))
+
+
+def test_a_trial_that_a_later_one_completed_counts_once() -> None:
+    scores = [1.0, 0.0, 1.0, 1.0]
+    trials = [
+        trial(0, EVERY[0], scores),
+        trial(1, EVERY[9], scores[:2], "incomplete"),
+        trial(2, EVERY[9], scores[::-1]),
+    ]
+    chosen = choose(WORLD.space, trials)
+    alone = choose(WORLD.space, [trials[0], trials[2]])
+    assert chosen is not None
+    assert alone is not None
+    assert chosen.shrunk == alone.shrunk
+    assert 1 not in chosen.shrunk
+
+
+def test_the_noise_of_a_score_is_the_residual_over_its_rows() -> None:
+    trials = measured(40, 3)
+    pruned = trial(12, EVERY[0], [1.0, 0.0] * 5, "pruned")
+    noise = noise_variances([*trials, pruned])
+    assert noise[12] == pytest.approx(4 * noise[0])
+    chances = np.array([WORLD.exact(t.candidate) for t in trials])
+    assert noise[0] == pytest.approx((chances * (1 - chances)).mean() / 40, rel=0.2)
+
+
+@pytest.mark.parametrize("trials", [[], measured(40, 3)[:1], [trial(i, EVERY[i], [i / 9]) for i in range(9)]])
+def test_without_rows_that_several_trials_share_no_noise_is_measured(trials: list[Trial]) -> None:
+    assert noise_variances(trials) == {}
 
 
 def test_candidates_outside_of_the_space_and_other_prompts_are_compared() -> None:
