@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 from agentopt.core.budget import Budget
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import AgentoptError, CallbackError, UserError
-from agentopt.core.records import ExampleResult, Split, Trial
+from agentopt.core.records import BestSoFar, ExampleResult, Split, Trial
 from agentopt.core.user_functions import name_of
 from agentopt.core.yaml_models import shown
 
@@ -97,14 +97,6 @@ class RunStarted(Event):
     @property
     def message(self) -> str:
         return f"run {self.folder}"
-
-
-@dataclass(frozen=True, slots=True)
-class BestSoFar:
-    """The trial that a run would return now: its number, and its shrunk (posterior mean) score."""
-
-    trial: int
-    score: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -281,3 +281,11 @@ class Trial:
     @property
     def score(self) -> float | None:
         return self.evaluation.score
+
+
+@dataclass(frozen=True, slots=True)
+class BestSoFar:
+    """The trial that a run would return now: its number, and its shrunk (posterior mean) score."""
+
+    trial: int
+    score: float

@@ -15,7 +15,6 @@ from rich.live import Live
 from rich.text import Text
 
 from agentopt.core.events import (
-    BestSoFar,
     Event,
     ExampleDone,
     FileProgress,
@@ -30,7 +29,7 @@ from agentopt.core.events import (
     TrialDone,
     TrialStarted,
 )
-from agentopt.core.records import Trial
+from agentopt.core.records import BestSoFar, Trial
 from agentopt.report.formatting import format_duration, format_spend
 from agentopt.runs.worst_case import FINALISTS
 

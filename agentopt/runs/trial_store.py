@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 from pydantic import TypeAdapter
 
 from agentopt.core.candidate import Candidate
-from agentopt.core.events import BestSoFar
-from agentopt.core.records import Evaluation, Trial
+from agentopt.core.records import BestSoFar, Evaluation, Trial
 from agentopt.search.base import Proposal, SearchSpace
 from agentopt.search.posterior import TOLERANCE, Choice, choose
 

@@ -12,7 +12,6 @@ from rich.console import Console
 from agentopt.core.budget import Budget, Caps
 from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.core.events import (
-    BestSoFar,
     ExampleDone,
     Note,
     RunDone,
@@ -21,7 +20,7 @@ from agentopt.core.events import (
     TrialDone,
     TrialStarted,
 )
-from agentopt.core.records import Evaluation, ExampleResult, Trial
+from agentopt.core.records import BestSoFar, Evaluation, ExampleResult, Trial
 from agentopt.core.stop_reason import StopKind, StopReason
 from agentopt.report import terminal
 from agentopt.report.live import LiveView
