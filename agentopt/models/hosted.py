@@ -7,6 +7,7 @@ Both packages are imported on the first call. Retries, the journal and the budge
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import sys
 import time
@@ -25,6 +26,8 @@ from agentopt.models.response_body import ReadBody, ReadChoice, ReadUsage
 
 MOST_BYTES_PER_TOKEN = 8
 """A prompt with more bytes than this times the context length cannot fit; most tokens have 3 to 5 bytes."""
+MEASURED_PROMPTS, MEASURED_BYTES = 5, 1000
+"""Number of prompts after which measured bytes per token are used, and their least size."""
 
 CountTokens = Callable[[str], Awaitable[int]]
 
@@ -40,6 +43,28 @@ class Route(Protocol):
 
     async def aclose(self) -> None:
         """Close the connections."""
+
+
+class PromptDensity:
+    """Bytes per token of the prompts of one endpoint, as measured by its reported usage."""
+
+    def __init__(self) -> None:
+        self._most, self._prompts = 0.0, 0
+
+    def observe(self, size: int, tokens: int | None) -> None:
+        """Measure a prompt of `size` bytes. In a short one, the chat template's tokens would count too much."""
+        if tokens and size >= MEASURED_BYTES:
+            self._most, self._prompts = max(self._most, size / tokens), self._prompts + 1
+
+    @property
+    def most_bytes_per_token(self) -> float:
+        """A bound on the bytes per token: twice the most that was measured, and at most `MOST_BYTES_PER_TOKEN`."""
+        measured = 2 * self._most if self._prompts >= MEASURED_PROMPTS else MOST_BYTES_PER_TOKEN
+        return min(measured, MOST_BYTES_PER_TOKEN)
+
+
+def _bytes_of(request: Request) -> int:
+    return sum(len(message.content.encode(errors="replace")) for message in request.messages)
 
 
 class HostedModel:
@@ -82,6 +107,7 @@ class HostedModel:
         self._count_tokens, self._clock = count_tokens, clock
         self._route: Route | None = None
         self._thinks_untagged = False
+        self._density = PromptDensity()
 
     async def generate(self, request: Request) -> Response:
         """Make one attempt.
@@ -91,11 +117,11 @@ class HostedModel:
             UnsupportedParameterError: The endpoint does not take a parameter; repeat the request without it.
             PermanentModelError: The same request would fail again.
         """
-        self._check_context_length(request)
         started, outside = self._clock(), sys.exception()
         body = payload(self.spec, request)
         live = self._live(request, body)
         try:
+            await self._check_context_length(request)
             route = self._connected()
             async with asyncio.timeout(self.spec.timeout_seconds):
                 read = await route.complete(body, most=request.n, on_text=live.receive if live else None)
@@ -111,7 +137,9 @@ class HostedModel:
         prompt_tokens = read.usage.prompt
         if prompt_tokens is None:
             prompt_tokens = sum(estimated_tokens(m.content) for m in request.messages)
-        is_reported = read.usage.prompt is not None and (read.usage.completion is not None or bool(self._count_tokens))
+        is_estimate = read.usage.completion is None or (read.usage.of_first and len(read.choices) > 1)
+        is_reported = read.usage.prompt is not None and (not is_estimate or bool(self._count_tokens))
+        self._density.observe(_bytes_of(request), read.usage.prompt)
         if not request.stop or "stop" in body:
             cut = choices
         else:
@@ -153,13 +181,20 @@ class HostedModel:
     def _who(self) -> str:
         return f"{self.spec.name} at {self.spec.base_url or self.spec.litellm}"
 
-    def _check_context_length(self, request: Request) -> None:
-        context = self.spec.known_context_length
-        size = sum(len(m.content.encode(errors="replace")) for m in request.messages)
-        if context and size > MOST_BYTES_PER_TOKEN * context:
+    async def _check_context_length(self, request: Request) -> None:
+        """Raise `PermanentModelError` if the prompt cannot fit: by the tokenizer, or else by its bytes."""
+        context, size = self.spec.known_context_length, _bytes_of(request)
+        if not context or size <= context:  # a token has at least one byte
+            return
+        if self._count_tokens:
+            tokens = await self._count_tokens("\n".join(message.content for message in request.messages))
+        else:
+            tokens = math.ceil(size / self._density.most_bytes_per_token)
+        if tokens > context:
+            least = "" if self._count_tokens else "at least "
             raise PermanentModelError(
-                f"{self._who()}: a prompt of {size} bytes does not fit into the context length of {context} tokens"
-                "; remedy: shorten the input, or correct context_length in the catalogue entry",
+                f"{self._who()}: a prompt of {size} bytes, {least}{tokens} tokens, does not fit into the context "
+                f"length of {context}; remedy: shorten the input, or correct context_length in the catalogue entry",
                 kind="context length",
                 scope="example",
                 sent=False,
@@ -170,6 +205,9 @@ class HostedModel:
             counts = [await self._count_tokens(choice.thought + choice.text) for choice in read]
         elif usage.completion is None:
             counts = [-(-choice.length // 4) for choice in read]
+        elif usage.of_first:
+            first = max(read[0].length, 1)
+            counts = [usage.completion, *(-(-usage.completion * choice.length // first) for choice in read[1:])]
         else:
             counts = split_tokens(usage.completion, [choice.length for choice in read])
         thoughts = split_tokens(usage.reasoning, [len(choice.thought) for choice in read])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from agentopt.core.errors import MalformedResponseError
@@ -51,12 +51,16 @@ class ReadChoice:
 
 @dataclass(frozen=True, slots=True)
 class ReadUsage:
-    """Tokens as the provider reported them; None for a count that is missing or absurd."""
+    """Tokens as the provider reported them; None for a count that is missing or absurd.
+
+    `of_first`: the completion tokens are those of the first choice only.
+    """
 
     prompt: int | None = None
     completion: int | None = None
     cached: int = 0
     reasoning: int = 0
+    of_first: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,8 @@ def read_completion(answer: Any, *, most: int) -> ReadBody:
     """
     if not isinstance(answer, dict):
         raise MalformedResponseError(f"expected a JSON object, but got {type(answer).__name__}")
-    usage = read_usage(answer.get("usage"))
+    # llama.cpp's server, the only one that sends `timings`, counts the first of several choices.
+    usage = replace(read_usage(answer.get("usage")), of_first="timings" in answer)
     tokens = None if usage.prompt is None or usage.completion is None else (usage.prompt, usage.completion)
     choices = answer.get("choices")
     if answer.get("error") and not choices:

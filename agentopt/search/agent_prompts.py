@@ -14,6 +14,7 @@ from itertools import islice
 from typing import Any
 
 from agentopt.core.candidate import Candidate
+from agentopt.core.cost import CostMeasure
 from agentopt.core.records import Trial
 from agentopt.models.base import Message
 from agentopt.search.base import SearchSpace, SubtaskSpace
@@ -77,17 +78,17 @@ def system_message(space: SearchSpace, settings: AgentSettings, description: str
         f"For each subtask choose a model and how many samples of its answer to merge, for the best score.{limit}",
         *([f"Task: {description}"] if description else []),
         *([f"Models: {', '.join(full)}."] if full else []),
-        *(_subtask(s, label_of) for s in space.subtasks),
+        *(_subtask(s, label_of, space.measure) for s in space.subtasks),
         *enabled_insights(settings),
         *([experience] if experience else []),
     ]
     return Message("system", "\n".join(lines))
 
 
-def _subtask(subtask: SubtaskSpace, label_of: Mapping[str, str]) -> str:
+def _subtask(subtask: SubtaskSpace, label_of: Mapping[str, str], measure: CostMeasure) -> str:
     about = f" ({subtask.description})" if subtask.description else ""
     costs = ", ".join(_cost(subtask, model, label_of[model]) for model in subtask.models)
-    return f"Subtask {subtask.name}{about}: samples {_counts(subtask.num_samples)}; units for n: {costs}."
+    return f"Subtask {subtask.name}{about}: samples {_counts(subtask.num_samples)}; {measure} for n: {costs}."
 
 
 def _cost(subtask: SubtaskSpace, model: str, label: str) -> str:
@@ -116,7 +117,7 @@ def history(space: SearchSpace, trials: Sequence[Trial], last: Sequence[int]) ->
     scored = sorted((t for t in trials if t.score is not None), key=_rank)
     shown = [t for rank, t in enumerate(scored) if rank < BEST_SHOWN or t.number in last]
     lines = [_row(t, label_of, new=t.number in last) for t in shown]
-    return "\n".join(["Tried, best score first (units):", *lines])
+    return "\n".join([f"Tried, best score first ({space.measure}):", *lines])
 
 
 def _rank(trial: Trial) -> tuple[bool, float, int]:

@@ -29,6 +29,24 @@ def cost_measure(task: Task, specs: Mapping[str, ModelSpec]) -> CostMeasure:
     return "USD per 1M examples" if all(spec.is_priced for spec in models) else "tokens"
 
 
+def check_cost_limit(task: Task, specs: Mapping[str, ModelSpec]) -> None:
+    """Check that a cost limit of the task is not ignored.
+
+    Raises:
+        TaskError: The limit is in units, but the costs can only be in tokens.
+    """
+    if task.max_units is None or cost_measure(task, specs) != "tokens":
+        return
+    models = dict.fromkeys(model for subtask in task.subtasks for model in subtask.models)
+    unknown = [model for model in models if specs[model].parameters is None and not specs[model].is_priced]
+    raise TaskError(
+        f"a limit in units needs every model's parameter count, but {', '.join(unknown)} has neither that nor a price",
+        where=f"task {task.name}: cost.max_units",
+        remedy="add parameters or prices to the catalogue entry, or remove the limit (-c task.cost.max_units=null) and "
+        "cap the run by budget.tokens",
+    )
+
+
 def cost_note(task: Task, space: SearchSpace) -> str | None:
     """A remark on the costs of a space that are not in units; None if they are."""
     if space.measure == "units":

@@ -160,7 +160,8 @@ def _chat(family: Family, body: dict[str, Any], choices: list[SentChoice], promp
         for index, choice in enumerate(choices)
     ]
     head = {"id": "chatcmpl-zoo", "object": "chat.completion", "created": 0, "model": body.get("model", "")}
-    return {**head, "choices": shown, "usage": usage}
+    timings = {"timings": {"predicted_n": completion}} if family.usage_of_one else {}
+    return {**head, "choices": shown, "usage": usage, **timings}
 
 
 def _message(family: Family, choice: SentChoice) -> dict[str, Any]:

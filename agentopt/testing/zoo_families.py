@@ -77,7 +77,7 @@ class Family:
     content_parts: bool = False
     """Whether the content of a response is a list of parts."""
     usage_of_one: bool = False
-    """Whether the usage counts the first choice only."""
+    """Whether the usage counts the first choice only, and the response has `timings` (llama.cpp)."""
 
     @property
     def base_path(self) -> str:

@@ -4,7 +4,8 @@ import asyncio
 import gzip
 import json
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from agentopt.models.api_errors import retry_after
 from agentopt.models.base import Message, Request, Response
 from agentopt.models.catalog import ModelSpec, Weights
 from agentopt.models.fitting import payload
-from agentopt.models.hosted import HostedModel, estimated_tokens, split_tokens
+from agentopt.models.hosted import HostedModel, PromptDensity, estimated_tokens, split_tokens
 from agentopt.models.response_body import read_completion
 from agentopt.models.scripted import ScriptedModel
 from agentopt.testing.conformance import check_chat_model
@@ -403,27 +404,101 @@ HUGE = b" " * (17 * 2**20)
 async def test_litellm_follows_no_redirect_and_reads_no_unbounded_body(
     entry: dict[str, Any], status: int, body: bytes, headers: dict[str, str], kind: type[ModelError], words: str
 ) -> None:
+    async with listening(body, status=status, headers=headers) as (base_url, paths):
+        model = HostedModel(ModelSpec(name="small", base_url=base_url, timeout_seconds=60, **entry), api_key=KEY)
+        with pytest.raises(kind, match=words):
+            await model.generate(ask())
+        await model.aclose()
+    assert len(paths) == 1
+    assert "elsewhere" not in paths[0]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "tokens", "most"),
+    [
+        ([2000] * 4, 500, 8),  # too few prompts
+        ([900] * 9, 90, 8),  # too short ones
+        ([2000] * 5, 1000, 4),
+        ([2000] * 5, 500, 8),
+        ([2000] * 4 + [9000], 1000, 8),  # the densest counts
+        ([2000] * 9, None, 8),
+    ],
+)
+def test_bytes_per_token_are_bounded_by_twice_the_most_that_was_measured(
+    sizes: list[int], tokens: int | None, most: float
+) -> None:
+    density = PromptDensity()
+    for size in sizes:
+        density.observe(size, tokens)
+    assert density.most_bytes_per_token == most
+
+
+async def test_a_prompt_is_refused_by_what_was_measured_and_one_that_may_fit_is_sent() -> None:
+    usage = {"prompt_tokens": 1000, "completion_tokens": 1}
+    answer = {"choices": [{"message": {"content": "yes"}}], "usage": usage}
+    async with listening(answer) as (base_url, paths):
+        model = HostedModel(ModelSpec(name="small", base_url=base_url, context_length=1000), api_key=KEY)
+        long = ask("word " * 1000)
+        for _ in range(5):
+            await model.generate(ask("1234 " * 240))
+        with pytest.raises(PermanentModelError, match=r"at least 2[0-9]+ tokens, does not fit into the context length"):
+            await model.generate(long)
+        assert len(paths) == 5
+        assert (await model.generate(ask("word " * 400))).choices[0].text == "yes"
+        await model.aclose()
+
+
+async def test_a_prompt_is_counted_by_the_tokenizer_if_there_is_one() -> None:
+    async def count(text: str) -> int:
+        return len(text.split())
+
+    async with server_of("openai") as server:
+        model = model_of("openai", server.base_url, context_length=100, count_tokens=count)
+        assert (await model.generate(ask("word " * 90 + "[[yes]]"))).choices[0].text == "yes"
+        with pytest.raises(PermanentModelError, match=r" bytes, 1[0-9]+ tokens, does not fit"):
+            await model.generate(ask("word " * 110))
+        await model.aclose()
+    assert server.calls == 1
+
+
+@pytest.mark.parametrize("texts", [["one two", "one two", "one two"], ["a", "one two three", ""]])
+async def test_the_tokens_of_further_choices_are_estimated_if_the_usage_counts_the_first(texts: list[str]) -> None:
+    answer = {
+        "choices": [{"index": i, "message": {"content": text}} for i, text in enumerate(texts)],
+        "usage": {"prompt_tokens": 5, "completion_tokens": 4},
+        "timings": {"predicted_n": 4},
+    }
+    async with listening(answer) as (base_url, _):
+        model = HostedModel(ModelSpec(name="small", base_url=base_url, max_choices=3), api_key=KEY)
+        response = await model.generate(ask(n=3))
+        alone = await model.generate(ask())
+        await model.aclose()
+    expected = [4 * len(text) // len(texts[0]) for text in texts]
+    assert [choice.completion_tokens for choice in response.choices] == expected
+    assert (response.is_usage_reported, alone.is_usage_reported) == (False, True)
+
+
+@asynccontextmanager
+async def listening(
+    answer: dict[str, Any] | bytes, *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> AsyncIterator[tuple[str, list[str]]]:
+    """A server that gives every request the same answer; its address, and the paths of the requests."""
     paths: list[str] = []
 
     async def respond(request: web.Request) -> web.Response:
         paths.append(request.path)
-        return web.Response(status=status, body=body, headers=headers)
+        body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+        return web.Response(status=status, body=body, headers={"Content-Type": "application/json", **(headers or {})})
 
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", respond)
     runner = web.AppRunner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    base_url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    model = HostedModel(ModelSpec(name="small", base_url=base_url, timeout_seconds=60, **entry), api_key=KEY)
     try:
-        with pytest.raises(kind, match=words):
-            await model.generate(ask())
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}", paths
     finally:
-        await model.aclose()
         await runner.cleanup()
-    assert len(paths) == 1
-    assert "elsewhere" not in paths[0]
 
 
 async def test_the_key_is_read_from_the_variable_of_the_entry() -> None:

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator, validate
 
 from agentopt.core.candidate import Candidate
-from agentopt.core.cost import SubtaskCost
+from agentopt.core.cost import CostMeasure, SubtaskCost
 from agentopt.core.errors import BudgetExceeded, CatalogError, PermanentModelError, TransientModelError, WeightsError
 from agentopt.core.events import FallbackUsed, Note
 from agentopt.models.base import ChatModel, Choice, Request, Response
@@ -27,6 +28,7 @@ from agentopt.search.agent_prompts import (
     LISTED,
     guideline_prompt,
     guideline_schema,
+    history,
     labels,
     proposal_prompt,
     proposal_schema,
@@ -632,6 +634,15 @@ def test_the_history_shows_the_best_and_the_last_batch_with_their_states() -> No
     assert rows[0] == f"retrieve: llama-3b x1, answer: llama-3b x1 = 0.90 ({trials[0].units:.0f})"
     assert rows[5].endswith(", new)")
     assert rows[6].endswith(", new, stopped early)"), "a stopped trial ranks below every complete one"
+
+
+@pytest.mark.parametrize("measure", ["units", "USD per 1M examples", "tokens"])
+def test_costs_are_shown_in_the_measure_of_the_space(measure: CostMeasure) -> None:
+    space = replace(synthetic_space(), max_units=None, measure=measure)
+    message = system_message(space, AgentSettings(), "")
+    assert f"; {measure} for n: " in message.content
+    assert f"Tried, best score first ({measure}):" in history(space, [], [])
+    assert measure == "units" or "units" not in message.content
 
 
 def test_scores_that_hardly_vary_prompt_the_agent_to_explore() -> None:

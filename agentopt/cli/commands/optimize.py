@@ -29,7 +29,7 @@ from agentopt.runs.folder import RunFolder
 from agentopt.runs.result import Result
 from agentopt.runs.strategies import check_search_settings
 from agentopt.runs.worst_case import Estimate, estimate
-from agentopt.search.from_task import cost_note, needs_measuring, search_space, unlimited_space
+from agentopt.search.from_task import check_cost_limit, cost_note, needs_measuring, search_space, unlimited_space
 from agentopt.taskfile.reader import HUB
 
 
@@ -87,6 +87,7 @@ def estimate_run(task: Path, settings: Sequence[str], console: Console) -> None:
     config = load_config(settings)
     loaded, specs = load(task, config)
     config = with_agent_model(config, loaded, specs)
+    check_cost_limit(loaded, specs)
     check_search_settings(loaded, config)
     measured = needs_measuring(loaded)
     space = unlimited_space(loaded, specs) if measured else search_space(loaded, specs)
