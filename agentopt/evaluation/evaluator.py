@@ -54,6 +54,7 @@ class Evaluator:
             that pruned trials share their examples.
         failed_examples: What becomes of an example whose call fails for a reason that lies in the example.
         clock: Seconds.
+        judge_repeat: Index of the independent repeat of a judge's verdicts.
     """
 
     def __init__(
@@ -65,11 +66,12 @@ class Evaluator:
         seed: int = 0,
         failed_examples: FailedExamples = "leave_out",
         clock: Callable[[], float] = time.monotonic,
+        judge_repeat: int = 0,
     ) -> None:
         self.task, self.seed = task, seed
         self._failed_examples, self._has_answer = failed_examples, False
         self._workflow = Workflow(task, model, specs)
-        self._scorer = _bound(task.scorer, model, seed)
+        self._scorer = _bound(task.scorer, model, seed, judge_repeat)
         self._clock = clock
 
     async def evaluate(
@@ -344,6 +346,6 @@ def _needed(
     return [example for example in left if groups.get(example.id, example.id) in needed]
 
 
-def _bound(scorer: Scorer, model: ChatModel, seed: int) -> Scorer:
+def _bound(scorer: Scorer, model: ChatModel, seed: int, repeat: int) -> Scorer:
     """The scorer, ready to use: a judge with its model; any other with its errors and results checked."""
-    return scorer.using(model, seed) if isinstance(scorer, Judge) else python(scorer)
+    return scorer.using(model, seed, repeat) if isinstance(scorer, Judge) else python(scorer)

@@ -48,7 +48,7 @@ class Judge:
     def __call__(self, example: Example, output: Value) -> Score:
         raise ScorerError(f"the judge {self.model} has no client for example {example.id}; call `using` first")
 
-    def using(self, model: ChatModel, seed: int = 0) -> Callable[[Example, Value], Awaitable[Score]]:
+    def using(self, model: ChatModel, seed: int = 0, repeat: int = 0) -> Callable[[Example, Value], Awaitable[Score]]:
         """Return the scorer that calls `model`.
 
         It raises `ScorerError` after `JUDGE_TRIES` replies without a usable verdict, and `ModelError` if a call fails
@@ -57,19 +57,20 @@ class Judge:
         Args:
             model: The client.
             seed: Part of every request's cache key; another value draws other verdicts.
+            repeat: Index of the independent repeat of the verdicts.
         """
 
         async def score(example: Example, output: Value) -> Score:
             if output is None:
                 return Score(0.0, NOTHING_PARSABLE)
-            return await self._score(model, example, output, seed)
+            return await self._score(model, example, output, seed, repeat)
 
         return score
 
-    async def _score(self, model: ChatModel, example: Example, output: Value, seed: int) -> Score:
+    async def _score(self, model: ChatModel, example: Example, output: Value, seed: int, repeat: int) -> Score:
         messages, problem = judge_messages(self.rubric, example, output), ""
         for _ in range(JUDGE_TRIES):
-            request = self._request(messages, seed)
+            request = self._request(messages, seed, repeat)
             choices = (await model.generate(request)).choices
             verdicts: list[Score] = []
             for choice in choices:
@@ -88,7 +89,7 @@ class Judge:
             raise Unparsable(f"the verdict was cut off at the judge's max_tokens ({self.max_tokens})")
         return read_verdict(choice.text, output)
 
-    def _request(self, messages: tuple[Message, ...], seed: int) -> Request:
+    def _request(self, messages: tuple[Message, ...], seed: int, repeat: int) -> Request:
         return Request(
             self.model,
             messages,
@@ -97,6 +98,7 @@ class Judge:
             temperature=0.0 if self.samples == 1 else None,
             json_schema=json.dumps(VERDICT_SCHEMA),
             seed=seed,
+            first_repeat=repeat * self.samples,
             n=self.samples,
             purpose="judge",
         )

@@ -65,7 +65,7 @@ def json_lines(path: Path, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
     Raises:
         TaskError: The file cannot be read, or a line is not a JSON object.
     """
-    for number, line in enumerate(_content(path, where).split(b"\n"), 1):
+    for number, line in enumerate(file_content(path, where).split(b"\n"), 1):
         if line.strip():
             yield f"{path}:{number}", _object(line, f"{path}:{number}")
 
@@ -80,7 +80,7 @@ def json_list(path: Path, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
     Raises:
         TaskError: The file cannot be read, is not a list, or an item is not an object.
     """
-    items = _json(_content(path, where), str(path), "write one JSON list of objects")
+    items = _json(file_content(path, where), str(path), "write one JSON list of objects")
     if not isinstance(items, list):
         rule = f"a .json dataset must be a list of objects, but got a {type(items).__name__}"
         raise TaskError(rule, where=path, remedy="write [{...}, ...], or one object per line into a .jsonl file")
@@ -88,7 +88,16 @@ def json_list(path: Path, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"{path}: {number}", _row(item, f"{path}: {number}")
 
 
-def _content(path: Path, where: str) -> bytes:
+def file_content(path: Path, where: str) -> bytes:
+    """The bytes of a data file, without a byte order mark.
+
+    Args:
+        path: The file.
+        where: The key that names it, for messages.
+
+    Raises:
+        TaskError: The file cannot be read.
+    """
     try:
         return path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     except OSError as error:
