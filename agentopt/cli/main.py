@@ -31,7 +31,9 @@ app = typer.Typer(
 )
 models_app = typer.Typer(no_args_is_help=True, help="List, download and test models.")
 runs_app = typer.Typer(no_args_is_help=True, help="List and show earlier runs.")
+judge_app = typer.Typer(no_args_is_help=True, help="Check the judge that scores a task.")
 app.add_typer(models_app, name="models")
+app.add_typer(judge_app, name="judge")
 app.add_typer(runs_app, name="runs")
 app.add_typer(journal_app, name="journal")
 app.add_typer(jobs_app, name="jobs")
@@ -178,6 +180,24 @@ def serve(
 
     options = ServeOptions(host, port, api_key_file, cache, max_body, max_in_flight, timeout)
     run_server(run, job, task, options, config or [], stdout_console())
+
+
+@judge_app.command("check")
+def judge_check(
+    task: TaskArgument,
+    labels: Annotated[Path, typer.Option(help="CSV or JSONL file with the columns id, output and label.")],
+    candidate: CandidateOption = None,
+    split: Annotated[Split, typer.Option(help="Split that the labels are about.")] = "test",
+    repeats: Annotated[
+        int, typer.Option(metavar="N", help="Independent repeats of the judge's verdicts on each labelled output.")
+    ] = 1,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Compare the judge of TASK with labels that people gave, and correct the candidate's score for its errors."""
+    from agentopt.cli.commands.judge import run_judge_check
+
+    run_judge_check(task, labels, candidate, split, repeats, config or [], stdout_console(), as_json=json)
 
 
 @runs_app.command("list")

@@ -39,13 +39,17 @@ class CorrectedMean:
 
 
 def corrected_mean(
-    labels: Sequence[float], judged: Sequence[float], unlabelled: Sequence[float], *, confidence: float = 0.95
+    labels: Sequence[float] | Floats,
+    judged: Sequence[float] | Floats,
+    unlabelled: Sequence[float] | Floats,
+    *,
+    confidence: float = 0.95,
 ) -> CorrectedMean:
     """Correct the judge's mean score by labels of a random part of the outputs.
 
     The variance is weight^2 var(judge) / N + var(label - weight x judge) / n, the quantile Student's with n - 2 degrees
-    of freedom. If all labels are 0 or 1, one pair of each disagreement is added for the interval (Agresti's rule), so
-    that a judge that agrees with a few labels does not seem to be without error.
+    of freedom. If all labels are 0 or 1, or all errors are equal, one pair of each disagreement is added for the
+    interval (Agresti's rule), so that a judge that agrees with a few labels does not seem to be without error.
 
     Args:
         labels: n labels.
@@ -64,7 +68,7 @@ def corrected_mean(
         )
     weight = _weight(y, f, more)
     mean = float(y.mean() + weight * (more.mean() - f.mean()))
-    if np.isin(y, (0.0, 1.0)).all():
+    if np.isin(y, (0.0, 1.0)).all() or np.ptp(y - weight * f) < 1e-12:
         y, f = np.append(y, (0.0, 1.0)), np.append(f, (1.0, 0.0))
         weight = _weight(y, f, more)
     centre = float(y.mean() + weight * (more.mean() - f.mean()))
