@@ -64,3 +64,16 @@ async def test_a_better_challenger_that_costs_too_much_is_held_until_the_limit_i
     job.change(promotion={"max_cost_ratio": 2.5})
     assert (await job.run()).state == "promoted"
     assert server.calls == paid
+
+
+async def test_scores_outside_of_0_and_1_fail_the_run_with_the_remedy(tmp_path: Path, server: OpenAIServer) -> None:
+    job = Job(Place(tmp_path, server.base_url))
+    (tmp_path / "task" / "scores.py").write_text("def points(example, output):\n    return 7.0\n")
+    task = tmp_path / "task" / "task.yaml"
+    text = task.read_text()
+    assert "kind: exact_match" in text
+    task.write_text(text.replace("kind: exact_match", "kind: python\n  function: scores.py:points"))
+    run = await job.run()
+    assert run.state == "failed"
+    assert "needs scores within 0 and 1, but example" in run.message
+    assert "scale the scorer's values" in run.message

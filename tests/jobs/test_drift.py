@@ -93,3 +93,15 @@ def test_a_share_of_0_redraws_nothing() -> None:
     assert canary_rows(ROWS, 3, share=0) == []
     assert canary_rows([], 3) == []
     assert drift_evidence([], []) == []
+
+
+def test_a_second_draw_of_the_reference_adds_to_the_evidence_of_a_small_drop() -> None:
+    evidence = {1: 0.0, 2: 0.0}
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        chances = rng.beta(1.3, 0.7, 200)
+        draws = [drawn(rng, ROWS, chances) for _ in range(2)]
+        canaries = [drawn(rng, canary_rows(ROWS, night), chances, 0.85) for night in range(20)]
+        for number in evidence:
+            evidence[number] += np.log(drift_evidence(draws[:number], canaries)[-1])
+    assert evidence[2] > evidence[1] + 4
