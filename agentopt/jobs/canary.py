@@ -106,7 +106,5 @@ def alarm_of(night: Measured) -> str | None:
     if night.evidence is None or night.evidence < ALARM:
         return None
     mean = sum(night.scores.values()) / max(len(night.scores), 1)
-    return (
-        f"drift: the champion has become worse; {len(night.scores)} rows drawn anew score {mean:.3f} "
-        f"(evidence {night.evidence:.3g}, an alarm at {ALARM:g})"
-    )
+    drawn = f"{len(night.scores)} rows drawn anew score {mean:.3f}"
+    return f"drift: the champion has become worse ({drawn}, evidence {night.evidence:.3g}, an alarm at {ALARM:g})"

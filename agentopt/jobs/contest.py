@@ -111,7 +111,7 @@ class Contest:
 
     async def _compare(self, challenger: Candidate, result: Result) -> Decision:
         champion, anchor = self.champion.candidate, self._fitting(self.champion.record.anchor)
-        first = self._fitting(min(self.champions.numbers()))
+        first = self._fitting(min(self.champions.numbers())) if self.settings.max_cost_ratio else champion
         one, held, third, start = [await self._test(c) for c in (challenger, champion, anchor, first)]
         if not (one.complete and held.complete and third.complete):
             return INCOMPLETE

@@ -219,7 +219,7 @@ class JobWorker:
         happened = list[EventName]()
         if outcome.alarms:
             self.log("alarm", job=run.job, run=run.id, message=data["alarm"])
-            if before is None or before.alarm != data["alarm"]:
+            if before is None or _without_figures(before.alarm or "") != _without_figures(data["alarm"]):
                 happened.append("alarm")
         # A spent cap or an unavailable provider is reported once, not at every due time.
         changed = before is None or before.state != outcome.state
@@ -250,6 +250,11 @@ class JobWorker:
         abandoned = run.state != RUNNING or run.lease < self.now() or is_free(_owner_file(self.data, run.owner))
         # A suspended process still holds the lock of its run folder; if both ran it, calls would be paid twice.
         return abandoned and not (run.folder and (run.folder / ".lock").exists() and not is_free(run.folder / ".lock"))
+
+
+def _without_figures(alarms: str) -> list[str]:
+    """The alarms without what is in parentheses, which may differ in every run."""
+    return [alarm.partition(" (")[0] for alarm in alarms.split("; ")]
 
 
 @contextmanager

@@ -90,7 +90,7 @@ def test_a_job_from_its_file_to_its_removal(place: Place, jobs: Call) -> None:
 def test_show_prints_the_evidence_of_drift_and_the_error_spent(place: Place, jobs: Call) -> None:
     with ServerProcess(counter=place.folder / "received.jsonl", quality=QUALITY) as server:
         place.base_url = server.base_url
-        jobs("add", str(place.write(canary=0.5)))
+        assert "every run draws 12 of 12 test rows of the champion anew" in jobs("add", str(place.write(canary=0.5)))
         assert "canary: 50% of the test rows; none drawn yet" in jobs("show", "nightly")
         jobs("run-now", "nightly")
         shown = jobs("show", "nightly")
@@ -99,7 +99,7 @@ def test_show_prints_the_evidence_of_drift_and_the_error_spent(place: Place, job
         shown = jobs("show", "nightly")
     assert "canary: 12 rows of the champion drawn anew in 1 run; evidence of drift 0." in shown
     assert "an alarm at 10" in shown
-    jobs("add", str(place.write()))
+    assert "canary is 0, so no row is drawn anew" in jobs("add", str(place.write()))
     assert "canary: off; canary is 0, so no row is drawn anew" in jobs("show", "nightly")
 
 

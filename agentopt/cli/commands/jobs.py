@@ -23,7 +23,7 @@ from agentopt.core.errors import ConfigError, UserError
 from agentopt.jobs.caps import month_start
 from agentopt.jobs.champion import champions_of
 from agentopt.jobs.daemon import Daemon
-from agentopt.jobs.drift import ALARM
+from agentopt.jobs.drift import ALARM, canary_rows
 from agentopt.jobs.due_times import next_due, next_time
 from agentopt.jobs.evidence import spent, spent_in_all
 from agentopt.jobs.export import crontab_line, kubernetes_cronjob, systemd_unit
@@ -63,7 +63,7 @@ def add_job(file: Path, store: str | None, replace: bool, console: Console) -> N
             where=f"{file}: schedule.cron",
             remedy="correct the day or the month",
         )
-    load_snapshot(job, folder, _runs_folder(job))
+    rows = load_snapshot(job, folder, _runs_folder(job)).test_rows
     with _opened(store) as jobs:
         moved = _task_change(job, folder, jobs)
         if moved and not replace:
@@ -75,6 +75,9 @@ def add_job(file: Path, store: str | None, replace: bool, console: Console) -> N
         new = jobs.put(job, folder, now.timestamp())
     change = f"{'added' if new else 'updated'}: {f'task {moved}, ' if moved else ''}{job.schedule}"
     print_plain(console, f"job {job.name} {change}")
+    drawn = len(canary_rows(rows, 0, share=job.canary))
+    anew = f"every run draws {drawn} of {len(rows)} test rows of the champion anew"
+    print_plain(console, anew if drawn else NOT_SEEN)
     _warn_of_secret(job)
 
 
