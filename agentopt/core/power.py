@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 
+from agentopt.core.records import Split
+from agentopt.core.task import Task
+
 LEVEL, POWER = 0.05, 0.8
 """Level of the two-sided test, and the probability that it detects a detectable difference."""
 
@@ -43,3 +46,10 @@ def power_advice(rows: int, discordance: float = DISCORDANCE) -> str:
     if detectable is None:
         return f"with {rows} rows no difference can reach significance: use at least {SMALLEST}"
     return f"with {rows} rows a difference below {detectable:.2f} will not be detected"
+
+
+def power_notes(task: Task, below: float = math.inf) -> tuple[str, ...]:
+    """The advice on the validation and on the test split, if it has rows and fewer than `below`; groups count once."""
+    splits: tuple[Split, ...] = ("validation", "test")
+    rows = {split: task.independent(split) for split in splits}
+    return tuple(f"{split}: {power_advice(count)}" for split, count in rows.items() if 0 < count < below)

@@ -1,4 +1,4 @@
-"""Statistics over scores: intervals, paired differences with a verdict, the early-stopping test, variance parts.
+"""Statistics over scores: intervals, paired differences with a verdict, variance parts.
 
 Pure functions of numbers. Everything random is seeded, so the same scores always give the same answer. scipy is
 imported by the functions that use it, since it takes longer to load than all of agentopt.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +18,6 @@ from agentopt.core.intervals import is_approximate, mean_ends, mean_p_value, pai
 Floats = NDArray[np.float64]
 Verdict = Literal["better", "not distinguishable", "worse"]
 Estimator = Literal["unbiased", "paper"]
-
-RESAMPLES = 10_000
-"""Most sign flips of the early-stopping test (exact below that many)."""
-
-_BATCH_ELEMENTS = 2_000_000
-"""Numbers held in memory while flipping signs: 16 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +90,7 @@ def paired_difference(
         wins, losses = int((differences > 0).sum()), int((differences < 0).sum())
         low, high = paired_proportion_ends(wins, losses, n, confidence)
         interval = Interval(float(low), float(high), confidence)
-        return Difference(mean, interval, n, _sign_p_value(wins, wins + losses, "two-sided"))
+        return Difference(mean, interval, n, _sign_p_value(wins, wins + losses))
     return Difference(
         mean, _real_interval(differences, (-1.0, 1.0), confidence, seed), n, mean_p_value(differences, seed)
     )
@@ -112,31 +106,6 @@ def verdict(difference: Difference) -> Verdict:
     if difference.interval.low > 0:
         return "better"
     return "worse" if difference.interval.high < 0 else "not distinguishable"
-
-
-def loses(challenger: Mapping[str, float], incumbent: Mapping[str, float], *, level: float = 0.05, looks: int) -> bool:
-    """Test whether the challenger is worse than the incumbent on the examples that both have scored so far.
-
-    A one-sided paired test at level `level / looks` (Bonferroni), so that a trial as good as the incumbent is stopped
-    with probability at most `level`, whatever the dependence between the looks.
-
-    Args:
-        challenger: Example id -> score.
-        incumbent: Example id -> score.
-        level: Probability of stopping an equally good trial.
-        looks: Most times that one trial is tested.
-
-    Returns:
-        Whether it is significantly worse; False if the two share no example.
-
-    Raises:
-        ValueError: `looks` is below 1.
-    """
-    if looks < 1:
-        raise ValueError(f"`looks >= 1` must hold, but got {looks}: pass the number of planned tests of a trial")
-    if not challenger.keys() & incumbent.keys():
-        return False
-    return _sign_flip_p_value(_paired(challenger, incumbent), seed=0) <= level / looks
 
 
 def _values(scores: Sequence[float]) -> Floats:
@@ -176,30 +145,10 @@ def _real_interval(values: Floats, bounds: tuple[float, float], confidence: floa
     return Interval(low, high, confidence, is_approximate(values))
 
 
-def _sign_flip_p_value(differences: Floats, seed: int) -> float:
-    """P value of 'the differences are symmetric about 0' against a mean below 0.
-
-    For differences of one size this is a binomial test on their signs (McNemar); otherwise signs are flipped at
-    random, or in every combination if there are few. Zeros carry no evidence and are dropped.
-    """
-    moved = differences[~np.isclose(differences, 0.0, atol=1e-12)]
-    if moved.size == 0:
-        return 1.0
-    if np.allclose(np.abs(moved), abs(moved[0])):
-        return _sign_p_value(int((moved > 0).sum()), moved.size, "less")
-    from scipy.stats import permutation_test
-
-    options: dict[str, Any] = {"permutation_type": "samples", "alternative": "less", "n_resamples": RESAMPLES}
-    batch = max(1, _BATCH_ELEMENTS // moved.size)
-    return float(permutation_test((moved,), np.mean, rng=seed, batch=batch, vectorized=True, **options).pvalue)
-
-
-def _sign_p_value(wins: int, n: int, alternative: Literal["less", "two-sided"]) -> float:
-    """The exact binomial test of `wins` in `n` against one half, as `scipy.stats.binomtest` gives it."""
+def _sign_p_value(wins: int, n: int) -> float:
+    """The exact two-sided binomial test of `wins` in `n` against one half, as `scipy.stats.binomtest` gives it."""
     from scipy.special import bdtr
 
-    if alternative == "less":
-        return float(bdtr(wins, n, 0.5))
     return min(1.0, 2 * float(bdtr(min(wins, n - wins), n, 0.5)))
 
 

@@ -9,6 +9,7 @@ from functools import cached_property
 from agentopt.core.budget import Usage
 from agentopt.core.errors import BudgetExceeded, EvaluationStopped, NothingEvaluated
 from agentopt.core.events import ExampleDone, Note, Observer, RunDone, RunStarted, SearchStarted, TestStarted
+from agentopt.core.power import SMALLEST, power_notes
 from agentopt.core.records import Evaluation, Trial
 from agentopt.core.row_notes import row_notes
 from agentopt.core.stop_reason import StopKind, StopReason
@@ -55,7 +56,7 @@ class Optimization:
 
     @cached_property
     def _row_notes(self) -> tuple[str, ...]:
-        return row_notes(self.task)
+        return (*row_notes(self.task), *power_notes(self.task, below=SMALLEST))
 
     async def result(self) -> Result:
         """Search, test the finalists, and write the result to the run's folder.
@@ -64,6 +65,8 @@ class Optimization:
             NothingEvaluated: No candidate was evaluated on every example.
         """
         self.observer(RunStarted(self.run.path))
+        for advice in self._row_notes:
+            self.observer(Note(advice))
         evaluator = Evaluator(
             self.task,
             self.session.model,
@@ -77,9 +80,8 @@ class Optimization:
         store = TrialStore(self.run.trials, space)
         examples = {split: len(rows) for split, rows in self.task.splits.items()}
         self.observer(SearchStarted(space.size, examples, tuple(store.trials), self.session.budget, store.best_so_far))
-        for note in (*self._row_notes, cost_note(self.task, space)):
-            if note:
-                self.observer(Note(note))
+        if note := cost_note(self.task, space):
+            self.observer(Note(note))
         ended = await self._search(space, store, evaluator, prompts, measured.seconds if measured else 0.0)
         choice = store.choice(self.config.search.tolerance)
         if choice is None:

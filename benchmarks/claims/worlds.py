@@ -9,6 +9,7 @@ import numpy as np
 
 from agentopt.core.candidate import Candidate
 from agentopt.core.stats import Floats
+from agentopt.core.two_way import two_way
 from agentopt.search.base import SearchSpace
 from agentopt.search.gaussian_process import most_promising
 from agentopt.search.insights import initial_candidates
@@ -57,7 +58,8 @@ def searched(seed: int, rows: int, trials: int = TRIALS) -> Searched:
         evaluate(candidate)
     while len(candidates) < trials:
         known = [(c, float(s.mean())) for c, s in zip(candidates, scores, strict=True)]
-        found = most_promising(world.space, known, [], candidates, seed + len(candidates))
+        noise = np.full(len(scores), two_way(np.stack(scores))[1] / rows)
+        found = most_promising(world.space, known, [], candidates, seed + len(candidates), noise)
         if found is None:
             break
         evaluate(found)

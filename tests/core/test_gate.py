@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agentopt.core.gate import Gate, gate, rows_needed
-from agentopt.core.power import minimal_detectable_difference, power_advice
+from agentopt.core.power import SMALLEST, minimal_detectable_difference, power_advice, power_notes
 from agentopt.core.stats import paired_difference, verdict
+from agentopt.testing.toy import toy_task
 
 
 def compared(won: int, lost: int, same: int, margin: float = 0.02) -> Gate:
@@ -104,6 +107,18 @@ def test_rows_needed_of_real_scores_follow_their_spread() -> None:
 def test_the_issue_s_example_and_too_few_rows() -> None:
     assert power_advice(24) == "with 24 rows a difference below 0.27 will not be detected"
     assert power_advice(5) == "with 5 rows no difference can reach significance: use at least 6"
+
+
+def test_the_advice_covers_validation_and_test_and_counts_a_group_once() -> None:
+    task = toy_task(validation=24, test=5)
+    test = "test: with 5 rows no difference can reach significance: use at least 6"
+    assert power_notes(task) == ("validation: with 24 rows a difference below 0.27 will not be detected", test)
+    assert power_notes(task, below=SMALLEST) == (test,)
+    untested = replace(task, splits={"validation": task.splits["validation"]})
+    assert power_notes(untested, below=SMALLEST) == ()
+    twice = tuple(replace(row, id=f"{row.id}-{i}") for i in range(2) for row in task.splits["validation"][:5])
+    (note,) = power_notes(replace(task, splits={"validation": twice}))
+    assert note.startswith("validation: with 5 rows")
 
 
 @given(st.integers(6, 5000), st.floats(0.01, 1))

@@ -109,3 +109,21 @@ def test_the_level_holds_for_looks_after_every_row() -> None:
 def test_an_e_value_of_differences_outside_of_the_range_is_refused() -> None:
     with pytest.raises(ValueError, match="within -1 and 1, but got 4"):
         e_value(np.array([0.5, -4.0]))
+
+
+def stopped(rng: np.random.Generator, rows: int, gap: float) -> bool:
+    """Whether a trial is stopped that is worse by `gap` and differs from the incumbent on half of the rows."""
+    draw = rng.random(rows)
+    worse, better = draw < (0.5 + gap) / 2, (draw >= (0.5 + gap) / 2) & (draw < 0.5)
+    same = rng.integers(0, 2, rows)
+    challenger = by_id(np.where(worse, 0.0, np.where(better, 1.0, same)).tolist())
+    incumbent = by_id(np.where(worse, 1.0, np.where(better, 0.0, same)).tolist())
+    test = StopTest(incumbent, "trial 3")
+    return any(test.stop(dict(list(challenger.items())[:seen])) for seen in range(1, rows))
+
+
+def test_a_clear_loser_is_stopped_more_often_the_more_it_loses() -> None:
+    rng = np.random.default_rng(6)
+    slight, clear = (sum(stopped(rng, 50, gap) for _ in range(60)) for gap in (0.1, 0.3))
+    assert slight < clear
+    assert clear > 50

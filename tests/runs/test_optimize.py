@@ -256,6 +256,19 @@ def test_the_same_seed_gives_the_same_trials(seed: int, strategy: str) -> None:
     assert runs[0].trials == runs[1].trials
 
 
+async def test_too_few_rows_are_reported_before_anything_is_spent(tmp_path: Path) -> None:
+    fake, calls_before = toy_model(), list[int]()
+
+    def note_calls(event: object) -> None:
+        if isinstance(event, Note) and "no difference can reach significance" in event.message:
+            calls_before.append(len(fake.requests))
+
+    task = toy_task(validation=5, test=4)
+    result = await aoptimize(task, config(tmp_path), provider=fake, callbacks=[note_calls])
+    assert calls_before == [0, 0]
+    assert "test: with 4 rows no difference can reach significance: use at least 6" in result.notes
+
+
 async def test_half_an_emoji_in_a_response_is_kept_and_does_no_harm(tmp_path: Path) -> None:
     result = await aoptimize(
         toy_task(validation=4, test=4), config(tmp_path), provider=ScriptedModel(lambda *_: "cut \ud83d")

@@ -18,6 +18,7 @@ from agentopt.cli.output import INTERRUPTED, print_plain
 from agentopt.cli.run_names import run_path
 from agentopt.core.errors import AgentoptError, UserError
 from agentopt.core.events import Event, RunStarted
+from agentopt.core.power import power_notes
 from agentopt.core.row_notes import row_notes
 from agentopt.models.session import open_existing_journal
 from agentopt.report.formatting import format_duration, usage_cells
@@ -96,7 +97,7 @@ def estimate_run(task: Path, settings: Sequence[str], console: Console) -> None:
     with closing(journal) if journal else nullcontext():
         worst = estimate(loaded, space, specs, config, journal)
     _show_estimate(worst, config, console)
-    for note in (*row_notes(loaded), cost_note(loaded, space)):
+    for note in (*row_notes(loaded), *power_notes(loaded), cost_note(loaded, space)):
         if note:
             print_plain(console, note)
     if measured and space.measure == "units":
