@@ -1,7 +1,7 @@
 """The command line: parses arguments, calls `agentopt.api`, prints the result.
 
-Exit codes: 0 success, 1 the run failed, 2 invalid input (one message, never a traceback), 3 a job's champion got worse,
-4 a cap left a job undecided, 130 interrupted by Ctrl-C or SIGTERM.
+Exit codes: 0 success, 1 the run failed or a gate does not pass, 2 invalid input (one message, never a traceback), 3 a
+job's champion got worse or a gate has too few rows, 4 a cap left a job undecided, 130 interrupted by Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
@@ -108,6 +108,34 @@ def evaluate(
 
     console = stdout_console()
     run_evaluation(task, candidate, split, config or [], console, fresh=fresh, repeats=repeats, as_json=json)
+
+
+@app.command()
+def gate(
+    candidate: Annotated[Path, typer.Argument(metavar="CANDIDATE", help=SourceHelp)],
+    against: Annotated[str, typer.Option(help="`baseline`, or a candidate file such as the one in use.")] = "baseline",
+    task: TaskOption = None,
+    margin: Annotated[float, typer.Option(help="Loss of score that still counts as non-inferior.")] = 0.02,
+    max_cost_ratio: Annotated[
+        float | None, typer.Option(help="Highest cost per example, as a ratio to the reference's. Default: any.")
+    ] = None,
+    split: Annotated[Split, typer.Option(help="Split to compare on.")] = "test",
+    rows_needed: Annotated[
+        bool, typer.Option("--rows-needed", help="Estimate the rows that the gate needs, by simulation.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    markdown: Annotated[Path | None, typer.Option(help="Write a summary for a pull request to this file.")] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Decide whether CANDIDATE may replace a reference: superior, non-inferior, inferior, or not enough rows.
+
+    Exit code 0 for superior and non-inferior, 1 for inferior or too dear, 3 for not enough rows. A run is compared with
+    its baseline by its stored test scores, without a call; anything else is evaluated through the journal.
+    """
+    from agentopt.cli.commands.gate import GateOptions, run_gate
+
+    options = GateOptions(candidate, against, task, margin, max_cost_ratio, split, rows_needed, json, markdown)
+    run_gate(options, config or [], stdout_console())
 
 
 @app.command("export")

@@ -1,0 +1,224 @@
+"""`agentopt gate`: verdicts, exit codes, what is printed and written, and the ready jobs of configs/ci."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.main import get_command
+
+from agentopt.cli import main as cli
+from agentopt.cli.commands.gate import SUMMARY
+from agentopt.core.gate import MARGIN
+from agentopt.core.stats import Difference, Interval
+from agentopt.report.gate import CostRatio, GateReport
+from agentopt.runs.result import SubtaskCostShown, load_result
+from agentopt.testing.server_process import ServerProcess
+
+ROOT = Path(__file__).parents[2]
+Command = Callable[..., tuple[int, str, str]]
+
+
+def report(mean: float, low: float, high: float, *, n: int = 100, p_value: float = 0.01, **more: Any) -> GateReport:
+    difference = Difference(mean, Interval(low, high, 0.95), n, p_value)
+    options = {"margin": 0.02, "cost": CostRatio(1, "USD"), **more}
+    return GateReport("new.yaml", "baseline", "test", difference, **options)
+
+
+@pytest.mark.parametrize(
+    ("found", "verdict", "code"),
+    [
+        (report(0.1, 0.05, 0.15), "superior", 0),
+        (report(0.0, -0.01, 0.01, p_value=1), "non-inferior", 0),
+        (report(-0.1, -0.15, -0.05), "inferior", 1),
+        (report(0.0, -0.1, 0.1, p_value=1), "not enough rows", 3),
+        (report(0.5, 0.2, 0.8, n=5), "not enough rows", 3),
+        (report(0.1, 0.05, 0.15, cost=CostRatio(1.2, "USD"), max_cost_ratio=1), "superior", 1),
+        (report(0.1, 0.05, 0.15, cost=CostRatio(1.0, "USD"), max_cost_ratio=1), "superior", 0),
+        (report(0.0, -0.1, 0.1, p_value=1, cost=CostRatio(1.2, "USD"), max_cost_ratio=1), "not enough rows", 1),
+    ],
+)
+def test_the_verdict_and_the_cost_give_the_exit_code(found: GateReport, verdict: str, code: int) -> None:
+    assert (found.verdict, found.exit_code) == (verdict, code)
+    text, page = "\n".join(found.lines()), found.markdown()
+    assert text.startswith(f"{verdict}: ")
+    assert ("above the limit of 1: the gate fails" in text) == found.too_dear == ("above the limit of 1" in page)
+    assert {0: "passes", 1: "fails", 3: "is undecided"}[code] in page.splitlines()[0]
+    assert page.count("\n|") == len(re.findall(r"^\|.*\|$", page, re.MULTILINE)), "every row of the table is closed"
+
+
+def test_costs_are_compared_in_the_first_measure_that_both_have() -> None:
+    def cost(**fields: float) -> dict[str, SubtaskCostShown]:
+        return {"a": SubtaskCostShown(**{**dict.fromkeys(SubtaskCostShown.__dataclass_fields__, 0.0), **fields})}
+
+    assert CostRatio.of(cost(usd=1, fusion_usd=1, units=9), cost(usd=4, units=1)) == CostRatio(0.5, "USD")
+    assert CostRatio.of(cost(usd=1, units=3), cost(units=1)) == CostRatio(3, "units")
+    assert CostRatio.of(cost(units=-1, completion_tokens=3), cost(units=2, prompt_tokens=6)) == CostRatio(0.5, "tokens")
+    assert CostRatio.of(cost(), cost()).value == 1
+    assert CostRatio.of(cost(prompt_tokens=1), cost()).value == float("inf")
+
+
+@pytest.fixture
+def agentopt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
+    """Calls the console script in this process."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    monkeypatch.delenv(SUMMARY, raising=False)
+    monkeypatch.setenv("AGENTOPT_CACHE", "cache")
+    monkeypatch.setenv("AGENTOPT_CONFIG", "nothing")
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["agentopt", *arguments])
+        capsys.readouterr()
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    yield call
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+SETTINGS = ["-c", "journal=journal.db", "-c", "runs=runs", "-c", "models=models.yaml"]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a task of one subtask and two candidates: one of the small model, one of the large."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "task").mkdir()
+    spec = {
+        "name": "planted",
+        "data": {"validation": "validation.jsonl", "test": "test.jsonl"},
+        "subtasks": [{"name": "answer", "prompt": "[[{{ inputs.word }}]]", "models": ["small", "large"]}],
+        "scorer": "exact_match",
+    }
+    (tmp_path / "task" / "task.yaml").write_text(yaml.safe_dump(spec))
+    for split in ("validation", "test"):
+        rows = [json.dumps({"id": f"{split}-{i}", "word": f"{split}-{i}", "target": f"{split}-{i}"}) for i in range(40)]
+        (tmp_path / "task" / f"{split}.jsonl").write_text("\n".join(rows))
+    for name in ("small", "large"):
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({"answer": {"model": name, "num_samples": 1}}))
+    return tmp_path
+
+
+@pytest.fixture
+def server(place: Path) -> Iterator[ServerProcess]:
+    """The large model is always right and costs twice as much as the small one, which is right in 3 of 10 cases."""
+    with ServerProcess(counter=place / "received.jsonl", quality={"small": 0.3, "large": 1.0}) as server:
+        price = {"small": 1.0, "large": 2.0}
+        models = {name: {"base_url": server.base_url, "usd_per_1m_prompt": usd} for name, usd in price.items()}
+        (place / "models.yaml").write_text(yaml.safe_dump({"models": models}))
+        yield server
+
+
+def calls(place: Path) -> int:
+    return len((place / "received.jsonl").read_text().splitlines())
+
+
+def test_two_candidate_files_are_compared_and_the_journal_answers_what_it_has(
+    agentopt: Command, place: Path, server: ServerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    against = ["--task", "task", *SETTINGS]
+    code, out, _ = agentopt("gate", "large.yaml", "--against", "small.yaml", *against)
+    assert code == 0
+    assert out.startswith("superior: +0.")
+    assert (
+        "n=40, margin 0.02\nlarge.yaml against small.yaml, on the test split\ncost: 2 of the reference's, in USD" in out
+    )
+    spent = calls(place)
+    assert spent == 80
+
+    assert agentopt("gate", "small.yaml", "--against", "large.yaml", *against)[0] == 1
+    monkeypatch.setenv(SUMMARY, "summary.md")
+    code, out, _ = agentopt(
+        "gate", "large.yaml", "--json", "--rows-needed", "--max-cost-ratio", "1.5", "--markdown", "gate.md", *against
+    )
+    data = json.loads(out)
+    assert (code, data["exit_code"], data["verdict"], data["reference"]) == (1, 1, "superior", "baseline")
+    assert (data["cost_ratio"], data["cost_in"], data["difference"]["n"]) == (2.0, "USD", 40)
+    assert data["rows_needed"] > 1000, "70% of the rows are discordant, and the margin is .02"
+    page = (place / "gate.md").read_text()
+    assert page.startswith("## The release gate fails: superior\n")
+    assert (place / "summary.md").read_text() == page
+    assert calls(place) == spent
+
+
+def test_a_run_is_compared_with_its_baseline_without_a_call(
+    agentopt: Command, place: Path, server: ServerProcess
+) -> None:
+    search = ["-c", "strategy=grid", "-c", "budget.trials=7", *SETTINGS]
+    assert agentopt("optimize", "task", *search)[0] == 0
+    (run,) = (place / "runs").iterdir()
+    spent = calls(place)
+    best = load_result(run).finalist("best")
+    code, out, _ = agentopt("gate", run.name, *SETTINGS)
+    assert code == 0
+    assert best.against_baseline
+    assert out.startswith(f"superior: {best.against_baseline.difference.mean:+.3f} ")
+    assert "against baseline, on the test split" in out
+    assert agentopt("gate", str(run), "--against", "small.yaml", *SETTINGS)[1].startswith("superior: "), (
+        "from the journal"
+    )
+    assert agentopt("gate", str(run), "--max-cost-ratio", "1", *SETTINGS)[0] == 1
+    assert calls(place) == spent
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.yaml"], "there is no such file or folder"),
+        (["large.yaml"], "a candidate needs its task folder"),
+        (["task"], "no finished run is here"),
+        (["large.yaml", "--task", "task", "--against", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
+        (["large.yaml", "--task", "task", "--margin", "-0.1"], "--margin must be from 0 to less than 1, but got -0.1"),
+        (["large.yaml", "--task", "task", "--margin", "nan"], "--margin must be"),
+        (["large.yaml", "--task", "task", "--max-cost-ratio", "0"], "--max-cost-ratio must be a positive number"),
+        (["large.yaml", "--task", "task", "--markdown", "no/gate.md"], "the folder of the file does not exist"),
+        (["large.yaml", "--task", "task", "--split", "train"], "a train split is needed"),
+    ],
+)
+def test_wrong_input_is_one_message(agentopt: Command, place: Path, arguments: list[str], message: str) -> None:
+    models = {name: {"base_url": "http://127.0.0.1:9/v1"} for name in ("small", "large")}
+    (place / "models.yaml").write_text(yaml.safe_dump({"models": models}))
+    code, out, err = agentopt("gate", *arguments, *SETTINGS)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert "remedy: " in err
+
+
+def options_of_gate() -> set[str]:
+    command = get_command(cli.app).commands["gate"]  # type: ignore[attr-defined]
+    return {name for parameter in command.params for name in parameter.opts}
+
+
+def test_the_margin_of_the_command_is_that_of_the_gate() -> None:
+    command = get_command(cli.app).commands["gate"]  # type: ignore[attr-defined]
+    assert next(p.default for p in command.params if p.name == "margin") == MARGIN
+
+
+@pytest.mark.parametrize("file", ["github-actions.yaml", "gitlab-ci.yaml"])
+def test_the_jobs_for_ci_are_yaml_and_use_options_that_exist(file: str) -> None:
+    loaded = yaml.safe_load((ROOT / "configs" / "ci" / file).read_text())
+    steps = loaded["jobs"]["gate"]["steps"] if "jobs" in loaded else loaded["prompt-gate"]["script"]
+    lines = [step if isinstance(step, str) else step.get("run", "") for step in steps]
+    (gate,) = [line for line in lines if line.startswith("agentopt ")]
+    used = re.findall(r"(?<!\S)--?[a-z][\w-]*", gate)
+    assert {"--against", "--task", "--margin"} <= set(used) <= options_of_gate()
+
+
+def test_the_page_names_options_that_exist() -> None:
+    page = (ROOT / "docs" / "gate.md").read_text()
+    assert set(re.findall(r"`(--[a-z-]+)", page)) | {"--task"} <= options_of_gate()
+    for file in re.findall(r"\]\(\.\./(configs/ci/[\w.-]+)\)", page):
+        assert (ROOT / file).is_file()
