@@ -312,6 +312,11 @@ def model_router(specs: Mapping[str, ModelSpec], observer: Observer, required: C
 
     The keys of models that are not `required` are checked on their first call: a run can do without an agent.
 
+    Args:
+        specs: Catalogue name -> entry.
+        observer: Receives the progress of downloads.
+        required: Names of the models whose keys are checked now.
+
     Raises:
         CatalogError: The environment variable of a model's key is not set.
     """

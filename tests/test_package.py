@@ -6,6 +6,7 @@ import ast
 import builtins
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -234,20 +235,90 @@ def test_modules_and_functions_are_short() -> None:
 OUTSIDE_OF_THE_TREE = {"InputError", "Unparsable", "ScriptRanOut"}
 """Exceptions that are no `AgentoptError`; the docstring or comment of each has the reason."""
 
+Function = ast.FunctionDef | ast.AsyncFunctionDef
 
-def test_every_exception_is_in_the_one_tree() -> None:
-    bases = {
-        node.name: {base.id for base in node.bases if isinstance(base, ast.Name)}
+
+@cache
+def classes() -> dict[str, tuple[set[str], set[str]]]:
+    """Class -> the names of its bases, and of its methods."""
+    return {
+        node.name: (
+            {part.id for base in node.bases for part in ast.walk(base) if isinstance(part, ast.Name)},
+            {method.name for method in node.body if isinstance(method, Function)},
+        )
         for _, tree in sources().values()
         for node in ast.walk(tree)
         if isinstance(node, ast.ClassDef)
     }
 
-    def ancestors(name: str) -> set[str]:
-        return {name}.union(*(ancestors(base) for base in bases.get(name, ())))
 
+@cache
+def ancestors(name: str) -> frozenset[str]:
+    """The class and everything that it inherits from, by name."""
+    return frozenset({name}.union(*(ancestors(base) for base in classes().get(name, (set(), set()))[0])))
+
+
+def implements(owner: str, method: str) -> bool:
+    """Whether the method is documented elsewhere: by a base class, a library's class, or a protocol."""
+    above = ancestors(owner) - {owner}
+    protocols = {name for name, (bases, _) in classes().items() if "Protocol" in bases}
+    inherited = any(name in classes() and method in classes()[name][1] for name in above)
+    foreign = any(name not in classes() and name.startswith("Base") for name in above)
+    return inherited or foreign or (owner not in protocols and any(method in classes()[p][1] for p in protocols))
+
+
+def public(nodes: list[ast.stmt]) -> list[Function]:
+    return [node for node in nodes if isinstance(node, Function) and not node.name.startswith("_")]
+
+
+def public_functions() -> Iterator[tuple[str, Function]]:
+    """The place and the syntax tree of every public function and method that has no documentation elsewhere."""
+    for name, (_, tree) in sources().items():
+        yield from ((f"{name}.{function.name}", function) for function in public(tree.body))
+        for owner in tree.body:
+            if isinstance(owner, ast.ClassDef) and not owner.name.startswith("_"):
+                own = (method for method in public(owner.body) if not implements(owner.name, method.name))
+                yield from ((f"{name}.{owner.name}.{method.name}", method) for method in own)
+
+
+def raised_by(function: Function) -> set[str]:
+    """Our exceptions that the function raises itself, not inside of a nested function."""
+    found, left = set(), list[ast.AST](function.body)
+    while left:
+        node = left.pop()
+        if isinstance(node, Function | ast.Lambda):
+            continue
+        if isinstance(node, ast.Raise) and node.exc:
+            named = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
+            if isinstance(named, ast.Name) and ancestors(named.id) & {"AgentoptError", *OUTSIDE_OF_THE_TREE}:
+                found.add(named.id)
+        left += ast.iter_child_nodes(node)
+    return found
+
+
+def is_documented(error: str, docstring: str) -> bool:
+    """Whether the docstring has a section on exceptions, or a sentence that the function raises this one."""
+    return "Raises:" in docstring or re.search(rf"Raises? `{error}`", docstring) is not None
+
+
+def test_parameters_and_exceptions_of_public_functions_are_documented() -> None:
+    """A function of the command line is described by the help texts of its options."""
+    undocumented = []
+    for place, function in public_functions():
+        docstring, arguments = ast.get_docstring(function) or "", function.args
+        names = [a.arg for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
+        parameters = [name for name in names if name not in ("self", "cls")]
+        if place.startswith("agentopt.cli."):
+            continue
+        if len(parameters) >= 3 and "Args:" not in docstring:
+            undocumented.append(f"{place}: Args")
+        undocumented += [f"{place}: {e}" for e in raised_by(function) if not is_documented(e, docstring)]
+    assert undocumented == []
+
+
+def test_every_exception_is_in_the_one_tree() -> None:
     builtin = {name for name, kind in vars(builtins).items() if isinstance(kind, type) and issubclass(kind, Exception)}
-    exceptions = {name for name in bases if ancestors(name) & builtin}
+    exceptions = {name for name in classes() if ancestors(name) & builtin}
     assert {name for name in exceptions if "AgentoptError" not in ancestors(name)} == OUTSIDE_OF_THE_TREE
 
 

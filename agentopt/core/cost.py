@@ -47,6 +47,13 @@ def units(
     `[alpha * (Np + S * Nd) - Np_unit] / Nd_unit` with `alpha = parameters / unit.parameters`
     (AgentTTS, section 3). Token counts are per prompt and per generation. The formula is affine, so a pass
     far smaller than the unit's prompt comes out negative: choose a `unit` of the size of the task's models.
+
+    Args:
+        parameters: Parameters of the model.
+        prompt_tokens: Tokens of the prompt (Np).
+        completion_tokens: Tokens of one generation (Nd).
+        num_samples: Number of generations (S).
+        unit: The pass that costs one unit.
     """
     alpha = parameters / unit.parameters
     return (alpha * (prompt_tokens + num_samples * completion_tokens) - unit.prompt_tokens) / unit.completion_tokens
@@ -63,6 +70,13 @@ def num_samples_for(
     """The largest whole number of samples that `budget` units pay for; 0 when not even one fits.
 
     The inverse of `units`: `((Nd_unit * units + Np_unit) / alpha - Np) / Nd`.
+
+    Args:
+        budget: Units that may be spent.
+        parameters: Parameters of the model.
+        prompt_tokens: Tokens of the prompt (Np).
+        completion_tokens: Tokens of one generation (Nd).
+        unit: The pass that costs one unit.
     """
     alpha = parameters / unit.parameters
     samples = ((unit.completion_tokens * budget + unit.prompt_tokens) / alpha - prompt_tokens) / completion_tokens
@@ -112,7 +126,13 @@ class Price:
         return (prompt + completion) / 1e6 + self.request * requests
 
     def worst_usd(self, prompt_tokens: float, completion_tokens: float, *, requests: float = 1) -> float:
-        """Compute the most that requests with these tokens may cost, whatever their kinds."""
+        """Compute the most that requests with these tokens may cost, whatever their kinds.
+
+        Args:
+            prompt_tokens: Tokens of all prompts together.
+            completion_tokens: Tokens of all responses together.
+            requests: Number of requests.
+        """
         prompt, completion = max(self.prompt, self.cached_prompt or 0.0), max(self.completion, self.reasoning or 0.0)
         return (prompt * prompt_tokens + completion * completion_tokens) / 1e6 + self.request * requests
 
@@ -147,7 +167,13 @@ class SubtaskCost:
 
     @classmethod
     def priced(cls, prompt_tokens: float, completion_tokens: float, prices: Mapping[str, Price]) -> SubtaskCost:
-        """The cost of a subtask by its models' prices, in USD per one million examples (with `TOKENS`, in tokens)."""
+        """The cost of a subtask by its models' prices, in USD per one million examples (with `TOKENS`, in tokens).
+
+        Args:
+            prompt_tokens: Tokens of one prompt.
+            completion_tokens: Tokens of one generation.
+            prices: Model name -> price.
+        """
         sizes = {model: max(price.usd(prompt_tokens, completion_tokens), 1e-12) for model, price in prices.items()}
         return cls(prompt_tokens, completion_tokens, sizes, prices=prices)
 

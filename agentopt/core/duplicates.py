@@ -85,7 +85,13 @@ def by_group(scores: Mapping[str, float], groups: Groups) -> dict[str, float]:
 def shared_by_group(
     a: Mapping[str, float], b: Mapping[str, float], groups: Groups
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Scores by group of two candidates, over the rows that both have."""
+    """Scores by group of two candidates, over the rows that both have.
+
+    Args:
+        a: Row id -> score of the first candidate.
+        b: Row id -> score of the second candidate.
+        groups: Row id -> group.
+    """
     shared = a.keys() & b.keys()
     return tuple(by_group({row: of[row] for row in shared}, groups) for of in (a, b))  # type: ignore[return-value]
 

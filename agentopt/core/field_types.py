@@ -170,7 +170,15 @@ def check_fields(built: object, where: str, error: type[UserError]) -> None:
 
 
 def check_kind(value: Any, kind: Kind, name: str, where: str, error: type[UserError]) -> None:
-    """Raise `error` unless `value` is of the type."""
+    """Raise `error` unless `value` is of the type.
+
+    Args:
+        value: The value.
+        kind: The type.
+        name: The field's name, for the error.
+        where: The place of the value, for the error.
+        error: Class of the exception.
+    """
     if not kind.fits(value):
         raise _wrong(value, kind, name, where, error)
 

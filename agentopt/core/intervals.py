@@ -73,6 +73,11 @@ def mean_ends(values: Floats, confidence: float = 0.95, seed: int = 0) -> Ends:
 
     The bootstrap-t covers 93.5% for lognormal values at n = 60, where BCa covers 91.6% and Student's t 90.3%. Ends are
     infinite if too many resamples have no spread.
+
+    Args:
+        values: The values, at least two of them different.
+        confidence: Nominal coverage.
+        seed: Seeds the resampling.
     """
     error = float(values.std(ddof=1)) / np.sqrt(len(values))
     low, high = _student_quantiles(values, confidence, seed)

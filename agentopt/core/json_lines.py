@@ -108,6 +108,12 @@ class JsonLinesProcess:
 
 
 def serve(answer: Callable[[Any], Any], requests: Iterable[str], replies: IO[str]) -> None:
-    """The child's side: answer every line of `requests` with a line in `replies`, until the requests end."""
+    """The child's side: answer every line of `requests` with a line in `replies`, until the requests end.
+
+    Args:
+        answer: Function of a request that returns its reply.
+        requests: Lines of JSON.
+        replies: The file to write replies to.
+    """
     for line in requests:
         print(json.dumps(answer(json.loads(line)), default=str), file=replies, flush=True)

@@ -237,7 +237,14 @@ class Evaluation:
 
 
 def outcome(state: TrialState, scored: int, planned: int, stopped: EarlyStop | None) -> str:
-    """How an evaluation of `planned` rows ended, `scored` of them scored, in a few words."""
+    """How an evaluation of `planned` rows ended, `scored` of them scored, in a few words.
+
+    Args:
+        state: State of the evaluation.
+        scored: Number of rows with a score.
+        planned: Number of rows of the split.
+        stopped: Why it was stopped early, if it was.
+    """
     if state == "complete":
         return state
     of = f" of {planned} rows" if planned else ""  # version 0.1.0 did not write it to `result.json`

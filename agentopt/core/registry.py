@@ -241,7 +241,13 @@ class Registry:
         return self._entries[name]
 
     def read(self, name: str, options: Mapping[str, Any], load: FunctionLoader | None = None) -> dict[str, Any]:
-        """The keyword arguments for `find(name).make`; see `Entry.read`. Raises `RuleError`."""
+        """The keyword arguments for `find(name).make`; see `Entry.read`. Raises `RuleError`.
+
+        Args:
+            name: A registered name, or one to import.
+            options: Option name -> value, as in a file.
+            load: Loads functions that are named as `file.py:name`.
+        """
         entry = self.find(name)
         elsewhere = {
             option: [other.name for other in self._entries.values() if option in other.options]

@@ -30,6 +30,11 @@ SPLITS = ("train", "validation", "test")
 def as_tuple(value: Any, name: str, where: str) -> tuple[Any, ...]:
     """A list, tuple or range as a tuple.
 
+    Args:
+        value: The value of the field.
+        name: The field's name.
+        where: The place of the value, for the error.
+
     Raises:
         TaskError: The value is something else, such as one name that is not in a list.
     """
@@ -41,7 +46,14 @@ def as_tuple(value: Any, name: str, where: str) -> tuple[Any, ...]:
 
 
 def check_items(values: Mapping[str, Any], kind: str, name: str, where: str) -> None:
-    """Raise `TaskError` unless every value is an instance of the class of that name."""
+    """Raise `TaskError` unless every value is an instance of the class of that name.
+
+    Args:
+        values: Name -> value.
+        kind: Name of the class.
+        name: Name of the field that contains the values.
+        where: The place of the value, for the error.
+    """
     for key, value in values.items():
         check_kind(value, instance_of(kind), f"{name}.{key}", where, TaskError)
 
@@ -88,7 +100,14 @@ def check_counts(counts: Sequence[Any], where: str) -> None:
 
 
 def check_sampling(max_tokens: int, temperature: float | None, top_p: float | None, where: str) -> None:
-    """Raise `TaskError` unless the settings of a response are in their ranges."""
+    """Raise `TaskError` unless the settings of a response are in their ranges.
+
+    Args:
+        max_tokens: At least 1.
+        temperature: From 0 to 2.
+        top_p: Above 0 and at most 1.
+        where: The place of the value, for the error.
+    """
     for name, value, fits, rule in (
         ("max_tokens", max_tokens, max_tokens >= 1, "at least 1"),
         ("temperature", temperature, temperature is None or 0 <= temperature <= 2, "from 0 to 2"),
@@ -113,21 +132,39 @@ def check_schema(json_schema: str | None, where: str) -> None:
 
 
 def check_reads(reads: Collection[str], earlier: Collection[str], where: str) -> None:
-    """Raise `TaskError` unless a subtask reads subtasks before it only."""
+    """Raise `TaskError` unless a subtask reads subtasks before it only.
+
+    Args:
+        reads: Names of the subtasks that it reads.
+        earlier: Names of the subtasks before it.
+        where: The place of the value, for the error.
+    """
     if late := sorted(set(reads) - set(earlier)):
         rule = f"`reads` must name earlier subtasks, but got {shortened(', '.join(late))}"
         raise TaskError(rule, where=where, remedy="order the subtasks so that each comes after all it reads")
 
 
 def check_output(output: str, names: Collection[str], where: str) -> None:
-    """Raise `TaskError` unless `output` is the name of a subtask."""
+    """Raise `TaskError` unless `output` is the name of a subtask.
+
+    Args:
+        output: The name to check.
+        names: Names of the task's subtasks.
+        where: The place of the value, for the error.
+    """
     if output not in names:
         rule = f"`output` must name a subtask, but got {shown(output)}"
         raise TaskError(rule, where=where, remedy=did_you_mean(output, names))
 
 
 def check_program_models(mapped: Mapping[str, str], names: Collection[str], where: str) -> None:
-    """Raise `TaskError` unless every model name of a program is mapped to a subtask."""
+    """Raise `TaskError` unless every model name of a program is mapped to a subtask.
+
+    Args:
+        mapped: Model name of the program -> subtask.
+        names: Names of the task's subtasks.
+        where: The place of the value, for the error.
+    """
     for model, name in mapped.items():
         if name not in names:
             rule = f"`models` must map {shown(model)} to a subtask, but got {shown(name)}"
@@ -135,7 +172,13 @@ def check_program_models(mapped: Mapping[str, str], names: Collection[str], wher
 
 
 def check_metrics(judged: Mapping[str, str], names: Collection[str], where: str) -> None:
-    """Raise `TaskError` unless the subtask that each metric judges is one of `names`."""
+    """Raise `TaskError` unless the subtask that each metric judges is one of `names`.
+
+    Args:
+        judged: Metric -> the subtask that it judges.
+        names: Names of the task's subtasks.
+        where: The place of the value, for the error.
+    """
     for metric, name in judged.items():
         if name not in names:
             rule = f"a metric must name a subtask, but got {shown(name)}"
@@ -143,7 +186,13 @@ def check_metrics(judged: Mapping[str, str], names: Collection[str], where: str)
 
 
 def check_split(split: str, ids: Sequence[str], where: str) -> None:
-    """Raise `TaskError` unless the split has a known name, at least one example, and no id twice."""
+    """Raise `TaskError` unless the split has a known name, at least one example, and no id twice.
+
+    Args:
+        split: Name of the split.
+        ids: Ids of its examples.
+        where: The place of the value, for the error.
+    """
     if split not in SPLITS:
         rule = f"a split must be one of {', '.join(SPLITS)}, but got {shown(split)}"
         raise TaskError(rule, where=where, remedy=did_you_mean(split, SPLITS, "rename the split"))

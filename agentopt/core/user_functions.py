@@ -43,7 +43,11 @@ def reporting(failed: str) -> Iterator[None]:
 
 @contextmanager
 def located(place: str) -> Iterator[None]:
-    """Begin the message of a `ScorerError` with `place`, such as "example 3"."""
+    """Begin the message of a `ScorerError` with `place`, such as "example 3".
+
+    Raises:
+        ScorerError: The block raised one; it is its cause.
+    """
     try:
         yield
     except ScorerError as error:

@@ -201,6 +201,13 @@ def explain(
 
     A validator gives its own remedy by raising `RuleError`, or `PydanticCustomError(kind, message, {"remedy": text})`.
     The general remedies are in YAML, or in Python unless the data is `in_file`.
+
+    Args:
+        problem: The error of pydantic.
+        model_type: The model that was validated.
+        data: The data that breaks it.
+        key: Keys that lead to the data, for the messages.
+        in_file: Whether the data comes from a file, so that remedies are written in YAML.
     """
     found: dict[Key, list[Any]] = {}
     mistakes: list[Mistake] = []
@@ -232,7 +239,13 @@ MOST_CHARACTERS = 800
 
 
 def as_error(mistakes: Sequence[Mistake], where: Path | str, error: type[UserError]) -> UserError:
-    """Combine mistakes into one exception; `where` is the file that has them."""
+    """Combine mistakes into one exception; `where` is the file that has them.
+
+    Args:
+        mistakes: At least one.
+        where: The file, or another place, that has them.
+        error: Class of the exception.
+    """
     if len(mistakes) == 1:
         (only,) = mistakes
         place = ": ".join(part for part in (str(where), shortened(only.key)) if part)

@@ -78,7 +78,13 @@ def find_deployment(source: Path, task: Path | None = None, settings: Sequence[s
 
 
 def deploy(file: Path, folder: Path, config: Config) -> Deployment:
-    """Load the candidate in `file` and the task in `folder`. Raises `UserError` if they do not fit together."""
+    """Load the candidate in `file` and the task in `folder`. Raises `UserError` if they do not fit together.
+
+    Args:
+        file: File of the candidate.
+        folder: Folder of the task.
+        config: The configuration.
+    """
     loaded, specs = load(folder, config, agent=False)
     candidate = load_candidate(file)
     check_candidate(candidate, loaded)

@@ -299,6 +299,11 @@ class Evaluator:
 async def judged(scorer: Scorer, example: Example, output: Value | None) -> Score:
     """Score an output with a sync or async scorer.
 
+    Args:
+        scorer: The scorer.
+        example: The example.
+        output: The output; None if no response was parsable.
+
     Raises:
         ScorerError: If the scorer fails.
         ModelError: If a judge's call fails.

@@ -157,6 +157,11 @@ def judge_messages(rubric: str, example: Example, output: Value) -> tuple[Messag
     """Return a judge's messages: the rubric, the example's inputs, its target if it has one, and the output.
 
     The fence is a hash of the material: no text can contain its own hash, and equal requests stay equal.
+
+    Args:
+        rubric: What earns a score from 0 to 1.
+        example: The example.
+        output: The output to judge.
     """
     parts = [("input", f"{name}: {as_text(value)}") for name, value in example.inputs.items()]
     if example.target is not None:

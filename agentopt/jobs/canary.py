@@ -81,7 +81,13 @@ class Canary:
             await self.reference_draw(measuring, champion.candidate, number)
 
     async def reference_draw(self, measuring: Measuring, candidate: Candidate, number: int) -> Measured | None:
-        """One draw of all test rows, made now unless it was before; None if a row has no score."""
+        """One draw of all test rows, made now unless it was before; None if a row has no score.
+
+        Args:
+            measuring: Evaluates the candidate.
+            candidate: The champion, or a challenger.
+            number: Number of the draw, from 0.
+        """
         snapshot = measuring.snapshot
         subject = snapshot.subject(candidate)
         for draw in self.evidence.of(self.run.job, subject, "reference"):

@@ -73,7 +73,13 @@ def caps_of(limits: JobCapsLeft) -> Caps:
 
 
 def less(caps: Caps, spent: Usage, seconds: float) -> Caps:
-    """The caps that remain after spending `spent` and `seconds`."""
+    """The caps that remain after spending `spent` and `seconds`.
+
+    Args:
+        caps: The caps.
+        spent: Usage to subtract.
+        seconds: Wall time to subtract.
+    """
     left = {name: max(cap - getattr(spent, name), 0) for name in MEASURES if (cap := getattr(caps, name)) is not None}
     return replace(caps, **left, seconds=None if caps.seconds is None else max(caps.seconds - seconds, 0.0))
 

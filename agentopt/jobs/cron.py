@@ -69,6 +69,11 @@ def first_time(expression: str, after: datetime, zone: tzinfo) -> datetime | Non
 
     As in Debian's cron, an expression with a fixed minute and hour matches once in the night that has the hour twice,
     and right after the change in the night that lacks it.
+
+    Args:
+        expression: A valid cron expression.
+        after: The earliest time, with a time zone.
+        zone: The zone in which the expression is read.
     """
     try:
         # cronsim starts after the given second.
@@ -80,7 +85,13 @@ def first_time(expression: str, after: datetime, zone: tzinfo) -> datetime | Non
 
 
 def last_time(expression: str, until: datetime, zone: tzinfo) -> datetime | None:
-    """The last time at or before `until`, in UTC; None if the expression never matches."""
+    """The last time at or before `until`, in UTC; None if the expression never matches.
+
+    Args:
+        expression: A valid cron expression.
+        until: The latest time, with a time zone.
+        zone: The zone in which the expression is read.
+    """
     try:
         # cronsim starts before the given second. The second is added in UTC: local arithmetic ignores clock changes.
         start = until.astimezone(UTC).replace(microsecond=0) + timedelta(seconds=1)

@@ -58,7 +58,13 @@ class EvidenceStore:
         self._insert(SCORES, row)
 
     def of(self, job: str, subject: str, kind: Kind) -> list[Measured]:
-        """The measurements of one kind, oldest first."""
+        """The measurements of one kind, oldest first.
+
+        Args:
+            job: Name of the job.
+            subject: Key of the measured candidate and task.
+            kind: Kind of the measurements.
+        """
         return self._read(SCORES.c.job == job, SCORES.c.subject == subject, SCORES.c.kind == kind)
 
     def canary_of_run(self, job: str, run: str) -> Measured | None:
@@ -76,7 +82,14 @@ class EvidenceStore:
             return int(connection.execute(sa.select(sa.func.count()).select_from(SCORES).where(*raised)).scalar_one())
 
     def open_comparison(self, job: str, challenger: str, champion: str, time: float) -> int:
-        """The number of the comparison of two subjects, which is opened unless it was before."""
+        """The number of the comparison of two subjects, which is opened unless it was before.
+
+        Args:
+            job: Name of the job.
+            challenger: Subject of the challenger.
+            champion: Subject of the champion.
+            time: When it is opened, in seconds since the epoch.
+        """
         same = (COMPARISONS.c.challenger == challenger, COMPARISONS.c.champion == champion)
         while True:
             with self._engine.connect() as connection:

@@ -57,6 +57,12 @@ def systemd_unit(python: str, data: Path, environ: Mapping[str, str]) -> str:
 def crontab_line(known: KnownJob, python: str, data: Path, environ: Mapping[str, str]) -> str:
     """A line for `crontab -e` with its time zone, which not every cron reads; arguments as for `systemd_unit`.
 
+    Args:
+        known: The job.
+        python: Path of the interpreter.
+        data: The data folder.
+        environ: Environment variables, of which those that locate folders are copied.
+
     Raises:
         ConfigError: Cron cannot express the schedule.
     """

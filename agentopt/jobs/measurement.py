@@ -40,7 +40,13 @@ def costs(*measurements: Measurement) -> tuple[float, ...]:
 
 
 def beats(a: Measurement, b: Measurement, confidence: float = 0.95) -> bool:
-    """Whether `a` is significantly better than `b` in the paired comparison."""
+    """Whether `a` is significantly better than `b` in the paired comparison.
+
+    Args:
+        a: Measurement of the one candidate.
+        b: Measurement of the other one, on the same examples.
+        confidence: Confidence of the comparison.
+    """
     return verdict(paired_difference(a.scores, b.scores, confidence=confidence)) == "better"
 
 

@@ -37,6 +37,11 @@ class Measuring:
         """Evaluate a candidate on test rows with responses of another seed.
 
         The journal has them only if the same redraw was begun before.
+
+        Args:
+            candidate: The candidate.
+            rows: Ids of the test rows.
+            seed: Seed of the responses.
         """
         return await self._evaluate(self.snapshot.restricted_to(rows), candidate, seed, "test")
 

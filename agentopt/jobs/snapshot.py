@@ -138,7 +138,13 @@ def load_snapshot(job: Job, folder: Path, runs: Path) -> Snapshot:
 
 
 def job_config(job: Job, folder: Path, runs: Path) -> Config:
-    """The job's configuration with absolute paths; arguments as for `load_snapshot`. Raises `ConfigError`."""
+    """The job's configuration with absolute paths; arguments as for `load_snapshot`. Raises `ConfigError`.
+
+    Args:
+        job: The job.
+        folder: Where its relative paths start.
+        runs: Where run folders are made, unless the job's configuration sets `runs`.
+    """
     return _absolute(load_config([_source(text, folder) for text in job.config]), folder, runs)
 
 

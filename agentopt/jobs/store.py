@@ -69,6 +69,11 @@ class JobStore:
 
         A replaced job keeps its history and champion; a schedule that changed begins now.
 
+        Args:
+            job: The job.
+            folder: Where its relative paths start.
+            now: The time now.
+
         Returns:
             Whether the job is new.
         """
@@ -111,7 +116,13 @@ class JobStore:
             raise UserError(f"there is no job named {name!r}", remedy=remedy)
 
     def pause(self, name: str, paused: bool, now: float) -> None:
-        """Pause a job, or resume it from now; times missed during a pause are not made up for."""
+        """Pause a job, or resume it from now; times missed during a pause are not made up for.
+
+        Args:
+            name: Name of the job.
+            paused: Whether it is paused from now on.
+            now: The time now.
+        """
         values = {"paused": paused} if paused else {"paused": paused, "since": now}
         with self._engine.begin() as connection:
             connection.execute(JOBS.update().where(JOBS.c.name == name, JOBS.c.paused != paused).values(**values))
@@ -122,7 +133,13 @@ class JobStore:
             connection.execute(JOBS.delete().where(JOBS.c.name == name))
 
     def settle(self, name: str, snapshot: str | None = None, champion: str | None = None) -> None:
-        """Record the inputs and champion that the last outcome is final for. None keeps the recorded value."""
+        """Record the inputs and champion that the last outcome is final for. None keeps the recorded value.
+
+        Args:
+            name: Name of the job.
+            snapshot: Hash of the inputs.
+            champion: Key of the champion.
+        """
         given = {"snapshot": snapshot, "champion": champion}
         values = {column: value for column, value in given.items() if value is not None}
         with self._engine.begin() as connection:
@@ -132,6 +149,11 @@ class JobStore:
 
     def claim(self, name: str, due: float, now: float) -> JobRun | None:
         """Record a due time as a waiting run, or as a skipped one while another run of the job is open.
+
+        Args:
+            name: Name of the job.
+            due: The due time.
+            now: The time now.
 
         Returns:
             The run; None if that or a later due time was claimed before, or the job is paused or deleted.
@@ -151,7 +173,14 @@ class JobStore:
             return None
 
     def claim_now(self, name: str, owner: str, now: float, lease: float) -> JobRun:
-        """Record a run at a user's request, also of a paused job; it is skipped while another run is open."""
+        """Record a run at a user's request, also of a paused job; it is skipped while another run is open.
+
+        Args:
+            name: Name of the job.
+            owner: Id of the worker that executes the run.
+            now: The time now.
+            lease: Seconds until another worker may take the run over.
+        """
         with self._engine.begin() as connection:
             connection.execute(JOBS.update().where(JOBS.c.name == name).values(name=name))
             return self._enter(connection, name, now, now, {"state": RUNNING, "owner": owner, "lease": now + lease})
@@ -174,13 +203,25 @@ class JobStore:
         return read_run_row(connection.execute(sa.select(RUNS).where(RUNS.c.id == row["id"])).one())
 
     def note(self, name: str, now: float, values: Mapping[str, Any]) -> None:
-        """Record an entry of the history that is no run, such as a rollback."""
+        """Record an entry of the history that is no run, such as a rollback.
+
+        Args:
+            name: Name of the job.
+            now: The time now.
+            values: Column -> value of the entry.
+        """
         row = {"id": uuid.uuid4().hex, "job": name, "due": now, "owner": "", "lease": now, "started": now, "ended": now}
         with self._engine.begin() as connection:
             connection.execute(RUNS.insert().values(**row, **NOTHING_SPENT, **values))
 
     def renew(self, run: str, owner: str, until: float) -> bool:
-        """Extend the lease. Returns False if the run has another owner or has ended."""
+        """Extend the lease. Returns False if the run has another owner or has ended.
+
+        Args:
+            run: Id of the run.
+            owner: Id of its worker.
+            until: The new end of the lease.
+        """
         return self._update(run, owner, {"lease": until})
 
     def holds(self, run: str, owner: str) -> bool:
@@ -188,11 +229,24 @@ class JobStore:
         return self._update(run, owner, {"owner": owner})
 
     def note_folders(self, run: str, owner: str, folders: Sequence[Path]) -> None:
-        """Record the run folders of the searches, so that a process that takes over can resume the last one."""
+        """Record the run folders of the searches, so that a process that takes over can resume the last one.
+
+        Args:
+            run: Id of the run.
+            owner: Id of its worker.
+            folders: The run folders, oldest first.
+        """
         self._update(run, owner, {"folder": "\n".join(map(str, folders))})
 
     def interrupt(self, run: str, owner: str, now: float, spent: Usage) -> None:
-        """Release a run that has not ended; any process may take it over immediately."""
+        """Release a run that has not ended; any process may take it over immediately.
+
+        Args:
+            run: Id of the run.
+            owner: Id of its worker.
+            now: The time now.
+            spent: Usage of the run so far.
+        """
         self._update(run, owner, {"state": INTERRUPTED, "lease": now, **spend_columns(spent)})
 
     def finish(self, run: str, owner: str, now: float, values: Mapping[str, Any], spent: Usage) -> bool:
@@ -224,6 +278,12 @@ class JobStore:
     def take_over(self, run: JobRun, owner: str, now: float, lease: float) -> JobRun | None:
         """Change the owner of an open run.
 
+        Args:
+            run: The run.
+            owner: Id of the new worker.
+            now: The time now.
+            lease: Seconds until another worker may take the run over.
+
         Returns:
             The run; None if its owner, state or lease has changed since `run` was read.
         """
@@ -253,7 +313,13 @@ class JobStore:
             return next(map(read_run_row, connection.execute(query)), None)
 
     def spent_since(self, name: str, start: float, *, but: str = "") -> Usage:
-        """Spend of the runs of a job that started at `start` or later, without the run with the id `but`."""
+        """Spend of the runs of a job that started at `start` or later, without the run with the id `but`.
+
+        Args:
+            name: Name of the job.
+            start: Start of the period.
+            but: Id of a run that does not count.
+        """
         sums = [sa.func.coalesce(sa.func.sum(RUNS.c[column]), 0) for column in NOTHING_SPENT]
         with self._engine.connect() as connection:
             query = sa.select(*sums).where(_of(name), RUNS.c.started >= start, RUNS.c.id != but)

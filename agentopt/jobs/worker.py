@@ -259,7 +259,13 @@ def _without_figures(alarms: str) -> list[str]:
 
 @contextmanager
 def as_owner(store: JobStore, data: Path, now: Callable[[], float], **options: Any) -> Iterator[JobWorker]:
-    """A worker of a new owner, which holds its lock file until the block ends. `options` are further fields."""
+    """A worker of a new owner, which holds its lock file until the block ends. `options` are further fields.
+
+    Args:
+        store: The jobs and runs.
+        data: The data folder.
+        now: The clock.
+    """
     owner = uuid.uuid4().hex
     file = _owner_file(data, owner)
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -83,6 +83,11 @@ class Overruns:
     def observe(self, model: str, actual: Usage, worst: Usage) -> bool:
         """Compare a call with its reservation.
 
+        Args:
+            model: Catalogue name.
+            actual: The call's usage.
+            worst: What was reserved for it.
+
         Returns:
             Whether it took more, so that later reservations are raised.
         """

@@ -38,7 +38,13 @@ class Route(Protocol):
     async def complete(
         self, body: dict[str, Any], *, most: int, on_text: Callable[[str], None] | None = None
     ) -> ReadBody:
-        """Send one request in the OpenAI format, and read at most `most` choices."""
+        """Send one request in the OpenAI format, and read at most `most` choices.
+
+        Args:
+            body: The request body in the OpenAI format.
+            most: Most choices that are read.
+            on_text: Receives the text of a single choice while it is streamed.
+        """
         ...
 
     async def aclose(self) -> None:

@@ -135,6 +135,11 @@ class Journal:
     async def open(self, run: str, request: Request, worst: Usage) -> str:
         """Enter a call that is about to be sent, at its worst case.
 
+        Args:
+            run: Identifier of the run.
+            request: The request.
+            worst: Its worst case.
+
         Returns:
             The id of the ledger entry.
         """
@@ -169,7 +174,13 @@ class Journal:
         await self._write([*writes, self._settle(entry, sent.usage, "ok")])
 
     async def record_failure(self, entry: str, usage: Usage, outcome: str) -> None:
-        """Settle the entry of a call without a response; `outcome` is a short kind such as `HTTP 429`."""
+        """Settle the entry of a call without a response; `outcome` is a short kind such as `HTTP 429`.
+
+        Args:
+            entry: Id of the ledger entry.
+            usage: What the call is charged.
+            outcome: A short kind, such as `HTTP 429`.
+        """
         await self._write([self._settle(entry, usage, outcome)])
 
     async def reject(self, key: str, first_repeat: int, n: int) -> None:

@@ -81,7 +81,14 @@ class Completion:
     def chunk(
         self, index: int, delta: Mapping[str, Any], reason: str | None = None, *, include_usage: bool = False
     ) -> dict[str, Any]:
-        """One `chat.completion.chunk` object with one choice."""
+        """One `chat.completion.chunk` object with one choice.
+
+        Args:
+            index: Index of the choice.
+            delta: What is added to its message.
+            reason: Its finish reason, in its last chunk.
+            include_usage: Whether chunks have the key `usage`.
+        """
         choice = {"index": index, "delta": dict(delta), "logprobs": None, "finish_reason": reason}
         return self._chunk([choice], include_usage)
 

@@ -36,7 +36,13 @@ def no_such_path(path: str) -> ApiError:
 
 
 def wrong_method(method: str, path: str, allowed: Iterable[str]) -> ApiError:
-    """405: something is served there, but not to this method. `allowed` are those it is served to."""
+    """405: something is served there, but not to this method. `allowed` are those it is served to.
+
+    Args:
+        method: The method of the request.
+        path: Its path.
+        allowed: The methods that the path is served to.
+    """
     methods = sorted(set(allowed) - {"HEAD", "OPTIONS"})
     message = f"{path} does not take {method}; use {' or '.join(methods)}"
     return ApiError(405, message, code="method_not_allowed", headers={"Allow": ", ".join(methods)})

@@ -169,14 +169,28 @@ def cross_fit(
 
 
 def ratio_of(signal: float, within: float, draws: float, system_prompts: int) -> float:
-    """Signal over noise if each system prompt's mean is over `draws` responses of variance `within`."""
+    """Signal over noise if each system prompt's mean is over `draws` responses of variance `within`.
+
+    Args:
+        signal: Variance between system prompts.
+        within: Variance of one response.
+        draws: Responses per system prompt.
+        system_prompts: Number of system prompts.
+    """
     if within == 0:
         return float("inf") if signal > 0 else 0.0
     return signal * draws * system_prompts / ((system_prompts - 1) * within)
 
 
 def draws_needed(ratio: float, signal: float, within: float, system_prompts: int) -> float:
-    """Responses per system prompt, over all its user prompts, at which the signal is `ratio` times the noise."""
+    """Responses per system prompt, over all its user prompts, at which the signal is `ratio` times the noise.
+
+    Args:
+        ratio: Signal over noise to reach.
+        signal: Variance between system prompts.
+        within: Variance of one response.
+        system_prompts: Number of system prompts.
+    """
     return ratio * (system_prompts - 1) / system_prompts * within / signal if signal > 0 else float("inf")
 
 

@@ -99,7 +99,13 @@ def halving(
 
 
 def standing(rewards: Floats, candidates: Sequence[int], settings: RaceSettings | None = None) -> Standing:
-    """The candidates by score, best first, from the rewards so far; candidates without any reward come last."""
+    """The candidates by score, best first, from the rewards so far; candidates without any reward come last.
+
+    Args:
+        rewards: Rewards by system prompt, user prompt and repeat; nan for those that were not drawn.
+        candidates: Positions on axis 0 of `rewards`.
+        settings: The settings of the race.
+    """
     settings = settings or RaceSettings()
     known = [n for n in candidates if not np.isnan(rewards[n]).all()]
     scores = np.full(len(candidates), -np.inf)

@@ -107,7 +107,13 @@ def next_rows(model: RowModel, counts: Floats, number: int, most: int) -> list[i
 
 
 def blup_scores(model: RowModel, rewards: Floats, prompts: Sequence[int]) -> Floats:
-    """`RowModel.score` of each of the system prompts (positions on axis 0 of `rewards`)."""
+    """`RowModel.score` of each of the system prompts (positions on axis 0 of `rewards`).
+
+    Args:
+        model: The fitted model.
+        rewards: Rewards by system prompt, user prompt and repeat; nan for those that were not drawn.
+        prompts: Positions on axis 0 of `rewards`.
+    """
     present = ~np.isnan(rewards)
     counts = present.sum(axis=2).astype(float)
     means = np.where(present, rewards, 0.0).sum(axis=2) / np.maximum(counts, 1)

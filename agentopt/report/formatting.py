@@ -35,7 +35,13 @@ def usage_cells(usage: Usage) -> tuple[str, str, str, str]:
 
 
 def format_spend(spent: Usage, seconds: float, caps: Caps) -> str:
-    """`12 of 100 calls, 3,400 tokens, 0.0012 of 0.5 USD, 35 of 600 s`."""
+    """`12 of 100 calls, 3,400 tokens, 0.0012 of 0.5 USD, 35 of 600 s`.
+
+    Args:
+        spent: The spend so far.
+        seconds: Wall time so far.
+        caps: The caps; only those that are set are shown.
+    """
     parts = (
         (f"{spent.calls:,}", caps.calls, "calls"),
         (f"{spent.tokens:,}", caps.tokens, "tokens"),

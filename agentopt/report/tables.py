@@ -28,7 +28,13 @@ class Column(Generic[Row]):
 
 
 def table_of(title: str, columns: Sequence[Column[Row]], rows: Iterable[Row]) -> Table:
-    """A table with one line for each of `rows`."""
+    """A table with one line for each of `rows`.
+
+    Args:
+        title: Title of the table.
+        columns: Its columns, from left to right.
+        rows: What the columns show, one for each line.
+    """
     table = Table(title=escape(title), title_justify="left")
     for column in columns:
         table.add_column(escape(column.header), justify=column.justify)

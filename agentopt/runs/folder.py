@@ -81,6 +81,11 @@ class RunFolder:
 
         Paths are kept absolute, so that the run can be resumed from another working directory. Raises `ConfigError`
         when the folder cannot be made.
+
+        Args:
+            task: The task.
+            config: The settings of the run.
+            warm_start: Candidates to try after the baseline.
         """
         # `/` and `?` of a task's name would break the path, or the database URL that contains it.
         name = f"{re.sub(r'[/?]', '-', task.name)}-{datetime.now(UTC).strftime('%Y%m%d-%H%M%S')}"

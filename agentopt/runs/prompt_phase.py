@@ -198,6 +198,15 @@ async def run_diagnosis(
 ) -> Diagnosis:
     """Run the pilot of one subtask.
 
+    Args:
+        task: The task.
+        config: The settings of the run.
+        session: The model client, with its budget.
+        evaluator: Evaluates candidates of the task.
+        candidate: Fixes the models and the other prompts.
+        subtask: The subtask to diagnose.
+        observer: Receives a `RewardDrawn` for every response.
+
     Raises:
         PilotError: Too many calls failed for an analysis.
         BudgetExceeded: A cap is reached.
@@ -226,6 +235,11 @@ async def run_diagnosis(
 
 def pilot_subtasks(task: Task, config: Config, subtask: str | None) -> tuple[str, ...]:
     """The subtasks to diagnose: `subtask`, or each of them.
+
+    Args:
+        task: The task.
+        config: The settings, of which `prompts.subtasks` limits the choice.
+        subtask: The subtask to diagnose; None for each of them.
 
     Raises:
         TaskError: The train split has fewer than two examples.

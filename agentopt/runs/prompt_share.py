@@ -27,7 +27,13 @@ def prompt_limits(config: Config, others: Usage) -> Caps:
 
 
 def left_of(caps: Caps, reserved: Usage, most: Caps) -> Caps:
-    """`most`, or what the caps leave beside `reserved` if that is less."""
+    """`most`, or what the caps leave beside `reserved` if that is less.
+
+    Args:
+        caps: The caps of the run.
+        reserved: Usage that is reserved for other purposes.
+        most: Most usage to return.
+    """
     left = {
         name: max(0, min(getattr(most, name), cap - getattr(reserved, name)))
         for name in ("usd", "tokens", "calls")

@@ -73,7 +73,13 @@ class Comparison:
 
     @classmethod
     def of(cls, evaluation: Evaluation, baseline: Evaluation, *, seed: int = 0) -> Comparison | None:
-        """Compare on the examples that both scored; None without any."""
+        """Compare on the examples that both scored; None without any.
+
+        Args:
+            evaluation: Of the candidate, on the test split.
+            baseline: Of the baseline, on the test split.
+            seed: Seeds the interval.
+        """
         difference = compare(evaluation, baseline, seed=seed)
         return cls(difference, verdict(difference)) if difference else None
 

@@ -39,7 +39,14 @@ def check_search_settings(task: Task, config: Config) -> None:
 
 
 def choose_search(config: Config, model: ChatModel | None, task: Task, checkpoints: Path | None) -> Search:
-    """The search named by `config.strategy`; the agent's own calls go through `model`, which is None for a check."""
+    """The search named by `config.strategy`; the agent's own calls go through `model`, which is None for a check.
+
+    Args:
+        config: The settings of the run.
+        model: The client for the agent's own calls; None to check only that the search can be built.
+        task: The task.
+        checkpoints: The file in which the search may keep its state.
+    """
     context = SearchContext(
         task, config.seed, config.search, config.agent, model, checkpoints, lambda: _experience(config)
     )

@@ -15,7 +15,15 @@ def finalist(
     baseline_test: Evaluation | None,
     seed: int,
 ) -> Finalist:
-    """The record of one finalist, from its trial and its evaluation on the test split."""
+    """The record of one finalist, from its trial and its evaluation on the test split.
+
+    Args:
+        roles: Its roles.
+        trial: Its trial.
+        test: Its evaluation on the test split; None if it was not tested.
+        baseline_test: The baseline's evaluation on the test split.
+        seed: Seeds the intervals.
+    """
     validation = Measured.of(trial.evaluation, seed=seed)
     assert validation is not None, "a finalist has a score"
     compared = None

@@ -75,13 +75,27 @@ def estimate(
 
 
 def usage_of_candidate(task: Task, specs: Mapping[str, ModelSpec], candidate: Candidate, split: Split) -> Usage:
-    """Worst-case usage of one candidate on a split."""
+    """Worst-case usage of one candidate on a split.
+
+    Args:
+        task: The task.
+        specs: Catalogue name -> entry.
+        candidate: The candidate.
+        split: The split.
+    """
     choices = {name: {choice.model: choice.num_samples} for name, choice in candidate.items()}
     return sum((_usage_of_example(task, choices, specs, e) for e in task.splits.get(split, ())), Usage())
 
 
 def usage_on_split(task: Task, space: SearchSpace, specs: Mapping[str, ModelSpec], split: Split) -> Usage:
-    """Worst-case usage of any affordable candidate on a split."""
+    """Worst-case usage of any affordable candidate on a split.
+
+    Args:
+        task: The task.
+        space: The search space.
+        specs: Catalogue name -> entry.
+        split: The split.
+    """
     choices = {s.name: _affordable_samples(space, space[s.name]) for s in task.subtasks}
     return sum((_usage_of_example(task, choices, specs, e) for e in task.splits.get(split, ())), Usage())
 
@@ -97,7 +111,13 @@ def _usage_of_example(
 
 
 def usage_of_judge(task: Task, specs: Mapping[str, ModelSpec], example: Example) -> Usage:
-    """Worst-case usage of the judge on one example, retries of an unreadable verdict included."""
+    """Worst-case usage of the judge on one example, retries of an unreadable verdict included.
+
+    Args:
+        task: The task.
+        specs: Catalogue name -> entry.
+        example: The example, whose inputs and target the judge reads.
+    """
     judge = task.scorer
     if not isinstance(judge, Judge):
         return Usage()

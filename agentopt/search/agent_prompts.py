@@ -168,6 +168,11 @@ def guideline_schema(space: SearchSpace, settings: AgentSettings, *, first: bool
 
     It has, for each subtask, its best `model` and whether it needs more, fewer or the same `samples`; the subtask to
     `spend` more on; and last, so that it follows from the rest, the `advice`. For `first` see `guideline_prompt`.
+
+    Args:
+        space: The search space.
+        settings: The settings of the agent.
+        first: See `guideline_prompt`.
     """
     label_of = labels(space)
     points: dict[str, Any] = {}
@@ -228,6 +233,11 @@ def proposal_schema(space: SearchSpace, tried: Collection[Candidate], count: int
 
     If at most `LISTED` candidates are left, the schema allows only those that are affordable and not in `tried`;
     otherwise it allows every combination of choices. It cannot rule out equal candidates in one reply.
+
+    Args:
+        space: The search space.
+        tried: Candidates that are not to be proposed again.
+        count: Number of candidates in the reply.
     """
     left = [c for c in islice(affordable(space), LISTED + len(tried) + 1) if c not in tried]
     label_of = labels(space)

@@ -155,7 +155,11 @@ CUSTOM = "custom"
 
 @strategy(CUSTOM, hidden=True)
 def custom(context: SearchContext) -> Strategy:
-    """An object passed to `optimize(strategy=...)`."""
+    """An object passed to `optimize(strategy=...)`.
+
+    Raises:
+        ConfigError: Always: a configuration cannot name an object.
+    """
     raise ConfigError("strategy custom is an object", remedy="pass it to optimize(task, strategy=...)")
 
 

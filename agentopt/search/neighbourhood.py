@@ -35,7 +35,13 @@ def affordable(space: SearchSpace) -> Iterator[Candidate]:
 
 
 def step(subtask: SubtaskSpace, candidate: Candidate, by: int) -> Candidate | None:
-    """The candidate with `subtask`'s sample count `by` positions further among the allowed ones; None past an end."""
+    """The candidate with `subtask`'s sample count `by` positions further among the allowed ones; None past an end.
+
+    Args:
+        subtask: The subtask to change.
+        candidate: The candidate to start from.
+        by: Number of positions, negative for fewer samples.
+    """
     counts = subtask.num_samples
     position = counts.index(candidate[subtask.name].num_samples) + by
     return candidate.having(subtask.name, num_samples=counts[position]) if 0 <= position < len(counts) else None

@@ -192,6 +192,12 @@ def check_leaks(splits: Mapping[Split, list[Row]]) -> None:
 def check_duplicates(split: Split, examples: Sequence[Example], most: float, where: str) -> None:
     """Check that not too many examples of a split repeat the inputs of an earlier one.
 
+    Args:
+        split: Name of the split.
+        examples: Its examples.
+        most: Largest share of repeating examples.
+        where: The place of the value, for the error.
+
     Raises:
         TaskError: Their share is above `most`.
     """

@@ -92,6 +92,9 @@ def graph_question(row: Mapping[str, Any]) -> Question:
     With `gt_triples` these are gold, and `crucial_triples` and `2hop_triples` are distractors. In RoG's form (`graph`,
     `q_entity`, `a_entity`) gold are the triples on the shortest paths from each entity of the
     question to the nearest answer: RoG's weak supervision (arXiv 2310.01061, section 4.3).
+
+    Raises:
+        ColumnError: The row has neither form.
     """
     if "gt_triples" in row:
         gold = _triples(items(row, "gt_triples"))
@@ -116,6 +119,11 @@ def shortest_path_triples(graph: Sequence[Triple], sources: Sequence[str], targe
     """Find the triples on a shortest path from each source to its nearest target.
 
     A path may follow a triple in either direction. A source that is a target, or reaches none, is ignored.
+
+    Args:
+        graph: The triples.
+        sources: Entities of the question.
+        targets: Entities that are answers.
 
     Returns:
         The triples, in the order of `graph`.

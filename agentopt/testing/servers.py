@@ -126,7 +126,13 @@ class SentChoice:
 
 
 def anthropic_message(model: str, choice: SentChoice, prompt_tokens: int) -> dict[str, Any]:
-    """The body of a response of Anthropic's messages API."""
+    """The body of a response of Anthropic's messages API.
+
+    Args:
+        model: Name of the model.
+        choice: The text and the finish reason.
+        prompt_tokens: Tokens of the prompt, for the usage.
+    """
     return {
         "id": "loopback",
         "type": "message",

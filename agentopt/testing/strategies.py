@@ -120,6 +120,11 @@ async def check_strategy(
 async def check_strategy_tries_everything(strategy: Strategy, space: SearchSpace, score: ScoreFunction) -> None:
     """Check that a strategy proposes every affordable candidate once and then returns an empty list.
 
+    Args:
+        strategy: The strategy to check.
+        space: A small search space.
+        score: Score of each candidate.
+
     Raises:
         AssertionError: A candidate was repeated or left out.
     """

@@ -84,7 +84,13 @@ def vote_list(values: Sequence[Value], _: Mapping[str, Any] | None = None) -> li
 def best_of(
     values: Sequence[Value], inputs: Mapping[str, Any], judge: Callable[[Mapping[str, Any], Value], float]
 ) -> Value:
-    """The value with the highest `judge(inputs, value)`, the earliest of equals. The judge never sees the target."""
+    """The value with the highest `judge(inputs, value)`, the earliest of equals. The judge never sees the target.
+
+    Args:
+        values: The values, in the order they were drawn.
+        inputs: The example's inputs.
+        judge: Function of the inputs and a value; the highest result wins.
+    """
     return max(values, key=lambda value: _judged(judge, inputs, value))
 
 

@@ -140,7 +140,14 @@ class SubtaskSampler:
 
 
 def request_for(subtask: Subtask, choice: SubtaskChoice, prompt: Prompt, draw: Draw = FIRST_DRAW) -> Request:
-    """The request that draws all samples of one subtask call."""
+    """The request that draws all samples of one subtask call.
+
+    Args:
+        subtask: The settings of the call.
+        choice: The model, the number of samples and the system prompt.
+        prompt: The user message, or the conversation.
+        draw: Which samples are drawn.
+    """
     return Request(
         model=choice.model,
         messages=_messages(subtask, choice.system_prompt, prompt),

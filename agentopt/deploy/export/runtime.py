@@ -78,7 +78,13 @@ class Subtask:
 
 
 def main(run: Callable[[Mapping[str, Any]], Value | None], columns: InputColumns, arguments: Sequence[str]) -> int:
-    """Print the output for the inputs in the only argument. Returns the exit code: 2 for a mistake of the caller."""
+    """Print the output for the inputs in the only argument. Returns the exit code: 2 for a mistake of the caller.
+
+    Args:
+        run: Function of the inputs that returns the output.
+        columns: Columns of the inputs.
+        arguments: Arguments of the command line.
+    """
     try:
         if len(arguments) != 1:
             raise columns.wrong(f"{len(arguments)} arguments were given")
@@ -93,7 +99,13 @@ def main(run: Callable[[Mapping[str, Any]], Value | None], columns: InputColumns
 
 
 def run_subtasks(subtasks: Sequence[Subtask], inputs: Mapping[str, Any], output: str) -> Value | None:
-    """The value of the subtask `output`; None if no answer of one of the subtasks could be parsed."""
+    """The value of the subtask `output`; None if no answer of one of the subtasks could be parsed.
+
+    Args:
+        subtasks: In an order in which each comes after those it reads.
+        inputs: The inputs by column.
+        output: Name of the subtask whose value is returned.
+    """
     # Before any call is paid for: a variable that is not set is reported now.
     for subtask in subtasks:
         for called in (subtask, subtask.fusion_call):
@@ -121,7 +133,13 @@ def compiled(prompt: str) -> jinja2.Template:
 
 
 def answer(subtask: Subtask, prompt: str, inputs: Mapping[str, Any]) -> Value | None:
-    """Draw the subtask's samples, parse them and make one value of them; None if none can be parsed."""
+    """Draw the subtask's samples, parse them and make one value of them; None if none can be parsed.
+
+    Args:
+        subtask: The subtask.
+        prompt: The rendered user message.
+        inputs: The inputs by column, for the judge of `best_of`.
+    """
     system = [{"role": "system", "content": subtask.system_prompt}] if subtask.system_prompt else []
     question = {"role": "user", "content": prompt}
     texts = sample(subtask.endpoint, [*system, question], subtask.settings, subtask.num_samples)
@@ -147,7 +165,14 @@ def usable(parse: Parser, texts: Sequence[str]) -> list[Value]:
 
 
 def sample(endpoint: Endpoint, messages: list[Any], settings: Mapping[str, Any], count: int) -> list[str]:
-    """`count` answers to the same messages, in as few calls as the endpoint allows, sent concurrently."""
+    """`count` answers to the same messages, in as few calls as the endpoint allows, sent concurrently.
+
+    Args:
+        endpoint: The endpoint to call.
+        messages: The messages of the request.
+        settings: Further parameters of the request.
+        count: Number of answers.
+    """
     if not endpoint.has_system_role:
         messages = [{"role": "user", "content": "\n\n".join(message["content"] for message in messages)}]
     most = endpoint.max_choices
@@ -161,6 +186,13 @@ def complete(endpoint: Endpoint, messages: list[Any], settings: Mapping[str, Any
     """The answers from number `first` on. Each has its own seed, so that answers to one question differ.
 
     A seed is sent only if the settings have one. What a model thought is no part of its answer.
+
+    Args:
+        endpoint: The endpoint to call.
+        messages: The messages of the request.
+        settings: Further parameters of the request.
+        first: Number of the first answer.
+        count: Number of answers.
     """
     texts: list[str] = []
     while len(texts) < count:
@@ -175,7 +207,13 @@ def complete(endpoint: Endpoint, messages: list[Any], settings: Mapping[str, Any
 
 
 def written(endpoint: Endpoint, messages: list[Any], parameters: Mapping[str, Any]) -> list[str]:
-    """What the model wrote in one call: the text of each choice. Raises `OpenAIError` if there is none."""
+    """What the model wrote in one call: the text of each choice. Raises `OpenAIError` if there is none.
+
+    Args:
+        endpoint: The endpoint to call.
+        messages: The messages of the request.
+        parameters: Further parameters of the request.
+    """
     if not endpoint.is_chat:
         prompt = "\n\n".join(message["content"] for message in messages)
         completion = client(endpoint).completions.create(model=endpoint.model, prompt=prompt, **parameters)

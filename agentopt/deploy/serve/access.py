@@ -47,7 +47,13 @@ class Access:
         return cls(None if path is None else Watched(path, read_keys))
 
     def check(self, authorization: str, host: str, origin: str) -> None:
-        """Raise `ApiError` unless the request may be answered. The arguments are the headers of these names."""
+        """Raise `ApiError` unless the request may be answered. The arguments are the headers of these names.
+
+        Args:
+            authorization: The header `Authorization`.
+            host: The header `Host`.
+            origin: The header `Origin`; empty if there is none.
+        """
         if self._keys is None:
             self._check_local(host, origin)
             return

@@ -195,7 +195,13 @@ def shared(benchmark: Benchmark) -> Instructions:
 
 
 async def followed(benchmark: Benchmark, example: Example, output: str | None) -> list[Followed]:
-    """Check the output against each of the example's instructions; a missing output follows none."""
+    """Check the output against each of the example's instructions; a missing output follows none.
+
+    Args:
+        benchmark: The benchmark whose checkers are used.
+        example: The example, whose target lists the instructions.
+        output: The output to check.
+    """
     if not output:
         return [Followed(instruction["id"], strict=False, loose=False) for instruction in example.target]
     return await asyncio.to_thread(shared(benchmark).check, example.inputs["prompt"], example.target, output)
