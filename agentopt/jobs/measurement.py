@@ -71,8 +71,8 @@ def alarms(champion: Measurement, recorded: Mapping[str, float], confidence: flo
 
 
 def _shown(difference: Difference) -> str:
-    interval = difference.interval
+    interval, mark = difference.interval, ", approximate" if difference.interval.approximate else ""
     return (
-        f"{difference.mean:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}] at {interval.confidence:.0%}, "
+        f"{difference.mean:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}{mark}] at {interval.confidence:.0%}, "
         f"n={difference.n}, p={difference.p_value:.2g}"
     )

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from benchmarks.claims import choosing, jobs, prompts, rows
+from benchmarks.claims import choosing, jobs, judges, prompts, rows
 from benchmarks.claims.lines import Line
 
 Section = Callable[[int], Iterator[Line]]
@@ -28,6 +28,7 @@ SECTIONS: dict[str, tuple[Section, int, int]] = {
     "power": (rows.power, 2000, 200),
     "gate": (rows.gates, 4000, 400),
     "repeats": (rows.repeats, 1000, 60),
+    "judges": (judges.judges, 4000, 300),
     "adoptions": (prompts.adoptions, 400, 30),
     "promotions": (jobs.promotions, 400, 24),
     "promotion power": (jobs.power, 100, 10),
