@@ -161,7 +161,8 @@ def _tokens(finalist: Finalist) -> str:
 def _chosen(role: str, finalist: Finalist) -> Table:
     title = f"Chosen ({role}, proposed by {finalist.proposer}); cost per example, measured on validation"
     rows = [(name, choice, finalist.cost[name]) for name, choice in finalist.candidate.items()]
-    return table_of(title, SUBTASK_COLUMNS, rows)
+    columns = [c for c in SUBTASK_COLUMNS if c.header != "measured units" or any(cost.units for _, _, cost in rows)]
+    return table_of(title, columns, rows)
 
 
 def _prompts(finalist: Finalist) -> str:

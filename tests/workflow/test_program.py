@@ -31,6 +31,7 @@ from agentopt.core.errors import AgentoptError, BudgetExceeded, PermanentModelEr
 from agentopt.core.records import Answer, Evaluation, ExampleResult, SubtaskUse
 from agentopt.core.task import Program, Subtask, Task, Unparsable
 from agentopt.evaluation.evaluator import Evaluator
+from agentopt.models.base import Choice, Request, Response
 from agentopt.models.scripted import ScriptedModel
 from agentopt.models.session import open_session
 from agentopt.runs.config import BudgetConfig, Config
@@ -113,6 +114,33 @@ TWO_STEPS = """
 
 def measured(evaluation: Evaluation) -> dict[str, tuple[object, ...]]:
     return {r.id: (r.score, r.output, r.error, r.subtasks) for r in evaluation.results}
+
+
+class Thinking(ScriptedModel):
+    """The toy model, which thinks before each answer; with `only`, it does nothing else."""
+
+    def __init__(self, *, only: bool = False) -> None:
+        self._inner, self._only = toy_model(), only
+
+    async def generate(self, request: Request) -> Response:
+        response = await self._inner.generate(request)
+        texts = ["" if self._only else choice.text for choice in response.choices]
+        return replace(response, choices=tuple(Choice(text, 4, thought="key-0, or key-9") for text in texts))
+
+    async def aclose(self) -> None:
+        pass
+
+
+async def test_a_program_never_reads_a_thought(tmp_path: Path, config: Config) -> None:
+    task = script(tmp_path, TWO_STEPS)
+    plain = [result.output for result in await each(task, config)]
+    elsewhere = config.model_copy(update={"journal": str(tmp_path / "thinking.db")})
+    assert [result.output for result in await each(task, elsewhere, Thinking())] == plain
+    only_thoughts = config.model_copy(update={"journal": str(tmp_path / "only.db")})
+    result = await only(task, only_thoughts, Thinking(only=True))
+    assert "key-" not in result.output
+    assert "got only thoughts" in result.feedback + str(result.error)
+    assert result.subtasks["find"].only_thought == 2
 
 
 async def test_a_program_scores_and_costs_what_the_declared_subtasks_do(tmp_path: Path, config: Config) -> None:

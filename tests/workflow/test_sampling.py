@@ -1,13 +1,20 @@
-"""The measured cost of a subtask's responses."""
+"""The measured cost of a subtask's responses, and thoughts, which no fusion reads."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
+
+import pytest
 
 from agentopt.core.candidate import SubtaskChoice
 from agentopt.core.cost import Unit
+from agentopt.core.task import Fusion, Parser
+from agentopt.models.base import Choice, Request, Response
 from agentopt.models.catalog import Catalog
 from agentopt.testing.toy import LARGE, toy_model, toy_task
+from agentopt.workflow import parsers
 from agentopt.workflow.sampling import SubtaskSampler
 
 
@@ -19,3 +26,52 @@ async def test_a_pass_that_is_smaller_than_the_unit_costs_nothing_and_never_less
     assert (await sampler.answer(task["find"], choice, prompt, example.inputs)).use.units == 0
     charged = replace(sampler, unit=Unit(1e6, 1, 1))
     assert (await charged.answer(task["find"], choice, prompt, example.inputs)).use.units > 0
+
+
+class Thinking:
+    """A model whose choices are given, each with a thought that names 99."""
+
+    def __init__(self, *texts: str) -> None:
+        self.texts, self.requests = texts, list[Request]()
+
+    async def generate(self, request: Request) -> Response:
+        self.requests.append(request)
+        texts = self.texts if len(self.requests) == 1 else ("7",)
+        thought = "It could be 99, or [99]. "
+        return Response(tuple(Choice(text, 9, "stop" if text else "length", thought) for text in texts), 16)
+
+    async def aclose(self) -> None:
+        pass
+
+
+JUDGED: list[Any] = []
+
+
+def judge(inputs: Mapping[str, Any], value: Any) -> float:
+    JUDGED.append(value)
+    return float(value)
+
+
+@pytest.mark.parametrize(
+    ("fusion", "parse", "texts", "value"),
+    [
+        (Fusion("first"), parsers.number(), ("", "3", "5"), 3),
+        (Fusion("vote"), parsers.number(), ("", "", "5"), 5),
+        (Fusion("vote"), parsers.text(), (" ", "yes", "no"), "yes"),
+        (Fusion("vote"), parsers.choice(["99", "5"]), ("", "", "5"), "5"),
+        (Fusion("vote_list"), parsers.ids(), ("", "[3]", "[3]"), ["3"]),
+        (Fusion("best_of", judge=judge), parsers.number(), ("", "3", "5"), 5),
+        (Fusion("fuse"), parsers.number(), ("", "3", "5"), 7),
+        (Fusion("best_of", judge=judge), parsers.number(), ("", "", ""), None),
+    ],
+)
+async def test_no_fusion_reads_a_thought(fusion: Fusion, parse: Parser, texts: tuple[str, ...], value: Any) -> None:
+    JUDGED.clear()
+    model, subtask = Thinking(*texts), replace(toy_task()["find"], fusion=fusion, parse=parse)
+    answer = await SubtaskSampler(model, Catalog.load()).answer(subtask, SubtaskChoice(LARGE, 3, ""), "?", {})
+    assert answer.value == value
+    assert answer.use.only_thought == sum(not text.strip() for text in texts)
+    assert 99 not in JUDGED
+    assert all("99" not in message.content for request in model.requests for message in request.messages)
+    if value is None:
+        assert "got only thoughts (cut off at max_tokens" in answer.note
