@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from benchmarks.peers.scoring import final_scores, row_of
 
 SEED = "seed"
 """The arm that keeps the seed prompt."""
+PROGRESS_SECONDS = 60.0
+"""How often the calls of a run in progress are shown."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,16 @@ class Benchmark:
         contestant = self.contestants[key.arm]
         log = self.logs / f"{key.model}-{key.arm}-{key.seed}.log"
         job = self._job(key, meter, contestant.options)
-        return await run_arm(contestant.command, job, meter, log=log, limit=self.limit)
+        watching = asyncio.create_task(self._watch(meter))
+        try:
+            return await run_arm(contestant.command, job, meter, log=log, limit=self.limit)
+        finally:
+            watching.cancel()
+
+    async def _watch(self, meter: Meter) -> None:
+        while True:
+            await asyncio.sleep(PROGRESS_SECONDS)
+            self.on_note(f"  {meter.calls} of {meter.cap} calls")
 
     def _job(self, key: Key, meter: Meter, options: Mapping[str, Any]) -> Job:
         subtask = self.task.subtasks[0]
