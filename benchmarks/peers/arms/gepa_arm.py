@@ -1,7 +1,8 @@
 """gepa: reflective evolution with its defaults (Pareto selection, minibatches of 3, no merge).
 
 Every metric call is a model call; reflection is not one of gepa's metric calls, so gepa gets the whole cap as
-`max_metric_calls` and the endpoint ends it. The reflection model is the task's model at temperature 1.
+`max_metric_calls` and the endpoint ends it. The reflection model is the task's model at temperature 1, with at most 600
+tokens: the smallest model may not stop, and each call of the task would carry what it wrote.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from gepa.lm import LM
 from benchmarks.peers.protocol import Arm, Prompt, Row, start
 
 COMPONENT = "system_prompt"
+WRITER_TOKENS = 600
 
 
 def main() -> None:
@@ -39,7 +41,7 @@ def main() -> None:
                     "stop": list(job.stop),
                 },
             ),
-            reflection_lm=LM(f"openai/{job.model}", temperature=1.0, **endpoint),
+            reflection_lm=LM(f"openai/{job.model}", temperature=1.0, max_tokens=WRITER_TOKENS, **endpoint),
             max_metric_calls=job.calls,
             stop_callbacks=[keep],
             seed=job.seed,

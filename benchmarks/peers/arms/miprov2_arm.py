@@ -4,6 +4,7 @@ Its numbers are those of `auto="light"`: 6 sets of demonstrations, 3 instruction
 (9 without), no minibatches. Scaled to the cap: fewer candidates below 180 calls, and after bootstrapping and proposing,
 as many validation rows for each trial as the calls left allow; below 10 rows, fewer trials instead. The program is one
 `Predict`, sent as the plain conversation that is tested in the end: DSPy's own format would only be known to DSPy.
+The model that writes is the task's model at temperature 1, with at most 600 tokens.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dspy.teleprompt import MIPROv2
 from benchmarks.peers.protocol import Arm, Prompt, start
 
 FEWEST_ROWS = 10
+WRITER_TOKENS = 600
 
 
 def main() -> None:
@@ -25,7 +27,7 @@ def main() -> None:
     demos = int(job.options["demos"])
     candidates = max(3, min(6, job.calls // 30))
     task_model = Counted(arm, temperature=job.temperature, max_tokens=job.max_tokens, stop=list(job.stop))
-    writer = Counted(arm, temperature=1.0, max_tokens=1000)
+    writer = Counted(arm, temperature=1.0, max_tokens=WRITER_TOKENS)
     dspy.configure(lm=task_model, adapter=PlainForTask())
     signature = dspy.Signature("question -> answer", job.seed_prompt)
 
