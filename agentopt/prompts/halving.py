@@ -6,7 +6,6 @@ It is deterministic in its arguments and the rewards, so a resumed run replays i
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from math import ceil, log2
@@ -88,9 +87,11 @@ def halving(
     alive, left, taken = tuple(candidates), responses, _taken(rewards)
     rounds = max(1, ceil(log2(len(alive)))) if settings.halve else 1
     for done in range(rounds):
-        each = left // (rounds - done) // len(alive)
-        counts = taken[list(alive)].min(axis=0)
-        wanted = _cells(taken, alive, counts, _CHOOSERS[settings.filter](rewards, counts, each, settings, order))
+        most, have = left // (rounds - done), taken[list(alive)]
+        counts = have.min(axis=0)
+        fewest = int((have == counts).sum(axis=0).min())  # candidates that lack a response on a row
+        rows = _CHOOSERS[settings.filter](rewards, counts, most // fewest, settings, order)
+        wanted = _cells(taken, alive, counts, rows, most)
         rewards = yield Round(alive, wanted)
         left -= len(wanted)
         ranked = standing(rewards, alive, settings)
@@ -140,17 +141,21 @@ def _taken(rewards: Floats) -> Counts:
     return taken
 
 
-def _cells(taken: Counts, candidates: Sequence[int], counts: Counts, rows: Sequence[int]) -> tuple[Cell, ...]:
-    """The cells that the candidates lack to have one more response for each occurrence of a row in `rows`.
+def _cells(
+    taken: Counts, candidates: Sequence[int], counts: Counts, rows: Sequence[int], most: int
+) -> tuple[Cell, ...]:
+    """The cells that candidates lack to have one more response than `counts` for each occurrence of a row in `rows`.
 
-    Cells count as taken, also if their calls fail.
+    Rows that would need more than `most` cells in all are left out. Cells count as taken, also if their calls fail.
     """
-    wanted, found = Counter(rows), []
-    for row, times in wanted.items():
-        upto = int(counts[row]) + times
-        for n in candidates:
-            found += [(n, row, repeat) for repeat in range(int(taken[n, row]), upto)]
-            taken[n, row] = max(int(taken[n, row]), upto)
+    upto, found = counts.copy(), list[Cell]()
+    for row in rows:
+        repeat = int(upto[row])
+        lacking = [n for n in candidates if taken[n, row] == repeat]
+        if len(found) + len(lacking) > most:
+            break
+        found += [(n, row, repeat) for n in lacking]
+        taken[lacking, row] = upto[row] = repeat + 1
     return tuple(found)
 
 

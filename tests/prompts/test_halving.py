@@ -160,3 +160,22 @@ def test_shifting_every_row_shifts_the_prediction() -> None:
 def test_no_response_at_all_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one response"):
         row_model(np.full((2, 2, 2), np.nan))
+
+
+@settings(max_examples=30)
+@given(rows_by=st.sampled_from(FILTERS), each=st.integers(1, 12), seed=st.integers(0, 99))
+def test_candidates_draw_only_what_they_lack(rows_by: RowFilter, each: int, seed: int) -> None:
+    """Two candidates have responses on every row: all new responses go to the two that have none."""
+    rng = np.random.default_rng(seed)
+    truth = answers(rng, rng.random((4, 6)), 4)
+    seen = np.full(truth.shape, np.nan)
+    seen[:2, :, :2] = truth[:2, :, :2]
+    step = next(halving(seen, range(4), 2 * 2 * each, RaceSettings(filter=rows_by, repeats=4)))
+    assert len(step.cells) <= 2 * each
+    drawn = {n: sorted((k, m) for c, k, m in step.cells if c == n) for n in (2, 3)}
+    assert drawn[2] == drawn[3]
+    old = {(k, m) for c, k, m in step.cells if c < 2}
+    assert old <= set(drawn[2])
+    assert all(m >= 2 for _, m in old)
+    if rows_by == "all":
+        assert len(step.cells) >= min(2 * each - 1, 24)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -18,7 +19,7 @@ from agentopt.api import adiagnose, aoptimize, optimize
 from agentopt.core.budget import Caps, Usage
 from agentopt.core.errors import ConfigError, PermanentModelError, TaskError
 from agentopt.core.stop_reason import StopKind
-from agentopt.core.task import Task
+from agentopt.core.task import Example, Task
 from agentopt.evaluation.evaluator import Evaluator
 from agentopt.models.base import ChatModel, Choice, Request, Response
 from agentopt.models.catalog import Catalog
@@ -592,6 +593,24 @@ async def test_a_large_share_leaves_room_for_the_baseline_and_the_test(tmp_path:
     assert report.responses > 100
     assert result.finalist("best").test is not None
     assert result.total.calls <= 300
+
+
+@pytest.mark.parametrize(("when", "calls"), [("before", 600), ("both", 1300), ("after", 600)])
+async def test_all_subtasks_and_phases_together_use_at_most_the_share(tmp_path: Path, when: str, calls: int) -> None:
+    task = toy_task(validation=12, test=12)
+    train = tuple(Example(f"train-{i}", {"number": f"train-{i}"}, f"word-train-{i}") for i in range(12))
+    task = dataclasses.replace(task, splits={**task.splits, "train": train})
+    settings = config(tmp_path, budget={"trials": 4, "calls": calls}, prompts={"when": when})
+    provider, counted = toy_model(), list[int]()
+
+    def observe(event: object) -> None:
+        if getattr(event, "kind", "") in ("prompts_started", "prompts_done"):
+            counted.append(len(provider.requests))
+
+    result = await aoptimize(task, settings, provider=provider, callbacks=[observe])
+    assert [report.subtask for report in result.prompts] == ["find", "answer"] * (2 if when == "both" else 1)
+    assert all(report.responses >= 24 for report in result.prompts), [report.outcome for report in result.prompts]
+    assert 0 < sum(after - before for before, after in zip(counted[::2], counted[1::2], strict=True)) <= 0.3 * calls
 
 
 async def test_without_a_cap_prompts_take_their_share_of_the_worst_case(tmp_path: Path) -> None:
