@@ -98,6 +98,7 @@ class Fusion:
 
     def __post_init__(self) -> None:
         check_fields(self, "Fusion", TaskError)
+        task_rules.check_not_async(self.judge, "judge", "Fusion")
         try:
             FUSIONS.read(self.method, self.given)
         except RuleError as broken:
@@ -189,6 +190,8 @@ class Subtask:
         for name in ("models", "num_samples", "stop", "reads", "tools"):
             object.__setattr__(self, name, task_rules.as_tuple(getattr(self, name), name, where))
         check_fields(self, where, TaskError)
+        task_rules.check_not_async(self.render, "render", where)
+        task_rules.check_not_async(self.parse, "parse", where)
         task_rules.check_models(self.models, where)
         task_rules.check_counts(self.num_samples, where)
         task_rules.check_sampling(self.max_tokens, self.temperature, self.top_p, where)
@@ -235,6 +238,7 @@ class Program:
             raise TaskError(rule, where="program", remedy="give one of the two")
         object.__setattr__(self, "command", task_rules.as_tuple(self.command, "command", "program"))
         check_fields(self, "program", TaskError)
+        task_rules.check_not_async(self.parse, "parse", "program")
         object.__setattr__(self, "folder", Path(self.folder))
         if self.timeout <= 0 or self.concurrency < 1:
             rule = f"a program needs time and at least one place, but got {self.timeout:g} s, {self.concurrency}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import pairwise
@@ -43,6 +44,19 @@ def as_tuple(value: Any, name: str, where: str) -> tuple[Any, ...]:
         remedy = f"write {name}=({shown(value)},)" if isinstance(value, str | int | float) else f"write {name}=[...]"
         raise TaskError(rule, where=where, remedy=remedy)
     return tuple(value)
+
+
+def check_not_async(function: Any, name: str, where: str) -> None:
+    """Raise `TaskError` if the function is async: its value would be a coroutine.
+
+    Args:
+        function: The value of the field.
+        name: The field's name.
+        where: The place of the value, for the error.
+    """
+    if inspect.iscoroutinefunction(function):
+        rule = f"`{name}` must be a plain function, but {function.__name__} is async"
+        raise TaskError(rule, where=where, remedy="await in a `context` function or a scorer, which may be async")
 
 
 def check_items(values: Mapping[str, Any], kind: str, name: str, where: str) -> None:

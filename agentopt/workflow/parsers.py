@@ -6,6 +6,7 @@ a user's function that fails raises `ScorerError`.
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -286,7 +287,13 @@ def _references(schema: Any) -> Iterator[str]:
 
 @parser("python")
 def python(function: Callable[[str], Value]) -> Parser:
-    """A user's function. None means unparsable; any exception other than `Unparsable` becomes `ScorerError`."""
+    """A user's function. None means unparsable; any exception other than `Unparsable` becomes `ScorerError`.
+
+    Raises:
+        ValueError: The function is async.
+    """
+    if inspect.iscoroutinefunction(function):
+        raise ValueError(f"the parser must be a plain function, but {name_of(function)} is async")
 
     def parse(response: str) -> Value:
         with reporting(f"the parser `{name_of(function)}` failed on {shown(response)}"):

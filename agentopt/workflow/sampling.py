@@ -217,10 +217,10 @@ def _parsed(subtask: Subtask, choice: Choice) -> Value:
 
 
 def _cut_off(subtask: Subtask, response: Response) -> int:
-    """Number of choices that a cut may have changed: not those of which the parser has read its value before it."""
-    parse = subtask.parse
+    """Number of choices that a cut may have changed: not those of which only the value is used, read before the cut."""
+    parse, reads_whole = subtask.parse, subtask.fusion.method == "fuse"
     return sum(
-        choice.is_cut_off and not (isinstance(parse, FrontParser) and parse.is_settled(choice.text))
+        choice.is_cut_off and not (isinstance(parse, FrontParser) and not reads_whole and parse.is_settled(choice.text))
         for choice in response.choices
     )
 

@@ -26,6 +26,10 @@ def task(*subtasks: Subtask, **fields: Any) -> Task:
     return Task("t", **{"subtasks": subtasks, "scorer": exact_match(), "splits": {"test": (EXAMPLE,)}, **fields})
 
 
+async def asynchronous(*_: Any) -> str:
+    return "later"
+
+
 WRONG: list[tuple[Callable[[], Any], str]] = [
     (lambda: Fusion("median"), r"`method` must be one of .*vote_list, but got 'median'\n  remedy: use one of them, or"),
     (lambda: Fusion("votes"), "did you mean 'vote'"),
@@ -45,6 +49,10 @@ WRONG: list[tuple[Callable[[], Any], str]] = [
     (lambda: subtask(stop="\n"), "`stop` must be a tuple or a list"),
     (lambda: subtask(fusion="vote"), r"`fusion` must be a Fusion, but got 'vote'[\s\S]*write Fusion"),
     (lambda: subtask(parse="number"), "`parse` must be a function, but got 'number'"),
+    (lambda: subtask(parse=asynchronous), "`parse` must be a plain function, but asynchronous is async"),
+    (lambda: Subtask("a", asynchronous, ("m",)), "`render` must be a plain function"),  # type: ignore[arg-type]
+    (lambda: Fusion("best_of", judge=asynchronous), "`judge` must be a plain function"),  # type: ignore[arg-type]
+    (lambda: Program(("echo",), parse=asynchronous), "`parse` must be a plain function"),
     (lambda: subtask(max_tokens=0), "`max_tokens` must be at least 1, but got 0"),
     (lambda: subtask(temperature=-1), "`temperature` must be from 0 to 2"),
     (lambda: subtask(top_p=0), "`top_p` must be above 0"),

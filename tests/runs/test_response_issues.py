@@ -83,6 +83,13 @@ async def test_a_cut_after_the_value_is_not_counted(tmp_path: Path, text: str, p
     assert evaluation.total("cut_off", "find") == (16 if counted else 0)
 
 
+async def test_the_fuse_call_reads_whole_responses_so_that_every_cut_counts(tmp_path: Path) -> None:
+    task = toy_task(method="fuse")
+    task = replace(task, subtasks=(replace(task["find"], parse=choice(["Raven", "Lion"])), task["answer"]))
+    cut = ScriptedModel(lambda request, repeat: Choice("Raven Tower in", 4, "length"))
+    assert (await aevaluate(task, None, config(tmp_path), provider=cut)).total("cut_off", "find") == 16
+
+
 class OnlyThinking(CutOff):
     """The toy model, of which the responses to `find` hold a thought and no answer."""
 

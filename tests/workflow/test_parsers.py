@@ -292,6 +292,11 @@ def test_a_users_function_may_refuse_by_raising_or_by_none_and_its_bug_is_named(
             raise Unparsable("bad")
         return response.upper() if response else {}["x"] if response == "" else None
 
+    async def later(response: str) -> str:
+        return response
+
+    with pytest.raises(ValueError, match="must be a plain function, but later is async"):
+        parsers.python(later)
     assert parsers.python(shout)("hi") == "HI"
     with pytest.raises(Unparsable, match="bad"):
         parsers.python(shout)("bad")
