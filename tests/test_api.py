@@ -154,7 +154,7 @@ async def test_a_result_offers_its_candidate_its_trials_and_its_verdict(tmp_path
     )
     assert result.best_candidate == result.finalist("best").candidate
     assert result.trials[0].candidate == toy_task().baseline
-    assert result.verdict in ("better", "worse", "not distinguishable")
+    assert result.verdict in ("superior", "non-inferior", "inferior", "not enough rows")
     assert agentopt.load_result(result.run) == result
     assert agentopt.load_candidate(f"{result.run}/best.yaml") == result.best_candidate
 

@@ -11,8 +11,8 @@ from rich.table import Table
 
 from agentopt.core.budget import Usage
 from agentopt.core.candidate import SubtaskChoice
+from agentopt.core.gate import MARGIN, GateVerdict
 from agentopt.core.records import outcome
-from agentopt.core.stats import Verdict
 from agentopt.report.formatting import APPROXIMATE, format_difference, format_interval, format_p_value, usage_cells
 from agentopt.report.prompts import prompt_tables
 from agentopt.report.tables import Column, table_of
@@ -71,10 +71,11 @@ SHRUNK = (
     "the best candidate, the recommended one and the Pareto front are chosen by it."
 )
 
-VERDICTS: dict[Verdict, str] = {
-    "better": "better than the baseline",
-    "worse": "worse than the baseline",
-    "not distinguishable": "not distinguishable from the baseline",
+VERDICTS: dict[GateVerdict, str] = {
+    "superior": "the best candidate is superior to the baseline",
+    "non-inferior": f"the best candidate is non-inferior to the baseline within a margin of {MARGIN:g}",
+    "inferior": "the best candidate is inferior to the baseline",
+    "not enough rows": "not enough rows to decide between the best candidate and the baseline",
 }
 
 
@@ -188,6 +189,6 @@ def _verdict(result: Result) -> str:
     difference = compared.difference
     interval, p_value = format_interval(difference.interval, signed=True), format_p_value(difference.p_value)
     return (
-        f"Verdict on the test split: the best candidate is {VERDICTS[compared.verdict]}: "
+        f"Verdict on the test split: {VERDICTS[compared.verdict]}: "
         f"{difference.mean:+.3f} {interval}, {p_value}, n={difference.n}."
     )

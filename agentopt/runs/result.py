@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError, ValidationInfo
 
 from agentopt.core.budget import Usage
 from agentopt.core.candidate import Candidate
@@ -16,10 +16,11 @@ from agentopt.core.comparison import compare
 from agentopt.core.cost import CostMeasure
 from agentopt.core.errors import ConfigError
 from agentopt.core.files import write_atomically
+from agentopt.core.gate import GateVerdict, gate_verdict
 from agentopt.core.paths import as_path
 from agentopt.core.records import EarlyStop, Evaluation, SubtaskUse, TrialState
 from agentopt.core.repeats import repeated_mean, score_table
-from agentopt.core.stats import Difference, Interval, Verdict, mean_interval, verdict
+from agentopt.core.stats import Difference, Interval, mean_interval
 from agentopt.core.stop_reason import StopKind, StopReason
 from agentopt.core.yaml_models import to_yaml
 from agentopt.runs.prompt_report import PromptReport, report_of_0_1_0
@@ -64,12 +65,20 @@ class Measured:
         return cls(sum(scores) / len(scores), mean_interval(scores, seed=seed), len(scores), planned)
 
 
+def _verdict_of(recorded: object, read: ValidationInfo) -> object:
+    """Reads the verdict of a `result.json`; one of version 0.1.0 has other words, and no margin."""
+    return gate_verdict(read.data["difference"]) if "difference" in read.data else recorded
+
+
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A paired comparison with the baseline on one split."""
+    """A paired comparison with the baseline on one split. `verdict` is that of `difference` within a margin of .02.
+
+    A record of version 0.1.0 (better, not distinguishable, worse) is read as the verdict of its difference.
+    """
 
     difference: Difference
-    verdict: Verdict
+    verdict: Annotated[GateVerdict, BeforeValidator(_verdict_of)]
 
     @classmethod
     def of(cls, evaluation: Evaluation, baseline: Evaluation, *, seed: int = 0) -> Comparison | None:
@@ -81,7 +90,7 @@ class Comparison:
             seed: Seeds the interval.
         """
         difference = compare(evaluation, baseline, seed=seed)
-        return cls(difference, verdict(difference)) if difference else None
+        return cls(difference, gate_verdict(difference)) if difference else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +251,7 @@ class Result:
         return self.finalist("recommended").candidate
 
     @property
-    def verdict(self) -> Verdict | None:
+    def verdict(self) -> GateVerdict | None:
         """The best candidate against the baseline on the test split; None if they are the same or were not tested."""
         compared = self.finalist("best").against_baseline
         return compared.verdict if compared else None

@@ -48,7 +48,7 @@ def test_a_result_shows_its_trials_its_finalists_its_spend_and_its_verdict() -> 
         "Spent by purpose",
     ):
         assert part in text
-    assert text.rstrip().splitlines()[-1].startswith("Verdict on the test split: the best candidate is not distinguish")
+    assert text.rstrip().splitlines()[-1].startswith("Verdict on the test split: not enough rows to decide")
 
 
 def test_a_column_of_the_result_is_added_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None:

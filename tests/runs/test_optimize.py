@@ -76,7 +76,7 @@ async def test_a_run_finds_a_better_candidate_and_proves_it_on_the_test_split(tm
     assert result.trials[0].proposer == "baseline"
     assert result.best_candidate["find"].model == LARGE
     assert best.against_baseline is not None
-    assert best.against_baseline.verdict == "better"
+    assert best.against_baseline.verdict == "superior"
     assert best.test is not None
     assert best.test.interval.low < best.test.score < best.test.interval.high
     assert result.spent["samples"].calls > 0
