@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from rich.console import Console
 
 from agentopt import Config, aevaluate
-from agentopt.cli.commands.evaluate import show_evaluation
+from agentopt.cli.commands.evaluate import run_evaluation, show_evaluation
 from agentopt.core.errors import AgentoptError, BudgetExceeded, UserError
 from agentopt.core.records import Evaluation, ExampleResult
 from agentopt.core.repeats import noise_parts, repeated_mean, score_table
@@ -22,6 +25,7 @@ from agentopt.evaluation.judge import Judge
 from agentopt.models.base import Request
 from agentopt.models.scripted import ScriptedModel
 from agentopt.runs.result import Measured
+from agentopt.testing.servers import OpenAIServer
 from agentopt.testing.toy import draw, toy_model, toy_task
 
 
@@ -144,3 +148,51 @@ async def test_a_task_with_repeated_rows_counts_each_group_once(tmp_path: Path) 
     measured = Measured.of(found)
     assert measured is not None
     assert (measured.n, measured.planned) == (6, 6)
+
+
+# ---- the command
+
+
+def folder_with_task(folder: Path, base_url: str, **data: Any) -> list[str]:
+    spec = {
+        "name": "words",
+        "data": {"validation": "validation.jsonl", "test": "test.jsonl", **data},
+        "subtasks": [{"name": "say", "prompt": "{{ inputs.n }}", "models": ["small"], "num_samples": 1}],
+        "scorer": "exact_match",
+    }
+    (folder / "task.yaml").write_text(yaml.safe_dump(spec))
+    for split, numbers in (("validation", [100]), ("test", [*range(12), 0, 1, 2])):
+        rows = (json.dumps({"id": f"{split}{n}", "n": value, "target": "yes"}) for n, value in enumerate(numbers))
+        (folder / f"{split}.jsonl").write_text("\n".join(rows))
+    entry = {"base_url": base_url, "price": "free", "supports": {"n": True}}
+    (folder / "models.yaml").write_text(yaml.safe_dump({"models": {"small": entry}}))
+    return [f"models=[{folder / 'models.yaml'}]", f"journal={folder / 'journal.db'}"]
+
+
+async def test_the_command_prints_the_repeats_and_the_noise_and_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    served = count()
+
+    def answer(body: dict[str, Any], _: int) -> str:
+        return "yes" if draw(body["messages"][-1]["content"], next(served)) < 0.6 else "no"
+
+    async with OpenAIServer(answer) as server:
+        settings, text = folder_with_task(tmp_path, server.base_url), io.StringIO()
+        console = Console(file=text, width=200)
+        how: dict[str, Any] = {"repeats": 4}
+        await asyncio.to_thread(run_evaluation, tmp_path, None, "test", settings, console, **how)
+        paid = server.calls
+        capsys.readouterr()
+        await asyncio.to_thread(run_evaluation, tmp_path, None, "test", settings, console, **how, as_json=True)
+        assert server.calls == paid <= 4 * 12
+    report = json.loads(capsys.readouterr().out)
+    score, low = report["score"]["score"], report["score"]["interval"]["low"]
+    assert f"test: score {score:.3f} ({low:.2f} to " in text.getvalue()
+    assert "n=12 of 12, mean of 4 repeats" in text.getvalue()
+    assert "variance of one score: rows " in text.getvalue()
+    assert report["repeats"] == 4
+    assert report["noise"]["sampling"] > 0
+    assert report["noise"]["judge"] == 0
+    assert len(report["scores"]) == 12
+    assert any("journal" in note for note in report["notes"])

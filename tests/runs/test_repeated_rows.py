@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+from rich.console import Console
+
 from agentopt import Config, aoptimize
+from agentopt.cli.commands.optimize import estimate_run
 from agentopt.core.events import Event, Note
 from agentopt.core.records import Split
 from agentopt.core.task import Example, Task
@@ -59,3 +65,19 @@ async def test_the_rows_of_a_group_are_evaluated_one_after_another() -> None:
     order = [found.groups[result.id] for result in found.results]
     assert order == [group for group in dict.fromkeys(order) for _ in range(3)]
     assert order != sorted(order)
+
+
+def test_a_dry_run_reports_them(tmp_path: Path) -> None:
+    subtask = {"name": "say", "prompt": "{{ inputs.n }}", "models": [SMALL]}
+    data = {"validation": "validation.jsonl", "test": "test.jsonl"}
+    spec = {"name": "words", "data": data, "subtasks": [subtask], "scorer": "exact_match"}
+    (tmp_path / "task.yaml").write_text(yaml.safe_dump(spec))
+    for split, numbers in (("validation", ["Who is Ada", "b"]), ("test", ["who is  ada?", "c", "d", "c"])):
+        rows = (json.dumps({"n": number, "target": "yes"}) for number in numbers)
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(rows))
+    text = io.StringIO()
+    estimate_run(tmp_path, [f"journal={tmp_path / 'journal.db'}"], Console(file=text, width=200))
+    assert "1 of 4 test rows repeat the inputs or the group of an earlier one: they count as 3 rows" in text.getvalue()
+    assert "1 test rows repeat a validation row but for case, spacing and punctuation, such as '1' and '1'" in (
+        text.getvalue()
+    )
