@@ -6,6 +6,7 @@ Any bytes give a `ReadBody` or a `MalformedResponseError`; nothing else is raise
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,16 +23,26 @@ FINISH_REASONS = {
     "max_tokens": "length",
     "max_output_tokens": "length",
     "MAX_TOKENS": "length",
+    "model_length": "length",
+    "max_length": "length",
+    "model_context_window_exceeded": "length",
     "end_turn": "stop",
     "stop_sequence": "stop",
     "eos": "stop",
+    "eos_token": "stop",
+    "COMPLETE": "stop",
     "STOP": "stop",
     "tool_use": "tool_calls",
     "function_call": "tool_calls",
-    "SAFETY": "content_filter",
     "refusal": "content_filter",
+    "sensitive": "content_filter",
+    "guardrail_intervened": "content_filter",
 }
 """A provider's word -> that of the OpenAI format."""
+FILTERED = re.compile(r"content.?filter|safety|prohibited.?content|recitation|blocklist|\bspii\b|toxic", re.IGNORECASE)
+"""Words of Gemini, also after `content_filter: `, of Bedrock and of Cohere."""
+ERROR_KEYS = ("detail", "message", "msg", "error_msg", "status_msg", "errors", "base_resp")
+"""Keys of errors in the bodies of endpoints without `error`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +111,8 @@ def read_completion(answer: Any, *, most: int) -> ReadBody:
     usage = replace(read_usage(answer.get("usage")), of_first="timings" in answer)
     tokens = None if usage.prompt is None or usage.completion is None else (usage.prompt, usage.completion)
     choices = answer.get("choices")
-    if answer.get("error") and not choices:
-        raise _error_body(answer["error"], tokens)
+    if not choices and (error := _error_in(answer)):
+        raise _error_body(error, tokens)
     if not isinstance(choices, list) or not choices:
         raise _with_tokens(MalformedResponseError(f"expected choices, but got {_shown(choices)}"), tokens)
     try:
@@ -136,7 +147,20 @@ def read_choice(choice: Any) -> ReadChoice:
     thought = "\n".join(part for part in (separate, parts_thought, inline) if part)
     reason = choice.get("finish_reason")
     reason = reason if isinstance(reason, str) and reason else "tool_calls" if calls else "stop"
-    return ReadChoice(text, clean(FINISH_REASONS.get(reason, reason))[:32], clean(thought), calls)
+    reason = "content_filter" if FILTERED.search(reason) else FINISH_REASONS.get(reason, reason)
+    return ReadChoice(text, clean(reason)[:32], clean(thought), calls)
+
+
+def _error_in(answer: Mapping[str, Any]) -> Any:
+    """The error of a body without choices, in whatever form; None if it has none."""
+    if answer.get("error"):
+        return answer["error"]
+    words = next((answer[key] for key in ERROR_KEYS if answer.get(key)), None)
+    if isinstance(words, dict):
+        return {"message": words.get("status_msg") or words.get("message") or json.dumps(words, default=str)}
+    if words is None:
+        return None
+    return {"message": words if isinstance(words, str) else json.dumps(words, default=str), "code": answer.get("code")}
 
 
 def read_usage(usage: Any) -> ReadUsage:

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import re
 
-OPENING = re.compile(r"(?:\A|^)[ \t]*<(think|thinking)>", re.IGNORECASE | re.MULTILINE)
-"""A thought starts at the beginning of a line: within a line, a tag is quoted."""
-CLOSING = re.compile(r"</(think|thinking)>", re.IGNORECASE)
+OPENING = re.compile(
+    r"(?:\A|^)[ \t]*(?:<(?:think|thinking|thought|seed:think)>|(?-i:\[THINK\])|\u25c1think\u25b7|"
+    r"<\|START_THINKING\|>|(?:<\|start\|>assistant)?<\|channel\|>analysis<\|message\|>)",
+    re.IGNORECASE | re.MULTILINE,
+)
+"""A thought starts at the beginning of a line: within a line, a tag is quoted.
+
+The forms are those of models' own chat templates, which a server passes on if it does not know them: most write
+`<think>`, Magistral `[THINK]`, Kimi a triangle, Seed-OSS and Cohere names of their own, gpt-oss channels.
+"""
+CLOSING = re.compile(
+    r"</(?:think|thinking|thought|seed:think)>|(?-i:\[/THINK\])|\u25c1/think\u25b7|<\|END_THINKING\|>|"
+    r"(?:<\|end\|>)?(?:<\|start\|>assistant)?<\|channel\|>final<\|message\|>",
+    re.IGNORECASE,
+)
 
 
 def split_thought(text: str) -> tuple[str, str]:
     """Split a model's text into thoughts and answer.
 
-    A block `<think>...</think>` is a thought; one without an end is a thought that was cut off. The text before a
-    closing tag without an opening one is a thought too: some chat templates write the opening tag into the prompt.
+    A block such as `<think>...</think>` is a thought; one without an end is a thought that was cut off. The text before
+    a closing tag without an opening one is a thought too: some chat templates write the opening tag into the prompt.
 
     Args:
         text: The content of a choice.

@@ -176,6 +176,9 @@ def test_an_attempt_after_a_failed_one_is_not_sent_twice() -> None:
         (["a\n<thi", "s> b"], "a\n<this> b"),
         (["a\n<think>b", "</think>\nc"], "a\n\nc"),
         (["<think>a"], ""),
+        (["[TH", "INK]a[/THI", "NK]b"], "b"),
+        (["<|chan", "nel|>analysis<|message|>a<|end|><|start|>", "assistant<|channel|>final<|message|>b"], "b"),
+        (["see [A", "], then b"], "see [A], then b"),
         (["1 < 2"], "1 < 2"),
     ],
 )

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentopt.core.errors import MalformedResponseError
+from agentopt.models.api_errors import model_error
 from agentopt.models.base import ToolCall
 from agentopt.models.response_body import ReadChoice, ReadUsage, read_body, read_completion, read_usage
 from agentopt.models.thoughts import split_thought
@@ -32,6 +33,20 @@ from agentopt.models.thoughts import split_thought
         ("<think></think>yes", "", "yes"),
         ("the tag `<think>` opens, `</think>` closes", "", "the tag `<think>` opens, `</think>` closes"),
         ("  spaces are kept  ", "", "  spaces are kept  "),
+        ("[THINK]Is it no?[/THINK]yes", "Is it no?", "yes"),
+        ("[THINK]first 17 and", "first 17 and", ""),
+        ("as in [think]", "", "as in [think]"),
+        ("\u25c1think\u25b7Is it no?\u25c1/think\u25b7yes", "Is it no?", "yes"),
+        ("<seed:think>Is it no?</seed:think>yes", "Is it no?", "yes"),
+        ("<thought>Is it no?</thought>yes", "Is it no?", "yes"),
+        ("<|START_THINKING|>Is it no?<|END_THINKING|>yes", "Is it no?", "yes"),
+        (
+            "<|channel|>analysis<|message|>Is it no?<|end|><|start|>assistant<|channel|>final<|message|>yes",
+            "Is it no?",
+            "yes",
+        ),
+        ("<|channel|>analysis<|message|>first 17 and", "first 17 and", ""),
+        ("<|channel|>final<|message|>yes", "", "yes"),
     ],
 )
 def test_thoughts_are_split_from_the_answer(text: str, thought: str, answer: str) -> None:
@@ -73,6 +88,14 @@ def test_content_and_thoughts_are_read_in_every_form(message: Any, text: str, th
     [
         ({}, "stop"),
         ({"finish_reason": None}, "stop"),
+        ({"finish_reason": "content_filter: PROHIBITED_CONTENT"}, "content_filter"),
+        ({"finish_reason": "RECITATION"}, "content_filter"),
+        ({"finish_reason": "SAFETY"}, "content_filter"),
+        ({"finish_reason": "ERROR_TOXIC"}, "content_filter"),
+        ({"finish_reason": "guardrail_intervened"}, "content_filter"),
+        ({"finish_reason": "model_length"}, "length"),
+        ({"finish_reason": "model_context_window_exceeded"}, "length"),
+        ({"finish_reason": "eos_token"}, "stop"),
         ({"finish_reason": "length"}, "length"),
         ({"finish_reason": "max_tokens"}, "length"),
         ({"finish_reason": "end_turn"}, "stop"),
@@ -243,3 +266,24 @@ def test_any_body_is_read_or_malformed(body: bytes, content_type: str) -> None:
 def test_any_stream_is_read_or_malformed(events: list[bytes]) -> None:
     with suppress(MalformedResponseError):
         read_body(b"".join(events), most=2)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"error": "no credit left"}, "no credit left"),
+        ({"detail": "no credit left"}, "no credit left"),
+        ({"detail": [{"msg": "no credit left"}]}, "no credit left"),
+        ({"code": 402, "msg": "no credit left", "choices": None}, "no credit left"),
+        ({"object": "error", "message": "no credit left", "code": 402}, "no credit left"),
+        ({"base_resp": {"status_code": 1008, "status_msg": "no credit left"}, "choices": []}, "no credit left"),
+        ({"type": "error", "error": {"type": "billing_error", "message": "no credit left"}}, "no credit left"),
+    ],
+)
+def test_an_error_in_a_body_with_status_200_is_raised_in_the_providers_words(body: Any, words: str) -> None:
+    with pytest.raises(MalformedResponseError, match=words) as caught:
+        read_completion(body, most=1)
+    failure = model_error(caught.value, who="m")
+    assert failure
+    assert words in str(failure)
+    assert failure.scope == "model", "every further call would be refused as well"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,17 @@ import httpx
 import pytest
 
 from agentopt.core.events import Event
+from agentopt.evaluation.judge import VERDICT_SCHEMA
 from agentopt.models.base import Message, Request, Response, ToolCall
 from agentopt.models.catalog import Catalog, ModelSpec
+from agentopt.models.check_entry import SCHEMA
+from agentopt.models.fitting import response_format
 from agentopt.models.responses_api import as_completion, responses_body
 from agentopt.models.session import open_session
+from agentopt.prompts.reflective import reply_schema
+from agentopt.search.agent_prompts import guideline_schema, proposal_schema
+from agentopt.search.settings import AgentSettings
+from agentopt.testing.landscape import synthetic_space
 from agentopt.testing.zoo import THOUGHT, Zoo, example_entries
 from agentopt.testing.zoo_families import FAMILIES, Family, family
 from agentopt.testing.zoo_rules import KEY, check_request
@@ -125,6 +133,25 @@ def test_a_strict_schema_must_satisfy_the_strict_rules(schema: dict[str, Any], r
     assert refused
     assert rule in refused.message
     form["json_schema"]["strict"] = False  # type: ignore[index]
+    assert check_request(family("openai-plain"), {"authorization": f"Bearer {KEY}"}, {}, body) is None
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        reply_schema(None),
+        reply_schema(200),
+        json.dumps(VERDICT_SCHEMA),
+        guideline_schema(synthetic_space(), AgentSettings(), first=True),
+        guideline_schema(synthetic_space(), AgentSettings(), first=False),
+        proposal_schema(synthetic_space(), [], 4),
+        SCHEMA,
+    ],
+    ids=["writer", "writer with a bound", "judge", "first guidelines", "guidelines", "proposals", "models check"],
+)
+def test_no_schema_of_ours_breaks_the_strict_rules(schema: str) -> None:
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "response_format": None}
+    body["response_format"] = response_format(json.loads(schema))
     assert check_request(family("openai-plain"), {"authorization": f"Bearer {KEY}"}, {}, body) is None
 
 
