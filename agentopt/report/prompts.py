@@ -51,7 +51,7 @@ def _report_cells(report: PromptReport) -> tuple[str, ...]:
         raced if report.tried else "none",
         report.decision,
         " -> ".join(map(_validation, finals)) or "-",
-        f"{compared.gain:+.3f}" if compared else "-",
+        f"{compared.gain:+.3f}" if compared and compared.adopted else "-",
         raw,
         " -> ".join(f"{final.tokens:.1f}" for final in finals) or "-",
     )

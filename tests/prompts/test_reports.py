@@ -58,14 +58,18 @@ def test_the_cap_that_cut_a_race_short_is_in_the_sentence() -> None:
     )
 
 
-def test_the_table_shows_the_shrunk_gain_beside_the_raw_one() -> None:
+@pytest.mark.parametrize(
+    ("decision", "shown"), [(PromptDecision.REPLACED, "+0.081"), (PromptDecision.NOT_CONFIRMED, "-")]
+)
+def test_the_table_shows_the_shrunk_gain_beside_the_raw_one(decision: PromptDecision, shown: str) -> None:
     output = io.StringIO()
     console = Console(file=output, width=200)
-    compared = Adoption(adopted=True, gain=0.081, raw_gain=0.125, p_value=0.03, rows=24)
-    for part in prompt_tables([report(PromptDecision.REPLACED, adoption=compared)]):
+    replaced = decision is PromptDecision.REPLACED
+    compared = Adoption(adopted=replaced, gain=0.081, raw_gain=0.125, p_value=0.03, rows=24)
+    for part in prompt_tables([report(decision, adoption=compared)]):
         console.print(part)
     row = next(line for line in output.getvalue().splitlines() if "before the search" in line)
-    assert [cell.strip() for cell in row.split("│")][3:7] == ["replaced", "-", "+0.081", "+0.125 p=0.03"]
+    assert [cell.strip() for cell in row.split("│")][3:7] == [decision, "-", shown, "+0.125 p=0.03"]
 
 
 def test_a_report_of_0_1_0_is_read_and_shown(tmp_path: Path) -> None:
