@@ -46,11 +46,13 @@ class Canary:
         """The canary that this run has stored before it was killed."""
         return self.evidence.canary_of_run(self.run.job, self.run.id)
 
-    def has_reference(self, subject: str) -> bool:
-        return bool(self.evidence.of(self.run.job, subject, "reference"))
+    def is_ready(self, subject: str) -> bool:
+        """Whether the reference is complete, or in use already."""
+        job, of = self.run.job, self.evidence.of
+        return len(of(job, subject, "reference")) >= REFERENCE_DRAWS or bool(of(job, subject, "canary"))
 
     async def draw(self, measuring: Measuring, champion: Champion) -> Measured:
-        """Redraw this run's rows of a champion that has a reference, and store them with the evidence of drift."""
+        """Redraw this run's rows of a champion that is ready, and store them with the evidence of drift."""
         snapshot, job = measuring.snapshot, self.run.job
         subject = snapshot.subject(champion.candidate)
         before = [night.scores for night in self.evidence.of(job, subject, "canary")]
@@ -65,7 +67,7 @@ class Canary:
         return night
 
     async def take_reference(self, measuring: Measuring, champion: Champion, measured: Evaluation | None) -> None:
-        """Complete the reference of a champion that has no canary yet.
+        """Complete the reference of a champion, unless it is in use already.
 
         Args:
             measuring: Evaluates.
@@ -73,10 +75,10 @@ class Canary:
             measured: Its evaluation on the test split. It is the first draw, unless the champion was chosen by it.
         """
         subject = measuring.snapshot.subject(champion.candidate)
-        if self.evidence.of(self.run.job, subject, "canary"):
+        if self.is_ready(subject):
             return
-        if measured and not champion.record.won and not self.has_reference(subject):
-            self._store(measuring.snapshot, subject, 0, measured)
+        if measured and not champion.record.won:
+            self._store(measuring.snapshot, subject, 0, measured)  # unless that draw is stored already
         for number in range(REFERENCE_DRAWS):
             await self.reference_draw(measuring, champion.candidate, number)
 

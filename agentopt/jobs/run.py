@@ -128,11 +128,12 @@ class RunOfJob:
         night = canary.stored()
         if night is None and current and not snapshot.misfit(current.candidate):
             async with self._measuring(caps) as measuring:
-                if canary.has_reference(snapshot.subject(current.candidate)):
+                if canary.is_ready(snapshot.subject(current.candidate)):
                     night = await canary.draw(measuring, current)
                 elif self._is_settled(current):  # its first canary follows in the next run
                     held = await measuring.measure(current.candidate)
                     await canary.take_reference(measuring, current, held)
+                    self.log("canary", "the reference of the champion is complete")
         if night:
             self.log(
                 "canary", f"{len(night.scores)} rows drawn anew, evidence of drift {night.evidence:.3g} of {ALARM:g}"

@@ -12,6 +12,7 @@ import pytest
 from jobs_place import QUALITY, Job, Place, claimed, interrupted, resumed, until
 from test_webhook import SECRET, Receiver
 
+from agentopt.jobs.canary import REFERENCE_DRAWS
 from agentopt.jobs.drift import ALARM
 from agentopt.jobs.worker import as_owner
 from agentopt.models.base import Request
@@ -146,17 +147,17 @@ async def test_a_run_that_was_stopped_in_its_canary_pays_for_no_row_twice(tmp_pa
 async def test_a_cap_that_the_reference_exceeds_lets_later_runs_complete_it(
     tmp_path: Path, server: OpenAIServer
 ) -> None:
-    job = Job(Place(tmp_path, server.base_url, max_choices=1), canary=DEFAULT, caps={"per_run": {"calls": 60}})
+    job = Job(Place(tmp_path, server.base_url, max_choices=1), canary=DEFAULT, caps={"per_run": {"calls": 54}})
     first = await job.run()
-    assert first.spent.calls <= 60
+    assert first.spent.calls <= 54
     subject = None
     for _ in range(4):
         run = await job.run()
-        assert run.spent.calls <= 60
+        assert run.spent.calls <= 54
         if last := job.store.evidence.last_canary("nightly"):
             subject = last.subject
     assert subject is not None, "it gets its canary in the end"
-    assert len(job.store.evidence.of("nightly", subject, "reference")) >= 1
+    assert len(job.store.evidence.of("nightly", subject, "reference")) == REFERENCE_DRAWS
 
 
 async def test_before_a_promotion_the_challengers_rows_are_drawn_anew_and_recorded(
