@@ -39,6 +39,7 @@ PEERS: Mapping[str, tuple[str, Mapping[str, object]]] = {
 }
 """Arm -> its module in `arms`, and its options."""
 ARMS = (SEED, "agentopt", *PEERS)
+DEFAULT_ARMS = (SEED, "agentopt", "gepa", "miprov2", "opik")
 
 CONTEXT_LENGTH, CONCURRENCY = 8192, 4
 """Of each model: the peers' prompts for the writer are longer than the catalogue's default."""
@@ -59,7 +60,9 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--calls", type=positive, default=200, help="model calls of each run, without the test")
     parser.add_argument("--seeds", type=positive, default=3)
     parser.add_argument("--models", nargs="+", default=["qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b"])
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS, metavar="ARM", help=f"of {', '.join(ARMS)}")
+    parser.add_argument(
+        "--arms", nargs="+", choices=ARMS, default=DEFAULT_ARMS, metavar="ARM", help=f"of {', '.join(ARMS)}"
+    )
     parser.add_argument("--examples", type=positive, default=60, help="examples of the test split, of 90")
     parser.add_argument("--samples", type=positive, default=2, help="responses to each test example")
     parser.add_argument("--limit", type=positive, default=120, help="most minutes of one arm's run")
