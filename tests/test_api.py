@@ -167,6 +167,8 @@ async def test_the_repr_of_a_result_fits_a_screen(tmp_path: Path, subtasks: int)
     assert len(shown) <= 25
     assert max(map(len, shown)) <= 100
     assert "verdict on the test split" in shown[-1]
+    with pytest.raises(agentopt.errors.NoFinalistError, match=r"no finalist 'bset'\n  remedy: did you mean 'best'"):
+        result.finalist("bset")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("reader", [agentopt.load_result, agentopt.load_candidate, agentopt.load_task, RunFolder.open])

@@ -15,6 +15,7 @@ from pydantic_core import CoreSchema, core_schema
 from agentopt.core.errors import CandidateError
 from agentopt.core.field_types import check_fields
 from agentopt.core.paths import as_path
+from agentopt.core.pydantic_errors import rule_of
 from agentopt.core.yaml_models import did_you_mean, load_yaml, shortened, shown
 
 
@@ -169,7 +170,10 @@ def _read(data: Any, where: str, remedy: str) -> Candidate:
     try:
         return _candidates.validate_python(data)
     except ValidationError as error:
-        rule = "a candidate maps each subtask to model, num_samples and system_prompt"
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"])) or "it"
+        problem = shortened(f"{place} {rule_of(first)}".partition("\n")[0])
+        rule = f"a candidate maps each subtask to model, num_samples and system_prompt, but {problem}"
         raise CandidateError(rule, where=where, remedy=remedy) from error
 
 

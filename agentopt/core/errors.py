@@ -7,6 +7,7 @@ AgentoptError
 │   ├── ConfigError           a configuration file or a `-c key=value`
 │   ├── CatalogError          the model catalogue
 │   │   └── UnknownModelError a name that is not in the catalogue
+│   ├── NoFinalistError       a role that no finalist of a result has
 │   └── CandidateError        a candidate that is malformed, or does not fit its task
 ├── EvaluationStopped         an evaluation ended early
 │   ├── BudgetExceeded        a cap would be passed
@@ -85,6 +86,10 @@ class UnknownModelError(CatalogError, KeyError):
 
 class CandidateError(UserError, ValueError):
     """A candidate that is malformed, or that does not fit the task it is used with."""
+
+
+class NoFinalistError(UserError, LookupError):
+    """A role that no finalist of a result has."""
 
 
 class EvaluationStopped(AgentoptError):  # noqa: N818 - a limit that was reached is not an error of anyone's

@@ -7,7 +7,9 @@ from typing import Any
 
 _RULES = {
     "missing": "must be given",
+    "missing_argument": "must be given",
     "extra_forbidden": "is not a known key",
+    "unexpected_keyword_argument": "is not a known key",
     "invalid_key": "must have texts as keys",
     "int_type": "must be a whole number",
     "int_parsing": "must be a whole number",

@@ -14,7 +14,7 @@ from agentopt.core.budget import Usage
 from agentopt.core.candidate import Candidate
 from agentopt.core.comparison import compare
 from agentopt.core.cost import CostMeasure
-from agentopt.core.errors import ConfigError
+from agentopt.core.errors import ConfigError, NoFinalistError
 from agentopt.core.files import write_atomically
 from agentopt.core.gate import GateVerdict, gate_verdict
 from agentopt.core.paths import as_path
@@ -22,7 +22,7 @@ from agentopt.core.records import EarlyStop, Evaluation, SubtaskUse, TrialState
 from agentopt.core.repeats import repeated_mean, score_table
 from agentopt.core.stats import Difference, Interval, mean_interval
 from agentopt.core.stop_reason import StopKind, StopReason
-from agentopt.core.yaml_models import to_yaml
+from agentopt.core.yaml_models import did_you_mean, shown, to_yaml
 from agentopt.runs.prompt_report import PromptReport, report_of_0_1_0
 from agentopt.runs.response_issues import IncompleteResponses, LeftOut
 
@@ -233,11 +233,12 @@ class Result:
         """The finalist in `role`.
 
         Raises:
-            LookupError: No example of the baseline could be scored.
+            NoFinalistError: There is none, because no example of the baseline could be scored, or no such role.
         """
         found = next((f for f in self.finalists if role in f.roles), None)
         if found is None:
-            raise LookupError(f"the run has no {role}: nothing of it could be scored")
+            known = [name for finalist in self.finalists for name in finalist.roles]
+            raise NoFinalistError(f"the run has no finalist {shown(role)}", remedy=did_you_mean(str(role), known))
         return found
 
     @property

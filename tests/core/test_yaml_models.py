@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from itertools import product
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import yaml
@@ -16,7 +17,11 @@ from pydantic_core import PydanticCustomError
 import agentopt
 from agentopt.core.candidate import Candidate, SubtaskChoice, load_candidate
 from agentopt.core.errors import ConfigError
-from agentopt.core.yaml_models import did_you_mean, load_yaml, parse_yaml, to_yaml, validate
+from agentopt.core.yaml_models import _models_in, did_you_mean, load_yaml, parse_yaml, to_yaml, validate
+from agentopt.jobs.jobfile import Job
+from agentopt.models.catalog import ModelSpec
+from agentopt.runs.config import Config
+from agentopt.taskfile.schema import TaskSpec
 
 
 class Leaf(BaseModel):
@@ -182,3 +187,33 @@ def test_one_module_reads_and_writes_yaml() -> None:
     statement = re.compile(r"^\s*(import|from) yaml\b", re.MULTILINE)
     importers = {file.name for file in package.rglob("*.py") if statement.search(file.read_text())}
     assert importers == {"yaml_models.py"}
+
+
+WRONG: list[Any] = [None, "", "x", 3, -1, 1.5, True, [], [[]], [3], {}, {"a": 1}, {3: 4}, "x" * 3000]
+LEAKS = ("Input should", "nstance of", "valid dictionary", "valid string", "valid integer", "Value error", "pydantic")
+
+
+def models_of_files() -> list[type[BaseModel]]:
+    """Every model of a file that users write, nested ones included."""
+    found, new = set[type[BaseModel]](), list[type[BaseModel]]([Config, TaskSpec, ModelSpec, Job])
+    while new:
+        model = new.pop()
+        if model not in found:
+            found.add(model)
+            new += [m for field in model.model_fields.values() for m in _models_in(field.annotation)]
+    return sorted(found, key=lambda model: model.__name__)
+
+
+@pytest.mark.parametrize("model", models_of_files(), ids=lambda model: model.__name__)
+def test_no_message_has_the_words_of_pydantic(model: type[BaseModel]) -> None:
+    reported = []
+    for name, value in product(model.model_fields, WRONG):
+        try:
+            validate(model, {name: value}, "file.yaml", ConfigError)
+        except ConfigError as error:
+            reported.append(str(error))
+    assert reported
+    for message in reported:
+        assert not [leak for leak in LEAKS if leak in message], message
+        assert len(message) < 1500
+        assert "remedy: " in message or ")" in message

@@ -688,6 +688,9 @@ async def test_a_diagnosis_names_the_verdict_the_parts_and_the_user_prompts(tmp_
     assert all(len(row) == len(found.examples) for row in found.mean)
     assert found.user_prompts[found.subset[0]].split("|")[1] == found.examples[found.subset[0]]
     assert found.usage.calls == found.responses
+    lines = repr(found).splitlines()
+    assert lines[0] == f"Diagnosis of {found.task}, subtask answer: {found.verdict}"
+    assert (len(lines), max(map(len, lines)) <= 100) == (5, True)
 
 
 async def test_a_diagnosis_needs_training_examples(tmp_path: Path) -> None:
