@@ -134,8 +134,8 @@ class _Reader:
         )
         self._check_all_used(reads)
         self._check_rendering(task)
-        for split, examples in task.splits.items():
-            check_duplicates(split, examples, spec.data.duplicates, self.at("data.duplicates"))
+        for split in (split for split, groups in task.groups.items() if groups):
+            check_duplicates(split, task.splits[split], spec.data.duplicates, self.at("data.duplicates"))
         self._check_targets(task.scorer, rows)
         self._check_costs(task)
         return task
