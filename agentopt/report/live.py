@@ -144,7 +144,7 @@ class LiveView:
             return "time left unknown"
         pace = max(0.0, self._finished[-1] - self._started - self._prompt_seconds) / len(self._finished)
         cap = search.budget.caps.trials
-        trials_left = 0 if cap is None else cap - len(self._trials)
+        trials_left = 0 if cap is None else max(0, cap - len(self._trials))
         share = search.examples.get("test", 0) / max(search.examples["validation"], 1)
         left = pace * (trials_left + FINALISTS * share)
         bound = search.budget.seconds_left

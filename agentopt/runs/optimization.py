@@ -114,6 +114,7 @@ class Optimization:
                     await runner.run(Proposal(trial.candidate, trial.proposer, trial.note, trial.fallback))
                 space = await self._better_prompts_before(space, runner, first, prompts)
                 await self._spend_trials(search, space, runner, prompts)
+                await self._complete_contenders(store, runner)
                 await self._better_prompts_after(store, runner, prompts)
                 budget.check_seconds()
         except EvaluationStopped as error:
@@ -142,6 +143,17 @@ class Optimization:
         with prompts.share_reserved(), runner.keeping_a_trial(), suppress(BudgetExceeded):
             if runner.trials_left:
                 await search.run(space, runner)
+
+    async def _complete_contenders(self, store: TrialStore, runner: TrialRunner) -> None:
+        """Evaluate the rest of pruned trials whose posterior mean is above that of every complete one.
+
+        A trial is pruned by its raw score, and similar candidates may since have shown that it was unlucky.
+        """
+        for _ in range(FINALISTS):
+            choice = store.choice()
+            if choice is None or choice.contender is None:
+                return
+            await runner.complete(choice.contender)
 
     async def _better_prompts_after(self, store: TrialStore, runner: TrialRunner, prompts: PromptPhase) -> None:
         choice = store.choice()

@@ -78,12 +78,28 @@ class TrialRunner:
         if known := self._store.find(proposal.candidate, unfinished=proposal.candidate in self._attempted):
             return known
         self._attempted.add(proposal.candidate)
+        return await self._evaluated(proposal, None if proposal.proposer == BASELINE else self._stop_test())
+
+    async def complete(self, trial: Trial) -> Trial:
+        """Evaluate a pruned trial on all rows, as a new trial; the responses that it has are not requested again.
+
+        Raises:
+            EvaluationStopped: As by `run`.
+        """
+        note = f"completes trial {trial.number}, which all trials together make the best"
+        return await self._evaluated(Proposal(trial.candidate, trial.proposer, note, trial.fallback), None)
+
+    def emit(self, event: Event) -> None:
+        """Pass `event` to the observers of the run."""
+        self._observer(event)
+
+    async def _evaluated(self, proposal: Proposal, stop: StopTest | None) -> Trial:
         number = len(self._store.trials)
         self.emit(TrialStarted(number, proposal.candidate, proposal.proposer))
         try:
             evaluation = await self._evaluator.evaluate(
                 proposal.candidate,
-                stop=None if proposal.proposer == BASELINE else self._stop_test(),
+                stop=stop,
                 on_result=lambda result: self.emit(ExampleDone(result)),
             )
         except EvaluationStopped as error:
@@ -91,10 +107,6 @@ class TrialRunner:
                 self._record(proposal, error.partial)
             raise
         return self._record(proposal, evaluation)
-
-    def emit(self, event: Event) -> None:
-        """Pass `event` to the observers of the run."""
-        self._observer(event)
 
     def _record(self, proposal: Proposal, evaluation: Evaluation) -> Trial:
         trial = self._store.add(proposal, evaluation)

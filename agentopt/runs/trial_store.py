@@ -58,9 +58,13 @@ class TrialStore:
         return trial
 
     def find(self, candidate: Candidate, *, unfinished: bool = False) -> Trial | None:
-        """The last trial of `candidate`, or None; an incomplete one only with `unfinished`."""
-        found = (t for t in reversed(self.trials) if t.candidate == candidate)
-        return next((t for t in found if unfinished or t.state != "incomplete"), None)
+        """The finished trial of `candidate`, or None; with `unfinished`, its last trial if none is finished.
+
+        Of a pruned trial and the one that completed it, this is the pruned one: a replayed search sees what it saw.
+        """
+        found = [t for t in self.trials if t.candidate == candidate]
+        finished = (t for t in found if t.state != "incomplete")
+        return next(finished, found[-1] if unfinished and found else None)
 
     def choice(self, tolerance: float = TOLERANCE) -> Choice | None:
         """The best and the recommended trial; None if none is complete."""

@@ -59,6 +59,8 @@ class Choice:
     """Rows of the best trial."""
     rows_needed: int
     """Rows at which the standard error of a difference between two trials is the tolerance."""
+    contender: Trial | None
+    """The pruned trial with the highest shrunk score, if that is above the best trial's: worth completing."""
     too_few_rows: bool
     """Whether no cost is saved although a cheaper trial may be as good: the rows cannot tell."""
 
@@ -100,6 +102,8 @@ def choose(space: SearchSpace, trials: Sequence[Trial], *, tolerance: float = TO
     recommended = min(
         (t for t in complete if behind[t.number] <= 1e-12), key=lambda t: (t.units, -mean[t.number], t.number)
     )
+    pruned = (trial for trial in scored if trial.state == "pruned")
+    contender = max(pruned, key=lambda t: (mean[t.number], -t.units, -t.number), default=None)
     rows = len(best.evaluation.scores)
     unclear = 1.96 * math.sqrt(2 * found.residual / rows)
     return Choice(
@@ -109,6 +113,7 @@ def choose(space: SearchSpace, trials: Sequence[Trial], *, tolerance: float = TO
         pareto=_pareto_front(complete, mean),
         rows=rows,
         rows_needed=math.ceil(2 * found.residual / tolerance**2) if tolerance > 0 else 0,
+        contender=contender if contender and mean[contender.number] > mean[best.number] else None,
         too_few_rows=recommended is best
         and any(t.units < best.units and behind[t.number] < unclear for t in complete)
         and rows * tolerance**2 < 2 * found.residual,

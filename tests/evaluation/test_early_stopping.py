@@ -12,7 +12,7 @@ import pytest
 from agentopt.api import aoptimize
 from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.core.cost import Unit
-from agentopt.core.records import Evaluation, Score, Split
+from agentopt.core.records import Evaluation, ExampleResult, Score, Split
 from agentopt.core.stopping import StopTest
 from agentopt.core.task import Example, Scorer, Subtask, Task, TokenLengths
 from agentopt.evaluation.evaluator import CANARY, Evaluator
@@ -22,6 +22,9 @@ from agentopt.models.catalog import Catalog
 from agentopt.models.scripted import ScriptedModel
 from agentopt.runs.config import Config
 from agentopt.runs.result import Result, load_result
+from agentopt.runs.trial_store import TrialStore
+from agentopt.search.base import Proposal
+from agentopt.search.from_task import search_space
 from agentopt.testing.toy import LARGE, SMALL
 
 ROWS = 24
@@ -184,3 +187,20 @@ async def test_looks_of_an_earlier_version_is_read_and_has_no_effect(tmp_path: P
     assert config(tmp_path, looks=4) == config(tmp_path)
     with pytest.warns(FutureWarning, match=r"search\.looks has no effect"):
         assert config(tmp_path, looks=8) == config(tmp_path)
+
+
+async def test_a_pruned_trial_that_all_trials_make_the_best_is_completed(tmp_path: Path) -> None:
+    model = ScriptedModel(lambda r, _: f"word-{n}" if int(n := r.messages[-1].content) % 2 else "no")
+    pruned = Candidate.of({"answer": SubtaskChoice(LARGE, 3)})
+    rows = tuple(ExampleResult(f"validation-{i}", 1.0) for i in range(15))
+    wider = replace(task(), subtasks=(replace(task().subtasks[0], num_samples=(1, 2, 3)),))
+    again = await aoptimize(wider, config(tmp_path / "2", early_stopping=None), provider=model)
+    store = TrialStore(Path(again.run) / "trials.db", search_space(wider, Catalog.load()))
+    store.add(Proposal(pruned, "grid"), Evaluation("validation", ROWS, rows, "pruned"))
+    resumed = await aoptimize(wider, resume=again.run, provider=model)
+    assert len(resumed.trials) == len(again.trials) + 2
+    *_, before, last = resumed.trials
+    assert (before.state, last.state, last.proposer, last.candidate) == ("pruned", "complete", "grid", pruned)
+    assert last.note == f"completes trial {before.number}, which all trials together make the best"
+    assert before.shrunk is None
+    assert (await aoptimize(wider, resume=again.run, provider=model)).trials == resumed.trials

@@ -59,6 +59,10 @@ def test_a_pruned_trial_informs_the_model_and_is_never_chosen() -> None:
     chosen = choose(WORLD.space, trials)
     assert chosen is not None
     assert 12 not in (chosen.best.number, chosen.recommended.number)
+    assert chosen.contender is trials[-1]
+    hopeless = choose(WORLD.space, [*measured(30, 2), trial(12, EVERY[0], [0.0] * 9, "pruned")])
+    assert hopeless is not None
+    assert hopeless.contender is None
 
 
 def test_a_single_trial_and_trials_that_are_alike_are_chosen_as_they_are() -> None:
