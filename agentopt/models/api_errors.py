@@ -26,7 +26,7 @@ from agentopt.core.errors import (
     UnsupportedParameterError,
 )
 from agentopt.models.redaction import redact
-from agentopt.models.refusals import classify, refused_parameter
+from agentopt.models.refusals import classify, refused_parameter, requested_wait
 from agentopt.models.response_body import clean, error_object, error_text
 
 LONGEST_MESSAGE = 300
@@ -168,6 +168,8 @@ def _response(chain: list[BaseException]) -> httpx.Response | None:
 def _from_response(response: httpx.Response, body: Mapping[str, Any], describe: _Describe) -> ModelError:
     status, (words, param) = response.status_code, _provider_message(response)
     wait = retry_after(response.headers)
+    if wait is None and status in (429, 503):
+        wait = requested_wait(words)
     return _refused(status, words, param, body, describe, label=f"HTTP {status}", wait=wait)
 
 

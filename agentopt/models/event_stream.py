@@ -52,6 +52,9 @@ def text_in(line: bytes) -> str:
         return ""
     delta = choices[0].get("delta")
     text = delta.get("content") if isinstance(delta, dict) else choices[0].get("text")
+    if isinstance(text, list):
+        texts = [part.get("text") for part in text if isinstance(part, dict) and part.get("type") == "text"]
+        return "".join(part for part in texts if isinstance(part, str))
     return text if isinstance(text, str) else ""
 
 
@@ -65,10 +68,24 @@ def _add_delta(choice: dict[str, Any], delta: Mapping[str, Any]) -> None:
     message = choice.setdefault("message", {"content": ""})
     if not isinstance(part, dict):
         return
-    for key in ("content", "reasoning_content", "reasoning", "refusal"):
+    for key in ("reasoning_content", "reasoning", "refusal"):
         if isinstance(text := part.get(key), str) and text:
             message[key] = message.get(key, "") + text
+    _add_content(message, part.get("content"))
     _add_tool_calls(message, part.get("tool_calls"))
+
+
+def _add_content(message: dict[str, Any], content: Any) -> None:
+    """Add a text, or a list of parts, which the content is then too."""
+    before = message["content"]
+    if isinstance(content, str) and isinstance(before, str):
+        message["content"] = before + content
+    elif isinstance(content, str | list) and content:
+        message["content"] = [*_parts(before), *_parts(content)]
+
+
+def _parts(content: str | list[Any]) -> list[Any]:
+    return content if isinstance(content, list) else [{"type": "text", "text": content}]
 
 
 def _add_tool_calls(message: dict[str, Any], deltas: Any) -> None:

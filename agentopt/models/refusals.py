@@ -53,6 +53,13 @@ MODEL_STATUSES = frozenset({401, 402, 403, 404, 405, 407, 410, 426, 451, *range(
 """Every further call to the model would be refused as well. A redirect is not followed."""
 
 
+WAIT = re.compile(
+    r"\b(?:try again|retry)\b.{0,40}?\bin ((?:\d[\d.]* ?[a-z]+,? ?(?:and )?){1,8})", re.IGNORECASE | re.DOTALL
+)
+UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001, "milli": 0.001}
+"""Seconds of the units of time that providers write, by their first letters."""
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """What a refusal affects, and the word that it is counted by."""
@@ -84,6 +91,15 @@ def classify(status: int | None, words: str, *, kind: str) -> Refusal:
     if status in MODEL_STATUSES or (status == 400 and UNKNOWN_MODEL.search(words)):
         return Refusal("model", kind)
     return Refusal("example", kind)
+
+
+def requested_wait(words: str) -> float | None:
+    """Read the seconds to wait from a provider's words, such as `try again in 7m12.5s`; None if they name none."""
+    found = WAIT.search(words)
+    if not found:
+        return None
+    parts = re.findall(r"(\d+(?:\.\d+)?) ?(milli|ms|[dhms])", found[1].lower())
+    return sum(float(number) * UNITS[unit] for number, unit in parts) if parts else None
 
 
 def refused_parameter(words: str, param: str | None, body: Mapping[str, Any]) -> str | None:

@@ -27,6 +27,7 @@ from agentopt.models.base import Message, Request, Response
 from agentopt.models.catalog import ModelSpec, Weights
 from agentopt.models.fitting import payload
 from agentopt.models.hosted import HostedModel, PromptDensity, estimated_tokens, split_tokens
+from agentopt.models.refusals import requested_wait
 from agentopt.models.response_body import read_completion
 from agentopt.models.scripted import ScriptedModel
 from agentopt.testing.conformance import check_chat_model
@@ -585,3 +586,32 @@ def test_half_an_emoji_cut_off_by_max_tokens_is_read_and_counted() -> None:
     (read,) = read_completion({"choices": [choice]}, most=1).choices
     assert (read.text, read.finish_reason) == ("ok ?", "length")
     assert estimated_tokens("abc\ud83d") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "seconds"),
+    [
+        ("Rate limit reached for gpt-5-mini. Please try again in 20s. Visit the page", 20),
+        ("Rate limit reached: tokens per day. Please try again in 7m12.5s.", 432.5),
+        ("You exceeded your quota. Please retry in 34.07s.", 34.07),
+        ("try again in 6ms", 0.006),
+        ("Try again in 500 milliseconds", 0.5),
+        ("Please try again in 2 hours and 5 minutes", 7500),
+        ("retry after 1d: try again in 1d2h", 93600),
+        ("Please try again later", None),
+        ("retry, some time in the future", None),
+        ("in 3 minutes the model is unloaded", None),
+    ],
+)
+def test_the_wait_that_a_provider_requests_is_read_from_its_words(words: str, seconds: float | None) -> None:
+    assert requested_wait(words) == (None if seconds is None else pytest.approx(seconds))
+
+
+async def test_a_requested_wait_without_a_header_is_kept_to() -> None:
+    answer = {"error": {"message": "Rate limit reached. Please try again in 7m12.5s."}}
+    async with listening(answer, status=429) as (base_url, _):
+        model = HostedModel(ModelSpec(name="small", base_url=base_url), api_key=KEY)
+        with pytest.raises(TransientModelError) as caught:
+            await model.generate(ask())
+        await model.aclose()
+    assert caught.value.retry_after == 432.5

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from agentopt.core.errors import MalformedResponseError
 from agentopt.models.api_errors import model_error
 from agentopt.models.base import ToolCall
+from agentopt.models.event_stream import text_in
 from agentopt.models.response_body import ReadChoice, ReadUsage, read_body, read_completion, read_usage
 from agentopt.models.thoughts import split_thought
 
@@ -287,3 +288,23 @@ def test_an_error_in_a_body_with_status_200_is_raised_in_the_providers_words(bod
     assert failure
     assert words in str(failure)
     assert failure.scope == "model", "every further call would be refused as well"
+
+
+THINKS = [{"type": "thinking", "thinking": [{"type": "text", "text": "8?"}]}]
+
+
+@pytest.mark.parametrize(
+    ("deltas", "text", "thought", "live"),
+    [
+        ([THINKS, "9", " it is"], "9 it is", "8?", "9 it is"),
+        (["It", [{"type": "text", "text": " is 9"}]], "It is 9", "", "It is 9"),
+        ([THINKS, [{"type": "text", "text": "9"}], "", None], "9", "8?", "9"),
+        ([[3, "9"]], "9", "", ""),
+        ([{"text": "9"}, "7"], "7", "", "7"),
+    ],
+)
+def test_parts_of_a_streamed_content_are_joined(deltas: list[Any], text: str, thought: str, live: str) -> None:
+    lines = [event(choices=[{"index": 0, "delta": {"content": delta}}]) for delta in deltas]
+    read = read_body(b"".join([*lines, b"data: [DONE]\n\n"]), most=1).choices[0]
+    assert (read.text, read.thought) == (text, thought)
+    assert "".join(text_in(line.strip()) for line in lines) == live

@@ -150,8 +150,8 @@ def test_a_strict_schema_must_satisfy_the_strict_rules(schema: dict[str, Any], r
     ids=["writer", "writer with a bound", "judge", "first guidelines", "guidelines", "proposals", "models check"],
 )
 def test_no_schema_of_ours_breaks_the_strict_rules(schema: str) -> None:
-    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "response_format": None}
-    body["response_format"] = response_format(json.loads(schema))
+    form = response_format(json.loads(schema))
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "response_format": form}
     assert check_request(family("openai-plain"), {"authorization": f"Bearer {KEY}"}, {}, body) is None
 
 
