@@ -31,7 +31,7 @@ SECTIONS: dict[str, tuple[Section, int, int]] = {
     "judges": (judges.judges, 4000, 300),
     "adoptions": (prompts.adoptions, 400, 30),
     "promotions": (jobs.promotions, 400, 24),
-    "promotion power": (jobs.power, 100, 10),
+    "promotion power": (jobs.power, 100, 3),
     "walk": (jobs.walk, 24, 6),
     "drift": (jobs.drift, 300, 10),
 }
