@@ -71,6 +71,14 @@ def test_a_test_that_a_cap_cut_short_is_reported() -> None:
     assert "the test was cut short: the calls cap of 5" in printed(replace(load_result(FINISHED), test_ended=cap))
 
 
+def test_the_reasons_of_failed_calls_have_a_heading_if_there_are_any() -> None:
+    heading = "Evaluations of an example in which a call failed, by reason:\n"
+    reasons = {"HTTP 500: overloaded": 3, "timeout: 60 s": 1}
+    shown = printed(replace(load_result(FINISHED), failure_reasons=reasons))
+    assert f"{heading}  3 x HTTP 500: overloaded\n  1 x timeout: 60 s\n" in shown
+    assert heading not in printed(load_result(FINISHED))
+
+
 def test_the_live_view_prints_a_line_for_each_trial_with_the_time_left() -> None:
     output, now = io.StringIO(), iter(float(second) for second in range(100))
     results = (ExampleResult("a", 1.0), ExampleResult("b", 0.0))
