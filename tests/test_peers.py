@@ -179,8 +179,8 @@ async def test_an_arm_that_cannot_run_has_a_reason_and_no_score(
     outcomes = await benchmark(tmp_path, prompt_model(), limit=limit, broken=mode).run(keys_of("broken", SEED))
     assert (outcomes[0].failed, outcomes[0].test) == (reason, {})
     shown = table(outcomes)
-    assert "| toy | broken | could not run |" in shown
-    assert f"toy, broken, seed 0 could not run: {reason}" in shown
+    assert "| toy | broken | no result |" in shown
+    assert f"toy, broken, seed 0 has no result: {reason}" in shown
 
 
 async def test_a_second_start_makes_only_the_missing_runs_and_those_that_failed(tmp_path: Path) -> None:

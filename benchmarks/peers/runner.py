@@ -33,7 +33,7 @@ class Found:
     ended: str
     notes: tuple[str, ...]
     failed: str | None = None
-    """Why the arm could not run; None if it ended by itself or at its cap."""
+    """Why there is no result; None if it ended by itself or at its cap."""
 
 
 async def run_arm(command: Sequence[str], job: Job, meter: Meter, *, log: Path, limit: float) -> Found:

@@ -17,12 +17,12 @@ CONFIDENCE = 0.95
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """One row for each model and arm; below, why arms could not run, and the prompts."""
+    """One row for each model and arm; below, why runs have no result, and the prompts."""
     groups: dict[tuple[str, str], list[Outcome]] = {}
     for outcome in outcomes:
         groups.setdefault((outcome.key.model, outcome.key.arm), []).append(outcome)
     rows = [_row(model, arm, group, groups.get((model, "seed"), [])) for (model, arm), group in groups.items()]
-    failures = [f"{_name(o)} could not run: {o.failed}" for o in outcomes if o.failed]
+    failures = [f"{_name(o)} has no result: {o.failed}" for o in outcomes if o.failed]
     prompts = [f"{_name(o)} ({o.ended}): {o.prompt.system!r}{_demos(o)}" for o in outcomes if _has_prompt(o)]
     return "\n".join([*HEAD, *rows, "", *(f"- {line}" for line in (*failures, *prompts))])
 
@@ -42,7 +42,7 @@ def _has_prompt(outcome: Outcome) -> bool:
 def _row(model: str, arm: str, group: Sequence[Outcome], seed: Sequence[Outcome]) -> str:
     tested = [outcome for outcome in group if not outcome.failed]
     if not tested:
-        return f"| {model} | {arm} | could not run | | 0 of {len(group)} | | |"
+        return f"| {model} | {arm} | no result | | 0 of {len(group)} | | |"
     scores = scores_of(tested)
     shown = f"{scores.mean():.3f} {_shown(score_interval(scores))}"
     counts = ", ".join(str(outcome.calls) for outcome in tested)
