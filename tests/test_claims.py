@@ -7,7 +7,7 @@ import pytest
 from benchmarks.claims.__main__ import SECTIONS
 from benchmarks.claims.lines import Line, at_least, at_most
 
-QUICK = ("equals stopped", "differences", "duplicates", "gate")
+QUICK = ("choosing", "stopping", "equals stopped", "differences", "duplicates", "gate")
 
 
 def broken(name: str) -> list[str]:
