@@ -48,7 +48,7 @@ def run_optimization(task: Path | None, settings: Sequence[str], resume: Path | 
     with LiveView(progress) as view:
 
         def observe(event: Event) -> None:
-            if isinstance(event, RunStarted):
+            if isinstance(event, RunStarted) and not opened:
                 run[:] = [RunFolder.open(event.folder)]
             view(event)
 
