@@ -118,7 +118,8 @@ def test_tool_calls_are_read_and_odd_ones_are_malformed() -> None:
     )
     loose = choice({"content": None, "tool_calls": [{"function": {"name": "find", "arguments": {"q": 1}}}]})
     assert loose.tool_calls == (ToolCall("call_0", "find", '{"q": 1}'),)
-    for calls in ([3], [{}], [{"function": {"name": 3}}]):
+    odd: tuple[list[Any], ...] = ([3], [{}], [{"function": {"name": 3}}])
+    for calls in odd:
         with pytest.raises(MalformedResponseError):
             choice({"content": None, "tool_calls": calls})
 
