@@ -14,7 +14,7 @@ from agentopt.core.records import Evaluation
 from agentopt.jobs.champion import Champion
 from agentopt.jobs.drift import ALARM, canary_rows, drift_evidence
 from agentopt.jobs.evidence_store import EvidenceStore, Measured
-from agentopt.jobs.measuring import Measuring
+from agentopt.jobs.measurer import Measurer
 from agentopt.jobs.snapshot import Snapshot, seed_of
 from agentopt.jobs.tables import JobRun
 
@@ -51,13 +51,13 @@ class Canary:
         job, of = self.run.job, self.evidence.of
         return len(of(job, subject, "reference")) >= REFERENCE_DRAWS or bool(of(job, subject, "canary"))
 
-    async def draw(self, measuring: Measuring, champion: Champion) -> Measured:
+    async def draw(self, measurer: Measurer, champion: Champion) -> Measured:
         """Redraw this run's rows of a champion that is ready, and store them with the evidence of drift."""
-        snapshot, job = measuring.snapshot, self.run.job
+        snapshot, job = measurer.snapshot, self.run.job
         subject = snapshot.subject(champion.candidate)
         before = [night.scores for night in self.evidence.of(job, subject, "canary")]
         rows = canary_rows(snapshot.test_rows, len(before), share=self.share, seed=seed_of(subject))
-        drawn = await measuring.redraw(champion.candidate, rows, seed_of("canary", self.run.id))
+        drawn = await measurer.redraw(champion.candidate, rows, seed_of("canary", self.run.id))
         scores = snapshot.keyed(drawn.scores)
         first = len(before) // RESTART * RESTART
         reference = [draw.scores for draw in self.evidence.of(job, subject, "reference")] + before[:first]
@@ -66,38 +66,38 @@ class Canary:
         self.evidence.add(night)
         return night
 
-    async def take_reference(self, measuring: Measuring, champion: Champion, measured: Evaluation | None) -> None:
+    async def take_reference(self, measurer: Measurer, champion: Champion, measured: Evaluation | None) -> None:
         """Complete the reference of a champion, unless it is in use already.
 
         Args:
-            measuring: Evaluates.
+            measurer: Evaluates.
             champion: The champion.
             measured: Its evaluation on the test split. It is the first draw, unless the champion was chosen by it.
         """
-        subject = measuring.snapshot.subject(champion.candidate)
+        subject = measurer.snapshot.subject(champion.candidate)
         if self.is_ready(subject):
             return
         if measured and not champion.record.won:
-            self._store(measuring.snapshot, subject, 0, measured)  # unless that draw is stored already
+            self._store(measurer.snapshot, subject, 0, measured)  # unless that draw is stored already
         for number in range(REFERENCE_DRAWS):
-            await self.reference_draw(measuring, champion.candidate, number)
+            await self.reference_draw(measurer, champion.candidate, number)
 
-    async def reference_draw(self, measuring: Measuring, candidate: Candidate, number: int) -> Measured | None:
+    async def reference_draw(self, measurer: Measurer, candidate: Candidate, number: int) -> Measured | None:
         """One draw of all test rows, made now unless it was before; None if a row has no score.
 
         Args:
-            measuring: Evaluates the candidate.
+            measurer: Evaluates the candidate.
             candidate: The champion, or a challenger.
             number: Number of the draw, from 0.
         """
-        snapshot = measuring.snapshot
+        snapshot = measurer.snapshot
         subject = snapshot.subject(candidate)
         for draw in self.evidence.of(self.run.job, subject, "reference"):
             if draw.slot == str(number):
                 return draw
         # The seed does not depend on the run, so that the next run continues a draw that a cap ended.
         seed = seed_of("reference", number, subject)
-        drawn = await measuring.redraw(candidate, snapshot.test_rows, seed)
+        drawn = await measurer.redraw(candidate, snapshot.test_rows, seed)
         return self._store(snapshot, subject, number, drawn)
 
     def _store(self, snapshot: Snapshot, subject: str, number: int, drawn: Evaluation) -> Measured | None:

@@ -18,7 +18,7 @@ from agentopt.jobs.evidence import Comparison, Night, PromotionRules, e_value_ab
 from agentopt.jobs.evidence_store import EvidenceStore, Measured
 from agentopt.jobs.jobfile import PromotionRule
 from agentopt.jobs.measurement import Measurement, alarms, beats, costs
-from agentopt.jobs.measuring import Measuring
+from agentopt.jobs.measurer import Measurer
 from agentopt.jobs.tables import JobRun
 from agentopt.runs.result import Result
 
@@ -57,7 +57,7 @@ class Contest:
     """Compares the challengers of one run with the champion.
 
     Attributes:
-        measuring: Evaluates; the journal answers what was measured before.
+        measurer: Evaluates; the journal answers what was measured before.
         settings: The `promotion` section of the job file.
         run: The run.
         champions: The job's champions.
@@ -67,7 +67,7 @@ class Contest:
         now: The clock, in seconds since the epoch.
     """
 
-    measuring: Measuring
+    measurer: Measurer
     settings: PromotionRule
     run: JobRun
     champions: Champions
@@ -79,7 +79,7 @@ class Contest:
 
     async def alarms(self) -> list[str]:
         """The alarms that the champion's measurement on the whole test split raises."""
-        champion, baseline = self.champion.candidate, self.measuring.snapshot.task.baseline
+        champion, baseline = self.champion.candidate, self.measurer.snapshot.task.baseline
         confidence = self.settings.confidence
         found = alarms(await self._test(champion), self.champion.record.by_row, confidence)
         await self._test(baseline)
@@ -130,7 +130,7 @@ class Contest:
         """The promotion, unless the challenger's rows score worse when they are drawn anew."""
         if self.canary is None:
             return Decision(finding, challenger, new_anchor, scores=test.scores)
-        draw = await self.canary.reference_draw(self.measuring, challenger, 0)
+        draw = await self.canary.reference_draw(self.measurer, challenger, 0)
         if draw is None:
             return INCOMPLETE
         evidence = drift_evidence([test.scores], [draw.scores])[-1]
@@ -142,8 +142,8 @@ class Contest:
     async def _test(self, candidate: Candidate) -> Measurement:
         """The candidate on the test split, by row key; stored as evidence if it is complete."""
         if candidate not in self._tests:
-            snapshot = self.measuring.snapshot
-            found = Measurement.of(await self.measuring.measure(candidate))
+            snapshot = self.measurer.snapshot
+            found = Measurement.of(await self.measurer.measure(candidate))
             self._tests[candidate] = found = replace(found, scores=snapshot.keyed(found.scores))
             if found.complete:
                 subject, slot = snapshot.subject(candidate), self.run.id
@@ -155,11 +155,11 @@ class Contest:
 
         `recommended` compares units, which do not depend on prices. All responses come from the journal.
         """
-        if not any(spec.prices.usd(1, 1) for spec in self.measuring.snapshot.specs.values()):
+        if not any(spec.prices.usd(1, 1) for spec in self.measurer.snapshot.specs.values()):
             return result.recommended_candidate
         complete = [t.candidate for t in result.trials if t.state == "complete"]
         candidates = dict.fromkeys([result.best_candidate, *complete])
-        found = {c: Measurement.of(await self.measuring.measure(c, "validation")) for c in candidates}
+        found = {c: Measurement.of(await self.measurer.measure(c, "validation")) for c in candidates}
         best = found[result.best_candidate]
         as_good = [c for c, measured in found.items() if not beats(best, measured, self.settings.confidence)]
         return min(as_good, key=lambda c: found[c].usd)
@@ -167,7 +167,7 @@ class Contest:
     def _fitting(self, number: int) -> Candidate:
         """The champion of that number, or the current one if that one no longer fits the task."""
         candidate = self.champions.get(number).candidate
-        return self.champion.candidate if self.measuring.snapshot.misfit(candidate) else candidate
+        return self.champion.candidate if self.measurer.snapshot.misfit(candidate) else candidate
 
     def _nights(self, one: Candidate, other: Candidate) -> list[Night]:
         """The scores of two candidates in all nights in which both were measured on the test split."""
@@ -175,11 +175,11 @@ class Contest:
         return [(scores, others[run]) for run, scores in ones.items() if run in others]
 
     def _tested(self, candidate: Candidate) -> dict[str, Mapping[str, float]]:
-        subject = self.measuring.snapshot.subject(candidate)
+        subject = self.measurer.snapshot.subject(candidate)
         return {night.slot: night.scores for night in self.evidence.of(self.run.job, subject, "test")}
 
     def _number(self, challenger: Candidate) -> int:
-        subject = self.measuring.snapshot.subject
+        subject = self.measurer.snapshot.subject
         champion = subject(self.champion.candidate)
         return self.evidence.open_comparison(self.run.job, subject(challenger), champion, self.now())
 

@@ -20,7 +20,7 @@ from agentopt.jobs.caps import MEASURES, CapLeft, JobCapsLeft, caps_left, caps_o
 from agentopt.jobs.champion import Champion, Champions
 from agentopt.jobs.contest import NOTHING_ELSE, Contest, Decision
 from agentopt.jobs.drift import ALARM
-from agentopt.jobs.measuring import Measuring, open_measuring
+from agentopt.jobs.measurer import Measurer, open_measurer
 from agentopt.jobs.outcome import RunOutcome
 from agentopt.jobs.searches import Searches
 from agentopt.jobs.snapshot import Snapshot, load_snapshot
@@ -127,12 +127,12 @@ class RunOfJob:
             return
         night = canary.stored()
         if night is None and current and not snapshot.misfit(current.candidate):
-            async with self._measuring(caps) as measuring:
+            async with self._measurer(caps) as measurer:
                 if canary.is_ready(snapshot.subject(current.candidate)):
-                    night = await canary.draw(measuring, current)
+                    night = await canary.draw(measurer, current)
                 elif self._is_settled(current):  # its first canary follows in the next run
-                    held = await measuring.measure(current.candidate)
-                    await canary.take_reference(measuring, current, held)
+                    held = await measurer.measure(current.candidate)
+                    await canary.take_reference(measurer, current, held)
                     self.log("canary", "the reference of the champion is complete")
         if night:
             self.log(
@@ -149,8 +149,8 @@ class RunOfJob:
         left, warm_start = less(caps, self.spent(), seconds), self.known.job.warm_start
         result = await self._searches.search(snapshot, current.candidate, left, warm_start)
         left = less(caps, result.total, result.seconds)
-        async with self._measuring(left) as measuring:
-            contest = self._contest(measuring, current)
+        async with self._measurer(left) as measurer:
+            contest = self._contest(measurer, current)
             self._alarms += await contest.alarms()
             if _came_from(current, self.run):  # promoted before the process was killed
                 decision = Decision(current.record.reason)
@@ -197,9 +197,9 @@ class RunOfJob:
         elif current and (current.record.run, current.record.reason) == (self.run.id, REPLACED):
             self._alarms.append(REPLACED)  # replaced before the process was killed
         candidate = current.candidate if current else snapshot.task.baseline
-        async with self._measuring(caps) as measuring:
-            evaluation = await measuring.measure(candidate)
-            seconds = measuring.session.budget.seconds
+        async with self._measurer(caps) as measurer:
+            evaluation = await measurer.measure(candidate)
+            seconds = measurer.session.budget.seconds
         self.log("champion", f"score {_score(evaluation)} on the test split")
         if current is None:
             self._check_held()
@@ -209,9 +209,9 @@ class RunOfJob:
             )
         return current, evaluation, seconds
 
-    def _contest(self, measuring: Measuring, current: Champion) -> Contest:
+    def _contest(self, measurer: Measurer, current: Champion) -> Contest:
         settings, evidence = self.known.job.promotion, self.store.evidence
-        return Contest(measuring, settings, self.run, self.champions, current, self._canary, evidence, self.now)
+        return Contest(measurer, settings, self.run, self.champions, current, self._canary, evidence, self.now)
 
     def _promote(self, current: Champion, decision: Decision) -> Champion:
         self._check_held()
@@ -226,8 +226,8 @@ class RunOfJob:
         if self._canary is None:
             return
         try:
-            async with self._measuring(caps) as measuring:
-                await self._canary.take_reference(measuring, champion, held)
+            async with self._measurer(caps) as measurer:
+                await self._canary.take_reference(measurer, champion, held)
         except EvaluationStopped as error:
             self.log("canary", f"the reference is incomplete, a later run continues: {error}")
 
@@ -272,8 +272,8 @@ class RunOfJob:
         """The run's name in the ledger for calls outside the search."""
         return f"job {self.known.job.name} {self.run.id}"
 
-    def _measuring(self, caps: Caps) -> AbstractAsyncContextManager[Measuring]:
-        return open_measuring(self._snapshot, self._ledger, caps, self.provider)
+    def _measurer(self, caps: Caps) -> AbstractAsyncContextManager[Measurer]:
+        return open_measurer(self._snapshot, self._ledger, caps, self.provider)
 
     def _limits(self) -> JobCapsLeft:
         job, started = self.known.job, self.run.started

@@ -18,8 +18,8 @@ from agentopt.models.session import Session, open_session
 
 
 @dataclass(frozen=True)
-class Measuring:
-    """Measures candidates within one session. Create it with `open_measuring`.
+class Measurer:
+    """Measures candidates within one session. Create it with `open_measurer`.
 
     Attributes:
         snapshot: The job's inputs.
@@ -60,9 +60,9 @@ class Measuring:
 
 
 @asynccontextmanager
-async def open_measuring(
+async def open_measurer(
     snapshot: Snapshot, ledger: str, caps: Caps, provider: ChatModel | None
-) -> AsyncIterator[Measuring]:
+) -> AsyncIterator[Measurer]:
     """Open the models and the journal.
 
     Args:
@@ -73,4 +73,4 @@ async def open_measuring(
     """
     journal = snapshot.config.journal
     async with open_session(snapshot.specs, ledger, caps=caps, journal=journal, provider=provider) as session:
-        yield Measuring(snapshot, session)
+        yield Measurer(snapshot, session)
