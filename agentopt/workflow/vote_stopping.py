@@ -13,8 +13,8 @@ Vote = str | None
 """The `vote_key` of one sample's value; None for a sample that cannot be parsed, which does not vote."""
 
 Stop = Literal["decided"] | Annotated[float, Field(gt=0.5, lt=1)]
-"""`decided`: stop once the samples left cannot change the winner. A level: stop, too, once the posterior probability that
-the leader is more likely than the runner-up has reached it.
+"""`decided`: stop once the samples left cannot change the winner. A level: stop, too, once the posterior probability
+that the leader is more likely than the runner-up has reached it.
 
 A vote of N samples is decided after N / 2 equal ones, so levels above `posterior(N / 2 - 1, 0)` save little more than
 `decided`: .94 for 8 samples. `vote_list` is not offered: items of one list are level until a sample names one of them
