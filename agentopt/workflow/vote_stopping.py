@@ -12,13 +12,17 @@ from pydantic import Field
 Vote = str | None
 """The `vote_key` of one sample's value; None for a sample that cannot be parsed, which does not vote."""
 
-Stop = Literal["decided"] | Annotated[float, Field(gt=0.5, lt=1)]
+Stop = Literal["decided"] | float
 """`decided`: stop once the samples left cannot change the winner. A level: stop, too, once the posterior probability
 that the leader is more likely than the runner-up has reached it.
 
-A vote of N samples is decided after N / 2 equal ones, so levels above `posterior(N / 2 - 1, 0)` save little more than
-`decided`: .94 for 8 samples. `vote_list` is not offered: items of one list are level until a sample names one of them
-without the other, so the order of its items is rarely decided before the last sample."""
+A vote of N samples is decided after N / 2 equal ones, so levels above `leader_probability(N / 2 - 1, 0)` save little
+more than `decided`: .94 for 8 samples. `vote_list` is not offered: items of one list are level until a sample names one
+of them without the other, so the order of its items is rarely decided before the last sample."""
+
+# Separate, since exported modules copy `Stop` and have no pydantic.
+StopOption = Literal["decided"] | Annotated[float, Field(gt=0.5, lt=1)]
+"""A `Stop` in a file. At a level of one half or less, a vote would stop before its first sample."""
 
 
 def samples_to_draw(votes: Sequence[Vote], total: int, stop: Stop) -> int:
@@ -53,7 +57,7 @@ def steps(votes: Sequence[Vote], stop: Stop) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def posterior(leader: int, runner_up: int) -> float:
+def leader_probability(leader: int, runner_up: int) -> float:
     """The probability that the leader is more likely than the runner-up, given their numbers of votes.
 
     P(p > 1/2) for p ~ Beta(leader + 1, runner_up + 1), the stopping criterion of adaptive consistency (Aggarwal et al.,
@@ -76,4 +80,4 @@ def _standings(votes: Sequence[Vote]) -> tuple[int, int, bool]:
 def _can_stop(leader: int, runner_up: int, left: int, stop: Stop, *, tie: bool) -> bool:
     # The runner-up is the strongest rival: any other has fewer votes, or as many and loses ties to it.
     is_decided = leader >= runner_up + left + (0 if tie else 1)
-    return is_decided or (stop != "decided" and posterior(leader, runner_up) >= stop)
+    return is_decided or (stop != "decided" and leader_probability(leader, runner_up) >= stop)

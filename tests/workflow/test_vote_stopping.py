@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
+from agentopt.deploy.export.source import Extraction
+from agentopt.workflow import vote_stopping
 from agentopt.workflow.fusion import vote
-from agentopt.workflow.vote_stopping import Stop, Vote, posterior, samples_to_draw, steps
+from agentopt.workflow.vote_stopping import Stop, StopOption, Vote, leader_probability, samples_to_draw, steps
 
 LEVELS = (0.6, 0.75, 0.8, 0.9, 0.95, 0.99)
 STOPS: tuple[Stop, ...] = ("decided", *LEVELS)
@@ -115,14 +119,31 @@ def test_the_size_of_the_next_step(votes: str, total: int, stop: Stop, step: int
 def test_the_posterior_is_the_incomplete_beta_function(leader: int, runner_up: int) -> None:
     from scipy.special import betainc
 
-    assert posterior(leader, runner_up) == pytest.approx(1 - betainc(leader + 1, runner_up + 1, 0.5), abs=1e-12)
-    assert posterior(leader, runner_up) + posterior(runner_up, leader) == pytest.approx(1)
-    assert posterior(leader + 1, runner_up) > posterior(leader, runner_up) or posterior(leader, runner_up) == 1
+    assert leader_probability(leader, runner_up) == pytest.approx(
+        1 - betainc(leader + 1, runner_up + 1, 0.5), abs=1e-12
+    )
+    assert leader_probability(leader, runner_up) + leader_probability(runner_up, leader) == pytest.approx(1)
+    assert (
+        leader_probability(leader + 1, runner_up) > leader_probability(leader, runner_up)
+        or leader_probability(leader, runner_up) == 1
+    )
 
 
 @pytest.mark.parametrize("level", [0.5, 1.0, 0.0, -1.0, "sometimes"])
 def test_a_level_is_above_one_half_and_below_one(level: object) -> None:
-    assert TypeAdapter(Stop).validate_python(0.95) == 0.95
-    assert TypeAdapter(Stop).validate_python("decided") == "decided"
+    assert TypeAdapter[Stop](StopOption).validate_python(0.95) == 0.95
+    assert TypeAdapter[Stop](StopOption).validate_python("decided") == "decided"
     with pytest.raises(ValidationError):
-        TypeAdapter(Stop).validate_python(level)
+        TypeAdapter[Stop](StopOption).validate_python(level)
+
+
+def test_the_rule_can_be_copied_into_an_exported_module() -> None:
+    extraction = Extraction()
+    extraction.add(Path(vote_stopping.__file__), ["samples_to_draw"])
+    source = f"from __future__ import annotations\n{extraction.imports()}\n{extraction.definitions}"
+    module: dict[str, Any] = {}
+    exec(compile(source, "exported.py", "exec"), module)
+    assert extraction.libraries == []
+    for votes in product(("a", "b", None), repeat=4):
+        for stop in STOPS:
+            assert module["samples_to_draw"](votes, 9, stop) == samples_to_draw(votes, 9, stop)
