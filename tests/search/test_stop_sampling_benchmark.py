@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
+from rich.console import Console
 
+from agentopt.cli.commands.record import run_recording
 from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.evaluation.evaluator import Evaluator
 from agentopt.models.catalog import Catalog
+from agentopt.testing.server_process import ServerProcess
 from agentopt.testing.toy import LARGE, SMALL, toy_model, toy_task
 from benchmarks.stop_sampling import (
     STOPS,
@@ -21,6 +26,7 @@ from benchmarks.stop_sampling import (
     record,
     replay,
 )
+from tests.cli.test_cli import MODELS, rows, spec_of_task
 
 SPECS = {name: Catalog.load()[name] for name in (SMALL, LARGE)}
 
@@ -82,3 +88,27 @@ def test_the_command_lists_what_is_not_recorded_and_prints_every_rule(
     assert lacking() == ["cwq", "quickstart", "threehop"]
     assert all(f"{name}: no per-sample answers" in printed for name in lacking())
     assert [printed.count(f"| {stop} |") for stop in STOPS] == [1] * len(STOPS)
+
+
+def test_the_journal_of_a_landscape_has_all_samples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "task").mkdir()
+    (tmp_path / "task" / "task.yaml").write_text(yaml.safe_dump(spec_of_task() | {"cost": {"max_units": 1000}}))
+    for split in ("validation", "test"):
+        (tmp_path / "task" / f"{split}.jsonl").write_text(rows(split, 4))
+    with ServerProcess(counter=tmp_path / "requests.jsonl", quality={"small": 0.3, "large": 0.9}) as server:
+        entries = {
+            name: {"base_url": server.base_url, "supports": {"seed": True}, "parameters": size}
+            for name, size in MODELS.items()
+        }
+        (tmp_path / "models.yaml").write_text(yaml.safe_dump({"models": entries}))
+        settings = [f"models={tmp_path / 'models.yaml'}", f"journal={tmp_path / 'j.db'}"]
+        run_recording(tmp_path / "task", tmp_path / "planted.npz", settings, Console(file=io.StringIO()))
+        calls, out = len(server.received()), tmp_path / "samples.npz"
+        options = [part for setting in settings for part in ("-s", setting)]
+        task = str(tmp_path / "task")
+        assert main(["--record", task, "--samples", "3", "--out", str(out), "--no-planted", *options]) == 0
+        assert len(server.received()) == calls, "the samples are answered by the journal"
+    table = SampleTable.load(out)
+    assert table.settings == tuple(f"{subtask}, {model}" for model in MODELS for subtask in ("find", "answer"))
+    assert table.votes.shape == (4, 4, 3)
+    assert "planted, 3 samples (4 settings, 4 examples)" in capsys.readouterr().out
