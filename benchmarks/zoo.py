@@ -73,12 +73,8 @@ def write_entry(one: Family, zoo: Zoo, file: Path, entries: Entries) -> None:
     else:
         provider = PROVIDERS[one.added_by.partition("/")[0]]
         key = provider.api_key_env or ("VLLM_API_KEY" if one.key_header else None)
-        # litellm calls Anthropic in Anthropic's own protocol; all others are OpenAI-compatible.
-        address = (
-            None if one.dialect == "messages" else f"{zoo.url}/azure" if one.name == "azure" else zoo.base_url(one)
-        )
+        address = f"{zoo.url}/azure" if one.name == "azure" else zoo.base_url(one)
         entry = add_entry(one.added_by, name=one.example, base_url=address, api_key_env=key, file=file).entry
-        entry |= {} if address else {"base_url": zoo.base_url(one)}
     if "api_key_env" in entry:
         os.environ[entry["api_key_env"]] = KEY
     file.write_text(yaml.safe_dump({"models": {one.example: entry}}), encoding="utf-8")

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import httpx
 from platformdirs import user_config_path
 
 from agentopt.core.errors import CatalogError
@@ -101,21 +103,28 @@ def entry_for(
     Args:
         model: `PROVIDER/MODEL`, such as `openai/gpt-5-mini`; with `base_url` also the model's name there. For Azure,
             the deployment's name.
-        base_url: An OpenAI-compatible endpoint to call instead of the provider's; for Azure, the resource.
-        api_key_env: The variable of the key; the provider's unless given.
+        base_url: An endpoint to call instead of the provider's: OpenAI-compatible, or with the protocol of a provider
+            that is called through litellm; for Azure, the resource.
+        api_key_env: The variable of the key; the provider's unless given, if the endpoint is at the provider's host.
 
     Returns:
         The fields of the entry, and whether the bundled table has the model.
 
     Raises:
-        CatalogError: The provider is unknown.
+        CatalogError: The provider is unknown, `base_url` is not an address, or litellm would send the provider's key to
+            it.
     """
     prefix, _, rest = model.partition("/")
     provider = PROVIDERS.get(prefix)
+    if base_url:
+        _check_address(base_url)
     found = find_entry(model, base_url=base_url) or (find_entry(rest) if provider and rest else None)
-    if base_url or (provider and provider.base_url and rest):
+    is_azure = prefix == "azure" and base_url is not None
+    if base_url and provider and rest and not provider.base_url and not is_azure:
+        entry: dict[str, Any] = {"litellm": model, "base_url": _checked_litellm_address(base_url, model, api_key_env)}
+    elif base_url or (provider and provider.base_url and rest):
         address = base_url or (provider.base_url if provider else None)
-        entry: dict[str, Any] = {"base_url": address, "model": rest if provider and rest else model}
+        entry = {"base_url": address, "model": rest if provider and rest else model}
     elif (provider and rest) or found:
         entry = {"litellm": model}
     else:
@@ -125,8 +134,9 @@ def entry_for(
             remedy=f"name it PROVIDER/MODEL (providers: {', '.join(PROVIDERS)}), or give --base-url"
             + (f"; similar models: {', '.join(close)}" if close else ""),
         )
-    is_azure = prefix == "azure" and base_url is not None
-    if key := api_key_env or (provider.api_key_env if provider and (is_azure or not base_url) else None):
+    if key := api_key_env or (
+        provider.api_key_env if provider and (is_azure or not base_url or _same_host(base_url, provider)) else None
+    ):
         entry["api_key_env"] = key
     if is_azure:
         entry |= _azure(base_url or "", rest)
@@ -137,6 +147,34 @@ def entry_for(
     if provider and provider.is_free:
         entry = {name: value for name, value in entry.items() if not name.startswith("usd_per_")} | {"price": "free"}
     return entry, found is not None
+
+
+def _check_address(base_url: str) -> None:
+    try:
+        httpx.URL(base_url), urlsplit(base_url)  # each accepts addresses that the other refuses
+    except (httpx.InvalidURL, ValueError) as error:
+        rule = f"--base-url must be an address, but got {base_url!r}: {error}"
+        raise CatalogError(rule, remedy="write it as https://HOST/PATH") from error
+
+
+def _same_host(base_url: str, provider: Provider) -> bool:
+    """Whether an address may get the provider's key: it is encrypted, and the host is the provider's."""
+    if not provider.base_url:
+        return False
+    given, own = httpx.URL(base_url), httpx.URL(provider.base_url)
+    return given.scheme == "https" and (given.host == own.host or given.host.endswith(f".{own.host}"))
+
+
+def _checked_litellm_address(base_url: str, model: str, api_key_env: str | None) -> str:
+    """Refuse an address without a named key: litellm would send the provider's own key to it."""
+    if api_key_env:
+        return base_url
+    variable = PROVIDERS[model.partition("/")[0]].api_key_env
+    raise CatalogError(
+        f"the key of {model!r} is only sent to {base_url} if its variable is named, but no --api-key-env is given",
+        remedy=f"add --api-key-env {variable}, or the variable of that endpoint's key; for an OpenAI-compatible "
+        f"endpoint, leave out the prefix: {model.partition('/')[2]}",
+    )
 
 
 def _azure(resource: str, deployment: str) -> dict[str, Any]:
@@ -158,8 +196,8 @@ def add_entry(
     Args:
         model: `PROVIDER/MODEL`, such as `openai/gpt-5-mini`; with `base_url` also the model's name there.
         name: Catalogue name; the last part of `model` unless given.
-        base_url: An OpenAI-compatible endpoint to call instead of the provider's.
-        api_key_env: The variable of the key; the provider's unless given.
+        base_url: An endpoint to call instead of the provider's; see `entry_for`.
+        api_key_env: The variable of the key; the provider's unless given, if the endpoint is at the provider's host.
         file: The catalogue file, created if necessary; that of `user_catalog` unless given.
 
     Raises:

@@ -46,6 +46,7 @@ BAD_REQUEST = (httpx.LocalProtocolError, UnicodeEncodeError)
 BROKEN = (httpx.HTTPError, aiohttp.ClientError, TimeoutError, ConnectionError)
 TIMED_OUT = (TimeoutError, httpx.TimeoutException)
 
+NO_KEY_SENT = "; remedy: the entry sends no API key, set api_key_env to the variable of one"
 REMEDIES = {
     401: "; remedy: check the API key",
     402: "; remedy: add credit to the account",
@@ -74,6 +75,7 @@ def model_error(
     who: str,
     body: Mapping[str, Any] | None = None,
     secrets: tuple[str, ...] = (),
+    has_key: bool = True,
     outside: BaseException | None = None,
 ) -> ModelError | None:
     """Convert the failure of a call.
@@ -83,13 +85,14 @@ def model_error(
         who: Names the model; starts the message.
         body: The body that was sent, for the parameter that a refusal names.
         secrets: Redacted from the message.
+        has_key: Whether a key was sent, for the remedy.
         outside: The exception that was being handled when the call began: not part of this failure.
 
     Returns:
         The failure; None if the exception is not a failed call but a defect.
     """
     chain = list(links(error, outside))
-    describe = _Describe(who, secrets)
+    describe = _Describe(who, secrets, has_key)
     if response := _response(chain):
         return _from_response(response, body or {}, describe)
     if isinstance(malformed := _innermost(chain, (MalformedResponseError,)), MalformedResponseError):
@@ -139,14 +142,17 @@ def readable(text: str, secrets: tuple[str, ...]) -> str:
 class _Describe:
     """Builds messages that start with the model's name and have no secrets."""
 
-    def __init__(self, who: str, secrets: tuple[str, ...]) -> None:
-        self._who, self._secrets = who, secrets
+    def __init__(self, who: str, secrets: tuple[str, ...], has_key: bool) -> None:
+        self._who, self._secrets, self._has_key = who, secrets, has_key
 
     def __call__(self, text: str) -> str:
         return readable(f"{self._who}: {text}", self._secrets)
 
     def words(self, text: str) -> str:
         return readable(text, self._secrets)
+
+    def remedy(self, status: int | None) -> str:
+        return REMEDIES.get(status or 0, "") if self._has_key or status != 401 else NO_KEY_SENT
 
 
 def _number(text: str | None) -> float | None:
@@ -204,7 +210,7 @@ def _refused(
     refusal = classify(status, words, kind=label)
     if refusal.scope == "transient":
         return TransientModelError(text, retry_after=wait, kind=refusal.kind, provider_message=said)
-    text += REMEDIES.get(status or 0, "") if refusal.scope == "model" else ""
+    text += describe.remedy(status) if refusal.scope == "model" else ""
     return PermanentModelError(text, kind=refusal.kind, scope=refusal.scope, provider_message=said)
 
 

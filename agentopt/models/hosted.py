@@ -135,7 +135,11 @@ class HostedModel:
             choices = await self._with_tokens(read.choices, read.usage)
         # litellm lets exceptions of any provider's library through; a defect of ours is raised as it is.
         except Exception as error:
-            failure = model_error(error, who=self._who(), body=body, secrets=self._secrets, outside=outside)
+            # Without a key of the entry, litellm reads the provider's own variable.
+            has_key = bool(self._api_key or self.spec.litellm)
+            failure = model_error(
+                error, who=self._who(), body=body, secrets=self._secrets, has_key=has_key, outside=outside
+            )
             if failure is None:
                 raise
             # Not `from error`: a traceback would show the provider's own words, which may repeat the key.

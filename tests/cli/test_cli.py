@@ -465,6 +465,14 @@ def test_a_model_is_added_by_name_and_found_in_the_bundled_table(
     assert added.code == 0, added.err
     assert "usd_per_1m_prompt: 0.25" in added.out
     assert "the API key is read from $OPENAI_API_KEY" in added.out
+    assert "no API key is sent" not in added.out
+    for name, options in (("a", ["gemini/gemini-2.5-flash"]), ("b", ["openai/gpt-5-mini"]), ("c", ["own/model"])):
+        file = ["--as", name, "--file", str(place.folder / "models.yaml"), "--base-url", "http://127.0.0.1:1/v1"]
+        assert "no API key is sent; if the endpoint needs one" in agentopt("models", "add", *options, *file).out
+        assert (
+            "read from $MY_KEY"
+            in agentopt("models", "add", *options, *file, "--as", f"{name}2", "--api-key-env", "MY_KEY").out
+        )
     listed = agentopt("models", "list", *place.settings)
     assert "mini" in listed.out
     found = agentopt("models", "search", "claude-haiku-4-5")

@@ -88,6 +88,43 @@ def test_another_endpoint_and_key_can_be_given() -> None:
     assert (entry, is_known) == ({"base_url": "http://127.0.0.1:5/v1", "model": "own/model"}, False)
 
 
+@pytest.mark.parametrize("address", ["http://127.0.0.1:5/anthropic", "https://proxy.example/anthropic"])
+def test_a_provider_of_another_protocol_keeps_its_route_at_another_address(address: str) -> None:
+    entry, is_known = entry_for("anthropic/claude-haiku-4-5", base_url=address, api_key_env="MY_KEY")
+    route = {"litellm": "anthropic/claude-haiku-4-5", "base_url": address, "api_key_env": "MY_KEY"}
+    assert route.items() <= entry.items()
+    assert is_known
+    with pytest.raises(CatalogError, match=r"only sent to .* if its variable is named") as refused:
+        entry_for("anthropic/claude-haiku-4-5", base_url=address)
+    assert "--api-key-env ANTHROPIC_API_KEY" in str(refused.value)
+    entry, _ = entry_for("claude-haiku-4-5", base_url=address)
+    assert (entry.get("litellm"), entry["base_url"]) == (None, address)
+
+
+@pytest.mark.parametrize(
+    ("model", "base_url", "key"),
+    [
+        ("openai/gpt-5-mini", "https://api.openai.com/v1", "OPENAI_API_KEY"),
+        ("openai/gpt-5-mini", "https://eu.api.openai.com/v1/", "OPENAI_API_KEY"),
+        ("gemini/gemini-2.5-flash", "https://generativelanguage.googleapis.com/v1/openai", "GEMINI_API_KEY"),
+        ("openai/gpt-5-mini", "http://api.openai.com/v1", None),
+        ("openai/gpt-5-mini", "https://api.openai.com.example/v1", None),
+        ("openai/gpt-5-mini", "https://fakeapi.openai.com.example@127.0.0.1/v1", None),
+        ("gemini/gemini-2.5-flash", "http://127.0.0.1:5/gemini/v1beta/openai", None),
+        ("vllm/org/model", "https://api.openai.com/v1", None),
+    ],
+)
+def test_a_providers_key_is_only_sent_to_its_own_host(model: str, base_url: str, key: str | None) -> None:
+    entry, _ = entry_for(model, base_url=base_url)
+    assert entry.get("api_key_env") == key
+
+
+@pytest.mark.parametrize("base_url", ["https://[", "http://[::1", "http://host:port"])
+def test_what_is_not_an_address_is_refused(base_url: str) -> None:
+    with pytest.raises(CatalogError, match="must be an address"):
+        entry_for("openai/gpt-5-mini", base_url=base_url)
+
+
 @pytest.mark.parametrize("model", ["gpt-99", "nowhere/model", "openai", ""])
 def test_a_model_without_a_known_provider_is_refused(model: str) -> None:
     with pytest.raises(CatalogError, match="no provider is known"):

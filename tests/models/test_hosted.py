@@ -213,6 +213,18 @@ async def test_the_key_is_redacted_if_the_provider_repeats_it(route: str) -> Non
     assert "remedy: check the API key" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("key", "remedy"), [(KEY, "check the API key"), (None, "the entry sends no API key, set api_key_env")]
+)
+async def test_a_refused_key_and_a_missing_one_have_different_remedies(key: str | None, remedy: str) -> None:
+    async with server_of("openai", api_key="another") as server:
+        model = model_of("openai", server.base_url, api_key=key, environ={"OPENAI_API_KEY": "unused"})
+        with pytest.raises(PermanentModelError) as caught:
+            await model.generate(ask())
+        await model.aclose()
+    assert f"remedy: {remedy}" in str(caught.value)
+
+
 @every_route
 async def test_cancelling_a_call_closes_its_connection(route: str) -> None:
     async with server_of(route, faults=Faults(script=["hang"])) as server:

@@ -96,6 +96,8 @@ def add_model(
         print_plain(console, "its price is unknown: add usd_per_1m_prompt and usd_per_1m_completion, or price: free")
     if key := added.entry.get("api_key_env"):
         print_plain(console, f"the API key is read from ${key}")
+    elif base_url:
+        print_plain(console, "no API key is sent; if the endpoint needs one, set api_key_env in the entry")
     print_plain(console, f"next: agentopt models check {added.name}")
 
 
