@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from agentopt.core.errors import ScorerError, TaskError
 from agentopt.core.records import Split
 from agentopt.core.registry import SCORERS
-from agentopt.core.task import Metric, Scorer
+from agentopt.core.task import Metric, Scorer, Value
 from agentopt.core.task_rules import check_metrics
 from agentopt.core.user_functions import Functions
 from agentopt.core.yaml_models import did_you_mean
@@ -55,13 +57,25 @@ def check_targets(scorer: Scorer, options: Sequence[str], output: str, rows: Row
         TaskError: The scorer cannot use a row's target, or scores every option 0.
     """
     for row in _all(rows):
-        try:
-            scores = [scorer(row.example, value) for value in (None, *options)]
-        except ScorerError as error:
-            raise TaskError(str(error), where=row.where, remedy="correct the row's target") from error
-        if options and not any(getattr(score, "value", 0.0) > 0 for score in scores):
+        _probe(scorer, row, None)
+        scores = [_probe(scorer, row, option) for option in options]
+        if scores and all(score is not None and score <= 0 for score in scores):
             rule = f"no option of {output} is right by the target {row.example.target!r}"
             raise TaskError(rule, where=row.where, remedy=f"options: {', '.join(options)}")
+
+
+def _probe(scorer: Scorer, row: Row, output: Value | None) -> float | None:
+    """The score of an output; None if a user's scorer is async or fails on it, which an evaluation reports by row."""
+    try:
+        score: Any = scorer(row.example, output)
+    except ScorerError as error:
+        raise TaskError(str(error), where=row.where, remedy="correct the row's target") from error
+    except Exception:  # noqa: BLE001 - a user's function may raise anything
+        return None
+    if inspect.iscoroutine(score):
+        score.close()  # a coroutine that is neither awaited nor closed is warned about
+    value = getattr(score, "value", score)
+    return value if isinstance(value, int | float) else None
 
 
 def check_readable(rows: Rows, *, is_json: bool) -> None:

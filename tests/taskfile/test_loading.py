@@ -12,12 +12,14 @@ import pytest
 import yaml
 
 from agentopt.core.cost import Unit
-from agentopt.core.errors import TaskError
+from agentopt.core.errors import ScorerError, TaskError
 from agentopt.core.row_notes import row_notes
-from agentopt.core.task import Example
+from agentopt.core.task import Example, Scorer
 from agentopt.evaluation.judge import Judge
 from agentopt.models.catalog import ModelSpec
+from agentopt.taskfile.data import Row
 from agentopt.taskfile.loading import in_order, load_task
+from agentopt.taskfile.scoring import Rows, check_targets
 
 Edit = Callable[[dict[str, Any]], None]
 
@@ -344,3 +346,48 @@ def test_a_failing_python_file_is_a_task_error(tmp_path: Path, code: str, messag
     (tmp_path / "own.py").write_text(code)
     with pytest.raises(TaskError, match=message):
         load_task(write(tmp_path, spec()), overrides={"scorer": {"kind": "python", "function": "own.py:score"}})
+
+
+async def _later(example: Example, output: Any) -> float:
+    return float(output == example.target)
+
+
+def _of_numbers(example: Example, output: Any) -> float:
+    return float(int(output) == int(example.target))
+
+
+def _by_length(example: Example, output: Any) -> float:
+    return float(len(output) > 0)
+
+
+def _by_field(example: Example, output: Any) -> float:
+    return float(output["answer"] == example.metadata["gone"])
+
+
+def _of_text(example: Example, output: Any) -> bool:
+    return str(output).casefold() == str(example.target).casefold()
+
+
+TARGETS: Rows = {"test": [Row(Example("test0", {}, "Kell"), "test.jsonl:1", numbered=False)]}
+
+
+@pytest.mark.parametrize("options", [(), ("kell", "vard")])
+@pytest.mark.parametrize("scorer", [_later, _of_numbers, _by_length, _by_field, _of_text])
+def test_a_users_comparison_need_not_score_every_output(scorer: Scorer, options: Sequence[str]) -> None:
+    check_targets(scorer, options, "answer", TARGETS)
+
+
+def _of_a_number(example: Example, output: Any) -> float:
+    raise ScorerError(f"the target of {example.id} must be a number")
+
+
+@pytest.mark.parametrize(
+    ("scorer", "match"),
+    [
+        (_of_text, "test.jsonl:1: no option of answer is right by the target 'Kell'"),
+        (_of_a_number, "test.jsonl:1: the target of test0 must be a number"),
+    ],
+)
+def test_a_target_that_a_users_comparison_cannot_use_is_refused(scorer: Scorer, match: str) -> None:
+    with pytest.raises(TaskError, match=match):
+        check_targets(scorer, ("yes", "no"), "answer", TARGETS)
