@@ -110,12 +110,17 @@ VERDICT_SCHEMA: dict[str, Any] = {
     "required": ["score", "reason"],
     "additionalProperties": False,
 }
-_follows_schema = parsers.json_value(VERDICT_SCHEMA)
+# The schema forbids further keys, as endpoints require; a reply that has some is a verdict nevertheless.
+_follows_schema = parsers.json_value(
+    {key: rule for key, rule in VERDICT_SCHEMA.items() if key != "additionalProperties"}
+)
 _ONCE_MORE = 'That is not usable. Reply with JSON only: {"score": a number from 0 to 1, "reason": "..."}'
 
 
 def read_verdict(reply: str, output: str) -> Score:
     """Read the verdict: the last JSON object by `VERDICT_SCHEMA` that is not in a thought and not quoted.
+
+    Further keys of the object are ignored.
 
     Args:
         reply: The judge's reply.

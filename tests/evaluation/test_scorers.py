@@ -271,6 +271,33 @@ async def test_a_judge_with_an_unusable_verdict_is_called_once_more_and_then_it_
         await ask_judge(ScriptedModel(script=[verdict, verdict, good]))
 
 
+@pytest.mark.parametrize(
+    "verdict",
+    [
+        '{"reason": "r", "feedback": "f", "verdict": 1.0, "score": 1.0}',
+        '{"score": 1, "reason": "r", "confidence": {"score": 0, "reason": "nested"}}',
+        '{"thoughts": ["a", "b"], "reason": "r", "score": 1}',
+        'Draft: {"score": 0, "reason": "no", "step": 1}\n```json\n{"score": 1, "reason": "r", "step": 2}\n```',
+    ],
+)
+async def test_further_keys_of_a_verdict_are_ignored(verdict: str) -> None:
+    assert await ask_judge(ScriptedModel(script=[verdict])) == Score(1.0, "r")
+
+
+@pytest.mark.parametrize(
+    "verdict",
+    [
+        '{"score": 1, "verdict": "right"}',
+        '{"reason": "r", "verdict": 1.0}',
+        '{"score": 2, "reason": "r", "verdict": 1.0}',
+        '{"score": 1, "reason": ["r"], "feedback": "f"}',
+    ],
+)
+async def test_further_keys_do_not_replace_those_of_a_verdict(verdict: str) -> None:
+    with pytest.raises(ScorerError, match="there is no verdict in it"):
+        await ask_judge(ScriptedModel(script=[verdict, verdict]))
+
+
 async def test_a_missing_output_costs_no_call_to_the_judge() -> None:
     assert await ask_judge(ScriptedModel(), None) == Score(0.0, scorers.NOTHING_PARSABLE)
 
