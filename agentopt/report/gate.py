@@ -14,6 +14,9 @@ from agentopt.runs.result import SubtaskCostShown
 FAILED = 1
 """Exit code of a candidate that costs more than the limit."""
 
+IDENTICAL = "the candidate is the one in use, so no example was evaluated"
+"""The finding if the candidate is the reference."""
+
 Costs = Mapping[str, SubtaskCostShown]
 """Subtask -> mean cost of one example."""
 
@@ -54,7 +57,8 @@ class GateReport:
         candidate: Its file or run.
         reference: `baseline`, or the file of another candidate.
         split: The split that both were scored on.
-        difference: Mean of the candidate's score minus the reference's, over the rows that both have scores for.
+        difference: Mean of the candidate's score minus the reference's, over the rows that both have scores for; None
+            if both are the same candidate, which is non-inferior by definition.
         margin: Loss of score that still counts as non-inferior.
         cost: The ratio of the costs.
         max_cost_ratio: Highest ratio that passes; None for any.
@@ -66,7 +70,7 @@ class GateReport:
     candidate: str
     reference: str
     split: str
-    difference: Difference
+    difference: Difference | None
     margin: float
     cost: CostRatio
     max_cost_ratio: float | None = None
@@ -76,7 +80,7 @@ class GateReport:
     @property
     def verdict(self) -> GateVerdict:
         """Superior, non-inferior within the margin, inferior, or not enough rows."""
-        return gate_verdict(self.difference, self.margin)
+        return gate_verdict(self.difference, self.margin) if self.difference else "non-inferior"
 
     @property
     def too_dear(self) -> bool:
@@ -92,12 +96,19 @@ class GateReport:
     def cost_line(self) -> str:
         """The cost ratio in words."""
         limit = f", above the limit of {self.max_cost_ratio:g}: the gate fails" if self.too_dear else ""
-        return f"{self.cost.value:.3g} of the reference's, in {self.cost.measure} per example{limit}"
+        return f"{self.cost.value:.3g} times the reference's, in {self.cost.measure} per example{limit}"
+
+    @property
+    def finding(self) -> str:
+        """The difference with its number of rows, or that there is none to measure."""
+        if self.difference is None:
+            return IDENTICAL
+        return f"{format_difference(self.difference)}, n={self.difference.n}, margin {self.margin:g}"
 
     def lines(self) -> Iterator[str]:
         """The report as lines of text."""
-        yield f"{self.verdict}: {format_difference(self.difference)}, n={self.difference.n}, margin {self.margin:g}"
-        if self.difference.interval.approximate:
+        yield f"{self.verdict}: {self.finding}"
+        if self.difference and self.difference.interval.approximate:
             yield f"  {APPROXIMATE}"
         yield f"{self.candidate} against {self.reference}, on the {self.split} split"
         yield f"cost: {self.cost_line}"
@@ -110,9 +121,8 @@ class GateReport:
         rows = {
             "candidate": self.candidate,
             "reference": self.reference,
-            "rows": f"{self.difference.n} of the {self.split} split",
-            "difference": format_difference(self.difference),
-            "margin": f"{self.margin:g}",
+            "split": self.split,
+            "difference": self.finding,
             "cost": self.cost_line,
             "rows needed": "" if self.rows_needed is None else f"{self.rows_needed:,}",
             "notes": "; ".join(self.notes),

@@ -253,7 +253,12 @@ class Result:
 
     @property
     def verdict(self) -> GateVerdict | None:
-        """The best candidate against the baseline on the test split; None if they are the same or were not tested."""
+        """The best candidate against the baseline on the test split; None if they were not compared on it.
+
+        A best candidate that is the baseline is non-inferior by definition.
+        """
+        if "baseline" in self.finalist("best").roles:
+            return "non-inferior"
         compared = self.finalist("best").against_baseline
         return compared.verdict if compared else None
 
@@ -277,7 +282,7 @@ class Result:
             f"  trials: {len(self.trials)} ({trials})",
             f"  spent: {total.calls:,} calls, {total.tokens:,} tokens, {total.usd:.4f} USD, {self.seconds:.0f} s",
             *(line for finalist in self.finalists for line in finalist.lines(self.cost_in)),
-            f"  verdict on the test split: {self.verdict or ('the baseline is the best' if same else 'not tested')}",
+            f"  verdict on the test split: {'the baseline is the best' if same else self.verdict or 'not tested'}",
             *(f"  {issue}" for issue in (*self.incomplete, *self.left_out)),
         ]
         return "\n".join(shorten(line, SCREEN_WIDTH) for line in lines)

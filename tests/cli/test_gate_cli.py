@@ -43,13 +43,15 @@ def report(mean: float, low: float, high: float, *, n: int = 100, p_value: float
         (report(0.1, 0.05, 0.15, cost=CostRatio(1.2, "USD"), max_cost_ratio=1), "superior", 1),
         (report(0.1, 0.05, 0.15, cost=CostRatio(1.0, "USD"), max_cost_ratio=1), "superior", 0),
         (report(0.0, -0.1, 0.1, p_value=1, cost=CostRatio(1.2, "USD"), max_cost_ratio=1), "not enough rows", 1),
+        (GateReport("a.yaml", "b.yaml", "test", None, 0.02, CostRatio(1, "tokens")), "non-inferior", 0),
+        (GateReport("a.yaml", "b.yaml", "test", None, 0.0, CostRatio(1, "tokens"), 0.5), "non-inferior", 1),
     ],
 )
 def test_the_verdict_and_the_cost_give_the_exit_code(found: GateReport, verdict: str, code: int) -> None:
     assert (found.verdict, found.exit_code) == (verdict, code)
     text, page = "\n".join(found.lines()), found.markdown()
     assert text.startswith(f"{verdict}: ")
-    assert ("above the limit of 1: the gate fails" in text) == found.too_dear == ("above the limit of 1" in page)
+    assert (": the gate fails" in text) == found.too_dear == (", above the limit of " in page)
     assert {0: "passes", 1: "fails", 3: "is undecided"}[code] in page.splitlines()[0]
     assert page.count("\n|") == len(re.findall(r"^\|.*\|$", page, re.MULTILINE)), "every row of the table is closed"
 
@@ -134,7 +136,8 @@ def test_two_candidate_files_are_compared_and_the_journal_answers_what_it_has(
     assert code == 0
     assert out.startswith("superior: +0.")
     assert (
-        "n=40, margin 0.02\nlarge.yaml against small.yaml, on the test split\ncost: 2 of the reference's, in USD" in out
+        "n=40, margin 0.02\nlarge.yaml against small.yaml, on the test split\ncost: 2 times the reference's, in USD"
+        in out
     )
     spent = calls(place)
     assert spent == 80
@@ -171,6 +174,34 @@ def test_a_run_is_compared_with_its_baseline_without_a_call(
         "from the journal"
     )
     assert agentopt("gate", str(run), "--max-cost-ratio", "1", *SETTINGS)[0] == 1
+    assert calls(place) == spent
+
+
+@pytest.mark.parametrize("against", ["copy.yaml", "reordered.yaml", "baseline"])
+def test_a_candidate_that_is_the_reference_passes_without_a_call(agentopt: Command, place: Path, against: str) -> None:
+    nowhere = {name: {"base_url": "http://127.0.0.1:9/v1"} for name in ("small", "large")}
+    (place / "models.yaml").write_text(yaml.safe_dump({"models": nowhere}))
+    (place / "copy.yaml").write_text((place / "small.yaml").read_text())
+    (place / "reordered.yaml").write_text("answer: {num_samples: 1, model: small}\n")
+    code, out, err = agentopt("gate", "small.yaml", "--against", against, "--task", "task", *SETTINGS)
+    assert (code, err) == (0, "")
+    assert out.startswith("non-inferior: the candidate is the one in use")
+    data = json.loads(agentopt("gate", "small.yaml", "--against", against, "--task", "task", "--json", *SETTINGS)[1])
+    assert (data["verdict"], data["exit_code"], data["difference"]) == ("non-inferior", 0, None)
+
+
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_a_run_that_keeps_the_baseline_passes(
+    agentopt: Command, place: Path, server: ServerProcess, split: str
+) -> None:
+    search = ["-c", "strategy=grid", "-c", "budget.trials=1", *SETTINGS]
+    assert agentopt("optimize", "task", *search)[0] == 0
+    (run,) = (place / "runs").iterdir()
+    spent = calls(place)
+    code, out, _ = agentopt("gate", run.name, "--split", split, *SETTINGS)
+    assert (code, load_result(run).verdict) == (0, "non-inferior")
+    assert out.startswith("non-inferior: the candidate is the one in use")
+    assert "non-inferior" in agentopt("runs", "list", *SETTINGS)[1]
     assert calls(place) == spent
 
 

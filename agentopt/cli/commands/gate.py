@@ -22,7 +22,6 @@ from agentopt.core.events import Event, ExampleDone
 from agentopt.core.files import write_atomically
 from agentopt.core.gate import rows_needed
 from agentopt.core.records import Evaluation, Split
-from agentopt.core.stats import paired_difference
 from agentopt.deploy.deployment import Deployment, find_deployment
 from agentopt.report.bars import counting_bar
 from agentopt.report.gate import CostRatio, GateReport
@@ -85,16 +84,14 @@ def _stored(run: Path, options: GateOptions) -> GateReport:
     result = load_result(run)
     best = result.finalist("best")
     same, compared = "baseline" in best.roles, best.against_baseline
-    if best.test is None or not (same or compared):
+    if not (same or compared):
         rule = "the run has no comparison with the baseline on the test split"
         raise ConfigError(rule, where=run, remedy="add a test split to the task, or use --split validation")
-    equal = dict.fromkeys(map(str, range(best.test.n)), 0.0)
-    difference = compared.difference if compared else paired_difference(equal, equal)
     return GateReport(
         str(run),
         BASELINE,
         "test",
-        difference,
+        compared.difference if compared else None,
         options.margin,
         CostRatio.of(best.cost, best.cost if same else result.finalist("baseline").cost),
         options.max_cost_ratio,
@@ -106,7 +103,10 @@ def _evaluated(source: Path, options: GateOptions, settings: Sequence[str]) -> G
     """The report from two evaluations, whose responses come from the journal as far as it has them."""
     reference = None if options.against == BASELINE else load_candidate(options.against)
     found = find_deployment(source, options.task, settings)
-    ours, theirs = _evaluations(found, [found.candidate, reference or found.task.baseline], options.split)
+    reference = reference or found.task.baseline
+    if dict(found.candidate) == dict(reference):  # whatever the order of the subtasks in the files
+        return _identical(source, options)
+    ours, theirs = _evaluations(found, [found.candidate, reference], options.split)
     difference = compare(ours, theirs, seed=found.config.seed)
     if difference is None:
         rule = f"no row of the {options.split} split has a score for both candidates"
@@ -124,6 +124,11 @@ def _evaluated(source: Path, options: GateOptions, settings: Sequence[str]) -> G
         rows,
         (*_unscored(options, ours, theirs), *(["rows needed: a million are not enough"] if too_few else [])),
     )
+
+
+def _identical(source: Path, options: GateOptions) -> GateReport:
+    cost = CostRatio.of({}, {})
+    return GateReport(str(source), options.against, options.split, None, options.margin, cost, options.max_cost_ratio)
 
 
 def _evaluations(found: Deployment, candidates: Sequence[Candidate], split: Split) -> list[Evaluation]:

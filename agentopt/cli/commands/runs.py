@@ -32,11 +32,12 @@ def _run_cells(run: RunFolder | UnreadableRun) -> tuple[str, str, str, str]:
     if isinstance(run, UnreadableRun):
         return escape(f"cannot be read: {run.error}"), "", "", ""
     try:
-        best = load_result(run.path).finalist("best")
+        result = load_result(run.path)
+        best = result.finalist("best")
     except ConfigError:
         return f"unfinished; {run.resuming}", "", "", ""
-    verdict = best.against_baseline.verdict if best.against_baseline else "-"
-    return "finished", f"{best.validation.score:.3f}", f"{best.test.score:.3f}" if best.test else "-", verdict
+    test = f"{best.test.score:.3f}" if best.test else "-"
+    return "finished", f"{best.validation.score:.3f}", test, result.verdict or "-"
 
 
 def show_run(run: Path, settings: Sequence[str], console: Console) -> None:
