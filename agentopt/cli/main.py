@@ -43,7 +43,13 @@ Split = Literal["train", "validation", "test"]
 
 TaskArgument = Annotated[Path, typer.Argument(metavar="TASK", help="Task folder, such as tasks/quickstart.")]
 TaskOption = Annotated[Path | None, typer.Option(help="Task folder. Default: the run's task.")]
-CandidateOption = Annotated[Path | None, typer.Option(help="Candidate file, such as best.yaml. Default: the baseline.")]
+CandidateOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Candidate file such as best.yaml, or a run's name or folder for its best candidate; the settings of that "
+        "run apply, except for what -c sets. Default: the baseline."
+    ),
+]
 SourceHelp = "Run name, run folder, or candidate file such as best.yaml."
 ModelName = Annotated[str, typer.Argument(metavar="NAME", help="Catalogue name.")]
 ConfigOption = Annotated[

@@ -1,11 +1,13 @@
-"""Run names: the folder name of a run, accepted wherever a command takes a run."""
+"""Runs and candidates as arguments of commands: a run is given by its name or its path."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from agentopt.runs.config import load_config
+from agentopt.core.candidate import Candidate, load_candidate
+from agentopt.runs.candidate_file import find_candidate
+from agentopt.runs.config import Config, load_config
 
 
 def run_path(run: Path, settings: Sequence[str]) -> Path:
@@ -23,3 +25,19 @@ def run_path(run: Path, settings: Sequence[str]) -> Path:
         return run
     named = load_config(settings).runs / run
     return named if named.exists() else run
+
+
+def candidate_of(source: Path | None, settings: Sequence[str]) -> tuple[Candidate | None, Config]:
+    """Load the candidate of `--candidate` and the configuration to use it with.
+
+    Args:
+        source: A file, or the name or path of a run, of which the best candidate is loaded; None for the baseline.
+        settings: `-c` options; they override the settings of the run.
+
+    Raises:
+        UserError: The candidate cannot be loaded, or the settings break a rule.
+    """
+    if source is None:
+        return None, load_config(settings)
+    found = find_candidate(run_path(source, settings), settings)
+    return load_candidate(found.path), found.config

@@ -12,8 +12,8 @@ from agentopt.core.errors import ConfigError
 from agentopt.core.task import Task
 from agentopt.evaluation.evaluator import check_candidate
 from agentopt.models.catalog import ModelSpec
-from agentopt.runs.config import BudgetConfig, Config, load_config
-from agentopt.runs.folder import RunFolder
+from agentopt.runs.candidate_file import find_candidate
+from agentopt.runs.config import Config
 
 
 @dataclass(frozen=True)
@@ -63,18 +63,13 @@ def find_deployment(source: Path, task: Path | None = None, settings: Sequence[s
     """
     if not source.exists():
         raise ConfigError("there is no such file or folder", where=source, remedy="see `agentopt runs list`")
-    run = _run_of(source)
-    file = source / "best.yaml" if source.is_dir() else source
-    if run and not file.is_file():
-        raise ConfigError("the run has no best.yaml: it is not finished", where=source, remedy=run.resuming)
-    base = run.config.model_copy(update={"budget": BudgetConfig()}) if run else None
-    config = load_config(settings, base)
-    folder = task or (run.task if run else None)
+    found = find_candidate(source, settings)
+    folder = task or (found.run.task if found.run else None)
     if folder is None:
-        reason = "the task of its run was built in Python" if run else "the file is not in the folder of a run"
+        reason = "the task of its run was built in Python" if found.run else "the file is not in the folder of a run"
         rule = f"a candidate needs its task folder, but {reason}"
         raise ConfigError(rule, where=source, remedy="add --task with the task's folder")
-    return deploy(file, folder, config)
+    return deploy(found.path, folder, found.config)
 
 
 def deploy(file: Path, folder: Path, config: Config) -> Deployment:
@@ -89,10 +84,3 @@ def deploy(file: Path, folder: Path, config: Config) -> Deployment:
     candidate = load_candidate(file)
     check_candidate(candidate, loaded)
     return Deployment(loaded, folder, file, candidate, specs, config)
-
-
-def _run_of(source: Path) -> RunFolder | None:
-    """The run with the folder `source`, or with that of the file `source`; None if there is none."""
-    if source.is_dir():
-        return RunFolder.open(source)
-    return RunFolder.open(source.parent) if (source.parent / "config.yaml").is_file() else None

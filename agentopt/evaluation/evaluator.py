@@ -331,7 +331,8 @@ def check_candidate(candidate: Candidate, task: Task) -> None:
             raise CandidateError(
                 f"subtask {subtask.name} may use {', '.join(subtask.models)}, but the candidate has "
                 f"{candidate[subtask.name].model}",
-                remedy=f"choose one of them, or add the model to the `models` of {subtask.name}",
+                remedy=f"choose one of them, or add the model to the `models` of {subtask.name}; "
+                "a candidate that a run found with -c settings needs these settings too",
             )
 
 

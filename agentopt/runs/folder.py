@@ -109,6 +109,13 @@ class RunFolder:
         request = validate(_Request, load_yaml(file, ConfigError), file, ConfigError)
         return cls(path, request.run, request.task, request.fingerprint, request.config, request.warm_start)
 
+    @classmethod
+    def around(cls, file: Path) -> RunFolder | None:
+        """The run in whose folder `file` is; None if there is none. A `config.yaml` without a run's keys is no run."""
+        request = file.parent / "config.yaml"
+        content = load_yaml(request, ConfigError) if request.is_file() else None
+        return cls.open(file.parent) if isinstance(content, dict) and "fingerprint" in content else None
+
     @property
     def trials(self) -> Path:
         return self.path / "trials.db"

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 from typer.main import get_command
 
 from agentopt.cli import main as cli
 from agentopt.cli.commands.gate import SUMMARY
+from agentopt.cli.commands.optimize import show_result
+from agentopt.cli.run_names import candidate_of
+from agentopt.core.errors import ConfigError
 from agentopt.core.gate import MARGIN
 from agentopt.core.stats import Difference, Interval
 from agentopt.report.gate import CostRatio, GateReport
+from agentopt.runs.config import BudgetConfig, Config
+from agentopt.runs.folder import RunFolder
 from agentopt.runs.result import SubtaskCostShown, load_result
 from agentopt.testing.server_process import ServerProcess
 
@@ -203,6 +211,55 @@ def test_a_run_that_keeps_the_baseline_passes(
     assert out.startswith("non-inferior: the candidate is the one in use")
     assert "non-inferior" in agentopt("runs", "list", *SETTINGS)[1]
     assert calls(place) == spent
+
+
+def test_the_candidate_of_a_run_comes_with_the_settings_of_the_run(
+    agentopt: Command, place: Path, server: ServerProcess
+) -> None:
+    task = place / "task" / "task.yaml"
+    task.write_text(task.read_text().replace("  - large\n", ""))
+    search = ["-c", "strategy=grid", "-c", "task.subtasks.answer.models=[large]", "-c", "budget.calls=200", *SETTINGS]
+    assert agentopt("optimize", "task", "-c", "task.data.limit.test=30", *search)[0] == 0
+    (run,) = (place / "runs").iterdir()
+    spent = calls(place)
+    for candidate in (run.name, str(run), str(run / "best.yaml"), str(run / "recommended.yaml")):
+        code, out, err = agentopt("evaluate", "task", "--candidate", candidate)
+        assert (code, "n=30 of 30" in out) == (0, True), err
+    assert "n=20 of 20" in agentopt("evaluate", "task", "--candidate", run.name, "-c", "task.data.limit.test=20")[1]
+    assert calls(place) == spent, "the journal is that of the run"
+
+    (place / "best.yaml").write_text((run / "best.yaml").read_text())
+    code, _, err = agentopt("evaluate", "task", "--candidate", "best.yaml", *SETTINGS)
+    assert (code, "found with -c settings needs these settings too" in err) == (2, True), err
+
+
+def test_the_three_commands_with_a_candidate_share_how_they_read_it(place: Path) -> None:
+    run = RunFolder.open(ROOT / "tests" / "data" / "0.1.0" / "finished")
+    for source in (run.path, run.path / "best.yaml", run.path / "recommended.yaml"):
+        candidate, config = candidate_of(source, ["seed=7"])
+        assert candidate
+        assert (config.task, config.journal, config.seed) == (run.config.task, run.config.journal, 7)
+        assert config.budget == BudgetConfig(), "the budget was for the search"
+    (place / "config.yaml").write_text("seed: 3\n")
+    assert candidate_of(place / "small.yaml", [])[1] == Config(), "a config.yaml of the user's own is no run"
+    assert candidate_of(None, ["seed=7"]) == (None, Config(seed=7))
+    with pytest.raises(ConfigError, match=r"the run has no gone\.yaml"):
+        candidate_of(run.path / "gone.yaml", [])
+
+
+@pytest.mark.parametrize("in_python", [False, True])
+@pytest.mark.parametrize("same", [False, True])
+def test_the_result_names_the_file_of_each_chosen_candidate(in_python: bool, same: bool) -> None:
+    result, output = load_result(ROOT / "tests" / "data" / "0.1.0" / "finished"), io.StringIO()
+    best = replace(result.finalist("best"), roles=("best", "recommended") if same else ("best",))
+    cheaper = replace(best, roles=("baseline",) if same else ("baseline", "recommended"))
+    result = replace(result, finalists=(cheaper, best))
+    show_result(result, None if in_python else Path("my task"), Console(file=output, width=200))
+    lines = output.getvalue().partition("Use it:")[2].splitlines()
+    assert len(lines) == (1 if same else 2)
+    assert ("load_candidate(" if in_python else "agentopt evaluate 'my task' --candidate ") in lines[0]
+    assert f"{result.run}/best.yaml" in lines[0]
+    assert same or (f"{result.run}/recommended.yaml" in lines[1] and "  # the cheapest" in lines[1])
 
 
 @pytest.mark.parametrize(

@@ -9,18 +9,16 @@ from rich.console import Console
 
 from agentopt.api import diagnose
 from agentopt.cli.output import interruptible, print_plain
-from agentopt.core.candidate import load_candidate
+from agentopt.cli.run_names import candidate_of
 from agentopt.core.events import Event
 from agentopt.report.prompts import print_diagnosis
-from agentopt.runs.config import load_config
 
 
 def run_diagnosis(
     task: Path, subtask: str | None, candidate: Path | None, as_json: bool, settings: Sequence[str], console: Console
 ) -> None:
     """`agentopt diagnose`: progress on stderr; the diagnosis of each subtask on stdout, as a JSON list if `as_json`."""
-    config = load_config(settings)
-    chosen = load_candidate(candidate) if candidate else None
+    chosen, config = candidate_of(candidate, settings)
     progress = Console(stderr=True)
 
     def observe(event: Event) -> None:

@@ -12,13 +12,12 @@ from rich.console import Console
 
 from agentopt.api import evaluate, load
 from agentopt.cli.output import as_json_text, interruptible, print_plain
-from agentopt.core.candidate import load_candidate
+from agentopt.cli.run_names import candidate_of
 from agentopt.core.events import Event, ExampleDone, JournalUsed
 from agentopt.core.records import Evaluation, Split, SubtaskUse
 from agentopt.core.repeats import noise_parts, score_table
 from agentopt.report.bars import counting_bar
 from agentopt.report.formatting import APPROXIMATE, format_interval
-from agentopt.runs.config import load_config
 from agentopt.runs.response_issues import incomplete_responses, left_out
 from agentopt.runs.result import Measured
 
@@ -35,8 +34,7 @@ def run_evaluation(
     as_json: bool = False,
 ) -> None:
     """`agentopt evaluate`: progress on stderr, the scores on stdout, as one JSON object if `as_json`."""
-    chosen = load_candidate(candidate) if candidate else None
-    config = load_config(settings)
+    chosen, config = candidate_of(candidate, settings)
     source = load(task, config, agent=False)
     notes: list[str] = []
     reported: list[Event] = []

@@ -14,8 +14,9 @@ from rich.table import Table
 
 from agentopt.api import check_repeats, load, model_router, required_models
 from agentopt.cli.output import as_json_text, interruptible, print_plain
+from agentopt.cli.run_names import candidate_of
 from agentopt.core.agreement import Agreement
-from agentopt.core.candidate import Candidate, load_candidate
+from agentopt.core.candidate import Candidate
 from agentopt.core.errors import TaskError
 from agentopt.core.events import Event
 from agentopt.core.records import ExampleResult, Split
@@ -23,7 +24,7 @@ from agentopt.evaluation.evaluator import check_candidate
 from agentopt.models.session import open_session
 from agentopt.report.bars import counting_bar
 from agentopt.report.formatting import format_interval
-from agentopt.runs.config import Config, load_config
+from agentopt.runs.config import Config
 from agentopt.runs.judge_check import JudgeReport, Spread, check_judge, task_judge
 from agentopt.taskfile.labels import Label, read_labels
 
@@ -41,8 +42,8 @@ def run_judge_check(
 ) -> None:
     """`agentopt judge check`: progress on stderr, the report on stdout. Exits with 1 if an output has no score."""
     check_repeats(repeats)
-    read, config = read_labels(labels), load_config(settings)
-    chosen = load_candidate(candidate) if candidate else None
+    read = read_labels(labels)
+    chosen, config = candidate_of(candidate, settings)
     progress = Console(stderr=True)
     with interruptible(progress):
         report = asyncio.run(_check(task, read, chosen, split, repeats, config, progress))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -31,7 +30,12 @@ from agentopt.runs.result import Result
 from agentopt.runs.strategies import check_search_settings
 from agentopt.runs.worst_case import Estimate, estimate
 from agentopt.search.from_task import check_cost_limit, cost_note, needs_measuring, search_space, unlimited_space
-from agentopt.taskfile.reader import HUB
+
+WHY_CHOSEN = {
+    "best": "the highest shrunk score",
+    "recommended": "the cheapest within search.tolerance of the best shrunk score",
+}
+"""File of a candidate, without its suffix -> why it was chosen."""
 
 
 def run_optimization(task: Path | None, settings: Sequence[str], resume: Path | None, console: Console) -> None:
@@ -58,29 +62,21 @@ def run_optimization(task: Path | None, settings: Sequence[str], resume: Path | 
             how = run[0].resuming if run else "run the command again"
             print_plain(progress, f"stopped; every answer received is cached. Resume with:\n  {how}")
             sys.exit(INTERRUPTED)
-    show_result(result, task.absolute(), config.absolute(), console)
+    show_result(result, task.absolute(), console)
     if result.failed:
         raise AgentoptError(result.failed)
 
 
-def show_result(result: Result, task: Path | None, config: Config, console: Console) -> None:
-    """Print the result, and what evaluates the best candidate: a command, or a call if the task was built in Python."""
+def show_result(result: Result, task: Path | None, console: Console) -> None:
+    """Print the result, and what evaluates its candidates: a command, or a call if the task was built in Python."""
     print_result(result, console)
-    files = [str(path) for path in config.models if isinstance(path, Path)]
-    catalogues = ["-c", f"models=[{', '.join(files)}]"] if files else []
-    overrides = [part for key, value in config.task.items() for part in ("-c", f"task.{key}={_as_setting(value)}")]
-    best = Path(result.run) / "best.yaml"
-    if task is None:
-        print_plain(console, f"Use it:  agentopt.evaluate(task, agentopt.load_candidate({str(best)!r}))")
-        return
-    command = ["agentopt", "evaluate", str(task), "--candidate", str(best), *catalogues, *overrides]
-    print_plain(console, f"Use it:  {shlex.join(command)}")
-
-
-def _as_setting(value: object) -> str:
-    """Return text that `-c` parses back to `value`: a path unchanged, anything else as JSON, which is valid YAML."""
-    plain = isinstance(value, str) and value.startswith(("/", HUB))
-    return str(value) if plain else json.dumps(value)
+    same = result.finalist("recommended") is result.finalist("best")
+    for role in ("best",) if same else WHY_CHOSEN:
+        file = str(Path(result.run) / f"{role}.yaml")
+        command = shlex.join(["agentopt", "evaluate", str(task), "--candidate", file])
+        call = f"agentopt.evaluate(task, agentopt.load_candidate({file!r}))"
+        reason = "" if same else f"  # {WHY_CHOSEN[role]}"
+        print_plain(console, f"{'Use it:' if role == 'best' else '':9}{command if task else call}{reason}")
 
 
 def estimate_run(task: Path, settings: Sequence[str], console: Console) -> None:

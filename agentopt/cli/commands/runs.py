@@ -43,4 +43,4 @@ def _run_cells(run: RunFolder | UnreadableRun) -> tuple[str, str, str, str]:
 def show_run(run: Path, settings: Sequence[str], console: Console) -> None:
     """`agentopt runs show`."""
     found = RunFolder.open(run_path(run, settings))
-    show_result(load_result(found.path), found.task, found.config, console)
+    show_result(load_result(found.path), found.task, console)
