@@ -20,7 +20,7 @@ from agentopt.evaluation.evaluator import Evaluator, OnResult, judged
 from agentopt.evaluation.judge import Judge
 from agentopt.models.session import Session
 from agentopt.runs.config import Config
-from agentopt.taskfile.labels import Label
+from agentopt.taskfile.labels import Label, check_one_label_each
 
 FEWEST_LABELS, FEWEST_OTHERS = 3, 2
 """Labelled and other rows without which the mean is not corrected."""
@@ -84,6 +84,11 @@ class _Labelled:
     scores: tuple[Score, ...] = ()
 
     @property
+    def output(self) -> tuple[str, str | None]:
+        """The example and the text that was scored, which is None for the candidate's."""
+        return self.example.id, None if self.own or self.label.output is None else self.label.output.strip()
+
+    @property
     def verdicts(self) -> list[float]:
         return [value for score in self.scores for value in score.judgements or (score.value,)]
 
@@ -120,7 +125,7 @@ async def check_judge(
         on_result: Called after each example of the split.
 
     Raises:
-        TaskError: A label is about no example of the split, or about several.
+        TaskError: A label is about no example of the split, or about several, or an output has two labels.
         UserError: The judge gave no score to any labelled output.
         BudgetExceeded: A cap is reached.
     """
@@ -133,6 +138,7 @@ async def check_judge(
     _check_examples(labels, known, split)
     evaluation = await evaluators[0].evaluate(candidate, split, on_result=on_result)
     found = [_located(label, evaluation, known, split) for label in labels]
+    check_one_label_each((one.output, one.label) for one in found)
 
     async def scored(one: _Labelled) -> _Labelled | str:
         try:

@@ -16,6 +16,8 @@ from agentopt.core.task import Example
 from agentopt.core.yaml_models import did_you_mean
 from agentopt.taskfile.schema import ColumnsSpec
 
+CORRECT_PATH = "correct the path; it is relative to the task folder, or to the working folder if set by -c data="
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -55,17 +57,18 @@ def read_rows(path: Path, columns: ColumnsSpec, *, target_needed: bool, where: s
     return rows
 
 
-def json_lines(path: Path, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def json_lines(path: Path, where: str, remedy: str = CORRECT_PATH) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the place and the object of each line; blank lines are skipped.
 
     Args:
         path: The file.
-        where: The key that names it, for messages.
+        where: The key or the option that names it, for messages.
+        remedy: What to do about a file that cannot be read.
 
     Raises:
         TaskError: The file cannot be read, or a line is not a JSON object.
     """
-    for number, line in enumerate(file_content(path, where).split(b"\n"), 1):
+    for number, line in enumerate(file_content(path, where, remedy).split(b"\n"), 1):
         if line.strip():
             yield f"{path}:{number}", _object(line, f"{path}:{number}")
 
@@ -88,12 +91,13 @@ def json_list(path: Path, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"{path}: {number}", _row(item, f"{path}: {number}")
 
 
-def file_content(path: Path, where: str) -> bytes:
+def file_content(path: Path, where: str, remedy: str = CORRECT_PATH) -> bytes:
     """The bytes of a data file, without a byte order mark.
 
     Args:
         path: The file.
-        where: The key that names it, for messages.
+        where: The key or the option that names it, for messages.
+        remedy: What to do if it cannot be read.
 
     Raises:
         TaskError: The file cannot be read.
@@ -101,8 +105,7 @@ def file_content(path: Path, where: str) -> bytes:
     try:
         return path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     except OSError as error:
-        rule = f"the data file {path} cannot be read: {error.strerror}"
-        remedy = "correct the path; it is relative to the task folder, or to the working folder if set by -c data="
+        rule = f"the file {path} cannot be read: {error.strerror}"
         raise TaskError(rule, where=where, remedy=remedy) from error
 
 

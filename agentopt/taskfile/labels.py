@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ WORDS = {
     **dict.fromkeys(("false", "no", "fail", "bad", "wrong", "incorrect"), 0.0),
 }
 """Words that a label may be, in any case."""
+
+CORRECT_PATH = "correct the path; it is relative to the working folder"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,36 +48,68 @@ def read_labels(path: Path) -> list[Label]:
         path: A .csv file with a header, or a .jsonl file.
 
     Raises:
-        TaskError: With file and line: the file cannot be read, a row lacks a column or has no score, or two rows are
-            about one output.
+        TaskError: With file and line: the file cannot be read, the header repeats a column, a row lacks a column, has
+            more cells than the header or has no score, or two rows are about one output.
     """
     if path.suffix not in (".csv", ".jsonl"):
         rule = f"labels must be a .csv or .jsonl file, but got {path.name}"
         raise TaskError(rule, where="--labels", remedy="convert it; it needs the columns id, output and label")
-    rows = _csv_rows(path) if path.suffix == ".csv" else json_lines(path, "--labels")
+    rows = _csv_rows(path) if path.suffix == ".csv" else json_lines(path, "--labels", CORRECT_PATH)
     labels = [_label(row, place) for place, row in rows]
     if not labels:
         raise TaskError("there must be at least one label, but the file is empty", where=path, remedy="add rows")
-    seen: dict[tuple[str | None, str | None], str] = {}
-    for label in labels:
-        other = seen.setdefault((label.example, label.output), label.where)
+    check_one_label_each(((label.example, label.output), label) for label in labels)
+    return labels
+
+
+def check_one_label_each(labels: Iterable[tuple[Hashable, Label]]) -> None:
+    """Check that no output has two labels.
+
+    Args:
+        labels: Each label, after a key that is equal for labels of the same output.
+
+    Raises:
+        TaskError: Two labels have equal keys.
+    """
+    places: dict[Hashable, str] = {}
+    for output, label in labels:
+        other = places.setdefault(output, label.where)
         if other != label.where:
             rule = f"an output must have one label, but it has another one at {other}"
             raise TaskError(rule, where=label.where, remedy="write the mean of several people's scores")
-    return labels
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
-        text = file_content(path, "--labels").decode("utf-8")
+        text = file_content(path, "--labels", CORRECT_PATH).decode("utf-8")
     except UnicodeDecodeError as error:
         raise TaskError(f"is not UTF-8: {error}", where=path, remedy="save the file as UTF-8") from error
-    reader = csv.DictReader(io.StringIO(text, newline=""))
+    # Strict, because a quote that is never closed would otherwise take the rest of the file as one text.
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
+        _check_header(reader.fieldnames or (), path)
         for row in reader:
-            yield f"{path}:{reader.line_num}", {name: value for name, value in row.items() if name and value}
+            place = f"{path}:{reader.line_num}"
+            _check_cells(row, place)
+            yield place, {name: value for name, value in row.items() if name and value}
     except csv.Error as error:
-        raise TaskError(f"is not CSV: {error}", where=f"{path}:{reader.line_num}", remedy="quote the text") from error
+        place, remedy = f"{path}:{reader.line_num + 1}", "quote the text, and double each quote inside it"
+        raise TaskError(f"is not CSV: {error}", where=place, remedy=remedy) from error
+
+
+def _check_header(names: Sequence[str], path: Path) -> None:
+    for name, count in Counter(names).items():
+        if name and count > 1:
+            rule = f"a header must have each column once, but {name!r} is there {count} times"
+            raise TaskError(rule, where=f"{path}:1", remedy="remove or rename the other columns")
+
+
+def _check_cells(row: Mapping[str | None, Any], place: str) -> None:
+    """Raise `TaskError` if the row is longer than the header: `DictReader` has the further cells under None."""
+    if further := row.get(None):
+        columns = len(row) - 1
+        rule = f"a row must have at most {columns} cells, like the header, but got {columns + len(further)}"
+        raise TaskError(rule, where=place, remedy='quote the text that contains a comma: "first, second"')
 
 
 def _label(row: dict[str, Any], place: str) -> Label:
@@ -104,5 +139,7 @@ def _score(value: Any, place: str) -> float:
         number = math.nan
     if not 0 <= number <= 1:
         rule = f"a label must be a number from 0 to 1, or one of {', '.join(WORDS)}, but got {value!r}"
-        raise TaskError(rule, where=place, remedy="divide by the highest score: 4 of 5 is 0.8")
+        above = 1 < number < math.inf
+        remedy = "divide by the highest score: 4 of 5 is 0.8" if above else "correct the label, or remove the row"
+        raise TaskError(rule, where=place, remedy=remedy)
     return number

@@ -176,6 +176,25 @@ async def test_a_label_about_no_example_is_refused(tmp_path: Path, label: Label,
         await check([label], tmp_path)
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        Label("r1", "good answer 1", 0.0, "l:2"),  # the candidate's own output
+        Label("r1", " good answer 1\n", 1.0, "l:2"),
+        Label(None, "good answer 1", 0.0, "l:2"),
+    ],
+)
+async def test_a_second_label_of_the_candidates_output_is_refused(tmp_path: Path, other: Label) -> None:
+    with pytest.raises(TaskError, match=r"l:2: an output must have one label, but it has another one at l:1"):
+        await check([Label("r1", None, 1.0, "l:1"), other], tmp_path)
+
+
+async def test_a_second_label_of_another_output_is_refused(tmp_path: Path) -> None:
+    labels = [Label("r1", "bad", 1.0, "l:1"), Label("r2", "bad", 1.0, "l:2"), Label("r1", "bad ", 0.0, "l:3")]
+    with pytest.raises(TaskError, match=r"l:3: an output must have one label, but it has another one at l:1"):
+        await check(labels, tmp_path)
+
+
 async def test_a_cap_ends_the_check_and_the_next_one_makes_only_the_missing_calls(tmp_path: Path) -> None:
     first, second = ScriptedModel(reply), ScriptedModel(reply)
     capped = {"budget": {"calls": 100}}
@@ -294,7 +313,20 @@ async def test_a_task_without_a_judge_is_refused_before_any_call(tmp_path: Path)
         ("l.csv", "id,label\n\xff,1\n", "is not UTF-8"),
         ("l.jsonl", '{"id": "a", "label": [1]}\n', r"got \[1\]"),
         ("l.jsonl", "[1]\n", "must be a JSON object"),
-        ("gone.csv", None, "cannot be read"),
+        ("gone.csv", None, r"gone.csv cannot be read[\s\S]*relative to the working folder"),
+        ("gone.jsonl", None, r"gone.jsonl cannot be read[\s\S]*relative to the working folder"),
+        ("l.csv", "id,label\na,0,5\n", r"l.csv:2: a row must have at most 2 cells.*got 3[\s\S]*quote the text"),
+        ("l.csv", "id,label,output\na,1,x\nb,1,The train, leaves at 5\n", r"l.csv:3: .*got 4[\s\S]*quote the text"),
+        ("l.csv", "id,label\na,1,\n", r"l.csv:2: a row must have at most 2 cells"),
+        ("l.csv", "id,label,label\na,1,0\n", r"l.csv:1: a header must have each column once, but 'label' is there 2 "),
+        ("l.csv", "id,id,label\n", r"'id' is there 2 times"),
+        ("l.csv", 'id,output,label\na,"never closed,1\nb,x,0\n', r"l.csv:2: is not CSV[\s\S]*quote the text"),
+        ("l.csv", 'id,output,label\na,x,1\nb,"said" so,0\n', r"l.csv:3: is not CSV[\s\S]*double each quote"),
+        ("l.csv", "id,label\na,-0.1\n", r"got '-0.1'[\s\S]*correct the label"),
+        ("l.csv", "id,label\na,nan\n", r"got 'nan'[\s\S]*correct the label"),
+        ("l.csv", "id,label\na,inf\n", r"got 'inf'[\s\S]*correct the label"),
+        ("l.csv", "id,label\na,perhaps\n", r"got 'perhaps'[\s\S]*correct the label"),
+        ("l.csv", "id,label\na,4\n", r"got '4'[\s\S]*divide by the highest score"),
     ],
 )
 def test_a_file_of_labels_that_cannot_be_used_is_refused(

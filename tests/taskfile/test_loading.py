@@ -279,7 +279,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"scorer": {"kind": "judge", "model": "huge", "rubric": "x"}}, r"scorer\.model: the model 'huge'"),
     ({"cost.max_units": -1}, r"cost\.max_units: must be greater than 0, but got -1"),
     ({"cost": {}, "subtasks.find.tokens": {"prompt": 60, "completion": 8}}, r"a pass must cost at least 0 units"),
-    ({"data.test": "no.jsonl"}, r"data\.test: the data file .*no\.jsonl cannot be read"),
+    ({"data.test": "no.jsonl"}, r"data\.test: the file .*no\.jsonl cannot be read"),
     ({"data.test": "test.csv"}, r"must be a \.jsonl file"),
     ({"data.test": "validation.jsonl"}, r"its id is also in validation"),
     ({"columns.target": "anser"}, r"validation\.jsonl:1: the row must have the column 'anser'[\s\S]*did you mean 'answer'"),

@@ -185,7 +185,7 @@ def test_an_option_of_the_type_that_the_reader_names_is_taken(tmp_path: Path) ->
 
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"source": None}, r"data\.source: .*none was given[\s\S]*-c data=FILE"),
-    ({"source": "no.jsonl"}, r"data\.source: the data file .*no\.jsonl cannot be read[\s\S]*working folder"),
+    ({"source": "no.jsonl"}, r"data\.source: the file .*no\.jsonl cannot be read[\s\S]*working folder"),
     ({"options": {"most": "six"}}, r"data\.options: the option most must be of the type int, but got 'six'"),
     ({"options": {"most": True}}, r"the option most must be of the type int, but got True"),
     (
