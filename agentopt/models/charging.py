@@ -80,7 +80,7 @@ class Overruns:
     def __init__(self) -> None:
         self._factors: dict[str, tuple[float, float]] = {}
 
-    def observe(self, model: str, actual: Usage, worst: Usage) -> bool:
+    def observe(self, model: str, actual: Usage, worst: Usage) -> str:
         """Compare a call with its reservation.
 
         Args:
@@ -89,15 +89,18 @@ class Overruns:
             worst: What was reserved for it.
 
         Returns:
-            Whether it took more, so that later reservations are raised.
+            The kinds of tokens of which it took more, so that later reservations are raised; empty if there are none.
         """
-        prompt, completion = self._factors.get(model, (1.0, 1.0))
-        over_prompt = actual.prompt_tokens / max(1, worst.prompt_tokens)
-        over_completion = actual.completion_tokens / max(1, worst.completion_tokens)
-        if over_prompt <= 1 and over_completion <= 1:
-            return False
-        self._factors[model] = (prompt * max(1.0, over_prompt), completion * max(1.0, over_completion))
-        return True
+        kinds = (
+            ("prompt", actual.prompt_tokens, max(1, worst.prompt_tokens)),
+            ("completion", actual.completion_tokens, max(1, worst.completion_tokens)),
+        )
+        over = [f"{took} {kind} tokens, more than the {kept} reserved" for kind, took, kept in kinds if took > kept]
+        if over:
+            factors = self._factors.get(model, (1.0, 1.0))
+            raised = [factor * max(1.0, took / kept) for factor, (_, took, kept) in zip(factors, kinds, strict=True)]
+            self._factors[model] = (raised[0], raised[1])
+        return " and ".join(over)
 
     def raised(self, model: str, worst: Usage) -> Usage:
         """Return the worst case of a call, raised by what earlier calls took."""

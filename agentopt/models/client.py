@@ -267,9 +267,8 @@ class ModelClient:
         self._limiter(spec).succeeded()
         usage = charge(response, worst, spec, is_capped=self.budget.is_capped)
         await self._journal.record(entry, call.key, spec.identity, Sent(request, response, usage, self._run))
-        if self._overruns.observe(spec.name, usage, worst):
-            detail = f"reported {usage.tokens} tokens, more than the {worst.tokens} reserved; later calls reserve more"
-            self._notify(spec, "usage", detail)
+        if over := self._overruns.observe(spec.name, usage, worst):
+            self._notify(spec, "usage", f"reported {over}; later calls reserve more")
         return usage
 
     def _learn(self, error: AgentoptError, spec: ModelSpec, slot: Slot) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -307,6 +308,25 @@ async def test_usage_above_the_reservation_raises_later_ones_and_is_reported(tmp
         assert len(here.server.bodies) == 2
         assert "usage" in here.topics
         assert here.session.budget.spent.tokens <= 1100
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion_tokens", "words"),
+    [
+        (5, 5, "reported 5 completion tokens, more than the 4 reserved; later"),
+        (900, 4, r"reported 900 prompt tokens, more than the \d\d reserved; later"),
+        (900, 9, r"reported 900 prompt tokens, .* and 9 completion tokens, more than the 4 reserved; later"),
+    ],
+)
+async def test_usage_above_the_reservation_is_reported_by_kind(
+    tmp_path: Path, prompt: int, completion_tokens: int, words: str
+) -> None:
+    usage = {"prompt_tokens": prompt, "completion_tokens": completion_tokens}
+    async with endpoint(lambda *_: completion(usage=usage), tmp_path) as here:
+        await here.ask(max_tokens=4)
+        (notice,) = here.notices
+        assert isinstance(notice, ModelNotice)
+        assert re.match(words, notice.detail)
 
 
 async def test_a_cap_in_usd_needs_prices(tmp_path: Path) -> None:
