@@ -8,9 +8,12 @@ _MINUS_SIGNS = "\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d"
 _SPACES = "\u00a0\u2009\u202f"
 _FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
 _PLAIN = _FULL_WIDTH | {ord(c): "-" for c in _MINUS_SIGNS} | {ord(c): " " for c in _SPACES} | {0x2044: "/"}
+_ARABIC_DECIMAL, _ARABIC_GROUPS = "\u066b", "\u066c"
 _SWAPPED = str.maketrans(".,", ",.")
 _MOST_EXPONENT_DIGITS = 4
 _GROUPED = re.compile(r"[1-9][0-9]{0,2}(?:,[0-9]{2,3})*,[0-9]{3}(?:\.[0-9]+)?")
+_LIST_ITEM = re.compile(r"(?![0-9]{3}(?![0-9]))[0-9]+(?:\.[0-9]+)?")
+_DATE = re.compile(r"[0-9]+(?:/[0-9]+){2,}")
 _GROUPED_BY_POINTS = re.compile(r"[1-9][0-9]{0,2}(?:(?:\.[0-9]{3})+,[0-9]+|(?:\.[0-9]{3}){2,})")
 
 _SUPERSCRIPTS = str.maketrans("\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207b", "0123456789-")
@@ -24,7 +27,7 @@ def plain(text: str) -> str:
 def join_digits(text: str) -> str:
     r"""Remove what is written between groups of digits: `{,}`, `\,`, `\!` and `_`, and `'` before three digits."""
     text = re.sub(r"(?<=[0-9])['\u2019](?=[0-9]{3}(?![0-9]))", "", text)
-    return re.sub(r"(?<=[0-9])(?:\{,\}|\\[,!;:]|_)(?=[0-9])", "", text)
+    return re.sub(rf"(?<=[0-9])(?:\{{,\}}|\\[,!;:]|_|{_ARABIC_GROUPS})(?=[0-9])", "", text)
 
 
 def plain_numbers(text: str, decimal: str = ".") -> str:
@@ -34,27 +37,41 @@ def plain_numbers(text: str, decimal: str = ".") -> str:
         text: A response.
         decimal: The decimal separator, `.` or `,`; the other one separates groups of digits. A single separator that
             cannot separate groups of three digits is decimal, as in 12,5 and 0,125, and so is the last of two kinds, as
-            in 1.234,5.
+            in 1.234,5. Commas in a run with none of these forms separate the items of a list, as in 1,2,3, unless an
+            item has three digits and may be a group, as in 12,345,67; three numbers between slashes are a date.
 
     Returns:
-        The text with groups of digits joined, fractions as 3/4, and powers of ten as 1e6.
+        The text with groups of digits joined, fractions as 3/4, powers of ten as 1e6, and lists and dates with spaces.
+        A run that is none of these, such as 12,345,67 or 1.2.3, is unchanged.
     """
-    text = join_digits(plain(text))
-    text = re.sub(r"\\[dtc]?frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}", _fraction, text)
+    text = join_digits(plain(text)).replace(_ARABIC_DECIMAL, decimal)
+    text = re.sub(r"\\[dtc]?frac\s*\{\s*(\d[\d.,]*)\s*\}\s*\{\s*(\d[\d.,]*)\s*\}", _fraction, text)
     text = re.sub(r"\\[dtc]?frac\s*(\d)\s*(\d)(?!\d)", _fraction, text)
     text = re.sub(r"(?<![\w.,/])(\d{1,3})((?: \d{3})+)(?![\d/])(?! \d)", lambda m: m[1] + m[2].replace(" ", ""), text)
-    text = re.sub(r"[0-9][0-9.,]*[0-9]", lambda m: _separated(m[0].translate(_SWAPPED if decimal == "," else {})), text)
+    text = re.sub(r"[0-9][0-9.,/]*[0-9]", lambda m: _separated(m[0], decimal), text)
     return _without_powers(text)
 
 
-def _separated(run: str) -> str:
-    """A run of digits, commas and points with a point as its decimal separator; a list, as in 1,2,3, is unchanged."""
+def _separated(run: str, decimal: str) -> str:
+    """A run of digits, commas, points and slashes, with points as decimal separators only if it is a number."""
+    if _DATE.fullmatch(run):
+        return run.replace("/", " / ")
+    sides = run.split("/")
+    numbers = [_number(side.translate(_SWAPPED) if decimal == "," else side) for side in sides]
+    if all(numbers):
+        return "/".join(map(str, numbers))
+    items = run.split(",")
+    return ", ".join(items) if all(map(_LIST_ITEM.fullmatch, items)) else run
+
+
+def _number(run: str) -> str | None:
+    """A run of digits, commas and points as a number with a decimal point at most; None if it is not one."""
     if _GROUPED.fullmatch(run):
-        return run
+        return run.replace(",", "")
     if _GROUPED_BY_POINTS.fullmatch(run):
         return run.replace(".", "").replace(",", ".")
     # 12,5 has no group of three digits, so its comma is a decimal one.
-    return run.replace(",", ".") if run.count(",") == 1 and "." not in run else run
+    return run.replace(",", ".") if re.fullmatch(r"[0-9]+(?:[.,][0-9]+)?", run) else None
 
 
 def _fraction(match: re.Match[str]) -> str:

@@ -11,7 +11,6 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal
 
 from agentopt.core.json_text import json_values
@@ -61,15 +60,15 @@ def whole_text(response: str) -> str:
     return stripped
 
 
-_INTEGER = r"\d{1,3}(?:,\d{2,3}){0,99},\d{3}(?!\d)|\d+"
+_DECIMAL = r"(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
+# A match neither begins nor ends inside a run such as 1.2.3: a part of a number is never read.
 _NUMBER = re.compile(
     rf"""
     (?P<sign>(?<![\w.,)\]])-(?=[$€£¥.\d]))?    # a minus after a word or a number is a dash, as in 10-20
     [$€£¥]?\s?(?P<inner_sign>(?<=[$€£¥])-)?
-    (?:
-        (?:(?P<whole>\d+)\ )?(?<![\d/.,])(?P<top>\d+)/(?P<bottom>\d+)(?![\d/])
-      | (?P<decimal>(?:{_INTEGER})(?:\.\d+)?|(?<!\d)\.\d+)(?P<exponent>[eE][-+]?\d+)?
-    )
+    (?<!\d)(?<!\d[.,/eE])(?<!\d[eE][-+])
+    (?:(?:(?P<whole>\d+)\ )?(?P<top>{_DECIMAL})/(?P<bottom>{_DECIMAL})|(?P<decimal>{_DECIMAL}))
+    (?![.,/]?\d|[eE][-+]?\d)
     """,
     re.VERBOSE | re.ASCII,
 )
@@ -82,7 +81,8 @@ def number(decimal: Literal[".", ","] = ".") -> Parser:
 
     Reads 1,234.5, 1 000, 1_000, 9{,}500, -3, .5, 1e-3, 10^6, $12.50, 3/4, 1 1/2 and \\frac{3}{4}. Units and percent
     signs are dropped (45% is 45, 5 cm^2 is 5); a hyphen between two numbers is a dash, not a sign (10-20 is 20), and so
-    is one followed by a space at the start of a line (a list).
+    is one followed by a space at the start of a line (a list). Of a list or a date, such as 1,2,3 or 1/2/2020, the last
+    part is read. A run of digits and separators that is no number, such as 12,345,67 or 1.2.3, is skipped.
 
     Args:
         decimal: The decimal separator of a number that can be read in two ways: 1,234 is 1234, or 1.234 with `,`.
@@ -109,12 +109,12 @@ def _number(match: re.Match[str]) -> int | float | None:
     sign = -1 if match["sign"] or match["inner_sign"] else 1
     try:
         if match["top"]:
-            value = sign * float(int(match["whole"] or 0) + Fraction(int(match["top"]), int(match["bottom"])))
+            top, bottom = float(match["top"]), float(match["bottom"])
+            value = sign * (int(match["whole"] or 0) * bottom + top) / bottom
+        elif match["decimal"].isdecimal():
+            return sign * int(match["decimal"])
         else:
-            digits = match["decimal"].replace(",", "")
-            if digits.isdecimal() and not match["exponent"]:
-                return sign * int(digits)
-            value = sign * float(digits + (match["exponent"] or ""))
+            value = sign * float(match["decimal"])
     except (ZeroDivisionError, OverflowError):
         return None
     if not math.isfinite(value):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+import re
+from contextlib import suppress
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
@@ -89,6 +91,21 @@ SCHEMA: dict[str, Any] = {
         ("5 m2", 5),
         ("45\\%", 45),
         ("25 km/h", 25),
+        ("12,5/2", 6.25),
+        ("1/2,5", 0.4),
+        ("1.5/2", 0.75),
+        ("1,000/4", 250),
+        ("3/4/x", 0.75),
+        (r"\frac{12,5}{2}", 6.25),
+        ("10^6/4", 250_000),
+        ("1,234 1/2", 1234.5),
+        ("12\u066b5", 12.5),
+        ("12\u066b345", 12.345),
+        ("1\u066c234\u066b5", 1234.5),
+        ("10,20,30", 30),
+        ("8, then 12,345,67", 8),
+        ("8, then 1.2.3", 8),
+        ("8, then 1/2,3/4", 8),
     ],
 )
 def test_a_number_is_the_last_one_in_the_response(response: str, value: float) -> None:
@@ -108,13 +125,21 @@ def test_a_number_is_the_last_one_in_the_response(response: str, value: float) -
         ("1,234", 1.234),
         ("1.234.567", 1_234_567),
         ("0.5", 0.5),
+        ("12\u066b345", 12.345),
+        ("1.000,5/2", 500.25),
+        ("1,2,3", 3),
+        ("8 in version 1.2.3", 8),
     ],
 )
 def test_a_decimal_comma_is_read_by_setting(response: str, value: float) -> None:
     assert parsers.number(",")(response) == value
 
 
-@pytest.mark.parametrize("response", ["", "No numbers", "nan", "-inf", "1/0", "1e999", "9" * 5000])
+NO_NUMBER = ["", "No numbers", "nan", "-inf", "1/0", "1e999", "1e999/1e999", "9" * 5000]
+PARTS_ONLY = ["12,345,67", "1.2.3", "192.168.0.1", "1,2345,678", "1/2,3/4", "1,5/2/3", "10^6,5", "1,234.5.6", "2e5.5"]
+
+
+@pytest.mark.parametrize("response", [*NO_NUMBER, *PARTS_ONLY])
 def test_a_response_without_a_finite_number_is_unparsable(response: str) -> None:
     with pytest.raises(Unparsable, match="expected a number"):
         parsers.number()(response)
@@ -128,6 +153,32 @@ def test_a_whole_number_is_an_int_so_that_prompts_show_no_point_zero() -> None:
 @given(st.integers(-(10**15), 10**15))
 def test_a_number_written_with_thousands_separators_is_read_back(value: int) -> None:
     assert parsers.number()(f"It is {value:,}.") == value
+
+
+def whole_values(run: str) -> set[float]:
+    """Every value of a run of digits, commas, points and slashes that uses all its digits as one number."""
+    if "/" in run:
+        top, *bottoms = map(whole_values, run.split("/"))
+        return {a / b for a in top for b in bottoms[0] if b} if len(bottoms) == 1 else set()
+    written = (run.replace(",", ""), run.replace(".", "").replace(",", "."), run.replace(",", "."))
+    return {float(text) for text in written if text.count(".") < 2}
+
+
+DIGITS = st.text("0123456789", min_size=1, max_size=4)
+
+
+@given(DIGITS, st.lists(st.tuples(st.sampled_from(",./"), DIGITS), min_size=1, max_size=3), st.sampled_from(".,"))
+def test_a_part_of_a_number_is_never_read(first: str, more: list[tuple[str, str]], decimal: Literal[".", ","]) -> None:
+    run = first + "".join(separator + digits for separator, digits in more)
+    items = run.split(",")
+    if len(items) > 1 and all(re.fullmatch(r"(?!\d{3}(\.|$))\d+(\.\d+)?", item) for item in items):
+        allowed = whole_values(run) | whole_values(items[-1])
+    elif run.count("/") > 1 and run.replace("/", "").isdecimal():
+        allowed = {float(run.split("/")[-1])}
+    else:
+        allowed = whole_values(run)
+    with suppress(Unparsable):
+        assert parsers.number(decimal)(f"It is {run} m.") in allowed
 
 
 def test_text_is_stripped_and_can_be_cut_to_its_first_line() -> None:
