@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,7 @@ async def test_an_agent_that_cannot_be_used_leaves_the_run_to_the_fallback(tmp_p
                 "runs": tmp_path / "runs",
             }
         )
-        result = await aoptimize(toy_task(validation=4, test=4), config)
+        result = await aoptimize(replace(toy_task(validation=4, test=4), max_units=None), config)
     assert len(result.trials) == 6
     assert result.fallbacks
     assert all(reason.startswith("the agent cannot be reached") for reason in result.fallbacks)

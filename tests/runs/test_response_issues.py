@@ -164,13 +164,13 @@ async def test_a_cap_in_usd_needs_prices(tmp_path: Path, caps: dict[str, object]
     entries = [
         ModelSpec.model_validate({"name": n, "base_url": "http://127.0.0.1:9", **allowed}) for n in (SMALL, LARGE)
     ]
-    chosen = config(tmp_path, models=entries, **caps)
+    chosen, task = config(tmp_path, models=entries, **caps), replace(toy_task(), max_units=None)
     if allowed:
-        assert (await aoptimize(toy_task(), chosen, provider=toy_model())).trials
+        assert (await aoptimize(task, chosen, provider=toy_model())).trials
         return
     model = toy_model()
     with pytest.raises(ConfigError, match=f"none for {LARGE}, {SMALL}\n  remedy: .*price: free.*unpriced: ok"):
-        await aoptimize(toy_task(), chosen, provider=model)
+        await aoptimize(task, chosen, provider=model)
     assert not list((tmp_path / "runs").glob("*"))
 
 
