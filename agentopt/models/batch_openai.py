@@ -1,0 +1,144 @@
+"""The batch interface of OpenAI and of endpoints compatible with it: files of JSON lines, executed within 24 hours."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
+from typing import IO, Any
+
+import httpx
+
+from agentopt.core.errors import MalformedResponseError
+from agentopt.models.batch_http import BatchHttp
+from agentopt.models.batch_provider import BatchState, BatchStatus, Entry, Raw, count, id_of, in_path
+from agentopt.models.json_bytes import parse_json
+
+STATES: Mapping[str, BatchState] = {
+    "completed": "ended",
+    "expired": "expired",
+    "cancelled": "cancelled",
+    "failed": "refused",
+}
+"""The provider's state -> ours; any other one is waiting."""
+LABEL = "agentopt"
+"""Key of a batch's label in its metadata."""
+PAGES = 10
+"""Pages of 100 batches in which a label is looked for."""
+QUEUE_FULL = ("token_limit_exceeded", "rate_limit_exceeded")
+"""Codes of a batch that was refused because of the batches that wait before it."""
+
+
+class OpenAIBatches:
+    """Batches at an OpenAI-compatible endpoint.
+
+    Args:
+        direct: The HTTP request of a direct call, such as to `.../v1/chat/completions`.
+        timeout: Seconds without a byte after which a call fails.
+    """
+
+    most_requests = 50_000
+    most_bytes = 200_000_000
+    has_labels = True
+    parts = (b"", b"\n", b"\n")
+
+    def __init__(self, direct: httpx.Request, timeout: float) -> None:
+        self._http = BatchHttp(direct, timeout)
+        path = direct.url.path
+        end = next(end for end in ("/chat/completions", "/completions", "/responses") if path.endswith(end))
+        self._base, self._endpoint = path.removesuffix(end), f"/v1{end}"
+
+    def entry(self, custom_id: str, direct: httpx.Request) -> Entry:
+        """Convert the HTTP request of a direct call."""
+        head = json.dumps({"custom_id": custom_id, "method": "POST", "url": self._endpoint})[:-1]
+        return Entry(head.encode() + b', "body": ' + direct.content + b"}")
+
+    async def upload(self, file: IO[bytes]) -> str:
+        file.seek(0)
+        url = self._http.url(f"{self._base}/files")
+        content = {"file": ("batch.jsonl", file, "application/jsonl")}
+        return id_of(await self._http.call("POST", url, data={"purpose": "batch"}, files=content))
+
+    async def create(self, file: IO[bytes], file_id: str, headers: Mapping[str, str], label: str) -> str:
+        body = {"input_file_id": file_id, "endpoint": self._endpoint, "completion_window": "24h"}
+        url = self._http.url(f"{self._base}/batches")
+        return id_of(await self._http.call("POST", url, json={**body, "metadata": {LABEL: label}}, headers=headers))
+
+    async def find(self, label: str) -> str | None:
+        query = {"limit": "100"}
+        for _ in range(PAGES):
+            page = await self._http.call("GET", self._http.url(f"{self._base}/batches", query))
+            batches = [batch for batch in _list(page.get("data")) if isinstance(batch, dict)]
+            for batch in batches:
+                if isinstance(batch.get("metadata"), dict) and batch["metadata"].get(LABEL) == label:
+                    return id_of(batch)
+            if not batches or not page.get("has_more"):
+                return None
+            query["after"] = id_of(batches[-1])
+        return None
+
+    async def status(self, batch_id: str) -> BatchStatus:
+        batch = await self._http.call("GET", self._url(batch_id))
+        counts = batch.get("request_counts")
+        counts = counts if isinstance(counts, dict) else {}
+        files = (batch.get(name) for name in ("output_file_id", "error_file_id"))
+        return BatchStatus(
+            STATES.get(str(batch.get("status")), "waiting"),
+            count(counts.get("completed")) + count(counts.get("failed")),
+            count(counts.get("total")),
+            tuple(file for file in files if isinstance(file, str) and file),
+            _refusal(batch.get("errors")),
+        )
+
+    async def results(self, batch_id: str, status: BatchStatus) -> AsyncIterator[Raw]:
+        for file in status.files:
+            url = self._http.url(f"{self._base}/files/{in_path(file)}/content")
+            async with aclosing(self._http.lines(url)) as lines:
+                async for line in lines:
+                    if raw := _raw(line):
+                        yield raw
+
+    async def cancel(self, batch_id: str) -> None:
+        await self._http.call("POST", self._url(batch_id, "/cancel"))
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+    def _url(self, batch_id: str, end: str = "") -> httpx.URL:
+        return self._http.url(f"{self._base}/batches/{in_path(batch_id)}{end}")
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _refusal(errors: Any) -> dict[str, Any]:
+    """The first error of a batch that was refused, whose code is a status if the batch may be submitted again."""
+    found = _list(errors.get("data")) if isinstance(errors, dict) else []
+    if not found or not isinstance(found[0], dict):
+        return {}
+    return {**found[0], "code": "429"} if found[0].get("code") in QUEUE_FULL else found[0]
+
+
+def _raw(line: bytes) -> Raw | None:
+    """Read one line; None if it cannot be assigned to a request."""
+    try:
+        result = parse_json(line)
+    except MalformedResponseError:
+        return None
+    if not isinstance(result, dict) or not isinstance(custom_id := result.get("custom_id"), str):
+        return None
+    response, error = result.get("response"), result.get("error")
+    if isinstance(response, dict):
+        return Raw(custom_id, "answered", count(response.get("status_code")) or 200, _json(response.get("body")))
+    match error.get("code") if isinstance(error, dict) else None:
+        case "batch_expired":
+            return Raw(custom_id, "expired")
+        case "batch_cancelled":
+            return Raw(custom_id, "cancelled")
+        case _:
+            return Raw(custom_id, "answered", 200, _json({"error": error}))
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value).encode()

@@ -1,0 +1,145 @@
+"""Builds the HTTP request of a direct call without sending it, and reads a response that came another way.
+
+A batched request has the body and the headers of a direct call, and its response or refusal is read alike, because both
+are made by the same code: the routes of `HostedModel`, over an HTTP transport that records and replays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import httpx
+
+from agentopt.core.errors import CatalogError, ModelError
+from agentopt.models.api_errors import model_error
+from agentopt.models.base import Message, Request, Response
+from agentopt.models.catalog import ModelSpec
+from agentopt.models.fitting import payload
+from agentopt.models.hosted import HostedModel, Route
+from agentopt.models.litellm_route import LitellmRoute
+from agentopt.models.live_text import LiveText
+from agentopt.models.openai_route import OpenAIRoute
+
+PLACEHOLDER = (
+    b'{"id": "", "type": "message", "role": "assistant", "model": "", "stop_reason": "end_turn", "content": [], '
+    b'"usage": {"input_tokens": 0, "output_tokens": 0}, "choices": [{"message": {"content": ""}}]}'
+)
+"""A completion in the OpenAI and the Anthropic format, with which a recorded call ends."""
+
+
+class Wire(httpx.AsyncBaseTransport):
+    """Sends nothing: keeps the last request, and returns a given response.
+
+    Attributes:
+        request: The last request.
+        status: HTTP status of the response.
+        body: Body of the response, JSON.
+    """
+
+    def __init__(self) -> None:
+        self.request = httpx.Request("POST", "http://localhost")
+        self.status, self.body = 200, PLACEHOLDER
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        await request.aread()
+        self.request = request
+        headers = {"Content-Type": "application/json"}
+        return httpx.Response(self.status, headers=headers, content=self.body, request=request)
+
+
+class _OpenAIWire(OpenAIRoute):
+    def __init__(self, spec: ModelSpec, api_key: str | None, wire: Wire) -> None:
+        super().__init__(spec, api_key)
+        self._client = httpx.AsyncClient(transport=wire)
+
+
+class _LitellmWire(LitellmRoute):
+    def __init__(self, spec: ModelSpec, api_key: str | None, wire: Wire) -> None:
+        super().__init__(spec, api_key)
+        self._handler = self._litellm.AsyncHTTPHandler()
+        self._unused, self._handler.client = self._handler.client, httpx.AsyncClient(transport=wire)
+        self._options = {**self._options, "client": self._handler}
+
+    async def aclose(self) -> None:
+        await self._unused.aclose()
+        await super().aclose()
+
+
+class WiredModel(HostedModel):
+    """The requests and responses of direct calls to a model, without the calls.
+
+    Args:
+        spec: A catalogue entry with `base_url` alone, or of a model of Anthropic.
+        options: Further arguments of `HostedModel`.
+
+    Raises:
+        CatalogError: Requests of the entry cannot be recorded, or the variable of its key is not set.
+    """
+
+    def __init__(self, spec: ModelSpec, **options: Any) -> None:
+        if not is_batchable(spec):
+            raise CatalogError(
+                f"a batch needs an entry with base_url alone, or with litellm: anthropic/..., but {spec.name!r} has "
+                f"{'weights' if spec.weights else f'litellm: {spec.litellm}'}",
+                remedy="choose another model, or call this one directly",
+            )
+        # A batch does not stream, and its duration is not that of the calls in it.
+        super().__init__(spec.model_copy(update={"stream": False}), clock=lambda: 0.0, **options)
+        self._wire, self._lock = Wire(), asyncio.Lock()
+
+    async def request_of(self, request: Request) -> httpx.Request:
+        """Return the HTTP request that `generate` would send.
+
+        Raises:
+            PermanentModelError: The prompt cannot fit into the context length.
+        """
+        async with self._lock:
+            await self._check_context_length(request)
+            body = payload(self.spec, request)
+            body = {name: value for name, value in body.items() if name not in ("stream", "stream_options")}
+            self._wire.status, self._wire.body = 200, PLACEHOLDER
+            await self._connected().complete(body, most=1)
+            return self._wire.request
+
+    async def response_of(self, request: Request, status: int, body: bytes) -> Response:
+        """Read a response as `generate` does.
+
+        Args:
+            request: The request.
+            status: HTTP status of the response.
+            body: Its body.
+
+        Raises:
+            ModelError: It is a refusal, or not a completion.
+        """
+        async with self._lock:
+            self._wire.status, self._wire.body = status, body
+            return await self.generate(request)
+
+    async def probe(self) -> httpx.Request:
+        """Return the HTTP request of some direct call: its address and its headers."""
+        return await self.request_of(Request(self.spec.name, (Message("user", "?"),), 1))
+
+    def failure(self, error: Exception, outside: BaseException | None = None) -> ModelError | None:
+        """Convert the failure of another HTTP call to the endpoint; None if it is a defect.
+
+        Args:
+            error: What the client raised.
+            outside: The exception that was being handled when the call began.
+        """
+        return model_error(error, who=self._who(), secrets=self._secrets, outside=outside)
+
+    def _connected(self) -> Route:
+        if self._route is None:
+            route = _LitellmWire if self.spec.litellm else _OpenAIWire
+            self._route = route(self.spec, self._api_key, self._wire)
+        return self._route
+
+    def _live(self, request: Request, body: dict[str, Any]) -> LiveText | None:
+        return None
+
+
+def is_batchable(spec: ModelSpec) -> bool:
+    """Return whether requests to the model can be batched: an OpenAI-compatible endpoint, or Anthropic's."""
+    return (spec.litellm or "").startswith("anthropic/") or bool(spec.base_url and not spec.litellm)

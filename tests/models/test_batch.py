@@ -1,0 +1,466 @@
+"""`BatchTransport` against loopback servers with the batch interfaces of OpenAI and of Anthropic."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import pytest
+
+from agentopt.core.errors import CatalogError, ModelError, PermanentModelError, TransientModelError
+from agentopt.models import batch as batch_module
+from agentopt.models.base import Message, Request, Response
+from agentopt.models.batch import Batch, BatchTransport, Outcome, discounted
+from agentopt.models.batch_anthropic import AnthropicBatches
+from agentopt.models.batch_openai import OpenAIBatches
+from agentopt.models.batch_provider import BatchStatus
+from agentopt.models.batch_wire import WiredModel
+from agentopt.models.catalog import ModelSpec
+from agentopt.models.charging import charge, charge_failure, worst_case
+from agentopt.models.hosted import HostedModel
+from agentopt.testing.batch_servers import AnthropicBatchServer, BatchPlan, OpenAIBatchServer
+from agentopt.testing.faults import Fault, Faults
+
+KEY = "sk-a-key-that-is-secret"
+Server = OpenAIBatchServer | AnthropicBatchServer
+SERVERS: dict[str, type[Server]] = {"openai": OpenAIBatchServer, "anthropic": AnthropicBatchServer}
+every_provider = pytest.mark.parametrize("provider", SERVERS)
+SCHEMA = '{"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"], "additionalProperties": false}'
+
+
+class Clock:
+    """Time that passes by sleeping alone, `speed` times as fast."""
+
+    def __init__(self, speed: float = 1.0) -> None:
+        self.now, self.sleeps, self._speed = 0.0, list[float](), speed
+
+    def __call__(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.sleeps.append(seconds)
+        self.now += seconds * self._speed
+        await asyncio.sleep(0)
+
+
+def spec_of(provider: str, server: Server, name: str = "small", **options: Any) -> ModelSpec:
+    route = {"litellm": "anthropic/claude-haiku-4-5"} if provider == "anthropic" else {"model": name}
+    # The first call through litellm imports for seconds, which must not count as a timeout.
+    fields = {"base_url": server.base_url, "timeout_seconds": 60, "max_attempts": 3, **route, **options}
+    return ModelSpec(name=name, **fields)
+
+
+def transport(*specs: ModelSpec, clock: Clock | None = None, **options: Any) -> BatchTransport:
+    clock = clock or Clock()
+    return BatchTransport(
+        {spec.name: spec for spec in specs},
+        connect=lambda spec: WiredModel(spec, api_key=KEY, environ={}),
+        sleep=clock.sleep,
+        clock=clock,
+        **options,
+    )
+
+
+def request(word: str, model: str = "small", **options: Any) -> Request:
+    return Request(
+        model, (Message("system", "Be brief."), Message("user", f"Say [[{word}]]")), **{"max_tokens": 20, **options}
+    )
+
+
+def requests_of(number: int, **options: Any) -> dict[str, Request]:
+    return {f"id-{i}": request(f"word{i}", **options) for i in range(number)}
+
+
+async def all_of(results: AsyncIterator[Any]) -> list[Any]:
+    return [result async for result in results]
+
+
+async def submitted(batches: BatchTransport, requests: Mapping[str, Request], **options: Any) -> Batch:
+    """Submit requests of one model, and expect one batch."""
+    (found,) = await all_of(batches.submit(requests, **{"label": "run-1", **options}))
+    assert isinstance(found, Batch), found
+    return found
+
+
+async def collected(
+    batches: BatchTransport, batch: Batch, requests: Mapping[str, Request]
+) -> dict[str, Response | ModelError]:
+    outcomes = await all_of(batches.collect(batch, requests))
+    assert len(outcomes) == len(requests), "each request has one outcome"
+    return {outcome.id: outcome.result for outcome in outcomes}
+
+
+async def outcomes_of(
+    provider: str, requests: Mapping[str, Request], plan: BatchPlan, faults: Faults | None = None
+) -> dict[str, Response | ModelError]:
+    async with SERVERS[provider](plan=plan, faults=faults) as server:
+        batches = transport(spec_of(provider, server))
+        batch = await submitted(batches, requests)
+        found = await collected(batches, batch, requests)
+        await batches.aclose()
+    return found
+
+
+def texts(found: Mapping[str, Response | ModelError]) -> dict[str, str]:
+    return {id_: r.choices[0].text for id_, r in found.items() if isinstance(r, Response)}
+
+
+def failed(result: Response | ModelError) -> ModelError:
+    assert isinstance(result, ModelError), result
+    return result
+
+
+@every_provider
+async def test_each_request_gets_its_own_response_whatever_the_order_of_the_results(provider: str) -> None:
+    requests = requests_of(12)
+    found = await outcomes_of(provider, requests, BatchPlan(polls=3, seed=5))
+    assert list(found) != list(requests), "the server shuffles the results"
+    assert texts(found) == {f"id-{i}": f"word{i}" for i in range(12)}
+
+
+@every_provider
+async def test_a_response_is_that_of_a_direct_call(provider: str) -> None:
+    asked = request("one two three", max_tokens=2, temperature=0.5, stop=("\n",), json_schema=SCHEMA)
+    async with SERVERS[provider](plan=BatchPlan()) as server:
+        spec = spec_of(provider, server, json_schema=True, reasoning_effort=None)
+        direct = HostedModel(spec, api_key=KEY, environ={}, clock=lambda: 0.0)
+        response = await direct.generate(asked)
+        await direct.aclose()
+        batches = transport(spec)
+        batch = await submitted(batches, {"a": asked})
+        found = await collected(batches, batch, {"a": asked})
+        await batches.aclose()
+        one, other = server.requests
+    assert found == {"a": response}
+    assert one.body == other.body, "the batch sends the body of a direct call"
+    beta = "anthropic-beta"
+    assert {k.lower(): v for k, v in other.headers.items()}.get(beta) == {
+        k.lower(): v for k, v in one.headers.items()
+    }.get(beta)
+
+
+async def test_a_request_for_several_choices_gets_them_from_one_entry() -> None:
+    async with OpenAIBatchServer() as server:
+        batches = transport(spec_of("openai", server, max_choices=4))
+        asked = {"a": request("yes", n=3)}
+        found = await collected(batches, await submitted(batches, asked), asked)
+        await batches.aclose()
+    result = found["a"]
+    assert isinstance(result, Response)
+    assert [choice.text for choice in result.choices] == ["yes"] * 3
+
+
+@every_provider
+async def test_a_new_process_collects_what_a_killed_one_submitted_and_nothing_is_executed_twice(provider: str) -> None:
+    requests = requests_of(20)
+    async with SERVERS[provider](plan=BatchPlan(polls=2)) as server:
+        for _ in range(3):  # killed while it waits
+            polled = asyncio.Event()
+            killed = transport(spec_of(provider, server), on_status=lambda *_, seen=polled: seen.set())
+            if not server.batches:
+                batch = await submitted(killed, requests)
+            waiting = asyncio.create_task(collected(killed, batch, requests))
+            await polled.wait()
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+            await killed.aclose()
+        new = transport(spec_of(provider, server))
+        found = await collected(new, batch, requests)
+        again = await collected(new, batch, requests)
+        await new.aclose()
+    assert texts(found) == texts(again) == {f"id-{i}": f"word{i}" for i in range(20)}
+    assert server.operations["create"] == 1
+    assert set(server.executed.values()) == {1}
+    assert len(server.executed) == 20
+
+
+async def test_a_resumed_submission_finds_the_batch_whose_id_was_not_stored() -> None:
+    requests = requests_of(3)
+    async with OpenAIBatchServer() as server:
+        first = transport(spec_of("openai", server))
+        lost = await submitted(first, requests)
+        await first.aclose()
+        second = transport(spec_of("openai", server))
+        found = await submitted(second, requests, is_resumed=True)
+        other = await submitted(second, requests, label="run-2", is_resumed=True)
+        await second.aclose()
+    assert found == lost
+    assert other.id != lost.id, "another submission is another batch"
+
+
+async def test_a_creation_with_an_unknown_outcome_is_not_repeated_if_the_batch_exists() -> None:
+    requests = requests_of(3)
+    async with OpenAIBatchServer(faults=Faults(script=[None, "drop"])) as server:
+        batches = transport(spec_of("openai", server))
+        batch = await submitted(batches, requests)
+        found = await collected(batches, batch, requests)
+        await batches.aclose()
+    assert len(texts(found)) == 3
+    assert server.operations["create"] == len(server.batches) == 1
+
+
+async def test_without_labels_a_creation_with_an_unknown_outcome_counts_as_billed() -> None:
+    async with AnthropicBatchServer(faults=Faults(script=["drop"])) as server:
+        batches = transport(spec_of("anthropic", server))
+        outcomes = await all_of(batches.submit(requests_of(2), label="run-1"))
+        await batches.aclose()
+    assert len(server.batches) == 1
+    errors = [failed(outcome.result) for outcome in outcomes]
+    assert [(type(e), e.billed, e.kind) for e in errors] == [(PermanentModelError, True, "connection dropped")] * 2
+
+
+@every_provider
+@pytest.mark.parametrize("fault", ["rate_limit", 503, 529])
+async def test_a_refused_creation_is_repeated_after_the_requested_time(provider: str, fault: Fault) -> None:
+    clock, script = Clock(), [None, fault] if provider == "openai" else [fault]
+    async with SERVERS[provider](faults=Faults(script=script, retry_after=7)) as server:
+        batches = transport(spec_of(provider, server), clock=clock)
+        await submitted(batches, requests_of(2))
+        await batches.aclose()
+    assert server.operations["create"] == 2
+    assert len(server.batches) == 1
+    assert clock.sleeps == [7.0 if fault == "rate_limit" else 0.5]
+
+
+@every_provider
+async def test_failures_while_waiting_and_reading_are_retried(provider: str) -> None:
+    before = 2 if provider == "openai" else 1
+    script: list[Fault | None] = [*[None] * before, "server_error", "not_json", None, "drop", None, "drop_mid_body"]
+    found = await outcomes_of(provider, requests_of(4), BatchPlan(polls=1), Faults(script=script))
+    assert len(texts(found)) == 4
+
+
+@every_provider
+async def test_a_failed_request_is_classified_like_a_direct_call(provider: str) -> None:
+    fates: Mapping[int, Any] = {0: 400, 1: 429, 2: 500, 3: "expired", 4: "missing", 5: "not_json"}
+    found = await outcomes_of(provider, requests_of(8), BatchPlan(fates=fates))
+    errors = {id_: failed(result) for id_, result in found.items() if isinstance(result, ModelError)}
+    assert {id_: (type(e), e.kind, e.billed, e.sent) for id_, e in errors.items()} == {
+        "id-0": (PermanentModelError, "HTTP 400", False, True),
+        "id-1": (TransientModelError, "HTTP 429", False, True),
+        "id-2": (TransientModelError, "HTTP 500", False, True),
+        "id-3": (TransientModelError, "batch expired", False, False),
+        **{
+            f"id-{i}": (TransientModelError, f"batch {'expired' if provider == 'openai' else 'missing'}", *billed)
+            for i, billed in ((4, BILLED[provider]), (5, BILLED[provider]))
+        },
+    }
+    assert set(texts(found)) == {"id-6", "id-7"}
+
+
+BILLED = {"openai": (False, False), "anthropic": (True, True)}
+"""Of a request without a result: in an expired batch of OpenAI it was not executed, else its end is unknown."""
+
+
+@every_provider
+async def test_a_request_without_a_result_may_have_been_billed(provider: str) -> None:
+    found = await outcomes_of(provider, requests_of(3), BatchPlan(fates={0: "missing", 1: "not_json", 2: "huge"}))
+    errors = [failed(result) for result in found.values()]
+    assert {(e.kind, e.billed) for e in errors} == {("batch missing", True)}
+
+
+@every_provider
+async def test_a_result_larger_than_the_bound_is_left_out_and_the_others_are_read(provider: str) -> None:
+    found = await outcomes_of(provider, requests_of(3), BatchPlan(fates={1: "huge"}))
+    assert set(texts(found)) == {"id-0", "id-2"}
+
+
+@every_provider
+async def test_compressed_results_are_not_unpacked(provider: str) -> None:
+    with pytest.raises(TransientModelError, match="has the encoding gzip"):
+        await outcomes_of(provider, requests_of(30), BatchPlan(gzip=True))
+
+
+@every_provider
+async def test_a_batch_that_vanishes_may_have_been_billed(provider: str) -> None:
+    found = await outcomes_of(provider, requests_of(3), BatchPlan(polls=2, vanishes=True))
+    errors = [failed(result) for result in found.values()]
+    assert {(type(e), e.kind, e.billed) for e in errors} == {(TransientModelError, "batch lost", True)}
+
+
+@every_provider
+async def test_a_batch_that_never_ends_is_given_up(provider: str) -> None:
+    async with SERVERS[provider](plan=BatchPlan(polls=10**6)) as server:
+        batches = transport(spec_of(provider, server), clock=Clock(speed=1e4))
+        batch = await submitted(batches, requests_of(1))
+        found = await collected(batches, batch, requests_of(1))
+        await batches.aclose()
+    assert failed(found["id-0"]).kind == "batch overdue"
+
+
+@every_provider
+async def test_the_time_between_polls_grows_to_a_bound(provider: str) -> None:
+    clock = Clock()
+    async with SERVERS[provider](plan=BatchPlan(polls=1, seconds=600), clock=clock) as server:
+        batches = transport(spec_of(provider, server), clock=clock)
+        await collected(batches, await submitted(batches, requests_of(1)), requests_of(1))
+        await batches.aclose()
+    assert clock.sleeps[:3] == [2.0, 3.0, 4.5]
+    assert sorted(clock.sleeps) == clock.sleeps
+    assert max(clock.sleeps) == batch_module.LONGEST_POLL
+
+
+@every_provider
+async def test_each_status_is_reported(provider: str) -> None:
+    seen: list[tuple[Batch, BatchStatus]] = []
+    async with SERVERS[provider](plan=BatchPlan(polls=2)) as server:
+        batches = transport(spec_of(provider, server), on_status=lambda *status: seen.append(status))
+        batch = await submitted(batches, requests_of(4))
+        await collected(batches, batch, requests_of(4))
+        await batches.aclose()
+    assert [(one, status.state, status.done) for one, status in seen] == [
+        (batch, "waiting", 0),
+        (batch, "waiting", 0),
+        (batch, "ended", 4),
+    ]
+    assert seen[-1][1].total == 4
+
+
+@every_provider
+async def test_a_cancelled_batch_returns_what_was_executed(provider: str) -> None:
+    async with SERVERS[provider](plan=BatchPlan(polls=10**6)) as server:
+        batches = transport(spec_of(provider, server))
+        batch = await submitted(batches, requests_of(4))
+        await batches.cancel(batch)
+        found = await collected(batches, batch, requests_of(4))
+        await batches.aclose()
+    assert texts(found) == {"id-0": "word0"}
+    assert {failed(found[f"id-{i}"]).kind for i in (1, 2, 3)} == {"batch cancelled"}
+    assert len(server.executed) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "expected"),
+    [
+        ({"code": "token_limit_exceeded", "message": "Enqueued token limit reached"}, "HTTP 429", TransientModelError),
+        ({"code": "model_not_found", "message": "The model 'small' does not exist"}, "error in", PermanentModelError),
+        ({"code": "invalid_json_line", "message": "This line is not parseable", "line": 1}, "", PermanentModelError),
+    ],
+)
+async def test_a_batch_that_is_refused_after_its_creation(
+    error: dict[str, Any], kind: str, expected: type[ModelError]
+) -> None:
+    found = await outcomes_of("openai", requests_of(2), BatchPlan(refused=error))
+    errors = [failed(result) for result in found.values()]
+    assert {(type(e), e.billed, e.sent) for e in errors} == {(expected, False, False)}
+    assert all(error["message"] in str(e) and kind in str(e) for e in errors)
+
+
+@every_provider
+async def test_a_wrong_key_fails_each_request_and_is_in_no_message(provider: str) -> None:
+    async with SERVERS[provider](api_key="another") as server:
+        batches = transport(spec_of(provider, server))
+        outcomes = await all_of(batches.submit(requests_of(2), label="run-1"))
+        with pytest.raises(PermanentModelError, match="check the API key") as caught:
+            await all_of(batches.collect(Batch("batch_0", "small", "run-1-small-0", ("id-0",)), requests_of(1)))
+        await batches.aclose()
+    errors = [failed(outcome.result) for outcome in outcomes]
+    assert {(e.kind, e.scope, e.sent) for e in errors} == {("HTTP 401", "model", False)}
+    assert not any(KEY in f"{e} {e.provider_message}" for e in (*errors, caught.value))
+
+
+@pytest.mark.parametrize("status", [301, 307])
+@every_provider
+async def test_a_redirect_is_not_followed(provider: str, status: int) -> None:
+    other = Faults(script=[status], headers={"Location": "http://127.0.0.1:9/elsewhere"})
+    async with SERVERS[provider](faults=other) as server:
+        batches = transport(spec_of(provider, server))
+        (outcome,) = await all_of(batches.submit(requests_of(1), label="run-1"))
+        await batches.aclose()
+    assert "redirects are not followed" in str(failed(outcome.result))
+    assert sum(server.operations.values()) == 1
+
+
+async def test_requests_are_grouped_by_model() -> None:
+    requests = {**requests_of(3), **{f"big-{i}": request(f"big{i}", model="big") for i in range(2)}}
+    async with OpenAIBatchServer() as server:
+        batches = transport(spec_of("openai", server), spec_of("openai", server, "big"))
+        found = await all_of(batches.submit(requests, label="run-1"))
+        answers = [await all_of(batches.collect(batch, requests)) for batch in found]
+        await batches.aclose()
+    assert [(batch.model, len(batch.ids)) for batch in found] == [("small", 3), ("big", 2)]
+    assert [len(outcomes) for outcomes in answers] == [3, 2]
+
+
+@every_provider
+@pytest.mark.parametrize(("limit", "value", "sizes"), [("most_requests", 3, [3, 3, 1]), ("most_bytes", 1, [1] * 7)])
+async def test_the_limits_of_a_provider_split_a_batch(
+    provider: str, limit: str, value: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = OpenAIBatches if provider == "openai" else AnthropicBatches
+    monkeypatch.setattr(kind, limit, value)  # the real limits need 200 MB
+    requests = requests_of(7)
+    async with SERVERS[provider]() as server:
+        batches = transport(spec_of(provider, server))
+        found = await all_of(batches.submit(requests, label="run-1"))
+        answers = [o for batch in found for o in await all_of(batches.collect(batch, requests))]
+        again = (
+            await all_of(batches.submit(requests, label="run-1", is_resumed=True)) if provider == "openai" else found
+        )
+        await batches.aclose()
+    assert [len(batch.ids) for batch in found] == sizes
+    assert texts({outcome.id: outcome.result for outcome in answers}) == {f"id-{i}": f"word{i}" for i in range(7)}
+    assert again == found
+
+
+@every_provider
+async def test_a_prompt_that_cannot_fit_is_not_submitted_and_the_others_are(provider: str) -> None:
+    requests = {"long": request("x" * 9000), **requests_of(2)}
+    async with SERVERS[provider]() as server:
+        batches = transport(spec_of(provider, server, context_length=1000))
+        refused, batch = await all_of(batches.submit(requests, label="run-1"))
+        await batches.aclose()
+    assert isinstance(refused, Outcome)
+    assert (refused.id, failed(refused.result).kind) == ("long", "context length")
+    assert batch.ids == ("id-0", "id-1")
+
+
+@pytest.mark.parametrize(
+    "fields", [{"litellm": "bedrock/some-model"}, {"litellm": "openai/small", "base_url": "http://127.0.0.1:9/v1"}]
+)
+async def test_a_model_without_a_batch_interface_is_refused_before_anything_is_sent(fields: dict[str, str]) -> None:
+    async with OpenAIBatchServer() as server:
+        batches = transport(spec_of("openai", server), ModelSpec(name="other", **fields))
+        requests = {**requests_of(1), "b": request("x", model="other")}
+        with pytest.raises(CatalogError, match=r"(?s)litellm: .*remedy: choose another model"):
+            await all_of(batches.submit(requests, label="run-1"))
+        await batches.aclose()
+    assert not server.operations
+
+
+async def test_an_entry_that_only_streams_is_not_streamed_in_a_batch() -> None:
+    async with OpenAIBatchServer() as server:
+        batches = transport(spec_of("openai", server, stream=True))
+        found = await collected(batches, await submitted(batches, requests_of(1)), requests_of(1))
+        await batches.aclose()
+    assert texts(found) == {"id-0": "word0"}
+    assert not {"stream", "stream_options"} & server.requests[0].body.keys()
+
+
+async def test_an_entry_of_the_responses_api_has_its_form() -> None:
+    spec = ModelSpec(name="small", base_url="http://127.0.0.1:9/v1?api-version=1", api="responses")
+    model = WiredModel(spec, api_key=KEY, environ={})
+    direct = await model.request_of(request("x"))
+    await model.aclose()
+    provider = OpenAIBatches(direct, 1.0)
+    entry = provider.entry("a", direct)
+    await provider.aclose()
+    assert b'"url": "/v1/responses"' in entry.content
+    assert b'"input"' in entry.content
+    assert direct.url.query == b"api-version=1"
+
+
+def test_a_batched_call_is_charged_at_the_batch_price() -> None:
+    spec = ModelSpec(
+        name="small", base_url="http://127.0.0.1:9/v1", usd_per_1m_prompt=2, usd_per_1m_completion=8, usd_per_request=1
+    )
+    cheap, asked, answer = discounted(spec), request("x"), Response((), 1000)
+    worst = worst_case(asked, spec)
+    assert worst_case(asked, cheap).usd == pytest.approx(worst.usd / 2)
+    assert worst_case(asked, cheap).tokens == worst.tokens
+    assert charge(answer, worst, cheap, is_capped=True).usd == pytest.approx(
+        charge(answer, worst, spec, is_capped=True).usd / 2
+    )
+    error = TransientModelError("", billed=True)
+    assert charge_failure(error, worst_case(asked, cheap), cheap).usd == pytest.approx(worst.usd / 2)
+    assert discounted(spec, 0.25).usd_per_request == 0.25
+    assert cheap.usd_per_1m_cached_prompt is None
