@@ -7,22 +7,21 @@ process. Requests and responses are those of direct calls (`batch_wire`). Budget
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import sys
-import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import IO, TypeVar
+from typing import TypeVar
 
 import httpx
 
 from agentopt.core.errors import MalformedResponseError, ModelError, PermanentModelError, TransientModelError
 from agentopt.models.base import Request, Response
 from agentopt.models.batch_anthropic import AnthropicBatches
+from agentopt.models.batch_file import BatchFile, custom_id
 from agentopt.models.batch_openai import OpenAIBatches
-from agentopt.models.batch_provider import BatchProvider, BatchStatus, Entry, Raw
+from agentopt.models.batch_provider import BatchProvider, BatchStatus, Raw
 from agentopt.models.batch_wire import WiredModel
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.response_body import error_text
@@ -35,8 +34,6 @@ LONGEST_WAIT = 48 * 3600.0
 """Seconds after which a batch is not waited for any more. Providers end a batch after 24 hours."""
 LONGEST_BACKOFF = 30.0
 """Most seconds between two attempts, unless the provider requests more."""
-IN_MEMORY = 8 << 20
-"""Bytes of a batch's file up to which it is not written to disk."""
 FAILED_CALL = (httpx.HTTPError, httpx.InvalidURL, MalformedResponseError)
 
 ENDS: Mapping[str, tuple[str, bool]] = {
@@ -44,7 +41,7 @@ ENDS: Mapping[str, tuple[str, bool]] = {
     "cancelled": ("its batch was cancelled before it was executed", False),
     "lost": ("the provider does not have its batch any more", True),
     "overdue": (f"its batch did not end within {LONGEST_WAIT / 3600:g} hours", True),
-    "missing": ("its batch ended without a result for it", True),
+    "ended": ("its batch ended without a result for it", True),
 }
 """Why a request of a batch has no response, and whether it may have been billed."""
 
@@ -115,17 +112,19 @@ class BatchTransport:
         self._specs, self._connect, self._on_status = specs, connect, on_status
         self._sleep, self._clock = sleep, clock
         self._lanes: dict[str, _Lane] = {}
+        self._connecting = asyncio.Lock()
 
     async def submit(
         self, requests: Mapping[str, Request], *, label: str, is_resumed: bool = False
-    ) -> AsyncIterator[Batch | Outcome]:
+    ) -> AsyncGenerator[Batch | Outcome, None]:
         """Submit requests: one batch for each model, or several if the provider's limits require it.
 
         Args:
             requests: The caller's id -> fitted request.
             label: Identifies this submission; another one has another label.
             is_resumed: Whether a killed process may have submitted them, with the same label and requests. Its batches
-                are then looked up, which Anthropic's interface does not permit: what it received is sent again.
+                are then looked for and not created again. Anthropic's can only be identified when they have ended, so
+                this waits for batches with the same number of requests.
 
         Yields:
             Each batch as soon as the provider has it, and the failure of each request that is in none.
@@ -143,7 +142,7 @@ class BatchTransport:
                 async for result in results:
                     yield result
 
-    async def collect(self, batch: Batch, requests: Mapping[str, Request]) -> AsyncIterator[Outcome]:
+    async def collect(self, batch: Batch, requests: Mapping[str, Request]) -> AsyncGenerator[Outcome, None]:
         """Wait until a batch ends, then read its results.
 
         Args:
@@ -158,17 +157,14 @@ class BatchTransport:
         """
         lane = await self._lane(batch.model)
         status, end = await self._ended(batch, lane)
-        left = {_custom_id(batch.label, id_): id_ for id_ in batch.ids if id_ in requests}
+        left = {custom_id(batch.label, id_): id_ for id_ in batch.ids if id_ in requests}
         if end in ("ended", "expired", "cancelled"):
             async with aclosing(self._results(batch, lane, status)) as results:
                 async for raw in results:
                     if (id_ := left.pop(raw.custom_id, None)) is not None:
                         yield Outcome(id_, await _result(lane, requests[id_], raw))
         for id_ in left.values():
-            refused = end == "refused"
-            yield Outcome(
-                id_, _refusal(lane, status) if refused else _without(lane, "missing" if end == "ended" else end)
-            )
+            yield Outcome(id_, _refusal(lane, status) if end == "refused" else _without(lane, end))
 
     async def cancel(self, batch: Batch) -> None:
         """Request that no further request of the batch is executed. `collect` returns what was.
@@ -187,51 +183,52 @@ class BatchTransport:
             await lane.model.aclose()
 
     async def _lane(self, name: str) -> _Lane:
-        if name not in self._lanes:
-            spec = self._specs[name]
-            model = self._connect(spec)
-            kind = AnthropicBatches if spec.litellm else OpenAIBatches
-            self._lanes[name] = _Lane(model, kind(await model.probe(), spec.timeout_seconds))
-        return self._lanes[name]
+        async with self._connecting:
+            if name not in self._lanes:
+                spec = self._specs[name]
+                model = self._connect(spec)
+                kind = AnthropicBatches if spec.litellm else OpenAIBatches
+                self._lanes[name] = _Lane(model, kind(await model.probe(), spec.timeout_seconds))
+            return self._lanes[name]
 
     async def _submit_group(
         self, name: str, requests: Mapping[str, Request], label: str, is_resumed: bool
-    ) -> AsyncIterator[Batch | Outcome]:
+    ) -> AsyncGenerator[Batch | Outcome, None]:
         lane = await self._lane(name)
-        file = _BatchFile(lane.provider, f"{label}-{name}-0")
-        for id_, request in requests.items():
-            try:
-                direct = await lane.model.request_of(request)
-            except ModelError as error:
-                yield Outcome(id_, error)
-                continue
-            entry = lane.provider.entry(_custom_id(file.label, id_), direct)
-            if not file.has_room(entry):
-                async for result in self._send(name, lane, file, is_resumed):
-                    yield result
-                file = _BatchFile(lane.provider, file.next_label)
-                entry = lane.provider.entry(_custom_id(file.label, id_), direct)
-            file.add(id_, entry)
-        async for result in self._send(name, lane, file, is_resumed):
-            yield result
+        file = BatchFile(lane.provider, f"{label}-{name}-0")
+        try:
+            for id_, request in requests.items():
+                try:
+                    direct = await lane.model.request_of(request)
+                except ModelError as error:
+                    yield Outcome(id_, error)
+                    continue
+                entry = lane.provider.entry(custom_id(file.label, id_), direct)
+                if not file.has_room(entry):
+                    for result in await self._send(name, lane, file, is_resumed):
+                        yield result
+                    file.close()
+                    file = BatchFile(lane.provider, file.next_label)
+                    entry = lane.provider.entry(custom_id(file.label, id_), direct)
+                file.add(id_, entry)
+            for result in await self._send(name, lane, file, is_resumed):
+                yield result
+        finally:
+            file.close()
 
-    async def _send(self, name: str, lane: _Lane, file: _BatchFile, is_resumed: bool) -> AsyncIterator[Batch | Outcome]:
+    async def _send(self, name: str, lane: _Lane, file: BatchFile, is_resumed: bool) -> Sequence[Batch | Outcome]:
         """Submit one file, unless it is empty or its batch exists."""
         if not file.ids:
-            return
+            return ()
         try:
-            found = await self._attempts(lane, lambda: lane.provider.find(file.label)) if is_resumed else None
+            found = await self._find(lane, file) if is_resumed else None
             batch_id = found or await self._create(lane, file)
         except ModelError as error:
             error.sent = error.billed  # a batch that was not created executes nothing
-            for id_ in file.ids:
-                yield Outcome(id_, error)
-            return
-        finally:
-            file.close()
-        yield Batch(batch_id, name, file.label, tuple(file.ids))
+            return [Outcome(id_, error) for id_ in file.ids]
+        return [Batch(batch_id, name, file.label, tuple(file.ids))]
 
-    async def _create(self, lane: _Lane, file: _BatchFile) -> str:
+    async def _create(self, lane: _Lane, file: BatchFile) -> str:
         content = file.ended()
         try:
             file_id = await self._attempts(lane, lambda: lane.provider.upload(content))
@@ -246,31 +243,45 @@ class BatchTransport:
                 failure = lane.model.failure(error)
                 if failure is None or not _is_open(failure):
                     raise
-                if found := await self._find_created(lane, file.label, failure):
+                if found := await self._find_created(lane, file):
                     return found
                 raise
 
         return await self._attempts(lane, create_or_find)
 
-    async def _find_created(self, lane: _Lane, label: str, failure: ModelError) -> str | None:
-        """Look for a batch whose creation has an unknown outcome. Raise `failure` if it cannot be known."""
-        if not lane.provider.has_labels:
-            # Not repeated: the batch may exist, and would be paid for twice.
-            raise PermanentModelError(str(failure), kind=failure.kind, billed=True) from None
-        return await self._attempts(lane, lambda: lane.provider.find(label))
+    async def _find_created(self, lane: _Lane, file: BatchFile) -> str | None:
+        """Look for a batch whose creation has an unknown outcome."""
+        try:
+            await self._sleep(FIRST_POLL)  # until the provider lists it
+            return await self._find(lane, file)
+        except ModelError as error:
+            error.billed = True
+            raise
+
+    async def _find(self, lane: _Lane, file: BatchFile) -> str | None:
+        for pause in self._pauses():
+            found = await self._attempts(lane, lambda: lane.provider.find(file.label, file.custom_ids))
+            if not found.is_open:
+                return found.id
+            await self._sleep(pause)
+        return None
+
+    def _pauses(self) -> Iterator[float]:
+        """The seconds between polls, until nothing is waited for any more."""
+        until, pause = self._clock() + LONGEST_WAIT, FIRST_POLL
+        while self._clock() < until:
+            yield pause
+            pause = min(pause * POLL_GROWTH, LONGEST_POLL)
 
     async def _ended(self, batch: Batch, lane: _Lane) -> tuple[BatchStatus, str]:
         """Poll until the batch ends; the status, and its state or `overdue`."""
-        until, pause = self._clock() + LONGEST_WAIT, FIRST_POLL
-        while True:
+        for pause in self._pauses():
             status = await self._unless_lost(lane, lambda: lane.provider.status(batch.id))
             self._on_status(batch, status)
             if status.state != "waiting":
                 return status, status.state
-            if self._clock() >= until:
-                return status, "overdue"
             await self._sleep(pause)
-            pause = min(pause * POLL_GROWTH, LONGEST_POLL)
+        return status, "overdue"
 
     async def _unless_lost(self, lane: _Lane, call: Callable[[], Awaitable[BatchStatus]]) -> BatchStatus:
         try:
@@ -280,7 +291,7 @@ class BatchTransport:
                 raise
             return BatchStatus("lost")
 
-    async def _results(self, batch: Batch, lane: _Lane, status: BatchStatus) -> AsyncIterator[Raw]:
+    async def _results(self, batch: Batch, lane: _Lane, status: BatchStatus) -> AsyncGenerator[Raw, None]:
         """Stream the results, from the start again after a failure; none if the provider does not have them."""
         for attempt in range(1, lane.model.spec.max_attempts + 1):
             try:
@@ -310,57 +321,15 @@ class BatchTransport:
 
     async def _before_next(self, lane: _Lane, failure: ModelError, attempt: int) -> None:
         """Wait for the next attempt; raise `failure` if there is none."""
-        spec = lane.model.spec
-        if not isinstance(failure, TransientModelError) or attempt >= spec.max_attempts:
+        spec, wait = lane.model.spec, 0.0
+        if isinstance(failure, TransientModelError):
+            wait = failure.retry_after or 0.0
+        is_repeated = isinstance(failure, TransientModelError) and attempt < spec.max_attempts
+        if not is_repeated or wait > spec.max_wait_seconds:
             # Not `from`: a traceback would show the provider's own words, which may repeat the key.
             raise failure from None
         backoff = min(spec.backoff_seconds * 2 ** (attempt - 1), LONGEST_BACKOFF)
-        await self._sleep(max(backoff, failure.retry_after or 0.0))
-
-
-class _BatchFile:
-    """The file of a batch while it is written.
-
-    Attributes:
-        label: The batch's label, which ends with the number of the batch.
-        ids: The caller's ids of its requests.
-        headers: Headers that its entries need; values of several entries are joined by commas.
-    """
-
-    def __init__(self, provider: BatchProvider, label: str) -> None:
-        self.label, self.ids, self.headers = label, list[str](), dict[str, str]()
-        self._provider = provider
-        self._file: IO[bytes] = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 - closed by `close`
-        self._size = 0
-
-    @property
-    def next_label(self) -> str:
-        """The label of the model's next batch."""
-        head, _, number = self.label.rpartition("-")
-        return f"{head}-{int(number) + 1}"
-
-    def has_room(self, entry: Entry) -> bool:
-        """Whether the entry fits; the first one always does."""
-        is_small = self._size + len(entry.content) + 64 <= self._provider.most_bytes
-        return not self.ids or (is_small and len(self.ids) < self._provider.most_requests)
-
-    def add(self, id_: str, entry: Entry) -> None:
-        begin, between, _ = self._provider.parts
-        content = (between if self.ids else begin) + entry.content
-        self._file.write(content)
-        self._size += len(content)
-        self.ids.append(id_)
-        for name, value in entry.headers.items():
-            known = self.headers.get(name, "").split(",")
-            new = [part for part in value.split(",") if part not in known]
-            self.headers[name] = ",".join([*filter(None, known), *new])
-
-    def ended(self) -> IO[bytes]:
-        self._file.write(self._provider.parts[2])
-        return self._file
-
-    def close(self) -> None:
-        self._file.close()
+        await self._sleep(max(backoff, wait))
 
 
 def discounted(spec: ModelSpec, factor: float = PRICE_FACTOR) -> ModelSpec:
@@ -373,11 +342,6 @@ def discounted(spec: ModelSpec, factor: float = PRICE_FACTOR) -> ModelSpec:
     names = [name for name in type(spec).model_fields if name.startswith("usd_per_")]
     prices = {name: getattr(spec, name) for name in names}
     return spec.model_copy(update={name: usd * factor for name, usd in prices.items() if usd is not None})
-
-
-def _custom_id(label: str, id_: str) -> str:
-    """The request's id at the provider, which accepts at most 64 letters and digits."""
-    return hashlib.sha256(f"{label}\n{id_}".encode()).hexdigest()[:32]
 
 
 def _is_open(failure: ModelError) -> bool:

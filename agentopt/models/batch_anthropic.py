@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import IO, Any
 
@@ -11,7 +11,7 @@ import httpx
 
 from agentopt.core.errors import MalformedResponseError
 from agentopt.models.batch_http import BatchHttp
-from agentopt.models.batch_provider import BatchStatus, Entry, Raw, count, id_of, in_path
+from agentopt.models.batch_provider import BatchState, BatchStatus, Entry, Lookup, Raw, count, id_of, in_path
 from agentopt.models.json_bytes import parse_json
 
 STATUS_OF_ERROR: Mapping[str, int] = {
@@ -34,7 +34,7 @@ PIECE = 1 << 20
 
 
 class AnthropicBatches:
-    """Message batches of Anthropic. They have no labels.
+    """Message batches of Anthropic. They have no labels, and are found by their requests.
 
     Args:
         direct: The HTTP request of a direct call, to `.../v1/messages`.
@@ -43,7 +43,6 @@ class AnthropicBatches:
 
     most_requests = 100_000
     most_bytes = 256_000_000
-    has_labels = False
     parts = (b'{"requests": [', b",\n", b"]}")
 
     def __init__(self, direct: httpx.Request, timeout: float) -> None:
@@ -65,20 +64,24 @@ class AnthropicBatches:
         sized = {**headers, "Content-Type": "application/json", "Content-Length": str(size)}
         return id_of(await self._http.call("POST", self._http.url(self._base), content=_pieces(file), headers=sized))
 
-    async def find(self, label: str) -> str | None:
-        return None
+    async def find(self, label: str, custom_ids: frozenset[str]) -> Lookup:
+        """Look for the batch with these requests. They are known by its results, so when it has ended."""
+        is_open = False
+        async with aclosing(self._http.pages(self._http.url(self._base), "after_id")) as batches:
+            async for batch in batches:
+                status = _status_of(batch)
+                if status.state == "lost" or status.total != len(custom_ids):
+                    continue
+                if status.state == "waiting":
+                    is_open = True
+                elif await self._has_one_of(id_of(batch), status, custom_ids):
+                    return Lookup(id_of(batch))
+        return Lookup(is_open=is_open)
 
     async def status(self, batch_id: str) -> BatchStatus:
-        batch = await self._http.call("GET", self._url(batch_id))
-        counts = batch.get("request_counts")
-        found = {name: count(number) for name, number in counts.items()} if isinstance(counts, dict) else {}
-        total = sum(found.values())
-        done = total - found.get("processing", 0)
-        if batch.get("archived_at"):
-            return BatchStatus("lost", done, total)
-        return BatchStatus("ended" if batch.get("processing_status") == "ended" else "waiting", done, total)
+        return _status_of(await self._http.call("GET", self._url(batch_id)))
 
-    async def results(self, batch_id: str, status: BatchStatus) -> AsyncIterator[Raw]:
+    async def results(self, batch_id: str, status: BatchStatus) -> AsyncGenerator[Raw, None]:
         # Not the address in `results_url`: the key is sent to no host that a response names.
         async with aclosing(self._http.lines(self._url(batch_id, "/results"))) as lines:
             async for line in lines:
@@ -91,6 +94,12 @@ class AnthropicBatches:
     async def aclose(self) -> None:
         await self._http.aclose()
 
+    async def _has_one_of(self, batch_id: str, status: BatchStatus, custom_ids: frozenset[str]) -> bool:
+        async with aclosing(self.results(batch_id, status)) as results:
+            async for raw in results:
+                return raw.custom_id in custom_ids
+        return False
+
     def _url(self, batch_id: str, end: str = "") -> httpx.URL:
         return self._http.url(f"{self._base}/{in_path(batch_id)}{end}")
 
@@ -98,6 +107,14 @@ class AnthropicBatches:
 async def _pieces(file: IO[bytes]) -> AsyncIterator[bytes]:
     while piece := file.read(PIECE):
         yield piece
+
+
+def _status_of(batch: Mapping[str, Any]) -> BatchStatus:
+    counts = batch.get("request_counts")
+    found = {name: count(number) for name, number in counts.items()} if isinstance(counts, dict) else {}
+    total = sum(found.values())
+    state: BatchState = "ended" if batch.get("processing_status") == "ended" else "waiting"
+    return BatchStatus("lost" if batch.get("archived_at") else state, total - found.get("processing", 0), total)
 
 
 def _raw(line: bytes) -> Raw | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import httpx
 
 from agentopt.core.errors import MalformedResponseError
+from agentopt.models.batch_provider import id_of, objects
 from agentopt.models.bounded_stream import LARGEST_BODY
 from agentopt.models.json_bytes import parse_json
 from agentopt.models.openai_route import CONNECT_SECONDS, LOOPBACK
@@ -17,6 +18,8 @@ OF_ONE_CALL = (
     *("user-agent", "anthropic-beta"),
 )
 """Headers of a direct call that are not those of its batch."""
+PAGES = 10
+"""Most pages of a list of batches that are read, with 100 batches each."""
 LARGEST_LINE = LARGEST_BODY
 """Most bytes of one result."""
 
@@ -40,9 +43,9 @@ class BatchHttp:
             trust_env=direct.url.host not in LOOPBACK,
         )
 
-    def url(self, path: str, query: Mapping[str, str] | None = None) -> httpx.URL:
+    def url(self, path: str) -> httpx.URL:
         """Return an address at the host of a direct call, with its query."""
-        return self._direct.copy_with(path=path).copy_merge_params(query or {})
+        return self._direct.copy_with(path=path)
 
     async def call(self, method: str, url: httpx.URL, **options: Any) -> dict[str, Any]:
         """Make one call, and return the JSON object it is answered with.
@@ -63,7 +66,27 @@ class BatchHttp:
             raise MalformedResponseError(f"expected a JSON object, but got {type(answer).__name__}")
         return answer
 
-    async def lines(self, url: httpx.URL) -> AsyncIterator[bytes]:
+    async def pages(self, url: httpx.URL, cursor: str) -> AsyncGenerator[dict[str, Any], None]:
+        """Return the objects of a list, newest first, page by page.
+
+        Args:
+            url: Address of the list.
+            cursor: Name of the parameter that holds the id of the last object of the page before.
+
+        Raises:
+            httpx.HTTPError: A call was refused, or the connection failed.
+        """
+        query = {"limit": "100"}
+        for _ in range(PAGES):
+            page = await self.call("GET", url.copy_merge_params(query))
+            found = list(objects(page))
+            for one in found:
+                yield one
+            if not found or not page.get("has_more"):
+                return
+            query[cursor] = id_of(found[-1])
+
+    async def lines(self, url: httpx.URL) -> AsyncGenerator[bytes, None]:
         """Stream the lines of a file. A line of more than `LARGEST_LINE` bytes is left out.
 
         Raises:

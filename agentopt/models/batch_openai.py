@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import IO, Any
 
@@ -11,7 +11,7 @@ import httpx
 
 from agentopt.core.errors import MalformedResponseError
 from agentopt.models.batch_http import BatchHttp
-from agentopt.models.batch_provider import BatchState, BatchStatus, Entry, Raw, count, id_of, in_path
+from agentopt.models.batch_provider import BatchState, BatchStatus, Entry, Lookup, Raw, count, id_of, in_path, objects
 from agentopt.models.json_bytes import parse_json
 
 STATES: Mapping[str, BatchState] = {
@@ -23,8 +23,6 @@ STATES: Mapping[str, BatchState] = {
 """The provider's state -> ours; any other one is waiting."""
 LABEL = "agentopt"
 """Key of a batch's label in its metadata."""
-PAGES = 10
-"""Pages of 100 batches in which a label is looked for."""
 QUEUE_FULL = ("token_limit_exceeded", "rate_limit_exceeded")
 """Codes of a batch that was refused because of the batches that wait before it."""
 
@@ -39,7 +37,6 @@ class OpenAIBatches:
 
     most_requests = 50_000
     most_bytes = 200_000_000
-    has_labels = True
     parts = (b"", b"\n", b"\n")
 
     def __init__(self, direct: httpx.Request, timeout: float) -> None:
@@ -64,18 +61,12 @@ class OpenAIBatches:
         url = self._http.url(f"{self._base}/batches")
         return id_of(await self._http.call("POST", url, json={**body, "metadata": {LABEL: label}}, headers=headers))
 
-    async def find(self, label: str) -> str | None:
-        query = {"limit": "100"}
-        for _ in range(PAGES):
-            page = await self._http.call("GET", self._http.url(f"{self._base}/batches", query))
-            batches = [batch for batch in _list(page.get("data")) if isinstance(batch, dict)]
-            for batch in batches:
+    async def find(self, label: str, custom_ids: frozenset[str]) -> Lookup:
+        async with aclosing(self._http.pages(self._http.url(f"{self._base}/batches"), "after")) as batches:
+            async for batch in batches:
                 if isinstance(batch.get("metadata"), dict) and batch["metadata"].get(LABEL) == label:
-                    return id_of(batch)
-            if not batches or not page.get("has_more"):
-                return None
-            query["after"] = id_of(batches[-1])
-        return None
+                    return Lookup(id_of(batch))
+        return Lookup()
 
     async def status(self, batch_id: str) -> BatchStatus:
         batch = await self._http.call("GET", self._url(batch_id))
@@ -90,7 +81,7 @@ class OpenAIBatches:
             _refusal(batch.get("errors")),
         )
 
-    async def results(self, batch_id: str, status: BatchStatus) -> AsyncIterator[Raw]:
+    async def results(self, batch_id: str, status: BatchStatus) -> AsyncGenerator[Raw, None]:
         for file in status.files:
             url = self._http.url(f"{self._base}/files/{in_path(file)}/content")
             async with aclosing(self._http.lines(url)) as lines:
@@ -108,16 +99,10 @@ class OpenAIBatches:
         return self._http.url(f"{self._base}/batches/{in_path(batch_id)}{end}")
 
 
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
 def _refusal(errors: Any) -> dict[str, Any]:
     """The first error of a batch that was refused, whose code is a status if the batch may be submitted again."""
-    found = _list(errors.get("data")) if isinstance(errors, dict) else []
-    if not found or not isinstance(found[0], dict):
-        return {}
-    return {**found[0], "code": "429"} if found[0].get("code") in QUEUE_FULL else found[0]
+    first = next(objects(errors), {}) if isinstance(errors, dict) else {}
+    return {**first, "code": "429"} if first.get("code") in QUEUE_FULL else first
 
 
 def _raw(line: bytes) -> Raw | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import IO, Any, Literal, Protocol
 from urllib.parse import quote
@@ -65,6 +65,19 @@ class Raw:
     body: bytes = b""
 
 
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """The result of looking for a batch.
+
+    Attributes:
+        id: The id of the batch; None if it was not found.
+        is_open: Whether a batch that has not ended may be the one.
+    """
+
+    id: str | None = None
+    is_open: bool = False
+
+
 class BatchProvider(Protocol):
     """The batch interface of one model's provider. One attempt per method, without retries.
 
@@ -75,8 +88,6 @@ class BatchProvider(Protocol):
     """Most requests of a batch."""
     most_bytes: int
     """Most bytes of its file."""
-    has_labels: bool
-    """Whether `find` can find a batch."""
     parts: tuple[bytes, bytes, bytes]
     """Begin of the file, what separates its entries, and its end."""
 
@@ -102,15 +113,20 @@ class BatchProvider(Protocol):
         """
         ...
 
-    async def find(self, label: str) -> str | None:
-        """Return the id of the newest batch with a label; None if there is none."""
+    async def find(self, label: str, custom_ids: frozenset[str]) -> Lookup:
+        """Look for a batch that was created, but whose id is not known.
+
+        Args:
+            label: Its label.
+            custom_ids: Those of its requests.
+        """
         ...
 
     async def status(self, batch_id: str) -> BatchStatus:
         """Return the state of a batch."""
         ...
 
-    def results(self, batch_id: str, status: BatchStatus) -> AsyncIterator[Raw]:
+    def results(self, batch_id: str, status: BatchStatus) -> AsyncGenerator[Raw, None]:
         """Stream the results of a batch that ended, in any order."""
         ...
 
@@ -132,6 +148,12 @@ def id_of(answer: Mapping[str, Any]) -> str:
     if isinstance(found := answer.get("id"), str) and found:
         return found
     raise MalformedResponseError(f"expected an object with an id, but got {sorted(answer)[:8]}")
+
+
+def objects(page: Mapping[str, Any], key: str = "data") -> Iterator[dict[str, Any]]:
+    """Return the objects of a list in an answer."""
+    found = page.get(key)
+    return (one for one in found if isinstance(one, dict)) if isinstance(found, list) else iter(())
 
 
 def in_path(name: str) -> str:

@@ -79,6 +79,11 @@ class BatchServer(LoopbackServer):
         headers: Headers of the last call that created a batch.
     """
 
+    cursor = "after"
+    """Parameter of a list that holds the id of the last batch of the page before."""
+    page = 2
+    """Batches on a page of a list."""
+
     def __init__(
         self,
         *arguments: Any,
@@ -117,6 +122,20 @@ class BatchServer(LoopbackServer):
     @abstractmethod
     def _result(self, entry: dict[str, Any], fate: Fate | None) -> dict[str, Any]:
         """The line of one request of a batch that ended; `expired` and HTTP statuses are errors."""
+
+    @abstractmethod
+    def _shown(self, batch: ServedBatch) -> dict[str, Any]:
+        """A batch as the interface returns it."""
+
+    async def _list(self, request: web.Request) -> web.StreamResponse:
+        newest_first = [*self.batches.values()][::-1]
+        after = request.query.get(self.cursor)
+        start = 1 + [batch.id for batch in newest_first].index(after) if after else 0
+        page = newest_first[start : start + self.page]
+        for batch in page:
+            self._poll(batch)
+        is_more = start + self.page < len(newest_first)
+        return web.json_response({"data": [*map(self._shown, page)], "has_more": is_more})
 
     def _operation(self, name: str, handler: Callable[..., Any]) -> Callable[..., Any]:
         async def handle(request: web.Request) -> web.StreamResponse:
@@ -234,11 +253,6 @@ class OpenAIBatchServer(BatchServer, OpenAIServer):
             self._shown(self._create(entries, request, (body.get("metadata") or {}).get("agentopt")))
         )
 
-    async def _list(self, request: web.Request) -> web.StreamResponse:
-        return web.json_response(
-            {"object": "list", "data": [*map(self._shown, self.batches.values())], "has_more": False}
-        )
-
     async def _get(self, request: web.Request) -> web.StreamResponse:
         if (batch := self._find(request)) is None:
             return self._error(404, f"No batch found with id '{request.match_info['id']}'.")
@@ -290,8 +304,11 @@ class AnthropicBatchServer(BatchServer, AnthropicServer):
         options: Further arguments of `BatchServer`.
     """
 
+    cursor = "after_id"
+
     def _interface(self) -> Iterator[tuple[str, str, str, Callable[..., Any]]]:
         yield "POST", "/v1/messages/batches", "create", self._create_batch
+        yield "GET", "/v1/messages/batches", "list", self._list
         yield "GET", "/v1/messages/batches/{id}", "poll", self._get
         yield "GET", "/v1/messages/batches/{id}/results", "results", self._content
         yield "POST", "/v1/messages/batches/{id}/cancel", "cancel", self._cancel

@@ -1,6 +1,9 @@
 """`BatchTransport` against loopback servers with the batch interfaces of OpenAI and of Anthropic."""
 
 import asyncio
+import json
+import sys
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -173,13 +176,16 @@ async def test_a_new_process_collects_what_a_killed_one_submitted_and_nothing_is
     assert len(server.executed) == 20
 
 
-async def test_a_resumed_submission_finds_the_batch_whose_id_was_not_stored() -> None:
+@every_provider
+async def test_a_resumed_submission_finds_the_batch_whose_id_was_not_stored(provider: str) -> None:
     requests = requests_of(3)
-    async with OpenAIBatchServer() as server:
-        first = transport(spec_of("openai", server))
+    async with SERVERS[provider](plan=BatchPlan(polls=2)) as server:
+        first = transport(spec_of(provider, server))
         lost = await submitted(first, requests)
+        for i in range(4):  # on later pages of the list
+            await submitted(first, {f"{i}": request("x"), f"b{i}": request("y"), f"c{i}": request("z")}, label=f"{i}")
         await first.aclose()
-        second = transport(spec_of("openai", server))
+        second = transport(spec_of(provider, server))
         found = await submitted(second, requests, is_resumed=True)
         other = await submitted(second, requests, label="run-2", is_resumed=True)
         await second.aclose()
@@ -187,10 +193,12 @@ async def test_a_resumed_submission_finds_the_batch_whose_id_was_not_stored() ->
     assert other.id != lost.id, "another submission is another batch"
 
 
-async def test_a_creation_with_an_unknown_outcome_is_not_repeated_if_the_batch_exists() -> None:
+@every_provider
+async def test_a_creation_with_an_unknown_outcome_is_not_repeated_if_the_batch_exists(provider: str) -> None:
     requests = requests_of(3)
-    async with OpenAIBatchServer(faults=Faults(script=[None, "drop"])) as server:
-        batches = transport(spec_of("openai", server))
+    script: list[Fault | None] = [None, "drop"] if provider == "openai" else ["drop"]
+    async with SERVERS[provider](faults=Faults(script=script)) as server:
+        batches = transport(spec_of(provider, server))
         batch = await submitted(batches, requests)
         found = await collected(batches, batch, requests)
         await batches.aclose()
@@ -198,14 +206,26 @@ async def test_a_creation_with_an_unknown_outcome_is_not_repeated_if_the_batch_e
     assert server.operations["create"] == len(server.batches) == 1
 
 
-async def test_without_labels_a_creation_with_an_unknown_outcome_counts_as_billed() -> None:
-    async with AnthropicBatchServer(faults=Faults(script=["drop"])) as server:
-        batches = transport(spec_of("anthropic", server))
+@every_provider
+async def test_a_creation_with_an_unknown_outcome_is_repeated_if_there_is_no_batch(provider: str) -> None:
+    script: list[Fault | None] = [None, 500] if provider == "openai" else [500]
+    async with SERVERS[provider](faults=Faults(script=script)) as server:
+        batches = transport(spec_of(provider, server))
+        await submitted(batches, requests_of(3))
+        await batches.aclose()
+    assert (server.operations["create"], server.operations["list"], len(server.batches)) == (2, 1, 1)
+
+
+@every_provider
+async def test_a_creation_whose_outcome_stays_unknown_may_have_been_billed(provider: str) -> None:
+    script: list[Fault | None] = [*([None] if provider == "openai" else []), "drop", 503, 503, 503]
+    async with SERVERS[provider](faults=Faults(script=script)) as server:
+        batches = transport(spec_of(provider, server))
         outcomes = await all_of(batches.submit(requests_of(2), label="run-1"))
         await batches.aclose()
-    assert len(server.batches) == 1
     errors = [failed(outcome.result) for outcome in outcomes]
-    assert [(type(e), e.billed, e.kind) for e in errors] == [(PermanentModelError, True, "connection dropped")] * 2
+    assert {(e.kind, e.billed, e.sent) for e in errors} == {("HTTP 503", True, True)}
+    assert len(errors) == 2
 
 
 @every_provider
@@ -240,7 +260,7 @@ async def test_a_failed_request_is_classified_like_a_direct_call(provider: str) 
         "id-2": (TransientModelError, "HTTP 500", False, True),
         "id-3": (TransientModelError, "batch expired", False, False),
         **{
-            f"id-{i}": (TransientModelError, f"batch {'expired' if provider == 'openai' else 'missing'}", *billed)
+            f"id-{i}": (TransientModelError, f"batch {'expired' if provider == 'openai' else 'ended'}", *billed)
             for i, billed in ((4, BILLED[provider]), (5, BILLED[provider]))
         },
     }
@@ -255,7 +275,7 @@ BILLED = {"openai": (False, False), "anthropic": (True, True)}
 async def test_a_request_without_a_result_may_have_been_billed(provider: str) -> None:
     found = await outcomes_of(provider, requests_of(3), BatchPlan(fates={0: "missing", 1: "not_json", 2: "huge"}))
     errors = [failed(result) for result in found.values()]
-    assert {(e.kind, e.billed) for e in errors} == {("batch missing", True)}
+    assert {(e.kind, e.billed) for e in errors} == {("batch ended", True)}
 
 
 @every_provider
@@ -412,6 +432,84 @@ async def test_a_prompt_that_cannot_fit_is_not_submitted_and_the_others_are(prov
     assert isinstance(refused, Outcome)
     assert (refused.id, failed(refused.result).kind) == ("long", "context length")
     assert batch.ids == ("id-0", "id-1")
+
+
+async def test_a_response_is_read_though_the_measured_density_would_refuse_its_prompt() -> None:
+    requests = {f"id-{i}": request("a " * 3000 + f"b{i}") for i in range(7)}
+    async with OpenAIBatchServer() as server:
+        batches = transport(spec_of("openai", server, context_length=1000))
+        batch = await submitted(batches, requests)
+        found = await collected(batches, batch, requests)
+        later = await all_of(batches.submit(requests, label="run-2"))
+        await batches.aclose()
+    assert len(texts(found)) == 7
+    assert {failed(outcome.result).kind for outcome in later} == {"context length"}
+
+
+@every_provider
+async def test_a_longer_wait_than_the_entry_permits_is_a_failure(provider: str) -> None:
+    clock = Clock()
+    async with SERVERS[provider](faults=Faults(script=["rate_limit"], retry_after=1e9)) as server:
+        batches = transport(spec_of(provider, server), clock=clock)
+        (outcome,) = await all_of(batches.submit(requests_of(1), label="run-1"))
+        await batches.aclose()
+    assert failed(outcome.result).kind == "HTTP 429"
+    assert clock.sleeps == []
+
+
+KILLED = """
+import asyncio, json, sys
+from agentopt.models.base import Message, Request
+from agentopt.models.batch import Batch, BatchTransport
+from agentopt.models.catalog import ModelSpec
+
+url, known, stop = sys.argv[1], sys.argv[2], sys.argv[3]
+requests = {f"id-{i}": Request("small", (Message("user", f"Say [[word{i}]]"),), 20) for i in range(200)}
+
+def say(**line):
+    print(json.dumps(line), flush=True)
+
+async def main():
+    batches = BatchTransport({"small": ModelSpec(name="small", base_url=url, model="small")})
+    if known:
+        found = [Batch(known, "small", "run-1-small-0", tuple(requests))]
+    else:
+        found = [one async for one in batches.submit(requests, label="run-1", is_resumed=True)]
+    say(id=found[0].id)
+    if stop == "yes":
+        await asyncio.Event().wait()
+    results = {one.id: one.result.choices[0].text async for one in batches.collect(found[0], requests)}
+    say(results=results)
+    await batches.aclose()
+
+asyncio.run(main())
+"""
+
+
+async def run_until_line(server: OpenAIBatchServer, known: str = "", *, is_killed: bool) -> dict[str, Any]:
+    """Run a process that submits or collects 200 requests; its first line if it is killed then, else its last."""
+    arguments = (server.base_url, known, "yes" if is_killed else "no")
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", KILLED, *arguments, stdout=PIPE)
+    assert process.stdout
+    line = await process.stdout.readline()
+    if is_killed:
+        process.kill()
+    else:
+        line = await process.stdout.readline()
+    await process.wait()
+    answer: dict[str, Any] = json.loads(line)
+    return answer
+
+
+async def test_of_200_batched_calls_of_a_run_killed_twice_each_is_executed_once() -> None:
+    async with OpenAIBatchServer(plan=BatchPlan(polls=0)) as server:
+        await run_until_line(server, is_killed=True)  # the id was not stored
+        known = await run_until_line(server, is_killed=True)  # it was found, and stored
+        found = await run_until_line(server, known["id"], is_killed=False)
+    assert found["results"] == {f"id-{i}": f"word{i}" for i in range(200)}
+    assert server.operations["create"] == server.operations["upload"] == 1
+    assert len(server.executed) == 200
+    assert set(server.executed.values()) == {1}
 
 
 @pytest.mark.parametrize(
