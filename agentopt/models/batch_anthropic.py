@@ -11,7 +11,7 @@ import httpx
 
 from agentopt.core.errors import MalformedResponseError
 from agentopt.models.batch_http import BatchHttp
-from agentopt.models.batch_provider import BatchState, BatchStatus, Entry, Lookup, Raw, count, id_of, in_path
+from agentopt.models.batch_provider import BatchState, BatchStatus, Entry, Lookup, Raw, as_body, count, id_of, in_path
 from agentopt.models.json_bytes import parse_json
 
 STATUS_OF_ERROR: Mapping[str, int] = {
@@ -129,13 +129,13 @@ def _raw(line: bytes) -> Raw | None:
     result = result if isinstance(result, dict) else {}
     match result.get("type"):
         case "succeeded":
-            return Raw(custom_id, "answered", 200, json.dumps(result.get("message")).encode())
+            return Raw(custom_id, "answered", 200, as_body(result.get("message")))
         case "expired":
             return Raw(custom_id, "expired")
         case "canceled":
             return Raw(custom_id, "cancelled")
         case _:
-            return Raw(custom_id, "answered", _status(result.get("error")), json.dumps(result.get("error")).encode())
+            return Raw(custom_id, "answered", _status(result.get("error")), as_body(result.get("error")))
 
 
 def _status(error: Any) -> int:

@@ -11,7 +11,18 @@ import httpx
 
 from agentopt.core.errors import MalformedResponseError
 from agentopt.models.batch_http import BatchHttp
-from agentopt.models.batch_provider import BatchState, BatchStatus, Entry, Lookup, Raw, count, id_of, in_path, objects
+from agentopt.models.batch_provider import (
+    BatchState,
+    BatchStatus,
+    Entry,
+    Lookup,
+    Raw,
+    as_body,
+    count,
+    id_of,
+    in_path,
+    objects,
+)
 from agentopt.models.json_bytes import parse_json
 
 STATES: Mapping[str, BatchState] = {
@@ -115,15 +126,11 @@ def _raw(line: bytes) -> Raw | None:
         return None
     response, error = result.get("response"), result.get("error")
     if isinstance(response, dict):
-        return Raw(custom_id, "answered", count(response.get("status_code")) or 200, _json(response.get("body")))
+        return Raw(custom_id, "answered", count(response.get("status_code")) or 200, as_body(response.get("body")))
     match error.get("code") if isinstance(error, dict) else None:
         case "batch_expired":
             return Raw(custom_id, "expired")
         case "batch_cancelled":
             return Raw(custom_id, "cancelled")
         case _:
-            return Raw(custom_id, "answered", 200, _json({"error": error}))
-
-
-def _json(value: Any) -> bytes:
-    return json.dumps(value).encode()
+            return Raw(custom_id, "answered", 200, as_body({"error": error}))

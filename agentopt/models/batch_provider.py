@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import IO, Any, Literal, Protocol
@@ -164,3 +165,11 @@ def in_path(name: str) -> str:
 def count(value: object) -> int:
     """Return a provider's count; 0 if it is none."""
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
+
+def as_body(value: object) -> bytes:
+    """Return a parsed part of a result as the body of a response; empty if it is nested too deeply."""
+    try:
+        return json.dumps(value).encode()
+    except RecursionError:
+        return b""

@@ -32,13 +32,13 @@ class Wire(httpx.AsyncBaseTransport):
     """Sends nothing: keeps the last request, and returns a given response.
 
     Attributes:
-        request: The last request.
+        request: The last request; None before the first one.
         status: HTTP status of the response.
         body: Body of the response, JSON.
     """
 
     def __init__(self) -> None:
-        self.request = httpx.Request("POST", "http://localhost")
+        self.request: httpx.Request | None = None
         self.status, self.body = 200, PLACEHOLDER
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -51,14 +51,14 @@ class Wire(httpx.AsyncBaseTransport):
 class _OpenAIWire(OpenAIRoute):
     def __init__(self, spec: ModelSpec, api_key: str | None, wire: Wire) -> None:
         super().__init__(spec, api_key)
-        self._client = httpx.AsyncClient(transport=wire)
+        self._client = httpx.AsyncClient(transport=wire, trust_env=False)
 
 
 class _LitellmWire(LitellmRoute):
     def __init__(self, spec: ModelSpec, api_key: str | None, wire: Wire) -> None:
         super().__init__(spec, api_key)
         self._handler = self._litellm.AsyncHTTPHandler()
-        self._unused, self._handler.client = self._handler.client, httpx.AsyncClient(transport=wire)
+        self._unused, self._handler.client = self._handler.client, httpx.AsyncClient(transport=wire, trust_env=False)
         self._options = {**self._options, "client": self._handler}
 
     async def aclose(self) -> None:
@@ -99,7 +99,9 @@ class WiredModel(HostedModel):
             body = payload(self.spec, request)
             body = {name: value for name, value in body.items() if name not in ("stream", "stream_options")}
             self._wire.status, self._wire.body = 200, PLACEHOLDER
+            self._wire.request = None
             await self._connected().complete(body, most=1)
+            assert self._wire.request is not None, "the route must send through the wire"
             return self._wire.request
 
     async def response_of(self, request: Request, status: int, body: bytes) -> Response:

@@ -8,9 +8,12 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agentopt.core.errors import CatalogError, ModelError, PermanentModelError, TransientModelError
 from agentopt.models import batch as batch_module
+from agentopt.models import batch_anthropic, batch_openai
 from agentopt.models.base import Message, Request, Response
 from agentopt.models.batch import Batch, BatchTransport, Outcome, discounted
 from agentopt.models.batch_anthropic import AnthropicBatches
@@ -22,11 +25,13 @@ from agentopt.models.charging import charge, charge_failure, worst_case
 from agentopt.models.hosted import HostedModel
 from agentopt.testing.batch_servers import AnthropicBatchServer, BatchPlan, OpenAIBatchServer
 from agentopt.testing.faults import Fault, Faults
+from agentopt.testing.odd_bodies import odd_bodies
 
 KEY = "sk-a-key-that-is-secret"
 Server = OpenAIBatchServer | AnthropicBatchServer
 SERVERS: dict[str, type[Server]] = {"openai": OpenAIBatchServer, "anthropic": AnthropicBatchServer}
 every_provider = pytest.mark.parametrize("provider", SERVERS)
+NAMES = ("custom_id", "response", "error", "result", "type", "code", "status_code", "body", "message", "choices")
 SCHEMA = '{"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"], "additionalProperties": false}'
 
 
@@ -95,7 +100,7 @@ async def collected(
 async def outcomes_of(
     provider: str, requests: Mapping[str, Request], plan: BatchPlan, faults: Faults | None = None
 ) -> dict[str, Response | ModelError]:
-    async with SERVERS[provider](plan=plan, faults=faults) as server:
+    async with SERVERS[provider](plan=plan, faults=faults, api_key=KEY) as server:
         batches = transport(spec_of(provider, server))
         batch = await submitted(batches, requests)
         found = await collected(batches, batch, requests)
@@ -455,6 +460,48 @@ async def test_a_longer_wait_than_the_entry_permits_is_a_failure(provider: str) 
         await batches.aclose()
     assert failed(outcome.result).kind == "HTTP 429"
     assert clock.sleeps == []
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(result=JSON)
+def test_any_result_is_read_or_left_out(result: Any) -> None:
+    for line in (json.dumps(result).encode(), json.dumps({"custom_id": "a", "response": result, "result": result})):
+        content = line if isinstance(line, bytes) else line.encode()
+        for read in (batch_openai._raw, batch_anthropic._raw):
+            raw = read(content)
+            assert raw is None or (isinstance(raw.body, bytes) and raw.status > 0)
+
+
+@pytest.mark.parametrize("depth", [500, 900, 980, 100_000])
+def test_a_result_of_any_depth_is_read_or_left_out(depth: int) -> None:
+    nested = "[" * depth + "]" * depth
+    for line in (
+        f'{{"custom_id": "a", "response": {{"body": {nested}}}}}',
+        f'{{"custom_id": "a", "result": {{"type": "succeeded", "message": {nested}}}}}',
+    ):
+        for read in (batch_openai._raw, batch_anthropic._raw):
+            raw = read(line.encode())
+            assert raw is None or raw.custom_id == "a"
+
+
+@pytest.mark.parametrize("provider", SERVERS)
+async def test_any_body_is_a_response_or_a_failed_call(provider: str) -> None:
+    route = {"litellm": "anthropic/claude-haiku-4-5"} if provider == "anthropic" else {}
+    model = WiredModel(ModelSpec(name="small", base_url="http://127.0.0.1:9/v1", **route), api_key=KEY, environ={})
+    for body in odd_bodies(15):
+        for status in (body.status, 99999):
+            try:
+                found: Response | ModelError = await model.response_of(request("x"), status, body.content)
+            except ModelError as error:
+                found = error
+            assert isinstance(found, Response | ModelError)
+    await model.aclose()
 
 
 KILLED = """
