@@ -505,55 +505,39 @@ async def test_any_body_is_a_response_or_a_failed_call(provider: str) -> None:
 
 
 KILLED = """
-import asyncio, json, sys
+import asyncio, sys
 from agentopt.models.base import Message, Request
-from agentopt.models.batch import Batch, BatchTransport
+from agentopt.models.batch import BatchTransport
 from agentopt.models.catalog import ModelSpec
 
-url, known, stop = sys.argv[1], sys.argv[2], sys.argv[3]
-requests = {f"id-{i}": Request("small", (Message("user", f"Say [[word{i}]]"),), 20) for i in range(200)}
-
-def say(**line):
-    print(json.dumps(line), flush=True)
-
 async def main():
-    batches = BatchTransport({"small": ModelSpec(name="small", base_url=url, model="small")})
-    if known:
-        found = [Batch(known, "small", "run-1-small-0", tuple(requests))]
-    else:
-        found = [one async for one in batches.submit(requests, label="run-1", is_resumed=True)]
-    say(id=found[0].id)
-    if stop == "yes":
+    batches = BatchTransport({"small": ModelSpec(name="small", base_url=sys.argv[1], model="small")})
+    messages = Message("system", "Be brief."), Message("user", "Say [[word%d]]")
+    requests = {
+        f"id-{i}": Request("small", (messages[0], Message("user", messages[1].content % i)), 20) for i in range(200)
+    }
+    async for batch in batches.submit(requests, label="run-1"):
+        print(batch.id, flush=True)
         await asyncio.Event().wait()
-    results = {one.id: one.result.choices[0].text async for one in batches.collect(found[0], requests)}
-    say(results=results)
-    await batches.aclose()
 
 asyncio.run(main())
 """
 
 
-async def run_until_line(server: OpenAIBatchServer, known: str = "", *, is_killed: bool) -> dict[str, Any]:
-    """Run a process that submits or collects 200 requests; its first line if it is killed then, else its last."""
-    arguments = (server.base_url, known, "yes" if is_killed else "no")
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", KILLED, *arguments, stdout=PIPE)
-    assert process.stdout
-    line = await process.stdout.readline()
-    if is_killed:
+async def test_of_200_batched_calls_of_a_process_killed_before_it_stored_the_batch_each_is_executed_once() -> None:
+    requests = requests_of(200)
+    async with OpenAIBatchServer() as server:
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", KILLED, server.base_url, stdout=PIPE)
+        assert process.stdout
+        lost = (await process.stdout.readline()).decode().strip()
         process.kill()
-    else:
-        line = await process.stdout.readline()
-    await process.wait()
-    answer: dict[str, Any] = json.loads(line)
-    return answer
-
-
-async def test_of_200_batched_calls_of_a_run_killed_twice_each_is_executed_once() -> None:
-    async with OpenAIBatchServer(plan=BatchPlan(polls=0)) as server:
-        await run_until_line(server, is_killed=True)  # the id was not stored
-        known = await run_until_line(server, is_killed=True)  # it was found, and stored
-        found = await run_until_line(server, known["id"], is_killed=False)
-    assert found["results"] == {f"id-{i}": f"word{i}" for i in range(200)}
+        await process.wait()
+        new = transport(spec_of("openai", server))
+        batch = await submitted(new, requests, is_resumed=True)
+        found = await collected(new, batch, requests)
+        await new.aclose()
+    assert batch.id == lost
+    assert texts(found) == {f"id-{i}": f"word{i}" for i in range(200)}
     assert server.operations["create"] == server.operations["upload"] == 1
     assert len(server.executed) == 200
     assert set(server.executed.values()) == {1}
