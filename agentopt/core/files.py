@@ -1,10 +1,56 @@
-"""Atomic file writes."""
+"""Atomic file writes, and the check of an output file that a user names."""
 
 from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from agentopt.core.errors import UserError
+
+
+def check_writable(file: Path, *, new_folder: bool = False) -> None:
+    """Check that an output file can be written, before anything is spent on its content. It is not changed.
+
+    Args:
+        file: The file. It may exist.
+        new_folder: Whether its folder is created when it is written.
+
+    Raises:
+        UserError: It is a folder, a device or a pipe, its folder does not exist, or no file can be created there.
+    """
+    with _as_user_error(file):
+        if file.is_dir():
+            raise UserError("a file is written, but this is a folder", where=file, remedy="name a file in it")
+        if file.exists() and not file.is_file():
+            rule = "a file is written, but this is a device or a pipe"
+            raise UserError(rule, where=file, remedy="name a file in a folder of yours")
+        folder = next((above for above in file.parents if above.exists()), file.parent) if new_folder else file.parent
+        draft = _draft(folder / file.name)
+        draft.touch(exist_ok=False)
+        draft.unlink()
+
+
+def write_output(file: Path, content: str) -> None:
+    """Write an output file that a user named, atomically. Raises `UserError` if it cannot be written.
+
+    Args:
+        file: The file. Its folder must exist.
+        content: Its text.
+    """
+    with _as_user_error(file):
+        write_atomically(file, content)
+
+
+@contextmanager
+def _as_user_error(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        rule = f"cannot be written: {(error.strerror or str(error)).lower()}"
+        raise UserError(rule, where=file, remedy="name a file in an existing folder") from error
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -22,8 +68,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         OSError: The file cannot be written. The previous content is unchanged and no draft is left.
     """
     data = content.encode() if isinstance(content, str) else content
-    # A random name, because in containers every process may have the same id.
-    draft = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.new")
+    draft = _draft(path)
     try:
         with draft.open("xb") as file:
             file.write(data)
@@ -34,6 +79,11 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         draft.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def _draft(path: Path) -> Path:
+    # A random name, because in containers every process may have the same id.
+    return path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.new")
 
 
 def _sync_folder(folder: Path) -> None:

@@ -15,7 +15,7 @@ import httpx
 from platformdirs import user_config_path
 
 from agentopt.core.errors import CatalogError
-from agentopt.core.files import write_atomically
+from agentopt.core.files import check_writable, write_output
 from agentopt.core.yaml_models import to_yaml
 from agentopt.models.catalog import PROJECT_FILE, read_catalog
 from agentopt.models.model_table import find_entry, search_table, table_defaults
@@ -202,9 +202,11 @@ def add_entry(
 
     Raises:
         CatalogError: The provider is unknown, the name is taken, or the file has a form that cannot be extended.
+        UserError: The file cannot be written.
     """
     name = name or re.sub(r"[^A-Za-z0-9._-]+", "-", model.rpartition("/")[2]).strip("-")
     file = file or user_catalog()
+    check_writable(file, new_folder=True)
     if file.is_file() and name in read_catalog(file):
         raise CatalogError(f"has a model {name!r} already", where=file, remedy="choose another name with --as")
     entry, is_known = entry_for(model, base_url=base_url, api_key_env=api_key_env)
@@ -217,7 +219,7 @@ def add_entry(
         text = f"{before.rstrip()}\n\nmodels:\n{block}" if "models:" not in before else before
     _check(text, file, name)
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, text)
+    write_output(file, text)
     return AddedEntry(name, file, entry, is_known)
 
 

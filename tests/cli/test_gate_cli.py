@@ -272,7 +272,14 @@ def test_the_result_names_the_file_of_each_chosen_candidate(in_python: bool, sam
         (["large.yaml", "--task", "task", "--margin", "-0.1"], "--margin must be from 0 to less than 1, but got -0.1"),
         (["large.yaml", "--task", "task", "--margin", "nan"], "--margin must be"),
         (["large.yaml", "--task", "task", "--max-cost-ratio", "0"], "--max-cost-ratio must be a positive number"),
-        (["large.yaml", "--task", "task", "--markdown", "no/gate.md"], "the folder of the file does not exist"),
+        (["large.yaml", "--task", "task", "--markdown", "no/gate.md"], "no/gate.md: cannot be written: no such file"),
+        (["large.yaml", "--task", "task", "--markdown", "task"], "task: a file is written, but this is a folder"),
+        (["large.yaml", "--task", "task", "--markdown", "small.yaml/x.md"], "x.md: cannot be written: not a directory"),
+        (["large.yaml", "--task", "task", "--markdown", "/proc/x.md"], "/proc/x.md: cannot be written: "),
+        (
+            ["large.yaml", "--task", "task", "--markdown", "/dev/null"],
+            "this is a device or a pipe",
+        ),
         (["large.yaml", "--task", "task", "--split", "train"], "a train split is needed"),
     ],
 )
@@ -283,6 +290,39 @@ def test_wrong_input_is_one_message(agentopt: Command, place: Path, arguments: l
     assert (code, out) == (2, "")
     assert message in err
     assert "remedy: " in err
+
+
+@pytest.mark.parametrize("summary", ["no/summary.md", "task", "small.yaml/summary.md"])
+def test_a_summary_of_the_job_that_cannot_be_written_is_a_note(
+    agentopt: Command, place: Path, monkeypatch: pytest.MonkeyPatch, summary: str
+) -> None:
+    models = {name: {"base_url": "http://127.0.0.1:9/v1"} for name in ("small", "large")}
+    (place / "models.yaml").write_text(yaml.safe_dump({"models": models}))
+    monkeypatch.setenv(SUMMARY, summary)
+    code, out, err = agentopt("gate", "small.yaml", "--task", "task", "--markdown", "gate.md", *SETTINGS)
+    assert (code, out.partition(":")[0]) == (0, "non-inferior")
+    assert err.startswith(f"{SUMMARY}: the summary cannot be written: ")
+    assert (place / "gate.md").is_file()
+
+
+@pytest.mark.parametrize("out", ["task", "small.yaml/x", "/proc/x", "/dev/null"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("record", "task", *SETTINGS, "--out"),
+        ("export", "small.yaml", "--task", "task", "--force", "--to", "yaml", *SETTINGS, "--out"),
+        ("models", "add", "openai/gpt-5-mini", "--file"),
+    ],
+)
+def test_an_output_file_that_cannot_be_written_is_refused_before_a_call(
+    agentopt: Command, place: Path, server: ServerProcess, command: tuple[str, ...], out: str
+) -> None:
+    before = sorted(place.rglob("*"))
+    code, printed, err = agentopt(*command, out)
+    assert (code, printed) == (2, "")
+    assert err.startswith(f"agentopt: {out}: ")
+    assert "remedy: name a file in " in err
+    assert sorted(place.rglob("*")) == before, "and so no call was received"
 
 
 def options_of_gate() -> set[str]:

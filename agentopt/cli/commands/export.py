@@ -10,7 +10,7 @@ from rich.console import Console
 from agentopt.cli.output import print_plain
 from agentopt.cli.run_names import run_path
 from agentopt.core.errors import UserError
-from agentopt.core.files import write_atomically
+from agentopt.core.files import check_writable, write_output
 from agentopt.core.yaml_models import to_yaml
 from agentopt.deploy.deployment import Deployment, find_deployment
 from agentopt.deploy.export.module import python_module
@@ -40,20 +40,15 @@ def run_export(
     force: bool = False,
 ) -> None:
     """`agentopt export`: writes to `out`, replacing an existing file only if `force`, or to standard output."""
-    if out is not None and out.is_dir():
-        raise UserError("a file is written, but this is a folder", where=out, remedy="name a file in it")
-    if out is not None and out.exists() and not force:
-        raise UserError("the file exists already", where=out, remedy="name another file, or add --force to replace it")
+    if out is not None:
+        check_writable(out)
+        if out.exists() and not force:
+            remedy = "name another file, or add --force to replace it"
+            raise UserError("the file exists already", where=out, remedy=remedy)
     text = FORMATS[form](find_deployment(run_path(source, settings), task, settings))
     if out is None:
         # Written past Rich, which would interpret markup and wrap lines.
         console.file.write(text)
         return
-    try:
-        write_atomically(out, text)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise UserError(
-            f"cannot be written: {reason}", where=out, remedy="name a file in an existing folder"
-        ) from error
+    write_output(out, text)
     print_plain(console, f"written: {out}")

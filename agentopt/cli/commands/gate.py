@@ -19,7 +19,7 @@ from agentopt.core.candidate import Candidate, load_candidate
 from agentopt.core.comparison import compare, shared_scores
 from agentopt.core.errors import ConfigError, UserError
 from agentopt.core.events import Event, ExampleDone
-from agentopt.core.files import write_atomically
+from agentopt.core.files import check_writable, write_output
 from agentopt.core.gate import rows_needed
 from agentopt.core.records import Evaluation, Split
 from agentopt.deploy.deployment import Deployment, find_deployment
@@ -47,16 +47,15 @@ class GateOptions:
     markdown: Path | None
 
     def check(self) -> None:
-        """Raise `UserError` for a number outside its range."""
+        """Raise `UserError` for a number outside its range, or a file that cannot be written."""
         if not 0 <= self.margin < 1:
             rule = f"--margin must be from 0 to less than 1, but got {self.margin:g}"
             raise UserError(rule, remedy="give the loss of score that is acceptable, such as 0.02")
         if self.max_cost_ratio is not None and not (self.max_cost_ratio > 0 and math.isfinite(self.max_cost_ratio)):
             rule = f"--max-cost-ratio must be a positive number, but got {self.max_cost_ratio:g}"
             raise UserError(rule, remedy="1 allows no higher cost than the reference's")
-        if self.markdown is not None and not self.markdown.parent.is_dir():
-            rule, remedy = "the folder of the file does not exist", "name a file in an existing folder"
-            raise UserError(rule, where=self.markdown, remedy=remedy)
+        if self.markdown is not None:
+            check_writable(self.markdown)
 
 
 def run_gate(options: GateOptions, settings: Sequence[str], console: Console) -> None:
@@ -71,12 +70,20 @@ def run_gate(options: GateOptions, settings: Sequence[str], console: Console) ->
         for line in report.lines():
             print_plain(console, line)
     if options.markdown is not None:
-        write_atomically(options.markdown, report.markdown())
+        write_output(options.markdown, report.markdown())
     if summary := os.environ.get(SUMMARY):
-        with Path(summary).open("a", encoding="utf-8") as file:
-            file.write(report.markdown())
+        _append(Path(summary), report.markdown())
     if report.exit_code:
         sys.exit(report.exit_code)
+
+
+def _append(summary: Path, text: str) -> None:
+    """Append to the job's summary. A failure is a note: the exit code is that of the verdict."""
+    try:
+        with summary.open("a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        print_plain(Console(stderr=True), f"{SUMMARY}: the summary cannot be written: {error}")
 
 
 def _stored(run: Path, options: GateOptions) -> GateReport:

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from agentopt.api import load
 from agentopt.cli.output import interruptible, print_plain
+from agentopt.core.files import check_writable
 from agentopt.models.session import open_session
 from agentopt.report.bars import counting_bar
 from agentopt.runs.config import Config, load_config
@@ -19,6 +20,7 @@ from agentopt.search.landscape import Landscape, record
 
 def run_recording(task: Path, out: Path, settings: Sequence[str], console: Console) -> None:
     """`agentopt record`: a progress bar on stderr, then the summary of the recorded landscape on stdout."""
+    check_writable(out, new_folder=True)
     config, stderr = load_config(settings), Console(stderr=True)
     with interruptible(stderr), counting_bar(stderr, "candidates") as show:
         landscape = asyncio.run(_record(task, config, show))
