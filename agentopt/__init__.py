@@ -13,11 +13,12 @@ if TYPE_CHECKING:
     from agentopt.api import adiagnose, aevaluate, aoptimize, diagnose, evaluate, optimize
     from agentopt.core import cost, errors, events
     from agentopt.core.candidate import Candidate, SubtaskChoice, load_candidate
+    from agentopt.core.cost import Unit
     from agentopt.core.errors import AgentoptError
     from agentopt.core.records import Evaluation, Score, Trial
     from agentopt.core.registry import fusion, parser, scorer, strategy
     from agentopt.core.stop_reason import StopKind, StopReason
-    from agentopt.core.task import Example, Fusion, Program, Subtask, Task, TokenLengths, program_prompt
+    from agentopt.core.task import Example, Fusion, Metric, Program, Subtask, Task, TokenLengths, program_prompt
     from agentopt.models.catalog import ModelSpec
     from agentopt.prompts.diagnosis import Diagnosis
     from agentopt.prompts.settings import PromptSettings
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from agentopt.search.base import Proposal, Runner, Search, SearchSpace, Strategy
     from agentopt.search.settings import AgentSettings, SearchSettings
     from agentopt.taskfile.loading import load_task
+    from agentopt.workflow.templates import template
 
 _HOME = {
     "AgentSettings": "search.settings",
@@ -37,6 +39,7 @@ _HOME = {
     "Evaluation": "core.records",
     "Example": "core.task",
     "Fusion": "core.task",
+    "Metric": "core.task",
     "ModelSpec": "models.catalog",
     "Program": "core.task",
     "PromptSettings": "prompts.settings",
@@ -55,6 +58,7 @@ _HOME = {
     "Task": "core.task",
     "TokenLengths": "core.task",
     "Trial": "core.records",
+    "Unit": "core.cost",
     "adiagnose": "api",
     "aevaluate": "api",
     "aoptimize": "api",
@@ -70,6 +74,7 @@ _HOME = {
     "program_prompt": "core.task",
     "scorer": "core.registry",
     "strategy": "core.registry",
+    "template": "workflow.templates",
 }
 """Public name -> its module."""
 
@@ -90,6 +95,7 @@ __all__ = [
     "Evaluation",
     "Example",
     "Fusion",
+    "Metric",
     "ModelSpec",
     "Program",
     "PromptSettings",
@@ -108,6 +114,7 @@ __all__ = [
     "Task",
     "TokenLengths",
     "Trial",
+    "Unit",
     "adiagnose",
     "aevaluate",
     "aoptimize",
@@ -126,6 +133,7 @@ __all__ = [
     "program_prompt",
     "scorer",
     "strategy",
+    "template",
 ]
 
 

@@ -83,7 +83,11 @@ FIELDS: Mapping[str, Mapping[str, Kind]] = {
     "TokenLengths": {"prompt": _POSITIVE, "completion": _POSITIVE},
     "Unit": {"parameters": _POSITIVE, "prompt_tokens": _POSITIVE, "completion_tokens": _POSITIVE},
     "Subtask": {
-        "render": _FUNCTION,
+        "render": Kind(
+            callable,
+            "a function of (inputs, outputs)",
+            'pass a function, or NAME=agentopt.template("{{ inputs.question }}")',
+        ),
         "models": _each(
             _NAME,
             "a tuple or a list of catalogue names",

@@ -41,9 +41,9 @@ def check_cost_limit(task: Task, specs: Mapping[str, ModelSpec]) -> None:
     unknown = [model for model in models if specs[model].parameters is None and not specs[model].is_priced]
     raise TaskError(
         f"a limit in units needs every model's parameter count, but {', '.join(unknown)} has neither that nor a price",
-        where=f"task {task.name}: cost.max_units",
-        remedy="add parameters or prices to the catalogue entry, or remove the limit (-c task.cost.max_units=null) and "
-        "cap the run by budget.tokens",
+        where=f"task {task.name}: {_key(task, 'cost.max_units', 'max_units')}",
+        remedy="add parameters or prices to the catalogue entry, or remove the limit "
+        f"({_key(task, '-c task.cost.max_units=null', 'max_units=None')}) and cap the run by budget.tokens",
     )
 
 
@@ -51,8 +51,14 @@ def cost_note(task: Task, space: SearchSpace) -> str | None:
     """A remark on the costs of a space that are not in units; None if they are."""
     if space.measure == "units":
         return None
-    limit = "" if task.max_units is None else "; cost.max_units is in units, so it is not applied"
+    name = _key(task, "cost.max_units", "max_units")
+    limit = "" if task.max_units is None else f"; {name} is in units, so it is not applied"
     return f"a model has no parameter count, so costs are in {space.measure}{limit}"
+
+
+def _key(task: Task, in_file: str, in_python: str) -> str:
+    """The setting as its author writes it: in the task file, or in Python."""
+    return in_python if task.file is None else in_file
 
 
 def search_space(task: Task, specs: Mapping[str, ModelSpec], measured: Evaluation | None = None) -> SearchSpace:
@@ -80,7 +86,7 @@ def search_space(task: Task, specs: Mapping[str, ModelSpec], measured: Evaluatio
         raise TaskError(
             f"the baseline must cost at most max_units = {space.max_units:g} units per example, "
             f"but costs {space.units(space.baseline):g}",
-            where=f"task {task.name}: cost.max_units",
+            where=f"task {task.name}: {_key(task, 'cost.max_units', 'max_units')}",
             remedy="raise it, or put a smaller model first",
         )
     return space
@@ -104,11 +110,11 @@ def _subtask_space(
     measured: Evaluation | None,
     measure: CostMeasure,
 ) -> SubtaskSpace:
-    lengths = subtask.tokens or _measured_lengths(subtask, measured)
+    lengths = subtask.tokens or _measured_lengths(subtask, task, measured)
     if measure == "units":
         sizes = {model: specs[model].parameters or 0.0 for model in subtask.models}
         cost = SubtaskCost(lengths.prompt, lengths.completion, sizes, task.unit)
-        _check_positive(subtask, cost)
+        _check_positive(subtask, task, cost)
     else:
         prices = {model: TOKENS if measure == "tokens" else specs[model].prices for model in subtask.models}
         cost = SubtaskCost.priced(lengths.prompt, lengths.completion, prices)
@@ -117,7 +123,7 @@ def _subtask_space(
     )
 
 
-def _check_positive(subtask: Subtask, cost: SubtaskCost) -> None:
+def _check_positive(subtask: Subtask, task: Task, cost: SubtaskCost) -> None:
     """Reject costs of 0 or less: the formula is affine, so a short pass may cost less than a large unit's prompt."""
     smallest = min(subtask.models, key=lambda model: cost.parameters[model])
     if (units := cost.units(smallest, subtask.num_samples[0])) <= 0:
@@ -125,19 +131,23 @@ def _check_positive(subtask: Subtask, cost: SubtaskCost) -> None:
         raise TaskError(
             f"every pass must cost more than 0 units, but {smallest} costs {units:.3g}",
             where=f"subtask {subtask.name}",
-            remedy="set cost.unit to a pass of the size of the task's smallest, such as "
-            f"{{parameters: {size:g}, prompt_tokens: {prompt:.0f}, completion_tokens: {completion:.0f}}}",
+            remedy=f"set {_key(task, 'cost.unit', 'unit')} to a pass of the size of the task's smallest, such as "
+            + _key(
+                task,
+                f"{{parameters: {size:g}, prompt_tokens: {prompt:.0f}, completion_tokens: {completion:.0f}}}",
+                f"agentopt.Unit(parameters={size:g}, prompt_tokens={prompt:.0f}, completion_tokens={completion:.0f})",
+            ),
         )
 
 
-def _measured_lengths(subtask: Subtask, measured: Evaluation | None) -> TokenLengths:
+def _measured_lengths(subtask: Subtask, task: Task, measured: Evaluation | None) -> TokenLengths:
     """Mean tokens of the prompt and of one response, over the examples that called the subtask."""
     uses = [r.subtasks[subtask.name] for r in (measured.results if measured else ()) if subtask.name in r.subtasks]
     if not uses:
         raise TaskError(
             "token lengths must be given or measurable, but no example reached this subtask",
             where=f"subtask {subtask.name}",
-            remedy="add tokens: {prompt: ..., completion: ...}",
+            remedy=f"add {_key(task, 'tokens: {prompt: ..., completion: ...}', 'tokens=TokenLengths(...)')}",
         )
     samples = subtask.num_samples[0]
     prompt = sum(use.prompt_tokens for use in uses) / len(uses)

@@ -7,7 +7,7 @@ A template may come from an untrusted source: it can access only the values pass
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from agentopt.core.errors import TaskError
 from agentopt.core.task_rules import CONTEXT, INPUTS, OLD_CONTEXT
+from agentopt.core.yaml_models import shown
 
 
 class Record:
@@ -115,6 +116,23 @@ class Template:
         except Exception as error:  # a template is a user's program, which may raise anything
             problem = f"the template cannot be rendered: {type(error).__name__}: {error}"
             raise TaskError(problem, remedy="correct the template") from error
+
+
+def template(text: str) -> Callable[[Mapping[str, Any], Mapping[str, Any]], str]:
+    """Return the `render` function of a subtask whose prompt is this template, as `prompt` is in a task file.
+
+    Args:
+        text: Jinja that reads `{{ inputs.<column> }}`, `{{ <subtask>.output }}` for each subtask in `Subtask.reads`,
+            and `{{ context.output }}` if the subtask has a context function.
+
+    Raises:
+        TaskError: It is not a text, or the syntax is wrong. The returned function raises it for a name that is not
+            defined.
+    """
+    if not isinstance(text, str):
+        rule = f"a template must be a text, but got {shown(text)}"
+        raise TaskError(rule, remedy='write template("{{ inputs.question }}")')
+    return compile_template(text).render
 
 
 def compile_template(text: str, where: str | None = None) -> Template:

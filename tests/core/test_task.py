@@ -51,6 +51,10 @@ WRONG: list[tuple[Callable[[], Any], str]] = [
     (lambda: subtask(parse="number"), "`parse` must be a function, but got 'number'"),
     (lambda: subtask(parse=asynchronous), "`parse` must be a plain function, but asynchronous is async"),
     (lambda: Subtask("a", asynchronous, ("m",)), "`render` must be a plain function"),  # type: ignore[arg-type]
+    (
+        lambda: Subtask("a", "{{ inputs.q }}", ("m",)),  # type: ignore[arg-type]
+        r"`render` must be a function of \(inputs, outputs\), but got '\{\{ inputs.q[\s\S]*agentopt.template\(",
+    ),
     (lambda: Fusion("best_of", judge=asynchronous), "`judge` must be a plain function"),  # type: ignore[arg-type]
     (lambda: Program(("echo",), parse=asynchronous), "`parse` must be a plain function"),
     (lambda: subtask(max_tokens=0), "`max_tokens` must be at least 1, but got 0"),

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentopt.core.candidate import Candidate
-from agentopt.core.cost import SubtaskCost
+from agentopt.core.cost import SubtaskCost, Unit
+from agentopt.core.errors import TaskError
+from agentopt.models.catalog import Catalog
 from agentopt.search.base import SearchSpace, SubtaskSpace
+from agentopt.search.from_task import search_space
 from agentopt.search.insights import initial_candidates
 from agentopt.search.neighbourhood import affordable, fitted, nearest_untried, with_fewer_samples
 from agentopt.testing.landscape import SyntheticLandscape, best_answer_count, synthetic_space
+from agentopt.testing.toy import LARGE, SMALL, toy_task
 
 few = settings(max_examples=40)
 SIZES = {"tiny": 1e9, "small": 3e9, "medium": 8e9, "large": 70e9}
@@ -135,3 +141,29 @@ def test_a_landscape_gives_one_noisy_score_per_candidate_and_seed() -> None:
 @given(spaces())
 def test_candidates_of_a_space_are_equal_by_content(space: SearchSpace) -> None:
     assert all(Candidate.from_dict(c.to_dict()) == c for c in space.candidates()[:5])
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        (
+            None,
+            r"set unit to a pass [\s\S]*agentopt\.Unit\(parameters=[\d.e+]+, prompt_tokens=16, completion_tokens=4\)",
+        ),
+        (Path("task.yaml"), r"set cost\.unit to a pass [\s\S]*\{parameters: [\d.e+]+, prompt_tokens: 16, completion_"),
+    ],
+    ids=["python", "file"],
+)
+def test_the_remedy_for_a_unit_that_is_too_large_is_in_the_language_of_the_task(
+    file: Path | None, message: str
+) -> None:
+    specs = {name: Catalog.load()[name] for name in (SMALL, LARGE)}
+    with pytest.raises(TaskError, match=message):
+        search_space(replace(toy_task(), unit=Unit(), file=file), specs)
+
+
+@pytest.mark.parametrize(("file", "key"), [(None, "toy: max_units"), (Path("task.yaml"), r"toy: cost\.max_units")])
+def test_a_cost_limit_below_the_baseline_is_named_as_in_the_task(file: Path | None, key: str) -> None:
+    specs = {name: Catalog.load()[name] for name in (SMALL, LARGE)}
+    with pytest.raises(TaskError, match=f"{key}: the baseline must cost at most max_units"):
+        search_space(replace(toy_task(), max_units=1, file=file), specs)

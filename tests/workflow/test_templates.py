@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from agentopt.core.errors import TaskError
-from agentopt.workflow.templates import compile_template
+from agentopt.core.task import Subtask
+from agentopt.workflow.templates import compile_template, template
 
 
 def test_a_template_reads_columns_and_outputs_and_knows_which() -> None:
@@ -14,6 +17,29 @@ def test_a_template_reads_columns_and_outputs_and_knows_which() -> None:
     assert template.columns == {"facts", "q"}
     assert ("find", "output") in template.attributes
     assert template.render({"facts": ["a", "b"], "q": "Q"}, {"find": "x"}) == "a;b; x Q"
+
+
+@pytest.mark.parametrize(
+    ("text", "rendered"),
+    [
+        ("{{ inputs.q }}", "Q"),
+        ("{{ find.output }}: {{ inputs.q }}", "x: Q"),
+        ("{{ context.output }}", "c"),
+        ("plain", "plain"),
+    ],
+)
+def test_a_template_is_the_render_function_of_a_subtask_built_in_python(text: str, rendered: str) -> None:
+    subtask = Subtask("answer", template(text), ("m",))
+    assert subtask.render({"q": "Q"}, {"find": "x", "context": "c"}) == rendered
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [(None, "must be a text, but got None"), (3, "must be a text"), (["{{"], "must be a text"), ("{{", "is not Jinja")],
+)
+def test_a_template_that_is_no_text_or_no_jinja_is_refused(text: Any, message: str) -> None:
+    with pytest.raises(TaskError, match=message):
+        template(text)
 
 
 def test_names_that_the_template_sets_itself_are_no_references() -> None:
