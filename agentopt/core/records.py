@@ -25,7 +25,7 @@ class Score:
     """The score of one output.
 
     Attributes:
-        value: 1 is right, 0 is wrong.
+        value: From 0 (wrong) to 1 (right). A run accepts other values, but then stops no trial early; jobs refuse them.
         feedback: A remark for the prompt optimiser.
         judgements: The values whose mean `value` is, if a judge scored the output several times.
     """

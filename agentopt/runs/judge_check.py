@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -24,6 +25,9 @@ from agentopt.taskfile.labels import Label, check_one_label_each
 
 FEWEST_LABELS, FEWEST_OTHERS = 3, 2
 """Labelled and other rows without which the mean is not corrected."""
+
+SHOWN_IDS = 5
+"""Most unknown ids that an error lists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,14 +122,15 @@ async def check_judge(
         task: A task that is scored by a judge.
         candidate: Its outputs are those of labels without an output.
         split: The labels are about its examples.
-        labels: At least one.
+        labels: At least one. Those of examples of other splits are left out, with a note.
         config: Its seeds, and what becomes of failed examples.
         session: The models.
         repeats: Independent repeats of the judge's verdicts on each labelled output.
         on_result: Called after each example of the split.
 
     Raises:
-        TaskError: A label is about no example of the split, or about several, or an output has two labels.
+        TaskError: A label is about no example of the task, or about several, no label is about the split, or an output
+            has two labels.
         UserError: The judge gave no score to any labelled output.
         BudgetExceeded: A cap is reached.
     """
@@ -135,7 +140,7 @@ async def check_judge(
         for n in range(repeats)
     ]
     known = {example.id: example for example in task.splits[split]}
-    _check_examples(labels, known, split)
+    labels, left_out = _of_split(labels, task, split)
     evaluation = await evaluators[0].evaluate(candidate, split, on_result=on_result)
     found = [_located(label, evaluation, known, split) for label in labels]
     check_one_label_each((one.output, one.label) for one in found)
@@ -161,14 +166,28 @@ async def check_judge(
     if not scored_ones:
         first = next(iter(failed.values()))
         raise UserError(f"the judge scored no labelled output: {first}", remedy="see `agentopt evaluate` for the cause")
-    return _report(judge.model, evaluation, scored_ones, failed)
+    report = _report(judge.model, evaluation, scored_ones, failed)
+    return replace(report, notes=(*left_out, *report.notes))
 
 
-def _check_examples(labels: Iterable[Label], known: Mapping[str, Example], split: Split) -> None:
-    for label in labels:
-        if label.example is not None and label.example not in known:
-            rule = f"a label must be about an example of the {split} split, but there is no {label.example!r}"
-            raise TaskError(rule, where=label.where, remedy="correct the id, or choose the split by --split")
+def _of_split(labels: Sequence[Label], task: Task, split: Split) -> tuple[list[Label], list[str]]:
+    """The labels of the split's examples and those without an id, and a note if others are left out."""
+    splits = {example.id: name for name, examples in task.splits.items() for example in examples}
+    splits |= {example.id: split for example in task.splits[split]}
+    unknown = [label for label in labels if label.example is not None and label.example not in splits]
+    if unknown:
+        ids = ", ".join(repr(label.example) for label in unknown[:SHOWN_IDS])
+        more = f" and {len(unknown) - SHOWN_IDS} more" if len(unknown) > SHOWN_IDS else ""
+        rule = f"a label must be about an example of the task, but there is no {ids}{more}"
+        remedy = "correct the ids, or remove these rows; `id` is the example's id, or its line number without one"
+        raise TaskError(rule, where=unknown[0].where, remedy=remedy)
+    found = [label for label in labels if label.example is None or splits[label.example] == split]
+    others = Counter(splits[label.example] for label in labels if label.example and splits[label.example] != split)
+    if not found:
+        rule = f"a label must be about an example of the {split} split, but all are of {' and '.join(others)}"
+        raise TaskError(rule, where=labels[0].where, remedy=f"choose the split by --split {min(others)}")
+    notes = [f"{count} labels are of examples of {name}: they are left out" for name, count in others.items()]
+    return found, notes
 
 
 def _located(label: Label, evaluation: Evaluation, known: Mapping[str, Example], split: Split) -> _Labelled:

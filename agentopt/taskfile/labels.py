@@ -42,7 +42,7 @@ class Label:
 
 
 def read_labels(path: Path) -> list[Label]:
-    """Read the columns `id`, `output` (one of the two may be missing) and `label` or `score`.
+    """Read the columns `id`, `output` (one of the two may be missing) and `label` or `score`, in any case.
 
     Args:
         path: A .csv file with a header, or a .jsonl file.
@@ -98,7 +98,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _check_header(names: Sequence[str], path: Path) -> None:
-    for name, count in Counter(names).items():
+    for name, count in Counter(name.strip().lower() for name in names).items():
         if name and count > 1:
             rule = f"a header must have each column once, but {name!r} is there {count} times"
             raise TaskError(rule, where=f"{path}:1", remedy="remove or rename the other columns")
@@ -112,14 +112,15 @@ def _check_cells(row: Mapping[str | None, Any], place: str) -> None:
         raise TaskError(rule, where=place, remedy='quote the text that contains a comma: "first, second"')
 
 
-def _label(row: dict[str, Any], place: str) -> Label:
+def _label(given: dict[str, Any], place: str) -> Label:
+    row = {**{name.strip().lower(): value for name, value in given.items()}, **given}  # spreadsheets write `ID`
     example, output = row.get("id"), row.get("output")
     scores = [row[name] for name in ("label", "score") if row.get(name) is not None]
     if len(scores) != 1:
-        rule = f"a row must have either `label` or `score`, but got the columns {', '.join(row) or 'none'}"
+        rule = f"a row must have either `label` or `score`, but got the columns {', '.join(given) or 'none'}"
         raise TaskError(rule, where=place, remedy="write one number from 0 to 1, or yes or no")
     if example is None and output is None:
-        rule = f"a row must have `id` or `output`, but got the columns {', '.join(row)}"
+        rule = f"a row must have `id` or `output`, but got the columns {', '.join(given)}"
         raise TaskError(rule, where=place, remedy="add the id of the example that was labelled")
     return Label(
         None if example is None else as_text(example),

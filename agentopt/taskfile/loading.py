@@ -37,7 +37,7 @@ from agentopt.core.yaml_models import did_you_mean, load_yaml, shown, validate
 from agentopt.models.catalog import ModelSpec
 from agentopt.taskfile.data import Row, check_duplicates, check_leaks, read_rows
 from agentopt.taskfile.program import MAX_TOKENS, check_prompts, read_program, settings_left
-from agentopt.taskfile.reader import read_dataset
+from agentopt.taskfile.reader import into_splits, read_dataset
 from agentopt.taskfile.schema import Named, SubtaskSpec, TaskSpec, build, with_overrides
 from agentopt.taskfile.scoring import build_metrics, build_scorer, check_readable, check_targets, is_comparison
 from agentopt.workflow.templates import Template, compile_template
@@ -198,14 +198,18 @@ class _Reader:
         data, found = self.spec.data, {}
         if data.reader:
             return read_dataset(data, self.file.parent, self.functions, self.at("data"))
+        if data.source:
+            path = self.file.parent / data.source
+            every = self._file_rows(path, self.at("data.source"))
+            return into_splits(every, data.splits, data.split_seed, str(path))
         files: dict[Split, str | None] = {"train": data.train, "validation": data.validation, "test": data.test}
         for split, name in files.items():
             if name is not None:
-                path, where = self.file.parent / name, self.at(f"data.{split}")
-                found[split] = read_rows(
-                    path, self.spec.columns, target_needed=is_comparison(self.spec.scorer), where=where
-                )
+                found[split] = self._file_rows(self.file.parent / name, self.at(f"data.{split}"))
         return found
+
+    def _file_rows(self, path: Path, where: str) -> list[Row]:
+        return read_rows(path, self.spec.columns, target_needed=is_comparison(self.spec.scorer), where=where)
 
     def _limited(self, split: Split, rows: list[Row]) -> tuple[Example, ...]:
         return tuple(row.example for row in rows[: getattr(self.spec.data.limit, split)])

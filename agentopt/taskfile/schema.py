@@ -142,7 +142,7 @@ class SplitsSpec(Strict):
 
 
 class DataSpec(Strict):
-    """The splits: a JSONL file for each, or one dataset in its public format, with a reader of its rows."""
+    """The splits: a JSONL file for each, or one dataset for all; a reader reads its public format."""
 
     train: Text | None = None
     """Examples for the prompt optimiser."""
@@ -151,7 +151,7 @@ class DataSpec(Strict):
     test: Text | None = None
     """Examples for the verdict, which the search does not use."""
     source: Text | None = None
-    """A .jsonl or .json file, or `hf:org/name/config@split`; if None, set by `-c data=FILE`."""
+    """A .jsonl file; with a reader, also a .json file or `hf:org/name/config@split`. `-c data=FILE` sets it."""
     reader: FunctionName | None = None
     """A function of a row and the options that returns an `Example`, or None for a row to skip."""
     options: dict[str, Any] = Field(default_factory=dict)
@@ -163,17 +163,23 @@ class DataSpec(Strict):
     duplicates: Annotated[float, Field(ge=0, le=1)] = MOST_DUPLICATES
     """Largest share of a split's rows that may repeat the inputs of an earlier row."""
 
+    @property
+    def is_split(self) -> bool:
+        """Whether one dataset is split, in place of a file for each split."""
+        return bool(self.reader or self.source)
+
     @model_validator(mode="after")
     def _one_form(self) -> DataSpec:
         files = {name for name in ("train", "validation", "test") if getattr(self, name) is not None}
-        of_reader = self.model_fields_set & {"source", "options", "splits", "split_seed"}
-        if self.reader and files:
-            rule = f"a dataset with a reader is split by `splits`, but got a file for {', '.join(sorted(files))}"
-            raise _error(rule, "remove the files, or the reader")
-        if not self.reader and of_reader:
-            rule = f"`{min(of_reader)}` goes with a reader"
-            raise _error(rule, 'add reader: "reader.py:read", or give the files data.validation and data.test')
-        if not self.reader and (missing := {"validation", "test"} - files):
+        of_source = self.model_fields_set & {"splits", "split_seed"}
+        if self.is_split and files:
+            rule = f"a dataset (`source`, `reader`) is split by `splits`, but got a file for {', '.join(sorted(files))}"
+            raise _error(rule, "remove the files, or the dataset")
+        if not self.reader and "options" in self.model_fields_set:
+            raise _error("`options` goes with a reader", 'add reader: "reader.py:read", or remove `options`')
+        if not self.is_split and of_source:
+            raise _error(f"`{min(of_source)}` goes with one dataset for all splits", "add source: rows.jsonl")
+        if not self.is_split and (missing := {"validation", "test"} - files):
             raise _error(f"`{max(missing)}` must be given", f"add `{max(missing)}: FILE.jsonl`")
         return self
 
@@ -315,7 +321,7 @@ class TaskSpec(Strict):
     @model_validator(mode="after")
     def _columns_of_files(self) -> TaskSpec:
         if self.data.reader and "columns" in self.model_fields_set:
-            raise _error("`columns` goes with files of splits; a reader returns the examples", "remove `columns`")
+            raise _error("`columns` goes with data without a reader, which returns the examples", "remove `columns`")
         return self
 
 

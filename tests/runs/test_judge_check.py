@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +196,40 @@ async def test_a_second_label_of_another_output_is_refused(tmp_path: Path) -> No
         await check(labels, tmp_path)
 
 
+def with_validation(judged: Task) -> Task:
+    return replace(
+        judged, splits={**judged.splits, "validation": (Example("v1", {"n": 101}), Example("v2", {"n": 102}))}
+    )
+
+
+@pytest.mark.parametrize("foreign", [["v1"], ["v2", "v1"]])
+async def test_labels_of_another_split_are_left_out_with_a_note(tmp_path: Path, foreign: list[str]) -> None:
+    labels = [*(Label(name, None, 1.0, name) for name in foreign), *own_labels(range(10))]
+    report = await check(labels, tmp_path, judged=with_validation(task()))
+    plain = await check(own_labels(range(10)), tmp_path, judged=with_validation(task()))
+    assert report.notes[0] == f"{len(foreign)} labels are of examples of validation: they are left out"
+    assert replace(report, notes=report.notes[1:]) == plain
+
+
+async def test_labels_of_another_split_alone_are_refused_with_its_name(tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match=r"all are of validation[\s\S]*--split validation"):
+        await check([Label("v1", None, 1.0, "l:1")], tmp_path, judged=with_validation(task()))
+
+
+@pytest.mark.parametrize(
+    ("ids", "match"),
+    [
+        (["r1", "x1", "r2"], r"there is no 'x1'\n"),
+        (["x1", "v1", "x2", ""], r"there is no 'x1', 'x2', ''\n"),
+        ([f"x{n}" for n in range(7)], r"there is no 'x0', 'x1', 'x2', 'x3', 'x4' and 2 more\n"),
+    ],
+)
+async def test_unknown_ids_are_listed_up_to_five(tmp_path: Path, ids: list[str], match: str) -> None:
+    labels = [Label(name, None, 1.0, "l:1") for name in ids]
+    with pytest.raises(TaskError, match=match):
+        await check(labels, tmp_path, judged=with_validation(task()))
+
+
 async def test_a_cap_ends_the_check_and_the_next_one_makes_only_the_missing_calls(tmp_path: Path) -> None:
     first, second = ScriptedModel(reply), ScriptedModel(reply)
     capped = {"budget": {"calls": 100}}
@@ -320,6 +355,7 @@ async def test_a_task_without_a_judge_is_refused_before_any_call(tmp_path: Path)
         ("l.csv", "id,label\na,1,\n", r"l.csv:2: a row must have at most 2 cells"),
         ("l.csv", "id,label,label\na,1,0\n", r"l.csv:1: a header must have each column once, but 'label' is there 2 "),
         ("l.csv", "id,id,label\n", r"'id' is there 2 times"),
+        ("l.csv", "ID,id ,label\n", r"'id' is there 2 times"),
         ("l.csv", 'id,output,label\na,"never closed,1\nb,x,0\n', r"l.csv:2: is not CSV[\s\S]*quote the text"),
         ("l.csv", 'id,output,label\na,x,1\nb,"said" so,0\n', r"l.csv:3: is not CSV[\s\S]*double each quote"),
         ("l.csv", "id,label\na,-0.1\n", r"got '-0.1'[\s\S]*correct the label"),
@@ -344,6 +380,12 @@ def test_a_file_of_labels_that_cannot_be_used_is_refused(
     ("name", "text"),
     [
         ("l.csv", 'id,output,label\n7,"two\nlines",YES\n8,,0.25\n'),
+        ("l.csv", 'ID, Output ,Label\n7,"two\nlines",YES\n8,,0.25\n'),
+        ("l.jsonl", '{"Id": 7, "OUTPUT": "two\\nlines", "Score": 1}\n{"ID": "8", "LABEL": 0.25}\n'),
+        (
+            "l.jsonl",
+            '{"id": 7, "ID": 9, "output": "two\\nlines", "label": 1}\n{"id": "8", "label": 0.25, "Label": 1}\n',
+        ),
         ("l.jsonl", '{"id": 7, "output": "two\\nlines", "label": true}\n{"id": "8", "score": 0.25, "by": "Kim"}\n'),
     ],
 )

@@ -199,7 +199,12 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"reader": "reader.py:needy", "options": {"key": "id"}}, r"jsonl:1: a reader must return an Example .* got str"),
     ({"reader": "reader.py:needy", "options": {"key": "x"}}, r"jsonl:1: the row must have the column 'x'"),
     ({"reader": "reader.py:reed"}, r"data\.reader: .*must have a function 'reed'[\s\S]*did you mean 'read'"),
-    ({"reader": None}, r"`source` goes with a reader"),
+    ({"reader": None}, r"jsonl:1: the row must have the column 'target'"),
+    ({"reader": None, "source": "rows.csv"}, r"data\.source: data must be a \.jsonl file"),
+    ({"reader": None, "source": "hf:org/name"}, r"data\.source: data must be a \.jsonl file"),
+    ({"reader": None, "options": {"most": 1}}, r"`options` goes with a reader"),
+    ({"reader": None, "source": None, "split_seed": 1}, r"`split_seed` goes with one dataset[\s\S]*add source"),
+    ({"reader": None, "test": "test.jsonl"}, r"but got a file for test[\s\S]*remove the files, or the dataset"),
     ({"test": "test.jsonl"}, r"but got a file for test"),
     ({"splits.test": 0}, r"data\.splits\.test: must be greater than 0"),
     ({"splits.tset": 1}, r"did you mean 'test'"),
@@ -247,9 +252,44 @@ def test_a_json_file_of_another_shape_is_reported(tmp_path: Path, text: str, mes
         ids(tmp_path, source="rows.json")
 
 
+@pytest.mark.parametrize("columns", [{"id": "id"}, {}])
+@pytest.mark.parametrize(
+    ("shares", "splits"),
+    [
+        ({}, ["train", "validation", "test"]),
+        ({"validation": 0.5, "test": 0.5}, ["validation", "test"]),
+        ({"train": 2, "validation": 1, "test": 1}, ["train", "validation", "test"]),
+    ],
+)
+def test_a_jsonl_file_is_split_without_a_reader(
+    tmp_path: Path, columns: dict[str, str], shares: dict[str, float], splits: list[str]
+) -> None:
+    write(tmp_path, rows(40))
+    flat = {"data": {"source": "rows.jsonl", "splits": shares}, "columns": {**columns, "target": "answer"}}
+    (tmp_path / "task.yaml").write_text(yaml.safe_dump({**spec(), **flat}))
+    found = load_task(tmp_path).splits
+    assert list(found) == splits
+    assert sorted(e.id for split in found.values() for e in split) == sorted(f"r{n}" for n in range(40))
+    assert found["test"][0].inputs["facts"][1:] == ["b", "c"]
+    assert found["test"][0].target == "Kell"
+
+
+def test_a_flat_file_is_split_as_a_reader_of_the_same_rows_is(tmp_path: Path) -> None:
+    read = ids(write(tmp_path, rows(40)), split_seed=3)
+    flat = {"data": {"source": "rows.jsonl", "split_seed": 3}, "columns": {"target": "answer"}}
+    (tmp_path / "task.yaml").write_text(yaml.safe_dump({**spec(), **flat}))
+    assert ids(tmp_path) == read
+
+
+def test_rows_without_an_id_are_split_by_their_line(tmp_path: Path) -> None:
+    write(tmp_path, [{"facts": [f"a{n}"], "target": "Kell"} for n in range(12)])
+    (tmp_path / "task.yaml").write_text(yaml.safe_dump({**spec(), "data": {"source": "rows.jsonl"}}))
+    assert sorted(map(int, chain(*ids(tmp_path).values()))) == list(range(1, 13))
+
+
 def test_columns_do_not_go_with_a_reader(tmp_path: Path) -> None:
     write(tmp_path, rows(3))
-    with pytest.raises(TaskError, match="`columns` goes with files of splits"):
+    with pytest.raises(TaskError, match="`columns` goes with data without a reader"):
         load_task(tmp_path, overrides={"columns.id": "id"})
 
 
