@@ -50,6 +50,7 @@ CandidateOption = Annotated[
         "run apply, except for what -c sets. Default: the baseline."
     ),
 ]
+FreshOption = Annotated[bool, typer.Option("--fresh", help="Request every answer anew instead of using the journal's.")]
 SourceHelp = "Run name, run folder, or candidate file such as best.yaml."
 ModelName = Annotated[str, typer.Argument(metavar="NAME", help="Catalogue name.")]
 ConfigOption = Annotated[
@@ -100,9 +101,7 @@ def evaluate(
     task: TaskArgument,
     candidate: CandidateOption = None,
     split: Annotated[Split, typer.Option(help="Split to score.")] = "test",
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Request every answer anew instead of using the journal's.")
-    ] = False,
+    fresh: FreshOption = False,
     repeats: Annotated[
         int, typer.Option(metavar="N", help="Independent repeats of every example; the score is their mean.")
     ] = 1,
@@ -225,13 +224,15 @@ def judge_check(
     repeats: Annotated[
         int, typer.Option(metavar="N", help="Independent repeats of the judge's verdicts on each labelled output.")
     ] = 1,
+    fresh: FreshOption = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     config: ConfigOption = None,
 ) -> None:
     """Compare the judge of TASK with labels that people gave, and correct the candidate's score for its errors."""
     from agentopt.cli.commands.judge import run_judge_check
 
-    run_judge_check(task, labels, candidate, split, repeats, config or [], stdout_console(), as_json=json)
+    console = stdout_console()
+    run_judge_check(task, labels, candidate, split, repeats, config or [], console, as_json=json, fresh=fresh)
 
 
 @runs_app.command("list")

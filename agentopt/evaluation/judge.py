@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from statistics import mean, pstdev
 from typing import Any
 
@@ -68,12 +69,13 @@ class Judge:
         return score
 
     async def _score(self, model: ChatModel, example: Example, output: Value, seed: int, repeat: int) -> Score:
-        messages, problem = judge_messages(self.rubric, example, output), ""
+        messages, problem, stored = judge_messages(self.rubric, example, output), "", None
         for _ in range(JUDGE_TRIES):
             request = self._request(messages, seed, repeat)
-            choices = (await model.generate(request)).choices
+            response = await model.generate(request)
+            stored = stored or response.stored
             verdicts: list[Score] = []
-            for choice in choices:
+            for choice in response.choices:
                 try:
                     verdicts.append(self._verdict(choice, as_text(output)))
                 except Unparsable as unusable:
@@ -81,7 +83,9 @@ class Judge:
             if verdicts:
                 return _combined(verdicts)
             await reject(model, request)
-            messages = (*messages, Message("assistant", choices[0].text), Message("user", _ONCE_MORE))
+            messages = (*messages, Message("assistant", response.choices[0].text), Message("user", _ONCE_MORE))
+        if stored is not None:
+            problem += f"; {_recovery(self.model, stored)}"
         raise ScorerError(f"the judge {self.model} gave no usable verdict on example {example.id}: {problem}")
 
     def _verdict(self, choice: Choice, output: str) -> Score:
@@ -145,6 +149,14 @@ def _is_verdict(text: str) -> bool:
     except Unparsable:
         return False
     return True
+
+
+def _recovery(model: str, stored: float) -> str:
+    when = datetime.fromtimestamp(stored, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
+    return (
+        f"a reply came from the journal, stored {when}: request new ones by `agentopt evaluate --fresh`, or remove the "
+        f"stored ones by `agentopt journal forget --model {model}`"
+    )
 
 
 def _combined(verdicts: list[Score]) -> Score:

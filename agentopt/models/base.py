@@ -181,6 +181,7 @@ class Response:
         seconds: Duration of the call.
         cached_tokens: Those of `prompt_tokens` that the provider read from its prompt cache.
         is_usage_reported: Whether the provider reported the tokens; otherwise they are estimates.
+        stored: When an earlier session stored it, in seconds since 1970; None if a choice of it is new.
     """
 
     choices: tuple[Choice, ...]
@@ -188,6 +189,7 @@ class Response:
     seconds: float = 0.0
     cached_tokens: int = 0
     is_usage_reported: bool = True
+    stored: float | None = None
 
     @property
     def completion_tokens(self) -> int:

@@ -173,7 +173,9 @@ class ModelClient:
                 self._reused[call.key, repeat] = stored.created
         first = found[call.request.first_repeat]
         choices = tuple(found[repeat].choice for repeat in sorted(found))
-        return Response(choices, first.prompt_tokens, cached_tokens=first.cached_tokens)
+        newest = max(stored.created for stored in found.values())
+        earlier = newest if newest < self._journal.opened else None
+        return Response(choices, first.prompt_tokens, cached_tokens=first.cached_tokens, stored=earlier)
 
     async def _complete(self, request: Request) -> Response:
         """Send what is missing, again without each parameter that the endpoint is found to refuse."""

@@ -211,7 +211,8 @@ def _report(judge: str, evaluation: Evaluation, found: Sequence[_Labelled], fail
     of_label, of_judge = (by_group(dict(zip(unit_of, values, strict=True)), unit_of) for values in (labels, scores))
     own = {unit for unit, one in zip(units, found, strict=True) if one.own}
     others = [score for unit, score in evaluation.scores.items() if unit not in own]
-    means = list(of_label.values())
+    means, unlabelled = list(of_label.values()), evaluation.planned_scores - len(own)
+    unscored = evaluation.planned - len(evaluation.row_scores)
     return JudgeReport(
         judge=judge,
         split=evaluation.split,
@@ -224,7 +225,7 @@ def _report(judge: str, evaluation: Evaluation, found: Sequence[_Labelled], fail
         label_mean=(float(np.mean(means)), mean_interval(means)),
         corrected=_corrected(means, list(of_judge.values()), others),
         failed=failed,
-        notes=tuple(_notes(found, means, others)),
+        notes=tuple(_notes(found, len(means), len(others), unlabelled, unscored)),
     )
 
 
@@ -245,16 +246,29 @@ def _corrected(labels: list[float], scores: list[float], others: list[float]) ->
     return corrected_mean(labels, scores, others) if enough else None
 
 
-def _notes(found: Sequence[_Labelled], labels: Sequence[float], others: Sequence[float]) -> Iterable[str]:
+def _notes(found: Sequence[_Labelled], labels: int, others: int, unlabelled: int, unscored: int) -> Iterable[str]:
+    """What a reader should know.
+
+    Args:
+        found: The labelled outputs with a score.
+        labels: Number of their examples.
+        others: Number of the other examples with a score.
+        unlabelled: Number of the examples of the split that are not among those whose own output is labelled.
+        unscored: Number of the examples of the split that have no score.
+    """
     foreign = sum(not one.own for one in found)
     if foreign:
         yield (
             f"{foreign} of {len(found)} labels are of other outputs than the candidate's: the corrected score assumes "
             "that the judge makes the same errors on both"
         )
-    if len(others) < FEWEST_OTHERS:
+    if unscored:
+        yield f"the candidate's outputs on {unscored} examples of the split have no score, and are left out"
+    if not unlabelled and not foreign:
         yield "every row is labelled, so the mean label is the score"
-    elif len(labels) < FEWEST_LABELS:
-        yield f"no corrected score: it needs labels of at least {FEWEST_LABELS} examples, but got {len(labels)}"
+    elif others < FEWEST_OTHERS:
+        yield f"no corrected score: it needs scores of at least {FEWEST_OTHERS} other examples, but got {others}"
+    elif labels < FEWEST_LABELS:
+        yield f"no corrected score: it needs labels of at least {FEWEST_LABELS} examples, but got {labels}"
     else:
         yield "the corrected score holds if the labelled examples were chosen at random"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from agentopt.models.scripted import ScriptedModel
 from agentopt.models.session import open_session
 from agentopt.runs.judge_check import JudgeReport, check_judge
 from agentopt.taskfile.labels import Label, read_labels
-from agentopt.testing.servers import OpenAIServer
+from agentopt.testing.servers import Answer, OpenAIServer
 from agentopt.testing.toy import LARGE, SMALL, draw
 
 ROWS = 60
@@ -71,7 +72,8 @@ async def check(
     specs = {name: Catalog.load()[name] for name in (SMALL, LARGE)}
     provider = model or ScriptedModel(reply)
     journal = str(folder / "journal.db")
-    async with open_session(specs, "check", caps=config.budget.caps(), journal=journal, provider=provider) as session:
+    caps, fresh = config.budget.caps(), how.pop("fresh", False)
+    async with open_session(specs, "check", caps=caps, journal=journal, provider=provider, fresh=fresh) as session:
         return await check_judge(judged, judged.baseline, "test", labels, config, session, **how)
 
 
@@ -152,17 +154,73 @@ async def test_when_every_row_is_labelled_their_mean_is_the_score(tmp_path: Path
     assert any("needs labels of at least 3 examples, but got 2" in note for note in few.notes)
 
 
-async def test_an_output_that_the_judge_cannot_score_is_reported_and_left_out(tmp_path: Path) -> None:
-    def broken(request: Request, repeat: int) -> str:
-        text = "".join(message.content for message in request.messages)
-        return "no verdict" if request.purpose == "judge" and "good answer 4\n" in text else reply(request, repeat)
+def broken_on(*numbers: int) -> ScriptedModel:
+    """A model whose judge gives no verdict on these outputs."""
 
-    report = await check(own_labels(range(10)), tmp_path, ScriptedModel(broken))
+    def answers(request: Request, repeat: int) -> str:
+        text = "".join(message.content for message in request.messages)
+        is_broken = request.purpose == "judge" and any(f"answer {number}\n" in text for number in numbers)
+        return "no verdict" if is_broken else reply(request, repeat)
+
+    return ScriptedModel(answers)
+
+
+OTHERS = [Label(f"r{n}", f"bad answer {n} of another one", 0.0, f"o:{n}") for n in range(7)]
+
+
+@pytest.mark.parametrize(
+    ("labels", "broken", "note"),
+    [
+        # Of 15 labels, seven are of other outputs, and the judge scores two of the candidate's eight.
+        (
+            [*OTHERS, *own_labels(range(5, 13))],
+            [n for n in range(ROWS) if n not in (5, 6)],
+            "no corrected score: it needs scores of at least 2 other examples, but got 0",
+        ),
+        (
+            own_labels(range(ROWS - 1)),
+            (),
+            "no corrected score: it needs scores of at least 2 other examples, but got 1",
+        ),
+        (own_labels(range(ROWS)), (5,), "no corrected score: it needs scores of at least 2 other examples, but got 0"),
+        (own_labels(range(10)), range(10, ROWS), "no corrected score: it needs scores of at least 2 other examples"),
+        (own_labels(range(10)), (3, 20), "the corrected score holds if the labelled examples were chosen at random"),
+    ],
+)
+async def test_the_mean_label_is_the_score_only_if_every_own_output_is_labelled(
+    tmp_path: Path, labels: list[Label], broken: Sequence[int], note: str
+) -> None:
+    report = await check(labels, tmp_path, broken_on(*broken))
+    assert report.notes[-1].startswith(note)
+    unscored = [one for one in report.notes if f"outputs on {len(broken)} examples of the split have no score" in one]
+    assert len(unscored) == bool(broken)
+
+
+async def test_an_output_that_the_judge_cannot_score_is_reported_and_left_out(tmp_path: Path) -> None:
+    report = await check(own_labels(range(10)), tmp_path, broken_on(4))
     assert report.labels == 9
     assert list(report.failed) == ["labels.csv:4"]
     assert "gave no usable verdict" in report.failed["labels.csv:4"]
     with pytest.raises(UserError, match="the judge scored no labelled output"):
-        await check(own_labels([4]), tmp_path, ScriptedModel(broken))
+        await check(own_labels([4]), tmp_path, broken_on(4))
+
+
+async def test_the_error_of_a_stored_reply_says_how_a_repaired_judge_is_called_again(tmp_path: Path) -> None:
+    labels = own_labels(range(5))
+    for _ in range(2):
+        report = await check(labels, tmp_path, broken_on(0, 4))
+        assert list(report.failed) == ["labels.csv:0", "labels.csv:4"]
+        assert "came from the journal" not in str(report.failed), "an unusable reply is requested again, once"
+    stored = await check(labels, tmp_path)
+    assert list(stored.failed) == ["labels.csv:0", "labels.csv:4"]
+    for error in stored.failed.values():
+        assert re.search(r"a reply came from the journal, stored 20\d\d-\d\d-\d\d \d\d:\d\d: ", error)
+        assert (
+            f"`agentopt evaluate --fresh`, or remove the stored ones by `agentopt journal forget --model {LARGE}"
+            in error
+        )
+    assert (await check(labels, tmp_path, fresh=True)).failed == {}
+    assert (await check(labels, tmp_path, ScriptedModel(script=()))).failed == {}
 
 
 @pytest.mark.parametrize(
@@ -271,7 +329,9 @@ def answer(body: dict[str, Any], _: int) -> str:
     return verdict_of(text) if body["messages"][0]["content"].startswith("You grade") else output_of(int(text))
 
 
-async def run_command(folder: Path, labels: str, name: str = "labels.csv", **how: Any) -> tuple[str, int | None]:
+async def run_command(
+    folder: Path, labels: str, name: str = "labels.csv", answer: Answer = answer, **how: Any
+) -> tuple[str, int | None]:
     """The command's output, and its exit code if it is not 0."""
     (folder / name).write_text(labels)
     async with OpenAIServer(answer) as server:
@@ -305,6 +365,17 @@ async def test_the_command_prints_the_report(tmp_path: Path) -> None:
         "the corrected score holds if the labelled examples were chosen at random",
     ):
         assert part in shown
+
+
+async def test_the_command_prints_first_how_many_outputs_are_left_out(tmp_path: Path) -> None:
+    def broken(body: dict[str, Any], number: int) -> str:
+        is_broken = any("answer 4\n" in message["content"] for message in body["messages"])
+        return "out of order" if is_broken else answer(body, number)
+
+    shown, code = await run_command(tmp_path, CSV, answer=broken, as_json=False, fresh=True)
+    assert code == 1
+    assert shown.splitlines()[0].startswith("judge strict on 29 labelled outputs")
+    assert shown.splitlines()[1] == "1 of 30 labelled outputs have no score by the judge, and are left out below"
 
 
 async def test_the_command_prints_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

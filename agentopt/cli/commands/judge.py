@@ -39,6 +39,7 @@ def run_judge_check(
     console: Console,
     *,
     as_json: bool,
+    fresh: bool = False,
 ) -> None:
     """`agentopt judge check`: progress on stderr, the report on stdout. Exits with 1 if an output has no score."""
     check_repeats(repeats)
@@ -46,7 +47,7 @@ def run_judge_check(
     chosen, config = candidate_of(candidate, settings)
     progress = Console(stderr=True)
     with interruptible(progress):
-        report = asyncio.run(_check(task, read, chosen, split, repeats, config, progress))
+        report = asyncio.run(_check(task, read, chosen, split, repeats, config, progress, fresh=fresh))
     if as_json:
         print(as_json_text(report))  # noqa: T201 - the output of the command
     else:
@@ -63,6 +64,8 @@ async def _check(
     repeats: int,
     config: Config,
     progress: Console,
+    *,
+    fresh: bool,
 ) -> JudgeReport:
     task, specs = load(path, config, agent=False)
     task_judge(task)
@@ -83,7 +86,7 @@ async def _check(
         caps, run = config.budget.caps(), f"judge check {task.name} {uuid.uuid4().hex}"
         models = model_router(specs, observe, required_models(task))
         async with open_session(
-            specs, run, caps=caps, journal=config.journal, provider=models, observer=observe
+            specs, run, caps=caps, journal=config.journal, provider=models, observer=observe, fresh=fresh
         ) as session:
             return await check_judge(
                 task, chosen, split, labels, config, session, repeats=repeats, on_result=count_result
@@ -97,6 +100,9 @@ def show_judge_report(report: JudgeReport, console: Console) -> None:
         f"judge {report.judge} on {report.labels} labelled outputs of the {report.split} split, {report.own} of them "
         "the candidate's",
     )
+    if report.failed:
+        left_out = f"{len(report.failed)} of {report.labels + len(report.failed)} labelled outputs"
+        print_plain(console, f"{left_out} have no score by the judge, and are left out below")
     if report.agreement:
         console.print(_table(report.agreement))
     for line in _lines(report):
