@@ -251,7 +251,7 @@ class Catalog(Mapping[str, ModelSpec]):
         known = "" if close.startswith("known") else f" (known: {', '.join(sorted(self._specs))})"
         raise UnknownModelError(
             f"the model {name!r} is not in the catalogue",
-            remedy=f"{close}{known}; or add it to {PROJECT_FILE}",
+            remedy=f"{close}{known}; or add it to {PROJECT_FILE}, or in Python to Config(models=[ModelSpec(...)])",
         )
 
     def __iter__(self) -> Iterator[str]:
