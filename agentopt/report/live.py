@@ -101,7 +101,7 @@ class LiveView:
             case TrialStarted():
                 self._activity = f"{event.message}: {event.candidate}"
             case TrialDone():
-                self._trials.append(event.trial)
+                self._trials = [*(t for t in self._trials if t.number != event.trial.number), event.trial]
                 self._best = event.best
                 self._finished.append(self.clock())
             case PromptsDone():

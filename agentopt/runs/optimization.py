@@ -109,11 +109,8 @@ class Optimization:
             pace = max(first.evaluation.seconds, measured_in)
             with budget.holding_back(self._kept_for_test(space), self._seconds_kept_for_test(pace)):
                 await self._run_archive(space, runner)
-                # Trials that an earlier session left incomplete go first: only their missing calls are made.
-                for trial in store.unfinished:
-                    await runner.run(Proposal(trial.candidate, trial.proposer, trial.note, trial.fallback))
                 space = await self._better_prompts_before(space, runner, first, prompts)
-                await self._spend_trials(search, space, runner, prompts)
+                await self._spend_trials(search, space, store, runner, prompts)
                 await self._complete_contenders(store, runner)
                 await self._better_prompts_after(store, runner, prompts)
                 budget.check_seconds()
@@ -124,44 +121,59 @@ class Optimization:
     async def _better_prompts_before(
         self, space: SearchSpace, runner: TrialRunner, first: Trial, prompts: PromptPhase
     ) -> SearchSpace:
-        """The space with the prompts found with the baseline's models."""
-        if not prompts.due("before") or not runner.trials_left:
+        """The space with the prompts found with the baseline's models.
+
+        If later trials exist, an earlier session ran this phase, and the journal has its responses.
+        """
+        ran = any(trial.proposer not in (BASELINE, ARCHIVE) for trial in runner.trials)
+        if not prompts.due("before") or not (ran or runner.trials_left):
             return space
         better = await prompts.improve(space.baseline, first.evaluation, "before")
-        if better != space.baseline:
+        if better != space.baseline and runner.allows(better):
             await runner.run(Proposal(better, PROMPTS, "the baseline with better prompts"))
         return space.with_prompts(better)
 
     async def _spend_trials(
-        self, search: Search, space: SearchSpace, runner: TrialRunner, prompts: PromptPhase
+        self, search: Search, space: SearchSpace, store: TrialStore, runner: TrialRunner, prompts: PromptPhase
     ) -> None:
         """Run the search. A prompt phase after it keeps its share of the budget, and one trial."""
         if not prompts.due("after"):
-            if runner.trials_left:
-                await search.run(space, runner)
+            await self._continue_search(search, space, store, runner)
             return
         with prompts.share_reserved(), runner.keeping_a_trial(), suppress(BudgetExceeded):
-            if runner.trials_left:
-                await search.run(space, runner)
+            await self._continue_search(search, space, store, runner)
+
+    async def _continue_search(
+        self, search: Search, space: SearchSpace, store: TrialStore, runner: TrialRunner
+    ) -> None:
+        """Continue the trials that an earlier session left incomplete, then search."""
+        for trial in store.unfinished:
+            if trial.proposer != PROMPTS_AFTER:
+                await runner.run(Proposal(trial.candidate, trial.proposer, trial.note, trial.fallback))
+        if runner.trials_left:
+            await search.run(space, runner)
 
     async def _complete_contenders(self, store: TrialStore, runner: TrialRunner) -> None:
         """Evaluate the rest of pruned trials whose posterior mean is above that of every complete one.
 
-        A trial is pruned by its raw score, and similar candidates may since have shown that it was unlucky.
+        A trial is pruned by its raw score, and similar candidates may since have shown that it was unlucky. At most
+        `FINALISTS` are completed in all sessions together.
         """
-        for _ in range(FINALISTS):
-            choice = store.choice()
+        for _ in range(FINALISTS - store.completions):
+            choice = store.choice_of_search
             if choice is None or choice.contender is None:
                 return
-            await runner.complete(choice.contender)
+            if (await runner.complete(choice.contender)).state != "complete":
+                return
 
     async def _better_prompts_after(self, store: TrialStore, runner: TrialRunner, prompts: PromptPhase) -> None:
-        choice = store.choice()
-        if choice is None or not prompts.due("after") or not runner.trials_left:
+        choice = store.choice_of_search
+        ran = any(trial.proposer == PROMPTS_AFTER for trial in runner.trials)
+        if choice is None or not prompts.due("after") or not (ran or runner.trials_left):
             return
         best = choice.best
         better = await prompts.improve(best.candidate, best.evaluation, "after")
-        if better != best.candidate:
+        if better != best.candidate and runner.allows(better):
             await runner.run(Proposal(better, PROMPTS_AFTER, f"trial {best.number} with better prompts"))
 
     async def _run_archive(self, space: SearchSpace, runner: TrialRunner) -> None:
@@ -169,7 +181,7 @@ class Optimization:
         for candidate in self.run.warm_start:
             if not space.contains(candidate):
                 self.observer(Note(f"a candidate of the archive is not in the space any more: {candidate}"))
-            elif runner.trials_left:
+            elif runner.allows(candidate):
                 await runner.run(Proposal(candidate, ARCHIVE, "found by an earlier run"))
 
     def _kept_for_test(self, space: SearchSpace) -> Usage:
@@ -257,4 +269,4 @@ def _finalists(choice: Choice, baseline: Trial | None) -> Finalists:
     if baseline is not None and baseline.score is not None:
         by_role = {"baseline": baseline, **by_role}
     distinct = {trial.number: trial for trial in by_role.values()}
-    return [(tuple(r for r, t in by_role.items() if t is trial), trial) for trial in distinct.values()]
+    return [(tuple(r for r, t in by_role.items() if t.number == trial.number), trial) for trial in distinct.values()]

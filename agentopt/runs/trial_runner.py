@@ -43,8 +43,8 @@ class TrialRunner:
 
     @property
     def trials(self) -> Sequence[Trial]:
-        """Every recorded trial, oldest first."""
-        return tuple(self._store.trials)
+        """Every trial as the search saw it, oldest first."""
+        return tuple(self._store.searched)
 
     @property
     def trials_left(self) -> int:
@@ -52,8 +52,11 @@ class TrialRunner:
         if self._budget.seconds_left == 0:
             return 0
         cap = self._budget.caps.trials
-        tried = len({trial.candidate for trial in self._store.trials})
-        return 1_000_000 if cap is None else max(0, cap - tried - self._kept)
+        return 1_000_000 if cap is None else max(0, cap - len(self._store.trials) - self._kept)
+
+    def allows(self, candidate: Candidate) -> bool:
+        """Whether the candidate has a trial, or one is left for it."""
+        return self._store.find(candidate, unfinished=True) is not None or self.trials_left > 0
 
     @contextmanager
     def keeping_a_trial(self) -> Iterator[None]:
@@ -67,10 +70,11 @@ class TrialRunner:
     async def run(self, proposal: Proposal) -> Trial:
         """Evaluate a proposal on the validation split and record its trial.
 
-        An incomplete trial is evaluated again, once by each runner. The baseline is never stopped early.
+        An incomplete trial is continued, once by each runner: its responses are not requested again. The baseline is
+        never stopped early.
 
         Returns:
-            The new trial, or the recorded one of the same candidate.
+            The candidate's trial; a recorded one unless it was incomplete.
 
         Raises:
             EvaluationStopped: A cap is reached, or further calls would fail. The partial trial is recorded.
@@ -81,12 +85,12 @@ class TrialRunner:
         return await self._evaluated(proposal, None if proposal.proposer == BASELINE else self._stop_test())
 
     async def complete(self, trial: Trial) -> Trial:
-        """Evaluate a pruned trial on all rows, as a new trial; the responses that it has are not requested again.
+        """Evaluate a pruned trial on all rows; the responses that it has are not requested again.
 
         Raises:
             EvaluationStopped: As by `run`.
         """
-        note = f"completes trial {trial.number}, which all trials together make the best"
+        note = "; ".join(filter(None, (trial.note, "completed, because all trials together make it the best")))
         return await self._evaluated(Proposal(trial.candidate, trial.proposer, note, trial.fallback), None)
 
     def emit(self, event: Event) -> None:
@@ -94,8 +98,7 @@ class TrialRunner:
         self._observer(event)
 
     async def _evaluated(self, proposal: Proposal, stop: StopTest | None) -> Trial:
-        number = len(self._store.trials)
-        self.emit(TrialStarted(number, proposal.candidate, proposal.proposer))
+        self.emit(TrialStarted(self._store.number_of(proposal.candidate), proposal.candidate, proposal.proposer))
         try:
             evaluation = await self._evaluator.evaluate(
                 proposal.candidate,

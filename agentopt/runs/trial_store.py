@@ -1,7 +1,9 @@
 """Stores the trials of a run in one Optuna study, and finds the one to beat.
 
-A trial is written once, when it is finished, so a killed run leaves no partial trial. The study can be opened with any
-Optuna tool; what Optuna has no field for (the evaluation, the proposer) is in the trials' user attributes.
+A record is written once, when an evaluation ends, so a killed run leaves no partial one. A candidate has one trial with
+one number: a trial that is continued, or completed after it was pruned, is recorded again, and the last record counts.
+The study can be opened with any Optuna tool: each record is a trial of the study, and what Optuna has no field for (the
+evaluation, the proposer) is in its user attributes.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +19,7 @@ from pydantic import TypeAdapter
 
 from agentopt.core.candidate import Candidate
 from agentopt.core.records import BestSoFar, Evaluation, Trial
-from agentopt.search.base import Proposal, SearchSpace
+from agentopt.search.base import PROMPTS_AFTER, Proposal, SearchSpace
 from agentopt.search.posterior import TOLERANCE, Choice, choose
 
 if TYPE_CHECKING:
@@ -40,12 +43,43 @@ class TrialStore:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.space = space
         self._study = optuna.load_study(study_name=STUDY_NAME, storage=_storage(path))
-        self.trials: list[Trial] = [_from_optuna(t, space) for t in self._study.get_trials(deepcopy=False)]
+        self._records: dict[Candidate, list[Trial]] = {}
+        for frozen in self._study.get_trials(deepcopy=False):
+            trial = _from_optuna(frozen, space)
+            if self._counts(trial):
+                self._keep(replace(trial, number=self.number_of(trial.candidate)))
+
+    @property
+    def trials(self) -> list[Trial]:
+        """The trials, oldest first; one for each candidate."""
+        return [records[-1] for records in self._records.values()]
+
+    @property
+    def searched(self) -> list[Trial]:
+        """The trials as the search saw them: a pruned one that was completed later is pruned."""
+        return [_as_searched(records) for records in self._records.values()]
+
+    @property
+    def completions(self) -> int:
+        """Number of pruned trials that were completed later."""
+        return sum(_as_searched(records).state != records[-1].state for records in self._records.values())
+
+    def number_of(self, candidate: Candidate) -> int:
+        """The number of the candidate's trial; the next free one if it has none."""
+        records = self._records.get(candidate)
+        return records[0].number if records else len(self._records)
 
     def add(self, proposal: Proposal, evaluation: Evaluation) -> Trial:
-        """Record a finished trial; it is on disk when this returns."""
+        """Record an evaluation as the candidate's trial; it is on disk when this returns.
+
+        An incomplete evaluation replaces neither a finished one nor one with more scores: if a cap stopped it, it may
+        stop earlier when it is repeated.
+
+        Returns:
+            The candidate's trial.
+        """
         trial = Trial(
-            len(self.trials),
+            self.number_of(proposal.candidate),
             proposal.candidate,
             evaluation,
             proposal.proposer,
@@ -53,22 +87,35 @@ class TrialStore:
             proposal.note,
             proposal.fallback,
         )
-        self._study.add_trial(_to_optuna(trial, self.space))
-        self.trials.append(trial)
-        return trial
+        if self._counts(trial):
+            self._study.add_trial(_to_optuna(trial, self.space))
+            self._keep(trial)
+        return self._records[trial.candidate][-1]
+
+    def _counts(self, trial: Trial) -> bool:
+        if trial.state != "incomplete" or trial.candidate not in self._records:
+            return True
+        last = self._records[trial.candidate][-1]
+        return last.state == "incomplete" and len(last.evaluation.scores) <= len(trial.evaluation.scores)
+
+    def _keep(self, trial: Trial) -> None:
+        self._records.setdefault(trial.candidate, []).append(trial)
 
     def find(self, candidate: Candidate, *, unfinished: bool = False) -> Trial | None:
-        """The finished trial of `candidate`, or None; with `unfinished`, its last trial if none is finished.
-
-        Of a pruned trial and the one that completed it, this is the pruned one: a replayed search sees what it saw.
-        """
-        found = [t for t in self.trials if t.candidate == candidate]
-        finished = (t for t in found if t.state != "incomplete")
-        return next(finished, found[-1] if unfinished and found else None)
+        """The trial of `candidate` as the search saw it, or None; an incomplete one only with `unfinished`."""
+        if candidate not in self._records:
+            return None
+        trial = _as_searched(self._records[candidate])
+        return None if trial.state == "incomplete" and not unfinished else trial
 
     def choice(self, tolerance: float = TOLERANCE) -> Choice | None:
         """The best and the recommended trial; None if none is complete."""
         return choose(self.space, self.trials, tolerance=tolerance)
+
+    @property
+    def choice_of_search(self) -> Choice | None:
+        """The choice without the trial of prompts found after the search, so that a resumed run repeats it."""
+        return choose(self.space, [trial for trial in self.trials if trial.proposer != PROMPTS_AFTER])
 
     @property
     def best_so_far(self) -> BestSoFar | None:
@@ -78,9 +125,13 @@ class TrialStore:
 
     @property
     def unfinished(self) -> list[Trial]:
-        """The last trial of every candidate that has only incomplete ones."""
-        last = {trial.candidate: trial for trial in self.trials if self.find(trial.candidate) is None}
-        return list(last.values())
+        """The incomplete trials."""
+        return [trial for trial in self.trials if trial.state == "incomplete"]
+
+
+def _as_searched(records: Sequence[Trial]) -> Trial:
+    """The first finished record of a candidate, or else its last one."""
+    return next((trial for trial in records if trial.state != "incomplete"), records[-1])
 
 
 def highest_score(trials: Sequence[Trial]) -> Trial | None:

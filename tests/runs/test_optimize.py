@@ -29,7 +29,7 @@ from agentopt.core.errors import (
     PermanentModelError,
     TaskError,
 )
-from agentopt.core.events import Event, ExampleDone, Note, RunDone, RunStarted, TrialDone, log_to
+from agentopt.core.events import Event, ExampleDone, Note, RunDone, RunStarted, TrialDone, TrialStarted, log_to
 from agentopt.core.records import Score
 from agentopt.core.stop_reason import StopKind
 from agentopt.core.task import Example, Fusion
@@ -300,8 +300,12 @@ async def test_incomplete_trials_are_tried_again_once_per_session_and_stay_withi
     fail = config(tmp_path, failed_examples="fail")
     result = await aoptimize(toy_task(), fail, provider=one_example_refused())
     unfinished = sum(trial.state == "incomplete" for trial in result.trials)
-    again = await aoptimize(toy_task(), resume=Path(result.run), provider=one_example_refused())
-    assert len(again.trials) == len(result.trials) + unfinished
+    events: list[Event] = []
+    again = await aoptimize(
+        toy_task(), resume=Path(result.run), provider=one_example_refused(), callbacks=[events.append]
+    )
+    assert sum(isinstance(event, TrialStarted) for event in events) == unfinished > 0
+    assert again.trials == result.trials
     assert len({str(trial.candidate) for trial in again.trials}) == 8
 
 

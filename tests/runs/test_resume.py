@@ -1,0 +1,124 @@
+"""A run that is stopped anywhere and resumed has the trials and the result of an undisturbed one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentopt.api import optimize
+from agentopt.core.candidate import Candidate, SubtaskChoice
+from agentopt.core.cost import Unit
+from agentopt.core.events import Event, RunStarted, TestStarted
+from agentopt.core.records import Evaluation, ExampleResult, Split, TrialState
+from agentopt.core.task import Example, Subtask, Task, TokenLengths
+from agentopt.evaluation.scorers import exact_match
+from agentopt.models.base import Request
+from agentopt.models.catalog import Catalog
+from agentopt.models.scripted import ScriptedModel
+from agentopt.runs.config import Config
+from agentopt.runs.result import Result
+from agentopt.runs.trial_store import TrialStore
+from agentopt.search.base import Proposal
+from agentopt.search.from_task import search_space
+from agentopt.testing.toy import LARGE, SMALL, draw
+
+ROWS = 12
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+
+def task() -> Task:
+    answer = Subtask(
+        "answer",
+        lambda inputs, outputs: f"q{inputs['n']}",
+        models=(SMALL, LARGE),
+        num_samples=(1, 2, 3),
+        max_tokens=4,
+        tokens=TokenLengths(16, 4),
+    )
+    rows = {s: tuple(Example(f"{s}-{i}", {"n": f"{s}{i}"}, target="yes") for i in range(ROWS)) for s in SPLITS}
+    return Task("words", (answer,), exact_match(), rows, unit=Unit(134.5e6, 16, 4))
+
+
+def reply(request: Request, repeat: int) -> str:
+    """Right more often with a long system prompt."""
+    prompted = len(request.messages) > 1 and len(request.messages[0].content) > 40
+    drawn = draw(request.model, request.messages[-1].content, repeat, request.seed, prompted)
+    return "yes" if drawn < (0.75 if prompted else 0.4) else "no"
+
+
+def stop_at_test(event: Event) -> None:
+    if isinstance(event, TestStarted):
+        raise KeyboardInterrupt
+
+
+def resumed_twice(folder: Path, settings: dict[str, Any]) -> list[Result]:
+    """The result of an undisturbed run, and of the second and the third session of one stopped before its test."""
+    whole, cut = (Config(journal=str(folder / name), runs=folder / f"{name}s", **settings) for name in ("whole", "cut"))
+    results = [optimize(task(), whole, provider=ScriptedModel(reply))]
+    started: list[Path] = []
+
+    def remember(event: Event) -> None:
+        if isinstance(event, RunStarted):
+            started.append(event.folder)
+
+    with pytest.raises(KeyboardInterrupt):
+        optimize(task(), cut, provider=ScriptedModel(reply), callbacks=[remember, stop_at_test])
+    return [*results, *(optimize(task(), resume=started[0], provider=ScriptedModel(reply)) for _ in range(2))]
+
+
+@pytest.mark.parametrize(
+    ("budget", "when"),
+    [({"trials": 2}, "before"), ({"trials": 4}, "after"), ({"trials": 20}, "both"), ({"calls": 90}, "both")],
+)
+def test_a_run_stopped_in_its_test_keeps_its_trials_and_prompt_reports(
+    tmp_path: Path, budget: dict[str, int], when: str
+) -> None:
+    prompts = {"proposer": "components", "share": 0.9, "when": when}
+    whole, *resumed = resumed_twice(tmp_path, {"strategy": "random", "budget": budget, "prompts": prompts})
+    assert whole.prompts
+    for again in resumed:
+        assert again.prompts == whole.prompts
+        assert again.trials == whole.trials
+        assert again.best_candidate == whole.best_candidate
+        assert again.ended.kind == whole.ended.kind
+
+
+@pytest.mark.parametrize("calls", [25, 37])
+def test_a_trial_that_a_cap_cut_short_is_one_trial_after_each_resume(tmp_path: Path, calls: int) -> None:
+    settings = {"strategy": "random", "budget": {"calls": calls}, "prompts": {"when": "never"}}
+    whole, *resumed = resumed_twice(tmp_path, settings)
+    assert "incomplete" in {trial.state for trial in whole.trials}
+    for again in resumed:
+        assert again.trials == whole.trials
+
+
+def evaluation(scored: int, state: TrialState) -> Evaluation:
+    return Evaluation("validation", ROWS, tuple(ExampleResult(f"validation-{i}", 1.0) for i in range(scored)), state)
+
+
+@pytest.mark.parametrize(
+    ("records", "kept"),
+    [
+        ([(2, "incomplete"), (2, "incomplete")], (2, "incomplete")),
+        ([(4, "incomplete"), (2, "incomplete")], (4, "incomplete")),
+        ([(2, "incomplete"), (4, "incomplete"), (12, "complete")], (12, "complete")),
+        ([(10, "incomplete"), (8, "pruned")], (8, "pruned")),
+        ([(8, "pruned"), (10, "incomplete")], (8, "pruned")),
+        ([(8, "pruned"), (12, "complete")], (12, "complete")),
+    ],
+)
+def test_the_records_of_a_candidate_are_one_trial(
+    tmp_path: Path, records: list[tuple[int, TrialState]], kept: tuple[int, TrialState]
+) -> None:
+    space = search_space(task(), Catalog.load())
+    store = TrialStore(tmp_path / "trials.db", space)
+    one, other = (Candidate.of({"answer": SubtaskChoice(model)}) for model in (LARGE, SMALL))
+    for scored, state in records:
+        store.add(Proposal(one, "grid"), evaluation(scored, state))
+    store.add(Proposal(other, "grid"), evaluation(ROWS, "complete"))
+    for read in (store, TrialStore(tmp_path / "trials.db", space)):
+        assert [trial.number for trial in read.trials] == [0, 1]
+        assert (len(read.trials[0].evaluation.scores), read.trials[0].state) == kept
+        assert read.completions == (records == [(8, "pruned"), (12, "complete")])
