@@ -70,7 +70,7 @@ def resumed_twice(folder: Path, settings: dict[str, Any]) -> list[Result]:
 
 @pytest.mark.parametrize(
     ("budget", "when"),
-    [({"trials": 2}, "before"), ({"trials": 4}, "after"), ({"trials": 20}, "both"), ({"calls": 90}, "both")],
+    [({"trials": 2}, "before"), ({"trials": 4}, "after"), ({"trials": 20}, "both"), ({"calls": 90}, "before")],
 )
 def test_a_run_stopped_in_its_test_keeps_its_trials_and_prompt_reports(
     tmp_path: Path, budget: dict[str, int], when: str
