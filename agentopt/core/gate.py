@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -50,12 +51,16 @@ def gate(candidate: Mapping[str, float], reference: Mapping[str, float], *, marg
         margin: loss of score that still counts as non-inferior.
 
     Raises:
-        ValueError: the two share no row, or the margin is negative.
+        ValueError: the two share no row, or the margin is negative or not finite.
     """
-    if margin < 0:
-        raise ValueError(f"`margin >= 0` must hold, but got {margin}: give the loss of score that is acceptable")
+    _check_margin(margin)
     difference = paired_difference(candidate, reference)
     return Gate(gate_verdict(difference, margin), difference, margin)
+
+
+def _check_margin(margin: float) -> None:
+    if not 0 <= margin < math.inf:
+        raise ValueError(f"`0 <= margin < inf` must hold, but got {margin}: give the loss of score that is acceptable")
 
 
 def gate_verdict(difference: Difference, margin: float = MARGIN) -> GateVerdict:
@@ -100,9 +105,20 @@ def rows_needed(
 
     Returns:
         The number of rows, or None if a million are not enough.
+
+    Raises:
+        ValueError: the two share no row; a score, the margin or the gain is not finite; the margin is negative; or the
+            gain of right-or-wrong rows is not from -1 to 1.
     """
+    _check_margin(margin)
     shared = sorted(candidate.keys() & reference.keys())
     differences = np.array([*(candidate[key] - reference[key] for key in shared), 1.0, -1.0])
+    if not shared or not np.isfinite(differences).all():
+        raise ValueError(
+            f"a number of rows needs finite scores of shared rows, but got {differences[:-2].tolist()[:5]}"
+        )
+    if not math.isfinite(gain) or (abs(gain) > 1 and _right_or_wrong(differences)):
+        raise ValueError(f"`gain` must be finite, and from -1 to 1 for right-or-wrong rows, but got {gain}")
 
     def passes(rows: int) -> bool:
         return bool((_low_ends(differences, gain, rows, seed) > -margin).mean() >= power)
@@ -116,10 +132,14 @@ def rows_needed(
     return many
 
 
+def _right_or_wrong(differences: Floats) -> bool:
+    return bool(np.isin(differences, (-1.0, 0.0, 1.0)).all())
+
+
 def _low_ends(differences: Floats, gain: float, rows: int, seed: int) -> Floats:
     """Low ends of 95% intervals in simulated comparisons of that many rows with this true gain."""
     rng = np.random.default_rng(seed)
-    if np.isin(differences, (-1.0, 0.0, 1.0)).all():
+    if _right_or_wrong(differences):
         moved = max(float(np.abs(differences).mean()), abs(gain))
         chances = [(moved + gain) / 2, (moved - gain) / 2, 1 - moved]
         wins, losses, _ = rng.multinomial(rows, chances, _SIMULATIONS).T

@@ -58,13 +58,18 @@ def corrected_mean(
         confidence: Nominal coverage.
 
     Raises:
-        ValueError: The lengths differ, or there are fewer than three labels or two outputs without one.
+        ValueError: The lengths differ, there are fewer than three labels or two outputs without one, or a score is not
+            finite.
     """
     y, f, more = (np.asarray(values, dtype=float) for values in (labels, judged, unlabelled))
     if len(y) != len(f) or len(y) < 3 or len(more) < 2:
         raise ValueError(
             f"a corrected mean needs at least 3 labels with the judge's scores and 2 outputs without a label, but got "
             f"{len(y)} labels, {len(f)} scores of theirs and {len(more)} outputs without a label"
+        )
+    if not all(np.isfinite(values).all() for values in (y, f, more)):
+        raise ValueError(
+            "a corrected mean needs finite scores, but got NaN or infinity: leave out outputs without a score"
         )
     weight = _weight(y, f, more)
     mean = float(y.mean() + weight * (more.mean() - f.mean()))

@@ -27,6 +27,8 @@ from agentopt.workflow import parsers
 from agentopt.workflow.parsers import shown
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
+LARGEST_SCORE = 1_000_000
+"""Largest absolute value of a score; the squares of much larger ones overflow in the statistics."""
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -127,8 +129,8 @@ def python(function: Callable[[Example, Value], Any]) -> Scorer:
         function: Sync or async; returns a `Score`, a number or a boolean.
 
     Raises:
-        ScorerError: If the function raises, or returns anything else or a value that is not finite; names the function
-            and the example.
+        ScorerError: If the function raises, or returns anything else or a value that is not finite or beyond
+            `LARGEST_SCORE`; names the function and the example.
     """
     who = f"the scorer `{name_of(function)}`"
 
@@ -234,4 +236,9 @@ def _checked(judged: Any, who: str, example: Example) -> Score:
     if not math.isfinite(value):
         got = shown(judged)
         raise ScorerError(f"{who} must return a Score or a finite number, but got {got} on example {example.id}")
+    if abs(value) > LARGEST_SCORE:
+        rule = f"{who} must return scores from -{LARGEST_SCORE:,} to {LARGEST_SCORE:,}"
+        raise ScorerError(
+            f"{rule}, but got {value:g} on example {example.id}\n  remedy: scale the scores, such as to 0..1"
+        )
     return replace(score, value=value)

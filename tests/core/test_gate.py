@@ -66,10 +66,25 @@ def test_a_wider_margin_never_turns_a_pass_into_a_failure(won: int, lost: int, s
 
 
 def test_a_negative_margin_and_nothing_in_common_are_refused() -> None:
-    with pytest.raises(ValueError, match="`margin >= 0` must hold"):
-        compared(1, 1, 1, -0.1)
+    for margin in (-0.1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="`0 <= margin < inf` must hold"):
+            compared(1, 1, 1, margin)
+        with pytest.raises(ValueError, match="`0 <= margin < inf` must hold"):
+            rows_needed(*pair(1, 1, 1), margin=margin)
     with pytest.raises(ValueError, match="at least one score"):
         gate({"a": 1.0}, {"b": 1.0})
+
+
+@pytest.mark.parametrize("gain", [2.0, -1.5, float("nan"), float("inf")])
+def test_rows_needed_with_an_impossible_gain_is_refused(gain: float) -> None:
+    with pytest.raises(ValueError, match="`gain` must be finite, and from -1 to 1"):
+        rows_needed(*pair(2, 2, 6), gain=gain)
+
+
+@pytest.mark.parametrize(("a", "b"), [({}, {}), ({"x": 1.0}, {"y": 1.0}), ({"x": float("nan")}, {"x": 1.0})])
+def test_rows_needed_without_data_is_refused(a: dict[str, float], b: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="needs finite scores of shared rows"):
+        rows_needed(a, b)
 
 
 def test_the_rows_needed_are_enough_and_not_far_too_many() -> None:

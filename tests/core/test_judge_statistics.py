@@ -183,3 +183,12 @@ def test_the_correlation_has_fishers_interval() -> None:
 def test_no_label_is_refused() -> None:
     with pytest.raises(ValueError, match="a score for each label"):
         agreement([], [], (0.0, 1.0))
+
+
+@pytest.mark.parametrize("part", range(3))
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_score_that_is_not_finite_is_refused(part: int, bad: float) -> None:
+    scores = [[0.0, 1.0, 1.0, 0.0] for _ in range(3)]
+    scores[part][1] = bad
+    with pytest.raises(ValueError, match="needs finite scores"):
+        corrected_mean(*scores)

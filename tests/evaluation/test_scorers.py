@@ -218,6 +218,16 @@ async def test_a_users_scorer_that_returns_no_finite_number_is_an_error(bad: Any
         await scored(strange)
 
 
+@pytest.mark.parametrize("large", [1e160, -1e200, 5e307, 1e308, 1_000_001, Score(-2e6)])
+async def test_a_users_scorer_that_returns_a_score_out_of_range_is_an_error(large: Any) -> None:
+    def strange(example: Example, output: Any) -> Any:
+        return large
+
+    with pytest.raises(ScorerError, match=r"from -1,000,000 to 1,000,000, but got .*\n.*scale the scores"):
+        await scored(strange)
+    assert await scored(lambda e, o: -1e6) == Score(-1e6)
+
+
 async def test_a_users_scorer_that_raises_is_named_with_the_example_and_a_model_error_passes() -> None:
     def broken(example: Example, output: Any) -> float:
         raise KeyError("city")
