@@ -25,6 +25,7 @@ from agentopt.core.errors import (
     TransientModelError,
     UnsupportedParameterError,
 )
+from agentopt.models.json_bytes import unwrap_error
 from agentopt.models.redaction import redact
 from agentopt.models.refusals import classify, refused_parameter, requested_wait
 from agentopt.models.response_body import clean, error_object, error_text
@@ -174,8 +175,6 @@ def _response(chain: list[BaseException]) -> httpx.Response | None:
 def _from_response(response: httpx.Response, body: Mapping[str, Any], describe: _Describe) -> ModelError:
     status, (words, param) = response.status_code, _provider_message(response)
     wait = retry_after(response.headers)
-    if wait is None and status in (429, 503):
-        wait = requested_wait(words)
     return _refused(status, words, param, body, describe, label=f"HTTP {status}", wait=wait)
 
 
@@ -209,6 +208,8 @@ def _refused(
         return UnsupportedParameterError(text, parameter=parameter, kind=label, provider_message=said)
     refusal = classify(status, words, kind=label)
     if refusal.scope == "transient":
+        if wait is None and status in (429, 503):
+            wait = requested_wait(words)
         return TransientModelError(text, retry_after=wait, kind=refusal.kind, provider_message=said)
     text += describe.remedy(status) if refusal.scope == "model" else ""
     return PermanentModelError(text, kind=refusal.kind, scope=refusal.scope, provider_message=said)
@@ -230,9 +231,7 @@ def _provider_message(response: httpx.Response) -> tuple[str, object]:
         return response.reason_phrase, None
     try:
         parsed = json.loads(content)
-        if isinstance(parsed, list) and parsed:
-            parsed = parsed[0]  # Gemini's form
-        error = error_object(parsed["error"])
+        error = error_object(unwrap_error(parsed)["error"])
         return error_text(error), error.get("param")
     except (ValueError, KeyError, TypeError, RecursionError):
         text = content[: 4 * LONGEST_MESSAGE].decode(errors="replace")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from agentopt.core.errors import MalformedResponseError
-from agentopt.models.json_bytes import parse_json
+from agentopt.models.json_bytes import parse_json, unwrap_error
 
 
 def join_stream(text: str) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def join_stream(text: str) -> dict[str, Any]:
         ended = ended or data == "[DONE]"
         if not line.startswith("data:") or not data or data == "[DONE]":
             continue
-        event = parse_json(data.encode(errors="replace"))
+        event = unwrap_error(parse_json(data.encode(errors="replace")))
         if not isinstance(event, dict):
             raise MalformedResponseError(f"expected an event to be an object, but got {type(event).__name__}")
         completion |= {key: event[key] for key in ("usage", "error") if event.get(key)}

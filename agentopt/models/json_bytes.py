@@ -21,3 +21,9 @@ def parse_json(content: bytes) -> Any:
             return json.loads(content.decode(errors="replace"))
     except (ValueError, RecursionError) as error:
         raise MalformedResponseError(f"not JSON: {str(error)[:200]}") from error
+
+
+def unwrap_error(answer: Any) -> Any:
+    """Return the error body in a list, which is Gemini's form. Anything else is returned unchanged."""
+    first = answer[0] if isinstance(answer, list) and answer else None
+    return first if isinstance(first, dict) and first.get("error") else answer

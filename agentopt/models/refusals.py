@@ -28,17 +28,15 @@ NO_CREDIT = re.compile(
     r"exceeded your current quota|billing|payment required|requires more credits|account.{0,20}(suspended|deactivated)",
     re.IGNORECASE,
 )
-TRANSIENT = re.compile(
-    r"overload|rate.?limit|too many requests|time(d)?.?out|temporar|unavailable|capacity|try again|busy|internal",
-    re.IGNORECASE,
-)
 UNKNOWN_MODEL = re.compile(
     r"model.{0,80}(not found|does not exist|not exist|unknown|is not available|not supported|no such)|"
     r"(unknown|no such|invalid|unrecognized) model|model_not_found|invalid_model",
     re.IGNORECASE | re.DOTALL,
 )
 WRONG_KEY = re.compile(
-    r"invalid.{0,10}api.?key|incorrect api key|authentication|unauthorized|permission", re.IGNORECASE
+    r"(invalid|incorrect|wrong|bad|missing|expired|\bno).{0,10}(api|secret).{0,8}key|(bad|wrong) key|\bauth\b|authenti|"
+    r"authori[sz]|permission|access.?denied|forbidden|log.?in fail",
+    re.IGNORECASE,
 )
 UNSUPPORTED = re.compile(
     r"support|unknown|unrecogni[sz]ed|unexpected|not permitted|not allowed|extra.?(inputs|forbidden|fields)|invalid|"
@@ -83,9 +81,9 @@ def classify(status: int | None, words: str, *, kind: str) -> Refusal:
     if status in (None, 400, 403, 422, 451) and CONTENT_FILTER.search(words):
         return Refusal("example", "content filter")
     if status is None:
-        if UNKNOWN_MODEL.search(words) or WRONG_KEY.search(words):
-            return Refusal("model", kind)
-        return Refusal("transient" if TRANSIENT.search(words) else "example", kind)
+        # Without a status, nothing shows that the request's content is the cause.
+        is_fatal = UNKNOWN_MODEL.search(words) or WRONG_KEY.search(words)
+        return Refusal("model" if is_fatal else "transient", kind)
     if status in TRANSIENT_STATUSES or status >= 500:
         return Refusal("transient", kind)
     if status in MODEL_STATUSES or (status == 400 and UNKNOWN_MODEL.search(words)):

@@ -14,7 +14,7 @@ from typing import Any
 from agentopt.core.errors import MalformedResponseError
 from agentopt.models.base import ToolCall
 from agentopt.models.event_stream import join_stream
-from agentopt.models.json_bytes import parse_json
+from agentopt.models.json_bytes import parse_json, unwrap_error
 from agentopt.models.thoughts import split_thought
 
 MOST_TOKENS = 10_000_000
@@ -30,6 +30,7 @@ FINISH_REASONS = {
     "stop_sequence": "stop",
     "eos": "stop",
     "eos_token": "stop",
+    "ERROR_LIMIT": "length",
     "COMPLETE": "stop",
     "STOP": "stop",
     "tool_use": "tool_calls",
@@ -41,8 +42,11 @@ FINISH_REASONS = {
 """A provider's word -> that of the OpenAI format."""
 FILTERED = re.compile(r"content.?filter|safety|prohibited.?content|recitation|blocklist|\bspii\b|toxic", re.IGNORECASE)
 """Words of Gemini, also after `content_filter: `, of Bedrock and of Cohere."""
+BROKEN_OFF = re.compile(r"error|fail|abort|cancel|interrupt|time.?out|timed.?out|insufficient", re.IGNORECASE)
+"""Words for an answer that the provider's own failure ended, such as DeepSeek's `insufficient_system_resource`."""
 ERROR_KEYS = ("detail", "message", "msg", "error_msg", "status_msg", "errors", "base_resp")
 """Keys of errors in the bodies of endpoints without `error`."""
+CODE_KEYS = ("code", "status_code", "statusCode", "status")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +98,8 @@ def read_body(content: bytes, *, most: int, content_type: str = "") -> ReadBody:
         MalformedResponseError: The body is not a completion, or an error object.
     """
     text = content.lstrip()
-    if "event-stream" in content_type or text.startswith((b"data:", b"event:", b":")):
+    is_stream = "event-stream" in content_type and not text.startswith((b"{", b"["))  # an error may be sent whole
+    if is_stream or text.startswith((b"data:", b"event:", b":")):
         return read_completion(join_stream(content.decode(errors="replace")), most=most)
     return read_completion(parse_json(content), most=most)
 
@@ -105,6 +110,7 @@ def read_completion(answer: Any, *, most: int) -> ReadBody:
     Raises:
         MalformedResponseError: It is not a completion, or an error object.
     """
+    answer = unwrap_error(answer)
     if not isinstance(answer, dict):
         raise MalformedResponseError(f"expected a JSON object, but got {type(answer).__name__}")
     # llama.cpp's server, the only one that sends `timings`, counts the first of several choices.
@@ -148,6 +154,8 @@ def read_choice(choice: Any) -> ReadChoice:
     reason = choice.get("finish_reason")
     reason = reason if isinstance(reason, str) and reason else "tool_calls" if calls else "stop"
     reason = "content_filter" if FILTERED.search(reason) else FINISH_REASONS.get(reason, reason)
+    if reason not in FINISH_REASONS.values() and BROKEN_OFF.search(reason):
+        raise MalformedResponseError(f"finish_reason is {clean(reason)[:32]!r}")
     return ReadChoice(text, clean(reason)[:32], clean(thought), calls)
 
 
@@ -156,11 +164,13 @@ def _error_in(answer: Mapping[str, Any]) -> Any:
     if answer.get("error"):
         return answer["error"]
     words = next((answer[key] for key in ERROR_KEYS if answer.get(key)), None)
-    if isinstance(words, dict):
-        return {"message": words.get("status_msg") or words.get("message") or json.dumps(words, default=str)}
     if words is None:
         return None
-    return {"message": words if isinstance(words, str) else json.dumps(words, default=str), "code": answer.get("code")}
+    first = words[0] if isinstance(words, list) else words
+    fields = first if isinstance(first, dict) else {}
+    message = fields.get("status_msg") or fields.get("message") or words
+    code = next((given[key] for given in (fields, answer) for key in CODE_KEYS if given.get(key)), None)
+    return {"message": message if isinstance(message, str) else json.dumps(message, default=str), "code": code}
 
 
 def read_usage(usage: Any) -> ReadUsage:
@@ -181,10 +191,10 @@ def error_object(error: Any) -> Mapping[str, Any]:
 
 def error_text(error: Mapping[str, Any]) -> str:
     """Return the provider's words in an error object: the message, and the code or type."""
-    message, code = error.get("message"), error.get("code") or error.get("type")
+    code = next((error[key] for key in ("code", "type", "status") if isinstance(error.get(key), str)), None)
     detail = error.get("metadata")
     raw = detail.get("raw") if isinstance(detail, dict) else None
-    words = [part for part in (message, raw, code) if isinstance(part, str) and part]
+    words = [part for part in (error.get("message"), raw, code) if isinstance(part, str) and part]
     return clean(" ".join(dict.fromkeys(words))) or clean(json.dumps(error, default=str)[:1000])
 
 

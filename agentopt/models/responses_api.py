@@ -60,7 +60,9 @@ def as_completion(answer: Any) -> Any:
             _add_item(message, item)
     reason = answer.get("incomplete_details")
     cut = reason.get("reason") if isinstance(reason, dict) else None
-    choices = [{"message": message, "finish_reason": cut or ("tool_calls" if message["tool_calls"] else "stop")}]
+    broken = answer.get("status") if answer.get("status") in ("failed", "cancelled") else None
+    ended = cut or broken or ("tool_calls" if message["tool_calls"] else "stop")
+    choices = [{"message": message, "finish_reason": ended}]
     if answer.get("error"):
         choices = []
     return {"choices": choices, "usage": _usage(answer.get("usage")), "error": answer.get("error")}

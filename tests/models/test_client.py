@@ -177,6 +177,29 @@ def test_a_key_with_a_character_that_no_header_can_carry_is_refused() -> None:
         assert bad not in str(caught.value)
 
 
+NO_ACCESS: list[Any] = [
+    {"base_resp": {"status_code": 1004, "status_msg": "auth"}, "choices": None},
+    {"base_resp": {"status_code": 1004, "status_msg": "login fail: carry the API secret key"}, "choices": None},
+    {"success": False, "errors": [{"code": 10000, "message": "Authentication error"}], "result": None},
+    {"error": {"message": "no", "status": "UNAUTHENTICATED"}},
+    {"error": {"message": "no", "type": "permission_error", "code": 7}},
+    {"detail": "Forbidden"},
+    {"message": "Missing API key"},
+]
+UNKNOWN_FAILURES: list[Any] = [
+    {"detail": "Not Found"},
+    {"success": False, "errors": [{"message": "no"}], "result": None},
+    {"success": False, "errors": ["no"], "result": None},
+    {"base_resp": {"status_code": 1000, "status_msg": "unknown error"}},
+    {"error": "something else"},
+    [{"error": {"message": "no"}}],
+]
+
+
+def gemini_error(code: int, message: str) -> dict[str, Any]:
+    return {"error": {"code": code, "message": message, "status": "WORDS"}}
+
+
 SCOPES: list[tuple[Answer, str, str]] = [
     (refusal(401, "Incorrect API key"), "model", "HTTP 401"),
     (refusal(402, "Payment required"), "model", "HTTP 402"),
@@ -197,6 +220,15 @@ SCOPES: list[tuple[Answer, str, str]] = [
     (refusal(529, "Overloaded"), "transient", "HTTP 529"),
     ((200, {"error": {"message": "Overloaded", "type": "overloaded_error"}}, {}), "transient", "error in the response"),
     ((200, b"<html>", {}), "transient", "malformed body"),
+    *(((200, body, {}), "model", "error in the response") for body in NO_ACCESS),
+    *(((200, body, {}), "transient", "error in the response") for body in UNKNOWN_FAILURES),
+    *(((status, [gemini_error(429, "Resource exhausted")], {}), "transient", "HTTP 429") for status in (200, 429)),
+    *(((status, [gemini_error(503, "Overloaded")], {}), "transient", "HTTP 503") for status in (200, 503)),
+    *(((status, [gemini_error(403, "No access")], {}), "model", "HTTP 403") for status in (200, 403)),
+    *(((status, [gemini_error(400, "Wrong value")], {}), "example", "HTTP 400") for status in (200, 400)),
+    ((200, {"statusCode": 401, "message": "No token"}, {}), "model", "HTTP 401"),
+    ((200, {"errors": [{"code": 429, "message": "slow down"}], "success": False}, {}), "transient", "HTTP 429"),
+    ((200, {"detail": "input flagged by moderation"}, {}), "example", "content filter"),
 ]
 
 
@@ -208,6 +240,26 @@ async def test_failures_are_classified(tmp_path: Path, answer: Answer, scope: st
         assert (caught.value.scope, caught.value.kind) == (scope, kind)
         assert isinstance(caught.value, TransientModelError) is (scope == "transient")
         assert len(here.server.bodies) == (3 if scope == "transient" else 1)
+
+
+async def test_the_wait_in_an_error_with_status_200_is_kept(tmp_path: Path) -> None:
+    answer = (200, [gemini_error(429, "Please retry in 500.5s.")], {})
+    async with endpoint(lambda *_: answer, tmp_path) as here:
+        with pytest.raises(PermanentModelError, match=r"requests to wait 500\.5 s"):
+            await here.ask()
+
+
+BROKEN_OFF = ["error", "ERROR", "Failed", "failure", "server_error", "network_error", "abort", "cancelled", "TIMEOUT"]
+
+
+@pytest.mark.parametrize("reason", [*BROKEN_OFF, "insufficient_system_resource"])
+async def test_an_answer_that_a_failure_ended_is_charged_and_retried(tmp_path: Path, reason: str) -> None:
+    usage = {"prompt_tokens": 20, "completion_tokens": 5}
+    broken = {"choices": [{"message": {"content": "ye"}, "finish_reason": reason}], "usage": usage}
+    answers = [(200, broken, {}), completion(usage=usage)]
+    async with endpoint(lambda _, count: answers[count > 0], tmp_path, caps=Caps(tokens=10_000)) as here:
+        assert await here.ask() == "yes"
+        assert here.session.budget.spent == Usage(2, 40, 10)
 
 
 async def test_after_a_failure_of_the_model_nothing_more_is_sent(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from agentopt.core.errors import MalformedResponseError
 from agentopt.models.api_errors import model_error
 from agentopt.models.base import ToolCall
 from agentopt.models.event_stream import text_in
-from agentopt.models.response_body import ReadChoice, ReadUsage, read_body, read_completion, read_usage
+from agentopt.models.response_body import ReadChoice, ReadUsage, read_body, read_choice, read_completion, read_usage
+from agentopt.models.responses_api import as_completion
 from agentopt.models.thoughts import split_thought
 
 
@@ -280,6 +281,8 @@ def test_any_stream_is_read_or_malformed(events: list[bytes]) -> None:
         ({"object": "error", "message": "no credit left", "code": 402}, "no credit left"),
         ({"base_resp": {"status_code": 1008, "status_msg": "no credit left"}, "choices": []}, "no credit left"),
         ({"type": "error", "error": {"type": "billing_error", "message": "no credit left"}}, "no credit left"),
+        ([{"error": {"code": 402, "message": "no credit left", "status": "WORDS"}}], "no credit left"),
+        ({"success": False, "errors": [{"code": 7, "message": "no credit left"}], "result": None}, "no credit left"),
     ],
 )
 def test_an_error_in_a_body_with_status_200_is_raised_in_the_providers_words(body: Any, words: str) -> None:
@@ -289,6 +292,28 @@ def test_an_error_in_a_body_with_status_200_is_raised_in_the_providers_words(bod
     assert failure
     assert words in str(failure)
     assert failure.scope == "model", "every further call would be refused as well"
+
+
+@pytest.mark.parametrize(
+    "stream", [b'[{"error": "no"}]', b'{\n"error": "no"\n}', b'data: [{"error": {"message": "no"}}]\n']
+)
+def test_an_error_is_read_from_a_stream_in_any_form(stream: bytes) -> None:
+    with pytest.raises(MalformedResponseError, match=r"^no$"):
+        read_body(stream, most=1, content_type="text/event-stream")
+
+
+@pytest.mark.parametrize(
+    ("word", "reason"), [("ERROR_LIMIT", "length"), ("ERROR_TOXIC", "content_filter"), ("odd", "odd")]
+)
+def test_a_finish_reason_that_is_no_failure_is_read(word: str, reason: str) -> None:
+    assert read_choice({"message": {"content": "yes"}, "finish_reason": word}).finish_reason == reason
+
+
+@pytest.mark.parametrize("status", ["failed", "cancelled"])
+def test_a_response_of_the_responses_api_that_a_failure_ended_is_malformed(status: str) -> None:
+    answer = {"status": status, "output": [{"type": "message", "content": []}], "error": None}
+    with pytest.raises(MalformedResponseError, match=status):
+        read_completion(as_completion(answer), most=1)
 
 
 THINKS = [{"type": "thinking", "thinking": [{"type": "text", "text": "8?"}]}]
