@@ -128,7 +128,8 @@ class BudgetExceeded(EvaluationStopped):
         purpose, _, cap_name = name.rpartition(".")
         setting = f"{purpose}.max_{cap_name}" if purpose else f"budget.{name}"
         self.message = f"the {name} cap of {cap:g} is reached: {spent:g} spent{kept_back}, {wanted:g} more requested"
-        super().__init__(f"{self.message}\n  remedy: raise {setting}, or resume the run with a higher one")
+        remedy = f"raise {setting} and repeat the command or call; answers that were paid for are kept"
+        super().__init__(f"{self.message}\n  remedy: {remedy}")
 
     @property
     def stopped(self) -> StopReason:

@@ -20,7 +20,7 @@ def _repeated(task: Task) -> Iterator[str]:
             rows, count = len(task.splits[split]), task.independent(split)
             yield (
                 f"{rows - count} of {rows} {split} rows repeat the inputs or the group of an earlier one: they count "
-                f"as {count} rows"
+                f"as {count} row{'s' if count > 1 else ''}"
             )
 
 

@@ -34,7 +34,7 @@ class Example:
         target: The expected answer, visible only to scorers.
         metadata: Further values for scorers, hidden from templates.
         group: Rows of one group, such as questions on one document, stay in one split and count as one row in
-            intervals and comparisons.
+            intervals and comparisons. None or blank: the row is in no group.
 
     Raises:
         TaskError: A field is of another type.
@@ -53,7 +53,7 @@ class Example:
     def same_as(self) -> tuple[tuple[str, str], ...]:
         """Keys of the example; examples of a split that share one are in one group."""
         inputs = ("inputs", inputs_key(self.inputs))
-        return (inputs,) if self.group is None else (inputs, ("group", self.group))
+        return (inputs, ("group", self.group)) if self.group and not self.group.isspace() else (inputs,)
 
 
 class Unparsable(ValueError):  # noqa: N818 - a verdict on a response, not a failure of ours

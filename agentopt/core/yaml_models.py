@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticKnownError
 
 from agentopt.core.errors import ConfigError, UserError
 from agentopt.core.pydantic_errors import IN_PYTHON, IN_YAML, rule_of
@@ -24,9 +25,19 @@ from agentopt.core.pydantic_errors import IN_PYTHON, IN_YAML, rule_of
 Model = TypeVar("Model", bound=BaseModel)
 Key = tuple[str | int, ...]
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(gt=0)]
+
+def _no_boolean(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise PydanticKnownError("float_type")
+    return value
+
+
+NO_BOOLEAN = BeforeValidator(_no_boolean)
+"""Refuses true and false for a number, which pydantic reads as 1 and 0."""
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), NO_BOOLEAN]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), NO_BOOLEAN]
+Count = Annotated[int, Field(gt=0), NO_BOOLEAN]
 Text = Annotated[str, Field(min_length=1)]
 
 

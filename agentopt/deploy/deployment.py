@@ -69,6 +69,9 @@ def find_deployment(source: Path, task: Path | None = None, settings: Sequence[s
         reason = "the task of its run was built in Python" if found.run else "the file is not in the folder of a run"
         rule = f"a candidate needs its task folder, but {reason}"
         raise ConfigError(rule, where=source, remedy="add --task with the task's folder")
+    if task is None and not folder.exists():
+        rule = f"the task of its run is no longer at {folder}"
+        raise ConfigError(rule, where=source, remedy="add --task with the task's folder")
     return deploy(found.path, folder, found.config)
 
 

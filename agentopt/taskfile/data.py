@@ -150,9 +150,14 @@ def _example(row: dict[str, Any], place: str, columns: ColumnsSpec, target_neede
         {name: row[name] for name in inputs},
         row.get(target_path) if target_path == target_column else _inside(row, target_path, place),
         {name: row[name] for name in columns.metadata},
-        None if columns.group is None or row[columns.group] is None else str(row[columns.group]),
+        None if columns.group is None else _group(row[columns.group]),
     )
     return example, numbered
+
+
+def _group(value: Any) -> str | None:
+    """The group, or None for null and NaN, which pandas writes for a missing value."""
+    return None if value is None or (isinstance(value, float) and math.isnan(value)) else str(value)
 
 
 def _inside(row: dict[str, Any], path: str, place: str) -> Any:

@@ -15,6 +15,7 @@ from agentopt.core.errors import AgentoptError, TaskError
 from agentopt.core.registry import FUSIONS, PARSERS, SCORERS, Entry, Registry
 from agentopt.core.user_functions import Functions
 from agentopt.core.yaml_models import (
+    NO_BOOLEAN,
     Count,
     NotNegative,
     Positive,
@@ -160,7 +161,7 @@ class DataSpec(Strict):
     split_seed: int = 0
     """Seeds the assignment of rows to splits."""
     limit: LimitSpec = LimitSpec()
-    duplicates: Annotated[float, Field(ge=0, le=1)] = MOST_DUPLICATES
+    duplicates: Annotated[float, Field(ge=0, le=1), NO_BOOLEAN] = MOST_DUPLICATES
     """Largest share of a split's rows that may repeat the inputs of an earlier row."""
 
     @property
@@ -254,8 +255,8 @@ class SubtaskSpec(Strict):
     """Allowed numbers of samples: a list, {max: 100} for 1 to 100, or one number."""
     max_tokens: Count = 64
     """Most tokens of one response."""
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2), NO_BOOLEAN] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1), NO_BOOLEAN] | None = None
     stop: tuple[Text, ...] = ()
     """Stop sequences."""
     parse: ParserSpec = Named(kind="text")

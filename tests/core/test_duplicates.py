@@ -117,6 +117,12 @@ def test_a_task_groups_examples_by_inputs_and_by_their_group() -> None:
     assert task.groups == {"test": {"1": "1", "3": "1", "4": "4", "5": "4"}}
 
 
+@pytest.mark.parametrize("blank", [None, "", " ", "\t\n"])
+def test_examples_without_a_group_are_not_one_group(blank: str | None) -> None:
+    task = task_of(*(Example(str(n), {"q": str(n)}, group=blank) for n in range(3)))
+    assert task.groups == {"test": {}}
+
+
 def evaluation(scores: dict[str, float | None], groups: dict[str, str]) -> Evaluation:
     results = tuple(
         ExampleResult(row, score, error="failed" if score is None else None, metrics={"m": score or 0.0})

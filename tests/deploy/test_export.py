@@ -496,6 +496,13 @@ def test_a_mistake_in_the_request_names_its_remedy(
         run_export(tmp_path / "best.yaml", form, file, task, [f"models=[{tmp_path / 'models.yaml'}]"], Console())
 
 
+@pytest.mark.parametrize("file", [".", "best.yaml", "recommended.yaml"])
+def test_a_run_whose_task_has_moved_names_the_option(file: str) -> None:
+    source = Path(__file__).parents[1] / "data" / "0.1.0" / "finished" / file
+    with pytest.raises(ConfigError, match=r"(?s)the task of its run is no longer at /project/task.*add --task"):
+        find_deployment(source)
+
+
 def test_an_unfinished_run_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no run is here"):
         find_deployment(tmp_path)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,32 @@ def test_rows_that_repeat_each_other_are_grouped_up_to_a_limit_that_the_task_fil
     assert load_task(tmp_path, overrides={"data.limit.test": 20}).groups["test"] == {}
     with pytest.raises(TaskError, match=r"data\.duplicates"):
         load_task(tmp_path, overrides={"data.duplicates": 1.5})
+
+
+@pytest.mark.parametrize("missing", [None, math.nan, "", "  "])
+def test_a_missing_value_of_the_group_column_is_no_group(tmp_path: Path, missing: object) -> None:
+    data = spec()
+    data["columns"] |= {"inputs": ["question", "facts"], "group": "document"}
+    rows = [{**row, "document": missing} for row in repeating(5, 5)]
+    others = [{**row, "id": f"v{n}", "question": f"other {n}", "document": missing} for n, row in enumerate(rows)]
+    task = load_task(write(tmp_path, data, test=rows, validation=others))
+    assert task.groups == {"validation": {}, "test": {}}
+
+
+def test_rows_of_one_group_count_as_one_row(tmp_path: Path) -> None:
+    data = spec()
+    data["columns"] |= {"inputs": ["question", "facts"], "group": "document"}
+    task = load_task(
+        write(
+            tmp_path,
+            data,
+            test=[{**row, "document": 7} for row in repeating(5, 5)],
+            validation=[{**repeating(1, 1)[0], "id": "v", "question": "other", "document": 0.5}],
+        )
+    )
+    assert row_notes(task) == (
+        "4 of 5 test rows repeat the inputs or the group of an earlier one: they count as 1 row",
+    )
 
 
 def test_a_column_groups_rows_and_no_group_is_in_two_splits(tmp_path: Path) -> None:
@@ -277,6 +304,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"subtasks.answer.parse": {"kind": "choice", "options": ["yes", "no"]}}, r"no option of answer is right by the target 'Kell'"),
     ({"scorer": "numeric"}, r"validation\.jsonl:1: the target of example validation0 must be a number"),
     ({"scorer": {"kind": "judge", "model": "huge", "rubric": "x"}}, r"scorer\.model: the model 'huge'"),
+    ({"data.duplicates": True}, r"data\.duplicates: must be a number, but got True"),
+    ({"data.limit.test": True}, r"data\.limit\.test: must be a number, but got True"),
+    ({"subtasks.find.temperature": False}, r"temperature: must be a number, but got False"),
+    ({"cost.max_units": True}, r"cost\.max_units: must be a number, but got True"),
     ({"cost.max_units": -1}, r"cost\.max_units: must be greater than 0, but got -1"),
     ({"cost": {}, "subtasks.find.tokens": {"prompt": 60, "completion": 8}}, r"a pass must cost at least 0 units"),
     ({"data.test": "no.jsonl"}, r"data\.test: the file .*no\.jsonl cannot be read"),
