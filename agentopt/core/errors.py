@@ -108,10 +108,20 @@ class EvaluationStopped(AgentoptError):  # noqa: N818 - a limit that was reached
 
 
 class CallsFailError(EvaluationStopped):
-    """No further call is made: each would fail for the same reason, or too many examples failed."""
+    """No further call is made: each would fail for the same reason, or too many examples failed.
+
+    Attributes:
+        message: The reason, without the remedy.
+    """
 
     def __init__(self, message: str, *, remedy: str) -> None:
+        self.message = message
         super().__init__(f"{message}\n  remedy: {remedy}; answers that were paid for are kept")
+
+    @property
+    def stopped(self) -> StopReason:
+        """The failure as the reason why a run ended, without the remedy: that of a run is to resume it."""
+        return StopReason(StopKind.FAILED, detail=self.message)
 
 
 class BudgetExceeded(EvaluationStopped):

@@ -47,13 +47,13 @@ BAD_REQUEST = (httpx.LocalProtocolError, UnicodeEncodeError)
 BROKEN = (httpx.HTTPError, aiohttp.ClientError, TimeoutError, ConnectionError)
 TIMED_OUT = (TimeoutError, httpx.TimeoutException)
 
-NO_KEY_SENT = "; remedy: the entry sends no API key, set api_key_env to the variable of one"
+NO_KEY_SENT = "the entry sends no API key, set api_key_env to the variable of one"
 REMEDIES = {
-    401: "; remedy: check the API key",
-    402: "; remedy: add credit to the account",
-    403: "; remedy: check the permissions of the API key",
-    404: "; remedy: check the model's name and its base_url in the catalogue",
-    **dict.fromkeys((301, 302, 303, 307, 308), "; remedy: redirects are not followed, correct base_url"),
+    401: "check the API key",
+    402: "add credit to the account",
+    403: "check the permissions of the API key",
+    404: "check the model's name and its base_url in the catalogue",
+    **dict.fromkeys((301, 302, 303, 307, 308), "redirects are not followed, correct base_url"),
 }
 
 
@@ -211,7 +211,8 @@ def _refused(
         if wait is None and status in (429, 503):
             wait = requested_wait(words)
         return TransientModelError(text, retry_after=wait, kind=refusal.kind, provider_message=said)
-    text += describe.remedy(status) if refusal.scope == "model" else ""
+    if refusal.scope == "model" and (remedy := describe.remedy(status)):
+        text += f"; {remedy}"
     return PermanentModelError(text, kind=refusal.kind, scope=refusal.scope, provider_message=said)
 
 

@@ -303,7 +303,7 @@ class ModelClient:
     def _stop(self, spec: ModelSpec, error: PermanentModelError) -> None:
         since, _ = self._fatal.get(spec.name, (-FATAL_SECONDS, None))
         if self._clock() - since >= FATAL_SECONDS:
-            self._notify(spec, "stopped", f"no further call is sent: {error}")
+            self._notify(spec, "stopped", f"no further call is sent ({error.kind})")
         self._fatal[spec.name] = (self._clock(), error)
 
     def _notify(self, spec: ModelSpec, topic: NoticeTopic, detail: str) -> None:

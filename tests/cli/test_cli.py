@@ -27,6 +27,7 @@ from agentopt.cli import main as cli
 from agentopt.cli.commands.export import FORMATS
 from agentopt.core.records import Split
 from agentopt.testing.server_process import ServerProcess
+from agentopt.testing.zoo import running_zoo
 
 EXAMPLES = 12
 MODELS = {"small": 3e9, "large": 7e9}
@@ -322,6 +323,34 @@ def test_an_unset_key_variable_is_reported_before_anything_is_spent(
     for command in (["optimize", str(place.task)], ["evaluate", str(place.task)], ["models", "check", "small"]):
         assert_one_message(agentopt(*command, *place.settings), "AGENTOPT_TEST_KEY", "export AGENTOPT_TEST_KEY=")
         assert_nothing_is_left(place)
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "hint"),
+    [
+        ("openai-plain/v1", {"api_key_env": "AGENTOPT_TEST_KEY"}, "check the API key"),
+        ("openai-plain/v1", {}, "the entry sends no API key, set api_key_env"),
+        ("nowhere/v1", {}, "check the model's name and its base_url"),
+    ],
+)
+def test_a_model_that_refuses_every_call_is_reported_once_with_one_remedy(
+    agentopt: Callable[..., CommandResult],
+    place: Place,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    fields: dict[str, str],
+    hint: str,
+) -> None:
+    monkeypatch.setenv("AGENTOPT_TEST_KEY", "wrong")
+    with running_zoo() as zoo:
+        place.write_catalog(f"{zoo.url}/{path}", **fields)
+        optimized = agentopt("optimize", str(place.task), *place.settings)
+        checked = agentopt("models", "check", "small", *place.settings)
+    assert (optimized.code, checked.code) == (1, 1)
+    for outcome in (optimized, checked):
+        assert (outcome.out + outcome.err).count(hint) == 1
+    assert optimized.err.count("remedy: ") == 1
+    assert f"remedy: fix the cause, then `agentopt optimize --resume {place.runs[0]}`" in optimized.err
 
 
 def test_a_dry_run_prints_the_worst_case_and_leaves_nothing(

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agentopt.cli.output import print_plain
+from agentopt.core.events import Event, ModelNotice
 from agentopt.core.yaml_models import to_yaml
 from agentopt.models.add_entry import add_entry
 from agentopt.models.base import ChatModel, Request, Response
@@ -125,7 +126,7 @@ async def _check(spec: ModelSpec, config: Config, console: Console) -> None:
         run,
         journal=config.journal,
         provider=provider,
-        observer=lambda event: print_plain(console, event.message),
+        observer=lambda event: None if _is_end(event) else print_plain(console, event.message),
     ) as session:
         started = time.monotonic()
         await session.model.generate(check_request(spec.name))
@@ -133,6 +134,11 @@ async def _check(spec: ModelSpec, config: Config, console: Console) -> None:
         _print_response(spec, response, seconds, console)
         if spec.weights is None:
             _print_abilities(await probe(session.model, spec.name), console)
+
+
+def _is_end(event: Event) -> bool:
+    """Whether the event reports what the check's exception reports too."""
+    return isinstance(event, ModelNotice) and event.topic == "stopped"
 
 
 def _print_response(spec: ModelSpec, response: Response, seconds: float, console: Console) -> None:

@@ -64,7 +64,8 @@ def run_optimization(task: Path | None, settings: Sequence[str], resume: Path | 
             sys.exit(INTERRUPTED)
     show_result(result, task.absolute(), console)
     if result.failed:
-        raise AgentoptError(result.failed)
+        how = f"fix the cause, then `{run[0].resuming}`; answers that were paid for are kept"
+        raise AgentoptError(f"{result.failed}\n  remedy: {how}")
 
 
 def show_result(result: Result, task: Path | None, console: Console) -> None:
