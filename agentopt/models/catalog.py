@@ -6,7 +6,7 @@ Read from the built-in `catalog.yaml`, then the user's files; later ones take pr
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
@@ -367,3 +367,12 @@ def key_of(spec: ModelSpec, environ: Mapping[str, str] = os.environ) -> str | No
         f"the model {spec.name!r} takes its key from the environment variable {spec.api_key_env}, which is not set",
         remedy=f"export {spec.api_key_env}=..., or choose another model",
     )
+
+
+def unset_keys(specs: Iterable[ModelSpec], environ: Mapping[str, str] = os.environ) -> dict[str, list[str]]:
+    """Return the variables of keys that are not set, each with the names of its models."""
+    unset: dict[str, list[str]] = {}
+    for spec in specs:
+        if spec.api_key_env and not environ.get(spec.api_key_env, "").strip():
+            unset.setdefault(spec.api_key_env, []).append(spec.name)
+    return unset

@@ -209,10 +209,13 @@ class Journal:
         )
 
     def seconds_per_call(self, identity: str) -> float | None:
-        """Return the mean duration of the calls of a model; None if there are none."""
+        """Return the mean duration of the calls of a model; None if there are none.
+
+        Responses that took no time are not counted: they are of a scripted model or were recorded elsewhere.
+        """
         join = responses.join(requests, responses.c.key == requests.c.key)
         mean = sa.select(sa.func.avg(responses.c.seconds)).select_from(join)
-        found = self._reader.execute(mean.where(requests.c.identity == identity)).scalar()
+        found = self._reader.execute(mean.where(requests.c.identity == identity, responses.c.seconds > 0)).scalar()
         return None if found is None else float(found)
 
     async def aclose(self) -> None:

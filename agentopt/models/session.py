@@ -83,8 +83,7 @@ async def open_session(
         ConfigError: The journal cannot be opened, or a cap in USD cannot be enforced because a price is unknown.
         CatalogError: The environment variable of some model's API key is not set.
     """
-    if any(one.usd is not None for one in (caps, *(purpose_caps or {}).values())):
-        check_priced(specs.values())
+    check_priced(specs.values(), caps, *(purpose_caps or {}).values())
     provider = provider or ModelRouter(specs)
     async with AsyncExitStack() as ending:
         book = open_journal(journal, fresh=fresh)
@@ -119,14 +118,18 @@ def open_journal(location: str | None, *, fresh: bool = False) -> Journal:
         ) from error
 
 
-def check_priced(specs: Iterable[ModelSpec]) -> None:
-    """Check that the price of every model is known, so that a cap in USD can be enforced.
+def check_priced(specs: Iterable[ModelSpec], *caps: Caps) -> None:
+    """Check that the price of every model is known if a cap is in USD, so that it can be enforced.
+
+    Args:
+        specs: The models.
+        caps: The caps on them.
 
     Raises:
         ConfigError: Names the models whose price is unknown.
     """
     unpriced = sorted(spec.name for spec in specs if not spec.is_priced and spec.unpriced != "ok")
-    if unpriced:
+    if unpriced and any(one.usd is not None for one in caps):
         raise ConfigError(
             f"a cap in USD needs the prices of all models, but there is none for {', '.join(unpriced)}",
             remedy="add usd_per_1m_prompt and usd_per_1m_completion to the catalogue entry, or `price: free`, or "

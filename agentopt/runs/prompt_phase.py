@@ -25,7 +25,7 @@ from agentopt.prompts.race import SEED
 from agentopt.prompts.rewards import resampled_subtasks
 from agentopt.runs.config import Config
 from agentopt.runs.prompt_report import PromptReport, prompt_report
-from agentopt.runs.prompt_share import PromptShare, left_of
+from agentopt.runs.prompt_share import PromptShare, caps_for, left_of
 from agentopt.runs.worst_case import estimate, usage_of_judge
 from agentopt.search.base import SearchSpace
 
@@ -138,7 +138,13 @@ class PromptPhase:
         once = (validation.divided(rows) - response) * examples
         plan = share.plan(parts, response, validation + once)
         found = Optimized(subtask, PromptDecision.TOO_SMALL, seed_prompt)
-        if plan is not None:
+        if plan is None:
+            least = share.least(parts, response, validation + once)
+            caps = caps_for(least, share.limits, self.config.prompts.share)
+            self.observer(
+                Note(f"{subtask}: no race fits in prompts.share; raise it, or set {' and '.join(caps)} or more")
+            )
+        else:
             found = await self._optimizer(fell_back, validation, first.seconds).optimize(candidate, subtask, plan)
             written = len(found.attempts) * share.writer_calls
             share.charge(response * found.responses + once + Usage(calls=written))

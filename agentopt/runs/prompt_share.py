@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field, replace
 
 from agentopt.core.budget import Caps, Usage
-from agentopt.prompts.race import RacePlan
+from agentopt.prompts.race import LEAST_EACH, RacePlan
 from agentopt.prompts.settings import PromptSettings
 from agentopt.runs.config import Config
 
@@ -42,6 +42,25 @@ def left_of(caps: Caps, reserved: Usage, most: Caps) -> Caps:
     return replace(most, **left)
 
 
+def caps_for(needed: Usage, limits: Caps, share: float) -> tuple[str, ...]:
+    """The least caps whose share has room for `needed`, such as `budget.usd=0.8`; empty if the limits have.
+
+    Args:
+        needed: Usage of the smallest races.
+        limits: Most usage of all races; see `prompt_limits`.
+        share: `prompts.share`.
+    """
+    short = {
+        name: getattr(needed, name) / share
+        for name in ("calls", "tokens", "usd")
+        if (limit := getattr(limits, name)) is not None and getattr(needed, name) > limit
+    }
+    return tuple(
+        f"budget.{name}={math.ceil(cap * 1e4) / 1e4 if name == 'usd' else math.ceil(cap):.10g}"
+        for name, cap in short.items()
+    )
+
+
 @dataclass
 class PromptShare:
     """What is left of the share. It counts what races draw, from the journal too, so a resumed run plans the same.
@@ -57,6 +76,15 @@ class PromptShare:
     settings: PromptSettings
     writer_calls: int
     used: Usage = field(default_factory=Usage)
+
+    def least(self, parts: int, response: Usage, fixed: Usage) -> Usage:
+        """Estimated usage of that many of the smallest races, and of those before; the arguments are those of `plan`.
+
+        `response` is multiplied by the responses of a race of two prompts.
+        """
+        calls = self.writer_calls * self.settings.rounds * self.settings.batch_size
+        race = response * (2 * min(LEAST_EACH, self.settings.responses))
+        return self.used + (race + fixed + Usage(calls=calls)) * parts
 
     def plan(self, parts: int, response: Usage, fixed: Usage) -> RacePlan | None:
         """The largest race that fits; None if there is none.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,6 +18,7 @@ from agentopt.models.catalog import ModelSpec
 from agentopt.models.charging import worst_case
 from agentopt.models.journal import Journal
 from agentopt.models.room_to_think import THOUGHT_TOKENS
+from agentopt.prompts.race import LEAST_EACH
 from agentopt.prompts.reflective import SHOWN_ATTEMPTS, first_tokens
 from agentopt.runs.config import Config
 from agentopt.runs.prompt_share import prompt_limits
@@ -34,8 +36,9 @@ WRITER_PROMPT_TOKENS = 4000
 class Estimate:
     """Worst-case usage by part of the run.
 
-    `prompt_limits` is the share of the run that prompts may use, below their worst case. `seconds` is the time at the
-    pace of earlier calls; None if a model was never called.
+    `prompts` is within `prompt_limits`, the share of the run that prompts may use; `least_races` is the worst case of
+    the smallest race for every subtask. `seconds` is the time at the pace of
+    earlier calls and within the models' `requests_per_minute`; None if a model was never called.
     """
 
     search: Usage
@@ -43,6 +46,7 @@ class Estimate:
     prompts: Usage
     test: Usage
     prompt_limits: Caps
+    least_races: Usage
     seconds: float | None
 
     @property
@@ -69,9 +73,11 @@ def estimate(
     search = usage_on_split(task, space, specs, "validation") * trials
     test = usage_on_split(task, space, specs, "test") * FINALISTS
     agent = _agent_usage(specs, config, trials)
-    prompts = _prompts_usage(task, space, specs, config)
     limits = prompt_limits(config, search + agent + test)
-    return Estimate(search, agent, prompts, test, limits, _seconds(search + agent + prompts + test, specs, journal))
+    prompts, least = _prompts_usage(task, space, specs, config, limits)
+    return Estimate(
+        search, agent, prompts, test, limits, least, _seconds(search + agent + prompts + test, specs, journal)
+    )
 
 
 def usage_of_candidate(task: Task, specs: Mapping[str, ModelSpec], candidate: Candidate, split: Split) -> Usage:
@@ -193,11 +199,16 @@ def _agent_usage(specs: Mapping[str, ModelSpec], config: Config, trials: int) ->
     return Usage(calls, prompt, tokens, specs[settings.model].prices.worst_usd(prompt, tokens, requests=calls))
 
 
-def _prompts_usage(task: Task, space: SearchSpace, specs: Mapping[str, ModelSpec], config: Config) -> Usage:
-    """Every phase of prompt optimisation: the race, the validation of its winner, and the writer's calls."""
+def _prompts_usage(
+    task: Task, space: SearchSpace, specs: Mapping[str, ModelSpec], config: Config, limits: Caps
+) -> tuple[Usage, Usage]:
+    """Every phase of prompt optimisation: the race, the validation of its winner, and the writer's calls.
+
+    Returns their usage within the limits, which make the races smaller, and the usage of the smallest races.
+    """
     settings, train = config.prompts, task.splits.get("train", ())
     if settings.when == "never" or len(train) < 2:
-        return Usage()
+        return Usage(), Usage()
     per_split = partial(usage_on_split, task, space, specs)  # a phase after the search may use any models
     if settings.when == "before":
         per_split = partial(usage_of_candidate, task, specs, space.baseline)
@@ -206,9 +217,26 @@ def _prompts_usage(task: Task, space: SearchSpace, specs: Mapping[str, ModelSpec
     draws = per_split("train") * -(-(1 + written) * min(settings.responses, cells) // len(train))
     prompted = task.subtasks if settings.subtasks is None else [task[name] for name in settings.subtasks]
     phases = 2 if settings.when == "both" else 1
-    race = draws + per_split("validation")
+    final, least = per_split("validation"), min(LEAST_EACH, settings.responses)
+    smallest = per_split("train") * -(-2 * least // len(train)) + final
     writing = sum((_writer_usage(specs, config, s.system_prompt) for s in prompted), Usage())
-    return (race * len(prompted) + writing) * phases
+    races = (draws + final) * len(prompted) * phases
+    return _within(limits, races, writing * phases), (smallest * len(prompted) + writing) * phases
+
+
+def _within(limits: Caps, races: Usage, writing: Usage) -> Usage:
+    """The part of the races that the limits leave beside the writer's calls, with those."""
+    fits = 1.0
+    for name in ("calls", "tokens", "usd"):
+        limit, each = getattr(limits, name), getattr(races, name)
+        if limit is not None and each:
+            fits = min(fits, (limit - getattr(writing, name)) / each)
+    if fits <= 0 and writing.calls:
+        return _within(limits, races + writing, Usage())
+    calls, prompt, completion = (
+        math.floor(n * fits) for n in (races.calls, races.prompt_tokens, races.completion_tokens)
+    )
+    return Usage(calls, prompt, completion, races.usd * fits) + writing
 
 
 def _writer_usage(specs: Mapping[str, ModelSpec], config: Config, seed_prompt: str) -> Usage:
@@ -234,5 +262,9 @@ def _seconds(usage: Usage, specs: Mapping[str, ModelSpec], journal: Journal | No
     if journal is None:
         return None
     paces = [journal.seconds_per_call(spec.identity) for spec in specs.values()]
-    known = [pace / spec.concurrency for pace, spec in zip(paces, specs.values(), strict=True) if pace is not None]
+    known = [
+        max(pace / spec.concurrency, 60 / (spec.requests_per_minute or math.inf))
+        for pace, spec in zip(paces, specs.values(), strict=True)
+        if pace is not None
+    ]
     return usage.calls * max(known) if len(known) == len(paces) else None

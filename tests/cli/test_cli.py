@@ -366,14 +366,45 @@ def test_a_dry_run_prints_the_worst_case_and_leaves_nothing(
     cells = {line.split("│")[1].strip(): line.split("│")[2:-1] for line in outcome.out.splitlines() if "│" in line}
     assert set(cells) == {"search", "agent", "prompts", "test", "total"}
     # Three samples fit one request, so a subtask takes one call an example: 4 trials, then at most 3 finalists. For
-    # each of two subtasks two prompts meet six examples twice, and the winner the validation split.
+    # each of two subtasks two prompts meet six examples twice, and the winner the validation split: 144 calls, of which
+    # the share has room for 72.
     calls = {part: int(row[0].replace(",", "")) for part, row in cells.items()}
-    assert calls == {"search": 96, "agent": 0, "prompts": 2 * (48 + 24), "test": 72, "total": 312}
-    assert "System prompts use at most 72 calls (prompts.share: 0.3 of the run's worst case)." in outcome.out
+    assert calls == {"search": 96, "agent": 0, "prompts": 72, "test": 72, "total": 240}
+    note = "no race fits in prompts.share (0.3 of the run's worst case). Raise it, or set budget.calls=480 or more."
+    assert note in " ".join(outcome.out.split())
+    larger = agentopt("optimize", str(place.task), *settings, "--dry-run", "-c", "prompts.share=0.5")
+    assert "System prompts use at most 144 calls (prompts.share: 0.5 of the run's worst case)." in larger.out
+    assert "Warning: AGENTOPT_TEST_KEY is not set; it has the API key of small, large" in outcome.out
     assert float(cells["total"][3]) > 0, "USD"
     for column in ("prompt tokens", "completion tokens", "USD", "Time: unknown"):
         assert column in outcome.out
     assert_nothing_is_left(place)
+
+
+@pytest.mark.parametrize("cap", ["budget.usd=1", "agent.max_usd=1", "prompts.max_usd=1"])
+def test_a_dry_run_refuses_a_cap_in_usd_without_a_price_as_the_run_does(
+    agentopt: Callable[..., CommandResult], place: Place, cap: str
+) -> None:
+    catalog = place.folder / "models.yaml"
+    catalog.write_text(catalog.read_text().replace("usd_per_1m_prompt: 1.0", "concurrency: 4"))
+    for dry in (["--dry-run"], []):
+        outcome = agentopt("optimize", str(place.task), *place.settings, "-c", cap, *dry)
+        assert_one_message(outcome, "a cap in USD needs the prices of all models", "small", "usd_per_1m_prompt")
+    assert agentopt("optimize", str(place.task), *place.settings, "--dry-run").code == 0
+
+
+@pytest.mark.parametrize("small", ["budget.calls=100", "budget.tokens=2000", "budget.usd=0.001"])
+def test_a_dry_run_reports_which_cap_has_room_for_a_race(
+    agentopt: Callable[..., CommandResult], place: Place, small: str
+) -> None:
+    add_train(place)
+    dry = ["optimize", str(place.task), *place.settings, "-c", "budget.trials=2", "--dry-run", "-c"]
+    outcome = agentopt(*dry, small)
+    assert outcome.code == 0, outcome.err
+    found = re.search(r"System prompts may be left unchanged:.*or set ([a-z.]+=[0-9.]+) or more", outcome.out, re.S)
+    assert found, outcome.out
+    assert found[1].partition("=")[0] == small.partition("=")[0]
+    assert "System prompts use at most" in agentopt(*dry, found[1]).out
 
 
 def test_a_setting_reaches_into_the_task_file_and_leaves_its_other_keys(

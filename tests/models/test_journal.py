@@ -426,3 +426,17 @@ async def test_a_journal_of_version_0_1_0_opens_and_its_thoughts_are_split(
     assert book.spend("run").by_purpose == {"samples": Usage(1, 20, 5, 0.5)}
     assert (await model.generate(replace(request, temperature=None))).choices[0].text == "new"
     await book.aclose()
+
+
+@pytest.mark.parametrize(("durations", "pace"), [([2.0, 4.0], 3.0), ([0.0, 2.0, 0.0], 2.0), ([0.0], None), ([], None)])
+async def test_the_pace_of_a_model_leaves_out_responses_that_took_no_time(
+    journal: Journal, durations: list[float], pace: float | None
+) -> None:
+    class Lasting(ScriptedModel):
+        async def generate(self, request: Request) -> Response:
+            return replace(await super().generate(request), seconds=durations[request.first_repeat])
+
+    model = client_of(Lasting(numbered), journal)
+    for number in range(len(durations)):
+        await model.generate(REQUEST.for_repeats(number, 1))
+    assert journal.seconds_per_call(SPEC.identity) == pace

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from agentopt.api import adiagnose, aoptimize, optimize
 from agentopt.core.budget import Caps, Usage
 from agentopt.core.errors import ConfigError, PermanentModelError, TaskError
+from agentopt.core.events import Event, Note
 from agentopt.core.stop_reason import StopKind
 from agentopt.core.task import Example, Task
 from agentopt.evaluation.evaluator import Evaluator
@@ -633,9 +635,14 @@ async def test_the_unused_share_of_a_subtask_is_available_to_the_next_one() -> N
 
 
 async def test_with_a_share_too_small_for_a_race_and_its_comparison_nothing_is_spent_on_prompts(tmp_path: Path) -> None:
-    provider = prompt_model()
-    result = await aoptimize(prompt_task(), config(tmp_path, budget={"trials": 3, "calls": 150}), provider=provider)
+    provider, events = prompt_model(), list[Event]()
+    settings = config(tmp_path, budget={"trials": 3, "calls": 150})
+    result = await aoptimize(prompt_task(), settings, provider=provider, callbacks=[events.append])
     (report,) = result.prompts
+    notes = [event.message for event in events if isinstance(event, Note)]
+    assert [
+        note for note in notes if re.search(r"no race fits in prompts\.share; raise it, or set budget\.calls=\d+", note)
+    ]
     assert report.decision is PromptDecision.TOO_SMALL
     assert "do not fit in prompts.share" in report.outcome
     assert not [r for r in provider.requests if "|train-" in r.messages[-1].content]

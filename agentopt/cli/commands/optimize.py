@@ -19,13 +19,15 @@ from agentopt.core.errors import AgentoptError, UserError
 from agentopt.core.events import Event, RunStarted
 from agentopt.core.power import power_notes
 from agentopt.core.row_notes import row_notes
-from agentopt.models.session import open_existing_journal
+from agentopt.models.catalog import unset_keys
+from agentopt.models.session import check_priced, open_existing_journal
 from agentopt.report.formatting import format_duration, usage_cells
 from agentopt.report.live import LiveView
 from agentopt.report.terminal import print_result
 from agentopt.runs.agent_model import with_agent_model
 from agentopt.runs.config import Config, load_config
 from agentopt.runs.folder import RunFolder
+from agentopt.runs.prompt_share import caps_for
 from agentopt.runs.result import Result
 from agentopt.runs.strategies import check_search_settings
 from agentopt.runs.worst_case import Estimate, estimate
@@ -87,6 +89,7 @@ def estimate_run(task: Path, settings: Sequence[str], console: Console) -> None:
     config = with_agent_model(config, loaded, specs)
     check_cost_limit(loaded, specs)
     check_search_settings(loaded, config)
+    check_priced(specs.values(), config.budget.caps(), *config.purpose_caps().values())
     measured = needs_measuring(loaded)
     space = unlimited_space(loaded, specs) if measured else search_space(loaded, specs)
     # A dry run creates no files, so a journal is read only if it exists.
@@ -94,6 +97,8 @@ def estimate_run(task: Path, settings: Sequence[str], console: Console) -> None:
     with closing(journal) if journal else nullcontext():
         worst = estimate(loaded, space, specs, config, journal)
     _show_estimate(worst, config, console)
+    for variable, names in unset_keys(specs.values()).items():
+        print_plain(console, f"Warning: {variable} is not set; it has the API key of {', '.join(names)}")
     for note in (*row_notes(loaded), *power_notes(loaded), cost_note(loaded, space)):
         if note:
             print_plain(console, note)
@@ -138,4 +143,9 @@ def _prompt_share(worst: Estimate, config: Config) -> str | None:
         parts.append(format_duration(limits.seconds))
     budget, at_most = config.budget, " and ".join(parts) or f"{prompts.calls:,} calls"
     of = "worst case" if budget.calls is budget.tokens is budget.usd is None else "caps"
+    if caps := caps_for(worst.least_races, limits, config.prompts.share):
+        return (
+            f"System prompts may be left unchanged: in the worst case no race fits in prompts.share "
+            f"({config.prompts.share:g} of the run's {of}). Raise it, or set {' and '.join(caps)} or more."
+        )
     return f"System prompts use at most {at_most} (prompts.share: {config.prompts.share:g} of the run's {of})."
