@@ -370,7 +370,15 @@ def key_of(spec: ModelSpec, environ: Mapping[str, str] = os.environ) -> str | No
 
 
 def unset_keys(specs: Iterable[ModelSpec], environ: Mapping[str, str] = os.environ) -> dict[str, list[str]]:
-    """Return the variables of keys that are not set, each with the names of its models."""
+    """Find the variables of keys that are not set.
+
+    Args:
+        specs: The models.
+        environ: Environment variables.
+
+    Returns:
+        Variable -> names of its models.
+    """
     unset: dict[str, list[str]] = {}
     for spec in specs:
         if spec.api_key_env and not environ.get(spec.api_key_env, "").strip():

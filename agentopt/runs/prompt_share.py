@@ -78,9 +78,12 @@ class PromptShare:
     used: Usage = field(default_factory=Usage)
 
     def least(self, parts: int, response: Usage, fixed: Usage) -> Usage:
-        """Estimated usage of that many of the smallest races, and of those before; the arguments are those of `plan`.
+        """Estimate the usage of the smallest races, of two prompts each, and of those before.
 
-        `response` is multiplied by the responses of a race of two prompts.
+        Args:
+            parts: Number of races that are left.
+            response: Estimated usage of one response of a race.
+            fixed: Estimated usage beside the responses of a race, such as the validation of its winner.
         """
         calls = self.writer_calls * self.settings.rounds * self.settings.batch_size
         race = response * (2 * min(LEAST_EACH, self.settings.responses))
