@@ -57,14 +57,14 @@ def _separated(run: str, decimal: str) -> str:
     if _DATE.fullmatch(run):
         return run.replace("/", " / ")
     sides = run.split("/")
-    numbers = [_number(side.translate(_SWAPPED) if decimal == "," else side) for side in sides]
+    numbers = [_read_number(side.translate(_SWAPPED) if decimal == "," else side) for side in sides]
     if all(numbers):
         return "/".join(map(str, numbers))
     items = run.split(",")
     return ", ".join(items) if all(map(_LIST_ITEM.fullmatch, items)) else run
 
 
-def _number(run: str) -> str | None:
+def _read_number(run: str) -> str | None:
     """A run of digits, commas and points as a number with a decimal point at most; None if it is not one."""
     if _GROUPED.fullmatch(run):
         return run.replace(",", "")
