@@ -14,6 +14,7 @@ from typing import ClassVar, Literal
 from agentopt.core.budget import Budget
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import AgentoptError, CallbackError, UserError
+from agentopt.core.phrases import in_words
 from agentopt.core.records import BestSoFar, ExampleResult, Split, Trial
 from agentopt.core.user_functions import name_of
 from agentopt.core.yaml_models import shown
@@ -323,7 +324,7 @@ class TestStarted(Event):
 
     @property
     def message(self) -> str:
-        return f"testing {' and '.join(self.roles)}"
+        return f"testing {in_words(self.roles)}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from functools import cached_property
 
 from agentopt.core.budget import Caps, Usage
 from agentopt.core.errors import AgentoptError, BudgetExceeded, EvaluationStopped, NothingEvaluated, RunLostError
+from agentopt.core.phrases import in_words
 from agentopt.core.records import Evaluation
 from agentopt.core.stop_reason import StopReason
 from agentopt.jobs.canary import Canary, alarm_of
@@ -186,7 +187,7 @@ class RunOfJob:
             f"{cap.setting} ({cap.cap:g})" if used is None else f"{cap.setting} ({cap.amount(used)})"
             for cap, used in cuts
         ]
-        return f"cut short by {' and '.join(dict.fromkeys(shown))}" if shown else ""
+        return f"cut short by {in_words(dict.fromkeys(shown))}" if shown else ""
 
     async def _measure_champion(self, current: Champion | None, caps: Caps) -> tuple[Champion, Evaluation, float]:
         """Measure the champion, at first the baseline, on the current test split; also returns the seconds."""

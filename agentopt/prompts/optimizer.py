@@ -16,6 +16,7 @@ from agentopt.core.budget import Budget, Usage
 from agentopt.core.candidate import Candidate
 from agentopt.core.comparison import shared_scores
 from agentopt.core.errors import BudgetExceeded
+from agentopt.core.phrases import counted
 from agentopt.core.records import Evaluation
 from agentopt.core.stop_reason import StopReason
 from agentopt.core.task import Example, Task
@@ -154,7 +155,7 @@ class PromptOptimizer:
         chain = self._chain(rewards, metric_calls)
 
         async def propose(k: int) -> Sequence[NewPrompt]:
-            self.on_note(f"{len(race.entrants)} system prompts raced, {race.responses} responses")
+            self.on_note(f"{counted(len(race.entrants), 'system prompt')} raced, {counted(race.responses, 'response')}")
             return await chain(race, k)
 
         return PromptDecision.NOT_WORTH_IT if await race.run(plan, propose) else PromptDecision.NOTHING_WRITTEN

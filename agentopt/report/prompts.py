@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from agentopt.core.phrases import counted
 from agentopt.prompts.diagnosis import Diagnosis
 from agentopt.report.formatting import format_interval, format_p_value
 from agentopt.runs.prompt_report import PromptFinal, PromptReport
@@ -44,11 +45,11 @@ def prompt_tables(reports: Sequence[PromptReport]) -> Iterator[RenderableType]:
 
 def _report_cells(report: PromptReport) -> tuple[str, ...]:
     finals, compared = report.finals, report.adoption
-    raced = f"{len(report.tried)} prompts, {report.responses} responses, {len(report.user_prompts)} user prompts"
+    parts = {"prompt": len(report.tried), "response": report.responses, "user prompt": len(report.user_prompts)}
     raw = f"{compared.raw_gain:+.3f} {format_p_value(compared.p_value)}" if compared else "-"
     return (
         f"{report.subtask} ({report.phase} the search)",
-        raced if report.tried else "none",
+        ", ".join(counted(number, noun) for noun, number in parts.items()) if report.tried else "none",
         report.decision,
         " -> ".join(map(_validation, finals)) or "-",
         f"{compared.gain:+.3f}" if compared and compared.adopted else "-",

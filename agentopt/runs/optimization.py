@@ -80,7 +80,7 @@ class Optimization:
         store = TrialStore(self.run.trials, space)
         examples = {split: len(rows) for split, rows in self.task.splits.items()}
         self.observer(SearchStarted(space.size, examples, tuple(store.trials), self.session.budget, store.best_so_far))
-        if note := cost_note(self.task, space):
+        if note := cost_note(self.task, space, self.session.specs):
             self.observer(Note(note))
         ended = await self._search(space, store, evaluator, prompts, measured.seconds if measured else 0.0)
         choice = store.choice(self.config.search.tolerance)
@@ -231,6 +231,7 @@ class Optimization:
         untested = None if self.task.splits.get("test") else "the task has no test split, so nothing was tested"
         evaluations = [*(trial.evaluation for trial in store.trials), *tested.values()]
         of_baseline = next((tested.get(trial.number) for roles, trial in finalists if "baseline" in roles), None)
+        in_cost = cost_note(self.task, space, self.session.specs)
         return Result(
             task=self.task.name,
             run=str(self.run.path),
@@ -246,7 +247,7 @@ class Optimization:
             seconds=self.session.budget.seconds,
             fallbacks=tuple(dict.fromkeys(trial.fallback for trial in store.trials if trial.fallback)),
             prompts=tuple(prompts.reports),
-            notes=tuple(filter(None, (*self._row_notes, untested, prompts.skipped, cost_note(self.task, space), few))),
+            notes=tuple(filter(None, (*self._row_notes, untested, prompts.skipped, in_cost, few))),
             test_ended=test_ended,
             cost_in=space.measure,
             incomplete=incomplete_responses(self.task, evaluations),

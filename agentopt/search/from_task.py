@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from agentopt.core.cost import TOKENS, CostMeasure, SubtaskCost, Unit
 from agentopt.core.errors import TaskError
+from agentopt.core.phrases import in_words
 from agentopt.core.records import Evaluation
 from agentopt.core.task import Subtask, Task, TokenLengths
 from agentopt.models.catalog import ModelSpec
@@ -37,8 +38,7 @@ def check_cost_limit(task: Task, specs: Mapping[str, ModelSpec]) -> None:
     """
     if task.max_units is None or cost_measure(task, specs) != "tokens":
         return
-    models = dict.fromkeys(model for subtask in task.subtasks for model in subtask.models)
-    unknown = [model for model in models if specs[model].parameters is None and not specs[model].is_priced]
+    unknown = [model for model in _without_parameters(task, specs) if not specs[model].is_priced]
     raise TaskError(
         f"a limit in units needs every model's parameter count, but {', '.join(unknown)} has neither that nor a price",
         where=f"task {task.name}: {_key(task, 'cost.max_units', 'max_units')}",
@@ -47,13 +47,21 @@ def check_cost_limit(task: Task, specs: Mapping[str, ModelSpec]) -> None:
     )
 
 
-def cost_note(task: Task, space: SearchSpace) -> str | None:
+def cost_note(task: Task, space: SearchSpace, specs: Mapping[str, ModelSpec]) -> str | None:
     """A remark on the costs of a space that are not in units; None if they are."""
     if space.measure == "units":
         return None
     name = _key(task, "cost.max_units", "max_units")
     limit = "" if task.max_units is None else f"; {name} is in units, so it is not applied"
-    return f"a model has no parameter count, so costs are in {space.measure}{limit}"
+    unknown = _without_parameters(task, specs)
+    unit = f"{'has' if len(unknown) == 1 else 'have'} no parameter count, so costs are in {space.measure}"
+    return f"{in_words(unknown)} {unit}{limit}"
+
+
+def _without_parameters(task: Task, specs: Mapping[str, ModelSpec]) -> list[str]:
+    """The models of the subtasks that have no parameter count, each once."""
+    models = dict.fromkeys(model for subtask in task.subtasks for model in subtask.models)
+    return [model for model in models if specs[model].parameters is None]
 
 
 def _key(task: Task, in_file: str, in_python: str) -> str:

@@ -72,6 +72,7 @@ EVERY: list[tuple[Event, str]] = [
     (PromptsFellBack("find", "no new prompt"), "find: no new prompt"),
     (PromptsDone("find", "kept"), "system prompt of find: kept"),
     (TestStarted(("baseline", "best"), TRIAL), "testing baseline and best"),
+    (TestStarted(("baseline", "best", "recommended"), TRIAL), "testing baseline, best and recommended"),
     (RunDone(Path("runs/a")), "result in runs/a"),
 ]
 

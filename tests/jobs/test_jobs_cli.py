@@ -17,8 +17,11 @@ import pytest
 from jobs_place import QUALITY, Place
 
 from agentopt.cli import main as cli
+from agentopt.cli.commands.jobs import last_alarm
+from agentopt.core.budget import Usage
 from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.jobs.store import open_store
+from agentopt.jobs.tables import JobRun
 from agentopt.testing.server_process import ServerProcess
 
 Call = Callable[..., str]
@@ -71,12 +74,15 @@ def test_a_job_from_its_file_to_its_removal(place: Place, jobs: Call) -> None:
         place.served_as = {"better": "broken"}
         place.write(schedule={"every": "6h"})
         assert "ALARM: the champion is worse than when it was promoted" in jobs("run-now", "nightly", code=3)
+        assert "ALARM at 20" in jobs("list")
+        assert "last alarm: 20" in jobs("show", "nightly")
     told = jobs("history", "nightly")
     assert "ALARM" in told
     assert told.count("promoted") >= 1
     assert "answer: better" in jobs("show", "nightly")
 
     assert "champion 1 is restored" in jobs("rollback", "nightly", "1")
+    assert "last alarm" not in jobs("show", "nightly"), "the champion has changed"
     assert place.champions.file.read_bytes() == (place.champions.folder / "champions/0001.yaml").read_bytes()
     assert "rolled back" in jobs("history", "nightly", "--limit", "1")
     assert "known: 1, 2" in jobs("rollback", "nightly", "9", code=2)
@@ -91,7 +97,9 @@ def test_show_prints_the_evidence_of_drift_and_the_error_spent(place: Place, job
     with ServerProcess(counter=place.folder / "received.jsonl", quality=QUALITY) as server:
         place.base_url = server.base_url
         assert "every run draws 12 of 12 test rows of the champion anew" in jobs("add", str(place.write(canary=0.5)))
-        assert "canary: 50% of the test rows; none drawn yet" in jobs("show", "nightly")
+        draws = "test rows of the champion anew (50% of them, but at least 20)"
+        assert f"every run draws 12 of 12 {draws}" in jobs("add", str(place.write(canary=0.5)))
+        assert f"canary: every run draws {draws}; none drawn yet" in jobs("show", "nightly")
         jobs("run-now", "nightly")
         shown = jobs("show", "nightly")
         assert "promotions: 1 compared, 0.025 of the error of 0.05 spent; the next comparison needs evidence" in shown
@@ -101,6 +109,22 @@ def test_show_prints_the_evidence_of_drift_and_the_error_spent(place: Place, job
     assert "an alarm at 10" in shown
     assert "canary is 0, so no row is drawn anew" in jobs("add", str(place.write()))
     assert "canary: off; canary is 0, so no row is drawn anew" in jobs("show", "nightly")
+
+
+def run_of_job(state: str, alarm: str | None = None) -> JobRun:
+    return JobRun("id", "nightly", 0, state, "", 0, 0, 1, (), "", alarm, 1, Usage())
+
+
+@pytest.mark.parametrize("later", ["unchanged", "failed", "refused", "undecided", "skipped", "interrupted", "running"])
+def test_an_alarm_is_shown_until_a_later_run_measures_everything_or_changes_the_champion(later: str) -> None:
+    first = [run_of_job("kept", "older"), run_of_job("kept")]
+    alarm = run_of_job("kept", "drift")
+    assert last_alarm([alarm, *first]) is alarm
+    assert last_alarm([run_of_job(later), run_of_job(later), alarm, *first]) is alarm
+    for ends in ("kept", "promoted", "rolled back"):
+        assert last_alarm([run_of_job(later), run_of_job(ends), alarm, *first]) is None
+    assert last_alarm([run_of_job(later)]) is None
+    assert last_alarm([]) is None
 
 
 def test_a_job_that_cannot_run_is_refused_when_it_is_added(place: Place, jobs: Call) -> None:

@@ -528,7 +528,8 @@ async def test_models_without_a_parameter_count_are_optimised_with_costs_in_usd(
     assert result.trials[0].units == pytest.approx(2 * (16 * 1.0 + 4 * 2.0))
     assert len(result.trials) == 8
     assert result.best_candidate["find"].model == LARGE
-    assert any("cost.max_units is in units, so it is not applied" in note for note in result.notes)
+    unsized_models = f"{SMALL} and {LARGE} have no parameter count, so costs are in USD per 1M examples"
+    assert f"{unsized_models}; cost.max_units is in units, so it is not applied" in result.notes
     assert load_result(Path(result.run)).cost_in == result.cost_in
 
 
@@ -540,6 +541,13 @@ async def test_models_without_parameters_and_prices_cost_their_tokens(tmp_path: 
     assert not list((tmp_path / "runs").glob("*"))
     result = await aoptimize(replace(toy_task(), max_units=None), chosen, provider=toy_model())
     assert (result.cost_in, result.trials[0].units) == ("tokens", 40)
+
+
+async def test_the_note_on_costs_names_the_model_without_a_parameter_count(tmp_path: Path) -> None:
+    specs = unsized(usd_per_1m_prompt=1.0)
+    specs[SMALL] = specs[SMALL].model_copy(update={"parameters": 1e9})
+    result = await aoptimize(toy_task(), config(tmp_path, models=list(specs.values())), provider=toy_model())
+    assert any(note.startswith(f"{LARGE} has no parameter count, so costs are in USD") for note in result.notes)
 
 
 async def test_free_models_cost_nothing(tmp_path: Path) -> None:

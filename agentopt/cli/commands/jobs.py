@@ -20,10 +20,11 @@ from rich.table import Table
 from agentopt.cli.output import INTERRUPTED, print_plain
 from agentopt.core.budget import Usage
 from agentopt.core.errors import ConfigError, UserError
+from agentopt.core.phrases import counted
 from agentopt.jobs.caps import month_start
 from agentopt.jobs.champion import champions_of
 from agentopt.jobs.daemon import Daemon
-from agentopt.jobs.drift import ALARM, canary_rows
+from agentopt.jobs.drift import ALARM, CANARY_LEAST, canary_rows
 from agentopt.jobs.due_times import next_due, next_time
 from agentopt.jobs.evidence import spent, spent_in_all
 from agentopt.jobs.export import crontab_line, kubernetes_cronjob, systemd_unit
@@ -75,9 +76,7 @@ def add_job(file: Path, store: str | None, replace: bool, console: Console) -> N
         new = jobs.put(job, folder, now.timestamp())
     change = f"{'added' if new else 'updated'}: {f'task {moved}, ' if moved else ''}{job.schedule}"
     print_plain(console, f"job {job.name} {change}")
-    drawn = len(canary_rows(rows, 0, share=job.canary))
-    anew = f"every run draws {drawn} of {len(rows)} test rows of the champion anew"
-    print_plain(console, anew if drawn else NOT_SEEN)
+    print_plain(console, _drawn_anew(job, rows))
     _warn_of_secret(job)
 
 
@@ -115,15 +114,16 @@ def list_jobs(store: str | None, console: Console) -> None:
 
 
 def _row(known: KnownJob, jobs: JobStore) -> tuple[str, ...]:
-    job, (last, *_) = known.job, (*jobs.history(known.job.name, 1), None)
+    job, runs = known.job, jobs.history(known.job.name)
     spent = jobs.spent_since(job.name, month_start(time.time(), job.schedule))
     zone = job.schedule.zone
-    ended = f"{last.state}{', ALARM' if last.alarm else ''}, {_shown(last.started, zone)}" if last else "-"
+    ended = f"{runs[0].state}, {_shown(runs[0].started, zone)}" if runs else "-"
+    alarm = last_alarm(runs)
     return (
         job.name,
         str(job.schedule),
         _next(known),
-        ended,
+        f"{ended}; ALARM at {_shown(alarm.started, zone)}" if alarm else ended,
         _champion_number(job.name),
         f"{spent.usd:.4f}",
     )
@@ -157,13 +157,16 @@ def show_job(name: str, store: str | None, console: Console) -> None:
         known = jobs.job(name)
         cells = _row(known, jobs)
         evidence = (_canary_line(known, jobs), _error_line(known, jobs))
-        restored = {run.champion: run.started for run in jobs.history(name)[::-1] if run.state == "rolled back"}
+        runs = jobs.history(name)
+    restored = {run.champion: run.started for run in runs[::-1] if run.state == "rolled back"}
     champions = champions_of(name)
     for title, text in zip(("job", "schedule", "next time", "last run"), cells, strict=False):
         print_plain(console, f"{title}: {text}")
     print_plain(console, f"task: {known.folder / known.job.task}")
     for line in (f"champion: {champions.file}", *evidence):
         print_plain(console, line)
+    if alarm := last_alarm(runs):
+        print_plain(console, f"last alarm: {_shown(alarm.started, known.job.schedule.zone)}, {alarm.alarm}")
     current = champions.current()
     table = Table("", "champion", "since", "why", "candidate")
     for number in champions.numbers():
@@ -176,15 +179,31 @@ def show_job(name: str, store: str | None, console: Console) -> None:
 
 def _canary_line(known: KnownJob, jobs: JobStore) -> str:
     """Return the evidence of drift after the job's last canary."""
-    share, last = known.job.canary, jobs.evidence.last_canary(known.job.name)
-    if not share:
+    last = jobs.evidence.last_canary(known.job.name)
+    if not known.job.canary:
         return f"canary: off; {NOT_SEEN}"
     if last is None:
-        return f"canary: {share:.0%} of the test rows; none drawn yet"
+        return f"canary: {_drawn_anew(known.job)}; none drawn yet"
     nights = jobs.evidence.of(known.job.name, last.subject, "canary")
     rows = sum(len(night.scores) for night in nights)
-    drawn = f"{rows} rows of the champion drawn anew in {len(nights)} {'run' if len(nights) == 1 else 'runs'}"
+    drawn = f"{counted(rows, 'row')} of the champion drawn anew in {counted(len(nights), 'run')}"
     return f"canary: {drawn}; evidence of drift {last.evidence:.3g}, an alarm at {ALARM:g}"
+
+
+def _drawn_anew(job: Job, rows: Sequence[str] = ()) -> str:
+    """Return what the job's canary draws, with numbers if the ids of the test rows are given."""
+    if not job.canary:
+        return NOT_SEEN
+    drawn = f"{len(canary_rows(rows, 0, share=job.canary))} of {len(rows)} test rows" if rows else "test rows"
+    return f"every run draws {drawn} of the champion anew ({job.canary:.0%} of them, but at least {CANARY_LEAST})"
+
+
+def last_alarm(runs: Sequence[JobRun]) -> JobRun | None:
+    """Return the newest run with an alarm, unless a later one measured everything again or changed the champion."""
+    for run in runs:  # newest first
+        if run.alarm or run.state in ("kept", "promoted", "rolled back"):
+            return run if run.alarm else None
+    return None
 
 
 def _error_line(known: KnownJob, jobs: JobStore) -> str:

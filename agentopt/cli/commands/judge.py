@@ -19,6 +19,7 @@ from agentopt.core.agreement import Agreement
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import TaskError
 from agentopt.core.events import Event
+from agentopt.core.phrases import counted, in_words
 from agentopt.core.records import ExampleResult, Split
 from agentopt.evaluation.evaluator import check_candidate
 from agentopt.models.session import open_session
@@ -70,7 +71,7 @@ async def _check(
     task, specs = load(path, config, agent=False)
     task_judge(task)
     if not task.splits.get(split):
-        rule = f"a {split} split is needed, but the task has {' and '.join(task.splits)}"
+        rule = f"a {split} split is needed, but the task has {in_words(task.splits)}"
         raise TaskError(rule, where=f"task {task.name}", remedy="choose another one by --split")
     chosen = candidate or task.baseline
     check_candidate(chosen, task)
@@ -97,8 +98,8 @@ def show_judge_report(report: JudgeReport, console: Console) -> None:
     """Print the agreement, the judge's errors and the corrected score."""
     print_plain(
         console,
-        f"judge {report.judge} on {report.labels} labelled outputs of the {report.split} split, {report.own} of them "
-        "the candidate's",
+        f"judge {report.judge} on {counted(report.labels, 'labelled output')} of the {report.split} split, "
+        f"{report.own} of them the candidate's",
     )
     if report.failed:
         left_out = f"{len(report.failed)} of {report.labels + len(report.failed)} labelled outputs"

@@ -99,7 +99,7 @@ def estimate_run(task: Path, settings: Sequence[str], console: Console) -> None:
     _show_estimate(worst, config, console)
     for variable, names in unset_keys(specs.values()).items():
         print_plain(console, f"Warning: {variable} is not set; it has the API key of {', '.join(names)}")
-    for note in (*row_notes(loaded), *power_notes(loaded), cost_note(loaded, space)):
+    for note in (*row_notes(loaded), *power_notes(loaded), cost_note(loaded, space, specs)):
         if note:
             print_plain(console, note)
     if measured and space.measure == "units":

@@ -1,0 +1,30 @@
+"""Counted nouns and lists of words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from agentopt.core.phrases import counted, in_words
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(0, "0 responses"), (1, "1 response"), (2, "2 responses"), (2000, "2,000 responses")]
+)
+def test_a_noun_agrees_with_its_number(number: int, text: str) -> None:
+    assert counted(number, "response") == text
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ((), ""),
+        (("a",), "a"),
+        (("a", "b"), "a and b"),
+        (("a", "b", "c"), "a, b and c"),
+        ("abcd", "a, b, c and d"),
+    ],
+)
+def test_words_are_listed_with_commas_and_one_and(words: Sequence[str], text: str) -> None:
+    assert in_words(words) == text
