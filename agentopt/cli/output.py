@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from agentopt.core.usd import rounded_usd
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -28,10 +30,14 @@ def print_plain(console: Console, text: str) -> None:
 
 
 def as_json_text(value: Any) -> str:
-    """A value, with the dataclasses in it, as indented JSON; infinite numbers are the texts `Infinity`, `-Infinity`."""
-    from pydantic_core import to_json
+    """A value, with the dataclasses in it, as indented JSON; infinite numbers are the texts `Infinity`, `-Infinity`.
 
-    return to_json(value, indent=2, inf_nan_mode="strings").decode()
+    Amounts in USD are rounded.
+    """
+    from pydantic_core import to_json, to_jsonable_python
+
+    data = rounded_usd(to_jsonable_python(value, inf_nan_mode="strings"))
+    return to_json(data, indent=2).decode()
 
 
 @contextmanager

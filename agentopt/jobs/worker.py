@@ -25,6 +25,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from agentopt.core.budget import Usage
 from agentopt.core.errors import AgentoptError, RunLostError, UserError
+from agentopt.core.usd import USD_DIGITS
 from agentopt.jobs.champion import champions_of
 from agentopt.jobs.jobfile import EventName
 from agentopt.jobs.outcome import RunOutcome
@@ -209,7 +210,7 @@ class JobWorker:
         if outcome.snapshot and outcome.champion:
             champion = None if outcome.by_hand else outcome.champion.candidate.key
             self.store.settle(run.job, outcome.snapshot, champion)
-        fields = {"job": run.job, "run": run.id, **values, "calls": spent.calls, "usd": spent.usd}
+        fields = {"job": run.job, "run": run.id, **values, "calls": spent.calls, "usd": round(spent.usd, USD_DIGITS)}
         self.log("run_ended", **fields)
         await self._report(known, run, outcome, {**fields, "task": str(known.job.task)})
         return self.store.run(run.id)

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import TypeAdapter
+from pydantic_core import to_json
 
 from agentopt.core.budget import Usage
+from agentopt.core.usd import format_usd, rounded_usd
 from agentopt.prompts.pilot import Pilot
 from agentopt.prompts.race import counted_by_proposer
 from agentopt.prompts.rewards import Rewards
@@ -92,13 +94,13 @@ class Diagnosis:
             f"  {self.reason}",
             f"  mean reward of {len(self.system_prompts)} system prompts on {len(self.examples)} examples: {shown}",
             f"  examples to optimise on: {', '.join(self.examples[k] for k in self.subset) or 'none'}",
-            f"  spent: {self.usage.calls:,} calls, {self.usage.tokens:,} tokens, {self.usage.usd:.4f} USD",
+            f"  spent: {self.usage.calls:,} calls, {self.usage.tokens:,} tokens, {format_usd(self.usage.usd)} USD",
         ]
         return "\n".join(line if len(line) <= 100 else f"{line[:97]}..." for line in lines)
 
     def to_json(self) -> str:
         """The diagnosis as indented JSON."""
-        return _diagnoses.dump_json(self, indent=2).decode()
+        return to_json(rounded_usd(_diagnoses.dump_python(self, mode="json")), indent=2).decode()
 
 
 _diagnoses = TypeAdapter(Diagnosis)

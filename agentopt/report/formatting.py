@@ -5,6 +5,7 @@ from __future__ import annotations
 from agentopt.core.budget import Caps, Usage
 from agentopt.core.intervals import APPROXIMATE_BELOW
 from agentopt.core.stats import Difference, Interval
+from agentopt.core.usd import format_usd
 
 
 def format_interval(interval: Interval, *, signed: bool = False) -> str:
@@ -31,11 +32,11 @@ def format_difference(difference: Difference) -> str:
 
 def usage_cells(usage: Usage) -> tuple[str, str, str, str]:
     """Calls, prompt tokens, completion tokens and USD, as cells of a table."""
-    return f"{usage.calls:,}", f"{usage.prompt_tokens:,}", f"{usage.completion_tokens:,}", f"{usage.usd:.4f}"
+    return f"{usage.calls:,}", f"{usage.prompt_tokens:,}", f"{usage.completion_tokens:,}", format_usd(usage.usd)
 
 
 def format_spend(spent: Usage, seconds: float, caps: Caps) -> str:
-    """`12 of 100 calls, 3,400 tokens, 0.0012 of 0.5 USD, 35 of 600 s`.
+    """`12 of 100 calls, 3,400 tokens, 0.00123 of 0.5 USD, 35 of 600 s`.
 
     Args:
         spent: The spend so far.
@@ -45,7 +46,7 @@ def format_spend(spent: Usage, seconds: float, caps: Caps) -> str:
     parts = (
         (f"{spent.calls:,}", caps.calls, "calls"),
         (f"{spent.tokens:,}", caps.tokens, "tokens"),
-        (f"{spent.usd:.4f}", caps.usd, "USD"),
+        (format_usd(spent.usd), caps.usd, "USD"),
         (f"{seconds:.0f}", caps.seconds, "s"),
     )
     return ", ".join(f"{value}{'' if cap is None else f' of {cap:,}'} {unit}" for value, cap, unit in parts)

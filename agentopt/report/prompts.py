@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agentopt.core.phrases import counted
+from agentopt.core.usd import format_usd
 from agentopt.prompts.diagnosis import Diagnosis
 from agentopt.report.formatting import format_interval, format_p_value
 from agentopt.runs.prompt_report import PromptFinal, PromptReport
@@ -90,7 +91,7 @@ def _parts(diagnosis: Diagnosis) -> Iterator[RenderableType]:
     yield f"\n[bold]{chosen}[/bold] (p = {diagnosis.subset_p_value:.3g}; {diagnosis.search} search):"
     for position in diagnosis.subset:
         yield f"  {position + 1}. {escape(diagnosis.examples[position])}: {escape(diagnosis.user_prompts[position])}"
-    calls = f"{diagnosis.usage.calls} calls, {diagnosis.usage.tokens} tokens, {diagnosis.usage.usd:.4f} USD"
+    calls = f"{diagnosis.usage.calls} calls, {diagnosis.usage.tokens} tokens, {format_usd(diagnosis.usage.usd)} USD"
     yield f"\n{diagnosis.responses} responses were analysed; this took {calls}."
 
 

@@ -13,6 +13,7 @@ from agentopt.core.budget import Usage
 from agentopt.core.candidate import SubtaskChoice
 from agentopt.core.gate import MARGIN, GateVerdict
 from agentopt.core.records import outcome
+from agentopt.core.usd import format_usd
 from agentopt.report.formatting import APPROXIMATE, format_difference, format_interval, format_p_value, usage_cells
 from agentopt.report.prompts import prompt_tables
 from agentopt.report.tables import Column, table_of
@@ -42,7 +43,7 @@ FINALIST_COLUMNS: tuple[Column[Finalist], ...] = (
 COST_COLUMNS: tuple[Column[Finalist], ...] = (
     Column("cost", lambda finalist: f"{finalist.units:.1f}"),
     Column("prompt + completion tokens", lambda finalist: _tokens(finalist)),
-    Column("USD", lambda finalist: f"{sum(cost.usd + cost.fusion_usd for cost in finalist.cost.values()):.2g}"),
+    Column("USD", lambda finalist: format_usd(sum(cost.usd + cost.fusion_usd for cost in finalist.cost.values()))),
 )
 """Last columns of the finalists."""
 
@@ -51,7 +52,7 @@ SUBTASK_COLUMNS: tuple[Column[tuple[str, SubtaskChoice, SubtaskCostShown]], ...]
     Column("model", lambda row: row[1].model),
     Column("samples", lambda row: str(row[1].num_samples), "right"),
     Column("measured units", lambda row: f"{row[2].units:.1f}", "right"),
-    Column("USD", lambda row: f"{row[2].usd + row[2].fusion_usd:.2g}", "right"),
+    Column("USD", lambda row: format_usd(row[2].usd + row[2].fusion_usd), "right"),
     Column("prompt tokens", lambda row: f"{row[2].prompt_tokens:.0f}", "right"),
     Column("completion tokens", lambda row: f"{row[2].completion_tokens:.1f}", "right"),
     Column("fusion tokens", lambda row: f"{row[2].fusion_tokens:.1f}", "right"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from agentopt.core.budget import Usage
@@ -14,6 +14,7 @@ from agentopt.core.records import Evaluation, Trial
 from agentopt.core.row_notes import row_notes
 from agentopt.core.stop_reason import StopKind, StopReason
 from agentopt.core.task import Task
+from agentopt.core.usd import USD_DIGITS
 from agentopt.evaluation.evaluator import Evaluator
 from agentopt.models.session import Session
 from agentopt.runs.config import Config
@@ -242,7 +243,9 @@ class Optimization:
             ),
             trials=tuple(trial_line(trial, choice) for trial in store.trials),
             pareto=choice.pareto,
-            spent=self.session.spent,
+            spent={
+                name: replace(usage, usd=round(usage.usd, USD_DIGITS)) for name, usage in self.session.spent.items()
+            },
             failures=self.session.failures,
             seconds=self.session.budget.seconds,
             fallbacks=tuple(dict.fromkeys(trial.fallback for trial in store.trials if trial.fallback)),

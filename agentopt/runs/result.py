@@ -22,6 +22,7 @@ from agentopt.core.records import EarlyStop, Evaluation, SubtaskUse, TrialState
 from agentopt.core.repeats import repeated_mean, score_table
 from agentopt.core.stats import Difference, Interval, mean_interval
 from agentopt.core.stop_reason import StopKind, StopReason
+from agentopt.core.usd import format_usd, rounded_usd
 from agentopt.core.yaml_models import did_you_mean, shown, to_yaml
 from agentopt.runs.prompt_report import PromptReport, report_of_0_1_0
 from agentopt.runs.response_issues import IncompleteResponses, LeftOut
@@ -147,7 +148,8 @@ class SubtaskCostShown:
     def of(cls, evaluation: Evaluation, subtask: str) -> SubtaskCostShown:
         """The means over the scored examples; 0 without any."""
         uses = [r.subtasks.get(subtask, SubtaskUse()) for r in evaluation.results if r.score is not None]
-        return cls(**{f.name: sum(getattr(use, f.name) for use in uses) / max(len(uses), 1) for f in fields(cls)})
+        means = {f.name: sum(getattr(use, f.name) for use in uses) / max(len(uses), 1) for f in fields(cls)}
+        return cls(**rounded_usd(means))
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,12 +277,13 @@ class Result:
 
     def __repr__(self) -> str:
         total, states = self.total, Counter(trial.state for trial in self.trials).items()
+        spent = f"{total.calls:,} calls, {total.tokens:,} tokens, {format_usd(total.usd)} USD, {self.seconds:.0f} s"
         same, trials = "baseline" in self.finalist("best").roles, ", ".join(f"{n} {state}" for state, n in states)
         lines = [
             f"Result of {self.task}: {self.ended}",
             f"  run: {self.run}",
             f"  trials: {len(self.trials)} ({trials})",
-            f"  spent: {total.calls:,} calls, {total.tokens:,} tokens, {total.usd:.4f} USD, {self.seconds:.0f} s",
+            f"  spent: {spent}",
             *(line for finalist in self.finalists for line in finalist.lines(self.cost_in)),
             f"  verdict on the test split: {'the baseline is the best' if same else self.verdict or 'not tested'}",
             *(f"  {issue}" for issue in (*self.incomplete, *self.left_out)),

@@ -506,7 +506,9 @@ def test_checking_a_model_makes_calls_each_time_and_prints_answer_pace_cost_and_
             outcome = agentopt("models", "check", "small", *place.settings)
             assert outcome.code == 0, outcome.err
             assert re.search(r"small \(http://127.0.0.1:\d+/v1\) answered 'answer-\d'", outcome.out)
-            pace = re.search(r"the call itself (\d+\.\d\d) s\), 10 \+ 1 tokens, (\S+) tokens/s, 1e-05 USD", outcome.out)
+            pace = re.search(
+                r"the call itself (\d+\.\d\d) s\), 10 \+ 1 tokens, (\S+) tokens/s, 0\.00001 USD", outcome.out
+            )
             assert pace
             assert float(pace[1]) >= 0.1
             assert 0 < float(pace[2]) <= 10

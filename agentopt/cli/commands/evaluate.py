@@ -16,6 +16,7 @@ from agentopt.cli.run_names import candidate_of
 from agentopt.core.events import Event, ExampleDone, JournalUsed
 from agentopt.core.records import Evaluation, Split, SubtaskUse
 from agentopt.core.repeats import noise_parts, score_table
+from agentopt.core.usd import format_usd
 from agentopt.report.bars import counting_bar
 from agentopt.report.formatting import APPROXIMATE, format_interval
 from agentopt.runs.response_issues import incomplete_responses, left_out
@@ -100,7 +101,7 @@ def _cost(evaluation: Evaluation) -> str:
     units = f"{mean('units'):.1f} units, " if mean("units") else ""
     return (
         f"per example: {units}{mean('prompt_tokens'):.0f} prompt + "
-        f"{mean('completion_tokens'):.1f} completion tokens, {mean('usd') + mean('fusion_usd'):.2g} USD; "
+        f"{mean('completion_tokens'):.1f} completion tokens, {format_usd(mean('usd') + mean('fusion_usd'))} USD; "
         f"{mean('fusion_tokens'):.1f} tokens of fusion calls"
     )
 

@@ -21,6 +21,7 @@ from agentopt.cli.output import INTERRUPTED, print_plain
 from agentopt.core.budget import Usage
 from agentopt.core.errors import ConfigError, UserError
 from agentopt.core.phrases import counted
+from agentopt.core.usd import format_usd
 from agentopt.jobs.caps import month_start
 from agentopt.jobs.champion import champions_of
 from agentopt.jobs.daemon import Daemon
@@ -125,7 +126,7 @@ def _row(known: KnownJob, jobs: JobStore) -> tuple[str, ...]:
         _next(known),
         f"{ended}; ALARM at {_shown(alarm.started, zone)}" if alarm else ended,
         _champion_number(job.name),
-        f"{spent.usd:.4f}",
+        format_usd(spent.usd),
     )
 
 

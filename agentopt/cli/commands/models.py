@@ -13,6 +13,7 @@ from rich.table import Table
 
 from agentopt.cli.output import print_plain
 from agentopt.core.events import Event, ModelNotice
+from agentopt.core.usd import format_usd
 from agentopt.core.yaml_models import to_yaml
 from agentopt.models.add_entry import add_entry
 from agentopt.models.base import ChatModel, Request, Response
@@ -154,7 +155,7 @@ def _print_response(spec: ModelSpec, response: Response, seconds: float, console
     usd = spec.prices.usd(
         prompt, completion, cached_tokens=response.cached_tokens, reasoning_tokens=response.reasoning_tokens
     )
-    cost = f"{usd:.2g} USD" if spec.is_priced else "price unknown"
+    cost = f"{format_usd(usd)} USD" if spec.is_priced else "price unknown"
     print_plain(
         console,
         f"in {seconds:.2f} s (the call itself {response.seconds:.2f} s), {prompt} + {completion} tokens, "

@@ -1,0 +1,32 @@
+"""US dollars as text and in JSON."""
+
+from __future__ import annotations
+
+from math import floor, log10
+from typing import Any
+
+USD_DIGITS = 12
+"""Decimals of amounts in files. The mean cost of an example is often below 1e-6."""
+
+
+def format_usd(usd: float) -> str:
+    """`0.00463`, `0.0000061`, `12.3`, `1,235`: three significant digits, without an exponent or trailing zeros."""
+    if not usd:
+        return "0"
+    decimals = max(0, 2 - floor(log10(abs(usd))))
+    text = f"{usd:,.{decimals}f}"
+    return text.rstrip("0").rstrip(".") if decimals else text
+
+
+def rounded_usd(data: Any) -> Any:
+    """Plain data with its amounts in USD rounded to `USD_DIGITS`, which removes the noise of binary sums.
+
+    Args:
+        data: What JSON can represent. The name of an amount ends with `usd`.
+    """
+    if isinstance(data, dict):
+        return {
+            key: round(value, USD_DIGITS) if isinstance(value, float) and key.endswith("usd") else rounded_usd(value)
+            for key, value in data.items()
+        }
+    return [rounded_usd(value) for value in data] if isinstance(data, list) else data
