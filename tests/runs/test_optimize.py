@@ -529,7 +529,7 @@ async def test_models_without_a_parameter_count_are_optimised_with_costs_in_usd(
     assert len(result.trials) == 8
     assert result.best_candidate["find"].model == LARGE
     unsized_models = f"{SMALL} and {LARGE} have no parameter count, so costs are in USD per 1M examples"
-    assert f"{unsized_models}; cost.max_units is in units, so it is not applied" in result.notes
+    assert f"{unsized_models}; max_units is in units, so it is not applied" in result.notes
     assert load_result(Path(result.run)).cost_in == result.cost_in
 
 
