@@ -48,7 +48,13 @@ def check_cost_limit(task: Task, specs: Mapping[str, ModelSpec]) -> None:
 
 
 def cost_note(task: Task, space: SearchSpace, specs: Mapping[str, ModelSpec]) -> str | None:
-    """A remark on the costs of a space that are not in units; None if they are."""
+    """A remark on the costs of a space that are not in units; None if they are.
+
+    Args:
+        task: The task.
+        space: Its search space.
+        specs: Catalogue entries of its models, by name.
+    """
     if space.measure == "units":
         return None
     name = _key(task, "cost.max_units", "max_units")
