@@ -62,7 +62,7 @@ class Choice:
     contender: Trial | None
     """The pruned trial with the highest shrunk score, if that is above the best trial's: worth completing."""
     too_few_rows: bool
-    """Whether no cost is saved although a cheaper trial may be as good: the rows cannot tell."""
+    """Whether no cost is saved although a cheaper trial may be as good: the rows cannot decide."""
 
     @property
     def best_score(self) -> float:
