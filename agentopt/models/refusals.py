@@ -38,6 +38,7 @@ WRONG_KEY = re.compile(
     r"authori[sz]|permission|access.?denied|forbidden|log.?in fail",
     re.IGNORECASE,
 )
+BAD_REQUEST = re.compile(r"\binvalid_(request|argument|json|param|prompt|value)|\bbad.?request", re.IGNORECASE)
 UNSUPPORTED = re.compile(
     r"support|unknown|unrecogni[sz]ed|unexpected|not permitted|not allowed|extra.?(inputs|forbidden|fields)|invalid|"
     r"must be|only the default|both|not available|deprecated|does not (exist|take|accept)|cannot|can't|disallow|"
@@ -81,9 +82,10 @@ def classify(status: int | None, words: str, *, kind: str) -> Refusal:
     if status in (None, 400, 403, 422, 451) and CONTENT_FILTER.search(words):
         return Refusal("example", "content filter")
     if status is None:
-        # Without a status, nothing shows that the request's content is the cause.
-        is_fatal = UNKNOWN_MODEL.search(words) or WRONG_KEY.search(words)
-        return Refusal("model" if is_fatal else "transient", kind)
+        if UNKNOWN_MODEL.search(words) or WRONG_KEY.search(words):
+            return Refusal("model", kind)
+        # Without a status, only such words show that the request's content is the cause.
+        return Refusal("example" if BAD_REQUEST.search(words) else "transient", kind)
     if status in TRANSIENT_STATUSES or status >= 500:
         return Refusal("transient", kind)
     if status in MODEL_STATUSES or (status == 400 and UNKNOWN_MODEL.search(words)):

@@ -226,6 +226,8 @@ SCOPES: list[tuple[Answer, str, str]] = [
     *(((status, [gemini_error(503, "Overloaded")], {}), "transient", "HTTP 503") for status in (200, 503)),
     *(((status, [gemini_error(403, "No access")], {}), "model", "HTTP 403") for status in (200, 403)),
     *(((status, [gemini_error(400, "Wrong value")], {}), "example", "HTTP 400") for status in (200, 400)),
+    ((200, {"error": {"message": "no", "code": "invalid_prompt"}}, {}), "example", "error in the response"),
+    ((200, {"error": {"message": "no", "status": "INVALID_ARGUMENT"}}, {}), "example", "error in the response"),
     ((200, {"statusCode": 401, "message": "No token"}, {}), "model", "HTTP 401"),
     ((200, {"errors": [{"code": 429, "message": "slow down"}], "success": False}, {}), "transient", "HTTP 429"),
     ((200, {"detail": "input flagged by moderation"}, {}), "example", "content filter"),
