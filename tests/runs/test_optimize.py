@@ -536,7 +536,7 @@ async def test_models_without_a_parameter_count_are_optimised_with_costs_in_usd(
 @pytest.mark.parametrize("prices", [{}, {"unpriced": "ok"}])
 async def test_models_without_parameters_and_prices_cost_their_tokens(tmp_path: Path, prices: dict[str, str]) -> None:
     chosen = config(tmp_path, models=list(unsized(**prices).values()))
-    with pytest.raises(TaskError, match=rf"(?s)but {SMALL}, {LARGE} has neither.*task.cost.max_units=null"):
+    with pytest.raises(TaskError, match=rf"(?s)but {SMALL}, {LARGE} has neither.*max_units=None"):
         await aoptimize(toy_task(), chosen, provider=toy_model())
     assert not list((tmp_path / "runs").glob("*"))
     result = await aoptimize(replace(toy_task(), max_units=None), chosen, provider=toy_model())
