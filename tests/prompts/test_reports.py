@@ -125,7 +125,7 @@ def test_the_settings_in_a_run_folder_of_0_1_0_are_read(tmp_path: Path, subset: 
 def test_the_dry_run_of_the_quickstart_states_what_prompts_use_at_most() -> None:
     output = io.StringIO()
     estimate_run(QUICKSTART, [str(ROOT / "configs" / "quickstart.yaml")], Console(file=output, width=200))
-    assert "System prompts use at most 237 calls (prompts.share: 0.3 of the run's caps)." in output.getvalue()
+    assert "System prompts use at most 236 calls (prompts.share: 0.3 of the run's caps)." in output.getvalue()
     assert "validation: with 24 rows a difference below 0.27 will not be detected" in output.getvalue()
 
 
