@@ -23,7 +23,6 @@ import yaml
 from filelock import FileLock
 
 from agentopt import __version__
-from agentopt.cli import main as cli
 from agentopt.cli.commands.export import FORMATS
 from agentopt.core.records import Split
 from agentopt.testing.server_process import ServerProcess
@@ -132,26 +131,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
 
 
 @pytest.fixture
-def agentopt(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Callable[..., CommandResult]]:
-    """Calls the console script in this process, which is much faster than starting one."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def call(*arguments: str) -> CommandResult:
-        monkeypatch.setattr(sys, "argv", ["agentopt", *arguments])
-        capsys.readouterr()
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        printed = capsys.readouterr()
-        return CommandResult(code, printed.out, printed.err)
-
-    yield call
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+def agentopt(console_script: Callable[..., tuple[int, str, str]]) -> Callable[..., CommandResult]:
+    """Calls the console script in this process."""
+    return lambda *arguments: CommandResult(*console_script(*arguments))
 
 
 def assert_one_message(outcome: CommandResult, *parts: str) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import signal
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -76,27 +74,12 @@ def test_costs_are_compared_in_the_first_measure_that_both_have() -> None:
 
 
 @pytest.fixture
-def agentopt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
+def agentopt(console_script: Command, monkeypatch: pytest.MonkeyPatch) -> Command:
     """Calls the console script in this process."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     monkeypatch.delenv(SUMMARY, raising=False)
     monkeypatch.setenv("AGENTOPT_CACHE", "cache")
     monkeypatch.setenv("AGENTOPT_CONFIG", "nothing")
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["agentopt", *arguments])
-        capsys.readouterr()
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    yield call
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    return console_script
 
 
 SETTINGS = ["-c", "journal=journal.db", "-c", "runs=runs", "-c", "models=models.yaml"]

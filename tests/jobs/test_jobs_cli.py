@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import signal
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from shutil import copytree
@@ -16,7 +15,6 @@ from shutil import copytree
 import pytest
 from jobs_place import QUALITY, Place
 
-from agentopt.cli import main as cli
 from agentopt.cli.commands.jobs import last_alarm
 from agentopt.core.budget import Usage
 from agentopt.core.candidate import Candidate, SubtaskChoice
@@ -39,24 +37,15 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
 
 
 @pytest.fixture
-def jobs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Call]:
+def jobs(console_script: Callable[..., tuple[int, str, str]]) -> Call:
     """Run `agentopt jobs ...` and return its output, with stderr."""
-    handler = signal.getsignal(signal.SIGTERM)
 
     def call(*arguments: str, code: int = 0) -> str:
-        monkeypatch.setattr(sys, "argv", ["agentopt", "jobs", *arguments])
-        capsys.readouterr()
-        exited = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            exited = int(stop.code or 0)
-        said = capsys.readouterr()
-        assert exited == code, (arguments, said)
-        return said.out + said.err
+        exited, out, err = console_script("jobs", *arguments)
+        assert exited == code, (arguments, out, err)
+        return out + err
 
-    yield call
-    signal.signal(signal.SIGTERM, handler)
+    return call
 
 
 def test_a_job_from_its_file_to_its_removal(place: Place, jobs: Call) -> None:
