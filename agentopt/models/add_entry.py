@@ -111,8 +111,8 @@ def entry_for(
         The fields of the entry, and whether the bundled table has the model.
 
     Raises:
-        CatalogError: The provider is unknown, `base_url` is not an address, or litellm would send the provider's key to
-            it.
+        CatalogError: The provider is unknown, `base_url` is not an address, or the provider's protocol needs a key
+            and `api_key_env` names none.
     """
     prefix, _, rest = model.partition("/")
     provider = PROVIDERS.get(prefix)
@@ -166,7 +166,7 @@ def _same_host(base_url: str, provider: Provider) -> bool:
 
 
 def _checked_litellm_address(base_url: str, model: str, api_key_env: str | None) -> str:
-    """Refuse an address without a named key: litellm would send the provider's own key to it."""
+    """Refuse an address without a named key, which the protocols of these providers need."""
     if api_key_env:
         return base_url
     variable = PROVIDERS[model.partition("/")[0]].api_key_env

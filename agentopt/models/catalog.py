@@ -84,7 +84,8 @@ class ModelSpec(_Entry):
 
     name: str
     litellm: str | None = None
-    """A litellm model string such as `anthropic/claude-haiku-4-5`; its provider's own key variable is used."""
+    """A litellm model string such as `anthropic/claude-haiku-4-5`; its provider's own key variable is used, unless the
+    entry has a `base_url`."""
     base_url: str | None = None
     """An OpenAI-compatible endpoint; with `litellm`, the endpoint litellm uses. May have a query, as `query`."""
     model: str | None = None

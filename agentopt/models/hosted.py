@@ -135,8 +135,8 @@ class HostedModel:
             choices = await self._with_tokens(read.choices, read.usage)
         # litellm lets exceptions of any provider's library through; a defect of ours is raised as it is.
         except Exception as error:
-            # Without a key of the entry, litellm reads the provider's own variable.
-            has_key = bool(self._api_key or self.spec.litellm)
+            # Without a key and an address of the entry, litellm reads the provider's own variable.
+            has_key = bool(self._api_key or (self.spec.litellm and not self.spec.base_url))
             failure = model_error(
                 error, who=self._who(), body=body, secrets=self._secrets, has_key=has_key, outside=outside
             )

@@ -14,6 +14,7 @@ import httpx
 
 from agentopt.models.bounded_stream import HOOKS
 from agentopt.models.catalog import ModelSpec
+from agentopt.models.openai_route import NO_KEY
 from agentopt.models.response_body import ReadBody, read_completion
 
 PREPARATION_SECONDS = 0.25
@@ -26,7 +27,8 @@ class LitellmRoute:
 
     Args:
         spec: A catalogue entry with `litellm`.
-        api_key: The key; litellm reads the provider's own variable unless given.
+        api_key: The key. Unless given, litellm reads the provider's own variable, but not for an entry with `base_url`:
+            a key is sent to an address of the entry only if the entry names it.
     """
 
     _open: ClassVar[WeakSet[LitellmRoute]] = WeakSet()
@@ -34,6 +36,7 @@ class LitellmRoute:
     def __init__(self, spec: ModelSpec, api_key: str | None) -> None:
         self._litellm = load_litellm()
         self._is_chat = spec.chat_template
+        api_key = api_key or (NO_KEY if spec.base_url else None)
         self._options = {
             "timeout": spec.timeout_seconds,
             "num_retries": 0,

@@ -667,6 +667,9 @@ AZURE = {
         ({"supports": {"stop": False, "n": False}, "max_choices": 4}, {}, {"stop", "n"}),
         ({"extra_body": {"think": False}, "extra_headers": {"X-T": "a"}}, {"extra_body": {"think": False}}, {"think"}),
         (AZURE, {"model": "azure/d", "api_version": "2024-10-21", "api_key": "os.environ/EXPORT_KEY"}, {"extra_query"}),
+        # Without a key, litellm would send the provider's own to the address.
+        ({**AZURE, "api_key_env": None}, {"model": "azure/d", "api_key": "no-key"}, set()),
+        ({"litellm": "openai/m"}, {"model": "openai/m", "api_key": "no-key"}, set()),
     ],
 )
 def test_the_router_configuration_has_what_the_endpoint_takes(

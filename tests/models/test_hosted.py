@@ -402,6 +402,37 @@ LITELLM: dict[str, dict[str, Any]] = {
 HUGE = b" " * (17 * 2**20)
 
 
+KEY_VARIABLES = {
+    "openai/small": "OPENAI_API_KEY",
+    "anthropic/claude-haiku-4-5": "ANTHROPIC_API_KEY",
+    "gemini/gemini-2.5-flash": "GEMINI_API_KEY",
+    "azure/small": "AZURE_API_KEY",
+    "deepseek/deepseek-chat": "DEEPSEEK_API_KEY",
+    "groq/small": "GROQ_API_KEY",
+    "mistral/small": "MISTRAL_API_KEY",
+    "ollama_chat/small": "OLLAMA_API_KEY",
+}
+"""Model string of litellm -> the variable that litellm reads the provider's key from."""
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["unnamed", "named"])
+@pytest.mark.parametrize("model", KEY_VARIABLES)
+async def test_an_address_of_the_entry_receives_a_key_only_if_the_entry_names_it(
+    model: str, named: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(KEY_VARIABLES[model], KEY)  # litellm reads the process's environment
+    async with listening({}, status=401) as (base_url, requests):
+        variable, query = KEY_VARIABLES[model] if named else None, {"api-version": "2024-10-21"}
+        spec = ModelSpec(name="small", litellm=model, base_url=base_url, api_key_env=variable, query=query)
+        hosted = HostedModel(spec)
+        with pytest.raises(PermanentModelError, match="check the API key" if named else "set api_key_env"):
+            await hosted.generate(ask())
+        await hosted.aclose()
+    assert requests
+    assert all(named == any(KEY in value for value in request.headers.values()) for request in requests)
+    assert not any(KEY in str(request.url) for request in requests)
+
+
 @pytest.mark.parametrize("entry", LITELLM.values(), ids=LITELLM)
 @pytest.mark.parametrize(
     ("status", "body", "headers", "kind", "words"),
@@ -417,13 +448,13 @@ HUGE = b" " * (17 * 2**20)
 async def test_litellm_follows_no_redirect_and_reads_no_unbounded_body(
     entry: dict[str, Any], status: int, body: bytes, headers: dict[str, str], kind: type[ModelError], words: str
 ) -> None:
-    async with listening(body, status=status, headers=headers) as (base_url, paths):
+    async with listening(body, status=status, headers=headers) as (base_url, requests):
         model = HostedModel(ModelSpec(name="small", base_url=base_url, timeout_seconds=60, **entry), api_key=KEY)
         with pytest.raises(kind, match=words):
             await model.generate(ask())
         await model.aclose()
-    assert len(paths) == 1
-    assert "elsewhere" not in paths[0]
+    assert len(requests) == 1
+    assert "elsewhere" not in requests[0].path
 
 
 @pytest.mark.parametrize(
@@ -449,14 +480,14 @@ def test_bytes_per_token_are_bounded_by_twice_the_most_that_was_measured(
 async def test_a_prompt_is_refused_by_what_was_measured_and_one_that_may_fit_is_sent() -> None:
     usage = {"prompt_tokens": 1000, "completion_tokens": 1}
     answer = {"choices": [{"message": {"content": "yes"}}], "usage": usage}
-    async with listening(answer) as (base_url, paths):
+    async with listening(answer) as (base_url, requests):
         model = HostedModel(ModelSpec(name="small", base_url=base_url, context_length=1000), api_key=KEY)
         long = ask("word " * 1000)
         for _ in range(5):
             await model.generate(ask("1234 " * 240))
         with pytest.raises(PermanentModelError, match=r"at least 2[0-9]+ tokens, does not fit into the context length"):
             await model.generate(long)
-        assert len(paths) == 5
+        assert len(requests) == 5
         assert (await model.generate(ask("word " * 400))).choices[0].text == "yes"
         await model.aclose()
 
@@ -494,12 +525,12 @@ async def test_the_tokens_of_further_choices_are_estimated_if_the_usage_counts_t
 @asynccontextmanager
 async def listening(
     answer: dict[str, Any] | bytes, *, status: int = 200, headers: Mapping[str, str] | None = None
-) -> AsyncIterator[tuple[str, list[str]]]:
-    """A server that gives every request the same answer; its address, and the paths of the requests."""
-    paths: list[str] = []
+) -> AsyncIterator[tuple[str, list[web.Request]]]:
+    """A server that gives every request the same answer; its address, and the requests."""
+    requests: list[web.Request] = []
 
     async def respond(request: web.Request) -> web.Response:
-        paths.append(request.path)
+        requests.append(request)
         body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
         return web.Response(status=status, body=body, headers={"Content-Type": "application/json", **(headers or {})})
 
@@ -509,7 +540,7 @@ async def listening(
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}", paths
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}", requests
     finally:
         await runner.cleanup()
 

@@ -83,7 +83,7 @@ def endpoint_of(spec: ModelSpec, stop: tuple[str, ...] = ()) -> dict[str, Any]:
         "model": (spec.litellm or "").removeprefix("openai/") or spec.model or spec.name,
         "base_url": spec.base_url and spec.base_url.partition("?")[0],
         "base_url_env": url_variable(spec),
-        "api_key_env": spec.api_key_env or ("OPENAI_API_KEY" if spec.litellm else None),
+        "api_key_env": spec.api_key_env or ("OPENAI_API_KEY" if spec.litellm and not spec.base_url else None),
         "api_key_header": "Authorization" if spec.api_key_header.lower() == "authorization" else spec.api_key_header,
         "max_choices": 1 if spec.supports.n is False else spec.max_choices,
         "is_chat": spec.chat_template,

@@ -14,9 +14,7 @@ from agentopt.core.yaml_models import to_yaml
 from agentopt.deploy.deployment import Deployment
 from agentopt.deploy.export.endpoints import call_settings, url_variable
 from agentopt.models.catalog import ModelSpec
-
-NO_KEY = "no-key"
-"""Key for endpoints without authentication: litellm requires one."""
+from agentopt.models.openai_route import NO_KEY
 
 
 def router_config(deployment: Deployment) -> str:
@@ -73,7 +71,7 @@ def _route(spec: ModelSpec, query: Mapping[str, str]) -> dict[str, str]:
     _, deployments, deployment = (base_url or "").rstrip("/").rpartition("/openai/deployments/")
     if deployments and version and not spec.litellm:
         azure = {"model": f"azure/{deployment}", "api_base": address or "", **version}
-        return azure | ({"api_key": f"os.environ/{spec.api_key_env}"} if spec.api_key_env else {})
+        return azure | {"api_key": f"os.environ/{spec.api_key_env}" if spec.api_key_env else NO_KEY}
     if not spec.litellm and (query or spec.api_key_header.lower() != "authorization"):
         raise UserError(
             f"litellm sends the model {spec.name!r} neither query parameters nor a key in {spec.api_key_header}",
@@ -82,7 +80,9 @@ def _route(spec: ModelSpec, query: Mapping[str, str]) -> dict[str, str]:
     kind = "openai" if spec.chat_template else "text-completion-openai"
     if spec.api == "responses" and not spec.litellm:
         kind = "openai/responses"
-    key = f"os.environ/{spec.api_key_env}" if spec.api_key_env else None if spec.litellm else NO_KEY
+    # litellm sends the provider's own key if there is none, which only the provider may receive.
+    unnamed = None if spec.litellm and not spec.base_url else NO_KEY
+    key = f"os.environ/{spec.api_key_env}" if spec.api_key_env else unnamed
     route = {"model": spec.litellm or f"{kind}/{spec.model or spec.name}", "api_base": address, "api_key": key}
     return {name: value for name, value in route.items() if value is not None} | version
 
