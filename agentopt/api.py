@@ -23,6 +23,7 @@ from agentopt.core.events import (
     JournalUsed,
     Note,
     Observer,
+    Spent,
     broadcast,
     log_to,
     of_callbacks,
@@ -198,6 +199,7 @@ async def aevaluate(
         if used.oldest is not None and used.newest is not None:
             oldest, newest = (datetime.fromtimestamp(stored, UTC) for stored in (used.oldest, used.newest))
             observe(JournalUsed(used.responses, oldest, newest))
+        observe(Spent(session.spent))
         return evaluation
 
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from agentopt.core.budget import Budget
+from agentopt.core.budget import Budget, Usage
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import AgentoptError, CallbackError, UserError
 from agentopt.core.phrases import in_words
@@ -175,6 +175,36 @@ class JournalUsed(Event):
         first, last = (time.astimezone().strftime("%Y-%m-%d %H:%M") for time in (self.oldest, self.newest))
         when = first if first == last else f"{first} to {last}"
         return f"{self.responses:,} responses came from the journal, stored {when}"
+
+
+@dataclass(frozen=True, slots=True)
+class Spent(Event):
+    """What the calls of an evaluation cost, those whose example has no score included.
+
+    Attributes:
+        by_purpose: Purpose -> usage. Responses from the journal cost nothing.
+    """
+
+    kind: ClassVar[str] = "spent"
+
+    by_purpose: Mapping[str, Usage]
+
+    @property
+    def total(self) -> Usage:
+        """Usage of all purposes together."""
+        return sum(self.by_purpose.values(), Usage())
+
+    @property
+    def message(self) -> str:
+        judge = self.by_purpose.get("judge")
+        return f"spent: {_used(self.total)}{f'; of these the judge {_used(judge)}' if judge else ''}"
+
+
+def _used(usage: Usage) -> str:
+    return (
+        f"{usage.calls:,} calls, {usage.prompt_tokens:,} prompt + {usage.completion_tokens:,} completion tokens, "
+        f"{usage.usd:.2g} USD"
+    )
 
 
 @dataclass(frozen=True, slots=True)

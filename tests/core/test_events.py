@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agentopt.core import events
-from agentopt.core.budget import Budget
+from agentopt.core.budget import Budget, Usage
 from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.core.errors import BudgetExceeded, NothingEvaluated
 from agentopt.core.events import (
@@ -28,6 +28,7 @@ from agentopt.core.events import (
     RunDone,
     RunStarted,
     SearchStarted,
+    Spent,
     TestStarted,
     TrialDone,
     TrialStarted,
@@ -41,12 +42,19 @@ CANDIDATE = Candidate.of({"answer": SubtaskChoice("small", 3)})
 TRIAL = Trial(0, CANDIDATE, Evaluation("validation", 1, (ExampleResult("a", 0.5),), "complete"), "baseline", 1.0)
 NOON, LATER = (datetime(2026, 5, 4, hour, tzinfo=UTC) for hour in (12, 15))
 SHOWN, SHOWN_LATER = (time.astimezone().strftime("%Y-%m-%d %H:%M") for time in (NOON, LATER))
+SPENT = "4 calls, 3,409 prompt + 9 completion tokens, 0.6 USD"
+SPENT_BY_JUDGE = "2 calls, 9 prompt + 5 completion tokens, 0.1 USD"
 EVERY: list[tuple[Event, str]] = [
     (FileProgress("m.gguf", "https://host", 5_000_000, None), "fetching m.gguf: 5 of 5 MB"),
     (FileProgress("m.gguf", "https://host", 0, 9_000_000), "fetching m.gguf: 0 of 9 MB"),
     (ModelNotice("m", "waiting", "waits 9 s"), "m: waits 9 s"),
     (JournalUsed(1200, NOON, NOON), f"1,200 responses came from the journal, stored {SHOWN}"),
     (JournalUsed(2, NOON, LATER), f"2 responses came from the journal, stored {SHOWN} to {SHOWN_LATER}"),
+    (Spent({}), "spent: 0 calls, 0 prompt + 0 completion tokens, 0 USD"),
+    (
+        Spent({"samples": Usage(2, 3400, 4, 0.5), "judge": Usage(2, 9, 5, 0.1)}),
+        f"spent: {SPENT}; of these the judge {SPENT_BY_JUDGE}",
+    ),
     (
         ResponsesIncomplete("find", 12, 40, 64),
         "warning: find: 12 of 40 responses so far were cut off at max_tokens 64; raise it if answers are longer",

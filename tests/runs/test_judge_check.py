@@ -7,6 +7,7 @@ import io
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import yaml
 from rich.console import Console
 
 from agentopt import Config
+from agentopt.cli.commands.evaluate import run_evaluation
 from agentopt.cli.commands.judge import run_judge_check
 from agentopt.core.errors import AgentoptError, BudgetExceeded, TaskError, UserError
 from agentopt.core.task import Example, Subtask, Task
@@ -465,3 +467,31 @@ def test_labels_are_read_from_csv_and_jsonl(tmp_path: Path, name: str, text: str
     first, second = read_labels(tmp_path / name)
     assert (first.example, first.output, first.score) == ("7", "two\nlines", 1.0)
     assert (second.example, second.output, second.score) == ("8", None, 0.25)
+
+
+@pytest.mark.parametrize("broken", [False, True])
+async def test_an_evaluation_reports_what_its_calls_cost_with_and_without_scores(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], broken: bool
+) -> None:
+    def given(body: dict[str, Any], number: int) -> str:
+        is_judge = body["messages"][0]["content"].startswith("You grade")
+        return "no verdict" if broken and is_judge else answer(body, number)
+
+    async with OpenAIServer(given) as server:
+        settings, text = folder_with_task(tmp_path, server.base_url), io.StringIO()
+        console = Console(file=text, width=200)
+        for as_json in (False, True):
+
+            def run(as_json: bool = as_json) -> None:
+                with suppress(SystemExit):
+                    run_evaluation(tmp_path, None, "test", settings, console, as_json=as_json, fresh=True)
+
+            await asyncio.to_thread(run)
+        calls = server.calls // 2
+    assert f"spent: {calls} calls, " in text.getvalue()
+    assert f"; of these the judge {calls - ROWS} calls, " in text.getvalue()
+    report = json.loads(capsys.readouterr().out)
+    spent = report["spent"]
+    assert (spent["total"]["calls"], spent["judge"]["calls"], spent["samples"]["calls"]) == (calls, calls - ROWS, ROWS)
+    assert calls == (3 if broken else 2) * ROWS
+    assert (report["per_example"] is None) == broken

@@ -13,7 +13,7 @@ from rich.console import Console
 from agentopt.api import evaluate, load
 from agentopt.cli.output import as_json_text, interruptible, print_plain
 from agentopt.cli.run_names import candidate_of
-from agentopt.core.events import Event, ExampleDone, JournalUsed
+from agentopt.core.events import Event, ExampleDone, JournalUsed, Spent
 from agentopt.core.records import Evaluation, Split, SubtaskUse
 from agentopt.core.repeats import noise_parts, score_table
 from agentopt.core.usd import format_usd
@@ -39,6 +39,7 @@ def run_evaluation(
     source = load(task, config, agent=False)
     notes: list[str] = []
     reported: list[Event] = []
+    spent: list[Spent] = []
     progress, done, total = Console(stderr=True), count(1), repeats * len(source.task.splits.get(split, ()))
     with interruptible(progress), counting_bar(progress, "examples") as show:
 
@@ -47,6 +48,8 @@ def run_evaluation(
                 show(next(done), total)
             elif isinstance(event, JournalUsed):
                 notes.append(f"{event.message}; --fresh requests new ones")
+            elif isinstance(event, Spent):
+                spent.append(event)
             elif event not in reported:  # each of many concurrent calls may report the same
                 reported.append(event)
                 print_plain(progress, event.message)
@@ -54,9 +57,9 @@ def run_evaluation(
         evaluation = evaluate(source, chosen, config, split=split, callbacks=[observe], fresh=fresh, repeats=repeats)
     notes += map(str, (*incomplete_responses(source.task, [evaluation]), *left_out([evaluation])))
     if as_json:
-        print(_evaluation_as_json(evaluation, notes))  # noqa: T201 - the output of the command
+        print(_evaluation_as_json(evaluation, spent[0], notes))  # noqa: T201 - the output of the command
     else:
-        show_evaluation(evaluation, console, notes)
+        show_evaluation(evaluation, console, [spent[0].message, *notes])
     if evaluation.errors:
         sys.exit(1)
 
@@ -106,7 +109,7 @@ def _cost(evaluation: Evaluation) -> str:
     )
 
 
-def _evaluation_as_json(evaluation: Evaluation, notes: Sequence[str]) -> str:
+def _evaluation_as_json(evaluation: Evaluation, spent: Spent, notes: Sequence[str]) -> str:
     measured, mean = Measured.of(evaluation), evaluation.per_example
     return as_json_text(
         {
@@ -116,7 +119,8 @@ def _evaluation_as_json(evaluation: Evaluation, notes: Sequence[str]) -> str:
             "score": measured,
             "noise": noise_parts(score_table(evaluation)) if evaluation.repeats > 1 else None,
             "metrics": Measured.metrics_of(evaluation),
-            "per_example": {f.name: mean(f.name) for f in fields(SubtaskUse)},
+            "per_example": {f.name: mean(f.name) for f in fields(SubtaskUse)} if measured else None,
+            "spent": {**spent.by_purpose, "total": spent.total},
             "scores": evaluation.scores,
             "errors": evaluation.errors,
             "notes": list(notes),
