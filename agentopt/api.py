@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 import uuid
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from contextvars import copy_context
 from datetime import UTC, datetime
 from functools import partial, wraps
@@ -16,18 +16,15 @@ from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from agentopt.core.candidate import Candidate
-from agentopt.core.errors import TaskError, UserError
+from agentopt.core.errors import CallbackError, TaskError, UserError
 from agentopt.core.events import (
     ExampleDone,
     FileProgress,
     JournalUsed,
     Note,
-    Observer,
     Spent,
-    broadcast,
-    log_to,
-    of_callbacks,
 )
+from agentopt.core.observers import Observer, broadcast, log_to, of_callbacks
 from agentopt.core.records import Evaluation, Split
 from agentopt.core.row_notes import row_notes
 from agentopt.core.task import Task
@@ -38,7 +35,7 @@ from agentopt.evaluation.judge import Judge
 from agentopt.models.base import ChatModel
 from agentopt.models.catalog import Catalog, ModelSpec
 from agentopt.models.router import ModelRouter, connect
-from agentopt.models.session import open_session
+from agentopt.models.session import Session, open_session
 from agentopt.prompts.diagnosis import Diagnosis
 from agentopt.runs.agent_model import with_agent_model
 from agentopt.runs.arguments import as_candidate, as_candidates, as_config, as_run, check_provider
@@ -186,9 +183,10 @@ async def aevaluate(
     for note in row_notes(loaded):
         observe(Note(note))
     models = provider or model_router(specs, observe, required_models(loaded))
-    async with open_session(
+    opening = open_session(
         specs, run, caps=caps, journal=config.journal, provider=models, observer=observe, fresh=fresh
-    ) as session:
+    )
+    async with _spend_reported(opening, observe) as session:
         evaluator = Evaluator(
             loaded, session.model, specs, seed=config.response_seed, failed_examples=config.failed_examples
         )
@@ -199,8 +197,22 @@ async def aevaluate(
         if used.oldest is not None and used.newest is not None:
             oldest, newest = (datetime.fromtimestamp(stored, UTC) for stored in (used.oldest, used.newest))
             observe(JournalUsed(used.responses, oldest, newest))
-        observe(Spent(session.spent))
-        return evaluation
+    return evaluation
+
+
+@asynccontextmanager
+async def _spend_reported(opening: AbstractAsyncContextManager[Session], observe: Observer) -> AsyncIterator[Session]:
+    """Open a session, and report its spend when its last call has ended, also after an exception."""
+    session: Session | None = None
+    try:
+        async with opening as session:
+            yield session
+    except BaseException:
+        if session:
+            with suppress(CallbackError):  # the exception to report is the one that ended the evaluation
+                observe(Spent(session.spent))
+        raise
+    observe(Spent(session.spent))
 
 
 async def adiagnose(

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from agentopt.api import optimize
 from agentopt.cli.commands.optimize import estimate_run
-from agentopt.core import registry
+from agentopt.core import plugins
 from agentopt.core.errors import ConfigError, TaskError, UserError
 from agentopt.core.registry import FUSIONS, PARSERS, SCORERS, STRATEGIES, Registry
 from agentopt.core.yaml_models import RuleError
@@ -53,7 +53,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for kind in KINDS:
         kind.names()
         monkeypatch.setattr(kind, "_entries", dict(kind._entries))
-    monkeypatch.setattr(registry, "_loaded", set(registry._loaded))
+    monkeypatch.setattr(plugins, "_loaded", set(plugins._loaded))
     yield tmp_path
     for name in [name for name in sys.modules if name.partition(".")[0] == "my_pkg"]:
         del sys.modules[name]

@@ -7,143 +7,17 @@ among those of installed packages (entry points of the group `agentopt.plugins`)
 from __future__ import annotations
 
 import inspect
-import types
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
-
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, create_model
+from typing import Any, TypeVar
 
 from agentopt.core.errors import UserError
-from agentopt.core.yaml_models import Mistake, RuleError, Strict, broken_rule, did_you_mean, explain, listed, shown
+from agentopt.core.plugins import import_function, load_plugins, package_of
+from agentopt.core.registry_entry import Entry, FunctionLoader
+from agentopt.core.registry_entry import ModelName as ModelName  # which docs/extend.md names
+from agentopt.core.yaml_models import Mistake, RuleError, broken_rule, did_you_mean, listed, shown
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-FunctionLoader = Callable[[str, str], Callable[..., Any]]
-"""(`file.py:name`, option) -> the function. Raises `TaskError`."""
-
-GROUP = "agentopt.plugins"
-"""Entry point group of packages that register extensions: a module to import, or a function to call."""
-
-_MODEL = object()
-
-ModelName = Annotated[str, Field(min_length=1), _MODEL]
-"""Annotation of an option that names a model of the catalogue; such a model is checked and loaded with the task's."""
-
-_PREFIX = "option_"  # a pydantic field may not be called `schema` or begin with an underscore
-
-
-class _Options(Strict):
-    model_config = ConfigDict(arbitrary_types_allowed=True, coerce_numbers_to_str=True, populate_by_name=False)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One registered extension.
-
-    Attributes:
-        name: Its name in files.
-        make: The registered function or class.
-        passed: How many leading parameters of `make` the caller fills; the others are its options.
-        traits: Facts about the extension that the decorator recorded, such as `compares`.
-    """
-
-    name: str
-    make: Callable[..., Any]
-    passed: int = 0
-    traits: Mapping[str, Any] = field(default_factory=dict)
-
-    def read(self, options: Mapping[str, Any], load: FunctionLoader | None = None) -> dict[str, Any]:
-        """Validate the options against the signature of `make`.
-
-        Args:
-            options: Option name -> value, as in a file.
-            load: Loads functions that are named as `file.py:name`; without it such names are only checked in form.
-
-        Returns:
-            The keyword arguments for `make`, without those left to their defaults.
-
-        Raises:
-            RuleError: An option is unknown, missing, or breaks its annotation.
-        """
-        try:
-            read = self._model.model_validate(dict(options), context=load)
-        except ValidationError as problem:
-            raise RuleError(explain(problem, self._model, options)) from problem
-        given = {name.removeprefix(_PREFIX): getattr(read, name) for name in read.model_fields_set}
-        return given | (read.model_extra or {})
-
-    def models(self, options: Mapping[str, Any]) -> dict[str, str]:
-        """Option name -> catalogue name, of the options annotated as `ModelName` that are given."""
-        fields = self._model.model_fields
-        named = [f.alias or "" for f in fields.values() if _MODEL in _annotations(f.annotation) or _MODEL in f.metadata]
-        return {name: options[name] for name in named if isinstance(options.get(name), str)}
-
-    @property
-    def options(self) -> list[str]:
-        """Names of the options."""
-        return [field.alias or "" for field in self._model.model_fields.values()]
-
-    @property
-    def takes_any_option(self) -> bool:
-        """Whether `make` has a parameter such as `**options`."""
-        return self._model.model_config.get("extra") == "allow"
-
-    @cached_property
-    def _model(self) -> type[_Options]:
-        try:
-            hints = get_type_hints(self.make, include_extras=True)
-        except NameError:  # an annotation that is imported for type checkers only
-            hints = {}
-        fields: dict[str, Any] = {}
-        extra: Any = "forbid"
-        for parameter in list(inspect.signature(self.make).parameters.values())[self.passed :]:
-            if parameter.kind is parameter.VAR_KEYWORD:
-                extra = "allow"
-                continue
-            default = ... if parameter.default is parameter.empty else parameter.default
-            kind = _with_functions(hints.get(parameter.name, Any))
-            fields[_PREFIX + parameter.name] = (kind, Field(default, alias=parameter.name))
-        config = type("Options", (_Options,), {"model_config": ConfigDict(extra=extra)})
-        return create_model(self.name, __base__=config, **fields)
-
-
-def _annotations(annotation: Any) -> Iterator[Any]:
-    if get_origin(annotation) is Annotated:
-        yield from annotation.__metadata__
-    for argument in get_args(annotation):
-        yield from _annotations(argument)
-
-
-def _with_functions(annotation: Any) -> Any:
-    """The annotation, in which a callable may also be given by its name."""
-    if annotation is Callable or get_origin(annotation) is get_origin(Callable[..., Any]):
-        return _FUNCTION
-    if get_origin(annotation) in (Union, types.UnionType) and type(None) in get_args(annotation):
-        kinds = [_with_functions(kind) for kind in get_args(annotation) if kind is not type(None)]
-        return Annotated[Any, BeforeValidator(_function_or_none)] if kinds == [_FUNCTION] else annotation
-    return annotation
-
-
-def _function(value: Any, info: ValidationInfo) -> Any:
-    if callable(value):
-        return value
-    file, colon, name = value.rpartition(":") if isinstance(value, str) else ("", "", "")
-    if not colon or not name.isidentifier():
-        rule = f"must be the name of a function, but got {value!r}"
-        raise broken_rule(rule, 'write "file.py:name", or "package.module:name"')
-    if not file.endswith(".py"):
-        return _imported(value)
-    return info.context(value, (info.field_name or "").removeprefix(_PREFIX)) if info.context else value
-
-
-def _function_or_none(value: Any, info: ValidationInfo) -> Any:
-    return None if value is None else _function(value, info)
-
-
-_FUNCTION = Annotated[Any, BeforeValidator(_function)]
 
 
 class Registry:
@@ -186,7 +60,7 @@ class Registry:
 
     def _taken(self, name: str, *makes: Any) -> UserError:
         """The error for two functions of one name; the same whichever was registered first."""
-        packages = sorted({_package(make.__module__) for make in makes} - {"agentopt"})
+        packages = sorted({package_of(make.__module__) for make in makes} - {"agentopt"})
         remedy = f"rename it in {' or '.join(packages)}, or uninstall {'one of them' if packages[1:] else packages[0]}"
         places = " and ".join(sorted(map(_place, makes)))
         return UserError(f"two {self.kind}s are registered as {name!r}: {places}", remedy=remedy)
@@ -233,7 +107,7 @@ class Registry:
         if name in self._entries:
             return self._entries[name]
         if "." in name or ":" in name:
-            return self._of(_imported(name), name)
+            return self._of(import_function(name), name)
         names = self.names()
         if name not in names:
             rule = f"`{self.key}` must be one of {listed(names)}, but got {shown(name)}"
@@ -279,70 +153,6 @@ class Registry:
 def _place(make: Any) -> str:
     named = make if hasattr(make, "__qualname__") else type(make)  # an object with `__call__`, such as a `partial`
     return f"{named.__module__}.{named.__qualname__}"
-
-
-def _package(module: str) -> str:
-    """The installed package whose plugin has the module, or the module's top-level package."""
-    from importlib.metadata import entry_points  # it takes a moment that most calls need not spend
-
-    for point in entry_points(group=GROUP):
-        if f"{module}.".startswith(f"{point.module}.") and point.dist:
-            return point.dist.name
-    return module.partition(".")[0]
-
-
-def _imported(name: str) -> Callable[..., Any]:
-    """The function at `package.module:name` or `package.module.name`."""
-    module, _, attribute = name.rpartition(":" if ":" in name else ".")
-    if module.endswith(".py"):
-        remedy = f'a function of the task folder is written as {{kind: python, function: "{name}"}}'
-        raise broken_rule(f"{name!r} is not the name of a module", remedy)
-    try:
-        found = getattr(import_module(module), attribute, None)
-    except (Exception, SystemExit) as error:  # a module of someone else may raise anything while it is imported
-        rule = f"{module!r} cannot be imported: {type(error).__name__}: {error}"
-        raise broken_rule(rule, _import_remedy(module, error)) from error
-    if not callable(found):
-        known = [n for n, f in vars(import_module(module)).items() if callable(f) and not n.startswith("_")]
-        raise broken_rule(f"{module} must have a function {attribute!r}", did_you_mean(attribute, known))
-    return found  # type: ignore[no-any-return]
-
-
-def _import_remedy(module: str, error: BaseException) -> str:
-    missing = error.name if isinstance(error, ModuleNotFoundError) else None
-    if missing is None:
-        return f"correct the module {module}"
-    if f"{module}.".startswith(f"{missing}."):
-        return "write package.module:name, and install the package"
-    return f"install {missing}, which {module} imports"
-
-
-_loaded: set[str] = set()
-
-
-def load_plugins() -> None:
-    """Load the entry points of the group `agentopt.plugins`, each once in a process.
-
-    Raises:
-        UserError: A plugin raised an exception.
-    """
-    from importlib.metadata import entry_points  # it takes a moment that most calls need not spend
-
-    for point in entry_points(group=GROUP):
-        if point.value in _loaded:
-            continue
-        try:
-            plugin = point.load()
-            if callable(plugin):
-                plugin()
-        except UserError:  # such as a name that is registered twice; it has a remedy
-            raise
-        except (Exception, SystemExit) as error:  # a plugin may raise anything
-            rule = f"the plugin {point.name!r} cannot be loaded: {type(error).__name__}: {error}"
-            package = point.dist.name if point.dist else point.value
-            remedy = f"fix the package {package}, or uninstall it"
-            raise UserError(rule, where=f"entry point {point.value}", remedy=remedy) from error
-        _loaded.add(point.value)
 
 
 SCORERS = Registry("scorer", "kind", "agentopt.evaluation.scorers", not_an_option="example")

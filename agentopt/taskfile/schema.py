@@ -12,7 +12,8 @@ from pydantic_core import PydanticCustomError
 from agentopt.core.cost import PAPER_UNIT
 from agentopt.core.duplicates import MOST_DUPLICATES
 from agentopt.core.errors import AgentoptError, TaskError
-from agentopt.core.registry import FUSIONS, PARSERS, SCORERS, Entry, Registry
+from agentopt.core.registry import FUSIONS, PARSERS, SCORERS, Registry
+from agentopt.core.registry_entry import Entry
 from agentopt.core.user_functions import Functions
 from agentopt.core.yaml_models import (
     NO_BOOLEAN,

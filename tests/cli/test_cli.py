@@ -598,6 +598,29 @@ def test_a_run_can_be_listed_shown_evaluated_and_run_again_for_nothing(
         assert len(server.received()) == paid, "the journal was used"
 
 
+def test_an_evaluation_that_a_cap_or_ctrl_c_ends_prints_what_it_spent(
+    agentopt: Callable[..., CommandResult], place: Place, ctrl_c: Callable[[bool], object]
+) -> None:
+    ctrl_c(True)
+    with ServerProcess(counter=place.folder / "received.jsonl", quality=QUALITY, delay=0.2) as server:
+        place.write_catalog(server.base_url)
+        evaluate = ["evaluate", str(place.task), *place.settings]
+        capped = agentopt(*evaluate, "-c", "budget.calls=3")
+        assert (capped.code, capped.out) == (1, "")
+        assert f"spent: {len(server.received())} calls, " in capped.err
+        assert "budget.calls" in capped.err
+
+        process = subprocess.Popen(
+            place.command(*evaluate), env=place.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        await_requests(server, 4)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        assert (process.returncode, out) == (130, "")
+        assert f"spent: {len(server.received()) - 3} calls, " in err
+        assert "Traceback" not in err
+
+
 def test_evaluating_a_wrong_candidate_or_split_is_one_message(
     agentopt: Callable[..., CommandResult], place: Place
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -17,7 +18,8 @@ from rich.console import Console
 
 from agentopt import Config, aevaluate
 from agentopt.cli.commands.evaluate import run_evaluation, show_evaluation
-from agentopt.core.errors import AgentoptError, BudgetExceeded, UserError
+from agentopt.core.errors import AgentoptError, BudgetExceeded, CallbackError, UserError
+from agentopt.core.events import Event, ExampleDone, Spent
 from agentopt.core.records import Evaluation, ExampleResult
 from agentopt.core.repeats import noise_parts, repeated_mean, score_table
 from agentopt.core.task import Example, Subtask, Task
@@ -197,3 +199,25 @@ async def test_the_command_prints_the_repeats_and_the_noise_and_json(
     assert report["noise"]["judge"] == 0
     assert len(report["scores"]) == 12
     assert any("journal" in note for note in report["notes"])
+
+
+@pytest.mark.parametrize("end", ["cap", "cancelled", "callback", "in full"])
+async def test_what_was_spent_is_reported_last_however_an_evaluation_ends(tmp_path: Path, end: str) -> None:
+    model, reported, settings = toy_model(), list[Event](), config(tmp_path)
+    if end == "cap":
+        settings = config(tmp_path, budget={"calls": 7})
+
+    def observe(event: Event) -> None:
+        reported.append(event)
+        if isinstance(event, ExampleDone) and end == "callback":
+            raise ZeroDivisionError
+        if isinstance(event, ExampleDone) and end == "cancelled":
+            task.cancel()
+
+    task = asyncio.ensure_future(aevaluate(toy_task(), None, settings, provider=model, callbacks=[observe]))
+    expected = {"cap": BudgetExceeded, "cancelled": asyncio.CancelledError, "callback": CallbackError}
+    with pytest.raises(expected[end]) if end in expected else nullcontext():
+        await task
+    spent = reported[-1]
+    assert isinstance(spent, Spent)
+    assert spent.total.calls == len(model.requests) > 0

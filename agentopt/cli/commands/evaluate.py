@@ -41,20 +41,27 @@ def run_evaluation(
     reported: list[Event] = []
     spent: list[Spent] = []
     progress, done, total = Console(stderr=True), count(1), repeats * len(source.task.splits.get(split, ()))
-    with interruptible(progress), counting_bar(progress, "examples") as show:
+    try:
+        with interruptible(progress), counting_bar(progress, "examples") as show:
 
-        def observe(event: Event) -> None:
-            if isinstance(event, ExampleDone):
-                show(next(done), total)
-            elif isinstance(event, JournalUsed):
-                notes.append(f"{event.message}; --fresh requests new ones")
-            elif isinstance(event, Spent):
-                spent.append(event)
-            elif event not in reported:  # each of many concurrent calls may report the same
-                reported.append(event)
-                print_plain(progress, event.message)
+            def observe(event: Event) -> None:
+                if isinstance(event, ExampleDone):
+                    show(next(done), total)
+                elif isinstance(event, JournalUsed):
+                    notes.append(f"{event.message}; --fresh requests new ones")
+                elif isinstance(event, Spent):
+                    spent.append(event)
+                elif event not in reported:  # each of many concurrent calls may report the same
+                    reported.append(event)
+                    print_plain(progress, event.message)
 
-        evaluation = evaluate(source, chosen, config, split=split, callbacks=[observe], fresh=fresh, repeats=repeats)
+            evaluation = evaluate(
+                source, chosen, config, split=split, callbacks=[observe], fresh=fresh, repeats=repeats
+            )
+    except BaseException:  # Ctrl-C included
+        for event in spent:
+            print_plain(progress, event.message)
+        raise
     notes += map(str, (*incomplete_responses(source.task, [evaluation]), *left_out([evaluation])))
     if as_json:
         print(_evaluation_as_json(evaluation, spent[0], notes))  # noqa: T201 - the output of the command

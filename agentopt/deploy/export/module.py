@@ -10,8 +10,9 @@ from typing import Any
 
 from agentopt.core.candidate import SubtaskChoice
 from agentopt.core.errors import UserError
-from agentopt.core.registry import FUSIONS, Entry
+from agentopt.core.registry import FUSIONS
 from agentopt.core.registry import PARSERS as PARSER_REGISTRY
+from agentopt.core.registry_entry import Entry
 from agentopt.deploy.deployment import Deployment
 from agentopt.deploy.export.endpoints import call_settings, endpoint_of, url_variable
 from agentopt.deploy.export.source import ELSEWHERE, Extraction
