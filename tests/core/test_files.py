@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agentopt.core.files import write_atomically
+from agentopt.core.files import file_size, folder_size, write_atomically
 
 
 @pytest.mark.parametrize(
@@ -52,3 +54,35 @@ def test_a_failed_write_keeps_the_previous_content_and_leaves_no_draft(
 def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         write_atomically(tmp_path / "missing" / "file", "x")
+
+
+def test_the_size_of_a_folder_is_that_of_its_files_with_the_suffix(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "one.whl").write_bytes(b"x" * 3)
+    (tmp_path / "a" / "b" / "two.whl").write_bytes(b"x" * 4)
+    (tmp_path / "a" / "log").write_bytes(b"x" * 50)
+    assert (folder_size(tmp_path, ".whl"), folder_size(tmp_path), folder_size(tmp_path / "absent")) == (7, 57, 0)
+    assert (file_size(tmp_path / "one.whl"), file_size(tmp_path / "a"), file_size(tmp_path / "absent")) == (3, 0, 0)
+
+
+def test_a_folder_is_measured_while_its_folders_are_created_moved_and_deleted(tmp_path: Path) -> None:
+    """As pip does in its temporary folder, of which the size is the progress of a download."""
+    (tmp_path / "kept").write_bytes(b"x" * 5)
+    done = threading.Event()
+
+    def churn() -> None:
+        for number in range(30):
+            for name in "abcdef":
+                (tmp_path / f"{name}{number}" / "inner").mkdir(parents=True)
+            (tmp_path / f"a{number}").rename(tmp_path / f"moved{number}")
+            for name in ("moved", *"bcdef"):
+                shutil.rmtree(tmp_path / f"{name}{number}")
+        done.set()
+
+    thread = threading.Thread(target=churn)
+    thread.start()
+    sizes = set()
+    while not done.is_set():
+        sizes.add(folder_size(tmp_path))
+    thread.join()
+    assert sizes == {5}
