@@ -2,10 +2,10 @@
 
     python -m benchmarks.search [--seeds 30] [--agent MODEL [-c models=my.yaml]] [--only NAME ...] [--curves FILE]
 
-Landscapes are the synthetic ones of agentopt.testing.landscape and the recorded ones in benchmarks/landscapes (written
-by `agentopt record`). A seed determines the noise; for recorded ones, it resamples their examples. Strategies with a
-model need its catalogue name, as `--agent` or `-c agent.model=`, and are left out without it. The output is the table
-for RESULTS.md.
+Landscapes are the synthetic ones of agentopt.testing.synthetic_landscape and the recorded ones in benchmarks/landscapes
+(written by `agentopt record`). A seed determines the noise; for recorded ones, it resamples their examples. Strategies
+with a model need its catalogue name, as `--agent` or `-c agent.model=`, and are left out without it. The output is the
+table for RESULTS.md.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from agentopt.runs.config import Config, load_config
 from agentopt.search.base import BASELINE, INITIAL, Proposal, Search, SearchSpace
 from agentopt.search.baselines import GridStrategy, RandomStrategy
 from agentopt.search.insights import initial_candidates
-from agentopt.search.landscape import Landscape
 from agentopt.search.optuna_strategy import OptunaStrategy
 from agentopt.search.optuna_trials import candidate_of, distributions
+from agentopt.search.recorded_landscape import Landscape
 from agentopt.search.samplers import SAMPLERS
 from agentopt.search.strategy_loop import LoopSearch
 from agentopt.search.variants import AGENT, AGENT_HPO, LLM_ZERO_SHOT, Variant, mlcopilot
-from agentopt.testing.landscape import SyntheticChain, SyntheticLandscape
+from agentopt.testing.synthetic_landscape import SyntheticChain, SyntheticLandscape
 from benchmarks.search_tables import CURVE, FALLBACK, SearchOutcome, Spent, table, write_curves
 
 FOLDER = Path(__file__).parent / "landscapes"

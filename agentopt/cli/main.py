@@ -16,8 +16,8 @@ from typing import Annotated, Literal
 import typer
 
 from agentopt import __version__
-from agentopt.cli.jobs import jobs_app
-from agentopt.cli.journal import journal_app
+from agentopt.cli.jobs_app import jobs_app
+from agentopt.cli.journal_app import journal_app
 from agentopt.cli.output import stdout_console
 from agentopt.core.errors import AgentoptError, UserError
 

@@ -13,7 +13,7 @@ from agentopt.core.two_way import two_way
 from agentopt.search.base import SearchSpace
 from agentopt.search.gaussian_process import most_promising
 from agentopt.search.insights import initial_candidates
-from agentopt.testing.landscape import SyntheticLandscape
+from agentopt.testing.synthetic_landscape import SyntheticLandscape
 
 SHARED = 0.5
 """Share of the variance of a latent score that is the row's difficulty, alike for every candidate."""

@@ -21,7 +21,7 @@ from agentopt.models.session import open_session
 from agentopt.prompts.reflective import reply_schema
 from agentopt.search.agent_prompts import guideline_schema, proposal_schema
 from agentopt.search.settings import AgentSettings
-from agentopt.testing.landscape import synthetic_space
+from agentopt.testing.synthetic_landscape import synthetic_space
 from agentopt.testing.zoo import THOUGHT, Zoo, example_entries
 from agentopt.testing.zoo_families import FAMILIES, Family, family
 from agentopt.testing.zoo_rules import KEY, check_request

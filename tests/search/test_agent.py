@@ -39,8 +39,8 @@ from agentopt.search.base import Proposal, SearchSpace, SubtaskSpace
 from agentopt.search.baselines import GridStrategy
 from agentopt.search.insights import initial_candidates
 from agentopt.search.settings import AgentSettings
-from agentopt.testing.landscape import SyntheticLandscape, synthetic_space
 from agentopt.testing.strategies import ScriptedRunner, trial_of
+from agentopt.testing.synthetic_landscape import SyntheticLandscape, synthetic_space
 from tests.search.test_space import spaces
 
 SETTINGS = AgentSettings(model="agent")

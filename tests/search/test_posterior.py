@@ -13,7 +13,7 @@ from agentopt.core.candidate import Candidate
 from agentopt.core.records import Evaluation, ExampleResult, Trial, TrialState
 from agentopt.core.two_way import two_way
 from agentopt.search.posterior import TOLERANCE, choose, noise_variances, posterior, score_table
-from agentopt.testing.landscape import SyntheticLandscape
+from agentopt.testing.synthetic_landscape import SyntheticLandscape
 
 WORLD = SyntheticLandscape(0)
 EVERY = WORLD.space.candidates()

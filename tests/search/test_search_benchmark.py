@@ -15,8 +15,8 @@ from agentopt.models.base import Message, Request
 from agentopt.models.scripted import ScriptedModel
 from agentopt.runs.config import load_config
 from agentopt.search.base import Proposal
-from agentopt.testing.landscape import SyntheticChain, SyntheticLandscape
 from agentopt.testing.servers import OpenAIServer
+from agentopt.testing.synthetic_landscape import SyntheticChain, SyntheticLandscape
 from benchmarks.search import (
     Meter,
     RequiredModel,

@@ -18,7 +18,7 @@ from agentopt.search.base import SearchSpace, SubtaskSpace
 from agentopt.search.from_task import search_space
 from agentopt.search.insights import initial_candidates
 from agentopt.search.neighbourhood import affordable, fitted, nearest_untried, with_fewer_samples
-from agentopt.testing.landscape import SyntheticLandscape, best_answer_count, synthetic_space
+from agentopt.testing.synthetic_landscape import SyntheticLandscape, best_answer_count, synthetic_space
 from agentopt.testing.toy import LARGE, SMALL, toy_task
 
 few = settings(max_examples=40)

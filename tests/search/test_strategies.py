@@ -28,13 +28,13 @@ from agentopt.search.optuna_strategy import OptunaStrategy
 from agentopt.search.optuna_trials import candidate_of, distributions, params_of
 from agentopt.search.samplers import POPULATION, SAMPLERS, InsightSampler
 from agentopt.search.strategy_loop import LoopSearch
-from agentopt.testing.landscape import COUNTS, SyntheticLandscape, synthetic_space
 from agentopt.testing.strategies import (
     ScriptedRunner,
     check_strategy,
     check_strategy_tries_everything,
     trial_of,
 )
+from agentopt.testing.synthetic_landscape import COUNTS, SyntheticLandscape, synthetic_space
 from tests.search.test_space import SIZES, spaces
 
 STRATEGIES: dict[str, Callable[[], Strategy]] = {

@@ -30,8 +30,8 @@ from agentopt.search.samplers import SAMPLERS
 from agentopt.search.settings import AgentSettings, SamplerName
 from agentopt.search.strategy_loop import LoopSearch
 from agentopt.search.variants import AGENT, AGENT_HPO, LLM_ZERO_SHOT, SHOWN, Variant, mlcopilot
-from agentopt.testing.landscape import SyntheticLandscape, synthetic_space
 from agentopt.testing.strategies import ScriptedRunner, check_search
+from agentopt.testing.synthetic_landscape import SyntheticLandscape, synthetic_space
 from agentopt.testing.toy import toy_model, toy_task
 
 LIKE = [(c, 0.01 * i, 100.0 + i) for i, c in enumerate(synthetic_space().candidates()[:40])]

@@ -15,7 +15,7 @@ from agentopt.core.files import check_writable
 from agentopt.models.session import open_session
 from agentopt.report.bars import counting_bar
 from agentopt.runs.config import Config, load_config
-from agentopt.search.landscape import Landscape, record
+from agentopt.search.recorded_landscape import Landscape, record
 
 
 def run_recording(task: Path, out: Path, settings: Sequence[str], console: Console) -> None:

@@ -23,8 +23,8 @@ from agentopt.models.catalog import Catalog
 from agentopt.models.scripted import ScriptedModel
 from agentopt.models.session import open_session
 from agentopt.search.base import Proposal, Runner
-from agentopt.search.landscape import USES, Landscape, LandscapeRunner, record
 from agentopt.search.optuna_strategy import OptunaStrategy
+from agentopt.search.recorded_landscape import USES, Landscape, LandscapeRunner, record
 from agentopt.search.strategy_loop import LoopSearch
 from agentopt.testing.server_process import ServerProcess
 from agentopt.testing.toy import toy_model, toy_task
