@@ -16,33 +16,24 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from pydantic_core import PydanticKnownError
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError
+from pydantic_core import CoreSchema
 
 from agentopt.core.errors import ConfigError, UserError
+from agentopt.core.number_schema import without_booleans
 from agentopt.core.pydantic_errors import IN_PYTHON, IN_YAML, rule_of
 
 Model = TypeVar("Model", bound=BaseModel)
 Key = tuple[str | int, ...]
 
-
-def _no_boolean(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise PydanticKnownError("float_type")
-    return value
-
-
-NO_BOOLEAN = BeforeValidator(_no_boolean)
-"""Refuses true and false for a number, which pydantic reads as 1 and 0."""
-
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), NO_BOOLEAN]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), NO_BOOLEAN]
-Count = Annotated[int, Field(gt=0), NO_BOOLEAN]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(gt=0)]
 Text = Annotated[str, Field(min_length=1)]
 
 
 class Strict(BaseModel):
-    """Base of every model of a file: frozen, and unknown keys are refused.
+    """Base of every model of a file: frozen; unknown keys are refused, and booleans for numbers.
 
     `model_validate` raises pydantic's error, which `validate` reports with its place in the file. The constructor,
     which users call in Python, raises `mistake`.
@@ -64,6 +55,10 @@ class Strict(BaseModel):
 
     # With this mark of BaseModel's own constructor, validation of nested data does not call ours.
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return without_booleans(handler(source))
 
     def __setattr__(self, name: str, value: Any) -> None:
         rule = f"is frozen, but `{name}` was set to {shown(value)}"

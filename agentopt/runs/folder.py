@@ -89,9 +89,8 @@ class RunFolder:
         """
         # `/` and `?` of a task's name would break the path, or the database URL that contains it.
         name = f"{re.sub(r'[/?]', '-', task.name)}-{datetime.now(UTC).strftime('%Y%m%d-%H%M%S')}"
-        source = task.folder if task.file and task.file.name == TASK_FILE else task.file
         path, of_task = _made(config.runs, name), fingerprint(task, config)
-        run = cls(path, uuid.uuid4().hex, source, of_task, config.absolute(), tuple(warm_start))
+        run = cls(path, uuid.uuid4().hex, _source(task), of_task, config.absolute(), tuple(warm_start))
         run.save()
         return run
 
@@ -138,7 +137,7 @@ class RunFolder:
         return f"agentopt.optimize({task}, {strategy}resume={str(self.path)!r})"
 
     def resumed_with(self, task: Task, config: Config) -> RunFolder:
-        """The run with `config`; `save` makes it so from now on.
+        """The run with `config` and the task's present folder; `save` makes it so from now on.
 
         Raises `ConfigError` when the task or the responses to be drawn changed since it began: its trials would not
         be comparable.
@@ -162,7 +161,7 @@ class RunFolder:
                 where=self.path,
                 remedy="start a new run",
             )
-        return replace(self, config=config.absolute())
+        return replace(self, task=_source(task) or self.task, config=config.absolute())
 
     def save(self) -> None:
         """Write the request to `config.yaml`."""
@@ -206,6 +205,11 @@ class UnreadableRun:
 
     path: Path
     error: UserError
+
+
+def _source(task: Task) -> Path | None:
+    """The task's folder, or its file if that has another name than `TASK_FILE`; None for a task built in Python."""
+    return task.folder if task.file and task.file.name == TASK_FILE else task.file
 
 
 def list_runs(folder: Path | str) -> list[RunFolder | UnreadableRun]:

@@ -16,7 +16,6 @@ from agentopt.core.registry import FUSIONS, PARSERS, SCORERS, Registry
 from agentopt.core.registry_entry import Entry
 from agentopt.core.user_functions import Functions
 from agentopt.core.yaml_models import (
-    NO_BOOLEAN,
     Count,
     NotNegative,
     Positive,
@@ -101,7 +100,9 @@ FusionSpec = Annotated[Named, _named(FUSIONS)]
 
 def _counts(value: Any) -> Any:
     """8 is (8,) and {max: 8} is 1..8."""
-    if isinstance(value, Mapping) and set(value) == {"max"} and isinstance(value["max"], int):
+    if isinstance(value, Mapping) and set(value) == {"max"}:
+        if type(value["max"]) is not int:  # true is an int
+            raise _error(f"`max` must be a whole number, but got {shown(value['max'])}", "write it like {max: 100}")
         return tuple(range(1, value["max"] + 1))
     return (value,) if isinstance(value, int) else value
 
@@ -162,7 +163,7 @@ class DataSpec(Strict):
     split_seed: int = 0
     """Seeds the assignment of rows to splits."""
     limit: LimitSpec = LimitSpec()
-    duplicates: Annotated[float, Field(ge=0, le=1), NO_BOOLEAN] = MOST_DUPLICATES
+    duplicates: Annotated[float, Field(ge=0, le=1)] = MOST_DUPLICATES
     """Largest share of a split's rows that may repeat the inputs of an earlier row."""
 
     @property
@@ -256,8 +257,8 @@ class SubtaskSpec(Strict):
     """Allowed numbers of samples: a list, {max: 100} for 1 to 100, or one number."""
     max_tokens: Count = 64
     """Most tokens of one response."""
-    temperature: Annotated[float, Field(ge=0, le=2), NO_BOOLEAN] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1), NO_BOOLEAN] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     stop: tuple[Text, ...] = ()
     """Stop sequences."""
     parse: ParserSpec = Named(kind="text")

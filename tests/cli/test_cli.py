@@ -709,6 +709,26 @@ def test_a_stopped_run_keeps_the_calls_in_flight_and_prints_how_to_resume(
         assert max(requested(server).values()) == 1, "calls in flight at the stop were kept"
 
 
+def test_a_run_whose_task_was_moved_is_resumed_with_its_new_folder(
+    agentopt: Callable[..., CommandResult], place: Place
+) -> None:
+    moved = place.folder / "moved here"
+    with ServerProcess(counter=place.folder / "received.jsonl", quality=QUALITY) as server:
+        place.write_catalog(server.base_url)
+        assert agentopt("optimize", str(place.task), *place.settings, "-c", "budget.trials=1").code == 0
+        (run,) = place.runs
+        place.task.rename(moved)
+        remedy = f"agentopt optimize TASK --resume {run}, with its folder as TASK"
+        for resume in (str(run), run.name):
+            assert_one_message(
+                agentopt("optimize", "--resume", resume, *place.settings), f"no longer at {place.task}", remedy
+            )
+        assert agentopt("optimize", str(moved), "--resume", str(run)).code == 0
+        again = agentopt("optimize", "--resume", str(run))
+        assert again.code == 0, again.err
+        assert f"agentopt evaluate '{moved}'" in again.out
+
+
 def test_a_run_in_use_by_another_process_is_refused(agentopt: Callable[..., CommandResult], place: Place) -> None:
     with ServerProcess(counter=place.folder / "received.jsonl", quality=QUALITY) as server:
         place.write_catalog(server.base_url)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pytest
 import yaml
@@ -17,7 +17,7 @@ from pydantic_core import PydanticCustomError
 import agentopt
 from agentopt.core.candidate import Candidate, SubtaskChoice, load_candidate
 from agentopt.core.errors import ConfigError
-from agentopt.core.yaml_models import _models_in, did_you_mean, load_yaml, parse_yaml, to_yaml, validate
+from agentopt.core.yaml_models import Strict, _models_in, did_you_mean, load_yaml, parse_yaml, to_yaml, validate
 from agentopt.jobs.jobfile import Job
 from agentopt.models.catalog import ModelSpec
 from agentopt.runs.config import Config
@@ -217,3 +217,57 @@ def test_no_message_has_the_words_of_pydantic(model: type[BaseModel]) -> None:
         assert not [leak for leak in LEAKS if leak in message], message
         assert len(message) < 1500
         assert "remedy: " in message or ")" in message
+
+
+def types_in(annotation: Any) -> set[Any]:
+    """The types that an annotation is made of."""
+    return {annotation}.union(*(types_in(part) for part in get_args(annotation) if not isinstance(annotation, str)))
+
+
+def numeric_fields() -> list[tuple[type[BaseModel], str]]:
+    return [
+        (model, name)
+        for model in models_of_files()
+        for name, field in model.model_fields.items()
+        if types_in(field.annotation) & {int, float} and bool not in types_in(field.annotation)
+    ]
+
+
+def test_the_numeric_fields_of_every_file_are_found() -> None:
+    found = {f"{model.__name__}.{name}" for model, name in numeric_fields()}
+    known = {
+        "BudgetConfig.usd",
+        "RunCaps.seconds",
+        "SubtaskSpec.num_samples",
+        "ModelSpec.timeout_seconds",
+        "Job.canary",
+    }
+    assert known <= found
+    assert len(found) > 60
+
+
+@pytest.mark.parametrize(("model", "name"), numeric_fields(), ids=lambda value: getattr(value, "__name__", value))
+@pytest.mark.parametrize("boolean", [True, False])
+def test_a_boolean_is_no_number(model: type[BaseModel], name: str, boolean: bool) -> None:
+    for value in (boolean, [boolean], {"a": boolean}):
+        with pytest.raises(ConfigError, match=rf"(?m)(^|: |^  ){name}[.\w]*: must (?!be given)"):
+            validate(model, {name: value}, "file.yaml", ConfigError)
+
+
+@pytest.mark.parametrize("boolean", [True, False])
+def test_a_boolean_in_a_nested_number_is_named_with_its_place(boolean: bool) -> None:
+    class Inner(Strict):
+        size: int | Literal["all"]
+
+    class Outer(Strict):
+        fields: dict[str, tuple[Inner, ...]]
+        definitions: tuple[float | bool, ...] = ()
+        choices: dict[str, list[int]] = Field(default_factory=dict)
+
+    wrong = {"fields": {"a": [{"size": 1}, {"size": boolean}]}, "choices": {"b": [2, boolean]}}
+    with pytest.raises(ConfigError) as error:
+        validate(Outer, wrong, "file.yaml", ConfigError)
+    assert f"fields.a.1.size: must be a whole number or 'all', but got {boolean}" in str(error.value)
+    assert f"choices.b.1: must be a whole number, but got {boolean}" in str(error.value)
+    right = validate(Outer, {"fields": {"a": [{"size": "all"}]}, "definitions": (boolean, 2)}, "file.yaml", ConfigError)
+    assert right.definitions == (boolean, 2)

@@ -49,6 +49,11 @@ def run_optimization(task: Path | None, settings: Sequence[str], resume: Path | 
     if task is None:
         rule = "the run must have a task folder, but its task was built in Python"
         raise UserError(rule, where=resume, remedy=opened.resuming if opened else None)
+    if opened and task == opened.task and not task.exists():
+        command = shlex.join(["agentopt", "optimize", "TASK", "--resume", str(opened.path)])
+        raise UserError(
+            f"the run's task is no longer at {task}", where=resume, remedy=f"{command}, with its folder as TASK"
+        )
     run = [opened] if opened else []
     progress = Console(stderr=True)
     with LiveView(progress) as view:
