@@ -191,7 +191,7 @@ def _used(usage: Usage) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ResponsesIncomplete(Event):
-    """More than a tenth of a subtask's responses so far was cut off, or held only a thought; once for each subtask.
+    """More than a quarter of a subtask's responses so far was cut off, or held only a thought; once for each subtask.
 
     Attributes:
         subtask: Name of the subtask.

@@ -105,7 +105,11 @@ def _parts(result: Result) -> Iterator[RenderableType]:
             yield _chosen(role, chosen)
             yield _prompts(chosen)
     yield _spend(result)
-    yield from (f"[yellow]{escape(str(issue))}[/yellow]" for issue in (*result.incomplete, *result.left_out))
+    yield from (
+        escape(str(issue)) if issue.is_harmless else f"[yellow]{escape(str(issue))}[/yellow]"
+        for issue in result.incomplete
+    )
+    yield from (f"[yellow]{escape(str(left_out))}[/yellow]" for left_out in result.left_out)
     if result.failure_reasons:
         yield "Evaluations of an example in which a call failed, by reason:"
         yield from (f"  {count} x {escape(reason)}" for reason, count in result.failure_reasons.items())

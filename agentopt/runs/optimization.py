@@ -230,7 +230,12 @@ class Optimization:
     ) -> Result:
         few = rows_note(choice, self.config.search.tolerance)
         untested = None if self.task.splits.get("test") else "the task has no test split, so nothing was tested"
-        evaluations = [*(trial.evaluation for trial in store.trials), *tested.values()]
+        by_candidate = [
+            *((trial.candidate, trial.evaluation) for trial in store.trials),
+            *((trial.candidate, tested[trial.number]) for _, trial in finalists if trial.number in tested),
+        ]
+        evaluations = [evaluation for _, evaluation in by_candidate]
+        best = next((trial.candidate for roles, trial in finalists if "best" in roles), None)
         of_baseline = next((tested.get(trial.number) for roles, trial in finalists if "baseline" in roles), None)
         in_cost = cost_note(self.task, space, self.session.specs)
         return Result(
@@ -253,7 +258,7 @@ class Optimization:
             notes=tuple(filter(None, (*self._row_notes, untested, prompts.skipped, in_cost, few))),
             test_ended=test_ended,
             cost_in=space.measure,
-            incomplete=incomplete_responses(self.task, evaluations),
+            incomplete=incomplete_responses(self.task, by_candidate, best),
             left_out=left_out(evaluations),
             failure_reasons=failure_reasons(evaluations),
         )

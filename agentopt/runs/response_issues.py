@@ -6,15 +6,20 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from agentopt.core.events import Event, ExampleDone, Observer, ResponsesIncomplete, TrialDone
+from agentopt.core.candidate import Candidate
+from agentopt.core.events import Event, ExampleDone, Observer, ResponsesIncomplete
+from agentopt.core.intervals import proportion_ends
 from agentopt.core.records import Evaluation, Split, SubtaskUse
 from agentopt.core.task import Task
 
-NOTICED_SHARE = 0.1
-"""A warning is given during the run if a larger share of a subtask's responses is incomplete."""
+NOTICED_SHARE = 0.25
+"""A warning is given during the run once a larger share of a subtask's responses is certainly incomplete.
 
-NOTICED_RESPONSES = 10
-"""Responses of a subtask before the share is looked at, except at the end of a trial."""
+A weak model among the candidates rambles, which a larger `max_tokens` does not change: the result names it at the end.
+"""
+
+HARMLESS_SHARE = 0.1
+"""The result is highlighted if a larger share of the best candidate's responses is incomplete."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +32,9 @@ class IncompleteResponses:
         responses: Number of all responses.
         max_tokens: The subtask's setting; None if its program chooses it.
         only_thought: Number of responses that hold only a thought.
+        models: The models whose responses they are, the most frequent first.
+        of_best: Of the best candidate's responses, the number of incomplete ones and of all; None if there is no best
+            one. Results of older versions do not have `models` and `of_best`.
     """
 
     subtask: str
@@ -34,6 +42,13 @@ class IncompleteResponses:
     responses: int
     max_tokens: int | None
     only_thought: int = 0
+    models: tuple[str, ...] = ()
+    of_best: tuple[int, int] | None = None
+
+    @property
+    def is_harmless(self) -> bool:
+        """Whether at most a tenth of the best candidate's responses is incomplete."""
+        return self.of_best is not None and self.of_best[0] <= HARMLESS_SHARE * self.of_best[1]
 
     def __str__(self) -> str:
         limit, now = ("", "") if self.max_tokens is None else (f" {self.max_tokens}", f" (now {self.max_tokens})")
@@ -43,7 +58,10 @@ class IncompleteResponses:
             "reasoning_effort"
         )
         found = [text for count, text in ((self.cut_off, cut), (self.only_thought, thought)) if count]
-        return f"{self.subtask}: {'; '.join(found)}"
+        by = f" ({', '.join(self.models)})" if self.models else ""
+        count, responses = self.of_best or (0, 0)
+        of_best = f"; of the best candidate's {responses}, {count or 'none'}" if responses else ""
+        return f"{self.subtask}: {'; '.join(found)}{by}{of_best}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,18 +84,32 @@ class LeftOut:
         return f"{self.split} example {self.example} was left out of every comparison: {self.kind}: {self.reason}"
 
 
-def incomplete_responses(task: Task, evaluations: Iterable[Evaluation]) -> tuple[IncompleteResponses, ...]:
-    """The subtasks with responses that were cut off or hold only a thought, counted over the evaluations."""
+def incomplete_responses(
+    task: Task, evaluations: Iterable[tuple[Candidate, Evaluation]], best: Candidate | None = None
+) -> tuple[IncompleteResponses, ...]:
+    """The subtasks with responses that were cut off or hold only a thought, counted over the evaluations.
+
+    Args:
+        task: The task.
+        evaluations: Each with its candidate.
+        best: The best candidate of a run.
+    """
     evaluations = list(evaluations)
     found = []
     for subtask in task.subtasks:
-        cut, thought, responses = (
-            int(sum(evaluation.total(measure, subtask.name) for evaluation in evaluations))
-            for measure in ("cut_off", "only_thought", "responses")
-        )
-        if cut or thought:
-            limit = _max_tokens(task, subtask.name)
-            found.append(IncompleteResponses(subtask.name, cut, responses, limit, thought))
+        total, by_model, of_best = SubtaskUse(), Counter[str](), (0, 0)
+        for candidate, evaluation in evaluations:
+            uses = [result.subtasks[subtask.name] for result in evaluation.results if subtask.name in result.subtasks]
+            total = sum(uses, total)
+            count = sum(max(use.cut_off, use.only_thought) for use in uses)  # a response may be both
+            by_model[candidate[subtask.name].model] += count
+            if candidate == best:
+                of_best = (of_best[0] + count, of_best[1] + sum(use.responses for use in uses))
+        if total.cut_off or total.only_thought:
+            models = tuple(model for model, count in by_model.most_common() if count)
+            limit, shown = _max_tokens(task, subtask.name), of_best if best else None
+            counts = (total.cut_off, total.responses, limit, total.only_thought)
+            found.append(IncompleteResponses(subtask.name, *counts, models, shown))
     return tuple(found)
 
 
@@ -105,7 +137,9 @@ def _max_tokens(task: Task, subtask: str) -> int | None:
 
 @dataclass
 class IncompleteWarnings:
-    """An observer that warns once for each subtask of which more than a tenth of the responses is incomplete.
+    """An observer that warns once for each subtask of which more than a quarter of the responses is incomplete.
+
+    The share is tested after each example, so its 95% interval has to lie above a quarter.
 
     Attributes:
         task: The task.
@@ -122,14 +156,12 @@ class IncompleteWarnings:
         if isinstance(event, ExampleDone):
             for name, use in event.result.subtasks.items():
                 self._uses[name] = self._uses.get(name, SubtaskUse()) + use
-            self._warn(NOTICED_RESPONSES)
-        elif isinstance(event, TrialDone):
-            self._warn(1)
+                if name not in self._warned:
+                    self._warn(name, self._uses[name])
 
-    def _warn(self, least: int) -> None:
-        for name, use in self._uses.items():
-            most = NOTICED_SHARE * use.responses
-            if name not in self._warned and use.responses >= least and max(use.cut_off, use.only_thought) > most:
-                self._warned.add(name)
-                limit = _max_tokens(self.task, name)
-                self.observer(ResponsesIncomplete(name, use.cut_off, use.responses, limit, use.only_thought))
+    def _warn(self, name: str, use: SubtaskUse) -> None:
+        count = max(use.cut_off, use.only_thought)
+        if count and proportion_ends(count, use.responses)[0] > NOTICED_SHARE:
+            self._warned.add(name)
+            limit = _max_tokens(self.task, name)
+            self.observer(ResponsesIncomplete(name, use.cut_off, use.responses, limit, use.only_thought))

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from agentopt.api import aevaluate, aoptimize
 from agentopt.core.errors import ConfigError
-from agentopt.core.events import Event, JournalUsed, ModelNotice, ResponsesIncomplete
+from agentopt.core.events import Event, ExampleDone, JournalUsed, ModelNotice, ResponsesIncomplete
 from agentopt.core.records import Evaluation, ExampleResult, Failure, SubtaskUse
 from agentopt.core.task import Parser
 from agentopt.models.base import Choice, Request, Response, ToolCall
@@ -20,11 +20,13 @@ from agentopt.models.scripted import ScriptedModel
 from agentopt.report.live import LiveView
 from agentopt.report.terminal import print_result
 from agentopt.runs.config import Config
-from agentopt.runs.response_issues import IncompleteResponses, failure_reasons, left_out
+from agentopt.runs.response_issues import IncompleteResponses, IncompleteWarnings, failure_reasons, left_out
 from agentopt.runs.result import load_result
 from agentopt.testing.toy import LARGE, SMALL, toy_model, toy_task
 from agentopt.workflow.parsers import choice
 from agentopt.workflow.parsers import text as first_line
+
+YELLOW = "\x1b[33m"
 
 
 def config(tmp_path: Path, **changes: object) -> Config:
@@ -108,8 +110,9 @@ async def test_responses_that_hold_only_a_thought_are_counted_and_named_with_the
     assert found.only_thought == found.responses > 0
     assert str(found) == (
         f"find: {found.responses} of {found.responses} responses hold only a thought: raise max_tokens (now 4) or "
-        "lower reasoning_effort"
+        f"lower reasoning_effort ({', '.join(found.models)}); of the best candidate's 32, 32"
     )
+    assert set(found.models) <= {SMALL, LARGE}
     (warning,) = (event for event in seen if isinstance(event, ResponsesIncomplete))
     assert warning.message.endswith("hold only a thought; raise max_tokens 4 or lower reasoning_effort")
 
@@ -135,6 +138,73 @@ def test_a_response_may_be_both_cut_off_and_only_a_thought() -> None:
         "find: 3 of 8 responses were cut off at max_tokens; "
         "2 of 8 responses hold only a thought: raise max_tokens or lower reasoning_effort"
     )
+
+
+class SmallRambles(CutOff):
+    """The toy model, of which the small model's responses to `find` are cut off."""
+
+    async def generate(self, request: Request) -> Response:
+        response = await self._inner.generate(request)
+        return await super().generate(request) if request.model == SMALL else response
+
+
+async def test_the_report_names_the_model_whose_responses_are_cut_off_and_the_best_candidate_s(tmp_path: Path) -> None:
+    result = await aoptimize(toy_task(), config(tmp_path, budget={"trials": 6}), provider=SmallRambles())
+    (found,) = load_result(Path(result.run)).incomplete
+    assert (found.subtask, found.models) == ("find", (SMALL,))
+    assert result.finalist("best").candidate["find"].model == LARGE
+    assert found.of_best is not None
+    assert (found.of_best[0], found.is_harmless) == (0, True)
+    sentence = (
+        f"find: {found.cut_off} of {found.responses} responses were cut off at max_tokens 4 ({SMALL}); "
+        f"of the best candidate's {found.of_best[1]}, none"
+    )
+    assert str(found) == sentence
+    output = io.StringIO()
+    print_result(result, Console(file=output, width=200, force_terminal=True, color_system="standard"))
+    (line,) = (line for line in output.getvalue().splitlines() if "were cut off" in line)
+    assert YELLOW not in line
+
+
+@pytest.mark.parametrize(
+    ("of_best", "harmless"),
+    [(None, False), ((0, 0), True), ((0, 40), True), ((4, 40), True), ((5, 40), False), ((40, 40), False)],
+)
+def test_cut_off_responses_are_harmless_if_the_best_candidate_has_few(
+    of_best: tuple[int, int] | None, harmless: bool
+) -> None:
+    found = IncompleteResponses("find", 30, 60, 12, models=("small", "large"), of_best=of_best)
+    assert found.is_harmless is harmless
+    assert str(found).startswith("find: 30 of 60 responses were cut off at max_tokens 12 (small, large)")
+
+
+def test_the_best_candidate_s_cut_off_responses_are_counted() -> None:
+    found = IncompleteResponses("find", 30, 60, 12, models=("small",), of_best=(5, 40))
+    assert str(found).endswith(" 12 (small); of the best candidate's 40, 5")
+
+
+@pytest.mark.parametrize(
+    ("cut_off", "responses", "warned"),
+    [
+        (1, 1, False),
+        (2, 18, False),
+        (3, 10, False),
+        (82, 511, False),
+        (10, 10, True),
+        (45, 120, True),
+        (200, 511, True),
+    ],
+)
+@pytest.mark.parametrize("measure", ["cut_off", "only_thought"])
+def test_a_run_warns_once_if_certainly_more_than_a_quarter_is_incomplete(
+    cut_off: int, responses: int, warned: bool, measure: str
+) -> None:
+    seen: list[Event] = []
+    warnings = IncompleteWarnings(toy_task(), seen.append)
+    use = SubtaskUse(responses=responses, **{measure: cut_off})
+    for _ in range(2):
+        warnings(ExampleDone(ExampleResult("a", 0.0, subtasks={"find": use})))
+    assert sum(isinstance(event, ResponsesIncomplete) for event in seen) == warned
 
 
 async def test_few_cut_off_responses_are_counted_without_a_warning(tmp_path: Path) -> None:

@@ -62,7 +62,8 @@ def run_evaluation(
         for event in spent:
             print_plain(progress, event.message)
         raise
-    notes += map(str, (*incomplete_responses(source.task, [evaluation]), *left_out([evaluation])))
+    incomplete = incomplete_responses(source.task, [(chosen or source.task.baseline, evaluation)])
+    notes += map(str, (*incomplete, *left_out([evaluation])))
     if as_json:
         print(_evaluation_as_json(evaluation, spent[0], notes))  # noqa: T201 - the output of the command
     else:
