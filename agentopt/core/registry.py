@@ -108,10 +108,10 @@ class Registry:
             return self._entries[name]
         if "." in name or ":" in name:
             return self._of(import_function(name), name)
-        names = self.names()
-        if name not in names:
+        if name not in (names := self.names()):
+            remedy = "use one of them, install the package of the plugin that defines it, or write package.module:name"
             rule = f"`{self.key}` must be one of {listed(names)}, but got {shown(name)}"
-            raise broken_rule(rule, did_you_mean(name, names, "use one of them, or package.module:name"))
+            raise broken_rule(rule, did_you_mean(name, names, remedy))
         return self._entries[name]
 
     def read(self, name: str, options: Mapping[str, Any], load: FunctionLoader | None = None) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any, Protocol
 
+from pydantic import ValidationError
+
 from agentopt.core.cost import Unit, units
 from agentopt.core.errors import TaskError
 from agentopt.core.paths import as_path
@@ -33,12 +35,13 @@ from agentopt.core.task import (
 )
 from agentopt.core.task_rules import CONTEXT, INPUTS, OLD_CONTEXT, check_names, check_output
 from agentopt.core.user_functions import Functions
-from agentopt.core.yaml_models import did_you_mean, load_yaml, shown, validate
+from agentopt.core.yaml_models import as_error, did_you_mean, explain, load_yaml, shown
 from agentopt.models.catalog import ModelSpec
 from agentopt.taskfile.data import Row, check_duplicates, check_leaks, read_rows
+from agentopt.taskfile.overrides import Overrides
 from agentopt.taskfile.program import MAX_TOKENS, check_prompts, read_program, settings_left
 from agentopt.taskfile.reader import into_splits, read_dataset
-from agentopt.taskfile.schema import Named, SubtaskSpec, TaskSpec, build, with_overrides
+from agentopt.taskfile.schema import Named, SubtaskSpec, TaskSpec, build
 from agentopt.taskfile.scoring import build_metrics, build_scorer, check_readable, check_targets, is_comparison
 from agentopt.workflow.templates import Template, compile_template
 
@@ -72,8 +75,11 @@ def load_task(
     if catalog is not None and not hasattr(catalog, "names"):
         rule = f"`catalog` must be a catalogue of models, but got {shown(catalog)}"
         raise TaskError(rule, remedy="leave it out, or pass agentopt.models.catalog.Catalog.load()")
-    file, spec = read_spec(path, {} if overrides is None else overrides)
-    return _Reader(file, spec, catalog).task()
+    file, changed, spec = _read(path, {} if overrides is None else overrides)
+    try:
+        return _Reader(file, spec, catalog).task()
+    except TaskError as error:
+        raise changed.relocated(error, file) from error
 
 
 def read_spec(path: Path | str, overrides: Mapping[str, Any]) -> tuple[Path, TaskSpec]:
@@ -85,6 +91,11 @@ def read_spec(path: Path | str, overrides: Mapping[str, Any]) -> tuple[Path, Tas
     Raises:
         TaskError: There is no such file, or a key breaks its rule.
     """
+    file, _, spec = _read(path, overrides)
+    return file, spec
+
+
+def _read(path: Path | str, overrides: Mapping[str, Any]) -> tuple[Path, Overrides, TaskSpec]:
     file = as_path(path, TaskError)
     if not isinstance(overrides, Mapping) or not all(isinstance(key, str) for key in overrides):
         rule = f"`overrides` must map keys of the task file to values, but got {shown(overrides)}"
@@ -92,13 +103,18 @@ def read_spec(path: Path | str, overrides: Mapping[str, Any]) -> tuple[Path, Tas
     file = file / TASK_FILE if file.is_dir() else file
     if not file.is_file():
         raise TaskError(f"there is no {TASK_FILE}", where=path, remedy="give the path of a task folder")
-    data = load_yaml(file, TaskError)
     try:
-        data = with_overrides(data, overrides)
+        changed = Overrides(load_yaml(file, TaskError), overrides)
     except KeyError as error:
         rule = f"an override names {error.args[0]!r}, which is not in the list there"
         raise TaskError(rule, where=file, remedy="use a subtask's name, or its number from 0") from error
-    return file, validate(TaskSpec, data, file, TaskError)
+    try:
+        return file, changed, TaskSpec.model_validate(changed.data)
+    except ValidationError as problem:
+        mistakes = explain(problem, TaskSpec, changed.data)
+        named = [changed.explained(mistake) for mistake in mistakes]
+        where = "" if len(named) == 1 and named != mistakes else file
+        raise as_error(named, where, TaskError) from problem
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Annotated, Any
 
@@ -326,36 +326,3 @@ class TaskSpec(Strict):
         if self.data.reader and "columns" in self.model_fields_set:
             raise _error("`columns` goes with data without a reader, which returns the examples", "remove `columns`")
         return self
-
-
-def with_overrides(data: Any, overrides: Mapping[str, Any]) -> Any:
-    """Set dotted keys of a task file.
-
-    Args:
-        data: The content of the file.
-        overrides: Dotted key -> value, such as `subtasks.find.max_tokens`. An item of a list is named by its position
-            from 0, or by its `name`.
-
-    Returns:
-        The changed content; `data` is left as it is.
-
-    Raises:
-        KeyError: A list has no such item.
-    """
-    for key, value in overrides.items():
-        data = _with(data, key.split("."), value)
-    return data
-
-
-def _with(data: Any, path: Sequence[str], value: Any) -> Any:
-    if not path:
-        return value
-    head, rest = path[0], path[1:]
-    if isinstance(data, list):
-        names = [item.get("name") if isinstance(item, Mapping) else None for item in data]
-        index = names.index(head) if head in names else int(head) if head.isdecimal() else len(data)
-        if index >= len(data):
-            raise KeyError(head)
-        return [_with(item, rest, value) if i == index else item for i, item in enumerate(data)]
-    inside = data if isinstance(data, Mapping) else {}
-    return {**inside, head: _with(inside.get(head), rest, value)}

@@ -31,7 +31,10 @@ async def asynchronous(*_: Any) -> str:
 
 
 WRONG: list[tuple[Callable[[], Any], str]] = [
-    (lambda: Fusion("median"), r"`method` must be one of .*vote_list, but got 'median'\n  remedy: use one of them, or"),
+    (
+        lambda: Fusion("median"),
+        r"`method` must be one of .*vote_list, but got 'median'\n  remedy: use one of them, install the package",
+    ),
     (lambda: Fusion("votes"), "did you mean 'vote'"),
     (lambda: Fusion("vote", model="m"), "model: is an option of fuse, not of vote"),
     (lambda: Fusion("best_of"), "judge: must be given"),

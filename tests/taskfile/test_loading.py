@@ -20,6 +20,7 @@ from agentopt.evaluation.judge import Judge
 from agentopt.models.catalog import ModelSpec
 from agentopt.taskfile.data import Row
 from agentopt.taskfile.loading import in_order, load_task
+from agentopt.taskfile.overrides import Overrides
 from agentopt.taskfile.scoring import Rows, check_targets
 
 Edit = Callable[[dict[str, Any]], None]
@@ -318,18 +319,61 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"data.test": "test.csv"}, r"must be a \.jsonl file"),
     ({"data.test": "validation.jsonl"}, r"its id is also in validation"),
     ({"columns.target": "anser"}, r"validation\.jsonl:1: the row must have the column 'anser'[\s\S]*did you mean 'answer'"),
-    ({"subtasks.fnd.prompt": "x"}, r"an override names 'fnd'"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("overrides", "message"), WRONG, ids=[str(list(o)[0]) for o, _ in WRONG])  # noqa: RUF015
+@pytest.mark.parametrize(("changes", "message"), WRONG, ids=[str(list(c)[0]) for c, _ in WRONG])  # noqa: RUF015
 def test_a_mistake_in_the_file_is_one_message_with_a_remedy(
-    tmp_path: Path, overrides: dict[str, Any], message: str
+    tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(TaskError, match=message) as raised:
-        load_task(write(tmp_path, spec()), catalog=CATALOG, overrides=overrides)
+        load_task(write(tmp_path, Overrides(spec(), changes).data), catalog=CATALOG)
     assert str(tmp_path) in str(raised.value)
     assert raised.value.remedy or "mistakes" in str(raised.value)
+
+
+OVERRIDDEN: list[tuple[dict[str, Any], str]] = [
+    ({"subtasks.answer.max_tokens": "abc"}, "-c task.subtasks.answer.max_tokens=abc: must be a whole number"),
+    ({"subtasks.1.max_tokens": 0}, "-c task.subtasks.1.max_tokens=0: must be greater than 0, but got 0"),
+    ({"subtasks.find.num_samples": {"max": 0}}, "-c task.subtasks.find.num_samples={'max': 0}: must be positive"),
+    ({"subtasks.find.models": ["small", "huge"]}, "-c task.subtasks.find.models=['small', 'huge']: "),
+    ({"subtasks.find.fuse": {"method": "best_of"}}, "-c task.subtasks.find.fuse={'method': 'best_of'}: judge: must be"),
+    ({"subtasks.find.prompt": "{{ wrod }}"}, "-c task.subtasks.find.prompt={{ wrod }}: "),
+    ({"scorer": {"kind": "exat_match"}}, "-c task.scorer={'kind': 'exat_match'}: `kind` must be one of"),
+    ({"scorer.kind": "exat_match"}, "-c task.scorer.kind=exat_match: `kind` must be one of"),
+    ({"scorer": "numeric_within"}, "-c task.scorer=numeric_within: "),
+    ({"cost.unit": {"parameters": -1}}, "-c task.cost.unit={'parameters': -1}: parameters: must be greater than 0"),
+    ({"data.duplicates": 1.5}, "-c task.data.duplicates=1.5: "),
+    ({"data.test": "no.jsonl"}, "-c task.data.test=no.jsonl: the file "),
+    ({"output": "nothing"}, "-c task.output=nothing: "),
+    ({"nmae": "x"}, "-c task.nmae=x: is not a known key"),
+    ({"cost.max_units": 3, "cost": {"max_units": -2}}, "-c task.cost={'max_units': -2}: max_units: must be greater"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "start"), OVERRIDDEN, ids=[str(next(iter(o.items()))) for o, _ in OVERRIDDEN])
+def test_a_mistake_in_an_overridden_value_names_the_override(
+    tmp_path: Path, overrides: dict[str, Any], start: str
+) -> None:
+    with pytest.raises(TaskError) as raised:
+        load_task(write(tmp_path, spec()), catalog=CATALOG, overrides=overrides)
+    assert str(raised.value).startswith(start)
+    assert "task.yaml" not in str(raised.value)
+
+
+def test_of_several_mistakes_those_of_overrides_name_them(tmp_path: Path) -> None:
+    wrong = {**spec(), "outptu": "answer"}
+    with pytest.raises(TaskError, match=r"task\.yaml: 2 mistakes") as raised:
+        load_task(write(tmp_path, wrong), overrides={"subtasks.find.max_tokens": -1})
+    assert "\n  -c task.subtasks.find.max_tokens=-1: must be greater than 0" in str(raised.value)
+    assert "\n  outptu: is not a known key" in str(raised.value)
+
+
+def test_a_mistake_elsewhere_names_the_file_despite_overrides(tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match=r"task\.yaml: cost\.max_units: must be greater"):
+        load_task(write(tmp_path, {**spec(), "cost": {"max_units": 0}}), overrides={"subtasks.find.max_tokens": 5})
+    with pytest.raises(TaskError, match=r"task\.yaml: an override names 'fnd'"):
+        load_task(write(tmp_path, spec()), overrides={"subtasks.fnd.prompt": "x"})
 
 
 @pytest.mark.parametrize(

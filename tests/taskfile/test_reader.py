@@ -24,6 +24,7 @@ from agentopt.core.user_functions import Functions
 from agentopt.runs.config import load_config
 from agentopt.taskfile.data import Row
 from agentopt.taskfile.loading import load_task
+from agentopt.taskfile.overrides import Overrides
 from agentopt.taskfile.reader import into_splits, quietly, read_dataset
 from agentopt.taskfile.schema import DataSpec, SplitsSpec
 
@@ -211,11 +212,13 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("overrides", "message"), WRONG, ids=[str(list(o.items())) for o, _ in WRONG])
-def test_a_mistake_in_the_data_is_one_message(tmp_path: Path, overrides: dict[str, Any], message: str) -> None:
+@pytest.mark.parametrize(("changes", "message"), WRONG, ids=[str(list(c.items())) for c, _ in WRONG])
+def test_a_mistake_in_the_data_is_one_message(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     write(tmp_path, rows(9))
+    changed = Overrides(spec(), {f"data.{key}": value for key, value in changes.items()}).data
+    (tmp_path / "task.yaml").write_text(yaml.safe_dump(changed))
     with pytest.raises(TaskError, match=message):
-        ids(tmp_path, **overrides)
+        load_task(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,75 @@
+"""Sets keys of a task file from the configuration, and names the setting in the errors about its value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from agentopt.core.errors import TaskError
+from agentopt.core.yaml_models import Mistake, shortened
+
+
+class Overrides:
+    """Keys of a task file that the configuration sets, applied to its content.
+
+    Args:
+        data: The content of the file, which is left as it is.
+        given: Dotted key -> value, such as `subtasks.find.max_tokens`. An item of a list is named by its position from
+            0, or by its `name`.
+
+    Attributes:
+        data: The changed content.
+
+    Raises:
+        KeyError: A list has no such item.
+    """
+
+    def __init__(self, data: Any, given: Mapping[str, Any]) -> None:
+        self.data = data
+        self._settings: dict[str, str] = {}  # by key, with the positions of list items
+        for key, value in given.items():
+            place: list[str] = []
+            self.data = _with(self.data, key.split("."), value, place)
+            self._settings[".".join(place)] = f"-c task.{key}={shortened(str(value))}"
+
+    def explained(self, mistake: Mistake) -> Mistake:
+        """The mistake, with the setting in place of the key of a value that it set."""
+        return replace(mistake, key=self._setting_at(mistake.key) or mistake.key)
+
+    def relocated(self, error: TaskError, file: Path) -> TaskError:
+        """The error, with the setting in place of the file if the setting's value is the cause.
+
+        Args:
+            error: An error whose `where` is a key of the file.
+            file: The task file.
+        """
+        key, colon, rest = str(error.where).removeprefix(f"{file}: ").partition(": ")
+        setting = self._setting_at(key) if str(error.where).startswith(f"{file}: ") else None
+        return TaskError(error.message, where=f"{setting}{colon}{rest}", remedy=error.remedy) if setting else error
+
+    def _setting_at(self, key: str) -> str | None:
+        """The setting of the value at `key`, or of a part of it."""
+        for place, setting in reversed(self._settings.items()):
+            if key == place or key.startswith(f"{place}."):
+                return setting + (f": {inside}" if (inside := key[len(place) + 1 :]) else "")
+        # Such as `scorer.kind`, whose value decides which options the scorer has.
+        return next((setting for place, setting in self._settings.items() if place.rpartition(".")[0] == key), None)
+
+
+def _with(data: Any, path: Sequence[str], value: Any, place: list[str]) -> Any:
+    """`data` with the value at `path`, whose keys are appended to `place`."""
+    if not path:
+        return value
+    head, rest = path[0], path[1:]
+    if isinstance(data, list):
+        names = [item.get("name") if isinstance(item, Mapping) else None for item in data]
+        index = names.index(head) if head in names else int(head) if head.isdecimal() else len(data)
+        if index >= len(data):
+            raise KeyError(head)
+        place.append(str(index))
+        return [_with(item, rest, value, place) if i == index else item for i, item in enumerate(data)]
+    place.append(head)
+    inside = data if isinstance(data, Mapping) else {}
+    return {**inside, head: _with(inside.get(head), rest, value, place)}
