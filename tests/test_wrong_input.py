@@ -304,5 +304,5 @@ def test_a_decorator_needs_a_name(decorator: Callable[[Any], Any], name: Any) ->
 def test_a_scorer_without_its_kind_is_refused(tmp_path: Path) -> None:
     wrong: list[Any] = [{"kindd": "x"}, 3, [], None]
     for given_scorer in wrong:
-        with pytest.raises(TaskError, match=r"scorer: must be the name of a scorer, or a mapping with `kind`, but got"):
+        with pytest.raises(TaskError, match=r"-c task.scorer=.*: must be the name of a scorer, or a mapping"):
             agentopt.load_task("tasks/quickstart", overrides={"scorer": given_scorer})

@@ -28,6 +28,7 @@ AgentoptError
 │   └── TransientWebhookError worth another attempt
 ├── ApiError                  an HTTP error response in the OpenAI format, sent to a client
 ├── ScorerError               a scorer or a user's function failed on an example
+│   └── UnreadOutputError     a prompt or context function read an output that `reads` does not name
 ├── CallbackError             a user's callback failed on an event
 └── StrategyError             a search strategy failed, or proposed what cannot be tried
 
@@ -312,6 +313,12 @@ class ApiError(AgentoptError):
 
 class ScorerError(AgentoptError):
     """A scorer, or a function the user supplied, failed on an example."""
+
+
+class UnreadOutputError(ScorerError, KeyError):
+    """A subtask read an output that its `reads` does not name. Also a `KeyError`, as of a mapping."""
+
+    __str__ = Exception.__str__
 
 
 class CallbackError(AgentoptError):

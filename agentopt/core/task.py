@@ -316,6 +316,7 @@ class Task:
         task_rules.check_names(names, where)
         for place, subtask in enumerate(self.subtasks):
             task_rules.check_reads(subtask.reads, names[:place], f"{where}, subtask {subtask.name}")
+            task_rules.check_template(subtask.render, subtask.reads, names, f"{where}, subtask {subtask.name}")
             task_rules.check_schema(subtask.json_schema, f"{where}, subtask {subtask.name}")
         task_rules.check_output(self.output_subtask, names, where)
         task_rules.check_program_models(self.program.models if self.program else {}, names, f"{where}, program")

@@ -10,7 +10,7 @@ from typing import Any
 
 from agentopt.core.errors import TaskError, UnknownSubtaskError
 from agentopt.core.field_types import check_kind, instance_of
-from agentopt.core.yaml_models import did_you_mean, shortened, shown
+from agentopt.core.yaml_models import did_you_mean, listed, shortened, shown
 
 INPUTS = "inputs"
 """The name under which a template reads the example's columns; no subtask may be called that."""
@@ -156,6 +156,21 @@ def check_reads(reads: Collection[str], earlier: Collection[str], where: str) ->
     if late := sorted(set(reads) - set(earlier)):
         rule = f"`reads` must name earlier subtasks, but got {shortened(', '.join(late))}"
         raise TaskError(rule, where=where, remedy="order the subtasks so that each comes after all it reads")
+
+
+def check_template(render: object, reads: Collection[str], names: Collection[str], where: str) -> None:
+    """Raise `TaskError` if a subtask's template reads another subtask that `reads` does not name.
+
+    Args:
+        render: The subtask's function; what a template reads is in the `references` of the object it is a method of.
+        reads: Names of the subtasks that it reads.
+        names: Names of the task's subtasks.
+        where: The place of the value, for the error.
+    """
+    references: Collection[str] = getattr(getattr(render, "__self__", None), "references", frozenset())
+    if unread := sorted(name for name in names if name in references and name not in reads):
+        rule = f"`reads` must name the subtasks that the template reads, but {listed(unread)} is missing"
+        raise TaskError(rule, where=where, remedy=f"add it to reads: reads={(*reads, *unread)!r}")
 
 
 def check_output(output: str, names: Collection[str], where: str) -> None:

@@ -16,6 +16,7 @@ from agentopt.core.paths import cache_folder
 from agentopt.models.base import ChatModel
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.client import CacheUse, ModelClient
+from agentopt.models.custom_provider import CustomProvider
 from agentopt.models.journal import Journal
 from agentopt.models.journal_admin import JournalAdmin
 from agentopt.models.router import ModelRouter
@@ -84,7 +85,9 @@ async def open_session(
         CatalogError: The environment variable of some model's API key is not set.
     """
     check_priced(specs.values(), caps, *(purpose_caps or {}).values())
-    provider = provider or ModelRouter(specs)
+    provider = ModelRouter(specs) if provider is None else provider
+    if not isinstance(provider, ModelRouter):
+        provider = CustomProvider(provider)
     async with AsyncExitStack() as ending:
         book = open_journal(journal, fresh=fresh)
         ending.push_async_callback(book.aclose)

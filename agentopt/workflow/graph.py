@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from agentopt.core.candidate import Candidate
-from agentopt.core.errors import BudgetExceeded, ScorerError, TaskError
+from agentopt.core.errors import BudgetExceeded, ScorerError, TaskError, UnreadOutputError
 from agentopt.core.records import Answer
 from agentopt.core.task import ContextFunction, Example, Subtask, Task, Value
 from agentopt.core.task_rules import CONTEXT
@@ -112,6 +112,16 @@ class Workflow:
         return answer
 
 
+class _Outputs(dict[str, Value]):
+    """The outputs that a subtask reads. A missing one is reported with the remedy."""
+
+    def __missing__(self, name: object) -> Value:
+        known = f"has {', '.join(self)}" if self else "is empty"
+        raise UnreadOutputError(
+            f"the output of {name!r} was read, but the subtask's `reads` {known}; remedy: add it to `reads`"
+        )
+
+
 class SubtaskGraph:
     """The workflow of a task that declares its subtasks: a directed acyclic graph."""
 
@@ -136,7 +146,7 @@ class SubtaskGraph:
                 if read is None or read.value is None:
                     return None
                 outputs[name] = read.value
-            return await call(subtask, await _prompt(subtask, example, outputs))
+            return await call(subtask, await _prompt(subtask, example, _Outputs(outputs)))
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -167,9 +177,11 @@ async def _prompt(subtask: Subtask, example: Example, outputs: Mapping[str, Valu
     try:
         if subtask.context is not None:
             with reporting(f"{place}: the context function `{name_of(subtask.context)}` failed"):
-                outputs = {**outputs, CONTEXT: await _call(subtask.context, example.inputs, outputs)}
+                outputs = _Outputs({**outputs, CONTEXT: await _call(subtask.context, example.inputs, outputs)})
         with reporting(f"{place}: `{name_of(subtask.render)}` failed"):
             prompt = subtask.render(example.inputs, outputs)
+    except UnreadOutputError as error:
+        raise ScorerError(f"{place}: {error}") from error
     except TaskError as error:  # of a template; its remedy is for the time of loading
         raise ScorerError(f"{place}: {error.message}") from error
     if not isinstance(prompt, str):

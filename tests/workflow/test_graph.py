@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agentopt.core.errors import PermanentModelError, ScorerError, TransientModelError
+from agentopt.core.errors import PermanentModelError, ScorerError, TaskError, TransientModelError
 from agentopt.core.records import Answer, SubtaskUse
 from agentopt.core.task import Example, Subtask, Task
 from agentopt.evaluation.scorers import exact_match
@@ -185,3 +185,31 @@ async def test_a_function_that_builds_a_prompt_and_fails_is_named(settings: dict
 async def test_the_failure_of_a_read_subtask_surfaces_once_through_those_that_read_it() -> None:
     with pytest.raises(PermanentModelError, match="no key"):
         await SubtaskGraph(DIAMOND).run(EXAMPLE, RecordedCalls({"top": PermanentModelError("no key")}))
+
+
+def test_a_template_that_reads_a_subtask_outside_of_reads_is_refused() -> None:
+    for prompt, reads in (("{{ find.output }}", ()), ("{{ find.output }} {{ top.output }}", ("top",))):
+        with pytest.raises(TaskError, match=r"(?s)but find is missing.*add it to reads: reads=\(.*'find'"):
+            task(subtask("top"), subtask("find"), subtask("answer", prompt, *reads))
+
+
+async def test_a_function_that_reads_a_subtask_outside_of_reads_is_reported_with_the_remedy() -> None:
+    def render(inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> str:
+        return f"{outputs['find']}"
+
+    as_prompt = Subtask("answer", render, ("m",))
+    as_context = subtask("answer", "{{ context.output }}", context=render)
+    for reader in (as_prompt, as_context):
+        with pytest.raises(ScorerError, match=r"on example e7: .*'find' was read.*remedy: add it to `reads`"):
+            await SubtaskGraph(task(subtask("find"), reader)).run(EXAMPLE, RecordedCalls())
+
+
+async def test_a_function_may_handle_an_output_that_it_does_not_have() -> None:
+    def render(inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> str:
+        try:
+            return f"{outputs['find']}"
+        except KeyError:
+            return f"{outputs.get('find')}"
+
+    result = await SubtaskGraph(task(subtask("find"), Subtask("answer", render, ("m",)))).run(EXAMPLE, RecordedCalls())
+    assert result.output == "None.answer"
