@@ -100,7 +100,7 @@ async def test_answers_in_flight_are_kept_when_a_provider_raises(tmp_path: Path)
     task = Task("words", (answer,), exact_match(), {"validation": rows})
     config, provider = Config(journal=str(tmp_path / "journal.db"), models=(SPEC,)), FailsOnce()
     with pytest.raises(CallsFailError, match=r"small by the provider FailsOnce: raised VendorError\('over capacity'\)"):
-        await aevaluate(task, config=config, provider=provider)
-    evaluation = await aevaluate(task, config=config, provider=provider)
+        await aevaluate(task, config=config, split="validation", provider=provider)
+    evaluation = await aevaluate(task, config=config, split="validation", provider=provider)
     assert evaluation.score == 1
     assert provider.requests[8:] == ["q0"]
