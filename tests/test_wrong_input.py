@@ -150,6 +150,10 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: setattr(agentopt.Config(), "seed", 3), "is frozen, but `seed` was set to 3"),
     (lambda: Task(**{**BUILDERS[Task], "splits": {"test": [{}]}}), "`splits.test` must be an Example"),
     (
+        lambda: Task(**{**BUILDERS[Task], "subtasks": (Subtask(**SUBTASK, json_schema='{"a": {"b": 1, "b": 1}}'),)}),
+        "json_schema: a key must be given once, but 'b' is given twice",
+    ),
+    (
         lambda: Task(**{**BUILDERS[Task], "subtasks": (Subtask(**SUBTASK, json_schema='{"type": "strng"}'),)}),
         "`json_schema` must be a JSON schema",
     ),

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 from agentopt.core.errors import TaskError, UnknownSubtaskError
 from agentopt.core.field_types import check_kind, instance_of
-from agentopt.core.yaml_models import did_you_mean, listed, shortened, shown
+from agentopt.core.json_document import parse_json
+from agentopt.core.yaml_models import RuleError, as_error, did_you_mean, listed, shortened, shown
 
 INPUTS = "inputs"
 """The name under which a template reads the example's columns; no subtask may be called that."""
@@ -137,7 +138,10 @@ def check_schema(json_schema: str | None, where: str) -> None:
         return
     import jsonschema  # late: it takes a tenth of a second, and few tasks need it
 
-    schema = json.loads(json_schema)
+    try:
+        schema = parse_json(json_schema)
+    except RuleError as error:
+        raise as_error([replace(m, key="json_schema") for m in error.mistakes], where, TaskError) from error
     try:
         jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator).check_schema(schema)
     except jsonschema.SchemaError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,9 +10,10 @@ from typing import Any
 
 from agentopt.core.duplicates import duplicate_share, grouped
 from agentopt.core.errors import TaskError
+from agentopt.core.json_document import parse_json
 from agentopt.core.records import Split
 from agentopt.core.task import Example
-from agentopt.core.yaml_models import did_you_mean
+from agentopt.core.yaml_models import RuleError, as_error, did_you_mean
 from agentopt.taskfile.schema import ColumnsSpec
 
 CORRECT_PATH = "correct the path; it is relative to the task folder, or to the working folder if set by -c data="
@@ -38,7 +38,8 @@ def read_rows(path: Path, columns: ColumnsSpec, *, target_needed: bool, where: s
         where: The key that names the file, for messages.
 
     Raises:
-        TaskError: With file and line: a row is not a JSON object, lacks a column, or repeats an id.
+        TaskError: With file and line: a row is not a JSON object, has a key twice, lacks a column, or repeats an
+            id.
     """
     if path.suffix != ".jsonl":
         rule = f"data must be a .jsonl file (one JSON object per line), but got {path.name}"
@@ -66,7 +67,7 @@ def json_lines(path: Path, where: str, remedy: str = CORRECT_PATH) -> Iterator[t
         remedy: What to do about a file that cannot be read.
 
     Raises:
-        TaskError: The file cannot be read, or a line is not a JSON object.
+        TaskError: The file cannot be read, or a line is not a JSON object or has a key twice.
     """
     for number, line in enumerate(file_content(path, where, remedy).split(b"\n"), 1):
         if line.strip():
@@ -81,7 +82,7 @@ def json_list(path: Path, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
         where: The key that names it, for messages.
 
     Raises:
-        TaskError: The file cannot be read, is not a list, or an item is not an object.
+        TaskError: The file cannot be read, is not a list, or an item is not an object or has a key twice.
     """
     items = _json(file_content(path, where), str(path), "write one JSON list of objects")
     if not isinstance(items, list):
@@ -111,7 +112,9 @@ def file_content(path: Path, where: str, remedy: str = CORRECT_PATH) -> bytes:
 
 def _json(text: bytes, place: str, remedy: str) -> Any:
     try:
-        return json.loads(text.decode("utf-8"))
+        return parse_json(text.decode("utf-8"))
+    except RuleError as error:
+        raise as_error(error.mistakes, place, TaskError) from error
     except UnicodeDecodeError as error:
         raise TaskError(f"is not UTF-8: {error}", where=place, remedy="save the file as UTF-8") from error
     except (ValueError, RecursionError) as error:

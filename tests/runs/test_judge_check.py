@@ -420,6 +420,11 @@ async def test_a_task_without_a_judge_is_refused_before_any_call(tmp_path: Path)
         ("l.csv", "id,label\na,1\nb,1\na,0\n", r"l.csv:4: an output must have one label.*l.csv:2"),
         ("l.csv", "id,label\n\xff,1\n", "is not UTF-8"),
         ("l.jsonl", '{"id": "a", "label": [1]}\n', r"got \[1\]"),
+        (
+            "l.jsonl",
+            '{"id": "a", "label": 1, "label": 0}',
+            r"l.jsonl:1: .*'label' is given twice[\s\S]*remove",
+        ),
         ("l.jsonl", "[1]\n", "must be a JSON object"),
         ("gone.csv", None, r"gone.csv cannot be read[\s\S]*relative to the working folder"),
         ("gone.jsonl", None, r"gone.jsonl cannot be read[\s\S]*relative to the working folder"),

@@ -380,6 +380,11 @@ def test_a_mistake_elsewhere_names_the_file_despite_overrides(tmp_path: Path) ->
     ("line", "message"),
     [
         ("{", r"validation\.jsonl:2: is not JSON"),
+        ('{"id": "v", "x": {"a": 1, "b": 2, "a": 3}}', r"jsonl:2: a key must be given once, but 'a' is given twice"),
+        (
+            '{"id": "v", "question": "x", "question": "x"}',
+            r"jsonl:2: .*'question' is given twice[\s\S]*remove or rename",
+        ),
         ("[1]", r"validation\.jsonl:2: a row must be a JSON object, but got a list"),
         ("\udcff", r"validation\.jsonl:2: is not UTF-8[\s\S]*save the file as UTF-8"),
         (json.dumps({"id": "v"}), r"validation\.jsonl:2: the row must have the column"),

@@ -246,6 +246,8 @@ def test_rows_that_do_not_fit_are_reported(tmp_path: Path, data: list[dict[str, 
         ('{"a": 1}', "must be a list of objects, but got a dict"),
         ("[1]", r"json: 0: a row must be a JSON object"),
         ("[", "is not JSON"),
+        ('[{"id": "a"}, {"id": "b", "c": [{"d": 1, "d": 1}]}]', r"rows\.json: 1: .*'d' is given twice"),
+        ('{"a": 1, "a": 2}', r"rows\.json: .*'a' is given twice"),
     ],
 )
 def test_a_json_file_of_another_shape_is_reported(tmp_path: Path, text: str, message: str) -> None:
