@@ -1,4 +1,4 @@
-"""Hypothesis without deadlines, because an example's duration depends on the machine; and the console script."""
+"""Hypothesis without deadlines, as durations depend on the machine; equal registries in each test; the console script."""
 
 from __future__ import annotations
 
@@ -9,8 +9,31 @@ from collections.abc import Callable, Iterator
 import pytest
 from hypothesis import settings
 
+from agentopt.core import plugins
+from agentopt.core.registry import FUSIONS, PARSERS, SCORERS, STRATEGIES
+
 settings.register_profile("agentopt", deadline=None)
 settings.load_profile("agentopt")
+
+
+REGISTRIES = (SCORERS, PARSERS, FUSIONS, STRATEGIES)
+
+
+@pytest.fixture(scope="session")
+def registered_at_start() -> None:
+    """Imports the modules whose entries are registered once in a process, so that no test is the first to do so."""
+    for registry in REGISTRIES:
+        registry.names()
+
+
+@pytest.fixture(autouse=True)
+def registries(registered_at_start: None) -> Iterator[None]:
+    """After each test, the registries have the entries that they had before it."""
+    before, loaded = [dict(registry._entries) for registry in REGISTRIES], set(plugins._loaded)
+    yield
+    for registry, entries in zip(REGISTRIES, before, strict=True):
+        registry._entries = entries
+    plugins._loaded.intersection_update(loaded)
 
 
 @pytest.fixture

@@ -15,9 +15,8 @@ from rich.console import Console
 
 from agentopt.api import optimize
 from agentopt.cli.commands.optimize import estimate_run
-from agentopt.core import plugins
 from agentopt.core.errors import ConfigError, TaskError, UserError
-from agentopt.core.registry import FUSIONS, PARSERS, SCORERS, STRATEGIES, Registry
+from agentopt.core.registry import FUSIONS, PARSERS, SCORERS, STRATEGIES
 from agentopt.core.yaml_models import RuleError
 from agentopt.runs.config import Config
 from agentopt.runs.strategies import check_search_settings
@@ -28,7 +27,6 @@ MARK = "run in tests/test_docs.py"
 PAGES = [page for page in sorted(DOCS.glob("*.md")) if MARK in page.read_text(encoding="utf-8")]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# ([\w/.-]+\.\w+)\n")
-KINDS: list[Registry] = [SCORERS, PARSERS, FUSIONS, STRATEGIES]
 
 
 def blocks(page: Path) -> Iterator[tuple[str, str | None, str]]:
@@ -47,13 +45,9 @@ def write_files(page: Path, folder: Path) -> None:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A working folder from which modules are imported; what they register is forgotten afterwards."""
+    """A working folder from which modules are imported."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    for kind in KINDS:
-        kind.names()
-        monkeypatch.setattr(kind, "_entries", dict(kind._entries))
-    monkeypatch.setattr(plugins, "_loaded", set(plugins._loaded))
     yield tmp_path
     for name in [name for name in sys.modules if name.partition(".")[0] == "my_pkg"]:
         del sys.modules[name]
