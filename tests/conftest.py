@@ -1,4 +1,4 @@
-"""Hypothesis without deadlines, as durations depend on the machine; equal registries in each test; the console script."""
+"""Hypothesis without deadlines, as durations depend on the machine; the registries and the console script of tests."""
 
 from __future__ import annotations
 
