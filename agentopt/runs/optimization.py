@@ -77,7 +77,7 @@ class Optimization:
         )
         measured = await evaluator.evaluate(self.task.baseline) if needs_measuring(self.task) else None
         space = search_space(self.task, self.session.specs, measured)
-        prompts = PromptPhase(self.task, self.config, self.session, evaluator, self.observer, space)
+        prompts = PromptPhase(self.task, self.config, self.session, evaluator, self.observer, space, self.run.starts)
         store = TrialStore(self.run.trials, space)
         examples = {split: len(rows) for split, rows in self.task.splits.items()}
         self.observer(SearchStarted(space.size, examples, tuple(store.trials), self.session.budget, store.best_so_far))

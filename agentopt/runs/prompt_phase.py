@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from agentopt.core.budget import Usage
@@ -24,6 +25,7 @@ from agentopt.prompts.proposers import NewPrompt
 from agentopt.prompts.race import SEED
 from agentopt.prompts.rewards import resampled_subtasks
 from agentopt.runs.config import Config
+from agentopt.runs.phase_start import PhaseStart, phase_start
 from agentopt.runs.prompt_report import PromptReport, prompt_report
 from agentopt.runs.prompt_share import PromptShare, caps_for, left_of
 from agentopt.runs.worst_case import estimate, usage_of_judge
@@ -44,6 +46,7 @@ class PromptPhase:
         evaluator: Evaluates a candidate.
         observer: Receives the events.
         space: The search space, whose worst case limits the prompts of a run without caps.
+        starts: The file that records what the run had spent at the start of each phase.
         reports: One report for each subtask so far.
     """
 
@@ -53,6 +56,7 @@ class PromptPhase:
     evaluator: Evaluator
     observer: Observer
     space: SearchSpace
+    starts: Path
     reports: list[PromptReport] = field(default_factory=list)
     _share: PromptShare | None = None
 
@@ -82,12 +86,12 @@ class PromptPhase:
             yield
 
     @contextmanager
-    def _limited_to_share(self, spent: Usage, seconds: float) -> Iterator[None]:
-        """Inside the block, at most the share of each cap can be spent beyond `spent` and `seconds`."""
+    def _limited_to_share(self, start: PhaseStart) -> Iterator[None]:
+        """Inside the block, at most the share of each cap can be spent beyond the start of the phase."""
         budget, share = self.session.budget, self.config.prompts.share
         kept = self.config.budget.caps().scaled(1 - share)
-        beyond = kept.usage.beyond(budget.held_back + spent)
-        with budget.holding_back(beyond, max(0.0, (kept.seconds or 0.0) - budget.seconds_held_back - seconds)):
+        beyond = kept.usage.beyond(budget.held_back + start.spent)
+        with budget.holding_back(beyond, max(0.0, (kept.seconds or 0.0) - budget.seconds_held_back - start.seconds)):
             yield
 
     async def improve(self, candidate: Candidate, first: Evaluation, phase: Phase) -> Candidate:
@@ -105,13 +109,11 @@ class PromptPhase:
         """
         subtasks, usage = prompted_subtasks(self.task, self.config), self._usage_of(first, candidate)
         self._share = self._share or self._new_share(usage)
-        spent, seconds = self.session.budget.spent, self.session.budget.seconds
-        if phase == "before":  # an earlier session of the run may have spent on prompts already
-            spent, seconds = spent.lower(usage), min(seconds, first.seconds)
+        start = phase_start(self.starts, phase, self.session.budget)
         later = len(subtasks) if phase == "before" and self.due("after") else 0
         for done, subtask in enumerate(subtasks):
             self.observer(PromptsStarted(subtask, phase))
-            with self._limited_to_share(spent, seconds):
+            with self._limited_to_share(start):
                 report = await self._improve(
                     candidate, subtask, first, phase, self._share, len(subtasks) - done + later
                 )

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from agentopt.api import optimize
+from agentopt.core.budget import Budget
 from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.core.cost import Unit
-from agentopt.core.events import Event, RunStarted, TestStarted
+from agentopt.core.errors import CallbackError
+from agentopt.core.events import Event, PromptsDone, PromptsStarted, RewardDrawn, RunStarted, SearchStarted, TestStarted
 from agentopt.core.records import Evaluation, ExampleResult, Split, TrialState
 from agentopt.core.task import Example, Subtask, Task, TokenLengths
 from agentopt.evaluation.scorers import exact_match
@@ -83,6 +85,66 @@ def test_a_run_stopped_in_its_test_keeps_its_trials_and_prompt_reports(
         assert again.trials == whole.trials
         assert again.best_candidate == whole.best_candidate
         assert again.ended.kind == whole.ended.kind
+
+
+@pytest.mark.parametrize(("when", "calls", "share"), [("after", 150, 0.3), ("both", 150, 0.3), ("before", 90, 0.4)])
+@pytest.mark.parametrize("rewards", [3, 14, 23])
+def test_a_run_stopped_in_a_prompt_phase_keeps_its_share(
+    tmp_path: Path, when: str, calls: int, share: float, rewards: int
+) -> None:
+    prompts = {"proposer": "components", "share": share, "when": when}
+    settings: dict[str, Any] = {"strategy": "random", "budget": {"calls": calls}, "prompts": prompts}
+    whole, cut = (Config(journal=str(tmp_path / n), runs=tmp_path / f"{n}s", **settings) for n in ("whole", "cut"))
+    undisturbed = optimize(task(), whole, provider=ScriptedModel(reply))
+    drawn: list[Event] = []
+    started: list[Path] = []
+
+    def stop(event: Event) -> None:
+        if isinstance(event, RunStarted):
+            started.append(event.folder)
+        if isinstance(event, RewardDrawn):
+            drawn.append(event)
+            if len(drawn) == rewards:
+                raise RuntimeError("stopped")  # unlike a kill, this awaits the calls in flight
+
+    with pytest.raises(CallbackError, match="stopped"):
+        optimize(task(), cut, provider=ScriptedModel(reply), callbacks=[stop])
+    resumed = optimize(task(), resume=started[0], provider=ScriptedModel(reply))
+    assert resumed.prompts == undisturbed.prompts
+    assert resumed.spent == undisturbed.spent
+    assert resumed.trials == undisturbed.trials
+    assert resumed.ended == undisturbed.ended
+    assert sum(usage.calls for usage in resumed.spent.values()) <= calls
+
+
+@pytest.mark.parametrize("rewards", [3, 14, 23])
+def test_a_run_killed_in_a_prompt_phase_spends_no_more_than_the_share_in_both_sessions(
+    tmp_path: Path, rewards: int
+) -> None:
+    prompts = {"proposer": "components", "share": 0.3, "when": "after"}
+    settings: dict[str, Any] = {"strategy": "random", "budget": {"calls": 150}, "prompts": prompts}
+    config = Config(journal=str(tmp_path / "journal.db"), runs=tmp_path / "runs", **settings)
+    folders: list[Path] = []
+    budgets: list[Budget] = []
+    spent: dict[type[Event], int] = {}
+    drawn: list[Event] = []
+
+    def watch(event: Event) -> None:
+        if isinstance(event, RunStarted):
+            folders.append(event.folder)
+        if isinstance(event, SearchStarted):
+            budgets.append(event.budget)
+        if isinstance(event, PromptsStarted | PromptsDone):
+            spent.setdefault(type(event), budgets[-1].spent.calls)
+        if isinstance(event, RewardDrawn):
+            drawn.append(event)
+            if len(drawn) == rewards:
+                raise KeyboardInterrupt  # calls in flight are lost, and count as spent
+
+    with pytest.raises(KeyboardInterrupt):
+        optimize(task(), config, provider=ScriptedModel(reply), callbacks=[watch])
+    optimize(task(), resume=folders[0], provider=ScriptedModel(reply), callbacks=[watch])
+    assert spent[PromptsDone] - spent[PromptsStarted] <= 45
 
 
 @pytest.mark.parametrize("calls", [25, 37])
