@@ -48,8 +48,8 @@ def read_labels(path: Path) -> list[Label]:
         path: A .csv file with a header, or a .jsonl file.
 
     Raises:
-        TaskError: With file and line: the file cannot be read, the header repeats a column, a row lacks a column, has
-            more cells than the header or has no score, or two rows are about one output.
+        TaskError: With file and line: the file cannot be read, the header repeats a column, a row has a key twice,
+            lacks a column, has more cells than the header or has no score, or two rows are about one output.
     """
     if path.suffix not in (".csv", ".jsonl"):
         rule = f"labels must be a .csv or .jsonl file, but got {path.name}"
