@@ -1,12 +1,14 @@
-"""Hypothesis without deadlines, as durations depend on the machine; the registries and the console script of tests."""
+"""What all tests share: Hypothesis without deadlines, as durations depend on the machine, processes, fixtures."""
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 from agentopt.core import plugins
@@ -34,6 +36,24 @@ def registries(registered_at_start: None) -> Iterator[None]:
     for registry, entries in zip(REGISTRIES, before, strict=True):
         registry._entries = entries
     plugins._loaded.intersection_update(loaded)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Two processes for the whole suite and for folders; for files none, because starting two takes longer."""
+    if any(argument.partition("::")[0].endswith(".py") for argument in config.args):
+        return 0
+    return min(2, os.cpu_count() or 1)
+
+
+@pytest.fixture(autouse=True)
+def one_local_model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let one process at a time use a real local model: the threads of two engines slow each other down."""
+    if "PYTEST_XDIST_WORKER" not in os.environ or request.node.get_closest_marker("real") is None:
+        yield
+        return
+    with FileLock(tmp_path_factory.getbasetemp().parent / "local-model.lock"):  # the parent folder is of all processes
+        yield
 
 
 @pytest.fixture
