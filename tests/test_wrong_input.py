@@ -221,7 +221,7 @@ def test_a_reader_refuses_what_is_no_path(reader: str, tmp_path: Path, monkeypat
         attempt(partial(getattr(agentopt, reader), value))
 
 
-@pytest.mark.parametrize(("name", "value"), [(n, v) for n in ("catalog", "overrides") for v in WRONG], ids=str)
+@pytest.mark.parametrize(("name", "value"), [(n, v) for n in ("catalog", "overrides") for v in WRONG])
 def test_load_task_refuses_a_wrong_catalogue_and_wrong_overrides(name: str, value: Any) -> None:
     attempt(partial(agentopt.load_task, "tasks/quickstart", **{name: value}))
 
