@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -111,8 +112,10 @@ class Optimization:
             with budget.holding_back(self._kept_for_test(space), self._seconds_kept_for_test(pace)):
                 await self._run_archive(space, runner)
                 space = await self._better_prompts_before(space, runner, first, prompts)
-                await self._spend_trials(search, space, store, runner, prompts)
-                await self._complete_contenders(store, runner)
+                with self._later_prompts_kept(runner, prompts):
+                    await self._continue_search(search, space, store, runner)
+                with self._later_prompts_kept(runner, prompts):
+                    await self._complete_contenders(store, runner)
                 await self._better_prompts_after(store, runner, prompts)
                 budget.check_seconds()
         except EvaluationStopped as error:
@@ -134,15 +137,17 @@ class Optimization:
             await runner.run(Proposal(better, PROMPTS, "the baseline with better prompts"))
         return space.with_prompts(better)
 
-    async def _spend_trials(
-        self, search: Search, space: SearchSpace, store: TrialStore, runner: TrialRunner, prompts: PromptPhase
-    ) -> None:
-        """Run the search. A prompt phase after it keeps its share of the budget, and one trial."""
+    @contextmanager
+    def _later_prompts_kept(self, runner: TrialRunner, prompts: PromptPhase) -> Iterator[None]:
+        """Inside the block, a prompt phase after the search keeps its share of the budget, and one trial.
+
+        The block ends when the rest of the budget is spent.
+        """
         if not prompts.due("after"):
-            await self._continue_search(search, space, store, runner)
+            yield
             return
         with prompts.share_reserved(), runner.keeping_a_trial(), suppress(BudgetExceeded):
-            await self._continue_search(search, space, store, runner)
+            yield
 
     async def _continue_search(
         self, search: Search, space: SearchSpace, store: TrialStore, runner: TrialRunner

@@ -12,7 +12,16 @@ from agentopt.core.budget import Budget
 from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.core.cost import Unit
 from agentopt.core.errors import CallbackError
-from agentopt.core.events import Event, PromptsDone, PromptsStarted, RewardDrawn, RunStarted, SearchStarted, TestStarted
+from agentopt.core.events import (
+    Event,
+    PromptsDone,
+    PromptsStarted,
+    RewardDrawn,
+    RunStarted,
+    SearchStarted,
+    TestStarted,
+    TrialDone,
+)
 from agentopt.core.records import Evaluation, ExampleResult, Split, TrialState
 from agentopt.core.task import Example, Subtask, Task, TokenLengths
 from agentopt.evaluation.scorers import exact_match
@@ -145,6 +154,42 @@ def test_a_run_killed_in_a_prompt_phase_spends_no_more_than_the_share_in_both_se
         optimize(task(), config, provider=ScriptedModel(reply), callbacks=[watch])
     optimize(task(), resume=folders[0], provider=ScriptedModel(reply), callbacks=[watch])
     assert spent[PromptsDone] - spent[PromptsStarted] <= 45
+
+
+@pytest.mark.parametrize(("calls", "completed"), [(130, False), (300, True)])
+def test_a_pruned_trial_is_completed_only_if_the_share_of_later_prompts_remains(
+    tmp_path: Path, calls: int, completed: bool
+) -> None:
+    settings: dict[str, Any] = {
+        "strategy": "random",
+        "budget": {"calls": calls, "trials": 4},
+        "prompts": {"proposer": "components", "share": 0.5, "when": "after"},
+        "search": {"early_stopping": None},
+    }
+    config = Config(journal=str(tmp_path / "journal.db"), runs=tmp_path / "runs", **settings)
+    folders: list[Path] = []
+    budgets: list[Budget] = []
+    left: list[int] = []
+
+    def watch(event: Event) -> None:
+        if isinstance(event, RunStarted):
+            folders.append(event.folder)
+        if isinstance(event, SearchStarted):
+            budgets.append(event.budget)
+        if isinstance(event, TrialDone) and event.trial.number == 1 and len(folders) == 1:
+            raise RuntimeError("stopped")
+        if isinstance(event, PromptsStarted):
+            left.append(calls - budgets[-1].spent.calls - budgets[-1].held_back.calls)
+
+    with pytest.raises(CallbackError, match="stopped"):
+        optimize(task(), config, provider=ScriptedModel(reply), callbacks=[watch])
+    store = TrialStore(folders[0] / "trials.db", search_space(task(), Catalog.load()))
+    pruned = next(c for c in store.space.candidates() if store.find(c, unfinished=True) is None)
+    store.add(Proposal(pruned, "grid"), evaluation(8, "pruned"))
+    resumed = optimize(task(), resume=folders[0], provider=ScriptedModel(reply), callbacks=[watch])
+    assert left[0] >= 0.5 * calls
+    assert [trial.state == "complete" for trial in resumed.trials if trial.candidate == pruned] == [completed]
+    assert [report.responses > 0 for report in resumed.prompts] == [True]
 
 
 @pytest.mark.parametrize("calls", [25, 37])
