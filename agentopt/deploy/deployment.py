@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from agentopt.api import load
@@ -14,6 +14,7 @@ from agentopt.evaluation.evaluator import check_candidate
 from agentopt.models.catalog import ModelSpec
 from agentopt.runs.candidate_file import find_candidate
 from agentopt.runs.config import Config
+from agentopt.runs.result import load_result
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Deployment:
         candidate: Its content.
         specs: Catalogue name -> entry, of every model that the task may use.
         config: The configuration.
+        refused: Model -> the parameters that the candidate's run found its endpoint to refuse.
     """
 
     task: Task
@@ -35,6 +37,7 @@ class Deployment:
     candidate: Candidate
     specs: Mapping[str, ModelSpec]
     config: Config
+    refused: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -72,7 +75,11 @@ def find_deployment(source: Path, task: Path | None = None, settings: Sequence[s
     if task is None and not folder.exists():
         rule = f"the task of its run is no longer at {folder}"
         raise ConfigError(rule, where=source, remedy="add --task with the task's folder")
-    return deploy(found.path, folder, found.config)
+    deployment = deploy(found.path, folder, found.config)
+    if found.run is None or not (found.run.path / "result.json").exists():
+        return deployment
+    refused = load_result(found.run.path).refused_parameters
+    return replace(deployment, refused={model: frozenset(names) for model, names in refused.items()})
 
 
 def deploy(file: Path, folder: Path, config: Config) -> Deployment:

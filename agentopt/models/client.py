@@ -104,7 +104,7 @@ class ModelClient:
         self._provider, self._specs, self._journal, self._run = provider, specs, journal, run
         self._observer, self._sleep, self._clock = observer, sleep, clock
         self._limiters: dict[str, RateLimiter] = {}
-        self._refused: dict[str, frozenset[str]] = {}
+        self._refused = journal.refused(run)
         self._fatal: dict[str, tuple[float, PermanentModelError]] = {}
         self._overruns = Overruns()
         self._reused: dict[tuple[str, int], float] = {}
@@ -124,8 +124,11 @@ class ModelClient:
         return self._specs[model]
 
     def refused(self, model: str) -> frozenset[str]:
-        """Return the parameters that the endpoint was found to refuse, as `UnsupportedParameterError.parameter`."""
-        return self._refused.get(model, frozenset())
+        """Return the parameters that the endpoint was found to refuse, as `UnsupportedParameterError.parameter`.
+
+        Those of earlier sessions of the run are included.
+        """
+        return self._refused.get((model, self._specs[model].identity), frozenset())
 
     async def generate(self, request: Request) -> Response:
         """Return all `request.n` choices, from the journal as far as they are stored.
@@ -158,7 +161,7 @@ class ModelClient:
 
     def _fitted(self, request: Request) -> _Call:
         spec = self._specs[request.model]
-        fitted = fit(request, spec, self._refused.get(spec.name, frozenset()))
+        fitted = fit(request, spec, self.refused(spec.name))
         return _Call(fitted, spec, fitted.key(spec.identity, shape(fitted, spec)))
 
     def _find(self, call: _Call) -> dict[int, Stored]:
@@ -186,13 +189,14 @@ class ModelClient:
             except UnsupportedParameterError as error:
                 if error.parameter in call.request.left_out or error.parameter == "tools":
                     raise
-                self._leave_out(call.spec, error)
+                await self._leave_out(call.spec, error)
 
-    def _leave_out(self, spec: ModelSpec, error: UnsupportedParameterError) -> None:
-        known = self._refused.get(spec.name, frozenset())
+    async def _leave_out(self, spec: ModelSpec, error: UnsupportedParameterError) -> None:
+        known = self.refused(spec.name)
         if error.parameter not in known:
-            self._refused[spec.name] = known | {error.parameter}
+            self._refused[spec.name, spec.identity] = known | {error.parameter}
             self._notify(spec, "parameter", f"{LEFT_OUT.get(error.parameter, 'is called without')} {error.parameter}")
+            await self._journal.record_refusal(self._run, spec, error.parameter)
 
     async def _complete_fitted(self, call: _Call) -> Response:
         # Of two callers with the same request, the second waits, then finds the response in the journal.

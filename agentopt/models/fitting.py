@@ -31,12 +31,7 @@ def fit(request: Request, spec: ModelSpec, refused: frozenset[str] = frozenset()
         The request with the entry's sampling parameters filled in, and without what the endpoint does not take.
         `left_out` holds the names of the parameters that must not be sent.
     """
-    unsupported = {name for name in ABILITIES if getattr(spec.supports, name) is False}
-    if spec.api == "responses":
-        unsupported |= {"n", "seed", "stop"}
-    left_out = request.left_out | refused | unsupported
-    if not spec.json_schema:
-        left_out |= {"json_schema"}
+    left_out = request.left_out | refused | unsupported(spec)
 
     def value(name: str) -> Any:
         own = getattr(request, name)
@@ -50,8 +45,18 @@ def fit(request: Request, spec: ModelSpec, refused: frozenset[str] = frozenset()
         top_p=value("top_p"),
         reasoning_effort=value("reasoning_effort"),
         json_schema=None if "json_schema" in left_out else request.json_schema,
-        left_out=frozenset(left_out),
+        left_out=left_out,
     )
+
+
+def unsupported(spec: ModelSpec) -> frozenset[str]:
+    """Return the parameters that the endpoint does not take according to its catalogue entry."""
+    names = {name for name in ABILITIES if getattr(spec.supports, name) is False}
+    if spec.api == "responses":
+        names |= {"n", "seed", "stop"}
+    if not spec.json_schema:
+        names.add("json_schema")
+    return frozenset(names)
 
 
 def choices_per_request(request: Request, spec: ModelSpec) -> int:

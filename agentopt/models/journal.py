@@ -27,7 +27,17 @@ from agentopt.core.budget import Usage
 from agentopt.core.database import create_tables, open_engine
 from agentopt.core.errors import JournalError
 from agentopt.models.base import Choice, Request, Response, ToolCall
-from agentopt.models.journal_tables import TABLES, details, ledger, rejections, requests, responses, run_keys
+from agentopt.models.catalog import ModelSpec
+from agentopt.models.journal_tables import (
+    TABLES,
+    details,
+    ledger,
+    refused_parameters,
+    rejections,
+    requests,
+    responses,
+    run_keys,
+)
 from agentopt.models.thoughts import split_thought
 
 IN_FLIGHT = "in flight"
@@ -190,6 +200,19 @@ class Journal:
             for repeat in range(first_repeat, first_repeat + n)
         ]
         await self._write([(self._insert(rejections).on_conflict_do_nothing(), row) for row in rows])
+
+    async def record_refusal(self, run: str, spec: ModelSpec, parameter: str) -> None:
+        """Store that the endpoint of a model refuses a parameter, for the later sessions of the run."""
+        row: dict[str, object] = {"run": run, "model": spec.name, "identity": spec.identity, "parameter": parameter}
+        await self._write([(self._insert(refused_parameters).on_conflict_do_nothing(), row)])
+
+    def refused(self, run: str) -> dict[tuple[str, str], frozenset[str]]:
+        """Return (model, identity) -> the parameters that the run found its endpoint to refuse."""
+        c = refused_parameters.c
+        found: dict[tuple[str, str], frozenset[str]] = {}
+        for row in self._reader.execute(sa.select(c.model, c.identity, c.parameter).where(c.run == run)):
+            found[row.model, row.identity] = found.get((row.model, row.identity), frozenset()) | {row.parameter}
+        return found
 
     def spend(self, run: str) -> Spend:
         """Return what `run` spent so far. Calls that a crash left in flight count at their worst case."""

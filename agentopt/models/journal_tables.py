@@ -71,3 +71,12 @@ run_keys = sa.Table(
     sa.Column("key", sa.String(64), primary_key=True),
 )
 """The requests that each run paid for."""
+refused_parameters = sa.Table(
+    "refused_parameters",
+    TABLES,
+    sa.Column("run", sa.Text, primary_key=True),
+    sa.Column("model", sa.Text, primary_key=True),
+    sa.Column("identity", sa.Text, primary_key=True),
+    sa.Column("parameter", sa.String(32), primary_key=True),
+)
+"""The parameters that a run found the endpoint of a model to refuse. Its later sessions leave them out."""

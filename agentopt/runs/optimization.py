@@ -266,6 +266,11 @@ class Optimization:
             incomplete=incomplete_responses(self.task, by_candidate, best),
             left_out=left_out(evaluations),
             failure_reasons=failure_reasons(evaluations),
+            refused_parameters={
+                name: tuple(sorted(refused))
+                for name in self.session.specs
+                if (refused := self.session.model.refused(name))
+            },
         )
 
     def _nothing_evaluated(self, store: TrialStore, ended: StopReason) -> NothingEvaluated:

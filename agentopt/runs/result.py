@@ -208,6 +208,7 @@ class Result:
         incomplete: Responses that were cut off or hold only a thought, by subtask, over all trials and the test.
         left_out: Examples that were left out of every comparison.
         failure_reasons: Number of failed evaluations of an example, by the kind of failure and the provider's words.
+        refused_parameters: Model -> the parameters that its endpoint was found to refuse. They were left out.
     """
 
     # An interval that the data does not bound has infinite ends, which JSON has no numbers for.
@@ -230,6 +231,7 @@ class Result:
     incomplete: tuple[IncompleteResponses, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     failure_reasons: dict[str, int] = field(default_factory=dict)
+    refused_parameters: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def finalist(self, role: Role) -> Finalist:
         """The finalist in `role`.

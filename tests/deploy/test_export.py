@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +23,7 @@ import yaml
 from aiohttp import web
 from rich.console import Console
 
+from agentopt.api import optimize
 from agentopt.cli.commands.export import candidate_file, run_export
 from agentopt.core.candidate import load_candidate
 from agentopt.core.errors import ConfigError, UserError
@@ -31,7 +33,11 @@ from agentopt.deploy.export.module import python_module
 from agentopt.deploy.export.router import router_config
 from agentopt.evaluation.evaluator import Evaluator
 from agentopt.models.session import open_session
+from agentopt.runs.config import load_config
 from agentopt.testing.servers import OpenAIServer, prompt_text
+from agentopt.testing.zoo import running_zoo
+from agentopt.testing.zoo_families import family
+from agentopt.testing.zoo_rules import KEY
 from agentopt.workflow import parsers
 from agentopt.workflow.templates import compile_template
 
@@ -551,6 +557,36 @@ async def test_an_exported_module_sends_what_the_endpoint_takes_and_drops_though
     assert {key: body[key] for key in sent} == sent
     assert not {"seed", "max_tokens" if "max_completion_tokens" in sent else "max_completion_tokens"} & set(body)
     assert ("temperature" in body) is ("supports" not in entry)
+
+
+@pytest.mark.parametrize("refused", [{"temperature", "seed"}, {"stop", "n"}, {"max_tokens", "top_p"}])
+def test_what_an_endpoint_refused_during_a_run_is_sent_neither_by_its_next_session_nor_by_its_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: set[str]
+) -> None:
+    monkeypatch.setenv("ZOO_KEY", KEY)
+    strict = replace(family("openai-plain"), refused=frozenset(refused))
+    with running_zoo(answer=lambda body, _: "9" if "stop" in body else "9\n10", families=[strict]) as zoo:
+        entry = {"base_url": zoo.base_url(strict), "api_key_env": "ZOO_KEY", "max_choices": 2}
+        write_small_task(tmp_path, entry, num_samples=[2], stop=["\n"])
+        places = [f"models=[{tmp_path / 'models.yaml'}]", f"journal={tmp_path / 'j.db'}", f"runs={tmp_path / 'runs'}"]
+        cost = "task.cost={unit: {parameters: 1e9, prompt_tokens: 3, completion_tokens: 2}, max_units: 9}"
+        settings = [*places, cost, "strategy=random", "budget.trials=1", "response_seed=3"]
+        result = optimize(tmp_path, load_config(settings))
+        assert result.refused_parameters == {"m": tuple(sorted(refused))}
+        assert {name for exchange in zoo.exchanges if exchange.refused for name in exchange.body} >= refused
+        first = len(zoo.exchanges)
+        # Without the finding, the first request would be refused again before the stored response is found.
+        assert optimize(tmp_path, resume=result.run).refused_parameters == result.refused_parameters
+        assert len(zoo.exchanges) == first
+        deployment = find_deployment(Path(result.run))
+        module = loaded(python_module(deployment))
+        assert module.run({"word": "w"}) == 9
+        module.client(module.SUBTASKS[0].endpoint).close()
+        sent = zoo.exchanges[first:]
+    assert sent
+    assert not [exchange.refused for exchange in sent if exchange.refused]
+    (routed,) = yaml.safe_load(router_config(deployment))["model_list"]
+    assert not refused & set(routed["litellm_params"])
 
 
 @asynccontextmanager

@@ -9,7 +9,7 @@ from agentopt.core.errors import UserError
 from agentopt.core.task import Subtask
 from agentopt.models.base import Message, Request
 from agentopt.models.catalog import ModelSpec
-from agentopt.models.fitting import payload
+from agentopt.models.fitting import payload, unsupported
 
 _DEFAULTS = {
     "api_key_header": "Authorization",
@@ -27,7 +27,12 @@ NOT_SETTINGS = ("model", "messages", "prompt", "n", "stream", "stream_options")
 
 
 def call_settings(
-    spec: ModelSpec, subtask: Subtask, *, temperature: float | None, seed: int | None = None
+    spec: ModelSpec,
+    subtask: Subtask,
+    *,
+    temperature: float | None,
+    seed: int | None = None,
+    left_out: frozenset[str] = frozenset(),
 ) -> dict[str, Any]:
     """The parameters of a subtask's calls: what agentopt sends to the model's endpoint, but for the conversation.
 
@@ -36,6 +41,7 @@ def call_settings(
         subtask: The subtask, for all parameters but the temperature.
         temperature: The temperature, which is omitted if the endpoint does not take it.
         seed: The run's seed. None: no seed.
+        left_out: Parameters that the endpoint was found to refuse, besides those that the entry excludes.
 
     Returns:
         Arguments of the `openai` client's `create`, with the entry's `extra_body`, `extra_headers` and `query`.
@@ -49,6 +55,7 @@ def call_settings(
         stop=subtask.stop,
         json_schema=subtask.json_schema,
         seed=seed or 0,
+        left_out=left_out,
     )
     settings = {name: value for name, value in payload(spec, request).items() if name not in NOT_SETTINGS}
     if settings.pop("seed", None) is not None and seed is not None:
@@ -59,12 +66,13 @@ def call_settings(
     return settings | {name: dict(value) for name, value in extra.items() if value}
 
 
-def endpoint_of(spec: ModelSpec, stop: tuple[str, ...] = ()) -> dict[str, Any]:
+def endpoint_of(spec: ModelSpec, stop: tuple[str, ...] = (), left_out: frozenset[str] = frozenset()) -> dict[str, Any]:
     """The arguments of `runtime.Endpoint` for a catalogue entry, without defaults.
 
     Args:
         spec: The catalogue entry.
         stop: The stop sequences of the subtask.
+        left_out: As in `call_settings`.
 
     Raises:
         UserError: The `openai` client cannot reach the provider.
@@ -79,17 +87,18 @@ def endpoint_of(spec: ModelSpec, stop: tuple[str, ...] = ()) -> dict[str, Any]:
             f"the model {spec.name!r} is called through the responses API, which an exported module does not use",
             remedy="use `agentopt serve`, or another model",
         )
+    left_out |= unsupported(spec)
     given = {
         "model": (spec.litellm or "").removeprefix("openai/") or spec.model or spec.name,
         "base_url": spec.base_url and spec.base_url.partition("?")[0],
         "base_url_env": url_variable(spec),
         "api_key_env": spec.api_key_env or ("OPENAI_API_KEY" if spec.litellm and not spec.base_url else None),
         "api_key_header": "Authorization" if spec.api_key_header.lower() == "authorization" else spec.api_key_header,
-        "max_choices": 1 if spec.supports.n is False else spec.max_choices,
+        "max_choices": 1 if "n" in left_out else spec.max_choices,
         "is_chat": spec.chat_template,
-        "has_system_role": spec.system_role != "user" and spec.supports.system_role is not False,
-        "is_stream": spec.stream,
-        "cut_at": stop if spec.supports.stop is False else (),
+        "has_system_role": spec.system_role != "user" and "system_role" not in left_out,
+        "is_stream": spec.stream or "stream" in left_out,
+        "cut_at": stop if "stop" in left_out else (),
         "timeout": spec.timeout_seconds,
         "max_retries": spec.max_attempts - 1,
     }

@@ -137,12 +137,21 @@ Needs `pip install {" ".join(self._parts.libraries)}`{needs}.{serving}
         return "\n".join(["Subtask(", *lines, "),"])
 
     def _endpoint(self, subtask: str, model: str) -> str:
-        arguments = endpoint_of(self._deployment.specs[model], self._deployment.task[subtask].stop)
+        deployment = self._deployment
+        arguments = endpoint_of(
+            deployment.specs[model], deployment.task[subtask].stop, deployment.refused.get(model, frozenset())
+        )
         return f"Endpoint({', '.join(f'{key}={value!r}' for key, value in arguments.items())})"
 
     def _settings(self, subtask: str, model: str, temperature: float | None) -> dict[str, Any]:
-        entry, seed = self._deployment.specs[model], self._deployment.config.response_seed
-        return call_settings(entry, self._deployment.task[subtask], temperature=temperature, seed=seed)
+        deployment = self._deployment
+        return call_settings(
+            deployment.specs[model],
+            deployment.task[subtask],
+            temperature=temperature,
+            seed=deployment.config.response_seed,
+            left_out=deployment.refused.get(model, frozenset()),
+        )
 
     def _fusion_call(self, spec: SubtaskSpec, choice: SubtaskChoice) -> str:
         if spec.fuse.kind != "fuse" or choice.num_samples == 1:

@@ -25,12 +25,14 @@ def router_config(deployment: Deployment) -> str:
         name = f"{deployment.task.name}/{subtask.name}"
         info = {"num_samples": choice.num_samples, "fusion": subtask.fusion.method}
         described = {**info, "system_prompt": choice.system_prompt}
-        spec = deployment.specs[choice.model]
-        settings = call_settings(spec, subtask, temperature=subtask.temperature)
-        entries.append(_entry(name, spec, settings, choice.num_samples, described))
+        spec, left_out = deployment.specs[choice.model], deployment.refused.get(choice.model, frozenset())
+        settings = call_settings(spec, subtask, temperature=subtask.temperature, left_out=left_out)
+        entries.append(_entry(name, spec, settings, 1 if "n" in left_out else choice.num_samples, described))
         if subtask.fusion.method == "fuse" and choice.num_samples > 1:
-            spec = deployment.specs[subtask.fusion.model or choice.model]
-            entries.append(_entry(f"{name}/fusion", spec, call_settings(spec, subtask, temperature=0.0), 1, {}))
+            model = subtask.fusion.model or choice.model
+            spec, left_out = deployment.specs[model], deployment.refused.get(model, frozenset())
+            settings = call_settings(spec, subtask, temperature=0.0, left_out=left_out)
+            entries.append(_entry(f"{name}/fusion", spec, settings, 1, {}))
     variables = sorted({value for value in _strings(entries) if value.startswith("os.environ/")})
     head = [
         f"# {deployment.title}.",
