@@ -202,7 +202,13 @@ class Journal:
         await self._write([(self._insert(rejections).on_conflict_do_nothing(), row) for row in rows])
 
     async def record_refusal(self, run: str, spec: ModelSpec, parameter: str) -> None:
-        """Store that the endpoint of a model refuses a parameter, for the later sessions of the run."""
+        """Store that an endpoint refuses a parameter, for the later sessions of the run.
+
+        Args:
+            run: Identifier of the run.
+            spec: The catalogue entry of the model.
+            parameter: As `UnsupportedParameterError.parameter`.
+        """
         row: dict[str, object] = {"run": run, "model": spec.name, "identity": spec.identity, "parameter": parameter}
         await self._write([(self._insert(refused_parameters).on_conflict_do_nothing(), row)])
 
