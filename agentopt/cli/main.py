@@ -169,13 +169,17 @@ def diagnose(
     task: TaskArgument,
     subtask: Annotated[str | None, typer.Option(help="Subtask to diagnose. Default: every subtask.")] = None,
     candidate: CandidateOption = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the worst-case cost without calling a model.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     config: ConfigOption = None,
 ) -> None:
     """Estimate whether optimising the system prompts of TASK pays off, and on which user prompts."""
-    from agentopt.cli.commands.diagnose import run_diagnosis
+    from agentopt.cli.commands.diagnose import estimate_pilots, run_diagnosis
 
-    run_diagnosis(task, subtask, candidate, json, config or [], stdout_console())
+    command = estimate_pilots if dry_run else run_diagnosis
+    command(task, subtask, candidate, json, config or [], stdout_console())
 
 
 @app.command("record")

@@ -11,6 +11,7 @@ expected mean reward on S. The paper subtracts too little noise (see `stats.cell
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -314,5 +315,6 @@ class _Evidence:
             return "not worth it", f"{unproven}, and {shown}"
         return "measure more", (
             f"{unproven}, but chance alone shows a spread of {by_chance:.2g} on the best {self.k_top} user prompts "
-            f"and {seen:g} would matter: draw about {(by_chance / seen) ** 2:.1f} times as many responses per cell"
+            f"and {seen:g} would matter: draw about {(by_chance / seen) ** 2:.1f} times as many responses per cell "
+            f"(prompts.repeats={math.ceil((by_chance / seen) ** 2 * self.intended[1])})"
         )

@@ -18,6 +18,7 @@ from agentopt.models.catalog import ModelSpec
 from agentopt.models.charging import worst_case
 from agentopt.models.journal import Journal
 from agentopt.models.room_to_think import THOUGHT_TOKENS
+from agentopt.prompts.optimizer import sampled_examples
 from agentopt.prompts.race import LEAST_EACH
 from agentopt.prompts.reflective import SHOWN_ATTEMPTS, first_tokens
 from agentopt.runs.config import Config
@@ -78,6 +79,29 @@ def estimate(
     return Estimate(
         search, agent, prompts, test, limits, least, _seconds(search + agent + prompts + test, specs, journal)
     )
+
+
+def estimate_diagnosis(
+    task: Task, specs: Mapping[str, ModelSpec], config: Config, candidate: Candidate, subtask: str
+) -> tuple[Usage, Usage]:
+    """The worst-case usage of the pilot of one subtask, before caps are applied. Retries are not counted.
+
+    Args:
+        task: The task, with a train split.
+        specs: The catalogue entry of every model that may be called.
+        config: The settings; `prompts` has the size of the pilot.
+        candidate: Fixes the models and the other prompts.
+        subtask: The subtask to diagnose.
+
+    Returns:
+        The usage of the responses, if every cell has `prompts.repeats` of them, and that of the prompt writer.
+    """
+    settings = config.prompts
+    examples = sampled_examples(task.splits["train"], settings.pilot_user_prompts, config.seed)
+    choices = {name: {choice.model: choice.num_samples} for name, choice in candidate.items()}
+    once = sum((_usage_of_example(task, choices, specs, example) for example in examples), Usage())
+    writing = _writer_usage(specs, config, candidate[subtask].system_prompt, settings.variants - 1)
+    return once * (settings.variants * settings.repeats), writing
 
 
 def usage_of_candidate(task: Task, specs: Mapping[str, ModelSpec], candidate: Candidate, split: Split) -> Usage:
@@ -219,7 +243,7 @@ def _prompts_usage(
     phases = 2 if settings.when == "both" else 1
     final, least = per_split("validation"), min(LEAST_EACH, settings.responses)
     smallest = per_split("train") * -(-2 * least // len(train)) + final
-    writing = sum((_writer_usage(specs, config, s.system_prompt) for s in prompted), Usage())
+    writing = sum((_writer_usage(specs, config, s.system_prompt, written) for s in prompted), Usage())
     races = (draws + final) * len(prompted) * phases
     return _within(limits, races, writing * phases), (smallest * len(prompted) + writing) * phases
 
@@ -239,12 +263,11 @@ def _within(limits: Caps, races: Usage, writing: Usage) -> Usage:
     return Usage(calls, prompt, completion, races.usd * fits) + writing
 
 
-def _writer_usage(specs: Mapping[str, ModelSpec], config: Config, seed_prompt: str) -> Usage:
+def _writer_usage(specs: Mapping[str, ModelSpec], config: Config, seed_prompt: str, written: int) -> Usage:
     """A call for each proposal; a reply as long as the first request allows."""
     if config.writer is None:
         return Usage()
-    settings, written = config.prompts, config.prompts.rounds * config.prompts.batch_size
-    reply = first_tokens(seed_prompt, settings.max_length)
+    reply = first_tokens(seed_prompt, config.prompts.max_length)
     prompt = written * (WRITER_PROMPT_TOKENS + SHOWN_ATTEMPTS * reply)
     completion = written * reply + _tokens_of_thoughts(specs[config.writer], written)
     return Usage(

@@ -757,6 +757,9 @@ def test_a_diagnosis_prints_verdict_parts_heat_map_and_user_prompts(
     add_train(place)
     with ServerProcess(counter=place.folder / "received.jsonl", quality=QUALITY) as server:
         place.write_catalog(server.base_url)
+        dry = agentopt("diagnose", str(place.task), "--dry-run", "--json", *place.settings)
+        assert_nothing_is_left(place)
+        assert server.received() == []
         shown = agentopt("diagnose", str(place.task), "--subtask", "find", *place.settings, "-c", "prompts.k_top=2")
         calls = len(server.received())
         printed = agentopt(
@@ -765,6 +768,15 @@ def test_a_diagnosis_prints_verdict_parts_heat_map_and_user_prompts(
         assert len(server.received()) == calls  # the journal answers the second time
     assert shown.code == 0
     (found,) = json.loads(printed.out)
+    parts = json.loads(dry.out)
+    assert list(parts) == [
+        *(f"{subtask}: {part}" for subtask in ("find", "answer") for part in ("responses", "prompt writer")),
+        "total",
+    ]
+    most = [parts[f"find: {part}"] for part in ("responses", "prompt writer")]
+    for name, used in found["usage"].items():
+        assert 0 <= used <= sum(part[name] for part in most)
+    assert most[0]["calls"] == 6 * 6 * 4 * 2, "variants x examples x repeats x subtasks of the workflow"
     assert f"planted, find: {found['verdict']}" in shown.out
     assert "system prompts x user prompts" in shown.out
     assert "noise at 6 user prompts x 4 responses" in shown.out
@@ -774,12 +786,28 @@ def test_a_diagnosis_prints_verdict_parts_heat_map_and_user_prompts(
         assert text in shown.out
 
 
+def test_a_dry_run_of_a_diagnosis_prints_its_worst_case_and_the_settings_that_bound_it(
+    agentopt: Callable[..., CommandResult], place: Place
+) -> None:
+    add_train(place)
+    settings = [*place.settings, "-c", "prompts.repeats=3", "-c", "prompts.variants=2"]
+    shown = agentopt("diagnose", str(place.task), "--dry-run", *settings)
+    assert shown.code == 0
+    assert "Worst case of the pilot, before caps; no model was called" in shown.out
+    assert re.search(r"answer: responses\D+72 ", shown.out)
+    assert re.search(r"total\D+\d+ ", shown.out)
+    for setting in ("prompts.variants", "prompts.pilot_user_prompts", "prompts.repeats"):
+        assert setting in shown.out
+    assert_nothing_is_left(place)
+
+
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
         ([], ("train split of two or more examples", "data.train")),
         (["--subtask", "fnd"], ("fnd", "find, answer")),
         (["-c", "prompts.repeats=1"], ("prompts.repeats", "remedy:")),
+        (["--dry-run", "--subtask", "fnd"], ("fnd", "find, answer")),
     ],
 )
 def test_a_wrong_diagnosis_is_one_message_and_leaves_nothing(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import astuple
 from itertools import combinations
 
@@ -239,7 +240,9 @@ def test_no_effect_is_not_worth_it_if_measured_precisely_and_otherwise_needs_mor
     assert analyse(answers(2, p, 32), criteria=FAST).verdict == "not worth it"
     dim = analyse(answers(2, p, 2), criteria=FAST)
     assert dim.verdict == "measure more"
-    assert "times as many responses" in dim.reason
+    wanted = re.search(r"about ([\d.]+) times as many responses per cell \(prompts\.repeats=(\d+)\)$", dim.reason)
+    assert wanted
+    assert int(wanted[2]) == pytest.approx(float(wanted[1]) * dim.intended[1], abs=1.2)
 
 
 def test_an_effect_too_weak_for_the_intended_responses_is_not_worth_it() -> None:

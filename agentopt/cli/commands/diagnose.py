@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.table import Table
 
-from agentopt.api import diagnose
-from agentopt.cli.output import interruptible, print_plain
+from agentopt.api import diagnose, load
+from agentopt.cli.output import as_json_text, interruptible, print_plain
 from agentopt.cli.run_names import candidate_of
+from agentopt.core.budget import Usage
 from agentopt.core.events import Event
+from agentopt.evaluation.evaluator import check_candidate
+from agentopt.models.catalog import unset_keys
+from agentopt.models.session import check_priced
+from agentopt.prompts.settings import PromptSettings
+from agentopt.report.formatting import usage_cells
 from agentopt.report.prompts import print_diagnosis
+from agentopt.runs.agent_model import with_agent_model
+from agentopt.runs.prompt_phase import pilot_subtasks
+from agentopt.runs.worst_case import estimate_diagnosis
 
 
 def run_diagnosis(
@@ -32,3 +42,43 @@ def run_diagnosis(
         return
     for diagnosis in found:
         print_diagnosis(diagnosis, console)
+
+
+def estimate_pilots(
+    task: Path, subtask: str | None, candidate: Path | None, as_json: bool, settings: Sequence[str], console: Console
+) -> None:
+    """`agentopt diagnose --dry-run`: the worst case of each subtask's pilot, without a model call."""
+    given, config = candidate_of(candidate, settings)
+    loaded, specs = load(task, config)
+    config = with_agent_model(config, loaded, specs)
+    chosen = given or loaded.baseline
+    check_candidate(chosen, loaded)
+    subtasks = pilot_subtasks(loaded, config, subtask)
+    check_priced(specs.values(), config.budget.caps(), *config.purpose_caps().values())
+    parts: dict[str, Usage] = {}
+    for name in subtasks:
+        responses, writing = estimate_diagnosis(loaded, specs, config, chosen, name)
+        parts |= {f"{name}: responses": responses, f"{name}: prompt writer": writing}
+    parts["total"] = sum(parts.values(), Usage())
+    if as_json:
+        print(as_json_text(parts))  # noqa: T201 - the output of the command
+        return
+    _show_parts(parts, config.prompts, console)
+    for variable, names in unset_keys(specs.values()).items():
+        print_plain(console, f"Warning: {variable} is not set; it has the API key of {', '.join(names)}")
+
+
+def _show_parts(parts: Mapping[str, Usage], prompts: PromptSettings, console: Console) -> None:
+    table = Table(title="Worst case of the pilot, before caps; no model was called", title_justify="left")
+    for column in ("part", "calls", "prompt tokens", "completion tokens", "USD"):
+        table.add_column(column, justify="left" if column == "part" else "right")
+    for name, usage in parts.items():
+        table.add_row(name, *usage_cells(usage))
+    console.print(table)
+    console.print(
+        f"At most {prompts.variants} system prompts (prompts.variants) on {prompts.pilot_user_prompts} user prompts "
+        f"(prompts.pilot_user_prompts) with {prompts.repeats} responses each (prompts.repeats). Every cell gets two; "
+        "further ones are drawn only if they could change the result. Responses in the journal cost nothing.",
+        markup=False,
+        highlight=False,
+    )
