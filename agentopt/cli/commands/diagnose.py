@@ -16,10 +16,10 @@ from agentopt.core.events import Event
 from agentopt.evaluation.evaluator import check_candidate
 from agentopt.models.catalog import unset_keys
 from agentopt.models.session import check_priced
-from agentopt.prompts.settings import PromptSettings
 from agentopt.report.formatting import usage_cells
 from agentopt.report.prompts import print_diagnosis
 from agentopt.runs.agent_model import with_agent_model
+from agentopt.runs.config import Config
 from agentopt.runs.prompt_phase import pilot_subtasks
 from agentopt.runs.worst_case import estimate_diagnosis
 
@@ -63,13 +63,16 @@ def estimate_pilots(
     if as_json:
         print(as_json_text(parts))  # noqa: T201 - the output of the command
         return
-    _show_parts(parts, config.prompts, console)
+    _show_parts(parts, config, console)
     for variable, names in unset_keys(specs.values()).items():
         print_plain(console, f"Warning: {variable} is not set; it has the API key of {', '.join(names)}")
 
 
-def _show_parts(parts: Mapping[str, Usage], prompts: PromptSettings, console: Console) -> None:
-    table = Table(title="Worst case of the pilot, before caps; no model was called", title_justify="left")
+def _show_parts(parts: Mapping[str, Usage], config: Config, console: Console) -> None:
+    prompts, table = (
+        config.prompts,
+        Table(title="Worst case of the pilot, before caps; no model was called", title_justify="left"),
+    )
     for column in ("part", "calls", "prompt tokens", "completion tokens", "USD"):
         table.add_column(column, justify="left" if column == "part" else "right")
     for name, usage in parts.items():
