@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,11 +18,12 @@ INTERRUPTED = 130
 
 
 def stdout_console() -> Console:
-    """Return a console on stdout: as wide as the terminal, or 160 columns wide in a pipe or file."""
+    """Return a console on stdout: as wide as `COLUMNS` or the terminal, or 160 columns wide in a pipe or file."""
     from rich.console import Console
 
     # A pipe has no width. A table folded at Rich's default of 80 columns is hard to read in a log.
-    return Console(width=None if sys.stdout.isatty() else 160)
+    has_width = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()
+    return Console(width=None if has_width else 160)
 
 
 def print_plain(console: Console, text: str) -> None:

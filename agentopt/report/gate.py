@@ -14,8 +14,8 @@ from agentopt.runs.result import SubtaskCostShown
 FAILED = 1
 """Exit code of a candidate that costs more than the limit."""
 
-IDENTICAL = "the candidate is the one in use, so no example was evaluated"
-"""The finding if the candidate is the reference."""
+BASELINE = "baseline"
+"""The reference that needs no file."""
 
 Costs = Mapping[str, SubtaskCostShown]
 """Subtask -> mean cost of one example."""
@@ -28,10 +28,11 @@ class CostRatio:
     Attributes:
         value: The ratio.
         measure: What the costs are counted in: USD if both are known, else units if both are positive, else tokens.
+            None if both are the same candidate, whose costs are not compared.
     """
 
     value: float
-    measure: str
+    measure: str | None
 
     @classmethod
     def of(cls, candidate: Costs, reference: Costs) -> CostRatio:
@@ -96,14 +97,19 @@ class GateReport:
     def cost_line(self) -> str:
         """The cost ratio in words."""
         limit = f", above the limit of {self.max_cost_ratio:g}: the gate fails" if self.too_dear else ""
-        return f"{self.cost.value:.3g} times the reference's, in {self.cost.measure} per example{limit}"
+        how = f"in {self.cost.measure} per example" if self.cost.measure else "being the same candidate"
+        return f"{self.cost.value:.3g} times the reference's, {how}{limit}"
 
     @property
     def finding(self) -> str:
         """The difference with its number of rows, or that there is none to measure."""
         if self.difference is None:
-            return IDENTICAL
+            return f"the candidate is the {self._reference}, so nothing was compared"
         return f"{format_difference(self.difference)}, n={self.difference.n}, margin {self.margin:g}"
+
+    @property
+    def _reference(self) -> str:
+        return BASELINE if self.reference == BASELINE else "reference"
 
     def lines(self) -> Iterator[str]:
         """The report as lines of text."""

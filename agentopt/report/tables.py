@@ -1,4 +1,4 @@
-"""Tables whose columns are declared as data: to add a column, add a `Column`."""
+"""The tables of the printed result. Columns are declared as data: to add one, add a `Column` to its tuple."""
 
 from __future__ import annotations
 
@@ -8,6 +8,13 @@ from typing import Generic, Literal, TypeVar
 
 from rich.markup import escape
 from rich.table import Table
+
+from agentopt.core.budget import Usage
+from agentopt.core.candidate import SubtaskChoice
+from agentopt.core.records import outcome
+from agentopt.core.usd import format_usd
+from agentopt.report.formatting import format_difference, format_interval, usage_cells
+from agentopt.runs.result import Finalist, Measured, Result, SubtaskCostShown, TrialLine
 
 Row = TypeVar("Row")
 
@@ -27,6 +34,55 @@ class Column(Generic[Row]):
     justify: Literal["left", "right"] = "left"
 
 
+TRIAL_COLUMNS: tuple[Column[tuple[TrialLine, bool]], ...] = (
+    Column("#", lambda row: f"{row[0].number}{'*' if row[1] else ' '}", "right"),
+    Column("proposed by", lambda row: row[0].proposer),
+    Column("candidate", lambda row: str(row[0].candidate)),
+    Column("score", lambda row: "-" if row[0].score is None else f"{row[0].score:.3f}", "right"),
+    Column("shrunk", lambda row: _shrunk(row[0].shrunk), "right"),
+    Column("cost", lambda row: f"{row[0].units:.1f}", "right"),
+    Column("state", lambda row: outcome(row[0].state, row[0].scored, row[0].planned, row[0].stopped)),
+)
+"""Columns of the history. A row is a trial, and whether it is on the Pareto front."""
+
+FINALIST_COLUMNS: tuple[Column[Finalist], ...] = (
+    Column("", lambda finalist: " = ".join(finalist.roles)),
+    Column("trial", lambda finalist: str(finalist.trial)),
+    Column("validation", lambda finalist: _measured(finalist.validation)),
+    Column("shrunk", lambda finalist: _shrunk(finalist.shrunk)),
+    Column("test", lambda finalist: _measured(finalist.test)),
+    Column("against the baseline on test", lambda finalist: _compared(finalist)),
+)
+"""First columns of the finalists; a column for each metric follows."""
+
+COST_COLUMNS: tuple[Column[Finalist], ...] = (
+    Column("cost", lambda finalist: f"{finalist.units:.1f}"),
+    Column("prompt + completion tokens", lambda finalist: _tokens(finalist)),
+    Column("USD", lambda finalist: format_usd(sum(cost.usd + cost.fusion_usd for cost in finalist.cost.values()))),
+)
+"""Last columns of the finalists."""
+
+SUBTASK_COLUMNS: tuple[Column[tuple[str, SubtaskChoice, SubtaskCostShown]], ...] = (
+    Column("subtask", lambda row: row[0]),
+    Column("model", lambda row: row[1].model),
+    Column("samples", lambda row: str(row[1].num_samples), "right"),
+    Column("measured units", lambda row: f"{row[2].units:.1f}", "right"),
+    Column("USD", lambda row: format_usd(row[2].usd + row[2].fusion_usd), "right"),
+    Column("prompt tokens", lambda row: f"{row[2].prompt_tokens:.0f}", "right"),
+    Column("completion tokens", lambda row: f"{row[2].completion_tokens:.1f}", "right"),
+    Column("fusion tokens", lambda row: f"{row[2].fusion_tokens:.1f}", "right"),
+)
+"""Columns of a chosen candidate. A row is a subtask, its choice and its cost per example."""
+
+SPEND_COLUMNS: tuple[Column[tuple[str, Usage]], ...] = (
+    Column("purpose", lambda row: row[0]),
+    Column("calls", lambda row: usage_cells(row[1])[0], "right"),
+    Column("prompt tokens", lambda row: usage_cells(row[1])[1], "right"),
+    Column("completion tokens", lambda row: usage_cells(row[1])[2], "right"),
+    Column("USD", lambda row: usage_cells(row[1])[3], "right"),
+)
+
+
 def table_of(title: str, columns: Sequence[Column[Row]], rows: Iterable[Row]) -> Table:
     """A table with one line for each of `rows`.
 
@@ -41,3 +97,59 @@ def table_of(title: str, columns: Sequence[Column[Row]], rows: Iterable[Row]) ->
     for row in rows:
         table.add_row(*(escape(column.cell(row)) for column in columns))
     return table
+
+
+def trials_table(result: Result) -> Table:
+    """The history, one line for each trial."""
+    trials = [(trial, trial.number in result.pareto) for trial in result.trials]
+    title = f"Trials (* on the Pareto front of score and cost; cost in {result.cost_in})"
+    return table_of(title, TRIAL_COLUMNS, trials)
+
+
+def finalists_table(result: Result) -> Table:
+    """The baseline, best and recommended candidate, with their scores and costs."""
+    cost = f"cost in {result.cost_in} by the task's token lengths"
+    title = f"Finalists (95% intervals; paired difference to the baseline; {cost})"
+    names = dict.fromkeys(name for finalist in result.finalists for name in finalist.metrics)
+    metrics = [_metric_column(name) for name in names]
+    return table_of(title, (*FINALIST_COLUMNS, *metrics, *COST_COLUMNS), result.finalists)
+
+
+def chosen_table(role: str, finalist: Finalist) -> Table:
+    """The choices of a finalist, one line for each subtask."""
+    title = f"Chosen ({role}, proposed by {finalist.proposer}); cost per example, measured on validation"
+    rows = [(name, choice, finalist.cost[name]) for name, choice in finalist.candidate.items()]
+    columns = [c for c in SUBTASK_COLUMNS if c.header != "measured units" or any(cost.units for _, _, cost in rows)]
+    return table_of(title, columns, rows)
+
+
+def spend_table(result: Result) -> Table:
+    """The spend by purpose, and the total."""
+    failed = ", ".join(f"{count} x {kind}" for kind, count in result.failures.items())
+    rows = {**result.spent, "total": result.total}.items()
+    return table_of(f"Spent by purpose (failed attempts: {failed or 'none'})", SPEND_COLUMNS, rows)
+
+
+def _metric_column(name: str) -> Column[Finalist]:
+    return Column(name, lambda row: f"{row.metrics[name].score:.3f}" if name in row.metrics else "-")
+
+
+def _shrunk(score: float | None) -> str:
+    return "-" if score is None else f"{score:.3f}"
+
+
+def _measured(measured: Measured | None) -> str:
+    if measured is None:
+        return "not tested"
+    count = f"n={measured.n}" if measured.n == measured.planned else f"n={measured.n} of {measured.planned}"
+    return f"{measured.score:.3f} {format_interval(measured.interval)} {count}"
+
+
+def _compared(finalist: Finalist) -> str:
+    compared = finalist.against_baseline
+    return f"{format_difference(compared.difference)} {compared.verdict}" if compared else "-"
+
+
+def _tokens(finalist: Finalist) -> str:
+    cost = finalist.cost.values()
+    return f"{sum(c.prompt_tokens for c in cost):.0f} + {sum(c.completion_tokens for c in cost):.0f}"

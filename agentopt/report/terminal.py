@@ -7,65 +7,12 @@ from collections.abc import Iterator
 
 from rich.console import Console, RenderableType
 from rich.markup import escape
-from rich.table import Table
 
-from agentopt.core.budget import Usage
-from agentopt.core.candidate import SubtaskChoice
 from agentopt.core.gate import MARGIN, GateVerdict
-from agentopt.core.records import outcome
-from agentopt.core.usd import format_usd
-from agentopt.report.formatting import APPROXIMATE, format_difference, format_interval, format_p_value, usage_cells
+from agentopt.report.formatting import APPROXIMATE, format_interval, format_p_value
 from agentopt.report.prompts import prompt_tables
-from agentopt.report.tables import Column, table_of
-from agentopt.runs.result import Finalist, Measured, Result, SubtaskCostShown, TrialLine
-
-TRIAL_COLUMNS: tuple[Column[tuple[TrialLine, bool]], ...] = (
-    Column("#", lambda row: f"{row[0].number}{'*' if row[1] else ' '}", "right"),
-    Column("proposed by", lambda row: row[0].proposer),
-    Column("candidate", lambda row: str(row[0].candidate)),
-    Column("score", lambda row: "-" if row[0].score is None else f"{row[0].score:.3f}", "right"),
-    Column("shrunk", lambda row: _shrunk(row[0].shrunk), "right"),
-    Column("cost", lambda row: f"{row[0].units:.1f}", "right"),
-    Column("state", lambda row: outcome(row[0].state, row[0].scored, row[0].planned, row[0].stopped)),
-)
-"""Columns of the history. A row is a trial, and whether it is on the Pareto front."""
-
-FINALIST_COLUMNS: tuple[Column[Finalist], ...] = (
-    Column("", lambda finalist: " = ".join(finalist.roles)),
-    Column("trial", lambda finalist: str(finalist.trial)),
-    Column("validation", lambda finalist: _measured(finalist.validation)),
-    Column("shrunk", lambda finalist: _shrunk(finalist.shrunk)),
-    Column("test", lambda finalist: _measured(finalist.test)),
-    Column("against the baseline on test", lambda finalist: _compared(finalist)),
-)
-"""First columns of the finalists; a column for each metric follows."""
-
-COST_COLUMNS: tuple[Column[Finalist], ...] = (
-    Column("cost", lambda finalist: f"{finalist.units:.1f}"),
-    Column("prompt + completion tokens", lambda finalist: _tokens(finalist)),
-    Column("USD", lambda finalist: format_usd(sum(cost.usd + cost.fusion_usd for cost in finalist.cost.values()))),
-)
-"""Last columns of the finalists."""
-
-SUBTASK_COLUMNS: tuple[Column[tuple[str, SubtaskChoice, SubtaskCostShown]], ...] = (
-    Column("subtask", lambda row: row[0]),
-    Column("model", lambda row: row[1].model),
-    Column("samples", lambda row: str(row[1].num_samples), "right"),
-    Column("measured units", lambda row: f"{row[2].units:.1f}", "right"),
-    Column("USD", lambda row: format_usd(row[2].usd + row[2].fusion_usd), "right"),
-    Column("prompt tokens", lambda row: f"{row[2].prompt_tokens:.0f}", "right"),
-    Column("completion tokens", lambda row: f"{row[2].completion_tokens:.1f}", "right"),
-    Column("fusion tokens", lambda row: f"{row[2].fusion_tokens:.1f}", "right"),
-)
-"""Columns of a chosen candidate. A row is a subtask, its choice and its cost per example."""
-
-SPEND_COLUMNS: tuple[Column[tuple[str, Usage]], ...] = (
-    Column("purpose", lambda row: row[0]),
-    Column("calls", lambda row: usage_cells(row[1])[0], "right"),
-    Column("prompt tokens", lambda row: usage_cells(row[1])[1], "right"),
-    Column("completion tokens", lambda row: usage_cells(row[1])[2], "right"),
-    Column("USD", lambda row: usage_cells(row[1])[3], "right"),
-)
+from agentopt.report.tables import chosen_table, finalists_table, spend_table, trials_table
+from agentopt.runs.result import KEPT, Finalist, Result
 
 SHRUNK = (
     "Shrunk: posterior mean of the validation score given all trials. The highest of many scores is partly luck, so "
@@ -89,12 +36,10 @@ def print_result(result: Result, console: Console) -> None:
 def _parts(result: Result) -> Iterator[RenderableType]:
     ended = escape(str(result.ended))
     yield f"\n[bold]{escape(result.task)}[/bold]: {ended}, after {result.seconds:.0f} s; {escape(result.run)}"
-    trials = [(trial, trial.number in result.pareto) for trial in result.trials]
-    title = f"Trials (* on the Pareto front of score and cost; cost in {result.cost_in})"
-    yield table_of(title, TRIAL_COLUMNS, trials)
+    yield trials_table(result)
     yield _proposers(result)
     yield from prompt_tables(result.prompts)
-    yield _finalists(result)
+    yield finalists_table(result)
     if any(_is_approximate(finalist) for finalist in result.finalists):
         yield APPROXIMATE
     if any(finalist.shrunk is not None for finalist in result.finalists):
@@ -102,9 +47,9 @@ def _parts(result: Result) -> Iterator[RenderableType]:
     for role in ("best", "recommended"):
         chosen = result.finalist(role)
         if role == "best" or chosen is not result.finalist("best"):
-            yield _chosen(role, chosen)
+            yield chosen_table(role, chosen)
             yield _prompts(chosen)
-    yield _spend(result)
+    yield spend_table(result)
     yield from (
         escape(str(issue)) if issue.is_harmless else f"[yellow]{escape(str(issue))}[/yellow]"
         for issue in result.incomplete
@@ -118,23 +63,11 @@ def _parts(result: Result) -> Iterator[RenderableType]:
     yield f"[bold]{_verdict(result)}[/bold]"
 
 
-def _shrunk(score: float | None) -> str:
-    return "-" if score is None else f"{score:.3f}"
-
-
 def _proposers(result: Result) -> str:
     counts = Counter(trial.proposer for trial in result.trials)
     line = "Proposed by: " + ", ".join(f"{escape(name)} {count}" for name, count in counts.items())
     reasons = "".join(f"\n  the fallback strategy was used: {escape(reason)}" for reason in result.fallbacks)
     return line + reasons
-
-
-def _finalists(result: Result) -> Table:
-    cost = f"cost in {result.cost_in} by the task's token lengths"
-    title = f"Finalists (95% intervals; paired difference to the baseline; {cost})"
-    names = dict.fromkeys(name for finalist in result.finalists for name in finalist.metrics)
-    metrics = [_metric_column(name) for name in names]
-    return table_of(title, (*FINALIST_COLUMNS, *metrics, *COST_COLUMNS), result.finalists)
 
 
 def _is_approximate(finalist: Finalist) -> bool:
@@ -143,51 +76,17 @@ def _is_approximate(finalist: Finalist) -> bool:
     return any(measured.interval.approximate for measured in shown if measured)
 
 
-def _metric_column(name: str) -> Column[Finalist]:
-    return Column(name, lambda row: f"{row.metrics[name].score:.3f}" if name in row.metrics else "-")
-
-
-def _measured(measured: Measured | None) -> str:
-    if measured is None:
-        return "not tested"
-    count = f"n={measured.n}" if measured.n == measured.planned else f"n={measured.n} of {measured.planned}"
-    return f"{measured.score:.3f} {format_interval(measured.interval)} {count}"
-
-
-def _compared(finalist: Finalist) -> str:
-    compared = finalist.against_baseline
-    return f"{format_difference(compared.difference)} {compared.verdict}" if compared else "-"
-
-
-def _tokens(finalist: Finalist) -> str:
-    cost = finalist.cost.values()
-    return f"{sum(c.prompt_tokens for c in cost):.0f} + {sum(c.completion_tokens for c in cost):.0f}"
-
-
-def _chosen(role: str, finalist: Finalist) -> Table:
-    title = f"Chosen ({role}, proposed by {finalist.proposer}); cost per example, measured on validation"
-    rows = [(name, choice, finalist.cost[name]) for name, choice in finalist.candidate.items()]
-    columns = [c for c in SUBTASK_COLUMNS if c.header != "measured units" or any(cost.units for _, _, cost in rows)]
-    return table_of(title, columns, rows)
-
-
 def _prompts(finalist: Finalist) -> str:
     prompts = ((name, choice.system_prompt) for name, choice in finalist.candidate.items())
     return "\n".join(f"  {escape(name)}: system prompt {escape(repr(prompt))}" for name, prompt in prompts)
 
 
-def _spend(result: Result) -> Table:
-    failed = ", ".join(f"{count} x {kind}" for kind, count in result.failures.items())
-    rows = {**result.spent, "total": result.total}.items()
-    return table_of(f"Spent by purpose (failed attempts: {failed or 'none'})", SPEND_COLUMNS, rows)
-
-
 def _verdict(result: Result) -> str:
     best = result.finalist("best")
-    if "baseline" in best.roles:
+    if result.keeps_baseline:
         others = [trial for trial in result.trials if trial.state != "incomplete" and trial.number != best.trial]
-        why = "nothing beat its shrunk score on validation" if others else "nothing else was evaluated"
-        return f"Verdict: keep the baseline; {why}, so there was nothing to compare on the test split."
+        why = "Nothing beat its shrunk score on validation." if others else "Nothing else was evaluated."
+        return f"Verdict: {KEPT}. {why}"
     compared = best.against_baseline
     if compared is None or best.test is None:
         return "Verdict on the test split: none, because the baseline or the best was not tested."

@@ -211,6 +211,11 @@ class UnreadableRun:
     path: Path
     error: UserError
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether it has a result, which needs no plugin."""
+        return (self.path / "result.json").is_file()
+
 
 def _source(task: Task) -> Path | None:
     """The task's folder, or its file if that has another name than `TASK_FILE`; None for a task built in Python."""
@@ -219,10 +224,11 @@ def _source(task: Task) -> Path | None:
 
 def list_runs(folder: Path | str) -> list[RunFolder | UnreadableRun]:
     """Return every run in `folder`, oldest first."""
-    return [_opened(file.parent) for file in sorted(Path(folder).glob("*/config.yaml"))]
+    return [find_run(file.parent) for file in sorted(Path(folder).glob("*/config.yaml"))]
 
 
-def _opened(path: Path) -> RunFolder | UnreadableRun:
+def find_run(path: Path) -> RunFolder | UnreadableRun:
+    """Return the run in the folder `path`, or the reason why it cannot be opened."""
     try:
         return RunFolder.open(path)
     except UserError as error:

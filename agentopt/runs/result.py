@@ -30,6 +30,9 @@ from agentopt.runs.response_issues import IncompleteResponses, LeftOut
 SCREEN_WIDTH = 100
 """Most columns of a line of `repr(result)`."""
 
+KEPT = "non-inferior: the best candidate is the baseline, so nothing was compared"
+"""The verdict of a run whose best candidate is the baseline, in words."""
+
 Role = Literal["baseline", "best", "recommended"]
 
 
@@ -256,12 +259,17 @@ class Result:
         return self.finalist("recommended").candidate
 
     @property
+    def keeps_baseline(self) -> bool:
+        """Whether the best candidate is the baseline."""
+        return "baseline" in self.finalist("best").roles
+
+    @property
     def verdict(self) -> GateVerdict | None:
         """The best candidate against the baseline on the test split; None if they were not compared on it.
 
         A best candidate that is the baseline is non-inferior by definition.
         """
-        if "baseline" in self.finalist("best").roles:
+        if self.keeps_baseline:
             return "non-inferior"
         compared = self.finalist("best").against_baseline
         return compared.verdict if compared else None
@@ -280,14 +288,15 @@ class Result:
     def __repr__(self) -> str:
         total, states = self.total, Counter(trial.state for trial in self.trials).items()
         spent = f"{total.calls:,} calls, {total.tokens:,} tokens, {format_usd(total.usd)} USD, {self.seconds:.0f} s"
-        same, trials = "baseline" in self.finalist("best").roles, ", ".join(f"{n} {state}" for state, n in states)
+        trials = ", ".join(f"{n} {state}" for state, n in states)
+        tested = f"verdict on the test split: {self.verdict or 'not tested'}"
         lines = [
             f"Result of {self.task}: {self.ended}",
             f"  run: {self.run}",
             f"  trials: {len(self.trials)} ({trials})",
             f"  spent: {spent}",
             *(line for finalist in self.finalists for line in finalist.lines(self.cost_in)),
-            f"  verdict on the test split: {'the baseline is the best' if same else self.verdict or 'not tested'}",
+            f"  {f'verdict: {KEPT}' if self.keeps_baseline else tested}",
             *(f"  {issue}" for issue in (*self.incomplete, *self.left_out)),
         ]
         return "\n".join(shorten(line, SCREEN_WIDTH) for line in lines)

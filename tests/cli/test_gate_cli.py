@@ -25,7 +25,7 @@ from agentopt.core.stats import Difference, Interval
 from agentopt.report.gate import CostRatio, GateReport
 from agentopt.runs.config import BudgetConfig, Config
 from agentopt.runs.folder import RunFolder
-from agentopt.runs.result import SubtaskCostShown, load_result
+from agentopt.runs.result import Role, SubtaskCostShown, load_result
 from agentopt.testing.server_process import ServerProcess
 
 ROOT = Path(__file__).parents[2]
@@ -49,8 +49,8 @@ def report(mean: float, low: float, high: float, *, n: int = 100, p_value: float
         (report(0.1, 0.05, 0.15, cost=CostRatio(1.2, "USD"), max_cost_ratio=1), "superior", 1),
         (report(0.1, 0.05, 0.15, cost=CostRatio(1.0, "USD"), max_cost_ratio=1), "superior", 0),
         (report(0.0, -0.1, 0.1, p_value=1, cost=CostRatio(1.2, "USD"), max_cost_ratio=1), "not enough rows", 1),
-        (GateReport("a.yaml", "b.yaml", "test", None, 0.02, CostRatio(1, "tokens")), "non-inferior", 0),
-        (GateReport("a.yaml", "b.yaml", "test", None, 0.0, CostRatio(1, "tokens"), 0.5), "non-inferior", 1),
+        (GateReport("a.yaml", "b.yaml", "test", None, 0.02, CostRatio(1, None)), "non-inferior", 0),
+        (GateReport("a.yaml", "b.yaml", "test", None, 0.0, CostRatio(1, None), 0.5), "non-inferior", 1),
     ],
 )
 def test_the_verdict_and_the_cost_give_the_exit_code(found: GateReport, verdict: str, code: int) -> None:
@@ -176,7 +176,9 @@ def test_a_candidate_that_is_the_reference_passes_without_a_call(agentopt: Comma
     (place / "reordered.yaml").write_text("answer: {num_samples: 1, model: small}\n")
     code, out, err = agentopt("gate", "small.yaml", "--against", against, "--task", "task", *SETTINGS)
     assert (code, err) == (0, "")
-    assert out.startswith("non-inferior: the candidate is the one in use")
+    same = "baseline" if against == "baseline" else "reference"
+    assert out.startswith(f"non-inferior: the candidate is the {same}, so nothing was compared\n")
+    assert "cost: 1 times the reference's, being the same candidate\n" in out
     data = json.loads(agentopt("gate", "small.yaml", "--against", against, "--task", "task", "--json", *SETTINGS)[1])
     assert (data["verdict"], data["exit_code"], data["difference"]) == ("non-inferior", 0, None)
 
@@ -191,9 +193,18 @@ def test_a_run_that_keeps_the_baseline_passes(
     spent = calls(place)
     code, out, _ = agentopt("gate", run.name, "--split", split, *SETTINGS)
     assert (code, load_result(run).verdict) == (0, "non-inferior")
-    assert out.startswith("non-inferior: the candidate is the one in use")
-    assert "non-inferior" in agentopt("runs", "list", *SETTINGS)[1]
+    assert out.startswith("non-inferior: the candidate is the baseline, so nothing was compared\n")
+    for same in (run.name, str(run / "best.yaml")):
+        again = agentopt("gate", same, "--split", split, "--rows-needed", *SETTINGS)[1]
+        assert again.partition("\n")[0] == out.partition("\n")[0]
+        assert again.splitlines()[2:] == [*out.splitlines()[2:], "rows needed: none, because nothing is compared"]
     assert calls(place) == spent
+    kept = "non-inferior: the best candidate is the baseline, so nothing was compared"
+    shown = agentopt("runs", "show", run.name, *SETTINGS)[1]
+    assert f"Verdict: {kept}. Nothing else was evaluated." in shown
+    assert "Use it:" not in shown
+    assert f"  verdict: {kept}" in repr(load_result(run)).splitlines()
+    assert "non-inferior: the best candidate is the baseline" in agentopt("runs", "list", *SETTINGS)[1]
 
 
 def test_the_candidate_of_a_run_comes_with_the_settings_of_the_run(
@@ -232,17 +243,23 @@ def test_the_three_commands_with_a_candidate_share_how_they_read_it(place: Path)
 
 @pytest.mark.parametrize("in_python", [False, True])
 @pytest.mark.parametrize("same", [False, True])
-def test_the_result_names_the_file_of_each_chosen_candidate(in_python: bool, same: bool) -> None:
+@pytest.mark.parametrize("roles", [(), ("baseline",)])
+def test_the_result_names_the_file_of_each_chosen_candidate_but_the_baseline(
+    in_python: bool, same: bool, roles: tuple[Role, ...]
+) -> None:
     result, output = load_result(ROOT / "tests" / "data" / "0.1.0" / "finished"), io.StringIO()
     best = replace(result.finalist("best"), roles=("best", "recommended") if same else ("best",))
-    cheaper = replace(best, roles=("baseline",) if same else ("baseline", "recommended"))
+    cheaper = replace(best, roles=("baseline",) if same else (*roles, "recommended"))
     result = replace(result, finalists=(cheaper, best))
     show_result(result, None if in_python else Path("my task"), Console(file=output, width=200))
     lines = output.getvalue().partition("Use it:")[2].splitlines()
-    assert len(lines) == (1 if same else 2)
-    assert ("load_candidate(" if in_python else "agentopt evaluate 'my task' --candidate ") in lines[0]
-    assert f"{result.run}/best.yaml" in lines[0]
-    assert same or (f"{result.run}/recommended.yaml" in lines[1] and "  # the cheapest" in lines[1])
+    files = ["best"] if same or roles else ["best", "recommended"]
+    expected = [f"{result.run}/{name}.yaml" for name in (*files, *([] if in_python else ["best"]))]
+    assert len(lines) == len(expected)
+    assert all(file in line for file, line in zip(expected, lines, strict=True))
+    assert ("load_candidate(" if in_python else "agentopt serve ") in lines[0]
+    assert in_python or lines[-1].strip().startswith("agentopt export ")
+    assert len(files) == 1 or "  # the cheapest" in lines[1]
 
 
 @pytest.mark.parametrize(

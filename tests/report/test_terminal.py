@@ -22,7 +22,7 @@ from agentopt.core.events import (
 )
 from agentopt.core.records import BestSoFar, Evaluation, ExampleResult, Trial
 from agentopt.core.stop_reason import StopKind, StopReason
-from agentopt.report import terminal
+from agentopt.report import tables
 from agentopt.report.live import LiveView
 from agentopt.report.tables import Column, table_of
 from agentopt.report.terminal import print_result
@@ -53,7 +53,7 @@ def test_a_result_shows_its_trials_its_finalists_its_spend_and_its_verdict() -> 
 
 def test_a_column_of_the_result_is_added_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
     column: Column[Finalist] = Column("proposer of the finalist", lambda finalist: f"<{finalist.proposer}>")
-    monkeypatch.setattr(terminal, "COST_COLUMNS", (*terminal.COST_COLUMNS, column))
+    monkeypatch.setattr(tables, "COST_COLUMNS", (*tables.COST_COLUMNS, column))
     text = printed(load_result(FINISHED))
     assert "proposer of the finalist" in text
     assert "<baseline>" in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from agentopt.cli.commands.runs import show_run, show_runs
 from agentopt.core.errors import ConfigError
 from agentopt.deploy.deployment import find_deployment
 from agentopt.runs.config import BudgetConfig, Config
-from agentopt.runs.folder import RunFolder, UnreadableRun, list_runs
+from agentopt.runs.folder import RunFolder, UnreadableRun, find_run, list_runs
 from agentopt.testing.toy import toy_model, toy_task
+
+FINISHED = Path(__file__).parent.parent / "data" / "0.1.0" / "finished"
 
 
 @pytest.fixture
@@ -93,4 +96,24 @@ async def test_a_result_of_a_task_built_in_python_is_used_in_python(tmp_path: Pa
     result = await aoptimize(toy_task(validation=2, test=2), settings, provider=toy_model())
     output = io.StringIO()
     show_run(Path(result.run), [], Console(file=output, width=1000))
-    assert f"Use it:  agentopt.evaluate(task, agentopt.load_candidate('{result.run}/best.yaml'))" in output.getvalue()
+    assert "Use it:" not in output.getvalue(), "the baseline stays"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("strategy: agent", "strategy: gone.search:Annealing"), ("response_seed: 0", "respond_seed: 0")],
+)
+def test_a_finished_run_is_listed_and_shown_without_its_plugin(tmp_path: Path, old: str, new: str) -> None:
+    run = tmp_path / "capitals"
+    shutil.copytree(FINISHED, run)
+    request = run / "config.yaml"
+    request.write_text(RunFolder.create(toy_task(), Config(runs=tmp_path)).path.joinpath("config.yaml").read_text())
+    request.write_text(request.read_text().replace(old, new, 1))
+    assert isinstance(find_run(run), UnreadableRun)
+    listed, shown = io.StringIO(), io.StringIO()
+    show_runs([f"runs={tmp_path}"], Console(file=listed, width=1000))
+    assert "cannot be read" not in listed.getvalue()
+    assert "finished" in next(line for line in listed.getvalue().splitlines() if str(run) in line).split()
+    show_run(run, [], Console(file=shown, width=1000))
+    assert "Verdict on the test split: not enough rows" in shown.getvalue()
+    assert "The run cannot be used or resumed now: " in shown.getvalue()

@@ -24,10 +24,9 @@ from agentopt.core.gate import rows_needed
 from agentopt.core.records import Evaluation, Split
 from agentopt.deploy.deployment import Deployment, find_deployment
 from agentopt.report.bars import counting_bar
-from agentopt.report.gate import CostRatio, GateReport
+from agentopt.report.gate import BASELINE, CostRatio, GateReport
 from agentopt.runs.result import SubtaskCostShown, load_result
 
-BASELINE = "baseline"
 SUMMARY = "GITHUB_STEP_SUMMARY"
 """Environment variable of a GitHub Actions job: the file to which its summary is appended."""
 
@@ -90,19 +89,20 @@ def _stored(run: Path, options: GateOptions) -> GateReport:
     """The report on a run's best candidate, from the test scores in its result."""
     result = load_result(run)
     best = result.finalist("best")
-    same, compared = "baseline" in best.roles, best.against_baseline
-    if not (same or compared):
+    if result.keeps_baseline:
+        return _identical(run, options)
+    compared = best.against_baseline
+    if compared is None:
         rule = "the run has no comparison with the baseline on the test split"
         raise ConfigError(rule, where=run, remedy="add a test split to the task, or use --split validation")
     return GateReport(
         str(run),
         BASELINE,
         "test",
-        compared.difference if compared else None,
+        compared.difference,
         options.margin,
-        CostRatio.of(best.cost, best.cost if same else result.finalist("baseline").cost),
+        CostRatio.of(best.cost, result.finalist("baseline").cost),
         options.max_cost_ratio,
-        notes=("the best candidate of the run is the baseline",) if same else (),
     )
 
 
@@ -134,8 +134,9 @@ def _evaluated(source: Path, options: GateOptions, settings: Sequence[str]) -> G
 
 
 def _identical(source: Path, options: GateOptions) -> GateReport:
-    cost = CostRatio.of({}, {})
-    return GateReport(str(source), options.against, options.split, None, options.margin, cost, options.max_cost_ratio)
+    cost, ratio = CostRatio(1.0, None), options.max_cost_ratio
+    notes = ("rows needed: none, because nothing is compared",) if options.rows_needed else ()
+    return GateReport(str(source), options.against, options.split, None, options.margin, cost, ratio, notes=notes)
 
 
 def _evaluations(found: Deployment, candidates: Sequence[Candidate], split: Split) -> list[Evaluation]:

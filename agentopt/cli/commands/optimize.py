@@ -28,12 +28,12 @@ from agentopt.runs.agent_model import with_agent_model
 from agentopt.runs.config import Config, load_config
 from agentopt.runs.folder import RunFolder
 from agentopt.runs.prompt_share import caps_for
-from agentopt.runs.result import Result
+from agentopt.runs.result import Result, Role
 from agentopt.runs.strategies import check_search_settings
 from agentopt.runs.worst_case import Estimate, estimate
 from agentopt.search.from_task import check_cost_limit, cost_note, needs_measuring, search_space, unlimited_space
 
-WHY_CHOSEN = {
+WHY_CHOSEN: dict[Role, str] = {
     "best": "the highest shrunk score",
     "recommended": "the cheapest within search.tolerance of the best shrunk score",
 }
@@ -76,15 +76,22 @@ def run_optimization(task: Path | None, settings: Sequence[str], resume: Path | 
 
 
 def show_result(result: Result, task: Path | None, console: Console) -> None:
-    """Print the result, and what evaluates its candidates: a command, or a call if the task was built in Python."""
+    """Print the result, and how its candidates are used, unless they are the baseline.
+
+    That is a command, or a call if the task was built in Python.
+    """
     print_result(result, console)
     same = result.finalist("recommended") is result.finalist("best")
-    for role in ("best",) if same else WHY_CHOSEN:
+    roles = [role for role in WHY_CHOSEN if "baseline" not in result.finalist(role).roles]
+    for role in roles[:1] if same else roles:
         file = str(Path(result.run) / f"{role}.yaml")
-        command = shlex.join(["agentopt", "evaluate", str(task), "--candidate", file])
-        call = f"agentopt.evaluate(task, agentopt.load_candidate({file!r}))"
+        serve = shlex.join(["agentopt", "serve", file])
+        call = f"agentopt.load_candidate({file!r})"
         reason = "" if same else f"  # {WHY_CHOSEN[role]}"
-        print_plain(console, f"{'Use it:' if role == 'best' else '':9}{command if task else call}{reason}")
+        print_plain(console, f"{'Use it:' if role == roles[0] else '':9}{serve if task else call}{reason}")
+    if roles and task:
+        export = shlex.join(["agentopt", "export", str(Path(result.run) / f"{roles[0]}.yaml"), "--to"])
+        print_plain(console, f"{'':9}{export} python  # or litellm, yaml")
 
 
 def estimate_run(task: Path, settings: Sequence[str], console: Console) -> None:
