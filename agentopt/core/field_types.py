@@ -144,6 +144,11 @@ FIELDS: Mapping[str, Mapping[str, Kind]] = {
         "output": _TEXT,
         "unit": instance_of("Unit"),
         "max_units": _or_none(_POSITIVE),
+        "cost_measure": _or_none(
+            Kind(lambda value: value in ("usd", "seconds", "units"), "usd, seconds or units", 'pass NAME="usd"')
+        ),
+        "max_usd": _or_none(_POSITIVE),
+        "max_seconds": _or_none(_POSITIVE),
         "program": _or_none(instance_of("Program")),
         "metrics": _mapping(_ANY, "a mapping of names to Metrics", 'pass NAME={"metric": Metric(...)}'),
         "file": _or_none(_PATH),

@@ -11,7 +11,7 @@ from typing import Any
 
 from agentopt.core import task_rules
 from agentopt.core.candidate import Candidate, SubtaskChoice
-from agentopt.core.cost import PAPER_UNIT, Unit
+from agentopt.core.cost import PAPER_UNIT, CostMeasure, Reads, Unit, in_sequence
 from agentopt.core.duplicates import Groups, groups_of, independent, inputs_key
 from agentopt.core.errors import TaskError
 from agentopt.core.field_types import check_fields, check_kind, instance_of
@@ -287,9 +287,13 @@ class Task:
         output: The subtask whose output is scored; the last one unless given. With a `program`, its answer is scored.
         unit: The pass that counts as one unit of cost.
         max_units: Most units that a candidate may cost per example; None for the default of the paper (AgentTTS), one
-            pass of every subtask's largest model.
+            pass of every subtask's largest model if costs are in units.
         program: A program as the workflow, in place of prompts.
         metrics: Reported beside the score; the search ignores them.
+        cost_measure: What candidates cost: `usd`, `seconds` or `units`. None: USD if a model has a price, units if all
+            have parameters and none a price, else seconds.
+        max_usd: Most USD that a candidate may cost per example.
+        max_seconds: Longest mean latency of a candidate, in seconds per example.
 
     Raises:
         TaskError: A field breaks a rule, or two fields contradict each other.
@@ -305,6 +309,9 @@ class Task:
     max_units: float | None = None
     program: Program | None = None
     metrics: Mapping[str, Metric] = field(default_factory=dict)
+    cost_measure: CostMeasure | None = None
+    max_usd: float | None = None
+    max_seconds: float | None = None
     file: Path | None = None
     """The task file; None for a task built in Python."""
 
@@ -346,6 +353,13 @@ class Task:
     def output_subtask(self) -> str:
         """The subtask whose output is scored."""
         return self.output or self.subtasks[-1].name
+
+    @property
+    def reads(self) -> Reads:
+        """Subtask -> the subtasks that it waits for. The calls of a program are taken to follow each other."""
+        return (
+            in_sequence([s.name for s in self.subtasks]) if self.program else {s.name: s.reads for s in self.subtasks}
+        )
 
     @cached_property
     def groups(self) -> Mapping[Split, Groups]:

@@ -215,6 +215,7 @@ class Evaluator:
             subtasks=uses,
             metrics=metrics,
             judgements=score.judgements,
+            seconds=result.seconds,
         )
 
     def _failed(

@@ -82,7 +82,7 @@ class Optimization:
         store = TrialStore(self.run.trials, space)
         examples = {split: len(rows) for split, rows in self.task.splits.items()}
         self.observer(SearchStarted(space.size, examples, tuple(store.trials), self.session.budget, store.best_so_far))
-        if note := cost_note(self.task, space, self.session.specs):
+        if note := cost_note(self.task, self.session.specs):
             self.observer(Note(note))
         ended = await self._search(space, store, evaluator, prompts, measured.seconds if measured else 0.0)
         choice = store.choice(self.config.search.tolerance)
@@ -242,7 +242,7 @@ class Optimization:
         evaluations = [evaluation for _, evaluation in by_candidate]
         best = next((trial.candidate for roles, trial in finalists if "best" in roles), None)
         of_baseline = next((tested.get(trial.number) for roles, trial in finalists if "baseline" in roles), None)
-        in_cost = cost_note(self.task, space, self.session.specs)
+        in_cost = cost_note(self.task, self.session.specs)
         return Result(
             task=self.task.name,
             run=str(self.run.path),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
-from typing import Protocol
+from typing import Any, Protocol
 
 from agentopt.core.candidate import Candidate, SubtaskChoice
-from agentopt.core.cost import CostMeasure, SubtaskCost
+from agentopt.core.cost import CostMeasure, SubtaskCost, critical_path
 from agentopt.core.events import Event
 from agentopt.core.records import Trial
 from agentopt.core.task_rules import unknown_subtask
@@ -31,11 +31,13 @@ class SubtaskSpace:
     """Cost of a choice in the measure of the space."""
     description: str = ""
     """Description of the subtask that is shown to the search agent."""
+    reads: tuple[str, ...] = ()
+    """The subtasks that it waits for; a cost in seconds is that of the critical path."""
 
     @property
     def largest_model(self) -> str:
-        """The model with the most parameters, or the dearest one if the cost is not in units."""
-        return max(self.models, key=lambda model: self.cost.parameters[model])
+        """The dearest model for one pass; with costs in units the one with the most parameters."""
+        return max(self.models, key=lambda model: self.cost.units(model, 1))
 
     def nearest_num_samples(self, wanted: float) -> int:
         """The greatest allowed sample count not above `wanted`, or the smallest one."""
@@ -44,14 +46,18 @@ class SubtaskSpace:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """What may vary in a task, and the cost limit of its candidates."""
+    """What may vary in a task, and the cost limits of its candidates."""
 
     subtasks: tuple[SubtaskSpace, ...]
     """One space per subtask, in the order of the task."""
     max_units: float | None = None
     """Most units that a candidate may cost per example; None for no limit."""
     measure: CostMeasure = "units"
-    """The measure of the costs."""
+    """The measure of the costs, in which candidates are compared."""
+    max_usd: float | None = None
+    """Most USD that a candidate may cost per example."""
+    max_seconds: float | None = None
+    """Longest mean latency of a candidate per example."""
 
     def __getitem__(self, name: str) -> SubtaskSpace:
         for subtask in self.subtasks:
@@ -83,15 +89,50 @@ class SearchSpace:
         return replace(self, subtasks=tuple(subtasks))
 
     def units(self, candidate: Candidate) -> float:
-        """Cost of a candidate per example in the measure of the space, summed over the subtasks."""
-        return sum(s.cost.units(candidate[s.name].model, candidate[s.name].num_samples) for s in self.subtasks)
+        """Cost of a candidate per example in the measure of the space."""
+        return self.cost(candidate, self.measure)
+
+    def cost(self, candidate: Candidate, measure: CostMeasure) -> float:
+        """Cost of a candidate per example: summed over the subtasks, or in seconds, that of the critical path.
+
+        Args:
+            candidate: The candidate.
+            measure: The measure.
+        """
+        choices = ((s, candidate[s.name]) for s in self.subtasks)
+        return float(self.total(measure, [s.cost.of(measure, c.model, c.num_samples) for s, c in choices]))
+
+    def total(self, measure: CostMeasure, each: Sequence[Any], maximum: Callable[[Any, Any], Any] = max) -> Any:
+        """The cost of the whole workflow.
+
+        Args:
+            measure: The measure.
+            each: Cost of each subtask; numbers, or arrays with numpy's `maximum`.
+            maximum: The larger of two costs.
+        """
+        if measure != "seconds":
+            return sum(each)
+        named = {s.name: cost for s, cost in zip(self.subtasks, each, strict=True)}
+        return critical_path(named, {s.name: s.reads for s in self.subtasks}, maximum)
+
+    @property
+    def limits(self) -> list[tuple[CostMeasure, float]]:
+        """The limits, each in its measure and with some room for rounding errors."""
+        limits: list[tuple[CostMeasure, float]] = []
+        if self.max_units is not None:
+            limits.append(("units", self.max_units + 1e-9))
+        if self.max_usd is not None:
+            limits.append(("usd", self.max_usd * (1 + 1e-9)))
+        if self.max_seconds is not None:
+            limits.append(("seconds", self.max_seconds * (1 + 1e-9)))
+        return limits
 
     def affords(self, candidate: Candidate) -> bool:
-        """Whether the candidate's cost is within the limit."""
-        return self.max_units is None or self.units(candidate) <= self.max_units + 1e-9
+        """Whether the candidate's costs are within the limits."""
+        return all(self.cost(candidate, measure) <= most for measure, most in self.limits)
 
     def contains(self, candidate: Candidate) -> bool:
-        """Whether every choice is allowed and the candidate is within the cost limit."""
+        """Whether every choice is allowed and the candidate is within the cost limits."""
         return list(candidate) == [s.name for s in self.subtasks] and all(
             candidate[s.name].model in s.models and candidate[s.name].num_samples in s.num_samples
             for s in self.subtasks

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agentopt.core.candidate import Candidate
+from agentopt.core.cost import CostMeasure
 from agentopt.search.base import SearchSpace, SubtaskSpace
 
 Floats = NDArray[np.float64]
@@ -49,15 +50,12 @@ class Grid:
 
     def __init__(self, space: SearchSpace) -> None:
         self._space = space
-        self._units = [
-            np.array([s.cost.units(model, n) for model in s.models for n in s.num_samples]) for s in space.subtasks
-        ]
         self._similarity = [(_model_similarity(s), _count_similarity(s)) for s in space.subtasks]
 
     def points(self, candidates: Sequence[Candidate]) -> Points:
         """Convert candidates of this space to points."""
         rows = [[_index(s, candidate) for s in self._space.subtasks] for candidate in candidates]
-        return np.array(rows, dtype=np.int64).reshape(len(rows), len(self._units))
+        return np.array(rows, dtype=np.int64).reshape(len(rows), len(self._space.subtasks))
 
     def candidate(self, point: Points) -> Candidate:
         """Convert one point to a candidate with seed prompts."""
@@ -69,14 +67,29 @@ class Grid:
 
     def pool(self, rng: np.random.Generator) -> Points:
         """All affordable points in random order; in a space larger than `POOL`, the affordable ones of a sample."""
-        sizes = [len(units) for units in self._units]
+        sizes = [len(s.models) * len(s.num_samples) for s in self._space.subtasks]
         if self._space.size <= POOL:
             points = np.stack(np.unravel_index(rng.permutation(self._space.size), sizes), axis=1)
         else:
             points = np.stack([self._sampled(s, rng) for s in self._space.subtasks], axis=1)
-        limit = math.inf if self._space.max_units is None else self._space.max_units + 1e-9
-        units = sum(of[points[:, i]] for i, of in enumerate(self._units))
-        return np.asarray(points[units <= limit], dtype=np.int64)
+        within = np.ones(len(points), dtype=bool)
+        for measure, most in self._space.limits:
+            within &= self.costs(measure, points) <= most
+        return np.asarray(points[within], dtype=np.int64)
+
+    def costs(self, measure: CostMeasure, points: Points) -> Floats:
+        """Cost of each point in a measure, shape (len(points),).
+
+        Args:
+            measure: The measure.
+            points: Points of the space.
+        """
+        of_choices = (
+            np.array([s.cost.of(measure, model, n) for model in s.models for n in s.num_samples])
+            for s in self._space.subtasks
+        )
+        each = [costs[points[:, i]] for i, costs in enumerate(of_choices)]
+        return np.asarray(self._space.total(measure, each, np.maximum), dtype=np.float64)
 
     def _sampled(self, subtask: SubtaskSpace, rng: np.random.Generator) -> Points:
         """Sample models uniformly and sample counts log-uniformly: large counts rarely fit in the cost limit."""
@@ -97,7 +110,7 @@ class Grid:
     @property
     def variance(self) -> float:
         """Prior variance of the score of any point."""
-        return float(((1 + INTERACTION * (MODEL + COUNT + BOTH)) ** len(self._units) - 1) / INTERACTION)
+        return float(((1 + INTERACTION * (MODEL + COUNT + BOTH)) ** len(self._space.subtasks) - 1) / INTERACTION)
 
 
 def _index(subtask: SubtaskSpace, candidate: Candidate) -> int:
@@ -106,7 +119,7 @@ def _index(subtask: SubtaskSpace, candidate: Candidate) -> int:
 
 
 def _model_similarity(subtask: SubtaskSpace) -> Floats:
-    sizes = np.log([subtask.cost.parameters[model] for model in subtask.models])
+    sizes = np.log([max(subtask.cost.size(model), 1e-12) for model in subtask.models])
     by_size = np.exp(-np.abs(np.subtract.outer(sizes, sizes)) / SIZE_SCALE)
     return np.asarray(SHARED_BY_SIZE * by_size + (1 - SHARED_BY_SIZE) * np.eye(len(sizes)))
 

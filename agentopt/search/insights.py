@@ -35,4 +35,4 @@ def _one_model(space: SearchSpace, subtask: SubtaskSpace, model: str) -> Candida
 
 
 def _smallest_model(subtask: SubtaskSpace) -> str:
-    return min(subtask.models, key=lambda model: subtask.cost.parameters[model])
+    return min(subtask.models, key=lambda model: subtask.cost.units(model, 1))

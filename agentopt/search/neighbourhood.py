@@ -19,19 +19,30 @@ def affordable(space: SearchSpace) -> Iterator[Candidate]:
 
     Branches that cannot become affordable are skipped, so a tight limit in a huge space stays cheap.
     """
-    costs = [{(m, n): s.cost.units(m, n) for m in s.models for n in s.num_samples} for s in space.subtasks]
-    limit = float("inf") if space.max_units is None else space.max_units + 1e-9
-    least_after = [sum(min(c.values()) for c in costs[i + 1 :]) for i in range(len(costs))]
+    choices = [[(m, n) for m in s.models for n in s.num_samples] for s in space.subtasks]
+    costs = {
+        limit: [{c: s.cost.of(limit[0], *c) for c in of} for s, of in zip(space.subtasks, choices, strict=True)]
+        for limit in space.limits
+    }
+    least = {limit: [min(of.values()) for of in each] for limit, each in costs.items()}
 
-    def grow(i: int, spent: float, chosen: dict[str, tuple[str, int]]) -> Iterator[Candidate]:
-        if i == len(costs):
-            yield space.candidate(chosen)
+    def within(chosen: list[tuple[str, int]]) -> bool:
+        """Whether the choices so far fit if all others are as cheap as they can be."""
+        return all(
+            space.total(measure, [each[i][c] for i, c in enumerate(chosen)] + least[measure, most][len(chosen) :])
+            <= most + 1e-9 * abs(most)
+            for (measure, most), each in costs.items()
+        )
+
+    def grow(chosen: list[tuple[str, int]]) -> Iterator[Candidate]:
+        if len(chosen) == len(choices):
+            yield space.candidate({s.name: choice for s, choice in zip(space.subtasks, chosen, strict=True)})
             return
-        for choice, cost in costs[i].items():
-            if spent + cost + least_after[i] <= limit:
-                yield from grow(i + 1, spent + cost, {**chosen, space.subtasks[i].name: choice})
+        for choice in choices[len(chosen)]:
+            if within([*chosen, choice]):
+                yield from grow([*chosen, choice])
 
-    return filter(space.affords, grow(0, 0.0, {}))
+    return filter(space.affords, grow([]))
 
 
 def step(subtask: SubtaskSpace, candidate: Candidate, by: int) -> Candidate | None:
@@ -102,7 +113,7 @@ def with_smaller_models(
 ) -> Candidate | None:
     """Take smaller models until the candidate is affordable.
 
-    Each iteration gives the next smaller model to the costliest subtask that has one.
+    Each iteration gives the next cheaper model to the costliest subtask that has one.
 
     Args:
         space: The space, whose models are tried.
@@ -127,8 +138,8 @@ def with_smaller_models(
 
 
 def _next_smaller(subtask: SubtaskSpace, model: str) -> str | None:
-    size = subtask.cost.parameters
-    return max((m for m in subtask.models if size[m] < size[model]), key=lambda m: size[m], default=None)
+    cost = {m: subtask.cost.units(m, 1) for m in subtask.models}
+    return max((m for m in subtask.models if cost[m] < cost[model]), key=lambda m: cost[m], default=None)
 
 
 def fitted(space: SearchSpace, candidate: Candidate) -> Candidate | None:
@@ -154,7 +165,8 @@ def nearest_untried(space: SearchSpace, start: Candidate, tried: Collection[Cand
     """
     first = fitted(space, start)
     if first is None:
-        return None
+        # With two limits, steps that lower the one cost may raise the other.
+        return next((candidate for candidate in affordable(space) if candidate not in tried), None)
     seen, queue = {first}, deque([first])
     while queue:
         candidate = queue.popleft()
@@ -163,4 +175,4 @@ def nearest_untried(space: SearchSpace, start: Candidate, tried: Collection[Cand
         fresh = [c for c in neighbours(space, candidate) if c not in seen]
         seen.update(fresh)
         queue.extend(fresh)
-    return None
+    return next((candidate for candidate in affordable(space) if candidate not in tried), None)

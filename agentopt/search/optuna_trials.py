@@ -16,9 +16,6 @@ from agentopt.core.candidate import Candidate
 from agentopt.core.records import Trial
 from agentopt.search.base import SearchSpace
 
-COST_CONSTRAINT = "units"
-"""Name of the Optuna constraint: units above the cost limit, feasible at 0 or less."""
-
 _STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "incomplete": TrialState.FAIL}
 
 
@@ -55,7 +52,7 @@ def candidate_of(space: SearchSpace, params: Mapping[str, Any]) -> Candidate:
 
 def is_representable(space: SearchSpace, candidate: Candidate) -> bool:
     """Whether the study's distributions contain it: history may hold models or counts that the space no longer has."""
-    return replace(space, max_units=None).contains(candidate)
+    return replace(space, max_units=None, max_usd=None, max_seconds=None).contains(candidate)
 
 
 def to_frozen_trial(
@@ -99,7 +96,5 @@ def to_running_trial(space: SearchSpace, candidate: Candidate) -> FrozenTrial:
 
 
 def _constraints(space: SearchSpace, candidate: Candidate) -> dict[str, float]:
-    if space.max_units is None:
-        return {}
-    # A rounding error is not a violation: `SearchSpace.affords` allows the same slack.
-    return {COST_CONSTRAINT: space.units(candidate) - space.max_units - 1e-9}
+    """Optuna's constraints, one for each cost limit: the cost above it, feasible at 0 or less."""
+    return {measure: space.cost(candidate, measure) - most for measure, most in space.limits}

@@ -37,6 +37,7 @@ from agentopt.core.task_rules import CONTEXT, INPUTS, OLD_CONTEXT, check_names, 
 from agentopt.core.user_functions import Functions
 from agentopt.core.yaml_models import as_error, did_you_mean, explain, load_yaml, shown
 from agentopt.models.catalog import ModelSpec
+from agentopt.models.measure import measure_of
 from agentopt.taskfile.data import Row, check_duplicates, check_leaks, read_rows
 from agentopt.taskfile.overrides import Overrides
 from agentopt.taskfile.program import MAX_TOKENS, check_prompts, read_program, settings_left
@@ -145,6 +146,9 @@ class _Reader:
             output=self._output(),
             unit=Unit(**spec.cost.unit.model_dump()),
             max_units=spec.cost.max_units,
+            cost_measure=None if spec.cost.measure == "auto" else spec.cost.measure,
+            max_usd=spec.cost.usd,
+            max_seconds=spec.cost.max_seconds,
             program=self._program(),
             file=self.file.absolute(),
         )
@@ -323,15 +327,15 @@ class _Reader:
 
     def _check_costs(self, task: Task) -> None:
         """Check that no pass costs less than 0, the result of the formula if the unit is too large."""
-        if self.catalog is None:
+        if self.catalog is None or measure_of(task.cost_measure, [self.catalog[m] for m in task.models]) != "units":
             return
         sizes = {model: self.catalog[model].parameters for spec in self.spec.subtasks for model in spec.models}
         for spec in self.spec.subtasks:
             tokens = spec.tokens
             for model in spec.models if tokens else ():
                 size = sizes[model]
-                if tokens is None or size is None or None in sizes.values():
-                    return  # the cost of the task is not in units
+                if tokens is None or size is None:
+                    continue
                 cost = units(size, tokens.prompt, tokens.completion, unit=task.unit)
                 if cost < 0:
                     rule = f"a pass must cost at least 0 units, but one of {model!r} costs {cost:.3g}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -297,11 +297,30 @@ class UnitSpec(Strict):
 
 
 class CostSpec(Strict):
-    """The unit of cost, and the most that a candidate may cost."""
+    """What candidates cost, and the most that one may cost. A limit holds whatever the measure is."""
 
+    measure: Literal["auto", "usd", "seconds", "units"] = "auto"
+    """auto: USD if a model has a price, units if all have parameters and none a price, else seconds."""
     unit: UnitSpec = UnitSpec()
     max_units: Positive | None = None
-    """Per example; one pass of every subtask's largest model, summed, unless given."""
+    """Per example. With costs in units: one pass of every subtask's largest model, summed, unless given."""
+    max_usd: Positive | None = None
+    """Mean USD per example."""
+    max_usd_per_1000: Positive | None = None
+    """`max_usd`, per 1,000 examples."""
+    max_seconds: Positive | None = None
+    """Mean latency per example, in seconds."""
+
+    @model_validator(mode="after")
+    def _one_form(self) -> CostSpec:
+        if self.max_usd is not None and self.max_usd_per_1000 is not None:
+            raise _error("`max_usd` and `max_usd_per_1000` are the same limit, but both are given", "remove one")
+        return self
+
+    @property
+    def usd(self) -> float | None:
+        """The limit in USD per example."""
+        return self.max_usd if self.max_usd_per_1000 is None else self.max_usd_per_1000 / 1000
 
 
 class TaskSpec(Strict):

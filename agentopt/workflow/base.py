@@ -92,12 +92,14 @@ class WorkflowResult:
         output: The workflow's output; None if it is missing.
         uses: Subtask name to use, of the called subtasks only.
         note: Why a value is missing.
+        seconds: Latency of its model calls along the critical path; None if that of a call is not known.
     """
 
     outputs: Mapping[str, Value | None]
     output: Value | None
     uses: Mapping[str, SubtaskUse] = field(default_factory=dict)
     note: str = ""
+    seconds: float | None = None
 
     @property
     def answer(self) -> Answer:

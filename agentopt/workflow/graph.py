@@ -10,7 +10,7 @@ from typing import Any
 
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import BudgetExceeded, ScorerError, TaskError, UnreadOutputError
-from agentopt.core.records import Answer
+from agentopt.core.records import Answer, latency
 from agentopt.core.task import ContextFunction, Example, Subtask, Task, Value
 from agentopt.core.task_rules import CONTEXT
 from agentopt.core.user_functions import located, name_of, reporting
@@ -169,6 +169,7 @@ def _result(task: Task, answers: Mapping[str, Answer | None]) -> WorkflowResult:
         outputs[task.output_subtask],
         {name: answer.use for name, answer in called.items()},
         "; ".join(answer.note for answer in called.values() if answer.note),
+        latency({name: answer.use for name, answer in called.items()}, task.reads),
     )
 
 

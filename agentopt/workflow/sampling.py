@@ -116,10 +116,13 @@ class SubtaskSampler:
             prompt_tokens=prompt,
             completion_tokens=completion,
             units=self._units(spec, prompt, completion),
-            usd=spec.prices.usd(prompt * requests, completion, requests=requests),
+            usd=_usd(spec, response, requests),
             responses=len(response.choices),
             cut_off=_cut_off(subtask, response),
             only_thought=_only_thought(response),
+            cached_tokens=response.cached_tokens,
+            reasoning_tokens=response.reasoning_tokens,
+            seconds=response.seconds,
         )
 
     def _with_fusion(self, subtask: Subtask, use: SubtaskUse, name: str, fused: Response) -> SubtaskUse:
@@ -128,15 +131,27 @@ class SubtaskSampler:
             use,
             fusion_tokens=prompt + completion,
             fusion_units=self._units(spec, prompt, completion),
-            fusion_usd=spec.prices.usd(prompt, completion),
+            fusion_usd=_usd(spec, fused, 1),
             responses=use.responses + len(fused.choices),
             cut_off=use.cut_off + _cut_off(subtask, fused),
             only_thought=use.only_thought + _only_thought(fused),
+            seconds=use.seconds + fused.seconds if use.seconds and fused.seconds else 0.0,
         )
 
     def _units(self, spec: ModelSpec, prompt_tokens: int, completion_tokens: int) -> float:
         # The formula is affine: a pass that is smaller than the unit's prompt would have a negative cost.
         return max(0.0, units(spec.parameters or 0.0, prompt_tokens, completion_tokens, unit=self.unit))
+
+
+def _usd(spec: ModelSpec, response: Response, requests: int) -> float:
+    """The catalogue's price of the choices, drawn in that many requests."""
+    return spec.prices.usd(
+        response.prompt_tokens * requests,
+        response.completion_tokens,
+        cached_tokens=response.cached_tokens * requests,
+        reasoning_tokens=response.reasoning_tokens,
+        requests=requests,
+    )
 
 
 def request_for(subtask: Subtask, choice: SubtaskChoice, prompt: Prompt, draw: Draw = FIRST_DRAW) -> Request:

@@ -31,7 +31,7 @@ from agentopt.runs.prompt_share import caps_for
 from agentopt.runs.result import Result
 from agentopt.runs.strategies import check_search_settings
 from agentopt.runs.worst_case import Estimate, estimate
-from agentopt.search.from_task import check_cost_limit, cost_note, needs_measuring, search_space, unlimited_space
+from agentopt.search.from_task import check_costs, cost_note, needs_measuring, search_space, unlimited_space
 
 WHY_CHOSEN = {
     "best": "the highest shrunk score",
@@ -92,7 +92,7 @@ def estimate_run(task: Path, settings: Sequence[str], console: Console) -> None:
     config = load_config(settings)
     loaded, specs = load(task, config)
     config = with_agent_model(config, loaded, specs)
-    check_cost_limit(loaded, specs)
+    check_costs(loaded, specs)
     check_search_settings(loaded, config)
     check_priced(specs.values(), config.budget.caps(), *config.purpose_caps().values())
     measured = needs_measuring(loaded)
@@ -104,7 +104,7 @@ def estimate_run(task: Path, settings: Sequence[str], console: Console) -> None:
     _show_estimate(worst, config, console)
     for variable, names in unset_keys(specs.values()).items():
         print_plain(console, f"Warning: {variable} is not set; it has the API key of {', '.join(names)}")
-    for note in (*row_notes(loaded), *power_notes(loaded), cost_note(loaded, space, specs)):
+    for note in (*row_notes(loaded), *power_notes(loaded), cost_note(loaded, specs)):
         if note:
             print_plain(console, note)
     if measured and space.measure == "units":

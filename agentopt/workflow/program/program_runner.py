@@ -22,7 +22,9 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
+from agentopt.core.cost import in_sequence
 from agentopt.core.errors import ScorerError
+from agentopt.core.records import latency
 from agentopt.core.task import Endpoint, Example, Program, Task, Unparsable, Value
 from agentopt.models.redaction import redact
 from agentopt.workflow.base import CallSubtask, WorkflowResult
@@ -92,7 +94,7 @@ class ProgramRunner:
             note = note or run.unusable or "the program gave no answer"
         if not run.uses:
             note = "; ".join(filter(None, [run.no_calls, note]))
-        return WorkflowResult(run.outputs, value, run.uses, note)
+        return WorkflowResult(run.outputs, value, run.uses, note, latency(run.uses, in_sequence(run.uses)))
 
     @asynccontextmanager
     async def _opened(self) -> AsyncIterator[_Open]:
