@@ -287,17 +287,22 @@ class SubtaskCost:
         return bisect_right(range(1, UNLIMITED + 1), most, key=lambda count: self.units(model, count))
 
 
+SHOWN: Mapping[CostMeasure, tuple[float, str]] = {
+    "usd": (1000.0, "USD per 1,000 requests"),
+    "seconds": (1.0, "seconds"),
+    "units": (1.0, "units"),
+    "tokens": (1.0, "tokens"),
+}
+"""Measure -> how many examples a cost is shown for, and the words for it."""
+
+
 def format_cost(cost: float, measure: CostMeasure) -> str:
     """`12.3` units, `0.42` USD per 1,000 requests, or `1.24` seconds."""
     if measure == "usd":
-        return format_usd(1000 * cost)
+        return format_usd(SHOWN["usd"][0] * cost)
     return f"{cost:.2f}" if measure == "seconds" else f"{cost:.1f}"
 
 
-MEASURES: Mapping[CostMeasure, str] = {
-    "usd": "USD per 1,000 requests",
-    "seconds": "seconds per request",
-    "units": "units",
-    "tokens": "tokens",
-}
-"""What `format_cost` shows a cost in."""
+def cost_in_words(cost: float, measure: CostMeasure) -> str:
+    """`12.3 units`, `0.42 USD per 1,000 requests`, or `1.24 seconds`."""
+    return f"{format_cost(cost, measure)} {SHOWN[measure][1]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
@@ -257,6 +258,11 @@ class Evaluation:
         """Seconds of each scored example whose latency is known, ascending."""
         return sorted(r.seconds for r in self.results if r.score is not None and r.seconds is not None)
 
+    def latency(self, quantile: float) -> float | None:
+        """A quantile of the latencies, such as 0.5 for the median; None if none is known."""
+        known = self.latencies
+        return known[max(math.ceil(quantile * len(known)) - 1, 0)] if known else None
+
     def total(self, measure: str, subtask: str | None = None) -> float:
         """Sum of one field of `SubtaskUse` over all examples.
 
@@ -300,7 +306,7 @@ class Trial:
         candidate: The evaluated candidate.
         evaluation: Its results on the validation split.
         proposer: Origin of the candidate: baseline, agent, fallback, random, ...
-        units: Its cost in the task's units.
+        units: Its cost per example in the measure of the search space; USD and seconds are measured.
         note: A remark of the proposer.
         fallback: Why the fallback strategy proposed it in place of the agent; empty if it did not.
     """

@@ -99,8 +99,8 @@ class Snapshot:
         models |= {subtask.fusion.model for subtask in self.task.subtasks if subtask.fusion.model}
         models |= set(required_models(self.task)[len(self.task.models) :])  # the judge
         subtasks = tuple(_only(subtask, candidate) for subtask in self.task.subtasks)
-        unlimited = {"max_units": None, "max_usd": None, "max_seconds": None, "cost_measure": None}
-        task = replace(self.task, subtasks=subtasks, splits={}, description="", metrics={}, file=None, **unlimited)
+        task = replace(self.task, subtasks=subtasks, splits={}, description="", metrics={}, file=None)
+        task = replace(task, cost_measure=None, max_units=None, max_usd=None, max_seconds=None)
         files = [file for file in sources(self.task) if file != self.task.file]
         identities = {name: self.specs[name].identity for name in sorted(models)}
         return [task_fingerprint(task, files), identities, self.config.response_seed, self.config.failed_examples]

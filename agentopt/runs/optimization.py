@@ -24,7 +24,7 @@ from agentopt.runs.prompt_phase import PromptPhase
 from agentopt.runs.response_issues import failure_reasons, incomplete_responses, left_out
 from agentopt.runs.result import Result, Role
 from agentopt.runs.strategies import choose_search
-from agentopt.runs.summary import finalist, rows_note, trial_line
+from agentopt.runs.summary import finalist, limits_note, rows_note, trial_line
 from agentopt.runs.trial_runner import TrialRunner
 from agentopt.runs.trial_store import TrialStore
 from agentopt.runs.worst_case import FINALISTS, usage_on_split
@@ -242,7 +242,7 @@ class Optimization:
         evaluations = [evaluation for _, evaluation in by_candidate]
         best = next((trial.candidate for roles, trial in finalists if "best" in roles), None)
         of_baseline = next((tested.get(trial.number) for roles, trial in finalists if "baseline" in roles), None)
-        in_cost = cost_note(self.task, self.session.specs)
+        in_cost, above = cost_note(self.task, self.session.specs), limits_note(space, choice)
         return Result(
             task=self.task.name,
             run=str(self.run.path),
@@ -260,7 +260,7 @@ class Optimization:
             seconds=self.session.budget.seconds,
             fallbacks=tuple(dict.fromkeys(trial.fallback for trial in store.trials if trial.fallback)),
             prompts=tuple(prompts.reports),
-            notes=tuple(filter(None, (*self._row_notes, untested, prompts.skipped, in_cost, few))),
+            notes=tuple(filter(None, (*self._row_notes, untested, prompts.skipped, in_cost, above, few))),
             test_ended=test_ended,
             cost_in=space.measure,
             incomplete=incomplete_responses(self.task, by_candidate, best),

@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Any
 
 from agentopt.core.candidate import Candidate
-from agentopt.core.cost import CostMeasure
+from agentopt.core.cost import SHOWN, CostMeasure
 from agentopt.core.records import Trial
 from agentopt.models.base import Message
 from agentopt.search.base import SearchSpace, SubtaskSpace
@@ -73,7 +73,8 @@ def system_message(space: SearchSpace, settings: AgentSettings, description: str
     """
     label_of = labels(space)
     full = [f"{label} = {name}" for name, label in label_of.items() if label != name]
-    limit = "" if space.max_units is None else f" All subtasks together may cost at most {space.max_units:.4g} units."
+    limits = [f"{SHOWN[of][0] * most:.4g} {SHOWN[of][1]}" for of, most in space.limits]
+    limit = f" All subtasks together may cost at most {' and '.join(limits)}." if limits else ""
     lines = [
         f"For each subtask choose a model and how many samples of its answer to merge, for the best score.{limit}",
         *([f"Task: {description}"] if description else []),
@@ -88,11 +89,11 @@ def system_message(space: SearchSpace, settings: AgentSettings, description: str
 def _subtask(subtask: SubtaskSpace, label_of: Mapping[str, str], measure: CostMeasure) -> str:
     about = f" ({subtask.description})" if subtask.description else ""
     costs = ", ".join(_cost(subtask, model, label_of[model]) for model in subtask.models)
-    return f"Subtask {subtask.name}{about}: samples {_counts(subtask.num_samples)}; {measure} for n: {costs}."
+    return f"Subtask {subtask.name}{about}: samples {_counts(subtask.num_samples)}; {SHOWN[measure][1]} for n: {costs}."
 
 
 def _cost(subtask: SubtaskSpace, model: str, label: str) -> str:
-    once, twice = (subtask.cost.units(model, n) for n in (1, 2))
+    once, twice = (SHOWN[subtask.cost.measure][0] * subtask.cost.units(model, n) for n in (1, 2))
     return f"{label} {_number(2 * once - twice)}+{_number(twice - once)}n"
 
 
@@ -116,19 +117,19 @@ def history(space: SearchSpace, trials: Sequence[Trial], last: Sequence[int]) ->
     label_of = labels(space)
     scored = sorted((t for t in trials if t.score is not None), key=_rank)
     shown = [t for rank, t in enumerate(scored) if rank < BEST_SHOWN or t.number in last]
-    lines = [_row(t, label_of, new=t.number in last) for t in shown]
-    return "\n".join([f"Tried, best score first ({space.measure}):", *lines])
+    lines = [_row(t, label_of, SHOWN[space.measure][0], new=t.number in last) for t in shown]
+    return "\n".join([f"Tried, best score first ({SHOWN[space.measure][1]}):", *lines])
 
 
 def _rank(trial: Trial) -> tuple[bool, float, int]:
     return trial.state != "complete", -(trial.score or 0.0), trial.number
 
 
-def _row(trial: Trial, label_of: Mapping[str, str], *, new: bool) -> str:
+def _row(trial: Trial, label_of: Mapping[str, str], examples: float, *, new: bool) -> str:
     # A trial of an earlier run may use a model that this space no longer has.
     choices = {name: replace(c, model=label_of.get(c.model, c.model)) for name, c in trial.candidate.items()}
     flags = ["new"] * new + ["stopped early"] * (trial.state == "pruned") + ["failed"] * (trial.state == "incomplete")
-    return f"{Candidate.of(choices)} = {trial.score:.2f} ({', '.join([_number(trial.units), *flags])})"
+    return f"{Candidate.of(choices)} = {trial.score:.2f} ({', '.join([_number(examples * trial.units), *flags])})"
 
 
 def guideline_prompt(

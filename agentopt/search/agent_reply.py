@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from agentopt.core.candidate import Candidate, SubtaskChoice
+from agentopt.core.cost import SHOWN
 from agentopt.core.errors import AgentoptError
 from agentopt.core.json_text import repaired_json_values
 from agentopt.search.agent_prompts import ADVICE_LENGTH, DIRECTIONS, labels
@@ -112,7 +113,9 @@ def _with_entry(reply: Reply, entry: Any, space: SearchSpace, tried: Collection[
         return replace(reply, unreadable=reply.unreadable + 1, detail=reply.detail or str(error))
     candidate = with_fewer_samples(space, written)
     if candidate is None:
-        detail = f"{written} costs {space.units(written):.4g} of {space.max_units:.4g} units"
+        measure, most = next(limit for limit in space.limits if space.cost(written, limit[0]) > limit[1])
+        shown, name = SHOWN[measure]
+        detail = f"{written} costs {shown * space.cost(written, measure):.4g} of {shown * most:.4g} {name}"
         return replace(reply, infeasible=reply.infeasible + 1, detail=reply.detail or detail)
     if candidate in tried or any(candidate == p.candidate for p in reply.proposals):
         return replace(reply, repeats=reply.repeats + 1, detail=reply.detail or f"{candidate} is not new")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -136,8 +137,10 @@ def most_promising(
     tried: Collection[Candidate],
     seed: int,
     noise: Floats | None = None,
+    *,
+    tolerance: float | None = None,
 ) -> Candidate | None:
-    """Find the affordable candidate not in `tried` with the greatest expected improvement.
+    """Find the affordable candidate not in `tried` with the greatest expected improvement, or expected saving.
 
     Args:
         space: The space to search.
@@ -146,6 +149,8 @@ def most_promising(
         tried: Candidates to leave out.
         seed: Orders equal candidates, and samples spaces larger than `POOL`.
         noise: Variance of each score, shape (len(scored),); NaN if it was not measured. Default: none was.
+        tolerance: Score that a cheaper candidate may lose: the expected saving decides, unless none is cheaper. None:
+            the expected improvement decides.
 
     Returns:
         The candidate, or None if the pool has no untried one.
@@ -160,17 +165,77 @@ def most_promising(
         return grid.candidate(pool[0])
     observed = grid.points([candidate for candidate, _ in scored])
     scores = np.array([score for _, score in scored])
-    gains = expected_improvement(grid, observed, scores, grid.points(list(pending)), pool, noise)
+    predicted = predict(grid, observed, scores, grid.points(list(pending)), pool, noise)
+    gains = expected_improvement(predicted)
+    if tolerance is not None:
+        costs = [grid.costs(space.measure, points) for points in (observed, pool)]
+        savings = expected_saving(predicted, costs[0], costs[1], tolerance)
+        gains = savings if savings.any() else gains
     return grid.candidate(pool[int(gains.argmax())])
 
 
-def expected_improvement(
-    grid: Grid, observed: Points, scores: Floats, pending: Points, pool: Points, noise: Floats | None = None
-) -> Floats:
+@dataclass(frozen=True, slots=True, eq=False)
+class Prediction:
+    """Posterior of noise-free scores, in standard deviations of the observed scores.
+
+    Attributes:
+        mean: Mean of each point of the pool, shape (m,).
+        deviation: Its standard deviation, shape (m,).
+        smoothed: Mean of each observed point, shape (n,).
+        spread: Standard deviation of the observed scores.
+    """
+
+    mean: Floats
+    deviation: Floats
+    smoothed: Floats
+    spread: float
+
+
+def expected_improvement(predicted: Prediction) -> Floats:
     """Expected improvement of each point of `pool` over the best observed point, in standard deviations of the scores.
 
     The best point is the one with the highest posterior mean, so that a lucky measurement does not raise the threshold.
     Source: Jones, Schonlau, Welch, Journal of Global Optimization 13, 1998, eq. 15.
+
+    Args:
+        predicted: The posterior.
+
+    Returns:
+        Expected improvements, shape (m,).
+    """
+    from scipy.special import ndtr
+
+    ahead = (predicted.mean - predicted.smoothed.max()) / predicted.deviation
+    density = np.exp(-0.5 * ahead**2) / math.sqrt(2 * math.pi)
+    return np.asarray(predicted.deviation * (ahead * ndtr(ahead) + density))
+
+
+def expected_saving(predicted: Prediction, observed: Floats, pool: Floats, tolerance: float) -> Floats:
+    """Expected saving over the cheapest observed point that is within the tolerance of the best one.
+
+    The probability that a point is within the tolerance of the best one, times the logarithm of the ratio of the costs.
+
+    Args:
+        predicted: The posterior.
+        observed: Cost of each observed point, shape (n,).
+        pool: Cost of each point of the pool, shape (m,); 0 if it is not known.
+        tolerance: Score that a cheaper point may lose.
+
+    Returns:
+        Expected savings, shape (m,); 0 for points that are not cheaper.
+    """
+    from scipy.special import ndtr
+
+    needed = predicted.smoothed.max() - tolerance / predicted.spread
+    least = max(float(observed[predicted.smoothed >= needed].min()), 1e-12)
+    ratio = np.log(least / np.where(pool > 0, pool, least))
+    return np.asarray(ndtr((predicted.mean - needed) / predicted.deviation) * np.maximum(ratio, 0.0))
+
+
+def predict(
+    grid: Grid, observed: Points, scores: Floats, pending: Points, pool: Points, noise: Floats | None = None
+) -> Prediction:
+    """Posterior of the scores of `pool` and of the observed points.
 
     Args:
         grid: The space that the points belong to.
@@ -179,12 +244,7 @@ def expected_improvement(
         pending: Points that are being evaluated, shape (p, subtasks).
         pool: Points to compare, shape (m, subtasks).
         noise: Variance of each score, shape (n,); NaN, or no array, for `NOISE`.
-
-    Returns:
-        Expected improvements, shape (m,).
     """
-    from scipy.special import ndtr
-
     spread = float(scores.std()) or 1.0
     standard = (scores - scores.mean()) / spread
     own = np.full(len(scores), NOISE)
@@ -194,9 +254,7 @@ def expected_improvement(
     smoothed, _ = _posterior(grid, observed, standard, own, known)
     values = np.concatenate([standard, smoothed[len(observed) :]])
     mean, deviation = _posterior(grid, known, values, np.concatenate([own, np.full(len(pending), NOISE)]), pool)
-    ahead = (mean - smoothed[: len(observed)].max()) / deviation
-    density = np.exp(-0.5 * ahead**2) / math.sqrt(2 * math.pi)
-    return np.asarray(deviation * (ahead * ndtr(ahead) + density))
+    return Prediction(mean, deviation, smoothed[: len(observed)], spread)
 
 
 def _posterior(grid: Grid, observed: Points, values: Floats, noise: Floats, points: Points) -> tuple[Floats, Floats]:

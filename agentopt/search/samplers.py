@@ -21,6 +21,7 @@ from agentopt.search.gaussian_process import most_promising
 from agentopt.search.insights import initial_candidates
 from agentopt.search.neighbourhood import nearest_untried
 from agentopt.search.optuna_trials import candidate_of, distributions, params_of
+from agentopt.search.posterior import TOLERANCE
 
 POPULATION = 10
 """Trials in one generation of the genetic sampler; Optuna's default of 50 would spend a whole run on the first."""
@@ -84,7 +85,11 @@ class InsightSampler(BaseSampler):
         # In a huge space with a tight limit all sampled candidates may be too costly: then search near the best one.
         near = max(scored, key=lambda pair: pair[1])[0] if scored else self._space.baseline
         noise = np.array([variances[number] for number in scores], dtype=float)
-        promising = most_promising(self._space, scored, pending, tried, self._seed + len(trials), noise)
+        # With costs in USD or seconds, every other trial seeks a cheaper candidate that is as good as the best one.
+        tolerance = TOLERANCE if self._space.measure != "units" and len(trials) % 2 else None
+        promising = most_promising(
+            self._space, scored, pending, tried, self._seed + len(trials), noise, tolerance=tolerance
+        )
         return promising or nearest_untried(self._space, near, tried)
 
 
