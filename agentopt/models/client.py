@@ -282,7 +282,7 @@ class ModelClient:
         self._limiter(spec).succeeded()
         usage = charge(response, worst, spec, is_capped=self.budget.is_capped)
         await self._journal.record(entry, call.key, spec.identity, Sent(request, response, usage, self._run))
-        if over := self._overruns.observe(spec.name, usage, worst):
+        if over := self._overruns.observe(spec.name, usage, worst_case(request, spec)):
             self._notify(spec, "usage", f"reported {over}; later calls reserve more")
         return usage
 

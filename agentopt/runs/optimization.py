@@ -103,8 +103,15 @@ class Optimization:
         `measured_in` is the seconds that the baseline took if it was run to measure token lengths: trial 0 then takes
         its answers from the journal, and no time.
         """
-        budget, level = self.session.budget, self.config.search.early_stopping
-        runner = TrialRunner(store, evaluator, budget, self.observer, early_stopping=level)
+        budget, settings = self.session.budget, self.config.search
+        runner = TrialRunner(
+            store,
+            evaluator,
+            budget,
+            self.observer,
+            early_stopping=settings.early_stopping,
+            tolerance=settings.tolerance,
+        )
         search = self.search or choose_search(self.config, self.session.model, self.task, self.run.checkpoints)
         try:
             first = await runner.run(Proposal(space.baseline, BASELINE, "every subtask's first model once"))

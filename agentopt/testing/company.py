@@ -1,4 +1,4 @@
-"""A company of five hosted models with planted prices, latencies and abilities, and a task whose truth is known exactly.
+"""A company of five hosted models with planted prices, latencies and abilities, and a task whose truth is known.
 
 The task has two subtasks: `find` returns a key, and `answer` the word behind it. A model answers right with its planted
 probability, independently for each sample; a wrong answer is one of four, so that a vote helps. An answer to a wrong
@@ -69,8 +69,8 @@ STAFF: Mapping[str, Hosted] = {
 """Name -> model. The first, the dearest for the same tokens, is the baseline's."""
 
 SUBTASKS = ("find", "answer")
-COUNTS = (1, 3, 5)
-"""Allowed sample counts of both subtasks."""
+COUNTS = (1, 2, 5)
+"""Allowed sample counts of both subtasks. Two votes are as good as one, so that their price buys nothing."""
 
 
 def company_specs(base_url: str) -> list[ModelSpec]:
@@ -224,5 +224,6 @@ def cheapest_as_good(tolerance: float, allowed: Sequence[Candidate] | None = Non
         allowed: The configurations; all by default.
     """
     every = every_candidate() if allowed is None else allowed
-    needed = true_score(max(every, key=true_usd)) - tolerance
+    dearest = max(every, key=lambda c: (round(true_usd(c), 12), true_score(c)))
+    needed = true_score(dearest) - tolerance
     return min((c for c in every if true_score(c) >= needed), key=true_usd)
