@@ -77,7 +77,7 @@ def estimate(
     limits = prompt_limits(config, search + agent + test)
     prompts, least = _prompts_usage(task, space, specs, config, limits)
     return Estimate(
-        search, agent, prompts, test, limits, least, _seconds(search + agent + prompts + test, specs, journal)
+        search, agent, prompts, test, limits, least, seconds_of(search + agent + prompts + test, specs, journal)
     )
 
 
@@ -126,7 +126,7 @@ def usage_on_split(task: Task, space: SearchSpace, specs: Mapping[str, ModelSpec
         specs: Catalogue name -> entry.
         split: The split.
     """
-    choices = {s.name: _affordable_samples(space, space[s.name]) for s in task.subtasks}
+    choices = {s.name: affordable_samples(space, space[s.name]) for s in task.subtasks}
     return sum((_usage_of_example(task, choices, specs, e) for e in task.splits.get(split, ())), Usage())
 
 
@@ -157,18 +157,26 @@ def usage_of_judge(task: Task, specs: Mapping[str, ModelSpec], example: Example)
     return worst_case(request, specs[judge.model]) * JUDGE_TRIES
 
 
-def _affordable_samples(space: SearchSpace, subtask: SubtaskSpace) -> dict[str, int]:
-    """Model -> the most samples that are affordable while every other subtask is as cheap as it can be."""
+def affordable_samples(space: SearchSpace, subtask: SubtaskSpace) -> dict[str, int]:
+    """Model -> the most samples that the limit in units affords while every other subtask is as cheap as it can be.
+
+    Costs in USD and seconds are not known before they are measured, so their limits do not lower the worst case.
+
+    Args:
+        space: The search space.
+        subtask: One of its subtasks.
+    """
     if space.max_units is None:
         return dict.fromkeys(subtask.models, subtask.num_samples[-1])
     others = sum(
-        min(s.cost.units(model, s.num_samples[0]) for model in s.models)
+        min(s.cost.of("units", model, s.num_samples[0]) for model in s.models)
         for s in space.subtasks
         if s.name != subtask.name
     )
     left = space.max_units - others + 1e-9
     affordable = {
-        model: [n for n in subtask.num_samples if subtask.cost.units(model, n) <= left] for model in subtask.models
+        model: [n for n in subtask.num_samples if subtask.cost.of("units", model, n) <= left]
+        for model in subtask.models
     }
     return {model: counts[-1] for model, counts in affordable.items() if counts}
 
@@ -177,7 +185,7 @@ def _usage_of_subtask(
     task: Task, subtask: Subtask, samples: Mapping[str, int], specs: Mapping[str, ModelSpec], example: Example
 ) -> Usage:
     """The maximum over the models, field by field; a `fuse` call reads every sample."""
-    prompt = _longest_prompt(task, subtask, example)
+    prompt = longest_prompt(task, subtask, example)
     usages = []
     for model, n in samples.items():
         request = request_for(subtask, SubtaskChoice(model, n, subtask.system_prompt), prompt)
@@ -198,8 +206,14 @@ def _in_requests(usage: Usage, n: int, spec: ModelSpec) -> Usage:
     return Usage(requests, prompt, usage.completion_tokens, usd)
 
 
-def _longest_prompt(task: Task, subtask: Subtask, example: Example) -> str:
-    """The longest prompt when the earlier subtasks' outputs are long, empty, a list or a number."""
+def longest_prompt(task: Task, subtask: Subtask, example: Example) -> str:
+    """The longest prompt when the earlier subtasks' outputs are long, empty, a list or a number.
+
+    Args:
+        task: The task.
+        subtask: One of its subtasks.
+        example: The example.
+    """
     prompts = [""]
     names = (*subtask.reads, CONTEXT) if subtask.context else subtask.reads
     for placeholder in ("x" * (4 * max(s.max_tokens for s in task.subtasks)), "", ["x"], 0):
@@ -280,8 +294,14 @@ def _tokens_of_thoughts(spec: ModelSpec, calls: int) -> int:
     return 0 if spec.weights else calls * THOUGHT_TOKENS
 
 
-def _seconds(usage: Usage, specs: Mapping[str, ModelSpec], journal: Journal | None) -> float | None:
-    """`usage.calls` at the pace of the slowest model."""
+def seconds_of(usage: Usage, specs: Mapping[str, ModelSpec], journal: Journal | None) -> float | None:
+    """Time of `usage.calls` at the pace of the slowest model; None if a model was never called.
+
+    Args:
+        usage: The usage.
+        specs: Catalogue name -> entry.
+        journal: Its mean seconds per call of each model give the pace. None: no time.
+    """
     if journal is None:
         return None
     paces = [journal.seconds_per_call(spec.identity) for spec in specs.values()]
