@@ -1,6 +1,6 @@
 """Finds the cheapest configuration that is as good as the dearest one, from a catalogue with prices alone.
 
-    python -m benchmarks.money [--seeds 10] [--trials 24] [--rows 300]
+    python -m benchmarks.money [--seeds 10] [--trials 24] [--rows 120]
 
 `optimize` runs on the loopback company of `agentopt.testing.company`, whose abilities, prices and latencies are
 planted: in USD, and in USD under a limit of `LIMIT` seconds. A run succeeds if the recommended candidate scores, by its
@@ -108,7 +108,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--trials", type=int, default=24)
-    parser.add_argument("--rows", type=int, default=300, help="validation rows")
+    parser.add_argument("--rows", type=int, default=120, help="validation rows")
     chosen = parser.parse_args()
     for max_seconds in (None, LIMIT):
         best = planted(max_seconds)

@@ -20,7 +20,7 @@ from agentopt.core.records import Split
 from agentopt.core.task import Example, Subtask, Task, TokenLengths, Value
 from agentopt.evaluation.scorers import exact_match
 from agentopt.models.base import ChatModel, Request, Response
-from agentopt.models.catalog import ModelSpec
+from agentopt.models.catalog import ModelSpec, Supports
 from agentopt.testing.servers import Answer, prompt_text
 from agentopt.testing.toy import draw
 
@@ -86,6 +86,7 @@ def company_specs(base_url: str) -> list[ModelSpec]:
             usd_per_1m_prompt=model.usd_prompt,
             usd_per_1m_completion=model.usd_completion,
             max_choices=8,
+            supports=Supports(seed=True),  # without it, each request would draw the same samples
         )
         for name, model in STAFF.items()
     ]
