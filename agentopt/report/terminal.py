@@ -131,7 +131,7 @@ def _cost_columns(
 ) -> list[Column[Row]]:
     """The measures that some row has, and the cost of the result's measure if it is not one of them."""
     measure = result.cost_in
-    own = Column[Row](SHOWN[measure][1], lambda row: format_cost(line(row).units, measure), "right")
+    own: Column[Row] = Column(SHOWN[measure][1], lambda row: format_cost(line(row).units, measure), "right")
     measured = [
         _of_line(column, line)
         for column in MEASURE_COLUMNS
