@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
+from agentopt.core.axes import is_value
 from agentopt.core.errors import UserError
 from agentopt.core.yaml_models import shown
 
@@ -116,6 +117,10 @@ FIELDS: Mapping[str, Mapping[str, Kind]] = {
         "tools": _TEXTS,
         "tool_choice": _or_none(_TEXT),
         "parallel_tool_calls": _or_none(_YES_NO),
+        "effort": _or_none(_NAME),
+        "knobs": _mapping(
+            Kind(is_value, "", ""), "a mapping of names to texts, numbers or truth values", 'pass NAME={"passages": 5}'
+        ),
     },
     "Program": {
         "command": _each(_NAME, "a tuple or a list of words", 'pass words, such as NAME=("python", "program.py")'),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from agentopt.core import task_rules
+from agentopt.core.axes import KNOBS, Axis, SettingValue, as_axes, fields_in, knobs_in
 from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.core.cost import PAPER_UNIT, CostMeasure, Reads, Unit, in_sequence
 from agentopt.core.duplicates import Groups, groups_of, independent, inputs_key
@@ -157,6 +158,10 @@ class Subtask:
         tools: Tools of one call of a program, each as JSON text.
         tool_choice: That of one call of a program, as JSON text.
         parallel_tool_calls: That of one call of a program.
+        effort: How much a model that reasons should, such as `low`; sent to models that have a reasoning effort.
+        knobs: Values that the template reads as `knobs.NAME`, and functions as `outputs["knobs"]["NAME"]`.
+        settings: What a search varies beside model and samples, such as `{"temperature": (0, 0.7), "knobs.passages":
+            (3, 5)}`. The first value of each is the baseline's, and replaces the field of that name.
 
     Raises:
         TaskError: A field breaks a rule.
@@ -183,10 +188,14 @@ class Subtask:
     tools: tuple[str, ...] = ()
     tool_choice: str | None = None
     parallel_tool_calls: bool | None = None
+    effort: str | None = None
+    knobs: Mapping[str, SettingValue] = field(default_factory=dict)
+    settings: tuple[Axis, ...] = ()
 
     def __post_init__(self) -> None:
         task_rules.check_name(self.name, "Subtask")
         where = f"subtask {self.name}"
+        self._take_first_settings(where)
         for name in ("models", "num_samples", "stop", "reads", "tools"):
             object.__setattr__(self, name, task_rules.as_tuple(getattr(self, name), name, where))
         check_fields(self, where, TaskError)
@@ -198,10 +207,24 @@ class Subtask:
         if self.context and CONTEXT in self.reads:
             rule = f"`{CONTEXT}` must be either a subtask or the result of the context function, but got both"
             raise TaskError(rule, where=where, remedy=f"rename the subtask `{CONTEXT}`")
+        if self.knobs and KNOBS in self.reads:
+            rule = f"`{KNOBS}` must be either a subtask or the knobs of this one, but got both"
+            raise TaskError(rule, where=where, remedy=f"rename the subtask `{KNOBS}`")
+
+    def _take_first_settings(self, where: str) -> None:
+        try:
+            axes = as_axes(self.settings)
+        except TaskError as error:
+            raise TaskError(error.message, where=where, remedy=error.remedy) from error
+        first = [(axis.name, axis.values[0]) for axis in axes]
+        knobs = {**self.knobs, **knobs_in(first)} if isinstance(self.knobs, Mapping) else self.knobs
+        for name, value in {"settings": axes, "knobs": knobs, **fields_in(first)}.items():
+            object.__setattr__(self, name, value)
 
 
-Endpoint = Mapping[str, str]
-"""The endpoint that a program calls: `base_url` and `api_key`, as the openai client's constructor takes them."""
+Endpoint = Mapping[str, Any]
+"""The endpoint that a program calls, as the openai client's constructor takes it: `base_url` and `api_key`, and
+`default_headers` if the candidate has knobs."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from agentopt import __version__
 from agentopt.api import load, required_models
+from agentopt.core.axes import as_axes
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import CandidateError, ConfigError
 from agentopt.core.fingerprint import fingerprint as task_fingerprint
@@ -119,7 +120,8 @@ def _only(subtask: Subtask, candidate: Candidate) -> Subtask:
     """The subtask without the choices of other candidates."""
     choice = candidate[subtask.name]
     models, samples, prompt = (choice.model,), (choice.num_samples,), choice.system_prompt
-    return replace(subtask, models=models, num_samples=samples, system_prompt=prompt)
+    settings = as_axes({name: (value,) for name, value in choice.settings})
+    return replace(subtask, models=models, num_samples=samples, system_prompt=prompt, settings=settings)
 
 
 def load_snapshot(job: Job, folder: Path, runs: Path) -> Snapshot:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
+from typing import Any
 
+from agentopt.core.axes import KNOBS, values_of
 from agentopt.core.budget import Caps, Usage
 from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.core.records import Split
@@ -24,7 +27,8 @@ from agentopt.prompts.reflective import SHOWN_ATTEMPTS, first_tokens
 from agentopt.runs.config import Config
 from agentopt.runs.prompt_share import prompt_limits
 from agentopt.search.base import SearchSpace, SubtaskSpace
-from agentopt.workflow.sampling import request_for
+from agentopt.workflow.sampling import configured, request_for
+from agentopt.workflow.templates import Record
 
 FINALISTS = 3
 """Most candidates on the test split: baseline, best, recommended."""
@@ -114,6 +118,7 @@ def usage_of_candidate(task: Task, specs: Mapping[str, ModelSpec], candidate: Ca
         split: The split.
     """
     choices = {name: {choice.model: choice.num_samples} for name, choice in candidate.items()}
+    task = replace(task, subtasks=tuple(configured(s, candidate[s.name]) for s in task.subtasks))
     return sum((_usage_of_example(task, choices, specs, e) for e in task.splits.get(split, ())), Usage())
 
 
@@ -151,7 +156,7 @@ def usage_of_judge(task: Task, specs: Mapping[str, ModelSpec], example: Example)
     judge = task.scorer
     if not isinstance(judge, Judge):
         return Usage()
-    output = "x" * (4 * task[task.output_subtask].max_tokens)
+    output = "x" * (4 * _most_tokens(task[task.output_subtask]))
     messages = judge_messages(judge.rubric, example, output)
     request = Request(judge.model, messages, judge.max_tokens, n=judge.samples)
     return worst_case(request, specs[judge.model]) * JUDGE_TRIES
@@ -185,14 +190,15 @@ def _usage_of_subtask(
     task: Task, subtask: Subtask, samples: Mapping[str, int], specs: Mapping[str, ModelSpec], example: Example
 ) -> Usage:
     """The maximum over the models, field by field; a `fuse` call reads every sample."""
-    prompt = longest_prompt(task, subtask, example)
+    prompt, most = longest_prompt(task, subtask, example), _most_tokens(subtask)
     usages = []
     for model, n in samples.items():
-        request = request_for(subtask, SubtaskChoice(model, n, subtask.system_prompt), prompt)
+        longest = replace(subtask, max_tokens=most, settings=())
+        request = request_for(longest, SubtaskChoice(model, n, subtask.system_prompt), prompt)
         usage = _in_requests(worst_case(request, specs[model]), n, specs[model])
         if subtask.fusion.method == "fuse" and n > 1:
             fuser = specs[subtask.fusion.model or model]
-            read = request_for(subtask, SubtaskChoice(fuser.name), prompt + "x" * (4 * n * subtask.max_tokens))
+            read = request_for(longest, SubtaskChoice(fuser.name), prompt + "x" * (4 * n * most))
             usage += worst_case(replace(read, n=1), fuser)
         usages.append(usage)
     return Usage(*(max(getattr(u, name) for u in usages) for name in Usage.__dataclass_fields__))
@@ -206,8 +212,19 @@ def _in_requests(usage: Usage, n: int, spec: ModelSpec) -> Usage:
     return Usage(requests, prompt, usage.completion_tokens, usd)
 
 
+def _most_tokens(subtask: Subtask) -> int:
+    """Most tokens of one response, whatever a candidate's settings."""
+    return int(max(values_of(subtask.settings, "max_tokens", subtask.max_tokens)))
+
+
+def _knobs(subtask: Subtask) -> Iterator[dict[str, Any]]:
+    """Yield every combination of the subtask's knobs."""
+    values = [values_of(subtask.settings, f"{KNOBS}.{name}", own) for name, own in subtask.knobs.items()]
+    return (dict(zip(subtask.knobs, given, strict=True)) for given in product(*values))
+
+
 def longest_prompt(task: Task, subtask: Subtask, example: Example) -> str:
-    """The longest prompt when the earlier subtasks' outputs are long, empty, a list or a number.
+    """The longest prompt with any knobs when the earlier subtasks' outputs are long, empty, a list or a number.
 
     Args:
         task: The task.
@@ -216,9 +233,12 @@ def longest_prompt(task: Task, subtask: Subtask, example: Example) -> str:
     """
     prompts = [""]
     names = (*subtask.reads, CONTEXT) if subtask.context else subtask.reads
-    for placeholder in ("x" * (4 * max(s.max_tokens for s in task.subtasks)), "", ["x"], 0):
+    placeholders = ("x" * (4 * max(map(_most_tokens, task.subtasks))), "", ["x"], 0)
+    for placeholder, knobs in product(placeholders, _knobs(subtask)):
+        outputs: dict[str, Any] = dict.fromkeys(names, placeholder)
+        outputs |= {KNOBS: Record(knobs)} if knobs else {}
         try:
-            prompts.append(subtask.render(example.inputs, dict.fromkeys(names, placeholder)))
+            prompts.append(subtask.render(example.inputs, outputs))
         except Exception:  # noqa: BLE001, S112 - a user's function; another placeholder may fit it
             continue
     return max(filter(lambda prompt: isinstance(prompt, str), prompts), key=len)

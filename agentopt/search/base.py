@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import product
 from math import prod
+from types import MappingProxyType
 from typing import Any, Protocol
 
+from agentopt.core.axes import Axis, SettingValue, as_pairs
 from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.core.cost import CostMeasure, SubtaskCost, critical_path
 from agentopt.core.events import Event
 from agentopt.core.records import Trial
 from agentopt.core.task_rules import unknown_subtask
+
+NO_SETTINGS: Mapping[str, SettingValue] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,61 @@ class SubtaskSpace:
     """Description of the subtask that is shown to the search agent."""
     reads: tuple[str, ...] = ()
     """The subtasks that it waits for; a cost in seconds is that of the critical path."""
+    settings: tuple[Axis, ...] = ()
+    """Further choices. A choice has the settings that differ from the first value of their axis."""
+    lacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Model -> the settings that do not apply to it; a choice of that model has none of them."""
+
+    def axes(self, model: str) -> tuple[Axis, ...]:
+        """The axes of the settings that apply to a model."""
+        return tuple(axis for axis in self.settings if axis.name not in self.lacks.get(model, ()))
+
+    def choice(self, model: str, num_samples: int, settings: Mapping[str, SettingValue] = NO_SETTINGS) -> SubtaskChoice:
+        """The choice with the seed prompt.
+
+        Args:
+            model: Catalogue name.
+            num_samples: Number of samples.
+            settings: Values by the name of their axis; those that are the first of their axis, or that do not apply
+                to the model, are left out of the choice.
+        """
+        kept = {axis.name: settings[axis.name] for axis in self.axes(model) if axis.name in settings}
+        varied = {axis.name: kept[axis.name] for axis in self.axes(model) if kept.get(axis.name) in axis.values[1:]}
+        return SubtaskChoice(model, num_samples, self.system_prompt, as_pairs(varied))
+
+    def choices(self) -> Iterator[SubtaskChoice]:
+        """Yield every choice with the seed prompt, in lexicographic order."""
+        return map(self.choice_at, range(self.size))
+
+    def choice_at(self, place: int) -> SubtaskChoice:
+        """The choice at a place in the order of `choices`."""
+        for model in self.models:
+            if place < self.size_of(model):
+                axes, named = self.axes(model), {}
+                for axis in reversed(axes):
+                    place, index = divmod(place, len(axis.values))
+                    named[axis.name] = axis.values[index]
+                return self.choice(model, self.num_samples[place], named)
+            place -= self.size_of(model)
+        raise IndexError(place)
+
+    def allows(self, choice: SubtaskChoice) -> bool:
+        """Whether the choice is one of `choices`, whatever its system prompt."""
+        axes = {axis.name: axis.values[1:] for axis in self.axes(choice.model)}
+        return (
+            choice.model in self.models
+            and choice.num_samples in self.num_samples
+            and all(value in axes.get(name, ()) for name, value in choice.settings)
+        )
+
+    def size_of(self, model: str) -> int:
+        """Number of choices of a model."""
+        return len(self.num_samples) * prod(len(axis.values) for axis in self.axes(model))
+
+    @property
+    def size(self) -> int:
+        """Number of choices."""
+        return sum(map(self.size_of, self.models))
 
     @property
     def largest_model(self) -> str:
@@ -67,21 +126,21 @@ class SearchSpace:
 
     @property
     def size(self) -> int:
-        """Number of allocations, including those above the cost limit."""
-        return prod(len(s.models) * len(s.num_samples) for s in self.subtasks)
+        """Number of candidates with the seed prompts, including those above the cost limit."""
+        return prod(s.size for s in self.subtasks)
 
     @property
     def baseline(self) -> Candidate:
         """The candidate with one sample of every subtask's first model, and the seed prompts."""
         return self.candidate({s.name: (s.models[0], s.num_samples[0]) for s in self.subtasks})
 
-    def candidate(self, allocation: Mapping[str, tuple[str, int]]) -> Candidate:
+    def candidate(self, allocation: Mapping[str, tuple[str, int] | tuple[str, int, Mapping[str, Any]]]) -> Candidate:
         """The candidate with these choices and the seed prompts.
 
         Args:
-            allocation: (model, num_samples) for each subtask's name.
+            allocation: The arguments of `SubtaskSpace.choice`, such as (model, num_samples), for each subtask's name.
         """
-        return Candidate.of({s.name: SubtaskChoice(*allocation[s.name], s.system_prompt) for s in self.subtasks})
+        return Candidate.of({s.name: s.choice(*allocation[s.name]) for s in self.subtasks})
 
     def with_prompts(self, candidate: Candidate) -> SearchSpace:
         """The same space with the candidate's system prompts as seed prompts."""
@@ -134,15 +193,14 @@ class SearchSpace:
     def contains(self, candidate: Candidate) -> bool:
         """Whether every choice is allowed and the candidate is within the cost limits."""
         return list(candidate) == [s.name for s in self.subtasks] and all(
-            candidate[s.name].model in s.models and candidate[s.name].num_samples in s.num_samples
-            for s in self.subtasks
+            s.allows(candidate[s.name]) for s in self.subtasks
         ) and self.affords(candidate)  # fmt: skip
 
     def candidates(self) -> list[Candidate]:
         """All affordable candidates with seed prompts, in lexicographic order; at most `size`."""
-        axes = [[(m, n) for m in s.models for n in s.num_samples] for s in self.subtasks]
         names = [s.name for s in self.subtasks]
-        every = (self.candidate(dict(zip(names, point, strict=True))) for point in product(*axes))
+        points = product(*(list(s.choices()) for s in self.subtasks))
+        every = (Candidate(tuple(zip(names, point, strict=True))) for point in points)
         return [candidate for candidate in every if self.affords(candidate)]
 
 

@@ -153,7 +153,27 @@ def _subtask_space(
         cost,
         subtask.description,
         tuple(task.reads[subtask.name]),
+        subtask.settings,
+        _lacking(subtask, specs),
     )
+
+
+def _lacking(subtask: Subtask, specs: Mapping[str, ModelSpec]) -> dict[str, tuple[str, ...]]:
+    """Model -> the settings that do not apply to it. Raises `TaskError` if one applies to none of the models."""
+    takers = {
+        "temperature": [model for model in subtask.models if specs[model].supports.temperature is not False],
+        "effort": [model for model in subtask.models if specs[model].has_effort],
+    }
+    for name in [axis.name for axis in subtask.settings] + (["effort"] if subtask.effort else []):
+        if not takers.get(name, subtask.models):
+            rule = f"`{name}` must apply to one of the models, but none of {in_words(list(subtask.models))} has it"
+            remedy = f"remove it, or set {name if name != 'effort' else 'reasoning_effort'} in a catalogue entry"
+            raise TaskError(rule, where=f"subtask {subtask.name}", remedy=remedy)
+    found = {
+        model: tuple(a.name for a in subtask.settings if model not in takers.get(a.name, subtask.models))
+        for model in subtask.models
+    }
+    return {model: names for model, names in found.items() if names}
 
 
 def _check_positive(subtask: Subtask, task: Task, cost: SubtaskCost) -> None:

@@ -2,9 +2,10 @@
 
 The kernel encodes the insights of AgentTTS (arXiv 2508.00890) on test-time scaling. Within a subtask, two choices are
 similar if their models have similar sizes (insight 1) and their sample counts are close on a logarithmic scale
-(insight 2: the score rises, peaks and falls smoothly). Effects of subtasks add up, with a small interaction (insight 3:
-a better earlier subtask moves the later one's peak). All affordable candidates are compared with each other, so at the
-cost limit samples of one subtask are traded for samples of another.
+(insight 2: the score rises, peaks and falls smoothly). Settings have effects of their own, and interact with the model.
+Effects of subtasks add up, with a small interaction (insight 3: a better earlier subtask moves the later one's peak).
+All affordable candidates are compared with each other, so at the cost limit samples of one subtask are traded for
+samples of another.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from agentopt.core.candidate import Candidate
+from agentopt.core.axes import Axis
+from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.core.cost import CostMeasure
 from agentopt.search.base import SearchSpace, SubtaskSpace
 
 Floats = NDArray[np.float64]
 Points = NDArray[np.int64]
-"""Candidates as an array of shape (n, subtasks): the index of each subtask's choice in `models` x `num_samples`."""
+"""Candidates as an array of shape (n, subtasks): the place of each subtask's choice in `SubtaskSpace.choices`."""
 
 POOL = 20_000
 """Most allocations that are compared; larger spaces are sampled."""
@@ -36,6 +38,12 @@ SIZE_SCALE = 1.5
 """Length scale of the similarity of models, in the logarithm of the number of parameters."""
 COUNT_SCALE = 0.9
 """Length scale of the similarity of sample counts, in the logarithm of the count."""
+SETTING, SETTING_BY_MODEL = 0.3, 0.2
+"""Variance of a subtask's score due to one setting, and to the interaction of the setting and the model."""
+RANK_SCALE = 1.0
+"""Length scale of the similarity of an ordinal setting's values, in ranks."""
+RANGE_SCALE = 0.5
+"""Length scale of the similarity of a numeric setting's values that are not all positive, as a share of their range."""
 INTERACTION = 0.1
 """Strength of the interaction between subtasks; 0 makes their effects additive."""
 NOISE = 0.01
@@ -47,32 +55,29 @@ LEAST_NOISE = 1e-4
 
 
 class Grid:
-    """The allocations of a search space as integer points, so that thousands are priced and compared in one step."""
+    """The candidates of a search space as integer points, so that thousands are priced and compared in one step."""
 
     def __init__(self, space: SearchSpace) -> None:
         self._space = space
-        self._similarity = [(_model_similarity(s), _count_similarity(s)) for s in space.subtasks]
+        self._parts = [_Part(subtask) for subtask in space.subtasks]
 
     def points(self, candidates: Sequence[Candidate]) -> Points:
         """Convert candidates of this space to points."""
-        rows = [[_index(s, candidate) for s in self._space.subtasks] for candidate in candidates]
-        return np.array(rows, dtype=np.int64).reshape(len(rows), len(self._space.subtasks))
+        rows = [[part.place(c[part.subtask.name]) for part in self._parts] for c in candidates]
+        return np.array(rows, dtype=np.int64).reshape(len(rows), len(self._parts))
 
     def candidate(self, point: Points) -> Candidate:
         """Convert one point to a candidate with seed prompts."""
-        choices = {}
-        for s, index in zip(self._space.subtasks, point.tolist(), strict=True):
-            model, count = divmod(index, len(s.num_samples))
-            choices[s.name] = (s.models[model], s.num_samples[count])
-        return self._space.candidate(choices)
+        chosen = zip(self._space.subtasks, point.tolist(), strict=True)
+        return Candidate(tuple((s.name, s.choice_at(place)) for s, place in chosen))
 
     def pool(self, rng: np.random.Generator) -> Points:
         """All affordable points in random order; in a space larger than `POOL`, the affordable ones of a sample."""
-        sizes = [len(s.models) * len(s.num_samples) for s in self._space.subtasks]
+        sizes = [s.size for s in self._space.subtasks]
         if self._space.size <= POOL:
             points = np.stack(np.unravel_index(rng.permutation(self._space.size), sizes), axis=1)
         else:
-            points = np.stack([self._sampled(s, rng) for s in self._space.subtasks], axis=1)
+            points = np.stack([part.sampled(rng) for part in self._parts], axis=1)
         within = np.ones(len(points), dtype=bool)
         for measure, most in self._space.limits:
             within &= self.costs(measure, points) <= most
@@ -85,38 +90,81 @@ class Grid:
             measure: The measure.
             points: Points of the space.
         """
-        of_choices = (
-            np.array([s.cost.of(measure, model, n) for model in s.models for n in s.num_samples])
-            for s in self._space.subtasks
-        )
-        each = [costs[points[:, i]] for i, costs in enumerate(of_choices)]
+        each = [part.costs(measure)[points[:, i]] for i, part in enumerate(self._parts)]
         return np.asarray(self._space.total(measure, each, np.maximum), dtype=np.float64)
-
-    def _sampled(self, subtask: SubtaskSpace, rng: np.random.Generator) -> Points:
-        """Sample models uniformly and sample counts log-uniformly: large counts rarely fit in the cost limit."""
-        counts = np.array(subtask.num_samples)
-        wanted = np.exp(rng.uniform(math.log(counts[0]), math.log(counts[-1] + 1), POOL))
-        positions = np.searchsorted(counts, wanted, side="right") - 1
-        return np.asarray(rng.integers(len(subtask.models), size=POOL) * len(counts) + positions, dtype=np.int64)
 
     def kernel(self, a: Points, b: Points) -> Floats:
         """Prior covariance of the scores of two sets of points, of shape (len(a), len(b))."""
         product = np.ones((len(a), len(b)))
-        for i, (models, counts) in enumerate(self._similarity):
-            (model_a, count_a), (model_b, count_b) = (np.divmod(points[:, i], len(counts)) for points in (a, b))
-            by_model, by_count = models[np.ix_(model_a, model_b)], counts[np.ix_(count_a, count_b)]
-            product *= 1 + INTERACTION * (MODEL * by_model + COUNT * by_count + BOTH * by_model * by_count)
+        for i, part in enumerate(self._parts):
+            product *= 1 + INTERACTION * part.covariance(a[:, i], b[:, i])
         return (product - 1) / INTERACTION
 
     @property
     def variance(self) -> float:
         """Prior variance of the score of any point."""
-        return float(((1 + INTERACTION * (MODEL + COUNT + BOTH)) ** len(self._space.subtasks) - 1) / INTERACTION)
+        return float((math.prod(1 + INTERACTION * part.variance for part in self._parts) - 1) / INTERACTION)
 
 
-def _index(subtask: SubtaskSpace, candidate: Candidate) -> int:
-    choice, counts = candidate[subtask.name], subtask.num_samples
-    return subtask.models.index(choice.model) * len(counts) + counts.index(choice.num_samples)
+class _Part:
+    """One subtask's choices by their place in `SubtaskSpace.choices`: their costs, and how alike they are.
+
+    `_digits` has a row for the model, the sample count and each axis: the index of each choice's value.
+    """
+
+    def __init__(self, subtask: SubtaskSpace) -> None:
+        self.subtask = subtask
+        counts, axes = len(subtask.num_samples), subtask.settings
+        # The number of values of each axis that a model has: 1 if the setting does not apply to it.
+        own = [[len(axis.values) if axis in subtask.axes(model) else 1 for axis in axes] for model in subtask.models]
+        self._radices = [(counts, *of_model) for of_model in own]
+        sizes = [math.prod(radices) for radices in self._radices]
+        self._first = np.cumsum([0, *sizes[:-1]])
+        blocks = [np.indices(radices).reshape(len(radices), -1) for radices in self._radices]
+        models = np.repeat(np.arange(len(sizes)), sizes)
+        self._digits = np.vstack([models, np.concatenate(blocks, axis=1)])
+        self._similarity = [_model_similarity(subtask), _count_similarity(subtask), *map(_similarity_of, axes)]
+        self.variance = MODEL + COUNT + BOTH + len(axes) * (SETTING + SETTING_BY_MODEL)
+
+    def costs(self, measure: CostMeasure) -> Floats:
+        """Cost of each choice in a measure."""
+        s = self.subtask
+        each = np.array([[s.cost.of(measure, model, n) for n in s.num_samples] for model in s.models])
+        return np.asarray(each[self._digits[0], self._digits[1]])
+
+    def place(self, choice: SubtaskChoice) -> int:
+        """The place of a choice of this space."""
+        model, given = self.subtask.models.index(choice.model), dict(choice.settings)
+        indices = [axis.values.index(given.get(axis.name, axis.values[0])) for axis in self.subtask.settings]
+        digits = (self.subtask.num_samples.index(choice.num_samples), *indices)
+        return int(self._first[model] + np.ravel_multi_index(digits, self._radices[model]))
+
+    def sampled(self, rng: np.random.Generator) -> Points:
+        """Sample counts log-uniformly, all else uniformly: large counts rarely fit in the cost limit."""
+        counts = np.array(self.subtask.num_samples)
+        wanted = np.exp(rng.uniform(math.log(counts[0]), math.log(counts[-1] + 1), POOL))
+        positions = np.searchsorted(counts, wanted, side="right") - 1
+        models = rng.integers(len(self.subtask.models), size=POOL)
+        digits = [positions, *(rng.integers(len(axis.values), size=POOL) for axis in self.subtask.settings)]
+        places = self._first[models]
+        for model, radices in enumerate(self._radices):
+            own = models == model
+            limited = [np.minimum(of[own], radix - 1) for of, radix in zip(digits, radices, strict=True)]
+            places[own] += np.ravel_multi_index(limited, radices)
+        return np.asarray(places, dtype=np.int64)
+
+    def covariance(self, a: Points, b: Points) -> Floats:
+        """Prior covariance of the subtask's share of the scores at two sets of places."""
+        # Many points share a choice of one subtask, so each choice is compared once.
+        distinct, back = np.unique(b, return_inverse=True)
+        models, counts, *settings = (
+            similarity[np.ix_(digits[a], digits[distinct])]
+            for similarity, digits in zip(self._similarity, self._digits, strict=True)
+        )
+        total = MODEL * models + COUNT * counts + BOTH * models * counts
+        for setting in settings:
+            total += SETTING * setting + SETTING_BY_MODEL * models * setting
+        return np.asarray(total[:, back])
 
 
 def _model_similarity(subtask: SubtaskSpace) -> Floats:
@@ -126,8 +174,23 @@ def _model_similarity(subtask: SubtaskSpace) -> Floats:
 
 
 def _count_similarity(subtask: SubtaskSpace) -> Floats:
-    counts = np.log(np.array(subtask.num_samples, dtype=np.float64))
-    return np.asarray(np.exp(-0.5 * (np.subtract.outer(counts, counts) / COUNT_SCALE) ** 2))
+    return _close(np.log(np.array(subtask.num_samples, dtype=np.float64)), COUNT_SCALE)
+
+
+def _similarity_of(axis: Axis) -> Floats:
+    """Numbers are compared on a logarithmic scale if all are positive, else as shares of their range."""
+    if axis.kind == "categorical":
+        return np.eye(len(axis.values))
+    if axis.kind == "ordinal":
+        return _close(np.arange(len(axis.values), dtype=np.float64), RANK_SCALE)
+    values = np.array([float(value) for value in axis.values])
+    if (values > 0).all():
+        return _close(np.log(values), COUNT_SCALE)
+    return _close(values / (np.ptp(values) or 1.0), RANGE_SCALE)
+
+
+def _close(values: Floats, scale: float) -> Floats:
+    return np.asarray(np.exp(-0.5 * (np.subtract.outer(values, values) / scale) ** 2))
 
 
 def most_promising(

@@ -1,8 +1,8 @@
 """Geometry of the search space: affordable candidates, their neighbours, and repairs to the cost limit.
 
-Neighbours differ in one subtask: in its sample count by one step, or in its model. Cost rises with every sample count
-and every model size, so the affordable candidates are connected: the breadth-first walk of `nearest_untried` finds the
-nearest untried one if there is any.
+Neighbours differ in one subtask: in its sample count or a setting by one step, or in its model. Cost rises with every
+sample count and every model size, so the affordable candidates are connected: the breadth-first walk of
+`nearest_untried` finds the nearest untried one if there is any.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Iterator
 
-from agentopt.core.candidate import Candidate
+from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.search.base import SearchSpace, SubtaskSpace
 
 
@@ -19,14 +19,17 @@ def affordable(space: SearchSpace) -> Iterator[Candidate]:
 
     Branches that cannot become affordable are skipped, so a tight limit in a huge space stays cheap.
     """
-    choices = [[(m, n) for m in s.models for n in s.num_samples] for s in space.subtasks]
+    choices = [list(s.choices()) for s in space.subtasks]
     costs = {
-        limit: [{c: s.cost.of(limit[0], *c) for c in of} for s, of in zip(space.subtasks, choices, strict=True)]
+        limit: [
+            {c: s.cost.of(limit[0], c.model, c.num_samples) for c in of}
+            for s, of in zip(space.subtasks, choices, strict=True)
+        ]
         for limit in space.limits
     }
     least = {limit: [min(of.values()) for of in each] for limit, each in costs.items()}
 
-    def within(chosen: list[tuple[str, int]]) -> bool:
+    def within(chosen: list[SubtaskChoice]) -> bool:
         """Whether the choices so far fit if all others are as cheap as they can be."""
         return all(
             space.total(measure, [each[i][c] for i, c in enumerate(chosen)] + least[measure, most][len(chosen) :])
@@ -34,9 +37,9 @@ def affordable(space: SearchSpace) -> Iterator[Candidate]:
             for (measure, most), each in costs.items()
         )
 
-    def grow(chosen: list[tuple[str, int]]) -> Iterator[Candidate]:
+    def grow(chosen: list[SubtaskChoice]) -> Iterator[Candidate]:
         if len(chosen) == len(choices):
-            yield space.candidate({s.name: choice for s, choice in zip(space.subtasks, chosen, strict=True)})
+            yield Candidate(tuple((s.name, choice) for s, choice in zip(space.subtasks, chosen, strict=True)))
             return
         for choice in choices[len(chosen)]:
             if within([*chosen, choice]):
@@ -62,14 +65,44 @@ def with_other_models(subtask: SubtaskSpace, candidate: Candidate) -> Iterator[C
     """Yield the candidate with each other model of `subtask`, in the order of its models."""
     for model in subtask.models:
         if model != candidate[subtask.name].model:
-            yield candidate.having(subtask.name, model=model)
+            yield with_model(subtask, candidate, model)
+
+
+def with_model(subtask: SubtaskSpace, candidate: Candidate, model: str) -> Candidate:
+    """The candidate with another model of `subtask`, and the settings that apply to it.
+
+    Args:
+        subtask: The subtask to change.
+        candidate: The candidate to start from.
+        model: The model.
+    """
+    applies = {axis.name for axis in subtask.axes(model)}
+    settings = tuple(pair for pair in candidate[subtask.name].settings if pair[0] in applies)
+    return candidate.having(subtask.name, model=model, settings=settings)
+
+
+def with_other_settings(subtask: SubtaskSpace, candidate: Candidate) -> Iterator[Candidate]:
+    """Yield the candidate with each neighbouring value of each setting; any other value of a categorical one."""
+    choice = candidate[subtask.name]
+    for axis in subtask.axes(choice.model):
+        own = dict(choice.settings).get(axis.name, axis.values[0])
+        others = [value for value in axis.values if value != own]
+        if axis.kind != "categorical":
+            ordered = axis.ordered
+            place = ordered.index(own)
+            others = [*ordered[place + 1 : place + 2], *ordered[max(place - 1, 0) : place]]
+        for value in others:
+            named = {**dict(choice.settings), axis.name: value}
+            settings = subtask.choice(choice.model, choice.num_samples, named).settings
+            yield candidate.having(subtask.name, settings=settings)
 
 
 def neighbours(space: SearchSpace, candidate: Candidate) -> Iterator[Candidate]:
-    """Yield every affordable neighbour: one step in a sample count, or another model of one subtask."""
+    """Yield every affordable neighbour: one step in a sample count or a setting, or another model of one subtask."""
     for subtask in space.subtasks:
         stepped = (step(subtask, candidate, by) for by in (1, -1))
-        for neighbour in (*(s for s in stepped if s is not None), *with_other_models(subtask, candidate)):
+        moved = (*with_other_models(subtask, candidate), *with_other_settings(subtask, candidate))
+        for neighbour in (*(s for s in stepped if s is not None), *moved):
             if space.affords(neighbour):
                 yield neighbour
 
@@ -133,7 +166,7 @@ def with_smaller_models(
         if not smaller:
             return None
         _, subtask, model = max(smaller, key=lambda entry: entry[0])
-        current = current.having(subtask.name, model=model)
+        current = with_model(subtask, current, model)
     return current
 
 
@@ -147,7 +180,9 @@ def fitted(space: SearchSpace, candidate: Candidate) -> Candidate | None:
     fewer = with_fewer_samples(space, candidate)
     if fewer is not None:
         return fewer
-    least = space.candidate({s.name: (candidate[s.name].model, s.num_samples[0]) for s in space.subtasks})
+    least = candidate
+    for s in space.subtasks:
+        least = least.having(s.name, num_samples=s.num_samples[0])
     return with_smaller_models(space, least)
 
 

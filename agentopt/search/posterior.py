@@ -152,7 +152,8 @@ def noise_variances(trials: Sequence[Trial]) -> dict[int, float]:
     if not scored or (~np.isnan(table)).sum() <= sum(table.shape) - 1:
         return {}
     _, residual = two_way(table)
-    return {trial.number: residual / len(trial.evaluation.scores) for trial in scored}
+    rows = (~np.isnan(table)).sum(axis=1).tolist()
+    return {trial.number: residual / count for trial, count in zip(scored, rows, strict=True)}
 
 
 def _scored(trials: Sequence[Trial]) -> list[Trial]:
@@ -162,11 +163,11 @@ def _scored(trials: Sequence[Trial]) -> list[Trial]:
 
 def score_table(trials: Sequence[Trial]) -> Floats:
     """Scores of shape (trials, rows), NaN for a missing score; rows in the order of their ids."""
-    rows = {key: place for place, key in enumerate(sorted({key for t in trials for key in t.evaluation.scores}))}
+    scores = [trial.evaluation.scores for trial in trials]
+    rows = {key: place for place, key in enumerate(sorted(set().union(*scores)))}
     table = np.full((len(trials), len(rows)), np.nan)
-    for i, trial in enumerate(trials):
-        for key, score in trial.evaluation.scores.items():
-            table[i, rows[key]] = score
+    for i, of_trial in enumerate(scores):
+        table[i, [rows[key] for key in of_trial]] = list(of_trial.values())
     return table
 
 
@@ -220,5 +221,5 @@ def _similarity(space: SearchSpace, candidates: Sequence[Candidate]) -> Floats:
 
 def _is_inside(space: SearchSpace, candidate: Candidate) -> bool:
     return list(candidate) == [s.name for s in space.subtasks] and all(
-        candidate[s.name].model in s.models and candidate[s.name].num_samples in s.num_samples for s in space.subtasks
+        s.allows(candidate[s.name]) for s in space.subtasks
     )

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from agentopt.core.axes import Axis
 from agentopt.core.candidate import Candidate
 from agentopt.core.cost import CostMeasure, Price, SubtaskCost, Unit
 from agentopt.core.errors import AgentoptError, UserError
@@ -171,7 +172,9 @@ def _subtask(data: dict[str, Any], measure: CostMeasure) -> SubtaskSpace:
     read = {"unit": Unit(**data["cost"]["unit"]), "prices": prices, "measure": measure}
     cost = SubtaskCost(**{**data["cost"], **read})
     lists = {name: tuple(data.get(name, ())) for name in ("models", "num_samples", "reads")}
-    return SubtaskSpace(**{**data, **lists, "cost": cost})
+    axes = tuple(Axis(a["name"], tuple(a["values"]), a["kind"]) for a in data.get("settings", ()))
+    lacks = {model: tuple(names) for model, names in data.get("lacks", {}).items()}
+    return SubtaskSpace(**{**data, **lists, "cost": cost, "settings": axes, "lacks": lacks})
 
 
 class LandscapeRunner:

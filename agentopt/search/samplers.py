@@ -67,7 +67,7 @@ class InsightSampler(BaseSampler):
         first = next((c for c in initial_candidates(self._space) if c not in tried), None)
         candidate = first or self._most_promising(study, whole, known)
         # If nothing is left, Optuna samples the parameters independently: a study may be longer than the space.
-        return params_of(candidate) if candidate else {}
+        return params_of(self._space, candidate) if candidate else {}
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution

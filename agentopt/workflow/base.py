@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from agentopt.core.axes import SettingValue
 from agentopt.core.records import Answer, SubtaskUse
 from agentopt.core.task import Example, Subtask, Value
 from agentopt.models.base import Message
@@ -107,8 +108,20 @@ class WorkflowResult:
         return Answer(self.output, sum(self.uses.values(), SubtaskUse()), self.note)
 
 
+Knobs = Mapping[str, Mapping[str, SettingValue]]
+"""Subtask -> knob -> value."""
+
+NO_KNOBS: Knobs = {}
+
+
 class WorkflowRunner(Protocol):
     """Runs a workflow on an example: the declared subtasks, or a program."""
 
-    async def run(self, example: Example, call: CallSubtask) -> WorkflowResult:
-        """Run one example. What `call` raises is raised as it is."""
+    async def run(self, example: Example, call: CallSubtask, knobs: Knobs = NO_KNOBS) -> WorkflowResult:
+        """Run one example. What `call` raises is raised as it is.
+
+        Args:
+            example: The example.
+            call: Answers the calls of subtasks.
+            knobs: The knobs of the candidate.
+        """

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any
 
+from agentopt.core.axes import fields_in, knobs_in
 from agentopt.core.candidate import SubtaskChoice
 from agentopt.core.cost import PAPER_UNIT, Unit, units
 from agentopt.core.errors import PermanentModelError
@@ -56,6 +57,7 @@ class SubtaskSampler:
             ModelError: If a call failed permanently.
             BudgetExceeded: If a cap was reached.
         """
+        subtask = configured(subtask, choice)
         request = request_for(subtask, choice, prompt, draw)
         response = await self.model.generate(request)
         if all(choice.finish_reason == "content_filter" and not choice.text.strip() for choice in response.choices):
@@ -154,15 +156,29 @@ def _usd(spec: ModelSpec, response: Response, requests: int) -> float:
     )
 
 
+def configured(subtask: Subtask, choice: SubtaskChoice) -> Subtask:
+    """The subtask with the settings of a choice in place of its own.
+
+    Args:
+        subtask: The subtask.
+        choice: The choice.
+    """
+    if not choice.settings:
+        return subtask
+    knobs = {**subtask.knobs, **knobs_in(choice.settings)}
+    return replace(subtask, knobs=knobs, settings=(), **fields_in(choice.settings))
+
+
 def request_for(subtask: Subtask, choice: SubtaskChoice, prompt: Prompt, draw: Draw = FIRST_DRAW) -> Request:
     """The request that draws all samples of one subtask call.
 
     Args:
-        subtask: The settings of the call.
-        choice: The model, the number of samples and the system prompt.
+        subtask: The subtask.
+        choice: The model, the number of samples, the system prompt and settings.
         prompt: The user message, or the conversation.
         draw: Which samples are drawn.
     """
+    subtask = configured(subtask, choice)
     return Request(
         model=choice.model,
         messages=_messages(subtask, choice.system_prompt, prompt),
@@ -177,6 +193,7 @@ def request_for(subtask: Subtask, choice: SubtaskChoice, prompt: Prompt, draw: D
         tools=subtask.tools,
         tool_choice=subtask.tool_choice,
         parallel_tool_calls=subtask.parallel_tool_calls,
+        reasoning_effort=subtask.effort,
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from agentopt.core.axes import Axis
 from agentopt.core.cost import Unit
 from agentopt.core.errors import ConfigError
 from agentopt.core.fingerprint import fingerprint
@@ -63,6 +64,9 @@ SUBTASK_CHANGES: dict[str, Any] = {
     "tools": ("{}",),
     "tool_choice": '"auto"',
     "parallel_tool_calls": False,
+    "effort": "low",
+    "knobs": {"passages": 3},
+    "settings": (Axis("temperature", (0, 1), "numeric"),),
 }
 TASK_CHANGES: dict[str, Any] = {
     "name": "u",

@@ -489,7 +489,7 @@ def test_whatever_the_agent_writes_only_new_affordable_candidates_come_out(
 
 
 def as_entry(space: SearchSpace, candidate: Candidate) -> dict[str, str]:
-    return {name: f"{labels(space)[c.model]} x{c.num_samples}" for name, c in candidate.items()}
+    return {name: str(replace(c, model=labels(space)[c.model])) for name, c in candidate.items()}
 
 
 @settings(max_examples=30)

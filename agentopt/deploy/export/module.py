@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from agentopt.core.errors import UserError
 from agentopt.core.registry import FUSIONS
 from agentopt.core.registry import PARSERS as PARSER_REGISTRY
 from agentopt.core.registry_entry import Entry
+from agentopt.core.task import Subtask
 from agentopt.deploy.deployment import Deployment
 from agentopt.deploy.export.endpoints import call_settings, endpoint_of, url_variable
 from agentopt.deploy.export.source import ELSEWHERE, Extraction
@@ -22,6 +24,7 @@ from agentopt.taskfile.schema import SubtaskSpec, TaskSpec
 from agentopt.workflow import fusion as fusion_module
 from agentopt.workflow import parsers as parsers_module
 from agentopt.workflow.inputs import columns_of_task
+from agentopt.workflow.sampling import configured
 from agentopt.workflow.templates import compile_template
 
 NEEDED = ("main", "run_subtasks", "InputColumns", "Endpoint", "FusionCall", "Subtask")
@@ -129,10 +132,11 @@ Needs `pip install {" ".join(self._parts.libraries)}`{needs}.{serving}
             "fuse": self._fuse(spec),
             "num_samples": str(choice.num_samples),
             "system_prompt": _text(choice.system_prompt),
-            "settings": repr(self._settings(spec.name, choice.model, spec.temperature)),
+            "settings": repr(self._settings(spec.name, choice.model)),
+            "knobs": repr(dict(self._configured(spec.name).knobs)),
             "fusion_call": self._fusion_call(spec, choice),
         }
-        defaults = {"num_samples": "1", "system_prompt": '""', "fusion_call": "None"}
+        defaults = {"num_samples": "1", "system_prompt": '""', "knobs": "{}", "fusion_call": "None"}
         lines = [f"    {key}={value}," for key, value in fields.items() if defaults.get(key) != value]
         return "\n".join(["Subtask(", *lines, "),"])
 
@@ -143,12 +147,14 @@ Needs `pip install {" ".join(self._parts.libraries)}`{needs}.{serving}
         )
         return f"Endpoint({', '.join(f'{key}={value!r}' for key, value in arguments.items())})"
 
-    def _settings(self, subtask: str, model: str, temperature: float | None) -> dict[str, Any]:
+    def _configured(self, subtask: str) -> Subtask:
+        return configured(self._deployment.task[subtask], self._deployment.candidate[subtask])
+
+    def _settings(self, subtask: str, model: str, **changes: Any) -> dict[str, Any]:
         deployment = self._deployment
         return call_settings(
             deployment.specs[model],
-            deployment.task[subtask],
-            temperature=temperature,
+            replace(self._configured(subtask), **changes),
             seed=deployment.config.response_seed,
             left_out=deployment.refused.get(model, frozenset()),
         )
@@ -158,7 +164,7 @@ Needs `pip install {" ".join(self._parts.libraries)}`{needs}.{serving}
             return "None"
         model = spec.fuse.options.get("model") or choice.model
         template = spec.fuse.options.get("prompt") or fusion_module.FUSION_PROMPT
-        settings = self._settings(spec.name, model, 0.0)
+        settings = self._settings(spec.name, model, temperature=0.0)
         return f"FusionCall({self._endpoint(spec.name, model)}, {settings!r}, {_text(template)})"
 
     def _parse(self, spec: SubtaskSpec) -> str:

@@ -63,7 +63,7 @@ class FusionCall:
 class Subtask:
     """One subtask: its prompt, the model that is called and how often, and how the answers become one value.
 
-    `prompt` is a Jinja template of `inputs.<column>` and `<subtask>.output`.
+    `prompt` is a Jinja template of `inputs.<column>`, `<subtask>.output` and `knobs.<name>`.
     """
 
     name: str
@@ -74,6 +74,7 @@ class Subtask:
     num_samples: int = 1
     system_prompt: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    knobs: Mapping[str, Any] = field(default_factory=dict)
     fusion_call: FusionCall | None = None
 
 
@@ -113,8 +114,9 @@ def run_subtasks(subtasks: Sequence[Subtask], inputs: Mapping[str, Any], output:
                 client(called.endpoint)
     outputs: dict[str, Value] = {}
     for subtask in subtasks:
-        outputs_of_others = {name: Record({"output": value}) for name, value in outputs.items()}
-        value = answer(subtask, render(subtask.prompt, inputs=Record(inputs), **outputs_of_others), inputs)
+        names = {name: Record({"output": value}) for name, value in outputs.items()}
+        names |= {"knobs": Record(subtask.knobs)} if subtask.knobs else {}
+        value = answer(subtask, render(subtask.prompt, inputs=Record(inputs), **names), inputs)
         if value is None:
             return None
         outputs[subtask.name] = value

@@ -1,0 +1,169 @@
+"""Settings of a subtask that a search may vary: their names, their types, and the axes of allowed values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from agentopt.core.errors import TaskError
+from agentopt.core.yaml_models import did_you_mean, shown
+
+SettingValue = bool | int | float | str
+"""The value of one setting. A whole float is kept as an integer, so that equal values have one form."""
+
+Settings = tuple[tuple[str, SettingValue], ...]
+"""(name, value) pairs, sorted by name."""
+
+AxisKind = Literal["numeric", "ordinal", "categorical"]
+"""numeric: close numbers are alike; ordinal: neighbours in the list are alike; categorical: no two values are."""
+
+KNOBS = "knobs"
+"""The name under which templates read knobs, as `knobs.passages`; so is the setting called."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A setting with a meaning of its own."""
+
+    kind: AxisKind
+    fits: Callable[[Any], bool]
+    phrase: str
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+KNOWN: Mapping[str, _Known] = {
+    "temperature": _Known("numeric", lambda v: _number(v) and 0 <= v <= 2, "numbers from 0 to 2"),
+    "max_tokens": _Known("numeric", lambda v: _number(v) and v >= 1 and v == int(v), "positive whole numbers"),
+    "effort": _Known("ordinal", lambda v: isinstance(v, str) and bool(v), "levels such as low"),
+}
+"""Settings beside knobs. Each is a field of `Subtask`, too: its value unless a candidate has another."""
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """A setting that a search varies.
+
+    Attributes:
+        name: `temperature`, `max_tokens`, `effort`, or `knobs.NAME`.
+        values: The allowed values. The first is the baseline's, and that of a candidate without the setting.
+        kind: Which values the search expects to have similar scores.
+
+    Raises:
+        TaskError: The name is unknown, or the values are not of the setting's type or not distinct.
+    """
+
+    name: str
+    values: tuple[SettingValue, ...]
+    kind: AxisKind = "categorical"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "values", tuple(canonical(value) for value in self.values))
+        known = _known(self.name)
+        if wrong := [value for value in self.values if not known.fits(value)]:
+            rule = f"`{self.name}` must be {known.phrase}, but got {shown(wrong[0])}"
+            raise TaskError(rule, remedy="correct the value, or remove it")
+        if self.kind == "numeric" and not all(map(_number, self.values)):
+            rule = f"`{self.name}` is numeric, but got {shown(list(self.values))}"
+            raise TaskError(rule, remedy="give numbers, or another kind")
+        if not self.values or len(set(self.values)) < len(self.values):
+            rule = f"`{self.name}` must have at least one value, none twice, but got {shown(list(self.values))}"
+            raise TaskError(rule, remedy="list each value once")
+
+    @property
+    def ordered(self) -> tuple[SettingValue, ...]:
+        """The values so that neighbours are alike: numbers by size, others as given."""
+        return tuple(sorted(self.values, key=float)) if self.kind == "numeric" else self.values
+
+
+def as_axes(given: Any) -> tuple[Axis, ...]:
+    """Axes from a mapping of names to values, or from several axes.
+
+    Args:
+        given: Such as `{"temperature": (0, 0.7), "knobs.passages": (3, 5)}`.
+
+    Raises:
+        TaskError: It has another form, or an axis breaks a rule.
+    """
+    if not isinstance(given, Mapping):
+        if isinstance(given, list | tuple) and all(isinstance(axis, Axis) for axis in given):
+            return tuple(given)
+        rule = f"`settings` must map settings to their values, but got {shown(given)}"
+        raise TaskError(rule, remedy='write settings={"temperature": (0, 0.7)}')
+    for name, values in given.items():
+        if not isinstance(values, list | tuple | range):
+            rule = f"the values of `{name}` must be a tuple or a list, but got {shown(values)}"
+            raise TaskError(rule, remedy=f'write settings={{"{name}": (..., ...)}}')
+    return tuple(Axis(name, tuple(values), _kind(name, values)) for name, values in given.items())
+
+
+def _kind(name: str, values: Iterable[Any]) -> AxisKind:
+    if name in KNOWN:
+        return KNOWN[name].kind
+    return "numeric" if all(map(_number, values)) else "categorical"
+
+
+def _known(name: Any) -> _Known:
+    if isinstance(name, str) and name in KNOWN:
+        return KNOWN[name]
+    prefix, _, knob = name.partition(".") if isinstance(name, str) else ("", "", "")
+    if prefix == KNOBS and knob.isidentifier():
+        return _Known("categorical", is_value, "texts, numbers or truth values")
+    names = [*KNOWN, f"{KNOBS}.NAME"]
+    rule = f"a setting must be one of {', '.join(names)}, but got {shown(name)}"
+    raise TaskError(rule, remedy=did_you_mean(str(name), names))
+
+
+def canonical(value: Any) -> Any:
+    """The one form of a value: 0.0 is 0, so that equal settings have equal keys."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def is_value(value: Any) -> bool:
+    """Whether a setting may have this value."""
+    return isinstance(value, str | bool) or _number(value)
+
+
+def as_pairs(given: Any) -> Any:
+    """Settings as sorted pairs, from a mapping or from pairs; anything else as it is."""
+    pairs = given.items() if isinstance(given, Mapping) else given
+    try:
+        return tuple(sorted((name, canonical(value)) for name, value in pairs))
+    except (TypeError, ValueError):
+        return given
+
+
+def are_settings(given: Any) -> bool:
+    """Whether `as_pairs` returned settings: distinct names, and values of the allowed types."""
+    return (
+        isinstance(given, tuple)
+        and all(isinstance(pair, tuple) and len(pair) == 2 for pair in given)
+        and all(isinstance(name, str) and is_value(value) for name, value in given)
+        and len({name for name, _ in given}) == len(given)
+    )
+
+
+def knobs_in(settings: Iterable[tuple[str, SettingValue]]) -> dict[str, SettingValue]:
+    """The knobs among settings, by their own names."""
+    return {name.removeprefix(f"{KNOBS}."): value for name, value in settings if name.startswith(f"{KNOBS}.")}
+
+
+def fields_in(settings: Iterable[tuple[str, SettingValue]]) -> dict[str, Any]:
+    """The settings that are fields of `Subtask`, in the types of these fields."""
+    given = {name: value for name, value in settings if name in KNOWN}
+    return given | ({"temperature": float(given["temperature"])} if "temperature" in given else {})
+
+
+def values_of(axes: Iterable[Axis], name: str, own: Any) -> tuple[Any, ...]:
+    """The values that candidates may have of a setting; that of the subtask alone if no axis varies it.
+
+    Args:
+        axes: The subtask's axes.
+        name: Name of the setting.
+        own: The subtask's value.
+    """
+    return next((axis.values for axis in axes if axis.name == name), (own,))
