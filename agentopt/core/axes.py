@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from agentopt.core.errors import TaskError
@@ -41,7 +41,18 @@ KNOWN: Mapping[str, _Known] = {
     "max_tokens": _Known("numeric", lambda v: _number(v) and v >= 1 and v == int(v), "positive whole numbers"),
     "effort": _Known("ordinal", lambda v: isinstance(v, str) and bool(v), "levels such as low"),
 }
-"""Settings beside knobs. Each is a field of `Subtask`, too: its value unless a candidate has another."""
+"""Settings that are a field of `Subtask`, too: its value unless a candidate has another."""
+
+STOP = "fuse.stop"
+"""The setting of the option `stop` of a vote."""
+
+
+def is_stop(value: Any) -> bool:
+    """Whether a vote may stop by this rule: when it is decided, or at a level above one half."""
+    return value == "decided" or (_number(value) and 0.5 < value < 1)
+
+
+_OTHERS: Mapping[str, _Known] = {STOP: _Known("ordinal", is_stop, "`decided`, or levels above 0.5 and below 1")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +60,7 @@ class Axis:
     """A setting that a search varies.
 
     Attributes:
-        name: `temperature`, `max_tokens`, `effort`, or `knobs.NAME`.
+        name: `temperature`, `max_tokens`, `effort`, `fuse.stop`, or `knobs.NAME`.
         values: The allowed values. The first is the baseline's, and that of a candidate without the setting.
         kind: Which values the search expects to have similar scores.
 
@@ -102,18 +113,18 @@ def as_axes(given: Any) -> tuple[Axis, ...]:
 
 
 def _kind(name: str, values: Iterable[Any]) -> AxisKind:
-    if name in KNOWN:
-        return KNOWN[name].kind
+    if name in KNOWN or name in _OTHERS:
+        return _known(name).kind
     return "numeric" if all(map(_number, values)) else "categorical"
 
 
 def _known(name: Any) -> _Known:
-    if isinstance(name, str) and name in KNOWN:
-        return KNOWN[name]
+    if isinstance(name, str) and (known := KNOWN.get(name) or _OTHERS.get(name)):
+        return known
     prefix, _, knob = name.partition(".") if isinstance(name, str) else ("", "", "")
     if prefix == KNOBS and knob.isidentifier():
         return _Known("categorical", is_value, "texts, numbers or truth values")
-    names = [*KNOWN, f"{KNOBS}.NAME"]
+    names = [*KNOWN, *_OTHERS, f"{KNOBS}.NAME"]
     rule = f"a setting must be one of {', '.join(names)}, but got {shown(name)}"
     raise TaskError(rule, remedy=did_you_mean(str(name), names))
 
@@ -147,15 +158,41 @@ def are_settings(given: Any) -> bool:
     )
 
 
-def knobs_in(settings: Iterable[tuple[str, SettingValue]]) -> dict[str, SettingValue]:
-    """The knobs among settings, by their own names."""
-    return {name.removeprefix(f"{KNOBS}."): value for name, value in settings if name.startswith(f"{KNOBS}.")}
+def fields_for(subtask: Any, settings: Iterable[tuple[str, SettingValue]]) -> dict[str, Any]:
+    """The fields of a subtask with these settings, in the types of the fields.
+
+    Args:
+        subtask: The `Subtask`, for its other knobs and options.
+        settings: Names and values.
+    """
+    given = dict(settings)
+    found: dict[str, Any] = {name: value for name, value in given.items() if name in KNOWN}
+    if "temperature" in found:
+        found["temperature"] = float(found["temperature"])
+    prefix = f"{KNOBS}."
+    if knobs := {name.removeprefix(prefix): value for name, value in given.items() if name.startswith(prefix)}:
+        found["knobs"] = {**subtask.knobs, **knobs}
+    if STOP in given:
+        found["fusion"] = replace(subtask.fusion, options={**subtask.fusion.options, "stop": given[STOP]})
+    return found
 
 
-def fields_in(settings: Iterable[tuple[str, SettingValue]]) -> dict[str, Any]:
-    """The settings that are fields of `Subtask`, in the types of these fields."""
-    given = {name: value for name, value in settings if name in KNOWN}
-    return given | ({"temperature": float(given["temperature"])} if "temperature" in given else {})
+def first_values(subtask: Any, where: str) -> dict[str, Any]:
+    """The fields of a subtask that its axes set: `settings` as axes, and those that have the first value of one.
+
+    Args:
+        subtask: The `Subtask`; several levels of its fusion's option `stop` are an axis, too.
+        where: The subtask, for messages.
+
+    Raises:
+        TaskError: An axis breaks a rule.
+    """
+    levels = subtask.fusion.options.get("stop")
+    try:
+        axes = as_axes(subtask.settings) + (as_axes({STOP: levels}) if isinstance(levels, list | tuple) else ())
+    except TaskError as error:
+        raise TaskError(error.message, where=where, remedy=error.remedy) from error
+    return {"settings": axes, **fields_for(subtask, ((axis.name, axis.values[0]) for axis in axes))}
 
 
 def values_of(axes: Iterable[Axis], name: str, own: Any) -> tuple[Any, ...]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from agentopt.core import task_rules
-from agentopt.core.axes import KNOBS, Axis, SettingValue, as_axes, fields_in, knobs_in
+from agentopt.core.axes import KNOBS, Axis, SettingValue, first_values
 from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.core.cost import PAPER_UNIT, CostMeasure, Reads, Unit, in_sequence
 from agentopt.core.duplicates import Groups, groups_of, independent, inputs_key
@@ -195,10 +195,11 @@ class Subtask:
     def __post_init__(self) -> None:
         task_rules.check_name(self.name, "Subtask")
         where = f"subtask {self.name}"
-        self._take_first_settings(where)
         for name in ("models", "num_samples", "stop", "reads", "tools"):
             object.__setattr__(self, name, task_rules.as_tuple(getattr(self, name), name, where))
         check_fields(self, where, TaskError)
+        for name, value in first_values(self, where).items():
+            object.__setattr__(self, name, value)
         task_rules.check_not_async(self.render, "render", where)
         task_rules.check_not_async(self.parse, "parse", where)
         task_rules.check_models(self.models, where)
@@ -210,16 +211,6 @@ class Subtask:
         if self.knobs and KNOBS in self.reads:
             rule = f"`{KNOBS}` must be either a subtask or the knobs of this one, but got both"
             raise TaskError(rule, where=where, remedy=f"rename the subtask `{KNOBS}`")
-
-    def _take_first_settings(self, where: str) -> None:
-        try:
-            axes = as_axes(self.settings)
-        except TaskError as error:
-            raise TaskError(error.message, where=where, remedy=error.remedy) from error
-        first = [(axis.name, axis.values[0]) for axis in axes]
-        knobs = {**self.knobs, **knobs_in(first)} if isinstance(self.knobs, Mapping) else self.knobs
-        for name, value in {"settings": axes, "knobs": knobs, **fields_in(first)}.items():
-            object.__setattr__(self, name, value)
 
 
 Endpoint = Mapping[str, Any]

@@ -27,7 +27,7 @@ from agentopt.prompts.reflective import SHOWN_ATTEMPTS, first_tokens
 from agentopt.runs.config import Config
 from agentopt.runs.prompt_share import prompt_limits
 from agentopt.search.base import SearchSpace, SubtaskSpace
-from agentopt.workflow.sampling import configured, request_for
+from agentopt.workflow.sampling import configured, request_for, stop_of
 from agentopt.workflow.templates import Record
 
 FINALISTS = 3
@@ -195,7 +195,9 @@ def _usage_of_subtask(
     for model, n in samples.items():
         longest = replace(subtask, max_tokens=most, settings=())
         request = request_for(longest, SubtaskChoice(model, n, subtask.system_prompt), prompt)
-        usage = _in_requests(worst_case(request, specs[model]), n, specs[model])
+        usage = _in_requests(
+            worst_case(request, specs[model]), n, 1 if stop_of(subtask) else specs[model].max_choices, specs[model]
+        )
         if subtask.fusion.method == "fuse" and n > 1:
             fuser = specs[subtask.fusion.model or model]
             read = request_for(longest, SubtaskChoice(fuser.name), prompt + "x" * (4 * n * most))
@@ -204,9 +206,9 @@ def _usage_of_subtask(
     return Usage(*(max(getattr(u, name) for u in usages) for name in Usage.__dataclass_fields__))
 
 
-def _in_requests(usage: Usage, n: int, spec: ModelSpec) -> Usage:
-    """One request's worst case, for all requests that `n` samples need: each pays for the prompt."""
-    requests = -(-n // spec.max_choices)
+def _in_requests(usage: Usage, n: int, most: int, spec: ModelSpec) -> Usage:
+    """One request's worst case, for all requests of at most `most` samples that `n` need: each pays for the prompt."""
+    requests = -(-n // most)
     prompt = usage.prompt_tokens * requests
     usd = spec.prices.worst_usd(prompt, usage.completion_tokens, requests=requests)
     return Usage(requests, prompt, usage.completion_tokens, usd)

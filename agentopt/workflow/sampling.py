@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any
 
-from agentopt.core.axes import fields_in, knobs_in
+from agentopt.core.axes import fields_for
 from agentopt.core.candidate import SubtaskChoice
 from agentopt.core.cost import PAPER_UNIT, Unit, units
 from agentopt.core.errors import PermanentModelError
@@ -20,6 +20,7 @@ from agentopt.workflow.base import FIRST_DRAW, Draw, Prompt
 from agentopt.workflow.fusion import fuse_values, fusion_message, vote, vote_key
 from agentopt.workflow.parsers import FrontParser, python
 from agentopt.workflow.tool_calls import CalledTools, read_tool_calls, vote_on_calls
+from agentopt.workflow.vote_stopping import Stop, Vote, samples_to_draw
 
 
 @dataclass(frozen=True)
@@ -59,14 +60,15 @@ class SubtaskSampler:
         """
         subtask = configured(subtask, choice)
         request = request_for(subtask, choice, prompt, draw)
-        response = await self.model.generate(request)
+        parts, read = await self._drawn(subtask, request)
+        response = _joined(parts)
         if all(choice.finish_reason == "content_filter" and not choice.text.strip() for choice in response.choices):
             rule = f"{request.model}: the provider's content filter removed the whole response"
             raise PermanentModelError(rule, kind="content filter", scope="example")
-        samples, errors = _parse_all(subtask, response)
-        use = self._use(subtask, choice.model, response)
+        samples = [sample for sample in read if isinstance(sample, _Sample)]
+        use = self._use_of_all(subtask, choice.model, parts)
         if not samples:
-            return Answer(None, use, f"{subtask.name}: {errors[0]}")
+            return Answer(None, use, f"{subtask.name}: {read[0]}")
         calls = [sample.value for sample in samples if isinstance(sample.value, CalledTools)]
         # First the samples vote on whether a tool is called; the earliest decides a tie.
         if 2 * len(calls) > len(samples) or (2 * len(calls) == len(samples) and samples[0].value in calls):
@@ -77,6 +79,20 @@ class SubtaskSampler:
             return await self._fuse_by_model(subtask, choice, request, texts, samples, use)
         value = fuse_values(subtask.fusion, [sample.value for sample in samples], inputs)
         return Answer(value, use, finish_reason=_finish_reason(samples, value))
+
+    async def _drawn(self, subtask: Subtask, request: Request) -> tuple[list[Response], list[_Sample | str]]:
+        """The responses to one request, or to several if the vote may stop early, and what was read in them."""
+        stop = stop_of(subtask)
+        if stop is None:
+            response = await self.model.generate(request)
+            return [response], _read_all(subtask, response)
+        parts: list[Response] = []
+        read: list[_Sample | str] = []
+        while size := samples_to_draw(_votes(read), request.n, stop):
+            first = request.first_repeat + len(read)
+            parts.append(await self.model.generate(request.for_repeats(first, size)))
+            read += _read_all(subtask, parts[-1])
+        return parts, read
 
     async def _fuse_by_model(
         self,
@@ -105,10 +121,18 @@ class SubtaskSampler:
         )
         fused = await self.model.generate(fusion_request)
         use = self._with_fusion(subtask, use, name, fused)
-        parsed, _ = _parse_all(subtask, fused)
+        parsed = [sample for sample in _read_all(subtask, fused) if isinstance(sample, _Sample)]
         usable = [sample for sample in parsed if not isinstance(sample.value, CalledTools)]
         value = usable[0].value if usable else vote([sample.value for sample in samples])
         return Answer(value, use, finish_reason=_finish_reason(usable or samples, value))
+
+    def _use_of_all(self, subtask: Subtask, name: str, parts: list[Response]) -> SubtaskUse:
+        """The use of all requests: each is paid for, but the prompt counts once in tokens and units."""
+        uses = [self._use(subtask, name, part) for part in parts]
+        total, prompt = sum(uses, SubtaskUse()), uses[0].prompt_tokens
+        return replace(
+            total, prompt_tokens=prompt, units=self._units(self.specs[name], prompt, total.completion_tokens)
+        )
 
     def _use(self, subtask: Subtask, name: str, response: Response) -> SubtaskUse:
         spec, prompt, completion = self.specs[name], response.prompt_tokens, response.completion_tokens
@@ -165,8 +189,7 @@ def configured(subtask: Subtask, choice: SubtaskChoice) -> Subtask:
     """
     if not choice.settings:
         return subtask
-    knobs = {**subtask.knobs, **knobs_in(choice.settings)}
-    return replace(subtask, knobs=knobs, settings=(), **fields_in(choice.settings))
+    return replace(subtask, settings=(), **fields_for(subtask, choice.settings))
 
 
 def request_for(subtask: Subtask, choice: SubtaskChoice, prompt: Prompt, draw: Draw = FIRST_DRAW) -> Request:
@@ -228,17 +251,37 @@ class _Sample:
     finish_reason: str
 
 
-def _parse_all(subtask: Subtask, response: Response) -> tuple[list[_Sample], list[str]]:
-    """The usable choices, and why the others are not."""
-    samples: list[_Sample] = []
-    errors: list[str] = []
-    for choice in response.choices:
-        try:
-            value = read_tool_calls(choice) if choice.tool_calls else _parsed(subtask, choice)
-            samples.append(_Sample(value, choice.finish_reason))
-        except Unparsable as error:
-            errors.append(f"{error} (cut off at max_tokens {subtask.max_tokens})" if choice.is_cut_off else str(error))
-    return samples, errors
+def stop_of(subtask: Subtask) -> Stop | None:
+    """The rule by which a vote on the subtask's samples stops; None to draw all samples.
+
+    Samples with tools are all drawn: whether a tool is called is decided before the vote.
+    """
+    if subtask.fusion.method != "vote" or subtask.tools:
+        return None
+    stop: Stop | None = subtask.fusion.options.get("stop")
+    return stop
+
+
+def _votes(read: list[_Sample | str]) -> list[Vote]:
+    return [vote_key(sample.value) if isinstance(sample, _Sample) else None for sample in read]
+
+
+def _joined(parts: list[Response]) -> Response:
+    """The responses to requests for the same prompt as one."""
+    return replace(parts[0], choices=tuple(choice for part in parts for choice in part.choices))
+
+
+def _read_all(subtask: Subtask, response: Response) -> list[_Sample | str]:
+    """Each choice's sample, or why it is not usable."""
+    return [_read(subtask, choice) for choice in response.choices]
+
+
+def _read(subtask: Subtask, choice: Choice) -> _Sample | str:
+    try:
+        value = read_tool_calls(choice) if choice.tool_calls else _parsed(subtask, choice)
+    except Unparsable as error:
+        return f"{error} (cut off at max_tokens {subtask.max_tokens})" if choice.is_cut_off else str(error)
+    return _Sample(value, choice.finish_reason)
 
 
 def _parsed(subtask: Subtask, choice: Choice) -> Value:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import random
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,6 +29,9 @@ from agentopt.models.session import open_session
 from agentopt.search.from_task import search_space
 from agentopt.taskfile.loading import load_task
 from agentopt.testing.servers import OpenAIServer, prompt_text
+from agentopt.workflow.fusion import vote, vote_key
+from agentopt.workflow.sampling import request_for
+from agentopt.workflow.vote_stopping import Stop, steps
 
 SUBTASK: dict[str, Any] = {
     "name": "answer",
@@ -43,9 +48,9 @@ SETTINGS: dict[str, Any] = {"temperature": 1, "max_tokens": 64, "effort": "high"
 
 
 def answer(body: Mapping[str, Any], index: int) -> str:
-    """One of three words that follows from the prompt and the seed."""
-    number = sum(prompt_text(body).encode()) + int(body.get("seed") or 0) + index
-    return ("yes", "no", "perhaps")[number * 7919 % 13 % 3]
+    """One of three words that follows from the prompt and the seed, most often the first."""
+    draw = random.Random(f"{prompt_text(body)} {int(body.get('seed') or 0) + index}")
+    return draw.choices(("yes", "no", "perhaps"), (5, 3, 2))[0]
 
 
 def write(folder: Path, base_url: str, choice: Mapping[str, Any], **subtask: Any) -> Deployment:
@@ -182,3 +187,68 @@ def test_a_setting_that_no_model_has_is_refused(tmp_path: Path, models: list[str
 def test_a_candidate_with_another_setting_than_the_tasks_is_refused(tmp_path: Path, settings: dict[str, Any]) -> None:
     with pytest.raises(CandidateError, match=f"`{next(iter(settings))}` of subtask answer may be"):
         write(tmp_path, "http://127.0.0.1:9/v1", {**CHOICE, "settings": settings})
+
+
+VOTE = {"method": "vote", "stop": ["decided", 0.8]}
+
+
+@pytest.mark.parametrize("level", ["decided", 0.8, 0.9])
+@pytest.mark.parametrize("scalar", [False, True])
+async def test_a_vote_draws_the_same_samples_in_evaluation_serve_and_export(
+    tmp_path: Path, level: Stop, scalar: bool
+) -> None:
+    fuse = {"method": "vote", "stop": level if scalar else ["decided", 0.8, 0.9]}
+    settings = {} if scalar or level == "decided" else {"fuse.stop": level}
+    choice = {"model": "plain", "num_samples": 8, "settings": settings}
+    async with OpenAIServer(answer) as server:
+        deployment = write(tmp_path, server.base_url, choice, fuse=fuse)
+        results = await check_that_all_agree(server, deployment)
+    # The rule, replayed on all eight samples of each example.
+    drawn = []
+    for result in results:
+        number = int(result.id.removeprefix("rows"))
+        request = request_for(
+            deployment.task["answer"], deployment.candidate["answer"], f"3 passages, brief: rows {number}"
+        )
+        body = {"messages": [message.body() for message in request.messages], "seed": request.sampling_seed}
+        votes = [vote_key(answer(body, index)) for index in range(8)]
+        drawn.append(sum(steps(votes, level)))
+        assert result.output == vote([answer(body, index) for index in range(8)]) or level != "decided"
+    assert [result.subtasks["answer"].responses for result in results] == drawn
+    assert sum(drawn) < 8 * len(drawn)
+    assert len(set(drawn)) > 1
+
+
+async def test_levels_are_replayed_from_the_journal_without_a_call(tmp_path: Path) -> None:
+    async with OpenAIServer(answer) as server:
+        deployment = write(tmp_path, server.base_url, {"model": "plain", "num_samples": 8}, fuse=VOTE)
+        await evaluated(deployment)
+        before = len(server.requests)
+        lower = deployment.candidate.having("answer", settings={"fuse.stop": 0.8})
+        results = await evaluated(replace(deployment, candidate=lower))
+        assert len(server.requests) == before
+        assert sum(result.subtasks["answer"].responses for result in results) < 8 * len(results)
+
+
+async def test_each_step_of_a_vote_is_paid_for_and_its_prompt_counts_once(tmp_path: Path) -> None:
+    async with OpenAIServer(answer) as server:
+        deployment = write(tmp_path, server.base_url, {"model": "plain", "num_samples": 8}, fuse=VOTE)
+        specs = {"plain": deployment.specs["plain"].model_copy(update={"usd_per_1m_prompt": 1e6})}
+        (result, *_) = await evaluated(replace(deployment, specs=specs | {"thinker": deployment.specs["thinker"]}))
+        use = result.subtasks["answer"]
+        own = [request for request in server.requests if "rows 0" in prompt_text(request.body)]
+    prompt = use.prompt_tokens
+    assert use.usd == pytest.approx(prompt * len(own))
+    assert use.responses == sum(request.n for request in own)
+    assert len(own) > 1
+
+
+@pytest.mark.parametrize("stop", [0.5, 1, "soon", [], ["decided", 2], ["decided", "decided"]])
+def test_a_level_that_is_none_is_refused(tmp_path: Path, stop: Any) -> None:
+    with pytest.raises(TaskError, match="stop"):
+        write(tmp_path, "http://127.0.0.1:9/v1", CHOICE, fuse={"method": "vote", "stop": stop})
+
+
+def test_only_a_vote_stops(tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match="is an option of vote, not of first"):
+        write(tmp_path, "http://127.0.0.1:9/v1", CHOICE, fuse={"method": "first", "stop": "decided"})

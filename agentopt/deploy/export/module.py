@@ -24,7 +24,7 @@ from agentopt.taskfile.schema import SubtaskSpec, TaskSpec
 from agentopt.workflow import fusion as fusion_module
 from agentopt.workflow import parsers as parsers_module
 from agentopt.workflow.inputs import columns_of_task
-from agentopt.workflow.sampling import configured
+from agentopt.workflow.sampling import configured, stop_of
 from agentopt.workflow.templates import compile_template
 
 NEEDED = ("main", "run_subtasks", "InputColumns", "Endpoint", "FusionCall", "Subtask")
@@ -130,13 +130,14 @@ Needs `pip install {" ".join(self._parts.libraries)}`{needs}.{serving}
             "prompt": _text(spec.prompt or ""),
             "parse": self._parse(spec),
             "fuse": self._fuse(spec),
+            "stop": repr(stop_of(self._configured(spec.name))),
             "num_samples": str(choice.num_samples),
             "system_prompt": _text(choice.system_prompt),
             "settings": repr(self._settings(spec.name, choice.model)),
             "knobs": repr(dict(self._configured(spec.name).knobs)),
             "fusion_call": self._fusion_call(spec, choice),
         }
-        defaults = {"num_samples": "1", "system_prompt": '""', "knobs": "{}", "fusion_call": "None"}
+        defaults = {"stop": "None", "num_samples": "1", "system_prompt": '""', "knobs": "{}", "fusion_call": "None"}
         lines = [f"    {key}={value}," for key, value in fields.items() if defaults.get(key) != value]
         return "\n".join(["Subtask(", *lines, "),"])
 
@@ -177,11 +178,13 @@ Needs `pip install {" ".join(self._parts.libraries)}`{needs}.{serving}
         return self._own(self._source(entry, spec, "parse"), entry.make.__name__, ", ".join(arguments))
 
     def _fuse(self, spec: SubtaskSpec) -> str:
-        entry = FUSIONS.find("vote" if spec.fuse.kind == "fuse" else spec.fuse.kind)
+        if spec.fuse.kind in ("fuse", "vote"):
+            self._parts.add(Path(fusion_module.__file__ or ""), ["vote"])
+            return "lambda values, inputs: vote(values)"
+        entry = FUSIONS.find(spec.fuse.kind)
         method = entry.make.__name__
         self._parts.add(self._source(entry, spec, "fuse"), [method])
-        options = {} if spec.fuse.kind == "fuse" else spec.fuse.options
-        written = {name: self._users(v) if name == "judge" else repr(v) for name, v in options.items()}
+        written = {name: self._users(v) if name == "judge" else repr(v) for name, v in spec.fuse.options.items()}
         arguments = ", ".join(["values", "inputs", *(f"{name}={value}" for name, value in written.items())])
         return f"lambda values, inputs: {method}({arguments})"
 

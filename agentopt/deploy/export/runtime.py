@@ -21,9 +21,10 @@ from openai import DefaultHttpxClient, Omit, OpenAI, OpenAIError
 
 from agentopt.core.task import Parser, Unparsable, Value
 from agentopt.models.thoughts import split_thought
-from agentopt.workflow.fusion import vote
+from agentopt.workflow.fusion import vote, vote_key
 from agentopt.workflow.inputs import InputColumns, InputError
 from agentopt.workflow.templates import ENVIRONMENT, Record
+from agentopt.workflow.vote_stopping import Stop, samples_to_draw
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class Subtask:
     prompt: str
     parse: Parser
     fuse: Callable[[list[Value], Mapping[str, Any]], Value]
+    stop: Stop | None = None
     num_samples: int = 1
     system_prompt: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -144,7 +146,7 @@ def answer(subtask: Subtask, prompt: str, inputs: Mapping[str, Any]) -> Value | 
     """
     system = [{"role": "system", "content": subtask.system_prompt}] if subtask.system_prompt else []
     question = {"role": "user", "content": prompt}
-    texts = sample(subtask.endpoint, [*system, question], subtask.settings, subtask.num_samples)
+    texts = drawn(subtask, [*system, question])
     values = usable(subtask.parse, texts)
     call = subtask.fusion_call
     if values and call and len(texts) > 1:
@@ -153,6 +155,18 @@ def answer(subtask: Subtask, prompt: str, inputs: Mapping[str, Any]) -> Value | 
         fused = usable(subtask.parse, sample(call.endpoint, [*system, question], call.settings, 1))
         return fused[0] if fused else vote(values)
     return subtask.fuse(values, inputs) if values else None
+
+
+def drawn(subtask: Subtask, messages: list[Any]) -> list[str]:
+    """The answers to the same messages: all of the subtask's samples, or as many as the rule `stop` needs."""
+    if subtask.stop is None:
+        return sample(subtask.endpoint, messages, subtask.settings, subtask.num_samples)
+    texts: list[str] = []
+    votes: list[str | None] = []
+    while size := samples_to_draw(votes, subtask.num_samples, subtask.stop):
+        texts += sample(subtask.endpoint, messages, subtask.settings, size, len(texts))
+        votes = [vote_key(values[0]) if (values := usable(subtask.parse, [text])) else None for text in texts]
+    return texts
 
 
 def usable(parse: Parser, texts: Sequence[str]) -> list[Value]:
@@ -166,7 +180,9 @@ def usable(parse: Parser, texts: Sequence[str]) -> list[Value]:
     return values
 
 
-def sample(endpoint: Endpoint, messages: list[Any], settings: Mapping[str, Any], count: int) -> list[str]:
+def sample(
+    endpoint: Endpoint, messages: list[Any], settings: Mapping[str, Any], count: int, start: int = 0
+) -> list[str]:
     """`count` answers to the same messages, in as few calls as the endpoint allows, sent concurrently.
 
     Args:
@@ -174,11 +190,12 @@ def sample(endpoint: Endpoint, messages: list[Any], settings: Mapping[str, Any],
         messages: The messages of the request.
         settings: Further parameters of the request.
         count: Number of answers.
+        start: Number of the first answer.
     """
     if not endpoint.has_system_role:
         messages = [{"role": "user", "content": "\n\n".join(message["content"] for message in messages)}]
     most = endpoint.max_choices
-    parts = [(first, min(most, count - first)) for first in range(0, count, most)]
+    parts = [(start + first, min(most, count - first)) for first in range(0, count, most)]
     with ThreadPoolExecutor(len(parts)) as pool:
         answered = pool.map(lambda part: complete(endpoint, messages, settings, *part), parts)
         return [text for texts in answered for text in texts]
