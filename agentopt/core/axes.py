@@ -52,7 +52,18 @@ def is_stop(value: Any) -> bool:
     return value == "decided" or (_number(value) and 0.5 < value < 1)
 
 
-_OTHERS: Mapping[str, _Known] = {STOP: _Known("ordinal", is_stop, "`decided`, or levels above 0.5 and below 1")}
+CASCADE, OFF = "cascade.below", "off"
+"""The setting of a cascade's threshold, and its value without one."""
+
+
+def _is_threshold(value: Any) -> bool:
+    return value == OFF or (_number(value) and 0 <= value <= 1)
+
+
+_OTHERS: Mapping[str, _Known] = {
+    STOP: _Known("ordinal", is_stop, "`decided`, or levels above 0.5 and below 1"),
+    CASCADE: _Known("ordinal", _is_threshold, "`off`, or numbers from 0 to 1"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +71,7 @@ class Axis:
     """A setting that a search varies.
 
     Attributes:
-        name: `temperature`, `max_tokens`, `effort`, `fuse.stop`, or `knobs.NAME`.
+        name: `temperature`, `max_tokens`, `effort`, `fuse.stop`, `cascade.below`, or `knobs.NAME`.
         values: The allowed values. The first is the baseline's, and that of a candidate without the setting.
         kind: Which values the search expects to have similar scores.
 
@@ -89,6 +100,48 @@ class Axis:
     def ordered(self) -> tuple[SettingValue, ...]:
         """The values so that neighbours are alike: numbers by size, others as given."""
         return tuple(sorted(self.values, key=float)) if self.kind == "numeric" else self.values
+
+
+THRESHOLDS = (0.0, 0.5, 0.75, 1.0)
+"""The thresholds of a cascade that gives none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cascade:
+    """A small model answers first, and a big one, once, if the small one's samples are not reliable.
+
+    An example escalates if no sample can be parsed, the check fails, or the samples agree less than a threshold. The
+    search varies the threshold of choices of the small model; without one, as in the baseline, nothing escalates.
+
+    Attributes:
+        small: Catalogue name of the model that answers first.
+        big: Catalogue name of the other one.
+        below: The thresholds to try: the smallest agreement that is kept, from 0 (any answer) to 1 (equal samples).
+        check: Function of the inputs and the small model's value that returns whether it is acceptable.
+    """
+
+    small: str
+    big: str
+    below: tuple[float, ...] = THRESHOLDS
+    check: Callable[[Mapping[str, Any], Any], bool] | None = None
+
+
+def threshold_of(subtask: Any, choice: Any) -> float | None:
+    """The smallest agreement that the cascade of a choice keeps; None if nothing escalates.
+
+    Args:
+        subtask: The `Subtask`.
+        choice: The `SubtaskChoice`.
+    """
+    below = dict(choice.settings).get(CASCADE, OFF)
+    if subtask.cascade is None or choice.model != subtask.cascade.small or below == OFF:
+        return None
+    return float(below)
+
+
+def escalating(subtask: Any, choice: Any) -> str | None:
+    """The model that a choice escalates to; None if it does not. Arguments as of `threshold_of`."""
+    return None if threshold_of(subtask, choice) is None else str(subtask.cascade.big)
 
 
 def as_axes(given: Any) -> tuple[Axis, ...]:
@@ -190,6 +243,8 @@ def first_values(subtask: Any, where: str) -> dict[str, Any]:
     levels = subtask.fusion.options.get("stop")
     try:
         axes = as_axes(subtask.settings) + (as_axes({STOP: levels}) if isinstance(levels, list | tuple) else ())
+        if subtask.cascade and CASCADE not in {axis.name for axis in axes}:
+            axes += as_axes({CASCADE: (OFF, *subtask.cascade.below)})
     except TaskError as error:
         raise TaskError(error.message, where=where, remedy=error.remedy) from error
     return {"settings": axes, **fields_for(subtask, ((axis.name, axis.values[0]) for axis in axes))}

@@ -118,6 +118,7 @@ FIELDS: Mapping[str, Mapping[str, Kind]] = {
         "tool_choice": _or_none(_TEXT),
         "parallel_tool_calls": _or_none(_YES_NO),
         "effort": _or_none(_NAME),
+        "cascade": _or_none(instance_of("Cascade")),
         "knobs": _mapping(
             Kind(is_value, "", ""), "a mapping of names to texts, numbers or truth values", 'pass NAME={"passages": 5}'
         ),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from agentopt.core import task_rules
-from agentopt.core.axes import KNOBS, Axis, SettingValue, first_values
+from agentopt.core.axes import KNOBS, Axis, Cascade, SettingValue, first_values
 from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.core.cost import PAPER_UNIT, CostMeasure, Reads, Unit, in_sequence
 from agentopt.core.duplicates import Groups, groups_of, independent, inputs_key
@@ -162,6 +162,7 @@ class Subtask:
         knobs: Values that the template reads as `knobs.NAME`, and functions as `outputs["knobs"]["NAME"]`.
         settings: What a search varies beside model and samples, such as `{"temperature": (0, 0.7), "knobs.passages":
             (3, 5)}`. The first value of each is the baseline's, and replaces the field of that name.
+        cascade: Two of the models: the second answers if the first one's samples are not reliable.
 
     Raises:
         TaskError: A field breaks a rule.
@@ -191,6 +192,7 @@ class Subtask:
     effort: str | None = None
     knobs: Mapping[str, SettingValue] = field(default_factory=dict)
     settings: tuple[Axis, ...] = ()
+    cascade: Cascade | None = None
 
     def __post_init__(self) -> None:
         task_rules.check_name(self.name, "Subtask")
@@ -204,13 +206,11 @@ class Subtask:
         task_rules.check_not_async(self.parse, "parse", where)
         task_rules.check_models(self.models, where)
         task_rules.check_counts(self.num_samples, where)
+        if self.cascade:
+            task_rules.check_cascade((self.cascade.small, self.cascade.big), self.models, where)
         task_rules.check_sampling(self.max_tokens, self.temperature, self.top_p, where)
-        if self.context and CONTEXT in self.reads:
-            rule = f"`{CONTEXT}` must be either a subtask or the result of the context function, but got both"
-            raise TaskError(rule, where=where, remedy=f"rename the subtask `{CONTEXT}`")
-        if self.knobs and KNOBS in self.reads:
-            rule = f"`{KNOBS}` must be either a subtask or the knobs of this one, but got both"
-            raise TaskError(rule, where=where, remedy=f"rename the subtask `{KNOBS}`")
+        own = {CONTEXT: bool(self.context), KNOBS: bool(self.knobs)}
+        task_rules.check_own_names([name for name, has in own.items() if has], self.reads, where)
 
 
 Endpoint = Mapping[str, Any]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from agentopt import __version__
 from agentopt.api import load, required_models
-from agentopt.core.axes import as_axes
+from agentopt.core.axes import as_axes, escalating
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import CandidateError, ConfigError
 from agentopt.core.fingerprint import fingerprint as task_fingerprint
@@ -98,6 +98,7 @@ class Snapshot:
     def _scored_by(self, candidate: Candidate) -> list[object]:
         models = {candidate[subtask.name].model for subtask in self.task.subtasks}
         models |= {subtask.fusion.model for subtask in self.task.subtasks if subtask.fusion.model}
+        models |= {model for s in self.task.subtasks if (model := escalating(s, candidate[s.name]))}
         models |= set(required_models(self.task)[len(self.task.models) :])  # the judge
         subtasks = tuple(_only(subtask, candidate) for subtask in self.task.subtasks)
         task = replace(self.task, subtasks=subtasks, splits={}, description="", metrics={}, file=None)

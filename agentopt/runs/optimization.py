@@ -18,6 +18,7 @@ from agentopt.core.task import Task
 from agentopt.core.usd import USD_DIGITS
 from agentopt.evaluation.evaluator import Evaluator
 from agentopt.models.session import Session
+from agentopt.runs.cascade_notes import cascade_notes
 from agentopt.runs.config import Config
 from agentopt.runs.folder import RunFolder
 from agentopt.runs.prompt_phase import PromptPhase
@@ -250,6 +251,7 @@ class Optimization:
         best = next((trial.candidate for roles, trial in finalists if "best" in roles), None)
         of_baseline = next((tested.get(trial.number) for roles, trial in finalists if "baseline" in roles), None)
         in_cost, above = cost_note(self.task, self.session.specs), limits_note(space, choice)
+        cascades = cascade_notes(self.task, [trial for _, trial in finalists], tested, 0, seed=self.config.seed)
         return Result(
             task=self.task.name,
             run=str(self.run.path),
@@ -267,7 +269,7 @@ class Optimization:
             seconds=self.session.budget.seconds,
             fallbacks=tuple(dict.fromkeys(trial.fallback for trial in store.trials if trial.fallback)),
             prompts=tuple(prompts.reports),
-            notes=tuple(filter(None, (*self._row_notes, untested, prompts.skipped, in_cost, above, few))),
+            notes=tuple(filter(None, (*self._row_notes, untested, prompts.skipped, in_cost, above, few, *cascades))),
             test_ended=test_ended,
             cost_in=space.measure,
             incomplete=incomplete_responses(self.task, by_candidate, best),

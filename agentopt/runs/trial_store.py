@@ -21,6 +21,7 @@ from agentopt.core.candidate import Candidate
 from agentopt.core.records import BestSoFar, Evaluation, Trial
 from agentopt.search.base import PROMPTS_AFTER, Proposal, SearchSpace
 from agentopt.search.measured_costs import measured_cost, with_measured_costs
+from agentopt.search.observed_costs import observed_units
 from agentopt.search.posterior import TOLERANCE, Choice, choose
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ def highest_score(trials: Sequence[Trial]) -> Trial | None:
 
 def _cost(space: SearchSpace, candidate: Candidate, evaluation: Evaluation) -> float:
     measured = measured_cost(space, evaluation, space.measure)
-    return space.units(candidate) if measured is None else measured
+    return observed_units(space, candidate, evaluation) if measured is None else measured
 
 
 def _storage(path: Path) -> optuna.storages.RDBStorage:

@@ -202,6 +202,11 @@ def _usage_of_subtask(
             fuser = specs[subtask.fusion.model or model]
             read = request_for(longest, SubtaskChoice(fuser.name), prompt + "x" * (4 * n * most))
             usage += worst_case(replace(read, n=1), fuser)
+        if subtask.cascade and model == subtask.cascade.small:
+            second = specs[subtask.cascade.big]
+            usage += worst_case(
+                request_for(longest, SubtaskChoice(second.name, 1, subtask.system_prompt), prompt), second
+            )
         usages.append(usage)
     return Usage(*(max(getattr(u, name) for u in usages) for name in Usage.__dataclass_fields__))
 

@@ -9,12 +9,15 @@ from math import prod
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from agentopt.core.axes import Axis, SettingValue, as_pairs
+from agentopt.core.axes import CASCADE, Axis, SettingValue, as_pairs
 from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.core.cost import CostMeasure, SubtaskCost, critical_path
 from agentopt.core.events import Event
 from agentopt.core.records import Trial
 from agentopt.core.task_rules import unknown_subtask
+
+ESCALATED = 0.5
+"""Share of the examples that a cascade is taken to escalate before it was tried."""
 
 NO_SETTINGS: Mapping[str, SettingValue] = MappingProxyType({})
 
@@ -41,6 +44,20 @@ class SubtaskSpace:
     """Further choices. A choice has the settings that differ from the first value of their axis."""
     lacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Model -> the settings that do not apply to it; a choice of that model has none of them."""
+    big: str = ""
+    """The model that a cascade escalates to, if there is one."""
+    stops: bool = False
+    """Whether its votes may stop before all samples are drawn."""
+
+    def units(self, choice: SubtaskChoice) -> float:
+        """Cost of a choice in the measure of the space."""
+        return self.cost_of(self.cost.measure, choice)
+
+    def cost_of(self, measure: CostMeasure, choice: SubtaskChoice) -> float:
+        """Cost of a choice in some measure; a cascade is taken to escalate half of the examples."""
+        own = self.cost.of(measure, choice.model, choice.num_samples)
+        escalates = any(name == CASCADE for name, _ in choice.settings)
+        return own + (ESCALATED * self.cost.of(measure, self.big, 1) if escalates else 0.0)
 
     def axes(self, model: str) -> tuple[Axis, ...]:
         """The axes of the settings that apply to a model."""
@@ -159,7 +176,7 @@ class SearchSpace:
             measure: The measure.
         """
         choices = ((s, candidate[s.name]) for s in self.subtasks)
-        return float(self.total(measure, [s.cost.of(measure, c.model, c.num_samples) for s, c in choices]))
+        return float(self.total(measure, [s.cost_of(measure, c) for s, c in choices]))
 
     def total(self, measure: CostMeasure, each: Sequence[Any], maximum: Callable[[Any, Any], Any] = max) -> Any:
         """The cost of the whole workflow.

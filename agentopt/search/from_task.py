@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from agentopt.core.axes import CASCADE
 from agentopt.core.cost import CostMeasure, SubtaskCost, Unit
 from agentopt.core.errors import TaskError
 from agentopt.core.phrases import in_words
@@ -155,6 +156,8 @@ def _subtask_space(
         tuple(task.reads[subtask.name]),
         subtask.settings,
         _lacking(subtask, specs),
+        subtask.cascade.big if subtask.cascade else "",
+        subtask.fusion.options.get("stop") is not None,
     )
 
 
@@ -163,6 +166,7 @@ def _lacking(subtask: Subtask, specs: Mapping[str, ModelSpec]) -> dict[str, tupl
     takers = {
         "temperature": [model for model in subtask.models if specs[model].supports.temperature is not False],
         "effort": [model for model in subtask.models if specs[model].has_effort],
+        CASCADE: [subtask.cascade.small] if subtask.cascade else [],
     }
     for name in [axis.name for axis in subtask.settings] + (["effort"] if subtask.effort else []):
         if not takers.get(name, subtask.models):

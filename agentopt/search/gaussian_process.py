@@ -17,10 +17,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from agentopt.core.axes import Axis
+from agentopt.core.axes import CASCADE, Axis
 from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.core.cost import CostMeasure
-from agentopt.search.base import SearchSpace, SubtaskSpace
+from agentopt.search.base import ESCALATED, SearchSpace, SubtaskSpace
 
 Floats = NDArray[np.float64]
 Points = NDArray[np.int64]
@@ -127,10 +127,14 @@ class _Part:
         self.variance = MODEL + COUNT + BOTH + len(axes) * (SETTING + SETTING_BY_MODEL)
 
     def costs(self, measure: CostMeasure) -> Floats:
-        """Cost of each choice in a measure."""
-        s = self.subtask
+        """Cost of each choice in a measure, as `SubtaskSpace.cost_of` computes it."""
+        s, names = self.subtask, [axis.name for axis in self.subtask.settings]
         each = np.array([[s.cost.of(measure, model, n) for n in s.num_samples] for model in s.models])
-        return np.asarray(each[self._digits[0], self._digits[1]])
+        costs = each[self._digits[0], self._digits[1]]
+        if CASCADE in names:
+            escalates = self._digits[2 + names.index(CASCADE)] > 0
+            costs = costs + escalates * ESCALATED * s.cost.of(measure, s.big, 1)
+        return np.asarray(costs)
 
     def place(self, choice: SubtaskChoice) -> int:
         """The place of a choice of this space."""

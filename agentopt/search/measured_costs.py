@@ -68,10 +68,13 @@ class _Sums:
     fusion_usd: float = 0.0
     seconds: dict[int, list[float]] = field(default_factory=dict)
 
-    def add(self, uses: Sequence[SubtaskUse], num_samples: int, longer: float) -> None:
-        """Count the examples of a trial; its prompts are taken to be `longer` by so many tokens."""
+    def add(self, uses: Sequence[SubtaskUse], num_samples: int, longer: float, *, stops: bool = False) -> None:
+        """Count the examples of a trial; its prompts are taken to be `longer` by so many tokens.
+
+        If votes may stop early, the samples that were drawn count.
+        """
         self.examples += len(uses)
-        self.samples += len(uses) * num_samples
+        self.samples += sum(use.responses for use in uses) if stops else len(uses) * num_samples
         self.prompt += sum(use.prompt_tokens for use in uses) + longer * sum(use.responses > 0 for use in uses)
         self.cached += sum(use.cached_tokens for use in uses)
         self.completion += sum(use.completion_tokens for use in uses)
@@ -105,14 +108,18 @@ def _passes(subtask: SubtaskSpace, trials: Sequence[Trial]) -> dict[str, Pass]:
         same = [(choice, uses) for choice, uses in measured if choice.system_prompt == subtask.system_prompt]
         sums = _Sums()
         for choice, uses in same or measured:
-            sums.add(uses, choice.num_samples, _longer(subtask, choice))
+            sums.add(uses, choice.num_samples, _longer(subtask, choice), stops=subtask.stops)
         passes[model] = sums.means()
     return passes
 
 
 def _uses(trial: Trial, subtask: str) -> list[SubtaskUse]:
-    """The use of the subtask on every scored example, nothing on those that did not call it; none if none called it."""
+    """The use of the subtask on every scored example, nothing on those that did not call it; none if none called it.
+
+    Examples that a cascade escalated are left out: their use is that of two models.
+    """
     scored = [r.subtasks.get(subtask, _NOTHING) for r in trial.evaluation.results if r.score is not None]
+    scored = [use for use in scored if not use.escalated]
     return scored if any(use.completion_tokens for use in scored) else []
 
 

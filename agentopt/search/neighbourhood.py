@@ -21,10 +21,7 @@ def affordable(space: SearchSpace) -> Iterator[Candidate]:
     """
     choices = [list(s.choices()) for s in space.subtasks]
     costs = {
-        limit: [
-            {c: s.cost.of(limit[0], c.model, c.num_samples) for c in of}
-            for s, of in zip(space.subtasks, choices, strict=True)
-        ]
+        limit: [{c: s.cost_of(limit[0], c) for c in of} for s, of in zip(space.subtasks, choices, strict=True)]
         for limit in space.limits
     }
     least = {limit: [min(of.values()) for of in each] for limit, each in costs.items()}
@@ -137,8 +134,7 @@ def _cheaper_by_one(space: SearchSpace, candidate: Candidate, subtasks: list[Sub
 
 
 def _units_of(subtask: SubtaskSpace, candidate: Candidate) -> float:
-    choice = candidate[subtask.name]
-    return subtask.cost.units(choice.model, choice.num_samples)
+    return subtask.units(candidate[subtask.name])
 
 
 def with_smaller_models(

@@ -34,7 +34,7 @@ FORMAT = 1
 """Version of the file format; files of other versions are rejected."""
 MOST = 20_000
 """Most candidates that can be recorded."""
-_NOT_RECORDED = ("responses", "cut_off", "only_thought", "cached_tokens", "reasoning_tokens", "seconds")
+_NOT_RECORDED = ("responses", "cut_off", "only_thought", "escalated", "cached_tokens", "reasoning_tokens", "seconds")
 USES = tuple(field.name for field in fields(SubtaskUse) if field.name not in _NOT_RECORDED)
 """The usage that is recorded with each score, summed over the subtasks."""
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, WrapValidator, model_validator
 from pydantic_core import PydanticCustomError
 
-from agentopt.core.axes import KNOBS, KNOWN, SettingValue
+from agentopt.core.axes import KNOBS, KNOWN, THRESHOLDS, SettingValue
 from agentopt.core.cost import PAPER_UNIT
 from agentopt.core.duplicates import MOST_DUPLICATES
 from agentopt.core.errors import AgentoptError, TaskError
@@ -248,6 +248,21 @@ class ProgramSpec(Strict):
         return self
 
 
+def _as_mapping(value: Any) -> Any:
+    return {"models": value} if isinstance(value, list | tuple) else value
+
+
+class CascadeSpec(Strict):
+    """Two of the models: the second answers if the first one's samples are not reliable."""
+
+    models: Annotated[tuple[Text, Text], AfterValidator(_distinct)]
+    """The small model and the big one."""
+    below: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=1)] = THRESHOLDS
+    """Thresholds to try: the smallest agreement of the small model's samples that is kept."""
+    check: FunctionName | None = None
+    """A function of the inputs and the small model's value that returns whether it is acceptable."""
+
+
 class SubtaskSpec(Strict):
     """One subtask."""
 
@@ -283,6 +298,8 @@ class SubtaskSpec(Strict):
     """The parser of a response."""
     fuse: FusionSpec = Named(kind="vote")
     """How several samples become one value."""
+    cascade: Annotated[CascadeSpec | None, BeforeValidator(_as_mapping)] = None
+    """The small model and the big one; or a mapping, to set the thresholds and a check."""
     tokens: TokensSpec | None = None
 
     @property

@@ -1,11 +1,13 @@
-"""Reads the settings of a subtask that are given as lists, which a search varies, and the knobs of its template."""
+"""Reads what a search varies in a subtask: settings that are given as lists, knobs, and cascades."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from agentopt.core.axes import KNOBS, Axis, as_axes
+from agentopt.core.axes import KNOBS, Axis, Cascade, as_axes
 from agentopt.core.errors import TaskError
+from agentopt.core.task_rules import check_cascade
+from agentopt.core.user_functions import Functions
 from agentopt.core.yaml_models import did_you_mean, shown
 from agentopt.taskfile.schema import SubtaskSpec
 from agentopt.workflow.templates import Template
@@ -32,6 +34,24 @@ def read_axes(spec: SubtaskSpec, at: Callable[[str], str]) -> tuple[Axis, ...]:
         except TaskError as error:
             raise TaskError(error.message, where=at(name), remedy=error.remedy) from error
     return tuple(axes)
+
+
+def read_cascade(spec: SubtaskSpec, functions: Functions, at: Callable[[str], str]) -> Cascade | None:
+    """The cascade of a subtask.
+
+    Args:
+        spec: The subtask in the file.
+        functions: Loads the check.
+        at: Returns the place of a key of the subtask, for messages.
+
+    Raises:
+        TaskError: Its models are not two of the subtask's, or there is no such check.
+    """
+    if spec.cascade is None:
+        return None
+    check_cascade(spec.cascade.models, spec.models, at("cascade"))
+    check = functions(spec.cascade.check, at("cascade.check")) if spec.cascade.check else None
+    return Cascade(*spec.cascade.models, spec.cascade.below, check)
 
 
 def check_knobs(spec: SubtaskSpec, template: Template, where: str) -> None:

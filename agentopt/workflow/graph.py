@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from agentopt.core.axes import KNOBS, SettingValue
+from agentopt.core.axes import KNOBS, SettingValue, escalating
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import BudgetExceeded, ScorerError, TaskError, UnreadOutputError
 from agentopt.core.records import Answer, latency
@@ -117,8 +117,8 @@ class Workflow:
         """
         self.calls += 1
         choice, started = candidate[subtask.name], self._clock()
-        # Text that is parsed, fused or voted on is known only at the end.
-        live = choice.num_samples == 1 and subtask.parse in (str.strip, whole_text)
+        # Text that is parsed, fused, voted on or checked is known only at the end.
+        live = choice.num_samples == 1 and subtask.parse in (str.strip, whole_text) and not escalating(subtask, choice)
         with only_live_if(live), located(f"subtask {subtask.name}"):
             answer = await self._sampler.answer(subtask, choice, prompt, inputs, draw)
         message = prompt if isinstance(prompt, str) else prompt[-1].content

@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import reduce
 from itertools import takewhile
 from typing import Any
 
-from agentopt.core.axes import fields_for
+from agentopt.core.axes import Cascade, fields_for, threshold_of
 from agentopt.core.candidate import SubtaskChoice
 from agentopt.core.cost import PAPER_UNIT, Unit, units
 from agentopt.core.errors import PermanentModelError
 from agentopt.core.records import Answer, SubtaskUse
 from agentopt.core.task import Subtask, Unparsable, Value
+from agentopt.core.user_functions import name_of, reporting
 from agentopt.models.base import ChatModel, Choice, Message, Request, Response
 from agentopt.models.catalog import ModelSpec
 from agentopt.workflow.base import FIRST_DRAW, Draw, Prompt
+from agentopt.workflow.escalation import reason_to_escalate
 from agentopt.workflow.fusion import fuse_values, fusion_message, vote, vote_key
 from agentopt.workflow.parsers import FrontParser, python
 from agentopt.workflow.tool_calls import CalledTools, read_tool_calls, vote_on_calls
@@ -58,9 +61,36 @@ class SubtaskSampler:
             ModelError: If a call failed permanently.
             BudgetExceeded: If a cap was reached.
         """
-        subtask = configured(subtask, choice)
+        below = threshold_of(subtask, choice)
+        subtask, choice = configured(subtask, choice), replace(choice, settings=())
+        answer, votes = await self._answered(subtask, choice, prompt, inputs, draw)
+        if below is None or subtask.cascade is None:
+            return answer
+        passes = answer.value is None or _passes(subtask.cascade, inputs, answer.value)
+        if not reason_to_escalate(votes, below, passes=passes):
+            return answer
+        big = replace(choice, model=subtask.cascade.big, num_samples=1)
+        second, _ = await self._answered(subtask, big, prompt, inputs, draw)
+        return replace(second, use=replace(_one_after_the_other(answer.use, second.use), escalated=1))
+
+    async def _answered(
+        self, subtask: Subtask, choice: SubtaskChoice, prompt: Prompt, inputs: Mapping[str, Any], draw: Draw
+    ) -> tuple[Answer, list[Vote]]:
+        """One model's answer, and the votes of its samples."""
         request = request_for(subtask, choice, prompt, draw)
         parts, read = await self._drawn(subtask, request)
+        answer = await self._fused(subtask, choice, request, parts, read, inputs)
+        return answer, _votes(read)
+
+    async def _fused(
+        self,
+        subtask: Subtask,
+        choice: SubtaskChoice,
+        request: Request,
+        parts: list[Response],
+        read: list[_Sample | str],
+        inputs: Mapping[str, Any],
+    ) -> Answer:
         response = _joined(parts)
         if all(choice.finish_reason == "content_filter" and not choice.text.strip() for choice in response.choices):
             rule = f"{request.model}: the provider's content filter removed the whole response"
@@ -128,11 +158,10 @@ class SubtaskSampler:
 
     def _use_of_all(self, subtask: Subtask, name: str, parts: list[Response]) -> SubtaskUse:
         """The use of all requests: each is paid for, but the prompt counts once in tokens and units."""
-        uses = [self._use(subtask, name, part) for part in parts]
-        total, prompt = sum(uses, SubtaskUse()), uses[0].prompt_tokens
-        return replace(
-            total, prompt_tokens=prompt, units=self._units(self.specs[name], prompt, total.completion_tokens)
-        )
+        first, *others = (self._use(subtask, name, part) for part in parts)
+        total = reduce(_one_after_the_other, others, first)
+        units = self._units(self.specs[name], first.prompt_tokens, total.completion_tokens)
+        return replace(total, prompt_tokens=first.prompt_tokens, cached_tokens=first.cached_tokens, units=units)
 
     def _use(self, subtask: Subtask, name: str, response: Response) -> SubtaskUse:
         spec, prompt, completion = self.specs[name], response.prompt_tokens, response.completion_tokens
@@ -167,6 +196,12 @@ class SubtaskSampler:
     def _units(self, spec: ModelSpec, prompt_tokens: int, completion_tokens: int) -> float:
         # The formula is affine: a pass that is smaller than the unit's prompt would have a negative cost.
         return max(0.0, units(spec.parameters or 0.0, prompt_tokens, completion_tokens, unit=self.unit))
+
+
+def _one_after_the_other(first: SubtaskUse, second: SubtaskUse) -> SubtaskUse:
+    """The use of two calls; the latency is known if both are."""
+    seconds = first.seconds + second.seconds if first.seconds and second.seconds else 0.0
+    return replace(first + second, seconds=seconds)
 
 
 def _usd(spec: ModelSpec, response: Response, requests: int) -> float:
@@ -263,7 +298,18 @@ def stop_of(subtask: Subtask) -> Stop | None:
 
 
 def _votes(read: list[_Sample | str]) -> list[Vote]:
-    return [vote_key(sample.value) if isinstance(sample, _Sample) else None for sample in read]
+    return [_vote(sample.value) if isinstance(sample, _Sample) else None for sample in read]
+
+
+def _vote(value: Any) -> str:
+    return value.key if isinstance(value, CalledTools) else vote_key(value)
+
+
+def _passes(cascade: Cascade, inputs: Mapping[str, Any], value: Value) -> bool:
+    if cascade.check is None:
+        return True
+    with reporting(f"the check `{name_of(cascade.check)}` of a cascade failed"):
+        return bool(cascade.check(inputs, value))
 
 
 def _joined(parts: list[Response]) -> Response:

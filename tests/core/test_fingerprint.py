@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from agentopt.core.axes import Axis
+from agentopt.core.axes import Axis, Cascade
 from agentopt.core.cost import Unit
 from agentopt.core.errors import ConfigError
 from agentopt.core.fingerprint import fingerprint
@@ -37,7 +37,7 @@ def judge(inputs: Mapping[str, Any], value: Any) -> float:
     return 1.0
 
 
-SUBTASK = Subtask("b", prompt, ("small",), parse=parsers.choice(["yes", "no"]))
+SUBTASK = Subtask("b", prompt, ("small", "medium"), parse=parsers.choice(["yes", "no"]))
 EXAMPLE = Example("e", {"q": "?"}, "yes")
 TASK = Task("t", (Subtask("a", prompt, ("small",)), SUBTASK), exact_match(), {"test": (EXAMPLE,)})
 PROGRAM = Program(("python", "x.py"))
@@ -65,6 +65,7 @@ SUBTASK_CHANGES: dict[str, Any] = {
     "tool_choice": '"auto"',
     "parallel_tool_calls": False,
     "effort": "low",
+    "cascade": Cascade("small", "medium"),
     "knobs": {"passages": 3},
     "settings": (Axis("temperature", (0, 1), "numeric"),),
 }

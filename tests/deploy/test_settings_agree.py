@@ -101,8 +101,8 @@ async def exported(deployment: Deployment) -> list[str]:
     exec(python_module(deployment), module.__dict__)
     examples = deployment.task.splits["validation"]
     values = [await asyncio.to_thread(module.run, dict(example.inputs)) for example in examples]
-    for subtask in module.SUBTASKS:
-        module.client(subtask.endpoint).close()
+    for called in (called for s in module.SUBTASKS for called in (s, getattr(s, "cascade", None)) if called):
+        module.client(called.endpoint).close()
     return values
 
 
@@ -187,6 +187,64 @@ def test_a_setting_that_no_model_has_is_refused(tmp_path: Path, models: list[str
 def test_a_candidate_with_another_setting_than_the_tasks_is_refused(tmp_path: Path, settings: dict[str, Any]) -> None:
     with pytest.raises(CandidateError, match=f"`{next(iter(settings))}` of subtask answer may be"):
         write(tmp_path, "http://127.0.0.1:9/v1", {**CHOICE, "settings": settings})
+
+
+CHECK = """
+def plausible(inputs, value):
+    return value != "perhaps"
+"""
+
+
+@pytest.mark.parametrize("stop", [None, "decided"])
+@pytest.mark.parametrize("check", [None, "checks.py:plausible"])
+@pytest.mark.parametrize("below", [0, 0.75, 1])
+async def test_a_cascade_escalates_the_same_examples_in_evaluation_serve_and_export(
+    tmp_path: Path, below: float, check: str | None, stop: Stop | None
+) -> None:
+    (tmp_path / "checks.py").write_text(CHECK)
+    fuse = {"method": "vote", "stop": stop} if stop else "vote"
+    cascade = {"models": ["plain", "thinker"], "below": [0, 0.75, 1], **({"check": check} if check else {})}
+    choice = {"model": "plain", "num_samples": 3, "settings": {"cascade.below": below}}
+    async with OpenAIServer(answer) as server:
+        deployment = write(tmp_path, server.base_url, choice, fuse=fuse, cascade=cascade)
+        results = await check_that_all_agree(server, deployment)
+        asked = {prompt_text(r.body).split()[-1] for r in server.requests if r.body["model"] == "thinker"}
+    uses = {result.id.removeprefix("rows"): result.subtasks["answer"] for result in results}
+    assert {row for row, use in uses.items() if use.escalated} == asked
+    assert deployment.models() == ("plain", "thinker")
+    if below == 0 and not check:
+        assert not asked
+    if below == 1 and not stop:
+        assert 0 < len(asked) < len(uses)
+
+
+async def test_thresholds_are_replayed_from_the_journal_without_a_call(tmp_path: Path) -> None:
+    async with OpenAIServer(answer) as server:
+        choice = {"model": "plain", "num_samples": 5, "settings": {"cascade.below": 1}}
+        deployment = write(tmp_path, server.base_url, choice, cascade=["plain", "thinker"])
+        await evaluated(deployment)
+        before = len(server.requests)
+        for below in (0, 0.5, 0.75):
+            lower = deployment.candidate.having("answer", settings={"cascade.below": below})
+            await evaluated(replace(deployment, candidate=lower))
+        assert len(server.requests) == before
+
+
+async def test_a_check_that_fails_is_an_error_not_a_wrong_answer(tmp_path: Path) -> None:
+    (tmp_path / "checks.py").write_text("def plausible(inputs, value):\n    return value.missing\n")
+    cascade = {"models": ["plain", "thinker"], "below": [0], "check": "checks.py:plausible"}
+    choice = {"model": "plain", "settings": {"cascade.below": 0}}
+    async with OpenAIServer(answer) as server:
+        results = await evaluated(write(tmp_path, server.base_url, choice, cascade=cascade))
+    assert all(result.score is None and "the check `plausible`" in str(result.error) for result in results)
+
+
+@pytest.mark.parametrize(
+    "cascade", [["plain"], ["plain", "plain"], ["plain", "other"], {"models": ["plain", "thinker"], "below": [2]}]
+)
+def test_a_cascade_of_other_models_is_refused(tmp_path: Path, cascade: Any) -> None:
+    with pytest.raises(TaskError, match=r"subtasks\.0\.cascade"):
+        write(tmp_path, "http://127.0.0.1:9/v1", CHOICE, cascade=cascade)
 
 
 VOTE = {"method": "vote", "stop": ["decided", 0.8]}

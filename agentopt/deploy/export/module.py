@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from agentopt.core.axes import threshold_of
 from agentopt.core.candidate import SubtaskChoice
 from agentopt.core.errors import UserError
 from agentopt.core.registry import FUSIONS
@@ -27,7 +28,7 @@ from agentopt.workflow.inputs import columns_of_task
 from agentopt.workflow.sampling import configured, stop_of
 from agentopt.workflow.templates import compile_template
 
-NEEDED = ("main", "run_subtasks", "InputColumns", "Endpoint", "FusionCall", "Subtask")
+NEEDED = ("main", "run_subtasks", "InputColumns", "Endpoint", "FusionCall", "Cascade", "Subtask")
 RUNTIME = Path(__file__).with_name("runtime.py")
 PARSERS = Path(parsers_module.__file__ or "")
 
@@ -136,8 +137,16 @@ Needs `pip install {" ".join(self._parts.libraries)}`{needs}.{serving}
             "settings": repr(self._settings(spec.name, choice.model)),
             "knobs": repr(dict(self._configured(spec.name).knobs)),
             "fusion_call": self._fusion_call(spec, choice),
+            "cascade": self._cascade(spec, choice),
         }
-        defaults = {"stop": "None", "num_samples": "1", "system_prompt": '""', "knobs": "{}", "fusion_call": "None"}
+        defaults = {
+            "stop": "None",
+            "num_samples": "1",
+            "system_prompt": '""',
+            "knobs": "{}",
+            "fusion_call": "None",
+            "cascade": "None",
+        }
         lines = [f"    {key}={value}," for key, value in fields.items() if defaults.get(key) != value]
         return "\n".join(["Subtask(", *lines, "),"])
 
@@ -167,6 +176,14 @@ Needs `pip install {" ".join(self._parts.libraries)}`{needs}.{serving}
         template = spec.fuse.options.get("prompt") or fusion_module.FUSION_PROMPT
         settings = self._settings(spec.name, model, temperature=0.0)
         return f"FusionCall({self._endpoint(spec.name, model)}, {settings!r}, {_text(template)})"
+
+    def _cascade(self, spec: SubtaskSpec, choice: SubtaskChoice) -> str:
+        below = threshold_of(self._deployment.task[spec.name], choice)
+        if below is None or spec.cascade is None:
+            return "None"
+        big = spec.cascade.models[1]
+        check = self._users(spec.cascade.check) if spec.cascade.check else "None"
+        return f"Cascade({self._endpoint(spec.name, big)}, {self._settings(spec.name, big)!r}, {below!r}, {check})"
 
     def _parse(self, spec: SubtaskSpec) -> str:
         """The expression that creates the subtask's parser."""

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from agentopt.core.axes import escalating, threshold_of
 from agentopt.core.errors import UserError
 from agentopt.core.yaml_models import to_yaml
 from agentopt.deploy.deployment import Deployment
@@ -37,6 +38,10 @@ def router_config(deployment: Deployment) -> str:
             spec, left_out = deployment.specs[model], deployment.refused.get(model, frozenset())
             settings = call_settings(spec, replace(subtask, temperature=0.0), left_out=left_out)
             entries.append(_entry(f"{name}/fusion", spec, settings, 1, {}))
+        if big := escalating(declared, choice):
+            spec = deployment.specs[big]
+            info = {"below": threshold_of(declared, choice)}
+            entries.append(_entry(f"{name}/cascade", spec, call_settings(spec, subtask), 1, info))
     variables = sorted({value for value in _strings(entries) if value.startswith("os.environ/")})
     head = [
         f"# {deployment.title}.",
