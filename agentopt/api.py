@@ -48,7 +48,7 @@ from agentopt.runs.result import Result
 from agentopt.runs.strategies import check_search_settings
 from agentopt.search.base import Search, Strategy
 from agentopt.search.built_in import CUSTOM, as_search
-from agentopt.search.from_task import check_cost_limit
+from agentopt.search.from_task import check_costs
 from agentopt.taskfile.loading import load_task
 from agentopt.workflow.base import MAX_REPEATS
 
@@ -107,7 +107,7 @@ async def aoptimize(
     if search:
         config = config.model_copy(update={"strategy": CUSTOM})
     loaded, specs = load(task, config)
-    check_cost_limit(loaded, specs)
+    check_costs(loaded, specs)
     config = with_agent_model(config, loaded, specs)
     if not search:
         check_search_settings(loaded, config)

@@ -1,4 +1,4 @@
-"""Candidates: a model, a number of samples and a system prompt for every subtask."""
+"""Candidates: a model, a number of samples, a system prompt and settings for every subtask."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from pydantic import ConfigDict, Field, GetCoreSchemaHandler, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, GetCoreSchemaHandler, SkipValidation, TypeAdapter, ValidationError
 from pydantic_core import CoreSchema, core_schema
 
+from agentopt.core.axes import Settings, are_settings, as_pairs
 from agentopt.core.errors import CandidateError
 from agentopt.core.field_types import check_fields
 from agentopt.core.paths import as_path
@@ -21,7 +22,13 @@ from agentopt.core.yaml_models import did_you_mean, load_yaml, shortened, shown
 
 @dataclass(frozen=True, slots=True)
 class SubtaskChoice:
-    """The choice for one subtask: a model of the catalogue, a number of samples, and a system prompt.
+    """The choice for one subtask: a model of the catalogue, a number of samples, a system prompt and settings.
+
+    Attributes:
+        model: Catalogue name.
+        num_samples: Number of samples.
+        system_prompt: The system prompt.
+        settings: Those that differ from the task's, such as `{"temperature": 0.7}`; given and shown as a mapping.
 
     Raises:
         CandidateError: A field is of another type, or `num_samples` is below 1.
@@ -32,15 +39,25 @@ class SubtaskChoice:
     model: str
     num_samples: Annotated[int, Field(strict=True)] = 1
     system_prompt: str = ""
+    settings: SkipValidation[Settings] = ()  # validated below, whether it is read or built
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "settings", as_pairs(self.settings))
+        if not are_settings(self.settings):
+            rule = f"`settings` must map names to texts, numbers or truth values, but got {shown(self.settings)}"
+            raise CandidateError(rule, where="SubtaskChoice", remedy='write settings={"temperature": 0.7}')
         check_fields(self, "SubtaskChoice", CandidateError)
         if self.num_samples < 1:
             rule = f"`num_samples >= 1` must hold, but got {self.num_samples}"
             raise CandidateError(rule, where="SubtaskChoice", remedy="draw at least one sample")
 
     def __str__(self) -> str:
-        return f"{self.model} x{self.num_samples}"
+        return " ".join([f"{self.model} x{self.num_samples}", *(f"{name}={value}" for name, value in self.settings)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """The choice as plain data; without `settings` if there are none."""
+        own = {"model": self.model, "num_samples": self.num_samples, "system_prompt": self.system_prompt}
+        return own | ({"settings": dict(self.settings)} if self.settings else {})
 
 
 @dataclass(frozen=True)
@@ -122,7 +139,7 @@ class Candidate(Mapping[str, SubtaskChoice]):
 
     @property
     def allocation(self) -> Allocation:
-        """The candidate without its prompts."""
+        """The candidate without its prompts and settings."""
         return tuple((name, c.model, c.num_samples) for name, c in self.choices)
 
     @property
@@ -132,10 +149,7 @@ class Candidate(Mapping[str, SubtaskChoice]):
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """The candidate as plain data, for JSON and YAML."""
-        return {
-            name: {"model": c.model, "num_samples": c.num_samples, "system_prompt": c.system_prompt}
-            for name, c in self.choices
-        }
+        return {name: choice.to_dict() for name, choice in self.choices}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Mapping[str, Any]]) -> Candidate:
@@ -148,7 +162,7 @@ class Candidate(Mapping[str, SubtaskChoice]):
 
 
 Allocation = tuple[tuple[str, str, int], ...]
-"""(subtask, model, num_samples) for every subtask: a candidate without its prompts."""
+"""(subtask, model, num_samples) for every subtask: a candidate without its prompts and settings."""
 
 
 _CHOICES = [field.name for field in fields(SubtaskChoice)]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
+from agentopt.core.axes import is_value
 from agentopt.core.errors import UserError
 from agentopt.core.yaml_models import shown
 
@@ -116,6 +117,11 @@ FIELDS: Mapping[str, Mapping[str, Kind]] = {
         "tools": _TEXTS,
         "tool_choice": _or_none(_TEXT),
         "parallel_tool_calls": _or_none(_YES_NO),
+        "effort": _or_none(_NAME),
+        "cascade": _or_none(instance_of("Cascade")),
+        "knobs": _mapping(
+            Kind(is_value, "", ""), "a mapping of names to texts, numbers or truth values", 'pass NAME={"passages": 5}'
+        ),
     },
     "Program": {
         "command": _each(_NAME, "a tuple or a list of words", 'pass words, such as NAME=("python", "program.py")'),
@@ -144,6 +150,11 @@ FIELDS: Mapping[str, Mapping[str, Kind]] = {
         "output": _TEXT,
         "unit": instance_of("Unit"),
         "max_units": _or_none(_POSITIVE),
+        "cost_measure": _or_none(
+            Kind(lambda value: value in ("usd", "seconds", "units"), "usd, seconds or units", 'pass NAME="usd"')
+        ),
+        "max_usd": _or_none(_POSITIVE),
+        "max_seconds": _or_none(_POSITIVE),
         "program": _or_none(instance_of("Program")),
         "metrics": _mapping(_ANY, "a mapping of names to Metrics", 'pass NAME={"metric": Metric(...)}'),
         "file": _or_none(_PATH),

@@ -1,6 +1,6 @@
 """A hash of a task: two tasks with the same fingerprint draw the same responses and score them in the same way.
 
-Every field of every dataclass of the task is part of it, so a field that is added later is too.
+Every field of every dataclass of the task is part of it, so a field that is added later is too, once it has a value.
 """
 
 from __future__ import annotations
@@ -21,6 +21,10 @@ from agentopt.core.user_functions import FILE_MODULE
 
 VERSION = "v2-"
 """Begins every fingerprint of this form; those of version 0.1.0 are bare and leave out parts of the task."""
+
+
+LATER = frozenset({"cascade", "cost_measure", "effort", "knobs", "max_seconds", "max_usd", "settings"})
+"""Fields that were added to a task since `VERSION`. Without a value they are left out: older runs can be resumed."""
 
 
 def fingerprint(task: Task, files: Iterable[Path] = (), overrides: Mapping[str, Any] | None = None) -> str:
@@ -51,7 +55,8 @@ def _described(value: Any, above: tuple[int, ...]) -> Any:
         return "a cycle"
     inside = partial(_described, above=(*above, id(value)))
     if is_dataclass(value) and not isinstance(value, type):
-        return [_name(type(value)), {f.name: inside(getattr(value, f.name)) for f in fields(value)}]
+        given = {f.name: getattr(value, f.name) for f in fields(value)}
+        return [_name(type(value)), {name: inside(v) for name, v in given.items() if v or name not in LATER}]
     if isinstance(value, Mapping):
         return ["mapping", sorted(([str(key), inside(item)] for key, item in value.items()), key=lambda pair: pair[0])]
     if isinstance(value, list | tuple):

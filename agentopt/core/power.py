@@ -40,6 +40,21 @@ def minimal_detectable_difference(rows: int, discordance: float = DISCORDANCE) -
     return found if found <= discordance else ratio / (1 + ratio)
 
 
+def rows_to_detect(difference: float, discordance: float = DISCORDANCE) -> int:
+    """The fewest rows on which a true difference is detected: the inverse of `minimal_detectable_difference`.
+
+    Args:
+        difference: The true difference of right-or-wrong scores, above 0 and below 1.
+        discordance: Share of rows on which the two differ.
+    """
+    from scipy.special import ndtri
+
+    z = float(ndtri(1 - LEVEL / 2) + ndtri(POWER))
+    of_discordant = (discordance - difference**2) / difference**2
+    rows = z**2 * (of_discordant if difference <= discordance else (1 - difference) / difference)
+    return max(SMALLEST, math.ceil(rows - 1e-9))
+
+
 def power_advice(rows: int, discordance: float = DISCORDANCE) -> str:
     """One sentence for the dry run about the differences that these rows cannot show."""
     detectable = minimal_detectable_difference(rows, discordance)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from agentopt.core.candidate import Candidate
+from agentopt.core.cost import Reads, critical_path
 from agentopt.core.duplicates import Groups, by_group, independent
 from agentopt.core.errors import FailureScope
 
@@ -42,7 +44,12 @@ class SubtaskUse:
     `units` and `usd` cover the samples; `fusion_units` and `fusion_usd` the fusion call, which AgentTTS does not
     charge and which is therefore kept apart. `responses` counts the samples and the response of the fusion call;
     `cut_off` counts those of them that ended at `max_tokens` before the parser had its value, and `only_thought` those
-    with a thought but no answer.
+    with a thought but no answer. `cached_tokens` are those of `prompt_tokens` that the provider read from its cache,
+    `reasoning_tokens` those of `completion_tokens` that were thoughts. `seconds` is the latency: the slowest of the
+    requests that drew the samples, plus the fusion call; without retries and waits for a rate limit. It is 0 if it is
+    not known, as for responses of a batch.
+    `escalated` counts the calls that a cascade's big model answered; their use is that of
+    both models.
     """
 
     prompt_tokens: int = 0
@@ -55,9 +62,25 @@ class SubtaskUse:
     responses: int = 0
     cut_off: int = 0
     only_thought: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    seconds: float = 0.0
+    escalated: int = 0
 
     def __add__(self, other: SubtaskUse) -> SubtaskUse:
         return SubtaskUse(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+
+def latency(uses: Mapping[str, SubtaskUse], reads: Reads) -> float | None:
+    """Seconds of the model calls along the critical path of a workflow; None if those of a call are not known.
+
+    Args:
+        uses: Use of each called subtask, in the order of the task.
+        reads: What each subtask waits for.
+    """
+    if not uses or not all(use.seconds for use in uses.values()):
+        return None
+    return float(critical_path({name: use.seconds for name, use in uses.items()}, reads))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +131,8 @@ class ExampleResult:
         left_out: Whether the failure is the example's own, so that the evaluation is complete without it.
         repeat: Index of the independent repeat of the example.
         judgements: Those of its `Score`.
+        seconds: Its latency, the sum of its subtasks' seconds along the critical path of the workflow (of a program:
+            the sum over its calls); None if it is not known.
     """
 
     id: str
@@ -121,6 +146,7 @@ class ExampleResult:
     left_out: bool = False
     repeat: int = 0
     judgements: tuple[float, ...] = ()
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +251,21 @@ class Evaluation:
         total = sum(getattr(use, measure) for r in scored for use in r.subtasks.values())
         return total / len(scored) if scored else 0.0
 
+    @property
+    def usd_per_example(self) -> float:
+        """Mean USD of a scored example, at the catalogue's prices, fusion calls included; 0 without any."""
+        return self.per_example("usd") + self.per_example("fusion_usd")
+
+    @property
+    def latencies(self) -> list[float]:
+        """Seconds of each scored example whose latency is known, ascending."""
+        return sorted(r.seconds for r in self.results if r.score is not None and r.seconds is not None)
+
+    def latency(self, quantile: float) -> float | None:
+        """A quantile of the latencies, such as 0.5 for the median; None if none is known."""
+        known = self.latencies
+        return known[max(math.ceil(quantile * len(known)) - 1, 0)] if known else None
+
     def total(self, measure: str, subtask: str | None = None) -> float:
         """Sum of one field of `SubtaskUse` over all examples.
 
@@ -268,7 +309,7 @@ class Trial:
         candidate: The evaluated candidate.
         evaluation: Its results on the validation split.
         proposer: Origin of the candidate: baseline, agent, fallback, random, ...
-        units: Its cost in the task's units.
+        units: Its cost per example in the measure of the search space; USD and seconds are measured.
         note: A remark of the proposer.
         fallback: Why the fallback strategy proposed it in place of the agent; empty if it did not.
     """

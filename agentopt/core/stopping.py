@@ -39,11 +39,13 @@ class StopTest:
         incumbent: Example id -> score of the trial to beat, on all rows that it was scored on.
         against: Its name in `EarlyStop`.
         level: Level of the e-process; 0 leaves curtailment alone.
+        margin: Score that the trial may be below the incumbent, as one that is cheaper may.
     """
 
     incumbent: Mapping[str, float]
     against: str
     level: float = LEVEL
+    margin: float = 0.0
 
     def stop(self, scores: Mapping[str, float]) -> EarlyStop | None:
         """The reason to stop a trial with the scores so far; None to continue.
@@ -74,9 +76,9 @@ class StopTest:
         rows = [row for row in left if row in self.incumbent]
         if not rows or not self._bounded(scores):
             return len(left)
-        behind, worst = self._behind(scores), np.array([LOWEST - self.incumbent[row] for row in rows])
+        behind, worst = self._behind(scores), np.array([self._ahead(LOWEST, row) for row in rows])
         wealth = (_wealth(behind)[:, None] * np.cumprod(1 - BETS[:, None] * worst, axis=1)).mean(axis=0)
-        room = np.cumsum([HIGHEST - self.incumbent[row] for row in rows])
+        room = np.cumsum([self._ahead(HIGHEST, row) for row in rows])
         total = self._room(self.incumbent.keys() - scores.keys())
         lost = behind.sum() + np.cumsum(worst) + total - room < -_ROUNDING
         if self.level > 0:
@@ -84,10 +86,14 @@ class StopTest:
         return left.index(rows[int(lost.argmax())]) + 1 if lost.any() else len(left)
 
     def _behind(self, scores: Mapping[str, float]) -> Floats:
-        return np.array([score - self.incumbent[row] for row, score in scores.items() if row in self.incumbent])
+        return np.array([self._ahead(score, row) for row, score in scores.items() if row in self.incumbent])
+
+    def _ahead(self, score: float, row: str) -> float:
+        """The score less that of the incumbent, with the margin; within -1 and 1, as `e_value` needs it."""
+        return (score - self.incumbent[row] + self.margin) / (1 + self.margin)
 
     def _room(self, rows: Iterable[str]) -> float:
-        return sum(HIGHEST - self.incumbent[row] for row in rows)
+        return sum(self._ahead(HIGHEST, row) for row in rows)
 
     def _bounded(self, scores: Mapping[str, float]) -> bool:
         return bounded(scores.values()) and bounded(self.incumbent.values())

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from agentopt.core import task_rules
+from agentopt.core.axes import KNOBS, Axis, Cascade, SettingValue, first_values
 from agentopt.core.candidate import Candidate, SubtaskChoice
-from agentopt.core.cost import PAPER_UNIT, Unit
+from agentopt.core.cost import PAPER_UNIT, CostMeasure, Reads, Unit, in_sequence
 from agentopt.core.duplicates import Groups, groups_of, independent, inputs_key
 from agentopt.core.errors import TaskError
 from agentopt.core.field_types import check_fields, check_kind, instance_of
@@ -157,6 +158,11 @@ class Subtask:
         tools: Tools of one call of a program, each as JSON text.
         tool_choice: That of one call of a program, as JSON text.
         parallel_tool_calls: That of one call of a program.
+        effort: How much a model that reasons should, such as `low`; sent to models that have a reasoning effort.
+        knobs: Values that the template reads as `knobs.NAME`, and functions as `outputs["knobs"]["NAME"]`.
+        settings: What a search varies beside model and samples, such as `{"temperature": (0, 0.7), "knobs.passages":
+            (3, 5)}`. The first value of each is the baseline's, and replaces the field of that name.
+        cascade: Two of the models: the second answers if the first one's samples are not reliable.
 
     Raises:
         TaskError: A field breaks a rule.
@@ -183,6 +189,10 @@ class Subtask:
     tools: tuple[str, ...] = ()
     tool_choice: str | None = None
     parallel_tool_calls: bool | None = None
+    effort: str | None = None
+    knobs: Mapping[str, SettingValue] = field(default_factory=dict)
+    settings: tuple[Axis, ...] = ()
+    cascade: Cascade | None = None
 
     def __post_init__(self) -> None:
         task_rules.check_name(self.name, "Subtask")
@@ -190,18 +200,22 @@ class Subtask:
         for name in ("models", "num_samples", "stop", "reads", "tools"):
             object.__setattr__(self, name, task_rules.as_tuple(getattr(self, name), name, where))
         check_fields(self, where, TaskError)
+        for name, value in first_values(self, where).items():
+            object.__setattr__(self, name, value)
         task_rules.check_not_async(self.render, "render", where)
         task_rules.check_not_async(self.parse, "parse", where)
         task_rules.check_models(self.models, where)
         task_rules.check_counts(self.num_samples, where)
+        if self.cascade:
+            task_rules.check_cascade((self.cascade.small, self.cascade.big), self.models, where)
         task_rules.check_sampling(self.max_tokens, self.temperature, self.top_p, where)
-        if self.context and CONTEXT in self.reads:
-            rule = f"`{CONTEXT}` must be either a subtask or the result of the context function, but got both"
-            raise TaskError(rule, where=where, remedy=f"rename the subtask `{CONTEXT}`")
+        own = {CONTEXT: bool(self.context), KNOBS: bool(self.knobs)}
+        task_rules.check_own_names([name for name, has in own.items() if has], self.reads, where)
 
 
-Endpoint = Mapping[str, str]
-"""The endpoint that a program calls: `base_url` and `api_key`, as the openai client's constructor takes them."""
+Endpoint = Mapping[str, Any]
+"""The endpoint that a program calls, as the openai client's constructor takes it: `base_url` and `api_key`, and
+`default_headers` if the candidate has knobs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,9 +301,13 @@ class Task:
         output: The subtask whose output is scored; the last one unless given. With a `program`, its answer is scored.
         unit: The pass that counts as one unit of cost.
         max_units: Most units that a candidate may cost per example; None for the default of the paper (AgentTTS), one
-            pass of every subtask's largest model.
+            pass of every subtask's largest model if costs are in units.
         program: A program as the workflow, in place of prompts.
         metrics: Reported beside the score; the search ignores them.
+        cost_measure: What candidates cost: `usd`, `seconds` or `units`. None: USD if a model has a price, units if all
+            have parameters and none a price, else seconds.
+        max_usd: Most USD that a candidate may cost per example.
+        max_seconds: Longest mean latency of a candidate, in seconds per example.
 
     Raises:
         TaskError: A field breaks a rule, or two fields contradict each other.
@@ -305,6 +323,9 @@ class Task:
     max_units: float | None = None
     program: Program | None = None
     metrics: Mapping[str, Metric] = field(default_factory=dict)
+    cost_measure: CostMeasure | None = None
+    max_usd: float | None = None
+    max_seconds: float | None = None
     file: Path | None = None
     """The task file; None for a task built in Python."""
 
@@ -346,6 +367,13 @@ class Task:
     def output_subtask(self) -> str:
         """The subtask whose output is scored."""
         return self.output or self.subtasks[-1].name
+
+    @property
+    def reads(self) -> Reads:
+        """Subtask -> the subtasks that it waits for. The calls of a program are taken to follow each other."""
+        return (
+            in_sequence([s.name for s in self.subtasks]) if self.program else {s.name: s.reads for s in self.subtasks}
+        )
 
     @cached_property
     def groups(self) -> Mapping[Split, Groups]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+from agentopt.core.axes import KNOBS
 from agentopt.core.errors import TaskError, UnknownSubtaskError
 from agentopt.core.field_types import check_kind, instance_of
 from agentopt.core.json_document import parse_json
@@ -104,6 +105,33 @@ def check_models(models: Sequence[Any], where: str) -> None:
     if not models or len(set(models)) != len(models):
         rule = f"`models` must be given, none twice, but got {shown(list(models))}"
         raise TaskError(rule, where=where, remedy="list each model's catalogue name once")
+
+
+def check_own_names(own: Collection[str], reads: Collection[str], where: str) -> None:
+    """Raise `TaskError` if a subtask reads one of the name of a value of its own.
+
+    Args:
+        own: Those of `context` and `knobs` that the subtask has.
+        reads: Names of the subtasks that it reads.
+        where: The place of the value, for the error.
+    """
+    values = {CONTEXT: "the result of the context function", KNOBS: "the knobs of this one"}
+    if both := sorted(set(own) & set(reads)):
+        rule = f"`{both[0]}` must be either a subtask or {values[both[0]]}, but got both"
+        raise TaskError(rule, where=where, remedy=f"rename the subtask `{both[0]}`")
+
+
+def check_cascade(cascade: Sequence[str], models: Sequence[str], where: str) -> None:
+    """Raise `TaskError` unless a cascade has two of the models.
+
+    Args:
+        cascade: The small model and the big one.
+        models: The models of the subtask.
+        where: The place of the value, for the error.
+    """
+    if len(set(cascade)) != 2 or not set(cascade) <= set(models):
+        rule = f"`cascade` must be two of the models, the small one first, but got {shown(list(cascade))}"
+        raise TaskError(rule, where=where, remedy=f"choose from {', '.join(models)}, or add one to `models`")
 
 
 def check_counts(counts: Sequence[Any], where: str) -> None:

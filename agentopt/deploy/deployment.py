@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from agentopt.api import load
+from agentopt.core.axes import escalating
 from agentopt.core.candidate import Candidate, load_candidate
 from agentopt.core.errors import ConfigError
 from agentopt.core.task import Task
@@ -46,10 +47,11 @@ class Deployment:
         return f"Task {name}, candidate {self.candidate.key}, written by `agentopt export`"
 
     def models(self, candidate: Candidate | None = None) -> tuple[str, ...]:
-        """Names of the models that the candidate calls, including those of fusions, each once."""
+        """Names of the models that the candidate calls, including those of fusions and cascades, each once."""
         chosen = candidate or self.candidate
         fusions = (self.task[name].fusion.model for name, choice in chosen.items() if choice.num_samples > 1)
-        return tuple(dict.fromkeys([c.model for c in chosen.values()] + [m for m in fusions if m]))
+        cascades = (escalating(self.task[name], choice) for name, choice in chosen.items())
+        return tuple(dict.fromkeys([c.model for c in chosen.values()] + [m for m in (*fusions, *cascades) if m]))
 
 
 def find_deployment(source: Path, task: Path | None = None, settings: Sequence[str] = ()) -> Deployment:

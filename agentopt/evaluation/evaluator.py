@@ -215,6 +215,7 @@ class Evaluator:
             subtasks=uses,
             metrics=metrics,
             judgements=score.judgements,
+            seconds=result.seconds,
         )
 
     def _failed(
@@ -318,7 +319,7 @@ async def _measured(metric: Metric, example: Example, result: WorkflowResult) ->
 
 
 def check_candidate(candidate: Candidate, task: Task) -> None:
-    """Raise `CandidateError` unless the candidate chooses, for every subtask, a model that the task allows."""
+    """Raise `CandidateError` unless the candidate chooses, for every subtask, a model and settings of the task."""
     wanted = [s.name for s in task.subtasks]
     if sorted(candidate) != sorted(wanted):
         raise CandidateError(
@@ -334,6 +335,12 @@ def check_candidate(candidate: Candidate, task: Task) -> None:
                 remedy=f"choose one of them, or add the model to the `models` of {subtask.name}; "
                 "a candidate that a run found with -c settings needs these settings too",
             )
+        allowed = {axis.name: axis.values for axis in subtask.settings}
+        for name, value in candidate[subtask.name].settings:
+            if value not in allowed.get(name, ()):
+                values = ", ".join(map(str, allowed.get(name, ()))) or "no values"
+                rule = f"`{name}` of subtask {subtask.name} may be {values}, but the candidate has {value}"
+                raise CandidateError(rule, remedy=f"add it to the list of `{name}` in the task, or remove it")
 
 
 def _scores(results: Sequence[ExampleResult], groups: Groups) -> dict[str, float]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from agentopt.core.candidate import Candidate
+from agentopt.core.cost import CostMeasure
 from agentopt.jobs.canary import Canary
 from agentopt.jobs.champion import Champion, Champions
 from agentopt.jobs.drift import ALARM, drift_evidence
@@ -20,6 +21,7 @@ from agentopt.jobs.jobfile import PromotionRule
 from agentopt.jobs.measurement import Measurement, alarms, beats, costs
 from agentopt.jobs.measurer import Measurer
 from agentopt.jobs.tables import JobRun
+from agentopt.models.measure import costs_usd, measure_of
 from agentopt.runs.result import Result
 
 
@@ -116,7 +118,9 @@ class Contest:
         if not (one.complete and held.complete and third.complete):
             return INCOMPLETE
         rules, nights = rules_of(self.settings), self._nights(challenger, champion)
-        comparison = Comparison(1, nights, self._nights(challenger, anchor), *costs(one, held, start))
+        comparison = Comparison(
+            1, nights, self._nights(challenger, anchor), *costs(one, held, start, measure=self._measure)
+        )
         if not (saves(comparison, rules) or _leads(challenger, champion, result)):
             return NOTHING_ELSE
         # The error is spent before the scores of the test split are looked at.
@@ -153,9 +157,10 @@ class Contest:
     async def _cheapest(self, result: Result) -> Candidate:
         """The candidate with the lowest cost in USD that is not significantly worse than the best on validation.
 
-        `recommended` compares units, which do not depend on prices. All responses come from the journal.
+        With costs in units, which do not depend on prices, `recommended` may be another one. All responses come from
+        the journal.
         """
-        if not any(spec.prices.usd(1, 1) for spec in self.measurer.snapshot.specs.values()):
+        if result.cost_in != "units" or not any(map(costs_usd, self.measurer.snapshot.specs.values())):
             return result.recommended_candidate
         complete = [t.candidate for t in result.trials if t.state == "complete"]
         candidates = dict.fromkeys([result.best_candidate, *complete])
@@ -163,6 +168,12 @@ class Contest:
         best = found[result.best_candidate]
         as_good = [c for c, measured in found.items() if not beats(best, measured, self.settings.confidence)]
         return min(as_good, key=lambda c: found[c].usd)
+
+    @property
+    def _measure(self) -> CostMeasure:
+        snapshot = self.measurer.snapshot
+        models = dict.fromkeys(model for subtask in snapshot.task.subtasks for model in subtask.models)
+        return measure_of(snapshot.task.cost_measure, [snapshot.specs[model] for model in models])
 
     def _fitting(self, number: int) -> Candidate:
         """The champion of that number, or the current one if that one no longer fits the task."""

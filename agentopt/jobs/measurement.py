@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from agentopt.core.cost import CostMeasure
 from agentopt.core.records import Evaluation
 from agentopt.core.stats import Difference, paired_difference, verdict
 
@@ -16,27 +17,36 @@ class Measurement:
     Attributes:
         scores: Row -> score.
         usd: USD per example at current prices.
-        units: Cost per example in the task's units; compared if no candidate costs USD.
+        units: Cost per example in the task's units.
+        seconds: Mean latency per example; 0 if it is not known.
         complete: Whether every example has a score.
     """
 
     scores: Mapping[str, float]
     usd: float
     units: float
+    seconds: float = 0.0
     complete: bool = True
 
     @classmethod
     def of(cls, evaluation: Evaluation) -> Measurement:
         """The measurement that an evaluation gives; fusion calls count to the costs."""
-        mean = evaluation.per_example
-        usd, units = mean("usd") + mean("fusion_usd"), mean("units") + mean("fusion_units")
-        return cls(evaluation.scores, usd, units, evaluation.state == "complete")
+        units = evaluation.per_example("units") + evaluation.per_example("fusion_units")
+        latencies = evaluation.latencies
+        seconds = sum(latencies) / len(latencies) if latencies else 0.0
+        return cls(evaluation.scores, evaluation.usd_per_example, units, seconds, evaluation.state == "complete")
 
 
-def costs(*measurements: Measurement) -> tuple[float, ...]:
-    """The costs per example in one measure: USD if any of them costs USD, else units."""
-    measure = "usd" if any(m.usd > 0 for m in measurements) else "units"
-    return tuple(getattr(m, measure) for m in measurements)
+def costs(*measurements: Measurement, measure: CostMeasure = "usd") -> tuple[float, ...]:
+    """The costs per example in one measure.
+
+    Args:
+        measurements: The measurements.
+        measure: The measure of the task's costs. If nothing costs anything in it, the first of USD, units and seconds
+            in which something does.
+    """
+    of = {name: tuple(getattr(m, name) for m in measurements) for name in (measure, "usd", "units", "seconds")}
+    return next((found for found in of.values() if any(cost > 0 for cost in found)), of[measure])
 
 
 def beats(a: Measurement, b: Measurement, confidence: float = 0.95) -> bool:

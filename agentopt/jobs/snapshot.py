@@ -14,6 +14,7 @@ from pathlib import Path
 
 from agentopt import __version__
 from agentopt.api import load, required_models
+from agentopt.core.axes import as_axes, escalating
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import CandidateError, ConfigError
 from agentopt.core.fingerprint import fingerprint as task_fingerprint
@@ -97,9 +98,11 @@ class Snapshot:
     def _scored_by(self, candidate: Candidate) -> list[object]:
         models = {candidate[subtask.name].model for subtask in self.task.subtasks}
         models |= {subtask.fusion.model for subtask in self.task.subtasks if subtask.fusion.model}
+        models |= {model for s in self.task.subtasks if (model := escalating(s, candidate[s.name]))}
         models |= set(required_models(self.task)[len(self.task.models) :])  # the judge
         subtasks = tuple(_only(subtask, candidate) for subtask in self.task.subtasks)
-        task = replace(self.task, subtasks=subtasks, splits={}, description="", max_units=None, metrics={}, file=None)
+        task = replace(self.task, subtasks=subtasks, splits={}, description="", metrics={}, file=None)
+        task = replace(task, cost_measure=None, max_units=None, max_usd=None, max_seconds=None)
         files = [file for file in sources(self.task) if file != self.task.file]
         identities = {name: self.specs[name].identity for name in sorted(models)}
         return [task_fingerprint(task, files), identities, self.config.response_seed, self.config.failed_examples]
@@ -118,7 +121,8 @@ def _only(subtask: Subtask, candidate: Candidate) -> Subtask:
     """The subtask without the choices of other candidates."""
     choice = candidate[subtask.name]
     models, samples, prompt = (choice.model,), (choice.num_samples,), choice.system_prompt
-    return replace(subtask, models=models, num_samples=samples, system_prompt=prompt)
+    settings = as_axes({name: (value,) for name, value in choice.settings})
+    return replace(subtask, models=models, num_samples=samples, system_prompt=prompt, settings=settings)
 
 
 def load_snapshot(job: Job, folder: Path, runs: Path) -> Snapshot:

@@ -178,8 +178,9 @@ class Response:
     Attributes:
         choices: In the order of their repeat index.
         prompt_tokens: Tokens of the prompt, paid once per call.
-        seconds: Duration of the call.
-        cached_tokens: Those of `prompt_tokens` that the provider read from its prompt cache.
+        seconds: Duration of the call, or of the slowest one if several drew the choices; 0 if it is not known.
+        cached_tokens: Those of `prompt_tokens` that the provider read from its prompt cache; the mean over the choices
+            if several calls drew them.
         is_usage_reported: Whether the provider reported the tokens; otherwise they are estimates.
         stored: When an earlier session stored it, in seconds since 1970; None if a choice of it is new.
     """

@@ -73,6 +73,8 @@ class Supports(_Entry):
     stop: bool | None = None
     """False: the text is cut at the stop sequences here."""
     tools: bool | None = None
+    reasoning_effort: bool | None = None
+    """True: the model has a reasoning effort, which a task may set or search."""
 
 
 class ModelSpec(_Entry):
@@ -163,6 +165,11 @@ class ModelSpec(_Entry):
             self.usd_per_1m_reasoning,
             self.usd_per_request,
         )
+
+    @property
+    def has_effort(self) -> bool:
+        """Whether the model has a reasoning effort: by the entry, or by the bundled table."""
+        return bool(self.reasoning_effort or self.supports.reasoning_effort)
 
     @property
     def is_priced(self) -> bool:

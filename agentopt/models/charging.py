@@ -81,26 +81,27 @@ class Overruns:
         self._factors: dict[str, tuple[float, float]] = {}
 
     def observe(self, model: str, actual: Usage, worst: Usage) -> str:
-        """Compare a call with its reservation.
+        """Compare a call with what is reserved for its like.
 
         Args:
             model: Catalogue name.
             actual: The call's usage.
-            worst: What was reserved for it.
+            worst: Its worst case, not raised: of concurrent calls that take too much, each was reserved before the
+                others were observed.
 
         Returns:
             The kinds of tokens of which it took more, so that later reservations are raised; empty if there are none.
         """
-        kinds = (
-            ("prompt", actual.prompt_tokens, max(1, worst.prompt_tokens)),
-            ("completion", actual.completion_tokens, max(1, worst.completion_tokens)),
+        reserved, factors = self.raised(model, worst), self._factors.get(model, (1.0, 1.0))
+        prompt, completion = actual.prompt_tokens, actual.completion_tokens
+        kinds = (("prompt", prompt, reserved.prompt_tokens), ("completion", completion, reserved.completion_tokens))
+        self._factors[model] = (
+            max(factors[0], prompt / max(1, worst.prompt_tokens)),
+            max(factors[1], completion / max(1, worst.completion_tokens)),
         )
-        over = [f"{took} {kind} tokens, more than the {kept} reserved" for kind, took, kept in kinds if took > kept]
-        if over:
-            factors = self._factors.get(model, (1.0, 1.0))
-            raised = [factor * max(1.0, took / kept) for factor, (_, took, kept) in zip(factors, kinds, strict=True)]
-            self._factors[model] = (raised[0], raised[1])
-        return " and ".join(over)
+        return " and ".join(
+            f"{took} {kind} tokens, more than the {kept} reserved" for kind, took, kept in kinds if took > kept
+        )
 
     def raised(self, model: str, worst: Usage) -> Usage:
         """Return the worst case of a call, raised by what earlier calls took."""

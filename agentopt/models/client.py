@@ -178,7 +178,16 @@ class ModelClient:
         choices = tuple(found[repeat].choice for repeat in sorted(found))
         newest = max(stored.created for stored in found.values())
         earlier = newest if newest < self._journal.opened else None
-        return Response(choices, first.prompt_tokens, cached_tokens=first.cached_tokens, stored=earlier)
+        # Several requests may have drawn the choices, concurrently: the slowest is the latency.
+        seconds = [stored.seconds for stored in found.values()]
+        cached = round(sum(stored.cached_tokens for stored in found.values()) / len(found))
+        return Response(
+            choices,
+            first.prompt_tokens,
+            max(seconds) if all(seconds) else 0.0,
+            cached_tokens=cached,
+            stored=earlier,
+        )
 
     async def _complete(self, request: Request) -> Response:
         """Send what is missing, again without each parameter that the endpoint is found to refuse."""
@@ -273,7 +282,7 @@ class ModelClient:
         self._limiter(spec).succeeded()
         usage = charge(response, worst, spec, is_capped=self.budget.is_capped)
         await self._journal.record(entry, call.key, spec.identity, Sent(request, response, usage, self._run))
-        if over := self._overruns.observe(spec.name, usage, worst):
+        if over := self._overruns.observe(spec.name, usage, worst_case(request, spec)):
             self._notify(spec, "usage", f"reported {over}; later calls reserve more")
         return usage
 

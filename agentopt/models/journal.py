@@ -71,12 +71,14 @@ class Stored:
         prompt_tokens: Tokens of the prompt.
         cached_tokens: Those of `prompt_tokens` that the provider read from its cache.
         created: When it was stored, in seconds since 1970.
+        seconds: Duration of its call.
     """
 
     choice: Choice
     prompt_tokens: int
     cached_tokens: int
     created: float
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,12 +352,16 @@ def _stored(row: sa.Row[Any]) -> Stored:
     if row.thought is None:  # of version 0.1.0, or without thoughts
         thought, text = split_thought(row.text)
         return Stored(
-            Choice(text, row.completion_tokens, row.finish_reason, thought), row.prompt_tokens, 0, row.created
+            Choice(text, row.completion_tokens, row.finish_reason, thought),
+            row.prompt_tokens,
+            0,
+            row.created,
+            row.seconds,
         )
     calls = tuple(ToolCall(**call) for call in json.loads(row.tool_calls))
     reasoning = row.reasoning_tokens
     choice = Choice(row.text, row.completion_tokens, row.finish_reason, row.thought, calls, reasoning)
-    return Stored(choice, row.prompt_tokens, row.cached_tokens, row.created)
+    return Stored(choice, row.prompt_tokens, row.cached_tokens, row.created, row.seconds)
 
 
 def _storable(text: str) -> str:

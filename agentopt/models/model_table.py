@@ -107,6 +107,8 @@ def _abilities(entry: Mapping[str, Any]) -> dict[str, bool]:
         "json_schema": entry.get("supports_response_schema"),
         "system_role": entry.get("supports_system_messages"),
         "tools": entry.get("supports_function_calling"),
+        # That a model of the table does not reason is rarely recorded, so only a positive entry counts.
+        "reasoning_effort": entry.get("supports_reasoning") or None,
     }
     abilities = {name: value for name, value in known.items() if isinstance(value, bool)}
     if _is_openai_reasoning(entry):

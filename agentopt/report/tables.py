@@ -11,10 +11,11 @@ from rich.table import Table
 
 from agentopt.core.budget import Usage
 from agentopt.core.candidate import SubtaskChoice
+from agentopt.core.cost import SHOWN, format_cost
 from agentopt.core.records import outcome
 from agentopt.core.usd import format_usd
 from agentopt.report.formatting import format_difference, format_interval, usage_cells
-from agentopt.runs.result import Finalist, Measured, Result, SubtaskCostShown, TrialLine
+from agentopt.runs.result import Finalist, Measured, Measures, Result, SubtaskCostShown, TrialLine
 
 Row = TypeVar("Row")
 
@@ -34,13 +35,19 @@ class Column(Generic[Row]):
     justify: Literal["left", "right"] = "left"
 
 
+MEASURE_COLUMNS: tuple[Column[Measures | None], ...] = (
+    Column("USD per 1,000", lambda row: format_usd(1000 * row.usd) if row else "-", "right"),
+    Column("s p50", lambda row: _seconds(row.seconds_p50 if row else None), "right"),
+    Column("s p95", lambda row: _seconds(row.seconds_p95 if row else None), "right"),
+)
+"""Columns of what a request costs, of a trial or of a finalist; those without a value in any row are left out."""
+
 TRIAL_COLUMNS: tuple[Column[tuple[TrialLine, bool]], ...] = (
     Column("#", lambda row: f"{row[0].number}{'*' if row[1] else ' '}", "right"),
     Column("proposed by", lambda row: row[0].proposer),
     Column("candidate", lambda row: str(row[0].candidate)),
     Column("score", lambda row: "-" if row[0].score is None else f"{row[0].score:.3f}", "right"),
     Column("shrunk", lambda row: _shrunk(row[0].shrunk), "right"),
-    Column("cost", lambda row: f"{row[0].units:.1f}", "right"),
     Column("state", lambda row: outcome(row[0].state, row[0].scored, row[0].planned, row[0].stopped)),
 )
 """Columns of the history. A row is a trial, and whether it is on the Pareto front."""
@@ -55,11 +62,7 @@ FINALIST_COLUMNS: tuple[Column[Finalist], ...] = (
 )
 """First columns of the finalists; a column for each metric follows."""
 
-COST_COLUMNS: tuple[Column[Finalist], ...] = (
-    Column("cost", lambda finalist: f"{finalist.units:.1f}"),
-    Column("prompt + completion tokens", lambda finalist: _tokens(finalist)),
-    Column("USD", lambda finalist: format_usd(sum(cost.usd + cost.fusion_usd for cost in finalist.cost.values()))),
-)
+COST_COLUMNS: tuple[Column[Finalist], ...] = (Column("prompt + completion tokens", lambda finalist: _tokens(finalist)),)
 """Last columns of the finalists."""
 
 SUBTASK_COLUMNS: tuple[Column[tuple[str, SubtaskChoice, SubtaskCostShown]], ...] = (
@@ -101,18 +104,20 @@ def table_of(title: str, columns: Sequence[Column[Row]], rows: Iterable[Row]) ->
 
 def trials_table(result: Result) -> Table:
     """The history, one line for each trial."""
-    trials = [(trial, trial.number in result.pareto) for trial in result.trials]
-    title = f"Trials (* on the Pareto front of score and cost; cost in {result.cost_in})"
-    return table_of(title, TRIAL_COLUMNS, trials)
+    rows = [(trial, trial.number in result.pareto) for trial in result.trials]
+    cost = "cost" if result.cost_in in ("units", "tokens") else "USD and median latency"
+    columns = [*TRIAL_COLUMNS[:-1], *_cost_columns(result, lambda row: row[0], rows), TRIAL_COLUMNS[-1]]
+    return table_of(f"Trials (* on the Pareto front of score and {cost})", columns, rows)
 
 
 def finalists_table(result: Result) -> Table:
     """The baseline, best and recommended candidate, with their scores and costs."""
-    cost = f"cost in {result.cost_in} by the task's token lengths"
-    title = f"Finalists (95% intervals; paired difference to the baseline; {cost})"
+    by_lengths = "; units by the task's token lengths" if result.cost_in == "units" else ""
+    title = f"Finalists (95% intervals; paired difference to the baseline{by_lengths})"
+    cost = _cost_columns(result, lambda finalist: finalist, result.finalists)
     names = dict.fromkeys(name for finalist in result.finalists for name in finalist.metrics)
     metrics = [_metric_column(name) for name in names]
-    return table_of(title, (*FINALIST_COLUMNS, *metrics, *COST_COLUMNS), result.finalists)
+    return table_of(title, (*FINALIST_COLUMNS, *metrics, *cost, *COST_COLUMNS), result.finalists)
 
 
 def chosen_table(role: str, finalist: Finalist) -> Table:
@@ -128,6 +133,29 @@ def spend_table(result: Result) -> Table:
     failed = ", ".join(f"{count} x {kind}" for kind, count in result.failures.items())
     rows = {**result.spent, "total": result.total}.items()
     return table_of(f"Spent by purpose (failed attempts: {failed or 'none'})", SPEND_COLUMNS, rows)
+
+
+def _cost_columns(
+    result: Result, line: Callable[[Row], TrialLine | Finalist], rows: Sequence[Row]
+) -> list[Column[Row]]:
+    """The measures that some row has, and the cost of the result's measure if it is not one of them."""
+    measure = result.cost_in
+    own: Column[Row] = Column(SHOWN[measure][1], lambda row: format_cost(line(row).units, measure), "right")
+    measured = [
+        _of_line(column, line)
+        for column in MEASURE_COLUMNS
+        if any(column.cell(line(row).measures) not in ("-", "0") for row in rows)
+    ]
+    is_measured = measure in ("usd", "seconds") and all(line(row).measures for row in rows)
+    return measured if is_measured else [own, *measured]
+
+
+def _of_line(column: Column[Measures | None], line: Callable[[Row], TrialLine | Finalist]) -> Column[Row]:
+    return Column(column.header, lambda row: column.cell(line(row).measures), column.justify)
+
+
+def _seconds(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds:.2f}"
 
 
 def _metric_column(name: str) -> Column[Finalist]:

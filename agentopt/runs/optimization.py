@@ -18,13 +18,14 @@ from agentopt.core.task import Task
 from agentopt.core.usd import USD_DIGITS
 from agentopt.evaluation.evaluator import Evaluator
 from agentopt.models.session import Session
+from agentopt.runs.cascade_notes import cascade_notes
 from agentopt.runs.config import Config
 from agentopt.runs.folder import RunFolder
 from agentopt.runs.prompt_phase import PromptPhase
 from agentopt.runs.response_issues import failure_reasons, incomplete_responses, left_out
 from agentopt.runs.result import Result, Role
 from agentopt.runs.strategies import choose_search
-from agentopt.runs.summary import finalist, rows_note, trial_line
+from agentopt.runs.summary import finalist, limits_note, rows_note, trial_line
 from agentopt.runs.trial_runner import TrialRunner
 from agentopt.runs.trial_store import TrialStore
 from agentopt.runs.worst_case import FINALISTS, usage_on_split
@@ -82,7 +83,7 @@ class Optimization:
         store = TrialStore(self.run.trials, space)
         examples = {split: len(rows) for split, rows in self.task.splits.items()}
         self.observer(SearchStarted(space.size, examples, tuple(store.trials), self.session.budget, store.best_so_far))
-        if note := cost_note(self.task, space, self.session.specs):
+        if note := cost_note(self.task, self.session.specs):
             self.observer(Note(note))
         ended = await self._search(space, store, evaluator, prompts, measured.seconds if measured else 0.0)
         choice = store.choice(self.config.search.tolerance)
@@ -103,8 +104,15 @@ class Optimization:
         `measured_in` is the seconds that the baseline took if it was run to measure token lengths: trial 0 then takes
         its answers from the journal, and no time.
         """
-        budget, level = self.session.budget, self.config.search.early_stopping
-        runner = TrialRunner(store, evaluator, budget, self.observer, early_stopping=level)
+        budget, settings = self.session.budget, self.config.search
+        runner = TrialRunner(
+            store,
+            evaluator,
+            budget,
+            self.observer,
+            early_stopping=settings.early_stopping,
+            tolerance=settings.tolerance,
+        )
         search = self.search or choose_search(self.config, self.session.model, self.task, self.run.checkpoints)
         try:
             first = await runner.run(Proposal(space.baseline, BASELINE, "every subtask's first model once"))
@@ -242,7 +250,8 @@ class Optimization:
         evaluations = [evaluation for _, evaluation in by_candidate]
         best = next((trial.candidate for roles, trial in finalists if "best" in roles), None)
         of_baseline = next((tested.get(trial.number) for roles, trial in finalists if "baseline" in roles), None)
-        in_cost = cost_note(self.task, space, self.session.specs)
+        in_cost, above = cost_note(self.task, self.session.specs), limits_note(space, choice)
+        cascades = cascade_notes(self.task, [trial for _, trial in finalists], tested, 0, seed=self.config.seed)
         return Result(
             task=self.task.name,
             run=str(self.run.path),
@@ -260,7 +269,7 @@ class Optimization:
             seconds=self.session.budget.seconds,
             fallbacks=tuple(dict.fromkeys(trial.fallback for trial in store.trials if trial.fallback)),
             prompts=tuple(prompts.reports),
-            notes=tuple(filter(None, (*self._row_notes, untested, prompts.skipped, in_cost, few))),
+            notes=tuple(filter(None, (*self._row_notes, untested, prompts.skipped, in_cost, above, few, *cascades))),
             test_ended=test_ended,
             cost_in=space.measure,
             incomplete=incomplete_responses(self.task, by_candidate, best),

@@ -132,7 +132,9 @@ def failure_reasons(evaluations: Iterable[Evaluation]) -> dict[str, int]:
 
 
 def _max_tokens(task: Task, subtask: str) -> int | None:
-    return None if "max_tokens" in task[subtask].left_to_program else task[subtask].max_tokens
+    found = task[subtask]
+    varies = "max_tokens" in found.left_to_program or any(axis.name == "max_tokens" for axis in found.settings)
+    return None if varies else found.max_tokens
 
 
 @dataclass

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError, ValidationInfo
+from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationInfo
 
 from agentopt.core.budget import Usage
 from agentopt.core.candidate import Candidate
 from agentopt.core.comparison import compare
-from agentopt.core.cost import CostMeasure
+from agentopt.core.cost import CostMeasure, cost_in_words
 from agentopt.core.errors import ConfigError, NoFinalistError
 from agentopt.core.files import write_atomically
 from agentopt.core.gate import GateVerdict, gate_verdict
@@ -22,7 +23,7 @@ from agentopt.core.records import EarlyStop, Evaluation, SubtaskUse, TrialState
 from agentopt.core.repeats import repeated_mean, score_table
 from agentopt.core.stats import Difference, Interval, mean_interval
 from agentopt.core.stop_reason import StopKind, StopReason
-from agentopt.core.usd import format_usd, rounded_usd
+from agentopt.core.usd import USD_DIGITS, format_usd, rounded_usd
 from agentopt.core.yaml_models import did_you_mean, shown, to_yaml
 from agentopt.runs.prompt_report import PromptReport, report_of_0_1_0
 from agentopt.runs.response_issues import IncompleteResponses, LeftOut
@@ -98,6 +99,34 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True)
+class Measures:
+    """What a request to a candidate costs, measured on the validation split.
+
+    Attributes:
+        usd: Mean USD of an example at the catalogue's prices, fusion calls included.
+        seconds_p50: Median latency of an example: the seconds of its model calls along the critical path, without
+            retries and waits for a rate limit. None if it is not known.
+        seconds_p95: 95th percentile of the latency.
+    """
+
+    usd: float
+    seconds_p50: float | None = None
+    seconds_p95: float | None = None
+
+    @classmethod
+    def of(cls, evaluation: Evaluation) -> Measures:
+        """The measures of an evaluation, over its scored examples."""
+        usd = round(evaluation.usd_per_example, USD_DIGITS)
+        return cls(usd, evaluation.latency(0.5), evaluation.latency(0.95))
+
+    def __str__(self) -> str:
+        usd = f"{format_usd(1000 * self.usd)} USD per 1,000 requests"
+        if self.seconds_p50 is None:
+            return usd
+        return f"{usd}, {self.seconds_p50:.2f} s (p50) and {self.seconds_p95:.2f} s (p95)"
+
+
+@dataclass(frozen=True, slots=True)
 class Finalist:
     """A candidate that was evaluated on the test split.
 
@@ -106,13 +135,15 @@ class Finalist:
         trial: Number of its trial.
         proposer: What proposed it.
         candidate: The candidate.
-        units: Cost of one example by the task's token lengths, in the result's `cost_in`.
+        units: Cost of one example in the result's `cost_in`; units are by the task's token lengths, USD and seconds are
+            measured on the validation split.
         cost: Mean cost of one example by subtask, measured on the validation split.
         validation: Score on the validation split.
         test: Score on the test split; None if it was not tested.
         against_baseline: Paired comparison with the baseline on the test split.
         metrics: Metrics on the test split, or on the validation split if it was not tested.
         shrunk: Posterior mean of the validation score, which decides the roles; None in results of version 0.1.0.
+        measures: USD and latency; None in results of version 0.1.0.
     """
 
     roles: tuple[Role, ...]
@@ -126,12 +157,14 @@ class Finalist:
     against_baseline: Comparison | None = None
     metrics: dict[str, Measured] = field(default_factory=dict)
     shrunk: float | None = None
+    measures: Measures | None = None
 
-    def lines(self, cost_in: str = "units") -> list[str]:
+    def lines(self, cost_in: CostMeasure = "units") -> list[str]:
         """The finalist in two lines of text: its candidate, then its scores and its cost."""
         test = "not tested" if self.test is None else f"test {self.test.score:.3f}"
         shrunk = "" if self.shrunk is None else f" (shrunk {self.shrunk:.3f})"
-        scores = f"validation {self.validation.score:.3f}{shrunk}, {test}, {self.units:.1f} {cost_in}"
+        cost = cost_in_words(self.units, cost_in) if cost_in == "units" or not self.measures else str(self.measures)
+        scores = f"validation {self.validation.score:.3f}{shrunk}, {test}, {cost}"
         return [f"  {' = '.join(self.roles)}: {self.candidate}", f"    {scores} (trial {self.trial})"]
 
 
@@ -159,8 +192,8 @@ class SubtaskCostShown:
 class TrialLine:
     """One row of the history. `score` is the mean over the `scored` of the `planned` rows, `shrunk` its posterior mean.
 
-    `planned`, `stopped` and `shrunk` are not in the files of version 0.1.0; an incomplete trial that was completed
-    by a later one has no `shrunk`.
+    `planned`, `stopped`, `shrunk` and `measures` are not in the files of version 0.1.0; an incomplete trial that was
+    completed by a later one has no `shrunk`. `units` is the cost of one example in the result's `cost_in`.
     """
 
     number: int
@@ -174,6 +207,7 @@ class TrialLine:
     planned: int = 0
     stopped: EarlyStop | None = None
     shrunk: float | None = None
+    measures: Measures | None = None
 
 
 def shorten(line: str, width: int) -> str:
@@ -199,7 +233,8 @@ class Result:
         ended: Why the search ended.
         finalists: The distinct ones of baseline, best and recommended, with their scores on the test split.
         trials: The history, oldest first.
-        pareto: Numbers of the trials on the Pareto front of shrunk score and cost, cheapest first.
+        pareto: Numbers of the trials on the Pareto front of shrunk score and cost, cheapest first; with costs in USD or
+            seconds, of shrunk score, USD and median latency.
         spent: Usage by purpose, over all sessions of the run.
         failures: Number of failed attempts at a call, by kind.
         seconds: Wall time, over all sessions of the run.
@@ -207,7 +242,7 @@ class Result:
         prompts: One report for each subtask whose system prompt was optimised.
         notes: Remarks that a reader of the result should know.
         test_ended: The reason why the test was cut short, such as a cap; None if it was not.
-        cost_in: The measure of the costs of candidates.
+        cost_in: The measure of the costs of candidates: usd, seconds or units, each per example.
         incomplete: Responses that were cut off or hold only a thought, by subtask, over all trials and the test.
         left_out: Examples that were left out of every comparison.
         failure_reasons: Number of failed evaluations of an example, by the kind of failure and the provider's words.
@@ -318,8 +353,18 @@ def load_result(folder: Path | str) -> Result:
         ConfigError: The run is not finished, or its result cannot be read.
     """
     try:
-        return _results.validate_json((as_path(folder, ConfigError) / "result.json").read_bytes())
-    except (OSError, ValidationError) as error:
+        written = json.loads((as_path(folder, ConfigError) / "result.json").read_bytes())
+        return _results.validate_json(json.dumps(_in_usd(written)))
+    except (OSError, ValueError) as error:
         raise ConfigError(
             "no finished run is here", where=folder, remedy="see `agentopt runs list`; resume an unfinished run"
         ) from error
+
+
+def _in_usd(written: Any) -> Any:
+    """Convert a result whose costs are in USD per 1M examples, as they were written before this measure was `usd`."""
+    if not isinstance(written, dict) or written.get("cost_in") != "USD per 1M examples":
+        return written
+    for row in (*written["trials"], *written["finalists"]):
+        row["units"] /= 1e6
+    return {**written, "cost_in": "usd"}

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from agentopt.core.cost import cost_in_words
+from agentopt.core.phrases import in_words
 from agentopt.core.records import Evaluation, Trial
-from agentopt.runs.result import Comparison, Finalist, Measured, Role, SubtaskCostShown, TrialLine
+from agentopt.runs.result import Comparison, Finalist, Measured, Measures, Role, SubtaskCostShown, TrialLine
+from agentopt.search.base import SearchSpace
+from agentopt.search.measured_costs import measured_cost
 from agentopt.search.posterior import Choice
 
 
@@ -41,6 +45,7 @@ def finalist(
         against_baseline=compared,
         metrics=Measured.metrics_of(test or trial.evaluation, seed=seed),
         shrunk=choice.shrunk.get(trial.number),
+        measures=Measures.of(trial.evaluation),
     )
 
 
@@ -58,7 +63,18 @@ def trial_line(trial: Trial, choice: Choice) -> TrialLine:
         trial.evaluation.planned_scores,
         trial.evaluation.stopped,
         choice.shrunk.get(trial.number),
+        Measures.of(trial.evaluation),
     )
+
+
+def limits_note(space: SearchSpace, choice: Choice) -> str | None:
+    """That the best trial is above a cost limit, because every complete one is; None if it is within all limits."""
+    above = [
+        f"{cost_in_words(cost, measure)} of {cost_in_words(most, measure)}"
+        for measure, most in space.limits
+        if (cost := measured_cost(space, choice.best.evaluation, measure)) is not None and cost > most
+    ]
+    return f"no complete trial is within the cost limit; the best one costs {in_words(above)}" if above else None
 
 
 def rows_note(choice: Choice, tolerance: float) -> str | None:

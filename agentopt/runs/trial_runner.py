@@ -14,6 +14,8 @@ from agentopt.core.stopping import LEVEL, StopTest, bounded
 from agentopt.evaluation.evaluator import Evaluator
 from agentopt.runs.trial_store import TrialStore, highest_score
 from agentopt.search.base import BASELINE, Proposal
+from agentopt.search.measured_costs import with_measured_costs, within_limits
+from agentopt.search.posterior import TOLERANCE
 
 
 class TrialRunner:
@@ -25,6 +27,8 @@ class TrialRunner:
         budget: Its caps on trials and on seconds bound the search.
         observer: Receives the events.
         early_stopping: Level of the test that stops a losing trial; 0 stops only those that cannot catch up, None none.
+        tolerance: With costs in USD or seconds, score that a trial which is predicted to be cheaper than the leader may
+            be below it before it is stopped.
     """
 
     def __init__(
@@ -35,9 +39,10 @@ class TrialRunner:
         observer: Observer,
         *,
         early_stopping: float | None = LEVEL,
+        tolerance: float = TOLERANCE,
     ) -> None:
         self._store, self._evaluator, self._budget = store, evaluator, budget
-        self._observer, self._early_stopping = observer, early_stopping
+        self._observer, self._early_stopping, self._tolerance = observer, early_stopping, tolerance
         self._attempted: set[Candidate] = set()
         self._kept = 0
 
@@ -82,7 +87,8 @@ class TrialRunner:
         if known := self._store.find(proposal.candidate, unfinished=proposal.candidate in self._attempted):
             return known
         self._attempted.add(proposal.candidate)
-        return await self._evaluated(proposal, None if proposal.proposer == BASELINE else self._stop_test())
+        stop = None if proposal.proposer == BASELINE else self._stop_test(proposal.candidate)
+        return await self._evaluated(proposal, stop)
 
     async def complete(self, trial: Trial) -> Trial:
         """Evaluate a pruned trial on all rows; the responses that it has are not requested again.
@@ -116,11 +122,18 @@ class TrialRunner:
         self.emit(TrialDone(trial, self._store.best_so_far))
         return trial
 
-    def _stop_test(self) -> StopTest | None:
-        """The comparison with the trial to beat; None if none is complete or scores have no known range."""
+    def _stop_test(self, candidate: Candidate) -> StopTest | None:
+        """The comparison with the trial to beat, which is within the cost limits.
+
+        None if none is complete or scores have no known range. A candidate that costs less may be below it by the
+        tolerance, for it may be recommended; in units, none may.
+        """
         if self._early_stopping is None or not all(bounded(t.evaluation.scores.values()) for t in self._store.trials):
             return None
-        leader = highest_score(self._store.trials)
+        space = with_measured_costs(self._store.space, self._store.trials)
+        leader = highest_score([trial for trial in self._store.trials if within_limits(space, trial)])
         if leader is None:
             return None
-        return StopTest(leader.evaluation.scores, f"trial {leader.number}", self._early_stopping)
+        is_cheaper = space.measure != "units" and space.units(candidate) < leader.units
+        margin = self._tolerance if is_cheaper else 0.0
+        return StopTest(leader.evaluation.scores, f"trial {leader.number}", self._early_stopping, margin)

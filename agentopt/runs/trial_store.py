@@ -20,6 +20,8 @@ from pydantic import TypeAdapter
 from agentopt.core.candidate import Candidate
 from agentopt.core.records import BestSoFar, Evaluation, Trial
 from agentopt.search.base import PROMPTS_AFTER, Proposal, SearchSpace
+from agentopt.search.measured_costs import measured_cost, with_measured_costs
+from agentopt.search.observed_costs import observed_units
 from agentopt.search.posterior import TOLERANCE, Choice, choose
 
 if TYPE_CHECKING:
@@ -83,7 +85,7 @@ class TrialStore:
             proposal.candidate,
             evaluation,
             proposal.proposer,
-            self.space.units(proposal.candidate),
+            _cost(self.space, proposal.candidate, evaluation),
             proposal.note,
             proposal.fallback,
         )
@@ -150,6 +152,11 @@ def highest_score(trials: Sequence[Trial]) -> Trial | None:
     return min(complete, key=rank, default=None)
 
 
+def _cost(space: SearchSpace, candidate: Candidate, evaluation: Evaluation) -> float:
+    measured = measured_cost(space, evaluation, space.measure)
+    return observed_units(space, candidate, evaluation) if measured is None else measured
+
+
 def _storage(path: Path) -> optuna.storages.RDBStorage:
     """The storage at `path`. A new one is built under another name first, so that a kill leaves no partial schema."""
     import optuna
@@ -175,7 +182,7 @@ def _to_optuna(trial: Trial, space: SearchSpace) -> optuna.trial.FrozenTrial:
     from agentopt.search.optuna_trials import to_frozen_trial
 
     return to_frozen_trial(
-        space,
+        with_measured_costs(space, [trial]),
         trial,
         user_attrs={
             "candidate": trial.candidate.to_dict(),
@@ -196,7 +203,7 @@ def _from_optuna(frozen: optuna.trial.FrozenTrial, space: SearchSpace) -> Trial:
         candidate,
         evaluation,
         attributes["proposer"],
-        space.units(candidate),
+        _cost(space, candidate, evaluation),
         attributes["note"],
         attributes.get("fallback", ""),  # version 0.1.0 did not record it
     )

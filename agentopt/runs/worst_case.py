@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
+from typing import Any
 
+from agentopt.core.axes import KNOBS, values_of
 from agentopt.core.budget import Caps, Usage
 from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.core.records import Split
@@ -24,7 +27,8 @@ from agentopt.prompts.reflective import SHOWN_ATTEMPTS, first_tokens
 from agentopt.runs.config import Config
 from agentopt.runs.prompt_share import prompt_limits
 from agentopt.search.base import SearchSpace, SubtaskSpace
-from agentopt.workflow.sampling import request_for
+from agentopt.workflow.sampling import configured, request_for, stop_of
+from agentopt.workflow.templates import Record
 
 FINALISTS = 3
 """Most candidates on the test split: baseline, best, recommended."""
@@ -77,7 +81,7 @@ def estimate(
     limits = prompt_limits(config, search + agent + test)
     prompts, least = _prompts_usage(task, space, specs, config, limits)
     return Estimate(
-        search, agent, prompts, test, limits, least, _seconds(search + agent + prompts + test, specs, journal)
+        search, agent, prompts, test, limits, least, seconds_of(search + agent + prompts + test, specs, journal)
     )
 
 
@@ -114,6 +118,7 @@ def usage_of_candidate(task: Task, specs: Mapping[str, ModelSpec], candidate: Ca
         split: The split.
     """
     choices = {name: {choice.model: choice.num_samples} for name, choice in candidate.items()}
+    task = replace(task, subtasks=tuple(configured(s, candidate[s.name]) for s in task.subtasks))
     return sum((_usage_of_example(task, choices, specs, e) for e in task.splits.get(split, ())), Usage())
 
 
@@ -126,7 +131,7 @@ def usage_on_split(task: Task, space: SearchSpace, specs: Mapping[str, ModelSpec
         specs: Catalogue name -> entry.
         split: The split.
     """
-    choices = {s.name: _affordable_samples(space, space[s.name]) for s in task.subtasks}
+    choices = {s.name: affordable_samples(space, space[s.name]) for s in task.subtasks}
     return sum((_usage_of_example(task, choices, specs, e) for e in task.splits.get(split, ())), Usage())
 
 
@@ -151,24 +156,32 @@ def usage_of_judge(task: Task, specs: Mapping[str, ModelSpec], example: Example)
     judge = task.scorer
     if not isinstance(judge, Judge):
         return Usage()
-    output = "x" * (4 * task[task.output_subtask].max_tokens)
+    output = "x" * (4 * _most_tokens(task[task.output_subtask]))
     messages = judge_messages(judge.rubric, example, output)
     request = Request(judge.model, messages, judge.max_tokens, n=judge.samples)
     return worst_case(request, specs[judge.model]) * JUDGE_TRIES
 
 
-def _affordable_samples(space: SearchSpace, subtask: SubtaskSpace) -> dict[str, int]:
-    """Model -> the most samples that are affordable while every other subtask is as cheap as it can be."""
+def affordable_samples(space: SearchSpace, subtask: SubtaskSpace) -> dict[str, int]:
+    """Model -> the most samples that the limit in units affords while every other subtask is as cheap as it can be.
+
+    Costs in USD and seconds are not known before they are measured, so their limits do not lower the worst case.
+
+    Args:
+        space: The search space.
+        subtask: One of its subtasks.
+    """
     if space.max_units is None:
         return dict.fromkeys(subtask.models, subtask.num_samples[-1])
     others = sum(
-        min(s.cost.units(model, s.num_samples[0]) for model in s.models)
+        min(s.cost.of("units", model, s.num_samples[0]) for model in s.models)
         for s in space.subtasks
         if s.name != subtask.name
     )
     left = space.max_units - others + 1e-9
     affordable = {
-        model: [n for n in subtask.num_samples if subtask.cost.units(model, n) <= left] for model in subtask.models
+        model: [n for n in subtask.num_samples if subtask.cost.of("units", model, n) <= left]
+        for model in subtask.models
     }
     return {model: counts[-1] for model, counts in affordable.items() if counts}
 
@@ -177,34 +190,62 @@ def _usage_of_subtask(
     task: Task, subtask: Subtask, samples: Mapping[str, int], specs: Mapping[str, ModelSpec], example: Example
 ) -> Usage:
     """The maximum over the models, field by field; a `fuse` call reads every sample."""
-    prompt = _longest_prompt(task, subtask, example)
+    prompt, most = longest_prompt(task, subtask, example), _most_tokens(subtask)
     usages = []
     for model, n in samples.items():
-        request = request_for(subtask, SubtaskChoice(model, n, subtask.system_prompt), prompt)
-        usage = _in_requests(worst_case(request, specs[model]), n, specs[model])
+        longest = replace(subtask, max_tokens=most, settings=())
+        request = request_for(longest, SubtaskChoice(model, n, subtask.system_prompt), prompt)
+        usage = _in_requests(
+            worst_case(request, specs[model]), n, 1 if stop_of(subtask) else specs[model].max_choices, specs[model]
+        )
         if subtask.fusion.method == "fuse" and n > 1:
             fuser = specs[subtask.fusion.model or model]
-            read = request_for(subtask, SubtaskChoice(fuser.name), prompt + "x" * (4 * n * subtask.max_tokens))
+            read = request_for(longest, SubtaskChoice(fuser.name), prompt + "x" * (4 * n * most))
             usage += worst_case(replace(read, n=1), fuser)
+        if subtask.cascade and model == subtask.cascade.small:
+            second = specs[subtask.cascade.big]
+            usage += worst_case(
+                request_for(longest, SubtaskChoice(second.name, 1, subtask.system_prompt), prompt), second
+            )
         usages.append(usage)
     return Usage(*(max(getattr(u, name) for u in usages) for name in Usage.__dataclass_fields__))
 
 
-def _in_requests(usage: Usage, n: int, spec: ModelSpec) -> Usage:
-    """One request's worst case, for all requests that `n` samples need: each pays for the prompt."""
-    requests = -(-n // spec.max_choices)
+def _in_requests(usage: Usage, n: int, most: int, spec: ModelSpec) -> Usage:
+    """One request's worst case, for all requests of at most `most` samples that `n` need: each pays for the prompt."""
+    requests = -(-n // most)
     prompt = usage.prompt_tokens * requests
     usd = spec.prices.worst_usd(prompt, usage.completion_tokens, requests=requests)
     return Usage(requests, prompt, usage.completion_tokens, usd)
 
 
-def _longest_prompt(task: Task, subtask: Subtask, example: Example) -> str:
-    """The longest prompt when the earlier subtasks' outputs are long, empty, a list or a number."""
+def _most_tokens(subtask: Subtask) -> int:
+    """Most tokens of one response, whatever a candidate's settings."""
+    return int(max(values_of(subtask.settings, "max_tokens", subtask.max_tokens)))
+
+
+def _knobs(subtask: Subtask) -> Iterator[dict[str, Any]]:
+    """Yield every combination of the subtask's knobs."""
+    values = [values_of(subtask.settings, f"{KNOBS}.{name}", own) for name, own in subtask.knobs.items()]
+    return (dict(zip(subtask.knobs, given, strict=True)) for given in product(*values))
+
+
+def longest_prompt(task: Task, subtask: Subtask, example: Example) -> str:
+    """The longest prompt with any knobs when the earlier subtasks' outputs are long, empty, a list or a number.
+
+    Args:
+        task: The task.
+        subtask: One of its subtasks.
+        example: The example.
+    """
     prompts = [""]
     names = (*subtask.reads, CONTEXT) if subtask.context else subtask.reads
-    for placeholder in ("x" * (4 * max(s.max_tokens for s in task.subtasks)), "", ["x"], 0):
+    placeholders = ("x" * (4 * max(map(_most_tokens, task.subtasks))), "", ["x"], 0)
+    for placeholder, knobs in product(placeholders, _knobs(subtask)):
+        outputs: dict[str, Any] = dict.fromkeys(names, placeholder)
+        outputs |= {KNOBS: Record(knobs)} if knobs else {}
         try:
-            prompts.append(subtask.render(example.inputs, dict.fromkeys(names, placeholder)))
+            prompts.append(subtask.render(example.inputs, outputs))
         except Exception:  # noqa: BLE001, S112 - a user's function; another placeholder may fit it
             continue
     return max(filter(lambda prompt: isinstance(prompt, str), prompts), key=len)
@@ -280,8 +321,14 @@ def _tokens_of_thoughts(spec: ModelSpec, calls: int) -> int:
     return 0 if spec.weights else calls * THOUGHT_TOKENS
 
 
-def _seconds(usage: Usage, specs: Mapping[str, ModelSpec], journal: Journal | None) -> float | None:
-    """`usage.calls` at the pace of the slowest model."""
+def seconds_of(usage: Usage, specs: Mapping[str, ModelSpec], journal: Journal | None) -> float | None:
+    """Time of `usage.calls` at the pace of the slowest model; None if a model was never called.
+
+    Args:
+        usage: The usage.
+        specs: Catalogue name -> entry.
+        journal: Its mean seconds per call of each model give the pace. None: no time.
+    """
     if journal is None:
         return None
     paces = [journal.seconds_per_call(spec.identity) for spec in specs.values()]

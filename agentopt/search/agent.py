@@ -43,6 +43,7 @@ from agentopt.search.agent_reply import Reply, read_guidelines, read_reply
 from agentopt.search.base import INITIAL, Proposal, Runner, SearchSpace, Strategy
 from agentopt.search.baselines import RandomStrategy
 from agentopt.search.insights import initial_candidates
+from agentopt.search.measured_costs import with_measured_costs
 from agentopt.search.settings import AgentSettings
 from agentopt.search.variants import AGENT, Variant
 
@@ -99,8 +100,7 @@ class AgentSearch:
 
     async def run(self, space: SearchSpace, runner: Runner) -> None:
         """Run until no trials are left, nothing is left to try, or `max_rounds` is reached; see `Search.run`."""
-        system = system_message(space, self._settings, self._description, self._variant.experience)
-        agent = _Agent(self._model, self._settings, self._variant, system, self._seed)
+        agent = _Agent(self._model, self._settings, self._variant, self._description, self._seed)
         nodes = _Nodes(space, runner, agent, self._fallback, self._batch_size)
         # A round has at most four nodes and records at least one trial, unless it is repeated after a crash.
         config: RunnableConfig = {
@@ -150,23 +150,24 @@ class _AgentUnavailableError(AgentoptError):
 
 @dataclass(frozen=True)
 class _Agent:
-    """The agent's model, and the constant parts of its calls."""
+    """The agent's model, and what is the same in all of its calls."""
 
     model: ChatModel | None
     settings: AgentSettings
     variant: Variant
-    system_message: Message
+    description: str
     seed: int
 
     @property
     def absent(self) -> bool:
         return self.model is None or self.settings.model is None
 
-    def request(self, prompt: str, max_tokens: int, *, schema: str, repeat: int = 0) -> Request:
+    def request(self, space: SearchSpace, prompt: str, max_tokens: int, *, schema: str, repeat: int = 0) -> Request:
         """The request for one reply."""
+        system = system_message(space, self.settings, self.description, self.variant.experience)
         return Request(
             model=self.settings.model or "",
-            messages=(self.system_message, Message("user", prompt)),
+            messages=(system, Message("user", prompt)),
             max_tokens=max_tokens,
             temperature=self.settings.temperature,
             json_schema=schema,
@@ -200,11 +201,16 @@ class _Agent:
 class _Nodes:
     """The graph's nodes, and the branch that needs more than the state."""
 
-    space: SearchSpace
+    nominal: SearchSpace
     runner: Runner
     agent: _Agent
     fallback: Strategy
     batch_size: int
+
+    @property
+    def space(self) -> SearchSpace:
+        """The space, with the costs that the trials so far measured."""
+        return with_measured_costs(self.nominal, self.runner.trials)
 
     async def initialise(self, state: State) -> dict[str, Any]:
         """Propose the first trials: every model of every subtask (insight 1), or a random batch if that is off."""
@@ -243,13 +249,14 @@ class _Nodes:
         if not self.agent.variant.insights:
             return {"guidelines": "", "problem": ""}
         settings, first = self.agent.settings, state["round"] <= 1
-        prompt = guideline_prompt(self.space, self.runner.trials, state["last"], settings, first=first)
-        schema = guideline_schema(self.space, settings, first=first)
+        space = self.space
+        prompt = guideline_prompt(space, self.runner.trials, state["last"], settings, first=first)
+        schema = guideline_schema(space, settings, first=first)
         try:
-            reply = await self.agent.reply(self.agent.request(prompt, settings.guideline_tokens, schema=schema))
+            reply = await self.agent.reply(self.agent.request(space, prompt, settings.guideline_tokens, schema=schema))
         except _AgentUnavailableError as error:
             return {"problem": str(error)}
-        guidelines = read_guidelines(reply.text, self.space)
+        guidelines = read_guidelines(reply.text, space)
         self.runner.emit(Note(f"guidelines: {guidelines or 'none, the reply was unusable'}"))
         return {"guidelines": guidelines, "problem": ""}
 
@@ -271,13 +278,14 @@ class _Nodes:
     async def _usable_reply(self, prompt: str, wanted: int, first_repeat: int) -> Reply:
         """The first reply with a usable candidate, or the last one of all attempts."""
         settings, variant, tried = self.agent.settings, self.agent.variant, self._tried()
-        schema = proposal_schema(self.space, tried if variant.history else (), wanted)
+        space = self.space
+        schema = proposal_schema(space, tried if variant.history else (), wanted)
         reply, attempt_prompt = Reply(), prompt
         for attempt in range(settings.attempts):
             repeat = first_repeat + attempt
-            request = self.agent.request(attempt_prompt, settings.max_tokens, schema=schema, repeat=repeat)
+            request = self.agent.request(space, attempt_prompt, settings.max_tokens, schema=schema, repeat=repeat)
             choice = await self.agent.reply(request)
-            reply = read_reply(choice.text, self.space, tried, wanted, proposer=variant.name)
+            reply = read_reply(choice.text, space, tried, wanted, proposer=variant.name)
             if reply.proposals:
                 break
             await self.agent.reject(request)

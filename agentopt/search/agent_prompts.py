@@ -1,7 +1,8 @@
 """Prompts of the search agent and the JSON schemas of its replies, kept short for small local models.
 
 The constant part comes first, so that a server's prefix cache can keep it. A subtask's choice is written the same way
-in the history, in the schemas and in the replies: `qwen x3` is three samples of the model labelled qwen.
+in the history, in the schemas and in the replies: `qwen x3` is three samples of the model labelled qwen, and
+`qwen x3 temperature=0.7` has a setting. A setting at its first value is left out.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
+from agentopt.core.axes import Axis
 from agentopt.core.candidate import Candidate
-from agentopt.core.cost import CostMeasure
+from agentopt.core.cost import SHOWN, CostMeasure
 from agentopt.core.records import Trial
 from agentopt.models.base import Message
 from agentopt.search.base import SearchSpace, SubtaskSpace
@@ -73,7 +75,8 @@ def system_message(space: SearchSpace, settings: AgentSettings, description: str
     """
     label_of = labels(space)
     full = [f"{label} = {name}" for name, label in label_of.items() if label != name]
-    limit = "" if space.max_units is None else f" All subtasks together may cost at most {space.max_units:.4g} units."
+    limits = [f"{SHOWN[of][0] * most:.4g} {SHOWN[of][1]}" for of, most in space.limits]
+    limit = f" All subtasks together may cost at most {' and '.join(limits)}." if limits else ""
     lines = [
         f"For each subtask choose a model and how many samples of its answer to merge, for the best score.{limit}",
         *([f"Task: {description}"] if description else []),
@@ -88,11 +91,21 @@ def system_message(space: SearchSpace, settings: AgentSettings, description: str
 def _subtask(subtask: SubtaskSpace, label_of: Mapping[str, str], measure: CostMeasure) -> str:
     about = f" ({subtask.description})" if subtask.description else ""
     costs = ", ".join(_cost(subtask, model, label_of[model]) for model in subtask.models)
-    return f"Subtask {subtask.name}{about}: samples {_counts(subtask.num_samples)}; {measure} for n: {costs}."
+    settings = "".join(f"; {_setting(subtask, axis, label_of)}" for axis in subtask.settings)
+    samples = f"samples {_counts(subtask.num_samples)}; {SHOWN[measure][1]} for n: {costs}"
+    return f"Subtask {subtask.name}{about}: {samples}{settings}."
+
+
+def _setting(subtask: SubtaskSpace, axis: Axis, label_of: Mapping[str, str]) -> str:
+    """The values of a setting, the one that may be left out first, and the models that have it if not all do."""
+    first, *others = axis.values
+    models = [label_of[model] for model in subtask.models if axis in subtask.axes(model)]
+    only = "" if len(models) == len(subtask.models) else f" (only {', '.join(models)})"
+    return f"{axis.name} {first} unless given, or {', '.join(map(str, others))}{only}"
 
 
 def _cost(subtask: SubtaskSpace, model: str, label: str) -> str:
-    once, twice = (subtask.cost.units(model, n) for n in (1, 2))
+    once, twice = (SHOWN[subtask.cost.measure][0] * subtask.cost.units(model, n) for n in (1, 2))
     return f"{label} {_number(2 * once - twice)}+{_number(twice - once)}n"
 
 
@@ -116,19 +129,19 @@ def history(space: SearchSpace, trials: Sequence[Trial], last: Sequence[int]) ->
     label_of = labels(space)
     scored = sorted((t for t in trials if t.score is not None), key=_rank)
     shown = [t for rank, t in enumerate(scored) if rank < BEST_SHOWN or t.number in last]
-    lines = [_row(t, label_of, new=t.number in last) for t in shown]
-    return "\n".join([f"Tried, best score first ({space.measure}):", *lines])
+    lines = [_row(t, label_of, SHOWN[space.measure][0], new=t.number in last) for t in shown]
+    return "\n".join([f"Tried, best score first ({SHOWN[space.measure][1]}):", *lines])
 
 
 def _rank(trial: Trial) -> tuple[bool, float, int]:
     return trial.state != "complete", -(trial.score or 0.0), trial.number
 
 
-def _row(trial: Trial, label_of: Mapping[str, str], *, new: bool) -> str:
+def _row(trial: Trial, label_of: Mapping[str, str], examples: float, *, new: bool) -> str:
     # A trial of an earlier run may use a model that this space no longer has.
     choices = {name: replace(c, model=label_of.get(c.model, c.model)) for name, c in trial.candidate.items()}
     flags = ["new"] * new + ["stopped early"] * (trial.state == "pruned") + ["failed"] * (trial.state == "incomplete")
-    return f"{Candidate.of(choices)} = {trial.score:.2f} ({', '.join([_number(trial.units), *flags])})"
+    return f"{Candidate.of(choices)} = {trial.score:.2f} ({', '.join([_number(examples * trial.units), *flags])})"
 
 
 def guideline_prompt(
@@ -207,12 +220,12 @@ def proposal_prompt(
         guidelines: The agent's guidelines; left out if empty.
         count: Number of candidates to request.
     """
-    shape = ",".join(f'"{s.name}":"model xN"' for s in space.subtasks)
+    shape = ",".join(f'"{s.name}":"model xN{" setting=value" if s.settings else ""}"' for s in space.subtasks)
     instructions = [f"Propose {count} candidates, all different, that score best."]
     if trials is not None:
         instructions = [
             f"Propose {count} new candidates, all different, none tried.",
-            "Start from the best and change one thing: a model, or a number of samples by a step or two.",
+            f"Start from the best and change one thing: {_changes(space)}.",
         ]
     lines = [
         *([history(space, trials, last)] if trials is not None else []),
@@ -221,6 +234,11 @@ def proposal_prompt(
         f'Answer in JSON only, in one line: {{"candidates":[{{{shape}}},...]}}',
     ]
     return "\n".join(lines)
+
+
+def _changes(space: SearchSpace) -> str:
+    has_settings = any(subtask.settings for subtask in space.subtasks)
+    return f"a model, {'a setting, ' if has_settings else ''}or a number of samples by a step or two"
 
 
 def retry_message(problem: str) -> str:
@@ -242,7 +260,7 @@ def proposal_schema(space: SearchSpace, tried: Collection[Candidate], count: int
     left = [c for c in islice(affordable(space), LISTED + len(tried) + 1) if c not in tried]
     label_of = labels(space)
     if 0 < len(left) <= LISTED:
-        rows = [tuple(f"{label_of[c.model]} x{c.num_samples}" for c in row.values()) for row in left]
+        rows = [tuple(str(replace(c, model=label_of[c.model])) for c in row.values()) for row in left]
         candidate = _any_row([s.name for s in space.subtasks], rows)
     else:
         candidate = _object({s.name: _choice(s, label_of) for s in space.subtasks})
@@ -263,12 +281,18 @@ def _any_row(names: Sequence[str], rows: Sequence[tuple[str, ...]]) -> dict[str,
 
 
 def _choice(subtask: SubtaskSpace, label_of: Mapping[str, str]) -> dict[str, Any]:
-    models, counts = [label_of[model] for model in subtask.models], subtask.num_samples
-    if len(models) * len(counts) <= LISTED:
-        return _one_of(f"{model} x{count}" for model in models for count in counts)
-    # A long enumeration makes a large grammar; `agent_reply` rounds to the nearest allowed count.
-    digits = len(str(counts[-1])) - 1
-    return {"type": "string", "pattern": f"^({'|'.join(map(_literal, models))}) x[1-9][0-9]{{0,{digits}}}$"}
+    if subtask.size <= LISTED:
+        return _one_of(str(replace(choice, model=label_of[choice.model])) for choice in subtask.choices())
+    # A long enumeration makes a large grammar; `agent_reply` rounds to the nearest allowed count, and leaves out a
+    # setting that the model does not have.
+    models = "|".join(_literal(label_of[model]) for model in subtask.models)
+    digits = len(str(subtask.num_samples[-1])) - 1
+    settings = (
+        f"( {_literal(axis.name)}=({'|'.join(_literal(str(value)) for value in axis.values[1:])}))?"
+        for axis in sorted(subtask.settings, key=lambda axis: axis.name)
+        if len(axis.values) > 1
+    )
+    return {"type": "string", "pattern": f"^({models}) x[1-9][0-9]{{0,{digits}}}{''.join(settings)}$"}
 
 
 def _literal(text: str) -> str:

@@ -12,7 +12,9 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
+from agentopt.core.axes import Axis, SettingValue, canonical
 from agentopt.core.candidate import Candidate, SubtaskChoice
+from agentopt.core.cost import SHOWN
 from agentopt.core.errors import AgentoptError
 from agentopt.core.json_text import repaired_json_values
 from agentopt.search.agent_prompts import ADVICE_LENGTH, DIRECTIONS, labels
@@ -112,7 +114,9 @@ def _with_entry(reply: Reply, entry: Any, space: SearchSpace, tried: Collection[
         return replace(reply, unreadable=reply.unreadable + 1, detail=reply.detail or str(error))
     candidate = with_fewer_samples(space, written)
     if candidate is None:
-        detail = f"{written} costs {space.units(written):.4g} of {space.max_units:.4g} units"
+        measure, most = next(limit for limit in space.limits if space.cost(written, limit[0]) > limit[1])
+        shown, name = SHOWN[measure]
+        detail = f"{written} costs {shown * space.cost(written, measure):.4g} of {shown * most:.4g} {name}"
         return replace(reply, infeasible=reply.infeasible + 1, detail=reply.detail or detail)
     if candidate in tried or any(candidate == p.candidate for p in reply.proposals):
         return replace(reply, repeats=reply.repeats + 1, detail=reply.detail or f"{candidate} is not new")
@@ -136,15 +140,43 @@ def _candidate(entry: Any, space: SearchSpace) -> tuple[Candidate, list[str]]:
 
 
 def _choice(value: Any, subtask: SubtaskSpace, label_of: Mapping[str, str]) -> tuple[SubtaskChoice, list[str]]:
+    value, written_settings = _without_settings(value, subtask)
     written_model, written_count = _model_and_count(value, subtask)
     model = _model(written_model, subtask, label_of)
     count = _count(written_count, subtask)
+    settings = {axis.name: _setting(written_settings, axis, subtask) for axis in subtask.settings}
     repairs = [
         f"{subtask.name}: {written} read as {taken}"
         for written, taken in ((written_model, model), (written_count, count))
         if written not in (taken, label_of.get(str(taken)), str(taken))
     ]
-    return SubtaskChoice(model, count, subtask.system_prompt), repairs
+    return subtask.choice(model, count, settings), repairs
+
+
+def _without_settings(value: Any, subtask: SubtaskSpace) -> tuple[Any, dict[str, Any]]:
+    """The value without the settings in it, and these: `name=value` after the count, or further keys of an object."""
+    if isinstance(value, Mapping):
+        inside = value.get("settings")
+        return value, {**value, **(inside if isinstance(inside, Mapping) else {})}
+    if not isinstance(value, str) or not subtask.settings:
+        return value, {}
+    found = re.findall(r"[\s,;]+([A-Za-z_.]\w*(?:\.\w+)*)\s*=\s*([^\s,;]+)", value)
+    return re.split(r"[\s,;]+[A-Za-z_.][\w.]*\s*=", value)[0], dict(found)
+
+
+def _setting(written: Mapping[str, Any], axis: Axis, subtask: SubtaskSpace) -> SettingValue:
+    """The value of an axis; the first if none is written, and the nearest of a numeric one."""
+    if axis.name not in written:
+        return axis.values[0]
+    value = canonical(written[axis.name])
+    for known in axis.values:
+        if value == known or str(value).casefold() == str(known).casefold():
+            return known
+    if axis.kind == "numeric":
+        with suppress(TypeError, ValueError, OverflowError):
+            return min(axis.values, key=lambda known: abs(float(known) - float(value)))
+    allowed = ", ".join(map(str, axis.values))
+    raise _UnreadableError(f"{axis.name} of {subtask.name} must be one of {allowed}, but got {str(value)[:20]!r}")
 
 
 def _model_and_count(value: Any, subtask: SubtaskSpace) -> tuple[Any, Any]:

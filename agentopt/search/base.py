@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import product
 from math import prod
-from typing import Protocol
+from types import MappingProxyType
+from typing import Any, Protocol
 
+from agentopt.core.axes import CASCADE, Axis, SettingValue, as_pairs
 from agentopt.core.candidate import Candidate, SubtaskChoice
-from agentopt.core.cost import CostMeasure, SubtaskCost
+from agentopt.core.cost import CostMeasure, SubtaskCost, critical_path
 from agentopt.core.events import Event
 from agentopt.core.records import Trial
 from agentopt.core.task_rules import unknown_subtask
+
+ESCALATED = 0.5
+"""Share of the examples that a cascade is taken to escalate before it was tried."""
+
+NO_SETTINGS: Mapping[str, SettingValue] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -31,11 +38,82 @@ class SubtaskSpace:
     """Cost of a choice in the measure of the space."""
     description: str = ""
     """Description of the subtask that is shown to the search agent."""
+    reads: tuple[str, ...] = ()
+    """The subtasks that it waits for; a cost in seconds is that of the critical path."""
+    settings: tuple[Axis, ...] = ()
+    """Further choices. A choice has the settings that differ from the first value of their axis."""
+    lacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Model -> the settings that do not apply to it; a choice of that model has none of them."""
+    big: str = ""
+    """The model that a cascade escalates to, if there is one."""
+    stops: bool = False
+    """Whether its votes may stop before all samples are drawn."""
+
+    def units(self, choice: SubtaskChoice) -> float:
+        """Cost of a choice in the measure of the space."""
+        return self.cost_of(self.cost.measure, choice)
+
+    def cost_of(self, measure: CostMeasure, choice: SubtaskChoice) -> float:
+        """Cost of a choice in some measure; a cascade is taken to escalate half of the examples."""
+        own = self.cost.of(measure, choice.model, choice.num_samples)
+        escalates = any(name == CASCADE for name, _ in choice.settings)
+        return own + (ESCALATED * self.cost.of(measure, self.big, 1) if escalates else 0.0)
+
+    def axes(self, model: str) -> tuple[Axis, ...]:
+        """The axes of the settings that apply to a model."""
+        return tuple(axis for axis in self.settings if axis.name not in self.lacks.get(model, ()))
+
+    def choice(self, model: str, num_samples: int, settings: Mapping[str, SettingValue] = NO_SETTINGS) -> SubtaskChoice:
+        """The choice with the seed prompt.
+
+        Args:
+            model: Catalogue name.
+            num_samples: Number of samples.
+            settings: Values by the name of their axis; those that are the first of their axis, or that do not apply
+                to the model, are left out of the choice.
+        """
+        kept = {axis.name: settings[axis.name] for axis in self.axes(model) if axis.name in settings}
+        varied = {axis.name: kept[axis.name] for axis in self.axes(model) if kept.get(axis.name) in axis.values[1:]}
+        return SubtaskChoice(model, num_samples, self.system_prompt, as_pairs(varied))
+
+    def choices(self) -> Iterator[SubtaskChoice]:
+        """Yield every choice with the seed prompt, in lexicographic order."""
+        return map(self.choice_at, range(self.size))
+
+    def choice_at(self, place: int) -> SubtaskChoice:
+        """The choice at a place in the order of `choices`."""
+        for model in self.models:
+            if place < self.size_of(model):
+                axes, named = self.axes(model), {}
+                for axis in reversed(axes):
+                    place, index = divmod(place, len(axis.values))
+                    named[axis.name] = axis.values[index]
+                return self.choice(model, self.num_samples[place], named)
+            place -= self.size_of(model)
+        raise IndexError(place)
+
+    def allows(self, choice: SubtaskChoice) -> bool:
+        """Whether the choice is one of `choices`, whatever its system prompt."""
+        axes = {axis.name: axis.values[1:] for axis in self.axes(choice.model)}
+        return (
+            choice.model in self.models
+            and choice.num_samples in self.num_samples
+            and all(value in axes.get(name, ()) for name, value in choice.settings)
+        )
+
+    def size_of(self, model: str) -> int:
+        """Number of choices of a model."""
+        return len(self.num_samples) * prod(len(axis.values) for axis in self.axes(model))
+
+    @property
+    def size(self) -> int:
+        """Number of choices."""
+        return sum(map(self.size_of, self.models))
 
     @property
     def largest_model(self) -> str:
-        """The model with the most parameters, or the dearest one if the cost is not in units."""
-        return max(self.models, key=lambda model: self.cost.parameters[model])
+        """The dearest model for one pass; with costs in units the one with the most parameters."""
+        return max(self.models, key=lambda model: self.cost.units(model, 1))
 
     def nearest_num_samples(self, wanted: float) -> int:
         """The greatest allowed sample count not above `wanted`, or the smallest one."""
@@ -44,14 +122,18 @@ class SubtaskSpace:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """What may vary in a task, and the cost limit of its candidates."""
+    """What may vary in a task, and the cost limits of its candidates."""
 
     subtasks: tuple[SubtaskSpace, ...]
     """One space per subtask, in the order of the task."""
     max_units: float | None = None
     """Most units that a candidate may cost per example; None for no limit."""
     measure: CostMeasure = "units"
-    """The measure of the costs."""
+    """The measure of the costs, in which candidates are compared."""
+    max_usd: float | None = None
+    """Most USD that a candidate may cost per example."""
+    max_seconds: float | None = None
+    """Longest mean latency of a candidate per example."""
 
     def __getitem__(self, name: str) -> SubtaskSpace:
         for subtask in self.subtasks:
@@ -61,21 +143,21 @@ class SearchSpace:
 
     @property
     def size(self) -> int:
-        """Number of allocations, including those above the cost limit."""
-        return prod(len(s.models) * len(s.num_samples) for s in self.subtasks)
+        """Number of candidates with the seed prompts, including those above the cost limit."""
+        return prod(s.size for s in self.subtasks)
 
     @property
     def baseline(self) -> Candidate:
         """The candidate with one sample of every subtask's first model, and the seed prompts."""
         return self.candidate({s.name: (s.models[0], s.num_samples[0]) for s in self.subtasks})
 
-    def candidate(self, allocation: Mapping[str, tuple[str, int]]) -> Candidate:
+    def candidate(self, allocation: Mapping[str, tuple[str, int] | tuple[str, int, Mapping[str, Any]]]) -> Candidate:
         """The candidate with these choices and the seed prompts.
 
         Args:
-            allocation: (model, num_samples) for each subtask's name.
+            allocation: The arguments of `SubtaskSpace.choice`, such as (model, num_samples), for each subtask's name.
         """
-        return Candidate.of({s.name: SubtaskChoice(*allocation[s.name], s.system_prompt) for s in self.subtasks})
+        return Candidate.of({s.name: s.choice(*allocation[s.name]) for s in self.subtasks})
 
     def with_prompts(self, candidate: Candidate) -> SearchSpace:
         """The same space with the candidate's system prompts as seed prompts."""
@@ -83,25 +165,59 @@ class SearchSpace:
         return replace(self, subtasks=tuple(subtasks))
 
     def units(self, candidate: Candidate) -> float:
-        """Cost of a candidate per example in the measure of the space, summed over the subtasks."""
-        return sum(s.cost.units(candidate[s.name].model, candidate[s.name].num_samples) for s in self.subtasks)
+        """Cost of a candidate per example in the measure of the space."""
+        return self.cost(candidate, self.measure)
+
+    def cost(self, candidate: Candidate, measure: CostMeasure) -> float:
+        """Cost of a candidate per example: summed over the subtasks, or in seconds, that of the critical path.
+
+        Args:
+            candidate: The candidate.
+            measure: The measure.
+        """
+        choices = ((s, candidate[s.name]) for s in self.subtasks)
+        return float(self.total(measure, [s.cost_of(measure, c) for s, c in choices]))
+
+    def total(self, measure: CostMeasure, each: Sequence[Any], maximum: Callable[[Any, Any], Any] = max) -> Any:
+        """The cost of the whole workflow.
+
+        Args:
+            measure: The measure.
+            each: Cost of each subtask; numbers, or arrays with numpy's `maximum`.
+            maximum: The larger of two costs.
+        """
+        if measure != "seconds":
+            return sum(each)
+        named = {s.name: cost for s, cost in zip(self.subtasks, each, strict=True)}
+        return critical_path(named, {s.name: s.reads for s in self.subtasks}, maximum)
+
+    @property
+    def limits(self) -> list[tuple[CostMeasure, float]]:
+        """The limits, each in its measure and with some room for rounding errors."""
+        limits: list[tuple[CostMeasure, float]] = []
+        if self.max_units is not None:
+            limits.append(("units", self.max_units + 1e-9))
+        if self.max_usd is not None:
+            limits.append(("usd", self.max_usd * (1 + 1e-9)))
+        if self.max_seconds is not None:
+            limits.append(("seconds", self.max_seconds * (1 + 1e-9)))
+        return limits
 
     def affords(self, candidate: Candidate) -> bool:
-        """Whether the candidate's cost is within the limit."""
-        return self.max_units is None or self.units(candidate) <= self.max_units + 1e-9
+        """Whether the candidate's costs are within the limits."""
+        return all(self.cost(candidate, measure) <= most for measure, most in self.limits)
 
     def contains(self, candidate: Candidate) -> bool:
-        """Whether every choice is allowed and the candidate is within the cost limit."""
+        """Whether every choice is allowed and the candidate is within the cost limits."""
         return list(candidate) == [s.name for s in self.subtasks] and all(
-            candidate[s.name].model in s.models and candidate[s.name].num_samples in s.num_samples
-            for s in self.subtasks
+            s.allows(candidate[s.name]) for s in self.subtasks
         ) and self.affords(candidate)  # fmt: skip
 
     def candidates(self) -> list[Candidate]:
         """All affordable candidates with seed prompts, in lexicographic order; at most `size`."""
-        axes = [[(m, n) for m in s.models for n in s.num_samples] for s in self.subtasks]
         names = [s.name for s in self.subtasks]
-        every = (self.candidate(dict(zip(names, point, strict=True))) for point in product(*axes))
+        points = product(*(list(s.choices()) for s in self.subtasks))
+        every = (Candidate(tuple(zip(names, point, strict=True))) for point in points)
         return [candidate for candidate in every if self.affords(candidate)]
 
 

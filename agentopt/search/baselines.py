@@ -7,9 +7,10 @@ import random
 from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
 
+from agentopt.core.axes import SettingValue
 from agentopt.core.candidate import Candidate
 from agentopt.core.records import Trial
-from agentopt.search.base import Proposal, SearchSpace
+from agentopt.search.base import Proposal, SearchSpace, SubtaskSpace
 from agentopt.search.neighbourhood import affordable, nearest_untried
 
 LISTABLE = 20_000
@@ -58,7 +59,12 @@ def _sampled(space: SearchSpace, tried: Collection[Candidate], k: int, rng: rand
 
 
 def _point(space: SearchSpace, rng: random.Random) -> Candidate:
-    return space.candidate({s.name: (rng.choice(s.models), rng.choice(s.num_samples)) for s in space.subtasks})
+    return space.candidate({s.name: _random_choice(s, rng) for s in space.subtasks})
+
+
+def _random_choice(subtask: SubtaskSpace, rng: random.Random) -> tuple[str, int, dict[str, SettingValue]]:
+    model, count = rng.choice(subtask.models), rng.choice(subtask.num_samples)
+    return model, count, {axis.name: rng.choice(axis.values) for axis in subtask.settings}
 
 
 class GridStrategy:
@@ -91,9 +97,8 @@ def _strides(length: int) -> Iterator[int]:
 
 def _at(space: SearchSpace, index: int) -> Candidate:
     """The candidate at an index of the lexicographic list, without building the list."""
-    allocation = {}
+    chosen = {}
     for s in reversed(space.subtasks):
-        index, choice = divmod(index, len(s.models) * len(s.num_samples))
-        model, count = divmod(choice, len(s.num_samples))
-        allocation[s.name] = (s.models[model], s.num_samples[count])
-    return space.candidate(allocation)
+        index, place = divmod(index, s.size)
+        chosen[s.name] = s.choice_at(place)
+    return Candidate.of({s.name: chosen[s.name] for s in space.subtasks})

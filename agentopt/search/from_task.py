@@ -1,16 +1,18 @@
-"""Builds the search space of a task, with the cost of each choice in units, in USD or in tokens."""
+"""Builds the search space of a task, with the cost of each choice in USD, seconds or units."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
 
-from agentopt.core.cost import TOKENS, CostMeasure, SubtaskCost, Unit
+from agentopt.core.axes import CASCADE
+from agentopt.core.cost import CostMeasure, SubtaskCost, Unit
 from agentopt.core.errors import TaskError
 from agentopt.core.phrases import in_words
 from agentopt.core.records import Evaluation
 from agentopt.core.task import Subtask, Task, TokenLengths
 from agentopt.models.catalog import ModelSpec
+from agentopt.models.measure import measure_of
 from agentopt.search.base import SearchSpace, SubtaskSpace
 
 
@@ -20,54 +22,58 @@ def needs_measuring(task: Task) -> bool:
 
 
 def cost_measure(task: Task, specs: Mapping[str, ModelSpec]) -> CostMeasure:
-    """The measure of the costs of the task's candidates.
-
-    Units if every model of its subtasks has a parameter count, else USD if every price is known, else tokens.
-    """
-    models = [specs[name] for subtask in task.subtasks for name in subtask.models]
-    if all(spec.parameters is not None for spec in models):
-        return "units"
-    return "USD per 1M examples" if all(spec.is_priced for spec in models) else "tokens"
+    """The measure of the costs of the task's candidates; see `measure_of`."""
+    return measure_of(task.cost_measure, _models(task, specs))
 
 
-def check_cost_limit(task: Task, specs: Mapping[str, ModelSpec]) -> None:
-    """Check that a cost limit of the task is not ignored.
+def check_costs(task: Task, specs: Mapping[str, ModelSpec]) -> None:
+    """Check that the catalogue has what the task's measure and its limits need.
 
     Raises:
-        TaskError: The limit is in units, but the costs can only be in tokens.
+        TaskError: Units need every model's parameter count, and USD every model's price.
     """
-    if task.max_units is None or cost_measure(task, specs) != "tokens":
-        return
-    unknown = [model for model in _without_parameters(task, specs) if not specs[model].is_priced]
-    raise TaskError(
-        f"a limit in units needs every model's parameter count, but {', '.join(unknown)} has neither that nor a price",
-        where=f"task {task.name}: {_key(task, 'cost.max_units', 'max_units')}",
-        remedy="add parameters or prices to the catalogue entry, or remove the limit "
-        f"({_key(task, '-c task.cost.max_units=null', 'max_units=None')}) and cap the run by budget.tokens",
-    )
+    models = _models(task, specs)
+    by_setting = {"max_units": "units", "max_usd": "usd"}
+    needed = {name: measure for name, measure in by_setting.items() if getattr(task, name) is not None}
+    if task.cost_measure is not None:
+        needed["measure"] = task.cost_measure
+    for name, measure in needed.items():
+        unknown = [spec.name for spec in models if not _is_known(spec, measure)]
+        if unknown:
+            what = "parameter count" if measure == "units" else "price"
+            has = "has" if len(unknown) == 1 else "have"
+            field = {"measure": "cost_measure"}.get(name, name)
+            raise TaskError(
+                f"costs in {'units' if measure == 'units' else 'USD'} need every model's {what}, "
+                f"but {in_words(unknown)} {has} none",
+                where=f"task {task.name}: {_key(task, f'cost.{name}', field)}",
+                remedy=f"add {'parameters' if measure == 'units' else 'usd_per_1m_prompt and usd_per_1m_completion'} "
+                f"to the catalogue entry, or remove it ({_key(task, f'-c task.cost.{name}=null', f'{field}=None')})",
+            )
 
 
-def cost_note(task: Task, space: SearchSpace, specs: Mapping[str, ModelSpec]) -> str | None:
-    """A remark on the costs of a space that are not in units; None if they are.
+def _is_known(spec: ModelSpec, measure: str) -> bool:
+    return spec.parameters is not None if measure == "units" else spec.is_priced if measure == "usd" else True
+
+
+def cost_note(task: Task, specs: Mapping[str, ModelSpec]) -> str | None:
+    """A remark on costs that are in seconds although the task does not set that; None for all others.
 
     Args:
         task: The task.
-        space: Its search space.
         specs: Catalogue entries of its models, by name.
     """
-    if space.measure == "units":
+    if task.cost_measure is not None or cost_measure(task, specs) != "seconds":
         return None
-    name = _key(task, "cost.max_units", "max_units")
-    limit = "" if task.max_units is None else f"; {name} is in units, so it is not applied"
-    unknown = _without_parameters(task, specs)
-    unit = f"{'has' if len(unknown) == 1 else 'have'} no parameter count, so costs are in {space.measure}"
-    return f"{in_words(unknown)} {unit}{limit}"
+    models = _models(task, specs)
+    if unknown := [spec.name for spec in models if not spec.is_priced]:
+        return f"{in_words(unknown)} {'has' if len(unknown) == 1 else 'have'} no price, so costs are in seconds"
+    return "no model has a price and not all have a parameter count, so costs are in seconds"
 
 
-def _without_parameters(task: Task, specs: Mapping[str, ModelSpec]) -> list[str]:
-    """The models of the subtasks that have no parameter count, each once."""
-    models = dict.fromkeys(model for subtask in task.subtasks for model in subtask.models)
-    return [model for model in models if specs[model].parameters is None]
+def _models(task: Task, specs: Mapping[str, ModelSpec]) -> list[ModelSpec]:
+    """The models of the subtasks, each once."""
+    return [specs[name] for name in dict.fromkeys(model for subtask in task.subtasks for model in subtask.models)]
 
 
 def _key(task: Task, in_file: str, in_python: str) -> str:
@@ -78,8 +84,9 @@ def _key(task: Task, in_file: str, in_python: str) -> str:
 def search_space(task: Task, specs: Mapping[str, ModelSpec], measured: Evaluation | None = None) -> SearchSpace:
     """Build the search space of a task.
 
-    The cost limit is the task's `max_units`, or by default one pass of every subtask's largest model (as in AgentTTS).
-    There is none if the cost is not in units.
+    With costs in units, the limit is the task's `max_units`, or by default one pass of every subtask's largest model
+    (as in AgentTTS). Other costs have the limits that the task gives. They are those of the task's token lengths, or of
+    the baseline's, until `with_measured_costs` has trials of a model.
 
     Args:
         task: The task.
@@ -87,19 +94,19 @@ def search_space(task: Task, specs: Mapping[str, ModelSpec], measured: Evaluatio
         measured: The baseline's evaluation; needed if `needs_measuring(task)`.
 
     Raises:
-        TaskError: The baseline is above the cost limit, a choice would cost 0 units or less, or token lengths are
-            neither given nor measured.
+        TaskError: The baseline is above the limit in units, a choice would cost 0 units or less, the catalogue lacks
+            what the costs need, or token lengths are neither given nor measured.
     """
+    check_costs(task, specs)
     measure = cost_measure(task, specs)
     subtasks = tuple(_subtask_space(s, task, specs, measured, measure) for s in task.subtasks)
-    if measure != "units":
-        return SearchSpace(subtasks, measure=measure)
-    default = sum(s.cost.units(s.largest_model, 1) for s in subtasks)
-    space = SearchSpace(subtasks, default if task.max_units is None else task.max_units)
-    if not space.affords(space.baseline):
+    limit = task.max_units
+    if measure == "units" and limit is None:
+        limit = sum(s.cost.units(s.largest_model, 1) for s in subtasks)
+    space = SearchSpace(subtasks, limit, measure, task.max_usd, task.max_seconds)
+    if space.max_units is not None and (cost := space.cost(space.baseline, "units")) > space.max_units + 1e-9:
         raise TaskError(
-            f"the baseline must cost at most max_units = {space.max_units:g} units per example, "
-            f"but costs {space.units(space.baseline):g}",
+            f"the baseline must cost at most max_units = {space.max_units:g} units per example, but costs {cost:g}",
             where=f"task {task.name}: {_key(task, 'cost.max_units', 'max_units')}",
             remedy="raise it, or put a smaller model first",
         )
@@ -124,17 +131,53 @@ def _subtask_space(
     measured: Evaluation | None,
     measure: CostMeasure,
 ) -> SubtaskSpace:
-    lengths = subtask.tokens or _measured_lengths(subtask, task, measured)
-    if measure == "units":
-        sizes = {model: specs[model].parameters or 0.0 for model in subtask.models}
-        cost = SubtaskCost(lengths.prompt, lengths.completion, sizes, task.unit)
-        _check_positive(subtask, task, cost)
-    else:
-        prices = {model: TOKENS if measure == "tokens" else specs[model].prices for model in subtask.models}
-        cost = SubtaskCost.priced(lengths.prompt, lengths.completion, prices)
-    return SubtaskSpace(
-        subtask.name, subtask.models, subtask.num_samples, subtask.system_prompt, cost, subtask.description
+    lengths = subtask.tokens or _measured_lengths(subtask, task, measured, measure)
+    models = {model: specs[model] for model in subtask.models}
+    sizes = {model: spec.parameters for model, spec in models.items() if spec.parameters is not None}
+    is_priced = all(spec.is_priced for spec in models.values())
+    cost = SubtaskCost(
+        lengths.prompt,
+        lengths.completion,
+        sizes if len(sizes) == len(models) else {},
+        task.unit,
+        {model: spec.prices for model, spec in models.items()} if is_priced else None,
+        measure,
+        {model: spec.max_choices for model, spec in models.items()},
     )
+    if measure == "units":
+        _check_positive(subtask, task, cost)
+    return SubtaskSpace(
+        subtask.name,
+        subtask.models,
+        subtask.num_samples,
+        subtask.system_prompt,
+        cost,
+        subtask.description,
+        tuple(task.reads[subtask.name]),
+        subtask.settings,
+        _lacking(subtask, specs),
+        subtask.cascade.big if subtask.cascade else "",
+        subtask.fusion.options.get("stop") is not None,
+    )
+
+
+def _lacking(subtask: Subtask, specs: Mapping[str, ModelSpec]) -> dict[str, tuple[str, ...]]:
+    """Model -> the settings that do not apply to it. Raises `TaskError` if one applies to none of the models."""
+    takers = {
+        "temperature": [model for model in subtask.models if specs[model].supports.temperature is not False],
+        "effort": [model for model in subtask.models if specs[model].has_effort],
+        CASCADE: [subtask.cascade.small] if subtask.cascade else [],
+    }
+    for name in [axis.name for axis in subtask.settings] + (["effort"] if subtask.effort else []):
+        if not takers.get(name, subtask.models):
+            rule = f"`{name}` must apply to one of the models, but none of {in_words(list(subtask.models))} has it"
+            remedy = f"remove it, or set {name if name != 'effort' else 'reasoning_effort'} in a catalogue entry"
+            raise TaskError(rule, where=f"subtask {subtask.name}", remedy=remedy)
+    found = {
+        model: tuple(a.name for a in subtask.settings if model not in takers.get(a.name, subtask.models))
+        for model in subtask.models
+    }
+    return {model: names for model, names in found.items() if names}
 
 
 def _check_positive(subtask: Subtask, task: Task, cost: SubtaskCost) -> None:
@@ -154,8 +197,11 @@ def _check_positive(subtask: Subtask, task: Task, cost: SubtaskCost) -> None:
         )
 
 
-def _measured_lengths(subtask: Subtask, task: Task, measured: Evaluation | None) -> TokenLengths:
-    """Mean tokens of the prompt and of one response, over the examples that called the subtask."""
+def _measured_lengths(subtask: Subtask, task: Task, measured: Evaluation | None, measure: CostMeasure) -> TokenLengths:
+    """Mean tokens of the prompt and of one response, over the examples that called the subtask.
+
+    Unless costs are in units, without the thoughts: another model may have none.
+    """
     uses = [r.subtasks[subtask.name] for r in (measured.results if measured else ()) if subtask.name in r.subtasks]
     if not uses:
         raise TaskError(
@@ -165,5 +211,6 @@ def _measured_lengths(subtask: Subtask, task: Task, measured: Evaluation | None)
         )
     samples = subtask.num_samples[0]
     prompt = sum(use.prompt_tokens for use in uses) / len(uses)
-    completion = sum(use.completion_tokens for use in uses) / len(uses) / samples
+    thoughts = 0 if measure == "units" else sum(use.reasoning_tokens for use in uses)
+    completion = (sum(use.completion_tokens for use in uses) - thoughts) / len(uses) / samples
     return TokenLengths(prompt, max(completion, 1.0))

@@ -2,25 +2,29 @@
 
 The kernel encodes the insights of AgentTTS (arXiv 2508.00890) on test-time scaling. Within a subtask, two choices are
 similar if their models have similar sizes (insight 1) and their sample counts are close on a logarithmic scale
-(insight 2: the score rises, peaks and falls smoothly). Effects of subtasks add up, with a small interaction (insight 3:
-a better earlier subtask moves the later one's peak). All affordable candidates are compared with each other, so at the
-cost limit samples of one subtask are traded for samples of another.
+(insight 2: the score rises, peaks and falls smoothly). Settings have effects of their own, and interact with the model.
+Effects of subtasks add up, with a small interaction (insight 3: a better earlier subtask moves the later one's peak).
+All affordable candidates are compared with each other, so at the cost limit samples of one subtask are traded for
+samples of another.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agentopt.core.candidate import Candidate
-from agentopt.search.base import SearchSpace, SubtaskSpace
+from agentopt.core.axes import CASCADE, Axis
+from agentopt.core.candidate import Candidate, SubtaskChoice
+from agentopt.core.cost import CostMeasure
+from agentopt.search.base import ESCALATED, SearchSpace, SubtaskSpace
 
 Floats = NDArray[np.float64]
 Points = NDArray[np.int64]
-"""Candidates as an array of shape (n, subtasks): the index of each subtask's choice in `models` x `num_samples`."""
+"""Candidates as an array of shape (n, subtasks): the place of each subtask's choice in `SubtaskSpace.choices`."""
 
 POOL = 20_000
 """Most allocations that are compared; larger spaces are sampled."""
@@ -34,6 +38,12 @@ SIZE_SCALE = 1.5
 """Length scale of the similarity of models, in the logarithm of the number of parameters."""
 COUNT_SCALE = 0.9
 """Length scale of the similarity of sample counts, in the logarithm of the count."""
+SETTING, SETTING_BY_MODEL = 0.3, 0.2
+"""Variance of a subtask's score due to one setting, and to the interaction of the setting and the model."""
+RANK_SCALE = 1.0
+"""Length scale of the similarity of an ordinal setting's values, in ranks."""
+RANGE_SCALE = 0.5
+"""Length scale of the similarity of a numeric setting's values that are not all positive, as a share of their range."""
 INTERACTION = 0.1
 """Strength of the interaction between subtasks; 0 makes their effects additive."""
 NOISE = 0.01
@@ -45,75 +55,146 @@ LEAST_NOISE = 1e-4
 
 
 class Grid:
-    """The allocations of a search space as integer points, so that thousands are priced and compared in one step."""
+    """The candidates of a search space as integer points, so that thousands are priced and compared in one step."""
 
     def __init__(self, space: SearchSpace) -> None:
         self._space = space
-        self._units = [
-            np.array([s.cost.units(model, n) for model in s.models for n in s.num_samples]) for s in space.subtasks
-        ]
-        self._similarity = [(_model_similarity(s), _count_similarity(s)) for s in space.subtasks]
+        self._parts = [_Part(subtask) for subtask in space.subtasks]
 
     def points(self, candidates: Sequence[Candidate]) -> Points:
         """Convert candidates of this space to points."""
-        rows = [[_index(s, candidate) for s in self._space.subtasks] for candidate in candidates]
-        return np.array(rows, dtype=np.int64).reshape(len(rows), len(self._units))
+        rows = [[part.place(c[part.subtask.name]) for part in self._parts] for c in candidates]
+        return np.array(rows, dtype=np.int64).reshape(len(rows), len(self._parts))
 
     def candidate(self, point: Points) -> Candidate:
         """Convert one point to a candidate with seed prompts."""
-        choices = {}
-        for s, index in zip(self._space.subtasks, point.tolist(), strict=True):
-            model, count = divmod(index, len(s.num_samples))
-            choices[s.name] = (s.models[model], s.num_samples[count])
-        return self._space.candidate(choices)
+        chosen = zip(self._space.subtasks, point.tolist(), strict=True)
+        return Candidate(tuple((s.name, s.choice_at(place)) for s, place in chosen))
 
     def pool(self, rng: np.random.Generator) -> Points:
         """All affordable points in random order; in a space larger than `POOL`, the affordable ones of a sample."""
-        sizes = [len(units) for units in self._units]
+        sizes = [s.size for s in self._space.subtasks]
         if self._space.size <= POOL:
             points = np.stack(np.unravel_index(rng.permutation(self._space.size), sizes), axis=1)
         else:
-            points = np.stack([self._sampled(s, rng) for s in self._space.subtasks], axis=1)
-        limit = math.inf if self._space.max_units is None else self._space.max_units + 1e-9
-        units = sum(of[points[:, i]] for i, of in enumerate(self._units))
-        return np.asarray(points[units <= limit], dtype=np.int64)
+            points = np.stack([part.sampled(rng) for part in self._parts], axis=1)
+        within = np.ones(len(points), dtype=bool)
+        for measure, most in self._space.limits:
+            within &= self.costs(measure, points) <= most
+        return np.asarray(points[within], dtype=np.int64)
 
-    def _sampled(self, subtask: SubtaskSpace, rng: np.random.Generator) -> Points:
-        """Sample models uniformly and sample counts log-uniformly: large counts rarely fit in the cost limit."""
-        counts = np.array(subtask.num_samples)
-        wanted = np.exp(rng.uniform(math.log(counts[0]), math.log(counts[-1] + 1), POOL))
-        positions = np.searchsorted(counts, wanted, side="right") - 1
-        return np.asarray(rng.integers(len(subtask.models), size=POOL) * len(counts) + positions, dtype=np.int64)
+    def costs(self, measure: CostMeasure, points: Points) -> Floats:
+        """Cost of each point in a measure, shape (len(points),).
+
+        Args:
+            measure: The measure.
+            points: Points of the space.
+        """
+        each = [part.costs(measure)[points[:, i]] for i, part in enumerate(self._parts)]
+        return np.asarray(self._space.total(measure, each, np.maximum), dtype=np.float64)
 
     def kernel(self, a: Points, b: Points) -> Floats:
         """Prior covariance of the scores of two sets of points, of shape (len(a), len(b))."""
         product = np.ones((len(a), len(b)))
-        for i, (models, counts) in enumerate(self._similarity):
-            (model_a, count_a), (model_b, count_b) = (np.divmod(points[:, i], len(counts)) for points in (a, b))
-            by_model, by_count = models[np.ix_(model_a, model_b)], counts[np.ix_(count_a, count_b)]
-            product *= 1 + INTERACTION * (MODEL * by_model + COUNT * by_count + BOTH * by_model * by_count)
+        for i, part in enumerate(self._parts):
+            product *= 1 + INTERACTION * part.covariance(a[:, i], b[:, i])
         return (product - 1) / INTERACTION
 
     @property
     def variance(self) -> float:
         """Prior variance of the score of any point."""
-        return float(((1 + INTERACTION * (MODEL + COUNT + BOTH)) ** len(self._units) - 1) / INTERACTION)
+        return float((math.prod(1 + INTERACTION * part.variance for part in self._parts) - 1) / INTERACTION)
 
 
-def _index(subtask: SubtaskSpace, candidate: Candidate) -> int:
-    choice, counts = candidate[subtask.name], subtask.num_samples
-    return subtask.models.index(choice.model) * len(counts) + counts.index(choice.num_samples)
+class _Part:
+    """One subtask's choices by their place in `SubtaskSpace.choices`: their costs, and how alike they are.
+
+    `_digits` has a row for the model, the sample count and each axis: the index of each choice's value.
+    """
+
+    def __init__(self, subtask: SubtaskSpace) -> None:
+        self.subtask = subtask
+        counts, axes = len(subtask.num_samples), subtask.settings
+        # The number of values of each axis that a model has: 1 if the setting does not apply to it.
+        own = [[len(axis.values) if axis in subtask.axes(model) else 1 for axis in axes] for model in subtask.models]
+        self._radices = [(counts, *of_model) for of_model in own]
+        sizes = [math.prod(radices) for radices in self._radices]
+        self._first = np.cumsum([0, *sizes[:-1]])
+        blocks = [np.indices(radices).reshape(len(radices), -1) for radices in self._radices]
+        models = np.repeat(np.arange(len(sizes)), sizes)
+        self._digits = np.vstack([models, np.concatenate(blocks, axis=1)])
+        self._similarity = [_model_similarity(subtask), _count_similarity(subtask), *map(_similarity_of, axes)]
+        self.variance = MODEL + COUNT + BOTH + len(axes) * (SETTING + SETTING_BY_MODEL)
+
+    def costs(self, measure: CostMeasure) -> Floats:
+        """Cost of each choice in a measure, as `SubtaskSpace.cost_of` computes it."""
+        s, names = self.subtask, [axis.name for axis in self.subtask.settings]
+        each = np.array([[s.cost.of(measure, model, n) for n in s.num_samples] for model in s.models])
+        costs = each[self._digits[0], self._digits[1]]
+        if CASCADE in names:
+            escalates = self._digits[2 + names.index(CASCADE)] > 0
+            costs = costs + escalates * ESCALATED * s.cost.of(measure, s.big, 1)
+        return np.asarray(costs)
+
+    def place(self, choice: SubtaskChoice) -> int:
+        """The place of a choice of this space."""
+        model, given = self.subtask.models.index(choice.model), dict(choice.settings)
+        indices = [axis.values.index(given.get(axis.name, axis.values[0])) for axis in self.subtask.settings]
+        digits = (self.subtask.num_samples.index(choice.num_samples), *indices)
+        return int(self._first[model] + np.ravel_multi_index(digits, self._radices[model]))
+
+    def sampled(self, rng: np.random.Generator) -> Points:
+        """Sample counts log-uniformly, all else uniformly: large counts rarely fit in the cost limit."""
+        counts = np.array(self.subtask.num_samples)
+        wanted = np.exp(rng.uniform(math.log(counts[0]), math.log(counts[-1] + 1), POOL))
+        positions = np.searchsorted(counts, wanted, side="right") - 1
+        models = rng.integers(len(self.subtask.models), size=POOL)
+        digits = [positions, *(rng.integers(len(axis.values), size=POOL) for axis in self.subtask.settings)]
+        places = self._first[models]
+        for model, radices in enumerate(self._radices):
+            own = models == model
+            limited = [np.minimum(of[own], radix - 1) for of, radix in zip(digits, radices, strict=True)]
+            places[own] += np.ravel_multi_index(limited, radices)
+        return np.asarray(places, dtype=np.int64)
+
+    def covariance(self, a: Points, b: Points) -> Floats:
+        """Prior covariance of the subtask's share of the scores at two sets of places."""
+        # Many points share a choice of one subtask, so each choice is compared once.
+        distinct, back = np.unique(b, return_inverse=True)
+        models, counts, *settings = (
+            similarity[np.ix_(digits[a], digits[distinct])]
+            for similarity, digits in zip(self._similarity, self._digits, strict=True)
+        )
+        total = MODEL * models + COUNT * counts + BOTH * models * counts
+        for setting in settings:
+            total += SETTING * setting + SETTING_BY_MODEL * models * setting
+        return np.asarray(total[:, back])
 
 
 def _model_similarity(subtask: SubtaskSpace) -> Floats:
-    sizes = np.log([subtask.cost.parameters[model] for model in subtask.models])
+    sizes = np.log([max(subtask.cost.size(model), 1e-12) for model in subtask.models])
     by_size = np.exp(-np.abs(np.subtract.outer(sizes, sizes)) / SIZE_SCALE)
     return np.asarray(SHARED_BY_SIZE * by_size + (1 - SHARED_BY_SIZE) * np.eye(len(sizes)))
 
 
 def _count_similarity(subtask: SubtaskSpace) -> Floats:
-    counts = np.log(np.array(subtask.num_samples, dtype=np.float64))
-    return np.asarray(np.exp(-0.5 * (np.subtract.outer(counts, counts) / COUNT_SCALE) ** 2))
+    return _close(np.log(np.array(subtask.num_samples, dtype=np.float64)), COUNT_SCALE)
+
+
+def _similarity_of(axis: Axis) -> Floats:
+    """Numbers are compared on a logarithmic scale if all are positive, else as shares of their range."""
+    if axis.kind == "categorical":
+        return np.eye(len(axis.values))
+    if axis.kind == "ordinal":
+        return _close(np.arange(len(axis.values), dtype=np.float64), RANK_SCALE)
+    values = np.array([float(value) for value in axis.values])
+    if (values > 0).all():
+        return _close(np.log(values), COUNT_SCALE)
+    return _close(values / (np.ptp(values) or 1.0), RANGE_SCALE)
+
+
+def _close(values: Floats, scale: float) -> Floats:
+    return np.asarray(np.exp(-0.5 * (np.subtract.outer(values, values) / scale) ** 2))
 
 
 def most_promising(
@@ -123,8 +204,10 @@ def most_promising(
     tried: Collection[Candidate],
     seed: int,
     noise: Floats | None = None,
+    *,
+    tolerance: float | None = None,
 ) -> Candidate | None:
-    """Find the affordable candidate not in `tried` with the greatest expected improvement.
+    """Find the affordable candidate not in `tried` with the greatest expected improvement, or expected saving.
 
     Args:
         space: The space to search.
@@ -133,6 +216,8 @@ def most_promising(
         tried: Candidates to leave out.
         seed: Orders equal candidates, and samples spaces larger than `POOL`.
         noise: Variance of each score, shape (len(scored),); NaN if it was not measured. Default: none was.
+        tolerance: Score that a cheaper candidate may lose: the expected saving decides, unless none is cheaper. None:
+            the expected improvement decides.
 
     Returns:
         The candidate, or None if the pool has no untried one.
@@ -147,17 +232,77 @@ def most_promising(
         return grid.candidate(pool[0])
     observed = grid.points([candidate for candidate, _ in scored])
     scores = np.array([score for _, score in scored])
-    gains = expected_improvement(grid, observed, scores, grid.points(list(pending)), pool, noise)
+    predicted = predict(grid, observed, scores, grid.points(list(pending)), pool, noise)
+    gains = expected_improvement(predicted)
+    if tolerance is not None:
+        costs = [grid.costs(space.measure, points) for points in (observed, pool)]
+        savings = expected_saving(predicted, costs[0], costs[1], tolerance)
+        gains = savings if savings.any() else gains
     return grid.candidate(pool[int(gains.argmax())])
 
 
-def expected_improvement(
-    grid: Grid, observed: Points, scores: Floats, pending: Points, pool: Points, noise: Floats | None = None
-) -> Floats:
+@dataclass(frozen=True, slots=True, eq=False)
+class Prediction:
+    """Posterior of noise-free scores, in standard deviations of the observed scores.
+
+    Attributes:
+        mean: Mean of each point of the pool, shape (m,).
+        deviation: Its standard deviation, shape (m,).
+        smoothed: Mean of each observed point, shape (n,).
+        spread: Standard deviation of the observed scores.
+    """
+
+    mean: Floats
+    deviation: Floats
+    smoothed: Floats
+    spread: float
+
+
+def expected_improvement(predicted: Prediction) -> Floats:
     """Expected improvement of each point of `pool` over the best observed point, in standard deviations of the scores.
 
     The best point is the one with the highest posterior mean, so that a lucky measurement does not raise the threshold.
     Source: Jones, Schonlau, Welch, Journal of Global Optimization 13, 1998, eq. 15.
+
+    Args:
+        predicted: The posterior.
+
+    Returns:
+        Expected improvements, shape (m,).
+    """
+    from scipy.special import ndtr
+
+    ahead = (predicted.mean - predicted.smoothed.max()) / predicted.deviation
+    density = np.exp(-0.5 * ahead**2) / math.sqrt(2 * math.pi)
+    return np.asarray(predicted.deviation * (ahead * ndtr(ahead) + density))
+
+
+def expected_saving(predicted: Prediction, observed: Floats, pool: Floats, tolerance: float) -> Floats:
+    """Expected saving over the cheapest observed point that is within the tolerance of the best one.
+
+    The probability that a point is within the tolerance of the best one, times the logarithm of the ratio of the costs.
+
+    Args:
+        predicted: The posterior.
+        observed: Cost of each observed point, shape (n,).
+        pool: Cost of each point of the pool, shape (m,); 0 if it is not known.
+        tolerance: Score that a cheaper point may lose.
+
+    Returns:
+        Expected savings, shape (m,); 0 for points that are not cheaper.
+    """
+    from scipy.special import ndtr
+
+    needed = predicted.smoothed.max() - tolerance / predicted.spread
+    least = max(float(observed[predicted.smoothed >= needed].min()), 1e-12)
+    ratio = np.log(least / np.where(pool > 0, pool, least))
+    return np.asarray(ndtr((predicted.mean - needed) / predicted.deviation) * np.maximum(ratio, 0.0))
+
+
+def predict(
+    grid: Grid, observed: Points, scores: Floats, pending: Points, pool: Points, noise: Floats | None = None
+) -> Prediction:
+    """Posterior of the scores of `pool` and of the observed points.
 
     Args:
         grid: The space that the points belong to.
@@ -166,12 +311,7 @@ def expected_improvement(
         pending: Points that are being evaluated, shape (p, subtasks).
         pool: Points to compare, shape (m, subtasks).
         noise: Variance of each score, shape (n,); NaN, or no array, for `NOISE`.
-
-    Returns:
-        Expected improvements, shape (m,).
     """
-    from scipy.special import ndtr
-
     spread = float(scores.std()) or 1.0
     standard = (scores - scores.mean()) / spread
     own = np.full(len(scores), NOISE)
@@ -181,9 +321,7 @@ def expected_improvement(
     smoothed, _ = _posterior(grid, observed, standard, own, known)
     values = np.concatenate([standard, smoothed[len(observed) :]])
     mean, deviation = _posterior(grid, known, values, np.concatenate([own, np.full(len(pending), NOISE)]), pool)
-    ahead = (mean - smoothed[: len(observed)].max()) / deviation
-    density = np.exp(-0.5 * ahead**2) / math.sqrt(2 * math.pi)
-    return np.asarray(deviation * (ahead * ndtr(ahead) + density))
+    return Prediction(mean, deviation, smoothed[: len(observed)], spread)
 
 
 def _posterior(grid: Grid, observed: Points, values: Floats, noise: Floats, points: Points) -> tuple[Floats, Floats]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from agentopt.core.candidate import Candidate
 from agentopt.search.base import SearchSpace, SubtaskSpace
 from agentopt.search.neighbourhood import with_fewer_samples, with_smaller_models
@@ -10,16 +12,18 @@ from agentopt.search.neighbourhood import with_fewer_samples, with_smaller_model
 def initial_candidates(space: SearchSpace) -> list[Candidate]:
     """Candidates that try every model of every subtask, each at the cost of one pass of the subtask's largest model.
 
-    For subtask i let B_i be the units of one pass of its largest model. Each of its models gets the greatest allowed
-    sample count that costs at most B_i, while the other subtasks use one sample of their largest model. If the
+    For subtask i let B_i be the cost of one pass of its largest (dearest) model. Each of its models gets the greatest
+    allowed sample count that costs at most B_i, while the other subtasks use one sample of their largest model. If the
     candidate is above the cost limit, the other subtasks get smaller models until it fits, and then it gets fewer
     samples. Source: algorithm 1 of the paper (the released code clips the sample count instead).
 
     Returns:
         Distinct affordable candidates, at most one for each model of each subtask.
     """
-    found = (_one_model(space, subtask, model) for subtask in space.subtasks for model in subtask.models)
-    return list(dict.fromkeys(candidate for candidate in found if candidate is not None))
+    # By nominal costs: measured ones change with every trial, and each model is tried once.
+    nominal = replace(space, subtasks=tuple(replace(s, cost=replace(s.cost, passes={})) for s in space.subtasks))
+    found = (_one_model(nominal, subtask, model) for subtask in nominal.subtasks for model in subtask.models)
+    return list(dict.fromkeys(candidate for candidate in found if candidate is not None and space.affords(candidate)))
 
 
 def _one_model(space: SearchSpace, subtask: SubtaskSpace, model: str) -> Candidate | None:
@@ -35,4 +39,4 @@ def _one_model(space: SearchSpace, subtask: SubtaskSpace, model: str) -> Candida
 
 
 def _smallest_model(subtask: SubtaskSpace) -> str:
-    return min(subtask.models, key=lambda model: subtask.cost.parameters[model])
+    return min(subtask.models, key=lambda model: subtask.cost.units(model, 1))

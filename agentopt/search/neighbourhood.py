@@ -1,8 +1,8 @@
 """Geometry of the search space: affordable candidates, their neighbours, and repairs to the cost limit.
 
-Neighbours differ in one subtask: in its sample count by one step, or in its model. Cost rises with every sample count
-and every model size, so the affordable candidates are connected: the breadth-first walk of `nearest_untried` finds the
-nearest untried one if there is any.
+Neighbours differ in one subtask: in its sample count or a setting by one step, or in its model. Cost rises with every
+sample count and every model size, so the affordable candidates are connected: the breadth-first walk of
+`nearest_untried` finds the nearest untried one if there is any.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Iterator
 
-from agentopt.core.candidate import Candidate
+from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.search.base import SearchSpace, SubtaskSpace
 
 
@@ -19,19 +19,30 @@ def affordable(space: SearchSpace) -> Iterator[Candidate]:
 
     Branches that cannot become affordable are skipped, so a tight limit in a huge space stays cheap.
     """
-    costs = [{(m, n): s.cost.units(m, n) for m in s.models for n in s.num_samples} for s in space.subtasks]
-    limit = float("inf") if space.max_units is None else space.max_units + 1e-9
-    least_after = [sum(min(c.values()) for c in costs[i + 1 :]) for i in range(len(costs))]
+    choices = [list(s.choices()) for s in space.subtasks]
+    costs = {
+        limit: [{c: s.cost_of(limit[0], c) for c in of} for s, of in zip(space.subtasks, choices, strict=True)]
+        for limit in space.limits
+    }
+    least = {limit: [min(of.values()) for of in each] for limit, each in costs.items()}
 
-    def grow(i: int, spent: float, chosen: dict[str, tuple[str, int]]) -> Iterator[Candidate]:
-        if i == len(costs):
-            yield space.candidate(chosen)
+    def within(chosen: list[SubtaskChoice]) -> bool:
+        """Whether the choices so far fit if all others are as cheap as they can be."""
+        return all(
+            space.total(measure, [each[i][c] for i, c in enumerate(chosen)] + least[measure, most][len(chosen) :])
+            <= most + 1e-9 * abs(most)
+            for (measure, most), each in costs.items()
+        )
+
+    def grow(chosen: list[SubtaskChoice]) -> Iterator[Candidate]:
+        if len(chosen) == len(choices):
+            yield Candidate(tuple((s.name, choice) for s, choice in zip(space.subtasks, chosen, strict=True)))
             return
-        for choice, cost in costs[i].items():
-            if spent + cost + least_after[i] <= limit:
-                yield from grow(i + 1, spent + cost, {**chosen, space.subtasks[i].name: choice})
+        for choice in choices[len(chosen)]:
+            if within([*chosen, choice]):
+                yield from grow([*chosen, choice])
 
-    return filter(space.affords, grow(0, 0.0, {}))
+    return filter(space.affords, grow([]))
 
 
 def step(subtask: SubtaskSpace, candidate: Candidate, by: int) -> Candidate | None:
@@ -51,14 +62,44 @@ def with_other_models(subtask: SubtaskSpace, candidate: Candidate) -> Iterator[C
     """Yield the candidate with each other model of `subtask`, in the order of its models."""
     for model in subtask.models:
         if model != candidate[subtask.name].model:
-            yield candidate.having(subtask.name, model=model)
+            yield with_model(subtask, candidate, model)
+
+
+def with_model(subtask: SubtaskSpace, candidate: Candidate, model: str) -> Candidate:
+    """The candidate with another model of `subtask`, and the settings that apply to it.
+
+    Args:
+        subtask: The subtask to change.
+        candidate: The candidate to start from.
+        model: The model.
+    """
+    applies = {axis.name for axis in subtask.axes(model)}
+    settings = tuple(pair for pair in candidate[subtask.name].settings if pair[0] in applies)
+    return candidate.having(subtask.name, model=model, settings=settings)
+
+
+def with_other_settings(subtask: SubtaskSpace, candidate: Candidate) -> Iterator[Candidate]:
+    """Yield the candidate with each neighbouring value of each setting; any other value of a categorical one."""
+    choice = candidate[subtask.name]
+    for axis in subtask.axes(choice.model):
+        own = dict(choice.settings).get(axis.name, axis.values[0])
+        others = [value for value in axis.values if value != own]
+        if axis.kind != "categorical":
+            ordered = axis.ordered
+            place = ordered.index(own)
+            others = [*ordered[place + 1 : place + 2], *ordered[max(place - 1, 0) : place]]
+        for value in others:
+            named = {**dict(choice.settings), axis.name: value}
+            settings = subtask.choice(choice.model, choice.num_samples, named).settings
+            yield candidate.having(subtask.name, settings=settings)
 
 
 def neighbours(space: SearchSpace, candidate: Candidate) -> Iterator[Candidate]:
-    """Yield every affordable neighbour: one step in a sample count, or another model of one subtask."""
+    """Yield every affordable neighbour: one step in a sample count or a setting, or another model of one subtask."""
     for subtask in space.subtasks:
         stepped = (step(subtask, candidate, by) for by in (1, -1))
-        for neighbour in (*(s for s in stepped if s is not None), *with_other_models(subtask, candidate)):
+        moved = (*with_other_models(subtask, candidate), *with_other_settings(subtask, candidate))
+        for neighbour in (*(s for s in stepped if s is not None), *moved):
             if space.affords(neighbour):
                 yield neighbour
 
@@ -93,8 +134,7 @@ def _cheaper_by_one(space: SearchSpace, candidate: Candidate, subtasks: list[Sub
 
 
 def _units_of(subtask: SubtaskSpace, candidate: Candidate) -> float:
-    choice = candidate[subtask.name]
-    return subtask.cost.units(choice.model, choice.num_samples)
+    return subtask.units(candidate[subtask.name])
 
 
 def with_smaller_models(
@@ -102,7 +142,7 @@ def with_smaller_models(
 ) -> Candidate | None:
     """Take smaller models until the candidate is affordable.
 
-    Each iteration gives the next smaller model to the costliest subtask that has one.
+    Each iteration gives the next cheaper model to the costliest subtask that has one.
 
     Args:
         space: The space, whose models are tried.
@@ -122,13 +162,13 @@ def with_smaller_models(
         if not smaller:
             return None
         _, subtask, model = max(smaller, key=lambda entry: entry[0])
-        current = current.having(subtask.name, model=model)
+        current = with_model(subtask, current, model)
     return current
 
 
 def _next_smaller(subtask: SubtaskSpace, model: str) -> str | None:
-    size = subtask.cost.parameters
-    return max((m for m in subtask.models if size[m] < size[model]), key=lambda m: size[m], default=None)
+    cost = {m: subtask.cost.units(m, 1) for m in subtask.models}
+    return max((m for m in subtask.models if cost[m] < cost[model]), key=lambda m: cost[m], default=None)
 
 
 def fitted(space: SearchSpace, candidate: Candidate) -> Candidate | None:
@@ -136,7 +176,9 @@ def fitted(space: SearchSpace, candidate: Candidate) -> Candidate | None:
     fewer = with_fewer_samples(space, candidate)
     if fewer is not None:
         return fewer
-    least = space.candidate({s.name: (candidate[s.name].model, s.num_samples[0]) for s in space.subtasks})
+    least = candidate
+    for s in space.subtasks:
+        least = least.having(s.name, num_samples=s.num_samples[0])
     return with_smaller_models(space, least)
 
 
@@ -154,7 +196,8 @@ def nearest_untried(space: SearchSpace, start: Candidate, tried: Collection[Cand
     """
     first = fitted(space, start)
     if first is None:
-        return None
+        # With two limits, steps that lower the one cost may raise the other.
+        return next((candidate for candidate in affordable(space) if candidate not in tried), None)
     seen, queue = {first}, deque([first])
     while queue:
         candidate = queue.popleft()
@@ -163,4 +206,4 @@ def nearest_untried(space: SearchSpace, start: Candidate, tried: Collection[Cand
         fresh = [c for c in neighbours(space, candidate) if c not in seen]
         seen.update(fresh)
         queue.extend(fresh)
-    return None
+    return next((candidate for candidate in affordable(space) if candidate not in tried), None)

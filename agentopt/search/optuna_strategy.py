@@ -58,7 +58,7 @@ class OptunaStrategy:
                 break
             taken.add(candidate)
             proposals.append(Proposal(candidate, self._proposer, type(study.sampler).__name__))
-            if params_of(candidate) != suggested.params:
+            if params_of(space, candidate) != suggested.params:
                 study.tell(suggested, state=TrialState.FAIL)
                 study.add_trial(to_running_trial(space, candidate))
         return proposals

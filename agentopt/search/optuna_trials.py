@@ -16,14 +16,11 @@ from agentopt.core.candidate import Candidate
 from agentopt.core.records import Trial
 from agentopt.search.base import SearchSpace
 
-COST_CONSTRAINT = "units"
-"""Name of the Optuna constraint: units above the cost limit, feasible at 0 or less."""
-
 _STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "incomplete": TrialState.FAIL}
 
 
 def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
-    """The study's parameters: `<subtask>.model`, and `<subtask>.num_samples` on a logarithmic scale.
+    """The study's parameters: `<subtask>.model`, `<subtask>.num_samples` on a logarithmic scale, and each setting.
 
     `candidate_of` rounds an integer that is not an allowed sample count to the nearest allowed one.
     """
@@ -31,15 +28,22 @@ def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
     for s in space.subtasks:
         found[f"{s.name}.model"] = CategoricalDistribution(s.models)
         found[f"{s.name}.num_samples"] = IntDistribution(s.num_samples[0], s.num_samples[-1], log=True)
+        found |= {f"{s.name}.{axis.name}": CategoricalDistribution(axis.values) for axis in s.settings}
     return found
 
 
-def params_of(candidate: Candidate) -> dict[str, Any]:
-    """Convert a candidate to the study's parameters; system prompts are left out."""
+def params_of(space: SearchSpace, candidate: Candidate) -> dict[str, Any]:
+    """Convert a candidate to the study's parameters; system prompts are left out.
+
+    A setting that a choice does not have is at its first value: Optuna's parameters are those of every trial.
+    """
     named: dict[str, Any] = {}
-    for name, choice in candidate.items():
-        named[f"{name}.model"] = choice.model
-        named[f"{name}.num_samples"] = choice.num_samples
+    for s in space.subtasks:
+        choice = candidate[s.name]
+        named[f"{s.name}.model"] = choice.model
+        named[f"{s.name}.num_samples"] = choice.num_samples
+        given = dict(choice.settings)
+        named |= {f"{s.name}.{axis.name}": given.get(axis.name, axis.values[0]) for axis in s.settings}
     return named
 
 
@@ -49,13 +53,14 @@ def candidate_of(space: SearchSpace, params: Mapping[str, Any]) -> Candidate:
     for s in space.subtasks:
         wanted = params[f"{s.name}.num_samples"]
         nearest = min(s.num_samples, key=lambda count: abs(count - wanted))
-        allocation[s.name] = (params[f"{s.name}.model"], nearest)
+        settings = {axis.name: params[f"{s.name}.{axis.name}"] for axis in s.settings}
+        allocation[s.name] = (params[f"{s.name}.model"], nearest, settings)
     return space.candidate(allocation)
 
 
 def is_representable(space: SearchSpace, candidate: Candidate) -> bool:
     """Whether the study's distributions contain it: history may hold models or counts that the space no longer has."""
-    return replace(space, max_units=None).contains(candidate)
+    return replace(space, max_units=None, max_usd=None, max_seconds=None).contains(candidate)
 
 
 def to_frozen_trial(
@@ -74,13 +79,14 @@ def to_frozen_trial(
         user_attrs: The Optuna trial's user attributes.
         system_attrs: The Optuna trial's system attributes, which some samplers keep their state in.
     """
-    score = trial.score
+    scores = trial.evaluation.scores
+    score = sum(scores.values()) / len(scores) if scores else None
     state = _STATES[trial.state] if score is not None else TrialState.FAIL
     return create_trial(
         state=state,
         value=score if state == TrialState.COMPLETE else None,
-        intermediate_values={} if score is None else {len(trial.evaluation.scores): score},
-        params=params_of(trial.candidate),
+        intermediate_values={} if score is None else {len(scores): score},
+        params=params_of(space, trial.candidate),
         distributions=distributions(space),
         constraints=_constraints(space, trial.candidate),
         user_attrs=dict(user_attrs or {}),
@@ -92,14 +98,12 @@ def to_running_trial(space: SearchSpace, candidate: Candidate) -> FrozenTrial:
     """Convert a candidate to a RUNNING trial, so that samplers that impute running trials avoid it."""
     return create_trial(
         state=TrialState.RUNNING,
-        params=params_of(candidate),
+        params=params_of(space, candidate),
         distributions=distributions(space),
         constraints=_constraints(space, candidate),
     )
 
 
 def _constraints(space: SearchSpace, candidate: Candidate) -> dict[str, float]:
-    if space.max_units is None:
-        return {}
-    # A rounding error is not a violation: `SearchSpace.affords` allows the same slack.
-    return {COST_CONSTRAINT: space.units(candidate) - space.max_units - 1e-9}
+    """Optuna's constraints, one for each cost limit: the cost above it, feasible at 0 or less."""
+    return {measure: space.cost(candidate, measure) - most for measure, most in space.limits}

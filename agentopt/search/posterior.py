@@ -19,6 +19,7 @@ from agentopt.core.stats import Floats
 from agentopt.core.two_way import two_way
 from agentopt.search.base import SearchSpace
 from agentopt.search.gaussian_process import Grid
+from agentopt.search.measured_costs import measured_cost, with_measured_costs, within_limits
 
 TOLERANCE = 0.02
 """Score that the recommended candidate may be below the best one."""
@@ -54,7 +55,8 @@ class Choice:
     shrunk: Mapping[int, float]
     """Trial number -> posterior (shrunk) mean score, of every trial that informed the choice."""
     pareto: tuple[int, ...]
-    """Numbers of the complete trials that no cheaper or equally expensive one exceeds in `shrunk`, cheapest first."""
+    """Numbers of the complete trials that no other one equals or exceeds in every respect, cheapest first: in `shrunk`
+    and in cost; with costs in USD or seconds in both, the latency being the median."""
     rows: int
     """Rows of the best trial."""
     rows_needed: int
@@ -76,12 +78,14 @@ class Choice:
 
     @property
     def saving(self) -> float:
-        """Share of the best trial's units that the recommended one saves."""
+        """Share of the best trial's cost that the recommended one saves."""
         return 1 - self.recommended.units / self.best.units if self.best.units > 0 else 0.0
 
 
 def choose(space: SearchSpace, trials: Sequence[Trial], *, tolerance: float = TOLERANCE) -> Choice | None:
     """The complete trial with the highest posterior mean, and the cheapest one within the tolerance of it.
+
+    Trials whose measured cost is above a limit of the space are not chosen, unless all are.
 
     Args:
         space: the search space of the trials.
@@ -95,6 +99,8 @@ def choose(space: SearchSpace, trials: Sequence[Trial], *, tolerance: float = TO
     complete = [trial for trial in scored if trial.state == "complete"]
     if not complete:
         return None
+    space = with_measured_costs(space, trials)
+    complete = [trial for trial in complete if within_limits(space, trial)] or complete
     found = posterior(space, [t.candidate for t in scored], score_table(scored))
     mean = {trial.number: float(value) for trial, value in zip(scored, found.mean, strict=True)}
     best = min(complete, key=lambda t: (-mean[t.number], t.units, t.number))
@@ -102,7 +108,7 @@ def choose(space: SearchSpace, trials: Sequence[Trial], *, tolerance: float = TO
     recommended = min(
         (t for t in complete if behind[t.number] <= 1e-12), key=lambda t: (t.units, -mean[t.number], t.number)
     )
-    pruned = (trial for trial in scored if trial.state == "pruned")
+    pruned = (trial for trial in scored if trial.state == "pruned" and within_limits(space, trial))
     contender = max(pruned, key=lambda t: (mean[t.number], -t.units, -t.number), default=None)
     rows = len(best.evaluation.scores)
     unclear = 1.96 * math.sqrt(2 * found.residual / rows)
@@ -110,7 +116,7 @@ def choose(space: SearchSpace, trials: Sequence[Trial], *, tolerance: float = TO
         best=best,
         recommended=recommended,
         shrunk=mean,
-        pareto=_pareto_front(complete, mean),
+        pareto=_pareto_front(space, complete, mean),
         rows=rows,
         rows_needed=math.ceil(2 * found.residual / tolerance**2) if tolerance > 0 else 0,
         contender=contender if contender and mean[contender.number] > mean[best.number] else None,
@@ -120,12 +126,19 @@ def choose(space: SearchSpace, trials: Sequence[Trial], *, tolerance: float = TO
     )
 
 
-def _pareto_front(complete: Sequence[Trial], mean: Mapping[int, float]) -> tuple[int, ...]:
-    """By the shrunk score, so that the best and the recommended trial are on it."""
+def _pareto_front(space: SearchSpace, complete: Sequence[Trial], mean: Mapping[int, float]) -> tuple[int, ...]:
+    """By the shrunk score, so that the best and the recommended trial are on it, by cost and by median latency."""
+    if space.measure == "units":
+        points: dict[int, tuple[float, ...]] = {t.number: (t.units, -mean[t.number]) for t in complete}
+    else:
+        usd = {t.number: measured_cost(space, t.evaluation, "usd") or 0.0 for t in complete}
+        latency = {t.number: t.evaluation.latency(0.5) or 0.0 for t in complete}
+        points = {t.number: (t.units, -mean[t.number], usd[t.number], latency[t.number]) for t in complete}
     front: list[int] = []
-    for trial in sorted(complete, key=lambda t: (t.units, -mean[t.number], t.number)):
-        if not front or mean[trial.number] > mean[front[-1]]:
-            front.append(trial.number)
+    for number in sorted(points, key=lambda number: (points[number], number)):
+        dominated = (all(a <= b for a, b in zip(points[other], points[number], strict=True)) for other in front)
+        if not any(dominated):
+            front.append(number)
     return tuple(front)
 
 
@@ -139,7 +152,8 @@ def noise_variances(trials: Sequence[Trial]) -> dict[int, float]:
     if not scored or (~np.isnan(table)).sum() <= sum(table.shape) - 1:
         return {}
     _, residual = two_way(table)
-    return {trial.number: residual / len(trial.evaluation.scores) for trial in scored}
+    rows = (~np.isnan(table)).sum(axis=1).tolist()
+    return {trial.number: residual / count for trial, count in zip(scored, rows, strict=True)}
 
 
 def _scored(trials: Sequence[Trial]) -> list[Trial]:
@@ -149,11 +163,11 @@ def _scored(trials: Sequence[Trial]) -> list[Trial]:
 
 def score_table(trials: Sequence[Trial]) -> Floats:
     """Scores of shape (trials, rows), NaN for a missing score; rows in the order of their ids."""
-    rows = {key: place for place, key in enumerate(sorted({key for t in trials for key in t.evaluation.scores}))}
+    scores = [trial.evaluation.scores for trial in trials]
+    rows = {key: place for place, key in enumerate(sorted(set().union(*scores)))}
     table = np.full((len(trials), len(rows)), np.nan)
-    for i, trial in enumerate(trials):
-        for key, score in trial.evaluation.scores.items():
-            table[i, rows[key]] = score
+    for i, of_trial in enumerate(scores):
+        table[i, [rows[key] for key in of_trial]] = list(of_trial.values())
     return table
 
 
@@ -207,5 +221,5 @@ def _similarity(space: SearchSpace, candidates: Sequence[Candidate]) -> Floats:
 
 def _is_inside(space: SearchSpace, candidate: Candidate) -> bool:
     return list(candidate) == [s.name for s in space.subtasks] and all(
-        candidate[s.name].model in s.models and candidate[s.name].num_samples in s.num_samples for s in space.subtasks
+        s.allows(candidate[s.name]) for s in space.subtasks
     )

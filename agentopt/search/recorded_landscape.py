@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from agentopt.core.axes import Axis
 from agentopt.core.candidate import Candidate
-from agentopt.core.cost import Price, SubtaskCost, Unit
+from agentopt.core.cost import CostMeasure, Price, SubtaskCost, Unit
 from agentopt.core.errors import AgentoptError, UserError
 from agentopt.core.events import Event
 from agentopt.core.records import Evaluation, ExampleResult, Split, SubtaskUse, Trial
@@ -33,7 +34,8 @@ FORMAT = 1
 """Version of the file format; files of other versions are rejected."""
 MOST = 20_000
 """Most candidates that can be recorded."""
-USES = tuple(field.name for field in fields(SubtaskUse) if field.name not in ("responses", "cut_off", "only_thought"))
+_NOT_RECORDED = ("responses", "cut_off", "only_thought", "escalated", "cached_tokens", "reasoning_tokens", "seconds")
+USES = tuple(field.name for field in fields(SubtaskUse) if field.name not in _NOT_RECORDED)
 """The usage that is recorded with each score, summed over the subtasks."""
 
 _UNREADABLE = (OSError, EOFError, ValueError, TypeError, KeyError, zipfile.BadZipFile, zlib.error)
@@ -158,15 +160,21 @@ def _small(array: Floats) -> NDArray[Any]:
 
 
 def _space(data: dict[str, Any]) -> SearchSpace:
-    return SearchSpace(tuple(_subtask(s) for s in data["subtasks"]), data["max_units"], data.get("measure", "units"))
+    read = data.get("measure", "units")
+    measure: CostMeasure = "usd" if read == "USD per 1M examples" else read  # as it was called before
+    limits = {name: data.get(name) for name in ("max_units", "max_usd", "max_seconds")}
+    return SearchSpace(tuple(_subtask(s, measure) for s in data["subtasks"]), measure=measure, **limits)
 
 
-def _subtask(data: dict[str, Any]) -> SubtaskSpace:
+def _subtask(data: dict[str, Any], measure: CostMeasure) -> SubtaskSpace:
     given = data["cost"].get("prices")
     prices = None if given is None else {model: Price(**price) for model, price in given.items()}
-    cost = SubtaskCost(**{**data["cost"], "unit": Unit(**data["cost"]["unit"]), "prices": prices})
-    lists = {"models": tuple(data["models"]), "num_samples": tuple(data["num_samples"])}
-    return SubtaskSpace(**{**data, **lists, "cost": cost})
+    read = {"unit": Unit(**data["cost"]["unit"]), "prices": prices, "measure": measure}
+    cost = SubtaskCost(**{**data["cost"], **read})
+    lists = {name: tuple(data.get(name, ())) for name in ("models", "num_samples", "reads")}
+    axes = tuple(Axis(a["name"], tuple(a["values"]), a["kind"]) for a in data.get("settings", ()))
+    lacks = {model: tuple(names) for model, names in data.get("lacks", {}).items()}
+    return SubtaskSpace(**{**data, **lists, "cost": cost, "settings": axes, "lacks": lacks})
 
 
 class LandscapeRunner:

@@ -21,6 +21,7 @@ from agentopt.search.gaussian_process import most_promising
 from agentopt.search.insights import initial_candidates
 from agentopt.search.neighbourhood import nearest_untried
 from agentopt.search.optuna_trials import candidate_of, distributions, params_of
+from agentopt.search.posterior import TOLERANCE
 
 POPULATION = 10
 """Trials in one generation of the genetic sampler; Optuna's default of 50 would spend a whole run on the first."""
@@ -66,7 +67,7 @@ class InsightSampler(BaseSampler):
         first = next((c for c in initial_candidates(self._space) if c not in tried), None)
         candidate = first or self._most_promising(study, whole, known)
         # If nothing is left, Optuna samples the parameters independently: a study may be longer than the space.
-        return params_of(candidate) if candidate else {}
+        return params_of(self._space, candidate) if candidate else {}
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -84,7 +85,11 @@ class InsightSampler(BaseSampler):
         # In a huge space with a tight limit all sampled candidates may be too costly: then search near the best one.
         near = max(scored, key=lambda pair: pair[1])[0] if scored else self._space.baseline
         noise = np.array([variances[number] for number in scores], dtype=float)
-        promising = most_promising(self._space, scored, pending, tried, self._seed + len(trials), noise)
+        # With costs in USD or seconds, every other trial seeks a cheaper candidate that is as good as the best one.
+        tolerance = TOLERANCE if self._space.measure != "units" and len(trials) % 2 else None
+        promising = most_promising(
+            self._space, scored, pending, tried, self._seed + len(trials), noise, tolerance=tolerance
+        )
         return promising or nearest_untried(self._space, near, tried)
 
 

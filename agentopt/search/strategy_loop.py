@@ -9,6 +9,7 @@ from agentopt.core.candidate import Candidate
 from agentopt.core.errors import AgentoptError, StrategyError
 from agentopt.core.records import Trial
 from agentopt.search.base import ARCHIVE, BASELINE, PROMPTS, Proposal, Runner, SearchSpace, Strategy
+from agentopt.search.measured_costs import with_measured_costs
 
 
 class LoopSearch:
@@ -35,7 +36,7 @@ class LoopSearch:
         history: list[Trial] = [t for t in runner.trials if t.proposer in (BASELINE, ARCHIVE, PROMPTS)]
         while runner.trials_left > 0:
             # Always whole batches, also near the end: a replay must make the same calls as before.
-            proposals = await self._propose(space, history)
+            proposals = await self._propose(with_measured_costs(space, history), history)
             if not proposals:
                 return
             for proposal in proposals:
@@ -66,7 +67,7 @@ def _check(name: str, proposals: Any, space: SearchSpace, tried: set[Candidate])
             raise _broken(name, rule, "see docs/extend.md")
         if not space.contains(proposal.candidate):
             rule = f"must stay within the search space and its cost limit, but proposed {proposal.candidate}"
-            raise _broken(name, rule, "propose some of space.candidates(), or raise cost.max_units")
+            raise _broken(name, rule, "propose some of space.candidates(), or raise the limits of `cost`")
         if proposal.candidate in tried:
             rule = f"must propose each candidate once, but proposed {proposal.candidate} again"
             raise _broken(name, rule, "leave out the candidates of the trials, and return [] if nothing is left")

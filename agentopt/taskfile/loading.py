@@ -9,13 +9,14 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from dataclasses import fields as dataclass_fields
-from functools import cached_property
+from functools import cached_property, partial
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any, Protocol
 
 from pydantic import ValidationError
 
+from agentopt.core.axes import KNOBS
 from agentopt.core.cost import Unit, units
 from agentopt.core.errors import TaskError
 from agentopt.core.paths import as_path
@@ -37,13 +38,15 @@ from agentopt.core.task_rules import CONTEXT, INPUTS, OLD_CONTEXT, check_names, 
 from agentopt.core.user_functions import Functions
 from agentopt.core.yaml_models import as_error, did_you_mean, explain, load_yaml, shown
 from agentopt.models.catalog import ModelSpec
+from agentopt.models.measure import measure_of
 from agentopt.taskfile.data import Row, check_duplicates, check_leaks, read_rows
 from agentopt.taskfile.overrides import Overrides
 from agentopt.taskfile.program import MAX_TOKENS, check_prompts, read_program, settings_left
 from agentopt.taskfile.reader import into_splits, read_dataset
 from agentopt.taskfile.schema import Named, SubtaskSpec, TaskSpec, build
 from agentopt.taskfile.scoring import build_metrics, build_scorer, check_readable, check_targets, is_comparison
-from agentopt.workflow.templates import Template, compile_template
+from agentopt.taskfile.varied import check_knobs, read_axes, read_cascade
+from agentopt.workflow.templates import Record, Template, compile_template
 
 TASK_FILE = "task.yaml"
 
@@ -145,6 +148,9 @@ class _Reader:
             output=self._output(),
             unit=Unit(**spec.cost.unit.model_dump()),
             max_units=spec.cost.max_units,
+            cost_measure=None if spec.cost.measure == "auto" else spec.cost.measure,
+            max_usd=spec.cost.usd,
+            max_seconds=spec.cost.max_seconds,
             program=self._program(),
             file=self.file.absolute(),
         )
@@ -185,10 +191,14 @@ class _Reader:
             "tokens": TokenLengths(spec.tokens.prompt, spec.tokens.completion) if spec.tokens else None,
             "left_to_program": left,
             "context": self.functions(spec.context, self.at("context", spec)) if spec.context else None,
+            "cascade": read_cascade(spec, self.functions, partial(self.at, subtask=spec)),
+            "knobs": {name: value for name, value in spec.knobs.items() if not isinstance(value, tuple)},
+            "settings": read_axes(spec, partial(self.at, subtask=spec)),
         }
         if "max_tokens" in left:
             built["max_tokens"] = MAX_TOKENS
-        return Subtask(**{**{name: getattr(spec, name) for name in fields}, **built})
+        given = {name: getattr(spec, name) for name in fields if name not in spec.several}
+        return Subtask(**{**given, **built})
 
     def _program(self) -> Program | None:
         spec, where = self.spec.program, self.at("program")
@@ -242,12 +252,13 @@ class _Reader:
         names = [s.name for s in self.spec.subtasks]
         if self.spec.program:  # which may use any answer in a later prompt
             return tuple(names[: names.index(spec.name)])
-        known = [INPUTS, *names, *([CONTEXT, OLD_CONTEXT] if spec.context else [])]
+        known = [INPUTS, *names, *([CONTEXT, OLD_CONTEXT] if spec.context else []), *([KNOBS] if spec.knobs else [])]
         for name in sorted(template.references - set(known)):
             rule = f"the template reads `{name}`, which is neither `{INPUTS}` nor a subtask"
             raise TaskError(rule, where=where, remedy=did_you_mean(name, known))
         reads = tuple(name for name in names if name in template.references)
-        for name in sorted(template.references - {INPUTS}):
+        check_knobs(spec, template, where)
+        for name in sorted(template.references - {INPUTS, *([KNOBS] if spec.knobs else [])}):
             attributes = {attribute for of, attribute in template.attributes if of == name}
             if attributes != {"output"}:
                 got = ", ".join(f"`{name}.{a}`" for a in sorted(attributes - {"output"})) or f"`{name}` alone"
@@ -304,6 +315,7 @@ class _Reader:
         placeholders = {s.name: _sample(s.parse) for s in self.spec.subtasks}
         for spec in self.spec.subtasks:
             outputs = {name: placeholders[name] for name in task[spec.name].reads}
+            outputs |= {KNOBS: Record(task[spec.name].knobs)} if spec.knobs else {}
             if spec.context or None in outputs.values():
                 continue  # the shape of what a context function, or a JSON or python parser, returns is unknown here
             for split, examples in task.splits.items():
@@ -323,15 +335,15 @@ class _Reader:
 
     def _check_costs(self, task: Task) -> None:
         """Check that no pass costs less than 0, the result of the formula if the unit is too large."""
-        if self.catalog is None:
+        if self.catalog is None or measure_of(task.cost_measure, [self.catalog[m] for m in task.models]) != "units":
             return
         sizes = {model: self.catalog[model].parameters for spec in self.spec.subtasks for model in spec.models}
         for spec in self.spec.subtasks:
             tokens = spec.tokens
             for model in spec.models if tokens else ():
                 size = sizes[model]
-                if tokens is None or size is None or None in sizes.values():
-                    return  # the cost of the task is not in units
+                if tokens is None or size is None:
+                    continue
                 cost = units(size, tokens.prompt, tokens.completion, unit=task.unit)
                 if cost < 0:
                     rule = f"a pass must cost at least 0 units, but one of {model!r} costs {cost:.3g}"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WrapValidator, model_validator
 from pydantic_core import PydanticCustomError
 
+from agentopt.core.axes import KNOBS, KNOWN, THRESHOLDS, SettingValue
 from agentopt.core.cost import PAPER_UNIT
 from agentopt.core.duplicates import MOST_DUPLICATES
 from agentopt.core.errors import AgentoptError, TaskError
@@ -117,6 +118,18 @@ def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(values)) != len(values):
         raise _error("must name each thing once", "remove the duplicates")
     return values
+
+
+def _one_or_several(value: Any, read: Callable[[Any], Any]) -> Any:
+    """A list of values, which the search varies, as a tuple; one value as it is."""
+    return tuple(map(read, value)) if isinstance(value, list | tuple) else read(value)
+
+
+# A field with this has the type of one value, but its value may be a tuple of them.
+_SEVERAL = WrapValidator(_one_or_several)
+
+Knob = Annotated[bool | int | float | str, _SEVERAL]
+"""A value that templates read, or several that the search varies."""
 
 
 class LimitSpec(Strict):
@@ -235,6 +248,21 @@ class ProgramSpec(Strict):
         return self
 
 
+def _as_mapping(value: Any) -> Any:
+    return {"models": value} if isinstance(value, list | tuple) else value
+
+
+class CascadeSpec(Strict):
+    """Two of the models: the second answers if the first one's samples are not reliable."""
+
+    models: Annotated[tuple[Text, Text], AfterValidator(_distinct)]
+    """The small model and the big one."""
+    below: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=1)] = THRESHOLDS
+    """Thresholds to try: the smallest agreement of the small model's samples that is kept."""
+    check: FunctionName | None = None
+    """A function of the inputs and the small model's value that returns whether it is acceptable."""
+
+
 class SubtaskSpec(Strict):
     """One subtask."""
 
@@ -255,9 +283,14 @@ class SubtaskSpec(Strict):
     """Catalogue names of the allowed models; the first is the baseline's."""
     num_samples: Annotated[tuple[int, ...], BeforeValidator(_counts), AfterValidator(_ascending)] = (1, 2, 3, 5, 8)
     """Allowed numbers of samples: a list, {max: 100} for 1 to 100, or one number."""
-    max_tokens: Count = 64
-    """Most tokens of one response."""
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    max_tokens: Annotated[Count, _SEVERAL] = 64
+    """Most tokens of one response; several, such as [64, 256], are searched, and the first is the baseline's."""
+    temperature: Annotated[Annotated[float, Field(ge=0, le=2)] | None, _SEVERAL] = None
+    """One, or several, as `max_tokens`."""
+    effort: Annotated[Text | None, _SEVERAL] = None
+    """How much a model that reasons should, such as `low`; one, or several."""
+    knobs: dict[Text, Knob] = Field(default_factory=dict)
+    """Values that the template reads as `knobs.NAME`; one each, or several."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     stop: tuple[Text, ...] = ()
     """Stop sequences."""
@@ -265,7 +298,16 @@ class SubtaskSpec(Strict):
     """The parser of a response."""
     fuse: FusionSpec = Named(kind="vote")
     """How several samples become one value."""
+    cascade: Annotated[CascadeSpec | None, BeforeValidator(_as_mapping)] = None
+    """The small model and the big one; or a mapping, to set the thresholds and a check."""
     tokens: TokensSpec | None = None
+
+    @property
+    def several(self) -> dict[str, tuple[SettingValue, ...]]:
+        """The settings that are given as lists: name -> values."""
+        own = {name: getattr(self, name) for name in KNOWN}
+        given = own | {f"{KNOBS}.{name}": value for name, value in self.knobs.items()}
+        return {name: value for name, value in given.items() if isinstance(value, tuple)}
 
     @model_validator(mode="before")
     @classmethod
@@ -297,11 +339,30 @@ class UnitSpec(Strict):
 
 
 class CostSpec(Strict):
-    """The unit of cost, and the most that a candidate may cost."""
+    """What candidates cost, and the most that one may cost. A limit holds whatever the measure is."""
 
+    measure: Literal["auto", "usd", "seconds", "units"] = "auto"
+    """auto: USD if a model has a price, units if all have parameters and none a price, else seconds."""
     unit: UnitSpec = UnitSpec()
     max_units: Positive | None = None
-    """Per example; one pass of every subtask's largest model, summed, unless given."""
+    """Per example. With costs in units: one pass of every subtask's largest model, summed, unless given."""
+    max_usd: Positive | None = None
+    """Mean USD per example."""
+    max_usd_per_1000: Positive | None = None
+    """`max_usd`, per 1,000 examples."""
+    max_seconds: Positive | None = None
+    """Mean latency per example, in seconds."""
+
+    @model_validator(mode="after")
+    def _one_form(self) -> CostSpec:
+        if self.max_usd is not None and self.max_usd_per_1000 is not None:
+            raise _error("`max_usd` and `max_usd_per_1000` are the same limit, but both are given", "remove one")
+        return self
+
+    @property
+    def usd(self) -> float | None:
+        """The limit in USD per example."""
+        return self.max_usd if self.max_usd_per_1000 is None else self.max_usd_per_1000 / 1000
 
 
 class TaskSpec(Strict):

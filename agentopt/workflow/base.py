@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from agentopt.core.axes import SettingValue
 from agentopt.core.records import Answer, SubtaskUse
 from agentopt.core.task import Example, Subtask, Value
 from agentopt.models.base import Message
@@ -92,12 +93,14 @@ class WorkflowResult:
         output: The workflow's output; None if it is missing.
         uses: Subtask name to use, of the called subtasks only.
         note: Why a value is missing.
+        seconds: Latency of its model calls along the critical path; None if that of a call is not known.
     """
 
     outputs: Mapping[str, Value | None]
     output: Value | None
     uses: Mapping[str, SubtaskUse] = field(default_factory=dict)
     note: str = ""
+    seconds: float | None = None
 
     @property
     def answer(self) -> Answer:
@@ -105,8 +108,20 @@ class WorkflowResult:
         return Answer(self.output, sum(self.uses.values(), SubtaskUse()), self.note)
 
 
+Knobs = Mapping[str, Mapping[str, SettingValue]]
+"""Subtask -> knob -> value."""
+
+NO_KNOBS: Knobs = {}
+
+
 class WorkflowRunner(Protocol):
     """Runs a workflow on an example: the declared subtasks, or a program."""
 
-    async def run(self, example: Example, call: CallSubtask) -> WorkflowResult:
-        """Run one example. What `call` raises is raised as it is."""
+    async def run(self, example: Example, call: CallSubtask, knobs: Knobs = NO_KNOBS) -> WorkflowResult:
+        """Run one example. What `call` raises is raised as it is.
+
+        Args:
+            example: The example.
+            call: Answers the calls of subtasks.
+            knobs: The knobs of the candidate.
+        """

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Annotated, Any
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from agentopt.core.errors import ScorerError, TaskError
 from agentopt.core.registry import FUSIONS, ModelName
@@ -19,6 +19,7 @@ from agentopt.core.user_functions import name_of, reporting
 from agentopt.core.yaml_models import broken_rule, did_you_mean
 from agentopt.models.base import Message
 from agentopt.workflow.templates import Template, compile_template
+from agentopt.workflow.vote_stopping import StopOption
 
 FUSION_PROMPT = """\
 {{ question }}
@@ -61,6 +62,22 @@ def first(values: Sequence[Value], _: Mapping[str, Any] | None = None) -> Value:
 
 
 @register_fusion("vote")
+def vote_of_samples(
+    values: Sequence[Value],
+    inputs: Mapping[str, Any],
+    stop: StopOption | Annotated[tuple[StopOption, ...], Field(min_length=1)] | None = None,
+) -> Value:
+    """`vote`, on samples that `sampling` stops drawing once the rule `stop` is met.
+
+    Args:
+        values: The values to vote on.
+        inputs: The example's inputs.
+        stop: `decided`: once the samples left cannot change the winner. A level such as 0.95: once the posterior
+            probability that the leader is the likeliest value has reached it, too. Several are searched.
+    """
+    return vote(values)
+
+
 def vote(values: Sequence[Value], _: Mapping[str, Any] | None = None) -> Value:
     """The most frequent value, the earliest of equals.
 

@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from agentopt.core.axes import KNOBS, SettingValue, escalating
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import BudgetExceeded, ScorerError, TaskError, UnreadOutputError
-from agentopt.core.records import Answer
+from agentopt.core.records import Answer, latency
 from agentopt.core.task import ContextFunction, Example, Subtask, Task, Value
 from agentopt.core.task_rules import CONTEXT
 from agentopt.core.user_functions import located, name_of, reporting
@@ -18,10 +19,21 @@ from agentopt.models.base import ChatModel
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.live_text import only_live_if
 from agentopt.models.redaction import secrets_of
-from agentopt.workflow.base import CallSubtask, Draw, OnAnswer, Prompt, SubtaskAnswer, WorkflowResult, WorkflowRunner
+from agentopt.workflow.base import (
+    NO_KNOBS,
+    CallSubtask,
+    Draw,
+    Knobs,
+    OnAnswer,
+    Prompt,
+    SubtaskAnswer,
+    WorkflowResult,
+    WorkflowRunner,
+)
 from agentopt.workflow.parsers import shown, whole_text
 from agentopt.workflow.program.program_runner import ProgramRunner
-from agentopt.workflow.sampling import SubtaskSampler
+from agentopt.workflow.sampling import SubtaskSampler, configured
+from agentopt.workflow.templates import Record
 
 
 class Workflow:
@@ -48,6 +60,7 @@ class Workflow:
         self.calls = 0
         self._clock = clock
         self._sampler = SubtaskSampler(model, specs, task.unit)
+        self._subtasks = task.subtasks
         self._runner: WorkflowRunner = SubtaskGraph(task)
         if task.program:
             self._runner = ProgramRunner(task, task.program, secrets=secrets_of(specs.values()))
@@ -74,7 +87,8 @@ class Workflow:
             with located(f"example {example.id}"):
                 return await self.answer(candidate, subtask, prompt, drawn, inputs=example.inputs, on_answer=on_answer)
 
-        return await self._runner.run(example, call)
+        knobs = {s.name: configured(s, candidate[s.name]).knobs for s in self._subtasks}
+        return await self._runner.run(example, call, knobs)
 
     async def answer(
         self,
@@ -103,8 +117,8 @@ class Workflow:
         """
         self.calls += 1
         choice, started = candidate[subtask.name], self._clock()
-        # Text that is parsed, fused or voted on is known only at the end.
-        live = choice.num_samples == 1 and subtask.parse in (str.strip, whole_text)
+        # Text that is parsed, fused, voted on or checked is known only at the end.
+        live = choice.num_samples == 1 and subtask.parse in (str.strip, whole_text) and not escalating(subtask, choice)
         with only_live_if(live), located(f"subtask {subtask.name}"):
             answer = await self._sampler.answer(subtask, choice, prompt, inputs, draw)
         message = prompt if isinstance(prompt, str) else prompt[-1].content
@@ -128,11 +142,16 @@ class SubtaskGraph:
     def __init__(self, task: Task) -> None:
         self._task = task
 
-    async def run(self, example: Example, call: CallSubtask) -> WorkflowResult:
+    async def run(self, example: Example, call: CallSubtask, knobs: Knobs = NO_KNOBS) -> WorkflowResult:
         """Run one example. Subtasks that do not read each other are called concurrently.
 
         A subtask that reads a missing value is not called, and its value is missing too. The first failure cancels
         the running calls and is raised unchanged.
+
+        Args:
+            example: The example.
+            call: Answers the calls of subtasks.
+            knobs: What prompts read as `knobs`; those of the task for a subtask without an entry.
 
         Raises:
             ScorerError: If a prompt cannot be rendered.
@@ -146,7 +165,8 @@ class SubtaskGraph:
                 if read is None or read.value is None:
                     return None
                 outputs[name] = read.value
-            return await call(subtask, await _prompt(subtask, example, _Outputs(outputs)))
+            prompt = await _prompt(subtask, example, _Outputs(outputs), knobs.get(subtask.name, subtask.knobs))
+            return await call(subtask, prompt)
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -169,11 +189,16 @@ def _result(task: Task, answers: Mapping[str, Answer | None]) -> WorkflowResult:
         outputs[task.output_subtask],
         {name: answer.use for name, answer in called.items()},
         "; ".join(answer.note for answer in called.values() if answer.note),
+        latency({name: answer.use for name, answer in called.items()}, task.reads),
     )
 
 
-async def _prompt(subtask: Subtask, example: Example, outputs: Mapping[str, Value]) -> str:
+async def _prompt(
+    subtask: Subtask, example: Example, outputs: Mapping[str, Value], knobs: Mapping[str, SettingValue]
+) -> str:
     place = f"the prompt of {subtask.name} on example {example.id}"
+    if knobs:
+        outputs = _Outputs({**outputs, KNOBS: Record(knobs)})
     try:
         if subtask.context is not None:
             with reporting(f"{place}: the context function `{name_of(subtask.context)}` failed"):

@@ -5,20 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import reduce
 from itertools import takewhile
 from typing import Any
 
+from agentopt.core.axes import Cascade, fields_for, threshold_of
 from agentopt.core.candidate import SubtaskChoice
 from agentopt.core.cost import PAPER_UNIT, Unit, units
 from agentopt.core.errors import PermanentModelError
 from agentopt.core.records import Answer, SubtaskUse
 from agentopt.core.task import Subtask, Unparsable, Value
+from agentopt.core.user_functions import name_of, reporting
 from agentopt.models.base import ChatModel, Choice, Message, Request, Response
 from agentopt.models.catalog import ModelSpec
 from agentopt.workflow.base import FIRST_DRAW, Draw, Prompt
+from agentopt.workflow.escalation import reason_to_escalate
 from agentopt.workflow.fusion import fuse_values, fusion_message, vote, vote_key
 from agentopt.workflow.parsers import FrontParser, python
 from agentopt.workflow.tool_calls import CalledTools, read_tool_calls, vote_on_calls
+from agentopt.workflow.vote_stopping import Stop, Vote, samples_to_draw
 
 
 @dataclass(frozen=True)
@@ -56,15 +61,44 @@ class SubtaskSampler:
             ModelError: If a call failed permanently.
             BudgetExceeded: If a cap was reached.
         """
+        below = threshold_of(subtask, choice)
+        subtask, choice = configured(subtask, choice), replace(choice, settings=())
+        answer, votes = await self._answered(subtask, choice, prompt, inputs, draw)
+        if below is None or subtask.cascade is None:
+            return answer
+        passes = answer.value is None or _passes(subtask.cascade, inputs, answer.value)
+        if not reason_to_escalate(votes, below, passes=passes):
+            return answer
+        big = replace(choice, model=subtask.cascade.big, num_samples=1)
+        second, _ = await self._answered(subtask, big, prompt, inputs, draw)
+        return replace(second, use=replace(_one_after_the_other(answer.use, second.use), escalated=1))
+
+    async def _answered(
+        self, subtask: Subtask, choice: SubtaskChoice, prompt: Prompt, inputs: Mapping[str, Any], draw: Draw
+    ) -> tuple[Answer, list[Vote]]:
+        """One model's answer, and the votes of its samples."""
         request = request_for(subtask, choice, prompt, draw)
-        response = await self.model.generate(request)
+        parts, read = await self._drawn(subtask, request)
+        answer = await self._fused(subtask, choice, request, parts, read, inputs)
+        return answer, _votes(read)
+
+    async def _fused(
+        self,
+        subtask: Subtask,
+        choice: SubtaskChoice,
+        request: Request,
+        parts: list[Response],
+        read: list[_Sample | str],
+        inputs: Mapping[str, Any],
+    ) -> Answer:
+        response = _joined(parts)
         if all(choice.finish_reason == "content_filter" and not choice.text.strip() for choice in response.choices):
             rule = f"{request.model}: the provider's content filter removed the whole response"
             raise PermanentModelError(rule, kind="content filter", scope="example")
-        samples, errors = _parse_all(subtask, response)
-        use = self._use(subtask, choice.model, response)
+        samples = [sample for sample in read if isinstance(sample, _Sample)]
+        use = self._use_of_all(subtask, choice.model, parts)
         if not samples:
-            return Answer(None, use, f"{subtask.name}: {errors[0]}")
+            return Answer(None, use, f"{subtask.name}: {read[0]}")
         calls = [sample.value for sample in samples if isinstance(sample.value, CalledTools)]
         # First the samples vote on whether a tool is called; the earliest decides a tie.
         if 2 * len(calls) > len(samples) or (2 * len(calls) == len(samples) and samples[0].value in calls):
@@ -75,6 +109,20 @@ class SubtaskSampler:
             return await self._fuse_by_model(subtask, choice, request, texts, samples, use)
         value = fuse_values(subtask.fusion, [sample.value for sample in samples], inputs)
         return Answer(value, use, finish_reason=_finish_reason(samples, value))
+
+    async def _drawn(self, subtask: Subtask, request: Request) -> tuple[list[Response], list[_Sample | str]]:
+        """The responses to one request, or to several if the vote may stop early, and what was read in them."""
+        stop = stop_of(subtask)
+        if stop is None:
+            response = await self.model.generate(request)
+            return [response], _read_all(subtask, response)
+        parts: list[Response] = []
+        read: list[_Sample | str] = []
+        while size := samples_to_draw(_votes(read), request.n, stop):
+            first = request.first_repeat + len(read)
+            parts.append(await self.model.generate(request.for_repeats(first, size)))
+            read += _read_all(subtask, parts[-1])
+        return parts, read
 
     async def _fuse_by_model(
         self,
@@ -103,10 +151,17 @@ class SubtaskSampler:
         )
         fused = await self.model.generate(fusion_request)
         use = self._with_fusion(subtask, use, name, fused)
-        parsed, _ = _parse_all(subtask, fused)
+        parsed = [sample for sample in _read_all(subtask, fused) if isinstance(sample, _Sample)]
         usable = [sample for sample in parsed if not isinstance(sample.value, CalledTools)]
         value = usable[0].value if usable else vote([sample.value for sample in samples])
         return Answer(value, use, finish_reason=_finish_reason(usable or samples, value))
+
+    def _use_of_all(self, subtask: Subtask, name: str, parts: list[Response]) -> SubtaskUse:
+        """The use of all requests: each is paid for, but the prompt counts once in tokens and units."""
+        first, *others = (self._use(subtask, name, part) for part in parts)
+        total = reduce(_one_after_the_other, others, first)
+        units = self._units(self.specs[name], first.prompt_tokens, total.completion_tokens)
+        return replace(total, prompt_tokens=first.prompt_tokens, cached_tokens=first.cached_tokens, units=units)
 
     def _use(self, subtask: Subtask, name: str, response: Response) -> SubtaskUse:
         spec, prompt, completion = self.specs[name], response.prompt_tokens, response.completion_tokens
@@ -116,10 +171,13 @@ class SubtaskSampler:
             prompt_tokens=prompt,
             completion_tokens=completion,
             units=self._units(spec, prompt, completion),
-            usd=spec.prices.usd(prompt * requests, completion, requests=requests),
+            usd=_usd(spec, response, requests),
             responses=len(response.choices),
             cut_off=_cut_off(subtask, response),
             only_thought=_only_thought(response),
+            cached_tokens=response.cached_tokens,
+            reasoning_tokens=response.reasoning_tokens,
+            seconds=response.seconds,
         )
 
     def _with_fusion(self, subtask: Subtask, use: SubtaskUse, name: str, fused: Response) -> SubtaskUse:
@@ -128,10 +186,11 @@ class SubtaskSampler:
             use,
             fusion_tokens=prompt + completion,
             fusion_units=self._units(spec, prompt, completion),
-            fusion_usd=spec.prices.usd(prompt, completion),
+            fusion_usd=_usd(spec, fused, 1),
             responses=use.responses + len(fused.choices),
             cut_off=use.cut_off + _cut_off(subtask, fused),
             only_thought=use.only_thought + _only_thought(fused),
+            seconds=use.seconds + fused.seconds if use.seconds and fused.seconds else 0.0,
         )
 
     def _units(self, spec: ModelSpec, prompt_tokens: int, completion_tokens: int) -> float:
@@ -139,15 +198,45 @@ class SubtaskSampler:
         return max(0.0, units(spec.parameters or 0.0, prompt_tokens, completion_tokens, unit=self.unit))
 
 
+def _one_after_the_other(first: SubtaskUse, second: SubtaskUse) -> SubtaskUse:
+    """The use of two calls; the latency is known if both are."""
+    seconds = first.seconds + second.seconds if first.seconds and second.seconds else 0.0
+    return replace(first + second, seconds=seconds)
+
+
+def _usd(spec: ModelSpec, response: Response, requests: int) -> float:
+    """The catalogue's price of the choices, drawn in that many requests."""
+    return spec.prices.usd(
+        response.prompt_tokens * requests,
+        response.completion_tokens,
+        cached_tokens=response.cached_tokens * requests,
+        reasoning_tokens=response.reasoning_tokens,
+        requests=requests,
+    )
+
+
+def configured(subtask: Subtask, choice: SubtaskChoice) -> Subtask:
+    """The subtask with the settings of a choice in place of its own.
+
+    Args:
+        subtask: The subtask.
+        choice: The choice.
+    """
+    if not choice.settings:
+        return subtask
+    return replace(subtask, settings=(), **fields_for(subtask, choice.settings))
+
+
 def request_for(subtask: Subtask, choice: SubtaskChoice, prompt: Prompt, draw: Draw = FIRST_DRAW) -> Request:
     """The request that draws all samples of one subtask call.
 
     Args:
-        subtask: The settings of the call.
-        choice: The model, the number of samples and the system prompt.
+        subtask: The subtask.
+        choice: The model, the number of samples, the system prompt and settings.
         prompt: The user message, or the conversation.
         draw: Which samples are drawn.
     """
+    subtask = configured(subtask, choice)
     return Request(
         model=choice.model,
         messages=_messages(subtask, choice.system_prompt, prompt),
@@ -162,6 +251,7 @@ def request_for(subtask: Subtask, choice: SubtaskChoice, prompt: Prompt, draw: D
         tools=subtask.tools,
         tool_choice=subtask.tool_choice,
         parallel_tool_calls=subtask.parallel_tool_calls,
+        reasoning_effort=subtask.effort,
     )
 
 
@@ -196,17 +286,48 @@ class _Sample:
     finish_reason: str
 
 
-def _parse_all(subtask: Subtask, response: Response) -> tuple[list[_Sample], list[str]]:
-    """The usable choices, and why the others are not."""
-    samples: list[_Sample] = []
-    errors: list[str] = []
-    for choice in response.choices:
-        try:
-            value = read_tool_calls(choice) if choice.tool_calls else _parsed(subtask, choice)
-            samples.append(_Sample(value, choice.finish_reason))
-        except Unparsable as error:
-            errors.append(f"{error} (cut off at max_tokens {subtask.max_tokens})" if choice.is_cut_off else str(error))
-    return samples, errors
+def stop_of(subtask: Subtask) -> Stop | None:
+    """The rule by which a vote on the subtask's samples stops; None to draw all samples.
+
+    Samples with tools are all drawn: whether a tool is called is decided before the vote.
+    """
+    if subtask.fusion.method != "vote" or subtask.tools:
+        return None
+    stop: Stop | None = subtask.fusion.options.get("stop")
+    return stop
+
+
+def _votes(read: list[_Sample | str]) -> list[Vote]:
+    return [_vote(sample.value) if isinstance(sample, _Sample) else None for sample in read]
+
+
+def _vote(value: Any) -> str:
+    return value.key if isinstance(value, CalledTools) else vote_key(value)
+
+
+def _passes(cascade: Cascade, inputs: Mapping[str, Any], value: Value) -> bool:
+    if cascade.check is None:
+        return True
+    with reporting(f"the check `{name_of(cascade.check)}` of a cascade failed"):
+        return bool(cascade.check(inputs, value))
+
+
+def _joined(parts: list[Response]) -> Response:
+    """The responses to requests for the same prompt as one."""
+    return replace(parts[0], choices=tuple(choice for part in parts for choice in part.choices))
+
+
+def _read_all(subtask: Subtask, response: Response) -> list[_Sample | str]:
+    """Each choice's sample, or why it is not usable."""
+    return [_read(subtask, choice) for choice in response.choices]
+
+
+def _read(subtask: Subtask, choice: Choice) -> _Sample | str:
+    try:
+        value = read_tool_calls(choice) if choice.tool_calls else _parsed(subtask, choice)
+    except Unparsable as error:
+        return f"{error} (cut off at max_tokens {subtask.max_tokens})" if choice.is_cut_off else str(error)
+    return _Sample(value, choice.finish_reason)
 
 
 def _parsed(subtask: Subtask, choice: Choice) -> Value:

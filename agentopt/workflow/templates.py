@@ -93,12 +93,13 @@ class Template:
 
         Args:
             inputs: The example's columns.
-            outputs: Subtask name to output, and `context` to the result of a context function.
+            outputs: Subtask name to output, `context` to the result of a context function, and `knobs` to a
+                `Record` of the knobs.
 
         Raises:
             TaskError: If a variable is not defined, or the template fails.
         """
-        names = {name: Record({"output": value}) for name, value in outputs.items()}
+        names = {n: value if isinstance(value, Record) else Record({"output": value}) for n, value in outputs.items()}
         if CONTEXT in names:
             names[OLD_CONTEXT] = names[CONTEXT]
         return self.render_names(**names, **{INPUTS: Record(inputs)})

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from agentopt.core.axes import Axis, Cascade
 from agentopt.core.cost import Unit
 from agentopt.core.errors import ConfigError
 from agentopt.core.fingerprint import fingerprint
@@ -36,7 +37,7 @@ def judge(inputs: Mapping[str, Any], value: Any) -> float:
     return 1.0
 
 
-SUBTASK = Subtask("b", prompt, ("small",), parse=parsers.choice(["yes", "no"]))
+SUBTASK = Subtask("b", prompt, ("small", "medium"), parse=parsers.choice(["yes", "no"]))
 EXAMPLE = Example("e", {"q": "?"}, "yes")
 TASK = Task("t", (Subtask("a", prompt, ("small",)), SUBTASK), exact_match(), {"test": (EXAMPLE,)})
 PROGRAM = Program(("python", "x.py"))
@@ -63,6 +64,10 @@ SUBTASK_CHANGES: dict[str, Any] = {
     "tools": ("{}",),
     "tool_choice": '"auto"',
     "parallel_tool_calls": False,
+    "effort": "low",
+    "cascade": Cascade("small", "medium"),
+    "knobs": {"passages": 3},
+    "settings": (Axis("temperature", (0, 1), "numeric"),),
 }
 TASK_CHANGES: dict[str, Any] = {
     "name": "u",
@@ -73,6 +78,9 @@ TASK_CHANGES: dict[str, Any] = {
     "output": "a",
     "unit": Unit(1e8),
     "max_units": 9.0,
+    "cost_measure": "usd",
+    "max_usd": 0.01,
+    "max_seconds": 2.0,
     "program": PROGRAM,
     "metrics": {"m": Metric("a", exact_match())},
     "file": Path("task.yaml"),

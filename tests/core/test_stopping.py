@@ -127,3 +127,21 @@ def test_a_clear_loser_is_stopped_more_often_the_more_it_loses() -> None:
     slight, clear = (sum(stopped(rng, 50, gap) for _ in range(60)) for gap in (0.1, 0.3))
     assert slight < clear
     assert clear > 50
+
+
+@given(pairs, st.floats(0, 0.2), st.integers(0, 30))
+def test_with_a_margin_nothing_stops_that_would_end_within_it(
+    scores: list[tuple[float, float]], margin: float, seen: int
+) -> None:
+    challenger, incumbent = [a for a, _ in scores], [b for _, b in scores]
+    test = StopTest(by_id(incumbent), "trial 3", level=0, margin=margin)
+    if test.stop(by_id(challenger[:seen])):
+        assert sum(challenger) < sum(incumbent) - margin * len(scores) + 1e-9
+
+
+def test_a_margin_of_one_row_allows_one_row() -> None:
+    test = StopTest(by_id([1.0] * 50), "trial 3", level=0, margin=0.02)
+    assert test.stop(by_id([0.0])) is None
+    assert test.needed({}, list(by_id([1.0] * 50))) == 2
+    assert str(test.stop(by_id([0.0, 0.0]))) == "cannot catch up with trial 3"
+    assert StopTest(by_id([1.0] * 50), "trial 3", level=0).stop(by_id([0.0]))

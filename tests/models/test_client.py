@@ -23,6 +23,7 @@ from agentopt.core.errors import (
 from agentopt.core.events import Event, ModelNotice
 from agentopt.models.base import Message, Request
 from agentopt.models.catalog import ModelSpec, with_table_defaults
+from agentopt.models.charging import Overruns
 from agentopt.models.hosted import HostedModel
 from agentopt.models.session import Session, open_session
 from tests.models.free_server import Answer, FreeServer, completion, refusal
@@ -411,3 +412,12 @@ async def test_concurrency_is_halved_after_a_429(tmp_path: Path) -> None:
         assert await here.ask() == "yes"
         limiter = here.session.model._limiter(here.session.specs["m"])
         assert limiter.concurrency == 4
+
+
+def test_concurrent_calls_that_take_too_much_raise_later_ones_once() -> None:
+    overruns, worst = Overruns(), Usage(1, 10, 4)
+    said = [overruns.observe("m", Usage(1, 10, 40), worst) for _ in range(50)]
+    assert [bool(words) for words in said] == [True] + [False] * 49, "each was reserved before any was observed"
+    assert overruns.raised("m", worst) == Usage(1, 10, 40)
+    assert overruns.observe("m", Usage(1, 30, 60), worst).startswith("30 prompt tokens, more than the 10")
+    assert overruns.raised("m", worst) == Usage(1, 30, 60)

@@ -440,3 +440,19 @@ async def test_the_pace_of_a_model_leaves_out_responses_that_took_no_time(
     for number in range(len(durations)):
         await model.generate(REQUEST.for_repeats(number, 1))
     assert journal.seconds_per_call(SPEC.identity) == pace
+
+
+@pytest.mark.parametrize(("durations", "latency"), [([2.0, 4.0, 1.0], 4.0), ([0.0, 4.0, 1.0], 0.0)])
+async def test_stored_choices_of_several_calls_took_as_long_as_the_slowest(
+    journal: Journal, durations: list[float], latency: float
+) -> None:
+    class Lasting(ScriptedModel):
+        async def generate(self, request: Request) -> Response:
+            place = request.first_repeat
+            return replace(await super().generate(request), seconds=durations[place], cached_tokens=30 * place)
+
+    model = client_of(Lasting(numbered), journal)
+    for number in range(3):
+        await model.generate(REQUEST.for_repeats(number, 1))
+    response = await model.generate(REQUEST.for_repeats(0, 3))
+    assert (response.seconds, response.cached_tokens) == (latency, 30)

@@ -26,7 +26,7 @@ from agentopt.report import tables
 from agentopt.report.live import LiveView
 from agentopt.report.tables import Column, table_of
 from agentopt.report.terminal import print_result
-from agentopt.runs.result import Finalist, load_result
+from agentopt.runs.result import Finalist, Measures, load_result
 
 FINISHED = Path(__file__).parent.parent / "data" / "0.1.0" / "finished"
 CANDIDATE = Candidate.of({"answer": SubtaskChoice("large", 3)})
@@ -98,3 +98,21 @@ def test_the_live_view_prints_a_line_for_each_trial_with_the_time_left() -> None
         "trial 0: complete, score 0.500, by baseline | answer: large x3 | 1 of 4 trials | best 0.500 (trial 0) | "
         "0 of 100 calls, 0 tokens, 0 USD, 0 s | 0.0 calls/s | about 6 s left"
     )
+
+
+def test_usd_and_latency_are_shown_for_trials_and_finalists_if_they_were_measured() -> None:
+    result = load_result(FINISHED)
+    assert "s p50" not in printed(result)
+    assert "units" in printed(result)
+    measured = Measures(0.0004, 1.25, 3.5)
+    priced = replace(
+        result,
+        cost_in="usd",
+        trials=tuple(replace(trial, measures=measured) for trial in result.trials),
+        finalists=tuple(replace(finalist, measures=measured) for finalist in result.finalists),
+    )
+    text = printed(priced)
+    for part in ("USD per 1,000", "s p50", "s p95", "0.4", "1.25", "3.50", "front of score and USD and median latency"):
+        assert part in text
+    assert "units" not in text.replace("measured units", "")
+    assert "0.4 USD per 1,000 requests, 1.25 s (p50) and 3.50 s (p95)" in repr(priced)

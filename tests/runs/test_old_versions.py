@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 from pathlib import Path
 
@@ -94,3 +95,15 @@ async def test_an_old_run_is_refused_with_the_remedy_and_a_new_one_takes_its_ans
     assert len(result.trials) == 4
     assert (len(model.requests) == 0) == (name == "finished"), "what was answered is not paid for again"
     assert load_result(result.run) == result
+
+
+def test_a_result_with_costs_in_usd_per_million_is_read_in_usd(project: Path) -> None:
+    file = project / "finished" / "result.json"
+    before = load_result(project / "finished")
+    written = json.loads(file.read_text()) | {"cost_in": "USD per 1M examples"}
+    file.write_text(json.dumps(written))
+    result = load_result(project / "finished")
+    assert result.cost_in == "usd"
+    assert [trial.units for trial in result.trials] == [trial.units / 1e6 for trial in before.trials]
+    assert [f.units for f in result.finalists] == [f.units / 1e6 for f in before.finalists]
+    assert "USD per 1,000 requests" in repr(result)

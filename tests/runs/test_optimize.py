@@ -32,8 +32,8 @@ from agentopt.core.errors import (
 from agentopt.core.events import Event, ExampleDone, Note, RunDone, RunStarted, TrialDone, TrialStarted, log_to
 from agentopt.core.records import Score
 from agentopt.core.stop_reason import StopKind
-from agentopt.core.task import Example, Fusion
-from agentopt.models.base import Request, Response
+from agentopt.core.task import Example, Fusion, Task, TokenLengths
+from agentopt.models.base import Choice, Request, Response
 from agentopt.models.catalog import Catalog, ModelSpec
 from agentopt.models.scripted import ScriptedModel
 from agentopt.models.session import open_session
@@ -519,39 +519,76 @@ def unsized(**prices: object) -> dict[str, ModelSpec]:
 
 
 @pytest.mark.parametrize("strategy", ["agent", "optuna", "random"])
-async def test_models_without_a_parameter_count_are_optimised_with_costs_in_usd(tmp_path: Path, strategy: str) -> None:
+async def test_models_with_prices_alone_are_optimised_with_costs_in_usd(tmp_path: Path, strategy: str) -> None:
     specs = unsized(usd_per_1m_prompt=1.0, usd_per_1m_completion=2.0)
     specs[LARGE] = specs[LARGE].model_copy(update={"usd_per_1m_prompt": 10.0, "usd_per_1m_completion": 20.0})
     chosen = config(tmp_path, strategy=strategy, models=list(specs.values()), agent={"model": None})
-    result = await aoptimize(toy_task(validation=40, test=40), chosen, provider=toy_model())
-    assert result.cost_in == "USD per 1M examples"
-    assert result.trials[0].units == pytest.approx(2 * (16 * 1.0 + 4 * 2.0))
+    result = await aoptimize(priced_task(validation=40, test=40), chosen, provider=toy_model())
+    first = result.trials[0]
+    assert result.cost_in == "usd"
+    assert first.measures is not None
+    assert first.units == pytest.approx(first.measures.usd)
+    assert first.units == pytest.approx(2 * (1 * 1.0 + 1 * 2.0) / 1e6), "a word in, a word out, not the nominal lengths"
     assert len(result.trials) == 8
     assert result.best_candidate["find"].model == LARGE
-    unsized_models = f"{SMALL} and {LARGE} have no parameter count, so costs are in USD per 1M examples"
-    assert f"{unsized_models}; max_units is in units, so it is not applied" in result.notes
-    assert load_result(Path(result.run)).cost_in == result.cost_in
+    assert load_result(Path(result.run)) == result
 
 
-@pytest.mark.parametrize("prices", [{}, {"unpriced": "ok"}])
-async def test_models_without_parameters_and_prices_cost_their_tokens(tmp_path: Path, prices: dict[str, str]) -> None:
-    chosen = config(tmp_path, models=list(unsized(**prices).values()))
-    with pytest.raises(TaskError, match=rf"(?s)but {SMALL}, {LARGE} has neither.*max_units=None"):
+def priced_task(**sizes: int) -> Task:
+    """The toy task without its limit in units, which only models with a parameter count can have."""
+    return replace(toy_task(**sizes), max_units=None)
+
+
+@pytest.mark.parametrize("prices", [{}, {"unpriced": "ok"}, {"price": "free"}])
+async def test_models_without_parameters_and_prices_cost_seconds(tmp_path: Path, prices: dict[str, str]) -> None:
+    chosen = config(tmp_path, models=list(unsized(**prices).values()), strategy="agent", agent={"model": None})
+    with pytest.raises(TaskError, match=rf"(?s)parameter count, but {SMALL} and {LARGE} have none.*max_units=None"):
         await aoptimize(toy_task(), chosen, provider=toy_model())
     assert not list((tmp_path / "runs").glob("*"))
-    result = await aoptimize(replace(toy_task(), max_units=None), chosen, provider=toy_model())
-    assert (result.cost_in, result.trials[0].units) == ("tokens", 40)
-
-
-async def test_the_note_on_costs_names_the_model_without_a_parameter_count(tmp_path: Path) -> None:
-    specs = unsized(usd_per_1m_prompt=1.0)
-    specs[SMALL] = specs[SMALL].model_copy(update={"parameters": 1e9})
-    result = await aoptimize(toy_task(), config(tmp_path, models=list(specs.values())), provider=toy_model())
-    assert any(note.startswith(f"{LARGE} has no parameter count, so costs are in USD") for note in result.notes)
-
-
-async def test_free_models_cost_nothing(tmp_path: Path) -> None:
-    chosen = config(tmp_path, models=list(unsized(price="free").values()), strategy="agent", agent={"model": None})
-    result = await aoptimize(toy_task(), chosen, provider=toy_model())
-    assert (result.cost_in, result.trials[0].units) == ("USD per 1M examples", 0)
+    result = await aoptimize(priced_task(), chosen, provider=toy_model())
+    assert (result.cost_in, result.trials[0].units) == ("seconds", 0), "a scripted model takes no time"
+    assert any(note.endswith("so costs are in seconds") for note in result.notes)
     assert "units" not in "\n".join(line for finalist in result.finalists for line in finalist.lines(result.cost_in))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_usd": 0.1}, rf"toy: max_usd: costs in USD need every model's price, but {LARGE} has none"),
+        ({"cost_measure": "usd"}, r"toy: cost_measure: costs in USD need .*cost_measure=None"),
+        ({"cost_measure": "units"}, rf"costs in units need every model's parameter count, but {SMALL} and {LARGE}"),
+        ({"cost_measure": "tokens"}, "`cost_measure` must be usd, seconds or units or None, but got 'tokens'"),
+        ({"max_seconds": 0}, "`max_seconds` must be a number above 0 or None, but got 0"),
+    ],
+)
+async def test_a_limit_or_a_measure_that_the_catalogue_cannot_price_is_refused(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    specs = unsized()
+    specs[SMALL] = unsized(usd_per_1m_prompt=1.0)[SMALL]
+    with pytest.raises(TaskError, match=rf"(?s){message}"):
+        await aoptimize(replace(priced_task(), **changes), config(tmp_path, models=list(specs.values())))
+    assert not list((tmp_path / "runs").glob("*"))
+
+
+async def test_a_model_whose_tokens_exceed_the_limit_is_tried_once_per_subtask_and_not_chosen(tmp_path: Path) -> None:
+    fake = toy_model()
+
+    def thinks(request: Request, repeat: int) -> Choice:
+        text = str(fake._answer(request, repeat))  # type: ignore[misc]
+        return Choice(text, 40 if request.model == LARGE else 1)
+
+    task = priced_task(validation=40, test=40)
+    subtasks = tuple(replace(subtask, tokens=TokenLengths(1, 1)) for subtask in task.subtasks)
+    specs = unsized(usd_per_1m_prompt=1.0, usd_per_1m_completion=1.0)
+    chosen = config(tmp_path, models=list(specs.values()), strategy="optuna", budget={"trials": 12})
+    limited = replace(task, subtasks=subtasks, max_usd=16e-6)
+    result = await aoptimize(limited, chosen, provider=ScriptedModel(thinks))
+    above = [trial for trial in result.trials if trial.units > 17e-6]
+    assert len(result.trials) == 12
+    assert 1 <= len(above) <= 2, "its price is that of the small model, so only its measured tokens exclude it"
+    assert all(LARGE in str(trial.candidate) for trial in above)
+    assert not any(LARGE in str(finalist.candidate) for finalist in result.finalists)
+    assert [result.trials[number].units for number in result.pareto] == sorted(
+        result.trials[number].units for number in result.pareto
+    )

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator, validate
 
 from agentopt.core.candidate import Candidate
-from agentopt.core.cost import CostMeasure, SubtaskCost
+from agentopt.core.cost import CostMeasure, Price, SubtaskCost
 from agentopt.core.errors import BudgetExceeded, CatalogError, PermanentModelError, TransientModelError, WeightsError
 from agentopt.core.events import FallbackUsed, Note
 from agentopt.models.base import ChatModel, Choice, Request, Response
@@ -489,7 +489,7 @@ def test_whatever_the_agent_writes_only_new_affordable_candidates_come_out(
 
 
 def as_entry(space: SearchSpace, candidate: Candidate) -> dict[str, str]:
-    return {name: f"{labels(space)[c.model]} x{c.num_samples}" for name, c in candidate.items()}
+    return {name: str(replace(c, model=labels(space)[c.model])) for name, c in candidate.items()}
 
 
 @settings(max_examples=30)
@@ -636,13 +636,26 @@ def test_the_history_shows_the_best_and_the_last_batch_with_their_states() -> No
     assert rows[6].endswith(", new, stopped early)"), "a stopped trial ranks below every complete one"
 
 
-@pytest.mark.parametrize("measure", ["units", "USD per 1M examples", "tokens"])
-def test_costs_are_shown_in_the_measure_of_the_space(measure: CostMeasure) -> None:
+@pytest.mark.parametrize(
+    ("measure", "name"), [("units", "units"), ("usd", "USD per 1,000 requests"), ("seconds", "seconds")]
+)
+def test_costs_are_shown_in_the_measure_of_the_space(measure: CostMeasure, name: str) -> None:
     space = replace(synthetic_space(), max_units=None, measure=measure)
     message = system_message(space, AgentSettings(), "")
-    assert f"; {measure} for n: " in message.content
-    assert f"Tried, best score first ({measure}):" in history(space, [], [])
+    assert f"; {name} for n: " in message.content
+    assert f"Tried, best score first ({name}):" in history(space, [], [])
     assert measure == "units" or "units" not in message.content
+
+
+def test_limits_and_costs_in_usd_are_shown_for_1000_requests() -> None:
+    cost = SubtaskCost(100, 20, {}, prices={"dear": Price(20, 20), "cheap": Price(1, 1)}, measure="usd")
+    space = SearchSpace((SubtaskSpace("a", ("dear", "cheap"), (1, 2), "", cost),), measure="usd", max_usd=0.003)
+    content = system_message(space, SETTINGS, "").content
+    assert "All subtasks together may cost at most 3 USD per 1,000 requests." in content
+    assert "USD per 1,000 requests for n: dear 2+0.4n, cheap 0.1+0.02n." in content
+    reply = read_reply('{"candidates": [{"a": "dear x2"}, {"a": "dear x1"}]}', replace(space, max_usd=0.001), set(), 2)
+    assert reply.infeasible == 2
+    assert reply.detail == "a: dear x2 costs 2.8 of 1 USD per 1,000 requests"
 
 
 def test_scores_that_hardly_vary_prompt_the_agent_to_explore() -> None:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agentopt.core.axes import Axis
 from agentopt.core.candidate import Candidate
 from agentopt.core.cost import SubtaskCost, Unit
 from agentopt.core.errors import TaskError
@@ -24,16 +25,29 @@ from agentopt.testing.toy import LARGE, SMALL, toy_task
 few = settings(max_examples=40)
 SIZES = {"tiny": 1e9, "small": 3e9, "medium": 8e9, "large": 70e9}
 
+AXES = [
+    Axis("temperature", (0.7, 0), "numeric"),
+    Axis("effort", ("low", "medium", "high"), "ordinal"),
+    Axis("knobs.style", ("brief", "long"), "categorical"),
+]
+
 
 @st.composite
 def spaces(draw: st.DrawFn) -> SearchSpace:
-    """One to three subtasks, also with a single model or count, and limits from none to one nothing fits in."""
+    """One to three subtasks, also with a single model or count, and limits from none to one nothing fits in.
+
+    Some have settings of each kind, also ones that only some of the models have.
+    """
     subtasks = []
     for i in range(draw(st.integers(1, 3))):
         models = draw(st.lists(st.sampled_from(sorted(SIZES)), min_size=1, max_size=3, unique=True))
         counts = draw(st.lists(st.sampled_from([1, 2, 3, 5, 9, 20]), min_size=1, max_size=3, unique=True))
         cost = SubtaskCost(draw(st.integers(64, 2048)), draw(st.integers(8, 256)), SIZES)
-        subtasks.append(SubtaskSpace(f"s{i}", tuple(models), tuple(sorted(counts)), "", cost))
+        axes = draw(st.lists(st.sampled_from(AXES), max_size=2, unique=True)) if i == 0 else []
+        lacks = {models[0]: (axes[0].name,)} if axes and draw(st.booleans()) else {}
+        subtasks.append(
+            SubtaskSpace(f"s{i}", tuple(models), tuple(sorted(counts)), "", cost, settings=tuple(axes), lacks=lacks)
+        )
     space = SearchSpace(tuple(subtasks))
     dearest = max(space.units(c) for c in space.candidates())
     cheapest = min(space.units(c) for c in space.candidates())

@@ -232,7 +232,7 @@ def test_the_insight_sampler_lets_a_study_continue_when_everything_was_tried() -
 
 def test_a_candidate_is_converted_to_parameters_and_back_unchanged() -> None:
     space = synthetic_space()
-    assert all(candidate_of(space, params_of(c)) == c for c in space.candidates()[::97])
+    assert all(candidate_of(space, params_of(space, c)) == c for c in space.candidates()[::97])
 
 
 def test_an_unknown_sampler_is_the_users_mistake() -> None:

@@ -314,6 +314,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"subtasks.find.temperature": False}, r"temperature: must be a number, but got False"),
     ({"cost.max_units": True}, r"cost\.max_units: must be a number, but got True"),
     ({"cost.max_units": -1}, r"cost\.max_units: must be greater than 0, but got -1"),
+    ({"cost.max_seconds": True}, r"cost\.max_seconds: must be a number, but got True"),
+    ({"cost.max_usd_per_1000": 0}, r"cost\.max_usd_per_1000: must be greater than 0, but got 0"),
+    ({"cost.max_usd": 1, "cost.max_usd_per_1000": 1000}, r"are the same limit, but both are given[\s\S]*remove one"),
+    ({"cost.measure": "eur"}, r"cost\.measure: must be 'auto', 'usd', 'seconds' or 'units', but got 'eur'"),
     ({"cost": {}, "subtasks.find.tokens": {"prompt": 60, "completion": 8}}, r"a pass must cost at least 0 units"),
     ({"data.test": "no.jsonl"}, r"data\.test: the file .*no\.jsonl cannot be read"),
     ({"data.test": "test.csv"}, r"must be a \.jsonl file"),
@@ -475,3 +479,24 @@ def _of_a_number(example: Example, output: Any) -> float:
 def test_a_target_that_a_users_comparison_cannot_use_is_refused(scorer: Scorer, match: str) -> None:
     with pytest.raises(TaskError, match=match):
         check_targets(scorer, ("yes", "no"), "answer", TARGETS)
+
+
+@pytest.mark.parametrize(
+    ("cost", "read"),
+    [
+        ({}, (None, None, None)),
+        ({"measure": "usd", "max_usd": 0.002}, ("usd", 0.002, None)),
+        ({"measure": "seconds", "max_usd_per_1000": 2, "max_seconds": 1.5}, ("seconds", 0.002, 1.5)),
+    ],
+)
+def test_the_measure_and_the_limits_of_costs_are_read(tmp_path: Path, cost: dict[str, Any], read: Any) -> None:
+    data = Overrides(spec(), {f"cost.{name}": value for name, value in cost.items()}).data
+    task = load_task(write(tmp_path, data), catalog=CATALOG)
+    assert (task.cost_measure, task.max_usd, task.max_seconds) == read
+
+
+def test_a_negative_pass_is_no_mistake_if_costs_are_not_in_units(tmp_path: Path) -> None:
+    data = Overrides(
+        spec(), {"cost": {"measure": "seconds"}, "subtasks.find.tokens": {"prompt": 60, "completion": 8}}
+    ).data
+    assert load_task(write(tmp_path, data), catalog=CATALOG).cost_measure == "seconds"

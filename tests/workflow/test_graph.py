@@ -213,3 +213,14 @@ async def test_a_function_may_handle_an_output_that_it_does_not_have() -> None:
 
     result = await SubtaskGraph(task(subtask("find"), Subtask("answer", render, ("m",)))).run(EXAMPLE, RecordedCalls())
     assert result.output == "None.answer"
+
+
+async def test_the_latency_is_that_of_the_critical_path() -> None:
+    seconds = {"top": 1.0, "left": 2.0, "right": 0.5, "join": 0.25}
+
+    async def answer(subtask: Subtask, prompt: Prompt, /, *, occurrence: int = 0) -> Answer:
+        return Answer("x", SubtaskUse(seconds=seconds[subtask.name]))
+
+    assert (await SubtaskGraph(DIAMOND).run(EXAMPLE, answer)).seconds == 3.25
+    seconds["right"] = 0.0
+    assert (await SubtaskGraph(DIAMOND).run(EXAMPLE, answer)).seconds is None, "one call's latency is not known"

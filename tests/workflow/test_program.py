@@ -26,6 +26,7 @@ from openai import (
 )
 
 from agentopt.api import aevaluate, aoptimize, load
+from agentopt.core.axes import as_axes
 from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.core.errors import AgentoptError, BudgetExceeded, PermanentModelError, TaskError
 from agentopt.core.records import Answer, Evaluation, ExampleResult, SubtaskUse
@@ -36,7 +37,8 @@ from agentopt.models.scripted import ScriptedModel
 from agentopt.models.session import open_session
 from agentopt.runs.config import BudgetConfig, Config
 from agentopt.testing.toy import LARGE, SMALL, toy_model, toy_task
-from agentopt.workflow.base import Prompt
+from agentopt.workflow.base import Draw, Prompt
+from agentopt.workflow.graph import Workflow
 from agentopt.workflow.program.gateway import Gateway
 from agentopt.workflow.program.processes import MAX_OUTPUT_BYTES, ProgramFailedError, run_command, stderr_tail
 from agentopt.workflow.program.program_run import ProgramRun
@@ -719,3 +721,32 @@ async def test_other_paths_and_runs_that_are_over_are_not_found(
     gateway.dismiss(base_url)
     with pytest.raises(NotFoundError, match="is over"):
         await client.chat.completions.create(model="agentopt/find", messages=MESSAGES)
+
+
+READS_KNOBS = """
+def run(inputs):
+    import json, os
+    return json.loads(os.environ["AGENTOPT_KNOBS"])["find"]["passages"]
+"""
+
+
+def by_header(inputs: Mapping[str, Any], openai: Mapping[str, Any]) -> int:
+    return int(json.loads(openai["default_headers"]["agentopt-knobs"])["find"]["passages"])
+
+
+@pytest.mark.parametrize("form", ["command", "worker", "function"])
+async def test_a_program_reads_the_knobs_of_the_candidate(form: str, tmp_path: Path) -> None:
+    (tmp_path / "knobs.py").write_text(READS_KNOBS)
+    reads = 'import json, os; print(json.loads(os.environ["AGENTOPT_KNOBS"])["find"]["passages"])'
+    programs = {
+        "command": Program(("python", "-c", reads), folder=tmp_path),
+        "worker": Program(function="knobs.py:run", folder=tmp_path),
+        "function": Program(function=by_header),
+    }
+    find = replace(TOY["find"], settings=as_axes({"knobs.passages": (3, 5)}))
+    task = replace(TOY, subtasks=(find, TOY["answer"]), program=programs[form])
+    workflow = Workflow(task, toy_model(), load(TOY, Config(), agent=False)[1])
+    example = task.splits["test"][0]
+    for settings, passages in (({}, 3), ({"knobs.passages": 5}, 5), ({}, 3)):
+        candidate = task.baseline.having("find", settings=settings)
+        assert int((await workflow.run(candidate, example, Draw())).output or 0) == passages

@@ -34,7 +34,8 @@ class RecordedCalls:
         self.seen.append((subtask, prompt, occurrence))
         if isinstance(self.value, Exception):
             raise self.value
-        return Answer(self.value, SubtaskUse(10, 3, 1.0, 0.5, 2), "" if self.value is not None else "no key")
+        use = SubtaskUse(10, 3, 1.0, 0.5, 2, seconds=0.25 * (1 + occurrence))
+        return Answer(self.value, use, "" if self.value is not None else "no key")
 
 
 class Clock:
@@ -123,7 +124,7 @@ async def test_what_several_calls_of_one_subtask_used_is_added_up() -> None:
     run = program_run(RecordedCalls())
     await run.answer(CALL)
     await run.answer(CALL)
-    assert run.uses == {"find": SubtaskUse(20, 6, 2.0, 1.0, 4)}
+    assert run.uses == {"find": SubtaskUse(20, 6, 2.0, 1.0, 4, seconds=0.75)}, "one call after the other"
     assert run.outputs == {"find": "key-1", "answer": None}
 
 
@@ -199,3 +200,12 @@ def test_one_user_message_of_a_program_makes_the_request_of_a_declared_subtask()
     choice = SubtaskChoice(LARGE, 3, "Be brief.")
     declared = request_for(TASK["find"], choice, "find|1|", Draw(repeat=2))
     assert request_for(TASK["find"], choice, QUESTION, Draw(repeat=2)) == declared
+
+
+async def test_of_concurrent_samples_of_one_call_the_slowest_is_the_latency() -> None:
+    run = program_run(RecordedCalls())
+    await run.answer(replace(CALL, n=3))
+    assert run.uses["find"].seconds == 0.75
+    await run.answer(replace(CALL, messages=(Message("user", "find|2|"),)))
+    assert run.uses["find"].seconds == 1.0
+    assert run.uses["find"].prompt_tokens == 40

@@ -12,7 +12,7 @@ from agentopt.core.candidate import SubtaskChoice
 from agentopt.core.cost import Unit
 from agentopt.core.task import Fusion, Parser
 from agentopt.models.base import Choice, Request, Response
-from agentopt.models.catalog import Catalog
+from agentopt.models.catalog import Catalog, ModelSpec
 from agentopt.testing.toy import LARGE, toy_model, toy_task
 from agentopt.workflow import parsers
 from agentopt.workflow.sampling import SubtaskSampler
@@ -75,3 +75,21 @@ async def test_no_fusion_reads_a_thought(fusion: Fusion, parse: Parser, texts: t
     assert all("99" not in message.content for request in model.requests for message in request.messages)
     if value is None:
         assert "got only thoughts (cut off at max_tokens" in answer.note
+
+
+async def test_usd_counts_cached_and_reasoning_tokens_and_every_request() -> None:
+    class Hosted(Thinking):
+        async def generate(self, request: Request) -> Response:
+            choices = tuple(Choice("3", 10, reasoning_tokens=6) for _ in range(request.n))
+            return Response(choices, 100, 1.5 if request.purpose == "samples" else 0.5, cached_tokens=40)
+
+    prices = {"usd_per_1m_cached_prompt": 0.1, "usd_per_1m_reasoning": 2.0, "usd_per_request": 0.001}
+    spec = ModelSpec(
+        name="m", base_url="http://127.0.0.1:9", max_choices=2, usd_per_1m_prompt=1, usd_per_1m_completion=4, **prices
+    )
+    subtask = replace(toy_task()["find"], fusion=Fusion("fuse"), parse=parsers.number(), models=("m",))
+    use = (await SubtaskSampler(Hosted(), {"m": spec}).answer(subtask, SubtaskChoice("m", 3, ""), "?", {})).use
+    prompt, sample = (60 * 1 + 40 * 0.1) / 1e6 + 0.001, (4 * 4 + 6 * 2) / 1e6
+    assert use.usd == pytest.approx(2 * prompt + 3 * sample), "three samples in two requests"
+    assert use.fusion_usd == pytest.approx(prompt + sample)
+    assert (use.cached_tokens, use.reasoning_tokens, use.seconds) == (40, 18, 2.0)

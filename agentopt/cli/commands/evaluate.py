@@ -110,10 +110,12 @@ def _cost(evaluation: Evaluation) -> str:
     mean = evaluation.per_example
     # Without parameter counts there are no units.
     units = f"{mean('units'):.1f} units, " if mean("units") else ""
+    known = evaluation.latencies
+    latency = f"; {evaluation.latency(0.5):.2f} s (p50), {evaluation.latency(0.95):.2f} s (p95)" if known else ""
     return (
         f"per example: {units}{mean('prompt_tokens'):.0f} prompt + "
-        f"{mean('completion_tokens'):.1f} completion tokens, {format_usd(mean('usd') + mean('fusion_usd'))} USD; "
-        f"{mean('fusion_tokens'):.1f} tokens of fusion calls"
+        f"{mean('completion_tokens'):.1f} completion tokens, {format_usd(evaluation.usd_per_example)} USD; "
+        f"{mean('fusion_tokens'):.1f} tokens of fusion calls{latency}"
     )
 
 
@@ -128,6 +130,7 @@ def _evaluation_as_json(evaluation: Evaluation, spent: Spent, notes: Sequence[st
             "noise": noise_parts(score_table(evaluation)) if evaluation.repeats > 1 else None,
             "metrics": Measured.metrics_of(evaluation),
             "per_example": {f.name: mean(f.name) for f in fields(SubtaskUse)} if measured else None,
+            "latency": {"p50": evaluation.latency(0.5), "p95": evaluation.latency(0.95)},
             "spent": {**spent.by_purpose, "total": spent.total},
             "scores": evaluation.scores,
             "errors": evaluation.errors,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
 
@@ -17,8 +17,9 @@ from agentopt.cli.output import INTERRUPTED, print_plain
 from agentopt.cli.run_names import run_path
 from agentopt.core.errors import AgentoptError, UserError
 from agentopt.core.events import Event, RunStarted
-from agentopt.core.power import power_notes
+from agentopt.core.power import power_notes, rows_to_detect
 from agentopt.core.row_notes import row_notes
+from agentopt.core.usd import format_usd
 from agentopt.models.catalog import unset_keys
 from agentopt.models.session import check_priced, open_existing_journal
 from agentopt.report.formatting import format_duration, usage_cells
@@ -26,12 +27,15 @@ from agentopt.report.live import LiveView
 from agentopt.report.terminal import print_result
 from agentopt.runs.agent_model import with_agent_model
 from agentopt.runs.config import Config, load_config
+from agentopt.runs.expected_case import ExpectedCase, cap_notes, expected_case
 from agentopt.runs.folder import RunFolder
 from agentopt.runs.prompt_share import caps_for
 from agentopt.runs.result import Result, Role
 from agentopt.runs.strategies import check_search_settings
-from agentopt.runs.worst_case import Estimate, estimate
-from agentopt.search.from_task import check_cost_limit, cost_note, needs_measuring, search_space, unlimited_space
+from agentopt.runs.worst_case import Estimate, estimate, seconds_of
+from agentopt.search.from_task import check_costs, cost_note, needs_measuring, search_space, unlimited_space
+
+PARTS = ("search", "agent", "prompts", "test", "total")
 
 WHY_CHOSEN: dict[Role, str] = {
     "best": "the highest shrunk score",
@@ -99,7 +103,7 @@ def estimate_run(task: Path, settings: Sequence[str], console: Console) -> None:
     config = load_config(settings)
     loaded, specs = load(task, config)
     config = with_agent_model(config, loaded, specs)
-    check_cost_limit(loaded, specs)
+    check_costs(loaded, specs)
     check_search_settings(loaded, config)
     check_priced(specs.values(), config.budget.caps(), *config.purpose_caps().values())
     measured = needs_measuring(loaded)
@@ -108,10 +112,16 @@ def estimate_run(task: Path, settings: Sequence[str], console: Console) -> None:
     journal = open_existing_journal(config.journal)
     with closing(journal) if journal else nullcontext():
         worst = estimate(loaded, space, specs, config, journal)
+        expected = expected_case(loaded, space, specs, config, worst)
+        times = {part: seconds_of(getattr(expected, part), specs, journal) for part in PARTS}
     _show_estimate(worst, config, console)
+    _show_expected(expected, times, console)
+    for note in (*cap_notes(worst, expected, config, space), _rows_needed(config)):
+        if note:
+            print_plain(console, note)
     for variable, names in unset_keys(specs.values()).items():
         print_plain(console, f"Warning: {variable} is not set; it has the API key of {', '.join(names)}")
-    for note in (*row_notes(loaded), *power_notes(loaded), cost_note(loaded, space, specs)):
+    for note in (*row_notes(loaded), *power_notes(loaded), cost_note(loaded, specs)):
         if note:
             print_plain(console, note)
     if measured and space.measure == "units":
@@ -127,7 +137,7 @@ def _show_estimate(worst: Estimate, config: Config, console: Console) -> None:
     table = Table(title=title, title_justify="left")
     for column in ("part", "calls", "prompt tokens", "completion tokens", "USD"):
         table.add_column(column, justify="left" if column == "part" else "right")
-    for part in ("search", "agent", "prompts", "test", "total"):
+    for part in PARTS:
         table.add_row(part, *usage_cells(getattr(worst, part)))
     console.print(table)
     if note := _prompt_share(worst, config):
@@ -138,6 +148,22 @@ def _show_estimate(worst: Estimate, config: Config, console: Console) -> None:
     console.print(
         "Trials share answers through the journal, so a run takes a fraction of this; caps bound it in any case."
     )
+
+
+def _show_expected(expected: ExpectedCase, times: Mapping[str, float | None], console: Console) -> None:
+    console.print("Expected, if candidates are random ones and none is stopped early:", markup=False)
+    for part in PARTS:
+        use, seconds = getattr(expected, part), times[part]
+        time = "" if seconds is None else f", about {format_duration(seconds)}"
+        if use.calls or part == "total":
+            print_plain(console, f"  {part}: {use.calls:,} calls, {format_usd(use.usd)} USD{time}")
+
+
+def _rows_needed(config: Config) -> str | None:
+    tolerance = config.search.tolerance
+    if not 0 < tolerance < 1:
+        return None
+    return f"a difference of {tolerance:g} (search.tolerance) is detected with about {rows_to_detect(tolerance):,} rows"
 
 
 def _prompt_share(worst: Estimate, config: Config) -> str | None:

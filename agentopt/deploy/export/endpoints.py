@@ -27,19 +27,13 @@ NOT_SETTINGS = ("model", "messages", "prompt", "n", "stream", "stream_options")
 
 
 def call_settings(
-    spec: ModelSpec,
-    subtask: Subtask,
-    *,
-    temperature: float | None,
-    seed: int | None = None,
-    left_out: frozenset[str] = frozenset(),
+    spec: ModelSpec, subtask: Subtask, *, seed: int | None = None, left_out: frozenset[str] = frozenset()
 ) -> dict[str, Any]:
     """The parameters of a subtask's calls: what agentopt sends to the model's endpoint, but for the conversation.
 
     Args:
         spec: The catalogue entry of the model.
-        subtask: The subtask, for all parameters but the temperature.
-        temperature: The temperature, which is omitted if the endpoint does not take it.
+        subtask: The subtask with the candidate's settings. What the endpoint does not take is omitted.
         seed: The run's seed. None: no seed.
         left_out: Parameters that the endpoint was found to refuse, besides those that the entry excludes.
 
@@ -50,12 +44,13 @@ def call_settings(
         spec.name,
         (Message("user", ""),),
         max_tokens=subtask.max_tokens,
-        temperature=temperature,
+        temperature=subtask.temperature,
         top_p=subtask.top_p,
         stop=subtask.stop,
         json_schema=subtask.json_schema,
         seed=seed or 0,
         left_out=left_out,
+        reasoning_effort=subtask.effort,
     )
     settings = {name: value for name, value in payload(spec, request).items() if name not in NOT_SETTINGS}
     if settings.pop("seed", None) is not None and seed is not None:

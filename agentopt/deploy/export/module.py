@@ -5,14 +5,17 @@ from __future__ import annotations
 import inspect
 import json
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from agentopt.core.axes import threshold_of
 from agentopt.core.candidate import SubtaskChoice
 from agentopt.core.errors import UserError
 from agentopt.core.registry import FUSIONS
 from agentopt.core.registry import PARSERS as PARSER_REGISTRY
 from agentopt.core.registry_entry import Entry
+from agentopt.core.task import Subtask
 from agentopt.deploy.deployment import Deployment
 from agentopt.deploy.export.endpoints import call_settings, endpoint_of, url_variable
 from agentopt.deploy.export.source import ELSEWHERE, Extraction
@@ -22,9 +25,10 @@ from agentopt.taskfile.schema import SubtaskSpec, TaskSpec
 from agentopt.workflow import fusion as fusion_module
 from agentopt.workflow import parsers as parsers_module
 from agentopt.workflow.inputs import columns_of_task
+from agentopt.workflow.sampling import configured, stop_of
 from agentopt.workflow.templates import compile_template
 
-NEEDED = ("main", "run_subtasks", "InputColumns", "Endpoint", "FusionCall", "Subtask")
+NEEDED = ("main", "run_subtasks", "InputColumns", "Endpoint", "FusionCall", "Cascade", "Subtask")
 RUNTIME = Path(__file__).with_name("runtime.py")
 PARSERS = Path(parsers_module.__file__ or "")
 
@@ -127,12 +131,22 @@ Needs `pip install {" ".join(self._parts.libraries)}`{needs}.{serving}
             "prompt": _text(spec.prompt or ""),
             "parse": self._parse(spec),
             "fuse": self._fuse(spec),
+            "stop": repr(stop_of(self._configured(spec.name))),
             "num_samples": str(choice.num_samples),
             "system_prompt": _text(choice.system_prompt),
-            "settings": repr(self._settings(spec.name, choice.model, spec.temperature)),
+            "settings": repr(self._settings(spec.name, choice.model)),
+            "knobs": repr(dict(self._configured(spec.name).knobs)),
             "fusion_call": self._fusion_call(spec, choice),
+            "cascade": self._cascade(spec, choice),
         }
-        defaults = {"num_samples": "1", "system_prompt": '""', "fusion_call": "None"}
+        defaults = {
+            "stop": "None",
+            "num_samples": "1",
+            "system_prompt": '""',
+            "knobs": "{}",
+            "fusion_call": "None",
+            "cascade": "None",
+        }
         lines = [f"    {key}={value}," for key, value in fields.items() if defaults.get(key) != value]
         return "\n".join(["Subtask(", *lines, "),"])
 
@@ -143,12 +157,14 @@ Needs `pip install {" ".join(self._parts.libraries)}`{needs}.{serving}
         )
         return f"Endpoint({', '.join(f'{key}={value!r}' for key, value in arguments.items())})"
 
-    def _settings(self, subtask: str, model: str, temperature: float | None) -> dict[str, Any]:
+    def _configured(self, subtask: str) -> Subtask:
+        return configured(self._deployment.task[subtask], self._deployment.candidate[subtask])
+
+    def _settings(self, subtask: str, model: str, **changes: Any) -> dict[str, Any]:
         deployment = self._deployment
         return call_settings(
             deployment.specs[model],
-            deployment.task[subtask],
-            temperature=temperature,
+            replace(self._configured(subtask), **changes),
             seed=deployment.config.response_seed,
             left_out=deployment.refused.get(model, frozenset()),
         )
@@ -158,8 +174,16 @@ Needs `pip install {" ".join(self._parts.libraries)}`{needs}.{serving}
             return "None"
         model = spec.fuse.options.get("model") or choice.model
         template = spec.fuse.options.get("prompt") or fusion_module.FUSION_PROMPT
-        settings = self._settings(spec.name, model, 0.0)
+        settings = self._settings(spec.name, model, temperature=0.0)
         return f"FusionCall({self._endpoint(spec.name, model)}, {settings!r}, {_text(template)})"
+
+    def _cascade(self, spec: SubtaskSpec, choice: SubtaskChoice) -> str:
+        below = threshold_of(self._deployment.task[spec.name], choice)
+        if below is None or spec.cascade is None:
+            return "None"
+        big = spec.cascade.models[1]
+        check = self._users(spec.cascade.check) if spec.cascade.check else "None"
+        return f"Cascade({self._endpoint(spec.name, big)}, {self._settings(spec.name, big)!r}, {below!r}, {check})"
 
     def _parse(self, spec: SubtaskSpec) -> str:
         """The expression that creates the subtask's parser."""
@@ -171,11 +195,13 @@ Needs `pip install {" ".join(self._parts.libraries)}`{needs}.{serving}
         return self._own(self._source(entry, spec, "parse"), entry.make.__name__, ", ".join(arguments))
 
     def _fuse(self, spec: SubtaskSpec) -> str:
-        entry = FUSIONS.find("vote" if spec.fuse.kind == "fuse" else spec.fuse.kind)
+        if spec.fuse.kind in ("fuse", "vote"):
+            self._parts.add(Path(fusion_module.__file__ or ""), ["vote"])
+            return "lambda values, inputs: vote(values)"
+        entry = FUSIONS.find(spec.fuse.kind)
         method = entry.make.__name__
         self._parts.add(self._source(entry, spec, "fuse"), [method])
-        options = {} if spec.fuse.kind == "fuse" else spec.fuse.options
-        written = {name: self._users(v) if name == "judge" else repr(v) for name, v in options.items()}
+        written = {name: self._users(v) if name == "judge" else repr(v) for name, v in spec.fuse.options.items()}
         arguments = ", ".join(["values", "inputs", *(f"{name}={value}" for name, value in written.items())])
         return f"lambda values, inputs: {method}({arguments})"
 

@@ -7,32 +7,41 @@ A router sends one message to one model. Prompts, parsing and fusion are left to
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+from agentopt.core.axes import escalating, threshold_of
 from agentopt.core.errors import UserError
 from agentopt.core.yaml_models import to_yaml
 from agentopt.deploy.deployment import Deployment
 from agentopt.deploy.export.endpoints import call_settings, url_variable
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.openai_route import NO_KEY
+from agentopt.workflow.sampling import configured
 
 
 def router_config(deployment: Deployment) -> str:
     """YAML with the `model_list` of a litellm router: `TASK/SUBTASK`, and `TASK/SUBTASK/fusion` for fusion calls."""
     entries = []
-    for subtask in deployment.task.subtasks:
-        choice = deployment.candidate[subtask.name]
+    for declared in deployment.task.subtasks:
+        choice = deployment.candidate[declared.name]
+        subtask = configured(declared, choice)
         name = f"{deployment.task.name}/{subtask.name}"
         info = {"num_samples": choice.num_samples, "fusion": subtask.fusion.method}
         described = {**info, "system_prompt": choice.system_prompt}
+        described |= {"knobs": dict(subtask.knobs)} if subtask.knobs else {}
         spec, left_out = deployment.specs[choice.model], deployment.refused.get(choice.model, frozenset())
-        settings = call_settings(spec, subtask, temperature=subtask.temperature, left_out=left_out)
+        settings = call_settings(spec, subtask, left_out=left_out)
         entries.append(_entry(name, spec, settings, 1 if "n" in left_out else choice.num_samples, described))
         if subtask.fusion.method == "fuse" and choice.num_samples > 1:
             model = subtask.fusion.model or choice.model
             spec, left_out = deployment.specs[model], deployment.refused.get(model, frozenset())
-            settings = call_settings(spec, subtask, temperature=0.0, left_out=left_out)
+            settings = call_settings(spec, replace(subtask, temperature=0.0), left_out=left_out)
             entries.append(_entry(f"{name}/fusion", spec, settings, 1, {}))
+        if big := escalating(declared, choice):
+            spec = deployment.specs[big]
+            info = {"below": threshold_of(declared, choice)}
+            entries.append(_entry(f"{name}/cascade", spec, call_settings(spec, subtask), 1, info))
     variables = sorted({value for value in _strings(entries) if value.startswith("os.environ/")})
     head = [
         f"# {deployment.title}.",

@@ -21,9 +21,11 @@ from openai import DefaultHttpxClient, Omit, OpenAI, OpenAIError
 
 from agentopt.core.task import Parser, Unparsable, Value
 from agentopt.models.thoughts import split_thought
-from agentopt.workflow.fusion import vote
+from agentopt.workflow.escalation import reason_to_escalate
+from agentopt.workflow.fusion import vote, vote_key
 from agentopt.workflow.inputs import InputColumns, InputError
 from agentopt.workflow.templates import ENVIRONMENT, Record
+from agentopt.workflow.vote_stopping import Stop, samples_to_draw
 
 
 @dataclass(frozen=True)
@@ -60,10 +62,23 @@ class FusionCall:
 
 
 @dataclass(frozen=True)
+class Cascade:
+    """A further call, to another model, whose answer is used if the samples are not reliable.
+
+    They are not if none can be parsed, `check` rejects their value, or a smaller share than `below` agrees.
+    """
+
+    endpoint: Endpoint
+    settings: Mapping[str, Any]
+    below: float
+    check: Callable[[Mapping[str, Any], Value], bool] | None
+
+
+@dataclass(frozen=True)
 class Subtask:
     """One subtask: its prompt, the model that is called and how often, and how the answers become one value.
 
-    `prompt` is a Jinja template of `inputs.<column>` and `<subtask>.output`.
+    `prompt` is a Jinja template of `inputs.<column>`, `<subtask>.output` and `knobs.<name>`.
     """
 
     name: str
@@ -71,10 +86,13 @@ class Subtask:
     prompt: str
     parse: Parser
     fuse: Callable[[list[Value], Mapping[str, Any]], Value]
+    stop: Stop | None = None
     num_samples: int = 1
     system_prompt: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    knobs: Mapping[str, Any] = field(default_factory=dict)
     fusion_call: FusionCall | None = None
+    cascade: Cascade | None = None
 
 
 def main(run: Callable[[Mapping[str, Any]], Value | None], columns: InputColumns, arguments: Sequence[str]) -> int:
@@ -108,13 +126,14 @@ def run_subtasks(subtasks: Sequence[Subtask], inputs: Mapping[str, Any], output:
     """
     # Before any call is paid for: a variable that is not set is reported now.
     for subtask in subtasks:
-        for called in (subtask, subtask.fusion_call):
+        for called in (subtask, subtask.fusion_call, subtask.cascade):
             if called:
                 client(called.endpoint)
     outputs: dict[str, Value] = {}
     for subtask in subtasks:
-        outputs_of_others = {name: Record({"output": value}) for name, value in outputs.items()}
-        value = answer(subtask, render(subtask.prompt, inputs=Record(inputs), **outputs_of_others), inputs)
+        names = {name: Record({"output": value}) for name, value in outputs.items()}
+        names |= {"knobs": Record(subtask.knobs)} if subtask.knobs else {}
+        value = answer(subtask, render(subtask.prompt, inputs=Record(inputs), **names), inputs)
         if value is None:
             return None
         outputs[subtask.name] = value
@@ -142,15 +161,63 @@ def answer(subtask: Subtask, prompt: str, inputs: Mapping[str, Any]) -> Value | 
     """
     system = [{"role": "system", "content": subtask.system_prompt}] if subtask.system_prompt else []
     question = {"role": "user", "content": prompt}
-    texts = sample(subtask.endpoint, [*system, question], subtask.settings, subtask.num_samples)
+    texts = drawn(subtask, [*system, question])
+    value = fused_value(subtask, system, prompt, texts, inputs)
+    second = subtask.cascade
+    if second is None or not escalates(second, votes_of(subtask.parse, texts), inputs, value):
+        return value
+    values = usable(subtask.parse, sample(second.endpoint, [*system, question], second.settings, 1))
+    return subtask.fuse(values, inputs) if values else None
+
+
+def fused_value(
+    subtask: Subtask, system: list[Any], prompt: str, texts: list[str], inputs: Mapping[str, Any]
+) -> Value | None:
+    """One value of the subtask's samples; None if none can be parsed.
+
+    Args:
+        subtask: The subtask.
+        system: The system message, if there is one.
+        prompt: The rendered user message.
+        texts: The samples.
+        inputs: The inputs by column, for the judge of `best_of`.
+    """
     values = usable(subtask.parse, texts)
     call = subtask.fusion_call
     if values and call and len(texts) > 1:
         answers = [text.strip() for text in texts if text.strip()]
-        question["content"] = render(call.prompt, question=prompt, answers=answers)
+        question = {"role": "user", "content": render(call.prompt, question=prompt, answers=answers)}
         fused = usable(subtask.parse, sample(call.endpoint, [*system, question], call.settings, 1))
         return fused[0] if fused else vote(values)
     return subtask.fuse(values, inputs) if values else None
+
+
+def escalates(cascade: Cascade, votes: list[str | None], inputs: Mapping[str, Any], value: Value | None) -> bool:
+    """Whether the samples are not reliable.
+
+    Args:
+        cascade: The threshold and the check.
+        votes: The votes of the samples.
+        inputs: The inputs by column.
+        value: The samples' value.
+    """
+    passes = value is None or cascade.check is None or bool(cascade.check(inputs, value))
+    return reason_to_escalate(votes, cascade.below, passes=passes) is not None
+
+
+def votes_of(parse: Parser, texts: Sequence[str]) -> list[str | None]:
+    """The vote of each text; None for one that cannot be parsed."""
+    return [vote_key(values[0]) if (values := usable(parse, [text])) else None for text in texts]
+
+
+def drawn(subtask: Subtask, messages: list[Any]) -> list[str]:
+    """The answers to the same messages: all of the subtask's samples, or as many as the rule `stop` needs."""
+    if subtask.stop is None:
+        return sample(subtask.endpoint, messages, subtask.settings, subtask.num_samples)
+    texts: list[str] = []
+    while size := samples_to_draw(votes_of(subtask.parse, texts), subtask.num_samples, subtask.stop):
+        texts += sample(subtask.endpoint, messages, subtask.settings, size, len(texts))
+    return texts
 
 
 def usable(parse: Parser, texts: Sequence[str]) -> list[Value]:
@@ -164,7 +231,9 @@ def usable(parse: Parser, texts: Sequence[str]) -> list[Value]:
     return values
 
 
-def sample(endpoint: Endpoint, messages: list[Any], settings: Mapping[str, Any], count: int) -> list[str]:
+def sample(
+    endpoint: Endpoint, messages: list[Any], settings: Mapping[str, Any], count: int, start: int = 0
+) -> list[str]:
     """`count` answers to the same messages, in as few calls as the endpoint allows, sent concurrently.
 
     Args:
@@ -172,11 +241,12 @@ def sample(endpoint: Endpoint, messages: list[Any], settings: Mapping[str, Any],
         messages: The messages of the request.
         settings: Further parameters of the request.
         count: Number of answers.
+        start: Number of the first answer.
     """
     if not endpoint.has_system_role:
         messages = [{"role": "user", "content": "\n\n".join(message["content"] for message in messages)}]
     most = endpoint.max_choices
-    parts = [(first, min(most, count - first)) for first in range(0, count, most)]
+    parts = [(start + first, min(most, count - first)) for first in range(0, count, most)]
     with ThreadPoolExecutor(len(parts)) as pool:
         answered = pool.map(lambda part: complete(endpoint, messages, settings, *part), parts)
         return [text for texts in answered for text in texts]

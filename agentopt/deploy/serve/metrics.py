@@ -39,7 +39,13 @@ class Metrics:
         """Count one answered subtask call."""
         subtask, model, use = answered.subtask, answered.model, answered.answer.use
         self._answers.labels(subtask).observe(answered.seconds)
-        kinds = {"prompt": use.prompt_tokens, "completion": use.completion_tokens, "fusion": use.fusion_tokens}
+        kinds = {
+            "prompt": use.prompt_tokens,
+            "cached": use.cached_tokens,
+            "completion": use.completion_tokens,
+            "reasoning": use.reasoning_tokens,
+            "fusion": use.fusion_tokens,
+        }
         for kind, count in kinds.items():
             self._tokens.labels(subtask, model, kind).inc(count)
         self._usd.labels(subtask, model).inc(use.usd + use.fusion_usd)

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 
 from agentopt.core.errors import AgentoptError, ApiError, BudgetExceeded, ScorerError
 from agentopt.core.records import Answer, SubtaskUse
@@ -108,8 +109,13 @@ class ProgramRun:
         for answer in answers:
             if not isinstance(answer.value, CalledTools):
                 self.outputs[subtask.name] = answer.value
-            self.uses[subtask.name] = self.uses.get(subtask.name, SubtaskUse()) + answer.use
+        self._count([answer.use for answer in answers], subtask.name)
         return answers
+
+    def _count(self, uses: list[SubtaskUse], subtask: str) -> None:
+        """Add the use of concurrent calls: their latency is that of the slowest."""
+        before, slowest = self.uses.get(subtask, SubtaskUse()), max(use.seconds for use in uses)
+        self.uses[subtask] = replace(sum(uses, before), seconds=before.seconds + slowest)
 
     def _fail(self, failure: Exception) -> None:
         if self.failure is None:

@@ -20,12 +20,15 @@ import json
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
+from itertools import chain
 from typing import Any
 
+from agentopt.core.cost import in_sequence
 from agentopt.core.errors import ScorerError
+from agentopt.core.records import latency
 from agentopt.core.task import Endpoint, Example, Program, Task, Unparsable, Value
 from agentopt.models.redaction import redact
-from agentopt.workflow.base import CallSubtask, WorkflowResult
+from agentopt.workflow.base import NO_KNOBS, CallSubtask, Knobs, WorkflowResult
 from agentopt.workflow.parsers import python
 from agentopt.workflow.program.function_process import FunctionProcess
 from agentopt.workflow.program.processes import ProgramFailedError, in_thread, run_command, until_done
@@ -35,6 +38,9 @@ INPUT = "{input}"
 """Placeholder in a command's words for the inputs as JSON."""
 
 Function = Callable[[Mapping[str, Any], Endpoint], Any]
+
+KNOBS_VARIABLE, KNOBS_HEADER = "AGENTOPT_KNOBS", "agentopt-knobs"
+"""The environment variable and the header with the knobs of a candidate: JSON, subtask -> knob -> value."""
 
 LINGER_SECONDS = 5.0
 """Seconds for which the gateway and its processes are kept for the next example."""
@@ -60,12 +66,14 @@ class ProgramRunner:
         self._slots = asyncio.Semaphore(program.concurrency)
         self._open: _Open | None = None
 
-    async def run(self, example: Example, call: CallSubtask) -> WorkflowResult:
+    async def run(self, example: Example, call: CallSubtask, knobs: Knobs = NO_KNOBS) -> WorkflowResult:
         """Run the program on one example.
 
         Args:
             example: The example; the program receives its inputs only.
             call: Answers the program's calls.
+            knobs: The program receives them as JSON in the environment variable `KNOBS_VARIABLE`; a function that
+                takes its endpoint, in the header `KNOBS_HEADER` of the endpoint's `default_headers`.
 
         Raises:
             ScorerError: If the program failed, or called a subtask that does not exist.
@@ -73,12 +81,13 @@ class ProgramRunner:
             BudgetExceeded: If a call reached a cap.
         """
         run = ProgramRun(self._task, example, call)
+        written = json.dumps({name: dict(of) for name, of in knobs.items()}) if any(knobs.values()) else ""
         value, note, secrets = None, "", self._secrets
         try:
             async with self._opened() as opened, self._slots:
                 secrets = opened.secrets
                 run.begin()
-                value = await opened.answer(run)
+                value = await opened.answer(run, written)
         except ProgramFailedError as failure:
             problem = redact(str(failure), secrets)
             note = f"{run.unusable}; the program then {problem}"
@@ -92,7 +101,7 @@ class ProgramRunner:
             note = note or run.unusable or "the program gave no answer"
         if not run.uses:
             note = "; ".join(filter(None, [run.no_calls, note]))
-        return WorkflowResult(run.outputs, value, run.uses, note)
+        return WorkflowResult(run.outputs, value, run.uses, note, latency(run.uses, in_sequence(run.uses)))
 
     @asynccontextmanager
     async def _opened(self) -> AsyncIterator[_Open]:
@@ -115,7 +124,7 @@ class _Open:
         self.closed = False
         self._program, self._linger, self._gateway = program, linger, Gateway()
         self.secrets = (self._gateway.key, *secrets)
-        self._idle: list[FunctionProcess] = []
+        self._idle: dict[str, list[FunctionProcess]] = {}
         self._users, self._changed = 0, asyncio.Event()
         self._starting = asyncio.Lock()
         self._keeper: asyncio.Task[None] | None = None
@@ -143,7 +152,7 @@ class _Open:
                 pass
         finally:
             self.closed = True
-            for process in self._idle:
+            for process in chain.from_iterable(self._idle.values()):
                 await process.aclose()
             await self._gateway.stop()
 
@@ -154,16 +163,17 @@ class _Open:
             return False
         return not self._users
 
-    async def answer(self, run: ProgramRun) -> Value | None:
+    async def answer(self, run: ProgramRun, knobs: str) -> Value | None:
         """The program's answer for the run's example. Raises `ProgramFailedError` and `Unparsable`."""
         function = self._program.function
         if isinstance(function, str):
-            return await self._by_process(function, run)
+            return await self._by_process(function, run, knobs)
         endpoint = {"base_url": self._gateway.address(), "api_key": self._gateway.key}
         with self._admitted(run, endpoint["base_url"]):
             if function:
-                return await self._by_call(function, run, endpoint)
-            printed = await self._by_command(run, endpoint)
+                headers = {"default_headers": {KNOBS_HEADER: knobs}} if knobs else {}
+                return await self._by_call(function, run, {**endpoint, **headers})
+            printed = await self._by_command(run, endpoint, knobs)
         try:
             return python(self._program.parse)(printed) if printed.strip() else None
         except ScorerError as error:
@@ -189,29 +199,31 @@ class _Open:
         finally:
             running.cancel()
 
-    async def _by_process(self, function: str, run: ProgramRun) -> Value | None:
-        process = self._idle.pop() if self._idle else self._new_process(function)
+    async def _by_process(self, function: str, run: ProgramRun, knobs: str) -> Value | None:
+        # A file may read its environment on import, so a process keeps its knobs.
+        idle = self._idle.setdefault(knobs, [])
+        process = idle.pop() if idle else self._new_process(function, knobs)
         try:
             with self._admitted(run, process.base_url):
                 return await process.call(run.example.inputs, self._seconds_left(run))
         finally:
             if process.is_ready and not self.closed:
-                self._idle.append(process)
+                idle.append(process)
             else:
                 await process.aclose()
 
-    def _new_process(self, function: str) -> FunctionProcess:
+    def _new_process(self, function: str, knobs: str) -> FunctionProcess:
         endpoint = {"base_url": self._gateway.address(), "api_key": self._gateway.key}
-        environment = environment_of(endpoint, os.environ)
+        environment = environment_of(endpoint, os.environ, knobs)
         return FunctionProcess(function, self._program.folder, environment, endpoint["base_url"], self.secrets)
 
-    async def _by_command(self, run: ProgramRun, endpoint: Endpoint) -> str:
+    async def _by_command(self, run: ProgramRun, endpoint: Endpoint, knobs: str) -> str:
         inputs = json.dumps(dict(run.example.inputs), ensure_ascii=False)
         return await run_command(
             [word.replace(INPUT, inputs) for word in self._program.command],
             inputs,
             folder=self._program.folder,
-            environment=environment_of(endpoint, os.environ),
+            environment=environment_of(endpoint, os.environ, knobs),
             seconds_left=self._seconds_left(run),
             secrets=self.secrets,
         )
@@ -227,8 +239,14 @@ async def _value_of(function: Function, inputs: Mapping[str, Any], endpoint: End
     return await value if inspect.isawaitable(value) else value
 
 
-def environment_of(endpoint: Endpoint, environ: Mapping[str, str]) -> dict[str, str]:
-    """Return `environ` with all OpenAI variables replaced, so that OpenAI clients call `endpoint`."""
+def environment_of(endpoint: Endpoint, environ: Mapping[str, str], knobs: str = "") -> dict[str, str]:
+    """Return `environ` with all OpenAI variables replaced, so that OpenAI clients call `endpoint`.
+
+    Args:
+        endpoint: The endpoint.
+        environ: The environment of this process.
+        knobs: The value of `KNOBS_VARIABLE`; the variable is not set if it is empty.
+    """
     kept = {name: value for name, value in environ.items() if not name.upper().startswith("OPENAI_")}
     direct = ",".join(filter(None, [environ.get("NO_PROXY") or environ.get("no_proxy"), "127.0.0.1"]))
     ours = {
@@ -236,4 +254,4 @@ def environment_of(endpoint: Endpoint, environ: Mapping[str, str]) -> dict[str, 
         "OPENAI_API_BASE": endpoint["base_url"],
         "OPENAI_API_KEY": endpoint["api_key"],
     }
-    return {**kept, **ours, "NO_PROXY": direct, "no_proxy": direct}
+    return {**kept, **ours, "NO_PROXY": direct, "no_proxy": direct, **({KNOBS_VARIABLE: knobs} if knobs else {})}

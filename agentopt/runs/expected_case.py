@@ -1,0 +1,161 @@
+"""The expected usage of a run, and what its caps afford, computed before anything is spent. Makes no model call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from agentopt.core.budget import Usage
+from agentopt.core.task import Subtask, Task
+from agentopt.core.usd import format_usd
+from agentopt.models.catalog import ModelSpec
+from agentopt.runs.config import Config
+from agentopt.runs.worst_case import FINALISTS, Estimate, affordable_samples, longest_prompt, usage_of_judge
+from agentopt.search.base import SearchSpace
+from agentopt.search.measured_costs import BYTES_PER_TOKEN
+
+ROWS = 20
+"""Rows of the validation split whose prompts are measured."""
+
+RESPONSE = 0.5
+"""Share of `max_tokens` that a response is expected to take if the task has no `tokens`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedCase:
+    """Expected usage by part of the run, before early stopping, which lowers it further."""
+
+    search: Usage
+    agent: Usage
+    prompts: Usage
+    test: Usage
+
+    @property
+    def total(self) -> Usage:
+        """Expected usage of the whole run."""
+        return self.search + self.agent + self.prompts + self.test
+
+
+def expected_case(
+    task: Task, space: SearchSpace, specs: Mapping[str, ModelSpec], config: Config, worst: Estimate
+) -> ExpectedCase:
+    """The expected usage of `optimize` with this configuration, before its caps are applied.
+
+    A candidate is taken to be a random affordable one. Trials share the responses of a subtask that reads no other.
+    Prompts have four bytes per token, responses the task's `tokens` or half of `max_tokens`.
+
+    Args:
+        task: The task.
+        space: Its search space.
+        specs: The catalogue entry of every model that may be called.
+        config: The settings of the run.
+        worst: The worst case, which bounds each part.
+    """
+    trials = min(config.budget.trials, space.size)
+    rows = {split: len(examples) for split, examples in task.splits.items()}
+    search, test = Usage(), Usage()
+    for subtask in task.subtasks:
+        uses = [use for of_model in _uses(task, subtask, space, specs).values() for use in of_model]
+        mean = _scaled(sum(uses, Usage()), 1 / max(len(uses), 1))
+        spent = _scaled(mean, trials)
+        if not subtask.reads and not task.program:
+            spent = _bounded(spent, sum((of[-1] for of in _uses(task, subtask, space, specs).values() if of), Usage()))
+        search += _scaled(spent, rows["validation"] / _FINE)
+        test += _scaled(mean, FINALISTS * rows.get("test", 0) / _FINE)
+    judge = usage_of_judge(task, specs, task.splits["validation"][0])
+    search += judge * (trials * rows["validation"])
+    test += judge * (FINALISTS * rows.get("test", 0))
+    replies = 2 / (1 + config.agent.attempts)  # the guidelines and one proposal
+    share = search.calls / max(worst.search.calls, 1)
+    return ExpectedCase(
+        _bounded(search, worst.search),
+        _scaled(worst.agent, replies),
+        _scaled(worst.prompts, min(share, 1.0)),
+        _bounded(test, worst.test),
+    )
+
+
+_FINE = 1000
+"""Examples that a `Usage` of `_uses` is for, so that its counts are not rounded."""
+
+
+def _uses(task: Task, subtask: Subtask, space: SearchSpace, specs: Mapping[str, ModelSpec]) -> dict[str, list[Usage]]:
+    """Model -> usage with each affordable number of samples, ascending; for `_FINE` examples."""
+    prompt, completion = _prompt_tokens(task, subtask), _completion_tokens(subtask)
+    counts = space[subtask.name].num_samples
+    return {
+        model: [_use(subtask, specs, model, n, prompt, completion) for n in counts if n <= most]
+        for model, most in affordable_samples(space, space[subtask.name]).items()
+    }
+
+
+def _use(
+    subtask: Subtask, specs: Mapping[str, ModelSpec], model: str, n: int, prompt: float, completion: float
+) -> Usage:
+    spec = specs[model]
+    requests = -(-n // spec.max_choices)
+    use = _usage(spec, requests, prompt, n * completion)
+    if subtask.fusion.method == "fuse" and n > 1:
+        use += _usage(specs[subtask.fusion.model or model], 1, prompt + n * completion, completion)
+    return use
+
+
+def _usage(spec: ModelSpec, requests: int, prompt: float, completion: float) -> Usage:
+    usd = spec.prices.usd(requests * prompt, completion, requests=requests)
+    return _scaled_parts(requests, requests * prompt, completion, usd, _FINE)
+
+
+def _prompt_tokens(task: Task, subtask: Subtask) -> float:
+    rows = task.splits["validation"][:ROWS]
+    sizes = [len((subtask.system_prompt + longest_prompt(task, subtask, row)).encode()) for row in rows]
+    return sum(sizes) / len(sizes) / BYTES_PER_TOKEN
+
+
+def _completion_tokens(subtask: Subtask) -> float:
+    return subtask.tokens.completion if subtask.tokens else RESPONSE * subtask.max_tokens
+
+
+def _scaled(usage: Usage, factor: float) -> Usage:
+    return _scaled_parts(usage.calls, usage.prompt_tokens, usage.completion_tokens, usage.usd, factor)
+
+
+def _scaled_parts(calls: float, prompt: float, completion: float, usd: float, factor: float) -> Usage:
+    return Usage(round(calls * factor), round(prompt * factor), round(completion * factor), usd * factor)
+
+
+def _bounded(usage: Usage, most: Usage) -> Usage:
+    """The lower of each field."""
+    return Usage(*(min(getattr(usage, name), getattr(most, name)) for name in Usage.__dataclass_fields__))
+
+
+def cap_notes(worst: Estimate, expected: ExpectedCase, config: Config, space: SearchSpace) -> Iterator[str]:
+    """What each cap of the run affords, and which cannot bind.
+
+    Args:
+        worst: The worst case.
+        expected: The expected case.
+        config: The settings of the run.
+        space: The search space.
+    """
+    trials = min(config.budget.trials, space.size)
+    for name, unit in (("usd", "USD"), ("tokens", "tokens"), ("calls", "calls")):
+        cap = getattr(config.budget, name)
+        if cap is None:
+            continue
+        shown, most = f"budget.{name} ({cap:g})", getattr(worst.total, name)
+        if most <= cap:
+            bound = format_usd(most) if name == "usd" else f"{most:,}"
+            yield f"Warning: {shown} cannot bind: without retries, the run takes at most {bound} {unit}"
+            continue
+        paid = [_trials_within(cap, name, case, trials) for case in (expected, worst)]
+        yield f"{shown} pays for about {paid[0]} of {trials} trials in the expected case, {paid[1]} in the worst"
+    cap = config.budget.seconds
+    if cap is not None and worst.seconds is not None and worst.seconds <= cap:
+        yield f"Warning: budget.seconds ({cap:g}) cannot bind: the run takes about {worst.seconds:.0f} s"
+
+
+def _trials_within(cap: float, name: str, case: Estimate | ExpectedCase, trials: int) -> int:
+    """Number of trials beside the test, for which at most half of the cap is kept, and the other parts."""
+    test, others = min(getattr(case.test, name), cap / 2), getattr(case.agent + case.prompts, name)
+    each = getattr(case.search, name) / trials
+    return trials if not each else max(0, min(trials, int((cap - test - others) / each)))

@@ -1,0 +1,71 @@
+"""Reads what a search varies in a subtask: settings that are given as lists, knobs, and cascades."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from agentopt.core.axes import KNOBS, Axis, Cascade, as_axes
+from agentopt.core.errors import TaskError
+from agentopt.core.task_rules import check_cascade
+from agentopt.core.user_functions import Functions
+from agentopt.core.yaml_models import did_you_mean, shown
+from agentopt.taskfile.schema import SubtaskSpec
+from agentopt.workflow.templates import Template
+
+
+def read_axes(spec: SubtaskSpec, at: Callable[[str], str]) -> tuple[Axis, ...]:
+    """The axes of a subtask.
+
+    Args:
+        spec: The subtask in the file.
+        at: Returns the place of a key of the subtask, for messages.
+
+    Raises:
+        TaskError: A knob's name is no identifier, or a list breaks a rule.
+    """
+    for name in spec.knobs:
+        if not name.isidentifier():
+            rule = f"a knob's name must be a word that templates can use, but got {shown(name)}"
+            raise TaskError(rule, where=at(KNOBS), remedy="use letters, digits and _")
+    axes: list[Axis] = []
+    for name, values in spec.several.items():
+        try:
+            axes += as_axes({name: values})
+        except TaskError as error:
+            raise TaskError(error.message, where=at(name), remedy=error.remedy) from error
+    return tuple(axes)
+
+
+def read_cascade(spec: SubtaskSpec, functions: Functions, at: Callable[[str], str]) -> Cascade | None:
+    """The cascade of a subtask.
+
+    Args:
+        spec: The subtask in the file.
+        functions: Loads the check.
+        at: Returns the place of a key of the subtask, for messages.
+
+    Raises:
+        TaskError: Its models are not two of the subtask's, or there is no such check.
+    """
+    if spec.cascade is None:
+        return None
+    check_cascade(spec.cascade.models, spec.models, at("cascade"))
+    check = functions(spec.cascade.check, at("cascade.check")) if spec.cascade.check else None
+    return Cascade(*spec.cascade.models, spec.cascade.below, check)
+
+
+def check_knobs(spec: SubtaskSpec, template: Template, where: str) -> None:
+    """Check that the subtask has every knob that its template reads; without knobs, `knobs` is any other name.
+
+    Args:
+        spec: The subtask in the file.
+        template: Its prompt.
+        where: The place of the prompt, for messages.
+
+    Raises:
+        TaskError: It reads another one.
+    """
+    read = {attribute for name, attribute in template.attributes if name == KNOBS}
+    if spec.knobs and (unknown := sorted(read - spec.knobs.keys())):
+        rule = f"the template reads `{KNOBS}.{unknown[0]}`, which is not a knob of the subtask"
+        raise TaskError(rule, where=where, remedy=did_you_mean(unknown[0], spec.knobs))

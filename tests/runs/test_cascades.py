@@ -1,0 +1,123 @@
+"""A planted cascade is found and proven if it saves, and not recommended if it hurts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from agentopt.api import aoptimize
+from agentopt.core.axes import Cascade
+from agentopt.core.candidate import Candidate
+from agentopt.core.cost import CostMeasure, Unit
+from agentopt.core.records import Split
+from agentopt.core.task import Example, Subtask, Task, TokenLengths
+from agentopt.evaluation.scorers import exact_match
+from agentopt.models.base import Request
+from agentopt.models.catalog import ModelSpec
+from agentopt.models.scripted import ScriptedModel
+from agentopt.runs.config import BudgetConfig, Config
+from agentopt.runs.result import Result, load_result
+from agentopt.testing.toy import draw
+
+MODELS = [
+    ModelSpec(name="big", base_url="http://127.0.0.1:9/v1", parameters=10e9, usd_per_1m_completion=10),
+    ModelSpec(name="small", base_url="http://127.0.0.1:9/v1", parameters=1e9, usd_per_1m_completion=1, max_choices=4),
+]
+ROWS: dict[Split, int] = {"validation": 120, "test": 200}
+
+
+def planted(knows_when_wrong: bool) -> ScriptedModel:
+    """The big model is right; the small one is on most rows. Where it is not, its samples differ, or all agree."""
+
+    def answer(request: Request, repeat: int) -> str:
+        row = request.messages[-1].content
+        if request.model == "big" or draw(row) < 0.7:
+            return f"word-{row}"
+        return f"wrong-{repeat if knows_when_wrong else 0}"
+
+    return ScriptedModel(answer)
+
+
+def task(measure: CostMeasure = "units") -> Task:
+    subtask = Subtask(
+        "answer",
+        lambda inputs, outputs: str(inputs["row"]),
+        ("big", "small"),
+        num_samples=(1, 3),
+        tokens=TokenLengths(4, 4),
+        cascade=Cascade("small", "big", (0.5, 1)),
+        max_tokens=8,
+    )
+    splits = {
+        split: tuple(Example(f"{split}{i}", {"row": f"{split}-{i}"}, f"word-{split}-{i}") for i in range(count))
+        for split, count in ROWS.items()
+    }
+    return Task("cascade", (subtask,), exact_match(), splits, unit=Unit(1e9, 1, 1), max_units=200, cost_measure=measure)
+
+
+async def optimized(folder: Path, measure: CostMeasure, *, knows_when_wrong: bool) -> Result:
+    config = Config(
+        journal=str(folder / "journal.db"),
+        runs=folder / "runs",
+        models=MODELS,
+        strategy="grid",
+        budget=BudgetConfig(trials=8),
+    )
+    return await aoptimize(task(measure), config, provider=planted(knows_when_wrong))
+
+
+@pytest.fixture(scope="module", params=["units", "usd"])
+def saving(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Result:
+    return asyncio.run(optimized(tmp_path_factory.mktemp("saving"), request.param, knows_when_wrong=True))
+
+
+def test_a_cascade_that_halves_the_cost_at_the_same_score_is_found_and_proven(saving: Result) -> None:
+    result, chosen = saving, saving.finalist("recommended")
+    assert chosen.candidate["answer"].model == "small"
+    assert dict(chosen.candidate["answer"].settings)["cascade.below"] in (0.5, 1)
+    assert chosen.test
+    assert chosen.test.score == 1.0
+    assert chosen.against_baseline
+    assert chosen.against_baseline.verdict == "non-inferior"
+    assert chosen.units < 0.66 * result.finalist("baseline").units
+    (note,) = [note for note in result.notes if "escalates" in note]
+    assert "answer escalates" in note
+    assert "from small to big; USD" in note
+    assert "score +0.000" in note
+    # It loads again.
+    assert load_result(Path(result.run)).recommended_candidate == chosen.candidate
+    assert json.loads((Path(result.run) / "result.json").read_text())
+
+
+async def test_a_cascade_that_hurts_is_not_recommended(tmp_path: Path) -> None:
+    result = await optimized(tmp_path, "usd", knows_when_wrong=False)
+    assert result.recommended_candidate == Candidate.from_dict({"answer": {"model": "big"}})
+    tried = [trial.candidate for trial in result.trials]
+    assert any("cascade.below" in dict(candidate["answer"].settings) for candidate in tried)
+
+
+@pytest.mark.parametrize("below", [0.5, 1])
+def test_a_trial_of_a_cascade_costs_what_it_escalates(saving: Result, below: float) -> None:
+    for trial in saving.trials:
+        choice = trial.candidate["answer"]
+        if choice.model == "small" and choice.num_samples == 3 and dict(choice.settings).get("cascade.below") == below:
+            count = ROWS["validation"]
+            wrong = sum(draw(f"validation-{i}") >= 0.7 for i in range(count)) / count
+            expected = (4 + 3 * 4 - 1) + wrong * (10 * (4 + 4) - 1)
+            if saving.cost_in == "usd":  # one token for each word, and a prompt costs nothing
+                expected = (3 + wrong * 10) / 1e6
+            assert trial.units == pytest.approx(expected)
+            break
+    else:
+        pytest.fail("the cascade was not tried")
+
+
+def test_the_task_with_a_cascade_has_its_thresholds_as_choices() -> None:
+    (subtask,) = task().subtasks
+    assert [axis.values for axis in subtask.settings] == [("off", 0.5, 1)]
+    assert replace(subtask, description="again").settings == subtask.settings
+    assert task().baseline == Candidate.from_dict({"answer": {"model": "big"}})
