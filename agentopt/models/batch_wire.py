@@ -59,7 +59,7 @@ class WiredModel:
     """
 
     def __init__(self, spec: ModelSpec, **options: Any) -> None:
-        if not is_batchable(spec):
+        if not spec.is_batchable:
             raise CatalogError(
                 f"a batch needs an entry with base_url alone, or with litellm: anthropic/..., but {spec.name!r} has "
                 f"{'weights' if spec.weights else f'litellm: {spec.litellm}'}",
@@ -117,8 +117,3 @@ class WiredModel:
     async def aclose(self) -> None:
         """Close the connections, none of which sent anything."""
         await self._model.aclose()
-
-
-def is_batchable(spec: ModelSpec) -> bool:
-    """Return whether requests to the model can be batched: an OpenAI-compatible endpoint, or Anthropic's."""
-    return (spec.litellm or "").startswith("anthropic/") or bool(spec.base_url and not spec.litellm)

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from agentopt.core.errors import CatalogError, ModelError, PermanentModelError
 from agentopt.models.api_errors import model_error
+from agentopt.models.api_keys import key_of
 from agentopt.models.base import Choice, Request, Response
-from agentopt.models.catalog import ModelSpec, key_of
+from agentopt.models.catalog import ModelSpec
 from agentopt.models.fitting import payload
 from agentopt.models.live_text import LIVE, LiveText
 from agentopt.models.redaction import secrets_in
