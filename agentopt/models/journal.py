@@ -14,7 +14,7 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -41,8 +41,11 @@ from agentopt.models.journal_tables import (
 from agentopt.models.thoughts import split_thought
 
 IN_FLIGHT = "in flight"
-_Write = tuple[sa.Executable, dict[str, object] | None]
-_Pending = tuple[list[_Write], asyncio.Future[None]]
+IN_BATCH = "in a batch"
+"""Outcome of a call that waits in a batch. After a crash it still waits there, and the next session collects it."""
+Write = tuple[sa.Executable, dict[str, object] | None]
+"""A statement and its values."""
+_Pending = tuple[list[Write], asyncio.Future[None]]
 """Writes that are committed together, and the future of their caller."""
 
 
@@ -103,19 +106,26 @@ class Journal:
         url: A SQLAlchemy URL, or a path for SQLite.
         clock: Seconds since 1970.
         fresh: Ignore the responses of earlier sessions; new ones replace them.
+
+    Attributes:
+        session: Identifier of this session in the ledger.
+        opened: When it began, in seconds since 1970.
+        clock: Seconds since 1970.
+        insert: The `insert` of the database's dialect, which has `on_conflict_do_nothing`.
+        is_fresh: Whether the responses of earlier sessions are ignored.
     """
 
     def __init__(self, url: str | Path, *, clock: Callable[[], float] = time.time, fresh: bool = False) -> None:
         self._engine = open_engine(url)
         create_tables(self._engine, TABLES)
-        self._insert = postgresql.insert if self._engine.dialect.name == "postgresql" else sqlite.insert
+        self.insert = postgresql.insert if self._engine.dialect.name == "postgresql" else sqlite.insert
         self._reader = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._pending: list[_Pending] = []
         self._flushing: asyncio.Task[None] | None = None
-        self._clock, self.opened = clock, clock()
-        self._session = uuid.uuid4().hex
-        self._fresh = fresh
+        self.clock, self.opened = clock, clock()
+        self.session = uuid.uuid4().hex
+        self.is_fresh = fresh
         self._hidden: set[tuple[str, int]] = set()
 
     def find(self, key: str, first_repeat: int, n: int) -> dict[int, Stored]:
@@ -135,8 +145,8 @@ class Journal:
         found: dict[int, Stored] = {}
         for row in rows:
             place = (key, row.repeat)
-            is_rejected = row.rejected_by not in (None, self._session) and not row.retried
-            if place not in self._hidden and (is_rejected or (self._fresh and row.created < self.opened)):
+            is_rejected = row.rejected_by not in (None, self.session) and not row.retried
+            if place not in self._hidden and (is_rejected or (self.is_fresh and row.created < self.opened)):
                 self._hidden.add(place)
             if place not in self._hidden:
                 found[row.repeat] = _stored(row)
@@ -153,20 +163,25 @@ class Journal:
         Returns:
             The id of the ledger entry.
         """
-        entry = {
+        entry = uuid.uuid4().hex
+        await self.write([self.entering(entry, run, request, worst)])
+        return entry
+
+    def entering(self, entry: str, run: str, request: Request, worst: Usage, outcome: str = IN_FLIGHT) -> Write:
+        """Return the write that makes a ledger entry with a new id; see `open`."""
+        values = {
             **asdict(worst),
-            "id": uuid.uuid4().hex,
+            "id": entry,
             "run": run,
-            "session": self._session,
+            "session": self.session,
             "model": request.model,
             "purpose": request.purpose,
-            "outcome": IN_FLIGHT,
-            "opened": self._clock(),
+            "outcome": outcome,
+            "opened": self.clock(),
         }
-        await self._write([(ledger.insert(), entry)])
-        return str(entry["id"])
+        return ledger.insert(), values
 
-    async def record(self, entry: str, key: str, identity: str, sent: Sent) -> None:
+    async def record(self, entry: str, key: str, identity: str, sent: Sent, also: Sequence[Write] = ()) -> None:
         """Store a response and settle its ledger entry, in one transaction. Repeats already stored are kept.
 
         Args:
@@ -174,32 +189,38 @@ class Journal:
             key: Cache key of the request.
             identity: `ModelSpec.identity`.
             sent: The request, its response and what it cost.
+            also: Writes of the same transaction.
         """
         row: dict[str, object] = {"key": key, "identity": identity, "request": _as_json(sent.request)}
-        writes: list[_Write] = [(self._insert(requests).on_conflict_do_nothing(), row)]
+        writes: list[Write] = [(self.insert(requests).on_conflict_do_nothing(), row)]
         if sent.run is not None:
-            writes.append((self._insert(run_keys).on_conflict_do_nothing(), {"run": sent.run, "key": key}))
+            writes.append((self.insert(run_keys).on_conflict_do_nothing(), {"run": sent.run, "key": key}))
         for repeat, choice in enumerate(sent.response.choices, sent.request.first_repeat):
             writes += self._store(key, repeat, choice, sent.response)
-        await self._write([*writes, self._settle(entry, sent.usage, "ok")])
+        await self.write([*writes, self._settle(entry, sent.usage, "ok"), *also])
 
-    async def record_failure(self, entry: str, usage: Usage, outcome: str) -> None:
+    async def record_failure(self, entry: str, usage: Usage, outcome: str, also: Sequence[Write] = ()) -> None:
         """Settle the entry of a call without a response; `outcome` is a short kind such as `HTTP 429`.
 
         Args:
             entry: Id of the ledger entry.
             usage: What the call is charged.
             outcome: A short kind, such as `HTTP 429`.
+            also: Writes of the same transaction.
         """
-        await self._write([self._settle(entry, usage, outcome)])
+        await self.write([self._settle(entry, usage, outcome), *also])
 
     async def reject(self, key: str, first_repeat: int, n: int) -> None:
         """Mark stored responses as unusable: the next session requests them again, once."""
         rows = [
-            {"key": key, "repeat": repeat, "session": self._session, "retried": False}
+            {"key": key, "repeat": repeat, "session": self.session, "retried": False}
             for repeat in range(first_repeat, first_repeat + n)
         ]
-        await self._write([(self._insert(rejections).on_conflict_do_nothing(), row) for row in rows])
+        await self.write([(self.insert(rejections).on_conflict_do_nothing(), row) for row in rows])
+
+    def rows(self, statement: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
+        """Return the rows of a query."""
+        return self._reader.execute(statement).fetchall()
 
     async def record_refusal(self, run: str, spec: ModelSpec, parameter: str) -> None:
         """Store that an endpoint refuses a parameter, for the later sessions of the run.
@@ -221,13 +242,13 @@ class Journal:
         return found
 
     def spend(self, run: str) -> Spend:
-        """Return what `run` spent so far. Calls that a crash left in flight count at their worst case."""
+        """Return what `run` spent so far. Calls in flight, or in a batch, count at their worst case."""
         c = ledger.c
         sums = [sa.func.sum(column) for column in (c.calls, c.prompt_tokens, c.completion_tokens, c.usd)]
         of_run = c.run == run
         by_purpose = self._reader.execute(sa.select(c.purpose, *sums).where(of_run).group_by(c.purpose))
         failed = self._reader.execute(
-            sa.select(c.outcome, sa.func.count()).where(of_run, c.outcome != "ok").group_by(c.outcome)
+            sa.select(c.outcome, sa.func.count()).where(of_run, c.outcome.not_in(("ok", IN_BATCH))).group_by(c.outcome)
         )
         spans = sa.select(sa.func.max(sa.func.coalesce(c.closed, c.opened)) - sa.func.min(c.opened))
         seconds = self._reader.execute(spans.where(of_run).group_by(c.session)).scalars()
@@ -259,7 +280,7 @@ class Journal:
         self._reader.close()
         self._engine.dispose()
 
-    def _store(self, key: str, repeat: int, choice: Choice, response: Response) -> list[_Write]:
+    def _store(self, key: str, repeat: int, choice: Choice, response: Response) -> list[Write]:
         place: dict[str, object] = {"key": key, "repeat": repeat}
         row = {
             "text": _storable(choice.text),
@@ -267,7 +288,7 @@ class Journal:
             "prompt_tokens": response.prompt_tokens,
             "completion_tokens": choice.completion_tokens,
             "seconds": response.seconds,
-            "created": self._clock(),
+            "created": self.clock(),
         }
         detail = {
             "thought": _storable(choice.thought),
@@ -279,7 +300,7 @@ class Journal:
         has_details = choice.thought or choice.tool_calls or response.cached_tokens or choice.reasoning_tokens
         tables = [(responses, row), *([(details, detail)] if has_details or "think" in choice.text.lower() else [])]
         if (key, repeat) not in self._hidden:
-            return [(self._insert(table).on_conflict_do_nothing(), {**place, **values}) for table, values in tables]
+            return [(self.insert(table).on_conflict_do_nothing(), {**place, **values}) for table, values in tables]
         self._hidden.discard((key, repeat))
         retried = rejections.update().where(rejections.c.key == key, rejections.c.repeat == repeat).values(retried=True)
         removed = details.delete().where(details.c.key == key, details.c.repeat == repeat)
@@ -287,7 +308,7 @@ class Journal:
             (removed, None),
             *(
                 (
-                    self._insert(table).on_conflict_do_update(index_elements=["key", "repeat"], set_=values),
+                    self.insert(table).on_conflict_do_update(index_elements=["key", "repeat"], set_=values),
                     place | values,
                 )
                 for table, values in tables
@@ -295,12 +316,19 @@ class Journal:
             (retried, None),
         ]
 
-    def _settle(self, entry: str, usage: Usage, outcome: str) -> _Write:
-        values = {**asdict(usage), "outcome": outcome, "closed": self._clock(), "entry": entry}
+    def _settle(self, entry: str, usage: Usage, outcome: str) -> Write:
+        values = {**asdict(usage), "outcome": outcome, "closed": self.clock(), "entry": entry}
         return _SETTLE, values
 
-    async def _write(self, writes: list[_Write]) -> None:
-        """Commit, together with all other writes that arrive meanwhile, in one disk flush."""
+    async def write(self, writes: list[Write]) -> None:
+        """Commit, together with all other writes that arrive meanwhile, in one disk flush.
+
+        Args:
+            writes: Statements of one transaction.
+
+        Raises:
+            JournalError: They cannot be committed.
+        """
         done = asyncio.get_running_loop().create_future()
         self._pending.append((writes, done))
         if self._flushing is None or self._flushing.done():
@@ -329,7 +357,7 @@ class Journal:
             return failure
         return None
 
-    def _commit(self, writes: list[_Write]) -> None:
+    def _commit(self, writes: list[Write]) -> None:
         with self._engine.begin() as connection:
             for statement, values in writes:
                 connection.execute(statement, values)
