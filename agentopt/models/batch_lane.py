@@ -86,7 +86,8 @@ class BatchLane:
         sleep: Waits for a number of seconds.
 
     Attributes:
-        direct_calls: Calls that are being answered directly. While there are any, a group may get further calls.
+        being_answered: Direct calls in flight, and batches that are being read. While there are any, a group may get
+            further calls, from the callers that they are for.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class BatchLane:
         quiet: float = QUIET,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self.direct_calls = 0
+        self.being_answered = 0
         self._specs, self._journal, self._budget, self._run = specs, journal, budget, run
         self._open_transport, self._observer = transport, observer
         self._quiet, self._sleep = quiet, sleep
@@ -202,7 +203,7 @@ class BatchLane:
 
     async def _submit_when_quiet(self, model: str, group: _Group) -> None:
         number, waited = 0, 0.0
-        while waited < LONGEST_GROUPING and (len(group.calls) > number or self.direct_calls):
+        while waited < LONGEST_GROUPING and (len(group.calls) > number or self.being_answered):
             number = len(group.calls)
             await self._sleep(self._quiet)
             waited += self._quiet
@@ -256,14 +257,24 @@ class BatchLane:
         left = {entry: by_entry[entry] for entry in batch.ids}
         while left:
             try:
-                requests = {entry: waiting.call.request for entry, waiting in left.items()}
-                async with aclosing(self._transport.collect(batch, requests)) as outcomes:
-                    async for outcome in outcomes:
-                        await self._finish(left.pop(outcome.id), outcome.result)
+                await self._read(batch, left)
             except TransientModelError as error:
                 detail = f"its batches cannot be reached ({error.kind}); tried again every {UNREACHABLE_WAIT:g} s"
                 self._observer(ModelNotice(batch.model, "waiting", detail))
                 await self._sleep(UNREACHABLE_WAIT)
+
+    async def _read(self, batch: Batch, left: dict[str, Waiting]) -> None:
+        """Read the results of a batch when it ends; the calls that have one are removed from `left`."""
+        requests = {entry: waiting.call.request for entry, waiting in left.items()}
+        is_read = False
+        try:
+            async with aclosing(self._transport.collect(batch, requests)) as outcomes:
+                async for outcome in outcomes:
+                    self.being_answered += not is_read
+                    is_read = True
+                    await self._finish(left.pop(outcome.id), outcome.result)
+        finally:
+            self.being_answered -= is_read
 
     async def _finish(self, waiting: Waiting, result: Response | ModelError) -> None:
         """Record and settle an outcome, then pass it to the caller."""

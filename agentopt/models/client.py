@@ -366,11 +366,11 @@ class ModelClient:
         if self._lane is None:
             yield
             return
-        self._lane.direct_calls += 1
+        self._lane.being_answered += 1
         try:
             yield
         finally:
-            self._lane.direct_calls -= 1
+            self._lane.being_answered -= 1
 
     async def _unless_closing(self, work: Awaitable[T]) -> T:
         """Wait for `work`; if the run stops meanwhile, cancel it and raise `RunStoppingError`."""
