@@ -33,7 +33,6 @@ from agentopt.core.yaml_models import did_you_mean, shown
 from agentopt.evaluation.evaluator import check_candidate
 from agentopt.evaluation.judge import Judge
 from agentopt.models.base import ChatModel
-from agentopt.models.batch_lane import open_transport
 from agentopt.models.catalog import Catalog, ModelSpec
 from agentopt.models.router import ModelRouter, connect
 from agentopt.models.session import Session, open_session
@@ -132,7 +131,6 @@ async def aoptimize(
                 journal=config.journal,
                 provider=models,
                 observer=logged,
-                batches=None if provider else open_transport,
             ) as session:
                 watched = IncompleteWarnings(loaded, logged)
                 return await Optimization(loaded, config, run, session, watched, search).result()
@@ -187,14 +185,7 @@ async def aevaluate(
         observe(Note(note))
     models = provider or model_router(specs, observe, required_models(loaded))
     opening = open_session(
-        specs,
-        run,
-        caps=caps,
-        journal=config.journal,
-        provider=models,
-        observer=observe,
-        fresh=fresh,
-        batches=None if provider else open_transport,
+        specs, run, caps=caps, journal=config.journal, provider=models, observer=observe, fresh=fresh
     )
     async with _spend_reported(opening, observe) as session:
         evaluator = open_evaluator(loaded, config, session, "tests")

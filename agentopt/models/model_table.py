@@ -86,10 +86,10 @@ def table_defaults(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 def batch_share(entry: Mapping[str, Any]) -> float | None:
     """Return the price of batched calls as a share of direct ones: of prompts or completions, whichever is larger."""
-    shares = []
+    shares: list[float] = []
     for name in ("input_cost_per_token", "output_cost_per_token"):
         direct, batched = entry.get(name), entry.get(f"{name}_batches")
-        if not (_is_number(direct) and _is_number(batched) and 0 < batched <= direct):
+        if not isinstance(direct, int | float) or not isinstance(batched, int | float) or not 0 < batched <= direct:
             return None
         shares.append(batched / direct)
     return round(max(shares), 6)

@@ -102,8 +102,8 @@ async def open_session(
         provider: Makes single attempts; transports as the catalogue specifies unless given.
         observer: Receives a `ModelNotice` for each finding about a model.
         fresh: Ignore the responses of earlier sessions; new ones replace them.
-        batches: Makes the transport of batches; `open_transport` if `provider` is not given. Without one, `batched`
-            makes direct calls.
+        batches: Makes the transport of batches; `open_transport` if the catalogue's transports are used. Without one,
+            `Session.batched` makes direct calls.
 
     Raises:
         ConfigError: The journal cannot be opened, or a cap in USD cannot be enforced because a price is unknown.
