@@ -168,7 +168,15 @@ class Journal:
         return entry
 
     def entering(self, entry: str, run: str, request: Request, worst: Usage, outcome: str = IN_FLIGHT) -> Write:
-        """Return the write that makes a ledger entry with a new id; see `open`."""
+        """Return the write that enters a call, see `open`.
+
+        Args:
+            entry: A new id.
+            run: Identifier of the run.
+            request: The request.
+            worst: Its worst case.
+            outcome: Its outcome so far.
+        """
         values = {
             **asdict(worst),
             "id": entry,
@@ -219,7 +227,11 @@ class Journal:
         await self.write([(self.insert(rejections).on_conflict_do_nothing(), row) for row in rows])
 
     def rows(self, statement: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
-        """Return the rows of a query."""
+        """Return the rows of a query.
+
+        Args:
+            statement: The query.
+        """
         return self._reader.execute(statement).fetchall()
 
     async def record_refusal(self, run: str, spec: ModelSpec, parameter: str) -> None:
