@@ -15,7 +15,8 @@ import sqlalchemy as sa
 
 from agentopt.core.budget import Usage
 from agentopt.models.base import Message, Request, ToolCall
-from agentopt.models.journal import IN_BATCH, Journal, Write
+from agentopt.models.commit_queue import Write
+from agentopt.models.journal import IN_BATCH, Journal
 from agentopt.models.journal_tables import batch_requests, batches, ledger
 
 

@@ -32,7 +32,7 @@ from agentopt.models.batch_lane import BatchLane
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.charging import Overruns, charge, charge_failure, discounted, worst_case
 from agentopt.models.fitting import LEFT_OUT, choices_per_request, consecutive, fit, shape
-from agentopt.models.journal import Journal, Sent, Stored
+from agentopt.models.journal import CacheUse, Journal, Sent, Stored
 from agentopt.models.rate_limit import RateLimiter, Slot
 from agentopt.models.retries import attempts
 
@@ -45,21 +45,6 @@ BATCHED = ("samples", "fusion")
 """Purposes of the calls that may wait for a batch. Agents, judges and writers of prompts are waited for."""
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class CacheUse:
-    """Responses of a session that came from the journal.
-
-    Attributes:
-        responses: Number of choices stored by earlier sessions.
-        oldest: When the oldest was stored, in seconds since 1970; None if there is none.
-        newest: When the newest was stored.
-    """
-
-    responses: int = 0
-    oldest: float | None = None
-    newest: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,10 @@ in the user's cache folder, in WAL mode, which several processes can use concurr
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +23,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from agentopt.core.budget import Usage
 from agentopt.core.database import create_tables, open_engine
-from agentopt.core.errors import JournalError
 from agentopt.models.base import Choice, Request, Response, ToolCall
 from agentopt.models.catalog import ModelSpec
+from agentopt.models.commit_queue import CommitQueue, Write
 from agentopt.models.journal_tables import (
     TABLES,
     details,
@@ -43,10 +41,6 @@ from agentopt.models.thoughts import split_thought
 IN_FLIGHT = "in flight"
 IN_BATCH = "in a batch"
 """Outcome of a call that waits in a batch. After a crash it still waits there, and the next session collects it."""
-Write = tuple[sa.Executable, dict[str, object] | None]
-"""A statement and its values."""
-_Pending = tuple[list[Write], asyncio.Future[None]]
-"""Writes that are committed together, and the future of their caller."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +93,21 @@ class Sent:
     run: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class CacheUse:
+    """Responses of a session that came from the journal.
+
+    Attributes:
+        responses: Number of choices stored by earlier sessions.
+        oldest: When the oldest was stored, in seconds since 1970; None if there is none.
+        newest: When the newest was stored.
+    """
+
+    responses: int = 0
+    oldest: float | None = None
+    newest: float | None = None
+
+
 class Journal:
     """Responses by (cache key, repeat index), and the ledger. Use from one event loop; close it at the end.
 
@@ -120,9 +129,7 @@ class Journal:
         create_tables(self._engine, TABLES)
         self.insert = postgresql.insert if self._engine.dialect.name == "postgresql" else sqlite.insert
         self._reader = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="journal")
-        self._pending: list[_Pending] = []
-        self._flushing: asyncio.Task[None] | None = None
+        self._commits = CommitQueue(self._engine)
         self.clock, self.opened = clock, clock()
         self.session = uuid.uuid4().hex
         self.is_fresh = fresh
@@ -282,13 +289,12 @@ class Journal:
 
     async def aclose(self) -> None:
         """Flush pending writes and close the database."""
-        if self._flushing:
-            await self._flushing
+        await self._commits.flush()
         self.close()
 
     def close(self) -> None:
         """Close the database. For use outside of an event loop, if nothing was written."""
-        self._writer.shutdown()
+        self._commits.close()
         self._reader.close()
         self._engine.dispose()
 
@@ -328,62 +334,20 @@ class Journal:
             (retried, None),
         ]
 
-    def _settle(self, entry: str, usage: Usage, outcome: str) -> Write:
-        values = {**asdict(usage), "outcome": outcome, "closed": self.clock(), "entry": entry}
-        return _SETTLE, values
-
     async def write(self, writes: list[Write]) -> None:
-        """Commit, together with all other writes that arrive meanwhile, in one disk flush.
+        """Commit writes in one transaction; see `CommitQueue.write`.
 
         Args:
-            writes: Statements of one transaction.
+            writes: The writes.
 
         Raises:
             JournalError: They cannot be committed.
         """
-        done = asyncio.get_running_loop().create_future()
-        self._pending.append((writes, done))
-        if self._flushing is None or self._flushing.done():
-            self._flushing = asyncio.create_task(self._flush())
-        await asyncio.shield(done)
+        await self._commits.write(writes)
 
-    async def _flush(self) -> None:
-        while self._pending:
-            batch, self._pending = self._pending, []
-            failure = await self._failure_of(batch)
-            if failure is None or len(batch) == 1 or isinstance(failure.__cause__, sa.exc.OperationalError):
-                _resolve(batch, failure)
-                continue
-            # The database works, but refuses a row: commit the others without it.
-            for one in batch:
-                _resolve([one], await self._failure_of([one]))
-
-    async def _failure_of(self, batch: list[_Pending]) -> JournalError | None:
-        """Commit the batch, and return why it failed if it did."""
-        writes = [write for of_one, _ in batch for write in of_one]
-        try:
-            await asyncio.get_running_loop().run_in_executor(self._writer, self._commit, writes)
-        except Exception as error:  # noqa: BLE001 - every waiting caller must be informed, whatever it is
-            failure = JournalError(f"the journal cannot be written: {error}\n  remedy: check its disk and its URL")
-            failure.__cause__ = error
-            return failure
-        return None
-
-    def _commit(self, writes: list[Write]) -> None:
-        with self._engine.begin() as connection:
-            for statement, values in writes:
-                connection.execute(statement, values)
-
-
-def _resolve(batch: list[_Pending], failure: JournalError | None) -> None:
-    """Resolve the futures of the batch."""
-    for _, done in batch:
-        if done.done():
-            continue
-        if failure:
-            done.set_exception(failure)
-        else:
-            done.set_result(None)
+    def _settle(self, entry: str, usage: Usage, outcome: str) -> Write:
+        values = {**asdict(usage), "outcome": outcome, "closed": self.clock(), "entry": entry}
+        return _SETTLE, values
 
 
 def _stored(row: sa.Row[Any]) -> Stored:

@@ -16,9 +16,9 @@ from agentopt.core.paths import cache_folder
 from agentopt.models.base import ChatModel, Request, Response
 from agentopt.models.batch_lane import BatchLane, OpenTransport, open_transport
 from agentopt.models.catalog import ModelSpec
-from agentopt.models.client import CacheUse, ModelClient
+from agentopt.models.client import ModelClient
 from agentopt.models.custom_provider import CustomProvider
-from agentopt.models.journal import Journal
+from agentopt.models.journal import CacheUse, Journal
 from agentopt.models.journal_admin import JournalAdmin
 from agentopt.models.router import ModelRouter
 
