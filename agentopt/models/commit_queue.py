@@ -1,4 +1,4 @@
-"""Commits the writes of concurrent callers together, in a thread: one flush of the disk for all that arrive meanwhile."""
+"""Commits the writes of concurrent callers together, in a thread: one flush of the disk for all that wait."""
 
 from __future__ import annotations
 
