@@ -21,7 +21,8 @@ from agentopt.models.base import Response
 from agentopt.models.batch_calls import Batch, BatchBook, BatchedCall, Submission, done
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.charging import charge, charge_failure, discounted
-from agentopt.models.journal import Journal, Sent
+from agentopt.models.journal import Journal
+from agentopt.models.journal_records import Sent
 
 if TYPE_CHECKING:
     from agentopt.models.batch import BatchTransport

@@ -32,7 +32,8 @@ from agentopt.models.batch_lane import BatchLane
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.charging import Overruns, charge, charge_failure, discounted, worst_case
 from agentopt.models.fitting import LEFT_OUT, choices_per_request, consecutive, fit, shape
-from agentopt.models.journal import CacheUse, Journal, Sent, Stored
+from agentopt.models.journal import Journal, Stored
+from agentopt.models.journal_records import CacheUse, Sent
 from agentopt.models.rate_limit import RateLimiter, Slot
 from agentopt.models.retries import attempts
 

@@ -26,6 +26,7 @@ from agentopt.core.database import create_tables, open_engine
 from agentopt.models.base import Choice, Request, Response, ToolCall
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.commit_queue import CommitQueue, Write
+from agentopt.models.journal_records import Sent, Spend
 from agentopt.models.journal_tables import (
     TABLES,
     details,
@@ -44,22 +45,6 @@ IN_BATCH = "in a batch"
 
 
 @dataclass(frozen=True, slots=True)
-class Spend:
-    """What the ledger has of one run.
-
-    Attributes:
-        by_purpose: Usage by purpose.
-        failures: Failed attempts by kind. Calls that are in flight count as failed until they are settled, like those
-            that a crash cut off.
-        seconds: Wall time of its sessions.
-    """
-
-    by_purpose: dict[str, Usage]
-    failures: dict[str, int]
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
 class Stored:
     """A stored response.
 
@@ -74,38 +59,6 @@ class Stored:
     prompt_tokens: int
     cached_tokens: int
     created: float
-
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """A call that was answered.
-
-    Attributes:
-        request: The fitted request.
-        response: Its response.
-        usage: What it is charged at.
-        run: The run that paid for it.
-    """
-
-    request: Request
-    response: Response
-    usage: Usage
-    run: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class CacheUse:
-    """Responses of a session that came from the journal.
-
-    Attributes:
-        responses: Number of choices stored by earlier sessions.
-        oldest: When the oldest was stored, in seconds since 1970; None if there is none.
-        newest: When the newest was stored.
-    """
-
-    responses: int = 0
-    oldest: float | None = None
-    newest: float | None = None
 
 
 class Journal:
@@ -250,7 +203,7 @@ class Journal:
             parameter: As `UnsupportedParameterError.parameter`.
         """
         row: dict[str, object] = {"run": run, "model": spec.name, "identity": spec.identity, "parameter": parameter}
-        await self._write([(self._insert(refused_parameters).on_conflict_do_nothing(), row)])
+        await self.write([(self.insert(refused_parameters).on_conflict_do_nothing(), row)])
 
     def refused(self, run: str) -> dict[tuple[str, str], frozenset[str]]:
         """Return (model, identity) -> the parameters that the run found its endpoint to refuse."""

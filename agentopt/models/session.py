@@ -18,8 +18,9 @@ from agentopt.models.batch_lane import BatchLane, OpenTransport, open_transport
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.client import ModelClient
 from agentopt.models.custom_provider import CustomProvider
-from agentopt.models.journal import CacheUse, Journal
+from agentopt.models.journal import Journal
 from agentopt.models.journal_admin import JournalAdmin
+from agentopt.models.journal_records import CacheUse
 from agentopt.models.router import ModelRouter
 
 

@@ -26,7 +26,8 @@ from agentopt.models.base import Choice, Message, Request, Response, ToolCall, r
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.charging import worst_case
 from agentopt.models.client import ModelClient
-from agentopt.models.journal import CacheUse, Journal
+from agentopt.models.journal import Journal
+from agentopt.models.journal_records import CacheUse
 from agentopt.models.scripted import ScriptedModel
 
 SPEC = ModelSpec(
