@@ -30,7 +30,7 @@ from agentopt.core.row_notes import row_notes
 from agentopt.core.task import Task
 from agentopt.core.task_rules import SPLITS
 from agentopt.core.yaml_models import did_you_mean, shown
-from agentopt.evaluation.evaluator import Evaluator, check_candidate
+from agentopt.evaluation.evaluator import check_candidate
 from agentopt.evaluation.judge import Judge
 from agentopt.models.base import ChatModel
 from agentopt.models.catalog import Catalog, ModelSpec
@@ -40,6 +40,7 @@ from agentopt.prompts.diagnosis import Diagnosis
 from agentopt.runs.agent_model import with_agent_model
 from agentopt.runs.arguments import as_candidate, as_candidates, as_config, as_run, check_provider
 from agentopt.runs.config import Config
+from agentopt.runs.evaluators import open_evaluator
 from agentopt.runs.folder import RunFolder
 from agentopt.runs.optimization import Optimization
 from agentopt.runs.prompt_phase import pilot_subtasks, prompted_subtasks, run_diagnosis
@@ -155,7 +156,7 @@ async def aevaluate(
     Args:
         task: A task folder, or a `Task`.
         candidate: The candidate, or the path of its file, such as `best.yaml`. Default: the baseline.
-        config: Settings; only the budget, the journal, the models and the seeds have an effect.
+        config: Settings; only the budget, the journal, the models, the seeds and `batch` have an effect.
         split: `train`, `validation` or `test`.
         callbacks: Functions that receive every event, see `agentopt.events`.
         provider: Makes the model calls in place of the catalogue's transports.
@@ -187,9 +188,7 @@ async def aevaluate(
         specs, run, caps=caps, journal=config.journal, provider=models, observer=observe, fresh=fresh
     )
     async with _spend_reported(opening, observe) as session:
-        evaluator = Evaluator(
-            loaded, session.model, specs, seed=config.response_seed, failed_examples=config.failed_examples
-        )
+        evaluator = open_evaluator(loaded, config, session, "tests")
         evaluation = await evaluator.evaluate_repeatedly(
             chosen, split, repeats, on_result=lambda result: observe(ExampleDone(result))
         )
@@ -261,9 +260,7 @@ async def adiagnose(
         provider=models,
         observer=observe,
     ) as session:
-        evaluator = Evaluator(
-            loaded, session.model, specs, seed=config.response_seed, failed_examples=config.failed_examples
-        )
+        evaluator = open_evaluator(loaded, config, session)
         return [await run_diagnosis(loaded, config, session, evaluator, chosen, name, observe) for name in subtasks]
 
 

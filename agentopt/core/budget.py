@@ -250,6 +250,17 @@ class Budget:
         self._settled.set()
         self._settled = asyncio.Event()
 
+    def reopen(self, worst: Usage, purpose: str) -> Reservation:
+        """Turn spend of an earlier session into a reservation: the outcome of its call is still open.
+
+        Args:
+            worst: The worst case of the call, which is part of `already_spent`.
+            purpose: The purpose of the call.
+        """
+        self._spent[purpose] = self._spent.get(purpose, Usage()) - worst
+        self._in_flight[purpose] = self._in_flight.get(purpose, Usage()) + worst
+        return Reservation(purpose, worst)
+
     async def _next_settlement(self) -> None:
         await self._settled.wait()
 

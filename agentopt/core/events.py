@@ -70,6 +70,32 @@ class ModelNotice(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class BatchWaiting(Event):
+    """Calls wait in a batch of a provider; once when it is submitted, and whenever more of it is done.
+
+    Attributes:
+        model: Catalogue name.
+        batch: The provider's id of the batch.
+        calls: Calls in the batch.
+        done: Those of them that are finished.
+        has_ended: Whether the batch ended, so that its responses are being read.
+    """
+
+    kind: ClassVar[str] = "batch_waiting"
+
+    model: str
+    batch: str
+    calls: int
+    done: int = 0
+    has_ended: bool = False
+
+    @property
+    def message(self) -> str:
+        state = "has ended" if self.has_ended else f"{self.done:,} of {self.calls:,} calls are done"
+        return f"{self.model}: batch {self.batch}: {state}"
+
+
+@dataclass(frozen=True, slots=True)
 class RunStarted(Event):
     """A run began, or was resumed, in `folder`."""
 

@@ -39,6 +39,9 @@ OnResult = Callable[[ExampleResult], None]
 CANARY = 5
 """If the first examples of an evaluator, this many, all fail for one reason, nothing more is sent."""
 
+WAVES = 4
+"""Most parts that a split is evaluated in if its calls wait in batches."""
+
 MOST_LEFT_OUT = 0.1
 """Largest share of a split's examples that may be left out; one may always be."""
 
@@ -55,6 +58,7 @@ class Evaluator:
         failed_examples: What becomes of an example whose call fails for a reason that lies in the example.
         clock: Seconds.
         judge_repeat: Index of the independent repeat of a judge's verdicts.
+        in_waves: Whether calls wait in batches, so that early stopping is tested after each quarter of a split.
     """
 
     def __init__(
@@ -67,9 +71,10 @@ class Evaluator:
         failed_examples: FailedExamples = "leave_out",
         clock: Callable[[], float] = time.monotonic,
         judge_repeat: int = 0,
+        in_waves: bool = False,
     ) -> None:
         self.task, self.seed = task, seed
-        self._failed_examples, self._has_answer = failed_examples, False
+        self._failed_examples, self._in_waves, self._has_answer = failed_examples, in_waves, False
         self._workflow = Workflow(task, model, specs)
         self._scorer = _bound(task.scorer, model, seed, judge_repeat)
         self._clock = clock
@@ -132,8 +137,9 @@ class Evaluator:
     ) -> EarlyStop | None:
         """Run the examples in blocks, into `results`. Returns the reason if the test stops them."""
         while len(results) < len(examples):
-            block = _needed(examples, results, groups, test)
-            first = 0 if self._has_answer else CANARY
+            least = -(-len(examples) // WAVES) if self._in_waves else 0
+            block = _needed(examples, results, groups, test, least)
+            first = 0 if self._has_answer or self._in_waves else CANARY
             for part in filter(None, (block[:first], block[first:])):
                 await self._run_block(candidate, part, results, on_result)
                 self._check_failures(results, len(examples))
@@ -348,14 +354,17 @@ def _scores(results: Sequence[ExampleResult], groups: Groups) -> dict[str, float
 
 
 def _needed(
-    examples: Sequence[Example], results: Sequence[ExampleResult], groups: Groups, test: StopTest | None
+    examples: Sequence[Example], results: Sequence[ExampleResult], groups: Groups, test: StopTest | None, least: int
 ) -> Sequence[Example]:
-    """The next examples that run whatever their scores; all that are left without a test."""
+    """The next examples that run whatever their scores, or `least` if that is more; all that are left without a test.
+
+    Both tests hold after any row, so a larger block only finds out later that a trial has lost.
+    """
     left = examples[len(results) :]
     if test is None:
         return left
     units = list(dict.fromkeys(groups.get(example.id, example.id) for example in left))
-    needed = set(units[: test.needed(_scores(results, groups), units)])
+    needed = set(units[: max(least, test.needed(_scores(results, groups), units))])
     return [example for example in left if groups.get(example.id, example.id) in needed]
 
 

@@ -11,10 +11,10 @@ from agentopt.core.candidate import Candidate
 from agentopt.core.errors import TaskError
 from agentopt.core.records import Evaluation, Split
 from agentopt.core.task import Task
-from agentopt.evaluation.evaluator import Evaluator
 from agentopt.jobs.snapshot import Snapshot
 from agentopt.models.base import ChatModel
 from agentopt.models.session import Session, open_session
+from agentopt.runs.evaluators import open_evaluator
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,7 @@ class Measurer:
         return await self._evaluate(self.snapshot.restricted_to(rows), candidate, seed, "test")
 
     async def _evaluate(self, task: Task, candidate: Candidate, seed: int, split: Split) -> Evaluation:
-        failed, specs = self.snapshot.config.failed_examples, self.snapshot.specs
-        evaluator = Evaluator(task, self.session.model, specs, seed=seed, failed_examples=failed)
+        evaluator = open_evaluator(task, self.snapshot.config, self.session, "jobs", seed=seed)
         evaluation = await evaluator.evaluate(candidate, split)
         for row, score in evaluation.scores.items():
             if not 0 <= score <= 1:

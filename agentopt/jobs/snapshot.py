@@ -26,8 +26,8 @@ from agentopt.models.catalog import PROJECT_FILE, ModelSpec
 from agentopt.runs.config import Config, load_config
 from agentopt.runs.folder import fingerprint, sources
 
-_NOT_PART = {"runs", "journal", "models"}
-"""Keys of the configuration that are locations. The catalogue is hashed by its entries, not by its files."""
+_NOT_PART = {"runs", "journal", "models", "batch"}
+"""Keys of the configuration that are locations, or that change no answer. The catalogue is hashed by its entries."""
 
 
 @dataclass(frozen=True)

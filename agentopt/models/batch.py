@@ -19,21 +19,19 @@ import httpx
 from agentopt.core.errors import MalformedResponseError, ModelError, PermanentModelError, TransientModelError
 from agentopt.models.base import Request, Response
 from agentopt.models.batch_anthropic import AnthropicBatches
+from agentopt.models.batch_calls import Batch
 from agentopt.models.batch_file import BatchFile, custom_id
 from agentopt.models.batch_openai import OpenAIBatches
 from agentopt.models.batch_provider import BatchProvider, BatchStatus, Raw
 from agentopt.models.batch_wire import WiredModel
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.response_body import error_text
+from agentopt.models.retries import LONGEST_BACKOFF
 
-PRICE_FACTOR = 0.5
-"""Price of a batched call, as a part of the direct call's; that of OpenAI and Anthropic."""
 FIRST_POLL, POLL_GROWTH, LONGEST_POLL = 2.0, 1.5, 60.0
 """Seconds between two polls: the first, the factor, and the most."""
 LONGEST_WAIT = 48 * 3600.0
 """Seconds after which a batch is not waited for any more. Providers end a batch after 24 hours."""
-LONGEST_BACKOFF = 30.0
-"""Most seconds between two attempts, unless the provider requests more."""
 FAILED_CALL = (httpx.HTTPError, httpx.InvalidURL, MalformedResponseError)
 
 ENDS: Mapping[str, tuple[str, bool]] = {
@@ -46,23 +44,6 @@ ENDS: Mapping[str, tuple[str, bool]] = {
 """Why a request of a batch has no response, and whether it may have been billed."""
 
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """A batch that was submitted. Store it: it is all that `collect` needs besides the requests.
-
-    Attributes:
-        id: The provider's id.
-        model: Catalogue name.
-        label: Identifies the batch at its provider, and its requests inside of it.
-        ids: The caller's ids of its requests.
-    """
-
-    id: str
-    model: str
-    label: str
-    ids: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,18 +311,6 @@ class BatchTransport:
             raise failure from None
         backoff = min(spec.backoff_seconds * 2 ** (attempt - 1), LONGEST_BACKOFF)
         await self._sleep(max(backoff, wait))
-
-
-def discounted(spec: ModelSpec, factor: float = PRICE_FACTOR) -> ModelSpec:
-    """Return the entry with the prices of batched calls, for `worst_case` and `charge`.
-
-    Args:
-        spec: The catalogue entry.
-        factor: Price of a batched call, as a part of the direct call's.
-    """
-    names = [name for name in type(spec).model_fields if name.startswith("usd_per_")]
-    prices = {name: getattr(spec, name) for name in names}
-    return spec.model_copy(update={name: usd * factor for name, usd in prices.items() if usd is not None})
 
 
 def _is_open(failure: ModelError) -> bool:

@@ -12,14 +12,10 @@ from typing import Any
 import httpx
 
 from agentopt.core.errors import CatalogError, ModelError
-from agentopt.models.api_errors import model_error
 from agentopt.models.base import Message, Request, Response
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.fitting import payload
-from agentopt.models.hosted import HostedModel, Route
-from agentopt.models.litellm_route import LitellmRoute
-from agentopt.models.live_text import LiveText
-from agentopt.models.openai_route import OpenAIRoute
+from agentopt.models.hosted import HostedModel
 
 PLACEHOLDER = (
     b'{"id": "", "type": "message", "role": "assistant", "model": "", "stop_reason": "end_turn", "content": [], '
@@ -48,45 +44,31 @@ class Wire(httpx.AsyncBaseTransport):
         return httpx.Response(self.status, headers=headers, content=self.body, request=request)
 
 
-class _OpenAIWire(OpenAIRoute):
-    def __init__(self, spec: ModelSpec, api_key: str | None, wire: Wire) -> None:
-        super().__init__(spec, api_key)
-        self._client = httpx.AsyncClient(transport=wire, trust_env=False)
-
-
-class _LitellmWire(LitellmRoute):
-    def __init__(self, spec: ModelSpec, api_key: str | None, wire: Wire) -> None:
-        super().__init__(spec, api_key)
-        self._handler = self._litellm.AsyncHTTPHandler()
-        self._unused, self._handler.client = self._handler.client, httpx.AsyncClient(transport=wire, trust_env=False)
-        self._options = {**self._options, "client": self._handler}
-
-    async def aclose(self) -> None:
-        await self._unused.aclose()
-        await super().aclose()
-
-
-class WiredModel(HostedModel):
+class WiredModel:
     """The requests and responses of direct calls to a model, without the calls.
 
     Args:
         spec: A catalogue entry with `base_url` alone, or of a model of Anthropic.
         options: Further arguments of `HostedModel`.
 
+    Attributes:
+        spec: The entry, which does not stream.
+
     Raises:
         CatalogError: Requests of the entry cannot be recorded, or the variable of its key is not set.
     """
 
     def __init__(self, spec: ModelSpec, **options: Any) -> None:
-        if not is_batchable(spec):
+        if not spec.is_batchable:
             raise CatalogError(
                 f"a batch needs an entry with base_url alone, or with litellm: anthropic/..., but {spec.name!r} has "
                 f"{'weights' if spec.weights else f'litellm: {spec.litellm}'}",
                 remedy="choose another model, or call this one directly",
             )
-        # A batch does not stream, and its duration is not that of the calls in it.
-        super().__init__(spec.model_copy(update={"stream": False}), clock=lambda: 0.0, **options)
         self._wire, self._lock = Wire(), asyncio.Lock()
+        # A batch does not stream, and its duration is not that of the calls in it.
+        self.spec = spec.model_copy(update={"stream": False})
+        self._model = HostedModel(self.spec, clock=lambda: 0.0, transport=self._wire, is_replayed=True, **options)
 
     async def request_of(self, request: Request) -> httpx.Request:
         """Return the HTTP request that `generate` would send.
@@ -95,12 +77,12 @@ class WiredModel(HostedModel):
             PermanentModelError: The prompt cannot fit into the context length.
         """
         async with self._lock:
-            await super()._check_context_length(request)
+            await self._model.check_context_length(request)
             body = payload(self.spec, request)
             body = {name: value for name, value in body.items() if name not in ("stream", "stream_options")}
             self._wire.status, self._wire.body = 200, PLACEHOLDER
             self._wire.request = None
-            await self._connected().complete(body, most=1)
+            await self._model.connected().complete(body, most=1)
             assert self._wire.request is not None, "the route must send through the wire"
             return self._wire.request
 
@@ -117,7 +99,7 @@ class WiredModel(HostedModel):
         """
         async with self._lock:
             self._wire.status, self._wire.body = status, body
-            return await self.generate(request)
+            return await self._model.generate(request)
 
     async def probe(self) -> httpx.Request:
         """Return the HTTP request of some direct call: its address and its headers."""
@@ -130,21 +112,8 @@ class WiredModel(HostedModel):
             error: What the client raised.
             outside: The exception that was being handled when the call began.
         """
-        return model_error(error, who=self._who(), secrets=self._secrets, outside=outside)
+        return self._model.failure(error, outside=outside)
 
-    async def _check_context_length(self, request: Request) -> None:
-        """Do nothing: a response shows that its prompt fitted, whatever was measured since."""
-
-    def _connected(self) -> Route:
-        if self._route is None:
-            route = _LitellmWire if self.spec.litellm else _OpenAIWire
-            self._route = route(self.spec, self._api_key, self._wire)
-        return self._route
-
-    def _live(self, request: Request, body: dict[str, Any]) -> LiveText | None:
-        return None
-
-
-def is_batchable(spec: ModelSpec) -> bool:
-    """Return whether requests to the model can be batched: an OpenAI-compatible endpoint, or Anthropic's."""
-    return (spec.litellm or "").startswith("anthropic/") or bool(spec.base_url and not spec.litellm)
+    async def aclose(self) -> None:
+        """Close the connections, none of which sent anything."""
+        await self._model.aclose()

@@ -6,7 +6,7 @@ Read from the built-in `catalog.yaml`, then the user's files; later ones take pr
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
@@ -18,9 +18,10 @@ from agentopt.core.cost import Price
 from agentopt.core.errors import CatalogError, UnknownModelError, UserError
 from agentopt.core.yaml_models import Strict, did_you_mean, load_yaml, validate
 from agentopt.models.file_digest import sha256_of
-from agentopt.models.model_table import find_entry, table_defaults
+from agentopt.models.model_table import batch_share, find_entry, table_defaults
 
 BUILT_IN = Path(__file__).with_name("catalog.yaml")
+OPENAI_HOST = "api.openai.com"
 PROJECT_FILE = Path("configs/models.yaml")
 
 
@@ -77,6 +78,13 @@ class Supports(_Entry):
     """True: the model has a reasoning effort, which a task may set or search."""
 
 
+class BatchTerms(_Entry):
+    """The terms of an endpoint's batch interface, which answers within a day."""
+
+    price: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Price of a batched call, as a share of a direct call's."""
+
+
 class ModelSpec(_Entry):
     """One catalogue entry. Exactly one of `litellm`, `base_url` and `weights` specifies where the model is.
 
@@ -114,6 +122,8 @@ class ModelSpec(_Entry):
     """`free`: calls cost nothing."""
     unpriced: Literal["ok"] | None = None
     """`ok`: a cap in USD is accepted though the price is unknown; calls of this model then do not count against it."""
+    batch: BatchTerms | None = None
+    """The endpoint has a batch interface, at this share of the price; as the bundled table has it unless given."""
     context_length: Annotated[int, Field(gt=0)] = 4096
 
     concurrency: Annotated[int, Field(gt=0)] = 16
@@ -182,6 +192,11 @@ class ModelSpec(_Entry):
         return self.context_length if "context_length" in self.model_fields_set else None
 
     @property
+    def is_batchable(self) -> bool:
+        """Whether requests can be batched: to an OpenAI-compatible endpoint with `base_url` alone, or to Anthropic."""
+        return (self.litellm or "").startswith("anthropic/") or bool(self.base_url and not self.litellm)
+
+    @property
     def identity(self) -> str:
         """What a response belongs to: equal for two names of one model, different when a name is re-pointed.
 
@@ -205,10 +220,19 @@ def with_table_defaults(spec: ModelSpec) -> ModelSpec:
         fields = {name: value for name, value in fields.items() if not name.startswith("usd_per_")}
     given = {name: value for name, value in spec.supports if value is not None}
     supports = Supports(**{**known, **given})
+    if found and _is_own_endpoint(spec, found[1]) and (share := batch_share(found[1])):
+        fields["batch"] = BatchTerms(price=share)
     update = {name: value for name, value in fields.items() if name not in spec.model_fields_set}
     if supports.json_schema is not None:
         update["json_schema"] = supports.json_schema
     return spec.model_copy(update={**update, "supports": supports})
+
+
+def _is_own_endpoint(spec: ModelSpec, entry: Mapping[str, Any]) -> bool:
+    """Whether requests go to OpenAI or Anthropic itself: other endpoints with their models may take no batches."""
+    if entry.get("litellm_provider") == "anthropic":
+        return spec.is_batchable and not spec.base_url
+    return spec.is_batchable and urlsplit(spec.base_url or "").hostname == OPENAI_HOST
 
 
 class Catalog(Mapping[str, ModelSpec]):
@@ -303,7 +327,7 @@ def _check_entry(spec: ModelSpec, where: str) -> None:
     if spec.base_url:
         _check_base_url(spec.base_url, f"{where}.base_url")
     for name, value in spec.extra_headers.items():
-        if not (name and _fits_header(name) and ":" not in name and _fits_header(value.replace(" ", "-"))):
+        if not (name and fits_header(name) and ":" not in name and fits_header(value.replace(" ", "-"))):
             raise CatalogError(
                 f"a header must be printable ASCII, but got {name!r}: {value!r}",
                 where=f"{where}.extra_headers",
@@ -311,18 +335,8 @@ def _check_entry(spec: ModelSpec, where: str) -> None:
             )
 
 
-def _checked_key(key: str, source: str) -> str:
-    for position, character in enumerate(key):
-        if not _fits_header(character):
-            raise CatalogError(
-                f"an API key must be printable ASCII without spaces, but the value of {source} has the character "
-                f"U+{ord(character):04X} at position {position}",
-                remedy="copy the key again; it is often a line break, a space or a typographic dash from a web page",
-            )
-    return key
-
-
-def _fits_header(text: str) -> bool:
+def fits_header(text: str) -> bool:
+    """Return whether a text is printable ASCII without spaces."""
     return all("!" <= character <= "~" for character in text)
 
 
@@ -339,6 +353,12 @@ def _check_route(spec: ModelSpec, where: str) -> None:
             "litellm sends no query parameter but api-version, and chooses the header of the key itself",
             where=where,
             remedy="remove query and api_key_header, or use base_url without litellm",
+        )
+    if spec.batch and not spec.is_batchable:
+        raise CatalogError(
+            "a batch needs an entry with base_url alone, or with litellm: anthropic/...",
+            where=f"{where}.batch",
+            remedy="remove batch, or write base_url and model in place of litellm",
         )
     if spec.weights and spec.weights.is_fetched and not spec.weights.sha256:
         raise CatalogError(
@@ -359,36 +379,3 @@ def _check_base_url(url: str, where: str) -> None:
             where=where,
             remedy="remove everything before the @, and name the variable that holds the key as api_key_env",
         )
-
-
-def key_of(spec: ModelSpec, environ: Mapping[str, str] = os.environ) -> str | None:
-    """Return the API key of an entry, trimmed; None if it names no variable.
-
-    Raises:
-        CatalogError: The variable is not set, or its value cannot be sent in an HTTP header.
-    """
-    if spec.api_key_env is None:
-        return None
-    if key := environ.get(spec.api_key_env, "").strip():
-        return _checked_key(key, spec.api_key_env)
-    raise CatalogError(
-        f"the model {spec.name!r} takes its key from the environment variable {spec.api_key_env}, which is not set",
-        remedy=f"export {spec.api_key_env}=..., or choose another model",
-    )
-
-
-def unset_keys(specs: Iterable[ModelSpec], environ: Mapping[str, str] = os.environ) -> dict[str, list[str]]:
-    """Find the variables of keys that are not set.
-
-    Args:
-        specs: The models.
-        environ: Environment variables.
-
-    Returns:
-        Variable -> names of its models.
-    """
-    unset: dict[str, list[str]] = {}
-    for spec in specs:
-        if spec.api_key_env and not environ.get(spec.api_key_env, "").strip():
-            unset.setdefault(spec.api_key_env, []).append(spec.name)
-    return unset

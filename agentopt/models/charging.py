@@ -33,6 +33,18 @@ def worst_case(request: Request, spec: ModelSpec) -> Usage:
     return Usage(1, prompt, completion, spec.prices.worst_usd(prompt, completion))
 
 
+def discounted(spec: ModelSpec, share: float) -> ModelSpec:
+    """Return the entry with the prices of batched calls, for `worst_case` and `charge`.
+
+    Args:
+        spec: The catalogue entry.
+        share: Price of a batched call, as a share of the direct call's.
+    """
+    names = [name for name in type(spec).model_fields if name.startswith("usd_per_")]
+    prices = {name: getattr(spec, name) for name in names}
+    return spec.model_copy(update={name: usd * share for name, usd in prices.items() if usd is not None})
+
+
 def charge(response: Response, worst: Usage, spec: ModelSpec, *, is_capped: bool) -> Usage:
     """Return what an answered call is charged at.
 

@@ -8,18 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
+from typing import TypeVar
 from weakref import WeakValueDictionary
-
-from tenacity import (
-    AsyncRetrying,
-    RetryCallState,
-    retry_if_exception_type,
-    stop_after_attempt,
-    wait_exponential_jitter,
-)
 
 from agentopt.core.budget import Budget, Usage
 from agentopt.core.errors import (
@@ -33,43 +27,35 @@ from agentopt.core.errors import (
 )
 from agentopt.core.events import ModelNotice, NoticeTopic, Observer
 from agentopt.models.base import ChatModel, Preparable, Request, Response
+from agentopt.models.batch_calls import BatchedCall
+from agentopt.models.batch_lane import BatchLane
 from agentopt.models.catalog import ModelSpec
-from agentopt.models.charging import Overruns, charge, charge_failure, worst_case
-from agentopt.models.fitting import choices_per_request, fit, shape
-from agentopt.models.journal import Journal, Sent, Stored
+from agentopt.models.charging import Overruns, charge, charge_failure, discounted, worst_case
+from agentopt.models.fitting import LEFT_OUT, choices_per_request, consecutive, fit, shape
+from agentopt.models.journal import Journal, Stored
+from agentopt.models.journal_records import CacheUse, Sent
 from agentopt.models.rate_limit import RateLimiter, Slot
+from agentopt.models.retries import attempts
 
-LONGEST_BACKOFF = 30.0
-"""Most seconds between two attempts, unless the provider requests more."""
 NOTICED_WAIT = 5.0
 """Waits that a provider requests are reported from this many seconds on."""
 FATAL_SECONDS = 60.0
 """After a failure that every call to the model would meet, none is sent for this long."""
 THROTTLED = ("HTTP 429", "HTTP 529")
+BATCHED = ("samples", "fusion")
+"""Purposes of the calls that may wait for a batch. Agents, judges and writers of prompts are waited for."""
 
-
-@dataclass(frozen=True, slots=True)
-class CacheUse:
-    """Responses of a session that came from the journal.
-
-    Attributes:
-        responses: Number of choices stored by earlier sessions.
-        oldest: When the oldest was stored, in seconds since 1970; None if there is none.
-        newest: When the newest was stored.
-    """
-
-    responses: int = 0
-    oldest: float | None = None
-    newest: float | None = None
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """A fitted request and its cache key."""
+    """A fitted request, its cache key, and whether it may wait for a batch."""
 
     request: Request
     spec: ModelSpec
     key: str
+    is_batched: bool = False
 
 
 class ModelClient:
@@ -86,6 +72,7 @@ class ModelClient:
         observer: Receives a `ModelNotice` for each finding about a model.
         sleep: Waits for a number of seconds.
         clock: Monotonic time in seconds.
+        lane: Sends the calls that may wait in batches; without it, all are made directly.
     """
 
     def __init__(
@@ -99,8 +86,9 @@ class ModelClient:
         observer: Observer = lambda _: None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
+        lane: BatchLane | None = None,
     ) -> None:
-        self.budget = budget
+        self.budget, self._lane = budget, lane
         self._provider, self._specs, self._journal, self._run = provider, specs, journal, run
         self._observer, self._sleep, self._clock = observer, sleep, clock
         self._limiters: dict[str, RateLimiter] = {}
@@ -130,8 +118,13 @@ class ModelClient:
         """
         return self._refused.get((model, self._specs[model].identity), frozenset())
 
-    async def generate(self, request: Request) -> Response:
+    async def generate(self, request: Request, *, is_batched: bool = False) -> Response:
         """Return all `request.n` choices, from the journal as far as they are stored.
+
+        Args:
+            request: The request.
+            is_batched: Whether it may wait for a batch, if its model has a batch interface. A call whose batch fails
+                is repeated directly.
 
         Raises:
             ModelError: The attempts are spent, or the request would fail again.
@@ -140,7 +133,7 @@ class ModelClient:
         call = self._fitted(request)
         if stored := self._stored(call):
             return stored
-        task = asyncio.create_task(self._complete(request))
+        task = asyncio.create_task(self._complete(request, is_batched))
         self._tasks.add(task)
         task.add_done_callback(self._forget)
         return await asyncio.shield(task)
@@ -150,19 +143,22 @@ class ModelClient:
         await self._journal.reject(self._fitted(request).key, request.first_repeat, request.n)
 
     async def aclose(self) -> None:
-        """Send nothing more, and wait for the calls that were sent."""
+        """Send nothing more, and wait for the calls that were sent; the next session collects what is in batches."""
         self._closing.set()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._lane:
+            await self._lane.aclose()
 
     def _forget(self, task: asyncio.Task[Response]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
             task.exception()  # marks it as retrieved: the caller may have been cancelled
 
-    def _fitted(self, request: Request) -> _Call:
+    def _fitted(self, request: Request, is_batched: bool = False) -> _Call:
         spec = self._specs[request.model]
+        is_batched = is_batched and spec.batch is not None and request.purpose in BATCHED
         fitted = fit(request, spec, self.refused(spec.name))
-        return _Call(fitted, spec, fitted.key(spec.identity, shape(fitted, spec)))
+        return _Call(fitted, spec, fitted.key(spec.identity, shape(fitted, spec)), is_batched)
 
     def _find(self, call: _Call) -> dict[int, Stored]:
         return self._journal.find(call.key, call.request.first_repeat, call.request.n)
@@ -189,10 +185,10 @@ class ModelClient:
             stored=earlier,
         )
 
-    async def _complete(self, request: Request) -> Response:
+    async def _complete(self, request: Request, is_batched: bool) -> Response:
         """Send what is missing, again without each parameter that the endpoint is found to refuse."""
         while True:
-            call = self._fitted(request)
+            call = self._fitted(request, is_batched)
             try:
                 return await self._complete_fitted(call)
             except UnsupportedParameterError as error:
@@ -212,14 +208,18 @@ class ModelClient:
         lock = self._locks.setdefault(call.key, asyncio.Lock())
         async with lock:
             while (response := self._stored(call)) is None:
+                if self._lane:
+                    async with self._in_time():
+                        if await self._unless_closing(self._lane.collected(call.key)):
+                            continue
                 await self._send_missing(call)
             return response
 
     async def _send_missing(self, call: _Call) -> None:
         found, request = self._find(call), call.request
         missing = [r for r in range(request.first_repeat, request.first_repeat + request.n) if r not in found]
-        chunks = _consecutive(missing, choices_per_request(request, call.spec))
-        parts = [_Call(request.for_repeats(first, n), call.spec, call.key) for first, n in chunks]
+        chunks = consecutive(missing, choices_per_request(request, call.spec))
+        parts = [replace(call, request=request.for_repeats(first, n)) for first, n in chunks]
         # All of them are awaited even if one fails: a call in flight is being paid for.
         results = await asyncio.gather(*map(self._attempts, parts), return_exceptions=True)
         failures = [result for result in results if isinstance(result, BaseException)]
@@ -228,16 +228,29 @@ class ModelClient:
             raise next((f for f in failures if isinstance(f, BudgetExceeded)), failures[0])
 
     async def _attempts(self, call: _Call) -> None:
-        retrying = AsyncRetrying(
-            stop=stop_after_attempt(call.spec.max_attempts),
-            retry=retry_if_exception_type(TransientModelError),
-            wait=_waits(call.spec.backoff_seconds),
-            sleep=self._pause,
-            reraise=True,
-        )
-        async for attempt in retrying:
+        async for attempt in attempts(call.spec, self._pause):
             with attempt:
-                await self._attempt(call)
+                is_first = attempt.retry_state.attempt_number == 1
+                if self._lane and call.is_batched and is_first:
+                    await self._attempt_in_batch(self._lane, call)
+                else:
+                    await self._attempt(call)
+
+    async def _attempt_in_batch(self, lane: BatchLane, call: _Call) -> None:
+        request, spec = call.request, call.spec
+        share = spec.batch.price if spec.batch else 1.0
+        worst = self._overruns.raised(spec.name, worst_case(request, discounted(spec, share)))
+        self._check_sendable(spec)
+        reservation = await self.budget.reserve(worst, request.purpose)
+        batched = BatchedCall(uuid.uuid4().hex, request, call.key, spec.identity, share, worst, self._run)
+        try:
+            async with self._in_time():
+                usage = await self._unless_closing(lane.answer(batched, reservation))
+        except PermanentModelError as error:
+            if error.scope == "model" and not isinstance(error, UnsupportedParameterError | RunStoppingError):
+                self._stop(spec, error)
+            raise
+        self._note_overrun(spec, usage, worst)
 
     async def _attempt(self, call: _Call) -> None:
         request, spec = call.request, call.spec
@@ -252,7 +265,8 @@ class ModelClient:
             actual = worst
             try:
                 self._check_sendable(spec)
-                actual = await self._send(call, worst, slot)
+                with self._direct():
+                    actual = await self._send(call, worst, slot)
             except AgentoptError as error:
                 actual = charge_failure(error, worst, spec)
                 raise
@@ -282,9 +296,12 @@ class ModelClient:
         self._limiter(spec).succeeded()
         usage = charge(response, worst, spec, is_capped=self.budget.is_capped)
         await self._journal.record(entry, call.key, spec.identity, Sent(request, response, usage, self._run))
-        if over := self._overruns.observe(spec.name, usage, worst_case(request, spec)):
-            self._notify(spec, "usage", f"reported {over}; later calls reserve more")
+        self._note_overrun(spec, usage, worst_case(request, spec))
         return usage
+
+    def _note_overrun(self, spec: ModelSpec, usage: Usage, worst: Usage) -> None:
+        if over := self._overruns.observe(spec.name, usage, worst):
+            self._notify(spec, "usage", f"reported {over}; later calls reserve more")
 
     def _learn(self, error: AgentoptError, spec: ModelSpec, slot: Slot) -> None:
         """Adapt to a failure: slow down, pause, or send nothing more. Raises if the requested wait is too long."""
@@ -338,17 +355,29 @@ class ModelClient:
         self.budget.check_seconds(seconds)
         await self._unless_closing(self._sleep(seconds))
 
-    async def _unless_closing(self, work: Awaitable[None]) -> None:
-        """Wait for `work`; if the run stops meanwhile, cancel it and raise `RunStoppingError`."""
-        waits = [asyncio.ensure_future(work), asyncio.ensure_future(self._closing.wait())]
+    @contextmanager
+    def _direct(self) -> Iterator[None]:
+        """Count a call that is answered directly: its caller may make a call that is batched."""
+        if self._lane is None:
+            yield
+            return
+        self._lane.being_answered += 1
         try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            yield
+        finally:
+            self._lane.being_answered -= 1
+
+    async def _unless_closing(self, work: Awaitable[T]) -> T:
+        """Wait for `work`; if the run stops meanwhile, cancel it and raise `RunStoppingError`."""
+        done, closing = asyncio.ensure_future(work), asyncio.ensure_future(self._closing.wait())
+        try:
+            await asyncio.wait((done, closing), return_when=asyncio.FIRST_COMPLETED)
             if self._closing.is_set():
                 raise RunStoppingError
-            await waits[0]
+            return await done
         finally:
-            for wait in waits:
-                wait.cancel()
+            done.cancel()
+            closing.cancel()
 
     def _limiter(self, spec: ModelSpec) -> RateLimiter:
         if spec.name not in self._limiters:
@@ -358,41 +387,8 @@ class ModelClient:
         return self._limiters[spec.name]
 
 
-LEFT_OUT = {
-    "strict": "is sent schemas without",
-    "stream": "is called with",
-    "system_role": "takes no system messages, which are joined to the user's:",
-    "max_tokens": "is called with max_completion_tokens in place of",
-    "max_completion_tokens": "is called with max_tokens in place of",
-}
-"""Refused parameter -> what is done about it; the others are left out."""
-
-
 def _kind(error: AgentoptError) -> str:
     """The word that a failure is counted by."""
     if isinstance(error, ModelError):
         return error.kind
     return "time was up" if isinstance(error, BudgetExceeded) else "not sent"
-
-
-def _waits(first: float) -> Callable[[RetryCallState], float]:
-    """Exponential backoff with jitter, or as long as the provider requests, whichever is longer."""
-    backoff = wait_exponential_jitter(multiplier=first, max=LONGEST_BACKOFF, jitter=first)
-
-    def wait(state: RetryCallState) -> float:
-        error = state.outcome.exception() if state.outcome else None
-        requested = error.retry_after if isinstance(error, TransientModelError) and error.retry_after else 0.0
-        return max(requested, backoff(state))
-
-    return wait
-
-
-def _consecutive(repeats: list[int], most: int) -> list[tuple[int, int]]:
-    """Runs of consecutive repeat indices as (first, count), none longer than `most`."""
-    runs: list[tuple[int, int]] = []
-    for repeat in repeats:
-        if runs and sum(runs[-1]) == repeat and runs[-1][1] < most:
-            runs[-1] = (runs[-1][0], runs[-1][1] + 1)
-        else:
-            runs.append((repeat, 1))
-    return runs

@@ -17,6 +17,14 @@ from agentopt.models.catalog import ModelSpec, Supports
 from agentopt.models.strict_schema import strict_schema
 
 ABILITIES = tuple(Supports.model_fields)
+LEFT_OUT = {
+    "strict": "is sent schemas without",
+    "stream": "is called with",
+    "system_role": "takes no system messages, which are joined to the user's:",
+    "max_tokens": "is called with max_completion_tokens in place of",
+    "max_completion_tokens": "is called with max_tokens in place of",
+}
+"""Refused parameter -> what is done about it; the others are left out."""
 
 
 def fit(request: Request, spec: ModelSpec, refused: frozenset[str] = frozenset()) -> Request:
@@ -62,6 +70,17 @@ def unsupported(spec: ModelSpec) -> frozenset[str]:
 def choices_per_request(request: Request, spec: ModelSpec) -> int:
     """Return the most choices that one request may have."""
     return 1 if "n" in request.left_out or spec.supports.n is False else spec.max_choices
+
+
+def consecutive(repeats: list[int], most: int) -> list[tuple[int, int]]:
+    """Return the runs of consecutive repeat indices as (first, count), none longer than `most`."""
+    runs: list[tuple[int, int]] = []
+    for repeat in repeats:
+        if runs and sum(runs[-1]) == repeat and runs[-1][1] < most:
+            runs[-1] = (runs[-1][0], runs[-1][1] + 1)
+        else:
+            runs.append((repeat, 1))
+    return runs
 
 
 def shape(request: Request, spec: ModelSpec) -> str:

@@ -13,16 +13,20 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from agentopt.core.errors import CatalogError, PermanentModelError
+from agentopt.core.errors import CatalogError, ModelError, PermanentModelError
 from agentopt.models.api_errors import model_error
+from agentopt.models.api_keys import key_of
 from agentopt.models.base import Choice, Request, Response
-from agentopt.models.catalog import ModelSpec, key_of
+from agentopt.models.catalog import ModelSpec
 from agentopt.models.fitting import payload
 from agentopt.models.live_text import LIVE, LiveText
 from agentopt.models.redaction import secrets_in
 from agentopt.models.response_body import ReadBody, ReadChoice, ReadUsage
+
+if TYPE_CHECKING:
+    import httpx
 
 MOST_BYTES_PER_TOKEN = 8
 """A prompt with more bytes than this times the context length cannot fit; most tokens have 3 to 5 bytes."""
@@ -87,6 +91,9 @@ class HostedModel:
         count_tokens: Counts the tokens of each choice of a call with several; llama.cpp's server reports the tokens
             of one choice only.
         clock: Monotonic time in seconds.
+        transport: Sends the requests; the network unless given.
+        is_replayed: Whether responses are read that came another way: no text is streamed to a reader, and a response
+            shows that its prompt fitted into the context length.
 
     Raises:
         CatalogError: The entry is not a hosted model, or the variable of its key is not set.
@@ -100,6 +107,8 @@ class HostedModel:
         environ: Mapping[str, str] | None = None,
         count_tokens: CountTokens | None = None,
         clock: Callable[[], float] = time.monotonic,
+        transport: httpx.AsyncBaseTransport | None = None,
+        is_replayed: bool = False,
     ) -> None:
         if not (spec.litellm or spec.base_url):
             raise CatalogError(
@@ -111,6 +120,7 @@ class HostedModel:
         self._api_key = api_key or key_of(spec, environ)
         self._secrets = secrets_in(environ, self._api_key)
         self._count_tokens, self._clock = count_tokens, clock
+        self._transport, self._is_replayed = transport, is_replayed
         self._route: Route | None = None
         self._thinks_untagged = False
         self._density = PromptDensity()
@@ -127,19 +137,16 @@ class HostedModel:
         body = payload(self.spec, request)
         live = self._live(request, body)
         try:
-            await self._check_context_length(request)
-            route = self._connected()
+            if not self._is_replayed:
+                await self.check_context_length(request)
+            route = self.connected()
             async with asyncio.timeout(self.spec.timeout_seconds):
                 read = await route.complete(body, most=request.n, on_text=live.receive if live else None)
             self._thinks_untagged |= bool(live and live.forwarded_thought)
             choices = await self._with_tokens(read.choices, read.usage)
         # litellm lets exceptions of any provider's library through; a defect of ours is raised as it is.
         except Exception as error:
-            # Without a key and an address of the entry, litellm reads the provider's own variable.
-            has_key = bool(self._api_key or (self.spec.litellm and not self.spec.base_url))
-            failure = model_error(
-                error, who=self._who(), body=body, secrets=self._secrets, has_key=has_key, outside=outside
-            )
+            failure = self.failure(error, body=body, outside=outside)
             if failure is None:
                 raise
             # Not `from error`: a traceback would show the provider's own words, which may repeat the key.
@@ -162,25 +169,42 @@ class HostedModel:
         if route:
             await route.aclose()
 
-    def _connected(self) -> Route:
+    def connected(self) -> Route:
+        """Return the route to the endpoint; connects on the first call."""
         if self._route is None:
             # Imported here: the catalogue's users need neither.
             if self.spec.litellm:
                 from agentopt.models.litellm_route import LitellmRoute
 
-                self._route = LitellmRoute(self.spec, self._api_key)
+                self._route = LitellmRoute(self.spec, self._api_key, transport=self._transport)
             else:
                 from agentopt.models.openai_route import OpenAIRoute
 
-                self._route = OpenAIRoute(self.spec, self._api_key)
+                self._route = OpenAIRoute(self.spec, self._api_key, transport=self._transport)
         return self._route
+
+    def failure(
+        self, error: Exception, *, body: Mapping[str, Any] | None = None, outside: BaseException | None = None
+    ) -> ModelError | None:
+        """Convert what a client raised on a call to the endpoint; None if it is a defect.
+
+        Args:
+            error: The exception.
+            body: The body of the request, in the OpenAI format; None for other calls than completions.
+            outside: The exception that was being handled when the call began.
+        """
+        # Without a key and an address of the entry, litellm reads the provider's own variable.
+        has_key = bool(self._api_key or (self.spec.litellm and not self.spec.base_url))
+        return model_error(error, who=self._who(), body=body, secrets=self._secrets, has_key=has_key, outside=outside)
 
     def _live(self, request: Request, body: dict[str, Any]) -> LiveText | None:
         """Make the request a streaming one if someone reads the text while it is generated."""
         live = LIVE.get()
         # If stop sequences are applied here, what is sent before could go beyond one; if the chat template opens the
         # thought, where the answer begins is only known when the thought ends.
-        if live is None or self._thinks_untagged or request.n > 1 or (request.stop and "stop" not in body):
+        if live is None or self._is_replayed or self._thinks_untagged or request.n > 1:
+            return None
+        if request.stop and "stop" not in body:
             return None
         live.begin()
         body["stream"] = True
@@ -191,8 +215,12 @@ class HostedModel:
     def _who(self) -> str:
         return f"{self.spec.name} at {self.spec.base_url or self.spec.litellm}"
 
-    async def _check_context_length(self, request: Request) -> None:
-        """Raise `PermanentModelError` if the prompt cannot fit: by the tokenizer, or else by its bytes."""
+    async def check_context_length(self, request: Request) -> None:
+        """Check by the tokenizer, or else by its bytes, whether a prompt can fit.
+
+        Raises:
+            PermanentModelError: It cannot.
+        """
         context, size = self.spec.known_context_length, _bytes_of(request)
         if not context or size <= context:  # a token has at least one byte
             return

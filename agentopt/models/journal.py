@@ -10,12 +10,10 @@ in the user's cache folder, in WAL mode, which several processes can use concurr
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 import uuid
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +23,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from agentopt.core.budget import Usage
 from agentopt.core.database import create_tables, open_engine
-from agentopt.core.errors import JournalError
 from agentopt.models.base import Choice, Request, Response, ToolCall
 from agentopt.models.catalog import ModelSpec
+from agentopt.models.commit_queue import CommitQueue, Write
+from agentopt.models.journal_records import Sent, Spend
 from agentopt.models.journal_tables import (
     TABLES,
     details,
@@ -41,25 +40,8 @@ from agentopt.models.journal_tables import (
 from agentopt.models.thoughts import split_thought
 
 IN_FLIGHT = "in flight"
-_Write = tuple[sa.Executable, dict[str, object] | None]
-_Pending = tuple[list[_Write], asyncio.Future[None]]
-"""Writes that are committed together, and the future of their caller."""
-
-
-@dataclass(frozen=True, slots=True)
-class Spend:
-    """What the ledger has of one run.
-
-    Attributes:
-        by_purpose: Usage by purpose.
-        failures: Failed attempts by kind. Calls that are in flight count as failed until they are settled, like those
-            that a crash cut off.
-        seconds: Wall time of its sessions.
-    """
-
-    by_purpose: dict[str, Usage]
-    failures: dict[str, int]
-    seconds: float
+IN_BATCH = "in a batch"
+"""Outcome of a call that waits in a batch. After a crash it still waits there, and the next session collects it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,23 +63,6 @@ class Stored:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """A call that was answered.
-
-    Attributes:
-        request: The fitted request.
-        response: Its response.
-        usage: What it is charged at.
-        run: The run that paid for it.
-    """
-
-    request: Request
-    response: Response
-    usage: Usage
-    run: str | None = None
-
-
 class Journal:
     """Responses by (cache key, repeat index), and the ledger. Use from one event loop; close it at the end.
 
@@ -105,19 +70,24 @@ class Journal:
         url: A SQLAlchemy URL, or a path for SQLite.
         clock: Seconds since 1970.
         fresh: Ignore the responses of earlier sessions; new ones replace them.
+
+    Attributes:
+        session: Identifier of this session in the ledger.
+        opened: When it began, in seconds since 1970.
+        clock: Seconds since 1970.
+        insert: The `insert` of the database's dialect, which has `on_conflict_do_nothing`.
+        is_fresh: Whether the responses of earlier sessions are ignored.
     """
 
     def __init__(self, url: str | Path, *, clock: Callable[[], float] = time.time, fresh: bool = False) -> None:
         self._engine = open_engine(url)
         create_tables(self._engine, TABLES)
-        self._insert = postgresql.insert if self._engine.dialect.name == "postgresql" else sqlite.insert
+        self.insert = postgresql.insert if self._engine.dialect.name == "postgresql" else sqlite.insert
         self._reader = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="journal")
-        self._pending: list[_Pending] = []
-        self._flushing: asyncio.Task[None] | None = None
-        self._clock, self.opened = clock, clock()
-        self._session = uuid.uuid4().hex
-        self._fresh = fresh
+        self._commits = CommitQueue(self._engine)
+        self.clock, self.opened = clock, clock()
+        self.session = uuid.uuid4().hex
+        self.is_fresh = fresh
         self._hidden: set[tuple[str, int]] = set()
 
     def find(self, key: str, first_repeat: int, n: int) -> dict[int, Stored]:
@@ -137,8 +107,8 @@ class Journal:
         found: dict[int, Stored] = {}
         for row in rows:
             place = (key, row.repeat)
-            is_rejected = row.rejected_by not in (None, self._session) and not row.retried
-            if place not in self._hidden and (is_rejected or (self._fresh and row.created < self.opened)):
+            is_rejected = row.rejected_by not in (None, self.session) and not row.retried
+            if place not in self._hidden and (is_rejected or (self.is_fresh and row.created < self.opened)):
                 self._hidden.add(place)
             if place not in self._hidden:
                 found[row.repeat] = _stored(row)
@@ -155,20 +125,33 @@ class Journal:
         Returns:
             The id of the ledger entry.
         """
-        entry = {
+        entry = uuid.uuid4().hex
+        await self.write([self.entering(entry, run, request, worst)])
+        return entry
+
+    def entering(self, entry: str, run: str, request: Request, worst: Usage, outcome: str = IN_FLIGHT) -> Write:
+        """Return the write that enters a call, see `open`.
+
+        Args:
+            entry: A new id.
+            run: Identifier of the run.
+            request: The request.
+            worst: Its worst case.
+            outcome: Its outcome so far.
+        """
+        values = {
             **asdict(worst),
-            "id": uuid.uuid4().hex,
+            "id": entry,
             "run": run,
-            "session": self._session,
+            "session": self.session,
             "model": request.model,
             "purpose": request.purpose,
-            "outcome": IN_FLIGHT,
-            "opened": self._clock(),
+            "outcome": outcome,
+            "opened": self.clock(),
         }
-        await self._write([(ledger.insert(), entry)])
-        return str(entry["id"])
+        return ledger.insert(), values
 
-    async def record(self, entry: str, key: str, identity: str, sent: Sent) -> None:
+    async def record(self, entry: str, key: str, identity: str, sent: Sent, also: Sequence[Write] = ()) -> None:
         """Store a response and settle its ledger entry, in one transaction. Repeats already stored are kept.
 
         Args:
@@ -176,32 +159,42 @@ class Journal:
             key: Cache key of the request.
             identity: `ModelSpec.identity`.
             sent: The request, its response and what it cost.
+            also: Writes of the same transaction.
         """
         row: dict[str, object] = {"key": key, "identity": identity, "request": _as_json(sent.request)}
-        writes: list[_Write] = [(self._insert(requests).on_conflict_do_nothing(), row)]
+        writes: list[Write] = [(self.insert(requests).on_conflict_do_nothing(), row)]
         if sent.run is not None:
-            writes.append((self._insert(run_keys).on_conflict_do_nothing(), {"run": sent.run, "key": key}))
+            writes.append((self.insert(run_keys).on_conflict_do_nothing(), {"run": sent.run, "key": key}))
         for repeat, choice in enumerate(sent.response.choices, sent.request.first_repeat):
             writes += self._store(key, repeat, choice, sent.response)
-        await self._write([*writes, self._settle(entry, sent.usage, "ok")])
+        await self.write([*writes, self._settle(entry, sent.usage, "ok"), *also])
 
-    async def record_failure(self, entry: str, usage: Usage, outcome: str) -> None:
+    async def record_failure(self, entry: str, usage: Usage, outcome: str, also: Sequence[Write] = ()) -> None:
         """Settle the entry of a call without a response; `outcome` is a short kind such as `HTTP 429`.
 
         Args:
             entry: Id of the ledger entry.
             usage: What the call is charged.
             outcome: A short kind, such as `HTTP 429`.
+            also: Writes of the same transaction.
         """
-        await self._write([self._settle(entry, usage, outcome)])
+        await self.write([self._settle(entry, usage, outcome), *also])
 
     async def reject(self, key: str, first_repeat: int, n: int) -> None:
         """Mark stored responses as unusable: the next session requests them again, once."""
         rows = [
-            {"key": key, "repeat": repeat, "session": self._session, "retried": False}
+            {"key": key, "repeat": repeat, "session": self.session, "retried": False}
             for repeat in range(first_repeat, first_repeat + n)
         ]
-        await self._write([(self._insert(rejections).on_conflict_do_nothing(), row) for row in rows])
+        await self.write([(self.insert(rejections).on_conflict_do_nothing(), row) for row in rows])
+
+    def rows(self, statement: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
+        """Return the rows of a query.
+
+        Args:
+            statement: The query.
+        """
+        return self._reader.execute(statement).fetchall()
 
     async def record_refusal(self, run: str, spec: ModelSpec, parameter: str) -> None:
         """Store that an endpoint refuses a parameter, for the later sessions of the run.
@@ -212,7 +205,7 @@ class Journal:
             parameter: As `UnsupportedParameterError.parameter`.
         """
         row: dict[str, object] = {"run": run, "model": spec.name, "identity": spec.identity, "parameter": parameter}
-        await self._write([(self._insert(refused_parameters).on_conflict_do_nothing(), row)])
+        await self.write([(self.insert(refused_parameters).on_conflict_do_nothing(), row)])
 
     def refused(self, run: str) -> dict[tuple[str, str], frozenset[str]]:
         """Return (model, identity) -> the parameters that the run found its endpoint to refuse."""
@@ -223,13 +216,13 @@ class Journal:
         return found
 
     def spend(self, run: str) -> Spend:
-        """Return what `run` spent so far. Calls that a crash left in flight count at their worst case."""
+        """Return what `run` spent so far. Calls in flight, or in a batch, count at their worst case."""
         c = ledger.c
         sums = [sa.func.sum(column) for column in (c.calls, c.prompt_tokens, c.completion_tokens, c.usd)]
         of_run = c.run == run
         by_purpose = self._reader.execute(sa.select(c.purpose, *sums).where(of_run).group_by(c.purpose))
         failed = self._reader.execute(
-            sa.select(c.outcome, sa.func.count()).where(of_run, c.outcome != "ok").group_by(c.outcome)
+            sa.select(c.outcome, sa.func.count()).where(of_run, c.outcome.not_in(("ok", IN_BATCH))).group_by(c.outcome)
         )
         spans = sa.select(sa.func.max(sa.func.coalesce(c.closed, c.opened)) - sa.func.min(c.opened))
         seconds = self._reader.execute(spans.where(of_run).group_by(c.session)).scalars()
@@ -251,17 +244,16 @@ class Journal:
 
     async def aclose(self) -> None:
         """Flush pending writes and close the database."""
-        if self._flushing:
-            await self._flushing
+        await self._commits.flush()
         self.close()
 
     def close(self) -> None:
         """Close the database. For use outside of an event loop, if nothing was written."""
-        self._writer.shutdown()
+        self._commits.close()
         self._reader.close()
         self._engine.dispose()
 
-    def _store(self, key: str, repeat: int, choice: Choice, response: Response) -> list[_Write]:
+    def _store(self, key: str, repeat: int, choice: Choice, response: Response) -> list[Write]:
         place: dict[str, object] = {"key": key, "repeat": repeat}
         row = {
             "text": _storable(choice.text),
@@ -269,7 +261,7 @@ class Journal:
             "prompt_tokens": response.prompt_tokens,
             "completion_tokens": choice.completion_tokens,
             "seconds": response.seconds,
-            "created": self._clock(),
+            "created": self.clock(),
         }
         detail = {
             "thought": _storable(choice.thought),
@@ -281,7 +273,7 @@ class Journal:
         has_details = choice.thought or choice.tool_calls or response.cached_tokens or choice.reasoning_tokens
         tables = [(responses, row), *([(details, detail)] if has_details or "think" in choice.text.lower() else [])]
         if (key, repeat) not in self._hidden:
-            return [(self._insert(table).on_conflict_do_nothing(), {**place, **values}) for table, values in tables]
+            return [(self.insert(table).on_conflict_do_nothing(), {**place, **values}) for table, values in tables]
         self._hidden.discard((key, repeat))
         retried = rejections.update().where(rejections.c.key == key, rejections.c.repeat == repeat).values(retried=True)
         removed = details.delete().where(details.c.key == key, details.c.repeat == repeat)
@@ -289,7 +281,7 @@ class Journal:
             (removed, None),
             *(
                 (
-                    self._insert(table).on_conflict_do_update(index_elements=["key", "repeat"], set_=values),
+                    self.insert(table).on_conflict_do_update(index_elements=["key", "repeat"], set_=values),
                     place | values,
                 )
                 for table, values in tables
@@ -297,55 +289,20 @@ class Journal:
             (retried, None),
         ]
 
-    def _settle(self, entry: str, usage: Usage, outcome: str) -> _Write:
-        values = {**asdict(usage), "outcome": outcome, "closed": self._clock(), "entry": entry}
+    async def write(self, writes: list[Write]) -> None:
+        """Commit writes in one transaction; see `CommitQueue.write`.
+
+        Args:
+            writes: The writes.
+
+        Raises:
+            JournalError: They cannot be committed.
+        """
+        await self._commits.write(writes)
+
+    def _settle(self, entry: str, usage: Usage, outcome: str) -> Write:
+        values = {**asdict(usage), "outcome": outcome, "closed": self.clock(), "entry": entry}
         return _SETTLE, values
-
-    async def _write(self, writes: list[_Write]) -> None:
-        """Commit, together with all other writes that arrive meanwhile, in one disk flush."""
-        done = asyncio.get_running_loop().create_future()
-        self._pending.append((writes, done))
-        if self._flushing is None or self._flushing.done():
-            self._flushing = asyncio.create_task(self._flush())
-        await asyncio.shield(done)
-
-    async def _flush(self) -> None:
-        while self._pending:
-            batch, self._pending = self._pending, []
-            failure = await self._failure_of(batch)
-            if failure is None or len(batch) == 1 or isinstance(failure.__cause__, sa.exc.OperationalError):
-                _resolve(batch, failure)
-                continue
-            # The database works, but refuses a row: commit the others without it.
-            for one in batch:
-                _resolve([one], await self._failure_of([one]))
-
-    async def _failure_of(self, batch: list[_Pending]) -> JournalError | None:
-        """Commit the batch, and return why it failed if it did."""
-        writes = [write for of_one, _ in batch for write in of_one]
-        try:
-            await asyncio.get_running_loop().run_in_executor(self._writer, self._commit, writes)
-        except Exception as error:  # noqa: BLE001 - every waiting caller must be informed, whatever it is
-            failure = JournalError(f"the journal cannot be written: {error}\n  remedy: check its disk and its URL")
-            failure.__cause__ = error
-            return failure
-        return None
-
-    def _commit(self, writes: list[_Write]) -> None:
-        with self._engine.begin() as connection:
-            for statement, values in writes:
-                connection.execute(statement, values)
-
-
-def _resolve(batch: list[_Pending], failure: JournalError | None) -> None:
-    """Resolve the futures of the batch."""
-    for _, done in batch:
-        if done.done():
-            continue
-        if failure:
-            done.set_exception(failure)
-        else:
-            done.set_result(None)
 
 
 def _stored(row: sa.Row[Any]) -> Stored:

@@ -80,3 +80,28 @@ refused_parameters = sa.Table(
     sa.Column("parameter", sa.String(32), primary_key=True),
 )
 """The parameters that a run found the endpoint of a model to refuse. Its later sessions leave them out."""
+batches = sa.Table(
+    "batches",
+    TABLES,
+    sa.Column("label", sa.String(128), primary_key=True),
+    sa.Column("submission", sa.String(32), nullable=False, index=True),
+    sa.Column("batch", sa.Text, nullable=False),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("run", sa.Text, nullable=False),
+    sa.Column("calls", sa.Integer, nullable=False),
+    sa.Column("created", sa.Float, nullable=False),
+)
+"""Batches that a provider accepted, by label, with the provider's ids."""
+batch_requests = sa.Table(
+    "batch_requests",
+    TABLES,
+    sa.Column("entry", sa.String(32), primary_key=True),
+    sa.Column("submission", sa.String(32), nullable=False, index=True),
+    sa.Column("place", sa.Integer, nullable=False),
+    sa.Column("label", sa.String(128)),
+    sa.Column("key", sa.String(64), nullable=False),
+    sa.Column("identity", sa.Text, nullable=False),
+    sa.Column("share", sa.Float, nullable=False),
+    sa.Column("request", sa.Text, nullable=False),
+)
+"""Calls that wait in a batch, by ledger entry. One without a label may be in a batch whose id was not stored."""

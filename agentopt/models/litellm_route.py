@@ -29,15 +29,18 @@ class LitellmRoute:
         spec: A catalogue entry with `litellm`.
         api_key: The key. Unless given, litellm reads the provider's own variable, but not for an entry with `base_url`:
             a key is sent to an address of the entry only if the entry names it.
+        transport: Sends the requests; the network unless given. For providers that litellm calls with its own client.
     """
 
     _open: ClassVar[WeakSet[LitellmRoute]] = WeakSet()
 
-    def __init__(self, spec: ModelSpec, api_key: str | None) -> None:
+    def __init__(
+        self, spec: ModelSpec, api_key: str | None, *, transport: httpx.AsyncBaseTransport | None = None
+    ) -> None:
         self._litellm = load_litellm()
         self._is_chat = spec.chat_template
         api_key = api_key or (NO_KEY if spec.base_url else None)
-        self._options = {
+        self._options: dict[str, Any] = {
             "timeout": spec.timeout_seconds,
             "num_retries": 0,
             "max_retries": 0,
@@ -48,6 +51,11 @@ class LitellmRoute:
             **({"api_version": spec.query["api-version"]} if "api-version" in spec.query else {}),
             **({"extra_headers": dict(spec.extra_headers)} if spec.extra_headers else {}),
         }
+        self._replaced: httpx.AsyncClient | None = None
+        if transport:
+            handler = self._litellm.AsyncHTTPHandler()
+            self._replaced, handler.client = handler.client, httpx.AsyncClient(transport=transport, trust_env=False)
+            self._options["client"] = handler
         self._open.add(self)
 
     async def complete(
@@ -77,6 +85,8 @@ class LitellmRoute:
 
     async def aclose(self) -> None:
         """Close the connections of litellm after the last route."""
+        if self._replaced:
+            await self._replaced.aclose()
         self._open.discard(self)
         if not self._open:
             await self._litellm.close_litellm_async_clients()

@@ -84,6 +84,17 @@ def table_defaults(entry: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
+def batch_share(entry: Mapping[str, Any]) -> float | None:
+    """Return the price of batched calls as a share of direct ones: of prompts or completions, whichever is larger."""
+    shares: list[float] = []
+    for name in ("input_cost_per_token", "output_cost_per_token"):
+        direct, batched = entry.get(name), entry.get(f"{name}_batches")
+        if not isinstance(direct, int | float) or not isinstance(batched, int | float) or not 0 < batched <= direct:
+            return None
+        shares.append(batched / direct)
+    return round(max(shares), 6)
+
+
 def _keys(name: str, base_url: str | None) -> Iterator[str]:
     if base_url:
         host = urlsplit(base_url if "//" in base_url else f"//{base_url}").hostname or ""

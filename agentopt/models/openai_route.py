@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agentopt.core.errors import MalformedResponseError
 from agentopt.models.bounded_stream import LARGEST_BODY
@@ -13,6 +13,9 @@ from agentopt.models.event_stream import text_in
 from agentopt.models.json_bytes import parse_json
 from agentopt.models.response_body import ReadBody, read_body, read_completion
 from agentopt.models.responses_api import as_completion, responses_body
+
+if TYPE_CHECKING:
+    import httpx
 
 CONNECT_SECONDS = 10.0
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -26,9 +29,12 @@ class OpenAIRoute:
     Args:
         spec: A catalogue entry with `base_url`.
         api_key: The key, if the endpoint needs one.
+        transport: Sends the requests; the network unless given.
     """
 
-    def __init__(self, spec: ModelSpec, api_key: str | None) -> None:
+    def __init__(
+        self, spec: ModelSpec, api_key: str | None, *, transport: httpx.AsyncBaseTransport | None = None
+    ) -> None:
         import httpx
         import openai
 
@@ -48,6 +54,9 @@ class OpenAIRoute:
             spec.api_key_header: f"Bearer {key}" if bearer else key,
             **spec.extra_headers,
         }
+        if transport:
+            self._client = httpx.AsyncClient(transport=transport, trust_env=False)
+            return
         # The client of `openai` rather than httpx's own: its aiohttp transport sends more requests per second.
         self._client = openai.DefaultAioHttpClient(
             timeout=timeout,

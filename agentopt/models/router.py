@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Callable, Collection, Mapping
 
 from agentopt.core.events import FileProgress
+from agentopt.models.api_keys import key_of
 from agentopt.models.base import ChatModel, Preparable, Request, Response
-from agentopt.models.catalog import ModelSpec, key_of
+from agentopt.models.catalog import ModelSpec
 
 Connect = Callable[[ModelSpec], ChatModel]
 

@@ -13,12 +13,14 @@ from agentopt.core.budget import Budget, Caps, Usage
 from agentopt.core.errors import ConfigError
 from agentopt.core.events import Observer
 from agentopt.core.paths import cache_folder
-from agentopt.models.base import ChatModel
+from agentopt.models.base import ChatModel, Request, Response
+from agentopt.models.batch_lane import BatchLane, OpenTransport, open_transport
 from agentopt.models.catalog import ModelSpec
-from agentopt.models.client import CacheUse, ModelClient
+from agentopt.models.client import ModelClient
 from agentopt.models.custom_provider import CustomProvider
 from agentopt.models.journal import Journal
 from agentopt.models.journal_admin import JournalAdmin
+from agentopt.models.journal_records import CacheUse
 from agentopt.models.router import ModelRouter
 
 
@@ -41,6 +43,11 @@ class Session:
     run: str
 
     @property
+    def batched(self) -> ChatModel:
+        """The client for calls that may wait for a batch."""
+        return _Batched(self.model)
+
+    @property
     def failures(self) -> dict[str, int]:
         """Failed attempts by kind, over all sessions of the run."""
         return self.journal.spend(self.run).failures
@@ -56,6 +63,22 @@ class Session:
         return dict(self.budget.spent_by_purpose)
 
 
+@dataclass(frozen=True, slots=True)
+class _Batched:
+    """The client, with batches for the models that have them."""
+
+    client: ModelClient
+
+    async def generate(self, request: Request) -> Response:
+        return await self.client.generate(request, is_batched=True)
+
+    async def reject(self, request: Request) -> None:
+        await self.client.reject(request)
+
+    async def aclose(self) -> None:
+        """Do nothing: the session closes the client."""
+
+
 @asynccontextmanager
 async def open_session(
     specs: Mapping[str, ModelSpec],
@@ -67,6 +90,7 @@ async def open_session(
     provider: ChatModel | None = None,
     observer: Observer = lambda _: None,
     fresh: bool = False,
+    batches: OpenTransport | None = None,
 ) -> AsyncIterator[Session]:
     """Open the journal and the models for `run`; on exit, wait for the calls that were sent.
 
@@ -79,6 +103,8 @@ async def open_session(
         provider: Makes single attempts; transports as the catalogue specifies unless given.
         observer: Receives a `ModelNotice` for each finding about a model.
         fresh: Ignore the responses of earlier sessions; new ones replace them.
+        batches: Makes the transport of batches; `open_transport` if the catalogue's transports are used. Without one,
+            `Session.batched` makes direct calls.
 
     Raises:
         ConfigError: The journal cannot be opened, or a cap in USD cannot be enforced because a price is unknown.
@@ -86,7 +112,9 @@ async def open_session(
     """
     check_priced(specs.values(), caps, *(purpose_caps or {}).values())
     provider = ModelRouter(specs) if provider is None else provider
-    if not isinstance(provider, ModelRouter):
+    if isinstance(provider, ModelRouter):
+        batches = batches or open_transport
+    else:
         provider = CustomProvider(provider)
     async with AsyncExitStack() as ending:
         book = open_journal(journal, fresh=fresh)
@@ -94,8 +122,11 @@ async def open_session(
         ending.push_async_callback(provider.aclose)
         before = book.spend(run)
         budget = Budget(caps, purpose_caps=purpose_caps, already_spent=before.by_purpose, seconds_before=before.seconds)
-        model = ModelClient(provider, specs, book, budget, run, observer=observer)
+        lane = BatchLane(specs, book, budget, run, transport=batches, observer=observer) if batches else None
+        model = ModelClient(provider, specs, book, budget, run, observer=observer, lane=lane)
         ending.push_async_callback(model.aclose)
+        if lane:
+            await lane.resume()
         yield Session(model, budget, book, specs, run)
 
 

@@ -6,6 +6,7 @@ On a terminal one status line is kept up to date; elsewhere (a pipe, a log) ever
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -15,6 +16,7 @@ from rich.live import Live
 from rich.text import Text
 
 from agentopt.core.events import (
+    BatchWaiting,
     Event,
     ExampleDone,
     FileProgress,
@@ -60,6 +62,8 @@ class LiveView:
     _responses: int = 0
     _cut_off: int = 0
     _notice: ModelNotice | None = None
+    _batches: dict[str, BatchWaiting] = field(default_factory=dict)
+    """Open batches by their ids."""
 
     def __enter__(self) -> LiveView:
         self._started = self.clock()
@@ -82,6 +86,9 @@ class LiveView:
                     self._responses += use.responses
                     self._cut_off += use.cut_off
             return
+        if isinstance(event, BatchWaiting):
+            self._wait(event)
+            return
         if isinstance(event, ModelNotice):
             if event == self._notice:
                 return  # each of many concurrent calls reports the same
@@ -91,6 +98,15 @@ class LiveView:
         self._note(event)
         shown_in_status = isinstance(event, TrialStarted) or (isinstance(event, FileProgress) and self._live)
         if not shown_in_status and not isinstance(event, RunDone):
+            self._print(event)
+
+    def _wait(self, event: BatchWaiting) -> None:
+        """Keep the batch for the status line; its first and its last event are printed."""
+        is_first = event.batch not in self._batches
+        self._batches[event.batch] = event
+        if event.has_ended:
+            del self._batches[event.batch]
+        if is_first or event.has_ended:
             self._print(event)
 
     def _note(self, event: Event) -> None:
@@ -133,10 +149,18 @@ class LiveView:
             f"best {best.score:.3f} (trial {best.trial})" if best else "no score yet",
             format_spend(budget.spent, budget.seconds, budget.caps),
             f"{rate:.1f} calls/s",
+            *self._in_batches(),
             *([f"{self._cut_off:,} of {self._responses:,} responses cut off"] if self._cut_off else []),
             self._time_left(self._search),
         ]
         return " | ".join(shown)
+
+    def _in_batches(self) -> list[str]:
+        """The calls that wait in batches, by model."""
+        left: Counter[str] = Counter()
+        for event in self._batches.values():
+            left[event.model] += event.calls - event.done
+        return [f"{number:,} calls wait in batches of {model}" for model, number in left.items()]
 
     def _time_left(self, search: SearchStarted) -> str:
         """Estimated from the pace of this session's trials; the test counts by its number of examples."""

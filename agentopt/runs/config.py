@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -49,6 +49,10 @@ def _registered(name: str) -> str:
     return name
 
 
+BatchUse = Literal["trials", "tests", "jobs"]
+"""Evaluations that can go through the batch interfaces of their models."""
+
+
 class Config(Strict):
     """Settings of a run; the task is given apart."""
 
@@ -70,6 +74,11 @@ class Config(Strict):
     models: tuple[Path | ModelSpec, ...] = ()
     """Further catalogue entries: files or, in Python, `ModelSpec` objects; a list of them, or one alone. A mapping of
     names to `ModelSpec` is accepted too. Later entries win by name."""
+    batch: tuple[BatchUse, ...] = ()
+    """Which evaluations go through the batch interfaces of their models, at the price of batches and within a day:
+    `true` for all of `trials` of the search, `tests` of its finalists and of `evaluate`, and the `jobs`' own
+    measurements; or a list of them. Models without `batch` in their catalogue entry, judges, agents, prompt
+    optimisation and programs are called directly."""
     journal: str | None = None
     """SQLAlchemy URL or path of the journal; the user's cache folder unless given."""
     runs: Path = Path("runs")
@@ -93,6 +102,13 @@ class Config(Strict):
                 rule = f"must be catalogue files or ModelSpecs, but got {shown(entry)}, which is not the name of a file"
                 raise broken_rule(rule, "write it as FILE.yaml, or ./FILE; a subtask's `models` choose among the names")
         return value
+
+    @field_validator("batch", mode="before")
+    @classmethod
+    def _uses(cls, value: object) -> object:
+        if isinstance(value, bool):
+            return get_args(BatchUse) if value else ()
+        return (value,) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _has_experience_if_needed(self) -> Self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from agentopt.evaluation.evaluator import Evaluator
 from agentopt.models.session import Session
 from agentopt.runs.cascade_notes import cascade_notes
 from agentopt.runs.config import Config
+from agentopt.runs.evaluators import open_evaluator
 from agentopt.runs.folder import RunFolder
 from agentopt.runs.prompt_phase import PromptPhase
 from agentopt.runs.response_issues import failure_reasons, incomplete_responses, left_out
@@ -70,16 +72,11 @@ class Optimization:
         self.observer(RunStarted(self.run.path))
         for advice in self._row_notes:
             self.observer(Note(advice))
-        evaluator = Evaluator(
-            self.task,
-            self.session.model,
-            self.session.specs,
-            seed=self.config.response_seed,
-            failed_examples=self.config.failed_examples,
-        )
+        evaluator = open_evaluator(self.task, self.config, self.session, "trials")
         measured = await evaluator.evaluate(self.task.baseline) if needs_measuring(self.task) else None
         space = search_space(self.task, self.session.specs, measured)
-        prompts = PromptPhase(self.task, self.config, self.session, evaluator, self.observer, space, self.run.starts)
+        direct = open_evaluator(self.task, self.config, self.session)
+        prompts = PromptPhase(self.task, self.config, self.session, direct, self.observer, space, self.run.starts)
         store = TrialStore(self.run.trials, space)
         examples = {split: len(rows) for split, rows in self.task.splits.items()}
         self.observer(SearchStarted(space.size, examples, tuple(store.trials), self.session.budget, store.best_so_far))
@@ -90,7 +87,7 @@ class Optimization:
         if choice is None:
             raise self._nothing_evaluated(store, ended)
         finalists = _finalists(choice, store.find(space.baseline, unfinished=True))
-        tested, test_ended = await self._test(evaluator, finalists)
+        tested, test_ended = await self._test(finalists)
         result = self._summary(space, store, ended, choice, finalists, tested, test_ended, prompts)
         result.save(self.run.path)
         self.observer(RunDone(self.run.path))
@@ -209,26 +206,36 @@ class Optimization:
         share = len(splits.get("test", ())) / len(splits["validation"])
         return min(FINALISTS * share * on_validation, (self.session.budget.seconds_left or 0.0) / 2)
 
-    async def _test(
-        self, evaluator: Evaluator, finalists: Finalists
-    ) -> tuple[dict[int, Evaluation], StopReason | None]:
+    async def _test(self, finalists: Finalists) -> tuple[dict[int, Evaluation], StopReason | None]:
         """Trial number -> evaluation on the test split, and the cap that cut the test short, if any."""
         tested: dict[int, Evaluation] = {}
         if not self.task.splits.get("test"):
             return tested, None
+        evaluator = open_evaluator(self.task, self.config, self.session, "tests")
+        if "tests" in self.config.batch:  # together, so that they wait for their batches at the same time
+            ends = await asyncio.gather(*(self._test_one(evaluator, tested, *one) for one in finalists))
+            return tested, next(filter(None, ends), None)
         for roles, trial in finalists:
-            self.observer(TestStarted(roles, trial))
-            try:
-                tested[trial.number] = await evaluator.evaluate(
-                    trial.candidate,
-                    "test",
-                    on_result=lambda result: self.observer(ExampleDone(result)),
-                )
-            except EvaluationStopped as error:
-                if isinstance(error.partial, Evaluation):
-                    tested[trial.number] = error.partial
-                return tested, error.stopped
+            if stopped := await self._test_one(evaluator, tested, roles, trial):
+                return tested, stopped
         return tested, None
+
+    async def _test_one(
+        self, evaluator: Evaluator, tested: dict[int, Evaluation], roles: tuple[Role, ...], trial: Trial
+    ) -> StopReason | None:
+        """Test one finalist, into `tested`. Returns why the test was cut short, if it was."""
+        self.observer(TestStarted(roles, trial))
+        try:
+            tested[trial.number] = await evaluator.evaluate(
+                trial.candidate,
+                "test",
+                on_result=lambda result: self.observer(ExampleDone(result)),
+            )
+        except EvaluationStopped as error:
+            if isinstance(error.partial, Evaluation):
+                tested[trial.number] = error.partial
+            return error.stopped
+        return None
 
     def _summary(
         self,

@@ -119,6 +119,16 @@ async def test_rows_that_are_needed_in_any_case_run_at_the_same_time() -> None:
     assert most == half.needed({}, order) > 6
 
 
+async def test_in_waves_a_quarter_of_the_rows_runs_before_each_test() -> None:
+    """Calls that wait in batches: few batches, not one for each row that a test may need."""
+    evaluator = Evaluator(task(), wrong := ScriptedModel(lambda *_: "no"), Catalog.load(), in_waves=True)
+    test = await incumbent()
+    found = await evaluator.evaluate(CANDIDATE, stop=test)
+    assert (found.state, len(found.results), len(wrong.requests)) == ("pruned", ROWS // 4, ROWS // 4)
+    row_by_row = await evaluated(ScriptedModel(lambda *_: "no"), test)
+    assert found.results[: len(row_by_row.results)] == row_by_row.results, "the same rows in the same order"
+
+
 async def test_rows_that_repeat_each_other_run_together_and_count_as_one() -> None:
     rows = tuple(Example(f"validation-{i}", {"number": i % 8}, target=f"word-{i % 8}") for i in range(ROWS))
     repeated = replace(task(), splits={"validation": rows})

@@ -15,13 +15,14 @@ from agentopt.core.errors import CatalogError, ModelError, PermanentModelError, 
 from agentopt.models import batch as batch_module
 from agentopt.models import batch_anthropic, batch_openai
 from agentopt.models.base import Message, Request, Response
-from agentopt.models.batch import Batch, BatchTransport, Outcome, discounted
+from agentopt.models.batch import BatchTransport, Outcome
 from agentopt.models.batch_anthropic import AnthropicBatches
+from agentopt.models.batch_calls import Batch
 from agentopt.models.batch_openai import OpenAIBatches
 from agentopt.models.batch_provider import BatchStatus
 from agentopt.models.batch_wire import WiredModel
 from agentopt.models.catalog import ModelSpec
-from agentopt.models.charging import charge, charge_failure, worst_case
+from agentopt.models.charging import charge, charge_failure, discounted, worst_case
 from agentopt.models.hosted import HostedModel
 from agentopt.testing.batch_servers import AnthropicBatchServer, BatchPlan, OpenAIBatchServer
 from agentopt.testing.faults import Fault, Faults
@@ -582,7 +583,7 @@ def test_a_batched_call_is_charged_at_the_batch_price() -> None:
     spec = ModelSpec(
         name="small", base_url="http://127.0.0.1:9/v1", usd_per_1m_prompt=2, usd_per_1m_completion=8, usd_per_request=1
     )
-    cheap, asked, answer = discounted(spec), request("x"), Response((), 1000)
+    cheap, asked, answer = discounted(spec, 0.5), request("x"), Response((), 1000)
     worst = worst_case(asked, spec)
     assert worst_case(asked, cheap).usd == pytest.approx(worst.usd / 2)
     assert worst_case(asked, cheap).tokens == worst.tokens

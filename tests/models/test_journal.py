@@ -25,8 +25,9 @@ from agentopt.core.errors import (
 from agentopt.models.base import Choice, Message, Request, Response, ToolCall, reject
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.charging import worst_case
-from agentopt.models.client import CacheUse, ModelClient
+from agentopt.models.client import ModelClient
 from agentopt.models.journal import Journal
+from agentopt.models.journal_records import CacheUse
 from agentopt.models.scripted import ScriptedModel
 
 SPEC = ModelSpec(

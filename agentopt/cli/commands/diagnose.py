@@ -14,7 +14,7 @@ from agentopt.cli.run_names import candidate_of
 from agentopt.core.budget import Usage
 from agentopt.core.events import Event
 from agentopt.evaluation.evaluator import check_candidate
-from agentopt.models.catalog import unset_keys
+from agentopt.models.api_keys import unset_keys
 from agentopt.models.session import check_priced
 from agentopt.report.formatting import usage_cells
 from agentopt.report.prompts import print_diagnosis

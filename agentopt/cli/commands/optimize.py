@@ -20,7 +20,7 @@ from agentopt.core.events import Event, RunStarted
 from agentopt.core.power import power_notes, rows_to_detect
 from agentopt.core.row_notes import row_notes
 from agentopt.core.usd import format_usd
-from agentopt.models.catalog import unset_keys
+from agentopt.models.api_keys import unset_keys
 from agentopt.models.session import check_priced, open_existing_journal
 from agentopt.report.formatting import format_duration, usage_cells
 from agentopt.report.live import LiveView
