@@ -248,8 +248,6 @@ class Optimization:
         test_ended: StopReason | None,
         prompts: PromptPhase,
     ) -> Result:
-        few = rows_note(choice, self.config.search.tolerance)
-        untested = None if self.task.splits.get("test") else "the task has no test split, so nothing was tested"
         by_candidate = [
             *((trial.candidate, trial.evaluation) for trial in store.trials),
             *((trial.candidate, tested[trial.number]) for _, trial in finalists if trial.number in tested),
@@ -257,8 +255,6 @@ class Optimization:
         evaluations = [evaluation for _, evaluation in by_candidate]
         best = next((trial.candidate for roles, trial in finalists if "best" in roles), None)
         of_baseline = next((tested.get(trial.number) for roles, trial in finalists if "baseline" in roles), None)
-        in_cost, above = cost_note(self.task, self.session.specs), limits_note(space, choice)
-        cascades = cascade_notes(self.task, [trial for _, trial in finalists], tested, 0, seed=self.config.seed)
         return Result(
             task=self.task.name,
             run=str(self.run.path),
@@ -276,7 +272,7 @@ class Optimization:
             seconds=self.session.budget.seconds,
             fallbacks=tuple(dict.fromkeys(trial.fallback for trial in store.trials if trial.fallback)),
             prompts=tuple(prompts.reports),
-            notes=tuple(filter(None, (*self._row_notes, untested, prompts.skipped, in_cost, above, few, *cascades))),
+            notes=self._notes(space, choice, finalists, tested, prompts),
             test_ended=test_ended,
             cost_in=space.measure,
             incomplete=incomplete_responses(self.task, by_candidate, best),
@@ -288,6 +284,25 @@ class Optimization:
                 if (refused := self.session.model.refused(name))
             },
         )
+
+    def _notes(
+        self,
+        space: SearchSpace,
+        choice: Choice,
+        finalists: Finalists,
+        tested: dict[int, Evaluation],
+        prompts: PromptPhase,
+    ) -> tuple[str, ...]:
+        notes = (
+            *self._row_notes,
+            None if self.task.splits.get("test") else "the task has no test split, so nothing was tested",
+            prompts.skipped,
+            cost_note(self.task, self.session.specs),
+            limits_note(space, choice),
+            rows_note(choice, self.config.search.tolerance),
+            *cascade_notes(self.task, [trial for _, trial in finalists], tested, 0, seed=self.config.seed),
+        )
+        return tuple(filter(None, notes))
 
     def _nothing_evaluated(self, store: TrialStore, ended: StopReason) -> NothingEvaluated:
         errors = (error for trial in store.trials for error in trial.evaluation.errors.values())
