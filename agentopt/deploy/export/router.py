@@ -39,9 +39,9 @@ def router_config(deployment: Deployment) -> str:
             settings = call_settings(spec, replace(subtask, temperature=0.0), left_out=left_out)
             entries.append(_entry(f"{name}/fusion", spec, settings, 1, {}))
         if big := escalating(declared, choice):
-            spec = deployment.specs[big]
+            spec, left_out = deployment.specs[big], deployment.refused.get(big, frozenset())
             info = {"below": threshold_of(declared, choice)}
-            entries.append(_entry(f"{name}/cascade", spec, call_settings(spec, subtask), 1, info))
+            entries.append(_entry(f"{name}/cascade", spec, call_settings(spec, subtask, left_out=left_out), 1, info))
     variables = sorted({value for value in _strings(entries) if value.startswith("os.environ/")})
     head = [
         f"# {deployment.title}.",
