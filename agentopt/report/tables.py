@@ -69,6 +69,7 @@ SUBTASK_COLUMNS: tuple[Column[tuple[str, SubtaskChoice, SubtaskCostShown]], ...]
     Column("subtask", lambda row: row[0]),
     Column("model", lambda row: row[1].model),
     Column("samples", lambda row: str(row[1].num_samples), "right"),
+    Column("settings", lambda row: ", ".join(f"{name}={value}" for name, value in row[1].settings)),
     Column("measured units", lambda row: f"{row[2].units:.1f}", "right"),
     Column("USD", lambda row: format_usd(row[2].usd + row[2].fusion_usd), "right"),
     Column("prompt tokens", lambda row: f"{row[2].prompt_tokens:.0f}", "right"),
@@ -124,7 +125,9 @@ def chosen_table(role: str, finalist: Finalist) -> Table:
     """The choices of a finalist, one line for each subtask."""
     title = f"Chosen ({role}, proposed by {finalist.proposer}); cost per example, measured on validation"
     rows = [(name, choice, finalist.cost[name]) for name, choice in finalist.candidate.items()]
-    columns = [c for c in SUBTASK_COLUMNS if c.header != "measured units" or any(cost.units for _, _, cost in rows)]
+    empty = {"measured units": not any(cost.units for _, _, cost in rows)}
+    empty["settings"] = not any(choice.settings for _, choice, _ in rows)
+    columns = [column for column in SUBTASK_COLUMNS if not empty.get(column.header)]
     return table_of(title, columns, rows)
 
 

@@ -49,7 +49,9 @@ def within_limits(space: SearchSpace, trial: Trial) -> bool:
     """Whether the costs of a trial's candidate are within the limits of the space."""
     for measure, most in space.limits:
         measured = measured_cost(space, trial.evaluation, measure)
-        if (space.cost(trial.candidate, measure) if measured is None else measured) > most:
+        if measured is None:  # a trial of an earlier run may use a model that the space no longer has
+            measured = trial.units if measure == space.measure else space.cost(trial.candidate, measure)
+        if measured > most:
             return False
     return True
 

@@ -59,6 +59,17 @@ def test_a_column_of_the_result_is_added_in_one_place(monkeypatch: pytest.Monkey
     assert "<baseline>" in text
 
 
+def test_settings_are_shown_if_the_chosen_candidate_has_some() -> None:
+    plain = load_result(FINISHED)
+    assert "settings" not in printed(plain)
+    best = plain.finalist("best")
+    having = best.candidate.having("answer", settings={"effort": "high", "temperature": 0.7})
+    varied = replace(best, roles=("baseline", "best", "recommended"), candidate=having)
+    text = printed(replace(plain, finalists=(varied,)))
+    assert "settings" in text
+    assert "effort=high, temperature=0.7" in text
+
+
 def test_what_looks_like_markup_is_shown_as_it_is() -> None:
     output = io.StringIO()
     Console(file=output, width=80).print(table_of("[t]", [Column("[h]", str)], ["[red]cell[/red]"]))
