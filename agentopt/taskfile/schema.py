@@ -131,17 +131,17 @@ class SplitsSpec(Strict):
     """The expected share of each split in a dataset; shares are divided by their sum.
 
     Without any share given, a fifth of the rows is for training. Shares that are given are the whole: no row is for
-    training unless `train` is among them. Every task needs the other two.
+    training unless `train` is among them. Every task needs the other two, so they must be among them.
     """
 
-    train: NotNegative = 0.2
-    validation: Positive = 0.4
-    test: Positive = 0.4
+    train: NotNegative = 0
+    validation: Positive
+    test: Positive
 
     @model_validator(mode="before")
     @classmethod
-    def _given_are_the_whole(cls, data: Any) -> Any:
-        return {"train": 0, **data} if isinstance(data, Mapping) and data else data
+    def _without_any(cls, data: Any) -> Any:
+        return {"train": 0.2, "validation": 0.4, "test": 0.4} if data == {} else data
 
 
 class DataSpec(Strict):
