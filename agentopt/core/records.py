@@ -9,6 +9,7 @@ from typing import Any, Literal
 from agentopt.core.candidate import Candidate
 from agentopt.core.duplicates import Groups, by_group, independent
 from agentopt.core.errors import FailureScope
+from agentopt.core.phrases import counted
 
 Split = Literal["train", "validation", "test"]
 FailedExamples = Literal["leave_out", "zero", "fail"]
@@ -209,6 +210,14 @@ class Evaluation:
         return {r.id: r.failure for r in self.results if r.failure}
 
     @property
+    def why_unscored(self) -> str | None:
+        """Why no row has a score, with the first row's error; None if one has."""
+        error = next((r.error for r in self.results if r.error is not None), None)
+        if self.row_scores or error is None:
+            return None
+        return f"no row could be scored: the first of {counted(len(self.results), 'row')}: {error}"
+
+    @property
     def outcome(self) -> str:
         """`complete`, or such as `pruned after 9 of 24 rows: cannot catch up with trial 3`."""
         return outcome(self.state, len(self.scores), self.planned_scores, self.stopped)
@@ -247,7 +256,7 @@ def outcome(state: TrialState, scored: int, planned: int, stopped: EarlyStop | N
     """
     if state == "complete":
         return state
-    of = f" of {planned} rows" if planned else ""  # version 0.1.0 did not write it to `result.json`
+    of = f" of {counted(planned, 'row')}" if planned else ""  # version 0.1.0 did not write it to `result.json`
     return f"{state} after {scored}{of}{f': {stopped}' if stopped else ''}"
 
 

@@ -104,6 +104,9 @@ def _counts(value: Any) -> Any:
         if type(value["max"]) is not int:  # true is an int
             raise _error(f"`max` must be a whole number, but got {shown(value['max'])}", "write it like {max: 100}")
         return tuple(range(1, value["max"] + 1))
+    if not isinstance(value, int | list | tuple):
+        rule = f"must be a number, a list of numbers, or {{max: n}}, but got {shown(value)}"
+        raise _error(rule, "write it like 8, [1, 3, 5] or {max: 8}")
     return (value,) if isinstance(value, int) else value
 
 
@@ -159,7 +162,7 @@ class DataSpec(Strict):
     """A function of a row and the options that returns an `Example`, or None for a row to skip."""
     options: dict[str, Any] = Field(default_factory=dict)
     """The reader's keyword arguments; one whose name ends in `_file` is a path."""
-    splits: SplitsSpec = SplitsSpec()
+    splits: SplitsSpec = Field(default_factory=lambda: SplitsSpec.model_validate({}))
     split_seed: int = 0
     """Seeds the assignment of rows to splits."""
     limit: LimitSpec = LimitSpec()
