@@ -272,8 +272,10 @@ def _blocking(function: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, R]:
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            return asyncio.run(function(*args, **kwargs))
-        return _run_in_thread(function(*args, **kwargs))
+            runner: Callable[[Coroutine[Any, Any, R]], R] = asyncio.run
+        else:
+            runner = _run_in_thread
+        return runner(function(*args, **kwargs))  # outside the handler, whose exception would precede every other
 
     run.__name__ = run.__qualname__ = function.__name__.removeprefix("a")
     return run

@@ -94,6 +94,27 @@ async def test_the_blocking_functions_work_inside_a_running_event_loop(tmp_path:
         agentopt.diagnose(toy_task(), config(tmp_path), provider=toy_model())
 
 
+def test_an_exception_of_a_blocking_function_has_no_other_one_before_it(tmp_path: Path) -> None:
+    with pytest.raises(agentopt.errors.TaskError) as outside:
+        agentopt.optimize(tmp_path / "none", config(tmp_path))
+    assert chain_of(outside.value) == [agentopt.errors.TaskError]
+
+
+async def test_nor_has_one_inside_a_running_event_loop(tmp_path: Path) -> None:
+    with pytest.raises(agentopt.errors.TaskError) as inside:
+        agentopt.evaluate(tmp_path / "none", config=config(tmp_path))
+    assert chain_of(inside.value) == [agentopt.errors.TaskError]
+
+
+def chain_of(error: BaseException | None) -> list[type[BaseException]]:
+    """The exceptions that a traceback prints, the last one first."""
+    found = []
+    while error is not None:
+        found.append(type(error))
+        error = error.__cause__ or error.__context__
+    return found
+
+
 async def test_ctrl_c_inside_a_running_event_loop_ends_the_run_after_the_calls_in_flight(tmp_path: Path) -> None:
     class Interrupting(ScriptedModel):
         async def generate(self, request: Request) -> Response:

@@ -320,7 +320,7 @@ def main() -> None:
     except UserError as error:
         _fail(str(error), 2)
     except AgentoptError as error:
-        _fail(str(error), 1)
+        _fail("\n".join([str(error), *getattr(error, "__notes__", ())]), 1)
 
 
 def _fail(message: str, code: int) -> None:

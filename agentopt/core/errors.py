@@ -160,12 +160,13 @@ class NothingEvaluated(AgentoptError):  # noqa: N818 - named by the state of the
         self, stopped: StopReason, failures: Mapping[str, int], *, first_error: str | None = None, remedy: str
     ) -> None:
         self.stopped, self.failures = stopped, dict(failures)
-        failed = ", ".join(f"{count} x {kind}" for kind, count in failures.items()) or "none"
-        first = f"; the first error: {first_error}" if first_error else ""
-        super().__init__(
-            f"no candidate could be evaluated on every example: {stopped} (failed calls: {failed}){first}\n"
-            f"  remedy: {remedy}"
-        )
+        nothing = "no candidate could be evaluated on every example"
+        counts = ", ".join(f"{count} x {kind}" for kind, count in failures.items())
+        failed = f" (failed calls: {counts})" if counts else ""
+        first = f"; the first error: {first_error}" if first_error and first_error not in str(stopped) else ""
+        # A failure is the cause itself; a cap or the end of the trials is not.
+        message = f"{stopped}; {nothing}" if stopped.kind is StopKind.FAILED else f"{nothing}: {stopped}"
+        super().__init__(f"{message}{failed}{first}\n  remedy: {remedy}")
 
 
 class WeightsError(AgentoptError):

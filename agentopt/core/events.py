@@ -15,7 +15,7 @@ from agentopt.core.observers import Observer as Observer
 from agentopt.core.observers import broadcast as broadcast
 from agentopt.core.observers import log_to as log_to
 from agentopt.core.observers import of_callbacks as of_callbacks
-from agentopt.core.phrases import in_words
+from agentopt.core.phrases import counted, in_words
 from agentopt.core.records import BestSoFar, ExampleResult, Split, Trial
 from agentopt.core.usd import format_usd
 
@@ -130,7 +130,7 @@ class SearchStarted(Event):
 
     @property
     def message(self) -> str:
-        return f"{self.allocations} allocations"
+        return counted(self.allocations, "allocation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +182,7 @@ class JournalUsed(Event):
     def message(self) -> str:
         first, last = (time.astimezone().strftime("%Y-%m-%d %H:%M") for time in (self.oldest, self.newest))
         when = first if first == last else f"{first} to {last}"
-        return f"{self.responses:,} responses came from the journal, stored {when}"
+        return f"{counted(self.responses, 'response')} came from the journal, stored {when}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,10 +209,8 @@ class Spent(Event):
 
 
 def _used(usage: Usage) -> str:
-    return (
-        f"{usage.calls:,} calls, {usage.prompt_tokens:,} prompt + {usage.completion_tokens:,} completion tokens, "
-        f"{format_usd(usage.usd)} USD"
-    )
+    tokens = f"{usage.prompt_tokens:,} prompt + {usage.completion_tokens:,} completion tokens"
+    return f"{counted(usage.calls, 'call')}, {tokens}, {format_usd(usage.usd)} USD"
 
 
 @dataclass(frozen=True, slots=True)

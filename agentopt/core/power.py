@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from agentopt.core.phrases import counted
 from agentopt.core.records import Split
 from agentopt.core.task import Task
 
@@ -59,8 +60,8 @@ def power_advice(rows: int, discordance: float = DISCORDANCE) -> str:
     """One sentence for the dry run about the differences that these rows cannot show."""
     detectable = minimal_detectable_difference(rows, discordance)
     if detectable is None:
-        return f"with {rows} rows no difference can reach significance: use at least {SMALLEST}"
-    return f"with {rows} rows a difference below {detectable:.2f} will not be detected"
+        return f"with {counted(rows, 'row')} no difference can reach significance: use at least {SMALLEST}"
+    return f"with {counted(rows, 'row')} a difference below {detectable:.2f} will not be detected"
 
 
 def power_notes(task: Task, below: float = math.inf) -> tuple[str, ...]:

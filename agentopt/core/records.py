@@ -11,6 +11,7 @@ from agentopt.core.candidate import Candidate
 from agentopt.core.cost import Reads, critical_path
 from agentopt.core.duplicates import Groups, by_group, independent
 from agentopt.core.errors import FailureScope
+from agentopt.core.phrases import counted
 
 Split = Literal["train", "validation", "test"]
 FailedExamples = Literal["leave_out", "zero", "fail"]
@@ -133,6 +134,7 @@ class ExampleResult:
         judgements: Those of its `Score`.
         seconds: Its latency, the sum of its subtasks' seconds along the critical path of the workflow (of a program:
             the sum over its calls); None if it is not known.
+        unparsed: Subtask name -> the reason why none of its responses was parsable.
     """
 
     id: str
@@ -147,6 +149,7 @@ class ExampleResult:
     repeat: int = 0
     judgements: tuple[float, ...] = ()
     seconds: float | None = None
+    unparsed: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +238,14 @@ class Evaluation:
         return {r.id: r.failure for r in self.results if r.failure}
 
     @property
+    def why_unscored(self) -> str | None:
+        """Why no row has a score, with the first row's error; None if one has."""
+        error = next((r.error for r in self.results if r.error is not None), None)
+        if self.row_scores or error is None:
+            return None
+        return f"no row could be scored: the first of {counted(len(self.results), 'row')}: {error}"
+
+    @property
     def outcome(self) -> str:
         """`complete`, or such as `pruned after 9 of 24 rows: cannot catch up with trial 3`."""
         return outcome(self.state, len(self.scores), self.planned_scores, self.stopped)
@@ -288,7 +299,7 @@ def outcome(state: TrialState, scored: int, planned: int, stopped: EarlyStop | N
     """
     if state == "complete":
         return state
-    of = f" of {planned} rows" if planned else ""  # version 0.1.0 did not write it to `result.json`
+    of = f" of {counted(planned, 'row')}" if planned else ""  # version 0.1.0 did not write it to `result.json`
     return f"{state} after {scored}{of}{f': {stopped}' if stopped else ''}"
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from agentopt.core.duplicates import near_duplicates
+from agentopt.core.phrases import counted
 from agentopt.core.task import Task
 
 
@@ -20,7 +21,7 @@ def _repeated(task: Task) -> Iterator[str]:
             rows, count = len(task.splits[split]), task.independent(split)
             yield (
                 f"{rows - count} of {rows} {split} rows repeat the inputs or the group of an earlier one: they count "
-                f"as {count} row{'s' if count > 1 else ''}"
+                f"as {counted(count, 'row')}"
             )
 
 

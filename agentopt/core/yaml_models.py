@@ -273,11 +273,13 @@ def did_you_mean(wrong: str, known: Iterable[str], otherwise: str | None = None)
     Args:
         wrong: The name.
         known: The known names.
-        otherwise: The remedy if none of them is close. Default: the list of them, for a rule that does not list them.
+        otherwise: The remedy if none of them is close. Default: the list of them, for a rule that does not list them;
+            to add the name if there are none.
     """
     names = sorted(known)
-    close = difflib.get_close_matches(wrong, names, n=1)
-    return f"did you mean '{shortened(close[0])}'?" if close else otherwise or f"known: {listed(names)}"
+    if close := difflib.get_close_matches(wrong, names, n=1):
+        return f"did you mean '{shortened(close[0])}'?"
+    return otherwise or (f"known: {listed(names)}" if names else f"there is none yet: add '{shortened(wrong)}'")
 
 
 def listed(names: Sequence[str]) -> str:

@@ -222,6 +222,7 @@ class Evaluator:
             metrics=metrics,
             judgements=score.judgements,
             seconds=result.seconds,
+            unparsed=result.unparsed,
         )
 
     def _failed(

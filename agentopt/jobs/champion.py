@@ -119,8 +119,9 @@ class Champions:
         """The champion of a number. Raises `UserError` for an unknown number."""
         path = self._path(number)
         if not path.exists():
-            known = ", ".join(map(str, self.numbers())) or "none"
-            raise UserError(f"there is no champion {number}", where=self.folder, remedy=f"known: {known}")
+            known = ", ".join(map(str, self.numbers()))
+            remedy = f"known: {known}" if known else "run the job: its first run that ends makes champion 1"
+            raise UserError(f"there is no champion {number}", where=self.folder, remedy=remedy)
         sidecar = path.with_suffix(".json")
         if not sidecar.exists():  # a file that was copied here
             return Champion(load_candidate(path), _record(number, "", "unknown", number, {}))

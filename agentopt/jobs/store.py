@@ -112,7 +112,8 @@ class JobStore:
         """Raise `UserError` if there is no job of that name."""
         known = self._jobs()
         if name not in known:
-            remedy = f"{did_you_mean(name, known)}; `agentopt jobs add FILE` adds one"
+            adding = "`agentopt jobs add FILE` adds one"
+            remedy = f"{did_you_mean(name, known)}; {adding}" if known else adding
             raise UserError(f"there is no job named {name!r}", remedy=remedy)
 
     def pause(self, name: str, paused: bool, now: float) -> None:

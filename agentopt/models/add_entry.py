@@ -183,6 +183,24 @@ def _azure(resource: str, deployment: str) -> dict[str, Any]:
     return {"base_url": address, "query": {"api-version": AZURE_API_VERSION}, "api_key_header": "api-key"}
 
 
+def _name_of(model: str) -> str:
+    """The catalogue name of a model that is given none: the last part of `PROVIDER/MODEL`."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", model.rpartition("/")[2]).strip("-")
+
+
+def adding_command(name: str) -> str | None:
+    """The command that adds a model of the bundled table under the catalogue name `name`; None if it is not there.
+
+    Args:
+        name: The model's name, with or without its provider. Of several providers, the first of `PROVIDERS` is taken.
+    """
+    models = [name] if name.partition("/")[0] in PROVIDERS else [f"{provider}/{name}" for provider in PROVIDERS]
+    model = next((model for model in models if find_entry(model)), None)
+    if model is None:
+        return None
+    return f"agentopt models add {model}" + ("" if name == _name_of(model) else f" --as {name}")
+
+
 def add_entry(
     model: str,
     *,
@@ -204,7 +222,7 @@ def add_entry(
         CatalogError: The provider is unknown, the name is taken, or the file has a form that cannot be extended.
         UserError: The file cannot be written.
     """
-    name = name or re.sub(r"[^A-Za-z0-9._-]+", "-", model.rpartition("/")[2]).strip("-")
+    name = name or _name_of(model)
     file = file or user_catalog()
     check_writable(file, new_folder=True)
     if file.is_file() and name in read_catalog(file):

@@ -279,11 +279,16 @@ class Catalog(Mapping[str, ModelSpec]):
     def __getitem__(self, name: str) -> ModelSpec:
         if name in self._specs:
             return self._specs[name]
+        from agentopt.models.add_entry import adding_command  # late: it imports this module
+
+        command = adding_command(str(name))
+        adding = f"add it by `{command}`, or choose another: " if command else ""
         close = did_you_mean(name, self._specs)
-        known = "" if close.startswith("known") else f" (known: {', '.join(sorted(self._specs))})"
+        known = "" if not close.startswith("did you mean") else f" (known: {', '.join(sorted(self._specs))})"
         raise UnknownModelError(
             f"the model {name!r} is not in the catalogue",
-            remedy=f"{close}{known}; or add it to {PROJECT_FILE}, or in Python to Config(models=[ModelSpec(...)])",
+            remedy=f"{adding}{close}{known}; or add it to {PROJECT_FILE}, "
+            "or in Python to Config(models=[ModelSpec(...)])",
         )
 
     def __iter__(self) -> Iterator[str]:

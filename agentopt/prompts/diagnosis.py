@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 from pydantic_core import to_json
 
 from agentopt.core.budget import Usage
+from agentopt.core.phrases import counted
 from agentopt.core.usd import format_usd, rounded_usd
 from agentopt.prompts.pilot import Pilot
 from agentopt.prompts.race import counted_by_proposer
@@ -89,12 +90,13 @@ class Diagnosis:
     def __repr__(self) -> str:
         means = [[value for value in row if value is not None] for row in self.mean]
         shown = ", ".join(f"{sum(row) / len(row):.3f}" if row else "none" for row in means)
+        spent = f"{counted(self.usage.calls, 'call')}, {counted(self.usage.tokens, 'token')}"
         lines = [
             f"Diagnosis of {self.task}, subtask {self.subtask}: {self.verdict}",
             f"  {self.reason}",
             f"  mean reward of {len(self.system_prompts)} system prompts on {len(self.examples)} examples: {shown}",
             f"  examples to optimise on: {', '.join(self.examples[k] for k in self.subset) or 'none'}",
-            f"  spent: {self.usage.calls:,} calls, {self.usage.tokens:,} tokens, {format_usd(self.usage.usd)} USD",
+            f"  spent: {spent}, {format_usd(self.usage.usd)} USD",
         ]
         return "\n".join(line if len(line) <= 100 else f"{line[:97]}..." for line in lines)
 

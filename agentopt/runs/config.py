@@ -23,6 +23,7 @@ from agentopt.models.catalog import ModelSpec
 from agentopt.prompts.settings import PromptSettings
 from agentopt.search.settings import AgentSettings, SearchSettings
 from agentopt.taskfile.reader import FILE_OPTION, HUB
+from agentopt.taskfile.schema import TaskSpec
 
 
 class BudgetConfig(Strict):
@@ -172,8 +173,22 @@ def load_config(sources: Iterable[str | Path] | str | Path = (), base: Config | 
     merged: dict[str, Any] = base.model_dump(mode="json") if base else {}
     for source in sources:
         a_setting = isinstance(source, str) and "=" in source
-        _merge(merged, _setting(str(source)) if a_setting else _file(as_path(source, ConfigError)))
+        given = _setting(str(source)) if a_setting else _file(as_path(source, ConfigError))
+        _check_of_task(given, f"-c {source}" if a_setting else f"{source}")
+        _merge(merged, given)
     return validate(Config, merged, "configuration", ConfigError)
+
+
+def _check_of_task(given: Mapping[str, Any], where: str) -> None:
+    """Raise `ConfigError` for a key of the task file, which is set under `task`."""
+    for key in given:
+        if key in TaskSpec.model_fields and key not in Config.model_fields:
+            value: Any = given[key]
+            while isinstance(value, Mapping) and len(value) == 1:
+                ((inner, value),) = value.items()
+                key = f"{key}.{inner}"
+            rule = f"`{key}` is a key of the task file, which is set under `task`"
+            raise ConfigError(rule, where=where, remedy=f"did you mean task.{key}?")
 
 
 def _file(path: Path) -> dict[str, Any]:

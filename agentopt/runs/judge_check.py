@@ -131,7 +131,7 @@ async def check_judge(
     Raises:
         TaskError: A label is about no example of the task, or about several, no label is about the split, or an output
             has two labels.
-        UserError: The judge gave no score to any labelled output.
+        ScorerError: The judge gave no score to any labelled output; the message has the first cause.
         BudgetExceeded: A cap is reached.
     """
     judge, seed = task_judge(task), config.response_seed
@@ -165,7 +165,7 @@ async def check_judge(
     failed = {label.where: o for label, o in zip(labels, outcomes, strict=True) if isinstance(o, str)}
     if not scored_ones:
         first = next(iter(failed.values()))
-        raise UserError(f"the judge scored no labelled output: {first}", remedy="see `agentopt evaluate` for the cause")
+        raise ScorerError(f"the judge scored no labelled output: {first}")
     report = _report(judge.model, evaluation, scored_ones, failed)
     return replace(report, notes=(*left_out, *report.notes))
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from agentopt.core.budget import Usage
-from agentopt.core.errors import BudgetExceeded, EvaluationStopped, NothingEvaluated
-from agentopt.core.events import ExampleDone, Note, Observer, RunDone, RunStarted, SearchStarted, TestStarted
+from agentopt.core.errors import BudgetExceeded, CallbackError, EvaluationStopped, NothingEvaluated, StrategyError
+from agentopt.core.events import ExampleDone, Note, Observer, RunDone, RunStarted, SearchStarted, Spent, TestStarted
 from agentopt.core.power import SMALLEST, power_notes
 from agentopt.core.records import Evaluation, Trial
 from agentopt.core.row_notes import row_notes
@@ -69,6 +69,16 @@ class Optimization:
         Raises:
             NothingEvaluated: No candidate was evaluated on every example.
         """
+        try:
+            return await self._result()
+        except (CallbackError, StrategyError) as error:
+            error.add_note(f"  this run is resumed by {self.run.resuming}")
+            raise
+        except NothingEvaluated as error:
+            error.add_note(f"  {Spent(self.session.spent).message}; this run is kept in {self.run.path}")
+            raise
+
+    async def _result(self) -> Result:
         self.observer(RunStarted(self.run.path))
         for advice in self._row_notes:
             self.observer(Note(advice))
@@ -113,6 +123,8 @@ class Optimization:
         search = self.search or choose_search(self.config, self.session.model, self.task, self.run.checkpoints)
         try:
             first = await runner.run(Proposal(space.baseline, BASELINE, "every subtask's first model once"))
+            if unscored := first.evaluation.why_unscored:
+                return StopReason(StopKind.FAILED, detail=f"of the baseline, {unscored}")
             pace = max(first.evaluation.seconds, measured_in)
             with budget.holding_back(self._kept_for_test(space), self._seconds_kept_for_test(pace)):
                 await self._run_archive(space, runner)

@@ -19,6 +19,7 @@ from agentopt.core.errors import ConfigError, NoFinalistError
 from agentopt.core.files import write_atomically
 from agentopt.core.gate import GateVerdict, gate_verdict
 from agentopt.core.paths import as_path
+from agentopt.core.phrases import counted
 from agentopt.core.records import EarlyStop, Evaluation, SubtaskUse, TrialState
 from agentopt.core.repeats import repeated_mean, score_table
 from agentopt.core.stats import Difference, Interval, mean_interval
@@ -322,7 +323,8 @@ class Result:
 
     def __repr__(self) -> str:
         total, states = self.total, Counter(trial.state for trial in self.trials).items()
-        spent = f"{total.calls:,} calls, {total.tokens:,} tokens, {format_usd(total.usd)} USD, {self.seconds:.0f} s"
+        calls = f"{counted(total.calls, 'call')}, {counted(total.tokens, 'token')}"
+        spent = f"{calls}, {format_usd(total.usd)} USD, {self.seconds:.0f} s"
         trials = ", ".join(f"{n} {state}" for state, n in states)
         tested = f"verdict on the test split: {self.verdict or 'not tested'}"
         lines = [

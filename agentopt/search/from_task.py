@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
 from agentopt.core.axes import CASCADE
 from agentopt.core.cost import CostMeasure, SubtaskCost, Unit
-from agentopt.core.errors import TaskError
-from agentopt.core.phrases import in_words
+from agentopt.core.errors import NothingEvaluated, TaskError
+from agentopt.core.phrases import counted, in_words
 from agentopt.core.records import Evaluation
+from agentopt.core.stop_reason import StopKind, StopReason
 from agentopt.core.task import Subtask, Task, TokenLengths
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.measure import measure_of
@@ -96,6 +98,8 @@ def search_space(task: Task, specs: Mapping[str, ModelSpec], measured: Evaluatio
     Raises:
         TaskError: The baseline is above the limit in units, a choice would cost 0 units or less, the catalogue lacks
             what the costs need, or token lengths are neither given nor measured.
+        NothingEvaluated: Token lengths could not be measured, because a call or the parsing of a response before the
+            subtask failed on every row.
     """
     check_costs(task, specs)
     measure = cost_measure(task, specs)
@@ -197,6 +201,27 @@ def _check_positive(subtask: Subtask, task: Task, cost: SubtaskCost) -> None:
         )
 
 
+def _why_never_called(subtask: Subtask, measured: Evaluation) -> NothingEvaluated | None:
+    """The exception for a subtask that was never called because of failed calls, or responses, before it."""
+    kept = "start a new run, because a run keeps its task; answers that were paid for are kept"
+    failures = Counter(failure.kind for failure in measured.failures.values())
+    if unscored := measured.why_unscored:
+        return NothingEvaluated(
+            StopReason(StopKind.FAILED, detail=unscored), failures, remedy=f"fix the cause, then {kept}"
+        )
+    reasons = [each for result in measured.results for each in result.unparsed.items()]
+    if not reasons:
+        return None
+    name, first = reasons[0]
+    count, rows = sum(other == name for other, _ in reasons), counted(len(measured.results), "row")
+    cause = (
+        f"no response of `{name}` could be parsed on {'any' if count == len(measured.results) else count} of {rows}, "
+        f"so `{subtask.name}` was never called; the first: {first}"
+    )
+    remedy = f"correct the prompt or the parser of `{name}`, or put a stronger model first in its `models`; then {kept}"
+    return NothingEvaluated(StopReason(StopKind.FAILED, detail=cause), failures, remedy=remedy)
+
+
 def _measured_lengths(subtask: Subtask, task: Task, measured: Evaluation | None, measure: CostMeasure) -> TokenLengths:
     """Mean tokens of the prompt and of one response, over the examples that called the subtask.
 
@@ -204,6 +229,8 @@ def _measured_lengths(subtask: Subtask, task: Task, measured: Evaluation | None,
     """
     uses = [r.subtasks[subtask.name] for r in (measured.results if measured else ()) if subtask.name in r.subtasks]
     if not uses:
+        if measured and (cause := _why_never_called(subtask, measured)):
+            raise cause
         raise TaskError(
             "token lengths must be given or measurable, but no example reached this subtask",
             where=f"subtask {subtask.name}",

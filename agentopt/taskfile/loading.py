@@ -106,11 +106,7 @@ def _read(path: Path | str, overrides: Mapping[str, Any]) -> tuple[Path, Overrid
     file = file / TASK_FILE if file.is_dir() else file
     if not file.is_file():
         raise TaskError(f"there is no {TASK_FILE}", where=path, remedy="give the path of a task folder")
-    try:
-        changed = Overrides(load_yaml(file, TaskError), overrides)
-    except KeyError as error:
-        rule = f"an override names {error.args[0]!r}, which is not in the list there"
-        raise TaskError(rule, where=file, remedy="use a subtask's name, or its number from 0") from error
+    changed = Overrides(load_yaml(file, TaskError), overrides)
     try:
         return file, changed, TaskSpec.model_validate(changed.data)
     except ValidationError as problem:
@@ -277,7 +273,11 @@ class _Reader:
         for name, where in self._models():
             if name not in self.catalog:
                 rule = f"the model {name!r} is not in the catalogue"
-                remedy = f"{did_you_mean(name, self.catalog.names)}; `agentopt models list` shows all"
+                from agentopt.models.add_entry import adding_command  # late: it loads httpx
+
+                command = adding_command(name)
+                adding = f"add it by `{command}`, or choose another: " if command else ""
+                remedy = f"{adding}{did_you_mean(name, self.catalog.names)}; `agentopt models list` shows all"
                 raise TaskError(rule, where=where, remedy=remedy)
 
     def _models(self) -> Iterator[tuple[str, str]]:

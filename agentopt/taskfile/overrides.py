@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from agentopt.core.errors import TaskError
-from agentopt.core.yaml_models import Mistake, shortened
+from agentopt.core.yaml_models import Mistake, did_you_mean, shortened
+
+
+class _NoSuchItemError(Exception):
+    """No item of a list has that name or number; `names` are those of its items."""
+
+    def __init__(self, item: str, names: Sequence[str]) -> None:
+        super().__init__(item)
+        self.item, self.names = item, names
 
 
 class Overrides:
@@ -23,7 +31,7 @@ class Overrides:
         data: The changed content.
 
     Raises:
-        KeyError: A list has no such item.
+        TaskError: A list has no such item.
     """
 
     def __init__(self, data: Any, given: Mapping[str, Any]) -> None:
@@ -31,8 +39,14 @@ class Overrides:
         self._settings: dict[str, str] = {}  # by key, with the positions of list items
         for key, value in given.items():
             place: list[str] = []
-            self.data = _with(self.data, key.split("."), value, place)
-            self._settings[".".join(place)] = f"-c task.{key}={shortened(str(value))}"
+            setting = f"-c task.{key}={shortened(str(value))}"
+            try:
+                self.data = _with(self.data, key.split("."), value, place)
+            except _NoSuchItemError as error:
+                rule = f"there is no {error.item!r} in the list `{'.'.join(place)}`"
+                remedy = "use the number of an item, from 0, or its `name`"
+                raise TaskError(rule, where=setting, remedy=did_you_mean(error.item, error.names, remedy)) from error
+            self._settings[".".join(place)] = setting
 
     def explained(self, mistake: Mistake) -> Mistake:
         """The mistake, with the setting in place of the key of a value that it set."""
@@ -67,7 +81,7 @@ def _with(data: Any, path: Sequence[str], value: Any, place: list[str]) -> Any:
         names = [item.get("name") if isinstance(item, Mapping) else None for item in data]
         index = names.index(head) if head in names else int(head) if head.isdecimal() else len(data)
         if index >= len(data):
-            raise KeyError(head)
+            raise _NoSuchItemError(head, [name for name in names if isinstance(name, str)])
         place.append(str(index))
         return [_with(item, rest, value, place) if i == index else item for i, item in enumerate(data)]
     place.append(head)

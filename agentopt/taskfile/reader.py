@@ -20,6 +20,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from agentopt.core.duplicates import groups_of
 from agentopt.core.errors import AgentoptError, TaskError
+from agentopt.core.phrases import counted
 from agentopt.core.records import Split
 from agentopt.core.task import Example
 from agentopt.core.user_functions import Functions
@@ -77,7 +78,11 @@ def _reader(data: DataSpec, folder: Path, functions: Functions, where: str) -> C
     for name in data.options:
         if name not in names and len(names) == len(known):
             rule = f"the reader {data.reader} must have an option {name!r}"
-            raise TaskError(rule, where=f"{where}.options", remedy=did_you_mean(name, names))
+            raise TaskError(
+                rule,
+                where=f"{where}.options",
+                remedy=did_you_mean(name, names, None if names else "remove it: the reader has no option"),
+            )
     for parameter in known:
         if parameter.name not in data.options and parameter.name in names and parameter.default is parameter.empty:
             rule = f"the reader {data.reader} needs the option {parameter.name!r}"
@@ -171,7 +176,7 @@ def into_splits(rows: Sequence[Row], shares: SplitsSpec, seed: int, where: str) 
     if len(groups) < len(wanted):
         rule = f"a dataset must have at least one usable row for each of {', '.join(wanted)}, but has {len(groups)}"
         rule += " with distinct inputs and groups; rows that share either stay in one split" * (len(rows) > len(groups))
-        raise TaskError(rule, where=where, remedy="give a dataset with more rows, in the format that the README names")
+        raise TaskError(rule, where=where, remedy=f"give a dataset of at least {counted(len(wanted), 'usable row')}")
     found: dict[Split, list[list[Row]]] = {split: [] for split in wanted}
     for group in groups.values():
         found[_split_of(group[0].example.id, wanted, seed)].append(group)

@@ -105,6 +105,9 @@ def _counts(value: Any) -> Any:
         if type(value["max"]) is not int:  # true is an int
             raise _error(f"`max` must be a whole number, but got {shown(value['max'])}", "write it like {max: 100}")
         return tuple(range(1, value["max"] + 1))
+    if not isinstance(value, int | list | tuple):
+        rule = f"must be a number, a list of numbers, or {{max: n}}, but got {shown(value)}"
+        raise _error(rule, "write it like 8, [1, 3, 5] or {max: 8}")
     return (value,) if isinstance(value, int) else value
 
 
@@ -144,17 +147,17 @@ class SplitsSpec(Strict):
     """The expected share of each split in a dataset; shares are divided by their sum.
 
     Without any share given, a fifth of the rows is for training. Shares that are given are the whole: no row is for
-    training unless `train` is among them. Every task needs the other two.
+    training unless `train` is among them. Every task needs the other two, so they must be among them.
     """
 
-    train: NotNegative = 0.2
-    validation: Positive = 0.4
-    test: Positive = 0.4
+    train: NotNegative = 0
+    validation: Positive
+    test: Positive
 
     @model_validator(mode="before")
     @classmethod
-    def _given_are_the_whole(cls, data: Any) -> Any:
-        return {"train": 0, **data} if isinstance(data, Mapping) and data else data
+    def _without_any(cls, data: Any) -> Any:
+        return {"train": 0.2, "validation": 0.4, "test": 0.4} if data == {} else data
 
 
 class DataSpec(Strict):
@@ -172,7 +175,7 @@ class DataSpec(Strict):
     """A function of a row and the options that returns an `Example`, or None for a row to skip."""
     options: dict[str, Any] = Field(default_factory=dict)
     """The reader's keyword arguments; one whose name ends in `_file` is a path."""
-    splits: SplitsSpec = SplitsSpec()
+    splits: SplitsSpec = Field(default_factory=lambda: SplitsSpec.model_validate({}))
     split_seed: int = 0
     """Seeds the assignment of rows to splits."""
     limit: LimitSpec = LimitSpec()

@@ -13,7 +13,7 @@ from agentopt.core.registry import SCORERS
 from agentopt.core.task import Metric, Scorer, Value
 from agentopt.core.task_rules import check_metrics
 from agentopt.core.user_functions import Functions
-from agentopt.core.yaml_models import did_you_mean
+from agentopt.core.yaml_models import did_you_mean, shown
 from agentopt.evaluation import scorers
 from agentopt.evaluation.judge import Judge
 from agentopt.taskfile.data import Row
@@ -124,7 +124,7 @@ def build_metrics(
             raise TaskError(rule, where=place, remedy="use another kind")
         scorer = build_scorer(spec.scorer, functions, place)
         if spec.against is not None:
-            _check_metadata(name, spec.against, rows)
+            _check_metadata(spec.against, rows, f"{where}.{name}.against")
             scorer = scorers.against(spec.against, scorer)
         if is_comparison(spec.scorer):
             check_targets(scorer, (), spec.subtask, rows)
@@ -132,11 +132,18 @@ def build_metrics(
     return metrics
 
 
-def _check_metadata(metric: str, column: str, rows: Rows) -> None:
+def _check_metadata(column: str, rows: Rows, where: str) -> None:
+    """Raise `TaskError` unless every row has the metadata; with its place if only some have it."""
+    known = dict.fromkeys(name for row in _all(rows) for name in row.example.metadata)
+    if column not in known:
+        rule = f"must name a column of the metadata, but got {shown(column)}"
+        meant = f"{did_you_mean(column, known)}; or " if known else ""
+        remedy = f"{meant}list it in `columns.metadata`; a reader returns it in the metadata of its examples"
+        raise TaskError(rule, where=where, remedy=remedy)
     for row in _all(rows):
         if column not in row.example.metadata:
-            rule = f"the example must have the metadata {column!r}, which the metric {metric} is compared with"
-            raise TaskError(rule, where=row.where, remedy=did_you_mean(column, row.example.metadata))
+            rule = f"every row must have the metadata {column!r}, because a metric is compared with it ({where})"
+            raise TaskError(rule, where=row.where, remedy="add it to the row, or remove the row")
 
 
 def _all(rows: Rows) -> Iterable[Row]:

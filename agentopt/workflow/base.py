@@ -94,6 +94,7 @@ class WorkflowResult:
         uses: Subtask name to use, of the called subtasks only.
         note: Why a value is missing.
         seconds: Latency of its model calls along the critical path; None if that of a call is not known.
+        unparsed: Subtask name to the reason why none of its responses was parsable.
     """
 
     outputs: Mapping[str, Value | None]
@@ -101,6 +102,7 @@ class WorkflowResult:
     uses: Mapping[str, SubtaskUse] = field(default_factory=dict)
     note: str = ""
     seconds: float | None = None
+    unparsed: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def answer(self) -> Answer:

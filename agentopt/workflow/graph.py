@@ -190,6 +190,7 @@ def _result(task: Task, answers: Mapping[str, Answer | None]) -> WorkflowResult:
         {name: answer.use for name, answer in called.items()},
         "; ".join(answer.note for answer in called.values() if answer.note),
         latency({name: answer.use for name, answer in called.items()}, task.reads),
+        {name: answer.note for name, answer in called.items() if answer.note},
     )
 
 

@@ -252,6 +252,8 @@ def test_a_wrong_task_file_ends_the_process_without_a_traceback(place: Place) ->
     ("setting", "parts"),
     [
         ("budgets.calls=3", ("configuration", "budgets", "is not a known key", "did you mean 'budget'?")),
+        ("cost.unit=3", ("-c cost.unit=3", "is a key of the task file", "did you mean task.cost.unit?")),
+        ("scorer=exact_match", ("-c scorer=exact_match", "did you mean task.scorer?")),
         ("budget.call=3", ("budget.call", "is not a known key", "did you mean 'calls'?")),
         ("budget.calls=many", ("budget.calls", "must be a whole number", "'many'", "remedy:")),
         ("strategy=agnt", ("strategy", "'agnt'", "did you mean 'agent'?")),
@@ -260,7 +262,7 @@ def test_a_wrong_task_file_ends_the_process_without_a_traceback(place: Place) ->
         ("journal=nosuch://me:secret@x", ("journal: ", "cannot be opened", "nosuch", "remedy:")),
         ("journal=task/task.yaml/x", ("journal task/task.yaml/x", "cannot be opened", "remedy:")),
         ("runs=task/task.yaml/x", ("task/task.yaml/x", "no run can be kept here: not a directory", "remedy:")),
-        ("task.subtasks.fnd.prompt=x", ("an override names 'fnd'", "remedy:")),
+        ("task.subtasks.fnd.prompt=x", ("there is no 'fnd' in the list `subtasks`", "did you mean 'find'?")),
     ],
 )
 def test_a_wrong_setting_is_one_message(

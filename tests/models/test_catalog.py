@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from agentopt.core.errors import CatalogError
+from agentopt.models.add_entry import add_entry, adding_command
 from agentopt.models.catalog import Catalog, ModelSpec, Weights, read_catalog, with_table_defaults
 from agentopt.models.model_table import find_entry
 
@@ -67,6 +68,32 @@ def test_an_unknown_model_is_reported_with_the_closest_and_the_known_names(envir
     assert "gpt-99" not in catalog
     assert catalog.get("gpt-99") is None
     assert len(catalog) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("gpt-5-mini", "agentopt models add openai/gpt-5-mini"),
+        ("openai/gpt-5-mini", "agentopt models add openai/gpt-5-mini --as openai/gpt-5-mini"),
+        ("gemini-2.5-flash", "agentopt models add gemini/gemini-2.5-flash"),
+        ("deepseek-chat", "agentopt models add deepseek/deepseek-chat"),
+    ],
+)
+def test_an_unknown_model_of_the_bundled_table_is_reported_with_the_command_that_adds_it(
+    tmp_path: Path, name: str, command: str
+) -> None:
+    with pytest.raises(CatalogError) as caught:
+        Catalog({})[name]
+    assert f"add it by `{command}`" in str(caught.value)
+    _, _, _, model, *alias = command.split()
+    added = add_entry(model, name=alias[1] if alias else None, file=tmp_path / "models.yaml")
+    assert (added.name, added.is_known) == (name, True)
+    assert name in Catalog.load(tmp_path / "models.yaml", environ={"AGENTOPT_CONFIG": str(tmp_path)})
+
+
+@pytest.mark.parametrize("name", ["smolm2-135m", "gpt-99", "", "/", "a b"])
+def test_no_command_is_made_up_for_a_model_that_the_table_does_not_have(name: str) -> None:
+    assert adding_command(name) is None
 
 
 @pytest.mark.parametrize(

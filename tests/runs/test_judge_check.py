@@ -19,7 +19,7 @@ from rich.console import Console
 from agentopt import Config
 from agentopt.cli.commands.evaluate import run_evaluation
 from agentopt.cli.commands.judge import run_judge_check
-from agentopt.core.errors import AgentoptError, BudgetExceeded, TaskError, UserError
+from agentopt.core.errors import AgentoptError, BudgetExceeded, ScorerError, TaskError, UserError
 from agentopt.core.task import Example, Subtask, Task
 from agentopt.evaluation.judge import Judge
 from agentopt.models.base import Request
@@ -203,7 +203,8 @@ async def test_an_output_that_the_judge_cannot_score_is_reported_and_left_out(tm
     assert report.labels == 9
     assert list(report.failed) == ["labels.csv:4"]
     assert "gave no usable verdict" in report.failed["labels.csv:4"]
-    with pytest.raises(UserError, match="the judge scored no labelled output"):
+    # No `UserError`: the input is right, so the command exits with 1, as the documentation promises.
+    with pytest.raises(ScorerError, match=r"the judge scored no labelled output: .*gave no usable verdict"):
         await check(own_labels([4]), tmp_path, broken_on(4))
 
 

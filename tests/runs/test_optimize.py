@@ -28,11 +28,13 @@ from agentopt.core.errors import (
     NothingEvaluated,
     PermanentModelError,
     TaskError,
+    UserError,
 )
 from agentopt.core.events import Event, ExampleDone, Note, RunDone, RunStarted, TrialDone, TrialStarted, log_to
 from agentopt.core.records import Score
 from agentopt.core.stop_reason import StopKind
-from agentopt.core.task import Example, Fusion, Task, TokenLengths
+from agentopt.core.task import Example, Fusion, Task, TokenLengths, Unparsable
+from agentopt.evaluation.scorers import python
 from agentopt.models.base import Choice, Request, Response
 from agentopt.models.catalog import Catalog, ModelSpec
 from agentopt.models.scripted import ScriptedModel
@@ -405,6 +407,77 @@ async def test_a_missing_split_is_reported_before_anything_is_spent(tmp_path: Pa
     assert not (tmp_path / "runs").exists()
 
 
+def raising(*_: Any) -> Any:
+    raise LookupError("no entry")
+
+
+def never(text: str) -> str:
+    raise Unparsable(f"expected one of billing, bug, question, got {text!r}")
+
+
+@pytest.mark.parametrize(
+    ("settings", "cause"),
+    [
+        (
+            {"parse": never},
+            (
+                r"no response of `find` could be parsed on any of 7 rows, so `answer` was never called; the first: "
+                r"expected one of billing, bug, question, got '(key|wrong)-.*'; no candidate could be evaluated"
+            ),
+        ),
+        ({"parse": raising}, r"no row could be scored: the first of 7 rows: .*the parser `raising` failed"),
+    ],
+)
+async def test_lengths_that_cannot_be_measured_are_explained_by_the_responses(
+    tmp_path: Path, settings: dict[str, Any], cause: str
+) -> None:
+    find, answer = toy_task()["find"], toy_task()["answer"]
+    task = replace(toy_task(validation=7), subtasks=(replace(find, **settings), replace(answer, tokens=None)))
+    model = toy_model()
+    with pytest.raises(NothingEvaluated, match=f"^{cause}") as failure:
+        await aoptimize(task, config(tmp_path), provider=model)
+    assert not isinstance(failure.value, UserError), "the exit code is 1"
+    assert len(model.requests) == 7
+    (folder,) = (tmp_path / "runs").iterdir()
+    (note,) = failure.value.__notes__
+    assert "spent: 7 calls, " in note
+    assert str(folder) in note
+    assert "remedy:" in str(failure.value)
+    assert "start a new run" in str(failure.value)
+    for _ in range(2):  # the same cause again, free of charge
+        with pytest.raises(NothingEvaluated, match=cause):
+            await aoptimize(task, resume=folder, provider=ScriptedModel(script=[]))
+
+
+async def test_a_baseline_without_one_score_ends_the_run_before_another_candidate_is_paid_for(tmp_path: Path) -> None:
+    model, task = toy_model(), replace(toy_task(), scorer=python(raising))
+    with pytest.raises(
+        NothingEvaluated, match=r"^of the baseline, no row could be scored: the first of 16 rows: "
+    ) as failure:
+        await aoptimize(task, config(tmp_path), provider=model)
+    message = str(failure.value)
+    assert "no entry" in message.splitlines()[0]
+    assert message.count("no entry") == 1
+    assert "failed calls" not in message
+    assert len(model.requests) == 2 * 16
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert f"--resume {folder}" in message or f"resume='{folder}'" in message
+    assert len(TrialStore(folder / "trials.db", search_space(toy_task(), Catalog.load())).trials) == 1
+
+
+async def test_one_scored_row_of_the_baseline_is_enough_to_continue(tmp_path: Path) -> None:
+    def scorer(example: Example, output: object) -> float:
+        if example.id != "validation-3":
+            raise LookupError("no entry")
+        return 1.0
+
+    events: list[Event] = []
+    task = replace(toy_task(), scorer=python(scorer))
+    with pytest.raises(NothingEvaluated, match=r"^no candidate could be evaluated on every example: every trial"):
+        await aoptimize(task, config(tmp_path), provider=toy_model(), callbacks=[events.append])
+    assert sum(isinstance(event, TrialDone) for event in events) == 8
+
+
 async def test_a_scorer_of_a_task_built_in_python_may_fail_on_an_example_and_give_numbers(tmp_path: Path) -> None:
     def judge(example: Example, output: object) -> float:
         if example.id == "test-3":
@@ -416,10 +489,6 @@ async def test_a_scorer_of_a_task_built_in_python_may_fail_on_an_example_and_giv
     assert set(evaluation.errors) == {"test-3", "test-4"}
     assert "the scorer `judge` failed on example test-3: ValueError: no idea" in evaluation.errors["test-3"]
     assert set(evaluation.scores.values()) == {0.5}
-
-
-def raising(*_: Any) -> Any:
-    raise LookupError("no entry")
 
 
 @pytest.mark.parametrize(
@@ -463,9 +532,10 @@ async def test_a_callback_that_raises_ends_the_run_which_resumes_without_a_secon
             raise ZeroDivisionError("division by zero")
 
     settings, model = config(tmp_path), toy_model()
-    with pytest.raises(CallbackError, match=r"the callback `callback` failed on \w+: ZeroDivisionError"):
+    with pytest.raises(CallbackError, match=r"the callback `callback` failed on \w+: ZeroDivisionError") as failure:
         await aoptimize(toy_task(), settings, callbacks=[callback], provider=model)
     (folder,) = (tmp_path / "runs").iterdir()
+    assert failure.value.__notes__ == [f"  this run is resumed by agentopt.optimize(task, resume='{folder}')"]
     await aoptimize(toy_task(), resume=folder, provider=model)
     assert len(model.requests) == len(set(model.requests))
 

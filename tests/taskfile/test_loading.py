@@ -294,6 +294,12 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"subtasks.find.fuse": {"method": "best_of"}}, r"fuse\.judge: must be given"),
     ({"subtasks.find.fuse": {"method": "vote", "model": "small"}}, r"fuse\.model: is an option of fuse, not of vote[\s\S]*remove it, or write method: fuse"),
     ({"subtasks.find.fuse": {"method": "fuse", "prompt": "{{ answer }}"}}, r"reads `question` and `answers`, but got `answer`"),
+    ({"subtasks.find.models": ["gpt-5-mini"]}, r"add it by `agentopt models add openai/gpt-5-mini`"),
+    ({"subtasks.find.num_samples": "lots"}, r"num_samples: must be a number, a list of numbers, or \{max: n\}, but got 'lots'[\s\S]*write it like 8, \[1, 3, 5\] or \{max: 8\}"),
+    ({"subtasks.find.num_samples": {"most": 8}}, r"must be a number, a list of numbers, or \{max: n\}, but got \{'most': 8\}"),
+    ({"metrics": {"m": {"subtask": "find", "scorer": "exact_match", "against": "label"}}}, r"task\.yaml: metrics\.m\.against: must name a column of the metadata, but got 'label'[\s\S]*list it in `columns\.metadata`"),
+    ({"metrics": {"m": {"subtask": "find", "scorer": "exact_match", "against": "levl"}}}, r"metrics\.m\.against: .*'levl'[\s\S]*did you mean 'level'"),
+    ({"columns.metadata": [], "metrics": {"m": {"subtask": "find", "scorer": "exact_match", "against": "level"}}}, r"metrics\.m\.against: [\s\S]*columns\.metadata"),
     ({"subtasks.find.num_samples": [2, 1]}, r"num_samples: must be positive and ascending"),
     ({"subtasks.find.num_samples": [0, 1]}, r"must be positive and ascending"),
     ({"subtasks.find.num_samples": {"max": 0}}, r"must be positive and ascending"),
@@ -337,6 +343,11 @@ def test_a_mistake_in_the_file_is_one_message_with_a_remedy(
 
 
 OVERRIDDEN: list[tuple[dict[str, Any], str]] = [
+    (
+        {"subtasks.fnd.models": ["small"]},
+        "-c task.subtasks.fnd.models=['small']: there is no 'fnd' in the list `subtasks`",
+    ),
+    ({"subtasks.2.models": ["small"]}, "-c task.subtasks.2.models=['small']: there is no '2' in the list `subtasks`"),
     ({"subtasks.answer.max_tokens": "abc"}, "-c task.subtasks.answer.max_tokens=abc: must be a whole number"),
     ({"subtasks.1.max_tokens": 0}, "-c task.subtasks.1.max_tokens=0: must be greater than 0, but got 0"),
     ({"subtasks.find.num_samples": {"max": 0}}, "-c task.subtasks.find.num_samples={'max': 0}: must be positive"),
@@ -376,7 +387,7 @@ def test_of_several_mistakes_those_of_overrides_name_them(tmp_path: Path) -> Non
 def test_a_mistake_elsewhere_names_the_file_despite_overrides(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match=r"task\.yaml: cost\.max_units: must be greater"):
         load_task(write(tmp_path, {**spec(), "cost": {"max_units": 0}}), overrides={"subtasks.find.max_tokens": 5})
-    with pytest.raises(TaskError, match=r"task\.yaml: an override names 'fnd'"):
+    with pytest.raises(TaskError, match=r"^-c task\.subtasks\.fnd\.prompt=x: there is no 'fnd' in"):
         load_task(write(tmp_path, spec()), overrides={"subtasks.fnd.prompt": "x"})
 
 

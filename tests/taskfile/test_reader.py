@@ -100,7 +100,7 @@ def test_splits_are_disjoint_and_rows_that_are_appended_leave_the_others_in_plac
 def test_another_split_seed_cuts_otherwise_and_a_share_of_nothing_leaves_the_split_out(tmp_path: Path) -> None:
     write(tmp_path, rows(40))
     assert ids(tmp_path, split_seed=1) != ids(tmp_path)
-    assert set(ids(tmp_path, **{"splits.train": 0})) == {"validation", "test"}
+    assert set(ids(tmp_path, splits={"train": 0, "validation": 1, "test": 1})) == {"validation", "test"}
 
 
 @pytest.mark.parametrize(
@@ -108,8 +108,7 @@ def test_another_split_seed_cuts_otherwise_and_a_share_of_nothing_leaves_the_spl
     [
         ({"validation": 0.5, "test": 0.5}, {"validation": 40, "test": 40}),
         ({"validation": 3, "test": 1}, {"validation": 60, "test": 20}),
-        ({"test": 0.4}, {"validation": 40, "test": 40}),
-        ({"train": 0.5}, {"train": 31, "validation": 25, "test": 24}),
+        ({"train": 2, "validation": 1, "test": 1}, {"train": 40, "validation": 20, "test": 20}),
         ({}, {"train": 16, "validation": 32, "test": 32}),
     ],
 )
@@ -118,6 +117,27 @@ def test_shares_that_are_given_are_the_whole(shares: dict[str, float], splits: d
     found = into_splits(given, SplitsSpec.model_validate(shares), 0, "here")
     assert set(found) == set(splits)
     assert {split: len(rows) for split, rows in found.items()} == pytest.approx(splits, abs=12)
+
+
+@pytest.mark.parametrize(
+    ("shares", "missing"),
+    [
+        ({"validation": 0.5}, ["test"]),
+        ({"validation": 1.0}, ["test"]),
+        ({"test": 1}, ["validation"]),
+        ({"train": 0.2, "test": 0.4}, ["validation"]),
+        ({"train": 1}, ["validation", "test"]),
+    ],
+)
+def test_a_share_that_every_task_needs_is_not_made_up(
+    tmp_path: Path, shares: dict[str, float], missing: list[str]
+) -> None:
+    with pytest.raises(TaskError, match="must be given") as error:
+        ids(write(tmp_path, rows(10)), splits=shares)
+    for split in missing:
+        assert f"{split}: must be given" in str(error.value)
+        assert f"add `{split}: ...`" in str(error.value)
+    assert str(error.value).count("must be given") == len(missing)
 
 
 def test_limits_cut_the_splits_of_a_dataset_too(tmp_path: Path) -> None:

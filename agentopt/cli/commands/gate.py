@@ -21,6 +21,7 @@ from agentopt.core.errors import ConfigError, UserError
 from agentopt.core.events import Event, ExampleDone
 from agentopt.core.files import check_writable, write_output
 from agentopt.core.gate import rows_needed
+from agentopt.core.phrases import counted
 from agentopt.core.records import Evaluation, Split
 from agentopt.deploy.deployment import Deployment, find_deployment
 from agentopt.report.bars import counting_bar
@@ -158,4 +159,4 @@ def _costs(evaluation: Evaluation, candidate: Candidate) -> dict[str, SubtaskCos
 
 def _unscored(options: GateOptions, ours: Evaluation, theirs: Evaluation) -> list[str]:
     named = {str(options.candidate): ours, options.against: theirs}
-    return [f"{name}: {len(of.errors)} rows have no score" for name, of in named.items() if of.errors]
+    return [f"{name}: {counted(len(of.errors), 'row')} without a score" for name, of in named.items() if of.errors]

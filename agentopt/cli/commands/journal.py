@@ -14,6 +14,7 @@ from rich.table import Table
 
 from agentopt.cli.output import print_plain
 from agentopt.core.errors import UserError
+from agentopt.core.phrases import counted
 from agentopt.models.catalog import Catalog
 from agentopt.models.journal_admin import JournalAdmin
 from agentopt.models.session import open_journal_admin
@@ -27,7 +28,8 @@ def show_size(settings: Sequence[str], console: Console) -> None:
     with _admin(settings) as admin:
         size = admin.size()
     disk = "" if size.bytes is None else f", {size.bytes / 1e6:.1f} MB"
-    print_plain(console, f"{size.responses} responses to {size.requests} requests of {size.runs} runs{disk}")
+    requests, runs = counted(size.requests, "request"), counted(size.runs, "run")
+    print_plain(console, f"{counted(size.responses, 'response')} to {requests} of {runs}{disk}")
     if size.oldest is not None and size.newest is not None:
         print_plain(console, f"stored from {_date(size.oldest)} to {_date(size.newest)}")
 
@@ -55,7 +57,7 @@ def prune_journal(older_than: str, settings: Sequence[str], console: Console) ->
         )
     with _admin(settings) as admin:
         removed = admin.prune(time.time() - float(age[1]) * SECONDS[age[2]])
-    print_plain(console, f"removed {removed} responses")
+    print_plain(console, f"removed {counted(removed, 'response')}")
 
 
 def forget_responses(model: str | None, run: str | None, settings: Sequence[str], console: Console) -> None:
@@ -63,7 +65,7 @@ def forget_responses(model: str | None, run: str | None, settings: Sequence[str]
     identity = Catalog.load(*load_config(settings).models)[model].identity if model else None
     with _admin(settings) as admin:
         removed = admin.forget(identity=identity, run=run)
-    print_plain(console, f"removed {removed} responses")
+    print_plain(console, f"removed {counted(removed, 'response')}")
 
 
 def export_journal(out: Path | None, settings: Sequence[str], console: Console) -> None:
@@ -78,7 +80,7 @@ def export_journal(out: Path | None, settings: Sequence[str], console: Console) 
                 lines = sum(file.write(f"{line}\n") > 0 for line in admin.export())
         except OSError as error:
             raise UserError(f"cannot be written: {error}", where=out, remedy="choose another file") from error
-    print_plain(console, f"{lines} responses in {out}")
+    print_plain(console, f"{counted(lines, 'response')} in {out}")
 
 
 def _admin(settings: Sequence[str]) -> JournalAdmin:
