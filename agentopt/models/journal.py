@@ -308,13 +308,8 @@ class Journal:
 def _stored(row: sa.Row[Any]) -> Stored:
     if row.thought is None:  # of version 0.1.0, or without thoughts
         thought, text = split_thought(row.text)
-        return Stored(
-            Choice(text, row.completion_tokens, row.finish_reason, thought),
-            row.prompt_tokens,
-            0,
-            row.created,
-            row.seconds,
-        )
+        choice = Choice(text, row.completion_tokens, row.finish_reason, thought)
+        return Stored(choice, row.prompt_tokens, 0, row.created, row.seconds)
     calls = tuple(ToolCall(**call) for call in json.loads(row.tool_calls))
     reasoning = row.reasoning_tokens
     choice = Choice(row.text, row.completion_tokens, row.finish_reason, row.thought, calls, reasoning)

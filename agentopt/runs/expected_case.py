@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from agentopt.core.budget import Usage
-from agentopt.core.task import Subtask, Task
+from agentopt.core.task import Example, Subtask, Task
 from agentopt.core.usd import format_usd
 from agentopt.models.catalog import ModelSpec
 from agentopt.runs.config import Config
@@ -107,8 +108,17 @@ def _usage(spec: ModelSpec, requests: int, prompt: float, completion: float) -> 
 
 def _prompt_tokens(task: Task, subtask: Subtask) -> float:
     rows = task.splits["validation"][:ROWS]
-    sizes = [len((subtask.system_prompt + longest_prompt(task, subtask, row)).encode()) for row in rows]
+    sizes = [len((subtask.system_prompt + _prompt(task, subtask, row)).encode()) for row in rows]
     return sum(sizes) / len(sizes) / BYTES_PER_TOKEN
+
+
+def _prompt(task: Task, subtask: Subtask, row: Example) -> str:
+    """The prompt if the earlier outputs are texts of the expected length; the longest one if they cannot be texts."""
+    outputs = {name: "x" * int(BYTES_PER_TOKEN * _completion_tokens(task[name])) for name in subtask.reads}
+    if subtask.context is None:
+        with suppress(Exception):  # a user's function
+            return subtask.render(row.inputs, outputs)
+    return longest_prompt(task, subtask, row)
 
 
 def _completion_tokens(subtask: Subtask) -> float:

@@ -1,0 +1,94 @@
+"""The expected case of a dry run, what caps pay for, and the rows that a difference needs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentopt.core.power import minimal_detectable_difference, rows_to_detect
+from agentopt.core.task import Fusion, Task
+from agentopt.models.catalog import ModelSpec
+from agentopt.runs.config import Config
+from agentopt.runs.expected_case import cap_notes, expected_case
+from agentopt.runs.worst_case import estimate
+from agentopt.search.from_task import search_space
+from agentopt.testing.company import COUNTS, PROMPT_WORDS, STAFF, WORDS, company_specs, company_task
+from agentopt.testing.toy import toy_task
+
+SPECS = {spec.name: spec for spec in company_specs("http://127.0.0.1:9/v1")}
+
+
+def cases(task: Task | None = None, specs: dict[str, ModelSpec] = SPECS, **settings: Any) -> tuple[Any, Any, Any, Any]:
+    """Worst and expected case of a run of the company's task without an agent, its configuration and its space."""
+    task = task or company_task(validation=100, test=50)
+    config = Config.model_validate({"strategy": "optuna", "budget": {"trials": 10}, **settings})
+    space = search_space(task, specs)
+    worst = estimate(task, space, specs, config, None)
+    return worst, expected_case(task, space, specs, config, worst), config, space
+
+
+def test_the_expected_case_is_that_of_a_random_candidate_and_shares_what_trials_share() -> None:
+    worst, expected, _, _ = cases()
+    # `find` reads nothing: five models draw at most their samples once. `answer` is drawn anew in every trial.
+    assert expected.search.calls == 5 * 100 + 10 * 100
+    assert expected.test.calls == 3 * 2 * 50
+    prompt = 8 * PROMPT_WORDS / 4 + WORDS / 2 + 5
+    mean = sum(m.price().usd(prompt, WORDS * sum(COUNTS) / len(COUNTS)) for m in STAFF.values()) / len(STAFF)
+    assert expected.test.usd == pytest.approx(3 * 2 * 50 * mean, rel=0.1)
+    assert 0 < expected.total.usd < worst.total.usd
+    assert expected.total.calls < worst.total.calls
+
+
+def test_fusion_calls_and_judges_are_expected_too() -> None:
+    task = company_task(validation=100, test=50)
+    subtasks = (replace(task.subtasks[0], fusion=Fusion("fuse")), task.subtasks[1])
+    plain, fused = cases()[1], cases(replace(task, subtasks=subtasks))[1]
+    assert fused.test.calls == plain.test.calls + round(3 * 50 * 2 / 3), "two of three counts are fused"
+
+
+@pytest.mark.parametrize(
+    ("budget", "words"),
+    [
+        ({"usd": 1000}, r"Warning: budget.usd (1000) cannot bind: without retries, the run takes at most "),
+        ({"calls": 900}, "budget.calls (900) pays for about 4 of 10 trials in the expected case, 3 in the worst"),
+        ({"tokens": 100}, "budget.tokens (100) pays for about 0 of 10 trials in the expected case, 0 in the worst"),
+        ({}, None),
+    ],
+)
+def test_a_cap_reports_the_trials_that_it_pays_for_or_that_it_cannot_bind(
+    budget: dict[str, float], words: str | None
+) -> None:
+    worst, expected, config, space = cases(budget={"trials": 10, **budget})
+    found = list(cap_notes(worst, expected, config, space))
+    assert [note.startswith(words or "") for note in found] == ([] if words is None else [True]), found
+
+
+def test_a_cap_in_usd_cannot_bind_if_models_are_free() -> None:
+    specs = {name: ModelSpec(name=name, base_url="http://127.0.0.1:9/v1", price="free") for name in SPECS}
+    worst, expected, config, space = cases(None, specs, budget={"trials": 10, "usd": 1})
+    (note,) = cap_notes(worst, expected, config, space)
+    assert note == "Warning: budget.usd (1) cannot bind: without retries, the run takes at most 0 USD"
+
+
+@given(st.floats(0.01, 0.9), st.floats(0.02, 1.0))
+def test_the_rows_that_detect_a_difference_are_the_fewest(difference: float, discordance: float) -> None:
+    rows = rows_to_detect(difference, discordance)
+    found = minimal_detectable_difference(rows, discordance)
+    assert found is not None
+    assert found <= difference + 1e-6
+    fewer = minimal_detectable_difference(rows - 1, discordance)
+    assert fewer is None or fewer > difference - 1e-6
+
+
+def test_the_toy_task_has_an_expected_case_in_units_too() -> None:
+    specs = {
+        name: ModelSpec(name=name, base_url="http://127.0.0.1:9/v1", parameters=size, price="free")
+        for name, size in {"smollm2-135m": 134.5e6, "qwen2.5-coder-0.5b": 494e6}.items()
+    }
+    worst, expected, _, space = cases(toy_task(), specs)
+    assert space.measure == "units"
+    assert 0 < expected.search.calls <= worst.search.calls
