@@ -17,7 +17,7 @@ from agentopt.core.field_types import check_fields
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """The pass that counts as one unit. The defaults are the paper's.
+    """The forward pass whose cost is one unit. The defaults are the paper's.
 
     Raises:
         TaskError: A number is not positive.
@@ -155,7 +155,7 @@ class SubtaskCost:
         prompt_tokens: Tokens of the prompt.
         completion_tokens: Tokens of one generation.
         parameters: Size of each model; with `prices`, its price for one pass, which ranks the models in its place.
-        unit: The pass that counts as one unit.
+        unit: The forward pass whose cost is one unit.
         prices: Price of each model, if the cost is not in units.
     """
 

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from agentopt.cli.output import print_plain
 from agentopt.core.errors import UserError
+from agentopt.core.phrases import counted
 from agentopt.models.catalog import Catalog
 from agentopt.models.journal_admin import JournalAdmin
 from agentopt.models.session import open_journal_admin
@@ -27,7 +28,8 @@ def show_size(settings: Sequence[str], console: Console) -> None:
     with _admin(settings) as admin:
         size = admin.size()
     disk = "" if size.bytes is None else f", {size.bytes / 1e6:.1f} MB"
-    print_plain(console, f"{size.responses} responses to {size.requests} requests of {size.runs} runs{disk}")
+    print_plain(console, f"{size.responses} responses to {size.requests} requests{disk}")
+    print_plain(console, f"paid for by {counted(size.runs, 'session')}: runs, evaluations, checks and servers")
     if size.oldest is not None and size.newest is not None:
         print_plain(console, f"stored from {_date(size.oldest)} to {_date(size.newest)}")
 
