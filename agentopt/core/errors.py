@@ -38,7 +38,7 @@ data; everywhere else they are raised.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -144,12 +144,10 @@ class BudgetExceeded(EvaluationStopped):
 
     def __init__(self, name: str, *, cap: float, spent: float, wanted: float, kept: float = 0.0) -> None:
         self.name, self.cap, self.spent, self.wanted = name, cap, spent, wanted
-        kept_back = f" and {kept:g} kept back for later phases" if kept else ""
         purpose, _, cap_name = name.rpartition(".")
+        kept_back = f" and {kept:g} kept back for later phases" if kept else ""
         setting = f"{purpose}.max_{cap_name}" if purpose else f"budget.{name}"
-        self.message = (
-            f"the {name} cap of {cap:g} is reached: {spent:g} spent{kept_back}{_NEXT[cap_name or name](wanted)}"
-        )
+        self.message = f"the {name} cap of {cap:g} is reached: {spent:g} spent{kept_back}{_NEXT[cap_name](wanted)}"
         remedy = f"raise {setting} and repeat the command or call; answers that were paid for are kept"
         super().__init__(f"{self.message}\n  remedy: {remedy}")
 

@@ -293,7 +293,7 @@ class _Evidence:
         if min(p_all, p_best) <= level:
             return "not worth it", (
                 f"system prompts differ (p = {min(p_all, p_best):.3g}), but {self._on_all} and on the best "
-                f"{self.k_top} it is {max(self.subset_ratio, 0):.2g} times, below the wanted {wanted:g} or not significant"
+                f"{self.k_top} it is {max(self.subset_ratio, 0):.2g} times, below {wanted:g} or not significant"
             )
         return self._undecided()
 
@@ -306,15 +306,15 @@ class _Evidence:
         """Decide without a significant difference: would the pilot have detected a worthwhile one?"""
         seen, by_chance = self.criteria.spread, max(self.chance_score, 0.0) ** 0.5
         level = self.criteria.level / 2
-        insignificant = (
+        unproven = (
             f"no difference between system prompts is significant (p = {self.null.best_p_value:.3g}, "
             f"above the level of {level:g})"
         )
         if by_chance <= seen:
             shown = f"a spread of {seen:g} on {self.k_top} user prompts would have been detected"
-            return "not worth it", f"{insignificant}, and {shown}"
+            return "not worth it", f"{unproven}, and {shown}"
         return "measure more", (
-            f"{insignificant}, but chance alone shows a spread of {by_chance:.2g} on the best {self.k_top} user prompts "
+            f"{unproven}, but chance alone shows a spread of {by_chance:.2g} on the best {self.k_top} user prompts "
             f"and {seen:g} would matter: draw about {(by_chance / seen) ** 2:.1f} times as many responses per cell "
             f"(prompts.repeats={math.ceil((by_chance / seen) ** 2 * self.intended[1])})"
         )

@@ -143,7 +143,7 @@ class LiveView:
         return " | ".join(shown)
 
     def _time_left(self, search: SearchStarted) -> str:
-        """The worst case at the pace of this session's trials: every trial that is left, and the test of every finalist.
+        """The worst case at the pace of this session's trials: every trial that is left, and the test of all finalists.
 
         The test counts by its number of examples. Without a cap on trials, only a cap on seconds bounds the rest.
         """

@@ -265,11 +265,8 @@ class _Nodes:
         except _AgentUnavailableError as error:
             return {"problem": str(error), "proposals": []}
         missing = wanted - len(reply.proposals)
-        problem = (
-            f"the agent proposed {len(reply.proposals)} of {wanted} candidates: {reply.problem or 'too few'}"
-            if missing
-            else ""
-        )
+        proposed = f"the agent proposed {len(reply.proposals)} of {wanted} candidates"
+        problem = f"{proposed}: {reply.problem or 'too few'}" if missing else ""
         return {"problem": problem, "proposals": _proposals.dump_python(list(reply.proposals))}
 
     async def _usable_reply(self, prompt: str, wanted: int, first_repeat: int) -> Reply:

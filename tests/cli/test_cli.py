@@ -352,7 +352,7 @@ def test_a_dry_run_prints_the_worst_case_and_leaves_nothing(
     # the share has room for 72.
     calls = {part: int(row[0].replace(",", "")) for part, row in cells.items()}
     assert calls == {"search": 96, "agent": 0, "prompts": 72, "test": 72, "total": 240}
-    note = "its worst case does not fit in prompts.share (0.3 of the run's worst case). Raise it, or set budget.calls=480 or more."
+    note = "does not fit in prompts.share (0.3 of the run's worst case). Raise it, or set budget.calls=480 or more."
     assert note in " ".join(outcome.out.split())
     larger = agentopt("optimize", str(place.task), *settings, "--dry-run", "-c", "prompts.share=0.5")
     assert "System prompts use at most 144 calls (prompts.share: 0.5 of the run's worst case)." in larger.out
@@ -383,7 +383,9 @@ def test_a_dry_run_reports_which_cap_has_room_for_a_race(
     dry = ["optimize", str(place.task), *place.settings, "-c", "budget.trials=2", "--dry-run", "-c"]
     outcome = agentopt(*dry, small)
     assert outcome.code == 0, outcome.err
-    found = re.search(r"System prompts may be left unchanged:.*or set ([a-z.]+=[0-9.]+) or more", outcome.out, re.S)
+    found = re.search(
+        r"Optimising the system prompts may be skipped:.*or set ([a-z.]+=[0-9.]+) or more", outcome.out, re.S
+    )
     assert found, outcome.out
     assert found[1].partition("=")[0] == small.partition("=")[0]
     assert "System prompts use at most" in agentopt(*dry, found[1]).out
