@@ -81,8 +81,13 @@ def json_type(value: Any) -> str:
     """The type of a value in JSON, with its article."""
     if value is None:
         return "null"
-    types = {bool: "a boolean", str: "a text", Mapping: "an object", (int, float): "a number"}
-    return next((name for type_, name in types.items() if isinstance(value, type_)), "a list")
+    if isinstance(value, bool):
+        return "a boolean"
+    if isinstance(value, int | float):
+        return "a number"
+    if isinstance(value, str):
+        return "a text"
+    return "an object" if isinstance(value, Mapping) else "a list"
 
 
 def columns_of(examples: Iterable[Example]) -> InputColumns:

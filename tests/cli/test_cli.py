@@ -384,7 +384,7 @@ def test_a_dry_run_reports_which_cap_has_room_for_a_race(
     outcome = agentopt(*dry, small)
     assert outcome.code == 0, outcome.err
     found = re.search(
-        r"Optimising the system prompts may be skipped:.*or set ([a-z.]+=[0-9.]+) or more", outcome.out, re.S
+        r"Optimising the system prompts may be skipped:.*or set ([a-z.]+=[0-9.]+) or\s+more", outcome.out, re.S
     )
     assert found, outcome.out
     assert found[1].partition("=")[0] == small.partition("=")[0]

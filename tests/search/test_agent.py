@@ -165,11 +165,8 @@ async def test_the_fallback_completes_a_batch_that_is_too_small() -> None:
     model = ScriptedModel(script=["text", answer(twice, twice, ("qwen-32b", 1, "llama-3b", 5))])
     world = await World(model, trials=FIRST + 6).run()
     assert world.proposers[-5:] == ["agent"] * 2 + ["grid"] * 3
-    repeated = "retrieve: qwen-32b x1, answer: llama-3b x7 is not new"
-    assert world.reasons == [
-        "the agent proposed 2 of 5 candidates: only candidates that were tried before "
-        f"({repeated}); the fallback proposes 3"
-    ]
+    repeated = "only candidates that were tried before (retrieve: qwen-32b x1, answer: llama-3b x7 is not new)"
+    assert world.reasons == [f"the agent proposed 2 of 5 candidates: {repeated}; the fallback proposes 3"]
 
 
 @pytest.mark.parametrize(
