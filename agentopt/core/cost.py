@@ -19,7 +19,7 @@ from agentopt.core.usd import format_usd
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """The pass that counts as one unit. The defaults are the paper's.
+    """The forward pass whose cost is one unit. The defaults are the paper's.
 
     Raises:
         TaskError: A number is not positive.
@@ -212,7 +212,7 @@ class SubtaskCost:
         prompt_tokens: Nominal tokens of the prompt, for units and for models that were not measured.
         completion_tokens: Nominal tokens of one generation, likewise.
         parameters: Size of each model; empty if that of a model is not known.
-        unit: The pass that counts as one unit.
+        unit: The forward pass whose cost is one unit.
         prices: Price of each model; None if that of a model is not known.
         measure: The measure of the search space.
         max_choices: Model -> most samples of one request. Each request pays for the prompt.

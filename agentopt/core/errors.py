@@ -38,7 +38,7 @@ data; everywhere else they are raised.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -125,6 +125,15 @@ class CallsFailError(EvaluationStopped):
         return StopReason(StopKind.FAILED, detail=self.message)
 
 
+_NEXT: Mapping[str, Callable[[float], str]] = {
+    "usd": lambda wanted: f", the next call could cost up to {wanted:.2g} USD",
+    "tokens": lambda wanted: f", the next call could use up to {wanted:g} tokens",
+    "calls": lambda wanted: f", the next request needs up to {wanted:g} more",
+    "seconds": lambda wanted: f", the next wait takes {wanted:.2g} s" if wanted else "",
+}
+"""Cap -> what would pass it, in words."""
+
+
 class BudgetExceeded(EvaluationStopped):
     """Spending `wanted` more would pass a cap; nothing was spent.
 
@@ -135,10 +144,10 @@ class BudgetExceeded(EvaluationStopped):
 
     def __init__(self, name: str, *, cap: float, spent: float, wanted: float, kept: float = 0.0) -> None:
         self.name, self.cap, self.spent, self.wanted = name, cap, spent, wanted
-        kept_back = f" and {kept:g} kept back for what comes after" if kept else ""
         purpose, _, cap_name = name.rpartition(".")
+        kept_back = f" and {kept:g} kept back for later phases" if kept else ""
         setting = f"{purpose}.max_{cap_name}" if purpose else f"budget.{name}"
-        self.message = f"the {name} cap of {cap:g} is reached: {spent:g} spent{kept_back}, {wanted:g} more requested"
+        self.message = f"the {name} cap of {cap:g} is reached: {spent:g} spent{kept_back}{_NEXT[cap_name](wanted)}"
         remedy = f"raise {setting} and repeat the command or call; answers that were paid for are kept"
         super().__init__(f"{self.message}\n  remedy: {remedy}")
 

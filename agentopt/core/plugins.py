@@ -73,5 +73,5 @@ def _import_remedy(module: str, error: BaseException) -> str:
     if missing is None:
         return f"correct the module {module}"
     if f"{module}.".startswith(f"{missing}."):
-        return "write package.module:name, and install the package"
+        return "write package.module:name, and install the package or add its folder to PYTHONPATH"
     return f"install {missing}, which {module} imports"

@@ -109,7 +109,7 @@ class Registry:
         if "." in name or ":" in name:
             return self._of(import_function(name), name)
         if name not in (names := self.names()):
-            remedy = "use one of them, install the package of the plugin that defines it, or write package.module:name"
+            remedy = "use one of them, or package.module:name; a plugin's name is known once its package is installed"
             rule = f"`{self.key}` must be one of {listed(names)}, but got {shown(name)}"
             raise broken_rule(rule, did_you_mean(name, names, remedy))
         return self._entries[name]

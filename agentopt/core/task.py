@@ -299,7 +299,7 @@ class Task:
         splits: Examples by split; the search needs `validation`, the verdict `test`.
         description: Shown to the search agent.
         output: The subtask whose output is scored; the last one unless given. With a `program`, its answer is scored.
-        unit: The pass that counts as one unit of cost.
+        unit: The forward pass whose cost is one unit.
         max_units: Most units that a candidate may cost per example; None for the default of the paper (AgentTTS), one
             pass of every subtask's largest model if costs are in units.
         program: A program as the workflow, in place of prompts.

@@ -1,4 +1,4 @@
-"""One run's comparisons: the challengers that the search found against the champion, by the evidence of all nights.
+"""One run's comparisons: the challengers that it found against the champion, by the evidence of all runs of the job.
 
 Three candidates are compared on the test split: the champion, the challenger and the champion's *anchor*, the last
 champion that was promoted for being better. A champion that was promoted for its cost keeps the anchor of its

@@ -1,4 +1,4 @@
-"""Tests what an endpoint takes, with real calls."""
+"""Tests which parameters an endpoint accepts, with real calls."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ async def probe(client: ModelClient, model: str) -> dict[str, bool | str]:
         model: Catalogue name.
 
     Returns:
-        Ability -> whether the endpoint takes it, or the message of another failure. Abilities that the catalogue entry
-        declares are returned without a call.
+        Ability -> whether the endpoint accepts it, or the message of another failure. Abilities that the catalogue
+        entry declares are returned without a call.
     """
     spec = client.spec(model)
     found: dict[str, bool | str] = {}

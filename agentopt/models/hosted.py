@@ -133,13 +133,14 @@ class HostedModel:
             UnsupportedParameterError: The endpoint does not take a parameter; repeat the request without it.
             PermanentModelError: The same request would fail again.
         """
-        started, outside = self._clock(), sys.exception()
+        outside = sys.exception()
         body = payload(self.spec, request)
         live = self._live(request, body)
         try:
             if not self._is_replayed:
                 await self.check_context_length(request)
             route = self.connected()
+            started = self._clock()  # importing a client library, above, is no latency of the endpoint
             async with asyncio.timeout(self.spec.timeout_seconds):
                 read = await route.complete(body, most=request.n, on_text=live.receive if live else None)
             self._thinks_untagged |= bool(live and live.forwarded_thought)

@@ -25,7 +25,7 @@ class JournalSize:
     Attributes:
         requests: Number of distinct requests.
         responses: Number of stored choices.
-        runs: Number of runs in the ledger.
+        runs: Number of runs, evaluations, checks and servers in the ledger.
         bytes: Size on disk; None if it is not a file.
         oldest: When the oldest response was stored, in seconds since 1970; None if there is none.
         newest: When the newest was stored.

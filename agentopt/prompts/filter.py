@@ -293,7 +293,7 @@ class _Evidence:
         if min(p_all, p_best) <= level:
             return "not worth it", (
                 f"system prompts differ (p = {min(p_all, p_best):.3g}), but {self._on_all} and on the best "
-                f"{self.k_top} it is {max(self.subset_ratio, 0):.2g} times, below the wanted {wanted:g} or unproven"
+                f"{self.k_top} it is {max(self.subset_ratio, 0):.2g} times, below {wanted:g} or not significant"
             )
         return self._undecided()
 
@@ -303,12 +303,12 @@ class _Evidence:
         return f"{at} the signal is {max(self.ratio, 0):.2g} times the noise"
 
     def _undecided(self) -> tuple[FilterVerdict, str]:
-        """Decide without a proven difference: would the pilot have detected a worthwhile one?"""
+        """Decide without a significant difference: would the pilot have detected a worthwhile one?"""
         seen, by_chance = self.criteria.spread, max(self.chance_score, 0.0) ** 0.5
         level = self.criteria.level / 2
         unproven = (
-            f"no difference between system prompts is proven (p = {self.null.best_p_value:.3g}, "
-            f"and a proof needs at most {level:g})"
+            f"no difference between system prompts is significant (p = {self.null.best_p_value:.3g}, "
+            f"above the level of {level:g})"
         )
         if by_chance <= seen:
             shown = f"a spread of {seen:g} on {self.k_top} user prompts would have been detected"

@@ -52,6 +52,8 @@ class LiveView:
     _best: BestSoFar | None = None
     _live: Live | None = None
     _started: float = 0.0
+    _trials_since: float | None = None
+    """Start of this session's first trial: what comes before, such as a download, does not count for the pace."""
     _calls_before: int = 0
     _prompt_seconds: float = 0.0
     """Seconds spent on prompts, which do not count for the pace of trials."""
@@ -116,6 +118,8 @@ class LiveView:
                 self._calls_before = event.budget.spent.calls
             case TrialStarted():
                 self._activity = f"{event.message}: {event.candidate}"
+                if self._trials_since is None:
+                    self._trials_since, self._prompt_seconds = self.clock(), 0.0
             case TrialDone():
                 self._trials = [*(t for t in self._trials if t.number != event.trial.number), event.trial]
                 self._best = event.best
@@ -163,13 +167,16 @@ class LiveView:
         return [f"{number:,} calls wait in batches of {model}" for model, number in left.items()]
 
     def _time_left(self, search: SearchStarted) -> str:
-        """Estimated from the pace of this session's trials; the test counts by its number of examples."""
-        if not self._finished:
-            return "time left unknown"
-        pace = max(0.0, self._finished[-1] - self._started - self._prompt_seconds) / len(self._finished)
-        cap = search.budget.caps.trials
-        trials_left = 0 if cap is None else max(0, cap - len(self._trials))
+        """The worst case at the pace of this session's trials: every trial that is left, and the test of all finalists.
+
+        The test counts by its number of examples. Without a cap on trials, only a cap on seconds bounds the rest.
+        """
+        bound, cap = search.budget.seconds_left, search.budget.caps.trials
+        if cap is None or not self._finished:
+            return "time left unknown" if bound is None else f"at most {format_duration(bound)} left"
+        since = self._trials_since if self._trials_since is not None else self._started
+        pace = max(0.0, self._finished[-1] - since - self._prompt_seconds) / len(self._finished)
+        total = max(cap, len(self._trials))
         share = search.examples.get("test", 0) / max(search.examples["validation"], 1)
-        left = pace * (trials_left + FINALISTS * share)
-        bound = search.budget.seconds_left
-        return f"about {format_duration(left if bound is None else min(left, bound))} left"
+        left = pace * (total - len(self._trials) + min(FINALISTS, total) * share)
+        return f"at most about {format_duration(left if bound is None else min(left, bound))} left"

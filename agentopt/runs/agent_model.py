@@ -17,8 +17,8 @@ LOCAL_AGENT = "qwen2.5-coder-0.5b"
 def with_agent_model(config: Config, task: Task, specs: Mapping[str, ModelSpec]) -> Config:
     """Replace `agent.model: auto` by a model.
 
-    The dearest hosted model of the task; if all of its models are local, the built-in one if the embedded engine is
-    installed; else none, so that the fallback strategy proposes.
+    The most expensive hosted model of the task; if all of its models are local, the built-in one if the embedded
+    engine is installed; else none, so that the fallback strategy proposes.
 
     Args:
         config: The settings.

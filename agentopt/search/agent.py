@@ -257,7 +257,7 @@ class _Nodes:
         except _AgentUnavailableError as error:
             return {"problem": str(error)}
         guidelines = read_guidelines(reply.text, space)
-        self.runner.emit(Note(f"guidelines: {guidelines or 'none, the reply was unusable'}"))
+        self.runner.emit(Note(f"guidelines: {guidelines or 'none, because the reply could not be read'}"))
         return {"guidelines": guidelines, "problem": ""}
 
     async def propose(self, state: State) -> dict[str, Any]:
@@ -272,7 +272,8 @@ class _Nodes:
         except _AgentUnavailableError as error:
             return {"problem": str(error), "proposals": []}
         missing = wanted - len(reply.proposals)
-        problem = f"the agent gave {len(reply.proposals)} of {wanted}: {reply.problem or 'too few'}" if missing else ""
+        proposed = f"the agent proposed {len(reply.proposals)} of {wanted} candidates"
+        problem = f"{proposed}: {reply.problem or 'too few'}" if missing else ""
         return {"problem": problem, "proposals": _proposals.dump_python(list(reply.proposals))}
 
     async def _usable_reply(self, prompt: str, wanted: int, first_repeat: int) -> Reply:

@@ -51,7 +51,7 @@ class Reply:
             return f"only candidates that were tried before ({self.detail})"
         if self.repeats:
             return f"only infeasible candidates and ones that were tried before ({self.detail})"
-        return f"unusable JSON ({self.detail})" if self.unreadable else ""
+        return f"the reply could not be read ({self.detail})" if self.unreadable else ""
 
 
 def read_guidelines(text: str, space: SearchSpace) -> str:

@@ -334,7 +334,7 @@ class MetricSpec(Strict):
 
 
 class UnitSpec(Strict):
-    """The pass that counts as one unit of cost; the paper's unless given."""
+    """The forward pass whose cost is one unit; the paper's unless given."""
 
     parameters: Positive = PAPER_UNIT.parameters
     prompt_tokens: Positive = PAPER_UNIT.prompt_tokens

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from agentopt.core.errors import ApiError
@@ -27,11 +27,13 @@ class InputColumns:
         needed: Required columns.
         optional: Columns that may be missing.
         is_text: Whether a plain text is accepted as the value of the only column.
+        kinds: Column -> the JSON types of its values in the task's examples.
     """
 
     needed: tuple[str, ...]
     optional: tuple[str, ...] = ()
     is_text: bool = False
+    kinds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def read(self, text: str) -> Mapping[str, Any]:
         """Read inputs from a text: a JSON object of the columns, or the value of the only column.
@@ -53,12 +55,17 @@ class InputColumns:
         """Return `given` unchanged.
 
         Raises:
-            InputError: If a column is missing or unknown.
+            InputError: If a column is missing or unknown, or has a value of another type than in the examples.
         """
         missing = [name for name in self.needed if name not in given]
         unknown = [name for name in given if name not in self.needed and name not in self.optional]
         problems = [f"it lacks {', '.join(missing)}"] if missing else []
         problems += [f"it has {', '.join(unknown)}, which is unknown"] if unknown else []
+        problems += [
+            f"{name} must be {' or '.join(kinds)}, but is {json_type(given[name])}"
+            for name, kinds in self.kinds.items()
+            if name in given and json_type(given[name]) not in kinds
+        ]
         if problems:
             raise self.wrong(" and ".join(problems))
         return given
@@ -70,13 +77,27 @@ class InputColumns:
         return InputError(f"the input must be {text}a JSON object with {', '.join(self.needed)}{may}, but {problem}")
 
 
+def json_type(value: Any) -> str:
+    """The type of a value in JSON, with its article."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "a boolean"
+    if isinstance(value, int | float):
+        return "a number"
+    if isinstance(value, str):
+        return "a text"
+    return "an object" if isinstance(value, Mapping) else "a list"
+
+
 def columns_of(examples: Iterable[Example]) -> InputColumns:
     """Return the columns of examples; a column that every example has is required."""
     rows = [example.inputs for example in examples]
     known = tuple(dict.fromkeys(name for row in rows for name in row))
     needed = tuple(name for name in known if all(name in row for row in rows))
     is_text = len(known) == len(needed) == 1 and all(isinstance(row[known[0]], str) for row in rows)
-    return InputColumns(needed, tuple(name for name in known if name not in needed), is_text)
+    kinds = {name: tuple(dict.fromkeys(json_type(row[name]) for row in rows if name in row)) for name in known}
+    return InputColumns(needed, tuple(name for name in known if name not in needed), is_text, kinds)
 
 
 def columns_of_task(task: Task) -> InputColumns:

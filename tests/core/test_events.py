@@ -104,12 +104,20 @@ def test_every_event_has_a_kind_a_message_and_a_line_in_the_log(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("name", "run_cap"), [("calls", "calls"), ("seconds", "seconds"), ("agent.usd", None), ("prompts.calls", None)]
+    ("name", "run_cap", "next_step"),
+    [
+        ("calls", "calls", ", the next request needs up to 2 more"),
+        ("tokens", "tokens", ", the next call could use up to 2 tokens"),
+        ("seconds", "seconds", ", the next wait takes 2 s"),
+        ("agent.usd", None, ", the next call could cost up to 2 USD"),
+        ("prompts.calls", None, ", the next request needs up to 2 more"),
+    ],
 )
-def test_a_cap_is_data_of_the_reason_why_a_run_ended(name: str, run_cap: str | None) -> None:
+def test_a_cap_is_data_of_the_reason_why_a_run_ended(name: str, run_cap: str | None, next_step: str) -> None:
     stopped = BudgetExceeded(name, cap=5, spent=4, wanted=2).stopped
     assert (stopped.kind, stopped.cap, stopped.run_cap) == (StopKind.CAP_REACHED, name, run_cap)
-    assert str(stopped) == f"the {name} cap of 5 is reached: 4 spent, 2 more requested"
+    assert str(stopped) == f"the {name} cap of 5 is reached: 4 spent{next_step}"
+    assert str(BudgetExceeded("seconds", cap=5, spent=5, wanted=0).stopped).endswith("reached: 5 spent")
 
 
 def test_a_run_without_a_complete_trial_raises_its_reason_and_its_failures() -> None:

@@ -31,6 +31,7 @@ from agentopt.core.task import Example, Unparsable
 from agentopt.deploy.deployment import find_deployment
 from agentopt.deploy.export.module import python_module
 from agentopt.deploy.export.router import router_config
+from agentopt.deploy.export.runtime import main
 from agentopt.evaluation.evaluator import Evaluator
 from agentopt.models.session import open_session
 from agentopt.runs.config import load_config
@@ -39,6 +40,7 @@ from agentopt.testing.zoo import running_zoo
 from agentopt.testing.zoo_families import family
 from agentopt.testing.zoo_rules import KEY
 from agentopt.workflow import parsers
+from agentopt.workflow.inputs import InputColumns
 from agentopt.workflow.templates import compile_template
 
 INPUTS = {
@@ -305,6 +307,7 @@ USAGE = "the input must be a text, or a JSON object with word, but"
         (["a", "b"], "k", f"{USAGE} 2 arguments were given"),
         (['{"wrod": "fig"}'], "k", f"{USAGE} it lacks word and it has wrod, which is unknown"),
         (['{"word": "fig", "id": 1}'], "k", f"{USAGE} it has id, which is unknown"),
+        (['{"word": ["fig"]}'], "k", f"{USAGE} word must be a text, but is a list"),
         (['{"word": "fig"}'], "", "the environment variable EXPORT_KEY is not set"),
     ],
 )
@@ -333,6 +336,23 @@ def test_an_exported_module_takes_the_text_of_the_only_column_and_reports_a_fail
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert (done.stdout, done.returncode) == ("", 1)
     assert done.stderr == "a model call failed: Connection error.\n"
+
+
+def test_an_output_that_cannot_be_parsed_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(lambda _: None, InputColumns(("word",), is_text=True), ["fig"]) == 1
+    assert capsys.readouterr() == ("", "no answer of a subtask could be parsed\n")
+
+
+def test_the_usage_line_has_a_placeholder_of_the_type_of_each_column(tmp_path: Path) -> None:
+    write_task(tmp_path, "http://127.0.0.1:9/v1")
+    row = {"word": "fig", "facts": [{"title": "a", "n": 3}, {"title": "b"}], "size": 2, "none": []}
+    for split in ("rows", "test"):
+        (tmp_path / f"{split}.jsonl").write_text(json.dumps({**row, "target": "yes"}) + "\n")
+    source = python_module(deployment_in(tmp_path))
+    usage = next(line for line in source.splitlines() if line.startswith("    python THIS_FILE.py "))
+    shown = json.loads(usage.partition("'")[2].rstrip("'"))
+    assert shown == {"word": "...", "facts": [{"title": "...", "n": 3}], "size": 2, "none": []}
+    assert loaded(source).COLUMNS.check(shown) == shown
 
 
 def test_an_exported_module_refuses_other_columns(tmp_path: Path) -> None:

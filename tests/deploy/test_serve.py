@@ -555,6 +555,24 @@ def test_wrong_inputs_are_refused_with_the_columns(text: str, problem: str) -> N
     assert wrong.value.status == 400
 
 
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ('{"facts": "x", "n": 1}', "facts must be a list, but is a text"),
+        ('{"facts": {}, "n": 1}', "facts must be a list, but is an object"),
+        ('{"facts": [], "n": "1"}', "n must be a number or null, but is a text"),
+        ('{"facts": [], "n": true}', "n must be a number or null, but is a boolean"),
+        ('{"facts": null, "n": []}', "facts must be a list, but is null and n must be a number or null, but is a list"),
+    ],
+)
+def test_a_value_of_another_type_than_in_the_examples_is_refused(given: str, problem: str) -> None:
+    examples = columns({"facts": ["x"], "n": 1}, {"facts": [], "n": None}, {"facts": [], "n": 0.5})
+    assert examples.read('{"facts": ["y"], "n": 2.5}')
+    with pytest.raises(ApiError, match=f"but {problem}$") as wrong:
+        inputs_in(user(given), examples)
+    assert wrong.value.status == 400
+
+
 def test_a_chat_without_a_user_message_is_refused() -> None:
     with pytest.raises(ApiError, match="with word, but there is no user message"):
         inputs_in([Message("system", "s")], columns({"word": "x"}))

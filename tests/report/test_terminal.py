@@ -78,7 +78,7 @@ def test_what_looks_like_markup_is_shown_as_it_is() -> None:
 
 
 def test_a_test_that_a_cap_cut_short_is_reported() -> None:
-    cap = StopReason(StopKind.CAP_REACHED, "calls", "the calls cap of 5 is reached: 5 spent, 1 more requested")
+    cap = StopReason(StopKind.CAP_REACHED, "calls", "the calls cap of 5 is reached: 5 spent")
     assert "the test was cut short: the calls cap of 5" in printed(replace(load_result(FINISHED), test_ended=cap))
 
 
@@ -107,7 +107,7 @@ def test_the_live_view_prints_a_line_for_each_trial_with_the_time_left() -> None
     assert (run, search, note) == ("run runs/a", "12 allocations", "guidelines: more")
     assert done == (
         "trial 0: complete, score 0.500, by baseline | answer: large x3 | 1 of 4 trials | best 0.500 (trial 0) | "
-        "0 of 100 calls, 0 tokens, 0 USD, 0 s | 0.0 calls/s | about 6 s left"
+        "0 of 100 calls, 0 tokens, 0 USD, 0 s | 0.0 calls/s | at most about 6 s left"
     )
 
 

@@ -295,7 +295,7 @@ async def test_a_cap_on_seconds_leaves_time_for_the_test(tmp_path: Path, measure
     result = await aoptimize(task, limited, provider=provider)
     assert result.finalist("best").test is not None
     assert result.ended.cap == "seconds"
-    assert "kept back for what comes after" in str(result.ended)
+    assert "kept back for later phases" in str(result.ended)
 
 
 async def test_incomplete_trials_are_tried_again_once_per_session_and_stay_within_the_cap(tmp_path: Path) -> None:

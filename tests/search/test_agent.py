@@ -129,7 +129,7 @@ async def test_a_retry_names_what_was_wrong_with_broken_json() -> None:
     model = ScriptedModel(script=replies)
     world = await World(model, trials=FIRST + 2, fallback_batch=1).run()
     assert world.proposers[-1] == "agent"
-    assert "That did not work: unusable JSON" in model.requests[2].messages[-1].content
+    assert "That did not work: the reply could not be read" in model.requests[2].messages[-1].content
     assert [r.first_repeat for r in model.requests[1:]] == [0, 1], "each attempt has a repeat index of its own"
 
 
@@ -139,7 +139,7 @@ async def test_unusable_json_in_every_attempt_falls_back_for_one_round() -> None
     world = await World(model, trials=FIRST + 7, fallback_batch=3).run()
     assert world.proposers[-6:] == ["grid"] * 3 + ["agent"] * 3
     assert len(world.reasons) == 1
-    assert "unusable JSON" in world.reasons[0]
+    assert "the reply could not be read" in world.reasons[0]
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ async def test_unusable_json_in_every_attempt_falls_back_for_one_round() -> None
     [
         (("qwen-72b", 1, "qwen-72b", 1), "only infeasible candidates"),
         (("llama-3b", 1, "llama-3b", 1), "only candidates that were tried before"),
-        (("llama-3b", 1, "no-such-model", 1), "unusable JSON"),
+        (("llama-3b", 1, "no-such-model", 1), "the reply could not be read"),
     ],
 )
 async def test_a_useless_batch_falls_back_with_its_own_reason(
@@ -165,10 +165,8 @@ async def test_the_fallback_completes_a_batch_that_is_too_small() -> None:
     model = ScriptedModel(script=["text", answer(twice, twice, ("qwen-32b", 1, "llama-3b", 5))])
     world = await World(model, trials=FIRST + 6).run()
     assert world.proposers[-5:] == ["agent"] * 2 + ["grid"] * 3
-    repeated = "retrieve: qwen-32b x1, answer: llama-3b x7 is not new"
-    assert world.reasons == [
-        f"the agent gave 2 of 5: only candidates that were tried before ({repeated}); the fallback proposes 3"
-    ]
+    repeated = "only candidates that were tried before (retrieve: qwen-32b x1, answer: llama-3b x7 is not new)"
+    assert world.reasons == [f"the agent proposed 2 of 5 candidates: {repeated}; the fallback proposes 3"]
 
 
 @pytest.mark.parametrize(
@@ -280,7 +278,7 @@ async def test_unusable_guidelines_are_no_reason_to_fall_back() -> None:
     model = ScriptedModel(lambda request, repeat: fresh(request, repeat) if requests_candidates(request) else "text")
     world = await World(model).run()
     assert world.proposers[-10:] == ["agent"] * 10
-    assert Note("guidelines: none, the reply was unusable") in world.runner.events
+    assert Note("guidelines: none, because the reply could not be read") in world.runner.events
     assert "Guidelines" not in model.requests[1].messages[-1].content
 
 
@@ -448,7 +446,7 @@ def test_a_sample_count_that_is_no_number_is_not_guessed(count: str) -> None:
 @pytest.mark.parametrize("choice", ["llama-3b", "", 7, None, [], ["llama-3b", 7, 7], "llama-3b x"])
 def test_a_choice_without_both_model_and_count_is_not_guessed(choice: object) -> None:
     text = answer(GOOD).replace('"llama-3b x7"', json.dumps(choice))
-    assert read_reply(text, synthetic_space(), (), 5).problem.startswith("unusable JSON")
+    assert read_reply(text, synthetic_space(), (), 5).problem.startswith("the reply could not be read")
 
 
 def test_good_candidates_are_read_beside_bad_ones_up_to_the_requested_number() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -129,10 +128,8 @@ async def _check(spec: ModelSpec, config: Config, console: Console) -> None:
         provider=provider,
         observer=lambda event: None if _is_end(event) else print_plain(console, event.message),
     ) as session:
-        started = time.monotonic()
         await session.model.generate(check_request(spec.name))
-        seconds, response = time.monotonic() - started, provider.last
-        _print_response(spec, response, seconds, console)
+        _print_response(spec, provider.last, console)
         if spec.weights is None:
             _print_abilities(await probe(session.model, spec.name), console)
 
@@ -142,7 +139,7 @@ def _is_end(event: Event) -> bool:
     return isinstance(event, ModelNotice) and event.topic == "stopped"
 
 
-def _print_response(spec: ModelSpec, response: Response, seconds: float, console: Console) -> None:
+def _print_response(spec: ModelSpec, response: Response, console: Console) -> None:
     prompt, completion, choice = response.prompt_tokens, response.completion_tokens, response.choices[0]
     print_plain(console, f"{spec.name} ({_route(spec)}) answered {choice.text!r}")
     if choice.thought:
@@ -156,11 +153,8 @@ def _print_response(spec: ModelSpec, response: Response, seconds: float, console
         prompt, completion, cached_tokens=response.cached_tokens, reasoning_tokens=response.reasoning_tokens
     )
     cost = f"{format_usd(usd)} USD" if spec.is_priced else "price unknown"
-    print_plain(
-        console,
-        f"in {seconds:.2f} s (the call itself {response.seconds:.2f} s), {prompt} + {completion} tokens, "
-        f"{completion / max(response.seconds, 1e-9):.1f} tokens/s, {cost}",
-    )
+    pace = f"{completion / max(response.seconds, 1e-9):.1f} tokens/s, " if completion > 1 else ""
+    print_plain(console, f"in {response.seconds:.2f} s, {prompt} + {completion} tokens, {pace}{cost}")
 
 
 def _print_abilities(found: Mapping[str, bool | str], console: Console) -> None:

@@ -143,7 +143,8 @@ def _show_estimate(worst: Estimate, config: Config, console: Console) -> None:
     if note := _prompt_share(worst, config):
         console.print(note, markup=False)
     unknown = "unknown: a model was never called here; `agentopt models check NAME` measures it"
-    shown = unknown if worst.seconds is None else f"about {format_duration(worst.seconds)}, at the pace so far"
+    pace = "if every call takes as long as the slowest model's mean in the journal"
+    shown = unknown if worst.seconds is None else f"at most about {format_duration(worst.seconds)}, {pace}"
     console.print(f"Time: {shown}")
     console.print(
         "Trials share answers through the journal, so a run takes a fraction of this; caps bound it in any case."
@@ -183,7 +184,7 @@ def _prompt_share(worst: Estimate, config: Config) -> str | None:
     of = "worst case" if budget.calls is budget.tokens is budget.usd is None else "caps"
     if caps := caps_for(worst.least_races, limits, config.prompts.share):
         return (
-            f"System prompts may be left unchanged: in the worst case no race fits in prompts.share "
+            f"Optimising the system prompts may be skipped: its worst case does not fit in prompts.share "
             f"({config.prompts.share:g} of the run's {of}). Raise it, or set {' and '.join(caps)} or more."
         )
     return f"System prompts use at most {at_most} (prompts.share: {config.prompts.share:g} of the run's {of})."

@@ -16,6 +16,7 @@ from rich.console import Console
 from agentopt.cli.output import print_plain
 from agentopt.cli.run_names import run_path
 from agentopt.core.errors import UserError
+from agentopt.core.phrases import in_words
 from agentopt.deploy.deployment import Deployment, deploy, find_deployment
 from agentopt.runs.config import BudgetConfig, load_config
 
@@ -96,7 +97,7 @@ def _check_installed(job: str | None) -> None:
     needed = ["starlette", "uvicorn", "prometheus_client", *(["cronsim"] if job else [])]
     missing = [name for name in needed if not importlib.util.find_spec(name)]
     if missing:
-        rule = f"serve needs {', '.join(missing)}, which is not installed"
+        rule = f"serve needs {in_words(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed"
         raise UserError(rule, remedy=f"pip install 'agentopt[serve{',jobs' if job else ''}]'")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import textwrap
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -102,12 +103,14 @@ if __name__ == "__main__":
             for spec in local
             if spec.weights
         )
-        example = dict.fromkeys(columns_of_task(self._deployment.task).needed, "...")
+        rows = [example.inputs for rows in self._deployment.task.splits.values() for example in rows]
+        needed = columns_of_task(self._deployment.task).needed
+        example = {name: _placeholder(next(row[name] for row in rows if name in row)) for name in needed}
         return f'''"""{deployment.title}.
 
 Needs `pip install {" ".join(self._parts.libraries)}`{needs}.{serving}
 
-    python THIS_FILE.py '{json.dumps(example)}'
+    python THIS_FILE.py '{json.dumps(example, default=str)}'
 """
 '''
 
@@ -225,6 +228,15 @@ Needs `pip install {" ".join(self._parts.libraries)}`{needs}.{serving}
 
     def _where(self, spec: SubtaskSpec, key: str) -> str:
         return f"{self._file}: subtask {spec.name}: {key}"
+
+
+def _placeholder(value: Any) -> Any:
+    """A value of the same form, for the usage line; a list has one element at most."""
+    if isinstance(value, Mapping):
+        return {key: _placeholder(part) for key, part in value.items()}
+    if isinstance(value, str):
+        return "..."
+    return [_placeholder(part) for part in value[:1]] if isinstance(value, Sequence) else value
 
 
 def _variables(spec: ModelSpec) -> list[str]:

@@ -96,7 +96,9 @@ class Subtask:
 
 
 def main(run: Callable[[Mapping[str, Any]], Value | None], columns: InputColumns, arguments: Sequence[str]) -> int:
-    """Print the output for the inputs in the only argument. Returns the exit code: 2 for a mistake of the caller.
+    """Print the output for the inputs in the only argument.
+
+    Returns the exit code: 2 for a mistake of the caller, 1 if a call failed or no answer could be parsed.
 
     Args:
         run: Function of the inputs that returns the output.
@@ -106,13 +108,17 @@ def main(run: Callable[[Mapping[str, Any]], Value | None], columns: InputColumns
     try:
         if len(arguments) != 1:
             raise columns.wrong(f"{len(arguments)} arguments were given")
-        print(json.dumps(run(columns.read(arguments[0])), ensure_ascii=False))  # noqa: T201 - the output
+        output = run(columns.read(arguments[0]))
     except InputError as mistake:
         print(mistake, file=sys.stderr)  # noqa: T201 - a command line's error message
         return 2
     except OpenAIError as failure:
         print(f"a model call failed: {failure}", file=sys.stderr)  # noqa: T201 - a command line's error message
         return 1
+    if output is None:
+        print("no answer of a subtask could be parsed", file=sys.stderr)  # noqa: T201 - a command line's error message
+        return 1
+    print(json.dumps(output, ensure_ascii=False))  # noqa: T201 - the output
     return 0
 
 
