@@ -43,11 +43,11 @@ def specs(**prices: float) -> list[ModelSpec]:
     ]
 
 
-def task() -> Task:
+def task(models: tuple[str, ...] = tuple(PRICES)) -> Task:
     subtask = Subtask(
         name="answer",
         render=lambda inputs, outputs: str(inputs["number"]),
-        models=tuple(PRICES),
+        models=models,
         num_samples=(1, 2),
         max_tokens=4,
     )
@@ -63,16 +63,14 @@ def answer(request: Request, repeat: int) -> str:
     return f"word-{number}" if number % ROWS < RIGHT[request.model] else "no"
 
 
-async def run(
-    folder: Path, prices: Mapping[str, float] = {}, *, stops: bool = False
-) -> tuple[RunFolder, LoadedTask, Result, ScriptedModel]:
+async def run(folder: Path, prices: Mapping[str, float] = {}) -> tuple[RunFolder, LoadedTask, Result, ScriptedModel]:
     model = ScriptedModel(answer)
     settings: dict[str, Any] = {
         "strategy": "grid",
         "models": specs(**prices),
         "journal": str(folder / "journal.db"),
         "runs": folder / "runs",
-        **({} if stops else {"search": {"early_stopping": None}}),
+        "search": {"early_stopping": None},
     }
     config = Config(**settings)
     result = await aoptimize(task(), config, provider=model)
@@ -155,13 +153,21 @@ async def test_what_was_not_tried_is_suggested(tmp_path: Path) -> None:
 
 
 async def test_a_cheaper_trial_that_was_stopped_early_is_worth_completing(tmp_path: Path) -> None:
-    folder, loaded, result, _ = await run(tmp_path, stops=True)
+    dearest_first = task(("large", "middle", "small"))
+    settings: dict[str, Any] = {"models": specs(), "journal": str(tmp_path / "j.db"), "runs": tmp_path / "runs"}
+    config = Config(strategy="grid", **settings)
+    result = await aoptimize(dearest_first, config, provider=ScriptedModel(answer))
     pruned = {trial.candidate: trial.number for trial in result.trials if trial.state == "pruned"}
-    assert of("middle") in pruned
-    found = what_if(folder, loaded.task, loaded.specs, Question())
+    loaded = load(dearest_first, config)
+    found = what_if(RunFolder.open(result.run), loaded.task, loaded.specs, Question(min_score=0.3))
     assert found.chosen
-    assert found.chosen.candidate == of("large")
-    assert (found.promising[0].candidate, found.promising[0].trial) == (of("middle"), pruned[of("middle")])
+    stopped = [option for option in found.promising if option.trial is not None]
+    assert of("small") in {option.candidate for option in stopped}
+    for option in stopped:
+        assert pruned[option.candidate] == option.trial
+        assert option.cost < found.chosen.cost
+        assert option.score is not None
+        assert option.score >= 0.3
 
 
 async def test_a_changed_task_is_refused(tmp_path: Path) -> None:
