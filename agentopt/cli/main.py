@@ -116,6 +116,27 @@ def evaluate(
 
 
 @app.command()
+def whatif(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run name or run folder.")],
+    max_usd_per_1000: Annotated[float | None, typer.Option(metavar="X", help="Most USD per 1,000 requests.")] = None,
+    max_seconds: Annotated[float | None, typer.Option(metavar="S", help="Longest mean latency of a request.")] = None,
+    min_score: Annotated[
+        float | None, typer.Option(metavar="S", help="Least score; the cheapest candidate that has it is chosen.")
+    ] = None,
+    prices: Annotated[Path | None, typer.Option(help="YAML file of new prices: models, name, usd_per_1m_...")] = None,
+    models: Annotated[str | None, typer.Option(metavar="A,B", help="Models that may be used. Default: all.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the chosen candidate to this file.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Show what RUN would choose under other limits, prices or models, without a model call."""
+    from agentopt.cli.commands.whatif import WhatIfOptions, answer_what_if
+
+    options = WhatIfOptions(run, max_usd_per_1000, max_seconds, min_score, prices, models, out, json)
+    answer_what_if(options, config or [], stdout_console())
+
+
+@app.command()
 def gate(
     candidate: Annotated[Path, typer.Argument(metavar="CANDIDATE", help=SourceHelp)],
     against: Annotated[str, typer.Option(help="`baseline`, or a candidate file such as the one in use.")] = "baseline",

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from agentopt.api import load
-from agentopt.core.axes import escalating
+from agentopt.core.called_models import called_models
 from agentopt.core.candidate import Candidate, load_candidate
 from agentopt.core.errors import ConfigError
 from agentopt.core.task import Task
+from agentopt.deploy.front import FrontCandidate, front_of
 from agentopt.evaluation.evaluator import check_candidate
 from agentopt.models.catalog import ModelSpec
 from agentopt.runs.candidate_file import find_candidate
@@ -30,6 +31,7 @@ class Deployment:
         specs: Catalogue name -> entry, of every model that the task may use.
         config: The configuration.
         refused: Model -> the parameters that the candidate's run found its endpoint to refuse.
+        front: The candidates of the run's Pareto front, for requests with a budget; empty outside of a run.
     """
 
     task: Task
@@ -39,6 +41,7 @@ class Deployment:
     specs: Mapping[str, ModelSpec]
     config: Config
     refused: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    front: tuple[FrontCandidate, ...] = ()
 
     @property
     def title(self) -> str:
@@ -48,10 +51,7 @@ class Deployment:
 
     def models(self, candidate: Candidate | None = None) -> tuple[str, ...]:
         """Names of the models that the candidate calls, including those of fusions and cascades, each once."""
-        chosen = candidate or self.candidate
-        fusions = (self.task[name].fusion.model for name, choice in chosen.items() if choice.num_samples > 1)
-        cascades = (escalating(self.task[name], choice) for name, choice in chosen.items())
-        return tuple(dict.fromkeys([c.model for c in chosen.values()] + [m for m in (*fusions, *cascades) if m]))
+        return called_models(self.task, candidate or self.candidate)
 
 
 def find_deployment(source: Path, task: Path | None = None, settings: Sequence[str] = ()) -> Deployment:
@@ -80,8 +80,9 @@ def find_deployment(source: Path, task: Path | None = None, settings: Sequence[s
     deployment = deploy(found.path, folder, found.config)
     if found.run is None or not (found.run.path / "result.json").exists():
         return deployment
-    refused = load_result(found.run.path).refused_parameters
-    return replace(deployment, refused={model: frozenset(names) for model, names in refused.items()})
+    result = load_result(found.run.path)
+    refused = {model: frozenset(names) for model, names in result.refused_parameters.items()}
+    return replace(deployment, refused=refused, front=front_of(result, deployment.task, deployment.specs))
 
 
 def deploy(file: Path, folder: Path, config: Config) -> Deployment:

@@ -115,31 +115,42 @@ class BatchLane:
         self._tasks: set[asyncio.Task[None]] = set()
         self._done: dict[str, int] = {}
 
-    async def answer(self, call: BatchedCall, reservation: Reservation) -> Usage:
-        """Send a call with the next batch of its model, and wait until its outcome is recorded and settled.
-
-        If the wait is cancelled, the call counts at its worst case, and stays in the journal to be collected.
+    def add(self, call: BatchedCall, reservation: Reservation) -> Waiting:
+        """Send a call with the next batch of its model. Its `end` is set when its outcome is recorded and settled.
 
         Args:
             call: The call; `entry` is the id of a new ledger entry.
             reservation: Its worst case.
-
-        Returns:
-            What it is charged at.
-
-        Raises:
-            ModelError: It failed, or its batch cannot be submitted or collected.
         """
         waiting = Waiting(call, reservation)
-        self._add(waiting)
-        try:
-            end = await asyncio.shield(waiting.end)
-        except asyncio.CancelledError:
-            self._give_up(waiting)
-            raise
-        if isinstance(end, Exception):
-            raise end
-        return end
+        model = call.request.model
+        group = self._groups.get(model)
+        if group is None:
+            group = self._groups[model] = _Group()
+            self._start(self._submit_when_quiet(model, group), group.calls)
+        group.calls.append(waiting)
+        group.size += call.worst.prompt_tokens  # at least the bytes of the prompt
+        if len(group.calls) >= MOST_CALLS or group.size >= MOST_BYTES:
+            del self._groups[model]
+            self._start(self._submit(uuid.uuid4().hex, group.calls), group.calls)
+        return waiting
+
+    def give_up(self, waiting: Waiting) -> None:
+        """Settle a call that is not waited for any more, unless it has ended.
+
+        One that was submitted counts at its worst case, and stays in the journal to be collected.
+
+        Args:
+            waiting: The call, as `add` returned it.
+        """
+        if waiting.end.done():
+            return
+        group = self._groups.get(waiting.call.request.model)
+        if group and waiting in group.calls:
+            group.calls.remove(waiting)
+            self._settle(waiting, Usage())
+        else:
+            self._settle(waiting, waiting.call.worst)
 
     async def resume(self) -> None:
         """Collect what earlier sessions of the run submitted. The batches of other runs are collected when needed."""
@@ -190,18 +201,6 @@ class BatchLane:
             self._opened = self._open_transport(self._specs, self._report)
         return self._opened
 
-    def _add(self, waiting: Waiting) -> None:
-        model = waiting.call.request.model
-        group = self._groups.get(model)
-        if group is None:
-            group = self._groups[model] = _Group()
-            self._start(self._submit_when_quiet(model, group), group.calls)
-        group.calls.append(waiting)
-        group.size += waiting.call.worst.prompt_tokens  # at least the bytes of the prompt
-        if len(group.calls) >= MOST_CALLS or group.size >= MOST_BYTES:
-            del self._groups[model]
-            self._start(self._submit(uuid.uuid4().hex, group.calls), group.calls)
-
     async def _submit_when_quiet(self, model: str, group: _Group) -> None:
         number, waited = 0, 0.0
         while waited < LONGEST_GROUPING and (len(group.calls) > number or self.being_answered):
@@ -211,14 +210,6 @@ class BatchLane:
         if self._groups.get(model) is group:
             del self._groups[model]
             await self._submit(uuid.uuid4().hex, group.calls)
-
-    def _give_up(self, waiting: Waiting) -> None:
-        group = self._groups.get(waiting.call.request.model)
-        if group and waiting in group.calls:
-            group.calls.remove(waiting)
-            self._settle(waiting, Usage())
-        else:
-            self._settle(waiting, waiting.call.worst)
 
     async def _adopt(self, submission: Submission) -> None:
         """Collect the batch of another session."""

@@ -243,14 +243,19 @@ class ModelClient:
         self._check_sendable(spec)
         reservation = await self.budget.reserve(worst, request.purpose)
         batched = BatchedCall(uuid.uuid4().hex, request, call.key, spec.identity, share, worst, self._run)
+        waiting = lane.add(batched, reservation)
         try:
             async with self._in_time():
-                usage = await self._unless_closing(lane.answer(batched, reservation))
-        except PermanentModelError as error:
-            if error.scope == "model" and not isinstance(error, UnsupportedParameterError | RunStoppingError):
-                self._stop(spec, error)
-            raise
-        self._note_overrun(spec, usage, worst)
+                end = await self._unless_closing(asyncio.shield(waiting.end))
+        finally:
+            lane.give_up(waiting)
+        if isinstance(end, Usage):
+            self._note_overrun(spec, end, worst_case(request, spec))
+            return
+        is_parameter = isinstance(end, UnsupportedParameterError)
+        if isinstance(end, PermanentModelError) and end.scope == "model" and not is_parameter:
+            self._stop(spec, end)
+        raise end
 
     async def _attempt(self, call: _Call) -> None:
         request, spec = call.request, call.spec

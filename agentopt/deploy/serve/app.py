@@ -22,6 +22,7 @@ from agentopt.core.errors import AgentoptError, ApiError
 from agentopt.deploy.serve.access import Access
 from agentopt.deploy.serve.handler import ChatHandler
 from agentopt.deploy.serve.metrics import CONTENT_TYPE, Metrics
+from agentopt.deploy.serve.request_budget import HEADER, model_of, with_budget
 from agentopt.models.api_errors import readable
 from agentopt.models.openai_completion import STREAM_HEADERS, Completion, model_body, models_body
 from agentopt.models.openai_format import (
@@ -110,8 +111,9 @@ class Application:
             self._check(request)
             ending.enter_context(self._slot())
             body = read_body(await self._body(request))
-            outcome.model = model_in(body)
-            call, candidate = api.read(body), self._handler.current()
+            outcome.model = model_of(model_in(body))
+            call, budget = with_budget(api.read(body), request.headers.get(HEADER))
+            candidate = self._handler.candidate_for(call, budget)
             headers = {CANDIDATE: candidate.key}
             if not call.stream:
                 completion = await self._answer(call, candidate)

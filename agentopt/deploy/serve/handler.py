@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import ApiError
 from agentopt.core.records import Answer
 from agentopt.core.task import Example, Subtask, Task
+from agentopt.deploy.front import FrontCandidate
+from agentopt.deploy.serve.request_budget import candidate_under
 from agentopt.models.base import ChatModel
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.openai_completion import Completion
@@ -51,6 +53,7 @@ class ChatHandler:
         seed: Seed of evaluations; used without `seeds`.
         seeds: Seeds of fresh samples; None to reuse recorded responses.
         on_answer: Called after each answer of a subtask.
+        front: Candidates for requests with a budget.
         clock: A monotonic clock, in seconds.
 
     Attributes:
@@ -68,9 +71,10 @@ class ChatHandler:
         seed: int = 0,
         seeds: Iterator[int] | None = None,
         on_answer: OnAnswer = lambda _: None,
+        front: Sequence[FrontCandidate] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.current = current
+        self.current, self._front = current, front
         self._task, self._seed, self._seeds, self._on_answer = task, seed, seeds, on_answer
         self._workflow = Workflow(task, model, specs, clock=clock)
         self._columns = columns_of_task(task)
@@ -78,6 +82,20 @@ class ChatHandler:
         # A program calls its subtasks by these names in an optimisation; they are the same here.
         self._subtasks |= subtasks_by_model(task)
         self.models = [task.name, *self._subtasks]
+
+    def candidate_for(self, call: ChatCall, budget: float | None) -> Candidate:
+        """Return the current candidate, or the one that a request with a budget gets.
+
+        Args:
+            call: The call.
+            budget: Most USD of the request, on average; None if it has no budget.
+
+        Raises:
+            ApiError: No candidate is within the budget.
+        """
+        if budget is None:
+            return self.current()
+        return candidate_under(self._front, budget, call.model, self._task.name)
 
     def is_live(self, call: ChatCall) -> bool:
         """Whether the text of the answer may be sent while it is generated: it is one subtask's, and the only one."""

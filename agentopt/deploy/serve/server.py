@@ -108,8 +108,9 @@ async def _application(
 ) -> AsyncIterator[Application]:
     task, config = deployment.task, deployment.config
     # A later candidate may use any model of the task; a missing key is reported now.
-    names = task.models if settings.watch else deployment.models()
-    specs = {name: deployment.specs[name] for name in names}
+    names = {*(task.models if settings.watch else deployment.models())}
+    names.update(*(deployment.models(one.candidate) for one in deployment.front))
+    specs = {name: deployment.specs[name] for name in sorted(names)}
 
     def load(file: Path) -> Candidate:
         candidate = load_candidate(file)
@@ -136,6 +137,7 @@ async def _application(
             seed=config.response_seed,
             seeds=seeds,
             on_answer=metrics.answered,
+            front=deployment.front,
         )
         yield Application(handler, access, metrics, settings.limits, lambda: watched.problem if watched else "")
 

@@ -1,0 +1,138 @@
+"""`agentopt whatif`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from agentopt.api import load
+from agentopt.cli.output import as_json_text, print_plain
+from agentopt.cli.run_names import run_path
+from agentopt.core.errors import ConfigError, UserError
+from agentopt.core.files import check_writable, write_output
+from agentopt.core.usd import format_usd
+from agentopt.core.yaml_models import did_you_mean, to_yaml
+from agentopt.runs.config import load_config
+from agentopt.runs.folder import RunFolder
+from agentopt.runs.result import load_result
+from agentopt.runs.whatif import Option, Question, WhatIf, read_prices, what_if
+
+
+@dataclass(frozen=True, slots=True)
+class WhatIfOptions:
+    """The options of `agentopt whatif`; see its help."""
+
+    run: Path
+    max_usd_per_1000: float | None
+    max_seconds: float | None
+    min_score: float | None
+    prices: Path | None
+    models: str | None
+    out: Path | None
+    as_json: bool
+
+    def check(self) -> None:
+        """Raise `UserError` for a number outside its range, or a file that cannot be written."""
+        for name in ("max_usd_per_1000", "max_seconds"):
+            value = getattr(self, name)
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                option = f"--{name.replace('_', '-')}"
+                raise UserError(f"{option} must be a positive number, but got {value:g}", remedy=f"write {option} 2.5")
+        if self.min_score is not None and not math.isfinite(self.min_score):
+            raise UserError(f"--min-score must be a number, but got {self.min_score:g}", remedy="write --min-score 0.8")
+        if self.out is not None:
+            check_writable(self.out)
+
+
+def answer_what_if(options: WhatIfOptions, settings: Sequence[str], console: Console) -> None:
+    """`agentopt whatif`: prints what the run would choose, and writes the candidate if a file is given."""
+    options.check()
+    run = RunFolder.open(run_path(options.run, settings))
+    if run.task is None:
+        rule = "the task of this run was built in Python"
+        raise ConfigError(rule, where=run.path, remedy="call agentopt.runs.whatif.what_if with the task")
+    task, specs = load(run.task, load_config(settings, run.config), agent=False)
+    names = None if options.models is None else tuple(name.strip() for name in options.models.split(","))
+    for name in names or ():
+        if name not in task.models:
+            raise UserError(f"the task has no model {name!r}", remedy=did_you_mean(name, task.models))
+    question = Question(
+        None if options.max_usd_per_1000 is None else options.max_usd_per_1000 / 1000,
+        options.max_seconds,
+        options.min_score,
+        None if options.prices is None else read_prices(options.prices, specs),
+        names,
+    )
+    found = what_if(run, task, specs, question)
+    if options.as_json:
+        print(as_json_text(found))  # noqa: T201 - the output of the command
+    else:
+        for line in _lines(found, question, run):
+            print_plain(console, line)
+    if options.out and found.chosen:
+        write_output(options.out, to_yaml(found.chosen.candidate.to_dict()))
+
+
+def _lines(found: WhatIf, question: Question, run: RunFolder) -> Iterator[str]:
+    if found.chosen:
+        yield f"chosen: {_described(found.chosen, found)}"
+        if found.best and found.best != found.chosen:
+            yield f"best:   {_described(found.best, found)}"
+    else:
+        yield f"chosen: none of the trials {_reason(found, question)}"
+    change = "the same" if found.before == found.chosen else _described(found.before, found)
+    yield f"the run recommends: {change}{'' if found.before.is_allowed else ', which is not allowed now'}"
+    yield "front, cheapest first:" if found.front else "front: empty"
+    for option in found.front:
+        yield f"  {_described(option, found)}"
+    yield from _unmeasured(found, run)
+    yield "no model was called"
+
+
+def _unmeasured(found: WhatIf, run: RunFolder) -> Iterator[str]:
+    if found.chosen and not _is_tested(found.chosen, run):
+        yield "not measured: the chosen candidate on the test split; --out FILE, then `agentopt gate FILE` does it"
+    if found.unpriced:
+        numbers = ", ".join(map(str, found.unpriced))
+        yield f"no cost at the new prices, so not chosen: trials {numbers}, whose cascades use two models on an example"
+    if not found.promising:
+        yield "every candidate within the limits was measured"
+        return
+    number = "many" if found.untried is None else f"{found.untried:,}"
+    yield f"not measured: {number} candidates within the limits; the most promising, with predicted costs:"
+    for option in found.promising:
+        usd = "" if option.usd is None else f"; measuring it takes about {format_usd(found.rows * option.usd)} USD"
+        stopped = "" if option.trial is None else " | stopped early"
+        yield f"  {_described(option, found)}{stopped}{usd}"
+
+
+def _is_tested(option: Option, run: RunFolder) -> bool:
+    if not (run.path / "result.json").exists():
+        return False
+    finalists = load_result(run.path).finalists
+    return any(finalist.candidate == option.candidate and finalist.test for finalist in finalists)
+
+
+def _reason(found: WhatIf, question: Question) -> str:
+    if found.best is None:
+        return "is complete, has only these models and is within the limits"
+    return f"within the limits has a score of {question.min_score:g}; the highest is {found.best.score:.3f}"
+
+
+def _described(option: Option, found: WhatIf) -> str:
+    parts = [str(option.candidate)]
+    if option.trial is not None:
+        parts.append(f"trial {option.trial}")
+    if option.score is not None:
+        parts.append(f"score {option.score:.3f}")
+    if option.usd is not None:
+        parts.append(f"{format_usd(1000 * option.usd)} USD per 1,000")
+    if option.seconds is not None:
+        parts.append(f"{option.seconds:.2f} s")
+    if found.cost_in == "units":
+        parts.append(f"{option.cost:.2f} units")
+    return " | ".join(parts)
