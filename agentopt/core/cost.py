@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from agentopt.core.axes import Settings
 from agentopt.core.errors import TaskError
 from agentopt.core.field_types import check_fields
 from agentopt.core.usd import format_usd
@@ -217,6 +218,9 @@ class SubtaskCost:
         measure: The measure of the search space.
         max_choices: Model -> most samples of one request. Each request pays for the prompt.
         passes: Model -> what it was measured to take. A model that is not in it takes the nominal tokens.
+        varied: (model, settings of a choice) -> what it was measured to take with these.
+        seen: (model, number of samples, settings) -> measured cost by measure, of choices that take no fixed number of
+            samples, or call another model on some examples.
     """
 
     prompt_tokens: float
@@ -227,32 +231,39 @@ class SubtaskCost:
     measure: CostMeasure = "units"
     max_choices: Mapping[str, int] = field(default_factory=dict)
     passes: Mapping[str, Pass] = field(default_factory=dict)
+    varied: Mapping[tuple[str, Settings], Pass] = field(default_factory=dict)
+    seen: Mapping[tuple[str, int, Settings], Mapping[CostMeasure, float]] = field(default_factory=dict)
 
     def units(self, model: str, num_samples: int) -> float:
         """Cost of one example with `num_samples` samples of `model`, in the measure of the space."""
         return self.of(self.measure, model, num_samples)
 
-    def of(self, measure: CostMeasure, model: str, num_samples: int) -> float:
+    def of(self, measure: CostMeasure, model: str, num_samples: int, settings: Settings = ()) -> float:
         """Cost of one example in some measure.
 
         Args:
             measure: The measure; units need every model's size, and USD every price.
             model: Name of the model.
             num_samples: Number of samples.
+            settings: Those of the choice, which costs in units do not depend on.
         """
         if measure == "units":
             size = self.parameters[model]
             return units(size, self.prompt_tokens, self.completion_tokens, num_samples, unit=self.unit)
-        one = self.pass_of(model)
+        one = self.pass_of(model, settings)
         if measure == "seconds":
             return one.latency(num_samples)
         if measure == "tokens":
             return one.prompt_tokens + num_samples * one.completion_tokens
         return self._usd(model, one, num_samples)
 
-    def pass_of(self, model: str) -> Pass:
-        """What the model was measured to take, or the nominal tokens."""
-        return self.passes.get(model) or Pass(self.prompt_tokens, self.completion_tokens)
+    def pass_of(self, model: str, settings: Settings = ()) -> Pass:
+        """What the model was measured to take with these settings, or with any, or the nominal tokens."""
+        return (
+            self.varied.get((model, settings))
+            or self.passes.get(model)
+            or Pass(self.prompt_tokens, self.completion_tokens)
+        )
 
     def _usd(self, model: str, one: Pass, num_samples: int) -> float:
         requests = -(-num_samples // self.max_choices.get(model, UNLIMITED))

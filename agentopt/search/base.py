@@ -54,8 +54,11 @@ class SubtaskSpace:
         return self.cost_of(self.cost.measure, choice)
 
     def cost_of(self, measure: CostMeasure, choice: SubtaskChoice) -> float:
-        """Cost of a choice in some measure; a cascade is taken to escalate half of the examples."""
-        own = self.cost.of(measure, choice.model, choice.num_samples)
+        """Cost of a choice in some measure; a cascade that was not tried is taken to escalate half of the examples."""
+        seen = self.cost.seen.get((choice.model, choice.num_samples, choice.settings), {})
+        if measure in seen:
+            return seen[measure]
+        own = self.cost.of(measure, choice.model, choice.num_samples, choice.settings)
         escalates = any(name == CASCADE for name, _ in choice.settings)
         return own + (ESCALATED * self.cost.of(measure, self.big, 1) if escalates else 0.0)
 

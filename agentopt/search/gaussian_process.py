@@ -129,6 +129,8 @@ class _Part:
     def costs(self, measure: CostMeasure) -> Floats:
         """Cost of each choice in a measure, as `SubtaskSpace.cost_of` computes it."""
         s, names = self.subtask, [axis.name for axis in self.subtask.settings]
+        if s.cost.varied or s.cost.seen:
+            return np.array([s.cost_of(measure, choice) for choice in s.choices()])
         each = np.array([[s.cost.of(measure, model, n) for n in s.num_samples] for model in s.models])
         costs = each[self._digits[0], self._digits[1]]
         if CASCADE in names:

@@ -21,7 +21,9 @@ def initial_candidates(space: SearchSpace) -> list[Candidate]:
         Distinct affordable candidates, at most one for each model of each subtask.
     """
     # By nominal costs: measured ones change with every trial, and each model is tried once.
-    nominal = replace(space, subtasks=tuple(replace(s, cost=replace(s.cost, passes={})) for s in space.subtasks))
+    nominal = replace(
+        space, subtasks=tuple(replace(s, cost=replace(s.cost, passes={}, varied={}, seen={})) for s in space.subtasks)
+    )
     found = (_one_model(nominal, subtask, model) for subtask in nominal.subtasks for model in subtask.models)
     return list(dict.fromkeys(candidate for candidate in found if candidate is not None and space.affords(candidate)))
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from agentopt.core.axes import CASCADE, STOP
 from agentopt.core.candidate import SubtaskChoice
-from agentopt.core.cost import CostMeasure, Pass
+from agentopt.core.cost import CostMeasure, Pass, SubtaskCost
 from agentopt.core.records import Evaluation, SubtaskUse, Trial
 from agentopt.search.base import SearchSpace, SubtaskSpace
 
@@ -26,7 +27,7 @@ def with_measured_costs(space: SearchSpace, trials: Sequence[Trial]) -> SearchSp
     """
     if space.measure == "units" and space.max_usd is None and space.max_seconds is None:
         return space
-    subtasks = (replace(s, cost=replace(s.cost, passes=_passes(s, trials))) for s in space.subtasks)
+    subtasks = (replace(s, cost=_measured(s, trials)) for s in space.subtasks)
     return replace(space, subtasks=tuple(subtasks))
 
 
@@ -99,29 +100,52 @@ class _Sums:
         )
 
 
-def _passes(subtask: SubtaskSpace, trials: Sequence[Trial]) -> dict[str, Pass]:
-    """Model -> what it took, by the trials with the seed prompt if it has any, else with the difference in length."""
-    by_model: dict[str, list[tuple[SubtaskChoice, list[SubtaskUse]]]] = {}
+def _measured(subtask: SubtaskSpace, trials: Sequence[Trial]) -> SubtaskCost:
+    """The cost with what each model took: by the trials with the seed prompt, or else with the difference in length."""
+    by_model: dict[str, list[_Measured]] = {}
     for trial in trials:
-        if (choice := dict(trial.candidate.choices).get(subtask.name)) and (uses := _uses(trial, subtask.name)):
+        choice = dict(trial.candidate.choices).get(subtask.name)
+        if choice and (uses := _uses(trial, subtask.name)):
             by_model.setdefault(choice.model, []).append((choice, uses))
-    passes = _with_prompt_of(subtask, trials)
+    passes, varied, seen = _with_prompt_of(subtask, trials), {}, {}
     for model, measured in by_model.items():
         same = [(choice, uses) for choice, uses in measured if choice.system_prompt == subtask.system_prompt]
-        sums = _Sums()
-        for choice, uses in same or measured:
-            sums.add(uses, choice.num_samples, _longer(subtask, choice), stops=subtask.stops)
-        passes[model] = sums.means()
-    return passes
+        if one := _pass(subtask, same or measured):
+            passes[model] = one
+        for settings in dict.fromkeys(choice.settings for choice, _ in same if subtask.settings):
+            if one := _pass(subtask, [(choice, uses) for choice, uses in same if choice.settings == settings]):
+                varied[model, settings] = one
+        for choice, uses in same:
+            if subtask.stops or {STOP, CASCADE} & dict(choice.settings).keys():
+                seen[model, choice.num_samples, choice.settings] = _seen(subtask, uses)
+    return replace(subtask.cost, passes=passes, varied=varied, seen=seen)
+
+
+_Measured = tuple[SubtaskChoice, list[SubtaskUse]]
+"""A choice, and its use on each example of a trial."""
+
+
+def _pass(subtask: SubtaskSpace, measured: Sequence[_Measured]) -> Pass | None:
+    """The means over all examples but those that a cascade escalated, whose use is that of two models."""
+    sums = _Sums()
+    for choice, uses in measured:
+        own = [use for use in uses if not use.escalated]
+        sums.add(own, choice.num_samples, _longer(subtask, choice), stops=subtask.stops)
+    return sums.means() if sums.completion else None
+
+
+def _seen(subtask: SubtaskSpace, uses: Sequence[SubtaskUse]) -> dict[CostMeasure, float]:
+    """Mean cost of one choice, whatever it drew."""
+    known = [use.seconds for use in uses if use.seconds]
+    found: dict[CostMeasure, float] = {"seconds": sum(known) / len(known)} if known else {}
+    if subtask.cost.prices is not None:
+        found["usd"] = sum(use.usd + use.fusion_usd for use in uses) / len(uses)
+    return found
 
 
 def _uses(trial: Trial, subtask: str) -> list[SubtaskUse]:
-    """The use of the subtask on every scored example, nothing on those that did not call it; none if none called it.
-
-    Examples that a cascade escalated are left out: their use is that of two models.
-    """
+    """The use of the subtask on every scored example, nothing on those that did not call it; none if none called it."""
     scored = [r.subtasks.get(subtask, _NOTHING) for r in trial.evaluation.results if r.score is not None]
-    scored = [use for use in scored if not use.escalated]
     return scored if any(use.completion_tokens for use in scored) else []
 
 

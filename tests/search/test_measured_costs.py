@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agentopt.core.axes import Axis
 from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.core.cost import Pass, Price, SubtaskCost, critical_path, in_sequence
 from agentopt.core.records import Evaluation, ExampleResult, SubtaskUse, Trial, latency
@@ -186,3 +187,36 @@ def test_with_several_limits_every_affordable_candidate_is_reached(
         assert space.affords(found)
         tried.add(found)
     assert tried == set(listed)
+
+
+def test_settings_cost_what_they_were_measured_to() -> None:
+    axis = Axis("effort", ("low", "high"), "ordinal")
+    space = priced_space()
+    space = replace(space, subtasks=tuple(replace(s, settings=(axis,)) for s in space.subtasks))
+
+    def chosen(effort: str, count: int = 1) -> Candidate:
+        return space.candidate({name: ("thinker", count, {"effort": effort}) for name in ("find", "answer")})
+
+    low = trial(0, chosen("low"), use(100, 20), use(100, 20))
+    high = trial(1, chosen("high"), use(100, 400), use(100, 400))
+    known = with_measured_costs(space, [low, high])
+    assert known.units(chosen("low")) == pytest.approx(2 * (50 + 40) / 1e6)
+    assert known.units(chosen("high")) == pytest.approx(2 * (50 + 800) / 1e6)
+    assert known.units(chosen("high", 4)) == pytest.approx(2 * (4 * 50 + 4 * 800) / 1e6), "the count scales it"
+    untried = with_measured_costs(space, [low])
+    assert untried.units(chosen("high")) == untried.units(chosen("low")), "until it is tried"
+    listed = known.candidates()
+    costs = Grid(known).costs("usd", Grid(known).points(listed))
+    assert costs == pytest.approx([known.units(c) for c in listed])
+
+
+def test_a_choice_that_stops_or_escalates_costs_what_its_trial_measured() -> None:
+    space = priced_space()
+    space = replace(space, subtasks=(replace(space["find"], stops=True), space["answer"]))
+    stopped = candidate("plain", "plain", 4)
+    uses = (use(100, 20, usd=7e-4, seconds=0.4), use(100, 40, usd=2e-4, seconds=0.4))
+    known = with_measured_costs(space, [trial(0, stopped, *uses)])
+    assert known["find"].cost_of("usd", stopped["find"]) == pytest.approx(7e-4)
+    assert known["find"].cost_of("seconds", stopped["find"]) == pytest.approx(0.4)
+    assert known["answer"].cost_of("usd", stopped["answer"]) == pytest.approx((100 + 40 * 4) / 1e6)
+    assert known["find"].cost.seen.keys() == {("plain", 4, ())}
