@@ -19,6 +19,7 @@ from agentopt.core.task import Task
 from agentopt.core.usd import USD_DIGITS
 from agentopt.evaluation.evaluator import Evaluator
 from agentopt.models.session import Session
+from agentopt.runs.at_hand import AtHand
 from agentopt.runs.cascade_notes import cascade_notes
 from agentopt.runs.config import Config
 from agentopt.runs.evaluators import open_evaluator
@@ -119,6 +120,7 @@ class Optimization:
             self.observer,
             early_stopping=settings.early_stopping,
             tolerance=settings.tolerance,
+            is_at_hand=self._at_hand(),
         )
         search = self.search or choose_search(self.config, self.session.model, self.task, self.run.checkpoints)
         try:
@@ -138,6 +140,12 @@ class Optimization:
         except EvaluationStopped as error:
             return error.stopped
         return StopReason(StopKind.TRIALS_SPENT if runner.trials_left == 0 else StopKind.NOTHING_LEFT)
+
+    def _at_hand(self) -> AtHand | None:
+        """Orders batches if there are settings: their values often share answers."""
+        if not any(subtask.settings for subtask in self.task.subtasks):
+            return None
+        return AtHand(self.task, self.session.journal, self.session.specs, self.config.response_seed)
 
     async def _better_prompts_before(
         self, space: SearchSpace, runner: TrialRunner, first: Trial, prompts: PromptPhase

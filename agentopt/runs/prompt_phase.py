@@ -30,6 +30,7 @@ from agentopt.runs.prompt_report import PromptReport, prompt_report
 from agentopt.runs.prompt_share import PromptShare, caps_for, left_of
 from agentopt.runs.worst_case import estimate, usage_of_judge
 from agentopt.search.base import SearchSpace
+from agentopt.workflow.sampling import stop_of
 
 Phase = Literal["before", "after"]
 """Before the allocation search, or after it."""
@@ -180,7 +181,9 @@ class PromptPhase:
         uses = ((n, u) for result in evaluation.results for n, u in result.subtasks.items())
         for name, use in (each for each in uses if subtasks is None or each[0] in subtasks):
             choice = candidate[name]
-            requests = -(-choice.num_samples // specs[choice.model].max_choices) + bool(use.fusion_tokens)
+            drawn = -(-choice.num_samples // specs[choice.model].max_choices)
+            # A vote that may stop draws in steps, each with requests of its own.
+            requests = use.responses if stop_of(task[name]) else drawn + bool(use.fusion_tokens) + use.escalated
             tokens = use.prompt_tokens + use.completion_tokens + use.fusion_tokens
             usd = use.usd + use.fusion_usd
             total += Usage(calls=requests, completion_tokens=tokens * 3 // 2, usd=usd * 1.5)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from agentopt.core.budget import Budget
@@ -29,6 +29,7 @@ class TrialRunner:
         early_stopping: Level of the test that stops a losing trial; 0 stops only those that cannot catch up, None none.
         tolerance: With costs in USD or seconds, score that a trial which is predicted to be cheaper than the leader may
             be below it before it is stopped.
+        is_at_hand: Whether a candidate's evaluation needs no call, by which batches are ordered. None: they are not.
     """
 
     def __init__(
@@ -40,7 +41,9 @@ class TrialRunner:
         *,
         early_stopping: float | None = LEVEL,
         tolerance: float = TOLERANCE,
+        is_at_hand: Callable[[Candidate], Awaitable[bool]] | None = None,
     ) -> None:
+        self._is_at_hand = is_at_hand
         self._store, self._evaluator, self._budget = store, evaluator, budget
         self._observer, self._early_stopping, self._tolerance = observer, early_stopping, tolerance
         self._attempted: set[Candidate] = set()
@@ -71,6 +74,18 @@ class TrialRunner:
             yield
         finally:
             self._kept = 0
+
+    async def in_order(self, proposals: Sequence[Proposal]) -> list[Proposal]:
+        """The proposals of a batch: those that have a trial first, as they were run, then those that need no call."""
+        if len(proposals) < 2 or self._is_at_hand is None:
+            return list(proposals)
+        ranks = [await self._rank(proposal.candidate, self._is_at_hand) for proposal in proposals]
+        return [proposal for _, proposal in sorted(zip(ranks, proposals, strict=True), key=lambda pair: pair[0])]
+
+    async def _rank(self, candidate: Candidate, is_at_hand: Callable[[Candidate], Awaitable[bool]]) -> tuple[int, int]:
+        if self._store.find(candidate, unfinished=True):
+            return 0, self._store.number_of(candidate)
+        return 2 - await is_at_hand(candidate), 0
 
     async def run(self, proposal: Proposal) -> Trial:
         """Evaluate a proposal on the validation split and record its trial.

@@ -40,7 +40,7 @@ from agentopt.search.agent_prompts import (
     system_message,
 )
 from agentopt.search.agent_reply import Reply, read_guidelines, read_reply
-from agentopt.search.base import INITIAL, Proposal, Runner, SearchSpace, Strategy
+from agentopt.search.base import INITIAL, Proposal, Runner, SearchSpace, Strategy, in_order
 from agentopt.search.baselines import RandomStrategy
 from agentopt.search.insights import initial_candidates
 from agentopt.search.measured_costs import with_measured_costs
@@ -227,7 +227,7 @@ class _Nodes:
     async def execute(self, state: State) -> dict[str, Any]:
         """Run the proposals, one after the other."""
         numbers = []
-        for proposal in _proposals.validate_python(state["proposals"]):
+        for proposal in await in_order(self.runner, _proposals.validate_python(state["proposals"])):
             if self.runner.trials_left <= 0:
                 break
             numbers.append((await self.runner.run(proposal)).number)

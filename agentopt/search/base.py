@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 from math import prod
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from agentopt.core.axes import CASCADE, Axis, SettingValue, as_pairs
 from agentopt.core.candidate import Candidate, SubtaskChoice
@@ -298,6 +298,19 @@ class Runner(Protocol):
 
     def emit(self, event: Event) -> None:
         """Pass `event` to the log and the observers."""
+
+
+@runtime_checkable
+class Ordering(Protocol):
+    """A `Runner` that knows which proposals cost nothing."""
+
+    async def in_order(self, proposals: Sequence[Proposal]) -> list[Proposal]:
+        """The proposals of a batch in the order in which they are run: those whose answers are at hand first."""
+
+
+async def in_order(runner: Runner, proposals: Sequence[Proposal]) -> list[Proposal]:
+    """The proposals of a batch in the order in which they are run, if the runner has one."""
+    return await runner.in_order(proposals) if isinstance(runner, Ordering) else list(proposals)
 
 
 class Search(Protocol):

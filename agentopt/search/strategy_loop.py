@@ -8,7 +8,7 @@ from typing import Any
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import AgentoptError, StrategyError
 from agentopt.core.records import Trial
-from agentopt.search.base import ARCHIVE, BASELINE, PROMPTS, Proposal, Runner, SearchSpace, Strategy
+from agentopt.search.base import ARCHIVE, BASELINE, PROMPTS, Proposal, Runner, SearchSpace, Strategy, in_order
 from agentopt.search.measured_costs import with_measured_costs
 
 
@@ -39,7 +39,7 @@ class LoopSearch:
             proposals = await self._propose(with_measured_costs(space, history), history)
             if not proposals:
                 return
-            for proposal in proposals:
+            for proposal in await in_order(runner, proposals):
                 if runner.trials_left <= 0:
                     return
                 history.append(await runner.run(proposal))

@@ -21,6 +21,7 @@ from agentopt.core.errors import CandidateError, TaskError
 from agentopt.core.records import ExampleResult
 from agentopt.deploy.deployment import Deployment, find_deployment
 from agentopt.deploy.export.module import python_module
+from agentopt.deploy.export.router import router_config
 from agentopt.deploy.serve.handler import ChatHandler
 from agentopt.evaluation.evaluator import Evaluator
 from agentopt.models.base import Message
@@ -310,3 +311,15 @@ def test_a_level_that_is_none_is_refused(tmp_path: Path, stop: Any) -> None:
 def test_only_a_vote_stops(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match="is an option of vote, not of first"):
         write(tmp_path, "http://127.0.0.1:9/v1", CHOICE, fuse={"method": "first", "stop": "decided"})
+
+
+def test_the_router_configuration_has_the_settings_and_an_entry_for_the_big_model(tmp_path: Path) -> None:
+    choice = {"model": "plain", "num_samples": 3, "settings": {"cascade.below": 0.5, "temperature": 1}}
+    fuse = {"method": "vote", "stop": "decided"}
+    deployment = write(tmp_path, "http://127.0.0.1:9/v1", choice, cascade=["plain", "thinker"], fuse=fuse)
+    first, second = yaml.safe_load(router_config(deployment))["model_list"]
+    assert first["litellm_params"]["temperature"] == 1
+    assert first["model_info"]["stop"] == "decided"
+    assert first["model_info"]["knobs"] == {"passages": 3, "style": "brief"}
+    assert (second["model_name"], second["model_info"]) == ("toy/answer/cascade", {"below": 0.5})
+    assert second["litellm_params"]["model"] == "openai/thinker"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +15,8 @@ from agentopt.api import aoptimize
 from agentopt.core.axes import Cascade
 from agentopt.core.candidate import Candidate
 from agentopt.core.cost import CostMeasure, Unit
-from agentopt.core.records import Split
+from agentopt.core.events import TrialDone
+from agentopt.core.records import Split, Trial
 from agentopt.core.task import Example, Subtask, Task, TokenLengths
 from agentopt.evaluation.scorers import exact_match
 from agentopt.models.base import Request
@@ -21,6 +24,8 @@ from agentopt.models.catalog import ModelSpec
 from agentopt.models.scripted import ScriptedModel
 from agentopt.runs.config import BudgetConfig, Config
 from agentopt.runs.result import Result, load_result
+from agentopt.search.base import Proposal, SearchSpace
+from agentopt.search.strategy_loop import LoopSearch
 from agentopt.testing.toy import draw
 
 MODELS = [
@@ -121,3 +126,43 @@ def test_the_task_with_a_cascade_has_its_thresholds_as_choices() -> None:
     assert [axis.values for axis in subtask.settings] == [("off", 0.5, 1)]
     assert replace(subtask, description="again").settings == subtask.settings
     assert task().baseline == Candidate.from_dict({"answer": {"model": "big"}})
+
+
+class Batches:
+    """A strategy that proposes given batches."""
+
+    def __init__(self, *batches: Sequence[dict[str, Any]]) -> None:
+        self.batches = [[Candidate.from_dict({"answer": choice}) for choice in batch] for batch in batches]
+
+    async def propose(self, space: SearchSpace, trials: Sequence[Trial], k: int) -> list[Proposal]:
+        tried = {trial.candidate for trial in trials}
+        left = [batch for batch in self.batches if not tried.issuperset(batch)]
+        return [Proposal(candidate, "batches") for candidate in left[0]] if left else []
+
+
+async def test_candidates_whose_answers_are_at_hand_are_evaluated_first_and_cost_no_call(tmp_path: Path) -> None:
+    def small(below: float | None) -> dict[str, Any]:
+        return {"model": "small", "num_samples": 3, "settings": {"cascade.below": below} if below else {}}
+
+    batches = Batches([small(1)], [{"model": "big", "num_samples": 3}, small(None), small(0.5)])
+    examples = {split: rows[:10] for split, rows in task().splits.items()}
+    small_task = replace(task("usd"), splits=examples)
+    config = Config(journal=str(tmp_path / "journal.db"), runs=tmp_path / "runs", models=MODELS)
+    counts: list[int] = []
+    model = planted(True)
+    search = LoopSearch(batches, 3)
+    result = await aoptimize(
+        small_task,
+        config,
+        provider=model,
+        strategy=search,
+        callbacks=[lambda event: counts.append(len(model.requests)) if isinstance(event, TrialDone) else None],
+    )
+    assert [str(trial.candidate["answer"]) for trial in result.trials] == [
+        "big x1",
+        "small x3 cascade.below=1",
+        "small x3",
+        "small x3 cascade.below=0.5",
+        "big x3",
+    ]
+    assert counts[1] == counts[2] == counts[3] < counts[4]

@@ -17,7 +17,7 @@ from agentopt.deploy.deployment import Deployment
 from agentopt.deploy.export.endpoints import call_settings, url_variable
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.openai_route import NO_KEY
-from agentopt.workflow.sampling import configured
+from agentopt.workflow.sampling import configured, stop_of
 
 
 def router_config(deployment: Deployment) -> str:
@@ -29,7 +29,8 @@ def router_config(deployment: Deployment) -> str:
         name = f"{deployment.task.name}/{subtask.name}"
         info = {"num_samples": choice.num_samples, "fusion": subtask.fusion.method}
         described = {**info, "system_prompt": choice.system_prompt}
-        described |= {"knobs": dict(subtask.knobs)} if subtask.knobs else {}
+        further = {"stop": stop_of(subtask), "knobs": dict(subtask.knobs)}
+        described |= {name: value for name, value in further.items() if value}
         spec, left_out = deployment.specs[choice.model], deployment.refused.get(choice.model, frozenset())
         settings = call_settings(spec, subtask, left_out=left_out)
         entries.append(_entry(name, spec, settings, 1 if "n" in left_out else choice.num_samples, described))
