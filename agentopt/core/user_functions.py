@@ -111,7 +111,7 @@ models: models.failures>api_errors models.slot>compute_slot models.pool>router
 workflow: fusion parsers program scaling>sampling templates workflow>graph
 evaluation: checkers evaluation>evaluator sandbox scorers
 taskfile: retrieval rows>columns
-search: landscape space>from_task
+search: landscape>recorded_landscape space>from_task
 prompts: diagnosis
 runs: config optimization prompting>prompt_phase result runfolder>folder runner>trial_runner study>trial_store
 deploy: deployment export serve

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from agentopt.core.axes import CASCADE
@@ -32,22 +32,19 @@ def check_costs(task: Task, specs: Mapping[str, ModelSpec]) -> None:
     """Check that the catalogue has what the task's measure and its limits need.
 
     Raises:
-        TaskError: Units need every model's parameter count, and USD every model's price.
+        TaskError: Costs in units need every model's parameter count, and costs or a limit in USD every model's price.
     """
     models = _models(task, specs)
-    by_setting = {"max_units": "units", "max_usd": "usd"}
-    needed = {name: measure for name, measure in by_setting.items() if getattr(task, name) is not None}
+    needed = {} if task.max_usd is None else {"max_usd": "usd"}
     if task.cost_measure is not None:
         needed["measure"] = task.cost_measure
     for name, measure in needed.items():
-        unknown = [spec.name for spec in models if not _is_known(spec, measure)]
-        if unknown:
+        if unknown := _unknown(models, measure):
             what = "parameter count" if measure == "units" else "price"
-            has = "has" if len(unknown) == 1 else "have"
             field = {"measure": "cost_measure"}.get(name, name)
             raise TaskError(
                 f"costs in {'units' if measure == 'units' else 'USD'} need every model's {what}, "
-                f"but {in_words(unknown)} {has} none",
+                f"but {_have(unknown)} none",
                 where=f"task {task.name}: {_key(task, f'cost.{name}', field)}",
                 remedy=f"add {'parameters' if measure == 'units' else 'usd_per_1m_prompt and usd_per_1m_completion'} "
                 f"to the catalogue entry, or remove it ({_key(task, f'-c task.cost.{name}=null', f'{field}=None')})",
@@ -59,18 +56,33 @@ def _is_known(spec: ModelSpec, measure: str) -> bool:
 
 
 def cost_note(task: Task, specs: Mapping[str, ModelSpec]) -> str | None:
-    """A remark on costs that are in seconds although the task does not set that; None for all others.
+    """A remark on a limit in units that is not applied, and on costs in seconds that the task does not set; or None.
 
     Args:
         task: The task.
         specs: Catalogue entries of its models, by name.
     """
-    if task.cost_measure is not None or cost_measure(task, specs) != "seconds":
-        return None
-    models = _models(task, specs)
-    if unknown := [spec.name for spec in models if not spec.is_priced]:
-        return f"{in_words(unknown)} {'has' if len(unknown) == 1 else 'have'} no price, so costs are in seconds"
-    return "no model has a price and not all have a parameter count, so costs are in seconds"
+    models, notes = _models(task, specs), []
+    if task.max_units is not None and (unknown := _unknown(models, "units")):
+        notes.append(
+            f"{_have(unknown)} no parameter count, so {_key(task, 'cost.max_units', 'max_units')} is not applied"
+        )
+    if task.cost_measure is None and cost_measure(task, specs) == "seconds":
+        unpriced = _unknown(models, "usd")
+        reason = (
+            f"{_have(unpriced)} no price" if unpriced else "no model has a price and not all have a parameter count"
+        )
+        notes.append(f"{reason}, so costs are in seconds")
+    return "; ".join(notes) or None
+
+
+def _unknown(models: Sequence[ModelSpec], measure: str) -> list[str]:
+    """The models whose costs in the measure are not known."""
+    return [spec.name for spec in models if not _is_known(spec, measure)]
+
+
+def _have(names: Sequence[str]) -> str:
+    return f"{in_words(names)} {'has' if len(names) == 1 else 'have'}"
 
 
 def _models(task: Task, specs: Mapping[str, ModelSpec]) -> list[ModelSpec]:
@@ -87,7 +99,7 @@ def search_space(task: Task, specs: Mapping[str, ModelSpec], measured: Evaluatio
     """Build the search space of a task.
 
     With costs in units, the limit is the task's `max_units`, or by default one pass of every subtask's largest model
-    (as in AgentTTS). Other costs have the limits that the task gives. They are those of the task's token lengths, or of
+    (as in AgentTTS). Other costs have the limits that the task gives; that in units needs every model's size. They are those of the task's token lengths, or of
     the baseline's, until `with_measured_costs` has trials of a model.
 
     Args:
@@ -104,7 +116,7 @@ def search_space(task: Task, specs: Mapping[str, ModelSpec], measured: Evaluatio
     check_costs(task, specs)
     measure = cost_measure(task, specs)
     subtasks = tuple(_subtask_space(s, task, specs, measured, measure) for s in task.subtasks)
-    limit = task.max_units
+    limit = None if _unknown(_models(task, specs), "units") else task.max_units
     if measure == "units" and limit is None:
         limit = sum(s.cost.units(s.largest_model, 1) for s in subtasks)
     space = SearchSpace(subtasks, limit, measure, task.max_usd, task.max_seconds)

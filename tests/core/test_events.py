@@ -13,6 +13,7 @@ from agentopt.core.budget import Budget, Usage
 from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.core.errors import BudgetExceeded, NothingEvaluated
 from agentopt.core.events import (
+    BatchWaiting,
     Event,
     ExampleDone,
     FallbackUsed,
@@ -67,6 +68,8 @@ EVERY: list[tuple[Event, str]] = [
         ResponsesIncomplete("find", 2, 40, 64, 12),
         "warning: find: 12 of 40 responses so far hold only a thought; raise max_tokens 64 or lower reasoning_effort",
     ),
+    (BatchWaiting("m", "b1", 2000, 7), "m: batch b1: 7 of 2,000 calls are done"),
+    (BatchWaiting("m", "b1", 2, 2, has_ended=True), "m: batch b1: has ended"),
     (RunStarted(Path("runs/a")), "run runs/a"),
     (SearchStarted(12, {"validation": 3}, (), Budget()), "12 allocations"),
     (TrialStarted(4, CANDIDATE, "agent"), "trial 4"),
