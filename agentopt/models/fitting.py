@@ -51,7 +51,7 @@ def fit(request: Request, spec: ModelSpec, refused: frozenset[str] = frozenset()
         messages=_joined(request.messages) if joined else request.messages,
         temperature=value("temperature"),
         top_p=value("top_p"),
-        reasoning_effort=value("reasoning_effort") if spec.has_effort else None,
+        reasoning_effort=value("reasoning_effort"),
         json_schema=None if "json_schema" in left_out else request.json_schema,
         left_out=left_out,
     )

@@ -77,6 +77,8 @@ class SubtaskSampler:
         self, subtask: Subtask, choice: SubtaskChoice, prompt: Prompt, inputs: Mapping[str, Any], draw: Draw
     ) -> tuple[Answer, list[Vote]]:
         """One model's answer, and the votes of its samples."""
+        if subtask.effort and not self.specs[choice.model].has_effort:
+            subtask = replace(subtask, effort=None, settings=())
         request = request_for(subtask, choice, prompt, draw)
         parts, read = await self._drawn(subtask, request)
         answer = await self._fused(subtask, choice, request, parts, read, inputs)
@@ -145,6 +147,7 @@ class SubtaskSampler:
             n=1,
             first_repeat=repeat,
             temperature=0.0,
+            reasoning_effort=request.reasoning_effort if self.specs[name].has_effort else None,
             purpose="fusion",
             # Messages with tool calls require their tools, but the samples have decided that none is called.
             tool_choice='"none"' if request.tools else None,

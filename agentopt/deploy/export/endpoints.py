@@ -50,7 +50,7 @@ def call_settings(
         json_schema=subtask.json_schema,
         seed=seed or 0,
         left_out=left_out,
-        reasoning_effort=subtask.effort,
+        reasoning_effort=subtask.effort if spec.has_effort else None,
     )
     settings = {name: value for name, value in payload(spec, request).items() if name not in NOT_SETTINGS}
     if settings.pop("seed", None) is not None and seed is not None:
