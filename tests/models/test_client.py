@@ -84,8 +84,7 @@ async def test_a_refused_parameter_is_left_out_once_reported_and_remembered(
     def handler(body: dict[str, Any], _: int) -> Answer:
         return answer if parameter in body else completion()
 
-    effort = {"reasoning_effort": True}
-    async with endpoint(handler, tmp_path, json_schema=True, supports=effort) as here:
+    async with endpoint(handler, tmp_path, json_schema=True) as here:
         for text in ("one", "two"):
             assert await here.ask(text, json_schema=SCHEMA, **SAMPLING) == "yes"
         refused = [parameter in body for body in here.server.bodies]
