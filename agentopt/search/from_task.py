@@ -99,8 +99,8 @@ def search_space(task: Task, specs: Mapping[str, ModelSpec], measured: Evaluatio
     """Build the search space of a task.
 
     With costs in units, the limit is the task's `max_units`, or by default one pass of every subtask's largest model
-    (as in AgentTTS). Other costs have the limits that the task gives; that in units needs every model's size. They are those of the task's token lengths, or of
-    the baseline's, until `with_measured_costs` has trials of a model.
+    (as in AgentTTS). Other costs have the limits that the task gives; that in units needs every model's size. They are
+    those of the task's token lengths, or of the baseline's, until `with_measured_costs` has trials of a model.
 
     Args:
         task: The task.

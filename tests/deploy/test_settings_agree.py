@@ -83,7 +83,7 @@ async def evaluated(deployment: Deployment) -> list[ExampleResult]:
 
 
 async def served(deployment: Deployment) -> list[str]:
-    """What the server's handler answers to the same inputs, with the seeds of an evaluation and a journal of its own."""
+    """What the server's handler answers to the same inputs, with the seeds of an evaluation, and its own journal."""
     async with open_session(deployment.specs, "serve", journal=f"{deployment.config.journal}.served") as session:
         handler = ChatHandler(
             deployment.task, lambda: deployment.candidate, session.model, deployment.specs, seeds=itertools.repeat(0)
