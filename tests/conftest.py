@@ -17,6 +17,9 @@ from agentopt.core.registry import FUSIONS, PARSERS, SCORERS, STRATEGIES
 settings.register_profile("agentopt", deadline=None)
 settings.load_profile("agentopt")
 
+# pytest-xdist gives its processes the width of the terminal. Commands print as into a pipe, whatever that is.
+os.environ.pop("COLUMNS", None)
+
 
 REGISTRIES = (SCORERS, PARSERS, FUSIONS, STRATEGIES)
 
