@@ -405,7 +405,7 @@ def test_a_setting_reaches_into_the_task_file_and_leaves_its_other_keys(
 def test_a_dry_run_without_token_lengths_assumes_every_sample_count_is_affordable(
     agentopt: Callable[..., CommandResult], place: Place
 ) -> None:
-    place.edit_task(lambda spec: [spec["subtasks"][0].pop("tokens"), spec["cost"].clear()])
+    place.edit_task(lambda spec: [spec["subtasks"][0].pop("tokens"), spec.update(cost={"measure": "units"})])
     outcome = agentopt("optimize", str(place.task), *place.settings, "--dry-run", "-c", "budget.trials=4")
     assert outcome.code == 0, outcome.err
     assert re.search(r"search +│ +96 │", outcome.out)
@@ -417,7 +417,7 @@ def test_a_cost_unit_that_makes_passes_free_leaves_no_run(agentopt: Callable[...
     def edit(spec: dict[str, Any]) -> None:
         for each in spec["subtasks"]:
             each.pop("tokens")
-        spec["cost"] = {"unit": {"parameters": 1e12, "prompt_tokens": 4000, "completion_tokens": 2}}
+        spec["cost"] = {"measure": "units", "unit": {"parameters": 1e12, "prompt_tokens": 4000, "completion_tokens": 2}}
 
     place.edit_task(edit)
     with ServerProcess(counter=place.folder / "received.jsonl", quality=QUALITY) as server:
@@ -727,7 +727,6 @@ def test_a_run_whose_task_was_moved_is_resumed_with_its_new_folder(
         assert agentopt("optimize", str(moved), "--resume", str(run)).code == 0
         again = agentopt("optimize", "--resume", str(run))
         assert again.code == 0, again.err
-        assert f"agentopt evaluate '{moved}'" in again.out
 
 
 def test_a_run_in_use_by_another_process_is_refused(agentopt: Callable[..., CommandResult], place: Place) -> None:

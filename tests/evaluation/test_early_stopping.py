@@ -201,11 +201,13 @@ async def test_looks_of_an_earlier_version_is_read_and_has_no_effect(tmp_path: P
 
 async def test_a_pruned_trial_that_all_trials_make_the_best_is_completed(tmp_path: Path) -> None:
     model = ScriptedModel(lambda r, _: f"word-{n}" if int(n := r.messages[-1].content) % 2 else "no")
-    pruned = Candidate.of({"answer": SubtaskChoice(LARGE, 3)})
     rows = tuple(ExampleResult(f"validation-{i}", 1.0) for i in range(15))
-    wider = replace(task(), subtasks=(replace(task().subtasks[0], num_samples=(1, 2, 3)),))
+    larger = replace(task().subtasks[0], num_samples=(1, 2, 3))
+    wider = replace(task(), subtasks=(larger,), max_units=100.0)
     again = await aoptimize(wider, config(tmp_path / "2", early_stopping=None), provider=model)
-    store = TrialStore(Path(again.run) / "trials.db", search_space(wider, Catalog.load()))
+    space = search_space(wider, Catalog.load())
+    pruned = next(c for c in space.candidates() if c not in [trial.candidate for trial in again.trials])
+    store = TrialStore(Path(again.run) / "trials.db", space)
     store.add(Proposal(pruned, "grid"), Evaluation("validation", ROWS, rows, "pruned"))
     resumed = await aoptimize(wider, resume=again.run, provider=model)
     last = resumed.trials[-1]
