@@ -50,8 +50,9 @@ class AgentSettings(Strict):
     """The search agent's model, its sampling parameters, and the insights that it is shown."""
 
     model: str | None = AUTO
-    """Catalogue name of the model that proposes; null leaves every proposal to the fallback. `auto`: the task's dearest
-    hosted model; for local models the built-in qwen2.5-coder-0.5b if the embedded engine is installed, else none."""
+    """Catalogue name of the model that proposes; null leaves every proposal to the fallback. `auto`: the task's most
+    expensive hosted model; for local models the built-in qwen2.5-coder-0.5b if the embedded engine is installed,
+    else none."""
     experience: Path | None = None
     """Folder of a finished run of a similar task, whose best trials the strategy `mlcopilot` shows to the model."""
     max_rounds: Annotated[int, Field(ge=1)] | None = None
