@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from rich.console import Console
 
 from agentopt.api import optimize
@@ -214,8 +215,12 @@ def test_a_task_file_with_a_wrong_option_names_file_and_key(place: Path) -> None
 
     write_files(DOCS / "extend.md", place)
     install(place, {"judges": "my_pkg.judges", "reading": "my_pkg.reading", "fusing": "my_pkg.fusing"})
+    path = place / "task" / "task.yaml"
+    spec = yaml.safe_load(path.read_text())
+    spec["subtasks"][0]["fuse"] = {"method": "longest", "at_mots": 3}
+    path.write_text(yaml.safe_dump(spec))
     with pytest.raises(TaskError, match=r"task\.yaml: subtasks\.0\.fuse\.at_mots: is not a known key"):
-        load_task("task", overrides={"subtasks.0.fuse": {"method": "longest", "at_mots": 3}})
+        load_task("task")
 
 
 def test_registering_strategies_loads_no_search_library() -> None:
