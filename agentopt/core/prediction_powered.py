@@ -79,7 +79,8 @@ def corrected_mean(
     centre = float(y.mean() + weight * (more.mean() - f.mean()))
     interval = _interval(centre, y - weight * f, weight * more, confidence)
     if min(y.min(), f.min(), more.min()) >= 0 and max(y.max(), f.max(), more.max()) <= 1:
-        interval = Interval(max(0.0, interval.low), min(1.0, interval.high), confidence)
+        low, high = np.clip((interval.low, interval.high), 0.0, 1.0)  # the estimate itself may lie outside
+        interval = Interval(float(low), float(high), confidence)
     return CorrectedMean(mean, interval, float(more.mean()), weight, len(labels), len(more))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agentopt.core.agreement import Agreement, agreement, classes_of, correlation, nearest_class
@@ -69,6 +69,7 @@ def test_a_constant_offset_of_the_judge_is_removed() -> None:
 
 
 @given(st.lists(st.tuples(scores, scores), min_size=3, max_size=30), st.lists(scores, min_size=2, max_size=30))
+@example([(0.0, 0.875), (0.0, 0.875), (0.125, 1.0)], [0.0, 0.0])
 def test_the_interval_is_within_the_scores_and_swapping_the_classes_mirrors_it(
     pairs: list[tuple[float, float]], more: list[float]
 ) -> None:
