@@ -19,6 +19,7 @@ from agentopt.core.errors import CatalogError, UnknownModelError, UserError
 from agentopt.core.yaml_models import Strict, did_you_mean, load_yaml, validate
 from agentopt.models.file_digest import sha256_of
 from agentopt.models.model_table import batch_share, find_entry, table_defaults
+from agentopt.models.providers import adding_command
 
 BUILT_IN = Path(__file__).with_name("catalog.yaml")
 OPENAI_HOST = "api.openai.com"
@@ -279,8 +280,6 @@ class Catalog(Mapping[str, ModelSpec]):
     def __getitem__(self, name: str) -> ModelSpec:
         if name in self._specs:
             return self._specs[name]
-        from agentopt.models.add_entry import adding_command  # late: it imports this module
-
         command = adding_command(str(name))
         adding = f"add it by `{command}`, or choose another: " if command else ""
         close = did_you_mean(name, self._specs)

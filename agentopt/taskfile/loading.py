@@ -39,6 +39,7 @@ from agentopt.core.user_functions import Functions
 from agentopt.core.yaml_models import as_error, did_you_mean, explain, load_yaml, shown
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.measure import measure_of
+from agentopt.models.providers import adding_command
 from agentopt.taskfile.data import Row, check_duplicates, check_leaks, read_rows
 from agentopt.taskfile.overrides import Overrides
 from agentopt.taskfile.program import MAX_TOKENS, check_prompts, read_program, settings_left
@@ -273,8 +274,6 @@ class _Reader:
         for name, where in self._models():
             if name not in self.catalog:
                 rule = f"the model {name!r} is not in the catalogue"
-                from agentopt.models.add_entry import adding_command  # late: it loads httpx
-
                 command = adding_command(name)
                 adding = f"add it by `{command}`, or choose another: " if command else ""
                 remedy = f"{adding}{did_you_mean(name, self.catalog.names)}; `agentopt models list` shows all"

@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from agentopt.core.errors import TaskError
+from agentopt.core.errors import AgentoptError, TaskError
 from agentopt.core.yaml_models import Mistake, did_you_mean, shortened
 
 
-class _NoSuchItemError(Exception):
+class _NoSuchItemError(AgentoptError):
     """No item of a list has that name or number; `names` are those of its items."""
 
     def __init__(self, item: str, names: Sequence[str]) -> None:

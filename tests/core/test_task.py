@@ -33,7 +33,7 @@ async def asynchronous(*_: Any) -> str:
 WRONG: list[tuple[Callable[[], Any], str]] = [
     (
         lambda: Fusion("median"),
-        r"`method` must be one of .*vote_list, but got 'median'\n  remedy: use one of them, install",
+        r"`method` must be one of .*vote_list, but got 'median'\n  remedy: use one of them, or package.module:name",
     ),
     (lambda: Fusion("votes"), "did you mean 'vote'"),
     (lambda: Fusion("vote", model="m"), "model: is an option of fuse, not of vote"),

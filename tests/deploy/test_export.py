@@ -347,7 +347,7 @@ def test_the_usage_line_has_a_placeholder_of_the_type_of_each_column(tmp_path: P
     write_task(tmp_path, "http://127.0.0.1:9/v1")
     row = {"word": "fig", "facts": [{"title": "a", "n": 3}, {"title": "b"}], "size": 2, "none": []}
     for split in ("rows", "test"):
-        (tmp_path / f"{split}.jsonl").write_text(json.dumps({**row, "target": "yes"}) + "\n")
+        (tmp_path / f"{split}.jsonl").write_text(json.dumps({**row, "word": split, "target": "yes"}) + "\n")
     source = python_module(deployment_in(tmp_path))
     usage = next(line for line in source.splitlines() if line.startswith("    python THIS_FILE.py "))
     shown = json.loads(usage.partition("'")[2].rstrip("'"))

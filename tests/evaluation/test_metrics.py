@@ -154,7 +154,10 @@ async def test_a_task_file_names_metrics_of_every_kind_but_judge(tmp_path: Path)
             r"computed without a model, but judge calls one",
         ),
         ({"subtask": "answer", "scorer": {"kind": "python", "function": "own.py:f"}}, r"metrics\.m\.scorer\.function"),
-        ({"subtask": "answer", "scorer": "set_f1", "against": "gld"}, r"v\.jsonl:1: .*metadata 'gld'.*metric m is"),
+        (
+            {"subtask": "answer", "scorer": "set_f1", "against": "gld"},
+            r"metrics\.m\.against: .*'gld'[\s\S]*columns\.metadata",
+        ),
         ({"subtask": "answer", "scorer": "numeric"}, r"v\.jsonl:1: the target of example v must be a number"),
         ({"subtask": "answer"}, r"metrics\.m\.scorer: must be given"),
     ],

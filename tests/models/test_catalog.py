@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from agentopt.core.errors import CatalogError
-from agentopt.models.add_entry import add_entry, adding_command
+from agentopt.models.add_entry import add_entry
 from agentopt.models.catalog import Catalog, ModelSpec, Weights, read_catalog, with_table_defaults
 from agentopt.models.model_table import find_entry
+from agentopt.models.providers import adding_command
 
 EXAMPLE = Path(__file__).parents[2] / "configs" / "models.yaml"
 
