@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 
@@ -12,8 +12,9 @@ from agentopt.core.records import Evaluation, ExampleResult, Trial
 from agentopt.core.stats import Floats
 from agentopt.core.stopping import LEVEL, StopTest, e_value
 from agentopt.runs.worst_case import FINALISTS
-from agentopt.search.posterior import choose
+from agentopt.search.posterior import Choice, choose
 from benchmarks.claims.lines import Line, at_most, shown
+from benchmarks.claims.processes import each
 from benchmarks.claims.worlds import Searched, landscape, right_or_wrong, searched
 
 LARGEST_SHARE = 0.030 / 0.0435
@@ -29,9 +30,9 @@ Run = Callable[[Floats, Floats], int]
 def choosing(runs: int) -> Iterator[Line]:
     """`best` and `recommended` of a search by Gaussian process, against the truth."""
     for rows in (24, 50, 200):
-        worlds = [searched(seed, rows) for seed in range(runs)]
+        worlds = each(partial(searched, rows=rows), range(runs))
         raw = [w.exact.max() - w.exact[w.scores.mean(axis=1).argmax()] for w in worlds]
-        chosen = [choose(w.space, trials_of(w)) for w in worlds]
+        chosen = each(chosen_of, worlds)
         picks = [(w, c.best.number, c.recommended.number, c) for w, c in zip(worlds, chosen, strict=True) if c]
         best = [w.exact.max() - w.exact[b] for w, b, _, _ in picks]
         lost = np.array([w.exact[b] - w.exact[r] for w, b, r, _ in picks])
@@ -40,7 +41,7 @@ def choosing(runs: int) -> Iterator[Line]:
             yield shown("n=24: regret of `best`", best)
             beyond = np.array(best) - LARGEST_SHARE * np.array(raw)
             yield at_most("n=24: regret of `best` less .69 of the raw regret", beyond, 0.0)
-            pruned = [pruned_search(w) for w in worlds]
+            pruned = each(pruned_search, worlds)
             yield shown("n=24: regret of `best` with early stopping", [regret for regret, _ in pruned])
             yield shown("n=24: share of rows that these searches evaluate", [used for _, used in pruned])
         else:
@@ -51,6 +52,11 @@ def choosing(runs: int) -> Iterator[Line]:
         yield at_most(f"n={rows}: loss of `recommended` against `best`", lost, 0.01)
         yield at_most(f"n={rows}: share of runs that lose more than .05", lost > 0.05, 0.10)
         yield shown(f"n={rows}: units that `recommended` saves", [c.saving for *_, c in picks])
+
+
+def chosen_of(world: Searched) -> Choice | None:
+    """What a run would recommend after that search."""
+    return choose(world.space, trials_of(world))
 
 
 def trials_of(world: Searched) -> list[Trial]:
@@ -93,9 +99,9 @@ def stopping(runs: int) -> Iterator[Line]:
     """Rows evaluated by a random search, and how often the trial with the highest score is lost."""
     limits = {24: 0.69, 200: 0.48}
     for rows, limit in limits.items():
-        tables = [random_search(seed, rows) for seed in range(runs)]
-        before = [stopped(table, rows_by_looks) for table in tables]
-        after = [stopped(table, rows_by_test) for table in tables]
+        tables = each(partial(random_search, rows=rows), range(runs))
+        before = each(partial(stopped, run=rows_by_looks), tables)
+        after = each(partial(stopped, run=rows_by_test), tables)
         yield shown(f"n={rows}: share of rows evaluated with Bonferroni looks", [used for used, _ in before])
         yield at_most(f"n={rows}: share of rows evaluated", [used for used, _ in after], limit)
         yield at_most(f"n={rows}: runs that lose the trial with the highest score", [lost for _, lost in after], 0.005)
@@ -104,13 +110,16 @@ def stopping(runs: int) -> Iterator[Line]:
 def equals_stopped(runs: int) -> Iterator[Line]:
     """A trial with the incumbent's chances is seldom stopped by the e-process, looked at after every row."""
     for rows in (24, 200):
-        stops = []
-        for seed in range(runs):
-            rng = np.random.default_rng([seed, rows])
-            difficulty = rng.standard_normal(rows)
-            one, other = (right_or_wrong(rng, 0.6, difficulty) for _ in range(2))
-            stops.append(any(e_value((one - other)[:seen]) >= 1 / LEVEL for seen in range(1, rows + 1)))
+        stops = each(partial(equal_stopped, rows=rows), range(runs))
         yield at_most(f"n={rows}: equals stopped by the e-process", stops, 0.05)
+
+
+def equal_stopped(seed: int, rows: int) -> bool:
+    """Whether one of two equals is stopped at any row."""
+    rng = np.random.default_rng([seed, rows])
+    difficulty = rng.standard_normal(rows)
+    one, other = (right_or_wrong(rng, 0.6, difficulty) for _ in range(2))
+    return any(e_value((one - other)[:seen]) >= 1 / LEVEL for seen in range(1, rows + 1))
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from agentopt.core.agreement import agreement
 from agentopt.core.prediction_powered import corrected_mean
 from agentopt.core.stats import Floats
 from benchmarks.claims.lines import Line, at_least, at_most, shown
+from benchmarks.claims.processes import each
 
 JUDGES = {
     "good": (0.7, 0.05, 0.05),
@@ -23,22 +25,27 @@ JUDGES = {
 
 def judges(runs: int) -> Iterator[Line]:
     """Coverage and bias of the corrected mean, and coverage of kappa, with n labels and 4 n other outputs."""
-    for name, (share, accepts, rejects) in JUDGES.items():
+    for name in JUDGES:
         for n in (30, 100):
-            inside, off, uncorrected, kappas = [], [], [], []
-            kappa = _kappa(share, accepts, rejects)
-            for seed in range(runs):
-                labels, says = _drawn(np.random.default_rng([seed, n]), 5 * n, share, accepts, rejects)
-                found = corrected_mean(labels[:n], says[:n], says[n:])
-                inside.append(found.interval.low <= share <= found.interval.high)
-                off.append(found.mean - share)
-                uncorrected.append(found.judge_mean - share)
-                interval = agreement(labels[:n].tolist(), says[:n].tolist(), (0.0, 1.0)).interval
-                kappas.append(interval.low - 1e-9 <= kappa <= interval.high + 1e-9)
+            inside, off, uncorrected, kappas = zip(*each(partial(_judged, name=name, n=n), range(runs)), strict=True)
             yield at_least(f"coverage of the corrected mean, judge {name}, n={n}", inside, 0.93)
             yield at_most(f"bias of the corrected mean, judge {name}, n={n}", off, 0.01)
             yield shown(f"bias without correction, judge {name}, n={n}", uncorrected)
             yield at_least(f"coverage of Cohen's kappa, judge {name}, n={n}", kappas, 0.93)
+
+
+def _judged(seed: int, name: str, n: int) -> tuple[bool, float, float, bool]:
+    """Whether the corrected mean covers the truth, its error, that of the judge's mean, whether kappa is covered."""
+    share, accepts, rejects = JUDGES[name]
+    labels, says = _drawn(np.random.default_rng([seed, n]), 5 * n, share, accepts, rejects)
+    found = corrected_mean(labels[:n], says[:n], says[n:])
+    kappa = agreement(labels[:n].tolist(), says[:n].tolist(), (0.0, 1.0)).interval
+    return (
+        found.interval.low <= share <= found.interval.high,
+        found.mean - share,
+        found.judge_mean - share,
+        kappa.low - 1e-9 <= _kappa(share, accepts, rejects) <= kappa.high + 1e-9,
+    )
 
 
 def _drawn(rng: np.random.Generator, n: int, share: float, accepts: float, rejects: float) -> tuple[Floats, Floats]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from agentopt.prompts.race import Race, RacePlan
 from agentopt.prompts.rewards import Cell
 from agentopt.prompts.settings import PromptSettings
 from benchmarks.claims.lines import Line, at_least, at_most, shown
+from benchmarks.claims.processes import each
 from benchmarks.claims.worlds import SHARED, right_or_wrong
 
 SETTINGS = PromptSettings()
@@ -53,7 +55,7 @@ class Raced:
 def adoptions(runs: int) -> Iterator[Line]:
     """Null, planted and worse prompts."""
     for rows in (24, 50):
-        null = [raced(seed, rows, np.zeros(PROPOSALS)) for seed in range(runs)]
+        null = each(partial(raced, rows=rows, effects=np.zeros(PROPOSALS)), range(runs))
         name = f"n={rows}, prompts without effect"
         yield shown(f"{name}: replace the seed by the rule of 0.1.0", [r.raw_rule for r in null])
         yield at_most(f"{name}: replace the seed", [r.adopted for r in null], 0.25)
@@ -61,15 +63,18 @@ def adoptions(runs: int) -> Iterator[Line]:
         adopted = [r.shown for r in null if r.adopted] or [0.0]
         yield shown(f"{name}: shown gain where one is adopted", adopted)
         for gain, least in ((0.2, 0.85 if rows == 50 else None), (0.37, 0.95)):
-            found = [raced(seed, rows, planted(gain)) for seed in range(runs)]
+            found = each(partial(raced, rows=rows, effects=planted(gain)), range(runs))
             what = f"n={rows}, one prompt of {PROPOSALS} gains {gain}"
             hits = [r.adopted and r.gain > 0 for r in found]
             yield at_least(f"{what}: adopted", hits, least) if least else shown(f"{what}: adopted", hits)
             yield shown(f"{what}: shown less true gain where adopted", [r.shown - r.true for r in found if r.adopted])
-        worse = [
-            raced(seed, rows, np.random.default_rng([seed, 7]).normal(-0.1, 0.05, PROPOSALS)) for seed in range(runs)
-        ]
+        worse = each(partial(raced_with_worse, rows=rows), range(runs))
         yield at_most(f"n={rows}, prompts worse by .1 on average: loss of the task", [-r.true for r in worse], 0.006)
+
+
+def raced_with_worse(seed: int, rows: int) -> Raced:
+    """A race whose proposals are worse by .1 on average."""
+    return raced(seed, rows, np.random.default_rng([seed, 7]).normal(-0.1, 0.05, PROPOSALS))
 
 
 def planted(gain: float) -> Floats:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from agentopt.core.power import minimal_detectable_difference
 from agentopt.core.repeats import repeated_mean
 from agentopt.core.stats import Floats, mean_interval, paired_difference, verdict
 from benchmarks.claims.lines import Line, at_least, at_most, shown
+from benchmarks.claims.processes import each
 from benchmarks.claims.worlds import right_or_wrong
 
 SIZES = (6, 10, 24, 60, 200)
@@ -72,20 +74,25 @@ def differences(runs: int) -> Iterator[Line]:
 
 def skewed_differences(runs: int) -> Iterator[Line]:
     """Skewed differences of mean 0: coverage, and false verdicts."""
-    for name, (draw, truth) in SKEWED.items():
+    for name in SKEWED:
         for n in (5, 10, 24, 60, 200):
-            inside, false = [], []
-            for seed in range(runs):
-                values = draw(np.random.default_rng([seed, n, 2]), n) - truth
-                if np.ptp(values) == 0:
-                    continue
-                low, high = mean_ends(values, seed=seed)
-                inside.append(low <= 0 <= high)
-                false.append(mean_p_value(values, seed=seed) <= 0.05 and not inside[-1])
+            found = [case for case in each(partial(_skewed, name=name, n=n), range(runs)) if case]
+            inside, false = [inside for inside, _ in found], [false for _, false in found]
             exempt = n < APPROXIMATE_BELOW
             what = f"of {name} differences, n={n}{' (approximate)' if exempt else ''}"
             yield shown(f"coverage {what}", inside) if exempt else at_least(f"coverage {what}", inside, 0.93)
             yield shown(f"false verdicts {what}", false) if exempt else at_most(f"false verdicts {what}", false, 0.07)
+
+
+def _skewed(seed: int, name: str, n: int) -> tuple[bool, bool] | None:
+    """Whether the interval covers 0, and whether the verdict is false; None if all differences are the same."""
+    draw, truth = SKEWED[name]
+    values = draw(np.random.default_rng([seed, n, 2]), n) - truth
+    if np.ptp(values) == 0:
+        return None
+    low, high = mean_ends(values, seed=seed)
+    inside = low <= 0 <= high
+    return inside, mean_p_value(values, seed=seed) <= 0.05 and not inside
 
 
 def duplicates(runs: int) -> Iterator[Line]:
@@ -138,18 +145,21 @@ def repeats(runs: int) -> Iterator[Line]:
     """Coverage of the interval of a mean over repeats; rows have their own chances."""
     for n in SIZES:
         for count in (2, 5):
-            inside, two_way, wide = [], [], []
-            for seed in range(runs):
-                rng = np.random.default_rng([seed, n, count])
-                table = (rng.random((n, count)) < rng.beta(2, 1.2, n)[:, None]).astype(float)
-                interval = repeated_mean(table, seed=seed).interval
-                low, high = resampled_two_ways(table, rng)
-                inside.append(interval.low <= 2 / 3.2 <= interval.high)
-                two_way.append(low <= 2 / 3.2 <= high)
-                wide.append((high - low) / max(interval.high - interval.low, 1e-9))
+            inside, two_way, wide = zip(*each(partial(_repeated, n=n, count=count), range(runs)), strict=True)
             yield at_least(f"coverage of the mean over {count} repeats, n={n}", inside, 0.93)
             yield shown(f"coverage of resampling rows and repeats, {count} repeats, n={n}", two_way)
             yield shown(f"its width as a share of ours, {count} repeats, n={n}", wide)
+
+
+def _repeated(seed: int, n: int, count: int) -> tuple[bool, bool, float]:
+    """Whether our interval and one by two-way resampling cover the truth, and the width of theirs over ours."""
+    rng = np.random.default_rng([seed, n, count])
+    table = (rng.random((n, count)) < rng.beta(2, 1.2, n)[:, None]).astype(float)
+    interval = repeated_mean(table, seed=seed).interval
+    low, high = resampled_two_ways(table, rng)
+    truth = 2 / 3.2
+    width = (high - low) / max(interval.high - interval.low, 1e-9)
+    return interval.low <= truth <= interval.high, low <= truth <= high, width
 
 
 def resampled_two_ways(table: Floats, rng: np.random.Generator, resamples: int = 500) -> tuple[float, float]:
