@@ -30,6 +30,6 @@ def _near_duplicates(task: Task) -> Iterator[str]:
     for (split, other), count in Counter((pair.split, pair.other_split) for pair in pairs).items():
         first = next(pair for pair in pairs if (pair.split, pair.other_split) == (split, other))
         yield (
-            f"{count} {split} rows repeat a {other} row but for case, spacing and punctuation, such as {first.row!r} "
-            f"and {first.other_row!r}: remove them from one of the two splits"
+            f"in the {other} split, too, but for case, spacing and punctuation: {counted(count, f'{split} row')}, "
+            f"such as {first.row!r} ({first.other_row!r} there); remove them from one of the two"
         )

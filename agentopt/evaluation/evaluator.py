@@ -269,7 +269,7 @@ class Evaluator:
         answered = [result for result in results if result.score is not None]
         if self.task.program and answered and not self._workflow.calls:
             raise TaskError(
-                f"{answered[0].feedback}; no subtask was called on any of the {len(answered)} examples answered so far",
+                f"{answered[0].feedback}; no subtask was called on any example answered so far ({len(answered)})",
                 where=f"task {self.task.name}, program",
                 remedy="send its calls to OPENAI_BASE_URL, or to the endpoint that its function receives, with the "
                 f"models {', '.join(PREFIX + subtask.name for subtask in self.task.subtasks)}",

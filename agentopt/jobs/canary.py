@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from agentopt.core.candidate import Candidate
+from agentopt.core.phrases import counted
 from agentopt.core.records import Evaluation
 from agentopt.jobs.champion import Champion
 from agentopt.jobs.drift import ALARM, canary_rows, drift_evidence
@@ -114,5 +115,5 @@ def alarm_of(night: Measured) -> str | None:
     if night.evidence is None or night.evidence < ALARM:
         return None
     mean = sum(night.scores.values()) / max(len(night.scores), 1)
-    drawn = f"{len(night.scores)} rows drawn anew score {mean:.3f}"
+    drawn = f"{counted(len(night.scores), 'row')} drawn anew: mean score {mean:.3f}"
     return f"drift: the champion has become worse ({drawn}, evidence {night.evidence:.3g}, an alarm at {ALARM:g})"

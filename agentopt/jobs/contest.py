@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from agentopt.core.candidate import Candidate
 from agentopt.core.cost import CostMeasure
+from agentopt.core.phrases import counted
 from agentopt.jobs.canary import Canary
 from agentopt.jobs.champion import Champion, Champions
 from agentopt.jobs.drift import ALARM, drift_evidence
@@ -87,7 +88,7 @@ class Contest:
         await self._test(baseline)
         ahead, needed = pooled(self._nights(baseline, champion)), 1 / (1 - confidence)
         if (evidence := e_value_above(ahead, 0.0)) >= needed:
-            figures = f"{-ahead.mean():+.3f} on {len(ahead)} rows, evidence {evidence:.3g} of {needed:.3g}"
+            figures = f"{-ahead.mean():+.3f} on {counted(len(ahead), 'row')}, evidence {evidence:.3g} of {needed:.3g}"
             found.append(f"the champion is worse than the baseline ({figures})")
         return found
 

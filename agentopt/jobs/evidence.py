@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 
+from agentopt.core.phrases import counted
 from agentopt.core.stats import Floats
 
 ALPHA = 0.05
@@ -83,7 +84,7 @@ class Finding:
     @property
     def reason(self) -> str:
         """One sentence."""
-        pooled = f"{self.mean:+.3f} on {self.rows} rows"
+        pooled = f"{self.mean:+.3f} on {counted(self.rows, 'row')}"
         if self.promotion == "better":
             return f"better than the champion ({pooled}, evidence {self._better:.3g} of {self.needed:.3g})"
         if self.promotion == "cheaper":

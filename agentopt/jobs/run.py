@@ -13,7 +13,7 @@ from functools import cached_property
 
 from agentopt.core.budget import Caps, Usage
 from agentopt.core.errors import AgentoptError, BudgetExceeded, EvaluationStopped, NothingEvaluated, RunLostError
-from agentopt.core.phrases import in_words
+from agentopt.core.phrases import counted, in_words
 from agentopt.core.records import Evaluation
 from agentopt.core.stop_reason import StopReason
 from agentopt.jobs.canary import Canary, alarm_of
@@ -137,7 +137,8 @@ class RunOfJob:
                     self.log("canary", "the reference of the champion is complete")
         if night:
             self.log(
-                "canary", f"{len(night.scores)} rows drawn anew, evidence of drift {night.evidence:.3g} of {ALARM:g}"
+                "canary",
+                f"{counted(len(night.scores), 'row')} drawn anew, evidence of drift {night.evidence:.3g} of {ALARM:g}",
             )
             if alarm := alarm_of(night):
                 self._alarms.append(alarm)

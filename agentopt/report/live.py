@@ -31,6 +31,7 @@ from agentopt.core.events import (
     TrialDone,
     TrialStarted,
 )
+from agentopt.core.phrases import counted
 from agentopt.core.records import BestSoFar, Trial
 from agentopt.report.formatting import format_duration, format_spend
 from agentopt.runs.worst_case import FINALISTS
@@ -149,7 +150,7 @@ class LiveView:
         calls = budget.spent.calls - self._calls_before
         rate = calls / max(self.clock() - self._started, 1e-9)
         shown = [
-            f"{len(self._trials)}{cap} trials",
+            f"{len(self._trials)}{cap} trials" if cap else counted(len(self._trials), "trial"),
             f"best {best.score:.3f} (trial {best.trial})" if best else "no score yet",
             format_spend(budget.spent, budget.seconds, budget.caps),
             f"{rate:.1f} calls/s",
@@ -164,7 +165,7 @@ class LiveView:
         left: Counter[str] = Counter()
         for event in self._batches.values():
             left[event.model] += event.calls - event.done
-        return [f"{number:,} calls wait in batches of {model}" for model, number in left.items()]
+        return [f"waiting in batches of {model}: {counted(number, 'call')}" for model, number in left.items()]
 
     def _time_left(self, search: SearchStarted) -> str:
         """The worst case at the pace of this session's trials: every trial that is left, and the test of all finalists.

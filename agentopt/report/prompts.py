@@ -91,13 +91,14 @@ def _parts(diagnosis: Diagnosis) -> Iterator[RenderableType]:
     yield f"\n[bold]{chosen}[/bold] (p = {diagnosis.subset_p_value:.3g}; {diagnosis.search} search):"
     for position in diagnosis.subset:
         yield f"  {position + 1}. {escape(diagnosis.examples[position])}: {escape(diagnosis.user_prompts[position])}"
-    calls = f"{diagnosis.usage.calls} calls, {diagnosis.usage.tokens} tokens, {format_usd(diagnosis.usage.usd)} USD"
-    yield f"\n{diagnosis.responses} responses were analysed; this took {calls}."
+    use = diagnosis.usage
+    calls = f"{counted(use.calls, 'call')}, {counted(use.tokens, 'token')}, {format_usd(use.usd)} USD"
+    yield f"\nAnalysed: {counted(diagnosis.responses, 'response')}; this took {calls}."
 
 
 def _variance_parts(diagnosis: Diagnosis) -> Table:
     table = Table(show_header=False, box=None)
-    planned = f"{diagnosis.intended[0]} user prompts x {diagnosis.intended[1]:g} responses"
+    planned = f"{counted(diagnosis.intended[0], 'user prompt')} x {diagnosis.intended[1]:g} responses"
     rows = {
         "signal (variance between system prompts)": f"{diagnosis.signal:.5f}",
         f"noise at {planned}": f"{diagnosis.noise:.5f}",

@@ -13,6 +13,7 @@ from agentopt.core.agreement import Agreement, agreement, classes_of, correlatio
 from agentopt.core.candidate import Candidate
 from agentopt.core.duplicates import by_group
 from agentopt.core.errors import ModelError, ScorerError, TaskError, UserError
+from agentopt.core.phrases import counted
 from agentopt.core.prediction_powered import CorrectedMean, corrected_mean
 from agentopt.core.records import Evaluation, Score, Split
 from agentopt.core.stats import Difference, Interval, mean_interval, paired_difference
@@ -186,7 +187,7 @@ def _of_split(labels: Sequence[Label], task: Task, split: Split) -> tuple[list[L
     if not found:
         rule = f"a label must be about an example of the {split} split, but all are of {' and '.join(others)}"
         raise TaskError(rule, where=labels[0].where, remedy=f"choose the split by --split {min(others)}")
-    notes = [f"{count} labels are of examples of {name}: they are left out" for name, count in others.items()]
+    notes = [f"left out: {counted(count, 'label')} of examples of the {name} split" for name, count in others.items()]
     return found, notes
 
 
@@ -263,7 +264,7 @@ def _notes(found: Sequence[_Labelled], labels: int, others: int, unlabelled: int
             "that the judge makes the same errors on both"
         )
     if unscored:
-        yield f"the candidate's outputs on {unscored} examples of the split have no score, and are left out"
+        yield f"left out: the candidate's outputs on {counted(unscored, 'example')} of the split, which have no score"
     if not unlabelled and not foreign:
         yield "every row is labelled, so the mean label is the score"
     elif others < FEWEST_OTHERS:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from agentopt.core.phrases import counted
 from agentopt.core.records import Evaluation
 from agentopt.core.stats import Interval, mean_interval
 from agentopt.core.stop_reason import StopKind, StopReason
@@ -101,11 +102,13 @@ _SENTENCES: Mapping[PromptDecision, Callable[[PromptReport], str]] = {
     PromptDecision.REPLACED: _replaced,
     PromptDecision.NOT_CONFIRMED: _not_confirmed,
     PromptDecision.NOT_WORTH_IT: lambda r: f"kept, not worth it: the seed prompt won the race against {r.variants}",
-    PromptDecision.NOTHING_TO_GAIN: lambda r: f"kept: its {r.responses} answers on training examples are all right",
+    PromptDecision.NOTHING_TO_GAIN: lambda r: (
+        f"kept: all of its answers on training examples are right ({r.responses})"
+    ),
     PromptDecision.NOTHING_WRITTEN: lambda _: "kept: the proposers returned no new prompt",
     PromptDecision.FAILED: lambda _: "kept: calls failed, so there is no comparison",
     PromptDecision.TOO_SMALL: lambda _: "kept: a race and one validation do not fit in prompts.share of the caps",
-    PromptDecision.CUT_SHORT: lambda r: f"kept: cut short after {r.responses} responses",
+    PromptDecision.CUT_SHORT: lambda r: f"kept: cut short after {counted(r.responses, 'response')}",
     PromptDecision.UNKNOWN: lambda _: "kept",
 }
 """Decision -> its sentence."""

@@ -141,13 +141,13 @@ def _example(read: Callable[[Mapping[str, Any]], Any], row: Mapping[str, Any], p
             error.message, where=": ".join(map(str, filter(None, (place, error.where)))), remedy=error.remedy
         ) from error
     except ColumnError as error:
-        remedy = "use a file in the format that the task's README names"
+        remedy = "use a file that has the columns which the task's reader reads"
         raise TaskError(error.args[0], where=place, remedy=remedy) from error
     except AgentoptError:
         raise
     except Exception as error:  # a user's function may raise anything
         problem = f"the reader failed: {type(error).__name__}: {error}"
-        raise TaskError(problem, where=place, remedy="use a file in the format that the task's README names") from error
+        raise TaskError(problem, where=place, remedy="correct the row, or the reader in the task's file") from error
     if example is not None and not isinstance(example, Example):
         rule = f"a reader must return an Example or None, but got {type(example).__name__}"
         raise TaskError(rule, where=place, remedy="return agentopt.Example(id, inputs, target, metadata)")

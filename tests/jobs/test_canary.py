@@ -75,7 +75,7 @@ async def first_nights(job: Job) -> None:
     model.kept = 0.0
     night = await job.run(provider=model)
     assert night.alarm is not None
-    assert "drift: the champion has become worse (20 rows drawn anew score 0.000" in night.alarm
+    assert "drift: the champion has become worse (20 rows drawn anew: mean score 0.000" in night.alarm
     assert night.state != "unchanged", "everything is measured anew"
     assert night.spent.calls > 200
     assert "alarm" in job.log.events()

@@ -20,6 +20,7 @@ from agentopt import Config
 from agentopt.cli.commands.evaluate import run_evaluation
 from agentopt.cli.commands.judge import run_judge_check
 from agentopt.core.errors import AgentoptError, BudgetExceeded, ScorerError, TaskError, UserError
+from agentopt.core.phrases import counted
 from agentopt.core.task import Example, Subtask, Task
 from agentopt.evaluation.judge import Judge
 from agentopt.models.base import Request
@@ -194,7 +195,7 @@ async def test_the_mean_label_is_the_score_only_if_every_own_output_is_labelled(
 ) -> None:
     report = await check(labels, tmp_path, broken_on(*broken))
     assert report.notes[-1].startswith(note)
-    unscored = [one for one in report.notes if f"outputs on {len(broken)} examples of the split have no score" in one]
+    unscored = [one for one in report.notes if f"{counted(len(broken), 'example')} of the split, which have no" in one]
     assert len(unscored) == bool(broken)
 
 
@@ -268,7 +269,7 @@ async def test_labels_of_another_split_are_left_out_with_a_note(tmp_path: Path, 
     labels = [*(Label(name, None, 1.0, name) for name in foreign), *own_labels(range(10))]
     report = await check(labels, tmp_path, judged=with_validation(task()))
     plain = await check(own_labels(range(10)), tmp_path, judged=with_validation(task()))
-    assert report.notes[0] == f"{len(foreign)} labels are of examples of validation: they are left out"
+    assert report.notes[0] == f"left out: {counted(len(foreign), 'label')} of examples of the validation split"
     assert replace(report, notes=report.notes[1:]) == plain
 
 

@@ -174,7 +174,7 @@ def test_near_duplicates_across_splits_are_reported(tmp_path: Path) -> None:
     task = load_task(write(tmp_path, data, test=test, validation=validation))
     (note,) = row_notes(task)
     assert note.startswith(
-        "1 test rows repeat a validation row but for case, spacing and punctuation, such as 'a' and 'c'"
+        "in the validation split, too, but for case, spacing and punctuation: 1 test row, such as 'a' ('c' there)"
     )
 
 

@@ -28,7 +28,7 @@ def show_size(settings: Sequence[str], console: Console) -> None:
     with _admin(settings) as admin:
         size = admin.size()
     disk = "" if size.bytes is None else f", {size.bytes / 1e6:.1f} MB"
-    print_plain(console, f"{size.responses} responses to {size.requests} requests{disk}")
+    print_plain(console, f"{counted(size.responses, 'response')} to {counted(size.requests, 'request')}{disk}")
     print_plain(console, f"paid for by {counted(size.runs, 'session')}: runs, evaluations, checks and servers")
     if size.oldest is not None and size.newest is not None:
         print_plain(console, f"stored from {_date(size.oldest)} to {_date(size.newest)}")

@@ -148,5 +148,8 @@ def _lines(report: JudgeReport) -> Iterator[str]:
 
 
 def _spread_line(spread: Spread) -> str:
-    undecided = "" if spread.undecided is None else f"; {spread.undecided} outputs with verdicts of several classes"
-    return f"spread: {spread.verdicts} verdicts on an output, standard deviation {spread.deviation:.3f}{undecided}"
+    undecided = (
+        "" if spread.undecided is None else f"; {counted(spread.undecided, 'output')} with verdicts of several classes"
+    )
+    each = f"{counted(spread.verdicts, 'verdict')} on an output"
+    return f"spread: {each}, standard deviation {spread.deviation:.3f}{undecided}"

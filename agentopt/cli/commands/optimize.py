@@ -17,6 +17,7 @@ from agentopt.cli.output import INTERRUPTED, print_plain
 from agentopt.cli.run_names import run_path
 from agentopt.core.errors import AgentoptError, UserError
 from agentopt.core.events import Event, RunStarted
+from agentopt.core.phrases import counted
 from agentopt.core.power import power_notes, rows_to_detect
 from agentopt.core.row_notes import row_notes
 from agentopt.core.usd import format_usd
@@ -157,7 +158,7 @@ def _show_expected(expected: ExpectedCase, times: Mapping[str, float | None], co
         use, seconds = getattr(expected, part), times[part]
         time = "" if seconds is None else f", about {format_duration(seconds)}"
         if use.calls or part == "total":
-            print_plain(console, f"  {part}: {use.calls:,} calls, {format_usd(use.usd)} USD{time}")
+            print_plain(console, f"  {part}: {counted(use.calls, 'call')}, {format_usd(use.usd)} USD{time}")
 
 
 def _rows_needed(config: Config) -> str | None:
@@ -180,7 +181,7 @@ def _prompt_share(worst: Estimate, config: Config) -> str | None:
     ]
     if limits.seconds is not None:
         parts.append(format_duration(limits.seconds))
-    budget, at_most = config.budget, " and ".join(parts) or f"{prompts.calls:,} calls"
+    budget, at_most = config.budget, " and ".join(parts) or counted(prompts.calls, "call")
     of = "worst case" if budget.calls is budget.tokens is budget.usd is None else "caps"
     if caps := caps_for(worst.least_races, limits, config.prompts.share):
         return (

@@ -14,6 +14,7 @@ from agentopt.cli.output import as_json_text, print_plain
 from agentopt.cli.run_names import run_path
 from agentopt.core.errors import ConfigError, UserError
 from agentopt.core.files import check_writable, write_output
+from agentopt.core.phrases import counted
 from agentopt.core.usd import format_usd
 from agentopt.core.yaml_models import did_you_mean, to_yaml
 from agentopt.runs.config import load_config
@@ -102,8 +103,8 @@ def _unmeasured(found: WhatIf, run: RunFolder) -> Iterator[str]:
     if not found.promising:
         yield "every candidate within the limits was measured"
         return
-    number = "many" if found.untried is None else f"{found.untried:,}"
-    yield f"not measured: {number} candidates within the limits; the most promising, with predicted costs:"
+    number = "many candidates" if found.untried is None else counted(found.untried, "candidate")
+    yield f"not measured: {number} within the limits; the most promising, with predicted costs:"
     for option in found.promising:
         usd = "" if option.usd is None else f"; measuring it takes about {format_usd(found.rows * option.usd)} USD"
         stopped = "" if option.trial is None else " | stopped early"
