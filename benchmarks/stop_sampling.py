@@ -1,7 +1,7 @@
 """Replays the stopping of votes on recorded samples: score against all samples, and the share of samples used.
 
     python -m benchmarks.stop_sampling [FILE ...] [--rewards FOLDER] [--no-planted]
-    python -m benchmarks.stop_sampling --record tasks/quickstart --samples 8 --out FILE [-s journal=PATH]
+    python -m benchmarks.stop_sampling --record tasks/quickstart --samples 8 --splits validation test --out FILE
 
 FILE is a recording of this command. `--rewards` reads a folder of `*_train.npz` files with right-or-wrong rewards but
 no answers: the vote then lies between two bounds, wrong answers that all agree and wrong answers that all differ.
@@ -20,7 +20,7 @@ import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -188,7 +188,12 @@ class Recorder:
 
 
 async def record(
-    task: Task, model: ChatModel, specs: dict[str, ModelSpec], *, samples: int, split: Split = "validation"
+    task: Task,
+    model: ChatModel,
+    specs: dict[str, ModelSpec],
+    *,
+    samples: int,
+    splits: Sequence[Split] = ("validation",),
 ) -> SampleTable:
     """Draw the samples of each subtask with each model; the subtasks before it have the same model.
 
@@ -199,13 +204,14 @@ async def record(
         model: The client.
         specs: Model name -> spec.
         samples: Samples of each subtask.
-        split: The split.
+        splits: The splits whose examples are sampled.
     """
+    examples = [example for split in splits for example in task.splits[split]]
     recorder = Recorder(model)
     workflow, columns = Workflow(task, recorder, specs), dict[str, list[tuple[list[int], list[float]]]]()
     for name in task.models:
         choices = {s.name: SubtaskChoice(_own(s, name), samples, s.system_prompt) for s in task.subtasks}
-        for example in task.splits[split]:
+        for example in examples:
             answers: list[SubtaskAnswer] = []
             recorder.seen.clear()
             await workflow.run(Candidate.of(choices), example, Draw(), on_answer=answers.append)
@@ -213,7 +219,7 @@ async def record(
                 label = f"{answer.subtask}, {answer.model}"
                 column = await _column(task, example, task[answer.subtask], _choices(recorder.seen, answer))
                 columns.setdefault(label, []).append(column)
-    whole = {label: column for label, column in columns.items() if len(column) == len(task.splits[split])}
+    whole = {label: column for label, column in columns.items() if len(column) == len(examples)}
     votes, scores = (np.array([[cell[part] for cell in column] for column in whole.values()]) for part in (0, 1))
     return SampleTable(f"{task.name}, {samples} samples", tuple(whole), votes, scores)
 
@@ -250,12 +256,12 @@ async def _score(task: Task, example: Example, value: Value) -> float:
     return scored.value
 
 
-async def _record(task: Path, samples: int, settings: Sequence[str]) -> SampleTable:
+async def _record(task: Path, samples: int, splits: Sequence[Split], settings: Sequence[str]) -> SampleTable:
     config = load_config(settings)
     loaded, specs = load(task, config, agent=False)
     run = f"samples of {loaded.name} {uuid.uuid4().hex}"
     async with open_session(specs, run, caps=config.budget.caps(), journal=config.journal) as session:
-        return await record(loaded, session.model, dict(specs), samples=samples)
+        return await record(loaded, session.model, dict(specs), samples=samples, splits=splits)
 
 
 # ---- the table
@@ -282,6 +288,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rewards", type=Path, help="a folder of reward files")
     parser.add_argument("--no-planted", action="store_true", help="replay recorded tables only")
     parser.add_argument("--record", type=Path, metavar="TASK", help="record the samples of a task")
+    parser.add_argument("--splits", nargs="+", choices=get_args(Split), default=["validation"])
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--out", type=Path)
     parser.add_argument("-s", "--set", action="append", default=[], dest="settings")
@@ -289,7 +296,7 @@ def main(arguments: list[str] | None = None) -> int:
     if given.record:
         if given.out is None:
             parser.error("--record needs --out FILE")
-        asyncio.run(_record(given.record, given.samples, given.settings)).save(given.out)
+        asyncio.run(_record(given.record, given.samples, given.splits, given.settings)).save(given.out)
         given.files.append(given.out)
     for name in lacking():
         print(f"{name}: no per-sample answers; --record tasks/{name} --samples N --out FILE records them")

@@ -56,6 +56,10 @@ CASCADE, OFF = "cascade.below", "off"
 """The setting of a cascade's threshold, and its value without one."""
 
 
+DEMOS = "demos"
+"""The setting of the number of demonstrations."""
+
+
 def _is_threshold(value: Any) -> bool:
     return value == OFF or (_number(value) and 0 <= value <= 1)
 
@@ -63,6 +67,7 @@ def _is_threshold(value: Any) -> bool:
 _OTHERS: Mapping[str, _Known] = {
     STOP: _Known("ordinal", is_stop, "`decided`, or levels above 0.5 and below 1"),
     CASCADE: _Known("ordinal", _is_threshold, "`off`, or numbers from 0 to 1"),
+    DEMOS: _Known("ordinal", lambda v: _number(v) and v >= 0 and v == int(v), "whole numbers of at least 0"),
 }
 
 
@@ -71,7 +76,7 @@ class Axis:
     """A setting that a search varies.
 
     Attributes:
-        name: `temperature`, `max_tokens`, `effort`, `fuse.stop`, `cascade.below`, or `knobs.NAME`.
+        name: `temperature`, `max_tokens`, `effort`, `demos`, `fuse.stop`, `cascade.below`, or `knobs.NAME`.
         values: The allowed values. The first is the baseline's, and that of a candidate without the setting.
         kind: Which values the search expects to have similar scores.
 
@@ -245,6 +250,8 @@ def first_values(subtask: Any, where: str) -> dict[str, Any]:
         axes = as_axes(subtask.settings) + (as_axes({STOP: levels}) if isinstance(levels, list | tuple) else ())
         if subtask.cascade and CASCADE not in {axis.name for axis in axes}:
             axes += as_axes({CASCADE: (OFF, *subtask.cascade.below)})
+        if subtask.demos and DEMOS not in {axis.name for axis in axes}:
+            axes += as_axes({DEMOS: subtask.demos.count})
     except TaskError as error:
         raise TaskError(error.message, where=where, remedy=error.remedy) from error
     return {"settings": axes, **fields_for(subtask, ((axis.name, axis.values[0]) for axis in axes))}

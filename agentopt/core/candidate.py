@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field, GetCoreSchemaHandler, SkipValidation, Ty
 from pydantic_core import CoreSchema, core_schema
 
 from agentopt.core.axes import Settings, are_settings, as_pairs
+from agentopt.core.demos import Demo
 from agentopt.core.errors import CandidateError
 from agentopt.core.field_types import check_fields
 from agentopt.core.paths import as_path
@@ -29,6 +30,7 @@ class SubtaskChoice:
         num_samples: Number of samples.
         system_prompt: The system prompt.
         settings: Those that differ from the task's, such as `{"temperature": 0.7}`; given and shown as a mapping.
+        demos: The demonstrations, as many as the setting `demos`.
 
     Raises:
         CandidateError: A field is of another type, or `num_samples` is below 1.
@@ -40,6 +42,7 @@ class SubtaskChoice:
     num_samples: Annotated[int, Field(strict=True)] = 1
     system_prompt: str = ""
     settings: SkipValidation[Settings] = ()  # validated below, whether it is read or built
+    demos: tuple[Demo, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "settings", as_pairs(self.settings))
@@ -55,9 +58,10 @@ class SubtaskChoice:
         return " ".join([f"{self.model} x{self.num_samples}", *(f"{name}={value}" for name, value in self.settings)])
 
     def to_dict(self) -> dict[str, Any]:
-        """The choice as plain data; without `settings` if there are none."""
+        """The choice as plain data; without `settings` and `demos` if there are none."""
         own = {"model": self.model, "num_samples": self.num_samples, "system_prompt": self.system_prompt}
-        return own | ({"settings": dict(self.settings)} if self.settings else {})
+        further = {"settings": dict(self.settings), "demos": [asdict(demo) for demo in self.demos]}
+        return own | {name: value for name, value in further.items() if value}
 
 
 @dataclass(frozen=True)

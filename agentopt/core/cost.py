@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from agentopt.core.axes import Settings
@@ -238,7 +238,9 @@ class SubtaskCost:
         """Cost of one example with `num_samples` samples of `model`, in the measure of the space."""
         return self.of(self.measure, model, num_samples)
 
-    def of(self, measure: CostMeasure, model: str, num_samples: int, settings: Settings = ()) -> float:
+    def of(
+        self, measure: CostMeasure, model: str, num_samples: int, settings: Settings = (), longer: float = 0.0
+    ) -> float:
         """Cost of one example in some measure.
 
         Args:
@@ -246,11 +248,14 @@ class SubtaskCost:
             model: Name of the model.
             num_samples: Number of samples.
             settings: Those of the choice, which costs in units do not depend on.
+            longer: Tokens that the prompt has more than without the settings, unless it was measured with them.
         """
         if measure == "units":
             size = self.parameters[model]
             return units(size, self.prompt_tokens, self.completion_tokens, num_samples, unit=self.unit)
         one = self.pass_of(model, settings)
+        if longer and (model, settings) not in self.varied:
+            one = replace(one, prompt_tokens=one.prompt_tokens + longer)
         if measure == "seconds":
             return one.latency(num_samples)
         if measure == "tokens":

@@ -119,6 +119,7 @@ FIELDS: Mapping[str, Mapping[str, Kind]] = {
         "parallel_tool_calls": _or_none(_YES_NO),
         "effort": _or_none(_NAME),
         "cascade": _or_none(instance_of("Cascade")),
+        "demos": _or_none(instance_of("Demos")),
         "knobs": _mapping(
             Kind(is_value, "", ""), "a mapping of names to texts, numbers or truth values", 'pass NAME={"passages": 5}'
         ),
@@ -163,6 +164,7 @@ FIELDS: Mapping[str, Mapping[str, Kind]] = {
         "model": Kind(_NAME.fits, "a catalogue name", 'pass the name as a text, such as NAME="small"'),
         "num_samples": _WHOLE,
         "system_prompt": _TEXT,
+        "demos": _each(instance_of("Demo"), "a tuple of Demos", "pass NAME=(Demo(prompt, response),)"),
     },
 }
 """Class -> field -> type, for the fields whose type a user can get wrong. Ranges and rules between fields follow in

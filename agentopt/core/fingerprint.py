@@ -23,7 +23,7 @@ VERSION = "v2-"
 """Begins every fingerprint of this form; those of version 0.1.0 are bare and leave out parts of the task."""
 
 
-LATER = frozenset({"cascade", "cost_measure", "effort", "knobs", "max_seconds", "max_usd", "settings"})
+LATER = frozenset({"cascade", "cost_measure", "demos", "effort", "knobs", "max_seconds", "max_usd", "settings"})
 """Fields that were added to a task since `VERSION`. Without a value they are left out: older runs can be resumed."""
 
 

@@ -93,12 +93,14 @@ class Answer:
         use: Its usage.
         note: Why the value is missing.
         finish_reason: That of the sample whose value it is: `stop`, `length`, `content_filter` or `tool_calls`.
+        text: That of the same sample, without thoughts; empty for tool calls.
     """
 
     value: Any
     use: SubtaskUse
     note: str = ""
     finish_reason: str = "stop"
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from agentopt.core import task_rules
 from agentopt.core.axes import KNOBS, Axis, Cascade, SettingValue, first_values
 from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.core.cost import PAPER_UNIT, CostMeasure, Reads, Unit, in_sequence
+from agentopt.core.demos import Demos, check_demos
 from agentopt.core.duplicates import Groups, groups_of, independent, inputs_key
 from agentopt.core.errors import TaskError
 from agentopt.core.field_types import check_fields, check_kind, instance_of
@@ -155,14 +156,13 @@ class Subtask:
         keep_system_prompt: In a program, whether the candidate's system prompt precedes the program's system message
             instead of replacing it.
         left_to_program: Settings (max_tokens, temperature, top_p, stop, json_schema) that a program may set.
-        tools: Tools of one call of a program, each as JSON text.
-        tool_choice: That of one call of a program, as JSON text.
-        parallel_tool_calls: That of one call of a program.
+        tools: Tools of one call of a program, each as JSON text; `tool_choice` and `parallel_tool_calls` likewise.
         effort: How much a model that reasons should, such as `low`; sent to models that have a reasoning effort.
         knobs: Values that the template reads as `knobs.NAME`, and functions as `outputs["knobs"]["NAME"]`.
         settings: What a search varies beside model and samples, such as `{"temperature": (0, 0.7), "knobs.passages":
             (3, 5)}`. The first value of each is the baseline's, and replaces the field of that name.
         cascade: Two of the models: the second answers if the first one's samples are not reliable.
+        demos: The numbers of demonstrations to try, and how they are shown.
 
     Raises:
         TaskError: A field breaks a rule.
@@ -193,6 +193,7 @@ class Subtask:
     knobs: Mapping[str, SettingValue] = field(default_factory=dict)
     settings: tuple[Axis, ...] = ()
     cascade: Cascade | None = None
+    demos: Demos | None = None
 
     def __post_init__(self) -> None:
         task_rules.check_name(self.name, "Subtask")
@@ -340,6 +341,7 @@ class Task:
             task_rules.check_template(subtask.render, subtask.reads, names, f"{where}, subtask {subtask.name}")
             task_rules.check_schema(subtask.json_schema, f"{where}, subtask {subtask.name}")
         task_rules.check_output(self.output_subtask, names, where)
+        check_demos([s.name for s in self.subtasks if s.demos], where, is_program=self.program is not None)
         task_rules.check_program_models(self.program.models if self.program else {}, names, f"{where}, program")
         task_rules.check_items(self.metrics, "Metric", "metrics", where)
         task_rules.check_metrics({m: metric.subtask for m, metric in self.metrics.items()}, names, f"{where}, metrics")
@@ -371,9 +373,8 @@ class Task:
     @property
     def reads(self) -> Reads:
         """Subtask -> the subtasks that it waits for. The calls of a program are taken to follow each other."""
-        return (
-            in_sequence([s.name for s in self.subtasks]) if self.program else {s.name: s.reads for s in self.subtasks}
-        )
+        own = {s.name: s.reads for s in self.subtasks}
+        return in_sequence(own) if self.program else own
 
     @cached_property
     def groups(self) -> Mapping[Split, Groups]:
@@ -396,5 +397,4 @@ class Task:
     @property
     def models(self) -> tuple[str, ...]:
         """Every model that a candidate or a fusion may use, without duplicates."""
-        names = [m for s in self.subtasks for m in (*s.models, s.fusion.model) if m is not None]
-        return tuple(dict.fromkeys(names))
+        return tuple(dict.fromkeys(m for s in self.subtasks for m in (*s.models, s.fusion.model) if m is not None))

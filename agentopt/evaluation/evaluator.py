@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from agentopt.core.axes import DEMOS
 from agentopt.core.candidate import Candidate
 from agentopt.core.duplicates import Groups, by_group
 from agentopt.core.errors import CallsFailError, CandidateError, EvaluationStopped, ModelError, ScorerError, TaskError
@@ -348,6 +349,12 @@ def check_candidate(candidate: Candidate, task: Task) -> None:
                 values = ", ".join(map(str, allowed.get(name, ()))) or "no values"
                 rule = f"`{name}` of subtask {subtask.name} may be {values}, but the candidate has {value}"
                 raise CandidateError(rule, remedy=f"add it to the list of `{name}` in the task, or remove it")
+        given, wanted_demos = len(candidate[subtask.name].demos), dict(candidate[subtask.name].settings).get(DEMOS, 0)
+        if given != wanted_demos:
+            rule = (
+                f"the candidate has {given} demonstrations of subtask {subtask.name}, but its setting is {wanted_demos}"
+            )
+            raise CandidateError(rule, remedy="use a best.yaml that a run wrote, which has the demonstrations")
 
 
 def _scores(results: Sequence[ExampleResult], groups: Groups) -> dict[str, float]:

@@ -122,7 +122,8 @@ def _only(subtask: Subtask, candidate: Candidate) -> Subtask:
     choice = candidate[subtask.name]
     models, samples, prompt = (choice.model,), (choice.num_samples,), choice.system_prompt
     settings = as_axes({name: (value,) for name, value in choice.settings})
-    return replace(subtask, models=models, num_samples=samples, system_prompt=prompt, settings=settings)
+    demos = replace(subtask.demos, count=(0, len(choice.demos))) if subtask.demos and choice.demos else None
+    return replace(subtask, models=models, num_samples=samples, system_prompt=prompt, settings=settings, demos=demos)
 
 
 def load_snapshot(job: Job, folder: Path, runs: Path) -> Snapshot:

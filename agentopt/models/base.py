@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 Role = Literal["system", "user", "assistant", "tool"]
-Purpose = Literal["samples", "fusion", "judge", "agent", "prompts", "check"]
+Purpose = Literal["samples", "fusion", "judge", "agent", "prompts", "demos", "check"]
 """What a call is for; spending is reported by purpose."""
 
 

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
+from agentopt.core.axes import DEMOS, values_of
 from agentopt.core.budget import Usage
 from agentopt.core.task import Example, Subtask, Task
 from agentopt.core.usd import format_usd
 from agentopt.models.catalog import ModelSpec
 from agentopt.runs.config import Config
 from agentopt.runs.worst_case import FINALISTS, Estimate, affordable_samples, longest_prompt, usage_of_judge
-from agentopt.search.base import SearchSpace
-from agentopt.search.measured_costs import BYTES_PER_TOKEN
+from agentopt.search.base import BYTES_PER_TOKEN, SearchSpace
 
 ROWS = 20
 """Rows of the validation split whose prompts are measured."""
@@ -28,13 +28,14 @@ class ExpectedCase:
 
     search: Usage
     agent: Usage
+    demos: Usage
     prompts: Usage
     test: Usage
 
     @property
     def total(self) -> Usage:
         """Expected usage of the whole run."""
-        return self.search + self.agent + self.prompts + self.test
+        return self.search + self.agent + self.demos + self.prompts + self.test
 
 
 def expected_case(
@@ -42,7 +43,8 @@ def expected_case(
 ) -> ExpectedCase:
     """The expected usage of `optimize` with this configuration, before its caps are applied.
 
-    A candidate is taken to be a random affordable one. Trials share the responses of a subtask that reads no other.
+    A candidate is taken to be a random affordable one, and the baseline to answer half of the train examples right that
+    it is run on for demonstrations. Trials share the responses of a subtask that reads no other.
     Prompts have four bytes per token, responses the task's `tokens` or half of `max_tokens`.
 
     Args:
@@ -71,9 +73,21 @@ def expected_case(
     return ExpectedCase(
         _bounded(search, worst.search),
         _scaled(worst.agent, replies),
+        _bounded(_usage_of_demos(task, space, specs), worst.demos),
         _scaled(worst.prompts, min(share, 1.0)),
         _bounded(test, worst.test),
     )
+
+
+def _usage_of_demos(task: Task, space: SearchSpace, specs: Mapping[str, ModelSpec]) -> Usage:
+    """The baseline on two train examples for each demonstration."""
+    most = max((subtask.demos.count[-1] for subtask in task.subtasks if subtask.demos), default=0)
+    total = Usage()
+    for subtask in task.subtasks:
+        prompt, completion = _prompt_tokens(task, subtask), _completion_tokens(subtask)
+        choice = space.baseline[subtask.name]
+        total += _use(subtask, specs, choice.model, choice.num_samples, prompt, completion)
+    return _scaled(total, 2 * most / _FINE)
 
 
 _FINE = 1000
@@ -83,7 +97,8 @@ _FINE = 1000
 def _uses(task: Task, subtask: Subtask, space: SearchSpace, specs: Mapping[str, ModelSpec]) -> dict[str, list[Usage]]:
     """Model -> usage with each affordable number of samples, ascending; for `_FINE` examples."""
     prompt, completion = _prompt_tokens(task, subtask), _completion_tokens(subtask)
-    counts = space[subtask.name].num_samples
+    counts, demos = space[subtask.name].num_samples, values_of(subtask.settings, DEMOS, 0)
+    prompt += (prompt + completion) * sum(map(float, demos)) / len(demos)
     return {
         model: [_use(subtask, specs, model, n, prompt, completion) for n in counts if n <= most]
         for model, most in affordable_samples(space, space[subtask.name]).items()
@@ -166,6 +181,6 @@ def cap_notes(worst: Estimate, expected: ExpectedCase, config: Config, space: Se
 
 def _trials_within(cap: float, name: str, case: Estimate | ExpectedCase, trials: int) -> int:
     """Number of trials beside the test, for which at most half of the cap is kept, and the other parts."""
-    test, others = min(getattr(case.test, name), cap / 2), getattr(case.agent + case.prompts, name)
+    test, others = min(getattr(case.test, name), cap / 2), getattr(case.agent + case.demos + case.prompts, name)
     each = getattr(case.search, name) / trials
     return trials if not each else max(0, min(trials, int((cap - test - others) / each)))

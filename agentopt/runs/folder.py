@@ -1,8 +1,8 @@
 """The folder of a run: its request, the paths of its files, and its lock.
 
 `runs/<task>-<time>/` holds `config.yaml` (the request, without any secret), `trials.db` (Optuna),
-`checkpoints.db` (LangGraph), `prompt_phases.json` (the spend at their start), `log.jsonl` and, once finished,
-`result.json`, `best.yaml` and `recommended.yaml`.
+`checkpoints.db` (LangGraph), `prompt_phases.json` (the spend at their start), `demos.json` (demonstrations),
+`log.jsonl` and, once finished, `result.json`, `best.yaml` and `recommended.yaml`.
 """
 
 from __future__ import annotations
@@ -127,6 +127,10 @@ class RunFolder:
     @property
     def starts(self) -> Path:
         return self.path / "prompt_phases.json"
+
+    @property
+    def demos(self) -> Path:
+        return self.path / "demos.json"
 
     @property
     def log(self) -> Path:

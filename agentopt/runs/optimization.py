@@ -22,6 +22,7 @@ from agentopt.models.session import Session
 from agentopt.runs.at_hand import AtHand
 from agentopt.runs.cascade_notes import cascade_notes
 from agentopt.runs.config import Config
+from agentopt.runs.demonstrations import Bootstrap, demo_notes, demonstrations_of
 from agentopt.runs.evaluators import open_evaluator
 from agentopt.runs.folder import RunFolder
 from agentopt.runs.prompt_phase import PromptPhase
@@ -129,6 +130,10 @@ class Optimization:
                 return StopReason(StopKind.FAILED, detail=f"of the baseline, {unscored}")
             pace = max(first.evaluation.seconds, measured_in)
             with budget.holding_back(self._kept_for_test(space), self._seconds_kept_for_test(pace)):
+                found = await Bootstrap(self.task, self.config, self.session, self.run, self.observer).demonstrations(
+                    space.baseline
+                )
+                space = space.with_demos(found)
                 await self._run_archive(space, runner)
                 space = await self._better_prompts_before(space, runner, first, prompts)
                 with self._later_prompts_kept(runner, prompts):
@@ -320,6 +325,7 @@ class Optimization:
             cost_note(self.task, self.session.specs),
             limits_note(space, choice),
             rows_note(choice, self.config.search.tolerance),
+            *demo_notes(self.task, demonstrations_of(self.run)),
             *cascade_notes(self.task, [trial for _, trial in finalists], tested, 0, seed=self.config.seed),
         )
         return tuple(filter(None, notes))

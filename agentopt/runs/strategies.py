@@ -8,6 +8,7 @@ from agentopt.core.errors import ConfigError
 from agentopt.core.task import Task
 from agentopt.models.base import ChatModel
 from agentopt.runs.config import Config
+from agentopt.runs.demonstrations import check_train
 from agentopt.runs.result import load_result
 from agentopt.search.base import Search
 from agentopt.search.built_in import CUSTOM, SearchContext, build_search, is_built_in, read_options
@@ -18,9 +19,10 @@ def check_search_settings(task: Task, config: Config) -> None:
     """Check that the search can be built, as far as this needs no model and no library of a built-in strategy.
 
     Raises:
-        ConfigError: A sampler's package, an option or the run of a similar task is missing, or the factory of a
-            plugin's strategy fails.
+        ConfigError: A sampler's package, an option, the run of a similar task or the train examples of `demos` are
+            missing, or the factory of a plugin's strategy fails.
     """
+    check_train(task)
     if config.calls_model or config.strategy == "optuna":
         from agentopt.search.samplers import sampler_named
 

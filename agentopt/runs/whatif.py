@@ -20,6 +20,7 @@ from agentopt.core.records import ExampleResult, SubtaskUse, Trial
 from agentopt.core.task import Subtask, Task, TokenLengths
 from agentopt.core.yaml_models import Strict, did_you_mean, load_yaml, validate
 from agentopt.models.catalog import ModelSpec
+from agentopt.runs.demonstrations import demonstrations_of
 from agentopt.runs.folder import RunFolder, fingerprint
 from agentopt.runs.trial_store import TrialStore
 from agentopt.search.base import SearchSpace
@@ -167,7 +168,7 @@ def what_if(run: RunFolder, task: Task, specs: Mapping[str, ModelSpec], question
         max_usd=task.max_usd if question.max_usd is None else question.max_usd,
         max_seconds=task.max_seconds if question.max_seconds is None else question.max_seconds,
     )
-    space = search_space(limited, priced, first)
+    space = search_space(limited, priced, first).with_demos(demonstrations_of(run))
     changed = frozenset(question.prices or ())
     trials = [_with_prices(trial, task, priced, space, changed) for trial in recorded]
     unpriced = frozenset(trial.number for trial in recorded if _is_unpriced(trial, task, changed))

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import product
 from typing import Any
 
 from agentopt.core.axes import KNOBS, values_of
 from agentopt.core.budget import Caps, Usage
 from agentopt.core.candidate import Candidate, SubtaskChoice
+from agentopt.core.demos import Demo
 from agentopt.core.records import Split
 from agentopt.core.task import Example, Subtask, Task
 from agentopt.core.task_rules import CONTEXT
@@ -25,6 +25,7 @@ from agentopt.prompts.optimizer import sampled_examples
 from agentopt.prompts.race import LEAST_EACH
 from agentopt.prompts.reflective import SHOWN_ATTEMPTS, first_tokens
 from agentopt.runs.config import Config
+from agentopt.runs.demonstrations import examples_to_try
 from agentopt.runs.prompt_share import prompt_limits
 from agentopt.search.base import SearchSpace, SubtaskSpace
 from agentopt.workflow.sampling import configured, request_for, stop_of
@@ -41,13 +42,14 @@ WRITER_PROMPT_TOKENS = 4000
 class Estimate:
     """Worst-case usage by part of the run.
 
-    `prompts` is within `prompt_limits`, the share of the run that prompts may use; `least_races` is the worst case of
-    the smallest race for every subtask. `seconds` is the time at the pace of
-    earlier calls and within the models' `requests_per_minute`; None if a model was never called.
+    `demos` is the baseline on train examples. `prompts` is within `prompt_limits`, the share of the run that prompts
+    may use; `least_races` is the worst case of the smallest race for every subtask. `seconds` is the time at the pace
+    of earlier calls and within the models' `requests_per_minute`; None if a model was never called.
     """
 
     search: Usage
     agent: Usage
+    demos: Usage
     prompts: Usage
     test: Usage
     prompt_limits: Caps
@@ -57,7 +59,7 @@ class Estimate:
     @property
     def total(self) -> Usage:
         """Worst-case usage of the whole run."""
-        return self.search + self.agent + self.prompts + self.test
+        return self.search + self.agent + self.demos + self.prompts + self.test
 
 
 def estimate(
@@ -78,10 +80,12 @@ def estimate(
     search = usage_on_split(task, space, specs, "validation") * trials
     test = usage_on_split(task, space, specs, "test") * FINALISTS
     agent = _agent_usage(specs, config, trials)
-    limits = prompt_limits(config, search + agent + test)
+    demos = usage_of_candidate(task, specs, space.baseline, examples_to_try(task, config.seed))
+    before = search + agent + demos
+    limits = prompt_limits(config, before + test)
     prompts, least = _prompts_usage(task, space, specs, config, limits)
     return Estimate(
-        search, agent, prompts, test, limits, least, seconds_of(search + agent + prompts + test, specs, journal)
+        search, agent, demos, prompts, test, limits, least, seconds_of(before + prompts + test, specs, journal)
     )
 
 
@@ -103,23 +107,27 @@ def estimate_diagnosis(
     settings = config.prompts
     examples = sampled_examples(task.splits["train"], settings.pilot_user_prompts, config.seed)
     choices = {name: {choice.model: choice.num_samples} for name, choice in candidate.items()}
-    once = sum((_usage_of_example(task, choices, specs, example) for example in examples), Usage())
+    demos = {name: choice.demos for name, choice in candidate.items()}
+    once = sum((_usage_of_example(task, choices, specs, example, demos) for example in examples), Usage())
     writing = _writer_usage(specs, config, candidate[subtask].system_prompt, settings.variants - 1)
     return once * (settings.variants * settings.repeats), writing
 
 
-def usage_of_candidate(task: Task, specs: Mapping[str, ModelSpec], candidate: Candidate, split: Split) -> Usage:
-    """Worst-case usage of one candidate on a split.
+def usage_of_candidate(
+    task: Task, specs: Mapping[str, ModelSpec], candidate: Candidate, examples: Sequence[Example]
+) -> Usage:
+    """Worst-case usage of one candidate on some examples.
 
     Args:
         task: The task.
         specs: Catalogue name -> entry.
         candidate: The candidate.
-        split: The split.
+        examples: The examples.
     """
     choices = {name: {choice.model: choice.num_samples} for name, choice in candidate.items()}
+    demos = {name: choice.demos for name, choice in candidate.items()}
     task = replace(task, subtasks=tuple(configured(s, candidate[s.name]) for s in task.subtasks))
-    return sum((_usage_of_example(task, choices, specs, e) for e in task.splits.get(split, ())), Usage())
+    return sum((_usage_of_example(task, choices, specs, example, demos) for example in examples), Usage())
 
 
 def usage_on_split(task: Task, space: SearchSpace, specs: Mapping[str, ModelSpec], split: Split) -> Usage:
@@ -132,16 +140,29 @@ def usage_on_split(task: Task, space: SearchSpace, specs: Mapping[str, ModelSpec
         split: The split.
     """
     choices = {s.name: affordable_samples(space, space[s.name]) for s in task.subtasks}
-    return sum((_usage_of_example(task, choices, specs, e) for e in task.splits.get(split, ())), Usage())
+    demos = {s.name: _longest_demos(task, s) for s in task.subtasks}
+    return sum((_usage_of_example(task, choices, specs, e, demos) for e in task.splits.get(split, ())), Usage())
+
+
+def _longest_demos(task: Task, subtask: Subtask) -> tuple[Demo, ...]:
+    """As many demonstrations as a candidate may have, each as long as any."""
+    if not subtask.demos or not task.splits.get("train"):
+        return ()
+    prompt = max((longest_prompt(task, subtask, example) for example in task.splits["train"]), key=len)
+    return (Demo(prompt, "x" * (4 * _most_tokens(subtask))),) * subtask.demos.count[-1]
 
 
 def _usage_of_example(
-    task: Task, choices: Mapping[str, Mapping[str, int]], specs: Mapping[str, ModelSpec], example: Example
+    task: Task,
+    choices: Mapping[str, Mapping[str, int]],
+    specs: Mapping[str, ModelSpec],
+    example: Example,
+    demos: Mapping[str, tuple[Demo, ...]],
 ) -> Usage:
-    """Worst-case usage of one example; each subtask uses one of its (model -> samples)."""
+    """Worst-case usage of one example; each subtask uses one of its (model -> samples), and its demonstrations."""
     total = usage_of_judge(task, specs, example)
     for subtask in task.subtasks:
-        total += _usage_of_subtask(task, subtask, choices[subtask.name], specs, example)
+        total += _usage_of_subtask(task, subtask, choices[subtask.name], specs, example, demos[subtask.name])
     return total
 
 
@@ -187,26 +208,29 @@ def affordable_samples(space: SearchSpace, subtask: SubtaskSpace) -> dict[str, i
 
 
 def _usage_of_subtask(
-    task: Task, subtask: Subtask, samples: Mapping[str, int], specs: Mapping[str, ModelSpec], example: Example
+    task: Task,
+    subtask: Subtask,
+    samples: Mapping[str, int],
+    specs: Mapping[str, ModelSpec],
+    example: Example,
+    demos: tuple[Demo, ...],
 ) -> Usage:
     """The maximum over the models, field by field; a `fuse` call reads every sample."""
     prompt, most = longest_prompt(task, subtask, example), _most_tokens(subtask)
-    usages = []
+    usages, longest = [], replace(subtask, max_tokens=most, settings=())
     for model, n in samples.items():
-        longest = replace(subtask, max_tokens=most, settings=())
-        request = request_for(longest, SubtaskChoice(model, n, subtask.system_prompt), prompt)
+        request = request_for(longest, SubtaskChoice(model, n, subtask.system_prompt, demos=demos), prompt)
         usage = _in_requests(
             worst_case(request, specs[model]), n, 1 if stop_of(subtask) else specs[model].max_choices, specs[model]
         )
         if subtask.fusion.method == "fuse" and n > 1:
             fuser = specs[subtask.fusion.model or model]
-            read = request_for(longest, SubtaskChoice(fuser.name), prompt + "x" * (4 * n * most))
+            read = request_for(longest, SubtaskChoice(fuser.name, demos=demos), prompt + "x" * (4 * n * most))
             usage += worst_case(replace(read, n=1), fuser)
         if subtask.cascade and model == subtask.cascade.small:
             second = specs[subtask.cascade.big]
-            usage += worst_case(
-                request_for(longest, SubtaskChoice(second.name, 1, subtask.system_prompt), prompt), second
-            )
+            of_second = SubtaskChoice(second.name, 1, subtask.system_prompt, demos=demos)
+            usage += worst_case(request_for(longest, of_second, prompt), second)
         usages.append(usage)
     return Usage(*(max(getattr(u, name) for u in usages) for name in Usage.__dataclass_fields__))
 
@@ -274,9 +298,12 @@ def _prompts_usage(
     settings, train = config.prompts, task.splits.get("train", ())
     if settings.when == "never" or len(train) < 2:
         return Usage(), Usage()
-    per_split = partial(usage_on_split, task, space, specs)  # a phase after the search may use any models
-    if settings.when == "before":
-        per_split = partial(usage_of_candidate, task, specs, space.baseline)
+
+    def per_split(split: Split) -> Usage:
+        if settings.when == "before":
+            return usage_of_candidate(task, specs, space.baseline, task.splits[split])
+        return usage_on_split(task, space, specs, split)  # a phase after the search may use any models
+
     written = settings.rounds * settings.batch_size
     cells = min(settings.user_prompts, len(train)) * settings.repeats
     draws = per_split("train") * -(-(1 + written) * min(settings.responses, cells) // len(train))

@@ -9,15 +9,19 @@ from math import prod
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
-from agentopt.core.axes import CASCADE, Axis, SettingValue, as_pairs
+from agentopt.core.axes import CASCADE, DEMOS, Axis, SettingValue, as_pairs
 from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.core.cost import CostMeasure, SubtaskCost, critical_path
+from agentopt.core.demos import Demo
 from agentopt.core.events import Event
 from agentopt.core.records import Trial
 from agentopt.core.task_rules import unknown_subtask
 
 ESCALATED = 0.5
 """Share of the examples that a cascade is taken to escalate before it was tried."""
+
+BYTES_PER_TOKEN = 4.0
+"""Bytes of a prompt that count as one token, where its length was not measured."""
 
 NO_SETTINGS: Mapping[str, SettingValue] = MappingProxyType({})
 
@@ -48,6 +52,8 @@ class SubtaskSpace:
     """The model that a cascade escalates to, if there is one."""
     stops: bool = False
     """Whether its votes may stop before all samples are drawn."""
+    demos: tuple[Demo, ...] = ()
+    """The demonstrations; a choice has the first ones. None before they are bootstrapped."""
 
     def units(self, choice: SubtaskChoice) -> float:
         """Cost of a choice in the measure of the space."""
@@ -58,9 +64,17 @@ class SubtaskSpace:
         seen = self.cost.seen.get((choice.model, choice.num_samples, choice.settings), {})
         if measure in seen:
             return seen[measure]
-        own = self.cost.of(measure, choice.model, choice.num_samples, choice.settings)
+        longer = self.demo_tokens(choice)
+        own = self.cost.of(measure, choice.model, choice.num_samples, choice.settings, longer)
         escalates = any(name == CASCADE for name, _ in choice.settings)
-        return own + (ESCALATED * self.cost.of(measure, self.big, 1) if escalates else 0.0)
+        return own + (ESCALATED * self.cost.of(measure, self.big, 1, (), longer) if escalates else 0.0)
+
+    def demo_tokens(self, choice: SubtaskChoice) -> float:
+        """Estimated tokens of the demonstrations of a choice; of nominal length before they are bootstrapped."""
+        if choice.demos:
+            return sum(len((d.prompt + d.response).encode()) for d in choice.demos) / BYTES_PER_TOKEN
+        count = float(dict(choice.settings).get(DEMOS, 0))
+        return count * (self.cost.prompt_tokens + self.cost.completion_tokens)
 
     def axes(self, model: str) -> tuple[Axis, ...]:
         """The axes of the settings that apply to a model."""
@@ -77,7 +91,8 @@ class SubtaskSpace:
         """
         kept = {axis.name: settings[axis.name] for axis in self.axes(model) if axis.name in settings}
         varied = {axis.name: kept[axis.name] for axis in self.axes(model) if kept.get(axis.name) in axis.values[1:]}
-        return SubtaskChoice(model, num_samples, self.system_prompt, as_pairs(varied))
+        shown = self.demos[: int(varied.get(DEMOS, 0))]
+        return SubtaskChoice(model, num_samples, self.system_prompt, as_pairs(varied), shown)
 
     def choices(self) -> Iterator[SubtaskChoice]:
         """Yield every choice with the seed prompt, in lexicographic order."""
@@ -102,6 +117,7 @@ class SubtaskSpace:
             choice.model in self.models
             and choice.num_samples in self.num_samples
             and all(value in axes.get(name, ()) for name, value in choice.settings)
+            and (not self.demos or len(choice.demos) == dict(choice.settings).get(DEMOS, 0))
         )
 
     def size_of(self, model: str) -> int:
@@ -117,6 +133,15 @@ class SubtaskSpace:
     def largest_model(self) -> str:
         """The dearest model for one pass; with costs in units the one with the most parameters."""
         return max(self.models, key=lambda model: self.cost.units(model, 1))
+
+    def with_demos(self, demos: tuple[Demo, ...]) -> SubtaskSpace:
+        """The same space with these demonstrations, and without the numbers of them above theirs."""
+        enough = (
+            replace(a, values=tuple(v for v in a.values if int(v) <= len(demos))) if a.name == DEMOS else a
+            for a in self.settings
+        )
+        settings = tuple(axis for axis in enough if axis.name != DEMOS or len(axis.values) > 1)
+        return replace(self, settings=settings, demos=demos)
 
     def nearest_num_samples(self, wanted: float) -> int:
         """The greatest allowed sample count not above `wanted`, or the smallest one."""
@@ -166,6 +191,14 @@ class SearchSpace:
         """The same space with the candidate's system prompts as seed prompts."""
         subtasks = (replace(s, system_prompt=candidate[s.name].system_prompt) for s in self.subtasks)
         return replace(self, subtasks=tuple(subtasks))
+
+    def with_demos(self, found: Mapping[str, Sequence[Demo]]) -> SearchSpace:
+        """The same space with demonstrations, and without the numbers of them that there are not enough for.
+
+        Args:
+            found: Subtask -> its demonstrations.
+        """
+        return replace(self, subtasks=tuple(s.with_demos(tuple(found.get(s.name, ()))) for s in self.subtasks))
 
     def units(self, candidate: Candidate) -> float:
         """Cost of a candidate per example in the measure of the space."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from agentopt.core.axes import CASCADE, Axis
+from agentopt.core.axes import CASCADE, DEMOS, Axis
 from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.core.cost import CostMeasure
 from agentopt.search.base import ESCALATED, SearchSpace, SubtaskSpace
@@ -129,7 +129,7 @@ class _Part:
     def costs(self, measure: CostMeasure) -> Floats:
         """Cost of each choice in a measure, as `SubtaskSpace.cost_of` computes it."""
         s, names = self.subtask, [axis.name for axis in self.subtask.settings]
-        if s.cost.varied or s.cost.seen:
+        if s.cost.varied or s.cost.seen or DEMOS in names:
             return np.array([s.cost_of(measure, choice) for choice in s.choices()])
         each = np.array([[s.cost.of(measure, model, n) for n in s.num_samples] for model in s.models])
         costs = each[self._digits[0], self._digits[1]]

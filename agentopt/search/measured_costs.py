@@ -9,10 +9,7 @@ from agentopt.core.axes import CASCADE, STOP
 from agentopt.core.candidate import SubtaskChoice
 from agentopt.core.cost import CostMeasure, Pass, SubtaskCost
 from agentopt.core.records import Evaluation, SubtaskUse, Trial
-from agentopt.search.base import SearchSpace, SubtaskSpace
-
-BYTES_PER_TOKEN = 4.0
-"""Bytes of a system prompt that count as one token, where its length was not measured."""
+from agentopt.search.base import BYTES_PER_TOKEN, SearchSpace, SubtaskSpace
 
 
 def with_measured_costs(space: SearchSpace, trials: Sequence[Trial]) -> SearchSpace:
@@ -113,7 +110,8 @@ def _measured(subtask: SubtaskSpace, trials: Sequence[Trial]) -> SubtaskCost:
         if one := _pass(subtask, same or measured):
             passes[model] = one
         for settings in dict.fromkeys(choice.settings for choice, _ in same if subtask.settings):
-            if one := _pass(subtask, [(choice, uses) for choice, uses in same if choice.settings == settings]):
+            alike = [(choice, uses) for choice, uses in same if choice.settings == settings]
+            if one := _pass(subtask, alike, of_settings=True):
                 varied[model, settings] = one
         for choice, uses in same:
             if subtask.stops or {STOP, CASCADE} & dict(choice.settings).keys():
@@ -125,12 +123,16 @@ _Measured = tuple[SubtaskChoice, list[SubtaskUse]]
 """A choice, and its use on each example of a trial."""
 
 
-def _pass(subtask: SubtaskSpace, measured: Sequence[_Measured]) -> Pass | None:
-    """The means over all examples but those that a cascade escalated, whose use is that of two models."""
+def _pass(subtask: SubtaskSpace, measured: Sequence[_Measured], *, of_settings: bool = False) -> Pass | None:
+    """The means over all examples but those that a cascade escalated, whose use is that of two models.
+
+    Demonstrations count only if the means are those of choices with equal settings.
+    """
     sums = _Sums()
     for choice, uses in measured:
         own = [use for use in uses if not use.escalated]
-        sums.add(own, choice.num_samples, _longer(subtask, choice), stops=subtask.stops)
+        longer = _longer(subtask, choice) - (0.0 if of_settings else subtask.demo_tokens(choice))
+        sums.add(own, choice.num_samples, longer, stops=subtask.stops)
     return sums.means() if sums.completion else None
 
 

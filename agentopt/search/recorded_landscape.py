@@ -174,7 +174,7 @@ def _subtask(data: dict[str, Any], measure: CostMeasure) -> SubtaskSpace:
     lists = {name: tuple(data.get(name, ())) for name in ("models", "num_samples", "reads")}
     axes = tuple(Axis(a["name"], tuple(a["values"]), a["kind"]) for a in data.get("settings", ()))
     lacks = {model: tuple(names) for model, names in data.get("lacks", {}).items()}
-    return SubtaskSpace(**{**data, **lists, "cost": cost, "settings": axes, "lacks": lacks})
+    return SubtaskSpace(**{**data, **lists, "cost": cost, "settings": axes, "lacks": lacks, "demos": ()})
 
 
 class LandscapeRunner:
@@ -245,7 +245,7 @@ async def record(
     """
     evaluator = Evaluator(task, session.model, session.specs, seed=seed)
     measured = await evaluator.evaluate(task.baseline) if needs_measuring(task) else None
-    space = search_space(task, session.specs, measured)
+    space = search_space(task, session.specs, measured).with_demos({})  # none are bootstrapped
     candidates = _recordable(space, task)
     # Most samples first: then each prompt is sent once, for all of its samples.
     order = sorted(candidates, key=lambda c: -sum(choice.num_samples for choice in c.values()))

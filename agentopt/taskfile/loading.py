@@ -46,7 +46,7 @@ from agentopt.taskfile.program import MAX_TOKENS, check_prompts, read_program, s
 from agentopt.taskfile.reader import into_splits, read_dataset
 from agentopt.taskfile.schema import Named, SubtaskSpec, TaskSpec, build
 from agentopt.taskfile.scoring import build_metrics, build_scorer, check_readable, check_targets, is_comparison
-from agentopt.taskfile.varied import check_knobs, read_axes, read_cascade
+from agentopt.taskfile.varied import check_knobs, read_axes, read_cascade, read_demos
 from agentopt.workflow.templates import Record, Template, compile_template
 
 TASK_FILE = "task.yaml"
@@ -191,6 +191,7 @@ class _Reader:
             "cascade": read_cascade(spec, self.functions, partial(self.at, subtask=spec)),
             "knobs": {name: value for name, value in spec.knobs.items() if not isinstance(value, tuple)},
             "settings": read_axes(spec, partial(self.at, subtask=spec)),
+            "demos": read_demos(spec, partial(self.at, subtask=spec)),
         }
         if "max_tokens" in left:
             built["max_tokens"] = MAX_TOKENS

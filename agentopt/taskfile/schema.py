@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, WrapValidator, model_validator
 from pydantic_core import PydanticCustomError
 
 from agentopt.core.axes import KNOBS, KNOWN, THRESHOLDS, SettingValue
-from agentopt.core.cost import PAPER_UNIT
+from agentopt.core.demos import DemosAs
 from agentopt.core.duplicates import MOST_DUPLICATES
 from agentopt.core.errors import AgentoptError, TaskError
 from agentopt.core.registry import FUSIONS, PARSERS, SCORERS, Registry
@@ -27,6 +27,7 @@ from agentopt.core.yaml_models import (
     broken_rule,
     shown,
 )
+from agentopt.taskfile.cost_schema import CostSpec
 
 FunctionName = Annotated[str, Field(pattern=r"^.+\.py:[A-Za-z_][A-Za-z0-9_]*$")]
 """A function in a Python file, as `file.py:name`, relative to the task folder."""
@@ -266,6 +267,21 @@ class CascadeSpec(Strict):
     """A function of the inputs and the small model's value that returns whether it is acceptable."""
 
 
+def _as_counts(value: Any) -> Any:
+    return {"count": value} if isinstance(value, list | tuple) else value
+
+
+class DemosSpec(Strict):
+    """Demonstrations: the baseline's right responses to train examples."""
+
+    count: tuple[int, ...]
+    """Numbers to try, ascending; the first is 0."""
+    shown_as: DemosAs = Field("messages", alias="as")
+    """`messages`: pairs of a user and an assistant message; `prompt`: text after the system prompt."""
+    min_score: float = 1.0
+    """Least score of the whole workflow on an example that counts as right."""
+
+
 class SubtaskSpec(Strict):
     """One subtask."""
 
@@ -303,6 +319,8 @@ class SubtaskSpec(Strict):
     """How several samples become one value."""
     cascade: Annotated[CascadeSpec | None, BeforeValidator(_as_mapping)] = None
     """The small model and the big one; or a mapping, to set the thresholds and a check."""
+    demos: Annotated[DemosSpec | None, BeforeValidator(_as_counts)] = None
+    """Numbers of demonstrations to try; or a mapping, to set how they are shown and which ones."""
     tokens: TokensSpec | None = None
 
     @property
@@ -331,41 +349,6 @@ class MetricSpec(Strict):
     scorer: ScorerSpec
     against: Text | None = None
     """The metadata column to compare with; the target unless given."""
-
-
-class UnitSpec(Strict):
-    """The forward pass whose cost is one unit; the paper's unless given."""
-
-    parameters: Positive = PAPER_UNIT.parameters
-    prompt_tokens: Positive = PAPER_UNIT.prompt_tokens
-    completion_tokens: Positive = PAPER_UNIT.completion_tokens
-
-
-class CostSpec(Strict):
-    """What candidates cost, and the most that one may cost. A limit holds whatever the measure is."""
-
-    measure: Literal["auto", "usd", "seconds", "units"] = "auto"
-    """auto: USD if a model has a price, units if all have parameters and none a price, else seconds."""
-    unit: UnitSpec = UnitSpec()
-    max_units: Positive | None = None
-    """Per example. With costs in units: one pass of every subtask's largest model, summed, unless given."""
-    max_usd: Positive | None = None
-    """Mean USD per example."""
-    max_usd_per_1000: Positive | None = None
-    """`max_usd`, per 1,000 examples."""
-    max_seconds: Positive | None = None
-    """Mean latency per example, in seconds."""
-
-    @model_validator(mode="after")
-    def _one_form(self) -> CostSpec:
-        if self.max_usd is not None and self.max_usd_per_1000 is not None:
-            raise _error("`max_usd` and `max_usd_per_1000` are the same limit, but both are given", "remove one")
-        return self
-
-    @property
-    def usd(self) -> float | None:
-        """The limit in USD per example."""
-        return self.max_usd if self.max_usd_per_1000 is None else self.max_usd_per_1000 / 1000
 
 
 class TaskSpec(Strict):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from agentopt.core.axes import KNOBS, Axis, Cascade, as_axes
+from agentopt.core.demos import Demos
 from agentopt.core.errors import TaskError
 from agentopt.core.task_rules import check_cascade
 from agentopt.core.user_functions import Functions
@@ -52,6 +53,22 @@ def read_cascade(spec: SubtaskSpec, functions: Functions, at: Callable[[str], st
     check_cascade(spec.cascade.models, spec.models, at("cascade"))
     check = functions(spec.cascade.check, at("cascade.check")) if spec.cascade.check else None
     return Cascade(*spec.cascade.models, spec.cascade.below, check)
+
+
+def read_demos(spec: SubtaskSpec, at: Callable[[str], str]) -> Demos | None:
+    """The demonstrations of a subtask.
+
+    Args:
+        spec: The subtask in the file.
+        at: Returns the place of a key of the subtask, for messages.
+
+    Raises:
+        TaskError: The numbers break a rule.
+    """
+    try:
+        return Demos(**dict(spec.demos)) if spec.demos else None
+    except TaskError as error:
+        raise TaskError(error.message, where=at("demos"), remedy=error.remedy) from error
 
 
 def check_knobs(spec: SubtaskSpec, template: Template, where: str) -> None:

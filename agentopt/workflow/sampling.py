@@ -6,12 +6,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
-from itertools import takewhile
+from itertools import chain, takewhile
 from typing import Any
 
 from agentopt.core.axes import Cascade, fields_for, threshold_of
 from agentopt.core.candidate import SubtaskChoice
 from agentopt.core.cost import PAPER_UNIT, Unit, units
+from agentopt.core.demos import demos_in_prompt
 from agentopt.core.errors import PermanentModelError
 from agentopt.core.records import Answer, SubtaskUse
 from agentopt.core.task import Subtask, Unparsable, Value
@@ -110,7 +111,7 @@ class SubtaskSampler:
         if subtask.fusion.method == "fuse" and len(texts) > 1:
             return await self._fuse_by_model(subtask, choice, request, texts, samples, use)
         value = fuse_values(subtask.fusion, [sample.value for sample in samples], inputs)
-        return Answer(value, use, finish_reason=_finish_reason(samples, value))
+        return _answer(value, use, samples)
 
     async def _drawn(self, subtask: Subtask, request: Request) -> tuple[list[Response], list[_Sample | str]]:
         """The responses to one request, or to several if the vote may stop early, and what was read in them."""
@@ -157,7 +158,7 @@ class SubtaskSampler:
         parsed = [sample for sample in _read_all(subtask, fused) if isinstance(sample, _Sample)]
         usable = [sample for sample in parsed if not isinstance(sample.value, CalledTools)]
         value = usable[0].value if usable else vote([sample.value for sample in samples])
-        return Answer(value, use, finish_reason=_finish_reason(usable or samples, value))
+        return _answer(value, use, usable or samples)
 
     def _use_of_all(self, subtask: Subtask, name: str, parts: list[Response]) -> SubtaskUse:
         """The use of all requests: each is paid for, but the prompt counts once in tokens and units."""
@@ -242,7 +243,7 @@ def request_for(subtask: Subtask, choice: SubtaskChoice, prompt: Prompt, draw: D
     subtask = configured(subtask, choice)
     return Request(
         model=choice.model,
-        messages=_messages(subtask, choice.system_prompt, prompt),
+        messages=_messages(subtask, choice, prompt),
         max_tokens=subtask.max_tokens,
         temperature=subtask.temperature,
         top_p=subtask.top_p,
@@ -258,14 +259,20 @@ def request_for(subtask: Subtask, choice: SubtaskChoice, prompt: Prompt, draw: D
     )
 
 
-def _messages(subtask: Subtask, system_prompt: str, prompt: Prompt) -> tuple[Message, ...]:
-    """The prompt with the candidate's system prompt; if that is empty, a program's system message is kept."""
+def _messages(subtask: Subtask, choice: SubtaskChoice, prompt: Prompt) -> tuple[Message, ...]:
+    """The prompt with the candidate's system prompt, if that is empty with the prompt's own, and its demonstrations."""
     messages = (Message("user", prompt),) if isinstance(prompt, str) else prompt
-    if not system_prompt:
-        return messages
     own = tuple(takewhile(lambda message: message.role == "system", messages))
-    kept = [message.content for message in own] if subtask.keep_system_prompt else []
-    return (Message("system", "\n\n".join([system_prompt, *kept])), *messages[len(own) :])
+    messages = messages[len(own) :]
+    in_prompt = subtask.demos is not None and subtask.demos.shown_as == "prompt"
+    system_prompt = demos_in_prompt(choice.system_prompt, choice.demos if in_prompt else ())
+    if system_prompt:
+        kept = [message.content for message in own] if subtask.keep_system_prompt else []
+        own = (Message("system", "\n\n".join([system_prompt, *kept])),)
+    if not in_prompt:
+        pairs = ((Message("user", demo.prompt), Message("assistant", demo.response)) for demo in choice.demos)
+        messages = (*chain.from_iterable(pairs), *messages)
+    return (*own, *messages)
 
 
 def _fusion_messages(subtask: Subtask, messages: tuple[Message, ...], answers: list[str]) -> tuple[Message, ...]:
@@ -287,6 +294,7 @@ class _Sample:
 
     value: Any
     finish_reason: str
+    text: str
 
 
 def stop_of(subtask: Subtask) -> Stop | None:
@@ -330,7 +338,7 @@ def _read(subtask: Subtask, choice: Choice) -> _Sample | str:
         value = read_tool_calls(choice) if choice.tool_calls else _parsed(subtask, choice)
     except Unparsable as error:
         return f"{error} (cut off at max_tokens {subtask.max_tokens})" if choice.is_cut_off else str(error)
-    return _Sample(value, choice.finish_reason)
+    return _Sample(value, choice.finish_reason, choice.text)
 
 
 def _parsed(subtask: Subtask, choice: Choice) -> Value:
@@ -353,7 +361,8 @@ def _only_thought(response: Response) -> int:
     return sum(choice.is_only_thought for choice in response.choices)
 
 
-def _finish_reason(samples: list[_Sample], value: Value) -> str:
-    """The finish reason of the first sample that has this value; of the first sample if it was made of several."""
+def _answer(value: Value, use: SubtaskUse, samples: list[_Sample]) -> Answer:
+    """The answer with the first sample that has this value; the first sample if it was made of several."""
     key = vote_key(value)
-    return next((s.finish_reason for s in samples if vote_key(s.value) == key), samples[0].finish_reason)
+    sample = next((sample for sample in samples if vote_key(sample.value) == key), samples[0])
+    return Answer(value, use, finish_reason=sample.finish_reason, text=sample.text)

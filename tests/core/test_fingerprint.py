@@ -14,6 +14,7 @@ import pytest
 
 from agentopt.core.axes import Axis, Cascade
 from agentopt.core.cost import Unit
+from agentopt.core.demos import Demos
 from agentopt.core.errors import ConfigError
 from agentopt.core.fingerprint import fingerprint
 from agentopt.core.task import Example, Fusion, Metric, Program, Subtask, Task, TokenLengths
@@ -66,6 +67,7 @@ SUBTASK_CHANGES: dict[str, Any] = {
     "parallel_tool_calls": False,
     "effort": "low",
     "cascade": Cascade("small", "medium"),
+    "demos": Demos((0, 2)),
     "knobs": {"passages": 3},
     "settings": (Axis("temperature", (0, 1), "numeric"),),
 }

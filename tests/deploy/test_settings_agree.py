@@ -248,6 +248,62 @@ def test_a_cascade_of_other_models_is_refused(tmp_path: Path, cascade: Any) -> N
         write(tmp_path, "http://127.0.0.1:9/v1", CHOICE, cascade=cascade)
 
 
+DEMOS = [{"prompt": "3 passages, brief: a", "response": "yes"}, {"prompt": "3 passages, brief: b", "response": "no"}]
+
+
+@pytest.mark.parametrize("shown_as", ["messages", "prompt"])
+@pytest.mark.parametrize(
+    "subtask", [{}, {"cascade": ["plain", "thinker"]}, {"fuse": "fuse"}, {"system_role": "user"}], ids=str
+)
+async def test_demonstrations_are_sent_in_evaluation_serve_and_export(
+    tmp_path: Path, shown_as: str, subtask: dict[str, Any]
+) -> None:
+    changes = {key: value for key, value in subtask.items() if key != "system_role"}
+    below = {"cascade.below": 1} if "cascade" in changes else {}
+    choice = {**CHOICE, "model": "plain", "num_samples": 3, "settings": {"demos": 2} | below, "demos": DEMOS}
+    async with OpenAIServer(answer) as server:
+        deployment = write(tmp_path, server.base_url, choice, demos={"count": [0, 2], "as": shown_as}, **changes)
+        if "system_role" in subtask:
+            plain = deployment.specs["plain"].model_copy(update={"system_role": "user"})
+            deployment = replace(deployment, specs={**deployment.specs, "plain": plain})
+        await check_that_all_agree(server, deployment)
+        bodies = [request.body for request in server.requests]
+    roles = ["user", "assistant"] * 2 if shown_as == "messages" else []
+    system = [] if "system_role" in subtask else ["system"]
+    assert all([m["role"] for m in body["messages"]] == [*system, *roles, "user"] for body in bodies)
+    assert all("3 passages, brief: b" in str(body["messages"]) for body in bodies)
+
+
+async def test_another_number_of_demonstrations_draws_other_responses(tmp_path: Path) -> None:
+    async with OpenAIServer(answer) as server:
+        plain = {**CHOICE, "model": "plain"}
+        deployment = write(
+            tmp_path, server.base_url, {**plain, "settings": {"demos": 2}, "demos": DEMOS}, demos=[0, 1, 2]
+        )
+        for count in (2, 1, 0):
+            settings = {"demos": count} if count else {}
+            before = len(server.requests)
+            fewer = deployment.candidate.having(
+                "answer", settings=settings, demos=deployment.candidate["answer"].demos[:count]
+            )
+            await evaluated(replace(deployment, candidate=fewer))
+            assert len(server.requests) == before + 8
+
+
+@pytest.mark.parametrize(
+    ("demos", "problem"),
+    [
+        ([2, 4], r"subtasks\.0\.demos: `count` must be ascending and start with 0"),
+        ({"count": [0, 2], "as": "text"}, r"subtasks\.0\.demos\.as"),
+        ({"counts": [0, 2]}, r"subtasks\.0\.demos"),
+        (4, r"subtasks\.0\.demos"),
+    ],
+)
+def test_a_mistake_in_demos_names_the_key(tmp_path: Path, demos: Any, problem: str) -> None:
+    with pytest.raises(TaskError, match=problem):
+        write(tmp_path, "http://127.0.0.1:9/v1", CHOICE, demos=demos)
+
+
 VOTE = {"method": "vote", "stop": ["decided", 0.8]}
 
 
@@ -314,12 +370,15 @@ def test_only_a_vote_stops(tmp_path: Path) -> None:
 
 
 def test_the_router_configuration_has_the_settings_and_an_entry_for_the_big_model(tmp_path: Path) -> None:
-    choice = {"model": "plain", "num_samples": 3, "settings": {"cascade.below": 0.5, "temperature": 1}}
+    settings = {"cascade.below": 0.5, "temperature": 1, "demos": 2}
+    choice = {"model": "plain", "num_samples": 3, "settings": settings, "demos": DEMOS}
     fuse = {"method": "vote", "stop": "decided"}
-    deployment = write(tmp_path, "http://127.0.0.1:9/v1", choice, cascade=["plain", "thinker"], fuse=fuse)
+    varied = {"cascade": ["plain", "thinker"], "fuse": fuse, "demos": [0, 2]}
+    deployment = write(tmp_path, "http://127.0.0.1:9/v1", choice, **varied)
     first, second = yaml.safe_load(router_config(deployment))["model_list"]
     assert first["litellm_params"]["temperature"] == 1
     assert first["model_info"]["stop"] == "decided"
+    assert first["model_info"]["demos"] == DEMOS
     assert first["model_info"]["knobs"] == {"passages": 3, "style": "brief"}
     assert (second["model_name"], second["model_info"]) == ("toy/answer/cascade", {"below": 0.5})
     assert second["litellm_params"]["model"] == "openai/thinker"

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agentopt.core.demos import Demos
 from agentopt.core.power import minimal_detectable_difference, rows_to_detect
 from agentopt.core.task import Fusion, Task
 from agentopt.models.catalog import ModelSpec
@@ -48,6 +49,20 @@ def test_fusion_calls_and_judges_are_expected_too() -> None:
     subtasks = (replace(task.subtasks[0], fusion=Fusion("fuse")), task.subtasks[1])
     plain, fused = cases()[1], cases(replace(task, subtasks=subtasks))[1]
     assert fused.test.calls == plain.test.calls + round(3 * 50 * 2 / 3), "two of three counts are fused"
+
+
+def test_demonstrations_are_bootstrapped_on_train_examples_and_make_prompts_longer() -> None:
+    task = company_task(validation=100, test=50)
+    train = tuple(replace(example, id=f"t{example.id}") for example in task.splits["test"])
+    task = replace(task, splits={**task.splits, "train": train})
+    subtasks = (replace(task.subtasks[0], demos=Demos((0, 2, 4))), task.subtasks[1])
+    (worst, expected, _, _), (plain, _, _, _) = cases(replace(task, subtasks=subtasks)), cases(task)
+    assert worst.demos.calls == 2 * 40, "ten train examples for each demonstration"
+    assert expected.demos.calls == 2 * 8, "two for each"
+    assert plain.demos.calls == 0
+    assert worst.search.prompt_tokens > plain.search.prompt_tokens
+    assert worst.search.calls == plain.search.calls
+    assert expected.demos.usd <= worst.demos.usd
 
 
 @pytest.mark.parametrize(

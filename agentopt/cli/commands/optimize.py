@@ -36,7 +36,7 @@ from agentopt.runs.strategies import check_search_settings
 from agentopt.runs.worst_case import Estimate, estimate, seconds_of
 from agentopt.search.from_task import check_costs, cost_note, needs_measuring, search_space, unlimited_space
 
-PARTS = ("search", "agent", "prompts", "test", "total")
+PARTS = ("search", "agent", "demos", "prompts", "test", "total")
 
 WHY_CHOSEN: dict[Role, str] = {
     "best": "the highest shrunk score",
@@ -139,7 +139,8 @@ def _show_estimate(worst: Estimate, config: Config, console: Console) -> None:
     for column in ("part", "calls", "prompt tokens", "completion tokens", "USD"):
         table.add_column(column, justify="left" if column == "part" else "right")
     for part in PARTS:
-        table.add_row(part, *usage_cells(getattr(worst, part)))
+        if part != "demos" or worst.demos.calls:
+            table.add_row(part, *usage_cells(getattr(worst, part)))
     console.print(table)
     if note := _prompt_share(worst, config):
         console.print(note, markup=False)

@@ -12,6 +12,7 @@ from typing import Any
 
 from agentopt.core.axes import threshold_of
 from agentopt.core.candidate import SubtaskChoice
+from agentopt.core.demos import demos_in_prompt
 from agentopt.core.errors import UserError
 from agentopt.core.registry import FUSIONS
 from agentopt.core.registry import PARSERS as PARSER_REGISTRY
@@ -128,6 +129,7 @@ Needs `pip install {" ".join(self._parts.libraries)}`{needs}.{serving}
             rule = f"an exported module can only call models, but {spec.name} has a context function"
             raise UserError(rule, where=self._where(spec, "context"), remedy=ELSEWHERE)
         choice = self._deployment.candidate[spec.name]
+        in_prompt = spec.demos is not None and spec.demos.shown_as == "prompt"
         fields = {
             "name": _text(spec.name),
             "endpoint": self._endpoint(spec.name, choice.model),
@@ -136,7 +138,8 @@ Needs `pip install {" ".join(self._parts.libraries)}`{needs}.{serving}
             "fuse": self._fuse(spec),
             "stop": repr(stop_of(self._configured(spec.name))),
             "num_samples": str(choice.num_samples),
-            "system_prompt": _text(choice.system_prompt),
+            "system_prompt": _text(demos_in_prompt(choice.system_prompt, choice.demos if in_prompt else ())),
+            "demos": repr(() if in_prompt else tuple((demo.prompt, demo.response) for demo in choice.demos)),
             "settings": repr(self._settings(spec.name, choice.model)),
             "knobs": repr(dict(self._configured(spec.name).knobs)),
             "fusion_call": self._fusion_call(spec, choice),
@@ -146,6 +149,7 @@ Needs `pip install {" ".join(self._parts.libraries)}`{needs}.{serving}
             "stop": "None",
             "num_samples": "1",
             "system_prompt": '""',
+            "demos": "()",
             "knobs": "{}",
             "fusion_call": "None",
             "cascade": "None",

@@ -29,7 +29,7 @@ def router_config(deployment: Deployment) -> str:
         name = f"{deployment.task.name}/{subtask.name}"
         info = {"num_samples": choice.num_samples, "fusion": subtask.fusion.method}
         described = {**info, "system_prompt": choice.system_prompt}
-        further = {"stop": stop_of(subtask), "knobs": dict(subtask.knobs)}
+        further = {"stop": stop_of(subtask), "knobs": dict(subtask.knobs), "demos": choice.to_dict().get("demos")}
         described |= {name: value for name, value in further.items() if value}
         spec, left_out = deployment.specs[choice.model], deployment.refused.get(choice.model, frozenset())
         settings = call_settings(spec, subtask, left_out=left_out)

@@ -78,7 +78,8 @@ class Cascade:
 class Subtask:
     """One subtask: its prompt, the model that is called and how often, and how the answers become one value.
 
-    `prompt` is a Jinja template of `inputs.<column>`, `<subtask>.output` and `knobs.<name>`.
+    `prompt` is a Jinja template of `inputs.<column>`, `<subtask>.output` and `knobs.<name>`. `demos` are pairs of an
+    earlier prompt and a right response to it, shown before the prompt.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Subtask:
     stop: Stop | None = None
     num_samples: int = 1
     system_prompt: str = ""
+    demos: tuple[tuple[str, str], ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     knobs: Mapping[str, Any] = field(default_factory=dict)
     fusion_call: FusionCall | None = None
@@ -165,25 +167,27 @@ def answer(subtask: Subtask, prompt: str, inputs: Mapping[str, Any]) -> Value | 
         prompt: The rendered user message.
         inputs: The inputs by column, for the judge of `best_of`.
     """
-    system = [{"role": "system", "content": subtask.system_prompt}] if subtask.system_prompt else []
+    before = [{"role": "system", "content": subtask.system_prompt}] if subtask.system_prompt else []
+    for shown, response in subtask.demos:
+        before += [{"role": "user", "content": shown}, {"role": "assistant", "content": response}]
     question = {"role": "user", "content": prompt}
-    texts = drawn(subtask, [*system, question])
-    value = fused_value(subtask, system, prompt, texts, inputs)
+    texts = drawn(subtask, [*before, question])
+    value = fused_value(subtask, before, prompt, texts, inputs)
     second = subtask.cascade
     if second is None or not escalates(second, votes_of(subtask.parse, texts), inputs, value):
         return value
-    values = usable(subtask.parse, sample(second.endpoint, [*system, question], second.settings, 1))
+    values = usable(subtask.parse, sample(second.endpoint, [*before, question], second.settings, 1))
     return subtask.fuse(values, inputs) if values else None
 
 
 def fused_value(
-    subtask: Subtask, system: list[Any], prompt: str, texts: list[str], inputs: Mapping[str, Any]
+    subtask: Subtask, before: list[Any], prompt: str, texts: list[str], inputs: Mapping[str, Any]
 ) -> Value | None:
     """One value of the subtask's samples; None if none can be parsed.
 
     Args:
         subtask: The subtask.
-        system: The system message, if there is one.
+        before: The messages before the prompt: the system message, if there is one, and demonstrations.
         prompt: The rendered user message.
         texts: The samples.
         inputs: The inputs by column, for the judge of `best_of`.
@@ -193,7 +197,7 @@ def fused_value(
     if values and call and len(texts) > 1:
         answers = [text.strip() for text in texts if text.strip()]
         question = {"role": "user", "content": render(call.prompt, question=prompt, answers=answers)}
-        fused = usable(subtask.parse, sample(call.endpoint, [*system, question], call.settings, 1))
+        fused = usable(subtask.parse, sample(call.endpoint, [*before, question], call.settings, 1))
         return fused[0] if fused else vote(values)
     return subtask.fuse(values, inputs) if values else None
 
@@ -249,8 +253,9 @@ def sample(
         count: Number of answers.
         start: Number of the first answer.
     """
-    if not endpoint.has_system_role:
-        messages = [{"role": "user", "content": "\n\n".join(message["content"] for message in messages)}]
+    if not endpoint.has_system_role and messages[0]["role"] == "system":
+        system, first, *others = messages
+        messages = [{"role": "user", "content": f"{system['content']}\n\n{first['content']}"}, *others]
     most = endpoint.max_choices
     parts = [(start + first, min(most, count - first)) for first in range(0, count, most)]
     with ThreadPoolExecutor(len(parts)) as pool:
