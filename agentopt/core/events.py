@@ -16,7 +16,7 @@ from agentopt.core.observers import broadcast as broadcast
 from agentopt.core.observers import log_to as log_to
 from agentopt.core.observers import of_callbacks as of_callbacks
 from agentopt.core.phrases import counted, in_words
-from agentopt.core.records import BestSoFar, ExampleResult, Split, Trial
+from agentopt.core.records import BestSoFar, Evaluation, ExampleResult, Split, Trial
 from agentopt.core.usd import format_usd
 
 
@@ -278,8 +278,27 @@ class FallbackUsed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class GuidelinesWritten(Event):
+    """The search agent wrote guidelines for its next proposals.
+
+    Attributes:
+        text: The guidelines; empty if the reply could not be read.
+        trials: Number of trials that they rest on.
+    """
+
+    kind: ClassVar[str] = "guidelines_written"
+
+    text: str
+    trials: int
+
+    @property
+    def message(self) -> str:
+        return f"guidelines: {self.text or 'none, because the reply could not be read'}"
+
+
+@dataclass(frozen=True, slots=True)
 class Note(Event):
-    """Free text, such as the agent's guidelines or the progress of a pilot."""
+    """Free text, such as the progress of a pilot."""
 
     kind: ClassVar[str] = "note"
 
@@ -361,6 +380,24 @@ class TestStarted(Event):
     @property
     def message(self) -> str:
         return f"testing {in_words(self.roles)}"
+
+
+@dataclass(frozen=True, slots=True)
+class TestDone(Event):
+    """A finalist was evaluated on the test split, on all of its examples or until a cap was reached."""
+
+    __test__: ClassVar[bool] = False
+    kind: ClassVar[str] = "test_done"
+
+    roles: tuple[str, ...]
+    trial: Trial
+    evaluation: Evaluation
+
+    @property
+    def message(self) -> str:
+        score = self.evaluation.score
+        shown = "no score" if score is None else f"score {score:.3f}"
+        return f"tested {in_words(self.roles)}: {shown}, {self.evaluation.outcome}"
 
 
 @dataclass(frozen=True, slots=True)

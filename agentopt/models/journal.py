@@ -232,6 +232,15 @@ class Journal:
             sum(seconds),
         )
 
+    def spend_by_model(self, run: str) -> dict[tuple[str, str], Usage]:
+        """Return (purpose, catalogue name) -> what `run` spent so far, as in `spend`."""
+        c = ledger.c
+        sums = [sa.func.sum(column) for column in (c.calls, c.prompt_tokens, c.completion_tokens, c.usd)]
+        rows = self._reader.execute(
+            sa.select(c.purpose, c.model, *sums).where(c.run == run).group_by(c.purpose, c.model)
+        )
+        return {(row[0], row[1]): Usage(*row[2:]) for row in rows}
+
     def seconds_per_call(self, identity: str) -> float | None:
         """Return the mean duration of the calls of a model; None if there are none.
 

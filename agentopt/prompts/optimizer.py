@@ -24,7 +24,7 @@ from agentopt.evaluation.evaluator import Evaluator
 from agentopt.models.base import ChatModel
 from agentopt.prompts.adoption import Adoption, adoption
 from agentopt.prompts.halving import RaceSettings, standing
-from agentopt.prompts.outcome import PromptDecision
+from agentopt.prompts.outcome import PromptDecision, RaceRewards, race_rewards
 from agentopt.prompts.pilot import Pilot, run_pilot
 from agentopt.prompts.proposers import Attempt, Brief, Failure, NewPrompt, PromptProposer, ProposerChain
 from agentopt.prompts.race import Race, RacePlan
@@ -61,6 +61,8 @@ class Optimized:
     """Responses of the race that have a reward."""
     finals: Mapping[str, Evaluation] = field(default_factory=dict)
     """System prompt -> its evaluation on the validation split, the seed prompt first; empty if it won the race."""
+    rewards: RaceRewards | None = None
+    """The rewards of the race; None if it drew none."""
 
 
 @dataclass
@@ -128,15 +130,17 @@ class PromptOptimizer:
                 decision = await self._raced(race, rewards, plan or RacePlan.of(self.settings))
         except BudgetExceeded as error:
             decision, stopped = PromptDecision.CUT_SHORT, error.stopped
-        drawn = np.flatnonzero((~np.isnan(race.table())).any(axis=(0, 2)))
+        texts, wrote = zip(*((e.system_prompt, e.proposer) for e in race.entrants), strict=True)
+        drawn = race_rewards(race.table(), texts, wrote, [example.id for example in rewards.examples])
         found = Optimized(
             subtask,
             decision,
             race.entrants[0],
             stopped,
             attempts=tuple(attempts(race, rewards)),
-            examples=tuple(rewards.examples[k].id for k in drawn),
+            examples=drawn.examples if drawn else (),
             responses=race.responses,
+            rewards=drawn,
         )
         return found if race.leader == 0 else await self._compared(candidate, race, found)
 

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from enum import StrEnum
+
+import numpy as np
+
+from agentopt.core.stats import Floats
+from agentopt.prompts.covariance import variance_parts
 
 
 class PromptDecision(StrEnum):
@@ -26,3 +35,56 @@ class PromptDecision(StrEnum):
     """A cap was reached before a winner was compared with the seed prompt."""
     UNKNOWN = "unknown"
     """Recorded by version 0.1.0, which kept a sentence instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class RaceRewards:
+    """Rewards of a race: mean by system prompt and training example, and the parts of their variance.
+
+    Attributes:
+        system_prompts: The prompts, the seed prompt first.
+        proposers: What wrote each prompt.
+        examples: Ids of the training examples that were drawn.
+        mean: Mean rewards, a row for each system prompt and a column for each example; None if not drawn.
+        signal: Variance between system prompts of the expected mean reward; None if no cell has two responses.
+        noise: Variance of the mean reward due to sampling few responses.
+        within: Variance of one response.
+    """
+
+    system_prompts: tuple[str, ...]
+    proposers: tuple[str, ...]
+    examples: tuple[str, ...]
+    mean: tuple[tuple[float | None, ...], ...]
+    signal: float | None = None
+    noise: float | None = None
+    within: float | None = None
+
+
+def race_rewards(
+    table: Floats, system_prompts: Sequence[str], proposers: Sequence[str], examples: Sequence[str]
+) -> RaceRewards | None:
+    """Return the rewards of a race as data; None if there are none.
+
+    Args:
+        table: Rewards of shape (system prompts, examples, repeats), NaN if not drawn.
+        system_prompts: The prompts, in the order of axis 0.
+        proposers: What wrote each prompt.
+        examples: Ids of the examples, in the order of axis 1.
+    """
+    drawn = np.flatnonzero((~np.isnan(table)).any(axis=(0, 2)))
+    if not drawn.size:
+        return None
+    table = table[:, drawn]
+    count = (~np.isnan(table)).sum(axis=2)
+    mean = np.where(count > 0, np.nansum(table, axis=2) / np.maximum(count, 1), np.nan)
+    parts: tuple[float | None, ...] = (None, None, None)
+    with suppress(ValueError):  # too few responses
+        found = variance_parts(table)
+        parts = (found.signal, found.noise, found.within)
+    return RaceRewards(
+        tuple(system_prompts),
+        tuple(proposers),
+        tuple(examples[k] for k in drawn),
+        tuple(tuple(None if math.isnan(value) else value for value in row) for row in mean.tolist()),
+        *parts,
+    )

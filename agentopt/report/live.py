@@ -20,6 +20,7 @@ from agentopt.core.events import (
     Event,
     ExampleDone,
     FileProgress,
+    GuidelinesWritten,
     ModelNotice,
     Note,
     PromptsDone,
@@ -130,7 +131,7 @@ class LiveView:
             case PromptsStarted():
                 self._prompts_since = self.clock()
                 self._activity = event.message
-            case FileProgress() | ModelNotice() | Note() | TestStarted():
+            case FileProgress() | GuidelinesWritten() | ModelNotice() | Note() | TestStarted():
                 self._activity = event.message
 
     def _print(self, event: Event) -> None:

@@ -2,7 +2,8 @@
 
 `runs/<task>-<time>/` holds `config.yaml` (the request, without any secret), `trials.db` (Optuna),
 `checkpoints.db` (LangGraph), `prompt_phases.json` (the spend at their start), `demos.json` (demonstrations),
-`log.jsonl` and, once finished, `result.json`, `best.yaml` and `recommended.yaml`.
+`record.jsonl` (guidelines, races of prompts, tests), `log.jsonl` and, once finished, `result.json`, `best.yaml` and
+`recommended.yaml`.
 """
 
 from __future__ import annotations
@@ -133,6 +134,10 @@ class RunFolder:
         return self.path / "demos.json"
 
     @property
+    def record(self) -> Path:
+        return self.path / "record.jsonl"
+
+    @property
     def log(self) -> Path:
         return self.path / "log.jsonl"
 
@@ -186,6 +191,17 @@ class RunFolder:
     def discard(self) -> None:
         """Remove the folder of a run that could not be started."""
         shutil.rmtree(self.path, ignore_errors=True)
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether a process works on this run."""
+        try:
+            with FileLock(self.path / ".lock", timeout=0):
+                return False
+        except Timeout:
+            return True
+        except OSError:  # a folder that cannot be written
+            return False
 
     @contextmanager
     def locked(self) -> Iterator[None]:

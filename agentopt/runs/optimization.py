@@ -10,7 +10,19 @@ from functools import cached_property
 
 from agentopt.core.budget import Usage
 from agentopt.core.errors import BudgetExceeded, CallbackError, EvaluationStopped, NothingEvaluated, StrategyError
-from agentopt.core.events import ExampleDone, Note, Observer, RunDone, RunStarted, SearchStarted, Spent, TestStarted
+from agentopt.core.events import (
+    Event,
+    ExampleDone,
+    GuidelinesWritten,
+    Note,
+    Observer,
+    RunDone,
+    RunStarted,
+    SearchStarted,
+    Spent,
+    TestDone,
+    TestStarted,
+)
 from agentopt.core.power import SMALLEST, power_notes
 from agentopt.core.records import Evaluation, Trial
 from agentopt.core.row_notes import row_notes
@@ -28,6 +40,7 @@ from agentopt.runs.folder import RunFolder
 from agentopt.runs.prompt_phase import PromptPhase
 from agentopt.runs.response_issues import failure_reasons, incomplete_responses, left_out
 from agentopt.runs.result import Result, Role
+from agentopt.runs.run_record import GuidelinesEntry, TestEntry, append_entry
 from agentopt.runs.strategies import choose_search
 from agentopt.runs.summary import finalist, limits_note, rows_note, trial_line
 from agentopt.runs.trial_runner import TrialRunner
@@ -88,7 +101,7 @@ class Optimization:
         measured = await evaluator.evaluate(self.task.baseline) if needs_measuring(self.task) else None
         space = search_space(self.task, self.session.specs, measured)
         direct = open_evaluator(self.task, self.config, self.session)
-        prompts = PromptPhase(self.task, self.config, self.session, direct, self.observer, space, self.run.starts)
+        prompts = PromptPhase(self.task, self.config, self.session, direct, self.observer, space, self.run)
         store = TrialStore(self.run.trials, space)
         examples = {split: len(rows) for split, rows in self.task.splits.items()}
         self.observer(SearchStarted(space.size, examples, tuple(store.trials), self.session.budget, store.best_so_far))
@@ -118,7 +131,7 @@ class Optimization:
             store,
             evaluator,
             budget,
-            self.observer,
+            self._observe,
             early_stopping=settings.early_stopping,
             tolerance=settings.tolerance,
             is_at_hand=self._at_hand(),
@@ -145,6 +158,12 @@ class Optimization:
         except EvaluationStopped as error:
             return error.stopped
         return StopReason(StopKind.TRIALS_SPENT if runner.trials_left == 0 else StopKind.NOTHING_LEFT)
+
+    def _observe(self, event: Event) -> None:
+        """Record the agent's guidelines, and pass every event on."""
+        if isinstance(event, GuidelinesWritten):
+            append_entry(self.run.record, GuidelinesEntry(event.text, event.trials))
+        self.observer(event)
 
     def _at_hand(self) -> AtHand | None:
         """Orders batches if there are settings: their values often share answers."""
@@ -250,17 +269,21 @@ class Optimization:
     ) -> StopReason | None:
         """Test one finalist, into `tested`. Returns why the test was cut short, if it was."""
         self.observer(TestStarted(roles, trial))
+        stopped = None
         try:
-            tested[trial.number] = await evaluator.evaluate(
+            found = await evaluator.evaluate(
                 trial.candidate,
                 "test",
                 on_result=lambda result: self.observer(ExampleDone(result)),
             )
         except EvaluationStopped as error:
-            if isinstance(error.partial, Evaluation):
-                tested[trial.number] = error.partial
-            return error.stopped
-        return None
+            if not isinstance(error.partial, Evaluation):
+                return error.stopped
+            found, stopped = error.partial, error.stopped
+        tested[trial.number] = found
+        append_entry(self.run.record, TestEntry(trial.number, roles, found))
+        self.observer(TestDone(roles, trial, found))
+        return stopped
 
     def _summary(
         self,
@@ -288,7 +311,7 @@ class Optimization:
                 finalist(roles, trial, choice, tested.get(trial.number), of_baseline, self.config.seed)
                 for roles, trial in finalists
             ),
-            trials=tuple(trial_line(trial, choice) for trial in store.trials),
+            trials=tuple(trial_line(trial, choice.shrunk) for trial in store.trials),
             pareto=choice.pareto,
             spent={
                 name: replace(usage, usd=round(usage.usd, USD_DIGITS)) for name, usage in self.session.spent.items()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from agentopt.core.budget import Usage
@@ -25,9 +24,11 @@ from agentopt.prompts.proposers import NewPrompt
 from agentopt.prompts.race import SEED
 from agentopt.prompts.rewards import resampled_subtasks
 from agentopt.runs.config import Config
+from agentopt.runs.folder import RunFolder
 from agentopt.runs.phase_start import PhaseStart, phase_start
 from agentopt.runs.prompt_report import PromptReport, prompt_report
 from agentopt.runs.prompt_share import PromptShare, caps_for, left_of
+from agentopt.runs.run_record import PromptsEntry, append_entry
 from agentopt.runs.worst_case import estimate, usage_of_judge
 from agentopt.search.base import SearchSpace
 from agentopt.workflow.sampling import stop_of
@@ -47,7 +48,7 @@ class PromptPhase:
         evaluator: Evaluates a candidate.
         observer: Receives the events.
         space: The search space, whose worst case limits the prompts of a run without caps.
-        starts: The file that records what the run had spent at the start of each phase.
+        run: The run's folder, which records the spend at the start of each phase, and the races.
         reports: One report for each subtask so far.
     """
 
@@ -57,7 +58,7 @@ class PromptPhase:
     evaluator: Evaluator
     observer: Observer
     space: SearchSpace
-    starts: Path
+    run: RunFolder
     reports: list[PromptReport] = field(default_factory=list)
     _share: PromptShare | None = None
 
@@ -110,7 +111,7 @@ class PromptPhase:
         """
         subtasks, usage = prompted_subtasks(self.task, self.config), self._usage_of(first, candidate)
         self._share = self._share or self._new_share(usage)
-        start = phase_start(self.starts, phase, self.session.budget)
+        start = phase_start(self.run.starts, phase, self.session.budget)
         later = len(subtasks) if phase == "before" and self.due("after") else 0
         for done, subtask in enumerate(subtasks):
             self.observer(PromptsStarted(subtask, phase))
@@ -152,7 +153,9 @@ class PromptPhase:
             written = len(found.attempts) * share.writer_calls
             share.charge(response * found.responses + once + Usage(calls=written))
             share.charge(validation if found.finals else Usage())
-        return prompt_report(found, phase, fallbacks, self.config.seed)
+        report = prompt_report(found, phase, fallbacks, self.config.seed)
+        append_entry(self.run.record, PromptsEntry(report, found.rewards))
+        return report
 
     def _optimizer(self, fell_back: Callable[[str], None], validation: Usage, seconds: float) -> PromptOptimizer:
         return PromptOptimizer(

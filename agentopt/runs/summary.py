@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from agentopt.core.cost import cost_in_words
 from agentopt.core.phrases import in_words
 from agentopt.core.records import Evaluation, Trial
@@ -49,8 +51,8 @@ def finalist(
     )
 
 
-def trial_line(trial: Trial, choice: Choice) -> TrialLine:
-    """The record of one trial."""
+def trial_line(trial: Trial, shrunk: Mapping[int, float]) -> TrialLine:
+    """The record of one trial; `shrunk` has the posterior mean score by trial number."""
     return TrialLine(
         trial.number,
         trial.proposer,
@@ -62,7 +64,7 @@ def trial_line(trial: Trial, choice: Choice) -> TrialLine:
         trial.note,
         trial.evaluation.planned_scores,
         trial.evaluation.stopped,
-        choice.shrunk.get(trial.number),
+        shrunk.get(trial.number),
         Measures.of(trial.evaluation),
     )
 

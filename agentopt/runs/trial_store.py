@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,8 +18,13 @@ from typing import TYPE_CHECKING
 from pydantic import TypeAdapter
 
 from agentopt.core.candidate import Candidate
+from agentopt.core.errors import ConfigError
 from agentopt.core.records import BestSoFar, Evaluation, Trial
+from agentopt.core.task import Task, TokenLengths
+from agentopt.models.catalog import ModelSpec
+from agentopt.runs.folder import RunFolder, fingerprint
 from agentopt.search.base import PROMPTS_AFTER, Proposal, SearchSpace
+from agentopt.search.from_task import search_space
 from agentopt.search.measured_costs import measured_cost, with_measured_costs
 from agentopt.search.observed_costs import observed_units
 from agentopt.search.posterior import TOLERANCE, Choice, choose
@@ -85,7 +90,7 @@ class TrialStore:
             proposal.candidate,
             evaluation,
             proposal.proposer,
-            _cost(self.space, proposal.candidate, evaluation),
+            trial_cost(self.space, proposal.candidate, evaluation),
             proposal.note,
             proposal.fallback,
         )
@@ -152,7 +157,14 @@ def highest_score(trials: Sequence[Trial]) -> Trial | None:
     return min(complete, key=rank, default=None)
 
 
-def _cost(space: SearchSpace, candidate: Candidate, evaluation: Evaluation) -> float:
+def trial_cost(space: SearchSpace, candidate: Candidate, evaluation: Evaluation) -> float:
+    """The cost of an evaluated candidate per example in the measure of the space: measured, or by token lengths.
+
+    Args:
+        space: The space.
+        candidate: The candidate.
+        evaluation: Its evaluation.
+    """
     measured = measured_cost(space, evaluation, space.measure)
     return observed_units(space, candidate, evaluation) if measured is None else measured
 
@@ -203,7 +215,26 @@ def _from_optuna(frozen: optuna.trial.FrozenTrial, space: SearchSpace) -> Trial:
         candidate,
         evaluation,
         attributes["proposer"],
-        _cost(space, candidate, evaluation),
+        trial_cost(space, candidate, evaluation),
         attributes["note"],
         attributes.get("fallback", ""),  # version 0.1.0 did not record it
     )
+
+
+def recorded_trials(run: RunFolder, task: Task, specs: Mapping[str, ModelSpec]) -> list[Trial]:
+    """Read the trials of a run; their costs are those of nominal token lengths if the task has none.
+
+    Args:
+        run: The run.
+        task: Its task.
+        specs: Catalogue entries of its models, by name.
+
+    Raises:
+        ConfigError: The task has changed since the run began.
+    """
+    if fingerprint(task, run.config) != run.fingerprint:
+        raise ConfigError("the task has changed since the run began", where=run.path, remedy="start a new run")
+    if not run.trials.exists():
+        return []
+    nominal = tuple(replace(s, tokens=s.tokens or TokenLengths(128, 64)) for s in task.subtasks)
+    return TrialStore(run.trials, search_space(replace(task, subtasks=nominal), specs)).trials

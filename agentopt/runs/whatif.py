@@ -17,12 +17,12 @@ from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.core.errors import ConfigError, UserError
 from agentopt.core.phrases import in_words
 from agentopt.core.records import ExampleResult, SubtaskUse, Trial
-from agentopt.core.task import Subtask, Task, TokenLengths
+from agentopt.core.task import Subtask, Task
 from agentopt.core.yaml_models import Strict, did_you_mean, load_yaml, validate
 from agentopt.models.catalog import ModelSpec
 from agentopt.runs.demonstrations import demonstrations_of
-from agentopt.runs.folder import RunFolder, fingerprint
-from agentopt.runs.trial_store import TrialStore
+from agentopt.runs.folder import RunFolder
+from agentopt.runs.trial_store import recorded_trials
 from agentopt.search.base import SearchSpace
 from agentopt.search.from_task import search_space
 from agentopt.search.gaussian_process import most_promising
@@ -157,7 +157,9 @@ def what_if(run: RunFolder, task: Task, specs: Mapping[str, ModelSpec], question
     Raises:
         UserError: The run has no complete trial, its task has changed since, or a subtask is left without a model.
     """
-    recorded = _recorded(run, task, specs)
+    recorded = recorded_trials(run, task, specs)
+    if not recorded:
+        raise ConfigError("the run has no trials", where=run.path, remedy=f"resume it: {run.resuming}")
     tolerance, first = run.config.search.tolerance, recorded[0].evaluation
     before = choose(search_space(task, specs, first), recorded, tolerance=tolerance)
     if before is None:
@@ -285,19 +287,6 @@ class _Archive:
         return Option(
             candidate, None, None, space.units(candidate), usd, space.cost(candidate, "seconds") or None, True
         )
-
-
-def _recorded(run: RunFolder, task: Task, specs: Mapping[str, ModelSpec]) -> list[Trial]:
-    """The trials of a run; their costs are those of nominal token lengths if the task has none."""
-    if fingerprint(task, run.config) != run.fingerprint:
-        raise ConfigError("the task has changed since the run began", where=run.path, remedy="start a new run")
-    nominal = tuple(replace(s, tokens=s.tokens or TokenLengths(128, 64)) for s in task.subtasks)
-    trials = []
-    if run.trials.exists():
-        trials = TrialStore(run.trials, search_space(replace(task, subtasks=nominal), specs)).trials
-    if not trials:
-        raise ConfigError("the run has no trials", where=run.path, remedy=f"resume it: {run.resuming}")
-    return trials
 
 
 def _repriced(spec: ModelSpec, new: NewPrice | None) -> ModelSpec:

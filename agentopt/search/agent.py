@@ -28,7 +28,7 @@ from pydantic import TypeAdapter
 
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import AgentoptError, BudgetExceeded, CatalogError, ModelError, WeightsError
-from agentopt.core.events import FallbackUsed, Note
+from agentopt.core.events import FallbackUsed, GuidelinesWritten
 from agentopt.models.base import ChatModel, Choice, Message, Request, reject
 from agentopt.models.room_to_think import RoomToThink
 from agentopt.search.agent_prompts import (
@@ -257,7 +257,7 @@ class _Nodes:
         except _AgentUnavailableError as error:
             return {"problem": str(error)}
         guidelines = read_guidelines(reply.text, space)
-        self.runner.emit(Note(f"guidelines: {guidelines or 'none, because the reply could not be read'}"))
+        self.runner.emit(GuidelinesWritten(guidelines, len(self.runner.trials)))
         return {"guidelines": guidelines, "problem": ""}
 
     async def propose(self, state: State) -> dict[str, Any]:

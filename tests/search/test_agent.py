@@ -19,7 +19,7 @@ from jsonschema import Draft202012Validator, validate
 from agentopt.core.candidate import Candidate
 from agentopt.core.cost import CostMeasure, Price, SubtaskCost
 from agentopt.core.errors import BudgetExceeded, CatalogError, PermanentModelError, TransientModelError, WeightsError
-from agentopt.core.events import FallbackUsed, Note
+from agentopt.core.events import FallbackUsed, GuidelinesWritten
 from agentopt.models.base import ChatModel, Choice, Request, Response
 from agentopt.models.scripted import ScriptedModel
 from agentopt.search.agent import AgentSearch
@@ -111,7 +111,7 @@ async def test_a_good_agent_proposes_everything_after_the_first_trials() -> None
     assert world.proposers == ["baseline"] + ["initial"] * FIRST + ["agent"] * 10
     assert world.reasons == []
     guidelines = "answer: llama-3b, more samples; Prefer the small model."
-    assert Note(f"guidelines: {guidelines}") in world.runner.events
+    assert GuidelinesWritten(guidelines, 1 + FIRST) in world.runner.events
     assert {r.purpose for r in model.requests} == {"agent"}
     assert f"Guidelines: {guidelines}" in model.requests[1].messages[-1].content
     assert len(model.requests) == 4, "guidelines and a proposal, twice"
@@ -278,7 +278,8 @@ async def test_unusable_guidelines_are_no_reason_to_fall_back() -> None:
     model = ScriptedModel(lambda request, repeat: fresh(request, repeat) if requests_candidates(request) else "text")
     world = await World(model).run()
     assert world.proposers[-10:] == ["agent"] * 10
-    assert Note("guidelines: none, because the reply could not be read") in world.runner.events
+    unread = next(event for event in world.runner.events if isinstance(event, GuidelinesWritten))
+    assert (unread.text, unread.message) == ("", "guidelines: none, because the reply could not be read")
     assert "Guidelines" not in model.requests[1].messages[-1].content
 
 

@@ -1,0 +1,115 @@
+"""What a run leaves for its report beside its trials, as data: one JSON line for each entry of `record.jsonl`.
+
+Entries are appended when they happen, so that a run that was killed has them too. A resumed run may append an entry
+again; `read_record` returns the last one.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from agentopt.core.records import Evaluation
+from agentopt.prompts.outcome import RaceRewards
+from agentopt.runs.prompt_report import PromptReport
+
+# An interval that the data does not bound has infinite ends, which JSON has no numbers for.
+_IN_JSON = ConfigDict(ser_json_inf_nan="strings")
+
+
+@dataclass(frozen=True, slots=True)
+class GuidelinesEntry:
+    """Guidelines that the search agent wrote after `trials` trials; the text is empty if its reply was unreadable."""
+
+    text: str
+    trials: int
+    kind: Literal["guidelines"] = "guidelines"
+
+
+@dataclass(frozen=True, slots=True)
+class PromptsEntry:
+    """The optimisation of one subtask's system prompt; `rewards` is None if nothing was drawn."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _IN_JSON
+
+    report: PromptReport
+    rewards: RaceRewards | None = None
+    kind: Literal["prompts"] = "prompts"
+
+
+@dataclass(frozen=True, slots=True)
+class TestEntry:
+    """The evaluation of a finalist on the test split."""
+
+    __test__: ClassVar[bool] = False  # not a class of tests, whatever pytest takes its name for
+
+    trial: int
+    roles: tuple[str, ...]
+    evaluation: Evaluation
+    kind: Literal["test"] = "test"
+
+
+Entry = GuidelinesEntry | PromptsEntry | TestEntry
+_entries: TypeAdapter[Entry] = TypeAdapter(Annotated[Entry, Field(discriminator="kind")])
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """The entries of a run.
+
+    Attributes:
+        guidelines: In the order in which the agent wrote them.
+        prompts: The optimisations of system prompts, in order.
+        tests: Trial number -> its evaluation on the test split.
+    """
+
+    guidelines: tuple[GuidelinesEntry, ...] = ()
+    prompts: tuple[PromptsEntry, ...] = ()
+    tests: dict[int, Evaluation] = field(default_factory=dict)
+
+
+def append_entry(path: Path, entry: Entry) -> None:
+    """Append an entry; a text that is no valid Unicode is written with replacements.
+
+    Args:
+        path: The file, which is created if it does not exist.
+        entry: The entry.
+    """
+    line = json.dumps(_entries.dump_python(entry, mode="json"), ensure_ascii=False)
+    with path.open("ab") as file:
+        file.write(line.encode(errors="replace") + b"\n")  # a cut response may end with half a surrogate pair
+
+
+def read_record(path: Path) -> RunRecord:
+    """Read the entries of a run. A line that was cut by a kill is left out, and so is a missing file.
+
+    Args:
+        path: The file.
+    """
+    guidelines: dict[tuple[int, str], GuidelinesEntry] = {}
+    prompts: dict[tuple[str, str], PromptsEntry] = {}
+    tests: dict[int, Evaluation] = {}
+    for entry in _read(path):
+        match entry:
+            case GuidelinesEntry():
+                guidelines[entry.trials, entry.text] = entry
+            case PromptsEntry():
+                prompts[entry.report.subtask, entry.report.phase] = entry
+            case TestEntry():
+                tests[entry.trial] = entry.evaluation
+    return RunRecord(tuple(guidelines.values()), tuple(prompts.values()), tests)
+
+
+def _read(path: Path) -> list[Entry]:
+    lines = path.read_bytes().split(b"\n") if path.is_file() else []
+    found = []
+    for line in lines:
+        try:
+            found.append(_entries.validate_json(line))
+        except ValidationError:
+            continue
+    return found

@@ -1,0 +1,113 @@
+"""The record of a run: what a finished, a stopped and a running one leave, read without a call."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agentopt.api import aoptimize, load
+from agentopt.core.errors import ConfigError
+from agentopt.core.events import Event, TrialDone
+from agentopt.core.records import Evaluation, ExampleResult
+from agentopt.runs.archive import RunArchive, open_archive
+from agentopt.runs.config import Config
+from agentopt.runs.folder import RunFolder
+from agentopt.runs.result import load_result
+from agentopt.runs.run_record import GuidelinesEntry, TestEntry, append_entry, read_record
+from agentopt.testing.toy import toy_model, toy_task
+
+
+def config(folder: Path, **changes: object) -> Config:
+    given = {
+        "runs": folder / "runs",
+        "journal": str(folder / "journal.db"),
+        "strategy": "random",
+        "budget": {"trials": 5},
+        "prompts": {"when": "never"},
+        **changes,
+    }
+    return Config.model_validate(given)
+
+
+def archive_of(path: Path, settings: Config) -> RunArchive:
+    task, specs = load(toy_task(), settings, agent=False)
+    return open_archive(RunFolder.open(path), task, specs)
+
+
+async def test_the_archive_of_a_finished_run_has_the_numbers_of_its_result(tmp_path: Path) -> None:
+    result = await aoptimize(toy_task(), config(tmp_path), provider=toy_model())
+    archive = archive_of(Path(result.run), config(tmp_path))
+    assert archive.state == "finished"
+    assert archive.result == load_result(result.run)
+    assert archive.lines == result.trials
+    assert [trial.score for trial in archive.trials] == [line.score for line in result.trials]
+    assert [trial.units for trial in archive.trials] == [line.units for line in result.trials]
+    assert archive.choice is not None
+    assert archive.front == result.pareto == archive.choice.pareto
+    assert {f.trial for f in result.finalists} == archive.tests.keys()
+    for finalist in result.finalists:
+        assert finalist.test is not None
+        assert archive.tests[finalist.trial].score == finalist.test.score
+    assert sum(usage.calls for usage in archive.spent.values()) == result.total.calls
+    assert archive.spend.by_purpose == result.spent
+    assert len(archive.evaluations()) == len(result.trials) + len(result.finalists)
+
+
+async def test_a_killed_run_has_its_trials_and_the_best_so_far(tmp_path: Path) -> None:
+    seen: list[Path] = []
+
+    def kill(event: Event) -> None:
+        if isinstance(event, TrialDone) and event.trial.number == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        await aoptimize(toy_task(), config(tmp_path), provider=toy_model(), callbacks=[kill])
+    seen += (tmp_path / "runs").iterdir()
+    archive = archive_of(seen[0], config(tmp_path))
+    assert (archive.state, archive.result, len(archive.trials)) == ("stopped", None, 3)
+    assert [line.number for line in archive.lines] == [0, 1, 2]
+    assert {role for finalist in archive.finalists for role in finalist.roles} == {"baseline", "best", "recommended"}
+    assert all(finalist.test is None for finalist in archive.finalists)
+
+
+async def test_a_run_that_another_process_holds_is_running(tmp_path: Path) -> None:
+    result = await aoptimize(toy_task(), config(tmp_path), provider=toy_model())
+    with RunFolder.open(result.run).locked():
+        assert archive_of(Path(result.run), config(tmp_path)).state == "running"
+    assert archive_of(Path(result.run), config(tmp_path)).state == "finished"
+
+
+def test_a_run_without_a_trial_has_an_archive(tmp_path: Path) -> None:
+    run = RunFolder.create(toy_task(), config(tmp_path))
+    archive = archive_of(run.path, config(tmp_path))
+    assert (archive.state, archive.trials, archive.finalists, archive.front) == ("stopped", (), (), ())
+
+
+async def test_a_task_that_has_changed_is_refused(tmp_path: Path) -> None:
+    result = await aoptimize(toy_task(), config(tmp_path), provider=toy_model())
+    task, specs = load(toy_task(validation=15), config(tmp_path), agent=False)
+    with pytest.raises(ConfigError, match="the task has changed"):
+        open_archive(RunFolder.open(result.run), task, specs)
+
+
+def test_entries_survive_a_kill_and_count_once(tmp_path: Path) -> None:
+    file = tmp_path / "record.jsonl"
+    half = Evaluation("test", 2, (ExampleResult("a", 1.0, "\ud83d cut \u2028 here"),), "incomplete")
+    whole = Evaluation("test", 2, (ExampleResult("a", 1.0), ExampleResult("b", 0.0)), "complete")
+    for entry in (
+        GuidelinesEntry("more samples", 4),
+        GuidelinesEntry("more samples", 4),
+        TestEntry(3, ("best",), half),
+        TestEntry(3, ("best",), whole),
+        TestEntry(0, ("baseline",), half),
+        GuidelinesEntry("", 9),
+    ):
+        append_entry(file, entry)
+    with file.open("ab") as log:
+        log.write(b'{"text":"cut by a ki')
+    found = read_record(file)
+    assert found.guidelines == (GuidelinesEntry("more samples", 4), GuidelinesEntry("", 9))
+    assert found.tests[3] == whole
+    assert found.tests[0].results[0].output == "? cut \u2028 here"
+    assert read_record(tmp_path / "missing.jsonl").guidelines == ()
