@@ -16,6 +16,10 @@ from agentopt.core.observers import broadcast as broadcast
 from agentopt.core.observers import log_to as log_to
 from agentopt.core.observers import of_callbacks as of_callbacks
 from agentopt.core.phrases import counted, in_words
+from agentopt.core.prompt_events import PromptsDone as PromptsDone
+from agentopt.core.prompt_events import PromptsFellBack as PromptsFellBack
+from agentopt.core.prompt_events import PromptsStarted as PromptsStarted
+from agentopt.core.prompt_events import RewardDrawn as RewardDrawn
 from agentopt.core.records import BestSoFar, Evaluation, ExampleResult, Split, Trial
 from agentopt.core.usd import format_usd
 
@@ -307,64 +311,6 @@ class Note(Event):
     @property
     def message(self) -> str:
         return self.text
-
-
-@dataclass(frozen=True, slots=True)
-class PromptsStarted(Event):
-    """The optimisation of one subtask's system prompt began, before or after the search."""
-
-    kind: ClassVar[str] = "prompts_started"
-
-    subtask: str
-    phase: Literal["before", "after"]
-
-    @property
-    def message(self) -> str:
-        return f"system prompt of {self.subtask}, {self.phase} the search"
-
-
-@dataclass(frozen=True, slots=True)
-class RewardDrawn(Event):
-    """One response of a subtask was scored while its system prompt is optimised."""
-
-    kind: ClassVar[str] = "reward_drawn"
-    logged: ClassVar[bool] = False
-
-    user_prompt: str
-    reward: float | None
-    """None if a call failed."""
-
-    @property
-    def message(self) -> str:
-        return self.user_prompt
-
-
-@dataclass(frozen=True, slots=True)
-class PromptsFellBack(Event):
-    """A proposer of system prompts gave nothing usable, and the next one was called."""
-
-    kind: ClassVar[str] = "prompts_fall_back"
-
-    subtask: str
-    reason: str
-
-    @property
-    def message(self) -> str:
-        return f"{self.subtask}: {self.reason}"
-
-
-@dataclass(frozen=True, slots=True)
-class PromptsDone(Event):
-    """The optimisation of one subtask's system prompt ended."""
-
-    kind: ClassVar[str] = "prompts_done"
-
-    subtask: str
-    outcome: str
-
-    @property
-    def message(self) -> str:
-        return f"system prompt of {self.subtask}: {self.outcome}"
 
 
 @dataclass(frozen=True, slots=True)
