@@ -209,7 +209,7 @@ def record_landscape(
     out: Annotated[Path, typer.Option(help="Output file, such as mytask.npz.")],
     config: ConfigOption = None,
 ) -> None:
-    """Evaluate every affordable allocation of TASK once, so that searches on it can be measured without model calls."""
+    """Evaluate every affordable candidate of TASK once, so that searches on it can be measured without model calls."""
     from agentopt.cli.commands.record import run_recording
 
     run_recording(task, out, config or [], stdout_console())

@@ -36,9 +36,16 @@ def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+MOST_TOKENS = 10_000_000
+"""Largest `max_tokens`: more than any model writes, and small enough for the worst case to be computed."""
+
 KNOWN: Mapping[str, _Known] = {
     "temperature": _Known("numeric", lambda v: _number(v) and 0 <= v <= 2, "numbers from 0 to 2"),
-    "max_tokens": _Known("numeric", lambda v: _number(v) and v >= 1 and v == int(v), "positive whole numbers"),
+    "max_tokens": _Known(
+        "numeric",
+        lambda v: _number(v) and 1 <= v <= MOST_TOKENS and v == int(v),
+        f"whole numbers from 1 to {MOST_TOKENS:,}",
+    ),
     "effort": _Known("ordinal", lambda v: isinstance(v, str) and bool(v), "levels such as low"),
 }
 """Settings that are a field of `Subtask`, too: its value unless a candidate has another."""

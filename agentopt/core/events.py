@@ -134,7 +134,7 @@ class SearchStarted(Event):
 
     @property
     def message(self) -> str:
-        return counted(self.allocations, "allocation")
+        return counted(self.allocations, "candidate")
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,7 +100,7 @@ class Fusion:
 
     def __post_init__(self) -> None:
         check_fields(self, "Fusion", TaskError)
-        task_rules.check_not_async(self.judge, "judge", "Fusion")
+        task_rules.check_function(self.judge, "judge", 2, "Fusion")
         try:
             FUSIONS.read(self.method, self.given)
         except RuleError as broken:
@@ -203,12 +203,12 @@ class Subtask:
         check_fields(self, where, TaskError)
         for name, value in first_values(self, where).items():
             object.__setattr__(self, name, value)
-        task_rules.check_not_async(self.render, "render", where)
-        task_rules.check_not_async(self.parse, "parse", where)
+        task_rules.check_function(self.render, "render", 2, where)
+        task_rules.check_function(self.parse, "parse", 1, where)
         task_rules.check_models(self.models, where)
         task_rules.check_counts(self.num_samples, where)
         if self.cascade:
-            task_rules.check_cascade((self.cascade.small, self.cascade.big), self.models, where)
+            task_rules.check_cascade(self.cascade, self.models, where)
         task_rules.check_sampling(self.max_tokens, self.temperature, self.top_p, where)
         own = {CONTEXT: bool(self.context), KNOBS: bool(self.knobs)}
         task_rules.check_own_names([name for name, has in own.items() if has], self.reads, where)
@@ -253,7 +253,7 @@ class Program:
             raise TaskError(rule, where="program", remedy="give one of the two")
         object.__setattr__(self, "command", task_rules.as_tuple(self.command, "command", "program"))
         check_fields(self, "program", TaskError)
-        task_rules.check_not_async(self.parse, "parse", "program")
+        task_rules.check_function(self.parse, "parse", 1, "program")
         object.__setattr__(self, "folder", Path(self.folder))
         if self.timeout <= 0 or self.concurrency < 1:
             rule = f"a program needs time and at least one place, but got {self.timeout:g} s, {self.concurrency}"

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
-from agentopt.core.axes import KNOBS
+from agentopt.core.axes import KNOBS, MOST_TOKENS, Cascade
 from agentopt.core.errors import TaskError, UnknownSubtaskError
 from agentopt.core.field_types import check_kind, instance_of
 from agentopt.core.json_document import parse_json
+from agentopt.core.phrases import counted
 from agentopt.core.yaml_models import RuleError, as_error, did_you_mean, listed, shortened, shown
 
 INPUTS = "inputs"
@@ -48,17 +50,37 @@ def as_tuple(value: Any, name: str, where: str) -> tuple[Any, ...]:
     return tuple(value)
 
 
-def check_not_async(function: Any, name: str, where: str) -> None:
-    """Raise `TaskError` if the function is async: its value would be a coroutine.
+def check_function(function: Any, name: str, arguments: int, where: str) -> None:
+    """Raise `TaskError` if a function is async or a generator, or cannot be called with so many arguments.
+
+    The first two return an object in place of the value. A function whose signature is not known passes.
 
     Args:
-        function: The value of the field.
+        function: The value of the field; what is no function is not checked here.
         name: The field's name.
+        arguments: Number of positional arguments that it is called with.
         where: The place of the value, for the error.
     """
-    if inspect.iscoroutinefunction(function):
-        rule = f"`{name}` must be a plain function, but {function.__name__} is async"
-        raise TaskError(rule, where=where, remedy="await in a `context` function or a scorer, which may be async")
+    if not callable(function):
+        return
+    shown_name = getattr(function, "__name__", type(function).__name__)
+    for kind, is_kind in _UNUSABLE.items():
+        if is_kind(function) or is_kind(function.__call__):
+            rule = f"`{name}` must be a plain function, but {shown_name} is {kind}"
+            raise TaskError(rule, where=where, remedy="await in a `context` function or a scorer, which may be async")
+    with suppress(ValueError):
+        signature = inspect.signature(function)
+        try:
+            signature.bind(*[None] * arguments)
+        except TypeError as error:
+            rule = f"`{name}` must take {counted(arguments, 'argument')}, but {shown_name} takes {signature}"
+            raise TaskError(rule, where=where, remedy="change its parameters") from error
+
+
+_UNUSABLE = {
+    "async": lambda f: inspect.iscoroutinefunction(f) or inspect.isasyncgenfunction(f),
+    "a generator": inspect.isgeneratorfunction,
+}
 
 
 def check_items(values: Mapping[str, Any], kind: str, name: str, where: str) -> None:
@@ -121,17 +143,19 @@ def check_own_names(own: Collection[str], reads: Collection[str], where: str) ->
         raise TaskError(rule, where=where, remedy=f"rename the subtask `{both[0]}`")
 
 
-def check_cascade(cascade: Sequence[str], models: Sequence[str], where: str) -> None:
-    """Raise `TaskError` unless a cascade has two of the models.
+def check_cascade(cascade: Cascade, models: Sequence[str], where: str) -> None:
+    """Raise `TaskError` unless a cascade has two of the models, and a check that can be called.
 
     Args:
-        cascade: The small model and the big one.
+        cascade: The cascade.
         models: The models of the subtask.
         where: The place of the value, for the error.
     """
-    if len(set(cascade)) != 2 or not set(cascade) <= set(models):
-        rule = f"`cascade` must be two of the models, the small one first, but got {shown(list(cascade))}"
+    own = [cascade.small, cascade.big]
+    if len(set(own)) != 2 or not set(own) <= set(models):
+        rule = f"`cascade` must be two of the models, the small one first, but got {shown(own)}"
         raise TaskError(rule, where=where, remedy=f"choose from {', '.join(models)}, or add one to `models`")
+    check_function(cascade.check, "cascade.check", 2, where)
 
 
 def check_counts(counts: Sequence[Any], where: str) -> None:
@@ -146,13 +170,13 @@ def check_sampling(max_tokens: int, temperature: float | None, top_p: float | No
     """Raise `TaskError` unless the settings of a response are in their ranges.
 
     Args:
-        max_tokens: At least 1.
+        max_tokens: From 1 to `MOST_TOKENS`.
         temperature: From 0 to 2.
         top_p: Above 0 and at most 1.
         where: The place of the value, for the error.
     """
     for name, value, fits, rule in (
-        ("max_tokens", max_tokens, max_tokens >= 1, "at least 1"),
+        ("max_tokens", max_tokens, 1 <= max_tokens <= MOST_TOKENS, f"from 1 to {MOST_TOKENS:,}"),
         ("temperature", temperature, temperature is None or 0 <= temperature <= 2, "from 0 to 2"),
         ("top_p", top_p, top_p is None or 0 < top_p <= 1, "above 0 and at most 1"),
     ):

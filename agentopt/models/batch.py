@@ -139,11 +139,15 @@ class BatchTransport:
         lane = await self._lane(batch.model)
         status, end = await self._ended(batch, lane)
         left = {custom_id(batch.label, id_): id_ for id_ in batch.ids if id_ in requests}
+        answered: set[str] = set()
         if end in ("ended", "expired", "cancelled"):
             async with aclosing(self._results(batch, lane, status)) as results:
                 async for raw in results:
+                    answered |= {raw.custom_id} if raw.end == "answered" else set()
                     if (id_ := left.pop(raw.custom_id, None)) is not None:
                         yield Outcome(id_, await _result(lane, requests[id_], raw))
+        # Those without a line were not executed only if every finished request has one.
+        end = "ended" if end in ("expired", "cancelled") and len(answered) < status.done else end
         for id_ in left.values():
             yield Outcome(id_, _refusal(lane, status) if end == "refused" else _without(lane, end))
 

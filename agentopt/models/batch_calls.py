@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -75,6 +75,11 @@ class Submission:
     calls: tuple[BatchedCall, ...]
     batches: tuple[Batch, ...]
     is_known: bool
+
+    def of_model(self, name: str) -> Submission:
+        """The submission with another catalogue name of its model."""
+        calls = tuple(replace(call, request=replace(call.request, model=name)) for call in self.calls)
+        return replace(self, calls=calls, batches=tuple(replace(batch, model=name) for batch in self.batches))
 
 
 class BatchBook:

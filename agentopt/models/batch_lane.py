@@ -158,7 +158,11 @@ class BatchLane:
             first = submission.calls[0]
             spec = self._specs.get(first.request.model)
             if spec is None or spec.identity != first.identity:
-                continue
+                # The entry may have another name now. A batch of unknown id is sought by the name in its label.
+                renamed = (name for name, spec in self._specs.items() if spec.identity == first.identity)
+                if not submission.is_known or (name := next(renamed, None)) is None:
+                    continue
+                submission = submission.of_model(name)
             if first.run == self._run:
                 await self._adopt(submission)
             elif submission.is_known and not self._journal.is_fresh:

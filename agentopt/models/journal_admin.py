@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from agentopt.core.database import create_tables, open_engine
+from agentopt.core.errors import UserError
 from agentopt.core.files import file_size
 from agentopt.models.journal_tables import TABLES, details, ledger, rejections, requests, responses, run_keys
 
@@ -121,13 +122,25 @@ class JournalAdmin:
 
         Returns:
             The number of removed choices.
+
+        Raises:
+            UserError: The ledger has no such run.
         """
+        if run is not None and not self.has_run(run):
+            remedy = "give the name of a run's folder, with the `journal` setting that the run had"
+            raise UserError(f"the journal has no run {run!r}", remedy=remedy)
         query = sa.select(responses.c.key, responses.c.repeat)
         if identity is not None:
             query = query.join(requests, requests.c.key == responses.c.key).where(requests.c.identity == identity)
         if run is not None:
             query = query.join(run_keys, run_keys.c.key == responses.c.key).where(run_keys.c.run == run)
         return self._remove(query)
+
+    def has_run(self, run: str) -> bool:
+        """Whether the ledger has entries of a run."""
+        with self._engine.connect() as connection:
+            found = connection.execute(sa.select(ledger.c.run).where(ledger.c.run == run).limit(1))
+            return found.first() is not None
 
     def export(self) -> Iterator[str]:
         """Yield each stored choice with its request as one line of JSON, oldest first."""

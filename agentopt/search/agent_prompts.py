@@ -99,7 +99,7 @@ def _subtask(subtask: SubtaskSpace, label_of: Mapping[str, str], measure: CostMe
 def _setting(subtask: SubtaskSpace, axis: Axis, label_of: Mapping[str, str]) -> str:
     """The values of a setting, the one that may be left out first, and the models that have it if not all do."""
     first, *others = axis.values
-    models = [label_of[model] for model in subtask.models if axis in subtask.axes(model)]
+    models = [label_of[model] for model in subtask.models if axis.name not in subtask.lacks.get(model, ())]
     only = "" if len(models) == len(subtask.models) else f" (only {', '.join(models)})"
     return f"{axis.name} {first} unless given, or {', '.join(map(str, others))}{only}"
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import product
 from math import prod
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
-from agentopt.core.axes import CASCADE, DEMOS, Axis, SettingValue, as_pairs
+from agentopt.core.axes import CASCADE, DEMOS, OFF, STOP, Axis, SettingValue, as_pairs
 from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.core.cost import CostMeasure, SubtaskCost, critical_path
 from agentopt.core.demos import Demo
@@ -76,9 +77,26 @@ class SubtaskSpace:
         count = float(dict(choice.settings).get(DEMOS, 0))
         return count * (self.cost.prompt_tokens + self.cost.completion_tokens)
 
-    def axes(self, model: str) -> tuple[Axis, ...]:
-        """The axes of the settings that apply to a model."""
-        return tuple(axis for axis in self.settings if axis.name not in self.lacks.get(model, ()))
+    def axes(self, model: str, num_samples: int) -> tuple[Axis, ...]:
+        """The axes of the settings that make a difference to a model and a sample count.
+
+        A vote of one sample is decided, and its agreement is the same at every threshold of a cascade.
+
+        Args:
+            model: Catalogue name.
+            num_samples: Number of samples.
+        """
+        axes = tuple(axis for axis in self.settings if axis.name not in self.lacks.get(model, ()))
+        return axes if num_samples > 1 else tuple(map(self._of_one, (axis for axis in axes if axis.name != STOP)))
+
+    def _of_one(self, axis: Axis) -> Axis:
+        kept = (OFF, self._first_threshold)
+        return replace(axis, values=tuple(v for v in axis.values if v in kept)) if axis.name == CASCADE else axis
+
+    @cached_property
+    def _first_threshold(self) -> SettingValue:
+        values = (value for axis in self.settings if axis.name == CASCADE for value in axis.values)
+        return next((value for value in values if value != OFF), OFF)
 
     def choice(self, model: str, num_samples: int, settings: Mapping[str, SettingValue] = NO_SETTINGS) -> SubtaskChoice:
         """The choice with the seed prompt.
@@ -86,33 +104,40 @@ class SubtaskSpace:
         Args:
             model: Catalogue name.
             num_samples: Number of samples.
-            settings: Values by the name of their axis; those that are the first of their axis, or that do not apply
-                to the model, are left out of the choice.
+            settings: Values by the name of their axis; those that are the first of their axis, or that make no
+                difference, are left out of the choice.
         """
-        kept = {axis.name: settings[axis.name] for axis in self.axes(model) if axis.name in settings}
-        varied = {axis.name: kept[axis.name] for axis in self.axes(model) if kept.get(axis.name) in axis.values[1:]}
+        wanted = dict(settings)
+        if num_samples == 1 and wanted.get(CASCADE, OFF) != OFF:
+            wanted[CASCADE] = self._first_threshold
+        axes = self.axes(model, num_samples)
+        varied = {axis.name: wanted[axis.name] for axis in axes if wanted.get(axis.name) in axis.values[1:]}
         shown = self.demos[: int(varied.get(DEMOS, 0))]
         return SubtaskChoice(model, num_samples, self.system_prompt, as_pairs(varied), shown)
 
     def choices(self) -> Iterator[SubtaskChoice]:
         """Yield every choice with the seed prompt, in lexicographic order."""
-        return map(self.choice_at, range(self.size))
+        for model, count in product(self.models, self.num_samples):
+            axes = self.axes(model, count)
+            for values in product(*(axis.values for axis in axes)):
+                yield self.choice(model, count, {axis.name: value for axis, value in zip(axes, values, strict=True)})
 
     def choice_at(self, place: int) -> SubtaskChoice:
         """The choice at a place in the order of `choices`."""
-        for model in self.models:
-            if place < self.size_of(model):
-                axes, named = self.axes(model), {}
+        for model, count in product(self.models, self.num_samples):
+            axes, size = self.axes(model, count), self._size_of(model, count)
+            if place < size:
+                named = {}
                 for axis in reversed(axes):
                     place, index = divmod(place, len(axis.values))
                     named[axis.name] = axis.values[index]
-                return self.choice(model, self.num_samples[place], named)
-            place -= self.size_of(model)
+                return self.choice(model, count, named)
+            place -= size
         raise IndexError(place)
 
     def allows(self, choice: SubtaskChoice) -> bool:
         """Whether the choice is one of `choices`, whatever its system prompt."""
-        axes = {axis.name: axis.values[1:] for axis in self.axes(choice.model)}
+        axes = {axis.name: axis.values[1:] for axis in self.axes(choice.model, choice.num_samples)}
         return (
             choice.model in self.models
             and choice.num_samples in self.num_samples
@@ -120,14 +145,13 @@ class SubtaskSpace:
             and (not self.demos or len(choice.demos) == dict(choice.settings).get(DEMOS, 0))
         )
 
-    def size_of(self, model: str) -> int:
-        """Number of choices of a model."""
-        return len(self.num_samples) * prod(len(axis.values) for axis in self.axes(model))
+    def _size_of(self, model: str, num_samples: int) -> int:
+        return prod(len(axis.values) for axis in self.axes(model, num_samples))
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Number of choices."""
-        return sum(map(self.size_of, self.models))
+        return sum(self._size_of(model, count) for model, count in product(self.models, self.num_samples))
 
     @property
     def largest_model(self) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,15 +115,14 @@ class _Part:
 
     def __init__(self, subtask: SubtaskSpace) -> None:
         self.subtask = subtask
-        counts, axes = len(subtask.num_samples), subtask.settings
-        # The number of values of each axis that a model has: 1 if the setting does not apply to it.
-        own = [[len(axis.values) if axis in subtask.axes(model) else 1 for axis in axes] for model in subtask.models]
-        self._radices = [(counts, *of_model) for of_model in own]
-        sizes = [math.prod(radices) for radices in self._radices]
-        self._first = np.cumsum([0, *sizes[:-1]])
-        blocks = [np.indices(radices).reshape(len(radices), -1) for radices in self._radices]
-        models = np.repeat(np.arange(len(sizes)), sizes)
-        self._digits = np.vstack([models, np.concatenate(blocks, axis=1)])
+        models, counts, axes = range(len(subtask.models)), subtask.num_samples, subtask.settings
+        self._indices = {(m, single): _indices(subtask, m, single) for m in models for single in (False, True)}
+        blocks = {key: _every(indices) for key, indices in self._indices.items()}
+        of_each = [[(m, i, blocks[m, count == 1]) for i, count in enumerate(counts)] for m in models]
+        sizes = np.array([[block.shape[1] for *_, block in of_model] for of_model in of_each])
+        self._first = (np.cumsum(sizes) - sizes.ravel()).reshape(sizes.shape)
+        heads = np.repeat(np.indices(sizes.shape).reshape(2, -1), sizes.ravel(), axis=1)
+        self._digits = np.vstack([heads, np.hstack([block for of_model in of_each for *_, block in of_model])])
         self._similarity = [_model_similarity(subtask), _count_similarity(subtask), *map(_similarity_of, axes)]
         self.variance = MODEL + COUNT + BOTH + len(axes) * (SETTING + SETTING_BY_MODEL)
 
@@ -141,9 +141,9 @@ class _Part:
     def place(self, choice: SubtaskChoice) -> int:
         """The place of a choice of this space."""
         model, given = self.subtask.models.index(choice.model), dict(choice.settings)
-        indices = [axis.values.index(given.get(axis.name, axis.values[0])) for axis in self.subtask.settings]
-        digits = (self.subtask.num_samples.index(choice.num_samples), *indices)
-        return int(self._first[model] + np.ravel_multi_index(digits, self._radices[model]))
+        wanted = [axis.values.index(given.get(axis.name, axis.values[0])) for axis in self.subtask.settings]
+        count = self.subtask.num_samples.index(choice.num_samples)
+        return int(self._first[model, count] + _rank(self._indices[model, choice.num_samples == 1], wanted))
 
     def sampled(self, rng: np.random.Generator) -> Points:
         """Sample counts log-uniformly, all else uniformly: large counts rarely fit in the cost limit."""
@@ -151,12 +151,11 @@ class _Part:
         wanted = np.exp(rng.uniform(math.log(counts[0]), math.log(counts[-1] + 1), POOL))
         positions = np.searchsorted(counts, wanted, side="right") - 1
         models = rng.integers(len(self.subtask.models), size=POOL)
-        digits = [positions, *(rng.integers(len(axis.values), size=POOL) for axis in self.subtask.settings)]
-        places = self._first[models]
-        for model, radices in enumerate(self._radices):
-            own = models == model
-            limited = [np.minimum(of[own], radix - 1) for of, radix in zip(digits, radices, strict=True)]
-            places[own] += np.ravel_multi_index(limited, radices)
+        digits = [rng.integers(len(axis.values), size=POOL) for axis in self.subtask.settings]
+        places = self._first[models, positions]
+        for (model, single), indices in self._indices.items():
+            own = (models == model) & ((counts[positions] == 1) == single)
+            places[own] += _rank(indices, [of[own] for of in digits])
         return np.asarray(places, dtype=np.int64)
 
     def covariance(self, a: Points, b: Points) -> Floats:
@@ -171,6 +170,28 @@ class _Part:
         for setting in settings:
             total += SETTING * setting + SETTING_BY_MODEL * models * setting
         return np.asarray(total[:, back])
+
+
+def _indices(subtask: SubtaskSpace, model: int, single: bool) -> list[Points]:
+    """Of each setting, the indices of the values that make a difference to a model with one sample, or with more."""
+    values = {axis.name: axis.values for axis in subtask.axes(subtask.models[model], 1 if single else 2)}
+    return [
+        np.array([axis.values.index(v) for v in values.get(axis.name, axis.values[:1])]) for axis in subtask.settings
+    ]
+
+
+def _every(indices: Sequence[Points]) -> Points:
+    """All combinations in lexicographic order, shape (settings, combinations)."""
+    grid = np.meshgrid(*indices, indexing="ij")
+    return np.array([of_axis.ravel() for of_axis in grid], dtype=np.int64).reshape(len(indices), -1 if indices else 1)
+
+
+def _rank(indices: Sequence[Points], wanted: Sequence[Any]) -> Any:
+    """The place of combinations in `_every`; an index that makes no difference counts as one that does."""
+    rank: Any = 0
+    for known, index in zip(indices, wanted, strict=True):
+        rank = rank * len(known) + np.minimum(np.searchsorted(known, index), len(known) - 1)
+    return rank
 
 
 def _model_similarity(subtask: SubtaskSpace) -> Floats:

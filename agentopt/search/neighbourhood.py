@@ -8,8 +8,9 @@ sample count and every model size, so the affordable candidates are connected: t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 
+from agentopt.core.axes import SettingValue
 from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.search.base import SearchSpace, SubtaskSpace
 
@@ -55,7 +56,19 @@ def step(subtask: SubtaskSpace, candidate: Candidate, by: int) -> Candidate | No
     """
     counts = subtask.num_samples
     position = counts.index(candidate[subtask.name].num_samples) + by
-    return candidate.having(subtask.name, num_samples=counts[position]) if 0 <= position < len(counts) else None
+    return with_num_samples(subtask, candidate, counts[position]) if 0 <= position < len(counts) else None
+
+
+def with_num_samples(subtask: SubtaskSpace, candidate: Candidate, num_samples: int) -> Candidate:
+    """The candidate with another sample count of `subtask`, and the settings that make a difference then.
+
+    Args:
+        subtask: The subtask to change.
+        candidate: The candidate to start from.
+        num_samples: The sample count.
+    """
+    choice = candidate[subtask.name]
+    return _having(subtask, candidate, choice.model, num_samples, dict(choice.settings))
 
 
 def with_other_models(subtask: SubtaskSpace, candidate: Candidate) -> Iterator[Candidate]:
@@ -73,15 +86,23 @@ def with_model(subtask: SubtaskSpace, candidate: Candidate, model: str) -> Candi
         candidate: The candidate to start from.
         model: The model.
     """
-    applies = {axis.name for axis in subtask.axes(model)}
-    settings = tuple(pair for pair in candidate[subtask.name].settings if pair[0] in applies)
-    return candidate.having(subtask.name, model=model, settings=settings)
+    choice = candidate[subtask.name]
+    return _having(subtask, candidate, model, choice.num_samples, dict(choice.settings))
+
+
+def _having(
+    subtask: SubtaskSpace, candidate: Candidate, model: str, num_samples: int, settings: Mapping[str, SettingValue]
+) -> Candidate:
+    """The candidate with another choice, and its own system prompt."""
+    new = subtask.choice(model, num_samples, settings)
+    changes = {"model": model, "num_samples": num_samples, "settings": new.settings, "demos": new.demos}
+    return candidate.having(subtask.name, **changes)
 
 
 def with_other_settings(subtask: SubtaskSpace, candidate: Candidate) -> Iterator[Candidate]:
     """Yield the candidate with each neighbouring value of each setting; any other value of a categorical one."""
     choice = candidate[subtask.name]
-    for axis in subtask.axes(choice.model):
+    for axis in subtask.axes(choice.model, choice.num_samples):
         own = dict(choice.settings).get(axis.name, axis.values[0])
         others = [value for value in axis.values if value != own]
         if axis.kind != "categorical":
@@ -90,8 +111,7 @@ def with_other_settings(subtask: SubtaskSpace, candidate: Candidate) -> Iterator
             others = [*ordered[place + 1 : place + 2], *ordered[max(place - 1, 0) : place]]
         for value in others:
             named = {**dict(choice.settings), axis.name: value}
-            settings = subtask.choice(choice.model, choice.num_samples, named).settings
-            yield candidate.having(subtask.name, settings=settings)
+            yield _having(subtask, candidate, choice.model, choice.num_samples, named)
 
 
 def neighbours(space: SearchSpace, candidate: Candidate) -> Iterator[Candidate]:
@@ -178,7 +198,7 @@ def fitted(space: SearchSpace, candidate: Candidate) -> Candidate | None:
         return fewer
     least = candidate
     for s in space.subtasks:
-        least = least.having(s.name, num_samples=s.num_samples[0])
+        least = with_num_samples(s, least, s.num_samples[0])
     return with_smaller_models(space, least)
 
 

@@ -202,7 +202,8 @@ def posterior(space: SearchSpace, candidates: Sequence[Candidate], scores: Float
         variance.append((vectors**2 @ (signal / total)) * noise)
     weights = np.exp(np.array(likelihood) - max(likelihood))
     weights /= weights.sum()
-    mean = weights @ np.stack(each)
+    # No candidate's mean score is beyond the scores of all rows; the process does not know that.
+    mean = np.clip(weights @ np.stack(each), np.nanmin(scores), np.nanmax(scores))
     total_variance = weights @ (np.stack(variance) + (np.stack(each) - mean) ** 2)
     return Posterior(mean, np.sqrt(total_variance), residual)
 

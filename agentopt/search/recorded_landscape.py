@@ -265,7 +265,7 @@ def _recordable(space: SearchSpace, task: Task) -> list[Candidate]:
     candidates = space.candidates() if space.size <= 50 * MOST else []
     if not 0 < len(candidates) <= MOST:
         raise UserError(
-            f"at most {MOST} affordable candidates can be recorded, but the space has {space.size} allocations",
+            f"at most {MOST} affordable candidates can be recorded, but the space has {space.size}",
             where=f"task {task.name}",
             remedy="allow fewer sample counts, such as num_samples: [1, 2, 3, 5, 8]",
         )

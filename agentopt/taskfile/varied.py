@@ -50,9 +50,10 @@ def read_cascade(spec: SubtaskSpec, functions: Functions, at: Callable[[str], st
     """
     if spec.cascade is None:
         return None
-    check_cascade(spec.cascade.models, spec.models, at("cascade"))
     check = functions(spec.cascade.check, at("cascade.check")) if spec.cascade.check else None
-    return Cascade(*spec.cascade.models, spec.cascade.below, check)
+    cascade = Cascade(*spec.cascade.models, spec.cascade.below, check)
+    check_cascade(cascade, spec.models, at("cascade"))
+    return cascade
 
 
 def read_demos(spec: SubtaskSpec, at: Callable[[str], str]) -> Demos | None:

@@ -275,7 +275,8 @@ class OpenAIBatchServer(BatchServer, OpenAIServer):
     def _shown(self, batch: ServedBatch) -> dict[str, Any]:
         waiting = "cancelling" if batch.is_cancelled else "validating" if not batch.polls else "in_progress"
         status = {"": waiting, "ended": "completed", "refused": "failed"}.get(batch.ended, batch.ended)
-        counts = {"total": len(batch.entries), "completed": len(batch.results), "failed": len(batch.errors)}
+        done, failed = len(batch.entries) if batch.ended else 0, len(batch.errors)
+        counts = {"total": len(batch.entries), "completed": done - failed, "failed": failed}  # lost lines count, too
         return {
             "id": batch.id,
             "object": "batch",

@@ -545,6 +545,8 @@ def test_the_journal_is_shown_pruned_exported_and_forgotten(
     assert "removed 0 responses" in agentopt("journal", "prune", "--older-than", "1h", *place.settings).out
     assert agentopt("journal", "prune", "--older-than", "old", *place.settings).code == 2
     assert agentopt("journal", "forget", *place.settings).code == 2
+    unknown = agentopt("journal", "forget", "--run", "nope", *place.settings)
+    assert (unknown.code, "the journal has no run 'nope'" in unknown.err) == (2, True)
 
 
 def test_checking_an_unreachable_model_exits_with_1_and_the_reason(

@@ -73,7 +73,7 @@ EVERY: list[tuple[Event, str]] = [
     (BatchWaiting("m", "b1", 2000, 7), "m: batch b1: 7 of 2,000 calls are done"),
     (BatchWaiting("m", "b1", 2, 2, has_ended=True), "m: batch b1: has ended"),
     (RunStarted(Path("runs/a")), "run runs/a"),
-    (SearchStarted(12, {"validation": 3}, (), Budget()), "12 allocations"),
+    (SearchStarted(12, {"validation": 3}, (), Budget()), "12 candidates"),
     (TrialStarted(4, CANDIDATE, "agent"), "trial 4"),
     (ExampleDone(ExampleResult("a", 1.0)), "a"),
     (TrialDone(TRIAL), "trial 0: complete, score 0.500, by baseline"),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 
+from agentopt.core.axes import Cascade
 from agentopt.core.errors import TaskError
 from agentopt.core.task import Example, Fusion, Metric, Program, Subtask, Task, TokenLengths, Unparsable
 from agentopt.evaluation.scorers import exact_match
@@ -28,6 +30,19 @@ def task(*subtasks: Subtask, **fields: Any) -> Task:
 
 async def asynchronous(*_: Any) -> str:
     return "later"
+
+
+def generator(text: str) -> Iterator[str]:
+    yield text
+
+
+class Later:
+    async def __call__(self, text: str) -> str:
+        return text
+
+
+def checked(check: Any) -> Subtask:
+    return subtask(models=("m", "n"), cascade=Cascade("m", "n", check=check))
 
 
 WRONG: list[tuple[Callable[[], Any], str]] = [
@@ -60,7 +75,16 @@ WRONG: list[tuple[Callable[[], Any], str]] = [
     ),
     (lambda: Fusion("best_of", judge=asynchronous), "`judge` must be a plain function"),  # type: ignore[arg-type]
     (lambda: Program(("echo",), parse=asynchronous), "`parse` must be a plain function"),
-    (lambda: subtask(max_tokens=0), "`max_tokens` must be at least 1, but got 0"),
+    (lambda: subtask(max_tokens=0), "`max_tokens` must be from 1 to 10,000,000, but got 0"),
+    (lambda: subtask(max_tokens=10**28), "`max_tokens` must be from 1 to 10,000,000"),
+    (lambda: subtask(settings={"max_tokens": (8, 10**11)}), "`max_tokens` must be whole numbers from 1 to 10,000,000"),
+    (lambda: subtask(parse=generator), "`parse` must be a plain function, but generator is a generator"),
+    (lambda: subtask(parse=Later()), "`parse` must be a plain function, but Later is async"),
+    (lambda: subtask(parse=partial(asynchronous)), "`parse` must be a plain function, but partial is async"),
+    (lambda: subtask(parse=prompt), r"`parse` must take 1 argument, but prompt takes \(inputs"),
+    (lambda: Fusion("best_of", judge=str.upper), "`judge` must take 2 arguments"),  # type: ignore[arg-type]
+    (lambda: checked(asynchronous), r"`cascade.check` must be a plain function, but asynchronous is async"),
+    (lambda: checked(str.isdigit), r"`cascade.check` must take 2 arguments, but isdigit takes \(self"),
     (lambda: subtask(temperature=-1), "`temperature` must be from 0 to 2"),
     (lambda: subtask(top_p=0), "`top_p` must be above 0"),
     (lambda: subtask("inputs"), "`inputs` is the examples' columns"),

@@ -666,9 +666,18 @@ async def test_each_failed_call_is_one_line_of_the_log_without_what_was_said(
     assert not any(word in line for line in lines for word in ("pear", "private", "our-key", "wrong-key", "\n"))
 
 
-async def test_a_subtask_whose_judge_needs_inputs_is_served_only_as_part_of_the_task(folder: Path) -> None:
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"fuse": {"method": "best_of", "judge": "judge.py:judge"}},
+        {"models": ["small", "large"], "cascade": {"models": ["small", "large"], "check": "judge.py:judge"}},
+    ],
+)
+async def test_a_subtask_whose_judge_or_check_needs_inputs_is_served_only_as_part_of_the_task(
+    folder: Path, given: dict[str, Any]
+) -> None:
     spec = spec_of_task()
-    spec["subtasks"][0]["fuse"] = {"method": "best_of", "judge": "judge.py:judge"}
+    spec["subtasks"][0] |= given
     (folder / "task.yaml").write_text(yaml.safe_dump(spec))
     (folder / "judge.py").write_text("def judge(inputs, value):\n    return inputs['word'] in value\n")
     async with OpenAIServer(answer) as backend, served(deployment_in(folder, backend)) as url, client_of(url) as client:

@@ -75,6 +75,16 @@ def test_a_single_trial_and_trials_that_are_alike_are_chosen_as_they_are() -> No
     assert alike.saving == 0
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_no_shrunk_score_is_beyond_the_scores_of_all_rows(seed: int) -> None:
+    best = sorted(EVERY, key=WORLD.exact)[-8:]
+    rng = np.random.default_rng(seed)
+    trials = [trial(i, c, (rng.random(24) < 0.97).astype(float).tolist()) for i, c in enumerate(best)]
+    chosen = choose(WORLD.space, trials)
+    assert chosen is not None
+    assert 0 <= min(chosen.shrunk.values()) <= max(chosen.shrunk.values()) <= 1
+
+
 def test_nothing_complete_is_no_choice() -> None:
     assert choose(WORLD.space, [trial(0, EVERY[0], [1.0], "pruned"), trial(1, EVERY[1], [], "incomplete")]) is None
 

@@ -139,8 +139,8 @@ class ChatHandler:
 
 
 def _without_inputs(subtask: Subtask) -> Subtask:
-    """The subtask, if it can run without the task's inputs. Raises `ApiError` for best_of, whose judge reads them."""
-    if subtask.fusion.method == "best_of":
+    """The subtask, if it can run without the task's inputs. Raises `ApiError` if a judge or a check reads them."""
+    if subtask.fusion.method == "best_of" or (subtask.cascade and subtask.cascade.check):
         rule = f"the answers of {subtask.name} are judged by the task's inputs; call the whole task instead"
         raise ApiError(400, rule, param="model", code="unsupported_parameter")
     return subtask
