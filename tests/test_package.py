@@ -42,7 +42,9 @@ ENTRY_POINTS = {"agentopt", "agentopt.__main__"}
 BESIDE_ROOMS = {"__init__.py", "__main__.py", "api.py", "py.typed"}
 
 IMPORTERS = {
-    "datasets": {"taskfile/reader.py"},
+    "datasets": {"taskfile/hub.py"},
+    "pyarrow": {"taskfile/parquet.py"},
+    "python_calamine": {"taskfile/sheet.py"},
     "json_repair": {"core/json_text.py"},
     "litellm": {"models/litellm_route.py"},
     "openai": {"models/openai_route.py", "deploy/export/runtime.py"},

@@ -22,7 +22,8 @@ from agentopt.core.yaml_models import Strict, broken_rule, load_yaml, parse_yaml
 from agentopt.models.catalog import ModelSpec
 from agentopt.prompts.settings import PromptSettings
 from agentopt.search.settings import AgentSettings, SearchSettings
-from agentopt.taskfile.reader import FILE_OPTION, HUB
+from agentopt.taskfile.hub import HUB
+from agentopt.taskfile.reader import FILE_OPTION
 from agentopt.taskfile.schema import TaskSpec
 
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from agentopt.core.errors import TaskError
 from agentopt.evaluation.outputs import as_text
-from agentopt.taskfile.data import file_content, json_lines
+from agentopt.taskfile.text_rows import csv_rows, json_lines
 
 WORDS = {
     **dict.fromkeys(("true", "yes", "pass", "good", "right", "correct"), 1.0),
@@ -54,8 +51,8 @@ def read_labels(path: Path) -> list[Label]:
     if path.suffix not in (".csv", ".jsonl"):
         rule = f"labels must be a .csv or .jsonl file, but got {path.name}"
         raise TaskError(rule, where="--labels", remedy="convert it; it needs the columns id, output and label")
-    rows = _csv_rows(path) if path.suffix == ".csv" else json_lines(path, "--labels", CORRECT_PATH)
-    labels = [_label(row, place) for place, row in rows]
+    read = csv_rows if path.suffix == ".csv" else json_lines
+    labels = [_label(row, place) for place, row in read(path, "--labels", CORRECT_PATH)]
     if not labels:
         raise TaskError("there must be at least one label, but the file is empty", where=path, remedy="add rows")
     check_one_label_each(((label.example, label.output), label) for label in labels)
@@ -77,39 +74,6 @@ def check_one_label_each(labels: Iterable[tuple[Hashable, Label]]) -> None:
         if other != label.where:
             rule = f"an output must have one label, but it has another one at {other}"
             raise TaskError(rule, where=label.where, remedy="write the mean of several people's scores")
-
-
-def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        text = file_content(path, "--labels", CORRECT_PATH).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise TaskError(f"is not UTF-8: {error}", where=path, remedy="save the file as UTF-8") from error
-    # Strict, because a quote that is never closed would otherwise take the rest of the file as one text.
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    try:
-        _check_header(reader.fieldnames or (), path)
-        for row in reader:
-            place = f"{path}:{reader.line_num}"
-            _check_cells(row, place)
-            yield place, {name: value for name, value in row.items() if name and value}
-    except csv.Error as error:
-        place, remedy = f"{path}:{reader.line_num + 1}", "quote the text, and double each quote inside it"
-        raise TaskError(f"is not CSV: {error}", where=place, remedy=remedy) from error
-
-
-def _check_header(names: Sequence[str], path: Path) -> None:
-    for name, count in Counter(name.strip().lower() for name in names).items():
-        if name and count > 1:
-            rule = f"a header must have each column once, but {name!r} is there {count} times"
-            raise TaskError(rule, where=f"{path}:1", remedy="remove or rename the other columns")
-
-
-def _check_cells(row: Mapping[str | None, Any], place: str) -> None:
-    """Raise `TaskError` if the row is longer than the header: `DictReader` has the further cells under None."""
-    if further := row.get(None):
-        columns = len(row) - 1
-        rule = f"a row must have at most {columns} cells, like the header, but got {columns + len(further)}"
-        raise TaskError(rule, where=place, remedy='quote the text that contains a comma: "first, second"')
 
 
 def _label(given: dict[str, Any], place: str) -> Label:

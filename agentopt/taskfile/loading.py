@@ -46,6 +46,7 @@ from agentopt.taskfile.program import MAX_TOKENS, check_prompts, read_program, s
 from agentopt.taskfile.reader import into_splits, read_dataset
 from agentopt.taskfile.schema import Named, SubtaskSpec, TaskSpec, build
 from agentopt.taskfile.scoring import build_metrics, build_scorer, check_readable, check_targets, is_comparison
+from agentopt.taskfile.sources import source_name
 from agentopt.taskfile.varied import check_knobs, read_axes, read_cascade, read_demos
 from agentopt.workflow.templates import Record, Template, compile_template
 
@@ -223,17 +224,17 @@ class _Reader:
         if data.reader:
             return read_dataset(data, self.file.parent, self.functions, self.at("data"))
         if data.source:
-            path = self.file.parent / data.source
-            every = self._file_rows(path, self.at("data.source"))
-            return into_splits(every, data.splits, data.split_seed, str(path))
+            every = self._file_rows(data.source, self.at("data.source"))
+            return into_splits(every, data.splits, data.split_seed, source_name(data.source, self.file.parent))
         files: dict[Split, str | None] = {"train": data.train, "validation": data.validation, "test": data.test}
         for split, name in files.items():
             if name is not None:
-                found[split] = self._file_rows(self.file.parent / name, self.at(f"data.{split}"))
+                found[split] = self._file_rows(name, self.at(f"data.{split}"))
         return found
 
-    def _file_rows(self, path: Path, where: str) -> list[Row]:
-        return read_rows(path, self.spec.columns, target_needed=is_comparison(self.spec.scorer), where=where)
+    def _file_rows(self, source: str, where: str) -> list[Row]:
+        needed = is_comparison(self.spec.scorer)
+        return read_rows(source, self.file.parent, self.spec.columns, target_needed=needed, where=where)
 
     def _limited(self, split: Split, rows: list[Row]) -> tuple[Example, ...]:
         return tuple(row.example for row in rows[: getattr(self.spec.data.limit, split)])
@@ -289,7 +290,8 @@ class _Reader:
 
     def _check_columns(self, rows: Mapping[Split, list[Row]]) -> None:
         """Check that every column that a template reads is an input column of every row."""
-        known = self.spec.columns.inputs or tuple(rows["validation"][0].example.inputs)
+        first = rows["validation"][0]
+        known = tuple(self.spec.columns.inputs or (*first.example.inputs, *first.empty))
         used: set[str] = set()
         for spec in self.spec.subtasks:
             used |= self.templates[spec.name].columns
@@ -299,7 +301,10 @@ class _Reader:
         for row in (row for split in rows.values() for row in split):
             for name in sorted(used - set(row.example.inputs)):
                 rule = f"the row must have the column {name!r}, which a template reads"
-                raise TaskError(rule, where=row.where, remedy=did_you_mean(name, row.example.inputs))
+                remedy = did_you_mean(name, row.example.inputs)
+                if name in row.empty:
+                    rule, remedy = f"{rule}, but its cell is empty", "fill in the cell, or remove the row"
+                raise TaskError(rule, where=row.where, remedy=remedy)
 
     def _check_all_used(self, reads: Mapping[str, tuple[str, ...]]) -> None:
         used = [self._output()]

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import logging
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
@@ -26,18 +23,14 @@ from agentopt.core.task import Example
 from agentopt.core.user_functions import Functions
 from agentopt.core.yaml_models import did_you_mean
 from agentopt.taskfile.columns import ColumnError, DatasetRow
-from agentopt.taskfile.data import Row, json_lines, json_list
+from agentopt.taskfile.data import Row
+from agentopt.taskfile.hub import HubLoader
 from agentopt.taskfile.schema import DataSpec, SplitsSpec
+from agentopt.taskfile.sources import rows_of, source_name
+from agentopt.taskfile.table import Placed
 
-HUB = "hf:"
 FILE_OPTION = "_file"
 """Suffix of options whose value is the path of a file."""
-
-Placed = tuple[str, Mapping[str, Any]]
-"""The place of a row, and the row."""
-
-HubLoader = Callable[[str, str | None, str | None], Iterable[Mapping[str, Any]]]
-"""Dataset name, its configuration and its split -> rows."""
 
 
 def read_dataset(
@@ -64,8 +57,8 @@ def read_dataset(
         raise TaskError(rule, where=f"{where}.source", remedy=remedy)
     assert data.reader
     read = _reader(data, folder, functions, where)
-    named = data.source if data.source.startswith(HUB) else str(folder / data.source)
-    rows = _rows(_placed(data.source, folder, f"{where}.source", hub or load_from_hub), read, named)
+    named = source_name(data.source, folder)
+    rows = _rows(rows_of(data.source, folder, f"{where}.source", hub), read, named)
     return into_splits(rows, data.splits, data.split_seed, named)
 
 
@@ -189,77 +182,3 @@ def _split_of(id: str, shares: Mapping[Split, float], seed: int) -> Split:  # no
     place = int.from_bytes(hashlib.sha256(f"{seed}:{id}".encode()).digest()[:8]) / 2**64 * sum(shares.values())
     ends = zip(shares, accumulate(shares.values()), strict=True)
     return next((split for split, end in ends if place < end), list(shares)[-1])
-
-
-def _placed(source: str, folder: Path, where: str, hub: HubLoader) -> Iterator[Placed]:
-    """The rows of the source, each with its place. Raises `TaskError`."""
-    if source.startswith(HUB):
-        return _from_hub(source, where, hub)
-    path = folder / source
-    if path.suffix == ".jsonl":
-        return json_lines(path, where)
-    if path.suffix == ".json":
-        return json_list(path, where)
-    rule = f"a dataset must be a .jsonl or .json file, or hf:org/name, but got {source}"
-    raise TaskError(rule, where=where, remedy="convert it to JSONL")
-
-
-_HUB_NAME = re.compile(r"(?P<name>[^/@\s]+/[^/@\s]+)(/(?P<config>[^@\s]+))?(@(?P<split>[^\s]+))?")
-
-
-def _from_hub(source: str, where: str, hub: HubLoader) -> Iterator[Placed]:
-    named = _HUB_NAME.fullmatch(source.removeprefix(HUB))
-    if named is None:
-        rule = f"a dataset of the Hugging Face hub must be named as hf:org/name/config@split, but got {source}"
-        raise TaskError(rule, where=where, remedy="leave out /config or @split if there is only one")
-    try:
-        rows = hub(named["name"], named["config"], named["split"])
-    except ImportError as error:
-        rule = f"reading {source} needs the library `datasets`"
-        raise TaskError(rule, where=where, remedy="pip install 'agentopt[datasets]', or give a local file") from error
-    except (OSError, ValueError) as error:  # no network, no such dataset, configuration or split
-        rule = f"{source} cannot be loaded: {' '.join(str(error).split())[:300]}"
-        remedy = "check the name and the network, or download the rows as JSONL and give the file"
-        raise TaskError(rule, where=where, remedy=remedy) from error
-    return ((f"{source}:{number}", row) for number, row in enumerate(rows, 1))
-
-
-@contextmanager
-def quietly(*loggers: str) -> Iterator[None]:
-    """Silence loggers inside the block: offline, every attempt logs a warning, and the failure is raised anyway."""
-    levels = {logger: logger.level for logger in map(logging.getLogger, loggers)}
-    for logger in levels:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in levels.items():
-            logger.setLevel(level)
-
-
-def load_from_hub(name: str, config: str | None, split: str | None) -> Iterable[Mapping[str, Any]]:
-    """Load the rows of one split of a dataset from the Hugging Face hub.
-
-    Args:
-        name: `org/name`.
-        config: Configuration of the dataset, if it has several.
-        split: Split of the dataset; may be None if it has one.
-
-    Raises:
-        ImportError: The library `datasets` is not installed.
-        OSError: The network or the hub failed.
-        ValueError: The dataset, its configuration or its split does not exist.
-    """
-    import datasets  # an extra, and it takes seconds
-
-    try:
-        with quietly("huggingface_hub", "datasets"):
-            loaded = datasets.load_dataset(name, config, split=split)
-    except datasets.exceptions.DatasetsError as error:
-        raise ValueError(str(error)) from error
-    if isinstance(loaded, Mapping):
-        if len(loaded) != 1:
-            raise ValueError(f"it has the splits {', '.join(loaded)}: name one behind an @")
-        loaded = next(iter(loaded.values()))
-    rows: Iterable[Mapping[str, Any]] = loaded
-    return rows

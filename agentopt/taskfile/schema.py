@@ -124,6 +124,17 @@ def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
     return values
 
 
+def _by_name(value: Any) -> Any:
+    """A list of columns as a mapping of each name to itself."""
+    if not isinstance(value, list | tuple) or not all(isinstance(name, str) and name for name in value):
+        return value
+    return {name: name for name in _distinct(tuple(value))}
+
+
+ColumnNames = Annotated[dict[Text, Text], BeforeValidator(_by_name)]
+"""Name -> column, or a dotted path inside of one; a list gives each column its own name."""
+
+
 def _one_or_several(value: Any, read: Callable[[Any], Any]) -> Any:
     """A list of values, which the search varies, as a tuple; one value as it is."""
     return tuple(map(read, value)) if isinstance(value, list | tuple) else read(value)
@@ -162,7 +173,11 @@ class SplitsSpec(Strict):
 
 
 class DataSpec(Strict):
-    """The splits: a JSONL file for each, or one dataset for all; a reader reads its public format."""
+    """The splits: a file for each, or one dataset for all; a reader reads its public format.
+
+    A file is .csv, .tsv, .xlsx (`FILE.xlsx#SHEET`), .parquet, .json (a list) or .jsonl; `hf:owner/name:config@split`
+    is a dataset of the Hugging Face hub.
+    """
 
     train: Text | None = None
     """Examples for the prompt optimiser."""
@@ -171,7 +186,7 @@ class DataSpec(Strict):
     test: Text | None = None
     """Examples for the verdict, which the search does not use."""
     source: Text | None = None
-    """A .jsonl file; with a reader, also a .json file or `hf:org/name/config@split`. `-c data=FILE` sets it."""
+    """One dataset for all splits. `-c data=FILE` sets it."""
     reader: FunctionName | None = None
     """A function of a row and the options that returns an `Example`, or None for a row to skip."""
     options: dict[str, Any] = Field(default_factory=dict)
@@ -210,10 +225,11 @@ class ColumnsSpec(Strict):
     id: Text | None = None
     """Column of the example's id; default: `id` if the rows have it, otherwise the line number."""
     target: Text | None = None
-    """Column that only scorers see; `target` unless given. A dotted path such as `answers.text` reads inside it."""
-    inputs: Annotated[tuple[Text, ...], Field(min_length=1), AfterValidator(_distinct)] | None = None
+    """Column that only scorers see; `target` unless given. Here and in every other column, a dotted path such as
+    `answers.text` reads inside it."""
+    inputs: Annotated[ColumnNames, Field(min_length=1)] | None = None
     """Columns that templates may read; default: all that have no other use."""
-    metadata: Annotated[tuple[Text, ...], AfterValidator(_distinct)] = ()
+    metadata: ColumnNames = Field(default_factory=dict)
     """Columns for python scorers, hidden from templates."""
     group: Text | None = None
     """Column whose value the rows of one group share; they stay in one split and count as one row."""

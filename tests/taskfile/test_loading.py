@@ -326,7 +326,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"cost.measure": "eur"}, r"cost\.measure: must be 'auto', 'usd', 'seconds' or 'units', but got 'eur'"),
     ({"cost": {}, "subtasks.find.tokens": {"prompt": 60, "completion": 8}}, r"a pass must cost at least 0 units"),
     ({"data.test": "no.jsonl"}, r"data\.test: the file .*no\.jsonl cannot be read"),
-    ({"data.test": "test.csv"}, r"must be a \.jsonl file"),
+    ({"data.test": "test.txt"}, r"data\.test: data must be a file of \.csv"),
+    ({"data.test": "test.csv"}, r"data\.test: the file .*test\.csv cannot be read"),
     ({"data.test": "validation.jsonl"}, r"its id is also in validation"),
     ({"columns.target": "anser"}, r"validation\.jsonl:1: the row must have the column 'anser'[\s\S]*did you mean 'answer'"),
 ]  # fmt: skip

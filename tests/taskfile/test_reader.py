@@ -23,9 +23,10 @@ from agentopt.core.task import Example
 from agentopt.core.user_functions import Functions
 from agentopt.runs.config import load_config
 from agentopt.taskfile.data import Row
+from agentopt.taskfile.hub import quietly
 from agentopt.taskfile.loading import load_task
 from agentopt.taskfile.overrides import Overrides
-from agentopt.taskfile.reader import into_splits, quietly, read_dataset
+from agentopt.taskfile.reader import into_splits, read_dataset
 from agentopt.taskfile.schema import DataSpec, SplitsSpec
 
 READER = """
@@ -213,16 +214,16 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         {"reader": "reader.py:plain", "options": {"words": [], "least": "x"}},
         r"the option least must be of the type float or null, but got 'x'",
     ),
-    ({"source": "rows.csv"}, r"must be a \.jsonl or \.json file, or hf:org/name, but got rows\.csv"),
-    ({"source": "hf:name"}, r"must be named as hf:org/name/config@split, but got hf:name"),
+    ({"source": "rows.txt"}, r"must be a file of \.csv, .*, or hf:owner/name, but got rows\.txt"),
+    ({"source": "hf:name"}, r"must be named as hf:owner/name:config@split, but got hf:name"),
     ({"options": {"mots": 1}}, r"data\.options: .*must have an option 'mots'[\s\S]*did you mean 'most'"),
     ({"reader": "reader.py:needy"}, r"needs the option 'key'[\s\S]*-c data\.options\.key"),
     ({"reader": "reader.py:needy", "options": {"key": "id"}}, r"jsonl:1: a reader must return an Example .* got str"),
     ({"reader": "reader.py:needy", "options": {"key": "x"}}, r"jsonl:1: the row must have the column 'x'"),
     ({"reader": "reader.py:reed"}, r"data\.reader: .*must have a function 'reed'[\s\S]*did you mean 'read'"),
     ({"reader": None}, r"jsonl:1: the row must have the column 'target'"),
-    ({"reader": None, "source": "rows.csv"}, r"data\.source: data must be a \.jsonl file"),
-    ({"reader": None, "source": "hf:org/name"}, r"data\.source: data must be a \.jsonl file"),
+    ({"reader": None, "source": "rows.txt"}, r"data\.source: data must be a file of \.csv"),
+    ({"reader": None, "source": "hf:name"}, r"data\.source: a dataset of the Hugging Face hub must be named"),
     ({"reader": None, "options": {"most": 1}}, r"`options` goes with a reader"),
     ({"reader": None, "source": None, "split_seed": 1}, r"`split_seed` goes with one dataset[\s\S]*add source"),
     ({"reader": None, "test": "test.jsonl"}, r"but got a file for test[\s\S]*remove the files, or the dataset"),
@@ -342,6 +343,7 @@ def from_hub(folder: Path, source: str, hub: Hub) -> dict[Any, list[Row]]:
         ("hf:org/name", ("org/name", None, None)),
         ("hf:org/name@test", ("org/name", None, "test")),
         ("hf:org/name/main@train[:9]", ("org/name", "main", "train[:9]")),
+        ("hf:org/name:main@train", ("org/name", "main", "train")),
     ],
 )
 def test_a_dataset_of_the_hub_is_requested_by_name_configuration_and_split(
@@ -356,7 +358,7 @@ def test_a_dataset_of_the_hub_is_requested_by_name_configuration_and_split(
 @pytest.mark.parametrize(
     ("failure", "message"),
     [
-        (ImportError("datasets"), r"needs the library `datasets`[\s\S]*pip install 'agentopt\[datasets\]'"),
+        (ImportError("datasets"), r"needs the library `datasets`[\s\S]*pip install 'agentopt\[huggingface\]'"),
         (ConnectionError("no\nnetwork"), r"hf:a/b cannot be loaded: no network[\s\S]*download the rows as JSONL"),
         (ValueError("no split x"), r"cannot be loaded: no split x"),
     ],
@@ -377,7 +379,7 @@ def test_what_a_library_warns_of_is_quiet_while_it_loads(caplog: pytest.LogCaptu
 
 LIBRARY = """
 import sys
-from agentopt.taskfile.reader import load_from_hub
+from agentopt.taskfile.hub import load_from_hub
 
 def rows_or_error(folder, split):
     try:

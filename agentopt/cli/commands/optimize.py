@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from agentopt.api import aoptimize, load
 from agentopt.cli.output import INTERRUPTED, print_plain
 from agentopt.cli.run_names import run_path
+from agentopt.core.column_report import Column, columns_of
 from agentopt.core.errors import AgentoptError, UserError
 from agentopt.core.events import Event, RunStarted
 from agentopt.core.phrases import counted
@@ -115,6 +117,7 @@ def estimate_run(task: Path, settings: Sequence[str], console: Console) -> None:
         worst = estimate(loaded, space, specs, config, journal)
         expected = expected_case(loaded, space, specs, config, worst)
         times = {part: seconds_of(getattr(expected, part), specs, journal) for part in PARTS}
+    _show_columns(columns_of(loaded), console)
     _show_estimate(worst, config, console)
     _show_expected(expected, times, console)
     for note in (*cap_notes(worst, expected, config, space), _rows_needed(config)):
@@ -131,6 +134,16 @@ def estimate_run(task: Path, settings: Sequence[str], console: Console) -> None:
             "be within the cost limit; tokens: {prompt: ..., completion: ...} in each subtask narrows that.",
             markup=False,
         )
+
+
+def _show_columns(columns: Iterable[Column], console: Console) -> None:
+    table = Table(title="Columns of the data, over all splits", title_justify="left")
+    for heading in ("column", "use", "type", "missing", "labels"):
+        table.add_column(heading, justify="right" if heading == "missing" else "left")
+    for column in columns:
+        labels = ", ".join(f"{label}: {count}" for label, count in (column.labels or {}).items())
+        table.add_row(*map(escape, (column.name, column.use, column.kind, f"{column.missing:.0%}", labels)))
+    console.print(table)
 
 
 def _show_estimate(worst: Estimate, config: Config, console: Console) -> None:
