@@ -125,10 +125,8 @@ def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _by_name(value: Any) -> Any:
-    """A list of columns as a mapping of each name to itself."""
-    if not isinstance(value, list | tuple) or not all(isinstance(name, str) and name for name in value):
-        return value
-    return {name: name for name in _distinct(tuple(value))}
+    names = isinstance(value, list | tuple) and all(isinstance(name, str) and name for name in value)
+    return {name: name for name in _distinct(tuple(value))} if names else value
 
 
 ColumnNames = Annotated[dict[Text, Text], BeforeValidator(_by_name)]
@@ -173,11 +171,7 @@ class SplitsSpec(Strict):
 
 
 class DataSpec(Strict):
-    """The splits: a file for each, or one dataset for all; a reader reads its public format.
-
-    A file is .csv, .tsv, .xlsx (`FILE.xlsx#SHEET`), .parquet, .json (a list) or .jsonl; `hf:owner/name:config@split`
-    is a dataset of the Hugging Face hub.
-    """
+    """The splits: a file for each, or one dataset for all, of a form in `sources`; a reader reads its public format."""
 
     train: Text | None = None
     """Examples for the prompt optimiser."""
@@ -225,8 +219,7 @@ class ColumnsSpec(Strict):
     id: Text | None = None
     """Column of the example's id; default: `id` if the rows have it, otherwise the line number."""
     target: Text | None = None
-    """Column that only scorers see; `target` unless given. Here and in every other column, a dotted path such as
-    `answers.text` reads inside it."""
+    """Column that only scorers see; `target` unless given. Here as in each: or a dotted path, such as `answers.text`."""
     inputs: Annotated[ColumnNames, Field(min_length=1)] | None = None
     """Columns that templates may read; default: all that have no other use."""
     metadata: ColumnNames = Field(default_factory=dict)
