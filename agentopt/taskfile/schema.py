@@ -219,7 +219,7 @@ class ColumnsSpec(Strict):
     id: Text | None = None
     """Column of the example's id; default: `id` if the rows have it, otherwise the line number."""
     target: Text | None = None
-    """Column that only scorers see; `target` unless given. Here as in each: or a dotted path, such as `answers.text`."""
+    """Column that only scorers see; `target` unless given. Each may be a dotted path, such as `answers.text`."""
     inputs: Annotated[ColumnNames, Field(min_length=1)] | None = None
     """Columns that templates may read; default: all that have no other use."""
     metadata: ColumnNames = Field(default_factory=dict)
