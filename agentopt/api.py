@@ -40,7 +40,7 @@ from agentopt.prompts.diagnosis import Diagnosis
 from agentopt.runs.agent_model import with_agent_model
 from agentopt.runs.arguments import as_candidate, as_candidates, as_config, as_run, check_provider
 from agentopt.runs.config import Config
-from agentopt.runs.evaluators import open_evaluator
+from agentopt.runs.evaluators import batch_note, open_evaluator
 from agentopt.runs.folder import RunFolder
 from agentopt.runs.optimization import Optimization
 from agentopt.runs.prompt_phase import pilot_subtasks, prompted_subtasks, run_diagnosis
@@ -181,7 +181,8 @@ async def aevaluate(
     check_candidate(chosen, loaded)
     caps, run = config.budget.caps(), f"evaluate {loaded.name} {uuid.uuid4().hex}"
     observe = IncompleteWarnings(loaded, observed)
-    for note in row_notes(loaded):
+    of_batch = batch_note(loaded, config, specs) if "tests" in config.batch else None
+    for note in filter(None, (*row_notes(loaded), of_batch)):
         observe(Note(note))
     models = provider or model_router(specs, observe, required_models(loaded))
     opening = open_session(

@@ -49,8 +49,8 @@ class SubtaskUse:
     `reasoning_tokens` those of `completion_tokens` that were thoughts. `seconds` is the latency: the slowest of the
     requests that drew the samples, plus the fusion call; without retries and waits for a rate limit. It is 0 if it is
     not known, as for responses of a batch.
-    `escalated` counts the calls that a cascade's big model answered; their use is that of
-    both models.
+    `escalated` counts the calls that a cascade's big model answered; their use is that of both models, and the fields
+    that begin with `big_` are the big model's part of the tokens.
     """
 
     prompt_tokens: int = 0
@@ -67,6 +67,10 @@ class SubtaskUse:
     reasoning_tokens: int = 0
     seconds: float = 0.0
     escalated: int = 0
+    big_prompt_tokens: int = 0
+    big_completion_tokens: int = 0
+    big_cached_tokens: int = 0
+    big_reasoning_tokens: int = 0
 
     def __add__(self, other: SubtaskUse) -> SubtaskUse:
         return SubtaskUse(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))

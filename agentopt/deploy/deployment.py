@@ -16,7 +16,7 @@ from agentopt.evaluation.evaluator import check_candidate
 from agentopt.models.catalog import ModelSpec
 from agentopt.runs.candidate_file import find_candidate
 from agentopt.runs.config import Config
-from agentopt.runs.result import load_result
+from agentopt.runs.result import Measures, load_result
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Deployment:
         config: The configuration.
         refused: Model -> the parameters that the candidate's run found its endpoint to refuse.
         front: The candidates of the run's Pareto front, for requests with a budget; empty outside of a run.
+        measures: USD and latency of the candidate on the validation split, as its run measured them.
     """
 
     task: Task
@@ -42,12 +43,15 @@ class Deployment:
     config: Config
     refused: Mapping[str, frozenset[str]] = field(default_factory=dict)
     front: tuple[FrontCandidate, ...] = ()
+    measures: Measures | None = None
 
     @property
     def title(self) -> str:
         """One line for the head of exported files. Characters of the task's name that could end it are replaced."""
         name = "".join(c if c.isprintable() and c not in '"\\' else " " for c in self.task.name)
-        return f"Task {name}, candidate {self.candidate.key}, written by `agentopt export`"
+        title = f"Task {name}, candidate {self.candidate.key}, written by `agentopt export`"
+        is_measured = self.measures and (self.measures.usd or self.measures.seconds_p50 is not None)
+        return f"{title}; measured on the validation split: {self.measures}" if is_measured else title
 
     def models(self, candidate: Candidate | None = None) -> tuple[str, ...]:
         """Names of the models that the candidate calls, including those of fusions and cascades, each once."""
@@ -82,7 +86,9 @@ def find_deployment(source: Path, task: Path | None = None, settings: Sequence[s
         return deployment
     result = load_result(found.run.path)
     refused = {model: frozenset(names) for model, names in result.refused_parameters.items()}
-    return replace(deployment, refused=refused, front=front_of(result, deployment.task, deployment.specs))
+    front = front_of(result, deployment.task, deployment.specs)
+    measures = next((line.measures for line in result.trials if line.candidate == deployment.candidate), None)
+    return replace(deployment, refused=refused, front=front, measures=measures)
 
 
 def deploy(file: Path, folder: Path, config: Config) -> Deployment:

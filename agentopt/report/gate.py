@@ -9,7 +9,7 @@ from typing import Any
 from agentopt.core.gate import EXIT_CODES, POWER, GateVerdict, gate_verdict
 from agentopt.core.stats import Difference
 from agentopt.report.formatting import APPROXIMATE, format_difference
-from agentopt.runs.result import SubtaskCostShown
+from agentopt.runs.result import Measures, SubtaskCostShown
 
 FAILED = 1
 """Exit code of a candidate that costs more than the limit."""
@@ -66,6 +66,7 @@ class GateReport:
         rows_needed: Rows at which the gate passes with probability .8 if there is no difference; None if it was not
             computed, or if no number of rows is enough.
         notes: Remarks, such as on rows without a score.
+        measures: USD and latency of a request to the candidate and to the reference, where they were measured.
     """
 
     candidate: str
@@ -77,6 +78,7 @@ class GateReport:
     max_cost_ratio: float | None = None
     rows_needed: int | None = None
     notes: tuple[str, ...] = ()
+    measures: tuple[Measures | None, Measures | None] = (None, None)
 
     @property
     def verdict(self) -> GateVerdict:
@@ -111,6 +113,12 @@ class GateReport:
     def _reference(self) -> str:
         return BASELINE if self.reference == BASELINE else "reference"
 
+    @property
+    def _measured(self) -> list[tuple[str, Measures]]:
+        """What was measured of the candidate and of the reference, if the price or the latency is known."""
+        named = zip(("candidate", "reference"), self.measures, strict=True)
+        return [(f"measured, {name}", one) for name, one in named if one and (one.usd or one.seconds_p50 is not None)]
+
     def lines(self) -> Iterator[str]:
         """The report as lines of text."""
         yield f"{self.verdict}: {self.finding}"
@@ -118,6 +126,7 @@ class GateReport:
             yield f"  {APPROXIMATE}"
         yield f"{self.candidate} against {self.reference}, on the {self.split} split"
         yield f"cost: {self.cost_line}"
+        yield from (f"{name}: {measured}" for name, measured in self._measured)
         if self.rows_needed is not None:
             yield f"rows needed: {self.rows_needed:,}, to pass with probability {POWER:g} if there is no difference"
         yield from self.notes
@@ -130,6 +139,7 @@ class GateReport:
             "split": self.split,
             "difference": self.finding,
             "cost": self.cost_line,
+            **{name: str(measured) for name, measured in self._measured},
             "rows needed": "" if self.rows_needed is None else f"{self.rows_needed:,}",
             "notes": "; ".join(self.notes),
         }
@@ -150,6 +160,7 @@ class GateReport:
             "cost_ratio": self.cost.value,
             "cost_in": self.cost.measure,
             "max_cost_ratio": self.max_cost_ratio,
+            "measured": dict(zip(("candidate", "reference"), self.measures, strict=True)),
             "rows_needed": self.rows_needed,
             "notes": list(self.notes),
         }

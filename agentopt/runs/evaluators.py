@@ -2,10 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from agentopt.core.phrases import in_words
 from agentopt.core.task import Task
 from agentopt.evaluation.evaluator import Evaluator
+from agentopt.models.catalog import ModelSpec
+from agentopt.models.charging import discounted
 from agentopt.models.session import Session
 from agentopt.runs.config import BatchUse, Config
+
+
+def _is_batched(task: Task, config: Config, use: BatchUse | None) -> bool:
+    return use in config.batch and task.program is None
+
+
+def priced_for(use: BatchUse, task: Task, config: Config, specs: Mapping[str, ModelSpec]) -> dict[str, ModelSpec]:
+    """The entries with the prices that the candidates of an evaluation pay: those of batches, if it is batched.
+
+    Args:
+        use: What is evaluated.
+        task: The task.
+        config: The settings.
+        specs: Catalogue name -> entry.
+    """
+    if not _is_batched(task, config, use):
+        return dict(specs)
+    return {name: discounted(spec, spec.batch.price) if spec.batch else spec for name, spec in specs.items()}
+
+
+def batch_note(task: Task, config: Config, specs: Mapping[str, ModelSpec]) -> str | None:
+    """What of a batched run is called directly; None if nothing is, or nothing is batched.
+
+    Args:
+        task: The task.
+        config: The settings.
+        specs: Catalogue name -> entry.
+    """
+    if not config.batch:
+        return None
+    if task.program:
+        return "`batch` has no effect: a program waits for its calls, which are made directly, at the full price"
+    names = [name for name in task.models if specs[name].batch is None]
+    if not names:
+        return None
+    have = "has" if len(names) == 1 else "have"
+    return f"{in_words(names)} {have} no `batch` in the catalogue, so calls are made directly, at the full price"
 
 
 def open_evaluator(
@@ -20,7 +62,7 @@ def open_evaluator(
         use: What is evaluated; None for direct calls.
         seed: Seed of the responses; `response_seed` unless given.
     """
-    is_batched = use in config.batch and task.program is None
+    is_batched = _is_batched(task, config, use)
     return Evaluator(
         task,
         session.batched if is_batched else session.model,

@@ -12,6 +12,7 @@ from agentopt.core.task import Example, Subtask, Task
 from agentopt.core.usd import format_usd
 from agentopt.models.catalog import ModelSpec
 from agentopt.runs.config import Config
+from agentopt.runs.evaluators import priced_for
 from agentopt.runs.worst_case import FINALISTS, Estimate, affordable_samples, longest_prompt, usage_of_judge
 from agentopt.search.base import BYTES_PER_TOKEN, SearchSpace
 
@@ -57,13 +58,14 @@ def expected_case(
     trials = min(config.budget.trials, space.size)
     rows = {split: len(examples) for split, examples in task.splits.items()}
     search, test = Usage(), Usage()
+    of_trials, of_tests = (priced_for(use, task, config, specs) for use in ("trials", "tests"))
     for subtask in task.subtasks:
-        uses = [use for of_model in _uses(task, subtask, space, specs).values() for use in of_model]
-        mean = _scaled(sum(uses, Usage()), 1 / max(len(uses), 1))
-        spent = _scaled(mean, trials)
+        by_model = _uses(task, subtask, space, of_trials)
+        spent = _scaled(_mean(by_model), trials)
         if not subtask.reads and not task.program:
-            spent = _bounded(spent, sum((of[-1] for of in _uses(task, subtask, space, specs).values() if of), Usage()))
+            spent = _bounded(spent, sum((of[-1] for of in by_model.values() if of), Usage()))
         search += _scaled(spent, rows["validation"] / _FINE)
+        mean = _mean(_uses(task, subtask, space, of_tests))
         test += _scaled(mean, FINALISTS * rows.get("test", 0) / _FINE)
     judge = usage_of_judge(task, specs, task.splits["validation"][0])
     search += judge * (trials * rows["validation"])
@@ -77,6 +79,11 @@ def expected_case(
         _scaled(worst.prompts, min(share, 1.0)),
         _bounded(test, worst.test),
     )
+
+
+def _mean(by_model: Mapping[str, list[Usage]]) -> Usage:
+    uses = [use for of_model in by_model.values() for use in of_model]
+    return _scaled(sum(uses, Usage()), 1 / max(len(uses), 1))
 
 
 def _usage_of_demos(task: Task, space: SearchSpace, specs: Mapping[str, ModelSpec]) -> Usage:

@@ -35,7 +35,7 @@ from agentopt.runs.at_hand import AtHand
 from agentopt.runs.cascade_notes import cascade_notes
 from agentopt.runs.config import Config
 from agentopt.runs.demonstrations import Bootstrap, demo_notes, demonstrations_of
-from agentopt.runs.evaluators import open_evaluator
+from agentopt.runs.evaluators import batch_note, open_evaluator
 from agentopt.runs.folder import RunFolder
 from agentopt.runs.prompt_phase import PromptPhase
 from agentopt.runs.response_issues import failure_reasons, incomplete_responses, left_out
@@ -105,7 +105,8 @@ class Optimization:
         store = TrialStore(self.run.trials, space)
         examples = {split: len(rows) for split, rows in self.task.splits.items()}
         self.observer(SearchStarted(space.size, examples, tuple(store.trials), self.session.budget, store.best_so_far))
-        if note := cost_note(self.task, self.session.specs):
+        specs = self.session.specs
+        for note in filter(None, (cost_note(self.task, specs), batch_note(self.task, self.config, specs))):
             self.observer(Note(note))
         ended = await self._search(space, store, evaluator, prompts, measured.seconds if measured else 0.0)
         choice = store.choice(self.config.search.tolerance)

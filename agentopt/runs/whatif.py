@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
+from agentopt.core.axes import escalating
 from agentopt.core.called_models import called_models
 from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.core.errors import ConfigError, UserError
@@ -111,8 +112,8 @@ class WhatIf:
         promising: Those of them that are most worth measuring: trials that were stopped early, cheaper than `chosen`
             and probably good enough, then others with their predicted costs.
         rows: Examples of the validation split, which measuring one takes.
-        unpriced: Numbers of trials that have no cost at the new prices: their cascades escalated, and the tokens of
-            both models are recorded as one sum.
+        unpriced: Numbers of trials that have no cost at the new prices: their cascades escalated, and the run, of an
+            earlier version, has the tokens of both models as one sum.
     """
 
     cost_in: str
@@ -312,7 +313,8 @@ def _with_prices(
 
 def _is_unpriced(trial: Trial, task: Task, changed: frozenset[str]) -> bool:
     uses = (use for result in trial.evaluation.results for use in result.subtasks.values())
-    return bool(changed & set(called_models(task, trial.candidate))) and any(use.escalated for use in uses)
+    as_one_sum = any(use.escalated and not use.big_prompt_tokens for use in uses)
+    return bool(changed & set(called_models(task, trial.candidate))) and as_one_sum
 
 
 def _with_usd(
@@ -320,7 +322,7 @@ def _with_usd(
 ) -> ExampleResult:
     uses = dict(result.subtasks)
     for name, use in uses.items():
-        if changed & {candidate[name].model, task[name].fusion.model}:
+        if changed & {candidate[name].model, task[name].fusion.model, escalating(task[name], candidate[name])}:
             uses[name] = _use_at(use, task[name], candidate[name], specs)
     return replace(result, subtasks=uses)
 
@@ -328,16 +330,24 @@ def _with_usd(
 def _use_at(use: SubtaskUse, subtask: Subtask, choice: SubtaskChoice, specs: Mapping[str, ModelSpec]) -> SubtaskUse:
     """The use with its USD at the prices of `specs`."""
     spec, has_fusion = specs[choice.model], use.fusion_tokens > 0
-    samples = max(use.responses - has_fusion, 1)
+    samples = max(use.responses - has_fusion - use.escalated, 1)
     calls = max(1, round(samples / choice.num_samples))
     requests = calls * -(-math.ceil(samples / calls) // spec.max_choices)
     usd = spec.prices.usd(
-        use.prompt_tokens * requests / calls,
-        use.completion_tokens,
-        cached_tokens=use.cached_tokens * requests / calls,
-        reasoning_tokens=use.reasoning_tokens,
+        (use.prompt_tokens - use.big_prompt_tokens) * requests / calls,
+        use.completion_tokens - use.big_completion_tokens,
+        cached_tokens=(use.cached_tokens - use.big_cached_tokens) * requests / calls,
+        reasoning_tokens=use.reasoning_tokens - use.big_reasoning_tokens,
         requests=requests,
     )
+    if big := escalating(subtask, choice):
+        usd += specs[big].prices.usd(
+            use.big_prompt_tokens,
+            use.big_completion_tokens,
+            cached_tokens=use.big_cached_tokens,
+            reasoning_tokens=use.big_reasoning_tokens,
+            requests=use.escalated,
+        )
     # Of a fusion, only the sum of its tokens is recorded; nearly all are those of its prompt, which has the samples.
     fusion = specs[subtask.fusion.model or choice.model]
     fusion_usd = fusion.prices.usd(use.fusion_tokens, 0) if has_fusion else 0.0

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any
+from typing import Any, get_args
 
 from agentopt.core.axes import KNOBS, values_of
 from agentopt.core.budget import Caps, Usage
@@ -24,8 +24,9 @@ from agentopt.models.room_to_think import THOUGHT_TOKENS
 from agentopt.prompts.optimizer import sampled_examples
 from agentopt.prompts.race import LEAST_EACH
 from agentopt.prompts.reflective import SHOWN_ATTEMPTS, first_tokens
-from agentopt.runs.config import Config
+from agentopt.runs.config import BatchUse, Config
 from agentopt.runs.demonstrations import examples_to_try
+from agentopt.runs.evaluators import priced_for
 from agentopt.runs.prompt_share import prompt_limits
 from agentopt.search.base import SearchSpace, SubtaskSpace
 from agentopt.workflow.sampling import configured, request_for, stop_of
@@ -77,8 +78,9 @@ def estimate(
         journal: Its mean seconds per call of each model, over the model's concurrency, give the time. None: no time.
     """
     trials = min(config.budget.trials, space.size)
-    search = usage_on_split(task, space, specs, "validation") * trials
-    test = usage_on_split(task, space, specs, "test") * FINALISTS
+    priced = {use: priced_for(use, task, config, specs) for use in get_args(BatchUse)}
+    search = usage_on_split(task, space, specs, "validation", priced["trials"]) * trials
+    test = usage_on_split(task, space, specs, "test", priced["tests"]) * FINALISTS
     agent = _agent_usage(specs, config, trials)
     demos = usage_of_candidate(task, specs, space.baseline, examples_to_try(task, config.seed))
     before = search + agent + demos
@@ -108,7 +110,7 @@ def estimate_diagnosis(
     examples = sampled_examples(task.splits["train"], settings.pilot_user_prompts, config.seed)
     choices = {name: {choice.model: choice.num_samples} for name, choice in candidate.items()}
     demos = {name: choice.demos for name, choice in candidate.items()}
-    once = sum((_usage_of_example(task, choices, specs, example, demos) for example in examples), Usage())
+    once = _usage_of_examples(task, choices, specs, examples, demos)
     writing = _writer_usage(specs, config, candidate[subtask].system_prompt, settings.variants - 1)
     return once * (settings.variants * settings.repeats), writing
 
@@ -127,10 +129,16 @@ def usage_of_candidate(
     choices = {name: {choice.model: choice.num_samples} for name, choice in candidate.items()}
     demos = {name: choice.demos for name, choice in candidate.items()}
     task = replace(task, subtasks=tuple(configured(s, candidate[s.name]) for s in task.subtasks))
-    return sum((_usage_of_example(task, choices, specs, example, demos) for example in examples), Usage())
+    return _usage_of_examples(task, choices, specs, examples, demos)
 
 
-def usage_on_split(task: Task, space: SearchSpace, specs: Mapping[str, ModelSpec], split: Split) -> Usage:
+def usage_on_split(
+    task: Task,
+    space: SearchSpace,
+    specs: Mapping[str, ModelSpec],
+    split: Split,
+    priced: Mapping[str, ModelSpec] | None = None,
+) -> Usage:
     """Worst-case usage of any affordable candidate on a split.
 
     Args:
@@ -138,10 +146,11 @@ def usage_on_split(task: Task, space: SearchSpace, specs: Mapping[str, ModelSpec
         space: The search space.
         specs: Catalogue name -> entry.
         split: The split.
+        priced: The entries of batched calls, if these are other ones.
     """
     choices = {s.name: affordable_samples(space, space[s.name]) for s in task.subtasks}
     demos = {s.name: _longest_demos(task, s) for s in task.subtasks}
-    return sum((_usage_of_example(task, choices, specs, e, demos) for e in task.splits.get(split, ())), Usage())
+    return _usage_of_examples(task, choices, specs, task.splits.get(split, ()), demos, priced)
 
 
 def _longest_demos(task: Task, subtask: Subtask) -> tuple[Demo, ...]:
@@ -152,17 +161,24 @@ def _longest_demos(task: Task, subtask: Subtask) -> tuple[Demo, ...]:
     return (Demo(prompt, "x" * (4 * _most_tokens(subtask))),) * subtask.demos.count[-1]
 
 
-def _usage_of_example(
+def _usage_of_examples(
     task: Task,
     choices: Mapping[str, Mapping[str, int]],
     specs: Mapping[str, ModelSpec],
-    example: Example,
+    examples: Sequence[Example],
     demos: Mapping[str, tuple[Demo, ...]],
+    priced: Mapping[str, ModelSpec] | None = None,
 ) -> Usage:
-    """Worst-case usage of one example; each subtask uses one of its (model -> samples), and its demonstrations."""
-    total = usage_of_judge(task, specs, example)
-    for subtask in task.subtasks:
-        total += _usage_of_subtask(task, subtask, choices[subtask.name], specs, example, demos[subtask.name])
+    """Worst-case usage of examples; each subtask uses one of its (model -> samples), and its demonstrations.
+
+    `priced` are the entries of batched calls, if these are other ones; a judge is called directly.
+    """
+    total = Usage()
+    for example in examples:
+        total += usage_of_judge(task, specs, example)
+        for subtask in task.subtasks:
+            name = subtask.name
+            total += _usage_of_subtask(task, subtask, choices[name], priced or specs, example, demos[name])
     return total
 
 

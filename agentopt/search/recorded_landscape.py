@@ -35,7 +35,7 @@ FORMAT = 1
 MOST = 20_000
 """Most candidates that can be recorded."""
 _NOT_RECORDED = ("responses", "cut_off", "only_thought", "escalated", "cached_tokens", "reasoning_tokens", "seconds")
-USES = tuple(field.name for field in fields(SubtaskUse) if field.name not in _NOT_RECORDED)
+USES = tuple(f.name for f in fields(SubtaskUse) if f.name not in _NOT_RECORDED and not f.name.startswith("big_"))
 """The usage that is recorded with each score, summed over the subtasks."""
 
 _UNREADABLE = (OSError, EOFError, ValueError, TypeError, KeyError, zipfile.BadZipFile, zlib.error)

@@ -72,7 +72,7 @@ class SubtaskSampler:
             return answer
         big = replace(choice, model=subtask.cascade.big, num_samples=1)
         second, _ = await self._answered(subtask, big, prompt, inputs, draw)
-        return replace(second, use=replace(_one_after_the_other(answer.use, second.use), escalated=1))
+        return replace(second, use=_escalated(answer.use, second.use))
 
     async def _answered(
         self, subtask: Subtask, choice: SubtaskChoice, prompt: Prompt, inputs: Mapping[str, Any], draw: Draw
@@ -206,6 +206,18 @@ def _one_after_the_other(first: SubtaskUse, second: SubtaskUse) -> SubtaskUse:
     """The use of two calls; the latency is known if both are."""
     seconds = first.seconds + second.seconds if first.seconds and second.seconds else 0.0
     return replace(first + second, seconds=seconds)
+
+
+def _escalated(small: SubtaskUse, big: SubtaskUse) -> SubtaskUse:
+    """The use of a call that the big model answered, too."""
+    return replace(
+        _one_after_the_other(small, big),
+        escalated=1,
+        big_prompt_tokens=big.prompt_tokens,
+        big_completion_tokens=big.completion_tokens,
+        big_cached_tokens=big.cached_tokens,
+        big_reasoning_tokens=big.reasoning_tokens,
+    )
 
 
 def _usd(spec: ModelSpec, response: Response, requests: int) -> float:

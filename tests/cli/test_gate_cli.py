@@ -25,7 +25,7 @@ from agentopt.core.stats import Difference, Interval
 from agentopt.report.gate import CostRatio, GateReport
 from agentopt.runs.config import BudgetConfig, Config
 from agentopt.runs.folder import RunFolder
-from agentopt.runs.result import Role, SubtaskCostShown, load_result
+from agentopt.runs.result import Measures, Role, SubtaskCostShown, load_result
 from agentopt.testing.server_process import ServerProcess
 
 ROOT = Path(__file__).parents[2]
@@ -36,6 +36,16 @@ def report(mean: float, low: float, high: float, *, n: int = 100, p_value: float
     difference = Difference(mean, Interval(low, high, 0.95), n, p_value)
     options = {"margin": 0.02, "cost": CostRatio(1, "USD"), **more}
     return GateReport("new.yaml", "baseline", "test", difference, **options)
+
+
+def test_measured_usd_and_latency_are_shown_where_they_are_known() -> None:
+    measured = (Measures(0.002, 1.5, 3.25), Measures(0.0))
+    found = report(0.1, 0.05, 0.15, measures=measured)
+    line = "2 USD per 1,000 requests, 1.50 s (p50) and 3.25 s (p95)"
+    assert [each for each in found.lines() if each.startswith("measured")] == [f"measured, candidate: {line}"]
+    assert f"| measured, candidate | {line} |" in found.markdown()
+    assert found.as_data()["measured"] == {"candidate": measured[0], "reference": measured[1]}
+    assert "measured" not in report(0.1, 0.05, 0.15).markdown()
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from agentopt.evaluation.evaluator import Evaluator
 from agentopt.models.base import Message
 from agentopt.models.openai_format import ChatCall
 from agentopt.models.session import open_session
+from agentopt.runs.result import Measures
 from agentopt.search.from_task import search_space
 from agentopt.taskfile.loading import load_task
 from agentopt.testing.servers import OpenAIServer, prompt_text
@@ -382,3 +383,13 @@ def test_the_router_configuration_has_the_settings_and_an_entry_for_the_big_mode
     assert first["model_info"]["knobs"] == {"passages": 3, "style": "brief"}
     assert (second["model_name"], second["model_info"]) == ("toy/answer/cascade", {"below": 0.5})
     assert second["litellm_params"]["model"] == "openai/thinker"
+
+
+@pytest.mark.parametrize("measures", [None, Measures(0.0)])
+def test_the_title_has_what_was_measured(tmp_path: Path, measures: Measures | None) -> None:
+    deployment = write(tmp_path, "http://127.0.0.1:9/v1", CHOICE)
+    known = replace(deployment, measures=Measures(0.002, 1.5, 3.25))
+    measured = "; measured on the validation split: 2 USD per 1,000 requests, 1.50 s (p50) and 3.25 s (p95)"
+    assert known.title == deployment.title + measured
+    assert measured in python_module(known)
+    assert replace(deployment, measures=measures).title == deployment.title

@@ -23,7 +23,9 @@ from agentopt.models.base import Request
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.scripted import ScriptedModel
 from agentopt.runs.config import BudgetConfig, Config
+from agentopt.runs.folder import RunFolder
 from agentopt.runs.result import Result, load_result
+from agentopt.runs.whatif import NewPrice, Question, what_if
 from agentopt.search.base import Proposal, SearchSpace
 from agentopt.search.strategy_loop import LoopSearch
 from agentopt.testing.toy import draw
@@ -103,6 +105,31 @@ async def test_a_cascade_that_hurts_is_not_recommended(tmp_path: Path) -> None:
     assert result.recommended_candidate == Candidate.from_dict({"answer": {"model": "big"}})
     tried = [trial.candidate for trial in result.trials]
     assert any("cascade.below" in dict(candidate["answer"].settings) for candidate in tried)
+
+
+@pytest.mark.parametrize("name", ["small", "big"])
+async def test_new_prices_of_a_cascade_give_the_costs_of_a_run_at_these_prices(
+    saving: Result, name: str, tmp_path: Path
+) -> None:
+    if saving.cost_in != "usd":
+        return
+    run = RunFolder.open(saving.run)
+    prices = {name: NewPrice(usd_per_1m_prompt=3, usd_per_1m_completion=20)}
+    found = what_if(run, task("usd"), {spec.name: spec for spec in MODELS}, Question(prices=prices))
+    models = [
+        spec.model_copy(update=prices[name].model_dump(exclude_none=True)) if spec.name == name else spec
+        for spec in MODELS
+    ]
+    config = run.config.model_copy(update={"runs": tmp_path, "models": models})
+    again = await aoptimize(task("usd"), config, provider=planted(knows_when_wrong=True))
+    assert not found.unpriced
+    assert found.chosen
+    assert found.chosen.candidate == again.recommended_candidate
+    costs = {trial.candidate: trial.units for trial in again.trials if trial.state == "complete"}
+    shown = [option for option in (found.chosen, found.before, *found.front) if option.candidate in costs]
+    assert any("cascade.below" in dict(option.candidate["answer"].settings) for option in shown)
+    for option in shown:
+        assert option.cost == pytest.approx(costs[option.candidate], rel=1e-6)
 
 
 @pytest.mark.parametrize("below", [0.5, 1])

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from agentopt.core.demos import Demos
 from agentopt.core.power import minimal_detectable_difference, rows_to_detect
-from agentopt.core.task import Fusion, Task
-from agentopt.models.catalog import ModelSpec
+from agentopt.core.task import Fusion, Program, Task
+from agentopt.models.catalog import BatchTerms, ModelSpec
 from agentopt.runs.config import Config
+from agentopt.runs.evaluators import batch_note
 from agentopt.runs.expected_case import cap_notes, expected_case
 from agentopt.runs.worst_case import estimate
 from agentopt.search.from_task import search_space
@@ -49,6 +50,30 @@ def test_fusion_calls_and_judges_are_expected_too() -> None:
     subtasks = (replace(task.subtasks[0], fusion=Fusion("fuse")), task.subtasks[1])
     plain, fused = cases()[1], cases(replace(task, subtasks=subtasks))[1]
     assert fused.test.calls == plain.test.calls + round(3 * 50 * 2 / 3), "two of three counts are fused"
+
+
+@pytest.mark.parametrize("parts", [("search",), ("test",), ("search", "test")])
+def test_batched_evaluations_have_the_price_of_batches(parts: tuple[str, ...]) -> None:
+    uses = [{"search": "trials", "test": "tests"}[part] for part in parts]
+    specs = {name: spec.model_copy(update={"batch": BatchTerms(price=0.5)}) for name, spec in SPECS.items()}
+    for direct, batched in zip(cases(None, specs)[:2], cases(None, specs, batch=uses)[:2], strict=True):
+        for part in ("search", "test", "agent"):
+            share = 0.5 if part in parts else 1
+            assert getattr(batched, part).usd == pytest.approx(share * getattr(direct, part).usd)
+            assert getattr(batched, part).calls == getattr(direct, part).calls
+
+
+def test_models_without_a_batch_interface_are_named() -> None:
+    config, task = Config.model_validate({"batch": True}), company_task()
+    some = {**SPECS, "nano": SPECS["nano"].model_copy(update={"batch": BatchTerms(price=0.5)})}
+    whole = {name: spec.model_copy(update={"batch": BatchTerms(price=0.5)}) for name, spec in SPECS.items()}
+    note = batch_note(task, config, some)
+    assert note
+    assert "nano" not in note
+    assert note.endswith("have no `batch` in the catalogue, so calls are made directly, at the full price")
+    assert batch_note(task, config, whole) is None
+    assert batch_note(task, Config(), SPECS) is None
+    assert "a program waits" in (batch_note(replace(task, program=Program(("python", "x.py"))), config, whole) or "")
 
 
 def test_demonstrations_are_bootstrapped_on_train_examples_and_make_prompts_longer() -> None:

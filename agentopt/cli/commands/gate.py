@@ -26,7 +26,7 @@ from agentopt.core.records import Evaluation, Split
 from agentopt.deploy.deployment import Deployment, find_deployment
 from agentopt.report.bars import counting_bar
 from agentopt.report.gate import BASELINE, CostRatio, GateReport
-from agentopt.runs.result import SubtaskCostShown, load_result
+from agentopt.runs.result import Measures, SubtaskCostShown, load_result
 
 SUMMARY = "GITHUB_STEP_SUMMARY"
 """Environment variable of a GitHub Actions job: the file to which its summary is appended."""
@@ -104,6 +104,7 @@ def _stored(run: Path, options: GateOptions) -> GateReport:
         options.margin,
         CostRatio.of(best.cost, result.finalist("baseline").cost),
         options.max_cost_ratio,
+        measures=(best.measures, result.finalist("baseline").measures),
     )
 
 
@@ -131,6 +132,7 @@ def _evaluated(source: Path, options: GateOptions, settings: Sequence[str]) -> G
         options.max_cost_ratio,
         rows,
         (*_unscored(options, ours, theirs), *(["rows needed: a million are not enough"] if too_few else [])),
+        (Measures.of(ours), Measures.of(theirs)),
     )
 
 

@@ -99,7 +99,8 @@ def _unmeasured(found: WhatIf, run: RunFolder) -> Iterator[str]:
         yield "not measured: the chosen candidate on the test split; --out FILE, then `agentopt gate FILE` does it"
     if found.unpriced:
         numbers = ", ".join(map(str, found.unpriced))
-        yield f"no cost at the new prices, so not chosen: trials {numbers}, whose cascades use two models on an example"
+        reason = "whose cascades an earlier version recorded as one sum of two models"
+        yield f"no cost at the new prices, so not chosen: trials {numbers}, {reason}"
     if not found.promising:
         yield "every candidate within the limits was measured"
         return
