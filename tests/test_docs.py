@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib
 import re
+import shlex
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import yaml
 from rich.console import Console
 
 from agentopt.api import optimize
+from agentopt.cli.commands.init import HOSTED
 from agentopt.cli.commands.optimize import estimate_run
 from agentopt.core.errors import ConfigError, TaskError, UserError
 from agentopt.core.registry import FUSIONS, PARSERS, SCORERS, STRATEGIES
@@ -61,6 +63,22 @@ def test_the_examples_of_a_page_run(page: Path, place: Path) -> None:
     for language, path, text in blocks(page):
         if language == "python" and path is None:
             exec(compile(text, str(page), "exec"), space)
+
+
+def test_the_commands_of_the_page_on_spreadsheets_run(
+    place: Path, console_script: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AGENTOPT_CACHE", str(place / "cache"))
+    monkeypatch.setenv("AGENTOPT_CONFIG", str(place / "config"))
+    for variable in HOSTED:
+        monkeypatch.delenv(variable, raising=False)
+    write_files(DOCS / "start.md", place)
+    commands = [text for language, _, text in blocks(DOCS / "start.md") if language == "sh"]
+    assert len(commands) == 2
+    for command in commands:
+        code, printed, errors = console_script(*shlex.split(command)[1:])
+        assert (code, errors) == (0, "")
+    assert "billing: 6, support: 6" in printed
 
 
 def install(place: Path, points: dict[str, str], package: str = "my-pkg") -> None:

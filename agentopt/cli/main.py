@@ -39,6 +39,7 @@ app.add_typer(journal_app, name="journal")
 app.add_typer(jobs_app, name="jobs")
 
 ExportFormat = Literal["yaml", "python", "litellm"]
+TemplateName = Literal["qa", "classify-then-write", "rag", "program"]
 Split = Literal["train", "validation", "test"]
 
 TaskArgument = Annotated[Path, typer.Argument(metavar="TASK", help="Task folder, such as tasks/quickstart.")]
@@ -94,6 +95,26 @@ def optimize(
         estimate_run(task, config or [], stdout_console())
     else:
         run_optimization(task, config or [], resume, stdout_console())
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of the new task.")] = Path("task"),
+    source: Annotated[
+        str | None,
+        typer.Option("--from", metavar="FILE", help="Data: .csv, .tsv, .xlsx, .parquet, .json, .jsonl, hf:..."),
+    ] = None,
+    template: Annotated[TemplateName, typer.Option(help="Form of the workflow.")] = "qa",
+    models: Annotated[
+        list[str] | None,
+        typer.Option(help="Catalogue name or PROVIDER/MODEL. Repeatable. Default: by the keys that are set."),
+    ] = None,
+    target: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of the expected answer.")] = None,
+) -> None:
+    """Write a task folder from a data file: task, settings, models, and the data in splits."""
+    from agentopt.cli.commands.init import run_init
+
+    run_init(folder, source, template, models or [], target, stdout_console())
 
 
 @app.command()

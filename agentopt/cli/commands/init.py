@@ -1,0 +1,141 @@
+"""`agentopt init`: a task folder from a data file."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from agentopt.api import load
+from agentopt.cli.output import print_plain
+from agentopt.core.errors import UserError
+from agentopt.core.files import write_output
+from agentopt.core.yaml_models import to_yaml
+from agentopt.models.add_entry import entry_for
+from agentopt.models.catalog import Catalog
+from agentopt.models.model_table import find_entry
+from agentopt.models.providers import name_of
+from agentopt.runs.config import load_config
+from agentopt.taskfile.scaffold import Draft, ModelsDraft, TemplateName, draft_task, sample_data
+from agentopt.taskfile.sources import rows_of
+
+LOCAL = ("smollm2-135m", "qwen2.5-coder-0.5b")
+
+HOSTED: Mapping[str, tuple[str, ...]] = {
+    "OPENAI_API_KEY": ("openai/gpt-5-nano", "openai/gpt-5-mini"),
+    "ANTHROPIC_API_KEY": ("anthropic/claude-haiku-4-5",),
+    "GEMINI_API_KEY": ("gemini/gemini-2.5-flash-lite", "gemini/gemini-2.5-flash"),
+    "MISTRAL_API_KEY": ("mistral/mistral-small-latest",),
+    "DEEPSEEK_API_KEY": ("deepseek/deepseek-chat",),
+    "GROQ_API_KEY": ("groq/llama-3.1-8b-instant",),
+}
+"""Variable of a key -> models that a new task compares if it is set, cheapest first."""
+
+CONFIG = """# Settings of a run; `-c key=value` overrides them. Every field is documented in agentopt/runs/config.py.
+models: [{models}] # relative to the folder where agentopt is called
+strategy: optuna # or agent: a language model proposes; set agent.model
+budget:
+  trials: 10
+{cap}prompts:
+  when: {prompts} # before: system prompts are optimised first, on the training split
+"""
+
+README = """# {name}
+
+Made by `agentopt init`. `task.yaml` describes the task: edit its prompts and its description. `config.yaml` has the
+settings of a run, `models.yaml` the models that are not built in, and `data/` the rows, split by a seed.
+
+    agentopt optimize {folder} -c {config} --dry-run   # what a run costs at most; no model is called
+    agentopt optimize {folder} -c {config}
+    agentopt report RUN                                # the run as a page
+"""
+
+
+def run_init(
+    folder: Path,
+    source: str | None,
+    template: TemplateName,
+    models: Sequence[str],
+    target: str | None,
+    console: Console,
+) -> None:
+    """Write a task folder; nothing is written if anything in it exists or the data cannot be used."""
+    rows = [row for _, row in rows_of(source, Path(), "--from")] if source else _sample_rows()
+    entries, chosen = _chosen(models, os.environ)
+    name = re.sub(r"[^a-z0-9]+", "-", folder.absolute().name.lower()).strip("-") or "task"
+    draft = draft_task(name, rows, template, chosen, target, source or "--from")
+    files = {**draft.files, **_settings(folder, name, entries, draft, chosen)}
+    _check_free(folder, files)
+    with tempfile.TemporaryDirectory() as scratch:
+        _write(Path(scratch), files)
+        load(
+            Path(scratch), load_config([f"{scratch}/config.yaml", f"models={scratch}/models.yaml"])
+        )  # what is written is a task that loads
+    _write(folder, files)
+    for note in (*(() if source else ("No data was given: data/ has twelve invented rows.",)), *draft.notes):
+        print_plain(console, note)
+    print_plain(console, f"Wrote {', '.join(files)} to {folder}. Models: {', '.join(chosen.names)}.")
+    print_plain(console, f"Next: {_command(folder, '--dry-run')}  # then without --dry-run")
+
+
+def _sample_rows() -> list[dict[str, Any]]:
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "sample.csv"
+        file.write_text(sample_data(), encoding="utf-8")
+        return [row for _, row in rows_of(str(file), Path(), "--from")]
+
+
+def _chosen(models: Sequence[str], environ: Mapping[str, str]) -> tuple[dict[str, Any], ModelsDraft]:
+    """The entries to write, and the models: those named, those whose key is set, or the local ones."""
+    known = Catalog.load()
+    given = list(models) or next((list(names) for key, names in HOSTED.items() if environ.get(key)), list(LOCAL))
+    entries = {name_of(model): entry_for(model)[0] for model in given if model not in known}
+    names = tuple(dict.fromkeys(model if model in known else name_of(model) for model in given))
+    local = all(name in known and known[name].weights for name in names)
+    return entries, ModelsDraft(names, local)
+
+
+def _settings(folder: Path, name: str, entries: Mapping[str, Any], draft: Draft, chosen: ModelsDraft) -> dict[str, str]:
+    head = "# Models of this task that are not built in; `agentopt models list` shows all, docs/models.md the fields.\n"
+    priced = any("usd_per_1m_prompt" in entry or find_entry(entry.get("litellm", "")) for entry in entries.values())
+    prompts = "before" if "data/train.jsonl" in draft.files else "never"
+    return {
+        "config.yaml": CONFIG.format(
+            models=json.dumps(str(folder / "models.yaml")),
+            cap="  usd: 1 # the run stops before it\n" if priced else "",
+            prompts=prompts,
+        ),
+        "models.yaml": head + to_yaml({"models": dict(entries)}),
+        "README.md": README.format(
+            name=name, folder=shlex.quote(str(folder)), config=shlex.quote(str(folder / "config.yaml"))
+        ),
+    }
+
+
+def _check_free(folder: Path, files: Mapping[str, str]) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise UserError("a task is a folder, but this is a file", where=folder, remedy="name another folder")
+    if taken := [file for file in files if (folder / file).exists() or (folder / file).is_symlink()]:
+        rule = f"nothing is overwritten, but there is {', '.join(taken)}"
+        raise UserError(rule, where=folder, remedy="name another folder, or move these files")
+
+
+def _write(folder: Path, files: Mapping[str, str]) -> None:
+    for file, text in files.items():
+        path = folder / file
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot be created: {error.strerror}", where=path.parent, remedy="name another") from error
+        write_output(path, text)
+
+
+def _command(folder: Path, *options: str) -> str:
+    return shlex.join(["agentopt", "optimize", str(folder), "-c", str(folder / "config.yaml"), *options])

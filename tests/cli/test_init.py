@@ -1,0 +1,179 @@
+"""`agentopt init` writes a task that a dry run accepts as it is, from data in every format, and never overwrites."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentopt.taskfile.loading import load_task
+from agentopt.taskfile.profile import profile_of
+
+pyarrow = pytest.importorskip("pyarrow", reason="needs the extra data")
+pytest.importorskip("python_calamine", reason="needs the extra data")
+openpyxl = pytest.importorskip("openpyxl", reason="needs the extra dev")
+
+Command = Callable[..., tuple[int, str, str]]
+TEMPLATES = ("qa", "classify-then-write", "rag", "program")
+HEADER = ["ID", "Customer question", "Notes {x}", "Label"]
+ROWS = [
+    [f"r{n}", f"Where is my order {n}?", f"Order {n}\nLate" if n % 2 else "On time", "ab"[n % 2]] for n in range(12)
+]
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder, without keys and user catalogue."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AGENTOPT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("AGENTOPT_CONFIG", str(tmp_path / "config"))
+    for provider in ("OPENAI", "ANTHROPIC", "GEMINI", "MISTRAL", "DEEPSEEK", "GROQ"):
+        monkeypatch.delenv(f"{provider}_API_KEY", raising=False)
+    return tmp_path
+
+
+def write_data(path: Path) -> None:
+    if path.suffix in (".csv", ".tsv"):
+        with path.open("w", newline="") as file:
+            csv.writer(file, delimiter="\t" if path.suffix == ".tsv" else ",").writerows([HEADER, *ROWS])
+    elif path.suffix == ".xlsx":
+        book = openpyxl.Workbook()
+        for row in (HEADER, *ROWS):
+            book.active.append(row)
+        book.save(path)
+    elif path.suffix == ".parquet":
+        import pyarrow.parquet
+
+        pyarrow.parquet.write_table(pyarrow.table([list(c) for c in zip(*ROWS, strict=True)], names=HEADER), path)
+    else:
+        objects = [dict(zip(HEADER, row, strict=True)) for row in ROWS]
+        lines = "\n".join(map(json.dumps, objects))
+        path.write_text(json.dumps(objects) if path.suffix == ".json" else lines)
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".xlsx", ".parquet", ".json", ".jsonl"])
+def test_what_is_written_loads_as_it_is(place: Path, console_script: Command, template: str, suffix: str) -> None:
+    write_data(place / f"data{suffix}")
+    code, printed, errors = console_script("init", "new", "--from", f"data{suffix}", "--template", template)
+    assert (code, errors) == (0, "")
+    assert "Next: agentopt optimize new -c new/config.yaml --dry-run" in printed
+    task = load_task(place / "new")
+    assert {split: len(rows) for split, rows in task.splits.items()} == {"validation": 6, "test": 6}
+    first = task.splits["test"][0]
+    assert first.id.startswith("r")
+    assert set(first.inputs) == {"customer_question", "notes_x"}
+    assert first.target in ("a", "b")
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_dry_run_accepts_a_new_task_without_data(place: Path, console_script: Command, template: str) -> None:
+    code, printed, _ = console_script("init", "new", "--template", template)
+    assert code == 0
+    assert "twelve invented rows" in printed
+    assert "with 6 rows a difference below" in printed
+    code, printed, errors = console_script("optimize", "new", "-c", "new/config.yaml", "--dry-run")
+    assert (code, errors) == (0, "")
+    assert "Foxhill: 4" in printed
+
+
+def test_equal_rows_give_equal_files(place: Path, console_script: Command) -> None:
+    write_data(place / "d.csv")
+    for folder in ("one", "two"):
+        console_script("init", folder, "--from", "d.csv")
+    for file in ("data/test.jsonl", "data/validation.jsonl"):
+        assert (place / "one" / file).read_bytes() == (place / "two" / file).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("variable", "expected"),
+    [("OPENAI_API_KEY", ["gpt-5-nano", "gpt-5-mini"]), ("ANTHROPIC_API_KEY", ["claude-haiku-4-5"])],
+)
+def test_models_are_those_whose_key_is_set(
+    place: Path, console_script: Command, monkeypatch: pytest.MonkeyPatch, variable: str, expected: list[str]
+) -> None:
+    monkeypatch.setenv(variable, "sk-secret")
+    code, printed, _ = console_script("init", "new")
+    assert code == 0
+    assert f"Models: {', '.join(expected)}." in printed
+    assert all("sk-secret" not in file.read_text() for file in (place / "new").rglob("*") if file.is_file())
+    code, printed, errors = console_script("optimize", "new", "-c", "new/config.yaml", "--dry-run")
+    assert (code, errors) == (0, "")
+    assert "usd: 1" in (place / "new/config.yaml").read_text()
+
+
+def test_models_may_be_named_by_provider_or_catalogue_name(place: Path, console_script: Command) -> None:
+    code, printed, _ = console_script("init", "--models", "smollm2-135m", "--models", "ollama/llama3.2")
+    assert code == 0
+    assert "Models: smollm2-135m, llama3.2." in printed
+    assert "base_url" in (place / "task/models.yaml").read_text()
+    assert console_script("optimize", "task", "-c", "task/config.yaml", "--dry-run")[0] == 0
+
+
+REFUSED: list[tuple[dict[str, str], list[str], str]] = [
+    ({"new/task.yaml": "mine"}, [], r"nothing is overwritten, but there is task.yaml"),
+    ({"new/README.md": "mine", "new/data/test.jsonl": ""}, [], r"there is data/test.jsonl, README.md"),
+    ({"new": "a file"}, [], r"a task is a folder, but this is a file"),
+    ({}, ["--from", "gone.csv"], r"--from: the file gone.csv cannot be read"),
+    ({"d.txt": "x"}, ["--from", "d.txt"], r"--from: data must be a file of .csv"),
+    ({"d.csv": "q,a\n"}, ["--from", "d.csv"], r"d.csv: data must have a column to read and one with the expected"),
+    ({"d.csv": "q\nx\ny\n"}, ["--from", "d.csv"], r"one with the expected answer, but got q\n"),
+    ({"d.csv": "q,a\nx,1\nx,1\n"}, ["--from", "d.csv"], r"at least two rows with different inputs .* has 1"),
+    ({"d.csv": "q,a\nx,1\ny,2\n"}, ["--from", "d.csv", "--target", "b"], r"--target: there is no column 'b'"),
+    ({"d.csv": "q,a\nx,1\ny\n"}, ["--from", "d.csv"], r"d.csv:3: a row must have at least 2 cells"),
+    ({}, ["--models", "nosuch"], r"no provider is known for the model 'nosuch'"),
+]
+
+
+@pytest.mark.parametrize(("files", "options", "message"), REFUSED, ids=[message for *_, message in REFUSED])
+def test_bad_input_is_one_message_without_a_side_effect(
+    place: Path, console_script: Command, files: dict[str, str], options: list[str], message: str
+) -> None:
+    for name, text in files.items():
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_text(text)
+    before = sorted((path, path.is_file() and path.read_bytes()) for path in place.rglob("*"))
+    code, printed, errors = console_script("init", "new", *options)
+    assert (code, printed) == (2, "")
+    assert re.search(message, errors), errors
+    assert "remedy: " in errors
+    assert sorted((path, path.is_file() and path.read_bytes()) for path in place.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("answers", "kind"),
+    [
+        (["yes", "no"] * 4, "label"),
+        ([True, False] * 4, "label"),
+        (["Yes", "yes", "no", "no"], "short"),  # labels that differ in case only would make one option of two
+        (["1", "-2.5", "3"], "number"),
+        ([1, 2.5, 3], "number"),
+        (["Paris", "Rome", "Oslo", "Bern"], "short"),
+        ([["a", "b"], ["c"]], "short"),
+        (["word " * 30, "word " * 40], "long"),
+    ],
+)
+def test_what_an_answer_is_follows_from_the_data(answers: list[Any], kind: str) -> None:
+    rows = [{"q": str(n), "answer": answer} for n, answer in enumerate(answers)]
+    assert profile_of(rows, None, "d").kind == kind
+
+
+@pytest.mark.parametrize(
+    ("columns", "target", "inputs"),
+    [
+        (["Answer", "Text"], "Answer", {"text": "Text"}),
+        (["a", "b"], "b", {"a": "a"}),
+        (["Größe", "1st", "items", "label"], "label", {"gr_e": "Größe", "column_1st": "1st", "items": "items"}),
+        (["A b", "a-b", "label"], "label", {"a_b": "A b", "a_b_2": "a-b"}),
+        (["target", "id", "q"], "target", {"q": "q"}),
+    ],
+)
+def test_columns_get_names_that_templates_can_read(columns: list[str], target: str, inputs: dict[str, str]) -> None:
+    rows = [dict.fromkeys(columns, f"v{n}") for n in range(3)]
+    found = profile_of(rows, None, "d")
+    assert (found.target, found.inputs) == (target, inputs)
