@@ -34,7 +34,7 @@ class StopReason:
     Attributes:
         kind: The kind of reason.
         cap: The cap that was reached, such as `usd`, or `agent.usd` for a cap on one purpose; None for other kinds.
-        detail: Further details, such as the spent part of the cap.
+        detail: Further details, such as the spent part of the cap, or why nothing was left to try.
     """
 
     kind: StopKind
@@ -42,7 +42,7 @@ class StopReason:
     detail: str = ""
 
     def __str__(self) -> str:
-        return _SENTENCES.get(self.kind, self.detail)
+        return ": ".join(filter(None, (_SENTENCES.get(self.kind), self.detail)))
 
     @property
     def run_cap(self) -> str | None:

@@ -46,8 +46,10 @@ def batch_note(task: Task, config: Config, specs: Mapping[str, ModelSpec]) -> st
     names = [name for name in task.models if specs[name].batch is None]
     if not names:
         return None
-    have = "has" if len(names) == 1 else "have"
-    return f"{in_words(names)} {have} no `batch` in the catalogue, so calls are made directly, at the full price"
+    lacking = f"{in_words(names)} {'has' if len(names) == 1 else 'have'} no `batch` in the catalogue"
+    able = [name for name in names if specs[name].is_batchable]
+    remedy = f"; if there is a batch interface, add `batch: {{price: 0.5}}` to {in_words(able)}" if able else ""
+    return f"{lacking}, so calls are made directly, at the full price{remedy}"
 
 
 def open_evaluator(

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agentopt.core.axes import DEMOS, values_of
 from agentopt.core.budget import Usage
-from agentopt.core.task import Example, Subtask, Task
+from agentopt.core.errors import TaskError
+from agentopt.core.task import Example, Subtask, Task, TokenLengths
 from agentopt.core.usd import format_usd
 from agentopt.models.catalog import ModelSpec
 from agentopt.runs.config import Config
 from agentopt.runs.evaluators import priced_for
 from agentopt.runs.worst_case import FINALISTS, Estimate, affordable_samples, longest_prompt, usage_of_judge
 from agentopt.search.base import BYTES_PER_TOKEN, SearchSpace
+from agentopt.search.from_task import needs_measuring, search_space
+from agentopt.search.unmet_limits import unmet_limits
 
 ROWS = 20
 """Rows of the validation split whose prompts are measured."""
@@ -84,6 +87,26 @@ def expected_case(
 def _mean(by_model: Mapping[str, list[Usage]]) -> Usage:
     uses = [use for of_model in by_model.values() for use in of_model]
     return _scaled(sum(uses, Usage()), 1 / max(len(uses), 1))
+
+
+def unmet_limits_in(task: Task, specs: Mapping[str, ModelSpec]) -> str | None:
+    """The limits in USD or units that no candidate meets with the expected token lengths; see `unmet_limits`.
+
+    Those in seconds need measured latencies, and those of a program its prompts.
+
+    Args:
+        task: The task.
+        specs: Catalogue name -> entry.
+    """
+    if task.program and needs_measuring(task):
+        return None
+    expected = (TokenLengths(_prompt_tokens(task, s), _completion_tokens(s)) for s in task.subtasks)
+    subtasks = (replace(s, tokens=s.tokens or lengths) for s, lengths in zip(task.subtasks, expected, strict=True))
+    try:
+        space = search_space(replace(task, subtasks=tuple(subtasks), max_seconds=None), specs)
+    except TaskError:  # its limit in units, which the run checks with measured lengths
+        return None
+    return unmet_limits(space)
 
 
 def _usage_of_demos(task: Task, space: SearchSpace, specs: Mapping[str, ModelSpec]) -> Usage:

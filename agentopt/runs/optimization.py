@@ -48,7 +48,9 @@ from agentopt.runs.trial_store import TrialStore
 from agentopt.runs.worst_case import FINALISTS, usage_on_split
 from agentopt.search.base import ARCHIVE, BASELINE, PROMPTS, PROMPTS_AFTER, Proposal, Search, SearchSpace
 from agentopt.search.from_task import cost_note, needs_measuring, search_space
+from agentopt.search.measured_costs import with_measured_costs
 from agentopt.search.posterior import Choice
+from agentopt.search.unmet_limits import unmet_limits
 
 Finalists = list[tuple[tuple[Role, ...], Trial]]
 """The trials that are evaluated on the test split, each once, with its roles."""
@@ -142,6 +144,8 @@ class Optimization:
             first = await runner.run(Proposal(space.baseline, BASELINE, "every subtask's first model once"))
             if unscored := first.evaluation.why_unscored:
                 return StopReason(StopKind.FAILED, detail=f"of the baseline, {unscored}")
+            if unmet := unmet_limits(with_measured_costs(space, store.trials)):
+                self.observer(Note(unmet))
             pace = max(first.evaluation.seconds, measured_in)
             with budget.holding_back(self._kept_for_test(space), self._seconds_kept_for_test(pace)):
                 found = await Bootstrap(self.task, self.config, self.session, self.run, self.observer).demonstrations(
@@ -158,7 +162,9 @@ class Optimization:
                 budget.check_seconds()
         except EvaluationStopped as error:
             return error.stopped
-        return StopReason(StopKind.TRIALS_SPENT if runner.trials_left == 0 else StopKind.NOTHING_LEFT)
+        if runner.trials_left == 0:
+            return StopReason(StopKind.TRIALS_SPENT)
+        return StopReason(StopKind.NOTHING_LEFT, detail=unmet_limits(with_measured_costs(space, store.trials)) or "")
 
     def _observe(self, event: Event) -> None:
         """Record the agent's guidelines, and pass every event on."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from agentopt.core.cost import cost_in_words
+from agentopt.core.cost import SHOWN, cost_in_words
 from agentopt.core.phrases import in_words
 from agentopt.core.records import Evaluation, Trial
+from agentopt.core.usd import format_usd
 from agentopt.runs.result import Comparison, Finalist, Measured, Measures, Role, SubtaskCostShown, TrialLine
 from agentopt.search.base import SearchSpace
 from agentopt.search.measured_costs import measured_cost
@@ -72,11 +73,14 @@ def trial_line(trial: Trial, shrunk: Mapping[int, float]) -> TrialLine:
 def limits_note(space: SearchSpace, choice: Choice) -> str | None:
     """That the best trial is above a cost limit, because every complete one is; None if it is within all limits."""
     above = [
-        f"{cost_in_words(cost, measure)} of {cost_in_words(most, measure)}"
+        f"{cost_in_words(cost, measure)}, above the limit of {format_usd(SHOWN[measure][0] * most)}"
         for measure, most in space.limits
         if (cost := measured_cost(space, choice.best.evaluation, measure)) is not None and cost > most
     ]
-    return f"no complete trial is within the cost limit; the best one costs {in_words(above)}" if above else None
+    if not above:
+        return None
+    limit = "the cost limit" if len(above) == 1 else "all cost limits"
+    return f"no complete trial is within {limit}: the best one costs {in_words(above)}"
 
 
 def rows_note(choice: Choice, tolerance: float) -> str | None:

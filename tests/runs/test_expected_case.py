@@ -70,7 +70,7 @@ def test_models_without_a_batch_interface_are_named() -> None:
     note = batch_note(task, config, some)
     assert note
     assert "nano" not in note
-    assert note.endswith("have no `batch` in the catalogue, so calls are made directly, at the full price")
+    assert "have no `batch` in the catalogue, so calls are made directly, at the full price; if there is a " in note
     assert batch_note(task, config, whole) is None
     assert batch_note(task, Config(), SPECS) is None
     assert "a program waits" in (batch_note(replace(task, program=Program(("python", "x.py"))), config, whole) or "")

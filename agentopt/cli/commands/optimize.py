@@ -31,7 +31,7 @@ from agentopt.report.terminal import print_result
 from agentopt.runs.agent_model import with_agent_model
 from agentopt.runs.config import Config, load_config
 from agentopt.runs.evaluators import batch_note
-from agentopt.runs.expected_case import ExpectedCase, cap_notes, expected_case
+from agentopt.runs.expected_case import ExpectedCase, cap_notes, expected_case, unmet_limits_in
 from agentopt.runs.folder import RunFolder
 from agentopt.runs.prompt_share import caps_for
 from agentopt.runs.result import Result, Role
@@ -126,7 +126,8 @@ def estimate_run(task: Path, settings: Sequence[str], console: Console) -> None:
             print_plain(console, note)
     for variable, names in unset_keys(specs.values()).items():
         print_plain(console, f"Warning: {variable} is not set; it has the API key of {', '.join(names)}")
-    for note in (*row_notes(loaded), *power_notes(loaded), cost_note(loaded, specs), batch_note(loaded, config, specs)):
+    costs = (cost_note(loaded, specs), unmet_limits_in(loaded, specs), batch_note(loaded, config, specs))
+    for note in (*row_notes(loaded), *power_notes(loaded), *costs):
         if note:
             print_plain(console, note)
     if measured and space.measure == "units":

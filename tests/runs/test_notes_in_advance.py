@@ -1,0 +1,134 @@
+"""What a run reports before its search: calls that are sent directly despite `batch`, and limits that none meets."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentopt import Config, ModelSpec, aevaluate, aoptimize
+from agentopt.core.events import Note
+from agentopt.core.phrases import in_words
+from agentopt.core.stop_reason import StopKind
+from agentopt.models.base import Request
+from agentopt.models.scripted import ScriptedModel
+from agentopt.runs.evaluators import batch_note
+from agentopt.runs.expected_case import unmet_limits_in
+from agentopt.search.from_task import search_space
+from agentopt.search.unmet_limits import unmet_limits
+from agentopt.testing.company import STAFF, company_specs, company_task
+
+SPECS = {spec.name: spec for spec in company_specs("http://127.0.0.1:9/v1")}
+
+
+def specs(*batched: str) -> dict[str, ModelSpec]:
+    """The company's models; these have batches."""
+    return {
+        name: ModelSpec.model_validate(
+            spec.model_dump(exclude_unset=True) | ({"batch": {"price": 0.5}} if name in batched else {})
+        )
+        for name, spec in SPECS.items()
+    }
+
+
+NAMES = list(STAFF)
+
+
+def says_a_word(request: Request, repeat: int) -> str:
+    """An answer of one word."""
+    return "word"
+
+
+@pytest.mark.parametrize(
+    ("batched", "uses", "lacking"),
+    [
+        ((), ["trials"], NAMES),
+        (NAMES[1:], ["tests"], NAMES[:1]),
+        (NAMES[2:], True, NAMES[:2]),
+        (NAMES, True, []),
+        ((), False, []),
+    ],
+)
+def test_models_that_are_called_directly_despite_the_setting_are_named_with_the_remedy(
+    batched: list[str], uses: Any, lacking: list[str]
+) -> None:
+    found = batch_note(company_task(validation=4, test=2), Config(batch=uses), specs(*batched))
+    have = "has" if len(lacking) == 1 else "have"
+    assert (found is None) is (not lacking)
+    assert found is None or found == (
+        f"{in_words(lacking)} {have} no `batch` in the catalogue, so calls are made directly, at the full price; if "
+        f"there is a batch interface, add `batch: {{price: 0.5}}` to {in_words(lacking)}"
+    )
+
+
+def test_a_model_that_cannot_have_batches_gets_no_remedy() -> None:
+    routed = {name: ModelSpec(name=name, litellm=f"gemini/{name}", price="free") for name in NAMES}
+    found = batch_note(company_task(validation=4, test=2), Config(batch=True), routed)
+    assert (found or "").endswith("so calls are made directly, at the full price")
+
+
+@pytest.mark.parametrize(
+    ("limits", "named"),
+    [
+        ({"max_usd": 1e-9}, r"none of the \d+ candidates is within cost.max_usd_per_1000=0.000001; the cheapest is "),
+        ({"max_usd": 1e-9, "max_seconds": 1e-6}, r"cost.max_usd_per_1000=0.000001"),
+        ({"max_usd": 1.0}, None),
+        ({}, None),
+    ],
+)
+async def test_a_limit_that_no_candidate_meets_is_named_before_the_search_and_by_the_result(
+    tmp_path: Path, limits: dict[str, float], named: str | None
+) -> None:
+    task = replace(company_task(validation=8, test=4), **limits)  # type: ignore[arg-type]
+    notes: list[str] = []
+    config = Config(
+        models=list(SPECS.values()),
+        strategy="optuna",
+        budget={"trials": 3},
+        journal=str(tmp_path / "j.db"),
+        runs=tmp_path / "runs",
+        batch=True,
+    )
+
+    def observe(event: object) -> None:
+        if isinstance(event, Note):
+            notes.append(event.text)
+
+    predicted = unmet_limits_in(task, SPECS)
+    result = await aoptimize(task, config, provider=ScriptedModel(says_a_word), callbacks=[observe])
+    assert any("calls are made directly" in note for note in notes)
+    found = [note for note in notes if "is within" in note]
+    if named is None:
+        assert (found, predicted) == ([], None)
+        return
+    assert len(result.trials) == 1
+    assert [len(found), result.ended.kind] == [1, StopKind.NOTHING_LEFT]
+    assert re.search(named, found[0])
+    assert str(result.ended) == f"the search had nothing more to try: {found[0]}"
+    assert predicted
+    assert "the cheapest is predicted to cost 0." in predicted
+    (last,) = (note for note in result.notes if "no complete trial" in note)
+    assert "the best one costs " in last
+    assert "above the limit of 0.000001" in last
+
+
+async def test_an_evaluation_reports_calls_that_are_not_batched(tmp_path: Path) -> None:
+    notes: list[str] = []
+    config = Config(models=list(SPECS.values()), journal=str(tmp_path / "j.db"), batch=["tests"])
+    await aevaluate(
+        company_task(validation=4, test=2),
+        config=config,
+        provider=ScriptedModel(says_a_word),
+        callbacks=[lambda event: notes.append(event.message) if isinstance(event, Note) else None],
+    )
+    assert any("calls are made directly" in note for note in notes)
+
+
+def test_limits_that_are_met_apart_and_not_together_are_named_together() -> None:
+    task = company_task(validation=4, test=2)
+    space = replace(search_space(task, SPECS), max_usd=None, max_seconds=None)
+    assert unmet_limits(space) is None
+    assert unmet_limits(replace(space, max_usd=1e-9)) is not None
