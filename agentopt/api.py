@@ -30,7 +30,7 @@ from agentopt.core.row_notes import row_notes
 from agentopt.core.task import Task
 from agentopt.core.task_rules import SPLITS
 from agentopt.core.yaml_models import did_you_mean, shown
-from agentopt.evaluation.evaluator import check_candidate
+from agentopt.evaluation.evaluator import checked_candidate
 from agentopt.evaluation.judge import Judge
 from agentopt.models.base import ChatModel
 from agentopt.models.catalog import Catalog, ModelSpec
@@ -177,8 +177,7 @@ async def aevaluate(
     loaded, specs = load(task, config, agent=False)
     _check_split(loaded, split)
     check_repeats(repeats)
-    chosen = given or loaded.baseline
-    check_candidate(chosen, loaded)
+    chosen = checked_candidate(given or loaded.baseline, loaded)
     caps, run = config.budget.caps(), f"evaluate {loaded.name} {uuid.uuid4().hex}"
     observe = IncompleteWarnings(loaded, observed)
     of_batch = batch_note(loaded, config, specs) if "tests" in config.batch else None
@@ -247,8 +246,7 @@ async def adiagnose(
     observe = of_callbacks(callbacks)
     loaded, specs = load(task, config)
     config = with_agent_model(config, loaded, specs)
-    chosen = given or loaded.baseline
-    check_candidate(chosen, loaded)
+    chosen = checked_candidate(given or loaded.baseline, loaded)
     subtasks = pilot_subtasks(loaded, config, subtask)
     caps, run = config.budget.caps(), f"diagnose {loaded.name} {uuid.uuid4().hex}"
     models = provider or model_router(specs, observe, required_models(loaded))

@@ -187,11 +187,16 @@ def _known(name: Any) -> _Known:
     if isinstance(name, str) and (known := KNOWN.get(name) or _OTHERS.get(name)):
         return known
     prefix, _, knob = name.partition(".") if isinstance(name, str) else ("", "", "")
-    if prefix == KNOBS and knob.isidentifier():
+    if prefix == KNOBS and is_template_name(knob):
         return _Known("categorical", is_value, "texts, numbers or truth values")
     names = [*KNOWN, *_OTHERS, f"{KNOBS}.NAME"]
     rule = f"a setting must be one of {', '.join(names)}, but got {shown(name)}"
     raise TaskError(rule, remedy=did_you_mean(str(name), names))
+
+
+def is_template_name(name: Any) -> bool:
+    """Whether templates can read something by this name: an identifier; sandboxed templates hide those with a _."""
+    return isinstance(name, str) and name.isidentifier() and not name.startswith("_")
 
 
 def canonical(value: Any) -> Any:

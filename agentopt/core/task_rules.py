@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
-from agentopt.core.axes import KNOBS, MOST_TOKENS, Cascade
+from agentopt.core.axes import KNOBS, MOST_TOKENS, Cascade, is_template_name
 from agentopt.core.errors import TaskError, UnknownSubtaskError
 from agentopt.core.field_types import check_kind, instance_of
 from agentopt.core.json_document import parse_json
@@ -98,7 +98,7 @@ def check_items(values: Mapping[str, Any], kind: str, name: str, where: str) -> 
 
 def check_name(name: Any, where: str) -> None:
     """Raise `TaskError` unless a subtask may have that name: an identifier that is not reserved."""
-    if not isinstance(name, str) or not name.isidentifier():
+    if not is_template_name(name):
         rule = f"a subtask's name must be a word that templates can use, but got {shown(name)}"
         raise TaskError(rule, where=where, remedy="use letters, digits and _, and start with a letter")
     if name in RESERVED:

@@ -39,7 +39,7 @@ class Strict(BaseModel):
     which users call in Python, raises `mistake`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     mistake: ClassVar[type[UserError]] = ConfigError
     """Class of the exception for wrong arguments of the constructor."""
 

@@ -12,7 +12,7 @@ from agentopt.core.candidate import Candidate, load_candidate
 from agentopt.core.errors import ConfigError
 from agentopt.core.task import Task
 from agentopt.deploy.front import FrontCandidate, front_of
-from agentopt.evaluation.evaluator import check_candidate
+from agentopt.evaluation.evaluator import checked_candidate
 from agentopt.models.catalog import ModelSpec
 from agentopt.runs.candidate_file import find_candidate
 from agentopt.runs.config import Config
@@ -100,6 +100,5 @@ def deploy(file: Path, folder: Path, config: Config) -> Deployment:
         config: The configuration.
     """
     loaded, specs = load(folder, config, agent=False)
-    candidate = load_candidate(file)
-    check_candidate(candidate, loaded)
+    candidate = checked_candidate(load_candidate(file), loaded)
     return Deployment(loaded, folder, file, candidate, specs, config)

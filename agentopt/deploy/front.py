@@ -9,7 +9,7 @@ from agentopt.core.called_models import called_models
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import CandidateError
 from agentopt.core.task import Task
-from agentopt.evaluation.evaluator import check_candidate
+from agentopt.evaluation.evaluator import checked_candidate
 from agentopt.models.api_keys import unset_keys
 from agentopt.models.catalog import ModelSpec
 from agentopt.runs.result import Result
@@ -55,7 +55,7 @@ def best_under(front: Sequence[FrontCandidate], usd: float) -> FrontCandidate | 
 
 def _fits(candidate: Candidate, task: Task) -> bool:
     try:
-        check_candidate(candidate, task)
+        checked_candidate(candidate, task)
     except CandidateError:
         return False
     return True

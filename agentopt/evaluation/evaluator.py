@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from agentopt.core.axes import DEMOS
-from agentopt.core.candidate import Candidate
+from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.core.duplicates import Groups, by_group
 from agentopt.core.errors import CallsFailError, CandidateError, EvaluationStopped, ModelError, ScorerError, TaskError
 from agentopt.core.records import (
@@ -25,7 +25,7 @@ from agentopt.core.records import (
     TrialState,
 )
 from agentopt.core.stopping import StopTest
-from agentopt.core.task import Example, Metric, Scorer, Task, Value
+from agentopt.core.task import Example, Metric, Scorer, Subtask, Task, Value
 from agentopt.evaluation.judge import Judge
 from agentopt.evaluation.scorers import python
 from agentopt.models.base import ChatModel
@@ -108,7 +108,7 @@ class Evaluator:
             CallsFailError: If every further call to a model would fail, the first examples all fail for one reason, or
                 too many examples are left out. It has a `partial` too.
         """
-        check_candidate(candidate, self.task)
+        candidate = checked_candidate(candidate, self.task)
         started, examples = self._clock(), self._ordered(split)
         results: list[ExampleResult] = []
 
@@ -326,8 +326,12 @@ async def _measured(metric: Metric, example: Example, result: WorkflowResult) ->
     return 0.0 if output is None else (await judged(python(metric.scorer), example, output)).value
 
 
-def check_candidate(candidate: Candidate, task: Task) -> None:
-    """Raise `CandidateError` unless the candidate chooses, for every subtask, a model and settings of the task."""
+def checked_candidate(candidate: Candidate, task: Task) -> Candidate:
+    """Return the candidate without the settings that are its subtask's own, so that equal candidates are equal.
+
+    Raises:
+        CandidateError: It does not choose, for every subtask, a model and settings of the task.
+    """
     wanted = [s.name for s in task.subtasks]
     if sorted(candidate) != sorted(wanted):
         raise CandidateError(
@@ -355,6 +359,12 @@ def check_candidate(candidate: Candidate, task: Task) -> None:
                 f"the candidate has {given} demonstrations of subtask {subtask.name}, but its setting is {wanted_demos}"
             )
             raise CandidateError(rule, remedy="use a best.yaml that a run wrote, which has the demonstrations")
+    return Candidate.of({s.name: _without_own(candidate[s.name], s) for s in task.subtasks})
+
+
+def _without_own(choice: SubtaskChoice, subtask: Subtask) -> SubtaskChoice:
+    own = {axis.name: axis.values[0] for axis in subtask.settings}
+    return replace(choice, settings=tuple((name, value) for name, value in choice.settings if value != own[name]))
 
 
 def _scores(results: Sequence[ExampleResult], groups: Groups) -> dict[str, float]:

@@ -19,7 +19,7 @@ from agentopt.core.candidate import Candidate
 from agentopt.core.errors import CandidateError, ConfigError
 from agentopt.core.fingerprint import fingerprint as task_fingerprint
 from agentopt.core.task import Example, Subtask, Task
-from agentopt.evaluation.evaluator import check_candidate
+from agentopt.evaluation.evaluator import checked_candidate
 from agentopt.jobs.champion import digest
 from agentopt.jobs.jobfile import Job
 from agentopt.models.catalog import PROJECT_FILE, ModelSpec
@@ -76,7 +76,7 @@ class Snapshot:
     def misfit(self, candidate: Candidate) -> str | None:
         """Why a candidate does not fit the task; None if it does."""
         try:
-            check_candidate(candidate, self.task)
+            checked_candidate(candidate, self.task)
         except CandidateError as error:
             return error.message
         return None

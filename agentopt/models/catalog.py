@@ -25,6 +25,9 @@ BUILT_IN = Path(__file__).with_name("catalog.yaml")
 OPENAI_HOST = "api.openai.com"
 PROJECT_FILE = Path("configs/models.yaml")
 
+Usd = Annotated[float, Field(ge=0, le=1e6)]
+"""A price in USD, per 1M tokens or per request: far below what sums of it would overflow with."""
+
 
 class _Entry(Strict):
     mistake: ClassVar[type[UserError]] = CatalogError
@@ -112,13 +115,13 @@ class ModelSpec(_Entry):
 
     parameters: Annotated[float, Field(gt=0)] | None = None
     """Number of parameters; needed only if a task's cost is in units."""
-    usd_per_1m_prompt: Annotated[float, Field(ge=0)] = 0.0
-    usd_per_1m_completion: Annotated[float, Field(ge=0)] = 0.0
-    usd_per_1m_cached_prompt: Annotated[float, Field(ge=0)] | None = None
+    usd_per_1m_prompt: Usd = 0.0
+    usd_per_1m_completion: Usd = 0.0
+    usd_per_1m_cached_prompt: Usd | None = None
     """Of prompt tokens read from the provider's prompt cache; the price of other prompt tokens unless given."""
-    usd_per_1m_reasoning: Annotated[float, Field(ge=0)] | None = None
+    usd_per_1m_reasoning: Usd | None = None
     """Of completion tokens spent on thoughts; the price of other completion tokens unless given."""
-    usd_per_request: Annotated[float, Field(ge=0)] = 0.0
+    usd_per_request: Usd = 0.0
     price: Literal["free"] | None = None
     """`free`: calls cost nothing."""
     unpriced: Literal["ok"] | None = None

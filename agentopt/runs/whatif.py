@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
-from pydantic import Field
 
 from agentopt.core.axes import escalating
 from agentopt.core.called_models import called_models
@@ -20,7 +19,7 @@ from agentopt.core.phrases import in_words
 from agentopt.core.records import ExampleResult, SubtaskUse, Trial
 from agentopt.core.task import Subtask, Task
 from agentopt.core.yaml_models import Strict, did_you_mean, load_yaml, validate
-from agentopt.models.catalog import ModelSpec
+from agentopt.models.catalog import ModelSpec, Usd
 from agentopt.runs.demonstrations import demonstrations_of
 from agentopt.runs.folder import RunFolder
 from agentopt.runs.trial_store import recorded_trials
@@ -37,17 +36,15 @@ MOST_LEFT_OUT = 20
 MOST_COUNTED = 20_000
 """Largest space whose untried candidates are counted."""
 
-PER_1M = Annotated[float, Field(ge=0)]
-
 
 class NewPrice(Strict):
     """The prices of one model, as in its catalogue entry; those that are not given stay."""
 
-    usd_per_1m_prompt: PER_1M | None = None
-    usd_per_1m_completion: PER_1M | None = None
-    usd_per_1m_cached_prompt: PER_1M | None = None
-    usd_per_1m_reasoning: PER_1M | None = None
-    usd_per_request: PER_1M | None = None
+    usd_per_1m_prompt: Usd | None = None
+    usd_per_1m_completion: Usd | None = None
+    usd_per_1m_cached_prompt: Usd | None = None
+    usd_per_1m_reasoning: Usd | None = None
+    usd_per_request: Usd | None = None
     price: Literal["free"] | None = None
 
 

@@ -52,9 +52,13 @@ def build_search(name: str, context: SearchContext) -> Search:
     Raises:
         ConfigError: The options do not fit the strategy, or it cannot be built with these settings.
     """
-    options = read_options(name, context.search)
+    options, entry = read_options(name, context.search), STRATEGIES.find(name)
+    if isinstance(entry.make, type) and entry.name == name not in STRATEGIES.names():
+        rule = f"a strategy is named by the function that builds it from a SearchContext, but {name} is a class"
+        remedy = "write such a function, as in docs/extend.md, or pass the object: optimize(task, strategy=...)"
+        raise ConfigError(rule, where="strategy", remedy=remedy)
     try:
-        built = STRATEGIES.find(name).make(context, **options)
+        built = entry.make(context, **options)
     except AgentoptError:
         raise
     except Exception as error:  # a plugin's factory may raise anything

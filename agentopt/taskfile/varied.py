@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from agentopt.core.axes import KNOBS, Axis, Cascade, as_axes
+from agentopt.core.axes import KNOBS, Axis, Cascade, as_axes, is_template_name
 from agentopt.core.demos import Demos
 from agentopt.core.errors import TaskError
 from agentopt.core.task_rules import check_cascade
@@ -25,9 +25,9 @@ def read_axes(spec: SubtaskSpec, at: Callable[[str], str]) -> tuple[Axis, ...]:
         TaskError: A knob's name is no identifier, or a list breaks a rule.
     """
     for name in spec.knobs:
-        if not name.isidentifier():
+        if not is_template_name(name):
             rule = f"a knob's name must be a word that templates can use, but got {shown(name)}"
-            raise TaskError(rule, where=at(KNOBS), remedy="use letters, digits and _")
+            raise TaskError(rule, where=at(KNOBS), remedy="use letters, digits and _, and start with a letter")
     axes: list[Axis] = []
     for name, values in spec.several.items():
         try:

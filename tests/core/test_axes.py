@@ -51,7 +51,7 @@ def test_settings_of_another_form_are_refused(settings: Any) -> None:
     [
         ("temperature", (0, 3), "numbers from 0 to 2, but got 3"),
         ("temperature", (0, True), "numbers from 0 to 2, but got True"),
-        ("max_tokens", (64, 0), "positive whole numbers, but got 0"),
+        ("max_tokens", (64, 0), "whole numbers from 1 to 10,000,000, but got 0"),
         ("max_tokens", (64, 64.0), "none twice"),
         ("effort", ("low", ""), "levels such as low"),
         ("effort", (), "at least one value"),

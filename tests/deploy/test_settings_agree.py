@@ -163,6 +163,8 @@ def test_the_space_has_the_settings_and_which_models_lack_them(tmp_path: Path) -
         ({"max_tokens": [16, 16]}, "none twice"),
         ({"effort": []}, "at least one value"),
         ({"knobs": {**SUBTASK["knobs"], "two words": 1}}, "a knob's name"),
+        ({"knobs": {**SUBTASK["knobs"], "__class__": 1}}, "a knob's name"),
+        ({"knobs": {**SUBTASK["knobs"], "_own": 1}}, "a knob's name"),
         ({"knobs": {"passages": [1, None]}}, "knobs"),
         ({"knobs": {"passages": 3}}, "knobs.style"),
         ({"knobs": {}}, "`knobs`"),
@@ -189,6 +191,13 @@ def test_a_setting_that_no_model_has_is_refused(tmp_path: Path, models: list[str
 def test_a_candidate_with_another_setting_than_the_tasks_is_refused(tmp_path: Path, settings: dict[str, Any]) -> None:
     with pytest.raises(CandidateError, match=f"`{next(iter(settings))}` of subtask answer may be"):
         write(tmp_path, "http://127.0.0.1:9/v1", {**CHOICE, "settings": settings})
+
+
+def test_a_setting_of_the_baseline_that_is_written_out_makes_no_other_candidate(tmp_path: Path) -> None:
+    plain = write(tmp_path, "http://127.0.0.1:9/v1", CHOICE)
+    written = {"temperature": 0.5, "knobs.passages": 3, "effort": "high"}
+    candidate = write(tmp_path, "http://127.0.0.1:9/v1", {**CHOICE, "settings": written}).candidate
+    assert candidate == plain.candidate.having("answer", settings={"effort": "high"})
 
 
 CHECK = """

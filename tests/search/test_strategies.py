@@ -20,6 +20,8 @@ from agentopt.core.candidate import Candidate
 from agentopt.core.cost import SubtaskCost
 from agentopt.core.errors import ConfigError, StrategyError
 from agentopt.core.records import Trial, TrialState
+from agentopt.runs.config import Config
+from agentopt.runs.strategies import check_search_settings
 from agentopt.search.base import Proposal, SearchSpace, Strategy, SubtaskSpace
 from agentopt.search.baselines import GridStrategy, RandomStrategy
 from agentopt.search.built_in import as_search
@@ -35,6 +37,7 @@ from agentopt.testing.strategies import (
     trial_of,
 )
 from agentopt.testing.synthetic_landscape import COUNTS, SyntheticLandscape, synthetic_space
+from agentopt.testing.toy import toy_task
 from tests.search.test_space import SIZES, spaces
 
 STRATEGIES: dict[str, Callable[[], Strategy]] = {
@@ -311,6 +314,9 @@ async def test_what_a_strategy_may_not_propose_ends_the_search_with_the_rule(
 
 
 def test_a_class_is_no_strategy() -> None:
+    name = "agentopt.search.baselines:RandomStrategy"
+    with pytest.raises(ConfigError, match="RandomStrategy is a class"):
+        check_search_settings(toy_task(), Config(strategy=name))
     with pytest.raises(ConfigError, match="got the class GridStrategy"):
         as_search(GridStrategy)
 

@@ -13,7 +13,7 @@ from agentopt.cli.output import as_json_text, interruptible, print_plain
 from agentopt.cli.run_names import candidate_of
 from agentopt.core.budget import Usage
 from agentopt.core.events import Event
-from agentopt.evaluation.evaluator import check_candidate
+from agentopt.evaluation.evaluator import checked_candidate
 from agentopt.models.api_keys import unset_keys
 from agentopt.models.session import check_priced
 from agentopt.report.formatting import usage_cells
@@ -51,8 +51,7 @@ def estimate_pilots(
     given, config = candidate_of(candidate, settings)
     loaded, specs = load(task, config)
     config = with_agent_model(config, loaded, specs)
-    chosen = given or loaded.baseline
-    check_candidate(chosen, loaded)
+    chosen = checked_candidate(given or loaded.baseline, loaded)
     subtasks = pilot_subtasks(loaded, config, subtask)
     check_priced(specs.values(), config.budget.caps(), *config.purpose_caps().values())
     parts: dict[str, Usage] = {}

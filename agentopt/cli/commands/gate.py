@@ -24,6 +24,7 @@ from agentopt.core.gate import rows_needed
 from agentopt.core.phrases import counted
 from agentopt.core.records import Evaluation, Split
 from agentopt.deploy.deployment import Deployment, find_deployment
+from agentopt.evaluation.evaluator import checked_candidate
 from agentopt.report.bars import counting_bar
 from agentopt.report.gate import BASELINE, CostRatio, GateReport
 from agentopt.runs.result import Measures, SubtaskCostShown, load_result
@@ -110,9 +111,9 @@ def _stored(run: Path, options: GateOptions) -> GateReport:
 
 def _evaluated(source: Path, options: GateOptions, settings: Sequence[str]) -> GateReport:
     """The report from two evaluations, whose responses come from the journal as far as it has them."""
-    reference = None if options.against == BASELINE else load_candidate(options.against)
+    given = None if options.against == BASELINE else load_candidate(options.against)
     found = find_deployment(source, options.task, settings)
-    reference = reference or found.task.baseline
+    reference = checked_candidate(given or found.task.baseline, found.task)
     if dict(found.candidate) == dict(reference):  # whatever the order of the subtasks in the files
         return _identical(source, options)
     ours, theirs = _evaluations(found, [found.candidate, reference], options.split)

@@ -21,7 +21,7 @@ from agentopt.core.errors import TaskError
 from agentopt.core.events import Event
 from agentopt.core.phrases import counted, in_words
 from agentopt.core.records import ExampleResult, Split
-from agentopt.evaluation.evaluator import check_candidate
+from agentopt.evaluation.evaluator import checked_candidate
 from agentopt.models.session import open_session
 from agentopt.report.bars import counting_bar
 from agentopt.report.formatting import format_interval
@@ -73,8 +73,7 @@ async def _check(
     if not task.splits.get(split):
         rule = f"a {split} split is needed, but the task has {in_words(task.splits)}"
         raise TaskError(rule, where=f"task {task.name}", remedy="choose another one by --split")
-    chosen = candidate or task.baseline
-    check_candidate(chosen, task)
+    chosen = checked_candidate(candidate or task.baseline, task)
     done, total = count(1), len(task.splits[split])
     with counting_bar(progress, "examples") as show:
 

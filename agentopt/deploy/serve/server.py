@@ -27,7 +27,7 @@ from agentopt.deploy.serve.app import Application, ServerLimits
 from agentopt.deploy.serve.handler import SEEDS, ChatHandler, fresh_seeds
 from agentopt.deploy.serve.hot_reload import Watched
 from agentopt.deploy.serve.metrics import Metrics
-from agentopt.evaluation.evaluator import check_candidate
+from agentopt.evaluation.evaluator import checked_candidate
 from agentopt.models.base import ChatModel
 from agentopt.models.session import open_session
 
@@ -113,9 +113,7 @@ async def _application(
     specs = {name: deployment.specs[name] for name in sorted(names)}
 
     def load(file: Path) -> Candidate:
-        candidate = load_candidate(file)
-        check_candidate(candidate, task)
-        return candidate
+        return checked_candidate(load_candidate(file), task)
 
     watched = Watched(deployment.file, load) if settings.watch else None
     run = f"serve {task.name} {uuid.uuid4().hex}"
