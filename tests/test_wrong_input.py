@@ -289,7 +289,7 @@ def one_argument(values: Any) -> Any:
         (SCORERS, str, "the parameters of builtins.str are unknown"),
         (PARSERS, response_parser, "builds a parser, but .*response_parser is a parser itself"),
         (FUSIONS, one_argument, "must take 2 arguments before its options, but takes 1"),
-        (STRATEGIES, lambda: None, "must take 1 arguments before its options, but takes 0"),
+        (STRATEGIES, lambda: None, "must take 1 argument before its options, but takes 0"),
     ],
 )
 def test_a_function_of_a_wrong_form_is_not_registered(registry: Registry, function: Any, message: str) -> None:

@@ -81,7 +81,8 @@ class Registry:
             rule = f"the options of a {self.kind} are passed by name, but {_place(make)} takes {unnamed[0]}"
             raise broken_rule(rule, "give each option a parameter with a name, or take **options")
         if len(named) < self._passed:
-            rule = f"{_place(make)} must take {counted(self._passed, 'argument')} before its options, but takes {len(named)}"
+            wanted = counted(self._passed, "argument")
+            rule = f"{_place(make)} must take {wanted} before its options, but takes {len(named)}"
             raise broken_rule(rule, f"see docs/extend.md for the form of a {self.kind}")
         if [p.name for p in named[:1] if p.default is p.empty] == [self._not_an_option]:
             rule = f"a function of the options builds a {self.kind}, but {_place(make)} is a {self.kind} itself"
