@@ -29,6 +29,7 @@ from agentopt.runs.whatif import NewPrice, Question, what_if
 from agentopt.search.base import Proposal, SearchSpace
 from agentopt.search.strategy_loop import LoopSearch
 from agentopt.testing.toy import draw
+from benchmarks import cascades
 
 MODELS = [
     ModelSpec(name="big", base_url="http://127.0.0.1:9/v1", parameters=10e9, usd_per_1m_completion=10),
@@ -105,6 +106,14 @@ async def test_a_cascade_that_hurts_is_not_recommended(tmp_path: Path) -> None:
     assert result.recommended_candidate == Candidate.from_dict({"answer": {"model": "big"}})
     tried = [trial.candidate for trial in result.trials]
     assert any("cascade.below" in dict(candidate["answer"].settings) for candidate in tried)
+
+
+async def test_the_benchmark_does_not_recommend_a_cascade_that_hurts(tmp_path: Path) -> None:
+    outcome = await cascades.run("hurts", tmp_path, seed=0, trials=6, rows=30)
+    assert outcome.is_success
+    assert any("cascade.below" in dict(trial.candidate["answer"].settings) for trial in outcome.result.trials)
+    assert str(outcome).startswith("hurts: success: answer: big x1; 1.00 of the big model's USD; test 1.000")
+    assert not replace(outcome, case="saves").is_success
 
 
 @pytest.mark.parametrize("name", ["small", "big"])
