@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from agentopt.core.axes import DEMOS, values_of
+from agentopt.core.axes import DEMOS, SettingValue, values_of
 from agentopt.core.budget import Usage
+from agentopt.core.cost import format_cost
 from agentopt.core.errors import TaskError
 from agentopt.core.task import Example, Subtask, Task, TokenLengths
 from agentopt.core.usd import format_usd
@@ -15,7 +16,7 @@ from agentopt.models.catalog import ModelSpec
 from agentopt.runs.config import Config
 from agentopt.runs.evaluators import priced_for
 from agentopt.runs.worst_case import FINALISTS, Estimate, affordable_samples, longest_prompt, usage_of_judge
-from agentopt.search.base import BYTES_PER_TOKEN, SearchSpace
+from agentopt.search.base import BYTES_PER_TOKEN, SearchSpace, SubtaskSpace
 from agentopt.search.from_task import needs_measuring, search_space
 from agentopt.search.unmet_limits import unmet_limits
 
@@ -181,6 +182,28 @@ def _scaled_parts(calls: float, prompt: float, completion: float, usd: float, fa
 def _bounded(usage: Usage, most: Usage) -> Usage:
     """The lower of each field."""
     return Usage(*(min(getattr(usage, name), getattr(most, name)) for name in Usage.__dataclass_fields__))
+
+
+def predicted_usd(space: SearchSpace) -> Iterator[str]:
+    """Yield the USD of each subtask's models that the search predicts before it has measured them.
+
+    Args:
+        space: The search space, with the token lengths of the task.
+    """
+    if any(subtask.cost.prices is None for subtask in space.subtasks):
+        return
+    for s in space.subtasks:
+        most = next((axis.values[-1] for axis in s.settings if axis.name == DEMOS), None)
+        shown = [s.choice(model, n, named) for model in s.models for n, named in _shown(s, most)]
+        costs = (f"{choice} {format_cost(s.cost_of('usd', choice), 'usd')}" for choice in shown)
+        yield f"USD per 1,000 requests of {s.name}, predicted from the task's tokens: {', '.join(costs)}"
+
+
+def _shown(subtask: SubtaskSpace, demos: SettingValue | None) -> list[tuple[int, dict[str, SettingValue]]]:
+    """The fewest and the most samples, and the fewest with the most demonstrations."""
+    fewest, most = subtask.num_samples[0], subtask.num_samples[-1]
+    counts: list[tuple[int, dict[str, SettingValue]]] = [(count, {}) for count in dict.fromkeys((fewest, most))]
+    return counts if demos is None else [*counts, (fewest, {DEMOS: demos})]
 
 
 def cap_notes(worst: Estimate, expected: ExpectedCase, config: Config, space: SearchSpace) -> Iterator[str]:

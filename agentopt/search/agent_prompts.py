@@ -92,8 +92,18 @@ def _subtask(subtask: SubtaskSpace, label_of: Mapping[str, str], measure: CostMe
     about = f" ({subtask.description})" if subtask.description else ""
     costs = ", ".join(_cost(subtask, model, label_of[model]) for model in subtask.models)
     settings = "".join(f"; {_setting(subtask, axis, label_of)}" for axis in subtask.settings)
-    samples = f"samples {_counts(subtask.num_samples)}; {SHOWN[measure][1]} for n: {costs}"
+    samples = f"samples {_counts(subtask.num_samples)}; {SHOWN[measure][1]} for n: {costs}{_source(subtask, label_of)}"
     return f"Subtask {subtask.name}{about}: {samples}{settings}."
+
+
+def _source(subtask: SubtaskSpace, label_of: Mapping[str, str]) -> str:
+    """Which costs in USD were measured on trials; the others are those of the task's tokens."""
+    if subtask.cost.measure != "usd":
+        return ""
+    measured = [label_of[model] for model in subtask.models if model in subtask.cost.passes]
+    if len(measured) in (0, len(subtask.models)):
+        return " (measured)" if measured else " (from the task's tokens)"
+    return f" (measured: {', '.join(measured)}; others from the task's tokens)"
 
 
 def _setting(subtask: SubtaskSpace, axis: Axis, label_of: Mapping[str, str]) -> str:

@@ -15,7 +15,7 @@ from agentopt.core.task import Fusion, Program, Task
 from agentopt.models.catalog import BatchTerms, ModelSpec
 from agentopt.runs.config import Config
 from agentopt.runs.evaluators import batch_note
-from agentopt.runs.expected_case import cap_notes, expected_case
+from agentopt.runs.expected_case import cap_notes, expected_case, predicted_usd
 from agentopt.runs.worst_case import estimate
 from agentopt.search.from_task import search_space
 from agentopt.testing.company import COUNTS, PROMPT_WORDS, STAFF, WORDS, company_specs, company_task
@@ -74,6 +74,22 @@ def test_models_without_a_batch_interface_are_named() -> None:
     assert batch_note(task, config, whole) is None
     assert batch_note(task, Config(), SPECS) is None
     assert "a program waits" in (batch_note(replace(task, program=Program(("python", "x.py"))), config, whole) or "")
+
+
+def test_the_usd_that_the_search_predicts_are_shown_with_their_source() -> None:
+    task = company_task(validation=100, test=50)
+    subtasks = (replace(task.subtasks[0], demos=Demos((0, 2))), task.subtasks[1])
+    _, _, _, space = cases(replace(task, subtasks=subtasks))
+    first, second = predicted_usd(space)
+    assert first.startswith("USD per 1,000 requests of find, predicted from the task's tokens: ultra x1 ")
+    assert first.count("demos=2") == second.count(" x1 ") == len(STAFF)
+    find = space["find"]
+    tokens = find.cost.prompt_tokens + find.cost.completion_tokens
+    plain, longer = (find.cost_of("usd", find.choice("nano", 1, {"demos": count})) for count in (0, 2))
+    assert longer - plain == pytest.approx(2 * tokens * STAFF["nano"].price().prompt / 1e6)
+    assert f"nano x1 demos=2 {1000 * longer:.2g}" in first
+    unpriced = replace(space, subtasks=tuple(replace(s, cost=replace(s.cost, prices=None)) for s in space.subtasks))
+    assert not list(predicted_usd(unpriced))
 
 
 def test_demonstrations_are_bootstrapped_on_train_examples_and_make_prompts_longer() -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator, validate
 
 from agentopt.core.candidate import Candidate
-from agentopt.core.cost import CostMeasure, Price, SubtaskCost
+from agentopt.core.cost import CostMeasure, Pass, Price, SubtaskCost
 from agentopt.core.errors import BudgetExceeded, CatalogError, PermanentModelError, TransientModelError, WeightsError
 from agentopt.core.events import FallbackUsed, GuidelinesWritten
 from agentopt.models.base import ChatModel, Choice, Request, Response
@@ -651,7 +651,14 @@ def test_limits_and_costs_in_usd_are_shown_for_1000_requests() -> None:
     space = SearchSpace((SubtaskSpace("a", ("dear", "cheap"), (1, 2), "", cost),), measure="usd", max_usd=0.003)
     content = system_message(space, SETTINGS, "").content
     assert "All subtasks together may cost at most 3 USD per 1,000 requests." in content
-    assert "USD per 1,000 requests for n: dear 2+0.4n, cheap 0.1+0.02n." in content
+    assert "USD per 1,000 requests for n: dear 2+0.4n, cheap 0.1+0.02n (from the task's tokens)." in content
+    for models, source in {
+        ("cheap",): "(measured: cheap; others from the task's tokens)",
+        ("dear", "cheap"): "(measured)",
+    }.items():
+        measured = replace(cost, passes={model: Pass(100, 20) for model in models})
+        shown = replace(space, subtasks=(replace(space.subtasks[0], cost=measured),))
+        assert f"cheap 0.1+0.02n {source}." in system_message(shown, SETTINGS, "").content
     reply = read_reply('{"candidates": [{"a": "dear x2"}, {"a": "dear x1"}]}', replace(space, max_usd=0.001), set(), 2)
     assert reply.infeasible == 2
     assert reply.detail == "a: dear x2 costs 2.8 of 1 USD per 1,000 requests"

@@ -31,7 +31,7 @@ from agentopt.report.terminal import print_result
 from agentopt.runs.agent_model import with_agent_model
 from agentopt.runs.config import Config, load_config
 from agentopt.runs.evaluators import batch_note
-from agentopt.runs.expected_case import ExpectedCase, cap_notes, expected_case, unmet_limits_in
+from agentopt.runs.expected_case import ExpectedCase, cap_notes, expected_case, predicted_usd, unmet_limits_in
 from agentopt.runs.folder import RunFolder
 from agentopt.runs.prompt_share import caps_for
 from agentopt.runs.result import Result, Role
@@ -121,7 +121,8 @@ def estimate_run(task: Path, settings: Sequence[str], console: Console) -> None:
     _show_columns(columns_of(loaded), console)
     _show_estimate(worst, config, console)
     _show_expected(expected, times, console)
-    for note in (*cap_notes(worst, expected, config, space), _rows_needed(config)):
+    predicted = () if measured else predicted_usd(space)
+    for note in (*cap_notes(worst, expected, config, space), *predicted, _rows_needed(config)):
         if note:
             print_plain(console, note)
     for variable, names in unset_keys(specs.values()).items():
