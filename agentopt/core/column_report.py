@@ -58,4 +58,5 @@ def _labels(values: list[Any]) -> dict[str, int] | None:
     if not given or not all(isinstance(value, str | bool | int) for value in given):
         return None
     counts = Counter(map(str, given))
-    return dict(counts.most_common()) if len(counts) <= min(MOST_LABELS, len(given) // 2) else None
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return dict(ordered) if len(counts) <= min(MOST_LABELS, len(given) // 2) else None
