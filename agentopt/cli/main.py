@@ -19,11 +19,12 @@ from agentopt import __version__
 from agentopt.cli.jobs_app import jobs_app
 from agentopt.cli.journal_app import journal_app
 from agentopt.cli.output import stdout_console
+from agentopt.cli.start_app import ConfigOption, doctor, init, quickstart
 from agentopt.core.errors import AgentoptError, UserError
 
 app = typer.Typer(
     add_completion=False,
-    no_args_is_help=True,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
     help="Find the model, the number of samples and the system prompt for each subtask of an LLM task.",
     epilog="Next step: `agentopt optimize TASK --dry-run` prints what a run on the task folder TASK costs at most; "
@@ -37,9 +38,10 @@ app.add_typer(judge_app, name="judge")
 app.add_typer(runs_app, name="runs")
 app.add_typer(journal_app, name="journal")
 app.add_typer(jobs_app, name="jobs")
+for command in (quickstart, init, doctor):
+    app.command()(command)
 
 ExportFormat = Literal["yaml", "python", "litellm"]
-TemplateName = Literal["qa", "classify-then-write", "rag", "program"]
 Split = Literal["train", "validation", "test"]
 
 TaskArgument = Annotated[Path, typer.Argument(metavar="TASK", help="Task folder, such as tasks/quickstart.")]
@@ -54,10 +56,6 @@ CandidateOption = Annotated[
 FreshOption = Annotated[bool, typer.Option("--fresh", help="Request every answer anew instead of using the journal's.")]
 SourceHelp = "Run name, run folder, or candidate file such as best.yaml."
 ModelName = Annotated[str, typer.Argument(metavar="NAME", help="Catalogue name.")]
-ConfigOption = Annotated[
-    list[str] | None,
-    typer.Option("-c", "--config", help="YAML file, or key=value. Repeatable; later values override earlier ones."),
-]
 
 
 def _print_version(requested: bool) -> None:
@@ -68,11 +66,16 @@ def _print_version(requested: bool) -> None:
 
 @app.callback()
 def options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Options of `agentopt` itself."""
+    if context.invoked_subcommand is None:
+        from agentopt.cli.commands.next_step import show_next_step
+
+        show_next_step(Path.cwd(), stdout_console())
 
 
 @app.command()
@@ -90,31 +93,11 @@ def optimize(
     if dry_run and resume:
         raise UserError("a dry run estimates a new run, but got --resume", remedy="leave one of the two out")
     if task is None and resume is None:
-        raise UserError("a task folder must be given", remedy="agentopt optimize tasks/quickstart")
+        raise UserError("a task folder must be given", remedy="agentopt optimize TASK, or agentopt quickstart")
     if dry_run and task:
         estimate_run(task, config or [], stdout_console())
     else:
         run_optimization(task, config or [], resume, stdout_console())
-
-
-@app.command()
-def init(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of the new task.")] = Path("task"),
-    source: Annotated[
-        str | None,
-        typer.Option("--from", metavar="FILE", help="Data: .csv, .tsv, .xlsx, .parquet, .json, .jsonl, hf:..."),
-    ] = None,
-    template: Annotated[TemplateName, typer.Option(help="Form of the workflow.")] = "qa",
-    models: Annotated[
-        list[str] | None,
-        typer.Option(help="Catalogue name or PROVIDER/MODEL. Repeatable. Default: by the keys that are set."),
-    ] = None,
-    target: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of the expected answer.")] = None,
-) -> None:
-    """Write a task folder from a data file: task, settings, models, and the data in splits."""
-    from agentopt.cli.commands.init import run_init
-
-    run_init(folder, source, template, models or [], target, stdout_console())
 
 
 @app.command()

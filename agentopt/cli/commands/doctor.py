@@ -1,0 +1,143 @@
+"""`agentopt doctor`: what of agentopt works on this machine. It makes no paid call and prints no key."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+import httpx
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from agentopt import __version__
+from agentopt.cli.output import as_json_text
+from agentopt.core.errors import AgentoptError
+from agentopt.core.files import file_size, folder_size
+from agentopt.core.paths import cache_folder, weights_folder
+from agentopt.evaluation.sandbox.confinement import SandboxLimits
+from agentopt.evaluation.sandbox.sandbox import Sandbox
+from agentopt.models.catalog import Catalog
+from agentopt.models.providers import PROVIDERS
+from agentopt.runs.config import load_config
+
+Status = Literal["ok", "missing", "broken"]
+
+SECONDS = 2.0
+"""Longest wait for an endpoint."""
+
+HOG = "held = bytearray(1 << 30)\nprint(len(held))"
+"""A program that needs 1 GiB, twice the limit of a process."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the report. Only `broken` is a failure: what is missing is optional."""
+
+    name: str
+    status: Status
+    detail: str
+
+
+def run_doctor(settings: Sequence[str], endpoints: Sequence[str], as_json: bool, console: Console) -> None:
+    """Print every check; exit code 1 if something is broken."""
+    config = load_config(settings)
+    catalog = Catalog.load(*config.models)
+    checks = [
+        Check("agentopt", "ok", __version__),
+        Check("python", "ok" if sys.version_info >= (3, 11) else "broken", platform.python_version()),
+        *_extras(),
+        _sandbox(),
+        *_keys({name: catalog[name].api_key_env for name in catalog}, os.environ),
+        *(_endpoint(url) for url in dict.fromkeys([*_loopback(catalog), *endpoints])),
+        *_sizes(config.journal),
+    ]
+    if as_json:
+        console.print(as_json_text({"checks": checks}), markup=False, highlight=False, soft_wrap=True)
+    else:
+        _show(checks, console)
+    if any(check.status == "broken" for check in checks):
+        sys.exit(1)
+
+
+def _show(checks: Sequence[Check], console: Console) -> None:
+    table = Table()
+    for column in ("check", "status", "detail"):
+        table.add_column(column)
+    for check in checks:
+        table.add_row(*map(escape, (check.name, check.status, check.detail)))
+    console.print(table)
+
+
+def _extras() -> Iterator[Check]:
+    """Each extra of the package's metadata, with the libraries that it lacks."""
+    lacking: dict[str, list[str]] = {name: [] for name in metadata.metadata("agentopt").get_all("Provides-Extra") or ()}
+    for requirement in metadata.requires("agentopt") or ():
+        named = re.match(r"([\w.-]+)(?![\w.-]*\[).*?extra == ['\"]([\w-]+)['\"]", requirement)
+        for_others = re.search(r"sys_platform == ['\"](\w+)['\"]", requirement)
+        if named and named[1] != "agentopt" and not (for_others and for_others[1] != sys.platform):
+            lacking[named[2]] += [] if _is_installed(named[1]) else [named[1]]
+    for extra, libraries in lacking.items():
+        if extra not in ("all", "dev"):
+            how = f"lacks {', '.join(libraries)}: pip install 'agentopt[{extra}]'"
+            yield Check(f"extra {extra}", "missing" if libraries else "ok", how if libraries else "installed")
+
+
+def _is_installed(library: str) -> bool:
+    try:
+        metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _sandbox() -> Check:
+    """Whether programs that a model wrote can run confined, and are stopped at the limit of memory."""
+    try:
+        sandbox = Sandbox(SandboxLimits())
+        kind, result = sandbox.kind, sandbox.run_sync(HOG)
+    except AgentoptError as error:
+        return Check("sandbox", "missing", error.message)
+    works = not result.ok
+    return Check("sandbox", "ok" if works else "broken", f"{kind}; the memory limit {'holds' if works else 'fails'}")
+
+
+def _keys(of_models: Mapping[str, str | None], environ: Mapping[str, str]) -> Iterator[Check]:
+    """The variables of keys that are set, by name only."""
+    variables = {*filter(None, of_models.values()), *(p.api_key_env for p in PROVIDERS.values() if p.api_key_env)}
+    found = sorted(variable for variable in variables if environ.get(variable))
+    yield Check("keys", "ok" if found else "missing", ", ".join(found) or "no variable of a key is set")
+
+
+def _loopback(catalog: Catalog) -> list[str]:
+    """The addresses of catalogue entries on this machine."""
+    urls = [spec.base_url for spec in map(catalog.__getitem__, catalog) if spec.base_url]
+    return [url for url in urls if urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")]
+
+
+def _endpoint(url: str) -> Check:
+    """Whether GET /models is answered. No key is sent: an answer that requires one is an answer."""
+    try:
+        with httpx.Client(timeout=SECONDS, trust_env=False) as client:
+            status = client.get(f"{url.rstrip('/')}/models").status_code
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        return Check(f"endpoint {url}", "missing", f"no answer: {error or type(error).__name__}")
+    return Check(f"endpoint {url}", "ok" if status < 500 else "missing", f"answers with status {status}")
+
+
+def _sizes(journal: str | None) -> Iterator[Check]:
+    weights = weights_folder()
+    yield Check("model files", "ok", f"{folder_size(weights) / 1e6:,.1f} MB in {weights}")
+    if journal and "://" in journal:
+        yield Check("journal", "ok", "at a URL")
+    else:
+        file = cache_folder() / "journal.db" if journal is None else Path(journal)
+        yield Check("journal", "ok", f"{file_size(file) / 1e6:,.1f} MB at {file}")

@@ -1,0 +1,35 @@
+"""`agentopt` without a command: the next step in this folder."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from rich.console import Console
+
+from agentopt.cli.output import print_plain
+from agentopt.runs.folder import UnreadableRun, list_runs
+
+HELP = "`agentopt --help` lists all commands, `agentopt doctor` checks the installation."
+
+
+def show_next_step(here: Path, console: Console) -> None:
+    """Print what is here, and the command that follows: a run, a task, or neither."""
+    runs = [run for run in list_runs(here / "runs") if not isinstance(run, UnreadableRun)]
+    tasks = [file.parent for file in (here / "task.yaml", *sorted(here.glob("*/task.yaml"))) if file.is_file()]
+    if runs:
+        run = max(runs, key=lambda run: run.path.stat().st_mtime).path
+        if (run / "result.json").is_file():
+            named = shlex.quote(run.name)
+            lines = [f"The last run here is {run.name}.", f"  agentopt runs show {named}", f"  agentopt gate {named}"]
+        else:
+            lines = [f"The run {run.name} is unfinished.", f"  agentopt optimize --resume {shlex.quote(run.name)}"]
+    elif tasks:
+        task = tasks[0]
+        config = ["-c", str((task / "config.yaml").relative_to(here))] if (task / "config.yaml").is_file() else []
+        command = ["agentopt", "optimize", str(task.relative_to(here)), *config, "--dry-run"]
+        lines = [f"There is a task in {task.relative_to(here)}.", f"  {shlex.join(command)}"]
+    else:
+        lines = ["No task is here.", "  agentopt quickstart", "  agentopt init FOLDER --from data.csv"]
+    for line in (*lines, HELP):
+        print_plain(console, line)

@@ -1,0 +1,122 @@
+"""`agentopt` alone, `quickstart` and `doctor`: the first commands of a newcomer."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+Command = Callable[..., tuple[int, str, str]]
+ROOT = Path(__file__).parents[2]
+KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY")
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder, without a user catalogue."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AGENTOPT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("AGENTOPT_CONFIG", str(tmp_path / "config"))
+    return tmp_path
+
+
+def test_the_next_step_depends_on_what_is_here(place: Path, console_script: Command) -> None:
+    code, printed, errors = console_script()
+    assert (code, errors) == (0, "")
+    assert "agentopt quickstart\n  agentopt init FOLDER --from data.csv" in printed
+    console_script("init", "my task")
+    assert "agentopt optimize 'my task' -c 'my task/config.yaml' --dry-run" in console_script()[1]
+    shutil.copytree(ROOT / "tasks" / "quickstart", place / "alone")
+    shutil.rmtree(place / "my task")
+    assert "  agentopt optimize alone --dry-run" in console_script()[1]
+
+
+def test_the_quickstart_estimates_what_the_first_block_of_the_readme_runs(place: Path, console_script: Command) -> None:
+    code, printed, errors = console_script("quickstart", "--dry-run")
+    assert (code, errors) == (0, "")
+    files = [str(ROOT / "tasks" / "quickstart"), "-c", str(ROOT / "configs" / "quickstart.yaml")]
+    assert printed == console_script("optimize", *files, "--dry-run")[1]
+    assert sorted(path.name for path in place.iterdir()) == []
+
+
+def test_the_hosted_quickstart_takes_a_model_of_the_catalogue(
+    place: Path, console_script: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    code, printed, errors = console_script("quickstart", "--hosted", "openai/gpt-5-mini", "--dry-run")
+    assert (code, printed) == (2, "")
+    assert "remedy: agentopt models add openai/gpt-5-mini" in errors
+    assert list(place.iterdir()) == []
+    console_script("models", "add", "openai/gpt-5-mini")
+    for name in ("openai/gpt-5-mini", "gpt-5-mini"):
+        code, printed, errors = console_script("quickstart", "--hosted", name, "--dry-run")
+        assert (code, errors) == (0, "")
+    code, _, errors = console_script("quickstart", "--hosted", "nosuch")
+    assert code == 2
+    assert "no provider is known for the model 'nosuch'" in errors
+
+
+class Endpoint(BaseHTTPRequestHandler):
+    """Answers GET with status 401, as an endpoint without a key does, and records the headers."""
+
+    seen: list[dict[str, str]] = []  # noqa: RUF012 - of the server's class
+
+    def do_GET(self) -> None:
+        self.seen.append({"path": self.path, **self.headers})
+        self.send_response(401)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_the_doctor_prints_names_of_keys_and_endpoints_that_answer(
+    place: Path, console_script: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in KEYS:
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    server = HTTPServer(("127.0.0.1", 0), Endpoint)
+    Thread(target=server.serve_forever, daemon=True).start()
+    url, gone = f"http://127.0.0.1:{server.server_port}/v1", "http://127.0.0.1:9/v1"
+    entries = {"here": {"base_url": url, "price": "free", "api_key_env": "OPENAI_API_KEY"}}
+    (place / "models.yaml").write_text(json.dumps({"models": entries}))
+    try:
+        code, printed, errors = console_script("doctor", "--json", "-c", "models=models.yaml", "--endpoint", gone)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert (code, errors) == (0, "")
+    found = {check["name"]: check for check in json.loads(printed)["checks"]}
+    assert found["python"]["status"] == found["agentopt"]["status"] == "ok"
+    assert "OPENAI_API_KEY" in found["keys"]["detail"]
+    assert "sk-secret" not in printed
+    assert found[f"endpoint {url}"] == {
+        "name": f"endpoint {url}",
+        "status": "ok",
+        "detail": "answers with status 401",
+    }
+    assert found[f"endpoint {gone}"]["status"] == "missing"
+    assert [seen["path"] for seen in Endpoint.seen] == ["/v1/models"]
+    assert all("sk-secret" not in str(seen) for seen in Endpoint.seen)
+    assert {"sandbox", "model files", "journal"} <= set(found)
+    assert not (place / "cache").exists()
+
+
+def test_the_doctor_lists_every_extra(console_script: Command) -> None:
+    code, printed, _ = console_script("doctor")
+    assert code == 0
+    for extra in ("local", "serve", "tasks"):
+        assert f"extra {extra}" in printed
+
+
+@pytest.mark.parametrize("url", ["nonsense", "http://[", "http://127.0.0.1:99999", "ftp://127.0.0.1"])
+def test_an_endpoint_that_is_no_address_is_reported(console_script: Command, url: str) -> None:
+    code, printed, errors = console_script("doctor", "--json", "--endpoint", url)
+    assert (code, errors) == (0, "")
+    assert '"no answer: ' in printed
