@@ -3,8 +3,9 @@
     python -m benchmarks.stop_sampling [FILE ...] [--rewards FOLDER] [--no-planted]
     python -m benchmarks.stop_sampling --record tasks/quickstart --samples 8 --splits validation test --out FILE
 
-FILE is a recording of this command. `--rewards` reads a folder of `*_train.npz` files with right-or-wrong rewards but
-no answers: the vote then lies between two bounds, wrong answers that all agree and wrong answers that all differ.
+FILE is a recording of this command; those of `landscapes/samples` unless given. `--rewards` reads a folder of
+`*_train.npz` files with right-or-wrong rewards but no answers: the vote then lies between two bounds, wrong answers
+that all agree and wrong answers that all differ.
 Planted tables, whose answers are drawn at random, are replayed too; they are no measurement of a model.
 """
 
@@ -16,7 +17,6 @@ import inspect
 import json
 import sys
 import uuid
-import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +40,8 @@ from agentopt.workflow.parsers import python
 from agentopt.workflow.vote_stopping import Stop, Vote, steps
 
 LANDSCAPES = Path(__file__).parent / "landscapes"
+SAMPLES = LANDSCAPES / "samples"
+"""Recordings of this command, of tasks with a landscape."""
 STOPS: tuple[Stop, ...] = ("decided", 0.99, 0.95, 0.9, 0.8, 0.7)
 LOSS, SHARE = 0.005, 0.6
 """The target: at most this loss of score, with at most this share of the samples."""
@@ -164,8 +166,8 @@ def bounds_from_rewards(folder: Path) -> Iterator[SampleTable]:
 
 
 def lacking(folder: Path = LANDSCAPES) -> list[str]:
-    """The landscapes without per-sample answers: files with scores of candidates, but none of a single sample."""
-    return [file.stem for file in sorted(folder.glob("*.npz")) if "votes.npy" not in zipfile.ZipFile(file).namelist()]
+    """The landscapes of which no samples are recorded."""
+    return [file.stem for file in sorted(folder.glob("*.npz")) if not (folder / SAMPLES.name / file.name).exists()]
 
 
 # ---- recording
@@ -298,6 +300,7 @@ def main(arguments: list[str] | None = None) -> int:
             parser.error("--record needs --out FILE")
         asyncio.run(_record(given.record, given.samples, given.splits, given.settings)).save(given.out)
         given.files.append(given.out)
+    given.files = given.files or sorted(SAMPLES.glob("*.npz"))
     for name in lacking():
         print(f"{name}: no per-sample answers; --record tasks/{name} --samples N --out FILE records them")
     rewards = bounds_from_rewards(given.rewards) if given.rewards else ()
