@@ -50,7 +50,8 @@ class SubtaskUse:
     requests that drew the samples, plus the fusion call; without retries and waits for a rate limit. It is 0 if it is
     not known, as for responses of a batch.
     `escalated` counts the calls that a cascade's big model answered; their use is that of both models, and the fields
-    that begin with `big_` are the big model's part of the tokens.
+    that begin with `big_` are the big model's part of the tokens. `requests` counts the requests that drew the samples of
+    both, each of which pays for the prompt; it is 0 in records of earlier versions.
     """
 
     prompt_tokens: int = 0
@@ -71,6 +72,7 @@ class SubtaskUse:
     big_completion_tokens: int = 0
     big_cached_tokens: int = 0
     big_reasoning_tokens: int = 0
+    requests: int = 0
 
     def __add__(self, other: SubtaskUse) -> SubtaskUse:
         return SubtaskUse(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))

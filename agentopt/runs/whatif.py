@@ -243,9 +243,9 @@ class _Archive:
     @cached_property
     def _allowed(self) -> SearchSpace:
         """The space with the allowed models, and the costs that the trials measured."""
-        names = self.question.models
+        names, measured = self.question.models, with_measured_costs(self.space, self.trials)
         subtasks = []
-        for of_space, subtask in zip(self.space.subtasks, self.task.subtasks, strict=True):
+        for of_space, subtask in zip(measured.subtasks, self.task.subtasks, strict=True):
             models = tuple(model for model in of_space.models if names is None or model in names)
             if not models:
                 raise UserError(
@@ -253,7 +253,7 @@ class _Archive:
                     remedy=f"add one of them: --models {','.join((*(names or ()), of_space.models[0]))}",
                 )
             subtasks.append(replace(of_space, models=models))
-        return replace(with_measured_costs(self.space, self.trials), subtasks=tuple(subtasks))
+        return replace(measured, subtasks=tuple(subtasks))
 
     def _untried(self) -> int | None:
         if self._allowed.size > MOST_COUNTED:
@@ -329,7 +329,7 @@ def _use_at(use: SubtaskUse, subtask: Subtask, choice: SubtaskChoice, specs: Map
     spec, has_fusion = specs[choice.model], use.fusion_tokens > 0
     samples = max(use.responses - has_fusion - use.escalated, 1)
     calls = max(1, round(samples / choice.num_samples))
-    requests = calls * -(-math.ceil(samples / calls) // spec.max_choices)
+    requests = use.requests - use.escalated or calls * -(-math.ceil(samples / calls) // spec.max_choices)
     usd = spec.prices.usd(
         (use.prompt_tokens - use.big_prompt_tokens) * requests / calls,
         use.completion_tokens - use.big_completion_tokens,

@@ -182,6 +182,7 @@ class SubtaskSampler:
             cached_tokens=response.cached_tokens,
             reasoning_tokens=response.reasoning_tokens,
             seconds=response.seconds,
+            requests=requests,
         )
 
     def _with_fusion(self, subtask: Subtask, use: SubtaskUse, name: str, fused: Response) -> SubtaskUse:

@@ -15,7 +15,7 @@ from agentopt.api import LoadedTask, aoptimize, load, optimize
 from agentopt.core.candidate import Candidate, SubtaskChoice, load_candidate
 from agentopt.core.errors import ConfigError, UserError
 from agentopt.core.records import Split
-from agentopt.core.task import Example, Subtask, Task
+from agentopt.core.task import Example, Fusion, Subtask, Task, TokenLengths
 from agentopt.evaluation.scorers import exact_match
 from agentopt.models.base import Request
 from agentopt.models.catalog import ModelSpec
@@ -117,6 +117,39 @@ async def test_the_same_prices_give_the_same_costs(tmp_path: Path) -> None:
     assert unchanged.chosen == unchanged.before
     assert unchanged.untried == 0
     assert unchanged.promising == ()
+
+
+async def test_the_same_prices_give_the_same_costs_of_votes_that_stop(tmp_path: Path) -> None:
+    vote = Fusion("vote", options={"stop": ["decided", 0.8]})
+    stopping = replace(task().subtasks[0], num_samples=(1, 5), fusion=vote)
+    words = replace(task(), subtasks=(stopping,))
+    model = ScriptedModel(lambda request, repeat: f"{answer(request, repeat)}{repeat % 2 or ''}")
+    models = [spec.model_copy(update={"max_choices": 8}) for spec in specs()]
+    settings: dict[str, Any] = {"models": models, "journal": str(tmp_path / "j.db"), "runs": tmp_path / "runs"}
+    config = Config(strategy="grid", search={"early_stopping": None}, **settings)
+    result = await aoptimize(words, config, provider=model)
+    loaded = load(words, config)
+    prices = {name: NewPrice(usd_per_1m_prompt=usd, usd_per_1m_completion=usd) for name, usd in PRICES.items()}
+    found = what_if(RunFolder.open(result.run), loaded.task, loaded.specs, Question(prices=prices))
+    costs = {trial.number: trial.units for trial in result.trials}
+    assert {option.trial: option.cost for option in found.front} == {
+        option.trial: pytest.approx(costs[option.trial or 0]) for option in found.front
+    }
+    assert any(option.candidate["answer"].num_samples == 5 for option in found.front)
+
+
+async def test_the_cost_of_what_was_not_tried_is_that_of_the_tokens_that_its_model_took(tmp_path: Path) -> None:
+    nominal = replace(task().subtasks[0], tokens=TokenLengths(500, 100))
+    words = replace(task(), subtasks=(nominal,))
+    settings: dict[str, Any] = {"models": specs(), "journal": str(tmp_path / "j.db"), "runs": tmp_path / "runs"}
+    config = Config(strategy="grid", budget={"trials": 3}, **settings)
+    result = await aoptimize(words, config, provider=ScriptedModel(answer))
+    loaded = load(words, config)
+    found = what_if(RunFolder.open(result.run), loaded.task, loaded.specs, Question())
+    costs = {option.candidate: option.cost for option in found.promising if option.trial is None}
+    measured = next(trial.units for trial in result.trials if trial.candidate == of("small"))
+    assert costs[of("small", 2)] == pytest.approx(2 * measured), "each sample is a request of its own"
+    assert costs[of("middle")] == pytest.approx(600 * PRICES["middle"] / 1e6), "nominal: no trial has used it"
 
 
 async def test_limits_scores_and_models_narrow_the_choice(tmp_path: Path) -> None:
