@@ -50,8 +50,8 @@ class SubtaskUse:
     requests that drew the samples, plus the fusion call; without retries and waits for a rate limit. It is 0 if it is
     not known, as for responses of a batch.
     `escalated` counts the calls that a cascade's big model answered; their use is that of both models, and the fields
-    that begin with `big_` are the big model's part of the tokens. `requests` counts the requests that drew the samples of
-    both, each of which pays for the prompt; it is 0 in records of earlier versions.
+    that begin with `big_` are the big model's part of the tokens. `requests` counts the requests that drew the samples
+    of both, each of which pays for the prompt; it is 0 in records of earlier versions.
     """
 
     prompt_tokens: int = 0
