@@ -347,7 +347,8 @@ def test_a_dry_run_prints_the_worst_case_and_leaves_nothing(
     settings = [*place.settings, "-c", "budget.trials=4", "-c", prompts]
     outcome = agentopt("optimize", str(place.task), *settings, "--dry-run")
     assert outcome.code == 0, outcome.err
-    cells = {line.split("│")[1].strip(): line.split("│")[2:-1] for line in outcome.out.splitlines() if "│" in line}
+    lines = outcome.out.partition("Worst case for 4 trials")[2].partition("Time: ")[0].splitlines()
+    cells = {line.split("│")[1].strip(): line.split("│")[2:-1] for line in lines if "│" in line}
     assert set(cells) == {"search", "agent", "prompts", "test", "total"}
     # Three samples fit one request, so a subtask takes one call an example: 4 trials, then at most 3 finalists. For
     # each of two subtasks two prompts meet six examples twice, and the winner the validation split: 144 calls, of which
