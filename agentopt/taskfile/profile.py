@@ -68,7 +68,7 @@ def profile_of(rows: Sequence[Row], target: str | None, where: str) -> Profile:
     id_column = ids if ids and ids != target and _identifies(rows, ids) else None
     inputs = _names([name for name in columns if name not in (target, id_column)])
     answers = [row[target] for row in rows if row.get(target) is not None]
-    kind = _kind(answers)
+    kind = answer_kind(answers)
     labels = tuple(dict.fromkeys(map(str, answers))) if kind == "label" else ()
     return Profile(id_column, inputs, target, kind, labels)
 
@@ -90,7 +90,8 @@ def _names(columns: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _kind(answers: Sequence[Any]) -> AnswerKind:
+def answer_kind(answers: Sequence[Any]) -> AnswerKind:
+    """What the expected answers are, such as labels."""
     if all(_is_number(answer) for answer in answers):
         return "number"
     if not all(isinstance(answer, str | bool | int) for answer in answers):

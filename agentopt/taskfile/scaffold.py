@@ -82,8 +82,8 @@ def draft_task(
     used = [(number, row) for number, row in enumerate(rows, 1) if row.get(profile.target) is not None]
     passages = _passages(profile, rows) if template == "rag" else None
     examples = [_example(number, row, profile, passages) for number, row in used]
-    splits = _split(examples, where)
-    data = {f"data/{split}.jsonl": "".join(_json_line(row) for row in part) for split, part in splits.items()}
+    splits = split_rows(examples, where)
+    data = {f"data/{split}.jsonl": "".join(json_line(row) for row in part) for split, part in splits.items()}
     parts = _parts(name, profile, models, splits, passages)
     text = Template(_template(f"{template}.yaml")).substitute(parts)
     program = {"program.py": _template("program.py.txt")} if template == "program" else {}
@@ -94,7 +94,8 @@ def _template(file: str) -> str:
     return (files("agentopt.taskfile") / "templates" / file).read_text(encoding="utf-8")
 
 
-def _json_line(row: Any) -> str:
+def json_line(row: Any) -> str:
+    """A row as a line of a JSONL file."""
     return json.dumps(row, ensure_ascii=False) + "\n"
 
 
@@ -120,8 +121,16 @@ def _passages(profile: Profile, rows: Sequence[Row]) -> str:
     return max(profile.inputs, key=size)
 
 
-def _split(examples: Sequence[dict[str, Any]], where: str) -> dict[Split, list[dict[str, Any]]]:
-    """Shuffle the rows by a seed and cut them; rows with equal inputs stay together."""
+def split_rows(examples: Sequence[dict[str, Any]], where: str) -> dict[Split, list[dict[str, Any]]]:
+    """Shuffle the rows by a seed and cut them into splits; rows with equal inputs stay together.
+
+    Args:
+        examples: Rows with `id` and `target`; their other columns are the inputs.
+        where: The source, for messages.
+
+    Raises:
+        TaskError: Fewer than two rows have different inputs.
+    """
     groups: dict[str, list[dict[str, Any]]] = {}
     for example in examples:
         inputs = {name: value for name, value in example.items() if name not in ("id", "target")}

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from agentopt import __version__
 from agentopt.cli.output import as_json_text
-from agentopt.core.errors import AgentoptError
+from agentopt.core.errors import UserError
 from agentopt.core.files import file_size, folder_size
 from agentopt.core.paths import cache_folder, weights_folder
 from agentopt.evaluation.sandbox.confinement import SandboxLimits
@@ -104,7 +104,7 @@ def _sandbox() -> Check:
     try:
         sandbox = Sandbox(SandboxLimits())
         kind, result = sandbox.kind, sandbox.run_sync(HOG)
-    except AgentoptError as error:
+    except UserError as error:
         return Check("sandbox", "missing", error.message)
     works = not result.ok
     return Check("sandbox", "ok" if works else "broken", f"{kind}; the memory limit {'holds' if works else 'fails'}")

@@ -25,6 +25,8 @@ from agentopt.models.providers import name_of
 from agentopt.runs.config import load_config
 from agentopt.taskfile.scaffold import Draft, ModelsDraft, TemplateName, draft_task, sample_data
 from agentopt.taskfile.sources import rows_of
+from agentopt.taskfile.trace_task import draft_trace_task
+from agentopt.taskfile.traces import is_traces, read_calls
 
 LOCAL = ("smollm2-135m", "qwen2.5-coder-0.5b")
 
@@ -70,7 +72,11 @@ def run_init(
     rows = [row for _, row in rows_of(source, Path(), "--from")] if source else _sample_rows()
     entries, chosen = _chosen(models, os.environ)
     name = re.sub(r"[^a-z0-9]+", "-", folder.absolute().name.lower()).strip("-") or "task"
-    draft = draft_task(name, rows, template, chosen, target, source or "--from")
+    where = source or "--from"
+    if rows and is_traces(rows[0]):
+        draft = draft_trace_task(name, read_calls(rows, where), chosen, where)
+    else:
+        draft = draft_task(name, rows, template, chosen, target, where)
     files = {**draft.files, **_settings(folder, name, entries, draft, chosen)}
     _check_free(folder, files)
     with tempfile.TemporaryDirectory() as scratch:

@@ -1,0 +1,154 @@
+"""Reads recorded model calls: spans of OpenTelemetry's GenAI conventions, a Langfuse export, or an OpenAI chat log.
+
+- OpenTelemetry, JSON lines of OTLP (`resourceSpans`): spans with the attributes `gen_ai.input.messages`,
+  `gen_ai.output.messages` and `gen_ai.system_instructions`, as JSON text or structured.
+- Langfuse, observations as JSON or JSON lines: `type: GENERATION`, in camel case or snake case.
+- OpenAI, a row for each call: `messages` that end with the assistant's, as in fine-tuning files.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from agentopt.core.errors import TaskError
+from agentopt.core.yaml_models import listed
+
+
+@dataclass(frozen=True)
+class Call:
+    """A recorded call with text as its input and output."""
+
+    trace: str
+    start: str
+    name: str
+    system: str
+    prompt: str
+    output: str
+
+
+def is_traces(row: Mapping[str, Any]) -> bool:
+    """Whether a row is of recorded calls rather than of a table."""
+    return "resourceSpans" in row or isinstance(row.get("messages"), list) or _is_langfuse(row)
+
+
+def read_calls(rows: Sequence[Mapping[str, Any]], where: str) -> list[Call]:
+    """Read the calls, in the order of their start in each trace.
+
+    Args:
+        rows: Rows of which the first `is_traces`.
+        where: The source, for messages.
+
+    Raises:
+        TaskError: No row has a call with text as its input and output.
+    """
+    found = [call for number, row in enumerate(rows, 1) for call in _calls(row, str(number))]
+    usable = [call for call in found if call.prompt.strip() and call.output.strip()]
+    if not usable:
+        rule = (
+            "traces must have calls with an input and an output as text, but no call of this form was found; the first "
+        )
+        rule += f"row has {listed(sorted(rows[0]))}"
+        remedy = (
+            "export spans with gen_ai.input.messages and gen_ai.output.messages, or generations with input and output"
+        )
+        raise TaskError(rule, where=where, remedy=remedy)
+    return sorted(usable, key=lambda call: (call.trace, call.start))
+
+
+def _is_langfuse(row: Mapping[str, Any]) -> bool:
+    return {"type", "input", "output"} <= set(row) and ("traceId" in row or "trace_id" in row)
+
+
+def _calls(row: Mapping[str, Any], number: str) -> Iterator[Call]:
+    if "resourceSpans" in row:
+        yield from _spans(row)
+    elif _is_langfuse(row):
+        if row["type"] == "GENERATION":
+            trace, start = row.get("traceId", row.get("trace_id")), row.get("startTime", row.get("start_time"))
+            given, output = _decoded(row["input"]), _texts(_decoded(row["output"]))
+            yield _call(str(trace), str(start), str(row.get("name") or "call"), given, output)
+    elif isinstance(row.get("messages"), list) and row["messages"] and _role(row["messages"][-1]) == "assistant":
+        yield _call(number, "", "answer", row["messages"][:-1], _text(row["messages"][-1]))
+
+
+def _spans(row: Mapping[str, Any]) -> Iterator[Call]:
+    scopes = [scope for resource in row["resourceSpans"] for scope in resource.get("scopeSpans", ())]
+    spans = [span for scope in scopes for span in scope.get("spans", ())]
+    names = {span.get("spanId"): span.get("name") for span in spans}
+    for span in spans:
+        values = {pair["key"]: _attribute(pair["value"]) for pair in span.get("attributes", ())}
+        if "gen_ai.input.messages" in values and "gen_ai.output.messages" in values:
+            named = str(span.get("name"))
+            # The conventions name a span by its operation and model; its parent has the name of the step.
+            generic = f"{values.get('gen_ai.operation.name')} {values.get('gen_ai.request.model')}" == named
+            name = (names.get(span.get("parentSpanId")) or values.get("gen_ai.agent.name")) if generic else named
+            system = _texts(_decoded(values.get("gen_ai.system_instructions", "")))
+            messages = [{"role": "system", "content": system}] * bool(system)
+            messages += _decoded(values["gen_ai.input.messages"])
+            output = _texts(_decoded(values["gen_ai.output.messages"]))
+            yield _call(
+                str(span["traceId"]), str(span["startTimeUnixNano"]).zfill(20), str(name or "call"), messages, output
+            )
+
+
+def _attribute(value: Mapping[str, Any]) -> Any:
+    """The value of an OTLP attribute, which is a mapping from its type to it."""
+    kind, content = next(iter(value.items()))
+    if kind == "arrayValue":
+        return [_attribute(item) for item in content.get("values", ())]
+    if kind == "kvlistValue":
+        return {pair["key"]: _attribute(pair["value"]) for pair in content.get("values", ())}
+    return content
+
+
+def _decoded(value: Any) -> Any:
+    """A value that may be JSON text, as exports have it."""
+    if not isinstance(value, str) or not value.lstrip().startswith(("[", "{", '"')):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
+
+
+def _call(trace: str, start: str, name: str, given: Any, output: str) -> Call:
+    messages = given.get("messages", given) if isinstance(given, dict) else given
+    parts = messages if isinstance(messages, list) else [messages]
+    systems = [_text(part) for part in parts if _role(part) in ("system", "developer")]
+    others = [part for part in parts if _role(part) not in ("system", "developer")]
+    several = len(others) > 1
+    prompt = "\n\n".join(f"{_role(part)}: {_text(part)}" if several else _text(part) for part in others)
+    identifier = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+    return Call(
+        trace,
+        start,
+        identifier if identifier[:1].isalpha() else f"call_{identifier}",
+        "\n".join(systems),
+        prompt,
+        output,
+    )
+
+
+def _role(message: Any) -> str:
+    return str(message.get("role", "user")) if isinstance(message, dict) else "user"
+
+
+def _texts(value: Any) -> str:
+    """The text of one or several messages; of several choices, the first."""
+    if isinstance(value, list) and value and isinstance(value[0], dict) and "role" in value[0]:
+        return _text(value[0])
+    return _text(value)
+
+
+def _text(value: Any) -> str:
+    """The text of a message, of its parts, or of a value."""
+    if isinstance(value, dict):
+        inner = next((value[key] for key in ("content", "parts", "text", "output") if value.get(key) is not None), None)
+        return "" if inner is None else _text(inner)
+    if isinstance(value, list):
+        return "\n".join(filter(None, map(_text, value)))
+    return value if isinstance(value, str) else ""

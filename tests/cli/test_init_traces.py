@@ -1,0 +1,149 @@
+"""Recorded calls become a task: OpenTelemetry's GenAI spans, a Langfuse export, an OpenAI chat log."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentopt.taskfile.loading import load_task
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder, without a user catalogue."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AGENTOPT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("AGENTOPT_CONFIG", str(tmp_path / "config"))
+    return tmp_path
+
+
+def messages(text: str, role: str = "user") -> list[dict[str, Any]]:
+    return [{"role": role, "parts": [{"type": "text", "content": text}]}]
+
+
+def span(trace: str, name: str, start: int, **values: Any) -> dict[str, Any]:
+    attributes = [{"key": key.replace("__", "."), "value": {"stringValue": value}} for key, value in values.items()]
+    return {
+        "traceId": trace,
+        "spanId": f"{trace}{name}",
+        "name": name,
+        "startTimeUnixNano": f"{start}",
+        "attributes": attributes,
+    }
+
+
+def generation(trace: str, name: str, start: int, system: str, prompt: str, output: str) -> Iterator[dict[str, Any]]:
+    """A step of the program, and its call: a span named by operation and model, as the conventions have it."""
+    yield span(trace, name, start)
+    call = span(
+        trace,
+        "chat m",
+        start + 1,
+        gen_ai__operation__name="chat",
+        gen_ai__request__model="m",
+        gen_ai__system_instructions=json.dumps([{"type": "text", "content": system}]),
+        gen_ai__input__messages=json.dumps(messages(prompt)),
+        gen_ai__output__messages=json.dumps(messages(output, "assistant")),
+    )
+    yield {**call, "spanId": f"{trace}{name}call", "parentSpanId": f"{trace}{name}"}
+
+
+def otel(number: int) -> list[dict[str, Any]]:
+    trace, plan = f"t{number}", f"look at {number}"
+    spans = [
+        *generation(trace, "Answer it", 20, "Answer.", f"Plan: {plan}\nQuestion {number}?", f"answer {number}"),
+        *generation(trace, "plan", 3, "Plan.", f"Question {number}?", plan),
+    ]
+    return [{"resourceSpans": [{"scopeSpans": [{"spans": spans}]}]}]
+
+
+def langfuse(number: int) -> list[dict[str, Any]]:
+    plan = f"look at {number}"
+
+    def one(name: str, start: str, system: str, prompt: str, output: Any) -> dict[str, Any]:
+        given = [{"role": "system", "content": system}, {"role": "user", "content": prompt}]
+        row = {"traceId": f"t{number}", "type": "GENERATION", "name": name, "startTime": start}
+        return {**row, "input": given if number % 2 else json.dumps(given), "output": output}
+
+    return [
+        {"traceId": f"t{number}", "type": "SPAN", "name": "root", "startTime": "1", "input": None, "output": None},
+        one(
+            "answer_it",
+            "3",
+            "Answer.",
+            f"Plan: {plan}\nQuestion {number}?",
+            {"role": "assistant", "content": f"answer {number}"},
+        ),
+        one("plan", "2", "Plan.", f"Question {number}?", plan),
+    ]
+
+
+@pytest.mark.parametrize("form", [otel, langfuse])
+def test_a_trace_of_two_calls_becomes_a_task_of_two_subtasks(
+    place: Path, console_script: Command, form: Callable[[int], list[dict[str, Any]]]
+) -> None:
+    rows = [row for number in range(12) for row in form(number)]
+    (place / "traces.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    code, printed, errors = console_script("init", "new", "--from", "traces.jsonl")
+    assert (code, errors) == (0, "")
+    assert "The subtasks are plan, answer_it, from 12 traces." in printed
+    assert "The target is the recorded output, right or wrong" in printed
+    task = load_task(place / "new")
+    assert [(s.name, s.system_prompt, s.reads) for s in task.subtasks] == [
+        ("plan", "Plan.", ()),
+        ("answer_it", "Answer.", ("plan",)),
+    ]
+    example = task.splits["test"][0]
+    number = example.id[1:]
+    assert example.target == f"answer {number}"
+    assert task["plan"].render(example.inputs, {}) == f"Question {number}?"
+    assert task["answer_it"].render(example.inputs, {"plan": "X"}) == f"Plan: X\nQuestion {number}?"
+    assert console_script("optimize", "new", "-c", "new/config.yaml", "--dry-run")[0] == 0
+
+
+def test_a_chat_log_becomes_one_subtask(place: Path, console_script: Command) -> None:
+    def row(number: int) -> dict[str, Any]:
+        parts = [{"type": "text", "text": f"Question {number}?"}]
+        return {
+            "messages": [
+                {"role": "system", "content": "Be brief."},
+                {"role": "user", "content": parts if number % 2 else f"Question {number}?"},
+                {"role": "assistant", "content": f"yes {number}"},
+            ]
+        }
+
+    lines = [json.dumps(row(number)) for number in range(12)]
+    (place / "log.jsonl").write_text("\n".join(lines))
+    assert console_script("init", "new", "--from", "log.jsonl")[0] == 0
+    task = load_task(place / "new")
+    assert [(s.name, s.system_prompt) for s in task.subtasks] == [("answer", "Be brief.")]
+    assert {task["answer"].render(e.inputs, {})[:8] for e in task.splits["test"]} == {"Question"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"resourceSpans": []}], "no call of this form was found; the first row has resourceSpans"),
+        ([{"messages": [{"role": "user", "content": "x"}]}], "the first row has messages"),
+        (
+            [{"type": "SPAN", "traceId": "t", "input": "x", "output": "y"}],
+            "the first row has input, output, traceId, type",
+        ),
+        ([*langfuse(1), *langfuse(1)], "each call of a trace needs its own name"),
+        (langfuse(1), "at least two rows with different inputs"),
+    ],
+)
+def test_traces_that_cannot_be_used_are_refused(
+    place: Path, console_script: Command, rows: list[dict[str, Any]], message: str
+) -> None:
+    (place / "traces.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    code, printed, errors = console_script("init", "new", "--from", "traces.jsonl")
+    assert (code, printed) == (2, "")
+    assert message in errors
+    assert not (place / "new").exists()
