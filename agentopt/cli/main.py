@@ -26,6 +26,7 @@ app = typer.Typer(
     add_completion=False,
     invoke_without_command=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: loading rich takes more time than all else
     help="Find the model, the number of samples and the system prompt for each subtask of an LLM task.",
     epilog="Next step: `agentopt optimize TASK --dry-run` prints what a run on the task folder TASK costs at most; "
     "without `--dry-run` it runs.",

@@ -15,9 +15,9 @@ from agentopt.taskfile.profile import answer_kind
 from agentopt.taskfile.scaffold import Draft, ModelsDraft, json_line, split_rows
 from agentopt.taskfile.traces import Call
 
-HEAD = """# Made by `agentopt init` from recorded calls: a subtask for each name, in the order of their calls. The
-# target is the recorded output of the last one: a score is the agreement with what was recorded, right or wrong, until you
-# correct the targets in data/. docs/task-file.md describes every key.
+HEAD = """# Made by `agentopt init` from recorded calls: a subtask for each name, in the order of their calls.
+# The target is the recorded output of the last one: a score is the agreement with what was recorded, right or wrong,
+# until you correct the targets in data/. docs/task-file.md describes every key.
 """
 
 
