@@ -43,6 +43,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agentopt.core.stop_reason import StopKind, StopReason
+from agentopt.core.usd import format_usd
 
 
 class AgentoptError(Exception):
@@ -126,8 +127,8 @@ class CallsFailError(EvaluationStopped):
 
 
 _NEXT: Mapping[str, Callable[[float], str]] = {
-    "usd": lambda wanted: f", the next call could cost up to {wanted:.2g} USD",
-    "tokens": lambda wanted: f", the next call could use up to {wanted:g} tokens",
+    "usd": lambda wanted: f", the next call could cost up to {format_usd(wanted)} USD",
+    "tokens": lambda wanted: f", the next call could use up to {wanted:,.10g} tokens",
     "calls": lambda wanted: f", the next request needs up to {wanted:g} more",
     "seconds": lambda wanted: f", the next wait takes {wanted:.2g} s" if wanted else "",
 }
@@ -145,9 +146,11 @@ class BudgetExceeded(EvaluationStopped):
     def __init__(self, name: str, *, cap: float, spent: float, wanted: float, kept: float = 0.0) -> None:
         self.name, self.cap, self.spent, self.wanted = name, cap, spent, wanted
         purpose, _, cap_name = name.rpartition(".")
-        kept_back = f" and {kept:g} kept back for later phases" if kept else ""
+        amount = format_usd if cap_name == "usd" else "{:,.10g}".format
+        kept_back = f" and {amount(kept)} kept back for later phases" if kept else ""
         setting = f"{purpose}.max_{cap_name}" if purpose else f"budget.{name}"
-        self.message = f"the {name} cap of {cap:g} is reached: {spent:g} spent{kept_back}{_NEXT[cap_name](wanted)}"
+        used = f"{amount(spent)} spent{kept_back}{_NEXT[cap_name](wanted)}"
+        self.message = f"the {name} cap of {amount(cap)} is reached: {used}"
         remedy = f"raise {setting} and repeat the command or call; answers that were paid for are kept"
         super().__init__(f"{self.message}\n  remedy: {remedy}")
 

@@ -100,6 +100,23 @@ class BatchWaiting(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Stopping(Event):
+    """The work is interrupted, and waits for the calls in flight: their responses are paid for, and are stored.
+
+    Attributes:
+        calls: Number of calls in flight.
+    """
+
+    kind: ClassVar[str] = "stopping"
+
+    calls: int
+
+    @property
+    def message(self) -> str:
+        return f"stopping: waiting for {counted(self.calls, 'call')} in flight; press Ctrl-C again to end now"
+
+
+@dataclass(frozen=True, slots=True)
 class RunStarted(Event):
     """A run began, or was resumed, in `folder`."""
 

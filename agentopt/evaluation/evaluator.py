@@ -13,6 +13,7 @@ from agentopt.core.axes import DEMOS
 from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.core.duplicates import Groups, by_group
 from agentopt.core.errors import CallsFailError, CandidateError, EvaluationStopped, ModelError, ScorerError, TaskError
+from agentopt.core.phrases import failures_in_words
 from agentopt.core.records import (
     EarlyStop,
     Evaluation,
@@ -255,7 +256,8 @@ class Evaluator:
             self._has_answer = bool(results)
         left_out = [result for result in results if result.left_out]
         if len(left_out) > max(1, MOST_LEFT_OUT * planned) or 0 < len(left_out) == planned:
-            shown = "; ".join(f"{r.id}: {r.failure.reason}" for r in left_out[:5] if r.failure)
+            reasons = {r.id: r.failure.reason for r in left_out if r.failure}
+            shown = "; ".join(failures_in_words(reasons, planned, "example")[:5])
             raise CallsFailError(
                 f"{len(left_out)} of {planned} examples failed for a reason that lies in the example, and at most "
                 f"{MOST_LEFT_OUT:.0%} may be left out ({shown})",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from agentopt.core.budget import Caps
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import TaskError
+from agentopt.core.events import Observer
 from agentopt.core.records import Evaluation, Split
 from agentopt.core.task import Task
 from agentopt.jobs.snapshot import Snapshot
@@ -60,7 +61,7 @@ class Measurer:
 
 @asynccontextmanager
 async def open_measurer(
-    snapshot: Snapshot, ledger: str, caps: Caps, provider: ChatModel | None
+    snapshot: Snapshot, ledger: str, caps: Caps, provider: ChatModel | None, observer: Observer
 ) -> AsyncIterator[Measurer]:
     """Open the models and the journal.
 
@@ -69,7 +70,10 @@ async def open_measurer(
         ledger: Name in the ledger that the calls are entered under.
         caps: Of everything under that name.
         provider: Makes the model calls in place of the catalogue's transports.
+        observer: Receives the events of the session.
     """
     journal = snapshot.config.journal
-    async with open_session(snapshot.specs, ledger, caps=caps, journal=journal, provider=provider) as session:
+    async with open_session(
+        snapshot.specs, ledger, caps=caps, journal=journal, provider=provider, observer=observer
+    ) as session:
         yield Measurer(snapshot, session)

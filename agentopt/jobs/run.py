@@ -13,6 +13,7 @@ from functools import cached_property
 
 from agentopt.core.budget import Caps, Usage
 from agentopt.core.errors import AgentoptError, BudgetExceeded, EvaluationStopped, NothingEvaluated, RunLostError
+from agentopt.core.events import Event
 from agentopt.core.phrases import counted, in_words
 from agentopt.core.records import Evaluation
 from agentopt.core.stop_reason import StopReason
@@ -275,7 +276,10 @@ class RunOfJob:
         return f"job {self.known.job.name} {self.run.id}"
 
     def _measurer(self, caps: Caps) -> AbstractAsyncContextManager[Measurer]:
-        return open_measurer(self._snapshot, self._ledger, caps, self.provider)
+        def observe(event: Event) -> None:
+            self.log(event.kind, event.message)
+
+        return open_measurer(self._snapshot, self._ledger, caps, self.provider, observe)
 
     def _limits(self) -> JobCapsLeft:
         job, started = self.known.job, self.run.started

@@ -11,7 +11,7 @@ from agentopt.api import LoadedTask, aoptimize
 from agentopt.core.budget import Caps
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import ConfigError
-from agentopt.core.events import Event, FallbackUsed, RunDone, RunStarted, TrialDone
+from agentopt.core.events import Event, FallbackUsed, RunDone, RunStarted, Stopping, TrialDone
 from agentopt.core.files import write_atomically
 from agentopt.jobs.snapshot import Snapshot
 from agentopt.jobs.store import JobStore
@@ -53,7 +53,7 @@ class Searches:
         def observe(event: Event) -> None:
             if isinstance(event, RunStarted):
                 self._note_folder(event.folder, snapshot)
-            if isinstance(event, RunStarted | TrialDone | FallbackUsed | RunDone):
+            if isinstance(event, RunStarted | TrialDone | FallbackUsed | RunDone | Stopping):
                 self.log(event.kind, event.message)
 
         loaded = LoadedTask(snapshot.task, snapshot.specs)

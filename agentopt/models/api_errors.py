@@ -8,11 +8,8 @@ exceptions, and from the outer ones only if the inner ones have none.
 from __future__ import annotations
 
 import json
-import re
 import socket
-import time
-from collections.abc import Callable, Iterator, Mapping
-from email.utils import parsedate_to_datetime
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import aiohttp
@@ -29,6 +26,7 @@ from agentopt.models.json_bytes import unwrap_error
 from agentopt.models.redaction import redact
 from agentopt.models.refusals import classify, refused_parameter, requested_wait
 from agentopt.models.response_body import clean, error_object, error_text
+from agentopt.models.retry_after import retry_after
 
 LONGEST_MESSAGE = 300
 """Characters of the provider's message that are passed on."""
@@ -112,27 +110,6 @@ def model_error(
     return _from_client_library(error, describe)
 
 
-def retry_after(headers: Mapping[str, str], *, now: Callable[[], float] = time.time) -> float | None:
-    """Read how long the provider requests to wait.
-
-    Args:
-        headers: With `retry-after-ms`, or `Retry-After` in seconds or as an HTTP date.
-        now: Seconds since 1970.
-
-    Returns:
-        Seconds; 0 for a date in the past, None if there is no readable header.
-    """
-    if (milliseconds := _number(headers.get("retry-after-ms"))) is not None:
-        return milliseconds / 1000
-    value = headers.get("retry-after")
-    if value is None or (seconds := _number(value)) is not None:
-        return seconds if value is not None else None
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - now())
-    except (ValueError, OverflowError):
-        return None
-
-
 def readable(text: str, secrets: tuple[str, ...]) -> str:
     """Shorten a message to one line without secrets that fits a terminal and a log."""
     # litellm appends whole tracebacks to some messages.
@@ -154,10 +131,6 @@ class _Describe:
 
     def remedy(self, status: int | None) -> str:
         return REMEDIES.get(status or 0, "") if self._has_key or status != 401 else NO_KEY_SENT
-
-
-def _number(text: str | None) -> float | None:
-    return float(text) if text is not None and re.fullmatch(r"\s*\d+(\.\d*)?\s*", text) else None
 
 
 def _innermost(chain: list[BaseException], kinds: tuple[type[BaseException], ...]) -> BaseException | None:

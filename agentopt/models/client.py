@@ -25,7 +25,7 @@ from agentopt.core.errors import (
     TransientModelError,
     UnsupportedParameterError,
 )
-from agentopt.core.events import ModelNotice, NoticeTopic, Observer
+from agentopt.core.events import ModelNotice, NoticeTopic, Observer, Stopping
 from agentopt.models.base import ChatModel, Preparable, Request, Response
 from agentopt.models.batch_calls import BatchedCall
 from agentopt.models.batch_lane import BatchLane
@@ -36,6 +36,7 @@ from agentopt.models.journal import Journal, Stored
 from agentopt.models.journal_records import CacheUse, Sent
 from agentopt.models.rate_limit import RateLimiter, Slot
 from agentopt.models.retries import attempts
+from agentopt.models.retry_after import too_long
 
 NOTICED_WAIT = 5.0
 """Waits that a provider requests are reported from this many seconds on."""
@@ -98,7 +99,7 @@ class ModelClient:
         self._reused: dict[tuple[str, int], float] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[Response]] = set()
-        self._closing = asyncio.Event()
+        self._closing, self._in_flight = asyncio.Event(), 0
 
     @property
     def cache_use(self) -> CacheUse:
@@ -145,6 +146,9 @@ class ModelClient:
     async def aclose(self) -> None:
         """Send nothing more, and wait for the calls that were sent; the next session collects what is in batches."""
         self._closing.set()
+        current = asyncio.current_task()
+        if self._in_flight and current and current.cancelling():
+            self._observer(Stopping(self._in_flight))
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._lane:
             await self._lane.aclose()
@@ -320,17 +324,10 @@ class ModelClient:
             self._stop(spec, error)
 
     def _wait_as_requested(self, error: TransientModelError, spec: ModelSpec) -> None:
-        wait = error.retry_after or 0.0
-        if wait > spec.max_wait_seconds:
-            failure = PermanentModelError(
-                f"{error}; the provider requests to wait {wait:g} s, more than max_wait_seconds "
-                f"({spec.max_wait_seconds:g}) of the catalogue entry",
-                kind=error.kind,
-                scope="model",
-                provider_message=error.provider_message,
-            )
+        if failure := too_long(error, spec):
             self._stop(spec, failure)
             raise failure from None
+        wait = error.retry_after or 0.0
         if wait >= NOTICED_WAIT and not self._limiter(spec).is_paused:  # once for a burst of calls
             self._notify(spec, "waiting", f"the provider requests to wait {wait:g} s ({error.kind})")
         self._limiter(spec).pause(wait)
@@ -363,14 +360,15 @@ class ModelClient:
     @contextmanager
     def _direct(self) -> Iterator[None]:
         """Count a call that is answered directly: its caller may make a call that is batched."""
-        if self._lane is None:
-            yield
-            return
-        self._lane.being_answered += 1
+        self._in_flight += 1
+        if self._lane:
+            self._lane.being_answered += 1
         try:
             yield
         finally:
-            self._lane.being_answered -= 1
+            self._in_flight -= 1
+            if self._lane:
+                self._lane.being_answered -= 1
 
     async def _unless_closing(self, work: Awaitable[T]) -> T:
         """Wait for `work`; if the run stops meanwhile, cancel it and raise `RunStoppingError`."""

@@ -9,9 +9,10 @@ from rich.console import Console, RenderableType
 from rich.markup import escape
 
 from agentopt.core.gate import MARGIN, GateVerdict
-from agentopt.report.formatting import APPROXIMATE, format_interval, format_p_value
+from agentopt.report.formatting import APPROXIMATE, format_duration, format_interval, format_p_value
 from agentopt.report.prompts import prompt_tables
 from agentopt.report.tables import chosen_table, finalists_table, spend_table, trials_table
+from agentopt.runs.response_issues import left_out_notes
 from agentopt.runs.result import KEPT, Finalist, Result
 
 SHRUNK = (
@@ -34,8 +35,8 @@ def print_result(result: Result, console: Console) -> None:
 
 
 def _parts(result: Result) -> Iterator[RenderableType]:
-    ended = escape(str(result.ended))
-    yield f"\n[bold]{escape(result.task)}[/bold]: {ended}, after {result.seconds:.0f} s; {escape(result.run)}"
+    yield f"\n[bold]{escape(result.task)}[/bold]: {escape(str(result.ended))}"
+    yield f"{format_duration(result.seconds)}; {escape(result.run)}"
     yield trials_table(result)
     yield _proposers(result)
     yield from prompt_tables(result.prompts)
@@ -54,7 +55,7 @@ def _parts(result: Result) -> Iterator[RenderableType]:
         escape(str(issue)) if issue.is_harmless else f"[yellow]{escape(str(issue))}[/yellow]"
         for issue in result.incomplete
     )
-    yield from (f"[yellow]{escape(str(left_out))}[/yellow]" for left_out in result.left_out)
+    yield from (f"[yellow]{escape(note)}[/yellow]" for note in left_out_notes(result.left_out))
     if result.failure_reasons:
         yield "Evaluations of an example in which a call failed, by reason:"
         yield from (f"  {count} x {escape(reason)}" for reason, count in result.failure_reasons.items())

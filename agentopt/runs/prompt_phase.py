@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
@@ -61,10 +61,13 @@ class PromptPhase:
     run: RunFolder
     reports: list[PromptReport] = field(default_factory=list)
     _share: PromptShare | None = None
+    _least_races: Usage = field(default_factory=Usage)
+    """Worst case of the smallest race for every subtask, from which the dry run's remedy is computed, too."""
 
     def _new_share(self, first: Usage) -> PromptShare:
         """The share of all phases, at most what the caps leave beside a first evaluation and what is held back."""
         worst = estimate(self.task, self.space, self.session.specs, self.config, None)
+        self._least_races = worst.least_races
         limits = left_of(self.config.budget.caps(), first + self.session.budget.held_back, worst.prompt_limits)
         return PromptShare(limits, self.config.prompts, int(self.config.writer is not None))
 
@@ -144,10 +147,9 @@ class PromptPhase:
         found = Optimized(subtask, PromptDecision.TOO_SMALL, seed_prompt)
         if plan is None:
             least = share.least(parts, response, validation + once)
-            caps = caps_for(least, share.limits, self.config.prompts.share)
-            self.observer(
-                Note(f"{subtask}: no race fits in prompts.share; raise it, or set {' and '.join(caps)} or more")
-            )
+            found_before = {report.decision for report in self.reports if report.phase == phase}
+            if PromptDecision.TOO_SMALL not in found_before:  # the remedy is that of all subtasks
+                self.observer(Note(_too_small((self._least_races, least), share, self.config.prompts.share)))
         else:
             found = await self._optimizer(fell_back, validation, first.seconds).optimize(candidate, subtask, plan)
             written = len(found.attempts) * share.writer_calls
@@ -191,6 +193,13 @@ class PromptPhase:
             usd = use.usd + use.fusion_usd
             total += Usage(calls=requests, completion_tokens=tokens * 3 // 2, usd=usd * 1.5)
         return total
+
+
+def _too_small(needed: Iterable[Usage], share: PromptShare, of_caps: float) -> str:
+    """The remedy for a share in which no race fits; `needed` is what the races of all subtasks need, largest first."""
+    caps = next(filter(None, (caps_for(each, share.limits, of_caps) for each in needed)), ())
+    more = f", or set {' and '.join(caps)} or more" if caps else ""
+    return f"no race of system prompts fits in prompts.share of the caps; raise it{more}"
 
 
 def _context_length(session: Session, writer: str | None) -> int | None:

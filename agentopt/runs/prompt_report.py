@@ -107,7 +107,7 @@ _SENTENCES: Mapping[PromptDecision, Callable[[PromptReport], str]] = {
     ),
     PromptDecision.NOTHING_WRITTEN: lambda _: "kept: the proposers returned no new prompt",
     PromptDecision.FAILED: lambda _: "kept: calls failed, so there is no comparison",
-    PromptDecision.TOO_SMALL: lambda _: "kept: a race and one validation do not fit in prompts.share of the caps",
+    PromptDecision.TOO_SMALL: lambda _: "kept: no race fits in prompts.share of the caps",
     PromptDecision.CUT_SHORT: lambda r: f"kept: cut short after {counted(r.responses, 'response')}",
     PromptDecision.UNKNOWN: lambda _: "kept",
 }

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from agentopt.core.candidate import Candidate
 from agentopt.core.events import Event, ExampleDone, Observer, ResponsesIncomplete
 from agentopt.core.intervals import proportion_ends
+from agentopt.core.phrases import in_words
 from agentopt.core.records import Evaluation, Split, SubtaskUse
 from agentopt.core.task import Task
 
@@ -80,9 +81,6 @@ class LeftOut:
     kind: str
     reason: str
 
-    def __str__(self) -> str:
-        return f"{self.split} example {self.example} was left out of every comparison: {self.kind}: {self.reason}"
-
 
 def incomplete_responses(
     task: Task, evaluations: Iterable[tuple[Candidate, Evaluation]], best: Candidate | None = None
@@ -121,6 +119,18 @@ def left_out(evaluations: Iterable[Evaluation]) -> tuple[LeftOut, ...]:
         for example, failure in evaluation.left_out.items()
     }
     return tuple(found.values())
+
+
+def left_out_notes(found: Iterable[LeftOut]) -> list[str]:
+    """A sentence for each split and reason, which names the examples."""
+    named: dict[tuple[str, str], list[str]] = {}
+    for one in found:
+        named.setdefault((one.split, f"{one.kind}: {one.reason}"), []).append(one.example)
+    return [
+        f"{split} {f'example {in_words(ids)} was' if len(ids) == 1 else f'examples {in_words(ids)} were'} "
+        f"left out of every comparison: {reason}"
+        for (split, reason), ids in named.items()
+    ]
 
 
 def failure_reasons(evaluations: Iterable[Evaluation]) -> dict[str, int]:

@@ -625,6 +625,35 @@ def test_an_evaluation_that_a_cap_or_ctrl_c_ends_prints_what_it_spent(
         assert "Traceback" not in err
 
 
+@pytest.mark.parametrize(
+    "command",
+    [["optimize", "TASK"], ["evaluate", "TASK"], ["record", "TASK", "--out", "recorded.npz"]],
+    ids=lambda command: command[0],
+)
+def test_an_interrupted_command_reports_what_it_waits_for_and_ends_at_the_second_ctrl_c(
+    agentopt: Callable[..., CommandResult], place: Place, ctrl_c: Callable[[bool], object], command: list[str]
+) -> None:
+    ctrl_c(True)
+    arguments = [str(place.task) if word == "TASK" else word for word in command]
+    with ServerProcess(counter=place.folder / "received.jsonl", quality=QUALITY, delay=3600) as server:
+        place.write_catalog(server.base_url)
+        process = subprocess.Popen(
+            place.command(*arguments, *place.settings), env=place.environ, stderr=subprocess.PIPE, text=True
+        )
+        assert process.stderr is not None
+        await_requests(server, 2)
+        process.send_signal(signal.SIGINT)
+        lines = iter(process.stderr.readline, "")
+        found = next((line for line in lines if line.startswith("stopping")), "")
+        assert re.fullmatch(r"stopping: waiting for \d+ calls in flight; press Ctrl-C again to end now\n", found)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert "Traceback" not in err
+    shown = agentopt("journal", "size", *place.settings)
+    assert shown.code == 0, shown.err
+
+
 def test_evaluating_a_wrong_candidate_or_split_is_one_message(
     agentopt: Callable[..., CommandResult], place: Place
 ) -> None:

@@ -87,7 +87,8 @@ def test_show_prints_the_evidence_of_drift_and_the_error_spent(place: Place, job
         place.base_url = server.base_url
         assert "every run draws 12 of 12 test rows of the champion anew" in jobs("add", str(place.write(canary=0.5)))
         draws = "test rows of the champion anew (50% of them, but at least 20)"
-        assert f"every run draws 12 of 12 {draws}" in jobs("add", str(place.write(canary=0.5)))
+        added = jobs("add", str(place.write(canary=0.5)))
+        assert f"every run draws 12 of 12 {draws}; with canary: 0 none is, and a model that changed " in added
         assert f"canary: every run draws {draws}; none drawn yet" in jobs("show", "nightly")
         jobs("run-now", "nightly")
         shown = jobs("show", "nightly")

@@ -22,13 +22,13 @@ from agentopt.core.errors import (
     PermanentModelError,
     TransientModelError,
 )
-from agentopt.models.api_errors import retry_after
 from agentopt.models.base import Message, Request, Response
 from agentopt.models.catalog import ModelSpec, Weights
 from agentopt.models.fitting import payload
 from agentopt.models.hosted import HostedModel, PromptDensity, estimated_tokens, split_tokens
 from agentopt.models.refusals import requested_wait
 from agentopt.models.response_body import read_completion
+from agentopt.models.retry_after import retry_after
 from agentopt.models.scripted import ScriptedModel
 from agentopt.testing.conformance import check_chat_model
 from agentopt.testing.faults import Fault, Faults

@@ -640,11 +640,11 @@ async def test_with_a_share_too_small_for_a_race_and_its_comparison_nothing_is_s
     result = await aoptimize(prompt_task(), settings, provider=provider, callbacks=[events.append])
     (report,) = result.prompts
     notes = [event.message for event in events if isinstance(event, Note)]
-    assert [
-        note for note in notes if re.search(r"no race fits in prompts\.share; raise it, or set budget\.calls=\d+", note)
-    ]
+    (note,) = (note for note in notes if "prompts.share" in note)
+    start = r"no race of system prompts fits in prompts\.share of the caps; "
+    assert re.fullmatch(start + r"raise it, or set budget\.calls=\d+ or more", note)
     assert report.decision is PromptDecision.TOO_SMALL
-    assert "do not fit in prompts.share" in report.outcome
+    assert report.outcome == "kept: no race fits in prompts.share of the caps"
     assert not [r for r in provider.requests if "|train-" in r.messages[-1].content]
     assert result.finalist("best").test is not None
 

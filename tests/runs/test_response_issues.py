@@ -12,6 +12,7 @@ from rich.console import Console
 from agentopt.api import aevaluate, aoptimize
 from agentopt.core.errors import ConfigError
 from agentopt.core.events import Event, ExampleDone, JournalUsed, ModelNotice, ResponsesIncomplete
+from agentopt.core.phrases import failures_in_words
 from agentopt.core.records import Evaluation, ExampleResult, Failure, SubtaskUse
 from agentopt.core.task import Parser
 from agentopt.models.base import Choice, Request, Response, ToolCall
@@ -20,7 +21,14 @@ from agentopt.models.scripted import ScriptedModel
 from agentopt.report.live import LiveView
 from agentopt.report.terminal import print_result
 from agentopt.runs.config import Config
-from agentopt.runs.response_issues import IncompleteResponses, IncompleteWarnings, failure_reasons, left_out
+from agentopt.runs.response_issues import (
+    IncompleteResponses,
+    IncompleteWarnings,
+    LeftOut,
+    failure_reasons,
+    left_out,
+    left_out_notes,
+)
 from agentopt.runs.result import load_result
 from agentopt.testing.toy import LARGE, SMALL, toy_model, toy_task
 from agentopt.workflow.parsers import choice
@@ -252,10 +260,9 @@ def test_examples_that_are_left_out_and_failures_are_named_with_the_providers_wo
         ExampleResult("c", None, error="m: HTTP 500", failure=Failure("HTTP 500", "transient", "overloaded")),
     )
     evaluation = Evaluation("validation", 3, results, "incomplete")
-    (one,) = left_out([evaluation, evaluation])
-    assert str(one) == (
+    assert left_out_notes(left_out([evaluation, evaluation])) == [
         "validation example b was left out of every comparison: content filter: filtered by the content policy"
-    )
+    ]
     assert failure_reasons([evaluation, evaluation]) == {
         "content filter: filtered by the content policy": 2,
         "HTTP 500: overloaded": 2,
@@ -269,3 +276,13 @@ def test_a_wait_that_the_provider_requests_is_shown_once() -> None:
         for _ in range(3):
             view(notice)
     assert output.getvalue().splitlines() == [notice.message]
+
+
+def test_failures_with_the_same_words_are_listed_once() -> None:
+    found = {"a": "unknown model", "b": "no answer", "c": "unknown model"}
+    assert failures_in_words(found, 8, "row") == ["2 of 8 rows: unknown model", "b: no answer"]
+    assert failures_in_words({}, 8, "row") == []
+    left = [LeftOut("test", name, "content filter", "filtered") for name in ("a", "b", "c")]
+    assert left_out_notes(left) == [
+        "test examples a, b and c were left out of every comparison: content filter: filtered"
+    ]

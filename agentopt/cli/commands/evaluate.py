@@ -14,12 +14,13 @@ from agentopt.api import evaluate, load
 from agentopt.cli.output import as_json_text, interruptible, print_plain
 from agentopt.cli.run_names import candidate_of
 from agentopt.core.events import Event, ExampleDone, JournalUsed, Spent
+from agentopt.core.phrases import failures_in_words
 from agentopt.core.records import Evaluation, Split, SubtaskUse
 from agentopt.core.repeats import noise_parts, score_table
 from agentopt.core.usd import format_usd
 from agentopt.report.bars import counting_bar
 from agentopt.report.formatting import APPROXIMATE, format_interval
-from agentopt.runs.response_issues import incomplete_responses, left_out
+from agentopt.runs.response_issues import incomplete_responses, left_out, left_out_notes
 from agentopt.runs.result import Measured
 
 
@@ -63,7 +64,7 @@ def run_evaluation(
             print_plain(progress, event.message)
         raise
     incomplete = incomplete_responses(source.task, [(chosen or source.task.baseline, evaluation)])
-    notes += map(str, (*incomplete, *left_out([evaluation])))
+    notes += [*map(str, incomplete), *left_out_notes(left_out([evaluation]))]
     if as_json:
         print(_evaluation_as_json(evaluation, spent[0], notes))  # noqa: T201 - the output of the command
     else:
@@ -92,8 +93,8 @@ def show_evaluation(evaluation: Evaluation, console: Console, notes: Iterable[st
         console.print(_cost(evaluation))
     for note in notes:
         print_plain(console, note)
-    for example, error in evaluation.errors.items():
-        print_plain(console, f"  {example}: {error}")
+    for line in failures_in_words(evaluation.errors, evaluation.planned, "row"):
+        print_plain(console, f"  {line}")
 
 
 def _noise(evaluation: Evaluation) -> str:

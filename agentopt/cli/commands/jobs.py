@@ -20,6 +20,7 @@ from rich.table import Table
 from agentopt.cli.output import INTERRUPTED, print_plain
 from agentopt.core.budget import Usage
 from agentopt.core.errors import ConfigError, UserError
+from agentopt.core.events import Stopping
 from agentopt.core.phrases import counted
 from agentopt.core.usd import format_usd
 from agentopt.jobs.caps import month_start
@@ -35,7 +36,7 @@ from agentopt.jobs.snapshot import load_snapshot
 from agentopt.jobs.store import JobStore, data_folder, open_store
 from agentopt.jobs.tables import JobRun, KnownJob
 from agentopt.jobs.webhook import signer_of
-from agentopt.jobs.worker import as_owner
+from agentopt.jobs.worker import as_owner, log_lines
 from agentopt.report.formatting import usage_cells
 
 ALARM_RAISED, FAILED, UNDECIDED = 3, 1, 4
@@ -195,8 +196,12 @@ def _drawn_anew(job: Job, rows: Sequence[str] = ()) -> str:
     """Return what the job's canary draws, with numbers if the ids of the test rows are given."""
     if not job.canary:
         return NOT_SEEN
-    drawn = f"{len(canary_rows(rows, 0, share=job.canary))} of {len(rows)} test rows" if rows else "test rows"
-    return f"every run draws {drawn} of the champion anew ({job.canary:.0%} of them, but at least {CANARY_LEAST})"
+    count = len(canary_rows(rows, 0, share=job.canary))
+    drawn = f"{count} of {len(rows)} test rows" if rows else "test rows"
+    text = f"every run draws {drawn} of the champion anew ({job.canary:.0%} of them, but at least {CANARY_LEAST})"
+    if not rows or count < len(rows):
+        return text
+    return f"{text}; with canary: 0 none is, and a model that changed under its name is not seen"
 
 
 def last_alarm(runs: Sequence[JobRun]) -> JobRun | None:
@@ -264,7 +269,13 @@ def run_now(name: str, store: str | None, console: Console) -> None:
 
     Exits with 3 if the champion raised an alarm, with 1 if the run failed, with 4 if it was undecided.
     """
-    with _opened(store) as jobs, as_owner(jobs, data_folder(), time.time) as worker:
+
+    def log(event: str, **fields: object) -> None:
+        log_lines(event, **fields)
+        if event == Stopping.kind:
+            print_plain(Console(stderr=True), str(fields["message"]))
+
+    with _opened(store) as jobs, as_owner(jobs, data_folder(), time.time, log=log) as worker:
         jobs.job(name)
         try:
             run = asyncio.run(worker.work(worker.claim_now(name)))

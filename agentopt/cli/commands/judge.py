@@ -19,7 +19,7 @@ from agentopt.core.agreement import Agreement
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import TaskError
 from agentopt.core.events import Event
-from agentopt.core.phrases import counted, in_words
+from agentopt.core.phrases import counted, failures_in_words, in_words
 from agentopt.core.records import ExampleResult, Split
 from agentopt.evaluation.evaluator import checked_candidate
 from agentopt.models.session import open_session
@@ -107,8 +107,8 @@ def show_judge_report(report: JudgeReport, console: Console) -> None:
         console.print(_table(report.agreement))
     for line in _lines(report):
         print_plain(console, line)
-    for place, error in report.failed.items():
-        print_plain(console, f"  {place}: {error}")
+    for line in failures_in_words(report.failed, report.labels + len(report.failed), "labelled output"):
+        print_plain(console, f"  {line}")
 
 
 def _table(found: Agreement) -> Table:

@@ -203,6 +203,6 @@ def _prompt_share(worst: Estimate, config: Config) -> str | None:
     if caps := caps_for(worst.least_races, limits, config.prompts.share):
         return (
             f"Optimising the system prompts may be skipped: its worst case does not fit in prompts.share "
-            f"({config.prompts.share:g} of the run's {of}). Raise it, or set {' and '.join(caps)} or more."
+            f"({config.prompts.share:g} of the run's {of}); raise it, or set {' and '.join(caps)} or more"
         )
     return f"System prompts use at most {at_most} (prompts.share: {config.prompts.share:g} of the run's {of})."

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from agentopt.api import load
 from agentopt.cli.output import interruptible, print_plain
+from agentopt.core.events import Observer
 from agentopt.core.files import check_writable
 from agentopt.models.session import open_session
 from agentopt.report.bars import counting_bar
@@ -23,7 +24,7 @@ def run_recording(task: Path, out: Path, settings: Sequence[str], console: Conso
     check_writable(out, new_folder=True)
     config, stderr = load_config(settings), Console(stderr=True)
     with interruptible(stderr), counting_bar(stderr, "candidates") as show:
-        landscape = asyncio.run(_record(task, config, show))
+        landscape = asyncio.run(_record(task, config, show, lambda event: print_plain(stderr, event.message)))
     landscape.save(out)
     print_plain(console, f"{out}: {landscape.about}")
     best = max(landscape.space.candidates(), key=landscape.exact)
@@ -35,8 +36,11 @@ def run_recording(task: Path, out: Path, settings: Sequence[str], console: Conso
     )
 
 
-async def _record(task: Path, config: Config, on_candidate: Callable[[int, int], None]) -> Landscape:
+async def _record(
+    task: Path, config: Config, on_candidate: Callable[[int, int], None], observer: Observer
+) -> Landscape:
     loaded, specs = load(task, config, agent=False)
     run = f"record {loaded.name} {uuid.uuid4().hex}"
-    async with open_session(specs, run, caps=config.budget.caps(), journal=config.journal) as session:
+    caps, journal = config.budget.caps(), config.journal
+    async with open_session(specs, run, caps=caps, journal=journal, observer=observer) as session:
         return await record(loaded, session, seed=config.response_seed, on_candidate=on_candidate)
