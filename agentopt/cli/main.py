@@ -142,6 +142,22 @@ def whatif(
 
 
 @app.command()
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run name or run folder.")],
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Default: report.html in the run's folder.")] = None,
+    every_trial: Annotated[
+        bool, typer.Option("--every-trial", help="Write the traces of every trial to files beside the page.")
+    ] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Write one HTML page that shows RUN, finished or not, without a model call."""
+    from agentopt.cli.commands.report import build_report
+
+    build_report(run, config or [], stdout_console(), out=out, every_trial=every_trial, open_page=open_page)
+
+
+@app.command()
 def gate(
     candidate: Annotated[Path, typer.Argument(metavar="CANDIDATE", help=SourceHelp)],
     against: Annotated[str, typer.Option(help="`baseline`, or a candidate file such as the one in use.")] = "baseline",

@@ -8,34 +8,11 @@ from dataclasses import dataclass
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import AgentoptError
 from agentopt.core.task import Task
-from agentopt.models.base import Request, Response
 from agentopt.models.catalog import ModelSpec
-from agentopt.models.fitting import fit, shape
 from agentopt.models.journal import Journal
+from agentopt.runs.journal_model import JournalModel
 from agentopt.workflow.base import Draw
 from agentopt.workflow.graph import Workflow
-
-
-class _NotAtHandError(AgentoptError):
-    """The journal lacks a response."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Recorded:
-    """A model that gives the journal's responses, and makes no call."""
-
-    journal: Journal
-    specs: Mapping[str, ModelSpec]
-
-    async def generate(self, request: Request) -> Response:
-        fitted = fit(request, spec := self.specs[request.model])
-        found = self.journal.find(fitted.key(spec.identity, shape(fitted, spec)), request.first_repeat, request.n)
-        if len(found) < request.n:
-            raise _NotAtHandError(f"{request.model}: not in the journal")
-        return Response(tuple(found[repeat].choice for repeat in sorted(found)), 0)
-
-    async def aclose(self) -> None:
-        """Nothing is open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +36,7 @@ class AtHand:
         """Whether all answers are at hand; a call that an endpoint's refusals changed is not found."""
         if self.task.program or any(subtask.context for subtask in self.task.subtasks):
             return False
-        workflow = Workflow(self.task, _Recorded(self.journal, self.specs), self.specs)
+        workflow = Workflow(self.task, JournalModel(self.journal, self.specs), self.specs)
         try:
             for example in self.task.splits["validation"]:
                 await workflow.run(candidate, example, Draw(self.seed))

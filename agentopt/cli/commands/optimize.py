@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from agentopt.api import aoptimize, load
+from agentopt.cli.commands.report import leave_report
 from agentopt.cli.output import INTERRUPTED, print_plain
 from agentopt.cli.run_names import run_path
 from agentopt.core.column_report import Column, columns_of
@@ -72,12 +73,14 @@ def run_optimization(task: Path | None, settings: Sequence[str], resume: Path | 
             view(event)
 
         try:
-            result = asyncio.run(aoptimize(task, config, resume=opened, callbacks=[observe]))
+            loaded = load(task, config)
+            result = asyncio.run(aoptimize(loaded, config, resume=opened, callbacks=[observe]))
         except KeyboardInterrupt:
             how = run[0].resuming if run else "run the command again"
             print_plain(progress, f"stopped; every answer received is cached. Resume with:\n  {how}")
             sys.exit(INTERRUPTED)
     show_result(result, task.absolute(), console)
+    leave_report(RunFolder.open(result.run), loaded, console)
     if result.failed:
         how = f"fix the cause, then `{run[0].resuming}`; answers that were paid for are kept"
         raise AgentoptError(f"{result.failed}\n  remedy: {how}")

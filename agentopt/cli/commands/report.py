@@ -1,0 +1,45 @@
+"""`agentopt report`, and the page that `agentopt optimize` leaves."""
+
+from __future__ import annotations
+
+import webbrowser
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from agentopt.api import LoadedTask, load
+from agentopt.cli.output import print_plain
+from agentopt.cli.run_names import run_path
+from agentopt.core.errors import ConfigError
+from agentopt.core.files import check_writable
+from agentopt.report.page.build import write_page
+from agentopt.runs.archive import open_archive
+from agentopt.runs.config import load_config
+from agentopt.runs.folder import RunFolder
+
+
+def build_report(
+    path: Path, settings: Sequence[str], console: Console, *, out: Path | None, every_trial: bool, open_page: bool
+) -> None:
+    """`agentopt report`: writes the page and prints its path."""
+    if out is not None:
+        check_writable(out)
+    run = RunFolder.open(run_path(path, settings))
+    if run.task is None:
+        rule = "the task of this run was built in Python"
+        remedy = "call agentopt.report.page.build.write_page with an archive of the run and the task"
+        raise ConfigError(rule, where=run.path, remedy=remedy)
+    loaded = load(run.task, load_config(settings, run.config), agent=False)
+    page = write_page(open_archive(run, *loaded), out, every_trial=every_trial)
+    print_plain(console, f"report: {page}")
+    if open_page:
+        webbrowser.open(page.absolute().as_uri())
+
+
+def leave_report(run: RunFolder, loaded: LoadedTask, console: Console) -> None:
+    """Write the page at the end of a run, and print its path. A failure is reported, and never fails the run."""
+    try:
+        print_plain(console, f"{'Report:':9}{write_page(open_archive(run, *loaded))}")
+    except Exception as error:  # noqa: BLE001 - the result is there, whatever the page lacks
+        print_plain(console, f"no report was written: {type(error).__name__}: {error}")

@@ -1,0 +1,229 @@
+"""What the page of a run contains, as plain data for JSON: one function for each section."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from agentopt.core.records import Evaluation, ExampleResult, Split, outcome
+from agentopt.core.usd import format_usd
+from agentopt.report.figures import Figure, best_so_far, heat_map, pareto, scaling, spend
+from agentopt.report.page.verdict import headline, next_steps, sentences
+from agentopt.report.tables import COST_COLUMNS, FINALIST_COLUMNS, MEASURE_COLUMNS
+from agentopt.runs.archive import RunArchive
+from agentopt.runs.result import Finalist
+from agentopt.runs.run_record import PromptsEntry
+
+MOST_EXAMPLE_TEXT = 300
+"""Characters of an input that the table of examples shows; the trace has all of it."""
+
+
+def page_content(archive: RunArchive) -> dict[str, Any]:
+    """Return the page's data; a section without data is empty.
+
+    Args:
+        archive: The run.
+    """
+    return {
+        "task": archive.task.name,
+        "state": archive.state,
+        "headline": headline(archive),
+        "sentences": list(sentences(archive)),
+        "next": list(next_steps(archive)),
+        "ended": str(archive.result.ended) if archive.result else "",
+        "finalists": _finalists(archive.finalists),
+        "figures": [_plain(figure) for figure in _figures(archive)],
+        "flow": _flow(archive),
+        "guidelines": [{"trials": g.trials, "text": g.text} for g in archive.guidelines],
+        "races": [_race(i, entry) for i, entry in enumerate(_entries(archive))],
+        "diffs": list(_diffs(archive)),
+        "trials": [_trial(archive, number) for number in range(len(archive.lines))],
+        "examples": _examples(archive),
+        "failures": _failures(archive),
+    }
+
+
+def _finalists(finalists: Sequence[Finalist]) -> dict[str, Any]:
+    measures = [(c, [c.cell(f.measures) for f in finalists]) for c in MEASURE_COLUMNS]
+    shown = [(column.header, cells) for column, cells in measures if any(cell not in ("-", "0") for cell in cells)]
+    own = [(c.header or "role", [c.cell(f) for f in finalists]) for c in (*FINALIST_COLUMNS, *COST_COLUMNS)]
+    columns = [*own[:-1], *shown, own[-1]]
+    rows = zip(*(cells for _, cells in columns), strict=True)
+    return {"columns": [header for header, _ in columns], "rows": [list(row) for row in rows]}
+
+
+def _figures(archive: RunArchive) -> Iterator[Figure]:
+    lines = archive.lines
+    found = [best_so_far(lines), pareto(lines, archive.front, archive.cost_in)]
+    found += [scaling(lines, subtask.name) for subtask in archive.task.subtasks]
+    found.append(spend(archive.spent))
+    yield from filter(None, found)
+    for i, entry in enumerate(_entries(archive)):
+        if entry.rewards and len(entry.rewards.system_prompts) > 1:
+            title = f"Rewards of the system prompts of {entry.report.subtask}"
+            yield heat_map(f"race-{i}", title, entry.rewards)
+
+
+def _plain(figure: Figure) -> dict[str, Any]:
+    return {
+        "name": figure.name,
+        "title": figure.title,
+        "note": figure.note,
+        "spec": figure.spec,
+        "columns": figure.columns,
+        "rows": figure.rows,
+    }
+
+
+def _flow(archive: RunArchive) -> list[dict[str, Any]]:
+    """The subtasks in levels: one waits for subtasks of lower levels only."""
+    level: dict[str, int] = {}
+    for subtask in archive.task.subtasks:
+        level[subtask.name] = 1 + max((level[name] for name in subtask.reads), default=-1)
+    return [
+        {
+            "name": subtask.name,
+            "about": subtask.description,
+            "level": level[subtask.name],
+            "reads": list(subtask.reads),
+            "choices": [[" = ".join(f.roles), str(f.candidate[subtask.name])] for f in archive.finalists],
+        }
+        for subtask in archive.task.subtasks
+    ]
+
+
+def _entries(archive: RunArchive) -> tuple[PromptsEntry, ...]:
+    """The prompt optimisations; those of a result of an earlier version have no rewards."""
+    if archive.prompts or archive.result is None:
+        return archive.prompts
+    return tuple(PromptsEntry(report) for report in archive.result.prompts)
+
+
+def _race(number: int, entry: PromptsEntry) -> dict[str, Any]:
+    report, rewards = entry.report, entry.rewards
+    parts = {
+        "signal (variance between system prompts)": rewards.signal if rewards else None,
+        "noise (variance of a mean reward by sampling)": rewards.noise if rewards else None,
+        "variance of one response": rewards.within if rewards else None,
+    }
+    return {
+        "figure": f"race-{number}",
+        "subtask": report.subtask,
+        "phase": report.phase,
+        "outcome": report.outcome,
+        "parts": [[name, f"{value:.5f}"] for name, value in parts.items() if value is not None],
+        "tried": [[t.proposer, f"{t.reward:.3f}", str(t.responses), t.system_prompt] for t in report.tried],
+        "prompts": list(rewards.system_prompts) if rewards else [],
+    }
+
+
+def _diffs(archive: RunArchive) -> Iterator[dict[str, Any]]:
+    """The system prompts of the finalists that differ from the seed prompt, word by word."""
+    seeds = archive.task.baseline
+    for finalist in archive.finalists:
+        for name, choice in finalist.candidate.items():
+            if choice.system_prompt != seeds[name].system_prompt:
+                parts = list(word_diff(seeds[name].system_prompt, choice.system_prompt))
+                yield {"subtask": name, "roles": " = ".join(finalist.roles), "parts": parts}
+
+
+def word_diff(before: str, after: str) -> Iterator[tuple[str, str]]:
+    """Yield (`same`, `removed` or `added`, text) for runs of words, whose texts give both prompts.
+
+    Args:
+        before: The seed prompt.
+        after: The prompt that replaced it.
+    """
+    a, b = _words(before), _words(after)
+    for kind, i, j, k, m in difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
+        if kind == "equal":
+            yield "same", "".join(a[i:j])
+            continue
+        if j > i:
+            yield "removed", "".join(a[i:j])
+        if m > k:
+            yield "added", "".join(b[k:m])
+
+
+def _words(text: str) -> list[str]:
+    """The words, each with the white space after it."""
+    words: list[str] = []
+    for part in text.splitlines(keepends=True):
+        words += [word + " " for word in part.split(" ")[:-1]] + [part.split(" ")[-1]]
+    return words
+
+
+def _trial(archive: RunArchive, place: int) -> dict[str, Any]:
+    line = archive.lines[place]
+    roles = [role for finalist in archive.finalists if finalist.trial == line.number for role in finalist.roles]
+    return {
+        "number": line.number,
+        "proposer": line.proposer,
+        "roles": roles,
+        "front": line.number in archive.front,
+        "outcome": outcome(line.state, line.scored, line.planned, line.stopped),
+        "score": line.score,
+        "shrunk": line.shrunk,
+        "usd": format_usd(1000 * line.measures.usd) if line.measures else "",
+        "seconds": f"{line.measures.seconds_p50:.2f}" if line.measures and line.measures.seconds_p50 else "",
+        "units": line.units,
+        "note": line.note,
+        "choices": [[name, str(choice), choice.system_prompt] for name, choice in line.candidate.items()],
+    }
+
+
+def _examples(archive: RunArchive) -> dict[str, Any]:
+    """Split -> the examples and the scores of every trial that has some, in the order of the examples."""
+    found = {}
+    by_split: dict[Split, dict[int, Evaluation]] = {
+        "validation": {trial.number: trial.evaluation for trial in archive.trials},
+        "test": dict(archive.tests),
+    }
+    for split, evaluations in by_split.items():
+        examples = archive.task.splits.get(split, ())
+        if not evaluations or not examples:
+            continue
+        ids = [example.id for example in examples]
+        found[split] = {
+            "ids": ids,
+            "targets": ["" if e.target is None else str(e.target)[:MOST_EXAMPLE_TEXT] for e in examples],
+            "scores": {number: _in_order(evaluation, ids) for number, evaluation in evaluations.items()},
+        }
+    return found
+
+
+def _in_order(evaluation: Evaluation, ids: Sequence[str]) -> list[float | None]:
+    scores = evaluation.row_scores
+    return [None if (score := scores.get(name)) is None else round(score, 6) for name in ids]
+
+
+def _failures(archive: RunArchive) -> list[dict[str, Any]]:
+    """The rows without a usable answer, by kind and reason, the most frequent first."""
+    places: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    for candidate, evaluation in archive.evaluations():
+        for result in evaluation.results:
+            for kind, reason in _problems(result, {name: choice.model for name, choice in candidate.items()}):
+                places[kind, reason][f"{evaluation.split} {result.id}"] += 1
+    attempts = [(f"attempt: {kind}", "", count, "") for kind, count in archive.spend.failures.items()]
+    rows = [
+        (kind, reason, of.total(), ", ".join(f"{place} ({n})" for place, n in of.most_common(3)))
+        for (kind, reason), of in places.items()
+    ]
+    ordered = sorted([*rows, *attempts], key=lambda row: -row[2])
+    return [{"kind": k, "reason": r, "count": n, "examples": e} for k, r, n, e in ordered]
+
+
+def _problems(result: ExampleResult, models: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    if result.failure:
+        yield f"failed call: {result.failure.kind}", result.failure.reason
+    elif result.error is not None:
+        yield "no score", result.error
+    for name, reason in result.unparsed.items():
+        yield f"{name}: not parsable", reason
+    for name, use in result.subtasks.items():
+        if use.cut_off:
+            yield f"{name}: cut off", f"responses of {models[name]} ended at max_tokens"
+        if use.only_thought:
+            yield f"{name}: only a thought", f"responses of {models[name]} hold no answer"

@@ -1,0 +1,138 @@
+"""The verdict of a run in words: score, cost and latency against the baseline, and what to do next."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from agentopt.core.phrases import counted
+from agentopt.core.records import ExampleResult, Trial
+from agentopt.core.stats import Difference, paired_difference
+from agentopt.core.usd import format_usd
+from agentopt.report.formatting import format_difference, format_interval
+from agentopt.report.terminal import VERDICTS
+from agentopt.runs.archive import RunArchive
+from agentopt.runs.result import Finalist, Measured, Role
+
+LEAST_ROWS = 2
+"""Rows that a difference in cost or latency needs."""
+
+
+def headline(archive: RunArchive) -> str:
+    """The outcome in one sentence."""
+    result, done = archive.result, counted(len(archive.trials), "trial")
+    if result is None:
+        return f"The run is {'running' if archive.state == 'running' else 'not finished'}: {done} so far"
+    if result.keeps_baseline:
+        return "No candidate is better than the baseline"
+    if result.verdict is None:
+        return "There is no verdict, because the baseline or the best candidate was not tested"
+    words = VERDICTS[result.verdict]
+    return words[0].upper() + words[1:]
+
+
+def sentences(archive: RunArchive) -> Iterator[str]:
+    """Yield the score, cost and latency of the best and the recommended candidate against the baseline."""
+    best, baseline = _finalist(archive, "best"), _finalist(archive, "baseline")
+    if best is None:
+        return
+    yield from _scores(best, baseline)
+    for role in ("best", "recommended"):
+        chosen = _finalist(archive, role)
+        if chosen is None or "baseline" in chosen.roles or (role == "recommended" and chosen is best):
+            continue
+        yield from _costs(archive, chosen, role)
+    recommended = _finalist(archive, "recommended")
+    if recommended and recommended is not best:
+        tolerance = archive.run.config.search.tolerance
+        yield (
+            f"Recommended is trial {recommended.trial}, the cheapest candidate whose shrunk score is within "
+            f"{tolerance:g} of that of the best, trial {best.trial}."
+        )
+
+
+def next_steps(archive: RunArchive) -> Iterator[str]:
+    """Yield what the reader can do next."""
+    result, path = archive.result, archive.run.path
+    if archive.state == "running":
+        yield "This page shows the run so far. Build it again to see more: " + _command("report", path)
+    elif result is None:
+        yield f"Resume the run: {archive.run.resuming}"
+    elif result.verdict == "not enough rows":
+        yield "Add test rows, or compare on more rows: " + _command("gate", path / "best.yaml") + " --rows-needed"
+    elif result.keeps_baseline or result.verdict == "inferior":
+        yield "Keep the baseline, or search further: more trials, other models, better prompts."
+    elif result.verdict:
+        yield "Use it: " + _command("serve", path / "recommended.yaml")
+        yield "Or export it: " + _command("export", path / "recommended.yaml") + " --to python"
+    yield from result.notes if result else ()
+
+
+def _finalist(archive: RunArchive, role: Role) -> Finalist | None:
+    return next((finalist for finalist in archive.finalists if role in finalist.roles), None)
+
+
+def _scores(best: Finalist, baseline: Finalist | None) -> Iterator[str]:
+    split = "test" if best.test else "validation"
+    of_best = best.test or best.validation
+    if baseline is None or baseline is best:
+        yield f"The best candidate, trial {best.trial}, has a {split} score of {_measured(of_best)}."
+        return
+    of_baseline = (baseline.test if best.test else baseline.validation) or baseline.validation
+    yield (
+        f"The best candidate, trial {best.trial}, has a {split} score of {_measured(of_best)}; "
+        f"the baseline has {_measured(of_baseline)}."
+    )
+    if best.against_baseline:
+        difference = best.against_baseline.difference
+        yield f"The paired difference is {format_difference(difference)}, n={difference.n}."
+
+
+def _measured(measured: Measured) -> str:
+    return f"{measured.score:.3f} {format_interval(measured.interval)}"
+
+
+def _costs(archive: RunArchive, chosen: Finalist, role: Role) -> Iterator[str]:
+    """What a request costs with the candidate and with the baseline, over the validation rows of both."""
+    ours, baseline = archive.trial(chosen.trial), archive.trial(0)
+    if ours is None or baseline is None:
+        return
+    name = "recommended" if role == "recommended" else "best"
+    usd = _difference(ours, baseline, _usd)
+    if usd and (ours.evaluation.usd_per_example or baseline.evaluation.usd_per_example):
+        ends = f"95% interval {_signed(1000 * usd.interval.low)} to {_signed(1000 * usd.interval.high)}"
+        change = "saves" if usd.mean < 0 else "costs more by"
+        yield (
+            f"Per 1,000 requests, the {name} candidate costs {format_usd(1000 * ours.evaluation.usd_per_example)} USD "
+            f"and the baseline {format_usd(1000 * baseline.evaluation.usd_per_example)} USD: it {change} "
+            f"{format_usd(1000 * abs(usd.mean))} USD ({ends} USD)."
+        )
+    seconds = _difference(ours, baseline, lambda result: result.seconds)
+    if seconds and (median := ours.evaluation.latency(0.5)) and (before := baseline.evaluation.latency(0.5)):
+        ends = f"95% interval {seconds.interval.low:+.2f} to {seconds.interval.high:+.2f} s"
+        yield (
+            f"The median latency of the {name} candidate is {median:.2f} s and that of the baseline {before:.2f} s; "
+            f"the mean differs by {seconds.mean:+.2f} s ({ends})."
+        )
+
+
+def _usd(result: ExampleResult) -> float:
+    return sum(use.usd + use.fusion_usd for use in result.subtasks.values())
+
+
+def _difference(ours: Trial, baseline: Trial, measure: Callable[[ExampleResult], float | None]) -> Difference | None:
+    """The paired difference of a measure over the rows that both trials have it for."""
+    a, b = (
+        {r.id: value for r in t.evaluation.results if r.score is not None and (value := measure(r)) is not None}
+        for t in (ours, baseline)
+    )
+    return paired_difference(a, b) if len(a.keys() & b.keys()) >= LEAST_ROWS else None
+
+
+def _signed(usd: float) -> str:
+    return f"{'-' if usd < 0 else '+'}{format_usd(abs(usd))}"
+
+
+def _command(name: str, path: Path) -> str:
+    return shlex.join(["agentopt", name, str(path)])

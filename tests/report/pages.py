@@ -1,0 +1,81 @@
+"""Runs for the tests of the page: finished, killed, large and hostile, with scripted models."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from agentopt.api import load, optimize
+from agentopt.core.events import Event, TrialDone
+from agentopt.core.task import Task
+from agentopt.models.base import Request
+from agentopt.models.scripted import ScriptedModel
+from agentopt.report.page.build import write_page
+from agentopt.runs.archive import RunArchive, open_archive
+from agentopt.runs.config import Config
+from agentopt.runs.folder import RunFolder
+from agentopt.testing.toy import toy_model, toy_task
+
+HOSTILE = (
+    "</script><script>globalThis.broken = 1</script>",
+    "<img src=x onerror='globalThis.broken = 1'>",
+    "line\u2028separator\u2029paragraph",
+    "right\u202eto left\u200f mark",
+    "half a pair \ud83d here",
+    "&lt;b&gt; <b>bold</b> %{text} {{ 7 * 7 }} ${1}",
+)
+"""What a model may answer. None of it may run, end an element, or change what is beside it."""
+
+
+def settings(folder: Path, trials: int = 6) -> Config:
+    given = {
+        "runs": folder / "runs",
+        "journal": str(folder / "journal.db"),
+        "strategy": "random",
+        "budget": {"trials": trials},
+        "prompts": {"when": "never"},
+    }
+    return Config.model_validate(given)
+
+
+def archive_in(folder: Path, task: Task) -> RunArchive:
+    run = RunFolder.open(next((folder / "runs").iterdir()))
+    return open_archive(run, *load(task, run.config, agent=False))
+
+
+def finished(folder: Path, task: Task | None = None, model: ScriptedModel | None = None) -> RunArchive:
+    task = task or toy_task()
+    optimize(task, settings(folder), provider=model or toy_model())
+    return archive_in(folder, task)
+
+
+def killed(folder: Path) -> RunArchive:
+    def kill(event: Event) -> None:
+        if isinstance(event, TrialDone) and event.trial.number == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        optimize(toy_task(), settings(folder), provider=toy_model(), callbacks=[kill])
+    return archive_in(folder, toy_task())
+
+
+def hostile(folder: Path) -> RunArchive:
+    """A run whose models, task and targets are hostile; one answer has a million characters."""
+
+    def answer(request: Request, repeat: int) -> str:
+        place = sum(request.messages[-1].content.encode(errors="replace")) % (len(HOSTILE) + 1)
+        return (*HOSTILE, "x" * 1_000_000)[place]
+
+    task = toy_task(validation=8, test=8)
+    splits = {
+        split: tuple(replace(e, target=HOSTILE[i % len(HOSTILE)]) for i, e in enumerate(examples))
+        for split, examples in task.splits.items()
+    }
+    named = replace(task, name="</title><script>globalThis.broken = 1</script>", splits=splits)
+    return finished(folder, replace(named, description=HOSTILE[0]), ScriptedModel(answer))
+
+
+def page_in(folder: Path, archive: RunArchive) -> Path:
+    return write_page(archive, folder / "page.html")

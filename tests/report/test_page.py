@@ -1,0 +1,178 @@
+"""The page of a run: its numbers are the result's, nothing in it can run, and it is built without a call."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentopt.core.budget import Usage
+from agentopt.core.candidate import Candidate, SubtaskChoice
+from agentopt.core.errors import UserError
+from agentopt.prompts.outcome import RaceRewards
+from agentopt.report.figures import best_so_far, heat_map, pareto, scaling, spend
+from agentopt.report.page import build
+from agentopt.report.page.build import json_for_html, write_page
+from agentopt.report.page.content import page_content, word_diff
+from agentopt.runs.archive import RunArchive
+from agentopt.runs.result import TrialLine
+from agentopt.runs.traces import traces
+from tests.report.pages import HOSTILE, finished, hostile, killed, page_in
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> RunArchive:
+    return finished(tmp_path_factory.mktemp("finished"))
+
+
+def block(page: str, name: str) -> str:
+    found = re.search(rf'<script type="[^"]*" id="{name}">(.*?)</script>', page, re.S)
+    assert found
+    return found[1]
+
+
+def content_of(page: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(block(page.read_text(), "data"))
+    return content
+
+
+def packed_in(page: Path) -> dict[str, Any]:
+    packed: dict[str, Any] = json.loads(gzip.decompress(base64.b64decode(block(page.read_text(), "traces"))))
+    return packed
+
+
+def test_the_numbers_of_the_page_are_those_of_the_result(archive: RunArchive, tmp_path: Path) -> None:
+    content, result = content_of(page_in(tmp_path, archive)), archive.result
+    assert result is not None
+    assert [(t["number"], t["score"], t["shrunk"]) for t in content["trials"]] == [
+        (t.number, t.score, t.shrunk) for t in result.trials
+    ]
+    assert [t["number"] for t in content["trials"] if t["front"]] == sorted(result.pareto)
+    best = result.finalist("best")
+    assert best.test is not None
+    assert any(f"{best.test.score:.3f}" in sentence for sentence in content["sentences"])
+    scores = content["examples"]["test"]["scores"][str(best.trial)]
+    assert sum(scores) / len(scores) == pytest.approx(best.test.score)
+    spent = next(figure for figure in content["figures"] if figure["name"] == "spend")
+    assert sum(int(row[2].replace(",", "")) for row in spent["rows"]) == result.total.calls
+
+
+def test_a_trace_has_what_was_sent_and_answered(archive: RunArchive) -> None:
+    best = next(finalist for finalist in archive.finalists if "best" in finalist.roles)
+    found = traces(archive, [(best.trial, "validation"), (best.trial, "test"), (99, "test")])
+    assert found.keys() == {(best.trial, "validation"), (best.trial, "test")}
+    results = {result.id: result for result in archive.tests[best.trial].results}
+    assert found[best.trial, "test"].keys() == results.keys()
+    for name, trace in found[best.trial, "test"].items():
+        find, answer = trace
+        assert (find.subtask, answer.subtask) == ("find", "answer")
+        assert answer.value == results[name].output
+        assert len(find.calls[0].samples) == best.candidate["find"].num_samples
+        assert find.calls[0].messages == (("user", f"find|{name}|"),)
+        assert find.value in [sample.parsed for sample in find.calls[0].samples]
+
+
+def test_the_page_has_the_traces_of_the_finalists_and_of_the_front(archive: RunArchive, tmp_path: Path) -> None:
+    packed = packed_in(page_in(tmp_path, archive))
+    expected = {finalist.trial for finalist in archive.finalists} | set(archive.front)
+    assert {int(number) for number in packed["trials"]} == expected
+    result = packed["trials"]["0"]["validation"]["validation-0"]
+    assert packed["texts"][result["subtasks"][1]["value"]] == packed["texts"][result["output"]]
+    assert not (tmp_path / "page").exists()
+
+
+def test_traces_that_do_not_fit_are_in_files_beside_the_page(archive: RunArchive, tmp_path: Path) -> None:
+    page = write_page(archive, tmp_path / "page.html", every_trial=True)
+    assert {int(number) for number in packed_in(page)["trials"]} == {trial.number for trial in archive.trials}
+    few = build.pack_within(archive, [trial.number for trial in archive.trials], {}, 1000)
+    inside, beside = few
+    assert len(inside) <= 1000
+    assert beside.keys() | {} == {trial.number for trial in archive.trials} - _numbers(inside)
+
+
+def _numbers(packed: str) -> set[int]:
+    return {int(number) for number in json.loads(gzip.decompress(base64.b64decode(packed)))["trials"]}
+
+
+def test_a_killed_run_has_a_page(tmp_path: Path) -> None:
+    archive = killed(tmp_path)
+    content = content_of(page_in(tmp_path, archive))
+    assert content["headline"] == "The run is not finished: 3 trials so far"
+    assert content["next"] == [f"Resume the run: {archive.run.resuming}"]
+    assert len(content["trials"]) == 3
+    assert "test" not in content["examples"]
+
+
+def test_hostile_texts_stay_text(tmp_path: Path) -> None:
+    archive = hostile(tmp_path)
+    page = page_in(tmp_path, archive)
+    written = page.read_text()
+    assert "globalThis.broken = 1</script>" not in written
+    assert "\u2028" not in block(written, "data")
+    assert page.stat().st_size < 6_000_000
+    outputs = {trial.evaluation.results[0].output for trial in archive.trials}
+    assert outputs & {*HOSTILE, "x" * 1_000_000} or all("?" in output for output in outputs)
+
+
+@pytest.mark.parametrize("text", [*HOSTILE, "<!--", "]]>", "\u0000"])
+def test_json_in_html_is_read_back_as_it_was(text: str) -> None:
+    written = json_for_html({"text": text, "far": float("inf"), "none": float("nan")})
+    assert not set("<>&\u2028\u2029") & set(written)
+    assert json.loads(written) == {"text": text.encode(errors="replace").decode(), "far": None, "none": None}
+
+
+def test_a_page_that_cannot_be_written_is_an_error_with_a_remedy(archive: RunArchive, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be written"):
+        write_page(archive, tmp_path / "missing" / "page.html")
+
+
+def test_sections_without_data_are_left_out(archive: RunArchive, tmp_path: Path) -> None:
+    written = page_in(tmp_path, archive).read_text()
+    assert 'id="guidelines-h"' not in written
+    assert 'id="trials-h"' in written
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("", "Think first."),
+        ("Answer in one word.", "Answer in one short word.\n\nBe sure."),
+        ("a  b\n", "a b"),
+        ("x", ""),
+    ],
+)
+def test_a_diff_has_both_prompts(before: str, after: str) -> None:
+    parts = list(word_diff(before, after))
+    assert "".join(text for kind, text in parts if kind != "added") == before
+    assert "".join(text for kind, text in parts if kind != "removed") == after
+
+
+def test_figures_of_no_data_are_none_and_others_have_a_table() -> None:
+    line = TrialLine(0, "<b>me</b>", "complete", 0.5, 4, 2.0, Candidate.of({"a": SubtaskChoice("m")}), shrunk=0.4)
+    pruned = replace(line, number=1, state="pruned", score=0.9)
+    assert best_so_far([]) is pareto([], (), "usd") is spend({}) is None
+    assert scaling([line], "a") is None
+    progress = best_so_far([line, pruned])
+    assert progress is not None
+    assert [row[-1] for row in progress.rows] == ["0.500", "0.500"], "a pruned trial is not the best so far"
+    assert progress.spec["data"][1]["name"] == "&lt;b&gt;me&lt;/b&gt;"
+    front = pareto([line], (0,), "usd")
+    assert front is not None
+    assert front.spec["data"][0]["x"] == [2000.0]
+    paid = spend({("samples", "m"): Usage(2, 10, 5, 0.25), ("agent", "m"): Usage(1, 1, 1, 0.0)})
+    assert paid is not None
+    assert paid.spec["data"][0]["y"] == [0.25, 0.0]
+    heat = heat_map(
+        "race-0", "Rewards", RaceRewards(("", "p"), ("seed", "llm"), ("e1", "e2"), ((1.0, None), (0.5, 0.0)))
+    )
+    assert heat.rows == (("P0 seed", "1.00", ""), ("P1 llm", "0.50", "0.00"))
+
+
+def test_page_content_is_plain_data(archive: RunArchive) -> None:
+    assert json.loads(json_for_html(page_content(archive)))["state"] == "finished"
