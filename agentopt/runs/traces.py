@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
@@ -109,11 +110,18 @@ def traces(archive: RunArchive, wanted: Iterable[tuple[int, Split]]) -> dict[tup
     Returns:
         (trial, split) -> example id -> its trace. Examples of which the journal lacks a response have none.
     """
-    journal = None if why_untraced(archive.task) else open_existing_journal(archive.run.config.journal)
-    if journal is None:
+
+    def replayed() -> dict[tuple[int, Split], dict[str, Trace]]:
+        journal = open_existing_journal(archive.run.config.journal)
+        if journal is None:
+            return {}
+        with closing(journal):
+            return asyncio.run(_Replay.of(archive, journal).all(archive, wanted))
+
+    if why_untraced(archive.task):
         return {}
-    with closing(journal):
-        return asyncio.run(_Replay.of(archive, journal).all(archive, wanted))
+    with ThreadPoolExecutor(1) as pool:  # the caller's thread may have an event loop, as in a notebook
+        return pool.submit(replayed).result()
 
 
 @dataclass

@@ -116,8 +116,9 @@ def test_hostile_texts_stay_text(tmp_path: Path) -> None:
     assert "globalThis.broken = 1</script>" not in written
     assert "\u2028" not in block(written, "data")
     assert page.stat().st_size < 6_000_000
-    outputs = {trial.evaluation.results[0].output for trial in archive.trials}
-    assert outputs & {*HOSTILE, "x" * 1_000_000} or all("?" in output for output in outputs)
+    outputs = {result.output for trial in archive.trials for result in trial.evaluation.results}
+    assert len(outputs & {*HOSTILE}) >= 2, "the answers reached the page"
+    assert max(map(len, outputs)) == 1_000_000
 
 
 @pytest.mark.parametrize("text", [*HOSTILE, "<!--", "]]>", "\u0000"])

@@ -1,4 +1,4 @@
-"""The page in Debian's Chromium, driven by Playwright: no error, no request, every plot, the keyboard, accessibility."""
+"""The page in Chromium, driven by Playwright: no error, no request, every plot, the keyboard, accessibility."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def check(found: Opened) -> None:
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     levels = page.evaluate("[...document.querySelectorAll('h1,h2,h3,h4')].map(h => Number(h.tagName[1]))")
     assert levels[0] == 1
-    assert all(b - a <= 1 for a, b in zip(levels, levels[1:], strict=False)), levels
+    assert all(b - a <= 1 for a, b in pairwise(levels)), levels
 
 
 def serious_findings(page: Any) -> list[str]:
