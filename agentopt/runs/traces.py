@@ -144,7 +144,7 @@ class _Replay:
         found: dict[tuple[int, Split], dict[str, Trace]] = {}
         for number, split in wanted:
             trial = archive.trial(number)
-            evaluation = archive.tests.get(number) if split == "test" else trial and trial.evaluation
+            evaluation = archive.tests.get(number) if split == "test" or trial is None else trial.evaluation
             if trial is None or evaluation is None:
                 continue
             examples = {example.id: example for example in self.task.splits.get(split, ())}

@@ -176,7 +176,7 @@ def _trial(archive: RunArchive, place: int) -> dict[str, Any]:
 
 def _examples(archive: RunArchive) -> dict[str, Any]:
     """Split -> the examples and the scores of every trial that has some, in the order of the examples."""
-    found = {}
+    found: dict[str, Any] = {}
     by_split: dict[Split, dict[int, Evaluation]] = {
         "validation": {trial.number: trial.evaluation for trial in archive.trials},
         "test": dict(archive.tests),
