@@ -84,7 +84,7 @@ def race_rewards(
     return RaceRewards(
         tuple(system_prompts),
         tuple(proposers),
-        tuple(examples[k] for k in drawn),
+        tuple(examples[int(k)] for k in drawn),
         tuple(tuple(None if math.isnan(value) else value for value in row) for row in mean.tolist()),
         *parts,
     )
