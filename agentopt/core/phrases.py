@@ -26,6 +26,6 @@ def failures_in_words(failures: Mapping[str, str], total: int, noun: str) -> lis
         noun: What one of them is, such as `row`.
     """
     counts = Counter(failures.values())
-    first = {why: name for name, why in reversed(failures.items())}
+    first = {why: name for name, why in reversed([*failures.items()])}
     of_all = counted(total, noun)
     return [f"{first[why] if count == 1 else f'{count:,} of {of_all}'}: {why}" for why, count in counts.items()]

@@ -345,6 +345,15 @@ def shortened(text: str) -> str:
     return line if len(line) <= 80 else f"{line[:77]}..."
 
 
+_WITHIN = {
+    "ge": "write {:g} or more",
+    "gt": "write a number above {:g}",
+    "le": "write {:g} or less",
+    "lt": "write a number below {:g}",
+}
+"""Bound of a number, as pydantic names it -> its remedy."""
+
+
 def _remedy(detail: Any, place: Key, known: set[str], remedies: Mapping[str, str]) -> str:
     kind, context = detail["type"], detail.get("ctx") or {}
     if "remedy" in context:
@@ -356,4 +365,7 @@ def _remedy(detail: Any, place: Key, known: set[str], remedies: Mapping[str, str
     if "expected" in context:
         options = re.findall(r"'([^']*)'", str(context["expected"]))
         return did_you_mean(str(detail["input"]), options, "use one of these")
+    for bound, form in _WITHIN.items():
+        if bound in context:
+            return form.format(context[bound])
     return remedies.get(kind.split("_")[0], f"change {place[-1] if place else 'it'} so that the rule holds")

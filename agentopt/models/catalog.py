@@ -289,7 +289,7 @@ class Catalog(Mapping[str, ModelSpec]):
         known = "" if not close.startswith("did you mean") else f" (known: {', '.join(sorted(self._specs))})"
         raise UnknownModelError(
             f"the model {name!r} is not in the catalogue",
-            remedy=f"{adding}{close}{known}; or add it to {PROJECT_FILE}, "
+            remedy=f"{adding}{close}{known}; or add it by `agentopt models add`, "
             "or in Python to Config(models=[ModelSpec(...)])",
         )
 

@@ -56,9 +56,14 @@ def find_entry(name: str, *, base_url: str | None = None) -> tuple[str, Mapping[
     return None
 
 
+MAKERS = ("openai", "anthropic", "gemini", "mistral", "deepseek", "xai", "cohere")
+"""Providers that serve models of their own."""
+
+
 def search_table(word: str) -> list[str]:
-    """Return the model strings that contain `word`, ignoring case, in alphabetical order."""
-    return sorted(_model_string(name, entry) for name, entry in model_table().items() if word.lower() in name.lower())
+    """Return the model strings that contain `word`, ignoring case, sorted: those of `MAKERS` before others."""
+    found = (_model_string(name, entry) for name, entry in model_table().items() if word.lower() in name.lower())
+    return sorted(found, key=lambda name: (name.partition("/")[0] not in MAKERS, name))
 
 
 def table_defaults(entry: Mapping[str, Any]) -> dict[str, Any]:

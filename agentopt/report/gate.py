@@ -99,8 +99,9 @@ class GateReport:
     def cost_line(self) -> str:
         """The cost ratio in words."""
         limit = f", above the limit of {self.max_cost_ratio:g}: the gate fails" if self.too_dear else ""
-        how = f"in {self.cost.measure} per example" if self.cost.measure else "being the same candidate"
-        return f"{self.cost.value:.3g} times the reference's, {how}{limit}"
+        if not self.cost.measure:
+            return f"that of the reference, which is the same candidate{limit}"
+        return f"{self.cost.value:.3g} times the reference's {self.cost.measure} per example{limit}"
 
     @property
     def finding(self) -> str:

@@ -152,7 +152,7 @@ class LiveView:
         rate = calls / max(self.clock() - self._started, 1e-9)
         shown = [
             f"{len(self._trials)}{cap} trials" if cap else counted(len(self._trials), "trial"),
-            f"best {best.score:.3f} (trial {best.trial})" if best else "no score yet",
+            f"best shrunk score {best.score:.3f} (trial {best.trial})" if best else "no score yet",
             format_spend(budget.spent, budget.seconds, budget.caps),
             f"{rate:.1f} calls/s",
             *self._in_batches(),

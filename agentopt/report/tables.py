@@ -72,9 +72,9 @@ SUBTASK_COLUMNS: tuple[Column[tuple[str, SubtaskChoice, SubtaskCostShown]], ...]
     Column("settings", lambda row: ", ".join(f"{name}={value}" for name, value in row[1].settings)),
     Column("measured units", lambda row: f"{row[2].units:.1f}", "right"),
     Column("USD", lambda row: format_usd(row[2].usd + row[2].fusion_usd), "right"),
-    Column("prompt tokens", lambda row: f"{row[2].prompt_tokens:.0f}", "right"),
-    Column("completion tokens", lambda row: f"{row[2].completion_tokens:.1f}", "right"),
-    Column("fusion tokens", lambda row: f"{row[2].fusion_tokens:.1f}", "right"),
+    Column("prompt tokens", lambda row: f"{row[2].prompt_tokens:,.1f}", "right"),
+    Column("completion tokens", lambda row: f"{row[2].completion_tokens:,.1f}", "right"),
+    Column("fusion tokens", lambda row: f"{row[2].fusion_tokens:,.1f}", "right"),
 )
 """Columns of a chosen candidate. A row is a subtask, its choice and its cost per example."""
 
@@ -126,6 +126,7 @@ def chosen_table(role: str, finalist: Finalist) -> Table:
     title = f"Chosen ({role}, proposed by {finalist.proposer}); cost per example, measured on validation"
     rows = [(name, choice, finalist.cost[name]) for name, choice in finalist.candidate.items()]
     empty = {"measured units": not any(cost.units for _, _, cost in rows)}
+    empty["fusion tokens"] = not any(cost.fusion_tokens for _, _, cost in rows)
     empty["settings"] = not any(choice.settings for _, choice, _ in rows)
     columns = [column for column in SUBTASK_COLUMNS if not empty.get(column.header)]
     return table_of(title, columns, rows)

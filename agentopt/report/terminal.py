@@ -86,7 +86,7 @@ def _verdict(result: Result) -> str:
     best = result.finalist("best")
     if result.keeps_baseline:
         others = [trial for trial in result.trials if trial.state != "incomplete" and trial.number != best.trial]
-        why = "Nothing beat its shrunk score on validation." if others else "Nothing else was evaluated."
+        why = "No other candidate has a higher shrunk score on validation." if others else "Nothing else was evaluated."
         return f"Verdict: {KEPT}. {why}"
     compared = best.against_baseline
     if compared is None or best.test is None:

@@ -174,6 +174,9 @@ def load_config(sources: Iterable[str | Path] | str | Path = (), base: Config | 
     merged: dict[str, Any] = base.model_dump(mode="json") if base else {}
     for source in sources:
         a_setting = isinstance(source, str) and "=" in source
+        if not a_setting and str(source).partition(".")[0] in Config.model_fields and not Path(source).exists():
+            rule = f"a setting must have a value, but got {shown(str(source))}"
+            raise ConfigError(rule, remedy=f"write {source}=VALUE, or the path of a YAML file")
         given = _setting(str(source)) if a_setting else _file(as_path(source, ConfigError))
         _check_of_task(given, f"-c {source}" if a_setting else f"{source}")
         _merge(merged, given)

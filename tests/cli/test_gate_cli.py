@@ -188,7 +188,7 @@ def test_a_candidate_that_is_the_reference_passes_without_a_call(agentopt: Comma
     assert (code, err) == (0, "")
     same = "baseline" if against == "baseline" else "reference"
     assert out.startswith(f"non-inferior: the candidate is the {same}, so nothing was compared\n")
-    assert "cost: 1 times the reference's, being the same candidate\n" in out
+    assert "cost: that of the reference, which is the same candidate\n" in out
     data = json.loads(agentopt("gate", "small.yaml", "--against", against, "--task", "task", "--json", *SETTINGS)[1])
     assert (data["verdict"], data["exit_code"], data["difference"]) == ("non-inferior", 0, None)
 

@@ -20,7 +20,7 @@ from agentopt.core.errors import ConfigError
 from agentopt.core.yaml_models import Strict, _models_in, did_you_mean, load_yaml, parse_yaml, to_yaml, validate
 from agentopt.jobs.jobfile import Job
 from agentopt.models.catalog import ModelSpec
-from agentopt.runs.config import Config
+from agentopt.runs.config import Config, load_config
 from agentopt.taskfile.schema import TaskSpec
 
 
@@ -271,3 +271,14 @@ def test_a_boolean_in_a_nested_number_is_named_with_its_place(boolean: bool) -> 
     assert f"choices.b.1: must be a whole number, but got {boolean}" in str(error.value)
     right = validate(Outer, {"fields": {"a": [{"size": "all"}]}, "definitions": (boolean, 2)}, "file.yaml", ConfigError)
     assert right.definitions == (boolean, 2)
+
+
+def test_a_number_out_of_its_bounds_and_a_setting_without_a_value_have_their_remedies() -> None:
+    for number in ("-1", "-0.5"):
+        with pytest.raises(ConfigError, match=r"usd: must be .*\n  remedy: write (0 or more|a number above 0)"):
+            load_config([f"budget.usd={number}"])
+    with pytest.raises(ConfigError, match=r"trials: must be .*\n  remedy: write 1 or more"):
+        load_config(["budget.trials=0"])
+    for name in ("budget.usd", "batch", "search.tolerance"):
+        with pytest.raises(ConfigError, match=rf"must have a value, but got '{name}'\n  remedy: write {name}=VALUE"):
+            load_config([name])

@@ -64,7 +64,7 @@ def test_an_unknown_model_is_reported_with_the_closest_and_the_known_names(envir
     message = str(caught.value)
     assert message.startswith("the model 'smolm2-135m' is not in the catalogue\n  remedy: did you mean 'smollm2-135m'?")
     assert "known: gemma3-270m, qwen2.5-coder-0.5b, smollm2-135m" in message
-    assert "configs/models.yaml" in message
+    assert "agentopt models add" in message
     assert "in Python to Config(models=[ModelSpec(...)])" in message
     assert "gpt-99" not in catalog
     assert catalog.get("gpt-99") is None

@@ -106,8 +106,9 @@ def test_the_live_view_prints_a_line_for_each_trial_with_the_time_left() -> None
     run, search, done, note = output.getvalue().splitlines()
     assert (run, search, note) == ("run runs/a", "12 candidates", "guidelines: more")
     assert done == (
-        "trial 0: complete, score 0.500, by baseline | answer: large x3 | 1 of 4 trials | best 0.500 (trial 0) | "
-        "0 of 100 calls, 0 tokens, 0 USD, 0 s | 0.0 calls/s | at most about 6 s left"
+        "trial 0: complete, score 0.500, by baseline | answer: large x3 | 1 of 4 trials | "
+        "best shrunk score 0.500 (trial 0) | 0 of 100 calls, 0 tokens, 0 USD, 0 s | 0.0 calls/s | "
+        "at most about 6 s left"
     )
 
 

@@ -322,7 +322,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"cost.max_units": -1}, r"cost\.max_units: must be greater than 0, but got -1"),
     ({"cost.max_seconds": True}, r"cost\.max_seconds: must be a number, but got True"),
     ({"cost.max_usd_per_1000": 0}, r"cost\.max_usd_per_1000: must be greater than 0, but got 0"),
-    ({"cost.max_usd": 1, "cost.max_usd_per_1000": 1000}, r"are the same limit, but both are given[\s\S]*remove one"),
+    ({"cost.max_usd": 1, "cost.max_usd_per_1000": 1000}, r"only one of `max_usd` and `max_usd_per_1000` may[\s\S]*remove one"),
     ({"cost.measure": "eur"}, r"cost\.measure: must be 'auto', 'usd', 'seconds' or 'units', but got 'eur'"),
     ({"cost": {}, "subtasks.find.tokens": {"prompt": 60, "completion": 8}}, r"a pass must cost at least 0 units"),
     ({"data.test": "no.jsonl"}, r"data\.test: the file .*no\.jsonl cannot be read"),

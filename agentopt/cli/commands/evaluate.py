@@ -113,11 +113,9 @@ def _cost(evaluation: Evaluation) -> str:
     units = f"{mean('units'):.1f} units, " if mean("units") else ""
     known = evaluation.latencies
     latency = f"; {evaluation.latency(0.5):.2f} s (p50), {evaluation.latency(0.95):.2f} s (p95)" if known else ""
-    return (
-        f"per example: {units}{mean('prompt_tokens'):.0f} prompt + "
-        f"{mean('completion_tokens'):.1f} completion tokens, {format_usd(evaluation.usd_per_example)} USD; "
-        f"{mean('fusion_tokens'):.1f} tokens of fusion calls{latency}"
-    )
+    fusion = f"; {mean('fusion_tokens'):,.1f} tokens of fusion calls" if mean("fusion_tokens") else ""
+    tokens = f"{mean('prompt_tokens'):,.1f} prompt + {mean('completion_tokens'):,.1f} completion tokens"
+    return f"per example: {units}{tokens}, {format_usd(evaluation.usd_per_example)} USD{fusion}{latency}"
 
 
 def _evaluation_as_json(evaluation: Evaluation, spent: Spent, notes: Sequence[str]) -> str:

@@ -160,7 +160,8 @@ def _print_response(spec: ModelSpec, response: Response, console: Console) -> No
 def _print_abilities(found: Mapping[str, bool | str], console: Console) -> None:
     accepted = [name for name, answer in found.items() if answer is True]
     refused = [name for name, answer in found.items() if answer is False]
-    print_plain(console, f"accepted: {', '.join(accepted) or '-'}; not used or refused: {', '.join(refused) or '-'}")
+    without = f"; not used or refused: {', '.join(refused)}" if refused else ""
+    print_plain(console, f"accepted: {', '.join(accepted) or 'none'}{without}")
     for name, answer in found.items():
         if isinstance(answer, str):
             print_plain(console, f"{name}: {answer}")

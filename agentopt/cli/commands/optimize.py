@@ -168,7 +168,7 @@ def _show_estimate(worst: Estimate, config: Config, console: Console) -> None:
     shown = unknown if worst.seconds is None else f"at most about {format_duration(worst.seconds)}, {pace}"
     console.print(f"Time: {shown}")
     console.print(
-        "Trials share answers through the journal, so a run takes a fraction of this; caps bound it in any case."
+        "Trials share answers through the journal, so a run takes a fraction of this, and never more than its caps."
     )
 
 
