@@ -65,8 +65,10 @@ def hostile(folder: Path) -> RunArchive:
     """A run whose models, task and targets are hostile; one answer has a million characters."""
 
     def answer(request: Request, repeat: int) -> str:
-        place = sum(request.messages[-1].content.encode(errors="replace")) % (len(HOSTILE) + 1)
-        return (*HOSTILE, "x" * 1_000_000)[place]
+        message = request.messages[-1].content
+        if message.startswith(("answer|validation-0|", "answer|test-0|")):
+            return "x" * 1_000_000
+        return HOSTILE[sum(message.encode(errors="replace")) % len(HOSTILE)]
 
     task = toy_task(validation=8, test=8)
     splits = {

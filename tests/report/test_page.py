@@ -15,11 +15,13 @@ import pytest
 from agentopt.core.budget import Usage
 from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.core.errors import UserError
+from agentopt.core.records import Evaluation, ExampleResult, SubtaskUse, Trial
 from agentopt.prompts.outcome import RaceRewards
 from agentopt.report.figures import best_so_far, heat_map, pareto, scaling, spend
 from agentopt.report.page import build
 from agentopt.report.page.build import json_for_html, write_page
 from agentopt.report.page.content import page_content, word_diff
+from agentopt.report.page.verdict import difference_of, usd_of
 from agentopt.runs.archive import RunArchive
 from agentopt.runs.result import TrialLine
 from agentopt.runs.traces import traces
@@ -173,6 +175,26 @@ def test_figures_of_no_data_are_none_and_others_have_a_table() -> None:
         "race-0", "Rewards", RaceRewards(("", "p"), ("seed", "llm"), ("e1", "e2"), ((1.0, None), (0.5, 0.0)))
     )
     assert heat.rows == (("P0 seed", "1.00", ""), ("P1 llm", "0.50", "0.00"))
+
+
+def test_cost_and_latency_are_compared_with_an_interval_of_their_own_size() -> None:
+    def trial(number: int, usd: list[float]) -> Trial:
+        results = tuple(
+            ExampleResult(str(i), 1.0, subtasks={"a": SubtaskUse(usd=value, seconds=2.0)}, seconds=2.0)
+            for i, value in enumerate(usd)
+        )
+        candidate = Candidate.of({"a": SubtaskChoice("m")})
+        return Trial(number, candidate, Evaluation("validation", len(usd), results, "complete"), "random", 1.0)
+
+    baseline, equal, varied = trial(0, [1e-5] * 12), trial(1, [3e-5] * 12), trial(2, [2e-5, 3e-5] * 6)
+    assert difference_of(equal, baseline, usd_of) == (pytest.approx(2e-5), None)
+    assert difference_of(trial(3, [1e-5]), baseline, usd_of) is None
+    found = difference_of(varied, baseline, usd_of)
+    assert found is not None
+    mean, interval = found
+    assert interval is not None
+    assert mean == pytest.approx(1.5e-5)
+    assert 1e-5 < interval.low < mean < interval.high < 2e-5
 
 
 def test_page_content_is_plain_data(archive: RunArchive) -> None:

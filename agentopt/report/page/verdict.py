@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from agentopt.core.phrases import counted
 from agentopt.core.records import ExampleResult, Trial
-from agentopt.core.stats import Difference, paired_difference
+from agentopt.core.stats import Interval, paired_difference
 from agentopt.core.usd import format_usd
 from agentopt.report.formatting import format_difference, format_interval
 from agentopt.report.terminal import VERDICTS
@@ -99,35 +100,54 @@ def _costs(archive: RunArchive, chosen: Finalist, role: Role) -> Iterator[str]:
     if ours is None or baseline is None:
         return
     name = "recommended" if role == "recommended" else "best"
-    usd = _difference(ours, baseline, _usd)
+    usd = difference_of(ours, baseline, usd_of)
     if usd and (ours.evaluation.usd_per_example or baseline.evaluation.usd_per_example):
-        ends = f"95% interval {_signed(1000 * usd.interval.low)} to {_signed(1000 * usd.interval.high)}"
-        change = "saves" if usd.mean < 0 else "costs more by"
+        change, more = format_usd(1000 * abs(usd[0])), "less" if usd[0] < 0 else "more"
+        ends = f" (95% interval {_signed(1000 * usd[1].low)} to {_signed(1000 * usd[1].high)})" if usd[1] else ""
         yield (
             f"Per 1,000 requests, the {name} candidate costs {format_usd(1000 * ours.evaluation.usd_per_example)} USD "
-            f"and the baseline {format_usd(1000 * baseline.evaluation.usd_per_example)} USD: it {change} "
-            f"{format_usd(1000 * abs(usd.mean))} USD ({ends} USD)."
+            f"and the baseline {format_usd(1000 * baseline.evaluation.usd_per_example)} USD: {change} USD {more}{ends}."
         )
-    seconds = _difference(ours, baseline, lambda result: result.seconds)
+    seconds = difference_of(ours, baseline, lambda result: result.seconds)
     if seconds and (median := ours.evaluation.latency(0.5)) and (before := baseline.evaluation.latency(0.5)):
-        ends = f"95% interval {seconds.interval.low:+.2f} to {seconds.interval.high:+.2f} s"
+        ends = f" (95% interval {seconds[1].low:+.2f} to {seconds[1].high:+.2f} s)" if seconds[1] else ""
         yield (
             f"The median latency of the {name} candidate is {median:.2f} s and that of the baseline {before:.2f} s; "
-            f"the mean differs by {seconds.mean:+.2f} s ({ends})."
+            f"the mean differs by {seconds[0]:+.2f} s{ends}."
         )
 
 
-def _usd(result: ExampleResult) -> float:
+def usd_of(result: ExampleResult) -> float:
+    """USD of an example, fusion calls included."""
     return sum(use.usd + use.fusion_usd for use in result.subtasks.values())
 
 
-def _difference(ours: Trial, baseline: Trial, measure: Callable[[ExampleResult], float | None]) -> Difference | None:
-    """The paired difference of a measure over the rows that both trials have it for."""
+def difference_of(
+    ours: Trial, baseline: Trial, measure: Callable[[ExampleResult], float | None]
+) -> tuple[float, Interval | None] | None:
+    """The mean difference of a measure over the rows that both trials have it for; None if they are too few.
+
+    The interval is that of scores, so the values are scaled into their range. It is None if all differences are equal:
+    an interval of equal scores allows for rows that no one has seen, which has no meaning for USD or seconds.
+
+    Args:
+        ours: The trial.
+        baseline: The trial that it is compared with.
+        measure: The value of an example; None if it is not known.
+    """
     a, b = (
         {r.id: value for r in t.evaluation.results if r.score is not None and (value := measure(r)) is not None}
         for t in (ours, baseline)
     )
-    return paired_difference(a, b) if len(a.keys() & b.keys()) >= LEAST_ROWS else None
+    scale = max([*a.values(), *b.values()], default=0.0)
+    differences = [a[row] - b[row] for row in a.keys() & b.keys()]
+    if len(differences) < LEAST_ROWS or not scale:
+        return None
+    if max(differences) - min(differences) < 1e-9 * scale:
+        return differences[0], None
+    found = paired_difference(*({row: value / scale for row, value in of.items()} for of in (a, b)))
+    low, high = found.interval.low * scale, found.interval.high * scale
+    return found.mean * scale, replace(found.interval, low=low, high=high)
 
 
 def _signed(usd: float) -> str:
