@@ -187,7 +187,10 @@ def test_cost_and_latency_are_compared_with_an_interval_of_their_own_size() -> N
         return Trial(number, candidate, Evaluation("validation", len(usd), results, "complete"), "random", 1.0)
 
     baseline, equal, varied = trial(0, [1e-5] * 12), trial(1, [3e-5] * 12), trial(2, [2e-5, 3e-5] * 6)
-    assert difference_of(equal, baseline, usd_of) == (pytest.approx(2e-5), None)
+    alike = difference_of(equal, baseline, usd_of)
+    assert alike is not None
+    assert alike[0] == pytest.approx(2e-5)
+    assert alike[1] is None
     assert difference_of(trial(3, [1e-5]), baseline, usd_of) is None
     found = difference_of(varied, baseline, usd_of)
     assert found is not None
