@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 
+from agentopt.cli.choices import choice_option
 from agentopt.cli.output import stdout_console
 from agentopt.core.errors import UserError
 
@@ -118,9 +119,11 @@ def _refuse_flags(given: bool) -> None:
 def export(
     to: Annotated[
         SchedulerFormat,
-        typer.Option(
+        choice_option(
+            "--to",
+            get_args(SchedulerFormat),
             help="systemd: a user unit that runs `agentopt jobs start`; cron: a crontab line that runs the job; "
-            "kubernetes: a CronJob that runs the job."
+            "kubernetes: a CronJob that runs the job.",
         ),
     ],
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Job name. Not needed with --to systemd.")] = None,

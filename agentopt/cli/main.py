@@ -11,11 +11,12 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import typer
 
 from agentopt import __version__
+from agentopt.cli.choices import choice_option
 from agentopt.cli.jobs_app import jobs_app
 from agentopt.cli.journal_app import journal_app
 from agentopt.cli.output import stdout_console
@@ -105,7 +106,7 @@ def optimize(
 def evaluate(
     task: TaskArgument,
     candidate: CandidateOption = None,
-    split: Annotated[Split, typer.Option(help="Split to score.")] = "test",
+    split: Annotated[Split, choice_option("--split", get_args(Split), help="Split to score.")] = "test",
     fresh: FreshOption = False,
     repeats: Annotated[
         int, typer.Option(metavar="N", help="Independent repeats of every example; the score is their mean.")
@@ -166,7 +167,7 @@ def gate(
     max_cost_ratio: Annotated[
         float | None, typer.Option(help="Highest cost per example, as a ratio to the reference's. Default: any.")
     ] = None,
-    split: Annotated[Split, typer.Option(help="Split to compare on.")] = "test",
+    split: Annotated[Split, choice_option("--split", get_args(Split), help="Split to compare on.")] = "test",
     rows_needed: Annotated[
         bool, typer.Option("--rows-needed", help="Estimate the rows that the gate needs, by simulation.")
     ] = False,
@@ -190,9 +191,11 @@ def export_candidate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help=SourceHelp)],
     to: Annotated[
         ExportFormat,
-        typer.Option(
+        choice_option(
+            "--to",
+            get_args(ExportFormat),
             help="yaml: a candidate file; python: a module that needs only the openai client; "
-            "litellm: a router configuration."
+            "litellm: a router configuration.",
         ),
     ],
     out: Annotated[Path | None, typer.Option(help="Output file. Default: standard output.")] = None,
@@ -266,7 +269,9 @@ def judge_check(
     task: TaskArgument,
     labels: Annotated[Path, typer.Option(help="CSV or JSONL file with the columns id, output and label.")],
     candidate: CandidateOption = None,
-    split: Annotated[Split, typer.Option(help="Split that the labels are about.")] = "test",
+    split: Annotated[
+        Split, choice_option("--split", get_args(Split), help="Split that the labels are about.")
+    ] = "test",
     repeats: Annotated[
         int, typer.Option(metavar="N", help="Independent repeats of the judge's verdicts on each labelled output.")
     ] = 1,

@@ -365,6 +365,8 @@ def _remedy(detail: Any, place: Key, known: set[str], remedies: Mapping[str, str
     if "expected" in context:
         options = re.findall(r"'([^']*)'", str(context["expected"]))
         return did_you_mean(str(detail["input"]), options, "use one of these")
+    if not place and detail["input"] is None:
+        return "write `key: value` lines in it"
     for bound, form in _WITHIN.items():
         if bound in context:
             return form.format(context[bound])

@@ -53,6 +53,8 @@ def format_spend(spent: Usage, seconds: float, caps: Caps) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """`35 s`, or `2 min 5 s`."""
+    """`0.03 s`, `35 s`, or `2 min 5 s`."""
+    if 0 < seconds < 1:
+        return f"{seconds:.1g} s" if seconds >= 0.001 else "0.001 s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"

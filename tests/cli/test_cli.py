@@ -24,6 +24,7 @@ from filelock import FileLock
 
 from agentopt import __version__
 from agentopt.cli.commands.export import FORMATS
+from agentopt.core.phrases import in_words
 from agentopt.core.records import Split
 from agentopt.testing.server_process import ServerProcess
 from agentopt.testing.zoo import running_zoo
@@ -678,7 +679,11 @@ def test_an_invalid_choice_is_refused_with_the_valid_ones(
 ) -> None:
     outcome = agentopt(*arguments)
     assert (outcome.code, outcome.out) == (2, "")
-    assert f"'{value}' is not one of {', '.join(map(repr, choices))}" in " ".join(outcome.err.replace("│", " ").split())
+    name = next(word for word in arguments if word.startswith("--"))
+    assert outcome.err.startswith(
+        f"agentopt: {name}: must be one of {in_words(choices)}, but got '{value}'\n  remedy: "
+    )
+    assert "did you mean" in outcome.err
     assert_nothing_is_left(place)
 
 
