@@ -142,5 +142,6 @@ def _jobs() -> Any:
         return import_module("agentopt.cli.commands.jobs")
     except ModuleNotFoundError as error:
         if error.name and error.name.partition(".")[0] in EXTRA:
-            raise UserError(f"jobs need the package {error.name}", remedy="pip install 'agentopt[jobs]'") from error
+            rule = f"jobs needs {error.name}, which is not installed"
+            raise UserError(rule, remedy="pip install 'agentopt[jobs]'") from error
         raise

@@ -253,5 +253,5 @@ def test_without_the_extra_the_command_names_the_remedy(missing: str) -> None:
         [sys.executable, "-c", script + "from agentopt.cli.main import main; main()"], capture_output=True, text=True
     )
     assert done.returncode == 2, done.stderr
-    assert f"jobs need the package {missing}" in done.stderr
+    assert f"jobs needs {missing}, which is not installed" in done.stderr
     assert "pip install 'agentopt[jobs]'" in done.stderr

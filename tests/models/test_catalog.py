@@ -15,7 +15,7 @@ import pytest
 from agentopt.core.errors import CatalogError
 from agentopt.models.add_entry import add_entry
 from agentopt.models.catalog import Catalog, ModelSpec, Weights, read_catalog, with_table_defaults
-from agentopt.models.model_table import find_entry
+from agentopt.models.model_table import MAKERS, find_entry, search_table
 from agentopt.models.providers import adding_command
 
 EXAMPLE = Path(__file__).parents[2] / "configs" / "models.yaml"
@@ -252,3 +252,11 @@ def test_a_users_file_of_weights_is_identified_by_its_bytes(tmp_path: Path, monk
     assert identity("a.gguf", b"three") != first
     missing = ModelSpec(name="a", weights=Weights(file="/no/such.gguf"))
     assert missing.identity == "gguf:/no/such.gguf"
+
+
+@pytest.mark.parametrize("word", ["mini", "claude", "GEMINI"])
+def test_models_of_their_makers_are_listed_before_those_of_resellers(word: str) -> None:
+    own = [name.partition("/")[0] in MAKERS for name in search_table(word)]
+    assert own == sorted(own, reverse=True)
+    assert own[0]
+    assert not own[-1]
