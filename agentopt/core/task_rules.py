@@ -73,7 +73,7 @@ def check_function(function: Any, name: str, arguments: int, where: str) -> None
         try:
             signature.bind(*[None] * arguments)
         except TypeError as error:
-            rule = f"`{name}` must take {counted(arguments, 'argument')}, but {shown_name} takes {signature}"
+            rule = f"`{name}` must take {counted(arguments, 'argument')}, but {shown_name} takes {shortened(str(signature))}"
             raise TaskError(rule, where=where, remedy="change its parameters") from error
 
 
