@@ -73,7 +73,8 @@ def check_function(function: Any, name: str, arguments: int, where: str) -> None
         try:
             signature.bind(*[None] * arguments)
         except TypeError as error:
-            rule = f"`{name}` must take {counted(arguments, 'argument')}, but {shown_name} takes {shortened(str(signature))}"
+            taken = shortened(str(signature))
+            rule = f"`{name}` must take {counted(arguments, 'argument')}, but {shown_name} takes {taken}"
             raise TaskError(rule, where=where, remedy="change its parameters") from error
 
 
