@@ -141,7 +141,8 @@ def _jobs() -> Any:
     try:
         return import_module("agentopt.cli.commands.jobs")
     except ModuleNotFoundError as error:
-        if error.name and error.name.partition(".")[0] in EXTRA:
-            rule = f"jobs needs {error.name}, which is not installed"
+        package = (error.name or "").partition(".")[0]
+        if package in EXTRA:
+            rule = f"jobs needs {package}, which is not installed"
             raise UserError(rule, remedy="pip install 'agentopt[jobs]'") from error
         raise
