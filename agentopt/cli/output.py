@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -34,12 +35,19 @@ def print_plain(console: Console, text: str) -> None:
 def as_json_text(value: Any) -> str:
     """A value, with the dataclasses in it, as indented JSON; infinite numbers are the texts `Infinity`, `-Infinity`.
 
-    Amounts in USD are rounded.
+    Amounts in USD are rounded. Half a surrogate pair, which a model may answer and UTF-8 lacks, is a question mark.
     """
-    from pydantic_core import to_json, to_jsonable_python
+    from pydantic_core import to_jsonable_python
 
     data = rounded_usd(to_jsonable_python(value, inf_nan_mode="strings"))
-    return to_json(data, indent=2).decode()
+    return json.dumps(data, ensure_ascii=False, indent=2).encode(errors="replace").decode()
+
+
+def print_json(value: Any) -> None:
+    """Print a dataclass as JSON, in the form of its type's schema (docs/json.md)."""
+    from pydantic import TypeAdapter
+
+    print(as_json_text(TypeAdapter(type(value)).dump_python(value, mode="json")))  # noqa: T201 - the command's output
 
 
 @contextmanager

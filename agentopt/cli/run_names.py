@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from agentopt.api import load
 from agentopt.core.candidate import Candidate, load_candidate
+from agentopt.core.errors import ConfigError
+from agentopt.runs.archive import RunArchive, open_archive
 from agentopt.runs.candidate_file import find_candidate
 from agentopt.runs.config import Config, load_config
+from agentopt.runs.folder import RunFolder
 
 
 def run_path(run: Path, settings: Sequence[str]) -> Path:
@@ -25,6 +29,23 @@ def run_path(run: Path, settings: Sequence[str]) -> Path:
         return run
     named = load_config(settings).runs / run
     return named if named.exists() else run
+
+
+def archive_of(run: Path, settings: Sequence[str], *, in_python: str) -> RunArchive:
+    """Open the record of a run given by name or by path. No model is called.
+
+    Args:
+        run: As for `run_path`.
+        settings: `-c` options; they override the settings of the run.
+        in_python: Remedy for a run whose task was built in Python.
+
+    Raises:
+        ConfigError: There is no such run, its task was built in Python or has changed, or a file cannot be read.
+    """
+    found = RunFolder.open(run_path(run, settings))
+    if found.task is None:
+        raise ConfigError("the task of this run was built in Python", where=found.path, remedy=in_python)
+    return open_archive(found, *load(found.task, load_config(settings, found.config), agent=False))
 
 
 def candidate_of(source: Path | None, settings: Sequence[str]) -> tuple[Candidate | None, Config]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -100,12 +100,15 @@ def why_untraced(task: Task) -> str | None:
     return None
 
 
-def traces(archive: RunArchive, wanted: Iterable[tuple[int, Split]]) -> dict[tuple[int, Split], dict[str, Trace]]:
+def traces(
+    archive: RunArchive, wanted: Iterable[tuple[int, Split]], *, only: Collection[str] | None = None
+) -> dict[tuple[int, Split], dict[str, Trace]]:
     """Replay trials on the examples that they have results for.
 
     Args:
         archive: The run.
         wanted: Numbers of trials, each with the split.
+        only: Ids of examples. Default: all of the split.
 
     Returns:
         (trial, split) -> example id -> its trace. Examples of which the journal lacks a response have none.
@@ -116,7 +119,7 @@ def traces(archive: RunArchive, wanted: Iterable[tuple[int, Split]]) -> dict[tup
         if journal is None:
             return {}
         with closing(journal):
-            return asyncio.run(_Replay.of(archive, journal).all(archive, wanted))
+            return asyncio.run(_Replay.of(archive, journal).all(archive, wanted, only))
 
     if why_untraced(archive.task):
         return {}
@@ -139,7 +142,7 @@ class _Replay:
         return cls(archive.task, model, Draw(archive.run.config.response_seed))
 
     async def all(
-        self, archive: RunArchive, wanted: Iterable[tuple[int, Split]]
+        self, archive: RunArchive, wanted: Iterable[tuple[int, Split]], only: Collection[str] | None
     ) -> dict[tuple[int, Split], dict[str, Trace]]:
         found: dict[tuple[int, Split], dict[str, Trace]] = {}
         for number, split in wanted:
@@ -147,7 +150,8 @@ class _Replay:
             evaluation = archive.tests.get(number) if split == "test" or trial is None else trial.evaluation
             if trial is None or evaluation is None:
                 continue
-            examples = {example.id: example for example in self.task.splits.get(split, ())}
+            rows = self.task.splits.get(split, ())
+            examples = {example.id: example for example in rows if only is None or example.id in only}
             of_trial = {
                 result.id: await self.example(trial.candidate, examples[result.id])
                 for result in evaluation.results

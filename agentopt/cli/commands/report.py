@@ -8,14 +8,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from agentopt.api import LoadedTask, load
+from agentopt.api import LoadedTask
 from agentopt.cli.output import print_plain
-from agentopt.cli.run_names import run_path
-from agentopt.core.errors import ConfigError
+from agentopt.cli.run_names import archive_of
 from agentopt.core.files import check_writable
 from agentopt.report.page.build import write_page
 from agentopt.runs.archive import open_archive
-from agentopt.runs.config import load_config
 from agentopt.runs.folder import RunFolder
 
 
@@ -25,13 +23,8 @@ def build_report(
     """`agentopt report`: writes the page and prints its path."""
     if out is not None:
         check_writable(out)
-    run = RunFolder.open(run_path(path, settings))
-    if run.task is None:
-        rule = "the task of this run was built in Python"
-        remedy = "call agentopt.report.page.build.write_page with an archive of the run and the task"
-        raise ConfigError(rule, where=run.path, remedy=remedy)
-    loaded = load(run.task, load_config(settings, run.config), agent=False)
-    page = write_page(open_archive(run, *loaded), out, every_trial=every_trial)
+    remedy = "call agentopt.report.page.build.write_page with an archive of the run and the task"
+    page = write_page(archive_of(path, settings, in_python=remedy), out, every_trial=every_trial)
     print_plain(console, f"report: {page}")
     if open_page:
         webbrowser.open(page.absolute().as_uri())
