@@ -259,7 +259,7 @@ def test_the_command_prints_the_answer_and_writes_the_candidate(
     assert load_candidate(out) == of("large")
     code, printed, _ = console_script("whatif", result.run, "--min-score", "0.95")
     assert code == 0
-    assert "chosen: none of the trials within the limits has a score of 0.95; the highest is 0.9" in printed
+    assert "chosen: none, because no trial within the limits has a score of 0.95; the highest is 0.9" in printed
     for arguments, message in (
         (["--models", "smal"], "did you mean 'small'?"),
         (["--max-usd-per-1000", "-1"], "must be a positive number"),

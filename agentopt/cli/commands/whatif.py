@@ -84,9 +84,10 @@ def _lines(found: WhatIf, question: Question, run: RunFolder) -> Iterator[str]:
         if found.best and found.best != found.chosen:
             yield f"best:   {_described(found.best, found)}"
     else:
-        yield f"chosen: none of the trials {_reason(found, question)}"
+        yield f"chosen: none, because {_reason(found, question)}"
     change = "the same" if found.before == found.chosen else _described(found.before, found)
-    yield f"the run recommends: {change}{'' if found.before.is_allowed else ', which is not allowed now'}"
+    excluded = "" if found.before.is_allowed else ", which the limits or models exclude"
+    yield f"the run recommends: {change}{excluded}"
     yield "front, cheapest first:" if found.front else "front: empty"
     for option in found.front:
         yield f"  {_described(option, found)}"
@@ -102,10 +103,10 @@ def _unmeasured(found: WhatIf, run: RunFolder) -> Iterator[str]:
         reason = "whose cascades an earlier version recorded as one sum of two models"
         yield f"no cost at the new prices, so not chosen: trials {numbers}, {reason}"
     if not found.promising:
-        yield "every candidate within the limits was measured"
+        yield "every candidate within the limits was measured" if found.front else "no candidate is within the limits"
         return
     number = "many candidates" if found.untried is None else counted(found.untried, "candidate")
-    yield f"not measured: {number} within the limits; the most promising, with predicted costs:"
+    yield f"not measured in full: {number} within the limits; the most promising, with predicted costs:"
     for option in found.promising:
         usd = "" if option.usd is None else f"; measuring it takes about {format_usd(found.rows * option.usd)} USD"
         stopped = "" if option.trial is None else " | stopped early"
@@ -121,8 +122,8 @@ def _is_tested(option: Option, run: RunFolder) -> bool:
 
 def _reason(found: WhatIf, question: Question) -> str:
     if found.best is None:
-        return "is complete, has only these models and is within the limits"
-    return f"within the limits has a score of {question.min_score:g}; the highest is {found.best.score:.3f}"
+        return "no complete trial has only these models and costs within the limits"
+    return f"no trial within the limits has a score of {question.min_score:g}; the highest is {found.best.score:.3f}"
 
 
 def _described(option: Option, found: WhatIf) -> str:
