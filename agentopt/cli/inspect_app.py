@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import typer
 
+from agentopt.cli.choices import choice_option
 from agentopt.cli.output import stdout_console
 from agentopt.cli.start_app import ConfigOption
 
 RecordedSplit = Literal["validation", "test"]
+Role = Literal["baseline", "best", "recommended"]
+SPLITS = get_args(RecordedSplit)
 
 
 def inspect(
@@ -20,7 +23,8 @@ def inspect(
         str | None, typer.Option(metavar="ID", help="Show what every subtask was sent and answered on this example.")
     ] = None,
     split: Annotated[
-        RecordedSplit | None, typer.Option(help="Default: validation, or the split that has the example.")
+        RecordedSplit | None,
+        choice_option("--split", SPLITS, help="Default: validation, or the split that has the example."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     config: ConfigOption = None,
@@ -29,3 +33,19 @@ def inspect(
     from agentopt.cli.commands.inspect import InspectOptions, inspect_run
 
     inspect_run(InspectOptions(run, trial, example, split, json), config or [], stdout_console())
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run names or run folders.")],
+    split: Annotated[RecordedSplit, choice_option("--split", SPLITS, help="Split to compare on.")] = "test",
+    role: Annotated[
+        Role, choice_option("--role", get_args(Role), help="Which candidate of each run is compared.")
+    ] = "best",
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write an HTML page to this file.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Compare the best candidates of two or more runs on the examples that they share, without a model call."""
+    from agentopt.cli.commands.compare import CompareOptions, run_comparison
+
+    run_comparison(CompareOptions(runs, role, split, json, out), config or [], stdout_console())

@@ -17,7 +17,7 @@ import typer
 
 from agentopt import __version__
 from agentopt.cli.choices import choice_option
-from agentopt.cli.inspect_app import inspect
+from agentopt.cli.inspect_app import compare, inspect
 from agentopt.cli.jobs_app import jobs_app
 from agentopt.cli.journal_app import journal_app
 from agentopt.cli.output import stdout_console
@@ -41,7 +41,7 @@ app.add_typer(judge_app, name="judge")
 app.add_typer(runs_app, name="runs")
 app.add_typer(journal_app, name="journal")
 app.add_typer(jobs_app, name="jobs")
-for command in (quickstart, init, doctor, inspect):
+for command in (quickstart, init, doctor, inspect, compare):
     app.command()(command)
 
 ExportFormat = Literal["yaml", "python", "litellm"]

@@ -55,9 +55,9 @@ TRIAL_COLUMNS: tuple[Column[tuple[TrialLine, bool]], ...] = (
 FINALIST_COLUMNS: tuple[Column[Finalist], ...] = (
     Column("", lambda finalist: " = ".join(finalist.roles)),
     Column("trial", lambda finalist: str(finalist.trial)),
-    Column("validation", lambda finalist: _measured(finalist.validation)),
+    Column("validation", lambda finalist: measured_cell(finalist.validation)),
     Column("shrunk", lambda finalist: _shrunk(finalist.shrunk)),
-    Column("test", lambda finalist: _measured(finalist.test)),
+    Column("test", lambda finalist: measured_cell(finalist.test)),
     Column("against the baseline on test", lambda finalist: _compared(finalist)),
 )
 """First columns of the finalists; a column for each metric follows."""
@@ -170,7 +170,8 @@ def _shrunk(score: float | None) -> str:
     return "-" if score is None else f"{score:.3f}"
 
 
-def _measured(measured: Measured | None) -> str:
+def measured_cell(measured: Measured | None) -> str:
+    """The score with its interval and its number of examples; `not tested` without one."""
     if measured is None:
         return "not tested"
     count = f"n={measured.n}" if measured.n == measured.planned else f"n={measured.n} of {measured.planned}"

@@ -196,7 +196,9 @@ def _candidate(archive: RunArchive, number: int) -> Candidate:
 
 def _on(archive: RunArchive, number: int, split: InspectedSplit) -> Evaluation | None:
     trial = archive.trial(number)
-    return archive.tests.get(number) if split == "test" else trial and trial.evaluation
+    if split == "test" or trial is None:
+        return archive.tests.get(number)
+    return trial.evaluation
 
 
 def _evaluation(archive: RunArchive, number: int, split: InspectedSplit) -> Evaluation:

@@ -71,13 +71,13 @@ def page_of(archive: RunArchive, embedded: str, folder: str) -> str:
     """
     from jinja2 import Environment, StrictUndefined
 
-    scripts = [_resource("plotly-cartesian.min.js"), _resource("page.js")]
+    scripts = [resource("plotly-cartesian.min.js"), resource("page.js")]
     rebuild = shlex.join(["agentopt", "report", str(archive.run.path), "--every-trial"])
     content = {**page_content(archive), "folder": folder, "untraced": why_untraced(archive.task), "rebuild": rebuild}
-    template = Environment(autoescape=True, undefined=StrictUndefined).from_string(_resource("page.html"))
+    template = Environment(autoescape=True, undefined=StrictUndefined).from_string(resource("page.html"))
     return template.render(
         content=content,
-        style=_resource("page.css"),
+        style=resource("page.css"),
         scripts=scripts,
         hashes=[_hash(script) for script in scripts],
         data=json_for_html(content),
@@ -139,5 +139,6 @@ def _hash(script: str) -> str:
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
-def _resource(name: str) -> str:
+def resource(name: str) -> str:
+    """Return the text of a file in this folder."""
     return files("agentopt.report.page").joinpath(name).read_text(encoding="utf-8")

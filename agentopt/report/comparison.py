@@ -1,0 +1,80 @@
+"""The comparison of runs, as tables in a terminal and as one self-contained HTML page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from agentopt.core.gate import MARGIN
+from agentopt.report.formatting import format_difference, visible
+from agentopt.report.page.build import resource
+from agentopt.report.tables import MEASURE_COLUMNS, Column, Row, measured_cell, table_of
+from agentopt.runs.result import Measures
+from agentopt.runs.run_comparison import ComparedPair, ComparedRun, RunComparison
+
+
+def _of_measures(column: Column[Measures | None]) -> Callable[[ComparedRun], str]:
+    return lambda row: column.cell(row.measures)
+
+
+RUN_COLUMNS: tuple[Column[ComparedRun], ...] = (
+    Column("run", lambda row: visible(row.run)),
+    Column("task", lambda row: visible(row.task)),
+    Column("state", lambda row: row.state),
+    Column("trial", lambda row: str(row.trial), "right"),
+    Column("candidate", lambda row: visible(str(row.candidate))),
+    Column("score", lambda row: measured_cell(row.score)),
+    *(Column(c.header, _of_measures(c), c.justify) for c in MEASURE_COLUMNS),
+)
+
+PAIR_COLUMNS: tuple[Column[ComparedPair], ...] = (
+    Column("run", lambda row: visible(row.run)),
+    Column("against", lambda row: visible(row.reference)),
+    Column("difference", lambda row: format_difference(row.difference) if row.difference else row.reason),
+    Column("examples", lambda row: str(row.difference.n) if row.difference else "-", "right"),
+    Column("verdict", lambda row: row.verdict or "-"),
+)
+
+
+def comparison_tables(found: RunComparison) -> list[Table]:
+    """The runs, and the pairs of them.
+
+    Args:
+        found: The comparison.
+    """
+    return [
+        table_of(_runs_title(found), RUN_COLUMNS, found.runs),
+        table_of(_pairs_title(found), PAIR_COLUMNS, found.pairs),
+    ]
+
+
+def comparison_page(found: RunComparison) -> str:
+    """The comparison as HTML, without a script and without a request to a network.
+
+    Args:
+        found: The comparison.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    template = Environment(autoescape=True, undefined=StrictUndefined).from_string(resource("comparison.html"))
+    tables = [
+        _plain(_runs_title(found), RUN_COLUMNS, found.runs),
+        _plain(_pairs_title(found), PAIR_COLUMNS, found.pairs),
+    ]
+    page = template.render(tables=tables, notes=found.notes, style=resource("page.css"))
+    return page.encode(errors="replace").decode()
+
+
+def _plain(title: str, columns: Sequence[Column[Row]], rows: Sequence[Row]) -> dict[str, Any]:
+    cells = [[column.cell(row) for column in columns] for row in rows]
+    return {"title": title, "columns": [column.header for column in columns], "rows": cells}
+
+
+def _runs_title(found: RunComparison) -> str:
+    return f"The {found.role} candidate of each run on the {found.split} split (95% intervals)"
+
+
+def _pairs_title(found: RunComparison) -> str:
+    return f"Paired differences over the examples that two runs share (margin {MARGIN:g})"
