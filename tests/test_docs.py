@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import shlex
+import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -242,8 +246,6 @@ def test_a_task_file_with_a_wrong_option_names_file_and_key(place: Path) -> None
 
 
 def test_registering_strategies_loads_no_search_library() -> None:
-    import subprocess
-
     code = "import sys; from agentopt.core.registry import STRATEGIES; STRATEGIES.names();"
     code += "print(sorted({'optuna', 'langgraph', 'scipy'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -268,3 +270,54 @@ def test_arguments_in_commands_are_quoted_if_a_shell_would_expand_them(page: Pat
     lines = [line.partition(" #")[0] for part in code for line in part.splitlines()]
     settings = [word for line in lines for word in re.findall(r"(?:-c |pip install ).*", unquoted(line))]
     assert [word for word in settings if re.search(r"[\[\]*?{}]", word)] == []
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The documentation site, built with warnings as errors."""
+    if not (find_spec("material") and find_spec("mkdocstrings_handlers")):
+        pytest.skip("mkdocs-material and mkdocstrings-python are not installed (extra docs)")
+    folder = tmp_path_factory.mktemp("site")
+    call = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(call, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+class Loaded(HTMLParser):
+    """The addresses that a browser loads to show a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        names = {"script": "src", "img": "src", "iframe": "src", "link": "href"}
+        self.found += [value for name, value in attrs if name == names.get(tag) and value]
+
+
+def test_the_site_loads_nothing_from_another_host(site: Path) -> None:
+    pages = list(site.rglob("*.html"))
+    assert len(pages) > 25
+    for page in pages:
+        reader = Loaded()
+        reader.feed(page.read_text(encoding="utf-8"))
+        assert len(reader.found) > 2
+        assert [address for address in reader.found if re.match(r"(https?:)?//", address)] == [], page
+
+
+@pytest.mark.parametrize(
+    ("page", "texts"),
+    [
+        (
+            "reference/settings.html",
+            ["budget.usd", "US dollars, by the catalogue", "search.tolerance", "promotion.margin"],
+        ),
+        ("reference/cli.html", ["agentopt whatif", "agentopt models add", "Print the worst-case cost"]),
+        ("reference/api.html", ["agentopt.optimize", "agentopt.SearchSpace", "Raises", "TrialDone"]),
+    ],
+)
+def test_the_references_are_generated(site: Path, page: str, texts: list[str]) -> None:
+    shown = re.sub(r"<[^>]+>", "", (site / page).read_text(encoding="utf-8"))
+    assert [text for text in texts if text not in shown] == []
