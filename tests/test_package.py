@@ -44,6 +44,7 @@ BESIDE_ROOMS = {"__init__.py", "__main__.py", "api.py", "py.typed"}
 IMPORTERS = {
     "datasets": {"taskfile/hub.py"},
     "pyarrow": {"taskfile/parquet.py"},
+    "pandas": {"runs/frames.py"},
     "python_calamine": {"taskfile/sheet.py"},
     "json_repair": {"core/json_text.py"},
     "litellm": {"models/litellm_route.py"},

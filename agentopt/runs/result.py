@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from collections import Counter
 from collections.abc import Iterable
@@ -26,6 +27,7 @@ from agentopt.core.stats import Difference, Interval, mean_interval
 from agentopt.core.stop_reason import StopKind, StopReason
 from agentopt.core.usd import USD_DIGITS, format_usd, rounded_usd
 from agentopt.core.yaml_models import did_you_mean, shown, to_yaml
+from agentopt.runs.frames import example_rows, frame, trial_row
 from agentopt.runs.prompt_report import PromptReport, report_of_0_1_0
 from agentopt.runs.response_issues import IncompleteResponses, LeftOut
 
@@ -337,6 +339,26 @@ class Result:
             *(f"  {issue}" for issue in (*self.incomplete, *self.left_out)),
         ]
         return "\n".join(shorten(line, SCREEN_WIDTH) for line in lines)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the text of `repr`, escaped."""
+        return f"<pre>{html.escape(repr(self))}</pre>"
+
+    def trials_frame(self) -> Any:
+        """A `pandas.DataFrame` with one row for each trial; its columns are in docs/python.md.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        return frame(trial_row(trial, trial.number in self.pareto) for trial in self.trials)
+
+    def examples_frame(self) -> Any:
+        """A `pandas.DataFrame` with one row for each example of each evaluation; its columns are in docs/python.md.
+
+        Raises:
+            UserError: pandas is not installed, or the run's folder is gone.
+        """
+        return frame(example_rows(self.run, {t.number: (t.candidate, t.state, t.scored) for t in self.trials}))
 
     def save(self, folder: Path) -> None:
         """Write `result.json`, `best.yaml` and `recommended.yaml`, each whole or not at all."""

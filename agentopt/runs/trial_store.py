@@ -221,6 +221,22 @@ def _from_optuna(frozen: optuna.trial.FrozenTrial, space: SearchSpace) -> Trial:
     )
 
 
+def recorded_evaluations(path: Path) -> list[tuple[Candidate, Evaluation]]:
+    """Read every evaluation in the storage of a run with its candidate, the newest first, without the task.
+
+    Args:
+        path: `trials.db` of the run's folder.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if not path.exists():
+        return []
+    records = optuna.load_study(study_name=STUDY_NAME, storage=_storage(path)).get_trials(deepcopy=False)
+    attributes = [frozen.user_attrs for frozen in reversed(records)]
+    return [(Candidate.from_dict(a["candidate"]), _evaluations.validate_json(a["evaluation"])) for a in attributes]
+
+
 def recorded_trials(run: RunFolder, task: Task, specs: Mapping[str, ModelSpec]) -> list[Trial]:
     """Read the trials of a run; their costs are those of nominal token lengths if the task has none.
 
