@@ -288,21 +288,25 @@ def judge_check(
 
 
 @runs_app.command("list")
-def runs_list(config: ConfigOption = None) -> None:
+def runs_list(
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False, config: ConfigOption = None
+) -> None:
     """List every run in the runs folder with its best score."""
     from agentopt.cli.commands.runs import show_runs
 
-    show_runs(config or [], stdout_console())
+    show_runs(config or [], stdout_console(), as_json=json)
 
 
 @runs_app.command("show")
 def runs_show(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run name or run folder.")], config: ConfigOption = None
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run name or run folder.")],
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    config: ConfigOption = None,
 ) -> None:
     """Print the result of one run again."""
     from agentopt.cli.commands.runs import show_run
 
-    show_run(run, config or [], stdout_console())
+    show_run(run, config or [], stdout_console(), as_json=json)
 
 
 @models_app.command("list")

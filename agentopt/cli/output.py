@@ -44,7 +44,7 @@ def as_json_text(value: Any) -> str:
 
 
 def print_json(value: Any) -> None:
-    """Print a dataclass as JSON, in the form of its type's schema (docs/json.md)."""
+    """Print a dataclass as JSON, in the form of its type's schema (docs/report.md)."""
     from pydantic import TypeAdapter
 
     print(as_json_text(TypeAdapter(type(value)).dump_python(value, mode="json")))  # noqa: T201 - the command's output

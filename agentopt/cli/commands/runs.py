@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -10,18 +11,58 @@ from rich.markup import escape
 from rich.table import Table
 
 from agentopt.cli.commands.optimize import show_result
-from agentopt.cli.output import print_plain
+from agentopt.cli.output import print_json, print_plain
 from agentopt.cli.run_names import run_path
 from agentopt.core.errors import ConfigError
+from agentopt.core.gate import GateVerdict
 from agentopt.report.terminal import print_result
 from agentopt.runs.config import load_config
 from agentopt.runs.folder import RunFolder, UnreadableRun, find_run, list_runs
 from agentopt.runs.result import KEPT, load_result
 
 
-def show_runs(settings: Sequence[str], console: Console) -> None:
+@dataclass(frozen=True, slots=True)
+class RunLine:
+    """One run of `agentopt runs list --json`.
+
+    Attributes:
+        run: The run's folder.
+        finished: Whether it has a result that can be read.
+        validation: Score of the best candidate on the validation split; None without a result.
+        test: Its score on the test split; None if it was not tested.
+        verdict: The best candidate against the baseline on the test split; None without a comparison.
+    """
+
+    run: str
+    finished: bool
+    validation: float | None = None
+    test: float | None = None
+    verdict: GateVerdict | None = None
+
+    @classmethod
+    def of(cls, path: Path) -> RunLine:
+        """The line of a run's folder."""
+        try:
+            result = load_result(path)
+            best = result.finalist("best")
+        except ConfigError:
+            return cls(str(path), False)
+        return cls(str(path), True, best.validation.score, best.test.score if best.test else None, result.verdict)
+
+
+@dataclass(frozen=True, slots=True)
+class RunList:
+    """The output of `agentopt runs list --json`; the oldest run first."""
+
+    runs: tuple[RunLine, ...]
+
+
+def show_runs(settings: Sequence[str], console: Console, *, as_json: bool) -> None:
     """`agentopt runs list`."""
     folder = load_config(settings).runs
+    if as_json:
+        print_json(RunList(tuple(RunLine.of(run.path) for run in list_runs(folder))))
+        return
     table = Table()
     for column in ("run", "state", "best on validation", "test", "verdict"):
         table.add_column(column)
@@ -42,9 +83,12 @@ def _run_cells(run: RunFolder | UnreadableRun) -> tuple[str, str, str, str]:
     return "finished", f"{best.validation.score:.3f}", test, verdict
 
 
-def show_run(run: Path, settings: Sequence[str], console: Console) -> None:
+def show_run(run: Path, settings: Sequence[str], console: Console, *, as_json: bool = False) -> None:
     """`agentopt runs show`."""
     found = find_run(run_path(run, settings))
+    if as_json and (isinstance(found, RunFolder) or found.is_finished):
+        print_json(load_result(found.path))
+        return
     if isinstance(found, RunFolder):
         show_result(load_result(found.path), found.task, console)
         return
