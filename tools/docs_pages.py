@@ -16,7 +16,6 @@ import sys
 import textwrap
 import types
 from collections.abc import Iterator
-from enum import EnumType
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -181,8 +180,6 @@ def typed(annotation: Any) -> str:
         return f"list of {typed(arguments[0])}"
     if origin is not None:
         return f"mapping to {typed(arguments[-1])}"
-    if isinstance(annotation, EnumType):
-        return " or ".join(f"`{member.value}`" for member in annotation)
     return NAMES.get(annotation) or ("mapping" if issubclass(annotation, BaseModel | dict) else "text")
 
 
