@@ -57,7 +57,7 @@ class RunList:
     runs: tuple[RunLine, ...]
 
 
-def show_runs(settings: Sequence[str], console: Console, *, as_json: bool) -> None:
+def show_runs(settings: Sequence[str], console: Console, *, as_json: bool = False) -> None:
     """`agentopt runs list`."""
     folder = load_config(settings).runs
     if as_json:
