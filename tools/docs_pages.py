@@ -114,7 +114,7 @@ def settings() -> str:
 
 def tables(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """The table of a model's keys, then those of the models in it."""
-    rows = ["| key | type | default | |", "|---|---|---|---|"]
+    rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
     nested: list[tuple[str, type[BaseModel]]] = []
     described = descriptions(model)
     for name, field in model.model_fields.items():
