@@ -195,7 +195,10 @@ def predicted_usd(space: SearchSpace) -> Iterator[str]:
     for s in space.subtasks:
         most = next((axis.values[-1] for axis in s.settings if axis.name == DEMOS), None)
         shown = [s.choice(model, n, named) for model in s.models for n, named in _shown(s, most)]
-        costs = (f"{choice} {format_cost(s.cost_of('usd', choice), 'usd')}" for choice in shown)
+        usd = {choice: s.cost_of("usd", choice) for choice in shown}
+        if not any(usd.values()):  # all models are free
+            continue
+        costs = (f"{choice} {format_cost(cost, 'usd')}" for choice, cost in usd.items())
         yield f"USD per 1,000 requests of {s.name}, predicted from the task's tokens: {', '.join(costs)}"
 
 
