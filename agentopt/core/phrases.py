@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
+
+FIRST = 3
+"""Names that a list of failures has at most for one reason."""
 
 
 def counted(number: int, noun: str) -> str:
@@ -18,14 +20,21 @@ def in_words(words: Iterable[str]) -> str:
 
 
 def failures_in_words(failures: Mapping[str, str], total: int, noun: str) -> list[str]:
-    """`row-3: no answer`, or `8 of 8 rows: no answer` for failures with the same words.
+    """`row-3: no answer`, or `8 of 8 rows: no answer (a, b, c, ...)` for failures with the same words.
 
     Args:
         failures: Name of each that failed -> why.
         total: Number of all of them, those that did not fail included.
         noun: What one of them is, such as `row`.
     """
-    counts = Counter(failures.values())
-    first = {why: name for name, why in reversed([*failures.items()])}
-    of_all = counted(total, noun)
-    return [f"{first[why] if count == 1 else f'{count:,} of {of_all}'}: {why}" for why, count in counts.items()]
+    names: dict[str, list[str]] = {}
+    for name, why in failures.items():
+        names.setdefault(why, []).append(name)
+    return [
+        f"{same[0]}: {why}" if len(same) == 1 else f"{len(same):,} of {counted(total, noun)}: {why} ({_first(same)})"
+        for why, same in names.items()
+    ]
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:FIRST]) + (", ..." if len(names) > FIRST else "")

@@ -41,6 +41,7 @@ IN_YAML: dict[str, str] = {
     "missing": "add `{}: ...`",
     "int": "write a whole number, such as 8",
     "float": "write a number, such as 0.5",
+    "finite": "write a number that is not infinite, such as 0.5",
     "bool": "write true or false",
     "string": "write a text; put it in quotes if it looks like a number",
     "path": "write a path, such as models.yaml",

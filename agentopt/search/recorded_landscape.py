@@ -34,7 +34,9 @@ FORMAT = 1
 """Version of the file format; files of other versions are rejected."""
 MOST = 20_000
 """Most candidates that can be recorded."""
-_NOT_RECORDED = ("responses", "cut_off", "only_thought", "escalated", "cached_tokens", "reasoning_tokens", "seconds")
+_NOT_RECORDED = {
+    *("responses", "requests", "cut_off", "only_thought", "escalated", "cached_tokens", "reasoning_tokens", "seconds"),
+}
 USES = tuple(f.name for f in fields(SubtaskUse) if f.name not in _NOT_RECORDED and not f.name.startswith("big_"))
 """The usage that is recorded with each score, summed over the subtasks."""
 

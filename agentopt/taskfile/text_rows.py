@@ -15,10 +15,13 @@ from typing import Any
 
 from agentopt.core.errors import TaskError
 from agentopt.core.json_document import parse_json
-from agentopt.core.yaml_models import RuleError, as_error, shortened
+from agentopt.core.yaml_models import RuleError, as_error
 from agentopt.taskfile.table import Placed, table_rows
 
 CORRECT_PATH = "correct the path; it is relative to the task folder, or to the working folder if set by -c data="
+
+LONGEST_PATH = 300
+"""Characters of a path in a message."""
 
 _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
@@ -116,11 +119,17 @@ def check_is_file(path: Path, where: str, remedy: str = CORRECT_PATH) -> None:
         kind = stat.S_IFMT(path.stat().st_mode)
     except (OSError, ValueError) as error:  # a zero byte in the name is a ValueError
         reason = error.strerror if isinstance(error, OSError) else error
-        rule = f"the file {shortened(str(path))} cannot be read: {reason}"
+        rule = f"the file {_printable(path)} cannot be read: {reason}"
         raise TaskError(rule, where=where, remedy=remedy) from error
     if kind != stat.S_IFREG:
         rule = f"data must be a file, but {path} is {_KINDS.get(kind, 'something else')}"
         raise TaskError(rule, where=where, remedy="give the path of a file; write the output of a command to one")
+
+
+def _printable(path: Path) -> str:
+    """The path without control characters, and its end alone if it is very long."""
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(path))
+    return text if len(text) <= LONGEST_PATH else f"...{text[-LONGEST_PATH:]}"
 
 
 def file_text(path: Path, where: str, remedy: str = CORRECT_PATH) -> str:

@@ -354,7 +354,7 @@ def test_a_dry_run_prints_the_worst_case_and_leaves_nothing(
     # the share has room for 72.
     calls = {part: int(row[0].replace(",", "")) for part, row in cells.items()}
     assert calls == {"search": 96, "agent": 0, "prompts": 72, "test": 72, "total": 240}
-    note = "does not fit in prompts.share (0.3 of the run's worst case). Raise it, or set budget.calls=480 or more."
+    note = "does not fit in prompts.share (0.3 of the run's worst case); raise it, or set budget.calls=480 or more"
     assert note in " ".join(outcome.out.split())
     larger = agentopt("optimize", str(place.task), *settings, "--dry-run", "-c", "prompts.share=0.5")
     assert "System prompts use at most 144 calls (prompts.share: 0.5 of the run's worst case)." in larger.out
@@ -576,8 +576,9 @@ def test_a_run_can_be_listed_shown_evaluated_and_run_again_for_nothing(
         listed = agentopt("runs", "list", *place.settings)
         assert re.search(rf"{run.name[:8]}.*finished", listed.out.replace("\n", " "))
         shown = agentopt("runs", "show", str(run))
-        assert shown.out == made.out, "the result alone is on stdout"
-        assert agentopt("runs", "show", run.name, *place.settings).out == made.out, "a run's name is enough"
+        page = f"Report:  {run / 'report.html'}\n"
+        assert shown.out + page == made.out, "the result alone is on stdout, and the page's path"
+        assert agentopt("runs", "show", run.name, *place.settings).out == shown.out, "a run's name is enough"
         assert "Spent by purpose" in agentopt("runs", "show", run.name).out, "the runs folder is runs/ by default"
         exported = agentopt("export", run.name, "--to", "yaml")
         assert exported.out == agentopt("export", str(run), "--to", "yaml").out

@@ -137,8 +137,7 @@ def test_two_candidate_files_are_compared_and_the_journal_answers_what_it_has(
     assert code == 0
     assert out.startswith("superior: +0.")
     assert (
-        "n=40, margin 0.02\nlarge.yaml against small.yaml, on the test split\ncost: 2 times the reference's, in USD"
-        in out
+        "n=40, margin 0.02\nlarge.yaml against small.yaml, on the test split\ncost: 2 times the reference's USD" in out
     )
     spent = calls(place)
     assert spent == 80

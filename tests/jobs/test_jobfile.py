@@ -46,7 +46,7 @@ def test_a_small_file_gets_the_default_rule_and_no_caps(tmp_path: Path) -> None:
     [
         ({"canary": 20}, "canary", "write 0.1 for a tenth of them"),
         ({"canary": -0.1}, "canary", "a share of the test rows, from 0 to 1"),
-        ({"canary": float("nan")}, "canary", "a share of the test rows, from 0 to 1"),
+        ({"canary": float("nan")}, "canary", "must be a finite number, but got nan"),
         ({"promotion": {"margin": 0}}, "promotion.margin", "greater than 0"),
         ({"promotion": {"max_cost_ratio": -1}}, "promotion.max_cost_ratio", "greater than 0"),
         ({"schedule": {"every": "2x"}}, "schedule.every", "s, m, h, d or w"),

@@ -280,7 +280,7 @@ def test_a_wait_that_the_provider_requests_is_shown_once() -> None:
 
 def test_failures_with_the_same_words_are_listed_once() -> None:
     found = {"a": "unknown model", "b": "no answer", "c": "unknown model"}
-    assert failures_in_words(found, 8, "row") == ["2 of 8 rows: unknown model", "b: no answer"]
+    assert failures_in_words(found, 8, "row") == ["2 of 8 rows: unknown model (a, c)", "b: no answer"]
     assert failures_in_words({}, 8, "row") == []
     left = [LeftOut("test", name, "content filter", "filtered") for name in ("a", "b", "c")]
     assert left_out_notes(left) == [

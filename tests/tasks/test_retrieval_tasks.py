@@ -248,7 +248,7 @@ async def test_any_of_the_answers_over_a_graph_counts(tmp_path: Path, output: st
 
 @pytest.mark.parametrize("name", KNOB)
 def test_a_row_in_another_format_is_reported_with_its_line(name: str, tmp_path: Path) -> None:
-    with pytest.raises(TaskError, match=r"rows\.jsonl:1: the row must have the column '\w+'[\s\S]*README"):
+    with pytest.raises(TaskError, match=r"rows\.jsonl:1: the row must have the column '\w+'[\s\S]*reader reads"):
         loaded(name, tmp_path, lambda n: {"id": n, "question": "?"})
 
 

@@ -80,7 +80,8 @@ def run_optimization(task: Path | None, settings: Sequence[str], resume: Path | 
             print_plain(progress, f"stopped; every answer received is cached. Resume with:\n  {how}")
             sys.exit(INTERRUPTED)
     show_result(result, task.absolute(), console)
-    leave_report(RunFolder.open(result.run), loaded, console)
+    # A resumed run keeps the settings that override its own.
+    leave_report(RunFolder.open(result.run) if opened and settings else run[0], loaded, console)
     if result.failed:
         how = f"fix the cause, then `{run[0].resuming}`; answers that were paid for are kept"
         raise AgentoptError(f"{result.failed}\n  remedy: {how}")
