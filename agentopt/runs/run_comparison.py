@@ -185,5 +185,5 @@ def _difference(a: _Scores, b: _Scores, seed: int) -> Difference | None:
         return None
     ids = {key: str(place) for place, key in enumerate(shared)}
     groups = groups_of({name: {("a", a.group[key]), ("b", b.group[key])} for key, name in ids.items()})
-    named = ({name: of.scores[key] for key, name in ids.items()} for of in (a, b))
-    return paired_difference(*shared_by_group(*named, groups), seed=seed)
+    first, second = ({name: of.scores[key] for key, name in ids.items()} for of in (a, b))
+    return paired_difference(*shared_by_group(first, second, groups), seed=seed)
