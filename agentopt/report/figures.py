@@ -1,7 +1,7 @@
 """Figures of a run as plotly specifications: pure functions from recorded data to plain dictionaries.
 
 `plotly.graph_objects.Figure(figure.spec)` accepts a specification, and so does plotly.js. Colours are those of Okabe
-and Ito, which colour-blind readers can tell apart.
+and Ito, which colour-blind readers can distinguish.
 """
 
 from __future__ import annotations
