@@ -22,10 +22,11 @@ from agentopt.core.errors import (
     TransientModelError,
     UnsupportedParameterError,
 )
+from agentopt.models.error_codes import Meaning, meaning_of
 from agentopt.models.json_bytes import unwrap_error
 from agentopt.models.redaction import redact
 from agentopt.models.refusals import classify, refused_parameter, requested_wait
-from agentopt.models.response_body import clean, error_object, error_text
+from agentopt.models.response_body import clean, error_in, error_object, error_text
 from agentopt.models.retry_after import retry_after
 
 LONGEST_MESSAGE = 300
@@ -46,7 +47,7 @@ BROKEN = (httpx.HTTPError, aiohttp.ClientError, TimeoutError, ConnectionError)
 TIMED_OUT = (TimeoutError, httpx.TimeoutException)
 
 NO_KEY_SENT = "the entry sends no API key, set api_key_env to the variable of one"
-REMEDIES = {
+REMEDIES: Mapping[Meaning | None, str] = {
     401: "check the API key",
     402: "add credit to the account",
     403: "check the permissions of the API key",
@@ -129,8 +130,8 @@ class _Describe:
     def words(self, text: str) -> str:
         return readable(text, self._secrets)
 
-    def remedy(self, status: int | None) -> str:
-        return REMEDIES.get(status or 0, "") if self._has_key or status != 401 else NO_KEY_SENT
+    def remedy(self, status: Meaning | None) -> str:
+        return REMEDIES.get(status, "") if self._has_key or status != 401 else NO_KEY_SENT
 
 
 def _innermost(chain: list[BaseException], kinds: tuple[type[BaseException], ...]) -> BaseException | None:
@@ -146,9 +147,8 @@ def _response(chain: list[BaseException]) -> httpx.Response | None:
 
 
 def _from_response(response: httpx.Response, body: Mapping[str, Any], describe: _Describe) -> ModelError:
-    status, (words, param) = response.status_code, _provider_message(response)
-    wait = retry_after(response.headers)
-    return _refused(status, words, param, body, describe, label=f"HTTP {status}", wait=wait)
+    status, wait = response.status_code, retry_after(response.headers)
+    return _refused(status, _provider_error(response), body, describe, label=f"HTTP {status}", wait=wait)
 
 
 def _from_body(malformed: MalformedResponseError, body: Mapping[str, Any], describe: _Describe) -> ModelError:
@@ -158,33 +158,33 @@ def _from_body(malformed: MalformedResponseError, body: Mapping[str, Any], descr
         return TransientModelError(text, billed=True, kind="malformed body", tokens=malformed.tokens)
     code = str(malformed.error.get("code") or malformed.error.get("status"))
     status = int(code) if len(code) == 3 and code.isdecimal() and code >= "400" else None
-    param = malformed.error.get("param")
     label = f"HTTP {status}" if status else "error in the response"
-    failure = _refused(status, str(malformed), param, body, describe, label=label, wait=None)
+    failure = _refused(status, malformed.error, body, describe, label=label, wait=None)
     failure.tokens = malformed.tokens
     return failure
 
 
 def _refused(
     status: int | None,
-    words: str,
-    param: object,
+    error: Mapping[str, Any],
     body: Mapping[str, Any],
     describe: _Describe,
     *,
     label: str,
     wait: float | None,
 ) -> ModelError:
+    words, param = error_text(error), error.get("param")
     text, said = describe(f"{label}: {words}"), describe.words(words)
+    meaning = meaning_of(error, status)
     parameter = refused_parameter(words, param if isinstance(param, str) else None, body)
-    if parameter and status in (None, 400, 404, 405, 415, 422, 501):
+    if parameter and meaning in (None, 400, 404, 405, 415, 422, 501):
         return UnsupportedParameterError(text, parameter=parameter, kind=label, provider_message=said)
-    refusal = classify(status, words, kind=label)
+    refusal = classify(meaning, words, kind=label)
     if refusal.scope == "transient":
-        if wait is None and status in (429, 503):
+        if wait is None and meaning in (429, 503):
             wait = requested_wait(words)
         return TransientModelError(text, retry_after=wait, kind=refusal.kind, provider_message=said)
-    if refusal.scope == "model" and (remedy := describe.remedy(status)):
+    if refusal.scope == "model" and (remedy := describe.remedy(meaning)):
         text += f"; {remedy}"
     return PermanentModelError(text, kind=refusal.kind, scope=refusal.scope, provider_message=said)
 
@@ -197,19 +197,18 @@ def _broken(found: BaseException, describe: _Describe) -> ModelError:
     return TransientModelError(text, billed=True, kind="connection dropped")
 
 
-def _provider_message(response: httpx.Response) -> tuple[str, object]:
-    """The provider's words in an error response, and the parameter it names."""
+def _provider_error(response: httpx.Response) -> Mapping[str, Any]:
+    """Return the error object of an error response."""
     try:
         content = response.content
     except httpx.ResponseNotRead:
-        return response.reason_phrase, None
+        return {"message": response.reason_phrase}
     try:
-        parsed = json.loads(content)
-        error = error_object(unwrap_error(parsed)["error"])
-        return error_text(error), error.get("param")
-    except (ValueError, KeyError, TypeError, RecursionError):
-        text = content[: 4 * LONGEST_MESSAGE].decode(errors="replace")
-        return text.strip() or response.reason_phrase, None
+        error = error_in(unwrap_error(json.loads(content)))
+    except (ValueError, AttributeError, RecursionError):
+        error = None
+    text = content[: 4 * LONGEST_MESSAGE].decode(errors="replace")
+    return error_object(error or text.strip() or response.reason_phrase)
 
 
 def _from_client_library(error: Exception, describe: _Describe) -> ModelError | None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentopt.core.errors import FailureScope
+from agentopt.models.error_codes import Meaning
 
 CONTENT_FILTER = re.compile(
     r"content.?filter|content.{0,20}polic(y|ies)|content management|responsible.?ai|moderation|flagged|safety|"
@@ -20,7 +21,8 @@ CONTENT_FILTER = re.compile(
 )
 CONTEXT_LENGTH = re.compile(
     r"context.{0,12}(length|window|size)|exceeds? the available context|prompt is too long|too many (input )?tokens|"
-    r"input.{0,20}too long|maximum.{0,20}(input|prompt) (length|tokens)|string_above_max_length|reduce the length",
+    r"input.{0,20}too long|exceeded model token limit|token count.{0,40}exceeds|string_above_max_length|"
+    r"maximum.{0,20}(input|prompt) (length|tokens)|reduce the length",
     re.IGNORECASE | re.DOTALL,
 )
 NO_CREDIT = re.compile(
@@ -38,6 +40,10 @@ WRONG_KEY = re.compile(
     r"authori[sz]|permission|access.?denied|forbidden|log.?in fail",
     re.IGNORECASE,
 )
+REFUSED_KEY = re.compile(
+    r"api.?key.{0,12}(not valid|invalid|expired|not found)|(invalid|expired) api.?key", re.IGNORECASE
+)
+"""Of the words for a wrong key, those that Gemini sends with status 400 and that name nothing in a prompt."""
 BAD_REQUEST = re.compile(r"\binvalid_(request|argument|json|param|prompt|value)|\bbad.?request", re.IGNORECASE)
 UNSUPPORTED = re.compile(
     r"support|unknown|unrecogni[sz]ed|unexpected|not permitted|not allowed|extra.?(inputs|forbidden|fields)|invalid|"
@@ -67,15 +73,19 @@ class Refusal:
     kind: str
 
 
-def classify(status: int | None, words: str, *, kind: str) -> Refusal:
+def classify(status: Meaning | None, words: str, *, kind: str) -> Refusal:
     """Classify a refusal.
 
     Args:
-        status: HTTP status, or one that the error object has as its code; None if there is none.
+        status: HTTP status, or what the code of the error object means; None if there is neither.
         words: The provider's message, with its code and type.
         kind: What an unclassified failure is counted by, such as `HTTP 400`.
     """
-    if NO_CREDIT.search(words) or status == 402:
+    if isinstance(status, str):
+        return Refusal("example", status)
+    # A provider that names a wait has a limit on the rate: Gemini's words for that are OpenAI's for no credit.
+    is_rate_limit = status == 429 and requested_wait(words) is not None
+    if status == 402 or (NO_CREDIT.search(words) and not is_rate_limit):
         return Refusal("model", kind)
     if status != 429 and CONTEXT_LENGTH.search(words):
         return Refusal("example", "context length")
@@ -88,7 +98,7 @@ def classify(status: int | None, words: str, *, kind: str) -> Refusal:
         return Refusal("example" if BAD_REQUEST.search(words) else "transient", kind)
     if status in TRANSIENT_STATUSES or status >= 500:
         return Refusal("transient", kind)
-    if status in MODEL_STATUSES or (status == 400 and UNKNOWN_MODEL.search(words)):
+    if status in MODEL_STATUSES or (status == 400 and (UNKNOWN_MODEL.search(words) or REFUSED_KEY.search(words))):
         return Refusal("model", kind)
     return Refusal("example", kind)
 

@@ -46,7 +46,7 @@ BROKEN_OFF = re.compile(r"error|fail|abort|cancel|interrupt|time.?out|timed.?out
 """Words for an answer that the provider's own failure ended, such as DeepSeek's `insufficient_system_resource`."""
 ERROR_KEYS = ("detail", "message", "msg", "error_msg", "status_msg", "errors", "base_resp")
 """Keys of errors in the bodies of endpoints without `error`."""
-CODE_KEYS = ("code", "status_code", "statusCode", "status")
+CODE_KEYS = ("code", "error_code", "status_code", "statusCode", "status")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ def read_completion(answer: Any, *, most: int) -> ReadBody:
     usage = replace(read_usage(answer.get("usage")), of_first="timings" in answer)
     tokens = None if usage.prompt is None or usage.completion is None else (usage.prompt, usage.completion)
     choices = answer.get("choices")
-    if not choices and (error := _error_in(answer)):
+    if not choices and (error := error_in(answer)):
         raise _error_body(error, tokens)
     if not isinstance(choices, list) or not choices:
         raise _with_tokens(MalformedResponseError(f"expected choices, but got {_shown(choices)}"), tokens)
@@ -159,8 +159,11 @@ def read_choice(choice: Any) -> ReadChoice:
     return ReadChoice(text, clean(reason)[:32], clean(thought), calls)
 
 
-def _error_in(answer: Mapping[str, Any]) -> Any:
-    """The error of a body without choices, in whatever form; None if it has none."""
+def error_in(answer: Mapping[str, Any]) -> Any:
+    """Return the error of a body without choices, in whatever form; None if it has none.
+
+    A code of MiniMax or of Baidu's first version is preceded by the key that it is sent under, as in `error_codes`.
+    """
     if answer.get("error"):
         return answer["error"]
     words = next((answer[key] for key in ERROR_KEYS if answer.get(key)), None)
@@ -170,7 +173,12 @@ def _error_in(answer: Mapping[str, Any]) -> Any:
     fields = first if isinstance(first, dict) else {}
     message = fields.get("status_msg") or fields.get("message") or words
     code = next((given[key] for given in (fields, answer) for key in CODE_KEYS if given.get(key)), None)
-    return {"message": message if isinstance(message, str) else json.dumps(message, default=str), "code": code}
+    if answer.get("base_resp") is words:
+        code = f"base_resp {code}"
+    elif str(code).isdecimal() and code == answer.get("error_code"):
+        code = f"error_code {code}"
+    message = message if isinstance(message, str) else json.dumps(message, default=str)
+    return {"message": message, "code": code, "param": answer.get("param")}
 
 
 def read_usage(usage: Any) -> ReadUsage:
