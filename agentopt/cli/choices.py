@@ -1,14 +1,16 @@
-"""Options with a fixed set of values."""
+"""Options that several commands share: those with a fixed set of values, and `--json`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from agentopt.core.errors import UserError
 from agentopt.core.phrases import in_words
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 
 
 def choice_option(name: str, choices: Sequence[str], **options: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, get_args
 
 import typer
 
-from agentopt.cli.choices import choice_option
+from agentopt.cli.choices import JsonOption, choice_option
 from agentopt.cli.output import stdout_console
 from agentopt.cli.start_app import ConfigOption
 
@@ -26,7 +26,7 @@ def inspect(
         RecordedSplit | None,
         choice_option("--split", SPLITS, help="Default: validation, or the split that has the example."),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
     """Show the examples of a trial of RUN, those that it lost against the baseline first, without a model call."""
@@ -42,7 +42,7 @@ def compare(
         Role, choice_option("--role", get_args(Role), help="Which candidate of each run is compared.")
     ] = "best",
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write an HTML page to this file.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
     """Compare the best candidates of two or more runs on the examples that they share, without a model call."""

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from agentopt.cli.choices import JsonOption
 from agentopt.cli.output import stdout_console
 from agentopt.core.errors import UserError
 
@@ -19,35 +20,38 @@ Settings = Annotated[
 
 
 @journal_app.command("size")
-def journal_size(config: Settings = None) -> None:
+def journal_size(json: JsonOption = False, config: Settings = None) -> None:
     """Print how many responses are stored, how old they are and how much disk they take."""
     from agentopt.cli.commands.journal import show_size
 
-    show_size(config or [], stdout_console())
+    show_size(config or [], stdout_console(), as_json=json)
 
 
 @journal_app.command("list")
-def journal_list(config: Settings = None) -> None:
+def journal_list(json: JsonOption = False, config: Settings = None) -> None:
     """List the models with stored responses."""
     from agentopt.cli.commands.journal import list_models
 
-    list_models(config or [], stdout_console())
+    list_models(config or [], stdout_console(), as_json=json)
 
 
 @journal_app.command("prune")
 def journal_prune(
-    older_than: Annotated[str, typer.Option(metavar="AGE", help="Such as 30d, 12h or 2w.")], config: Settings = None
+    older_than: Annotated[str, typer.Option(metavar="AGE", help="Such as 30d, 12h or 2w.")],
+    json: JsonOption = False,
+    config: Settings = None,
 ) -> None:
     """Remove the responses that are older than AGE. What runs spent stays recorded."""
     from agentopt.cli.commands.journal import prune_journal
 
-    prune_journal(older_than, config or [], stdout_console())
+    prune_journal(older_than, config or [], stdout_console(), as_json=json)
 
 
 @journal_app.command("forget")
 def journal_forget(
     model: Annotated[str | None, typer.Option(metavar="NAME", help="Catalogue name.")] = None,
     run: Annotated[str | None, typer.Option(metavar="RUN", help="Run name.")] = None,
+    json: JsonOption = False,
     config: Settings = None,
 ) -> None:
     """Remove the responses of one model, or those that one run paid for."""
@@ -55,7 +59,7 @@ def journal_forget(
         raise UserError("exactly one of --model and --run must be given", remedy="add one of them")
     from agentopt.cli.commands.journal import forget_responses
 
-    forget_responses(model, run, config or [], stdout_console())
+    forget_responses(model, run, config or [], stdout_console(), as_json=json)
 
 
 @journal_app.command("export")

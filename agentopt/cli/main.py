@@ -16,11 +16,12 @@ from typing import Annotated, Literal, get_args
 import typer
 
 from agentopt import __version__
-from agentopt.cli.choices import choice_option
+from agentopt.cli.choices import JsonOption, choice_option
 from agentopt.cli.inspect_app import compare, inspect
 from agentopt.cli.jobs_app import jobs_app
 from agentopt.cli.journal_app import journal_app
-from agentopt.cli.output import stdout_console
+from agentopt.cli.models_app import models_app
+from agentopt.cli.output import Failure, exit_with, print_json, stdout_console
 from agentopt.cli.start_app import ConfigOption, doctor, init, quickstart
 from agentopt.core.errors import AgentoptError, UserError
 
@@ -33,7 +34,6 @@ app = typer.Typer(
     epilog="Next step: `agentopt optimize TASK --dry-run` prints what a run on the task folder TASK costs at most; "
     "without `--dry-run` it runs.",
 )
-models_app = typer.Typer(no_args_is_help=True, help="List, download and test models.")
 runs_app = typer.Typer(no_args_is_help=True, help="List and show earlier runs.")
 judge_app = typer.Typer(no_args_is_help=True, help="Check the judge that scores a task.")
 app.add_typer(models_app, name="models")
@@ -58,7 +58,6 @@ CandidateOption = Annotated[
 ]
 FreshOption = Annotated[bool, typer.Option("--fresh", help="Request every answer anew instead of using the journal's.")]
 SourceHelp = "Run name, run folder, or candidate file such as best.yaml."
-ModelName = Annotated[str, typer.Argument(metavar="NAME", help="Catalogue name.")]
 
 
 def _print_version(requested: bool) -> None:
@@ -89,6 +88,7 @@ def optimize(
         bool, typer.Option("--dry-run", help="Print the worst-case cost without calling a model.")
     ] = False,
     resume: Annotated[Path | None, typer.Option(help="Resume this run: its name or its folder.")] = None,
+    json: JsonOption = False,
 ) -> None:
     """Search for the best candidate for TASK and test it on held-out data."""
     from agentopt.cli.commands.optimize import estimate_run, run_optimization
@@ -98,9 +98,9 @@ def optimize(
     if task is None and resume is None:
         raise UserError("a task folder must be given", remedy="agentopt optimize TASK, or agentopt quickstart")
     if dry_run and task:
-        estimate_run(task, config or [], stdout_console())
+        estimate_run(task, config or [], stdout_console(), as_json=json)
     else:
-        run_optimization(task, config or [], resume, stdout_console())
+        run_optimization(task, config or [], resume, stdout_console(), as_json=json)
 
 
 @app.command()
@@ -112,7 +112,7 @@ def evaluate(
     repeats: Annotated[
         int, typer.Option(metavar="N", help="Independent repeats of every example; the score is their mean.")
     ] = 1,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
     """Score one candidate on one split of TASK."""
@@ -133,7 +133,7 @@ def whatif(
     prices: Annotated[Path | None, typer.Option(help="YAML file of new prices: models, name, usd_per_1m_...")] = None,
     models: Annotated[str | None, typer.Option(metavar="A,B", help="Models that may be used. Default: all.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the chosen candidate to this file.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
     """Show what RUN would choose under other limits, prices or models, without a model call."""
@@ -151,12 +151,14 @@ def report(
     every_trial: Annotated[
         bool, typer.Option("--every-trial", help="Write the traces of every trial to files beside the page.")
     ] = False,
+    json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
     """Write one HTML page that shows RUN, finished or not, without a model call."""
-    from agentopt.cli.commands.report import build_report
+    from agentopt.cli.commands.report import ReportOptions, build_report
 
-    build_report(run, config or [], stdout_console(), out=out, every_trial=every_trial, open_page=open_page)
+    options = ReportOptions(out, every_trial, open_page, json)
+    build_report(run, config or [], stdout_console(), options)
 
 
 @app.command()
@@ -172,7 +174,7 @@ def gate(
     rows_needed: Annotated[
         bool, typer.Option("--rows-needed", help="Estimate the rows that the gate needs, by simulation.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: JsonOption = False,
     markdown: Annotated[Path | None, typer.Option(help="Write a summary for a pull request to this file.")] = None,
     config: ConfigOption = None,
 ) -> None:
@@ -218,7 +220,7 @@ def diagnose(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the worst-case cost without calling a model.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
     """Estimate whether optimising the system prompts of TASK pays off, and on which user prompts."""
@@ -232,12 +234,13 @@ def diagnose(
 def record_landscape(
     task: TaskArgument,
     out: Annotated[Path, typer.Option(help="Output file, such as mytask.npz.")],
+    json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
     """Evaluate every affordable candidate of TASK once, so that searches on it can be measured without model calls."""
     from agentopt.cli.commands.record import run_recording
 
-    run_recording(task, out, config or [], stdout_console())
+    run_recording(task, out, config or [], stdout_console(), as_json=json)
 
 
 @app.command()
@@ -277,7 +280,7 @@ def judge_check(
         int, typer.Option(metavar="N", help="Independent repeats of the judge's verdicts on each labelled output.")
     ] = 1,
     fresh: FreshOption = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
     """Compare the judge of TASK with labels that people gave, and correct the candidate's score for its errors."""
@@ -288,9 +291,7 @@ def judge_check(
 
 
 @runs_app.command("list")
-def runs_list(
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False, config: ConfigOption = None
-) -> None:
+def runs_list(json: JsonOption = False, config: ConfigOption = None) -> None:
     """List every run in the runs folder with its best score."""
     from agentopt.cli.commands.runs import show_runs
 
@@ -300,63 +301,13 @@ def runs_list(
 @runs_app.command("show")
 def runs_show(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run name or run folder.")],
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
     """Print the result of one run again."""
     from agentopt.cli.commands.runs import show_run
 
     show_run(run, config or [], stdout_console(), as_json=json)
-
-
-@models_app.command("list")
-def models_list(config: ConfigOption = None) -> None:
-    """List the catalogue: each model's route, size, price and limits."""
-    from agentopt.cli.commands.models import show_models
-
-    show_models(config or [], stdout_console())
-
-
-@models_app.command("pull")
-def models_pull(name: ModelName, config: ConfigOption = None) -> None:
-    """Download a local model's file into the cache and verify its checksum."""
-    from agentopt.cli.commands.models import pull_model
-
-    pull_model(name, config or [], stdout_console())
-
-
-@models_app.command("add")
-def models_add(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="PROVIDER/MODEL, such as openai/gpt-5-mini.")],
-    name: Annotated[str | None, typer.Option("--as", metavar="NAME", help="Catalogue name.")] = None,
-    base_url: Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint that serves the model.")] = None,
-    api_key_env: Annotated[str | None, typer.Option(help="Environment variable with the API key.")] = None,
-    file: Annotated[
-        Path | None, typer.Option(help="Catalogue file. Default: configs/models.yaml, or that of the config folder.")
-    ] = None,
-) -> None:
-    """Write a catalogue entry with prices, context length and abilities from the bundled table."""
-    from agentopt.cli.commands.models import add_model
-
-    add_model(model, name, base_url, api_key_env, file, stdout_console())
-
-
-@models_app.command("search")
-def models_search(
-    word: Annotated[str, typer.Argument(metavar="WORD", help="Part of a model's name, such as haiku.")],
-) -> None:
-    """List the models of the bundled table whose name contains WORD."""
-    from agentopt.cli.commands.models import search_models
-
-    search_models(word, stdout_console())
-
-
-@models_app.command("check")
-def models_check(name: ModelName, config: ConfigOption = None) -> None:
-    """Make real calls and print the answer, its latency and cost, and what the endpoint accepts."""
-    from agentopt.cli.commands.models import check_model
-
-    check_model(name, config or [], stdout_console())
 
 
 def main() -> None:
@@ -369,12 +320,13 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     try:
         app(prog_name="agentopt")
-    except UserError as error:
-        _fail(str(error), 2)
     except AgentoptError as error:
-        _fail("\n".join([str(error), *getattr(error, "__notes__", ())]), 1)
+        _fail(error, 2 if isinstance(error, UserError) else 1)
 
 
-def _fail(message: str, code: int) -> None:
-    print(f"agentopt: {message}", file=sys.stderr)  # noqa: T201 - the error message of the command
-    sys.exit(code)
+def _fail(error: AgentoptError, code: int) -> None:
+    """Print the message on stderr, and as the document of `--json`, whose command raised before it printed a result."""
+    message = "\n".join([str(error), *getattr(error, "__notes__", ())])
+    if "--json" in sys.argv:
+        print_json(Failure(message, code))
+    exit_with(message, code)

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from agentopt.core.usd import rounded_usd
@@ -16,6 +17,19 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C or SIGTERM."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What `--json` prints if a command fails before it has a result.
+
+    Attributes:
+        error: The message, as on stderr.
+        exit_code: The command's exit code.
+    """
+
+    error: str
+    exit_code: int
 
 
 def stdout_console() -> Console:
@@ -43,11 +57,30 @@ def as_json_text(value: Any) -> str:
     return json.dumps(data, ensure_ascii=False, indent=2).encode(errors="replace").decode()
 
 
-def print_json(value: Any) -> None:
-    """Print a dataclass as JSON, in the form of its type's schema (docs/report.md)."""
+def print_json(value: Any, form: Any = None) -> None:
+    """Print a value as JSON, in the form of its type's schema (docs/json.md).
+
+    Args:
+        value: The value.
+        form: Its type. Default: its class.
+    """
     from pydantic import TypeAdapter
 
-    print(as_json_text(TypeAdapter(type(value)).dump_python(value, mode="json")))  # noqa: T201 - the command's output
+    data = TypeAdapter(form or type(value)).dump_python(value, mode="json")
+    print(as_json_text(data))  # noqa: T201 - the command's output
+
+
+def notes_console(console: Console, *, as_json: bool) -> Console:
+    """Return the console for notes beside a result: that of the result, or stderr if the result is JSON."""
+    from rich.console import Console
+
+    return Console(stderr=True) if as_json else console
+
+
+def exit_with(message: str, code: int) -> None:
+    """Print the error message of a command on stderr, and exit."""
+    print(f"agentopt: {message}", file=sys.stderr)  # noqa: T201 - the error message of the command
+    sys.exit(code)
 
 
 @contextmanager

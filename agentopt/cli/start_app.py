@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from agentopt.cli.choices import JsonOption
 from agentopt.cli.output import stdout_console
 
 TemplateName = Literal["qa", "classify-then-write", "rag", "program"]
@@ -24,19 +25,20 @@ def quickstart(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the worst-case cost without calling a model.")
     ] = False,
+    json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
     """Optimise the installed example task, on two small local models or on a hosted one."""
     from agentopt.cli.commands.quickstart import run_quickstart
 
-    run_quickstart(hosted, config or [], dry_run, stdout_console())
+    run_quickstart(hosted, config or [], dry_run, stdout_console(), as_json=json)
 
 
 def doctor(
     endpoint: Annotated[
         list[str] | None, typer.Option(metavar="URL", help="Base URL to check, too. Repeatable.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
     """Check Python, extras, sandbox, keys (by name), local endpoints and cache. No paid call is made."""
@@ -57,8 +59,9 @@ def init(
         typer.Option(help="Catalogue name or PROVIDER/MODEL. Repeatable. Default: by the keys that are set."),
     ] = None,
     target: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of the expected answer.")] = None,
+    json: JsonOption = False,
 ) -> None:
     """Write a task folder from a data file: task, settings, models, and the data in splits."""
-    from agentopt.cli.commands.init import run_init
+    from agentopt.cli.commands.init import InitOptions, run_init
 
-    run_init(folder, source, template, models or [], target, stdout_console())
+    run_init(InitOptions(folder, source, template, models or [], target, json), stdout_console())

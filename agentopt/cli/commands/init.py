@@ -8,13 +8,14 @@ import re
 import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from agentopt.api import load
-from agentopt.cli.output import print_plain
+from agentopt.cli.output import print_json, print_plain
 from agentopt.core.errors import UserError
 from agentopt.core.files import write_output
 from agentopt.core.yaml_models import to_yaml
@@ -60,23 +61,48 @@ settings of a run, `models.yaml` the models that are not built in, and `data/` t
 """
 
 
-def run_init(
-    folder: Path,
-    source: str | None,
-    template: TemplateName,
-    models: Sequence[str],
-    target: str | None,
-    console: Console,
-) -> None:
+@dataclass(frozen=True, slots=True)
+class InitOptions:
+    """The options of `agentopt init`; see its help."""
+
+    folder: Path
+    source: str | None
+    template: TemplateName
+    models: Sequence[str]
+    target: str | None
+    as_json: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NewTask:
+    """The output of `agentopt init --json`.
+
+    Attributes:
+        folder: The task's folder.
+        files: The files in it.
+        models: Catalogue names of its models.
+        notes: How the data was read.
+        next: The command that estimates a run.
+    """
+
+    folder: Path
+    files: tuple[str, ...]
+    models: tuple[str, ...]
+    notes: tuple[str, ...]
+    next: str
+
+
+def run_init(options: InitOptions, console: Console) -> None:
     """Write a task folder; nothing is written if anything in it exists or the data cannot be used."""
+    folder, source = options.folder, options.source
     rows = [row for _, row in rows_of(source, Path(), "--from")] if source else _sample_rows()
-    entries, chosen = _chosen(models, os.environ)
+    entries, chosen = _chosen(options.models, os.environ)
     name = re.sub(r"[^a-z0-9]+", "-", folder.absolute().name.lower()).strip("-") or "task"
     where = source or "--from"
     if rows and is_traces(rows[0]):
         draft = draft_trace_task(name, read_calls(rows, where), chosen, where)
     else:
-        draft = draft_task(name, rows, template, chosen, target, where)
+        draft = draft_task(name, rows, options.template, chosen, options.target, where)
     files = {**draft.files, **_settings(folder, name, entries, draft, chosen)}
     _check_free(folder, files)
     with tempfile.TemporaryDirectory() as scratch:
@@ -85,10 +111,19 @@ def run_init(
             Path(scratch), load_config([f"{scratch}/config.yaml", f"models={scratch}/models.yaml"])
         )  # what is written is a task that loads
     _write(folder, files)
-    for note in (*(() if source else ("No data was given: data/ has twelve invented rows.",)), *draft.notes):
+    notes = (*(() if source else ("No data was given: data/ has twelve invented rows.",)), *draft.notes)
+    made = NewTask(folder, tuple(files), chosen.names, notes, _command(folder, "--dry-run"))
+    if options.as_json:
+        print_json(made)
+    else:
+        _show(made, console)
+
+
+def _show(made: NewTask, console: Console) -> None:
+    for note in made.notes:
         print_plain(console, note)
-    print_plain(console, f"Wrote {', '.join(files)} to {folder}. Models: {', '.join(chosen.names)}.")
-    print_plain(console, f"Next: {_command(folder, '--dry-run')}  # then without --dry-run")
+    print_plain(console, f"Wrote {', '.join(made.files)} to {made.folder}. Models: {', '.join(made.models)}.")
+    print_plain(console, f"Next: {made.next}  # then without --dry-run")
 
 
 def _sample_rows() -> list[dict[str, Any]]:

@@ -6,13 +6,15 @@ import re
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from agentopt.cli.output import print_plain
+from agentopt.cli.output import print_json, print_plain
 from agentopt.core.errors import UserError
 from agentopt.core.phrases import counted
 from agentopt.models.catalog import Catalog
@@ -23,10 +25,48 @@ from agentopt.runs.config import load_config
 SECONDS = {"h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 
 
-def show_size(settings: Sequence[str], console: Console) -> None:
+@dataclass(frozen=True, slots=True)
+class JournalModel:
+    """The stored responses of one model.
+
+    Attributes:
+        model: Catalogue name, or the model's identity if the catalogue has no entry of it.
+        responses: Number of stored choices.
+        oldest: When the oldest was stored, in seconds since 1970.
+        newest: When the newest was stored.
+    """
+
+    model: str
+    responses: int
+    oldest: float
+    newest: float
+
+
+@dataclass(frozen=True, slots=True)
+class JournalModels:
+    """The output of `agentopt journal list --json`; the model with most responses first."""
+
+    models: tuple[JournalModel, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """The output of `agentopt journal prune --json` and `forget --json`.
+
+    Attributes:
+        responses: Number of removed choices.
+    """
+
+    responses: int
+
+
+def show_size(settings: Sequence[str], console: Console, *, as_json: bool = False) -> None:
     """`agentopt journal size`."""
     with _admin(settings) as admin:
         size = admin.size()
+    if as_json:
+        print_json(size)
+        return
     disk = "" if size.bytes is None else f", {size.bytes / 1e6:.1f} MB"
     print_plain(console, f"{counted(size.responses, 'response')} to {counted(size.requests, 'request')}{disk}")
     print_plain(console, f"paid for by {counted(size.runs, 'session')}: runs, evaluations, checks and servers")
@@ -34,19 +74,24 @@ def show_size(settings: Sequence[str], console: Console) -> None:
         print_plain(console, f"stored from {_date(size.oldest)} to {_date(size.newest)}")
 
 
-def list_models(settings: Sequence[str], console: Console) -> None:
+def list_models(settings: Sequence[str], console: Console, *, as_json: bool = False) -> None:
     """`agentopt journal list`."""
     catalog = Catalog.load(*load_config(settings).models)
     names = {spec.identity: name for name, spec in catalog.items()}
-    table = Table("model", "responses", "oldest", "newest")
     with _admin(settings) as admin:
-        for found in admin.models():
-            name = names.get(found.identity, found.identity)
-            table.add_row(name, str(found.responses), _date(found.oldest), _date(found.newest))
+        models = tuple(
+            JournalModel(names.get(m.identity, m.identity), m.responses, m.oldest, m.newest) for m in admin.models()
+        )
+    if as_json:
+        print_json(JournalModels(models))
+        return
+    table = Table("model", "responses", "oldest", "newest")
+    for found in models:
+        table.add_row(escape(found.model), str(found.responses), _date(found.oldest), _date(found.newest))
     console.print(table)
 
 
-def prune_journal(older_than: str, settings: Sequence[str], console: Console) -> None:
+def prune_journal(older_than: str, settings: Sequence[str], console: Console, *, as_json: bool = False) -> None:
     """`agentopt journal prune`."""
     age = re.fullmatch(r"(\d+(?:\.\d+)?)([hdw])", older_than.strip())
     if age is None:
@@ -57,15 +102,24 @@ def prune_journal(older_than: str, settings: Sequence[str], console: Console) ->
         )
     with _admin(settings) as admin:
         removed = admin.prune(time.time() - float(age[1]) * SECONDS[age[2]])
-    print_plain(console, f"removed {counted(removed, 'response')}")
+    _show_removed(removed, console, as_json)
 
 
-def forget_responses(model: str | None, run: str | None, settings: Sequence[str], console: Console) -> None:
+def _show_removed(removed: int, console: Console, as_json: bool) -> None:
+    if as_json:
+        print_json(Removed(removed))
+    else:
+        print_plain(console, f"removed {counted(removed, 'response')}")
+
+
+def forget_responses(
+    model: str | None, run: str | None, settings: Sequence[str], console: Console, *, as_json: bool = False
+) -> None:
     """`agentopt journal forget`."""
     identity = Catalog.load(*load_config(settings).models)[model].identity if model else None
     with _admin(settings) as admin:
         removed = admin.forget(identity=identity, run=run)
-    print_plain(console, f"removed {counted(removed, 'response')}")
+    _show_removed(removed, console, as_json)
 
 
 def export_journal(out: Path | None, settings: Sequence[str], console: Console) -> None:

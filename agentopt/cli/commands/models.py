@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from agentopt.cli.output import print_plain
+from agentopt.cli.output import notes_console, print_json, print_plain
 from agentopt.core.events import Event, ModelNotice
 from agentopt.core.usd import format_usd
 from agentopt.core.yaml_models import to_yaml
@@ -24,12 +25,145 @@ from agentopt.models.session import open_session
 from agentopt.runs.config import Config, load_config
 
 
-def show_models(settings: Sequence[str], console: Console) -> None:
+@dataclass(frozen=True, slots=True)
+class ModelLine:
+    """One model of the catalogue.
+
+    Attributes:
+        name: Catalogue name.
+        route: How it is called: its file, its litellm string or its endpoint.
+        parameters: Number of parameters; None if it is not known.
+        usd_per_1m_prompt: USD per million prompt tokens; None if the price is unknown.
+        usd_per_1m_completion: USD per million completion tokens; None if the price is unknown.
+        context_length: Most tokens of a prompt and its completion.
+        concurrency: Most concurrent requests.
+        requests_per_minute: None without a limit.
+    """
+
+    name: str
+    route: str
+    parameters: float | None
+    usd_per_1m_prompt: float | None
+    usd_per_1m_completion: float | None
+    context_length: int
+    concurrency: int
+    requests_per_minute: float | None
+
+    @classmethod
+    def of(cls, spec: ModelSpec) -> ModelLine:
+        """The line of a catalogue entry."""
+        return cls(
+            spec.name,
+            _route(spec),
+            spec.parameters,
+            spec.usd_per_1m_prompt if spec.is_priced else None,
+            spec.usd_per_1m_completion if spec.is_priced else None,
+            spec.context_length,
+            spec.concurrency,
+            spec.requests_per_minute,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ModelList:
+    """The output of `agentopt models list --json`."""
+
+    models: tuple[ModelLine, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class KnownModel:
+    """One model of the bundled table.
+
+    Attributes:
+        model: Its name, as `agentopt models add` takes it.
+        usd_per_1m_prompt: USD per million prompt tokens.
+        usd_per_1m_completion: USD per million completion tokens.
+        context_length: Most tokens of a prompt and its completion; None if the table does not have it.
+    """
+
+    model: str
+    usd_per_1m_prompt: float
+    usd_per_1m_completion: float
+    context_length: int | None
+
+    @classmethod
+    def of(cls, name: str) -> KnownModel:
+        """What the table has of a model."""
+        found = find_entry(name)
+        fields = table_defaults(found[1]) if found else {}
+        prices = (fields.get("usd_per_1m_prompt", 0.0), fields.get("usd_per_1m_completion", 0.0))
+        return cls(name, *prices, fields.get("context_length"))
+
+
+@dataclass(frozen=True, slots=True)
+class KnownModels:
+    """The output of `agentopt models search --json`."""
+
+    models: tuple[KnownModel, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PulledModel:
+    """The output of `agentopt models pull --json`.
+
+    Attributes:
+        name: Catalogue name.
+        file: The model's file; None if the model is not a local one.
+    """
+
+    name: str
+    file: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedModel:
+    """The output of `agentopt models check --json`.
+
+    Attributes:
+        name: Catalogue name.
+        route: How it is called.
+        answer: The text of its answer.
+        thought: What it thought before, apart from the answer; empty without any.
+        is_cut_off: Whether the answer ended at `max_tokens`.
+        prompt_tokens: Tokens of the prompt.
+        completion_tokens: Tokens of the answer and the thought.
+        seconds: Latency of the call.
+        usd: Cost of the call; None if the price is unknown.
+        accepted: Ability -> whether the endpoint accepts it, or the message of another failure. Empty for a
+            local model.
+    """
+
+    name: str
+    route: str
+    answer: str
+    thought: str
+    is_cut_off: bool
+    prompt_tokens: int
+    completion_tokens: int
+    seconds: float
+    usd: float | None
+    accepted: dict[str, bool | str]
+
+    @classmethod
+    def of(cls, spec: ModelSpec, response: Response, accepted: Mapping[str, bool | str]) -> CheckedModel:
+        """What a check found."""
+        choice = response.choices[0]
+        usd = _usd(spec, response) if spec.is_priced else None
+        answered = (choice.text, choice.thought or "", choice.is_cut_off)
+        used = (response.prompt_tokens, response.completion_tokens, response.seconds)
+        return cls(spec.name, _route(spec), *answered, *used, usd, dict(accepted))
+
+
+def show_models(settings: Sequence[str], console: Console, *, as_json: bool = False) -> None:
     """`agentopt models list`."""
+    catalog = Catalog.load(*load_config(settings).models)
+    if as_json:
+        print_json(ModelList(tuple(ModelLine.of(catalog[name]) for name in catalog)))
+        return
     table = Table()
     for column in ("name", "reached by", "parameters", "USD per 1M tokens", "context", "at once", "per minute"):
         table.add_column(column)
-    catalog = Catalog.load(*load_config(settings).models)
     for spec in (catalog[name] for name in catalog):
         table.add_row(
             spec.name,
@@ -49,25 +183,27 @@ def _route(spec: ModelSpec) -> str:
     return f"litellm {spec.litellm}" if spec.litellm else f"{spec.base_url}"
 
 
-def pull_model(name: str, settings: Sequence[str], console: Console) -> None:
+def pull_model(name: str, settings: Sequence[str], console: Console, *, as_json: bool = False) -> None:
     """`agentopt models pull`."""
     from agentopt.models.weights import fetch
     from agentopt.report.bars import download_bar
 
     spec = Catalog.load(*load_config(settings).models)[name]
-    if spec.weights is None:
-        console.print(f"{name} is not a local model: there is nothing to fetch")
-        return
-    with download_bar(console) as progress:
-        path = asyncio.run(fetch(spec.weights, progress=progress))
-    console.print(f"{name}: {path}", soft_wrap=True)
+    path = None
+    if spec.weights:
+        with download_bar(notes_console(console, as_json=as_json)) as progress:
+            path = asyncio.run(fetch(spec.weights, progress=progress))
+    if as_json:
+        print_json(PulledModel(name, path))
+    else:
+        print_plain(console, f"{name}: {path or 'not a local model, so there is nothing to fetch'}")
 
 
-def check_model(name: str, settings: Sequence[str], console: Console) -> None:
+def check_model(name: str, settings: Sequence[str], console: Console, *, as_json: bool = False) -> None:
     """`agentopt models check`."""
     config = load_config(settings)
     spec = Catalog.load(*config.models)[name]
-    asyncio.run(_check(spec, config, console))
+    asyncio.run(_check(spec, config, console, as_json))
 
 
 class _KeepingLast:
@@ -87,10 +223,20 @@ class _KeepingLast:
 
 
 def add_model(
-    model: str, name: str | None, base_url: str | None, api_key_env: str | None, file: Path | None, console: Console
+    model: str,
+    name: str | None,
+    base_url: str | None,
+    api_key_env: str | None,
+    file: Path | None,
+    console: Console,
+    *,
+    as_json: bool = False,
 ) -> None:
     """`agentopt models add`."""
     added = add_entry(model, name=name, base_url=base_url, api_key_env=api_key_env, file=file)
+    if as_json:
+        print_json(added)
+        return
     print_plain(console, f"added {added.name} to {added.file}:")
     print_plain(console, to_yaml({added.name: added.entry}).rstrip())
     if not added.is_known and "price" not in added.entry:
@@ -102,23 +248,26 @@ def add_model(
     print_plain(console, f"next: agentopt models check {added.name}")
 
 
-def search_models(word: str, console: Console) -> None:
+def search_models(word: str, console: Console, *, as_json: bool = False) -> None:
     """`agentopt models search`. Exits with 1 if nothing is found."""
-    names = search_table(word)
-    table = Table("model", "USD per 1M tokens", "context")
-    for name in names:
-        found = find_entry(name)
-        fields = table_defaults(found[1]) if found else {}
-        prices = f"{fields.get('usd_per_1m_prompt', 0):g} + {fields.get('usd_per_1m_completion', 0):g}"
-        table.add_row(name, prices, f"{fields.get('context_length', '-')}")
-    if not names:
-        print_plain(console, f"no model of the bundled table has {word!r} in its name")
+    models = tuple(map(KnownModel.of, search_table(word)))
+    if as_json:
+        print_json(KnownModels(models))
+    elif models:
+        table = Table("model", "USD per 1M tokens", "context")
+        for known in models:
+            prices = f"{known.usd_per_1m_prompt:g} + {known.usd_per_1m_completion:g}"
+            table.add_row(known.model, prices, str(known.context_length or "-"))
+        console.print(table)
+    if not models:
+        rule = f"no model of the bundled table has {word!r} in its name"
+        print_plain(notes_console(console, as_json=as_json), rule)
         sys.exit(1)
-    console.print(table)
 
 
-async def _check(spec: ModelSpec, config: Config, console: Console) -> None:
+async def _check(spec: ModelSpec, config: Config, console: Console, as_json: bool) -> None:
     """Make one real call, then one for each ability that the entry leaves open."""
+    notes, accepted = notes_console(console, as_json=as_json), {}
     provider = _KeepingLast(ModelRouter({spec.name: spec}))
     run = f"check {spec.name}"
     async with open_session(
@@ -126,12 +275,18 @@ async def _check(spec: ModelSpec, config: Config, console: Console) -> None:
         run,
         journal=config.journal,
         provider=provider,
-        observer=lambda event: None if _is_end(event) else print_plain(console, event.message),
+        observer=lambda event: None if _is_end(event) else print_plain(notes, event.message),
     ) as session:
         await session.model.generate(check_request(spec.name))
-        _print_response(spec, provider.last, console)
+        answered = provider.last
+        if not as_json:
+            _print_response(spec, answered, console)
         if spec.weights is None:
-            _print_abilities(await probe(session.model, spec.name), console)
+            accepted = await probe(session.model, spec.name)
+    if as_json:
+        print_json(CheckedModel.of(spec, answered, accepted))
+    elif accepted:
+        _print_abilities(accepted, console)
 
 
 def _is_end(event: Event) -> bool:
@@ -149,12 +304,16 @@ def _print_response(spec: ModelSpec, response: Response, console: Console) -> No
     if choice.is_only_thought or choice.is_cut_off:
         what = "cut off at" if choice.is_cut_off else "only a thought within"
         print_plain(console, f"{what} max_tokens {CHECK_TOKENS}: subtasks of this model need a higher max_tokens")
-    usd = spec.prices.usd(
-        prompt, completion, cached_tokens=response.cached_tokens, reasoning_tokens=response.reasoning_tokens
-    )
-    cost = f"{format_usd(usd)} USD" if spec.is_priced else "price unknown"
+    cost = f"{format_usd(_usd(spec, response))} USD" if spec.is_priced else "price unknown"
     pace = f"{completion / max(response.seconds, 1e-9):.1f} tokens/s, " if completion > 1 else ""
     print_plain(console, f"in {response.seconds:.2f} s, {prompt} + {completion} tokens, {pace}{cost}")
+
+
+def _usd(spec: ModelSpec, response: Response) -> float:
+    cached, reasoning = response.cached_tokens, response.reasoning_tokens
+    return spec.prices.usd(
+        response.prompt_tokens, response.completion_tokens, cached_tokens=cached, reasoning_tokens=reasoning
+    )
 
 
 def _print_abilities(found: Mapping[str, bool | str], console: Console) -> None:

@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -15,10 +16,11 @@ from rich.table import Table
 
 from agentopt.api import aoptimize, load
 from agentopt.cli.commands.report import leave_report
-from agentopt.cli.output import INTERRUPTED, print_plain
+from agentopt.cli.output import INTERRUPTED, exit_with, notes_console, print_json, print_plain
 from agentopt.cli.run_names import run_path
+from agentopt.core.budget import Usage
 from agentopt.core.column_report import Column, columns_of
-from agentopt.core.errors import AgentoptError, UserError
+from agentopt.core.errors import UserError
 from agentopt.core.events import Event, RunStarted
 from agentopt.core.phrases import counted
 from agentopt.core.power import power_notes, rows_to_detect
@@ -48,8 +50,51 @@ WHY_CHOSEN: dict[Role, str] = {
 }
 """File of a candidate, without its suffix -> why it was chosen."""
 
+LENGTHS_ARE_MEASURED = (
+    "Token lengths are measured on the baseline when the run begins. Until then every sample count is taken to "
+    "be within the cost limit; tokens: {prompt: ..., completion: ...} in each subtask narrows that."
+)
 
-def run_optimization(task: Path | None, settings: Sequence[str], resume: Path | None, console: Console) -> None:
+
+@dataclass(frozen=True, slots=True)
+class PartEstimate:
+    """What one part of a run uses.
+
+    Attributes:
+        worst: The most, before caps.
+        expected: Of random candidates, none of which is stopped early.
+        expected_seconds: Its duration at the pace of earlier calls; None if a model was never called.
+    """
+
+    worst: Usage
+    expected: Usage
+    expected_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class DryRun:
+    """The output of `agentopt optimize --dry-run --json`.
+
+    Attributes:
+        trials: Most trials.
+        parts: search, agent, demos, prompts, test and total -> its estimate.
+        worst_seconds: Duration of the worst case; None if a model was never called.
+        columns: The columns of the data.
+        unset_keys: Environment variable of an API key that is not set -> the models that need it.
+        notes: Remarks on caps, rows and costs.
+    """
+
+    trials: int
+    parts: dict[str, PartEstimate]
+    worst_seconds: float | None
+    columns: tuple[Column, ...]
+    unset_keys: dict[str, tuple[str, ...]]
+    notes: tuple[str, ...]
+
+
+def run_optimization(
+    task: Path | None, settings: Sequence[str], resume: Path | None, console: Console, *, as_json: bool = False
+) -> None:
     """`agentopt optimize`: progress on stderr, the result on stdout. Ctrl-C waits for the calls in flight."""
     resume = run_path(resume, settings) if resume else None
     opened = RunFolder.open(resume) if resume else None
@@ -79,12 +124,17 @@ def run_optimization(task: Path | None, settings: Sequence[str], resume: Path | 
             how = run[0].resuming if run else "run the command again"
             print_plain(progress, f"stopped; every answer received is cached. Resume with:\n  {how}")
             sys.exit(INTERRUPTED)
-    show_result(result, task.absolute(), console)
+    if as_json:
+        print_json(result)
+    else:
+        show_result(result, task.absolute(), console)
     # A resumed run keeps the settings that override its own.
-    leave_report(RunFolder.open(result.run) if opened and settings else run[0], loaded, console)
+    leave_report(
+        RunFolder.open(result.run) if opened and settings else run[0], loaded, notes_console(console, as_json=as_json)
+    )
     if result.failed:
         how = f"fix the cause, then `{run[0].resuming}`; answers that were paid for are kept"
-        raise AgentoptError(f"{result.failed}\n  remedy: {how}")
+        exit_with(f"{result.failed}\n  remedy: {how}", 1)
 
 
 def show_result(result: Result, task: Path | None, console: Console) -> None:
@@ -106,7 +156,7 @@ def show_result(result: Result, task: Path | None, console: Console) -> None:
         print_plain(console, f"{'':9}{export} python  # or litellm, yaml")
 
 
-def estimate_run(task: Path, settings: Sequence[str], console: Console) -> None:
+def estimate_run(task: Path, settings: Sequence[str], console: Console, *, as_json: bool = False) -> None:
     """`agentopt optimize --dry-run`: the worst case, without a model call."""
     config = load_config(settings)
     loaded, specs = load(task, config)
@@ -122,25 +172,25 @@ def estimate_run(task: Path, settings: Sequence[str], console: Console) -> None:
         worst = estimate(loaded, space, specs, config, journal)
         expected = expected_case(loaded, space, specs, config, worst)
         times = {part: seconds_of(getattr(expected, part), specs, journal) for part in PARTS}
-    _show_columns(columns_of(loaded), console)
+    predicted = () if measured else predicted_usd(space)
+    of_caps = (*cap_notes(worst, expected, config, space), *predicted, _rows_needed(config))
+    costs = (cost_note(loaded, specs), unmet_limits_in(loaded, specs), batch_note(loaded, config, specs))
+    of_rows = (*row_notes(loaded), *power_notes(loaded), *costs)
+    unset = unset_keys(specs.values())
+    keys = [f"Warning: {name} is not set; it has the API key of {', '.join(of)}" for name, of in unset.items()]
+    lengths = [LENGTHS_ARE_MEASURED] if measured and space.measure == "units" else []
+    columns = columns_of(loaded)
+    if as_json:
+        parts = {p: PartEstimate(getattr(worst, p), getattr(expected, p), times[p]) for p in PARTS}
+        notes = tuple(filter(None, (_prompt_share(worst, config), *of_caps, *of_rows, *lengths)))
+        missing = {name: tuple(of) for name, of in unset.items()}
+        print_json(DryRun(config.budget.trials, parts, worst.seconds, columns, missing, notes))
+        return
+    _show_columns(columns, console)
     _show_estimate(worst, config, console)
     _show_expected(expected, times, console)
-    predicted = () if measured else predicted_usd(space)
-    for note in (*cap_notes(worst, expected, config, space), *predicted, _rows_needed(config)):
-        if note:
-            print_plain(console, note)
-    for variable, names in unset_keys(specs.values()).items():
-        print_plain(console, f"Warning: {variable} is not set; it has the API key of {', '.join(names)}")
-    costs = (cost_note(loaded, specs), unmet_limits_in(loaded, specs), batch_note(loaded, config, specs))
-    for note in (*row_notes(loaded), *power_notes(loaded), *costs):
-        if note:
-            print_plain(console, note)
-    if measured and space.measure == "units":
-        console.print(
-            "Token lengths are measured on the baseline when the run begins. Until then every sample count is taken to "
-            "be within the cost limit; tokens: {prompt: ..., completion: ...} in each subtask narrows that.",
-            markup=False,
-        )
+    for note in filter(None, (*of_caps, *keys, *of_rows, *lengths)):
+        print_plain(console, note)
 
 
 def _show_columns(columns: Iterable[Column], console: Console) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from agentopt.cli.commands.optimize import estimate_run, run_optimization
-from agentopt.cli.output import print_plain
+from agentopt.cli.output import notes_console, print_plain
 from agentopt.core.errors import UserError
 from agentopt.models.add_entry import add_entry
 from agentopt.models.catalog import Catalog
@@ -18,23 +18,25 @@ from agentopt.models.providers import name_of
 from agentopt.runs.config import load_config
 
 
-def run_quickstart(hosted: str | None, settings: Sequence[str], dry_run: bool, console: Console) -> None:
+def run_quickstart(
+    hosted: str | None, settings: Sequence[str], dry_run: bool, console: Console, *, as_json: bool = False
+) -> None:
     """Optimise the quickstart task, or estimate its cost.
 
     A hosted model that is not in the catalogue is added to the user's, unless this is a dry run.
     """
-    task, configs = _shipped()
+    (task, configs), notes = _shipped(), notes_console(console, as_json=as_json)
     if hosted is None:
         chosen = [str(configs / "quickstart.yaml")]
     else:
-        name = _catalogue_name(hosted, settings, dry_run, console)
+        name = _catalogue_name(hosted, settings, dry_run, notes)
         models = [f"task.subtasks.{subtask}.models={json.dumps([name])}" for subtask in ("find", "answer")]
         chosen = [str(configs / "quickstart-hosted.yaml"), *models]
     if dry_run:
-        estimate_run(task, [*chosen, *settings], console)
+        estimate_run(task, [*chosen, *settings], console, as_json=as_json)
     else:
-        run_optimization(task, [*chosen, *settings], None, console)
-        print_plain(console, "Next: `agentopt init FOLDER --from FILE` makes a task of your own data.")
+        run_optimization(task, [*chosen, *settings], None, console, as_json=as_json)
+        print_plain(notes, "Next: `agentopt init FOLDER --from FILE` makes a task of your own data.")
 
 
 def _shipped() -> tuple[Path, Path]:

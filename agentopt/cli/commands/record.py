@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
 from agentopt.api import load
-from agentopt.cli.output import interruptible, print_plain
+from agentopt.cli.output import interruptible, print_json, print_plain
+from agentopt.core.candidate import Candidate
 from agentopt.core.events import Observer
 from agentopt.core.files import check_writable
 from agentopt.models.session import open_session
@@ -19,16 +21,41 @@ from agentopt.runs.config import Config, load_config
 from agentopt.search.recorded_landscape import Landscape, record
 
 
-def run_recording(task: Path, out: Path, settings: Sequence[str], console: Console) -> None:
+@dataclass(frozen=True, slots=True)
+class RecordedLandscape:
+    """The output of `agentopt record --json`.
+
+    Attributes:
+        file: The file of the landscape.
+        candidates: Number of affordable candidates, each of which was evaluated.
+        space: Number of all candidates.
+        baseline: Score of the baseline.
+        best: The candidate with the highest score.
+        optimum: Its score.
+    """
+
+    file: Path
+    candidates: int
+    space: int
+    baseline: float
+    best: Candidate
+    optimum: float
+
+
+def run_recording(task: Path, out: Path, settings: Sequence[str], console: Console, *, as_json: bool = False) -> None:
     """`agentopt record`: a progress bar on stderr, then the summary of the recorded landscape on stdout."""
     check_writable(out, new_folder=True)
     config, stderr = load_config(settings), Console(stderr=True)
     with interruptible(stderr), counting_bar(stderr, "candidates") as show:
         landscape = asyncio.run(_record(task, config, show, lambda event: print_plain(stderr, event.message)))
     landscape.save(out)
-    print_plain(console, f"{out}: {landscape.about}")
     best = max(landscape.space.candidates(), key=landscape.exact)
     base = landscape.exact(landscape.space.baseline)
+    if as_json:
+        size = landscape.space.size
+        print_json(RecordedLandscape(out, len(landscape.scores), size, base, best, landscape.optimum))
+        return
+    print_plain(console, f"{out}: {landscape.about}")
     print_plain(
         console,
         f"{len(landscape.scores)} candidates of {landscape.space.size} are affordable; baseline {base:.3f}, "

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import webbrowser
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
 from agentopt.api import LoadedTask
-from agentopt.cli.output import print_plain
+from agentopt.cli.output import print_json, print_plain
 from agentopt.cli.run_names import archive_of
 from agentopt.core.files import check_writable
 from agentopt.report.page.build import write_page
@@ -17,16 +18,39 @@ from agentopt.runs.archive import open_archive
 from agentopt.runs.folder import RunFolder
 
 
-def build_report(
-    path: Path, settings: Sequence[str], console: Console, *, out: Path | None, every_trial: bool, open_page: bool
-) -> None:
+@dataclass(frozen=True, slots=True)
+class ReportOptions:
+    """The options of `agentopt report`; see its help."""
+
+    out: Path | None
+    every_trial: bool
+    open_page: bool
+    as_json: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReportFiles:
+    """What `agentopt report` wrote.
+
+    Attributes:
+        report: The page.
+    """
+
+    report: Path
+
+
+def build_report(path: Path, settings: Sequence[str], console: Console, options: ReportOptions) -> None:
     """`agentopt report`: writes the page and prints its path."""
-    if out is not None:
-        check_writable(out)
+    if options.out is not None:
+        check_writable(options.out)
     remedy = "call agentopt.report.page.build.write_page with an archive of the run and the task"
-    page = write_page(archive_of(path, settings, in_python=remedy), out, every_trial=every_trial)
-    print_plain(console, f"report: {page}")
-    if open_page:
+    archive = archive_of(path, settings, in_python=remedy)
+    page = write_page(archive, options.out, every_trial=options.every_trial)
+    if options.as_json:
+        print_json(ReportFiles(page))
+    else:
+        print_plain(console, f"report: {page}")
+    if options.open_page:
         webbrowser.open(page.absolute().as_uri())
 
 
