@@ -186,6 +186,7 @@ def test_the_remedy_of_a_module_that_cannot_be_imported_fits_the_reason(place: P
         ("my_pkg.judges:within", {"edits": "two"}, "edits: must be a whole number"),
         ("my_pkg.judges:polite", {"edits": 2}, "is an option of within, not of my_pkg.judges:polite"),
         ("my_pkg.judges:polit", {}, "must have a function 'polit'[\\s\\S]*did you mean 'polite'"),
+        ("my_pkg.judges:kind", {}, "must have a function 'kind'\n  remedy: known: polite, within$"),
         ("my_pkg.judge:polite", {}, "'my_pkg.judge' cannot be imported"),
         ("own.py:polite", {}, "kind: python, function"),
     ],

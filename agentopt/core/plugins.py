@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 from agentopt.core.errors import UserError
@@ -63,9 +64,18 @@ def import_function(name: str) -> Callable[..., Any]:
         rule = f"{module!r} cannot be imported: {type(error).__name__}: {error}"
         raise broken_rule(rule, _import_remedy(module, error)) from error
     if not callable(found):
-        known = [n for n, f in vars(import_module(module)).items() if callable(f) and not n.startswith("_")]
+        known = own_functions(import_module(module))
         raise broken_rule(f"{module} must have a function {attribute!r}", did_you_mean(attribute, known))
     return found  # type: ignore[no-any-return]
+
+
+def own_functions(module: ModuleType) -> list[str]:
+    """Names of the public functions and classes that the module defines, without those that it imports."""
+    return [
+        name
+        for name, found in vars(module).items()
+        if callable(found) and not name.startswith("_") and getattr(found, "__module__", None) == module.__name__
+    ]
 
 
 def _import_remedy(module: str, error: BaseException) -> str:

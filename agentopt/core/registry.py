@@ -116,6 +116,10 @@ class Registry:
             raise broken_rule(rule, did_you_mean(name, names, remedy))
         return self._entries[name]
 
+    def has_option(self, name: Any) -> bool:
+        """Whether an entry that is registered so far has an option of that name."""
+        return any(name in entry.options for entry in self._entries.values())
+
     def read(self, name: str, options: Mapping[str, Any], load: FunctionLoader | None = None) -> dict[str, Any]:
         """The keyword arguments for `find(name).make`; see `Entry.read`. Raises `RuleError`.
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from agentopt.core.errors import AgentoptError, ScorerError, TaskError, UserError
+from agentopt.core.plugins import own_functions
 from agentopt.core.task import Unparsable
 from agentopt.core.yaml_models import did_you_mean
 
@@ -77,9 +78,9 @@ class Functions:
             self._modules[path] = _run(path, where)
         function = getattr(self._modules[path], attribute, None)
         if not callable(function):
-            known = [n for n, f in vars(self._modules[path]).items() if callable(f) and not n.startswith("_")]
             rule = f"{path} must have a function {attribute!r}"
-            raise TaskError(rule, where=where, remedy=did_you_mean(attribute, known))
+            remedy = did_you_mean(attribute, own_functions(self._modules[path]))
+            raise TaskError(rule, where=where, remedy=remedy)
         return function  # type: ignore[no-any-return]
 
 

@@ -25,6 +25,7 @@ from agentopt.core.yaml_models import (
     Text,
     as_error,
     broken_rule,
+    shortened,
     shown,
 )
 from agentopt.taskfile.cost_schema import CostSpec
@@ -54,13 +55,24 @@ def _named(registry: Registry) -> BeforeValidator:
             return value
         if not isinstance(full, Mapping) or registry.key not in full:
             rule = f"must be the name of a {registry.kind}, or a mapping with `{registry.key}`, but got {shown(value)}"
-            raise broken_rule(rule, f"write the name alone, or {{{registry.key}: NAME, OPTION: VALUE}}")
+            raise broken_rule(rule, _key_remedy(registry, full))
         name = str(full[registry.key])
         options = {key: option for key, option in full.items() if key != registry.key}
         registry.read(name, options)
         return Named(kind=name, options=options)
 
     return BeforeValidator(read)
+
+
+def _key_remedy(registry: Registry, found: Any) -> str:
+    """The remedy for a scorer, parser or fusion without `registry.key`, which may have the name under another key."""
+    keys = found if isinstance(found, Mapping) else ()
+    wrong = next((key for key in keys if not registry.has_option(key)), None)
+    if wrong in registry.names():
+        return f"write the name alone, or {{{registry.key}: {wrong}, OPTION: VALUE}}"
+    if wrong is not None and isinstance(found[wrong], str):
+        return f"write `{registry.key}` in place of `{shortened(str(wrong))}`"
+    return f"write the name alone, or {{{registry.key}: NAME, OPTION: VALUE}}"
 
 
 def build(registry: Registry, spec: Named, functions: Functions, where: str) -> tuple[Entry, Any]:
