@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from agentopt.models.catalog import ModelSpec
     from agentopt.prompts.diagnosis import Diagnosis
     from agentopt.prompts.settings import PromptSettings
+    from agentopt.report.live import ProgressBar
     from agentopt.runs.config import BudgetConfig, Config, load_config
     from agentopt.runs.result import Result, load_result
     from agentopt.search.base import Proposal, Runner, Search, SearchSpace, Strategy
@@ -42,6 +43,7 @@ _HOME = {
     "Metric": "core.task",
     "ModelSpec": "models.catalog",
     "Program": "core.task",
+    "ProgressBar": "report.live",
     "PromptSettings": "prompts.settings",
     "Proposal": "search.base",
     "Result": "runs.result",
@@ -98,6 +100,7 @@ __all__ = [
     "Metric",
     "ModelSpec",
     "Program",
+    "ProgressBar",
     "PromptSettings",
     "Proposal",
     "Result",

@@ -60,6 +60,7 @@ class ModelNotice(Event):
         model: Catalogue name.
         topic: The subject.
         detail: The finding, to be read after the name.
+        seconds: How long a wait takes; None if it is not known, or for other topics.
     """
 
     kind: ClassVar[str] = "model_notice"
@@ -67,6 +68,7 @@ class ModelNotice(Event):
     model: str
     topic: NoticeTopic
     detail: str
+    seconds: float | None = None
 
     @property
     def message(self) -> str:

@@ -256,7 +256,7 @@ class BatchLane:
                 await self._read(batch, left)
             except TransientModelError as error:
                 detail = f"its batches cannot be reached ({error.kind}); tried again every {UNREACHABLE_WAIT:g} s"
-                self._observer(ModelNotice(batch.model, "waiting", detail))
+                self._observer(ModelNotice(batch.model, "waiting", detail, UNREACHABLE_WAIT))
                 await self._sleep(UNREACHABLE_WAIT)
 
     async def _read(self, batch: Batch, left: dict[str, Waiting]) -> None:

@@ -329,7 +329,7 @@ class ModelClient:
             raise failure from None
         wait = error.retry_after or 0.0
         if wait >= NOTICED_WAIT and not self._limiter(spec).is_paused:  # once for a burst of calls
-            self._notify(spec, "waiting", f"the provider requests to wait {wait:g} s ({error.kind})")
+            self._notify(spec, "waiting", f"the provider requests to wait {wait:g} s ({error.kind})", wait)
         self._limiter(spec).pause(wait)
 
     def _stop(self, spec: ModelSpec, error: PermanentModelError) -> None:
@@ -338,8 +338,8 @@ class ModelClient:
             self._notify(spec, "stopped", f"no further call is sent ({error.kind})")
         self._fatal[spec.name] = (self._clock(), error)
 
-    def _notify(self, spec: ModelSpec, topic: NoticeTopic, detail: str) -> None:
-        self._observer(ModelNotice(spec.name, topic, detail))
+    def _notify(self, spec: ModelSpec, topic: NoticeTopic, detail: str, seconds: float | None = None) -> None:
+        self._observer(ModelNotice(spec.name, topic, detail, seconds))
 
     @asynccontextmanager
     async def _in_time(self) -> AsyncIterator[None]:

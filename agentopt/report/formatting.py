@@ -75,3 +75,14 @@ def visible(text: str) -> str:
 
 def _controls(character: str) -> bool:
     return unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or character in _BIDIRECTIONAL
+
+
+def one_line(text: str, most: int | None = None) -> str:
+    """The text in one line, with control characters and line ends as escapes.
+
+    Args:
+        text: Any text.
+        most: Characters of the result; a longer text ends with an ellipsis.
+    """
+    line = "".join(ascii(c)[1:-1] if _controls(c) else c for c in text)
+    return line if most is None or len(line) <= most else line[: most - 1] + "…"

@@ -23,7 +23,7 @@ from agentopt.core.events import (
 from agentopt.core.records import BestSoFar, Evaluation, ExampleResult, Trial
 from agentopt.core.stop_reason import StopKind, StopReason
 from agentopt.report import tables
-from agentopt.report.live import LiveView
+from agentopt.report.live import ProgressBar
 from agentopt.report.tables import Column, table_of
 from agentopt.report.terminal import print_result
 from agentopt.runs.result import Finalist, Measures, load_result
@@ -91,15 +91,16 @@ def test_the_reasons_of_failed_calls_have_a_heading_if_there_are_any() -> None:
 
 
 def test_the_live_view_prints_a_line_for_each_trial_with_the_time_left() -> None:
-    output, now = io.StringIO(), iter(float(second) for second in range(100))
+    output, now = io.StringIO(), [0.0]
     results = (ExampleResult("a", 1.0), ExampleResult("b", 0.0))
     trial = Trial(0, CANDIDATE, Evaluation("validation", 2, results, "complete"), "baseline", 3.0)
     budget = Budget(Caps(trials=4, calls=100), clock=lambda: 0.0)
-    with LiveView(Console(file=output, width=300), clock=lambda: next(now)) as view:
+    with ProgressBar(Console(file=output, width=300), clock=lambda: now[0]) as view:
         view(RunStarted(Path("runs/a")))
         view(SearchStarted(12, {"validation": 2, "test": 2}, (), budget))
         view(TrialStarted(0, CANDIDATE, "baseline"))
         view(ExampleDone(results[0]))
+        now[0] += 1
         view(TrialDone(trial, BestSoFar(0, 0.5)))
         view(Note("guidelines: more"))
         view(RunDone(Path("runs/a")))

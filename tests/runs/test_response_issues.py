@@ -18,7 +18,7 @@ from agentopt.core.task import Parser
 from agentopt.models.base import Choice, Request, Response, ToolCall
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.scripted import ScriptedModel
-from agentopt.report.live import LiveView
+from agentopt.report.live import ProgressBar
 from agentopt.report.terminal import print_result
 from agentopt.runs.config import Config
 from agentopt.runs.response_issues import (
@@ -272,7 +272,7 @@ def test_examples_that_are_left_out_and_failures_are_named_with_the_providers_wo
 def test_a_wait_that_the_provider_requests_is_shown_once() -> None:
     output = io.StringIO()
     notice = ModelNotice("m", "waiting", "the provider requests to wait 60 s (HTTP 429)")
-    with LiveView(Console(file=output, width=300)) as view:
+    with ProgressBar(Console(file=output, width=300)) as view:
         for _ in range(3):
             view(notice)
     assert output.getvalue().splitlines() == [notice.message]

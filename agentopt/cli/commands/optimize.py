@@ -29,7 +29,7 @@ from agentopt.core.usd import format_usd
 from agentopt.models.api_keys import unset_keys
 from agentopt.models.session import check_priced, open_existing_journal
 from agentopt.report.formatting import format_duration, usage_cells
-from agentopt.report.live import LiveView
+from agentopt.report.live import ProgressBar
 from agentopt.report.terminal import print_result
 from agentopt.runs.agent_model import with_agent_model
 from agentopt.runs.config import Config, load_config
@@ -110,7 +110,7 @@ def run_optimization(
         )
     run = [opened] if opened else []
     progress = Console(stderr=True)
-    with LiveView(progress) as view:
+    with ProgressBar(progress) as view:
 
         def observe(event: Event) -> None:
             if isinstance(event, RunStarted) and not opened:

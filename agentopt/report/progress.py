@@ -1,0 +1,284 @@
+"""The progress of a run, from its events: spend against every cap, best score, pace, time left, waits, failures."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from agentopt.core.budget import Budget
+from agentopt.core.events import (
+    BatchWaiting,
+    Event,
+    ExampleDone,
+    FileProgress,
+    GuidelinesWritten,
+    ModelNotice,
+    Note,
+    PromptsDone,
+    PromptsStarted,
+    RewardDrawn,
+    RunDone,
+    SearchStarted,
+    Stopping,
+    TestStarted,
+    TrialDone,
+    TrialStarted,
+)
+from agentopt.core.phrases import counted
+from agentopt.core.records import BestSoFar, ExampleResult
+from agentopt.core.usd import format_usd
+from agentopt.report.formatting import format_duration, format_spend, one_line
+from agentopt.runs.worst_case import FINALISTS
+
+PACE_SECONDS = 30.0
+"""Calls per second are the mean over this many seconds."""
+
+MOST_OF_A_REASON = 200
+"""Characters of the last failure's reason that are shown."""
+
+
+def local_time() -> datetime:
+    """Return the time of this machine."""
+    return datetime.now(UTC).astimezone()
+
+
+@dataclass
+class RunProgress:
+    """An observer that keeps what a progress display shows; it prints nothing.
+
+    Attributes:
+        clock: Seconds, from any start.
+        now: The local time, for the ends of waits.
+    """
+
+    clock: Callable[[], float] = time.monotonic
+    now: Callable[[], datetime] = local_time
+    activity: str = "starting"
+    """What the run does now, in one line."""
+    examples: int = 0
+    """Examples, or rewards, that ended since the last other event."""
+    _search: SearchStarted | None = None
+    _trials: set[int] = field(default_factory=set)
+    _best: BestSoFar | None = None
+    _seconds_before: float = 0.0
+    """Seconds of earlier sessions."""
+    _trials_since: float | None = None
+    """Start of this session's first trial: what comes before, such as a download, does not count for the pace."""
+    _prompt_seconds: float = 0.0
+    """Seconds spent on prompts, which do not count for the pace of trials."""
+    _prompts_since: float = 0.0
+    _finished: list[float] = field(default_factory=list)
+    _calls: deque[tuple[float, int]] = field(default_factory=deque)
+    """(clock, calls so far) of the last seconds."""
+    _responses: int = 0
+    _cut_off: int = 0
+    _failed: int = 0
+    _failure: str | None = None
+    _batches: dict[str, BatchWaiting] = field(default_factory=dict)
+    """Open batches by their ids."""
+    _paused: dict[str, tuple[float, str]] = field(default_factory=dict)
+    """Model -> the end of its wait by `clock`, and its reason."""
+    _downloads: dict[str, FileProgress] = field(default_factory=dict)
+    _started: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._started = self.clock()
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case ExampleDone():
+                self.examples += 1
+                self._count(event.result)
+            case RewardDrawn():
+                self.examples += 1
+            case BatchWaiting():
+                self._batches[event.batch] = event
+                if event.has_ended:
+                    del self._batches[event.batch]
+            case _:
+                self.examples = 0
+                self._note(event)
+        self._sample()
+
+    def _count(self, result: ExampleResult) -> None:
+        for use in result.subtasks.values():
+            self._responses += use.responses
+            self._cut_off += use.cut_off
+        if result.failure or result.error is not None:
+            reason = f"{result.failure.kind}: {result.failure.reason}" if result.failure else result.error
+            self._failed += 1
+            self._failure = one_line(f"{result.id}: {reason}", MOST_OF_A_REASON)
+
+    def _note(self, event: Event) -> None:
+        match event:
+            case SearchStarted():
+                self._search, self._best = event, event.best
+                self._trials = {trial.number for trial in event.trials}
+                self._seconds_before = max(0.0, event.budget.seconds - (self.clock() - self._started))
+            case TrialStarted():
+                self.activity = one_line(f"{event.message}: {event.candidate}")
+                if self._trials_since is None:
+                    self._trials_since, self._prompt_seconds = self.clock(), 0.0
+            case TrialDone():
+                self._trials.add(event.trial.number)
+                self._best = event.best
+                self._finished.append(self.clock())
+            case PromptsDone():
+                self._prompt_seconds += self.clock() - self._prompts_since
+            case PromptsStarted():
+                self._prompts_since = self.clock()
+                self.activity = one_line(event.message)
+            case ModelNotice():
+                self._notice(event)
+            case FileProgress():
+                self._downloads[event.file] = event
+                self.activity = one_line(event.message)
+            case GuidelinesWritten() | Note() | TestStarted() | Stopping() | RunDone():
+                self.activity = one_line(event.message)
+
+    def _notice(self, event: ModelNotice) -> None:
+        self.activity = one_line(event.message)
+        if event.topic == "waiting" and event.seconds is not None:
+            self._paused[event.model] = (self.clock() + event.seconds, event.detail)
+
+    def _sample(self) -> None:
+        """Remember the calls so far, for the pace."""
+        if self._search is None:
+            return
+        now, calls = self.clock(), self._search.budget.spent.calls
+        if len(self._calls) > 1 and self._calls[-2][0] == now:
+            self._calls.pop()
+        self._calls.append((now, calls))
+        while len(self._calls) > 2 and self._calls[1][0] < now - PACE_SECONDS:
+            self._calls.popleft()
+
+    @property
+    def budget(self) -> Budget | None:
+        """The live budget of the run; None before the search."""
+        return self._search.budget if self._search else None
+
+    @property
+    def trials(self) -> int:
+        """Trials of all sessions."""
+        return len(self._trials)
+
+    @property
+    def share(self) -> float | None:
+        """The share of the cap that is used most, from 0 to 1; None without a cap."""
+        shares = [min(1.0, used / cap) for _, used, cap, _ in self.spend() if cap]
+        return max(shares, default=None)
+
+    def spend(self) -> list[tuple[str, float, float | None, str]]:
+        """Unit, amount, cap (None without one) and text of trials, calls, tokens, USD and seconds."""
+        if self._search is None:
+            return []
+        budget = self._search.budget
+        caps, spent = budget.caps, budget.spent
+        amounts = (
+            ("trials", self.trials, caps.trials, f"{self.trials:,}"),
+            ("calls", spent.calls, caps.calls, f"{spent.calls:,}"),
+            ("tokens", spent.tokens, caps.tokens, f"{spent.tokens:,}"),
+            ("USD", spent.usd, caps.usd, format_usd(spent.usd)),
+            ("s", budget.seconds, caps.seconds, f"{budget.seconds:.0f}"),
+        )
+        return [(unit, used, cap, text if cap is None else f"{text} of {cap:,}") for unit, used, cap, text in amounts]
+
+    def fields(self) -> list[str]:
+        """The parts of the progress line, the most important first."""
+        if self._search is None:
+            return ["preparing", *self.waits(), *self._problems()]
+        budget = self._search.budget
+        cap = budget.caps.trials
+        return [
+            counted(self.trials, "trial") if cap is None else f"{self.trials} of {cap} trials",
+            self._best_score(),
+            format_spend(budget.spent, budget.seconds, budget.caps),
+            f"{self.calls_per_second():.1f} calls/s",
+            *self.waits(),
+            *self._problems(),
+            self.time_left(),
+        ]
+
+    def _best_score(self) -> str:
+        return f"best shrunk score {self._best.score:.3f} (trial {self._best.trial})" if self._best else "no score yet"
+
+    def _problems(self) -> Iterator[str]:
+        if self._cut_off:
+            yield f"{self._cut_off:,} of {self._responses:,} responses cut off"
+        if self._failure:
+            yield f"{counted(self._failed, 'failed example')}, the last: {self._failure}"
+
+    def calls_per_second(self) -> float:
+        """Mean over the last `PACE_SECONDS`, of this session's calls only."""
+        if not self._search or not self._calls:
+            return 0.0
+        since, calls = self._calls[0]
+        return max(0, self._search.budget.spent.calls - calls) / max(self.clock() - since, 1.0)
+
+    def waits(self) -> list[str]:
+        """What calls wait for: a pause that a provider requested, batches, downloads."""
+        return [*self._pauses(), *self._in_batches(), *self._fetching()]
+
+    def _pauses(self) -> Iterator[str]:
+        for model, (end, detail) in list(self._paused.items()):
+            left = end - self.clock()
+            if left > 0:
+                until = (self.now() + timedelta(seconds=left)).strftime("%H:%M:%S")
+                yield one_line(f"waiting for {model} until {until} ({format_duration(left)}): {detail}")
+
+    def _in_batches(self) -> Iterator[str]:
+        left: Counter[str] = Counter()
+        for event in list(self._batches.values()):
+            left[event.model] += event.calls - event.done
+        for model, number in left.items():
+            yield one_line(f"waiting in batches of {model}: {counted(number, 'call')}")
+
+    def _fetching(self) -> Iterator[str]:
+        for event in list(self._downloads.values()):
+            if event.total_bytes is None or event.done_bytes < event.total_bytes:
+                yield one_line(f"waiting for a download: {event.message}")
+
+    def time_left(self) -> str:
+        """The worst case at the pace of the trials: every trial that is left, and the test of all finalists.
+
+        The test counts by its number of examples. Without a cap on trials, only a cap on seconds bounds the rest.
+        """
+        assert self._search
+        bound, cap = self._search.budget.seconds_left, self._search.budget.caps.trials
+        pace = self._pace()
+        if cap is None or pace is None:
+            return "time left unknown" if bound is None else f"at most {format_duration(bound)} left"
+        examples = self._search.examples
+        total = max(cap, self.trials)
+        share = examples.get("test", 0) / max(examples["validation"], 1)
+        # The present trial counts as at least begun: its own time is subtracted up to that of a whole trial.
+        in_trial = min(self.clock() - self._last_end(), pace) if total > self.trials else 0.0
+        left = pace * (total - self.trials + min(FINALISTS, total) * share) - in_trial
+        return f"at most about {format_duration(max(0.0, left if bound is None else min(left, bound)))} left"
+
+    def _last_end(self) -> float:
+        return self._finished[-1] if self._finished else self._trials_since or self.clock()
+
+    def _pace(self) -> float | None:
+        """Seconds of a trial: of this session, or of the earlier ones before its first; None if there is none."""
+        if self._finished:
+            since = self._started if self._trials_since is None else self._trials_since
+            return max(0.0, self._finished[-1] - since - self._prompt_seconds) / len(self._finished)
+        return self._seconds_before / self.trials if self.trials else None
+
+    def snapshot(self) -> dict[str, Any]:
+        """The progress as plain data for JSON."""
+        return {
+            "activity": self.activity,
+            "examples": self.examples,
+            "spend": [[unit, used, cap, text] for unit, used, cap, text in self.spend()],
+            "best": self._best_score() if self._search else "",
+            "pace": f"{self.calls_per_second():.1f} calls/s" if self._search else "",
+            "left": self.time_left() if self._search else "",
+            "waits": self.waits(),
+            "problems": list(self._problems()),
+        }

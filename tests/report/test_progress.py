@@ -1,0 +1,269 @@
+"""The progress bar by a scripted clock: caps, pace, time left, waits, failures; terminals, notebooks and pipes."""
+
+from __future__ import annotations
+
+import io
+import json
+import unicodedata
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from agentopt import ProgressBar, optimize
+from agentopt.core.budget import Budget, Caps, Usage
+from agentopt.core.candidate import Candidate, SubtaskChoice
+from agentopt.core.events import (
+    BatchWaiting,
+    Event,
+    ExampleDone,
+    FileProgress,
+    ModelNotice,
+    Note,
+    PromptsDone,
+    PromptsStarted,
+    RunDone,
+    RunStarted,
+    SearchStarted,
+    TrialDone,
+    TrialStarted,
+)
+from agentopt.core.records import BestSoFar, Evaluation, ExampleResult, Failure, Trial
+from agentopt.report.formatting import one_line
+from agentopt.report.live import PLAIN_SECONDS, bar_of, packed
+from agentopt.report.progress import RunProgress
+from agentopt.testing.toy import toy_model, toy_task
+from tests.report.pages import settings
+
+CANDIDATE = Candidate.of({"answer": SubtaskChoice("large", 3)})
+HOSTILE = "\x1b[2Jline 1\nline 2\r\n\u202eright to left\u2028end\ud83d\x07"
+LONG = "organisation/" + "very-long-model-name-" * 12
+
+
+class Clock:
+    """Time that only the test changes."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(self.seconds, UTC)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def progress(clock: Clock) -> RunProgress:
+    return RunProgress(clock, clock.now)
+
+
+def trial(number: int) -> Trial:
+    results = (ExampleResult("a", 1.0), ExampleResult("b", 0.0))
+    return Trial(number, CANDIDATE, Evaluation("validation", 2, results, "complete"), "random", 3.0)
+
+
+def started(budget: Budget, *trials: Trial, test: int = 2) -> SearchStarted:
+    best = BestSoFar(trials[0].number, 0.5) if trials else None
+    return SearchStarted(12, {"validation": 2, "test": test}, trials, budget, best)
+
+
+def pass_trial(progress: RunProgress, clock: Clock, number: int, seconds: float) -> None:
+    progress(TrialStarted(number, CANDIDATE, "random"))
+    clock.seconds += seconds
+    progress(TrialDone(trial(number), BestSoFar(0, 0.5)))
+
+
+async def spend(budget: Budget, usage: Usage) -> None:
+    budget.settle(await budget.reserve(usage, "search"), usage)
+
+
+async def test_the_spend_against_every_cap_is_shown(progress: RunProgress, clock: Clock) -> None:
+    budget = Budget(Caps(2.0, 1_000, 40, 60.0, 8), clock=clock)
+    progress(started(budget))
+    await spend(budget, Usage(10, 300, 200, 0.25))
+    clock.seconds += 5
+    pass_trial(progress, clock, 0, 1)
+    shown = " | ".join(progress.fields())
+    assert "1 of 8 trials" in shown
+    assert "10 of 40 calls, 500 of 1,000 tokens, 0.25 of 2.0 USD, 6 of 60.0 s" in shown
+    assert progress.share == 0.5
+    assert [(unit, cap) for unit, _, cap, _ in progress.spend()] == [
+        ("trials", 8), ("calls", 40), ("tokens", 1_000), ("USD", 2.0), ("s", 60.0)
+    ]  # fmt: skip
+
+
+async def test_calls_per_second_are_those_of_this_session_and_of_the_last_seconds(
+    progress: RunProgress, clock: Clock
+) -> None:
+    budget = Budget(Caps(), already_spent={"search": Usage(calls=1_000)}, clock=clock)
+    progress(started(budget))
+    clock.seconds += 10
+    await spend(budget, Usage(calls=50))
+    progress(ExampleDone(ExampleResult("a", 1.0)))
+    assert progress.calls_per_second() == 5.0
+    for _ in range(100):  # nothing more is called
+        clock.seconds += 1
+        progress(ExampleDone(ExampleResult("a", 1.0)))
+    assert progress.calls_per_second() == 0.0
+
+
+def test_without_caps_there_is_no_bar_and_the_time_left_is_unknown(progress: RunProgress, clock: Clock) -> None:
+    assert progress.fields() == ["preparing"]
+    progress(started(Budget(clock=clock)))
+    pass_trial(progress, clock, 0, 2)
+    assert progress.share is None
+    assert progress.fields()[0] == "1 trial"
+    assert progress.fields()[-1] == "time left unknown"
+    json.dumps(progress.snapshot())
+
+
+def test_trials_of_earlier_sessions_count_right_after_a_resume(progress: RunProgress, clock: Clock) -> None:
+    clock.seconds = 7.0  # this session's time before the search does not count
+    budget = Budget(Caps(trials=10), seconds_before=40.0, clock=clock)
+    clock.seconds = 9.0
+    progress = RunProgress(clock, clock.now)
+    progress(started(budget, *map(trial, range(4))))
+    assert progress.fields()[0] == "4 of 10 trials"
+    assert progress.time_left() == "at most about 1 min 34 s left"  # 42 s for 4 trials: 6 trials and 3 tests are left
+    pass_trial(progress, clock, 3, 1)  # an incomplete trial is continued under its number
+    assert progress.trials == 4
+    assert progress.time_left() == "at most about 9 s left"
+
+
+@pytest.mark.parametrize("caps", [Caps(trials=2), Caps(trials=2, seconds=30.0), Caps(seconds=30.0), Caps(trials=1)])
+def test_the_time_left_is_never_negative(progress: RunProgress, clock: Clock, caps: Caps) -> None:
+    progress(started(Budget(caps, clock=clock)))
+    for number in range(4):  # more than the cap: trials that are completed later
+        pass_trial(progress, clock, number, 2)
+        progress(PromptsStarted("answer", "after"))
+        clock.seconds += 500
+        assert "-" not in progress.time_left()
+        progress(PromptsDone("answer", "nothing is better"))
+        assert "-" not in progress.time_left()
+
+
+def test_the_time_left_falls_during_a_trial_and_not_past_its_estimate(progress: RunProgress, clock: Clock) -> None:
+    progress(started(Budget(Caps(trials=3), clock=clock), test=0))
+    pass_trial(progress, clock, 0, 10)
+    assert progress.time_left() == "at most about 20 s left"
+    progress(TrialStarted(1, CANDIDATE, "random"))
+    clock.seconds += 4
+    assert progress.time_left() == "at most about 16 s left"
+    clock.seconds += 1_000
+    assert progress.time_left() == "at most about 10 s left"
+
+
+def test_waits_have_their_end(progress: RunProgress, clock: Clock) -> None:
+    progress(started(Budget(clock=clock)))
+    progress(ModelNotice("m", "waiting", "the provider requests to wait 90 s (HTTP 429)", 90.0))
+    progress(BatchWaiting("b", "batch-1", 20, 5))
+    progress(BatchWaiting("b", "batch-2", 10))
+    progress(FileProgress("weights.gguf", "https://example.org", 25_000_000, 100_000_000))
+    assert progress.waits() == [
+        "waiting for m until 00:01:30 (1 min 30 s): the provider requests to wait 90 s (HTTP 429)",
+        "waiting in batches of b: 25 calls",
+        "waiting for a download: fetching weights.gguf: 25 of 100 MB",
+    ]
+    clock.seconds += 91
+    progress(BatchWaiting("b", "batch-1", 20, 20, has_ended=True))
+    progress(BatchWaiting("b", "batch-2", 10, 10, has_ended=True))
+    progress(FileProgress("weights.gguf", "https://example.org", 100_000_000, 100_000_000))
+    assert progress.waits() == []
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        ExampleResult("row\n1", None, error=HOSTILE),
+        ExampleResult("a", None, error="call", failure=Failure(f"HTTP 500{HOSTILE}", "example", HOSTILE * 100)),
+        ExampleResult("a", 0.0, failure=Failure("timeout", "example", HOSTILE)),
+    ],
+)
+def test_the_last_failure_is_one_line_without_control_characters(progress: RunProgress, result: ExampleResult) -> None:
+    progress(ExampleDone(ExampleResult("first", None, error="an earlier reason")))
+    progress(ExampleDone(result))
+    (shown,) = progress.fields()[1:]
+    assert shown.startswith("2 failed examples, the last: ")
+    assert "earlier" not in shown
+    assert len(shown) < 300
+    assert not [c for c in shown if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") or c == "\u202e"]
+    assert r"\x1b[2J" in shown
+
+
+def test_one_line_escapes_and_truncates() -> None:
+    assert one_line("a\tb\nc") == r"a\tb\nc"
+    assert one_line("abcdef", 4) == "abc…"
+    assert one_line("abcd", 4) == "abcd"
+
+
+def events_of_long_names(clock: Clock) -> list[Event]:
+    long = Candidate.of({"answer": SubtaskChoice(LONG, 3)})
+    return [
+        RunStarted(Path("runs/a")),
+        started(Budget(Caps(usd=1.0, trials=5), clock=clock)),
+        TrialStarted(0, long, "random"),
+        ModelNotice(LONG, "waiting", "the provider requests to wait 9 s (HTTP 429)", 9.0),
+        ExampleDone(ExampleResult("模型" * 60, None, error=HOSTILE)),
+    ]
+
+
+@pytest.mark.parametrize("width", [20, 40, 80, 200])
+def test_the_status_is_no_wider_than_the_terminal(clock: Clock, width: int) -> None:
+    bar = ProgressBar(Console(file=io.StringIO(), width=width), clock)
+    for event in events_of_long_names(clock):
+        bar(event)
+    output = io.StringIO()
+    Console(file=output, width=width, color_system=None).print(bar._status())
+    lines = output.getvalue().splitlines()
+    assert max(map(cell_len, lines)) <= width
+    assert len(lines) <= 12
+    assert lines[1].startswith("──")
+
+
+def test_a_terminal_shows_the_status_and_keeps_the_lines_of_trials(clock: Clock) -> None:
+    output = io.StringIO()
+    with ProgressBar(Console(file=output, width=40, force_terminal=True, color_system=None), clock) as bar:
+        for event in (*events_of_long_names(clock), TrialDone(trial(0), BestSoFar(0, 0.5))):
+            bar(event)
+    assert "trial 0: complete" in output.getvalue()
+    assert "1 failed example, the last: " in output.getvalue()
+
+
+def test_elsewhere_a_line_is_printed_now_and_then(clock: Clock) -> None:
+    output = io.StringIO()
+    with ProgressBar(Console(file=output, width=300), clock) as bar:
+        bar(started(Budget(Caps(trials=2), clock=clock)))
+        bar(TrialStarted(0, CANDIDATE, "random"))
+        for _ in range(6):
+            clock.seconds += PLAIN_SECONDS / 2
+            bar(ExampleDone(ExampleResult("a", 1.0)))
+        bar(Note(f"a note {HOSTILE}"))
+        bar(RunDone(Path("runs/a")))
+    first, *between, note = output.getvalue().split("\n")[:5]
+    assert first == "12 candidates"
+    assert [line.split(" | ")[0] for line in between] == [f"trial 0: answer: large x3 (example {n})" for n in (2, 4, 6)]
+    assert "\x1b" not in note
+
+
+def test_packed_fields_share_lines_as_far_as_they_fit() -> None:
+    assert packed(["ab", "cd", "efgh", "i" * 20], 10) == ["ab | cd", "efgh", "i" * 20]
+    assert packed([], 10) == []
+    assert (bar_of(0, 4), bar_of(0.5, 4), bar_of(1, 4)) == ("────", "━━──", "━━━━")
+
+
+def test_a_run_in_a_notebook_replaces_one_text(tmp_path: Path) -> None:
+    shown: list[str] = []
+    console = Console(file=io.StringIO(), width=300)
+    with ProgressBar(console, show=shown.append) as bar:
+        optimize(toy_task(), settings(tmp_path, trials=3), provider=toy_model(), callbacks=[bar])
+    assert console.file.getvalue() == ""  # type: ignore[attr-defined]
+    assert shown[-1].splitlines()[0].startswith("result in ")
+    assert "3 of 3 trials" in shown[-1]
