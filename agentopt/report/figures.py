@@ -6,13 +6,16 @@ and Ito, which colour-blind readers can distinguish.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from statistics import fmean
 from typing import Any
 
 from agentopt.core.budget import Usage
 from agentopt.core.cost import SHOWN, CostMeasure, format_cost
+from agentopt.core.phrases import counted
 from agentopt.core.usd import format_usd
 from agentopt.prompts.outcome import RaceRewards
 from agentopt.runs.result import TrialLine
@@ -58,16 +61,15 @@ def best_so_far(lines: Sequence[TrialLine]) -> Figure | None:
     for i, proposer in enumerate(dict.fromkeys(line.proposer for line in scored)):
         mine = [line for line in scored if line.proposer == proposer]
         traces.append(_points(_plain(proposer), mine, [line.number for line in mine], [_raw(line) for line in mine], i))
-    running, highest = [], 0.0
-    for line in scored:
-        highest = max(highest, _raw(line)) if line.state == "complete" else highest
-        running.append(highest)
+    complete = [_raw(line) if line.state == "complete" else -math.inf for line in scored]
+    running = [None if highest == -math.inf else highest for highest in accumulate(complete, max)]
     numbers = [line.number for line in scored]
     best = {"shape": "hv", "color": "#7F7F7F", "width": 2}
     traces.insert(0, {"type": "scatter", "mode": "lines", "name": "highest so far", "x": numbers, "y": running,
                       "line": best, "hoverinfo": "skip"})  # fmt: skip
     rows = (
-        (str(t.number), t.proposer, f"{_raw(t):.3f}", t.state, f"{y:.3f}") for t, y in zip(scored, running, strict=True)
+        (str(t.number), t.proposer, f"{_raw(t):.3f}", t.state, "" if y is None else f"{y:.3f}")
+        for t, y in zip(scored, running, strict=True)
     )
     return Figure(
         "progress",
@@ -135,7 +137,7 @@ def scaling(lines: Sequence[TrialLine], subtask: str) -> Figure | None:
         means = [fmean(by_count[count]) for count in counts]
         trials = [len(by_count[count]) for count in counts]
         traces.append({"type": "scatter", "mode": "lines+markers", "name": _plain(model), "x": counts, "y": means,
-                       "text": [f"{n} trials" for n in trials], "line": {"color": _colour(i)},
+                       "text": [counted(n, "trial") for n in trials], "line": {"color": _colour(i)},
                        "marker": {"color": _colour(i), "symbol": SYMBOLS[i % len(SYMBOLS)], "size": 9},
                        "hovertemplate": "%{x} samples: %{y:.3f} (%{text})"})  # fmt: skip
         rows += [(model, str(c), f"{m:.3f}", str(n)) for c, m, n in zip(counts, means, trials, strict=True)]

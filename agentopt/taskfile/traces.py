@@ -14,8 +14,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+from pydantic.alias_generators import to_camel
+
 from agentopt.core.errors import TaskError
-from agentopt.core.yaml_models import listed
+from agentopt.core.yaml_models import listed, validate
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,9 @@ def read_calls(rows: Sequence[Mapping[str, Any]], where: str) -> list[Call]:
         where: The source, for messages.
 
     Raises:
-        TaskError: No row has a call with text as its input and output.
+        TaskError: A row has another form, or none has a call with text as its input and output.
     """
-    found = [call for number, row in enumerate(rows, 1) for call in _calls(row, str(number))]
+    found = [call for number, row in enumerate(rows, 1) for call in _calls(row, number, where)]
     usable = [call for call in found if call.prompt.strip() and call.output.strip()]
     if not usable:
         rule = (
@@ -59,49 +62,95 @@ def read_calls(rows: Sequence[Mapping[str, Any]], where: str) -> list[Call]:
     return sorted(usable, key=lambda call: (call.trace, call.start))
 
 
+class _Record(BaseModel):
+    """A part of an export, in camel case or snake case; its other keys are ignored."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
+
+
+class _Attribute(_Record):
+    key: str
+    value: dict[str, Any] = {}
+
+
+class _Span(_Record):
+    trace_id: str
+    span_id: str | None = None
+    parent_span_id: str | None = None
+    name: str = ""
+    start_time_unix_nano: str | int
+    attributes: list[_Attribute] = []
+
+
+class _Scope(_Record):
+    spans: list[_Span] = []
+
+
+class _Resource(_Record):
+    scope_spans: list[_Scope] = []
+
+
+class _Export(_Record):
+    """A line of an OTLP file."""
+
+    resource_spans: list[_Resource]
+
+
+class _Observation(_Record):
+    """An observation of Langfuse."""
+
+    type: str
+    trace_id: str
+    start_time: str | None = None
+    name: str | None = None
+    input: Any
+    output: Any
+
+
 def _is_langfuse(row: Mapping[str, Any]) -> bool:
     return {"type", "input", "output"} <= set(row) and ("traceId" in row or "trace_id" in row)
 
 
-def _calls(row: Mapping[str, Any], number: str) -> Iterator[Call]:
+def _calls(row: Mapping[str, Any], number: int, where: str) -> Iterator[Call]:
+    place = f"{where}: row {number}"
     if "resourceSpans" in row:
-        yield from _spans(row)
+        yield from _spans(validate(_Export, row, place, TaskError))
     elif _is_langfuse(row):
-        if row["type"] == "GENERATION":
-            trace, start = row.get("traceId", row.get("trace_id")), row.get("startTime", row.get("start_time"))
-            given, output = _decoded(row["input"]), _texts(_decoded(row["output"]))
-            yield _call(str(trace), str(start), str(row.get("name") or "call"), given, output)
+        seen = validate(_Observation, row, place, TaskError)
+        if seen.type == "GENERATION":
+            given, output = _decoded(seen.input), _texts(_decoded(seen.output))
+            yield _call(seen.trace_id, seen.start_time or "", seen.name or "call", given, output)
     elif isinstance(row.get("messages"), list) and row["messages"] and _role(row["messages"][-1]) == "assistant":
-        yield _call(number, "", "answer", row["messages"][:-1], _text(row["messages"][-1]))
+        yield _call(str(number), "", "answer", row["messages"][:-1], _text(row["messages"][-1]))
 
 
-def _spans(row: Mapping[str, Any]) -> Iterator[Call]:
-    scopes = [scope for resource in row["resourceSpans"] for scope in resource.get("scopeSpans", ())]
-    spans = [span for scope in scopes for span in scope.get("spans", ())]
-    names = {span.get("spanId"): span.get("name") for span in spans}
+def _spans(export: _Export) -> Iterator[Call]:
+    spans = [span for resource in export.resource_spans for scope in resource.scope_spans for span in scope.spans]
+    names = {span.span_id: span.name for span in spans}
     for span in spans:
-        values = {pair["key"]: _attribute(pair["value"]) for pair in span.get("attributes", ())}
+        values = {pair.key: _attribute(pair.value) for pair in span.attributes}
         if "gen_ai.input.messages" in values and "gen_ai.output.messages" in values:
-            named = str(span.get("name"))
             # The conventions name a span by its operation and model; its parent has the name of the step.
-            generic = f"{values.get('gen_ai.operation.name')} {values.get('gen_ai.request.model')}" == named
-            name = (names.get(span.get("parentSpanId")) or values.get("gen_ai.agent.name")) if generic else named
+            generic = f"{values.get('gen_ai.operation.name')} {values.get('gen_ai.request.model')}" == span.name
+            name = (names.get(span.parent_span_id) or values.get("gen_ai.agent.name")) if generic else span.name
             system = _texts(_decoded(values.get("gen_ai.system_instructions", "")))
+            given = _decoded(values["gen_ai.input.messages"])
             messages = [{"role": "system", "content": system}] * bool(system)
-            messages += _decoded(values["gen_ai.input.messages"])
+            messages += given if isinstance(given, list) else [given]
             output = _texts(_decoded(values["gen_ai.output.messages"]))
-            yield _call(
-                str(span["traceId"]), str(span["startTimeUnixNano"]).zfill(20), str(name or "call"), messages, output
-            )
+            start = str(span.start_time_unix_nano).zfill(20)
+            yield _call(span.trace_id, start, str(name or "call"), messages, output)
 
 
-def _attribute(value: Mapping[str, Any]) -> Any:
-    """The value of an OTLP attribute, which is a mapping from its type to it."""
-    kind, content = next(iter(value.items()))
+def _attribute(value: Any) -> Any:
+    """The value of an OTLP attribute, which is a mapping from its type to it; None if it has another form."""
+    kind, content = next(iter(value.items()), ("", None)) if isinstance(value, dict) else ("", None)
+    inner = content.get("values") if isinstance(content, dict) else None
+    items = [item for item in inner if isinstance(item, dict)] if isinstance(inner, list) else []
     if kind == "arrayValue":
-        return [_attribute(item) for item in content.get("values", ())]
+        return [_attribute(item) for item in items]
     if kind == "kvlistValue":
-        return {pair["key"]: _attribute(pair["value"]) for pair in content.get("values", ())}
+        return {str(pair.get("key")): _attribute(pair.get("value")) for pair in items}
     return content
 
 
@@ -111,7 +160,7 @@ def _decoded(value: Any) -> Any:
         return value
     try:
         return json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):  # text that only begins like JSON
         return value
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agentopt.core.errors import TaskError
 from agentopt.taskfile.loading import load_task
+from agentopt.taskfile.traces import is_traces, read_calls
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -137,6 +141,12 @@ def test_a_chat_log_becomes_one_subtask(place: Path, console_script: Command) ->
         ),
         ([*langfuse(1), *langfuse(1)], "each call of a trace needs its own name"),
         (langfuse(1), "at least two rows with different inputs"),
+        ([{"resourceSpans": {"scopeSpans": []}}], "row 1: resourceSpans: must be a list"),
+        ([{"resourceSpans": [[]]}], "row 1: resourceSpans.0: must be a mapping"),
+        ([{"resourceSpans": [{"scopeSpans": [{"spans": [{"name": "x"}]}]}]}], "spans.0.traceId: must be given"),
+        ([{**langfuse(1)[0], "type": 3}], "row 1: type: must be a text"),
+        ([{**langfuse(1)[0], "input": {"messages": 7}}], "no call of this form was found"),
+        ([{**langfuse(1)[0], "output": "[" * 100_000}, *langfuse(2)], "at least two rows with different inputs"),
     ],
 )
 def test_traces_that_cannot_be_used_are_refused(
@@ -147,3 +157,24 @@ def test_traces_that_cannot_be_used_are_refused(
     assert (code, printed) == (2, "")
     assert message in errors
     assert not (place / "new").exists()
+
+
+ODD: tuple[Any, ...] = (None, {}, [], "", 3, True, "x", [None], [{}], {"a": 1})
+
+
+def mutated(value: Any, randomness: random.Random) -> Any:
+    """The value with parts left out or replaced."""
+    if randomness.random() < 0.06:
+        return randomness.choice(ODD)
+    if isinstance(value, dict):
+        return {key: mutated(part, randomness) for key, part in value.items() if randomness.random() > 0.03}
+    return [mutated(part, randomness) for part in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_mutated_export_is_read_or_refused(seed: int) -> None:
+    randomness = random.Random(seed)
+    rows = [mutated(row, randomness) for row in (*otel(1), *langfuse(1))]
+    rows = [row for row in rows if isinstance(row, dict) and is_traces(row)]
+    with suppress(TaskError):
+        assert all(call.prompt and call.output for call in read_calls(rows, "traces.jsonl"))

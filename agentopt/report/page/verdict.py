@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from agentopt.core.duplicates import shared_by_group
 from agentopt.core.phrases import counted
 from agentopt.core.records import ExampleResult, Trial
 from agentopt.core.stats import Interval, paired_difference
@@ -77,10 +78,10 @@ def _finalist(archive: RunArchive, role: Role) -> Finalist | None:
 def _scores(best: Finalist, baseline: Finalist | None) -> Iterator[str]:
     split = "test" if best.test else "validation"
     of_best = best.test or best.validation
-    if baseline is None or baseline is best:
+    of_baseline = (baseline.test if best.test else baseline.validation) if baseline else None
+    if of_baseline is None or baseline is best:
         yield f"The best candidate, trial {best.trial}, has a {split} score of {_measured(of_best)}."
         return
-    of_baseline = (baseline.test if best.test else baseline.validation) or baseline.validation
     yield (
         f"The best candidate, trial {best.trial}, has a {split} score of {_measured(of_best)}; "
         f"the baseline has {_measured(of_baseline)}."
@@ -127,6 +128,8 @@ def difference_of(
 ) -> tuple[float, Interval | None] | None:
     """The mean difference of a measure over the rows that both trials have it for; None if they are too few.
 
+    Each group of repeated rows counts once.
+
     The interval is that of scores, so the values are scaled into their range. It is None if all differences are equal:
     an interval of equal scores allows for rows that no one has seen, which has no meaning for USD or seconds.
 
@@ -145,7 +148,8 @@ def difference_of(
         return None
     if max(differences) - min(differences) < 1e-9 * scale:
         return differences[0], None
-    found = paired_difference(*({row: value / scale for row, value in of.items()} for of in (a, b)))
+    first, second = ({row: value / scale for row, value in of.items()} for of in (a, b))
+    found = paired_difference(*shared_by_group(first, second, ours.evaluation.groups))
     low, high = found.interval.low * scale, found.interval.high * scale
     return found.mean * scale, replace(found.interval, low=low, high=high)
 
