@@ -8,16 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import WithJsonSchema
 
 from agentopt.core.intervals import is_approximate, mean_ends, mean_p_value, paired_proportion_ends, proportion_ends
 
 Floats = NDArray[np.float64]
 Verdict = Literal["better", "not distinguishable", "worse"]
 Estimator = Literal["unbiased", "paper"]
+
+
+Bound = Annotated[
+    float, WithJsonSchema({"anyOf": [{"type": "number"}, {"enum": ["Infinity", "-Infinity"]}]}, mode="serialization")
+]
+"""A number that may be infinite, which JSON has as a text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +34,8 @@ class Interval:
     `approximate` marks the interval of few skewed values, which may cover less than its level (`is_approximate`).
     """
 
-    low: float
-    high: float
+    low: Bound
+    high: Bound
     confidence: float
     approximate: bool = False
 

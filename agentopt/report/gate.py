@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from agentopt.core.gate import EXIT_CODES, POWER, GateVerdict, gate_verdict
-from agentopt.core.stats import Difference
+from agentopt.core.stats import Bound, Difference
 from agentopt.report.formatting import APPROXIMATE, format_difference
 from agentopt.runs.result import Measures, SubtaskCostShown
 
@@ -148,20 +147,46 @@ class GateReport:
         outcome = "fails" if self.exit_code == FAILED else "passes" if self.exit_code == 0 else "is undecided"
         return "\n".join([f"## The release gate {outcome}: {self.verdict}", "", "| | |", "|---|---|", *cells, ""])
 
-    def as_data(self) -> dict[str, Any]:
-        """The report as plain data, for JSON."""
-        return {
-            "verdict": self.verdict,
-            "exit_code": self.exit_code,
-            "candidate": self.candidate,
-            "reference": self.reference,
-            "split": self.split,
-            "difference": self.difference,
-            "margin": self.margin,
-            "cost_ratio": self.cost.value,
-            "cost_in": self.cost.measure,
-            "max_cost_ratio": self.max_cost_ratio,
-            "measured": dict(zip(("candidate", "reference"), self.measures, strict=True)),
-            "rows_needed": self.rows_needed,
-            "notes": list(self.notes),
-        }
+    @property
+    def data(self) -> GateData:
+        """The report as it is printed as JSON."""
+        return GateData(
+            verdict=self.verdict,
+            exit_code=self.exit_code,
+            candidate=self.candidate,
+            reference=self.reference,
+            split=self.split,
+            difference=self.difference,
+            margin=self.margin,
+            cost_ratio=self.cost.value,
+            cost_in=self.cost.measure,
+            max_cost_ratio=self.max_cost_ratio,
+            measured=dict(zip(("candidate", "reference"), self.measures, strict=True)),
+            rows_needed=self.rows_needed,
+            notes=self.notes,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class GateData:
+    """The output of `agentopt gate --json`: a `GateReport` with its verdict; see there.
+
+    Attributes:
+        cost_ratio: Cost of an example with the candidate over that with the reference; "Infinity" if that is 0.
+        cost_in: What the costs are counted in: USD, units or tokens; None if both are the same candidate.
+        measured: `candidate` and `reference` -> its USD and latency.
+    """
+
+    verdict: GateVerdict
+    exit_code: int
+    candidate: str
+    reference: str
+    split: str
+    difference: Difference | None
+    margin: float
+    cost_ratio: Bound
+    cost_in: str | None
+    max_cost_ratio: float | None
+    measured: dict[str, Measures | None]
+    rows_needed: int | None
+    notes: tuple[str, ...]

@@ -44,7 +44,7 @@ def test_measured_usd_and_latency_are_shown_where_they_are_known() -> None:
     line = "2 USD per 1,000 requests, 1.50 s (p50) and 3.25 s (p95)"
     assert [each for each in found.lines() if each.startswith("measured")] == [f"measured, candidate: {line}"]
     assert f"| measured, candidate | {line} |" in found.markdown()
-    assert found.as_data()["measured"] == {"candidate": measured[0], "reference": measured[1]}
+    assert found.data.measured == {"candidate": measured[0], "reference": measured[1]}
     assert "measured" not in report(0.1, 0.05, 0.15).markdown()
 
 

@@ -9,19 +9,26 @@ from rich.console import Console
 from rich.table import Table
 
 from agentopt.api import diagnose, load
-from agentopt.cli.output import as_json_text, interruptible, print_plain
+from agentopt.cli.output import interruptible, notes_console, print_json, print_plain
 from agentopt.cli.run_names import candidate_of
 from agentopt.core.budget import Usage
 from agentopt.core.events import Event
 from agentopt.evaluation.evaluator import checked_candidate
 from agentopt.models.api_keys import unset_keys
 from agentopt.models.session import check_priced
+from agentopt.prompts.diagnosis import Diagnosis
 from agentopt.report.formatting import usage_cells
 from agentopt.report.prompts import print_diagnosis
 from agentopt.runs.agent_model import with_agent_model
 from agentopt.runs.config import Config
 from agentopt.runs.prompt_phase import pilot_subtasks
 from agentopt.runs.worst_case import estimate_diagnosis
+
+Diagnoses = tuple[Diagnosis, ...]
+"""The output of `agentopt diagnose --json`, one for each subtask."""
+
+PilotEstimate = dict[str, Usage]
+"""The output of `agentopt diagnose --dry-run --json`: `SUBTASK: responses`, `SUBTASK: prompt writer` and `total`."""
 
 
 def run_diagnosis(
@@ -38,7 +45,7 @@ def run_diagnosis(
     with interruptible(progress):
         found = diagnose(task, config, subtask=subtask, candidate=chosen, callbacks=[observe])
     if as_json:
-        print("[" + ",\n".join(each.to_json() for each in found) + "]")  # noqa: T201 - the output of the command
+        print_json(tuple(found), Diagnoses)
         return
     for diagnosis in found:
         print_diagnosis(diagnosis, console)
@@ -60,11 +67,12 @@ def estimate_pilots(
         parts |= {f"{name}: responses": responses, f"{name}: prompt writer": writing}
     parts["total"] = sum(parts.values(), Usage())
     if as_json:
-        print(as_json_text(parts))  # noqa: T201 - the output of the command
-        return
-    _show_parts(parts, config, console)
+        print_json(parts, PilotEstimate)
+    else:
+        _show_parts(parts, config, console)
+    notes = notes_console(console, as_json=as_json)
     for variable, names in unset_keys(specs.values()).items():
-        print_plain(console, f"Warning: {variable} is not set; it has the API key of {', '.join(names)}")
+        print_plain(notes, f"Warning: {variable} is not set; it has the API key of {', '.join(names)}")
 
 
 def _show_parts(parts: Mapping[str, Usage], config: Config, console: Console) -> None:

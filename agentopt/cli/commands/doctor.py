@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from agentopt import __version__
-from agentopt.cli.output import as_json_text
+from agentopt.cli.output import print_json
 from agentopt.core.errors import UserError
 from agentopt.core.files import file_size, folder_size
 from agentopt.core.paths import cache_folder, weights_folder
@@ -47,6 +47,13 @@ class Check:
     detail: str
 
 
+@dataclass(frozen=True, slots=True)
+class Checks:
+    """The output of `agentopt doctor --json`."""
+
+    checks: tuple[Check, ...]
+
+
 def run_doctor(settings: Sequence[str], endpoints: Sequence[str], as_json: bool, console: Console) -> None:
     """Print every check; exit code 1 if something is broken."""
     config = load_config(settings)
@@ -61,7 +68,7 @@ def run_doctor(settings: Sequence[str], endpoints: Sequence[str], as_json: bool,
         *_sizes(config.journal),
     ]
     if as_json:
-        console.print(as_json_text({"checks": checks}), markup=False, highlight=False, soft_wrap=True)
+        print_json(Checks(tuple(checks)))
     else:
         _show(checks, console)
     if any(check.status == "broken" for check in checks):

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from itertools import count
 from pathlib import Path
 
 from rich.console import Console
 
 from agentopt.api import evaluate, load
-from agentopt.cli.output import as_json_text, interruptible, print_plain
+from agentopt.cli.output import interruptible, print_json, print_plain
 from agentopt.cli.run_names import candidate_of
+from agentopt.core.budget import Usage
 from agentopt.core.events import Event, ExampleDone, JournalUsed, Spent
 from agentopt.core.phrases import failures_in_words
-from agentopt.core.records import Evaluation, Split, SubtaskUse
-from agentopt.core.repeats import noise_parts, score_table
+from agentopt.core.records import Evaluation, Split, SubtaskUse, TrialState
+from agentopt.core.repeats import NoiseParts, noise_parts, score_table
 from agentopt.core.usd import format_usd
 from agentopt.report.bars import counting_bar
 from agentopt.report.formatting import APPROXIMATE, format_interval
@@ -66,7 +67,7 @@ def run_evaluation(
     incomplete = incomplete_responses(source.task, [(chosen or source.task.baseline, evaluation)])
     notes += [*map(str, incomplete), *left_out_notes(left_out([evaluation]))]
     if as_json:
-        print(_evaluation_as_json(evaluation, spent[0], notes))  # noqa: T201 - the output of the command
+        print_json(EvaluationSummary.of(evaluation, spent[0], notes))
     else:
         show_evaluation(evaluation, console, [spent[0].message, *notes])
     if evaluation.errors:
@@ -118,22 +119,56 @@ def _cost(evaluation: Evaluation) -> str:
     return f"per example: {units}{tokens}, {format_usd(evaluation.usd_per_example)} USD{fusion}{latency}"
 
 
-def _evaluation_as_json(evaluation: Evaluation, spent: Spent, notes: Sequence[str]) -> str:
-    measured, mean = Measured.of(evaluation), evaluation.per_example
-    return as_json_text(
-        {
-            "split": evaluation.split,
-            "state": evaluation.state,
-            "repeats": evaluation.repeats,
-            "score": measured,
-            "noise": noise_parts(score_table(evaluation)) if evaluation.repeats > 1 else None,
-            "metrics": Measured.metrics_of(evaluation),
-            "per_example": {f.name: mean(f.name) for f in fields(SubtaskUse)} if measured else None,
-            "latency": {"p50": evaluation.latency(0.5), "p95": evaluation.latency(0.95)},
-            "spent": {**spent.by_purpose, "total": spent.total},
-            "scores": evaluation.scores,
-            "errors": evaluation.errors,
-            "notes": list(notes),
-            "seconds": evaluation.seconds,
-        }
-    )
+@dataclass(frozen=True, slots=True)
+class EvaluationSummary:
+    """The output of `agentopt evaluate --json`.
+
+    Attributes:
+        split: The split.
+        state: `complete`, or why it is not.
+        repeats: Independent repeats of each example.
+        score: Mean score with its 95% interval; None if no example could be scored.
+        noise: Variance of one score by source; None with one repeat.
+        metrics: Metric -> its mean.
+        per_example: Tokens, USD, seconds and others of one example, on average; None if none could be scored.
+        latency: p50 and p95 of an example in seconds; None if they are not known.
+        spent: Purpose -> usage, and their total.
+        scores: Example id -> score.
+        errors: Example id -> why it has no score.
+        notes: Remarks.
+        seconds: Wall time.
+    """
+
+    split: Split
+    state: TrialState
+    repeats: int
+    score: Measured | None
+    noise: NoiseParts | None
+    metrics: dict[str, Measured]
+    per_example: dict[str, float] | None
+    latency: dict[str, float | None]
+    spent: dict[str, Usage]
+    scores: dict[str, float]
+    errors: dict[str, str]
+    notes: tuple[str, ...]
+    seconds: float
+
+    @classmethod
+    def of(cls, evaluation: Evaluation, spent: Spent, notes: Sequence[str]) -> EvaluationSummary:
+        """The summary of an evaluation."""
+        measured, mean = Measured.of(evaluation), evaluation.per_example
+        return cls(
+            split=evaluation.split,
+            state=evaluation.state,
+            repeats=evaluation.repeats,
+            score=measured,
+            noise=noise_parts(score_table(evaluation)) if evaluation.repeats > 1 else None,
+            metrics=Measured.metrics_of(evaluation),
+            per_example={f.name: mean(f.name) for f in fields(SubtaskUse)} if measured else None,
+            latency={"p50": evaluation.latency(0.5), "p95": evaluation.latency(0.95)},
+            spent={**spent.by_purpose, "total": spent.total},
+            scores=dict(evaluation.scores),
+            errors=dict(evaluation.errors),
+            notes=tuple(notes),
+            seconds=evaluation.seconds,
+        )

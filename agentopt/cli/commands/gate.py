@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from agentopt.api import LoadedTask, evaluate
-from agentopt.cli.output import as_json_text, interruptible, print_plain
+from agentopt.cli.output import interruptible, print_json, print_plain
 from agentopt.cli.run_names import run_path
 from agentopt.core.candidate import Candidate, load_candidate
 from agentopt.core.comparison import compare, shared_scores
@@ -65,13 +65,13 @@ def run_gate(options: GateOptions, settings: Sequence[str], console: Console) ->
     source = run_path(options.candidate, settings)
     stored = source.is_dir() and options.against == BASELINE and options.split == "test" and not options.rows_needed
     report = _stored(source, options) if stored else _evaluated(source, options, settings)
+    if options.markdown is not None:
+        write_output(options.markdown, report.markdown())
     if options.as_json:
-        print(as_json_text(report.as_data()))  # noqa: T201 - the output of the command
+        print_json(report.data)
     else:
         for line in report.lines():
             print_plain(console, line)
-    if options.markdown is not None:
-        write_output(options.markdown, report.markdown())
     if summary := os.environ.get(SUMMARY):
         _append(Path(summary), report.markdown())
     if report.exit_code:

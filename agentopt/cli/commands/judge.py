@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agentopt.api import check_repeats, load, model_router, required_models
-from agentopt.cli.output import as_json_text, interruptible, print_plain
+from agentopt.cli.output import interruptible, print_json, print_plain
 from agentopt.cli.run_names import candidate_of
 from agentopt.core.agreement import Agreement
 from agentopt.core.candidate import Candidate
@@ -50,7 +50,7 @@ def run_judge_check(
     with interruptible(progress):
         report = asyncio.run(_check(task, read, chosen, split, repeats, config, progress, fresh=fresh))
     if as_json:
-        print(as_json_text(report))  # noqa: T201 - the output of the command
+        print_json(report)
     else:
         show_judge_report(report, console)
     if report.failed:

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from agentopt.api import load
-from agentopt.cli.output import as_json_text, print_plain
+from agentopt.cli.output import print_json, print_plain
 from agentopt.cli.run_names import run_path
 from agentopt.core.errors import ConfigError, UserError
 from agentopt.core.files import check_writable, write_output
@@ -69,13 +69,13 @@ def answer_what_if(options: WhatIfOptions, settings: Sequence[str], console: Con
         names,
     )
     found = what_if(run, task, specs, question)
-    if options.as_json:
-        print(as_json_text(found))  # noqa: T201 - the output of the command
-    else:
-        for line in _lines(found, question, run):
-            print_plain(console, line)
     if options.out and found.chosen:
         write_output(options.out, to_yaml(found.chosen.candidate.to_dict()))
+    if options.as_json:
+        print_json(found)
+        return
+    for line in _lines(found, question, run):
+        print_plain(console, line)
 
 
 def _lines(found: WhatIf, question: Question, run: RunFolder) -> Iterator[str]:
