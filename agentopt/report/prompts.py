@@ -25,6 +25,9 @@ SHADES = {
 }
 """Upper end of a cell's place between the lowest and the highest mean -> its colours."""
 
+Diagnoses = tuple[Diagnosis, ...]
+"""The output of `agentopt diagnose --json`, one for each subtask."""
+
 
 def prompt_tables(reports: Sequence[PromptReport]) -> Iterator[RenderableType]:
     """The outcome for each subtask's prompt, its cost in output tokens, and what each proposer contributed."""

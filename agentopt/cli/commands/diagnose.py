@@ -16,16 +16,12 @@ from agentopt.core.events import Event
 from agentopt.evaluation.evaluator import checked_candidate
 from agentopt.models.api_keys import unset_keys
 from agentopt.models.session import check_priced
-from agentopt.prompts.diagnosis import Diagnosis
 from agentopt.report.formatting import usage_cells
-from agentopt.report.prompts import print_diagnosis
+from agentopt.report.prompts import Diagnoses, print_diagnosis
 from agentopt.runs.agent_model import with_agent_model
 from agentopt.runs.config import Config
 from agentopt.runs.prompt_phase import pilot_subtasks
 from agentopt.runs.worst_case import estimate_diagnosis
-
-Diagnoses = tuple[Diagnosis, ...]
-"""The output of `agentopt diagnose --json`, one for each subtask."""
 
 PilotEstimate = dict[str, Usage]
 """The output of `agentopt diagnose --dry-run --json`: `SUBTASK: responses`, `SUBTASK: prompt writer` and `total`."""
