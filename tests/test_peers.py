@@ -211,6 +211,25 @@ async def test_the_arm_of_agentopt_stays_within_the_cap_and_returns_its_best_pro
     assert outcome.prompt.system.startswith(BETTER)
 
 
+async def test_the_arm_with_demonstrations_returns_right_answers_to_train_rows(tmp_path: Path) -> None:
+    rows = {split: [row_of(TASK, example) for example in examples] for split, examples in TASK.splits.items()}
+    answers = {row.question: row.answer for of_split in rows.values() for row in of_split}
+    known = {row.question for row in rows["train"]}
+
+    def answer(request: Request, repeat: int) -> str:
+        asked = request.messages[-1].content
+        is_right = len(request.messages) > 2 or asked in known
+        return answers[asked] if is_right and not request.json_schema else "no idea"
+
+    arm = Contestant((sys.executable, "-m", "benchmarks.peers.arms.agentopt_arm"), {"demos": 4})
+    results = Results(tmp_path / "results.jsonl")
+    run = Benchmark(TASK, ScriptedModel(answer), {"agentopt-demos": arm}, results, tmp_path, 120.0, lambda _: None)
+    (outcome,) = await run.run(keys_of("agentopt-demos", cap=120))
+    assert (outcome.failed, outcome.refused) == (None, 0)
+    assert len(outcome.prompt.demos) == 4
+    assert all(answers[question] == answer for question, answer in outcome.prompt.demos)
+
+
 class ToyAnswers:
     """The answers of the toy's model."""
 
@@ -288,7 +307,7 @@ def test_seeds_that_add_no_variance_leave_the_interval_over_examples() -> None:
 def test_every_peer_has_a_module_and_every_requirement_a_version() -> None:
     modules = {module for module, _ in PEERS.values()}
     assert all((ROOT / "benchmarks" / "peers" / "arms" / f"{module}.py").exists() for module in modules)
-    assert set(ARMS) == {SEED, "agentopt", *PEERS}
+    assert set(ARMS) == {SEED, "agentopt", "agentopt-demos", *PEERS}
     lines = [line for line in REQUIREMENTS.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
     assert all("==" in line for line in lines)
 

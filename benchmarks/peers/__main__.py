@@ -38,8 +38,10 @@ PEERS: Mapping[str, tuple[str, Mapping[str, object]]] = {
     "opik-hrpo": ("opik_arm", {"optimizer": "HRPO"}),
 }
 """Arm -> its module in `arms`, and its options."""
-ARMS = (SEED, "agentopt", *PEERS)
-DEFAULT_ARMS = (SEED, "agentopt", "gepa", "miprov2", "opik")
+AGENTOPT: Mapping[str, Mapping[str, object]] = {"agentopt": {}, "agentopt-demos": {"demos": 4}}
+"""Arm of this project -> its options."""
+ARMS = (SEED, *AGENTOPT, *PEERS)
+DEFAULT_ARMS = (SEED, *AGENTOPT, "gepa", "miprov2", "opik")
 
 CONTEXT_LENGTH, CONCURRENCY = 8192, 4
 """Of each model: the peers' prompts for the writer are longer than the catalogue's default."""
@@ -72,7 +74,8 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 async def contestants(arms: Sequence[str], environments: Path) -> dict[str, Contestant]:
     """How each arm is started; the peers' environment is made if one of them is wanted."""
-    found = {"agentopt": Contestant((sys.executable, "-m", "benchmarks.peers.arms.agentopt_arm"))}
+    own = (sys.executable, "-m", "benchmarks.peers.arms.agentopt_arm")
+    found = {arm: Contestant(own, options) for arm, options in AGENTOPT.items()}
     if wanted := PEERS.keys() & set(arms):
         python = str(await peers_python(environments))
         for arm in wanted:

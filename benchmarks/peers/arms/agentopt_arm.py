@@ -2,7 +2,8 @@
 
 The defaults, but for three settings: the model that writes prompts is the task's model, the prompts may use the whole
 cap (`prompts.share`; there is nothing else to spend it on), and there are two trials, the seed prompt and the better
-one.
+one. With the option `demos`, the search also tries so many demonstrations: then prompts use the default share of the
+cap, and there is a third trial.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from agentopt.api import aoptimize
 from agentopt.core.cost import Unit
+from agentopt.core.demos import Demos
 from agentopt.core.records import Score
 from agentopt.core.task import Example, Subtask, Task, TokenLengths
 from agentopt.models.catalog import ModelSpec, Supports
@@ -44,9 +46,15 @@ def task_of(arm: Arm) -> Task:
         temperature=job.temperature,
         stop=job.stop,
         tokens=TokenLengths(LENGTHS.prompt_tokens, LENGTHS.completion_tokens),
+        demos=Demos((0, demos_of(arm))) if demos_of(arm) else None,
     )
     splits = {"train": examples(job.train), "validation": examples(job.validation)}
     return Task("questions", (subtask,), scored, splits, unit=LENGTHS)  # type: ignore[arg-type]
+
+
+def demos_of(arm: Arm) -> int:
+    """Demonstrations to try beside none; 0 if the arm has none."""
+    return int(arm.job.options.get("demos", 0))  # type: ignore[call-overload, no-any-return]
 
 
 def examples(rows: Sequence[Row]) -> tuple[Example, ...]:
@@ -54,7 +62,7 @@ def examples(rows: Sequence[Row]) -> tuple[Example, ...]:
 
 
 def config_of(arm: Arm, folder: Path) -> Config:
-    job = arm.job
+    job, demos = arm.job, demos_of(arm)
     spec = ModelSpec(
         name=job.model,
         base_url=job.base_url,
@@ -70,8 +78,8 @@ def config_of(arm: Arm, folder: Path) -> Config:
         strategy="random",
         seed=job.seed,
         response_seed=job.seed,
-        budget=BudgetConfig(calls=job.calls, trials=2),
-        prompts=PromptSettings(model=job.model, share=1.0),
+        budget=BudgetConfig(calls=job.calls, trials=3 if demos else 2),
+        prompts=PromptSettings(model=job.model, **({} if demos else {"share": 1.0})),
         models=(spec,),
         journal=str(folder / "journal.db"),
         runs=folder / "runs",
@@ -81,7 +89,9 @@ def config_of(arm: Arm, folder: Path) -> Config:
 def report(arm: Arm, result: Result) -> None:
     (best,) = (finalist for finalist in result.finalists if "best" in finalist.roles)
     notes = "; ".join(phase.outcome for phase in result.prompts)
-    arm.report(Prompt(best.candidate["answer"].system_prompt), best.validation.score, notes)
+    choice = best.candidate["answer"]
+    shown = tuple((demo.prompt, demo.response) for demo in choice.demos)
+    arm.report(Prompt(choice.system_prompt, shown), best.validation.score, notes)
 
 
 async def main() -> None:
