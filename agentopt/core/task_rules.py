@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
@@ -64,10 +64,10 @@ def check_function(function: Any, name: str, arguments: int, where: str) -> None
     if not callable(function):
         return
     shown_name = getattr(function, "__name__", type(function).__name__)
-    for kind, is_kind in _UNUSABLE.items():
+    for kind, (is_kind, remedy) in _UNUSABLE.items():
         if is_kind(function) or is_kind(function.__call__):
             rule = f"`{name}` must be a plain function, but {shown_name} is {kind}"
-            raise TaskError(rule, where=where, remedy="await in a `context` function or a scorer, which may be async")
+            raise TaskError(rule, where=where, remedy=remedy)
     with suppress(ValueError):
         signature = inspect.signature(function)
         try:
@@ -78,9 +78,12 @@ def check_function(function: Any, name: str, arguments: int, where: str) -> None
             raise TaskError(rule, where=where, remedy="change its parameters") from error
 
 
-_UNUSABLE = {
-    "async": lambda f: inspect.iscoroutinefunction(f) or inspect.isasyncgenfunction(f),
-    "a generator": inspect.isgeneratorfunction,
+_UNUSABLE: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "async": (
+        lambda f: inspect.iscoroutinefunction(f) or inspect.isasyncgenfunction(f),
+        "await in a `context` function or a scorer, which may be async",
+    ),
+    "a generator": (inspect.isgeneratorfunction, "return the value instead of yielding it"),
 }
 
 

@@ -54,7 +54,7 @@ def task_of(arm: Arm) -> Task:
 
 def demos_of(arm: Arm) -> int:
     """Demonstrations to try beside none; 0 if the arm has none."""
-    return int(arm.job.options.get("demos", 0))  # type: ignore[call-overload, no-any-return]
+    return int(arm.job.options.get("demos", 0))
 
 
 def examples(rows: Sequence[Row]) -> tuple[Example, ...]:
