@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from agentopt.models.catalog import ModelSpec
     from agentopt.prompts.diagnosis import Diagnosis
     from agentopt.prompts.settings import PromptSettings
+    from agentopt.report import plots
     from agentopt.report.live import ProgressBar
     from agentopt.runs.config import BudgetConfig, Config, load_config
     from agentopt.runs.result import Result, load_result
@@ -83,8 +84,8 @@ _HOME = {
 _RENAMED = {"asked_by_program": "program_prompt"}
 """Name in version 0.1.0, which can still be imported -> present name."""
 
-_MODULES = ("cost", "errors", "events")
-"""Public modules of `agentopt.core`."""
+_MODULES = {"cost": "core.cost", "errors": "core.errors", "events": "core.events", "plots": "report.plots"}
+"""Public module -> its place."""
 
 __version__ = "0.2.0.dev0"
 __all__ = [
@@ -133,6 +134,7 @@ __all__ = [
     "load_task",
     "optimize",
     "parser",
+    "plots",
     "program_prompt",
     "scorer",
     "strategy",
@@ -143,7 +145,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     name = _RENAMED.get(name, name)
     if name in _MODULES:
-        return import_module(f"agentopt.core.{name}")
+        return import_module(f"agentopt.{_MODULES[name]}")
     if name in _HOME:
         return getattr(import_module(f"agentopt.{_HOME[name]}"), name)
     raise AttributeError(f"module 'agentopt' has no attribute {name!r}")

@@ -19,6 +19,7 @@ from agentopt.core.phrases import counted
 from agentopt.core.usd import format_usd
 from agentopt.prompts.outcome import RaceRewards
 from agentopt.runs.result import TrialLine
+from agentopt.runs.run_record import PromptsEntry
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C6D31", "#7F7F7F")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "hexagon", "x")
@@ -186,6 +187,18 @@ def spend(spent: Mapping[tuple[str, str], Usage]) -> Figure | None:
         ("purpose", "model", "calls", "prompt tokens", "completion tokens", "USD"),
         rows,
     )
+
+
+def race(name: str, entry: PromptsEntry) -> Figure | None:
+    """The heat map of a prompt optimisation; None if only one system prompt has rewards.
+
+    Args:
+        name: Identifies the figure.
+        entry: The prompt optimisation.
+    """
+    if entry.rewards is None or len(entry.rewards.system_prompts) < 2:
+        return None
+    return heat_map(name, f"Rewards of the system prompts of {entry.report.subtask}", entry.rewards)
 
 
 def heat_map(name: str, title: str, rewards: RaceRewards) -> Figure:

@@ -132,7 +132,7 @@ def open_archive(run: RunFolder, task: Task, specs: Mapping[str, ModelSpec]) -> 
     has_result = (run.path / "result.json").is_file() and not locked
     space, trials = _priced(recorded_trials(run, task, specs), task, specs)
     record = read_record(run.record)
-    by_model, spend = _spend(run)
+    by_model, spend = spend_of(run)
     return RunArchive(
         run,
         task,
@@ -163,7 +163,8 @@ def _priced(
     return space, tuple(replace(t, units=trial_cost(space, t.candidate, t.evaluation)) for t in recorded)
 
 
-def _spend(run: RunFolder) -> tuple[Mapping[tuple[str, str], Usage], Spend]:
+def spend_of(run: RunFolder) -> tuple[Mapping[tuple[str, str], Usage], Spend]:
+    """Return (purpose, catalogue name) -> usage, and the spend of all sessions; both empty without a journal."""
     journal = open_existing_journal(run.config.journal)
     if journal is None:
         return {}, Spend({}, {}, 0.0)

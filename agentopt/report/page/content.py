@@ -9,7 +9,7 @@ from typing import Any
 
 from agentopt.core.records import Evaluation, ExampleResult, Split, outcome
 from agentopt.core.usd import format_usd
-from agentopt.report.figures import Figure, best_so_far, heat_map, pareto, scaling, spend
+from agentopt.report.figures import Figure, best_so_far, pareto, race, scaling, spend
 from agentopt.report.page.verdict import headline, next_steps, sentences
 from agentopt.report.tables import COST_COLUMNS, FINALIST_COLUMNS, MEASURE_COLUMNS
 from agentopt.runs.archive import RunArchive
@@ -59,11 +59,8 @@ def _figures(archive: RunArchive) -> Iterator[Figure]:
     found = [best_so_far(lines), pareto(lines, archive.front, archive.cost_in)]
     found += [scaling(lines, subtask.name) for subtask in archive.task.subtasks]
     found.append(spend(archive.spent))
+    found += [race(f"race-{i}", entry) for i, entry in enumerate(_entries(archive))]
     yield from filter(None, found)
-    for i, entry in enumerate(_entries(archive)):
-        if entry.rewards and len(entry.rewards.system_prompts) > 1:
-            title = f"Rewards of the system prompts of {entry.report.subtask}"
-            yield heat_map(f"race-{i}", title, entry.rewards)
 
 
 def _plain(figure: Figure) -> dict[str, Any]:
