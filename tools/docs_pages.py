@@ -48,6 +48,7 @@ API = {
     "Functions": "api taskfile.loading runs.config.load_config runs.result.load_result core.candidate.load_candidate",
     "Tasks": "core.task core.cost workflow.templates",
     "Candidates and results": "core.candidate core.records core.stop_reason runs.result prompts.diagnosis",
+    "Progress and plots": "report.live report.plots",
     "Search": "search.base",
     "Registration": "core.registry",
     "Errors and events": "core.errors core.events",
