@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -60,10 +61,26 @@ MAKERS = ("openai", "anthropic", "gemini", "mistral", "deepseek", "xai", "cohere
 """Providers that serve models of their own."""
 
 
-def search_table(word: str) -> list[str]:
-    """Return the model strings that contain `word`, ignoring case, sorted: those of `MAKERS` before others."""
-    found = (_model_string(name, entry) for name, entry in model_table().items() if word.lower() in name.lower())
-    return sorted(found, key=lambda name: (name.partition("/")[0] not in MAKERS, name))
+def search_table(word: str) -> tuple[list[str], list[str]]:
+    """Find models by a word of their names, ignoring case.
+
+    Returns:
+        The model strings that contain `word` as a part of its own (`mini` in `gpt-5-mini`), and those that contain it
+        within a longer word only (`gemini`). Each list is sorted, with the models of `MAKERS` before others.
+    """
+    names = {_model_string(name, entry) for name, entry in model_table().items()}
+    found = sorted(
+        (name for name in names if word.lower() in name.lower()),
+        key=lambda name: (name.partition("/")[0] not in MAKERS, name),
+    )
+    part = _as_part(word)
+    return [name for name in found if part.search(name)], [name for name in found if not part.search(name)]
+
+
+def _as_part(word: str) -> re.Pattern[str]:
+    """A pattern that matches `word` if its letters, or digits, do not continue on either side."""
+    before, after = ("[a-z]" if end.isalpha() else "[0-9]" if end.isdigit() else "$^" for end in (word[:1], word[-1:]))
+    return re.compile(f"(?<!{before}){re.escape(word)}(?!{after})", re.IGNORECASE)
 
 
 def table_defaults(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -522,6 +522,11 @@ def test_a_model_is_added_by_name_and_found_in_the_bundled_table(
     assert "mini" in listed.out
     found = agentopt("models", "search", "claude-haiku-4-5")
     assert "anthropic/claude-haiku-4-5" in found.out
+    drowned = agentopt("models", "search", "mini").out
+    assert "gpt-5-mini" in drowned
+    assert "minimax" not in drowned.lower()
+    assert " more names have 'mini' within a longer word, such as gemini/" in drowned
+    assert "gemini-2.5-flash" in agentopt("models", "search", "gemi").out
     assert agentopt("models", "search", "no-such-model-anywhere").code == 1
     unknown = agentopt("models", "add", "gpt-99-mini", "--file", str(place.folder / "models.yaml"))
     assert unknown.code == 2

@@ -254,9 +254,37 @@ def test_a_users_file_of_weights_is_identified_by_its_bytes(tmp_path: Path, monk
     assert missing.identity == "gguf:/no/such.gguf"
 
 
+@pytest.mark.parametrize(
+    ("word", "whole", "within"),
+    [
+        ("mini", "openai/gpt-5-mini", "gemini/gemini-2.5-flash"),
+        ("MINI", "openai/gpt-5-mini", "gemini/gemini-2.5-flash"),
+        ("llama", "anyscale/meta-llama/Llama-2-13b-chat-hf", "anyscale/codellama/CodeLlama-34b-Instruct-hf"),
+        ("5", "openai/gpt-5-mini", "mistral/codestral-2508"),
+        ("gpt-4", "openai/gpt-4.1-mini", None),
+        ("-mini", "openai/gpt-5-mini", None),
+    ],
+)
+def test_whole_words_of_names_are_found_apart_from_parts_of_longer_words(
+    word: str, whole: str, within: str | None
+) -> None:
+    found, longer = search_table(word)
+    assert whole in found
+    assert within is None or within in longer
+    assert not set(found) & set(longer)
+    assert all(word.lower() in name.lower() for name in (*found, *longer))
+
+
+@pytest.mark.parametrize("word", ["gemi", "haik", "sonn"])
+def test_the_start_of_a_word_is_found_within_longer_words(word: str) -> None:
+    found, longer = search_table(word)
+    assert not found
+    assert longer
+
+
 @pytest.mark.parametrize("word", ["mini", "claude", "GEMINI"])
 def test_models_of_their_makers_are_listed_before_those_of_resellers(word: str) -> None:
-    own = [name.partition("/")[0] in MAKERS for name in search_table(word)]
+    own = [name.partition("/")[0] in MAKERS for name in search_table(word)[0]]
     assert own == sorted(own, reverse=True)
     assert own[0]
     assert not own[-1]

@@ -250,7 +250,8 @@ def add_model(
 
 def search_models(word: str, console: Console, *, as_json: bool = False) -> None:
     """`agentopt models search`. Exits with 1 if nothing is found."""
-    models = tuple(map(KnownModel.of, search_table(word)))
+    whole, within = search_table(word)
+    models = tuple(map(KnownModel.of, whole or within))
     if as_json:
         print_json(KnownModels(models))
     elif models:
@@ -259,6 +260,9 @@ def search_models(word: str, console: Console, *, as_json: bool = False) -> None
             prices = f"{known.usd_per_1m_prompt:g} + {known.usd_per_1m_completion:g}"
             table.add_row(known.model, prices, str(known.context_length or "-"))
         console.print(table)
+        if whole and within:
+            count = f"{len(within)} more {'name has' if len(within) == 1 else 'names have'}"
+            print_plain(console, f"{count} {word!r} within a longer word, such as {within[0]}")
     if not models:
         rule = f"no model of the bundled table has {word!r} in its name"
         print_plain(notes_console(console, as_json=as_json), rule)
