@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import typer
 
-from agentopt.cli.choices import choice_option
+from agentopt.cli.choices import JsonOption, choice_option
 from agentopt.cli.output import stdout_console
 from agentopt.core.errors import UserError
 
@@ -40,24 +40,24 @@ def add(
 
 
 @jobs_app.command("list")
-def list_(store: Store = None) -> None:
+def list_(store: Store = None, json: JsonOption = False) -> None:
     """List every job: its next run, the outcome of its last run, and its spend this month."""
-    _jobs().list_jobs(store, stdout_console())
+    _jobs().list_jobs(store, stdout_console(), as_json=json)
 
 
 @jobs_app.command("show")
-def show(name: Name, store: Store = None) -> None:
+def show(name: Name, store: Store = None, json: JsonOption = False) -> None:
     """Show one job and all its champions."""
-    _jobs().show_job(name, store, stdout_console())
+    _jobs().show_job(name, store, stdout_console(), as_json=json)
 
 
 @jobs_app.command("run-now")
-def run_now(name: Name, store: Store = None) -> None:
-    """Run NAME once, in the foreground.
+def run_now(name: Name, store: Store = None, json: JsonOption = False) -> None:
+    """Run NAME once, in the foreground. With --json, the log is on stderr.
 
     Exit codes: 1 the run failed, 3 the champion got worse, 4 a cap left the run undecided.
     """
-    _jobs().run_now(name, store, stdout_console())
+    _jobs().run_now(name, store, stdout_console(), as_json=json)
 
 
 @jobs_app.command("start")
@@ -73,10 +73,11 @@ def start(
 def history(
     name: Name,
     store: Store = None,
-    limit: Annotated[int, typer.Option(min=1, help="Maximum number of rows.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of rows; of runs with --json.")] = 20,
+    json: JsonOption = False,
 ) -> None:
     """Show the last runs of NAME: outcome, reason and spend. Consecutive runs with nothing new share a row."""
-    _jobs().show_history(name, store, limit, stdout_console())
+    _jobs().show_history(name, store, limit, stdout_console(), as_json=json)
 
 
 @jobs_app.command("pause")

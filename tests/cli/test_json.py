@@ -11,25 +11,75 @@ from typing import Any
 
 import jsonschema
 import pytest
+import yaml
 from pydantic import TypeAdapter
+from rich.console import Console
 from typer.main import get_command
 
+from agentopt.cli.commands.jobs import add_job, run_now
 from agentopt.cli.main import app
-from tests.cli.recorded import SETTINGS, record_run, write_task
+from agentopt.testing.server_process import ServerProcess
+from tests.cli.recorded import SETTINGS, record_run, words, write_task
 
 PAGE = (Path(__file__).parents[2] / "docs" / "json.md").read_text()
 DOCUMENTED = re.findall(r"^\| `(.+)` \| `(agentopt\..+)\.(\w+)` \|$", PAGE, re.MULTILINE)
 WITHOUT = re.findall(r"^\| `([a-z -]+)` \| (\w[^`]+) \|$", PAGE, re.MULTILINE)
-CALLING = ("quickstart", "diagnose", "judge", "record", "models add", "models check")
-"""Commands that call models or need more than the recorded task has; of these, the schema is built."""
-NO_SETTINGS = ("models search", "init")
+NOT_CALLED = ("quickstart",)
+"""It loads a local model, and prints what `optimize` does; of it, the schema is built."""
+SERVED = ("diagnose", "judge", "record", "models check", "jobs")
+"""Commands that call models; a loopback server answers."""
+NO_SETTINGS = ("models search", "models add", "init", "jobs")
 WORDS = {"TASK": "planted", "FOLDER": "made", "WORD": "haiku", "NAME": "large", "ID": "test-1"}
+FURTHER = {
+    "judge": {"TASK": "judged", "FILE": "labels.csv"},
+    "record": {"FILE": "recorded.npz"},
+    "models add": {"MODEL": "openai/gpt-4o"},
+    "jobs": {"NAME": "nightly"},
+}
+"""First words of a command -> words that differ from `WORDS`."""
 
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("recorded")
     return record_run(folder, write_task(folder))
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with a task, a judged task and a job that has run, whose models a server in another process answers."""
+    folder = tmp_path_factory.mktemp("served")
+    with (
+        ServerProcess(counter=folder / "received.jsonl", quality={"small": 0.3}) as server,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        for name in ("AGENTOPT_CACHE", "AGENTOPT_CONFIG", "AGENTOPT_DATA"):
+            patch.setenv(name, str(folder))
+        patch.delenv("AGENTOPT_JOBS_STORE", raising=False)
+        patch.chdir(folder)
+        write_served(folder, server.base_url)
+        add_job(folder / "job.yaml", None, False, Console())
+        run_now("nightly", None, Console())
+        yield folder
+
+
+def write_served(folder: Path, base_url: str) -> None:
+    marked = "[[{{ inputs.word }}]]"
+    subtask = {"name": "say", "prompt": marked, "models": ["small", "large"], "num_samples": [1, 2], "max_tokens": 8}
+    splits = ("train", "validation", "test")
+    shared = {"subtasks": [{**subtask, "tokens": {"prompt": 8, "completion": 8}}], "cost": {"max_units": 40}}
+    shared |= {"data": {split: f"{split}.jsonl" for split in splits}}
+    judge = {"kind": "judge", "model": "large", "rubric": 'Reply [[{"score": 1, "reason": "so"}]].'}
+    for name, scorer in (("planted", "exact_match"), ("judged", judge)):
+        task = write_task(folder, name=name)
+        (task / "train.jsonl").write_text("\n".join(map(json.dumps, words("train", 4))))
+        (task / "task.yaml").write_text(yaml.safe_dump({"name": name, "scorer": scorer, **shared}))
+    (folder / "labels.csv").write_text("id,label\ntest-1,yes\ntest-2,no\ntest-3,yes\n")
+    entry = {"base_url": base_url, "usd_per_1m_prompt": 1.0, "parameters": 1e9, "supports": {"seed": True}}
+    (folder / "models.yaml").write_text(yaml.safe_dump({"models": {"small": entry, "large": entry}}))
+    settings = ["strategy=grid", "budget.trials=2", "prompts.when=never", *SETTINGS[1::2]]
+    job = {"name": "nightly", "task": "planted", "config": settings, "schedule": {"every": "6h"}}
+    (folder / "job.yaml").write_text(yaml.safe_dump(job))
 
 
 def closed(schema: Any) -> Any:
@@ -47,25 +97,34 @@ def schema_of(module: str, name: str) -> Any:
 @pytest.mark.parametrize(("command", "module", "name"), DOCUMENTED, ids=[command for command, *_ in DOCUMENTED])
 def test_the_output_follows_the_documented_schema(
     console_script: Callable[..., tuple[int, str, str]],
-    recorded: Path,
+    request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
     command: str,
     module: str,
     name: str,
 ) -> None:
     schema = schema_of(module, name)
-    if command.startswith(CALLING):
+    if command in NOT_CALLED:
         return
-    monkeypatch.chdir(recorded.parents[1])
-    words = [{**WORDS, "RUN": recorded.name}.get(word, word) for word in command.split()]
+    is_served = command.startswith(SERVED)
+    folder = request.getfixturevalue("served") if is_served else request.getfixturevalue("recorded").parents[1]
+    monkeypatch.chdir(folder)
+    replaced = next((further for start, further in FURTHER.items() if command.startswith(start)), {})
+    run = {} if is_served else {"RUN": request.getfixturevalue("recorded").name}
+    arguments = [{**WORDS, **run, **replaced}.get(word, word) for word in command.split()]
     if command == "optimize TASK":
-        words = ["optimize", "--resume", recorded.name]  # every answer is in the journal
-    code, out, _ = console_script(*words, "--json", *([] if command.startswith(NO_SETTINGS) else SETTINGS))
+        arguments = ["optimize", "--resume", run["RUN"]]  # every answer is in the journal
+    code, out, _ = console_script(*arguments, "--json", *([] if command.startswith(NO_SETTINGS) else SETTINGS))
     assert code == 0
     assert "\x1b" not in out
-    jsonschema.validate(json.loads(out), schema)
+    found = json.loads(out)
+    jsonschema.validate(found, schema)
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate({**json.loads(out), "further": 1}, schema)
+        jsonschema.validate(with_further_key(found), schema)
+
+
+def with_further_key(found: Any) -> Any:
+    return {**found, "further": 1} if isinstance(found, dict) else [with_further_key(part) for part in found]
 
 
 def commands(command: Any = None, name: str = "") -> Iterator[tuple[str, Any]]:

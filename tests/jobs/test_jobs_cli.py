@@ -15,7 +15,7 @@ from shutil import copytree
 import pytest
 from jobs_place import QUALITY, Place
 
-from agentopt.cli.commands.jobs import last_alarm
+from agentopt.cli.commands.job_status import last_alarm
 from agentopt.core.budget import Usage
 from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.jobs.store import open_store
@@ -217,6 +217,19 @@ def test_a_run_that_could_decide_nothing_exits_with_4(place: Place, jobs: Call) 
 def test_a_run_that_fails_exits_with_1(place: Place, jobs: Call) -> None:
     jobs("add", str(place.write()))
     assert "nightly: failed" in jobs("run-now", "nightly", code=1)
+
+
+def test_a_run_as_json_has_its_log_on_stderr_and_the_exit_code_of_its_outcome(
+    place: Place, jobs: Call, console_script: Callable[..., tuple[int, str, str]]
+) -> None:
+    jobs("add", str(place.write()))
+    exited, out, err = console_script("jobs", "run-now", "nightly", "--json")
+    found = json.loads(out)
+    assert (exited, found["state"], found["job"]) == (1, "failed", "nightly")
+    assert "run_ended" in [json.loads(line)["event"] for line in err.splitlines() if line.startswith("{")]
+    (listed,) = json.loads(console_script("jobs", "list", "--json")[1])["jobs"]
+    assert listed["last_run"] == found
+    assert json.loads(console_script("jobs", "history", "nightly", "--json")[1])["runs"] == [found]
 
 
 def test_a_paused_job_is_shown_as_such_until_it_is_resumed(place: Place, jobs: Call) -> None:

@@ -8,33 +8,33 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime, tzinfo
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from datetime import UTC, datetime
 from itertools import groupby, islice
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from agentopt.cli.output import INTERRUPTED, print_plain
+from agentopt.cli.commands.job_status import Drift, JobDetails, JobHistory, JobLine, JobList, PastRun
+from agentopt.cli.output import INTERRUPTED, print_json, print_plain
 from agentopt.core.budget import Usage
 from agentopt.core.errors import ConfigError, UserError
 from agentopt.core.events import Stopping
 from agentopt.core.phrases import counted
 from agentopt.core.usd import format_usd
-from agentopt.jobs.caps import month_start
 from agentopt.jobs.champion import champions_of
 from agentopt.jobs.daemon import Daemon
 from agentopt.jobs.drift import ALARM, CANARY_LEAST, canary_rows
-from agentopt.jobs.due_times import next_due, next_time
-from agentopt.jobs.evidence import spent, spent_in_all
+from agentopt.jobs.due_times import next_time
 from agentopt.jobs.export import crontab_line, kubernetes_cronjob, systemd_unit
 from agentopt.jobs.jobfile import Job, read_job
 from agentopt.jobs.run import NOT_SEEN
 from agentopt.jobs.snapshot import load_snapshot
 from agentopt.jobs.store import JobStore, data_folder, open_store
-from agentopt.jobs.tables import JobRun, KnownJob
+from agentopt.jobs.tables import JobRun
 from agentopt.jobs.webhook import signer_of
 from agentopt.jobs.worker import as_owner, log_lines
 from agentopt.report.formatting import usage_cells
@@ -100,96 +100,79 @@ def _warn_of_secret(job: Job) -> None:
         sys.stderr.write(f"agentopt: warning: {error}; the daemon needs it in its environment\n")
 
 
-def list_jobs(store: str | None, console: Console) -> None:
+def list_jobs(store: str | None, console: Console, *, as_json: bool = False) -> None:
     """`agentopt jobs list`."""
+    with _opened(store) as jobs:
+        found = JobList.of(jobs)
+    if as_json:
+        print_json(found)
+        return
     table = Table()
     for column in ("job", "schedule", "next time", "last run", "champion", "USD this month"):
         table.add_column(column)
-    with _opened(store) as jobs:
-        for known in jobs.jobs():
-            table.add_row(*_row(known, jobs))
-        unreadable = jobs.unreadable()
-    if table.row_count or not unreadable:
+    for line in found.jobs:
+        champion = "damaged" if line.champion_error else str(line.champion or "-")
+        table.add_row(*_cells(line), champion, format_usd(line.usd_this_month))
+    if table.row_count or not found.unreadable:
         console.print(table if table.row_count else "no jobs; `agentopt jobs add FILE` adds one")
-    for problem in unreadable.values():
+    for problem in found.unreadable.values():
         print_plain(console, f"cannot be read: {problem}")
 
 
-def _row(known: KnownJob, jobs: JobStore) -> tuple[str, ...]:
-    job, runs = known.job, jobs.history(known.job.name)
-    spent = jobs.spent_since(job.name, month_start(time.time(), job.schedule))
-    zone = job.schedule.zone
-    ended = f"{runs[0].state}, {_shown(runs[0].started, zone)}" if runs else "-"
-    alarm = last_alarm(runs)
+def _cells(line: JobLine) -> tuple[str, str, str, str]:
+    """Name, schedule, next time and last run."""
+    last, alarm = line.last_run, line.last_alarm
+    ended = f"{last.state}, {_shown(last.started, line.time_zone)}" if last else "-"
     return (
-        job.name,
-        str(job.schedule),
-        _next(known),
-        f"{ended}; ALARM at {_shown(alarm.started, zone)}" if alarm else ended,
-        _champion_number(job.name),
-        format_usd(spent.usd),
+        line.name,
+        line.schedule,
+        _next(line),
+        f"{ended}; ALARM at {_shown(alarm.started, line.time_zone)}" if alarm else ended,
     )
 
 
-def _champion_number(name: str) -> str:
-    try:
-        champion = champions_of(name).current()
-    except UserError:  # `show` reports the error; the other jobs are listed nonetheless
-        return "damaged"
-    return str(champion.number) if champion else "-"
-
-
-def _next(known: KnownJob) -> str:
-    if known.paused:
+def _next(line: JobLine) -> str:
+    if line.paused:
         return "paused"
-    schedule, now = known.job.schedule, datetime.now(UTC)
-    found = next_due(known)
-    if found and found <= now:
+    if line.next_time is not None and line.next_time <= time.time():
         return "now (waiting for a daemon)"
-    return _shown(found.timestamp(), schedule.zone) if found else "-"
+    return _shown(line.next_time, line.time_zone)
 
 
-def _shown(moment: float, zone: tzinfo) -> str:
-    return datetime.fromtimestamp(moment, zone).strftime("%Y-%m-%d %H:%M:%S %Z")
+def _shown(moment: float | None, zone: str) -> str:
+    return "-" if moment is None else datetime.fromtimestamp(moment, ZoneInfo(zone)).strftime("%Y-%m-%d %H:%M:%S %Z")
 
 
-def show_job(name: str, store: str | None, console: Console) -> None:
+def show_job(name: str, store: str | None, console: Console, *, as_json: bool = False) -> None:
     """`agentopt jobs show`."""
     with _opened(store) as jobs:
         known = jobs.job(name)
-        cells = _row(known, jobs)
-        evidence = (_canary_line(known, jobs), _error_line(known, jobs))
-        runs = jobs.history(name)
-    restored = {run.champion: run.started for run in runs[::-1] if run.state == "rolled back"}
-    champions = champions_of(name)
-    for title, text in zip(("job", "schedule", "next time", "last run"), cells, strict=False):
+        found = JobDetails.of(known, jobs)
+    if as_json:
+        print_json(found)
+        return
+    for title, text in zip(("job", "schedule", "next time", "last run"), _cells(found.job), strict=True):
         print_plain(console, f"{title}: {text}")
-    print_plain(console, f"task: {known.folder / known.job.task}")
-    for line in (f"champion: {champions.file}", *evidence):
+    for line in (f"task: {found.task}", f"champion: {found.champion_file}", _canary_line(known.job, found.drift)):
         print_plain(console, line)
-    if alarm := last_alarm(runs):
-        print_plain(console, f"last alarm: {_shown(alarm.started, known.job.schedule.zone)}, {alarm.alarm}")
-    current = champions.current()
+    print_plain(console, _error_line(found))
+    if alarm := found.job.last_alarm:
+        print_plain(console, f"last alarm: {_shown(alarm.started, found.job.time_zone)}, {alarm.alarm}")
     table = Table("", "champion", "since", "why", "candidate")
-    for number in champions.numbers():
-        champion = champions.get(number)
-        mark = "->" if current and current.number == number else ""
-        since = _since(champion.record.time, restored.get(number), known.job.schedule.zone)
-        table.add_row(mark, str(number), since, escape(champion.record.reason), escape(str(champion.candidate)))
+    for champion in found.champions:
+        mark, since = "->" if champion.is_current else "", _shown(champion.since, found.job.time_zone)
+        table.add_row(mark, str(champion.number), since, escape(champion.reason), escape(champion.summary))
     console.print(table if table.row_count else "no champion yet: the first run makes one")
 
 
-def _canary_line(known: KnownJob, jobs: JobStore) -> str:
+def _canary_line(job: Job, drift: Drift | None) -> str:
     """Return the evidence of drift after the job's last canary."""
-    last = jobs.evidence.last_canary(known.job.name)
-    if not known.job.canary:
+    if not job.canary:
         return f"canary: off; {NOT_SEEN}"
-    if last is None:
-        return f"canary: {_drawn_anew(known.job)}; none drawn yet"
-    nights = jobs.evidence.of(known.job.name, last.subject, "canary")
-    rows = sum(len(night.scores) for night in nights)
-    drawn = f"{counted(rows, 'row')} of the champion drawn anew in {counted(len(nights), 'run')}"
-    return f"canary: {drawn}; evidence of drift {last.evidence:.3g}, an alarm at {ALARM:g}"
+    if drift is None:
+        return f"canary: {_drawn_anew(job)}; none drawn yet"
+    drawn = f"{counted(drift.rows, 'row')} of the champion drawn anew in {counted(drift.runs, 'run')}"
+    return f"canary: {drawn}; evidence of drift {drift.evidence:.3g}, an alarm at {ALARM:g}"
 
 
 def _drawn_anew(job: Job, rows: Sequence[str] = ()) -> str:
@@ -204,40 +187,28 @@ def _drawn_anew(job: Job, rows: Sequence[str] = ()) -> str:
     return f"{text}; with canary: 0 none is, and a model that changed under its name is not seen"
 
 
-def last_alarm(runs: Sequence[JobRun]) -> JobRun | None:
-    """Return the newest run with an alarm, unless a later one measured everything again or changed the champion."""
-    for run in runs:  # newest first
-        if run.alarm or run.state in ("kept", "promoted", "rolled back"):
-            return run if run.alarm else None
-    return None
-
-
-def _error_line(known: KnownJob, jobs: JobStore) -> str:
+def _error_line(found: JobDetails) -> str:
     """Return how much of the error that the job may make its comparisons have spent."""
-    opened, alpha = jobs.evidence.comparisons(known.job.name), 1 - known.job.promotion.confidence
-    error = f"{spent_in_all(opened, alpha):.3g} of the error of {alpha:.3g} spent"
+    error = f"{found.error_spent:.3g} of the error of {found.error:.3g} spent"
     return (
-        f"promotions: {opened} compared, {error}; the next comparison needs evidence {1 / spent(opened + 1, alpha):.3g}"
+        f"promotions: {found.comparisons} compared, {error}; the next comparison needs evidence "
+        f"{found.evidence_needed:.3g}"
     )
 
 
-def _since(promoted: str, restored: float | None, zone: tzinfo) -> str:
-    """Return when a champion was last promoted or restored, `-` for a file written by hand."""
-    times = [datetime.fromisoformat(promoted).timestamp()] if promoted else []
-    times += [restored] if restored else []
-    return _shown(max(times), zone) if times else "-"
-
-
-def show_history(name: str, store: str | None, limit: int, console: Console) -> None:
+def show_history(name: str, store: str | None, limit: int, console: Console, *, as_json: bool = False) -> None:
     """`agentopt jobs history`."""
+    with _opened(store) as jobs:
+        runs = jobs.history(name)
+        zone = next((known.job.schedule.time_zone for known in jobs.jobs() if known.job.name == name), "UTC")
+        if not runs:
+            jobs.check_name(name)
+    if as_json:
+        print_json(JobHistory(name, tuple(map(PastRun.of, runs[:limit]))))
+        return
     table = Table()
     for column in ("started", "state", "champion", "calls", "prompt tokens", "completion tokens", "USD", "message"):
         table.add_column(column)
-    with _opened(store) as jobs:
-        runs = jobs.history(name)
-        zone = next((known.job.schedule.zone for known in jobs.jobs() if known.job.name == name), UTC)
-        if not runs:
-            jobs.check_name(name)
     for alike in islice(_folded(runs), limit):
         table.add_row(*_history_cells(alike, zone))
     console.print(table if runs else f"job {name} has not run yet", markup=False)
@@ -252,7 +223,7 @@ def _folded(runs: Sequence[JobRun]) -> Iterator[list[JobRun]]:
     return (list(alike) for _, alike in groupby(runs, outcome))
 
 
-def _history_cells(alike: Sequence[JobRun], zone: tzinfo) -> tuple[str, ...]:
+def _history_cells(alike: Sequence[JobRun], zone: str) -> tuple[str, ...]:
     run, times = alike[0], len(alike)
     started = _shown(run.started, zone)
     if times > 1:
@@ -264,7 +235,7 @@ def _history_cells(alike: Sequence[JobRun], zone: tzinfo) -> tuple[str, ...]:
     return started, state, champion, *usage_cells(usage), escape(alarm + run.message)
 
 
-def run_now(name: str, store: str | None, console: Console) -> None:
+def run_now(name: str, store: str | None, console: Console, *, as_json: bool = False) -> None:
     """`agentopt jobs run-now`: one run in the foreground, also of a paused job.
 
     Exits with 3 if the champion raised an alarm, with 1 if the run failed, with 4 if it was undecided.
@@ -275,18 +246,27 @@ def run_now(name: str, store: str | None, console: Console) -> None:
         if event == Stopping.kind:
             print_plain(Console(stderr=True), str(fields["message"]))
 
-    with _opened(store) as jobs, as_owner(jobs, data_folder(), time.time, log=log) as worker:
+    # The log, and what a task's functions print, are not part of the document.
+    printed = redirect_stdout(sys.stderr) if as_json else nullcontext()
+    with printed, _opened(store) as jobs, as_owner(jobs, data_folder(), time.time, log=log) as worker:
         jobs.job(name)
         try:
             run = asyncio.run(worker.work(worker.claim_now(name)))
         except KeyboardInterrupt:
             console.print(f"stopped; `agentopt jobs run-now {name}` resumes it, and so does `agentopt jobs start`")
             sys.exit(INTERRUPTED)
-    print_plain(console, f"{name}: {run.state}; {run.message}")
-    if run.alarm:
-        print_plain(console, f"ALARM: {run.alarm}")
+    _show_outcome(run, console, as_json)
     if run.alarm or run.state in ("failed", "undecided"):
         sys.exit(ALARM_RAISED if run.alarm else FAILED if run.state == "failed" else UNDECIDED)
+
+
+def _show_outcome(run: JobRun, console: Console, as_json: bool) -> None:
+    if as_json:
+        print_json(PastRun.of(run))
+        return
+    print_plain(console, f"{run.job}: {run.state}; {run.message}")
+    if run.alarm:
+        print_plain(console, f"ALARM: {run.alarm}")
 
 
 def start_daemon(store: str | None, slots: int) -> None:
