@@ -92,7 +92,8 @@ def entry_for(
     elif (provider and rest) or found:
         entry = {"litellm": model}
     else:
-        close = get_close_matches(model, search_table(""), 3, 0.5) or search_table(rest or model)[:3]
+        whole, within = search_table(rest or model)
+        close = get_close_matches(model, search_table("")[0], 3, 0.5) or (whole or within)[:3]
         raise CatalogError(
             f"no provider is known for the model {model!r}",
             remedy=f"name it PROVIDER/MODEL (providers: {', '.join(PROVIDERS)}), or give --base-url"
