@@ -74,6 +74,7 @@ class ModelClient:
         sleep: Waits for a number of seconds.
         clock: Monotonic time in seconds.
         lane: Sends the calls that may wait in batches; without it, all are made directly.
+        refused: Model -> the parameters that an earlier run found its endpoint to refuse.
     """
 
     def __init__(
@@ -88,12 +89,13 @@ class ModelClient:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
         lane: BatchLane | None = None,
+        refused: Mapping[str, frozenset[str]] | None = None,
     ) -> None:
         self.budget, self._lane = budget, lane
         self._provider, self._specs, self._journal, self._run = provider, specs, journal, run
         self._observer, self._sleep, self._clock = observer, sleep, clock
         self._limiters: dict[str, RateLimiter] = {}
-        self._refused = journal.refused(run)
+        self._refused, self._refused_before = journal.refused(run), refused or {}
         self._fatal: dict[str, tuple[float, PermanentModelError]] = {}
         self._overruns = Overruns()
         self._reused: dict[tuple[str, int], float] = {}
@@ -117,7 +119,8 @@ class ModelClient:
 
         Those of earlier sessions of the run are included.
         """
-        return self._refused.get((model, self._specs[model].identity), frozenset())
+        found = self._refused.get((model, self._specs[model].identity), frozenset())
+        return found | self._refused_before.get(model, frozenset())
 
     async def generate(self, request: Request, *, is_batched: bool = False) -> Response:
         """Return all `request.n` choices, from the journal as far as they are stored.

@@ -91,6 +91,7 @@ async def open_session(
     observer: Observer = lambda _: None,
     fresh: bool = False,
     batches: OpenTransport | None = None,
+    refused: Mapping[str, frozenset[str]] | None = None,
 ) -> AsyncIterator[Session]:
     """Open the journal and the models for `run`; on exit, wait for the calls that were sent.
 
@@ -105,6 +106,7 @@ async def open_session(
         fresh: Ignore the responses of earlier sessions; new ones replace them.
         batches: Makes the transport of batches; `open_transport` if the catalogue's transports are used. Without one,
             `Session.batched` makes direct calls.
+        refused: Model -> the parameters that an earlier run found its endpoint to refuse. They are not sent.
 
     Raises:
         ConfigError: The journal cannot be opened, or a cap in USD cannot be enforced because a price is unknown.
@@ -123,7 +125,7 @@ async def open_session(
         before = book.spend(run)
         budget = Budget(caps, purpose_caps=purpose_caps, already_spent=before.by_purpose, seconds_before=before.seconds)
         lane = BatchLane(specs, book, budget, run, transport=batches, observer=observer) if batches else None
-        model = ModelClient(provider, specs, book, budget, run, observer=observer, lane=lane)
+        model = ModelClient(provider, specs, book, budget, run, observer=observer, lane=lane, refused=refused)
         ending.push_async_callback(model.aclose)
         if lane:
             await lane.resume()

@@ -124,6 +124,7 @@ async def _application(
         journal=config.journal,
         provider=provider,
         observer=lambda event: logging.getLogger(__name__).warning("%s", event.message),
+        refused=deployment.refused,
     ) as session:
         metrics = Metrics(lambda: session.budget.spent.usd)
         seeds = None if settings.cache else fresh_seeds(random.randrange(SEEDS))
