@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from agentopt.api import aoptimize
 from agentopt.cli.commands.serve import ServeOptions, deployment_of_job, run_server
 from agentopt.core.candidate import load_candidate
 from agentopt.core.errors import ApiError, UserError
@@ -39,9 +41,12 @@ from agentopt.jobs.champion import champions_of
 from agentopt.jobs.jobfile import Job
 from agentopt.jobs.store import open_store
 from agentopt.models.base import Message
-from agentopt.runs.config import Config
+from agentopt.runs.config import Config, load_config
 from agentopt.testing.faults import Faults
 from agentopt.testing.servers import OpenAIServer, prompt_text
+from agentopt.testing.zoo import Zoo
+from agentopt.testing.zoo_families import family
+from agentopt.testing.zoo_rules import KEY
 from agentopt.workflow.inputs import InputColumns, columns_of, inputs_in
 
 SMALL = {"find": {"model": "small", "num_samples": 3, "system_prompt": "S"}, "tell": {"model": "small"}}
@@ -149,6 +154,35 @@ async def test_the_openai_client_gets_the_workflow_and_a_subtask(folder: Path) -
     assert whole.usage.total_tokens == whole.usage.prompt_tokens + whole.usage.completion_tokens > 0
     assert models == ["toy", "toy/find", "toy/tell", "agentopt/find", "agentopt/tell"]
     assert found.id == "toy/find"
+
+
+@pytest.mark.parametrize("refused", [{"temperature", "seed"}, {"max_tokens", "n"}])
+async def test_what_the_endpoint_refused_during_the_run_is_not_sent_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, refused: set[str]
+) -> None:
+    monkeypatch.setenv("ZOO_KEY", KEY)
+    strict = replace(family("openai-plain"), refused=frozenset(refused))
+    async with Zoo(lambda *_: "t", families=[strict]) as zoo:
+        entry = {"base_url": zoo.base_url(strict), "api_key_env": "ZOO_KEY", "parameters": 3e9, "max_choices": 3}
+        (folder / "models.yaml").write_text(yaml.safe_dump({"models": {"small": entry, "large": entry}}))
+        places = [f"models={folder / 'models.yaml'}", f"runs={folder / 'runs'}", f"journal={folder / 'journal.db'}"]
+        cost = "task.cost={unit: {parameters: 1e9, prompt_tokens: 1, completion_tokens: 1}, max_units: 99}"
+        samples = ["task.subtasks.find.num_samples=[3]", "task.subtasks.tell.num_samples=[3]"]
+        settings = [*places, *samples, cost, "strategy=random", "budget.trials=1", "response_seed=3"]
+        result = await aoptimize(folder, load_config(settings))
+        found = find_deployment(Path(result.run), settings=[f"journal={folder / 'journal-of-serve.db'}"])
+        sent = []
+        for deployment in (found, replace(found, refused={})):
+            before = len(zoo.exchanges)
+            async with served(deployment) as url, client_of(url) as client:
+                await client.chat.completions.create(model="toy", messages=user_message("pear"))
+                await client.chat.completions.create(model="toy/find", messages=user_message("what?"), n=2)
+            sent.append(zoo.exchanges[before:])
+    served_bodies, forgetful = sent
+    assert served_bodies
+    assert not [exchange.refused for exchange in served_bodies if exchange.refused]
+    # The server does refuse the parameter, and a server that has not read the run's findings sends it.
+    assert [exchange.refused for exchange in forgetful if exchange.refused]
 
 
 async def test_the_openai_client_streams(folder: Path) -> None:
