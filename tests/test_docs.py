@@ -18,10 +18,12 @@ from typing import Any
 import pytest
 import yaml
 from rich.console import Console
+from typer.main import get_command
 
 from agentopt.api import optimize
 from agentopt.cli.commands.init import HOSTED
 from agentopt.cli.commands.optimize import estimate_run
+from agentopt.cli.main import app
 from agentopt.core.errors import ConfigError, TaskError, UserError
 from agentopt.core.registry import FUSIONS, PARSERS, SCORERS, STRATEGIES
 from agentopt.core.yaml_models import RuleError
@@ -271,6 +273,11 @@ def test_arguments_in_commands_are_quoted_if_a_shell_would_expand_them(page: Pat
     lines = [line.partition(" #")[0] for part in code for line in part.splitlines()]
     settings = [word for line in lines for word in re.findall(r"(?:-c |pip install ).*", unquoted(line))]
     assert [word for word in settings if re.search(r"[\[\]*?{}]", word)] == []
+
+
+def test_the_list_of_commands_has_every_command() -> None:
+    listed = re.findall(r"^agentopt (\w+)", (DOCS / "index.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(get_command(app).commands) <= set(listed)  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="module")

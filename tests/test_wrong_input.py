@@ -130,10 +130,10 @@ def test_the_table_of_types_covers_the_fields_of_its_classes() -> None:
 SPEC = agentopt.ModelSpec(name="a", base_url="http://127.0.0.1:9")
 
 REFUSED: list[tuple[Callable[[], Any], str]] = [
-    (lambda: Subtask(**{**SUBTASK, "system_prompt": None}), "`system_prompt` must be a text, but got None"),
+    (lambda: Subtask(**{**SUBTASK, "system_prompt": None}), "`system_prompt` must be a string, but got None"),
     (lambda: Subtask(**{**SUBTASK, "max_tokens": "12"}), "`max_tokens` must be a whole number, but got '12'"),
     (lambda: Subtask(**{**SUBTASK, "temperature": "hot"}), "`temperature` must be a number or None, but got 'hot'"),
-    (lambda: Subtask(**{**SUBTASK, "stop": (1,)}), "`stop` must be a tuple or a list of texts"),
+    (lambda: Subtask(**{**SUBTASK, "stop": (1,)}), "`stop` must be a tuple or a list of strings"),
     (lambda: Subtask(**{**SUBTASK, "tokens": (1, 2)}), "`tokens` must be a TokenLengths or None"),
     (lambda: Subtask(**{**SUBTASK, "json_schema": {}}), r"`json_schema` must be the JSON text[\s\S]*json\.dumps"),
     (lambda: Subtask(**{**SUBTASK, "models": [BUILDERS]}), r"catalogue names[\s\S]*Config\(models=\[\.\.\.\]\)"),

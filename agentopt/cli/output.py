@@ -34,11 +34,18 @@ class Failure:
 
 def stdout_console() -> Console:
     """Return a console on stdout: as wide as `COLUMNS` or the terminal, or 160 columns wide in a pipe or file."""
-    from rich.console import Console
+    from agentopt.report.console import VisibleConsole
 
     # A pipe has no width. A table folded at Rich's default of 80 columns is hard to read in a log.
     has_width = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()
-    return Console(width=None if has_width else 160)
+    return VisibleConsole(width=None if has_width else 160)
+
+
+def stderr_console() -> Console:
+    """Return a console on stderr."""
+    from agentopt.report.console import VisibleConsole
+
+    return VisibleConsole(stderr=True)
 
 
 def print_plain(console: Console, text: str) -> None:
@@ -72,9 +79,8 @@ def print_json(value: Any, form: Any = None) -> None:
 
 def notes_console(console: Console, *, as_json: bool) -> Console:
     """Return the console for notes beside a result: that of the result, or stderr if the result is JSON."""
-    from rich.console import Console
 
-    return Console(stderr=True) if as_json else console
+    return stderr_console() if as_json else console
 
 
 def exit_with(message: str, code: int) -> None:

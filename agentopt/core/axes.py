@@ -188,7 +188,7 @@ def _known(name: Any) -> _Known:
         return known
     prefix, _, knob = name.partition(".") if isinstance(name, str) else ("", "", "")
     if prefix == KNOBS and is_template_name(knob):
-        return _Known("categorical", is_value, "texts, numbers or truth values")
+        return _Known("categorical", is_value, "strings, numbers or truth values")
     names = [*KNOWN, *_OTHERS, f"{KNOBS}.NAME"]
     rule = f"a setting must be one of {', '.join(names)}, but got {shown(name)}"
     raise TaskError(rule, remedy=did_you_mean(str(name), names))

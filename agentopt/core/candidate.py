@@ -47,7 +47,7 @@ class SubtaskChoice:
     def __post_init__(self) -> None:
         object.__setattr__(self, "settings", as_pairs(self.settings))
         if not are_settings(self.settings):
-            rule = f"`settings` must map names to texts, numbers or truth values, but got {shown(self.settings)}"
+            rule = f"`settings` must map names to strings, numbers or truth values, but got {shown(self.settings)}"
             raise CandidateError(rule, where="SubtaskChoice", remedy='write settings={"temperature": 0.7}')
         check_fields(self, "SubtaskChoice", CandidateError)
         if self.num_samples < 1:

@@ -66,16 +66,16 @@ def instance_of(name: str) -> Kind:
 
 
 _ANY = Kind(lambda value: True, "anything", "")
-_TEXT = Kind(lambda value: isinstance(value, str), "a text", 'pass a text, such as NAME="..."')
-_NAME = Kind(lambda value: isinstance(value, str) and bool(value), "a text of at least one character", _TEXT.remedy)
-_TEXTS = _each(_TEXT, "a tuple or a list of texts", 'pass texts, such as NAME=("...",)')
+_TEXT = Kind(lambda value: isinstance(value, str), "a string", 'pass a string, such as NAME="..."')
+_NAME = Kind(lambda value: isinstance(value, str) and bool(value), "a string of at least one character", _TEXT.remedy)
+_TEXTS = _each(_TEXT, "a tuple or a list of strings", 'pass strings, such as NAME=("...",)')
 _YES_NO = Kind(lambda value: isinstance(value, bool), "True or False", "pass NAME=True or NAME=False")
 _WHOLE = Kind(_whole, "a whole number", "pass a whole number, such as NAME=8")
 _COUNT = Kind(lambda value: _whole(value) and value >= 1, "a whole number of at least 1", _WHOLE.remedy)
 _NUMBER = Kind(_number, "a number", "pass a finite number, such as NAME=0.5")
 _POSITIVE = Kind(lambda v: _number(v) and v > 0, "a number above 0", "pass a positive number, such as NAME=64")
 _FUNCTION = Kind(callable, "a function", "pass a function as `NAME`")
-_COLUMNS = _mapping(_ANY, "a mapping of texts to values", 'pass NAME={"column": value}')
+_COLUMNS = _mapping(_ANY, "a mapping of strings to values", 'pass NAME={"column": value}')
 _PATH = Kind(lambda value: isinstance(value, str | PathLike), "a path", 'pass NAME="folder"')
 
 FIELDS: Mapping[str, Mapping[str, Kind]] = {
@@ -111,7 +111,7 @@ FIELDS: Mapping[str, Mapping[str, Kind]] = {
         "keep_system_prompt": _YES_NO,
         "left_to_program": Kind(
             lambda value: isinstance(value, Set) and all(isinstance(name, str) for name in value),
-            "a frozenset of texts",
+            "a frozenset of strings",
             'pass NAME=frozenset({"max_tokens"})',
         ),
         "tools": _TEXTS,
@@ -121,7 +121,9 @@ FIELDS: Mapping[str, Mapping[str, Kind]] = {
         "cascade": _or_none(instance_of("Cascade")),
         "demos": _or_none(instance_of("Demos")),
         "knobs": _mapping(
-            Kind(is_value, "", ""), "a mapping of names to texts, numbers or truth values", 'pass NAME={"passages": 5}'
+            Kind(is_value, "", ""),
+            "a mapping of names to strings, numbers or truth values",
+            'pass NAME={"passages": 5}',
         ),
     },
     "Program": {
@@ -161,7 +163,7 @@ FIELDS: Mapping[str, Mapping[str, Kind]] = {
         "file": _or_none(_PATH),
     },
     "SubtaskChoice": {
-        "model": Kind(_NAME.fits, "a catalogue name", 'pass the name as a text, such as NAME="small"'),
+        "model": Kind(_NAME.fits, "a catalogue name", 'pass the name as a string, such as NAME="small"'),
         "num_samples": _WHOLE,
         "system_prompt": _TEXT,
         "demos": _each(instance_of("Demo"), "a tuple of Demos", "pass NAME=(Demo(prompt, response),)"),

@@ -23,7 +23,7 @@ def as_path(path: str | os.PathLike[str], error: type[UserError]) -> Path:
         UserError: `error`: `path` is something else, or the system cannot look it up.
     """
     if not isinstance(path, str | os.PathLike) or not os.fspath(path):
-        raise error(f"a path must be a text or a Path, but got {shown(path)}", remedy='pass a path such as "task"')
+        raise error(f"a path must be a string or a Path, but got {shown(path)}", remedy='pass a path such as "task"')
     try:
         Path(path).stat()
     except (FileNotFoundError, NotADirectoryError):

@@ -304,12 +304,14 @@ def _content(content: Any, where: str) -> tuple[str, tuple[str, ...]]:
     if isinstance(content, str):
         return content, ()
     if not isinstance(content, list):
-        rule = f"content must be a text or a list of parts, but got {type(content).__name__}"
+        rule = f"content must be a string or a list of parts, but got {type(content).__name__}"
         raise ApiError(400, rule, param=where, code="invalid_value")
     for i, part in enumerate(content):
         kind = part.get("type") if isinstance(part, dict) else None
         if not isinstance(kind, str) or (kind == "text" and not isinstance(part.get("text"), str)):
-            rule = f"a content part must be an object with a type, and with a text if that is `text`, but got {kind!r}"
+            rule = (
+                f"a content part must be an object with a type, and with a string if that is `text`, but got {kind!r}"
+            )
             raise ApiError(400, rule, param=f"{where}[{i}]", code="invalid_value")
     text = "".join(part["text"] for part in content if part["type"] == "text")
     is_text = all(part["type"] == "text" for part in content)

@@ -155,7 +155,7 @@ class Status:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         for line in (*self.heads, *packed(self.fields, options.max_width)):
-            yield Text(line, no_wrap=True, overflow="ellipsis")
+            yield Text(visible(line), no_wrap=True, overflow="ellipsis")
 
 
 def packed(fields: Iterable[str], width: int) -> list[str]:

@@ -40,11 +40,13 @@ def prompt_tables(reports: Sequence[PromptReport]) -> Iterator[RenderableType]:
     for report in reports:
         table.add_row(*_report_cells(report))
     yield table
-    for report in reports:
-        yield f"  {report.subtask}: {escape(report.outcome)}"
-        if report.tried:
-            yield _earned(report)
-        yield from (f"  {report.subtask}: fell back: {escape(reason)}" for reason in report.fallbacks)
+    for outcome in dict.fromkeys(report.outcome for report in reports):
+        alike = [report for report in reports if report.outcome == outcome]
+        yield f"  {', '.join(dict.fromkeys(escape(report.subtask) for report in alike))}: {escape(outcome)}"
+        for report in alike:
+            if report.tried:
+                yield _earned(report)
+            yield from (f"  {report.subtask}: fell back: {escape(reason)}" for reason in report.fallbacks)
 
 
 def _report_cells(report: PromptReport) -> tuple[str, ...]:

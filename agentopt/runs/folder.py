@@ -210,13 +210,18 @@ class RunFolder:
         Raises:
             ConfigError: Another process holds it.
         """
+        owner = self.path / ".lock.pid"  # not in the lock's file, which every attempt to lock it truncates
         try:
             with FileLock(self.path / ".lock", timeout=0):
-                yield
+                owner.write_text(f"{os.getpid()}")
+                try:
+                    yield
+                finally:
+                    owner.unlink(missing_ok=True)
         except Timeout as error:
-            raise ConfigError(
-                "another process works on this run", where=self.path, remedy="wait for it, or stop it"
-            ) from error
+            known = owner.read_text() if owner.is_file() else ""
+            rule = f"another process works on this run{f', with the id {known}' if known else ''}"
+            raise ConfigError(rule, where=self.path, remedy="wait for it, or stop it") from error
 
 
 @dataclass(frozen=True, slots=True)

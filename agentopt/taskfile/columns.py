@@ -46,7 +46,7 @@ def column(row: Mapping[str, Any], *names: str) -> Any:
 
 def text(row: Mapping[str, Any], *names: str) -> str:
     """Return the first column that the row has, a string. Raises `ColumnError`."""
-    value: str = _of_kind(row, names, str, "a text")
+    value: str = _of_kind(row, names, str, "a string")
     return value
 
 
@@ -58,7 +58,7 @@ def items(row: Mapping[str, Any], *names: str) -> list[Any]:
 
 def number(row: Mapping[str, Any], *names: str) -> str | int | float:
     """Return the first column that the row has, a number, or a string that contains one. Raises `ColumnError`."""
-    value: str | int | float = _of_kind(row, names, (str, int, float), "a number or a text")
+    value: str | int | float = _of_kind(row, names, (str, int, float), "a number or a string")
     return value
 
 

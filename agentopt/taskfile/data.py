@@ -115,8 +115,15 @@ class _RowReader:
         names = path.split(".")
         if names[0] not in self.row:
             rule = f"the row must have the column {names[0]!r} ({key})"
-            raise TaskError(rule, where=self.place, remedy=did_you_mean(names[0], {*self.row, *self.empty}))
+            raise TaskError(rule, where=self.place, remedy=did_you_mean(names[0], self._unused(path)))
         return self._inside(path, names, key)
+
+    def _unused(self, path: str) -> set[str]:
+        """The columns of the row that no key but that of `path` uses."""
+        columns = self.columns
+        named = [columns.id or "id", columns.target or "target", columns.group or "", *columns.metadata.values()]
+        used = {*named, *(columns.inputs or {}).values()} - {path}
+        return {*self.row, *self.empty} - used - {other.partition(".")[0] for other in used}
 
     def _fail_empty(self, path: str, key: str) -> NoReturn:
         rule = f"the row must have a value in the column {path!r} ({key}), but the cell is empty"
@@ -141,7 +148,7 @@ def _group(value: Any) -> str | None:
 
 def _id(value: Any, place: str) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
-        rule = f"an id must be a text or a whole number, but got {value!r}"
+        rule = f"an id must be a string or a whole number, but got {value!r}"
         raise TaskError(rule, where=place, remedy="give the row such an id")
     return str(value)
 

@@ -92,7 +92,7 @@ def check_readable(rows: Rows, *, is_json: bool) -> None:
             rule = f"the target must be a value that an output can equal, but got {target!r}"
             raise TaskError(rule, where=row.where, remedy="correct or remove the row")
         if not is_json and (nested := next((item for item in items if isinstance(item, dict)), None)):
-            rule = f"the target must be a text, a number or a list of them, but got an object with {', '.join(nested)}"
+            rule = f"the target must be a string, a number or a list of them, not an object with {', '.join(nested)}"
             remedy = f"read one of its fields, such as columns.target: COLUMN.{next(iter(nested))}"
             raise TaskError(rule, where=row.where, remedy=remedy)
 

@@ -211,7 +211,7 @@ async def _prompt(
     except TaskError as error:  # of a template; its remedy is for the time of loading
         raise ScorerError(f"{place}: {error.message}") from error
     if not isinstance(prompt, str):
-        raise ScorerError(f"{place}: `{name_of(subtask.render)}` must return a text, but got {shown(prompt)}")
+        raise ScorerError(f"{place}: `{name_of(subtask.render)}` must return a string, but got {shown(prompt)}")
     return prompt
 
 

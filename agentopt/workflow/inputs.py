@@ -73,7 +73,7 @@ class InputColumns:
     def wrong(self, problem: str) -> InputError:
         """Return the error that gives the rule and the problem."""
         may = f" (and may have {', '.join(self.optional)})" if self.optional else ""
-        text = "a text, or " if self.is_text else ""
+        text = "a string, or " if self.is_text else ""
         return InputError(f"the input must be {text}a JSON object with {', '.join(self.needed)}{may}, but {problem}")
 
 
@@ -86,7 +86,7 @@ def json_type(value: Any) -> str:
     if isinstance(value, int | float):
         return "a number"
     if isinstance(value, str):
-        return "a text"
+        return "a string"
     return "an object" if isinstance(value, Mapping) else "a list"
 
 

@@ -56,7 +56,7 @@ def whole_text(response: str) -> str:
     """Return the response without surrounding white space. Raises `Unparsable` if it is empty."""
     stripped = response.strip()
     if not stripped:
-        raise Unparsable("expected a text, got an empty response")
+        raise Unparsable("expected a string, got an empty response")
     return stripped
 
 

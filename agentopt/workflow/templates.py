@@ -131,7 +131,7 @@ def template(text: str) -> Callable[[Mapping[str, Any], Mapping[str, Any]], str]
             defined.
     """
     if not isinstance(text, str):
-        rule = f"a template must be a text, but got {shown(text)}"
+        rule = f"a template must be a string, but got {shown(text)}"
         raise TaskError(rule, remedy='write template("{{ inputs.question }}")')
     return compile_template(text).render
 

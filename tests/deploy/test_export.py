@@ -297,7 +297,7 @@ async def test_the_exported_module_runs_by_itself(tmp_path: Path) -> None:
     assert "UNUSED" not in source
 
 
-USAGE = "the input must be a text, or a JSON object with word, but"
+USAGE = "the input must be a string, or a JSON object with word, but"
 
 
 @pytest.mark.parametrize(
@@ -307,7 +307,7 @@ USAGE = "the input must be a text, or a JSON object with word, but"
         (["a", "b"], "k", f"{USAGE} 2 arguments were given"),
         (['{"wrod": "fig"}'], "k", f"{USAGE} it lacks word and it has wrod, which is unknown"),
         (['{"word": "fig", "id": 1}'], "k", f"{USAGE} it has id, which is unknown"),
-        (['{"word": ["fig"]}'], "k", f"{USAGE} word must be a text, but is a list"),
+        (['{"word": ["fig"]}'], "k", f"{USAGE} word must be a string, but is a list"),
         (['{"word": "fig"}'], "", "the environment variable EXPORT_KEY is not set"),
     ],
 )

@@ -550,7 +550,7 @@ async def test_an_upstream_failure_is_an_error_response(folder: Path) -> None:
 async def test_an_answer_that_nothing_can_be_made_of_is_no_answer(folder: Path) -> None:
     backend = OpenAIServer(lambda body, index: "  ")
     async with backend, served(deployment_in(folder, backend)) as url, client_of(url) as client:
-        with pytest.raises(openai.UnprocessableEntityError, match="find: expected a text"):
+        with pytest.raises(openai.UnprocessableEntityError, match="find: expected a string"):
             await client.chat.completions.create(model="toy", messages=user_message("pear"))
 
 
@@ -592,9 +592,9 @@ def test_wrong_inputs_are_refused_with_the_columns(text: str, problem: str) -> N
 @pytest.mark.parametrize(
     ("given", "problem"),
     [
-        ('{"facts": "x", "n": 1}', "facts must be a list, but is a text"),
+        ('{"facts": "x", "n": 1}', "facts must be a list, but is a string"),
         ('{"facts": {}, "n": 1}', "facts must be a list, but is an object"),
-        ('{"facts": [], "n": "1"}', "n must be a number or null, but is a text"),
+        ('{"facts": [], "n": "1"}', "n must be a number or null, but is a string"),
         ('{"facts": [], "n": true}', "n must be a number or null, but is a boolean"),
         ('{"facts": null, "n": []}', "facts must be a list, but is null and n must be a number or null, but is a list"),
     ],

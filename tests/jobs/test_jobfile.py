@@ -52,7 +52,7 @@ def test_a_small_file_gets_the_default_rule_and_no_caps(tmp_path: Path) -> None:
         ({"schedule": {"every": "2x"}}, "schedule.every", "s, m, h, d or w"),
         ({"schedule": {"every": "0s"}}, "schedule.every", "s, m, h, d or w"),
         ({"schedule": {"every": 60}}, "schedule.every", "write 60s"),
-        ({"schedule": {"every": True}}, "schedule.every", "must be a text"),
+        ({"schedule": {"every": True}}, "schedule.every", "must be a string"),
         ({"schedule": {"every": "999999w"}}, "schedule.every", "at most 520w"),
         ({"schedule": {"every": "3641d"}}, "schedule.every", "at most 520w"),
         ({"schedule": {"cron": "0-59/70 * * * *"}}, "schedule.cron", "a minute from 0 to 59"),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from rich.table import Table
 
 from agentopt.core.budget import Budget, Caps
 from agentopt.core.candidate import Candidate, SubtaskChoice
@@ -23,6 +24,7 @@ from agentopt.core.events import (
 from agentopt.core.records import BestSoFar, Evaluation, ExampleResult, Trial
 from agentopt.core.stop_reason import StopKind, StopReason
 from agentopt.report import tables
+from agentopt.report.console import VisibleConsole
 from agentopt.report.live import ProgressBar
 from agentopt.report.tables import Column, table_of
 from agentopt.report.terminal import print_result
@@ -129,3 +131,15 @@ def test_usd_and_latency_are_shown_for_trials_and_finalists_if_they_were_measure
         assert part in text
     assert "units" not in text.replace("measured units", "")
     assert "0.4 USD per 1,000 requests, 1.25 s (p50) and 3.50 s (p95)" in repr(priced)
+
+
+def test_control_characters_in_lines_and_cells_are_visible() -> None:
+    console = VisibleConsole(file=io.StringIO(), width=60)
+    table = Table("run \x1b[2J")
+    table.add_row("a\x1b[31mb\x07")
+    for part in ("c\x1b]0;title\x07", table):
+        console.print(part)
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "\x1b" not in printed
+    assert "\x07" not in printed
+    assert all(text in printed for text in ("c\\x1b]0;title\\x07", "run \\x1b[2J", "a\\x1b[31mb\\x07"))

@@ -366,7 +366,10 @@ async def test_a_resume_of_a_run_that_another_process_works_on_leaves_it_as_it_i
     run = RunFolder.create(toy_task(), asked)
     before = (run.path / "config.yaml").read_text()
     other = asked.model_copy(update={"seed": 7})
-    with run.locked(), pytest.raises(ConfigError, match="another process works on this run"):
+    with (
+        run.locked(),
+        pytest.raises(ConfigError, match=f"another process works on this run, with the id {os.getpid()}\n"),
+    ):
         await aoptimize(toy_task(), other, resume=run.path, provider=toy_model())
     assert (run.path / "config.yaml").read_text() == before
 

@@ -23,10 +23,10 @@ def test_a_column_is_found_under_any_of_its_public_names() -> None:
 @pytest.mark.parametrize(
     ("read", "name", "message"),
     [
-        (text, "none", "the column 'none' must be a text, but is null"),
-        (text, "facts", "the column 'facts' must be a text, but is [\"a\"]"),
+        (text, "none", "the column 'none' must be a string, but is null"),
+        (text, "facts", "the column 'facts' must be a string, but is [\"a\"]"),
         (items, "answer", "the column 'answer' must be a list, but is \"40\""),
-        (number, "right", "the column 'right' must be a number or a text, but is true"),
+        (number, "right", "the column 'right' must be a number or a string, but is true"),
         (text, "anser", "the row must have the column 'anser'; did you mean 'answer'?"),
     ],
 )

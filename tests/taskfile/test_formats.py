@@ -243,7 +243,7 @@ REFUSED: list[tuple[tuple[str, Callable[[Path], None]], str]] = [
     (of_bytes("d.parquet", b""), r"data\.test: the file .*d\.parquet is not Parquet"),
     (of_table("parquet", ["q", "target"], [b"x", "y"]), r"d\.parquet:1: a cell must be text, .* but got b'x'"),
     (of_table("parquet", ["q", "q"], ["x", "y"]), r"d\.parquet: a header must have each column once"),
-    (of_table("parquet", ["id", "target"], [0.5, "y"]), r"d\.parquet:1: an id must be a text or a whole number"),
+    (of_table("parquet", ["id", "target"], [0.5, "y"]), r"d\.parquet:1: an id must be a string or a whole number"),
     (of_bytes("d.json", b'{"q": 1}'), r"a \.json dataset must be a list of objects"),
     (("folder.csv", lambda path: path.mkdir()), r"data must be a file, but .*folder\.csv is a folder"),
     (("folder.parquet", lambda path: path.mkdir()), r"data must be a file, but .*folder\.parquet is a folder"),

@@ -411,7 +411,7 @@ def test_a_mistake_elsewhere_names_the_file_despite_overrides(tmp_path: Path) ->
         ("\udcff", r"validation\.jsonl:2: is not UTF-8[\s\S]*save the file as UTF-8"),
         (json.dumps({"id": "v"}), r"validation\.jsonl:2: the row must have the column"),
         (json.dumps(rows("validation")[0]), r"jsonl:2: an id must be given once in a split.*jsonl:1"),
-        (json.dumps(rows("validation")[1] | {"id": None}), r"jsonl:2: an id must be a text or a whole number"),
+        (json.dumps(rows("validation")[1] | {"id": None}), r"jsonl:2: an id must be a string or a whole number"),
         (json.dumps(rows("test")[1] | {"id": "other"}), r"test\.jsonl:2: .*its inputs is also in validation"),
     ],
 )

@@ -253,7 +253,7 @@ def test_a_mistake_in_the_data_is_one_message(tmp_path: Path, changes: dict[str,
         ),
         ([*rows(3), *rows(1)], r"jsonl:4: an id must be given once in a dataset, but 'r0' is also at .*jsonl:1"),
         ([{"id": "r0", "answer": "x"}], r"jsonl:1: the row must have the column 'facts'"),
-        ([{"id": 7, "facts": [], "answer": "x"}], r"jsonl:1: Example: `id` must be a text, but got 7"),
+        ([{"id": 7, "facts": [], "answer": "x"}], r"jsonl:1: Example: `id` must be a string, but got 7"),
     ],
 )
 def test_rows_that_do_not_fit_are_reported(tmp_path: Path, data: list[dict[str, Any]], message: str) -> None:

@@ -74,7 +74,7 @@ def test_a_long_requirement_can_be_cut(tmp_path: Path) -> None:
 def test_a_row_of_another_form_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match=r"srdd\.jsonl:1: the row must have the column 'name' or 'Name'"):
         load(tmp_path, [{"title": "x"}])
-    with pytest.raises(TaskError, match=r"srdd\.jsonl:1: the column 'Description' must be a text, but is 7"):
+    with pytest.raises(TaskError, match=r"srdd\.jsonl:1: the column 'Description' must be a string, but is 7"):
         load(tmp_path, [{"Name": "x", "Description": 7}])
 
 

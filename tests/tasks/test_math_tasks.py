@@ -110,10 +110,10 @@ def test_the_other_public_forms_are_read_too(tmp_path: Path) -> None:
     ("name", "row", "rule"),
     [
         ("gsm8k", {"question": "?", "answer": "no mark"}, "the column 'answer' must have #### before"),
-        ("gsm8k", {"question": "?", "answer": None}, "the column 'answer' must be a text, but is null"),
+        ("gsm8k", {"question": "?", "answer": None}, "the column 'answer' must be a string, but is null"),
         ("svamp", {"ID": "x", "Body": "b", "Question": "q"}, "the row must have the column 'Answer'"),
         ("aime", {"problem": "p", "answer": "many"}, "the reader failed: ValueError: .*'many'"),
-        ("aime", {"problem": "p", "answer": None}, "the column 'answer' must be a number or a text, but is null"),
+        ("aime", {"problem": "p", "answer": None}, "the column 'answer' must be a number or a string, but is null"),
         ("multiarith", {"text": "?"}, "the row must have the column 'input' or 'question'"),
     ],
 )

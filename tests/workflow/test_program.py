@@ -356,7 +356,7 @@ PAST_US = """
     ("body", "why"),
     [
         ("print('an answer')", ""),
-        (PAST_US, r": a call was refused, because content must be a text or a list of parts, but got int"),
+        (PAST_US, r": a call was refused, because content must be a string or a list of parts, but got int"),
     ],
 )
 async def test_a_program_that_never_calls_a_subtask_is_refused_before_a_search(

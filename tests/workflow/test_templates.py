@@ -35,7 +35,12 @@ def test_a_template_is_the_render_function_of_a_subtask_built_in_python(text: st
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [(None, "must be a text, but got None"), (3, "must be a text"), (["{{"], "must be a text"), ("{{", "is not Jinja")],
+    [
+        (None, "must be a string, but got None"),
+        (3, "must be a string"),
+        (["{{"], "must be a string"),
+        ("{{", "is not Jinja"),
+    ],
 )
 def test_a_template_that_is_no_text_or_no_jinja_is_refused(text: Any, message: str) -> None:
     with pytest.raises(TaskError, match=message):

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agentopt.api import diagnose, load
-from agentopt.cli.output import interruptible, notes_console, print_json, print_plain
+from agentopt.cli.output import interruptible, notes_console, print_json, print_plain, stderr_console
 from agentopt.cli.run_names import candidate_of
 from agentopt.core.budget import Usage
 from agentopt.core.events import Event
@@ -32,7 +32,7 @@ def run_diagnosis(
 ) -> None:
     """`agentopt diagnose`: progress on stderr; the diagnosis of each subtask on stdout, as a JSON list if `as_json`."""
     chosen, config = candidate_of(candidate, settings)
-    progress = Console(stderr=True)
+    progress = stderr_console()
 
     def observe(event: Event) -> None:
         if event.logged:

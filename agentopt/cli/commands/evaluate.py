@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from agentopt.api import evaluate, load
-from agentopt.cli.output import interruptible, print_json, print_plain
+from agentopt.cli.output import interruptible, print_json, print_plain, stderr_console
 from agentopt.cli.run_names import candidate_of
 from agentopt.core.budget import Usage
 from agentopt.core.events import Event, ExampleDone, JournalUsed, Spent
@@ -42,7 +42,7 @@ def run_evaluation(
     notes: list[str] = []
     reported: list[Event] = []
     spent: list[Spent] = []
-    progress, done, total = Console(stderr=True), count(1), repeats * len(source.task.splits.get(split, ()))
+    progress, done, total = stderr_console(), count(1), repeats * len(source.task.splits.get(split, ()))
     try:
         with interruptible(progress), counting_bar(progress, "examples") as show:
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from agentopt.api import LoadedTask, evaluate
-from agentopt.cli.output import interruptible, print_json, print_plain
+from agentopt.cli.output import interruptible, print_json, print_plain, stderr_console
 from agentopt.cli.run_names import run_path
 from agentopt.core.candidate import Candidate, load_candidate
 from agentopt.core.comparison import compare, shared_scores
@@ -84,7 +84,7 @@ def _append(summary: Path, text: str) -> None:
         with summary.open("a", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
-        print_plain(Console(stderr=True), f"{SUMMARY}: the summary cannot be written: {error}")
+        print_plain(stderr_console(), f"{SUMMARY}: the summary cannot be written: {error}")
 
 
 def _stored(run: Path, options: GateOptions) -> GateReport:
@@ -144,7 +144,7 @@ def _identical(source: Path, options: GateOptions) -> GateReport:
 
 
 def _evaluations(found: Deployment, candidates: Sequence[Candidate], split: Split) -> list[Evaluation]:
-    progress, done = Console(stderr=True), count(1)
+    progress, done = stderr_console(), count(1)
     total = len(candidates) * len(found.task.splits.get(split, ()))
     with interruptible(progress), counting_bar(progress, "examples") as show:
 

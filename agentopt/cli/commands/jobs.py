@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from agentopt.cli.commands.job_status import Drift, JobDetails, JobHistory, JobLine, JobList, PastRun
-from agentopt.cli.output import INTERRUPTED, print_json, print_plain
+from agentopt.cli.output import INTERRUPTED, print_json, print_plain, stderr_console
 from agentopt.core.budget import Usage
 from agentopt.core.errors import ConfigError, UserError
 from agentopt.core.events import Stopping
@@ -244,7 +244,7 @@ def run_now(name: str, store: str | None, console: Console, *, as_json: bool = F
     def log(event: str, **fields: object) -> None:
         log_lines(event, **fields)
         if event == Stopping.kind:
-            print_plain(Console(stderr=True), str(fields["message"]))
+            print_plain(stderr_console(), str(fields["message"]))
 
     # The log, and what a task's functions print, are not part of the document.
     printed = redirect_stdout(sys.stderr) if as_json else nullcontext()

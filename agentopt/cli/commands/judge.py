@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agentopt.api import check_repeats, load, model_router, required_models
-from agentopt.cli.output import interruptible, print_json, print_plain
+from agentopt.cli.output import interruptible, print_json, print_plain, stderr_console
 from agentopt.cli.run_names import candidate_of
 from agentopt.core.agreement import Agreement
 from agentopt.core.candidate import Candidate
@@ -46,7 +46,7 @@ def run_judge_check(
     check_repeats(repeats)
     read = read_labels(labels)
     chosen, config = candidate_of(candidate, settings)
-    progress = Console(stderr=True)
+    progress = stderr_console()
     with interruptible(progress):
         report = asyncio.run(_check(task, read, chosen, split, repeats, config, progress, fresh=fresh))
     if as_json:

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from agentopt.api import aoptimize, load
 from agentopt.cli.commands.report import leave_report
-from agentopt.cli.output import INTERRUPTED, exit_with, notes_console, print_json, print_plain
+from agentopt.cli.output import INTERRUPTED, exit_with, notes_console, print_json, print_plain, stderr_console
 from agentopt.cli.run_names import run_path
 from agentopt.core.budget import Usage
 from agentopt.core.column_report import Column, columns_of
@@ -109,7 +109,7 @@ def run_optimization(
             f"the run's task is no longer at {task}", where=resume, remedy=f"{command}, with its folder as TASK"
         )
     run = [opened] if opened else []
-    progress = Console(stderr=True)
+    progress = stderr_console()
     with ProgressBar(progress) as view:
 
         def observe(event: Event) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from agentopt.api import load
-from agentopt.cli.output import interruptible, print_json, print_plain
+from agentopt.cli.output import interruptible, print_json, print_plain, stderr_console
 from agentopt.core.candidate import Candidate
 from agentopt.core.events import Observer
 from agentopt.core.files import check_writable
@@ -45,7 +45,7 @@ class RecordedLandscape:
 def run_recording(task: Path, out: Path, settings: Sequence[str], console: Console, *, as_json: bool = False) -> None:
     """`agentopt record`: a progress bar on stderr, then the summary of the recorded landscape on stdout."""
     check_writable(out, new_folder=True)
-    config, stderr = load_config(settings), Console(stderr=True)
+    config, stderr = load_config(settings), stderr_console()
     with interruptible(stderr), counting_bar(stderr, "candidates") as show:
         landscape = asyncio.run(_record(task, config, show, lambda event: print_plain(stderr, event.message)))
     landscape.save(out)
