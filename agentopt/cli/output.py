@@ -79,7 +79,6 @@ def print_json(value: Any, form: Any = None) -> None:
 
 def notes_console(console: Console, *, as_json: bool) -> Console:
     """Return the console for notes beside a result: that of the result, or stderr if the result is JSON."""
-
     return stderr_console() if as_json else console
 
 

@@ -219,7 +219,10 @@ class RunFolder:
                 finally:
                     owner.unlink(missing_ok=True)
         except Timeout as error:
-            known = owner.read_text() if owner.is_file() else ""
+            try:
+                known = owner.read_text()
+            except FileNotFoundError:  # it has just finished, or has the lock and has not written its id yet
+                known = ""
             rule = f"another process works on this run{f', with the id {known}' if known else ''}"
             raise ConfigError(rule, where=self.path, remedy="wait for it, or stop it") from error
 

@@ -6,6 +6,7 @@ import io
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,18 @@ def test_the_table_shows_the_shrunk_gain_beside_the_raw_one(decision: PromptDeci
         console.print(part)
     row = next(line for line in output.getvalue().splitlines() if "before the search" in line)
     assert [cell.strip() for cell in row.split("│")][3:7] == [decision, "-", shown, "+0.125 p=0.03"]
+
+
+def test_prompts_kept_for_one_reason_share_a_line() -> None:
+    not_worth = report(PromptDecision.NOT_WORTH_IT)
+    reports = [not_worth, replace(not_worth, subtask="check"), replace(report(PromptDecision.UNKNOWN), subtask="find")]
+    lines = [line for line in prompt_tables(reports) if isinstance(line, str)]
+    assert [line for line in lines if "kept" in line] == [
+        f"  answer, check: {not_worth.outcome}",
+        f"  find: {reports[-1].outcome}",
+    ]
+    earned = "prompts by seed 1 (best 0.500), reflective 2 (best 0.500), components 1 (best 0.500)"
+    assert [line for line in lines if "prompts by" in line] == [f"  {n}: {earned}" for n in ("answer", "check", "find")]
 
 
 def test_a_report_of_0_1_0_is_read_and_shown(tmp_path: Path) -> None:

@@ -152,6 +152,27 @@ def test_columns_are_mapped_by_name_and_by_dotted_path(tmp_path: Path) -> None:
         read(tmp_path, "d.jsonl", inputs={"facts": "docs.txt"}, target="answer")
 
 
+@pytest.mark.parametrize(
+    ("columns", "row", "suggestion"),
+    [
+        ({"target": "answr"}, {"answer": "x"}, "did you mean 'answer'"),
+        ({"target": "question1"}, {}, ""),
+        ({"target": "notes2"}, {}, ""),
+        ({"target": "topic2"}, {}, ""),
+        ({"target": "topic2"}, {"topics": "x"}, "did you mean 'topics'"),
+        ({"target": "labell", "inputs": {"q": "labels"}}, {"labels": "x", "label": "y"}, "did you mean 'label'"),
+    ],
+)
+def test_only_a_column_that_no_key_uses_is_suggested(
+    tmp_path: Path, columns: dict[str, Any], row: dict[str, Any], suggestion: str
+) -> None:
+    (tmp_path / "d.jsonl").write_text(json.dumps({"question": "q", "notes": "n", "topic": {"key": 1}, **row}))
+    used = {"inputs": {"q": "question"}, "metadata": {"notes": "notes", "topic": "topic.key"}}
+    with pytest.raises(TaskError) as raised:
+        read(tmp_path, "d.jsonl", **{**used, **columns})
+    assert "did you mean" not in str(raised.value) if not suggestion else suggestion in str(raised.value)
+
+
 def test_long_cells_are_read_and_the_limit_of_the_csv_module_stays(tmp_path: Path) -> None:
     limit = csv.field_size_limit()
     delimited(",")(tmp_path / "d.csv", [["q", "target"], ["x" * 300_000, "1"]])
