@@ -16,11 +16,11 @@ from agentopt.core.phrases import counted
 from agentopt.jobs.canary import Canary
 from agentopt.jobs.champion import Champion, Champions
 from agentopt.jobs.drift import ALARM, drift_evidence
-from agentopt.jobs.evidence import Comparison, Night, PromotionRules, e_value_above, pooled, promotion, saves
 from agentopt.jobs.evidence_store import EvidenceStore, Measured
 from agentopt.jobs.jobfile import PromotionRule
 from agentopt.jobs.measurement import Measurement, alarms, beats, costs
 from agentopt.jobs.measurer import Measurer
+from agentopt.jobs.promotion import Comparison, Night, PromotionRules, e_value_above, pooled, promotion, saves
 from agentopt.jobs.tables import JobRun
 from agentopt.models.measure import costs_usd, measure_of
 from agentopt.runs.result import Result

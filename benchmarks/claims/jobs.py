@@ -9,7 +9,7 @@ import numpy as np
 from agentopt.core.stats import paired_difference, verdict
 from agentopt.jobs.canary import REFERENCE_DRAWS
 from agentopt.jobs.drift import canary_rows, drift_evidence, first_alarm
-from agentopt.jobs.evidence import Comparison, Night, PromotionRules, promotion
+from agentopt.jobs.promotion import Comparison, Night, PromotionRules, promotion
 from benchmarks.claims.lines import Line, at_least, at_most, shown
 from benchmarks.claims.worlds import right_or_wrong
 

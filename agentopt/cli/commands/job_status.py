@@ -13,7 +13,7 @@ from agentopt.core.errors import UserError
 from agentopt.jobs.caps import month_start
 from agentopt.jobs.champion import Champion, Champions, champions_of
 from agentopt.jobs.due_times import next_due
-from agentopt.jobs.evidence import spent, spent_in_all
+from agentopt.jobs.promotion import spent, spent_in_all
 from agentopt.jobs.store import JobStore
 from agentopt.jobs.tables import JobRun, KnownJob
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentopt.jobs.evidence import (
+from agentopt.jobs.promotion import (
     ALPHA,
     Comparison,
     Night,
