@@ -32,6 +32,7 @@ Found = Mapping[str, tuple[Demo, ...]]
 """Subtask -> its demonstrations; of every subtask with `demos`."""
 
 _found = TypeAdapter(dict[str, tuple[Demo, ...]])
+"""What a run's file holds, without the ids of the examples."""
 
 
 def examples_to_try(task: Task, seed: int) -> list[Example]:
@@ -65,6 +66,27 @@ def demonstrations_of(run: RunFolder) -> Found:
         run: The run.
     """
     return _found.validate_json(run.demos.read_bytes()) if run.demos.is_file() else {}
+
+
+def not_shown(run: RunFolder, candidate: Candidate, train: Sequence[Example]) -> tuple[Example, ...]:
+    """The train examples whose inputs a candidate does not show as a demonstration.
+
+    Files of runs before the ids were kept have none, so that all examples are returned.
+
+    Args:
+        run: The run that bootstrapped the demonstrations.
+        candidate: The candidate.
+        train: The train examples.
+    """
+    kept = json.loads(run.demos.read_bytes()) if run.demos.is_file() else {}
+    ids = {
+        demo["example"]
+        for name, demos in kept.items()
+        for demo in demos
+        if "example" in demo and Demo(demo["prompt"], demo["response"]) in candidate[name].demos
+    }
+    shown = [example.inputs for example in train if example.id in ids]
+    return tuple(example for example in train if example.inputs not in shown)
 
 
 def demo_notes(task: Task, found: Found) -> Iterator[str]:
@@ -117,16 +139,19 @@ class Bootstrap:
             return {}
         if not self.run.demos.is_file():
             found = await self._found(baseline, wanted)
-            plain = {name: [asdict(demo) for demo in demos] for name, demos in found.items()}
+            plain = {name: [{**asdict(demo), "example": of} for of, demo in demos] for name, demos in found.items()}
             write_atomically(self.run.demos, json.dumps(plain, ensure_ascii=False, indent=1))
         kept = demonstrations_of(self.run)
         for note in demo_notes(self.task, kept):
             self.observer(Note(note))
         return kept
 
-    async def _found(self, baseline: Candidate, wanted: Sequence[Subtask]) -> Found:
-        """Runs as many examples at a time as demonstrations are missing, so that few are run for nothing."""
-        found: dict[str, list[Demo]] = {subtask.name: [] for subtask in wanted}
+    async def _found(self, baseline: Candidate, wanted: Sequence[Subtask]) -> dict[str, list[tuple[str, Demo]]]:
+        """Subtask -> its demonstrations, each with the id of its example.
+
+        As many examples are run at a time as demonstrations are missing, so that few are run for nothing.
+        """
+        found: dict[str, list[tuple[str, Demo]]] = {subtask.name: [] for subtask in wanted}
         evaluator = Evaluator(
             self.task,
             _ForDemos(self.session.model),
@@ -140,11 +165,11 @@ class Bootstrap:
             for result, answers in await _run(evaluator, baseline, block):
                 for subtask in wanted:
                     if _missing(subtask, found) and (demo := _demo(subtask, result, answers)):
-                        found[subtask.name].append(demo)
-        return {name: tuple(demos) for name, demos in found.items()}
+                        found[subtask.name].append((result.id, demo))
+        return found
 
 
-def _missing(subtask: Subtask, found: Mapping[str, Sequence[Demo]]) -> int:
+def _missing(subtask: Subtask, found: Mapping[str, Sequence[tuple[str, Demo]]]) -> int:
     return subtask.demos.count[-1] - len(found[subtask.name]) if subtask.demos else 0
 
 

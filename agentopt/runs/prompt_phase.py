@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from agentopt.core.budget import Usage
@@ -12,7 +12,7 @@ from agentopt.core.candidate import Candidate
 from agentopt.core.errors import ConfigError, TaskError
 from agentopt.core.events import Note, Observer, PromptsDone, PromptsFellBack, PromptsStarted, RewardDrawn
 from agentopt.core.records import Evaluation
-from agentopt.core.task import Task
+from agentopt.core.task import Example, Task
 from agentopt.core.yaml_models import listed
 from agentopt.evaluation.evaluator import Evaluator
 from agentopt.models.session import Session
@@ -24,6 +24,7 @@ from agentopt.prompts.proposers import NewPrompt
 from agentopt.prompts.race import SEED
 from agentopt.prompts.rewards import resampled_subtasks
 from agentopt.runs.config import Config
+from agentopt.runs.demonstrations import not_shown
 from agentopt.runs.folder import RunFolder
 from agentopt.runs.phase_start import PhaseStart, phase_start
 from agentopt.runs.prompt_report import PromptReport, prompt_report
@@ -35,6 +36,11 @@ from agentopt.workflow.sampling import stop_of
 
 Phase = Literal["before", "after"]
 """Before the allocation search, or after it."""
+
+_ALL_SHOWN = (
+    "fewer than two train examples are not shown as demonstrations, so prompts were left as they are; add rows to the "
+    "train split"
+)
 
 
 @dataclass
@@ -60,6 +66,7 @@ class PromptPhase:
     space: SearchSpace
     run: RunFolder
     reports: list[PromptReport] = field(default_factory=list)
+    _all_shown: str | None = None
     _share: PromptShare | None = None
     _least_races: Usage = field(default_factory=Usage)
     """Worst case of the smallest race for every subtask, from which the dry run's remedy is computed, too."""
@@ -79,7 +86,7 @@ class PromptPhase:
     def skipped(self) -> str | None:
         """Why prompts are not optimised although the configuration requests it; None if they are."""
         if self.config.prompts.when == "never" or self.task.splits.get("train"):
-            return None
+            return self._all_shown
         return "no train split, so prompts were left as they are"
 
     @contextmanager
@@ -102,7 +109,8 @@ class PromptPhase:
     async def improve(self, candidate: Candidate, first: Evaluation, phase: Phase) -> Candidate:
         """Replace each prompt that another one beats on validation.
 
-        A cap ends the phase, not the run. The unused share of a subtask is available to the next ones.
+        A cap ends the phase, not the run. The unused share of a subtask is available to the next ones. Train examples
+        that the candidate shows as demonstrations are left out of the races: it contains a right response to them.
 
         Args:
             candidate: The candidate to improve.
@@ -112,6 +120,11 @@ class PromptPhase:
         Returns:
             The improved candidate.
         """
+        train = not_shown(self.run, candidate, self.task.splits["train"])
+        if len(train) < 2:
+            self._all_shown = _ALL_SHOWN
+            self.observer(Note(_ALL_SHOWN))
+            return candidate
         subtasks, usage = prompted_subtasks(self.task, self.config), self._usage_of(first, candidate)
         self._share = self._share or self._new_share(usage)
         start = phase_start(self.run.starts, phase, self.session.budget)
@@ -119,16 +132,22 @@ class PromptPhase:
         for done, subtask in enumerate(subtasks):
             self.observer(PromptsStarted(subtask, phase))
             with self._limited_to_share(start):
-                report = await self._improve(
-                    candidate, subtask, first, phase, self._share, len(subtasks) - done + later
-                )
+                parts = len(subtasks) - done + later
+                report = await self._improve(candidate, subtask, first, phase, self._share, parts, train)
             self.reports.append(report)
             self.observer(PromptsDone(subtask, report.outcome))
             candidate = candidate.having(subtask, system_prompt=report.chosen)
         return candidate
 
     async def _improve(
-        self, candidate: Candidate, subtask: str, first: Evaluation, phase: Phase, share: PromptShare, parts: int
+        self,
+        candidate: Candidate,
+        subtask: str,
+        first: Evaluation,
+        phase: Phase,
+        share: PromptShare,
+        parts: int,
+        train: tuple[Example, ...],
     ) -> PromptReport:
         fallbacks: list[str] = []
 
@@ -141,7 +160,7 @@ class PromptPhase:
         # The subtasks before it are sampled once for each training example; which those are in a program is unknown.
         resampled = None if self.task.program else resampled_subtasks(self.task, subtask)
         response = self._usage_of(first, candidate, resampled).divided(rows)
-        examples = min(self.config.prompts.user_prompts, len(self.task.splits["train"]))
+        examples = min(self.config.prompts.user_prompts, len(train))
         once = (validation.divided(rows) - response) * examples
         plan = share.plan(parts, response, validation + once)
         found = Optimized(subtask, PromptDecision.TOO_SMALL, seed_prompt)
@@ -151,7 +170,8 @@ class PromptPhase:
             if PromptDecision.TOO_SMALL not in found_before:  # the remedy is that of all subtasks
                 self.observer(Note(_too_small((self._least_races, least), share, self.config.prompts.share)))
         else:
-            found = await self._optimizer(fell_back, validation, first.seconds).optimize(candidate, subtask, plan)
+            optimizer = self._optimizer(train, fell_back, validation, first.seconds)
+            found = await optimizer.optimize(candidate, subtask, plan)
             written = len(found.attempts) * share.writer_calls
             share.charge(response * found.responses + once + Usage(calls=written))
             share.charge(validation if found.finals else Usage())
@@ -159,9 +179,11 @@ class PromptPhase:
         append_entry(self.run.record, PromptsEntry(report, found.rewards))
         return report
 
-    def _optimizer(self, fell_back: Callable[[str], None], validation: Usage, seconds: float) -> PromptOptimizer:
+    def _optimizer(
+        self, train: tuple[Example, ...], fell_back: Callable[[str], None], validation: Usage, seconds: float
+    ) -> PromptOptimizer:
         return PromptOptimizer(
-            self.task,
+            replace(self.task, splits={**self.task.splits, "train": train}),
             self.evaluator,
             self.session.model,
             self.session.budget,

@@ -23,7 +23,7 @@ from agentopt.models.catalog import ModelSpec
 from agentopt.models.scripted import ScriptedModel
 from agentopt.prompts.settings import PromptSettings
 from agentopt.runs.config import BudgetConfig, Config
-from agentopt.runs.demonstrations import demonstrations_of, examples_to_try
+from agentopt.runs.demonstrations import demonstrations_of, examples_to_try, not_shown
 from agentopt.runs.folder import RunFolder
 from agentopt.runs.result import Result
 from agentopt.runs.whatif import Question, what_if
@@ -162,6 +162,49 @@ async def test_a_resumed_run_pays_for_no_demonstration_twice(tmp_path: Path) -> 
     assert len(stopped.trials) == 1
     assert stopped.spent["demos"].calls == 3
     assert result.spent["demos"].calls == sum(messages[-1].content.startswith("train") for messages in sent)
+
+
+async def test_prompts_after_the_search_race_on_examples_that_the_candidate_does_not_show(tmp_path: Path) -> None:
+    prompts = PromptSettings(when="after", proposer="components", user_prompts=20)
+    of = task()
+    result = await optimized(tmp_path, planted(0.3), of, prompts=prompts, budget=BudgetConfig(trials=4))
+    shown_by_best = {demo.prompt for trial in result.trials for demo in trial.candidate["answer"].demos}
+    assert len(shown_by_best) == 4  # fewer are the first of more, and four are the best
+    (report,) = result.prompts
+    assert report.responses > 0
+    assert set(report.user_prompts) == {
+        example.id for example in of.splits["train"] if example.inputs["row"] not in shown_by_best
+    }
+
+
+async def test_prompts_are_left_as_they_are_if_the_candidate_shows_all_train_examples_but_one(tmp_path: Path) -> None:
+    prompts = PromptSettings(when="after", proposer="components")
+
+    def answer(request: Request, repeat: int) -> str:
+        return f"word-{request.messages[-1].content}" if len(request.messages) > 2 else "wrong"
+
+    of = task(train=5, min_score=0.0)
+    result = await optimized(tmp_path, ScriptedModel(answer), of, prompts=prompts, budget=BudgetConfig(trials=4))
+    assert not result.prompts
+    assert any("fewer than two train examples are not shown as demonstrations" in note for note in result.notes)
+
+
+async def test_the_examples_that_a_candidate_shows_are_known_by_their_ids_and_so_are_equal_rows(tmp_path: Path) -> None:
+    result = await optimized(tmp_path, planted(), of := task())
+    folder = RunFolder.open(result.run)
+    copies = tuple(replace(example, id=f"copy of {example.id}") for example in of.splits["train"])
+    train = (*of.splits["train"], *copies)
+    for trial in result.trials:
+        choice = trial.candidate["answer"]
+        rows = {demo.prompt for demo in choice.demos}
+        expected = [example.id for example in train if example.inputs["row"] not in rows]
+        assert [example.id for example in not_shown(folder, trial.candidate, train)] == expected
+    plain = {
+        "answer": [{"prompt": demo.prompt, "response": demo.response} for demo in demonstrations_of(folder)["answer"]]
+    }
+    folder.demos.write_text(json.dumps(plain))
+    assert demonstrations_of(folder)["answer"] == result.finalist("best").candidate["answer"].demos
+    assert not_shown(folder, result.finalist("best").candidate, train) == train
 
 
 @pytest.mark.parametrize(("right", "tried"), [(0, []), (1, []), (3, [2])])

@@ -167,9 +167,13 @@ async def test_a_space_too_large_to_record_is_rejected_before_any_call(tmp_path:
             await record(task, session)
 
 
-def test_the_command_records_a_task_folder_and_prints_a_summary(tmp_path: Path) -> None:
+def test_the_command_records_a_task_folder_and_prints_a_summary(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "task").mkdir()
-    (tmp_path / "task" / "task.yaml").write_text(yaml.safe_dump(spec_of_task()))
+    spec = spec_of_task()
+    spec["subtasks"][0]["demos"] = [0, 2, 4]
+    (tmp_path / "task" / "task.yaml").write_text(yaml.safe_dump(spec))
     for split in ("validation", "test"):
         (tmp_path / "task" / f"{split}.jsonl").write_text(rows(split, 4))
     printed = io.StringIO()
@@ -184,6 +188,9 @@ def test_the_command_records_a_task_folder_and_prints_a_summary(tmp_path: Path) 
         calls = len(server.received())
         run_recording(tmp_path / "task", tmp_path / "again.npz", settings, Console(file=io.StringIO()))
         assert len(server.received()) == calls, "a second recording is answered by the journal"
+    said = " ".join(capsys.readouterr().err.split())
+    assert "subtask find: demonstrations are not recorded, so candidates with 2, 4 of them are left out" in said
+    assert "`agentopt optimize` tries them" in said
     landscape = Landscape.load(tmp_path / "planted.npz")
     assert "validation split of planted, 4 examples, recorded on small, large" in printed.getvalue()
     assert f"best {landscape.optimum:.3f}: find: " in printed.getvalue()

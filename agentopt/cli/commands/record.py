@@ -13,7 +13,7 @@ from rich.console import Console
 from agentopt.api import load
 from agentopt.cli.output import interruptible, print_json, print_plain, stderr_console
 from agentopt.core.candidate import Candidate
-from agentopt.core.events import Observer
+from agentopt.core.events import Note, Observer
 from agentopt.core.files import check_writable
 from agentopt.models.session import open_session
 from agentopt.report.bars import counting_bar
@@ -68,6 +68,11 @@ async def _record(
 ) -> Landscape:
     loaded, specs = load(task, config, agent=False)
     run = f"record {loaded.name} {uuid.uuid4().hex}"
+    for subtask in loaded.subtasks:
+        if subtask.demos:
+            left_out = ", ".join(map(str, subtask.demos.count[1:]))
+            rule = f"demonstrations are not recorded, so candidates with {left_out} of them are left out"
+            observer(Note(f"subtask {subtask.name}: {rule}; `agentopt optimize` tries them"))
     caps, journal = config.budget.caps(), config.journal
     async with open_session(specs, run, caps=caps, journal=journal, observer=observer) as session:
         return await record(loaded, session, seed=config.response_seed, on_candidate=on_candidate)
