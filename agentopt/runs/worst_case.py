@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -271,7 +272,7 @@ def _knobs(subtask: Subtask) -> Iterator[dict[str, Any]]:
 
 
 def longest_prompt(task: Task, subtask: Subtask, example: Example) -> str:
-    """The longest prompt with any knobs when the earlier subtasks' outputs are long, empty, a list or a number.
+    """The longest prompt with any knobs if earlier subtasks' outputs are long, empty, a list, a number or an object.
 
     Args:
         task: The task.
@@ -280,7 +281,8 @@ def longest_prompt(task: Task, subtask: Subtask, example: Example) -> str:
     """
     prompts = [""]
     names = (*subtask.reads, CONTEXT) if subtask.context else subtask.reads
-    placeholders = ("x" * (4 * max(map(_most_tokens, task.subtasks))), "", ["x"], 0)
+    longest = "x" * (4 * max(map(_most_tokens, task.subtasks)))
+    placeholders = (longest, "", ["x"], 0, defaultdict(lambda: longest))
     for placeholder, knobs in product(placeholders, _knobs(subtask)):
         outputs: dict[str, Any] = dict.fromkeys(names, placeholder)
         outputs |= {KNOBS: Record(knobs)} if knobs else {}

@@ -11,15 +11,16 @@ from hypothesis import strategies as st
 
 from agentopt.core.demos import Demos
 from agentopt.core.power import minimal_detectable_difference, rows_to_detect
-from agentopt.core.task import Fusion, Program, Task
+from agentopt.core.task import Example, Fusion, Program, Task
 from agentopt.models.catalog import BatchTerms, ModelSpec
 from agentopt.runs.config import Config
 from agentopt.runs.evaluators import batch_note
 from agentopt.runs.expected_case import cap_notes, expected_case, predicted_usd
-from agentopt.runs.worst_case import estimate
+from agentopt.runs.worst_case import estimate, longest_prompt
 from agentopt.search.from_task import search_space
 from agentopt.testing.company import COUNTS, PROMPT_WORDS, STAFF, WORDS, company_specs, company_task
 from agentopt.testing.toy import toy_task
+from agentopt.workflow.templates import template
 
 SPECS = {spec.name: spec for spec in company_specs("http://127.0.0.1:9/v1")}
 
@@ -50,6 +51,22 @@ def test_fusion_calls_and_judges_are_expected_too() -> None:
     subtasks = (replace(task.subtasks[0], fusion=Fusion("fuse")), task.subtasks[1])
     plain, fused = cases()[1], cases(replace(task, subtasks=subtasks))[1]
     assert fused.test.calls == plain.test.calls + round(3 * 50 * 2 / 3), "two of three counts are fused"
+
+
+@pytest.mark.parametrize(
+    "render",
+    [
+        template("{{ inputs.x }} in {{ find.output.town }}"),
+        template("{{ inputs.x }} in {% for one in find.output.towns %}{{ one }}{% endfor %}"),
+        lambda inputs, outputs: f"{inputs['x']} in {outputs['find']['town']}",
+    ],
+)
+def test_a_prompt_that_reads_a_field_of_an_earlier_output_is_part_of_the_worst_case(render: Any) -> None:
+    task = company_task(validation=2, test=2)
+    find, answer = task.subtasks
+    prompt = longest_prompt(task, replace(answer, render=render), Example("a", {"x": "here"}, "b"))
+    assert prompt.startswith("here in ")
+    assert len(prompt) > 4 * find.max_tokens
 
 
 @pytest.mark.parametrize("parts", [("search",), ("test",), ("search", "test")])

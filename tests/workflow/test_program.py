@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sys
 import textwrap
 import threading
 from collections.abc import Iterator, Mapping
@@ -486,6 +487,18 @@ async def test_a_function_that_does_not_end_is_abandoned_and_one_that_raises_is_
     over.set()
     assert "took longer" in str(late.error)
     assert "no more" in str((await only(task_of(Program(function=broken)), config)).error)
+
+
+async def test_a_function_that_exits_fails_on_its_example_and_the_evaluation_continues(config: Config) -> None:
+    def exits(inputs: Mapping[str, Any], openai: Mapping[str, str]) -> None:
+        sys.exit("no town")
+
+    async def exits_late(inputs: Mapping[str, Any], openai: Mapping[str, str]) -> None:
+        await asyncio.sleep(0)
+        sys.exit("no town")
+
+    for function in (exits, exits_late):
+        assert "raised SystemExit: no town" in str((await only(task_of(Program(function=function)), config)).error)
 
 
 async def test_at_most_so_many_run_concurrently(config: Config) -> None:

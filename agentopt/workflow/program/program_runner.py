@@ -235,8 +235,11 @@ class _Open:
 async def _value_of(function: Function, inputs: Mapping[str, Any], endpoint: Endpoint) -> Value:
     """The function's value, whether it is async, returns an awaitable, or blocks a thread."""
     is_async = inspect.iscoroutinefunction(function)
-    value = function(inputs, endpoint) if is_async else await in_thread(function, inputs, endpoint)
-    return await value if inspect.isawaitable(value) else value
+    try:
+        value = function(inputs, endpoint) if is_async else await in_thread(function, inputs, endpoint)
+        return await value if inspect.isawaitable(value) else value
+    except SystemExit as error:  # of `sys.exit`, which would end the event loop
+        raise ProgramFailedError(f"raised SystemExit: {error}") from error
 
 
 def environment_of(endpoint: Endpoint, environ: Mapping[str, str], knobs: str = "") -> dict[str, str]:
