@@ -61,12 +61,17 @@ def cascade_task(rows: int) -> Task:
     return Task("cascades", (subtask,), exact_match(), splits, cost_measure="usd")
 
 
-def planted(body: Mapping[str, Any], index: int, *, differs: bool) -> str:
+def planted(model: str, row: str, sample: int, *, differs: bool) -> str:
     """The answer of a model to a row; `differs` if wrong samples do."""
-    row = prompt_text(body).split()[-1]
-    if body["model"] == "big" or draw(row) < SKILL:
+    if model == "big" or draw(row) < SKILL:
         return f"word-{row}"
-    return f"wrong-{int(body.get('seed') or 0) + index}" if differs else "wrong"
+    return f"wrong-{sample}" if differs else "wrong"
+
+
+def served(body: Mapping[str, Any], index: int, *, differs: bool) -> str:
+    """The planted answer to an HTTP request."""
+    row = prompt_text(body).split()[-1]
+    return planted(body["model"], row, int(body.get("seed") or 0) + index, differs=differs)
 
 
 @dataclass(frozen=True)
@@ -115,7 +120,7 @@ async def run(case: str, folder: Path, *, seed: int, trials: int, rows: int) -> 
         trials: Trials of the run.
         rows: Examples of the validation split.
     """
-    async with OpenAIServer(lambda body, index: planted(body, index, differs=CASES[case])) as server:
+    async with OpenAIServer(lambda body, index: served(body, index, differs=CASES[case])) as server:
         entry: dict[str, Any] = {"base_url": server.base_url, "max_choices": 4, "supports": {"seed": True}}
         models = [
             ModelSpec(name="big", usd_per_1m_prompt=0, usd_per_1m_completion=20, **entry),

@@ -12,14 +12,11 @@ from typing import Any
 import pytest
 
 from agentopt.api import aoptimize
-from agentopt.core.axes import Cascade
 from agentopt.core.candidate import Candidate
 from agentopt.core.cost import CostMeasure, Unit
 from agentopt.core.events import TrialDone
-from agentopt.core.records import Split, Trial
-from agentopt.core.task import Example, Subtask, Task, TokenLengths
-from agentopt.evaluation.scorers import exact_match
-from agentopt.models.base import Request
+from agentopt.core.records import Trial
+from agentopt.core.task import Task
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.scripted import ScriptedModel
 from agentopt.runs.config import BudgetConfig, Config
@@ -35,36 +32,21 @@ MODELS = [
     ModelSpec(name="big", base_url="http://127.0.0.1:9/v1", parameters=10e9, usd_per_1m_completion=10),
     ModelSpec(name="small", base_url="http://127.0.0.1:9/v1", parameters=1e9, usd_per_1m_completion=1, max_choices=4),
 ]
-ROWS: dict[Split, int] = {"validation": 120, "test": 200}
+ROWS = 120
+"""Examples of the validation split."""
 
 
 def planted(knows_when_wrong: bool) -> ScriptedModel:
-    """The big model is right; the small one is on most rows. Where it is not, its samples differ, or all agree."""
-
-    def answer(request: Request, repeat: int) -> str:
-        row = request.messages[-1].content
-        if request.model == "big" or draw(row) < 0.7:
-            return f"word-{row}"
-        return f"wrong-{repeat if knows_when_wrong else 0}"
-
-    return ScriptedModel(answer)
+    """The benchmark's models: where the small one is wrong, its samples differ if it knows, or else all agree."""
+    return ScriptedModel(
+        lambda request, repeat: cascades.planted(
+            request.model, request.messages[-1].content, repeat, differs=knows_when_wrong
+        )
+    )
 
 
 def task(measure: CostMeasure = "units") -> Task:
-    subtask = Subtask(
-        "answer",
-        lambda inputs, outputs: str(inputs["row"]),
-        ("big", "small"),
-        num_samples=(1, 3),
-        tokens=TokenLengths(4, 4),
-        cascade=Cascade("small", "big", (0.5, 1)),
-        max_tokens=8,
-    )
-    splits = {
-        split: tuple(Example(f"{split}{i}", {"row": f"{split}-{i}"}, f"word-{split}-{i}") for i in range(count))
-        for split, count in ROWS.items()
-    }
-    return Task("cascade", (subtask,), exact_match(), splits, unit=Unit(1e9, 1, 1), max_units=200, cost_measure=measure)
+    return replace(cascades.cascade_task(ROWS), unit=Unit(1e9, 1, 1), max_units=200, cost_measure=measure)
 
 
 async def optimized(folder: Path, measure: CostMeasure, *, knows_when_wrong: bool) -> Result:
@@ -146,8 +128,7 @@ def test_a_trial_of_a_cascade_costs_what_it_escalates(saving: Result, below: flo
     for trial in saving.trials:
         choice = trial.candidate["answer"]
         if choice.model == "small" and choice.num_samples == 3 and dict(choice.settings).get("cascade.below") == below:
-            count = ROWS["validation"]
-            wrong = sum(draw(f"validation-{i}") >= 0.7 for i in range(count)) / count
+            wrong = sum(draw(f"validation-{i}") >= cascades.SKILL for i in range(ROWS)) / ROWS
             expected = (4 + 3 * 4 - 1) + wrong * (10 * (4 + 4) - 1)
             if saving.cost_in == "usd":  # one token for each word, and a prompt costs nothing
                 expected = (3 + wrong * 10) / 1e6
