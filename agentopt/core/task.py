@@ -20,6 +20,7 @@ from agentopt.core.field_types import check_fields, check_kind, instance_of
 from agentopt.core.records import Score, Split
 from agentopt.core.registry import FUSIONS
 from agentopt.core.task_rules import CONTEXT
+from agentopt.core.task_text import task_html, task_text
 from agentopt.core.yaml_models import RuleError, as_error, shortened, shown
 
 Value = Any
@@ -248,16 +249,12 @@ class Program:
     models: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if isinstance(self.command, str) or bool(self.command) == bool(self.function):
-            rule = "a program must be either a command, as a tuple of words, or a function"
-            raise TaskError(rule, where="program", remedy="give one of the two")
+        task_rules.check_program(self.command, self.function)
         object.__setattr__(self, "command", task_rules.as_tuple(self.command, "command", "program"))
         check_fields(self, "program", TaskError)
         task_rules.check_function(self.parse, "parse", 1, "program")
         object.__setattr__(self, "folder", Path(self.folder))
-        if self.timeout <= 0 or self.concurrency < 1:
-            rule = f"a program needs time and at least one place, but got {self.timeout:g} s, {self.concurrency}"
-            raise TaskError(rule, where="program", remedy="make `timeout` and `concurrency` positive")
+        task_rules.check_program_limits(self.timeout, self.concurrency)
 
 
 def program_prompt(inputs: Mapping[str, Any], outputs: Mapping[str, Value]) -> str:
@@ -346,6 +343,9 @@ class Task:
         task_rules.check_items(self.metrics, "Metric", "metrics", where)
         task_rules.check_metrics({m: metric.subtask for m, metric in self.metrics.items()}, names, f"{where}, metrics")
         object.__setattr__(self, "splits", {s: self._examples(s, given, where) for s, given in self.splits.items()})
+
+    __repr__ = task_text
+    _repr_html_ = task_html
 
     def _examples(self, split: str, given: Any, where: str) -> tuple[Example, ...]:
         examples = task_rules.as_tuple(given, f"splits.{split}", where)

@@ -246,6 +246,20 @@ def check_output(output: str, names: Collection[str], where: str) -> None:
         raise TaskError(rule, where=where, remedy=did_you_mean(output, names))
 
 
+def check_program(command: Any, function: Any) -> None:
+    """Raise `TaskError` unless a program is either a command or a function."""
+    if isinstance(command, str) or bool(command) == bool(function):
+        rule = "a program must be either a command, as a tuple of words, or a function"
+        raise TaskError(rule, where="program", remedy="give one of the two")
+
+
+def check_program_limits(timeout: float, concurrency: int) -> None:
+    """Raise `TaskError` unless a program has time, and at least one example may run."""
+    if timeout <= 0 or concurrency < 1:
+        rule = f"a program needs time and at least one place, but got {timeout:g} s, {concurrency}"
+        raise TaskError(rule, where="program", remedy="make `timeout` and `concurrency` positive")
+
+
 def check_program_models(mapped: Mapping[str, str], names: Collection[str], where: str) -> None:
     """Raise `TaskError` unless every model name of a program is mapped to a subtask.
 

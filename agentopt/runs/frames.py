@@ -45,6 +45,7 @@ def trial_row(trial: Any, on_front: bool) -> dict[str, Any]:
         "pareto": on_front,
         **{f"{name}.model": choice.model for name, choice in trial.candidate.items()},
         **{f"{name}.num_samples": choice.num_samples for name, choice in trial.candidate.items()},
+        **{f"{name}.{of}": value for name, choice in trial.candidate.items() for of, value in choice.settings},
     }
 
 

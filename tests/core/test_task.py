@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -130,3 +131,39 @@ def test_a_sound_task_is_built() -> None:
         subtask("b", "a", fusion=Fusion("fuse", model="m", prompt="{{ answers }}")),
     )
     assert built.output_subtask == "b"
+
+
+def test_the_text_of_a_task_names_its_parts_without_its_rows() -> None:
+    searched = subtask("b", "a", models=("m", "n"), num_samples=(1, 3), settings={"temperature": (0, 0.7)})
+    built = task(subtask(), searched, description="two steps", max_usd=0.002)
+    assert repr(built).splitlines() == [
+        "Task t: two steps",
+        "  a: 1 model m; samples 1, 2, 3, 5, 8 by vote",
+        "  b (reads a): 2 models m, n; samples 1, 3 by vote; temperature 0, 0.7",
+        "  examples: 1 test",
+        "  at most 0.002 USD per example",
+    ]
+    assert "program: python run.py" in repr(replace(built, program=Program(("python", "run.py"))))
+
+
+HOSTILE = "<img src=x onerror=alert(1)>&\x1b[2J\u202e"
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        replace(task(subtask()), name=HOSTILE),
+        task(subtask(), description=HOSTILE),
+        task(subtask(models=(HOSTILE,))),
+        task(subtask(settings={"knobs.style": ("plain", HOSTILE)})),
+        task(subtask(), program=Program((HOSTILE,))),
+    ],
+)
+def test_a_notebook_shows_a_task_escaped(hostile: Task) -> None:
+    shown = hostile._repr_html_()
+    assert shown.startswith("<pre>Task ")
+    assert shown.endswith("</pre>")
+    assert "&lt;img src=x onerror=alert(1)&gt;&amp;" in shown
+    for text in (shown, repr(hostile)):
+        assert text.replace("\n", "").isprintable()
+    assert "<img" not in shown

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from agentopt.api import optimize
+from agentopt.core.axes import Cascade, as_axes
+from agentopt.core.demos import Demos
 from agentopt.core.errors import UserError
 from agentopt.runs.archive import RunArchive
+from agentopt.runs.config import BudgetConfig, Config
 from agentopt.runs.result import Result
+from agentopt.testing.toy import LARGE, SMALL, toy_model, toy_task
 from tests.report.pages import finished
 
 pytest.importorskip("pandas")
@@ -32,6 +38,26 @@ def test_the_frame_of_the_trials_has_the_numbers_of_the_history(result: Result) 
     assert list(frame["score"]) == [trial.score for trial in result.trials]
     assert list(frame["find.num_samples"]) == [trial.candidate["find"].num_samples for trial in result.trials]
     assert set(frame.loc[frame["pareto"], "trial"]) == set(result.pareto)
+
+
+def test_the_frame_of_the_trials_has_a_column_for_each_setting_of_each_subtask(tmp_path: Path) -> None:
+    task = toy_task(num_samples=(1, 3))
+    varied = as_axes({"temperature": (0.0, 0.7), "knobs.k": ("a", "b")})
+    subtasks = (
+        replace(task["find"], settings=varied),
+        replace(task["answer"], cascade=Cascade(SMALL, LARGE, (0.5, 1)), demos=Demos((0, 2), min_score=0)),
+    )
+    splits = {**task.splits, "train": tuple(replace(row, id=f"t-{row.id}") for row in task.splits["validation"])}
+    config = Config(
+        runs=tmp_path / "runs", journal=str(tmp_path / "j.db"), strategy="random", budget=BudgetConfig(trials=8)
+    )
+    result = optimize(replace(task, subtasks=subtasks, splits=splits), config, provider=toy_model())
+    frame = result.trials_frame()
+    for column in ("find.temperature", "find.knobs.k", "answer.cascade.below", "answer.demos"):
+        name, _, setting = column.partition(".")
+        expected = [dict(trial.candidate[name].settings).get(setting) for trial in result.trials]
+        assert [None if value != value else value for value in frame[column]] == expected
+        assert any(value is not None for value in expected)
 
 
 def test_the_frame_of_the_examples_has_every_result_of_every_evaluation(archive: RunArchive, result: Result) -> None:
