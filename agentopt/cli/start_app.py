@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import typer
 
-from agentopt.cli.choices import JsonOption
+from agentopt.cli.choices import JsonOption, choice_option
 from agentopt.cli.output import stdout_console
 
 TemplateName = Literal["qa", "classify-then-write", "rag", "program"]
@@ -53,7 +53,9 @@ def init(
         str | None,
         typer.Option("--from", metavar="FILE", help="Data: .csv, .tsv, .xlsx, .parquet, .json, .jsonl, hf:..."),
     ] = None,
-    template: Annotated[TemplateName, typer.Option(help="Form of the workflow.")] = "qa",
+    template: Annotated[
+        TemplateName, choice_option("--template", get_args(TemplateName), help="Form of the workflow.")
+    ] = "qa",
     models: Annotated[
         list[str] | None,
         typer.Option(help="Catalogue name or PROVIDER/MODEL. Repeatable. Default: by the keys that are set."),

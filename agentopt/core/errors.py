@@ -126,13 +126,13 @@ class CallsFailError(EvaluationStopped):
         return StopReason(StopKind.FAILED, detail=self.message)
 
 
-_NEXT: Mapping[str, Callable[[float], str]] = {
-    "usd": lambda wanted: f", the next call could cost up to {format_usd(wanted)} USD",
-    "tokens": lambda wanted: f", the next call could use up to {wanted:,.10g} tokens",
-    "calls": lambda wanted: f", the next request needs up to {wanted:g} more",
-    "seconds": lambda wanted: f", the next wait takes {wanted:.2g} s" if wanted else "",
+_NEXT: Mapping[str, Callable[[float, str], str]] = {
+    "usd": lambda wanted, which: f"the {which} call could cost up to {format_usd(wanted)} USD",
+    "tokens": lambda wanted, which: f"the {which} call could use up to {wanted:,.10g} tokens",
+    "calls": lambda wanted, which: f"the {which} request needs up to {wanted:g}{' more' * (which == 'next')}",
+    "seconds": lambda wanted, which: f"the {which} wait takes {wanted:.2g} s" if wanted else "",
 }
-"""Cap -> what would pass it, in words."""
+"""Cap -> what would pass it, `first` or `next`, in words."""
 
 
 class BudgetExceeded(EvaluationStopped):
@@ -149,9 +149,13 @@ class BudgetExceeded(EvaluationStopped):
         amount = format_usd if cap_name == "usd" else "{:,.10g}".format
         kept_back = f" and {amount(kept)} kept back for later phases" if kept else ""
         setting = f"{purpose}.max_{cap_name}" if purpose else f"budget.{name}"
-        used = f"{amount(spent)} spent{kept_back}{_NEXT[cap_name](wanted)}"
+        used = ", ".join(filter(None, (f"{amount(spent)} spent{kept_back}", _NEXT[cap_name](wanted, "next"))))
         self.message = f"the {name} cap of {amount(cap)} is reached: {used}"
         remedy = f"raise {setting} and repeat the command or call; answers that were paid for are kept"
+        if spent == 0 and cap_name != "seconds":
+            beside = f" beside {amount(kept)} kept for later phases" if kept else ""
+            self.message = f"the {name} cap of {amount(cap)} is too low: {_NEXT[cap_name](wanted, 'first')}{beside}"
+            remedy = f"raise {setting} to {amount(wanted + kept)} or more"
         super().__init__(f"{self.message}\n  remedy: {remedy}")
 
     @property

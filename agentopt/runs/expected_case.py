@@ -107,7 +107,8 @@ def unmet_limits_in(task: Task, specs: Mapping[str, ModelSpec]) -> str | None:
         space = search_space(replace(task, subtasks=tuple(subtasks), max_seconds=None), specs)
     except TaskError:  # its limit in units, which the run checks with measured lengths
         return None
-    return unmet_limits(space)
+    unmet = unmet_limits(space)
+    return f"Warning: {unmet}; raise the limit, or add a cheaper model to a subtask" if unmet else None
 
 
 def _usage_of_demos(task: Task, space: SearchSpace, specs: Mapping[str, ModelSpec]) -> Usage:

@@ -9,7 +9,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from agentopt.core.budget import Usage
-from agentopt.core.errors import BudgetExceeded, CallbackError, EvaluationStopped, NothingEvaluated, StrategyError
+from agentopt.core.errors import (
+    BudgetExceeded,
+    CallbackError,
+    ConfigError,
+    EvaluationStopped,
+    NothingEvaluated,
+    StrategyError,
+)
 from agentopt.core.events import (
     Event,
     ExampleDone,
@@ -85,14 +92,21 @@ class Optimization:
 
         Raises:
             NothingEvaluated: No candidate was evaluated on every example.
+            ConfigError: A cap is too low for the first call.
         """
         try:
             return await self._result()
+        except (NothingEvaluated, BudgetExceeded) as error:
+            cap, spent = error.stopped.run_cap, self.session.budget.spent
+            if cap and cap != "seconds" and not spent.calls:
+                self.run.trials.unlink(missing_ok=True)  # it has no answer
+                remedy = f"raise budget.{cap}; `--dry-run` prints what a run needs at most"
+                raise ConfigError(error.stopped.detail, where=f"budget.{cap}", remedy=remedy) from error
+            resumed = "" if isinstance(error, NothingEvaluated) else f", and resumed by {self.run.resuming}"
+            error.add_note(f"  {Spent(self.session.spent).message}; this run is kept in {self.run.path}{resumed}")
+            raise
         except (CallbackError, StrategyError) as error:
             error.add_note(f"  this run is resumed by {self.run.resuming}")
-            raise
-        except NothingEvaluated as error:
-            error.add_note(f"  {Spent(self.session.spent).message}; this run is kept in {self.run.path}")
             raise
 
     async def _result(self) -> Result:

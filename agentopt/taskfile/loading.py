@@ -240,9 +240,8 @@ class _Reader:
         return tuple(row.example for row in rows[: getattr(self.spec.data.limit, split)])
 
     def _output(self) -> str:
-        names = [s.name for s in self.spec.subtasks]
-        output = self.spec.output or names[-1]
-        check_output(output, names, self.at("output"))
+        output = self.spec.output or self.spec.subtasks[-1].name
+        check_output(output, [s.name for s in self.spec.subtasks], self.at("output"))
         return output
 
     def _reads(self, spec: SubtaskSpec) -> tuple[str, ...]:
@@ -251,12 +250,13 @@ class _Reader:
         names = [s.name for s in self.spec.subtasks]
         if self.spec.program:  # which may use any answer in a later prompt
             return tuple(names[: names.index(spec.name)])
-        known = [INPUTS, *names, *([CONTEXT, OLD_CONTEXT] if spec.context else []), *([KNOBS] if spec.knobs else [])]
-        for name in sorted(template.references - set(known)):
+        check_knobs(spec, template, names, where)
+        own = [INPUTS, *([CONTEXT, OLD_CONTEXT] if spec.context else []), *([KNOBS] if spec.knobs else [])]
+        for name in sorted(template.references - {*own, *names}):
             rule = f"the template reads `{name}`, which is neither `{INPUTS}` nor a subtask"
-            raise TaskError(rule, where=where, remedy=did_you_mean(name, known))
+            readable = [n for n in names if spec.name not in (n, *self.templates[n].references)]  # without a circle
+            raise TaskError(rule, where=where, remedy=did_you_mean(name, [*own, *readable]))
         reads = tuple(name for name in names if name in template.references)
-        check_knobs(spec, template, where)
         for name in sorted(template.references - {INPUTS, *([KNOBS] if spec.knobs else [])}):
             attributes = {attribute for of, attribute in template.attributes if of == name}
             if attributes != {"output"}:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from agentopt.core.axes import KNOBS, Axis, Cascade, as_axes, is_template_name
 from agentopt.core.demos import Demos
@@ -72,18 +72,25 @@ def read_demos(spec: SubtaskSpec, at: Callable[[str], str]) -> Demos | None:
         raise TaskError(error.message, where=at("demos"), remedy=error.remedy) from error
 
 
-def check_knobs(spec: SubtaskSpec, template: Template, where: str) -> None:
-    """Check that the subtask has every knob that its template reads; without knobs, `knobs` is any other name.
+def check_knobs(spec: SubtaskSpec, template: Template, names: Collection[str], where: str) -> None:
+    """Check that the subtask has every knob that its template reads; `knobs` may also be the name of a subtask.
 
     Args:
         spec: The subtask in the file.
         template: Its prompt.
+        names: Names of the task's subtasks.
         where: The place of the prompt, for messages.
 
     Raises:
         TaskError: It reads another one.
     """
+    if KNOBS not in template.references or (KNOBS in names and not spec.knobs):
+        return
     read = {attribute for name, attribute in template.attributes if name == KNOBS}
-    if spec.knobs and (unknown := sorted(read - spec.knobs.keys())):
+    if unknown := sorted(read - spec.knobs.keys()):
         rule = f"the template reads `{KNOBS}.{unknown[0]}`, which is not a knob of the subtask"
-        raise TaskError(rule, where=where, remedy=did_you_mean(unknown[0], spec.knobs))
+        declare = f"declare it: `{KNOBS}: {{{unknown[0]}: ...}}`"
+        raise TaskError(rule, where=where, remedy=did_you_mean(unknown[0], spec.knobs, declare))
+    if not spec.knobs:
+        rule = f"the template reads `{KNOBS}`, but the subtask has none"
+        raise TaskError(rule, where=where, remedy=f"declare one: `{KNOBS}: {{NAME: ...}}`, and read `{KNOBS}.NAME`")

@@ -678,6 +678,7 @@ def test_evaluating_a_wrong_candidate_or_split_is_one_message(
         (["evaluate", "task", "--split", "tets"], "tets", get_args(Split)),
         (["export", "best.yaml", "--to", "pyton"], "pyton", FORMATS),
         (["jobs", "export", "nightly", "--to", "corn"], "corn", ("systemd", "cron", "kubernetes")),
+        (["init", "task", "--template", "rga"], "rga", ("qa", "classify-then-write", "rag", "program")),
     ],
 )
 def test_an_invalid_choice_is_refused_with_the_valid_ones(
@@ -691,6 +692,36 @@ def test_an_invalid_choice_is_refused_with_the_valid_ones(
     )
     assert "did you mean" in outcome.err
     assert_nothing_is_left(place)
+
+
+@pytest.mark.parametrize("limit", ["max_usd_per_1000=0.000001", "max_usd=0.000000001"])
+def test_a_dry_run_warns_first_of_a_limit_that_no_candidate_meets(
+    agentopt: Callable[..., CommandResult], place: Place, limit: str
+) -> None:
+    place.write_catalog("http://127.0.0.1:9/v1")
+    outcome = agentopt("optimize", str(place.task), *place.settings, "--dry-run", "-c", f"task.cost.{limit}")
+    assert outcome.code == 0, outcome.err
+    notes = outcome.out.partition("  total: ")[2].splitlines()[1:]
+    (warning,) = (note for note in notes if "is within cost.max_usd_per_1000=0.000001" in note)
+    assert warning.startswith("Warning: none of the ")
+    assert warning.endswith("; raise the limit, or add a cheaper model to a subtask")
+    marked = [note.startswith("Warning: ") for note in notes]
+    assert marked == sorted(marked, reverse=True)
+    assert not all(marked)
+
+
+@pytest.mark.parametrize("cap", ["usd=0.000001", "usd=0", "tokens=1", "calls=0"])
+def test_a_cap_below_the_first_call_is_refused_and_leaves_no_run(
+    agentopt: Callable[..., CommandResult], place: Place, cap: str
+) -> None:
+    place.write_catalog("http://127.0.0.1:9/v1")
+    outcome = agentopt("optimize", str(place.task), *place.settings, "-c", f"budget.{cap}")
+    name = cap.partition("=")[0]
+    assert outcome.code == 2, outcome.err
+    assert f"agentopt: budget.{name}: the {name} cap of {cap.partition('=')[2]} is too low: the first " in outcome.err
+    assert f"remedy: raise budget.{name}; `--dry-run` prints" in outcome.err
+    assert not any(word in outcome.err for word in ("reached", "paid", "Traceback"))
+    assert place.runs == []
 
 
 def test_an_empty_runs_folder_is_reported(agentopt: Callable[..., CommandResult], place: Place) -> None:

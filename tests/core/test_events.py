@@ -131,6 +131,41 @@ def test_a_cap_is_data_of_the_reason_why_a_run_ended(name: str, run_cap: str | N
     assert str(BudgetExceeded("seconds", cap=5, spent=5, wanted=0).stopped).endswith("reached: 5 spent")
 
 
+@pytest.mark.parametrize(
+    ("name", "kept", "message", "remedy"),
+    [
+        (
+            "usd",
+            0,
+            "the usd cap of 1 is too low: the first call could cost up to 2 USD",
+            "raise budget.usd to 2 or more",
+        ),
+        (
+            "calls",
+            0,
+            "the calls cap of 1 is too low: the first request needs up to 2",
+            "raise budget.calls to 2 or more",
+        ),
+        (
+            "tokens",
+            1,
+            "the tokens cap of 1 is too low: the first call could use up to 2 tokens beside 1 kept for later phases",
+            "raise budget.tokens to 3 or more",
+        ),
+        (
+            "agent.usd",
+            0,
+            "the agent.usd cap of 1 is too low: the first call could cost up to 2 USD",
+            "raise agent.max_usd to 2 or more",
+        ),
+    ],
+)
+def test_a_cap_below_the_first_call_is_too_low_and_not_reached(
+    name: str, kept: float, message: str, remedy: str
+) -> None:
+    assert str(BudgetExceeded(name, cap=1, spent=0, wanted=2, kept=kept)) == f"{message}\n  remedy: {remedy}"
+
+
 def test_a_run_without_a_complete_trial_raises_its_reason_and_its_failures() -> None:
     stopped = StopReason(StopKind.TRIALS_SPENT)
     error = NothingEvaluated(stopped, {"HTTP 401": 8}, first_error="no such key", remedy="fix the cause")

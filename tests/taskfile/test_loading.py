@@ -279,6 +279,18 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"subtasks.answer.prompt": "{{ find.text }}"}, r"as `find\.output`, but got `find\.text`"),
     ({"subtasks.find.prompt": "{{ answer.output }}"}, r"in a circle, but got find -> answer -> find"),
     ({"subtasks.find.prompt": "{{ find.output }}"}, r"cannot read its own output"),
+    (
+        {"subtasks.find.prompt": "{{ knobs.hint }} {{ inputs.question }}"},
+        r"reads `knobs\.hint`, which is not a knob[\s\S]*remedy: declare it: `knobs: \{hint: \.\.\.\}`",
+    ),
+    (
+        {"subtasks.find.prompt": "{{ knobs.hint }}", "subtasks.find.knobs": {"style": "brief"}},
+        r"remedy: declare it: `knobs: \{hint: \.\.\.\}`",
+    ),
+    ({"subtasks.find.prompt": "{{ knobs.hnt }}", "subtasks.find.knobs": {"hint": "brief"}}, r"did you mean 'hint'"),
+    ({"subtasks.find.prompt": "{{ knobs }}"}, r"remedy: declare one: `knobs: \{NAME: \.\.\.\}`, and read `knobs\.NAME`"),
+    ({"subtasks.find.prompt": "{{ question }}"}, r"neither `inputs` nor a subtask\n  remedy: known: inputs$"),
+    ({"subtasks.answer.prompt": "{{ find.output }} {{ answe }}"}, r"remedy: known: find, inputs$"),
     ({"subtasks.find.prompt": "{{ inputs.question + 1 }}"}, r"on example validation0 of validation: .*TypeError"),
     ({"subtasks.answer.name": "find"}, r"two subtasks are called 'find'"),
     ({"subtasks.find.name": "inputs"}, r"`inputs` is the examples' columns"),

@@ -182,15 +182,19 @@ def estimate_run(task: Path, settings: Sequence[str], console: Console, *, as_js
     columns = columns_of(loaded)
     if as_json:
         parts = {p: PartEstimate(getattr(worst, p), getattr(expected, p), times[p]) for p in PARTS}
-        notes = tuple(filter(None, (_prompt_share(worst, config), *of_caps, *of_rows, *lengths)))
+        notes = _warnings_first(_prompt_share(worst, config), *of_caps, *of_rows, *lengths)
         missing = {name: tuple(of) for name, of in unset.items()}
         print_json(DryRun(config.budget.trials, parts, worst.seconds, columns, missing, notes))
         return
     _show_columns(columns, console)
     _show_estimate(worst, config, console)
     _show_expected(expected, times, console)
-    for note in filter(None, (*of_caps, *keys, *of_rows, *lengths)):
+    for note in _warnings_first(*of_caps, *keys, *of_rows, *lengths):
         print_plain(console, note)
+
+
+def _warnings_first(*notes: str | None) -> tuple[str, ...]:
+    return tuple(sorted(filter(None, notes), key=lambda note: not note.startswith("Warning: ")))
 
 
 def _show_columns(columns: Iterable[Column], console: Console) -> None:
