@@ -282,7 +282,7 @@ def longest_prompt(task: Task, subtask: Subtask, example: Example) -> str:
     prompts = [""]
     names = (*subtask.reads, CONTEXT) if subtask.context else subtask.reads
     longest = "x" * (4 * max(map(_most_tokens, task.subtasks)))
-    placeholders = (longest, "", ["x"], 0, defaultdict(lambda: longest))
+    placeholders: tuple[Any, ...] = (longest, "", ["x"], 0, defaultdict(lambda: longest))
     for placeholder, knobs in product(placeholders, _knobs(subtask)):
         outputs: dict[str, Any] = dict.fromkeys(names, placeholder)
         outputs |= {KNOBS: Record(knobs)} if knobs else {}
