@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import PurePath
 from typing import Any
 
 from rich.table import Table
@@ -59,17 +62,28 @@ def comparison_page(found: RunComparison) -> str:
     from jinja2 import Environment, StrictUndefined
 
     template = Environment(autoescape=True, undefined=StrictUndefined).from_string(resource("comparison.html"))
-    tables = [
-        _plain(_runs_title(found), RUN_COLUMNS, found.runs),
-        _plain(_pairs_title(found), PAIR_COLUMNS, found.pairs),
-    ]
-    page = template.render(tables=tables, notes=found.notes, style=resource("page.css"))
+    names = _short_names([run.run for run in found.runs])
+    runs = [replace(run, run=names[run.run]) for run in found.runs]
+    pairs = [replace(pair, run=names[pair.run], reference=names[pair.reference]) for pair in found.pairs]
+    tables = [_plain(_runs_title(found), RUN_COLUMNS, runs), _plain(_pairs_title(found), PAIR_COLUMNS, pairs)]
+    folders = [(visible(name), visible(path)) for path, name in names.items()]
+    page = template.render(tables=tables, folders=folders, notes=found.notes, style=resource("page.css"))
     return page.encode(errors="replace").decode()
 
 
+def _short_names(paths: Sequence[str]) -> dict[str, str]:
+    """Path of a run -> the name of its folder, or the path if two runs have that name."""
+    count = Counter(PurePath(path).name for path in dict.fromkeys(paths))
+    return {path: name if count[name := PurePath(path).name] == 1 else path for path in paths}
+
+
 def _plain(title: str, columns: Sequence[Column[Row]], rows: Sequence[Row]) -> dict[str, Any]:
-    cells = [[column.cell(row) for column in columns] for row in rows]
-    return {"title": title, "columns": [column.header for column in columns], "rows": cells}
+    """The table as texts, without the columns that have no value in any row."""
+    cells = [(column.header, column.justify, [column.cell(row) for row in rows]) for column in columns]
+    shown = [column for column in cells if any(cell != "-" for cell in column[2])]
+    headers = [(header, justify) for header, justify, _ in shown]
+    by_row = zip(*(texts for *_, texts in shown), strict=True)
+    return {"title": title, "columns": headers, "rows": [list(zip(headers, row, strict=True)) for row in by_row]}
 
 
 def _runs_title(found: RunComparison) -> str:

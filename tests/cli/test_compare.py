@@ -78,10 +78,14 @@ def test_examples_are_shared_by_content_whatever_the_folder_and_the_id(agentopt:
     assert compared(agentopt, "half", "other", "--split", "validation")["pairs"][0]["difference"]["n"] == 24
 
 
-def test_the_page_is_self_contained_and_escaped(agentopt: Command, tmp_path: Path) -> None:
+def test_the_page_is_self_contained_and_escaped(agentopt: Command, place: dict[str, Path], tmp_path: Path) -> None:
     page = tmp_path / "comparison.html"
     assert agentopt("large", "half", "other", "--out", str(page))[0] == 0
     text = page.read_text()
+    name = place["large"].name
+    assert f'<td class="left" data-label="run">{name}</td>' in text
+    assert f"<dt>{name}</dt><dd>{place['large']}</dd>" in text
+    assert "s p95" not in text, "no latency was measured"
     assert "&lt;b&gt;other" in text
     assert "<b>other" not in text
     assert "http" not in text.replace("http-equiv", "")

@@ -16,6 +16,8 @@ from agentopt.report.page.build import write_page
 from agentopt.runs.archive import RunArchive, open_archive
 from agentopt.runs.config import Config
 from agentopt.runs.folder import RunFolder
+from agentopt.runs.run_record import GuidelinesEntry
+from agentopt.testing.prompt_toy import prompt_model, prompt_task
 from agentopt.testing.toy import toy_model, toy_task
 
 HOSTILE = (
@@ -77,6 +79,16 @@ def hostile(folder: Path) -> RunArchive:
     }
     named = replace(task, name="</title><script>globalThis.broken = 1</script>", splits=splits)
     return finished(folder, replace(named, description=HOSTILE[0]), ScriptedModel(answer))
+
+
+def prompted(folder: Path) -> RunArchive:
+    """A run with a race of system prompts, whose winner is adopted, and with an agent's guidelines."""
+    given = settings(folder, trials=4).model_dump() | {"prompts": {"when": "after"}}
+    config = Config.model_validate(given)
+    optimize(prompt_task(), config, provider=prompt_model())
+    texts = ("Prefer the small model where it is right.\n- Raise num_samples last.", HOSTILE[0], "")
+    guidelines = tuple(GuidelinesEntry(text, trials) for trials, text in enumerate(texts, 1))
+    return replace(archive_in(folder, prompt_task()), guidelines=guidelines)
 
 
 def page_in(folder: Path, archive: RunArchive) -> Path:

@@ -46,14 +46,16 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
-def opened(chromium: Any, file: Path, *, width: int = 1400, scheme: str = "light") -> Opened:
+def opened(
+    chromium: Any, file: Path, *, width: int = 1400, scheme: str = "light", ready: str = "html[data-ready]"
+) -> Opened:
     page = chromium.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     found = Opened(page)
     page.on("console", lambda message: found.messages.append(message.text))
     page.on("pageerror", lambda error: found.messages.append(str(error)))
     page.on("request", lambda request: found.requests.append(request.url))
     page.goto(file.as_uri())
-    page.wait_for_selector("html[data-ready]", timeout=120_000)
+    page.wait_for_selector(ready, timeout=120_000)
     return found
 
 
