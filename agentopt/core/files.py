@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import stat
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from agentopt.core.errors import UserError
@@ -31,6 +32,27 @@ def check_writable(file: Path, *, new_folder: bool = False) -> None:
         draft = _draft(folder / file.name)
         draft.touch(exist_ok=False)
         draft.unlink()
+
+
+def other_than_file(path: Path) -> str | None:
+    """What a path is in place of a file, whose reading may not end; None for a file, or if there is nothing.
+
+    Args:
+        path: The path.
+    """
+    with suppress(OSError, ValueError):  # a zero byte in the name is a ValueError
+        kind = stat.S_IFMT(path.stat().st_mode)
+        return None if kind == stat.S_IFREG else _KINDS.get(kind, "something else")
+    return None
+
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
 def write_output(file: Path, content: str) -> None:

@@ -20,8 +20,10 @@ from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, Validat
 from pydantic_core import CoreSchema
 
 from agentopt.core.errors import ConfigError, UserError
+from agentopt.core.files import other_than_file
 from agentopt.core.number_schema import without_booleans
 from agentopt.core.pydantic_errors import IN_PYTHON, IN_YAML, rule_of
+from agentopt.core.yaml_loader import MOST_CHARACTERS, SCALARS, Loader, RefusedYamlError
 
 Model = TypeVar("Model", bound=BaseModel)
 Key = tuple[str | int, ...]
@@ -65,19 +67,6 @@ class Strict(BaseModel):
         raise self.mistake(rule, where=type(self).__name__, remedy="build a new object with the changed value")
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2 scalars (`no` is a word, `1e6` a number, a date a text), and no duplicate keys."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                problem = f"the key '{key.value}' is given twice"
-                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-            seen.add(key.value if isinstance(key, yaml.ScalarNode) else "")
-        return super().construct_mapping(node, deep)
-
-
 class _Dumper(yaml.SafeDumper):
     """Quotes a text that a YAML 1.1 or 1.2 loader would read as another type."""
 
@@ -89,18 +78,8 @@ def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 
 
 _Dumper.add_representer(str, _represent_text)
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":null", ":merge"))]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-for _tag, _pattern, _first in (
-    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("int", r"[-+]?(0|[1-9][0-9]*)|0x[0-9a-fA-F]+", "-+0123456789"),
-    ("float", r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+", "-+.0123456789"),
-    ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+."),
-):
-    for _yaml in (_Loader, _Dumper):
-        _yaml.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
+for _scalar in SCALARS:
+    _Dumper.add_implicit_resolver(*_scalar)
 
 
 def to_yaml(data: Any) -> str:
@@ -121,6 +100,8 @@ def load_yaml(path: Path, error: type[UserError]) -> Any:
     Raises:
         UserError: `error`, with file and line: the file cannot be read, is not YAML, or has a duplicate key.
     """
+    if kind := other_than_file(path):
+        raise error(f"must be a file, but is {kind}", where=path, remedy="give the path of a YAML file")
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as problem:
@@ -140,13 +121,18 @@ def parse_yaml(text: str, where: Path | str, error: type[UserError]) -> Any:
         error: Class of the exception to raise.
 
     Raises:
-        UserError: `error`, with the line.
+        UserError: `error`, with the line: the text is not YAML, has a tag or a duplicate key, or exceeds a bound.
     """
+    if len(text) > MOST_CHARACTERS:
+        rule = f"must have at most {MOST_CHARACTERS:,} characters, but has {len(text):,}"
+        raise error(rule, where=where, remedy="put data into data files")
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
+        return yaml.load(text, Loader=Loader)  # noqa: S506 - a subclass of SafeLoader
     except yaml.MarkedYAMLError as problem:
         mark = problem.problem_mark or problem.context_mark
         place = f"{where}:{mark.line + 1}" if mark else str(where)
+        if isinstance(problem, RefusedYamlError):
+            raise error(str(problem.problem), where=place, remedy=problem.remedy) from problem
         raise error(_yaml_message(problem), where=place, remedy="correct the YAML on that line") from problem
     except yaml.YAMLError as problem:
         remedy = "remove characters that are not plain text"
@@ -240,7 +226,7 @@ def _dotted(*key: str | int) -> str:
     return ".".join(str(part) for part in key if part != "")
 
 
-MOST_CHARACTERS = 800
+LONGEST_LIST = 800
 """Most characters of the mistakes that one message lists."""
 
 
@@ -258,7 +244,7 @@ def as_error(mistakes: Sequence[Mistake], where: Path | str, error: type[UserErr
         return error(only.rule, where=place, remedy=only.remedy)
     lines = [f"\n  {shortened(mistake.key)}: {mistake.rule} ({mistake.remedy})" for mistake in mistakes]
     lengths = list(accumulate(map(len, lines)))
-    listed = max(1, bisect(lengths, MOST_CHARACTERS))
+    listed = max(1, bisect(lengths, LONGEST_LIST))
     more = f"\n  and {len(mistakes) - listed} more" if len(mistakes) > listed else ""
     return error(f"{len(mistakes)} mistakes{''.join(lines[:listed])}{more}", where=where)
 

@@ -6,7 +6,6 @@ import codecs
 import csv
 import io
 import re
-import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from agentopt.core.errors import TaskError
+from agentopt.core.files import other_than_file
 from agentopt.core.json_document import parse_json
 from agentopt.core.yaml_models import RuleError, as_error
 from agentopt.taskfile.table import Placed, table_rows
@@ -22,8 +22,6 @@ CORRECT_PATH = "correct the path; it is relative to the task folder, or to the w
 
 LONGEST_PATH = 300
 """Characters of a path in a message."""
-
-_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
 
 def json_lines(path: Path, where: str, remedy: str = CORRECT_PATH) -> Iterator[Placed]:
@@ -116,13 +114,13 @@ def check_is_file(path: Path, where: str, remedy: str = CORRECT_PATH) -> None:
         TaskError: The path is a folder, a pipe or a device, or does not exist.
     """
     try:
-        kind = stat.S_IFMT(path.stat().st_mode)
+        path.stat()
     except (OSError, ValueError) as error:  # a zero byte in the name is a ValueError
         reason = error.strerror if isinstance(error, OSError) else error
         rule = f"the file {_printable(path)} cannot be read: {reason}"
         raise TaskError(rule, where=where, remedy=remedy) from error
-    if kind != stat.S_IFREG:
-        rule = f"data must be a file, but {path} is {_KINDS.get(kind, 'something else')}"
+    if kind := other_than_file(path):
+        rule = f"data must be a file, but {path} is {kind}"
         raise TaskError(rule, where=where, remedy="give the path of a file; write the output of a command to one")
 
 

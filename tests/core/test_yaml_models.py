@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from itertools import product
 from pathlib import Path
@@ -67,12 +68,32 @@ def test_an_empty_file_is_none(tmp_path: Path) -> None:
     assert load_yaml(written(tmp_path, ""), ConfigError) is None
 
 
+def bomb(form: str) -> str:
+    """Nine levels, of which each has nine aliases of the one before."""
+    levels = (f"k{i}: &k{i} {form.format(','.join([f'*k{i - 1}'] * 9))}\n" for i in range(1, 10))
+    return "k0: &k0 {x: 1}\n" + "".join(levels)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("a: 1\nb: [1, 2\n", "file.yaml:3: is not valid YAML"),
         ("a: 1\nb: 2\na: 3\n", "file.yaml:3: is not valid YAML: the key 'a' is given twice"),
-        ("a: !!python/object:os.system {}\n", "file.yaml:1: is not valid YAML"),
+        ("a: !!python/object:os.system {}\n", "file.yaml:1: must have no tags"),
+        ("a: 1\nb: !!int abc\n", "file.yaml:2: must have no tags, but has tag:yaml.org,2002:int"),
+        ("a: !!timestamp x\n", "must have no tags"),
+        ("!!set {x, y}\n", "must have no tags"),
+        ("a: !own x\n", "must have no tags, but has !own"),
+        (f"a: {'9' * 5000}\n", "a number must have at most 400 digits, but got 5,000"),
+        (f"a: 0x{'f' * 6000}\n", "a number must have at most 400 digits"),
+        (f"a: 1.5e{'9' * 500}\n", "a number must have at most 400 digits"),
+        ("[" * 5000 + "]" * 5000, "must be nested at most 100 levels deep"),
+        ("".join(" " * level + "a:\n" for level in range(1500)), "file.yaml:100: must be nested at most 100 levels"),
+        ("&a [*a]", "a value cannot contain itself, but *a does"),
+        ("a: &a\n  <<: *a\n", "a value cannot contain itself"),
+        (bomb("[{}]"), "must have at most 100,000 keys and values, aliases included"),
+        (bomb("{{<<: [{}]}}"), "must have at most 100,000 keys and values, aliases included"),
+        ("? [a, b]\n: 1", "file.yaml:1: is not valid YAML"),
         ("a: \x07\n", "file.yaml: is not valid YAML"),
     ],
 )
@@ -89,6 +110,15 @@ def test_a_file_that_is_not_there_or_not_text_is_report(tmp_path: Path) -> None:
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="UTF-8"):
         load_yaml(tmp_path / "binary.yaml", ConfigError)
+
+
+def test_a_pipe_and_a_long_text_are_refused_unread(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    for path, kind in ((tmp_path / "pipe.yaml", "a pipe"), (tmp_path, "a folder"), (Path("/dev/zero"), "a device")):
+        with pytest.raises(ConfigError, match=f"must be a file, but is {kind}"):
+            load_yaml(path, ConfigError)
+    with pytest.raises(ConfigError, match="at most 2,000,000 characters"):
+        parse_yaml("#" * 2_000_001, "file.yaml", ConfigError)
 
 
 def test_an_unknown_key_gets_the_closest_known_one() -> None:
