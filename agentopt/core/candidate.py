@@ -18,7 +18,8 @@ from agentopt.core.errors import CandidateError
 from agentopt.core.field_types import check_fields
 from agentopt.core.paths import as_path
 from agentopt.core.pydantic_errors import rule_of
-from agentopt.core.yaml_models import did_you_mean, load_yaml, shortened, shown
+from agentopt.core.yaml_models import did_you_mean, shortened, shown
+from agentopt.core.yaml_text import load_yaml
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Reads YAML, validates it against a pydantic model, and writes YAML.
+"""Validates the content of files against pydantic models.
 
 Every mistake in a file is reported in one form: file, key, rule, value, remedy. It is raised as the `UserError` that
 the caller names.
@@ -15,15 +15,12 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError
 from pydantic_core import CoreSchema
 
 from agentopt.core.errors import ConfigError, UserError
-from agentopt.core.files import other_than_file
 from agentopt.core.number_schema import without_booleans
 from agentopt.core.pydantic_errors import IN_PYTHON, IN_YAML, rule_of
-from agentopt.core.yaml_loader import MOST_CHARACTERS, SCALARS, Loader, RefusedYamlError
 
 Model = TypeVar("Model", bound=BaseModel)
 Key = tuple[str | int, ...]
@@ -65,83 +62,6 @@ class Strict(BaseModel):
     def __setattr__(self, name: str, value: Any) -> None:
         rule = f"is frozen, but `{name}` was set to {shown(value)}"
         raise self.mistake(rule, where=type(self).__name__, remedy="build a new object with the changed value")
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes a text that a YAML 1.1 or 1.2 loader would read as another type."""
-
-
-def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    # Outside double quotes these are line breaks, and read back as plain ones.
-    style = '"' if re.search("[\x85\u2028\u2029]", text) else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
-
-
-_Dumper.add_representer(str, _represent_text)
-for _scalar in SCALARS:
-    _Dumper.add_implicit_resolver(*_scalar)
-
-
-def to_yaml(data: Any) -> str:
-    """Dump plain data as YAML that `load_yaml` reads back as equal data. Keys keep their order."""
-    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-
-
-def load_yaml(path: Path, error: type[UserError]) -> Any:
-    """Read a YAML file.
-
-    Args:
-        path: The file.
-        error: Class of the exception to raise.
-
-    Returns:
-        Its content; None for an empty file.
-
-    Raises:
-        UserError: `error`, with file and line: the file cannot be read, is not YAML, or has a duplicate key.
-    """
-    if kind := other_than_file(path):
-        raise error(f"must be a file, but is {kind}", where=path, remedy="give the path of a YAML file")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as problem:
-        reason = (problem.strerror or str(problem)).lower()
-        raise error(f"cannot be read: {reason}", where=path, remedy="check the path") from problem
-    except UnicodeDecodeError as problem:
-        raise error("must be UTF-8 text", where=path, remedy="save the file as UTF-8") from problem
-    return parse_yaml(text, path, error)
-
-
-def parse_yaml(text: str, where: Path | str, error: type[UserError]) -> Any:
-    """Parse YAML.
-
-    Args:
-        text: The YAML.
-        where: Its place, for messages.
-        error: Class of the exception to raise.
-
-    Raises:
-        UserError: `error`, with the line: the text is not YAML, has a tag or a duplicate key, or exceeds a bound.
-    """
-    if len(text) > MOST_CHARACTERS:
-        rule = f"must have at most {MOST_CHARACTERS:,} characters, but has {len(text):,}"
-        raise error(rule, where=where, remedy="put data into data files")
-    try:
-        return yaml.load(text, Loader=Loader)  # noqa: S506 - a subclass of SafeLoader
-    except yaml.MarkedYAMLError as problem:
-        mark = problem.problem_mark or problem.context_mark
-        place = f"{where}:{mark.line + 1}" if mark else str(where)
-        if isinstance(problem, RefusedYamlError):
-            raise error(str(problem.problem), where=place, remedy=problem.remedy) from problem
-        raise error(_yaml_message(problem), where=place, remedy="correct the YAML on that line") from problem
-    except yaml.YAMLError as problem:
-        remedy = "remove characters that are not plain text"
-        raise error(f"is not valid YAML: {problem}", where=where, remedy=remedy) from problem
-
-
-def _yaml_message(problem: yaml.MarkedYAMLError) -> str:
-    message = ", ".join(part for part in (problem.context, problem.problem) if part)
-    return f"is not valid YAML: {message or 'unreadable'}"
 
 
 def validate(model_type: type[Model], data: Any, where: Path | str, error: type[UserError], *, key: Key = ()) -> Model:

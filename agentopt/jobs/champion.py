@@ -20,7 +20,8 @@ from agentopt.core.candidate import Candidate, load_candidate
 from agentopt.core.errors import CandidateError, UserError
 from agentopt.core.files import write_atomically
 from agentopt.core.task import Example
-from agentopt.core.yaml_models import Strict, to_yaml
+from agentopt.core.yaml_models import Strict
+from agentopt.core.yaml_text import to_yaml
 from agentopt.jobs.store import data_folder
 
 FILE = "champion.yaml"

@@ -9,7 +9,7 @@ from typing import Any
 
 from agentopt import __version__
 from agentopt.core.errors import ConfigError
-from agentopt.core.yaml_models import to_yaml
+from agentopt.core.yaml_text import to_yaml
 from agentopt.jobs.cron import weekday_names
 from agentopt.jobs.jobfile import Schedule
 from agentopt.jobs.tables import KnownJob

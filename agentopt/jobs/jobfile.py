@@ -13,7 +13,8 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from agentopt.core.errors import ConfigError
-from agentopt.core.yaml_models import Strict, load_yaml, validate
+from agentopt.core.yaml_models import Strict, validate
+from agentopt.core.yaml_text import load_yaml
 from agentopt.jobs import cron
 from agentopt.jobs.drift import CANARY_SHARE
 

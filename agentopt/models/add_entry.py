@@ -16,7 +16,7 @@ from platformdirs import user_config_path
 
 from agentopt.core.errors import CatalogError
 from agentopt.core.files import check_writable, write_output
-from agentopt.core.yaml_models import to_yaml
+from agentopt.core.yaml_text import to_yaml
 from agentopt.models.catalog import PROJECT_FILE, read_catalog
 from agentopt.models.model_table import find_entry, search_table, table_defaults
 from agentopt.models.providers import PROVIDERS, Provider, name_of

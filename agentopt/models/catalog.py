@@ -16,7 +16,8 @@ from pydantic import Field
 
 from agentopt.core.cost import Price
 from agentopt.core.errors import CatalogError, UnknownModelError, UserError
-from agentopt.core.yaml_models import Strict, did_you_mean, load_yaml, validate
+from agentopt.core.yaml_models import Strict, did_you_mean, validate
+from agentopt.core.yaml_text import load_yaml
 from agentopt.models.file_digest import sha256_of
 from agentopt.models.model_table import batch_share, find_entry, table_defaults
 from agentopt.models.providers import adding_command

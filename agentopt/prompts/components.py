@@ -15,7 +15,7 @@ from optuna.samplers import TPESampler
 from optuna.trial import create_trial
 
 from agentopt.core.errors import ConfigError
-from agentopt.core.yaml_models import load_yaml
+from agentopt.core.yaml_text import load_yaml
 from agentopt.prompts.proposers import Attempt, Brief
 
 NONE = ""

@@ -18,7 +18,8 @@ from agentopt.core.errors import ConfigError
 from agentopt.core.paths import as_path
 from agentopt.core.records import FailedExamples
 from agentopt.core.registry import STRATEGIES
-from agentopt.core.yaml_models import Strict, broken_rule, load_yaml, parse_yaml, shown, validate
+from agentopt.core.yaml_models import Strict, broken_rule, shown, validate
+from agentopt.core.yaml_text import load_yaml, parse_yaml
 from agentopt.models.catalog import ModelSpec
 from agentopt.prompts.settings import PromptSettings
 from agentopt.search.settings import AgentSettings, SearchSettings

@@ -31,7 +31,8 @@ from agentopt.core.fingerprint import VERSION
 from agentopt.core.fingerprint import fingerprint as core_fingerprint
 from agentopt.core.paths import as_path
 from agentopt.core.task import Task
-from agentopt.core.yaml_models import Strict, load_yaml, to_yaml, validate
+from agentopt.core.yaml_models import Strict, validate
+from agentopt.core.yaml_text import load_yaml, to_yaml
 from agentopt.prompts.settings import of_earlier_version
 from agentopt.runs.config import Config
 from agentopt.search.built_in import CUSTOM

@@ -26,7 +26,8 @@ from agentopt.core.repeats import repeated_mean, score_table
 from agentopt.core.stats import Difference, Interval, mean_interval
 from agentopt.core.stop_reason import StopKind, StopReason
 from agentopt.core.usd import USD_DIGITS, format_usd, rounded_usd
-from agentopt.core.yaml_models import did_you_mean, shown, to_yaml
+from agentopt.core.yaml_models import did_you_mean, shown
+from agentopt.core.yaml_text import to_yaml
 from agentopt.runs.frames import example_rows, frame, trial_row
 from agentopt.runs.prompt_report import PromptReport, report_of_0_1_0
 from agentopt.runs.response_issues import IncompleteResponses, LeftOut

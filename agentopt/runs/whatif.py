@@ -18,7 +18,8 @@ from agentopt.core.errors import ConfigError, UserError
 from agentopt.core.phrases import in_words
 from agentopt.core.records import ExampleResult, SubtaskUse, Trial
 from agentopt.core.task import Subtask, Task
-from agentopt.core.yaml_models import Strict, did_you_mean, load_yaml, validate
+from agentopt.core.yaml_models import Strict, did_you_mean, validate
+from agentopt.core.yaml_text import load_yaml
 from agentopt.models.catalog import ModelSpec, Usd
 from agentopt.runs.demonstrations import demonstrations_of
 from agentopt.runs.folder import RunFolder

@@ -36,7 +36,8 @@ from agentopt.core.task import (
 )
 from agentopt.core.task_rules import CONTEXT, INPUTS, OLD_CONTEXT, check_names, check_output
 from agentopt.core.user_functions import Functions
-from agentopt.core.yaml_models import as_error, did_you_mean, explain, load_yaml, shown
+from agentopt.core.yaml_models import as_error, did_you_mean, explain, shown
+from agentopt.core.yaml_text import load_yaml
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.measure import measure_of
 from agentopt.models.providers import adding_command

@@ -10,7 +10,7 @@ from typing import Any
 from agentopt.core.errors import TaskError
 from agentopt.core.phrases import counted
 from agentopt.core.power import power_advice
-from agentopt.core.yaml_models import to_yaml
+from agentopt.core.yaml_text import to_yaml
 from agentopt.taskfile.profile import answer_kind
 from agentopt.taskfile.scaffold import Draft, ModelsDraft, json_line, split_rows
 from agentopt.taskfile.traces import Call

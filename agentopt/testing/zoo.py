@@ -25,7 +25,7 @@ from typing import Any
 from aiohttp import web
 
 from agentopt.core.errors import CatalogError
-from agentopt.core.yaml_models import parse_yaml
+from agentopt.core.yaml_text import parse_yaml
 from agentopt.models.scripted import count_tokens
 from agentopt.testing.faults import Fault
 from agentopt.testing.servers import (

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agentopt.core.errors import CatalogError
-from agentopt.core.yaml_models import load_yaml
+from agentopt.core.yaml_text import load_yaml
 from agentopt.models.add_entry import add_entry
 from agentopt.models.catalog import Catalog
 from agentopt.testing.zoo import Zoo, running_zoo

@@ -11,7 +11,7 @@ from agentopt.cli.output import print_plain
 from agentopt.cli.run_names import run_path
 from agentopt.core.errors import UserError
 from agentopt.core.files import check_writable, write_output
-from agentopt.core.yaml_models import to_yaml
+from agentopt.core.yaml_text import to_yaml
 from agentopt.deploy.deployment import Deployment, find_deployment
 from agentopt.deploy.export.module import python_module
 from agentopt.deploy.export.router import router_config

@@ -18,7 +18,7 @@ from agentopt.api import load
 from agentopt.cli.output import print_json, print_plain
 from agentopt.core.errors import UserError
 from agentopt.core.files import write_output
-from agentopt.core.yaml_models import to_yaml
+from agentopt.core.yaml_text import to_yaml
 from agentopt.models.add_entry import entry_for
 from agentopt.models.catalog import Catalog
 from agentopt.models.model_table import find_entry

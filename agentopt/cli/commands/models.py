@@ -14,7 +14,7 @@ from rich.table import Table
 from agentopt.cli.output import notes_console, print_json, print_plain
 from agentopt.core.events import Event, ModelNotice
 from agentopt.core.usd import format_usd
-from agentopt.core.yaml_models import to_yaml
+from agentopt.core.yaml_text import to_yaml
 from agentopt.models.add_entry import add_entry
 from agentopt.models.base import ChatModel, Request, Response
 from agentopt.models.catalog import Catalog, ModelSpec

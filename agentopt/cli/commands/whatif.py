@@ -16,7 +16,8 @@ from agentopt.core.errors import ConfigError, UserError
 from agentopt.core.files import check_writable, write_output
 from agentopt.core.phrases import counted
 from agentopt.core.usd import format_usd
-from agentopt.core.yaml_models import did_you_mean, to_yaml
+from agentopt.core.yaml_models import did_you_mean
+from agentopt.core.yaml_text import to_yaml
 from agentopt.runs.config import load_config
 from agentopt.runs.folder import RunFolder
 from agentopt.runs.result import load_result

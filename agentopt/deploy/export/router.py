@@ -12,7 +12,7 @@ from typing import Any
 
 from agentopt.core.axes import escalating, threshold_of
 from agentopt.core.errors import UserError
-from agentopt.core.yaml_models import to_yaml
+from agentopt.core.yaml_text import to_yaml
 from agentopt.deploy.deployment import Deployment
 from agentopt.deploy.export.endpoints import call_settings, url_variable
 from agentopt.models.catalog import ModelSpec
