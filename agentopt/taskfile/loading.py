@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from dataclasses import fields as dataclass_fields
+from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -179,7 +178,7 @@ class _Reader:
     def _subtask(self, spec: SubtaskSpec, reads: tuple[str, ...]) -> Subtask:
         schema = _of_parser(spec.parse, "schema")
         left = settings_left(spec) if self.spec.program else frozenset()
-        fields = {f.name for f in dataclass_fields(Subtask)} & SubtaskSpec.model_fields.keys()
+        names = {f.name for f in fields(Subtask)} & SubtaskSpec.model_fields.keys()
         built = {
             "render": program_prompt if self.spec.program else self.templates[spec.name].render,
             "parse": self._parser(spec.parse, self.at("parse", spec)),
@@ -197,7 +196,7 @@ class _Reader:
         }
         if "max_tokens" in left:
             built["max_tokens"] = MAX_TOKENS
-        given = {name: getattr(spec, name) for name in fields if name not in spec.several}
+        given = {name: getattr(spec, name) for name in names if name not in spec.several}
         return Subtask(**{**given, **built})
 
     def _program(self) -> Program | None:
