@@ -11,6 +11,7 @@ import typer
 from agentopt.cli.choices import JsonOption, choice_option
 from agentopt.cli.output import stdout_console
 from agentopt.core.errors import UserError
+from agentopt.core.extras import install_command
 
 jobs_app = typer.Typer(
     no_args_is_help=True,
@@ -145,5 +146,5 @@ def _jobs() -> Any:
         package = (error.name or "").partition(".")[0]
         if package in EXTRA:
             rule = f"jobs needs {package}, which is not installed"
-            raise UserError(rule, remedy="pip install 'agentopt[jobs]'") from error
+            raise UserError(rule, remedy=install_command("jobs")) from error
         raise

@@ -20,6 +20,7 @@ import httpx
 
 from agentopt.core.errors import CatalogError, PermanentModelError, TransientModelError
 from agentopt.core.events import FileProgress
+from agentopt.core.extras import install_command
 from agentopt.models.base import Request, Response
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.compute_slot import ComputeSlot, shared_slot
@@ -177,7 +178,7 @@ class EngineProcess:
         if not is_installed():
             raise CatalogError(
                 f"the model {spec.name!r} needs the embedded engine, which is not installed",
-                remedy="pip install 'agentopt[local]'",
+                remedy=install_command("local"),
             )
         self.api_key = secrets.token_urlsafe(32)
         self._name = spec.name

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentopt.core.errors import BudgetExceeded
+from agentopt.core.extras import install_command
 from agentopt.prompts.proposers import Attempt, Brief, ProposerError
 from agentopt.prompts.reflective import ReflectiveProposer
 from agentopt.prompts.rewards import Cell, Reward, Rewards
@@ -51,7 +52,7 @@ class GepaProposer:
         Both exceptions are raised only if gepa evaluated no new text before.
         """
         if importlib.util.find_spec("gepa") is None:
-            raise ProposerError("gepa is not installed (pip install 'agentopt[gepa]')")
+            raise ProposerError(f"gepa is not installed ({install_command('gepa')})")
         adapter = _Adapter(self._rewards, asyncio.get_running_loop())
         reflection = _Reflection(self._writer, asyncio.get_running_loop())
         examples = range(len(self._rewards.examples))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agentopt.core.errors import TaskError
+from agentopt.core.extras import install_command
 from agentopt.taskfile.hub import HUB, HubLoader, hub_rows, load_from_hub
 from agentopt.taskfile.parquet import parquet_rows
 from agentopt.taskfile.sheet import sheet_rows
@@ -57,5 +58,5 @@ def _with_extra(rows: Iterator[Placed], source: str, extra: str, where: str) -> 
         yield from rows
     except ImportError as error:
         rule = f"reading {source} needs the library `{(error.name or str(error)).partition('.')[0]}`"
-        remedy = f"pip install 'agentopt[{extra}]', or give a .csv or .jsonl file"
+        remedy = f"{install_command(extra)}, or give a .csv or .jsonl file"
         raise TaskError(rule, where=where, remedy=remedy) from error

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -113,6 +115,20 @@ def test_the_doctor_lists_every_extra(console_script: Command) -> None:
     assert code == 0
     for extra in ("local", "serve", "tasks"):
         assert f"extra {extra}" in printed
+
+
+@pytest.mark.parametrize("source", ["nope", "runs/nope", "nope.yaml"])
+def test_a_missing_run_is_reported_before_a_missing_extra(source: str, tmp_path: Path) -> None:
+    script = f"import sys; sys.modules['uvicorn'] = None; sys.argv[1:] = ['serve', {source!r}]; "
+    done = subprocess.run(
+        [sys.executable, "-c", script + "from agentopt.cli.main import main; main()"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 2
+    assert f"{source}: there is no such file or folder" in done.stderr
+    assert "uvicorn" not in done.stderr
 
 
 @pytest.mark.parametrize("url", ["nonsense", "http://[", "http://127.0.0.1:99999", "ftp://127.0.0.1"])

@@ -18,6 +18,7 @@ from jobs_place import QUALITY, Place
 from agentopt.cli.commands.job_status import last_alarm
 from agentopt.core.budget import Usage
 from agentopt.core.candidate import Candidate, SubtaskChoice
+from agentopt.core.extras import install_command
 from agentopt.jobs.store import open_store
 from agentopt.jobs.tables import JobRun
 from agentopt.testing.server_process import ServerProcess
@@ -267,4 +268,4 @@ def test_without_the_extra_the_command_names_the_remedy(missing: str) -> None:
     )
     assert done.returncode == 2, done.stderr
     assert f"jobs needs {missing}, which is not installed" in done.stderr
-    assert "pip install 'agentopt[jobs]'" in done.stderr
+    assert f"remedy: {install_command('jobs')}\n" in done.stderr

@@ -358,7 +358,7 @@ def test_a_dataset_of_the_hub_is_requested_by_name_configuration_and_split(
 @pytest.mark.parametrize(
     ("failure", "message"),
     [
-        (ImportError("datasets"), r"needs the library `datasets`[\s\S]*pip install 'agentopt\[huggingface\]'"),
+        (ImportError("datasets"), r"needs the library `datasets`[\s\S]*pip install .*\[huggingface\]'"),
         (ConnectionError("no\nnetwork"), r"hf:a/b cannot be loaded: no network[\s\S]*download the rows as JSONL"),
         (ValueError("no split x"), r"cannot be loaded: no split x"),
     ],

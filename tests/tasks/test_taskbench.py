@@ -13,6 +13,7 @@ import pytest
 
 from agentopt import aevaluate, load_config, load_task
 from agentopt.core.errors import TaskError
+from agentopt.core.extras import install_command
 from agentopt.core.records import Evaluation, Score
 from agentopt.core.task import Example, Task
 from agentopt.core.user_functions import Functions
@@ -205,7 +206,7 @@ Functions(Path({str(FOLDER)!r}))("scorers.py:rouge_l", "here")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "UserError: scoring this task needs rouge_score" in done.stderr
-    assert 'remedy: pip install "agentopt[tasks]"' in done.stderr
+    assert f"remedy: {install_command('tasks')}" in done.stderr
 
 
 def answering(**replies: str) -> ScriptedModel:

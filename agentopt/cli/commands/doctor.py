@@ -21,6 +21,7 @@ from rich.table import Table
 from agentopt import __version__
 from agentopt.cli.output import print_json
 from agentopt.core.errors import UserError
+from agentopt.core.extras import install_command
 from agentopt.core.files import file_size, folder_size
 from agentopt.core.paths import cache_folder, weights_folder
 from agentopt.evaluation.sandbox.confinement import SandboxLimits
@@ -94,7 +95,7 @@ def _extras() -> Iterator[Check]:
             lacking[named[2]] += [] if _is_installed(named[1]) else [named[1]]
     for extra, libraries in lacking.items():
         if extra not in ("all", "dev"):
-            how = f"lacks {', '.join(libraries)}: pip install 'agentopt[{extra}]'"
+            how = f"lacks {', '.join(libraries)}: {install_command(extra)}"
             yield Check(f"extra {extra}", "missing" if libraries else "ok", how if libraries else "installed")
 
 

@@ -16,9 +16,13 @@ from rich.console import Console
 from agentopt.cli.output import print_plain
 from agentopt.cli.run_names import run_path
 from agentopt.core.errors import UserError
+from agentopt.core.extras import install_command
 from agentopt.core.phrases import in_words
 from agentopt.deploy.deployment import Deployment, deploy, find_deployment
 from agentopt.runs.config import BudgetConfig, load_config
+
+LIBRARIES = {"serve": ("starlette", "uvicorn", "prometheus_client"), "jobs": ("cronsim",)}
+"""Extra -> its libraries that the server needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +54,11 @@ def run_server(
     console: Console,
 ) -> None:
     """`agentopt serve`: serves until SIGTERM or Ctrl-C, then finishes the requests in flight."""
-    _check_installed(job)
+    _check_arguments(source, job, task, options)
+    deployment = _deployment(source, job, task, config)
     from agentopt.deploy.serve.app import ServerLimits
     from agentopt.deploy.serve.server import ServeSettings, serve
 
-    _check_arguments(source, job, task, options)
-    deployment = (
-        deployment_of_job(job, config) if job else find_deployment(run_path(_given(source), config), task, config)
-    )
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
 
     def show_address(base_url: str) -> None:
@@ -67,6 +68,16 @@ def run_server(
     key_file, watch = options.api_key_file, job is not None
     settings = ServeSettings(options.host, options.port, key_file, watch, options.cache, limits)
     asyncio.run(serve(deployment, settings, on_start=show_address))
+
+
+def _deployment(source: Path | None, job: str | None, task: Path | None, config: Sequence[str]) -> Deployment:
+    """Load what is served, and check the libraries. A missing run is reported before a missing library."""
+    if job is not None:
+        _check_installed("serve", "jobs")
+        return deployment_of_job(job, config)
+    deployment = find_deployment(run_path(_given(source), config), task, config)
+    _check_installed("serve")
+    return deployment
 
 
 def deployment_of_job(name: str, config: Sequence[str]) -> Deployment:
@@ -92,13 +103,12 @@ def deployment_of_job(name: str, config: Sequence[str]) -> Deployment:
     return deploy(champions.file, (known.folder / known.job.task).absolute(), load_config(config, base))
 
 
-def _check_installed(job: str | None) -> None:
-    """Raise `UserError` if libraries of the extra `serve`, or with a job those of `jobs`, are missing."""
-    needed = ["starlette", "uvicorn", "prometheus_client", *(["cronsim"] if job else [])]
-    missing = [name for name in needed if not importlib.util.find_spec(name)]
+def _check_installed(*extras: str) -> None:
+    """Raise `UserError` if a library of these extras that the server needs is missing."""
+    missing = [name for extra in extras for name in LIBRARIES[extra] if not importlib.util.find_spec(name)]
     if missing:
         rule = f"serve needs {in_words(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed"
-        raise UserError(rule, remedy=f"pip install 'agentopt[serve{',jobs' if job else ''}]'")
+        raise UserError(rule, remedy=install_command(*extras))
 
 
 def _check_arguments(source: Path | None, job: str | None, task: Path | None, options: ServeOptions) -> None:

