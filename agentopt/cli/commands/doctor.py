@@ -19,15 +19,18 @@ from rich.markup import escape
 from rich.table import Table
 
 from agentopt import __version__
+from agentopt.cli.commands.init import LOCAL
 from agentopt.cli.output import print_json
 from agentopt.core.errors import UserError
 from agentopt.core.extras import install_command
 from agentopt.core.files import file_size, folder_size
 from agentopt.core.paths import cache_folder, weights_folder
+from agentopt.core.phrases import in_words
 from agentopt.evaluation.sandbox.confinement import SandboxLimits
 from agentopt.evaluation.sandbox.sandbox import Sandbox
 from agentopt.models.catalog import Catalog
 from agentopt.models.providers import PROVIDERS
+from agentopt.models.weights import bytes_to_download
 from agentopt.runs.config import load_config
 
 Status = Literal["ok", "missing", "broken"]
@@ -119,10 +122,13 @@ def _sandbox() -> Check:
 
 
 def _keys(of_models: Mapping[str, str | None], environ: Mapping[str, str]) -> Iterator[Check]:
-    """The variables of keys that are set, by name only."""
-    variables = {*filter(None, of_models.values()), *(p.api_key_env for p in PROVIDERS.values() if p.api_key_env)}
+    """The variables of keys that are set, by name only. `missing`: an entry of the catalogue needs another."""
+    needed = set(filter(None, of_models.values()))
+    variables = {*needed, *(p.api_key_env for p in PROVIDERS.values() if p.api_key_env)}
     found = sorted(variable for variable in variables if environ.get(variable))
-    yield Check("keys", "ok" if found else "missing", ", ".join(found) or "no variable of a key is set")
+    unset = f"; models of the catalogue need {', '.join(absent)}" if (absent := sorted(needed - set(found))) else ""
+    detail = ", ".join(found) or "no API key variable is set"
+    yield Check("keys", "missing" if absent else "ok", f"{detail}{unset}")
 
 
 def _loopback(catalog: Catalog) -> list[str]:
@@ -142,8 +148,11 @@ def _endpoint(url: str) -> Check:
 
 
 def _sizes(journal: str | None) -> Iterator[Check]:
-    weights = weights_folder()
-    yield Check("model files", "ok", f"{folder_size(weights) / 1e6:,.1f} MB in {weights}")
+    folder, known = weights_folder(), Catalog.load()
+    held = f"{size / 1e6:,.1f} MB in {folder}" if (size := folder_size(folder)) else "none downloaded yet"
+    left = bytes_to_download(weights for name in LOCAL if (weights := known[name].weights))
+    note = f"; the first run with {in_words(LOCAL)} downloads {left / 1e6:,.0f} MB" if left else ""
+    yield Check("model files", "missing" if left else "ok", f"{held}{note}")
     if journal and "://" in journal:
         yield Check("journal", "ok", "at a URL")
     else:

@@ -23,6 +23,7 @@ from agentopt.models.add_entry import entry_for
 from agentopt.models.catalog import Catalog
 from agentopt.models.model_table import find_entry
 from agentopt.models.providers import name_of
+from agentopt.models.weights import bytes_to_download
 from agentopt.runs.config import load_config
 from agentopt.taskfile.scaffold import Draft, ModelsDraft, TemplateName, draft_task, sample_data
 from agentopt.taskfile.sources import rows_of
@@ -42,7 +43,7 @@ HOSTED: Mapping[str, tuple[str, ...]] = {
 """Variable of a key -> models that a new task compares if it is set, cheapest first."""
 
 CONFIG = """# Settings of a run; `-c key=value` overrides them. Every field is documented in agentopt/runs/config.py.
-models: [{models}] # relative to the folder where agentopt is called
+models: [{models}] # a path from the working folder: call agentopt where `agentopt init` was called
 strategy: optuna # or agent: a language model proposes; set agent.model
 budget:
   trials: 10
@@ -81,7 +82,7 @@ class NewTask:
         folder: The task's folder.
         files: The files in it.
         models: Catalogue names of its models.
-        notes: How the data was read.
+        notes: How the data was read, and what a run downloads.
         next: The command that estimates a run.
     """
 
@@ -111,7 +112,8 @@ def run_init(options: InitOptions, console: Console) -> None:
             Path(scratch), load_config([f"{scratch}/config.yaml", f"models={scratch}/models.yaml"])
         )  # what is written is a task that loads
     _write(folder, files)
-    notes = (*(() if source else ("No data was given: data/ has twelve invented rows.",)), *draft.notes)
+    invented = () if source else ("No data was given: data/ has twelve invented rows.",)
+    notes = (*invented, *draft.notes, *_download_note(chosen.names))
     made = NewTask(folder, tuple(files), chosen.names, notes, _command(folder, "--dry-run"))
     if options.as_json:
         print_json(made)
@@ -141,6 +143,12 @@ def _chosen(models: Sequence[str], environ: Mapping[str, str]) -> tuple[dict[str
     names = tuple(dict.fromkeys(model if model in known else name_of(model) for model in given))
     local = all(name in known and known[name].weights for name in names)
     return entries, ModelsDraft(names, local)
+
+
+def _download_note(models: Sequence[str]) -> list[str]:
+    known = Catalog.load()
+    left = bytes_to_download(weights for name in models if name in known and (weights := known[name].weights))
+    return [f"The first run downloads the files of its local models: {left / 1e6:,.0f} MB."] if left else []
 
 
 def _settings(folder: Path, name: str, entries: Mapping[str, Any], draft: Draft, chosen: ModelsDraft) -> dict[str, str]:
