@@ -251,6 +251,14 @@ class Journal:
         found = self._reader.execute(mean.where(requests.c.identity == identity, responses.c.seconds > 0)).scalar()
         return None if found is None else float(found)
 
+    def timed_calls(self, identity: str) -> int:
+        """Return the number of calls of a model that `seconds_per_call` is the mean of."""
+        join = responses.join(requests, responses.c.key == requests.c.key)
+        count = sa.select(sa.func.count()).select_from(join)
+        return int(
+            self._reader.execute(count.where(requests.c.identity == identity, responses.c.seconds > 0)).scalar_one()
+        )
+
     async def aclose(self) -> None:
         """Flush pending writes and close the database."""
         await self._commits.flush()

@@ -10,6 +10,7 @@ from agentopt.core.axes import DEMOS, SettingValue, values_of
 from agentopt.core.budget import Usage
 from agentopt.core.cost import format_cost
 from agentopt.core.errors import TaskError
+from agentopt.core.phrases import in_words
 from agentopt.core.task import Example, Subtask, Task, TokenLengths
 from agentopt.core.usd import format_usd
 from agentopt.models.catalog import ModelSpec
@@ -208,6 +209,15 @@ def _shown(subtask: SubtaskSpace, demos: SettingValue | None) -> list[tuple[int,
     fewest, most = subtask.num_samples[0], subtask.num_samples[-1]
     counts: list[tuple[int, dict[str, SettingValue]]] = [(count, {}) for count in dict.fromkeys((fewest, most))]
     return counts if demos is None else [*counts, (fewest, {DEMOS: demos})]
+
+
+def thought_notes(specs: Mapping[str, ModelSpec]) -> list[str]:
+    """The note that the expected case has no thoughts, if a model is known to think."""
+    thinking = [name for name, spec in specs.items() if spec.supports.reasoning_effort]
+    if not thinking:
+        return []
+    rule = f"the expected case counts answers without thoughts, but {in_words(thinking)} may think before answering"
+    return [f"Warning: {rule}: the real cost lies between the expected and the worst case"]
 
 
 def cap_notes(worst: Estimate, expected: ExpectedCase, config: Config, space: SearchSpace) -> Iterator[str]:

@@ -36,7 +36,9 @@ class CostSpec(Strict):
     @model_validator(mode="after")
     def _one_form(self) -> CostSpec:
         if self.max_usd is not None and self.max_usd_per_1000 is not None:
-            raise broken_rule("only one of `max_usd` and `max_usd_per_1000` may be given", "remove one: they are alike")
+            raise broken_rule(
+                "only one of `max_usd` and `max_usd_per_1000` may be given", "remove one: they set the same limit"
+            )
         return self
 
     @property

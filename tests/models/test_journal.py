@@ -441,6 +441,7 @@ async def test_the_pace_of_a_model_leaves_out_responses_that_took_no_time(
     for number in range(len(durations)):
         await model.generate(REQUEST.for_repeats(number, 1))
     assert journal.seconds_per_call(SPEC.identity) == pace
+    assert journal.timed_calls(SPEC.identity) == len([one for one in durations if one])
 
 
 @pytest.mark.parametrize(("durations", "latency"), [([2.0, 4.0, 1.0], 4.0), ([0.0, 4.0, 1.0], 0.0)])

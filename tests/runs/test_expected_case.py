@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from agentopt.core.demos import Demos
 from agentopt.core.power import minimal_detectable_difference, rows_to_detect
 from agentopt.core.task import Example, Fusion, Program, Task
-from agentopt.models.catalog import BatchTerms, ModelSpec
+from agentopt.models.catalog import BatchTerms, ModelSpec, Supports
 from agentopt.runs.config import Config
 from agentopt.runs.evaluators import batch_note
-from agentopt.runs.expected_case import cap_notes, expected_case, predicted_usd
+from agentopt.runs.expected_case import cap_notes, expected_case, predicted_usd, thought_notes
 from agentopt.runs.worst_case import estimate, longest_prompt
 from agentopt.search.from_task import search_space
 from agentopt.testing.company import COUNTS, PROMPT_WORDS, STAFF, WORDS, company_specs, company_task
@@ -165,3 +165,20 @@ def test_the_toy_task_has_an_expected_case_in_units_too() -> None:
     worst, expected, _, space = cases(toy_task(), specs)
     assert space.measure == "units"
     assert 0 < expected.search.calls <= worst.search.calls
+
+
+@pytest.mark.parametrize(
+    ("thinks", "named"),
+    [({}, None), ({"a": False, "b": None}, None), ({"a": True, "b": False}, "a"), ({"a": True, "b": True}, "a and b")],
+)
+def test_a_dry_run_warns_that_thoughts_are_not_in_the_expected_case(
+    thinks: dict[str, bool | None], named: str | None
+) -> None:
+    spec = next(iter(SPECS.values()))
+    specs = {
+        name: spec.model_copy(update={"name": name, "supports": Supports(reasoning_effort=value)})
+        for name, value in thinks.items()
+    }
+    notes = thought_notes(specs)
+    assert len(notes) == (named is not None)
+    assert named is None or f"but {named} may think before answering" in notes[0]

@@ -34,7 +34,14 @@ from agentopt.report.terminal import print_result
 from agentopt.runs.agent_model import with_agent_model
 from agentopt.runs.config import Config, load_config
 from agentopt.runs.evaluators import batch_note
-from agentopt.runs.expected_case import ExpectedCase, cap_notes, expected_case, predicted_usd, unmet_limits_in
+from agentopt.runs.expected_case import (
+    ExpectedCase,
+    cap_notes,
+    expected_case,
+    predicted_usd,
+    thought_notes,
+    unmet_limits_in,
+)
 from agentopt.runs.folder import RunFolder
 from agentopt.runs.prompt_share import caps_for
 from agentopt.runs.result import Result, Role
@@ -172,13 +179,14 @@ def estimate_run(task: Path, settings: Sequence[str], console: Console, *, as_js
         worst = estimate(loaded, space, specs, config, journal)
         expected = expected_case(loaded, space, specs, config, worst)
         times = {part: seconds_of(getattr(expected, part), specs, journal) for part in PARTS}
+        timed = min((journal.timed_calls(s.identity) for s in specs.values()), default=0) if journal else 0
     predicted = () if measured else predicted_usd(space)
     of_caps = (*cap_notes(worst, expected, config, space), *predicted, _rows_needed(config))
     costs = (cost_note(loaded, specs), unmet_limits_in(loaded, specs), batch_note(loaded, config, specs))
     of_rows = (*row_notes(loaded), *power_notes(loaded), *costs)
     unset = unset_keys(specs.values())
     keys = [f"Warning: {name} is not set; it has the API key of {', '.join(of)}" for name, of in unset.items()]
-    lengths = [LENGTHS_ARE_MEASURED] if measured and space.measure == "units" else []
+    lengths = [*([LENGTHS_ARE_MEASURED] if measured and space.measure == "units" else []), *thought_notes(specs)]
     columns = columns_of(loaded)
     if as_json:
         parts = {p: PartEstimate(getattr(worst, p), getattr(expected, p), times[p]) for p in PARTS}
@@ -187,7 +195,7 @@ def estimate_run(task: Path, settings: Sequence[str], console: Console, *, as_js
         print_json(DryRun(config.budget.trials, parts, worst.seconds, columns, missing, notes))
         return
     _show_columns(columns, console)
-    _show_estimate(worst, config, console)
+    _show_estimate(worst, timed, config, console)
     _show_expected(expected, times, console)
     for note in _warnings_first(*of_caps, *keys, *of_rows, *lengths):
         print_plain(console, note)
@@ -207,7 +215,7 @@ def _show_columns(columns: Iterable[Column], console: Console) -> None:
     console.print(table)
 
 
-def _show_estimate(worst: Estimate, config: Config, console: Console) -> None:
+def _show_estimate(worst: Estimate, timed: int, config: Config, console: Console) -> None:
     title = f"Worst case for {config.budget.trials} trials, before caps; no model was called"
     table = Table(title=title, title_justify="left")
     for column in ("part", "calls", "prompt tokens", "completion tokens", "USD"):
@@ -219,8 +227,8 @@ def _show_estimate(worst: Estimate, config: Config, console: Console) -> None:
     if note := _prompt_share(worst, config):
         console.print(note, markup=False)
     unknown = "unknown: a model was never called here; `agentopt models check NAME` measures it"
-    pace = "if every call takes as long as the slowest model's mean in the journal"
-    shown = unknown if worst.seconds is None else f"at most about {format_duration(worst.seconds)}, {pace}"
+    pace = f"if every call takes as long as the slowest model's mean in the journal, of {timed:,} or more calls each"
+    shown = unknown if worst.seconds is None else f"about {format_duration(worst.seconds)} in the worst case, {pace}"
     console.print(f"Time: {shown}")
     console.print(
         "Trials share answers through the journal, so a run takes a fraction of this, and never more than its caps."
