@@ -278,8 +278,7 @@ class _Reader:
                 rule = f"the model {name!r} is not in the catalogue"
                 command = adding_command(name)
                 adding = f"add it by `{command}`, or choose another: " if command else ""
-                close = did_you_mean(name, self.catalog.names)
-                remedy = f"{adding}{close}{'' if close.endswith('?') else ';'} `agentopt models list` shows all"
+                remedy = f"{adding}{did_you_mean(name, self.catalog.names)} (`agentopt models list` shows all)"
                 raise TaskError(rule, where=where, remedy=remedy)
 
     def _models(self) -> Iterator[tuple[str, str]]:
