@@ -57,6 +57,10 @@ CandidateOption = Annotated[
     ),
 ]
 FreshOption = Annotated[bool, typer.Option("--fresh", help="Request every answer anew instead of using the journal's.")]
+LiveOption = Annotated[
+    bool, typer.Option("--live", help="Serve the page on this machine, and bring it up to date while the run goes on.")
+]
+PortOption = Annotated[int, typer.Option(min=0, max=65535, help="Port of the live page; 0 picks a free one.")]
 SourceHelp = "Run name, run folder, or candidate file such as best.yaml."
 
 
@@ -64,6 +68,12 @@ def _print_version(requested: bool) -> None:
     if requested:
         typer.echo(f"agentopt {__version__}")
         raise typer.Exit
+
+
+def _check_live(live: bool, port: int, *, is_opened: bool = False) -> None:
+    if not live and (port or is_opened):
+        given = "--port" if port else "--open"
+        raise UserError(f"{given} is an option of --live, which is not given", remedy="add --live")
 
 
 @app.callback()
@@ -88,19 +98,25 @@ def optimize(
         bool, typer.Option("--dry-run", help="Print the worst-case cost without calling a model.")
     ] = False,
     resume: Annotated[Path | None, typer.Option(help="Resume this run: its name or its folder.")] = None,
+    live: LiveOption = False,
+    port: PortOption = 0,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the live page in the browser.")] = False,
     json: JsonOption = False,
 ) -> None:
     """Search for the best candidate for TASK and test it on held-out data."""
-    from agentopt.cli.commands.optimize import estimate_run, run_optimization
+    from agentopt.cli.commands.optimize import LiveOptions, estimate_run, run_optimization
 
-    if dry_run and resume:
-        raise UserError("a dry run estimates a new run, but got --resume", remedy="leave one of the two out")
+    _check_live(live, port, is_opened=open_page)
+    if dry_run and (resume or live):
+        given = "--resume" if resume else "--live"
+        raise UserError(f"a dry run estimates a new run, but got {given}", remedy="leave one of the two out")
     if task is None and resume is None:
         raise UserError("a task folder must be given", remedy="agentopt optimize TASK, or agentopt quickstart")
     if dry_run and task:
         estimate_run(task, config or [], stdout_console(), as_json=json)
     else:
-        run_optimization(task, config or [], resume, stdout_console(), as_json=json)
+        options = LiveOptions(port, open_page) if live else None
+        run_optimization(task, config or [], resume, stdout_console(), as_json=json, live=options)
 
 
 @app.command()
@@ -151,12 +167,20 @@ def report(
     every_trial: Annotated[
         bool, typer.Option("--every-trial", help="Write the traces of every trial to files beside the page.")
     ] = False,
+    live: LiveOption = False,
+    port: PortOption = 0,
     json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
     """Write one HTML page that shows RUN, finished or not, without a model call."""
-    from agentopt.cli.commands.report import ReportOptions, build_report
+    from agentopt.cli.commands.report import ReportOptions, build_report, serve_live
 
+    _check_live(live, port)
+    if live:
+        if out or every_trial or json:
+            raise UserError("--live writes no file, but got --out, --every-trial or --json", remedy="leave --live out")
+        serve_live(run, config or [], stdout_console(), port=port, open_page=open_page)
+        return
     options = ReportOptions(out, every_trial, open_page, json)
     build_report(run, config or [], stdout_console(), options)
 

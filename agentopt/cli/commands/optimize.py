@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing, nullcontext
+import webbrowser
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -48,6 +50,9 @@ from agentopt.runs.result import Result, Role
 from agentopt.runs.strategies import check_search_settings
 from agentopt.runs.worst_case import Estimate, estimate, seconds_of
 from agentopt.search.from_task import check_costs, cost_note, needs_measuring, search_space, unlimited_space
+
+if TYPE_CHECKING:
+    from agentopt.cli.commands.live_process import LiveProcess
 
 PARTS = ("search", "agent", "demos", "prompts", "test", "total")
 
@@ -99,34 +104,40 @@ class DryRun:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class LiveOptions:
+    """`--live` with its options: the port of the page (0 for a free one), and whether the browser opens it."""
+
+    port: int = 0
+    open_page: bool = False
+
+
 def run_optimization(
-    task: Path | None, settings: Sequence[str], resume: Path | None, console: Console, *, as_json: bool = False
+    task: Path | None,
+    settings: Sequence[str],
+    resume: Path | None,
+    console: Console,
+    *,
+    as_json: bool = False,
+    live: LiveOptions | None = None,
 ) -> None:
     """`agentopt optimize`: progress on stderr, the result on stdout. Ctrl-C waits for the calls in flight."""
-    resume = run_path(resume, settings) if resume else None
-    opened = RunFolder.open(resume) if resume else None
-    config = load_config(settings, opened.config if opened else None)
-    task = task or (opened.task if opened else None)
-    if task is None:
-        rule = "the run must have a task folder, but its task was built in Python"
-        raise UserError(rule, where=resume, remedy=opened.resuming if opened else None)
-    if opened and task == opened.task and not task.exists():
-        command = shlex.join(["agentopt", "optimize", "TASK", "--resume", str(opened.path)])
-        raise UserError(
-            f"the run's task is no longer at {task}", where=resume, remedy=f"{command}, with its folder as TASK"
-        )
+    task, config, opened = _what_to_run(task, settings, resume)
     run = [opened] if opened else []
     progress = stderr_console()
     with ProgressBar(progress) as view:
-
-        def observe(event: Event) -> None:
-            if isinstance(event, RunStarted) and not opened:
-                run[:] = [RunFolder.open(event.folder)]
-            view(event)
-
         try:
             loaded = load(task, config)
-            result = asyncio.run(aoptimize(loaded, config, resume=opened, callbacks=[observe]))
+            with _live_page(live, settings, view) as page:
+
+                def observe(event: Event) -> None:
+                    if isinstance(event, RunStarted):
+                        run[:] = run or [RunFolder.open(event.folder)]
+                        if page:
+                            page.run = event.folder
+                    view(event)
+
+                result = asyncio.run(aoptimize(loaded, config, resume=opened, callbacks=[observe]))
         except KeyboardInterrupt:
             how = run[0].resuming if run else "run the command again"
             print_plain(progress, f"stopped; every answer received is cached. Resume with:\n  {how}")
@@ -142,6 +153,40 @@ def run_optimization(
     if result.failed:
         how = f"fix the cause, then `{run[0].resuming}`; answers that were paid for are kept"
         exit_with(f"{result.failed}\n  remedy: {how}", 1)
+
+
+def _what_to_run(
+    task: Path | None, settings: Sequence[str], resume: Path | None
+) -> tuple[Path, Config, RunFolder | None]:
+    """The task folder, the configuration, and the run to resume."""
+    resume = run_path(resume, settings) if resume else None
+    opened = RunFolder.open(resume) if resume else None
+    config = load_config(settings, opened.config if opened else None)
+    task = task or (opened.task if opened else None)
+    if task is None:
+        rule = "the run must have a task folder, but its task was built in Python"
+        raise UserError(rule, where=resume, remedy=opened.resuming if opened else None)
+    if opened and task == opened.task and not task.exists():
+        command = shlex.join(["agentopt", "optimize", "TASK", "--resume", str(opened.path)])
+        raise UserError(
+            f"the run's task is no longer at {task}", where=resume, remedy=f"{command}, with its folder as TASK"
+        )
+    return task, config, opened
+
+
+@contextmanager
+def _live_page(options: LiveOptions | None, settings: Sequence[str], view: ProgressBar) -> Iterator[LiveProcess | None]:
+    """Serve the live page inside the block, if it is requested, and print its address."""
+    if options is None:
+        yield None
+        return
+    from agentopt.cli.commands.live_process import live_process
+
+    with live_process(options.port, settings, view.progress.snapshot) as page:
+        print_plain(view.console, f"live page: {page.address}")
+        if options.open_page:
+            webbrowser.open(page.address)
+        yield page
 
 
 def show_result(result: Result, task: Path | None, console: Console) -> None:

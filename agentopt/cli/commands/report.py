@@ -54,6 +54,16 @@ def build_report(path: Path, settings: Sequence[str], console: Console, options:
         webbrowser.open(page.absolute().as_uri())
 
 
+def serve_live(path: Path, settings: Sequence[str], console: Console, *, port: int, open_page: bool) -> None:
+    """`agentopt report --live`: prints the address of the page, and serves it until Ctrl-C."""
+    from agentopt.cli.commands.live_process import serve_report
+
+    def announce(address: str) -> None:
+        print_plain(console, f"live page: {address}\nCtrl-C ends it")
+
+    serve_report(path, settings, port, open_page=open_page, on_start=announce)
+
+
 def leave_report(run: RunFolder, loaded: LoadedTask, console: Console) -> None:
     """Write the page at the end of a run, and print its path. A failure is reported, and never fails the run."""
     try:

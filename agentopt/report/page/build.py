@@ -69,20 +69,57 @@ def page_of(archive: RunArchive, embedded: str, folder: str) -> str:
         embedded: The packed traces of the trials that are in the page.
         folder: Name of the folder beside the page with those of the others.
     """
+    content = page_data(archive, folder)
+    return _rendered(content, json_for_html(content), embedded, live=False)[0]
+
+
+def page_data(archive: RunArchive, folder: str) -> dict[str, Any]:
+    """Return the page's data, and where its traces are.
+
+    Args:
+        archive: The run.
+        folder: Name of the folder beside the page with traces.
+    """
+    rebuild = shlex.join(["agentopt", "report", str(archive.run.path), "--every-trial"])
+    return {**page_content(archive), "folder": folder, "untraced": why_untraced(archive.task), "rebuild": rebuild}
+
+
+def live_page() -> tuple[str, Sequence[str]]:
+    """Return the page that requests its data from the server, and its scripts."""
+    return _rendered({"task": "agentopt"}, "null", "", live=True)
+
+
+def policy(scripts: Sequence[str], *, live: bool) -> str:
+    """Return the content security policy: the page's own scripts and files of traces; requests in the live form only.
+
+    Args:
+        scripts: The page's scripts.
+        live: Whether the page requests its data from a server.
+    """
+    hashes = " ".join(f"'sha256-{_hash(script)}'" for script in scripts)
+    sources = "'self'; connect-src 'self'" if live else "'self' file:"
+    return (
+        f"default-src 'none'; script-src {hashes} {sources}; style-src 'unsafe-inline'; img-src data: blob:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _rendered(content: dict[str, Any], data: str, embedded: str, *, live: bool) -> tuple[str, Sequence[str]]:
     from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
 
     scripts = [resource("plotly-cartesian.min.js"), resource("page.js")]
-    rebuild = shlex.join(["agentopt", "report", str(archive.run.path), "--every-trial"])
-    content = {**page_content(archive), "folder": folder, "untraced": why_untraced(archive.task), "rebuild": rebuild}
     template = Environment(autoescape=True, undefined=StrictUndefined).from_string(resource("page.html"))
-    return template.render(
+    page = template.render(
         content=content,
         style=resource("page.css"),
         scripts=scripts,
-        hashes=[_hash(script) for script in scripts],
-        data=json_for_html(content),
+        policy=Markup(policy(scripts, live=live)),  # noqa: S704 - hashes and fixed words only
+        data=data,
         traces=embedded,
+        live=live,
     )
+    return page, scripts
 
 
 def json_for_html(data: Any) -> str:

@@ -1,8 +1,9 @@
 "use strict";
-// Everything that a model or the data wrote is in JSON and is shown by textContent only. Nothing is requested but the
-// files of traces beside the page.
+// Everything that a model or the data wrote is in JSON and is shown by textContent only. A file requests nothing but
+// the files of traces beside it; the live page requests its data from the server that it came from.
 (() => {
-  const data = JSON.parse(document.getElementById("data").textContent);
+  const live = document.documentElement.dataset.live !== undefined;
+  let data = JSON.parse(document.getElementById("data").textContent);
   const byId = (id) => document.getElementById(id);
   const traces = new Map(); // trial number -> { texts, splits }
   const waiting = new Map(); // trial number -> functions that receive its traces
@@ -67,17 +68,25 @@
       const name = element.dataset.text;
       element.textContent = name === "state" ? `run ${data.state}${data.ended ? `: ${data.ended}` : ""}` : data[name];
     }
-    byId("sentences").append(...data.sentences.map((text) => make("p", text)));
-    byId("next").append(...data.next.map((text) => make("li", text)));
-    if (byId("finalists")) byId("finalists").append(table("Baseline, best and recommended candidate", data.finalists.columns, data.finalists.rows, { sortable: false }));
+    byId("sentences").replaceChildren(...data.sentences.map((text) => make("p", text)));
+    byId("next").replaceChildren(...data.next.map((text) => make("li", text)));
+    byId("finalists").replaceChildren();
+    if (data.finalists.rows.length) byId("finalists").append(table("Baseline, best and recommended candidate", data.finalists.columns, data.finalists.rows, { sortable: false }));
     flow();
-    if (byId("guidelines")) byId("guidelines").append(...data.guidelines.map((g) => make("li", `After ${g.trials} trials: ${g.text || "none, because the reply could not be read"}`)));
-    if (byId("failures")) byId("failures").append(table("Rows without a usable answer, and failed attempts, by reason", ["kind", "reason", "count", "most often on"], data.failures.map((f) => [f.kind, f.reason, String(f.count), f.examples])));
+    byId("guidelines")?.replaceChildren(...data.guidelines.map((g) => make("li", `After ${g.trials} trials: ${g.text || "none, because the reply could not be read"}`)));
+    byId("failures")?.replaceChildren(table("Rows without a usable answer, and failed attempts, by reason", ["kind", "reason", "count", "most often on"], data.failures.map((f) => [f.kind, f.reason, String(f.count), f.examples])));
     diffs();
+    for (const name of ["verdict", "flow-section"]) byId(name).hidden = false;
+    for (const name of ["guidelines", "races", "diffs", "trials", "examples", "failures"]) {
+      const section = byId(`${name}-section`);
+      if (section) section.hidden = Object.keys(data[name]).length === 0;
+    }
+    document.title = `${data.task}: report of a run`;
   }
 
   function flow() {
     const levels = [];
+    byId("flow").replaceChildren();
     for (const node of data.flow) (levels[node.level] ||= []).push(node);
     for (const nodes of levels) {
       const item = make("li");
@@ -98,6 +107,7 @@
   }
 
   function diffs() {
+    byId("diffs")?.replaceChildren();
     for (const diff of data.diffs) {
       const text = make("pre");
       for (const [kind, part] of diff.parts) text.append(kind === "same" ? make("span", part) : make(kind === "added" ? "ins" : "del", part));
@@ -108,6 +118,7 @@
   function races() {
     const box = byId("races");
     if (!box) return;
+    box.replaceChildren();
     data.races.forEach((race) => {
       box.append(make("h3", `${race.subtask}, ${race.phase} the search`), make("p", race.outcome));
       const figure = data.figures.find((one) => one.name === race.figure);
@@ -117,22 +128,29 @@
     });
   }
 
-  const plots = [];
+  const plots = new Map(); // name of a figure -> its element and its specification
   function figureParts(figure, level) {
     const parts = level ? [make(level, figure.title)] : [];
     const plot = make("div", null, { class: "plot", role: "img", "aria-label": `${figure.title}. A table with the same numbers follows.` });
     plot.style.minHeight = `${figure.spec.layout.height}px`;
     const more = make("details");
     more.append(make("summary", `${figure.title} as a table`), table(figure.title, figure.columns, figure.rows));
-    plots.push([plot, figure.spec]);
+    plots.set(figure.name, [plot, figure.spec]);
     return [...parts, make("p", figure.note, { class: "note" }), plot, more];
   }
 
+  function figureSection(figure) {
+    const section = make("section", null, { class: "figure", "data-figure": figure.name, "aria-labelledby": `f-${figure.name}-h` });
+    const flowSection = byId("flow-section");
+    flowSection.parentElement.insertBefore(section, figure.name === "spend" ? flowSection.nextSibling : flowSection);
+    return section;
+  }
+
   function figures() {
-    for (const section of document.querySelectorAll("[data-figure]")) {
-      const figure = data.figures.find((one) => one.name === section.dataset.figure);
-      section.querySelector("h2").textContent = figure.title;
-      section.append(...figureParts(figure));
+    for (const figure of data.figures.filter((one) => !one.name.startsWith("race-"))) {
+      const found = [...document.querySelectorAll("[data-figure]")].find((one) => one.dataset.figure === figure.name);
+      const section = found || figureSection(figure);
+      section.replaceChildren(make("h2", figure.title, { id: `f-${figure.name}-h` }), ...figureParts(figure));
     }
   }
 
@@ -140,7 +158,7 @@
     const style = getComputedStyle(document.documentElement);
     const colour = (name) => style.getPropertyValue(name).trim();
     const axis = { gridcolor: colour("--line"), zerolinecolor: colour("--line"), linecolor: colour("--soft") };
-    for (const [plot, spec] of plots) {
+    for (const [plot, spec] of plots.values()) {
       const layout = {
         ...spec.layout, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
         font: { color: colour("--ink"), family: "system-ui, sans-serif" },
@@ -167,7 +185,7 @@
     });
     const columns = ["trial", "role", "proposed by", "candidate", "score", "shrunk", "USD per 1,000", "s p50", "state", "note"];
     const used = columns.map((_, place) => place < 5 || rows.some((row) => row[place] && row[place] !== "0"));
-    box.append(table("Trials", columns.filter((_, i) => used[i]), rows.map((row) => row.filter((_, i) => used[i])), { tall: true }));
+    box.replaceChildren(table("Trials", columns.filter((_, i) => used[i]), rows.map((row) => row.filter((_, i) => used[i])), { tall: true }));
   }
 
   const score = (value) => (value === null || value === undefined ? "" : value.toFixed(3));
@@ -181,21 +199,36 @@
     pick.focus({ preventScroll: true });
   }
 
+  function option(select, value, text) {
+    const found = [...select.options].find((one) => one.value === value);
+    if (found) found.textContent = text;
+    else select.append(make("option", text, { value }));
+    return !found;
+  }
+
   function controls() {
-    if (!byId("pick-trial")) return;
+    if (!data.trials.length || !Object.keys(data.examples).length) return;
+    const isFirst = byId("pick-trial").options.length === 0;
     for (const trial of data.trials) {
       const roles = trial.roles.length ? ` (${trial.roles.join(", ")})` : "";
-      byId("pick-trial").append(make("option", `trial ${trial.number}${roles}`, { value: trial.number }));
+      option(byId("pick-trial"), String(trial.number), `trial ${trial.number}${roles}`);
     }
-    for (const split of Object.keys(data.examples)) byId("pick-split").append(make("option", split, { value: split }));
-    const best = data.trials.find((trial) => trial.roles.includes("best"));
-    byId("pick-trial").value = String(best ? best.number : data.trials[0].number);
-    if (data.examples.test) byId("pick-split").value = "test";
-    for (const id of ["pick-trial", "pick-split", "pick-filter"]) byId(id).addEventListener("change", examples);
-    examples();
+    for (const split of Object.keys(data.examples)) option(byId("pick-split"), split, split);
+    if (isFirst) {
+      const best = data.trials.find((trial) => trial.roles.includes("best"));
+      byId("pick-trial").value = String(best ? best.number : data.trials[0].number);
+      if (data.examples.test) byId("pick-split").value = "test";
+    }
+    exampleRows();
   }
 
   function examples() {
+    exampleRows();
+    byId("trace").replaceChildren();
+  }
+
+  function exampleRows() {
+    const chosen = byId("examples").querySelector("tr.chosen button");
     const number = Number(byId("pick-trial").value);
     let split = byId("pick-split").value;
     if (!data.examples[split].scores[number]) {
@@ -218,10 +251,12 @@
       });
       return [open, score(mine[i]), score(baseline[i]), targets[i]];
     });
-    byId("count").textContent = `${rows.length} of ${ids.length} examples of the ${split} split`;
+    const count = `${rows.length} of ${ids.length} examples of the ${split} split`;
+    if (byId("count").textContent !== count) byId("count").textContent = count; // it is announced when it changes
     const heads = ["example", `trial ${number}`, "baseline", "target"];
     byId("examples").replaceChildren(table(`Scores of trial ${number} and of the baseline on the ${split} split`, heads, rows, { tall: true }));
-    byId("trace").replaceChildren();
+    const again = chosen && rows.find(([open]) => open.textContent === chosen.textContent);
+    if (again && byId("trace").hasChildNodes()) again[0].closest("tr").classList.add("chosen");
   }
 
   async function unpack(packed) {
@@ -241,8 +276,8 @@
     if (traces.has(number)) return Promise.resolve();
     return new Promise((resolve, reject) => {
       waiting.set(number, [...(waiting.get(number) || []), resolve]);
-      const script = make("script", undefined, { src: `${encodeURIComponent(data.folder)}/trial-${number}.js` });
-      script.addEventListener("error", () => reject(new Error("missing")));
+      const script = make("script", undefined, { src: `${encodeURIComponent(data.folder)}/trial-${number}.js${live ? `?v=${version}` : ""}` });
+      script.addEventListener("error", () => { waiting.delete(number); reject(new Error("missing")); });
       document.head.append(script);
     });
   }
@@ -292,22 +327,121 @@
   }
 
   function contents() {
-    for (const heading of document.querySelectorAll("main h2")) {
+    const items = [...document.querySelectorAll("main section:not([hidden]) > h2")].map((heading) => {
       const item = make("li");
       item.append(make("a", heading.textContent, { href: `#${heading.id}` }));
-      byId("toc").append(item);
-    }
+      return item;
+    });
+    byId("toc").replaceChildren(...items);
   }
 
-  fill();
-  figures();
-  races();
-  trials();
-  controls();
-  contents();
-  draw();
+  function render() {
+    for (const [plot] of plots.values()) Plotly.purge(plot);
+    plots.clear();
+    fill();
+    figures();
+    races();
+    trials();
+    controls();
+    contents();
+    draw();
+  }
+
+  // What the reader opened, sorted, scrolled and has under the keyboard stays when new data arrive.
+  function keepingState(change) {
+    const nameOf = (box) => box.closest(".scroll").getAttribute("aria-label");
+    const all = (selector) => [...document.querySelectorAll(selector)];
+    const trace = byId("trace"); // it is kept as it is, not built again
+    const summaries = () => all("main details > summary").filter((summary) => !trace.contains(summary));
+    const opened = new Set(summaries().filter((summary) => summary.parentElement.open).map((summary) => summary.textContent));
+    const sorted = all("th[aria-sort]").map((th) => [nameOf(th), th.textContent, th.getAttribute("aria-sort")]);
+    const scrolled = all(".scroll").map((box) => [nameOf(box), box.scrollTop, box.scrollLeft]);
+    const identity = (element) => `${element.tagName} ${element.id} ${element.getAttribute("aria-label") || element.textContent} ${element.getAttribute("href") || ""}`;
+    const focused = document.activeElement && document.activeElement !== document.body ? identity(document.activeElement) : null;
+    const place = all("main > section:not([hidden])").find((one) => one.getBoundingClientRect().bottom > 0);
+    const before = place && place.getBoundingClientRect().top;
+    const kept = [...trace.childNodes];
+    change();
+    if (!trace.hasChildNodes()) trace.replaceChildren(...kept);
+    for (const summary of summaries()) if (opened.has(summary.textContent)) summary.parentElement.open = true;
+    for (const [name, column, direction] of sorted) {
+      const th = all("th").find((one) => nameOf(one) === name && one.textContent === column && one.querySelector("button"));
+      for (let i = 0; th && th.getAttribute("aria-sort") !== direction && i < 2; i += 1) th.querySelector("button").click();
+    }
+    for (const [name, top, left] of scrolled) {
+      const box = all(".scroll").find((one) => nameOf(one) === name);
+      if (box) box.scrollTo(left, top);
+    }
+    if (focused && !document.activeElement.matches(":not(body)")) {
+      const again = all("a, button, select, summary, [tabindex]").find((element) => identity(element) === focused);
+      if (again) again.focus({ preventScroll: true });
+    }
+    if (place && scrollY > 0) scrollBy(0, place.getBoundingClientRect().top - before);
+  }
+
+  let version = 0;
+  let isBusy = false;
+  let isStale = false;
+  let hasProgress = false;
+
+  async function refresh() {
+    isStale = true;
+    if (isBusy) return;
+    isBusy = true;
+    while (isStale) {
+      isStale = false;
+      const found = await (await fetch("data")).json();
+      if (found === null) continue;
+      version += 1;
+      data = found;
+      traces.clear();
+      keepingState(render);
+      byId("wait").hidden = data.trials.length > 0;
+      if (!hasProgress) progress(data.progress);
+      document.documentElement.dataset.ready = "true";
+    }
+    isBusy = false;
+  }
+
+  function progress(found) {
+    byId("activity").textContent = `Now: ${found.activity}` + (found.examples ? ` (example ${found.examples})` : "");
+    byId("caps").replaceChildren(...(found.spend || []).map(([unit, used, cap, text]) => {
+      const line = make("div", null, { class: "cap" });
+      line.append(make("span", `${text} ${unit}`));
+      if (cap) line.append(make("progress", null, { max: cap, value: Math.min(used, cap), "aria-label": `${unit}: ${text}` }));
+      return line;
+    }));
+    const facts = [found.best, found.pace, found.left, ...(found.waits || []), ...(found.problems || [])];
+    byId("facts").replaceChildren(...facts.filter(Boolean).map((fact) => make("li", fact)));
+  }
+
+  function follow() {
+    const events = new EventSource("events");
+    const connection = (text) => { byId("connection").textContent = text; };
+    events.addEventListener("open", () => connection(""));
+    events.addEventListener("page", () => refresh().catch(() => { isBusy = false; }));
+    events.addEventListener("progress", (event) => { hasProgress = true; progress(JSON.parse(event.data)); });
+    events.addEventListener("failure", (event) => {
+      const reason = JSON.parse(event.data);
+      byId("failure").textContent = reason && `The page cannot be brought up to date: ${reason}`;
+    });
+    events.addEventListener("ended", () => {
+      events.close();
+      byId("activity").textContent = "";
+      byId("facts").replaceChildren();
+      connection("The command has ended. report.html in the run's folder has the traces.");
+    });
+    events.addEventListener("error", () => connection("The server does not answer; the page is as of the last connection."));
+  }
+
+  for (const id of ["pick-trial", "pick-split", "pick-filter"]) byId(id)?.addEventListener("change", examples);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
-  addEventListener("beforeprint", () => { for (const [plot] of plots) Plotly.Plots.resize(plot); });
-  const embedded = byId("traces").textContent.trim();
-  (embedded ? unpack(embedded) : Promise.resolve()).then(() => { document.documentElement.dataset.ready = "true"; });
+  addEventListener("beforeprint", () => { for (const [plot] of plots.values()) Plotly.Plots.resize(plot); });
+  if (live) {
+    follow();
+  } else {
+    render();
+    const embedded = byId("traces").textContent.trim();
+    (embedded ? unpack(embedded) : Promise.resolve()).then(() => { document.documentElement.dataset.ready = "true"; });
+  }
 })();
