@@ -182,7 +182,7 @@ def load_candidate(path: Path | str) -> Candidate:
         CandidateError: The file cannot be read or does not hold a candidate.
     """
     file = as_path(path, CandidateError)
-    return _read(load_yaml(file, CandidateError), shortened(str(path)), "use a best.yaml that a run wrote")
+    return _read(load_yaml(file, CandidateError), str(file), "use a best.yaml that a run wrote")
 
 
 def _read(data: Any, where: str, remedy: str) -> Candidate:
