@@ -40,7 +40,7 @@ def test_equal_settings_have_one_key() -> None:
 
 @pytest.mark.parametrize("settings", [3, "ab", [1], {"x": [1]}, {"x": None}, {"x": float("nan")}, {1: 2}])
 def test_settings_of_another_form_are_refused(settings: Any) -> None:
-    with pytest.raises(CandidateError, match="`settings` must map names to texts, numbers or truth values"):
+    with pytest.raises(CandidateError, match="`settings` must map names to strings, numbers or truth values"):
         SubtaskChoice("m", settings=settings)
     with pytest.raises(CandidateError, match="`settings` must map names"):
         Candidate.from_dict({"find": {"model": "m", "settings": settings}})
@@ -57,7 +57,7 @@ def test_settings_of_another_form_are_refused(settings: Any) -> None:
         ("effort", (), "at least one value"),
         ("temprature", (0, 1), "a setting must be one of"),
         ("knobs.two words", (0, 1), "a setting must be one of"),
-        ("knobs.x", (0, None), "texts, numbers or truth values, but got None"),
+        ("knobs.x", (0, None), "strings, numbers or truth values, but got None"),
         ("knobs.x", "abc", "must be a tuple or a list"),
     ],
 )

@@ -167,7 +167,7 @@ def test_the_space_has_the_settings_and_which_models_lack_them(tmp_path: Path) -
         ({"knobs": {**SUBTASK["knobs"], "_own": 1}}, "a knob's name"),
         ({"knobs": {"passages": [1, None]}}, "knobs"),
         ({"knobs": {"passages": 3}}, "knobs.style"),
-        ({"knobs": {}}, "`knobs`"),
+        ({"knobs": {}}, "`knobs.passages`"),
     ],
 )
 def test_a_mistake_in_a_setting_names_the_key(tmp_path: Path, change: dict[str, Any], problem: str) -> None:

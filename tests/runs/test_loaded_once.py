@@ -13,7 +13,7 @@ from rich.console import Console
 
 from agentopt.api import aoptimize, load, optimize
 from agentopt.cli.commands.optimize import run_optimization
-from agentopt.core import yaml_models
+from agentopt.core import yaml_text
 from agentopt.models import catalog
 from agentopt.models.scripted import ScriptedModel
 from agentopt.runs import folder
@@ -66,7 +66,7 @@ def write_catalog(path: Path) -> Path:
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Name of the file -> how often it was read as YAML."""
-    counts, read = Counter[str](), yaml_models.load_yaml
+    counts, read = Counter[str](), yaml_text.load_yaml
 
     def counting(path: Path, error: Any) -> Any:
         counts[path.name] += 1

@@ -168,7 +168,7 @@ async def broken_context(inputs: Mapping[str, Any], outputs: Mapping[str, Any]) 
     ("settings", "message"),
     [
         ({"render": missing_column}, "the prompt of find on example e7: `missing_column` failed: KeyError: 'facts'"),
-        ({"render": no_text}, "the prompt of find on example e7: `no_text` must return a text, but got None"),
+        ({"render": no_text}, "the prompt of find on example e7: `no_text` must return a string, but got None"),
         (
             {"context": broken_context},
             "the prompt of find on example e7: the context function `broken_context` failed: StopAsyncIteration: over",
