@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from agentopt.core.budget import Usage
 from agentopt.core.cost import CostMeasure
 from agentopt.core.errors import UserError
+from agentopt.core.extras import install_command
 from agentopt.core.task_rules import unknown_subtask
 from agentopt.core.yaml_models import shown
 from agentopt.prompts.diagnosis import Diagnosis
@@ -172,6 +173,6 @@ def _drawn(figure: figures.Figure | None, why_not: str) -> Figure:
     try:
         from plotly.graph_objects import Figure
     except ImportError as error:
-        raise UserError("plots need plotly, which is not installed", remedy="pip install 'agentopt[plots]'") from error
+        raise UserError("plots need plotly, which is not installed", remedy=install_command("plots")) from error
     drawn = Figure(figure.spec)
     return drawn.update_layout(title={"text": figure.title}, margin={"t": 90})
