@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +14,7 @@ import pytest
 
 from agentopt import Config, diagnose, optimize, plots
 from agentopt.core.errors import ConfigError, TaskError, UserError
+from agentopt.core.extras import install_command
 from agentopt.report.page.content import page_content
 from agentopt.runs.archive import RunArchive
 from agentopt.runs.result import Result
@@ -86,7 +88,7 @@ def test_nothing_to_draw_is_one_error_with_the_reason(archive: RunArchive) -> No
 def test_a_missing_plotly_is_one_error_with_its_remedy(archive: RunArchive, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "plotly.graph_objects", None)
     for plot in PLOTS.values():
-        with pytest.raises(UserError, match=r"remedy: pip install 'agentopt\[plots\]'"):
+        with pytest.raises(UserError, match=re.escape(f"remedy: {install_command('plots')}")):
             plot(archive)
 
 
