@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from agentopt.models.catalog import ModelSpec
     from agentopt.prompts.diagnosis import Diagnosis
     from agentopt.prompts.settings import PromptSettings
-    from agentopt.report import plots
+    from agentopt.report import plots, trackers
     from agentopt.report.live import ProgressBar
     from agentopt.runs.config import BudgetConfig, Config, load_config
     from agentopt.runs.result import Result, load_result
@@ -84,7 +84,13 @@ _HOME = {
 _RENAMED = {"asked_by_program": "program_prompt"}
 """Name in version 0.1.0, which can still be imported -> present name."""
 
-_MODULES = {"cost": "core.cost", "errors": "core.errors", "events": "core.events", "plots": "report.plots"}
+_MODULES = {
+    "cost": "core.cost",
+    "errors": "core.errors",
+    "events": "core.events",
+    "plots": "report.plots",
+    "trackers": "report.trackers",
+}
 """Public module -> its place."""
 
 __version__ = "0.2.0.dev0"
@@ -139,6 +145,7 @@ __all__ = [
     "scorer",
     "strategy",
     "template",
+    "trackers",
 ]
 
 

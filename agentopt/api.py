@@ -24,7 +24,7 @@ from agentopt.core.events import (
     Note,
     Spent,
 )
-from agentopt.core.observers import Observer, broadcast, log_to, of_callbacks
+from agentopt.core.observers import Observer, broadcast, closing, log_to, of_callbacks
 from agentopt.core.records import Evaluation, Split
 from agentopt.core.row_notes import row_notes
 from agentopt.core.task import Task
@@ -86,7 +86,7 @@ async def aoptimize(
         task: A task folder, or a `Task`. Its Python files are executed once.
         config: The settings of the run. Default: those of the resumed run, or the defaults.
         strategy: An object that proposes the candidates, or that runs the whole search. Default: `config.strategy`.
-        callbacks: Functions that receive every event of the run, see `agentopt.events`.
+        callbacks: Functions that receive every event of the run, see `agentopt.events`; trackers are closed at its end.
         resume: The folder of a run to resume. Its trials are kept; calls that were answered are not paid again.
         warm_start: Candidates, or paths of their files, to try right after the baseline, such as those that earlier
             runs found. A resumed run keeps those that it was started with.
@@ -105,8 +105,7 @@ async def aoptimize(
     search = None if strategy is None else as_search(strategy)
     check_provider(provider)
     observe = of_callbacks(callbacks)
-    if search:
-        config = config.model_copy(update={"strategy": CUSTOM})
+    config = config.model_copy(update={"strategy": CUSTOM}) if search else config
     loaded, specs = load(task, config)
     check_costs(loaded, specs)
     config = with_agent_model(config, loaded, specs)
@@ -123,15 +122,18 @@ async def aoptimize(
     try:
         with run.locked():
             run.save()
-            async with open_session(
-                specs,
-                run.id,
-                caps=caps,
-                purpose_caps=purpose_caps,
-                journal=config.journal,
-                provider=models,
-                observer=logged,
-            ) as session:
+            async with (
+                closing(callbacks),
+                open_session(
+                    specs,
+                    run.id,
+                    caps=caps,
+                    purpose_caps=purpose_caps,
+                    journal=config.journal,
+                    provider=models,
+                    observer=logged,
+                ) as session,
+            ):
                 watched = IncompleteWarnings(loaded, logged)
                 return await Optimization(loaded, config, run, session, watched, search).result()
     except UserError:

@@ -20,7 +20,7 @@ import pytest
 import agentopt
 
 PACKAGE = Path(agentopt.__file__).parent
-HEAVY = ("langgraph", "optuna", "litellm", "openai", "xllamacpp", "scipy", "aiohttp", "sqlalchemy")
+HEAVY = ("mlflow", "wandb", "langgraph", "optuna", "litellm", "openai", "xllamacpp", "scipy", "aiohttp", "sqlalchemy")
 
 ROOMS = (
     "core",
@@ -71,6 +71,8 @@ IMPORTERS = {
     "uvicorn": {"deploy/serve/server.py"},
     "prometheus_client": {"deploy/serve/metrics.py"},
     "rich": {"cli/", "report/"},
+    "mlflow": {"report/trackers/mlflow_sink.py"},
+    "wandb": {"report/trackers/wandb_sink.py"},
 }
 
 

@@ -46,6 +46,7 @@ for command in (quickstart, init, doctor, inspect, compare):
 
 ExportFormat = Literal["yaml", "python", "litellm"]
 Split = Literal["train", "validation", "test"]
+Tracking = Literal["mlflow", "wandb"]
 
 TaskArgument = Annotated[Path, typer.Argument(metavar="TASK", help="Task folder, such as tasks/quickstart.")]
 TaskOption = Annotated[Path | None, typer.Option(help="Task folder. Default: the run's task.")]
@@ -101,6 +102,10 @@ def optimize(
     live: LiveOption = False,
     port: PortOption = 0,
     open_page: Annotated[bool, typer.Option("--open", help="Open the live page in the browser.")] = False,
+    track: Annotated[
+        list[str] | None,
+        choice_option("--track", get_args(Tracking), help="Record the run in this tracker, too. Repeatable."),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Search for the best candidate for TASK and test it on held-out data."""
@@ -116,7 +121,7 @@ def optimize(
         estimate_run(task, config or [], stdout_console(), as_json=json)
     else:
         options = LiveOptions(port, open_page) if live else None
-        run_optimization(task, config or [], resume, stdout_console(), as_json=json, live=options)
+        run_optimization(task, config or [], resume, stdout_console(), as_json=json, live=options, track=track or [])
 
 
 @app.command()

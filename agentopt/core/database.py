@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import time
 from pathlib import Path
 
 import sqlalchemy as sa
+
+SECRET = re.compile(r"password|passwd|pwd|secret|token", re.IGNORECASE)
+"""Names of parameters in a URL's query that may hold a secret."""
 
 WAIT_SECONDS = 60
 """Seconds that an SQLite database waits for the lock of another process."""
@@ -29,6 +33,24 @@ def open_engine(place: str | Path) -> sa.Engine:
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine, "connect", _prepare_sqlite)
     return engine
+
+
+def without_password(url: str) -> str:
+    """Return a SQLAlchemy URL without its password, and without the parts of its query that may hold one.
+
+    A path is returned as it is; a URL that cannot be read is replaced.
+    """
+    if "://" not in url:
+        return url
+    try:
+        read = sa.make_url(url)
+    except (sa.exc.ArgumentError, ValueError):
+        return "a URL that cannot be read"
+    secret = [name for name in read.query if SECRET.search(name)]
+    if read.password is None and not secret:
+        return url
+    without = sa.URL.create(read.drivername, read.username, None, read.host, read.port, read.database, read.query)
+    return without.difference_update_query(secret).render_as_string(hide_password=False)
 
 
 def create_tables(engine: sa.Engine, tables: sa.MetaData) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -77,6 +78,17 @@ def of_callbacks(callbacks: Iterable[Observer]) -> Observer:
                 raise CallbackError(f"the callback `{problem}\n  remedy: {remedy}") from error
 
     return observe
+
+
+@asynccontextmanager
+async def closing(callbacks: Iterable[Observer]) -> AsyncIterator[None]:
+    """On exit, await the `aclose` of each callback that has one, such as a tracker."""
+    try:
+        yield
+    finally:
+        for callback in callbacks:
+            if inspect.iscoroutinefunction(close := getattr(callback, "aclose", None)):
+                await close()
 
 
 def _is_async(function: object) -> bool:

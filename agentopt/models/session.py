@@ -150,7 +150,8 @@ def open_journal(location: str | None, *, fresh: bool = False) -> Journal:
             f"the journal cannot be opened: {str(error).partition(chr(10))[0]}",
             # Not the URL itself: it may hold a password.
             where=f"journal {place}" if isinstance(place, Path) else "journal",
-            remedy="name a file that can be written, or a SQLAlchemy URL whose driver is installed",
+            remedy="name a file that can be written, or a SQLAlchemy URL whose driver is installed; a run folder "
+            "keeps no password: pass -c journal=URL again, or use the password file of the database's client",
         ) from error
 
 

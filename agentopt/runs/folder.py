@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 from pydantic import BeforeValidator
 
 from agentopt.core.candidate import Candidate
+from agentopt.core.database import without_password
 from agentopt.core.errors import ConfigError, UserError
 from agentopt.core.files import write_atomically
 from agentopt.core.fingerprint import VERSION
@@ -179,12 +180,13 @@ class RunFolder:
         return replace(self, task=_source(task) or self.task, config=config.absolute())
 
     def save(self) -> None:
-        """Write the request to `config.yaml`."""
+        """Write the request to `config.yaml`, without the password of the journal's URL."""
+        journal = self.config.journal
         request = _Request(
             run=self.id,
             task=self.task,
             fingerprint=self.fingerprint,
-            config=self.config,
+            config=self.config.model_copy(update={"journal": journal and without_password(journal)}),
             warm_start=self.warm_start,
         )
         write_atomically(self.path / "config.yaml", to_yaml(request.model_dump(mode="json")))

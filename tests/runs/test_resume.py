@@ -29,11 +29,12 @@ from agentopt.models.base import Request
 from agentopt.models.catalog import Catalog
 from agentopt.models.scripted import ScriptedModel
 from agentopt.runs.config import Config
+from agentopt.runs.folder import RunFolder
 from agentopt.runs.result import Result
 from agentopt.runs.trial_store import TrialStore
 from agentopt.search.base import Proposal
 from agentopt.search.from_task import search_space
-from agentopt.testing.toy import LARGE, SMALL, draw
+from agentopt.testing.toy import LARGE, SMALL, draw, toy_task
 
 ROWS = 12
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -229,3 +230,23 @@ def test_the_records_of_a_candidate_are_one_trial(
         assert [trial.number for trial in read.trials] == [0, 1]
         assert (len(read.trials[0].evaluation.scores), read.trials[0].state) == kept
         assert read.completions == (records == [(8, "pruned"), (12, "complete")])
+
+
+@pytest.mark.parametrize(
+    ("url", "kept"),
+    [
+        ("postgresql://u:s3cret@h:5432/d?sslmode=require", "postgresql://u@h:5432/d?sslmode=require"),
+        ("postgresql://h/d?user=u&password=s3cret", "postgresql://h/d?user=u"),
+        ("mysql+pymysql://u:s3%40cret@h/d?ssl_key_password=s3cret", "mysql+pymysql://u@h/d"),
+        ("postgresql://u:s3cret@h:no/d", "a URL that cannot be read"),
+        ("postgresql://u@h/d?passfile=f", "postgresql://u@h/d?passfile=f"),
+        ("sqlite:////tmp/a b.db", "sqlite:////tmp/a b.db"),
+        ("/tmp/a:b@c.db", "/tmp/a:b@c.db"),
+    ],
+)
+def test_the_folder_of_a_run_keeps_no_password_of_the_journal(tmp_path: Path, url: str, kept: str) -> None:
+    config = Config(journal=url, runs=tmp_path)
+    run = RunFolder.create(toy_task(), config)
+    assert run.config.journal == url
+    assert RunFolder.open(run.path).config.journal == kept
+    assert "cret" not in (run.path / "config.yaml").read_text()

@@ -7,8 +7,8 @@ import shlex
 import sys
 import webbrowser
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import ExitStack, closing, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +33,8 @@ from agentopt.models.session import check_priced, open_existing_journal
 from agentopt.report.formatting import format_duration, usage_cells
 from agentopt.report.live import ProgressBar
 from agentopt.report.terminal import print_result
+from agentopt.report.trackers import TRACKERS
+from agentopt.report.trackers.tracker import Tracker
 from agentopt.runs.agent_model import with_agent_model
 from agentopt.runs.config import Config, load_config
 from agentopt.runs.evaluators import batch_note
@@ -120,8 +122,26 @@ def run_optimization(
     *,
     as_json: bool = False,
     live: LiveOptions | None = None,
+    track: Iterable[str] = (),
 ) -> None:
     """`agentopt optimize`: progress on stderr, the result on stdout. Ctrl-C waits for the calls in flight."""
+    trackers = [TRACKERS[name]() for name in dict.fromkeys(track)]  # a missing extra is reported before any spend
+    with ExitStack() as ends:
+        for tracker in trackers:
+            ends.callback(tracker.close)  # after the report is written, because trackers record it
+        _optimize(task, settings, resume, console, trackers, as_json=as_json, live=live)
+
+
+def _optimize(
+    task: Path | None,
+    settings: Sequence[str],
+    resume: Path | None,
+    console: Console,
+    trackers: Iterable[Tracker],
+    *,
+    as_json: bool,
+    live: LiveOptions | None,
+) -> None:
     task, config, opened = _what_to_run(task, settings, resume)
     run = [opened] if opened else []
     progress = stderr_console()
@@ -136,6 +156,8 @@ def run_optimization(
                         if page:
                             page.run = event.folder
                     view(event)
+                    for tracker in trackers:
+                        tracker(event)
 
                 result = asyncio.run(aoptimize(loaded, config, resume=opened, callbacks=[observe]))
         except KeyboardInterrupt:
@@ -146,10 +168,10 @@ def run_optimization(
         print_json(result)
     else:
         show_result(result, task.absolute(), console)
-    # A resumed run keeps the settings that override its own.
-    leave_report(
-        RunFolder.open(result.run) if opened and settings else run[0], loaded, notes_console(console, as_json=as_json)
-    )
+    # A resumed run keeps the settings that override its own; no run keeps the password of its journal.
+    ended = RunFolder.open(result.run) if opened and settings else run[0]
+    ended = replace(ended, config=ended.config.model_copy(update={"journal": config.absolute().journal}))
+    leave_report(ended, loaded, notes_console(console, as_json=as_json))
     if result.failed:
         how = f"fix the cause, then `{run[0].resuming}`; answers that were paid for are kept"
         exit_with(f"{result.failed}\n  remedy: {how}", 1)
