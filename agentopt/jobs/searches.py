@@ -18,6 +18,7 @@ from agentopt.jobs.store import JobStore
 from agentopt.jobs.tables import JobRun
 from agentopt.models.base import ChatModel
 from agentopt.runs.config import BudgetConfig
+from agentopt.runs.folder import RunFolder
 from agentopt.runs.result import Result, load_result
 
 SNAPSHOT_FILE = "snapshot.txt"
@@ -58,7 +59,9 @@ class Searches:
 
         loaded = LoadedTask(snapshot.task, snapshot.specs)
         if folder := self._resumable(snapshot):
-            return await aoptimize(loaded, resume=folder, provider=self.provider, callbacks=[observe])
+            # The run folder keeps no password of the journal.
+            kept = RunFolder.open(folder).config.model_copy(update={"journal": snapshot.config.journal})
+            return await aoptimize(loaded, kept, resume=folder, provider=self.provider, callbacks=[observe])
         trials = caps.trials or snapshot.config.budget.trials
         given = [champion, *self._archive()][: max(1, min(1 + warm_start, trials // 2))]
         budget = BudgetConfig(usd=caps.usd, tokens=caps.tokens, calls=caps.calls, seconds=caps.seconds, trials=trials)

@@ -11,6 +11,10 @@ from typing import Any
 
 import pytest
 from jobs_place import QUALITY, Job, Log, Place, claimed, interrupted, resumed, until
+from sqlalchemy.dialects import registry
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
+from sqlalchemy.engine import URL
+from sqlalchemy.engine.interfaces import ConnectArgsType
 from standardwebhooks.webhooks import Webhook
 from test_webhook import Receiver
 
@@ -394,6 +398,31 @@ async def test_a_run_whose_world_changed_while_it_was_interrupted_searches_anew_
     assert run.folder is not None
     assert len(load_result(run.folder).trials) == 4
     assert run.spent.calls == server.calls, "what the first search spent counts to the month, too"
+
+
+class WithPassword(SQLiteDialect_pysqlite):
+    """SQLite behind a password, as a database server has."""
+
+    supports_statement_cache = True
+
+    def create_connect_args(self, url: URL) -> ConnectArgsType:
+        assert url.password == "s3cret"
+        return super().create_connect_args(URL.create("sqlite", database=url.database))
+
+
+async def test_an_interrupted_run_is_resumed_with_the_password_of_its_journal(
+    tmp_path: Path, server: OpenAIServer
+) -> None:
+    registry.impls["withpassword"] = lambda: WithPassword
+    config = ["strategy=grid", "budget.trials=3", "models=[models.yaml]"]
+    url = f"journal=withpassword://user:s3cret@/{tmp_path / 'journal.db'}"
+    job = Job(Place(tmp_path, server.base_url, models=["small", "better"]), config=[*config, url])
+    left = await interrupted(job, "trial_done")
+    run = await resumed(job)
+    assert (run.state, run.folders) == ("promoted", left.folders)
+    assert run.spent.calls == server.calls, "both sessions have the same journal"
+    kept = [file for folder in run.folders for file in folder.rglob("*") if file.is_file()]
+    assert [file for file in kept if b"s3cret" in file.read_bytes()] == []
 
 
 async def test_a_champion_that_does_not_fit_raises_its_alarm_also_where_the_run_was_interrupted(
