@@ -244,7 +244,7 @@ def test_a_task_file_with_a_wrong_option_names_file_and_key(place: Path) -> None
     spec = yaml.safe_load(path.read_text())
     spec["subtasks"][0]["fuse"] = {"method": "longest", "at_mots": 3}
     path.write_text(yaml.safe_dump(spec))
-    with pytest.raises(TaskError, match=r"task\.yaml: subtasks\.0\.fuse\.at_mots: is not a known key"):
+    with pytest.raises(TaskError, match=r"task\.yaml: subtasks\.answer\.fuse\.at_mots: is not a known key"):
         load_task("task")
 
 

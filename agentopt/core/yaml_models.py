@@ -132,18 +132,53 @@ def explain(
         inner = (detail.get("ctx") or {}).get("error")
         if isinstance(inner, UserError):
             own = inner.mistakes if isinstance(inner, RuleError) else [Mistake("", inner.message, inner.remedy or "")]
-            mistakes += [replace(m, key=_dotted(*key, *place, m.key)) for m in own]
+            at = (*key, *_named(place, data))
+            mistakes += [replace(m, key=dotted((*at, m.key) if m.key else at)) for m in own]
         else:
             found.setdefault(place, []).append(detail)
     remedies = IN_YAML if in_file else IN_YAML | IN_PYTHON
     others = (
-        _mistake((*key, *place), details, _keys_at(model_type, place), remedies) for place, details in found.items()
+        _mistake((*key, *_named(place, data)), details, _keys_at(model_type, place), remedies)
+        for place, details in found.items()
     )
     return [*mistakes, *others]
 
 
-def _dotted(*key: str | int) -> str:
-    return ".".join(str(part) for part in key if part != "")
+def dotted(place: Key, data: Any = None) -> str:
+    """Return a place in the content of a file in the form of messages, such as `subtasks.find.models.0`.
+
+    Args:
+        place: Keys of mappings, and positions in lists.
+        data: The content. An item of one of its lists that has a `name` of its own is called by it, as in the settings
+            of the command line; any other item by its position.
+    """
+    return ".".join(map(str, _named(place, data)))
+
+
+LONGEST_NAME = 40
+"""Most characters of an item's name in a key; an item with a longer name is called by its position."""
+
+
+def _named(place: Key, data: Any) -> Key:
+    """`place` with the names of list items instead of their positions."""
+    named: list[str | int] = []
+    for segment in place:
+        inside = data[segment] if _reaches(data, segment) else None
+        named.append(_item_name(inside, data) or segment)
+        data = inside
+    return tuple(named)
+
+
+def _item_name(item: Any, items: Any) -> str | None:
+    """The name by which `item` is known among `items`, if they are a list and no other has it."""
+    if not isinstance(items, list | tuple) or not isinstance(item, Mapping):
+        return None
+    name = item.get("name")
+    # A number would read as the position of another item.
+    if not isinstance(name, str) or not name or name.isdecimal() or len(name) > LONGEST_NAME:
+        return None
+    others = [other for other in items if isinstance(other, Mapping) and other.get("name") == name]
+    return None if others[1:] else name
 
 
 LONGEST_LIST = 800
@@ -237,7 +272,7 @@ def _mistake(place: Key, details: list[Any], known: set[str], remedies: Mapping[
     rule = " or ".join([rules[0], *(other.removeprefix("must be ") for other in rules[1:])])
     unshown = all_of_it or kind in {"missing", "extra_forbidden"} or "but got" in rule
     got = "" if unshown else f", but got {shown(details[0]['input'])}"
-    return Mistake(".".join(map(str, place)), rule + got, _remedy(details[0], place, known, remedies))
+    return Mistake(dotted(place), rule + got, _remedy(details[0], place, known, remedies))
 
 
 def shown(value: Any) -> str:

@@ -162,7 +162,7 @@ class _Reader:
 
     def at(self, key: str, subtask: SubtaskSpec | None = None) -> str:
         """The file and the key, for messages; with a subtask, the key inside it."""
-        inside = f"subtasks.{self.spec.subtasks.index(subtask)}." if subtask else ""
+        inside = f"subtasks.{subtask.name}." if subtask else ""
         return f"{self.file}: {inside}{key}"
 
     @cached_property

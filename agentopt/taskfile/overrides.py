@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from agentopt.core.errors import AgentoptError, TaskError
-from agentopt.core.yaml_models import Mistake, did_you_mean, shortened
+from agentopt.core.yaml_models import Key, Mistake, did_you_mean, dotted, shortened
 
 
 class _NoSuchItemError(AgentoptError):
@@ -36,17 +36,17 @@ class Overrides:
 
     def __init__(self, data: Any, given: Mapping[str, Any]) -> None:
         self.data = data
-        self._settings: dict[str, str] = {}  # by key, with the positions of list items
+        self._settings: dict[Key, str] = {}
         for key, value in given.items():
-            place: list[str] = []
+            place: list[str | int] = []
             setting = f"-c task.{key}={shortened(str(value))}"
             try:
                 self.data = _with(self.data, key.split("."), value, place)
             except _NoSuchItemError as error:
-                rule = f"there is no {error.item!r} in the list `{'.'.join(place)}`"
+                rule = f"there is no {error.item!r} in the list `{dotted(place, self.data)}`"
                 remedy = "use the number of an item, from 0, or its `name`"
                 raise TaskError(rule, where=setting, remedy=did_you_mean(error.item, error.names, remedy)) from error
-            self._settings[".".join(place)] = setting
+            self._settings[tuple(place)] = setting
 
     def explained(self, mistake: Mistake) -> Mistake:
         """The mistake, with the setting in place of the key of a value that it set."""
@@ -65,14 +65,15 @@ class Overrides:
 
     def _setting_at(self, key: str) -> str | None:
         """The setting of the value at `key`, or of a part of it."""
-        for place, setting in reversed(self._settings.items()):
+        settings = {dotted(place, self.data): setting for place, setting in self._settings.items()}
+        for place, setting in reversed(settings.items()):
             if key == place or key.startswith(f"{place}."):
                 return setting + (f": {inside}" if (inside := key[len(place) + 1 :]) else "")
         # Such as `scorer.kind`, whose value decides which options the scorer has.
-        return next((setting for place, setting in self._settings.items() if place.rpartition(".")[0] == key), None)
+        return next((setting for place, setting in settings.items() if place.rpartition(".")[0] == key), None)
 
 
-def _with(data: Any, path: Sequence[str], value: Any, place: list[str]) -> Any:
+def _with(data: Any, path: Sequence[str], value: Any, place: list[str | int]) -> Any:
     """`data` with the value at `path`, whose keys are appended to `place`."""
     if not path:
         return value
@@ -82,7 +83,7 @@ def _with(data: Any, path: Sequence[str], value: Any, place: list[str]) -> Any:
         index = names.index(head) if head in names else int(head) if head.isdecimal() else len(data)
         if index >= len(data):
             raise _NoSuchItemError(head, [name for name in names if isinstance(name, str)])
-        place.append(str(index))
+        place.append(index)
         return [_with(item, rest, value, place) if i == index else item for i, item in enumerate(data)]
     place.append(head)
     inside = data if isinstance(data, Mapping) else {}

@@ -204,11 +204,11 @@ WRONG_SPECS: dict[str, tuple[Edit, tuple[str, ...]]] = {
     ),
     "unknown model": (
         lambda spec: subtask(spec, 1, models=["smal"]),
-        ("task.yaml", "subtasks.1.models.0", "'smal'", "remedy: did you mean 'small'?"),
+        ("task.yaml", "subtasks.answer.models.0", "'smal'", "remedy: did you mean 'small'?"),
     ),
     "bad template": (
         lambda spec: subtask(spec, 0, prompt="{{ inputs.word"),
-        ("task.yaml", "subtasks.0.prompt", "line 1 of the template is not Jinja", "remedy:"),
+        ("task.yaml", "subtasks.find.prompt", "line 1 of the template is not Jinja", "remedy:"),
     ),
 }
 

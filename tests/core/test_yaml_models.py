@@ -135,6 +135,38 @@ def test_a_wrong_value_names_rule_value_and_remedy() -> None:
     assert "in quotes" in report({"title": 3})
 
 
+class Item(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    name: str
+    size: int = 1
+
+
+class Shelf(BaseModel):
+    items: list[Item | int]
+    keyed: dict[str, list[Item]] = {}
+
+
+@pytest.mark.parametrize(
+    ("data", "key"),
+    [
+        ({"items": [{"name": "find"}, {"name": "answer", "sise": 2}]}, "items.answer.sise"),
+        ({"items": [3, {"name": "answer", "size": "x"}]}, "items.answer.size"),
+        ({"items": [], "keyed": {"a": [{"name": "b", "size": "x"}]}}, "keyed.a.b.size"),
+        ({"items": [{"name": "two words", "size": "x"}]}, "items.two words.size"),
+        ({"items": [{"size": "x", "name": 3}]}, "items.0.name"),
+        ({"items": [{"name": "a"}, {"name": "a", "size": "x"}]}, "items.1.size"),
+        ({"items": [{"name": "1", "size": "x"}, 3]}, "items.0.size"),
+        ({"items": [{"name": "", "size": "x"}]}, "items.0.size"),
+        ({"items": [{"name": "n" * 41, "size": "x"}]}, "items.0.size"),
+        ({"items": [{}, {"name": "b"}]}, "items.0.name"),
+    ],
+)
+def test_an_item_of_a_list_is_called_by_its_own_name(data: Any, key: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        validate(Shelf, data, "file.yaml", ConfigError)
+    assert f"file.yaml: {key}: " in str(caught.value) or f"\n  {key}: " in str(caught.value)
+
+
 def test_the_branches_of_a_union_are_one_mistake() -> None:
     reported = report({"count": "many"})
     assert reported.startswith("tree.yaml: count: ")

@@ -171,7 +171,7 @@ def test_the_space_has_the_settings_and_which_models_lack_them(tmp_path: Path) -
     ],
 )
 def test_a_mistake_in_a_setting_names_the_key(tmp_path: Path, change: dict[str, Any], problem: str) -> None:
-    with pytest.raises(TaskError, match=r"subtasks\.0\.") as caught:
+    with pytest.raises(TaskError, match=r"subtasks\.answer\.") as caught:
         write(tmp_path, "http://127.0.0.1:9/v1", CHOICE, **change)
     assert problem in str(caught.value)
 
@@ -254,7 +254,7 @@ async def test_a_check_that_fails_is_an_error_not_a_wrong_answer(tmp_path: Path)
     "cascade", [["plain"], ["plain", "plain"], ["plain", "other"], {"models": ["plain", "thinker"], "below": [2]}]
 )
 def test_a_cascade_of_other_models_is_refused(tmp_path: Path, cascade: Any) -> None:
-    with pytest.raises(TaskError, match=r"subtasks\.0\.cascade"):
+    with pytest.raises(TaskError, match=r"subtasks\.answer\.cascade"):
         write(tmp_path, "http://127.0.0.1:9/v1", CHOICE, cascade=cascade)
 
 
@@ -303,10 +303,10 @@ async def test_another_number_of_demonstrations_draws_other_responses(tmp_path: 
 @pytest.mark.parametrize(
     ("demos", "problem"),
     [
-        ([2, 4], r"subtasks\.0\.demos: `count` must be ascending and start with 0"),
-        ({"count": [0, 2], "as": "text"}, r"subtasks\.0\.demos\.as"),
-        ({"counts": [0, 2]}, r"subtasks\.0\.demos"),
-        (4, r"subtasks\.0\.demos"),
+        ([2, 4], r"subtasks\.answer\.demos: `count` must be ascending and start with 0"),
+        ({"count": [0, 2], "as": "text"}, r"subtasks\.answer\.demos\.as"),
+        ({"counts": [0, 2]}, r"subtasks\.answer\.demos"),
+        (4, r"subtasks\.answer\.demos"),
     ],
 )
 def test_a_mistake_in_demos_names_the_key(tmp_path: Path, demos: Any, problem: str) -> None:
