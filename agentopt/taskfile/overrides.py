@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ class Overrides:
     Args:
         data: The content of the file, which is left as it is.
         given: Dotted key -> value, such as `subtasks.find.max_tokens`. An item of a list is named by its position from
-            0, or by its `name`.
+            0, or by its `name`. A value replaces what the file has under its key, but `{find: {max_tokens: 9}}` for
+            `subtasks`, or `{max_tokens: 9}` for `subtasks.find`, sets the keys that it has.
 
     Attributes:
         data: The changed content.
@@ -38,15 +39,19 @@ class Overrides:
         self.data = data
         self._settings: dict[Key, str] = {}
         for key, value in given.items():
-            place: list[str | int] = []
-            setting = f"-c task.{key}={shortened(str(value))}"
-            try:
-                self.data = _with(self.data, key.split("."), value, place)
-            except _NoSuchItemError as error:
-                rule = f"there is no {error.item!r} in the list `{dotted(place, self.data)}`"
-                remedy = "use the number of an item, from 0, or its `name`"
-                raise TaskError(rule, where=setting, remedy=did_you_mean(error.item, error.names, remedy)) from error
-            self._settings[tuple(place)] = setting
+            for single, part in _singles(data, key, value):
+                self._set(single, part)
+
+    def _set(self, key: str, value: Any) -> None:
+        place: list[str | int] = []
+        setting = f"-c task.{key}={shortened(str(value))}"
+        try:
+            self.data = _with(self.data, key.split("."), value, place)
+        except _NoSuchItemError as error:
+            rule = f"there is no {error.item!r} in the list `{dotted(tuple(place), self.data)}`"
+            remedy = "use the number of an item, from 0, or its `name`"
+            raise TaskError(rule, where=setting, remedy=did_you_mean(error.item, error.names, remedy)) from error
+        self._settings[tuple(place)] = setting
 
     def explained(self, mistake: Mistake) -> Mistake:
         """The mistake, with the setting in place of the key of a value that it set."""
@@ -73,18 +78,50 @@ class Overrides:
         return next((setting for place, setting in settings.items() if place.rpartition(".")[0] == key), None)
 
 
+def _singles(data: Any, key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """The setting, or a setting for each key inside if its value is a mapping for items of a list with names."""
+    around, found = None, data
+    for part in key.split("."):
+        around, found = found, _inside(found, part)
+    of_items = isinstance(found, list) and any(_name(item) for item in found)
+    of_an_item = isinstance(around, list) and _name(found) is not None
+    if isinstance(value, Mapping) and (of_items or (of_an_item and "name" not in value)) and value:
+        for inner, part in value.items():
+            yield from _singles(data, f"{key}.{inner}", part)
+    else:
+        yield key, value
+
+
+def _name(item: Any) -> str | None:
+    name = item.get("name") if isinstance(item, Mapping) else None
+    return name if isinstance(name, str) else None
+
+
+def _position(items: Sequence[Any], part: str) -> int | None:
+    """The position of the item that a part of a key names."""
+    names = [_name(item) for item in items]
+    position = names.index(part) if part in names else int(part) if part.isdecimal() else len(items)
+    return position if position < len(items) else None
+
+
+def _inside(data: Any, part: str) -> Any:
+    """The value under one part of a key; None if there is none."""
+    if isinstance(data, list):
+        position = _position(data, part)
+        return None if position is None else data[position]
+    return data.get(part) if isinstance(data, Mapping) else None
+
+
 def _with(data: Any, path: Sequence[str], value: Any, place: list[str | int]) -> Any:
     """`data` with the value at `path`, whose keys are appended to `place`."""
     if not path:
         return value
     head, rest = path[0], path[1:]
     if isinstance(data, list):
-        names = [item.get("name") if isinstance(item, Mapping) else None for item in data]
-        index = names.index(head) if head in names else int(head) if head.isdecimal() else len(data)
-        if index >= len(data):
-            raise _NoSuchItemError(head, [name for name in names if isinstance(name, str)])
-        place.append(index)
-        return [_with(item, rest, value, place) if i == index else item for i, item in enumerate(data)]
+        position = _position(data, head)
+        if position is None:
+            raise _NoSuchItemError(head, [name for item in data if (name := _name(item))])
+        place.append(position)
+        return [_with(item, rest, value, place) if i == position else item for i, item in enumerate(data)]
     place.append(head)
-    inside = data if isinstance(data, Mapping) else {}
-    return {**inside, head: _with(inside.get(head), rest, value, place)}
+    return {**(data if isinstance(data, Mapping) else {}), head: _with(_inside(data, head), rest, value, place)}

@@ -234,6 +234,32 @@ def test_overrides_reach_subtasks_by_name_or_number_and_limits_cut_the_splits(tm
     assert (task["answer"].max_tokens, task["find"].temperature) == (7, 0)
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"subtasks": {"answer": {"max_tokens": 7, "fuse": {"method": "best_of", "judge": "own.py:f"}}}},
+        {"subtasks": {"answer": {"max_tokens": 7, "fuse.method": "best_of", "fuse.judge": "own.py:f"}}},
+        {"subtasks": {1: {"max_tokens": 7}}, "subtasks.answer": {"fuse": {"method": "best_of", "judge": "own.py:f"}}},
+        {"subtasks.1": {"max_tokens": 7, "fuse": {"method": "best_of", "judge": "own.py:f"}}},
+    ],
+)
+def test_a_mapping_of_subtasks_sets_the_keys_that_it_has(tmp_path: Path, overrides: dict[str, Any]) -> None:
+    (tmp_path / "own.py").write_text("def f(inputs, value): return 1\n")
+    as_in_file = load_task(write(tmp_path, spec()))
+    task = load_task(write(tmp_path, spec()), overrides=overrides)
+    assert task["find"].max_tokens == as_in_file["find"].max_tokens != 7
+    assert (task["answer"].max_tokens, task["answer"].fusion.method) == (7, "best_of")
+    assert (task["answer"].models, task["answer"].parse) == (as_in_file["answer"].models, as_in_file["answer"].parse)
+
+
+def test_the_whole_list_of_subtasks_or_a_whole_subtask_is_replaced(tmp_path: Path) -> None:
+    whole = {"name": "only", "prompt": "{{ inputs.question }}", "models": ["small"]}
+    task = load_task(write(tmp_path, spec()), overrides={"subtasks": [whole]})
+    assert [subtask.name for subtask in task.subtasks] == ["only"]
+    renamed = {"subtasks.find": {**whole, "name": "find"}, "subtasks.answer.prompt": "{{ find.output }}"}
+    assert load_task(write(tmp_path, spec()), overrides=renamed)["find"].models == ("small",)
+
+
 def test_parsers_fusion_and_scorers_may_be_functions_of_the_task_folder(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(
         "def shout(text): return text.upper()\n"
@@ -366,6 +392,14 @@ OVERRIDDEN: list[tuple[dict[str, Any], str]] = [
         {"subtasks.fnd.models": ["small"]},
         "-c task.subtasks.fnd.models=['small']: there is no 'fnd' in the list `subtasks`",
     ),
+    (
+        {"subtasks": {"anwser": {"max_tokens": 7}}},
+        "-c task.subtasks.anwser={'max_tokens': 7}: there is no 'anwser' in the list `subtasks`\n  remedy: did you mean 'answer'?",
+    ),
+    ({"subtasks": {"answer": {"max_tokens": 0}}}, "-c task.subtasks.answer.max_tokens=0: must be greater than 0"),
+    ({"subtasks": {"answer": {"promt": "x"}}}, "-c task.subtasks.answer.promt=x: is not a known key"),
+    ({"subtasks": {"answer": 3}}, "-c task.subtasks.answer=3: must be a mapping, but got 3"),
+    ({"subtasks": {}}, "-c task.subtasks={}: must be a list, but got {}"),
     ({"subtasks.2.models": ["small"]}, "-c task.subtasks.2.models=['small']: there is no '2' in the list `subtasks`"),
     ({"subtasks.answer.max_tokens": "abc"}, "-c task.subtasks.answer.max_tokens=abc: must be a whole number"),
     ({"subtasks.1.max_tokens": 0}, "-c task.subtasks.1.max_tokens=0: must be greater than 0, but got 0"),
