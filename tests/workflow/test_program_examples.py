@@ -163,7 +163,11 @@ def test_a_subtask_leaves_to_the_program_what_it_does_not_set(folder: Path) -> N
         ({"function": "program.py:two_async"}, {}, "missing_library"),
         ({"function": "program.py:one", "parse": "number"}, {}, "`parse` goes with a command"),
         ({"command": ["true"]}, {"output": "find"}, r"output: the output of a task with a program is the program's"),
-        ({"command": ["true"]}, {"subtask": {"prompt": "x"}}, r"subtasks\.find\.prompt: a program writes its own prompts"),
+        (
+            {"command": ["true"]},
+            {"subtask": {"prompt": "x"}},
+            r"task\.yaml: subtasks\.find\.prompt: a program writes its own prompts",
+        ),
         ({"command": ["true"]}, {"subtask": {"context": "endpoint.py:two"}}, "`context` goes with a prompt"),
         (None, {"subtask": {"prompt": "x"}}, r"subtasks\.answer\.prompt: a subtask needs a prompt"),
         (None, {"subtask": {"prompt": "x", "keep_system_prompt": True}}, "goes with a program"),
