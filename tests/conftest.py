@@ -12,7 +12,9 @@ from filelock import FileLock
 from hypothesis import settings
 
 from agentopt.core import plugins
+from agentopt.core.errors import UserError
 from agentopt.core.registry import FUSIONS, PARSERS, SCORERS, STRATEGIES
+from agentopt.testing.postgres import PostgresServer
 
 settings.register_profile("agentopt", deadline=None)
 settings.load_profile("agentopt")
@@ -82,3 +84,24 @@ def console_script(
     yield call
     for number, handler in handlers.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL server that all tests of this process share. One that needs a database of its own restarts it."""
+    pytest.importorskip("psycopg", reason="the extra `postgres` is not installed")
+    server = PostgresServer()
+    try:
+        server.__enter__()
+    except UserError as error:
+        pytest.skip(str(error))
+    yield server
+    server.__exit__()
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """The URL, with its password, of an empty PostgreSQL database of this test alone."""
+    url = postgres_server.create_database()
+    yield url
+    postgres_server.drop_database(url)

