@@ -249,7 +249,7 @@ async def adiagnose(
     loaded, specs = load(task, config)
     config = with_agent_model(config, loaded, specs)
     chosen = checked_candidate(given or loaded.baseline, loaded)
-    subtasks = pilot_subtasks(loaded, config, subtask)
+    subtasks = pilot_subtasks(loaded, config, subtask, chosen)
     caps, run = config.budget.caps(), f"diagnose {loaded.name} {uuid.uuid4().hex}"
     models = provider or model_router(specs, observe, required_models(loaded))
     async with open_session(

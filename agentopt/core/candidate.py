@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -61,7 +61,7 @@ class SubtaskChoice:
     def to_dict(self) -> dict[str, Any]:
         """The choice as plain data; without `settings` and `demos` if there are none."""
         own = {"model": self.model, "num_samples": self.num_samples, "system_prompt": self.system_prompt}
-        further = {"settings": dict(self.settings), "demos": [asdict(demo) for demo in self.demos]}
+        further = {"settings": dict(self.settings), "demos": [demo.to_dict() for demo in self.demos]}
         return own | {name: value for name, value in further.items() if value}
 
 
@@ -149,8 +149,11 @@ class Candidate(Mapping[str, SubtaskChoice]):
 
     @property
     def key(self) -> str:
-        """A short stable name for this exact candidate."""
-        return hashlib.sha256(json.dumps(self.to_dict()).encode()).hexdigest()[:12]
+        """A short stable name for this exact candidate, whichever examples its demonstrations are known to be of."""
+        content = self.to_dict()
+        for demo in (demo for choice in content.values() for demo in choice.get("demos", ())):
+            demo.pop("example", None)
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """The candidate as plain data, for JSON and YAML."""

@@ -1,17 +1,20 @@
-"""Demonstrations: right responses to train examples, which a subtask's model is shown before its own input."""
+"""Demonstrations: right answers to train examples, which a subtask's model is shown before its own input."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 from agentopt.core.errors import TaskError
 from agentopt.core.yaml_models import shown
 
 DemosAs = Literal["messages", "prompt"]
 """Pairs of a user and an assistant message before the input, or text that follows the system prompt."""
+
+DemosFrom = Literal["responses", "targets", "both"]
+"""Right responses of the baseline, targets, or the response if it is right and else the target."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,24 +23,34 @@ class Demo:
 
     Attributes:
         prompt: The user message of a train example.
-        response: A response to it, in a run of the workflow whose score was high enough.
+        response: A response to it whose score was high enough, or its target.
+        example: Id of the train example; None if it is not known. Two demonstrations are equal whatever it is.
     """
 
     prompt: str
     response: str
+    example: str | None = field(default=None, compare=False)
+
+    def to_dict(self) -> dict[str, str]:
+        """The demonstration as plain data; without `example` if that is not known."""
+        example = {} if self.example is None else {"example": self.example}
+        return {"prompt": self.prompt, "response": self.response, **example}
 
 
 @dataclass(frozen=True, slots=True)
 class Demos:
     """How many demonstrations the search tries, and which ones.
 
-    The baseline is run on train examples in a seeded order; of those that it answers right, the first ones are the
-    demonstrations. Fewer are the first of more.
+    Train examples are tried in a seeded order, and the first ones that have a right answer are the demonstrations.
+    Fewer are the first of more.
 
     Attributes:
         count: Numbers of demonstrations to try, ascending; the first is 0, the baseline's.
         shown_as: How a model is shown them.
         min_score: Least score of the whole workflow on an example that counts as right.
+        source: Where right answers are taken from: the baseline's `responses`, the `targets`, or `both`, which is the
+            response if it is right and the target otherwise. Targets serve a subtask whose answer is the workflow's
+            output and that reads no other subtask; the others have responses.
 
     Raises:
         TaskError: A value breaks a rule.
@@ -46,6 +59,7 @@ class Demos:
     count: tuple[int, ...]
     shown_as: DemosAs = "messages"
     min_score: float = 1.0
+    source: DemosFrom = "both"
 
     def __post_init__(self) -> None:
         counts = tuple(self.count) if isinstance(self.count, list | tuple) else ()
@@ -60,19 +74,51 @@ class Demos:
         if not isinstance(self.min_score, int | float) or isinstance(self.min_score, bool):
             rule = f"`min_score` must be a number, but got {shown(self.min_score)}"
             raise TaskError(rule, where="demos", remedy="write min_score=1.0")
+        if self.source not in get_args(DemosFrom):
+            rule = f"`source` must be responses, targets or both, but got {shown(self.source)}"
+            raise TaskError(rule, where="demos", remedy='write source="both"')
 
 
-def check_demos(with_demos: Collection[str], where: str, *, is_program: bool) -> None:
-    """Raise `TaskError` if subtasks of a program have demonstrations: the program writes its prompts.
+class _Subtask(Protocol):
+    @property
+    def name(self) -> str: ...
+    @property
+    def reads(self) -> tuple[str, ...]: ...
+    @property
+    def demos(self) -> Demos | None: ...
+
+
+def shows_targets(subtask: _Subtask, output: str) -> bool:
+    """Whether targets may be demonstrations of a subtask: its answer to the inputs alone is the workflow's output.
+
+    The prompt of a subtask that reads another one depends on an answer that may be wrong, to which the target is no
+    right response.
 
     Args:
-        with_demos: Names of the subtasks with `demos`.
-        where: The task, for messages.
-        is_program: Whether the task has a program.
+        subtask: The subtask.
+        output: Name of the subtask whose output is scored.
     """
-    if is_program and with_demos:
-        rule = f"`demos` needs prompts that the task renders, but `{min(with_demos)}` is called by a program"
-        raise TaskError(rule, where=where, remedy="remove `demos`, or write demonstrations into the program's prompts")
+    return bool(subtask.demos and subtask.demos.source != "responses") and subtask.name == output and not subtask.reads
+
+
+def check_demos(subtasks: Sequence[_Subtask], output: str, where: str, *, is_program: bool) -> None:
+    """Raise `TaskError` if subtasks cannot have the demonstrations that they declare.
+
+    Args:
+        subtasks: All subtasks of the task.
+        output: Name of the subtask whose output is scored.
+        where: The task, for messages.
+        is_program: Whether the task has a program, which writes its prompts itself.
+    """
+    for subtask in subtasks:
+        if is_program and subtask.demos:
+            rule = f"`demos` needs prompts that the task renders, but `{subtask.name}` is called by a program"
+            remedy = "remove `demos`, or write demonstrations into the program's prompts"
+            raise TaskError(rule, where=where, remedy=remedy)
+        if subtask.demos and subtask.demos.source == "targets" and not shows_targets(subtask, output):
+            reads = f"reads {', '.join(subtask.reads)}" if subtask.name == output else f"is not the output, {output}"
+            rule = f"targets are answers to the inputs alone, so no demonstrations of `{subtask.name}`, which {reads}"
+            raise TaskError(rule, where=where, remedy="write `from: responses`, or leave it out")
 
 
 def demos_in_prompt(system_prompt: str, demos: Sequence[Demo]) -> str:

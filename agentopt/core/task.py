@@ -338,7 +338,7 @@ class Task:
             task_rules.check_template(subtask.render, subtask.reads, names, f"{where}, subtask {subtask.name}")
             task_rules.check_schema(subtask.json_schema, f"{where}, subtask {subtask.name}")
         task_rules.check_output(self.output_subtask, names, where)
-        check_demos([s.name for s in self.subtasks if s.demos], where, is_program=self.program is not None)
+        check_demos(self.subtasks, self.output_subtask, where, is_program=self.program is not None)
         task_rules.check_program_models(self.program.models if self.program else {}, names, f"{where}, program")
         task_rules.check_items(self.metrics, "Metric", "metrics", where)
         task_rules.check_metrics({m: metric.subtask for m, metric in self.metrics.items()}, names, f"{where}, metrics")

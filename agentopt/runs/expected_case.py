@@ -9,12 +9,14 @@ from dataclasses import dataclass, replace
 from agentopt.core.axes import DEMOS, SettingValue, values_of
 from agentopt.core.budget import Usage
 from agentopt.core.cost import format_cost
+from agentopt.core.demos import shows_targets
 from agentopt.core.errors import TaskError
 from agentopt.core.phrases import in_words
 from agentopt.core.task import Example, Subtask, Task, TokenLengths
 from agentopt.core.usd import format_usd
 from agentopt.models.catalog import ModelSpec
 from agentopt.runs.config import Config
+from agentopt.runs.demonstrations import runs_baseline
 from agentopt.runs.evaluators import priced_for
 from agentopt.runs.worst_case import FINALISTS, Estimate, affordable_samples, longest_prompt, usage_of_judge
 from agentopt.search.base import BYTES_PER_TOKEN, SearchSpace, SubtaskSpace
@@ -49,9 +51,9 @@ def expected_case(
 ) -> ExpectedCase:
     """The expected usage of `optimize` with this configuration, before its caps are applied.
 
-    A candidate is taken to be a random affordable one, and the baseline to answer half of the train examples right that
-    it is run on for demonstrations. Trials share the responses of a subtask that reads no other.
-    Prompts have four bytes per token, responses the task's `tokens` or half of `max_tokens`.
+    A candidate is taken to be a random affordable one, the baseline to answer half of the train examples right that it
+    is run on for demonstrations, and every target to be right. Trials share the responses of a subtask that reads no
+    other. Prompts have four bytes per token, responses the task's `tokens` or half of `max_tokens`.
 
     Args:
         task: The task.
@@ -113,14 +115,15 @@ def unmet_limits_in(task: Task, specs: Mapping[str, ModelSpec]) -> str | None:
 
 
 def _usage_of_demos(task: Task, space: SearchSpace, specs: Mapping[str, ModelSpec]) -> Usage:
-    """The baseline on two train examples for each demonstration."""
-    most = max((subtask.demos.count[-1] for subtask in task.subtasks if subtask.demos), default=0)
+    """The baseline on two train examples for each demonstration; on one if its target may be shown."""
+    running = [s for s in task.subtasks if s.demos and runs_baseline(task, s)]
+    rows = ((1 if shows_targets(s, task.output_subtask) else 2) * s.demos.count[-1] for s in running if s.demos)
     total = Usage()
     for subtask in task.subtasks:
         prompt, completion = _prompt_tokens(task, subtask), _completion_tokens(subtask)
         choice = space.baseline[subtask.name]
         total += _use(subtask, specs, choice.model, choice.num_samples, prompt, completion)
-    return _scaled(total, 2 * most / _FINE)
+    return _scaled(total, max(rows, default=0) / _FINE)
 
 
 _FINE = 1000

@@ -24,7 +24,7 @@ from agentopt.prompts.proposers import NewPrompt
 from agentopt.prompts.race import SEED
 from agentopt.prompts.rewards import resampled_subtasks
 from agentopt.runs.config import Config
-from agentopt.runs.demonstrations import not_shown
+from agentopt.runs.demonstrations import not_shown, unknown_examples
 from agentopt.runs.folder import RunFolder
 from agentopt.runs.phase_start import PhaseStart, phase_start
 from agentopt.runs.prompt_report import PromptReport, prompt_report
@@ -120,7 +120,9 @@ class PromptPhase:
         Returns:
             The improved candidate.
         """
-        train = not_shown(self.run, candidate, self.task.splits["train"])
+        train = not_shown(candidate, self.task.splits["train"])
+        if unknown := unknown_examples(candidate):
+            self.observer(Note(unknown))
         if len(train) < 2:
             self._all_shown = _ALL_SHOWN
             self.observer(Note(_ALL_SHOWN))
@@ -241,7 +243,7 @@ async def run_diagnosis(
     subtask: str,
     observer: Observer,
 ) -> Diagnosis:
-    """Run the pilot of one subtask.
+    """Run the pilot of one subtask, on train examples that the candidate does not show as demonstrations.
 
     Args:
         task: The task.
@@ -256,8 +258,10 @@ async def run_diagnosis(
         PilotError: Too many calls failed for an analysis.
         BudgetExceeded: A cap is reached.
     """
+    if unknown := unknown_examples(candidate):
+        observer(Note(unknown))
     optimizer = PromptOptimizer(
-        task,
+        replace(task, splits={**task.splits, "train": not_shown(candidate, task.splits["train"])}),
         evaluator,
         session.model,
         session.budget,
@@ -278,16 +282,17 @@ async def run_diagnosis(
     return diagnosis_of(task.name, pilot, rewards, session.budget.spent - before)
 
 
-def pilot_subtasks(task: Task, config: Config, subtask: str | None) -> tuple[str, ...]:
+def pilot_subtasks(task: Task, config: Config, subtask: str | None, candidate: Candidate) -> tuple[str, ...]:
     """The subtasks to diagnose: `subtask`, or each of them.
 
     Args:
         task: The task.
         config: The settings, of which `prompts.subtasks` limits the choice.
         subtask: The subtask to diagnose; None for each of them.
+        candidate: The candidate to diagnose.
 
     Raises:
-        TaskError: The train split has fewer than two examples.
+        TaskError: The train split has fewer than two examples that the candidate does not show as demonstrations.
         ConfigError: The task does not have the subtask.
     """
     if (count := len(task.splits.get("train", ()))) < 2:
@@ -295,6 +300,12 @@ def pilot_subtasks(task: Task, config: Config, subtask: str | None) -> tuple[str
             f"a pilot needs a train split of two or more examples, but got {count or 'none'}",
             where=f"task {task.name}",
             remedy=f"{'add rows to the train split' if count else 'add data.train'}, which are in no other split",
+        )
+    if (left := len(not_shown(candidate, task.splits["train"]))) < 2:
+        raise TaskError(
+            f"a pilot needs two or more train examples that the candidate does not show, but got {left} of {count}",
+            where=f"task {task.name}",
+            remedy="add rows to the train split, or diagnose a candidate with fewer demonstrations",
         )
     narrowed = config if subtask is None else config.model_copy(
         update={"prompts": config.prompts.model_copy(update={"subtasks": (subtask,)})}

@@ -12,7 +12,7 @@ from typing import Any, get_args
 from agentopt.core.axes import KNOBS, values_of
 from agentopt.core.budget import Caps, Usage
 from agentopt.core.candidate import Candidate, SubtaskChoice
-from agentopt.core.demos import Demo
+from agentopt.core.demos import Demo, shows_targets
 from agentopt.core.records import Split
 from agentopt.core.task import Example, Subtask, Task
 from agentopt.core.task_rules import CONTEXT
@@ -26,7 +26,7 @@ from agentopt.prompts.optimizer import sampled_examples
 from agentopt.prompts.race import LEAST_EACH
 from agentopt.prompts.reflective import SHOWN_ATTEMPTS, first_tokens
 from agentopt.runs.config import BatchUse, Config
-from agentopt.runs.demonstrations import examples_to_try
+from agentopt.runs.demonstrations import examples_to_try, not_shown, runs_baseline
 from agentopt.runs.evaluators import priced_for
 from agentopt.runs.prompt_share import prompt_limits
 from agentopt.search.base import SearchSpace, SubtaskSpace
@@ -44,9 +44,10 @@ WRITER_PROMPT_TOKENS = 4000
 class Estimate:
     """Worst-case usage by part of the run.
 
-    `demos` is the baseline on train examples. `prompts` is within `prompt_limits`, the share of the run that prompts
-    may use; `least_races` is the worst case of the smallest race for every subtask. `seconds` is the time at the pace
-    of earlier calls and within the models' `requests_per_minute`; None if a model was never called.
+    `demos` is the baseline on train examples, and a judge on their targets. `prompts` is within `prompt_limits`, the
+    share of the run that prompts may use; `least_races` is the worst case of the smallest race for every subtask.
+    `seconds` is the time at the pace of earlier calls and within the models' `requests_per_minute`; None if a model was
+    never called.
     """
 
     search: Usage
@@ -83,7 +84,7 @@ def estimate(
     search = usage_on_split(task, space, specs, "validation", priced["trials"]) * trials
     test = usage_on_split(task, space, specs, "test", priced["tests"]) * FINALISTS
     agent = _agent_usage(specs, config, trials)
-    demos = usage_of_candidate(task, specs, space.baseline, examples_to_try(task, config.seed))
+    demos = _demos_usage(task, space, specs, config.seed)
     before = search + agent + demos
     limits = prompt_limits(config, before + test)
     prompts, least = _prompts_usage(task, space, specs, config, limits)
@@ -108,7 +109,7 @@ def estimate_diagnosis(
         The usage of the responses, if every cell has `prompts.repeats` of them, and that of the prompt writer.
     """
     settings = config.prompts
-    examples = sampled_examples(task.splits["train"], settings.pilot_user_prompts, config.seed)
+    examples = sampled_examples(not_shown(candidate, task.splits["train"]), settings.pilot_user_prompts, config.seed)
     choices = {name: {choice.model: choice.num_samples} for name, choice in candidate.items()}
     demos = {name: choice.demos for name, choice in candidate.items()}
     once = _usage_of_examples(task, choices, specs, examples, demos)
@@ -152,6 +153,16 @@ def usage_on_split(
     choices = {s.name: affordable_samples(space, space[s.name]) for s in task.subtasks}
     demos = {s.name: _longest_demos(task, s) for s in task.subtasks}
     return _usage_of_examples(task, choices, specs, task.splits.get(split, ()), demos, priced)
+
+
+def _demos_usage(task: Task, space: SearchSpace, specs: Mapping[str, ModelSpec], seed: int) -> Usage:
+    """The baseline on every example that may be shown, and the judge on its target."""
+    examples, total = examples_to_try(task, seed), Usage()
+    if any(runs_baseline(task, subtask) for subtask in task.subtasks):
+        total += usage_of_candidate(task, specs, space.baseline, examples)
+    if any(shows_targets(subtask, task.output_subtask) for subtask in task.subtasks):
+        total += sum((usage_of_judge(task, specs, example) for example in examples), Usage())
+    return total
 
 
 def _longest_demos(task: Task, subtask: Subtask) -> tuple[Demo, ...]:

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, WrapValidator, mode
 from pydantic_core import PydanticCustomError
 
 from agentopt.core.axes import KNOBS, KNOWN, THRESHOLDS, SettingValue
-from agentopt.core.demos import DemosAs
+from agentopt.core.demos import DemosAs, DemosFrom
 from agentopt.core.duplicates import MOST_DUPLICATES
 from agentopt.core.errors import AgentoptError, TaskError
 from agentopt.core.registry import FUSIONS, PARSERS, SCORERS, Registry
@@ -293,7 +293,7 @@ def _as_counts(value: Any) -> Any:
 
 
 class DemosSpec(Strict):
-    """Demonstrations: the baseline's right responses to train examples."""
+    """Demonstrations: right answers to train examples."""
 
     count: tuple[int, ...]
     """Numbers to try, ascending; the first is 0."""
@@ -301,6 +301,8 @@ class DemosSpec(Strict):
     """`messages`: pairs of a user and an assistant message; `prompt`: text after the system prompt."""
     min_score: float = 1.0
     """Least score of the whole workflow on an example that counts as right."""
+    source: DemosFrom = Field("both", alias="from")
+    """The baseline's right `responses`, `targets`, or `both`: the response if it is right, else the target."""
 
 
 class SubtaskSpec(Strict):

@@ -259,20 +259,24 @@ def test_a_cascade_of_other_models_is_refused(tmp_path: Path, cascade: Any) -> N
 
 
 DEMOS = [{"prompt": "3 passages, brief: a", "response": "yes"}, {"prompt": "3 passages, brief: b", "response": "no"}]
+"""A response of the baseline, and a target: a candidate does not distinguish them."""
 
 
 @pytest.mark.parametrize("shown_as", ["messages", "prompt"])
 @pytest.mark.parametrize(
     "subtask", [{}, {"cascade": ["plain", "thinker"]}, {"fuse": "fuse"}, {"system_role": "user"}], ids=str
 )
+@pytest.mark.parametrize("source", ["both", "targets"])
 async def test_demonstrations_are_sent_in_evaluation_serve_and_export(
-    tmp_path: Path, shown_as: str, subtask: dict[str, Any]
+    tmp_path: Path, shown_as: str, subtask: dict[str, Any], source: str
 ) -> None:
     changes = {key: value for key, value in subtask.items() if key != "system_role"}
     below = {"cascade.below": 1} if "cascade" in changes else {}
-    choice = {**CHOICE, "model": "plain", "num_samples": 3, "settings": {"demos": 2} | below, "demos": DEMOS}
+    demos = [{**demo, "example": f"row{i}"} if source == "targets" else demo for i, demo in enumerate(DEMOS)]
+    choice = {**CHOICE, "model": "plain", "num_samples": 3, "settings": {"demos": 2} | below, "demos": demos}
     async with OpenAIServer(answer) as server:
-        deployment = write(tmp_path, server.base_url, choice, demos={"count": [0, 2], "as": shown_as}, **changes)
+        setting = {"count": [0, 2], "as": shown_as, "from": source}
+        deployment = write(tmp_path, server.base_url, choice, demos=setting, **changes)
         if "system_role" in subtask:
             plain = deployment.specs["plain"].model_copy(update={"system_role": "user"})
             deployment = replace(deployment, specs={**deployment.specs, "plain": plain})
@@ -305,6 +309,7 @@ async def test_another_number_of_demonstrations_draws_other_responses(tmp_path: 
     [
         ([2, 4], r"subtasks\.answer\.demos: `count` must be ascending and start with 0"),
         ({"count": [0, 2], "as": "text"}, r"subtasks\.answer\.demos\.as"),
+        ({"count": [0, 2], "from": "train"}, r"subtasks\.answer\.demos\.from"),
         ({"counts": [0, 2]}, r"subtasks\.answer\.demos"),
         (4, r"subtasks\.answer\.demos"),
     ],

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from agentopt.api import aevaluate, aoptimize
+from agentopt.api import adiagnose, aevaluate, aoptimize
 from agentopt.core.candidate import Candidate, SubtaskChoice, load_candidate
 from agentopt.core.demos import Demo, Demos
 from agentopt.core.errors import CandidateError, ConfigError, TaskError
+from agentopt.core.events import Note
 from agentopt.core.records import Split
 from agentopt.core.task import Example, Program, Subtask, Task, TokenLengths
 from agentopt.evaluation.scorers import exact_match
@@ -23,7 +24,7 @@ from agentopt.models.catalog import ModelSpec
 from agentopt.models.scripted import ScriptedModel
 from agentopt.prompts.settings import PromptSettings
 from agentopt.runs.config import BudgetConfig, Config
-from agentopt.runs.demonstrations import demonstrations_of, examples_to_try, not_shown
+from agentopt.runs.demonstrations import demonstrations_of, examples_to_try, not_shown, unknown_examples
 from agentopt.runs.folder import RunFolder
 from agentopt.runs.result import Result
 from agentopt.runs.whatif import Question, what_if
@@ -42,7 +43,7 @@ def task(*, train: int = 20, **demos: Any) -> Task:
         num_samples=(1,),
         tokens=TokenLengths(8, 2),
         max_tokens=8,
-        demos=Demos(**{"count": (0, 2, 4), **demos}),
+        demos=Demos(**{"count": (0, 2, 4), "source": "responses", **demos}),
     )
     sizes: dict[Split, int] = {"train": train, "validation": 40, "test": 40}
     splits = {
@@ -198,13 +199,45 @@ async def test_the_examples_that_a_candidate_shows_are_known_by_their_ids_and_so
         choice = trial.candidate["answer"]
         rows = {demo.prompt for demo in choice.demos}
         expected = [example.id for example in train if example.inputs["row"] not in rows]
-        assert [example.id for example in not_shown(folder, trial.candidate, train)] == expected
-    plain = {
-        "answer": [{"prompt": demo.prompt, "response": demo.response} for demo in demonstrations_of(folder)["answer"]]
-    }
-    folder.demos.write_text(json.dumps(plain))
-    assert demonstrations_of(folder)["answer"] == result.finalist("best").candidate["answer"].demos
-    assert not_shown(folder, result.finalist("best").candidate, train) == train
+        assert [example.id for example in not_shown(trial.candidate, train)] == expected
+        assert unknown_examples(trial.candidate) is None
+    best = result.finalist("best").candidate
+    assert load_candidate(Path(result.run) / "best.yaml")["answer"].demos[0].example in {e.id for e in train}
+    without = [{"prompt": demo.prompt, "response": demo.response} for demo in demonstrations_of(folder)["answer"]]
+    folder.demos.write_text(json.dumps({"answer": without}))
+    demos = demonstrations_of(folder)["answer"]
+    earlier = best.having("answer", demos=demos)
+    assert demos == best["answer"].demos
+    assert (earlier, earlier.key) == (best, best.key)
+    assert not_shown(earlier, train) == train
+    assert "4 demonstrations of the candidate are without the id" in str(unknown_examples(earlier))
+
+
+@pytest.mark.parametrize("with_ids", [True, False])
+async def test_a_diagnosis_draws_no_reward_on_rows_that_the_candidate_shows(tmp_path: Path, with_ids: bool) -> None:
+    of, notes = task(), list[str]()
+    demos = tuple(Demo(f"train-{i}", f"word-train-{i}", f"train{i}" if with_ids else None) for i in range(4))
+    candidate = of.baseline.having("answer", settings={"demos": 4}, demos=demos)
+    (found,) = await adiagnose(
+        of,
+        config(tmp_path, prompts=PromptSettings(proposer="components", pilot_user_prompts=20)),
+        candidate=candidate,
+        provider=planted(),
+        callbacks=[lambda event: notes.append(event.message) if isinstance(event, Note) else None],
+    )
+    shown = {f"train{i}" for i in range(4)}
+    assert len(found.examples) == (16 if with_ids else 20)
+    assert bool(shown & set(found.examples)) == (not with_ids)
+    assert any("4 demonstrations of the candidate are without the id" in note for note in notes) == (not with_ids)
+
+
+async def test_a_diagnosis_of_a_candidate_that_shows_all_train_rows_but_one_is_refused(tmp_path: Path) -> None:
+    of, model = task(train=5), planted()
+    demos = tuple(Demo(f"train-{i}", f"word-train-{i}", f"train{i}") for i in range(4))
+    candidate = of.baseline.having("answer", settings={"demos": 4}, demos=demos)
+    with pytest.raises(TaskError, match="that the candidate does not show, but got 1 of 5"):
+        await adiagnose(of, config(tmp_path), candidate=candidate, provider=model)
+    assert not model.requests
 
 
 @pytest.mark.parametrize(("right", "tried"), [(0, []), (1, []), (3, [2])])
@@ -222,8 +255,8 @@ async def test_with_fewer_right_answers_the_axis_shrinks_and_the_result_reports_
     plural = "example" if right == 1 else "examples"
     left = ", ".join(map(str, [0, *tried]))
     assert any(
-        note == f"subtask answer: the baseline answered {right} train {plural} right (score of at least 1), so of "
-        f"`demos` only {left} can be tried"
+        note == f"subtask answer: {right} train {plural} had a right response of the baseline (score of at least 1), "
+        f"so of `demos` only {left} can be tried"
         for note in result.notes
     )
 
@@ -256,7 +289,9 @@ def test_counts_that_break_the_rule_are_refused(count: Any) -> None:
         Demos(count)
 
 
-@pytest.mark.parametrize(("field", "value"), [("shown_as", "text"), ("min_score", "1"), ("min_score", True)])
+@pytest.mark.parametrize(
+    ("field", "value"), [("shown_as", "text"), ("min_score", "1"), ("min_score", True), ("source", "answers")]
+)
 def test_other_values_that_break_a_rule_are_refused(field: str, value: Any) -> None:
     with pytest.raises(TaskError, match=f"`{field}` must be"):
         Demos((0, 2), **{field: value})

@@ -111,7 +111,8 @@ def test_the_usd_that_the_search_predicts_are_shown_with_their_source() -> None:
 
 def test_demonstrations_are_bootstrapped_on_train_examples_and_make_prompts_longer() -> None:
     task = company_task(validation=100, test=50)
-    train = tuple(replace(example, id=f"t{example.id}") for example in task.splits["test"])
+    rows = company_task(validation=1, test=150).splits["test"][100:]  # no other split has their inputs
+    train = tuple(replace(example, id=f"t{example.id}") for example in rows)
     task = replace(task, splits={**task.splits, "train": train})
     subtasks = (replace(task.subtasks[0], demos=Demos((0, 2, 4))), task.subtasks[1])
     (worst, expected, _, _), (plain, _, _, _) = cases(replace(task, subtasks=subtasks)), cases(task)

@@ -55,7 +55,7 @@ def estimate_pilots(
     loaded, specs = load(task, config)
     config = with_agent_model(config, loaded, specs)
     chosen = checked_candidate(given or loaded.baseline, loaded)
-    subtasks = pilot_subtasks(loaded, config, subtask)
+    subtasks = pilot_subtasks(loaded, config, subtask, chosen)
     check_priced(specs.values(), config.budget.caps(), *config.purpose_caps().values())
     parts: dict[str, Usage] = {}
     for name in subtasks:
