@@ -1,35 +1,85 @@
-"""SQL databases that several processes share: opens them and creates their tables."""
+"""SQL databases that several processes share: opens them, creates their tables, and repeats transactions.
+
+SQLite and PostgreSQL are supported. The password of a PostgreSQL URL comes from the environment (`PGPASSWORD`), a
+password file or a service file (`postgresql:///?service=NAME`), which libpq reads itself, or from the environment
+variable that the URL names by `?password_env=NAME`. A transaction of `transact` survives a deadlock and a restart of
+the database.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 import sqlite3
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
-SECRET = re.compile(r"password|passwd|pwd|secret|token", re.IGNORECASE)
+from agentopt.core.errors import ConfigError
+from agentopt.core.extras import install_command
+
+SECRET = re.compile(r"password(?!_env$)|passwd|pwd|secret|token", re.IGNORECASE)
 """Names of parameters in a URL's query that may hold a secret."""
 
 WAIT_SECONDS = 60
-"""Seconds that an SQLite database waits for the lock of another process."""
+"""Seconds to wait for the lock of another process, and for a database that restarts."""
+
+SCHEMA = "0001"
+"""Version of the tables that this version of agentopt reads and writes: the last one of `core/migrations`."""
+VERSIONS = sa.Table("agentopt_schema", sa.MetaData(), sa.Column("version_num", sa.String(32), primary_key=True))
+"""The version of the tables of a database; Alembic updates it."""
+
+LOCK = 0x6167656E746F7074
+"""Key of the advisory lock under which PostgreSQL databases change their tables: `agentopt` in ASCII."""
+PASSING = frozenset({"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53300"})
+"""SQLSTATE codes of failures that pass: serialisation, deadlock, lock wait, shutdown, start, too many connections."""
+KEEPALIVE = {
+    "application_name": "agentopt",
+    "connect_timeout": "10",
+    "keepalives_idle": "15",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "30000",
+}
+"""libpq parameters unless the URL sets them: a host that disappeared is noticed within 30 seconds."""
+_NAMES = {
+    "sqlite": "SELECT name FROM sqlite_master",
+    "postgresql": "SELECT relname FROM pg_class WHERE relnamespace = current_schema()::regnamespace",
+}
+"""Queries for the names of all tables and indexes."""
+
+T = TypeVar("T")
 
 
-def open_engine(place: str | Path) -> sa.Engine:
+def open_engine(place: str | Path, environ: Mapping[str, str] = os.environ) -> sa.Engine:
     """Open a database.
 
-    SQLite databases wait for the locks of other processes, and survive a crash.
+    SQLite databases wait for the locks of other processes, and survive a crash. Connections to PostgreSQL are checked
+    before they are used, so that one that a restart of the database closed is replaced.
 
     Args:
-        place: A SQLAlchemy URL, or the path of an SQLite file, whose folder is created.
+        place: A SQLAlchemy URL, or the path of an SQLite file, whose folder is created. The driver of `postgresql://`
+            is psycopg 3.
+        environ: Environment variables, for `password_env`.
+
+    Raises:
+        ConfigError: The driver is not installed, or the variable of `password_env` is not set.
     """
     if isinstance(place, Path):
         place.parent.mkdir(parents=True, exist_ok=True)
         # Not as a string, in which a question mark of the path would start the query.
-        engine = sa.create_engine(sa.URL.create("sqlite", database=str(place)))
+        url = sa.URL.create("sqlite", database=str(place))
     else:
-        engine = sa.create_engine(place)
+        url = _completed(sa.make_url(re.sub("^postgres(ql)?://", "postgresql+psycopg://", place)), environ)
+    try:
+        engine = sa.create_engine(url, pool_pre_ping=url.get_backend_name() != "sqlite")
+    except ModuleNotFoundError as error:
+        remedy = install_command("postgres") if url.get_backend_name() == "postgresql" else f"install {error.name}"
+        raise ConfigError(f"the driver {error.name} of the database is not installed", remedy=remedy) from error
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine, "connect", _prepare_sqlite)
     return engine
@@ -53,13 +103,121 @@ def without_password(url: str) -> str:
     return without.difference_update_query(secret).render_as_string(hide_password=False)
 
 
+def insert(engine: sa.Engine, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
+    """Return an INSERT of the database's dialect, which has `on_conflict_do_nothing` and `on_conflict_do_update`."""
+    return postgresql.insert(table) if engine.dialect.name == "postgresql" else sqlite.insert(table)
+
+
+def transact(
+    engine: sa.Engine,
+    work: Callable[[sa.Connection], T],
+    *,
+    sleep: Callable[[float], object] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> T:
+    """Execute `work` in one transaction, again if it fails for a reason that passes.
+
+    Such reasons are a deadlock, a serialisation failure, and a lost connection, within `WAIT_SECONDS`. A connection
+    that is lost during the commit leaves unknown whether it took place, so that `work` must give the same result if it
+    is repeated: insert with `on_conflict_do_nothing`, set values instead of adding to them. In SQLite, the transaction
+    holds the write lock from its start, so that what it reads does not change before it writes.
+
+    Args:
+        engine: The database.
+        work: Executes statements on the connection, and returns the result.
+        sleep: Waits for a number of seconds before an attempt.
+        clock: Monotonic time in seconds.
+
+    Returns:
+        What `work` returned in the attempt that was committed.
+    """
+    deadline, wait = clock() + WAIT_SECONDS, 0.01
+    while True:
+        try:
+            with engine.begin() as connection:
+                if engine.dialect.name == "sqlite":
+                    connection.exec_driver_sql("BEGIN IMMEDIATE")
+                return work(connection)
+        except sa.exc.DBAPIError as error:
+            if clock() > deadline or not is_passing(error):
+                raise
+        sleep(wait)
+        wait = min(2 * wait, 1.0)
+
+
+def is_passing(error: sa.exc.DBAPIError) -> bool:
+    """Whether the same transaction may succeed later: after a deadlock, a lost connection or a restart."""
+    if error.connection_invalidated:
+        return True
+    if isinstance(error.orig, sqlite3.Error):
+        code: int = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
+        return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+    state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
+    # A connection that cannot be opened, as during a restart, has no state.
+    return isinstance(error, sa.exc.OperationalError) and (not state or state in PASSING or state.startswith("08"))
+
+
 def create_tables(engine: sa.Engine, tables: sa.MetaData) -> None:
-    """Create the missing tables and indexes. Another process may do so concurrently."""
+    """Create the missing tables and indexes, and check the version of the others.
+
+    Another process may do so concurrently. A database in which nothing is missing is not changed, nor locked.
+
+    Raises:
+        ConfigError: The tables are those of another version of agentopt.
+    """
+    with engine.connect() as connection:
+        present = _names(connection)
+        if VERSIONS.name in present:
+            _check_version(connection.execute(sa.select(VERSIONS)).scalar())
+    wanted = {VERSIONS.name, *tables.tables, *(str(i.name) for t in tables.tables.values() for i in t.indexes)}
+    if wanted <= present:
+        return
     with engine.begin() as connection:
-        for table in tables.sorted_tables:
+        lock_schema(connection)
+        for table in (*tables.sorted_tables, VERSIONS):
             connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
             for index in table.indexes:
-                connection.execute(sa.schema.CreateIndex(index, if_not_exists=True))
+                if index.name not in present:
+                    connection.execute(sa.schema.CreateIndex(index, if_not_exists=True))
+        if connection.execute(sa.select(VERSIONS)).first() is None:
+            connection.execute(VERSIONS.insert().values(version_num=SCHEMA))
+
+
+def lock_schema(connection: sa.Connection) -> None:
+    """Let one process at a time change tables, until the end of the transaction."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK)))
+    elif connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _names(connection: sa.Connection) -> set[str]:
+    query = _NAMES.get(connection.dialect.name)
+    return set(connection.exec_driver_sql(query).scalars()) if query else set()
+
+
+def _check_version(found: str | None) -> None:
+    if found in (None, SCHEMA):
+        return
+    is_newer = str(found) > SCHEMA
+    raise ConfigError(
+        f"the tables of the database have version {found}, but this version of agentopt uses {SCHEMA}",
+        remedy="update agentopt" if is_newer else "end what uses it, then run `agentopt storage migrate`",
+    )
+
+
+def _completed(url: sa.URL, environ: Mapping[str, str]) -> sa.URL:
+    """The URL with the password of its `password_env`, and with the defaults of `KEEPALIVE`."""
+    if url.get_backend_name() != "postgresql":
+        return url
+    if name := url.query.get("password_env"):
+        if not isinstance(name, str) or not environ.get(name):
+            remedy = f"export {name}=PASSWORD, or remove password_env from the URL"
+            raise ConfigError(f"the environment variable {name} of password_env is not set", remedy=remedy)
+        url = url.difference_update_query(["password_env"]).set(password=environ[name])
+    if url.get_driver_name() != "psycopg":
+        return url
+    return url.update_query_dict({key: value for key, value in KEEPALIVE.items() if key not in url.query})
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
