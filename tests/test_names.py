@@ -58,10 +58,17 @@ def exists(file: str, beside: str) -> bool:
     return any(f"/{known}".endswith(f"/{file.removeprefix('./')}") for known in tracked())
 
 
+@cache
+def attributes_of_spans() -> set[str]:
+    """The attributes that spans of OpenTelemetry have."""
+    modules = (file for file in (REPOSITORY / "agentopt").rglob("*.py") if "core.spans import" in file.read_text())
+    return {name for file in modules for name in re.findall(r'"(agentopt\.[a-z.]+)":', file.read_text())}
+
+
 def is_there(dotted: str) -> bool:
     """Whether a dotted name is a module of the package or an attribute of one."""
     parts = dotted.split(".")
-    if dotted in ("agentopt.plugins",):  # the group of entry points
+    if dotted in ("agentopt.plugins",) or dotted in attributes_of_spans():  # the group of entry points
         return True
     for length in range(len(parts), 0, -1):
         name = ".".join(parts[:length])

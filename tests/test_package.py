@@ -20,7 +20,19 @@ import pytest
 import agentopt
 
 PACKAGE = Path(agentopt.__file__).parent
-HEAVY = ("mlflow", "wandb", "langgraph", "optuna", "litellm", "openai", "xllamacpp", "scipy", "aiohttp", "sqlalchemy")
+HEAVY = (
+    "opentelemetry",
+    "mlflow",
+    "wandb",
+    "langgraph",
+    "optuna",
+    "litellm",
+    "openai",
+    "xllamacpp",
+    "scipy",
+    "aiohttp",
+    "sqlalchemy",
+)
 
 ROOMS = (
     "core",

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -269,6 +269,17 @@ class Budget:
         left = self.seconds_left
         if left is not None and left <= wanted:
             raise self.out_of_time(wanted)
+
+    @asynccontextmanager
+    async def in_time(self) -> AsyncIterator[None]:
+        """Raise `BudgetExceeded` if the block is not done when the run's time is up."""
+        try:
+            async with asyncio.timeout(self.seconds_left) as cap:
+                yield
+        except TimeoutError as error:
+            if not cap.expired():
+                raise  # the provider's, which breaks the contract of `ChatModel`
+            raise self.out_of_time() from error
 
     def out_of_time(self, wanted: float = 0.0) -> BudgetExceeded:
         """The exception for the cap on seconds."""

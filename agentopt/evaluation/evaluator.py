@@ -25,6 +25,7 @@ from agentopt.core.records import (
     SubtaskUse,
     TrialState,
 )
+from agentopt.core.spans import span
 from agentopt.core.stopping import StopTest
 from agentopt.core.task import Example, Metric, Scorer, Subtask, Task, Value
 from agentopt.evaluation.judge import Judge
@@ -205,21 +206,27 @@ class Evaluator:
             BudgetExceeded: If a cap was reached, which ends the run and is no property of the example.
             CallsFailError: If every further call to a model would fail too, such as with a wrong key.
         """
+        with span("example", lambda: {"agentopt.example.id": example.id}) as current:
+            result = await self._scored(candidate, example, draw or Draw(self.seed), on_answer)
+            current.set({"agentopt.score": result.score})
+            if result.error:
+                current.fail(result.failure.kind if result.failure else ScorerError.__name__)
+            return result
+
+    async def _scored(self, candidate: Candidate, example: Example, draw: Draw, on_answer: OnAnswer) -> ExampleResult:
         uses: Mapping[str, SubtaskUse] = {}
         try:
-            result = await self._workflow.run(candidate, example, draw or Draw(self.seed), on_answer=on_answer)
+            result = await self._workflow.run(candidate, example, draw, on_answer=on_answer)
             uses = result.uses
             score = await judged(self._scorer, example, result.output)
             metrics = {name: await _measured(metric, example, result) for name, metric in self.task.metrics.items()}
         except (ModelError, ScorerError) as error:
             return self._failed(example, error, uses)
-        output = "" if result.output is None else str(result.output)
-        feedback = result.note or score.feedback
         return ExampleResult(
             example.id,
             score.value,
-            output,
-            feedback,
+            "" if result.output is None else str(result.output),
+            result.note or score.feedback,
             subtasks=uses,
             metrics=metrics,
             judgements=score.judgements,

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeVar
 from weakref import WeakValueDictionary
@@ -29,6 +29,7 @@ from agentopt.core.events import ModelNotice, NoticeTopic, Observer, Stopping
 from agentopt.models.base import ChatModel, Preparable, Request, Response
 from agentopt.models.batch_calls import BatchedCall
 from agentopt.models.batch_lane import BatchLane
+from agentopt.models.call_spans import call_span, paid
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.charging import Overruns, charge, charge_failure, discounted, worst_case
 from agentopt.models.fitting import LEFT_OUT, choices_per_request, consecutive, fit, shape
@@ -134,13 +135,15 @@ class ModelClient:
             ModelError: The attempts are spent, or the request would fail again.
             BudgetExceeded: A cap would be exceeded.
         """
-        call = self._fitted(request)
-        if stored := self._stored(call):
-            return stored
-        task = asyncio.create_task(self._complete(request, is_batched))
-        self._tasks.add(task)
-        task.add_done_callback(self._forget)
-        return await asyncio.shield(task)
+        with call_span(request, self._specs[request.model], self._run) as span:
+            span.response = self._stored(self._fitted(request))
+            span.is_cached = span.response is not None
+            if span.response is None:
+                task = asyncio.create_task(self._complete(request, is_batched))
+                self._tasks.add(task)
+                task.add_done_callback(self._forget)
+                span.response = await asyncio.shield(task)
+            return span.response
 
     async def reject(self, request: Request) -> None:
         """Mark the responses to `request` as unusable: the next session requests them again, once."""
@@ -216,7 +219,7 @@ class ModelClient:
         async with lock:
             while (response := self._stored(call)) is None:
                 if self._lane:
-                    async with self._in_time():
+                    async with self.budget.in_time():
                         if await self._unless_closing(self._lane.collected(call.key)):
                             continue
                 await self._send_missing(call)
@@ -252,11 +255,12 @@ class ModelClient:
         batched = BatchedCall(uuid.uuid4().hex, request, call.key, spec.identity, share, worst, self._run)
         waiting = lane.add(batched, reservation)
         try:
-            async with self._in_time():
+            async with self.budget.in_time():
                 end = await self._unless_closing(asyncio.shield(waiting.end))
         finally:
             lane.give_up(waiting)
         if isinstance(end, Usage):
+            paid(end)
             self._note_overrun(spec, end, worst_case(request, spec))
             return
         is_parameter = isinstance(end, UnsupportedParameterError)
@@ -268,7 +272,7 @@ class ModelClient:
         request, spec = call.request, call.spec
         if isinstance(self._provider, Preparable):
             # Nothing is paid for yet, so the end of the run does not wait for it.
-            async with self._in_time():
+            async with self.budget.in_time():
                 await self._unless_closing(self._provider.prepare(request.model))
         worst = self._overruns.raised(spec.name, worst_case(request, spec))
         async with self._limiter(spec).slot(worst.prompt_tokens / 4 + worst.completion_tokens) as slot:
@@ -285,6 +289,7 @@ class ModelClient:
             finally:
                 slot.tokens = actual.tokens
                 self.budget.settle(reservation, actual)
+                paid(actual)
 
     def _check_sendable(self, spec: ModelSpec) -> None:
         if self._closing.is_set():
@@ -299,7 +304,7 @@ class ModelClient:
         request, spec = call.request, call.spec
         entry = await self._journal.open(self._run, request, worst)
         try:
-            async with self._in_time():
+            async with self.budget.in_time():
                 response = await self._provider.generate(request)
         except AgentoptError as error:
             await self._journal.record_failure(entry, charge_failure(error, worst, spec), _kind(error))
@@ -343,17 +348,6 @@ class ModelClient:
 
     def _notify(self, spec: ModelSpec, topic: NoticeTopic, detail: str, seconds: float | None = None) -> None:
         self._observer(ModelNotice(spec.name, topic, detail, seconds))
-
-    @asynccontextmanager
-    async def _in_time(self) -> AsyncIterator[None]:
-        """Raise `BudgetExceeded` if the block is not done when the run's time is up."""
-        try:
-            async with asyncio.timeout(self.budget.seconds_left) as cap:
-                yield
-        except TimeoutError as error:
-            if not cap.expired():
-                raise  # the provider's, which breaks the contract of `ChatModel`
-            raise self.budget.out_of_time() from error
 
     async def _pause(self, seconds: float) -> None:
         """Sleep between attempts, or for a turn; not if the run stops meanwhile, or its time does not suffice."""

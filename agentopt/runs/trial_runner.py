@@ -10,6 +10,7 @@ from agentopt.core.candidate import Candidate
 from agentopt.core.errors import EvaluationStopped
 from agentopt.core.events import Event, ExampleDone, Observer, TrialDone, TrialStarted
 from agentopt.core.records import Evaluation, Trial
+from agentopt.core.spans import Attribute, span
 from agentopt.core.stopping import LEVEL, StopTest, bounded
 from agentopt.evaluation.evaluator import Evaluator
 from agentopt.runs.trial_store import TrialStore, highest_score
@@ -119,17 +120,20 @@ class TrialRunner:
         self._observer(event)
 
     async def _evaluated(self, proposal: Proposal, stop: StopTest | None) -> Trial:
-        self.emit(TrialStarted(self._store.number_of(proposal.candidate), proposal.candidate, proposal.proposer))
-        try:
-            evaluation = await self._evaluator.evaluate(
-                proposal.candidate,
-                stop=stop,
-                on_result=lambda result: self.emit(ExampleDone(result)),
-            )
-        except EvaluationStopped as error:
-            if isinstance(error.partial, Evaluation) and error.partial.results:
-                self._record(proposal, error.partial)
-            raise
+        number = self._store.number_of(proposal.candidate)
+        self.emit(TrialStarted(number, proposal.candidate, proposal.proposer))
+        with span("trial", lambda: _attributes(number, proposal)) as current:
+            try:
+                evaluation = await self._evaluator.evaluate(
+                    proposal.candidate,
+                    stop=stop,
+                    on_result=lambda result: self.emit(ExampleDone(result)),
+                )
+            except EvaluationStopped as error:
+                if isinstance(error.partial, Evaluation) and error.partial.results:
+                    self._record(proposal, error.partial)
+                raise
+            current.set({"agentopt.trial.state": evaluation.state, "agentopt.score": evaluation.score})
         return self._record(proposal, evaluation)
 
     def _record(self, proposal: Proposal, evaluation: Evaluation) -> Trial:
@@ -152,3 +156,12 @@ class TrialRunner:
         is_cheaper = space.measure != "units" and space.units(candidate) < leader.units
         margin = self._tolerance if is_cheaper else 0.0
         return StopTest(leader.evaluation.scores, f"trial {leader.number}", self._early_stopping, margin)
+
+
+def _attributes(number: int, proposal: Proposal) -> dict[str, Attribute]:
+    """What identifies a trial in its span; without system prompts, which may be confidential."""
+    return {
+        "agentopt.trial.number": number,
+        "agentopt.trial.proposer": proposal.proposer,
+        "agentopt.trial.choices": str(proposal.candidate),
+    }

@@ -12,6 +12,7 @@ from agentopt.core.axes import KNOBS, SettingValue, escalating
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import BudgetExceeded, ScorerError, TaskError, UnreadOutputError
 from agentopt.core.records import Answer, latency
+from agentopt.core.spans import current_span, span, within
 from agentopt.core.task import ContextFunction, Example, Subtask, Task, Value
 from agentopt.core.task_rules import CONTEXT
 from agentopt.core.user_functions import located, name_of, reporting
@@ -82,9 +83,12 @@ class Workflow:
             ScorerError: If the program or a function of the task failed.
         """
 
+        parent = current_span()
+
         async def call(subtask: Subtask, prompt: Prompt, /, *, occurrence: int = 0) -> Answer:
             drawn = draw.of(subtask.name, occurrence)
-            with located(f"example {example.id}"):
+            # A program's calls arrive in tasks of the gateway.
+            with within(parent), span(subtask.name, dict), located(f"example {example.id}"):
                 return await self.answer(candidate, subtask, prompt, drawn, inputs=example.inputs, on_answer=on_answer)
 
         knobs = {s.name: configured(s, candidate[s.name]).knobs for s in self._subtasks}
