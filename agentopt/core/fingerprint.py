@@ -1,6 +1,7 @@
 """A hash of a task: two tasks with the same fingerprint draw the same responses and score them in the same way.
 
-Every field of every dataclass of the task is part of it, so a field that is added later is too, once it has a value.
+Every field of every dataclass of the task that is compared is part of it, so a field that is added later is too, once
+it has a value.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def _described(value: Any, above: tuple[int, ...]) -> Any:
         return "a cycle"
     inside = partial(_described, above=(*above, id(value)))
     if is_dataclass(value) and not isinstance(value, type):
-        given = {f.name: getattr(value, f.name) for f in fields(value)}
+        given = {f.name: getattr(value, f.name) for f in fields(value) if f.compare}
         return [_name(type(value)), {name: inside(v) for name, v in given.items() if v or name not in LATER}]
     if isinstance(value, Mapping):
         return ["mapping", sorted(([str(key), inside(item)] for key, item in value.items()), key=lambda pair: pair[0])]

@@ -1,4 +1,4 @@
-"""What a user should know about the rows of a task: those that repeat each other, within a split and across splits."""
+"""What a user should know about the rows of a task: those left out, and those that repeat each other."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from agentopt.core.task import Task
 
 
 def row_notes(task: Task) -> tuple[str, ...]:
-    """One sentence for each split with repeated rows, and for each pair of splits with near-duplicates."""
-    return (*_repeated(task), *_near_duplicates(task))
+    """The task's notes, and one sentence for each split with repeated rows or pair of splits with near-duplicates."""
+    return (*task.notes, *_repeated(task), *_near_duplicates(task))
 
 
 def _repeated(task: Task) -> Iterator[str]:

@@ -298,14 +298,14 @@ class Task:
         description: Shown to the search agent.
         output: The subtask whose output is scored; the last one unless given. With a `program`, its answer is scored.
         unit: The forward pass whose cost is one unit.
-        max_units: Most units that a candidate may cost per example; None for the default of the paper (AgentTTS), one
-            pass of every subtask's largest model if costs are in units.
+        max_units: Most units per example; None for AgentTTS's default, one pass of every subtask's largest model.
         program: A program as the workflow, in place of prompts.
         metrics: Reported beside the score; the search ignores them.
-        cost_measure: What candidates cost: `usd`, `seconds` or `units`. None: USD if a model has a price, units if all
-            have parameters and none a price, else seconds.
+        cost_measure: `usd`, `seconds` or `units`; None: USD if a model has a price, else units if all have parameters.
         max_usd: Most USD that a candidate may cost per example.
         max_seconds: Longest mean latency of a candidate, in seconds per example.
+        file: The task file; None for a task built in Python.
+        notes: What a user should know about how its rows were read.
 
     Raises:
         TaskError: A field breaks a rule, or two fields contradict each other.
@@ -325,7 +325,7 @@ class Task:
     max_usd: float | None = None
     max_seconds: float | None = None
     file: Path | None = None
-    """The task file; None for a task built in Python."""
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         where = f"task {shortened(self.name)}" if isinstance(self.name, str) else "Task"

@@ -133,7 +133,7 @@ class _Reader:
         self._check_models()
         reads = {s.name: self._reads(s) for s in spec.subtasks}
         subtasks = {s.name: self._subtask(s, reads[s.name]) for s in spec.subtasks}
-        rows = self._rows()
+        rows, notes = self._rows()
         check_leaks(rows)
         self._check_columns(rows)
         task = Task(
@@ -141,6 +141,7 @@ class _Reader:
             subtasks=tuple(subtasks[name] for name in in_order(reads, self.at("subtasks"))),
             scorer=build_scorer(spec.scorer, self.functions, self.at("scorer")),
             metrics=build_metrics(spec.metrics, subtasks, rows, self.functions, self.at("metrics")),
+            notes=notes,
             splits={split: self._limited(split, rows[split]) for split in rows},
             description=spec.description,
             output=self._output(),
@@ -219,18 +220,17 @@ class _Reader:
         own = {name: options.pop(name) for name in ("model", "prompt", "judge") if name in options}
         return Fusion(fuse.kind, **own, options=options)
 
-    def _rows(self) -> dict[Split, list[Row]]:
-        data, found = self.spec.data, {}
+    def _rows(self) -> tuple[dict[Split, list[Row]], tuple[str, ...]]:
+        data = self.spec.data
         if data.reader:
             return read_dataset(data, self.file.parent, self.functions, self.at("data"))
         if data.source:
             every = self._file_rows(data.source, self.at("data.source"))
-            return into_splits(every, data.splits, data.split_seed, source_name(data.source, self.file.parent))
+            return into_splits(every, data.splits, data.split_seed, source_name(data.source, self.file.parent)), ()
         files: dict[Split, str | None] = {"train": data.train, "validation": data.validation, "test": data.test}
-        for split, name in files.items():
-            if name is not None:
-                found[split] = self._file_rows(name, self.at(f"data.{split}"))
-        return found
+        return {
+            split: self._file_rows(name, self.at(f"data.{split}")) for split, name in files.items() if name is not None
+        }, ()
 
     def _file_rows(self, source: str, where: str) -> list[Row]:
         needed = is_comparison(self.spec.scorer)

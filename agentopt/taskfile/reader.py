@@ -35,7 +35,7 @@ FILE_OPTION = "_file"
 
 def read_dataset(
     data: DataSpec, folder: Path, functions: Functions, where: str, *, hub: HubLoader | None = None
-) -> dict[Split, list[Row]]:
+) -> tuple[dict[Split, list[Row]], tuple[str, ...]]:
     """Read the examples of `data.source`.
 
     Args:
@@ -46,7 +46,8 @@ def read_dataset(
         hub: Loads `hf:` datasets; by default with the library `datasets`.
 
     Returns:
-        Split -> rows, in the order of the source; the rows of a group are adjacent.
+        Split -> rows, in the order of the source; the rows of a group are adjacent. And a note on the rows that the
+        reader left out, if there are any.
 
     Raises:
         TaskError: There is no source, an option is refused, or the reader fails on a row.
@@ -58,8 +59,15 @@ def read_dataset(
     assert data.reader
     read = _reader(data, folder, functions, where)
     named = source_name(data.source, folder)
-    rows = _rows(rows_of(data.source, folder, f"{where}.source", hub), read, named)
-    return into_splits(rows, data.splits, data.split_seed, named)
+    rows, left_out = _rows(rows_of(data.source, folder, f"{where}.source", hub), read, named)
+    notes = (_left_out_note(left_out, len(rows), bool(data.options)),) if left_out else ()
+    return into_splits(rows, data.splits, data.split_seed, named), notes
+
+
+def _left_out_note(places: Sequence[str], used: int, has_options: bool) -> str:
+    """What a user should know about the rows for which the reader returned None."""
+    remedy = "; its options (data.options) and the task's README name the reasons" if has_options else ""
+    return f"the reader left out {len(places)} of {counted(len(places) + used, 'row')}, such as {places[0]}{remedy}"
 
 
 def _reader(data: DataSpec, folder: Path, functions: Functions, where: str) -> Callable[[Mapping[str, Any]], Any]:
@@ -107,13 +115,16 @@ def _check_kinds(data: DataSpec, function: Callable[..., Any], where: str) -> No
             raise TaskError(rule, where=where, remedy=f"correct -c data.options.{name}=...")
 
 
-def _rows(source: Iterable[Placed], read: Callable[[Mapping[str, Any]], Any], name: str) -> list[Row]:
+def _rows(source: Iterable[Placed], read: Callable[[Mapping[str, Any]], Any], name: str) -> tuple[list[Row], list[str]]:
+    """The rows of the examples, and the places of the rows that the reader left out."""
     rows: list[Row] = []
+    left_out: list[str] = []
     places: dict[str, str] = {}
     number = 0
     for number, (place, row) in enumerate(source, 1):
         example = _example(read, row, place)
         if example is None:
+            left_out.append(place)
             continue
         example = example if example.id else replace(example, id=str(number))
         if example.id in places:
@@ -123,7 +134,7 @@ def _rows(source: Iterable[Placed], read: Callable[[Mapping[str, Any]], Any], na
         rows.append(Row(example, place, numbered=False))
     if not number:
         raise TaskError("a dataset must have rows, but it is empty", where=name, remedy="give the file that holds them")
-    return rows
+    return rows, left_out
 
 
 def _example(read: Callable[[Mapping[str, Any]], Any], row: Mapping[str, Any], place: str) -> Example | None:

@@ -1,8 +1,12 @@
-r"""Rewrites numbers as people write them, such as `$9{,}500`, `\frac{3}{4}` and `10^6`, for the parser `number`."""
+r"""Reads numbers as people write them, such as `$9{,}500`, `\frac{3}{4}` and `10^6`, for the parser `number`."""
 
 from __future__ import annotations
 
+import math
 import re
+import unicodedata
+from dataclasses import dataclass
+from fractions import Fraction
 
 _MINUS_SIGNS = "\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d"
 _SPACES = "\u00a0\u2009\u202f"
@@ -16,7 +20,77 @@ _LIST_ITEM = re.compile(r"(?![0-9]{3}(?![0-9]))[0-9]+(?:\.[0-9]+)?")
 _DATE = re.compile(r"[0-9]+(?:/[0-9]+){2,}")
 _GROUPED_BY_POINTS = re.compile(r"[1-9][0-9]{0,2}(?:(?:\.[0-9]{3})+,[0-9]+|(?:\.[0-9]{3}){2,})")
 
+_VULGAR = "\u00bc-\u00be\u2150-\u215e\u2189"
+_REMARK = re.compile(r"(?<=[0-9%\u00bc-\u00be\u2150-\u215e])((?:[ \t]+[^\W\d_]+){0,2})[ \t]+\([^()\n]*\)")
+
+_DECIMAL = r"(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
+# A match neither begins nor ends inside a run such as 1.2.3: a part of a number is never read.
+_NUMBER = re.compile(
+    rf"""
+    (?P<sign>(?<![\w.,)\]])-(?=[$€£¥.\d]))?    # a minus after a word or a number is a dash, as in 10-20
+    [$€£¥]?\s?(?P<inner_sign>(?<=[$€£¥])-)?
+    (?<!\d)(?<!\d[.,/eE])(?<!\d[eE][-+])
+    (?:(?:(?P<whole>\d+)\ )?(?P<top>{_DECIMAL})/(?P<bottom>{_DECIMAL})|(?P<decimal>{_DECIMAL}))
+    (?![.,/]?\d|[eE][-+]?\d)
+    """,
+    re.VERBOSE | re.ASCII,
+)
+_MOST_DIGITS = 300
+
 _SUPERSCRIPTS = str.maketrans("\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207b", "0123456789-")
+
+
+@dataclass(frozen=True, slots=True)
+class FoundNumber:
+    """A number in a text that `plain_numbers` returned.
+
+    Attributes:
+        start: Index of its first character, a sign or currency symbol included.
+        end: Index after its last character.
+        value: Its value, an int if it is whole.
+        exact: The value as text; a fraction of whole numbers is written as 5/2.
+    """
+
+    start: int
+    end: int
+    value: int | float
+    exact: str
+
+
+def numbers_in(text: str, decimal: str = ".") -> list[FoundNumber]:
+    """Return the finite numbers of a text, in order; see `plain_numbers`."""
+    matches = _NUMBER.finditer(plain_numbers(text, decimal))
+    return [found for match in matches if (found := _found(match)) is not None]
+
+
+def _found(match: re.Match[str]) -> FoundNumber | None:
+    """The number of a match; None if it is not a finite one, such as 1/0."""
+    if len(match[0]) > _MOST_DIGITS:
+        return None
+    sign = -1 if match["sign"] or match["inner_sign"] else 1
+    whole, top, bottom = match["whole"] or "0", match["top"], match["bottom"]
+    try:
+        if match["decimal"] and match["decimal"].isdecimal():
+            value: int | float = sign * int(match["decimal"])
+        elif match["decimal"]:
+            value = sign * float(match["decimal"])
+        else:
+            value = sign * (int(whole) * float(bottom) + float(top)) / float(bottom)
+        if not math.isfinite(value):
+            return None
+    except (ZeroDivisionError, OverflowError):
+        return None
+    value = int(value) if value == int(value) else value
+    if top and top.isdecimal() and bottom.isdecimal():
+        exact = str(sign * (int(whole) + Fraction(int(top), int(bottom))))
+    else:
+        exact = str(value) if isinstance(value, int) else f"{value:.15g}"
+    return FoundNumber(match.start(), match.end(), value, exact)
+
+
+def without_remarks(text: str) -> str:
+    """Remove what is in brackets after a number, and after a number with a unit, as in `9 (12 less 3)`."""
+    return _REMARK.sub(r"\1", text)
 
 
 def plain(text: str) -> str:
@@ -44,6 +118,7 @@ def plain_numbers(text: str, decimal: str = ".") -> str:
         The text with groups of digits joined, fractions as 3/4, powers of ten as 1e6, and lists and dates with spaces.
         A run that is none of these, such as 12,345,67 or 1.2.3, is unchanged.
     """
+    text = re.sub(rf"([0-9]?)[ ]?([{_VULGAR}])", _vulgar_fraction, text)
     text = join_digits(plain(text)).replace(_ARABIC_DECIMAL, decimal)
     text = re.sub(r"\\[dtc]?frac\s*\{\s*(\d[\d.,]*)\s*\}\s*\{\s*(\d[\d.,]*)\s*\}", _fraction, text)
     text = re.sub(r"\\[dtc]?frac\s*(\d)\s*(\d)(?!\d)", _fraction, text)
@@ -78,6 +153,13 @@ def _fraction(match: re.Match[str]) -> str:
     """3/4, after a space if a digit precedes it: 1\frac{1}{2} is 1 1/2."""
     joined = match.start() > 0 and match.string[match.start() - 1].isdigit()
     return f"{' ' if joined else ''}{match[1]}/{match[2]}"
+
+
+def _vulgar_fraction(match: re.Match[str]) -> str:
+    """1/2 in place of a character, after a space if a digit precedes it."""
+    digit, character = match.groups()
+    space = " " if digit or match[0].startswith(" ") else ""
+    return f"{digit}{space}{unicodedata.normalize('NFKC', character)}"
 
 
 def _without_powers(text: str) -> str:

@@ -7,9 +7,9 @@ a user's function that fails raises `ScorerError`.
 from __future__ import annotations
 
 import inspect
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,7 +17,10 @@ from agentopt.core.json_text import json_values
 from agentopt.core.registry import parser
 from agentopt.core.task import Parser, Unparsable, Value
 from agentopt.core.user_functions import name_of, reporting
-from agentopt.workflow.number_text import plain, plain_numbers
+from agentopt.workflow import answer_text
+from agentopt.workflow.answer_text import content_lines
+from agentopt.workflow.final_answer import final_answer, last_box, single_number
+from agentopt.workflow.number_text import numbers_in, plain, without_remarks
 
 if TYPE_CHECKING:
     from jsonschema.protocols import Validator
@@ -40,16 +43,33 @@ class FrontParser:
 
 
 @parser("text", sample="text")
-def text(*, first_line: bool = False) -> Parser:
-    """The response without surrounding white space; with `first_line`, its first non-blank line."""
+def text(*, first_line: bool = False, bare: bool = False) -> Parser:
+    """The response without surrounding white space.
+
+    Args:
+        first_line: Only its first line that is neither blank nor the start of a fenced block.
+        bare: Without what is written around an answer: a label (`Answer: Kell`), the marker of a list's first item
+            (`1. Kell`), quotation marks and emphasis, a JSON object around one value (`{"answer": "Kell"}`).
+    """
+    if not first_line and not bare:
+        return whole_text
 
     def parse(response: str) -> str:
-        return whole_text(response).splitlines()[0].strip()
+        whole_text(response)
+        line = answer_text.bare(response, first_line=first_line) if bare else next(iter(content_lines(response)), "")
+        if not line:
+            raise Unparsable(f"expected an answer, got {shown(response)}")
+        return line
 
     def is_settled(response: str) -> bool:
-        return len(f"{response.lstrip()}.".splitlines()) > 1
+        complete = "\n".join(f"{response}.".splitlines()[:-1])
+        if bare and (not first_line or complete.lstrip("`~ \n").startswith(("{", "[", "json"))):
+            return False
+        with suppress(Unparsable):
+            return bool(parse(complete))
+        return False
 
-    return FrontParser(parse, is_settled) if first_line else whole_text
+    return FrontParser(parse, is_settled)
 
 
 def whole_text(response: str) -> str:
@@ -60,41 +80,30 @@ def whole_text(response: str) -> str:
     return stripped
 
 
-_DECIMAL = r"(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
-# A match neither begins nor ends inside a run such as 1.2.3: a part of a number is never read.
-_NUMBER = re.compile(
-    rf"""
-    (?P<sign>(?<![\w.,)\]])-(?=[$€£¥.\d]))?    # a minus after a word or a number is a dash, as in 10-20
-    [$€£¥]?\s?(?P<inner_sign>(?<=[$€£¥])-)?
-    (?<!\d)(?<!\d[.,/eE])(?<!\d[eE][-+])
-    (?:(?:(?P<whole>\d+)\ )?(?P<top>{_DECIMAL})/(?P<bottom>{_DECIMAL})|(?P<decimal>{_DECIMAL}))
-    (?![.,/]?\d|[eE][-+]?\d)
-    """,
-    re.VERBOSE | re.ASCII,
-)
-_MOST_DIGITS = 300
-
-
 @parser("number", sample=1)
-def number(decimal: Literal[".", ","] = ".") -> Parser:
-    r"""The last number in the response: an int if it is whole, else a float; never nan or infinite.
+def number(decimal: Literal[".", ","] = ".", *, single: bool = False) -> Parser:
+    r"""The last number in the response, or in its last \boxed{...}.
 
-    Reads 1,234.5, 1 000, 1_000, 9{,}500, -3, .5, 1e-3, 10^6, $12.50, 3/4, 1 1/2 and \\frac{3}{4}. Units and percent
-    signs are dropped (45% is 45, 5 cm^2 is 5); a hyphen between two numbers is a dash, not a sign (10-20 is 20), and so
-    is one followed by a space at the start of a line (a list). Of a list or a date, such as 1,2,3 or 1/2/2020, the last
-    part is read. A run of digits and separators that is no number, such as 12,345,67 or 1.2.3, is skipped.
+    An int if it is whole, else a float; never nan or infinite. Reads 1,234.5, 1 000, 1_000, 9{,}500, -3, .5, 1e-3,
+    10^6, $12.50, 3/4, 1 1/2, 1½ and \frac{3}{4}. A remark in brackets after a number, as in 9 (12 less 3), is ignored.
+    Units and percent signs are dropped (45% is 45, 5 cm^2 is 5); a hyphen between two numbers is a dash, not a sign
+    (10-20 is 20), and so is one followed by a space at the start of a line (a list). Of a list or a date, such as 1,2,3
+    or 1/2/2020, the last part is read. A run of digits and separators that is no number, such as 12,345,67 or 1.2.3, is
+    skipped.
 
     Args:
         decimal: The decimal separator of a number that can be read in two ways: 1,234 is 1234, or 1.234 with `,`.
             Whatever the setting, 12,5 and 12.5 are 12.5, and 1.234,5 and 1,234.5 are 1234.5.
+        single: Read the final answer (the last box, else what follows `####` or `The answer is`, else the last line),
+            and refuse one that is several numbers (`9-12`, `12, 13`, `3 or 4`) or a term (`2x`).
     """
 
     def parse(response: str) -> int | float:
-        found = [
-            value
-            for match in _NUMBER.finditer(plain_numbers(response, decimal))
-            if (value := _number(match)) is not None
-        ]
+        if single:
+            return _single(response, decimal)
+        box = last_box(response)
+        read = box if box is not None and numbers_in(box, decimal) else without_remarks(response)
+        found = [number.value for number in numbers_in(read, decimal)]
         if not found:
             raise Unparsable(f"expected a number, got {shown(response)}")
         return found[-1]
@@ -102,24 +111,12 @@ def number(decimal: Literal[".", ","] = ".") -> Parser:
     return parse
 
 
-def _number(match: re.Match[str]) -> int | float | None:
-    """The value of a match; None if it is not a finite number, such as 1/0."""
-    if len(match[0]) > _MOST_DIGITS:
-        return None
-    sign = -1 if match["sign"] or match["inner_sign"] else 1
-    try:
-        if match["top"]:
-            top, bottom = float(match["top"]), float(match["bottom"])
-            value = sign * (int(match["whole"] or 0) * bottom + top) / bottom
-        elif match["decimal"].isdecimal():
-            return sign * int(match["decimal"])
-        else:
-            value = sign * float(match["decimal"])
-    except (ZeroDivisionError, OverflowError):
-        return None
-    if not math.isfinite(value):
-        return None
-    return int(value) if value.is_integer() else value
+def _single(response: str, decimal: str) -> int | float:
+    """The final answer, if it is one number."""
+    found = single_number(final_answer(response), decimal)
+    if found is None:
+        raise Unparsable(f"expected a number, got {shown(response)}")
+    return found.value
 
 
 @parser("choice", values="options")
@@ -196,7 +193,8 @@ def ids(max: int | None = None) -> Parser:  # noqa: A002 - the key of the task f
     """The whole numbers in the response as texts, in order, each once; the first `max` of them.
 
     Reads "3, 7", "[3, 7]", "Sentence 3 and 7" and "S3" (letters before a number are dropped, leading zeros too). The
-    markers of a numbered list ("1. Sentence 3") are no ids.
+    markers of a numbered list ("1. Sentence 3") are no ids. Of a line that quotes what it names ("[3] Ada was born in
+    1950", "- 3: ...") only the leading number is one.
     "[]" and "none" are the empty list; any other response without a number is unparsable.
 
     Raises:
@@ -206,7 +204,7 @@ def ids(max: int | None = None) -> Parser:  # noqa: A002 - the key of the task f
         raise ValueError(f"max must be at least 1, but got {max}")
 
     def parse(response: str) -> list[str]:
-        found = [digits.lstrip("0") or "0" for digits in re.findall("[0-9]+", _unnumbered(plain(response)))]
+        found = [digits.lstrip("0") or "0" for digits in re.findall("[0-9]+", _references(plain(response)))]
         if not found and _folded(response) not in {"[]", "none"}:
             raise Unparsable(f"expected a list of numbers, got {shown(response)}")
         return list(dict.fromkeys(found))[:max]
@@ -214,11 +212,27 @@ def ids(max: int | None = None) -> Parser:  # noqa: A002 - the key of the task f
     return parse
 
 
-def _unnumbered(response: str) -> str:
-    """The response without the markers of a numbered list, if each of its items has a number of its own."""
-    marker = re.compile(r"^[ \t]*([0-9]+)[.)][ \t]+(?=.*[0-9])", re.MULTILINE)
-    numbers = [int(number) for number in marker.findall(response[:20_000])]
-    return marker.sub("", response) if numbers and numbers == list(range(1, len(numbers) + 1)) else response
+_LIST_MARKER = re.compile(
+    r"^[ \t]*[*_]{0,2}([0-9]+)[.):][*_]{0,2}[ \t]+(?=(?:[^\s0-9]+[ \t]+){0,2}[^\s0-9]*[0-9])", re.MULTILINE
+)
+_QUOTING = re.compile(
+    r"""
+    ^\W*(?:[^\W\d_]+\s*)?                                         # a bullet, and a word such as Sentence
+    (?:\W?\[([0-9]+)\]|\W?([0-9]+)[*_]*(?:[.):]|[ \t][\u2013-]))  # [3], 3., 3:, 3 -
+    [:*_]*[ \t]+(?=(?:[^\s\d]+[ \t]+){2,}\S)                       # and some words
+    """,
+    re.VERBOSE,
+)
+
+
+def _references(response: str) -> str:
+    """The response without the markers of a numbered list, and without what its lines quote."""
+    numbers = [int(number) for number in _LIST_MARKER.findall(response[:20_000])]
+    if numbers and numbers == list(range(1, len(numbers) + 1)):
+        response = _LIST_MARKER.sub("", response)
+    lines = response.splitlines()
+    quoting = [_QUOTING.match(line) for line in lines]
+    return "\n".join((found[1] or found[2]) if found else line for found, line in zip(quoting, lines, strict=True))
 
 
 @parser("json", schema="schema")
@@ -265,7 +279,7 @@ def _validator(schema: dict[str, Any]) -> Validator:
     resource = referencing.jsonschema.DRAFT202012.create_resource(schema)
     # An empty registry: parsing a response never fetches anything from the network.
     resolver = referencing.Registry[Any]().with_resource("", resource).resolver()
-    for reference in _references(schema):
+    for reference in _schema_references(schema):
         try:
             resolver.lookup(reference)
         except referencing.exceptions.Unresolvable as error:
@@ -274,15 +288,15 @@ def _validator(schema: dict[str, Any]) -> Validator:
     return validator
 
 
-def _references(schema: Any) -> Iterator[str]:
+def _schema_references(schema: Any) -> Iterator[str]:
     if isinstance(schema, Mapping):
         if isinstance(schema.get("$ref"), str):
             yield schema["$ref"]
         for part in schema.values():
-            yield from _references(part)
+            yield from _schema_references(part)
     elif isinstance(schema, list):
         for part in schema:
-            yield from _references(part)
+            yield from _schema_references(part)
 
 
 @parser("python")

@@ -19,6 +19,7 @@ from agentopt.core.task import Subtask, Unparsable, Value
 from agentopt.core.user_functions import name_of, reporting
 from agentopt.models.base import ChatModel, Choice, Message, Request, Response
 from agentopt.models.catalog import ModelSpec
+from agentopt.models.thoughts import split_thought
 from agentopt.workflow.base import FIRST_DRAW, Draw, Prompt
 from agentopt.workflow.escalation import reason_to_escalate
 from agentopt.workflow.fusion import fuse_values, fusion_message, vote, vote_key
@@ -260,7 +261,7 @@ def request_for(subtask: Subtask, choice: SubtaskChoice, prompt: Prompt, draw: D
         max_tokens=subtask.max_tokens,
         temperature=subtask.temperature,
         top_p=subtask.top_p,
-        stop=subtask.stop,
+        stop=stop_sequences(subtask),
         json_schema=subtask.json_schema,
         seed=draw.seed,
         first_repeat=draw.repeat * choice.num_samples,
@@ -270,6 +271,19 @@ def request_for(subtask: Subtask, choice: SubtaskChoice, prompt: Prompt, draw: D
         parallel_tool_calls=subtask.parallel_tool_calls,
         reasoning_effort=subtask.effort,
     )
+
+
+def stop_sequences(subtask: Subtask) -> tuple[str, ...]:
+    """The stop sequences to send.
+
+    A blank one ends a response before an answer that follows a line break, a fence or a thought. It is not sent if the
+    parser reads the front of a response, and so finds the same value without it.
+
+    Args:
+        subtask: The subtask.
+    """
+    reads_front = isinstance(subtask.parse, FrontParser)
+    return tuple(stop for stop in subtask.stop if stop.strip()) if reads_front else subtask.stop
 
 
 def _messages(subtask: Subtask, choice: SubtaskChoice, prompt: Prompt) -> tuple[Message, ...]:
@@ -356,9 +370,10 @@ def _read(subtask: Subtask, choice: Choice) -> _Sample | str:
 
 def _parsed(subtask: Subtask, choice: Choice) -> Value:
     """The choice's value. Thoughts are never parsed: a number in a thought is no answer."""
-    if choice.is_only_thought:
+    thought, answer = split_thought(choice.text)  # a model of the user's own may leave them in the text
+    if choice.is_only_thought or (thought and not answer):
         raise Unparsable("expected an answer, got only thoughts")
-    return python(subtask.parse)(choice.text)
+    return python(subtask.parse)(answer)
 
 
 def _cut_off(subtask: Subtask, response: Response) -> int:

@@ -129,7 +129,7 @@ CHANGED = [
     [(Subtask, SUBTASK_CHANGES), (Task, TASK_CHANGES), (Program, PROGRAM_CHANGES), (Example, EXAMPLE_CHANGES)],
 )
 def test_the_changes_below_cover_every_field(kind: type, changes: dict[str, Any]) -> None:
-    assert {f.name for f in fields(kind)} == set(changes)
+    assert {f.name for f in fields(kind) if f.compare} == set(changes)
 
 
 @pytest.mark.parametrize(("field", "change"), CHANGED, ids=[field for field, _ in CHANGED])

@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentopt.core.errors import TaskError
+from agentopt.core.row_notes import row_notes
 from agentopt.core.task import Example
 from agentopt.core.user_functions import Functions
 from agentopt.runs.config import load_config
@@ -82,6 +83,17 @@ def test_a_reader_makes_the_examples_with_its_options_and_may_skip_rows(tmp_path
     examples = {e.id: e for split in task.splits.values() for e in split}
     assert set(examples) == {f"r{n}" for n in range(10)}
     assert examples["r3"] == Example("r3", {"facts": ["a3"], "names": ""}, "Kell")
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_rows_that_the_reader_leaves_out_are_reported(tmp_path: Path, count: int) -> None:
+    write(tmp_path, [*rows(10), *({"id": f"skipped {n}", "facts": []} for n in range(count))])
+    task = load_task(tmp_path, overrides={"data.options.most": 1})
+    notes = [note for note in row_notes(task) if "left out" in note]
+    assert len(notes) == bool(count)
+    if count:
+        assert notes[0].startswith(f"the reader left out {count} of {10 + count} rows, such as ")
+        assert "rows.jsonl:11" in notes[0]
 
 
 def test_a_json_list_is_read_as_the_same_lines_are(tmp_path: Path) -> None:
@@ -334,7 +346,10 @@ class Hub:
 
 def from_hub(folder: Path, source: str, hub: Hub) -> dict[Any, list[Row]]:
     write(folder, [])
-    return read_dataset(DataSpec(source=source, reader="reader.py:read"), folder, Functions(folder), "data", hub=hub)
+    found, _ = read_dataset(
+        DataSpec(source=source, reader="reader.py:read"), folder, Functions(folder), "data", hub=hub
+    )
+    return found
 
 
 @pytest.mark.parametrize(

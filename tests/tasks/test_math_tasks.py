@@ -140,10 +140,38 @@ def test_a_row_in_another_format_is_reported_with_its_line(
         ("答案是10", "10"),
         ("3.0 apples", "3"),
         ("20%", "20"),
+        (r"first \boxed{7}, then \boxed{9}", "9"),
+        (r"\boxed{7} or \boxed{\frac{18}{2}}", "9"),
+        (r"\boxed{1\,234}", "1234"),
+        (r"$\boxed{1{,}234}$", "1234"),
+        ("2 1/2", "5/2"),
+        ("The answer is 2 1/2 cups.", "5/2"),
+        (r"\boxed{2\frac{1}{2}}", "5/2"),
+        ("1\u00bd", "3/2"),
+        ("\u00bd", "1/2"),
+        ("The answer is \u00be of it.", "3/4"),
+        ("1e3", "1000"),
+        (r"\boxed{1.5 \times 10^3}", "1500"),
+        ("9 (12 less 3)", "9"),
+        ("The answer is 9 (12 less 3).", "9"),
+        ("The answer is 9, because 12 - 3 = 9.", "9"),
+        ("10 - 3 = 7", "7"),
+        (r"\boxed{3 \cdot 4}", r"3 \cdot 4"),
+        (r"\boxed{x = 5}", "5"),
+        ("The answer is 5 (five) apples", "5"),
+        (r"$\boxed{7}$ (see step 3)", "7"),
+        ("<think>\\boxed{5}</think>\\boxed{7}", "7"),
     ],
 )
 def test_the_final_answer_is_read_in_plain_form(response: str, read: str) -> None:
     assert answer(response) == read
+
+
+@pytest.mark.parametrize("written", ["9-12", "9\u201312", "12, 13", "3 or 4", "3 and 4", "2x", "2 x", "7 cm and 3 mm"])
+@pytest.mark.parametrize("frame", ["{}", "The answer is {}.", "\\boxed{{{}}}", "#### {}", "First 5.\nAnswer: {}"])
+def test_several_numbers_and_terms_are_not_read_as_one_number(written: str, frame: str) -> None:
+    with pytest.raises(Unparsable):
+        answer(frame.format(written))
 
 
 @pytest.mark.parametrize("response", ["", "   ", "no number", "é!"])

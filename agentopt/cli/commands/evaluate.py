@@ -39,7 +39,7 @@ def run_evaluation(
     """`agentopt evaluate`: progress on stderr, the scores on stdout, as one JSON object if `as_json`."""
     chosen, config = candidate_of(candidate, settings)
     source = load(task, config, agent=False)
-    notes: list[str] = []
+    notes = list(source.task.notes)
     reported: list[Event] = []
     spent: list[Spent] = []
     progress, done, total = stderr_console(), count(1), repeats * len(source.task.splits.get(split, ()))

@@ -10,6 +10,7 @@ from agentopt.core.task import Subtask
 from agentopt.models.base import Message, Request
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.fitting import payload, unsupported
+from agentopt.workflow.sampling import stop_sequences
 
 _DEFAULTS = {
     "api_key_header": "Authorization",
@@ -46,7 +47,7 @@ def call_settings(
         max_tokens=subtask.max_tokens,
         temperature=subtask.temperature,
         top_p=subtask.top_p,
-        stop=subtask.stop,
+        stop=stop_sequences(subtask),
         json_schema=subtask.json_schema,
         seed=seed or 0,
         left_out=left_out,

@@ -27,7 +27,7 @@ from agentopt.taskfile.schema import SubtaskSpec, TaskSpec
 from agentopt.workflow import fusion as fusion_module
 from agentopt.workflow import parsers as parsers_module
 from agentopt.workflow.inputs import columns_of_task
-from agentopt.workflow.sampling import configured, stop_of
+from agentopt.workflow.sampling import configured, stop_of, stop_sequences
 from agentopt.workflow.templates import compile_template
 
 NEEDED = ("main", "run_subtasks", "InputColumns", "Endpoint", "FusionCall", "Cascade", "Subtask")
@@ -160,7 +160,9 @@ Needs `pip install {" ".join(self._parts.libraries)}`{needs}.{serving}
     def _endpoint(self, subtask: str, model: str) -> str:
         deployment = self._deployment
         arguments = endpoint_of(
-            deployment.specs[model], deployment.task[subtask].stop, deployment.refused.get(model, frozenset())
+            deployment.specs[model],
+            stop_sequences(deployment.task[subtask]),
+            deployment.refused.get(model, frozenset()),
         )
         return f"Endpoint({', '.join(f'{key}={value!r}' for key, value in arguments.items())})"
 

@@ -19,6 +19,7 @@ from agentopt.core.records import Score
 from agentopt.core.task import Example, Value
 from agentopt.evaluation.outputs import NOTHING_PARSABLE
 from agentopt.workflow import parsers
+from agentopt.workflow.final_answer import final_answer, single_number
 from agentopt.workflow.number_text import join_digits
 from agentopt.workflow.parsers import shown
 
@@ -97,10 +98,17 @@ _last_number = parsers.number()
 def answer(response: str) -> str:
     """Parse the final answer of a response into plain form, so that equal answers vote together.
 
+    A number is read as `final_answer` defines; anything else, such as a root or a sum, by math-verify.
+
     Raises:
-        Unparsable: If the response has neither mathematics nor a number.
+        Unparsable: If the response has neither mathematics nor a number, or its answer is several numbers.
     """
-    found = shared().read(join_digits(response))
+    response = response[-LAST_CHARACTERS:]
+    final = final_answer(response)
+    number = single_number(final)
+    if number is not None:
+        return number.exact
+    found = shared().read(rf"\boxed{{{final.text}}}" if final.is_boxed else join_digits(response))
     return str(_last_number(response)) if found is None else found
 
 

@@ -1,0 +1,132 @@
+r"""Finds the final answer of a worked solution, and reads it as one number.
+
+A list (`12, 13`), a range (`9-12`), alternatives (`3 or 4`) and a term with a variable (`2x`) are no number: reading a
+part of them would score an answer that was not given.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from agentopt.core.task import Unparsable
+from agentopt.workflow.number_text import FoundNumber, join_digits, numbers_in, plain_numbers, without_remarks
+
+_BOX = re.compile(r"\\(?:boxed|fbox)\s*(?=\{)")
+_PHRASE = re.compile(r"\banswer\b[*_`]*\s*(?:is|:|=|\uff1a)[*_`]*:?", re.IGNORECASE)
+_SENTENCE_END = re.compile(r"[.!?](?=[*_`\"')]*(?:\s|$))|\n")
+_REASON = re.compile(
+    r"[,;:]?\s+(?:because|since|as|so|which|where|given|that is|namely|after|when|if)\b", re.IGNORECASE
+)
+_EQUALS = re.compile(r"=|\u2248|\\approx|\\implies|\\Rightarrow|\u21d2|\u2192|->")
+_JOINED = re.compile(
+    r"\s*(?:[^\W\d_]+\s*|[%\u00b0$\u20ac\u00a3\u00a5]\s*){0,2}?(?:-|,|;|:|/|&|\+-|\u00b1|\b(?:or|and|to|oder|und|bis)\b)+"
+    r"\s*(?:\b(?:or|and)\b)?\s*[$\u20ac\u00a3\u00a5]?\s*",
+    re.IGNORECASE,
+)
+_LONGEST_GAP = 60
+_VARIABLE = re.compile(r"\s?(?:[xyzXYZ](?![^\W_])|[abeinpqruvw](?![^\W_])(?=[^.\w]*$))")
+_MARKUP = re.compile(
+    r"\\[()\[\]]|\\[,;:! ]|\\q?quad|\\?[%$]|\^\s?\{?\s?\\(?:circ|degree)\s?\}?|\\(?:left|right)\b|[*_]{2}|[`~]"
+)
+_TEXT = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
+_OPERATOR = re.compile(r"\\|[\^*+!\u221a\u00d7\u00f7\u00b7\u03c0<>|]|\d\s*[xX]\s*\d|/\s*[^\W\d]|\)\s*/|/\s*\(")
+
+
+@dataclass(frozen=True, slots=True)
+class FinalAnswer:
+    """The part of a response that states its answer.
+
+    Attributes:
+        text: The part.
+        is_boxed: Whether it is the content of a box.
+        is_marked: Whether the response marks it by a box, by `####` or by a phrase such as `The answer is`.
+    """
+
+    text: str
+    is_boxed: bool = False
+    is_marked: bool = True
+
+
+def final_answer(response: str) -> FinalAnswer:
+    r"""Return the last `\boxed{...}` or what follows the last `####`, else the last `answer is`, else the last line.
+
+    Only an answer with a digit or a fraction counts; a response without one is returned whole, as not marked.
+    """
+    box = last_box(response)
+    place, _, after = response.rpartition("####")
+    line = after.strip().partition("\n")[0]
+    if box is not None and (not _has_number(line) or not place or response.rfind("\\boxed") > len(place)):
+        return FinalAnswer(box, is_boxed=True)
+    if place and _has_number(line):
+        return FinalAnswer(line)
+    for phrase in reversed(list(_PHRASE.finditer(response))):
+        rest = response[phrase.end() :].lstrip()
+        rest = rest[: end.start()] if (end := _SENTENCE_END.search(rest)) else rest
+        if _has_number(rest):
+            return FinalAnswer(rest)
+    lines = [line for line in response.splitlines() if _has_number(line)]
+    return FinalAnswer(lines[-1] if lines else response, is_marked=False)
+
+
+def _has_number(text: str) -> bool:
+    return any(character.isnumeric() for character in text)
+
+
+def last_box(response: str) -> str | None:
+    """Return the content of the last box that is not empty; braces inside it are balanced."""
+    for box in reversed(list(_BOX.finditer(response))):
+        depth, start = 0, box.end() + 1
+        for place in range(box.end(), len(response)):
+            depth += {"{": 1, "}": -1}.get(response[place], 0)
+            if not depth:
+                break
+        else:
+            place = len(response)
+        if response[start:place].strip():
+            return response[start:place]
+    return None
+
+
+def single_number(answer: FinalAnswer, decimal: str = ".") -> FoundNumber | None:
+    """Read the answer as one number.
+
+    Args:
+        answer: The answer.
+        decimal: The decimal separator, as in `plain_numbers`.
+
+    Returns:
+        The number; None if the answer is an expression to compute, or has no number.
+
+    Raises:
+        Unparsable: If it is a list, a range, alternatives, or a term with a variable.
+    """
+    text = _plain(answer, decimal)
+    if _OPERATOR.search(text):
+        return None
+    found = numbers_in(text)
+    if not found:
+        return None
+    text = plain_numbers(text)  # what the places of the numbers refer to
+    number, neighbour = (found[0], found[1:2]) if answer.is_marked else (found[-1], found[-2:-1])
+    if neighbour and _is_joined(text, *sorted((number, neighbour[0]), key=lambda one: one.start)):
+        raise Unparsable(f"expected one number, got {answer.text.strip()[:80]!r}")
+    if _VARIABLE.match(text[number.end :]):
+        raise Unparsable(f"expected a number, got a term: {answer.text.strip()[:80]!r}")
+    return number
+
+
+def _plain(answer: FinalAnswer, decimal: str) -> str:
+    """The answer without reasons, remarks, markup and the left sides of equations."""
+    text = answer.text
+    if answer.is_marked and (reason := _REASON.search(text)) and _has_number(text[: reason.start()]):
+        text = text[: reason.start()]
+    text = _TEXT.sub(r" \1 ", join_digits(text))
+    text = without_remarks(text)
+    sides = [side for side in _EQUALS.split(text) if _has_number(side)]
+    return _MARKUP.sub("", plain_numbers(sides[-1], decimal)).strip(" .,;:") if sides else ""
+
+
+def _is_joined(text: str, first: FoundNumber, second: FoundNumber) -> bool:
+    gap = text[first.end : second.start]
+    return first.exact != second.exact and len(gap) <= _LONGEST_GAP and _JOINED.fullmatch(gap) is not None
