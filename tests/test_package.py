@@ -80,7 +80,7 @@ IMPORTERS = {
     "math_verify": {"evaluation/checkers/math_process.py"},
     "typer": {"cli/"},
     "starlette": {"deploy/serve/app.py"},
-    "uvicorn": {"deploy/serve/server.py"},
+    "uvicorn": {"deploy/serve/web_server.py"},
     "prometheus_client": {"deploy/serve/metrics.py"},
     "rich": {"cli/", "report/"},
     "mlflow": {"report/trackers/mlflow_sink.py"},

@@ -288,12 +288,40 @@ def serve(
     max_body: Annotated[int, typer.Option(min=1, help="Maximum size of a request body in bytes.")] = 2**20,
     max_in_flight: Annotated[int, typer.Option(min=1, help="Maximum number of concurrent requests.")] = 256,
     timeout: Annotated[float, typer.Option(min=0.001, help="Maximum duration of a request in seconds.")] = 300.0,
+    max_per_key: Annotated[int | None, typer.Option(min=1, help="Maximum concurrent requests of one key.")] = None,
+    max_connections: Annotated[
+        int, typer.Option(min=1, help="Maximum number of open connections; at most half of the descriptors.")
+    ] = 1000,
+    head_timeout: Annotated[
+        float, typer.Option(min=0.001, help="Seconds for the first byte of a request, and for its headers.")
+    ] = 10.0,
+    body_timeout: Annotated[float, typer.Option(min=0.001, help="Seconds for the body of a request.")] = 60.0,
+    drain: Annotated[
+        float, typer.Option(min=0, help="Seconds for which requests in flight are completed after SIGTERM.")
+    ] = 300.0,
+    tls_cert: Annotated[Path | None, typer.Option(help="PEM file with the certificate chain, for HTTPS.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file with the private key of --tls-cert.")] = None,
     config: ConfigOption = None,
 ) -> None:
     """Serve the best candidate of RUN behind the OpenAI API. Caps (-c budget.usd=5) cover the server's lifetime."""
     from agentopt.cli.commands.serve import ServeOptions, run_server
 
-    options = ServeOptions(host, port, api_key_file, cache, max_body, max_in_flight, timeout)
+    options = ServeOptions(
+        host=host,
+        port=port,
+        api_key_file=api_key_file,
+        cache=cache,
+        max_body=max_body,
+        max_in_flight=max_in_flight,
+        timeout=timeout,
+        max_per_key=max_per_key,
+        max_connections=max_connections,
+        head_timeout=head_timeout,
+        body_timeout=body_timeout,
+        drain=drain,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+    )
     run_server(run, job, task, options, config or [], stdout_console())
 
 

@@ -52,18 +52,20 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """A fitted request, its cache key, and whether it may wait for a batch."""
+    """A fitted request, its cache key, whether it may wait for a batch, and the future that its caller waits for."""
 
     request: Request
     spec: ModelSpec
     key: str
     is_batched: bool = False
+    awaited: asyncio.Future[None] | None = None
 
 
 class ModelClient:
     """A `ChatModel` over `provider` for one run: nothing is paid for twice, and no cap is exceeded.
 
-    A caller that is cancelled does not cancel a call that was sent: its response is still stored.
+    A caller that is cancelled does not cancel a call that was sent: its response is still stored. Nothing more is sent
+    for it: no further samples, and no further attempts.
 
     Args:
         provider: Makes single attempts.
@@ -139,10 +141,14 @@ class ModelClient:
             span.response = self._stored(self._fitted(request))
             span.is_cached = span.response is not None
             if span.response is None:
-                task = asyncio.create_task(self._complete(request, is_batched))
+                awaited: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                task = asyncio.create_task(self._complete(request, is_batched, awaited))
                 self._tasks.add(task)
                 task.add_done_callback(self._forget)
-                span.response = await asyncio.shield(task)
+                try:
+                    span.response = await asyncio.shield(task)
+                finally:
+                    awaited.cancel()
             return span.response
 
     async def reject(self, request: Request) -> None:
@@ -164,11 +170,11 @@ class ModelClient:
         if not task.cancelled():
             task.exception()  # marks it as retrieved: the caller may have been cancelled
 
-    def _fitted(self, request: Request, is_batched: bool = False) -> _Call:
+    def _fitted(self, request: Request, is_batched: bool = False, awaited: asyncio.Future[None] | None = None) -> _Call:
         spec = self._specs[request.model]
         is_batched = is_batched and spec.batch is not None and request.purpose in BATCHED
         fitted = fit(request, spec, self.refused(spec.name))
-        return _Call(fitted, spec, fitted.key(spec.identity, shape(fitted, spec)), is_batched)
+        return _Call(fitted, spec, fitted.key(spec.identity, shape(fitted, spec)), is_batched, awaited)
 
     def _find(self, call: _Call) -> dict[int, Stored]:
         return self._journal.find(call.key, call.request.first_repeat, call.request.n)
@@ -195,10 +201,10 @@ class ModelClient:
             stored=earlier,
         )
 
-    async def _complete(self, request: Request, is_batched: bool) -> Response:
+    async def _complete(self, request: Request, is_batched: bool, awaited: asyncio.Future[None]) -> Response:
         """Send what is missing, again without each parameter that the endpoint is found to refuse."""
         while True:
-            call = self._fitted(request, is_batched)
+            call = self._fitted(request, is_batched, awaited)
             try:
                 return await self._complete_fitted(call)
             except UnsupportedParameterError as error:
@@ -250,7 +256,7 @@ class ModelClient:
         request, spec = call.request, call.spec
         share = spec.batch.price if spec.batch else 1.0
         worst = self._overruns.raised(spec.name, worst_case(request, discounted(spec, share)))
-        self._check_sendable(spec)
+        self._check_sendable(call)
         reservation = await self.budget.reserve(worst, request.purpose)
         batched = BatchedCall(uuid.uuid4().hex, request, call.key, spec.identity, share, worst, self._run)
         waiting = lane.add(batched, reservation)
@@ -276,11 +282,11 @@ class ModelClient:
                 await self._unless_closing(self._provider.prepare(request.model))
         worst = self._overruns.raised(spec.name, worst_case(request, spec))
         async with self._limiter(spec).slot(worst.prompt_tokens / 4 + worst.completion_tokens) as slot:
-            self._check_sendable(spec)
+            self._check_sendable(call)
             reservation = await self.budget.reserve(worst, request.purpose)
             actual = worst
             try:
-                self._check_sendable(spec)
+                self._check_sendable(call)
                 with self._direct():
                     actual = await self._send(call, worst, slot)
             except AgentoptError as error:
@@ -291,8 +297,9 @@ class ModelClient:
                 self.budget.settle(reservation, actual)
                 paid(actual)
 
-    def _check_sendable(self, spec: ModelSpec) -> None:
-        if self._closing.is_set():
+    def _check_sendable(self, call: _Call) -> None:
+        spec = call.spec
+        if self._closing.is_set() or (call.awaited and call.awaited.done()):
             raise RunStoppingError
         since, error = self._fatal.get(spec.name, (0.0, None))
         if error and self._clock() - since < FATAL_SECONDS:

@@ -33,9 +33,10 @@ from agentopt.core.files import write_atomically
 from agentopt.core.task import Example
 from agentopt.deploy.deployment import Deployment, find_deployment
 from agentopt.deploy.serve.access import Access, is_loopback, read_keys
-from agentopt.deploy.serve.app import CANDIDATE, ServerLimits
+from agentopt.deploy.serve.app import CANDIDATE
 from agentopt.deploy.serve.handler import SEEDS, fresh_seeds
 from agentopt.deploy.serve.hot_reload import Watched
+from agentopt.deploy.serve.limits import ServerLimits
 from agentopt.deploy.serve.server import ServeSettings, serve
 from agentopt.jobs.champion import champions_of
 from agentopt.jobs.jobfile import Job
@@ -462,7 +463,6 @@ async def test_keys_are_read_again_when_their_file_changes(folder: Path) -> None
         async with client_of(url, "old") as client:
             with pytest.raises(openai.AuthenticationError):
                 await client.models.list()
-        keys.unlink()
         async with client_of(url, "new") as client:
             assert (await client.models.list()).data
 

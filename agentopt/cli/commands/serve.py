@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -20,6 +21,9 @@ from agentopt.core.extras import install_command
 from agentopt.core.phrases import in_words
 from agentopt.deploy.deployment import Deployment, deploy, find_deployment
 from agentopt.runs.config import BudgetConfig, load_config
+
+if TYPE_CHECKING:
+    from agentopt.deploy.serve.server import ServeSettings
 
 LIBRARIES = {"serve": ("starlette", "uvicorn", "prometheus_client"), "jobs": ("cronsim",)}
 """Extra -> its libraries that the server needs."""
@@ -43,6 +47,20 @@ class ServeOptions:
     """Maximum number of concurrent requests."""
     timeout: float
     """Maximum duration of a request in seconds."""
+    max_per_key: int | None = None
+    """Maximum number of concurrent requests with one key."""
+    max_connections: int = 1000
+    """Maximum number of open connections."""
+    head_timeout: float = 10.0
+    """Seconds for the first byte of a request, and for its headers."""
+    body_timeout: float = 60.0
+    """Seconds for the body of a request."""
+    drain: float = 300.0
+    """Seconds for which requests in flight are completed after SIGTERM."""
+    tls_cert: Path | None = None
+    """PEM file with the certificate chain."""
+    tls_key: Path | None = None
+    """PEM file with its private key."""
 
 
 def run_server(
@@ -56,18 +74,41 @@ def run_server(
     """`agentopt serve`: serves until SIGTERM or Ctrl-C, then finishes the requests in flight."""
     _check_arguments(source, job, task, options)
     deployment = _deployment(source, job, task, config)
-    from agentopt.deploy.serve.app import ServerLimits
-    from agentopt.deploy.serve.server import ServeSettings, serve
+    from agentopt.deploy.serve.server import serve
 
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
+    _set_up_log()
 
     def show_address(base_url: str) -> None:
         print_plain(console, f"serving {deployment.task.name}, candidate {deployment.candidate.key}, at {base_url}")
 
-    limits = ServerLimits(options.max_body, options.max_in_flight, options.timeout)
-    key_file, watch = options.api_key_file, job is not None
-    settings = ServeSettings(options.host, options.port, key_file, watch, options.cache, limits)
-    asyncio.run(serve(deployment, settings, on_start=show_address))
+    asyncio.run(serve(deployment, _settings(options, watch=job is not None), on_start=show_address))
+
+
+def _set_up_log() -> None:
+    from agentopt.deploy.serve.log_limit import LogLimit
+
+    handler = logging.StreamHandler()
+    handler.addFilter(LogLimit())
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", handlers=[handler])
+
+
+def _settings(options: ServeOptions, *, watch: bool) -> ServeSettings:
+    from agentopt.deploy.serve.limits import ServerLimits
+    from agentopt.deploy.serve.server import ServeSettings
+
+    limits = ServerLimits(
+        body_bytes=options.max_body,
+        in_flight=options.max_in_flight,
+        seconds=options.timeout,
+        per_key=options.max_per_key,
+        connections=options.max_connections,
+        first_byte_seconds=options.head_timeout,
+        head_seconds=options.head_timeout,
+        body_seconds=options.body_timeout,
+        drain_seconds=options.drain,
+    )
+    tls = (options.tls_cert, options.tls_key) if options.tls_cert and options.tls_key else None
+    return ServeSettings(options.host, options.port, options.api_key_file, watch, options.cache, limits, tls)
 
 
 def _deployment(source: Path | None, job: str | None, task: Path | None, config: Sequence[str]) -> Deployment:
@@ -123,9 +164,15 @@ def _check_arguments(source: Path | None, job: str | None, task: Path | None, op
         raise UserError(rule, remedy="leave one of the two out")
     if job is not None and task is not None:
         raise UserError(f"a job knows its task, but got --task {task}", remedy="leave --task out")
-    if not math.isfinite(options.timeout):
-        rule = f"`--timeout` must be a number of seconds, but got {options.timeout:g}"
-        raise UserError(rule, remedy="write a large number, such as --timeout 86400, for no limit in practice")
+    for name in ("timeout", "head_timeout", "body_timeout", "drain"):
+        if not math.isfinite(seconds := getattr(options, name)):
+            option = f"--{name.replace('_', '-')}"
+            rule = f"`{option}` must be a number of seconds, but got {seconds:g}"
+            raise UserError(rule, remedy=f"write a large number, such as {option} 86400, for no limit in practice")
+    if bool(options.tls_cert) != bool(options.tls_key):
+        given, missing = ("cert", "key") if options.tls_cert else ("key", "cert")
+        rule = f"HTTPS needs a certificate and its key, but got --tls-{given} alone"
+        raise UserError(rule, remedy=f"add --tls-{missing}")
 
 
 def _given(source: Path | None) -> Path:

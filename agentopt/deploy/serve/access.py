@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import ipaddress
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -31,6 +33,9 @@ def read_keys(path: Path) -> tuple[bytes, ...]:
     return keys
 
 
+_log = logging.getLogger(__name__)
+
+
 class Access:
     """Checks each request.
 
@@ -43,25 +48,42 @@ class Access:
 
     @classmethod
     def by_file(cls, path: Path | None) -> Access:
-        """Access with the keys in a file, which is read again when it changes; None for access without keys."""
-        return cls(None if path is None else Watched(path, read_keys))
+        """Access with the keys in a file, which is read again when it changes; None for access without keys.
 
-    def check(self, authorization: str, host: str, origin: str) -> None:
-        """Raise `ApiError` unless the request may be answered. The arguments are the headers of these names.
+        Raises:
+            UserError: The file has no key. If that happens later, no key is valid.
+        """
+        if path is None:
+            return cls(None)
+        read_keys(path)
+        return cls(Watched(path, _keys_or_none))
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether any request can be answered: a key is valid, or none is needed."""
+        return self._keys is None or bool(self._keys())
+
+    def check(self, authorization: str, host: str, origin: str) -> str:
+        """Return what identifies the caller. The arguments are the headers of these names.
 
         Args:
             authorization: The header `Authorization`.
             host: The header `Host`.
             origin: The header `Origin`; empty if there is none.
+
+        Raises:
+            ApiError: The request may not be answered.
         """
         if self._keys is None:
             self._check_local(host, origin)
-            return
+            return ""
         scheme, _, key = authorization.partition(" ")
-        # Every key is compared in constant time, so that the response time reveals nothing.
-        matches = [hmac.compare_digest(key.strip().encode(), known) for known in self._keys()]
+        digest = _digest(key.strip().encode("latin-1", "replace"))  # headers are read as Latin-1
+        # Every key is compared, in constant time, so that the response time reveals nothing. Digests have one length.
+        matches = [hmac.compare_digest(digest, _digest(known)) for known in self._keys()]
         if scheme.lower() != "bearer" or not any(matches):
             raise wrong_key()
+        return digest.hex()
 
     def _check_local(self, host: str, origin: str) -> None:
         """Reject web pages in a browser on this machine, which can send requests here too."""
@@ -69,6 +91,19 @@ class Access:
         if not (is_loopback(_host_in(f"//{host}")) and is_loopback(came_from)):
             message = "without API keys only programs on this machine are served; start serve with --api-key-file"
             raise ApiError(403, message, type="permission_error", code="not_local")
+
+
+def _keys_or_none(path: Path) -> tuple[bytes, ...]:
+    """The keys in a file. One that is emptied or deleted while the server runs has none: a key in it was revoked."""
+    try:
+        return read_keys(path)
+    except UserError as error:
+        _log.warning("no API key is valid, so all calls are refused: %s", error)
+        return ()
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()
 
 
 def _host_in(url: str) -> str:

@@ -18,10 +18,13 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from agentopt.core.candidate import Candidate
-from agentopt.core.errors import AgentoptError, ApiError
+from agentopt.core.errors import AgentoptError, ApiError, BudgetExceeded
 from agentopt.deploy.serve.access import Access
 from agentopt.deploy.serve.handler import ChatHandler
+from agentopt.deploy.serve.in_flight import InFlight
+from agentopt.deploy.serve.limits import ServerLimits
 from agentopt.deploy.serve.metrics import CONTENT_TYPE, Metrics
+from agentopt.deploy.serve.openapi import openapi_document
 from agentopt.deploy.serve.request_budget import HEADER, model_of, with_budget
 from agentopt.models.api_errors import readable
 from agentopt.models.openai_completion import STREAM_HEADERS, Completion, model_body, models_body
@@ -48,21 +51,6 @@ DISCARDED = 64 * 2**20
 """Most bytes beyond the limit that are still read, so that the sender of a large body receives the error."""
 
 
-@dataclass(frozen=True, slots=True)
-class ServerLimits:
-    """Limits of one server.
-
-    Attributes:
-        body_bytes: Most bytes of a request body.
-        in_flight: Most concurrent calls.
-        seconds: Most seconds per call.
-    """
-
-    body_bytes: int = 2**20
-    in_flight: int = 256
-    seconds: float = 300.0
-
-
 class Application:
     """The request handlers of one server.
 
@@ -72,6 +60,10 @@ class Application:
         metrics: The counters.
         limits: The limits.
         problem: Returns why the newest candidate is not used, or an empty text.
+
+    Attributes:
+        is_draining: Whether the server accepts no more connections.
+        in_flight: The calls that are being answered.
     """
 
     def __init__(
@@ -83,8 +75,8 @@ class Application:
         problem: Callable[[], str] = lambda: "",
     ) -> None:
         self._handler, self._access, self._metrics, self._limits = handler, access, metrics, limits
-        self._problem = problem
-        self._in_flight = 0
+        self._problem, self.is_draining, self._is_capped = problem, False, False
+        self.in_flight = InFlight(limits, metrics.in_flight.set)
         self._started = int(time.time())
 
     def asgi(self) -> Starlette:
@@ -96,6 +88,8 @@ class Application:
             Route("/v1/models/{model:path}", self._model),
             Route("/metrics", self._counts),
             Route("/healthz", self._health),
+            Route("/readyz", self._ready),
+            Route("/openapi.json", self._openapi),
         ]
         return Starlette(routes=routes, exception_handlers=HANDLERS)
 
@@ -108,18 +102,19 @@ class Application:
     async def _answered(self, request: Request, api: ChatApi) -> Response:
         with ExitStack() as ending:
             outcome = ending.enter_context(self._measured())
-            self._check(request)
-            ending.enter_context(self._slot())
+            key = self._check(request)
             body = read_body(await self._body(request))
+            # From here on: a body that arrives slowly holds no place.
+            ending.enter_context(self.in_flight.place(key))
             outcome.model = model_of(model_in(body))
             call, budget = with_budget(api.read(body), request.headers.get(HEADER))
             candidate = self._handler.candidate_for(call, budget)
             headers = {CANDIDATE: candidate.key}
             if not call.stream:
-                completion = await self._answer(call, candidate)
+                completion = await self._answer(call, candidate, request)
                 outcome.status = 200
                 return JSONResponse(api.body(call, completion), headers=headers)
-            answer = partial(self._answer, call, candidate)
+            answer = partial(self._answer, call, candidate, request)
             events = live_events(api.stream(call), answer, is_live=self._handler.is_live(call))
             # The first event, so that a call that fails before it receives a status.
             first = await anext(events)
@@ -142,36 +137,25 @@ class Application:
             self._metrics.requests.labels(known, str(outcome.status)).inc()
             self._metrics.request_seconds.labels(known).observe(time.monotonic() - started)
 
-    async def _answer(self, call: ChatCall, candidate: Candidate) -> Completion:
+    async def _answer(self, call: ChatCall, candidate: Candidate, request: Request) -> Completion:
         try:
             async with asyncio.timeout(self._limits.seconds):
-                return await self._handler.answer(call, candidate)
+                completion = await self.in_flight.run(self._handler.answer(call, candidate), _departure(request))
+            self._is_capped = False
+            return completion
         except TimeoutError as error:
             message = f"no answer within {self._limits.seconds:g} s; the calls that were sent are billed"
             raise ApiError(504, message, type="api_error", code="timeout", headers=NO_RETRY) from error
         except ApiError:
             raise
         except AgentoptError as error:
+            self._is_capped |= isinstance(error, BudgetExceeded)
             raise from_failure(error) from error
-
-    @contextmanager
-    def _slot(self) -> Iterator[None]:
-        """Count one call as in flight. Raises `ApiError` if there are too many."""
-        if self._in_flight >= self._limits.in_flight:
-            message = f"too many concurrent calls; at most {self._limits.in_flight} are answered"
-            raise ApiError(503, message, type="server_error", code="overloaded", headers={"Retry-After": "1"})
-        self._in_flight += 1
-        self._metrics.in_flight.set(self._in_flight)
-        try:
-            yield
-        finally:
-            self._in_flight -= 1
-            self._metrics.in_flight.set(self._in_flight)
 
     async def _body(self, request: Request) -> bytes:
         most, kept, size = self._limits.body_bytes, bytearray(), 0
         try:
-            async with asyncio.timeout(self._limits.seconds):
+            async with asyncio.timeout(self._limits.body_seconds):
                 async for part in request.stream():
                     size += len(part)
                     if size <= most:
@@ -179,7 +163,8 @@ class Application:
                     elif size > most + DISCARDED:
                         break
         except (TimeoutError, ClientDisconnect) as error:
-            raise ApiError(408, "the request body is incomplete", code="incomplete_body") from error
+            message = f"the request body is incomplete after {self._limits.body_seconds:g} s"
+            raise ApiError(408, message, code="incomplete_body", headers={"Connection": "close"}) from error
         if size > most:
             raise too_large(most)
         return bytes(kept)
@@ -207,9 +192,24 @@ class Application:
             body |= {"problem": problem} if (problem := self._problem()) else {}
         return JSONResponse(body)
 
-    def _check(self, request: Request) -> None:
+    async def _ready(self, request: Request) -> Response:
+        """Whether calls can be answered now, for load balancers; `/healthz` only shows that the server lives."""
+        reasons = {
+            "draining": self.is_draining,
+            "no_api_key": not self._access.has_keys,
+            "cap_reached": self._is_capped,
+        }
+        if reason := next((reason for reason, holds in reasons.items() if holds), ""):
+            return JSONResponse({"status": "unavailable", "reason": reason}, 503)
+        return JSONResponse({"status": "ready"})
+
+    async def _openapi(self, request: Request) -> Response:
+        self._check(request)
+        return JSONResponse(openapi_document(self._handler.models))
+
+    def _check(self, request: Request) -> str:
         headers = request.headers
-        self._access.check(*(headers.get(name, "") for name in ("authorization", "host", "origin")))
+        return self._access.check(*(headers.get(name, "") for name in ("authorization", "host", "origin")))
 
 
 @dataclass(slots=True)
@@ -241,6 +241,12 @@ async def _with_first(first: bytes, events: AsyncIterator[bytes]) -> AsyncIterat
     yield first
     async for event in events:
         yield event
+
+
+async def _departure(request: Request) -> None:
+    """Return when the client has left. The body must have been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _refuse(_: Request, error: Exception) -> Response:

@@ -128,7 +128,12 @@ class ChatHandler:
             ]
         else:
             raise no_such_model(call.model, self.models)
-        return completion_of(call, await asyncio.gather(*answers))
+        tasks = [asyncio.create_task(one) for one in answers]
+        try:
+            return completion_of(call, await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:  # of a call that failed: the other answers are not paid for
+                task.cancel()
 
     def _draw(self, number: int) -> Draw:
         """The draw of a call's answer `number`."""

@@ -9,33 +9,28 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import signal
 import socket
+import ssl
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-
-import uvicorn
+from typing import Any
 
 from agentopt.core.candidate import Candidate, load_candidate
 from agentopt.core.errors import UserError
 from agentopt.deploy.deployment import Deployment
 from agentopt.deploy.serve.access import Access, is_loopback
-from agentopt.deploy.serve.app import Application, ServerLimits
+from agentopt.deploy.serve.app import Application
 from agentopt.deploy.serve.handler import SEEDS, ChatHandler, fresh_seeds
 from agentopt.deploy.serve.hot_reload import Watched
+from agentopt.deploy.serve.limits import DEFAULT_LIMITS, ServerLimits, check_limits
 from agentopt.deploy.serve.metrics import Metrics
+from agentopt.deploy.serve.web_server import WebServer
 from agentopt.evaluation.evaluator import checked_candidate
 from agentopt.models.base import ChatModel
 from agentopt.models.session import open_session
-
-KEEP_ALIVE_SECONDS = 75
-"""Idle time of connections: longer than that of clients, so that none is closed during a request."""
-
-
-DEFAULT_LIMITS = ServerLimits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +43,8 @@ class ServeSettings:
         key_file: File of API keys; None allows programs on this machine only.
         watch: Whether the candidate's file is reloaded when it is replaced.
         cache: Whether responses may come from the journal.
-        limits: Limits of requests.
+        limits: Limits of connections and requests.
+        tls: Files of the certificate chain and of its private key; None for plain HTTP.
     """
 
     host: str = "127.0.0.1"
@@ -57,6 +53,7 @@ class ServeSettings:
     watch: bool = False
     cache: bool = False
     limits: ServerLimits = DEFAULT_LIMITS
+    tls: tuple[Path, Path] | None = None
 
 
 async def serve(
@@ -77,29 +74,27 @@ async def serve(
         provider: Makes the model calls in place of the catalogue's transports.
 
     Raises:
-        UserError: The host is reachable by others but there are no API keys, the port is in use, or the key of a
-            provider is missing.
+        UserError: The host is reachable by others but there are no API keys, the port is in use, the key of a
+            provider is missing, or the certificate cannot be used.
     """
     if settings.key_file is None and not is_loopback(settings.host):
         raise UserError(
             f"a server that others can reach needs API keys, but got --host {settings.host} alone",
             remedy="add --api-key-file, or omit --host",
         )
-    access = Access.by_file(settings.key_file)
+    check_limits(settings.limits)
+    access, tls = Access.by_file(settings.key_file), _tls(settings.tls)
     with _listening(settings.host, settings.port) as listener:
         async with _application(deployment, settings, access, provider) as application:
-            config = uvicorn.Config(
-                application.asgi(),
-                log_config=None,
-                access_log=False,
-                lifespan="off",
-                ws="none",
-                server_header=False,
-                timeout_keep_alive=KEEP_ALIVE_SECONDS,
-                timeout_graceful_shutdown=int(settings.limits.seconds) + 1,
+
+            def drain() -> None:
+                application.is_draining = True
+
+            server = WebServer(
+                application.asgi(), settings.limits, tls, on_drain=drain, on_deadline=application.in_flight.end
             )
-            on_start(_base_url(settings.host, listener))
-            await _run(_Server(config), listener, stop)
+            on_start(_base_url(settings, listener))
+            await _run(server, listener, stop)
 
 
 @asynccontextmanager
@@ -138,23 +133,11 @@ async def _application(
             on_answer=metrics.answered,
             front=deployment.front,
         )
-        yield Application(handler, access, metrics, settings.limits, lambda: watched.problem if watched else "")
+        problem = (lambda: watched.problem) if watched else (lambda: "")
+        yield Application(handler, access, metrics, settings.limits, problem)
 
 
-class _Server(uvicorn.Server):
-    """uvicorn's server, which ends on a signal without raising it again, so that the session can be closed."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        before = {sign: signal.signal(sign, self.handle_exit) for sign in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for sign, handler in before.items():
-                signal.signal(sign, handler)
-
-
-async def _run(server: _Server, listener: socket.socket, stop: asyncio.Event | None) -> None:
+async def _run(server: WebServer, listener: socket.socket, stop: asyncio.Event | None) -> None:
     async def end() -> None:
         await (stop or asyncio.Event()).wait()
         server.should_exit = True
@@ -180,6 +163,20 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
         yield listener
 
 
-def _base_url(host: str, listener: socket.socket) -> str:
-    shown = f"[{host}]" if ":" in host else host
-    return f"http://{shown}:{listener.getsockname()[1]}/v1"
+def _tls(files: tuple[Path, Path] | None) -> dict[str, Any]:
+    """uvicorn's settings of TLS. Raises `UserError` if the files are no certificate with its key."""
+    if files is None:
+        return {}
+    certificate, key = files
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+    except (OSError, ValueError) as error:  # an `ssl.SSLError` is an OSError
+        rule = f"the certificate {certificate} with the key {key} cannot be used: {error.args[-1]}"
+        remedy = "give a PEM file with the certificate chain and one with its key, which has no password"
+        raise UserError(rule, remedy=remedy) from error
+    return {"ssl_certfile": str(certificate), "ssl_keyfile": str(key)}
+
+
+def _base_url(settings: ServeSettings, listener: socket.socket) -> str:
+    shown = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"{'https' if settings.tls else 'http'}://{shown}:{listener.getsockname()[1]}/v1"
