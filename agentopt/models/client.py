@@ -19,7 +19,6 @@ from agentopt.core.budget import Budget, Usage
 from agentopt.core.errors import (
     AgentoptError,
     BudgetExceeded,
-    ModelError,
     PermanentModelError,
     RunStoppingError,
     TransientModelError,
@@ -36,7 +35,7 @@ from agentopt.models.fitting import LEFT_OUT, choices_per_request, consecutive, 
 from agentopt.models.journal import Journal, Stored
 from agentopt.models.journal_records import CacheUse, Sent
 from agentopt.models.rate_limit import RateLimiter, Slot
-from agentopt.models.retries import attempts
+from agentopt.models.retries import attempts, kind_of
 from agentopt.models.retry_after import too_long
 
 NOTICED_WAIT = 5.0
@@ -47,6 +46,7 @@ THROTTLED = ("HTTP 429", "HTTP 529")
 BATCHED = ("samples", "fusion")
 """Purposes of the calls that may wait for a batch. Agents, judges and writers of prompts are waited for."""
 
+Awaited = asyncio.Future[None]
 T = TypeVar("T")
 
 
@@ -58,7 +58,7 @@ class _Call:
     spec: ModelSpec
     key: str
     is_batched: bool = False
-    awaited: asyncio.Future[None] | None = None
+    awaited: Awaited | None = None
 
 
 class ModelClient:
@@ -141,7 +141,7 @@ class ModelClient:
             span.response = self._stored(self._fitted(request))
             span.is_cached = span.response is not None
             if span.response is None:
-                awaited: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                awaited: Awaited = asyncio.get_running_loop().create_future()
                 task = asyncio.create_task(self._complete(request, is_batched, awaited))
                 self._tasks.add(task)
                 task.add_done_callback(self._forget)
@@ -201,7 +201,7 @@ class ModelClient:
             stored=earlier,
         )
 
-    async def _complete(self, request: Request, is_batched: bool, awaited: asyncio.Future[None]) -> Response:
+    async def _complete(self, request: Request, is_batched: bool, awaited: Awaited) -> Response:
         """Send what is missing, again without each parameter that the endpoint is found to refuse."""
         while True:
             call = self._fitted(request, is_batched, awaited)
@@ -314,7 +314,7 @@ class ModelClient:
             async with self.budget.in_time():
                 response = await self._provider.generate(request)
         except AgentoptError as error:
-            await self._journal.record_failure(entry, charge_failure(error, worst, spec), _kind(error))
+            await self._journal.record_failure(entry, charge_failure(error, worst, spec), kind_of(error))
             self._learn(error, spec, slot)
             raise
         self._limiter(spec).succeeded()
@@ -392,10 +392,3 @@ class ModelClient:
                 spec.concurrency, spec.requests_per_minute, spec.tokens_per_minute, sleep=self._pause
             )
         return self._limiters[spec.name]
-
-
-def _kind(error: AgentoptError) -> str:
-    """The word that a failure is counted by."""
-    if isinstance(error, ModelError):
-        return error.kind
-    return "time was up" if isinstance(error, BudgetExceeded) else "not sent"

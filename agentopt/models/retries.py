@@ -12,7 +12,7 @@ from tenacity import (
     wait_exponential_jitter,
 )
 
-from agentopt.core.errors import TransientModelError
+from agentopt.core.errors import AgentoptError, BudgetExceeded, ModelError, TransientModelError
 from agentopt.models.catalog import ModelSpec
 
 LONGEST_BACKOFF = 30.0
@@ -33,6 +33,17 @@ def attempts(spec: ModelSpec, sleep: Callable[[float], Awaitable[None]]) -> Asyn
         sleep=sleep,
         reraise=True,
     )
+
+
+def kind_of(error: AgentoptError) -> str:
+    """Return the word that a failed attempt is counted by.
+
+    Args:
+        error: The failure.
+    """
+    if isinstance(error, ModelError):
+        return error.kind
+    return "time was up" if isinstance(error, BudgetExceeded) else "not sent"
 
 
 def _waits(first: float) -> Callable[[RetryCallState], float]:
