@@ -34,6 +34,7 @@ from agentopt.evaluation.evaluator import checked_candidate
 from agentopt.evaluation.judge import Judge
 from agentopt.models.base import ChatModel
 from agentopt.models.catalog import Catalog, ModelSpec
+from agentopt.models.effort import check_efforts
 from agentopt.models.router import ModelRouter, connect
 from agentopt.models.session import Session, open_session
 from agentopt.prompts.diagnosis import Diagnosis
@@ -371,7 +372,9 @@ def load(task: TaskSource, config: Config, *, agent: bool = True) -> LoadedTask:
         names.append(config.agent.model)
     if agent and config.writer:
         names.append(config.writer)
-    return LoadedTask(loaded, {name: catalog[name] for name in dict.fromkeys(names)})
+    specs = {name: catalog[name] for name in dict.fromkeys(names)}
+    check_efforts(loaded, specs, "subtasks")  # of a task in Python; those of a file are checked when it is read
+    return LoadedTask(loaded, specs)
 
 
 def required_models(task: Task) -> list[str]:

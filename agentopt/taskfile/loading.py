@@ -38,6 +38,7 @@ from agentopt.core.user_functions import Functions
 from agentopt.core.yaml_models import as_error, did_you_mean, explain, shown
 from agentopt.core.yaml_text import load_yaml
 from agentopt.models.catalog import ModelSpec
+from agentopt.models.effort import check_efforts
 from agentopt.models.measure import measure_of
 from agentopt.models.providers import adding_command
 from agentopt.taskfile.data import Row, check_duplicates, check_leaks, read_rows
@@ -155,6 +156,8 @@ class _Reader:
         )
         self._check_all_used(reads)
         self._check_rendering(task)
+        if self.catalog is not None:
+            check_efforts(task, {name: self.catalog[name] for name in task.models}, self.at("subtasks"))
         for split in (split for split, groups in task.groups.items() if groups):
             check_duplicates(split, task.splits[split], spec.data.duplicates, self.at("data.duplicates"))
         self._check_targets(task.scorer, rows)
@@ -163,8 +166,7 @@ class _Reader:
 
     def at(self, key: str, subtask: SubtaskSpec | None = None) -> str:
         """The file and the key, for messages; with a subtask, the key inside it."""
-        inside = f"subtasks.{subtask.name}." if subtask else ""
-        return f"{self.file}: {inside}{key}"
+        return f"{self.file}: subtasks.{subtask.name}.{key}" if subtask else f"{self.file}: {key}"
 
     @cached_property
     def functions(self) -> Functions:
@@ -342,14 +344,12 @@ class _Reader:
         """Check that no pass costs less than 0, the result of the formula if the unit is too large."""
         if self.catalog is None or measure_of(task.cost_measure, [self.catalog[m] for m in task.models]) != "units":
             return
-        sizes = {model: self.catalog[model].parameters for spec in self.spec.subtasks for model in spec.models}
         for spec in self.spec.subtasks:
-            tokens = spec.tokens
-            for model in spec.models if tokens else ():
-                size = sizes[model]
-                if tokens is None or size is None:
+            for model in spec.models:
+                size = self.catalog[model].parameters
+                if spec.tokens is None or size is None:
                     continue
-                cost = units(size, tokens.prompt, tokens.completion, unit=task.unit)
+                cost = units(size, spec.tokens.prompt, spec.tokens.completion, unit=task.unit)
                 if cost < 0:
                     rule = f"a pass must cost at least 0 units, but one of {model!r} costs {cost:.3g}"
                     remedy = "set cost.unit to a pass of the task's smallest model"

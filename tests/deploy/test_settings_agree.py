@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 import yaml
 
+from agentopt.api import load
+from agentopt.core.axes import as_axes
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import CandidateError, TaskError
 from agentopt.core.records import ExampleResult
@@ -25,11 +27,14 @@ from agentopt.deploy.export.router import router_config
 from agentopt.deploy.serve.handler import ChatHandler
 from agentopt.evaluation.evaluator import Evaluator
 from agentopt.models.base import Message
+from agentopt.models.catalog import ModelSpec
 from agentopt.models.openai_format import ChatCall
 from agentopt.models.session import open_session
+from agentopt.runs.config import Config, load_config
 from agentopt.runs.result import Measures
 from agentopt.search.from_task import search_space
 from agentopt.taskfile.loading import load_task
+from agentopt.testing.company import company_task
 from agentopt.testing.servers import OpenAIServer, prompt_text
 from agentopt.workflow.fusion import vote, vote_key
 from agentopt.workflow.sampling import request_for
@@ -174,6 +179,43 @@ def test_a_mistake_in_a_setting_names_the_key(tmp_path: Path, change: dict[str, 
     with pytest.raises(TaskError, match=r"subtasks\.answer\.") as caught:
         write(tmp_path, "http://127.0.0.1:9/v1", CHOICE, **change)
     assert problem in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("effort", "got", "remedy"),
+    [
+        (["low", "hgih"], "'hgih'", "did you mean 'high'?"),
+        ("medum", "'medum'", "did you mean 'medium'?"),
+        (["LOW", "high"], "'LOW'", "did you mean 'low'?"),
+        ("7", "'7'", "use one of these, or set `reasoning_effort` in the catalogue entry of a model to it"),
+    ],
+)
+def test_a_misspelt_effort_is_refused_with_the_closest_one(tmp_path: Path, effort: Any, got: str, remedy: str) -> None:
+    with pytest.raises(TaskError) as caught:
+        write(tmp_path, "http://127.0.0.1:9/v1", {"model": "thinker", "samples": 1}, effort=effort)
+    known = "none, minimal, low, medium, high, xhigh, max, default"
+    rule = f"{tmp_path / 'task.yaml'}: subtasks.answer.effort: must be one of {known}, but got {got}"
+    assert str(caught.value) == f"{rule}\n  remedy: {remedy}"
+
+
+def test_efforts_of_a_task_in_python_and_of_a_setting_are_checked_and_an_entrys_own_is_allowed(
+    tmp_path: Path,
+) -> None:
+    task = company_task(validation=4, test=2)
+    models = [ModelSpec(name=m, base_url="http://127.0.0.1:9", reasoning_effort="deep") for m in task.models]
+    config = Config(models=models)
+    for effort in (["none", "deep"], ["xhigh"], ["low", "hihg"]):
+        settings = as_axes({"effort": effort}) if effort[1:] else ()
+        varied = replace(task, subtasks=tuple(replace(s, effort=effort[0], settings=settings) for s in task.subtasks))
+        if "hihg" not in effort:
+            assert load(varied, config).task is varied
+            continue
+        with pytest.raises(TaskError, match=r"^subtasks\.\w+\.effort: must be one of none, .*, deep, but got 'hihg'"):
+            load(varied, config)
+    write(tmp_path, "http://127.0.0.1:9/v1", CHOICE)
+    of_file = load_config([f"models={tmp_path / 'models.yaml'}", "task.subtasks.answer.effort=hgih"])
+    with pytest.raises(TaskError, match=r"^-c task\.subtasks\.answer\.effort=hgih: must be one of none, "):
+        load(tmp_path, of_file)
 
 
 @pytest.mark.parametrize("models", [["plain"], ["thinker", "plain"]])
