@@ -8,27 +8,38 @@ from pathlib import Path
 from agentopt.api import load
 from agentopt.core.candidate import Candidate, load_candidate
 from agentopt.core.errors import ConfigError
+from agentopt.core.yaml_models import did_you_mean
 from agentopt.runs.archive import RunArchive, open_archive
 from agentopt.runs.candidate_file import find_candidate
 from agentopt.runs.config import Config, load_config
 from agentopt.runs.folder import RunFolder
 
+CANDIDATE_FILE = "give the path of a candidate file such as best.yaml"
 
-def run_path(run: Path, settings: Sequence[str]) -> Path:
+
+def run_path(run: Path, settings: Sequence[str], *, otherwise: str = "give the path of a run's folder") -> Path:
     """Return the path of a run given by name or by path.
 
     Args:
         run: A path, or the name of a folder in the runs folder.
         settings: `-c` options; they may set the runs folder.
+        otherwise: What else may be given, for the message.
 
     Returns:
-        `run` itself if it exists or has a parent folder, otherwise the folder of that name in the runs folder if it
-        exists, otherwise `run`.
+        `run` itself if it exists or has a parent folder, otherwise the folder of that name in the runs folder.
+
+    Raises:
+        ConfigError: There is neither.
     """
     if run.exists() or len(run.parts) > 1:
         return run
-    named = load_config(settings).runs / run
-    return named if named.exists() else run
+    runs = load_config(settings).runs
+    if (runs / run).exists():
+        return runs / run
+    rule = f"there is no such file or folder, and no run of this name in {runs}"
+    names = [folder.name for folder in runs.iterdir()] if runs.is_dir() else []
+    remedy = did_you_mean(run.name, names, f"see `agentopt runs list`, or {otherwise}")
+    raise ConfigError(rule, where=run, remedy=remedy)
 
 
 def archive_of(run: Path, settings: Sequence[str], *, in_python: str) -> RunArchive:
@@ -60,5 +71,5 @@ def candidate_of(source: Path | None, settings: Sequence[str]) -> tuple[Candidat
     """
     if source is None:
         return None, load_config(settings)
-    found = find_candidate(run_path(source, settings), settings)
+    found = find_candidate(run_path(source, settings, otherwise=CANDIDATE_FILE), settings)
     return load_candidate(found.path), found.config

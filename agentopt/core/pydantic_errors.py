@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 _RULES = {
@@ -28,6 +29,7 @@ _RULES = {
     "tuple_type": "must be a list",
     "set_type": "must be a list",
     "too_short": "must have at least {min_length} items",
+    "too_long": "must have at most {max_length} items",
     "dict_type": "must be a mapping",
     "mapping_type": "must be a mapping",
     "model_type": "must be a mapping",
@@ -81,3 +83,22 @@ def rule_of(detail: Any) -> str:
         return rule.removesuffix("s") if " 1 " in rule else rule
     message = re.sub(r"^(Value error|Assertion failed), ", "", str(detail["msg"]))
     return re.sub(r"^Input should be", "must be", message)
+
+
+def is_of_other_type(detail: Any) -> bool:
+    """Whether one of pydantic's error details reports a value of the wrong type, or that is none of the literals."""
+    kind = detail["type"]
+    return kind in {"literal_error", "none_required", "int_from_float"} or kind.endswith(("_type", "_parsing"))
+
+
+def alternatives(rules: Sequence[str]) -> str:
+    """The rules of the branches of a union as one: "must be a list, a number, or true or false"."""
+    first, *others = dict.fromkeys(rules)
+    if not others:
+        return first
+    kinds = [rule.removeprefix("must be ") for rule in (first, *others)]
+    if "a number" in kinds:
+        kinds = [kind for kind in kinds if kind != "a whole number"]
+    *kinds, last = sorted(kinds, key=lambda kind: " or " in kind)
+    comma = "," if " or " in last else ""
+    return f"must be {', '.join(kinds)}{comma} or {last}" if kinds else f"must be {last}"

@@ -9,18 +9,20 @@ from __future__ import annotations
 import difflib
 import re
 from bisect import bisect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeVar, get_args
+from types import UnionType
+from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema
 
 from agentopt.core.errors import ConfigError, UserError
 from agentopt.core.number_schema import without_booleans
-from agentopt.core.pydantic_errors import IN_PYTHON, IN_YAML, rule_of
+from agentopt.core.pydantic_errors import IN_PYTHON, IN_YAML, alternatives, is_of_other_type, rule_of
 
 Model = TypeVar("Model", bound=BaseModel)
 Key = tuple[str | int, ...]
@@ -125,9 +127,10 @@ def explain(
     mistakes: list[Mistake] = []
     details = [(_place(d["loc"], data, d["type"]), d) for d in problem.errors(include_url=False)]
     for place, detail in details:
-        # A list from which pydantic dropped its wrong items is not too short.
+        # A list from which pydantic dropped its wrong items is not too short; a value with mistakes inside is of the
+        # type of one branch of its union, so that the other branches do not matter.
         inside = any(len(other) > len(place) and other[: len(place)] == place for other, _ in details)
-        if detail["type"] == "too_short" and inside:
+        if inside and (detail["type"] == "too_short" or is_of_other_type(detail)):
             continue
         inner = (detail.get("ctx") or {}).get("error")
         if isinstance(inner, UserError):
@@ -138,7 +141,7 @@ def explain(
             found.setdefault(place, []).append(detail)
     remedies = IN_YAML if in_file else IN_YAML | IN_PYTHON
     others = (
-        _mistake((*key, *_named(place, data)), details, _keys_at(model_type, place), remedies)
+        _mistake((*key, *_named(place, data)), details, _fields_at(model_type, place), remedies)
         for place, details in found.items()
     )
     return [*mistakes, *others]
@@ -248,14 +251,14 @@ def _reaches(data: Any, segment: str | int) -> bool:
     return isinstance(data, list | tuple) and isinstance(segment, int) and segment < len(data)
 
 
-def _keys_at(model_type: type[BaseModel], place: Key) -> set[str]:
-    """The keys that are known beside the last segment of `place`."""
+def _fields_at(model_type: type[BaseModel], place: Key) -> dict[str, FieldInfo]:
+    """Key -> field, of the keys that are known beside the last segment of `place`."""
     models = [model_type]
     for segment in place[:-1]:
         fields = [model.model_fields[segment] for model in models if segment in model.model_fields]
         # A list index or the key of a free mapping names no field: the models inside stay the same.
         models = [inner for field in fields for inner in _models_in(field.annotation)] if fields else models
-    return {field.alias or name for model in models for name, field in model.model_fields.items()}
+    return {field.alias or name: field for model in models for name, field in model.model_fields.items()}
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
@@ -264,15 +267,16 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     return [model for argument in get_args(annotation) for model in _models_in(argument)]
 
 
-def _mistake(place: Key, details: list[Any], known: set[str], remedies: Mapping[str, str]) -> Mistake:
-    rules = list(dict.fromkeys(rule_of(detail) for detail in details))
+def _mistake(place: Key, details: list[Any], fields: Mapping[str, FieldInfo], remedies: Mapping[str, str]) -> Mistake:
+    # A value that is of the type of one branch breaks the rule of that branch.
+    details = [detail for detail in details if not is_of_other_type(detail)] or details
     kind = details[0]["type"]
     # A rule between keys names them; the whole mapping is not the value of one.
     all_of_it = not details[0]["loc"] and isinstance(details[0]["input"], Mapping)
-    rule = " or ".join([rules[0], *(other.removeprefix("must be ") for other in rules[1:])])
+    rule = alternatives([rule_of(detail) for detail in details])
     unshown = all_of_it or kind in {"missing", "extra_forbidden"} or "but got" in rule
     got = "" if unshown else f", but got {shown(details[0]['input'])}"
-    return Mistake(dotted(place), rule + got, _remedy(details[0], place, known, remedies))
+    return Mistake(dotted(place), rule + got, _remedy(details, place, fields, remedies))
 
 
 def shown(value: Any) -> str:
@@ -295,20 +299,48 @@ _WITHIN = {
 """Bound of a number, as pydantic names it -> its remedy."""
 
 
-def _remedy(detail: Any, place: Key, known: set[str], remedies: Mapping[str, str]) -> str:
+@dataclass(frozen=True, slots=True)
+class Form:
+    """Metadata of a field: what its value may be, for the remedies of its mistakes.
+
+    Attributes:
+        words: Such as "8, [1, 3, 5] or {max: 8}", or a function that returns them.
+    """
+
+    words: str | Callable[[], str]
+
+    def __str__(self) -> str:
+        return self.words if isinstance(self.words, str) else self.words()
+
+
+def _form(field: FieldInfo | None) -> Form | None:
+    waiting = [*field.metadata, field.annotation] if field else []
+    for part in waiting:
+        if isinstance(part, Form):
+            return part
+        if get_origin(part) in (Annotated, Union, UnionType):
+            waiting += [*getattr(part, "__metadata__", ()), *get_args(part)]
+    return None
+
+
+def _remedy(details: list[Any], place: Key, fields: Mapping[str, FieldInfo], remedies: Mapping[str, str]) -> str:
+    detail, last = details[0], place[-1] if place else "it"
     kind, context = detail["type"], detail.get("ctx") or {}
+    form = _form(fields.get(str(last)))
     if "remedy" in context:
         return str(context["remedy"])
     if kind == "extra_forbidden":
-        return did_you_mean(str(place[-1]), known)
+        return did_you_mean(str(last), fields)
     if kind == "missing":
-        return remedies["missing"].format(place[-1])
+        return remedies["missing"].format(last) + (f", which is {form}" if form else "")
     if "expected" in context:
         options = re.findall(r"'([^']*)'", str(context["expected"]))
-        return did_you_mean(str(detail["input"]), options, "use one of these")
+        return did_you_mean(str(detail["input"]), options, f"write {form}" if form else "use one of these")
     if not place and detail["input"] is None:
         return "write `key: value` lines in it"
-    for bound, form in _WITHIN.items():
+    for bound, text in _WITHIN.items():
         if bound in context:
-            return form.format(context[bound])
-    return remedies.get(kind.split("_")[0], f"change {place[-1] if place else 'it'} so that the rule holds")
+            return text.format(context[bound])
+    if form or details[1:]:
+        return f"write {form}" if form else "use one of these"
+    return remedies.get(kind.split("_")[0], f"change {last} so that the rule holds")

@@ -18,7 +18,7 @@ from agentopt.core.errors import ConfigError
 from agentopt.core.paths import as_path
 from agentopt.core.records import FailedExamples
 from agentopt.core.registry import STRATEGIES
-from agentopt.core.yaml_models import Strict, broken_rule, shown, validate
+from agentopt.core.yaml_models import Form, Strict, broken_rule, shown, validate
 from agentopt.core.yaml_text import load_yaml, parse_yaml
 from agentopt.models.catalog import ModelSpec
 from agentopt.prompts.settings import PromptSettings
@@ -77,7 +77,9 @@ class Config(Strict):
     models: tuple[Path | ModelSpec, ...] = ()
     """Further catalogue entries: files or, in Python, `ModelSpec` objects; a list of them, or one alone. A mapping of
     names to `ModelSpec` is accepted too. Later entries win by name."""
-    batch: tuple[BatchUse, ...] = ()
+    batch: Annotated[
+        tuple[BatchUse, ...], Form("true, or some of trials, tests and jobs, such as [trials, tests]")
+    ] = ()
     """Which evaluations go through the batch interfaces of their models, at the price of batches and within a day:
     `true` for all of `trials` of the search, `tests` of its finalists and of `evaluate`, and the `jobs`' own
     measurements; or a list of them. Models without `batch` in their catalogue entry, judges, agents, prompt

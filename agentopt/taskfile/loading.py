@@ -42,10 +42,11 @@ from agentopt.models.effort import check_efforts
 from agentopt.models.measure import measure_of
 from agentopt.models.providers import adding_command
 from agentopt.taskfile.data import Row, check_duplicates, check_leaks, read_rows
+from agentopt.taskfile.named import Named, build
 from agentopt.taskfile.overrides import Overrides
 from agentopt.taskfile.program import MAX_TOKENS, check_prompts, read_program, settings_left
 from agentopt.taskfile.reader import into_splits, read_dataset
-from agentopt.taskfile.schema import Named, SubtaskSpec, TaskSpec, build
+from agentopt.taskfile.schema import SubtaskSpec, TaskSpec
 from agentopt.taskfile.scoring import build_metrics, build_scorer, check_readable, check_targets, is_comparison
 from agentopt.taskfile.sources import source_name
 from agentopt.taskfile.varied import check_knobs, read_axes, read_cascade, read_demos
@@ -383,8 +384,7 @@ def in_order(reads: Mapping[str, tuple[str, ...]], where: str) -> list[str]:
 
 
 def _named_models(registry: Registry, spec: Named, where: str) -> Iterator[tuple[str, str]]:
-    named = registry.find(spec.kind).models(spec.options)
-    return ((name, f"{where}.{option}") for option, name in named.items())
+    return ((name, f"{where}.{option}") for option, name in registry.find(spec.kind).models(spec.options).items())
 
 
 def _of_parser(spec: Named, trait: str) -> Any:

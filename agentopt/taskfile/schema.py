@@ -12,104 +12,25 @@ from pydantic_core import PydanticCustomError
 from agentopt.core.axes import KNOBS, KNOWN, THRESHOLDS, SettingValue
 from agentopt.core.demos import DemosAs, DemosFrom
 from agentopt.core.duplicates import MOST_DUPLICATES
-from agentopt.core.errors import AgentoptError, TaskError
-from agentopt.core.registry import FUSIONS, PARSERS, SCORERS, Registry
-from agentopt.core.registry_entry import Entry
-from agentopt.core.user_functions import Functions
 from agentopt.core.yaml_models import (
     Count,
+    Form,
     NotNegative,
     Positive,
-    RuleError,
     Strict,
     Text,
-    as_error,
-    broken_rule,
-    shortened,
     shown,
 )
 from agentopt.taskfile.cost_schema import CostSpec
+from agentopt.taskfile.named import FusionSpec, Named, ParserSpec, ScorerSpec
 
-FunctionName = Annotated[str, Field(pattern=r"^.+\.py:[A-Za-z_][A-Za-z0-9_]*$")]
+FunctionName = Annotated[str, Field(pattern=r"^.+\.py:[A-Za-z_][A-Za-z0-9_]*$"), Form("a function as file.py:name")]
 """A function in a Python file, as `file.py:name`, relative to the task folder."""
 
 
 def _error(rule: str, remedy: str) -> PydanticCustomError:
     # Braces would be read as placeholders of the message.
     return PydanticCustomError("rule", "{rule}", {"rule": rule, "remedy": remedy})
-
-
-class Named(Strict):
-    """A registered scorer, parser or fusion, and its options."""
-
-    kind: str
-    options: dict[str, Any] = Field(default_factory=dict)
-
-
-def _named(registry: Registry) -> BeforeValidator:
-    """Reads `vote` as `{method: vote}`, and validates name and options against the registry."""
-
-    def read(value: Any) -> Any:
-        full = {registry.key: value} if isinstance(value, str) else value
-        if isinstance(value, Named):
-            return value
-        if not isinstance(full, Mapping) or registry.key not in full:
-            rule = f"must be the name of a {registry.kind}, or a mapping with `{registry.key}`, but got {shown(value)}"
-            raise broken_rule(rule, _key_remedy(registry, full))
-        name = str(full[registry.key])
-        options = {key: option for key, option in full.items() if key != registry.key}
-        registry.read(name, options)
-        return Named(kind=name, options=options)
-
-    return BeforeValidator(read)
-
-
-def _key_remedy(registry: Registry, found: Any) -> str:
-    """The remedy for a scorer, parser or fusion without `registry.key`, which may have the name under another key."""
-    keys = found if isinstance(found, Mapping) else ()
-    wrong = next((key for key in keys if not registry.has_option(key)), None)
-    if wrong in registry.names():
-        return f"write the name alone, or {{{registry.key}: {wrong}, OPTION: VALUE}}"
-    if wrong is not None and isinstance(found[wrong], str):
-        return f"write `{registry.key}` in place of `{shortened(str(wrong))}`"
-    return f"write the name alone, or {{{registry.key}: NAME, OPTION: VALUE}}"
-
-
-def build(registry: Registry, spec: Named, functions: Functions, where: str) -> tuple[Entry, Any]:
-    """Build a registered extension.
-
-    Args:
-        registry: The registry that has it.
-        spec: Its name and options.
-        functions: Loads the functions that options name.
-        where: The place of the name, for messages.
-
-    Returns:
-        The registry's entry, and what its factory returned.
-
-    Raises:
-        TaskError: A function does not exist, or the factory refused its options.
-    """
-    entry = registry.find(spec.kind)
-    try:
-        options = entry.read(spec.options, lambda name, option: functions(name, f"{where}.{option}"))
-        built = entry.make(**options)
-    except RuleError as broken:
-        raise as_error(broken.mistakes, where, TaskError) from broken
-    except AgentoptError:
-        raise
-    except Exception as error:  # a plugin's factory may raise anything
-        problem = str(error) if isinstance(error, ValueError) else f"it failed: {type(error).__name__}: {error}"
-        raise TaskError(problem, where=where, remedy=f"correct the {registry.kind}'s options") from error
-    if not callable(built):
-        rule = f"the factory of the {registry.kind} {spec.kind} must return a function, but returned {built!r:.100}"
-        raise TaskError(rule, where=where, remedy="see docs/extend.md")
-    return entry, built
-
-
-ScorerSpec = Annotated[Named, _named(SCORERS)]
-ParserSpec = Annotated[Named, _named(PARSERS)]
-FusionSpec = Annotated[Named, _named(FUSIONS)]
 
 
 def _counts(value: Any) -> Any:
@@ -141,7 +62,9 @@ def _by_name(value: Any) -> Any:
     return {name: name for name in _distinct(tuple(value))} if names else value
 
 
-ColumnNames = Annotated[dict[Text, Text], BeforeValidator(_by_name)]
+ColumnNames = Annotated[
+    dict[Text, Text], BeforeValidator(_by_name), Form("a list of columns, or a mapping from names to columns")
+]
 """Name -> column, or a dotted path inside of one; a list gives each column its own name."""
 
 
@@ -277,10 +200,13 @@ def _as_mapping(value: Any) -> Any:
     return {"models": value} if isinstance(value, list | tuple) else value
 
 
+_TWO = Form("two models, such as [small, large]")
+
+
 class CascadeSpec(Strict):
     """Two of the models: the second answers if the first one's samples are not reliable."""
 
-    models: Annotated[tuple[Text, Text], AfterValidator(_distinct)]
+    models: Annotated[tuple[Text, ...], Field(min_length=2, max_length=2), AfterValidator(_distinct), _TWO]
     """The small model and the big one."""
     below: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=1)] = THRESHOLDS
     """Thresholds to try: the smallest agreement of the small model's samples that is kept."""
@@ -340,9 +266,9 @@ class SubtaskSpec(Strict):
     """The parser of a response."""
     fuse: FusionSpec = Named(kind="vote")
     """How several samples become one value."""
-    cascade: Annotated[CascadeSpec | None, BeforeValidator(_as_mapping)] = None
+    cascade: Annotated[CascadeSpec | None, BeforeValidator(_as_mapping), _TWO] = None
     """The small model and the big one; or a mapping, to set the thresholds and a check."""
-    demos: Annotated[DemosSpec | None, BeforeValidator(_as_counts)] = None
+    demos: Annotated[DemosSpec | None, BeforeValidator(_as_counts), Form("numbers, such as [0, 2, 4]")] = None
     """Numbers of demonstrations to try; or a mapping, to set how they are shown and which ones."""
     tokens: TokensSpec | None = None
 

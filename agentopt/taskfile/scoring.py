@@ -17,7 +17,8 @@ from agentopt.core.yaml_models import did_you_mean, shown
 from agentopt.evaluation import scorers
 from agentopt.evaluation.judge import Judge
 from agentopt.taskfile.data import Row
-from agentopt.taskfile.schema import MetricSpec, Named, build
+from agentopt.taskfile.named import Named, build
+from agentopt.taskfile.schema import MetricSpec
 
 Rows = Mapping[Split, Sequence[Row]]
 

@@ -51,7 +51,8 @@ def read_cascade(spec: SubtaskSpec, functions: Functions, at: Callable[[str], st
     if spec.cascade is None:
         return None
     check = functions(spec.cascade.check, at("cascade.check")) if spec.cascade.check else None
-    cascade = Cascade(*spec.cascade.models, spec.cascade.below, check)
+    small, big = spec.cascade.models
+    cascade = Cascade(small, big, spec.cascade.below, check)
     check_cascade(cascade, spec.models, at("cascade"))
     return cascade
 

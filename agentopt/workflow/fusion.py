@@ -16,7 +16,7 @@ from agentopt.core.registry import FUSIONS, ModelName
 from agentopt.core.registry import fusion as register_fusion
 from agentopt.core.task import Fusion, Value
 from agentopt.core.user_functions import name_of, reporting
-from agentopt.core.yaml_models import broken_rule, did_you_mean
+from agentopt.core.yaml_models import Form, broken_rule, did_you_mean
 from agentopt.models.base import Message
 from agentopt.workflow.templates import Template, compile_template
 from agentopt.workflow.vote_stopping import StopOption
@@ -65,7 +65,10 @@ def first(values: Sequence[Value], _: Mapping[str, Any] | None = None) -> Value:
 def vote_of_samples(
     values: Sequence[Value],
     inputs: Mapping[str, Any],
-    stop: StopOption | Annotated[tuple[StopOption, ...], Field(min_length=1)] | None = None,
+    stop: Annotated[
+        StopOption | Annotated[tuple[StopOption, ...], Field(min_length=1)] | None,
+        Form("decided, a number such as 0.95, or several, such as [decided, 0.95]"),
+    ] = None,
 ) -> Value:
     """`vote`, on samples that `sampling` stops drawing once the rule `stop` is met.
 

@@ -282,9 +282,9 @@ def test_a_missing_task_is_one_message(agentopt: Callable[..., CommandResult], p
 def test_resuming_or_showing_a_folder_without_a_run_is_one_message(
     agentopt: Callable[..., CommandResult], place: Place
 ) -> None:
-    for folder in ("task", "nowhere"):
-        assert_one_message(agentopt("optimize", "--resume", folder), folder, "no run is here")
-        assert_one_message(agentopt("runs", "show", folder), folder, "no run is here")
+    for folder, message in (("task", "no run is here"), ("nowhere", "and no run of this name in runs")):
+        assert_one_message(agentopt("optimize", "--resume", folder), folder, message)
+        assert_one_message(agentopt("runs", "show", folder), folder, message)
     (place.task / "config.yaml").write_text("learning_rate: 0.1\n")
     assert_one_message(agentopt("optimize", "--resume", "task"), "config.yaml", "learning_rate")
 

@@ -97,7 +97,7 @@ def test_the_page_is_self_contained_and_escaped(agentopt: Command, place: dict[s
     ("arguments", "message"),
     [
         (["large"], "two runs or more are compared, but got one"),
-        (["large", "nowhere"], "no run is here"),
+        (["large", "nowhere"], "nowhere: there is no such file or folder, and no run of this name in runs"),
         (["large", "small", "--role", "bset"], "did you mean 'best'?"),
         (["large", "small", "--split", "train"], "must be one of validation and test"),
         (["large", "small", "--out", "no/page.html"], "cannot be written"),

@@ -274,7 +274,9 @@ def test_the_result_names_the_file_of_each_chosen_candidate_but_the_baseline(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere.yaml"], "there is no such file or folder"),
+        (["nowhere.yaml"], "nowhere.yaml: there is no such file or folder, and no run of this name in runs"),
+        (["nope"], "see `agentopt runs list`, or give the path of a candidate file such as best.yaml"),
+        (["no/such/run"], "no/such/run: there is no such file or folder\n  remedy: see `agentopt runs list`"),
         (["large.yaml"], "a candidate needs its task folder"),
         (["task"], "no finished run is here"),
         (["large.yaml", "--task", "task", "--against", "nowhere.yaml"], "nowhere.yaml: cannot be read"),

@@ -105,7 +105,8 @@ def test_wrong_input_is_one_message(agentopt: Command, arguments: list[str], mes
 def test_a_run_that_is_not_there_is_one_message(agentopt: Command, console_script: Command) -> None:
     code, out, err = console_script("inspect", "nowhere", *SETTINGS)
     assert (code, out) == (2, "")
-    assert "no run is here" in err
+    assert "nowhere: there is no such file or folder, and no run of this name in runs" in err
+    assert err.endswith("remedy: see `agentopt runs list`, or give the path of a run's folder\n")
 
 
 def test_a_trace_whose_responses_are_gone_has_the_reason(tmp_path: Path) -> None:

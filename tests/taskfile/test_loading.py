@@ -252,6 +252,15 @@ def test_a_mapping_of_subtasks_sets_the_keys_that_it_has(tmp_path: Path, overrid
     assert (task["answer"].models, task["answer"].parse) == (as_in_file["answer"].models, as_in_file["answer"].parse)
 
 
+def test_a_missing_scorer_gets_the_kinds(tmp_path: Path) -> None:
+    without = {key: value for key, value in spec().items() if key != "scorer"}
+    with pytest.raises(TaskError) as raised:
+        load_task(write(tmp_path, without))
+    kinds = "contains, exact_match, judge, numeric, python, set_f1, token_f1"
+    remedy = f"add `scorer: ...`, which is one of {kinds}, or {{kind: NAME, OPTION: VALUE}}"
+    assert str(raised.value) == f"{tmp_path / 'task.yaml'}: scorer: must be given\n  remedy: {remedy}"
+
+
 def test_the_whole_list_of_subtasks_or_a_whole_subtask_is_replaced(tmp_path: Path) -> None:
     whole = {"name": "only", "prompt": "{{ inputs.question }}", "models": ["small"]}
     task = load_task(write(tmp_path, spec()), overrides={"subtasks": [whole]})
@@ -332,9 +341,21 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"subtasks.find.fuse": {"method": "best_of"}}, r"fuse\.judge: must be given"),
     ({"subtasks.find.fuse": {"kind": "vote"}}, r"mapping with `method`, but got[\s\S]*write `method` in place of `kind`"),
     ({"subtasks.find.fuse": {"model": "small", "methd": "fuse"}}, r"write `method` in place of `methd`"),
-    ({"subtasks.find.fuse": {"vote": {}}}, r"write the name alone, or \{method: vote, OPTION: VALUE\}"),
+    ({"subtasks.find.fuse": {"vote": {}}}, r"write `vote` alone, or \{method: vote, OPTION: VALUE\}"),
+    ({"subtasks.find.parse": {"kind": 1.5}}, r"find\.parse: `kind` must be a string, but got 1\.5[\s\S]*write one of choice, ids"),
+    ({"subtasks.find.parse": {"kind": ["text"]}}, r"find\.parse: `kind` must be a string, but got \['text'\]"),
+    ({"scorer": None}, r"must be the name of a scorer, or a mapping with `kind`, but got None[\s\S]*write one of contains, exact_match, "),
+    ({"subtasks.find.fuse": {"method": "vote", "stop": "zz"}}, r"fuse\.stop: must be 'decided', a number or a list, but got 'zz'\n  remedy: write decided, a number such as 0\.95, or several, such as \[decided, 0\.95\]$"),
+    ({"subtasks.find.fuse": {"method": "vote", "stop": []}}, r"fuse\.stop: must have at least 1 item, but got \[\]\n  remedy: write decided, "),
+    ({"subtasks.find.fuse": {"method": "vote", "stop": 0.3}}, r"fuse\.stop: must be greater than 0\.5, but got 0\.3\n  remedy: write a number above 0\.5$"),
+    ({"subtasks.find.fuse": {"method": "vote", "stop": ["decided", "a"]}}, r"yaml: subtasks\.find\.fuse\.stop\.1: must be 'decided' or a number, but got 'a'"),
+    ({"subtasks.find.knobs": {"k": None}}, r"knobs\.k: must be a number, a string, or true or false, but got None\n  remedy: use one of these$"),
+    ({"subtasks.find.cascade": ["small"]}, r"cascade: must have at least 2 items, but got \['small'\]\n  remedy: write two models, such as \[small, large\]"),
+    ({"subtasks.find.cascade": {"models": ["a", "b", "c"]}}, r"cascade\.models: must have at most 2 items, but got [\s\S]*write two models"),
+    ({"subtasks.find.context": "f"}, r"find\.context: must match the pattern .*, but got 'f'\n  remedy: write a function as file\.py:name"),
+    ({"columns.inputs": "question"}, r"columns\.inputs: must be a mapping, but got 'question'\n  remedy: write a list of columns, or a mapping from names"),
     ({"subtasks.find.parse": {"method": "json"}}, r"write `kind` in place of `method`"),
-    ({"subtasks.find.parse": {"options": ["a", "b"]}}, r"write the name alone, or \{kind: NAME, OPTION: VALUE\}"),
+    ({"subtasks.find.parse": {"options": ["a", "b"]}}, r"write one of choice, ids, json, number, python, text, or \{kind: NAME, OPTION: VALUE\}"),
     ({"scorer": {"name": "my_pkg.judges:polite"}}, r"write `kind` in place of `name`"),
     ({"subtasks.find.fuse": {"method": "vote", "model": "small"}}, r"fuse\.model: is an option of fuse, not of vote[\s\S]*remove it, or write method: fuse"),
     ({"subtasks.find.fuse": {"method": "fuse", "prompt": "{{ answer }}"}}, r"reads `question` and `answers`, but got `answer`"),

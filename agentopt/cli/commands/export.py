@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from agentopt.cli.output import print_plain
-from agentopt.cli.run_names import run_path
+from agentopt.cli.run_names import CANDIDATE_FILE, run_path
 from agentopt.core.errors import UserError
 from agentopt.core.files import check_writable, write_output
 from agentopt.core.yaml_text import to_yaml
@@ -45,7 +45,7 @@ def run_export(
         if out.exists() and not force:
             remedy = "name another file, or add --force to replace it"
             raise UserError("the file exists already", where=out, remedy=remedy)
-    text = FORMATS[form](find_deployment(run_path(source, settings), task, settings))
+    text = FORMATS[form](find_deployment(run_path(source, settings, otherwise=CANDIDATE_FILE), task, settings))
     if out is None:
         # Written past Rich, which would interpret markup and wrap lines.
         console.file.write(text)

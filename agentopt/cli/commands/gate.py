@@ -14,7 +14,7 @@ from rich.console import Console
 
 from agentopt.api import LoadedTask, evaluate
 from agentopt.cli.output import interruptible, print_json, print_plain, stderr_console
-from agentopt.cli.run_names import run_path
+from agentopt.cli.run_names import CANDIDATE_FILE, run_path
 from agentopt.core.candidate import Candidate, load_candidate
 from agentopt.core.comparison import compare, shared_scores
 from agentopt.core.errors import ConfigError, UserError
@@ -62,7 +62,7 @@ class GateOptions:
 def run_gate(options: GateOptions, settings: Sequence[str], console: Console) -> None:
     """`agentopt gate`: prints the report, writes the Markdown, and exits with the verdict's code."""
     options.check()
-    source = run_path(options.candidate, settings)
+    source = run_path(options.candidate, settings, otherwise=CANDIDATE_FILE)
     stored = source.is_dir() and options.against == BASELINE and options.split == "test" and not options.rows_needed
     report = _stored(source, options) if stored else _evaluated(source, options, settings)
     if options.markdown is not None:

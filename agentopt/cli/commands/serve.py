@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from agentopt.cli.output import print_plain
-from agentopt.cli.run_names import run_path
+from agentopt.cli.run_names import CANDIDATE_FILE, run_path
 from agentopt.core.errors import UserError
 from agentopt.core.extras import install_command
 from agentopt.core.phrases import in_words
@@ -116,7 +116,7 @@ def _deployment(source: Path | None, job: str | None, task: Path | None, config:
     if job is not None:
         _check_installed("serve", "jobs")
         return deployment_of_job(job, config)
-    deployment = find_deployment(run_path(_given(source), config), task, config)
+    deployment = find_deployment(run_path(_given(source), config, otherwise=CANDIDATE_FILE), task, config)
     _check_installed("serve")
     return deployment
 
