@@ -282,8 +282,12 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to bind. Other addresses than loopback need keys.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 picks a free one.")] = 8000,
     api_key_file: Annotated[
-        Path | None, typer.Option(help="File with one accepted API key per line; reloaded when it changes.")
+        Path | None,
+        typer.Option(help="File with one accepted API key per line; reloaded when it changes. Default: a new key."),
     ] = None,
+    no_api_key: Annotated[
+        bool, typer.Option("--no-api-key", help="Answer every program of this machine, of any user, without a key.")
+    ] = False,
     cache: Annotated[bool, typer.Option("--cache", help="Answer repeated requests from the journal.")] = False,
     max_body: Annotated[int, typer.Option(min=1, help="Maximum size of a request body in bytes.")] = 2**20,
     max_in_flight: Annotated[int, typer.Option(min=1, help="Maximum number of concurrent requests.")] = 256,
@@ -321,6 +325,7 @@ def serve(
         drain=drain,
         tls_cert=tls_cert,
         tls_key=tls_key,
+        no_api_key=no_api_key,
     )
     run_server(run, job, task, options, config or [], stdout_console())
 

@@ -792,7 +792,7 @@ async def test_the_command_answers_calls_in_flight_before_it_ends(folder: Path) 
         settings = [f"models={folder / 'models.yaml'}", f"journal={folder / 'journal.db'}"]
         server = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "agentopt", "serve", str(folder / "best.yaml"), "--task", str(folder)),
-            *("--port", "0", *(part for setting in settings for part in ("-c", setting))),
+            *("--port", "0", "--no-api-key", *(part for setting in settings for part in ("-c", setting))),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env={**os.environ, "AGENTOPT_CACHE": str(folder / "cache")},

@@ -135,10 +135,16 @@ def with_descriptors(most: int) -> Callable[[], None]:
 async def command(folder: Path, *arguments: str, descriptors: int = 1024) -> AsyncIterator[tuple[Any, str]]:
     """`agentopt serve` as a process with few descriptors, and its base URL."""
     settings = [f"models={folder / 'models.yaml'}", f"journal={folder / 'journal.db'}"]
+    given = [*(arguments or ["--no-api-key"]), *(part for setting in settings for part in ("-c", setting))]
     with (folder / "stderr").open("wb") as errors:
         server = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "agentopt", "serve", str(folder / "best.yaml"), "--task", str(folder)),
-            *("--port", "0", *arguments, *(part for setting in settings for part in ("-c", setting))),
+            *(
+                "--port",
+                "0",
+                *(arguments or ["--no-api-key"]),
+                *(part for setting in settings for part in ("-c", setting)),
+            ),
             stdout=asyncio.subprocess.PIPE,
             stderr=errors,
             env={**os.environ, "AGENTOPT_CACHE": str(folder / "cache")},
@@ -160,7 +166,7 @@ async def test_idle_connections_keep_no_health_check_out(folder: Path, connectio
     async with OpenAIServer(answer) as backend:
         deployment_in(folder, backend)
         async with (
-            command(folder, "--max-in-flight", "64", descriptors=descriptors) as (_, url),
+            command(folder, "--no-api-key", "--max-in-flight", "64", descriptors=descriptors) as (_, url),
             AsyncExitStack() as held,
         ):
             for number in range(connections):
@@ -275,6 +281,20 @@ def test_keys_of_any_length_and_any_text_are_compared(tmp_path: Path) -> None:
     for wrong in ("", "Bearer", "Bearer cle", "Bearer \udcff", "Bearer \u2028", "Basic x", "Bearer " + "x" * 299):
         with pytest.raises(Exception, match="API key is missing or wrong"):
             access.check(wrong, "h", "")
+
+
+async def test_the_command_needs_a_new_key_by_default(folder: Path) -> None:
+    async with OpenAIServer(answer) as backend:
+        deployment_in(folder, backend)
+        async with command(folder, "--max-in-flight", "5") as (server, url), plain_client() as plain:
+            key = (await server.stdout.readline()).decode().partition("ends: ")[2].split()[0]
+            page = {"Origin": "http://localhost:3000"}
+            for headers in ({}, page, {"Authorization": "Bearer any"}):
+                got = await plain.post(f"{url}/chat/completions", json=BODY, headers=headers)
+                assert got.status_code == 401
+            assert backend.calls == 0
+            got = await plain.post(f"{url}/chat/completions", json=BODY, headers={"Authorization": f"Bearer {key}"})
+    assert got.status_code == 200
 
 
 async def test_one_key_cannot_take_all_places(folder: Path) -> None:

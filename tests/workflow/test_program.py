@@ -711,6 +711,38 @@ async def test_a_call_without_the_key_is_refused(base_url: str) -> None:
         assert (await bare.get(f"{base_url}/models")).status_code == 401
 
 
+@pytest.mark.parametrize("key", [b"\xff\xfe", b"cl\xc3\xa9", b"\xed\xb0\x80", b"x" * 5000])
+async def test_a_key_of_any_bytes_is_refused(base_url: str, key: bytes) -> None:
+    async with httpx.AsyncClient(trust_env=False) as bare:
+        headers = {b"Authorization": b"Bearer " + key}
+        got = await bare.get(f"{base_url}/models", headers=headers)
+    assert (got.status_code, got.json()["error"]["code"]) == (401, "invalid_api_key")
+
+
+async def test_an_abandoned_call_is_cancelled(gateway: Gateway) -> None:
+    began, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def slow(subtask: Subtask, prompt: Prompt, /, *, occurrence: int = 0) -> Answer:
+        began.set()
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+        raise AssertionError("not cancelled")
+
+    url = gateway.address()
+    gateway.admit(ProgramRun(TOY, TOY.splits["test"][0], slow), url)
+    async with httpx.AsyncClient(trust_env=False) as bare:
+        body = {"model": "agentopt/find", "messages": MESSAGES}
+        headers = {"Authorization": f"Bearer {gateway.key}"}
+        call = asyncio.create_task(bare.post(f"{url}/chat/completions", json=body, headers=headers))
+        await began.wait()
+        call.cancel()
+        async with asyncio.timeout(30):
+            await cancelled.wait()
+
+
 async def test_a_body_that_is_too_large_is_refused_in_the_openai_form() -> None:
     gateway = Gateway(max_bytes=1000)
     await gateway.start()

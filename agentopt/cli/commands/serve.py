@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import logging
 import math
+import secrets
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -61,6 +62,8 @@ class ServeOptions:
     """PEM file with the certificate chain."""
     tls_key: Path | None = None
     """PEM file with its private key."""
+    no_api_key: bool = False
+    """Whether programs of this machine are answered without a key."""
 
 
 def run_server(
@@ -78,10 +81,14 @@ def run_server(
 
     _set_up_log()
 
+    settings = _settings(options, watch=job is not None)
+
     def show_address(base_url: str) -> None:
         print_plain(console, f"serving {deployment.task.name}, candidate {deployment.candidate.key}, at {base_url}")
+        if settings.key:
+            print_plain(console, f"API key until this server ends: {settings.key} (lasting ones: --api-key-file)")
 
-    asyncio.run(serve(deployment, _settings(options, watch=job is not None), on_start=show_address))
+    asyncio.run(serve(deployment, settings, on_start=show_address))
 
 
 def _set_up_log() -> None:
@@ -108,7 +115,9 @@ def _settings(options: ServeOptions, *, watch: bool) -> ServeSettings:
         drain_seconds=options.drain,
     )
     tls = (options.tls_cert, options.tls_key) if options.tls_cert and options.tls_key else None
-    return ServeSettings(options.host, options.port, options.api_key_file, watch, options.cache, limits, tls)
+    # Without a key, other users of this machine could spend, and so could web pages that it serves.
+    key = None if options.api_key_file or options.no_api_key else f"agentopt-{secrets.token_urlsafe(24)}"
+    return ServeSettings(options.host, options.port, options.api_key_file, watch, options.cache, limits, tls, key)
 
 
 def _deployment(source: Path | None, job: str | None, task: Path | None, config: Sequence[str]) -> Deployment:
@@ -169,6 +178,9 @@ def _check_arguments(source: Path | None, job: str | None, task: Path | None, op
             option = f"--{name.replace('_', '-')}"
             rule = f"`{option}` must be a number of seconds, but got {seconds:g}"
             raise UserError(rule, remedy=f"write a large number, such as {option} 86400, for no limit in practice")
+    if options.api_key_file and options.no_api_key:
+        rule = "only one of --api-key-file and --no-api-key may be given, but got both"
+        raise UserError(rule, remedy="leave one of the two out")
     if bool(options.tls_cert) != bool(options.tls_key):
         given, missing = ("cert", "key") if options.tls_cert else ("key", "cert")
         rule = f"HTTPS needs a certificate and its key, but got --tls-{given} alone"

@@ -47,14 +47,19 @@ class Access:
         self._keys = keys
 
     @classmethod
-    def by_file(cls, path: Path | None) -> Access:
-        """Access with the keys in a file, which is read again when it changes; None for access without keys.
+    def by_file(cls, path: Path | None, key: str | None = None) -> Access:
+        """Access with the keys in a file, which is read again when it changes.
+
+        Args:
+            path: The file; None for one key, or for access without keys.
+            key: The only key, if there is no file; None for access without keys.
 
         Raises:
             UserError: The file has no key. If that happens later, no key is valid.
         """
         if path is None:
-            return cls(None)
+            only = () if key is None else (key.encode(),)
+            return cls((lambda: only) if only else None)
         read_keys(path)
         return cls(Watched(path, _keys_or_none))
 

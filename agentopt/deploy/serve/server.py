@@ -45,6 +45,7 @@ class ServeSettings:
         cache: Whether responses may come from the journal.
         limits: Limits of connections and requests.
         tls: Files of the certificate chain and of its private key; None for plain HTTP.
+        key: The API key that programs on this machine need if there is no file of keys; None for none.
     """
 
     host: str = "127.0.0.1"
@@ -54,6 +55,7 @@ class ServeSettings:
     cache: bool = False
     limits: ServerLimits = DEFAULT_LIMITS
     tls: tuple[Path, Path] | None = None
+    key: str | None = None
 
 
 async def serve(
@@ -83,7 +85,7 @@ async def serve(
             remedy="add --api-key-file, or omit --host",
         )
     check_limits(settings.limits)
-    access, tls = Access.by_file(settings.key_file), _tls(settings.tls)
+    access, tls = Access.by_file(settings.key_file, settings.key), _tls(settings.tls)
     with _listening(settings.host, settings.port) as listener:
         async with _application(deployment, settings, access, provider) as application:
 

@@ -58,8 +58,11 @@ class Gateway:
         app.router.add_post("/{run}/v1/responses", self._responses)
         app.router.add_get("/{run}/v1/models", self._models)
         app.router.add_get("/{run}/v1/models/{model:.+}", self._model)
-        # Do not wait for calls that a program abandoned; responses that were requested reach the journal anyway.
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.0, handle_signals=False)
+        # A call that a program abandoned is cancelled: responses that were requested reach the journal anyway, and
+        # nothing more is sent for it.
+        self._runner = web.AppRunner(
+            app, access_log=None, shutdown_timeout=0.0, handle_signals=False, handler_cancellation=True
+        )
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", 0).start()
         self._port = self._runner.addresses[0][1]
@@ -101,7 +104,9 @@ class Gateway:
 
     def _check_key(self, header: str) -> None:
         scheme, _, key = header.partition(" ")
-        if scheme.lower() != "bearer" or not secrets.compare_digest(key.strip().encode(), self.key.encode()):
+        if scheme.lower() != "bearer" or not secrets.compare_digest(
+            key.strip().encode(errors="surrogateescape"), self.key.encode()
+        ):
             raise wrong_key()
 
     def _run(self, request: web.Request) -> ProgramRun:
