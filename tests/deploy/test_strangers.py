@@ -139,12 +139,7 @@ async def command(folder: Path, *arguments: str, descriptors: int = 1024) -> Asy
     with (folder / "stderr").open("wb") as errors:
         server = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "agentopt", "serve", str(folder / "best.yaml"), "--task", str(folder)),
-            *(
-                "--port",
-                "0",
-                *(arguments or ["--no-api-key"]),
-                *(part for setting in settings for part in ("-c", setting)),
-            ),
+            *("--port", "0", *given),
             stdout=asyncio.subprocess.PIPE,
             stderr=errors,
             env={**os.environ, "AGENTOPT_CACHE": str(folder / "cache")},
