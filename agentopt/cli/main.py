@@ -310,23 +310,8 @@ def serve(
     """Serve the best candidate of RUN behind the OpenAI API. Caps (-c budget.usd=5) cover the server's lifetime."""
     from agentopt.cli.commands.serve import ServeOptions, run_server
 
-    options = ServeOptions(
-        host=host,
-        port=port,
-        api_key_file=api_key_file,
-        cache=cache,
-        max_body=max_body,
-        max_in_flight=max_in_flight,
-        timeout=timeout,
-        max_per_key=max_per_key,
-        max_connections=max_connections,
-        head_timeout=head_timeout,
-        body_timeout=body_timeout,
-        drain=drain,
-        tls_cert=tls_cert,
-        tls_key=tls_key,
-        no_api_key=no_api_key,
-    )
+    limits = (max_body, max_in_flight, timeout, max_per_key, max_connections, head_timeout, body_timeout, drain)
+    options = ServeOptions(host, port, api_key_file, cache, *limits, tls_cert, tls_key, no_api_key)
     run_server(run, job, task, options, config or [], stdout_console())
 
 
