@@ -147,6 +147,112 @@ def test_an_instruction_is_followed_or_not(
     assert checked.loose >= checked.strict
 
 
+@pytest.fixture
+def ifbench(data: Path) -> Instructions:
+    return Instructions("ifbench", data_folder=data, get=nothing_to_fetch)
+
+
+DOTS = [
+    "...",
+    ".",
+    " . . . ",
+    "\u2026",
+    "......\n...",
+    "?!",
+    '"',
+    "```",
+    "\n\n",
+    "<think>no</think>...",
+    "\U0001f600",
+    "0",
+]
+EVERY = [
+    ("custom:sentence_alphabet", {}),
+    ("format:quote_unquote", {}),
+    ("format:title_case", {}),
+    ("words:words_position", {"keyword": "river"}),
+    ("words:keywords_specific_position", {"keyword": "river", "n": 1, "m": 1}),
+    ("sentence:keyword", {"word": "river", "N": 1}),
+    ("ratio:stop_words", {"percentage": 10}),
+    ("ratio:sentence_balance", {}),
+    ("sentence:increment", {"small_n": 1}),
+    ("words:last_first", {}),
+    ("words:paragraph_last_first", {}),
+    ("count:unique_word_count", {"N": 3}),
+    ("words:palindrome", {}),
+    ("words:prime_lengths", {}),
+]
+
+
+@pytest.mark.parametrize(("instruction", "arguments"), EVERY)
+def test_an_output_without_words_is_checked_like_any_other(
+    ifbench: Instructions, instruction: str, arguments: dict[str, Any]
+) -> None:
+    for output in DOTS:
+        (checked,) = ifbench.check("?", [{"id": instruction, "kwargs": arguments}], output)
+        assert isinstance(checked.strict, bool)
+        assert checked.loose >= checked.strict
+
+
+@pytest.mark.parametrize("letter", ["#", "!", "*", "1", "\u00e9"])
+@pytest.mark.parametrize("relation", ["at least", "less than"])
+def test_any_character_may_be_counted(ifeval: Instructions, letter: str, relation: str) -> None:
+    arguments = {"letter": letter, "let_frequency": 3, "let_relation": relation}
+    instruction = {"id": "keywords:letter_frequency", "kwargs": arguments}
+    few, many = f"One{letter} two{letter}", f"One{letter} two{letter} three{letter.upper()}"
+    for _ in range(3):  # the library draws a letter at random
+        assert [ifeval.check("?", [instruction], text)[0].strict for text in (few, many)] == [
+            relation == "less than",
+            relation == "at least",
+        ]
+
+
+SPAN = {"prompt_to_repeat": "Name a wide river now", "n_start": 5, "n_end": 10}
+
+
+@pytest.mark.parametrize(
+    ("instruction", "arguments", "response", "strict"),
+    [
+        ("count:person_names", {"N": 1}, "Emma sails.", True),
+        ("count:person_names", {"N": 1}, "Avalon, Leopold and Miami", False),
+        ("count:person_names", {"N": 2}, "Ava, Avalon, Leo", True),
+        ("count:person_names", {"N": 1}, "emma", False),
+        ("sentence:keyword", {"word": "art", "N": 2}, "It rains. He departs.", False),
+        ("sentence:keyword", {"word": "art", "N": 2}, "It rains. Art is long.", True),
+        ("sentence:keyword", {"word": "art", "N": 3}, "It rains. Art is long.", False),
+        ("words:keywords_specific_position", {"keyword": "Kell", "n": 1, "m": 2}, "The kell flows.", True),
+        ("words:keywords_specific_position", {"keyword": "kell", "n": 1, "m": 2}, '"The" , kell flows.', True),
+        ("words:keywords_specific_position", {"keyword": "kell", "n": 2, "m": 2}, "The kell flows.", False),
+        ("words:words_position", {"keyword": "kell"}, "The Kell is the kell flows.", True),
+        ("words:words_position", {"keyword": "kell"}, "The Kell is the kell flows", True),
+        ("words:words_position", {"keyword": "kell"}, "The Kell flows south.", False),
+        ("words:words_position", {"keyword": "kell"}, "Kell", False),
+        ("repeat:repeat_span", SPAN, "a wide", True),
+        ("repeat:repeat_span", SPAN, "A WIDE\n", True),
+        ("repeat:repeat_span", SPAN, "a wide river", False),
+        ("repeat:repeat_span", {**SPAN, "n_start": 0, "n_end": 3}, "Name", True),
+        ("format:title_case", {}, "The Old Tower", True),
+        ("format:title_case", {}, "A Tower, 3 Floors - And I", True),
+        ("format:title_case", {}, "The old Tower", False),
+        ("format:title_case", {}, "The a Tower", False),
+        ("count:pronouns", {"N": 2}, "You and I", True),
+        ("count:pronouns", {"N": 2}, "he/she", True),
+        ("count:pronouns", {"N": 1}, "The river", False),
+        ("custom:sentence_alphabet", {}, " ".join(f"{chr(65 + n)} is it." for n in range(26)), True),
+        ("custom:sentence_alphabet", {}, " ".join(f"{chr(65 + n)} is it." for n in range(25)), False),
+        ("format:quote_unquote", {}, 'He said "no" and left', True),
+        ("format:quote_unquote", {}, 'He said "no"', False),
+        ("format:quote_unquote", {}, 'He said "no""yes" too', False),
+    ],
+)
+def test_names_keywords_and_positions_count_as_in_the_benchmark(
+    ifbench: Instructions, instruction: str, arguments: dict[str, Any], response: str, strict: bool
+) -> None:
+    for thought in ("", "<think>Emma, art, Kell</think>"):
+        (checked,) = ifbench.check("?", [{"id": instruction, "kwargs": arguments}], thought + response)
+        assert checked.strict == strict
+
+
 def test_text_around_the_response_is_forgiven_loosely(ifeval: Instructions) -> None:
     (checked,) = ifeval.check("?", [{"id": NO_COMMAS, "kwargs": {}}], "Sure, here it is:\nThe Kell and the Orm")
     assert checked == Followed(NO_COMMAS, strict=False, loose=True)

@@ -20,8 +20,10 @@ from agentopt.core.errors import ScorerError, WeightsError
 from agentopt.core.paths import weights_folder
 from agentopt.core.records import Score
 from agentopt.core.task import Example, Scorer
+from agentopt.evaluation.checkers.instruction_rules import RULES, Checked, loose_variants
 from agentopt.evaluation.checkers.needs import needs
 from agentopt.models.catalog import Weights, WheelSource
+from agentopt.models.thoughts import split_thought
 from agentopt.models.weights import fetch
 
 Benchmark = Literal["ifeval", "ifbench"]
@@ -123,23 +125,36 @@ class Instructions:
             return [self._one(prompt, instruction, response) for instruction in instructions]
 
     def _one(self, prompt: str, instruction: Mapping[str, Any], response: str) -> Followed:
-        from if_verifiable import IFBenchSample, IFEvalSample, evaluate_output_for_sample
-        from if_verifiable.common import strip_thinking
-
         name = instruction["id"]
-        empty = not strip_thinking(response)  # also a response that is only thinking, because it was cut off
-        kind = IFEvalSample if self.benchmark == "ifeval" else IFBenchSample
-        row = kind(key="0", prompt=prompt, instruction_id_list=[name], kwargs=[dict(instruction["kwargs"])])
-        try:
-            # Not empty: for an empty response the library returns nothing, not even that the name is unknown.
-            results, _ = evaluate_output_for_sample(self.benchmark, row, "-" if empty else response)
-        except (LookupError, OSError) as error:
-            if "nltk" not in str(error).lower():
-                raise
-            raise ScorerError(self._remedy(name)) from error
-        if not results:
+        _, answer = split_thought(response)
+        follows = self._check_of(name, dict(instruction["kwargs"]), prompt)
+
+        def is_followed(text: str) -> bool:
+            try:
+                return bool(text.strip()) and bool(follows(text))
+            except (ArithmeticError, LookupError, OSError, RecursionError, ValueError) as error:
+                if isinstance(error, OSError) or "nltk" in str(error).lower():
+                    raise ScorerError(self._remedy(name)) from error
+                return False  # a text that a checker of the library fails on, such as one of dots only
+
+        strict = is_followed(answer)
+        return Followed(name, strict, strict or any(map(is_followed, loose_variants(answer))))
+
+    def _check_of(self, name: str, arguments: dict[str, Any], prompt: str) -> Callable[[str], bool]:
+        """The check of an instruction: our rule for it, or else the library's."""
+        import nltk
+
+        kept = _registry(self.benchmark).get(name)
+        if kept is None:
             raise ScorerError(f"{self.benchmark} has no instruction {name!r}; see the task's README for its source")
-        return Followed(name, results[0].strict_pass and not empty, results[0].loose_pass and not empty)
+        checker = kept(name)
+        description = str(checker.build_description(**arguments))
+        if "prompt" in (checker.get_instruction_args() or ()):
+            checker.build_description(prompt=prompt)
+        rule, needed = RULES.get(name, (None, ()))
+        if rule is None or any(arguments.get(argument) is None for argument in needed):
+            return checker.check_following  # type: ignore[no-any-return]
+        return lambda text: rule(Checked(text, arguments, description, nltk.word_tokenize, nltk.sent_tokenize))
 
     def _remedy(self, instruction: str) -> str:
         why = "; ".join(f"{name}: {problem}" for name, problem in (self._missing or {}).items())
@@ -170,6 +185,20 @@ class Instructions:
         for name in WITHOUT_SOURCE:  # so that importing if-verifiable starts no download
             (self._folder / name).mkdir(parents=True, exist_ok=True)
         return missing
+
+
+def _registry(benchmark: Benchmark) -> Mapping[str, Any]:
+    """The library's checkers by instruction; those of IFBench with the sentences of NLTK, as its current version."""
+    if benchmark == "ifeval":
+        from if_verifiable.ifeval.instructions_registry import INSTRUCTION_DICT as OF_IFEVAL
+
+        return OF_IFEVAL  # type: ignore[no-any-return]
+    import nltk
+    from if_verifiable.ifbench import instructions_util
+    from if_verifiable.ifbench.instructions_registry import INSTRUCTION_DICT as OF_IFBENCH
+
+    instructions_util.split_into_sentences = nltk.sent_tokenize  # the copy has a splitter that IFBench has given up
+    return OF_IFBENCH  # type: ignore[no-any-return]
 
 
 async def _awaited(path: Awaitable[Path]) -> Path:
