@@ -99,6 +99,8 @@ class ModelClient:
         self._observer, self._sleep, self._clock = observer, sleep, clock
         self._limiters: dict[str, RateLimiter] = {}
         self._refused, self._refused_before = journal.refused(run), refused or {}
+        self._refused_lately = journal.refused_lately(run)
+        self._unreported = dict(self._refused_lately)
         self._fatal: dict[str, tuple[float, PermanentModelError]] = {}
         self._overruns = Overruns()
         self._reused: dict[tuple[str, int], float] = {}
@@ -120,10 +122,11 @@ class ModelClient:
     def refused(self, model: str) -> frozenset[str]:
         """Return the parameters that the endpoint was found to refuse, as `UnsupportedParameterError.parameter`.
 
-        Those of earlier sessions of the run are included.
+        Those of earlier sessions of the run, and those that other runs found lately, are included.
         """
-        found = self._refused.get((model, self._specs[model].identity), frozenset())
-        return found | self._refused_before.get(model, frozenset())
+        place = (model, self._specs[model].identity)
+        found = (self._refused_before.get(model), self._refused.get(place), self._refused_lately.get(place))
+        return frozenset[str]().union(*filter(None, found))
 
     async def generate(self, request: Request, *, is_batched: bool = False) -> Response:
         """Return all `request.n` choices, from the journal as far as they are stored.
@@ -203,6 +206,9 @@ class ModelClient:
 
     async def _complete(self, request: Request, is_batched: bool, awaited: Awaited) -> Response:
         """Send what is missing, again without each parameter that the endpoint is found to refuse."""
+        spec = self._specs[request.model]
+        for name in sorted(self._unreported.pop((spec.name, spec.identity), ())):
+            self._notify(spec, "parameter", f"{LEFT_OUT.get(name, 'is called without')} {name}, as another run found")
         while True:
             call = self._fitted(request, is_batched, awaited)
             try:

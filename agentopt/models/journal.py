@@ -43,6 +43,12 @@ IN_FLIGHT = "in flight"
 IN_BATCH = "in a batch"
 """Outcome of a call that waits in a batch. After a crash it still waits there, and the next session collects it."""
 
+REMEMBERED = 7 * 24 * 3600.0
+"""How long other runs leave out a parameter that a run found an endpoint to refuse, in seconds after its last call."""
+
+Refusals = dict[tuple[str, str], frozenset[str]]
+"""(Catalogue name, identity) of a model -> the parameters that its endpoint refuses."""
+
 
 @dataclass(frozen=True, slots=True)
 class Stored:
@@ -207,11 +213,25 @@ class Journal:
         row: dict[str, object] = {"run": run, "model": spec.name, "identity": spec.identity, "parameter": parameter}
         await self.write([(self.insert(refused_parameters).on_conflict_do_nothing(), row)])
 
-    def refused(self, run: str) -> dict[tuple[str, str], frozenset[str]]:
-        """Return (model, identity) -> the parameters that the run found its endpoint to refuse."""
+    def refused(self, run: str) -> Refusals:
+        """Return the parameters that the run found the endpoints of its models to refuse."""
+        return self._refused(refused_parameters.c.run == run)
+
+    def refused_lately(self, run: str) -> Refusals:
+        """Return what other runs found that called the model in the last `REMEMBERED` seconds; nothing if `is_fresh`.
+
+        The findings have no time of their own, so that the table of existing journals does not change.
+        """
+        found, call = refused_parameters.c, ledger.c
+        is_recent = sa.exists().where(
+            call.run == found.run, call.model == found.model, call.opened >= self.opened - REMEMBERED
+        )
+        return {} if self.is_fresh else self._refused((found.run != run) & is_recent)
+
+    def _refused(self, condition: sa.ColumnElement[bool]) -> Refusals:
         c = refused_parameters.c
-        found: dict[tuple[str, str], frozenset[str]] = {}
-        for row in self._reader.execute(sa.select(c.model, c.identity, c.parameter).where(c.run == run)):
+        found: Refusals = {}
+        for row in self._reader.execute(sa.select(c.model, c.identity, c.parameter).where(condition)):
             found[row.model, row.identity] = found.get((row.model, row.identity), frozenset()) | {row.parameter}
         return found
 

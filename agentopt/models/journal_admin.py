@@ -13,7 +13,16 @@ import sqlalchemy as sa
 from agentopt.core.database import create_tables, open_engine
 from agentopt.core.errors import UserError
 from agentopt.core.files import file_size
-from agentopt.models.journal_tables import TABLES, details, ledger, rejections, requests, responses, run_keys
+from agentopt.models.journal_tables import (
+    TABLES,
+    details,
+    ledger,
+    refused_parameters,
+    rejections,
+    requests,
+    responses,
+    run_keys,
+)
 
 BATCH = 500
 """Keys per statement: databases bound the number of parameters."""
@@ -114,7 +123,7 @@ class JournalAdmin:
         return self._remove(sa.select(responses.c.key, responses.c.repeat).where(responses.c.created < before))
 
     def forget(self, *, identity: str | None = None, run: str | None = None) -> int:
-        """Remove the responses of one model, or those that one run paid for.
+        """Remove the responses of one model, or those that one run paid for; and the parameters that it refused.
 
         Args:
             identity: `ModelSpec.identity` of the model.
@@ -134,6 +143,10 @@ class JournalAdmin:
             query = query.join(requests, requests.c.key == responses.c.key).where(requests.c.identity == identity)
         if run is not None:
             query = query.join(run_keys, run_keys.c.key == responses.c.key).where(run_keys.c.run == run)
+        c = refused_parameters.c
+        of_both = [column == value for column, value in ((c.identity, identity), (c.run, run)) if value is not None]
+        with self._engine.begin() as connection:
+            connection.execute(sa.delete(refused_parameters).where(*of_both))
         return self._remove(query)
 
     def has_run(self, run: str) -> bool:

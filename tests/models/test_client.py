@@ -25,6 +25,7 @@ from agentopt.models.base import Message, Request
 from agentopt.models.catalog import ModelSpec, with_table_defaults
 from agentopt.models.charging import Overruns
 from agentopt.models.hosted import HostedModel
+from agentopt.models.journal_admin import JournalAdmin
 from agentopt.models.session import Session, open_session
 from tests.models.free_server import Answer, FreeServer, completion, refusal
 
@@ -107,6 +108,38 @@ async def test_two_refused_parameters_are_both_left_out(tmp_path: Path) -> None:
         assert await here.ask(temperature=0.2, top_p=0.3) == "yes"
         assert here.topics == ["parameter"] * 3
         assert here.server.bodies[-1]["max_completion_tokens"] == 16
+
+
+async def test_other_runs_leave_out_what_the_same_entry_was_refused_until_they_are_fresh_or_forget_it(
+    tmp_path: Path,
+) -> None:
+    def handler(body: dict[str, Any], _: int) -> Answer:
+        return refusal(400, "Unsupported parameter: temperature") if "temperature" in body else completion()
+
+    async with FreeServer(handler) as server:
+
+        async def sent(run: str, name: str = "m", path: str = "", *, fresh: bool = False) -> tuple[list[bool], str]:
+            """Whether each request to the server had the parameter, and the notices."""
+            spec = ModelSpec(name=name, model="served", base_url=server.base_url + path, max_attempts=1)
+            notices, before, journal = list[Event](), len(server.bodies), str(tmp_path / "journal.db")
+            opened = open_session({name: spec}, run, journal=journal, observer=notices.append, fresh=fresh)
+            async with opened as session:
+                for text in ("one", run):
+                    await session.model.generate(Request(name, (Message("user", text),), max_tokens=16, temperature=1))
+            bodies = server.bodies[before:]
+            return ["temperature" in body for body in bodies], "\n".join(str(notice.message) for notice in notices)
+
+        assert await sent("first") == ([True, False, False], "m: is called without temperature")
+        inherited = "m: is called without temperature, as another run found"
+        # The response to the first request is that of the first run, found without a refused request before it.
+        assert await sent("second") == ([False], inherited)
+        assert await sent("first") == ([], "")
+        assert (await sent("renamed", "other"))[0] == [True, False]
+        assert (await sent("elsewhere", path="/x"))[0] == [True, False, False]
+        assert await sent("anew", fresh=True) == ([True, False, False], "m: is called without temperature")
+        with JournalAdmin(tmp_path / "journal.db") as admin:
+            admin.forget(identity=f"openai:{server.base_url}:served")
+        assert (await sent("third"))[0] == [True, False, False]
 
 
 async def test_system_messages_are_joined_if_the_role_is_refused(tmp_path: Path) -> None:

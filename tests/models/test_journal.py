@@ -26,7 +26,7 @@ from agentopt.models.base import Choice, Message, Request, Response, ToolCall, r
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.charging import worst_case
 from agentopt.models.client import ModelClient
-from agentopt.models.journal import Journal
+from agentopt.models.journal import REMEMBERED, Journal
 from agentopt.models.journal_records import CacheUse
 from agentopt.models.scripted import ScriptedModel
 
@@ -458,3 +458,27 @@ async def test_stored_choices_of_several_calls_took_as_long_as_the_slowest(
         await model.generate(REQUEST.for_repeats(number, 1))
     response = await model.generate(REQUEST.for_repeats(0, 3))
     assert (response.seconds, response.cached_tokens) == (latency, 30)
+
+
+async def test_a_refused_parameter_is_remembered_by_other_runs_for_a_time_after_the_last_call(tmp_path: Path) -> None:
+    async def at(now: float, run: str, *, call: str = "", fresh: bool = False) -> tuple[list[str], list[str]]:
+        """The parameters that the run found, and those that other runs found lately."""
+        book = Journal(tmp_path / "journal.db", clock=lambda: now, fresh=fresh)
+        if call == "refused":
+            await book.record_refusal(run, SPEC, "top_p")
+        if call:
+            await book.open(run, REQUEST, Usage())
+        found = [sorted(names) for names in (*book.refused(run).values(), *book.refused_lately(run).values())]
+        own = book.refused(run)
+        await book.aclose()
+        assert set(own) <= {("m", SPEC.identity)}
+        return (found[0], []) if own else ([], found[0] if found else [])
+
+    week = REMEMBERED
+    assert await at(1000, "a", call="refused") == (["top_p"], [])
+    assert await at(1000 + week, "b", call="ok") == ([], ["top_p"])
+    assert await at(1000 + week, "b", fresh=True) == ([], [])
+    assert await at(1001 + week, "b") == ([], []), "b never found it, so that its own call does not extend it"
+    assert await at(1001 + week, "a") == (["top_p"], []), "a run leaves out what it found, whenever it is resumed"
+    assert await at(2000 + week, "a", call="ok") == (["top_p"], [])
+    assert await at(2000 + 2 * week, "c") == ([], ["top_p"])
