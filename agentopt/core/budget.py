@@ -51,6 +51,11 @@ class Usage:
         calls, prompt, completion = (-(-n // by) for n in (self.calls, self.prompt_tokens, self.completion_tokens))
         return Usage(calls, prompt, completion, self.usd / by)
 
+    def longer(self) -> Usage:
+        """Return 1.5 times the tokens and USD, for calls whose prompts are not written yet and may be longer."""
+        prompt, completion = (n * 3 // 2 for n in (self.prompt_tokens, self.completion_tokens))
+        return Usage(self.calls, prompt, completion, self.usd * 1.5)
+
     def lower(self, other: Usage) -> Usage:
         """Return the lower calls, tokens and USD of both; all tokens are in `completion_tokens`."""
         return self._by_cap(other, min)

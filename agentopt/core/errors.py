@@ -38,12 +38,13 @@ data; everywhere else they are raised.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from agentopt.core.stop_reason import StopKind, StopReason
-from agentopt.core.usd import format_usd
+from agentopt.core.usd import format_usd, usd_at_least
 
 
 class AgentoptError(Exception):
@@ -135,6 +136,12 @@ _NEXT: Mapping[str, Callable[[float, str], str]] = {
 """Cap -> what would pass it, `first` or `next`, in words."""
 
 
+def _enough(cap: float, wanted: float, kept: float, cap_name: str) -> str:
+    """A cap that has room for `wanted`, rounded up. What is kept is a share of a cap, and grows with it at most so."""
+    least = wanted * cap / (cap - kept) if 0 < kept < cap else wanted + kept
+    return usd_at_least(least) if cap_name == "usd" else f"{math.ceil(least - 1e-9):,}"
+
+
 class BudgetExceeded(EvaluationStopped):
     """Spending `wanted` more would pass a cap; nothing was spent.
 
@@ -155,7 +162,7 @@ class BudgetExceeded(EvaluationStopped):
         if spent == 0 and cap_name != "seconds":
             beside = f" beside {amount(kept)} kept for later phases" if kept else ""
             self.message = f"the {name} cap of {amount(cap)} is too low: {_NEXT[cap_name](wanted, 'first')}{beside}"
-            remedy = f"raise {setting} to {amount(wanted + kept)} or more"
+            remedy = f"raise {setting} to {_enough(cap, wanted, kept, cap_name)} or more"
         super().__init__(f"{self.message}\n  remedy: {remedy}")
 
     @property

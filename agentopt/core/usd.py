@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import floor, log10
+from math import ceil, floor, log10
 from typing import Any
 
 USD_DIGITS = 12
@@ -16,6 +16,18 @@ def format_usd(usd: float) -> str:
     decimals = max(0, 2 - floor(log10(abs(usd))))
     text = f"{usd:,.{decimals}f}"
     return text.rstrip("0").rstrip(".") if decimals else text
+
+
+def usd_at_least(usd: float) -> str:
+    """An amount rounded up to three significant digits, so that it suffices where `usd` does.
+
+    Args:
+        usd: The amount.
+    """
+    if not usd:
+        return "0"
+    step = 10 ** (floor(log10(abs(usd))) - 2)
+    return format_usd(ceil(usd / step - 1e-6) * step)
 
 
 def rounded_usd(data: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from agentopt.core.demos import shows_targets
 from agentopt.core.errors import TaskError
 from agentopt.core.phrases import in_words
 from agentopt.core.task import Example, Subtask, Task, TokenLengths
-from agentopt.core.usd import format_usd
+from agentopt.core.usd import format_usd, usd_at_least
 from agentopt.models.catalog import ModelSpec
 from agentopt.runs.config import Config
 from agentopt.runs.demonstrations import runs_baseline
@@ -244,6 +245,12 @@ def cap_notes(worst: Estimate, expected: ExpectedCase, config: Config, space: Se
             continue
         paid = [_trials_within(cap, name, case, trials) for case in (expected, worst)]
         yield f"{shown} pays for about {paid[0]} of {trials} trials in the expected case, {paid[1]} in the worst"
+        if (test := getattr(expected.test, name)) > cap / 2:
+            whole, enough = (usd_at_least(n) if name == "usd" else f"{math.ceil(n):,}" for n in (test, 2 * test))
+            yield (
+                f"Warning: {shown} keeps at most half for the test, which takes {whole} {unit} in the expected case, "
+                f"so it may be cut short; raise it to {enough}"
+            )
     cap = config.budget.seconds
     if cap is not None and worst.seconds is not None and worst.seconds <= cap:
         yield f"Warning: budget.seconds ({cap:g}) cannot bind: the run takes about {worst.seconds:.0f} s"

@@ -52,7 +52,7 @@ from agentopt.runs.strategies import choose_search
 from agentopt.runs.summary import finalist, limits_note, rows_note, trial_line
 from agentopt.runs.trial_runner import TrialRunner
 from agentopt.runs.trial_store import TrialStore
-from agentopt.runs.worst_case import FINALISTS, usage_on_split
+from agentopt.runs.worst_case import FINALISTS, kept_for_test
 from agentopt.search.base import ARCHIVE, BASELINE, PROMPTS, PROMPTS_AFTER, Proposal, Search, SearchSpace
 from agentopt.search.from_task import cost_note, needs_measuring, search_space
 from agentopt.search.measured_costs import with_measured_costs
@@ -262,7 +262,7 @@ class Optimization:
 
     def _kept_for_test(self, space: SearchSpace) -> Usage:
         """The worst case of testing three finalists, at most half of each cap."""
-        most = usage_on_split(self.task, space, self.session.specs, "test") * FINALISTS
+        most = kept_for_test(self.task, space, self.session.specs)
         return most.lower(self.config.budget.caps().scaled(0.5).usage)
 
     def _seconds_kept_for_test(self, on_validation: float) -> float:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 from agentopt.core.budget import Usage
@@ -28,9 +29,9 @@ from agentopt.runs.demonstrations import not_shown, unknown_examples
 from agentopt.runs.folder import RunFolder
 from agentopt.runs.phase_start import PhaseStart, phase_start
 from agentopt.runs.prompt_report import PromptReport, prompt_report
-from agentopt.runs.prompt_share import PromptShare, caps_for, left_of
+from agentopt.runs.prompt_share import Beside, PromptShare, caps_for, left_beside
 from agentopt.runs.run_record import PromptsEntry, append_entry
-from agentopt.runs.worst_case import estimate, usage_of_judge
+from agentopt.runs.worst_case import Estimate, estimate, usage_of_judge
 from agentopt.search.base import SearchSpace
 from agentopt.workflow.sampling import stop_of
 
@@ -68,14 +69,18 @@ class PromptPhase:
     reports: list[PromptReport] = field(default_factory=list)
     _all_shown: str | None = None
     _share: PromptShare | None = None
-    _least_races: Usage = field(default_factory=Usage)
-    """Worst case of the smallest race for every subtask, from which the dry run's remedy is computed, too."""
+    _first: Usage = field(default_factory=Usage)
+    """Usage of the baseline and the demonstrations, which the share leaves room for."""
+
+    @cached_property
+    def _worst_case(self) -> Estimate:
+        return estimate(self.task, self.space, self.session.specs, self.config, None)
 
     def _new_share(self, first: Usage) -> PromptShare:
         """The share of all phases, at most what the caps leave beside a first evaluation and what is held back."""
-        worst = estimate(self.task, self.space, self.session.specs, self.config, None)
-        self._least_races = worst.least_races
-        limits = left_of(self.config.budget.caps(), first + self.session.budget.held_back, worst.prompt_limits)
+        self._first = first + self.session.spent.get("demos", Usage())
+        beside = Beside(self._first, self.session.budget.held_back)
+        limits = left_beside(self.config.budget.caps(), beside, self._worst_case.prompt_share)
         return PromptShare(limits, self.config.prompts, int(self.config.writer is not None))
 
     def due(self, phase: Phase) -> bool:
@@ -170,7 +175,7 @@ class PromptPhase:
             least = share.least(parts, response, validation + once)
             found_before = {report.decision for report in self.reports if report.phase == phase}
             if PromptDecision.TOO_SMALL not in found_before:  # the remedy is that of all subtasks
-                self.observer(Note(_too_small((self._least_races, least), share, self.config.prompts.share)))
+                self.observer(Note(self._too_small(least, share)))
         else:
             optimizer = self._optimizer(train, fell_back, validation, first.seconds)
             found = await optimizer.optimize(candidate, subtask, plan)
@@ -200,11 +205,16 @@ class PromptPhase:
             on_reward=lambda drawn: self.observer(RewardDrawn(drawn.user_prompt, drawn.reward)),
         )
 
-    def _usage_of(self, evaluation: Evaluation, candidate: Candidate, subtasks: Collection[str] | None = None) -> Usage:
-        """Usage of another evaluation, or of some subtasks in it, estimated from one.
+    def _too_small(self, least: Usage, share: PromptShare) -> str:
+        """The remedy for a share in which no race fits: that of the dry run, or if it has room, of measured usage."""
+        worst, of_caps = self._worst_case, self.config.prompts.share
+        needed = ((worst.least_races, worst.beside), (least, Beside(self._first, worst.beside.test)))
+        caps = next(filter(None, (caps_for(races, share.limits, of_caps, beside) for races, beside in needed)), ())
+        more = f", or set {' and '.join(caps)} or more" if caps else ""
+        return f"no race of system prompts fits in prompts.share of the caps; raise it{more}"
 
-        It is 1.5 times the tokens and USD: new prompts may be longer.
-        """
+    def _usage_of(self, evaluation: Evaluation, candidate: Candidate, subtasks: Collection[str] | None = None) -> Usage:
+        """Usage of another evaluation, or of some subtasks in it, estimated from one; new prompts may be longer."""
         specs, task = self.session.specs, self.task
         total = sum((usage_of_judge(task, specs, example) for example in task.splits[evaluation.split]), Usage())
         uses = ((n, u) for result in evaluation.results for n, u in result.subtasks.items())
@@ -215,15 +225,8 @@ class PromptPhase:
             requests = use.responses if stop_of(task[name]) else drawn + bool(use.fusion_tokens) + use.escalated
             tokens = use.prompt_tokens + use.completion_tokens + use.fusion_tokens
             usd = use.usd + use.fusion_usd
-            total += Usage(calls=requests, completion_tokens=tokens * 3 // 2, usd=usd * 1.5)
+            total += Usage(calls=requests, completion_tokens=tokens, usd=usd).longer()
         return total
-
-
-def _too_small(needed: Iterable[Usage], share: PromptShare, of_caps: float) -> str:
-    """The remedy for a share in which no race fits; `needed` is what the races of all subtasks need, largest first."""
-    caps = next(filter(None, (caps_for(each, share.limits, of_caps) for each in needed)), ())
-    more = f", or set {' and '.join(caps)} or more" if caps else ""
-    return f"no race of system prompts fits in prompts.share of the caps; raise it{more}"
 
 
 def _context_length(session: Session, writer: str | None) -> int | None:

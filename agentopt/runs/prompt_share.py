@@ -26,14 +26,32 @@ def prompt_limits(config: Config, others: Usage) -> Caps:
     return caps.scaled(share)
 
 
-def left_of(caps: Caps, reserved: Usage, most: Caps) -> Caps:
-    """`most`, or what the caps leave beside `reserved` if that is less.
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What a run pays or keeps before any race of prompts.
+
+    Attributes:
+        first: The baseline on the validation split, and the search for demonstrations.
+        test: The test of all finalists, of which at most half of a cap is kept.
+    """
+
+    first: Usage
+    test: Usage
+
+    def of(self, caps: Caps) -> Usage:
+        """Both, under these caps."""
+        return self.first + self.test.lower(caps.scaled(0.5).usage)
+
+
+def left_beside(caps: Caps, beside: Beside, most: Caps) -> Caps:
+    """`most`, or what the caps leave beside other purposes if that is less.
 
     Args:
         caps: The caps of the run.
-        reserved: Usage that is reserved for other purposes.
+        beside: What is paid or kept for other purposes.
         most: Most usage to return.
     """
+    reserved = beside.of(caps)
     left = {
         name: max(0, min(getattr(most, name), cap - getattr(reserved, name)))
         for name in ("usd", "tokens", "calls")
@@ -42,23 +60,39 @@ def left_of(caps: Caps, reserved: Usage, most: Caps) -> Caps:
     return replace(most, **left)
 
 
-def caps_for(needed: Usage, limits: Caps, share: float) -> tuple[str, ...]:
-    """The least caps whose share has room for `needed`, such as `budget.usd=0.8`; empty if the limits have.
+def caps_for(needed: Usage, limits: Caps, share: float, beside: Beside) -> tuple[str, ...]:
+    """The least caps that have room for `needed`, such as `budget.usd=0.8`; empty if the limits have.
+
+    Their share has room for it, and so has what they leave beside other purposes.
 
     Args:
         needed: Usage of the smallest races.
-        limits: Most usage of all races; see `prompt_limits`.
+        limits: Most usage of all races; see `prompt_limits` and `left_beside`.
         share: `prompts.share`.
+        beside: What is paid or kept for other purposes.
     """
-    short = {
-        name: getattr(needed, name) / share
+    short = [
+        name
         for name in ("calls", "tokens", "usd")
         if (limit := getattr(limits, name)) is not None and getattr(needed, name) > limit
+    ]
+    least = {
+        name: _least_cap(
+            *(getattr(of, name) for of in (needed, beside.first, beside.test)), share=share, is_count=name != "usd"
+        )
+        for name in short
     }
-    return tuple(
-        f"budget.{name}={math.ceil(cap * 1e4) / 1e4 if name == 'usd' else math.ceil(cap):.10g}"
-        for name, cap in short.items()
-    )
+    return tuple(f"budget.{name}={cap:.10g}" for name, cap in least.items())
+
+
+def _least_cap(needed: float, first: float, test: float, *, share: float, is_count: bool) -> float:
+    """The least cap whose share is `needed` or more, and that leaves it beside `first` and the test."""
+    used = needed + first
+    least = max(needed / share, min(used + test, 2 * used - is_count))  # the test keeps half, rounded down, at most
+    if not is_count:
+        return math.ceil(least * 1e4) / 1e4
+    cap = math.ceil(least - 1e-6)
+    return cap if int(cap * share) >= needed else cap + 1
 
 
 @dataclass

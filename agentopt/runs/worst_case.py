@@ -21,14 +21,13 @@ from agentopt.models.base import Request
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.charging import worst_case
 from agentopt.models.journal import Journal
-from agentopt.models.room_to_think import THOUGHT_TOKENS
 from agentopt.prompts.optimizer import sampled_examples
 from agentopt.prompts.race import LEAST_EACH
-from agentopt.prompts.reflective import SHOWN_ATTEMPTS, first_tokens
+from agentopt.runs.agent_calls import agent_usage, writer_usage
 from agentopt.runs.config import BatchUse, Config
 from agentopt.runs.demonstrations import examples_to_try, not_shown, runs_baseline
 from agentopt.runs.evaluators import priced_for
-from agentopt.runs.prompt_share import prompt_limits
+from agentopt.runs.prompt_share import Beside, left_beside, prompt_limits
 from agentopt.search.base import SearchSpace, SubtaskSpace
 from agentopt.workflow.sampling import configured, request_for, stop_of
 from agentopt.workflow.templates import Record
@@ -36,18 +35,15 @@ from agentopt.workflow.templates import Record
 FINALISTS = 3
 """Most candidates on the test split: baseline, best, recommended."""
 
-WRITER_PROMPT_TOKENS = 4000
-"""Longest prompt of the model that writes system prompts, without the attempts: failures are cut to length."""
-
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """Worst-case usage by part of the run.
 
-    `demos` is the baseline on train examples, and a judge on their targets. `prompts` is within `prompt_limits`, the
-    share of the run that prompts may use; `least_races` is the worst case of the smallest race for every subtask.
-    `seconds` is the time at the pace of earlier calls and within the models' `requests_per_minute`; None if a model was
-    never called.
+    `demos` is the baseline on train examples, and a judge on their targets. `prompts` is within `prompt_limits`, what
+    the caps leave of `prompt_share` beside `beside`. `least_races` is that of the smallest race for every subtask, with
+    the margin of its plan. `seconds` is the time at the pace of earlier calls and within the models'
+    `requests_per_minute`; None if a model was never called.
     """
 
     search: Usage
@@ -55,8 +51,10 @@ class Estimate:
     demos: Usage
     prompts: Usage
     test: Usage
+    prompt_share: Caps
     prompt_limits: Caps
     least_races: Usage
+    beside: Beside
     seconds: float | None
 
     @property
@@ -83,14 +81,27 @@ def estimate(
     priced = {use: priced_for(use, task, config, specs) for use in get_args(BatchUse)}
     search = usage_on_split(task, space, specs, "validation", priced["trials"]) * trials
     test = usage_on_split(task, space, specs, "test", priced["tests"]) * FINALISTS
-    agent = _agent_usage(specs, config, trials)
+    agent = agent_usage(specs, config, trials)
     demos = _demos_usage(task, space, specs, config.seed)
     before = search + agent + demos
-    limits = prompt_limits(config, before + test)
+    first = usage_of_candidate(task, specs, space.baseline, task.splits["validation"])
+    beside = Beside(first + demos, kept_for_test(task, space, specs))
+    most = prompt_limits(config, before + test)
+    limits = left_beside(config.budget.caps(), beside, most)
     prompts, least = _prompts_usage(task, space, specs, config, limits)
-    return Estimate(
-        search, agent, demos, prompts, test, limits, least, seconds_of(before + prompts + test, specs, journal)
-    )
+    seconds = seconds_of(before + prompts + test, specs, journal)
+    return Estimate(search, agent, demos, prompts, test, most, limits, least, beside, seconds)
+
+
+def kept_for_test(task: Task, space: SearchSpace, specs: Mapping[str, ModelSpec]) -> Usage:
+    """The worst case of testing all finalists, of which a run keeps at most half of each cap.
+
+    Args:
+        task: The task.
+        space: Its search space.
+        specs: The catalogue entry of every model that may be called.
+    """
+    return usage_on_split(task, space, specs, "test") * FINALISTS
 
 
 def estimate_diagnosis(
@@ -113,7 +124,7 @@ def estimate_diagnosis(
     choices = {name: {choice.model: choice.num_samples} for name, choice in candidate.items()}
     demos = {name: choice.demos for name, choice in candidate.items()}
     once = _usage_of_examples(task, choices, specs, examples, demos)
-    writing = _writer_usage(specs, config, candidate[subtask].system_prompt, settings.variants - 1)
+    writing = writer_usage(specs, config, candidate[subtask].system_prompt, settings.variants - 1)
     return once * (settings.variants * settings.repeats), writing
 
 
@@ -304,19 +315,6 @@ def longest_prompt(task: Task, subtask: Subtask, example: Example) -> str:
     return max(filter(lambda prompt: isinstance(prompt, str), prompts), key=len)
 
 
-def _agent_usage(specs: Mapping[str, ModelSpec], config: Config, trials: int) -> Usage:
-    """Guidelines and every attempt at a proposal, for as many rounds as the trials allow."""
-    settings = config.agent
-    if not config.calls_model or settings.model is None:
-        return Usage()
-    rounds = -(-trials // config.search.batch_size)
-    calls = rounds * (1 + settings.attempts)
-    tokens = rounds * (settings.guideline_tokens + settings.attempts * settings.max_tokens)
-    tokens += _tokens_of_thoughts(specs[settings.model], calls)
-    prompt = calls * settings.prompt_tokens
-    return Usage(calls, prompt, tokens, specs[settings.model].prices.worst_usd(prompt, tokens, requests=calls))
-
-
 def _prompts_usage(
     task: Task, space: SearchSpace, specs: Mapping[str, ModelSpec], config: Config, limits: Caps
 ) -> tuple[Usage, Usage]:
@@ -340,9 +338,9 @@ def _prompts_usage(
     phases = 2 if settings.when == "both" else 1
     final, least = per_split("validation"), min(LEAST_EACH, settings.responses)
     smallest = per_split("train") * -(-2 * least // len(train)) + final
-    writing = sum((_writer_usage(specs, config, s.system_prompt, written) for s in prompted), Usage())
+    writing = sum((writer_usage(specs, config, s.system_prompt, written) for s in prompted), Usage())
     races = (draws + final) * len(prompted) * phases
-    return _within(limits, races, writing * phases), (smallest * len(prompted) + writing) * phases
+    return _within(limits, races, writing * phases), (smallest.longer() * len(prompted) + writing) * phases
 
 
 def _within(limits: Caps, races: Usage, writing: Usage) -> Usage:
@@ -358,23 +356,6 @@ def _within(limits: Caps, races: Usage, writing: Usage) -> Usage:
         math.floor(n * fits) for n in (races.calls, races.prompt_tokens, races.completion_tokens)
     )
     return Usage(calls, prompt, completion, races.usd * fits) + writing
-
-
-def _writer_usage(specs: Mapping[str, ModelSpec], config: Config, seed_prompt: str, written: int) -> Usage:
-    """A call for each proposal; a reply as long as the first request allows."""
-    if config.writer is None:
-        return Usage()
-    reply = first_tokens(seed_prompt, config.prompts.max_length)
-    prompt = written * (WRITER_PROMPT_TOKENS + SHOWN_ATTEMPTS * reply)
-    completion = written * reply + _tokens_of_thoughts(specs[config.writer], written)
-    return Usage(
-        written, prompt, completion, specs[config.writer].prices.worst_usd(prompt, completion, requests=written)
-    )
-
-
-def _tokens_of_thoughts(spec: ModelSpec, calls: int) -> int:
-    """What a hosted model may use to think in `calls` calls of the agent or the writer; see `RoomToThink`."""
-    return 0 if spec.weights else calls * THOUGHT_TOKENS
 
 
 def seconds_of(usage: Usage, specs: Mapping[str, ModelSpec], journal: Journal | None) -> float | None:

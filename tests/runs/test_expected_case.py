@@ -129,6 +129,7 @@ def test_demonstrations_are_bootstrapped_on_train_examples_and_make_prompts_long
     [
         ({"usd": 1000}, r"Warning: budget.usd (1000) cannot bind: without retries, the run takes at most "),
         ({"calls": 900}, "budget.calls (900) pays for about 4 of 10 trials in the expected case, 3 in the worst"),
+        ({"calls": 500}, "budget.calls (500) pays for about "),
         ({"tokens": 100}, "budget.tokens (100) pays for about 0 of 10 trials in the expected case, 0 in the worst"),
         ({}, None),
     ],
@@ -137,8 +138,22 @@ def test_a_cap_reports_the_trials_that_it_pays_for_or_that_it_cannot_bind(
     budget: dict[str, float], words: str | None
 ) -> None:
     worst, expected, config, space = cases(budget={"trials": 10, **budget})
-    found = list(cap_notes(worst, expected, config, space))
+    found = [note for note in cap_notes(worst, expected, config, space) if "cut short" not in note]
     assert [note.startswith(words or "") for note in found] == ([] if words is None else [True]), found
+
+
+@pytest.mark.parametrize("name", ["calls", "tokens", "usd"])
+def test_a_cap_whose_half_is_less_than_the_test_takes_is_reported_with_one_that_suffices(name: str) -> None:
+    def warnings(cap: float) -> list[str]:
+        notes = cap_notes(*cases(budget={"trials": 10, name: cap}))
+        return [note for note in notes if "so it may be cut short" in note]
+
+    takes = getattr(cases()[1].test, name)
+    (warning,) = warnings(takes)
+    assert warning.startswith(f"Warning: budget.{name} (")
+    enough = float(warning.partition("raise it to ")[2].replace(",", ""))
+    assert not warnings(enough)
+    assert enough <= 2.02 * takes
 
 
 def test_a_cap_in_usd_cannot_bind_if_models_are_free() -> None:

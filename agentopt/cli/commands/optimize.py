@@ -320,7 +320,7 @@ def _rows_needed(config: Config) -> str | None:
 
 def _prompt_share(worst: Estimate, config: Config) -> str | None:
     """What prompts use at most, with their share; None if they use nothing."""
-    if not worst.prompts.calls:
+    if not worst.least_races.calls:
         return None
     limits, prompts = worst.prompt_limits, worst.prompts
     units = {"calls": "calls", "tokens": "tokens", "usd": "USD"}
@@ -333,7 +333,7 @@ def _prompt_share(worst: Estimate, config: Config) -> str | None:
         parts.append(format_duration(limits.seconds))
     budget, at_most = config.budget, " and ".join(parts) or counted(prompts.calls, "call")
     of = "worst case" if budget.calls is budget.tokens is budget.usd is None else "caps"
-    if caps := caps_for(worst.least_races, limits, config.prompts.share):
+    if caps := caps_for(worst.least_races, limits, config.prompts.share, worst.beside):
         return (
             f"Optimising the system prompts may be skipped: its worst case does not fit in prompts.share "
             f"({config.prompts.share:g} of the run's {of}); raise it, or set {' and '.join(caps)} or more"
