@@ -6,6 +6,7 @@ agentopt searches for the candidate with the highest score within a budget, and 
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -147,6 +148,10 @@ __all__ = [
     "template",
     "trackers",
 ]
+
+
+# Optuna loads tqdm, which warns in notebooks without ipywidgets, although its bars are not used.
+warnings.filterwarnings("ignore", "IProgress not found")
 
 
 def __getattr__(name: str) -> Any:

@@ -15,8 +15,8 @@ from nbclient import NotebookClient
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PLOTLY = "application/vnd.plotly.v1+json"
-QUIET = {"PLOTLY_RENDERER": "plotly_mimetype", "PYTHONWARNINGS": "ignore:IProgress not found"}
-"""Environment of the kernel: figures as data, and no warning of a kernel without ipywidgets."""
+FIGURES_AS_DATA = {"PLOTLY_RENDERER": "plotly_mimetype"}
+"""Environment of the kernel."""
 
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -36,7 +36,7 @@ def executed(path: Path, folder: Path) -> Any:
     """
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(folder)}})
-    client.execute(env={**os.environ, **QUIET})
+    client.execute(env={**os.environ, **FIGURES_AS_DATA})
     return notebook
 
 

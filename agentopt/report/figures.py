@@ -7,7 +7,7 @@ and Ito, which colour-blind readers can distinguish.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from statistics import fmean
@@ -24,6 +24,7 @@ from agentopt.runs.run_record import PromptsEntry
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C6D31", "#7F7F7F")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "hexagon", "x")
 
+BEYOND = "beyond a cost limit"
 LABEL_LENGTH = 60
 """Most characters of a label; plotly draws text without line breaks."""
 
@@ -82,36 +83,42 @@ def best_so_far(lines: Sequence[TrialLine]) -> Figure | None:
     )
 
 
-def pareto(lines: Sequence[TrialLine], front: Sequence[int], measure: CostMeasure) -> Figure | None:
+def pareto(
+    lines: Sequence[TrialLine], front: Sequence[int], measure: CostMeasure, beyond: Collection[int] = ()
+) -> Figure | None:
     """Score against cost, with the Pareto front; None without a complete trial.
 
     Args:
         lines: The trials.
         front: Numbers of the trials on the front.
         measure: What costs are counted in; USD are shown per 1,000 requests.
+        beyond: Numbers of the trials that cost more than a limit of the task.
     """
     complete = [line for line in lines if line.state == "complete" and line.score is not None]
     if not complete:
         return None
     scale, axis = SHOWN[measure]
     on_front = sorted((t for t in complete if t.number in front), key=lambda t: t.units)
-    others = [t for t in complete if t.number not in front]
+    dear = [t for t in complete if t.number in beyond and t.number not in front]
+    others = [t for t in complete if t.number not in front and t.number not in beyond]
+    groups = (("on the front", on_front), ("other trials", others), (BEYOND, dear))
     traces = [
         _points(name, group, [scale * t.units for t in group], [_best_score(t) for t in group], i)
-        for i, (name, group) in enumerate((("on the front", on_front), ("other trials", others)))
+        for i, (name, group) in enumerate(groups)
         if group
     ]
     traces[0] |= {"mode": "lines+markers", "line": {"shape": "hv", "width": 1}} if on_front else {}
     rows = tuple(
         (str(t.number), str(t.candidate), f"{_best_score(t):.3f}", format_cost(t.units, measure),
-         "yes" if t.number in front else "no")
+         "yes" if t.number in front else BEYOND if t.number in beyond else "no")
         for t in sorted(complete, key=lambda t: t.units)
     )  # fmt: skip
     return Figure(
         "front",
         "Score and cost",
         "No trial is better in every respect than one on the front. Scores are posterior means given all trials. "
-        "A click on a point opens its trial.",
+        + ("Those beyond a cost limit are not chosen. " if dear else "")
+        + "A click on a point opens its trial.",
         {"data": traces, "layout": _layout(axis, "shrunk validation score")},
         ("trial", "candidate", "shrunk score", axis, "on the front"),
         rows,

@@ -6,7 +6,7 @@ or was stopped. They need the extra `plots`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,7 +57,7 @@ def pareto_front(run: Run) -> Figure:
         UserError: No trial is complete, plotly is not installed, or `run` is none of the three.
     """
     found = _trials(run)
-    return _drawn(figures.pareto(found.lines, found.front, found.cost_in), "no trial is complete")
+    return _drawn(figures.pareto(found.lines, found.front, found.cost_in, found.beyond), "no trial is complete")
 
 
 def samples(run: Run, subtask: str) -> Figure:
@@ -130,12 +130,13 @@ class _Trials:
     lines: Sequence[TrialLine]
     front: Sequence[int]
     cost_in: CostMeasure
+    beyond: Collection[int] = ()
 
 
 def _trials(run: Run) -> _Trials:
     match run:
         case RunArchive():
-            return _Trials(run.lines, run.front, run.cost_in)
+            return _Trials(run.lines, run.front, run.cost_in, run.beyond_limits)
         case Result():
             return _Trials(run.trials, run.pareto, run.cost_in)
         case Path() | str():

@@ -83,6 +83,7 @@ class RunProgress:
     _paused: dict[str, tuple[float, str]] = field(default_factory=dict)
     """Model -> the end of its wait by `clock`, and its reason."""
     _downloads: dict[str, FileProgress] = field(default_factory=dict)
+    _has_ended: bool = False
     _started: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -139,6 +140,7 @@ class RunProgress:
                 self.activity = one_line(event.message)
             case GuidelinesWritten() | Note() | TestStarted() | Stopping() | RunDone():
                 self.activity = one_line(event.message)
+                self._has_ended = isinstance(event, RunDone)
 
     def _notice(self, event: ModelNotice) -> None:
         self.activity = one_line(event.message)
@@ -245,9 +247,13 @@ class RunProgress:
     def time_left(self) -> str:
         """The worst case at the pace of the trials: every trial that is left, and the test of all finalists.
 
+        At the end of the run, that it is finished.
+
         The test counts by its number of examples. Without a cap on trials, only a cap on seconds bounds the rest.
         """
         assert self._search
+        if self._has_ended:
+            return "finished"
         bound, cap = self._search.budget.seconds_left, self._search.budget.caps.trials
         pace = self._pace()
         if cap is None or pace is None:

@@ -24,6 +24,7 @@ from agentopt.runs.summary import finalist, trial_line
 from agentopt.runs.trial_store import recorded_trials, trial_cost
 from agentopt.search.base import SearchSpace
 from agentopt.search.from_task import cost_measure, search_space
+from agentopt.search.measured_costs import with_measured_costs, within_limits
 from agentopt.search.posterior import Choice, choose
 
 RunState = Literal["finished", "running", "stopped"]
@@ -96,6 +97,15 @@ class RunArchive:
         if self.result:
             return self.result.pareto
         return self.choice.pareto if self.choice else ()
+
+    @cached_property
+    def beyond_limits(self) -> frozenset[int]:
+        """Numbers of the complete trials that cost more than a limit of the task: they are not chosen."""
+        if self.space is None:
+            return frozenset()
+        space = with_measured_costs(self.space, self.trials)
+        complete = [trial for trial in self.trials if trial.state == "complete"]
+        return frozenset(trial.number for trial in complete if not within_limits(space, trial))
 
     def trial(self, number: int) -> Trial | None:
         """The trial with this number; None if there is none."""

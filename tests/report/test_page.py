@@ -21,6 +21,7 @@ from agentopt.report.figures import best_so_far, heat_map, pareto, scaling, spen
 from agentopt.report.page import build
 from agentopt.report.page.build import json_for_html, write_page
 from agentopt.report.page.content import page_content, word_diff
+from agentopt.report.page.server import progress_of
 from agentopt.report.page.verdict import difference_of, usd_of
 from agentopt.runs.archive import RunArchive
 from agentopt.runs.result import TrialLine
@@ -168,6 +169,16 @@ def test_figures_of_no_data_are_none_and_others_have_a_table() -> None:
     front = pareto([line], (0,), "usd")
     assert front is not None
     assert front.spec["data"][0]["x"] == [2000.0]
+    dear = replace(line, number=2, units=9.0)
+    limited = pareto([line, dear], (0,), "usd", {2})
+    assert limited is not None
+    assert [(trace["name"], trace["customdata"]) for trace in limited.spec["data"]] == [
+        ("on the front", [0]),
+        ("beyond a cost limit", [2]),
+    ]
+    assert "Those beyond a cost limit are not chosen." in limited.note
+    assert "limit" not in front.note
+    assert [row[-1] for row in limited.rows] == ["yes", "beyond a cost limit"]
     paid = spend({("samples", "m"): Usage(2, 10, 5, 0.25), ("agent", "m"): Usage(1, 1, 1, 0.0)})
     assert paid is not None
     assert paid.spec["data"][0]["y"] == [0.25, 0.0]
@@ -198,6 +209,39 @@ def test_cost_and_latency_are_compared_with_an_interval_of_their_own_size() -> N
     assert interval is not None
     assert mean == pytest.approx(1.5e-5)
     assert 1e-5 < interval.low < mean < interval.high < 2e-5
+
+
+def test_trials_beyond_a_cost_limit_are_marked(archive: RunArchive) -> None:
+    assert archive.space is not None
+    assert archive.beyond_limits == frozenset(), "the task's own limit"
+    cheapest = min(trial.units for trial in archive.trials)
+    limited = replace(archive, space=replace(archive.space, max_units=cheapest))
+    dear = {trial.number for trial in archive.trials if trial.units > cheapest and trial.state == "complete"}
+    assert limited.beyond_limits == dear != set()
+    content = page_content(limited)
+    assert {trial["number"] for trial in content["trials"] if trial["beyond"]} == dear
+    front = next(figure for figure in content["figures"] if figure["name"] == "front")
+    drawn = {number for trace in front["spec"]["data"] for number in trace["customdata"]}
+    assert drawn == {trial.number for trial in archive.trials if trial.state == "complete"}
+
+
+@pytest.mark.parametrize(
+    ("log", "message"),
+    [
+        (b'{"message": "one"}\n{"message": "two"}\n', "two"),
+        (b'{"message": "' + b"x" * 100_000 + b'"}\n{"message": "two"}\n', "two"),
+        (b'{"message": "one"}\n{"message": "tw', ""),
+        (b"", ""),
+        (None, ""),
+    ],
+)
+def test_the_last_line_of_the_log_is_the_activity(
+    archive: RunArchive, tmp_path: Path, log: bytes | None, message: str
+) -> None:
+    copied = replace(archive, run=replace(archive.run, path=tmp_path))
+    if log is not None:
+        copied.run.log.write_bytes(log)
+    assert progress_of(copied)["activity"] == message
 
 
 def test_page_content_is_plain_data(archive: RunArchive) -> None:

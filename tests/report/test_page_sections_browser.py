@@ -1,18 +1,50 @@
-"""In Chromium: the sections of prompts and guidelines, in both schemes and at both widths."""
+"""In Chromium: the page of a large run, the sections of prompts and guidelines, and the comparison of runs."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agentopt.cli.run_names import archive_of
+from agentopt.core.files import write_output
+from agentopt.report.comparison import comparison_page
+from agentopt.runs.run_comparison import compare_runs
+from tests.cli.recorded import record_run, words, write_task
+from tests.report.large_page import EXAMPLES, TRIALS
 from tests.report.pages import HOSTILE, page_in, prompted
 from tests.report.test_page_browser import check, chromium, opened, pytestmark, serious_findings
 
 __all__ = ["chromium", "pytestmark"]
 
+ROOT = Path(__file__).parents[2]
 SIZES = pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (1400, "dark"), (400, "light"), (400, "dark")])
+
+
+def test_the_page_of_many_trials_is_small_and_opens(chromium: Any, tmp_path: Path) -> None:
+    """In a process of its own, whose peak memory is its own."""
+    built = subprocess.run(
+        [sys.executable, "-m", "tests.report.large_page", str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert built.returncode == 0, built.stderr
+    assert float(built.stdout.split()[2]) < 500
+    page = tmp_path / "large.html"
+    assert page.stat().st_size < 6_000_000
+    found = opened(chromium, page)
+    assert found.page.locator("#trials tbody tr").count() == TRIALS
+    assert found.page.locator("#examples tbody tr").count() == EXAMPLES
+    found.page.locator("#examples td button").first.click()
+    found.page.wait_for_selector("#trace h4")
+    check(found)
+    found.page.close()
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +59,10 @@ def test_prompts_and_guidelines_are_drawn(chromium: Any, prompted_page: Path, wi
     page = found.page
     assert page.locator("#guidelines > li").count() == 3
     assert HOSTILE[0] in page.inner_text("#guidelines")
+    first = "After 1 trial\n\nPrefer the small model where it is right.\n- Raise num_samples last."
+    assert page.locator("#guidelines > li").first.inner_text() == first
+    prompt = page.locator("#races th", has_text="system prompt").last.bounding_box()
+    assert prompt["x"] + prompt["width"] <= width
     assert page.locator("#races .plot .heatmaplayer image").count() == 1
     assert page.locator("#diffs ins").count() >= 1
     check(found)
@@ -47,3 +83,28 @@ def unreached(page: Any) -> list[str]:
     for _ in range(page.evaluate("left.size") + 5):
         page.keyboard.press("Tab")
     return list(page.evaluate("[...left].map(e => e.outerHTML.slice(0, 100))"))
+
+
+@pytest.fixture(scope="module")
+def compared_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The comparison of two runs on one task, one that shares no row with them, and one with a hostile name."""
+    folder = tmp_path_factory.mktemp("compared")
+    planted, other = write_task(folder), write_task(folder, name="<b>other", rows=words("other"))
+    runs = [record_run(folder, planted), record_run(folder, planted, trials=1), record_run(folder, other)]
+    page = folder / "comparison.html"
+    write_output(page, comparison_page(compare_runs([archive_of(run, [], in_python="") for run in runs])))
+    return page
+
+
+@SIZES
+def test_the_comparison_of_runs_opens(chromium: Any, compared_page: Path, width: int, scheme: str) -> None:
+    found = opened(chromium, compared_page, width=width, scheme=scheme, ready="main table")
+    page = found.page
+    assert found.messages == []
+    assert all(url.startswith(("file://", "data:")) for url in found.requests), found.requests
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.locator("table").count() == 2
+    assert page.locator("main b").count() == 0
+    assert serious_findings(page) == []
+    assert unreached(page) == []
+    page.close()

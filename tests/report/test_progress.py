@@ -161,6 +161,14 @@ def test_the_time_left_falls_during_a_trial_and_not_past_its_estimate(progress: 
     assert progress.time_left() == "at most about 10 s left"
 
 
+@pytest.mark.parametrize("caps", [Caps(trials=3), Caps(seconds=30.0), Caps()])
+def test_no_time_is_left_at_the_end(progress: RunProgress, clock: Clock, caps: Caps) -> None:
+    progress(started(Budget(caps, clock=clock)))
+    pass_trial(progress, clock, 0, 10)
+    progress(RunDone(Path("runs/a")))
+    assert progress.fields()[-1] == progress.snapshot()["left"] == "finished"
+
+
 def test_waits_have_their_end(progress: RunProgress, clock: Clock) -> None:
     progress(started(Budget(clock=clock)))
     progress(ModelNotice("m", "waiting", "the provider requests to wait 90 s (HTTP 429)", 90.0))

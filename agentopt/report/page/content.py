@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from agentopt.core.phrases import counted
 from agentopt.core.records import Evaluation, ExampleResult, Split, outcome
 from agentopt.core.usd import format_usd
 from agentopt.report.figures import Figure, best_so_far, pareto, race, scaling, spend
@@ -36,7 +37,7 @@ def page_content(archive: RunArchive) -> dict[str, Any]:
         "finalists": _finalists(archive.finalists),
         "figures": [_plain(figure) for figure in _figures(archive)],
         "flow": _flow(archive),
-        "guidelines": [{"trials": g.trials, "text": g.text} for g in archive.guidelines],
+        "guidelines": [{"after": counted(g.trials, "trial"), "text": g.text} for g in archive.guidelines],
         "races": [_race(i, entry) for i, entry in enumerate(_entries(archive))],
         "diffs": list(_diffs(archive)),
         "trials": [_trial(archive, number) for number in range(len(archive.lines))],
@@ -56,7 +57,7 @@ def _finalists(finalists: Sequence[Finalist]) -> dict[str, Any]:
 
 def _figures(archive: RunArchive) -> Iterator[Figure]:
     lines = archive.lines
-    found = [best_so_far(lines), pareto(lines, archive.front, archive.cost_in)]
+    found = [best_so_far(lines), pareto(lines, archive.front, archive.cost_in, archive.beyond_limits)]
     found += [scaling(lines, subtask.name) for subtask in archive.task.subtasks]
     found.append(spend(archive.spent))
     found += [race(f"race-{i}", entry) for i, entry in enumerate(_entries(archive))]
@@ -111,7 +112,7 @@ def _race(number: int, entry: PromptsEntry) -> dict[str, Any]:
         "phase": report.phase,
         "outcome": report.outcome,
         "parts": [[name, f"{value:.5f}"] for name, value in parts.items() if value is not None],
-        "tried": [[t.proposer, f"{t.reward:.3f}", str(t.responses), t.system_prompt] for t in report.tried],
+        "tried": [[f"{t.reward:.3f}", t.system_prompt, t.proposer, str(t.responses)] for t in report.tried],
         "prompts": list(rewards.system_prompts) if rewards else [],
     }
 
@@ -160,6 +161,7 @@ def _trial(archive: RunArchive, place: int) -> dict[str, Any]:
         "proposer": line.proposer,
         "roles": roles,
         "front": line.number in archive.front,
+        "beyond": line.number in archive.beyond_limits,
         "outcome": outcome(line.state, line.scored, line.planned, line.stopped),
         "score": line.score,
         "shrunk": line.shrunk,

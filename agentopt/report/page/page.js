@@ -73,7 +73,11 @@
     byId("finalists").replaceChildren();
     if (data.finalists.rows.length) byId("finalists").append(table("Baseline, best and recommended candidate", data.finalists.columns, data.finalists.rows, { sortable: false }));
     flow();
-    byId("guidelines")?.replaceChildren(...data.guidelines.map((g) => make("li", `After ${g.trials} trials: ${g.text || "none, because the reply could not be read"}`)));
+    byId("guidelines")?.replaceChildren(...data.guidelines.map((g) => {
+      const item = make("li");
+      item.append(make("p", `After ${g.after}`, { class: "note" }), make("div", g.text || "none, because the reply could not be read", { class: "text" }));
+      return item;
+    }));
     byId("failures")?.replaceChildren(table("Rows without a usable answer, and failed attempts, by reason", ["kind", "reason", "count", "most often on"], data.failures.map((f) => [f.kind, f.reason, String(f.count), f.examples])));
     diffs();
     for (const name of ["verdict", "flow-section"]) byId(name).hidden = false;
@@ -124,7 +128,7 @@
       const figure = data.figures.find((one) => one.name === race.figure);
       if (figure) box.append(...figureParts(figure, "h4"));
       if (race.parts.length) box.append(table("Parts of the variance of the rewards", ["part", "variance"], race.parts, { sortable: false }));
-      if (race.tried.length) box.append(table("Prompts of the race, the best first", ["proposed by", "reward", "responses", "system prompt"], race.tried));
+      if (race.tried.length) box.append(table("Prompts of the race, the best first", ["reward", "system prompt", "proposed by", "responses"], race.tried));
     });
   }
 
@@ -181,7 +185,7 @@
       const open = make("button", String(trial.number), { type: "button", "aria-label": `Open trial ${trial.number}` });
       open.addEventListener("click", () => openTrial(trial.number));
       const candidate = trial.choices.map(([name, choice]) => `${name}: ${choice}`).join("; ");
-      return [open, [...trial.roles, ...(trial.front ? ["front"] : [])].join(", "), trial.proposer, candidate, score(trial.score), score(trial.shrunk), trial.usd, trial.seconds, trial.outcome, trial.note];
+      return [open, [...trial.roles, ...(trial.front ? ["front"] : []), ...(trial.beyond ? ["beyond a cost limit"] : [])].join(", "), trial.proposer, candidate, score(trial.score), score(trial.shrunk), trial.usd, trial.seconds, trial.outcome, trial.note];
     });
     const columns = ["trial", "role", "proposed by", "candidate", "score", "shrunk", "USD per 1,000", "s p50", "state", "note"];
     const used = columns.map((_, place) => place < 5 || rows.some((row) => row[place] && row[place] !== "0"));

@@ -34,6 +34,8 @@ REST = 4
 """After a build, the next one waits this many times as long as it took."""
 
 PING_SECONDS = 15.0
+LOG_TAIL = 20_000
+"""Bytes at the end of the log in which its last line is looked for."""
 SPLITS: tuple[Split, ...] = ("validation", "test")
 
 
@@ -235,8 +237,10 @@ def progress_of(archive: RunArchive) -> dict[str, Any]:
 
 
 def _last_message(archive: RunArchive) -> str:
+    """The message of the last line of the log, of which only the end is read."""
     try:
-        lines = archive.run.log.read_bytes()[-20_000:].splitlines()
-        return str(json.loads(lines[-1])["message"])
+        with archive.run.log.open("rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - LOG_TAIL))
+            return str(json.loads(log.read().splitlines()[-1])["message"])
     except (OSError, ValueError, LookupError):
         return ""
