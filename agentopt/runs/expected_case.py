@@ -30,6 +30,9 @@ ROWS = 20
 RESPONSE = 0.5
 """Share of `max_tokens` that a response is expected to take if the task has no `tokens`."""
 
+THOUGHTS = 0.5
+"""Share of the rest of `max_tokens` that the thoughts of a model that thinks are expected to take."""
+
 
 @dataclass(frozen=True, slots=True)
 class ExpectedCase:
@@ -54,7 +57,8 @@ def expected_case(
 
     A candidate is taken to be a random affordable one, the baseline to answer half of the train examples right that it
     is run on for demonstrations, and every target to be right. Trials share the responses of a subtask that reads no
-    other. Prompts have four bytes per token, responses the task's `tokens` or half of `max_tokens`.
+    other. Prompts have four bytes per token, responses the task's `tokens` or half of `max_tokens`; the thoughts of a
+    model that is known to think take half of what is left of `max_tokens`.
 
     Args:
         task: The task.
@@ -70,7 +74,8 @@ def expected_case(
     for subtask in task.subtasks:
         by_model = _uses(task, subtask, space, of_trials)
         spent = _scaled(_mean(by_model), trials)
-        if not subtask.reads and not task.program:
+        # Which of several subtasks of a program read others is not known.
+        if not subtask.reads and not (task.program and len(task.subtasks) > 1):
             spent = _bounded(spent, sum((of[-1] for of in by_model.values() if of), Usage()))
         search += _scaled(spent, rows["validation"] / _FINE)
         mean = _mean(_uses(task, subtask, space, of_tests))
@@ -147,15 +152,18 @@ def _use(
 ) -> Usage:
     spec = specs[model]
     requests = -(-n // spec.max_choices)
-    use = _usage(spec, requests, prompt, n * completion)
+    use = _usage(subtask, spec, requests, prompt, completion, n)
     if subtask.fusion.method == "fuse" and n > 1:
-        use += _usage(specs[subtask.fusion.model or model], 1, prompt + n * completion, completion)
+        use += _usage(subtask, specs[subtask.fusion.model or model], 1, prompt + n * completion, completion)
     return use
 
 
-def _usage(spec: ModelSpec, requests: int, prompt: float, completion: float) -> Usage:
-    usd = spec.prices.usd(requests * prompt, completion, requests=requests)
-    return _scaled_parts(requests, requests * prompt, completion, usd, _FINE)
+def _usage(subtask: Subtask, spec: ModelSpec, requests: int, prompt: float, completion: float, n: int = 1) -> Usage:
+    """The usage of `requests` for `n` responses; thoughts take `THOUGHTS` of what is left of `max_tokens`."""
+    thoughts = n * THOUGHTS * max(0.0, subtask.max_tokens - completion) if spec.has_effort else 0.0
+    whole = n * completion + thoughts
+    usd = spec.prices.usd(requests * prompt, whole, requests=requests, reasoning_tokens=thoughts)
+    return _scaled_parts(requests, requests * prompt, whole, usd, _FINE)
 
 
 def _prompt_tokens(task: Task, subtask: Subtask) -> float:
@@ -216,12 +224,12 @@ def _shown(subtask: SubtaskSpace, demos: SettingValue | None) -> list[tuple[int,
 
 
 def thought_notes(specs: Mapping[str, ModelSpec]) -> list[str]:
-    """The note that the expected case has no thoughts, if a model is known to think."""
-    thinking = [name for name, spec in specs.items() if spec.supports.reasoning_effort]
+    """The note on the thoughts in the expected case, if a model is known to think."""
+    thinking = [name for name, spec in specs.items() if spec.has_effort]
     if not thinking:
         return []
-    rule = f"the expected case counts answers without thoughts, but {in_words(thinking)} may think before answering"
-    return [f"Warning: {rule}: the real cost lies between the expected and the worst case"]
+    rule = f"{in_words(thinking)} may think before answering"
+    return [f"{rule}: the expected case counts thoughts of half of the rest of max_tokens, which may be far off"]
 
 
 def cap_notes(worst: Estimate, expected: ExpectedCase, config: Config, space: SearchSpace) -> Iterator[str]:

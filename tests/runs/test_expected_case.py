@@ -22,6 +22,7 @@ from agentopt.testing.company import COUNTS, PROMPT_WORDS, STAFF, WORDS, company
 from agentopt.testing.toy import toy_task
 from agentopt.workflow.templates import template
 
+PROGRAM = Program(("python", "program.py"))
 SPECS = {spec.name: spec for spec in company_specs("http://127.0.0.1:9/v1")}
 
 
@@ -187,9 +188,7 @@ def test_the_toy_task_has_an_expected_case_in_units_too() -> None:
     ("thinks", "named"),
     [({}, None), ({"a": False, "b": None}, None), ({"a": True, "b": False}, "a"), ({"a": True, "b": True}, "a and b")],
 )
-def test_a_dry_run_warns_that_thoughts_are_not_in_the_expected_case(
-    thinks: dict[str, bool | None], named: str | None
-) -> None:
+def test_a_dry_run_reports_that_thoughts_are_estimated(thinks: dict[str, bool | None], named: str | None) -> None:
     spec = next(iter(SPECS.values()))
     specs = {
         name: spec.model_copy(update={"name": name, "supports": Supports(reasoning_effort=value)})
@@ -197,4 +196,33 @@ def test_a_dry_run_warns_that_thoughts_are_not_in_the_expected_case(
     }
     notes = thought_notes(specs)
     assert len(notes) == (named is not None)
-    assert named is None or f"but {named} may think before answering" in notes[0]
+    assert named is None or notes[0].startswith(
+        f"{named} may think before answering: the expected case counts thoughts"
+    )
+
+
+def test_thoughts_are_in_the_expected_case_and_at_their_price() -> None:
+    plain, thinking = (
+        cases(specs={name: spec.model_copy(update=update) for name, spec in SPECS.items()})[1]
+        for update in ({}, {"supports": Supports(reasoning_effort=True)})
+    )
+    responses = 3 * 50 * sum(COUNTS) / len(COUNTS)  # of each of the two subtasks
+    task = company_task(validation=100, test=50)
+    left = sum(subtask.max_tokens - (subtask.tokens.completion if subtask.tokens else 0) for subtask in task.subtasks)
+    added = thinking.test.completion_tokens - plain.test.completion_tokens
+    assert added == pytest.approx(responses * left / 2, rel=0.01)
+    assert thinking.test.usd > plain.test.usd
+    assert thinking.test.calls == plain.test.calls
+    free = {"supports": Supports(reasoning_effort=True), "usd_per_1m_reasoning": 0.0}
+    unpaid = cases(specs={name: spec.model_copy(update=free) for name, spec in SPECS.items()})[1]
+    assert unpaid.test.usd == pytest.approx(plain.test.usd)
+
+
+def test_the_only_subtask_of_a_program_shares_its_responses() -> None:
+    task = company_task(validation=100, test=50)
+    one = replace(task, subtasks=task.subtasks[:1], output=task.subtasks[0].name)
+    declared, of_program, of_two = (
+        cases(each)[1].search.calls for each in (one, replace(one, program=PROGRAM), replace(task, program=PROGRAM))
+    )
+    assert declared == of_program == 5 * 100, "as many as five models have responses"
+    assert of_two == 2 * 10 * 100, "which of two reads the other is not known"
