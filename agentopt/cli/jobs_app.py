@@ -9,11 +9,13 @@ from typing import Annotated, Any, Literal, get_args
 import typer
 
 from agentopt.cli.choices import JsonOption, choice_option
+from agentopt.cli.help_pages import UncutGroup
 from agentopt.cli.output import stdout_console
 from agentopt.core.errors import UserError
 from agentopt.core.extras import install_command
 
 jobs_app = typer.Typer(
+    cls=UncutGroup,
     no_args_is_help=True,
     help="Re-optimise on a schedule, and replace a job's champion only when the evidence favours another candidate.",
 )

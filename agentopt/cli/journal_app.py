@@ -8,10 +8,13 @@ from typing import Annotated
 import typer
 
 from agentopt.cli.choices import JsonOption
+from agentopt.cli.help_pages import UncutGroup
 from agentopt.cli.output import stdout_console
 from agentopt.core.errors import UserError
 
-journal_app = typer.Typer(no_args_is_help=True, help="Show, export and remove the stored responses of models.")
+journal_app = typer.Typer(
+    cls=UncutGroup, no_args_is_help=True, help="Show, export and remove the stored responses of models."
+)
 
 Settings = Annotated[
     list[str] | None,

@@ -17,6 +17,7 @@ import typer
 
 from agentopt import __version__
 from agentopt.cli.choices import JsonOption, choice_option
+from agentopt.cli.help_pages import MainGroup, UncutGroup
 from agentopt.cli.inspect_app import compare, inspect
 from agentopt.cli.jobs_app import jobs_app
 from agentopt.cli.journal_app import journal_app
@@ -26,6 +27,7 @@ from agentopt.cli.start_app import ConfigOption, doctor, init, quickstart
 from agentopt.core.errors import AgentoptError, UserError
 
 app = typer.Typer(
+    cls=MainGroup,
     add_completion=False,
     invoke_without_command=True,
     pretty_exceptions_enable=False,
@@ -34,8 +36,8 @@ app = typer.Typer(
     epilog="Next step: `agentopt optimize TASK --dry-run` prints what a run on the task folder TASK costs at most; "
     "without `--dry-run` it runs.",
 )
-runs_app = typer.Typer(no_args_is_help=True, help="List and show earlier runs.")
-judge_app = typer.Typer(no_args_is_help=True, help="Check the judge that scores a task.")
+runs_app = typer.Typer(cls=UncutGroup, no_args_is_help=True, help="List and show earlier runs.")
+judge_app = typer.Typer(cls=UncutGroup, no_args_is_help=True, help="Check the judge that scores a task.")
 app.add_typer(models_app, name="models")
 app.add_typer(judge_app, name="judge")
 app.add_typer(runs_app, name="runs")

@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from agentopt.cli.choices import JsonOption
+from agentopt.cli.help_pages import UncutGroup
 from agentopt.cli.output import stdout_console
 from agentopt.cli.start_app import ConfigOption
 
-models_app = typer.Typer(no_args_is_help=True, help="List, download and test models.")
+models_app = typer.Typer(cls=UncutGroup, no_args_is_help=True, help="List, download and test models.")
 
 ModelName = Annotated[str, typer.Argument(metavar="NAME", help="Catalogue name.")]
 

@@ -9,10 +9,19 @@ from typing import IO, Any
 
 import httpx
 
-from agentopt.core.errors import MalformedResponseError
 from agentopt.models.batch_http import BatchHttp
-from agentopt.models.batch_provider import BatchState, BatchStatus, Entry, Lookup, Raw, as_body, count, id_of, in_path
-from agentopt.models.json_bytes import parse_json
+from agentopt.models.batch_provider import (
+    BatchState,
+    BatchStatus,
+    Entry,
+    Lookup,
+    Raw,
+    as_body,
+    count,
+    id_of,
+    identified,
+    in_path,
+)
 
 STATUS_OF_ERROR: Mapping[str, int] = {
     "invalid_request_error": 400,
@@ -119,13 +128,9 @@ def _status_of(batch: Mapping[str, Any]) -> BatchStatus:
 
 def _raw(line: bytes) -> Raw | None:
     """Read one line; None if it cannot be assigned to a request."""
-    try:
-        answer = parse_json(line)
-    except MalformedResponseError:
+    if (answer := identified(line)) is None:
         return None
-    if not isinstance(answer, dict) or not isinstance(custom_id := answer.get("custom_id"), str):
-        return None
-    result = answer.get("result")
+    custom_id, result = answer["custom_id"], answer.get("result")
     result = result if isinstance(result, dict) else {}
     match result.get("type"):
         case "succeeded":

@@ -9,7 +9,6 @@ from typing import IO, Any
 
 import httpx
 
-from agentopt.core.errors import MalformedResponseError
 from agentopt.models.batch_http import BatchHttp
 from agentopt.models.batch_provider import (
     BatchState,
@@ -20,10 +19,10 @@ from agentopt.models.batch_provider import (
     as_body,
     count,
     id_of,
+    identified,
     in_path,
     objects,
 )
-from agentopt.models.json_bytes import parse_json
 
 STATES: Mapping[str, BatchState] = {
     "completed": "ended",
@@ -118,13 +117,9 @@ def _refusal(errors: Any) -> dict[str, Any]:
 
 def _raw(line: bytes) -> Raw | None:
     """Read one line; None if it cannot be assigned to a request."""
-    try:
-        result = parse_json(line)
-    except MalformedResponseError:
+    if (result := identified(line)) is None:
         return None
-    if not isinstance(result, dict) or not isinstance(custom_id := result.get("custom_id"), str):
-        return None
-    response, error = result.get("response"), result.get("error")
+    custom_id, response, error = result["custom_id"], result.get("response"), result.get("error")
     if isinstance(response, dict):
         return Raw(custom_id, "answered", count(response.get("status_code")) or 200, as_body(response.get("body")))
     match error.get("code") if isinstance(error, dict) else None:

@@ -11,6 +11,7 @@ from urllib.parse import quote
 import httpx
 
 from agentopt.core.errors import MalformedResponseError
+from agentopt.models.json_bytes import parse_json
 
 BatchState = Literal["waiting", "ended", "expired", "cancelled", "refused", "lost"]
 """`waiting`: queued, in progress, or being cancelled. `ended`, `expired`, `cancelled`: its results can be read.
@@ -173,3 +174,12 @@ def as_body(value: object) -> bytes:
         return json.dumps(value).encode()
     except RecursionError:
         return b""
+
+
+def identified(line: bytes) -> dict[str, Any] | None:
+    """Return one line of results, whose `custom_id` is a string; None if it cannot be assigned to a request."""
+    try:
+        result = parse_json(line)
+    except MalformedResponseError:
+        return None
+    return result if isinstance(result, dict) and isinstance(result.get("custom_id"), str) else None

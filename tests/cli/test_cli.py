@@ -24,6 +24,7 @@ from filelock import FileLock
 
 from agentopt import __version__
 from agentopt.cli.commands.export import FORMATS
+from agentopt.cli.help_pages import MainGroup
 from agentopt.core.phrases import in_words
 from agentopt.core.records import Split
 from agentopt.testing.server_process import ServerProcess
@@ -170,6 +171,21 @@ def test_help_names_every_command(place: Place) -> None:
         assert name in done.stdout
     assert done.stderr == ""
     assert_nothing_is_left(place)
+
+
+@pytest.mark.parametrize("columns", ["60", "80"])
+def test_help_lists_commands_in_the_order_of_use_and_cuts_no_line(place: Place, columns: str) -> None:
+    environ = {**place.environ, "COLUMNS": columns}
+    for group in ([], ["journal"], ["jobs"]):
+        done = subprocess.run(place.command(*group, "--help"), env=environ, capture_output=True, text=True, check=True)
+        assert "..." not in done.stdout.replace("[ARGS]...", "")
+        assert max(map(len, done.stdout.splitlines())) <= int(columns)
+        if not group:
+            lines = done.stdout.splitlines()
+            headings = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
+            assert headings == ["Options:", "Start:", "Search:", "Inspect:", "Deploy:", "Maintain:"]
+            commands = re.findall(r"^  ([a-z]+) {2,}\S", done.stdout, re.MULTILINE)
+            assert commands == [name for names in MainGroup.sections.values() for name in names]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,9 @@ def test_a_run_stopped_in_its_test_keeps_its_trials_and_prompt_reports(
         assert again.prompts == whole.prompts
         assert again.trials == whole.trials
         assert again.best_candidate == whole.best_candidate
-        assert again.ended.kind == whole.ended.kind
+        assert replace(again.ended, detail="") == replace(whole.ended, detail="")
+        if "trials" in budget:
+            assert again.ended == whole.ended
 
 
 @pytest.mark.parametrize(("when", "calls", "share"), [("after", 150, 0.3), ("both", 150, 0.3), ("before", 90, 0.4)])
