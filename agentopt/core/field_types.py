@@ -161,6 +161,7 @@ FIELDS: Mapping[str, Mapping[str, Kind]] = {
         "program": _or_none(instance_of("Program")),
         "metrics": _mapping(_ANY, "a mapping of names to Metrics", 'pass NAME={"metric": Metric(...)}'),
         "file": _or_none(_PATH),
+        "notes": _TEXTS,
     },
     "SubtaskChoice": {
         "model": Kind(_NAME.fits, "a catalogue name", 'pass the name as a string, such as NAME="small"'),

@@ -680,7 +680,11 @@ def test_evaluating_a_wrong_candidate_or_split_is_one_message(
 ) -> None:
     file = place.folder / "nothing"
     evaluate = ["evaluate", str(place.task), *place.settings]
-    assert_one_message(agentopt(*evaluate, "--candidate", "gone.yaml"), "gone.yaml", "cannot be read")
+    assert_one_message(
+        agentopt(*evaluate, "--candidate", "gone.yaml"),
+        "gone.yaml",
+        "there is no such file or folder, and no run of this name",
+    )
     file.write_text("find: small\n")
     assert_one_message(agentopt(*evaluate, "--candidate", str(file)), "nothing", "maps each subtask to model")
     file.write_text("find: {model: small}\n")

@@ -143,7 +143,7 @@ def test_a_chat_log_becomes_one_subtask(place: Path, console_script: Command) ->
         (langfuse(1), "at least two rows with different inputs"),
         ([{"resourceSpans": {"scopeSpans": []}}], "row 1: resourceSpans: must be a list"),
         ([{"resourceSpans": [[]]}], "row 1: resourceSpans.0: must be a mapping"),
-        ([{"resourceSpans": [{"scopeSpans": [{"spans": [{"name": "x"}]}]}]}], "spans.0.traceId: must be given"),
+        ([{"resourceSpans": [{"scopeSpans": [{"spans": [{"name": "x"}]}]}]}], "spans.x.traceId: must be given"),
         ([{**langfuse(1)[0], "type": 3}], "row 1: type: must be a string"),
         ([{**langfuse(1)[0], "input": {"messages": 7}}], "no call of this form was found"),
         ([{**langfuse(1)[0], "output": "[" * 100_000}, *langfuse(2)], "at least two rows with different inputs"),

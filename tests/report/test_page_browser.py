@@ -25,6 +25,8 @@ pytestmark = [
 ]
 
 SERIOUS = ("serious", "critical")
+PATIENCE = 120_000
+"""Milliseconds until a wait fails: long, because the suite runs beside others on few cores."""
 
 
 @dataclass
@@ -50,12 +52,13 @@ def opened(
     chromium: Any, file: Path, *, width: int = 1400, scheme: str = "light", ready: str = "html[data-ready]"
 ) -> Opened:
     page = chromium.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page.set_default_timeout(PATIENCE)
     found = Opened(page)
     page.on("console", lambda message: found.messages.append(message.text))
     page.on("pageerror", lambda error: found.messages.append(str(error)))
     page.on("request", lambda request: found.requests.append(request.url))
     page.goto(file.as_uri())
-    page.wait_for_selector(ready, timeout=120_000)
+    page.wait_for_selector(ready)
     return found
 
 

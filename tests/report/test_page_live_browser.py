@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from tests.report.live_pages import LiveRun
-from tests.report.test_page_browser import Opened, check, chromium, pytestmark, serious_findings
+from tests.report.test_page_browser import PATIENCE, Opened, check, chromium, pytestmark, serious_findings
 
 __all__ = ["chromium", "pytestmark"]
 
 
 def opened(chromium: Any, address: str, width: int) -> Opened:
     page = chromium.new_page(viewport={"width": width, "height": 900})
+    page.set_default_timeout(PATIENCE)
     found = Opened(page)
     page.on("console", lambda message: found.messages.append(message.text))
     page.on("pageerror", lambda error: found.messages.append(str(error)))
@@ -34,7 +35,7 @@ def check_live(found: Opened, address: str) -> None:
 
 
 def rows(page: Any, count: int) -> None:
-    page.wait_for_selector(f"#trials tbody tr:nth-child({count}):last-child", timeout=60_000)
+    page.wait_for_selector(f"#trials tbody tr:nth-child({count}):last-child")
 
 
 @pytest.mark.parametrize("width", [1400, 400])

@@ -47,7 +47,9 @@ def test_the_frame_of_the_trials_has_a_column_for_each_setting_of_each_subtask(t
         replace(task["find"], settings=varied),
         replace(task["answer"], cascade=Cascade(SMALL, LARGE, (0.5, 1)), demos=Demos((0, 2), min_score=0)),
     )
-    splits = {**task.splits, "train": tuple(replace(row, id=f"t-{row.id}") for row in task.splits["validation"])}
+    # Rows with the inputs of validation rows are no demonstrations.
+    rows = [replace(r, id=f"t-{r.id}", inputs={**r.inputs, "of": "train"}) for r in task.splits["validation"]]
+    splits = {**task.splits, "train": tuple(rows)}
     config = Config(
         runs=tmp_path / "runs", journal=str(tmp_path / "j.db"), strategy="random", budget=BudgetConfig(trials=8)
     )

@@ -70,7 +70,9 @@ async def test_the_journal_of_an_old_run_answers(project: Path) -> None:
     run = RunFolder.open(project / "finished")
     journal = open_existing_journal(run.config.journal)
     assert journal is not None
-    assert journal.spend(run.id).by_purpose["samples"] == load_result(run.path).spent["samples"]
+    spent, recorded = journal.spend(run.id).by_purpose["samples"], load_result(run.path).spent["samples"]
+    assert (spent.calls, spent.tokens) == (recorded.calls, recorded.tokens)
+    assert spent.usd == pytest.approx(recorded.usd)  # versions of SQLite round sums differently
     journal.close()
     silent = ScriptedModel(script=[])
     config = run.config.model_copy(update={"task": SAMPLING})
