@@ -74,7 +74,7 @@ def wrong(request: Request, repeat: int) -> str:
 
 
 async def test_a_row_shows_the_right_response_or_else_the_target(tmp_path: Path) -> None:
-    """The right response is not the target's text, so the two are told apart."""
+    """The right response is not the target's text, so both can be recognised."""
     first, second = examples_to_try(task("Lion", "Eagle"), 0)
 
     def answer(request: Request, repeat: int) -> str:
