@@ -1,6 +1,6 @@
-"""Time of one proposal of the default sampler with six choices per subtask, three subtasks and 200 trials.
+"""Time and memory of one proposal of the default strategy with six choices per subtask and three subtasks.
 
-    python -m benchmarks.proposals [--trials 200] [--repeats 10]
+    python -m benchmarks.proposals [--trials 3000] [--repeats 10]
 
 The scores are random; no model is called. The time does not depend on them.
 """
@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import random
 import time
+import tracemalloc
 from statistics import median
 
 from agentopt.core.axes import as_axes
@@ -56,10 +57,10 @@ async def history(searched: SearchSpace, count: int) -> list[Trial]:
 
 
 async def main(trials: int, repeats: int) -> None:
-    """Print the median and the longest time of a proposal, by the wall clock and by the processor's time."""
+    """Print the median and the longest time of a proposal, by the wall clock and by the processor's, and its memory."""
     searched = space()
     known = await history(searched, trials)
-    strategy = OptunaStrategy(0)
+    strategy = OptunaStrategy(0, start="none")
     await strategy.propose(searched, known, 1)  # loads the libraries
     wall, processor = list[float](), list[float]()
     for _ in range(repeats):
@@ -70,11 +71,14 @@ async def main(trials: int, repeats: int) -> None:
     print(f"{searched.size:.3g} candidates, {trials} trials of {ROWS} rows")
     for name, seconds in (("wall", wall), ("processor", processor)):
         print(f"{name}: median {median(seconds):.2f} s, at most {max(seconds):.2f} s")
+    tracemalloc.start()
+    await strategy.propose(searched, known, 1)
+    print(f"memory: {tracemalloc.get_traced_memory()[1] / 1e6:.0f} MB above the trials")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--trials", type=int, default=200)
+    parser.add_argument("--trials", type=int, default=3000)
     parser.add_argument("--repeats", type=int, default=10)
     given = parser.parse_args()
     asyncio.run(main(given.trials, given.repeats))

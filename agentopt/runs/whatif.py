@@ -9,8 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from agentopt.core.axes import escalating
 from agentopt.core.called_models import called_models
 from agentopt.core.candidate import Candidate, SubtaskChoice
@@ -24,11 +22,12 @@ from agentopt.models.catalog import ModelSpec, Usd
 from agentopt.runs.demonstrations import demonstrations_of
 from agentopt.runs.folder import RunFolder
 from agentopt.runs.trial_store import recorded_trials
-from agentopt.search.base import SearchSpace
+from agentopt.search.base import SearchSpace, without_limits
 from agentopt.search.from_task import search_space
-from agentopt.search.gaussian_process import most_promising
+from agentopt.search.insight_strategy import in_seed_prompts, measured
 from agentopt.search.measured_costs import measured_cost, with_measured_costs, within_limits
-from agentopt.search.posterior import Choice, choose, noise_variances
+from agentopt.search.posterior import Choice, choose
+from agentopt.search.surrogate import most_promising
 
 SUGGESTIONS = 3
 """Untried candidates that are suggested."""
@@ -264,21 +263,13 @@ class _Archive:
 
     def _promising(self) -> tuple[Option, ...]:
         """The untried candidates that may improve most, or if a cheaper one may be as good, save most."""
-        anything = replace(self._allowed, max_units=None, max_usd=None, max_seconds=None)
-        inside = [t for t in self.trials if anything.contains(t.candidate) and t.evaluation.scores]
-        scored = [(t.candidate, t.score or 0.0) for t in inside]
-        variances = noise_variances(self.trials)
-        noise = np.array([variances.get(t.number, math.nan) for t in inside])
-        found: list[Candidate] = []
-        tried = [t.candidate for t in inside]
-        for _ in range(SUGGESTIONS + MOST_LEFT_OUT):
-            one = most_promising(self._allowed, scored, found, tried, self.seed, noise, tolerance=self.tolerance)
-            if one is None or len(found) == SUGGESTIONS:
-                break
-            tried.append(one)
-            if self._has_models(one):  # a cascade may escalate to a model that is not allowed
-                found.append(one)
-        return tuple(self._predicted(candidate) for candidate in found)
+        inside = [trial for trial in self.trials if without_limits(self._allowed).contains(trial.candidate)]
+        scored, tolerances = measured(self._allowed, inside), [self.tolerance] * (SUGGESTIONS + MOST_LEFT_OUT)
+        tried = [in_seed_prompts(self._allowed, trial.candidate) for trial in inside if trial.evaluation.scores]
+        found = most_promising(self._allowed, scored, [], tried, self.seed, tolerances)
+        # A cascade may escalate to a model that is not allowed.
+        possible = [candidate for candidate in found if self._has_models(candidate)]
+        return tuple(self._predicted(candidate) for candidate in possible[:SUGGESTIONS])
 
     def _predicted(self, candidate: Candidate) -> Option:
         space = self._allowed

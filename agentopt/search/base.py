@@ -281,6 +281,11 @@ class SearchSpace:
         return [candidate for candidate in every if self.affords(candidate)]
 
 
+def without_limits(space: SearchSpace) -> SearchSpace:
+    """The same space without its cost limits."""
+    return replace(space, max_units=None, max_usd=None, max_seconds=None)
+
+
 BASELINE, ARCHIVE, PROMPTS = "baseline", "archive", "prompts before"
 """Proposers of the trials before the search: trial 0, the warm start from earlier runs, and optimised prompts."""
 

@@ -126,7 +126,7 @@ def optuna(context: SearchContext) -> Strategy:
     """The Optuna sampler named by `search.sampler`."""
     from agentopt.search.optuna_strategy import OptunaStrategy
 
-    return OptunaStrategy(context.seed, context.search.sampler)
+    return OptunaStrategy(context.seed, context.search.sampler, start=context.search.start)
 
 
 @strategy("agent", calls_model=True)
@@ -174,7 +174,7 @@ def _agent_search(context: SearchContext, variant: Variant) -> Search:
     return AgentSearch(
         context.model if context.agent.model else None,
         context.agent,
-        OptunaStrategy(context.seed, context.search.sampler, proposer="fallback"),
+        OptunaStrategy(context.seed, context.search.sampler, start=context.search.start, proposer="fallback"),
         context.task.description,
         context.checkpoints,
         variant=variant,

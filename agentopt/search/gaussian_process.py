@@ -1,6 +1,7 @@
-"""Gaussian process over the search space: picks the affordable candidate with the greatest expected improvement.
+"""Prior of a Gaussian process over the search space: its points, and how alike their scores are.
 
-The kernel encodes the insights of AgentTTS (arXiv 2508.00890) on test-time scaling. Within a subtask, two choices are
+`surrogate` proposes by it, `posterior` chooses by it. The kernel encodes the insights of AgentTTS (arXiv 2508.00890) on
+test-time scaling. Within a subtask, two choices are
 similar if their models have similar sizes (insight 1) and their sample counts are close on a logarithmic scale
 (insight 2: the score rises, peaks and falls smoothly). Settings have effects of their own, and interact with the model.
 Effects of subtasks add up, with a small interaction (insight 3: a better earlier subtask moves the later one's peak).
@@ -11,7 +12,8 @@ samples of another.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,40 +29,60 @@ Floats = NDArray[np.float64]
 Points = NDArray[np.int64]
 """Candidates as an array of shape (n, subtasks): the place of each subtask's choice in `SubtaskSpace.choices`."""
 
-POOL = 20_000
+POOL = 30_000
 """Most allocations that are compared; larger spaces are sampled."""
 
-# Chosen on synthetic landscapes, see benchmarks/RESULTS.md; halving or doubling any one changes little.
-MODEL, COUNT, BOTH = 1.0, 0.5, 0.5
-"""Variance of a subtask's score due to its model, to its sample count, and to the interaction of the two."""
-SHARED_BY_SIZE = 0.7
-"""Share of a model's effect that depends on its size only, and that models of similar size therefore share."""
-SIZE_SCALE = 1.5
-"""Length scale of the similarity of models, in the logarithm of the number of parameters."""
-COUNT_SCALE = 0.9
-"""Length scale of the similarity of sample counts, in the logarithm of the count."""
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """Parameters of the prior covariance; the defaults are those by which a finished search is judged.
+
+    They were chosen on synthetic landscapes, see benchmarks/RESULTS.md; halving or doubling any one changes little.
+    """
+
+    model: float = 1.0
+    """Variance of a subtask's score due to its model."""
+    count: float = 0.5
+    """Variance due to its sample count."""
+    both: float = 0.5
+    """Variance due to the interaction of the two."""
+    shared_by_size: float = 0.7
+    """Share of a model's effect that depends on its size only, and that models of similar size therefore share."""
+    size_scale: float = 1.5
+    """Length scale of the similarity of models, in the logarithm of the number of parameters."""
+    count_scale: float = 0.9
+    """Length scale of the similarity of sample counts, in the logarithm of the count."""
+    interaction: float = 0.1
+    """Strength of the interaction between subtasks, above 0; near 0 their effects add up."""
+
+
 SETTING, SETTING_BY_MODEL = 0.3, 0.2
 """Variance of a subtask's score due to one setting, and to the interaction of the setting and the model."""
 RANK_SCALE = 1.0
 """Length scale of the similarity of an ordinal setting's values, in ranks."""
 RANGE_SCALE = 0.5
 """Length scale of the similarity of a numeric setting's values that are not all positive, as a share of their range."""
-INTERACTION = 0.1
-"""Strength of the interaction between subtasks; 0 makes their effects additive."""
-NOISE = 0.01
-"""Noise variance of a score as a share of the variance of all scores, where it was not measured."""
-
-
-LEAST_NOISE = 1e-4
-"""Least noise variance of a measured score, as a share of the variance of all scores; keeps the equations solvable."""
+LARGER, RISE, PEAK = 0.65, 0.6, 6
+"""Prior mean: how much better a model is whose size is one standard deviation above the mean of the subtask's models
+(on the logarithmic scale); how much the score rises from one sample to the peak; and the peak's sample count."""
+NUMBER_SCALE = 0.9
+"""Length scale of the similarity of a numeric setting's positive values, in their logarithm."""
 
 
 class Grid:
-    """The candidates of a search space as integer points, so that thousands are priced and compared in one step."""
+    """The candidates of a search space as integer points, so that thousands are priced and compared in one step.
 
-    def __init__(self, space: SearchSpace) -> None:
-        self._space = space
-        self._parts = [_Part(subtask) for subtask in space.subtasks]
+    Args:
+        space: The space.
+        kernel: Parameters of the prior covariance.
+
+    Attributes:
+        space: The space.
+    """
+
+    def __init__(self, space: SearchSpace, kernel: Kernel = Kernel()) -> None:
+        self.space, self._interaction = space, kernel.interaction
+        self._parts = [_Part(subtask, kernel) for subtask in space.subtasks]
 
     def points(self, candidates: Sequence[Candidate]) -> Points:
         """Convert candidates of this space to points."""
@@ -69,18 +91,40 @@ class Grid:
 
     def candidate(self, point: Points) -> Candidate:
         """Convert one point to a candidate with seed prompts."""
-        chosen = zip(self._space.subtasks, point.tolist(), strict=True)
+        chosen = zip(self.space.subtasks, point.tolist(), strict=True)
         return Candidate(tuple((s.name, s.choice_at(place)) for s, place in chosen))
 
     def pool(self, rng: np.random.Generator) -> Points:
         """All affordable points in random order; in a space larger than `POOL`, the affordable ones of a sample."""
-        sizes = [s.size for s in self._space.subtasks]
-        if self._space.size <= POOL:
-            points = np.stack(np.unravel_index(rng.permutation(self._space.size), sizes), axis=1)
+        sizes = [s.size for s in self.space.subtasks]
+        if not self.is_sampled:
+            points = np.stack(np.unravel_index(rng.permutation(self.space.size), sizes), axis=1)
         else:
             points = np.stack([part.sampled(rng) for part in self._parts], axis=1)
+        return self._affordable(points)
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether `pool` is a sample."""
+        return self.space.size > POOL
+
+    def near(self, points: Points, count: int, rng: np.random.Generator) -> Points:
+        """Affordable points that differ from one of `points` in one subtask, drawn at random; at most `count`.
+
+        Args:
+            points: Points of the space, at least one.
+            count: Number of points to draw.
+            rng: Draws them.
+        """
+        drawn = points[rng.integers(len(points), size=count)]
+        varied = rng.integers(len(self._parts), size=count)
+        for i, part in enumerate(self._parts):
+            drawn[varied == i, i] = part.sampled(rng)[: int((varied == i).sum())]
+        return self._affordable(drawn)
+
+    def _affordable(self, points: Points) -> Points:
         within = np.ones(len(points), dtype=bool)
-        for measure, most in self._space.limits:
+        for measure, most in self.space.limits:
             within &= self.costs(measure, points) <= most
         return np.asarray(points[within], dtype=np.int64)
 
@@ -92,19 +136,30 @@ class Grid:
             points: Points of the space.
         """
         each = [part.costs(measure)[points[:, i]] for i, part in enumerate(self._parts)]
-        return np.asarray(self._space.total(measure, each, np.maximum), dtype=np.float64)
+        return np.asarray(self.space.total(measure, each, np.maximum), dtype=np.float64)
 
     def kernel(self, a: Points, b: Points) -> Floats:
         """Prior covariance of the scores of two sets of points, of shape (len(a), len(b))."""
         product = np.ones((len(a), len(b)))
         for i, part in enumerate(self._parts):
-            product *= 1 + INTERACTION * part.covariance(a[:, i], b[:, i])
-        return (product - 1) / INTERACTION
+            product *= 1 + self._interaction * part.covariance(a[:, i], b[:, i])
+        return (product - 1) / self._interaction
 
     @property
     def variance(self) -> float:
         """Prior variance of the score of any point."""
-        return float((math.prod(1 + INTERACTION * part.variance for part in self._parts) - 1) / INTERACTION)
+        product = math.prod(1 + self._interaction * part.variance for part in self._parts)
+        return float((product - 1) / self._interaction)
+
+    def trend(self, points: Points) -> Floats:
+        """Prior mean of the scores of points in standard deviations, up to a constant, shape (len(points),).
+
+        By insight 1 a larger model is better; by insight 2 the score rises with the samples, peaks and falls.
+
+        Args:
+            points: Points of the space.
+        """
+        return np.asarray(sum(part.trend[points[:, i]] for i, part in enumerate(self._parts)), dtype=np.float64)
 
 
 class _Part:
@@ -113,18 +168,21 @@ class _Part:
     `_digits` has a row for the model, the sample count and each axis: the index of each choice's value.
     """
 
-    def __init__(self, subtask: SubtaskSpace) -> None:
-        self.subtask = subtask
+    def __init__(self, subtask: SubtaskSpace, kernel: Kernel) -> None:
+        self.subtask, self._kernel = subtask, kernel
         models, counts, axes = range(len(subtask.models)), subtask.num_samples, subtask.settings
         self._indices = {(m, single): _indices(subtask, m, single) for m in models for single in (False, True)}
+        self._listed = {key: [of_axis.tolist() for of_axis in indices] for key, indices in self._indices.items()}
         blocks = {key: _every(indices) for key, indices in self._indices.items()}
         of_each = [[(m, i, blocks[m, count == 1]) for i, count in enumerate(counts)] for m in models]
         sizes = np.array([[block.shape[1] for *_, block in of_model] for of_model in of_each])
         self._first = (np.cumsum(sizes) - sizes.ravel()).reshape(sizes.shape)
         heads = np.repeat(np.indices(sizes.shape).reshape(2, -1), sizes.ravel(), axis=1)
         self._digits = np.vstack([heads, np.hstack([block for of_model in of_each for *_, block in of_model])])
-        self._similarity = [_model_similarity(subtask), _count_similarity(subtask), *map(_similarity_of, axes)]
-        self.variance = MODEL + COUNT + BOTH + len(axes) * (SETTING + SETTING_BY_MODEL)
+        counts_alike = _close(_logarithms(subtask.num_samples), kernel.count_scale)
+        self._similarity = [_model_similarity(subtask, kernel), counts_alike, *map(_similarity_of, axes)]
+        self.variance = kernel.model + kernel.count + kernel.both + len(axes) * (SETTING + SETTING_BY_MODEL)
+        self.trend = (LARGER * _sizes(subtask))[heads[0]] + (RISE * _rise_and_fall(subtask))[heads[1]]
 
     def costs(self, measure: CostMeasure) -> Floats:
         """Cost of each choice in a measure, as `SubtaskSpace.cost_of` computes it."""
@@ -143,7 +201,10 @@ class _Part:
         model, given = self.subtask.models.index(choice.model), dict(choice.settings)
         wanted = [axis.values.index(given.get(axis.name, axis.values[0])) for axis in self.subtask.settings]
         count = self.subtask.num_samples.index(choice.num_samples)
-        return int(self._first[model, count] + _rank(self._indices[model, choice.num_samples == 1], wanted))
+        rank = 0
+        for known, index in zip(self._listed[model, choice.num_samples == 1], wanted, strict=True):
+            rank = rank * len(known) + min(bisect_left(known, index), len(known) - 1)
+        return int(self._first[model, count]) + rank
 
     def sampled(self, rng: np.random.Generator) -> Points:
         """Sample counts log-uniformly, all else uniformly: large counts rarely fit in the cost limit."""
@@ -166,7 +227,8 @@ class _Part:
             similarity[np.ix_(digits[a], digits[distinct])]
             for similarity, digits in zip(self._similarity, self._digits, strict=True)
         )
-        total = MODEL * models + COUNT * counts + BOTH * models * counts
+        kernel = self._kernel
+        total = kernel.model * models + kernel.count * counts + kernel.both * models * counts
         for setting in settings:
             total += SETTING * setting + SETTING_BY_MODEL * models * setting
         return np.asarray(total[:, back])
@@ -186,22 +248,35 @@ def _every(indices: Sequence[Points]) -> Points:
     return np.array([of_axis.ravel() for of_axis in grid], dtype=np.int64).reshape(len(indices), -1 if indices else 1)
 
 
-def _rank(indices: Sequence[Points], wanted: Sequence[Any]) -> Any:
-    """The place of combinations in `_every`; an index that makes no difference counts as one that does."""
+def _rank(indices: Sequence[Points], wanted: Sequence[Points]) -> Any:
+    """The places of combinations in `_every`; an index that makes no difference counts as one that does."""
     rank: Any = 0
     for known, index in zip(indices, wanted, strict=True):
         rank = rank * len(known) + np.minimum(np.searchsorted(known, index), len(known) - 1)
     return rank
 
 
-def _model_similarity(subtask: SubtaskSpace) -> Floats:
-    sizes = np.log([max(subtask.cost.size(model), 1e-12) for model in subtask.models])
-    by_size = np.exp(-np.abs(np.subtract.outer(sizes, sizes)) / SIZE_SCALE)
-    return np.asarray(SHARED_BY_SIZE * by_size + (1 - SHARED_BY_SIZE) * np.eye(len(sizes)))
+def _model_similarity(subtask: SubtaskSpace, kernel: Kernel) -> Floats:
+    sizes = _logarithms([max(subtask.cost.size(model), 1e-12) for model in subtask.models])
+    by_size = np.exp(-np.abs(np.subtract.outer(sizes, sizes)) / kernel.size_scale)
+    return np.asarray(kernel.shared_by_size * by_size + (1 - kernel.shared_by_size) * np.eye(len(sizes)))
 
 
-def _count_similarity(subtask: SubtaskSpace) -> Floats:
-    return _close(np.log(np.array(subtask.num_samples, dtype=np.float64)), COUNT_SCALE)
+def _sizes(subtask: SubtaskSpace) -> Floats:
+    """The logarithm of each model's size, with mean 0 and standard deviation 1."""
+    sizes = _logarithms([max(subtask.cost.size(model), 1e-12) for model in subtask.models])
+    return np.asarray((sizes - sizes.mean()) / (sizes.std() or 1.0))
+
+
+def _rise_and_fall(subtask: SubtaskSpace) -> Floats:
+    """0 at one sample, 1 at the peak, less beyond: two parabolas in the logarithm of each sample count."""
+    place = _logarithms(subtask.num_samples) / math.log(PEAK)
+    falling = np.maximum(1 - 0.6 * (place - 1) ** 2, -3)
+    return np.where(place <= 1, place * (2 - place), falling)
+
+
+def _logarithms(values: Sequence[float]) -> Floats:
+    return np.log(np.array(values, dtype=np.float64))
 
 
 def _similarity_of(axis: Axis) -> Floats:
@@ -212,146 +287,9 @@ def _similarity_of(axis: Axis) -> Floats:
         return _close(np.arange(len(axis.values), dtype=np.float64), RANK_SCALE)
     values = np.array([float(value) for value in axis.values])
     if (values > 0).all():
-        return _close(np.log(values), COUNT_SCALE)
+        return _close(np.log(values), NUMBER_SCALE)
     return _close(values / (np.ptp(values) or 1.0), RANGE_SCALE)
 
 
 def _close(values: Floats, scale: float) -> Floats:
     return np.asarray(np.exp(-0.5 * (np.subtract.outer(values, values) / scale) ** 2))
-
-
-def most_promising(
-    space: SearchSpace,
-    scored: Sequence[tuple[Candidate, float]],
-    pending: Collection[Candidate],
-    tried: Collection[Candidate],
-    seed: int,
-    noise: Floats | None = None,
-    *,
-    tolerance: float | None = None,
-) -> Candidate | None:
-    """Find the affordable candidate not in `tried` with the greatest expected improvement, or expected saving.
-
-    Args:
-        space: The space to search.
-        scored: Candidates and their scores, larger is better.
-        pending: Candidates that are being evaluated; each counts with its predicted score, so that a batch spreads.
-        tried: Candidates to leave out.
-        seed: Orders equal candidates, and samples spaces larger than `POOL`.
-        noise: Variance of each score, shape (len(scored),); NaN if it was not measured. Default: none was.
-        tolerance: Score that a cheaper candidate may lose: the expected saving decides, unless none is cheaper. None:
-            the expected improvement decides.
-
-    Returns:
-        The candidate, or None if the pool has no untried one.
-    """
-    grid = Grid(space)
-    pool = grid.pool(np.random.default_rng(seed))
-    known = {tuple(row) for row in grid.points(list(tried)).tolist()}
-    pool = pool[[tuple(row) not in known for row in pool.tolist()]]
-    if not len(pool):
-        return None
-    if not scored:
-        return grid.candidate(pool[0])
-    observed = grid.points([candidate for candidate, _ in scored])
-    scores = np.array([score for _, score in scored])
-    predicted = predict(grid, observed, scores, grid.points(list(pending)), pool, noise)
-    gains = expected_improvement(predicted)
-    if tolerance is not None:
-        costs = [grid.costs(space.measure, points) for points in (observed, pool)]
-        savings = expected_saving(predicted, costs[0], costs[1], tolerance)
-        gains = savings if savings.any() else gains
-    return grid.candidate(pool[int(gains.argmax())])
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Prediction:
-    """Posterior of noise-free scores, in standard deviations of the observed scores.
-
-    Attributes:
-        mean: Mean of each point of the pool, shape (m,).
-        deviation: Its standard deviation, shape (m,).
-        smoothed: Mean of each observed point, shape (n,).
-        spread: Standard deviation of the observed scores.
-    """
-
-    mean: Floats
-    deviation: Floats
-    smoothed: Floats
-    spread: float
-
-
-def expected_improvement(predicted: Prediction) -> Floats:
-    """Expected improvement of each point of `pool` over the best observed point, in standard deviations of the scores.
-
-    The best point is the one with the highest posterior mean, so that a lucky measurement does not raise the threshold.
-    Source: Jones, Schonlau, Welch, Journal of Global Optimization 13, 1998, eq. 15.
-
-    Args:
-        predicted: The posterior.
-
-    Returns:
-        Expected improvements, shape (m,).
-    """
-    from scipy.special import ndtr
-
-    ahead = (predicted.mean - predicted.smoothed.max()) / predicted.deviation
-    density = np.exp(-0.5 * ahead**2) / math.sqrt(2 * math.pi)
-    return np.asarray(predicted.deviation * (ahead * ndtr(ahead) + density))
-
-
-def expected_saving(predicted: Prediction, observed: Floats, pool: Floats, tolerance: float) -> Floats:
-    """Expected saving over the cheapest observed point that is within the tolerance of the best one.
-
-    The probability that a point is within the tolerance of the best one, times the logarithm of the ratio of the costs.
-
-    Args:
-        predicted: The posterior.
-        observed: Cost of each observed point, shape (n,).
-        pool: Cost of each point of the pool, shape (m,); 0 if it is not known.
-        tolerance: Score that a cheaper point may lose.
-
-    Returns:
-        Expected savings, shape (m,); 0 for points that are not cheaper.
-    """
-    from scipy.special import ndtr
-
-    needed = predicted.smoothed.max() - tolerance / predicted.spread
-    least = max(float(observed[predicted.smoothed >= needed].min()), 1e-12)
-    ratio = np.log(least / np.where(pool > 0, pool, least))
-    return np.asarray(ndtr((predicted.mean - needed) / predicted.deviation) * np.maximum(ratio, 0.0))
-
-
-def predict(
-    grid: Grid, observed: Points, scores: Floats, pending: Points, pool: Points, noise: Floats | None = None
-) -> Prediction:
-    """Posterior of the scores of `pool` and of the observed points.
-
-    Args:
-        grid: The space that the points belong to.
-        observed: Points with a score, shape (n, subtasks).
-        scores: Their scores, shape (n,).
-        pending: Points that are being evaluated, shape (p, subtasks).
-        pool: Points to compare, shape (m, subtasks).
-        noise: Variance of each score, shape (n,); NaN, or no array, for `NOISE`.
-    """
-    spread = float(scores.std()) or 1.0
-    standard = (scores - scores.mean()) / spread
-    own = np.full(len(scores), NOISE)
-    if noise is not None:
-        own = np.where(np.isnan(noise), NOISE, np.maximum(noise / spread**2, LEAST_NOISE))
-    known = np.concatenate([observed, pending])
-    smoothed, _ = _posterior(grid, observed, standard, own, known)
-    values = np.concatenate([standard, smoothed[len(observed) :]])
-    mean, deviation = _posterior(grid, known, values, np.concatenate([own, np.full(len(pending), NOISE)]), pool)
-    return Prediction(mean, deviation, smoothed[: len(observed)], spread)
-
-
-def _posterior(grid: Grid, observed: Points, values: Floats, noise: Floats, points: Points) -> tuple[Floats, Floats]:
-    """Mean and standard deviation of the noise-free score at `points`."""
-    covariance = grid.kernel(observed, observed) + np.diag(noise)
-    across = grid.kernel(observed, points)
-    solved = np.linalg.solve(covariance, np.column_stack([values, across]))
-    mean = across.T @ solved[:, 0]
-    variance = grid.variance - (across * solved[:, 1:]).sum(axis=0)
-    return mean, np.sqrt(np.maximum(variance, 1e-12))

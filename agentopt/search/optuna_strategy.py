@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from agentopt.core.records import Trial
 from agentopt.search.base import Proposal, SearchSpace
+from agentopt.search.insight_strategy import InsightStrategy
 from agentopt.search.neighbourhood import nearest_untried
 from agentopt.search.optuna_trials import (
     candidate_of,
@@ -24,8 +25,8 @@ from agentopt.search.optuna_trials import (
     to_frozen_trial,
     to_running_trial,
 )
-from agentopt.search.posterior import noise_variances
-from agentopt.search.samplers import NOISE_VARIANCE, POPULATION, SamplerFactory, sampler_named
+from agentopt.search.samplers import POPULATION, SamplerFactory, sampler_named
+from agentopt.search.settings import StartName
 
 
 class OptunaStrategy:
@@ -36,18 +37,29 @@ class OptunaStrategy:
 
     Args:
         seed: Together with the number of trials, the sampler's seed.
-        sampler: A name in `samplers.SAMPLERS`, or a factory.
+        sampler: A name in `samplers.SAMPLERS`, or a factory. `insight` needs no study: see `InsightStrategy`.
+        start: The first trials of the sampler `insight`.
         proposer: The `Proposal.proposer` of its proposals.
 
     Raises:
         ConfigError: The sampler's name is unknown, or its package is not installed.
     """
 
-    def __init__(self, seed: int = 0, sampler: str | SamplerFactory = "insight", *, proposer: str = "optuna") -> None:
+    def __init__(
+        self,
+        seed: int = 0,
+        sampler: str | SamplerFactory = "insight",
+        *,
+        start: StartName = "largest",
+        proposer: str = "optuna",
+    ) -> None:
         self._seed, self._proposer = seed, proposer
+        self._insight = InsightStrategy(seed, start, proposer=proposer) if sampler == "insight" else None
         self._factory = sampler_named(sampler) if isinstance(sampler, str) else sampler
 
     async def propose(self, space: SearchSpace, trials: Sequence[Trial], k: int) -> list[Proposal]:
+        if self._insight:
+            return await self._insight.propose(space, trials, k)
         study = self._study(space, trials)
         taken = {t.candidate for t in trials}
         proposals: list[Proposal] = []
@@ -73,12 +85,11 @@ class OptunaStrategy:
 
 def _history(space: SearchSpace, trials: Sequence[Trial]) -> Iterator[FrozenTrial]:
     """Convert the trials to Optuna's, with the generations that a genetic sampler would have stored in them."""
-    complete, noise = 0, noise_variances(trials)
+    complete = 0
     for trial in trials:
         if is_representable(space, trial.candidate):
             generation = {"NSGAIISampler:generation": complete // POPULATION}
-            measured = {NOISE_VARIANCE: noise[trial.number]} if trial.number in noise else {}
-            yield to_frozen_trial(space, trial, system_attrs=generation, user_attrs=measured)
+            yield to_frozen_trial(space, trial, system_attrs=generation)
             complete += trial.state == "complete"
 
 

@@ -6,7 +6,6 @@ The run's study (`runs.trial_store`) and the samplers share this representation.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
@@ -14,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from agentopt.core.candidate import Candidate
 from agentopt.core.records import Trial
-from agentopt.search.base import SearchSpace
+from agentopt.search.base import SearchSpace, without_limits
 
 _STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "incomplete": TrialState.FAIL}
 
@@ -60,7 +59,7 @@ def candidate_of(space: SearchSpace, params: Mapping[str, Any]) -> Candidate:
 
 def is_representable(space: SearchSpace, candidate: Candidate) -> bool:
     """Whether the study's distributions contain it: history may hold models or counts that the space no longer has."""
-    return replace(space, max_units=None, max_usd=None, max_seconds=None).contains(candidate)
+    return without_limits(space).contains(candidate)
 
 
 def to_frozen_trial(

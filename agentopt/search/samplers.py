@@ -1,8 +1,7 @@
-"""Optuna samplers by name, and `InsightSampler`, which uses insight 1 and respects the cost limit."""
+"""Optuna samplers by name, and `InsightSampler`, the surrogate in a study of Optuna's."""
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
@@ -17,24 +16,22 @@ from optuna.trial import FrozenTrial, TrialState
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import ConfigError
 from agentopt.search.base import SearchSpace
-from agentopt.search.gaussian_process import most_promising
-from agentopt.search.insights import initial_candidates
 from agentopt.search.neighbourhood import nearest_untried
 from agentopt.search.optuna_trials import candidate_of, distributions, params_of
 from agentopt.search.posterior import TOLERANCE
+from agentopt.search.settings import StartName
+from agentopt.search.start import first_candidates
+from agentopt.search.surrogate import Scores, most_promising
 
 POPULATION = 10
 """Trials in one generation of the genetic sampler; Optuna's default of 50 would spend a whole run on the first."""
-
-NOISE_VARIANCE = "agentopt:noise_variance"
-"""User attribute of an Optuna trial: the variance of its score, if it was measured."""
 
 SamplerFactory = Callable[[SearchSpace, int], BaseSampler]
 """Makes a new sampler from (space, seed)."""
 
 
 class InsightSampler(BaseSampler):
-    """Samples `insights.initial_candidates` first, then the candidate with the greatest expected improvement.
+    """Samples the first trials, then the candidate with the greatest expected improvement.
 
     Its suggestions are affordable and never repeated. It works in any single-objective study, maximising or minimising,
     whose parameters are `optuna_trials.distributions(space)`. A pruned trial counts with its last intermediate value,
@@ -43,10 +40,11 @@ class InsightSampler(BaseSampler):
     Args:
         space: The space to search.
         seed: Makes the sampler deterministic.
+        start: The first trials.
     """
 
-    def __init__(self, space: SearchSpace, *, seed: int = 0) -> None:
-        self._space, self._seed = space, seed
+    def __init__(self, space: SearchSpace, *, seed: int = 0, start: StartName = "largest") -> None:
+        self._space, self._seed, self._start = space, seed, start
         self._others = RandomSampler(seed=seed)
 
     def reseed_rng(self) -> None:
@@ -64,7 +62,7 @@ class InsightSampler(BaseSampler):
         whole = [t for t in others if search_space.keys() <= t.params.keys()]
         known = {t.number: candidate_of(self._space, t.params) for t in whole}
         tried = dict.fromkeys(known.values())
-        first = next((c for c in initial_candidates(self._space) if c not in tried), None)
+        first = next((c for c in first_candidates(self._space, self._start, 0) if c not in tried), None)
         candidate = first or self._most_promising(study, whole, known)
         # If nothing is left, Optuna samples the parameters independently: a study may be longer than the space.
         return params_of(self._space, candidate) if candidate else {}
@@ -79,18 +77,14 @@ class InsightSampler(BaseSampler):
     ) -> Candidate | None:
         pending = [known[t.number] for t in trials if t.state in (TrialState.RUNNING, TrialState.WAITING)]
         scores = _scores(study, trials)
-        scored = [(known[number], score) for number, score in scores.items()]
-        variances = {t.number: t.user_attrs.get(NOISE_VARIANCE, math.nan) for t in trials}
+        candidates, mean = [known[number] for number in scores], np.array(list(scores.values()), dtype=np.float64)
+        scored = Scores(candidates, mean, np.full(len(mean), np.nan))
         tried = set(known.values())
         # In a huge space with a tight limit all sampled candidates may be too costly: then search near the best one.
-        near = max(scored, key=lambda pair: pair[1])[0] if scored else self._space.baseline
-        noise = np.array([variances[number] for number in scores], dtype=float)
-        # With costs in USD or seconds, every other trial seeks a cheaper candidate that is as good as the best one.
+        near = candidates[int(mean.argmax())] if candidates else self._space.baseline
         tolerance = TOLERANCE if self._space.measure != "units" and len(trials) % 2 else None
-        promising = most_promising(
-            self._space, scored, pending, tried, self._seed + len(trials), noise, tolerance=tolerance
-        )
-        return promising or nearest_untried(self._space, near, tried)
+        found = most_promising(self._space, scored, pending, tried, self._seed + len(trials), [tolerance])
+        return found[0] if found else nearest_untried(self._space, near, tried)
 
 
 def _scores(study: Study, trials: list[FrozenTrial]) -> dict[int, float]:

@@ -15,6 +15,9 @@ SamplerName = Literal["insight", "tpe", "tpe-multivariate", "gp", "nsga2", "rand
 """The keys of `samplers.SAMPLERS`, repeated here because that module loads Optuna."""
 
 
+StartName = Literal["largest", "crossed", "paper", "none"]
+"""The keys of `start.STARTS`."""
+
 AUTO = "auto"
 """`agent.model` that is chosen by the task; see `runs.agent_model`."""
 
@@ -31,6 +34,10 @@ class SearchSettings(Strict):
     """Score that the recommended candidate may be below the best one: of two as good, the cheaper one is chosen."""
     sampler: SamplerName = "insight"
     """The Optuna sampler of the strategy `optuna` and of the agent's fallback; `gp` needs the package torch."""
+    start: StartName = "largest"
+    """The first trials after the baseline, of the sampler `insight` and of the agent: one pass of every subtask's
+    largest model; as many trials as there are models, each with another one in every subtask (`crossed`); every model
+    of every subtask (`paper`); or none."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Options of the strategy, such as those of a plugin; checked against its factory's signature."""
 

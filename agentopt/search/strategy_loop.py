@@ -15,9 +15,8 @@ from agentopt.search.measured_costs import with_measured_costs
 class LoopSearch:
     """Spends the trials on batches of proposals from one strategy.
 
-    It resumes by replay: it starts again from the trials before the search. A strategy is a function of the history,
-    and the runner returns the recorded trial of a known candidate, so the loop reaches the same state without
-    evaluating anything twice.
+    It resumes from the recorded trials: those that lack rows are continued, a batch that was interrupted is proposed
+    again from the trials before it, and nothing else that has a trial is proposed.
 
     Args:
         strategy: Proposes the candidates.
@@ -33,16 +32,21 @@ class LoopSearch:
         Raises:
             StrategyError: The strategy failed, or proposed something that cannot be tried.
         """
-        history: list[Trial] = [t for t in runner.trials if t.proposer in (BASELINE, ARCHIVE, PROMPTS)]
+        searched = [t for t in runner.trials if t.proposer not in (BASELINE, ARCHIVE, PROMPTS)]
+        for trial in [t for t in searched if t.state == "incomplete"]:
+            if runner.trials_left > 0:
+                await runner.run(Proposal(trial.candidate, trial.proposer, trial.note, trial.fallback))
+        history = runner.trials[: len(runner.trials) - len(searched) % self._batch_size]
         while runner.trials_left > 0:
-            # Always whole batches, also near the end: a replay must make the same calls as before.
+            # Always whole batches, also near the end, so that a run with more trials begins with the same ones.
             proposals = await self._propose(with_measured_costs(space, history), history)
             if not proposals:
                 return
             for proposal in await in_order(runner, proposals):
                 if runner.trials_left <= 0:
                     return
-                history.append(await runner.run(proposal))
+                await runner.run(proposal)
+            history = runner.trials
 
     async def _propose(self, space: SearchSpace, history: Sequence[Trial]) -> list[Proposal]:
         name = type(self._strategy).__name__

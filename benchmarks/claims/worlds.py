@@ -11,8 +11,8 @@ from agentopt.core.candidate import Candidate
 from agentopt.core.stats import Floats
 from agentopt.core.two_way import two_way
 from agentopt.search.base import SearchSpace
-from agentopt.search.gaussian_process import most_promising
 from agentopt.search.insights import initial_candidates
+from agentopt.search.surrogate import Scores, most_promising
 from agentopt.testing.synthetic_landscape import SyntheticLandscape
 
 SHARED = 0.5
@@ -57,12 +57,13 @@ def searched(seed: int, rows: int, trials: int = TRIALS) -> Searched:
     for candidate in dict.fromkeys([world.space.baseline, *initial_candidates(world.space)]):
         evaluate(candidate)
     while len(candidates) < trials:
-        known = [(c, float(s.mean())) for c, s in zip(candidates, scores, strict=True)]
+        means = np.array([s.mean() for s in scores])
         noise = np.full(len(scores), two_way(np.stack(scores))[1] / rows)
-        found = most_promising(world.space, known, [], candidates, seed + len(candidates), noise)
-        if found is None:
+        known = Scores(list(candidates), means, noise)
+        found = most_promising(world.space, known, [], candidates, seed + len(candidates))
+        if not found:
             break
-        evaluate(found)
+        evaluate(found[0])
     units = np.array([world.space.units(c) for c in candidates])
     return Searched(world.space, tuple(candidates), np.array(exact), np.stack(scores), units)
 

@@ -119,9 +119,9 @@ async def test_the_first_few_grid_points_are_spread_over_models_and_counts() -> 
     assert len({c["answer"].num_samples for c in first}) >= 5
 
 
-async def test_the_fallback_begins_with_the_first_trials_of_insight_1() -> None:
+async def test_the_fallback_begins_with_the_start_of_the_settings() -> None:
     space = synthetic_space()
-    proposals = await OptunaStrategy(0, proposer="fallback").propose(space, [], 5)
+    proposals = await OptunaStrategy(0, start="paper", proposer="fallback").propose(space, [], 5)
     assert [p.candidate for p in proposals] == initial_candidates(space)[:5]
     assert {p.proposer for p in proposals} == {"fallback"}
 
