@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NoReturn
 
 from agentopt.core.errors import BudgetExceeded
 
@@ -163,7 +163,7 @@ class Budget:
     @property
     def spent(self) -> Usage:
         """The settled spend of all purposes."""
-        return sum(self._spent.values(), Usage())
+        return sum(self.spent_by_purpose.values(), Usage())
 
     @property
     def spent_by_purpose(self) -> Mapping[str, Usage]:
@@ -268,6 +268,17 @@ class Budget:
 
     async def _next_settlement(self) -> None:
         await self._settled.wait()
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be copied to another process, which would then have caps of its own.
+
+        Raises:
+            TypeError: Always.
+        """
+        raise TypeError(
+            "a budget cannot be pickled: its copy in another process would have the caps a second time; "
+            "open a session for the same run there (`open_session`), which shares the budget through the journal"
+        )
 
     def check_seconds(self, wanted: float = 0.0) -> None:
         """Raise `BudgetExceeded` when the time is up, or would be after `wanted` more seconds."""

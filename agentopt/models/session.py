@@ -22,6 +22,7 @@ from agentopt.models.journal import Journal
 from agentopt.models.journal_admin import JournalAdmin
 from agentopt.models.journal_records import CacheUse
 from agentopt.models.router import ModelRouter
+from agentopt.models.shared_budget import open_shared_budget
 
 
 @dataclass(frozen=True)
@@ -122,14 +123,31 @@ async def open_session(
         book = open_journal(journal, fresh=fresh)
         ending.push_async_callback(book.aclose)
         ending.push_async_callback(provider.aclose)
-        before = book.spend(run)
-        budget = Budget(caps, purpose_caps=purpose_caps, already_spent=before.by_purpose, seconds_before=before.seconds)
+        budget = await ending.enter_async_context(
+            _open_budget(_path_or_url(journal), run, book, caps, purpose_caps or {})
+        )
         lane = BatchLane(specs, book, budget, run, transport=batches, observer=observer) if batches else None
         model = ModelClient(provider, specs, book, budget, run, observer=observer, lane=lane, refused=refused)
         ending.push_async_callback(model.aclose)
         if lane:
             await lane.resume()
         yield Session(model, budget, book, specs, run)
+
+
+@asynccontextmanager
+async def _open_budget(
+    place: Path | str, run: str, book: Journal, caps: Caps, purpose_caps: Mapping[str, Caps]
+) -> AsyncIterator[Budget]:
+    """Open the budget of a run. If it has caps, all processes that work on the run share it."""
+    before = book.spend(run)
+    if not any(cap is not None for of in (caps, *purpose_caps.values()) for cap in (of.calls, of.tokens, of.usd)):
+        yield Budget(caps, purpose_caps=purpose_caps, already_spent=before.by_purpose, seconds_before=before.seconds)
+        return
+    opening = open_shared_budget(
+        place, run, book.session, caps, purpose_caps=purpose_caps, seconds_before=before.seconds
+    )
+    async with opening as budget:
+        yield budget
 
 
 def open_journal(location: str | None, *, fresh: bool = False) -> Journal:

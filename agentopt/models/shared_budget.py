@@ -1,0 +1,295 @@
+"""A `Budget` that several processes share through a database.
+
+Each process is granted slices of what is left, which it reserves from without the database. A slice that is not used
+for a moment is returned; that of a process that died is free once its lease is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from agentopt.core.budget import Budget, Caps, Reservation, Usage
+from agentopt.core.database import open_engine
+from agentopt.core.errors import JournalError
+from agentopt.models.budget_store import BudgetStore, Share, View, Wish
+from agentopt.models.lease import LEASE_SECONDS, Lease
+
+T = TypeVar("T")
+
+RETURNED_AFTER = 0.3
+"""Seconds without a call after which the unused part of a slice is returned."""
+FIRST_WAIT, LONGEST_WAIT = 0.02, 0.5
+"""Seconds between two attempts to be granted what other processes may return or settle below its worst case."""
+
+
+class SharedBudget(Budget):
+    """The caps of a run that several processes work on. Use from one event loop, and close it at the end.
+
+    `spent` includes what the others had settled when this process last used the database.
+
+    Args:
+        store: The grants.
+        lease: The process's lease, without which no grant is used.
+        caps: Caps of the whole run.
+        purpose_caps: Caps of one purpose within the run.
+        seconds_before: Wall time of earlier sessions of the run.
+        clock: Seconds from an arbitrary origin.
+    """
+
+    def __init__(
+        self,
+        store: BudgetStore,
+        lease: Lease,
+        caps: Caps = Caps(),
+        *,
+        purpose_caps: Mapping[str, Caps] | None = None,
+        seconds_before: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(caps, purpose_caps=purpose_caps, seconds_before=seconds_before, clock=clock)
+        self._store, self._lease = store, lease
+        self._others: dict[str, Usage] = {}
+        self._granted: dict[str, Usage] = {}
+        self._adopted: dict[str, Usage] = {}
+        self._refused: dict[Wish, View] = {}
+        self._recount = False
+        self._turn = asyncio.Lock()
+        self._is_closed = False
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="budget")
+        self._returning: asyncio.TimerHandle | None = None
+        self._syncing: set[asyncio.Task[View]] = set()
+
+    @property
+    def spent_by_purpose(self) -> Mapping[str, Usage]:
+        """Purpose -> settled spend of all processes."""
+        return _sum(self._others, self._spent)
+
+    async def reserve(self, worst: Usage, purpose: str) -> Reservation:
+        """Reserve the worst case of a call; wait if calls in flight, here or elsewhere, may still free enough.
+
+        Args:
+            worst: The worst case.
+            purpose: The purpose of the call.
+
+        Raises:
+            BudgetExceeded: It would not fit even if all calls in flight cost nothing, or the time is up.
+            JournalError: The database cannot be used.
+        """
+        wait = FIRST_WAIT
+        while True:
+            self.check_seconds()
+            if self._fits(worst, purpose) or await self._is_granted(worst, purpose):
+                self._in_flight[purpose] = self._in_flight.get(purpose, Usage()) + worst
+                self._return_soon()
+                return Reservation(purpose, worst)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._next_settlement(), wait)
+            wait = min(2 * wait, LONGEST_WAIT)
+
+    def settle(self, reservation: Reservation, actual: Usage) -> None:
+        """Replace the reserved worst case by the actual usage.
+
+        Raises:
+            ValueError: The reservation was settled before.
+        """
+        adopted = self._adopted.get(reservation.purpose, Usage())
+        if isinstance(reservation, _Adopted):
+            self._adopted[reservation.purpose] = adopted - reservation.worst
+            self._recount = True  # the ledger has its actual usage
+            actual = Usage()
+        super().settle(reservation, actual)
+        self._refused.clear()
+        if self._returning is None:
+            self._return_soon()
+
+    def reopen(self, worst: Usage, purpose: str) -> Reservation:
+        """Turn spend of an earlier session into a reservation: the outcome of its call is still open.
+
+        Args:
+            worst: The worst case of the call, which the ledger has.
+            purpose: The purpose of the call.
+        """
+        self._adopted[purpose] = self._adopted.get(purpose, Usage()) + worst
+        self._in_flight[purpose] = self._in_flight.get(purpose, Usage()) + worst
+        return _Adopted(purpose, worst)
+
+    @contextmanager
+    def holding_back(self, usage: Usage, seconds: float = 0.0) -> Iterator[None]:
+        """Withhold a part of the budget inside the block, such as the cost of the final test from the search.
+
+        Args:
+            usage: The usage to withhold.
+            seconds: The wall time to withhold.
+        """
+        self._granted.clear()  # a slice that was granted before may be what is withheld
+        with super().holding_back(usage, seconds):
+            yield
+
+    async def publish(self) -> None:
+        """Record what was settled, return the unused part of the slice, and read what the others settled.
+
+        Raises:
+            JournalError: The database cannot be used.
+        """
+        async with self._turn:
+            await self._synced()
+
+    async def aclose(self) -> None:
+        """Leave the budget; afterwards `spent` is the spend of all processes by the ledger."""
+        if self._returning:
+            self._returning.cancel()
+        async with self._turn:
+            self._is_closed = True
+            view = await self._in_thread(self._store.leave)
+        self._others, self._spent, self._granted = dict(view.others), {}, {}
+        self._thread.shutdown()
+
+    def _fits(self, worst: Usage, purpose: str) -> bool:
+        """Whether it is within the slice that this process was granted, and its lease holds."""
+        granted = self._granted.get(purpose)
+        if granted is None or not self._lease.is_valid:
+            return False
+        bounds = (self.caps, self._purpose_caps.get(purpose, Caps()))
+        return not any(_only_capped(granted, caps).exceeded_by(self._used(purpose) + worst) for caps in bounds)
+
+    def _used(self, purpose: str) -> Usage:
+        flying = self._in_flight.get(purpose, Usage()) - self._adopted.get(purpose, Usage())
+        return self._spent.get(purpose, Usage()) + flying
+
+    async def _is_granted(self, worst: Usage, purpose: str) -> bool:
+        async with self._turn:
+            if self._fits(worst, purpose):
+                return True
+            self._check_settled(worst, purpose)
+            wish = Wish(purpose, worst, self._held_back)
+            if wish in self._refused and not await self._in_thread(self._store.has_changed, self._refused[wish]):
+                return False
+            view = await self._synced(wish)
+            if view.granted is None:
+                self._check_settled(worst, purpose)
+                self._refused[wish] = view
+            return self._fits(worst, purpose)
+
+    def _check_settled(self, worst: Usage, purpose: str) -> None:
+        """Raise `BudgetExceeded` if the call would not fit even if all calls in flight cost nothing."""
+        spent = {name: usage - self._adopted.get(name, Usage()) for name, usage in self.spent_by_purpose.items()}
+        self._check(sum(spent.values(), Usage()), spent.get(purpose, Usage()), worst, purpose)
+
+    async def _synced(self, wish: Wish | None = None) -> View:
+        """Run a transaction to its end, even if the caller is cancelled. Until then nothing is reserved here."""
+        task = asyncio.create_task(self._sync(wish))
+        self._syncing.add(task)
+        task.add_done_callback(self._syncing.discard)
+        return await asyncio.shield(task)
+
+    async def _sync(self, wish: Wish | None) -> View:
+        self._granted.clear()
+        purposes = {*self._spent, *self._in_flight, *([wish.purpose] if wish else [])}
+        used = {purpose: self._used(purpose) for purpose in purposes}
+        own = {}
+        for purpose, usage in used.items():
+            settled = self._spent.get(purpose, Usage())
+            own[purpose] = Share(settled, _in_tokens(usage - settled))
+        recount, self._recount = self._recount, False
+        try:
+            view = await self._in_thread(partial(self._store.sync, own, wish, recount=recount))
+        except JournalError:
+            self._recount = recount
+            raise
+        self._others = dict(view.others)
+        if wish and view.granted is not None:
+            self._granted[wish.purpose] = _in_tokens(used[wish.purpose] + view.granted)
+        return view
+
+    async def _in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
+        except SQLAlchemyError as error:
+            raise JournalError(f"the budget cannot be read: {error}\n  remedy: check its database") from error
+
+    def _return_soon(self) -> None:
+        if self._returning:
+            self._returning.cancel()
+        self._returning = asyncio.get_running_loop().call_later(RETURNED_AFTER, self._return)
+
+    def _return(self) -> None:
+        self._returning = None
+        task = asyncio.create_task(self._published())
+        self._syncing.add(task)
+        task.add_done_callback(self._syncing.discard)
+
+    async def _published(self) -> View:
+        async with self._turn:
+            if not self._is_closed:
+                with suppress(JournalError):  # tried again after the next call, whose grant reports the error
+                    return await self._sync(None)
+            return View()
+
+
+class _Adopted(Reservation):
+    """A call of an earlier session, which the ledger counts."""
+
+
+@asynccontextmanager
+async def open_shared_budget(
+    place: str | Path,
+    run: str,
+    session: str,
+    caps: Caps,
+    *,
+    purpose_caps: Mapping[str, Caps] | None = None,
+    seconds_before: float = 0.0,
+    lease_seconds: float = LEASE_SECONDS,
+) -> AsyncIterator[SharedBudget]:
+    """Join the budget of a run; leave it at the end of the block.
+
+    Args:
+        place: The journal's database: a SQLAlchemy URL, or a path for SQLite.
+        run: The run in the ledger.
+        session: This process's session in the ledger.
+        caps: Caps of the whole run.
+        purpose_caps: Purpose -> caps within the run.
+        seconds_before: Wall time of earlier sessions of the run.
+        lease_seconds: Seconds after which the slice of a process that died is free.
+    """
+    engine = open_engine(place)
+    lease = Lease(engine, session, seconds=lease_seconds)
+    await asyncio.to_thread(lease.start)
+    try:
+        store = BudgetStore(engine, run, lease, caps, purpose_caps)
+        budget = SharedBudget(store, lease, caps, purpose_caps=purpose_caps, seconds_before=seconds_before)
+        await budget.publish()
+        try:
+            yield budget
+        finally:
+            await budget.aclose()
+    finally:
+        await asyncio.to_thread(lease.end)
+        engine.dispose()
+
+
+def _in_tokens(usage: Usage) -> Usage:
+    """The usage with all tokens in `completion_tokens`, as they are compared with caps."""
+    return Usage(usage.calls, 0, usage.tokens, usage.usd)
+
+
+def _only_capped(granted: Usage, caps: Caps) -> Caps:
+    """The granted amounts of what has a cap, as caps."""
+    return Caps(
+        usd=None if caps.usd is None else granted.usd,
+        tokens=None if caps.tokens is None else granted.tokens,
+        calls=None if caps.calls is None else granted.calls,
+    )
+
+
+def _sum(one: Mapping[str, Usage], other: Mapping[str, Usage]) -> dict[str, Usage]:
+    return {p: one.get(p, Usage()) + other.get(p, Usage()) for p in dict.fromkeys((*one, *other))}
