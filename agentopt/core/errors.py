@@ -151,7 +151,7 @@ class BudgetExceeded(EvaluationStopped):
     """
 
     def __init__(self, name: str, *, cap: float, spent: float, wanted: float, kept: float = 0.0) -> None:
-        self.name, self.cap, self.spent, self.wanted = name, cap, spent, wanted
+        self.name, self.cap, self.spent, self.wanted, self.kept = name, cap, spent, wanted, kept
         purpose, _, cap_name = name.rpartition(".")
         amount = format_usd if cap_name == "usd" else "{:,.10g}".format
         kept_back = f" and {amount(kept)} kept back for later phases" if kept else ""

@@ -37,6 +37,7 @@ from agentopt.models.journal_records import CacheUse, Sent
 from agentopt.models.rate_limit import RateLimiter, Slot
 from agentopt.models.retries import attempts, kind_of
 from agentopt.models.retry_after import too_long
+from agentopt.models.shared_rate import SharedRates, limiter_of
 
 NOTICED_WAIT = 5.0
 """Waits that a provider requests are reported from this many seconds on."""
@@ -78,6 +79,7 @@ class ModelClient:
         clock: Monotonic time in seconds.
         lane: Sends the calls that may wait in batches; without it, all are made directly.
         refused: Model -> the parameters that an earlier run found its endpoint to refuse.
+        rates: The calls per minute of all processes; those of this one are limited alone unless given.
     """
 
     def __init__(
@@ -93,8 +95,9 @@ class ModelClient:
         clock: Callable[[], float] = time.monotonic,
         lane: BatchLane | None = None,
         refused: Mapping[str, frozenset[str]] | None = None,
+        rates: SharedRates | None = None,
     ) -> None:
-        self.budget, self._lane = budget, lane
+        self.budget, self._lane, self._rates = budget, lane, rates
         self._provider, self._specs, self._journal, self._run = provider, specs, journal, run
         self._observer, self._sleep, self._clock = observer, sleep, clock
         self._limiters: dict[str, RateLimiter] = {}
@@ -393,8 +396,5 @@ class ModelClient:
             closing.cancel()
 
     def _limiter(self, spec: ModelSpec) -> RateLimiter:
-        if spec.name not in self._limiters:
-            self._limiters[spec.name] = RateLimiter(
-                spec.concurrency, spec.requests_per_minute, spec.tokens_per_minute, sleep=self._pause
-            )
-        return self._limiters[spec.name]
+        known = self._limiters.get(spec.name)
+        return known or self._limiters.setdefault(spec.name, limiter_of(spec, self._rates, self._pause))

@@ -23,6 +23,7 @@ from agentopt.models.journal_admin import JournalAdmin
 from agentopt.models.journal_records import CacheUse
 from agentopt.models.router import ModelRouter
 from agentopt.models.shared_budget import open_shared_budget
+from agentopt.models.shared_rate import SharedRates
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ async def open_session(
     fresh: bool = False,
     batches: OpenTransport | None = None,
     refused: Mapping[str, frozenset[str]] | None = None,
+    is_shared: bool = False,
 ) -> AsyncIterator[Session]:
     """Open the journal and the models for `run`; on exit, wait for the calls that were sent.
 
@@ -108,6 +110,8 @@ async def open_session(
         batches: Makes the transport of batches; `open_transport` if the catalogue's transports are used. Without one,
             `Session.batched` makes direct calls.
         refused: Model -> the parameters that an earlier run found its endpoint to refuse. They are not sent.
+        is_shared: Whether other processes work on the run. If it has caps, or the journal is not a file, its limits are
+            shared in any case.
 
     Raises:
         ConfigError: The journal cannot be opened, or a cap in USD cannot be enforced because a price is unknown.
@@ -120,14 +124,17 @@ async def open_session(
     else:
         provider = CustomProvider(provider)
     async with AsyncExitStack() as ending:
-        book = open_journal(journal, fresh=fresh)
+        place, book = journal_place(journal), open_journal(journal, fresh=fresh)
         ending.push_async_callback(book.aclose)
         ending.push_async_callback(provider.aclose)
-        budget = await ending.enter_async_context(
-            _open_budget(_path_or_url(journal), run, book, caps, purpose_caps or {})
-        )
+        budget = await ending.enter_async_context(_open_budget(place, run, book, caps, purpose_caps or {}, is_shared))
         lane = BatchLane(specs, book, budget, run, transport=batches, observer=observer) if batches else None
-        model = ModelClient(provider, specs, book, budget, run, observer=observer, lane=lane, refused=refused)
+        rates = SharedRates(place) if is_shared or isinstance(place, str) else None
+        if rates:
+            ending.callback(rates.close)
+        model = ModelClient(
+            provider, specs, book, budget, run, observer=observer, lane=lane, refused=refused, rates=rates
+        )
         ending.push_async_callback(model.aclose)
         if lane:
             await lane.resume()
@@ -136,11 +143,12 @@ async def open_session(
 
 @asynccontextmanager
 async def _open_budget(
-    place: Path | str, run: str, book: Journal, caps: Caps, purpose_caps: Mapping[str, Caps]
+    place: Path | str, run: str, book: Journal, caps: Caps, purpose_caps: Mapping[str, Caps], is_shared: bool
 ) -> AsyncIterator[Budget]:
     """Open the budget of a run. If it has caps, all processes that work on the run share it."""
     before = book.spend(run)
-    if not any(cap is not None for of in (caps, *purpose_caps.values()) for cap in (of.calls, of.tokens, of.usd)):
+    limits = (cap for of in (caps, *purpose_caps.values()) for cap in (of.calls, of.tokens, of.usd))
+    if not is_shared and all(cap is None for cap in limits):
         yield Budget(caps, purpose_caps=purpose_caps, already_spent=before.by_purpose, seconds_before=before.seconds)
         return
     opening = open_shared_budget(
@@ -160,7 +168,7 @@ def open_journal(location: str | None, *, fresh: bool = False) -> Journal:
     Raises:
         ConfigError: It cannot be opened.
     """
-    place = _path_or_url(location)
+    place = journal_place(location)
     try:
         return Journal(place, fresh=fresh)
     except (OSError, ImportError, SQLAlchemyError) as error:
@@ -201,7 +209,7 @@ def open_journal_admin(location: str | None) -> JournalAdmin:
     Raises:
         ConfigError: It does not exist, or cannot be opened.
     """
-    place = _path_or_url(location)
+    place = journal_place(location)
     if isinstance(place, Path) and not place.exists():
         raise ConfigError(
             "does not exist", where=f"journal {place}", remedy="run something first, or name another file"
@@ -212,11 +220,16 @@ def open_journal_admin(location: str | None) -> JournalAdmin:
 
 def open_existing_journal(location: str | None) -> Journal | None:
     """Open the journal as `open_journal` does, or return None if its file does not exist yet."""
-    place = _path_or_url(location)
+    place = journal_place(location)
     return None if isinstance(place, Path) and not place.exists() else open_journal(location)
 
 
-def _path_or_url(location: str | None) -> Path | str:
+def journal_place(location: str | None) -> Path | str:
+    """Return where the journal is: a path, or a URL.
+
+    Args:
+        location: A path or a SQLAlchemy URL; `journal.db` in the cache folder unless given.
+    """
     if location is None:
         return cache_folder() / "journal.db"
     return location if "://" in location else Path(location)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
@@ -43,6 +43,9 @@ class SharedBudget(Budget):
         purpose_caps: Caps of one purpose within the run.
         seconds_before: Wall time of earlier sessions of the run.
         clock: Seconds from an arbitrary origin.
+
+    Attributes:
+        lease: The process's lease.
     """
 
     def __init__(
@@ -56,7 +59,7 @@ class SharedBudget(Budget):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(caps, purpose_caps=purpose_caps, seconds_before=seconds_before, clock=clock)
-        self._store, self._lease = store, lease
+        self._store, self.lease = store, lease
         self._others: dict[str, Usage] = {}
         self._granted: dict[str, Usage] = {}
         self._adopted: dict[str, Usage] = {}
@@ -66,7 +69,7 @@ class SharedBudget(Budget):
         self._is_closed = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="budget")
         self._returning: asyncio.TimerHandle | None = None
-        self._syncing: set[asyncio.Task[View]] = set()
+        self._syncing: set[asyncio.Task[Any]] = set()
 
     @property
     def spent_by_purpose(self) -> Mapping[str, Usage]:
@@ -87,10 +90,10 @@ class SharedBudget(Budget):
         wait = FIRST_WAIT
         while True:
             self.check_seconds()
-            if self._fits(worst, purpose) or await self._is_granted(worst, purpose):
-                self._in_flight[purpose] = self._in_flight.get(purpose, Usage()) + worst
-                self._return_soon()
-                return Reservation(purpose, worst)
+            if self._fits(worst, purpose):
+                return self._taken(worst, purpose)
+            if reservation := await self._to_its_end(self._reserved(worst, purpose), self._give_back):
+                return reservation
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._next_settlement(), wait)
             wait = min(2 * wait, LONGEST_WAIT)
@@ -140,8 +143,7 @@ class SharedBudget(Budget):
         Raises:
             JournalError: The database cannot be used.
         """
-        async with self._turn:
-            await self._synced()
+        await asyncio.shield(self._begun(self._publish()))
 
     async def aclose(self) -> None:
         """Leave the budget; afterwards `spent` is the spend of all processes by the ledger."""
@@ -156,7 +158,7 @@ class SharedBudget(Budget):
     def _fits(self, worst: Usage, purpose: str) -> bool:
         """Whether it is within the slice that this process was granted, and its lease holds."""
         granted = self._granted.get(purpose)
-        if granted is None or not self._lease.is_valid:
+        if granted is None or not self.lease.is_valid:
             return False
         bounds = (self.caps, self._purpose_caps.get(purpose, Caps()))
         return not any(_only_capped(granted, caps).exceeded_by(self._used(purpose) + worst) for caps in bounds)
@@ -165,31 +167,53 @@ class SharedBudget(Budget):
         flying = self._in_flight.get(purpose, Usage()) - self._adopted.get(purpose, Usage())
         return self._spent.get(purpose, Usage()) + flying
 
-    async def _is_granted(self, worst: Usage, purpose: str) -> bool:
+    def _taken(self, worst: Usage, purpose: str) -> Reservation:
+        self._in_flight[purpose] = self._in_flight.get(purpose, Usage()) + worst
+        self._return_soon()
+        return Reservation(purpose, worst)
+
+    def _give_back(self, reservation: Reservation | None) -> None:
+        """Release a reservation whose caller was cancelled."""
+        if reservation:
+            self._in_flight[reservation.purpose] -= reservation.worst
+
+    async def _reserved(self, worst: Usage, purpose: str) -> Reservation | None:
+        """Reserve from the slice, or from a new one; None if it is not granted now."""
         async with self._turn:
             if self._fits(worst, purpose):
-                return True
+                return self._taken(worst, purpose)
             self._check_settled(worst, purpose)
             wish = Wish(purpose, worst, self._held_back)
             if wish in self._refused and not await self._in_thread(self._store.has_changed, self._refused[wish]):
-                return False
-            view = await self._synced(wish)
+                return None
+            view = await self._sync(wish)
             if view.granted is None:
                 self._check_settled(worst, purpose)
                 self._refused[wish] = view
-            return self._fits(worst, purpose)
+            return self._taken(worst, purpose) if self._fits(worst, purpose) else None
 
     def _check_settled(self, worst: Usage, purpose: str) -> None:
         """Raise `BudgetExceeded` if the call would not fit even if all calls in flight cost nothing."""
+        if self._recount:  # the spend of earlier sessions is not known
+            return
         spent = {name: usage - self._adopted.get(name, Usage()) for name, usage in self.spent_by_purpose.items()}
         self._check(sum(spent.values(), Usage()), spent.get(purpose, Usage()), worst, purpose)
 
-    async def _synced(self, wish: Wish | None = None) -> View:
-        """Run a transaction to its end, even if the caller is cancelled. Until then nothing is reserved here."""
-        task = asyncio.create_task(self._sync(wish))
+    async def _to_its_end(self, work: Coroutine[Any, Any, T], undo: Callable[[T], None]) -> T:
+        """Run a transaction to its end, and undo what it did if the caller is cancelled meanwhile."""
+        task = self._begun(work)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(lambda task: None if _has_failed(task) else undo(task.result()))
+            raise
+
+    def _begun(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(work)
         self._syncing.add(task)
         task.add_done_callback(self._syncing.discard)
-        return await asyncio.shield(task)
+        task.add_done_callback(_has_failed)  # marks an exception as retrieved: the caller may have been cancelled
+        return task
 
     async def _sync(self, wish: Wish | None) -> View:
         self._granted.clear()
@@ -208,6 +232,7 @@ class SharedBudget(Budget):
         self._others = dict(view.others)
         if wish and view.granted is not None:
             self._granted[wish.purpose] = _in_tokens(used[wish.purpose] + view.granted)
+            self._return_soon()
         return view
 
     async def _in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
@@ -223,16 +248,12 @@ class SharedBudget(Budget):
 
     def _return(self) -> None:
         self._returning = None
-        task = asyncio.create_task(self._published())
-        self._syncing.add(task)
-        task.add_done_callback(self._syncing.discard)
+        self._begun(self._publish())  # after an error, the next grant reports it
 
-    async def _published(self) -> View:
+    async def _publish(self) -> None:
         async with self._turn:
             if not self._is_closed:
-                with suppress(JournalError):  # tried again after the next call, whose grant reports the error
-                    return await self._sync(None)
-            return View()
+                await self._sync(None)
 
 
 class _Adopted(Reservation):
@@ -275,6 +296,10 @@ async def open_shared_budget(
     finally:
         await asyncio.to_thread(lease.end)
         engine.dispose()
+
+
+def _has_failed(task: asyncio.Task[Any]) -> bool:
+    return task.cancelled() or task.exception() is not None
 
 
 def _in_tokens(usage: Usage) -> Usage:

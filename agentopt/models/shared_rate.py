@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -16,8 +17,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from agentopt.core.database import create_tables, open_engine
 from agentopt.core.errors import JournalError
+from agentopt.models.api_keys import key_of
+from agentopt.models.catalog import ModelSpec
 from agentopt.models.lease import Now, database_now
-from agentopt.models.rate_limit import WINDOW_SECONDS, Pace
+from agentopt.models.rate_limit import WINDOW_SECONDS, Pace, RateLimiter
 
 TABLES = sa.MetaData()
 rate_limits = sa.Table(
@@ -46,6 +49,19 @@ def rate_key(identity: str, api_key: str | None) -> str:
         api_key: The API key.
     """
     return hashlib.sha256(f"{identity}\0{api_key or ''}".encode()).hexdigest()
+
+
+def limiter_of(spec: ModelSpec, rates: SharedRates | None, sleep: Callable[[float], Awaitable[object]]) -> RateLimiter:
+    """Return the limiter of a model's calls.
+
+    Args:
+        spec: The catalogue entry.
+        rates: The limits that processes share; the limiter has its own if there are none.
+        sleep: Waits for a number of seconds.
+    """
+    pace = Pace(spec.requests_per_minute, spec.tokens_per_minute)
+    shared = rates.of(rate_key(spec.identity, key_of(spec)), pace) if rates and pace.is_limited else None
+    return RateLimiter(spec.concurrency, pace.requests_per_minute, pace.tokens_per_minute, sleep=sleep, shared=shared)
 
 
 class SharedRates:
@@ -107,7 +123,7 @@ class SharedRates:
         self._thread.shutdown()
         self._engine.dispose()
 
-    def _lock(self, connection: sa.Connection, key: str) -> sa.Row[tuple[float, float, float]]:
+    def _lock(self, connection: sa.Connection, key: str) -> sa.Row[Any]:
         """The key's next entry, the end of its pause, and the time, under the key's lock."""
         c = rate_limits.c
         row = {"key": key, "next_entry": 0.0, "paused_until": 0.0}
@@ -179,15 +195,15 @@ class SharedRate:
         corrections, self._corrections = self._corrections, {}
         return await self._rates.enter(self._key, self._pace, tokens, corrections)
 
-    def took(self, second: int, more: float) -> None:
+    def took(self, place: int, more: float) -> None:
         """Count what a call took beyond what it was let in with, with the next call.
 
         Args:
-            second: The second under which its tokens are counted.
+            place: The second under which its tokens are counted.
             more: Further tokens; below 0 if it took less.
         """
         if more:
-            self._corrections[second] = self._corrections.get(second, 0.0) + more
+            self._corrections[place] = self._corrections.get(place, 0.0) + more
 
     def pause(self, seconds: float) -> None:
         """Let no call of any process in for `seconds` from now.
