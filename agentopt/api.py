@@ -30,7 +30,7 @@ from agentopt.core.row_notes import row_notes
 from agentopt.core.task import Task
 from agentopt.core.task_rules import SPLITS
 from agentopt.core.yaml_models import did_you_mean, shown
-from agentopt.evaluation.evaluator import checked_candidate
+from agentopt.evaluation.checked import checked_candidate
 from agentopt.evaluation.judge import Judge
 from agentopt.models.base import ChatModel
 from agentopt.models.catalog import Catalog, ModelSpec
@@ -48,6 +48,7 @@ from agentopt.runs.prompt_phase import pilot_subtasks, prompted_subtasks, run_di
 from agentopt.runs.response_issues import IncompleteWarnings
 from agentopt.runs.result import Result
 from agentopt.runs.strategies import check_search_settings
+from agentopt.runs.workers.pool import check_engine, open_pool
 from agentopt.search.base import Search, Strategy
 from agentopt.search.built_in import CUSTOM, as_search
 from agentopt.search.from_task import check_costs
@@ -113,6 +114,7 @@ async def aoptimize(
     if not search:
         check_search_settings(loaded, config)
     prompted_subtasks(loaded, config)
+    check_engine(config, loaded, provider)
     _check_split(loaded, "validation")
     if opened:
         opened = opened.resumed_with(loaded, config)
@@ -133,10 +135,12 @@ async def aoptimize(
                     journal=config.journal,
                     provider=models,
                     observer=logged,
+                    is_shared=config.engine != "local",
                 ) as session,
+                open_pool(config, loaded, session) as pool,
             ):
                 watched = IncompleteWarnings(loaded, logged)
-                return await Optimization(loaded, config, run, session, watched, search).result()
+                return await Optimization(loaded, config, run, session, watched, search, pool).result()
     except UserError:
         if not opened and not run.trials.exists():
             run.discard()  # resuming it would meet the same mistake; the journal keeps the responses

@@ -12,7 +12,7 @@ from agentopt.core.candidate import Candidate, load_candidate
 from agentopt.core.errors import ConfigError
 from agentopt.core.task import Task
 from agentopt.deploy.front import FrontCandidate, front_of
-from agentopt.evaluation.evaluator import checked_candidate
+from agentopt.evaluation.checked import checked_candidate
 from agentopt.models.catalog import ModelSpec
 from agentopt.runs.candidate_file import find_candidate
 from agentopt.runs.config import Config

@@ -9,7 +9,7 @@ from agentopt.core.called_models import called_models
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import CandidateError
 from agentopt.core.task import Task
-from agentopt.evaluation.evaluator import checked_candidate
+from agentopt.evaluation.checked import checked_candidate
 from agentopt.models.api_keys import unset_keys
 from agentopt.models.catalog import ModelSpec
 from agentopt.runs.result import Result

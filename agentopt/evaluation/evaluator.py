@@ -7,12 +7,11 @@ import inspect
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from agentopt.core.axes import DEMOS
-from agentopt.core.candidate import Candidate, SubtaskChoice
+from agentopt.core.candidate import Candidate
 from agentopt.core.duplicates import Groups, by_group
-from agentopt.core.errors import CallsFailError, CandidateError, EvaluationStopped, ModelError, ScorerError, TaskError
+from agentopt.core.errors import CallsFailError, EvaluationStopped, ModelError, ScorerError, TaskError
 from agentopt.core.phrases import failures_in_words
 from agentopt.core.records import (
     EarlyStop,
@@ -27,7 +26,8 @@ from agentopt.core.records import (
 )
 from agentopt.core.spans import span
 from agentopt.core.stopping import StopTest
-from agentopt.core.task import Example, Metric, Scorer, Subtask, Task, Value
+from agentopt.core.task import Example, Metric, Scorer, Task, Value
+from agentopt.evaluation.checked import checked_candidate
 from agentopt.evaluation.judge import Judge
 from agentopt.evaluation.scorers import python
 from agentopt.models.base import ChatModel
@@ -47,6 +47,21 @@ WAVES = 4
 
 MOST_LEFT_OUT = 0.1
 """Largest share of a split's examples that may be left out; one may always be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Examples that run concurrently.
+
+    Attributes:
+        split: Their split.
+        examples: The examples, in the order of their results.
+        repeat: Index of the independent repeat.
+    """
+
+    split: Split
+    examples: Sequence[Example]
+    repeat: int = 0
 
 
 class Evaluator:
@@ -81,6 +96,11 @@ class Evaluator:
         self._workflow = Workflow(task, model, specs)
         self._scorer = _bound(task.scorer, model, seed, judge_repeat)
         self._clock = clock
+
+    @property
+    def calls(self) -> int:
+        """The number of subtask calls so far, whether they were answered or failed."""
+        return self._workflow.calls
 
     async def evaluate(
         self,
@@ -120,7 +140,7 @@ class Evaluator:
             return Evaluation(split, len(examples), tuple(results), state, self._clock() - started, groups, stopped)
 
         try:
-            stopped = await self._run(candidate, examples, results, groups, stop, on_result)
+            stopped = await self._run(candidate, Block(split, examples), results, groups, stop, on_result)
         except EvaluationStopped as error:
             error.partial = so_far("incomplete")
             raise
@@ -132,19 +152,20 @@ class Evaluator:
     async def _run(
         self,
         candidate: Candidate,
-        examples: Sequence[Example],
+        whole: Block,
         results: list[ExampleResult],
         groups: Groups,
         test: StopTest | None,
         on_result: OnResult,
     ) -> EarlyStop | None:
         """Run the examples in blocks, into `results`. Returns the reason if the test stops them."""
+        examples = whole.examples
         while len(results) < len(examples):
             least = -(-len(examples) // WAVES) if self._in_waves else 0
             block = _needed(examples, results, groups, test, least)
             first = 0 if self._has_answer or self._in_waves else CANARY
             for part in filter(None, (block[:first], block[first:])):
-                await self._run_block(candidate, part, results, on_result)
+                await self.run_block(candidate, replace(whole, examples=part), results, on_result)
                 self._check_failures(results, len(examples))
             if test and len(results) < len(examples) and (stopped := test.stop(_scores(results, groups))):
                 return stopped
@@ -178,7 +199,7 @@ class Evaluator:
         for repeat in range(1, repeats):
             before = len(results)
             try:
-                await self._run_block(candidate, self._ordered(split), results, on_result, repeat)
+                await self.run_block(candidate, Block(split, self._ordered(split), repeat), results, on_result)
                 self._check_failures(results[before:], first.planned)
             except EvaluationStopped as error:
                 error.partial = so_far("incomplete")
@@ -277,7 +298,7 @@ class Evaluator:
         One example may be answered without a call; if all are, the calls go to another endpoint.
         """
         answered = [result for result in results if result.score is not None]
-        if self.task.program and answered and not self._workflow.calls:
+        if self.task.program and answered and not self.calls:
             raise TaskError(
                 f"{answered[0].feedback}; no subtask was called on any example answered so far ({len(answered)})",
                 where=f"task {self.task.name}, program",
@@ -285,22 +306,25 @@ class Evaluator:
                 f"models {', '.join(PREFIX + subtask.name for subtask in self.task.subtasks)}",
             )
 
-    async def _run_block(
-        self,
-        candidate: Candidate,
-        block: Sequence[Example],
-        results: list[ExampleResult],
-        on_result: OnResult,
-        repeat: int = 0,
+    async def run_block(
+        self, candidate: Candidate, block: Block, results: list[ExampleResult], on_result: OnResult
     ) -> None:
-        """Run a block's examples concurrently; finished ones are kept if a cap ends the others."""
+        """Run a block's examples; finished ones are kept if a cap ends the others.
+
+        Args:
+            candidate: The candidate.
+            block: The examples.
+            results: Receives the results, in the order of the block.
+            on_result: Called after each example.
+        """
 
         async def run(example: Example) -> ExampleResult:
-            result = replace(await self.run_example(candidate, example, Draw(self.seed, repeat)), repeat=repeat)
+            result = await self.run_example(candidate, example, Draw(self.seed, block.repeat))
+            result = replace(result, repeat=block.repeat)
             on_result(result)
             return result
 
-        outcomes = await asyncio.gather(*(run(example) for example in block), return_exceptions=True)
+        outcomes = await asyncio.gather(*(run(example) for example in block.examples), return_exceptions=True)
         results.extend(o for o in outcomes if isinstance(o, ExampleResult))
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
@@ -333,47 +357,6 @@ async def judged(scorer: Scorer, example: Example, output: Value | None) -> Scor
 async def _measured(metric: Metric, example: Example, result: WorkflowResult) -> float:
     output = result.outputs.get(metric.subtask)
     return 0.0 if output is None else (await judged(python(metric.scorer), example, output)).value
-
-
-def checked_candidate(candidate: Candidate, task: Task) -> Candidate:
-    """Return the candidate without the settings that are its subtask's own, so that equal candidates are equal.
-
-    Raises:
-        CandidateError: It does not choose, for every subtask, a model and settings of the task.
-    """
-    wanted = [s.name for s in task.subtasks]
-    if sorted(candidate) != sorted(wanted):
-        raise CandidateError(
-            f"a candidate names every subtask of task {task.name} ({', '.join(wanted)}), but got "
-            f"{', '.join(candidate) or 'none'}",
-            remedy="use a best.yaml that a run of this task wrote",
-        )
-    for subtask in task.subtasks:
-        if candidate[subtask.name].model not in subtask.models:
-            raise CandidateError(
-                f"subtask {subtask.name} may use {', '.join(subtask.models)}, but the candidate has "
-                f"{candidate[subtask.name].model}",
-                remedy=f"choose one of them, or add the model to the `models` of {subtask.name}; "
-                "a candidate that a run found with -c settings needs these settings too",
-            )
-        allowed = {axis.name: axis.values for axis in subtask.settings}
-        for name, value in candidate[subtask.name].settings:
-            if value not in allowed.get(name, ()):
-                values = ", ".join(map(str, allowed.get(name, ()))) or "no values"
-                rule = f"`{name}` of subtask {subtask.name} may be {values}, but the candidate has {value}"
-                raise CandidateError(rule, remedy=f"add it to the list of `{name}` in the task, or remove it")
-        given, wanted_demos = len(candidate[subtask.name].demos), dict(candidate[subtask.name].settings).get(DEMOS, 0)
-        if given != wanted_demos:
-            rule = (
-                f"the candidate has {given} demonstrations of subtask {subtask.name}, but its setting is {wanted_demos}"
-            )
-            raise CandidateError(rule, remedy="use a best.yaml that a run wrote, which has the demonstrations")
-    return Candidate.of({s.name: _without_own(candidate[s.name], s) for s in task.subtasks})
-
-
-def _without_own(choice: SubtaskChoice, subtask: Subtask) -> SubtaskChoice:
-    own = {axis.name: axis.values[0] for axis in subtask.settings}
-    return replace(choice, settings=tuple((name, value) for name, value in choice.settings if value != own[name]))
 
 
 def _scores(results: Sequence[ExampleResult], groups: Groups) -> dict[str, float]:

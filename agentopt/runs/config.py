@@ -86,6 +86,12 @@ class Config(Strict):
     optimisation and programs are called directly."""
     journal: str | None = None
     """SQLAlchemy URL or path of the journal; the user's cache folder unless given."""
+    engine: Literal["local", "processes"] = "local"
+    """What evaluates the examples of the search and of the test: this process (`local`), or `workers` processes of this
+    machine that share the journal, the caps and the rate limits. `agentopt worker` adds workers by hand, also on other
+    machines. Batches, prompt optimisation and the search agent stay in this process."""
+    workers: Annotated[int, Field(ge=1, le=1000)] = 2
+    """Number of workers that `engine` starts."""
     runs: Path = Path("runs")
     """Folder in which run folders are created."""
     task: dict[str, Any] = Field(default_factory=dict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol
 
 from agentopt.core.phrases import in_words
 from agentopt.core.task import Task
@@ -11,6 +12,21 @@ from agentopt.models.catalog import ModelSpec
 from agentopt.models.charging import discounted
 from agentopt.models.session import Session
 from agentopt.runs.config import BatchUse, Config
+
+
+class EvaluatorPool(Protocol):
+    """Workers that run the examples of evaluations; `workers.pool.Pool` implements it."""
+
+    def evaluator(self, task: Task, config: Config, session: Session, seed: int) -> Evaluator:
+        """Return an evaluator whose examples the workers run.
+
+        Args:
+            task: The task.
+            config: The settings.
+            session: The models and the budget.
+            seed: Seed of the responses.
+        """
+        ...
 
 
 def _is_batched(task: Task, config: Config, use: BatchUse | None) -> bool:
@@ -53,7 +69,13 @@ def batch_note(task: Task, config: Config, specs: Mapping[str, ModelSpec]) -> st
 
 
 def open_evaluator(
-    task: Task, config: Config, session: Session, use: BatchUse | None = None, *, seed: int | None = None
+    task: Task,
+    config: Config,
+    session: Session,
+    use: BatchUse | None = None,
+    *,
+    seed: int | None = None,
+    pool: EvaluatorPool | None = None,
 ) -> Evaluator:
     """Return an evaluator with the settings of a run.
 
@@ -63,13 +85,17 @@ def open_evaluator(
         session: The models.
         use: What is evaluated; None for direct calls.
         seed: Seed of the responses; `response_seed` unless given.
+        pool: Workers that run the examples, unless they are batched.
     """
+    seed = config.response_seed if seed is None else seed
     is_batched = _is_batched(task, config, use)
+    if pool and not is_batched:
+        return pool.evaluator(task, config, session, seed)
     return Evaluator(
         task,
         session.batched if is_batched else session.model,
         session.specs,
-        seed=config.response_seed if seed is None else seed,
+        seed=seed,
         failed_examples=config.failed_examples,
         in_waves=is_batched,
     )

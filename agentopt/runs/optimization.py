@@ -42,7 +42,7 @@ from agentopt.runs.at_hand import AtHand
 from agentopt.runs.cascade_notes import cascade_notes
 from agentopt.runs.config import Config
 from agentopt.runs.demonstrations import Bootstrap, demo_notes, demonstrations_of
-from agentopt.runs.evaluators import batch_note, open_evaluator
+from agentopt.runs.evaluators import EvaluatorPool, batch_note, open_evaluator
 from agentopt.runs.folder import RunFolder
 from agentopt.runs.prompt_phase import PromptPhase
 from agentopt.runs.response_issues import failure_reasons, incomplete_responses, left_out
@@ -74,6 +74,7 @@ class Optimization:
         session: The models, the journal and the budget.
         observer: Receives every event.
         search: Spends the trials. Default: the search that `config.strategy` names.
+        pool: Workers that run the examples of the trials and of the test. Default: this process does.
     """
 
     task: Task
@@ -82,6 +83,7 @@ class Optimization:
     session: Session
     observer: Observer
     search: Search | None = None
+    pool: EvaluatorPool | None = None
 
     @cached_property
     def _row_notes(self) -> tuple[str, ...]:
@@ -113,7 +115,7 @@ class Optimization:
         self.observer(RunStarted(self.run.path))
         for advice in self._row_notes:
             self.observer(Note(advice))
-        evaluator = open_evaluator(self.task, self.config, self.session, "trials")
+        evaluator = open_evaluator(self.task, self.config, self.session, "trials", pool=self.pool)
         measured = await evaluator.evaluate(self.task.baseline) if needs_measuring(self.task) else None
         space = search_space(self.task, self.session.specs, measured)
         direct = open_evaluator(self.task, self.config, self.session)
@@ -276,7 +278,7 @@ class Optimization:
         tested: dict[int, Evaluation] = {}
         if not self.task.splits.get("test"):
             return tested, None
-        evaluator = open_evaluator(self.task, self.config, self.session, "tests")
+        evaluator = open_evaluator(self.task, self.config, self.session, "tests", pool=self.pool)
         if "tests" in self.config.batch:  # together, so that they wait for their batches at the same time
             ends = await asyncio.gather(*(self._test_one(evaluator, tested, *one) for one in finalists))
             return tested, next(filter(None, ends), None)

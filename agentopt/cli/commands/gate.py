@@ -24,7 +24,7 @@ from agentopt.core.gate import rows_needed
 from agentopt.core.phrases import counted
 from agentopt.core.records import Evaluation, Split
 from agentopt.deploy.deployment import Deployment, find_deployment
-from agentopt.evaluation.evaluator import checked_candidate
+from agentopt.evaluation.checked import checked_candidate
 from agentopt.report.bars import counting_bar
 from agentopt.report.gate import BASELINE, CostRatio, GateReport
 from agentopt.runs.result import Measures, SubtaskCostShown, load_result

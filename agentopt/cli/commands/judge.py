@@ -21,7 +21,7 @@ from agentopt.core.errors import TaskError
 from agentopt.core.events import Event
 from agentopt.core.phrases import counted, failures_in_words, in_words
 from agentopt.core.records import ExampleResult, Split
-from agentopt.evaluation.evaluator import checked_candidate
+from agentopt.evaluation.checked import checked_candidate
 from agentopt.models.session import open_session
 from agentopt.report.bars import counting_bar
 from agentopt.report.formatting import format_interval

@@ -1,0 +1,51 @@
+"""Checks that a candidate fits its task."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from agentopt.core.axes import DEMOS
+from agentopt.core.candidate import Candidate, SubtaskChoice
+from agentopt.core.errors import CandidateError
+from agentopt.core.task import Subtask, Task
+
+
+def checked_candidate(candidate: Candidate, task: Task) -> Candidate:
+    """Return the candidate without the settings that are its subtask's own, so that equal candidates are equal.
+
+    Raises:
+        CandidateError: It does not choose, for every subtask, a model and settings of the task.
+    """
+    wanted = [s.name for s in task.subtasks]
+    if sorted(candidate) != sorted(wanted):
+        raise CandidateError(
+            f"a candidate names every subtask of task {task.name} ({', '.join(wanted)}), but got "
+            f"{', '.join(candidate) or 'none'}",
+            remedy="use a best.yaml that a run of this task wrote",
+        )
+    for subtask in task.subtasks:
+        if candidate[subtask.name].model not in subtask.models:
+            raise CandidateError(
+                f"subtask {subtask.name} may use {', '.join(subtask.models)}, but the candidate has "
+                f"{candidate[subtask.name].model}",
+                remedy=f"choose one of them, or add the model to the `models` of {subtask.name}; "
+                "a candidate that a run found with -c settings needs these settings too",
+            )
+        allowed = {axis.name: axis.values for axis in subtask.settings}
+        for name, value in candidate[subtask.name].settings:
+            if value not in allowed.get(name, ()):
+                values = ", ".join(map(str, allowed.get(name, ()))) or "no values"
+                rule = f"`{name}` of subtask {subtask.name} may be {values}, but the candidate has {value}"
+                raise CandidateError(rule, remedy=f"add it to the list of `{name}` in the task, or remove it")
+        given, wanted_demos = len(candidate[subtask.name].demos), dict(candidate[subtask.name].settings).get(DEMOS, 0)
+        if given != wanted_demos:
+            rule = (
+                f"the candidate has {given} demonstrations of subtask {subtask.name}, but its setting is {wanted_demos}"
+            )
+            raise CandidateError(rule, remedy="use a best.yaml that a run wrote, which has the demonstrations")
+    return Candidate.of({s.name: _without_own(candidate[s.name], s) for s in task.subtasks})
+
+
+def _without_own(choice: SubtaskChoice, subtask: Subtask) -> SubtaskChoice:
+    own = {axis.name: axis.values[0] for axis in subtask.settings}
+    return replace(choice, settings=tuple((name, value) for name, value in choice.settings if value != own[name]))

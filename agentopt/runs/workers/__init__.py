@@ -1,0 +1,1 @@
+"""Several processes, also on several hosts, that evaluate the examples of one run."""

@@ -1,0 +1,369 @@
+"""Chunks of examples in a database: the coordinator of a run adds them, its workers claim them and write the results.
+
+A chunk belongs to the worker that claimed it while that worker has a lease; afterwards another one may claim it, and
+runs the examples that have no result yet. What was answered is in the journal, so only calls in flight are repeated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from pydantic import TypeAdapter
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import OperationalError
+
+from agentopt.core.candidate import Candidate
+from agentopt.core.database import create_tables
+from agentopt.core.errors import ConfigError, JournalError
+from agentopt.core.records import ExampleResult, Split
+from agentopt.models.lease import Lease
+
+T = TypeVar("T")
+
+OUTAGE_SECONDS = 30
+"""Seconds that a database may be away."""
+OPEN, DONE, FAILED = "open", "done", "failed"
+NOBODY = ""
+"""The member of a chunk, or coordinator of a run, that has none."""
+
+TABLES = sa.MetaData()
+runs = sa.Table(
+    "worker_runs",
+    TABLES,
+    sa.Column("run", sa.String(200), primary_key=True),
+    sa.Column("job", sa.Text, nullable=False),
+    sa.Column("coordinator", sa.String(32), nullable=False),
+    sa.Column("epoch", sa.Integer, nullable=False),
+)
+"""The runs that workers evaluate for: what they load, who coordinates it, and the number of withdrawals so far."""
+chunks = sa.Table(
+    "chunks",
+    TABLES,
+    sa.Column("run", sa.String(200), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("epoch", sa.Integer, nullable=False),
+    sa.Column("work", sa.Text, nullable=False),
+    sa.Column("member", sa.String(32), nullable=False),
+    sa.Column("state", sa.String(8), nullable=False),
+    sa.Column("calls", sa.Integer, nullable=False),
+    sa.Column("failure", sa.Text, nullable=False),
+)
+results = sa.Table(
+    "chunk_results",
+    TABLES,
+    sa.Column("run", sa.String(200), primary_key=True),
+    sa.Column("evaluation", sa.String(64), primary_key=True),
+    sa.Column("example", sa.String(200), primary_key=True),
+    sa.Column("result", sa.Text, nullable=False),
+)
+"""Results by evaluation, that is, by candidate, split, seed and repeat: a chunk that is run twice has one of each."""
+_results = TypeAdapter(ExampleResult)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Examples to evaluate a candidate on.
+
+    Attributes:
+        candidate: The candidate.
+        split: Their split.
+        ids: Their ids.
+        seed: Seed of the responses.
+        repeat: Index of the independent repeat.
+        held_back: Calls, tokens, USD and seconds that are withheld from the run's caps meanwhile.
+    """
+
+    candidate: Candidate
+    split: Split
+    ids: tuple[str, ...]
+    seed: int
+    repeat: int
+    held_back: tuple[int, int, float, float]
+
+    @property
+    def evaluation(self) -> str:
+        """Hash of what the results depend on, beside the run's task."""
+        parts = [self.candidate.to_dict(), self.split, self.seed, self.repeat]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def dump(self) -> str:
+        """Return it as JSON."""
+        parts = [self.split, self.ids, self.seed, self.repeat, self.held_back]
+        return json.dumps([self.candidate.to_dict(), *parts])
+
+    @classmethod
+    def load(cls, text: str) -> Work:
+        """Read what `dump` returned.
+
+        Args:
+            text: The JSON.
+        """
+        candidate, split, ids, seed, repeat, held_back = json.loads(text)
+        return cls(Candidate.from_dict(candidate), split, tuple(ids), seed, repeat, tuple(held_back))
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A chunk that was claimed.
+
+    Attributes:
+        run: The run.
+        number: Its number in the run.
+        epoch: The run's epoch when it was added. It is withdrawn when the run has a higher one.
+        work: The examples.
+    """
+
+    run: str
+    number: int
+    epoch: int
+    work: Work
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkState:
+    """The state of a chunk.
+
+    Attributes:
+        state: `open`, `done` or `failed`.
+        is_claimed: Whether a worker is working on it.
+        calls: Number of subtask calls.
+        failure: Why it failed, as JSON; empty if it did not.
+    """
+
+    state: str
+    is_claimed: bool
+    calls: int
+    failure: str
+
+
+class ChunkStore:
+    """The chunks in a database. Its methods block.
+
+    Args:
+        engine: The database.
+        lease: The process's lease: that of the coordinator, or of the worker.
+    """
+
+    def __init__(self, engine: sa.Engine, lease: Lease) -> None:
+        self._engine, self._lease = engine, lease
+        self._insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
+        create_tables(engine, TABLES)
+
+    def coordinate(self, run: str, job: Mapping[str, Any]) -> None:
+        """Become the coordinator of a run. Chunks of an earlier one are removed; their results are kept.
+
+        Args:
+            run: The run.
+            job: What workers load, in JSON.
+
+        Raises:
+            ConfigError: Another process coordinates it.
+        """
+        row = {"run": run, "job": json.dumps(job), "coordinator": self._lease.member, "epoch": 0}
+        changed = {"job": row["job"], "coordinator": row["coordinator"], "epoch": runs.c.epoch + 1}
+        with self._engine.begin() as connection:
+            connection.execute(self._insert(runs).values(row).on_conflict_do_nothing())
+            connection.execute(runs.update().where(runs.c.run == run).values(epoch=runs.c.epoch))  # locks it
+            owner = connection.execute(sa.select(runs.c.coordinator).where(runs.c.run == run)).scalar_one()
+            if owner in self._lease.live(connection) - {self._lease.member}:
+                rule = "another process coordinates this run"
+                raise ConfigError(rule, where=f"run {run}", remedy="wait for it, or stop it")
+            connection.execute(runs.update().where(runs.c.run == run).values(changed))
+            connection.execute(chunks.delete().where(chunks.c.run == run))
+
+    def retire(self, run: str) -> None:
+        """Stop coordinating a run.
+
+        Args:
+            run: The run.
+        """
+        with self._engine.begin() as connection:
+            of_run = sa.and_(runs.c.run == run, runs.c.coordinator == self._lease.member)
+            connection.execute(runs.update().where(of_run).values(coordinator=NOBODY, epoch=runs.c.epoch + 1))
+
+    def add(self, run: str, works: Sequence[Work]) -> list[int]:
+        """Add chunks, and return their numbers.
+
+        Args:
+            run: The run.
+            works: The examples of each.
+        """
+        with self._engine.begin() as connection:
+            most = sa.select(sa.func.coalesce(sa.func.max(chunks.c.number), -1)).where(chunks.c.run == run)
+            first = int(connection.execute(most).scalar_one()) + 1
+            epoch = connection.execute(sa.select(runs.c.epoch).where(runs.c.run == run)).scalar_one()
+            new = {"run": run, "epoch": epoch, "member": NOBODY, "state": OPEN, "calls": 0, "failure": ""}
+            rows = [{**new, "number": first + i, "work": work.dump()} for i, work in enumerate(works)]
+            connection.execute(chunks.insert(), rows)
+        return [first + i for i in range(len(works))]
+
+    def withdraw(self, run: str) -> None:
+        """Raise the epoch of a run: nobody claims its chunks, and their workers start no further example.
+
+        Args:
+            run: The run.
+        """
+        with self._engine.begin() as connection:
+            connection.execute(runs.update().where(runs.c.run == run).values(epoch=runs.c.epoch + 1))
+
+    def states(self, run: str, numbers: Iterable[int]) -> dict[int, ChunkState]:
+        """Return the states of chunks.
+
+        Args:
+            run: The run.
+            numbers: Numbers of its chunks.
+        """
+        c = chunks.c
+        query = sa.select(c.number, c.state, c.member, c.calls, c.failure)
+        with self._engine.connect() as connection:
+            live = self._lease.live(connection)
+            rows = connection.execute(query.where(c.run == run, c.number.in_(list(numbers)))).fetchall()
+        return {row.number: ChunkState(row.state, row.member in live, row.calls, row.failure) for row in rows}
+
+    def results(self, run: str, evaluation: str, known: Iterable[str] = ()) -> dict[str, ExampleResult]:
+        """Return example id -> result.
+
+        Args:
+            run: The run.
+            evaluation: As `Work.evaluation`.
+            known: Ids of examples whose results are not needed.
+        """
+        c, known = results.c, set(known)
+        of_evaluation = (c.run == run, c.evaluation == evaluation)
+        with self._engine.connect() as connection:
+            ids = set(connection.execute(sa.select(c.example).where(*of_evaluation)).scalars()) - known
+            found: dict[str, ExampleResult] = {}
+            for part in _parts(sorted(ids)):
+                rows = connection.execute(sa.select(c.example, c.result).where(*of_evaluation, c.example.in_(part)))
+                found.update({row.example: _results.validate_json(row.result) for row in rows})
+        return found
+
+    def forget(self, run: str, evaluation: str, ids: Iterable[str]) -> None:
+        """Remove results, so that their examples are run again.
+
+        Args:
+            run: The run.
+            evaluation: As `Work.evaluation`.
+            ids: Ids of the examples.
+        """
+        c = results.c
+        with self._engine.begin() as connection:
+            for part in _parts(list(ids)):
+                chosen = (c.run == run, c.evaluation == evaluation, c.example.in_(part))
+                connection.execute(results.delete().where(*chosen))
+
+    def job(self, run: str) -> dict[str, Any]:
+        """Return what workers load for a run.
+
+        Args:
+            run: The run.
+        """
+        with self._engine.connect() as connection:
+            found: dict[str, Any] = json.loads(
+                connection.execute(sa.select(runs.c.job).where(runs.c.run == run)).scalar_one()
+            )
+        return found
+
+    def waiting_runs(self) -> list[str]:
+        """Return the runs that have a coordinator."""
+        with self._engine.connect() as connection:
+            rows = connection.execute(sa.select(runs.c.run, runs.c.coordinator).order_by(runs.c.run)).fetchall()
+            live = self._lease.live(connection)
+        return [row.run for row in rows if row.coordinator in live]
+
+    def epoch(self, run: str) -> int | None:
+        """Return the epoch of a run; None if it has no coordinator.
+
+        Args:
+            run: The run.
+        """
+        with self._engine.connect() as connection:
+            query = sa.select(runs.c.coordinator, runs.c.epoch).where(runs.c.run == run)
+            row = connection.execute(query).one_or_none()
+            return int(row.epoch) if row and row.coordinator in self._lease.live(connection) else None
+
+    def claim(self, run: str) -> Chunk | None:
+        """Claim the first chunk of a run that no live worker has; None if there is none.
+
+        Args:
+            run: The run.
+        """
+        c, me = chunks.c, self._lease.member
+        epoch = sa.select(runs.c.epoch).where(runs.c.run == run).scalar_subquery()
+        with self._engine.begin() as connection:
+            live = self._lease.live(connection)
+            is_free = sa.and_(c.run == run, c.epoch == epoch, c.state == OPEN, c.member.not_in(live))
+            first = sa.select(c.number).where(is_free).order_by(c.number).limit(1).with_for_update(skip_locked=True)
+            claim = chunks.update().where(c.run == run, c.number == first.scalar_subquery(), is_free).values(member=me)
+            row = connection.execute(claim.returning(c.number, c.epoch, c.work)).one_or_none()
+        return Chunk(run, row.number, row.epoch, Work.load(row.work)) if row else None
+
+    def write(self, chunk: Chunk, done: Sequence[ExampleResult]) -> None:
+        """Write results; those that are there already are kept.
+
+        Args:
+            chunk: Their chunk.
+            done: The results.
+        """
+        place = {"run": chunk.run, "evaluation": chunk.work.evaluation}
+        rows = [{**place, "example": one.id, "result": _results.dump_json(one).decode()} for one in done]
+        if rows:
+            with self._engine.begin() as connection:
+                connection.execute(self._insert(results).on_conflict_do_nothing(), rows)
+
+    def end(self, chunk: Chunk, calls: int, failure: str = "") -> None:
+        """End a chunk that this worker has.
+
+        Args:
+            chunk: The chunk.
+            calls: Number of subtask calls.
+            failure: Why it failed, as JSON; empty if it did not.
+        """
+        self._change(chunk, state=FAILED if failure else DONE, calls=calls, failure=failure, member=NOBODY)
+
+    def release(self, chunk: Chunk) -> None:
+        """Let another worker claim a chunk that this one has.
+
+        Args:
+            chunk: The chunk.
+        """
+        self._change(chunk, member=NOBODY)
+
+    def _change(self, chunk: Chunk, **values: object) -> None:
+        c = chunks.c
+        own = (c.run == chunk.run, c.number == chunk.number, c.member == self._lease.member)
+        with self._engine.begin() as connection:
+            connection.execute(chunks.update().where(*own).values(**values))
+
+
+async def patiently(work: Callable[..., T], *arguments: Any) -> T:
+    """Call a blocking method of a store in a thread; again while the database cannot be reached, as when it restarts.
+
+    Args:
+        work: The method.
+        arguments: Its arguments.
+
+    Raises:
+        JournalError: The database cannot be reached for `OUTAGE_SECONDS`.
+    """
+    tries, pause = 0, 0.5
+    while True:
+        try:
+            return await asyncio.to_thread(work, *arguments)
+        except OperationalError as error:
+            if tries * pause >= OUTAGE_SECONDS:
+                rule = f"the storage cannot be reached: {error}"
+                raise JournalError(f"{rule}\n  remedy: check the database and its URL") from error
+        tries += 1
+        await asyncio.sleep(pause)
+
+
+def _parts(ids: Sequence[str], size: int = 500) -> Iterable[Sequence[str]]:
+    """Databases bound the number of parameters of a statement."""
+    return (ids[i : i + size] for i in range(0, len(ids), size))

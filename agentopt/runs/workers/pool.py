@@ -1,0 +1,201 @@
+"""The workers of a run, as its coordinator starts, watches and ends them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Protocol, cast
+
+from agentopt.core.database import open_engine
+from agentopt.core.errors import CallsFailError, ConfigError
+from agentopt.core.task import Task
+from agentopt.models.base import ChatModel
+from agentopt.models.session import Session, journal_place
+from agentopt.models.shared_budget import SharedBudget
+from agentopt.runs.config import Config
+from agentopt.runs.workers.chunks import ChunkStore, patiently
+from agentopt.runs.workers.evaluator import ChunkedEvaluator
+from agentopt.runs.workers.worker import job_of
+
+STORAGE_VARIABLE = "AGENTOPT_STORAGE"
+"""Environment variable that has the storage of a worker, which other users of a host do not see."""
+END_SECONDS = 20
+"""Seconds that a worker has to end after its run, before it is terminated."""
+MOST_CHARACTERS = 2000
+"""Length of the part of a worker's messages that is shown if it cannot work."""
+MOST_STARTS = 50
+"""Starts of one worker until the run ends: something ends them."""
+
+
+class Placement(Protocol):
+    """Starts workers somewhere."""
+
+    def check(self) -> None:
+        """Replace the workers that were killed.
+
+        Raises:
+            CallsFailError: The workers cannot work.
+        """
+        ...
+
+    def close(self) -> None:
+        """End the workers. Their run has no coordinator any more, so they end by themselves."""
+        ...
+
+
+class Pool:
+    """The workers of one run, and its chunks.
+
+    Args:
+        store: The chunks.
+        run: The run.
+        workers: Number of workers.
+        placement: The workers.
+    """
+
+    def __init__(self, store: ChunkStore, run: str, workers: int, placement: Placement) -> None:
+        self._store, self._run, self._workers, self._placement = store, run, workers, placement
+
+    def evaluator(self, task: Task, config: Config, session: Session, seed: int) -> ChunkedEvaluator:
+        """Return an evaluator whose examples the workers run.
+
+        Args:
+            task: The task.
+            config: The settings.
+            session: The models and the budget.
+            seed: Seed of the responses.
+        """
+        return ChunkedEvaluator(
+            task,
+            session.model,
+            session.specs,
+            seed=seed,
+            failed_examples=config.failed_examples,
+            store=self._store,
+            run=self._run,
+            workers=self._workers,
+            budget=session.budget,
+            check=self._placement.check,
+        )
+
+
+class ProcessPlacement:
+    """Workers that are processes of this machine.
+
+    Args:
+        place: The storage.
+        run: The run.
+        workers: Number of workers.
+    """
+
+    def __init__(self, place: Path | str, run: str, workers: int) -> None:
+        self._place, self._run = place, run
+        self._logs = tempfile.TemporaryDirectory(prefix="agentopt-workers-")
+        self._starts = [0] * workers
+        self._processes = [self._start(i) for i in range(workers)]
+
+    def check(self) -> None:
+        """Replace the workers that were killed.
+
+        Raises:
+            CallsFailError: A worker cannot work.
+        """
+        for i, process in enumerate(self._processes):
+            code = process.poll()
+            if code is None:
+                continue
+            if code > 0 or self._starts[i] >= MOST_STARTS:
+                raise CallsFailError(
+                    f"a worker ended with exit code {code}: {self._message(i)}", remedy="fix the cause and start again"
+                )
+            self._processes[i] = self._start(i)
+
+    def close(self) -> None:
+        """End the workers. Their run has no coordinator any more, so they end by themselves."""
+        for process in self._processes:
+            try:
+                process.wait(END_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self._logs.cleanup()
+
+    def _start(self, i: int) -> subprocess.Popen[bytes]:
+        self._starts[i] += 1
+        with self._log_file(i).open("ab") as log:
+            return subprocess.Popen(  # noqa: S603 - our own module
+                [sys.executable, "-m", "agentopt", "worker", "--run", self._run],
+                env={**os.environ, STORAGE_VARIABLE: str(self._place)},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C reaches the coordinator, which ends the workers
+            )
+
+    def _log_file(self, i: int) -> Path:
+        return Path(self._logs.name) / f"{i}.log"
+
+    def _message(self, i: int) -> str:
+        """The end of what a worker wrote to stderr."""
+        written = self._log_file(i).read_text(errors="replace").strip()
+        return written[-MOST_CHARACTERS:] or "it wrote no message"
+
+
+def check_engine(config: Config, task: Task, provider: ChatModel | None) -> None:
+    """Check that workers can load what a run needs.
+
+    Args:
+        config: The settings.
+        task: The task.
+        provider: What makes the model calls in place of the catalogue's transports.
+
+    Raises:
+        ConfigError: They cannot.
+    """
+    if config.engine == "local":
+        return
+    if provider is not None:
+        rule = f"engine {config.engine} needs models of the catalogue, but got a provider that exists in this process"
+        raise ConfigError(rule, remedy="leave provider out, or set engine=local")
+    if task.file is None:
+        rule = f"engine {config.engine} needs a task that workers can load, but it was built in Python"
+        raise ConfigError(rule, remedy="write it as a task folder, or set engine=local")
+
+
+@asynccontextmanager
+async def open_pool(config: Config, task: Task, session: Session) -> AsyncIterator[Pool | None]:
+    """Start the workers of a run; end them at the end of the block. There is none with `engine: local`.
+
+    Args:
+        config: The settings.
+        task: The task, which has a file.
+        session: The session, which is shared.
+
+    Raises:
+        ConfigError: Another process coordinates the run.
+    """
+    if config.engine == "local" or task.file is None:
+        yield None
+        return
+    place = journal_place(config.journal)
+    engine = open_engine(place)
+    store = ChunkStore(engine, cast(SharedBudget, session.budget).lease)
+    try:
+        await patiently(store.coordinate, session.run, job_of(task, task.file, config))
+        placement = PLACEMENTS[config.engine](place, session.run, config.workers)
+        try:
+            yield Pool(store, session.run, config.workers, placement)
+        finally:
+            await patiently(store.retire, session.run)
+            await patiently(placement.close)
+    finally:
+        engine.dispose()
+
+
+PLACEMENTS: dict[str, Callable[[Path | str, str, int], Placement]] = {"processes": ProcessPlacement}
+"""Engine -> what places its workers."""

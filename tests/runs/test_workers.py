@@ -1,0 +1,305 @@
+"""Workers evaluate the examples of a run as one process does; one that is killed costs its calls in flight."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from agentopt import api
+from agentopt.core.database import open_engine
+from agentopt.core.errors import BudgetExceeded, CallsFailError, ConfigError, EvaluationStopped, TaskError
+from agentopt.core.records import Evaluation, ExampleResult
+from agentopt.core.stopping import StopTest
+from agentopt.models.lease import Lease
+from agentopt.models.scripted import ScriptedModel
+from agentopt.models.session import Session, open_session
+from agentopt.runs.config import Config, load_config
+from agentopt.runs.evaluators import open_evaluator
+from agentopt.runs.result import load_result
+from agentopt.runs.workers.chunks import ChunkStore, Work
+from agentopt.runs.workers.evaluator import LEAST, MOST, chunk_size
+from agentopt.runs.workers.failures import as_error, as_json
+from agentopt.runs.workers.pool import Pool, check_engine
+from agentopt.runs.workers.worker import job_of, work
+from agentopt.taskfile.loading import load_task
+from agentopt.testing.server_process import ServerProcess
+from agentopt.testing.servers import OpenAIServer, planted_answer
+from tests.runs.test_crash import (
+    QUALITY,
+    await_requests,
+    command,
+    lost_in_flight,
+    request_counts,
+    write_task,
+)
+
+WORKERS = ("engine=processes", "workers=2")
+
+
+class InThisProcess:
+    """The placement of workers that a test starts itself."""
+
+    def check(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class Coordinator:
+    """A run with its chunks, as `open_pool` opens it, and the workers that the test starts."""
+
+    def __init__(
+        self, session: Session, store: ChunkStore, api_task: api.LoadedTask, config: Config, place: str
+    ) -> None:
+        self.session, self.store, self.task, self.config, self.place = session, store, api_task.task, config, place
+        self.workers: list[asyncio.Task[None]] = []
+
+    def start_worker(self) -> asyncio.Task[None]:
+        self.workers.append(asyncio.create_task(work(self.place, run=self.session.run)))
+        return self.workers[-1]
+
+    async def evaluate(self, workers: int = 2, **options: object) -> Evaluation:
+        pool = Pool(self.store, self.session.run, workers, InThisProcess())
+        evaluator = open_evaluator(self.task, self.config, self.session, pool=pool)
+        return await evaluator.evaluate(self.task.baseline, **options)  # type: ignore[arg-type]
+
+
+@asynccontextmanager
+async def coordinating(folder: Path, base_url: str, *settings: str) -> AsyncIterator[Coordinator]:
+    task_folder = folder / "task"
+    if not task_folder.exists():
+        write_task(folder, base_url)
+    place = str(folder / "journal.db")
+    config = load_config([f"models=[{folder}/models.yaml]", f"journal={place}", *settings])
+    loaded = api.load(task_folder, config, agent=False)
+    engine = open_engine(Path(place))
+    caps = config.budget.caps()
+    async with open_session(loaded.specs, "run", caps=caps, journal=place, is_shared=True) as session:
+        store = ChunkStore(engine, session.budget.lease)  # type: ignore[attr-defined]
+        store.coordinate("run", job_of(loaded.task, task_folder, config))
+        coordinator = Coordinator(session, store, loaded, config, place)
+        try:
+            yield coordinator
+        finally:
+            store.retire("run")
+            await asyncio.gather(*coordinator.workers, return_exceptions=True)
+    engine.dispose()
+
+
+async def locally(folder: Path) -> Evaluation:
+    config = load_config([f"models=[{folder}/models.yaml]", f"journal={folder}/local.db"])
+    return await api.aevaluate(folder / "task", config=config, split="validation")
+
+
+def comparable(results: tuple[ExampleResult, ...]) -> list[tuple[object, ...]]:
+    return [(r.id, r.score, r.output, r.feedback, r.error, dict(r.unparsed)) for r in results]
+
+
+async def test_workers_have_the_results_of_one_process_in_its_order(tmp_path: Path) -> None:
+    async with OpenAIServer(planted_answer(QUALITY)) as server:
+        seen: list[str] = []
+        async with coordinating(tmp_path, server.base_url) as run:
+            run.start_worker()
+            run.start_worker()
+            by_workers = await run.evaluate(on_result=lambda result: seen.append(result.id))
+            assert run.session.spent["samples"].calls == len(server.received)
+        before = len(server.received)
+        local = await locally(tmp_path)
+        assert len(server.received) == 2 * before
+    assert by_workers.state == "complete"
+    assert comparable(by_workers.results) == comparable(local.results)
+    assert sorted(seen) == sorted(result.id for result in local.results)
+
+
+async def test_early_stopping_is_that_of_one_process(tmp_path: Path) -> None:
+    leader = {f"validation{i}": 1.0 for i in range(24)}
+    async with OpenAIServer(planted_answer(QUALITY)) as server, coordinating(tmp_path, server.base_url) as run:
+        run.start_worker()
+        stopped = await run.evaluate(stop=StopTest(leader, "trial 0", 0.05))
+        direct = open_evaluator(run.task, run.config, run.session)
+        local = await direct.evaluate(run.task.baseline, stop=StopTest(leader, "trial 0", 0.05))
+    assert stopped.state == local.state == "pruned"
+    assert stopped.stopped == local.stopped
+    assert comparable(stopped.results) == comparable(local.results)
+
+
+async def test_a_cap_ends_the_evaluation_and_keeps_what_was_done(tmp_path: Path) -> None:
+    async with (
+        OpenAIServer(planted_answer(QUALITY)) as server,
+        coordinating(tmp_path, server.base_url, "budget.calls=20") as run,
+    ):
+        run.start_worker()
+        run.start_worker()
+        with pytest.raises(BudgetExceeded, match="calls cap of 20") as refused:
+            await run.evaluate()
+        assert isinstance(refused.value.partial, Evaluation)
+        assert 0 < len(refused.value.partial.results) < 24
+        assert len(server.received) == 20
+
+
+async def test_what_is_held_back_is_held_back_from_workers(tmp_path: Path) -> None:
+    from agentopt.core.budget import Usage
+
+    async with (
+        OpenAIServer(planted_answer(QUALITY)) as server,
+        coordinating(tmp_path, server.base_url, "budget.calls=20") as run,
+    ):
+        run.start_worker()
+        with run.session.budget.holding_back(Usage(calls=8)), pytest.raises(EvaluationStopped):
+            await run.evaluate()
+        assert len(server.received) == 12
+
+
+async def test_another_coordinator_uses_the_results_of_the_first(tmp_path: Path) -> None:
+    async with OpenAIServer(planted_answer(QUALITY)) as server:
+        async with coordinating(tmp_path, server.base_url) as run:
+            run.start_worker()
+            first = await run.evaluate()
+        before = len(server.received)
+        async with coordinating(tmp_path, server.base_url) as run:  # without a worker
+            second = await run.evaluate()
+        assert len(server.received) == before
+    assert comparable(second.results) == comparable(first.results)
+
+
+async def test_chunks_of_a_worker_that_stopped_are_run_by_another(tmp_path: Path) -> None:
+    async with OpenAIServer(planted_answer(QUALITY), delay=0.05) as server:
+        async with coordinating(tmp_path, server.base_url) as run:
+            first = run.start_worker()
+            evaluating = asyncio.create_task(run.evaluate())
+            while not server.received:  # noqa: ASYNC110 - the server has no event for it
+                await asyncio.sleep(0.01)
+            first.cancel()
+            await asyncio.gather(first, return_exceptions=True)
+            run.start_worker()
+            assert (await evaluating).state == "complete"
+        keys = [(received.key, received.seed) for received in server.received]
+        assert len(keys) == len(set(keys))  # its calls in flight were waited for
+
+
+def test_a_chunk_is_claimed_once_and_again_after_its_worker_died(tmp_path: Path) -> None:
+    engine, now = open_engine(tmp_path / "journal.db"), 0.0
+    import sqlalchemy as sa
+
+    def store(name: str) -> tuple[ChunkStore, Lease]:
+        lease = Lease(engine, name, now=lambda: sa.literal(now), clock=lambda: now, process="")
+        lease.renew()
+        return ChunkStore(engine, lease), lease
+
+    (coordinator, of_coordinator), (one, _), (other, of_other) = store("coordinator"), store("one"), store("other")
+    coordinator.coordinate("run", {})
+    task = api.load_task("tasks/quickstart")
+    works = [Work(task.baseline, "test", (str(i),), 0, 0, (0, 0, 0.0, 0.0)) for i in range(2)]
+    assert coordinator.add("run", works) == [0, 1]
+    claimed = one.claim("run"), other.claim("run")
+    assert [chunk and chunk.number for chunk in claimed] == [0, 1]
+    assert [chunk and chunk.work for chunk in claimed] == works
+    assert one.claim("run") is None
+    with pytest.raises(ConfigError, match="another process coordinates"):
+        other.coordinate("run", {})
+    now = 16.0
+    of_other.renew()
+    of_coordinator.renew()
+    again = other.claim("run")
+    assert again == claimed[0]
+    assert again
+    result = ExampleResult("0", 1.0, "x")
+    other.write(again, [result])
+    one.write(again, [ExampleResult("0", 0.0, "late")])
+    other.end(again, 3)
+    one.end(again, 9, as_json(ValueError("late")))
+    assert coordinator.results("run", again.work.evaluation) == {"0": result}
+    assert (coordinator.states("run", [0])[0].state, coordinator.states("run", [0])[0].calls) == ("done", 3)
+    coordinator.withdraw("run")
+    other.release(claimed[1])  # type: ignore[arg-type]
+    assert other.claim("run") is None
+    coordinator.retire("run")
+    assert other.epoch("run") is None
+    assert other.waiting_runs() == []
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        BudgetExceeded("agent.usd", cap=1.5, spent=1.4, wanted=0.2, kept=0.1),
+        CallsFailError("every further call would fail", remedy="fix the cause and start again"),
+        TaskError("no subtask was called", remedy="call one"),
+        ValueError("a bug of a scorer"),
+    ],
+)
+def test_a_workers_failure_is_raised_by_the_coordinator(error: Exception) -> None:
+    raised = as_error(as_json(error))
+    assert str(error).splitlines()[0] in str(raised)
+    if isinstance(error, BudgetExceeded | CallsFailError):
+        assert (type(raised), str(raised)) == (type(error), str(error))
+        assert raised.stopped == error.stopped  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("examples", "workers", "size"), [(5, 4, 2), (24, 4, 6), (100, 2, 25), (2000, 4, 125), (10**6, 4, MOST)]
+)
+def test_chunks_occupy_all_workers(examples: int, workers: int, size: int) -> None:
+    assert chunk_size(examples, workers) == size
+    assert size <= LEAST or size <= MOST
+
+
+async def test_what_workers_cannot_load_is_refused(tmp_path: Path) -> None:
+    config, task = Config(engine="processes"), load_task("tasks/quickstart")
+    with pytest.raises(ConfigError, match="a provider that exists in this process"):
+        check_engine(config, task, ScriptedModel(lambda _: ""))
+    from dataclasses import replace
+
+    with pytest.raises(ConfigError, match="built in Python"):
+        check_engine(config, replace(task, file=None), None)
+    check_engine(Config(), task, ScriptedModel(lambda _: ""))
+
+
+def children(pid: int) -> list[int]:
+    found = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(child) for child in found.read_text().split()] if found.exists() else []
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.faults)])
+def test_a_killed_worker_costs_its_calls_in_flight_and_nothing_else(tmp_path: Path, kills: int) -> None:
+    rng = random.Random(kills)
+    settings = ("strategy=random", "budget.trials=6", "prompts.when=never")
+    quiet = {**os.environ, "AGENTOPT_CACHE": str(tmp_path / "cache")}
+    with ServerProcess(counter=tmp_path / "calm.jsonl", quality=QUALITY) as calm:
+        task = write_task(tmp_path / "calm", calm.base_url)
+        subprocess.run(command(task, tmp_path / "calm", *settings), check=True, env=quiet, stdout=subprocess.DEVNULL)
+        undisturbed = load_result(next((tmp_path / "calm" / "runs").iterdir()))
+    folder = tmp_path / "stormy"
+    with ServerProcess(counter=tmp_path / "stormy.jsonl", quality=QUALITY, delay=0.1) as stormy:
+        task = write_task(folder, stormy.base_url)
+        run = subprocess.Popen(
+            command(task, folder, *settings, *WORKERS), env=quiet, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        killed = 0
+        for _ in range(kills):
+            await_requests(stormy, len(stormy.received()) + rng.randint(1, 12))
+            time.sleep(rng.uniform(0, 0.2))
+            if workers := children(run.pid):
+                os.kill(rng.choice(workers), signal.SIGKILL)
+                killed += 1
+        _, output = run.communicate(timeout=300)
+        assert run.returncode == 0, output
+        result = load_result(next((folder / "runs").iterdir()))
+        again, lost = sum(times - 1 for times in request_counts(stormy).values()), lost_in_flight(folder)
+        received = len(stormy.received())
+    print(f"{killed} kills, {received} requests, {again} choices again, {lost} calls in flight at a kill")
+    assert killed
+    assert again <= lost * 8  # choices of a call
+    assert result.best_candidate == undisturbed.best_candidate
+    assert [t.candidate for t in result.trials] == [t.candidate for t in undisturbed.trials]
+    assert received <= result.total.calls <= received + lost
