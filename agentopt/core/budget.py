@@ -255,6 +255,13 @@ class Budget:
         self._settled.set()
         self._settled = asyncio.Event()
 
+    def check_held(self, reservation: Reservation) -> None:
+        """Do nothing: a reservation of one process is held until it is settled; see `SharedBudget`.
+
+        Args:
+            reservation: A reservation whose call is in the ledger.
+        """
+
     def reopen(self, worst: Usage, purpose: str) -> Reservation:
         """Turn spend of an earlier session into a reservation: the outcome of its call is still open.
 

@@ -11,10 +11,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from agentopt.core.budget import Caps, Usage
-from agentopt.core.database import create_tables
+from agentopt.core.database import create_tables, insert, transact
 from agentopt.models.journal_tables import ledger
 from agentopt.models.lease import Lease
 
@@ -115,7 +114,6 @@ class BudgetStore:
     ) -> None:
         self._engine, self._run, self._lease = engine, run, lease
         self._caps, self._purpose_caps = caps, dict(purpose_caps or {})
-        self._insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
         create_tables(engine, TABLES)
 
     def sync(self, own: Mapping[str, Share], wish: Wish | None = None, *, recount: bool = False) -> View:
@@ -130,19 +128,7 @@ class BudgetStore:
             The view. A grant is at least the worst case of the wish, and at most that of `SLICE_CALLS` such calls;
             it is smaller the less is left, so that little is unused in one process while another needs it.
         """
-        with self._engine.begin() as connection:
-            self._lock(connection)
-            shares = self._shares(connection, recount)
-            others = {place: share for place, share in shares.items() if place[0] != self._lease.member}
-            settled = _by_purpose({place: share.settled for place, share in others.items()})
-            taken = _by_purpose({place: share.taken for place, share in others.items()})
-            for purpose, share in own.items():
-                taken[purpose] = taken.get(purpose, Usage()) + share.taken
-            members = frozenset(member for member, _ in shares) - {BASE}
-            granted = self._grant(wish, taken, len(members)) if wish else None
-            self._store(connection, shares, own, wish, granted)
-            version = self._version(connection)
-        return View(settled, granted, version, members)
+        return transact(self._engine, lambda connection: self._sync(connection, own, wish, recount))
 
     def has_changed(self, view: View) -> bool:
         """Whether a wish that was refused may be granted now, without a transaction that others wait for.
@@ -154,19 +140,36 @@ class BudgetStore:
             live = self._lease.live(connection) | {self._lease.member}
             return self._version(connection) != view.version or not view.members <= live
 
+    def _sync(self, connection: sa.Connection, own: Mapping[str, Share], wish: Wish | None, recount: bool) -> View:
+        self._lock(connection)
+        shares = self._shares(connection, recount)
+        others = {place: share for place, share in shares.items() if place[0] != self._lease.member}
+        settled = _by_purpose({place: share.settled for place, share in others.items()})
+        taken = _by_purpose({place: share.taken for place, share in others.items()})
+        for purpose, share in own.items():
+            taken[purpose] = taken.get(purpose, Usage()) + share.taken
+        members = frozenset(member for member, _ in shares) - {BASE}
+        granted = self._grant(wish, taken, len(members)) if wish else None
+        self._store(connection, shares, own, wish, granted)
+        version = self._version(connection)
+        return View(settled, granted, version, members)
+
     def leave(self) -> View:
         """Remove the process from the budget; from now on the ledger has what it spent.
 
         Returns:
             The view, in which all spend is that of others.
         """
-        with self._engine.begin() as connection:
+
+        def work(connection: sa.Connection) -> View:
             self._lock(connection)
             connection.execute(grants.delete().where(self._of_run, grants.c.member == self._lease.member))
             self._recount(connection, self._lease.live(connection) - {self._lease.member})
             self._count_change(connection)
             shares = self._read(connection)
-        return View(_by_purpose({place: share.settled for place, share in shares.items()}))
+            return View(_by_purpose({place: share.settled for place, share in shares.items()}))
+
+        return transact(self._engine, work)
 
     @property
     def _of_run(self) -> sa.ColumnElement[bool]:
@@ -176,7 +179,7 @@ class BudgetStore:
         change = budgets.update().where(budgets.c.run == self._run).values(version=budgets.c.version)
         if not connection.execute(change).rowcount:
             row = {"run": self._run, "version": 0}
-            connection.execute(self._insert(budgets).on_conflict_do_nothing(), row)
+            connection.execute(insert(self._engine, budgets).on_conflict_do_nothing(), row)
             connection.execute(change)
 
     def _version(self, connection: sa.Connection) -> int:
@@ -257,7 +260,7 @@ class BudgetStore:
         granted = {f"granted_{name}": getattr(share.granted, name) for name in ("calls", "tokens", "usd")}
         values = {**asdict(share.settled), **granted}
         place = {"run": self._run, "member": member, "purpose": purpose}
-        upsert = self._insert(grants).values({**place, **values})
+        upsert = insert(self._engine, grants).values({**place, **values})
         connection.execute(upsert.on_conflict_do_update(index_elements=list(place), set_=values))
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 from weakref import WeakValueDictionary
 
-from agentopt.core.budget import Budget, Usage
+from agentopt.core.budget import Budget, Reservation, Usage
 from agentopt.core.errors import (
     AgentoptError,
     BudgetExceeded,
@@ -297,7 +297,7 @@ class ModelClient:
             try:
                 self._check_sendable(call)
                 with self._direct():
-                    actual = await self._send(call, worst, slot)
+                    actual = await self._send(call, reservation, slot)
             except AgentoptError as error:
                 actual = charge_failure(error, worst, spec)
                 raise
@@ -316,10 +316,11 @@ class ModelClient:
                 str(error), kind=error.kind, scope=error.scope, provider_message=error.provider_message, sent=False
             )
 
-    async def _send(self, call: _Call, worst: Usage, slot: Slot) -> Usage:
-        request, spec = call.request, call.spec
+    async def _send(self, call: _Call, reservation: Reservation, slot: Slot) -> Usage:
+        request, spec, worst = call.request, call.spec, reservation.worst
         entry = await self._journal.open(self._run, request, worst)
         try:
+            self.budget.check_held(reservation)
             async with self.budget.in_time():
                 response = await self._provider.generate(request)
         except AgentoptError as error:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -244,12 +244,12 @@ class Journal:
         failed = self._reader.execute(
             sa.select(c.outcome, sa.func.count()).where(of_run, c.outcome.not_in(("ok", IN_BATCH))).group_by(c.outcome)
         )
-        spans = sa.select(sa.func.max(sa.func.coalesce(c.closed, c.opened)) - sa.func.min(c.opened))
-        seconds = self._reader.execute(spans.where(of_run).group_by(c.session)).scalars()
+        spans = sa.select(sa.func.min(c.opened), sa.func.max(sa.func.coalesce(c.closed, c.opened)))
+        sessions = self._reader.execute(spans.where(of_run).group_by(c.session))
         return Spend(
             {row[0]: Usage(*row[1:]) for row in by_purpose},
             {"cut off by a crash" if row[0] == IN_FLIGHT else row[0]: row[1] for row in failed},
-            sum(seconds),
+            _covered((start, end) for start, end in sessions),
         )
 
     def spend_by_model(self, run: str) -> dict[tuple[str, str], Usage]:
@@ -351,6 +351,15 @@ def _stored(row: sa.Row[Any]) -> Stored:
     reasoning = row.reasoning_tokens
     choice = Choice(row.text, row.completion_tokens, row.finish_reason, row.thought, calls, reasoning)
     return Stored(choice, row.prompt_tokens, row.cached_tokens, row.created, row.seconds)
+
+
+def _covered(spans: Iterable[tuple[float, float]]) -> float:
+    """Seconds that the spans cover: sessions of several processes may overlap."""
+    seconds, until = 0.0, float("-inf")
+    for start, end in sorted(spans):
+        seconds += max(0.0, end - max(start, until))
+        until = max(until, end)
+    return seconds
 
 
 def _storable(text: str) -> str:

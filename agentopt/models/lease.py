@@ -16,7 +16,7 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
-from agentopt.core.database import create_tables
+from agentopt.core.database import create_tables, insert, transact
 
 LEASE_SECONDS = 15.0
 """Seconds after which what belongs to a process that does not renew its lease may be taken over."""
@@ -65,6 +65,7 @@ class Lease:
     Attributes:
         member: Id of the process.
         now: Clock of the database.
+        lapses: How often the lease was over before it was renewed.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class Lease:
         self.member, self.now = member, now or database_now(engine)
         self._engine, self._seconds, self._clock = engine, seconds, clock
         self._process = this_process() if process is None else process
-        self._valid_until = clock()
+        self._valid_until, self.lapses = clock(), 0
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
         create_tables(engine, TABLES)
@@ -92,13 +93,18 @@ class Lease:
 
     def renew(self) -> None:
         """Extend the lease, or begin one."""
-        begun, until = self._clock(), self.now() + self._seconds
-        with self._engine.begin() as connection:
-            changed = connection.execute(members.update().where(members.c.id == self.member).values(until=until))
-            if not changed.rowcount:
-                row = {"id": self.member, "process": self._process, "until": until}
-                connection.execute(members.insert().values(row))
-        self._valid_until = begun + self._seconds
+        until = {"until": self.now() + self._seconds}
+        row = {"id": self.member, "process": self._process, **until}
+        upsert = insert(self._engine, members).values(row).on_conflict_do_update(index_elements=["id"], set_=until)
+
+        def work(connection: sa.Connection) -> float:
+            begun = self._clock()
+            connection.execute(upsert)
+            return begun
+
+        valid_until = transact(self._engine, work) + self._seconds
+        self.lapses += not self.is_valid
+        self._valid_until = valid_until
 
     def live(self, connection: sa.Connection) -> set[str]:
         """Return the ids of the processes that have a lease and are not known to have ended.
@@ -121,8 +127,7 @@ class Lease:
         if self._thread:
             self._thread.join()
         self._valid_until = self._clock()
-        with self._engine.begin() as connection:
-            connection.execute(members.delete().where(members.c.id == self.member))
+        transact(self._engine, lambda c: c.execute(members.delete().where(members.c.id == self.member)))
 
     def _keep_renewing(self) -> None:
         while not self._over.wait(self._seconds / 5):

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from agentopt.core.budget import Budget, Caps, Reservation, Usage
 from agentopt.core.database import open_engine
-from agentopt.core.errors import JournalError
+from agentopt.core.errors import JournalError, TransientModelError
 from agentopt.models.budget_store import BudgetStore, Share, View, Wish
 from agentopt.models.lease import LEASE_SECONDS, Lease
 
@@ -114,6 +115,20 @@ class SharedBudget(Budget):
         if self._returning is None:
             self._return_soon()
 
+    def check_held(self, reservation: Reservation) -> None:
+        """Check that this process was not suspended for longer than its lease since it made a reservation.
+
+        Others may have been granted it meanwhile. From the ledger's entry on, they count the call at its worst case.
+
+        Args:
+            reservation: A reservation whose call is in the ledger.
+
+        Raises:
+            TransientModelError: It was.
+        """
+        if isinstance(reservation, _Held) and (reservation.lapses != self.lease.lapses or not self.lease.is_valid):
+            raise TransientModelError("the process was suspended before the call", kind="suspended", sent=False)
+
     def reopen(self, worst: Usage, purpose: str) -> Reservation:
         """Turn spend of an earlier session into a reservation: the outcome of its call is still open.
 
@@ -170,7 +185,7 @@ class SharedBudget(Budget):
     def _taken(self, worst: Usage, purpose: str) -> Reservation:
         self._in_flight[purpose] = self._in_flight.get(purpose, Usage()) + worst
         self._return_soon()
-        return Reservation(purpose, worst)
+        return _Held(purpose, worst, lapses=self.lease.lapses)
 
     def _give_back(self, reservation: Reservation | None) -> None:
         """Release a reservation whose caller was cancelled."""
@@ -258,6 +273,13 @@ class SharedBudget(Budget):
 
 class _Adopted(Reservation):
     """A call of an earlier session, which the ledger counts."""
+
+
+@dataclass(eq=False, slots=True)
+class _Held(Reservation):
+    """A reservation that was made when the lease had been over so many times."""
+
+    lapses: int = 0
 
 
 @asynccontextmanager

@@ -8,14 +8,13 @@ import math
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
-from agentopt.core.database import create_tables, open_engine
+from agentopt.core.database import create_tables, insert, open_engine, transact
 from agentopt.core.errors import JournalError
 from agentopt.models.api_keys import key_of
 from agentopt.models.catalog import ModelSpec
@@ -76,7 +75,6 @@ class SharedRates:
         self._engine = open_engine(place)
         create_tables(self._engine, TABLES)
         self._now = now or database_now(self._engine)
-        self._insert = postgresql.insert if self._engine.dialect.name == "postgresql" else sqlite.insert
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="rates")
 
     def of(self, key: str, pace: Pace) -> SharedRate:
@@ -105,7 +103,8 @@ class SharedRates:
         """
         loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(self._thread, self._enter, key, pace, tokens, corrections)
+            work = partial(self._enter, key=key, pace=pace, tokens=tokens, corrections=corrections)
+            return await loop.run_in_executor(self._thread, transact, self._engine, work)
         except SQLAlchemyError as error:
             raise JournalError(f"the rate limits cannot be read: {error}\n  remedy: check their database") from error
 
@@ -123,29 +122,31 @@ class SharedRates:
         self._thread.shutdown()
         self._engine.dispose()
 
-    def _lock(self, connection: sa.Connection, key: str) -> sa.Row[Any]:
+    def _lock(self, connection: sa.Connection, key: str) -> tuple[float, float, float]:
         """The key's next entry, the end of its pause, and the time, under the key's lock."""
         c = rate_limits.c
-        row = {"key": key, "next_entry": 0.0, "paused_until": 0.0}
-        connection.execute(self._insert(rate_limits).on_conflict_do_nothing(), row)
+        new = {"key": key, "next_entry": 0.0, "paused_until": 0.0}
+        connection.execute(insert(self._engine, rate_limits).on_conflict_do_nothing(), new)
         connection.execute(rate_limits.update().where(c.key == key).values(next_entry=c.next_entry))
-        return connection.execute(sa.select(c.next_entry, c.paused_until, self._now()).where(c.key == key)).one()
+        row = connection.execute(sa.select(c.next_entry, c.paused_until, self._now()).where(c.key == key)).one()
+        return float(row[0]), float(row[1]), float(row[2])
 
-    def _enter(self, key: str, pace: Pace, tokens: float, corrections: Mapping[int, float]) -> tuple[float, int]:
-        with self._engine.begin() as connection:
-            next_entry, paused_until, now = self._lock(connection, key)
-            self._count(connection, key, corrections)
-            second = math.floor(now)
-            allowed = max(pace.entry_allowed_at(next_entry), paused_until)
-            if pace.tokens_per_minute:
-                allowed = max(allowed, self._tokens_allowed_at(connection, key, pace.tokens_per_minute, tokens, now))
-            if allowed > now:
-                return allowed - now, second
-            change = rate_limits.update().where(rate_limits.c.key == key)
-            connection.execute(change.values(next_entry=max(next_entry, now) + pace.spacing))
-            if pace.tokens_per_minute:
-                self._count(connection, key, {second: tokens})
-            return 0.0, second
+    def _enter(
+        self, connection: sa.Connection, key: str, pace: Pace, tokens: float, corrections: Mapping[int, float]
+    ) -> tuple[float, int]:
+        next_entry, paused_until, now = self._lock(connection, key)
+        self._count(connection, key, corrections)
+        second = math.floor(now)
+        allowed = max(pace.entry_allowed_at(next_entry), paused_until)
+        if pace.tokens_per_minute:
+            allowed = max(allowed, self._tokens_allowed_at(connection, key, pace.tokens_per_minute, tokens, now))
+        if allowed > now:
+            return allowed - now, second
+        change = rate_limits.update().where(rate_limits.c.key == key)
+        connection.execute(change.values(next_entry=max(next_entry, now) + pace.spacing))
+        if pace.tokens_per_minute:
+            self._count(connection, key, {second: tokens})
+        return 0.0, second
 
     def _tokens_allowed_at(self, connection: sa.Connection, key: str, most: float, tokens: float, now: float) -> float:
         """When enough of the calls of the last minute are older; each counts as if it was the last of its second."""
@@ -162,15 +163,18 @@ class SharedRates:
 
     def _count(self, connection: sa.Connection, key: str, by_second: Mapping[int, float]) -> None:
         for second, tokens in sorted(by_second.items()):
-            upsert = self._insert(rate_tokens).values(key=key, second=second, tokens=tokens)
+            upsert = insert(self._engine, rate_tokens).values(key=key, second=second, tokens=tokens)
             total = {"tokens": rate_tokens.c.tokens + tokens}
             connection.execute(upsert.on_conflict_do_update(index_elements=["key", "second"], set_=total))
 
     def _pause(self, key: str, seconds: float) -> None:
-        with suppress(SQLAlchemyError), self._engine.begin() as connection:
+        def pause(connection: sa.Connection) -> None:
             _, paused_until, now = self._lock(connection, key)
             change = rate_limits.update().where(rate_limits.c.key == key)
             connection.execute(change.values(paused_until=max(paused_until, now + seconds)))
+
+        with suppress(SQLAlchemyError):  # the calls of this process pause in any case
+            transact(self._engine, pause)
 
 
 class SharedRate:

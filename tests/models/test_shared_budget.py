@@ -21,7 +21,8 @@ import sqlalchemy as sa
 
 from agentopt.core.budget import Budget, Caps, Reservation, Usage
 from agentopt.core.database import create_tables, open_engine
-from agentopt.core.errors import BudgetExceeded
+from agentopt.core.errors import BudgetExceeded, TransientModelError
+from agentopt.models.journal import Journal
 from agentopt.models.journal_tables import TABLES, ledger
 from agentopt.models.lease import Lease, has_ended, this_process
 from agentopt.models.shared_budget import SharedBudget, open_shared_budget
@@ -308,7 +309,11 @@ async def test_a_process_that_was_suspended_uses_nothing_of_its_slice(place: Pla
         second.answered(await second.send())
     with pytest.raises(BudgetExceeded):
         await second.send()
+    with pytest.raises(TransientModelError, match="suspended"):
+        first.budget.check_held(in_flight[0])  # had it not been sent before
     suspended.renew()
+    with pytest.raises(TransientModelError, match="suspended"):
+        first.budget.check_held(in_flight[0])
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(first.send(), 1)  # its call in flight may be free
     first.answered(in_flight)
@@ -338,12 +343,23 @@ def test_a_process_of_this_machine_that_has_ended_is_known_to_have() -> None:
     assert not has_ended("")
 
 
+def test_the_time_of_sessions_that_overlap_counts_once(place: Place, book: Book) -> None:
+    spans = {"one": (10.0, 20.0), "other": (15.0, 30.0), "inside": (16.0, 17.0), "later": (50.0, 55.0)}
+    for session, (opened, closed) in spans.items():
+        book.close(entry := book.enter(session, ONE), ONE)
+        with book.engine.begin() as connection:
+            connection.execute(ledger.update().where(ledger.c.id == entry).values(opened=opened, closed=closed))
+    journal = Journal(place)
+    assert journal.spend("run").seconds == 25
+    journal.close()
+
+
 def begin(*arguments: str) -> subprocess.Popen[str]:
     module = [sys.executable, "-m", "tests.models.budget_process", *arguments]
     return subprocess.Popen(module, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-@pytest.mark.parametrize("caps", [{"calls": 150}, {"usd": 2.0}])
+@pytest.mark.parametrize("caps", [{"calls": 150}, {"usd": 0.6}])
 def test_four_processes_never_pass_a_cap_and_use_nearly_all_of_it(
     place: Place, book: Book, tmp_path: Path, caps: dict[str, float]
 ) -> None:
@@ -365,7 +381,7 @@ def test_four_processes_never_pass_a_cap_and_use_nearly_all_of_it(
         assert received == 150
     else:
         # A call of 2 words and 1 word costs .003 USD, and at its worst .04: all of the cap but the last worst case.
-        assert 1.95 <= total.usd <= 2.0 + 1e-9
+        assert 0.55 <= total.usd <= 0.6 + 1e-9
 
 
 def test_a_killed_process_keeps_its_calls_in_flight_and_frees_the_rest(

@@ -48,8 +48,13 @@ WORKERS = ("engine=processes", "workers=2")
 class InThisProcess:
     """The placement of workers that a test starts itself."""
 
+    def __init__(self, workers: list[asyncio.Task[None]]) -> None:
+        self._workers = workers
+
     def check(self) -> None:
-        pass
+        for worker in self._workers:
+            if worker.done() and not worker.cancelled():
+                worker.result()
 
     def close(self) -> None:
         pass
@@ -65,11 +70,11 @@ class Coordinator:
         self.workers: list[asyncio.Task[None]] = []
 
     def start_worker(self) -> asyncio.Task[None]:
-        self.workers.append(asyncio.create_task(work(self.place, run=self.session.run)))
+        self.workers.append(asyncio.create_task(work(Path(self.place), run=self.session.run)))
         return self.workers[-1]
 
     async def evaluate(self, workers: int = 2, **options: object) -> Evaluation:
-        pool = Pool(self.store, self.session.run, workers, InThisProcess())
+        pool = Pool(self.store, self.session.run, workers, InThisProcess(self.workers))
         evaluator = open_evaluator(self.task, self.config, self.session, pool=pool)
         return await evaluator.evaluate(self.task.baseline, **options)  # type: ignore[arg-type]
 
@@ -112,10 +117,11 @@ async def test_workers_have_the_results_of_one_process_in_its_order(tmp_path: Pa
             run.start_worker()
             run.start_worker()
             by_workers = await run.evaluate(on_result=lambda result: seen.append(result.id))
-            assert run.session.spent["samples"].calls == len(server.received)
-        before = len(server.received)
+            await run.session.budget.publish()  # type: ignore[attr-defined]
+            assert run.session.spent["samples"].calls == len(server.requests)
+        before = len(server.requests)
         local = await locally(tmp_path)
-        assert len(server.received) == 2 * before
+        assert len(server.requests) == 2 * before
     assert by_workers.state == "complete"
     assert comparable(by_workers.results) == comparable(local.results)
     assert sorted(seen) == sorted(result.id for result in local.results)
@@ -144,7 +150,7 @@ async def test_a_cap_ends_the_evaluation_and_keeps_what_was_done(tmp_path: Path)
             await run.evaluate()
         assert isinstance(refused.value.partial, Evaluation)
         assert 0 < len(refused.value.partial.results) < 24
-        assert len(server.received) == 20
+        assert len(server.requests) == 20
 
 
 async def test_what_is_held_back_is_held_back_from_workers(tmp_path: Path) -> None:
@@ -157,7 +163,7 @@ async def test_what_is_held_back_is_held_back_from_workers(tmp_path: Path) -> No
         run.start_worker()
         with run.session.budget.holding_back(Usage(calls=8)), pytest.raises(EvaluationStopped):
             await run.evaluate()
-        assert len(server.received) == 12
+        assert len(server.requests) == 12
 
 
 async def test_another_coordinator_uses_the_results_of_the_first(tmp_path: Path) -> None:
@@ -165,10 +171,10 @@ async def test_another_coordinator_uses_the_results_of_the_first(tmp_path: Path)
         async with coordinating(tmp_path, server.base_url) as run:
             run.start_worker()
             first = await run.evaluate()
-        before = len(server.received)
+        before = len(server.requests)
         async with coordinating(tmp_path, server.base_url) as run:  # without a worker
             second = await run.evaluate()
-        assert len(server.received) == before
+        assert len(server.requests) == before
     assert comparable(second.results) == comparable(first.results)
 
 
@@ -177,13 +183,13 @@ async def test_chunks_of_a_worker_that_stopped_are_run_by_another(tmp_path: Path
         async with coordinating(tmp_path, server.base_url) as run:
             first = run.start_worker()
             evaluating = asyncio.create_task(run.evaluate())
-            while not server.received:  # noqa: ASYNC110 - the server has no event for it
+            while not server.requests:  # noqa: ASYNC110 - the server has no event for it
                 await asyncio.sleep(0.01)
             first.cancel()
             await asyncio.gather(first, return_exceptions=True)
             run.start_worker()
             assert (await evaluating).state == "complete"
-        keys = [(received.key, received.seed) for received in server.received]
+        keys = [(received.key, received.seed) for received in server.requests]
         assert len(keys) == len(set(keys))  # its calls in flight were waited for
 
 
@@ -198,13 +204,13 @@ def test_a_chunk_is_claimed_once_and_again_after_its_worker_died(tmp_path: Path)
 
     (coordinator, of_coordinator), (one, _), (other, of_other) = store("coordinator"), store("one"), store("other")
     coordinator.coordinate("run", {})
-    task = api.load_task("tasks/quickstart")
+    task = load_task("tasks/quickstart")
     works = [Work(task.baseline, "test", (str(i),), 0, 0, (0, 0, 0.0, 0.0)) for i in range(2)]
     assert coordinator.add("run", works) == [0, 1]
     claimed = one.claim("run"), other.claim("run")
     assert [chunk and chunk.number for chunk in claimed] == [0, 1]
     assert [chunk and chunk.work for chunk in claimed] == works
-    assert one.claim("run") is None
+    assert coordinator.claim("run") is None
     with pytest.raises(ConfigError, match="another process coordinates"):
         other.coordinate("run", {})
     now = 16.0
@@ -257,12 +263,12 @@ def test_chunks_occupy_all_workers(examples: int, workers: int, size: int) -> No
 async def test_what_workers_cannot_load_is_refused(tmp_path: Path) -> None:
     config, task = Config(engine="processes"), load_task("tasks/quickstart")
     with pytest.raises(ConfigError, match="a provider that exists in this process"):
-        check_engine(config, task, ScriptedModel(lambda _: ""))
+        check_engine(config, task, ScriptedModel())
     from dataclasses import replace
 
     with pytest.raises(ConfigError, match="built in Python"):
         check_engine(config, replace(task, file=None), None)
-    check_engine(Config(), task, ScriptedModel(lambda _: ""))
+    check_engine(Config(), task, ScriptedModel())
 
 
 def children(pid: int) -> list[int]:

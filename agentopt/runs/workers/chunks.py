@@ -15,11 +15,10 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from pydantic import TypeAdapter
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from agentopt.core.candidate import Candidate
-from agentopt.core.database import create_tables
+from agentopt.core.database import create_tables, insert, is_passing, transact
 from agentopt.core.errors import ConfigError, JournalError
 from agentopt.core.records import ExampleResult, Split
 from agentopt.models.lease import Lease
@@ -152,7 +151,6 @@ class ChunkStore:
 
     def __init__(self, engine: sa.Engine, lease: Lease) -> None:
         self._engine, self._lease = engine, lease
-        self._insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
         create_tables(engine, TABLES)
 
     def coordinate(self, run: str, job: Mapping[str, Any]) -> None:
@@ -167,8 +165,9 @@ class ChunkStore:
         """
         row = {"run": run, "job": json.dumps(job), "coordinator": self._lease.member, "epoch": 0}
         changed = {"job": row["job"], "coordinator": row["coordinator"], "epoch": runs.c.epoch + 1}
-        with self._engine.begin() as connection:
-            connection.execute(self._insert(runs).values(row).on_conflict_do_nothing())
+
+        def take(connection: sa.Connection) -> None:
+            connection.execute(insert(self._engine, runs).values(row).on_conflict_do_nothing())
             connection.execute(runs.update().where(runs.c.run == run).values(epoch=runs.c.epoch))  # locks it
             owner = connection.execute(sa.select(runs.c.coordinator).where(runs.c.run == run)).scalar_one()
             if owner in self._lease.live(connection) - {self._lease.member}:
@@ -177,15 +176,16 @@ class ChunkStore:
             connection.execute(runs.update().where(runs.c.run == run).values(changed))
             connection.execute(chunks.delete().where(chunks.c.run == run))
 
+        transact(self._engine, take)
+
     def retire(self, run: str) -> None:
         """Stop coordinating a run.
 
         Args:
             run: The run.
         """
-        with self._engine.begin() as connection:
-            of_run = sa.and_(runs.c.run == run, runs.c.coordinator == self._lease.member)
-            connection.execute(runs.update().where(of_run).values(coordinator=NOBODY, epoch=runs.c.epoch + 1))
+        of_run = sa.and_(runs.c.run == run, runs.c.coordinator == self._lease.member)
+        self._execute(runs.update().where(of_run).values(coordinator=NOBODY, epoch=runs.c.epoch + 1))
 
     def add(self, run: str, works: Sequence[Work]) -> list[int]:
         """Add chunks, and return their numbers.
@@ -194,14 +194,17 @@ class ChunkStore:
             run: The run.
             works: The examples of each.
         """
-        with self._engine.begin() as connection:
+
+        def insert_all(connection: sa.Connection) -> list[int]:
             most = sa.select(sa.func.coalesce(sa.func.max(chunks.c.number), -1)).where(chunks.c.run == run)
             first = int(connection.execute(most).scalar_one()) + 1
             epoch = connection.execute(sa.select(runs.c.epoch).where(runs.c.run == run)).scalar_one()
             new = {"run": run, "epoch": epoch, "member": NOBODY, "state": OPEN, "calls": 0, "failure": ""}
             rows = [{**new, "number": first + i, "work": work.dump()} for i, work in enumerate(works)]
             connection.execute(chunks.insert(), rows)
-        return [first + i for i in range(len(works))]
+            return [first + i for i in range(len(works))]
+
+        return transact(self._engine, insert_all)
 
     def withdraw(self, run: str) -> None:
         """Raise the epoch of a run: nobody claims its chunks, and their workers start no further example.
@@ -209,8 +212,7 @@ class ChunkStore:
         Args:
             run: The run.
         """
-        with self._engine.begin() as connection:
-            connection.execute(runs.update().where(runs.c.run == run).values(epoch=runs.c.epoch + 1))
+        self._execute(runs.update().where(runs.c.run == run).values(epoch=runs.c.epoch + 1))
 
     def states(self, run: str, numbers: Iterable[int]) -> dict[int, ChunkState]:
         """Return the states of chunks.
@@ -253,10 +255,8 @@ class ChunkStore:
             ids: Ids of the examples.
         """
         c = results.c
-        with self._engine.begin() as connection:
-            for part in _parts(list(ids)):
-                chosen = (c.run == run, c.evaluation == evaluation, c.example.in_(part))
-                connection.execute(results.delete().where(*chosen))
+        of_evaluation = (c.run == run, c.evaluation == evaluation)
+        self._execute(*(results.delete().where(*of_evaluation, c.example.in_(part)) for part in _parts(list(ids))))
 
     def job(self, run: str) -> dict[str, Any]:
         """Return what workers load for a run.
@@ -296,13 +296,17 @@ class ChunkStore:
         """
         c, me = chunks.c, self._lease.member
         epoch = sa.select(runs.c.epoch).where(runs.c.run == run).scalar_subquery()
-        with self._engine.begin() as connection:
-            live = self._lease.live(connection)
-            is_free = sa.and_(c.run == run, c.epoch == epoch, c.state == OPEN, c.member.not_in(live))
+
+        def take(connection: sa.Connection) -> Chunk | None:
+            # Its own: this worker has none now, but an answer of the database may have been lost.
+            others = self._lease.live(connection) - {me}
+            is_free = sa.and_(c.run == run, c.epoch == epoch, c.state == OPEN, c.member.not_in(others))
             first = sa.select(c.number).where(is_free).order_by(c.number).limit(1).with_for_update(skip_locked=True)
             claim = chunks.update().where(c.run == run, c.number == first.scalar_subquery(), is_free).values(member=me)
             row = connection.execute(claim.returning(c.number, c.epoch, c.work)).one_or_none()
-        return Chunk(run, row.number, row.epoch, Work.load(row.work)) if row else None
+            return Chunk(run, row.number, row.epoch, Work.load(row.work)) if row else None
+
+        return transact(self._engine, take)
 
     def write(self, chunk: Chunk, done: Sequence[ExampleResult]) -> None:
         """Write results; those that are there already are kept.
@@ -314,8 +318,7 @@ class ChunkStore:
         place = {"run": chunk.run, "evaluation": chunk.work.evaluation}
         rows = [{**place, "example": one.id, "result": _results.dump_json(one).decode()} for one in done]
         if rows:
-            with self._engine.begin() as connection:
-                connection.execute(self._insert(results).on_conflict_do_nothing(), rows)
+            self._execute(insert(self._engine, results).values(rows).on_conflict_do_nothing())
 
     def end(self, chunk: Chunk, calls: int, failure: str = "") -> None:
         """End a chunk that this worker has.
@@ -338,8 +341,14 @@ class ChunkStore:
     def _change(self, chunk: Chunk, **values: object) -> None:
         c = chunks.c
         own = (c.run == chunk.run, c.number == chunk.number, c.member == self._lease.member)
-        with self._engine.begin() as connection:
-            connection.execute(chunks.update().where(*own).values(**values))
+        self._execute(chunks.update().where(*own).values(**values))
+
+    def _execute(self, *statements: sa.Executable) -> None:
+        def execute_all(connection: sa.Connection) -> None:
+            for statement in statements:
+                connection.execute(statement)
+
+        transact(self._engine, execute_all)
 
 
 async def patiently(work: Callable[..., T], *arguments: Any) -> T:
@@ -356,8 +365,8 @@ async def patiently(work: Callable[..., T], *arguments: Any) -> T:
     while True:
         try:
             return await asyncio.to_thread(work, *arguments)
-        except OperationalError as error:
-            if tries * pause >= OUTAGE_SECONDS:
+        except DBAPIError as error:
+            if tries * pause >= OUTAGE_SECONDS or not is_passing(error):
                 rule = f"the storage cannot be reached: {error}"
                 raise JournalError(f"{rule}\n  remedy: check the database and its URL") from error
         tries += 1
