@@ -48,7 +48,7 @@ from agentopt.runs.prompt_phase import pilot_subtasks, prompted_subtasks, run_di
 from agentopt.runs.response_issues import IncompleteWarnings
 from agentopt.runs.result import Result
 from agentopt.runs.strategies import check_search_settings
-from agentopt.runs.workers.pool import check_engine, open_pool
+from agentopt.runs.workers.pool import check_engine, open_run
 from agentopt.search.base import Search, Strategy
 from agentopt.search.built_in import CUSTOM, as_search
 from agentopt.search.from_task import check_costs
@@ -121,24 +121,12 @@ async def aoptimize(
     # Before the folder exists: a missing key leaves none behind.
     models = provider or model_router(specs, observe, required_models(loaded))
     run = opened or RunFolder.create(loaded, config, archive)
-    caps, purpose_caps, logged = config.budget.caps(), config.purpose_caps(), broadcast(log_to(run.log), observe)
+    logged = broadcast(log_to(run.log), observe)
     try:
         with run.locked():
             run.save()
-            async with (
-                closing(callbacks),
-                open_session(
-                    specs,
-                    run.id,
-                    caps=caps,
-                    purpose_caps=purpose_caps,
-                    journal=config.journal,
-                    provider=models,
-                    observer=logged,
-                    is_shared=config.engine != "local",
-                ) as session,
-                open_pool(config, loaded, session) as pool,
-            ):
+            opening = open_run(run.id, loaded, config, specs, models, logged)
+            async with closing(callbacks), opening as (session, pool):
                 watched = IncompleteWarnings(loaded, logged)
                 return await Optimization(loaded, config, run, session, watched, search, pool).result()
     except UserError:

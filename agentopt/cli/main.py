@@ -24,6 +24,7 @@ from agentopt.cli.journal_app import journal_app
 from agentopt.cli.models_app import models_app
 from agentopt.cli.output import Failure, exit_with, print_json, stdout_console
 from agentopt.cli.start_app import ConfigOption, doctor, init, quickstart
+from agentopt.cli.worker_app import worker
 from agentopt.core.errors import AgentoptError, UserError
 
 app = typer.Typer(
@@ -43,7 +44,7 @@ app.add_typer(judge_app, name="judge")
 app.add_typer(runs_app, name="runs")
 app.add_typer(journal_app, name="journal")
 app.add_typer(jobs_app, name="jobs")
-for command in (quickstart, init, doctor, inspect, compare):
+for command in (quickstart, init, doctor, inspect, compare, worker):
     app.command()(command)
 
 ExportFormat = Literal["yaml", "python", "litellm"]
@@ -315,25 +316,6 @@ def serve(
     limits = (max_body, max_in_flight, timeout, max_per_key, max_connections, head_timeout, body_timeout, drain)
     options = ServeOptions(host, port, api_key_file, cache, *limits, tls_cert, tls_key, no_api_key)
     run_server(run, job, task, options, config or [], stdout_console())
-
-
-@app.command()
-def worker(
-    storage: Annotated[
-        str,
-        typer.Option(
-            envvar="AGENTOPT_STORAGE",
-            show_envvar=False,
-            help="The journal of the runs to work for: a path or a SQLAlchemy URL. The environment variable "
-            "AGENTOPT_STORAGE may have it instead, which other users of the machine do not see.",
-        ),
-    ],
-    run: Annotated[str | None, typer.Option(metavar="ID", help="Work for this run only, and end with it.")] = None,
-) -> None:
-    """Evaluate examples for runs with `engine: processes`, on this or another machine, until Ctrl-C."""
-    from agentopt.cli.commands.worker import run_worker
-
-    run_worker(storage, run)
 
 
 @judge_app.command("check")

@@ -117,7 +117,6 @@ async def test_workers_have_the_results_of_one_process_in_its_order(tmp_path: Pa
             run.start_worker()
             run.start_worker()
             by_workers = await run.evaluate(on_result=lambda result: seen.append(result.id))
-            await run.session.budget.publish()  # type: ignore[attr-defined]
             assert run.session.spent["samples"].calls == len(server.requests)
         before = len(server.requests)
         local = await locally(tmp_path)

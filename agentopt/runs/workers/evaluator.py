@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from agentopt.core.budget import Budget
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import BudgetExceeded
 from agentopt.core.records import ExampleResult, FailedExamples
@@ -15,6 +14,7 @@ from agentopt.core.task import Task
 from agentopt.evaluation.evaluator import Block, Evaluator, OnResult
 from agentopt.models.base import ChatModel
 from agentopt.models.catalog import ModelSpec
+from agentopt.models.shared_budget import SharedBudget
 from agentopt.runs.workers.chunks import DONE, FAILED, OPEN, ChunkState, ChunkStore, Work, patiently
 from agentopt.runs.workers.failures import as_error
 
@@ -64,7 +64,7 @@ class ChunkedEvaluator(Evaluator):
         store: ChunkStore,
         run: str,
         workers: int,
-        budget: Budget,
+        budget: SharedBudget,
         check: Callable[[], None],
     ) -> None:
         super().__init__(task, model, specs, seed=seed, failed_examples=failed_examples)
@@ -105,6 +105,7 @@ class ChunkedEvaluator(Evaluator):
                 await self._run_chunks(whole, left, found, on_result)
         finally:
             results.extend(found[example_id] for example_id in whole.ids if example_id in found)
+        await self._budget.publish()  # what the workers spent
 
     def _work(self, candidate: Candidate, block: Block) -> Work:
         held, seconds = self._budget.held_back, self._budget.seconds_held_back

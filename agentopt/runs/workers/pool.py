@@ -6,16 +6,18 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Protocol, cast
 
 from agentopt.core.database import open_engine
 from agentopt.core.errors import CallsFailError, ConfigError
+from agentopt.core.observers import Observer
 from agentopt.core.task import Task
 from agentopt.models.base import ChatModel
-from agentopt.models.session import Session, journal_place
+from agentopt.models.catalog import ModelSpec
+from agentopt.models.session import Session, journal_place, open_session
 from agentopt.models.shared_budget import SharedBudget
 from agentopt.runs.config import Config
 from agentopt.runs.workers.chunks import ChunkStore, patiently
@@ -79,7 +81,7 @@ class Pool:
             store=self._store,
             run=self._run,
             workers=self._workers,
-            budget=session.budget,
+            budget=cast(SharedBudget, session.budget),
             check=self._placement.check,
         )
 
@@ -165,6 +167,37 @@ def check_engine(config: Config, task: Task, provider: ChatModel | None) -> None
     if task.file is None:
         rule = f"engine {config.engine} needs a task that workers can load, but it was built in Python"
         raise ConfigError(rule, remedy="write it as a task folder, or set engine=local")
+
+
+@asynccontextmanager
+async def open_run(
+    run: str, task: Task, config: Config, specs: Mapping[str, ModelSpec], provider: ChatModel, observer: Observer
+) -> AsyncIterator[tuple[Session, Pool | None]]:
+    """Open the session of a run, and start its workers.
+
+    Args:
+        run: The run in the ledger.
+        task: The task.
+        config: The settings.
+        specs: Catalogue name -> entry.
+        provider: Makes the model calls of this process.
+        observer: Receives the findings about models.
+
+    Raises:
+        ConfigError: The journal cannot be opened, or another process coordinates the run.
+    """
+    opening = open_session(
+        specs,
+        run,
+        caps=config.budget.caps(),
+        purpose_caps=config.purpose_caps(),
+        journal=config.journal,
+        provider=provider,
+        observer=observer,
+        is_shared=config.engine != "local",
+    )
+    async with opening as session, open_pool(config, task, session) as pool:
+        yield session, pool
 
 
 @asynccontextmanager
