@@ -34,10 +34,10 @@ from agentopt.models.charging import Overruns, charge, charge_failure, discounte
 from agentopt.models.fitting import LEFT_OUT, choices_per_request, consecutive, fit, shape
 from agentopt.models.journal import Journal, Stored
 from agentopt.models.journal_records import CacheUse, Sent
-from agentopt.models.rate_limit import RateLimiter, Slot
+from agentopt.models.rate_limit import Slot
 from agentopt.models.retries import attempts, kind_of
 from agentopt.models.retry_after import too_long
-from agentopt.models.shared_rate import SharedRates, limiter_of
+from agentopt.models.shared_rate import Limiters, SharedRates
 
 NOTICED_WAIT = 5.0
 """Waits that a provider requests are reported from this many seconds on."""
@@ -97,10 +97,10 @@ class ModelClient:
         refused: Mapping[str, frozenset[str]] | None = None,
         rates: SharedRates | None = None,
     ) -> None:
-        self.budget, self._lane, self._rates = budget, lane, rates
+        self.budget, self._lane = budget, lane
         self._provider, self._specs, self._journal, self._run = provider, specs, journal, run
         self._observer, self._sleep, self._clock = observer, sleep, clock
-        self._limiters: dict[str, RateLimiter] = {}
+        self._limiter = Limiters(rates, self._pause)
         self._refused, self._refused_before = journal.refused(run), refused or {}
         self._refused_lately = journal.refused_lately(run)
         self._unreported = dict(self._refused_lately)
@@ -395,7 +395,3 @@ class ModelClient:
         finally:
             done.cancel()
             closing.cancel()
-
-    def _limiter(self, spec: ModelSpec) -> RateLimiter:
-        known = self._limiters.get(spec.name)
-        return known or self._limiters.setdefault(spec.name, limiter_of(spec, self._rates, self._pause))

@@ -50,17 +50,27 @@ def rate_key(identity: str, api_key: str | None) -> str:
     return hashlib.sha256(f"{identity}\0{api_key or ''}".encode()).hexdigest()
 
 
-def limiter_of(spec: ModelSpec, rates: SharedRates | None, sleep: Callable[[float], Awaitable[object]]) -> RateLimiter:
-    """Return the limiter of a model's calls.
+class Limiters:
+    """The limiters of one process, one for each model.
 
     Args:
-        spec: The catalogue entry.
-        rates: The limits that processes share; the limiter has its own if there are none.
+        rates: The limits that processes share; the limiters have their own if there are none.
         sleep: Waits for a number of seconds.
     """
-    pace = Pace(spec.requests_per_minute, spec.tokens_per_minute)
-    shared = rates.of(rate_key(spec.identity, key_of(spec)), pace) if rates and pace.is_limited else None
-    return RateLimiter(spec.concurrency, pace.requests_per_minute, pace.tokens_per_minute, sleep=sleep, shared=shared)
+
+    def __init__(self, rates: SharedRates | None, sleep: Callable[[float], Awaitable[object]]) -> None:
+        self._rates, self._sleep = rates, sleep
+        self._by_model: dict[str, RateLimiter] = {}
+
+    def __call__(self, spec: ModelSpec) -> RateLimiter:
+        """Return the limiter of a model's calls."""
+        if spec.name not in self._by_model:
+            pace, rates = Pace(spec.requests_per_minute, spec.tokens_per_minute), self._rates
+            shared = rates.of(rate_key(spec.identity, key_of(spec)), pace) if rates and pace.is_limited else None
+            self._by_model[spec.name] = RateLimiter(
+                spec.concurrency, pace.requests_per_minute, pace.tokens_per_minute, sleep=self._sleep, shared=shared
+            )
+        return self._by_model[spec.name]
 
 
 class SharedRates:

@@ -270,6 +270,14 @@ async def test_what_workers_cannot_load_is_refused(tmp_path: Path) -> None:
     check_engine(Config(), task, ScriptedModel())
 
 
+def write_distinct_task(folder: Path, base_url: str) -> Path:
+    """The task whose questions on one example are never those on another, which two workers might send at once."""
+    task = write_task(folder, base_url)
+    text = (task / "task.yaml").read_text()
+    (task / "task.yaml").write_text(text.replace("the word behind", "the word of {{ inputs.word }} behind"))
+    return task
+
+
 def children(pid: int) -> list[int]:
     found = Path(f"/proc/{pid}/task/{pid}/children")
     return [int(child) for child in found.read_text().split()] if found.exists() else []
@@ -281,12 +289,12 @@ def test_a_killed_worker_costs_its_calls_in_flight_and_nothing_else(tmp_path: Pa
     settings = ("strategy=random", "budget.trials=6", "prompts.when=never")
     quiet = {**os.environ, "AGENTOPT_CACHE": str(tmp_path / "cache")}
     with ServerProcess(counter=tmp_path / "calm.jsonl", quality=QUALITY) as calm:
-        task = write_task(tmp_path / "calm", calm.base_url)
+        task = write_distinct_task(tmp_path / "calm", calm.base_url)
         subprocess.run(command(task, tmp_path / "calm", *settings), check=True, env=quiet, stdout=subprocess.DEVNULL)
         undisturbed = load_result(next((tmp_path / "calm" / "runs").iterdir()))
     folder = tmp_path / "stormy"
     with ServerProcess(counter=tmp_path / "stormy.jsonl", quality=QUALITY, delay=0.1) as stormy:
-        task = write_task(folder, stormy.base_url)
+        task = write_distinct_task(folder, stormy.base_url)
         run = subprocess.Popen(
             command(task, folder, *settings, *WORKERS), env=quiet, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )
