@@ -166,8 +166,9 @@ class SharedBudget(Budget):
             self._returning.cancel()
         async with self._turn:
             self._is_closed = True
-            view = await self._in_thread(self._store.leave)
-        self._others, self._spent, self._granted = dict(view.others), {}, {}
+            with suppress(JournalError):  # the lease ends in any case, and the exception to report is another one
+                view = await self._in_thread(self._store.leave)
+                self._others, self._spent, self._granted = dict(view.others), {}, {}
         self._thread.shutdown()
 
     def _fits(self, worst: Usage, purpose: str) -> bool:
@@ -303,10 +304,17 @@ async def open_shared_budget(
         purpose_caps: Purpose -> caps within the run.
         seconds_before: Wall time of earlier sessions of the run.
         lease_seconds: Seconds after which the slice of a process that died is free.
+
+    Raises:
+        JournalError: The database cannot be written.
     """
     engine = open_engine(place)
-    lease = Lease(engine, session, seconds=lease_seconds)
-    await asyncio.to_thread(lease.start)
+    try:
+        lease = Lease(engine, session, seconds=lease_seconds)
+        await asyncio.to_thread(lease.start)
+    except SQLAlchemyError as error:
+        engine.dispose()
+        raise JournalError(f"the budget cannot be written: {error}\n  remedy: check its database") from error
     try:
         store = BudgetStore(engine, run, lease, caps, purpose_caps)
         budget = SharedBudget(store, lease, caps, purpose_caps=purpose_caps, seconds_before=seconds_before)
@@ -316,7 +324,8 @@ async def open_shared_budget(
         finally:
             await budget.aclose()
     finally:
-        await asyncio.to_thread(lease.end)
+        with suppress(SQLAlchemyError):  # it ends by itself
+            await asyncio.to_thread(lease.end)
         engine.dispose()
 
 

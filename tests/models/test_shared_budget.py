@@ -21,7 +21,7 @@ import sqlalchemy as sa
 
 from agentopt.core.budget import Budget, Caps, Reservation, Usage
 from agentopt.core.database import create_tables, open_engine
-from agentopt.core.errors import BudgetExceeded, TransientModelError
+from agentopt.core.errors import BudgetExceeded, JournalError, TransientModelError
 from agentopt.models.journal import Journal
 from agentopt.models.journal_tables import TABLES, ledger
 from agentopt.models.lease import Lease, has_ended, this_process
@@ -321,6 +321,16 @@ async def test_a_process_that_was_suspended_uses_nothing_of_its_slice(place: Pla
         await first.send()
     assert first.budget.spent == book.total == ONE * 100
     engine.dispose()
+
+
+async def test_a_database_that_cannot_be_written_is_one_error_with_its_remedy(place: Place) -> None:
+    engine = open_engine(place)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE members (id INTEGER)")  # of another program
+    engine.dispose()
+    with pytest.raises(JournalError, match="remedy: check its database"):
+        async with open_shared_budget(place, "run", "session", Caps(calls=1)):
+            pass
 
 
 def test_a_process_of_this_machine_that_has_ended_is_known_to_have() -> None:

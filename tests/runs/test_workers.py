@@ -318,3 +318,26 @@ def test_a_killed_worker_costs_its_calls_in_flight_and_nothing_else(tmp_path: Pa
     assert result.best_candidate == undisturbed.best_candidate
     assert [t.candidate for t in result.trials] == [t.candidate for t in undisturbed.trials]
     assert received <= result.total.calls <= received + lost
+
+
+@pytest.mark.faults
+def test_a_killed_coordinator_ends_its_workers_and_is_resumed(tmp_path: Path) -> None:
+    settings, quiet = ("strategy=random", "budget.trials=6", "prompts.when=never"), {**os.environ}
+    quiet["AGENTOPT_CACHE"] = str(tmp_path / "cache")
+    with ServerProcess(counter=tmp_path / "requests.jsonl", quality=QUALITY, delay=0.1) as server:
+        task = write_distinct_task(tmp_path, server.base_url)
+        run = subprocess.Popen(command(task, tmp_path, *settings, *WORKERS), env=quiet, stdout=subprocess.DEVNULL)
+        while len(server.received()) < 20:
+            assert run.poll() is None
+            time.sleep(0.02)
+        workers = children(run.pid)
+        run.kill()
+        run.wait()
+        while any(Path(f"/proc/{worker}").exists() for worker in workers):
+            time.sleep(0.1)
+        before = len(server.received())
+        subprocess.run(command(task, tmp_path, *settings, *WORKERS), env=quiet, check=True, stdout=subprocess.DEVNULL)
+        again = sum(times - 1 for times in request_counts(server).values())
+        lost = lost_in_flight(tmp_path)
+        print(f"{before} requests before, {len(server.received())} in all, {again} choices again, {lost} in flight")
+        assert again <= lost * 8
