@@ -34,7 +34,7 @@ class MainGroup(UncutGroup):
 
     sections: ClassVar[dict[str, tuple[str, ...]]] = {
         "Start": ("quickstart", "init", "doctor", "models"),
-        "Search": ("optimize", "diagnose", "evaluate", "judge"),
+        "Search": ("optimize", "worker", "diagnose", "evaluate", "judge"),
         "Inspect": ("runs", "report", "inspect", "compare", "whatif"),
         "Deploy": ("gate", "export", "serve", "jobs"),
         "Maintain": ("journal", "record"),
