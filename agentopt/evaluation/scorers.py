@@ -33,15 +33,16 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalise(answer: str) -> str:
-    """Lower-case a text and remove punctuation, articles and extra white space.
-
-    This is `normalize_answer` of SQuAD and HotpotQA.
+    """Lower-case a text and remove punctuation, articles and extra white space, as `squad_normal`.
 
     If nothing is left (the answers A or +), the lower-cased text is returned, so that such answers stay distinct.
     """
-    lowered = answer.lower()
-    kept = _ARTICLES.sub(" ", lowered.translate(_PUNCTUATION))
-    return " ".join(kept.split()) or lowered.strip()
+    return squad_normal(answer) or answer.lower().strip()
+
+
+def squad_normal(answer: str) -> str:
+    """Return `normalize_answer` of SQuAD and HotpotQA, which may be empty."""
+    return " ".join(_ARTICLES.sub(" ", answer.lower().translate(_PUNCTUATION)).split())
 
 
 @scorer("exact_match", compares=True)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
+from agentopt.core.errors import TaskError
 from agentopt.core.task import Example
 from agentopt.taskfile.columns import MissingColumnError, at_least_one, column, items, text
 
@@ -86,32 +87,49 @@ def _pairs(row: Mapping[str, Any], name: str, second: str) -> Iterable[tuple[str
     return map(tuple, items(row, name))
 
 
-def graph_question(row: Mapping[str, Any]) -> Question:
+Gold = Literal["crucial_triples", "gt_triples"]
+
+
+def graph_question(row: Mapping[str, Any], gold: str = "crucial_triples") -> Question:
     """Read a question over a knowledge graph, whose triples are the candidates, in one of two forms.
 
-    With `gt_triples` these are gold, and `crucial_triples` and `2hop_triples` are distractors. In RoG's form (`graph`,
-    `q_entity`, `a_entity`) gold are the triples on the shortest paths from each entity of the
-    question to the nearest answer: RoG's weak supervision (arXiv 2310.01061, section 4.3).
+    In the annotated form, `gt_triples` lead to the answer, `crucial_triples` are those of them that AgentTTS's released
+    code wants retrieved, and `2hop_triples` are distractors. In RoG's form (`graph`, `q_entity`, `a_entity`) gold are
+    the triples on the shortest paths from each entity of the question to the nearest answer: RoG's weak supervision
+    (arXiv 2310.01061, section 4.3).
+
+    Args:
+        row: The row.
+        gold: The gold column of the annotated form. With `crucial_triples`, as in the released code, the other
+            `gt_triples` are no candidates; a row without that column has `gt_triples` as gold.
 
     Raises:
         ColumnError: The row has neither form.
+        TaskError: `gold` is neither column.
     """
+    if gold not in get_args(Gold):
+        rule = f"the option gold must be {' or '.join(get_args(Gold))}, but got {gold!r}"
+        raise TaskError(rule, remedy="correct -c data.options.gold=...")
     if "gt_triples" in row:
-        gold = _triples(items(row, "gt_triples"))
-        triples = [*_triples(row.get("crucial_triples", ())), *_triples(row.get("2hop_triples", ()))]
+        needed = _triples(items(row, "gt_triples"))
+        others = _triples(row.get("2hop_triples", ()))
+        if gold == "crucial_triples" and row.get("crucial_triples"):
+            others = [triple for triple in others if triple not in set(needed)]
+            needed = _triples(items(row, "crucial_triples"))
+        triples = [*_triples(row.get("crucial_triples", ())), *others]
     else:
         if "graph" not in row:
             raise MissingColumnError(row, "gt_triples", "graph")
         triples = _triples(items(row, "graph"))
-        gold = shortest_path_triples(triples, items(row, "q_entity"), items(row, "a_entity"))
-    wanted = set(gold)
-    facts = list(_one_way([*gold, *triples]))
+        needed = shortest_path_triples(triples, items(row, "q_entity"), items(row, "a_entity"))
+    wanted = set(needed)
+    facts = list(_one_way([*needed, *triples]))
     return Question(
-        text(row, "question"),
+        text(row, "question", "RawQuestion"),
         items(row, "answer"),
         [_fact(triple) for triple in facts],
         [_fact(triple) for triple in facts if triple in wanted],
-        str(row.get("id", row.get("ID", ""))),
+        str(row.get("id", row.get("ID", row.get("QuestionId", "")))),
     )
 
 

@@ -299,13 +299,19 @@ def _schema_references(schema: Any) -> Iterator[str]:
             yield from _schema_references(part)
 
 
-@parser("python")
-def python(function: Callable[[str], Value]) -> Parser:
+@parser("python", schema="schema")
+def python(function: Callable[[str], Value], schema: dict[str, Any] | None = None) -> Parser:
     """A user's function. None means unparsable; any exception other than `Unparsable` becomes `ScorerError`.
+
+    Args:
+        function: Converts a response to a value.
+        schema: JSON Schema that is sent to endpoints that can enforce one; what is read is up to the function.
 
     Raises:
         ValueError: The function is async.
     """
+    if schema is not None:
+        _validator(schema)
     if inspect.iscoroutinefunction(function):
         raise ValueError(f"the parser must be a plain function, but {name_of(function)} is async")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from agentopt.core.task import Example
+from agentopt.evaluation.checkers.tool_plans import written
 from agentopt.taskfile.columns import at_least_one, column, items, text
 
 Tool = dict[str, Any]
@@ -35,13 +36,13 @@ def read(row: Mapping[str, Any], *, tools_file: Path, max_tools: int = 8, seed: 
         str(row["id"]),
         {"instruction": text(row, "instruction"), "tools": [described[name] for name in names]},
         arguments,
-        {"steps": _field(row, "steps"), "tools": needed},
+        {
+            "steps": _field(row, "steps"),
+            "tools": needed,
+            "sequence": [node["task"] for node in nodes],
+            "links": [[link["source"], link["target"]] for link in _field(row, "links")],
+        },
     )
-
-
-def written(value: Any) -> str:
-    """An argument's value as text; the few that are objects or lists as JSON."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
 
 
 @cache

@@ -157,7 +157,7 @@ def test_of_a_fact_that_is_stated_both_ways_the_gold_way_stays() -> None:
             ["Vard", "is", "Vard"],
         ],
     }
-    read = graph_question(row)
+    read = graph_question(row, "gt_triples")
     assert read.gold == ["Vard -> river -> Ösk"]
     assert list(dict.fromkeys(read.candidates)) == [
         "Vard -> river -> Ösk",
@@ -166,3 +166,50 @@ def test_of_a_fact_that_is_stated_both_ways_the_gold_way_stays() -> None:
         "Vard -> is -> Vard",
     ]
     assert read.id == "C1"
+
+
+ANNOTATED: dict[str, Any] = {
+    "ID": "C1",
+    "question": "Which river?",
+    "answer": ["Ösk"],
+    "gt_triples": [["Vard", "river", "Ösk"], ["Mira", "lives_in", "Vard"]],
+    "crucial_triples": [["Vard", "river", "Ösk"]],
+    "2hop_triples": [["Mira", "lives_in", "Vard"], ["Kell", "twin", "Oakby"], ["Vard", "river", "Ösk"]],
+}
+
+
+@pytest.mark.parametrize(
+    ("gold", "needed", "candidates"),
+    [
+        ("crucial_triples", ["Vard -> river -> Ösk"], ["Vard -> river -> Ösk", "Kell -> twin -> Oakby"]),
+        (
+            "gt_triples",
+            ["Vard -> river -> Ösk", "Mira -> lives_in -> Vard"],
+            ["Vard -> river -> Ösk", "Mira -> lives_in -> Vard", "Kell -> twin -> Oakby"],
+        ),
+    ],
+)
+def test_gold_are_the_crucial_triples_as_in_the_released_code_or_all_that_lead_to_the_answer(
+    gold: str, needed: list[str], candidates: list[str]
+) -> None:
+    read = graph_question(ANNOTATED, gold)
+    assert list(dict.fromkeys(read.gold)) == needed
+    assert sorted(set(read.candidates)) == sorted(candidates)
+    assert list(dict.fromkeys(graph_question(ANNOTATED).gold)) == ["Vard -> river -> Ösk"]
+
+
+@pytest.mark.parametrize("column", [{}, {"crucial_triples": []}])
+def test_a_row_without_crucial_triples_needs_all_that_lead_to_the_answer(column: dict[str, Any]) -> None:
+    row = {name: value for name, value in ANNOTATED.items() if name != "crucial_triples"} | column
+    assert list(dict.fromkeys(graph_question(row).gold)) == ["Vard -> river -> Ösk", "Mira -> lives_in -> Vard"]
+
+
+def test_another_gold_is_refused() -> None:
+    with pytest.raises(TaskError, match="gold must be crucial_triples or gt_triples, but got 'gt'"):
+        graph_question(ANNOTATED, "gt")
+
+
+def test_the_question_of_webqsp_is_read_from_its_own_column() -> None:
+    row = {name: value for name, value in ANNOTATED.items() if name not in ("question", "ID")}
+    read = graph_question(row | {"RawQuestion": "which river?", "QuestionId": "WebQTest-1"})
+    assert (read.text, read.id) == ("which river?", "WebQTest-1")

@@ -15,7 +15,7 @@ from agentopt import aevaluate, load_config, load_task
 from agentopt.core.errors import TaskError
 from agentopt.core.extras import install_command
 from agentopt.core.records import Evaluation, Score
-from agentopt.core.task import Example, Task
+from agentopt.core.task import Example, Task, Unparsable
 from agentopt.core.user_functions import Functions
 from agentopt.models.base import Request
 from agentopt.models.catalog import Catalog
@@ -240,7 +240,91 @@ def means(evaluation: Evaluation) -> dict[str, float]:
 async def test_the_right_plan_tools_and_arguments_score_1(tmp_path: Path) -> None:
     evaluation = await run(tmp_path, answering())
     assert (evaluation.state, evaluation.score) == ("complete", 1.0)
-    assert means(evaluation) == {"rouge_l": 1.0, "node_f1": 1.0}
+    measures = ("rouge_l", "node_f1", "link_f1", "edit_similarity", "argument_name_f1")
+    assert means(evaluation) == dict.fromkeys(measures, 1.0)
+
+
+BELL = '{"task": "ring_bell", "arguments": {"bell": "Emma 3"}}'
+FORMS = {
+    "lone object": ('{"task": "ring_bell", "arguments": [{"name": "bell", "value": "Emma 3"}]}', 1),
+    "one a line": (BELL + '\n{"task": "send_boat", "arguments": [{"name": "to", "value": "Vård"}]}', 2),
+    "numbered": ("1. " + BELL + '\n2. {"task": "send_boat", "arguments": {"crew": 1200}}', 2),
+    "extra id": (
+        '[{"id": 0, "task": "send_boat", "arguments": [{"name": "to", "value": "Vård", "type": "string"}]}]',
+        1,
+    ),
+    "arguments as an object": ('[{"task": "send_boat", "arguments": {"to": "Vård", "crew": "1200"}}]', 2),
+    "numeric values": ('[{"task": "send_boat", "arguments": [{"name": "crew", "value": 1200}]}]', 1),
+    "a float": ('[{"task": "send_boat", "arguments": {"crew": 1200.0}}]', 1),
+    "in an object": ('{"calls": [{"tool": "ring_bell", "parameters": {"bell": "Emma 3"}}]}', 1),
+    "in two fences": (
+        f"```json\n{BELL}\n```\nand\n```json\n" + '{"task": "send_boat", "arguments": {"to": "Vård"}}\n```',
+        2,
+    ),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("thought", ["", '<think>[{"task": "tool_1", "arguments": []}]</think>\n'])
+async def test_calls_are_read_in_the_forms_that_models_write(tmp_path: Path, form: str, thought: str) -> None:
+    reply, right = FORMS[form]
+    rows = [from_repository(3), from_repository(4), from_repository(5)]
+    config = load_config(settings(tmp_path, rows))
+    evaluation = await aevaluate(FOLDER, None, config, provider=answering(fill=thought + reply))
+    wanted = [["ring_bell", "bell", "Emma 3"], ["send_boat", "to", "Vård"], ["send_boat", "crew", "1200"]]
+    read = scorers("parsing.py:calls", "here")(reply)
+    given = {(call["task"], a["name"], a["value"]) for call in read for a in call["arguments"]}
+    assert len(given & {(a, b, c) for a, b, c in wanted}) == len(given) == right
+    assert all(result.output == str(read) for result in evaluation.results)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        '["ring_bell", "send_boat"]',
+        '[{"task": "ring_bell"}, {"task": "send_boat", "id": 2}]',
+        '{"tools": ["ring_bell", "send_boat"]}',
+        '{"task": "ring_bell"}\n{"task": "send_boat"}',
+        '```json\n["ring_bell", "send_boat"]\n```',
+    ],
+)
+def test_tools_are_read_in_the_forms_that_models_write(reply: str) -> None:
+    assert scorers("parsing.py:tools", "here")(reply) == ["ring_bell", "send_boat"]
+
+
+@pytest.mark.parametrize(
+    "reply", ["", "none", "[]", "[1]", "{}", '[{"task": "ring_bell", "arguments": [{"name": "x", "value": "y"}]']
+)
+def test_a_reply_without_a_call_is_unparsable(reply: str) -> None:
+    for function in ("parsing.py:calls", "parsing.py:tools"):
+        with pytest.raises(Unparsable):
+            scorers(function, "here")(reply)
+
+
+LINKED = Example("e", {}, TARGET, {"sequence": ["a", "b", "c"], "links": [["a", "b"], ["b", "c"]]})
+
+
+@pytest.mark.parametrize(
+    ("output", "link_f1", "similarity"),
+    [
+        (["a", "b", "c"], 1, 1),
+        (["a", "b"], 2 / 3, 4 / 5),
+        (["c", "b", "a"], 0, 1 / 3),
+        (["a", "b", "c", "d"], 2 * 2 / 5, 6 / 7),
+        (["a"], 0, 0.5),
+        (["d"], 0, 0),
+    ],
+)
+def test_links_and_the_order_of_the_tools_are_judged(output: list[str], link_f1: float, similarity: float) -> None:
+    assert scorers("scorers.py:link_f1", "here")(LINKED, output) == pytest.approx(link_f1)
+    assert scorers("scorers.py:edit_similarity", "here")(LINKED, output) == pytest.approx(similarity)
+
+
+def test_names_of_arguments_are_judged_without_their_values() -> None:
+    judge = scorers("scorers.py:argument_name_f1", "here")
+    assert judge(Example("e", {}, TARGET), [call("ring_bell", bell="Oskar")]) == pytest.approx(2 / 4)
+    assert judge(Example("e", {}, TARGET), None) == 0
+    assert judge(Example("e", {}, []), []) == 1
 
 
 async def test_the_last_subtask_sees_only_the_tools_that_were_chosen(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import io
 import re
+import textwrap
 import tokenize
 from collections.abc import Iterator
 from functools import lru_cache
@@ -17,8 +18,15 @@ from agentopt.core.task import Unparsable
 from agentopt.evaluation.checkers.embedding import similarity
 from agentopt.evaluation.sandbox.sandbox import Sandbox, SandboxResult
 
-_FENCE = re.compile(r"```[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
-_PYTHON = {"", "python", "py", "python3"}
+_FENCE = re.compile(
+    r"""
+    ^[ \t]*(?P<fence>`{3,}|~{3,})[ \t]*\{?\.?(?P<language>[\w+-]*)[^\n`]*\n
+    (?P<code>.*?)
+    (?:^[ \t]*(?P=fence)[`~]*[ \t]*$|(?P=fence)|\Z)
+    """,
+    re.DOTALL | re.MULTILINE | re.VERBOSE,
+)
+_PYTHON = {"python", "py", "python3", "py3"}
 _PROMISE = re.compile(
     r"\b(?:todo|fixme|placeholder|not implemented|implement (?:this|the|me|your|here)|your code|code here|goes here)\b",
     re.IGNORECASE,
@@ -36,18 +44,24 @@ def sandbox() -> Sandbox:
 
 
 def program(response: str) -> str:
-    """Parse the longest Python block between ``` fences, or the whole response if it is Python.
+    """Parse the longest block between fences that is marked as Python, or else the longest unmarked one.
 
-    An unclosed last fence, as in a truncated response, extends to the end.
+    Fences are of backticks or tildes and may be indented, as in a list. Of the unmarked blocks those that are Python
+    come first. An unclosed last fence, as in a truncated response, extends to the end. Without a fence the whole
+    response is parsed if it is Python.
 
     Raises:
         Unparsable: If there is no Python program.
     """
-    blocks = [block.strip() for language, block in _FENCE.findall(response) if language.lower() in _PYTHON]
-    if code := max(blocks, key=len, default=""):
+    fences = list(_FENCE.finditer(response))
+    blocks = [(found["language"].lower(), textwrap.dedent(found["code"]).strip()) for found in fences]
+    marked = [code for language, code in blocks if language in _PYTHON]
+    unmarked = [code for language, code in blocks if not language]
+    choices = (marked, [code for code in unmarked if _has_statements(_tree(code))], unmarked)
+    if code := next((max(codes, key=len) for codes in choices if any(codes)), ""):
         return f"{code}\n"
     whole = response.strip()
-    if "```" not in response and _has_statements(_tree(whole)):
+    if not fences and _has_statements(_tree(whole)):
         return f"{whole}\n"
     raise Unparsable("expected a Python program between ``` fences, got none")
 
