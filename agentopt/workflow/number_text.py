@@ -21,7 +21,7 @@ _DATE = re.compile(r"[0-9]+(?:/[0-9]+){2,}")
 _GROUPED_BY_POINTS = re.compile(r"[1-9][0-9]{0,2}(?:(?:\.[0-9]{3})+,[0-9]+|(?:\.[0-9]{3}){2,})")
 
 _VULGAR = "\u00bc-\u00be\u2150-\u215e\u2189"
-_REMARK = re.compile(r"(?<=[0-9%\u00bc-\u00be\u2150-\u215e])((?:[ \t]+[^\W\d_]+){0,2})[ \t]+\([^()\n]*\)")
+_REMARK = re.compile(r"(?<=[0-9%}\u00bc-\u00be\u2150-\u215e])((?:[ \t]+[^\W\d_]+){0,2})[ \t]+\([^()\n]*\)")
 
 _DECIMAL = r"(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
 # A match neither begins nor ends inside a run such as 1.2.3: a part of a number is never read.

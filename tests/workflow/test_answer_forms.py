@@ -175,6 +175,7 @@ async def test_no_list_loses_an_item_or_gains_one(response: str) -> None:
     [
         ("9 (12 less 3)", 9),
         ("9 apples (12 less 3)", 9),
+        (r"\frac{18}{2} (12 less 3)", 9),
         ("It is $9 (from 12 to 3).", 9),
         ("\u00bd", 0.5),
         ("1\u00bd", 1.5),
