@@ -132,7 +132,7 @@ def _output(chance: Random, arguments: Arguments, prompt: str) -> str:
     text = chance.choice(SHAPES)(chance)
     if chance.random() < 0.75:
         text = _with_arguments(chance, arguments, text)
-    given = arguments.get("prompt_to_repeat")
+    given: str | None = arguments.get("prompt_to_repeat")
     if given and chance.random() < 0.4:
         start, end = arguments.get("n_start", 0), arguments.get("n_end", len(given))
         return chance.choice(

@@ -86,5 +86,5 @@ def compare(count: int = 480) -> list[Agreement]:
         if found["ours"] != found["math-verify alone"]:
             better = "ours is right" if found["ours"] == right else "math-verify alone is right"
             differences.append(f"{better}: {response!r} for {target}, which is {right}")
-    judged = [Agreement(f"mathematics: {who} and the truth", count, lines) for who, lines in mistakes.items()]
-    return [Agreement("mathematics: ours and math-verify alone", count, differences), *judged]
+    truths = [Agreement(f"mathematics: {who} and the truth", count, lines) for who, lines in mistakes.items()]
+    return [Agreement("mathematics: ours and math-verify alone", count, differences), *truths]

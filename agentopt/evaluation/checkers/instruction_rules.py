@@ -21,7 +21,7 @@ class Checked:
     Attributes:
         text: The response.
         arguments: Those of the instruction.
-        description: What the library tells the model to do.
+        description: The constraint in words, as the library states it.
         words: Splits a text into tokens, punctuation included.
         sentences: Splits a text into sentences.
     """
