@@ -303,6 +303,93 @@ def test_a_fork_bomb_stays_small_and_ends(way: Confinement) -> None:
     assert are_gone(f'"file": "{PROGRAM}"'.encode())
 
 
+# Memory and namespaces that other limits do not see
+
+SHARES = """
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+calls = {
+    'shmget': lambda: libc.shmget(0, 2**20, 0o1600),
+    'msgget': lambda: libc.msgget(0, 0o1600),
+    'memfd_create': lambda: libc.memfd_create(b'a', 0),
+    'mq_open': lambda: ctypes.CDLL('librt.so.1').mq_open(b'/a', 0o102, 0o600, None),
+    'unshare': lambda: libc.unshare(0x10000000),
+    'unshare net': lambda: libc.unshare(0x50000000),
+    'setns': lambda: libc.setns(0, 0),
+    'bpf': lambda: libc.syscall({'x86_64': 321, 'aarch64': 280}[os.uname().machine], 0, 0, 0),
+    'io_uring_setup': lambda: libc.syscall(425, 1, 0),
+    'clone': lambda: libc.syscall({'x86_64': 56, 'aarch64': 220}[os.uname().machine], 0x10000011, 0, 0, 0, 0),
+    'clone3': lambda: libc.syscall(435, (ctypes.c_uint64 * 11)(0x10000000, 0, 0, 0, 17), 88),
+}
+for name, call in calls.items():
+    result = call()
+    if result == 0 and name.startswith('clone'):
+        os._exit(0)
+    print(name, 'refused' if result == -1 else 'got it', flush=True)
+"""
+
+
+@confined
+@pytest.mark.parametrize("watched", [True, False])
+def test_shared_memory_and_namespaces_are_refused(way: Confinement, watched: bool) -> None:
+    ended = run(way, SHARES if watched else unwatched(SHARES))
+    assert ended.ending == "finished"
+    assert ended.output.count("refused") == len(ended.output.splitlines()) == 11
+
+
+HIDDEN = """
+import mmap, time
+held = mmap.mmap(-1, 160 * 2**20)
+for place in range(0, len(held), 4096):
+    held[place] = 1
+held.madvise(mmap.MADV_DONTNEED)
+time.sleep(60)
+"""
+
+HANDED_OVER = """
+import mmap, os, time
+for _ in range(4):
+    held = mmap.mmap(-1, 50 * 2**20)
+    for place in range(0, len(held), 4096):
+        held[place] = 1
+    if os.fork() == 0:
+        time.sleep(60)
+        os._exit(0)
+    held.close()
+time.sleep(60)
+"""
+
+
+@confined
+@pytest.mark.parametrize("program", [HIDDEN, HANDED_OVER])
+def test_shared_memory_counts_though_it_is_resident_in_no_process(way: Confinement, program: str) -> None:
+    limits = SandboxLimits(cpu_seconds=10, wall_seconds=30, memory_bytes=300 * 2**20, total_memory_bytes=150 * 2**20)
+    ended = run(way, program, limits)
+    assert (ended.ending, ended.why) == ("stopped", "it took more than 150 MiB of memory")
+
+
+@confined
+def test_the_number_of_processes_is_bounded(way: Confinement) -> None:
+    ended = run(way, FORKS)
+    assert (ended.ending, ended.why) == ("stopped", "it had more than 8 processes and threads")
+
+
+@confined
+def test_a_program_may_still_fork_start_threads_and_share_memory(way: Confinement) -> None:
+    program = """
+import mmap, os, subprocess, sys, threading
+shared = mmap.mmap(-1, 2**20)
+if os.fork() == 0:
+    shared[0] = 7
+    os._exit(0)
+os.wait()
+threading.Thread(target=lambda: print('thread', flush=True)).start()
+print(subprocess.run([sys.executable, '-c', 'print(1)'], capture_output=True, text=True).stdout.strip(), shared[0])
+"""
+    ended = run(way, program)
+    assert (ended.ending, set(ended.output.split())) == ("finished", {"thread", "1", "7"})
+
+
 def test_usage_is_that_of_all_descendants_but_the_keepers() -> None:
     program = "import os, threading, time\nif os.fork():\n    os.wait()\nelse:\n    threading.Timer(60, print).start()"
     with subprocess.Popen([sys.executable, "-c", program]) as process:

@@ -63,6 +63,7 @@ class SandboxLimits:
             "RLIMIT_NOFILE": (self.open_files, self.open_files),
             "RLIMIT_FSIZE": (self.file_bytes, self.file_bytes),
             "RLIMIT_CORE": (0, 0),
+            "RLIMIT_MSGQUEUE": (0, 0),
         }
         return limits | ({"RLIMIT_NPROC": (self.most_processes,) * 2} if count_processes else {})
 

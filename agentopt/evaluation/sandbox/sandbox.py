@@ -153,7 +153,7 @@ os.execv(sys.executable, [sys.executable, "-I", "-c", {acts!r}])
 """
 
 _ACTS = """
-import os, socket
+import ctypes, os, socket
 def refused(act):
     try:
         act()
@@ -164,6 +164,10 @@ open("inside", "w").write("x")
 assert refused(lambda: open({outside!r}, "w")), "it could write outside its folder"
 assert refused(lambda: open("/agentopt-probe", "w")), "it could write to /"
 assert refused(lambda: socket.create_connection(("192.0.2.1", 9), timeout=0.5)), "it could reach the network"
+libc = ctypes.CDLL(None)
+assert libc.shmget(0, 4096, 0o1600) == -1, "it could share memory that no limit counts"
+assert libc.memfd_create(b"probe", 0) == -1, "it could make a file of memory that no limit counts"
+assert libc.unshare(0x10000000) == -1, "it could make a user namespace"
 print("confined")
 """
 """A program that tests whether the kernel confines it."""

@@ -10,10 +10,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 _PROC = Path("/proc")
+
+SHARED = ("/dev/zero", "/memfd:", "/SYSV", "/dev/shm")  # noqa: S108 - names of mappings
+"""How the kernel names memory that processes share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +26,7 @@ class ProcessUsage:
 
     Attributes:
         processes: Processes and threads.
-        memory_bytes: Resident memory; shared memory is counted for each process.
+        memory_bytes: Resident memory, and memory that processes share, which may be resident in none.
         cpu_seconds: Processor time, that of ended children included.
         busy: Whether a thread runs, or waits for the processor.
     """
@@ -51,7 +55,12 @@ def usage_below(pid: int, keepers: int) -> ProcessUsage:
         pid: The root, which is the first generation.
         keepers: Generations that belong to the confinement.
     """
-    return sum((_usage(each, of_program=depth >= keepers) for each, depth in _tree(pid)), ProcessUsage())
+    tree = list(_tree(pid))
+    found = sum((_usage(each, of_program=depth >= keepers) for each, depth in tree), ProcessUsage())
+    shared: dict[str, int] = {}
+    for name, size in chain.from_iterable(_shared(each) for each, depth in tree if depth >= keepers):
+        shared[name] = max(size, shared.get(name, 0))
+    return replace(found, memory_bytes=found.memory_bytes + sum(shared.values()))
 
 
 def _tree(pid: int, depth: int = 0) -> Iterator[tuple[int, int]]:
@@ -67,14 +76,36 @@ def _usage(pid: int, *, of_program: bool) -> ProcessUsage:
     folder = _PROC / str(pid)
     try:
         fields = _fields(folder)
+        memory = _resident(pid) if of_program else 0
         busy = any(_fields(thread)[0] == "R" for thread in (folder / "task").iterdir())
     except OSError:  # it, or one of its threads, has ended
         return ProcessUsage()
-    own, waited_for, threads, pages = fields[11:13], fields[13:15], int(fields[17]), int(fields[21])
+    own, waited_for, threads = fields[11:13], fields[13:15], int(fields[17])
     seconds = sum(map(int, [*waited_for, *(own if of_program else [])])) / os.sysconf("SC_CLK_TCK")
     if not of_program:
         return ProcessUsage(cpu_seconds=seconds, busy=busy)
-    return ProcessUsage(threads, pages * os.sysconf("SC_PAGE_SIZE"), seconds, busy)
+    return ProcessUsage(threads, memory, seconds, busy)
+
+
+def _shared(pid: int) -> Iterator[tuple[str, int]]:
+    """The shared memory that a process maps: its identity, and its size up to the end of the mapping.
+
+    A process may map pages that are resident in no process, such as after `madvise`, and they are memory all the same.
+    """
+    with suppress(OSError):  # it has ended, or belongs to another user
+        for line in (_PROC / str(pid) / "maps").read_text().splitlines():
+            addresses, _, offset, device, inode, *name = line.split(maxsplit=5)
+            if name and name[0].startswith(SHARED):
+                start, _, end = addresses.partition("-")
+                yield f"{device} {inode}", int(offset, 16) + int(end, 16) - int(start, 16)
+
+
+def _resident(pid: int) -> int:
+    """The resident memory of a process in bytes, without what it shares with others."""
+    for line in (_PROC / str(pid) / "status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    return 0  # it is ending, and has no memory
 
 
 def _fields(folder: Path) -> list[str]:
