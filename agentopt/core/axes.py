@@ -36,6 +36,9 @@ def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+MOST_SAMPLES = 10_000
+"""Most samples of one call: more are a mistake, and a list of all counts up to it must stay small."""
+
 MOST_TOKENS = 10_000_000
 """Largest `max_tokens`: more than any model writes, and small enough for the worst case to be computed."""
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import ConfigDict, Field, GetCoreSchemaHandler, SkipValidation, TypeAdapter, ValidationError
 from pydantic_core import CoreSchema, core_schema
 
-from agentopt.core.axes import Settings, are_settings, as_pairs
+from agentopt.core.axes import MOST_SAMPLES, Settings, are_settings, as_pairs
 from agentopt.core.demos import Demo
 from agentopt.core.errors import CandidateError
 from agentopt.core.field_types import check_fields
@@ -34,7 +34,7 @@ class SubtaskChoice:
         demos: The demonstrations, as many as the setting `demos`.
 
     Raises:
-        CandidateError: A field is of another type, or `num_samples` is below 1.
+        CandidateError: A field is of another type, or `num_samples` is below 1 or above `MOST_SAMPLES`.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -54,6 +54,9 @@ class SubtaskChoice:
         if self.num_samples < 1:
             rule = f"`num_samples >= 1` must hold, but got {self.num_samples}"
             raise CandidateError(rule, where="SubtaskChoice", remedy="draw at least one sample")
+        if self.num_samples > MOST_SAMPLES:
+            rule = f"`num_samples` must be at most {MOST_SAMPLES:,}, but got {self.num_samples}"
+            raise CandidateError(rule, where="SubtaskChoice", remedy="draw fewer samples")
 
     def __str__(self) -> str:
         return " ".join([f"{self.model} x{self.num_samples}", *(f"{name}={value}" for name, value in self.settings)])

@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
-from agentopt.core.axes import KNOBS, MOST_TOKENS, Cascade, is_template_name
+from agentopt.core.axes import KNOBS, MOST_SAMPLES, MOST_TOKENS, Cascade, is_template_name
 from agentopt.core.errors import TaskError, UnknownSubtaskError
 from agentopt.core.field_types import check_kind, instance_of
 from agentopt.core.json_document import parse_json
@@ -168,6 +168,9 @@ def check_counts(counts: Sequence[Any], where: str) -> None:
     if not counts or not whole or counts[0] < 1 or any(a >= b for a, b in pairwise(counts)):
         rule = f"`num_samples` must be positive and ascending, but got {shown(list(counts))}"
         raise TaskError(rule, where=where, remedy="write them like (1, 2, 3, 5, 8)")
+    if counts[-1] > MOST_SAMPLES:
+        rule = f"`num_samples` must be at most {MOST_SAMPLES:,}, but got {counts[-1]}"
+        raise TaskError(rule, where=where, remedy="allow fewer samples")
 
 
 def check_sampling(max_tokens: int, temperature: float | None, top_p: float | None, where: str) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, WrapValidator, model_validator
 from pydantic_core import PydanticCustomError
 
-from agentopt.core.axes import KNOBS, KNOWN, THRESHOLDS, SettingValue
+from agentopt.core.axes import KNOBS, KNOWN, MOST_SAMPLES, THRESHOLDS, SettingValue
 from agentopt.core.demos import DemosAs, DemosFrom
 from agentopt.core.duplicates import MOST_DUPLICATES
 from agentopt.core.yaml_models import (
@@ -38,6 +38,10 @@ def _counts(value: Any) -> Any:
     if isinstance(value, Mapping) and set(value) == {"max"}:
         if type(value["max"]) is not int:  # true is an int
             raise _error(f"`max` must be a whole number, but got {shown(value['max'])}", "write it like {max: 100}")
+        if value["max"] > MOST_SAMPLES:
+            raise _error(
+                f"must be at most {MOST_SAMPLES:,} samples, but got {value['max']}", "write it like {max: 100}"
+            )
         return tuple(range(1, value["max"] + 1))
     if not isinstance(value, int | list | tuple):
         rule = f"must be a number, a list of numbers, or {{max: n}}, but got {shown(value)}"

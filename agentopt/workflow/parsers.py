@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal
 
 from agentopt.core.json_text import json_values
@@ -20,6 +21,7 @@ from agentopt.core.user_functions import name_of, reporting
 from agentopt.workflow import answer_text
 from agentopt.workflow.answer_text import content_lines
 from agentopt.workflow.final_answer import final_answer, last_box, single_number
+from agentopt.workflow.json_schema import bounded
 from agentopt.workflow.number_text import numbers_in, plain, without_remarks
 
 if TYPE_CHECKING:
@@ -134,8 +136,8 @@ def choice(options: Sequence[str]) -> Parser:
     by_folded = {_folded(option): option for option in options}
     if not options or "" in by_folded or len(by_folded) != len(options):
         raise ValueError(f"options must be given, not blank and different, but got {list(options)}")
-    longest_first = sorted(options, key=len, reverse=True)
-    pattern = re.compile("|".join(f"({_option_pattern(option)})" for option in longest_first))
+    longest_first = sorted(options, key=lambda option: (_starts_unspaced(option), -len(option)))
+    pattern = re.compile("|".join(_starting_alike(alike) for _, alike in groupby(longest_first, _starts_unspaced)))
 
     def parse(response: str) -> str:
         if exact := by_folded.get(_folded(response)):
@@ -180,12 +182,24 @@ def _chosen(response: str) -> str:
     return "\n".join(checked) or kept
 
 
+def _starts_unspaced(option: str) -> bool:
+    return re.match(f"[{_NO_SPACES}]", plain(option.strip())) is not None
+
+
+def _starting_alike(options: Iterable[str]) -> str:
+    """A pattern with a group for each option, which is tried only at a place at which one of them may start."""
+    alike = [(option, plain(option.strip())) for option in options]
+    before = f"(?<![{_NEGATIONS}])" if _starts_unspaced(alike[0][0]) else f"(?<!{_CONTINUES})"
+    starts = "".join(sorted({re.escape(written[:1]) for _, written in alike}))
+    ahead = f"(?i:(?=[{starts}]))" if all(written for _, written in alike) else ""
+    return f"{before}{ahead}(?:{'|'.join(f'({_option_pattern(option)})' for option, _ in alike)})"
+
+
 def _option_pattern(option: str) -> str:
     words = r"\s+".join(re.escape(plain(word)) for word in option.split())
     flags = "" if len(option.strip()) == 1 else "i"
-    before = f"(?<![{_NEGATIONS}])" if re.match(f"[{_NO_SPACES}]", words) else f"(?<!{_CONTINUES})"
     after = "" if re.search(f"[{_NO_SPACES}]$", words) else f"(?!{_CONTINUES})"
-    return f"{before}(?{flags}:{words}){after}"
+    return f"(?{flags}:{words}){after}"
 
 
 @parser("ids", sample=["1"])
@@ -284,8 +298,7 @@ def _validator(schema: dict[str, Any]) -> Validator:
             resolver.lookup(reference)
         except referencing.exceptions.Unresolvable as error:
             raise ValueError(f"the JSON schema has no `{reference}` in it") from error
-    validator: Validator = kind(schema, registry=referencing.Registry())
-    return validator
+    return bounded(kind)(schema, registry=referencing.Registry())
 
 
 def _schema_references(schema: Any) -> Iterator[str]:

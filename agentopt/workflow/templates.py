@@ -1,7 +1,7 @@
 """Prompt templates: sandboxed Jinja in which `inputs.<column>` and `<subtask>.output` can be read.
 
 A template may come from an untrusted source: it can access only the values passed to it, and cannot loop endlessly
-(the sandbox limits `range`).
+(`template_limits`).
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any
 
 import jinja2
 from jinja2 import meta, nodes
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from agentopt.core.errors import TaskError
 from agentopt.core.task_rules import CONTEXT, INPUTS, OLD_CONTEXT
 from agentopt.core.yaml_models import shown
+from agentopt.workflow.template_limits import BoundedEnvironment, TooMuchError, counting
 
 
 class Record:
@@ -57,9 +57,9 @@ def written(value: Any) -> str:
     return str(_finalize(value))
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
+def _environment() -> BoundedEnvironment:
     # Prompts are plain text for a model, not HTML: escaping would corrupt them.
-    environment = ImmutableSandboxedEnvironment(undefined=_Undefined, autoescape=False, finalize=_finalize)
+    environment = BoundedEnvironment(undefined=_Undefined, autoescape=False, finalize=_finalize)
     environment.globals = {name: environment.globals[name] for name in ("range", "dict", "namespace")}
     return environment
 
@@ -111,7 +111,11 @@ class Template:
             TaskError: As for `render`.
         """
         try:
-            return self._compiled.render(names)
+            with counting():
+                return self._compiled.render(names)
+        except TooMuchError as error:
+            rule = f"the template cannot be rendered: {error}"
+            raise TaskError(rule, remedy="compute it in a context function, or in the data") from error
         except jinja2.UndefinedError as error:
             raise TaskError(str(error), remedy="correct the name in the template, or the data") from error
         except Exception as error:  # a template is a user's program, which may raise anything
@@ -155,6 +159,9 @@ def compile_template(text: str, where: str | None = None) -> Template:
             where=where,
             remedy="close every {{ }} and {% %}; write a literal {{ as {{ '{{' }}",
         ) from error
+    except (ValueError, RecursionError, MemoryError) as error:  # constants are computed, and expressions may be deep
+        rule = f"the template cannot be compiled: {type(error).__name__}: {str(error)[:200]}"
+        raise TaskError(rule, where=where, remedy="write smaller numbers and shallower expressions") from error
     references = frozenset(meta.find_undeclared_variables(tree))
     attributes = frozenset(pair for pair in _attributes(tree) if pair[0] in references)
     return Template(text, references, attributes, compiled)

@@ -17,7 +17,13 @@ from pathlib import Path
 from agentopt.core import registry
 from agentopt.core.errors import UserError
 
-LIBRARIES = {"openai": "openai", "jinja2": "jinja2", "jsonschema": "jsonschema", "referencing": "jsonschema"}
+LIBRARIES = {
+    "openai": "openai",
+    "jinja2": "jinja2",
+    "jsonschema": "jsonschema",
+    "referencing": "jsonschema",
+    "regex": "regex",
+}
 """Top-level modules that the one module may import beside the standard library -> the package that installs each."""
 
 _ALLOWED = {*sys.stdlib_module_names, *LIBRARIES}

@@ -18,11 +18,12 @@ from agentopt.core.task import Unparsable
 from agentopt.evaluation.checkers.embedding import similarity
 from agentopt.evaluation.sandbox.sandbox import Sandbox, SandboxResult
 
+# Possessive, so that no response takes quadratic time.
 _FENCE = re.compile(
     r"""
-    ^[ \t]*(?P<fence>`{3,}|~{3,})[ \t]*\{?\.?(?P<language>[\w+-]*)[^\n`]*\n
+    ^[ \t]*+(?P<fence>`{3,}+|~{3,}+)[ \t]*+\{?\.?(?P<language>[\w+-]*+)[^\n`]*+\n
     (?P<code>.*?)
-    (?:^[ \t]*(?P=fence)[`~]*[ \t]*$|(?P=fence)|\Z)
+    (?:^[ \t]*+(?P=fence)[`~]*+[ \t]*+$|(?P=fence)|\Z)
     """,
     re.DOTALL | re.MULTILINE | re.VERBOSE,
 )
