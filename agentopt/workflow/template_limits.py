@@ -14,6 +14,8 @@ from typing import Any
 from jinja2 import nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from agentopt.core.errors import AgentoptError
+
 MOST_STEPS = 100_000
 """Most rounds of all loops, and calls of macros, in one rendering: about half a second."""
 
@@ -26,7 +28,7 @@ MOST_BITS = 10_000
 _steps: ContextVar[list[None] | None] = ContextVar("steps", default=None)
 
 
-class TooMuchError(Exception):
+class TooMuchError(AgentoptError):
     """A template takes more than a rendering may."""
 
 
@@ -37,6 +39,12 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         """Compute a product or a power, unless it would be too large.
+
+        Args:
+            context: The context of the rendering.
+            operator: `*` or `**`.
+            left: The first operand.
+            right: The second operand.
 
         Raises:
             TooMuchError: It would be.
