@@ -30,6 +30,7 @@ from agentopt.core.yaml_models import RuleError
 from agentopt.runs.config import Config
 from agentopt.runs.strategies import check_search_settings
 from agentopt.testing.toy import toy_model, toy_task
+from tests.report.test_page_browser import CHROMIUM, MISSING
 
 DOCS = Path(__file__).parents[1] / "docs"
 MARK = "run in tests/test_docs.py"
@@ -313,6 +314,31 @@ def test_the_site_loads_nothing_from_another_host(site: Path) -> None:
         reader.feed(page.read_text(encoding="utf-8"))
         assert len(reader.found) > 2
         assert [address for address in reader.found if re.match(r"(https?:)?//", address)] == [], page
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(bool(MISSING), reason=f"needs {' and '.join(MISSING)}")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_site_shows_its_diagrams_and_finds_words_without_a_server(site: Path, scheme: str) -> None:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(color_scheme=scheme)
+        seen: list[str] = []
+        page.on("request", lambda request: seen.append(request.url))
+        page.on("console", lambda message: seen.append(message.text))
+        page.on("pageerror", lambda error: seen.append(str(error)))
+        page.goto((site / "design.html").as_uri())
+        sizes = page.evaluate("[...document.images].map(image => [image.naturalWidth, image.naturalHeight])")
+        assert len(sizes) == 3
+        assert min(map(min, sizes)) > 300
+        page.locator("[data-md-component=search-query]").click()
+        page.keyboard.type("journal")
+        page.wait_for_selector("li.md-search-result__item a", state="attached")
+        assert page.locator("li.md-search-result__item a").count() > 3
+        browser.close()
+    assert [text for text in seen if not text.startswith(("file:", "data:", "blob:"))] == []
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ below `repository/` in the site, and links to them are rewritten, so that the sa
 from __future__ import annotations
 
 import ast
+import hashlib
 import inspect
 import json
 import posixpath
@@ -34,6 +35,7 @@ from agentopt.runs.config import Config
 from agentopt.taskfile.schema import TaskSpec
 
 ROOT = Path(__file__).parents[1]
+MERMAID = re.compile(r"^```mermaid\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<=\]\()(?!\w+:)([^)#\s]+)((?:#[^)\s]*)?\))")
 
 SETTINGS: dict[str, tuple[type[BaseModel], str]] = {
@@ -73,7 +75,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Point the links of a page to where its targets are in the site."""
+    """Point the links of a page to where its targets are in the site, and show its diagrams as drawings."""
+    markdown = MERMAID.sub(lambda source: f"![The diagram that {page.title} describes]({drawing(source[1])})", markdown)
     folder = posixpath.dirname(page.file.src_uri)
 
     def moved(link: re.Match[str]) -> str:
@@ -81,6 +84,11 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return (posixpath.relpath(in_site(place), folder or ".") if (ROOT / place).is_file() else link[1]) + link[2]
 
     return LINK.sub(moved, markdown)
+
+
+def drawing(source: str) -> str:
+    """The path in docs/ of the drawing of a Mermaid diagram, which `tools/diagrams.py` makes."""
+    return f"images/diagram-{hashlib.sha256(source.encode()).hexdigest()[:12]}.svg"
 
 
 def in_repository(file: File) -> str:
