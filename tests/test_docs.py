@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import yaml
@@ -319,7 +319,9 @@ def test_the_site_loads_nothing_from_another_host(site: Path) -> None:
 @pytest.mark.browser
 @pytest.mark.skipif(bool(MISSING), reason=f"needs {' and '.join(MISSING)}")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_site_shows_its_diagrams_and_finds_words_without_a_server(site: Path, scheme: str) -> None:
+def test_the_site_shows_its_diagrams_and_finds_words_without_a_server(
+    site: Path, scheme: Literal["light", "dark"]
+) -> None:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
