@@ -11,10 +11,11 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -131,18 +132,69 @@ def transact(
     Returns:
         What `work` returned in the attempt that was committed.
     """
+
+    def attempt() -> T:
+        with engine.begin() as connection:
+            if engine.dialect.name == "sqlite":
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            return work(connection)
+
+    return _repeated(attempt, sleep, clock)
+
+
+def _repeated(attempt: Callable[[], T], sleep: Callable[[float], object], clock: Callable[[], float]) -> T:
     deadline, wait = clock() + WAIT_SECONDS, 0.01
     while True:
         try:
-            with engine.begin() as connection:
-                if engine.dialect.name == "sqlite":
-                    connection.exec_driver_sql("BEGIN IMMEDIATE")
-                return work(connection)
+            return attempt()
         except sa.exc.DBAPIError as error:
             if clock() > deadline or not is_passing(error):
                 raise
         sleep(wait)
         wait = min(2 * wait, 1.0)
+
+
+class Reader:
+    """Reads outside of transactions, from any number of threads.
+
+    Each thread has a connection of its own, which stays open and is replaced after a restart of the database.
+
+    Args:
+        engine: The database.
+    """
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._own = threading.local()
+        self._open: list[sa.Connection] = []
+
+    def rows(self, statement: sa.Executable, values: Mapping[str, object] | None = None) -> Sequence[Any]:
+        """Return all rows of a query, which is repeated as a transaction of `transact` is.
+
+        Args:
+            statement: The query.
+            values: Its parameters.
+        """
+        return _repeated(lambda: self._read(statement, values or {}), time.sleep, time.monotonic)
+
+    def close(self) -> None:
+        """Close the connections. No thread may be reading."""
+        while self._open:
+            self._open.pop().close()
+
+    def _read(self, statement: sa.Executable, values: Mapping[str, object]) -> Sequence[Any]:
+        connection: sa.Connection | None = getattr(self._own, "connection", None)
+        if connection is None:
+            connection = self._own.connection = self._engine.connect()
+            self._open.append(connection)
+        try:
+            return connection.execute(statement, values).all()
+        except sa.exc.DBAPIError:
+            # Not opened again: the new one would begin transactions.
+            self._open.remove(connection)
+            self._own.connection = None
+            connection.close()
+            raise
 
 
 def is_passing(error: sa.exc.DBAPIError) -> bool:

@@ -15,8 +15,8 @@ import sqlalchemy as sa
 
 from agentopt.core.budget import Usage
 from agentopt.models.base import Message, Request, ToolCall
-from agentopt.models.commit_queue import Write
 from agentopt.models.journal import IN_BATCH, Journal
+from agentopt.models.journal_statements import Write
 from agentopt.models.journal_tables import batch_requests, batches, ledger
 
 
@@ -132,7 +132,7 @@ class BatchBook:
             batch_requests.c.place.between(places[0], places[-1]),
         )
         labelled = batch_requests.update().where(*of_batch).values(label=batch.label)
-        await self._journal.write([(self._journal.insert(batches).on_conflict_do_nothing(), row), (labelled, None)])
+        await self._journal.write([(self._journal.statements.kept[batches], row), (labelled, None)])
 
     async def adopt(self, submission: Submission) -> None:
         """Move the ledger entries of a submission to this session, whose wall time includes that of waiting for it."""

@@ -12,7 +12,6 @@ import uuid
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TypeVar
 from weakref import WeakValueDictionary
 
 from agentopt.core.budget import Budget, Reservation, Usage
@@ -31,9 +30,11 @@ from agentopt.models.batch_lane import BatchLane
 from agentopt.models.call_spans import call_span, paid
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.charging import Overruns, charge, charge_failure, discounted, worst_case
-from agentopt.models.fitting import LEFT_OUT, choices_per_request, consecutive, fit, shape
-from agentopt.models.journal import Journal, Stored
+from agentopt.models.closing import Closing
+from agentopt.models.fitting import choices_per_request, consecutive, fit, left_out_note, shape
+from agentopt.models.journal import Journal
 from agentopt.models.journal_records import CacheUse, Sent
+from agentopt.models.journal_rows import Stored, response_of
 from agentopt.models.rate_limit import Slot
 from agentopt.models.retries import attempts, kind_of
 from agentopt.models.retry_after import too_long
@@ -48,7 +49,6 @@ BATCHED = ("samples", "fusion")
 """Purposes of the calls that may wait for a batch. Agents, judges and writers of prompts are waited for."""
 
 Awaited = asyncio.Future[None]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ class ModelClient:
         self._reused: dict[tuple[str, int], float] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[Response]] = set()
-        self._closing, self._in_flight = asyncio.Event(), 0
+        self._closing, self._in_flight = Closing(), 0
 
     @property
     def cache_use(self) -> CacheUse:
@@ -144,11 +144,15 @@ class ModelClient:
             BudgetExceeded: A cap would be exceeded.
         """
         with call_span(request, self._specs[request.model], self._run) as span:
-            span.response = self._stored(self._fitted(request))
-            span.is_cached = span.response is not None
-            if span.response is None:
+            call = self._fitted(request, is_batched)
+            lock, found = await self._looked_up(call)
+            span.is_cached = len(found) == request.n
+            if span.is_cached:
+                lock.release()
+                span.response = self._response(call, found)
+            else:
                 awaited: Awaited = asyncio.get_running_loop().create_future()
-                task = asyncio.create_task(self._complete(request, is_batched, awaited))
+                task = asyncio.create_task(self._complete(request, replace(call, awaited=awaited), found, lock))
                 self._tasks.add(task)
                 task.add_done_callback(self._forget)
                 try:
@@ -163,7 +167,7 @@ class ModelClient:
 
     async def aclose(self) -> None:
         """Send nothing more, and wait for the calls that were sent; the next session collects what is in batches."""
-        self._closing.set()
+        self._closing.begin()
         current = asyncio.current_task()
         if self._in_flight and current and current.cancelling():
             self._observer(Stopping(self._in_flight))
@@ -176,72 +180,67 @@ class ModelClient:
         if not task.cancelled():
             task.exception()  # marks it as retrieved: the caller may have been cancelled
 
-    def _fitted(self, request: Request, is_batched: bool = False, awaited: asyncio.Future[None] | None = None) -> _Call:
+    def _fitted(self, request: Request, is_batched: bool = False, awaited: Awaited | None = None) -> _Call:
         spec = self._specs[request.model]
         is_batched = is_batched and spec.batch is not None and request.purpose in BATCHED
         fitted = fit(request, spec, self.refused(spec.name))
         return _Call(fitted, spec, fitted.key(spec.identity, shape(fitted, spec)), is_batched, awaited)
 
-    def _find(self, call: _Call) -> dict[int, Stored]:
-        return self._journal.find(call.key, call.request.first_repeat, call.request.n)
+    async def _looked_up(self, call: _Call) -> tuple[asyncio.Lock, dict[int, Stored]]:
+        """Wait for a call with the same key in flight, and look the call up. Returns the key's lock, acquired."""
+        lock = self._locks.setdefault(call.key, asyncio.Lock())
+        await lock.acquire()
+        try:
+            return lock, await self._look_up(call)
+        except BaseException:
+            lock.release()
+            raise
 
-    def _stored(self, call: _Call) -> Response | None:
-        found = self._find(call)
-        if len(found) < call.request.n:
-            return None
+    async def _look_up(self, call: _Call) -> dict[int, Stored]:
+        return await self._journal.look_up(call.key, call.request.first_repeat, call.request.n)
+
+    def _response(self, call: _Call, found: Mapping[int, Stored]) -> Response:
         for repeat, stored in found.items():
             if stored.created < self._journal.opened:
                 self._reused[call.key, repeat] = stored.created
-        first = found[call.request.first_repeat]
-        choices = tuple(found[repeat].choice for repeat in sorted(found))
-        newest = max(stored.created for stored in found.values())
-        earlier = newest if newest < self._journal.opened else None
-        # Several requests may have drawn the choices, concurrently: the slowest is the latency.
-        seconds = [stored.seconds for stored in found.values()]
-        cached = round(sum(stored.cached_tokens for stored in found.values()) / len(found))
-        return Response(
-            choices,
-            first.prompt_tokens,
-            max(seconds) if all(seconds) else 0.0,
-            cached_tokens=cached,
-            stored=earlier,
-        )
+        return response_of(found, self._journal.opened)
 
-    async def _complete(self, request: Request, is_batched: bool, awaited: Awaited) -> Response:
-        """Send what is missing, again without each parameter that the endpoint is found to refuse."""
-        spec = self._specs[request.model]
-        for name in sorted(self._unreported.pop((spec.name, spec.identity), ())):
-            self._notify(spec, "parameter", f"{LEFT_OUT.get(name, 'is called without')} {name}, as another run found")
+    async def _complete(self, request: Request, call: _Call, found: dict[int, Stored], lock: asyncio.Lock) -> Response:
+        """Send what is missing, again without each parameter that is found to be refused. Releases the key's lock."""
         while True:
-            call = self._fitted(request, is_batched, awaited)
             try:
-                return await self._complete_fitted(call)
+                for name in sorted(self._unreported.pop((call.spec.name, call.spec.identity), ())):
+                    self._notify(call.spec, "parameter", f"{left_out_note(name)}, as another run found")
+                return await self._complete_fitted(call, found)
             except UnsupportedParameterError as error:
                 if error.parameter in call.request.left_out or error.parameter == "tools":
                     raise
                 await self._leave_out(call.spec, error)
+            finally:
+                lock.release()
+            call = self._fitted(request, call.is_batched, call.awaited)
+            lock, found = await self._looked_up(call)
 
     async def _leave_out(self, spec: ModelSpec, error: UnsupportedParameterError) -> None:
         known = self.refused(spec.name)
         if error.parameter not in known:
             self._refused[spec.name, spec.identity] = known | {error.parameter}
-            self._notify(spec, "parameter", f"{LEFT_OUT.get(error.parameter, 'is called without')} {error.parameter}")
+            self._notify(spec, "parameter", left_out_note(error.parameter))
             await self._journal.record_refusal(self._run, spec, error.parameter)
 
-    async def _complete_fitted(self, call: _Call) -> Response:
-        # Of two callers with the same request, the second waits, then finds the response in the journal.
-        lock = self._locks.setdefault(call.key, asyncio.Lock())
-        async with lock:
-            while (response := self._stored(call)) is None:
-                if self._lane:
-                    async with self.budget.in_time():
-                        if await self._unless_closing(self._lane.collected(call.key)):
-                            continue
-                await self._send_missing(call)
-            return response
+    async def _complete_fitted(self, call: _Call, found: dict[int, Stored]) -> Response:
+        while len(found) < call.request.n:
+            is_collected = False
+            if self._lane:
+                async with self.budget.in_time():
+                    is_collected = await self._closing.unless(self._lane.collected(call.key))
+            sent = None if is_collected else await self._send_missing(call, found)
+            found = await self._look_up(call) if sent is None else found | sent
+        return self._response(call, found)
 
-    async def _send_missing(self, call: _Call) -> None:
-        found, request = self._find(call), call.request
+    async def _send_missing(self, call: _Call, found: Mapping[int, Stored]) -> dict[int, Stored] | None:
+        """Send what is missing. Returns the responses; None if only a look-up knows them."""
+        request = call.request
         missing = [r for r in range(request.first_repeat, request.first_repeat + request.n) if r not in found]
         chunks = consecutive(missing, choices_per_request(request, call.spec))
         parts = [replace(call, request=request.for_repeats(first, n)) for first, n in chunks]
@@ -251,17 +250,23 @@ class ModelClient:
         if failures:
             # A cap ends the run, whatever else failed at the same time.
             raise next((f for f in failures if isinstance(f, BudgetExceeded)), failures[0])
+        sent = [result for result in results if isinstance(result, dict)]
+        if len(sent) == len(parts):
+            return {repeat: stored for part in sent for repeat, stored in part.items()}
+        async with self.budget.in_time():  # another process requests it, or did
+            await self._closing.unless(self._journal.flights.wait([(call.key, r) for r in missing]))
+        return None
 
-    async def _attempts(self, call: _Call) -> None:
+    async def _attempts(self, call: _Call) -> dict[int, Stored] | None:
         async for attempt in attempts(call.spec, self._pause):
             with attempt:
                 is_first = attempt.retry_state.attempt_number == 1
                 if self._lane and call.is_batched and is_first:
-                    await self._attempt_in_batch(self._lane, call)
-                else:
-                    await self._attempt(call)
+                    return await self._attempt_in_batch(self._lane, call)
+                return await self._attempt(call)
+        raise AssertionError("an attempt returns or raises")
 
-    async def _attempt_in_batch(self, lane: BatchLane, call: _Call) -> None:
+    async def _attempt_in_batch(self, lane: BatchLane, call: _Call) -> dict[int, Stored] | None:
         request, spec = call.request, call.spec
         share = spec.batch.price if spec.batch else 1.0
         worst = self._overruns.raised(spec.name, worst_case(request, discounted(spec, share)))
@@ -271,24 +276,24 @@ class ModelClient:
         waiting = lane.add(batched, reservation)
         try:
             async with self.budget.in_time():
-                end = await self._unless_closing(asyncio.shield(waiting.end))
+                end = await self._closing.unless(asyncio.shield(waiting.end))
         finally:
             lane.give_up(waiting)
         if isinstance(end, Usage):
             paid(end)
             self._note_overrun(spec, end, worst_case(request, spec))
-            return
+            return None
         is_parameter = isinstance(end, UnsupportedParameterError)
         if isinstance(end, PermanentModelError) and end.scope == "model" and not is_parameter:
             self._stop(spec, end)
         raise end
 
-    async def _attempt(self, call: _Call) -> None:
+    async def _attempt(self, call: _Call) -> dict[int, Stored] | None:
         request, spec = call.request, call.spec
         if isinstance(self._provider, Preparable):
             # Nothing is paid for yet, so the end of the run does not wait for it.
             async with self.budget.in_time():
-                await self._unless_closing(self._provider.prepare(request.model))
+                await self._closing.unless(self._provider.prepare(request.model))
         worst = self._overruns.raised(spec.name, worst_case(request, spec))
         async with self._limiter(spec).slot(worst.prompt_tokens / 4 + worst.completion_tokens) as slot:
             self._check_sendable(call)
@@ -297,7 +302,8 @@ class ModelClient:
             try:
                 self._check_sendable(call)
                 with self._direct():
-                    actual = await self._send(call, reservation, slot)
+                    actual, found = await self._send(call, reservation, slot)
+                return found
             except AgentoptError as error:
                 actual = charge_failure(error, worst, spec)
                 raise
@@ -308,7 +314,7 @@ class ModelClient:
 
     def _check_sendable(self, call: _Call) -> None:
         spec = call.spec
-        if self._closing.is_set() or (call.awaited and call.awaited.done()):
+        if self._closing.is_closing or (call.awaited and call.awaited.done()):
             raise RunStoppingError
         since, error = self._fatal.get(spec.name, (0.0, None))
         if error and self._clock() - since < FATAL_SECONDS:
@@ -316,9 +322,11 @@ class ModelClient:
                 str(error), kind=error.kind, scope=error.scope, provider_message=error.provider_message, sent=False
             )
 
-    async def _send(self, call: _Call, reservation: Reservation, slot: Slot) -> Usage:
+    async def _send(self, call: _Call, reservation: Reservation, slot: Slot) -> tuple[Usage, dict[int, Stored] | None]:
         request, spec, worst = call.request, call.spec, reservation.worst
-        entry = await self._journal.open(self._run, request, worst)
+        entry = await self._journal.open(self._run, request, worst, call.key)
+        if entry is None:
+            return Usage(), None
         try:
             self.budget.check_held(reservation)
             async with self.budget.in_time():
@@ -327,11 +335,15 @@ class ModelClient:
             await self._journal.record_failure(entry, charge_failure(error, worst, spec), kind_of(error))
             self._learn(error, spec, slot)
             raise
+        except BaseException:
+            await self._journal.abandon(entry)
+            raise
         self._limiter(spec).succeeded()
         usage = charge(response, worst, spec, is_capped=self.budget.is_capped)
-        await self._journal.record(entry, call.key, spec.identity, Sent(request, response, usage, self._run))
+        sent = Sent(request, response, usage, self._run)
+        found = await self._journal.record(entry, call.key, spec.identity, sent)
         self._note_overrun(spec, usage, worst_case(request, spec))
-        return usage
+        return usage, found
 
     def _note_overrun(self, spec: ModelSpec, usage: Usage, worst: Usage) -> None:
         if over := self._overruns.observe(spec.name, usage, worst):
@@ -369,7 +381,7 @@ class ModelClient:
     async def _pause(self, seconds: float) -> None:
         """Sleep between attempts, or for a turn; not if the run stops meanwhile, or its time does not suffice."""
         self.budget.check_seconds(seconds)
-        await self._unless_closing(self._sleep(seconds))
+        await self._closing.unless(self._sleep(seconds))
 
     @contextmanager
     def _direct(self) -> Iterator[None]:
@@ -383,15 +395,3 @@ class ModelClient:
             self._in_flight -= 1
             if self._lane:
                 self._lane.being_answered -= 1
-
-    async def _unless_closing(self, work: Awaitable[T]) -> T:
-        """Wait for `work`; if the run stops meanwhile, cancel it and raise `RunStoppingError`."""
-        done, closing = asyncio.ensure_future(work), asyncio.ensure_future(self._closing.wait())
-        try:
-            await asyncio.wait((done, closing), return_when=asyncio.FIRST_COMPLETED)
-            if self._closing.is_set():
-                raise RunStoppingError
-            return await done
-        finally:
-            done.cancel()
-            closing.cancel()

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from agentopt.core.database import transact
 from agentopt.core.errors import JournalError
+from agentopt.models.flights import Flights, Place
+from agentopt.models.journal_statements import Write, execute
 
-Write = tuple[sa.Executable, dict[str, object] | None]
-"""A statement and its values."""
-_Pending = tuple[list[Write], asyncio.Future[None]]
-"""Writes that are committed together, and the future of their caller."""
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Pending:
+    """What one caller writes, and its future."""
+
+    writes: Sequence[Write]
+    claims: Sequence[Place]
+    releases: Sequence[Place]
+    done: asyncio.Future[bool]
 
 
 class CommitQueue:
@@ -20,28 +30,40 @@ class CommitQueue:
 
     Args:
         engine: The database.
+        flights: The responses that are being requested.
     """
 
-    def __init__(self, engine: sa.Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: sa.Engine, flights: Flights) -> None:
+        self._engine, self._flights = engine, flights
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._pending: list[_Pending] = []
         self._flushing: asyncio.Task[None] | None = None
 
-    async def write(self, writes: list[Write]) -> None:
+    async def write(
+        self, writes: Sequence[Write], *, claims: Sequence[Place] = (), releases: Sequence[Place] = ()
+    ) -> bool:
         """Commit, together with all other writes that arrive meanwhile, in one disk flush.
+
+        Deadlocks and a restart of the database are survived: writes that give the same result if they are repeated,
+        such as an insert that keeps what is there, are repeated.
 
         Args:
             writes: Statements of one transaction.
+            claims: Responses to claim. The writes are left out if that is refused.
+            releases: Responses that other processes may request again afterwards.
+
+        Returns:
+            With claims, whether they were granted; otherwise whether all responses were new in the database. If one
+            that was committed together with them was not, this is False, too.
 
         Raises:
             JournalError: They cannot be committed.
         """
-        done = asyncio.get_running_loop().create_future()
-        self._pending.append((writes, done))
+        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._pending.append(_Pending(writes, claims, releases, done))
         if self._flushing is None or self._flushing.done():
             self._flushing = asyncio.create_task(self._flush())
-        await asyncio.shield(done)
+        return await asyncio.shield(done)
 
     async def flush(self) -> None:
         """Wait until everything is committed."""
@@ -55,37 +77,51 @@ class CommitQueue:
     async def _flush(self) -> None:
         while self._pending:
             batch, self._pending = self._pending, []
-            failure = await self._failure_of(batch)
-            if failure is None or len(batch) == 1 or isinstance(failure.__cause__, sa.exc.OperationalError):
-                _resolve(batch, failure)
+            outcome = await self._outcome_of(batch)
+            if isinstance(outcome, list) or len(batch) == 1 or _is_of_database(outcome):
+                _resolve(batch, outcome)
                 continue
             # The database works, but refuses a row: commit the others without it.
             for one in batch:
-                _resolve([one], await self._failure_of([one]))
+                _resolve([one], await self._outcome_of([one]))
 
-    async def _failure_of(self, batch: list[_Pending]) -> JournalError | None:
-        """Commit the batch, and return why it failed if it did."""
-        writes = [write for of_one, _ in batch for write in of_one]
+    async def _outcome_of(self, batch: Sequence[_Pending]) -> list[bool] | JournalError:
+        """Commit the batch, and return the outcome of each caller, or why it failed."""
         try:
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._commit, writes)
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self._commit, batch)
         except Exception as error:  # noqa: BLE001 - every waiting caller must be informed, whatever it is
             failure = JournalError(f"the journal cannot be written: {error}\n  remedy: check its disk and its URL")
             failure.__cause__ = error
             return failure
-        return None
 
-    def _commit(self, writes: list[Write]) -> None:
-        with self._engine.begin() as connection:
-            for statement, values in writes:
-                connection.execute(statement, values)
+    def _commit(self, batch: Sequence[_Pending]) -> list[bool]:
+        claims = [one.claims for one in batch if one.claims]
+        released = [place for one in batch for place in one.releases]
+        touched = [*released, *(place for group in claims for place in group)]
+
+        def work(connection: sa.Connection) -> list[bool]:
+            is_awaited = self._flights.lock(connection, touched)
+            granted = iter(self._flights.claim(connection, claims) if claims else ())
+            outcomes = [next(granted) if one.claims else True for one in batch]
+            made = [one for one, is_granted in zip(batch, outcomes, strict=True) if is_granted]
+            is_new = execute(connection, [write for one in made for write in one.writes])
+            self._flights.release(connection, released, is_awaited=is_awaited and bool(released))
+            return [outcome if one.claims else is_new for one, outcome in zip(batch, outcomes, strict=True)]
+
+        return transact(self._engine, work)
 
 
-def _resolve(batch: list[_Pending], failure: JournalError | None) -> None:
+def _is_of_database(failure: JournalError) -> bool:
+    """Whether the database failed as a whole, instead of refusing a row."""
+    return isinstance(failure.__cause__, sa.exc.OperationalError)
+
+
+def _resolve(batch: Sequence[_Pending], outcome: list[bool] | JournalError) -> None:
     """Resolve the futures of the batch."""
-    for _, done in batch:
-        if done.done():
+    for place, one in enumerate(batch):
+        if one.done.done():
             continue
-        if failure:
-            done.set_exception(failure)
+        if isinstance(outcome, JournalError):
+            one.done.set_exception(outcome)
         else:
-            done.set_result(None)
+            one.done.set_result(outcome[place])

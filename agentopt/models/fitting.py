@@ -190,3 +190,8 @@ def response_format(schema: dict[str, Any], *, strict: bool = True) -> dict[str,
 
 def _response_format(request: Request) -> dict[str, Any]:
     return response_format(json.loads(request.json_schema or "{}"), strict="strict" not in request.left_out)
+
+
+def left_out_note(parameter: str) -> str:
+    """Return the sentence on a parameter that is not sent, to be read after the name of a model."""
+    return f"{LEFT_OUT.get(parameter, 'is called without')} {parameter}"

@@ -10,23 +10,28 @@ in the user's cache folder, in WAL mode, which several processes can use concurr
 
 from __future__ import annotations
 
-import json
+import asyncio
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from agentopt.core.budget import Usage
-from agentopt.core.database import create_tables, open_engine
-from agentopt.models.base import Choice, Request, Response, ToolCall
+from agentopt.core.database import Reader, create_tables, open_engine
+from agentopt.core.errors import JournalError
+from agentopt.models.base import Request
 from agentopt.models.catalog import ModelSpec
-from agentopt.models.commit_queue import CommitQueue, Write
+from agentopt.models.commit_queue import CommitQueue
+from agentopt.models.flights import Flights, Place
 from agentopt.models.journal_records import Sent, Spend
+from agentopt.models.journal_rows import FIND, PACE, Stored, as_json, choice_values, read_choice, storable
+from agentopt.models.journal_statements import Statements, Write
 from agentopt.models.journal_tables import (
     TABLES,
     details,
@@ -37,7 +42,6 @@ from agentopt.models.journal_tables import (
     responses,
     run_keys,
 )
-from agentopt.models.thoughts import split_thought
 
 IN_FLIGHT = "in flight"
 IN_BATCH = "in a batch"
@@ -50,23 +54,8 @@ Refusals = dict[tuple[str, str], frozenset[str]]
 """(Catalogue name, identity) of a model -> the parameters that its endpoint refuses."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """A stored response.
-
-    Attributes:
-        choice: The answer.
-        prompt_tokens: Tokens of the prompt.
-        cached_tokens: Those of `prompt_tokens` that the provider read from its cache.
-        created: When it was stored, in seconds since 1970.
-        seconds: Duration of its call.
-    """
-
-    choice: Choice
-    prompt_tokens: int
-    cached_tokens: int
-    created: float
-    seconds: float
+READERS = 4
+"""Threads that look responses up in a database server."""
 
 
 class Journal:
@@ -81,23 +70,28 @@ class Journal:
         session: Identifier of this session in the ledger.
         opened: When it began, in seconds since 1970.
         clock: Seconds since 1970.
-        insert: The `insert` of the database's dialect, which has `on_conflict_do_nothing`.
+        statements: The writes, in the dialect of the database.
+        flights: The responses that this process and others are requesting.
         is_fresh: Whether the responses of earlier sessions are ignored.
     """
 
     def __init__(self, url: str | Path, *, clock: Callable[[], float] = time.time, fresh: bool = False) -> None:
         self._engine = open_engine(url)
         create_tables(self._engine, TABLES)
-        self.insert = postgresql.insert if self._engine.dialect.name == "postgresql" else sqlite.insert
-        self._reader = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-        self._commits = CommitQueue(self._engine)
+        self.statements = Statements(self._engine)
+        self._reader = Reader(self._engine)
+        is_file = self._engine.dialect.name == "sqlite"
+        self._threads = None if is_file else ThreadPoolExecutor(READERS, thread_name_prefix="journal-reader")
         self.clock, self.opened = clock, clock()
         self.session = uuid.uuid4().hex
+        self.flights = Flights(self._engine, self.session, self.query, self._is_usable)
+        self._commits = CommitQueue(self._engine, self.flights)
+        self._claimed: dict[str, Sequence[Place]] = {}
         self.is_fresh = fresh
-        self._hidden: set[tuple[str, int]] = set()
+        self._hidden: set[Place] = set()
 
     def find(self, key: str, first_repeat: int, n: int) -> dict[int, Stored]:
-        """Find stored responses.
+        """Find stored responses, in the thread that calls it.
 
         Responses that another session rejected and that were not requested again since are left out.
 
@@ -109,30 +103,53 @@ class Journal:
         Returns:
             Repeat index -> response, for those that are stored.
         """
-        rows = self._reader.execute(FIND, {"key": key, "first": first_repeat, "last": first_repeat + n - 1})
-        found: dict[int, Stored] = {}
-        for row in rows:
-            place = (key, row.repeat)
-            is_rejected = row.rejected_by not in (None, self.session) and not row.retried
-            if place not in self._hidden and (is_rejected or (self.is_fresh and row.created < self.opened)):
-                self._hidden.add(place)
-            if place not in self._hidden:
-                found[row.repeat] = _stored(row)
-        return found
+        return self._usable(self._reader.rows(FIND, {"key": key, "first": first_repeat, "last": first_repeat + n - 1}))
 
-    async def open(self, run: str, request: Request, worst: Usage) -> str:
+    async def look_up(self, key: str, first_repeat: int, n: int) -> dict[int, Stored]:
+        """Find stored responses, as `find` does, without blocking the event loop if the database is a server.
+
+        Args:
+            key: Cache key; see `Request.key`.
+            first_repeat: First repeat index.
+            n: Number of repeat indices.
+        """
+        return self._usable(await self.query(FIND, {"key": key, "first": first_repeat, "last": first_repeat + n - 1}))
+
+    async def query(
+        self, statement: sa.Executable, values: Mapping[str, object] | None = None
+    ) -> Sequence[sa.Row[Any]]:
+        """Return the rows of a query, without blocking the event loop if the database is a server.
+
+        Args:
+            statement: The query.
+            values: Its parameters.
+        """
+        if self._threads is None:
+            return self._reader.rows(statement, values)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._reader.rows, statement, values)
+
+    async def open(self, run: str, request: Request, worst: Usage, key: str | None = None) -> str | None:
         """Enter a call that is about to be sent, at its worst case.
 
         Args:
             run: Identifier of the run.
             request: The request.
             worst: Its worst case.
+            key: Cache key of the request; with it, its responses are claimed for this process.
 
         Returns:
-            The id of the ledger entry.
+            The id of the ledger entry; None if another process is requesting one of the responses, or has stored it.
         """
         entry = uuid.uuid4().hex
-        await self.write([self.entering(entry, run, request, worst)])
+        entering = [self.entering(entry, run, request, worst)]
+        if key is None:
+            await self.write(entering)
+            return entry
+        claims = [(key, repeat) for repeat in range(request.first_repeat, request.first_repeat + request.n)]
+        if not await self._commits.write(entering, claims=claims):
+            return None
+        self._claimed[entry] = claims
+        self.flights.hold(claims)
         return entry
 
     def entering(self, entry: str, run: str, request: Request, worst: Usage, outcome: str = IN_FLIGHT) -> Write:
@@ -146,8 +163,8 @@ class Journal:
             outcome: Its outcome so far.
         """
         values = {
-            **asdict(worst),
             "id": entry,
+            **asdict(worst),
             "run": run,
             "session": self.session,
             "model": request.model,
@@ -155,9 +172,11 @@ class Journal:
             "outcome": outcome,
             "opened": self.clock(),
         }
-        return ledger.insert(), values
+        return self.statements.kept[ledger], values
 
-    async def record(self, entry: str, key: str, identity: str, sent: Sent, also: Sequence[Write] = ()) -> None:
+    async def record(
+        self, entry: str, key: str, identity: str, sent: Sent, also: Sequence[Write] = ()
+    ) -> dict[int, Stored] | None:
         """Store a response and settle its ledger entry, in one transaction. Repeats already stored are kept.
 
         Args:
@@ -166,14 +185,23 @@ class Journal:
             identity: `ModelSpec.identity`.
             sent: The request, its response and what it cost.
             also: Writes of the same transaction.
+
+        Returns:
+            Repeat index -> response, as a look-up would return them now. None if some may have been stored before, so
+            that only a look-up knows.
         """
-        row: dict[str, object] = {"key": key, "identity": identity, "request": _as_json(sent.request)}
-        writes: list[Write] = [(self.insert(requests).on_conflict_do_nothing(), row)]
+        kept, response, now = self.statements.kept, storable(sent.response), self.clock()
+        row: dict[str, object] = {"key": key, "identity": identity, "request": as_json(sent.request)}
+        writes: list[Write] = [(kept[requests], row)]
         if sent.run is not None:
-            writes.append((self.insert(run_keys).on_conflict_do_nothing(), {"run": sent.run, "key": key}))
-        for repeat, choice in enumerate(sent.response.choices, sent.request.first_repeat):
-            writes += self._store(key, repeat, choice, sent.response)
-        await self.write([*writes, self._settle(entry, sent.usage, "ok"), *also])
+            writes.append((kept[run_keys], {"run": sent.run, "key": key}))
+        found = {}
+        for repeat, choice in enumerate(response.choices, sent.request.first_repeat):
+            values, more = choice_values(choice, response, now)
+            writes += self._store({"key": key, "repeat": repeat}, values, more)
+            found[repeat] = Stored(choice, response.prompt_tokens, response.cached_tokens, now, response.seconds)
+        is_new = await self._end(entry, [*writes, self._settle(entry, sent.usage, "ok"), *also])
+        return found if is_new else None
 
     async def record_failure(self, entry: str, usage: Usage, outcome: str, also: Sequence[Write] = ()) -> None:
         """Settle the entry of a call without a response; `outcome` is a short kind such as `HTTP 429`.
@@ -184,15 +212,20 @@ class Journal:
             outcome: A short kind, such as `HTTP 429`.
             also: Writes of the same transaction.
         """
-        await self.write([self._settle(entry, usage, outcome), *also])
+        await self._end(entry, [self._settle(entry, usage, outcome), *also])
+
+    async def abandon(self, entry: str) -> None:
+        """Let other processes request the responses of a call that neither `record` nor `record_failure` ended."""
+        if entry in self._claimed:
+            await self._end(entry, [])
 
     async def reject(self, key: str, first_repeat: int, n: int) -> None:
         """Mark stored responses as unusable: the next session requests them again, once."""
-        rows = [
+        rows: list[dict[str, object]] = [
             {"key": key, "repeat": repeat, "session": self.session, "retried": False}
             for repeat in range(first_repeat, first_repeat + n)
         ]
-        await self.write([(self.insert(rejections).on_conflict_do_nothing(), row) for row in rows])
+        await self.write([(self.statements.kept[rejections], row) for row in rows])
 
     def rows(self, statement: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
         """Return the rows of a query.
@@ -200,7 +233,7 @@ class Journal:
         Args:
             statement: The query.
         """
-        return self._reader.execute(statement).fetchall()
+        return self._reader.rows(statement)
 
     async def record_refusal(self, run: str, spec: ModelSpec, parameter: str) -> None:
         """Store that an endpoint refuses a parameter, for the later sessions of the run.
@@ -211,7 +244,7 @@ class Journal:
             parameter: As `UnsupportedParameterError.parameter`.
         """
         row: dict[str, object] = {"run": run, "model": spec.name, "identity": spec.identity, "parameter": parameter}
-        await self.write([(self.insert(refused_parameters).on_conflict_do_nothing(), row)])
+        await self.write([(self.statements.kept[refused_parameters], row)])
 
     def refused(self, run: str) -> Refusals:
         """Return the parameters that the run found the endpoints of its models to refuse."""
@@ -231,7 +264,7 @@ class Journal:
     def _refused(self, condition: sa.ColumnElement[bool]) -> Refusals:
         c = refused_parameters.c
         found: Refusals = {}
-        for row in self._reader.execute(sa.select(c.model, c.identity, c.parameter).where(condition)):
+        for row in self._reader.rows(sa.select(c.model, c.identity, c.parameter).where(condition)):
             found[row.model, row.identity] = found.get((row.model, row.identity), frozenset()) | {row.parameter}
         return found
 
@@ -240,12 +273,12 @@ class Journal:
         c = ledger.c
         sums = [sa.func.sum(column) for column in (c.calls, c.prompt_tokens, c.completion_tokens, c.usd)]
         of_run = c.run == run
-        by_purpose = self._reader.execute(sa.select(c.purpose, *sums).where(of_run).group_by(c.purpose))
-        failed = self._reader.execute(
+        by_purpose = self._reader.rows(sa.select(c.purpose, *sums).where(of_run).group_by(c.purpose))
+        failed = self._reader.rows(
             sa.select(c.outcome, sa.func.count()).where(of_run, c.outcome.not_in(("ok", IN_BATCH))).group_by(c.outcome)
         )
         spans = sa.select(sa.func.min(c.opened), sa.func.max(sa.func.coalesce(c.closed, c.opened)))
-        sessions = self._reader.execute(spans.where(of_run).group_by(c.session))
+        sessions = self._reader.rows(spans.where(of_run).group_by(c.session))
         return Spend(
             {row[0]: Usage(*row[1:]) for row in by_purpose},
             {"cut off by a crash" if row[0] == IN_FLIGHT else row[0]: row[1] for row in failed},
@@ -256,75 +289,52 @@ class Journal:
         """Return (purpose, catalogue name) -> what `run` spent so far, as in `spend`."""
         c = ledger.c
         sums = [sa.func.sum(column) for column in (c.calls, c.prompt_tokens, c.completion_tokens, c.usd)]
-        rows = self._reader.execute(
-            sa.select(c.purpose, c.model, *sums).where(c.run == run).group_by(c.purpose, c.model)
-        )
+        rows = self._reader.rows(sa.select(c.purpose, c.model, *sums).where(c.run == run).group_by(c.purpose, c.model))
         return {(row[0], row[1]): Usage(*row[2:]) for row in rows}
 
     def seconds_per_call(self, identity: str) -> float | None:
         """Return the mean duration of the calls of a model; None if there are none.
 
-        Responses that took no time are not counted: they are of a scripted model or were recorded elsewhere.
+        The mean is over at most `journal_rows.SAMPLE` requests, in the order of their keys, which are hashes. Responses that took no
+        time are not counted: they are of a scripted model or were recorded elsewhere.
         """
-        join = responses.join(requests, responses.c.key == requests.c.key)
-        mean = sa.select(sa.func.avg(responses.c.seconds)).select_from(join)
-        found = self._reader.execute(mean.where(requests.c.identity == identity, responses.c.seconds > 0)).scalar()
-        return None if found is None else float(found)
+        return self._pace(identity)[0]
 
     def timed_calls(self, identity: str) -> int:
         """Return the number of calls of a model that `seconds_per_call` is the mean of."""
-        join = responses.join(requests, responses.c.key == requests.c.key)
-        count = sa.select(sa.func.count()).select_from(join)
-        return int(
-            self._reader.execute(count.where(requests.c.identity == identity, responses.c.seconds > 0)).scalar_one()
-        )
+        return self._pace(identity)[1]
+
+    def _pace(self, identity: str) -> tuple[float | None, int]:
+        ((mean, calls),) = self._reader.rows(PACE, {"identity": identity})
+        return (None if mean is None else float(mean)), int(calls)
 
     async def aclose(self) -> None:
         """Flush pending writes and close the database."""
+        for entry in list(self._claimed):
+            await self.abandon(entry)
         await self._commits.flush()
         self.close()
 
     def close(self) -> None:
         """Close the database. For use outside of an event loop, if nothing was written."""
         self._commits.close()
+        self.flights.close()
+        if self._threads:
+            self._threads.shutdown()
         self._reader.close()
         self._engine.dispose()
 
-    def _store(self, key: str, repeat: int, choice: Choice, response: Response) -> list[Write]:
-        place: dict[str, object] = {"key": key, "repeat": repeat}
-        row = {
-            "text": _storable(choice.text),
-            "finish_reason": choice.finish_reason[:32],
-            "prompt_tokens": response.prompt_tokens,
-            "completion_tokens": choice.completion_tokens,
-            "seconds": response.seconds,
-            "created": self.clock(),
-        }
-        detail = {
-            "thought": _storable(choice.thought),
-            "tool_calls": _storable(json.dumps([asdict(call) for call in choice.tool_calls])),
-            "cached_tokens": response.cached_tokens,
-            "reasoning_tokens": choice.reasoning_tokens,
-        }
-        # A text that mentions a thought's tag must not be split again when it is read.
-        has_details = choice.thought or choice.tool_calls or response.cached_tokens or choice.reasoning_tokens
-        tables = [(responses, row), *([(details, detail)] if has_details or "think" in choice.text.lower() else [])]
-        if (key, repeat) not in self._hidden:
-            return [(self.insert(table).on_conflict_do_nothing(), {**place, **values}) for table, values in tables]
-        self._hidden.discard((key, repeat))
-        retried = rejections.update().where(rejections.c.key == key, rejections.c.repeat == repeat).values(retried=True)
-        removed = details.delete().where(details.c.key == key, details.c.repeat == repeat)
-        return [
-            (removed, None),
-            *(
-                (
-                    self.insert(table).on_conflict_do_update(index_elements=["key", "repeat"], set_=values),
-                    place | values,
-                )
-                for table, values in tables
-            ),
-            (retried, None),
-        ]
+    def _store(self, place: dict[str, object], values: dict[str, object], more: dict[str, object]) -> list[Write]:
+        """The writes that store a choice: in the place of one that is hidden, unless it is stored already otherwise."""
+        at, statements = (str(place["key"]), int(str(place["repeat"]))), self.statements
+        tables = [(responses, values), *([(details, more)] if more else [])]
+        if at not in self._hidden:
+            return [(statements.kept[table], {**place, **row}) for table, row in tables]
+        self._hidden.discard(at)
+        of_place: dict[str, object] = {"of_key": at[0], "of_repeat": at[1]}
+        writes: list[Write] = [(statements.replaced[table], {**place, **row}) for table, row in tables]
+        writes += [] if more else [(statements.remove_details, of_place)]
+        return [*writes, (statements.retried, of_place)]
 
     async def write(self, writes: list[Write]) -> None:
         """Commit writes in one transaction; see `CommitQueue.write`.
@@ -337,20 +347,32 @@ class Journal:
         """
         await self._commits.write(writes)
 
+    async def _end(self, entry: str, writes: Sequence[Write]) -> bool:
+        """Commit the end of a call, and release what was claimed for it. Returns whether all responses are new."""
+        claims = self._claimed.pop(entry, ())
+        self.flights.drop(claims)
+        try:
+            return await self._commits.write(writes, releases=claims)
+        except JournalError:
+            if claims:  # a row was refused: others need not wait for it
+                with suppress(JournalError):
+                    await self._commits.write([], releases=claims)
+            raise
+
+    def _usable(self, rows: Sequence[sa.Row[Any]]) -> dict[int, Stored]:
+        return {row.repeat: read_choice(row) for row in rows if self._is_usable(row)}
+
+    def _is_usable(self, row: sa.Row[Any]) -> bool:
+        """Whether a stored response is not to be requested again. One that is remains hidden until it is replaced."""
+        place = (row.key, row.repeat)
+        is_rejected = row.rejected_by not in (None, self.session) and not row.retried
+        if place not in self._hidden and (is_rejected or (self.is_fresh and row.created < self.opened)):
+            self._hidden.add(place)
+        return place not in self._hidden
+
     def _settle(self, entry: str, usage: Usage, outcome: str) -> Write:
-        values = {**asdict(usage), "outcome": outcome, "closed": self.clock(), "entry": entry}
-        return _SETTLE, values
-
-
-def _stored(row: sa.Row[Any]) -> Stored:
-    if row.thought is None:  # of version 0.1.0, or without thoughts
-        thought, text = split_thought(row.text)
-        choice = Choice(text, row.completion_tokens, row.finish_reason, thought)
-        return Stored(choice, row.prompt_tokens, 0, row.created, row.seconds)
-    calls = tuple(ToolCall(**call) for call in json.loads(row.tool_calls))
-    reasoning = row.reasoning_tokens
-    choice = Choice(row.text, row.completion_tokens, row.finish_reason, row.thought, calls, reasoning)
-    return Stored(choice, row.prompt_tokens, row.cached_tokens, row.created, row.seconds)
+        values = {"entry": entry, **asdict(usage), "outcome": outcome, "closed": self.clock()}
+        return self.statements.settle, values
 
 
 def _covered(spans: Iterable[tuple[float, float]]) -> float:
@@ -360,41 +382,3 @@ def _covered(spans: Iterable[tuple[float, float]]) -> float:
         seconds += max(0.0, end - max(start, until))
         until = max(until, end)
     return seconds
-
-
-def _storable(text: str) -> str:
-    """Replace what a database cannot store: lone surrogates, and the null character."""
-    return text.encode(errors="replace").decode().replace("\0", "\ufffd")
-
-
-def _as_json(request: Request) -> str:
-    """The request as JSON, for people and tools that inspect the journal."""
-    shown = {key: value for key, value in asdict(request).items() if key not in ("first_repeat", "n", "purpose")}
-    return json.dumps({**shown, "left_out": sorted(request.left_out)})
-
-
-FIND = (
-    sa.select(
-        responses,
-        details.c.thought,
-        details.c.tool_calls,
-        details.c.cached_tokens,
-        details.c.reasoning_tokens,
-        rejections.c.session.label("rejected_by"),
-        rejections.c.retried,
-    )
-    .select_from(
-        responses.outerjoin(
-            details, sa.and_(details.c.key == responses.c.key, details.c.repeat == responses.c.repeat)
-        ).outerjoin(rejections, sa.and_(rejections.c.key == responses.c.key, rejections.c.repeat == responses.c.repeat))
-    )
-    .where(
-        responses.c.key == sa.bindparam("key"),
-        responses.c.repeat.between(sa.bindparam("first"), sa.bindparam("last")),
-    )
-)
-_SETTLE = (
-    ledger.update()
-    .where(ledger.c.id == sa.bindparam("entry"))
-    .values({name: sa.bindparam(name) for name in (*asdict(Usage()), "outcome", "closed")})
-)

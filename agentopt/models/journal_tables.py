@@ -28,6 +28,7 @@ responses = sa.Table(
     sa.Column("seconds", sa.Float, nullable=False),
     sa.Column("created", sa.Float, nullable=False),
 )
+sa.Index("requests_of_model", requests.c.identity, requests.c.key)
 ledger = sa.Table(
     "ledger",
     TABLES,
@@ -105,3 +106,13 @@ batch_requests = sa.Table(
     sa.Column("request", sa.Text, nullable=False),
 )
 """Calls that wait in a batch, by ledger entry. One without a label may be in a batch whose id was not stored."""
+flights = sa.Table(
+    "flights",
+    TABLES,
+    sa.Column("key", sa.String(64), primary_key=True),
+    sa.Column("repeat", sa.Integer, primary_key=True),
+    sa.Column("worker", sa.String(32), nullable=False),
+    sa.Column("lease_until", sa.Double, nullable=False),
+    sa.Column("is_awaited", sa.Boolean, nullable=False),
+)
+"""Responses that a process is requesting, until which time of the database's clock, and whether another waits."""
