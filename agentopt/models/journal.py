@@ -295,8 +295,8 @@ class Journal:
     def seconds_per_call(self, identity: str) -> float | None:
         """Return the mean duration of the calls of a model; None if there are none.
 
-        The mean is over at most `journal_rows.SAMPLE` requests, in the order of their keys, which are hashes. Responses that took no
-        time are not counted: they are of a scripted model or were recorded elsewhere.
+        The mean is over at most `journal_rows.SAMPLE` requests, in the order of their keys, which are hashes.
+        Responses that took no time are not counted: they are of a scripted model or were recorded elsewhere.
         """
         return self._pace(identity)[0]
 
