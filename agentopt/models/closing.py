@@ -27,7 +27,11 @@ class Closing:
         self._begun.set()
 
     async def unless(self, work: Awaitable[T]) -> T:
-        """Wait for `work`; if the client closes meanwhile, cancel it and raise `RunStoppingError`."""
+        """Wait for `work`, and cancel it if the client closes meanwhile.
+
+        Raises:
+            RunStoppingError: The client closes.
+        """
         done, closing = asyncio.ensure_future(work), asyncio.ensure_future(self._begun.wait())
         try:
             await asyncio.wait((done, closing), return_when=asyncio.FIRST_COMPLETED)
