@@ -42,9 +42,11 @@ from agentopt.search.agent_prompts import (
 from agentopt.search.agent_reply import Reply, read_guidelines, read_reply
 from agentopt.search.base import INITIAL, Proposal, Runner, SearchSpace, Strategy, in_order
 from agentopt.search.baselines import RandomStrategy
+from agentopt.search.credit import SURROGATE, is_agents_turn, turn_size
 from agentopt.search.insights import initial_candidates
 from agentopt.search.measured_costs import with_measured_costs
-from agentopt.search.settings import AgentSettings
+from agentopt.search.settings import AgentSettings, StartName
+from agentopt.search.start import first_candidates
 from agentopt.search.variants import AGENT, Variant
 
 
@@ -61,6 +63,8 @@ class State(TypedDict):
     """The agent's guidelines in one line; empty if its reply was unusable."""
     problem: str
     """Why the fallback must propose; empty if it need not."""
+    failed: int
+    """Turns of the agent that brought no candidate."""
 
 
 class AgentSearch:
@@ -75,6 +79,7 @@ class AgentSearch:
         checkpoints: SQLite file of the graph's state; None if the search need not be resumable.
         variant: The information that the agent is shown. Without insights, the loop skips `guide`.
         thread: Key of the search within `checkpoints`.
+        start: The first trials, unless the agent's style is that of the paper.
         batch_size: Candidates per call of the agent.
         seed: Seed of the agent's samples.
     """
@@ -89,6 +94,7 @@ class AgentSearch:
         *,
         variant: Variant = AGENT,
         thread: str = "search",
+        start: StartName = "largest",
         batch_size: int = 5,
         seed: int = 0,
     ) -> None:
@@ -96,12 +102,12 @@ class AgentSearch:
         self._settings, self._variant = variant.settings(settings), variant
         self._fallback, self._description = fallback, description
         self._checkpoints, self._thread = checkpoints, thread
-        self._batch_size, self._seed = batch_size, seed
+        self._start, self._batch_size, self._seed = start, batch_size, seed
 
     async def run(self, space: SearchSpace, runner: Runner) -> None:
         """Run until no trials are left, nothing is left to try, or `max_rounds` is reached; see `Search.run`."""
         agent = _Agent(self._model, self._settings, self._variant, self._description, self._seed)
-        nodes = _Nodes(space, runner, agent, self._fallback, self._batch_size)
+        nodes = _Nodes(space, runner, agent, self._fallback, self._start, self._batch_size)
         # A round has at most four nodes and records at least one trial, unless it is repeated after a crash.
         config: RunnableConfig = {
             "configurable": {"thread_id": self._thread},
@@ -119,7 +125,7 @@ class AgentSearch:
                 await graph.ainvoke(None if before.next else again, config, durability="sync")
 
 
-_START: State = {"round": 0, "proposals": [], "last": [], "guidelines": "", "problem": ""}
+_START: State = {"round": 0, "proposals": [], "last": [], "guidelines": "", "problem": "", "failed": 0}
 
 
 @asynccontextmanager
@@ -157,6 +163,11 @@ class _Agent:
     variant: Variant
     description: str
     seed: int
+
+    @property
+    def shares(self) -> bool:
+        """Whether the agent and the surrogate propose in turns; the baselines of the paper's experiments do not."""
+        return self.variant.insights and self.settings.style == "shared"
 
     @property
     def absent(self) -> bool:
@@ -205,6 +216,7 @@ class _Nodes:
     runner: Runner
     agent: _Agent
     fallback: Strategy
+    start: StartName
     batch_size: int
 
     @property
@@ -213,10 +225,16 @@ class _Nodes:
         return with_measured_costs(self.nominal, self.runner.trials)
 
     async def initialise(self, state: State) -> dict[str, Any]:
-        """Propose the first trials: every model of every subtask (insight 1), or a random batch if that is off."""
+        """Propose the first trials: by the settings; in the paper's style every model of every subtask (insight 1).
+
+        With insight 1 off they are a random batch.
+        """
         tried = self._tried()
         if not self.agent.variant.insights:
             first = []
+        elif self.agent.shares and self.agent.settings.insight_1:
+            begun = first_candidates(self.space, self.start, self.agent.seed)
+            first = [Proposal(c, INITIAL, f"start: {self.start}") for c in begun if c not in tried]
         elif self.agent.settings.insight_1:
             first = [Proposal(c, INITIAL, "insight 1") for c in initial_candidates(self.space) if c not in tried]
         else:
@@ -242,7 +260,13 @@ class _Nodes:
         first = int(any(trial.proposer == INITIAL for trial in self.runner.trials))
         if self.runner.trials_left <= 0 or (limit is not None and state["round"] >= limit + first):
             return END
-        return "fall_back" if self.agent.absent else "guide"
+        return "guide" if self._is_agents_turn(state) else "fall_back"
+
+    def _is_agents_turn(self, state: State) -> bool:
+        trials, agent = self.runner.trials, self.agent
+        return not agent.absent and (
+            not agent.shares or is_agents_turn(trials, agent.variant.name, state.get("failed", 0))
+        )
 
     async def guide(self, state: State) -> dict[str, Any]:
         """Let the agent derive guidelines from the scores; unusable ones are left out."""
@@ -297,7 +321,12 @@ class _Nodes:
         return reply
 
     async def fall_back(self, state: State) -> dict[str, Any]:
-        """Complete the batch with proposals of the fallback strategy, which carry the reason."""
+        """Complete the batch with proposals of the fallback strategy, which carry the reason.
+
+        If the trials are shared, a part of a batch stays one, and the turn of the surrogate needs no reason.
+        """
+        if self.agent.shares:
+            return await self._surrogates_turn(state)
         given = _proposals.validate_python(state["proposals"])
         taken = {p.candidate for p in given}
         wanted = self._wanted()
@@ -308,11 +337,25 @@ class _Nodes:
         self.runner.emit(FallbackUsed(reason, len(added)))
         return {"proposals": _proposals.dump_python([*given, *added]), "problem": ""}
 
+    async def _surrogates_turn(self, state: State) -> dict[str, Any]:
+        if state["proposals"]:
+            return {"problem": ""}
+        reason = state["problem"] or ("there is no agent" if self.agent.absent else "")
+        offered = await self.fallback.propose(self.space, self.runner.trials, 1)
+        added = [replace(p, fallback=reason, proposer=p.proposer if reason else SURROGATE) for p in offered]
+        if reason:
+            self.runner.emit(FallbackUsed(reason, len(added)))
+        failed = state.get("failed", 0) + bool(state["problem"])
+        return {"proposals": _proposals.dump_python(added), "problem": "", "failed": failed}
+
     def _tried(self) -> set[Candidate]:
         return {trial.candidate for trial in self.runner.trials}
 
     def _wanted(self) -> int:
-        return min(self.batch_size, self.runner.trials_left)
+        size = self.batch_size
+        if self.agent.shares:
+            size = turn_size(self.runner.trials, self.agent.variant.name, size)
+        return min(size, self.runner.trials_left)
 
 
 _proposals = TypeAdapter(list[Proposal])

@@ -178,6 +178,7 @@ def _agent_search(context: SearchContext, variant: Variant) -> Search:
         context.task.description,
         context.checkpoints,
         variant=variant,
+        start=context.search.start,
         batch_size=context.search.batch_size,
         seed=context.seed,
     )

@@ -60,6 +60,9 @@ class AgentSettings(Strict):
     """Catalogue name of the model that proposes; null leaves every proposal to the fallback. `auto`: the task's most
     expensive hosted model; for local models the built-in qwen2.5-coder-0.5b if the embedded engine is installed,
     else none."""
+    style: Literal["paper", "shared"] = "paper"
+    """`paper`: AgentTTS, in which the agent proposes every batch. `shared`: the agent and the surrogate propose in
+    turns, each as often as its candidates raised the highest score, after the trials of `search.start`."""
     experience: Path | None = None
     """Folder of a finished run of a similar task, whose best trials the strategy `mlcopilot` shows to the model."""
     max_rounds: Annotated[int, Field(ge=1)] | None = None

@@ -43,7 +43,7 @@ from agentopt.testing.strategies import ScriptedRunner, trial_of
 from agentopt.testing.synthetic_landscape import SyntheticLandscape, synthetic_space
 from tests.search.test_space import spaces
 
-SETTINGS = AgentSettings(model="agent")
+SETTINGS = AgentSettings(model="agent", style="paper")
 FIRST = len(initial_candidates(synthetic_space()))
 
 
@@ -222,7 +222,7 @@ async def test_a_reply_that_was_cut_off_is_reported_with_the_setting() -> None:
 
 
 async def test_without_an_agent_the_fallback_proposes_and_the_reason_is_recorded() -> None:
-    for world in (World(None), World(ScriptedModel(), settings=AgentSettings(model=None))):
+    for world in (World(None), World(ScriptedModel(), settings=AgentSettings(model=None, style="paper"))):
         await world.run()
         assert world.proposers[-10:] == ["grid"] * 10
         assert world.reasons == ["there is no agent; the fallback proposes 5"] * 2
@@ -253,12 +253,12 @@ async def test_the_search_ends_when_nothing_is_left_to_try() -> None:
 
 
 async def test_a_limit_on_rounds_ends_the_search() -> None:
-    world = await World(ScriptedModel(fresh), settings=AgentSettings(model="agent", max_rounds=1)).run()
+    world = await World(ScriptedModel(fresh), settings=AgentSettings(model="agent", style="paper", max_rounds=1)).run()
     assert world.proposers.count("agent") == 5
 
 
 async def test_insights_that_are_off_are_neither_used_nor_shown() -> None:
-    off = AgentSettings(model="agent", insight_1=False, insight_2=False, insight_3=False)
+    off = AgentSettings(model="agent", style="paper", insight_1=False, insight_2=False, insight_3=False)
     model = ScriptedModel(fresh)
     world = await World(model, trials=11, settings=off).run()
     assert world.proposers == ["baseline"] + ["initial"] * 5 + ["agent"] * 5

@@ -57,7 +57,7 @@ def guessing(space: SearchSpace) -> ScriptedModel:
 
 
 def make_search(model: ChatModel | None, variant: Variant, **settings: int) -> AgentSearch:
-    base = AgentSettings(model="agent", **settings)  # type: ignore[arg-type]
+    base = AgentSettings(model="agent", style="paper", **settings)  # type: ignore[arg-type]
     return AgentSearch(model, base, OptunaStrategy(0, proposer="fallback"), "answer questions", None, variant=variant)
 
 
@@ -165,7 +165,11 @@ async def test_every_variant_falls_back_with_the_reason_if_its_model_is_unreacha
 @every_variant
 async def test_the_strategy_of_a_configuration_uses_its_variant(variant: Variant, tmp_path: Path) -> None:
     finished = await aoptimize(toy_task(), toy_config(tmp_path, strategy="random"), provider=toy_model())
-    settings = {"model": "smollm2-135m", "experience": finished.run if variant.name == "mlcopilot" else None}
+    settings = {
+        "model": "smollm2-135m",
+        "style": "paper",
+        "experience": finished.run if variant.name == "mlcopilot" else None,
+    }
     config = toy_config(tmp_path, strategy=variant.name, agent=settings)
     world = SyntheticLandscape()
     runner = ScriptedRunner(world.space, world.observed, 15)
