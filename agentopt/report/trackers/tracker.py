@@ -15,6 +15,7 @@ from agentopt.core.budget import Budget
 from agentopt.core.errors import UserError
 from agentopt.core.events import Event, RunDone, RunStarted, SearchStarted, TrialDone
 from agentopt.core.records import BestSoFar, Trial
+from agentopt.report.formatting import one_line
 from agentopt.report.trackers.contents import (
     TrackedRun,
     finite,
@@ -123,7 +124,7 @@ class Tracker:
             while work := waiting.get():
                 work(sink)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a tracker may raise anything, and ends no run
-            self._report(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+            self._report(f"{type(error).__name__}: {one_line(' '.join(str(error).split()), 300)}")
 
     def _put(self, work: Work | None, thread: threading.Thread | None = None) -> None:
         thread = thread or self._thread
