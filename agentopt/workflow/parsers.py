@@ -323,8 +323,6 @@ def python(function: Callable[[str], Value], schema: dict[str, Any] | None = Non
     Raises:
         ValueError: The function is async.
     """
-    if schema is not None:
-        _validator(schema)
     if inspect.iscoroutinefunction(function):
         raise ValueError(f"the parser must be a plain function, but {name_of(function)} is async")
 

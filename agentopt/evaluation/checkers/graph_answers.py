@@ -1,7 +1,7 @@
 """RoG's measures of answers over a knowledge graph (arXiv 2310.01061): F1 and accuracy.
 
 An answer counts if it occurs in the prediction after SQuAD's normalisation, also as a part of a word. Lines of a text
-are separate predictions, as in RoG's `evaluate_results.py`.
+are separate predictions, as in RoG's evaluation.
 """
 
 from __future__ import annotations
