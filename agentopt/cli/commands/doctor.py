@@ -92,7 +92,7 @@ def _extras() -> Iterator[Check]:
     """Each extra of the package's metadata, with the libraries that it lacks."""
     lacking: dict[str, list[str]] = {name: [] for name in metadata.metadata("agentopt").get_all("Provides-Extra") or ()}
     for requirement in metadata.requires("agentopt") or ():
-        named = re.match(r"([\w.-]+)(?![\w.-]*\[).*?extra == ['\"]([\w-]+)['\"]", requirement)
+        named = re.match(r"([\w.-]+).*?extra == ['\"]([\w-]+)['\"]", requirement)
         for_others = re.search(r"sys_platform == ['\"](\w+)['\"]", requirement)
         if named and named[1] != "agentopt" and not (for_others and for_others[1] != sys.platform):
             lacking[named[2]] += [] if _is_installed(named[1]) else [named[1]]
