@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from filelock import FileLock
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from agentopt.core import plugins
 from agentopt.core.errors import UserError
 from agentopt.core.registry import FUSIONS, PARSERS, SCORERS, STRATEGIES
 from agentopt.testing.postgres import PostgresServer
 
-settings.register_profile("agentopt", deadline=None)
+settings.register_profile("agentopt", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("agentopt")
 
 # pytest-xdist gives its processes the width of the terminal. Commands print as into a pipe, whatever that is.
