@@ -135,15 +135,15 @@ def test_a_name_that_selects_nothing_is_the_users_mistake(given: list[str], prob
 def test_the_report_gives_how_many_of_the_defaults_trials_were_a_search() -> None:
     start_alone = run_free("recorded, quickstart", ["optuna, insight"], 0)
     assert report(start_alone).endswith(
-        "Of the default's 3 trials at the median 0 came after the start, "
+        "Of the default's 2 trials at the median 0 came after the start, "
         "the baseline and the first trials of insight 1: nothing was searched."
     )
     searched = run_free(TWO_SUBTASKS, ["optuna, insight"], 3)
-    assert searched[0].start == 1 + 12, "each of six models once in two subtasks"
+    assert searched[0].start == 1 + 1, "the largest model in both subtasks"
     assert searched[0].close is not None
     spent = searched[0].close.trials
     assert report(searched).endswith(
-        f"Of the default's {spent} trials at the median {spent - 13} came after the start, "
+        f"Of the default's {spent} trials at the median {spent - 2} came after the start, "
         "the baseline and the first trials of insight 1."
     )
     given_up = SearchOutcome(TWO_SUBTASKS, "optuna, insight", 0, 150, None, (0.5,) * 50, 13)
