@@ -76,6 +76,8 @@ def by_group(scores: Mapping[str, float], groups: Groups) -> dict[str, float]:
     Pass the result to `mean_interval` and `paired_difference` in place of the scores. For a comparison, restrict both
     sides to their shared rows first (`shared_by_group`).
     """
+    if not groups:
+        return dict(scores)
     members: dict[str, list[float]] = {}
     for row, score in scores.items():
         members.setdefault(groups.get(row, row), []).append(score)

@@ -313,8 +313,11 @@ def outcome(state: TrialState, scored: int, planned: int, stopped: EarlyStop | N
 
 def _row_means(scores: Iterable[tuple[str, float]]) -> dict[str, float]:
     """Example id -> mean over its repeats."""
+    pairs = list(scores)
+    if len(single := {row: float(score) for row, score in pairs}) == len(pairs):
+        return single
     repeats: dict[str, list[float]] = {}
-    for row, score in scores:
+    for row, score in pairs:
         repeats.setdefault(row, []).append(score)
     return {row: sum(values) / len(values) for row, values in repeats.items()}
 

@@ -137,13 +137,18 @@ class SubtaskSpace:
 
     def allows(self, choice: SubtaskChoice) -> bool:
         """Whether the choice is one of `choices`, whatever its system prompt."""
-        axes = {axis.name: axis.values[1:] for axis in self.axes(choice.model, choice.num_samples)}
-        return (
-            choice.model in self.models
-            and choice.num_samples in self.num_samples
-            and all(value in axes.get(name, ()) for name, value in choice.settings)
-            and (not self.demos or len(choice.demos) == dict(choice.settings).get(DEMOS, 0))
+        if choice.model not in self.models or choice.num_samples not in self.num_samples:
+            return False
+        axes = self._varied[choice.model, choice.num_samples > 1]
+        return all(value in axes.get(name, ()) for name, value in choice.settings) and (
+            not self.demos or len(choice.demos) == dict(choice.settings).get(DEMOS, 0)
         )
+
+    @cached_property
+    def _varied(self) -> Mapping[tuple[str, bool], Mapping[str, tuple[SettingValue, ...]]]:
+        """The values of each setting but the first, by the model and whether there are several samples."""
+        both = product(self.models, (False, True))
+        return {(m, several): {a.name: a.values[1:] for a in self.axes(m, 1 + several)} for m, several in both}
 
     def _size_of(self, model: str, num_samples: int) -> int:
         return prod(len(axis.values) for axis in self.axes(model, num_samples))
@@ -275,10 +280,13 @@ class SearchSpace:
 
     def candidates(self) -> list[Candidate]:
         """All affordable candidates with seed prompts, in lexicographic order; at most `size`."""
-        names = [s.name for s in self.subtasks]
-        points = product(*(list(s.choices()) for s in self.subtasks))
-        every = (Candidate(tuple(zip(names, point, strict=True))) for point in points)
-        return [candidate for candidate in every if self.affords(candidate)]
+        choices = [[(s.name, choice) for choice in s.choices()] for s in self.subtasks]
+        within = []
+        for measure, most in self.limits:
+            # Each choice is priced once: pricing each candidate takes a hundred times as long.
+            each = ([s.cost_of(measure, c) for _, c in of] for s, of in zip(self.subtasks, choices, strict=True))
+            within.append([self.total(measure, costs) <= most for costs in product(*each)])
+        return [Candidate(point) for i, point in enumerate(product(*choices)) if all(of[i] for of in within)]
 
 
 def without_limits(space: SearchSpace) -> SearchSpace:

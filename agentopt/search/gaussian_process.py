@@ -178,6 +178,7 @@ class _Part:
         sizes = np.array([[block.shape[1] for *_, block in of_model] for of_model in of_each])
         self._first = (np.cumsum(sizes) - sizes.ravel()).reshape(sizes.shape)
         heads = np.repeat(np.indices(sizes.shape).reshape(2, -1), sizes.ravel(), axis=1)
+        self._places: dict[tuple[str, int, Any], int] = {}
         self._digits = np.vstack([heads, np.hstack([block for of_model in of_each for *_, block in of_model])])
         counts_alike = _close(_logarithms(subtask.num_samples), kernel.count_scale)
         self._similarity = [_model_similarity(subtask, kernel), counts_alike, *map(_similarity_of, axes)]
@@ -198,6 +199,12 @@ class _Part:
 
     def place(self, choice: SubtaskChoice) -> int:
         """The place of a choice of this space."""
+        varied = choice.model, choice.num_samples, choice.settings
+        if varied not in self._places:
+            self._places[varied] = self._place(choice)
+        return self._places[varied]
+
+    def _place(self, choice: SubtaskChoice) -> int:
         model, given = self.subtask.models.index(choice.model), dict(choice.settings)
         wanted = [axis.values.index(given.get(axis.name, axis.values[0])) for axis in self.subtask.settings]
         count = self.subtask.num_samples.index(choice.num_samples)

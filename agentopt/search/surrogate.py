@@ -121,8 +121,13 @@ def _pool(grid: Grid, observed: Points, scores: Floats, tried: Collection[Candid
     if grid.is_sampled and len(observed):
         best = observed[np.argsort(-scores, kind="stable")[:10]]
         pool = np.vstack([grid.near(best, NEARBY, rng), pool])
-    known = {tuple(row) for row in grid.points(list(tried)).tolist()}
-    return pool[[tuple(row) not in known for row in pool.tolist()]]
+    return pool[~np.isin(_keys(pool), _keys(grid.points(list(tried))))]
+
+
+def _keys(points: Points) -> Points:
+    """A hash of each point, shape (len(points),). That two of them are equal by chance has a probability of 2^-64."""
+    weights = [pow(0x9E3779B97F4A7C15, i + 1, 2**64) for i in range(points.shape[1])]
+    return points @ np.array(weights, dtype=np.uint64).view(np.int64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
