@@ -26,10 +26,8 @@ from agentopt.search.agent import AgentSearch
 from agentopt.search.insight_strategy import InsightStrategy
 from agentopt.search.neighbourhood import neighbours
 from agentopt.search.settings import AgentSettings
-from benchmarks.search import World, chosen_landscapes, measure, worlds
+from benchmarks.search import FIRST_SEED, World, chosen_landscapes, measure, worlds
 
-FIRST_SEED = 1001
-"""Seeds from here on chose no constant."""
 MOST = 100
 """Trials after which a search is given up."""
 HEAD = "| agent | median | 90% | worst | bound on the median | held |\n|---|---|---|---|---|---|"
@@ -47,7 +45,7 @@ def scripted(kind: str, world: World, seed: int) -> ScriptedModel:
     """An agent that proposes its candidates in a fixed order, whatever it is shown."""
     if kind in ("silent", "refusing"):
         return ScriptedModel(lambda request, repeat: "" if kind == "silent" else "I cannot help with that.")
-    every = sorted(world.space.candidates(), key=world.exact)
+    every = world.ranked
     near = [c for c in neighbours(world.space, every[-1]) if world.exact(c) < world.optimum]
     order: Mapping[str, Callable[[], list[Candidate]]] = {
         "worst": lambda: every,
@@ -66,15 +64,19 @@ def scripted(kind: str, world: World, seed: int) -> ScriptedModel:
     return ScriptedModel(answer)
 
 
-def trials(kind: str, landscape: str, seed: int) -> int:
+def trials(kind: str, world: World, seed: int) -> int:
     """Trials until the search comes close; `MOST` + 1 if it is given up."""
-    world = worlds()[landscape](seed)
     model = None if kind == "none" else scripted(kind, world, seed)
     settings = AgentSettings(model=None if model is None else "scripted", style="shared")
     search = AgentSearch(model, settings, InsightStrategy(seed, proposer="fallback"), "", None, seed=seed)
-    most = min(MOST, len({*world.space.candidates(), world.space.baseline}))
-    outcome = asyncio.run(measure(landscape, kind, seed, world, search, most))
+    outcome = asyncio.run(measure("", kind, seed, world, search, min(MOST, len({*world.ranked, world.space.baseline}))))
     return outcome.close.trials if outcome.close else MOST + 1
+
+
+def of_seed(landscape: str, seed: int) -> dict[str, int]:
+    """Kind of agent -> trials, all on the same world."""
+    world = worlds()[landscape](seed)
+    return {kind: trials(kind, world, seed) for kind in ("none", *AGENTS)}
 
 
 def summary(values: Sequence[int]) -> str:
@@ -94,8 +96,8 @@ def main() -> None:
     seeds = range(FIRST_SEED, FIRST_SEED + given.seeds)
     with ProcessPoolExecutor(given.processes) as pool:
         for landscape in chosen_landscapes(given.on):
-            found = {k: pool.map(partial(trials, k, landscape), seeds) for k in ("none", *AGENTS)}
-            values = {kind: list(of) for kind, of in found.items()}
+            found = list(pool.map(partial(of_seed, landscape), seeds))
+            values = {kind: [of[kind] for of in found] for kind in found[0]}
             alone = sorted(values["none"])[len(seeds) // 2]
             print(f"**{landscape}**\n\n{HEAD}")
             for kind, of in values.items():

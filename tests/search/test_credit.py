@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
 
+from agentopt.core.candidate import Candidate
 from agentopt.core.records import Trial
 from agentopt.models.scripted import ScriptedModel
 from agentopt.search.agent import AgentSearch
@@ -23,10 +25,17 @@ from benchmarks.search_agents import AGENTS, scripted, trials
 LANDSCAPE = "synthetic, two subtasks, strengths shifted by up to .06"
 
 
+SPACE = synthetic_space()
+
+
+@cache
+def candidates_of_the_space() -> list[Candidate]:
+    return SPACE.candidates()
+
+
 def history(*entries: tuple[str, float]) -> list[Trial]:
-    space = synthetic_space()
+    space, candidates = SPACE, candidates_of_the_space()
     first = [(BASELINE, 0.1), (INITIAL, 0.2), *entries]
-    candidates = space.candidates()
     return [trial_of(space, i, Proposal(candidates[i], who), score) for i, (who, score) in enumerate(first)]
 
 
@@ -71,7 +80,7 @@ def test_an_agent_that_never_earns_gets_the_floor_also_if_nothing_else_earns() -
 
 @pytest.mark.parametrize("kind", AGENTS)
 def test_a_search_with_any_agent_ends(kind: str) -> None:
-    assert trials(kind, "recorded, quickstart", 401) <= 4
+    assert trials(kind, worlds()["recorded, quickstart"](401), 401) <= 4
 
 
 def test_a_search_without_an_agent_is_the_surrogates() -> None:

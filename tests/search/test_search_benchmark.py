@@ -28,7 +28,7 @@ from benchmarks.search import (
     synthetic,
     worlds,
 )
-from benchmarks.search_tables import SearchOutcome, Spent, quartiles, table
+from benchmarks.search_tables import AIMS, SearchOutcome, Spent, misses, quantile, table
 
 TWO_SUBTASKS = "synthetic, two subtasks"
 
@@ -136,7 +136,7 @@ def test_the_report_gives_how_many_of_the_defaults_trials_were_a_search() -> Non
     start_alone = run_free("recorded, quickstart", ["optuna, insight"], 0)
     assert report(start_alone).endswith(
         "Of the default's 2 trials at the median 0 came after the start, "
-        "the baseline and the first trials of insight 1: nothing was searched."
+        "the baseline and one pass of the largest models: nothing was searched."
     )
     searched = run_free(TWO_SUBTASKS, ["optuna, insight"], 3)
     assert searched[0].start == 1 + 1, "the largest model in both subtasks"
@@ -144,10 +144,36 @@ def test_the_report_gives_how_many_of_the_defaults_trials_were_a_search() -> Non
     spent = searched[0].close.trials
     assert report(searched).endswith(
         f"Of the default's {spent} trials at the median {spent - 2} came after the start, "
-        "the baseline and the first trials of insight 1."
+        "the baseline and one pass of the largest models."
     )
     given_up = SearchOutcome(TWO_SUBTASKS, "optuna, insight", 0, 150, None, (0.5,) * 50, 13)
     assert report([given_up]).endswith("At the median the default was given up.")
+
+
+@pytest.mark.parametrize("name", [*AIMS])
+def test_the_aims_are_those_of_the_landscapes(name: str) -> None:
+    assert name in worlds()
+
+
+def test_the_short_form_prints_the_default_beside_its_aims(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--short", "--processes", "1", "--on", "recorded", "two subtasks, strengths"])
+    printed = capsys.readouterr().out
+    assert "| optuna, insight |" in printed
+    assert "| random |" not in printed
+    assert "Aims of the default: a median of at most 12 trials: " in printed
+    assert "Aims of the default: a median of at most 5 trials: " in printed
+    assert "12 searches in" in printed
+
+
+def of_default(*trials: int | None) -> list[SearchOutcome]:
+    closes = [None if spent is None else Spent(spent, 1, 1.0) for spent in trials]
+    return [SearchOutcome(TWO_SUBTASKS, "optuna, insight", i, 150, c, (0.5,) * 50) for i, c in enumerate(closes)]
+
+
+def test_a_missed_aim_is_named() -> None:
+    assert misses(of_default(12, 12, 25)) == []
+    assert misses(of_default(12, 13, 25)) == [f"{TWO_SUBTASKS}: 50% within 13 trials, not 12"]
+    assert misses(of_default(8, 8, None)) == [f"{TWO_SUBTASKS}: 90% within more than all trials, not 25"]
 
 
 async def test_a_meter_counts_what_was_spent_until_the_search_came_close() -> None:
@@ -177,10 +203,10 @@ def test_free_strategies_come_close_or_are_given_up_at_their_limit() -> None:
 
 
 def test_searches_that_were_given_up_are_shown_as_such() -> None:
-    assert quartiles([5, 7, float("inf")], ">300") == "7 (5 to >300)"
+    assert [quantile([5, 7, float("inf")], share) for share in (0.5, 0.75, 1)] == [7, float("inf"), float("inf")]
     given_up = SearchOutcome(TWO_SUBTASKS, "random", 0, 300, None, (0.5,) * 50)
     line = next(row for row in report([given_up]).splitlines() if row.startswith("| random"))
-    assert line.startswith("| random | >300 (>300 to >300) | - (- to -)")
+    assert line.startswith("| random | >300 | >300 | >300 | >300 | - | -")
 
 
 def test_the_landscapes_that_were_recorded_are_among_the_worlds() -> None:
