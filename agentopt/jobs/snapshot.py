@@ -14,7 +14,7 @@ from pathlib import Path
 
 from agentopt import __version__
 from agentopt.api import load, required_models
-from agentopt.core.axes import as_axes, escalating
+from agentopt.core.axes import as_axes, escalating, threshold_of
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import CandidateError, ConfigError
 from agentopt.core.fingerprint import fingerprint as task_fingerprint
@@ -118,12 +118,19 @@ def _digest(described: object) -> str:
 
 
 def _only(subtask: Subtask, candidate: Candidate) -> Subtask:
-    """The subtask without the choices of other candidates."""
+    """The subtask without the choices of other candidates, such as the thresholds of a cascade that it does not use."""
     choice = candidate[subtask.name]
-    models, samples, prompt = (choice.model,), (choice.num_samples,), choice.system_prompt
-    settings = as_axes({name: (value,) for name, value in choice.settings})
+    big, below = escalating(subtask, choice), threshold_of(subtask, choice)
     demos = replace(subtask.demos, count=(0, len(choice.demos))) if subtask.demos and choice.demos else None
-    return replace(subtask, models=models, num_samples=samples, system_prompt=prompt, settings=settings, demos=demos)
+    return replace(
+        subtask,
+        models=(choice.model, big) if big else (choice.model,),
+        num_samples=(choice.num_samples,),
+        system_prompt=choice.system_prompt,
+        settings=as_axes({name: (value,) for name, value in choice.settings}),
+        cascade=None if below is None or subtask.cascade is None else replace(subtask.cascade, below=(below,)),
+        demos=demos,
+    )
 
 
 def load_snapshot(job: Job, folder: Path, runs: Path) -> Snapshot:

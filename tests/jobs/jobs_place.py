@@ -35,6 +35,9 @@ class Place:
     served_as: dict[str, str] = field(default_factory=dict)
     examples: int = 12
     max_choices: int = 4
+    subtask: dict[str, Any] = field(default_factory=dict)
+    """Further keys of the subtask."""
+    splits: tuple[str, ...] = ("validation", "test")
 
     @property
     def data(self) -> Path:
@@ -57,13 +60,13 @@ class Place:
         subtask = {"name": "answer", "prompt": "the word is [[{{ inputs.word }}]]", "models": self.models}
         spec = {
             "name": "planted",
-            "data": {"validation": "validation.jsonl", "test": "test.jsonl"},
-            "subtasks": [{**subtask, "max_tokens": 8, "num_samples": [1, 2], "tokens": lengths}],
+            "data": {split: f"{split}.jsonl" for split in self.splits},
+            "subtasks": [{**subtask, "max_tokens": 8, "num_samples": [1, 2], "tokens": lengths, **self.subtask}],
             "scorer": {"kind": "exact_match"},
             "cost": {"max_units": 60},
         }
         (task / "task.yaml").write_text(yaml.safe_dump(spec))
-        for split in ("validation", "test"):
+        for split in self.splits:
             rows = [
                 {"id": f"{split}{i}", "word": f"{split}-{i}", "target": f"{split}-{i}"} for i in range(self.examples)
             ]
@@ -84,7 +87,7 @@ class Place:
                 name,
                 {
                     "base_url": self.base_url,
-                    "supports": {"seed": True},
+                    "supports": {"seed": True, "reasoning_effort": True},
                     "model": self.served_as.get(name, name),
                     "parameters": 3e9,
                     "usd_per_1m_prompt": self.prices.get(name, 10.0),
