@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
@@ -21,7 +21,7 @@ from agentopt.runs.folder import RunFolder
 from agentopt.runs.result import Finalist, Result, Role, TrialLine, load_result
 from agentopt.runs.run_record import GuidelinesEntry, PromptsEntry, read_record
 from agentopt.runs.summary import finalist, trial_line
-from agentopt.runs.trial_store import recorded_trials, trial_cost
+from agentopt.runs.trial_store import recorded_trials
 from agentopt.search.base import SearchSpace
 from agentopt.search.from_task import cost_measure, search_space
 from agentopt.search.measured_costs import with_measured_costs, within_limits
@@ -140,7 +140,8 @@ def open_archive(run: RunFolder, task: Task, specs: Mapping[str, ModelSpec]) -> 
     """
     locked = run.is_locked
     has_result = (run.path / "result.json").is_file() and not locked
-    space, trials = _priced(recorded_trials(run, task, specs), task, specs)
+    trials = tuple(recorded_trials(run, task, specs))
+    space = _space(trials, task, specs)
     record = read_record(run.record)
     by_model, spend = spend_of(run)
     return RunArchive(
@@ -160,17 +161,12 @@ def open_archive(run: RunFolder, task: Task, specs: Mapping[str, ModelSpec]) -> 
     )
 
 
-def _priced(
-    recorded: Sequence[Trial], task: Task, specs: Mapping[str, ModelSpec]
-) -> tuple[SearchSpace | None, tuple[Trial, ...]]:
-    """The search space with the token lengths of the first trial, and the trials with their costs in it."""
-    if not recorded:
-        return None, ()
+def _space(trials: Sequence[Trial], task: Task, specs: Mapping[str, ModelSpec]) -> SearchSpace | None:
+    """The search space with the token lengths of the first trial; None if these are not known."""
     try:
-        space = search_space(task, specs, recorded[0].evaluation)
+        return search_space(task, specs, trials[0].evaluation) if trials else None
     except NothingEvaluated:  # the baseline did not run through, so no cost is known
-        return None, tuple(recorded)
-    return space, tuple(replace(t, units=trial_cost(space, t.candidate, t.evaluation)) for t in recorded)
+        return None
 
 
 def spend_of(run: RunFolder) -> tuple[Mapping[tuple[str, str], Usage], Spend]:

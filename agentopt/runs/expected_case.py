@@ -21,7 +21,7 @@ from agentopt.runs.demonstrations import runs_baseline
 from agentopt.runs.evaluators import priced_for
 from agentopt.runs.worst_case import FINALISTS, Estimate, affordable_samples, longest_prompt, usage_of_judge
 from agentopt.search.base import BYTES_PER_TOKEN, SearchSpace, SubtaskSpace
-from agentopt.search.from_task import needs_measuring, search_space
+from agentopt.search.from_task import cost_measure, fitted_to, needs_measuring, search_space, unit_note
 from agentopt.search.unmet_limits import unmet_limits
 
 ROWS = 20
@@ -110,14 +110,36 @@ def unmet_limits_in(task: Task, specs: Mapping[str, ModelSpec]) -> str | None:
     """
     if task.program and needs_measuring(task):
         return None
-    expected = (TokenLengths(_prompt_tokens(task, s), _completion_tokens(s)) for s in task.subtasks)
-    subtasks = (replace(s, tokens=s.tokens or lengths) for s, lengths in zip(task.subtasks, expected, strict=True))
+    lengths, fitted = _expected_lengths(task), _fitted(task, specs)
+    subtasks = tuple(replace(s, tokens=own) for s, own in zip(task.subtasks, lengths, strict=True))
     try:
-        space = search_space(replace(task, subtasks=tuple(subtasks), max_seconds=None), specs)
+        space = search_space(replace(fitted, subtasks=subtasks, max_seconds=None), specs)
     except TaskError:  # its limit in units, which the run checks with measured lengths
         return None
     unmet = unmet_limits(space)
     return f"Warning: {unmet}; raise the limit, or add a cheaper model to a subtask" if unmet else None
+
+
+def expected_unit_note(task: Task, specs: Mapping[str, ModelSpec]) -> str | None:
+    """The note on a unit that is too large for passes of the expected lengths, if the lengths are measured; or None.
+
+    Args:
+        task: The task. The prompts of a program are not known.
+        specs: Catalogue name -> entry.
+    """
+    note = None if task.program else unit_note(task, _fitted(task, specs))
+    return f"By the expected token lengths, {note}" if note else None
+
+
+def _fitted(task: Task, specs: Mapping[str, ModelSpec]) -> Task:
+    """The task with the unit that the run would use if the token lengths were the expected ones."""
+    if cost_measure(task, specs) != "units" or not needs_measuring(task):
+        return task
+    return fitted_to(task, specs, _expected_lengths(task))
+
+
+def _expected_lengths(task: Task) -> list[TokenLengths]:
+    return [s.tokens or TokenLengths(_prompt_tokens(task, s), _completion_tokens(s)) for s in task.subtasks]
 
 
 def _usage_of_demos(task: Task, space: SearchSpace, specs: Mapping[str, ModelSpec]) -> Usage:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from agentopt.core.budget import Usage
@@ -54,7 +54,7 @@ from agentopt.runs.trial_runner import TrialRunner
 from agentopt.runs.trial_store import TrialStore
 from agentopt.runs.worst_case import FINALISTS, kept_for_test
 from agentopt.search.base import ARCHIVE, BASELINE, PROMPTS, PROMPTS_AFTER, Proposal, Search, SearchSpace
-from agentopt.search.from_task import cost_note, needs_measuring, search_space
+from agentopt.search.from_task import cost_note, needs_measuring, search_space, unit_note, with_fitting_unit
 from agentopt.search.measured_costs import with_measured_costs
 from agentopt.search.posterior import Choice
 from agentopt.search.unmet_limits import unmet_limits
@@ -84,6 +84,7 @@ class Optimization:
     observer: Observer
     search: Search | None = None
     pool: EvaluatorPool | None = None
+    _unit_note: str | None = field(default=None, init=False)
 
     @cached_property
     def _row_notes(self) -> tuple[str, ...]:
@@ -117,14 +118,18 @@ class Optimization:
             self.observer(Note(advice))
         evaluator = open_evaluator(self.task, self.config, self.session, "trials", pool=self.pool)
         measured = await evaluator.evaluate(self.task.baseline) if needs_measuring(self.task) else None
+        given, self.task = self.task, with_fitting_unit(self.task, self.session.specs, measured)
+        self._unit_note = unit_note(given, self.task)
         space = search_space(self.task, self.session.specs, measured)
+        evaluator = open_evaluator(self.task, self.config, self.session, "trials", pool=self.pool)
         direct = open_evaluator(self.task, self.config, self.session)
         prompts = PromptPhase(self.task, self.config, self.session, direct, self.observer, space, self.run)
         store = TrialStore(self.run.trials, space)
         examples = {split: len(rows) for split, rows in self.task.splits.items()}
         self.observer(SearchStarted(space.size, examples, tuple(store.trials), self.session.budget, store.best_so_far))
         specs = self.session.specs
-        for note in filter(None, (cost_note(self.task, specs), batch_note(self.task, self.config, specs))):
+        of_costs = (cost_note(self.task, specs), self._unit_note, batch_note(self.task, self.config, specs))
+        for note in filter(None, of_costs):
             self.observer(Note(note))
         ended = await self._search(space, store, evaluator, prompts, measured.seconds if measured else 0.0)
         choice = store.choice(self.config.search.tolerance)
@@ -369,6 +374,7 @@ class Optimization:
             None if self.task.splits.get("test") else "the task has no test split, so nothing was tested",
             prompts.skipped,
             cost_note(self.task, self.session.specs),
+            self._unit_note,
             limits_note(space, choice),
             rows_note(choice, self.config.search.tolerance),
             *demo_notes(self.task, demonstrations_of(self.run)),

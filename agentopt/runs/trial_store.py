@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING
 from pydantic import TypeAdapter
 
 from agentopt.core.candidate import Candidate
-from agentopt.core.errors import ConfigError
+from agentopt.core.errors import ConfigError, NothingEvaluated
 from agentopt.core.records import BestSoFar, Evaluation, Trial
-from agentopt.core.task import Task, TokenLengths
+from agentopt.core.task import Task
 from agentopt.models.catalog import ModelSpec
 from agentopt.runs.folder import RunFolder, fingerprint
 from agentopt.search.base import PROMPTS_AFTER, Proposal, SearchSpace
-from agentopt.search.from_task import search_space
+from agentopt.search.from_task import needs_measuring, search_space, unlimited_space
 from agentopt.search.measured_costs import measured_cost, with_measured_costs
 from agentopt.search.observed_costs import observed_units
 from agentopt.search.posterior import TOLERANCE, Choice, choose
@@ -238,7 +238,7 @@ def recorded_evaluations(path: Path) -> list[tuple[Candidate, Evaluation]]:
 
 
 def recorded_trials(run: RunFolder, task: Task, specs: Mapping[str, ModelSpec]) -> list[Trial]:
-    """Read the trials of a run; their costs are those of nominal token lengths if the task has none.
+    """Read the trials of a run, with the costs that they have in it.
 
     Args:
         run: The run.
@@ -252,5 +252,13 @@ def recorded_trials(run: RunFolder, task: Task, specs: Mapping[str, ModelSpec]) 
         raise ConfigError("the task has changed since the run began", where=run.path, remedy="start a new run")
     if not run.trials.exists():
         return []
-    nominal = tuple(replace(s, tokens=s.tokens or TokenLengths(128, 64)) for s in task.subtasks)
-    return TrialStore(run.trials, search_space(replace(task, subtasks=nominal), specs)).trials
+    if not needs_measuring(task):
+        return TrialStore(run.trials, search_space(task, specs)).trials
+    trials = TrialStore(run.trials, unlimited_space(task, specs)).trials
+    if not trials:
+        return []
+    try:
+        space = search_space(task, specs, trials[0].evaluation)
+    except NothingEvaluated:  # the baseline did not run through, so no cost is known
+        return trials
+    return [replace(trial, units=trial_cost(space, trial.candidate, trial.evaluation)) for trial in trials]

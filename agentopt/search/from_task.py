@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from agentopt.core.axes import CASCADE
-from agentopt.core.cost import CostMeasure, SubtaskCost, Unit
+from agentopt.core.cost import CostMeasure, SubtaskCost, Unit, units
 from agentopt.core.errors import NothingEvaluated, TaskError
 from agentopt.core.phrases import counted, in_words
 from agentopt.core.records import Evaluation
@@ -100,7 +100,8 @@ def search_space(task: Task, specs: Mapping[str, ModelSpec], measured: Evaluatio
 
     With costs in units, the limit is the task's `max_units`, or by default one pass of every subtask's largest model
     (as in AgentTTS). Other costs have the limits that the task gives; that in units needs every model's size. They are
-    those of the task's token lengths, or of the baseline's, until `with_measured_costs` has trials of a model.
+    those of the task's token lengths, or of the baseline's, until `with_measured_costs` has trials of a model. The unit
+    is that of `with_fitting_unit`.
 
     Args:
         task: The task.
@@ -108,12 +109,12 @@ def search_space(task: Task, specs: Mapping[str, ModelSpec], measured: Evaluatio
         measured: The baseline's evaluation; needed if `needs_measuring(task)`.
 
     Raises:
-        TaskError: The baseline is above the limit in units, a choice would cost 0 units or less, the catalogue lacks
-            what the costs need, or token lengths are neither given nor measured.
+        TaskError: The baseline is above the limit in units, a choice would cost 0 units or less by the lengths that the
+            task gives, the catalogue lacks what the costs need, or token lengths are neither given nor measured.
         NothingEvaluated: Token lengths could not be measured, because a call or the parsing of a response before the
             subtask failed on every row.
     """
-    check_costs(task, specs)
+    task = with_fitting_unit(task, specs, measured)
     measure = cost_measure(task, specs)
     subtasks = tuple(_subtask_space(s, task, specs, measured, measure) for s in task.subtasks)
     limit = None if _unknown(_models(task, specs), "units") else task.max_units
@@ -127,6 +128,63 @@ def search_space(task: Task, specs: Mapping[str, ModelSpec], measured: Evaluatio
             remedy="raise it, or put a smaller model first",
         )
     return space
+
+
+def with_fitting_unit(task: Task, specs: Mapping[str, ModelSpec], measured: Evaluation | None) -> Task:
+    """The task with a unit in which every pass costs more than 0, if its token lengths have to be measured.
+
+    Args:
+        task: The task.
+        specs: Catalogue entries of its models, by name.
+        measured: The baseline's evaluation; needed if `needs_measuring(task)`.
+
+    Raises:
+        TaskError: Token lengths are not measured, or the catalogue lacks what the costs need.
+        NothingEvaluated: They could not be, because something failed on every row.
+    """
+    check_costs(task, specs)
+    if cost_measure(task, specs) != "units" or not needs_measuring(task):
+        return task
+    return fitted_to(task, specs, [s.tokens or _measured_lengths(s, task, measured, "units") for s in task.subtasks])
+
+
+def fitted_to(task: Task, specs: Mapping[str, ModelSpec], lengths: Sequence[TokenLengths]) -> Task:
+    """The task with another unit, if a pass of these lengths costs 0 or less.
+
+    The formula is affine, and a pass far smaller than the unit's prompt has a negative cost. The unit is then the
+    cheapest of all passes, so that each costs at least one unit, and a limit in units allows the same candidates.
+
+    Args:
+        task: The task, whose models all have a parameter count.
+        specs: Catalogue entries of its models, by name.
+        lengths: The token lengths of each subtask.
+    """
+    passes = []
+    for s, own in zip(task.subtasks, lengths, strict=True):
+        size = min(specs[model].parameters or 0.0 for model in s.models)
+        passes.append((units(size, own.prompt, own.completion, s.num_samples[0], unit=task.unit), size, own))
+    cost, size, least = min(passes, key=lambda found: found[0])
+    if cost > 0:
+        return task
+    unit, old = Unit(size, least.prompt, least.completion), task.unit
+    if task.max_units is None:
+        return replace(task, unit=unit)
+    prompts = len(task.subtasks)  # each subtask's cost has the unit's prompt subtracted
+    work = old.parameters * (task.max_units * old.completion_tokens + prompts * old.prompt_tokens)
+    limit = (work / unit.parameters - prompts * unit.prompt_tokens) / unit.completion_tokens
+    return replace(task, unit=unit, max_units=max(limit, 1e-9))
+
+
+def unit_note(before: Task, after: Task) -> str | None:
+    """A remark on a unit that `with_fitting_unit` has replaced; None if it has not."""
+    if after.unit == before.unit:
+        return None
+    unit = after.unit
+    return (
+        "a pass of the smallest model would cost 0 units or less in the task's unit, so one unit is a pass of "
+        f"{unit.parameters / 1e6:.4g}M parameters over {unit.prompt_tokens:.0f} prompt and "
+        f"{unit.completion_tokens:.0f} completion tokens; for another one, set {_key(before, 'cost.unit', 'unit')}"
+    )
 
 
 def unlimited_space(task: Task, specs: Mapping[str, ModelSpec]) -> SearchSpace:
@@ -199,10 +257,10 @@ def _lacking(subtask: Subtask, specs: Mapping[str, ModelSpec]) -> dict[str, tupl
 def _check_positive(subtask: Subtask, task: Task, cost: SubtaskCost) -> None:
     """Reject costs of 0 or less: the formula is affine, so a short pass may cost less than a large unit's prompt."""
     smallest = min(subtask.models, key=lambda model: cost.parameters[model])
-    if (units := cost.units(smallest, subtask.num_samples[0])) <= 0:
+    if (least := cost.units(smallest, subtask.num_samples[0])) <= 0:
         size, prompt, completion = cost.parameters[smallest], cost.prompt_tokens, cost.completion_tokens
         raise TaskError(
-            f"every pass must cost more than 0 units, but {smallest} costs {units:.3g}",
+            f"every pass must cost more than 0 units, but {smallest} costs {least:.3g}",
             where=f"subtask {subtask.name}",
             remedy=f"set {_key(task, 'cost.unit', 'unit')} to a pass of the size of the task's smallest, such as "
             + _key(

@@ -429,19 +429,46 @@ def test_a_dry_run_without_token_lengths_assumes_every_sample_count_is_affordabl
     assert_nothing_is_left(place)
 
 
-def test_a_cost_unit_that_makes_passes_free_leaves_no_run(agentopt: Callable[..., CommandResult], place: Place) -> None:
+def too_large_a_unit(spec: dict[str, Any]) -> None:
+    spec["cost"] = {"measure": "units", "unit": {"parameters": 1e12, "prompt_tokens": 4000, "completion_tokens": 2}}
+
+
+def test_a_cost_unit_that_makes_passes_free_is_refused_before_anything_is_sent(
+    agentopt: Callable[..., CommandResult], place: Place
+) -> None:
+    place.edit_task(too_large_a_unit)
+    for dry in (["--dry-run"], []):
+        outcome = agentopt("optimize", str(place.task), *place.settings, *dry)
+        assert_one_message(outcome, "a pass must cost", "units", "cost.unit")
+    assert place.runs == []
+
+
+def test_a_cost_unit_that_is_too_large_for_measured_passes_is_replaced_with_a_note(
+    agentopt: Callable[..., CommandResult], place: Place
+) -> None:
     def edit(spec: dict[str, Any]) -> None:
+        too_large_a_unit(spec)
         for each in spec["subtasks"]:
             each.pop("tokens")
-        spec["cost"] = {"measure": "units", "unit": {"parameters": 1e12, "prompt_tokens": 4000, "completion_tokens": 2}}
 
     place.edit_task(edit)
+    dry = agentopt("optimize", str(place.task), *place.settings, "--dry-run")
+    assert dry.code == 0
+    note = "a pass of the smallest model would cost 0 units or less in the task's unit"
+    assert f"By the expected token lengths, {note}" in " ".join(dry.out.split())
     with ServerProcess(counter=place.folder / "received.jsonl", quality=QUALITY) as server:
         place.write_catalog(server.base_url)
-        outcome = agentopt("optimize", str(place.task), *place.settings)
-    assert outcome.code == 2
-    assert "every pass must cost more than 0 units" in outcome.err
-    assert place.runs == []
+        outcome = agentopt("optimize", str(place.task), *place.settings, "--json")
+        assert outcome.code == 0, outcome.err
+        again = agentopt("optimize", "--resume", str(place.runs[0]), "--json")
+    found = json.loads(outcome.out)
+    assert sum(note in each for each in found["notes"]) == 1
+    assert min(trial["units"] for trial in found["trials"]) >= 1
+    assert all(part["units"] >= 1 for finalist in found["finalists"] for part in finalist["cost"].values())
+    assert [t["units"] for t in json.loads(again.out)["trials"]] == [t["units"] for t in found["trials"]]
+    archived = agentopt("whatif", str(place.runs[0]), "--json")
+    assert archived.code == 0, archived.err
+    assert json.loads(archived.out)["before"]["cost"] >= 1
 
 
 def test_the_models_are_listed_with_how_they_are_reached(agentopt: Callable[..., CommandResult], place: Place) -> None:

@@ -42,6 +42,7 @@ from agentopt.runs.expected_case import (
     ExpectedCase,
     cap_notes,
     expected_case,
+    expected_unit_note,
     predicted_usd,
     thought_notes,
     unmet_limits_in,
@@ -249,7 +250,12 @@ def estimate_run(task: Path, settings: Sequence[str], console: Console, *, as_js
         timed = min((journal.timed_calls(s.identity) for s in specs.values()), default=0) if journal else 0
     predicted = () if measured else predicted_usd(space)
     of_caps = (*cap_notes(worst, expected, config, space), *predicted, _rows_needed(config))
-    costs = (cost_note(loaded, specs), unmet_limits_in(loaded, specs), batch_note(loaded, config, specs))
+    costs = (
+        cost_note(loaded, specs),
+        expected_unit_note(loaded, specs),
+        unmet_limits_in(loaded, specs),
+        batch_note(loaded, config, specs),
+    )
     of_rows = (*row_notes(loaded), *power_notes(loaded), *costs)
     unset = unset_keys(specs.values())
     keys = [f"Warning: {name} is not set; it has the API key of {', '.join(of)}" for name, of in unset.items()]
