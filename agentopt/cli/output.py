@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from agentopt.core.unicode_text import well_formed
 from agentopt.core.usd import rounded_usd
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def as_json_text(value: Any) -> str:
     from pydantic_core import to_jsonable_python
 
     data = rounded_usd(to_jsonable_python(value, inf_nan_mode="strings"))
-    return json.dumps(data, ensure_ascii=False, indent=2).encode(errors="replace").decode()
+    return well_formed(json.dumps(data, ensure_ascii=False, indent=2))
 
 
 def print_json(value: Any, form: Any = None) -> None:
@@ -94,5 +95,5 @@ def interruptible(progress: Console) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        progress.print("stopped; run the command again to resume: answers already received are cached")
+        print_plain(progress, "stopped; run the command again to resume: answers already received are cached")
         sys.exit(INTERRUPTED)

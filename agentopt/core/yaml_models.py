@@ -221,9 +221,14 @@ def did_you_mean(wrong: str, known: Iterable[str], otherwise: str | None = None)
             to add the name if there are none.
     """
     names = sorted(known)
-    if close := difflib.get_close_matches(wrong, names, n=1):
-        return f"did you mean '{shortened(close[0])}'?"
+    if close := closest(wrong, names):
+        return f"did you mean '{shortened(close)}'?"
     return otherwise or (f"known: {listed(names)}" if names else f"there is none yet: add '{shortened(wrong)}'")
+
+
+def closest(wrong: str, known: Iterable[str]) -> str | None:
+    """Return the known name that differs from `wrong` as a misspelling does; None without one."""
+    return next(iter(difflib.get_close_matches(wrong, sorted(known), n=1)), None)
 
 
 def listed(names: Sequence[str]) -> str:

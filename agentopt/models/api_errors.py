@@ -22,11 +22,12 @@ from agentopt.core.errors import (
     TransientModelError,
     UnsupportedParameterError,
 )
+from agentopt.core.unicode_text import well_formed
 from agentopt.models.error_codes import Meaning, meaning_of
 from agentopt.models.json_bytes import unwrap_error
 from agentopt.models.redaction import redact
 from agentopt.models.refusals import classify, refused_parameter, requested_wait
-from agentopt.models.response_body import clean, error_in, error_object, error_text
+from agentopt.models.response_body import error_in, error_object, error_text
 from agentopt.models.retry_after import retry_after
 
 LONGEST_MESSAGE = 300
@@ -114,7 +115,7 @@ def model_error(
 def readable(text: str, secrets: tuple[str, ...]) -> str:
     """Shorten a message to one line without secrets that fits a terminal and a log."""
     # litellm appends whole tracebacks to some messages.
-    text = " ".join(clean(redact(text, secrets)).split("Traceback (most recent call last)")[0].split())
+    text = " ".join(well_formed(redact(text, secrets)).split("Traceback (most recent call last)")[0].split())
     return text if len(text) <= LONGEST_MESSAGE else f"{text[: LONGEST_MESSAGE - 3]}..."
 
 

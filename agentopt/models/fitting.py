@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from agentopt.core.unicode_text import well_formed
 from agentopt.models.base import Message, Request
 from agentopt.models.catalog import ModelSpec, Supports
 from agentopt.models.strict_schema import strict_schema
@@ -141,7 +142,7 @@ def _tools(request: Request) -> dict[str, Any]:
 def without_surrogates(value: Any) -> Any:
     """Replace lone surrogates in every text of a JSON value: they cannot be encoded as UTF-8."""
     if isinstance(value, str):
-        return value if value.isascii() else value.encode(errors="replace").decode()
+        return well_formed(value)
     if isinstance(value, Mapping):
         return {without_surrogates(key): without_surrogates(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

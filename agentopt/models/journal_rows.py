@@ -9,6 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from agentopt.core.unicode_text import database_text
 from agentopt.models.base import Choice, Request, Response, ToolCall
 from agentopt.models.journal_tables import details, rejections, requests, responses
 from agentopt.models.thoughts import split_thought
@@ -102,9 +103,9 @@ def storable(response: Response) -> Response:
     choices = tuple(
         replace(
             choice,
-            text=as_text(choice.text),
-            thought=as_text(choice.thought),
-            finish_reason=as_text(choice.finish_reason)[:32],
+            text=database_text(choice.text),
+            thought=database_text(choice.thought),
+            finish_reason=database_text(choice.finish_reason)[:32],
         )
         for choice in response.choices
     )
@@ -160,13 +161,6 @@ def response_of(found: Mapping[int, Stored], opened: float) -> Response:
         cached_tokens=round(sum(stored.cached_tokens for stored in ordered) / len(ordered)),
         stored=newest if newest < opened else None,
     )
-
-
-def as_text(text: str) -> str:
-    """Replace what a database cannot store: lone surrogates, and the null character."""
-    if text.isascii() and "\0" not in text:
-        return text
-    return text.encode(errors="replace").decode().replace("\0", "\ufffd")
 
 
 def as_json(request: Request) -> str:

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from agentopt.core.budget import Usage
 from agentopt.core.database import insert
-from agentopt.models.journal_rows import as_text
+from agentopt.core.unicode_text import database_text
 from agentopt.models.journal_tables import (
     TABLES,
     batches,
@@ -96,4 +96,4 @@ def _place(write: Write) -> tuple[object, ...]:
 
 
 def _storable(values: dict[str, object]) -> dict[str, object]:
-    return {name: as_text(value) if isinstance(value, str) else value for name, value in values.items()}
+    return {name: database_text(value) if isinstance(value, str) else value for name, value in values.items()}

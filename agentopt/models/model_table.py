@@ -66,12 +66,13 @@ def search_table(word: str) -> tuple[list[str], list[str]]:
 
     Returns:
         The model strings that contain `word` as a part of its own (`mini` in `gpt-5-mini`), and those that contain it
-        within a longer word only (`gemini`). Each list is sorted, with the models of `MAKERS` before others.
+        within a longer word only (`gemini`). Each list is sorted: the models of `MAKERS`, others, then those that need
+        a fine-tune of your own (`ft:`).
     """
     names = {_model_string(name, entry) for name, entry in model_table().items()}
     found = sorted(
         (name for name in names if word.lower() in name.lower()),
-        key=lambda name: (name.partition("/")[0] not in MAKERS, name),
+        key=lambda name: ("ft:" in name, name.partition("/")[0] not in MAKERS, name),
     )
     part = _as_part(word)
     return [name for name in found if part.search(name)], [name for name in found if not part.search(name)]

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from agentopt.core.errors import MalformedResponseError
+from agentopt.core.unicode_text import well_formed
 from agentopt.models.base import ToolCall
 from agentopt.models.event_stream import join_stream
 from agentopt.models.json_bytes import parse_json, unwrap_error
@@ -148,15 +149,15 @@ def read_choice(choice: Any) -> ReadChoice:
     text, parts_thought = _content(message.get("content"))
     if not text and isinstance(message.get("refusal"), str):
         text = message["refusal"]
-    inline, text = split_thought(clean(text))
+    inline, text = split_thought(well_formed(text))
     separate = _thought(message)
     thought = "\n".join(part for part in (separate, parts_thought, inline) if part)
     reason = choice.get("finish_reason")
     reason = reason if isinstance(reason, str) and reason else "tool_calls" if calls else "stop"
     reason = "content_filter" if FILTERED.search(reason) else FINISH_REASONS.get(reason, reason)
     if reason not in FINISH_REASONS.values() and BROKEN_OFF.search(reason):
-        raise MalformedResponseError(f"finish_reason is {clean(reason)[:32]!r}")
-    return ReadChoice(text, clean(reason)[:32], clean(thought), calls)
+        raise MalformedResponseError(f"finish_reason is {well_formed(reason)[:32]!r}")
+    return ReadChoice(text, well_formed(reason)[:32], well_formed(thought), calls)
 
 
 def error_in(answer: Mapping[str, Any]) -> Any:
@@ -194,7 +195,7 @@ def read_usage(usage: Any) -> ReadUsage:
 
 def error_object(error: Any) -> Mapping[str, Any]:
     """Return an error's fields; a text is its message."""
-    return error if isinstance(error, dict) else {"message": clean(str(error))[:1000]}
+    return error if isinstance(error, dict) else {"message": well_formed(str(error))[:1000]}
 
 
 def error_text(error: Mapping[str, Any]) -> str:
@@ -203,12 +204,7 @@ def error_text(error: Mapping[str, Any]) -> str:
     detail = error.get("metadata")
     raw = detail.get("raw") if isinstance(detail, dict) else None
     words = [part for part in (error.get("message"), raw, code) if isinstance(part, str) and part]
-    return clean(" ".join(dict.fromkeys(words))) or clean(json.dumps(error, default=str)[:1000])
-
-
-def clean(text: str) -> str:
-    """Replace lone surrogates: half an emoji, cut off by `max_tokens`, cannot be counted, shown or stored."""
-    return text.encode(errors="replace").decode()
+    return well_formed(" ".join(dict.fromkeys(words))) or well_formed(json.dumps(error, default=str)[:1000])
 
 
 def _error_body(error: Any, tokens: tuple[int, int] | None) -> MalformedResponseError:
@@ -279,7 +275,9 @@ def _tool_calls(message: Mapping[str, Any]) -> tuple[ToolCall, ...]:
         arguments = function.get("arguments")
         text = arguments if isinstance(arguments, str) else json.dumps(arguments or {}, ensure_ascii=False)
         call_id = call.get("id")
-        found.append(ToolCall(str(call_id) if call_id else f"call_{index}", clean(function["name"]), clean(text)))
+        found.append(
+            ToolCall(str(call_id) if call_id else f"call_{index}", well_formed(function["name"]), well_formed(text))
+        )
     return tuple(found)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from rich.table import Table
 
 from agentopt.core.gate import MARGIN
+from agentopt.core.unicode_text import well_formed
 from agentopt.report.formatting import format_difference, visible
 from agentopt.report.page.build import resource
 from agentopt.report.tables import MEASURE_COLUMNS, Column, Row, measured_cell, table_of
@@ -67,8 +68,8 @@ def comparison_page(found: RunComparison) -> str:
     pairs = [replace(pair, run=names[pair.run], reference=names[pair.reference]) for pair in found.pairs]
     tables = [_plain(_runs_title(found), RUN_COLUMNS, runs), _plain(_pairs_title(found), PAIR_COLUMNS, pairs)]
     folders = [(visible(name), visible(path)) for path, name in names.items()]
-    page = template.render(tables=tables, folders=folders, notes=found.notes, style=resource("page.css"))
-    return page.encode(errors="replace").decode()
+    page: str = template.render(tables=tables, folders=folders, notes=found.notes, style=resource("page.css"))
+    return well_formed(page)
 
 
 def _short_names(paths: Sequence[str]) -> dict[str, str]:

@@ -66,6 +66,8 @@ class GateReport:
             computed, or if no number of rows is enough.
         notes: Remarks, such as on rows without a score.
         measures: USD and latency of a request to the candidate and to the reference, where they were measured.
+        measured_on: The split that the measures and the cost are of: that of the scores, except for a run of an
+            earlier version.
     """
 
     candidate: str
@@ -78,6 +80,7 @@ class GateReport:
     rows_needed: int | None = None
     notes: tuple[str, ...] = ()
     measures: tuple[Measures | None, Measures | None] = (None, None)
+    measured_on: str = "test"
 
     @property
     def verdict(self) -> GateVerdict:
@@ -100,7 +103,8 @@ class GateReport:
         limit = f", above the limit of {self.max_cost_ratio:g}: the gate fails" if self.too_dear else ""
         if not self.cost.measure:
             return f"that of the reference, which is the same candidate{limit}"
-        return f"{self.cost.value:.3g} times the reference's {self.cost.measure} per example{limit}"
+        split = "" if self.measured_on == self.split else f", on the {self.measured_on} split"
+        return f"{self.cost.value:.3g} times the reference's {self.cost.measure} per example{split}{limit}"
 
     @property
     def finding(self) -> str:
@@ -117,7 +121,8 @@ class GateReport:
     def _measured(self) -> list[tuple[str, Measures]]:
         """What was measured of the candidate and of the reference, if the price or the latency is known."""
         named = zip(("candidate", "reference"), self.measures, strict=True)
-        return [(f"measured, {name}", one) for name, one in named if one and (one.usd or one.seconds_p50 is not None)]
+        of = f"measured on the {self.measured_on} split"
+        return [(f"{of}, {name}", one) for name, one in named if one and (one.usd or one.seconds_p50 is not None)]
 
     def lines(self) -> Iterator[str]:
         """The report as lines of text."""
@@ -161,6 +166,7 @@ class GateReport:
             cost_ratio=self.cost.value,
             cost_in=self.cost.measure,
             max_cost_ratio=self.max_cost_ratio,
+            measured_on=self.measured_on,
             measured=dict(zip(("candidate", "reference"), self.measures, strict=True)),
             rows_needed=self.rows_needed,
             notes=self.notes,
@@ -174,6 +180,7 @@ class GateData:
     Attributes:
         cost_ratio: Cost of an example with the candidate over that with the reference; "Infinity" if that is 0.
         cost_in: What the costs are counted in: USD, units or tokens; None if both are the same candidate.
+        measured_on: The split of the costs and of `measured`.
         measured: `candidate` and `reference` -> its USD and latency.
     """
 
@@ -187,6 +194,7 @@ class GateData:
     cost_ratio: Bound
     cost_in: str | None
     max_cost_ratio: float | None
+    measured_on: str
     measured: dict[str, Measures | None]
     rows_needed: int | None
     notes: tuple[str, ...]

@@ -27,6 +27,9 @@ VERDICTS: dict[GateVerdict, str] = {
     "not enough rows": "not enough rows to decide between the best candidate and the baseline",
 }
 
+KEEP_BASELINE = "keep the baseline, or search further: more trials, other models, better prompts"
+"""The next step after an inferior candidate."""
+
 
 def print_result(result: Result, console: Console) -> None:
     """Print everything that a reader needs to trust the result, the verdict last."""

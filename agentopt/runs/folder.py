@@ -40,6 +40,8 @@ from agentopt.search.built_in import CUSTOM
 
 TASK_FILE = "task.yaml"
 """A task folder is named by its path if its task file has this name."""
+RECORD = "record.jsonl"
+"""The file of a run that `run_record` writes and reads."""
 
 
 def _of_earlier_version(config: object) -> object:
@@ -137,7 +139,7 @@ class RunFolder:
 
     @property
     def record(self) -> Path:
-        return self.path / "record.jsonl"
+        return self.path / RECORD
 
     @property
     def log(self) -> Path:

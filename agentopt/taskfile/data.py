@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,7 +12,7 @@ from agentopt.core.duplicates import duplicate_share, grouped
 from agentopt.core.errors import TaskError
 from agentopt.core.records import Split
 from agentopt.core.task import Example
-from agentopt.core.yaml_models import did_you_mean
+from agentopt.core.yaml_models import closest, did_you_mean
 from agentopt.taskfile.schema import ColumnsSpec
 from agentopt.taskfile.sources import rows_of, source_name
 from agentopt.taskfile.table import TableRow
@@ -50,8 +50,9 @@ def read_rows(source: str, folder: Path, columns: ColumnsSpec, *, target_needed:
     """
     rows: list[Row] = []
     places_by_id: dict[str, str] = {}
-    for place, row in rows_of(source, folder, where):
-        reader = _RowReader(row, place, columns)
+    given = list(rows_of(source, folder, where))
+    for place, row in given:
+        reader = _RowReader(row, place, columns, given)
         example, numbered = reader.example(target_needed)
         if example.id in places_by_id:
             rule = f"an id must be given once in a split, but {example.id!r} is also at {places_by_id[example.id]}"
@@ -71,6 +72,8 @@ class _RowReader:
     row: dict[str, Any]
     place: str
     columns: ColumnsSpec
+    file: Sequence[tuple[str, dict[str, Any]]]
+    """All rows of its file, with their places."""
 
     def example(self, target_needed: bool) -> tuple[Example, bool]:
         """The row as an example, and whether its id is its number."""
@@ -115,7 +118,9 @@ class _RowReader:
         names = path.split(".")
         if names[0] not in self.row:
             rule = f"the row must have the column {names[0]!r} ({key})"
-            raise TaskError(rule, where=self.place, remedy=did_you_mean(names[0], self._unused(path)))
+            is_elsewhere, unused = any(names[0] in row for _, row in self.file), self._unused(path)
+            remedy = correct_row(names[0], unused) if is_elsewhere else did_you_mean(names[0], unused)
+            raise TaskError(rule, where=self.place, remedy=remedy)
         return self._inside(path, names, key)
 
     def _unused(self, path: str) -> set[str]:
@@ -139,6 +144,17 @@ class _RowReader:
                 raise TaskError(rule, where=self.place, remedy=did_you_mean(name, known))
             value = [item[name] for item in items] if isinstance(value, list) else value[name]
         return value
+
+
+def correct_row(name: str, columns: Iterable[str]) -> str:
+    """Return the remedy for a row that lacks a column that other rows have.
+
+    Args:
+        name: The column.
+        columns: The columns of the row, of which one may be the misspelled column.
+    """
+    misspelled = closest(name, columns)
+    return f"rename {misspelled!r} to {name!r} in the row" if misspelled else "add it to the row, or remove the row"
 
 
 def _group(value: Any) -> str | None:

@@ -41,7 +41,7 @@ from agentopt.models.catalog import ModelSpec
 from agentopt.models.effort import check_efforts
 from agentopt.models.measure import measure_of
 from agentopt.models.providers import adding_command
-from agentopt.taskfile.data import Row, check_duplicates, check_leaks, read_rows
+from agentopt.taskfile.data import Row, check_duplicates, check_leaks, correct_row, read_rows
 from agentopt.taskfile.named import Named, build
 from agentopt.taskfile.overrides import Overrides
 from agentopt.taskfile.program import MAX_TOKENS, check_prompts, read_program, settings_left
@@ -293,18 +293,18 @@ class _Reader:
 
     def _check_columns(self, rows: Mapping[Split, list[Row]]) -> None:
         """Check that every column that a template reads is an input column of every row."""
-        first = rows["validation"][0]
-        known = tuple(self.spec.columns.inputs or (*first.example.inputs, *first.empty))
+        every = [row for split in rows.values() for row in split]
+        known = {name for row in every for name in (*row.example.inputs, *row.empty)}
         used: set[str] = set()
         for spec in self.spec.subtasks:
             used |= self.templates[spec.name].columns
-            for name in sorted(used - set(known)):
+            for name in sorted(used - known):
                 rule = f"the template reads `{INPUTS}.{name}`, which is not an input column"
                 raise TaskError(rule, where=self.at("prompt", spec), remedy=did_you_mean(name, known))
-        for row in (row for split in rows.values() for row in split):
+        for row in every:
             for name in sorted(used - set(row.example.inputs)):
                 rule = f"the row must have the column {name!r}, which a template reads"
-                remedy = did_you_mean(name, row.example.inputs)
+                remedy = correct_row(name, row.example.inputs)
                 if name in row.empty:
                     rule, remedy = f"{rule}, but its cell is empty", "fill in the cell, or remove the row"
                 raise TaskError(rule, where=row.where, remedy=remedy)

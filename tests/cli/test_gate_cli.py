@@ -20,12 +20,12 @@ from agentopt.cli.commands.gate import SUMMARY
 from agentopt.cli.commands.optimize import show_result
 from agentopt.cli.run_names import candidate_of
 from agentopt.core.errors import ConfigError
-from agentopt.core.gate import MARGIN
+from agentopt.core.gate import MARGIN, GateVerdict
 from agentopt.core.stats import Difference, Interval
 from agentopt.report.gate import CostRatio, GateReport
 from agentopt.runs.config import BudgetConfig, Config
 from agentopt.runs.folder import RunFolder
-from agentopt.runs.result import Measures, Role, SubtaskCostShown, load_result
+from agentopt.runs.result import Comparison, Measures, Role, SubtaskCostShown, load_result
 from agentopt.testing.server_process import ServerProcess
 
 ROOT = Path(__file__).parents[2]
@@ -42,8 +42,10 @@ def test_measured_usd_and_latency_are_shown_where_they_are_known() -> None:
     measured = (Measures(0.002, 1.5, 3.25), Measures(0.0))
     found = report(0.1, 0.05, 0.15, measures=measured)
     line = "2 USD per 1,000 requests, 1.50 s (p50) and 3.25 s (p95)"
-    assert [each for each in found.lines() if each.startswith("measured")] == [f"measured, candidate: {line}"]
-    assert f"| measured, candidate | {line} |" in found.markdown()
+    assert [each for each in found.lines() if each.startswith("measured")] == [
+        f"measured on the test split, candidate: {line}"
+    ]
+    assert f"| measured on the test split, candidate | {line} |" in found.markdown()
     assert found.data.measured == {"candidate": measured[0], "reference": measured[1]}
     assert "measured" not in report(0.1, 0.05, 0.15).markdown()
 
@@ -174,6 +176,16 @@ def test_a_run_is_compared_with_its_baseline_without_a_call(
         "from the journal"
     )
     assert agentopt("gate", str(run), "--max-cost-ratio", "1", *SETTINGS)[0] == 1
+    assert "measured on the test split, candidate: " in out
+    *lines, rows = agentopt("gate", run.name, "--rows-needed", *SETTINGS)[1].splitlines()
+    assert (lines, rows.startswith("rows needed: ")) == (out.splitlines(), True), "one source with every option"
+    assert calls(place) == spent
+
+    (run / "record.jsonl").unlink()  # as version 0.1.0 leaves a run
+    without = agentopt("gate", str(run), *SETTINGS)[1]
+    assert "measured on the validation split, candidate: " in without
+    assert "USD per example, on the validation split" in without
+    assert agentopt("gate", str(run), "--rows-needed", *SETTINGS)[1].splitlines()[-1] == rows
     assert calls(place) == spent
 
 
@@ -257,7 +269,9 @@ def test_the_result_names_the_file_of_each_chosen_candidate_but_the_baseline(
     in_python: bool, same: bool, roles: tuple[Role, ...]
 ) -> None:
     result, output = load_result(ROOT / "tests" / "data" / "0.1.0" / "finished"), io.StringIO()
-    best = replace(result.finalist("best"), roles=("best", "recommended") if same else ("best",))
+    compared = Comparison(Difference(0.5, Interval(0.4, 0.6, 0.95), 100, 0.001), "superior")
+    found = replace(result.finalist("best"), against_baseline=compared)
+    best = replace(found, roles=("best", "recommended") if same else ("best",))
     cheaper = replace(best, roles=("baseline",) if same else (*roles, "recommended"))
     result = replace(result, finalists=(cheaper, best))
     show_result(result, None if in_python else Path("my task"), Console(file=output, width=200))
@@ -269,6 +283,22 @@ def test_the_result_names_the_file_of_each_chosen_candidate_but_the_baseline(
     assert ("load_candidate(" if in_python else "agentopt serve ") in lines[0]
     assert in_python or lines[-1].strip().startswith("agentopt export ")
     assert len(files) == 1 or "  # the cheapest" in lines[1]
+
+
+@pytest.mark.parametrize("in_python", [False, True])
+@pytest.mark.parametrize("verdict", ["inferior", "not enough rows"])
+def test_a_candidate_that_is_not_decided_for_is_not_offered_for_use(in_python: bool, verdict: GateVerdict) -> None:
+    result, output = load_result(ROOT / "tests" / "data" / "0.1.0" / "finished"), io.StringIO()
+    compared = Comparison(Difference(-0.1, Interval(-0.3, 0.1, 0.95), 10, 0.5), verdict)
+    finalists = (result.finalist("baseline"), replace(result.finalist("best"), against_baseline=compared))
+    result = replace(result, finalists=finalists)
+    show_result(result, None if in_python else Path("my task"), Console(file=output, width=200))
+    printed = output.getvalue()
+    assert "Use it:" not in printed
+    gate = "" if in_python else f"; how many: agentopt gate {result.run}/best.yaml --rows-needed"
+    step = f"add test rows{gate}" if verdict == "not enough rows" else "keep the baseline, or search further: "
+    assert f"Next:    {step}" in printed
+    assert "agentopt serve" not in printed
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,9 @@ from threading import Thread
 
 import pytest
 
+from agentopt.cli.commands.doctor import sandbox_check
 from agentopt.cli.commands.init import LOCAL
+from agentopt.core.extras import install_command
 from agentopt.models.catalog import Catalog
 from agentopt.models.providers import PROVIDERS
 
@@ -119,6 +121,13 @@ def test_the_doctor_lists_every_extra(console_script: Command) -> None:
     assert code == 0
     for extra in ("local", "serve", "tasks"):
         assert f"extra {extra}" in printed
+
+
+def test_the_doctor_prints_how_to_install_a_sandbox() -> None:
+    check = sandbox_check([])
+    assert check.status == "missing"
+    assert "none is installed" in check.detail
+    assert f"install bubblewrap, or {install_command('tasks')}" in check.detail
 
 
 @pytest.mark.parametrize("source", ["nope", "runs/nope", "nope.yaml"])

@@ -282,9 +282,16 @@ def test_the_start_of_a_word_is_found_within_longer_words(word: str) -> None:
     assert longer
 
 
+def test_models_that_need_a_fine_tune_are_listed_last() -> None:
+    for word in ("mini", "gpt", "o4", "babbage"):
+        tuned = ["ft:" in name for name in search_table(word)[0]]
+        assert any(tuned)
+        assert tuned == sorted(tuned)
+
+
 @pytest.mark.parametrize("word", ["mini", "claude", "GEMINI"])
 def test_models_of_their_makers_are_listed_before_those_of_resellers(word: str) -> None:
-    own = [name.partition("/")[0] in MAKERS for name in search_table(word)[0]]
+    own = [name.partition("/")[0] in MAKERS for name in search_table(word)[0] if "ft:" not in name]
     assert own == sorted(own, reverse=True)
     assert own[0]
     assert not own[-1]

@@ -54,6 +54,20 @@ def test_the_remedy_resumes_the_run_where_its_task_and_strategy_exist(
     assert raised.value.remedy == run.resuming
 
 
+@pytest.mark.parametrize("width", [60, 80, 130])
+def test_names_and_commands_to_resume_are_printed_whole(tmp_path: Path, width: int) -> None:
+    named = replace(toy_task(), name="a-task-of-a-long-name")
+    runs = [RunFolder.create(named, Config(runs=tmp_path / "runs")) for _ in range(2)]
+    shutil.copytree(FINISHED, finished := tmp_path / "runs" / "finished-of-a-task-of-a-long-name-20260101-120000")
+    output = io.StringIO()
+    show_runs([f"runs={tmp_path / 'runs'}"], Console(file=output, width=width))
+    listed, _, commands = output.getvalue().partition("To resume:\n")
+    assert commands == "".join(f"  {run.resuming}\n" for run in sorted(runs, key=lambda run: run.path.name))
+    column = "".join(line.split("│")[1].strip() for line in listed.splitlines() if "│" in line)
+    assert all(str(path) in column for path in (finished, *(run.path for run in runs)))
+    assert "…" not in listed
+
+
 def test_a_candidate_of_a_task_built_in_python_needs_a_task_folder_to_be_deployed(run: RunFolder) -> None:
     (run.path / "best.yaml").write_text("find: {model: m}")
     with pytest.raises(ConfigError, match="needs its task folder, but the task of its run was built in Python"):

@@ -174,6 +174,37 @@ def test_only_a_column_that_no_key_uses_is_suggested(
     assert "did you mean" not in str(raised.value) if not suggestion else suggestion in str(raised.value)
 
 
+MISSPELLED = [
+    ({}, "question", {"target": "x", "questoin": "q"}, "rename 'questoin' to 'question' in the row"),
+    ({}, "question", {"target": "x"}, "add it to the row, or remove the row"),
+    ({"inputs": {"q": "question"}}, "question", {"target": "x", "questoin": "q"}, "rename 'questoin' to 'question'"),
+    ({"inputs": {"q": "question"}}, "question", {"target": "x"}, "add it to the row, or remove the row"),
+    ({}, "target", {"question": "q", "taget": "x"}, "rename 'taget' to 'target' in the row"),
+    ({"target": "label"}, "label", {"question": "q", "labels": "x"}, "rename 'labels' to 'label' in the row"),
+]
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize(("columns", "name", "row", "remedy"), MISSPELLED)
+def test_a_row_with_a_misspelled_column_is_to_be_corrected(
+    tmp_path: Path, columns: dict[str, Any], name: str, row: dict[str, str], remedy: str, place: int
+) -> None:
+    right = {"question": "q", columns.get("target", "target"): "x"}
+    rows = [{**one, "n": i} for i, one in enumerate([right, right, right])]
+    rows[place] = {**row, "n": place}
+    for file, of in (("v.jsonl", rows), ("t.jsonl", [{**right, "n": 9}])):
+        (tmp_path / file).write_text("\n".join(map(json.dumps, of)))
+    prompt = "{{ inputs.n }}" if columns.get("inputs") else "{{ inputs.n }}{{ inputs.question }}"
+    subtask = {"name": "a", "prompt": prompt, "models": ["m"]}
+    if columns.get("inputs"):
+        columns = {"inputs": {**columns["inputs"], "n": "n"}}
+    spec = {"name": "t", "scorer": "exact_match", "subtasks": [subtask], "columns": columns}
+    (tmp_path / "task.yaml").write_text(yaml.safe_dump({**spec, "data": {"validation": "v.jsonl", "test": "t.jsonl"}}))
+    with pytest.raises(TaskError, match=rf"v\.jsonl:{place + 1}: the row must have the column '{name}'") as raised:
+        load_task(tmp_path)
+    assert remedy in str(raised.value)
+
+
 def test_long_cells_are_read_and_the_limit_of_the_csv_module_stays(tmp_path: Path) -> None:
     limit = csv.field_size_limit()
     delimited(",")(tmp_path / "d.csv", [["q", "target"], ["x" * 300_000, "1"]])

@@ -26,8 +26,8 @@ from agentopt.core.extras import install_command
 from agentopt.core.files import file_size, folder_size
 from agentopt.core.paths import cache_folder, weights_folder
 from agentopt.core.phrases import in_words
-from agentopt.evaluation.sandbox.confinement import SandboxLimits
-from agentopt.evaluation.sandbox.sandbox import Sandbox
+from agentopt.evaluation.sandbox.confinement import Confinement, SandboxLimits
+from agentopt.evaluation.sandbox.sandbox import Sandbox, working_confinement
 from agentopt.models.catalog import Catalog
 from agentopt.models.providers import PROVIDERS
 from agentopt.models.weights import bytes_to_download
@@ -66,7 +66,7 @@ def run_doctor(settings: Sequence[str], endpoints: Sequence[str], as_json: bool,
         Check("agentopt", "ok", __version__),
         Check("python", "ok" if sys.version_info >= (3, 11) else "broken", platform.python_version()),
         *_extras(),
-        _sandbox(),
+        sandbox_check(),
         *_keys({name: catalog[name].api_key_env for name in catalog}, os.environ),
         *(_endpoint(url) for url in dict.fromkeys([*_loopback(catalog), *endpoints])),
         *_sizes(config.journal),
@@ -110,13 +110,17 @@ def _is_installed(library: str) -> bool:
     return True
 
 
-def _sandbox() -> Check:
-    """Whether programs that a model wrote can run confined, and are stopped at the limit of memory."""
+def sandbox_check(ways: Sequence[Confinement] | None = None) -> Check:
+    """Whether programs that a model wrote can run confined, and are stopped at the limit of memory.
+
+    Args:
+        ways: Ways to confine them, best first. Default: those of this machine.
+    """
     try:
-        sandbox = Sandbox(SandboxLimits())
+        sandbox = Sandbox(SandboxLimits(), confinement=working_confinement(ways))
         kind, result = sandbox.kind, sandbox.run_sync(HOG)
     except UserError as error:
-        return Check("sandbox", "missing", error.message)
+        return Check("sandbox", "missing", f"{error.message}; {error.remedy}")
     works = not result.ok
     return Check("sandbox", "ok" if works else "broken", f"{kind}; the memory limit {'holds' if works else 'fails'}")
 

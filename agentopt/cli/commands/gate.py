@@ -23,11 +23,14 @@ from agentopt.core.files import check_writable, write_output
 from agentopt.core.gate import rows_needed
 from agentopt.core.phrases import counted
 from agentopt.core.records import Evaluation, Split
+from agentopt.core.stats import Difference
 from agentopt.deploy.deployment import Deployment, find_deployment
 from agentopt.evaluation.checked import checked_candidate
 from agentopt.report.bars import counting_bar
 from agentopt.report.gate import BASELINE, CostRatio, GateReport
+from agentopt.runs.folder import RECORD
 from agentopt.runs.result import Measures, SubtaskCostShown, load_result
+from agentopt.runs.run_record import read_record
 
 SUMMARY = "GITHUB_STEP_SUMMARY"
 """Environment variable of a GitHub Actions job: the file to which its summary is appended."""
@@ -63,8 +66,8 @@ def run_gate(options: GateOptions, settings: Sequence[str], console: Console) ->
     """`agentopt gate`: prints the report, writes the Markdown, and exits with the verdict's code."""
     options.check()
     source = run_path(options.candidate, settings, otherwise=CANDIDATE_FILE)
-    stored = source.is_dir() and options.against == BASELINE and options.split == "test" and not options.rows_needed
-    report = _stored(source, options) if stored else _evaluated(source, options, settings)
+    is_recorded = source.is_dir() and options.against == BASELINE and options.split == "test"
+    report = (_recorded(source, options) if is_recorded else None) or _evaluated(source, options, settings)
     if options.markdown is not None:
         write_output(options.markdown, report.markdown())
     if options.as_json:
@@ -87,25 +90,31 @@ def _append(summary: Path, text: str) -> None:
         print_plain(stderr_console(), f"{SUMMARY}: the summary cannot be written: {error}")
 
 
-def _stored(run: Path, options: GateOptions) -> GateReport:
-    """The report on a run's best candidate, from the test scores in its result."""
+def _recorded(run: Path, options: GateOptions) -> GateReport | None:
+    """The report on a run's best candidate, from its test; None if that needs scores which the run did not record."""
     result = load_result(run)
-    best = result.finalist("best")
+    best, baseline = result.finalist("best"), result.finalist("baseline")
     if result.keeps_baseline:
         return _identical(run, options)
     compared = best.against_baseline
     if compared is None:
         rule = "the run has no comparison with the baseline on the test split"
         raise ConfigError(rule, where=run, remedy="add a test split to the task, or use --split validation")
+    tests = read_record(run / RECORD).tests
+    if best.trial in tests and baseline.trial in tests:
+        return _report(run, options, compared.difference, (tests[best.trial], tests[baseline.trial]), best.candidate)
+    if options.rows_needed:
+        return None
     return GateReport(
         str(run),
         BASELINE,
         "test",
         compared.difference,
         options.margin,
-        CostRatio.of(best.cost, result.finalist("baseline").cost),
+        CostRatio.of(best.cost, baseline.cost),
         options.max_cost_ratio,
-        measures=(best.measures, result.finalist("baseline").measures),
+        measures=(best.measures, baseline.measures),
+        measured_on="validation",
     )
 
 
@@ -121,6 +130,18 @@ def _evaluated(source: Path, options: GateOptions, settings: Sequence[str]) -> G
     if difference is None:
         rule = f"no row of the {options.split} split has a score for both candidates"
         raise ConfigError(rule, where=source, remedy="see `agentopt evaluate` for what failed")
+    return _report(source, options, difference, (ours, theirs), found.candidate)
+
+
+def _report(
+    source: Path,
+    options: GateOptions,
+    difference: Difference,
+    evaluations: tuple[Evaluation, Evaluation],
+    candidate: Candidate,
+) -> GateReport:
+    """The report from the evaluations of the candidate and of the reference on the split of the options."""
+    ours, theirs = evaluations
     rows = rows_needed(*shared_scores(ours, theirs), margin=options.margin) if options.rows_needed else None
     too_few = options.rows_needed and rows is None
     return GateReport(
@@ -129,18 +150,22 @@ def _evaluated(source: Path, options: GateOptions, settings: Sequence[str]) -> G
         options.split,
         difference,
         options.margin,
-        CostRatio.of(_costs(ours, found.candidate), _costs(theirs, found.candidate)),
+        CostRatio.of(_costs(ours, candidate), _costs(theirs, candidate)),
         options.max_cost_ratio,
         rows,
         (*_unscored(options, ours, theirs), *(["rows needed: a million are not enough"] if too_few else [])),
         (Measures.of(ours), Measures.of(theirs)),
+        options.split,
     )
 
 
 def _identical(source: Path, options: GateOptions) -> GateReport:
     cost, ratio = CostRatio(1.0, None), options.max_cost_ratio
     notes = ("rows needed: none, because nothing is compared",) if options.rows_needed else ()
-    return GateReport(str(source), options.against, options.split, None, options.margin, cost, ratio, notes=notes)
+    split = options.split
+    return GateReport(
+        str(source), options.against, split, None, options.margin, cost, ratio, notes=notes, measured_on=split
+    )
 
 
 def _evaluations(found: Deployment, candidates: Sequence[Candidate], split: Split) -> list[Evaluation]:

@@ -253,7 +253,9 @@ def run_now(name: str, store: str | None, console: Console, *, as_json: bool = F
         try:
             run = asyncio.run(worker.work(worker.claim_now(name)))
         except KeyboardInterrupt:
-            console.print(f"stopped; `agentopt jobs run-now {name}` resumes it, and so does `agentopt jobs start`")
+            print_plain(
+                console, f"stopped; `agentopt jobs run-now {name}` resumes it, and so does `agentopt jobs start`"
+            )
             sys.exit(INTERRUPTED)
     _show_outcome(run, console, as_json)
     if run.alarm or run.state in ("failed", "undecided"):

@@ -32,7 +32,7 @@ from agentopt.models.api_keys import unset_keys
 from agentopt.models.session import check_priced, open_existing_journal
 from agentopt.report.formatting import format_duration, usage_cells
 from agentopt.report.live import ProgressBar
-from agentopt.report.terminal import print_result
+from agentopt.report.terminal import KEEP_BASELINE, print_result
 from agentopt.report.trackers import TRACKERS
 from agentopt.report.trackers.tracker import Tracker
 from agentopt.runs.agent_model import with_agent_model
@@ -213,11 +213,25 @@ def _live_page(options: LiveOptions | None, settings: Sequence[str], view: Progr
 
 
 def show_result(result: Result, task: Path | None, console: Console) -> None:
-    """Print the result, and how its candidates are used, unless they are the baseline.
+    """Print the result, and the next step.
 
-    That is a command, or a call if the task was built in Python.
+    Args:
+        result: The result.
+        task: The task folder; None if the task was built in Python.
+        console: Where it is printed.
     """
     print_result(result, console)
+    if result.verdict == "not enough rows":
+        gate = shlex.join(["agentopt", "gate", str(Path(result.run) / "best.yaml"), "--rows-needed"])
+        print_plain(console, "Next:    add test rows" + (f"; how many: {gate}" if task else ""))
+    elif result.verdict == "inferior":
+        print_plain(console, f"Next:    {KEEP_BASELINE}")
+    else:
+        _show_uses(result, task, console)
+
+
+def _show_uses(result: Result, task: Path | None, console: Console) -> None:
+    """Print how the candidates are used, unless they are the baseline: by commands, or for Python by calls."""
     same = result.finalist("recommended") is result.finalist("best")
     roles = [role for role in WHY_CHOSEN if "baseline" not in result.finalist(role).roles]
     for role in roles[:1] if same else roles:

@@ -20,6 +20,9 @@ from agentopt.runs.config import load_config
 from agentopt.runs.folder import RunFolder, UnreadableRun, find_run, list_runs
 from agentopt.runs.result import KEPT, load_result
 
+UNFINISHED = "unfinished"
+"""State of a run without a result."""
+
 
 @dataclass(frozen=True, slots=True)
 class RunLine:
@@ -63,12 +66,18 @@ def show_runs(settings: Sequence[str], console: Console, *, as_json: bool = Fals
     if as_json:
         print_json(RunList(tuple(RunLine.of(run.path) for run in list_runs(folder))))
         return
-    table = Table()
+    table, runs = Table(), list_runs(folder)
     for column in ("run", "state", "best on validation", "test", "verdict"):
-        table.add_column(column)
-    for run in list_runs(folder):
-        table.add_row(escape(str(run.path)), *_run_cells(run))
-    console.print(table if table.row_count else f"no runs in {folder}")
+        table.add_column(column, overflow="fold")  # a name is copied into the next command
+    cells = {run.path: _run_cells(run) for run in runs}
+    for path, of_run in cells.items():
+        table.add_row(escape(str(path)), *of_run)
+    console.print(table if runs else f"no runs in {folder}")
+    unfinished = [run for run in runs if isinstance(run, RunFolder) and cells[run.path][0] == UNFINISHED]
+    if unfinished:
+        print_plain(console, "To resume:")
+    for run in unfinished:
+        print_plain(console, f"  {run.resuming}")
 
 
 def _run_cells(run: RunFolder | UnreadableRun) -> tuple[str, str, str, str]:
@@ -76,7 +85,7 @@ def _run_cells(run: RunFolder | UnreadableRun) -> tuple[str, str, str, str]:
         result = load_result(run.path)
         best = result.finalist("best")
     except ConfigError:
-        state = f"cannot be read: {run.error}" if isinstance(run, UnreadableRun) else f"unfinished; {run.resuming}"
+        state = f"cannot be read: {run.error}" if isinstance(run, UnreadableRun) else UNFINISHED
         return escape(state), "", "", ""
     test = f"{best.test.score:.3f}" if best.test else "-"
     verdict = KEPT if result.keeps_baseline else result.verdict or "-"

@@ -12,6 +12,8 @@ from rich.console import Console
 from agentopt.api import load
 from agentopt.cli.output import print_json, print_plain
 from agentopt.cli.run_names import run_path
+from agentopt.core.axes import CASCADE
+from agentopt.core.candidate import Candidate
 from agentopt.core.errors import ConfigError, UserError
 from agentopt.core.files import check_writable, write_output
 from agentopt.core.phrases import counted
@@ -93,6 +95,9 @@ def _lines(found: WhatIf, question: Question, run: RunFolder) -> Iterator[str]:
     for option in found.front:
         yield f"  {_described(option, found)}"
     yield from _unmeasured(found, run)
+    options = (*found.front, *found.promising, found.before, *filter(None, (found.chosen, found.best)))
+    if any(_is_cascade_of_one(option.candidate) for option in options):
+        yield "x1 with cascade.below: the big model answers only if nothing is parsed or the check fails"
     yield "no model was called"
 
 
@@ -112,6 +117,10 @@ def _unmeasured(found: WhatIf, run: RunFolder) -> Iterator[str]:
         usd = "" if option.usd is None else f"; measuring it takes about {format_usd(found.rows * option.usd)} USD"
         stopped = "" if option.trial is None else " | stopped early"
         yield f"  {_described(option, found)}{stopped}{usd}"
+
+
+def _is_cascade_of_one(candidate: Candidate) -> bool:
+    return any(choice.num_samples == 1 and CASCADE in dict(choice.settings) for choice in candidate.values())
 
 
 def _is_tested(option: Option, run: RunFolder) -> bool:
@@ -136,7 +145,7 @@ def _described(option: Option, found: WhatIf) -> str:
     if option.usd is not None:
         parts.append(f"{format_usd(1000 * option.usd)} USD per 1,000")
     if option.seconds is not None:
-        parts.append(f"{option.seconds:.2f} s")
+        parts.append(f"{option.seconds:.2f} s mean latency")
     if found.cost_in == "units":
         parts.append(f"{option.cost:.2f} units")
     return " | ".join(parts)

@@ -13,6 +13,7 @@ from typing import Any
 
 from agentopt.core.files import write_atomically, write_output
 from agentopt.core.records import Split
+from agentopt.core.unicode_text import well_formed
 from agentopt.report.page.content import page_content
 from agentopt.report.page.packing import TracePack
 from agentopt.runs.archive import RunArchive
@@ -128,8 +129,7 @@ def json_for_html(data: Any) -> str:
     Args:
         data: Plain data. Infinite numbers and NaN become null; half a surrogate pair becomes a question mark.
     """
-    text = json.dumps(_finite(data), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    text = text.encode(errors="replace").decode()
+    text = well_formed(json.dumps(_finite(data), ensure_ascii=False, separators=(",", ":"), allow_nan=False))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text

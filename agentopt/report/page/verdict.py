@@ -13,7 +13,7 @@ from agentopt.core.records import ExampleResult, Trial
 from agentopt.core.stats import Interval, paired_difference
 from agentopt.core.usd import format_usd
 from agentopt.report.formatting import format_difference, format_interval
-from agentopt.report.terminal import VERDICTS
+from agentopt.report.terminal import KEEP_BASELINE, VERDICTS
 from agentopt.runs.archive import RunArchive
 from agentopt.runs.result import Finalist, Measured, Role
 
@@ -64,7 +64,7 @@ def next_steps(archive: RunArchive) -> Iterator[str]:
     elif result.verdict == "not enough rows":
         yield "Add test rows, or compare on more rows: " + _command("gate", path / "best.yaml") + " --rows-needed"
     elif result.keeps_baseline or result.verdict == "inferior":
-        yield "Keep the baseline, or search further: more trials, other models, better prompts."
+        yield f"{KEEP_BASELINE.capitalize()}."
     elif result.verdict:
         yield "Use it: " + _command("serve", path / "recommended.yaml")
         yield "Or export it: " + _command("export", path / "recommended.yaml") + " --to python"

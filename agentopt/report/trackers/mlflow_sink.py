@@ -12,6 +12,7 @@ from typing import Any
 
 from agentopt.core.files import write_atomically
 from agentopt.core.records import Trial
+from agentopt.core.unicode_text import database_text
 from agentopt.report.trackers.contents import TrackedRun, flattened, trial_metrics, trial_texts
 
 MOST_OF_VALUE, MOST_OF_KEY, BATCH = 6000, 250, 100
@@ -33,8 +34,8 @@ class MlflowSink:
         self._run, self._file = run, run.path / IDS
         self._ids = self._known()
         if not self._ids:
-            tags = {"agentopt.run": run.id, "agentopt.folder": as_text(str(run.path))}
-            name = as_text(run.path.name)[:MOST_OF_KEY]
+            tags = {"agentopt.run": run.id, "agentopt.folder": database_text(str(run.path))}
+            name = database_text(run.path.name)[:MOST_OF_KEY]
             self._ids = {"experiment": self._experiment(experiment)}
             self._ids["run"] = self._create(name, tags)
         self._client.update_run(self._ids["run"], status="RUNNING")
@@ -47,7 +48,7 @@ class MlflowSink:
             self._ids[key] = self._create(key, {"mlflow.parentRunId": self._ids["run"]})
         run, texts = self._ids[key], trial_texts(trial)
         for name in ("state", "proposer"):
-            self._client.set_tag(run, f"agentopt.{name}", as_text(texts[name])[:MOST_OF_VALUE])
+            self._client.set_tag(run, f"agentopt.{name}", database_text(texts[name])[:MOST_OF_VALUE])
         self._params(run, {name: text for name, text in texts.items() if name != "state"})
         self._metrics(run, trial_metrics(trial), 0)
         self._client.set_terminated(run, "FAILED" if trial.state == "incomplete" else "FINISHED")
@@ -58,7 +59,7 @@ class MlflowSink:
 
     def files(self, run: TrackedRun) -> None:
         """Record the files as artefacts."""
-        self._client.log_text(self._ids["run"], as_text(run.config), "config.yaml")
+        self._client.log_text(self._ids["run"], database_text(run.config), "config.yaml")
         for file in run.files:
             self._client.log_artifact(self._ids["run"], str(file))
 
@@ -83,7 +84,7 @@ class MlflowSink:
     def _experiment(self, given: str | None) -> str:
         if given is None and (known := os.environ.get("MLFLOW_EXPERIMENT_ID")):
             return known
-        name = given or os.environ.get("MLFLOW_EXPERIMENT_NAME") or as_text(self._run.task)[:MOST_OF_KEY]
+        name = given or os.environ.get("MLFLOW_EXPERIMENT_NAME") or database_text(self._run.task)[:MOST_OF_KEY]
         found = self._client.get_experiment_by_name(name)
         return str(found.experiment_id if found else self._client.create_experiment(name))
 
@@ -106,11 +107,6 @@ class MlflowSink:
         self._client.log_batch(run, metrics=metrics)
 
 
-def as_text(text: str) -> str:
-    """Return the text without what a database refuses: NUL, and half surrogate pairs."""
-    return text.encode(errors="replace").decode().replace("\0", "\ufffd")
-
-
 def fitting(texts: Mapping[str, str]) -> dict[str, str]:
     """Return parameters with keys and values as MLflow accepts them; a key that becomes another's gets a number."""
     found: dict[str, str] = {}
@@ -120,6 +116,6 @@ def fitting(texts: Mapping[str, str]) -> dict[str, str]:
         while key.lower() in {known.lower() for known in found}:
             number += 1
             key = f"{first}_{number}"
-        value = as_text(text)
+        value = database_text(text)
         found[key] = value if len(value) <= MOST_OF_VALUE else f"{value[: MOST_OF_VALUE - 3]}..."
     return found

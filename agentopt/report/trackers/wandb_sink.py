@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from agentopt.core.records import Trial
+from agentopt.core.unicode_text import well_formed
 from agentopt.report.trackers.contents import TrackedRun, trial_metrics, trial_texts
 
 
@@ -20,7 +21,7 @@ class WandbSink:
         self._of = wandb.init(
             project=project or os.environ.get("WANDB_PROJECT") or "agentopt",
             id=run.id,
-            name=as_utf8(run.path.name)[:128],
+            name=well_formed(run.path.name)[:128],
             config={name: _clean(value) for name, value in run.settings.items()},
             resume="allow",
             reinit="create_new",
@@ -42,12 +43,13 @@ class WandbSink:
         rows = [self._trials[number] for number in sorted(self._trials)]
         names = list(dict.fromkeys(name for row in rows for name in row))
         table = self._wandb.Table(
-            columns=[as_utf8(name) for name in names], data=[[_clean(row.get(name)) for name in names] for row in rows]
+            columns=[well_formed(name) for name in names],
+            data=[[_clean(row.get(name)) for name in names] for row in rows],
         )
         self._of.log({"trials": table})
         artefact = self._wandb.Artifact(f"run-{run.id}", type="agentopt-run")
         with artefact.new_file("config.yaml") as file:
-            file.write(as_utf8(run.config))
+            file.write(well_formed(run.config))
         for path in run.files:
             artefact.add_file(str(path))
         self._of.log_artifact(artefact)
@@ -57,14 +59,9 @@ class WandbSink:
         self._of.finish(exit_code=0 if is_done else 1)
 
 
-def as_utf8(text: str) -> str:
-    """Return the text with half surrogate pairs replaced."""
-    return text.encode(errors="replace").decode()
-
-
 def _clean(value: Any) -> Any:
     if isinstance(value, str):
-        return as_utf8(value)
+        return well_formed(value)
     if isinstance(value, dict):
-        return {as_utf8(str(name)): _clean(inner) for name, inner in value.items()}
+        return {well_formed(str(name)): _clean(inner) for name, inner in value.items()}
     return [_clean(inner) for inner in value] if isinstance(value, list) else value
