@@ -54,6 +54,7 @@ ENTRY_POINTS = {"agentopt", "agentopt.__main__"}
 BESIDE_ROOMS = {"__init__.py", "__main__.py", "api.py", "py.typed"}
 
 IMPORTERS = {
+    "alembic": {"core/schema_upgrade.py", "core/migrations/"},
     "datasets": {"taskfile/hub.py"},
     "pyarrow": {"taskfile/parquet.py"},
     "pandas": {"runs/frames.py"},

@@ -37,5 +37,5 @@ class MainGroup(UncutGroup):
         "Search": ("optimize", "worker", "diagnose", "evaluate", "judge"),
         "Inspect": ("runs", "report", "inspect", "compare", "whatif"),
         "Deploy": ("gate", "export", "serve", "jobs"),
-        "Maintain": ("journal", "record"),
+        "Maintain": ("journal", "storage", "record"),
     }

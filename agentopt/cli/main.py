@@ -24,6 +24,7 @@ from agentopt.cli.journal_app import journal_app
 from agentopt.cli.models_app import models_app
 from agentopt.cli.output import Failure, exit_with, print_json, stdout_console
 from agentopt.cli.start_app import ConfigOption, doctor, init, quickstart
+from agentopt.cli.storage_app import storage_app
 from agentopt.cli.worker_app import worker
 from agentopt.core.errors import AgentoptError, UserError
 
@@ -43,6 +44,7 @@ app.add_typer(models_app, name="models")
 app.add_typer(judge_app, name="judge")
 app.add_typer(runs_app, name="runs")
 app.add_typer(journal_app, name="journal")
+app.add_typer(storage_app, name="storage")
 app.add_typer(jobs_app, name="jobs")
 for command in (quickstart, init, doctor, inspect, compare, worker):
     app.command()(command)

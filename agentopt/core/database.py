@@ -31,6 +31,8 @@ WAIT_SECONDS = 60
 
 SCHEMA = "0001"
 """Version of the tables that this version of agentopt reads and writes: the last one of `core/migrations`."""
+UNVERSIONED = "0001"
+"""Version of tables that were created by agentopt 0.1.0, which stored no version."""
 VERSIONS = sa.Table("agentopt_schema", sa.MetaData(), sa.Column("version_num", sa.String(32), primary_key=True))
 """The version of the tables of a database; Alembic updates it."""
 
@@ -218,9 +220,8 @@ def create_tables(engine: sa.Engine, tables: sa.MetaData) -> None:
         ConfigError: The tables are those of another version of agentopt.
     """
     with engine.connect() as connection:
-        present = _names(connection)
-        if VERSIONS.name in present:
-            _check_version(connection.execute(sa.select(VERSIONS)).scalar())
+        present = names_in(connection)
+        check_version(connection, tables)
     wanted = {VERSIONS.name, *tables.tables, *(str(i.name) for t in tables.tables.values() for i in t.indexes)}
     if wanted <= present:
         return
@@ -243,18 +244,32 @@ def lock_schema(connection: sa.Connection) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-def _names(connection: sa.Connection) -> set[str]:
+def names_in(connection: sa.Connection) -> set[str]:
+    """Return the names of all tables and indexes of a database."""
     query = _NAMES.get(connection.dialect.name)
     return set(connection.exec_driver_sql(query).scalars()) if query else set()
 
 
-def _check_version(found: str | None) -> None:
-    if found in (None, SCHEMA):
-        return
-    is_newer = str(found) > SCHEMA
-    raise ConfigError(
+def check_version(connection: sa.Connection, tables: sa.MetaData) -> None:
+    """Check that the tables of a database are of the version that this version of agentopt uses.
+
+    Raises:
+        ConfigError: They are of another version.
+    """
+    present, found = names_in(connection), None
+    if VERSIONS.name in present:
+        found = connection.execute(sa.select(VERSIONS)).scalar()
+    elif present & tables.tables.keys():
+        found = UNVERSIONED
+    if found not in (None, SCHEMA):
+        raise unknown_version(found)
+
+
+def unknown_version(found: str) -> ConfigError:
+    """Return the error for tables of another version, with its remedy."""
+    return ConfigError(
         f"the tables of the database have version {found}, but this version of agentopt uses {SCHEMA}",
-        remedy="update agentopt" if is_newer else "end what uses it, then run `agentopt storage migrate`",
+        remedy="update agentopt" if found > SCHEMA else "end what uses it, then run `agentopt storage migrate`",
     )
 
 

@@ -35,6 +35,7 @@ FURTHER = {
     "record": {"FILE": "recorded.npz"},
     "models add": {"MODEL": "openai/gpt-4o"},
     "jobs": {"NAME": "nightly"},
+    "storage": {"FROM": "journal.db", "TO": "copied.db"},
 }
 """First words of a command -> words that differ from `WORDS`."""
 

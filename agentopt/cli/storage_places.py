@@ -1,0 +1,97 @@
+"""The databases that an argument of `agentopt storage` means, and the tables that each may have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
+
+from agentopt.cli.run_names import run_path
+from agentopt.core.database import names_in, open_engine, without_password
+from agentopt.core.errors import ConfigError
+from agentopt.core.extras import install_command
+from agentopt.models import budget_store, journal_tables, lease, shared_rate
+from agentopt.models.session import journal_place
+from agentopt.runs.folder import RunFolder
+from agentopt.runs.workers import chunks
+
+SQLITE = b"SQLite format 3\0"
+"""How a database file begins."""
+OF_JOBS = {"jobs", "runs"}
+"""Tables that only the jobs' database has, since version 0.1.0."""
+
+Place = Path | str
+
+
+def databases_of(argument: str, settings: Sequence[str]) -> list[Place]:
+    """Return the databases: the one that a URL or a path names, or those of a run.
+
+    Args:
+        argument: A SQLAlchemy URL, a database file, or the name or folder of a run.
+        settings: `-c` options; they override the settings of a run.
+
+    Raises:
+        ConfigError: There is neither.
+    """
+    if "://" in argument:
+        return [argument]
+    if is_database(Path(argument)):
+        return [Path(argument)]
+    run = RunFolder.open(run_path(Path(argument), settings, otherwise="give a URL, or the path of a database file"))
+    return [place for place in databases_of_run(run) if not isinstance(place, Path) or is_database(place)]
+
+
+def databases_of_run(run: RunFolder) -> list[Place]:
+    """Return where a run keeps its data: the journal, the study and the checkpoints of its search."""
+    return [journal_place(run.config.journal), run.trials, run.checkpoints]
+
+
+def is_database(path: Path) -> bool:
+    """Whether a file is an SQLite database."""
+    with suppress(OSError), path.open("rb") as file:
+        return file.read(len(SQLITE)) == SQLITE
+    return False
+
+
+def shown_place(place: Place) -> str:
+    """Return a database for messages, without a password."""
+    return without_password(str(place))
+
+
+@contextmanager
+def opened(place: Place) -> Iterator[sa.Engine]:
+    """Open a database; it is closed at the end of the block.
+
+    Raises:
+        ConfigError: It cannot be used.
+    """
+    try:
+        engine = open_engine(place)
+        try:
+            yield engine
+        finally:
+            engine.dispose()
+    except (SQLAlchemyError, OSError) as error:
+        rule = f"the database cannot be used: {str(error).partition(chr(10))[0]}"
+        raise ConfigError(rule, where=shown_place(place), remedy="check the URL, or name another database") from error
+
+
+def tables_of(connection: sa.Connection) -> list[sa.MetaData]:
+    """Return the groups of tables that a database has, or should have: those of which it has one."""
+    groups = [journal_tables.TABLES, lease.TABLES, budget_store.TABLES, shared_rate.TABLES, chunks.TABLES]
+    present = names_in(connection)
+    if present >= OF_JOBS:
+        groups.append(_tables_of_jobs())
+    return [group for group in groups if present & group.tables.keys()]
+
+
+def _tables_of_jobs() -> sa.MetaData:
+    try:
+        from agentopt.jobs import tables
+    except ModuleNotFoundError as error:
+        rule = f"the database has jobs, which need {error.name}"
+        raise ConfigError(rule, remedy=install_command("jobs")) from error
+    return tables.TABLES
