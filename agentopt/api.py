@@ -43,6 +43,7 @@ from agentopt.runs.arguments import as_candidate, as_candidates, as_config, as_r
 from agentopt.runs.config import Config
 from agentopt.runs.evaluators import batch_note, open_evaluator
 from agentopt.runs.folder import RunFolder
+from agentopt.runs.heartbeat import Heartbeat
 from agentopt.runs.optimization import Optimization
 from agentopt.runs.prompt_phase import pilot_subtasks, prompted_subtasks, run_diagnosis
 from agentopt.runs.response_issues import IncompleteWarnings
@@ -121,12 +122,12 @@ async def aoptimize(
     # Before the folder exists: a missing key leaves none behind.
     models = provider or model_router(specs, observe, required_models(loaded))
     run = opened or RunFolder.create(loaded, config, archive)
-    logged = broadcast(log_to(run.log), observe)
+    logged = Heartbeat(broadcast(log_to(run.log), observe))
     try:
         with run.locked():
             run.save()
             opening = open_run(run.id, loaded, config, specs, models, logged)
-            async with closing(callbacks), opening as (session, pool):
+            async with closing(callbacks), opening as (session, pool), logged.beating(session.budget):
                 watched = IncompleteWarnings(loaded, logged)
                 return await Optimization(loaded, config, run, session, watched, search, pool).result()
     except UserError:

@@ -21,6 +21,7 @@ from agentopt.core.prompt_events import PromptsFellBack as PromptsFellBack
 from agentopt.core.prompt_events import PromptsStarted as PromptsStarted
 from agentopt.core.prompt_events import RewardDrawn as RewardDrawn
 from agentopt.core.records import BestSoFar, Evaluation, ExampleResult, Split, Trial
+from agentopt.core.still_running import StillRunning as StillRunning
 from agentopt.core.usd import format_usd
 
 
@@ -120,11 +121,12 @@ class Stopping(Event):
 
 @dataclass(frozen=True, slots=True)
 class RunStarted(Event):
-    """A run began, or was resumed, in `folder`."""
+    """A run began, or was resumed, in `folder`. `budget` is its live budget."""
 
     kind: ClassVar[str] = "run_started"
 
     folder: Path
+    budget: Budget | None = None
 
     @property
     def message(self) -> str:

@@ -22,6 +22,7 @@ from agentopt.core.events import (
     ModelNotice,
     RewardDrawn,
     RunDone,
+    StillRunning,
     TrialDone,
     TrialStarted,
 )
@@ -90,7 +91,7 @@ class ProgressBar:
             self._show(event)
         elif self._is_printed(event):
             self._print(event)
-        elif not self._live and self.clock() - self._printed >= PLAIN_SECONDS:
+        elif not self._live and (isinstance(event, StillRunning) or self.clock() - self._printed >= PLAIN_SECONDS):
             self._line(f"{self.progress.activity} (example {self.progress.examples}) | {self._joined()}")
 
     def _show(self, event: Event) -> None:
@@ -102,7 +103,7 @@ class ProgressBar:
     def _is_printed(self, event: Event) -> bool:
         """Whether the event gets a line: an event that the status shows, and a repetition, get none."""
         match event:
-            case ExampleDone() | RewardDrawn() | RunDone() | TrialStarted():
+            case ExampleDone() | RewardDrawn() | RunDone() | TrialStarted() | StillRunning():
                 return False
             case FileProgress():
                 return self._live is None

@@ -22,7 +22,9 @@ from agentopt.core.events import (
     PromptsStarted,
     RewardDrawn,
     RunDone,
+    RunStarted,
     SearchStarted,
+    StillRunning,
     Stopping,
     TestStarted,
     TrialDone,
@@ -61,6 +63,8 @@ class RunProgress:
     """What the run does now, in one line."""
     examples: int = 0
     """Examples, or rewards, that ended since the last other event."""
+    budget: Budget | None = None
+    """The live budget of the run; None before it has one."""
     _search: SearchStarted | None = None
     _trials: set[int] = field(default_factory=set)
     _best: BestSoFar | None = None
@@ -96,6 +100,10 @@ class RunProgress:
                 self._count(event.result)
             case RewardDrawn():
                 self.examples += 1
+            case RunStarted():
+                self.budget = event.budget
+            case StillRunning():  # the activity is that of the events before it
+                pass
             case BatchWaiting():
                 self._batches[event.batch] = event
                 if event.has_ended:
@@ -117,7 +125,7 @@ class RunProgress:
     def _note(self, event: Event) -> None:
         match event:
             case SearchStarted():
-                self._search, self._best = event, event.best
+                self._search, self._best, self.budget = event, event.best, event.budget
                 self._trials = {trial.number for trial in event.trials}
                 self._seconds_before = max(0.0, event.budget.seconds - (self.clock() - self._started))
             case TrialStarted():
@@ -149,19 +157,14 @@ class RunProgress:
 
     def _sample(self) -> None:
         """Remember the calls so far, for the pace."""
-        if self._search is None:
+        if self.budget is None:
             return
-        now, calls = self.clock(), self._search.budget.spent.calls
+        now, calls = self.clock(), self.budget.spent.calls
         if len(self._calls) > 1 and self._calls[-2][0] == now:
             self._calls.pop()
         self._calls.append((now, calls))
         while len(self._calls) > 2 and self._calls[1][0] < now - PACE_SECONDS:
             self._calls.popleft()
-
-    @property
-    def budget(self) -> Budget | None:
-        """The live budget of the run; None before the search."""
-        return self._search.budget if self._search else None
 
     @property
     def trials(self) -> int:
@@ -176,9 +179,9 @@ class RunProgress:
 
     def spend(self) -> list[tuple[str, float, float | None, str]]:
         """Unit, amount, cap (None without one) and text of trials, calls, tokens, USD and seconds."""
-        if self._search is None:
+        budget = self.budget
+        if budget is None:
             return []
-        budget = self._search.budget
         caps, spent = budget.caps, budget.spent
         amounts = (
             ("trials", self.trials, caps.trials, f"{self.trials:,}"),
@@ -191,9 +194,9 @@ class RunProgress:
 
     def fields(self) -> list[str]:
         """The parts of the progress line, the most important first."""
-        if self._search is None:
+        budget = self.budget
+        if budget is None:
             return ["preparing", *self.waits(), *self._problems()]
-        budget = self._search.budget
         cap = budget.caps.trials
         return [
             counted(self.trials, "trial") if cap is None else f"{self.trials} of {cap} trials",
@@ -216,10 +219,10 @@ class RunProgress:
 
     def calls_per_second(self) -> float:
         """Mean over the last `PACE_SECONDS`, of this session's calls only."""
-        if not self._search or not self._calls:
+        if not self.budget or not self._calls:
             return 0.0
         since, calls = self._calls[0]
-        return max(0, self._search.budget.spent.calls - calls) / max(self.clock() - since, 1.0)
+        return max(0, self.budget.spent.calls - calls) / max(self.clock() - since, 1.0)
 
     def waits(self) -> list[str]:
         """What calls wait for: a pause that a provider requested, batches, downloads."""
@@ -251,12 +254,12 @@ class RunProgress:
 
         The test counts by its number of examples. Without a cap on trials, only a cap on seconds bounds the rest.
         """
-        assert self._search
+        assert self.budget
         if self._has_ended:
             return "finished"
-        bound, cap = self._search.budget.seconds_left, self._search.budget.caps.trials
+        bound, cap = self.budget.seconds_left, self.budget.caps.trials
         pace = self._pace()
-        if cap is None or pace is None:
+        if cap is None or pace is None or self._search is None:
             return "time left unknown" if bound is None else f"at most {format_duration(bound)} left"
         examples = self._search.examples
         total = max(cap, self.trials)
@@ -282,9 +285,9 @@ class RunProgress:
             "activity": self.activity,
             "examples": self.examples,
             "spend": [[unit, used, cap, text] for unit, used, cap, text in self.spend()],
-            "best": self._best_score() if self._search else "",
-            "pace": f"{self.calls_per_second():.1f} calls/s" if self._search else "",
-            "left": self.time_left() if self._search else "",
+            "best": self._best_score() if self.budget else "",
+            "pace": f"{self.calls_per_second():.1f} calls/s" if self.budget else "",
+            "left": self.time_left() if self.budget else "",
             "waits": self.waits(),
             "problems": list(self._problems()),
         }

@@ -30,6 +30,7 @@ from agentopt.core.events import (
     TestDone,
     TestStarted,
 )
+from agentopt.core.phrases import counted
 from agentopt.core.power import SMALLEST, power_notes
 from agentopt.core.records import Evaluation, Trial
 from agentopt.core.row_notes import row_notes
@@ -49,7 +50,7 @@ from agentopt.runs.response_issues import failure_reasons, incomplete_responses,
 from agentopt.runs.result import Result, Role
 from agentopt.runs.run_record import GuidelinesEntry, TestEntry, append_entry
 from agentopt.runs.strategies import choose_search
-from agentopt.runs.summary import finalist, limits_note, rows_note, trial_line
+from agentopt.runs.summary import Finalists, finalist, finalists_of, limits_note, rows_note, trial_line
 from agentopt.runs.trial_runner import TrialRunner
 from agentopt.runs.trial_store import TrialStore
 from agentopt.runs.worst_case import FINALISTS, kept_for_test
@@ -58,9 +59,6 @@ from agentopt.search.from_task import cost_note, needs_measuring, search_space, 
 from agentopt.search.measured_costs import with_measured_costs
 from agentopt.search.posterior import Choice
 from agentopt.search.unmet_limits import unmet_limits
-
-Finalists = list[tuple[tuple[Role, ...], Trial]]
-"""The trials that are evaluated on the test split, each once, with its roles."""
 
 
 @dataclass
@@ -113,11 +111,11 @@ class Optimization:
             raise
 
     async def _result(self) -> Result:
-        self.observer(RunStarted(self.run.path))
+        self.observer(RunStarted(self.run.path, self.session.budget))
         for advice in self._row_notes:
             self.observer(Note(advice))
         evaluator = open_evaluator(self.task, self.config, self.session, "trials", pool=self.pool)
-        measured = await evaluator.evaluate(self.task.baseline) if needs_measuring(self.task) else None
+        measured = await self._measured(evaluator) if needs_measuring(self.task) else None
         given, self.task = self.task, with_fitting_unit(self.task, self.session.specs, measured)
         self._unit_note = unit_note(given, self.task)
         space = search_space(self.task, self.session.specs, measured)
@@ -135,12 +133,18 @@ class Optimization:
         choice = store.choice(self.config.search.tolerance)
         if choice is None:
             raise self._nothing_evaluated(store, ended)
-        finalists = _finalists(choice, store.find(space.baseline, unfinished=True))
+        finalists = finalists_of(choice, store.find(space.baseline, unfinished=True))
         tested, test_ended = await self._test(finalists)
         result = self._summary(space, store, ended, choice, finalists, tested, test_ended, prompts)
         result.save(self.run.path)
         self.observer(RunDone(self.run.path))
         return result
+
+    async def _measured(self, evaluator: Evaluator) -> Evaluation:
+        """The baseline's evaluation, for the token lengths."""
+        rows = counted(len(self.task.splits["validation"]), "validation example")
+        self.observer(Note(f"measuring token lengths: the baseline runs on {rows}"))
+        return await evaluator.evaluate(self.task.baseline)
 
     async def _search(
         self, space: SearchSpace, store: TrialStore, evaluator: Evaluator, prompts: PromptPhase, measured_in: float
@@ -390,11 +394,3 @@ class Optimization:
             first_error=next(errors, None),
             remedy=f"fix the cause, then `{self.run.resuming}`; answers that were paid for are kept",
         )
-
-
-def _finalists(choice: Choice, baseline: Trial | None) -> Finalists:
-    by_role: dict[Role, Trial] = {"best": choice.best, "recommended": choice.recommended}
-    if baseline is not None and baseline.score is not None:
-        by_role = {"baseline": baseline, **by_role}
-    distinct = {trial.number: trial for trial in by_role.values()}
-    return [(tuple(r for r, t in by_role.items() if t.number == trial.number), trial) for trial in distinct.values()]

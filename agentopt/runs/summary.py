@@ -13,6 +13,23 @@ from agentopt.search.base import SearchSpace
 from agentopt.search.measured_costs import measured_cost
 from agentopt.search.posterior import Choice
 
+Finalists = list[tuple[tuple[Role, ...], Trial]]
+"""The trials that are evaluated on the test split, each once, with its roles."""
+
+
+def finalists_of(choice: Choice, baseline: Trial | None) -> Finalists:
+    """The best, the recommended and the baseline's trial.
+
+    Args:
+        choice: The choice among the complete trials.
+        baseline: The baseline's trial, which is no finalist without a score.
+    """
+    by_role: dict[Role, Trial] = {"best": choice.best, "recommended": choice.recommended}
+    if baseline is not None and baseline.score is not None:
+        by_role = {"baseline": baseline, **by_role}
+    distinct = {trial.number: trial for trial in by_role.values()}
+    return [(tuple(r for r, t in by_role.items() if t.number == trial.number), trial) for trial in distinct.values()]
+
 
 def finalist(
     roles: tuple[Role, ...],

@@ -31,6 +31,7 @@ from agentopt.core.events import (
     RunStarted,
     SearchStarted,
     Spent,
+    StillRunning,
     Stopping,
     TestDone,
     TestStarted,
@@ -92,6 +93,11 @@ EVERY: list[tuple[Event, str]] = [
     (TestStarted(("baseline", "best"), TRIAL), "testing baseline and best"),
     (TestStarted(("baseline", "best", "recommended"), TRIAL), "testing baseline, best and recommended"),
     (TestDone(("best",), TRIAL, TRIAL.evaluation), "tested best: score 0.500, complete"),
+    (StillRunning("trial 0", Usage(1, 3400, 4, 0.5), 119.6), "trial 0 | 1 call, 3,404 tokens, 0.5 USD, 120 s"),
+    (
+        StillRunning("small: waiting", Usage(), 60, 540),
+        "small: waiting | 0 calls, 0 tokens, 0 USD, 60 s, at most 540 s left",
+    ),
     (RunDone(Path("runs/a")), "result in runs/a"),
 ]
 

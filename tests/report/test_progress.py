@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import unicodedata
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from rich.console import Console
 from agentopt import ProgressBar, optimize
 from agentopt.core.budget import Budget, Caps, Usage
 from agentopt.core.candidate import Candidate, SubtaskChoice
+from agentopt.core.errors import CallbackError
 from agentopt.core.events import (
     BatchWaiting,
     Event,
@@ -27,13 +30,17 @@ from agentopt.core.events import (
     RunDone,
     RunStarted,
     SearchStarted,
+    StillRunning,
     TrialDone,
     TrialStarted,
+    broadcast,
+    log_to,
 )
 from agentopt.core.records import BestSoFar, Evaluation, ExampleResult, Failure, Trial
 from agentopt.report.formatting import one_line
 from agentopt.report.live import PLAIN_SECONDS, bar_of, packed
 from agentopt.report.progress import RunProgress
+from agentopt.runs.heartbeat import Heartbeat
 from agentopt.testing.toy import toy_model, toy_task
 from tests.report.pages import settings
 
@@ -275,3 +282,90 @@ def test_a_run_in_a_notebook_replaces_one_text(tmp_path: Path) -> None:
     assert console.file.getvalue() == ""  # type: ignore[attr-defined]
     assert shown[-1].splitlines()[0].startswith("result in ")
     assert "3 of 3 trials" in shown[-1]
+
+
+class Sleeps:
+    """Sleeps that end when the test lets them, and advance the clock."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock, self.waiting = clock, asyncio.Queue[asyncio.Event]()
+
+    async def __call__(self, seconds: float) -> None:
+        end = asyncio.Event()
+        await self.waiting.put(end)
+        await end.wait()
+        self.clock.seconds += seconds
+
+    async def end(self) -> None:
+        """Let the present sleep end, and wait for the next one."""
+        (await self.waiting.get()).set()
+        next_one = await self.waiting.get()
+        await self.waiting.put(next_one)
+
+
+async def test_a_pipe_and_the_log_have_a_line_a_minute_while_nothing_else_happens(tmp_path: Path, clock: Clock) -> None:
+    output, log, sleeps = io.StringIO(), tmp_path / "log.jsonl", Sleeps(clock)
+    budget = Budget(Caps(trials=2, calls=100, seconds=600), clock=clock)
+    with ProgressBar(Console(file=output, width=300), clock) as bar:
+        beat = Heartbeat(broadcast(log_to(log), bar), sleeps)
+        async with beat.beating(budget):
+            beat(RunStarted(Path("runs/a"), budget))
+            beat(Note("measuring token lengths"))
+            await sleeps.end()
+            beat(ModelNotice("small", "waiting", "the endpoint requests a wait", seconds=90.0))
+            await sleeps.end()
+            beat(started(budget))
+            beat(TrialStarted(0, CANDIDATE, "baseline"))
+            beat(ExampleDone(ExampleResult("a", 1.0)))
+            await sleeps.end()
+    run, note, first, _, second, search, third = output.getvalue().splitlines()
+    assert (run, note, search) == ("run runs/a", "measuring token lengths", "12 candidates")
+    spend = "0 of 100 calls, 0 tokens, 0 USD, {} of 600 s | 0.0 calls/s"
+    head = "0 of 2 trials | no score yet | "
+    assert first == (f"measuring token lengths (example 0) | {head}{spend.format(60)} | at most 9 min 0 s left")
+    assert second.startswith(f"small: the endpoint requests a wait (example 0) | {head}{spend.format(120)}")
+    assert "waiting for small until" in second
+    assert third.startswith(f"trial 0: answer: large x3 (example 1) | {head}{spend.format(180)}")
+    logged = [json.loads(line)["message"] for line in log.read_text().splitlines() if "still_running" in line]
+    assert logged == [
+        "measuring token lengths | 0 calls, 0 tokens, 0 USD, 60 s, at most 540 s left",
+        "small: the endpoint requests a wait | 0 calls, 0 tokens, 0 USD, 120 s, at most 480 s left",
+        "trial 0 | 0 calls, 0 tokens, 0 USD, 180 s, at most 420 s left",
+    ]
+
+
+async def test_a_terminal_and_a_notebook_show_no_further_line(clock: Clock) -> None:
+    shown: list[str] = []
+    with ProgressBar(Console(file=io.StringIO()), clock, show=shown.append) as bar:
+        bar(Note("a note"))
+        bar(StillRunning("a note", Usage(), 60))
+    assert [text.splitlines()[0] for text in shown] == ["a note (example 0)"] * 3
+
+
+async def test_a_callback_that_fails_on_a_report_fails_the_run_at_its_end() -> None:
+    def fail(event: Event) -> None:
+        raise CallbackError("planted")
+
+    ended: list[bool] = []
+
+    async def run() -> None:
+        async with Heartbeat(fail, lambda seconds: asyncio.sleep(0)).beating(Budget()):
+            for _ in range(3):
+                await asyncio.sleep(0)
+            ended.append(True)
+
+    with pytest.raises(CallbackError, match="planted"):
+        await run()
+    assert ended
+
+
+def test_a_run_that_measures_its_baseline_reports_it_first(tmp_path: Path) -> None:
+    task = toy_task()
+    unmeasured = replace(task, subtasks=tuple(replace(subtask, tokens=None) for subtask in task.subtasks))
+    output = io.StringIO()
+    with ProgressBar(Console(file=output, width=300)) as bar:
+        optimize(unmeasured, settings(tmp_path, trials=1), provider=toy_model(), callbacks=[bar])
+    lines = output.getvalue().splitlines()
+    rows = len(task.splits["validation"])
+    measuring = lines.index(f"measuring token lengths: the baseline runs on {rows} validation examples")
+    assert measuring < next(place for place, line in enumerate(lines) if line.startswith("trial 0:"))
