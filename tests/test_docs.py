@@ -281,6 +281,15 @@ def test_the_list_of_commands_has_every_command() -> None:
     assert set(get_command(app).commands) <= set(listed)  # type: ignore[attr-defined]
 
 
+def test_every_setting_has_a_meaning_in_the_reference() -> None:
+    pytest.importorskip("mkdocs", reason="needs the extra docs")
+    from tools.docs_pages import settings
+
+    rows = [line.strip("| ").split(" | ") for line in settings().splitlines() if line.startswith("| `")]
+    assert len(rows) > 100
+    assert [row[0] for row in rows if len(row) < 4 or not row[-1].strip()] == []
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The documentation site, built with warnings as errors."""

@@ -30,10 +30,13 @@ class Registry:
         home: The module that registers the built-in entries; it is imported on the first lookup.
         passed: How many leading parameters of a registered function the caller fills.
         not_an_option: The first parameter of an extension that is not a factory, which is then refused.
+        old_key: The key in files of earlier versions, which is still read, and the field's name in Python.
     """
 
-    def __init__(self, kind: str, key: str, home: str, passed: int = 0, not_an_option: str = "") -> None:
-        self.kind, self.key = kind, key
+    def __init__(
+        self, kind: str, key: str, home: str, passed: int = 0, not_an_option: str = "", old_key: str = ""
+    ) -> None:
+        self.kind, self.key, self.old_key = kind, key, old_key
         self._home, self._passed, self._not_an_option = home, passed, not_an_option
         self._entries: dict[str, Entry] = {}
 
@@ -112,7 +115,8 @@ class Registry:
             return self._of(import_function(name), name)
         if name not in (names := self.names()):
             remedy = "use one of them, or package.module:name; a plugin's name is known once its package is installed"
-            rule = f"`{self.key}` must be one of {listed(names)}, but got {shown(name)}"
+            in_python = f" (`{self.old_key}` in Python)" if self.old_key else ""
+            rule = f"`{self.key}`{in_python} must be one of {listed(names)}, but got {shown(name)}"
             raise broken_rule(rule, did_you_mean(name, names, remedy))
         return self._entries[name]
 
@@ -163,7 +167,7 @@ def _place(make: Any) -> str:
 
 SCORERS = Registry("scorer", "kind", "agentopt.evaluation.scorers", not_an_option="example")
 PARSERS = Registry("parser", "kind", "agentopt.workflow.parsers", not_an_option="response")
-FUSIONS = Registry("fusion", "method", "agentopt.workflow.fusion", passed=2)
+FUSIONS = Registry("fusion", "kind", "agentopt.workflow.fusion", passed=2, old_key="method")
 STRATEGIES = Registry("strategy", "strategy", "agentopt.search.built_in", passed=1)
 
 
@@ -197,7 +201,7 @@ def fusion(name: str, *, lists: bool = False) -> Callable[[F], F]:
     example's.
 
     Args:
-        name: The `method` in a task file.
+        name: The `kind` in a task file.
         lists: Whether the values must be lists.
     """
     return FUSIONS.register(name, lists=lists)

@@ -279,6 +279,8 @@ def _mistake(place: Key, details: list[Any], fields: Mapping[str, FieldInfo], re
     # A rule between keys names them; the whole mapping is not the value of one.
     all_of_it = not details[0]["loc"] and isinstance(details[0]["input"], Mapping)
     rule = alternatives([rule_of(detail) for detail in details])
+    if kind == "string_pattern_mismatch" and (form := _form(fields.get(str(place[-1])))):
+        rule = f"must be {form}"
     unshown = all_of_it or kind in {"missing", "extra_forbidden"} or "but got" in rule
     got = "" if unshown else f", but got {shown(details[0]['input'])}"
     return Mistake(dotted(place), rule + got, _remedy(details, place, fields, remedies))

@@ -120,18 +120,26 @@ class RunCaps(Strict):
     """Caps of one run, in addition to those of the configuration."""
 
     usd: Annotated[float, Field(ge=0)] | None = None
+    """Most USD."""
     tokens: Annotated[int, Field(ge=0)] | None = None
+    """Most tokens, of prompts and completions."""
     calls: Annotated[int, Field(ge=0)] | None = None
+    """Most model calls."""
     seconds: Annotated[float, Field(ge=0)] | None = None
+    """Most seconds."""
     trials: Annotated[int, Field(ge=1)] | None = None
+    """Most trials."""
 
 
 class MonthCaps(Strict):
     """Caps of all runs that start in a calendar month."""
 
     usd: Annotated[float, Field(ge=0)] | None = None
+    """Most USD."""
     tokens: Annotated[int, Field(ge=0)] | None = None
+    """Most tokens, of prompts and completions."""
     calls: Annotated[int, Field(ge=0)] | None = None
+    """Most model calls."""
 
 
 class JobCaps(Strict):
@@ -158,12 +166,14 @@ class WebhookTarget(Strict):
     """Receiver of events, which are signed according to Standard Webhooks (standardwebhooks.com)."""
 
     url: Annotated[str, _text(r"https?://[^\s/]\S*", "must be an http(s) address", "write it with https://")]
+    """Its address, with http or https."""
     secret_env: Annotated[
         str,
         _text(r"[A-Za-z_][A-Za-z0-9_]*", "must be the name of an environment variable", "write the name, without a $"),
     ]
     """Environment variable of the signing secret (`whsec_...`). The secret itself is in no file."""
     events: tuple[EventName, ...] = get_args(EventName)
+    """The events that are sent; all unless given."""
 
 
 class Job(Strict):

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from agentopt.core.cost import Price
 from agentopt.core.errors import CatalogError, UnknownModelError, UserError
-from agentopt.core.yaml_models import Strict, did_you_mean, validate
+from agentopt.core.yaml_models import Form, Strict, did_you_mean, validate
 from agentopt.core.yaml_text import load_yaml
 from agentopt.models.file_digest import sha256_of
 from agentopt.models.model_table import batch_share, find_entry, table_defaults
@@ -48,7 +48,7 @@ class Weights(_Entry):
 
     file: str
     """File name in the cache, or a path to a file the user already has (then no sources are needed)."""
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$"), Form("64 hexadecimal digits")] | None = None
     """Checksum; required for a file that is fetched."""
     size: Annotated[int, Field(gt=0)] | None = None
     """Size in bytes; lets a full disk be reported before the download."""
@@ -67,7 +67,9 @@ class Supports(_Entry):
     """What an endpoint takes. None: unknown; then a parameter is sent only if the task or the entry sets it."""
 
     temperature: bool | None = None
+    """False: no temperature is sent."""
     top_p: bool | None = None
+    """False: no `top_p` is sent."""
     seed: bool | None = None
     """True: a seed is sent with every request, so that endpoints that honour it give reproducible samples."""
     n: bool | None = None
@@ -79,6 +81,7 @@ class Supports(_Entry):
     stop: bool | None = None
     """False: the text is cut at the stop sequences here."""
     tools: bool | None = None
+    """Whether the endpoint takes tools."""
     reasoning_effort: bool | None = None
     """True: the model has a reasoning effort, which a task may set or search."""
 
@@ -98,6 +101,7 @@ class ModelSpec(_Entry):
     """
 
     name: str
+    """The catalogue name; in a file, the key of the entry."""
     litellm: str | None = None
     """A litellm model string such as `anthropic/claude-haiku-4-5`; its provider's own key variable is used, unless the
     entry has a `base_url`."""
@@ -117,12 +121,15 @@ class ModelSpec(_Entry):
     parameters: Annotated[float, Field(gt=0)] | None = None
     """Number of parameters; needed only if a task's cost is in units."""
     usd_per_1m_prompt: Usd = 0.0
+    """USD per million prompt tokens."""
     usd_per_1m_completion: Usd = 0.0
+    """USD per million completion tokens."""
     usd_per_1m_cached_prompt: Usd | None = None
     """Of prompt tokens read from the provider's prompt cache; the price of other prompt tokens unless given."""
     usd_per_1m_reasoning: Usd | None = None
     """Of completion tokens spent on thoughts; the price of other completion tokens unless given."""
     usd_per_request: Usd = 0.0
+    """USD per request, beside those of its tokens."""
     price: Literal["free"] | None = None
     """`free`: calls cost nothing."""
     unpriced: Literal["ok"] | None = None
@@ -130,14 +137,18 @@ class ModelSpec(_Entry):
     batch: BatchTerms | None = None
     """The endpoint has a batch interface, at this share of the price; as the bundled table has it unless given."""
     context_length: Annotated[int, Field(gt=0)] = 4096
+    """Most tokens of a prompt and its completion."""
 
     concurrency: Annotated[int, Field(gt=0)] = 16
     """Most concurrent requests. Halved after a 429, and raised slowly while requests succeed."""
     requests_per_minute: Annotated[float, Field(gt=0)] | None = None
+    """Most requests in any 60 seconds."""
     tokens_per_minute: Annotated[float, Field(gt=0)] | None = None
     """Most tokens, of prompts and completions, in any 60 seconds."""
     timeout_seconds: Annotated[float, Field(gt=0)] = 120.0
+    """Longest wait for the answer to one attempt."""
     max_attempts: Annotated[int, Field(gt=0)] = 6
+    """Most attempts of one call."""
     backoff_seconds: Annotated[float, Field(gt=0)] = 0.5
     """The wait before the second attempt; it doubles with each further one, up to 30 seconds."""
     max_wait_seconds: Annotated[float, Field(gt=0)] = 120.0

@@ -106,9 +106,9 @@ def table_of(title: str, columns: Sequence[Column[Row]], rows: Iterable[Row]) ->
 def trials_table(result: Result) -> Table:
     """The history, one line for each trial."""
     rows = [(trial, trial.number in result.pareto) for trial in result.trials]
-    cost = "cost" if result.cost_in in ("units", "tokens") else "USD and median latency"
+    by = "score and cost" if result.cost_in in ("units", "tokens") else "score, USD and median latency"
     columns = [*TRIAL_COLUMNS[:-1], *_cost_columns(result, lambda row: row[0], rows), TRIAL_COLUMNS[-1]]
-    return table_of(f"Trials (* on the Pareto front of score and {cost})", columns, rows)
+    return table_of(f"Trials (* on the Pareto front by {by})", columns, rows)
 
 
 def finalists_table(result: Result) -> Table:

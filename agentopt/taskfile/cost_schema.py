@@ -14,8 +14,11 @@ class UnitSpec(Strict):
     """The forward pass whose cost is one unit; the paper's unless given."""
 
     parameters: Positive = PAPER_UNIT.parameters
+    """Number of parameters of its model."""
     prompt_tokens: Positive = PAPER_UNIT.prompt_tokens
+    """Tokens of its prompt."""
     completion_tokens: Positive = PAPER_UNIT.completion_tokens
+    """Tokens of its completion."""
 
 
 class CostSpec(Strict):

@@ -19,16 +19,20 @@ class Named(Strict):
     """A registered scorer, parser or fusion, and its options."""
 
     kind: str
+    """Its name: a built-in one, that of a plugin, or `package.module:name`."""
     options: dict[str, Any] = Field(default_factory=dict)
+    """Its options; in a file they are written beside `kind`."""
 
 
 def _named(registry: Registry) -> BeforeValidator:
-    """Reads `vote` as `{method: vote}`, and validates name and options against the registry."""
+    """Reads `vote` as `{kind: vote}`, and validates name and options against the registry."""
 
     def read(value: Any) -> Any:
         full = {registry.key: value} if isinstance(value, str) else value
         if isinstance(value, Named):
             return value
+        if isinstance(full, Mapping) and registry.old_key in full:
+            full = _with_new_key(registry, full)
         if not isinstance(full, Mapping) or registry.key not in full:
             rule = f"must be the name of a {registry.kind}, or a mapping with `{registry.key}`, but got {shown(value)}"
             raise broken_rule(rule, _key_remedy(registry, full))
@@ -40,6 +44,16 @@ def _named(registry: Registry) -> BeforeValidator:
         return Named(kind=name, options=options)
 
     return BeforeValidator(read)
+
+
+def _with_new_key(registry: Registry, full: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The mapping with the name under `registry.key`; a file of an earlier version has it under `registry.old_key`."""
+    key, old = registry.key, registry.old_key
+    if key not in full:
+        return {key if name == old else name: value for name, value in full.items()}
+    if registry.has_option(old):
+        return full
+    raise broken_rule(f"`{old}` is the old name of `{key}`, but both are given", f"remove `{old}`")
 
 
 def _key_remedy(registry: Registry, found: Any) -> str:

@@ -88,8 +88,11 @@ class LimitSpec(Strict):
     """How many examples of each split are used, from the top of its file; all unless given."""
 
     train: Count | None = None
+    """Most examples of the train split."""
     validation: Count | None = None
+    """Most examples of the validation split."""
     test: Count | None = None
+    """Most examples of the test split."""
 
 
 class SplitsSpec(Strict):
@@ -100,8 +103,11 @@ class SplitsSpec(Strict):
     """
 
     train: NotNegative = 0
+    """Share of the train split."""
     validation: Positive
+    """Share of the validation split."""
     test: Positive
+    """Share of the test split."""
 
     @model_validator(mode="before")
     @classmethod
@@ -171,7 +177,9 @@ class TokensSpec(Strict):
     """Nominal tokens of one pass, for costs in units; measured on the baseline unless given."""
 
     prompt: Positive
+    """Tokens of the prompt."""
     completion: Positive
+    """Tokens of one response."""
 
 
 class ProgramSpec(Strict):
@@ -264,6 +272,7 @@ class SubtaskSpec(Strict):
     knobs: dict[Text, Knob] = Field(default_factory=dict)
     """Values that the template reads as `knobs.NAME`; one each, or several."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Probability mass of the tokens that are sampled from (nucleus sampling); the endpoint's default unless given."""
     stop: tuple[Text, ...] = ()
     """Stop sequences."""
     parse: ParserSpec = Named(kind="text")
@@ -308,6 +317,7 @@ class TaskSpec(Strict):
     """A task.yaml."""
 
     name: Text
+    """Name of the task; the folders of its runs begin with it."""
     description: str = ""
     """Shown to the search agent."""
     data: DataSpec

@@ -49,7 +49,7 @@ def checked(check: Any) -> Subtask:
 WRONG: list[tuple[Callable[[], Any], str]] = [
     (
         lambda: Fusion("median"),
-        r"`method` must be one of .*vote_list, but got 'median'\n  remedy: use one of them, or package.module:name",
+        r"`kind` \(`method` in Python\) must be one of .*, but got 'median'\n  remedy: use one of them, or package",
     ),
     (lambda: Fusion("votes"), "did you mean 'vote'"),
     (lambda: Fusion("vote", model="m"), "model: is an option of fuse, not of vote"),

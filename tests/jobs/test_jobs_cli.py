@@ -86,14 +86,21 @@ def test_a_job_from_its_file_to_its_removal(place: Place, jobs: Call) -> None:
 def test_show_prints_the_evidence_of_drift_and_the_error_spent(place: Place, jobs: Call) -> None:
     with ServerProcess(counter=place.folder / "received.jsonl", quality=QUALITY) as server:
         place.base_url = server.base_url
-        assert "every run draws 12 of 12 test rows of the champion anew" in jobs("add", str(place.write(canary=0.5)))
-        draws = "test rows of the champion anew (50% of them, but at least 20)"
+        assert "every run requests the champion's answers to 12 of 12 test rows anew" in jobs(
+            "add", str(place.write(canary=0.5))
+        )
+        draws = "test rows anew (50%, at least 20)"
         added = jobs("add", str(place.write(canary=0.5)))
-        assert f"every run draws 12 of 12 {draws}; with canary: 0 none is, and a model that changed " in added
-        assert f"canary: every run draws {draws}; none drawn yet" in jobs("show", "nightly")
+        assert f"answers to 12 of 12 {draws}; canary: 0 requests none, but does not detect " in added
+        assert f"canary: every run requests the champion's answers to {draws}; none requested yet" in jobs(
+            "show", "nightly"
+        )
         jobs("run-now", "nightly")
         shown = jobs("show", "nightly")
-        assert "promotions: 1 compared, 0.025 of the error of 0.05 spent; the next comparison needs evidence" in shown
+        assert (
+            "promotions: 1 comparison; 0.025 of the error budget of 0.05 is spent; the next comparison must reach "
+            in shown
+        )
         assert "unchanged" in jobs("run-now", "nightly")
         shown = jobs("show", "nightly")
     assert "canary: 12 rows of the champion drawn anew in 1 run; evidence of drift 0." in shown

@@ -287,6 +287,16 @@ def test_parsers_fusion_and_scorers_may_be_functions_of_the_task_folder(tmp_path
     assert find.fusion.judge({}, "abc") == 3
 
 
+@pytest.mark.parametrize(("name", "options"), [("vote", {}), ("vote", {"stop": "decided"}), ("first", {})])
+def test_the_key_of_a_fusion_in_version_0_1_0_is_read(tmp_path: Path, name: str, options: dict[str, str]) -> None:
+    found = []
+    for key in ("kind", "method"):
+        fuse = {key: name, **options}
+        found.append(load_task(write(tmp_path, spec()), overrides={"subtasks.find.fuse": fuse})["find"].fusion)
+    assert found[0] == found[1]
+    assert (found[0].method, dict(found[0].options)) == (name, options)
+
+
 def test_a_json_parser_constrains_the_response_with_its_keys_in_the_order_of_the_file(tmp_path: Path) -> None:
     schema = {"type": "object", "properties": {"why": {}, "city": {}}}
     parse = {"kind": "json", "schema": schema}
@@ -336,12 +346,13 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"subtasks.find.models": []}, r"subtasks\.find\.models"),
     ({"subtasks.find.models": ["small", "small"]}, r"must name each thing once"),
     ({"subtasks.find.fuse": {"method": "fuse", "model": "huge"}}, r"fuse\.model: the model 'huge'"),
-    ({"subtasks.find.fuse": "votes"}, r"`method` must be one of[\s\S]*did you mean 'vote'"),
+    ({"subtasks.find.fuse": "votes"}, r"`kind` \(`method` in Python\) must be one of[\s\S]*did you mean 'vote'"),
     ({"subtasks.find.fuse": "vote_list"}, r"vote_list needs a parser that gives lists, but got text"),
     ({"subtasks.find.fuse": {"method": "best_of"}}, r"fuse\.judge: must be given"),
-    ({"subtasks.find.fuse": {"kind": "vote"}}, r"mapping with `method`, but got[\s\S]*write `method` in place of `kind`"),
-    ({"subtasks.find.fuse": {"model": "small", "methd": "fuse"}}, r"write `method` in place of `methd`"),
-    ({"subtasks.find.fuse": {"vote": {}}}, r"write `vote` alone, or \{method: vote, OPTION: VALUE\}"),
+    ({"subtasks.find.fuse": {"method": "votes"}}, r"`kind` .*must be one of[\s\S]*did you mean 'vote'"),
+    ({"subtasks.find.fuse": {"kind": "vote", "method": "first"}}, r"`method` is the old name of `kind`, but both are given\n  remedy: remove `method`"),
+    ({"subtasks.find.fuse": {"model": "small", "methd": "fuse"}}, r"write `kind` in place of `methd`"),
+    ({"subtasks.find.fuse": {"vote": {}}}, r"write `vote` alone, or \{kind: vote, OPTION: VALUE\}"),
     ({"subtasks.find.parse": {"kind": 1.5}}, r"find\.parse: `kind` must be a string, but got 1\.5[\s\S]*write one of choice, ids"),
     ({"subtasks.find.parse": {"kind": ["text"]}}, r"find\.parse: `kind` must be a string, but got \['text'\]"),
     ({"scorer": None}, r"must be the name of a scorer, or a mapping with `kind`, but got None[\s\S]*write one of contains, exact_match, "),
@@ -352,12 +363,12 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"subtasks.find.knobs": {"k": None}}, r"knobs\.k: must be a number, a string, or true or false, but got None\n  remedy: use one of these$"),
     ({"subtasks.find.cascade": ["small"]}, r"cascade: must have at least 2 items, but got \['small'\]\n  remedy: write two models, such as \[small, large\]"),
     ({"subtasks.find.cascade": {"models": ["a", "b", "c"]}}, r"cascade\.models: must have at most 2 items, but got [\s\S]*write two models"),
-    ({"subtasks.find.context": "f"}, r"find\.context: must match the pattern .*, but got 'f'\n  remedy: write a function as file\.py:name"),
+    ({"subtasks.find.context": "f"}, r"find\.context: must be a function as file\.py:name, but got 'f'\n  remedy: write a function as file\.py:name"),
     ({"columns.inputs": "question"}, r"columns\.inputs: must be a mapping, but got 'question'\n  remedy: write a list of columns, or a mapping from names"),
     ({"subtasks.find.parse": {"method": "json"}}, r"write `kind` in place of `method`"),
     ({"subtasks.find.parse": {"options": ["a", "b"]}}, r"write one of choice, ids, json, number, python, text, or \{kind: NAME, OPTION: VALUE\}"),
     ({"scorer": {"name": "my_pkg.judges:polite"}}, r"write `kind` in place of `name`"),
-    ({"subtasks.find.fuse": {"method": "vote", "model": "small"}}, r"fuse\.model: is an option of fuse, not of vote[\s\S]*remove it, or write method: fuse"),
+    ({"subtasks.find.fuse": {"method": "vote", "model": "small"}}, r"fuse\.model: is an option of fuse, not of vote[\s\S]*remove it, or write kind: fuse"),
     ({"subtasks.find.fuse": {"method": "fuse", "prompt": "{{ answer }}"}}, r"reads `question` and `answers`, but got `answer`"),
     ({"subtasks.find.models": ["gpt-5-mini"]}, r"add it by `agentopt models add openai/gpt-5-mini`"),
     ({"subtasks.find.num_samples": "lots"}, r"num_samples: must be a number, a list of numbers, or \{max: n\}, but got 'lots'[\s\S]*write it like 8, \[1, 3, 5\] or \{max: 8\}"),

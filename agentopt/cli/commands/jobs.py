@@ -170,7 +170,7 @@ def _canary_line(job: Job, drift: Drift | None) -> str:
     if not job.canary:
         return f"canary: off; {NOT_SEEN}"
     if drift is None:
-        return f"canary: {_drawn_anew(job)}; none drawn yet"
+        return f"canary: {_drawn_anew(job)}; none requested yet"
     drawn = f"{counted(drift.rows, 'row')} of the champion drawn anew in {counted(drift.runs, 'run')}"
     return f"canary: {drawn}; evidence of drift {drift.evidence:.3g}, an alarm at {ALARM:g}"
 
@@ -181,17 +181,17 @@ def _drawn_anew(job: Job, rows: Sequence[str] = ()) -> str:
         return NOT_SEEN
     count = len(canary_rows(rows, 0, share=job.canary))
     drawn = f"{count} of {len(rows)} test rows" if rows else "test rows"
-    text = f"every run draws {drawn} of the champion anew ({job.canary:.0%} of them, but at least {CANARY_LEAST})"
+    text = f"every run requests the champion's answers to {drawn} anew ({job.canary:.0%}, at least {CANARY_LEAST})"
     if not rows or count < len(rows):
         return text
-    return f"{text}; with canary: 0 none is, and a model that changed under its name is not seen"
+    return f"{text}; canary: 0 requests none, but does not detect a model that changed under its name"
 
 
 def _error_line(found: JobDetails) -> str:
     """Return how much of the error that the job may make its comparisons have spent."""
-    error = f"{found.error_spent:.3g} of the error of {found.error:.3g} spent"
+    spent = f"{found.error_spent:.3g} of the error budget of {found.error:.3g} is spent"
     return (
-        f"promotions: {found.comparisons} compared, {error}; the next comparison needs evidence "
+        f"promotions: {counted(found.comparisons, 'comparison')}; {spent}; the next comparison must reach an e-value of "
         f"{found.evidence_needed:.3g}"
     )
 

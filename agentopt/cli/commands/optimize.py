@@ -323,7 +323,7 @@ def _show_estimate(worst: Estimate, timed: int, config: Config, console: Console
 
 
 def _show_expected(expected: ExpectedCase, times: Mapping[str, float | None], console: Console) -> None:
-    console.print("Expected, if candidates are random ones and none is stopped early:", markup=False)
+    console.print("Expected for random candidates, without early stopping:", markup=False)
     for part in PARTS:
         use, seconds = getattr(expected, part), times[part]
         time = "" if seconds is None else f", about {format_duration(seconds)}"
