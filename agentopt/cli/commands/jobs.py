@@ -190,10 +190,8 @@ def _drawn_anew(job: Job, rows: Sequence[str] = ()) -> str:
 def _error_line(found: JobDetails) -> str:
     """Return how much of the error that the job may make its comparisons have spent."""
     spent = f"{found.error_spent:.3g} of the error budget of {found.error:.3g} is spent"
-    return (
-        f"promotions: {counted(found.comparisons, 'comparison')}; {spent}; the next comparison must reach an e-value of "
-        f"{found.evidence_needed:.3g}"
-    )
+    needed = f"the next comparison must reach an e-value of {found.evidence_needed:.3g}"
+    return f"promotions: {counted(found.comparisons, 'comparison')}; {spent}; {needed}"
 
 
 def show_history(name: str, store: str | None, limit: int, console: Console, *, as_json: bool = False) -> None:
