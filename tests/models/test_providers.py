@@ -190,15 +190,19 @@ async def test_a_run_completes_despite_every_kind_of_fault_and_counts_each_failu
 
 
 class Gauge:
-    """A `ChatModel` that counts how many calls are in flight, over another one."""
+    """A `ChatModel` that counts the calls in flight, over another one; the first `crowd` wait for each other."""
 
-    def __init__(self, inner: ModelRouter) -> None:
+    def __init__(self, inner: ModelRouter, crowd: int) -> None:
         self._inner, self.in_flight, self.most = inner, 0, 0
+        self._crowd, self._is_crowded = crowd, asyncio.Event()
 
     async def generate(self, request: Request) -> Response:
         self.in_flight += 1
         self.most = max(self.most, self.in_flight)
+        if self.in_flight == self._crowd:
+            self._is_crowded.set()
         try:
+            await asyncio.wait_for(self._is_crowded.wait(), 60)
             return await self._inner.generate(request)
         finally:
             self.in_flight -= 1
@@ -223,7 +227,7 @@ async def test_a_cap_is_never_exceeded_with_64_calls_in_flight(
 ) -> None:
     async with OpenAIServer(faults=Faults(rates, retry_after=None), delay=0.02) as server:
         spec = ModelSpec(name="gpt", base_url=server.base_url, concurrency=64, backoff_seconds=0.02, **PRICES)
-        gauge = Gauge(ModelRouter({"gpt": spec}))
+        gauge = Gauge(ModelRouter({"gpt": spec}), crowd=64)
         async with open_session(
             {"gpt": spec}, "run", caps=caps, journal=str(tmp_path / "journal.db"), provider=gauge
         ) as session:

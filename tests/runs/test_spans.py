@@ -10,12 +10,14 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler, SamplingResult
 from opentelemetry.trace import SpanKind, StatusCode
 
 from agentopt.api import evaluate, optimize
@@ -32,14 +34,28 @@ from agentopt.runs.config import Config
 from agentopt.testing.toy import toy_model, toy_task
 
 
+class Switch(Sampler):
+    """Records every span until it is switched off."""
+
+    is_on = True
+
+    def should_sample(self, *args: Any, **kwargs: Any) -> SamplingResult:
+        return (ALWAYS_ON if self.is_on else ALWAYS_OFF).should_sample(*args, **kwargs)
+
+    def get_description(self) -> str:
+        return "Switch"
+
+
 @pytest.fixture(scope="module")
 def exporter() -> Iterator[InMemorySpanExporter]:
-    """Collects the spans of this process, whose provider can be set only once."""
-    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    """Collects the spans of this process. Its provider can be set only once, so the tests after these switch it off."""
+    switch = Switch()
+    exporter, provider = InMemorySpanExporter(), TracerProvider(sampler=switch)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     trace.set_tracer_provider(provider)
     yield exporter
-    provider.shutdown()
+    switch.is_on = False
+    exporter.clear()
 
 
 class Recorded:
