@@ -142,6 +142,11 @@ def _enough(cap: float, wanted: float, kept: float, cap_name: str) -> str:
     return usd_at_least(least) if cap_name == "usd" else f"{math.ceil(least - 1e-9):,}"
 
 
+def larger_cap(cap: float) -> str:
+    """The value that messages suggest for a cap that was reached, as a setting: twice the cap."""
+    return f"{2 * cap:.10g}"
+
+
 class BudgetExceeded(EvaluationStopped):
     """Spending `wanted` more would pass a cap; nothing was spent.
 
@@ -158,7 +163,7 @@ class BudgetExceeded(EvaluationStopped):
         setting = f"{purpose}.max_{cap_name}" if purpose else f"budget.{name}"
         used = ", ".join(filter(None, (f"{amount(spent)} spent{kept_back}", _NEXT[cap_name](wanted, "next"))))
         self.message = f"the {name} cap of {amount(cap)} is reached: {used}"
-        remedy = f"raise {setting} and repeat the command or call; answers that were paid for are kept"
+        remedy = f"raise {setting}, such as to {larger_cap(cap)}; answers that were paid for are kept"
         if spent == 0 and cap_name != "seconds":
             beside = f" beside {amount(kept)} kept for later phases" if kept else ""
             self.message = f"the {name} cap of {amount(cap)} is too low: {_NEXT[cap_name](wanted, 'first')}{beside}"

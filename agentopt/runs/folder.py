@@ -26,11 +26,12 @@ from pydantic import BeforeValidator
 
 from agentopt.core.candidate import Candidate
 from agentopt.core.database import without_password
-from agentopt.core.errors import ConfigError, UserError
+from agentopt.core.errors import ConfigError, UserError, larger_cap
 from agentopt.core.files import write_atomically
 from agentopt.core.fingerprint import VERSION
 from agentopt.core.fingerprint import fingerprint as core_fingerprint
 from agentopt.core.paths import as_path
+from agentopt.core.stop_reason import StopReason
 from agentopt.core.task import Task
 from agentopt.core.yaml_models import Strict, validate
 from agentopt.core.yaml_text import load_yaml, to_yaml
@@ -153,6 +154,27 @@ class RunFolder:
         strategy = "strategy=..., " if self.config.strategy == CUSTOM else ""
         task = "task" if self.task is None else repr(str(self.task))
         return f"agentopt.optimize({task}, {strategy}resume={str(self.path)!r})"
+
+    def resuming_beyond(self, cap: str) -> str:
+        """What resumes the run with a larger cap, for messages, as `resuming`.
+
+        Args:
+            cap: The cap of the run that was reached, such as `usd`.
+        """
+        value = larger_cap(getattr(self.config.budget, cap))
+        if self.resuming.startswith("agentopt optimize "):
+            return f"{self.resuming} -c budget.{cap}={value}"
+        return f"{self.resuming[:-1]}, config=config), with {cap}={value} in the budget of config"
+
+    def remedy(self, stopped: StopReason) -> str:
+        """The remedy for a run that ended without a result.
+
+        Args:
+            stopped: Why it ended.
+        """
+        if stopped.run_cap:
+            return f"`{self.resuming_beyond(stopped.run_cap)}`; answers that were paid for are kept"
+        return f"fix the cause, then `{self.resuming}`; answers that were paid for are kept"
 
     def resumed_with(self, task: Task, config: Config) -> RunFolder:
         """The run with `config` and the task's present folder; `save` makes it so from now on.

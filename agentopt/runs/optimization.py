@@ -103,9 +103,10 @@ class Optimization:
                 self.run.trials.unlink(missing_ok=True)  # it has no answer
                 remedy = f"raise budget.{cap}; `--dry-run` prints what a run needs at most"
                 raise ConfigError(error.stopped.detail, where=f"budget.{cap}", remedy=remedy) from error
-            resumed = "" if isinstance(error, NothingEvaluated) else f", and resumed by {self.run.resuming}"
-            error.add_note(f"  {Spent(self.session.spent).message}; this run is kept in {self.run.path}{resumed}")
-            raise
+            if isinstance(error, BudgetExceeded):
+                error = NothingEvaluated(error.stopped, self.session.failures, remedy=self.run.remedy(error.stopped))
+            error.add_note(f"  {Spent(self.session.spent).message}; this run is kept in {self.run.path}")
+            raise error
         except (CallbackError, StrategyError) as error:
             error.add_note(f"  this run is resumed by {self.run.resuming}")
             raise
@@ -392,5 +393,5 @@ class Optimization:
             ended,
             self.session.failures,
             first_error=next(errors, None),
-            remedy=f"fix the cause, then `{self.run.resuming}`; answers that were paid for are kept",
+            remedy=self.run.remedy(ended),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -350,6 +351,39 @@ def test_a_model_that_refuses_every_call_is_reported_once_with_one_remedy(
         assert (outcome.out + outcome.err).count(hint) == 1
     assert optimized.err.count("remedy: ") == 1
     assert f"remedy: fix the cause, then `agentopt optimize --resume {place.runs[0]}`" in optimized.err
+
+
+@pytest.mark.parametrize("is_measured", [True, False])
+@pytest.mark.parametrize(("cap", "larger"), [("calls=3", "calls=6"), ("tokens=150", "tokens=300")])
+def test_a_cap_below_the_baseline_has_one_remedy_the_command_with_a_larger_cap(
+    agentopt: Callable[..., CommandResult], place: Place, is_measured: bool, cap: str, larger: str
+) -> None:
+    if is_measured:
+        place.edit_task(lambda spec: [subtask.pop("tokens") for subtask in spec["subtasks"]])
+    with ServerProcess(counter=place.folder / "received.jsonl", quality=QUALITY) as server:
+        place.write_catalog(server.base_url)
+        outcome = agentopt("optimize", str(place.task), *place.settings, "-c", f"budget.{cap}")
+    assert outcome.code == 1, outcome.err
+    assert outcome.err.count("remedy: ") == 1
+    remedy = (
+        f"remedy: `agentopt optimize --resume {place.runs[0]} -c budget.{larger}`; answers that were paid for are kept"
+    )
+    assert remedy in outcome.err
+    assert outcome.err.count("--resume") == 1
+
+
+def test_a_search_that_a_cap_ended_names_the_command_that_continues_it(
+    agentopt: Callable[..., CommandResult], place: Place
+) -> None:
+    with ServerProcess(counter=place.folder / "received.jsonl", quality=QUALITY) as server:
+        place.write_catalog(server.base_url)
+        first = agentopt("optimize", str(place.task), *place.settings, "-c", "budget.calls=60")
+        assert first.code == 0, first.err
+        resumed = f"agentopt optimize --resume {place.runs[0]} -c budget.calls=120"
+        assert f"Resume:  {resumed}" in first.out.splitlines()
+        again = agentopt(*shlex.split(resumed)[1:])
+    assert again.code == 0, again.err
+    assert "calls cap of 60" not in again.out
 
 
 def test_a_dry_run_prints_the_worst_case_and_leaves_nothing(

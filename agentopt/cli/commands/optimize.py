@@ -7,7 +7,7 @@ import shlex
 import sys
 import webbrowser
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,11 +22,12 @@ from agentopt.cli.output import INTERRUPTED, exit_with, notes_console, print_jso
 from agentopt.cli.run_names import run_path
 from agentopt.core.budget import Usage
 from agentopt.core.column_report import Column, columns_of
-from agentopt.core.errors import UserError
+from agentopt.core.errors import ConfigError, UserError
 from agentopt.core.events import Event, RunStarted
 from agentopt.core.phrases import counted
 from agentopt.core.power import power_notes, rows_to_detect
 from agentopt.core.row_notes import row_notes
+from agentopt.core.stop_reason import StopKind, StopReason
 from agentopt.core.usd import format_usd
 from agentopt.models.api_keys import unset_keys
 from agentopt.models.session import check_priced, open_existing_journal
@@ -174,8 +175,7 @@ def _optimize(
     ended = replace(ended, config=ended.config.model_copy(update={"journal": config.absolute().journal}))
     leave_report(ended, loaded, notes_console(console, as_json=as_json))
     if result.failed:
-        how = f"fix the cause, then `{run[0].resuming}`; answers that were paid for are kept"
-        exit_with(f"{result.failed}\n  remedy: {how}", 1)
+        exit_with(f"{result.failed}\n  remedy: {run[0].remedy(StopReason(StopKind.FAILED))}", 1)
 
 
 def _what_to_run(
@@ -228,6 +228,9 @@ def show_result(result: Result, task: Path | None, console: Console) -> None:
         print_plain(console, f"Next:    {KEEP_BASELINE}")
     else:
         _show_uses(result, task, console)
+    if cap := result.ended.run_cap or (result.test_ended and result.test_ended.run_cap):
+        with suppress(ConfigError):  # the folder was moved, or is not whole
+            print_plain(console, f"Resume:  {RunFolder.open(Path(result.run)).resuming_beyond(cap)}")
 
 
 def _show_uses(result: Result, task: Path | None, console: Console) -> None:
