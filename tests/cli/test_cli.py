@@ -404,8 +404,9 @@ def test_a_dry_run_prints_the_worst_case_and_leaves_nothing(
     # the share has room for 72.
     calls = {part: int(row[0].replace(",", "")) for part, row in cells.items()}
     assert calls == {"search": 96, "agent": 0, "prompts": 72, "test": 72, "total": 240}
-    note = "does not fit in prompts.share (0.3 of the run's worst case); raise it, or set budget.calls=480 or more"
+    note = "does not fit in prompts.share (0.3 of the run's worst case); raise it"
     assert note in " ".join(outcome.out.split())
+    assert "or set budget" not in outcome.out
     larger = agentopt("optimize", str(place.task), *settings, "--dry-run", "-c", "prompts.share=0.5")
     assert "System prompts use at most 144 calls (prompts.share: 0.5 of the run's worst case)." in larger.out
     assert "Warning: AGENTOPT_TEST_KEY is not set; it has the API key of small, large" in outcome.out
@@ -441,6 +442,31 @@ def test_a_dry_run_reports_which_cap_has_room_for_a_race(
     assert found, outcome.out
     assert found[1].partition("=")[0] == small.partition("=")[0]
     assert "System prompts use at most" in agentopt(*dry, found[1]).out
+
+
+def test_the_lines_of_a_dry_run_are_of_this_run(agentopt: Callable[..., CommandResult], place: Place) -> None:
+    """Its trials are the candidates that there are, and it names no cap or limit that is not set."""
+    add_train(place)
+
+    def edit(spec: dict[str, Any]) -> None:
+        spec["cost"] = {"measure": "units"}
+        for subtask in spec["subtasks"]:
+            subtask["num_samples"] = 1
+            subtask.pop("tokens")
+
+    place.edit_task(edit)
+    command = ["optimize", str(place.task), *place.settings, "-c", "budget.trials=20", "--dry-run"]
+    outcome = agentopt(*command, "-c", "prompts.share=0.01")
+    assert outcome.code == 0, outcome.err
+    text = " ".join(outcome.out.split())
+    assert "Worst case for 4 trials, before caps" in text
+    assert "(0.01 of the run's worst case); raise it " in text
+    assert "budget.calls" not in text
+    assert "within the cost limit" not in text
+    assert "Time: unknown: small and large were never called here" in text
+    notes = json.loads(agentopt(*command, "--json").out)["notes"]
+    assert all(note[0].isupper() for note in notes), notes
+    assert json.loads(agentopt(*command, "--json").out)["trials"] == 4
 
 
 def test_a_setting_reaches_into_the_task_file_and_leaves_its_other_keys(

@@ -6,7 +6,7 @@ import asyncio
 import shlex
 import sys
 import webbrowser
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,10 +24,11 @@ from agentopt.core.budget import Usage
 from agentopt.core.column_report import Column, columns_of
 from agentopt.core.errors import ConfigError, UserError
 from agentopt.core.events import Event, RunStarted
-from agentopt.core.phrases import counted
+from agentopt.core.phrases import counted, in_words
 from agentopt.core.power import power_notes, rows_to_detect
 from agentopt.core.row_notes import row_notes
 from agentopt.core.stop_reason import StopKind, StopReason
+from agentopt.core.task import Task
 from agentopt.core.usd import format_usd
 from agentopt.models.api_keys import unset_keys
 from agentopt.models.session import check_priced, open_existing_journal
@@ -65,11 +66,6 @@ WHY_CHOSEN: dict[Role, str] = {
     "recommended": "the cheapest within search.tolerance of the best shrunk score",
 }
 """File of a candidate, without its suffix -> why it was chosen."""
-
-LENGTHS_ARE_MEASURED = (
-    "Token lengths are measured on the baseline when the run begins. Until then every sample count is taken to "
-    "be within the cost limit; tokens: {prompt: ..., completion: ...} in each subtask narrows that."
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,13 +254,14 @@ def estimate_run(task: Path, settings: Sequence[str], console: Console, *, as_js
     check_priced(specs.values(), config.budget.caps(), *config.purpose_caps().values())
     measured = needs_measuring(loaded)
     space = unlimited_space(loaded, specs) if measured else search_space(loaded, specs)
+    trials = min(config.budget.trials, space.size)
     # A dry run creates no files, so a journal is read only if it exists.
     journal = open_existing_journal(config.journal)
     with closing(journal) if journal else nullcontext():
         worst = estimate(loaded, space, specs, config, journal)
         expected = expected_case(loaded, space, specs, config, worst)
         times = {part: seconds_of(getattr(expected, part), specs, journal) for part in PARTS}
-        timed = min((journal.timed_calls(s.identity) for s in specs.values()), default=0) if journal else 0
+        timed = {name: journal.timed_calls(spec.identity) if journal else 0 for name, spec in specs.items()}
     predicted = () if measured else predicted_usd(space)
     of_caps = (*cap_notes(worst, expected, config, space), *predicted, _rows_needed(config))
     costs = (
@@ -276,23 +273,41 @@ def estimate_run(task: Path, settings: Sequence[str], console: Console, *, as_js
     of_rows = (*row_notes(loaded), *power_notes(loaded), *costs)
     unset = unset_keys(specs.values())
     keys = [f"Warning: {name} is not set; it has the API key of {', '.join(of)}" for name, of in unset.items()]
-    lengths = [*([LENGTHS_ARE_MEASURED] if measured and space.measure == "units" else []), *thought_notes(specs)]
+    lengths = [
+        *([_lengths_are_measured(loaded)] if measured and space.measure == "units" else []),
+        *thought_notes(specs),
+    ]
     columns = columns_of(loaded)
     if as_json:
         parts = {p: PartEstimate(getattr(worst, p), getattr(expected, p), times[p]) for p in PARTS}
-        notes = _warnings_first(_prompt_share(worst, config), *of_caps, *of_rows, *lengths)
+        notes = _warnings_first(specs, _prompt_share(worst, config), *of_caps, *of_rows, *lengths)
         missing = {name: tuple(of) for name, of in unset.items()}
-        print_json(DryRun(config.budget.trials, parts, worst.seconds, columns, missing, notes))
+        print_json(DryRun(trials, parts, worst.seconds, columns, missing, notes))
         return
     _show_columns(columns, console)
-    _show_estimate(worst, timed, config, console)
+    _show_estimate(worst, trials, timed, _prompt_share(worst, config), console)
     _show_expected(expected, times, console)
-    for note in _warnings_first(*of_caps, *keys, *of_rows, *lengths):
+    for note in _warnings_first(specs, *of_caps, *keys, *of_rows, *lengths):
         print_plain(console, note)
 
 
-def _warnings_first(*notes: str | None) -> tuple[str, ...]:
-    return tuple(sorted(filter(None, notes), key=lambda note: not note.startswith("Warning: ")))
+def _warnings_first(names: Collection[str], *notes: str | None) -> tuple[str, ...]:
+    """The notes as sentences; one that starts with one of the names of models, or with a setting, keeps it as it is."""
+    shown = [
+        note
+        if (first := note.partition(" ")[0].rstrip(":")) in names or not first.isalpha()
+        else note[0].upper() + note[1:]
+        for note in filter(None, notes)
+    ]
+    return tuple(sorted(shown, key=lambda note: not note.startswith("Warning: ")))
+
+
+def _lengths_are_measured(task: Task) -> str:
+    taken = "affordable" if task.max_units is None else "within the cost limit"
+    return (
+        "Token lengths are measured on the baseline when the run begins. Until then every sample count is taken to "
+        f"be {taken}; tokens: {{prompt: ..., completion: ...}} in each subtask narrows that."
+    )
 
 
 def _show_columns(columns: Iterable[Column], console: Console) -> None:
@@ -305,8 +320,10 @@ def _show_columns(columns: Iterable[Column], console: Console) -> None:
     console.print(table)
 
 
-def _show_estimate(worst: Estimate, timed: int, config: Config, console: Console) -> None:
-    title = f"Worst case for {config.budget.trials} trials, before caps; no model was called"
+def _show_estimate(
+    worst: Estimate, trials: int, timed: Mapping[str, int], prompt_share: str | None, console: Console
+) -> None:
+    title = f"Worst case for {counted(trials, 'trial')}, before caps; no model was called"
     table = Table(title=title, title_justify="left")
     for column in ("part", "calls", "prompt tokens", "completion tokens", "USD"):
         table.add_column(column, justify="left" if column == "part" else "right")
@@ -314,10 +331,15 @@ def _show_estimate(worst: Estimate, timed: int, config: Config, console: Console
         if part != "demos" or worst.demos.calls:
             table.add_row(part, *usage_cells(getattr(worst, part)))
     console.print(table)
-    if note := _prompt_share(worst, config):
-        console.print(note, markup=False)
-    unknown = "unknown: a model was never called here; `agentopt models check NAME` measures it"
-    pace = f"if every call takes as long as the slowest model's mean in the journal, of {timed:,} or more calls each"
+    if prompt_share:
+        console.print(prompt_share, markup=False)
+    never = [name for name, calls in timed.items() if not calls]
+    unknown = (
+        f"unknown: {in_words(never)} {'was' if len(never) == 1 else 'were'} never called here; "
+        "`agentopt models check NAME` measures one"
+    )
+    least = min(timed.values(), default=0)
+    pace = f"if every call takes as long as the slowest model's mean in the journal, of {least:,} or more calls each"
     shown = unknown if worst.seconds is None else f"about {format_duration(worst.seconds)} in the worst case, {pace}"
     console.print(f"Time: {shown}")
     console.print(
@@ -357,8 +379,11 @@ def _prompt_share(worst: Estimate, config: Config) -> str | None:
     budget, at_most = config.budget, " and ".join(parts) or counted(prompts.calls, "call")
     of = "worst case" if budget.calls is budget.tokens is budget.usd is None else "caps"
     if caps := caps_for(worst.least_races, limits, config.prompts.share, worst.beside):
+        # A cap that is not set need not be: its limit is a share of the worst case.
+        larger = [cap for cap in caps if getattr(budget, cap.partition("=")[0].removeprefix("budget.")) is not None]
         return (
             f"Optimising the system prompts may be skipped: its worst case does not fit in prompts.share "
-            f"({config.prompts.share:g} of the run's {of}); raise it, or set {' and '.join(caps)} or more"
+            f"({config.prompts.share:g} of the run's {of}); raise it"
+            + (f", or set {' and '.join(larger)} or more" if larger else "")
         )
     return f"System prompts use at most {at_most} (prompts.share: {config.prompts.share:g} of the run's {of})."
