@@ -130,7 +130,7 @@ class _Trials:
     lines: Sequence[TrialLine]
     front: Sequence[int]
     cost_in: CostMeasure
-    beyond: Collection[int] = ()
+    beyond: Collection[int]
 
 
 def _trials(run: Run) -> _Trials:
@@ -138,7 +138,7 @@ def _trials(run: Run) -> _Trials:
         case RunArchive():
             return _Trials(run.lines, run.front, run.cost_in, run.beyond_limits)
         case Result():
-            return _Trials(run.trials, run.pareto, run.cost_in)
+            return _Trials(run.trials, run.pareto, run.cost_in, run.beyond_limits)
         case Path() | str():
             return _trials(load_result(run))
         case _:

@@ -20,11 +20,10 @@ from agentopt.models.session import open_existing_journal
 from agentopt.runs.folder import RunFolder
 from agentopt.runs.result import Finalist, Result, Role, TrialLine, load_result
 from agentopt.runs.run_record import GuidelinesEntry, PromptsEntry, read_record
-from agentopt.runs.summary import finalist, trial_line
+from agentopt.runs.summary import beyond_limits, finalist, trial_line
 from agentopt.runs.trial_store import recorded_trials
 from agentopt.search.base import SearchSpace
 from agentopt.search.from_task import cost_measure, search_space
-from agentopt.search.measured_costs import with_measured_costs, within_limits
 from agentopt.search.posterior import Choice, choose
 
 RunState = Literal["finished", "running", "stopped"]
@@ -101,11 +100,7 @@ class RunArchive:
     @cached_property
     def beyond_limits(self) -> frozenset[int]:
         """Numbers of the complete trials that cost more than a limit of the task: they are not chosen."""
-        if self.space is None:
-            return frozenset()
-        space = with_measured_costs(self.space, self.trials)
-        complete = [trial for trial in self.trials if trial.state == "complete"]
-        return frozenset(trial.number for trial in complete if not within_limits(space, trial))
+        return frozenset(beyond_limits(self.space, self.trials) if self.space else ())
 
     def trial(self, number: int) -> Trial | None:
         """The trial with this number; None if there is none."""

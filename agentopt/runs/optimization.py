@@ -50,7 +50,7 @@ from agentopt.runs.response_issues import failure_reasons, incomplete_responses,
 from agentopt.runs.result import Result, Role
 from agentopt.runs.run_record import GuidelinesEntry, TestEntry, append_entry
 from agentopt.runs.strategies import choose_search
-from agentopt.runs.summary import Finalists, finalist, finalists_of, limits_note, rows_note, trial_line
+from agentopt.runs.summary import Finalists, beyond_limits, finalist, finalists_of, limits_note, rows_note, trial_line
 from agentopt.runs.trial_runner import TrialRunner
 from agentopt.runs.trial_store import TrialStore
 from agentopt.runs.worst_case import FINALISTS, kept_for_test
@@ -346,6 +346,7 @@ class Optimization:
             ),
             trials=tuple(trial_line(trial, choice.shrunk) for trial in store.trials),
             pareto=choice.pareto,
+            beyond_limits=beyond_limits(space, store.trials),
             spent={
                 name: replace(usage, usd=round(usage.usd, USD_DIGITS)) for name, usage in self.session.spent.items()
             },

@@ -251,6 +251,7 @@ class Result:
         left_out: Examples that were left out of every comparison.
         failure_reasons: Number of failed evaluations of an example, by the kind of failure and the provider's words.
         refused_parameters: Model -> the parameters that its endpoint was found to refuse. They were left out.
+        beyond_limits: Numbers of the complete trials that cost more than a limit of the task, which are not chosen.
     """
 
     # An interval that the data does not bound has infinite ends, which JSON has no numbers for.
@@ -274,6 +275,7 @@ class Result:
     left_out: tuple[LeftOut, ...] = ()
     failure_reasons: dict[str, int] = field(default_factory=dict)
     refused_parameters: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    beyond_limits: tuple[int, ...] = ()
 
     def finalist(self, role: Role) -> Finalist:
         """The finalist in `role`.

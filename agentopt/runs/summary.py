@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from agentopt.core.cost import SHOWN, cost_in_words
 from agentopt.core.phrases import in_words
@@ -10,7 +10,7 @@ from agentopt.core.records import Evaluation, Trial
 from agentopt.core.usd import format_usd
 from agentopt.runs.result import Comparison, Finalist, Measured, Measures, Role, SubtaskCostShown, TrialLine
 from agentopt.search.base import SearchSpace
-from agentopt.search.measured_costs import measured_cost
+from agentopt.search.measured_costs import measured_cost, with_measured_costs, within_limits
 from agentopt.search.posterior import Choice
 
 Finalists = list[tuple[tuple[Role, ...], Trial]]
@@ -85,6 +85,12 @@ def trial_line(trial: Trial, shrunk: Mapping[int, float]) -> TrialLine:
         shrunk.get(trial.number),
         Measures.of(trial.evaluation),
     )
+
+
+def beyond_limits(space: SearchSpace, trials: Sequence[Trial]) -> tuple[int, ...]:
+    """Numbers of the complete trials that cost more than a limit of the task: they are not chosen."""
+    measured = with_measured_costs(space, trials)
+    return tuple(t.number for t in trials if t.state == "complete" and not within_limits(measured, t))
 
 
 def limits_note(space: SearchSpace, choice: Choice) -> str | None:

@@ -24,9 +24,16 @@ from tests.cli.recorded import SETTINGS, record_run, words, write_task
 PAGE = (Path(__file__).parents[2] / "docs" / "json.md").read_text()
 DOCUMENTED = re.findall(r"^\| `(.+)` \| `(agentopt\..+)\.(\w+)` \|$", PAGE, re.MULTILINE)
 WITHOUT = re.findall(r"^\| `([a-z -]+)` \| (\w[^`]+) \|$", PAGE, re.MULTILINE)
-NOT_CALLED = ("quickstart",)
-"""It loads a local model, and prints what `optimize` does; of it, the schema is built."""
-SERVED = ("diagnose", "judge", "record", "models check", "jobs")
+FEW = (
+    "task.data.limit.validation=3",
+    "task.data.limit.test=3",
+    "budget.trials=3",
+    "strategy=random",
+    "prompts.when=never",
+)
+QUICKSTART = ["--hosted", "large", *(part for setting in FEW for part in ("-c", setting))]
+"""The quickstart on a served model in place of local ones, with few rows and trials."""
+SERVED = ("quickstart", "diagnose", "judge", "record", "models check", "jobs")
 """Commands that call models; a loopback server answers."""
 NO_SETTINGS = ("models search", "models add", "init", "jobs")
 WORDS = {"TASK": "planted", "FOLDER": "made", "WORD": "haiku", "NAME": "large", "ID": "test-1"}
@@ -105,8 +112,6 @@ def test_the_output_follows_the_documented_schema(
     name: str,
 ) -> None:
     schema = schema_of(module, name)
-    if command in NOT_CALLED:
-        return
     is_served = command.startswith(SERVED)
     folder = request.getfixturevalue("served") if is_served else request.getfixturevalue("recorded").parents[1]
     monkeypatch.chdir(folder)
@@ -115,6 +120,7 @@ def test_the_output_follows_the_documented_schema(
     arguments = [{**WORDS, **run, **replaced}.get(word, word) for word in command.split()]
     if command == "optimize TASK":
         arguments = ["optimize", "--resume", run["RUN"]]  # every answer is in the journal
+    arguments += QUICKSTART if command == "quickstart" else []
     code, out, _ = console_script(*arguments, "--json", *([] if command.startswith(NO_SETTINGS) else SETTINGS))
     assert code == 0
     assert "\x1b" not in out

@@ -15,6 +15,7 @@ import pytest
 from agentopt import Config, diagnose, optimize, plots
 from agentopt.core.errors import ConfigError, TaskError, UserError
 from agentopt.core.extras import install_command
+from agentopt.report.figures import BEYOND
 from agentopt.report.page.content import page_content
 from agentopt.runs.archive import RunArchive
 from agentopt.runs.result import Result
@@ -52,6 +53,17 @@ def test_result_folder_and_archive_give_the_figure_of_the_page(name: str, archiv
         assert [trace.get("name") for trace in data_of(figure)] == [trace.get("name") for trace in expected]
         assert [list(trace.y) for trace in figure.data] == [trace["y"] for trace in expected]
         assert figure.layout.title.text == of_page["title"]
+
+
+def test_a_result_marks_the_trials_beyond_a_cost_limit_as_the_page_does(archive: RunArchive) -> None:
+    assert archive.space is not None
+    assert archive.result is not None
+    cheapest = min(trial.units for trial in archive.trials)
+    limited = replace(archive, space=replace(archive.space, max_units=cheapest))
+    result = replace(archive.result, beyond_limits=tuple(limited.beyond_limits))
+    of_result = data_of(plots.pareto_front(result))
+    assert of_result == data_of(plots.pareto_front(limited))
+    assert BEYOND in {trace["name"] for trace in of_result}
 
 
 def test_a_run_that_was_killed_is_drawn_from_its_archive(tmp_path: Path) -> None:

@@ -105,6 +105,7 @@ async def test_a_limit_that_no_candidate_meets_is_named_before_the_search_and_by
         assert (found, predicted) == ([], None)
         return
     assert len(result.trials) == 1
+    assert result.beyond_limits == (0,)
     assert [len(found), result.ended.kind] == [1, StopKind.NOTHING_LEFT]
     assert re.search(named, found[0])
     assert str(result.ended) == f"the search had nothing more to try: {found[0]}"
