@@ -4,8 +4,12 @@
 
 For each landscape of benchmarks.search the trials until it is within .01 of the optimum: without an agent, and with
 scripted agents. `worst` proposes the worst untried candidates, `constant` one candidate again and again, `random` any,
-`silent` replies with nothing, `refusing` with a refusal, and `oracle` proposes neighbours of the optimum. A bad agent
-may cost at most 1.2 times the trials without an agent and two more, and an oracle may need at most half of them.
+`silent` replies with nothing, `refusing` with a refusal, and `oracle` proposes a neighbour of the optimum, the optimum,
+and its other neighbours. `good prior` and `reversed prior` propose nothing, but rank the models and name the sample
+counts before any trial: rightly, or the other way round. So do `oracle` and `worst`; `random` guesses.
+
+A bad agent may cost at most 1.2 times the trials without an agent and two more, a reversed prior two more. A good prior
+must save a third of the trials, and an oracle half of them; but the baseline, the start and one candidate take three.
 """
 
 from __future__ import annotations
@@ -31,8 +35,14 @@ from benchmarks.search import FIRST_SEED, World, chosen_landscapes, measure, wor
 MOST = 100
 """Trials after which a search is given up."""
 HEAD = "| agent | median | 90% | worst | bound on the median | held |\n|---|---|---|---|---|---|"
-AGENTS = ("worst", "constant", "random", "silent", "refusing", "oracle")
-"""The scripted agents."""
+BOUNDS: dict[str, Callable[[float], float]] = {
+    "none": lambda alone: alone,
+    **dict.fromkeys(("worst", "constant", "random", "silent", "refusing"), lambda alone: 1.2 * alone + 2),
+    "oracle": lambda alone: max(alone / 2, 3),
+    "good prior": lambda alone: max(2 / 3 * alone, 3),
+    "reversed prior": lambda alone: alone + 2,
+}
+"""Kind of agent -> bound on the median of its trials, by the median without an agent."""
 
 
 def reply(candidates: Sequence[Candidate]) -> str:
@@ -41,24 +51,46 @@ def reply(candidates: Sequence[Candidate]) -> str:
     return json.dumps({"candidates": list(written)})
 
 
+def prior(world: World, rng: random.Random, kind: str) -> str:
+    """A reply that ranks the models of each subtask and names sample counts."""
+    best, top, answer = world.ranked[-1], dict[tuple[str, str], float](), {}
+    for candidate in world.ranked:
+        top |= {(name, choice.model): world.exact(candidate) for name, choice in candidate.items()}
+    for s in world.space.subtasks:
+        ranking = sorted(s.models, key=lambda model: -top.get((s.name, model), -1.0))
+        place, last = s.num_samples.index(best[s.name].num_samples), len(s.num_samples) - 1
+        around = max(place - 1, 0), min(place + 1, last)
+        if kind in ("worst", "reversed prior"):
+            ranking, around = ranking[::-1], (0, min(1, last)) if 2 * place >= last else (max(last - 1, 0), last)
+        if kind == "random":
+            ranking, around = rng.sample(ranking, len(ranking)), (rng.randint(0, last), rng.randint(0, last))
+        fewest, most = sorted(s.num_samples[i] for i in around)
+        answer[s.name] = {"ranking": ranking, "fewest": fewest, "most": most}
+    return json.dumps(answer)
+
+
 def scripted(kind: str, world: World, seed: int) -> ScriptedModel:
     """An agent that proposes its candidates in a fixed order, whatever it is shown."""
-    if kind in ("silent", "refusing"):
-        return ScriptedModel(lambda request, repeat: "" if kind == "silent" else "I cannot help with that.")
-    every = world.ranked
+    rng, every = random.Random(seed), world.ranked
     near = [c for c in neighbours(world.space, every[-1]) if world.exact(c) < world.optimum]
-    order: Mapping[str, Callable[[], list[Candidate]]] = {
-        "worst": lambda: every,
-        "constant": lambda: [every[len(every) // 3]],
-        "random": lambda: random.Random(seed).sample(every, len(every)),
-        "oracle": lambda: [*sorted(near, key=lambda c: -world.exact(c)), every[-1]],
+    rng.shuffle(near)
+    order: Mapping[str, Sequence[Candidate]] = {
+        "worst": every,
+        "constant": [],
+        "random": rng.sample(every, len(every)),
+        "oracle": [*near[:1], every[-1], *near[1:]],
     }
-    left = iter(order[kind]())
+    left = iter(order.get(kind, ()))
 
     def answer(request: Request, repeat: int) -> str:
-        if '"candidates"' not in str(request.json_schema):
+        schema = str(request.json_schema)
+        if kind in ("silent", "refusing"):
+            return "" if kind == "silent" else "I cannot help with that."
+        if '"ranking"' in schema:
+            return "{}" if kind == "constant" else prior(world, rng, kind)
+        if '"candidates"' not in schema or kind not in order:
             return "{}"
-        count = json.loads(str(request.json_schema))["properties"]["candidates"]["minItems"]
+        count = json.loads(schema)["properties"]["candidates"]["minItems"]
         return reply([next(left, every[len(every) // 3]) for _ in range(count)])
 
     return ScriptedModel(answer)
@@ -76,7 +108,7 @@ def trials(kind: str, world: World, seed: int) -> int:
 def of_seed(landscape: str, seed: int) -> dict[str, int]:
     """Kind of agent -> trials, all on the same world."""
     world = worlds()[landscape](seed)
-    return {kind: trials(kind, world, seed) for kind in ("none", *AGENTS)}
+    return {kind: trials(kind, world, seed) for kind in BOUNDS}
 
 
 def summary(values: Sequence[int]) -> str:
@@ -101,7 +133,7 @@ def main() -> None:
             alone = sorted(values["none"])[len(seeds) // 2]
             print(f"**{landscape}**\n\n{HEAD}")
             for kind, of in values.items():
-                bound = alone / 2 if kind == "oracle" else 1.2 * alone + 2 if kind != "none" else alone
+                bound = BOUNDS[kind](alone)
                 held = "yes" if sorted(of)[len(of) // 2] <= bound else "no"
                 print(f"| {kind} | {summary(of)} | {bound:.1f} | {held} |", flush=True)
             print()

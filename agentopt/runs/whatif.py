@@ -22,10 +22,11 @@ from agentopt.models.catalog import ModelSpec, Usd
 from agentopt.runs.demonstrations import demonstrations_of
 from agentopt.runs.folder import RunFolder
 from agentopt.runs.trial_store import recorded_trials
-from agentopt.search.base import SearchSpace, without_limits
+from agentopt.search.base import SearchSpace
 from agentopt.search.from_task import search_space
 from agentopt.search.insight_strategy import in_seed_prompts, measured
 from agentopt.search.measured_costs import measured_cost, with_measured_costs, within_limits
+from agentopt.search.neighbourhood import without_limits
 from agentopt.search.posterior import Choice, choose
 from agentopt.search.surrogate import most_promising
 

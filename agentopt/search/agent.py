@@ -27,22 +27,23 @@ from langsmith import tracing_context
 from pydantic import TypeAdapter
 
 from agentopt.core.candidate import Candidate
-from agentopt.core.errors import AgentoptError, BudgetExceeded, CatalogError, ModelError, WeightsError
 from agentopt.core.events import FallbackUsed, GuidelinesWritten
-from agentopt.models.base import ChatModel, Choice, Message, Request, reject
+from agentopt.models.base import ChatModel
 from agentopt.models.room_to_think import RoomToThink
+from agentopt.search.agent_calls import Agent, AgentUnavailableError
+from agentopt.search.agent_prior import PRIOR_PROMPT, prior_schema, read_prior, with_beliefs
 from agentopt.search.agent_prompts import (
     guideline_prompt,
     guideline_schema,
     proposal_prompt,
     proposal_schema,
     retry_message,
-    system_message,
 )
 from agentopt.search.agent_reply import Reply, read_guidelines, read_reply
 from agentopt.search.base import INITIAL, Proposal, Runner, SearchSpace, Strategy, in_order
 from agentopt.search.baselines import RandomStrategy
-from agentopt.search.credit import SURROGATE, is_agents_turn, turn_size
+from agentopt.search.belief import Belief
+from agentopt.search.credit import BEFORE, SURROGATE, is_agents_turn, promising, turn_size
 from agentopt.search.insights import initial_candidates
 from agentopt.search.measured_costs import with_measured_costs
 from agentopt.search.settings import AgentSettings, StartName
@@ -65,6 +66,8 @@ class State(TypedDict):
     """Why the fallback must propose; empty if it need not."""
     failed: int
     """Turns of the agent that brought no candidate."""
+    beliefs: dict[str, Any]
+    """What the agent expected before any trial, by subtask."""
 
 
 class AgentSearch:
@@ -106,7 +109,7 @@ class AgentSearch:
 
     async def run(self, space: SearchSpace, runner: Runner) -> None:
         """Run until no trials are left, nothing is left to try, or `max_rounds` is reached; see `Search.run`."""
-        agent = _Agent(self._model, self._settings, self._variant, self._description, self._seed)
+        agent = Agent(self._model, self._settings, self._variant, self._description, self._seed)
         nodes = _Nodes(space, runner, agent, self._fallback, self._start, self._batch_size)
         # A round has at most four nodes and records at least one trial, unless it is repeated after a crash.
         config: RunnableConfig = {
@@ -125,7 +128,7 @@ class AgentSearch:
                 await graph.ainvoke(None if before.next else again, config, durability="sync")
 
 
-_START: State = {"round": 0, "proposals": [], "last": [], "guidelines": "", "problem": "", "failed": 0}
+_START: State = {"round": 0, "proposals": [], "last": [], "guidelines": "", "problem": "", "failed": 0, "beliefs": {}}
 
 
 @asynccontextmanager
@@ -150,97 +153,52 @@ def _graph(nodes: _Nodes, saver: BaseCheckpointSaver[str] | None) -> Any:
     return graph.compile(checkpointer=saver)
 
 
-class _AgentUnavailableError(AgentoptError):
-    """The agent cannot be called in this round; the message gives the reason."""
-
-
-@dataclass(frozen=True)
-class _Agent:
-    """The agent's model, and what is the same in all of its calls."""
-
-    model: ChatModel | None
-    settings: AgentSettings
-    variant: Variant
-    description: str
-    seed: int
-
-    @property
-    def shares(self) -> bool:
-        """Whether the agent and the surrogate propose in turns; the baselines of the paper's experiments do not."""
-        return self.variant.insights and self.settings.style == "shared"
-
-    @property
-    def absent(self) -> bool:
-        return self.model is None or self.settings.model is None
-
-    def request(self, space: SearchSpace, prompt: str, max_tokens: int, *, schema: str, repeat: int = 0) -> Request:
-        """The request for one reply."""
-        system = system_message(space, self.settings, self.description, self.variant.experience)
-        return Request(
-            model=self.settings.model or "",
-            messages=(system, Message("user", prompt)),
-            max_tokens=max_tokens,
-            temperature=self.settings.temperature,
-            json_schema=schema,
-            seed=self.seed,
-            first_repeat=repeat,
-            purpose="agent",
-        )
-
-    async def reply(self, request: Request) -> Choice:
-        """Call the agent once. Raises `_AgentUnavailableError` if only the agent fails, and not the run."""
-        if self.model is None or self.settings.model is None:
-            raise _AgentUnavailableError("there is no agent")
-        try:
-            response = await self.model.generate(request)
-        except (CatalogError, ModelError, WeightsError) as error:  # the key, the engine or the file may be missing
-            raise _AgentUnavailableError(f"the agent cannot be reached: {error}") from error
-        except BudgetExceeded as error:
-            if error.name == "seconds":
-                raise
-            # A cap of the agent or of the run: a trial that the fallback proposes may still be affordable.
-            raise _AgentUnavailableError(f"no budget for the agent: {str(error).splitlines()[0]}") from error
-        return response.choices[0]
-
-    async def reject(self, request: Request) -> None:
-        """Have an unusable reply requested again by the next session."""
-        if self.model is not None:
-            await reject(self.model, request)
-
-
 @dataclass(frozen=True)
 class _Nodes:
     """The graph's nodes, and the branch that needs more than the state."""
 
     nominal: SearchSpace
     runner: Runner
-    agent: _Agent
+    agent: Agent
     fallback: Strategy
     start: StartName
     batch_size: int
 
-    @property
-    def space(self) -> SearchSpace:
-        """The space, with the costs that the trials so far measured."""
-        return with_measured_costs(self.nominal, self.runner.trials)
+    def space(self, state: State) -> SearchSpace:
+        """The space, with the costs that the trials so far measured, and what the agent expected before them."""
+        expected = with_beliefs(self.nominal, _beliefs.validate_python(state.get("beliefs", {})))
+        return with_measured_costs(expected, self.runner.trials)
 
     async def initialise(self, state: State) -> dict[str, Any]:
         """Propose the first trials: by the settings; in the paper's style every model of every subtask (insight 1).
 
-        With insight 1 off they are a random batch.
+        With insight 1 off they are a random batch. If the trials are shared, the agent is called for what it expects.
         """
-        tried = self._tried()
+        tried, space = self._tried(), self.space(state)
         if not self.agent.variant.insights:
             first = []
         elif self.agent.shares and self.agent.settings.insight_1:
-            begun = first_candidates(self.space, self.start, self.agent.seed)
+            begun = first_candidates(space, self.start, self.agent.seed)
             first = [Proposal(c, INITIAL, f"start: {self.start}") for c in begun if c not in tried]
         elif self.agent.settings.insight_1:
-            first = [Proposal(c, INITIAL, "insight 1") for c in initial_candidates(self.space) if c not in tried]
+            first = [Proposal(c, INITIAL, "insight 1") for c in initial_candidates(space) if c not in tried]
         else:
             strategy = RandomStrategy(self.agent.seed, proposer=INITIAL)
-            first = await strategy.propose(self.space, self.runner.trials, self.batch_size)
-        return {"proposals": _proposals.dump_python(first), "problem": ""}
+            first = await strategy.propose(space, self.runner.trials, self.batch_size)
+        beliefs = state.get("beliefs") or await self._expected(space)
+        return {"proposals": _proposals.dump_python(first), "problem": "", "beliefs": beliefs}
+
+    async def _expected(self, space: SearchSpace) -> dict[str, Any]:
+        """What the agent expects of each subtask; nothing if it cannot be called, or if the search has begun."""
+        begun = any(trial.proposer not in BEFORE for trial in self.runner.trials)
+        if self.agent.absent or not self.agent.shares or not self.agent.settings.prior or begun:
+            return {}
+        request = self.agent.request(space, PRIOR_PROMPT, self.agent.settings.max_tokens, schema=prior_schema(space))
+        try:
+            reply = await self.agent.reply(request)
+        except AgentUnavailableError:
+            return {}
+        return dict(_beliefs.dump_python(read_prior(reply.text, space)))
 
     async def execute(self, state: State) -> dict[str, Any]:
         """Run the proposals, one after the other."""
@@ -273,12 +231,12 @@ class _Nodes:
         if not self.agent.variant.insights:
             return {"guidelines": "", "problem": ""}
         settings, first = self.agent.settings, state["round"] <= 1
-        space = self.space
+        space = self.space(state)
         prompt = guideline_prompt(space, self.runner.trials, state["last"], settings, first=first)
         schema = guideline_schema(space, settings, first=first)
         try:
             reply = await self.agent.reply(self.agent.request(space, prompt, settings.guideline_tokens, schema=schema))
-        except _AgentUnavailableError as error:
+        except AgentUnavailableError as error:
             return {"problem": str(error)}
         guidelines = read_guidelines(reply.text, space)
         self.runner.emit(GuidelinesWritten(guidelines, len(self.runner.trials)))
@@ -288,22 +246,23 @@ class _Nodes:
         """Let the agent propose a batch; if it is too small, the fallback completes it."""
         wanted, variant = self._wanted(), self.agent.variant
         shown = self.runner.trials if variant.history else None
-        prompt = proposal_prompt(self.space, shown, state["last"], state["guidelines"], wanted)
+        prompt = proposal_prompt(self.space(state), shown, state["last"], state["guidelines"], wanted)
         # If the prompt is the same in every round, each round needs further samples of the reply.
         first_repeat = 0 if variant.history else state["round"] * self.agent.settings.attempts
         try:
-            reply = await self._usable_reply(prompt, wanted, first_repeat)
-        except _AgentUnavailableError as error:
+            reply = await self._usable_reply(self.space(state), prompt, wanted, first_repeat)
+        except AgentUnavailableError as error:
             return {"problem": str(error), "proposals": []}
-        missing = wanted - len(reply.proposals)
-        proposed = f"the agent proposed {len(reply.proposals)} of {wanted} candidates"
-        problem = f"{proposed}: {reply.problem or 'too few'}" if missing else ""
-        return {"problem": problem, "proposals": _proposals.dump_python(list(reply.proposals))}
+        proposals, doubt = list(reply.proposals), ""
+        if self.agent.shares:
+            proposals, doubt = promising(self.space(state), self.runner.trials, proposals, self.agent.seed)
+        proposed = f"the agent proposed {len(proposals)} of {wanted} candidates"
+        problem = f"{proposed}: {doubt or reply.problem or 'too few'}" if len(proposals) < wanted else ""
+        return {"problem": problem, "proposals": _proposals.dump_python(proposals)}
 
-    async def _usable_reply(self, prompt: str, wanted: int, first_repeat: int) -> Reply:
+    async def _usable_reply(self, space: SearchSpace, prompt: str, wanted: int, first_repeat: int) -> Reply:
         """The first reply with a usable candidate, or the last one of all attempts."""
         settings, variant, tried = self.agent.settings, self.agent.variant, self._tried()
-        space = self.space
         schema = proposal_schema(space, tried if variant.history else (), wanted)
         reply, attempt_prompt = Reply(), prompt
         for attempt in range(settings.attempts):
@@ -330,7 +289,7 @@ class _Nodes:
         given = _proposals.validate_python(state["proposals"])
         taken = {p.candidate for p in given}
         wanted = self._wanted()
-        offered = await self.fallback.propose(self.space, self.runner.trials, wanted)
+        offered = await self.fallback.propose(self.space(state), self.runner.trials, wanted)
         reason = state["problem"] or "there is no agent"
         new = [replace(p, fallback=reason) for p in offered if p.candidate not in taken]
         added = new[: wanted - len(given)]
@@ -341,7 +300,7 @@ class _Nodes:
         if state["proposals"]:
             return {"problem": ""}
         reason = state["problem"] or ("there is no agent" if self.agent.absent else "")
-        offered = await self.fallback.propose(self.space, self.runner.trials, 1)
+        offered = await self.fallback.propose(self.space(state), self.runner.trials, 1)
         added = [replace(p, fallback=reason, proposer=p.proposer if reason else SURROGATE) for p in offered]
         if reason:
             self.runner.emit(FallbackUsed(reason, len(added)))
@@ -360,3 +319,6 @@ class _Nodes:
 
 _proposals = TypeAdapter(list[Proposal])
 """Proposals as the plain data of a checkpoint."""
+
+_beliefs = TypeAdapter(dict[str, Belief])
+"""Beliefs as the plain data of a checkpoint."""

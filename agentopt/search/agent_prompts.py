@@ -202,14 +202,14 @@ def guideline_schema(space: SearchSpace, settings: AgentSettings, *, first: bool
     for subtask in space.subtasks:
         properties: dict[str, Any] = {}
         if _requests_models(settings, first=first):
-            properties["model"] = _one_of(label_of[model] for model in subtask.models)
+            properties["model"] = one_of(label_of[model] for model in subtask.models)
         if settings.insight_2:
-            properties["samples"] = _one_of(DIRECTIONS)
+            properties["samples"] = one_of(DIRECTIONS)
         if properties:
-            points[subtask.name] = _object(properties)
+            points[subtask.name] = strict_object(properties)
     if _requests_spending(space, settings):
-        points["spend"] = _one_of(s.name for s in space.subtasks)
-    return _text(_object({**points, "advice": {"type": "string", "pattern": ADVICE}}))
+        points["spend"] = one_of(s.name for s in space.subtasks)
+    return schema_text(strict_object({**points, "advice": {"type": "string", "pattern": ADVICE}}))
 
 
 def hardly_varies(trials: Sequence[Trial], last: Sequence[int]) -> bool:
@@ -273,9 +273,9 @@ def proposal_schema(space: SearchSpace, tried: Collection[Candidate], count: int
         rows = [tuple(str(replace(c, model=label_of[c.model])) for c in row.values()) for row in left]
         candidate = _any_row([s.name for s in space.subtasks], rows)
     else:
-        candidate = _object({s.name: _choice(s, label_of) for s in space.subtasks})
+        candidate = strict_object({s.name: _choice(s, label_of) for s in space.subtasks})
     listed = {"type": "array", "items": candidate, "minItems": count, "maxItems": count}
-    return _text(_object({"candidates": listed}))
+    return schema_text(strict_object({"candidates": listed}))
 
 
 def _any_row(names: Sequence[str], rows: Sequence[tuple[str, ...]]) -> dict[str, Any]:
@@ -284,7 +284,9 @@ def _any_row(names: Sequence[str], rows: Sequence[tuple[str, ...]]) -> dict[str,
     for row in rows:
         endings.setdefault(row[:-1], []).append(row[-1])
     alternatives = [
-        _object({name: _one_of(allowed) for name, allowed in zip(names, [*([v] for v in start), last], strict=True)})
+        strict_object(
+            {name: one_of(allowed) for name, allowed in zip(names, [*([v] for v in start), last], strict=True)}
+        )
         for start, last in endings.items()
     ]
     return alternatives[0] if len(alternatives) == 1 else {"anyOf": alternatives}
@@ -292,7 +294,7 @@ def _any_row(names: Sequence[str], rows: Sequence[tuple[str, ...]]) -> dict[str,
 
 def _choice(subtask: SubtaskSpace, label_of: Mapping[str, str]) -> dict[str, Any]:
     if subtask.size <= LISTED:
-        return _one_of(str(replace(choice, model=label_of[choice.model])) for choice in subtask.choices())
+        return one_of(str(replace(choice, model=label_of[choice.model])) for choice in subtask.choices())
     # A long enumeration makes a large grammar; `agent_reply` rounds to the nearest allowed count, and leaves out a
     # setting that the model does not have.
     models = "|".join(_literal(label_of[model]) for model in subtask.models)
@@ -310,11 +312,21 @@ def _literal(text: str) -> str:
     return re.sub(r"([\^$.|?*+()\[\]{}\\])", r"\\\1", text)
 
 
-def _one_of(values: Iterable[str]) -> dict[str, Any]:
+def one_of(values: Iterable[str]) -> dict[str, Any]:
+    """Schema of one of some strings.
+
+    Args:
+        values: The strings.
+    """
     return {"type": "string", "enum": list(values)}
 
 
-def _object(properties: dict[str, Any]) -> dict[str, Any]:
+def strict_object(properties: dict[str, Any]) -> dict[str, Any]:
+    """Schema of an object that has exactly these properties.
+
+    Args:
+        properties: Name -> schema.
+    """
     return {
         "type": "object",
         "properties": properties,
@@ -323,5 +335,10 @@ def _object(properties: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _text(schema: dict[str, Any]) -> str:
+def schema_text(schema: dict[str, Any]) -> str:
+    """A schema as compact text.
+
+    Args:
+        schema: The schema.
+    """
     return json.dumps(schema, separators=(",", ":"))

@@ -73,14 +73,14 @@ def _preference(value: Any, subtask: SubtaskSpace, label_of: Mapping[str, str]) 
     if not isinstance(value, Mapping):
         return ""
     words = []
-    with suppress(_UnreadableError):
-        words.append(label_of[_model(value.get("model"), subtask, label_of)])
+    with suppress(UnreadableError):
+        words.append(label_of[read_model(value.get("model"), subtask, label_of)])
     if value.get("samples") in DIRECTIONS:
         words.append(f"{value['samples']} samples")
     return ", ".join(words)
 
 
-class _UnreadableError(AgentoptError):
+class UnreadableError(AgentoptError):
     """A candidate that names no allowed choice."""
 
 
@@ -110,7 +110,7 @@ def read_reply(
 def _with_entry(reply: Reply, entry: Any, space: SearchSpace, tried: Collection[Candidate], proposer: str) -> Reply:
     try:
         written, notes = _candidate(entry, space)
-    except _UnreadableError as error:
+    except UnreadableError as error:
         return replace(reply, unreadable=reply.unreadable + 1, detail=reply.detail or str(error))
     candidate = with_fewer_samples(space, written)
     if candidate is None:
@@ -127,13 +127,13 @@ def _with_entry(reply: Reply, entry: Any, space: SearchSpace, tried: Collection[
 
 def _candidate(entry: Any, space: SearchSpace) -> tuple[Candidate, list[str]]:
     if not isinstance(entry, Mapping):
-        raise _UnreadableError("a candidate must be an object with one entry per subtask")
+        raise UnreadableError("a candidate must be an object with one entry per subtask")
     by_name = {str(key).casefold(): value for key, value in entry.items()}
     label_of = labels(space)
     choices, notes = {}, []
     for subtask in space.subtasks:
         if subtask.name.casefold() not in by_name:
-            raise _UnreadableError(f"a candidate lacks the subtask {subtask.name}")
+            raise UnreadableError(f"a candidate lacks the subtask {subtask.name}")
         choices[subtask.name], repairs = _choice(by_name[subtask.name.casefold()], subtask, label_of)
         notes += repairs
     return Candidate.of(choices), notes
@@ -142,8 +142,8 @@ def _candidate(entry: Any, space: SearchSpace) -> tuple[Candidate, list[str]]:
 def _choice(value: Any, subtask: SubtaskSpace, label_of: Mapping[str, str]) -> tuple[SubtaskChoice, list[str]]:
     value, written_settings = _without_settings(value, subtask)
     written_model, written_count = _model_and_count(value, subtask)
-    model = _model(written_model, subtask, label_of)
-    count = _count(written_count, subtask)
+    model = read_model(written_model, subtask, label_of)
+    count = read_count(written_count, subtask)
     settings = {axis.name: _setting(written_settings, axis, subtask) for axis in subtask.settings}
     repairs = [
         f"{subtask.name}: {written} read as {taken}"
@@ -176,7 +176,7 @@ def _setting(written: Mapping[str, Any], axis: Axis, subtask: SubtaskSpace) -> S
         with suppress(TypeError, ValueError, OverflowError):
             return min(axis.values, key=lambda known: abs(float(known) - float(value)))
     allowed = ", ".join(map(str, axis.values))
-    raise _UnreadableError(f"{axis.name} of {subtask.name} must be one of {allowed}, but got {str(value)[:20]!r}")
+    raise UnreadableError(f"{axis.name} of {subtask.name} must be one of {allowed}, but got {str(value)[:20]!r}")
 
 
 def _model_and_count(value: Any, subtask: SubtaskSpace) -> tuple[Any, Any]:
@@ -187,18 +187,27 @@ def _model_and_count(value: Any, subtask: SubtaskSpace) -> tuple[Any, Any]:
         return value.get("model"), value.get("num_samples", value.get("samples"))
     if isinstance(value, list) and len(value) == 2:
         return value[0], value[1]
-    raise _UnreadableError(f'{subtask.name} must be written as "model xN", but got {str(value)[:40]!r}')
+    raise UnreadableError(f'{subtask.name} must be written as "model xN", but got {str(value)[:40]!r}')
 
 
-def _model(value: Any, subtask: SubtaskSpace, label_of: Mapping[str, str]) -> str:
-    """The model with this name or label, ignoring case, or else the only one that shares a prefix with it."""
+def read_model(value: Any, subtask: SubtaskSpace, label_of: Mapping[str, str]) -> str:
+    """The model with this name or label, ignoring case, or else the only one that shares a prefix with it.
+
+    Args:
+        value: As written in a reply.
+        subtask: The subtask, whose models are allowed.
+        label_of: Model -> its label.
+
+    Raises:
+        UnreadableError: There is none, or several are alike.
+    """
     if value in subtask.models:
         return str(value)
     wanted = str(value).strip().casefold()
     exact = [m for m in subtask.models if wanted in (m.casefold(), label_of[m].casefold())]
     alike = exact or [m for m in subtask.models if wanted and (_starts(m, wanted) or _starts(wanted, m))]
     if len(alike) != 1:
-        raise _UnreadableError(f"{subtask.name} has no model {str(value)[:40]!r}, only {', '.join(subtask.models)}")
+        raise UnreadableError(f"{subtask.name} has no model {str(value)[:40]!r}, only {', '.join(subtask.models)}")
     return alike[0]
 
 
@@ -206,14 +215,22 @@ def _starts(text: str, prefix: str) -> bool:
     return text.casefold().startswith(prefix.casefold())
 
 
-def _count(value: Any, subtask: SubtaskSpace) -> int:
-    """The nearest allowed sample count; the number may be written as a string."""
+def read_count(value: Any, subtask: SubtaskSpace) -> int:
+    """The nearest allowed sample count; the number may be written as a string.
+
+    Args:
+        value: As written in a reply.
+        subtask: The subtask, whose sample counts are allowed.
+
+    Raises:
+        UnreadableError: It is no number.
+    """
     try:
         wanted = float(value) if not isinstance(value, bool) else float("nan")
     except (TypeError, ValueError, OverflowError):
         wanted = float("nan")
     if not math.isfinite(wanted):
-        raise _UnreadableError(f"num_samples of {subtask.name} must be a number, but got {str(value)[:20]!r}")
+        raise UnreadableError(f"num_samples of {subtask.name} must be a number, but got {str(value)[:20]!r}")
     return min(subtask.num_samples, key=lambda count: abs(count - wanted))
 
 

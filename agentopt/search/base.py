@@ -17,6 +17,7 @@ from agentopt.core.demos import Demo
 from agentopt.core.events import Event
 from agentopt.core.records import Trial
 from agentopt.core.task_rules import unknown_subtask
+from agentopt.search.belief import Belief
 
 ESCALATED = 0.5
 """Share of the examples that a cascade is taken to escalate before it was tried."""
@@ -55,6 +56,8 @@ class SubtaskSpace:
     """Whether its votes may stop before all samples are drawn."""
     demos: tuple[Demo, ...] = ()
     """The demonstrations; a choice has the first ones. None before they are bootstrapped."""
+    belief: Belief | None = None
+    """What an agent expected of it before any trial."""
 
     def units(self, choice: SubtaskChoice) -> float:
         """Cost of a choice in the measure of the space."""
@@ -287,11 +290,6 @@ class SearchSpace:
             each = ([s.cost_of(measure, c) for _, c in of] for s, of in zip(self.subtasks, choices, strict=True))
             within.append([self.total(measure, costs) <= most for costs in product(*each)])
         return [Candidate(point) for i, point in enumerate(product(*choices)) if all(of[i] for of in within)]
-
-
-def without_limits(space: SearchSpace) -> SearchSpace:
-    """The same space without its cost limits."""
-    return replace(space, max_units=None, max_usd=None, max_seconds=None)
 
 
 BASELINE, ARCHIVE, PROMPTS = "baseline", "archive", "prompts before"

@@ -9,7 +9,10 @@ import math
 from collections.abc import Sequence
 
 from agentopt.core.records import Trial
-from agentopt.search.base import ARCHIVE, BASELINE, INITIAL, PROMPTS
+from agentopt.search.base import ARCHIVE, BASELINE, INITIAL, PROMPTS, Proposal, SearchSpace
+from agentopt.search.insight_strategy import measured
+from agentopt.search.neighbourhood import without_limits
+from agentopt.search.surrogate import Scores, shares_behind
 
 SURROGATE = "surrogate"
 """Proposer of the surrogate's own turns."""
@@ -21,6 +24,8 @@ SHARPNESS = 2
 """Exponent of the rates: the higher it is, the sooner the worse proposer steps back."""
 PATIENCE = 2
 """Trials of the agent without an improvement after which it has the least share."""
+LEAST_SHARE = 0.25
+"""Share of the space of which the surrogate must expect less than of a candidate of the agent."""
 LEAST_GAIN = 1e-9
 """Smallest rise of the highest score that counts as earned."""
 
@@ -36,7 +41,7 @@ def _won(trials: Sequence[Trial]) -> list[tuple[str, bool]]:
 
 
 def is_agents_turn(trials: Sequence[Trial], agent: str, failed: int = 0) -> bool:
-    """Whether the agent proposes next: its trials are below its share.
+    """Whether the agent proposes next: its latest trial raised the highest score, or its trials are below its share.
 
     The shares are in proportion to a power of (earned + 1) / (trials + 2), the posterior mean of the rate at which a
     proposer raises the highest score, under a uniform prior; each is at least `FLOOR`. An agent whose latest trials
@@ -48,6 +53,8 @@ def is_agents_turn(trials: Sequence[Trial], agent: str, failed: int = 0) -> bool
         failed: Turns of the agent that brought no candidate; each counts as a trial that earned nothing.
     """
     won = _won(trials)
+    if won[-1:] == [(agent, True)]:
+        return True
     own = [wins for proposer, wins in won if proposer == agent]
     others = [wins for proposer, wins in won if proposer not in (agent, *BEFORE)]
     turns = len(own) + failed
@@ -69,3 +76,35 @@ def turn_size(trials: Sequence[Trial], agent: str, batch_size: int) -> int:
     own = [wins for proposer, wins in _won(trials) if proposer == agent]
     latest = next((i for i, wins in enumerate(reversed(own)) if not wins), len(own))
     return min(batch_size, 1 + latest)
+
+
+def scores_in(space: SearchSpace, trials: Sequence[Trial]) -> Scores:
+    """What the trials of candidates with allowed choices measured; others, such as those of earlier runs, are left out.
+
+    Args:
+        space: The search space.
+        trials: All trials.
+    """
+    fits = without_limits(space)
+    return measured(space, [trial for trial in trials if fits.contains(trial.candidate)])
+
+
+def promising(
+    space: SearchSpace, trials: Sequence[Trial], proposals: Sequence[Proposal], seed: int
+) -> tuple[list[Proposal], str]:
+    """The agent's proposals that are worth a trial by the surrogate, and why another is not; empty if all are.
+
+    One in the quarter of the space with the least expected improvement is not.
+
+    Args:
+        space: The search space.
+        trials: All trials so far.
+        proposals: Candidates of the agent.
+        seed: Samples a large space.
+    """
+    shares = shares_behind(space, scores_in(space, trials), [p.candidate for p in proposals], seed)
+    kept = [p for p, share in zip(proposals, shares, strict=True) if share >= LEAST_SHARE]
+    least = min(zip(shares, map(str, (p.candidate for p in proposals)), strict=True), default=(1.0, ""))
+    if least[0] >= LEAST_SHARE:
+        return kept, ""
+    return kept, f"the surrogate expects more of {1 - least[0]:.0%} of all candidates than of {least[1]}"

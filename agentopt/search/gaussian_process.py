@@ -65,6 +65,8 @@ RANGE_SCALE = 0.5
 LARGER, RISE, PEAK = 0.65, 0.6, 6
 """Prior mean: how much better a model is whose size is one standard deviation above the mean of the subtask's models
 (on the logarithmic scale); how much the score rises from one sample to the peak; and the peak's sample count."""
+BELIEVED = 1.0
+"""Prior mean by an agent's beliefs: how much better a model is that it ranks one standard deviation above the mean."""
 NUMBER_SCALE = 0.9
 """Length scale of the similarity of a numeric setting's positive values, in their logarithm."""
 
@@ -161,6 +163,19 @@ class Grid:
         """
         return np.asarray(sum(part.trend[points[:, i]] for i, part in enumerate(self._parts)), dtype=np.float64)
 
+    @property
+    def has_beliefs(self) -> bool:
+        """Whether an agent expected something of a subtask."""
+        return any(part.subtask.belief for part in self._parts)
+
+    def beliefs(self, points: Points) -> Floats:
+        """Prior mean of the scores of points by the agent's beliefs, in the units of `trend`, shape (len(points),).
+
+        Args:
+            points: Points of the space.
+        """
+        return np.asarray(sum(part.belief[points[:, i]] for i, part in enumerate(self._parts)), dtype=np.float64)
+
 
 class _Part:
     """One subtask's choices by their place in `SubtaskSpace.choices`: their costs, and how alike they are.
@@ -184,6 +199,8 @@ class _Part:
         self._similarity = [_model_similarity(subtask, kernel), counts_alike, *map(_similarity_of, axes)]
         self.variance = kernel.model + kernel.count + kernel.both + len(axes) * (SETTING + SETTING_BY_MODEL)
         self.trend = (LARGER * _sizes(subtask))[heads[0]] + (RISE * _rise_and_fall(subtask))[heads[1]]
+        of_models, of_counts = _believed(subtask)
+        self.belief = (BELIEVED * of_models)[heads[0]] + (RISE * of_counts)[heads[1]]
 
     def costs(self, measure: CostMeasure) -> Floats:
         """Cost of each choice in a measure, as `SubtaskSpace.cost_of` computes it."""
@@ -273,6 +290,14 @@ def _sizes(subtask: SubtaskSpace) -> Floats:
     """The logarithm of each model's size, with mean 0 and standard deviation 1."""
     sizes = _logarithms([max(subtask.cost.size(model), 1e-12) for model in subtask.models])
     return np.asarray((sizes - sizes.mean()) / (sizes.std() or 1.0))
+
+
+def _believed(subtask: SubtaskSpace) -> tuple[Floats, Floats]:
+    """What an agent expects of each model and sample count; without its beliefs all are equal."""
+    models, counts, belief = subtask.models, subtask.num_samples, subtask.belief
+    if belief is None:
+        return np.zeros(len(models)), np.zeros(len(counts))
+    return np.array(belief.of_models(models)), np.array(belief.of_counts(counts))
 
 
 def _rise_and_fall(subtask: SubtaskSpace) -> Floats:

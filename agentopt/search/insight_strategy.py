@@ -11,8 +11,8 @@ from agentopt.core.candidate import Candidate
 from agentopt.core.records import Trial
 from agentopt.core.stats import Floats
 from agentopt.core.two_way import two_way
-from agentopt.search.base import Proposal, SearchSpace, without_limits
-from agentopt.search.neighbourhood import nearest_untried
+from agentopt.search.base import Proposal, SearchSpace
+from agentopt.search.neighbourhood import nearest_untried, without_limits
 from agentopt.search.posterior import TOLERANCE, score_table
 from agentopt.search.settings import StartName
 from agentopt.search.start import first_candidates

@@ -9,10 +9,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 
 from agentopt.core.axes import SettingValue
 from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.search.base import SearchSpace, SubtaskSpace
+
+
+def without_limits(space: SearchSpace) -> SearchSpace:
+    """The same space without its cost limits."""
+    return replace(space, max_units=None, max_usd=None, max_seconds=None)
 
 
 def affordable(space: SearchSpace) -> Iterator[Candidate]:

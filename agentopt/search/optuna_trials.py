@@ -13,7 +13,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from agentopt.core.candidate import Candidate
 from agentopt.core.records import Trial
-from agentopt.search.base import SearchSpace, without_limits
+from agentopt.search.base import SearchSpace
+from agentopt.search.neighbourhood import without_limits
 
 _STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "incomplete": TrialState.FAIL}
 

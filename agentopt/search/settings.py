@@ -63,6 +63,9 @@ class AgentSettings(Strict):
     style: Literal["paper", "shared"] = "paper"
     """`paper`: AgentTTS, in which the agent proposes every batch. `shared`: the agent and the surrogate propose in
     turns, each as often as its candidates raised the highest score, after the trials of `search.start`."""
+    prior: bool = True
+    """Whether the agent ranks the models and names plausible sample counts before any trial, with style `shared`: a
+    prior mean of the surrogate, which counts by how well it predicts the trials."""
     experience: Path | None = None
     """Folder of a finished run of a similar task, whose best trials the strategy `mlcopilot` shows to the model."""
     max_rounds: Annotated[int, Field(ge=1)] | None = None

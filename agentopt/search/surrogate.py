@@ -22,6 +22,8 @@ SEARCHING = Kernel(2.0, 0.25, 0.5, shared_by_size=0.8, size_scale=6.0, count_sca
 """The kernel of a search: smoother than that by which its trials are judged, so that few of them suffice."""
 DOUBT = math.exp(-2)
 """Prior odds that the insights do not hold."""
+FAITH = 1.0
+"""Prior odds that an agent's beliefs hold."""
 NOISE = 0.01
 """Noise variance of a score as a share of the variance of all scores, where it was not measured."""
 LEAST_NOISE = 1e-4
@@ -114,6 +116,66 @@ def most_promising(
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """The posterior of one candidate's score."""
+
+    candidate: Candidate
+    """The candidate."""
+    mean: float
+    """Posterior mean of its score."""
+    deviation: float
+    """Posterior standard deviation, without the noise of a measurement."""
+
+
+def expectations(
+    space: SearchSpace, scored: Scores, tried: Collection[Candidate], seed: int, count: int
+) -> list[Expectation]:
+    """The untried candidates with the greatest expected improvement, the greatest first.
+
+    Args:
+        space: The space to search.
+        scored: What was measured; without a score there is no expectation.
+        tried: Candidates to leave out.
+        seed: As of `most_promising`.
+        count: Most candidates to return.
+    """
+    if not len(scored.mean):
+        return []
+    grid, scored = Grid(space, SEARCHING), scored.of(window(scored.mean))
+    observed = grid.points(scored.candidates)
+    pool = _pool(grid, observed, scored.mean, tried, seed)
+    predictions = list(predict(grid, observed, scored, observed[:0], pool))
+    gains = np.asarray(sum(p.weight * expected_improvement(p) for p in predictions))
+    weights, spread = np.array([p.weight for p in predictions]), predictions[0].spread
+    each = np.stack([p.mean for p in predictions])
+    mean = weights @ each
+    deviation = np.sqrt(weights @ (np.stack([p.deviation for p in predictions]) ** 2 + (each - mean) ** 2))
+    return [
+        Expectation(grid.candidate(pool[i]), float(scored.mean.mean() + spread * mean[i]), float(spread * deviation[i]))
+        for i in np.argsort(-gains, kind="stable")[:count]
+    ]
+
+
+def shares_behind(space: SearchSpace, scored: Scores, candidates: Sequence[Candidate], seed: int) -> list[float]:
+    """Share of the affordable candidates that have a smaller expected improvement than each given one.
+
+    Args:
+        space: The space to search.
+        scored: What was measured; without a score every share is 1.
+        candidates: Candidates of the space.
+        seed: As of `most_promising`.
+    """
+    if not len(scored.mean):
+        return [1.0] * len(candidates)
+    grid, scored = Grid(space, SEARCHING), scored.of(window(scored.mean))
+    observed, asked = grid.points(scored.candidates), grid.points(candidates)
+    pool = np.vstack([asked, _pool(grid, observed, scored.mean, (), seed)])
+    gains = _gains(grid, observed, scored, observed[:0], pool, None)
+    own, others = gains[: len(asked)], gains[len(asked) :]
+    return [float((others < gain).mean()) if len(others) else 1.0 for gain in own]
+
+
 def _pool(grid: Grid, observed: Points, scores: Floats, tried: Collection[Candidate], seed: int) -> Points:
     """The untried points that are compared, in random order."""
     rng = np.random.default_rng(seed)
@@ -186,16 +248,24 @@ def predict(grid: Grid, observed: Points, scored: Scores, pending: Points, pool:
     deviation = np.sqrt(np.maximum(variance, 1e-10))
     first, precision = factor[:n, :n], ones[:n] @ ones[:n] + LEVEL_PRECISION
     means, likelihoods = [], []
-    for trend, odds in ((1.0, 1.0), (0.0, DOUBT)):
-        white = solve_triangular(first, standard - trend * grid.trend(observed), lower=True)
+    for odds, ahead_observed, ahead_pool in _prior_means(grid, observed, pool):
+        white = solve_triangular(first, standard - ahead_observed, lower=True)
         level = float(ones[:n] @ white / precision)
         likelihoods.append(math.log(odds) - 0.5 * float(white @ white - level**2 * precision))
         white = white - level * ones[:n]
-        mean = across[:n].T @ white + level + trend * grid.trend(pool)
+        mean = across[:n].T @ white + level + ahead_pool
         means.append((mean, standard - noise * solve_triangular(first, white, lower=True, trans=1)))
     weights = np.exp(np.array(likelihoods) - max(likelihoods))
     for weight, (mean, smoothed) in zip((weights / weights.sum()).tolist(), means, strict=True):
         yield Prediction(weight, mean, deviation, smoothed, spread)
+
+
+def _prior_means(grid: Grid, observed: Points, pool: Points) -> Iterator[tuple[float, Floats, Floats]]:
+    """Yield each prior mean: its prior odds, and its values at the observed points and at the pool."""
+    yield 1.0, grid.trend(observed), grid.trend(pool)
+    yield DOUBT, np.zeros(len(observed)), np.zeros(len(pool))
+    if grid.has_beliefs:
+        yield FAITH, grid.beliefs(observed), grid.beliefs(pool)
 
 
 def expected_improvement(predicted: Prediction) -> Floats:

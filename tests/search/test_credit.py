@@ -20,7 +20,7 @@ from agentopt.search.settings import AgentSettings
 from agentopt.testing.strategies import ScriptedRunner, trial_of
 from agentopt.testing.synthetic_landscape import SyntheticLandscape, synthetic_space
 from benchmarks.search import worlds
-from benchmarks.search_agents import AGENTS, scripted, trials
+from benchmarks.search_agents import BOUNDS, scripted, trials
 
 LANDSCAPE = "synthetic, two subtasks, strengths shifted by up to .06"
 
@@ -78,7 +78,7 @@ def test_an_agent_that_never_earns_gets_the_floor_also_if_nothing_else_earns() -
     assert share_of([True, True, False]) <= 0.3, "one that stopped earning steps back"
 
 
-@pytest.mark.parametrize("kind", AGENTS)
+@pytest.mark.parametrize("kind", BOUNDS)
 def test_a_search_with_any_agent_ends(kind: str) -> None:
     assert trials(kind, worlds()["recorded, quickstart"](401), 401) <= 4
 
