@@ -15,7 +15,7 @@ from agentopt.core.demos import Demo, Demos, DemosFrom, shows_targets
 from agentopt.core.errors import ConfigError
 from agentopt.core.events import Note, Observer
 from agentopt.core.files import write_atomically
-from agentopt.core.phrases import counted
+from agentopt.core.phrases import counted, in_words
 from agentopt.core.records import ExampleResult
 from agentopt.core.task import Example, Subtask, Task
 from agentopt.evaluation.evaluator import Evaluator
@@ -131,12 +131,32 @@ def demo_notes(task: Task, found: Found) -> Iterator[str]:
         if subtask.demos and subtask.name in found and len(found[subtask.name]) < subtask.demos.count[-1]:
             there = len(found[subtask.name])
             left = ", ".join(str(count) for count in subtask.demos.count if count <= there)
+            elsewhere, splits = _in_other_splits(task)
+            if elsewhere == len(task.splits.get("train", ())):
+                rule = f"every train example has the inputs or the group of a row of the {splits}"
+                yield f"subtask {subtask.name}: {rule}, so none is shown; add train examples with other inputs"
+                continue
             targets = shows_targets(subtask, task.output_subtask)
             right = _RIGHT[subtask.demos.source if targets else "responses"].format(subtask.demos.min_score)
             yield (
                 f"subtask {subtask.name}: {counted(there, 'train example')} had {right}, so of `demos` only {left} can "
                 "be tried"
+                + (
+                    f"; {counted(elsewhere, 'train example')} cannot be shown: also in the {splits}"
+                    if elsewhere
+                    else ""
+                )
             )
+
+
+def _in_other_splits(task: Task) -> tuple[int, str]:
+    """Number of train examples that have the inputs or the group of a row of another split, and those splits."""
+    keys = {split: {key for row in rows for key in row.same_as} for split, rows in task.splits.items()}
+    train = keys.pop("train", set())
+    taken = set[tuple[str, str]]().union(*keys.values())
+    count = sum(not taken.isdisjoint(row.same_as) for row in task.splits.get("train", ()))
+    names = [split for split, own in keys.items() if not own.isdisjoint(train)]
+    return count, f"{in_words(names)} split{'s' if len(names) > 1 else ''}"
 
 
 _RIGHT: Mapping[DemosFrom, str] = {

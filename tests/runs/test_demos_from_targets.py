@@ -22,7 +22,7 @@ from agentopt.models.scripted import ScriptedModel
 from agentopt.models.session import open_session
 from agentopt.prompts.settings import PromptSettings
 from agentopt.runs.config import BudgetConfig, Config
-from agentopt.runs.demonstrations import REASONING, Bootstrap, Found, examples_to_try
+from agentopt.runs.demonstrations import REASONING, Bootstrap, Found, demo_notes, examples_to_try
 from agentopt.runs.expected_case import expected_case
 from agentopt.runs.folder import RunFolder
 from agentopt.runs.worst_case import estimate
@@ -237,3 +237,38 @@ async def test_too_few_targets_are_reported(tmp_path: Path, source: Any, had: st
     result = await aoptimize(of, config(tmp_path, budget=BudgetConfig(trials=2)), provider=ScriptedModel(wrong))
     note = f"subtask answer: 1 train example had {had}, so of `demos` only 0, 1 can be tried"
     assert note in result.notes
+
+
+@pytest.mark.parametrize(
+    ("shared", "note"),
+    [
+        (
+            {0: "validation", 1: "validation"},
+            (
+                "every train example has the inputs or the group of a row of the validation split, so none is shown; "
+                "add train examples with other inputs"
+            ),
+        ),
+        (
+            {0: "validation", 1: "test"},
+            (
+                "every train example has the inputs or the group of a row of the validation and test splits, so none "
+                "is shown; add train examples with other inputs"
+            ),
+        ),
+        (
+            {1: "test"},
+            (
+                "0 train examples had a target that is scored as a right response, so of `demos` only 0 can be tried; "
+                "1 train example cannot be shown: also in the test split"
+            ),
+        ),
+    ],
+)
+def test_train_examples_that_other_splits_have_too_are_named_as_the_reason(shared: dict[int, str], note: str) -> None:
+    of = task("a", "b", demos=Demos((0, 2), source="targets"))
+    splits = {name: list(rows) for name, rows in of.splits.items()}
+    for row, split in shared.items():
+        splits[split].append(replace(of.splits["train"][row], id=f"copy {row}"))  # type: ignore[index]
+    changed = replace(of, splits={name: tuple(rows) for name, rows in splits.items()})
+    assert list(demo_notes(changed, {"answer": ()})) == [f"subtask answer: {note}"]
