@@ -127,7 +127,7 @@ def test_usd_and_latency_are_shown_for_trials_and_finalists_if_they_were_measure
         finalists=tuple(replace(finalist, measures=measured) for finalist in result.finalists),
     )
     text = printed(priced)
-    for part in ("USD per 1,000", "s p50", "s p95", "0.4", "1.25", "3.50", "front of score and USD and median latency"):
+    for part in ("USD per 1,000", "s p50", "s p95", "0.4", "1.25", "3.50", "front by score, USD and median latency"):
         assert part in text
     assert "units" not in text.replace("measured units", "")
     assert "0.4 USD per 1,000 requests, 1.25 s (p50) and 3.50 s (p95)" in repr(priced)
