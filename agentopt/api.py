@@ -48,7 +48,10 @@ from agentopt.runs.optimization import Optimization
 from agentopt.runs.prompt_phase import pilot_subtasks, prompted_subtasks, run_diagnosis
 from agentopt.runs.response_issues import IncompleteWarnings
 from agentopt.runs.result import Result
+from agentopt.runs.run_lease import discard, holding
+from agentopt.runs.run_store import open_store
 from agentopt.runs.strategies import check_search_settings
+from agentopt.runs.studies import has_study
 from agentopt.runs.workers.pool import check_engine, open_run
 from agentopt.search.base import Search, Strategy
 from agentopt.search.built_in import CUSTOM, as_search
@@ -121,18 +124,21 @@ async def aoptimize(
         opened = opened.resumed_with(loaded, config)
     # Before the folder exists: a missing key leaves none behind.
     models = provider or model_router(specs, observe, required_models(loaded))
+    if config.storage:
+        with open_store(config.storage):
+            pass  # a storage that cannot be used leaves no folder behind
     run = opened or RunFolder.create(loaded, config, archive)
-    logged = Heartbeat(broadcast(log_to(run.log), observe))
     try:
-        with run.locked():
+        with run.locked(), holding(run) as mirror:
             run.save()
+            logged = Heartbeat(broadcast(log_to(run.log), mirror, observe))
             opening = open_run(run.id, loaded, config, specs, models, logged)
             async with closing(callbacks), opening as (session, pool), logged.beating(session.budget):
                 watched = IncompleteWarnings(loaded, logged)
                 return await Optimization(loaded, config, run, session, watched, search, pool).result()
     except UserError:
-        if not opened and not run.trials.exists():
-            run.discard()  # resuming it would meet the same mistake; the journal keeps the responses
+        if not opened and not has_study(run.trials):
+            discard(run)  # resuming it would meet the same mistake; the journal keeps the responses
         raise
 
 

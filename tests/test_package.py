@@ -64,11 +64,12 @@ IMPORTERS = {
     "litellm": {"models/litellm_route.py"},
     "openai": {"models/openai_route.py", "deploy/export/runtime.py"},
     "xllamacpp": {"models/engine.py"},
-    "langgraph": {"search/agent.py"},
+    "langgraph": {"search/agent.py", "search/checkpoints.py"},
     "optuna": {
         "search/optuna_strategy.py",
         "search/samplers.py",
         "search/optuna_trials.py",
+        "runs/studies.py",
         "runs/trial_store.py",
         "prompts/components.py",
     },

@@ -343,11 +343,22 @@ def judge_check(
 
 
 @runs_app.command("list")
-def runs_list(json: JsonOption = False, config: ConfigOption = None) -> None:
+def runs_list(
+    storage: Annotated[
+        str | None, typer.Option(help="List the runs of this storage, a path or a SQLAlchemy URL, that you began.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="List the runs of all users of the storage.")] = False,
+    json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
     """List every run in the runs folder with its best score."""
     from agentopt.cli.commands.runs import show_runs
+    from agentopt.cli.commands.stored_runs import show_stored_runs, storage_of
 
-    show_runs(config or [], stdout_console(), as_json=json)
+    if place := storage_of(storage, every, config or []):
+        show_stored_runs(place, stdout_console(), is_of_all=every, as_json=json)
+    else:
+        show_runs(config or [], stdout_console(), as_json=json)
 
 
 @runs_app.command("show")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from agentopt.api import load
@@ -13,16 +14,18 @@ from agentopt.runs.archive import RunArchive, open_archive
 from agentopt.runs.candidate_file import find_candidate
 from agentopt.runs.config import Config, load_config
 from agentopt.runs.folder import RunFolder
+from agentopt.runs.run_lease import up_to_date
+from agentopt.runs.run_store import open_store
 
 CANDIDATE_FILE = "give the path of a candidate file such as best.yaml"
 
 
 def run_path(run: Path, settings: Sequence[str], *, otherwise: str = "give the path of a run's folder") -> Path:
-    """Return the path of a run given by name or by path.
+    """Return the path of a run given by name or by path. A run in a storage is brought up to date, or fetched from it.
 
     Args:
         run: A path, or the name of a folder in the runs folder.
-        settings: `-c` options; they may set the runs folder.
+        settings: `-c` options; they may set the runs folder, and the storage.
         otherwise: What else may be given, for the message.
 
     Returns:
@@ -31,11 +34,15 @@ def run_path(run: Path, settings: Sequence[str], *, otherwise: str = "give the p
     Raises:
         ConfigError: There is neither.
     """
-    if run.exists() or len(run.parts) > 1:
-        return run
-    runs = load_config(settings).runs
-    if (runs / run).exists():
-        return runs / run
+    config = load_config(settings)
+    runs = config.runs
+    found = run if run.exists() or len(run.parts) > 1 else runs / run
+    if found == run or found.exists():
+        up_to_date(found, config.storage)
+        return found
+    if config.storage:
+        with open_store(config.storage) as (store, _):
+            return store.fetch(store.find(run.name), runs, config.storage)
     rule = f"there is no such file or folder, and no run of this name in {runs}"
     names = [folder.name for folder in runs.iterdir()] if runs.is_dir() else []
     remedy = did_you_mean(run.name, names, f"see `agentopt runs list`, or {otherwise}")
@@ -56,7 +63,9 @@ def archive_of(run: Path, settings: Sequence[str], *, in_python: str) -> RunArch
     found = RunFolder.open(run_path(run, settings))
     if found.task is None:
         raise ConfigError("the task of this run was built in Python", where=found.path, remedy=in_python)
-    return open_archive(found, *load(found.task, load_config(settings, found.config), agent=False))
+    config = load_config(settings, found.config)
+    located = replace(found, config=found.config.with_places_of(config.absolute()))
+    return open_archive(located, *load(found.task, config, agent=False))
 
 
 def candidate_of(source: Path | None, settings: Sequence[str]) -> tuple[Candidate | None, Config]:

@@ -15,6 +15,7 @@ from agentopt.core.errors import ConfigError
 from agentopt.core.extras import install_command
 from agentopt.models import budget_store, journal_tables, lease, shared_rate
 from agentopt.models.session import journal_place
+from agentopt.runs import run_store
 from agentopt.runs.folder import RunFolder
 from agentopt.runs.workers import chunks
 
@@ -36,17 +37,11 @@ def databases_of(argument: str, settings: Sequence[str]) -> list[Place]:
     Raises:
         ConfigError: There is neither.
     """
-    if "://" in argument:
-        return [argument]
-    if is_database(Path(argument)):
-        return [Path(argument)]
-    run = RunFolder.open(run_path(Path(argument), settings, otherwise="give a URL, or the path of a database file"))
-    return [place for place in databases_of_run(run) if not isinstance(place, Path) or is_database(place)]
-
-
-def databases_of_run(run: RunFolder) -> list[Place]:
-    """Return where a run keeps its data: the journal, the study and the checkpoints of its search."""
-    return [journal_place(run.config.journal), run.trials, run.checkpoints]
+    run = run_of(argument, settings)
+    if run is None:
+        return [argument if "://" in argument else Path(argument)]
+    places = dict.fromkeys((journal_place(run.config.journal), run.trials.database, run.checkpoints[0]))
+    return [place for place in places if not isinstance(place, Path) or is_database(place)]
 
 
 def is_database(path: Path) -> bool:
@@ -54,6 +49,21 @@ def is_database(path: Path) -> bool:
     with suppress(OSError), path.open("rb") as file:
         return file.read(len(SQLITE)) == SQLITE
     return False
+
+
+def run_of(argument: str, settings: Sequence[str]) -> RunFolder | None:
+    """Return the run with this name or folder; None if the argument is a URL or a database file.
+
+    Args:
+        argument: As for `databases_of`.
+        settings: `-c` options.
+
+    Raises:
+        ConfigError: There is no such run.
+    """
+    if "://" in argument or is_database(Path(argument)):
+        return None
+    return RunFolder.open(run_path(Path(argument), settings, otherwise="give a URL, or the path of a database file"))
 
 
 def shown_place(place: Place) -> str:
@@ -81,7 +91,8 @@ def opened(place: Place) -> Iterator[sa.Engine]:
 
 def tables_of(connection: sa.Connection) -> list[sa.MetaData]:
     """Return the groups of tables that a database has, or should have: those of which it has one."""
-    groups = [journal_tables.TABLES, lease.TABLES, budget_store.TABLES, shared_rate.TABLES, chunks.TABLES]
+    modules = (journal_tables, lease, budget_store, shared_rate, chunks, run_store)
+    groups = [module.TABLES for module in modules]
     present = names_in(connection)
     if present >= OF_JOBS:
         groups.append(_tables_of_jobs())

@@ -19,7 +19,10 @@ def worker(
     ],
     run: Annotated[str | None, typer.Option(metavar="ID", help="Work for this run only, and end with it.")] = None,
 ) -> None:
-    """Evaluate examples for runs with `engine: processes`, on this or another machine, until Ctrl-C."""
+    """Evaluate examples for runs with `engine: processes`, on this or another machine, until Ctrl-C.
+
+    Runs of the storage whose own process died are continued.
+    """
     from agentopt.cli.commands.worker import run_worker
 
     run_worker(storage, run)

@@ -59,8 +59,8 @@ class Searches:
 
         loaded = LoadedTask(snapshot.task, snapshot.specs)
         if folder := self._resumable(snapshot):
-            # The run folder keeps no password of the journal.
-            kept = RunFolder.open(folder).config.model_copy(update={"journal": snapshot.config.journal})
+            # The run folder keeps no password of the databases.
+            kept = RunFolder.open(folder).config.with_places_of(snapshot.config)
             return await aoptimize(loaded, kept, resume=folder, provider=self.provider, callbacks=[observe])
         trials = caps.trials or snapshot.config.budget.trials
         given = [champion, *self._archive()][: max(1, min(1 + warm_start, trials // 2))]

@@ -19,6 +19,7 @@ from agentopt.models.journal_records import Spend
 from agentopt.models.session import open_existing_journal
 from agentopt.runs.folder import RunFolder
 from agentopt.runs.result import Finalist, Result, Role, TrialLine, load_result
+from agentopt.runs.run_lease import is_running
 from agentopt.runs.run_record import GuidelinesEntry, PromptsEntry, read_record
 from agentopt.runs.summary import beyond_limits, finalist, trial_line
 from agentopt.runs.trial_store import recorded_trials
@@ -133,8 +134,8 @@ def open_archive(run: RunFolder, task: Task, specs: Mapping[str, ModelSpec]) -> 
     Raises:
         ConfigError: The task has changed since the run began, or a file of the run cannot be read.
     """
-    locked = run.is_locked
-    has_result = (run.path / "result.json").is_file() and not locked
+    running = is_running(run)
+    has_result = (run.path / "result.json").is_file() and not running
     trials = tuple(recorded_trials(run, task, specs))
     space = _space(trials, task, specs)
     record = read_record(run.record)
@@ -143,7 +144,7 @@ def open_archive(run: RunFolder, task: Task, specs: Mapping[str, ModelSpec]) -> 
         run,
         task,
         specs,
-        "running" if locked else "finished" if has_result else "stopped",
+        "running" if running else "finished" if has_result else "stopped",
         trials,
         space,
         choose(space, trials, tolerance=run.config.search.tolerance) if space else None,

@@ -84,8 +84,12 @@ class Config(Strict):
     `true` for all of `trials` of the search, `tests` of its finalists and of `evaluate`, and the `jobs`' own
     measurements; or a list of them. Models without `batch` in their catalogue entry, judges, agents, prompt
     optimisation and programs are called directly."""
+    storage: str | None = None
+    """SQLAlchemy URL or path of a database for the trials, the state of the search and the files of runs, and for the
+    journal unless `journal` is given: runs can then be listed, read and resumed from other folders and machines. Unless
+    given, they are in the run's folder."""
     journal: str | None = None
-    """SQLAlchemy URL or path of the journal; the user's cache folder unless given."""
+    """SQLAlchemy URL or path of the journal; the storage, or the user's cache folder, unless given."""
     engine: Literal["local", "processes"] = "local"
     """What evaluates the examples of the search and of the test: this process (`local`), or `workers` processes of this
     machine that share the journal, the caps and the rate limits. `agentopt worker` adds workers by hand, also on other
@@ -121,6 +125,13 @@ class Config(Strict):
             return get_args(BatchUse) if value else ()
         return (value,) if isinstance(value, str) else value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _with_journal(cls, data: object) -> object:
+        if isinstance(data, dict) and data.get("storage") and data.get("journal") is None:
+            return {**data, "journal": data["storage"]}
+        return data
+
     @model_validator(mode="after")
     def _has_experience_if_needed(self) -> Self:
         if self.strategy == "mlcopilot" and self.agent.experience is None:
@@ -148,14 +159,21 @@ class Config(Strict):
 
     def absolute(self, base: Path | None = None) -> Self:
         """A copy whose paths are absolute, relative ones taken from `base` (the working directory unless given)."""
-        base, journal, experience = base or Path.cwd(), self.journal, self.agent.experience
+        base, experience = base or Path.cwd(), self.agent.experience
         changes = {
-            "journal": journal if journal is None or "://" in journal else str(base / journal),
+            **{
+                name: str(base / place) if place and "://" not in place else place
+                for name, place in (("storage", self.storage), ("journal", self.journal))
+            },
             "models": tuple(entry if isinstance(entry, ModelSpec) else base / entry for entry in self.models),
             "runs": base / self.runs,
             "agent": self.agent.model_copy(update={"experience": experience and base / experience}),
         }
         return self.model_copy(update=changes)
+
+    def with_places_of(self, other: Config) -> Self:
+        """A copy with the databases of `other`, whose URLs may have the passwords that a run's folder does not keep."""
+        return self.model_copy(update={"storage": other.storage, "journal": other.journal})
 
     def purpose_caps(self) -> dict[str, Caps]:
         """Caps on the agent's and the prompt writer's own calls, within the caps of the run."""
@@ -181,6 +199,8 @@ def load_config(sources: Iterable[str | Path] | str | Path = (), base: Config | 
         rule = f"files and a base of the type Config are expected, but got {shown(sources)} and {shown(base)}"
         raise ConfigError(rule, remedy='write load_config(["config.yaml", "seed=3"], base=Config())')
     merged: dict[str, Any] = base.model_dump(mode="json") if base else {}
+    if merged.get("storage") == merged.get("journal"):
+        merged.pop("journal", None)  # it follows the storage
     for source in sources:
         a_setting = isinstance(source, str) and "=" in source
         if not a_setting and str(source).partition(".")[0] in Config.model_fields and not Path(source).exists():

@@ -1,7 +1,8 @@
 """The folder of a run: its request, the paths of its files, and its lock.
 
-`runs/<task>-<time>/` holds `config.yaml` (the request, without any secret), `trials.db` (Optuna),
-`checkpoints.db` (LangGraph), `prompt_phases.json` (the spend at their start), `demos.json` (demonstrations),
+`runs/<task>-<time>/` holds `config.yaml` (the request, without any secret), `prompt_phases.json`
+(the spend at their start), `demos.json` (demonstrations), unless a storage has them `trials.db` (Optuna) and
+`checkpoints.db` (LangGraph),
 `record.jsonl` (guidelines, races of prompts, tests), `log.jsonl` and, once finished, `result.json`, `best.yaml` and
 `recommended.yaml`.
 """
@@ -35,6 +36,7 @@ from agentopt.core.stop_reason import StopReason
 from agentopt.core.task import Task
 from agentopt.core.yaml_models import Strict, validate
 from agentopt.core.yaml_text import load_yaml, to_yaml
+from agentopt.models.session import journal_place
 from agentopt.prompts.settings import of_earlier_version
 from agentopt.runs.config import Config
 from agentopt.search.built_in import CUSTOM
@@ -60,6 +62,19 @@ class _Request(Strict):
     fingerprint: str
     config: Annotated[Config, BeforeValidator(_of_earlier_version)]
     warm_start: tuple[Candidate, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StudyPlace:
+    """Where a study is.
+
+    Attributes:
+        database: An SQLite file of this study alone, or the storage.
+        name: Its name in the storage; empty if the file has no other study.
+    """
+
+    database: Path | str
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +138,20 @@ class RunFolder:
         return cls.open(file.parent) if isinstance(content, dict) and "fingerprint" in content else None
 
     @property
-    def trials(self) -> Path:
-        return self.path / "trials.db"
+    def storage(self) -> Path | str | None:
+        """The database that has the run; None if it is in the folder alone."""
+        return self.config.storage and journal_place(self.config.storage)
 
     @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints.db"
+    def trials(self) -> StudyPlace:
+        """The study with the run's trials."""
+        place = self.storage
+        return StudyPlace(self.path / "trials.db") if place is None else StudyPlace(place, self.id)
+
+    @property
+    def checkpoints(self) -> tuple[Path | str, str]:
+        """The database with the state of the search, and its key there."""
+        return (self.path / "checkpoints.db", "search") if self.storage is None else (self.storage, self.id)
 
     @property
     def starts(self) -> Path:
@@ -203,17 +226,24 @@ class RunFolder:
             )
         return replace(self, task=_source(task) or self.task, config=config.absolute())
 
-    def save(self) -> None:
-        """Write the request to `config.yaml`, without the password of the journal's URL."""
-        journal = self.config.journal
+    @property
+    def request(self) -> str:
+        """The content of `config.yaml`: the request, without the passwords of the databases' URLs."""
+        places = {"storage": self.config.storage, "journal": self.config.journal}
         request = _Request(
             run=self.id,
             task=self.task,
             fingerprint=self.fingerprint,
-            config=self.config.model_copy(update={"journal": journal and without_password(journal)}),
+            config=self.config.model_copy(
+                update={name: place and without_password(place) for name, place in places.items()}
+            ),
             warm_start=self.warm_start,
         )
-        write_atomically(self.path / "config.yaml", to_yaml(request.model_dump(mode="json")))
+        return to_yaml(request.model_dump(mode="json"))
+
+    def save(self) -> None:
+        """Write the request to `config.yaml`."""
+        write_atomically(self.path / "config.yaml", self.request)
 
     def discard(self) -> None:
         """Remove the folder of a run that could not be started."""

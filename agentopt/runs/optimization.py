@@ -50,6 +50,7 @@ from agentopt.runs.response_issues import failure_reasons, incomplete_responses,
 from agentopt.runs.result import Result, Role
 from agentopt.runs.run_record import GuidelinesEntry, TestEntry, append_entry
 from agentopt.runs.strategies import choose_search
+from agentopt.runs.studies import remove_study
 from agentopt.runs.summary import Finalists, beyond_limits, finalist, finalists_of, limits_note, rows_note, trial_line
 from agentopt.runs.trial_runner import TrialRunner
 from agentopt.runs.trial_store import TrialStore
@@ -100,7 +101,7 @@ class Optimization:
         except (NothingEvaluated, BudgetExceeded) as error:
             cap, spent = error.stopped.run_cap, self.session.budget.spent
             if cap and cap != "seconds" and not spent.calls:
-                self.run.trials.unlink(missing_ok=True)  # it has no answer
+                remove_study(self.run.trials)  # it has no answer
                 remedy = f"raise budget.{cap}; `--dry-run` prints what a run needs at most"
                 raise ConfigError(error.stopped.detail, where=f"budget.{cap}", remedy=remedy) from error
             if isinstance(error, BudgetExceeded):

@@ -380,12 +380,16 @@ def load_result(folder: Path | str) -> Result:
         ConfigError: The run is not finished, or its result cannot be read.
     """
     try:
-        written = json.loads((as_path(folder, ConfigError) / "result.json").read_bytes())
-        return _results.validate_json(json.dumps(_in_usd(written)))
+        return parse_result((as_path(folder, ConfigError) / "result.json").read_bytes())
     except (OSError, ValueError) as error:
         raise ConfigError(
             "no finished run is here", where=folder, remedy="see `agentopt runs list`; resume an unfinished run"
         ) from error
+
+
+def parse_result(text: str | bytes) -> Result:
+    """Read the content of `result.json`."""
+    return _results.validate_json(json.dumps(_in_usd(json.loads(text))))
 
 
 def _in_usd(written: Any) -> Any:

@@ -14,6 +14,9 @@ from agentopt.search.base import Search
 from agentopt.search.built_in import CUSTOM, SearchContext, build_search, is_built_in, read_options
 from agentopt.search.variants import Tried
 
+Checkpoints = tuple[Path | str, str]
+"""A database, and the key of a search in it."""
+
 
 def check_search_settings(task: Task, config: Config) -> None:
     """Check that the search can be built, as far as this needs no model and no library of a built-in strategy.
@@ -40,17 +43,18 @@ def check_search_settings(task: Task, config: Config) -> None:
         choose_search(config, None, task, None)
 
 
-def choose_search(config: Config, model: ChatModel | None, task: Task, checkpoints: Path | None) -> Search:
+def choose_search(config: Config, model: ChatModel | None, task: Task, checkpoints: Checkpoints | None) -> Search:
     """The search named by `config.strategy`; the agent's own calls go through `model`, which is None for a check.
 
     Args:
         config: The settings of the run.
         model: The client for the agent's own calls; None to check only that the search can be built.
         task: The task.
-        checkpoints: The file in which the search may keep its state.
+        checkpoints: The database in which the search may keep its state, and its key there.
     """
+    place, thread = checkpoints or (None, "")
     context = SearchContext(
-        task, config.seed, config.search, config.agent, model, checkpoints, lambda: _experience(config)
+        task, config.seed, config.search, config.agent, model, place, lambda: _experience(config), thread
     )
     return build_search(config.strategy, context)
 

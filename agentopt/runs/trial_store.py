@@ -8,8 +8,6 @@ evaluation, the proposer) is in its user attributes.
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +20,8 @@ from agentopt.core.errors import ConfigError, NothingEvaluated
 from agentopt.core.records import BestSoFar, Evaluation, Trial
 from agentopt.core.task import Task
 from agentopt.models.catalog import ModelSpec
-from agentopt.runs.folder import RunFolder, fingerprint
+from agentopt.runs.folder import RunFolder, StudyPlace, fingerprint
+from agentopt.runs.studies import has_study, open_study
 from agentopt.search.base import PROMPTS_AFTER, Proposal, SearchSpace
 from agentopt.search.from_task import needs_measuring, search_space, unlimited_space
 from agentopt.search.measured_costs import measured_cost, with_measured_costs
@@ -32,7 +31,6 @@ from agentopt.search.posterior import TOLERANCE, Choice, choose
 if TYPE_CHECKING:
     import optuna
 
-STUDY_NAME = "agentopt"
 _evaluations = TypeAdapter(Evaluation)
 
 
@@ -40,16 +38,13 @@ class TrialStore:
     """The trials of one run, in memory and in an Optuna storage.
 
     Args:
-        path: The SQLite file, `trials.db` of the run's folder. It is created if it does not exist.
+        place: The study, or the path of an SQLite file of its own. It is created if it does not exist.
         space: The search space, for Optuna's distributions and the trials' costs.
     """
 
-    def __init__(self, path: Path, space: SearchSpace) -> None:
-        import optuna
-
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
+    def __init__(self, place: StudyPlace | Path, space: SearchSpace) -> None:
         self.space = space
-        self._study = optuna.load_study(study_name=STUDY_NAME, storage=_storage(path))
+        self._study = open_study(StudyPlace(place) if isinstance(place, Path) else place)
         self._records: dict[Candidate, list[Trial]] = {}
         for frozen in self._study.get_trials(deepcopy=False):
             trial = _from_optuna(frozen, space)
@@ -169,27 +164,6 @@ def trial_cost(space: SearchSpace, candidate: Candidate, evaluation: Evaluation)
     return observed_units(space, candidate, evaluation) if measured is None else measured
 
 
-def _storage(path: Path) -> optuna.storages.RDBStorage:
-    """The storage at `path`. A new one is built under another name first, so that a kill leaves no partial schema."""
-    import optuna
-
-    new = not path.exists()
-    if new:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Not named by the process id: in a container, the next process often has the same one.
-        draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
-        storage = optuna.storages.RDBStorage(f"sqlite:///{draft}")
-        optuna.create_study(study_name=STUDY_NAME, storage=storage, direction="maximize")
-        with storage.engine.connect() as connection:
-            connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-        storage.engine.dispose()
-        os.replace(draft, path)
-    waiting = {"connect_args": {"timeout": 60}}  # while another process, or an Optuna tool, reads
-    return optuna.storages.RDBStorage(
-        f"sqlite:///{path}", engine_kwargs=waiting, skip_table_creation=True, skip_compatibility_check=new
-    )
-
-
 def _to_optuna(trial: Trial, space: SearchSpace) -> optuna.trial.FrozenTrial:
     from agentopt.search.optuna_trials import to_frozen_trial
 
@@ -221,18 +195,15 @@ def _from_optuna(frozen: optuna.trial.FrozenTrial, space: SearchSpace) -> Trial:
     )
 
 
-def recorded_evaluations(path: Path) -> list[tuple[Candidate, Evaluation]]:
-    """Read every evaluation in the storage of a run with its candidate, the newest first, without the task.
+def recorded_evaluations(place: StudyPlace) -> list[tuple[Candidate, Evaluation]]:
+    """Read every evaluation of a study with its candidate, the newest first, without the task.
 
     Args:
-        path: `trials.db` of the run's folder.
+        place: The study.
     """
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    if not path.exists():
+    if not has_study(place):
         return []
-    records = optuna.load_study(study_name=STUDY_NAME, storage=_storage(path)).get_trials(deepcopy=False)
+    records = open_study(place).get_trials(deepcopy=False)
     attributes = [frozen.user_attrs for frozen in reversed(records)]
     return [(Candidate.from_dict(a["candidate"]), _evaluations.validate_json(a["evaluation"])) for a in attributes]
 
@@ -250,7 +221,7 @@ def recorded_trials(run: RunFolder, task: Task, specs: Mapping[str, ModelSpec]) 
     """
     if fingerprint(task, run.config) != run.fingerprint:
         raise ConfigError("the task has changed since the run began", where=run.path, remedy="start a new run")
-    if not run.trials.exists():
+    if not has_study(run.trials):
         return []
     if not needs_measuring(task):
         return TrialStore(run.trials, search_space(task, specs)).trials

@@ -12,16 +12,12 @@ checkpointed before each node, so an interrupted run continues at its node, and 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
-import aiosqlite
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
-from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.graph import END, START, StateGraph
 from langsmith import tracing_context
 from pydantic import TypeAdapter
@@ -43,6 +39,7 @@ from agentopt.search.agent_reply import Reply, read_guidelines, read_reply
 from agentopt.search.base import INITIAL, Proposal, Runner, SearchSpace, Strategy, in_order
 from agentopt.search.baselines import RandomStrategy
 from agentopt.search.belief import Belief
+from agentopt.search.checkpoints import open_saver
 from agentopt.search.credit import BEFORE, SURROGATE, is_agents_turn, promising, turn_size
 from agentopt.search.insights import initial_candidates
 from agentopt.search.measured_costs import with_measured_costs
@@ -79,7 +76,7 @@ class AgentSearch:
         settings: The agent's settings.
         fallback: Proposes in place of the agent.
         description: Description of the task that the agent is shown.
-        checkpoints: SQLite file of the graph's state; None if the search need not be resumable.
+        checkpoints: Database of the graph's state, as of `open_saver`; None if the search need not be resumable.
         variant: The information that the agent is shown. Without insights, the loop skips `guide`.
         thread: Key of the search within `checkpoints`.
         start: The first trials, unless the agent's style is that of the paper.
@@ -93,7 +90,7 @@ class AgentSearch:
         settings: AgentSettings,
         fallback: Strategy,
         description: str,
-        checkpoints: Path | None,
+        checkpoints: Path | str | None,
         *,
         variant: Variant = AGENT,
         thread: str = "search",
@@ -121,7 +118,7 @@ class AgentSearch:
             if self._checkpoints is None:
                 await _graph(nodes, None).ainvoke(_START, config)
                 return
-            async with _saver(self._checkpoints) as saver:
+            async with open_saver(self._checkpoints) as saver:
                 graph = _graph(nodes, saver)
                 before = await graph.aget_state(config)
                 again = {**_START, **before.values, "proposals": []}
@@ -129,13 +126,6 @@ class AgentSearch:
 
 
 _START: State = {"round": 0, "proposals": [], "last": [], "guidelines": "", "problem": "", "failed": 0, "beliefs": {}}
-
-
-@asynccontextmanager
-async def _saver(path: Path) -> AsyncIterator[AsyncSqliteSaver]:
-    # The saver turns on WAL mode; the long timeout lets two processes share the file.
-    async with aiosqlite.connect(path, timeout=60) as connection:
-        yield AsyncSqliteSaver(connection)
 
 
 def _graph(nodes: _Nodes, saver: BaseCheckpointSaver[str] | None) -> Any:

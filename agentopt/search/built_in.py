@@ -28,9 +28,10 @@ class SearchContext:
         agent: The settings under `agent`.
         model: The client for the strategy's own model calls, counted under the purpose `agent`; None if the
             strategy is only checked.
-        checkpoints: A SQLite file in which a search may keep its state; None to keep none.
+        checkpoints: A SQLite file, or the URL of a database, in which a search may keep its state; None to keep none.
         experience: Loads the result of `agent.experience`: the task's name, and candidate, score and units of each
             trial. Raises `ConfigError`.
+        thread: Key of the search in `checkpoints`.
     """
 
     task: Task
@@ -38,8 +39,9 @@ class SearchContext:
     search: SearchSettings
     agent: AgentSettings
     model: ChatModel | None
-    checkpoints: Path | None
+    checkpoints: Path | str | None
     experience: Callable[[], tuple[str, list[Tried]]]
+    thread: str = "search"
 
 
 def build_search(name: str, context: SearchContext) -> Search:
@@ -178,6 +180,7 @@ def _agent_search(context: SearchContext, variant: Variant) -> Search:
         context.task.description,
         context.checkpoints,
         variant=variant,
+        thread=context.thread,
         start=context.search.start,
         batch_size=context.search.batch_size,
         seed=context.seed,

@@ -42,7 +42,8 @@ from agentopt.models.session import open_session
 from agentopt.runs.config import Config, load_config
 from agentopt.runs.folder import RunFolder
 from agentopt.runs.result import load_result
-from agentopt.runs.trial_store import STUDY_NAME, TrialStore
+from agentopt.runs.studies import ALONE
+from agentopt.runs.trial_store import TrialStore
 from agentopt.search.from_task import search_space
 from agentopt.testing.toy import LARGE, SMALL, toy_model, toy_task
 
@@ -99,7 +100,7 @@ async def test_the_study_opens_with_optuna(tmp_path: Path) -> None:
     import optuna
 
     result = await aoptimize(toy_task(), config(tmp_path), provider=toy_model())
-    study = optuna.load_study(study_name=STUDY_NAME, storage=f"sqlite:///{result.run}/trials.db")
+    study = optuna.load_study(study_name=ALONE, storage=f"sqlite:///{result.run}/trials.db")
     assert len(study.trials) == 8
     assert study.best_value == max(t.score for t in result.trials if t.state == "complete" and t.score is not None)
     assert study.trials[0].user_attrs["proposer"] == "baseline"

@@ -174,7 +174,7 @@ async def test_the_strategy_of_a_configuration_uses_its_variant(variant: Variant
     world = SyntheticLandscape()
     runner = ScriptedRunner(world.space, world.observed, 15)
     model = guessing(world.space)
-    await choose_search(config, model, toy_task(), tmp_path / "checkpoints.db").run(world.space, runner)
+    await choose_search(config, model, toy_task(), (tmp_path / "checkpoints.db", "search")).run(world.space, runner)
     assert runner.trials[-1].proposer == variant.name
     assert ("Best of a similar task, toy" in model.requests[-1].messages[0].content) == bool(variant.experience)
 

@@ -166,9 +166,9 @@ def _optimize(
         print_json(result)
     else:
         show_result(result, task.absolute(), console)
-    # A resumed run keeps the settings that override its own; no run keeps the password of its journal.
+    # A resumed run keeps the settings that override its own; no run keeps the passwords of its databases.
     ended = RunFolder.open(result.run) if opened and settings else run[0]
-    ended = replace(ended, config=ended.config.model_copy(update={"journal": config.absolute().journal}))
+    ended = replace(ended, config=ended.config.with_places_of(config.absolute()))
     leave_report(ended, loaded, notes_console(console, as_json=as_json))
     if result.failed:
         exit_with(f"{result.failed}\n  remedy: {run[0].remedy(StopReason(StopKind.FAILED))}", 1)

@@ -18,7 +18,7 @@ from agentopt.core.gate import GateVerdict
 from agentopt.report.terminal import print_result
 from agentopt.runs.config import load_config
 from agentopt.runs.folder import RunFolder, UnreadableRun, find_run, list_runs
-from agentopt.runs.result import KEPT, load_result
+from agentopt.runs.result import KEPT, Result, load_result
 
 UNFINISHED = "unfinished"
 """State of a run without a result."""
@@ -34,6 +34,7 @@ class RunLine:
         validation: Score of the best candidate on the validation split; None without a result.
         test: Its score on the test split; None if it was not tested.
         verdict: The best candidate against the baseline on the test split; None without a comparison.
+        owner: The user who began it; None unless the runs of a storage are listed, whose `run` is the name.
     """
 
     run: str
@@ -41,16 +42,16 @@ class RunLine:
     validation: float | None = None
     test: float | None = None
     verdict: GateVerdict | None = None
+    owner: str | None = None
 
     @classmethod
-    def of(cls, path: Path) -> RunLine:
-        """The line of a run's folder."""
-        try:
-            result = load_result(path)
-            best = result.finalist("best")
-        except ConfigError:
-            return cls(str(path), False)
-        return cls(str(path), True, best.validation.score, best.test.score if best.test else None, result.verdict)
+    def of(cls, run: str, result: Result | None, owner: str | None = None) -> RunLine:
+        """The line of a run; without a result, it is not finished."""
+        if result is None:
+            return cls(run, False, owner=owner)
+        best = result.finalist("best")
+        tested = best.test.score if best.test else None
+        return cls(run, True, best.validation.score, tested, result.verdict, owner)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ def show_runs(settings: Sequence[str], console: Console, *, as_json: bool = Fals
     """`agentopt runs list`."""
     folder = load_config(settings).runs
     if as_json:
-        print_json(RunList(tuple(RunLine.of(run.path) for run in list_runs(folder))))
+        print_json(RunList(tuple(RunLine.of(str(run.path), _result_of(run)) for run in list_runs(folder))))
         return
     table, runs = Table(), list_runs(folder)
     for column in ("run", "state", "best on validation", "test", "verdict"):
@@ -81,12 +82,22 @@ def show_runs(settings: Sequence[str], console: Console, *, as_json: bool = Fals
 
 
 def _run_cells(run: RunFolder | UnreadableRun) -> tuple[str, str, str, str]:
-    try:
-        result = load_result(run.path)
-        best = result.finalist("best")
-    except ConfigError:
+    if (result := _result_of(run)) is None:
         state = f"cannot be read: {run.error}" if isinstance(run, UnreadableRun) else UNFINISHED
         return escape(state), "", "", ""
+    return result_cells(result)
+
+
+def _result_of(run: RunFolder | UnreadableRun) -> Result | None:
+    try:
+        return load_result(run.path)
+    except ConfigError:
+        return None
+
+
+def result_cells(result: Result) -> tuple[str, str, str, str]:
+    """The cells of a finished run: state, scores on validation and test, verdict."""
+    best = result.finalist("best")
     test = f"{best.test.score:.3f}" if best.test else "-"
     verdict = KEPT if result.keeps_baseline else result.verdict or "-"
     return "finished", f"{best.validation.score:.3f}", test, verdict

@@ -12,13 +12,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from agentopt.cli.commands.storage import check_unused
+from agentopt.cli.commands.storage_runs import CopiedRun, copy_run, copy_stored_runs
 from agentopt.cli.output import print_json, print_plain
-from agentopt.cli.storage_places import Place, databases_of, opened, shown_place, tables_of
+from agentopt.cli.storage_places import Place, databases_of, opened, run_of, shown_place, tables_of
 from agentopt.core.database import check_version, create_tables, names_in
 from agentopt.core.errors import ConfigError
+from agentopt.core.phrases import counted
 from agentopt.core.table_copy import Comparison, compare, copy_rows
 from agentopt.models import budget_store, lease, shared_rate
 from agentopt.models.journal_tables import flights
+from agentopt.models.session import journal_place
 from agentopt.runs.workers import chunks
 
 PASSING = {
@@ -66,9 +69,15 @@ class CopiedDatabase:
 
 @dataclass(frozen=True, slots=True)
 class StorageCopy:
-    """The output of `agentopt storage copy --json`."""
+    """The output of `agentopt storage copy --json`.
+
+    Attributes:
+        databases: The databases whose tables were copied.
+        runs: The runs that were copied.
+    """
 
     databases: tuple[CopiedDatabase, ...]
+    runs: tuple[CopiedRun, ...]
 
 
 def copy_storage(source: str, target: str, settings: Sequence[str], console: Console, *, as_json: bool = False) -> None:
@@ -78,12 +87,21 @@ def copy_storage(source: str, target: str, settings: Sequence[str], console: Con
         ConfigError: The source is in use or has tables of another version, or the target has other values for a row.
     """
     to: Place = target if "://" in target else Path(target)
-    copies = StorageCopy(tuple(_copied(place, to) for place in databases_of(source, settings)))
+    run = run_of(source, settings)
+    if run and run.storage:
+        rule = f"the run is in the storage {shown_place(run.storage)}"
+        raise ConfigError(rule, where=run.path, remedy="copy that storage")
+    place = journal_place(run.config.journal) if run else databases_of(source, settings)[0]
+    databases = () if run and isinstance(place, Path) and not place.exists() else (_copied(place, to),)
+    copies = StorageCopy(databases, (copy_run(run, to),) if run else tuple(copy_stored_runs(place, to)))
     if as_json:
         print_json(copies)
         return
     for copied in copies.databases:
         _show(copied, console)
+    for found in copies.runs:
+        trials, states = counted(found.trials, "trial"), counted(found.checkpoints, "checkpoint")
+        print_plain(console, f"run {found.run}: {trials}, {states}")
 
 
 def _copied(source: Place, target: Place) -> CopiedDatabase:

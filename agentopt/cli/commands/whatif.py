@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -59,7 +59,9 @@ def answer_what_if(options: WhatIfOptions, settings: Sequence[str], console: Con
     if run.task is None:
         rule = "the task of this run was built in Python"
         raise ConfigError(rule, where=run.path, remedy="call agentopt.runs.whatif.what_if with the task")
-    task, specs = load(run.task, load_config(settings, run.config), agent=False)
+    config = load_config(settings, run.config)
+    task, specs = load(run.task, config, agent=False)
+    run = replace(run, config=run.config.with_places_of(config.absolute()))
     names = None if options.models is None else tuple(name.strip() for name in options.models.split(","))
     for name in names or ():
         if name not in task.models:

@@ -8,9 +8,16 @@ from contextlib import suppress
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from agentopt.core.errors import ConfigError
+from agentopt.api import aoptimize
+from agentopt.core.errors import AgentoptError, ConfigError
 from agentopt.models.session import journal_place, open_journal
+from agentopt.runs.config import Config
+from agentopt.runs.folder import RunFolder
+from agentopt.runs.run_store import open_store
 from agentopt.runs.workers.worker import work
+
+LOOK_SECONDS = 2.0
+"""Seconds between two looks for runs whose process died."""
 
 
 def run_worker(storage: str, run: str | None) -> None:
@@ -26,10 +33,57 @@ def run_worker(storage: str, run: str | None) -> None:
     open_journal(storage).close()  # reports what is wrong with it
     try:
         with suppress(KeyboardInterrupt):
-            asyncio.run(work(journal_place(storage), run=run, log=_log))
+            asyncio.run(_work(storage, run))
     except SQLAlchemyError as error:
         rule = f"the storage cannot be used: {str(error).partition(chr(10))[0]}"
         raise ConfigError(rule, remedy="check the database and its URL") from error
+
+
+async def _work(storage: str, run: str | None) -> None:
+    working = work(journal_place(storage), run=run, log=_log)
+    if run:
+        await working
+        return
+    continuing = asyncio.create_task(_continue_orphans(storage))
+    try:
+        await working
+    finally:
+        continuing.cancel()
+        with suppress(asyncio.CancelledError):
+            await continuing
+
+
+async def _continue_orphans(storage: str) -> None:
+    """Continue the runs whose process died, each once, as `optimize --resume` does."""
+    tried: set[str] = set()
+    while True:
+        for run, name in (await asyncio.to_thread(_orphans, storage)).items():
+            if run not in tried:
+                tried.add(run)
+                _log(f"continues the run {name}, whose process died")
+                try:
+                    await _continue(run, storage)
+                except AgentoptError as error:
+                    _log(f"the run {name} cannot be continued here: {error}")
+                else:
+                    _log(f"the run {name} is finished")
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+def _orphans(storage: str) -> dict[str, str]:
+    with open_store(storage) as (store, _):
+        return store.orphans()
+
+
+async def _continue(run: str, storage: str) -> None:
+    with open_store(storage) as (store, _):
+        opened = RunFolder.open(store.fetch(run, Config().runs.absolute(), storage))
+    if opened.task is None:
+        raise ConfigError("its task was built in Python", remedy=opened.resuming)
+    config = opened.config
+    # The folder keeps no password.
+    journal = storage if config.journal == config.storage else config.journal
+    await aoptimize(opened.task, config.model_copy(update={"storage": storage, "journal": journal}), resume=opened)
 
 
 def _log(line: str) -> None:

@@ -49,7 +49,7 @@ def job_of(task: Task, task_path: Path, config: Config) -> dict[str, Any]:
         task_path: The task's folder or file.
         config: The settings; the journal's URL, which may hold a password, is not part of it.
     """
-    settings = config.absolute().model_copy(update={"journal": None}).model_dump(mode="json")
+    settings = config.absolute().model_copy(update={"journal": None, "storage": None}).model_dump(mode="json")
     return {"task": str(task_path), "fingerprint": fingerprint(task, config), "config": settings}
 
 

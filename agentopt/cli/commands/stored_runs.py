@@ -1,0 +1,53 @@
+"""`agentopt runs list` of a storage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from agentopt.cli.commands.runs import RunLine, RunList, result_cells
+from agentopt.cli.output import print_json
+from agentopt.core.database import without_password
+from agentopt.core.errors import UserError
+from agentopt.runs.config import load_config
+from agentopt.runs.result import parse_result
+from agentopt.runs.run_store import open_store, user
+
+
+def storage_of(storage: str | None, is_of_all: bool, settings: Sequence[str]) -> str | None:
+    """Return the storage whose runs are listed; None for the folder of runs.
+
+    Args:
+        storage: That of `--storage`.
+        is_of_all: Whether `--all` is given.
+        settings: `-c` options.
+
+    Raises:
+        UserError: `--all` is given without a storage.
+    """
+    place = storage or load_config(settings).storage
+    if is_of_all and not place:
+        rule = "--all lists the runs of all users of a storage, but there is none"
+        raise UserError(rule, remedy="add --storage URL, or -c storage=URL")
+    return place
+
+
+def show_stored_runs(storage: str, console: Console, *, is_of_all: bool = False, as_json: bool = False) -> None:
+    """`agentopt runs list --storage`."""
+    with open_store(storage) as (store, _):
+        runs = store.runs(None if is_of_all else user())
+    found = [(run, parse_result(run.result) if run.result and not run.is_running else None) for run in runs]
+    if as_json:
+        print_json(RunList(tuple(RunLine.of(run.name, result, run.owner) for run, result in found)))
+        return
+    table = Table()
+    for column in ("run", "owner", "state", "best on validation", "test", "verdict"):
+        table.add_column(column, overflow="fold")  # a name is copied into the next command
+    for run, result in found:
+        state = f"{'running' if run.is_running else 'stopped'} on {run.host}"
+        cells = result_cells(result) if result else (escape(state), "", "", "")
+        table.add_row(escape(run.name), escape(run.owner), *cells)
+    console.print(table if found else f"no runs in {without_password(storage)}")

@@ -1,0 +1,333 @@
+"""The runs in a storage: who works on each, and the files of its folder, so that it can be used from elsewhere.
+
+One process at a time works on a run, under a lease. Whoever finds the lease of a run over may continue it.
+Trials and the state of the search are in tables of Optuna and LangGraph; `run_files` has what a folder has beside them.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
+
+from agentopt.core.database import create_tables, insert, open_engine, transact, without_password
+from agentopt.core.errors import ConfigError
+from agentopt.core.files import write_atomically
+from agentopt.core.unicode_text import database_text
+from agentopt.core.yaml_models import did_you_mean
+from agentopt.core.yaml_text import load_yaml, parse_yaml, to_yaml
+from agentopt.models.lease import Lease
+from agentopt.models.session import journal_place
+from agentopt.runs.folder import RunFolder
+
+TABLES = sa.MetaData()
+stored_runs = sa.Table(
+    "stored_runs",
+    TABLES,
+    sa.Column("run", sa.String(32), primary_key=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("owner", sa.Text, nullable=False),
+    sa.Column("host", sa.Text, nullable=False),
+    sa.Column("created", sa.Double, nullable=False),
+    sa.Column("member", sa.String(32), nullable=False),
+)
+"""The runs, who began each, and the process that works on it. A process that ends by itself leaves none."""
+run_files = sa.Table(
+    "run_files",
+    TABLES,
+    sa.Column("run", sa.String(32), primary_key=True),
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("content", sa.Text, nullable=False),
+    sa.Column("changed", sa.Double, nullable=False),
+)
+"""The files of the runs' folders, with the time of their last change."""
+
+FILES = (
+    "config.yaml",
+    "prompt_phases.json",
+    "demos.json",
+    "record.jsonl",
+    "result.json",
+    "best.yaml",
+    "recommended.yaml",
+)
+"""The files of a run's folder that its readers and its continuation need. The log stays where it was written."""
+NOBODY = ""
+"""The member of a run that no process works on."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRun:
+    """A run in a storage.
+
+    Attributes:
+        run: Its id.
+        name: Name of its folder.
+        owner: The user who began it.
+        host: The machine that worked on it last.
+        created: When it began, in seconds since 1970.
+        is_running: Whether a process works on it.
+        is_orphaned: Whether the process that worked on it died.
+        result: The content of `result.json`; None if it is not finished.
+    """
+
+    run: str
+    name: str
+    owner: str
+    host: str
+    created: float
+    is_running: bool
+    is_orphaned: bool
+    result: str | None
+
+
+class RunStore:
+    """The runs in one database. Its methods block.
+
+    Args:
+        engine: The database.
+    """
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+        create_tables(engine, TABLES)
+
+    def runs(self, owner: str | None = None) -> list[StoredRun]:
+        """Return the runs of a user, or of all, oldest first.
+
+        Args:
+            owner: The user; None for all.
+        """
+        c, of_run = stored_runs.c, run_files.c
+        result = sa.and_(of_run.run == c.run, of_run.name == "result.json")
+        query = sa.select(stored_runs, of_run.content).select_from(stored_runs.outerjoin(run_files, result))
+        query = query.order_by(c.created, c.run)
+        with self._engine.connect() as connection:
+            live = Lease(self._engine, NOBODY).live(connection)
+            rows = connection.execute(query if owner is None else query.where(c.owner == owner)).all()
+        return [
+            StoredRun(
+                *(row.run, row.name, row.owner, row.host, row.created),
+                is_running=row.member in live,
+                is_orphaned=row.member not in (NOBODY, *live),
+                result=row.content,
+            )
+            for row in rows
+        ]
+
+    def orphans(self) -> dict[str, str]:
+        """Return the runs whose process died: id -> name."""
+        c = stored_runs.c
+        with self._engine.connect() as connection:
+            live = Lease(self._engine, NOBODY).live(connection)
+            rows = connection.execute(sa.select(c.run, c.name, c.member).where(c.member != NOBODY)).all()
+        return {row.run: row.name for row in rows if row.member not in live}
+
+    def take(self, run: RunFolder, lease: Lease) -> None:
+        """Become the process that works on a run.
+
+        Args:
+            run: The run.
+            lease: The lease of this process.
+
+        Raises:
+            ConfigError: Another process works on it.
+        """
+        now, me = time.time(), {"member": lease.member, "host": socket.gethostname()}
+        row = {"run": run.id, "name": run.path.name, "owner": user(), "created": now, **me, "member": NOBODY}
+        of_run = stored_runs.c.run == run.id
+
+        def work(connection: sa.Connection) -> None:
+            connection.execute(insert(self._engine, stored_runs).values(row).on_conflict_do_nothing())
+            connection.execute(stored_runs.update().where(of_run).values(run=run.id))  # locks it
+            found = connection.execute(sa.select(stored_runs).where(of_run)).one()
+            if found.member in lease.live(connection) - {lease.member}:
+                raise ConfigError(
+                    f"another process works on this run, on {found.host}",
+                    where=f"run {found.name}",
+                    remedy="wait for it, or stop it; once it was killed, its lease ends within 15 seconds",
+                )
+            connection.execute(stored_runs.update().where(of_run).values(me))
+
+        transact(self._engine, work)
+
+    def release(self, run: str, member: str) -> None:
+        """Stop working on a run.
+
+        Args:
+            run: Its id.
+            member: The process.
+        """
+        own = sa.and_(stored_runs.c.run == run, stored_runs.c.member == member)
+        transact(self._engine, lambda c: c.execute(stored_runs.update().where(own).values(member=NOBODY)))
+
+    def write(self, run: str, member: str, name: str, content: str, changed: float) -> bool:
+        """Store a file of a run. Returns False, and stores nothing, if another process works on the run now.
+
+        Args:
+            run: Id of the run.
+            member: The process.
+            name: Name of the file.
+            content: Its content.
+            changed: When it was changed, in seconds since 1970.
+        """
+        values = {"content": database_text(content), "changed": changed}
+        row = {"run": run, "name": name, **values}
+        own = sa.select(stored_runs.c.run).where(stored_runs.c.run == run, stored_runs.c.member == member)
+        upsert = insert(self._engine, run_files).values(row)
+        upsert = upsert.on_conflict_do_update(index_elements=["run", "name"], set_=values)
+
+        def work(connection: sa.Connection) -> bool:
+            if connection.execute(own.with_for_update()).first() is None:
+                return False
+            connection.execute(upsert)
+            return True
+
+        return transact(self._engine, work)
+
+    def changed(self, run: str) -> dict[str, float]:
+        """Return the name of each file of a run, and when it was changed, in seconds since 1970."""
+        c = run_files.c
+        with self._engine.connect() as connection:
+            return {
+                row.name: row.changed for row in connection.execute(sa.select(c.name, c.changed).where(c.run == run))
+            }
+
+    def is_held(self, run: str, member: str) -> bool:
+        """Whether a process works on a run.
+
+        Args:
+            run: Id of the run.
+            member: The process.
+        """
+        own = sa.select(stored_runs.c.run).where(stored_runs.c.run == run, stored_runs.c.member == member)
+        with self._engine.connect() as connection:
+            return connection.execute(own).first() is not None
+
+    def find(self, name: str) -> str:
+        """Return the id of the run with this name or id: of several with one name, the newest.
+
+        Raises:
+            ConfigError: There is none.
+        """
+        c = stored_runs.c
+        query = sa.select(c.run).where(sa.or_(c.name == name, c.run == name)).order_by(c.created.desc())
+        with self._engine.connect() as connection:
+            found = connection.execute(query).scalars().first()
+            names = connection.execute(sa.select(c.name)).scalars().all() if found is None else ()
+        if found is None:
+            remedy = did_you_mean(name, names, "see `agentopt runs list --storage URL --all`")
+            raise ConfigError(f"the storage has no run {name!r}", remedy=remedy)
+        return str(found)
+
+    def fetch(self, run: str, runs: Path, storage: str) -> Path:
+        """Write the files of a run into its folder in the folder of runs, as `pull` does.
+
+        Args:
+            run: Id of the run.
+            runs: The folder of runs.
+            storage: The storage, as it is given to the run's later commands.
+
+        Returns:
+            The run's folder.
+
+        Raises:
+            ConfigError: The folder cannot be written.
+        """
+        with self._engine.connect() as connection:
+            name = connection.execute(sa.select(stored_runs.c.name).where(stored_runs.c.run == run)).scalar_one()
+        folder = _folder_of(run, name, runs)
+        self.pull(run, folder, storage)
+        return folder
+
+    def pull(self, run: str, folder: Path, storage: str) -> None:
+        """Write the files of a run into a folder, except for those that are newer there.
+
+        Args:
+            run: Id of the run.
+            folder: The run's folder.
+            storage: As for `fetch`.
+
+        Raises:
+            ConfigError: The folder cannot be written.
+        """
+        with self._engine.connect() as connection:
+            files = connection.execute(sa.select(run_files).where(run_files.c.run == run)).all()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for file in files:
+                path = folder / file.name
+                if file.name in FILES and not (path.exists() and path.stat().st_mtime >= file.changed):
+                    is_config = file.name == "config.yaml"
+                    write_atomically(path, _located(file.content, storage) if is_config else file.content)
+                    os.utime(path, (file.changed, file.changed))
+        except OSError as error:
+            remedy = "set runs to a folder that can be written"
+            raise ConfigError(f"the run cannot be written here: {error}", where=folder, remedy=remedy) from error
+
+    def remove(self, run: str) -> None:
+        """Remove a run and its files."""
+        for table in (stored_runs, run_files):
+            transact(self._engine, partial(_execute, sa.delete(table).where(table.c.run == run)))
+
+
+def _execute(statement: sa.Executable, connection: sa.Connection) -> None:
+    connection.execute(statement)
+
+
+def _folder_of(run: str, name: str, runs: Path) -> Path:
+    """The folder of a run: of that name, unless that is another run's."""
+    folder = runs / Path(name).name
+    request = folder / "config.yaml"
+    content = load_yaml(request, ConfigError) if request.is_file() else {"run": run}
+    is_own = isinstance(content, dict) and content.get("run") == run
+    return folder if is_own else folder.with_name(f"{folder.name}-{run[:8]}")
+
+
+def _located(config: str, storage: str) -> str:
+    """The content of a `config.yaml` with the URL by which the storage is reached from here."""
+    request = parse_yaml(config, "config.yaml", ConfigError)
+    place, settings = without_password(storage), request["config"]
+    if settings.get("journal") == settings.get("storage"):
+        settings["journal"] = place
+    settings["storage"] = place
+    return to_yaml(request)
+
+
+def user() -> str:
+    """Return the name of the user of this process."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user without a name, as in a container
+        return str(os.getuid()) if hasattr(os, "getuid") else ""
+
+
+@contextmanager
+def open_store(storage: str) -> Iterator[tuple[RunStore, sa.Engine]]:
+    """Open the runs of a storage, and its database; closed at the end of the block.
+
+    Args:
+        storage: A path or a SQLAlchemy URL.
+
+    Raises:
+        ConfigError: It cannot be used.
+    """
+    try:
+        engine = open_engine(journal_place(storage))
+        try:
+            yield RunStore(engine), engine
+        finally:
+            engine.dispose()
+    except (SQLAlchemyError, OSError) as error:
+        rule = f"the storage cannot be used: {str(error).partition(chr(10))[0]}"
+        remedy = "name a file that can be written, or a URL with a way to its password; a run's folder keeps none"
+        raise ConfigError(rule, where=without_password(storage), remedy=remedy) from error

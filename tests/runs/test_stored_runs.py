@@ -1,0 +1,306 @@
+"""A run in a storage is read and resumed from another folder, and one process at a time works on it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from agentopt.api import optimize
+from agentopt.core.database import open_engine
+from agentopt.core.errors import ConfigError, JournalError
+from agentopt.core.events import Event, TrialDone
+from agentopt.models.base import Request
+from agentopt.models.lease import Lease, members
+from agentopt.models.scripted import ScriptedModel
+from agentopt.models.session import journal_place
+from agentopt.runs.config import load_config
+from agentopt.runs.folder import RunFolder
+from agentopt.runs.result import load_result
+from agentopt.runs.run_store import RunStore, open_store, run_files, stored_runs
+from agentopt.testing.postgres import PASSWORD
+from agentopt.testing.server_process import ServerProcess
+from tests.cli.recorded import answer, write_task
+from tests.runs.test_crash import QUALITY, await_requests, command, lost_in_flight, request_counts
+from tests.runs.test_workers import write_distinct_task
+
+Script = Callable[..., tuple[int, str, str]]
+SEARCH = ["strategy=grid", "budget.trials=2", "prompts.when=never"]
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A storage of each dialect, which does not exist yet."""
+    return str(tmp_path / "storage.db") if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder in which a run begins, with its task."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    write_task(folder)
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    monkeypatch.setenv("AGENTOPT_CACHE", str(tmp_path / "cache"))
+    return folder
+
+
+@pytest.fixture
+def away(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Another folder, which is the working directory."""
+    folder = home.parent / "away"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def settings(home: Path, storage: str, *more: str) -> list[str]:
+    return [f"storage={storage}", f"runs={home / 'runs'}", f"models=[{home / 'models.yaml'}]", *SEARCH, *more]
+
+
+def run(home: Path, storage: str, *more: str, callback: Callable[[Event], None] = lambda _: None) -> Path:
+    """The folder of a run in the storage."""
+    config = load_config(settings(home, storage, *more))
+    result = optimize(home / "planted", config, provider=ScriptedModel(answer), callbacks=[callback])
+    return Path(result.run)
+
+
+class Stopped(KeyboardInterrupt):
+    """What a user does after the first trial."""
+
+
+def stop(event: Event) -> None:
+    if isinstance(event, TrialDone):
+        raise Stopped
+
+
+def stopped(home: Path, storage: str, *more: str) -> Path:
+    """The folder of a run that ended after its first trial."""
+    with pytest.raises(Stopped):
+        run(home, storage, *more, callback=stop)
+    return next((home / "runs").iterdir())
+
+
+def refuse(request: Request, repeat: int) -> str:
+    raise AssertionError("nothing is paid for twice")
+
+
+def test_a_run_is_read_from_another_folder(home: Path, away: Path, storage: str, console_script: Script) -> None:
+    folder = run(home, storage)
+    assert {file.name for file in folder.iterdir()} >= {"config.yaml", "result.json", "best.yaml", "log.jsonl"}
+    assert not list(folder.glob("*.db"))
+    assert PASSWORD not in (folder / "config.yaml").read_text()
+    shutil.rmtree(home / "runs")
+    code, out, _ = console_script("runs", "list", "--storage", storage, "--json")
+    assert (code, [(line["run"], line["finished"]) for line in json.loads(out)["runs"]]) == (0, [(folder.name, True)])
+    for words in (["runs", "show"], ["report"], ["inspect"], ["whatif"]):
+        code, out, error = console_script(*words, folder.name, "-c", f"storage={storage}")
+        assert (code, error) == (0, ""), words
+        assert PASSWORD not in out
+    assert (away / "runs" / folder.name / "report.html").exists()
+    code, out, error = console_script("runs", "show", folder.name)  # its settings have the storage now
+    assert (code, error) == (0, "")
+
+
+def test_a_stopped_run_is_resumed_in_another_folder(home: Path, away: Path, storage: str) -> None:
+    folder = stopped(home, storage)
+    whole = run(home, storage)  # its answers are in the journal, so only the study shows what was done
+    shutil.rmtree(folder)
+    with open_store(storage) as (store, _):
+        found = next(one for one in store.runs() if one.result is None)
+        assert (found.name, found.is_running, found.is_orphaned) == (folder.name, False, False)
+        fetched = store.fetch(found.run, away / "runs", storage)
+    began = []
+    result = optimize(
+        home / "planted",
+        load_config([f"storage={storage}"], RunFolder.open(fetched).config),
+        resume=fetched,
+        provider=ScriptedModel(refuse),
+        callbacks=[lambda event: began.append(event) if isinstance(event, TrialDone) else None],
+    )
+    expected = load_result(whole)
+    assert [t.score for t in result.trials] == [t.score for t in expected.trials]
+    assert result.best_candidate == expected.best_candidate
+    assert len(began) == 1
+    with open_store(storage) as (store, _):
+        assert [one.result is not None for one in store.runs()] == [True, True]
+
+
+def test_the_agents_search_keeps_its_state_in_the_storage(home: Path, storage: str) -> None:
+    def stop_later(event: Event) -> None:
+        if isinstance(event, TrialDone) and event.trial.number == 1:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        run(home, storage, "strategy=agent", "agent.model=", callback=stop_later)
+    engine = open_engine(journal_place(storage))
+    with engine.connect() as connection:
+        threads = connection.execute(sa.text("SELECT DISTINCT thread_id FROM checkpoints")).scalars().all()
+        ids = connection.execute(sa.select(stored_runs.c.run)).scalars().all()
+    engine.dispose()
+    folder = next((home / "runs").iterdir())
+    result = optimize(home / "planted", resume=folder, provider=ScriptedModel(answer))
+    assert len(result.trials) == 2
+    assert threads == ids
+
+
+def test_one_process_at_a_time_works_on_a_run(home: Path, storage: str) -> None:
+    folder = stopped(home, storage)
+    engine = open_engine(journal_place(storage))
+    store, lease, opened = RunStore(engine), Lease(engine, "other", process=""), RunFolder.open(folder)
+    lease.renew()
+    store.take(opened, lease)
+    for path in (folder, shutil.copytree(folder, home / "copied")):
+        with pytest.raises(ConfigError, match=r"another process works on this run, on .*(?s:.)*stop it"):
+            optimize(home / "planted", resume=path, provider=ScriptedModel(answer))
+    assert [one.is_running for one in store.runs()] == [True]
+    with engine.begin() as connection:  # it died, and its lease is over
+        connection.execute(members.update().values(until=0))
+    assert [(one.is_running, one.is_orphaned) for one in store.runs()] == [(False, True)]
+    result = optimize(home / "planted", resume=folder, provider=ScriptedModel(answer))
+    assert len(result.trials) == 2
+    assert [(one.is_running, one.is_orphaned) for one in store.runs()] == [(False, False)]
+    engine.dispose()
+
+
+def test_a_process_whose_run_was_continued_by_another_stops(home: Path, storage: str) -> None:
+    calls: list[int] = []
+
+    def take_over(event: Event) -> None:
+        if isinstance(event, TrialDone) and not calls:
+            calls.append(1)
+            engine = open_engine(journal_place(storage))
+            with engine.begin() as connection:
+                connection.execute(stored_runs.update().values(member="other"))
+            engine.dispose()
+
+    with pytest.raises(JournalError, match="another process has continued this run"):
+        run(home, storage, callback=take_over)
+    with open_store(storage) as (store, _):
+        assert [(one.is_orphaned, one.result) for one in store.runs()] == [(True, None)]
+
+
+def test_a_run_that_cannot_begin_leaves_nothing(home: Path, storage: str) -> None:
+    with pytest.raises(ConfigError, match=r"budget\.calls"):
+        run(home, storage, "budget.calls=0")
+    assert not list((home / "runs").iterdir())
+    engine = open_engine(journal_place(storage))
+    with engine.connect() as connection:
+        for table in (stored_runs, run_files):
+            assert connection.execute(sa.select(sa.func.count()).select_from(table)).scalar() == 0
+    engine.dispose()
+
+
+@pytest.mark.parametrize("place", ["postgresql://u@127.0.0.1:1/db", "folder"])
+def test_a_storage_that_cannot_be_used_is_one_message(home: Path, place: str) -> None:
+    (home / "folder").mkdir()
+    wrong = place if "://" in place else str(home / place)
+    with pytest.raises(ConfigError, match="the storage cannot be used"):
+        run(home, wrong)
+    assert not (home / "runs").exists()
+
+
+def test_runs_of_others_are_listed_with_all(home: Path, away: Path, storage: str, console_script: Script) -> None:
+    folder = run(home, storage)
+    with open_store(storage) as (_, engine), engine.begin() as connection:
+        connection.execute(stored_runs.update().values(owner="somebody"))
+    assert "no runs in" in console_script("runs", "list", "--storage", storage)[1]
+    code, out, _ = console_script("runs", "list", "-c", f"storage={storage}", "--all")
+    assert (code, folder.name in out, "somebody" in out, "finished" in out) == (0, True, True, True)
+    code, _, error = console_script("runs", "list", "--all")
+    assert (code, "add --storage URL" in error) == (2, True)
+    code, _, error = console_script("runs", "show", f"{folder.name}x", "-c", f"storage={storage}")
+    assert (code, "did you mean" in error) == (2, True)
+
+
+def test_a_run_of_a_folder_is_copied_and_resumed_from_the_copy(
+    home: Path, away: Path, storage: str, console_script: Script
+) -> None:
+    alone = [f"journal={home / 'journal.db'}", *settings(home, storage)[1:], "strategy=agent", "agent.model="]
+
+    def stop_later(event: Event) -> None:
+        if isinstance(event, TrialDone) and event.trial.number == 1:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        optimize(home / "planted", load_config(alone), provider=ScriptedModel(answer), callbacks=[stop_later])
+    folder = next((home / "runs").iterdir())
+    copied = []
+    for _ in range(2):
+        code, out, error = console_script("storage", "copy", str(folder), storage, "--json")
+        assert (code, error, PASSWORD in out) == (0, "", False)
+        copied.append(json.loads(out)["runs"])
+    assert copied[0] == copied[1]
+    assert (copied[0][0]["run"], copied[0][0]["trials"]) == (folder.name, 2)
+    assert copied[0][0]["checkpoints"] > 0
+    with open_store(storage) as (store, _):
+        fetched = store.fetch(store.find(folder.name), away / "runs", storage)
+    result = optimize(
+        home / "planted",
+        load_config([f"storage={storage}"], RunFolder.open(fetched).config),
+        resume=fetched,
+        provider=ScriptedModel(answer),
+    )
+    assert len(result.trials) == 2
+    code, _, error = console_script("storage", "copy", str(folder), storage)
+    assert code == 2
+    assert "Traceback" not in error
+
+
+def test_a_storage_is_copied_with_its_runs(home: Path, away: Path, postgres_url: str, console_script: Script) -> None:
+    source = str(home / "storage.db")
+    folder, half = run(home, source), stopped(home, source)
+    code, out, error = console_script("storage", "copy", source, postgres_url)
+    assert (code, error) == (0, "")
+    assert f"run {folder.name}: 2 trials" in out
+    code, out, _ = console_script("runs", "list", "--storage", postgres_url, "--json")
+    assert sorted(line["finished"] for line in json.loads(out)["runs"]) == [False, True]
+    code, out, error = console_script("inspect", folder.name, "-c", f"storage={postgres_url}")
+    assert (code, error) == (0, "")
+    assert half.exists()
+    assert console_script("storage", "check", postgres_url)[0] == 0
+    assert console_script("storage", "copy", source, postgres_url)[0] == 0
+
+
+def test_a_waiting_worker_continues_a_run_whose_process_died(tmp_path: Path) -> None:
+    place, environ = tmp_path / "journal.db", {**os.environ, "AGENTOPT_CACHE": str(tmp_path / "cache")}
+    searching = ("strategy=random", "budget.trials=4", "prompts.when=never")
+    (tmp_path / "away").mkdir()
+    with ServerProcess(counter=tmp_path / "requests.jsonl", quality=QUALITY, delay=0.05) as server:
+        task = write_distinct_task(tmp_path, server.base_url)
+        begun = command(task, tmp_path, *searching, f"storage={place}")
+        process = subprocess.Popen(begun, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        await_requests(server, 20)
+        process.kill()
+        process.wait()
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "agentopt", "worker", "--storage", str(place)],
+            env=environ,
+            cwd=tmp_path / "away",
+            stderr=subprocess.DEVNULL,
+        )
+        with open_store(str(place)) as (store, _):
+            while not store.runs()[0].result or store.runs()[0].is_running:
+                assert worker.poll() is None
+                time.sleep(0.2)
+        worker.terminate()
+        assert worker.wait() == 0
+        again = sum(times - 1 for times in request_counts(server).values())
+        lost = lost_in_flight(tmp_path)
+        print(f"{len(server.received())} requests, {again} choices again, {lost} in flight")
+        assert again <= lost * 8
+        (continued,) = (tmp_path / "away" / "runs").iterdir()
+        before, whole = len(server.received()), tmp_path / "whole"
+        config = load_config([f"journal={place}", f"runs={whole}", f"models=[{tmp_path}/models.yaml]", *searching])
+        result = optimize(task, config)
+        assert len(server.received()) == before  # it used the same answers
+    assert result.best_candidate == load_result(continued).best_candidate
+    assert [t.score for t in result.trials] == [t.score for t in load_result(continued).trials]
