@@ -388,14 +388,10 @@ def load_result(folder: Path | str) -> Result:
 
 
 def parse_result(text: str | bytes) -> Result:
-    """Read the content of `result.json`."""
-    return _results.validate_json(json.dumps(_in_usd(json.loads(text))))
-
-
-def _in_usd(written: Any) -> Any:
-    """Convert a result whose costs are in USD per 1M examples, as they were written before this measure was `usd`."""
-    if not isinstance(written, dict) or written.get("cost_in") != "USD per 1M examples":
-        return written
-    for row in (*written["trials"], *written["finalists"]):
-        row["units"] /= 1e6
-    return {**written, "cost_in": "usd"}
+    """Read the content of `result.json`; costs in USD per 1M examples, as they once were, become those in USD."""
+    written = json.loads(text)
+    if isinstance(written, dict) and written.get("cost_in") == "USD per 1M examples":
+        for row in (*written["trials"], *written["finalists"]):
+            row["units"] /= 1e6
+        written["cost_in"] = "usd"
+    return _results.validate_json(json.dumps(written))
