@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 
 from rich.console import Console, RenderableType
 from rich.markup import escape
 
 from agentopt.core.gate import MARGIN, GateVerdict
+from agentopt.core.phrases import counted
 from agentopt.report.formatting import APPROXIMATE, format_duration, format_interval, format_p_value
 from agentopt.report.prompts import prompt_tables
 from agentopt.report.tables import chosen_table, finalists_table, spend_table, trials_table
+from agentopt.runs.earnings import Earned, earned
 from agentopt.runs.response_issues import left_out_notes
 from agentopt.runs.result import KEPT, Finalist, Result
 
@@ -68,10 +69,14 @@ def _parts(result: Result) -> Iterator[RenderableType]:
 
 
 def _proposers(result: Result) -> str:
-    counts = Counter(trial.proposer for trial in result.trials)
-    line = "Proposed by: " + ", ".join(f"{escape(name)} {count}" for name, count in counts.items())
+    line = "Proposed by: " + ", ".join(map(_earned, earned(result.trials)))
     reasons = "".join(f"\n  the fallback strategy was used: {escape(reason)}" for reason in result.fallbacks)
     return line + reasons
+
+
+def _earned(by: Earned) -> str:
+    rises = f" (raised the highest score {counted(by.raised, 'time')}, by {by.gain:.3f})" if by.raised else ""
+    return f"{escape(by.proposer)} {by.trials}{rises}"
 
 
 def _is_approximate(finalist: Finalist) -> bool:

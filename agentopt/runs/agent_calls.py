@@ -12,10 +12,15 @@ from agentopt.runs.config import Config
 
 WRITER_PROMPT_TOKENS = 4000
 """Longest prompt of the model that writes system prompts, without the attempts: failures are cut to length."""
+FULL_PROMPT_TOKENS = 4000
+"""Assumed length of the agent's prompts of style `full`."""
 
 
 def agent_usage(specs: Mapping[str, ModelSpec], config: Config, trials: int) -> Usage:
     """Guidelines and every attempt at a proposal, for as many rounds as the trials allow.
+
+    If the trials are shared, a turn may be one candidate, and the agent is called once before them; prompts of style
+    `full` need no guidelines.
 
     Args:
         specs: The catalogue entry of every model that may be called.
@@ -25,11 +30,14 @@ def agent_usage(specs: Mapping[str, ModelSpec], config: Config, trials: int) -> 
     settings = config.agent
     if not config.calls_model or settings.model is None:
         return Usage()
-    rounds = -(-trials // config.search.batch_size)
-    calls = rounds * (1 + settings.attempts)
-    tokens = rounds * (settings.guideline_tokens + settings.attempts * settings.max_tokens)
+    shared = config.strategy == "agent" and settings.style == "shared"
+    full, prior = shared and settings.prompt == "full", int(shared and settings.prior)
+    rounds = trials if shared else -(-trials // config.search.batch_size)
+    calls = prior + rounds * (settings.attempts + (not full))
+    tokens = prior * settings.max_tokens + rounds * settings.attempts * settings.max_tokens
+    tokens += 0 if full else rounds * settings.guideline_tokens
     tokens += _tokens_of_thoughts(specs[settings.model], calls)
-    prompt = calls * settings.prompt_tokens
+    prompt = calls * max(settings.prompt_tokens, FULL_PROMPT_TOKENS if full else 0)
     return Usage(calls, prompt, tokens, specs[settings.model].prices.worst_usd(prompt, tokens, requests=calls))
 
 

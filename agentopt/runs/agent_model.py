@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from agentopt.core.task import Task
@@ -14,22 +15,35 @@ LOCAL_AGENT = "qwen2.5-coder-0.5b"
 """The agent's model for a task whose models are local."""
 
 
+SMALL = 7e9
+"""Parameters up to which a model is shown the compact prompts."""
+
+
 def with_agent_model(config: Config, task: Task, specs: Mapping[str, ModelSpec]) -> Config:
-    """Replace `agent.model: auto` by a model.
+    """Replace `agent.model: auto` by a model, and `agent.prompt: auto` by what suits it.
 
     The most expensive hosted model of the task; if all of its models are local, the built-in one if the embedded
-    engine is installed; else none, so that the fallback strategy proposes.
+    engine is installed; else none, so that the fallback strategy proposes. Hosted models and large ones are shown
+    everything, small ones the compact prompts.
 
     Args:
         config: The settings.
         task: The task.
         specs: Catalogue entries by name, those of the task's models included.
     """
-    if config.agent.model != AUTO:
-        return config
+    agent = config.agent
+    name = _automatic(task, specs) if agent.model == AUTO else agent.model
+    spec = specs.get(name) if name else None
+    prompt = agent.prompt
+    if prompt == "auto" and spec:
+        unknown = 0.0 if spec.weights else math.inf
+        prompt = "full" if (spec.parameters or unknown) > SMALL else "compact"
+    return config.model_copy(update={"agent": agent.model_copy(update={"model": name, "prompt": prompt})})
+
+
+def _automatic(task: Task, specs: Mapping[str, ModelSpec]) -> str | None:
     hosted = [specs[name] for name in task.models if not specs[name].weights and specs[name].chat_template]
     dearest = max(hosted, key=lambda spec: (spec.prices.worst_usd(1000, 200), spec.parameters or 0.0), default=None)
     local = LOCAL_AGENT if LOCAL_AGENT in specs and is_installed() else None
     is_local = all(specs[name].weights for name in task.models)
-    name = dearest.name if dearest else local if is_local else None
-    return config.model_copy(update={"agent": config.agent.model_copy(update={"model": name})})
+    return dearest.name if dearest else local if is_local else None

@@ -44,6 +44,7 @@ from agentopt.runs.cascade_notes import cascade_notes
 from agentopt.runs.config import Config
 from agentopt.runs.demonstrations import Bootstrap, demo_notes, demonstrations_of
 from agentopt.runs.evaluators import EvaluatorPool, batch_note, open_evaluator
+from agentopt.runs.failed_examples import WorstExamples
 from agentopt.runs.folder import RunFolder
 from agentopt.runs.prompt_phase import PromptPhase
 from agentopt.runs.response_issues import failure_reasons, incomplete_responses, left_out
@@ -165,6 +166,7 @@ class Optimization:
             early_stopping=settings.early_stopping,
             tolerance=settings.tolerance,
             is_at_hand=self._at_hand(),
+            failures=WorstExamples(self.task, self.session, self.config.response_seed, self.run.id),
         )
         search = self.search or choose_search(self.config, self.session.model, self.task, self.run.checkpoints)
         try:
@@ -175,10 +177,8 @@ class Optimization:
                 self.observer(Note(unmet))
             pace = max(first.evaluation.seconds, measured_in)
             with budget.holding_back(self._kept_for_test(space), self._seconds_kept_for_test(pace)):
-                found = await Bootstrap(self.task, self.config, self.session, self.run, self.observer).demonstrations(
-                    space.baseline
-                )
-                space = space.with_demos(found)
+                bootstrap = Bootstrap(self.task, self.config, self.session, self.run, self.observer)
+                space = space.with_demos(await bootstrap.demonstrations(space.baseline))
                 await self._run_archive(space, runner)
                 space = await self._better_prompts_before(space, runner, first, prompts)
                 with self._later_prompts_kept(runner, prompts):

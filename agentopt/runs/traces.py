@@ -119,7 +119,7 @@ def traces(
         if journal is None:
             return {}
         with closing(journal):
-            return asyncio.run(_Replay.of(archive, journal).all(archive, wanted, only))
+            return asyncio.run(Replay.of(archive, journal).all(archive, wanted, only))
 
     if why_untraced(archive.task):
         return {}
@@ -128,7 +128,7 @@ def traces(
 
 
 @dataclass
-class _Replay:
+class Replay:
     """Replays candidates; a call that several candidates share is replayed once."""
 
     task: Task
@@ -137,13 +137,20 @@ class _Replay:
     known: dict[tuple[str, str, SubtaskChoice, str], tuple[SubtaskTrace, Answer]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, archive: RunArchive, journal: Journal) -> _Replay:
+    def of(cls, archive: RunArchive, journal: Journal) -> Replay:
         model = JournalModel(journal, archive.specs, journal.refused(archive.run.id))
         return cls(archive.task, model, Draw(archive.run.config.response_seed))
 
     async def all(
         self, archive: RunArchive, wanted: Iterable[tuple[int, Split]], only: Collection[str] | None
     ) -> dict[tuple[int, Split], dict[str, Trace]]:
+        """The traces of several trials; see `traces`.
+
+        Args:
+            archive: The run.
+            wanted: Numbers of trials, each with the split.
+            only: Ids of examples; None for all of the split.
+        """
         found: dict[tuple[int, Split], dict[str, Trace]] = {}
         for number, split in wanted:
             trial = archive.trial(number)
@@ -161,6 +168,12 @@ class _Replay:
         return found
 
     async def example(self, candidate: Candidate, example: Example) -> Trace | None:
+        """The trace of one example; None if the journal lacks a response.
+
+        Args:
+            candidate: The candidate.
+            example: The example.
+        """
         called: dict[str, SubtaskTrace] = {}
 
         async def call(subtask: Subtask, prompt: Prompt, /, *, occurrence: int = 0) -> Answer:

@@ -17,6 +17,10 @@ from agentopt.runs.trial_store import TrialStore, highest_score
 from agentopt.search.base import BASELINE, Proposal
 from agentopt.search.measured_costs import with_measured_costs, within_limits
 from agentopt.search.posterior import TOLERANCE
+from agentopt.search.run_view import FailedExample
+
+COMPLETED = "completed, because all trials together make it the best"
+"""Note of a trial that was completed at the end of a run."""
 
 
 class TrialRunner:
@@ -31,6 +35,7 @@ class TrialRunner:
         tolerance: With costs in USD or seconds, score that a trial which is predicted to be cheaper than the leader may
             be below it before it is stopped.
         is_at_hand: Whether a candidate's evaluation needs no call, by which batches are ordered. None: they are not.
+        failures: Finds the examples that a trial answers worst. None: the search agent is shown none.
     """
 
     def __init__(
@@ -43,8 +48,9 @@ class TrialRunner:
         early_stopping: float | None = LEVEL,
         tolerance: float = TOLERANCE,
         is_at_hand: Callable[[Candidate], Awaitable[bool]] | None = None,
+        failures: Callable[[Trial, int], Awaitable[Sequence[FailedExample]]] | None = None,
     ) -> None:
-        self._is_at_hand = is_at_hand
+        self._is_at_hand, self._failures = is_at_hand, failures
         self._store, self._evaluator, self._budget = store, evaluator, budget
         self._observer, self._early_stopping, self._tolerance = observer, early_stopping, tolerance
         self._attempted: set[Candidate] = set()
@@ -106,13 +112,28 @@ class TrialRunner:
         stop = None if proposal.proposer == BASELINE else self._stop_test(proposal.candidate)
         return await self._evaluated(proposal, stop)
 
-    async def complete(self, trial: Trial) -> Trial:
+    @property
+    def usd_left(self) -> float | None:
+        """USD that the cap of the run leaves for the search; None without a cap."""
+        budget = self._budget
+        used = budget.spent + budget.in_flight + budget.held_back
+        return None if budget.caps.usd is None else max(0.0, budget.caps.usd - used.usd)
+
+    async def failed_examples(self, trial: Trial, count: int) -> Sequence[FailedExample]:
+        """At most `count` examples with the lowest scores under a trial, the lowest first."""
+        return await self._failures(trial, count) if self._failures and count else ()
+
+    async def complete(self, trial: Trial, note: str = COMPLETED) -> Trial:
         """Evaluate a pruned trial on all rows; the responses that it has are not requested again.
+
+        Args:
+            trial: The trial.
+            note: Why it is completed.
 
         Raises:
             EvaluationStopped: As by `run`.
         """
-        note = "; ".join(filter(None, (trial.note, "completed, because all trials together make it the best")))
+        note = "; ".join(filter(None, (trial.note, note)))
         return await self._evaluated(Proposal(trial.candidate, trial.proposer, note, trial.fallback), None)
 
     def emit(self, event: Event) -> None:

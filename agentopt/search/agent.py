@@ -40,9 +40,11 @@ from agentopt.search.base import INITIAL, Proposal, Runner, SearchSpace, Strateg
 from agentopt.search.baselines import RandomStrategy
 from agentopt.search.belief import Belief
 from agentopt.search.checkpoints import open_saver
-from agentopt.search.credit import BEFORE, SURROGATE, is_agents_turn, promising, turn_size
+from agentopt.search.credit import BEFORE, SURROGATE, expected, is_agents_turn, promising, turn_size
+from agentopt.search.full_prompt import PROMISING, FullReply, Outlook, full_prompt, full_schema, read_full
 from agentopt.search.insights import initial_candidates
 from agentopt.search.measured_costs import with_measured_costs
+from agentopt.search.run_view import RunView
 from agentopt.search.settings import AgentSettings, StartName
 from agentopt.search.start import first_candidates
 from agentopt.search.variants import AGENT, Variant
@@ -63,6 +65,8 @@ class State(TypedDict):
     """Why the fallback must propose; empty if it need not."""
     failed: int
     """Turns of the agent that brought no candidate."""
+    declined: int
+    """Number of trials at which the agent expected nothing better; 0 if it never did."""
     beliefs: dict[str, Any]
     """What the agent expected before any trial, by subtask."""
 
@@ -125,7 +129,16 @@ class AgentSearch:
                 await graph.ainvoke(None if before.next else again, config, durability="sync")
 
 
-_START: State = {"round": 0, "proposals": [], "last": [], "guidelines": "", "problem": "", "failed": 0, "beliefs": {}}
+_START: State = {
+    "round": 0,
+    "proposals": [],
+    "last": [],
+    "guidelines": "",
+    "problem": "",
+    "failed": 0,
+    "declined": 0,
+    "beliefs": {},
+}
 
 
 def _graph(nodes: _Nodes, saver: BaseCheckpointSaver[str] | None) -> Any:
@@ -212,12 +225,13 @@ class _Nodes:
 
     def _is_agents_turn(self, state: State) -> bool:
         trials, agent = self.runner.trials, self.agent
-        return not agent.absent and (
-            not agent.shares or is_agents_turn(trials, agent.variant.name, state.get("failed", 0))
-        )
+        failed, declined = state.get("failed", 0), state.get("declined", 0)
+        return not agent.absent and (not agent.shares or is_agents_turn(trials, agent.variant.name, failed, declined))
 
     async def guide(self, state: State) -> dict[str, Any]:
         """Let the agent derive guidelines from the scores; unusable ones are left out."""
+        if self.agent.is_full:
+            return {"problem": ""}
         if not self.agent.variant.insights:
             return {"guidelines": "", "problem": ""}
         settings, first = self.agent.settings, state["round"] <= 1
@@ -234,40 +248,76 @@ class _Nodes:
 
     async def propose(self, state: State) -> dict[str, Any]:
         """Let the agent propose a batch; if it is too small, the fallback completes it."""
-        wanted, variant = self._wanted(), self.agent.variant
+        wanted, variant, space = self._wanted(), self.agent.variant, self.space(state)
         shown = self.runner.trials if variant.history else None
-        prompt = proposal_prompt(self.space(state), shown, state["last"], state["guidelines"], wanted)
+        if self.agent.is_full:
+            prompt = full_prompt(space, self.runner.trials, await self._outlook(space, state["guidelines"]), wanted)
+        else:
+            prompt = proposal_prompt(space, shown, state["last"], state["guidelines"], wanted)
         # If the prompt is the same in every round, each round needs further samples of the reply.
         first_repeat = 0 if variant.history else state["round"] * self.agent.settings.attempts
         try:
-            reply = await self._usable_reply(self.space(state), prompt, wanted, first_repeat)
+            reply, beside = await self._usable_reply(space, prompt, wanted, first_repeat)
         except AgentUnavailableError as error:
             return {"problem": str(error), "proposals": []}
+        if self.agent.is_full:
+            self.runner.emit(GuidelinesWritten(beside.reason, len(self.runner.trials)))
+            await self._measure_again(beside)
         proposals, doubt = list(reply.proposals), ""
+        if beside.stops and not proposals:
+            problem = f"the agent expects nothing better: {beside.reason}"
+            declined = len(self.runner.trials)
+            return {"problem": problem, "proposals": [], "guidelines": beside.reason, "declined": declined}
         if self.agent.shares:
-            proposals, doubt = promising(self.space(state), self.runner.trials, proposals, self.agent.seed)
+            proposals, doubt = promising(space, self.runner.trials, proposals, self.agent.seed)
         proposed = f"the agent proposed {len(proposals)} of {wanted} candidates"
         problem = f"{proposed}: {doubt or reply.problem or 'too few'}" if len(proposals) < wanted else ""
-        return {"problem": problem, "proposals": _proposals.dump_python(proposals)}
+        guidelines = beside.reason if self.agent.is_full else state["guidelines"]
+        return {"problem": problem, "proposals": _proposals.dump_python(proposals), "guidelines": guidelines}
 
-    async def _usable_reply(self, space: SearchSpace, prompt: str, wanted: int, first_repeat: int) -> Reply:
+    async def _outlook(self, space: SearchSpace, before: str) -> Outlook:
+        """What the agent is shown beside the trials."""
+        runner, trials = self.runner, self.runner.trials
+        most = expected(space, trials, PROMISING, self.agent.seed)
+        outlook = Outlook(runner.trials_left, expected=most, before=before)
+        complete = [trial for trial in trials if trial.state == "complete" and trial.score is not None]
+        if not isinstance(runner, RunView) or not complete:
+            return outlook
+        best = max(complete, key=lambda trial: trial.score or 0.0)
+        failed = await runner.failed_examples(best, self.agent.settings.failed_examples)
+        return replace(outlook, usd_left=runner.usd_left, failed=failed)
+
+    async def _measure_again(self, beside: FullReply) -> None:
+        """Complete the first trial that the agent named, if it was stopped early."""
+        stopped = {trial.number: trial for trial in self.runner.trials if trial.state == "pruned"}
+        named = next((stopped[number] for number in beside.again if number in stopped), None)
+        if named and isinstance(self.runner, RunView):
+            await self.runner.complete(named, "completed, because the agent requested it")
+
+    async def _usable_reply(
+        self, space: SearchSpace, prompt: str, wanted: int, first_repeat: int
+    ) -> tuple[Reply, FullReply]:
         """The first reply with a usable candidate, or the last one of all attempts."""
         settings, variant, tried = self.agent.settings, self.agent.variant, self._tried()
-        schema = proposal_schema(space, tried if variant.history else (), wanted)
-        reply, attempt_prompt = Reply(), prompt
+        if self.agent.is_full:
+            schema = full_schema(space, wanted)
+        else:
+            schema = proposal_schema(space, tried if variant.history else (), wanted)
+        reply, beside, attempt_prompt = Reply(), FullReply(), prompt
         for attempt in range(settings.attempts):
             repeat = first_repeat + attempt
             request = self.agent.request(space, attempt_prompt, settings.max_tokens, schema=schema, repeat=repeat)
             choice = await self.agent.reply(request)
             reply = read_reply(choice.text, space, tried, wanted, proposer=variant.name)
-            if reply.proposals:
+            beside = read_full(choice.text) if self.agent.is_full else beside
+            if reply.proposals or beside.stops or beside.again:
                 break
             await self.agent.reject(request)
             if choice.is_cut_off:
                 reply = replace(reply, cut_off=f"agent.max_tokens ({settings.max_tokens})")
             if variant.history:  # the problem reveals the tried candidates; without history the prompt stays the same
                 attempt_prompt = f"{prompt}\n{retry_message(reply.problem)}"
-        return reply
+        return reply, beside
 
     async def fall_back(self, state: State) -> dict[str, Any]:
         """Complete the batch with proposals of the fallback strategy, which carry the reason.

@@ -8,6 +8,7 @@ from agentopt.core.errors import AgentoptError, BudgetExceeded, CatalogError, Mo
 from agentopt.models.base import ChatModel, Choice, Message, Request, reject
 from agentopt.search.agent_prompts import system_message
 from agentopt.search.base import SearchSpace
+from agentopt.search.full_prompt import full_system_message
 from agentopt.search.settings import AgentSettings
 from agentopt.search.variants import Variant
 
@@ -32,6 +33,11 @@ class Agent:
         return self.variant.insights and self.settings.style == "shared"
 
     @property
+    def is_full(self) -> bool:
+        """Whether it is shown everything, in one call for each turn."""
+        return self.shares and self.settings.prompt == "full"
+
+    @property
     def absent(self) -> bool:
         return self.model is None or self.settings.model is None
 
@@ -45,7 +51,10 @@ class Agent:
             schema: JSON schema of the reply.
             repeat: Index of the sample of the reply.
         """
-        system = system_message(space, self.settings, self.description, self.variant.experience)
+        if self.is_full:
+            system = full_system_message(space, self.settings, self.description)
+        else:
+            system = system_message(space, self.settings, self.description, self.variant.experience)
         return Request(
             model=self.settings.model or "",
             messages=(system, Message("user", prompt)),

@@ -33,6 +33,8 @@ ADVICE_LENGTH = 80
 """Most characters of the advice in the guidelines."""
 ADVICE = rf"^[A-Za-z0-9 ,.'-]{{0,{ADVICE_LENGTH}}}$"
 """Pattern of the advice. Without colon, equals sign and brackets, a small model cannot copy a line of the history."""
+ROLES = ("exploit", "combine", "explore")
+"""What a candidate is proposed for, in the prompt style `full`."""
 DIRECTIONS = ("more", "fewer", "same")
 """Values of `samples` in the guidelines."""
 
@@ -91,7 +93,7 @@ def system_message(space: SearchSpace, settings: AgentSettings, description: str
 def _subtask(subtask: SubtaskSpace, label_of: Mapping[str, str], measure: CostMeasure) -> str:
     about = f" ({subtask.description})" if subtask.description else ""
     costs = ", ".join(_cost(subtask, model, label_of[model]) for model in subtask.models)
-    settings = "".join(f"; {_setting(subtask, axis, label_of)}" for axis in subtask.settings)
+    settings = "".join(f"; {setting_text(subtask, axis, label_of)}" for axis in subtask.settings)
     samples = f"samples {_counts(subtask.num_samples)}; {SHOWN[measure][1]} for n: {costs}{_source(subtask, label_of)}"
     return f"Subtask {subtask.name}{about}: {samples}{settings}."
 
@@ -106,8 +108,14 @@ def _source(subtask: SubtaskSpace, label_of: Mapping[str, str]) -> str:
     return f" (measured: {', '.join(measured)}; others from the task's tokens)"
 
 
-def _setting(subtask: SubtaskSpace, axis: Axis, label_of: Mapping[str, str]) -> str:
-    """The values of a setting, the one that may be left out first, and the models that have it if not all do."""
+def setting_text(subtask: SubtaskSpace, axis: Axis, label_of: Mapping[str, str]) -> str:
+    """The values of a setting, the one that may be left out first, and the models that have it if not all do.
+
+    Args:
+        subtask: The subtask.
+        axis: The setting.
+        label_of: Model -> its label.
+    """
     first, *others = axis.values
     models = [label_of[model] for model in subtask.models if axis.name not in subtask.lacks.get(model, ())]
     only = "" if len(models) == len(subtask.models) else f" (only {', '.join(models)})"

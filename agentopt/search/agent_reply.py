@@ -17,7 +17,7 @@ from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.core.cost import SHOWN
 from agentopt.core.errors import AgentoptError
 from agentopt.core.json_text import repaired_json_values
-from agentopt.search.agent_prompts import ADVICE_LENGTH, DIRECTIONS, labels
+from agentopt.search.agent_prompts import ADVICE_LENGTH, DIRECTIONS, ROLES, labels
 from agentopt.search.base import Proposal, SearchSpace, SubtaskSpace
 from agentopt.search.neighbourhood import with_fewer_samples
 
@@ -128,9 +128,12 @@ def _with_entry(reply: Reply, entry: Any, space: SearchSpace, tried: Collection[
 def _candidate(entry: Any, space: SearchSpace) -> tuple[Candidate, list[str]]:
     if not isinstance(entry, Mapping):
         raise UnreadableError("a candidate must be an object with one entry per subtask")
+    role, nested = entry.get("role"), entry.get("choices")
+    if isinstance(nested, Mapping) and "choices" not in {s.name.casefold() for s in space.subtasks}:
+        entry = nested
     by_name = {str(key).casefold(): value for key, value in entry.items()}
     label_of = labels(space)
-    choices, notes = {}, []
+    choices, notes = {}, [role] if role in ROLES else []
     for subtask in space.subtasks:
         if subtask.name.casefold() not in by_name:
             raise UnreadableError(f"a candidate lacks the subtask {subtask.name}")
@@ -184,7 +187,7 @@ def _model_and_count(value: Any, subtask: SubtaskSpace) -> tuple[Any, Any]:
     if isinstance(value, str) and (found := re.fullmatch(r"\s*(\S.*?)\s+[x*]?\s*(\S+)\s*", value)):
         return found[1], found[2]
     if isinstance(value, Mapping):
-        return value.get("model"), value.get("num_samples", value.get("samples"))
+        return value.get("model"), value.get("num_samples", value.get("samples", value.get("n")))
     if isinstance(value, list) and len(value) == 2:
         return value[0], value[1]
     raise UnreadableError(f'{subtask.name} must be written as "model xN", but got {str(value)[:40]!r}')

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 from agentopt.core.records import Trial
 from agentopt.search.base import ARCHIVE, BASELINE, INITIAL, PROMPTS, Proposal, SearchSpace
-from agentopt.search.insight_strategy import measured
+from agentopt.search.insight_strategy import in_seed_prompts, measured
 from agentopt.search.neighbourhood import without_limits
-from agentopt.search.surrogate import Scores, shares_behind
+from agentopt.search.surrogate import Expectation, Scores, expectations, shares_behind
 
 SURROGATE = "surrogate"
 """Proposer of the surrogate's own turns."""
@@ -40,7 +40,7 @@ def _won(trials: Sequence[Trial]) -> list[tuple[str, bool]]:
     return found
 
 
-def is_agents_turn(trials: Sequence[Trial], agent: str, failed: int = 0) -> bool:
+def is_agents_turn(trials: Sequence[Trial], agent: str, failed: int = 0, declined: int = 0) -> bool:
     """Whether the agent proposes next: its latest trial raised the highest score, or its trials are below its share.
 
     The shares are in proportion to a power of (earned + 1) / (trials + 2), the posterior mean of the rate at which a
@@ -51,8 +51,12 @@ def is_agents_turn(trials: Sequence[Trial], agent: str, failed: int = 0) -> bool
         trials: All trials, oldest first.
         agent: Proposer of the agent's trials.
         failed: Turns of the agent that brought no candidate; each counts as a trial that earned nothing.
+        declined: Number of trials at which the agent expected nothing better; it has no turn until one is. 0 if it
+            never did.
     """
     won = _won(trials)
+    if declined and not any(wins for _, wins in won[declined:]):
+        return False
     if won[-1:] == [(agent, True)]:
         return True
     own = [wins for proposer, wins in won if proposer == agent]
@@ -87,6 +91,20 @@ def scores_in(space: SearchSpace, trials: Sequence[Trial]) -> Scores:
     """
     fits = without_limits(space)
     return measured(space, [trial for trial in trials if fits.contains(trial.candidate)])
+
+
+def expected(space: SearchSpace, trials: Sequence[Trial], count: int, seed: int) -> list[Expectation]:
+    """The untried candidates of which the surrogate expects most, best first.
+
+    Args:
+        space: The search space.
+        trials: All trials so far.
+        count: Most candidates to return.
+        seed: Samples a large space.
+    """
+    fits = without_limits(space)
+    tried = [in_seed_prompts(space, t.candidate) for t in trials if fits.contains(t.candidate)]
+    return expectations(space, scores_in(space, trials), tried, seed, count)
 
 
 def promising(

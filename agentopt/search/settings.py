@@ -63,6 +63,12 @@ class AgentSettings(Strict):
     style: Literal["paper", "shared"] = "paper"
     """`paper`: AgentTTS, in which the agent proposes every batch. `shared`: the agent and the surrogate propose in
     turns, each as often as its candidates raised the highest score, after the trials of `search.start`."""
+    prompt: Literal["auto", "compact", "full"] = "auto"
+    """With style `shared`, what the agent is shown: the best trials in few words (`compact`); or every trial with its
+    error and cost, effects, what is left, the surrogate's expectations and examples that fail (`full`). `auto`:
+    `full` for hosted models and models above 7 billion parameters."""
+    failed_examples: Annotated[int, Field(ge=0)] = 3
+    """Validation examples that the best candidate answers badly, which prompts of style `full` show to the agent."""
     prior: bool = True
     """Whether the agent ranks the models and names plausible sample counts before any trial, with style `shared`: a
     prior mean of the surrogate, which counts by how well it predicts the trials."""

@@ -48,6 +48,23 @@ def test_a_model_that_is_named_is_kept() -> None:
         assert with_agent_model(config, toy_task(), Catalog.load()).agent.model == name
 
 
+@pytest.mark.parametrize(
+    ("spec", "prompt"),
+    [
+        (hosted("agent"), "full"),
+        (hosted("agent", parameters=1e9), "compact"),
+        (hosted("agent", parameters=8e9), "full"),
+        (ModelSpec(name="agent", weights=Weights(file="/models/a.gguf")), "compact"),
+        (ModelSpec(name="agent", weights=Weights(file="/models/a.gguf"), parameters=8e9), "full"),
+    ],
+)
+def test_hosted_and_large_models_are_shown_everything(spec: ModelSpec, prompt: str) -> None:
+    config = Config.model_validate({"agent": {"model": "agent"}})
+    assert with_agent_model(config, toy_task(), {"agent": spec}).agent.prompt == prompt
+    given = Config.model_validate({"agent": {"model": "agent", "prompt": "compact"}})
+    assert with_agent_model(given, toy_task(), {"agent": spec}).agent.prompt == "compact"
+
+
 UNUSABLE = {
     "a key that is not set": hosted("agent", api_key_env="NO_SUCH_KEY_OF_AGENTOPT"),
     "a host that cannot be reached": hosted("agent", max_attempts=1),
