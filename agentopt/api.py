@@ -41,6 +41,7 @@ from agentopt.prompts.diagnosis import Diagnosis
 from agentopt.runs.agent_model import with_agent_model
 from agentopt.runs.arguments import as_candidate, as_candidates, as_config, as_run, check_provider
 from agentopt.runs.config import Config
+from agentopt.runs.demonstrations import demonstrations_of
 from agentopt.runs.evaluators import batch_note, open_evaluator
 from agentopt.runs.folder import RunFolder
 from agentopt.runs.heartbeat import Heartbeat
@@ -52,6 +53,7 @@ from agentopt.runs.run_lease import discard, holding
 from agentopt.runs.run_store import open_store
 from agentopt.runs.strategies import check_search_settings
 from agentopt.runs.studies import has_study
+from agentopt.runs.trial_store import recorded_evaluations
 from agentopt.runs.workers.pool import check_engine, open_run
 from agentopt.search.base import Search, Strategy
 from agentopt.search.built_in import CUSTOM, as_search
@@ -122,6 +124,7 @@ async def aoptimize(
     _check_split(loaded, "validation")
     if opened:
         opened = opened.resumed_with(loaded, config)
+        demonstrations_of(opened), recorded_evaluations(opened.trials)  # a damaged file is reported before any change
     # Before the folder exists: a missing key leaves none behind.
     models = provider or model_router(specs, observe, required_models(loaded))
     if config.storage:

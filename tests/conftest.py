@@ -43,6 +43,11 @@ def registries(registered_at_start: None) -> Iterator[None]:
     plugins._loaded.intersection_update(loaded)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds the number of cases of the suites of mutated input."""
+    parser.addoption("--cases", type=int, help="Cases of the suites of bad input, all together. Default: a few each.")
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Two processes for the whole suite and for folders; for files none, because starting two takes longer."""

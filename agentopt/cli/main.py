@@ -10,6 +10,7 @@ import gc
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -27,6 +28,7 @@ from agentopt.cli.start_app import ConfigOption, doctor, init, quickstart
 from agentopt.cli.storage_app import storage_app
 from agentopt.cli.worker_app import worker
 from agentopt.core.errors import AgentoptError, UserError
+from agentopt.core.plain_text import controls
 
 app = typer.Typer(
     cls=MainGroup,
@@ -382,9 +384,17 @@ def main() -> None:
     # SIGTERM, as a service manager sends it, ends a run as cleanly as Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     try:
+        _check_arguments(sys.argv[1:])
         app(prog_name="agentopt")
     except AgentoptError as error:
         _fail(error, 2 if isinstance(error, UserError) else 1)
+
+
+def _check_arguments(arguments: Sequence[str]) -> None:
+    for argument in arguments:
+        if any(controls(character) and character not in "\n\r\t" for character in argument):
+            rule = f"an argument must be text without control characters, but got {argument!r:.200}"
+            raise UserError(rule, remedy="rename the file, or write the value into a YAML file, given by -c FILE")
 
 
 def _fail(error: AgentoptError, code: int) -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from agentopt.core.plain_text import visible, visible_json
 from agentopt.core.unicode_text import well_formed
 from agentopt.core.usd import rounded_usd
 
@@ -57,12 +58,13 @@ def print_plain(console: Console, text: str) -> None:
 def as_json_text(value: Any) -> str:
     """A value, with the dataclasses in it, as indented JSON; infinite numbers are the texts `Infinity`, `-Infinity`.
 
-    Amounts in USD are rounded. Half a surrogate pair, which a model may answer and UTF-8 lacks, is a question mark.
+    Amounts in USD are rounded. Half a surrogate pair, which a model may answer and UTF-8 lacks, is a question
+    mark; control characters are escapes.
     """
     from pydantic_core import to_jsonable_python
 
     data = rounded_usd(to_jsonable_python(value, inf_nan_mode="strings"))
-    return well_formed(json.dumps(data, ensure_ascii=False, indent=2))
+    return visible_json(well_formed(json.dumps(data, ensure_ascii=False, indent=2)))
 
 
 def print_json(value: Any, form: Any = None) -> None:
@@ -85,7 +87,7 @@ def notes_console(console: Console, *, as_json: bool) -> Console:
 
 def exit_with(message: str, code: int) -> None:
     """Print the error message of a command on stderr, and exit."""
-    print(f"agentopt: {message}", file=sys.stderr)  # noqa: T201 - the error message of the command
+    print(visible(f"agentopt: {message}"), file=sys.stderr)  # noqa: T201 - the error message of the command
     sys.exit(code)
 
 

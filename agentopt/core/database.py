@@ -22,6 +22,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from agentopt.core.errors import ConfigError
 from agentopt.core.extras import install_command
+from agentopt.core.files import other_than_file
 
 SECRET = re.compile(r"password(?!_env$)|passwd|pwd|secret|token", re.IGNORECASE)
 """Names of parameters in a URL's query that may hold a secret."""
@@ -70,7 +71,8 @@ def open_engine(place: str | Path, environ: Mapping[str, str] = os.environ) -> s
         environ: Environment variables, for `password_env`.
 
     Raises:
-        ConfigError: The driver is not installed, or the variable of `password_env` is not set.
+        ConfigError: The driver is not installed, the variable of `password_env` is not set, or SQLite's path is that of
+            a folder or a pipe.
     """
     if isinstance(place, Path):
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -78,6 +80,8 @@ def open_engine(place: str | Path, environ: Mapping[str, str] = os.environ) -> s
         url = sa.URL.create("sqlite", database=str(place))
     else:
         url = _completed(sa.make_url(re.sub("^postgres(ql)?://", "postgresql+psycopg://", place)), environ)
+    if url.get_backend_name() == "sqlite" and url.database and (kind := other_than_file(Path(url.database))):
+        raise ConfigError(f"a database must be a file, but this is {kind}", where=url.database, remedy="name a file")
     try:
         engine = sa.create_engine(url, pool_pre_ping=url.get_backend_name() != "sqlite")
     except ModuleNotFoundError as error:

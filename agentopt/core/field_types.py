@@ -11,6 +11,7 @@ from typing import Any
 
 from agentopt.core.axes import is_value
 from agentopt.core.errors import UserError
+from agentopt.core.plain_text import unstorable_in
 from agentopt.core.yaml_models import shown
 
 
@@ -187,6 +188,8 @@ def check_fields(built: object, where: str, error: type[UserError]) -> None:
     for name, kind in fields.items():
         if not kind.fits(value := getattr(built, name)):
             raise _wrong(value, kind, name, where, error)
+        if isinstance(value, str | tuple) and (what := unstorable_in(value)):
+            raise error(f"`{name}` must not contain {what}, but got {shown(value)}", where=where, remedy="remove it")
 
 
 def check_kind(value: Any, kind: Kind, name: str, where: str, error: type[UserError]) -> None:

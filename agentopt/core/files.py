@@ -1,4 +1,4 @@
-"""Atomic file writes, the check of an output file that a user names, and sizes of files that may be deleted."""
+"""Atomic writes, checks of output files that a user names, damaged files, and sizes of files that may be deleted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from agentopt.core.errors import UserError
+from pydantic import ValidationError
+
+from agentopt.core.errors import ConfigError, UserError
+from agentopt.core.pydantic_errors import rule_of
+from agentopt.core.yaml_models import shortened
 
 
 def check_writable(file: Path, *, new_folder: bool = False) -> None:
@@ -64,6 +68,30 @@ def write_output(file: Path, content: str) -> None:
     """
     with _as_user_error(file):
         write_atomically(file, content)
+
+
+@contextmanager
+def own_file(path: Path, remedy: str, *failures: type[Exception]) -> Iterator[None]:
+    """Raise `ConfigError` if the block cannot read a file that agentopt wrote: it was damaged or changed by hand.
+
+    Args:
+        path: The file.
+        remedy: How to go on without it.
+        failures: What the block may raise besides `OSError`, `ValueError` (also that of pydantic and JSON), `KeyError`
+            and `TypeError`.
+    """
+    expected: tuple[type[Exception], ...] = (OSError, ValueError, KeyError, TypeError, *failures)
+    try:
+        yield
+    except expected as error:
+        raise ConfigError(f"is damaged: {shortened(_reason(error))}", where=path, remedy=remedy) from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False)[0]
+        return ": ".join(filter(None, (".".join(map(str, first["loc"])), rule_of(first))))
+    return error.message if isinstance(error, UserError) else str(error)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from pydantic_core import CoreSchema
 
 from agentopt.core.errors import ConfigError, UserError
 from agentopt.core.number_schema import without_booleans
+from agentopt.core.plain_text import unstorable_in
 from agentopt.core.pydantic_errors import IN_PYTHON, IN_YAML, alternatives, is_of_other_type, rule_of
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -49,6 +50,9 @@ class Strict(BaseModel):
         if positional:
             rule = f"takes settings by name, but got {shown(positional[0])}"
             raise self.mistake(rule, where=name, remedy=f"write {name}(key=value), or {name}(**settings)")
+        for key, value in fields.items():
+            if what := unstorable_in(value):
+                raise self.mistake(f"text must not contain {what}", where=f"{name}.{key}", remedy="remove it")
         try:
             super().__init__(**fields)
         except ValidationError as problem:

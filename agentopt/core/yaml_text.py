@@ -12,6 +12,7 @@ import yaml
 
 from agentopt.core.errors import UserError
 from agentopt.core.files import other_than_file
+from agentopt.core.plain_text import unstorable
 from agentopt.core.yaml_models import shortened
 
 MOST_CHARACTERS = 2_000_000
@@ -66,6 +67,8 @@ class Loader(yaml.SafeLoader):
                     event,
                 )
             return node
+        if isinstance(node, yaml.ScalarNode) and (what := unstorable(node.value)):
+            raise RefusedYamlError(f"text must not contain {what}", "remove it", event)
         values = 1 + sum(self._values[id(part)] for part in _parts(node))
         if values > MOST_VALUES:
             raise RefusedYamlError(

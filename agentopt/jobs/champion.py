@@ -12,9 +12,11 @@ import json
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from agentopt.core.candidate import Candidate, load_candidate
 from agentopt.core.errors import CandidateError, UserError
@@ -25,6 +27,13 @@ from agentopt.core.yaml_text import to_yaml
 from agentopt.jobs.store import data_folder
 
 FILE = "champion.yaml"
+
+
+def _is_time(text: str) -> str:
+    """Check an ISO 8601 time, which may be empty."""
+    if text:
+        datetime.fromisoformat(text)
+    return text
 
 
 class ChampionRecord(Strict):
@@ -41,7 +50,7 @@ class ChampionRecord(Strict):
     """
 
     number: int
-    time: str
+    time: Annotated[str, AfterValidator(_is_time)]
     run: str
     reason: str
     anchor: int
@@ -123,10 +132,7 @@ class Champions:
             known = ", ".join(map(str, self.numbers()))
             remedy = f"known: {known}" if known else "run the job: its first run that ends makes champion 1"
             raise UserError(f"there is no champion {number}", where=self.folder, remedy=remedy)
-        sidecar = path.with_suffix(".json")
-        if not sidecar.exists():  # a file that was copied here
-            return Champion(load_candidate(path), _record(number, "", "unknown", number, {}))
-        return Champion(load_candidate(path), ChampionRecord.model_validate_json(sidecar.read_bytes()))
+        return Champion(load_candidate(path), _read_record(path.with_suffix(".json"), number))
 
     def promote(
         self,
@@ -203,6 +209,17 @@ class Champions:
 def champions_of(job: str, data: Path | None = None) -> Champions:
     """The champions of a job in the data folder `data`, by default `data_folder()`."""
     return Champions((data or data_folder()) / "jobs" / job)
+
+
+def _read_record(file: Path, number: int) -> ChampionRecord:
+    """The record in a file; without it, or if it is damaged, that of a champion of which nothing else is known."""
+    unknown = "unknown"
+    if file.exists():
+        try:
+            return ChampionRecord.model_validate_json(file.read_bytes())
+        except (OSError, ValueError):
+            unknown = f"unknown: the record {file.name} is damaged"
+    return _record(number, "", unknown, number, {})
 
 
 def _record(

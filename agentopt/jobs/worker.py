@@ -25,6 +25,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from agentopt.core.budget import Usage
 from agentopt.core.errors import AgentoptError, RunLostError, UserError
+from agentopt.core.plain_text import visible_json
 from agentopt.core.usd import USD_DIGITS
 from agentopt.jobs.champion import champions_of
 from agentopt.jobs.jobfile import EventName
@@ -46,7 +47,7 @@ class Log(Protocol):
 def log_lines(event: str, **fields: object) -> None:
     """Write the event to stdout as one JSON line."""
     line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **fields}
-    sys.stdout.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
+    sys.stdout.write(visible_json(json.dumps(line, ensure_ascii=False, default=str)) + "\n")
     sys.stdout.flush()
 
 

@@ -11,8 +11,9 @@ from typing import Any
 from rich.table import Table
 
 from agentopt.core.gate import MARGIN
+from agentopt.core.plain_text import visible
 from agentopt.core.unicode_text import well_formed
-from agentopt.report.formatting import format_difference, visible
+from agentopt.report.formatting import format_difference
 from agentopt.report.page.build import resource
 from agentopt.report.tables import MEASURE_COLUMNS, Column, Row, measured_cell, table_of
 from agentopt.runs.result import Measures

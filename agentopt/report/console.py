@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from agentopt.report.formatting import visible
+from agentopt.core.plain_text import visible
 
 
 class VisibleConsole(Console):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
-
 from agentopt.core.budget import Caps, Usage
 from agentopt.core.intervals import APPROXIMATE_BELOW
 from agentopt.core.stats import Difference, Interval
@@ -60,29 +58,3 @@ def format_duration(seconds: float) -> str:
         return f"{seconds:.1g} s" if seconds >= 0.001 else "0.001 s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-_BIDIRECTIONAL = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-
-
-def visible(text: str) -> str:
-    """The text with its control characters as escapes such as `\\x1b`, except for line ends and tabs.
-
-    Text of a model that is printed as it is could move the cursor, or change how a terminal shows later lines.
-    """
-    return "".join(c if c in "\n\t" or not _controls(c) else ascii(c)[1:-1] for c in text.replace("\r\n", "\n"))
-
-
-def _controls(character: str) -> bool:
-    return unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or character in _BIDIRECTIONAL
-
-
-def one_line(text: str, most: int | None = None) -> str:
-    """The text in one line, with control characters and line ends as escapes.
-
-    Args:
-        text: Any text.
-        most: Characters of the result; a longer text ends with an ellipsis.
-    """
-    line = "".join(ascii(c)[1:-1] if _controls(c) else c for c in text)
-    return line if most is None or len(line) <= most else line[: most - 1] + "…"

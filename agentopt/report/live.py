@@ -26,7 +26,7 @@ from agentopt.core.events import (
     TrialDone,
     TrialStarted,
 )
-from agentopt.report.formatting import visible
+from agentopt.core.plain_text import visible
 from agentopt.report.progress import RunProgress
 
 PLAIN_SECONDS = 60.0

@@ -31,9 +31,10 @@ from agentopt.core.events import (
     TrialStarted,
 )
 from agentopt.core.phrases import counted
+from agentopt.core.plain_text import one_line
 from agentopt.core.records import BestSoFar, ExampleResult
 from agentopt.core.usd import format_usd
-from agentopt.report.formatting import format_duration, format_spend, one_line
+from agentopt.report.formatting import format_duration, format_spend
 from agentopt.runs.worst_case import FINALISTS
 
 PACE_SECONDS = 30.0

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from agentopt.core.phrases import counted
+from agentopt.core.plain_text import visible
 from agentopt.core.usd import format_usd
-from agentopt.report.formatting import visible
 from agentopt.report.tables import Column, table_of
 from agentopt.runs.inspection import ExampleInspection, ExampleRow, TrialInspection
 from agentopt.runs.traces import CallTrace, SampleTrace, SubtaskTrace

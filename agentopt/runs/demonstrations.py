@@ -14,7 +14,7 @@ from agentopt.core.candidate import Candidate
 from agentopt.core.demos import Demo, Demos, DemosFrom, shows_targets
 from agentopt.core.errors import ConfigError
 from agentopt.core.events import Note, Observer
-from agentopt.core.files import write_atomically
+from agentopt.core.files import own_file, write_atomically
 from agentopt.core.phrases import counted, in_words
 from agentopt.core.records import ExampleResult
 from agentopt.core.task import Example, Subtask, Task
@@ -89,7 +89,10 @@ def demonstrations_of(run: RunFolder) -> Found:
     Args:
         run: The run.
     """
-    return _found.validate_json(run.demos.read_bytes()) if run.demos.is_file() else {}
+    if not run.demos.is_file():
+        return {}
+    with own_file(run.demos, f"remove the file; `{run.resuming}` finds the demonstrations again, from the journal"):
+        return _found.validate_json(run.demos.read_bytes())
 
 
 def not_shown(candidate: Candidate, train: Sequence[Example]) -> tuple[Example, ...]:

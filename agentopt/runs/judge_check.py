@@ -141,7 +141,7 @@ async def check_judge(
         for n in range(repeats)
     ]
     known = {example.id: example for example in task.splits[split]}
-    labels, left_out = _of_split(labels, task, split)
+    labels, left_out = labels_of_split(labels, task, split)
     evaluation = await evaluators[0].evaluate(candidate, split, on_result=on_result)
     found = [_located(label, evaluation, known, split) for label in labels]
     check_one_label_each((one.output, one.label) for one in found)
@@ -171,8 +171,17 @@ async def check_judge(
     return replace(report, notes=(*left_out, *report.notes))
 
 
-def _of_split(labels: Sequence[Label], task: Task, split: Split) -> tuple[list[Label], list[str]]:
-    """The labels of the split's examples and those without an id, and a note if others are left out."""
+def labels_of_split(labels: Sequence[Label], task: Task, split: Split) -> tuple[list[Label], list[str]]:
+    """Return the labels of the split's examples and those without an id, and a note if others are left out.
+
+    Args:
+        labels: Labels of any split.
+        task: The task.
+        split: The split.
+
+    Raises:
+        TaskError: A label is about no example of the task, or no label is about the split.
+    """
     splits = {example.id: name for name, examples in task.splits.items() for example in examples}
     splits |= {example.id: split for example in task.splits[split]}
     unknown = [label for label in labels if label.example is not None and label.example not in splits]

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from agentopt.core.budget import Budget, Usage
-from agentopt.core.files import write_atomically
+from agentopt.core.files import own_file, write_atomically
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,10 @@ def phase_start(file: Path, phase: str, budget: Budget) -> PhaseStart:
         phase: Name of the phase.
         budget: The budget of the run.
     """
-    starts = _starts.validate_json(file.read_bytes()) if file.exists() else {}
+    starts: dict[str, PhaseStart] = {}
+    if file.exists():
+        with own_file(file, "remove the file: the share of the prompt phases is then counted from now on"):
+            starts = _starts.validate_json(file.read_bytes())
     if phase not in starts:
         starts[phase] = PhaseStart(budget.spent, budget.seconds)
         write_atomically(file, _starts.dump_json(starts, indent=2))

@@ -17,7 +17,7 @@ from agentopt.core.candidate import Candidate
 from agentopt.core.comparison import compare
 from agentopt.core.cost import CostMeasure, cost_in_words
 from agentopt.core.errors import ConfigError, NoFinalistError
-from agentopt.core.files import write_atomically
+from agentopt.core.files import own_file, write_atomically
 from agentopt.core.gate import GateVerdict, gate_verdict
 from agentopt.core.paths import as_path
 from agentopt.core.phrases import counted
@@ -379,12 +379,12 @@ def load_result(folder: Path | str) -> Result:
     Raises:
         ConfigError: The run is not finished, or its result cannot be read.
     """
-    try:
-        return parse_result((as_path(folder, ConfigError) / "result.json").read_bytes())
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            "no finished run is here", where=folder, remedy="see `agentopt runs list`; resume an unfinished run"
-        ) from error
+    file = as_path(folder, ConfigError) / "result.json"
+    if not file.is_file():
+        remedy = "see `agentopt runs list`; resume an unfinished run"
+        raise ConfigError("no finished run is here", where=folder, remedy=remedy)
+    with own_file(file, "remove the file and resume the run: its result is computed again, from the journal"):
+        return parse_result(file.read_bytes())
 
 
 def parse_result(text: str | bytes) -> Result:

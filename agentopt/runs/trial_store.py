@@ -9,6 +9,7 @@ evaluation, the proposer) is in its user attributes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from pydantic import TypeAdapter
 
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import ConfigError, NothingEvaluated
+from agentopt.core.files import own_file
 from agentopt.core.records import BestSoFar, Evaluation, Trial
 from agentopt.core.task import Task
 from agentopt.models.catalog import ModelSpec
@@ -44,10 +46,11 @@ class TrialStore:
 
     def __init__(self, place: StudyPlace | Path, space: SearchSpace) -> None:
         self.space = space
-        self._study = open_study(StudyPlace(place) if isinstance(place, Path) else place)
+        with _readable(place):
+            self._study = open_study(StudyPlace(place) if isinstance(place, Path) else place)
+            recorded = [_from_optuna(frozen, space) for frozen in self._study.get_trials(deepcopy=False)]
         self._records: dict[Candidate, list[Trial]] = {}
-        for frozen in self._study.get_trials(deepcopy=False):
-            trial = _from_optuna(frozen, space)
+        for trial in recorded:
             if self._counts(trial):
                 self._keep(replace(trial, number=self.number_of(trial.candidate)))
 
@@ -164,6 +167,18 @@ def trial_cost(space: SearchSpace, candidate: Candidate, evaluation: Evaluation)
     return observed_units(space, candidate, evaluation) if measured is None else measured
 
 
+def _readable(place: StudyPlace | Path) -> AbstractContextManager[None]:
+    """Report a damaged file of a study alone. The responses that were paid for are in the journal."""
+    from optuna.exceptions import OptunaError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    file = place if isinstance(place, Path) else None if place.name else place.database
+    if not isinstance(file, Path):
+        return nullcontext()
+    remedy = "remove the file and resume the run: its trials are evaluated again, from the journal"
+    return own_file(file, remedy, OptunaError, SQLAlchemyError, AssertionError)
+
+
 def _to_optuna(trial: Trial, space: SearchSpace) -> optuna.trial.FrozenTrial:
     from agentopt.search.optuna_trials import to_frozen_trial
 
@@ -203,9 +218,9 @@ def recorded_evaluations(place: StudyPlace) -> list[tuple[Candidate, Evaluation]
     """
     if not has_study(place):
         return []
-    records = open_study(place).get_trials(deepcopy=False)
-    attributes = [frozen.user_attrs for frozen in reversed(records)]
-    return [(Candidate.from_dict(a["candidate"]), _evaluations.validate_json(a["evaluation"])) for a in attributes]
+    with _readable(place):
+        found = [frozen.user_attrs for frozen in reversed(open_study(place).get_trials(deepcopy=False))]
+        return [(Candidate.from_dict(a["candidate"]), _evaluations.validate_json(a["evaluation"])) for a in found]
 
 
 def recorded_trials(run: RunFolder, task: Task, specs: Mapping[str, ModelSpec]) -> list[Trial]:

@@ -12,6 +12,8 @@ checkpointed before each node, so an interrupted run continues at its node, and 
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict
@@ -24,6 +26,7 @@ from pydantic import TypeAdapter
 
 from agentopt.core.candidate import Candidate
 from agentopt.core.events import FallbackUsed, GuidelinesWritten
+from agentopt.core.files import own_file
 from agentopt.models.base import ChatModel
 from agentopt.models.room_to_think import RoomToThink
 from agentopt.search.agent_calls import Agent, AgentUnavailableError
@@ -124,7 +127,8 @@ class AgentSearch:
                 return
             async with open_saver(self._checkpoints) as saver:
                 graph = _graph(nodes, saver)
-                before = await graph.aget_state(config)
+                with _readable(self._checkpoints):
+                    before = await graph.aget_state(config)
                 again = {**_START, **before.values, "proposals": []}
                 await graph.ainvoke(None if before.next else again, config, durability="sync")
 
@@ -139,6 +143,11 @@ _START: State = {
     "declined": 0,
     "beliefs": {},
 }
+
+
+def _readable(checkpoints: Path | str) -> AbstractContextManager[None]:
+    remedy = "restore it; a checkpoints.db can be removed, as the search then continues with its trials"
+    return own_file(checkpoints, remedy, sqlite3.Error) if isinstance(checkpoints, Path) else nullcontext()
 
 
 def _graph(nodes: _Nodes, saver: BaseCheckpointSaver[str] | None) -> Any:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from agentopt.cli.output import print_json
 from agentopt.core.errors import UserError
-from agentopt.report.formatting import visible
+from agentopt.core.plain_text import visible
 from agentopt.report.trace import print_trace, trial_examples_table
 from agentopt.runs.inspection import inspect_example, inspect_trial
 from agentopt.testing.toy import toy_task

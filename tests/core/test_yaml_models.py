@@ -204,7 +204,8 @@ def test_did_you_mean_lists_everything_when_nothing_is_close() -> None:
     assert did_you_mean("qqq", ["b", "a"]) == "known: a, b"
 
 
-PLAIN = st.text(st.characters(exclude_categories=["Cs"])) | st.text("0123456789.eE+-_:xo~=<", max_size=8)
+STORABLE = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
+PLAIN = st.text(STORABLE) | st.text("0123456789.eE+-_:xo~=<", max_size=8)
 
 
 @given(st.recursive(PLAIN | st.integers() | st.booleans() | st.none(), st.lists, max_leaves=5))
@@ -212,6 +213,12 @@ PLAIN = st.text(st.characters(exclude_categories=["Cs"])) | st.text("0123456789.
 def test_written_yaml_is_read_back_unchanged(value: object) -> None:
     """A fingerprint such as 1234567e89012345 is a number to YAML 1.2, but not to PyYAML, which left it bare."""
     assert parse_yaml(to_yaml({"value": value}), "here", ConfigError) == {"value": value}
+
+
+@pytest.mark.parametrize("text", ['{"a\\u0000b": 1}', 'a: "x\\0"', 'a: ["\\uD800"]', '"\\uDFFFx": 1', '- k: "\\x00"'])
+def test_text_that_no_file_and_no_database_can_store_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"here:1: text must not contain (a zero byte|half a surrogate pair)\n  rem"):
+        parse_yaml(text, "here", ConfigError)
 
 
 READ_AS_SOMETHING_ELSE = [

@@ -36,8 +36,8 @@ from agentopt.core.events import (
     broadcast,
     log_to,
 )
+from agentopt.core.plain_text import one_line
 from agentopt.core.records import BestSoFar, Evaluation, ExampleResult, Failure, Trial
-from agentopt.report.formatting import one_line
 from agentopt.report.live import PLAIN_SECONDS, bar_of, packed
 from agentopt.report.progress import RunProgress
 from agentopt.runs.heartbeat import Heartbeat

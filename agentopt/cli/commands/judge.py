@@ -26,7 +26,7 @@ from agentopt.models.session import open_session
 from agentopt.report.bars import counting_bar
 from agentopt.report.formatting import format_interval
 from agentopt.runs.config import Config
-from agentopt.runs.judge_check import JudgeReport, Spread, check_judge, task_judge
+from agentopt.runs.judge_check import JudgeReport, Spread, check_judge, labels_of_split, task_judge
 from agentopt.taskfile.labels import Label, read_labels
 
 
@@ -74,6 +74,7 @@ async def _check(
         rule = f"a {split} split is needed, but the task has {in_words(task.splits)}"
         raise TaskError(rule, where=f"task {task.name}", remedy="choose another one by --split")
     chosen = checked_candidate(candidate or task.baseline, task)
+    labels_of_split(labels, task, split)  # a wrong label is reported before the journal is opened
     done, total = count(1), len(task.splits[split])
     with counting_bar(progress, "examples") as show:
 

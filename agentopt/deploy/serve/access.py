@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from agentopt.core.errors import ApiError, UserError
+from agentopt.core.files import other_than_file
 from agentopt.deploy.serve.hot_reload import Watched
 from agentopt.models.openai_format import wrong_key
 
@@ -21,6 +22,8 @@ def read_keys(path: Path) -> tuple[bytes, ...]:
     Raises:
         UserError: The file cannot be read or has no key.
     """
+    if kind := other_than_file(path):
+        raise UserError(f"the API keys must be in a file, but this is {kind}", where=path, remedy="name a file")
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -20,6 +20,7 @@ from typing import Any
 
 from agentopt.core.candidate import Candidate, load_candidate
 from agentopt.core.errors import UserError
+from agentopt.core.files import other_than_file
 from agentopt.deploy.deployment import Deployment
 from agentopt.deploy.serve.access import Access, is_loopback
 from agentopt.deploy.serve.app import Application
@@ -170,6 +171,11 @@ def _tls(files: tuple[Path, Path] | None) -> dict[str, Any]:
     if files is None:
         return {}
     certificate, key = files
+    for file in files:
+        if kind := other_than_file(file):
+            raise UserError(
+                f"a certificate and its key must be files, but this is {kind}", where=file, remedy="name a file"
+            )
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
     except (OSError, ValueError) as error:  # an `ssl.SSLError` is an OSError

@@ -14,8 +14,8 @@ from typing import Protocol
 from agentopt.core.budget import Budget
 from agentopt.core.errors import UserError
 from agentopt.core.events import Event, RunDone, RunStarted, SearchStarted, TrialDone
+from agentopt.core.plain_text import one_line
 from agentopt.core.records import BestSoFar, Trial
-from agentopt.report.formatting import one_line
 from agentopt.report.trackers.contents import (
     TrackedRun,
     finite,
