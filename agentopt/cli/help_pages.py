@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
+from typer import TyperException
 from typer.core import TyperGroup
+
+from agentopt.core.plain_text import one_line
 
 LONGEST = 400
 """More characters than the first sentence of any command has; click cuts longer ones."""
@@ -29,6 +34,20 @@ class UncutGroup(TyperGroup):
                     formatter.write_dl(lines)
 
 
+MOST_OF_A_MISTAKE = 500
+"""Characters of the message of a wrong option or argument, which has the argument in full."""
+
+
+@contextmanager
+def _short_mistakes() -> Iterator[None]:
+    try:
+        yield
+    except TyperException as mistake:
+        if isinstance(message := getattr(mistake, "message", None), str):
+            mistake.message = one_line(message, MOST_OF_A_MISTAKE)
+        raise
+
+
 class MainGroup(UncutGroup):
     """The commands of `agentopt`."""
 
@@ -39,3 +58,13 @@ class MainGroup(UncutGroup):
         "Deploy": ("gate", "export", "serve", "jobs"),
         "Maintain": ("journal", "storage", "record"),
     }
+
+    def make_context(self, info_name: str | None, args: list[str], *more: Any, **extra: Any) -> Any:
+        """Parse the arguments before the command; messages about them are short."""
+        with _short_mistakes():
+            return super().make_context(info_name, args, *more, **extra)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; messages about its arguments are short."""
+        with _short_mistakes():
+            return super().invoke(ctx)

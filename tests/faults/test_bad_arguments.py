@@ -50,6 +50,9 @@ SOUND: dict[str, tuple[str, ...]] = {
     "journal prune": ("--older-than", "30d", *SETTINGS),
     "journal forget": ("--model", "small", *SETTINGS),
     "journal export": SETTINGS,
+    "storage check": ("data/jobs.db",),
+    "storage migrate": ("data/jobs.db", "--dry-run"),
+    "storage copy": ("data/jobs.db", "copied.db"),
 }
 """Command -> arguments with which it works in the place."""
 
