@@ -1,4 +1,4 @@
-"""Options that several commands share: those with a fixed set of values, and `--json`."""
+"""Options that several commands share: those with a fixed set of values, and `--json`; and the check of all arguments."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 
 from agentopt.core.errors import UserError
 from agentopt.core.phrases import in_words
+from agentopt.core.plain_text import controls
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 
@@ -31,3 +32,15 @@ def choice_option(name: str, choices: Sequence[str], **options: Any) -> Any:
         return text
 
     return typer.Option(name, parser=parse, metavar="|".join(choices), **options)
+
+
+def check_arguments(arguments: Sequence[str]) -> None:
+    """Check that arguments can be printed and stored. Raises `UserError` for a control character or a wrong encoding.
+
+    Args:
+        arguments: All arguments of the command line.
+    """
+    for argument in arguments:
+        if any(controls(character) and character not in "\n\r\t" for character in argument):
+            rule = f"an argument must be text without control characters, but got {argument!r:.200}"
+            raise UserError(rule, remedy="rename the file, or write the value into a YAML file, given by -c FILE")

@@ -10,14 +10,13 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 import typer
 
 from agentopt import __version__
-from agentopt.cli.choices import JsonOption, choice_option
+from agentopt.cli.choices import JsonOption, check_arguments, choice_option
 from agentopt.cli.help_pages import MainGroup, UncutGroup
 from agentopt.cli.inspect_app import compare, inspect
 from agentopt.cli.jobs_app import jobs_app
@@ -28,7 +27,6 @@ from agentopt.cli.start_app import ConfigOption, doctor, init, quickstart
 from agentopt.cli.storage_app import storage_app
 from agentopt.cli.worker_app import worker
 from agentopt.core.errors import AgentoptError, UserError
-from agentopt.core.plain_text import controls
 
 app = typer.Typer(
     cls=MainGroup,
@@ -384,17 +382,10 @@ def main() -> None:
     # SIGTERM, as a service manager sends it, ends a run as cleanly as Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     try:
-        _check_arguments(sys.argv[1:])
+        check_arguments(sys.argv[1:])
         app(prog_name="agentopt")
     except AgentoptError as error:
         _fail(error, 2 if isinstance(error, UserError) else 1)
-
-
-def _check_arguments(arguments: Sequence[str]) -> None:
-    for argument in arguments:
-        if any(controls(character) and character not in "\n\r\t" for character in argument):
-            rule = f"an argument must be text without control characters, but got {argument!r:.200}"
-            raise UserError(rule, remedy="rename the file, or write the value into a YAML file, given by -c FILE")
 
 
 def _fail(error: AgentoptError, code: int) -> None:
