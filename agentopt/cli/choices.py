@@ -1,4 +1,4 @@
-"""Options that several commands share: those with a fixed set of values, and `--json`; and the check of all arguments."""
+"""Options that several commands share: those of fixed values, and `--json`; and the check of all arguments."""
 
 from __future__ import annotations
 
