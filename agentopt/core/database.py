@@ -14,6 +14,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +23,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from agentopt.core.errors import ConfigError
 from agentopt.core.extras import install_command
-from agentopt.core.files import other_than_file
+from agentopt.core.files import create_private, other_than_file, private_folder
 
 SECRET = re.compile(r"password(?!_env$)|passwd|pwd|secret|token", re.IGNORECASE)
 """Names of parameters in a URL's query that may hold a secret."""
@@ -75,13 +76,16 @@ def open_engine(place: str | Path, environ: Mapping[str, str] = os.environ) -> s
             a folder or a pipe.
     """
     if isinstance(place, Path):
-        place.parent.mkdir(parents=True, exist_ok=True)
+        private_folder(place.parent)
         # Not as a string, in which a question mark of the path would start the query.
         url = sa.URL.create("sqlite", database=str(place))
     else:
         url = _completed(sa.make_url(re.sub("^postgres(ql)?://", "postgresql+psycopg://", place)), environ)
     if url.get_backend_name() == "sqlite" and url.database and (kind := other_than_file(Path(url.database))):
         raise ConfigError(f"a database must be a file, but this is {kind}", where=url.database, remedy="name a file")
+    if url.get_backend_name() == "sqlite" and url.database and url.database != ":memory:" and not url.query:
+        with suppress(OSError):  # reported when the database is opened
+            create_private(Path(url.database))
     try:
         engine = sa.create_engine(url, pool_pre_ping=url.get_backend_name() != "sqlite")
     except ModuleNotFoundError as error:

@@ -15,6 +15,27 @@ from agentopt.core.errors import ConfigError, UserError
 from agentopt.core.pydantic_errors import rule_of
 from agentopt.core.yaml_models import shortened
 
+PRIVATE, PRIVATE_FOLDER = 0o600, 0o700
+"""Permissions of what holds prompts, responses or settings: only the user may read it, whatever the umask is."""
+
+
+def private_opener(path: str, flags: int) -> int:
+    """Open a file for the builtin `open`; if it is created, only the user may read it."""
+    return os.open(path, flags, PRIVATE)
+
+
+def create_private(path: Path) -> None:
+    """Create an empty file that only the user may read, unless it exists, for a library that opens it by name."""
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, PRIVATE))
+
+
+def private_folder(path: Path) -> None:
+    """Create a folder, and those above it, that only the user may read; existing ones are not changed."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    for folder in reversed(missing):
+        folder.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
+    path.mkdir(exist_ok=True)
+
 
 def check_writable(file: Path, *, new_folder: bool = False) -> None:
     """Check that an output file can be written, before anything is spent on its content. It is not changed.
@@ -67,7 +88,7 @@ def write_output(file: Path, content: str) -> None:
         content: Its text.
     """
     with _as_user_error(file):
-        write_atomically(file, content)
+        write_atomically(file, content, mode=0o666)
 
 
 @contextmanager
@@ -103,7 +124,7 @@ def _as_user_error(file: Path) -> Iterator[None]:
         raise UserError(rule, where=file, remedy="name a file in an existing folder") from error
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
+def write_atomically(path: Path, content: str | bytes, *, mode: int = PRIVATE) -> None:
     """Replace a file's content atomically and durably.
 
     The content is written to a draft in the same folder, synced to disk and renamed over `path`, so that a concurrent
@@ -113,6 +134,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     Args:
         path: The file to write. Its folder must exist.
         content: Text, written as UTF-8 without newline translation, or bytes.
+        mode: Permissions of the file, from which the process's umask is subtracted.
 
     Raises:
         OSError: The file cannot be written. The previous content is unchanged and no draft is left.
@@ -120,7 +142,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     data = content.encode() if isinstance(content, str) else content
     draft = _draft(path)
     try:
-        with draft.open("xb") as file:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

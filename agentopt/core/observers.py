@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from agentopt.core.errors import AgentoptError, CallbackError, UserError
+from agentopt.core.files import private_opener
 from agentopt.core.user_functions import name_of
 from agentopt.core.yaml_models import shown
 
@@ -43,7 +44,7 @@ def log_to(path: Path) -> Observer:
             return
         line = {"time": datetime.now(UTC).isoformat(), "event": event.kind, "message": event.message}
         # UTF-8 has no form for half a surrogate pair, which a cut response may end with; JSON has one.
-        with path.open("a", encoding="utf-8", errors="backslashreplace") as log:
+        with open(path, "a", encoding="utf-8", errors="backslashreplace", opener=private_opener) as log:
             log.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     return write

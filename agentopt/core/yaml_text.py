@@ -199,4 +199,4 @@ def parse_yaml(text: str, where: Path | str, error: type[UserError]) -> Any:
 
 def _yaml_message(problem: yaml.MarkedYAMLError) -> str:
     message = ", ".join(part for part in (problem.context, problem.problem) if part)
-    return f"is not valid YAML: {message or 'unreadable'}"
+    return f"is not valid YAML: {shortened(message) or 'unreadable'}"

@@ -20,7 +20,7 @@ from pydantic import AfterValidator, Field
 
 from agentopt.core.candidate import Candidate, load_candidate
 from agentopt.core.errors import CandidateError, UserError
-from agentopt.core.files import write_atomically
+from agentopt.core.files import private_folder, write_atomically
 from agentopt.core.task import Example
 from agentopt.core.yaml_models import Strict
 from agentopt.core.yaml_text import to_yaml
@@ -186,7 +186,7 @@ class Champions:
         return champion
 
     def _keep(self, content: bytes, record: ChampionRecord) -> Champion:
-        self._kept.mkdir(parents=True, exist_ok=True)
+        private_folder(self._kept)
         path = self._path(record.number)
         write_atomically(path.with_suffix(".json"), record.model_dump_json(indent=2).encode() + b"\n")
         write_atomically(path, content)

@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 from pydantic import AfterValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from agentopt.core.database import without_password
 from agentopt.core.errors import ConfigError
 from agentopt.core.yaml_models import Strict, validate
 from agentopt.core.yaml_text import load_yaml
@@ -216,4 +217,11 @@ class Job(Strict):
 
 def read_job(path: Path) -> Job:
     """Read a job file. Raises `ConfigError` that names file, key, rule, value and remedy."""
-    return validate(Job, load_yaml(path, ConfigError), path, ConfigError)
+    job = validate(Job, load_yaml(path, ConfigError), path, ConfigError)
+    for setting in job.config:
+        key, _, value = setting.partition("=")
+        if "://" in value and without_password(value) != value:
+            rule = f"`{key}` must have no password, which would be stored with the job"
+            remedy = "name the environment variable that has it: ?password_env=NAME"
+            raise ConfigError(rule, where=f"{path}: config", remedy=remedy)
+    return job

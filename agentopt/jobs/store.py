@@ -23,6 +23,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from agentopt.core.budget import Usage
 from agentopt.core.database import create_tables, open_engine
 from agentopt.core.errors import ConfigError, UserError
+from agentopt.core.files import private_folder
 from agentopt.core.yaml_models import did_you_mean
 from agentopt.jobs.evidence_store import EvidenceStore
 from agentopt.jobs.jobfile import Job
@@ -350,7 +351,7 @@ def open_store(url: str | None = None, environ: Mapping[str, str] = os.environ) 
     try:
         if not place:
             file = data_folder(environ) / "jobs.db"
-            file.parent.mkdir(parents=True, exist_ok=True)
+            private_folder(file.parent)
             place = f"sqlite:///{file}"
         return JobStore(place)
     except (OSError, ImportError, SQLAlchemyError) as error:

@@ -25,6 +25,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from agentopt.core.budget import Usage
 from agentopt.core.errors import AgentoptError, RunLostError, UserError
+from agentopt.core.files import private_folder
 from agentopt.core.plain_text import visible_json
 from agentopt.core.usd import USD_DIGITS
 from agentopt.jobs.champion import champions_of
@@ -270,7 +271,7 @@ def as_owner(store: JobStore, data: Path, now: Callable[[], float], **options: A
     """
     owner = uuid.uuid4().hex
     file = _owner_file(data, owner)
-    file.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(file.parent)
     with FileLock(file, timeout=0, thread_local=False):
         try:
             yield JobWorker(store, data, owner, now, **options)

@@ -28,7 +28,7 @@ from pydantic import BeforeValidator
 from agentopt.core.candidate import Candidate
 from agentopt.core.database import without_password
 from agentopt.core.errors import ConfigError, UserError, larger_cap
-from agentopt.core.files import write_atomically
+from agentopt.core.files import PRIVATE, PRIVATE_FOLDER, private_folder, write_atomically
 from agentopt.core.fingerprint import VERSION
 from agentopt.core.fingerprint import fingerprint as core_fingerprint
 from agentopt.core.paths import as_path
@@ -253,7 +253,7 @@ class RunFolder:
     def is_locked(self) -> bool:
         """Whether a process works on this run."""
         try:
-            with FileLock(self.path / ".lock", timeout=0):
+            with FileLock(self.path / ".lock", timeout=0, mode=PRIVATE):
                 return False
         except Timeout:
             return True
@@ -269,7 +269,7 @@ class RunFolder:
         """
         owner = self.path / ".lock.pid"  # not in the lock's file, which every attempt to lock it truncates
         try:
-            with FileLock(self.path / ".lock", timeout=0):
+            with FileLock(self.path / ".lock", timeout=0, mode=PRIVATE):
                 owner.write_text(f"{os.getpid()}")
                 try:
                     yield
@@ -346,11 +346,11 @@ def sources(task: Task) -> list[Path]:
 def _made(runs: Path, name: str) -> Path:
     """A new folder of that name, or with a number appended if it exists already."""
     try:
-        runs.mkdir(parents=True, exist_ok=True)
+        private_folder(runs)
         for i in count(1):
             path = runs / (name if i == 1 else f"{name}-{i}")
             with suppress(FileExistsError):
-                path.mkdir()
+                path.mkdir(mode=PRIVATE_FOLDER)
                 return path
     except OSError as error:
         reason = (error.strerror or str(error)).lower()

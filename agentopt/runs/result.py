@@ -394,4 +394,7 @@ def parse_result(text: str | bytes) -> Result:
         for row in (*written["trials"], *written["finalists"]):
             row["units"] /= 1e6
         written["cost_in"] = "usd"
-    return _results.validate_json(json.dumps(written))
+    result = _results.validate_json(json.dumps(written))
+    if any({*finalist.candidate} - finalist.cost.keys() for finalist in result.finalists):
+        raise ValueError("a finalist must have the cost of every subtask")
+    return result

@@ -13,6 +13,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from agentopt.core.files import private_opener
 from agentopt.core.records import Evaluation
 from agentopt.prompts.outcome import RaceRewards
 from agentopt.runs.prompt_report import PromptReport
@@ -80,7 +81,7 @@ def append_entry(path: Path, entry: Entry) -> None:
         entry: The entry.
     """
     line = json.dumps(_entries.dump_python(entry, mode="json"), ensure_ascii=False)
-    with path.open("ab") as file:
+    with open(path, "ab", opener=private_opener) as file:
         file.write(line.encode(errors="replace") + b"\n")  # a cut response may end with half a surrogate pair
 
 

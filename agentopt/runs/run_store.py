@@ -21,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from agentopt.core.database import create_tables, insert, open_engine, transact, without_password
 from agentopt.core.errors import ConfigError
-from agentopt.core.files import write_atomically
+from agentopt.core.files import private_folder, write_atomically
 from agentopt.core.unicode_text import database_text
 from agentopt.core.yaml_models import did_you_mean
 from agentopt.core.yaml_text import load_yaml, parse_yaml, to_yaml
@@ -263,7 +263,7 @@ class RunStore:
         with self._engine.connect() as connection:
             files = connection.execute(sa.select(run_files).where(run_files.c.run == run)).all()
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            private_folder(folder)
             for file in files:
                 path = folder / file.name
                 if file.name in FILES and not (path.exists() and path.stat().st_mtime >= file.changed):

@@ -14,6 +14,7 @@ from filelock import FileLock
 
 from agentopt.core.database import lock_schema, names_in, open_engine
 from agentopt.core.errors import ConfigError
+from agentopt.core.files import create_private, private_folder
 from agentopt.runs.folder import StudyPlace
 
 if TYPE_CHECKING:
@@ -102,9 +103,10 @@ def _file(path: Path) -> optuna.storages.RDBStorage:
 
     new = not path.exists()
     if new:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        private_folder(path.parent)
         # Not named by the process id: in a container, the next process often has the same one.
         draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+        create_private(draft)
         storage = optuna.storages.RDBStorage(_url_of(draft))
         optuna.create_study(study_name=ALONE, storage=storage, direction="maximize")
         with storage.engine.connect() as connection:

@@ -16,6 +16,7 @@ from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from agentopt.core.database import LOCK, open_engine
 from agentopt.core.errors import ConfigError
 from agentopt.core.extras import install_command
+from agentopt.core.files import create_private
 
 SETUP_LOCK = LOCK + 1
 """Key of the advisory lock under which the tables are created. It is not `LOCK`: an index that is created concurrently
@@ -37,6 +38,7 @@ async def open_saver(place: Path | str) -> AsyncIterator[BaseCheckpointSaver[Any
             yield saver
         return
     # The saver turns on WAL mode; the long timeout lets two processes share the file.
+    create_private(place)
     async with aiosqlite.connect(place, timeout=60) as connection:
         yield AsyncSqliteSaver(connection)
 

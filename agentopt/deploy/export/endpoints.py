@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -27,6 +28,10 @@ NOT_SETTINGS = ("model", "messages", "prompt", "n", "stream", "stream_options")
 """Keys of a request's body that are no settings of a subtask."""
 
 
+SECRET_NAME = re.compile("auth|key|token|secret|cookie|password|credential", re.IGNORECASE)
+"""Names of headers and parameters that may hold a secret."""
+
+
 def call_settings(
     spec: ModelSpec, subtask: Subtask, *, seed: int | None = None, left_out: frozenset[str] = frozenset()
 ) -> dict[str, Any]:
@@ -40,7 +45,15 @@ def call_settings(
 
     Returns:
         Arguments of the `openai` client's `create`, with the entry's `extra_body`, `extra_headers` and `query`.
+
+    Raises:
+        UserError: A header or a query parameter of the entry may hold a secret, which no exported file has.
     """
+    for key, names in (("extra_headers", spec.extra_headers), ("query", spec.query)):
+        if secret := next(filter(SECRET_NAME.search, names), None):
+            rule = f"an exported file must hold no secret, but {secret!r} in {key} of {spec.name!r} may be one"
+            remedy = "give the key by api_key_env and api_key_header, or deploy with `agentopt serve`"
+            raise UserError(rule, remedy=remedy)
     request = Request(
         spec.name,
         (Message("user", ""),),
