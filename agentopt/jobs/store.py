@@ -341,19 +341,21 @@ def open_store(url: str | None = None, environ: Mapping[str, str] = os.environ) 
     """Open the store.
 
     Args:
-        url: SQLAlchemy URL; by default $AGENTOPT_JOBS_STORE, or `jobs.db` in the data folder.
+        url: SQLAlchemy URL; by default $AGENTOPT_JOBS_STORE, $AGENTOPT_STORAGE, or `jobs.db` in the data folder.
         environ: The environment variables.
 
     Raises:
         ConfigError: The store cannot be opened.
     """
-    place = url or environ.get("AGENTOPT_JOBS_STORE")
+    place = (
+        url or environ.get("AGENTOPT_JOBS_STORE") or environ.get("AGENTOPT_STORAGE") or data_folder(environ) / "jobs.db"
+    )
     try:
-        if not place:
-            file = data_folder(environ) / "jobs.db"
+        if "://" not in str(place):
+            file = Path(place).absolute()
             private_folder(file.parent)
             place = f"sqlite:///{file}"
-        return JobStore(place)
+        return JobStore(str(place))
     except (OSError, ImportError, SQLAlchemyError) as error:
         raise ConfigError(
             f"the jobs' store cannot be opened: {str(error).partition(chr(10))[0]}",

@@ -5,20 +5,25 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
 from agentopt.core.errors import UserError
+from agentopt.models.lease import has_ended, this_process
 
 USER, PASSWORD = "agentopt", "test-only"
 START_SECONDS = 60
 """Seconds that the server may take to accept connections."""
 READABLE = 0o755
+PREFIX, OWNER = "agentopt-postgres-", "owner"
+"""How the names of the servers' folders begin, and the file with the process that started the server."""
 
 
 def binary_folders() -> list[Path]:
@@ -29,6 +34,32 @@ def binary_folders() -> list[Path]:
     if on_path := shutil.which("postgres"):
         found.append(Path(on_path).resolve().parent)
     return [folder for folder in found if (folder / "postgres").is_file() and (folder / "initdb").is_file()]
+
+
+def remove_leftovers(folder: Path | None = None) -> None:
+    """End the servers of processes that were killed, and remove their folders.
+
+    Args:
+        folder: Where to look; the folder of temporary files unless given.
+    """
+    for left in (folder or Path(tempfile.gettempdir())).glob(f"{PREFIX}*"):
+        try:
+            is_over = has_ended((left / OWNER).read_text())
+        except OSError:  # removed meanwhile, or of somebody else
+            continue
+        if is_over:
+            for cluster in left.glob("*/postmaster.pid"):
+                _end_server(int(cluster.read_text().split()[0]), cluster.parent)
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _end_server(pid: int, cluster: Path) -> None:
+    """End a server, unless its id is that of another process by now."""
+    with suppress(OSError):
+        if str(cluster).encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+            os.kill(pid, signal.SIGQUIT)
+            while Path(f"/proc/{pid}").exists():
+                time.sleep(0.02)
 
 
 class PostgresServer:
@@ -51,8 +82,10 @@ class PostgresServer:
             self._user = {"user": "nobody", "group": os.stat("/").st_gid, "extra_groups": []}
 
     def __enter__(self) -> Self:
-        self._folder = Path(tempfile.mkdtemp(prefix="agentopt-postgres-"))
+        remove_leftovers()
+        self._folder = Path(tempfile.mkdtemp(prefix=PREFIX))
         self._folder.chmod(READABLE)
+        (self._folder / OWNER).write_text(this_process())
         reasons = []
         for binaries in binary_folders():
             try:

@@ -242,3 +242,5 @@ def test_the_store_is_in_the_data_folder_unless_a_setting_names_another(tmp_path
     elsewhere = {"AGENTOPT_DATA": str(tmp_path / "data"), "AGENTOPT_JOBS_STORE": f"sqlite:///{tmp_path}/own.db"}
     open_store(None, elsewhere).close()
     assert (tmp_path / "own.db").exists()
+    open_store(None, {"AGENTOPT_STORAGE": str(tmp_path / "storage.db")}).close()
+    assert (tmp_path / "storage.db").exists()
