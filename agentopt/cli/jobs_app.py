@@ -24,8 +24,8 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="Job name.")]
 Store = Annotated[
     str | None,
     typer.Option(
-        help="SQLAlchemy URL of the job store. Default: $AGENTOPT_JOBS_STORE, $AGENTOPT_STORAGE, or a SQLite file in the "
-        "data folder."
+        help="SQLAlchemy URL of the job store. Default: $AGENTOPT_JOBS_STORE, $AGENTOPT_STORAGE, or a SQLite file in "
+        "the data folder."
     ),
 ]
 SchedulerFormat = Literal["systemd", "cron", "kubernetes"]

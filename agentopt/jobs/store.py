@@ -347,9 +347,8 @@ def open_store(url: str | None = None, environ: Mapping[str, str] = os.environ) 
     Raises:
         ConfigError: The store cannot be opened.
     """
-    place = (
-        url or environ.get("AGENTOPT_JOBS_STORE") or environ.get("AGENTOPT_STORAGE") or data_folder(environ) / "jobs.db"
-    )
+    given = (url, environ.get("AGENTOPT_JOBS_STORE"), environ.get("AGENTOPT_STORAGE"))
+    place = next(filter(None, given), data_folder(environ) / "jobs.db")
     try:
         if "://" not in str(place):
             file = Path(place).absolute()

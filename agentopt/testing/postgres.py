@@ -21,6 +21,8 @@ from agentopt.models.lease import has_ended, this_process
 USER, PASSWORD = "agentopt", "test-only"
 START_SECONDS = 60
 """Seconds that the server may take to accept connections."""
+END_SECONDS = 10
+"""Seconds that a server may take to end."""
 READABLE = 0o755
 PREFIX, OWNER = "agentopt-postgres-", "owner"
 """How the names of the servers' folders begin, and the file with the process that started the server."""
@@ -58,7 +60,8 @@ def _end_server(pid: int, cluster: Path) -> None:
     with suppress(OSError):
         if str(cluster).encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
             os.kill(pid, signal.SIGQUIT)
-            while Path(f"/proc/{pid}").exists():
+            deadline = time.monotonic() + END_SECONDS
+            while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
                 time.sleep(0.02)
 
 
