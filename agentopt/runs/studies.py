@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import uuid
 from collections.abc import Iterator
@@ -55,6 +56,27 @@ def has_study(place: StudyPlace) -> bool:
             return False
         named = sa.text("SELECT 1 FROM studies WHERE study_name = :name")
         return connection.execute(named, {"name": place.name}).first() is not None
+
+
+_ATTRIBUTES = sa.text(
+    "SELECT t.number, a.key, a.value_json FROM studies s JOIN trials t ON t.study_id = s.study_id "
+    "JOIN trial_user_attributes a ON a.trial_id = t.trial_id WHERE s.study_name = :name ORDER BY t.number"
+)
+
+
+def read_attributes(place: StudyPlace) -> list[dict[str, Any]]:
+    """Read the user attributes of the trials of a study, in the order of their numbers.
+
+    They are read by SQL: Optuna builds parameters, values and distributions too, which takes five times as long.
+
+    Args:
+        place: The study, which exists.
+    """
+    found: dict[int, dict[str, Any]] = {}
+    with _opened(place.database) as engine, engine.connect() as connection:
+        for number, key, value in connection.execute(_ATTRIBUTES, {"name": place.name or ALONE}):
+            found.setdefault(number, {})[key] = json.loads(value)
+    return list(found.values())
 
 
 def remove_study(place: StudyPlace) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
@@ -23,7 +23,7 @@ from agentopt.core.records import BestSoFar, Evaluation, Trial
 from agentopt.core.task import Task
 from agentopt.models.catalog import ModelSpec
 from agentopt.runs.folder import RunFolder, StudyPlace, fingerprint
-from agentopt.runs.studies import has_study, open_study
+from agentopt.runs.studies import has_study, open_study, read_attributes
 from agentopt.search.base import PROMPTS_AFTER, Proposal, SearchSpace
 from agentopt.search.from_task import needs_measuring, search_space, unlimited_space
 from agentopt.search.measured_costs import measured_cost, with_measured_costs
@@ -45,10 +45,11 @@ class TrialStore:
     """
 
     def __init__(self, place: StudyPlace | Path, space: SearchSpace) -> None:
-        self.space = space
+        self.space, of_study = space, StudyPlace(place) if isinstance(place, Path) else place
         with _readable(place):
-            self._study = open_study(StudyPlace(place) if isinstance(place, Path) else place)
-            recorded = [_from_optuna(frozen, space) for frozen in self._study.get_trials(deepcopy=False)]
+            self._study = open_study(of_study)
+            found = enumerate(read_attributes(of_study))
+            recorded = [_from_attributes(number, attributes, space) for number, attributes in found]
         self._records: dict[Candidate, list[Trial]] = {}
         for trial in recorded:
             if self._counts(trial):
@@ -176,7 +177,7 @@ def _readable(place: StudyPlace | Path) -> AbstractContextManager[None]:
     if not isinstance(file, Path):
         return nullcontext()
     remedy = "remove the file and resume the run: its trials are evaluated again, from the journal"
-    return own_file(file, remedy, OptunaError, SQLAlchemyError, AssertionError)
+    return own_file(file, remedy, OptunaError, SQLAlchemyError, AssertionError, LookupError, TypeError, ValueError)
 
 
 def _to_optuna(trial: Trial, space: SearchSpace) -> optuna.trial.FrozenTrial:
@@ -195,12 +196,11 @@ def _to_optuna(trial: Trial, space: SearchSpace) -> optuna.trial.FrozenTrial:
     )
 
 
-def _from_optuna(frozen: optuna.trial.FrozenTrial, space: SearchSpace) -> Trial:
-    attributes = frozen.user_attrs
+def _from_attributes(number: int, attributes: Mapping[str, Any], space: SearchSpace) -> Trial:
     candidate = Candidate.from_dict(attributes["candidate"])
     evaluation = _evaluations.validate_json(attributes["evaluation"])
     return Trial(
-        frozen.number,
+        number,
         candidate,
         evaluation,
         attributes["proposer"],
@@ -219,7 +219,7 @@ def recorded_evaluations(place: StudyPlace) -> list[tuple[Candidate, Evaluation]
     if not has_study(place):
         return []
     with _readable(place):
-        found = [frozen.user_attrs for frozen in reversed(open_study(place).get_trials(deepcopy=False))]
+        found = reversed(read_attributes(place))
         return [(Candidate.from_dict(a["candidate"]), _evaluations.validate_json(a["evaluation"])) for a in found]
 
 
