@@ -177,7 +177,7 @@ def _readable(place: StudyPlace | Path) -> AbstractContextManager[None]:
     if not isinstance(file, Path):
         return nullcontext()
     remedy = "remove the file and resume the run: its trials are evaluated again, from the journal"
-    return own_file(file, remedy, OptunaError, SQLAlchemyError, AssertionError, LookupError, TypeError, ValueError)
+    return own_file(file, remedy, OptunaError, SQLAlchemyError, AssertionError)
 
 
 def _to_optuna(trial: Trial, space: SearchSpace) -> optuna.trial.FrozenTrial:
