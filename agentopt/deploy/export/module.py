@@ -107,13 +107,15 @@ if __name__ == "__main__":
         rows = [example.inputs for rows in self._deployment.task.splits.values() for example in rows]
         needed = columns_of_task(self._deployment.task).needed
         example = {name: _placeholder(next(row[name] for row in rows if name in row)) for name in needed}
-        return f'''"""{deployment.title}.
+        text = f"""{deployment.title}.
 
 Needs `pip install {" ".join(self._parts.libraries)}`{needs}.{serving}
 
     python THIS_FILE.py '{json.dumps(example, default=str)}'
 """
-'''
+        # Names of the catalogue and values of the data must not end the docstring.
+        escaped = text.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
+        return f'"""{escaped}"""\n'
 
     def _ordered(self) -> list[SubtaskSpec]:
         by_name = {s.name: s for s in self._spec.subtasks}

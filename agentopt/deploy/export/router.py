@@ -12,6 +12,7 @@ from typing import Any
 
 from agentopt.core.axes import escalating, threshold_of
 from agentopt.core.errors import UserError
+from agentopt.core.plain_text import one_line
 from agentopt.core.yaml_text import to_yaml
 from agentopt.deploy.deployment import Deployment
 from agentopt.deploy.export.endpoints import call_settings, url_variable
@@ -47,7 +48,7 @@ def router_config(deployment: Deployment) -> str:
     head = [
         f"# {deployment.title}.",
         "# Routes and parameters only: model_info has the system prompt, the number of samples and their fusion.",
-        *(f"# Needs the environment variable {value.removeprefix('os.environ/')}." for value in variables),
+        *(f"# Needs the environment variable {one_line(value.removeprefix('os.environ/'))}." for value in variables),
     ]
     return "\n".join(head) + "\n" + to_yaml({"model_list": entries})
 
