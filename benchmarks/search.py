@@ -224,16 +224,19 @@ def model_searches(seed: int, model: ChatModel, config: Config, like: Variant) -
     """Name -> factory of the searches with a model."""
     from agentopt.search.agent import AgentSearch
 
-    def search(variant: Variant, **switches: bool) -> Search:
+    def search(variant: Variant, **switches: object) -> Search:
         settings = config.agent.model_copy(update=switches)
         fallback = OptunaStrategy(seed, proposer=FALLBACK)
         return AgentSearch(model, settings, fallback, "", None, variant=variant, seed=seed)
 
-    without = {f"agent without insight {i}": lambda i=i: search(AGENT, **{f"insight_{i}": False}) for i in (1, 2, 3)}
+    paper = {"agent, paper": lambda: search(AGENT, style="paper")} | {
+        f"agent, paper, without insight {i}": lambda i=i: search(AGENT, style="paper", **{f"insight_{i}": False})
+        for i in (1, 2, 3)
+    }
     variants = {
         variant.name: lambda variant=variant: search(variant) for variant in (AGENT, AGENT_HPO, LLM_ZERO_SHOT, like)
     }
-    return {**variants, **without}
+    return {**variants, **paper}
 
 
 async def measure(

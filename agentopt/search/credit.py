@@ -24,7 +24,7 @@ SHARPNESS = 2
 """Exponent of the rates: the higher it is, the sooner the worse proposer steps back."""
 PATIENCE = 2
 """Trials of the agent without an improvement after which it has the least share."""
-LEAST_SHARE = 0.25
+LEAST_SHARE = 0.65
 """Share of the space of which the surrogate must expect less than of a candidate of the agent."""
 LEAST_GAIN = 1e-9
 """Smallest rise of the highest score that counts as earned."""
@@ -112,7 +112,7 @@ def promising(
 ) -> tuple[list[Proposal], str]:
     """The agent's proposals that are worth a trial by the surrogate, and why another is not; empty if all are.
 
-    One in the quarter of the space with the least expected improvement is not.
+    One is only if its expected improvement is among the highest third of the space.
 
     Args:
         space: The search space.

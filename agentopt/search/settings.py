@@ -60,9 +60,9 @@ class AgentSettings(Strict):
     """Catalogue name of the model that proposes; null leaves every proposal to the fallback. `auto`: the task's most
     expensive hosted model; for local models the built-in qwen2.5-coder-0.5b if the embedded engine is installed,
     else none."""
-    style: Literal["paper", "shared"] = "paper"
-    """`paper`: AgentTTS, in which the agent proposes every batch. `shared`: the agent and the surrogate propose in
-    turns, each as often as its candidates raised the highest score, after the trials of `search.start`."""
+    style: Literal["paper", "shared"] = "shared"
+    """`shared`: the agent and the surrogate propose in turns, each as often as its candidates raised the highest score,
+    after the trials of `search.start`. `paper`: AgentTTS, in which the agent proposes every batch."""
     prompt: Literal["auto", "compact", "full"] = "auto"
     """With style `shared`, what the agent is shown: the best trials in few words (`compact`); or every trial with its
     error and cost, effects, what is left, the surrogate's expectations and examples that fail (`full`). `auto`:

@@ -11,7 +11,7 @@ from agentopt.api import aoptimize
 from agentopt.models.base import Request, Response
 from agentopt.models.scripted import ScriptedModel
 from agentopt.runs.config import Config
-from agentopt.testing.toy import LARGE, SMALL, toy_model, toy_task
+from agentopt.testing.toy import LARGE, toy_model, toy_task
 
 
 @dataclass
@@ -41,7 +41,7 @@ def config(folder: Path, **agent: object) -> Config:
 
 
 async def test_the_agent_is_shown_the_worst_examples_with_the_output_of_each_subtask(tmp_path: Path) -> None:
-    choices = {"find": {"model": LARGE, "n": 5}, "answer": {"model": SMALL, "n": 2}}
+    choices = {"find": {"model": LARGE, "n": 3}, "answer": {"model": LARGE, "n": 1}}
     model = ToyWithAgent([{"role": "combine", "choices": choices}])
     result = await aoptimize(toy_task(validation=12, test=4), config(tmp_path), provider=model)
     shown = model.shown

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,10 +14,12 @@ from jsonschema import validate
 from agentopt.core.candidate import Candidate
 from agentopt.core.events import FallbackUsed, GuidelinesWritten
 from agentopt.core.records import Evaluation, ExampleResult, Trial
+from agentopt.models.base import Request
 from agentopt.models.scripted import ScriptedModel
 from agentopt.search.agent import AgentSearch
 from agentopt.search.agent_reply import read_reply
 from agentopt.search.base import Proposal
+from agentopt.search.credit import expected
 from agentopt.search.full_prompt import (
     REASON,
     FullReply,
@@ -154,10 +156,14 @@ def searched(answer: Any, runner: ScriptedRunner, settings: AgentSettings = SETT
     return model
 
 
+def as_expected(runner: ScriptedRunner) -> Callable[[Request, int], str]:
+    """An agent that proposes what the surrogate expects most of."""
+    return lambda request, repeat: reply(expected(SPACE, runner.trials, 1, 0)[0].candidate)
+
+
 def test_one_call_a_turn_proposes_and_shows_what_fails() -> None:
     runner = ViewedRunner(4)
-    model = searched(lambda request, repeat: reply(BEST), runner)
-    assert runner.trials[2].candidate == BEST
+    model = searched(as_expected(runner), runner)
     assert (runner.trials[2].proposer, runner.trials[2].note) == ("agent", "explore")
     assert len([r for r in model.requests if "Every trial:" in r.messages[1].content]) == len(model.requests)
     first = model.requests[0].messages[1].content
@@ -203,8 +209,8 @@ def test_no_example_is_shown_if_none_may_be() -> None:
 
 def test_a_runner_without_a_view_shows_trials_alone() -> None:
     runner = ScriptedRunner(SPACE, SyntheticLandscape(3).observed, 4)
-    model = searched(lambda request, repeat: reply(BEST), runner)
-    assert runner.trials[2].candidate == BEST
+    model = searched(as_expected(runner), runner)
+    assert runner.trials[2].proposer == "agent"
     text = model.requests[0].messages[1].content
     assert "Failed example" not in text
     assert "most promising" in text
