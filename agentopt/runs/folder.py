@@ -2,9 +2,8 @@
 
 `runs/<task>-<time>/` holds `config.yaml` (the request, without any secret), `prompt_phases.json`
 (the spend at their start), `demos.json` (demonstrations), unless a storage has them `trials.db` (Optuna) and
-`checkpoints.db` (LangGraph),
-`record.jsonl` (guidelines, races of prompts, tests), `log.jsonl` and, once finished, `result.json`, `best.yaml` and
-`recommended.yaml`.
+`checkpoints.db` (LangGraph), `record.jsonl` (guidelines, races of prompts, tests, caps that were met), `log.jsonl`
+and, once finished, `result.json`, `best.yaml` and `recommended.yaml`.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ from agentopt.runs.folder import RunFolder
 from agentopt.runs.prompt_phase import PromptPhase
 from agentopt.runs.response_issues import failure_reasons, incomplete_responses, left_out
 from agentopt.runs.result import Result, Role
-from agentopt.runs.run_record import GuidelinesEntry, TestEntry, append_entry
+from agentopt.runs.run_record import GuidelinesEntry, TestEntry, append_entry, as_first_met
 from agentopt.runs.strategies import choose_search
 from agentopt.runs.studies import remove_study
 from agentopt.runs.summary import Finalists, beyond_limits, finalist, finalists_of, limits_note, rows_note, trial_line
@@ -188,7 +188,7 @@ class Optimization:
                 await self._better_prompts_after(store, runner, prompts)
                 budget.check_seconds()
         except EvaluationStopped as error:
-            return error.stopped
+            return as_first_met(self.run.record, "search", error.stopped, budget.caps)
         if runner.trials_left == 0:
             return StopReason(StopKind.TRIALS_SPENT)
         return StopReason(StopKind.NOTHING_LEFT, detail=unmet_limits(with_measured_costs(space, store.trials)) or "")
@@ -311,9 +311,10 @@ class Optimization:
                 on_result=lambda result: self.observer(ExampleDone(result)),
             )
         except EvaluationStopped as error:
+            stopped = as_first_met(self.run.record, "test", error.stopped, self.session.budget.caps)
             if not isinstance(error.partial, Evaluation):
-                return error.stopped
-            found, stopped = error.partial, error.stopped
+                return stopped
+            found = error.partial
         tested[trial.number] = found
         append_entry(self.run.record, TestEntry(trial.number, roles, found))
         self.observer(TestDone(roles, trial, found))

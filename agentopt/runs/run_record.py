@@ -13,8 +13,10 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from agentopt.core.budget import Caps
 from agentopt.core.files import private_opener
 from agentopt.core.records import Evaluation
+from agentopt.core.stop_reason import StopReason
 from agentopt.prompts.outcome import RaceRewards
 from agentopt.runs.prompt_report import PromptReport
 
@@ -54,7 +56,17 @@ class TestEntry:
     kind: Literal["test"] = "test"
 
 
-Entry = GuidelinesEntry | PromptsEntry | TestEntry
+@dataclass(frozen=True, slots=True)
+class CapEntry:
+    """A part of the run that met one of the run's caps, which was `cap` then."""
+
+    part: Literal["search", "test"]
+    cap: float
+    stopped: StopReason
+    kind: Literal["cap"] = "cap"
+
+
+Entry = GuidelinesEntry | PromptsEntry | TestEntry | CapEntry
 _entries: TypeAdapter[Entry] = TypeAdapter(Annotated[Entry, Field(discriminator="kind")])
 
 
@@ -66,11 +78,13 @@ class RunRecord:
         guidelines: In the order in which the agent wrote them.
         prompts: The optimisations of system prompts, in order.
         tests: Trial number -> its evaluation on the test split.
+        caps: The caps that ended the search or the test, in order.
     """
 
     guidelines: tuple[GuidelinesEntry, ...] = ()
     prompts: tuple[PromptsEntry, ...] = ()
     tests: dict[int, Evaluation] = field(default_factory=dict)
+    caps: tuple[CapEntry, ...] = ()
 
 
 def append_entry(path: Path, entry: Entry) -> None:
@@ -94,6 +108,7 @@ def read_record(path: Path) -> RunRecord:
     guidelines: dict[tuple[int, str], GuidelinesEntry] = {}
     prompts: dict[tuple[str, str], PromptsEntry] = {}
     tests: dict[int, Evaluation] = {}
+    caps: list[CapEntry] = []
     for entry in _read(path):
         match entry:
             case GuidelinesEntry():
@@ -102,7 +117,28 @@ def read_record(path: Path) -> RunRecord:
                 prompts[entry.report.subtask, entry.report.phase] = entry
             case TestEntry():
                 tests[entry.trial] = entry.evaluation
-    return RunRecord(tuple(guidelines.values()), tuple(prompts.values()), tests)
+            case CapEntry():
+                caps.append(entry)
+    return RunRecord(tuple(guidelines.values()), tuple(prompts.values()), tests, tuple(caps))
+
+
+def as_first_met(path: Path, part: Literal["search", "test"], stopped: StopReason, caps: Caps) -> StopReason:
+    """How a part of the run met a cap at first; recorded, because the resumed part meets it after other calls.
+
+    Args:
+        path: The file.
+        part: The part.
+        stopped: Why it ended now. Returned unless the record has the same cap with the same value.
+        caps: The caps of the run.
+    """
+    if stopped.run_cap is None:
+        return stopped
+    cap = getattr(caps, stopped.run_cap)
+    for entry in read_record(path).caps:
+        if (entry.part, entry.cap, entry.stopped.cap) == (part, cap, stopped.cap):
+            return entry.stopped
+    append_entry(path, CapEntry(part, cap, stopped))
+    return stopped
 
 
 def _read(path: Path) -> list[Entry]:

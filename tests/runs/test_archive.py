@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from agentopt.api import aoptimize, load
-from agentopt.core.errors import ConfigError
+from agentopt.core.budget import Caps
+from agentopt.core.errors import BudgetExceeded, ConfigError
 from agentopt.core.events import Event, TrialDone
 from agentopt.core.records import Evaluation, ExampleResult
+from agentopt.core.stop_reason import StopKind, StopReason
 from agentopt.runs.archive import RunArchive, open_archive
 from agentopt.runs.config import Config
 from agentopt.runs.folder import RunFolder
 from agentopt.runs.result import load_result
-from agentopt.runs.run_record import GuidelinesEntry, TestEntry, append_entry, read_record
+from agentopt.runs.run_record import GuidelinesEntry, TestEntry, append_entry, as_first_met, read_record
 from agentopt.testing.toy import toy_model, toy_task
 
 
@@ -111,3 +114,23 @@ def test_entries_survive_a_kill_and_count_once(tmp_path: Path) -> None:
     assert found.tests[3] == whole
     assert found.tests[0].results[0].output == "? cut \u2028 here"
     assert read_record(tmp_path / "missing.jsonl").guidelines == ()
+
+
+def test_a_cap_that_a_part_of_a_run_met_is_that_of_the_first_session_until_it_is_raised(tmp_path: Path) -> None:
+    file = tmp_path / "record.jsonl"
+
+    def ended(part: Literal["search", "test"], cap: int, spent: int, kind: str = "calls") -> str:
+        stopped = BudgetExceeded(kind, cap=cap, spent=spent, wanted=3).stopped
+        return as_first_met(file, part, stopped, Caps(calls=cap, usd=5.0)).detail
+
+    assert "54 spent" in ended("search", 90, 54)
+    assert "54 spent" in ended("search", 90, 78), "the test of the first session has spent 24"
+    assert "88 spent" in ended("test", 90, 88)
+    assert "150 spent" in ended("search", 180, 150)
+    assert "54 spent" in ended("search", 90, 90)
+    assert "150 spent" in ended("search", 180, 180)
+    assert "4 spent" in ended("search", 5, 4, "usd")
+    assert "7 spent" in ended("search", 8, 7, "agent.calls"), "a cap on one purpose is not one on the run"
+    failed = StopReason(StopKind.FAILED, detail="no model answered")
+    assert as_first_met(file, "search", failed, Caps()) == failed
+    assert [entry.cap for entry in read_record(file).caps] == [90, 90, 180, 5]

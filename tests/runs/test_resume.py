@@ -95,9 +95,7 @@ def test_a_run_stopped_in_its_test_keeps_its_trials_and_prompt_reports(
         assert again.prompts == whole.prompts
         assert again.trials == whole.trials
         assert again.best_candidate == whole.best_candidate
-        assert replace(again.ended, detail="") == replace(whole.ended, detail="")
-        if "trials" in budget:
-            assert again.ended == whole.ended
+        assert again.ended == whole.ended
 
 
 @pytest.mark.parametrize(("when", "calls", "share"), [("after", 150, 0.3), ("both", 150, 0.3), ("before", 90, 0.4)])

@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 from sqlalchemy.exc import DBAPIError
 
 from agentopt.core.candidate import Candidate
+from agentopt.core.cost import Unit
 from agentopt.core.database import create_tables, insert, is_passing, transact
 from agentopt.core.errors import ConfigError, JournalError
 from agentopt.core.records import ExampleResult, Split
@@ -75,6 +76,7 @@ class Work:
         ids: Their ids.
         seed: Seed of the responses.
         repeat: Index of the independent repeat.
+        unit: The unit of costs; that of the task, or the one that replaces it once token lengths are measured.
         held_back: Calls, tokens, USD and seconds that are withheld from the run's caps meanwhile.
     """
 
@@ -83,17 +85,18 @@ class Work:
     ids: tuple[str, ...]
     seed: int
     repeat: int
+    unit: Unit
     held_back: tuple[int, int, float, float]
 
     @property
     def evaluation(self) -> str:
         """Hash of what the results depend on, beside the run's task."""
-        parts = [self.candidate.to_dict(), self.split, self.seed, self.repeat]
+        parts = [self.candidate.to_dict(), self.split, self.seed, self.repeat, astuple(self.unit)]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def dump(self) -> str:
         """Return it as JSON."""
-        parts = [self.split, self.ids, self.seed, self.repeat, self.held_back]
+        parts = [self.split, self.ids, self.seed, self.repeat, astuple(self.unit), self.held_back]
         return json.dumps([self.candidate.to_dict(), *parts])
 
     @classmethod
@@ -103,8 +106,8 @@ class Work:
         Args:
             text: The JSON.
         """
-        candidate, split, ids, seed, repeat, held_back = json.loads(text)
-        return cls(Candidate.from_dict(candidate), split, tuple(ids), seed, repeat, tuple(held_back))
+        candidate, split, ids, seed, repeat, unit, held_back = json.loads(text)
+        return cls(Candidate.from_dict(candidate), split, tuple(ids), seed, repeat, Unit(*unit), tuple(held_back))
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,7 +111,7 @@ class ChunkedEvaluator(Evaluator):
         held, seconds = self._budget.held_back, self._budget.seconds_held_back
         kept = (held.calls, held.tokens, held.usd, seconds)
         ids = tuple(example.id for example in block.examples)
-        return Work(candidate, block.split, ids, self.seed, block.repeat, kept)
+        return Work(candidate, block.split, ids, self.seed, block.repeat, self.task.unit, kept)
 
     async def _usable(self, work: Work) -> dict[str, ExampleResult]:
         """The results that an earlier coordinator's workers wrote; what failed, or was not parsable, is run again."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from agentopt.core.budget import Usage
+from agentopt.core.cost import Unit
 from agentopt.core.database import open_engine
 from agentopt.core.errors import AgentoptError, BudgetExceeded, ConfigError
 from agentopt.core.records import ExampleResult
@@ -121,7 +122,7 @@ class _Serving:
     store: ChunkStore
     run: str
     log: Log
-    evaluators: dict[int, Evaluator] = field(default_factory=dict)
+    evaluators: dict[tuple[int, Unit], Evaluator] = field(default_factory=dict)
 
     async def serve(self, is_bound: bool) -> None:
         wait, idle_since = FIRST_POLL, time.monotonic()
@@ -136,7 +137,7 @@ class _Serving:
             wait = min(2 * wait, LONGEST_POLL)
 
     async def _run(self, chunk: Chunk) -> None:
-        evaluator = self._evaluator(chunk.work.seed)
+        evaluator = self._evaluator(chunk.work.seed, chunk.work.unit)
         before, running = evaluator.calls, _Running(self.store, evaluator, chunk)
         calls, tokens, usd, seconds = chunk.work.held_back
         try:
@@ -154,10 +155,11 @@ class _Serving:
         self.log(f"chunk {chunk.number} of run {self.run}: {failure or len(chunk.work.ids)}")
         await patiently(self.store.end, chunk, evaluator.calls - before, failure)
 
-    def _evaluator(self, seed: int) -> Evaluator:
-        if seed not in self.evaluators:
-            self.evaluators[seed] = open_evaluator(self.task, self.config, self.session, seed=seed)
-        return self.evaluators[seed]
+    def _evaluator(self, seed: int, unit: Unit) -> Evaluator:
+        if (seed, unit) not in self.evaluators:
+            task = replace(self.task, unit=unit)
+            self.evaluators[seed, unit] = open_evaluator(task, self.config, self.session, seed=seed)
+        return self.evaluators[seed, unit]
 
     def _examples(self, chunk: Chunk) -> list[Example]:
         by_id = {example.id: example for example in self.task.splits[chunk.work.split]}
