@@ -13,8 +13,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import yaml
 
 from agentopt import api
+from agentopt.core.cost import Unit
 from agentopt.core.database import open_engine
 from agentopt.core.errors import BudgetExceeded, CallsFailError, ConfigError, EvaluationStopped, TaskError
 from agentopt.core.records import Evaluation, ExampleResult
@@ -30,6 +32,7 @@ from agentopt.runs.workers.evaluator import LEAST, MOST, chunk_size
 from agentopt.runs.workers.failures import as_error, as_json
 from agentopt.runs.workers.pool import Pool, check_engine
 from agentopt.runs.workers.worker import job_of, work
+from agentopt.search.from_task import with_fitting_unit
 from agentopt.taskfile.loading import load_task
 from agentopt.testing.server_process import ServerProcess
 from agentopt.testing.servers import OpenAIServer, planted_answer
@@ -126,6 +129,32 @@ async def test_workers_have_the_results_of_one_process_in_its_order(tmp_path: Pa
     assert sorted(seen) == sorted(result.id for result in local.results)
 
 
+async def test_units_of_measured_token_lengths_are_those_of_one_process(tmp_path: Path) -> None:
+    """The unit that a pass of the measured length would cost nothing in is replaced after the baseline."""
+    async with OpenAIServer(planted_answer(QUALITY)) as server:
+        file = write_task(tmp_path, server.base_url) / "task.yaml"
+        spec = yaml.safe_load(file.read_text())
+        for subtask in spec["subtasks"]:
+            del subtask["tokens"]
+        spec["cost"] = {"measure": "units", "unit": {"parameters": 1e12, "prompt_tokens": 4000, "completion_tokens": 2}}
+        file.write_text(yaml.safe_dump(spec))
+        async with coordinating(tmp_path, server.base_url) as run:
+            run.start_worker()
+            measured, calls = await run.evaluate(), len(server.requests)
+            assert run.task.unit == Unit(1e12, 4000, 2)
+            assert {use.units for result in measured.results for use in result.subtasks.values()} == {0.0}
+            run.task = with_fitting_unit(run.task, run.session.specs, measured)
+            by_workers = await run.evaluate()
+            by_one = await open_evaluator(run.task, run.config, run.session).evaluate(run.task.baseline)
+            assert len(server.requests) == calls
+    assert by_workers.per_example("units") >= 1
+    units = [
+        [{name: use.units for name, use in result.subtasks.items()} for result in evaluation.results]
+        for evaluation in (by_workers, by_one)
+    ]
+    assert units[0] == units[1]
+
+
 async def test_early_stopping_is_that_of_one_process(tmp_path: Path) -> None:
     leader = {f"validation{i}": 1.0 for i in range(24)}
     async with OpenAIServer(planted_answer(QUALITY)) as server, coordinating(tmp_path, server.base_url) as run:
@@ -204,7 +233,7 @@ def test_a_chunk_is_claimed_once_and_again_after_its_worker_died(tmp_path: Path)
     (coordinator, of_coordinator), (one, _), (other, of_other) = store("coordinator"), store("one"), store("other")
     coordinator.coordinate("run", {})
     task = load_task("tasks/quickstart")
-    works = [Work(task.baseline, "test", (str(i),), 0, 0, (0, 0, 0.0, 0.0)) for i in range(2)]
+    works = [Work(task.baseline, "test", (str(i),), 0, 0, task.unit, (0, 0, 0.0, 0.0)) for i in range(2)]
     assert coordinator.add("run", works) == [0, 1]
     claimed = one.claim("run"), other.claim("run")
     assert [chunk and chunk.number for chunk in claimed] == [0, 1]
