@@ -40,13 +40,19 @@ class Measurement:
 def costs(*measurements: Measurement, measure: CostMeasure = "usd") -> tuple[float, ...]:
     """The costs per example in one measure.
 
+    Costs in USD may be 0, those of a local model. A cost of 0 units is that of a pass which is too short for the unit,
+    and 0 seconds are a latency that is not known, so neither is compared with another cost.
+
     Args:
         measurements: The measurements.
-        measure: The measure of the task's costs. If nothing costs anything in it, the first of USD, units and seconds
-            in which something does.
+        measure: The measure of the task's costs. If it does not compare the measurements, the first of USD, units and
+            seconds that does; costs are 0 if none does.
     """
-    of = {name: tuple(getattr(m, name) for m in measurements) for name in (measure, "usd", "units", "seconds")}
-    return next((found for found in of.values() if any(cost > 0 for cost in found)), of[measure])
+    for name in dict.fromkeys((measure, "usd", "units", "seconds")):
+        found = tuple(getattr(m, name) for m in measurements)
+        if any(found) if name == "usd" else all(found):
+            return found
+    return (0.0,) * len(measurements)
 
 
 def beats(a: Measurement, b: Measurement, confidence: float = 0.95) -> bool:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agentopt.core.budget import Caps
 from agentopt.core.candidate import Candidate
+from agentopt.core.cost import Unit
 from agentopt.core.errors import TaskError
 from agentopt.core.events import Observer
 from agentopt.core.records import Evaluation, Split
@@ -15,7 +16,7 @@ from agentopt.core.task import Task
 from agentopt.jobs.snapshot import Snapshot
 from agentopt.models.base import ChatModel
 from agentopt.models.session import Session, open_session
-from agentopt.runs.evaluators import open_evaluator
+from agentopt.runs.evaluators import open_evaluator, unit_of_run
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,18 @@ class Measurer:
     Attributes:
         snapshot: The job's inputs.
         session: The models, the journal and the caps.
+        unit: The unit of costs; None for the task's.
     """
 
     snapshot: Snapshot
     session: Session
+    unit: Unit | None = None
+
+    async def in_unit_of_search(self) -> Measurer:
+        """The measurer with the unit of a search, whose responses the journal has; see `unit_of_run`."""
+        task, config = self.snapshot.task, self.snapshot.config
+        evaluator = open_evaluator(task, config, self.session, "jobs")
+        return replace(self, unit=await unit_of_run(task, self.session.specs, evaluator))
 
     async def measure(self, candidate: Candidate, split: Split = "test") -> Evaluation:
         """Evaluate a candidate; responses that are in the journal are not requested again."""
@@ -47,6 +56,8 @@ class Measurer:
         return await self._evaluate(self.snapshot.restricted_to(rows), candidate, seed, "test")
 
     async def _evaluate(self, task: Task, candidate: Candidate, seed: int, split: Split) -> Evaluation:
+        if self.unit:
+            task = replace(task, unit=self.unit)
         evaluator = open_evaluator(task, self.snapshot.config, self.session, "jobs", seed=seed)
         evaluation = await evaluator.evaluate(candidate, split)
         for row, score in evaluation.scores.items():

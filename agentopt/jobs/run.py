@@ -153,7 +153,7 @@ class RunOfJob:
         result = await self._searches.search(snapshot, current.candidate, left, warm_start)
         left = less(caps, result.total, result.seconds)
         async with self._measurer(left) as measurer:
-            contest = self._contest(measurer, current)
+            contest = self._contest(await measurer.in_unit_of_search(), current)
             self._alarms += await contest.alarms()
             if _came_from(current, self.run):  # promoted before the process was killed
                 decision = Decision(current.record.reason)

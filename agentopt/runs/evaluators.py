@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+from agentopt.core.cost import Unit
 from agentopt.core.phrases import in_words
 from agentopt.core.task import Task
 from agentopt.evaluation.evaluator import Evaluator
@@ -12,6 +13,7 @@ from agentopt.models.catalog import ModelSpec
 from agentopt.models.charging import discounted
 from agentopt.models.session import Session
 from agentopt.runs.config import BatchUse, Config
+from agentopt.search.from_task import cost_measure, needs_measuring, with_fitting_unit
 
 
 class EvaluatorPool(Protocol):
@@ -99,3 +101,16 @@ def open_evaluator(
         failed_examples=config.failed_examples,
         in_waves=is_batched,
     )
+
+
+async def unit_of_run(task: Task, specs: Mapping[str, ModelSpec], evaluator: Evaluator) -> Unit:
+    """Return the unit that a run of the task has its costs in: `with_fitting_unit` of the baseline.
+
+    Args:
+        task: The task.
+        specs: Catalogue name -> entry.
+        evaluator: Evaluates the baseline, if the token lengths have to be measured.
+    """
+    if cost_measure(task, specs) != "units" or not needs_measuring(task):
+        return task.unit
+    return with_fitting_unit(task, specs, await evaluator.evaluate(task.baseline)).unit

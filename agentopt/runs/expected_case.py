@@ -110,14 +110,37 @@ def unmet_limits_in(task: Task, specs: Mapping[str, ModelSpec]) -> str | None:
     """
     if task.program and needs_measuring(task):
         return None
-    lengths, fitted = _expected_lengths(task), _fitted(task, specs)
-    subtasks = tuple(replace(s, tokens=own) for s, own in zip(task.subtasks, lengths, strict=True))
     try:
-        space = search_space(replace(fitted, subtasks=subtasks, max_seconds=None), specs)
-    except TaskError:  # its limit in units, which the run checks with measured lengths
+        space = _expected_space(task, specs)
+    except TaskError:  # the limit in units; see `costly_baseline`
         return None
     unmet = unmet_limits(space)
     return f"Warning: {unmet}; raise the limit, or add a cheaper model to a subtask" if unmet else None
+
+
+def costly_baseline(task: Task, specs: Mapping[str, ModelSpec]) -> str | None:
+    """The note on a baseline above the limit in units by the expected token lengths, if they are measured; or None.
+
+    Args:
+        task: The task. The prompts of a program are not known.
+        specs: Catalogue name -> entry.
+    """
+    is_limited = task.max_units is not None or cost_measure(task, specs) == "units"
+    if task.program or not is_limited or not needs_measuring(task):
+        return None
+    try:
+        _expected_space(task, specs)
+    except TaskError as error:
+        ends = "if the baseline measures such lengths, the run ends after it"
+        return f"Warning: by the expected token lengths, {error.message}; {ends}: {error.remedy}"
+    return None
+
+
+def _expected_space(task: Task, specs: Mapping[str, ModelSpec]) -> SearchSpace:
+    """The search space with the expected token lengths. Raises `TaskError` if the baseline is above its limit."""
+    lengths, fitted = _expected_lengths(task), _fitted(task, specs)
+    subtasks = tuple(replace(s, tokens=own) for s, own in zip(task.subtasks, lengths, strict=True))
+    return search_space(replace(fitted, subtasks=subtasks, max_seconds=None), specs)
 
 
 def expected_unit_note(task: Task, specs: Mapping[str, ModelSpec]) -> str | None:

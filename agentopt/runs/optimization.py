@@ -44,6 +44,7 @@ from agentopt.runs.cascade_notes import cascade_notes
 from agentopt.runs.config import Config
 from agentopt.runs.demonstrations import Bootstrap, demo_notes, demonstrations_of
 from agentopt.runs.evaluators import EvaluatorPool, batch_note, open_evaluator
+from agentopt.runs.expected_case import costly_baseline
 from agentopt.runs.failed_examples import WorstExamples
 from agentopt.runs.folder import RunFolder
 from agentopt.runs.prompt_phase import PromptPhase
@@ -115,7 +116,7 @@ class Optimization:
 
     async def _result(self) -> Result:
         self.observer(RunStarted(self.run.path, self.session.budget))
-        for advice in self._row_notes:
+        for advice in filter(None, (*self._row_notes, costly_baseline(self.task, self.session.specs))):
             self.observer(Note(advice))
         evaluator = open_evaluator(self.task, self.config, self.session, "trials", pool=self.pool)
         measured = await self._measured(evaluator) if needs_measuring(self.task) else None
@@ -392,9 +393,5 @@ class Optimization:
 
     def _nothing_evaluated(self, store: TrialStore, ended: StopReason) -> NothingEvaluated:
         errors = (error for trial in store.trials for error in trial.evaluation.errors.values())
-        return NothingEvaluated(
-            ended,
-            self.session.failures,
-            first_error=next(errors, None),
-            remedy=self.run.remedy(ended),
-        )
+        first, remedy = next(errors, None), self.run.remedy(ended)
+        return NothingEvaluated(ended, self.session.failures, first_error=first, remedy=remedy)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agentopt.core.cost import CostMeasure
 from agentopt.jobs.measurement import Measurement, alarms, beats, costs
 
 
@@ -19,10 +22,28 @@ measurements = st.builds(measured, st.text("01", min_size=14, max_size=14))
 
 
 @pytest.mark.parametrize(
-    ("usd", "expected"), [((0.0, 0.0), (10, 5)), ((0.0, 1.0), (0.0, 1.0)), ((2.0, 1.0), (2.0, 1.0))]
+    ("measure", "usd", "units", "seconds", "expected"),
+    [
+        ("usd", (0.0, 0.0), (10, 5), (1, 2), (10, 5)),
+        ("usd", (0.0, 1.0), (10, 5), (1, 2), (0.0, 1.0)),
+        ("usd", (2.0, 1.0), (10, 5), (1, 2), (2.0, 1.0)),
+        ("units", (2.0, 1.0), (10, 5), (1, 2), (10, 5)),
+        ("units", (2.0, 1.0), (0, 5), (1, 2), (2.0, 1.0)),
+        ("units", (0.0, 0.0), (0, 5), (1, 2), (1, 2)),
+        ("seconds", (0.0, 1.0), (10, 5), (1, 0), (0.0, 1.0)),
+        ("seconds", (0.0, 0.0), (10, 5), (0, 2), (10, 5)),
+        ("seconds", (0.0, 0.0), (10, 0), (0, 2), (0, 0)),
+    ],
 )
-def test_units_are_compared_if_nothing_costs_usd(usd: tuple[float, float], expected: tuple[float, float]) -> None:
-    assert costs(measured("1", usd[0], 10), measured("1", usd[1], 5)) == expected
+def test_costs_are_compared_in_a_measure_in_which_all_are_known(
+    measure: CostMeasure,
+    usd: tuple[float, float],
+    units: tuple[float, float],
+    seconds: tuple[float, float],
+    expected: tuple[float, float],
+) -> None:
+    each = [replace(measured("1", *pair), seconds=latency) for *pair, latency in zip(usd, units, seconds, strict=True)]
+    assert costs(*each, measure=measure) == expected
 
 
 def test_a_significant_difference_beats_and_a_slight_one_does_not() -> None:

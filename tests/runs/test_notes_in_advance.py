@@ -10,16 +10,21 @@ from typing import Any
 import pytest
 
 from agentopt import Config, ModelSpec, aevaluate, aoptimize
+from agentopt.core.cost import Unit
+from agentopt.core.errors import TaskError
 from agentopt.core.events import Note
 from agentopt.core.phrases import in_words
 from agentopt.core.stop_reason import StopKind
+from agentopt.core.task import TokenLengths
 from agentopt.models.base import Request
+from agentopt.models.catalog import Catalog
 from agentopt.models.scripted import ScriptedModel
 from agentopt.runs.evaluators import batch_note
-from agentopt.runs.expected_case import unmet_limits_in
+from agentopt.runs.expected_case import costly_baseline, unmet_limits_in
 from agentopt.search.from_task import search_space
 from agentopt.search.unmet_limits import unmet_limits
 from agentopt.testing.company import STAFF, company_specs, company_task
+from agentopt.testing.toy import toy_model, toy_task
 
 SPECS = {spec.name: spec for spec in company_specs("http://127.0.0.1:9/v1")}
 
@@ -114,6 +119,40 @@ async def test_a_limit_that_no_candidate_meets_is_named_before_the_search_and_by
     (last,) = (note for note in result.notes if "no complete trial" in note)
     assert "the best one costs " in last
     assert "above the limit of 0.000001" in last
+
+
+@pytest.mark.parametrize(
+    ("limit", "unit", "is_above"),
+    [
+        (1e-3, Unit(134.5e6, 16, 4), True),
+        (1e-3, Unit(1e12, 4000, 2), False),
+        (1e4, Unit(134.5e6, 16, 4), False),
+        (None, Unit(134.5e6, 16, 4), False),
+    ],
+)
+@pytest.mark.parametrize("given", [True, False])
+async def test_a_baseline_above_the_limit_in_units_is_expected_before_it_is_run(
+    tmp_path: Path, limit: float | None, unit: Unit, is_above: bool, given: bool
+) -> None:
+    toy = toy_task(validation=4, test=4)
+    subtasks = tuple(replace(s, tokens=TokenLengths(60, 4) if given else None) for s in toy.subtasks)
+    task = replace(toy, subtasks=subtasks, unit=unit, max_units=limit, cost_measure="units")
+    expected, model = costly_baseline(task, Catalog.load()), toy_model()
+    assert (expected is not None) is (is_above and not given)
+    if not is_above:
+        return
+    notes: list[str] = []
+
+    def observe(event: object) -> None:
+        if isinstance(event, Note):
+            assert not model.requests
+            notes.append(event.text)
+
+    config = Config(strategy="random", budget={"trials": 2}, journal=str(tmp_path / "j.db"), runs=tmp_path / "runs")
+    with pytest.raises(TaskError, match=r"the baseline must cost at most max_units = 0.001 units per example"):
+        await aoptimize(task, config, provider=model, callbacks=[observe])
+    assert bool(model.requests) is not given
+    assert [note for note in notes if "max_units" in note] == ([] if given else [expected])
 
 
 async def test_an_evaluation_reports_calls_that_are_not_batched(tmp_path: Path) -> None:

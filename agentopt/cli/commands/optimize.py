@@ -43,6 +43,7 @@ from agentopt.runs.evaluators import batch_note
 from agentopt.runs.expected_case import (
     ExpectedCase,
     cap_notes,
+    costly_baseline,
     expected_case,
     expected_unit_note,
     predicted_usd,
@@ -267,6 +268,7 @@ def estimate_run(task: Path, settings: Sequence[str], console: Console, *, as_js
     costs = (
         cost_note(loaded, specs),
         expected_unit_note(loaded, specs),
+        costly_baseline(loaded, specs),
         unmet_limits_in(loaded, specs),
         batch_note(loaded, config, specs),
     )
