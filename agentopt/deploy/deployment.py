@@ -10,10 +10,11 @@ from agentopt.api import load
 from agentopt.core.called_models import called_models
 from agentopt.core.candidate import Candidate, load_candidate
 from agentopt.core.errors import ConfigError
-from agentopt.core.task import Task
+from agentopt.core.task import Subtask, Task
 from agentopt.deploy.front import FrontCandidate, front_of
 from agentopt.evaluation.checked import checked_candidate
 from agentopt.models.catalog import ModelSpec
+from agentopt.models.fitting import refused_at
 from agentopt.runs.candidate_file import find_candidate
 from agentopt.runs.config import Config
 from agentopt.runs.result import Measures, load_result
@@ -30,7 +31,8 @@ class Deployment:
         candidate: Its content.
         specs: Catalogue name -> entry, of every model that the task may use.
         config: The configuration.
-        refused: Model -> the parameters that the candidate's run found its endpoint to refuse.
+        refused: Model -> the parameters that the candidate's run found its endpoint to refuse, as
+            `models.fitting.refusal` names them.
         front: The candidates of the run's Pareto front, for requests with a budget; empty outside of a run.
         measures: USD and latency of the candidate on the validation split, as its run measured them.
     """
@@ -56,6 +58,17 @@ class Deployment:
     def models(self, candidate: Candidate | None = None) -> tuple[str, ...]:
         """Names of the models that the candidate calls, including those of fusions and cascades, each once."""
         return called_models(self.task, candidate or self.candidate)
+
+    def refused_by(self, model: str, subtask: Subtask) -> frozenset[str]:
+        """Return the parameters that a model's endpoint refuses in calls of a subtask.
+
+        Args:
+            model: Catalogue name.
+            subtask: The subtask with the candidate's settings.
+        """
+        names, spec = self.refused.get(model, frozenset()), self.specs[model]
+        own = subtask.effort if spec.has_effort else None
+        return refused_at(names, None if "reasoning_effort" in names else own or spec.reasoning_effort)
 
 
 def find_deployment(source: Path, task: Path | None = None, settings: Sequence[str] = ()) -> Deployment:

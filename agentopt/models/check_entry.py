@@ -10,6 +10,7 @@ from typing import Any
 from agentopt.core.errors import ModelError
 from agentopt.models.base import Message, Request
 from agentopt.models.client import ModelClient
+from agentopt.models.fitting import refused_at
 
 CHECK_TOKENS = 256
 """Enough for a short thought."""
@@ -63,7 +64,7 @@ async def probe(client: ModelClient, model: str) -> dict[str, bool | str]:
             continue
         try:
             await client.generate(replace(check_request(model), **fields))
-            found[ability] = ability not in client.refused(model)
+            found[ability] = ability not in refused_at(client.refused(model), spec.reasoning_effort)
         except ModelError as error:
             found[ability] = False if ability == "tools" else str(error)
     return found

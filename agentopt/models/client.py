@@ -31,7 +31,7 @@ from agentopt.models.call_spans import call_span, paid
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.charging import Overruns, charge, charge_failure, discounted, worst_case
 from agentopt.models.closing import Closing
-from agentopt.models.fitting import choices_per_request, consecutive, fit, left_out_note, shape
+from agentopt.models.fitting import choices_per_request, consecutive, fit, left_out_note, refusal, shape
 from agentopt.models.journal import Journal
 from agentopt.models.journal_records import CacheUse, Sent
 from agentopt.models.journal_rows import Stored, response_of
@@ -123,7 +123,7 @@ class ModelClient:
         return self._specs[model]
 
     def refused(self, model: str) -> frozenset[str]:
-        """Return the parameters that the endpoint was found to refuse, as `UnsupportedParameterError.parameter`.
+        """Return the parameters that the endpoint was found to refuse, as `fitting.refusal` names them.
 
         Those of earlier sessions of the run, and those that other runs found lately, are included.
         """
@@ -215,18 +215,19 @@ class ModelClient:
             except UnsupportedParameterError as error:
                 if error.parameter in call.request.left_out or error.parameter == "tools":
                     raise
-                await self._leave_out(call.spec, error)
+                await self._leave_out(call, error)
             finally:
                 lock.release()
             call = self._fitted(request, call.is_batched, call.awaited)
             lock, found = await self._looked_up(call)
 
-    async def _leave_out(self, spec: ModelSpec, error: UnsupportedParameterError) -> None:
-        known = self.refused(spec.name)
-        if error.parameter not in known:
-            self._refused[spec.name, spec.identity] = known | {error.parameter}
-            self._notify(spec, "parameter", left_out_note(error.parameter))
-            await self._journal.record_refusal(self._run, spec, error.parameter)
+    async def _leave_out(self, call: _Call, error: UnsupportedParameterError) -> None:
+        spec, known = call.spec, self.refused(call.spec.name)
+        name = refusal(error.parameter, call.request.reasoning_effort)
+        if name not in known:
+            self._refused[spec.name, spec.identity] = known | {name}
+            self._notify(spec, "parameter", left_out_note(name))
+            await self._journal.record_refusal(self._run, spec, name)
 
     async def _complete_fitted(self, call: _Call, found: dict[int, Stored]) -> Response:
         while len(found) < call.request.n:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -27,6 +27,30 @@ LEFT_OUT = {
 }
 """Refused parameter -> what is done about it; the others are left out."""
 
+AT_EFFORT = "@"
+"""Separates a refused parameter from the effort at which it was refused: many models take a temperature at `none`."""
+
+
+def refusal(parameter: str, effort: str | None) -> str:
+    """Return the name under which a refused parameter is remembered.
+
+    Args:
+        parameter: As `UnsupportedParameterError.parameter`.
+        effort: The `reasoning_effort` of the refused request; None if it had none.
+    """
+    return f"{parameter}{AT_EFFORT}{effort}" if effort and parameter != "reasoning_effort" else parameter
+
+
+def refused_at(refused: Iterable[str], effort: str | None) -> frozenset[str]:
+    """Return the parameters that a request of this effort must not have.
+
+    Args:
+        refused: Names as `refusal` returned them; parameters without an effort are refused at each.
+        effort: Its `reasoning_effort`; None if it has none.
+    """
+    parts = (name.partition(AT_EFFORT) for name in refused)
+    return frozenset(parameter for parameter, _, at in parts if at in ("", effort))
+
 
 def fit(request: Request, spec: ModelSpec, refused: frozenset[str] = frozenset()) -> Request:
     """Return the request as it will be sent to the endpoint of `spec`.
@@ -34,13 +58,15 @@ def fit(request: Request, spec: ModelSpec, refused: frozenset[str] = frozenset()
     Args:
         request: The request.
         spec: The catalogue entry of its model.
-        refused: Parameters that the endpoint was found to refuse; see `UnsupportedParameterError.parameter`.
+        refused: What the endpoint was found to refuse, as `refusal` returned it.
 
     Returns:
         The request with the entry's sampling parameters filled in, and without what the endpoint does not take.
         `left_out` holds the names of the parameters that must not be sent.
     """
-    left_out = request.left_out | refused | unsupported(spec)
+    known = request.left_out | refused | unsupported(spec)
+    effort = None if "reasoning_effort" in known else request.reasoning_effort or spec.reasoning_effort
+    left_out = refused_at(known, effort)
 
     def value(name: str) -> Any:
         own = getattr(request, name)
@@ -52,7 +78,7 @@ def fit(request: Request, spec: ModelSpec, refused: frozenset[str] = frozenset()
         messages=_joined(request.messages) if joined else request.messages,
         temperature=value("temperature"),
         top_p=value("top_p"),
-        reasoning_effort=value("reasoning_effort"),
+        reasoning_effort=effort,
         json_schema=None if "json_schema" in left_out else request.json_schema,
         left_out=left_out,
     )
@@ -195,4 +221,5 @@ def _response_format(request: Request) -> dict[str, Any]:
 
 def left_out_note(parameter: str) -> str:
     """Return the sentence on a parameter that is not sent, to be read after the name of a model."""
-    return f"{LEFT_OUT.get(parameter, 'is called without')} {parameter}"
+    name, _, effort = parameter.partition(AT_EFFORT)
+    return f"{LEFT_OUT.get(name, 'is called without')} {name}{f' at effort {effort}' if effort else ''}"

@@ -241,7 +241,7 @@ class Journal:
         Args:
             run: Identifier of the run.
             spec: The catalogue entry of the model.
-            parameter: As `UnsupportedParameterError.parameter`.
+            parameter: As `fitting.refusal` returned it.
         """
         row: dict[str, object] = {"run": run, "model": spec.name, "identity": spec.identity, "parameter": parameter}
         await self.write([(self.statements.kept[refused_parameters], row)])

@@ -10,6 +10,9 @@ from agentopt.models.catalog import ModelSpec
 REDACTED = "[key]"
 """Replaces a secret in a message."""
 
+SHORTEST = 8
+"""Characters of the shortest secret: servers on this machine have keys such as `x`, `none` or `EMPTY`."""
+
 
 def secrets_in(environ: Mapping[str, str], *keys: str | None) -> tuple[str, ...]:
     """Return the values to redact: `keys`, and every environment variable that looks like a key.
@@ -18,14 +21,14 @@ def secrets_in(environ: Mapping[str, str], *keys: str | None) -> tuple[str, ...]
 
     Args:
         environ: Environment variables. Names ending in `_KEY`, `_TOKEN` or `_SECRET` hold secrets.
-        *keys: Further secrets; None is ignored.
+        *keys: Further secrets; None is ignored, and so is one with less than `SHORTEST` characters.
 
     Returns:
         The secrets, longest first.
     """
     named = [value for name, value in environ.items() if name.endswith(("_KEY", "_TOKEN", "_SECRET"))]
     # Redacting a short value would hit ordinary words; no provider has keys that short.
-    found = {value for value in named if len(value) >= 8} | {key for key in keys if key}
+    found = {value for value in (*named, *keys) if value and len(value) >= SHORTEST}
     return tuple(sorted(found, key=len, reverse=True))
 
 

@@ -97,6 +97,24 @@ async def test_a_refused_parameter_is_left_out_once_reported_and_remembered(
         assert here.session.budget.spent.tokens == 50
 
 
+async def test_a_parameter_that_is_refused_at_one_effort_is_sent_at_the_others(tmp_path: Path) -> None:
+    def thinking(body: dict[str, Any], _: int) -> Answer:
+        is_refused = body.get("reasoning_effort", "none") != "none" and "temperature" in body
+        return refusal(400, "Unsupported parameter: temperature") if is_refused else completion()
+
+    async def sent(here: Endpoint, *efforts: str | None) -> list[tuple[str | None, bool]]:
+        before = len(here.server.bodies)
+        for effort in efforts:
+            assert await here.ask(f"at {effort}", temperature=0.5, reasoning_effort=effort) == "yes"
+        return [(body.get("reasoning_effort"), "temperature" in body) for body in here.server.bodies[before:]]
+
+    async with endpoint(thinking, tmp_path) as here:
+        assert await sent(here, "none", "low") == [("none", True), ("low", True), ("low", False)]
+        assert [notice.message for notice in here.notices] == ["m: is called without temperature at effort low"]
+        assert await sent(here, "high", None) == [("high", True), ("high", False), (None, True)]
+        assert await sent(here, "none", "low", "high", None) == [], "all of them are in the journal"
+
+
 async def test_two_refused_parameters_are_both_left_out(tmp_path: Path) -> None:
     def newer(body: dict[str, Any], _: int) -> Answer:
         for name in ("max_tokens", "top_p"):

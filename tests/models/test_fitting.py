@@ -9,7 +9,7 @@ import pytest
 
 from agentopt.models.base import Message, Request, ToolCall
 from agentopt.models.catalog import ModelSpec, with_table_defaults
-from agentopt.models.fitting import choices_per_request, fit, payload, shape
+from agentopt.models.fitting import choices_per_request, fit, payload, refusal, shape
 
 SYSTEM, USER = Message("system", "Be brief."), Message("user", "Where?")
 SCHEMA = '{"type":"object","properties":{"a":{"type":"string"}},"required":["a"],"additionalProperties":false}'
@@ -53,6 +53,25 @@ def test_what_the_endpoint_does_not_take_is_left_out(name: str) -> None:
     assert name not in payload(spec(), fit(request, spec(), frozenset({name})))
     if name != "reasoning_effort":
         assert name not in body(request, supports={name: False})
+
+
+@pytest.mark.parametrize(
+    ("effort", "entry", "is_sent"),
+    [("low", None, False), (None, "low", False), ("none", None, True), ("high", "low", True), (None, None, True)],
+)
+def test_what_is_refused_at_an_effort_is_left_out_at_that_one(
+    effort: str | None, entry: str | None, is_sent: bool
+) -> None:
+    request = Request("m", (USER,), 16, temperature=0.5, reasoning_effort=effort)
+    own, refused = spec(reasoning_effort=entry), frozenset({refusal("temperature", "low")})
+    fitted = fit(request, own, refused)
+    assert ("temperature" in payload(own, fitted)) is is_sent
+    assert fitted.left_out <= {"temperature", "json_schema"}
+    # Without an effort nothing depends on it.
+    without = fit(request, own, refused | {refusal("reasoning_effort", "low")})
+    sent = payload(own, without)
+    assert sent["temperature"] == 0.5
+    assert "reasoning_effort" not in sent
 
 
 def test_max_tokens_is_sent_under_the_name_of_the_entry_and_under_the_other_if_refused() -> None:

@@ -164,7 +164,7 @@ Needs `pip install {" ".join(self._parts.libraries)}`{needs}.{serving}
         arguments = endpoint_of(
             deployment.specs[model],
             stop_sequences(deployment.task[subtask]),
-            deployment.refused.get(model, frozenset()),
+            deployment.refused_by(model, self._configured(subtask)),
         )
         return f"Endpoint({', '.join(f'{key}={value!r}' for key, value in arguments.items())})"
 
@@ -172,12 +172,12 @@ Needs `pip install {" ".join(self._parts.libraries)}`{needs}.{serving}
         return configured(self._deployment.task[subtask], self._deployment.candidate[subtask])
 
     def _settings(self, subtask: str, model: str, **changes: Any) -> dict[str, Any]:
-        deployment = self._deployment
+        deployment, configured_subtask = self._deployment, self._configured(subtask)
         return call_settings(
             deployment.specs[model],
-            replace(self._configured(subtask), **changes),
+            replace(configured_subtask, **changes),
             seed=deployment.config.response_seed,
-            left_out=deployment.refused.get(model, frozenset()),
+            left_out=deployment.refused_by(model, configured_subtask),
         )
 
     def _fusion_call(self, spec: SubtaskSpec, choice: SubtaskChoice) -> str:

@@ -32,16 +32,16 @@ def router_config(deployment: Deployment) -> str:
         described = {**info, "system_prompt": choice.system_prompt}
         further = {"stop": stop_of(subtask), "knobs": dict(subtask.knobs), "demos": choice.to_dict().get("demos")}
         described |= {name: value for name, value in further.items() if value}
-        spec, left_out = deployment.specs[choice.model], deployment.refused.get(choice.model, frozenset())
+        spec, left_out = deployment.specs[choice.model], deployment.refused_by(choice.model, subtask)
         settings = call_settings(spec, subtask, left_out=left_out)
         entries.append(_entry(name, spec, settings, 1 if "n" in left_out else choice.num_samples, described))
         if subtask.fusion.method == "fuse" and choice.num_samples > 1:
             model = subtask.fusion.model or choice.model
-            spec, left_out = deployment.specs[model], deployment.refused.get(model, frozenset())
+            spec, left_out = deployment.specs[model], deployment.refused_by(model, subtask)
             settings = call_settings(spec, replace(subtask, temperature=0.0), left_out=left_out)
             entries.append(_entry(f"{name}/fusion", spec, settings, 1, {}))
         if big := escalating(declared, choice):
-            spec, left_out = deployment.specs[big], deployment.refused.get(big, frozenset())
+            spec, left_out = deployment.specs[big], deployment.refused_by(big, subtask)
             info = {"below": threshold_of(declared, choice)}
             entries.append(_entry(f"{name}/cascade", spec, call_settings(spec, subtask, left_out=left_out), 1, info))
     variables = sorted({value for value in _strings(entries) if value.startswith("os.environ/")})
