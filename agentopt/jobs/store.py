@@ -355,7 +355,7 @@ def open_store(url: str | None = None, environ: Mapping[str, str] = os.environ) 
             private_folder(file.parent)
             place = f"sqlite:///{file}"
         return JobStore(str(place))
-    except (OSError, ImportError, SQLAlchemyError) as error:
+    except (OSError, ImportError, UnicodeDecodeError, SQLAlchemyError) as error:
         raise ConfigError(
             f"the jobs' store cannot be opened: {str(error).partition(chr(10))[0]}",
             remedy="name a file that can be written, or a SQLAlchemy URL whose driver is installed",

@@ -171,7 +171,7 @@ def open_journal(location: str | None, *, fresh: bool = False) -> Journal:
     place = journal_place(location)
     try:
         return Journal(place, fresh=fresh)
-    except (OSError, ImportError, SQLAlchemyError) as error:
+    except (OSError, ImportError, UnicodeDecodeError, SQLAlchemyError) as error:
         raise ConfigError(
             f"the journal cannot be opened: {str(error).partition(chr(10))[0]}",
             # Not the URL itself: it may hold a password.

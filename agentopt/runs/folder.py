@@ -112,7 +112,11 @@ class RunFolder:
         name = f"{re.sub(r'[/?]', '-', task.name)}-{datetime.now(UTC).strftime('%Y%m%d-%H%M%S')}"
         path, of_task = _made(config.runs, name), fingerprint(task, config)
         run = cls(path, uuid.uuid4().hex, _source(task), of_task, config.absolute(), tuple(warm_start))
-        run.save()
+        try:
+            run.save()
+        except OSError as error:
+            run.discard()
+            raise _not_kept(config.runs, error) from error
         return run
 
     @classmethod
@@ -352,7 +356,11 @@ def _made(runs: Path, name: str) -> Path:
                 path.mkdir(mode=PRIVATE_FOLDER)
                 return path
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        remedy = "set runs to a folder that can be written"
-        raise ConfigError(f"no run can be kept here: {reason}", where=runs, remedy=remedy) from error
+        raise _not_kept(runs, error) from error
     raise AssertionError("counting does not end")
+
+
+def _not_kept(runs: Path, error: OSError) -> ConfigError:
+    reason = (error.strerror or str(error)).lower()
+    remedy = "set runs to a folder that can be written"
+    return ConfigError(f"no run can be kept here: {reason}", where=runs, remedy=remedy)

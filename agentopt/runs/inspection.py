@@ -181,7 +181,7 @@ def _trial(archive: RunArchive, number: int | None) -> int:
         best = next((finalist.trial for finalist in archive.finalists if "best" in finalist.roles), None)
         if best is None:
             raise UserError("no trial of this run is complete, so there is no best one", remedy="name one: --trial 0")
-        return best
+        number = best
     if archive.trial(number) is None:
         numbers = f"they are 0 to {len(archive.trials) - 1}" if archive.trials else "it has none yet"
         raise UserError(f"the run has no trial {number}", remedy=f"name a trial of the run: {numbers}")
