@@ -124,8 +124,8 @@ async def test_a_limit_that_no_candidate_meets_is_named_before_the_search_and_by
 @pytest.mark.parametrize(
     ("limit", "unit", "is_above"),
     [
-        (1e-3, Unit(134.5e6, 16, 4), True),
-        (1e-3, Unit(1e12, 4000, 2), False),
+        (1e-3, Unit(134.5e6, 1, 4), True),
+        (1e-3, Unit(1e12, 4000, 2), False),  # replaced, and the limit with it
         (1e4, Unit(134.5e6, 16, 4), False),
         (None, Unit(134.5e6, 16, 4), False),
     ],

@@ -79,6 +79,6 @@ def test_a_dry_run_reports_them(tmp_path: Path) -> None:
     estimate_run(tmp_path, [f"journal={tmp_path / 'journal.db'}"], Console(file=text, width=200))
     assert "1 of 4 test rows repeat the inputs or the group of an earlier one: they count as 3 rows" in text.getvalue()
     assert (
-        "in the validation split, too, but for case, spacing and punctuation: 1 test row, such as '1' ('1' there)"
+        "In the validation split, too, but for case, spacing and punctuation: 1 test row, such as '1' ('1' there)"
         in (text.getvalue())
     )
