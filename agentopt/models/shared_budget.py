@@ -63,6 +63,7 @@ class SharedBudget(Budget):
         self._store, self.lease = store, lease
         self._others: dict[str, Usage] = {}
         self._granted: dict[str, Usage] = {}
+        self._granted_at = 0
         self._adopted: dict[str, Usage] = {}
         self._refused: dict[Wish, View] = {}
         self._recount = False
@@ -174,7 +175,8 @@ class SharedBudget(Budget):
     def _fits(self, worst: Usage, purpose: str) -> bool:
         """Whether it is within the slice that this process was granted, and its lease holds."""
         granted = self._granted.get(purpose)
-        if granted is None or not self.lease.is_valid:
+        # After a lapse, what was granted before it may be another process's, though the lease was renewed.
+        if granted is None or not self.lease.is_valid or self._granted_at != self.lease.lapses:
             return False
         bounds = (self.caps, self._purpose_caps.get(purpose, Caps()))
         return not any(_only_capped(granted, caps).exceeded_by(self._used(purpose) + worst) for caps in bounds)
@@ -233,6 +235,7 @@ class SharedBudget(Budget):
 
     async def _sync(self, wish: Wish | None) -> View:
         self._granted.clear()
+        self._granted_at = self.lease.lapses
         purposes = {*self._spent, *self._in_flight, *([wish.purpose] if wish else [])}
         used = {purpose: self._used(purpose) for purpose in purposes}
         own = {}

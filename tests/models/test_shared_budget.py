@@ -305,8 +305,8 @@ async def test_a_process_that_was_suspended_uses_nothing_of_its_slice(place: Pla
     now = 16.0
     other.renew()
     second = Recorded(budget(other), "other", book)
-    for _ in range(99):
-        second.answered(await second.send())
+    second.answered(await second.send(ONE * 99), ONE * 99)
+    await second.budget.publish()  # type: ignore[attr-defined]
     with pytest.raises(BudgetExceeded):
         await second.send()
     with pytest.raises(TransientModelError, match="suspended"):
@@ -314,11 +314,12 @@ async def test_a_process_that_was_suspended_uses_nothing_of_its_slice(place: Pla
     suspended.renew()
     with pytest.raises(TransientModelError, match="suspended"):
         first.budget.check_held(in_flight[0])
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(first.send(), 1)  # its call in flight may be free
+    waiting = asyncio.create_task(first.send())
+    await asyncio.sleep(0.1)
+    assert not waiting.done()  # its call in flight may be free
     first.answered(in_flight)
     with pytest.raises(BudgetExceeded):
-        await first.send()
+        await waiting
     assert first.budget.spent == book.total == ONE * 100
     engine.dispose()
 
@@ -369,7 +370,7 @@ def begin(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(module, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-@pytest.mark.parametrize("caps", [{"calls": 150}, {"usd": 0.6}])
+@pytest.mark.parametrize("caps", [{"calls": 150}, {"usd": 0.3}])
 def test_four_processes_never_pass_a_cap_and_use_nearly_all_of_it(
     place: Place, book: Book, tmp_path: Path, caps: dict[str, float]
 ) -> None:
@@ -382,7 +383,7 @@ def test_four_processes_never_pass_a_cap_and_use_nearly_all_of_it(
             assert process.stdin
             process.stdin.write("\n")
             process.stdin.flush()
-        answered = [int(process.communicate(timeout=120)[0]) for process in processes]
+        answered = [int(process.communicate(timeout=600)[0]) for process in processes]
         received = len(server.received())
     total = book.total
     print(f"caps {caps}: {received} requests, answers by process {answered}, ledger {total}")
@@ -391,7 +392,7 @@ def test_four_processes_never_pass_a_cap_and_use_nearly_all_of_it(
         assert received == 150
     else:
         # A call costs .003 USD, and .076 at its worst: no process is refused before that would pass the cap.
-        assert 0.6 - 0.076 < total.usd <= 0.6
+        assert 0.3 - 0.076 < total.usd <= 0.3
 
 
 def test_a_killed_process_keeps_its_calls_in_flight_and_frees_the_rest(
