@@ -341,20 +341,22 @@ def open_store(url: str | None = None, environ: Mapping[str, str] = os.environ) 
     """Open the store.
 
     Args:
-        url: SQLAlchemy URL; by default $AGENTOPT_JOBS_STORE, $AGENTOPT_STORAGE, or `jobs.db` in the data folder.
+        url: SQLAlchemy URL; by default the one in $AGENTOPT_JOBS_STORE, $AGENTOPT_STORAGE, which may be a file, too, or
+            `jobs.db` in the data folder.
         environ: The environment variables.
 
     Raises:
         ConfigError: The store cannot be opened.
     """
-    given = (url, environ.get("AGENTOPT_JOBS_STORE"), environ.get("AGENTOPT_STORAGE"))
-    place = next(filter(None, given), data_folder(environ) / "jobs.db")
+    place = url or environ.get("AGENTOPT_JOBS_STORE")
     try:
-        if "://" not in str(place):
-            file = Path(place).absolute()
-            private_folder(file.parent)
-            place = f"sqlite:///{file}"
-        return JobStore(str(place))
+        if not place:
+            place = environ.get("AGENTOPT_STORAGE") or str(data_folder(environ) / "jobs.db")
+            if "://" not in place:  # the storage may be a file, but what is named as a URL must be one
+                file = Path(place).absolute()
+                private_folder(file.parent)
+                place = f"sqlite:///{file}"
+        return JobStore(place)
     except (OSError, ImportError, UnicodeDecodeError, SQLAlchemyError) as error:
         raise ConfigError(
             f"the jobs' store cannot be opened: {str(error).partition(chr(10))[0]}",

@@ -236,6 +236,15 @@ def test_a_store_that_cannot_be_opened_is_one_error_without_its_password(tmp_pat
     assert "hunter2" not in str(error.value)
 
 
+@pytest.mark.parametrize("word", ["x", "a=", "--help", "own.db"])
+def test_what_is_named_as_a_url_is_never_created_as_a_file(tmp_path: Path, word: str) -> None:
+    environ = {"AGENTOPT_DATA": str(tmp_path / "data"), "AGENTOPT_STORAGE": str(tmp_path / "storage.db")}
+    for url, given in ((word, environ), (None, {**environ, "AGENTOPT_JOBS_STORE": word})):
+        with pytest.raises(ConfigError, match="store cannot be opened"):
+            open_store(url, given)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_store_is_in_the_data_folder_unless_a_setting_names_another(tmp_path: Path) -> None:
     open_store(None, {"AGENTOPT_DATA": str(tmp_path / "data")}).close()
     assert (tmp_path / "data" / "jobs.db").exists()

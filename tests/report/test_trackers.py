@@ -17,6 +17,7 @@ import agentopt
 from agentopt.core.budget import Usage
 from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.core.events import RunStarted, TrialDone
+from agentopt.core.plain_text import unstorable
 from agentopt.core.records import Trial
 from agentopt.core.task import Task
 from agentopt.models.catalog import ModelSpec
@@ -275,8 +276,9 @@ def test_mlflow_starts_anew_if_the_server_lost_the_run(tmp_path: Path, mlflow_ur
 
 
 def hostile_trial(trial: Trial) -> Trial:
-    """A trial whose proposer and prompts no tracker expects."""
-    choice = SubtaskChoice("large", 3, system_prompt="\0".join([*HOSTILE, LONG]))
+    """A trial whose proposer and prompts no tracker expects; a prompt has no half surrogate pair, which is refused."""
+    prompts = [text for text in HOSTILE if not unstorable(text)]
+    choice = SubtaskChoice("large", 3, system_prompt="\x01".join([*prompts, LONG]))
     return replace(trial, candidate=Candidate.of({"find": choice}), proposer="\0" + HOSTILE[4])
 
 
