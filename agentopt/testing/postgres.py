@@ -57,12 +57,19 @@ def remove_leftovers(folder: Path | None = None) -> None:
 
 def _end_server(pid: int, cluster: Path) -> None:
     """End a server, unless its id is that of another process by now."""
-    with suppress(OSError):
-        if str(cluster).encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+    if is_server(pid, cluster):
+        with suppress(OSError):
             os.kill(pid, signal.SIGQUIT)
-            deadline = time.monotonic() + END_SECONDS
-            while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
-                time.sleep(0.02)
+        deadline = time.monotonic() + END_SECONDS
+        while is_server(pid, cluster) and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+
+def is_server(pid: int, cluster: Path) -> bool:
+    """Return whether a process is a cluster's server; one that has ended is not, even if its parent never reaps it."""
+    with suppress(OSError):
+        return str(cluster).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False
 
 
 class PostgresServer:

@@ -177,7 +177,10 @@ def test_other_versions_are_not_copied(old: Path, tmp_path: Path, console_script
         (["check", "postgresql://u@127.0.0.1:1/db"], "cannot be used"),
         (["check", "odd://x"], "cannot be used"),
         (["copy", "old.db", "old.db"], "cannot be copied into itself"),
-        (["copy", "old.db", "folder"], "cannot be used"),
+        (
+            ["copy", "old.db", "folder"],
+            "folder: a database must be a file, but this is a folder\n  remedy: name a file",
+        ),
         (["copy", "empty.db", "new.db"], "has neither a journal nor jobs"),
         (["migrate", "text.txt"], "no run is here"),
     ],

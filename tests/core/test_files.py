@@ -6,12 +6,13 @@ import os
 import shutil
 import stat
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agentopt.core.files import file_size, folder_size, write_atomically
+from agentopt.core.files import file_size, folder_size, write_atomically, write_output
 
 
 @pytest.mark.parametrize(
@@ -26,12 +27,31 @@ def test_the_content_is_written_byte_for_byte(tmp_path: Path, content: str | byt
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_file_has_the_permissions_that_open_gives(tmp_path: Path) -> None:
-    """A champion is read by programs of other users, so the private mode of temporary files must not leak."""
-    write_atomically(tmp_path / "atomic", "x")
+@pytest.fixture(params=[0o000, 0o022, 0o027, 0o077], ids=oct)
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_an_output_that_the_user_named_has_the_permissions_that_open_gives(tmp_path: Path, umask: int) -> None:
+    """An exported file is read by programs of other users, unless the umask forbids it."""
+    write_output(tmp_path / "output", "x")
     (tmp_path / "plain").write_text("x")
-    modes = {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("atomic", "plain")}
-    assert len(modes) == 1
+    assert mode_of(tmp_path / "output") == mode_of(tmp_path / "plain") == 0o666 & ~umask
+
+
+def test_other_files_are_readable_by_their_user_alone(tmp_path: Path, umask: int) -> None:
+    """Champions and files of a run hold prompts: no umask opens them, nor does a replaced file that was open."""
+    (tmp_path / "replaced").write_text("x")
+    (tmp_path / "replaced").chmod(0o644)
+    for name in ("new", "replaced"):
+        write_atomically(tmp_path / name, "y")
+    assert {mode_of(tmp_path / name) for name in ("new", "replaced")} == {0o600}
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
 
 from agentopt.models.lease import this_process
-from agentopt.testing.postgres import OWNER, PREFIX, PostgresServer, remove_leftovers
+from agentopt.testing.postgres import OWNER, PREFIX, PostgresServer, is_server, remove_leftovers
 
 
 @pytest.mark.parametrize("is_crash", [False, True])
@@ -31,23 +33,31 @@ def test_each_test_has_an_empty_database(postgres_url: str) -> None:
     assert found == (0,)
 
 
-def test_the_server_of_a_killed_process_is_ended_and_its_folder_removed(tmp_path: Path) -> None:
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that the server's user can reach; another pytest closes `tmp_path` to other users when it starts."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def test_the_server_of_a_killed_process_is_ended_and_its_folder_removed(open_folder: Path) -> None:
     script = "import time\nfrom agentopt.testing.postgres import PostgresServer\nwith PostgresServer():\n"
     script += "    print(1, flush=True)\n    time.sleep(600)"
-    left, kept = tmp_path / "left", tmp_path / f"{PREFIX}kept"
+    left, kept = open_folder / "left", open_folder / f"{PREFIX}kept"
     left.mkdir(mode=0o755)
     environ = {**os.environ, "TMPDIR": str(left)}
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)  # the server runs as another user
     with subprocess.Popen([sys.executable, "-c", script], env=environ, stdout=subprocess.PIPE) as process:
         assert process.stdout
         assert process.stdout.readline() == b"1\n"
         process.kill()
-    (pid,) = (file.read_text().split()[0] for file in left.glob("*/*/postmaster.pid"))
+    (file,) = left.glob("*/*/postmaster.pid")
+    pid = int(file.read_text().split()[0])
+    assert is_server(pid, file.parent)
     kept.mkdir()
     (kept / OWNER).write_text(this_process())
     remove_leftovers(left)
-    remove_leftovers(tmp_path)
+    remove_leftovers(open_folder)
     assert list(left.iterdir()) == []
-    assert not Path(f"/proc/{pid}").exists()
+    assert not is_server(pid, file.parent)
     assert kept.exists()

@@ -395,12 +395,12 @@ async def test_a_jobs_champion_is_served(folder: Path, monkeypatch: pytest.Monke
         with pytest.raises(UserError, match=r"(?s)has no champion yet.*run-now nightly"):
             deployment_of_job("nightly", [])
         champions = champions_of("nightly")
-        champions.promote(load_candidate(folder / "best.yaml"), time="t", run="1", reason="first")
+        champions.promote(load_candidate(folder / "best.yaml"), time="2027-01-15", run="1", reason="first")
         deployment = deployment_of_job("nightly", [])
         async with served(deployment, watch=True) as url, client_of(url) as client:
             first = await client.chat.completions.create(model="toy/find", messages=user_message("what?"))
             put(folder / "other.yaml", LARGE)
-            champions.promote(load_candidate(folder / "other.yaml"), time="t", run="2", reason="better")
+            champions.promote(load_candidate(folder / "other.yaml"), time="2027-01-16", run="2", reason="better")
             second = await client.chat.completions.create(model="toy/find", messages=user_message("what?"))
             champions.rollback()
             third = await client.chat.completions.create(model="toy/find", messages=user_message("what?"))

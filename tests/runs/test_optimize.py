@@ -43,7 +43,7 @@ from agentopt.runs.config import Config, load_config
 from agentopt.runs.folder import RunFolder
 from agentopt.runs.result import load_result
 from agentopt.runs.studies import ALONE
-from agentopt.runs.trial_store import TrialStore
+from agentopt.runs.trial_store import TrialStore, recorded_evaluations
 from agentopt.search.from_task import search_space
 from agentopt.testing.toy import LARGE, SMALL, toy_model, toy_task
 
@@ -400,7 +400,9 @@ async def test_a_task_may_be_called_what_a_path_cannot_hold(tmp_path: Path, name
         replace(toy_task(), name=name), config(tmp_path, budget={"trials": 1}), provider=toy_model()
     )
     assert result.task == name
-    assert RunFolder.open(Path(result.run)).trials.exists()
+    opened = RunFolder.open(Path(result.run))
+    assert opened.trials.database == opened.path / "trials.db"
+    assert len(recorded_evaluations(opened.trials)) == 1
 
 
 async def test_a_missing_split_is_reported_before_anything_is_spent(tmp_path: Path) -> None:

@@ -199,11 +199,17 @@ def test_a_run_that_cannot_begin_leaves_nothing(home: Path, storage: str) -> Non
     engine.dispose()
 
 
-@pytest.mark.parametrize("place", ["postgresql://u@127.0.0.1:1/db", "folder"])
-def test_a_storage_that_cannot_be_used_is_one_message(home: Path, place: str) -> None:
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("postgresql://u@127.0.0.1:1/db", "the storage cannot be used"),
+        ("folder", r"/folder: a database must be a file, but this is a folder\n.*name a file"),
+    ],
+)
+def test_a_storage_that_cannot_be_used_is_one_message(home: Path, place: str, message: str) -> None:
     (home / "folder").mkdir()
     wrong = place if "://" in place else str(home / place)
-    with pytest.raises(ConfigError, match="the storage cannot be used"):
+    with pytest.raises(ConfigError, match=message):
         run(home, wrong)
     assert not (home / "runs").exists()
 
