@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -9,7 +10,6 @@ import typer
 
 from agentopt.core.errors import UserError
 from agentopt.core.phrases import in_words
-from agentopt.core.plain_text import controls
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 
@@ -37,10 +37,13 @@ def choice_option(name: str, choices: Sequence[str], **options: Any) -> Any:
 def check_arguments(arguments: Sequence[str]) -> None:
     """Check that arguments can be printed and stored. Raises `UserError` for a control character or a wrong encoding.
 
+    Characters that change the direction of text are accepted: names of tasks and runs may contain them, and output
+    shows them as escapes.
+
     Args:
         arguments: All arguments of the command line.
     """
     for argument in arguments:
-        if any(controls(character) and character not in "\n\r\t" for character in argument):
+        if any(unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\r\t" for c in argument):
             rule = f"an argument must be text without control characters, but got {argument!r:.200}"
             raise UserError(rule, remedy="rename the file, or write the value into a YAML file, given by -c FILE")
