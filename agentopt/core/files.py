@@ -25,8 +25,13 @@ def private_opener(path: str, flags: int) -> int:
 
 
 def create_private(path: Path) -> None:
-    """Create an empty file that only the user may read, unless it exists, for a library that opens it by name."""
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, PRIVATE))
+    """Create an empty file that only the user may read, unless it exists, for a library that opens it by name.
+
+    A file that exists is not opened: closing it would release the locks that SQLite has on it in this process.
+    Source: https://www.sqlite.org/howtocorrupt.html, section 2.2.
+    """
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, PRIVATE))
 
 
 def private_folder(path: Path) -> None:

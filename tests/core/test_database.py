@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -230,3 +232,19 @@ def test_the_password_comes_from_a_service_file(
 def test_a_driver_that_is_not_installed_is_named_with_the_remedy() -> None:
     with pytest.raises(ConfigError, match=r"psycopg2 of the database is not installed\n.*postgres"):
         open_engine("postgresql+psycopg2://u:hunter2@127.0.0.1/db")
+
+
+def test_a_file_that_is_open_in_this_process_keeps_its_locks_when_it_is_opened_again(tmp_path: Path) -> None:
+    """A process that opens a database alone removes its log at the end, which would lose what this one has written."""
+    place = tmp_path / "journal.db"
+    first = open_engine(place)
+    with first.connect() as held:
+        held.exec_driver_sql("CREATE TABLE written (row INTEGER)")
+        held.commit()
+        held.exec_driver_sql("SELECT * FROM written").all()
+        again = open_engine(place)
+        other = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM written'); c.close()"
+        subprocess.run([sys.executable, "-c", other, str(place)], check=True)
+        assert place.with_name("journal.db-wal").exists()
+        again.dispose()
+    first.dispose()
