@@ -413,10 +413,13 @@ class WithPassword(SQLiteDialect_pysqlite):
 async def test_an_interrupted_run_is_resumed_with_the_password_of_its_journal(
     tmp_path: Path, server: OpenAIServer
 ) -> None:
+    """The job was stored before job files with such URLs were refused."""
     registry.impls["withpassword"] = lambda: WithPassword
     config = ["strategy=grid", "budget.trials=3", "models=[models.yaml]"]
     url = f"journal=withpassword://user:s3cret@/{tmp_path / 'journal.db'}"
-    job = Job(Place(tmp_path, server.base_url, models=["small", "better"]), config=[*config, url])
+    job = Job(Place(tmp_path, server.base_url, models=["small", "better"]), config=config)
+    before = read_job(job.place.write(**job.changes)).model_copy(update={"config": (*config, url)})
+    job.store.put(before, job.place.folder, job.clock.time)
     left = await interrupted(job, "trial_done")
     run = await resumed(job)
     assert (run.state, run.folders) == ("promoted", left.folders)
