@@ -72,6 +72,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("AGENTOPT_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield folder
     nltk.data.path[:] = before
+    nltk.corpus.stopwords._unload()  # it has read the data of these tests
     shared.cache_clear()
 
 
