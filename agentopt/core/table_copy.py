@@ -14,6 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from agentopt.core.database import insert, transact
+from agentopt.core.unicode_text import database_text
 
 BATCH = 200
 """Rows per statement: databases bound the number of parameters, and the depth of an expression."""
@@ -122,7 +123,7 @@ def _at(row: Row, keys: Sequence[str]) -> tuple[Any, ...]:
 
 def _storable(row: sa.RowMapping) -> Row:
     """A row without null characters, which SQLite stores and PostgreSQL does not."""
-    return {str(k): v.replace("\0", "\ufffd") if isinstance(v, str) else v for k, v in row.items()}
+    return {str(k): database_text(v) if isinstance(v, str) else v for k, v in row.items()}
 
 
 def _add(sums: dict[str, float], rows: Sequence[Row]) -> None:

@@ -1,12 +1,11 @@
 """Prior of a Gaussian process over the search space: its points, and how alike their scores are.
 
 `surrogate` proposes by it, `posterior` chooses by it. The kernel encodes the insights of AgentTTS (arXiv 2508.00890) on
-test-time scaling. Within a subtask, two choices are
-similar if their models have similar sizes (insight 1) and their sample counts are close on a logarithmic scale
-(insight 2: the score rises, peaks and falls smoothly). Settings have effects of their own, and interact with the model.
-Effects of subtasks add up, with a small interaction (insight 3: a better earlier subtask moves the later one's peak).
-All affordable candidates are compared with each other, so at the cost limit samples of one subtask are traded for
-samples of another.
+test-time scaling. Within a subtask, two choices are similar if their models have similar sizes (insight 1) and their
+sample counts are close on a logarithmic scale (insight 2: the score rises, peaks and falls smoothly). Settings have
+effects of their own, and interact with the model. Effects of subtasks add up, with a small interaction (insight 3: a
+better earlier subtask moves the later one's peak). All affordable candidates are compared with each other, so at the
+cost limit samples of one subtask are traded for samples of another.
 """
 
 from __future__ import annotations
