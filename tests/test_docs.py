@@ -35,15 +35,17 @@ from tests.report.test_page_browser import CHROMIUM, MISSING
 DOCS = Path(__file__).parents[1] / "docs"
 MARK = "run in tests/test_docs.py"
 PAGES = [page for page in sorted(DOCS.glob("*.md")) if MARK in page.read_text(encoding="utf-8")]
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"(?:`([\w/.-]+\.\w+)`:\n\n)?^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# ([\w/.-]+\.\w+)\n")
+COMMENTED = {"python", "yaml", "toml"}
+"""Languages of files that may begin with a comment, which names the file; otherwise the text before the block does."""
 
 
 def blocks(page: Path) -> Iterator[tuple[str, str | None, str]]:
     """Language, path (None: not a file) and content of every block of code."""
-    for language, text in BLOCK.findall(page.read_text(encoding="utf-8")):
-        named = FILE.match(text)
-        yield language, named and named[1], text[named.end() :] if named else text
+    for before, language, text in BLOCK.findall(page.read_text(encoding="utf-8")):
+        named = FILE.match(text) if language in COMMENTED else None
+        yield language, (named[1] if named else before) or None, text[named.end() :] if named else text
 
 
 def write_files(page: Path, folder: Path) -> None:
@@ -70,6 +72,12 @@ def test_the_examples_of_a_page_run(page: Path, place: Path) -> None:
     for language, path, text in blocks(page):
         if language == "python" and path is None:
             exec(compile(text, str(page), "exec"), space)
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.stem)
+def test_a_block_of_data_can_be_pasted_into_its_file(page: Path) -> None:
+    pasted = [text for language, _, text in blocks(page) if language in ("json", "csv")]
+    assert [text for text in pasted if text.startswith(("#", "//"))] == []
 
 
 def test_the_commands_of_the_page_on_spreadsheets_run(

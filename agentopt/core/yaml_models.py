@@ -70,7 +70,15 @@ class Strict(BaseModel):
         raise self.mistake(rule, where=type(self).__name__, remedy="build a new object with the changed value")
 
 
-def validate(model_type: type[Model], data: Any, where: Path | str, error: type[UserError], *, key: Key = ()) -> Model:
+def validate(
+    model_type: type[Model],
+    data: Any,
+    where: Path | str,
+    error: type[UserError],
+    *,
+    key: Key = (),
+    context: object = None,
+) -> Model:
     """Validate data against a model.
 
     Args:
@@ -79,12 +87,13 @@ def validate(model_type: type[Model], data: Any, where: Path | str, error: type[
         where: The file, for messages.
         error: Class of the exception to raise.
         key: Keys of the file that lead to `data`.
+        context: Passed to the validators of the model.
 
     Raises:
         UserError: `error`, with every mistake: key, rule, value, remedy.
     """
     try:
-        return model_type.model_validate(data)
+        return model_type.model_validate(data, context=context)
     except ValidationError as problem:
         raise as_error(explain(problem, model_type, data, key=key), where, error) from problem
 

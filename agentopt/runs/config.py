@@ -10,7 +10,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from agentopt.core.budget import Caps
@@ -18,7 +18,7 @@ from agentopt.core.errors import ConfigError
 from agentopt.core.paths import as_path
 from agentopt.core.records import FailedExamples
 from agentopt.core.registry import STRATEGIES
-from agentopt.core.yaml_models import Form, Strict, broken_rule, shown, validate
+from agentopt.core.yaml_models import Form, RuleError, Strict, as_error, broken_rule, shown, validate
 from agentopt.core.yaml_text import load_yaml, parse_yaml
 from agentopt.models.catalog import ModelSpec
 from agentopt.prompts.settings import PromptSettings
@@ -47,8 +47,13 @@ class BudgetConfig(Strict):
         return Caps(self.usd, self.tokens, self.calls, self.seconds, self.trials)
 
 
-def _registered(name: str) -> str:
-    STRATEGIES.find(name)
+RECORDED = "recorded"
+"""Validation context of the settings of a run: its strategy is not looked up, because only its search needs it."""
+
+
+def _registered(name: str, info: ValidationInfo) -> str:
+    if info.context != RECORDED:
+        STRATEGIES.find(name)
     return name
 
 
@@ -144,8 +149,11 @@ class Config(Strict):
 
     @property
     def calls_model(self) -> bool:
-        """Whether the strategy calls `agent.model` for its proposals."""
-        return bool(STRATEGIES.find(self.strategy).traits.get("calls_model"))
+        """Whether the strategy calls `agent.model` for its proposals. Raises `ConfigError` if it cannot be loaded."""
+        try:
+            return bool(STRATEGIES.find(self.strategy).traits.get("calls_model"))
+        except RuleError as error:  # the plugin that the run was started with is not installed
+            raise as_error(error.mistakes, "strategy", ConfigError) from error
 
     @property
     def writer(self) -> str | None:
@@ -209,7 +217,8 @@ def load_config(sources: Iterable[str | Path] | str | Path = (), base: Config | 
         given = _setting(str(source)) if a_setting else _file(as_path(source, ConfigError))
         _check_of_task(given, f"-c {source}" if a_setting else f"{source}")
         _merge(merged, given)
-    return validate(Config, merged, "configuration", ConfigError)
+    context = RECORDED if base and merged["strategy"] == base.strategy else None
+    return validate(Config, merged, "configuration", ConfigError, context=context)
 
 
 def _check_of_task(given: Mapping[str, Any], where: str) -> None:

@@ -37,7 +37,7 @@ from agentopt.core.yaml_models import Strict, validate
 from agentopt.core.yaml_text import load_yaml, to_yaml
 from agentopt.models.session import journal_place
 from agentopt.prompts.settings import of_earlier_version
-from agentopt.runs.config import Config
+from agentopt.runs.config import RECORDED, Config
 from agentopt.search.built_in import CUSTOM
 
 TASK_FILE = "task.yaml"
@@ -130,7 +130,7 @@ class RunFolder:
         file = path / "config.yaml"
         if not file.exists():
             raise ConfigError("no run is here", where=path, remedy="see `agentopt runs list`")
-        request = validate(_Request, load_yaml(file, ConfigError), file, ConfigError)
+        request = validate(_Request, load_yaml(file, ConfigError), file, ConfigError, context=RECORDED)
         return cls(path, request.run, request.task, request.fingerprint, request.config, request.warm_start)
 
     @classmethod
@@ -289,7 +289,7 @@ class RunFolder:
 
 @dataclass(frozen=True, slots=True)
 class UnreadableRun:
-    """A run whose `config.yaml` cannot be read now, for example because its strategy's plugin is not installed.
+    """A run whose `config.yaml` cannot be read, for example because a later version wrote it.
 
     Attributes:
         path: The folder.
@@ -301,7 +301,7 @@ class UnreadableRun:
 
     @property
     def is_finished(self) -> bool:
-        """Whether it has a result, which needs no plugin."""
+        """Whether it has a result, which is read without the settings."""
         return (self.path / "result.json").is_file()
 
 

@@ -14,6 +14,8 @@ _LABEL = re.compile(
     re.IGNORECASE,
 )
 _MARKER = re.compile(r"\s*(?:[*_]{0,2}1[.)][*_]{0,2}|[-*+\u2022\u2023\u25e6\u2013\u2014])\s+")
+_CODE_NAME = re.compile(r"[a-z][a-z0-9_]*")
+"""What is between the underscores of a name such as `__init__`, which are no emphasis."""
 _STRAIGHT = str.maketrans("\u201c\u201d\u201e\u201f\u00ab\u00bb\u2018\u2019\u201a\u201b", '""""""\'\'\'\'')
 _AROUND = ("**", "__", "```", '"', "'", "`", "*", "_")
 _ANSWER_KEYS = ("answer", "final_answer", "short_answer", "result", "output", "response")
@@ -54,6 +56,8 @@ def _unwrapped(line: str) -> str:
         for mark in _AROUND:
             inner = line.removesuffix(".") if line.endswith(f"{mark}.") else line
             between = inner[len(mark) : -len(mark)]
+            if mark == "__" and _CODE_NAME.fullmatch(between):
+                continue
             # "A" and "B" are not one pair.
             if len(inner) >= 2 * len(mark) and inner == f"{mark}{between}{mark}" and mark not in between:
                 line = between.strip()

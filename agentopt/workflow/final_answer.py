@@ -7,6 +7,7 @@ part of them would score an answer that was not given.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agentopt.core.task import Unparsable
@@ -26,10 +27,19 @@ _JOINED = re.compile(
 )
 _LONGEST_GAP = 60
 _VARIABLE = re.compile(r"\s?(?:[xyzXYZ](?![^\W_])|[abeinpqruvw](?![^\W_])(?=[^.\w]*$))")
+_DENIED_NUMBER = r"[^\w\s]{0,4}(?:d?frac\{[^{}\n]*\}\{[^{}\n]*\}|\d+(?:[.,/]\d+)*)"
+_DENIED = re.compile(
+    rf"(?:(?<![^\W_])(?:can)?not|n['\u2019]t|\b(?:nicht|rather\s+than|instead\s+of))\s+(?:(?:be|equal|to)\s+){{0,3}}"
+    rf"{_DENIED_NUMBER}(?:\s+n?or\s+{_DENIED_NUMBER})*",
+    re.IGNORECASE,
+)
 _MARKUP = re.compile(
     r"\\[()\[\]]|\\[,;:! ]|\\q?quad|\\?[%$]|\^\s?\{?\s?\\(?:circ|degree)\s?\}?|\\(?:left|right)\b|[*_]{2}|[`~]"
 )
 _TEXT = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
+_CALCULATION = re.compile(r"(?:[\d.,\s()*+/^\u00d7\u00f7\u00b7xX-]|\\(?:times|cdot|div))*")
+_WORD_BEFORE = re.compile(r"[^\W\d_]{2}[:*]*$")
+"""A word, as before the number in `we have 12`; in `y - 12` the number is a part of a term."""
 _OPERATOR = re.compile(r"\\|[\^*+!\u221a\u00d7\u00f7\u00b7\u03c0<>|]|\d\s*[xX]\s*\d|/\s*[^\W\d]|\)\s*/|/\s*\(")
 
 
@@ -48,17 +58,22 @@ class FinalAnswer:
     is_marked: bool = True
 
 
+def without_denied(text: str) -> str:
+    """Remove the numbers that a text denies, as in `not 5 but 6`, `isn't 5` and `6 rather than 5`."""
+    return _DENIED.sub(" ", text)
+
+
 def final_answer(response: str) -> FinalAnswer:
     r"""Return the last `\boxed{...}` or what follows the last `####`, else the last `answer is`, else the last line.
 
     Only an answer with a digit or a fraction counts; a response without one is returned whole, as not marked.
     """
     box = last_box(response)
-    place, _, after = response.rpartition("####")
+    place, mark, after = response.rpartition("####")
     line = after.strip().partition("\n")[0]
-    if box is not None and (not _has_number(line) or not place or response.rfind("\\boxed") > len(place)):
+    if box is not None and (not _has_number(line) or not mark or response.rfind("\\boxed") > len(place)):
         return FinalAnswer(box, is_boxed=True)
-    if place and _has_number(line):
+    if mark and _has_number(line):
         return FinalAnswer(line)
     for phrase in reversed(list(_PHRASE.finditer(response))):
         rest = response[phrase.end() :].lstrip()
@@ -121,10 +136,24 @@ def _plain(answer: FinalAnswer, decimal: str) -> str:
     text = answer.text
     if answer.is_marked and (reason := _REASON.search(text)) and _has_number(text[: reason.start()]):
         text = text[: reason.start()]
-    text = _TEXT.sub(r" \1 ", join_digits(text))
-    text = without_remarks(text)
-    sides = [side for side in _EQUALS.split(text) if _has_number(side)]
-    return _MARKUP.sub("", plain_numbers(sides[-1], decimal)).strip(" .,;:") if sides else ""
+    text = without_remarks(_TEXT.sub(r" \1 ", join_digits(text)))
+    sides = [_MARKUP.sub("", plain_numbers(side, decimal)).strip(" .,;:") for side in _EQUALS.split(text)]
+    return _stated_side([side for side in sides if _has_number(side)])
+
+
+def _stated_side(sides: Sequence[str]) -> str:
+    """The last side of an equation; if it is a calculation, as in 12 = 3*4, the last number before it."""
+    if sides and _CALCULATION.fullmatch(sides[-1]) and len(numbers_in(sides[-1])) > 1:
+        return next(filter(_is_number, reversed(sides[:-1])), sides[-1])
+    return sides[-1] if sides else ""
+
+
+def _is_number(side: str) -> bool:
+    found = numbers_in(side)
+    if not found or found[-1].end != len(side) or _OPERATOR.search(side):
+        return False
+    before = side[: found[-1].start].rstrip()
+    return not before or _WORD_BEFORE.search(before) is not None
 
 
 def _is_joined(text: str, first: FoundNumber, second: FoundNumber) -> bool:

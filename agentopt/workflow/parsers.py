@@ -20,7 +20,7 @@ from agentopt.core.task import Parser, Unparsable, Value
 from agentopt.core.user_functions import name_of, reporting
 from agentopt.workflow import answer_text
 from agentopt.workflow.answer_text import content_lines
-from agentopt.workflow.final_answer import final_answer, last_box, single_number
+from agentopt.workflow.final_answer import final_answer, last_box, single_number, without_denied
 from agentopt.workflow.json_schema import bounded
 from agentopt.workflow.number_text import numbers_in, plain, without_remarks
 
@@ -97,7 +97,8 @@ def number(decimal: Literal[".", ","] = ".", *, single: bool = False) -> Parser:
         decimal: The decimal separator of a number that can be read in two ways: 1,234 is 1234, or 1.234 with `,`.
             Whatever the setting, 12,5 and 12.5 are 12.5, and 1.234,5 and 1,234.5 are 1234.5.
         single: Read the final answer (the last box, else what follows `####` or `The answer is`, else the last line),
-            and refuse one that is several numbers (`9-12`, `12, 13`, `3 or 4`) or a term (`2x`).
+            and refuse one that is several numbers (`9-12`, `12, 13`, `3 or 4`) or a term (`2x`). Of 12 = 3*4 it is 12;
+            a denied number is skipped (`not 5 but 6`).
     """
 
     def parse(response: str) -> int | float:
@@ -115,7 +116,7 @@ def number(decimal: Literal[".", ","] = ".", *, single: bool = False) -> Parser:
 
 def _single(response: str, decimal: str) -> int | float:
     """The final answer, if it is one number."""
-    found = single_number(final_answer(response), decimal)
+    found = single_number(final_answer(without_denied(response)), decimal)
     if found is None:
         raise Unparsable(f"expected a number, got {shown(response)}")
     return found.value

@@ -77,8 +77,8 @@ def test_a_candidate_of_a_task_built_in_python_needs_a_task_folder_to_be_deploye
 @pytest.mark.parametrize(
     ("old", "new", "reason"),
     [
-        ("strategy: agent", "strategy: annealing", "`strategy` must be one of"),
-        ("strategy: agent", "strategy: gone.search:Annealing", "'gone.search' cannot be imported"),
+        ("strategy: agent", "strategy: 3", "config.strategy: must be a string"),
+        ("workers: 2", "workers: none", "config.workers: must be a whole number"),
         ("response_seed: 0", "respond_seed: 0", "config.respond_seed: is not a known key"),
         ("run: ", "run: [", "is not valid YAML"),
     ],
@@ -113,16 +113,12 @@ async def test_a_result_of_a_task_built_in_python_is_used_in_python(tmp_path: Pa
     assert "Use it:" not in output.getvalue(), "the baseline stays"
 
 
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [("strategy: agent", "strategy: gone.search:Annealing"), ("response_seed: 0", "respond_seed: 0")],
-)
-def test_a_finished_run_is_listed_and_shown_without_its_plugin(tmp_path: Path, old: str, new: str) -> None:
+def test_a_finished_run_whose_settings_cannot_be_read_is_listed_and_shown(tmp_path: Path) -> None:
     run = tmp_path / "capitals"
     shutil.copytree(FINISHED, run)
     request = run / "config.yaml"
     request.write_text(RunFolder.create(toy_task(), Config(runs=tmp_path)).path.joinpath("config.yaml").read_text())
-    request.write_text(request.read_text().replace(old, new, 1))
+    request.write_text(request.read_text().replace("response_seed: 0", "respond_seed: 0", 1))
     assert isinstance(find_run(run), UnreadableRun)
     listed, shown = io.StringIO(), io.StringIO()
     show_runs([f"runs={tmp_path}"], Console(file=listed, width=1000))

@@ -156,6 +156,10 @@ def test_a_row_in_another_format_is_reported_with_its_line(
         ("The answer is 9 (12 less 3).", "9"),
         ("The answer is 9, because 12 - 3 = 9.", "9"),
         ("10 - 3 = 7", "7"),
+        ("12 = 3*4", "12"),
+        ("#### 12 = 15 - 3", "12"),
+        ("The answer is not 5 but 6.", "6"),
+        ("It is 6, not 5.", "6"),
         (r"\boxed{3 \cdot 4}", r"3 \cdot 4"),
         (r"\boxed{x = 5}", "5"),
         ("The answer is 5 (five) apples", "5"),
@@ -174,7 +178,7 @@ def test_several_numbers_and_terms_are_not_read_as_one_number(written: str, fram
         answer(frame.format(written))
 
 
-@pytest.mark.parametrize("response", ["", "   ", "no number", "é!"])
+@pytest.mark.parametrize("response", ["", "   ", "no number", "é!", "The answer is not 5."])
 def test_a_response_without_mathematics_is_unparsable(response: str) -> None:
     with pytest.raises(Unparsable):
         answer(response)

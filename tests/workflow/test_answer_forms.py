@@ -85,6 +85,7 @@ BARE = [
     "`Kell`",
     "*Kell*",
     "_Kell_",
+    "__Kell__",
     "Answer: \u201cKell\u201d.",
     '1. "Kell"',
     '{"answer": "Kell"}',
@@ -122,6 +123,11 @@ async def test_a_bare_answer_is_without_what_models_write_around_it(response: st
         ("{}", "{}"),
         ('{"answer": 12}', "12"),
         ("Answer", "Answer"),
+        ("__init__", "__init__"),
+        ("`__init__`", "__init__"),
+        ("**__call__**", "__call__"),
+        ("Answer: __class_getitem__", "__class_getitem__"),
+        ('{"answer": "__all__"}', "__all__"),
         ("\u2014", "\u2014"),
     ],
 )
@@ -234,10 +240,37 @@ async def test_several_numbers_are_refused_if_one_is_wanted(written: str, frame:
         ("The 12 less the 3 that left are 9", 9),
         (r"x = 9", 9),
         ("2x = 18, so x = 9", 9),
+        ("12 = 3*4", 12),
+        ("So we have 12 = 3 * 4", 12),
+        ("The answer is 12 = 3 \u00d7 4 = 6 + 6.", 12),
+        (r"\boxed{12 = 3 \cdot 4}", 12),
+        ("#### 12 = 15 - 3", 12),
+        ("3*4 = 12", 12),
+        ("The answer is not 5 but 6", 6),
+        ("The answer is not 5, it is 6.", 6),
+        ("The answer isn't 5 apples but 6 apples", 6),
+        ("The answer is not **5** but **6**", 6),
+        (r"The answer is not \frac{1}{2} but \frac{3}{4}", 0.75),
+        ("The answer is not 5 or 7, but 6", 6),
+        ("It is 6, not 5", 6),
+        ("The answer is 6 rather than 5.", 6),
+        ("It cannot be 5. The answer is 6.", 6),
+        ("The answer is 6. The answer is not 5.", 6),
+        ("Es sind nicht 5, sondern 6", 6),
+        ("A knot 6", 6),
     ],
 )
 def test_one_number_is_read_from_the_final_answer(response: str, value: float) -> None:
     assert parsers.number(single=True)(response) == value
+
+
+@pytest.mark.parametrize(
+    "response",
+    ["The answer is not 5", "The answer isn't 5.", "Not 5 or 6.", "x = 3*4", "y - 5 = 3*4", "2x = 3*4", "12 = 3x"],
+)
+def test_a_response_that_states_no_number_is_unparsable(response: str) -> None:
+    with pytest.raises(Unparsable):
+        parsers.number(single=True)(response)
 
 
 def test_a_decimal_comma_holds_for_the_final_answer_too() -> None:

@@ -19,7 +19,7 @@ from agentopt.core.records import Score
 from agentopt.core.task import Example, Value
 from agentopt.evaluation.outputs import NOTHING_PARSABLE
 from agentopt.workflow import parsers
-from agentopt.workflow.final_answer import final_answer, single_number
+from agentopt.workflow.final_answer import final_answer, single_number, without_denied
 from agentopt.workflow.number_text import join_digits
 from agentopt.workflow.parsers import shown
 
@@ -103,7 +103,7 @@ def answer(response: str) -> str:
     Raises:
         Unparsable: If the response has neither mathematics nor a number, or its answer is several numbers.
     """
-    response = response[-LAST_CHARACTERS:]
+    response = without_denied(response[-LAST_CHARACTERS:])
     final = final_answer(response)
     number = single_number(final)
     if number is not None:
