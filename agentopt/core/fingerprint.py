@@ -24,7 +24,9 @@ VERSION = "v2-"
 """Begins every fingerprint of this form; those of version 0.1.0 are bare and leave out parts of the task."""
 
 
-LATER = frozenset({"cascade", "cost_measure", "demos", "effort", "knobs", "max_seconds", "max_usd", "settings"})
+LATER = frozenset(
+    ["cascade", "cost_measure", "demos", "effort", "knobs", "max_seconds", "max_usd", "settings", "temperature_of_one"]
+)
 """Fields that were added to a task since `VERSION`. Without a value they are left out: older runs can be resumed."""
 
 
@@ -57,7 +59,7 @@ def _described(value: Any, above: tuple[int, ...]) -> Any:
     inside = partial(_described, above=(*above, id(value)))
     if is_dataclass(value) and not isinstance(value, type):
         given = {f.name: getattr(value, f.name) for f in fields(value) if f.compare}
-        return [_name(type(value)), {name: inside(v) for name, v in given.items() if v or name not in LATER}]
+        return [_name(type(value)), {name: inside(v) for name, v in given.items() if v or v == 0 or name not in LATER}]
     if isinstance(value, Mapping):
         return ["mapping", sorted(([str(key), inside(item)] for key, item in value.items()), key=lambda pair: pair[0])]
     if isinstance(value, list | tuple):

@@ -7,6 +7,7 @@ judgement scores the same response again. NaN marks a missing score.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import comb
 
 import numpy as np
 
@@ -87,6 +88,25 @@ def score_table(evaluation: Evaluation) -> Floats:
         totals[place] += values
         known[place] += 1
     return np.where(known > 0, totals / np.maximum(known, 1), np.nan)
+
+
+def pass_at(scores: Floats, k: int) -> Floats | None:
+    """The probability that at least one of k responses to a row is right, for each row.
+
+    The unbiased estimate 1 - C(n - c, k) / C(n, k) of n responses, c of them right (arXiv 2107.03374).
+
+    Args:
+        scores: Shape (rows, repeats) or (rows, repeats, 1).
+        k: At most the number of repeats.
+
+    Returns:
+        One value for each row; None unless every score is there and is 0 or 1.
+    """
+    table = scores if scores.ndim == 2 else scores[:, :, 0]
+    if not np.isin(scores, (0.0, 1.0)).all() or table.size != scores.size:
+        return None
+    n = table.shape[1]
+    return np.array([1 - comb(n - int(right), k) / comb(n, k) for right in table.sum(axis=1)])
 
 
 def noise_parts(scores: Floats) -> NoiseParts:

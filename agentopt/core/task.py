@@ -79,8 +79,7 @@ class Fusion:
 
     `first`: the first that parses. `vote`: the most frequent value, ties to the earliest. `vote_list`: the most common
     list length k, then the k most frequent ids. `fuse`: one more call, to the subtask's model or to `model`, with all
-    samples in the prompt, for the best single answer. `best_of`: the highest `judge(inputs, value)`;
-    the judge does not see the target.
+    samples in the prompt, for the best single answer. `best_of`: the highest `judge(inputs, value)`.
 
     Attributes:
         method: A registered fusion, or one to import, as `package.module:name`.
@@ -130,8 +129,7 @@ class TokenLengths:
 
 
 ContextFunction = Callable[[Mapping[str, Any], Mapping[str, Value]], Any]
-"""A function of inputs and outputs, sync or async, called before a subtask's prompt is rendered; its result is
-available to the template. It should be deterministic: its result is part of the prompt, and so of the cache key."""
+"""A function of inputs and outputs, called before a subtask's prompt is rendered. It should be deterministic."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +146,7 @@ class Subtask:
         fusion: How several samples become one value.
         max_tokens: Most tokens of one response.
         temperature: Of one response, as `top_p` and `stop` are.
+        temperature_of_one: In place of `temperature` for candidates with one sample.
         json_schema: JSON text of a schema that endpoints enforce, if they can.
         reads: The subtasks whose output the prompt or `context` uses.
         tokens: Nominal lengths for costs in units; measured on the baseline if None.
@@ -160,8 +159,8 @@ class Subtask:
         tools: Tools of one call of a program, each as JSON text; `tool_choice` and `parallel_tool_calls` likewise.
         effort: How much a model that reasons should, such as `low`; sent to models that have a reasoning effort.
         knobs: Values that the template reads as `knobs.NAME`, and functions as `outputs["knobs"]["NAME"]`.
-        settings: What a search varies beside model and samples, such as `{"temperature": (0, 0.7), "knobs.passages":
-            (3, 5)}`. The first value of each is the baseline's, and replaces the field of that name.
+        settings: What a search varies beside model and samples, such as `{"temperature": (0, 0.7)}`. The first value of
+            each is the baseline's, and replaces the field of that name.
         cascade: Two of the models: the second answers if the first one's samples are not reliable.
         demos: The numbers of demonstrations to try, and how they are shown.
 
@@ -178,6 +177,7 @@ class Subtask:
     fusion: Fusion = field(default_factory=Fusion)
     max_tokens: int = 64
     temperature: float | None = None
+    temperature_of_one: float | None = None
     top_p: float | None = None
     stop: tuple[str, ...] = ()
     json_schema: str | None = None
@@ -210,7 +210,7 @@ class Subtask:
         task_rules.check_counts(self.num_samples, where)
         if self.cascade:
             task_rules.check_cascade(self.cascade, self.models, where)
-        task_rules.check_sampling(self.max_tokens, self.temperature, self.top_p, where)
+        task_rules.check_sampling(self.max_tokens, (self.temperature, self.temperature_of_one), self.top_p, where)
         own = {CONTEXT: bool(self.context), KNOBS: bool(self.knobs)}
         task_rules.check_own_names([name for name, has in own.items() if has], self.reads, where)
 

@@ -173,18 +173,19 @@ def check_counts(counts: Sequence[Any], where: str) -> None:
         raise TaskError(rule, where=where, remedy="allow fewer samples")
 
 
-def check_sampling(max_tokens: int, temperature: float | None, top_p: float | None, where: str) -> None:
+def check_sampling(max_tokens: int, temperatures: Sequence[float | None], top_p: float | None, where: str) -> None:
     """Raise `TaskError` unless the settings of a response are in their ranges.
 
     Args:
         max_tokens: From 1 to `MOST_TOKENS`.
-        temperature: From 0 to 2.
+        temperatures: That of several samples and that of one, from 0 to 2.
         top_p: Above 0 and at most 1.
         where: The place of the value, for the error.
     """
+    named = zip(("temperature", "temperature_of_one"), temperatures, strict=True)
     for name, value, fits, rule in (
         ("max_tokens", max_tokens, 1 <= max_tokens <= MOST_TOKENS, f"from 1 to {MOST_TOKENS:,}"),
-        ("temperature", temperature, temperature is None or 0 <= temperature <= 2, "from 0 to 2"),
+        *((name, value, value is None or 0 <= value <= 2, "from 0 to 2") for name, value in named),
         ("top_p", top_p, top_p is None or 0 < top_p <= 1, "above 0 and at most 1"),
     ):
         if not fits:

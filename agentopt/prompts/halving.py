@@ -13,7 +13,7 @@ from math import ceil, log2
 import numpy as np
 from numpy.typing import NDArray
 
-from agentopt.core.stats import Floats, cells
+from agentopt.core.stats import Estimator, Floats, cells
 from agentopt.prompts.covariance import covariance
 from agentopt.prompts.row_model import blup_scores, next_rows, row_model
 from agentopt.prompts.settings import RowFilter
@@ -39,6 +39,9 @@ class RaceSettings:
 
     repeats: int = 16
     """Most responses of one system prompt on one row."""
+
+    estimator: Estimator = "unbiased"
+    """How `p1` estimates the noise of responses."""
 
     halve: bool = True
     """Whether half of the candidates is dropped after each round; otherwise all get the same number of responses."""
@@ -183,7 +186,7 @@ def _p1(rewards: Floats, counts: Counts, number: int, settings: RaceSettings, or
     """The p1 subset of the rewards so far; every row in turn until enough rows have repeated responses."""
     if _answered(rewards) < 2:
         return _all(rewards, counts, number, settings, order)
-    g = covariance(cells(rewards))
+    g = covariance(cells(rewards, settings.estimator))
     if (~np.isnan(np.diag(g))).sum() < settings.k_top:
         return _all(rewards, counts, number, settings, order)
     return _in_turn(best_subset(g, settings.k_top).user_prompts, counts, number, settings.repeats)

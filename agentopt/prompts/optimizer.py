@@ -184,7 +184,7 @@ class PromptOptimizer:
     def _race(self, candidate: Candidate, subtask: str, most_rows: int) -> tuple[Rewards, Race]:
         settings, examples = self.settings, sampled_examples(self.task.splits.get("train", ()), most_rows, self.seed)
         rewards = Rewards(self.evaluator, candidate, subtask, examples, self.on_reward)
-        how = RaceSettings(settings.filter, min(settings.k_top, len(examples)), settings.repeats)
+        how = RaceSettings(settings.filter, min(settings.k_top, len(examples)), settings.repeats, settings.estimator)
         return rewards, Race(rewards, len(examples), candidate[subtask].system_prompt, how, seed=self.seed)
 
     def _chain(self, rewards: Rewards, metric_calls: int = 0) -> Callable[[Race, int], Awaitable[list[NewPrompt]]]:

@@ -55,7 +55,7 @@ async def run_pilot(
     Args:
         rewards: Samples the rewards.
         proposers: System prompt -> name of its proposer.
-        settings: `k_top` and `repeats`, the most responses per cell.
+        settings: `k_top`, `estimator` and `repeats`, the most responses per cell.
         seed: Seed of the analysis.
         on_note: Called with a line of progress before each pass.
 
@@ -67,7 +67,8 @@ async def run_pilot(
     k_top = min(settings.k_top, len(everyone))
     try:
         table = await _measure(rewards, system_prompts, k_top, settings.repeats, seed, on_note)
-        analysis = analyse(table, k_top=k_top, intended=(len(everyone), float(settings.repeats)), seed=seed)
+        intended = (len(everyone), float(settings.repeats))
+        analysis = analyse(table, k_top=k_top, intended=intended, estimator=settings.estimator, seed=seed)
     except ValueError as error:  # the filter raises it for missing rewards
         raise PilotError(f"the pilot cannot be analysed: {error}") from error
     tokens = tuple(rewards.mean_tokens(prompt, everyone) for prompt in system_prompts)

@@ -45,6 +45,9 @@ class PromptSettings(Strict):
     """Most responses for each system prompt on each user prompt."""
     k_top: Count = 2
     """Number of user prompts that `p1`, `random` and the pilot of `diagnose` choose."""
+    estimator: Literal["unbiased", "paper"] = "unbiased"
+    """How the p1 filter estimates the noise of responses: `unbiased`, or too small by the factor (M-1)/M, as the
+    `paper` does."""
     rounds: Count = 3
     """Most batches of proposals; the budget may allow fewer."""
     batch_size: Count = 4

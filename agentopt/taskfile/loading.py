@@ -9,7 +9,6 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
-from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -43,10 +42,11 @@ from agentopt.models.measure import measure_of
 from agentopt.models.providers import adding_command
 from agentopt.taskfile.data import Row, check_duplicates, check_leaks, correct_row, read_rows
 from agentopt.taskfile.named import Named, build
+from agentopt.taskfile.order import in_order
 from agentopt.taskfile.overrides import Overrides
 from agentopt.taskfile.program import MAX_TOKENS, check_prompts, read_program, settings_left
-from agentopt.taskfile.reader import into_splits, read_dataset
-from agentopt.taskfile.schema import SubtaskSpec, TaskSpec
+from agentopt.taskfile.reader import into_splits, read_dataset, read_split
+from agentopt.taskfile.schema import SplitSpec, SubtaskSpec, TaskSpec
 from agentopt.taskfile.scoring import build_metrics, build_scorer, check_readable, check_targets, is_comparison
 from agentopt.taskfile.sources import source_name
 from agentopt.taskfile.varied import check_knobs, read_axes, read_cascade, read_demos
@@ -230,10 +230,18 @@ class _Reader:
         if data.source:
             every = self._file_rows(data.source, self.at("data.source"))
             return into_splits(every, data.splits, data.split_seed, source_name(data.source, self.file.parent)), ()
-        files: dict[Split, str | None] = {"train": data.train, "validation": data.validation, "test": data.test}
-        return {
-            split: self._file_rows(name, self.at(f"data.{split}")) for split, name in files.items() if name is not None
-        }, ()
+        given: dict[Split, str | SplitSpec | None] = {
+            "train": data.train,
+            "validation": data.validation,
+            "test": data.test,
+        }
+        read = {split: self._split_rows(of, self.at(f"data.{split}")) for split, of in given.items() if of is not None}
+        return {split: rows for split, (rows, _) in read.items()}, tuple(n for _, notes in read.values() for n in notes)
+
+    def _split_rows(self, given: str | SplitSpec, where: str) -> tuple[list[Row], tuple[str, ...]]:
+        if isinstance(given, SplitSpec):
+            return read_split(given, self.file.parent, self.functions, where)
+        return self._file_rows(given, where), ()
 
     def _file_rows(self, source: str, where: str) -> list[Row]:
         needed = is_comparison(self.spec.scorer)
@@ -355,32 +363,6 @@ class _Reader:
                     rule = f"a pass must cost at least 0 units, but one of {model!r} costs {cost:.3g}"
                     remedy = "set cost.unit to a pass of the task's smallest model"
                     raise TaskError(rule, where=self.at("tokens", spec), remedy=remedy)
-
-
-def in_order(reads: Mapping[str, tuple[str, ...]], where: str) -> list[str]:
-    """Sort subtasks so that each comes after all it reads, otherwise in the order of the file.
-
-    Args:
-        reads: Subtask -> the subtasks that it reads.
-        where: The place of the subtasks, for messages.
-
-    Raises:
-        TaskError: Subtasks read each other in a circle.
-    """
-    sorter = TopologicalSorter(reads)
-    try:
-        sorter.prepare()
-    except CycleError as error:
-        rule = f"subtasks must not read each other in a circle, but got {' -> '.join(reversed(error.args[1]))}"
-        raise TaskError(rule, where=where, remedy="remove one of these references") from error
-    names, ready, done = list(reads), set[str](), list[str]()
-    while sorter.is_active():
-        ready |= set(sorter.get_ready())
-        first = min(ready, key=names.index)
-        ready.remove(first)
-        done.append(first)
-        sorter.done(first)
-    return done
 
 
 def _named_models(registry: Registry, spec: Named, where: str) -> Iterator[tuple[str, str]]:

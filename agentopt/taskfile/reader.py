@@ -25,7 +25,7 @@ from agentopt.core.yaml_models import did_you_mean
 from agentopt.taskfile.columns import ColumnError, DatasetRow
 from agentopt.taskfile.data import Row
 from agentopt.taskfile.hub import HubLoader
-from agentopt.taskfile.schema import DataSpec, SplitsSpec
+from agentopt.taskfile.schema import DataSpec, SplitSpec, SplitsSpec
 from agentopt.taskfile.sources import rows_of, source_name
 from agentopt.taskfile.table import Placed
 
@@ -57,11 +57,32 @@ def read_dataset(
         remedy = "add -c data=FILE; the task's README has its address"
         raise TaskError(rule, where=f"{where}.source", remedy=remedy)
     assert data.reader
+    own = SplitSpec(source=data.source, reader=data.reader, options=data.options)
+    rows, notes = read_split(own, folder, functions, where, hub=hub)
+    return into_splits(rows, data.splits, data.split_seed, source_name(data.source, folder)), notes
+
+
+def read_split(
+    data: SplitSpec, folder: Path, functions: Functions, where: str, *, hub: HubLoader | None = None
+) -> tuple[list[Row], tuple[str, ...]]:
+    """Read the examples of one dataset, as `read_dataset` without splitting them.
+
+    Args:
+        data: The source, the reader and its options.
+        folder: The task folder.
+        functions: Loads the reader.
+        where: The place of the key, for messages.
+        hub: Loads `hf:` datasets; by default with the library `datasets`.
+
+    Returns:
+        The rows, in the order of the source, and a note on those that the reader left out, if there are any.
+
+    Raises:
+        TaskError: An option is refused, or the reader fails on a row.
+    """
     read = _reader(data, folder, functions, where)
-    named = source_name(data.source, folder)
-    rows, left_out = _rows(rows_of(data.source, folder, f"{where}.source", hub), read, named)
-    notes = (_left_out_note(left_out, len(rows), bool(data.options)),) if left_out else ()
-    return into_splits(rows, data.splits, data.split_seed, named), notes
+    rows, left_out = _rows(rows_of(data.source, folder, f"{where}.source", hub), read, source_name(data.source, folder))
+    return rows, (_left_out_note(left_out, len(rows), bool(data.options)),) if left_out else ()
 
 
 def _left_out_note(places: Sequence[str], used: int, has_options: bool) -> str:
@@ -70,9 +91,8 @@ def _left_out_note(places: Sequence[str], used: int, has_options: bool) -> str:
     return f"the reader left out {len(places)} of {counted(len(places) + used, 'row')}, such as {places[0]}{remedy}"
 
 
-def _reader(data: DataSpec, folder: Path, functions: Functions, where: str) -> Callable[[Mapping[str, Any]], Any]:
+def _reader(data: SplitSpec, folder: Path, functions: Functions, where: str) -> Callable[[Mapping[str, Any]], Any]:
     """The reader with its options, which are checked against its parameters."""
-    assert data.reader
     function = functions(data.reader, f"{where}.reader")
     known = list(inspect.signature(function).parameters.values())[1:]
     names = [p.name for p in known if p.kind is not p.VAR_KEYWORD]
@@ -100,7 +120,7 @@ def _reader(data: DataSpec, folder: Path, functions: Functions, where: str) -> C
 _PLAIN = {str, int, float, bool, NoneType}
 
 
-def _check_kinds(data: DataSpec, function: Callable[..., Any], where: str) -> None:
+def _check_kinds(data: SplitSpec, function: Callable[..., Any], where: str) -> None:
     """Raise `TaskError` for an option that is not of the type of the reader's parameter, if that is a plain one."""
     try:
         hints = get_type_hints(function)

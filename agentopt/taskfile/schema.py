@@ -115,15 +115,38 @@ class SplitsSpec(Strict):
         return {"train": 0.2, "validation": 0.4, "test": 0.4} if data == {} else data
 
 
+class SplitSpec(Strict):
+    """A split that is a dataset of its own in its public format, with its reader."""
+
+    source: Text
+    """The dataset, of a form in `sources`."""
+    reader: FunctionName
+    """As `data.reader`."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """As `data.options`."""
+
+
+def _as_split(value: Any) -> Any:
+    if value is None or isinstance(value, str | Mapping | SplitSpec):
+        return value
+    raise _error(f"must be a file, or a mapping with a source and a reader, but got {shown(value)}", _OF_A_SPLIT)
+
+
+_OF_A_SPLIT = 'write FILE.jsonl, or {source: FILE, reader: "reader.py:read"}'
+Split = Annotated[Text | SplitSpec, BeforeValidator(_as_split), Form(_OF_A_SPLIT)]
+"""The file of a split, or a dataset with a reader of its own."""
+
+
 class DataSpec(Strict):
     """The splits: a file for each, or one dataset for all, of a form in `sources`; a reader reads its public format."""
 
-    train: Text | None = None
+    train: Split | None = None
     """Examples for the prompt optimiser."""
-    validation: Text | None = None
+    validation: Split | None = None
     """Examples that the search optimises on."""
-    test: Text | None = None
-    """Examples for the verdict, which the search does not use."""
+    test: Split | None = None
+    """Examples for the verdict, which the search does not use. Each of the three is a file, or a mapping with a
+    `source`, a `reader` and its `options`."""
     source: Text | None = None
     """One dataset for all splits. `-c data=FILE` sets it."""
     reader: FunctionName | None = None
@@ -267,6 +290,8 @@ class SubtaskSpec(Strict):
     """Most tokens of one response; several, such as [64, 256], are searched, and the first is the baseline's."""
     temperature: Annotated[Annotated[float, Field(ge=0, le=2)] | None, _SEVERAL] = None
     """One, or several, as `max_tokens`."""
+    temperature_of_one: Annotated[float, Field(ge=0, le=2)] | None = None
+    """The temperature of candidates with one sample, which need no variety; `temperature` unless given."""
     effort: Annotated[Text | None, _SEVERAL] = None
     """How much a model that reasons should, such as `low`; one, or several."""
     knobs: dict[Text, Knob] = Field(default_factory=dict)
@@ -291,6 +316,13 @@ class SubtaskSpec(Strict):
         own = {name: getattr(self, name) for name in KNOWN}
         given = own | {f"{KNOBS}.{name}": value for name, value in self.knobs.items()}
         return {name: value for name, value in given.items() if isinstance(value, tuple)}
+
+    @model_validator(mode="after")
+    def _one_temperature(self) -> SubtaskSpec:
+        if self.temperature_of_one is not None and isinstance(self.temperature, tuple):
+            rule = "`temperature_of_one` goes with one `temperature`, but several are searched"
+            raise _error(rule, "remove it, or give one temperature")
+        return self
 
     @model_validator(mode="before")
     @classmethod

@@ -131,6 +131,7 @@ def fuse(
     inputs: Mapping[str, Any],
     model: ModelName | None = None,
     prompt: Annotated[str, AfterValidator(_fusion_prompt)] | None = None,
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.0,
 ) -> Value:
     """A vote, for use without a model; with one, `sampling` makes one more call that reads all samples.
 
@@ -139,8 +140,14 @@ def fuse(
         inputs: The example's inputs.
         model: The model to call; the subtask's own by default.
         prompt: A template over `question` and `answers`.
+        temperature: The sampling temperature of that call.
     """
     return vote(values, inputs)
+
+
+def fusion_temperature(fusion: Fusion) -> float:
+    """The sampling temperature of the call that `fuse` makes."""
+    return float(fusion.options.get("temperature", 0.0))
 
 
 def fusion_message(fusion: Fusion, question: str, answers: Sequence[str]) -> Message:

@@ -22,7 +22,7 @@ from agentopt.models.catalog import ModelSpec
 from agentopt.models.thoughts import split_thought
 from agentopt.workflow.base import FIRST_DRAW, Draw, Prompt
 from agentopt.workflow.escalation import reason_to_escalate
-from agentopt.workflow.fusion import fuse_values, fusion_message, vote, vote_key
+from agentopt.workflow.fusion import fuse_values, fusion_message, fusion_temperature, vote, vote_key
 from agentopt.workflow.parsers import FrontParser, python
 from agentopt.workflow.tool_calls import CalledTools, read_tool_calls, vote_on_calls
 from agentopt.workflow.vote_stopping import Stop, Vote, samples_to_draw
@@ -148,7 +148,7 @@ class SubtaskSampler:
             messages=messages,
             n=1,
             first_repeat=repeat,
-            temperature=0.0,
+            temperature=fusion_temperature(subtask.fusion),
             reasoning_effort=request.reasoning_effort if self.specs[name].has_effort else None,
             purpose="fusion",
             # Messages with tool calls require their tools, but the samples have decided that none is called.
@@ -240,9 +240,12 @@ def configured(subtask: Subtask, choice: SubtaskChoice) -> Subtask:
         subtask: The subtask.
         choice: The choice.
     """
-    if not choice.settings:
-        return subtask
-    return replace(subtask, settings=(), **fields_for(subtask, choice.settings))
+    changes = {"settings": (), **fields_for(subtask, choice.settings)} if choice.settings else {}
+    if subtask.temperature_of_one is not None:
+        changes["temperature_of_one"] = None
+        if choice.num_samples == 1:
+            changes["temperature"] = subtask.temperature_of_one
+    return replace(subtask, **changes) if changes else subtask
 
 
 def request_for(subtask: Subtask, choice: SubtaskChoice, prompt: Prompt, draw: Draw = FIRST_DRAW) -> Request:

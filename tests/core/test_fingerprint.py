@@ -65,6 +65,7 @@ SUBTASK_CHANGES: dict[str, Any] = {
     "tools": ("{}",),
     "tool_choice": '"auto"',
     "parallel_tool_calls": False,
+    "temperature_of_one": 0.0,
     "effort": "low",
     "cascade": Cascade("small", "medium"),
     "demos": Demos((0, 2)),

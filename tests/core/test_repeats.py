@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentopt.core.repeats import noise_parts, repeated_mean
+from agentopt.core.repeats import noise_parts, pass_at, repeated_mean
 from agentopt.core.stats import mean_interval
 
 
@@ -62,3 +64,17 @@ def test_rows_without_a_score_are_left_out_and_no_score_at_all_is_refused() -> N
     assert (found.mean, found.rows, found.repeats) == (0.75, 2, 2)
     with pytest.raises(ValueError, match="at least one score"):
         repeated_mean(np.full((2, 2), np.nan))
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 5])
+def test_pass_at_k_is_the_share_of_the_subsets_that_have_a_right_response(k: int) -> None:
+    table = np.array([[0, 1, 0, 1, 0], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1], [0, 0, 0, 0, 1]], float)
+    by_hand = [np.mean([any(row[list(chosen)]) for chosen in combinations(range(5), k)]) for row in table]
+    assert pass_at(table, k) == pytest.approx(by_hand)
+    assert pass_at(table[:, :, None], k) == pytest.approx(by_hand)
+
+
+@pytest.mark.parametrize("odd", [0.5, np.nan, 2.0])
+def test_pass_at_k_is_unknown_for_scores_that_are_neither_right_nor_wrong(odd: float) -> None:
+    assert pass_at(np.array([[0.0, 1.0], [odd, 1.0]]), 2) is None
+    assert pass_at(np.ones((2, 2, 2)), 2) is None, "a response that was judged twice"

@@ -151,7 +151,7 @@ def spec_of_task(**changes: Any) -> dict[str, Any]:
         "object": {
             "prompt": "json: {{ inputs.word }} {{ amount.output }}",
             "parse": {"kind": "json", "schema": schema},
-            "fuse": {"method": "fuse", "model": "single"},
+            "fuse": {"method": "fuse", "model": "single", "temperature": 0.3},
         },
         "fruit": {
             "prompt": "fruit: {{ object.output.fruit }}",
@@ -163,6 +163,8 @@ def spec_of_task(**changes: Any) -> dict[str, Any]:
             "prompt": "{% for f in fruit.output %}{{ loop.index }}{{ f }}{% endfor %} choice",
             "parse": {"kind": "choice", "options": ["yes", "no"]},
             "models": ["base"],
+            "num_samples": [1, 2],
+            "temperature_of_one": 0.2,
         },
     }
     for name, change in changes.items():

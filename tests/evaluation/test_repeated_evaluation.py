@@ -195,6 +195,9 @@ async def test_the_command_prints_the_repeats_and_the_noise_and_json(
     assert "n=12 of 12, mean of 4 repeats" in text.getvalue()
     assert "variance of one score: rows " in text.getvalue()
     assert report["repeats"] == 4
+    assert list(report["pass_at"]) == ["2", "4"]
+    assert score < report["pass_at"]["2"]["score"] < report["pass_at"]["4"]["score"]
+    assert f"pass@4 {report['pass_at']['4']['score']:.3f} (" in text.getvalue()
     assert report["noise"]["sampling"] > 0
     assert report["noise"]["judge"] == 0
     assert len(report["scores"]) == 12

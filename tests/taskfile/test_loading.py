@@ -19,7 +19,8 @@ from agentopt.core.task import Example, Scorer
 from agentopt.evaluation.judge import Judge
 from agentopt.models.catalog import ModelSpec
 from agentopt.taskfile.data import Row
-from agentopt.taskfile.loading import in_order, load_task
+from agentopt.taskfile.loading import load_task
+from agentopt.taskfile.order import in_order
 from agentopt.taskfile.overrides import Overrides
 from agentopt.taskfile.scoring import Rows, check_targets
 

@@ -440,3 +440,51 @@ def test_on_the_command_line_data_is_short_for_the_tasks_keys_and_relative_to_wh
     }
     assert load_config(["task.data.source=x.jsonl"]).task == {"data.source": f"{here}/x.jsonl"}
     assert load_config(["data=hf:a/b@c"]).task == {"data.source": "hf:a/b@c"}
+
+
+def with_splits(tmp_path: Path, **changes: Any) -> Path:
+    """A task whose splits are three datasets: two with readers of their own, and a file of plain rows."""
+    write(tmp_path, rows(4))
+    (tmp_path / "other.jsonl").write_text("\n".join(json.dumps({"id": f"o{n}", "answer": "Kell"}) for n in range(3)))
+    (tmp_path / "plain.jsonl").write_text(json.dumps({"id": "p0", "facts": "x", "target": "Kell"}))
+    of_other = {"source": "other.jsonl", "reader": "other.py:read"}
+    (tmp_path / "other.py").write_text(
+        "from agentopt.core.task import Example\n"
+        "def read(row, *, prefix: str = ''):\n"
+        "    return Example(prefix + row['id'], {'facts': row['id']}, row['answer']) if row['id'] != 'o1' else None\n"
+    )
+    train = {"source": "rows.jsonl", "reader": "reader.py:read", "options": {"most": 1}}
+    data = {"train": train, "validation": "plain.jsonl", "test": of_other, **changes}
+    (tmp_path / "task.yaml").write_text(yaml.safe_dump({**spec(), "data": data}))
+    return tmp_path
+
+
+def test_each_split_may_have_a_dataset_and_a_reader_of_its_own(tmp_path: Path) -> None:
+    task = load_task(with_splits(tmp_path))
+    assert {split: [e.id for e in of] for split, of in task.splits.items()} == {
+        "train": ["r0", "r1", "r2", "r3"],
+        "validation": ["p0"],
+        "test": ["o0", "o2"],
+    }
+    assert task.splits["train"][0].inputs["facts"] == ["a0"]
+    assert task.notes == (f"the reader left out 1 of 3 rows, such as {tmp_path / 'other.jsonl'}:2",)
+    again = load_task(tmp_path, overrides={"data.test.options": {"prefix": "x"}})
+    assert [e.id for e in again.splits["test"]] == ["xo0", "xo2"]
+
+
+@pytest.mark.parametrize(
+    ("test", "words"),
+    [
+        ({"source": "other.jsonl"}, ["data.test.reader"]),
+        ({"source": "other.jsonl", "reader": "other.py:read", "option": 1}, ["data.test.option", "options"]),
+        ({"source": "other.jsonl", "reader": "other.py:read", "options": {"prefx": "x"}}, ["prefx", "prefix"]),
+        ({"source": "none.jsonl", "reader": "other.py:read"}, ["none.jsonl"]),
+        ({"source": "rows.jsonl", "reader": "reader.py:read"}, ["rows.jsonl:1", "also in train"]),
+        (3, ["data.test", "source and a reader"]),
+        (["other.jsonl"], ["data.test", "source and a reader"]),
+    ],
+)
+def test_a_split_with_a_mistake_is_named(tmp_path: Path, test: Any, words: list[str]) -> None:
+    with pytest.raises(TaskError) as caught:
+        load_task(with_splits(tmp_path, test=test))
+    assert all(word in str(caught.value) for word in words), str(caught.value)

@@ -15,7 +15,7 @@ from agentopt.models.base import Choice, Request, Response
 from agentopt.models.catalog import Catalog, ModelSpec
 from agentopt.testing.toy import LARGE, toy_model, toy_task
 from agentopt.workflow import parsers
-from agentopt.workflow.sampling import SubtaskSampler
+from agentopt.workflow.sampling import SubtaskSampler, request_for
 
 
 async def test_a_pass_that_is_smaller_than_the_unit_costs_nothing_and_never_less() -> None:
@@ -93,3 +93,25 @@ async def test_usd_counts_cached_and_reasoning_tokens_and_every_request() -> Non
     assert use.usd == pytest.approx(2 * prompt + 3 * sample), "three samples in two requests"
     assert use.fusion_usd == pytest.approx(prompt + sample)
     assert (use.cached_tokens, use.reasoning_tokens, use.seconds) == (40, 18, 2.0)
+
+
+@pytest.mark.parametrize(("of_one", "count", "used"), [(0.3, 1, 0.3), (0.3, 2, 0.9), (0.0, 1, 0.0), (None, 1, 0.9)])
+async def test_a_candidate_with_one_sample_may_have_a_temperature_of_its_own(
+    of_one: float | None, count: int, used: float
+) -> None:
+    model = Thinking(*["3"] * count)
+    subtask = replace(toy_task()["find"], temperature=0.9, temperature_of_one=of_one, parse=parsers.number())
+    choice = SubtaskChoice(LARGE, count, "")
+    await SubtaskSampler(model, Catalog.load()).answer(subtask, choice, "?", {})
+    assert [request.temperature for request in model.requests] == [used]
+    assert request_for(subtask, choice, "?").temperature == used
+
+
+@pytest.mark.parametrize(("options", "used"), [({}, 0.0), ({"temperature": 0.3}, 0.3), ({"temperature": 0}, 0)])
+async def test_the_fusion_call_has_the_temperature_of_its_option(options: dict[str, Any], used: float) -> None:
+    model, fusion = Thinking("3", "5"), Fusion("fuse", options=options)
+    subtask = replace(
+        toy_task()["find"], fusion=fusion, temperature=0.9, temperature_of_one=0.1, parse=parsers.number()
+    )
+    await SubtaskSampler(model, Catalog.load()).answer(subtask, SubtaskChoice(LARGE, 2, ""), "?", {})
+    assert [request.temperature for request in model.requests] == [0.9, used]

@@ -17,7 +17,8 @@ from agentopt.core.budget import Usage
 from agentopt.core.events import Event, ExampleDone, JournalUsed, Spent
 from agentopt.core.phrases import failures_in_words
 from agentopt.core.records import Evaluation, Split, SubtaskUse, TrialState
-from agentopt.core.repeats import NoiseParts, noise_parts, score_table
+from agentopt.core.repeats import NoiseParts, noise_parts, pass_at, score_table
+from agentopt.core.stats import mean_interval
 from agentopt.core.usd import format_usd
 from agentopt.report.bars import counting_bar
 from agentopt.report.formatting import APPROXIMATE, format_interval
@@ -89,13 +90,26 @@ def show_evaluation(evaluation: Evaluation, console: Console, notes: Iterable[st
             console.print(f"  {APPROXIMATE}")
         if evaluation.repeats > 1:
             console.print(f"  {_noise(evaluation)}")
-        for name, metric in Measured.metrics_of(evaluation).items():
+        of_repeats = {f"pass@{k}": found for k, found in passes(evaluation).items()}
+        for name, metric in {**of_repeats, **Measured.metrics_of(evaluation)}.items():
             console.print(f"  {name} {metric.score:.3f} {format_interval(metric.interval)}", markup=False)
         console.print(_cost(evaluation))
     for note in notes:
         print_plain(console, note)
     for line in failures_in_words(evaluation.errors, evaluation.planned, "row"):
         print_plain(console, f"  {line}")
+
+
+def passes(evaluation: Evaluation) -> dict[int, Measured]:
+    """pass@k for the powers of two up to the number of repeats, and that number; none unless scores are 0 or 1."""
+    table, found = score_table(evaluation), {}
+    most = evaluation.repeats
+    for k in sorted({*(2**power for power in range(1, most.bit_length())), most} - {1}):
+        rows = pass_at(table, k)
+        if rows is not None and len(rows):
+            ends = mean_interval(rows.tolist())
+            found[k] = Measured(float(rows.mean()), ends, len(rows), evaluation.planned_scores)
+    return found
 
 
 def _noise(evaluation: Evaluation) -> str:
@@ -129,6 +143,7 @@ class EvaluationSummary:
         repeats: Independent repeats of each example.
         score: Mean score with its 95% interval; None if no example could be scored.
         noise: Variance of one score by source; None with one repeat.
+        pass_at: k -> the mean of pass@k; empty with one repeat, or if a score is neither 0 nor 1.
         metrics: Metric -> its mean.
         per_example: Tokens, USD, seconds and others of one example, on average; None if none could be scored.
         latency: p50 and p95 of an example in seconds; None if they are not known.
@@ -144,6 +159,7 @@ class EvaluationSummary:
     repeats: int
     score: Measured | None
     noise: NoiseParts | None
+    pass_at: dict[int, Measured]
     metrics: dict[str, Measured]
     per_example: dict[str, float] | None
     latency: dict[str, float | None]
@@ -163,6 +179,7 @@ class EvaluationSummary:
             repeats=evaluation.repeats,
             score=measured,
             noise=noise_parts(score_table(evaluation)) if evaluation.repeats > 1 else None,
+            pass_at=passes(evaluation),
             metrics=Measured.metrics_of(evaluation),
             per_example={f.name: mean(f.name) for f in fields(SubtaskUse)} if measured else None,
             latency={"p50": evaluation.latency(0.5), "p95": evaluation.latency(0.95)},

@@ -22,7 +22,8 @@ from agentopt.deploy.deployment import Deployment
 from agentopt.deploy.export.endpoints import call_settings, endpoint_of, url_variable
 from agentopt.deploy.export.source import ELSEWHERE, Extraction
 from agentopt.models.catalog import ModelSpec
-from agentopt.taskfile.loading import in_order, read_spec
+from agentopt.taskfile.loading import read_spec
+from agentopt.taskfile.order import in_order
 from agentopt.taskfile.schema import SubtaskSpec, TaskSpec
 from agentopt.workflow import fusion as fusion_module
 from agentopt.workflow import parsers as parsers_module
@@ -185,7 +186,8 @@ Needs `pip install {" ".join(self._parts.libraries)}`{needs}.{serving}
             return "None"
         model = spec.fuse.options.get("model") or choice.model
         template = spec.fuse.options.get("prompt") or fusion_module.FUSION_PROMPT
-        settings = self._settings(spec.name, model, temperature=0.0)
+        at = fusion_module.fusion_temperature(self._configured(spec.name).fusion)
+        settings = self._settings(spec.name, model, temperature=at)
         return f"FusionCall({self._endpoint(spec.name, model)}, {settings!r}, {_text(template)})"
 
     def _cascade(self, spec: SubtaskSpec, choice: SubtaskChoice) -> str:

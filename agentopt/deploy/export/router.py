@@ -18,6 +18,7 @@ from agentopt.deploy.deployment import Deployment
 from agentopt.deploy.export.endpoints import call_settings, url_variable
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.openai_route import NO_KEY
+from agentopt.workflow.fusion import fusion_temperature
 from agentopt.workflow.sampling import configured, stop_of
 
 
@@ -38,7 +39,8 @@ def router_config(deployment: Deployment) -> str:
         if subtask.fusion.method == "fuse" and choice.num_samples > 1:
             model = subtask.fusion.model or choice.model
             spec, left_out = deployment.specs[model], deployment.refused_by(model, subtask)
-            settings = call_settings(spec, replace(subtask, temperature=0.0), left_out=left_out)
+            fusing = replace(subtask, temperature=fusion_temperature(subtask.fusion))
+            settings = call_settings(spec, fusing, left_out=left_out)
             entries.append(_entry(f"{name}/fusion", spec, settings, 1, {}))
         if big := escalating(declared, choice):
             spec, left_out = deployment.specs[big], deployment.refused_by(big, subtask)
