@@ -10,6 +10,7 @@ import gc
 import os
 import signal
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -80,6 +81,9 @@ def _check_live(live: bool, port: int, *, is_opened: bool = False) -> None:
     if not live and (port or is_opened):
         given = "--port" if port else "--open"
         raise UserError(f"{given} is an option of --live, which is not given", remedy="add --live")
+
+
+commands = cache(lambda: typer.main.get_command(app))  # building them takes a third of the time of a short one
 
 
 @app.callback()
@@ -383,7 +387,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     try:
         check_arguments(sys.argv[1:])
-        app(prog_name="agentopt")
+        commands()(prog_name="agentopt")
     except AgentoptError as error:
         _fail(error, 2 if isinstance(error, UserError) else 1)
 

@@ -148,7 +148,7 @@ def test_a_mutated_file_is_refused_in_one_message_or_works(
 
 
 def test_unchanged_files_work(template: Path, tmp_path: Path) -> None:
-    for attack in ATTACKS:
+    for attack in {attack.command: attack for attack in ATTACKS}.values():
         folder = fresh_copy(template, tmp_path / "place")
         outcome = call(folder, attack.command)
         assert not outcome.faults([code for code in attack.codes if code != 2]), (attack.name, outcome)
