@@ -14,6 +14,7 @@ from agentopt.core.phrases import counted
 from agentopt.core.usd import format_usd
 from agentopt.prompts.diagnosis import Diagnosis
 from agentopt.report.formatting import format_interval, format_p_value
+from agentopt.report.tables import titled
 from agentopt.runs.prompt_report import PromptFinal, PromptReport
 
 SHADES = {
@@ -34,12 +35,12 @@ def prompt_tables(reports: Sequence[PromptReport]) -> Iterator[RenderableType]:
     if not reports:
         return
     title = "System prompts (improved by: gain on validation, shrunk by the evidence of the whole race)"
-    table = Table(title=title, title_justify="left")
+    table = Table()
     for column in ("subtask", "race", "outcome", "validation (95%)", "improved by", "raw gain", "output tokens"):
         table.add_column(column)
     for report in reports:
         table.add_row(*_report_cells(report))
-    yield table
+    yield titled(title, table)
     for outcome in dict.fromkeys(report.outcome for report in reports):
         alike = [report for report in reports if report.outcome == outcome]
         yield f"  {', '.join(dict.fromkeys(escape(report.subtask) for report in alike))}: {escape(outcome)}"
@@ -120,9 +121,9 @@ def _variance_parts(diagnosis: Diagnosis) -> Table:
     return table
 
 
-def _heat_map(diagnosis: Diagnosis) -> Table:
+def _heat_map(diagnosis: Diagnosis) -> RenderableType:
     """Mean reward by system prompt (rows) and user prompt (columns, chosen ones with a star)."""
-    table = Table(title="Mean reward: system prompts x user prompts (* in the best subset)", title_justify="left")
+    table = Table()
     table.add_column("")
     for position in range(len(diagnosis.examples)):
         table.add_column(f"{position + 1}{'*' if position in diagnosis.subset else ''}", justify="right")
@@ -133,7 +134,7 @@ def _heat_map(diagnosis: Diagnosis) -> Table:
         whole = [value for value in row if value is not None]
         cells = [_cell(value, low, high) for value in row]
         table.add_row(f"S{number}", *cells, _cell(float(np.mean(whole)) if whole else None, low, high))
-    return table
+    return titled("Mean reward: system prompts x user prompts (* in the best subset)", table)
 
 
 def _cell(value: float | None, low: float, high: float) -> Text:

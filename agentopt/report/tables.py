@@ -6,12 +6,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
+from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from agentopt.core.budget import Usage
 from agentopt.core.candidate import SubtaskChoice
 from agentopt.core.cost import SHOWN, format_cost
+from agentopt.core.plain_text import visible
 from agentopt.core.records import outcome
 from agentopt.core.usd import format_usd
 from agentopt.report.formatting import format_difference, format_interval, usage_cells
@@ -87,7 +90,12 @@ SPEND_COLUMNS: tuple[Column[tuple[str, Usage]], ...] = (
 )
 
 
-def table_of(title: str, columns: Sequence[Column[Row]], rows: Iterable[Row]) -> Table:
+def titled(title: str, table: Table) -> RenderableType:
+    """Return a table below its title, which is wrapped at the width of the terminal; Rich wraps it at the table's."""
+    return Group(Text(visible(title), style="table.title"), table)
+
+
+def table_of(title: str, columns: Sequence[Column[Row]], rows: Iterable[Row]) -> RenderableType:
     """A table with one line for each of `rows`.
 
     Args:
@@ -95,15 +103,15 @@ def table_of(title: str, columns: Sequence[Column[Row]], rows: Iterable[Row]) ->
         columns: Its columns, from left to right.
         rows: What the columns show, one for each line.
     """
-    table = Table(title=escape(title), title_justify="left")
+    table = Table()
     for column in columns:
         table.add_column(escape(column.header), justify=column.justify)
     for row in rows:
         table.add_row(*(escape(column.cell(row)) for column in columns))
-    return table
+    return titled(title, table)
 
 
-def trials_table(result: Result) -> Table:
+def trials_table(result: Result) -> RenderableType:
     """The history, one line for each trial."""
     rows = [(trial, trial.number in result.pareto) for trial in result.trials]
     by = "score and cost" if result.cost_in in ("units", "tokens") else "score, USD and median latency"
@@ -111,7 +119,7 @@ def trials_table(result: Result) -> Table:
     return table_of(f"Trials (* on the Pareto front by {by})", columns, rows)
 
 
-def finalists_table(result: Result) -> Table:
+def finalists_table(result: Result) -> RenderableType:
     """The baseline, best and recommended candidate, with their scores and costs."""
     by_lengths = "; units by the task's token lengths" if result.cost_in == "units" else ""
     title = f"Finalists (95% intervals; paired difference to the baseline{by_lengths})"
@@ -121,7 +129,7 @@ def finalists_table(result: Result) -> Table:
     return table_of(title, (*FINALIST_COLUMNS, *metrics, *cost, *COST_COLUMNS), result.finalists)
 
 
-def chosen_table(role: str, finalist: Finalist) -> Table:
+def chosen_table(role: str, finalist: Finalist) -> RenderableType:
     """The choices of a finalist, one line for each subtask."""
     title = f"Chosen ({role}, proposed by {finalist.proposer}); cost per example, measured on validation"
     rows = [(name, choice, finalist.cost[name]) for name, choice in finalist.candidate.items()]
@@ -132,7 +140,7 @@ def chosen_table(role: str, finalist: Finalist) -> Table:
     return table_of(title, columns, rows)
 
 
-def spend_table(result: Result) -> Table:
+def spend_table(result: Result) -> RenderableType:
     """The spend by purpose, and the total."""
     failed = ", ".join(f"{count} x {kind}" for kind, count in result.failures.items())
     rows = {**result.spent, "total": result.total}.items()

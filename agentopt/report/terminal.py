@@ -86,8 +86,9 @@ def _is_approximate(finalist: Finalist) -> bool:
 
 
 def _prompts(finalist: Finalist) -> str:
-    prompts = ((name, choice.system_prompt) for name, choice in finalist.candidate.items())
-    return "\n".join(f"  {escape(name)}: system prompt {escape(repr(prompt))}" for name, prompt in prompts)
+    prompts = {name: choice.system_prompt for name, choice in finalist.candidate.items()}
+    shown = {name: f"system prompt {prompt!r}" if prompt else "no system prompt" for name, prompt in prompts.items()}
+    return "\n".join(f"  {escape(name)}: {escape(prompt)}" for name, prompt in shown.items())
 
 
 def _verdict(result: Result) -> str:

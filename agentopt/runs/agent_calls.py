@@ -28,7 +28,7 @@ def agent_usage(specs: Mapping[str, ModelSpec], config: Config, trials: int) -> 
         trials: Number of trials.
     """
     settings = config.agent
-    if not config.calls_model or settings.model is None:
+    if not config.calls_model or not settings.model:
         return Usage()
     shared = config.strategy == "agent" and settings.style == "shared"
     full, prior = shared and settings.prompt == "full", int(shared and settings.prior)

@@ -9,7 +9,7 @@ from agentopt.core.task import Task
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.engine import is_installed
 from agentopt.runs.config import Config
-from agentopt.search.settings import AUTO
+from agentopt.search.settings import AUTO, NOT_FOUND
 
 LOCAL_AGENT = "qwen2.5-coder-0.5b"
 """The agent's model for a task whose models are local."""
@@ -41,9 +41,9 @@ def with_agent_model(config: Config, task: Task, specs: Mapping[str, ModelSpec])
     return config.model_copy(update={"agent": agent.model_copy(update={"model": name, "prompt": prompt})})
 
 
-def _automatic(task: Task, specs: Mapping[str, ModelSpec]) -> str | None:
+def _automatic(task: Task, specs: Mapping[str, ModelSpec]) -> str:
     hosted = [specs[name] for name in task.models if not specs[name].weights and specs[name].chat_template]
     dearest = max(hosted, key=lambda spec: (spec.prices.worst_usd(1000, 200), spec.parameters or 0.0), default=None)
-    local = LOCAL_AGENT if LOCAL_AGENT in specs and is_installed() else None
+    local = LOCAL_AGENT if LOCAL_AGENT in specs and is_installed() else NOT_FOUND
     is_local = all(specs[name].weights for name in task.models)
-    return dearest.name if dearest else local if is_local else None
+    return dearest.name if dearest else local if is_local else NOT_FOUND

@@ -163,7 +163,7 @@ class Config(Strict):
         """
         if self.prompts.when == "never" or self.prompts.proposer == "components":
             return None
-        return self.prompts.model or (self.agent.model if self.calls_model else None)
+        return self.prompts.model or (self.agent.model if self.calls_model else None) or None
 
     def absolute(self, base: Path | None = None) -> Self:
         """A copy whose paths are absolute, relative ones taken from `base` (the working directory unless given)."""

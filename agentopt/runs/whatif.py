@@ -110,6 +110,8 @@ class WhatIf:
         promising: Those of them that are most worth measuring: trials that were stopped early, cheaper than `chosen`
             and probably good enough, then others with their predicted costs.
         rows: Examples of the validation split, which measuring one takes.
+        nearest: If no trial is allowed, the complete one with the allowed models that is nearest to the limits: the
+            fastest if the question limits the latency alone, otherwise the cheapest. None if there is none.
         unpriced: Numbers of trials that have no cost at the new prices: their cascades escalated, and the run, of an
             earlier version, has the tokens of both models as one sum.
     """
@@ -122,6 +124,7 @@ class WhatIf:
     untried: int | None
     promising: tuple[Option, ...]
     rows: int
+    nearest: Option | None = None
     unpriced: tuple[int, ...] = ()
 
 
@@ -208,7 +211,15 @@ class _Archive:
             self._untried(),
             (*self._worth_completing(pruned, chosen, best), *self._promising()),
             len(self.task.splits["validation"]),
+            None if best else self._nearest(options),
             tuple(sorted(self.unpriced)),
+        )
+
+    def _nearest(self, options: Mapping[int, Option]) -> Option | None:
+        usable = [options[trial.number] for trial in self.trials if trial.number in options and self._is_usable(trial)]
+        by_seconds = self.question.max_seconds is not None and self.question.max_usd is None
+        return min(
+            usable, key=lambda o: (math.inf if o.seconds is None else o.seconds) if by_seconds else o.cost, default=None
         )
 
     def _chosen(self, choice: Choice | None, allowed: Mapping[int, Option]) -> Option | None:

@@ -339,16 +339,17 @@ class _Nodes:
         taken = {p.candidate for p in given}
         wanted = self._wanted()
         offered = await self.fallback.propose(self.space(state), self.runner.trials, wanted)
-        reason = state["problem"] or "there is no agent"
+        reason = state["problem"] or self.agent.why_absent
         new = [replace(p, fallback=reason) for p in offered if p.candidate not in taken]
         added = new[: wanted - len(given)]
-        self.runner.emit(FallbackUsed(reason, len(added)))
+        if reason:
+            self.runner.emit(FallbackUsed(reason, len(added)))
         return {"proposals": _proposals.dump_python([*given, *added]), "problem": ""}
 
     async def _surrogates_turn(self, state: State) -> dict[str, Any]:
         if state["proposals"]:
             return {"problem": ""}
-        reason = state["problem"] or ("there is no agent" if self.agent.absent else "")
+        reason = state["problem"] or self.agent.why_absent
         offered = await self.fallback.propose(self.space(state), self.runner.trials, 1)
         added = [replace(p, fallback=reason, proposer=p.proposer if reason else SURROGATE) for p in offered]
         if reason:

@@ -9,7 +9,7 @@ from agentopt.models.base import ChatModel, Choice, Message, Request, reject
 from agentopt.search.agent_prompts import system_message
 from agentopt.search.base import SearchSpace
 from agentopt.search.full_prompt import full_system_message
-from agentopt.search.settings import AgentSettings
+from agentopt.search.settings import NOT_FOUND, AgentSettings
 from agentopt.search.variants import Variant
 
 
@@ -39,7 +39,14 @@ class Agent:
 
     @property
     def absent(self) -> bool:
-        return self.model is None or self.settings.model is None
+        return self.model is None or not self.settings.model
+
+    @property
+    def why_absent(self) -> str:
+        """Why there is no agent; empty if there is one, or if the settings leave every proposal to the fallback."""
+        if self.settings.model == NOT_FOUND:
+            return "agent.model: auto found no model (set one, or null)"
+        return "there is no agent" if self.model is None and self.settings.model is not None else ""
 
     def request(self, space: SearchSpace, prompt: str, max_tokens: int, *, schema: str, repeat: int = 0) -> Request:
         """The request for one reply.
@@ -68,7 +75,7 @@ class Agent:
 
     async def reply(self, request: Request) -> Choice:
         """Call the agent once. Raises `AgentUnavailableError` if only the agent fails, and not the run."""
-        if self.model is None or self.settings.model is None:
+        if self.model is None or not self.settings.model:
             raise AgentUnavailableError("there is no agent")
         try:
             response = await self.model.generate(request)

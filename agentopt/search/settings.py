@@ -22,6 +22,10 @@ AUTO = "auto"
 """`agent.model` that is chosen by the task; see `runs.agent_model`."""
 
 
+NOT_FOUND = ""
+"""`agent.model` of a run for which `auto` found no model."""
+
+
 class SearchSettings(Strict):
     """Settings of the search, whichever strategy it uses."""
 

@@ -12,7 +12,7 @@ from agentopt.core.duplicates import duplicate_share, grouped
 from agentopt.core.errors import TaskError
 from agentopt.core.records import Split
 from agentopt.core.task import Example
-from agentopt.core.yaml_models import closest, did_you_mean
+from agentopt.core.yaml_models import closest, did_you_mean, shown
 from agentopt.taskfile.schema import ColumnsSpec
 from agentopt.taskfile.sources import rows_of, source_name
 from agentopt.taskfile.table import TableRow
@@ -182,7 +182,8 @@ def check_leaks(splits: Mapping[Split, list[Row]]) -> None:
             for mark in (*ids, *row.example.same_as):
                 other, place = places.setdefault(mark, (split, row.where))
                 if other != split:
-                    rule = f"an example must be in one split only, but its {mark[0]} is also in {other}, at {place}"
+                    what = "inputs are" if mark[0] == "inputs" else f"{mark[0]} {shown(mark[1])} is"
+                    rule = f"an example must be in one split only, but its {what} also in {other}, at {place}"
                     raise TaskError(rule, where=row.where, remedy="remove it from one of the two splits")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -60,15 +61,22 @@ class InputColumns:
         missing = [name for name in self.needed if name not in given]
         unknown = [name for name in given if name not in self.needed and name not in self.optional]
         problems = [f"it lacks {', '.join(missing)}"] if missing else []
-        problems += [f"it has {', '.join(unknown)}, which is unknown"] if unknown else []
+        problems += [f"it has {', '.join(unknown)}, which {'are' if unknown[1:] else 'is'} unknown"] if unknown else []
         problems += [
             f"{name} must be {' or '.join(kinds)}, but is {json_type(given[name])}"
             for name, kinds in self.kinds.items()
             if name in given and json_type(given[name]) not in kinds
         ]
         if problems:
-            raise self.wrong(" and ".join(problems))
+            raise self.wrong(" and ".join(problems) + self._meant(unknown, given))
         return given
+
+    def _meant(self, unknown: Sequence[str], given: Mapping[str, Any]) -> str:
+        """The column that each misspelled name may be, as the end of a sentence."""
+        free = [name for name in (*self.needed, *self.optional) if name not in given]
+        closest = {name: difflib.get_close_matches(name, free, n=1) for name in unknown}
+        meant = [f"{found[0]!r} in place of {name!r}" for name, found in closest.items() if found]
+        return f"; did you mean {', '.join(meant)}?" if meant else ""
 
     def wrong(self, problem: str) -> InputError:
         """Return the error that gives the rule and the problem."""

@@ -159,12 +159,15 @@ async def test_a_request_is_answered_by_the_candidate_of_its_budget(tmp_path: Pa
 
             plain, cheap, dear = await ask("toy"), await ask(f"toy@{between}usd"), await ask(f"toy@{2 * large.usd}usd")
             by_header, too_low = await ask("toy", **{HEADER: str(between)}), await ask(f"toy@{small.usd / 2}usd")
+            unknown = await ask("toy@cheap")
             metrics = (await client.get(url.removesuffix("/v1") + "/metrics")).text
 
     def used(response: httpx.Response) -> str:
         assert response.status_code == 200, response.text
         return response.headers[CANDIDATE]
 
+    assert unknown.status_code == 404
+    assert unknown.json()["error"]["message"].endswith("toy@0.002usd (with the budget of a request)")
     assert used(plain) == used(dear) == of("large").key
     assert used(cheap) == used(by_header) == of("small").key
     assert dear.json()["choices"][0]["message"]["content"] == "7"

@@ -48,7 +48,7 @@ from agentopt.testing.servers import OpenAIServer, prompt_text
 from agentopt.testing.zoo import Zoo
 from agentopt.testing.zoo_families import family
 from agentopt.testing.zoo_rules import KEY
-from agentopt.workflow.inputs import InputColumns, columns_of, inputs_in
+from agentopt.workflow.inputs import InputColumns, InputError, columns_of, inputs_in
 
 SMALL = {"find": {"model": "small", "num_samples": 3, "system_prompt": "S"}, "tell": {"model": "small"}}
 LARGE = {"find": {"model": "large", "num_samples": 2, "system_prompt": "L"}, "tell": {"model": "large"}}
@@ -607,6 +607,26 @@ def test_a_value_of_another_type_than_in_the_examples_is_refused(given: str, pro
     assert wrong.value.status == 400
 
 
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        (
+            {"mesage": "x", "ton": "y"},
+            "which are unknown; did you mean 'message' in place of 'mesage', 'tone' in place",
+        ),
+        (
+            {"mesage": "x", "tone": "y"},
+            "it lacks message and it has mesage, which is unknown; did you mean 'message' in",
+        ),
+        ({"message": "x", "tone": "y", "tones": "z"}, "it has tones, which is unknown$"),
+        ({"message": "x", "zzz": 1}, "it lacks tone and it has zzz, which is unknown$"),
+    ],
+)
+def test_a_misspelled_column_is_recognised(given: dict[str, Any], problem: str) -> None:
+    with pytest.raises(InputError, match=problem):
+        columns({"message": "x", "tone": "y"}).check(given)
+
+
 def test_a_chat_without_a_user_message_is_refused() -> None:
     with pytest.raises(ApiError, match="with word, but there is no user message"):
         inputs_in([Message("system", "s")], columns({"word": "x"}))
@@ -615,7 +635,10 @@ def test_a_chat_without_a_user_message_is_refused() -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ('{"wrod": "pear"}', "it lacks word and it has wrod"),
+        (
+            '{"wrod": "pear"}',
+            "it lacks word and it has wrod, which is unknown; did you mean 'word' in place of 'wrod'?",
+        ),
         ('{"word": "pear", "more": 1}', "it has more"),
         ("{}", "it lacks word"),
     ],

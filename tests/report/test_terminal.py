@@ -133,6 +133,22 @@ def test_usd_and_latency_are_shown_for_trials_and_finalists_if_they_were_measure
     assert "0.4 USD per 1,000 requests, 1.25 s (p50) and 3.50 s (p95)" in repr(priced)
 
 
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_a_title_is_wrapped_at_the_width_of_the_terminal_and_not_of_its_table(width: int) -> None:
+    console = VisibleConsole(file=io.StringIO(), width=width)
+    title = "Worst case for 4 trials, \x1bbefore caps"
+    console.print(table_of(title, [Column("#", str)], ["1"]))
+    assert console.file.getvalue().splitlines()[0] == title.replace("\x1b", "\\x1b")  # type: ignore[attr-defined]
+
+
+def test_an_empty_system_prompt_is_none() -> None:
+    result = load_result(FINISHED)
+    for prompt, shown in (("", "  answer: no system prompt\n"), ("Be it's.", '  answer: system prompt "Be it\'s."\n')):
+        candidate = Candidate.of({"answer": SubtaskChoice("large", 3, prompt)})
+        finalists = tuple(replace(finalist, candidate=candidate) for finalist in result.finalists)
+        assert shown in printed(replace(result, finalists=finalists))
+
+
 def test_control_characters_in_lines_and_cells_are_visible() -> None:
     console = VisibleConsole(file=io.StringIO(), width=60)
     table = Table("run \x1b[2J")

@@ -98,4 +98,17 @@ async def test_without_the_engine_the_fallback_proposes(tmp_path: Path, monkeypa
         {"budget": {"trials": 6}, "journal": str(tmp_path / "journal.db"), "runs": tmp_path / "runs"}
     )
     result = await aoptimize(toy_task(validation=4, test=4), config, provider=ScriptedModel(lambda *_: "x"))
-    assert result.fallbacks == ("there is no agent",)
+    assert result.fallbacks == ("agent.model: auto found no model (set one, or null)",)
+
+
+async def test_without_an_agent_on_purpose_no_fallback_is_reported(tmp_path: Path) -> None:
+    config = Config.model_validate(
+        {
+            "agent": {"model": None},
+            "budget": {"trials": 6},
+            "journal": str(tmp_path / "journal.db"),
+            "runs": tmp_path / "runs",
+        }
+    )
+    result = await aoptimize(toy_task(validation=4, test=4), config, provider=ScriptedModel(lambda *_: "x"))
+    assert result.fallbacks == ()

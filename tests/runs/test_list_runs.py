@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from agentopt.api import aoptimize
-from agentopt.cli.commands.runs import show_run, show_runs
+from agentopt.cli.commands.runs import RESULT_COLUMNS, run_table, show_run, show_runs
 from agentopt.core.errors import ConfigError
 from agentopt.deploy.deployment import find_deployment
 from agentopt.runs.config import BudgetConfig, Config
@@ -54,18 +54,34 @@ def test_the_remedy_resumes_the_run_where_its_task_and_strategy_exist(
     assert raised.value.remedy == run.resuming
 
 
-@pytest.mark.parametrize("width", [60, 80, 130])
-def test_names_and_commands_to_resume_are_printed_whole(tmp_path: Path, width: int) -> None:
+@pytest.mark.parametrize("width", [60, 80, 100, 300])
+def test_names_are_never_broken_and_commands_to_resume_are_whole(tmp_path: Path, width: int) -> None:
     named = replace(toy_task(), name="a-task-of-a-long-name")
-    runs = [RunFolder.create(named, Config(runs=tmp_path / "runs")) for _ in range(2)]
-    shutil.copytree(FINISHED, finished := tmp_path / "runs" / "finished-of-a-task-of-a-long-name-20260101-120000")
+    runs = [RunFolder.create(named, Config(runs=tmp_path / "runs")).path for _ in range(2)]
+    shutil.copytree(FINISHED, finished := tmp_path / "runs" / "finished-of-a-task-of-a-very-long-name-20260101-120000")
     output = io.StringIO()
     show_runs([f"runs={tmp_path / 'runs'}"], Console(file=output, width=width))
     listed, _, commands = output.getvalue().partition("To resume:\n")
-    assert commands == "".join(f"  {run.resuming}\n" for run in sorted(runs, key=lambda run: run.path.name))
-    column = "".join(line.split("│")[1].strip() for line in listed.splitlines() if "│" in line)
-    assert all(str(path) in column for path in (finished, *(run.path for run in runs)))
-    assert "…" not in listed
+    assert commands == "".join(f"  {RunFolder.open(run).resuming}\n" for run in sorted(runs))
+    lines = listed.splitlines()
+    cells = [line.split("\u2502")[1].strip() for line in lines if "\u2502" in line]
+    assert max(map(len, lines[1:])) <= width
+    shown = {cell for cell in cells if cell}
+    assert len(shown) == 3
+    for path in (finished, *runs):
+        (cell,) = (cell for cell in shown if cell.endswith(path.name[-10:]))
+        assert cell in (str(path), path.name) or cell.partition("\u2026")[0] == path.name[: cell.index("\u2026")]
+    assert str(finished) in shown or width < 300
+    assert {path.name for path in runs} <= {Path(cell).name for cell in shown} or width < 100
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_a_usual_name_is_whole_in_a_narrow_terminal(width: int) -> None:
+    rows = [("runs/tickets-20261127-15152" + str(i), "finished", "0.812", "0.790", "non-inferior") for i in range(3)]
+    table = run_table(("run", *RESULT_COLUMNS), rows, width)
+    output = io.StringIO()
+    Console(file=output, width=width).print(table)
+    assert all(cell in output.getvalue() for row in rows for cell in row)
 
 
 def test_a_candidate_of_a_task_built_in_python_needs_a_task_folder_to_be_deployed(run: RunFolder) -> None:

@@ -260,6 +260,9 @@ def test_the_command_prints_the_answer_and_writes_the_candidate(
     code, printed, _ = console_script("whatif", result.run, "--min-score", "0.95")
     assert code == 0
     assert "chosen: none, because no trial within the limits has a score of 0.95; the highest is 0.9" in printed
+    for models, cheapest in ((",".join(PRICES), "small"), ("large,middle", "middle"), ("large", "large")):
+        code, printed, _ = console_script("whatif", result.run, "--max-usd-per-1000", "1e-9", "--models", models)
+        assert (code, f"nearest to the limits: answer: {cheapest} x1 | trial " in printed) == (0, True), printed
     for arguments, message in (
         (["--models", "smal"], "did you mean 'small'?"),
         (["--max-usd-per-1000", "-1"], "must be a positive number"),

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
@@ -37,8 +38,9 @@ from agentopt.search.agent_prompts import (
 from agentopt.search.agent_reply import read_guidelines, read_reply
 from agentopt.search.base import Proposal, SearchSpace, SubtaskSpace
 from agentopt.search.baselines import GridStrategy
+from agentopt.search.credit import SURROGATE
 from agentopt.search.insights import initial_candidates
-from agentopt.search.settings import AgentSettings
+from agentopt.search.settings import NOT_FOUND, AgentSettings
 from agentopt.testing.strategies import ScriptedRunner, trial_of
 from agentopt.testing.synthetic_landscape import SyntheticLandscape, synthetic_space
 from tests.search.test_space import spaces
@@ -222,10 +224,22 @@ async def test_a_reply_that_was_cut_off_is_reported_with_the_setting() -> None:
 
 
 async def test_without_an_agent_the_fallback_proposes_and_the_reason_is_recorded() -> None:
-    for world in (World(None), World(ScriptedModel(), settings=AgentSettings(model=None, style="paper"))):
+    not_found = AgentSettings(model=NOT_FOUND, style="paper")
+    reasons = {
+        "there is no agent": World(None),
+        "agent.model: auto found no model (set one, or null)": World(ScriptedModel(), settings=not_found),
+    }
+    for reason, world in reasons.items():
         await world.run()
         assert world.proposers[-10:] == ["grid"] * 10
-        assert world.reasons == ["there is no agent; the fallback proposes 5"] * 2
+        assert world.reasons == [f"{reason}; the fallback proposes 5"] * 2
+
+
+@pytest.mark.parametrize("style", ["paper", "shared"])
+async def test_settings_without_an_agent_are_no_failure(style: Literal["paper", "shared"]) -> None:
+    world = await World(ScriptedModel(), settings=AgentSettings(model=None, style=style)).run()
+    assert world.proposers[-10:] == (["grid"] if style == "paper" else [SURROGATE]) * 10
+    assert world.reasons == []
 
 
 async def test_a_cap_of_the_whole_run_ends_the_search() -> None:

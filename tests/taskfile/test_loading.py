@@ -161,10 +161,26 @@ def test_a_column_groups_rows_and_no_group_is_in_two_splits(tmp_path: Path) -> N
         "4 of 9 test rows repeat the inputs or the group of an earlier one: they count as 5 rows",
     )
     write(tmp_path, data, test=rows, validation=[{**rows[4], "id": "v", "question": "v"}])
-    with pytest.raises(TaskError, match="in one split only, but its group is also in validation"):
+    with pytest.raises(TaskError, match="in one split only, but its group '1' is also in validation, at "):
         load_task(tmp_path)
     with pytest.raises(TaskError, match=r"must have the column 'page' \(columns.group\)"):
         load_task(tmp_path, overrides={"columns.group": "page"})
+
+
+@pytest.mark.parametrize(
+    ("test", "what"),
+    [
+        ({"id": "a", "question": "Another?"}, "its id 'a' is"),
+        ({"id": 'a"b', "question": "Another?"}, "its id 'a\"b' is"),
+        ({"id": "other", "question": "Where?"}, "its inputs are"),
+    ],
+)
+def test_a_row_that_is_in_two_splits_is_named(tmp_path: Path, test: dict[str, Any], what: str) -> None:
+    row = {"facts": [], "answer": "Kell", "level": 0}
+    first = {**row, "id": 'a"b' if '"' in test["id"] else "a", "question": "Where?"}
+    message = rf"test\.jsonl.*in one split only, but {what} also in validation, at .*validation\.jsonl.*"
+    with pytest.raises(TaskError, match=message):
+        load_task(write(tmp_path, spec(), test=[{**row, **test}], validation=[first]))
 
 
 def test_near_duplicates_across_splits_are_reported(tmp_path: Path) -> None:

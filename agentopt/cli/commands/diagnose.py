@@ -18,6 +18,7 @@ from agentopt.models.api_keys import unset_keys
 from agentopt.models.session import check_priced
 from agentopt.report.formatting import usage_cells
 from agentopt.report.prompts import Diagnoses, print_diagnosis
+from agentopt.report.tables import titled
 from agentopt.runs.agent_model import with_agent_model
 from agentopt.runs.config import Config
 from agentopt.runs.prompt_phase import pilot_subtasks
@@ -72,15 +73,12 @@ def estimate_pilots(
 
 
 def _show_parts(parts: Mapping[str, Usage], config: Config, console: Console) -> None:
-    prompts, table = (
-        config.prompts,
-        Table(title="Worst case of the pilot, before caps; no model was called", title_justify="left"),
-    )
+    prompts, table = config.prompts, Table()
     for column in ("part", "calls", "prompt tokens", "completion tokens", "USD"):
         table.add_column(column, justify="left" if column == "part" else "right")
     for name, usage in parts.items():
         table.add_row(name, *usage_cells(usage))
-    console.print(table)
+    console.print(titled("Worst case of the pilot, before caps; no model was called", table))
     console.print(
         f"At most {prompts.variants} system prompts (prompts.variants) on {prompts.pilot_user_prompts} user prompts "
         f"(prompts.pilot_user_prompts) with {prompts.repeats} responses each (prompts.repeats). Every cell gets two; "

@@ -34,6 +34,7 @@ from agentopt.models.api_keys import unset_keys
 from agentopt.models.session import check_priced, open_existing_journal
 from agentopt.report.formatting import format_duration, usage_cells
 from agentopt.report.live import ProgressBar
+from agentopt.report.tables import titled
 from agentopt.report.terminal import KEEP_BASELINE, print_result
 from agentopt.report.trackers import TRACKERS
 from agentopt.report.trackers.tracker import Tracker
@@ -313,26 +314,26 @@ def _lengths_are_measured(task: Task) -> str:
 
 
 def _show_columns(columns: Iterable[Column], console: Console) -> None:
-    table = Table(title="Columns of the data, over all splits", title_justify="left")
+    table = Table()
     for heading in ("column", "use", "type", "missing", "labels"):
         table.add_column(heading, justify="right" if heading == "missing" else "left")
     for column in columns:
         labels = ", ".join(f"{label}: {count}" for label, count in (column.labels or {}).items())
         table.add_row(*map(escape, (column.name, column.use, column.kind, f"{column.missing:.0%}", labels)))
-    console.print(table)
+    console.print(titled("Columns of the data, over all splits", table))
 
 
 def _show_estimate(
     worst: Estimate, trials: int, timed: Mapping[str, int], prompt_share: str | None, console: Console
 ) -> None:
     title = f"Worst case for {counted(trials, 'trial')}, before caps; no model was called"
-    table = Table(title=title, title_justify="left")
+    table = Table()
     for column in ("part", "calls", "prompt tokens", "completion tokens", "USD"):
         table.add_column(column, justify="left" if column == "part" else "right")
     for part in PARTS:
         if part != "demos" or worst.demos.calls:
             table.add_row(part, *usage_cells(getattr(worst, part)))
-    console.print(table)
+    console.print(titled(title, table))
     if prompt_share:
         console.print(prompt_share, markup=False)
     never = [name for name, calls in timed.items() if not calls]

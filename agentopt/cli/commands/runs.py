@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -22,6 +23,12 @@ from agentopt.runs.result import KEPT, Result, load_result
 
 UNFINISHED = "unfinished"
 """State of a run without a result."""
+RESULT_COLUMNS = ("state", "best on validation", "test", "verdict")
+"""Headers of `result_cells`."""
+LONGEST_WORD = 12
+"""Cells of the terminal for which a longer word of a table, such as a name, need not have room."""
+TIME_LENGTH = len("-20260101-120000-2")
+"""Characters at the end of a run's name that are shown if it is cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +74,12 @@ def show_runs(settings: Sequence[str], console: Console, *, as_json: bool = Fals
     if as_json:
         print_json(RunList(tuple(RunLine.of(str(run.path), _result_of(run)) for run in list_runs(folder))))
         return
-    table, runs = Table(), list_runs(folder)
-    for column in ("run", "state", "best on validation", "test", "verdict"):
-        table.add_column(column, overflow="fold")  # a name is copied into the next command
+    runs = list_runs(folder)
     cells = {run.path: _run_cells(run) for run in runs}
-    for path, of_run in cells.items():
-        table.add_row(escape(str(path)), *of_run)
-    console.print(table if runs else f"no runs in {folder}")
+    if runs:
+        _print_runs(folder, cells, console)
+    else:
+        console.print(f"no runs in {folder}")
     unfinished = [run for run in runs if isinstance(run, RunFolder) and cells[run.path][0] == UNFINISHED]
     if unfinished:
         print_plain(console, "To resume:")
@@ -81,10 +87,59 @@ def show_runs(settings: Sequence[str], console: Console, *, as_json: bool = Fals
         print_plain(console, f"  {run.resuming}")
 
 
+def _print_runs(folder: Path, cells: Mapping[Path, Sequence[str]], console: Console) -> None:
+    """Print a table of runs, with their paths if these fit, else with their names below the folder."""
+    headers, rows = ("run", *RESULT_COLUMNS), [(str(path), *of_run) for path, of_run in cells.items()]
+    if max(len(str(path)) for path in cells) > _widths([headers, *rows], console.width)[0]:
+        print_plain(console, f"Runs in {folder}:")
+        rows = [(path.name, *of_run) for path, of_run in cells.items()]
+    console.print(run_table(headers, rows, console.width))
+
+
+def run_table(headers: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Table:
+    """A table whose first column has the names of runs, which are never broken: the other columns are wrapped first.
+
+    A name that does not fit all the same is cut in the middle, because it ends with the time of the run.
+
+    Args:
+        headers: The headers of the columns.
+        rows: The cells of each run.
+        width: Width of the terminal.
+    """
+    table, widths = Table(), _widths([headers, *rows], width)
+    fits = sum(widths) + 3 * len(widths) + 1 <= width
+    for number, (header, of_column) in enumerate(zip(headers, widths, strict=True)):
+        own = of_column if fits or number == 0 else None
+        table.add_column(header, width=own, no_wrap=number == 0, overflow="fold" if number else "ellipsis")
+    for name, *others in rows:
+        table.add_row(*map(escape, (_cut(name, widths[0]), *others)))
+    return table
+
+
+def _widths(rows: Sequence[Sequence[str]], width: int) -> list[int]:
+    """The widths of columns: the longest word of each, then what is left, from the first column on."""
+    columns = list(zip(*rows, strict=True))
+    wanted = [max(map(cell_len, column)) for column in columns]
+    words = [max(cell_len(word) for cell in column for word in (cell.split() or [""])) for column in columns]
+    widths = [min(wanted[0], TIME_LENGTH + 2), *(min(length, LONGEST_WORD) for length in words[1:])]
+    left = width - sum(widths) - 3 * len(columns) - 1
+    for number, length in enumerate(wanted):
+        added = max(0, min(left, length - widths[number]))
+        widths[number] += added
+        left -= added
+    return widths
+
+
+def _cut(name: str, width: int) -> str:
+    """The name, without its middle if it is longer than `width`."""
+    tail = min(TIME_LENGTH, width - 2)
+    return name if cell_len(name) <= width else f"{set_cell_size(name, width - 1 - tail)}\u2026{name[-tail:]}"
+
+
 def _run_cells(run: RunFolder | UnreadableRun) -> tuple[str, str, str, str]:
     if (result := _result_of(run)) is None:
         state = f"cannot be read: {run.error}" if isinstance(run, UnreadableRun) else UNFINISHED
-        return escape(state), "", "", ""
+        return state, "", "", ""
     return result_cells(result)
 
 

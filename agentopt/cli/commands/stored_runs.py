@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from agentopt.cli.commands.runs import RunLine, RunList, result_cells
+from agentopt.cli.commands.runs import RESULT_COLUMNS, RunLine, RunList, result_cells, run_table
 from agentopt.cli.output import print_json
 from agentopt.core.database import without_password
 from agentopt.core.errors import UserError
@@ -43,11 +41,9 @@ def show_stored_runs(storage: str, console: Console, *, is_of_all: bool = False,
     if as_json:
         print_json(RunList(tuple(RunLine.of(run.name, result, run.owner) for run, result in found)))
         return
-    table = Table()
-    for column in ("run", "owner", "state", "best on validation", "test", "verdict"):
-        table.add_column(column, overflow="fold")  # a name is copied into the next command
+    rows = []
     for run, result in found:
         state = f"{'running' if run.is_running else 'stopped'} on {run.host}"
-        cells = result_cells(result) if result else (escape(state), "", "", "")
-        table.add_row(escape(run.name), escape(run.owner), *cells)
+        rows.append((run.name, run.owner, *(result_cells(result) if result else (state, "", "", ""))))
+    table = run_table(("run", "owner", *RESULT_COLUMNS), rows, console.width)
     console.print(table if found else f"no runs in {without_password(storage)}")

@@ -90,6 +90,8 @@ def _lines(found: WhatIf, question: Question, run: RunFolder) -> Iterator[str]:
             yield f"best:   {_described(found.best, found)}"
     else:
         yield f"chosen: none, because {_reason(found, question)}"
+        if found.nearest:
+            yield f"nearest to the limits: {_described(found.nearest, found)}"
     change = "the same" if found.before == found.chosen else _described(found.before, found)
     excluded = "" if found.before.is_allowed else ", which the limits or models exclude"
     yield f"the run recommends: {change}{excluded}"

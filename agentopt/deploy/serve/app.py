@@ -33,7 +33,6 @@ from agentopt.models.openai_format import (
     ChatCall,
     from_failure,
     model_in,
-    no_such_model,
     no_such_path,
     read_body,
     too_large,
@@ -177,7 +176,7 @@ class Application:
         self._check(request)
         name = request.path_params["model"]
         if name not in self._handler.models:
-            raise no_such_model(name, self._handler.models)
+            raise self._handler.no_such_model(name)
         return JSONResponse(model_body(name, created=self._started))
 
     async def _counts(self, request: Request) -> Response:

@@ -97,6 +97,11 @@ class ChatHandler:
             return self.current()
         return candidate_under(self._front, budget, call.model, self._task.name)
 
+    def no_such_model(self, name: str) -> ApiError:
+        """The refusal of a model that is not served, with the names that are."""
+        with_budget = [f"{self._task.name}@0.002usd (with the budget of a request)"] if self._front else []
+        return no_such_model(name, [*self.models, *with_budget])
+
     def is_live(self, call: ChatCall) -> bool:
         """Whether the text of the answer may be sent while it is generated: it is one subtask's, and the only one."""
         return call.n == 1 and call.model in self._subtasks
@@ -127,7 +132,7 @@ class ChatHandler:
                 for i in range(call.n)
             ]
         else:
-            raise no_such_model(call.model, self.models)
+            raise self.no_such_model(call.model)
         tasks = [asyncio.create_task(one) for one in answers]
         try:
             return completion_of(call, await asyncio.gather(*tasks))
