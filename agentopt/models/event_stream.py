@@ -7,6 +7,7 @@ from typing import Any
 
 from agentopt.core.errors import MalformedResponseError
 from agentopt.models.json_bytes import parse_json, unwrap_error
+from agentopt.models.thoughts import THOUGHT_KEYS
 
 
 def join_stream(text: str) -> dict[str, Any]:
@@ -68,9 +69,12 @@ def _add_delta(choice: dict[str, Any], delta: Mapping[str, Any]) -> None:
     message = choice.setdefault("message", {"content": ""})
     if not isinstance(part, dict):
         return
-    for key in ("reasoning_content", "reasoning", "refusal"):
-        if isinstance(text := part.get(key), str) and text:
-            message[key] = message.get(key, "") + text
+    for key in (*THOUGHT_KEYS, "refusal"):
+        text, before = part.get(key), message.get(key)
+        if isinstance(text, str) and isinstance(before or "", str):
+            message[key] = (before or "") + text
+        elif isinstance(text, list) and isinstance(before or [], list):
+            message[key] = [*(before or []), *text]
     _add_content(message, part.get("content"))
     _add_tool_calls(message, part.get("tool_calls"))
 

@@ -13,7 +13,7 @@ from contextvars import ContextVar
 
 from agentopt.models.thoughts import split_thought
 
-_PARTIAL_TAG = re.compile(r"^[ \t]*(?:[<\u25c1][a-z:]*|\[[A-Z]*|<\|[^\n]*)\Z", re.IGNORECASE | re.MULTILINE)
+_PARTIAL_TAG = re.compile(r"^[ \t]*(?:[<\u25c1]\s?[\w:]*\s?|\[[A-Z]*|<\|[^\n]*)\Z", re.IGNORECASE | re.MULTILINE)
 """What may be the beginning of a thought."""
 
 

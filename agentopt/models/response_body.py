@@ -16,33 +16,39 @@ from agentopt.core.unicode_text import well_formed
 from agentopt.models.base import ToolCall
 from agentopt.models.event_stream import join_stream
 from agentopt.models.json_bytes import parse_json, unwrap_error
-from agentopt.models.thoughts import split_thought
+from agentopt.models.thoughts import THOUGHT_KEYS, split_thought
 
 MOST_TOKENS = 10_000_000
 """A larger count in `usage` is not believed: no model has such a context."""
 FINISH_REASONS = {
-    "max_tokens": "length",
-    "max_output_tokens": "length",
-    "MAX_TOKENS": "length",
-    "model_length": "length",
-    "max_length": "length",
-    "model_context_window_exceeded": "length",
-    "end_turn": "stop",
-    "stop_sequence": "stop",
     "eos": "stop",
     "eos_token": "stop",
-    "ERROR_LIMIT": "length",
-    "COMPLETE": "stop",
-    "STOP": "stop",
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "complete": "stop",
+    "error_limit": "length",
+    "model_context_window_exceeded": "length",
+    "too_many_tokens": "length",
+    "num_predict": "length",
     "tool_use": "tool_calls",
+    "tool_call": "tool_calls",
     "function_call": "tool_calls",
     "refusal": "content_filter",
     "sensitive": "content_filter",
     "guardrail_intervened": "content_filter",
+    **{reason: reason for reason in ("stop", "length", "tool_calls", "content_filter")},
 }
-"""A provider's word -> that of the OpenAI format."""
+"""A provider's word, in lower case and with underscores -> that of the OpenAI format."""
+CUT_OFF = re.compile(r"(max_)?(\w+_)?(length|tokens)|(\w*token|output|compute)?_?limit")
+"""Further words for an answer that was cut off, such as Gemini's `MAX_TOKENS`."""
 FILTERED = re.compile(r"content.?filter|safety|prohibited.?content|recitation|blocklist|\bspii\b|toxic", re.IGNORECASE)
 """Words of Gemini, also after `content_filter: `, of Bedrock and of Cohere."""
+THOUGHT = re.compile(r"(redacted_)?(thinking|reasoning|thought)|summary_text")
+"""Types of the parts of a content that are thoughts."""
+TEXT_KEYS = ("text", "thinking", "reasoning", "reasoning_content", "summary", "refusal", "content", "value")
+"""Keys of the text in a part."""
+DEEPEST_TEXT = 6
+"""Most lists and objects around the text of a part."""
 BROKEN_OFF = re.compile(r"error|fail|abort|cancel|interrupt|time.?out|timed.?out|insufficient", re.IGNORECASE)
 """Words for an answer that the provider's own failure ended, such as DeepSeek's `insufficient_system_resource`."""
 ERROR_KEYS = ("detail", "message", "msg", "error_msg", "status_msg", "errors", "base_resp")
@@ -152,12 +158,22 @@ def read_choice(choice: Any) -> ReadChoice:
     inline, text = split_thought(well_formed(text))
     separate = _thought(message)
     thought = "\n".join(part for part in (separate, parts_thought, inline) if part)
-    reason = choice.get("finish_reason")
-    reason = reason if isinstance(reason, str) and reason else "tool_calls" if calls else "stop"
-    reason = "content_filter" if FILTERED.search(reason) else FINISH_REASONS.get(reason, reason)
-    if reason not in FINISH_REASONS.values() and BROKEN_OFF.search(reason):
-        raise MalformedResponseError(f"finish_reason is {well_formed(reason)[:32]!r}")
-    return ReadChoice(text, well_formed(reason)[:32], well_formed(thought), calls)
+    reason = _finish_reason(choice.get("finish_reason")) or ("tool_calls" if calls else "stop")
+    return ReadChoice(text, reason, well_formed(thought), calls)
+
+
+def _finish_reason(given: Any) -> str:
+    """The reason in the OpenAI format, or the provider's own word; empty if there is none."""
+    if not isinstance(given, str) or not given:
+        return ""
+    word = re.sub(r"[\s-]+", "_", given.strip().lower()).removeprefix("finish_reason_")
+    if FILTERED.search(given):
+        return "content_filter"
+    if word in FINISH_REASONS or CUT_OFF.fullmatch(word):
+        return FINISH_REASONS.get(word, "length")
+    if BROKEN_OFF.search(given):
+        raise MalformedResponseError(f"finish_reason is {well_formed(given)[:32]!r}")
+    return well_formed(given)[:32]
 
 
 def error_in(answer: Mapping[str, Any]) -> Any:
@@ -224,43 +240,37 @@ def _shown(value: Any) -> str:
 
 
 def _content(content: Any) -> tuple[str, str]:
-    """Text and thoughts of a message's content, which may be a list of parts."""
+    """Text and thoughts of a message's content, which may be one part or a list of parts."""
     if content is None:
         return "", ""
     if isinstance(content, str):
         return content, ""
+    if isinstance(content, dict):
+        parts = content.get("parts")
+        content = parts if isinstance(parts, list) else [content]
     if not isinstance(content, list):
         raise MalformedResponseError(f"expected a choice's content to be text, but got {type(content).__name__}")
     texts: list[str] = []
     thoughts: list[str] = []
     for part in content:
-        if isinstance(part, str):
-            texts.append(part)
-        elif isinstance(part, dict):
-            kind = str(part.get("type"))
-            found = _part_text(part)
-            (thoughts if kind in ("thinking", "reasoning", "thought") else texts).append(found)
+        is_thought = isinstance(part, dict) and (part.get("thought") is True or THOUGHT.match(str(part.get("type"))))
+        (thoughts if is_thought else texts).append(_text_of(part))
     return "".join(texts), "\n".join(thought for thought in thoughts if thought)
 
 
-def _part_text(part: Mapping[str, Any]) -> str:
-    for key in ("text", "thinking", "reasoning", "refusal", "content"):
-        value = part.get(key)
-        if isinstance(value, str):
-            return value
-        if isinstance(value, list):
-            return _content(value)[0]
-    return ""
+def _text_of(value: Any, depth: int = 0) -> str:
+    """The text in a part of a content, or in the value of a field of thoughts."""
+    if isinstance(value, list | dict) and depth == DEEPEST_TEXT:
+        return ""
+    if isinstance(value, list):
+        return "\n".join(filter(None, (_text_of(part, depth + 1) for part in value)))
+    if isinstance(value, dict):
+        return next((text for key in TEXT_KEYS if (text := _text_of(value.get(key), depth + 1))), "")
+    return value if isinstance(value, str) else ""
 
 
 def _thought(message: Mapping[str, Any]) -> str:
-    for key in ("reasoning_content", "reasoning", "thinking"):
-        if isinstance(value := message.get(key), str) and value:
-            return value
-    details = message.get("reasoning_details")
-    if isinstance(details, list):
-        return "\n".join(text for part in details if isinstance(part, dict) and (text := _part_text(part)))
-    return ""
+    return next((text for key in THOUGHT_KEYS if (text := _text_of(message.get(key)))), "")
 
 
 def _tool_calls(message: Mapping[str, Any]) -> tuple[ToolCall, ...]:

@@ -49,6 +49,27 @@ from agentopt.models.thoughts import split_thought
         ),
         ("<|channel|>analysis<|message|>first 17 and", "first 17 and", ""),
         ("<|channel|>final<|message|>yes", "", "yes"),
+        ("<|channel|>commentary<|message|>a<|end|><|channel|>final<|message|>yes<|return|>", "a", "yes"),
+        ("<think >Is it no?</think >yes", "Is it no?", "yes"),
+        ("<think\n>Is it no?\n< / think>yes", "Is it no?", "yes"),
+        ("<antThinking>a</antThinking>yes", "a", "yes"),
+        ("<longcat_think>a</longcat_think>yes", "a", "yes"),
+        ("<|begin_of_thought|>a<|end_of_thought|>\n<|begin_of_solution|>yes<|end_of_solution|>", "a", "yes"),
+        ("<|START_THINKING|>a<|END_THINKING|><|START_RESPONSE|>yes<|END_RESPONSE|>", "a", "yes"),
+        ("<unused94>thought\na<unused95>yes", "a", "yes"),
+        ("<reasoning>a</reasoning>\nyes", "a", "yes"),
+        ("<thoughts>first 17 and", "first 17 and", ""),
+        ("<r>\n<reasoning>a</reasoning>\n</r>", "", "<r>\n<reasoning>a</reasoning>\n</r>"),
+        ("<think>a<think>b</think>c</think>yes", "a<think>b\nc", "yes"),
+        ("<think>a</think>\n\n</think>\n\nyes", "a", "yes"),
+        ("<rethink>a</rethink>", "", "<rethink>a</rethink>"),
+        ('perhaps "no"</think>yes', 'perhaps "no"', "yes"),
+        ('Is it no?</think>"yes"', "Is it no?", '"yes"'),
+        ('perhaps "no"</think>"yes"', 'perhaps "no"', '"yes"'),
+        ("Is it no?</think>`yes`", "Is it no?", "`yes`"),
+        ('<think>is it "no"</think>"yes"', 'is it "no"', '"yes"'),
+        ("<think>the end is `</think>` here</think>yes", "the end is `</think>` here", "yes"),
+        ("it's '</think>' at the end", "", "it's '</think>' at the end"),
     ],
 )
 def test_thoughts_are_split_from_the_answer(text: str, thought: str, answer: str) -> None:
@@ -76,6 +97,22 @@ def choice(message: Any, **fields: Any) -> ReadChoice:
         ({"content": [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "yes"}]}, "yes", "hm"),
         ({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, "yes"]}, "yes", "hm"),
         ({"content": "yes", "reasoning_details": [{"type": "reasoning.text", "text": "hm"}]}, "yes", "hm"),
+        ({"content": "yes", "reasoning_details": [{"type": "reasoning.summary", "summary": "hm"}]}, "yes", "hm"),
+        (
+            {"content": "yes", "thinking_blocks": [{"type": "thinking", "thinking": "hm", "signature": "s"}]},
+            "yes",
+            "hm",
+        ),
+        ({"content": "yes", "thought": "hm"}, "yes", "hm"),
+        ({"content": None, "reasoning": {"content": "hm"}}, "", "hm"),
+        ({"content": "yes", "reasoning_content": [{"type": "text", "text": "hm"}]}, "yes", "hm"),
+        ({"content": "yes", "reasoning": ["h", "m"], "reasoning_content": ""}, "yes", "h\nm"),
+        ({"content": [{"text": "hm", "thought": True}, {"text": "yes"}]}, "yes", "hm"),
+        ({"content": [{"type": "reasoning_text", "text": "hm"}, {"type": "text", "text": "yes"}]}, "yes", "hm"),
+        ({"content": [{"type": "redacted_thinking", "data": "x"}, {"type": "text", "text": "yes"}]}, "yes", ""),
+        ({"content": {"type": "text", "text": "yes"}}, "yes", ""),
+        ({"content": {"parts": [{"text": "y"}, {"text": "es"}]}}, "yes", ""),
+        ({"content": [{"type": "text", "text": {"value": "yes"}}]}, "yes", ""),
         ({"content": [{"type": "image_url", "image_url": {}}]}, "", ""),
         ({"content": None, "refusal": "I cannot."}, "I cannot.", ""),
     ],
@@ -83,6 +120,30 @@ def choice(message: Any, **fields: Any) -> ReadChoice:
 def test_content_and_thoughts_are_read_in_every_form(message: Any, text: str, thought: str) -> None:
     read = choice(message)
     assert (read.text, read.thought) == (text, thought)
+
+
+@pytest.mark.parametrize(
+    ("key", "deltas", "thought"),
+    [
+        ("reasoning_content", ["h", "m"], "hm"),
+        ("reasoning", ["h", None, "m"], "hm"),
+        ("thinking", ["h", "", "m"], "hm"),
+        ("thinking_blocks", [[{"thinking": "h"}], [{"thinking": "m"}]], "h\nm"),
+        ("reasoning", ["h", 1, ["m"]], "h"),
+    ],
+)
+def test_parts_of_a_thought_are_joined_in_a_stream(key: str, deltas: list[Any], thought: str) -> None:
+    events = [{"choices": [{"delta": {key: delta}}]} for delta in deltas]
+    events.append({"choices": [{"delta": {"content": "yes"}, "finish_reason": "stop"}]})
+    read = read_body("".join(f"data: {json.dumps(event)}\n\n" for event in events).encode(), most=1).choices[0]
+    assert (read.text, read.thought) == ("yes", thought)
+
+
+def test_a_text_in_very_deep_parts_is_not_read() -> None:
+    deep: Any = "yes"
+    for _ in range(900):
+        deep = [deep]
+    assert choice({"content": "no", "reasoning": deep, "thinking": {"text": {"text": "hm"}}}).thought == "hm"
 
 
 @pytest.mark.parametrize(
@@ -99,7 +160,24 @@ def test_content_and_thoughts_are_read_in_every_form(message: Any, text: str, th
         ({"finish_reason": "model_context_window_exceeded"}, "length"),
         ({"finish_reason": "eos_token"}, "stop"),
         ({"finish_reason": "length"}, "length"),
-        ({"finish_reason": "max_tokens"}, "length"),
+        *(
+            ({"finish_reason": word}, "length")
+            for word in (
+                *(
+                    "max_tokens",
+                    "MAX_TOKENS",
+                    "max_output_tokens",
+                    "max-new-tokens",
+                    "FINISH_REASON_MAX_TOKENS",
+                    "LENGTH",
+                ),
+                *("Length", "max_length", "token_limit", "limit", "TOO_MANY_TOKENS", "max_completion_tokens"),
+            )
+        ),
+        ({"finish_reason": "FINISH_REASON_STOP"}, "stop"),
+        ({"finish_reason": "TOOL_CALL"}, "tool_calls"),
+        ({"finish_reason": "content-filter"}, "content_filter"),
+        ({"finish_reason": "MALFORMED_FUNCTION_CALL"}, "MALFORMED_FUNCTION_CALL"),
         ({"finish_reason": "end_turn"}, "stop"),
         ({"finish_reason": "content_filter"}, "content_filter"),
         ({"finish_reason": ["odd"]}, "stop"),
