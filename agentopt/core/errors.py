@@ -276,8 +276,9 @@ class UnsupportedParameterError(PermanentModelError):
     """The endpoint refused the request because of one parameter, which is left out of further requests.
 
     Attributes:
-        parameter: `temperature`, `top_p`, `seed`, `n`, `stop`, `json_schema`, `strict`, `system_role`, `max_tokens`,
-            `max_completion_tokens`, `stream`, `stream_options`, `reasoning_effort` or `tools`.
+        parameter: `temperature`, `top_p`, `top_p beside temperature`, `seed`, `n`, `stop`, `json_schema`, `strict`,
+            `system_role`, `max_tokens`, `max_completion_tokens`, `stream`, `stream_options`, `reasoning_effort`,
+            `parallel_tool_calls` or `tools`.
     """
 
     scope: FailureScope = "model"

@@ -27,8 +27,8 @@ from agentopt.models.error_codes import Meaning, meaning_of
 from agentopt.models.json_bytes import unwrap_error
 from agentopt.models.redaction import redact
 from agentopt.models.refusals import classify, refused_parameter, requested_wait
-from agentopt.models.response_body import error_in, error_object, error_text
-from agentopt.models.retry_after import retry_after
+from agentopt.models.response_body import error_in, error_object, error_text, page_text
+from agentopt.models.retry_after import retry_after, retry_headers
 
 LONGEST_MESSAGE = 300
 """Characters of the provider's message that are passed on."""
@@ -148,8 +148,11 @@ def _response(chain: list[BaseException]) -> httpx.Response | None:
 
 
 def _from_response(response: httpx.Response, body: Mapping[str, Any], describe: _Describe) -> ModelError:
-    status, wait = response.status_code, retry_after(response.headers)
-    return _refused(status, _provider_error(response), body, describe, label=f"HTTP {status}", wait=wait)
+    status, error = response.status_code, _provider_error(response)
+    wait = retry_after(response.headers, is_rate_limit=status == 429)
+    if wait is None and (stated := retry_headers(error)):
+        wait = retry_after(stated, is_rate_limit=True)
+    return _refused(status, error, body, describe, label=f"HTTP {status}", wait=wait)
 
 
 def _from_body(malformed: MalformedResponseError, body: Mapping[str, Any], describe: _Describe) -> ModelError:
@@ -208,8 +211,7 @@ def _provider_error(response: httpx.Response) -> Mapping[str, Any]:
         error = error_in(unwrap_error(json.loads(content)))
     except (ValueError, AttributeError, RecursionError):
         error = None
-    text = content[: 4 * LONGEST_MESSAGE].decode(errors="replace")
-    return error_object(error or text.strip() or response.reason_phrase)
+    return error_object(error or page_text(content) or response.reason_phrase)
 
 
 def _from_client_library(error: Exception, describe: _Describe) -> ModelError | None:

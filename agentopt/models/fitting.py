@@ -15,6 +15,7 @@ from typing import Any
 from agentopt.core.unicode_text import well_formed
 from agentopt.models.base import Message, Request
 from agentopt.models.catalog import ModelSpec, Supports
+from agentopt.models.refusals import TOP_P_BESIDE_TEMPERATURE
 from agentopt.models.strict_schema import strict_schema
 
 ABILITIES = tuple(Supports.model_fields)
@@ -72,12 +73,15 @@ def fit(request: Request, spec: ModelSpec, refused: frozenset[str] = frozenset()
         own = getattr(request, name)
         return None if name in left_out else own if own is not None else getattr(spec, name)
 
+    temperature, top_p = value("temperature"), value("top_p")
+    if TOP_P_BESIDE_TEMPERATURE in left_out and temperature is not None:
+        top_p = None
     joined = spec.system_role == "user" or "system_role" in left_out
     return replace(
         request,
         messages=_joined(request.messages) if joined else request.messages,
-        temperature=value("temperature"),
-        top_p=value("top_p"),
+        temperature=temperature,
+        top_p=top_p,
         reasoning_effort=effort,
         json_schema=None if "json_schema" in left_out else request.json_schema,
         left_out=left_out,

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from html import unescape
 from typing import Any
 
 from agentopt.core.errors import MalformedResponseError
@@ -53,6 +54,8 @@ BROKEN_OFF = re.compile(r"error|fail|abort|cancel|interrupt|time.?out|timed.?out
 """Words for an answer that the provider's own failure ended, such as DeepSeek's `insufficient_system_resource`."""
 ERROR_KEYS = ("detail", "message", "msg", "error_msg", "status_msg", "errors", "base_resp")
 """Keys of errors in the bodies of endpoints without `error`."""
+LONGEST_PAGE = 20_000
+"""Bytes of a page that are read for its words."""
 CODE_KEYS = ("code", "error_code", "status_code", "statusCode", "status")
 
 
@@ -108,6 +111,8 @@ def read_body(content: bytes, *, most: int, content_type: str = "") -> ReadBody:
     is_stream = "event-stream" in content_type and not text.startswith((b"{", b"["))  # an error may be sent whole
     if is_stream or text.startswith((b"data:", b"event:", b":")):
         return read_completion(join_stream(content.decode(errors="replace")), most=most)
+    if text.startswith(b"<"):
+        raise MalformedResponseError(f"a page, not JSON: {page_text(content)[:200]}; is base_url the API's?")
     return read_completion(parse_json(content), most=most)
 
 
@@ -221,6 +226,15 @@ def error_text(error: Mapping[str, Any]) -> str:
     raw = detail.get("raw") if isinstance(detail, dict) else None
     words = [part for part in (error.get("message"), raw, code) if isinstance(part, str) and part]
     return well_formed(" ".join(dict.fromkeys(words))) or well_formed(json.dumps(error, default=str)[:1000])
+
+
+def page_text(content: bytes) -> str:
+    """Return the beginning of a body that is no JSON as text, of an HTML page without its tags, scripts and styles."""
+    text = content[:LONGEST_PAGE].decode(errors="replace").strip()
+    if not text.startswith("<"):
+        return text
+    text = re.sub(r"<(script|style)\b.*?(</\1>|\Z)|<!--.*?-->", " ", text, flags=re.IGNORECASE | re.DOTALL)
+    return " ".join(unescape(re.sub(r"<[^<>]*>?", " ", text)).split()) or "an HTML page"
 
 
 def _error_body(error: Any, tokens: tuple[int, int] | None) -> MalformedResponseError:

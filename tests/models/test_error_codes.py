@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import httpx
@@ -10,7 +11,7 @@ import pytest
 from agentopt.core.errors import MalformedResponseError, ModelError, TransientModelError, UnsupportedParameterError
 from agentopt.models.api_errors import model_error
 from agentopt.models.error_codes import MEANINGS
-from agentopt.models.response_body import read_completion
+from agentopt.models.response_body import read_body, read_completion
 
 CREDIT, KEY, NAME = "add credit", "check the API key", "check the model's name"
 
@@ -122,6 +123,124 @@ def test_a_code_is_classified(status: int, body: Any, scope: str, words: str) ->
     failure = failure_of(body, status)
     assert (failure.scope, isinstance(failure, TransientModelError)) == (scope, scope == "transient")
     assert words in (failure.kind if scope == "example" else str(failure))
+
+
+def words(message: str, **fields: Any) -> dict[str, Any]:
+    return {"error": {"message": message, "type": "invalid_request_error", **fields}}
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "scope", "kind"),
+    [
+        (400, words("User location is not supported for the API use."), "model", "HTTP 400"),
+        (403, words("Country, region, or territory not supported"), "model", "HTTP 403"),
+        (200, words("Region not available for this account"), "model", "error in the response"),
+        (400, words("This organization has been disabled."), "model", "HTTP 400"),
+        (400, words("You have reached your specified API usage limits."), "model", "HTTP 400"),
+        (400, words("m is not a valid model ID"), "model", "HTTP 400"),
+        (400, words("The model `m` has been decommissioned."), "model", "HTTP 400"),
+        (400, {"message": "The provided model identifier is invalid."}, "model", "HTTP 400"),
+        (400, {"message": "Invocation with on-demand throughput isn't supported."}, "model", "HTTP 400"),
+        (400, words("The server is currently overloaded"), "transient", "HTTP 400"),
+        (403, words("Rate limit exceeded"), "transient", "HTTP 403"),
+        (424, {"message": "Model error"}, "transient", "HTTP 424"),
+        (498, words("capacity exceeded"), "transient", "HTTP 498"),
+        (499, {}, "transient", "HTTP 499"),
+        (529, words("Overloaded"), "transient", "HTTP 529"),
+        (413, words("Request exceeds the maximum size"), "example", "HTTP 413"),
+        (413, words("Request too large on tokens per minute: Limit 6, Requested 8"), "example", "context length"),
+        (429, words("Request too large on tokens per min: Limit 3, Requested 4."), "example", "context length"),
+        (422, words("`inputs` tokens + `max_new_tokens` must be <= 4096"), "example", "context length"),
+        (400, words("input length and `max_tokens` exceed context limit: 19 + 2 > 20"), "example", "context length"),
+    ],
+)
+def test_a_refusal_is_classified_by_its_words(status: int, body: Any, scope: str, kind: str) -> None:
+    failure = failure_of(body, status, {"model": "m", "messages": [], "max_tokens": 5})
+    assert (failure.scope, failure.kind) == (scope, kind)
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 413, 502, 503])
+@pytest.mark.parametrize(
+    "page",
+    [
+        "<html><head><title>Not here</title><style>b {}</style></head><body>\n<h1>Not here</h1></body></html>",
+        "<!DOCTYPE html><script>let a = 1</script><p>Not&nbsp;here</p><!-- <b> -->",
+        "\n<center>Not here<br",
+        "Not here",
+    ],
+)
+def test_a_page_is_reported_in_its_words_without_tags(status: int, page: str) -> None:
+    request = httpx.Request("POST", "http://127.0.0.1/v1")
+    response = httpx.Response(status, text=page, request=request)
+    failure = model_error(httpx.HTTPStatusError("no", request=request, response=response), who="m")
+    assert failure
+    assert re.fullmatch(r"(Not here ?){1,2}", failure.provider_message)
+    assert failure.scope == ("model" if status < 405 else "example" if status < 500 else "transient")
+
+
+def test_a_page_with_status_200_is_no_completion_and_is_quoted() -> None:
+    with pytest.raises(MalformedResponseError, match="a page, not JSON: Sign in; is base_url the API's"):
+        read_body(b"\n<html><body><h1>Sign in</h1></body></html>", most=1)
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "error", "seconds"),
+    [
+        (429, {"x-ratelimit-reset": "86400"}, {}, 86400),
+        (429, {"X-RateLimit-Reset-Requests": "1h0m0s", "x-ratelimit-remaining-requests": "0"}, {}, 3600),
+        (429, {"x-ratelimit-reset-requests": "1h0m0s", "x-ratelimit-remaining-requests": "9"}, {}, None),
+        (
+            429,
+            {"anthropic-ratelimit-tokens-reset": "2999-01-01T00:00:00Z", "anthropic-ratelimit-tokens-remaining": "0"},
+            {},
+            "long",
+        ),
+        (429, {"retry-after": "2", "x-ratelimit-reset": "86400"}, {}, 2),
+        (500, {"x-ratelimit-reset": "86400"}, {}, None),
+        (429, {}, {"metadata": {"headers": {"X-RateLimit-Reset": "99999999999999"}}}, "long"),
+        (429, {}, {"details": [{"@type": "x"}, {"@type": "RetryInfo", "retryDelay": "34.5s"}]}, 34.5),
+        (429, {}, {"details": [1, None], "metadata": {"headers": [1]}}, None),
+    ],
+)
+def test_the_wait_is_read_from_headers_and_from_the_error(
+    status: int, headers: dict[str, str], error: Any, seconds: float | str | None
+) -> None:
+    request = httpx.Request("POST", "http://127.0.0.1/v1")
+    response = httpx.Response(status, json={"error": {"message": "no", **error}}, headers=headers, request=request)
+    failure = model_error(httpx.HTTPStatusError("no", request=request, response=response), who="m")
+    assert isinstance(failure, TransientModelError)
+    if seconds == "long":
+        assert failure.retry_after
+        assert failure.retry_after > 1e9
+    else:
+        assert failure.retry_after == seconds
+
+
+@pytest.mark.parametrize(
+    ("message", "parameter"),
+    [
+        ("`temperature` and `top_p` cannot both be specified for this model.", "top_p beside temperature"),
+        ("You may alter temperature or top_p but not both", "top_p beside temperature"),
+        ("top_p and temperature are mutually exclusive", "top_p beside temperature"),
+        ("Only one of temperature and top_p can be set", "top_p beside temperature"),
+        ("top_p: Extra inputs are not permitted", "top_p"),
+        ("Extra parameters ['seed', 'top_p', 'temperature'] are not allowed", "top_p"),
+        ("Parallel tool calls are not supported", "parallel_tool_calls"),
+        ("parallel_tool_calls must be false for tools", "parallel_tool_calls"),
+        ("Multiple candidates is not enabled for this model", "n"),
+        ("candidateCount must be 1", "n"),
+        ("The schema is too complex: too many states", "strict"),
+        ("'$ref' cannot have keywords: invalid schema for response_format", "strict"),
+    ],
+)
+def test_a_refused_parameter_is_found_in_the_words(message: str, parameter: str) -> None:
+    sent = {
+        "temperature": 0.5, "top_p": 0.9, "n": 3, "tools": [{}], "parallel_tool_calls": True,
+        "response_format": {"json_schema": {"strict": True}},
+    }
+    failure = failure_of(words(message), 400, sent)
+    assert isinstance(failure, UnsupportedParameterError)
+    assert failure.parameter == parameter
 
 
 def test_the_wait_of_a_limit_on_the_rate_is_read() -> None:

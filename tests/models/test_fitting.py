@@ -10,6 +10,7 @@ import pytest
 from agentopt.models.base import Message, Request, ToolCall
 from agentopt.models.catalog import ModelSpec, with_table_defaults
 from agentopt.models.fitting import choices_per_request, fit, payload, refusal, shape
+from agentopt.models.refusals import TOP_P_BESIDE_TEMPERATURE
 
 SYSTEM, USER = Message("system", "Be brief."), Message("user", "Where?")
 SCHEMA = '{"type":"object","properties":{"a":{"type":"string"}},"required":["a"],"additionalProperties":false}'
@@ -72,6 +73,28 @@ def test_what_is_refused_at_an_effort_is_left_out_at_that_one(
     sent = payload(own, without)
     assert sent["temperature"] == 0.5
     assert "reasoning_effort" not in sent
+
+
+@pytest.mark.parametrize(
+    ("temperature", "entry", "further", "sent"),
+    [
+        (0.5, {}, [], {"temperature": 0.5}),
+        (None, {}, [], {"top_p": 0.9}),
+        (None, {"temperature": 0.3, "top_p": 0.8}, [], {"temperature": 0.3}),
+        (0.5, {}, ["temperature"], {"top_p": 0.9}),
+        (0.5, {"supports": {"temperature": False}}, [], {"top_p": 0.9}),
+        (0.5, {}, ["top_p"], {"temperature": 0.5}),
+        (0.0, {"top_p": 0.8}, [], {"temperature": 0.0}),
+    ],
+)
+def test_a_top_p_that_is_refused_beside_a_temperature_is_sent_without_one(
+    temperature: float | None, entry: dict[str, Any], further: list[str], sent: dict[str, float]
+) -> None:
+    own, request = spec(**entry), Request("m", (USER,), 16, temperature=temperature, top_p=0.9)
+    fitted = fit(request, own, frozenset({TOP_P_BESIDE_TEMPERATURE, *further}))
+    body = payload(own, fitted)
+    assert {name: body[name] for name in ("temperature", "top_p") if name in body} == sent
+    assert fit(fitted, own) == fitted
 
 
 def test_max_tokens_is_sent_under_the_name_of_the_entry_and_under_the_other_if_refused() -> None:

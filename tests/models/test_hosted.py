@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -193,11 +194,24 @@ async def test_retry_after_is_read(route: str) -> None:
 def test_retry_after_is_read_in_every_form_and_an_unreadable_one_is_ignored() -> None:
     date = formatdate(1_000_030, usegmt=True)
     cases = [({"retry-after": "3"}, 3.0), ({"retry-after": "0.5"}, 0.5), ({"retry-after": date}, 30.0)]
-    cases += [({"retry-after": "3", "retry-after-ms": "1500"}, 1.5)]
+    cases += [({"retry-after": "3", "retry-after-ms": "1500"}, 1.5), ({"retry-after": "+5"}, 5.0)]
+    cases += [
+        ({"retry-after": "1m30s"}, 90.0),
+        ({"retry-after": "120 seconds"}, 120.0),
+        ({"retry-after": "6ms"}, 0.006),
+    ]
+    cases += [({"retry-after": "1970-01-12T13:47:10Z"}, 30.0), ({"retry-after": "9" * 400}, math.inf)]
+    cases += [({"retry-after": "1700000000"}, 1_699_000_000), ({"retry-after": "1700000000000"}, 1_699_000_000)]
     for headers, seconds in cases:
         assert retry_after(headers, now=lambda: 1_000_000) == seconds
     assert retry_after({"retry-after": date}, now=lambda: 2_000_000) == 0
-    for headers in ({}, {"retry-after": "soon"}, {"retry-after": "-1"}, {"retry-after": "nan"}):
+    for headers in (
+        {},
+        {"retry-after": "soon"},
+        {"retry-after": "-1"},
+        {"retry-after": "nan"},
+        {"retry-after": "5, 5"},
+    ):
         assert retry_after(headers) is None
 
 

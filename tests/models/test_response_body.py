@@ -133,7 +133,7 @@ def test_content_and_thoughts_are_read_in_every_form(message: Any, text: str, th
     ],
 )
 def test_parts_of_a_thought_are_joined_in_a_stream(key: str, deltas: list[Any], thought: str) -> None:
-    events = [{"choices": [{"delta": {key: delta}}]} for delta in deltas]
+    events: list[Any] = [{"choices": [{"delta": {key: delta}}]} for delta in deltas]
     events.append({"choices": [{"delta": {"content": "yes"}, "finish_reason": "stop"}]})
     read = read_body("".join(f"data: {json.dumps(event)}\n\n" for event in events).encode(), most=1).choices[0]
     assert (read.text, read.thought) == ("yes", thought)
