@@ -235,7 +235,11 @@ def test_the_wait_is_read_from_headers_and_from_the_error(
 )
 def test_a_refused_parameter_is_found_in_the_words(message: str, parameter: str) -> None:
     sent = {
-        "temperature": 0.5, "top_p": 0.9, "n": 3, "tools": [{}], "parallel_tool_calls": True,
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "n": 3,
+        "tools": [{}],
+        "parallel_tool_calls": True,
         "response_format": {"json_schema": {"strict": True}},
     }
     failure = failure_of(words(message), 400, sent)
