@@ -43,6 +43,9 @@ ENDS: Mapping[str, tuple[str, bool]] = {
 }
 """Why a request of a batch has no response, and whether it may have been billed."""
 
+NO_INTERFACE = ("HTTP 404", "HTTP 405", "HTTP 410", "HTTP 501")
+"""Failures of a submission to an endpoint that has no files or no batches."""
+
 _T = TypeVar("_T")
 
 
@@ -210,7 +213,8 @@ class BatchTransport:
             batch_id = found or await self._create(lane, file)
         except ModelError as error:
             error.sent = error.billed  # a batch that was not created executes nothing
-            return [Outcome(id_, error) for id_ in file.ids]
+            failure = _no_interface(lane, error) if error.kind in NO_INTERFACE else error
+            return [Outcome(id_, failure) for id_ in file.ids]
         return [Batch(batch_id, name, file.label, tuple(file.ids))]
 
     async def _create(self, lane: _Lane, file: BatchFile) -> str:
@@ -320,6 +324,16 @@ class BatchTransport:
 def _is_open(failure: ModelError) -> bool:
     """Whether it is unknown if the call had an effect. With the statuses 503 and 529, a provider refuses it."""
     return failure.billed or failure.kind in ("HTTP 500", "HTTP 502", "HTTP 504")
+
+
+def _no_interface(lane: _Lane, refusal: ModelError) -> PermanentModelError:
+    """The failure of a request to an endpoint that refuses batches as such, whatever is wrong with direct calls."""
+    text = (
+        f"{lane.model.spec.name}: a batch could not be submitted ({refusal.kind}: {refusal.provider_message}); if the "
+        "endpoint has no batch interface, remove `batch` from the catalogue entry, or set batch=false in the run"
+    )
+    kind, words = refusal.kind, refusal.provider_message
+    return PermanentModelError(text, kind=kind, scope="model", provider_message=words, sent=refusal.sent)
 
 
 async def _result(lane: _Lane, request: Request, raw: Raw) -> Response | ModelError:

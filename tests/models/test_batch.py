@@ -27,6 +27,7 @@ from agentopt.models.hosted import HostedModel
 from agentopt.testing.batch_servers import AnthropicBatchServer, BatchPlan, OpenAIBatchServer
 from agentopt.testing.faults import Fault, Faults
 from agentopt.testing.odd_bodies import odd_bodies
+from agentopt.testing.servers import OpenAIServer
 
 KEY = "sk-a-key-that-is-secret"
 Server = OpenAIBatchServer | AnthropicBatchServer
@@ -389,6 +390,36 @@ async def test_a_redirect_is_not_followed(provider: str, status: int) -> None:
         await batches.aclose()
     assert "redirects are not followed" in str(failed(outcome.result))
     assert sum(server.operations.values()) == 1
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        Faults(script=[404]),
+        Faults(script=[405]),
+        Faults(script=[410]),
+        Faults(script=[501] * 3),
+        Faults(script=[None, 404]),
+    ],
+    ids=["404", "405", "410", "501", "files without batches"],
+)
+async def test_an_endpoint_without_a_batch_interface_is_reported_with_the_setting(faults: Faults) -> None:
+    async with OpenAIBatchServer(faults=faults) as server:
+        batches = transport(spec_of("openai", server))
+        outcomes = await all_of(batches.submit(requests_of(2), label="run-1"))
+        await batches.aclose()
+    errors = [failed(outcome.result) for outcome in outcomes]
+    assert {(type(e), e.scope, e.sent, e.billed) for e in errors} == {(PermanentModelError, "model", False, False)}
+    assert all("remove `batch` from the catalogue entry, or set batch=false" in str(e) for e in errors)
+    assert not any("check the model's name" in str(e) for e in errors)
+
+
+async def test_an_endpoint_of_direct_calls_alone_is_reported_with_the_setting() -> None:
+    async with OpenAIServer() as server:
+        batches = transport(ModelSpec(name="small", base_url=server.base_url, batch={"price": 0.5}))
+        (outcome,) = await all_of(batches.submit(requests_of(1), label="run-1"))
+        await batches.aclose()
+    assert "small: a batch could not be submitted (HTTP 404: " in str(failed(outcome.result))
 
 
 async def test_requests_are_grouped_by_model() -> None:
