@@ -45,6 +45,19 @@ class StopReason:
         return ": ".join(filter(None, (_SENTENCES.get(self.kind), self.detail)))
 
     @property
+    def budget_cap(self) -> str | None:
+        """The setting of `budget` that ended it: `trials`, or the cap on the whole run; None for other reasons."""
+        return "trials" if self.kind is StopKind.TRIALS_SPENT else self.run_cap
+
+    @property
     def run_cap(self) -> str | None:
         """The cap, if it is one on the whole run rather than on one purpose."""
         return None if self.cap is None or "." in self.cap else self.cap
+
+
+def from_sentence(ended: object) -> object:
+    """Read `ended` of a `result.json` of version 0.1.0, which is a sentence; anything else is returned as it is."""
+    if not isinstance(ended, str):
+        return ended
+    known = [StopReason(kind) for kind in (StopKind.TRIALS_SPENT, StopKind.NOTHING_LEFT)]
+    return next((reason for reason in known if str(reason) == ended), StopReason(StopKind.UNKNOWN, detail=ended))

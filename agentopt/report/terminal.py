@@ -93,6 +93,8 @@ def _prompts(finalist: Finalist) -> str:
 
 def _verdict(result: Result) -> str:
     best = result.finalist("best")
+    if result.unsearched:
+        return f"Verdict: none, because the run {result.unsearched}."
     if result.keeps_baseline:
         others = [trial for trial in result.trials if trial.state != "incomplete" and trial.number != best.trial]
         why = "No other candidate has a higher shrunk score on validation." if others else "Nothing else was evaluated."

@@ -181,12 +181,14 @@ class RunFolder:
         task = "task" if self.task is None else repr(str(self.task))
         return f"agentopt.optimize({task}, {strategy}resume={str(self.path)!r})"
 
-    def resuming_beyond(self, cap: str) -> str:
-        """What resumes the run with a larger cap, for messages, as `resuming`.
+    def resuming_after(self, stopped: StopReason) -> str:
+        """What resumes the run, for messages, as `resuming`; with a larger cap if one of the run ended it.
 
         Args:
-            cap: The cap of the run that was reached, such as `usd`.
+            stopped: Why it ended.
         """
+        if (cap := stopped.budget_cap) is None:
+            return self.resuming
         value = larger_cap(getattr(self.config.budget, cap))
         if self.resuming.startswith("agentopt optimize "):
             return f"{self.resuming} -c budget.{cap}={value}"
@@ -199,7 +201,7 @@ class RunFolder:
             stopped: Why it ended.
         """
         if stopped.run_cap:
-            return f"`{self.resuming_beyond(stopped.run_cap)}`; answers that were paid for are kept"
+            return f"`{self.resuming_after(stopped)}`; answers that were paid for are kept"
         return f"fix the cause, then `{self.resuming}`; answers that were paid for are kept"
 
     def resumed_with(self, task: Task, config: Config) -> RunFolder:

@@ -24,7 +24,7 @@ from agentopt.core.phrases import counted
 from agentopt.core.records import EarlyStop, Evaluation, SubtaskUse, TrialState
 from agentopt.core.repeats import repeated_mean, score_table
 from agentopt.core.stats import Difference, Interval, mean_interval
-from agentopt.core.stop_reason import StopKind, StopReason
+from agentopt.core.stop_reason import StopKind, StopReason, from_sentence
 from agentopt.core.usd import USD_DIGITS, format_usd, rounded_usd
 from agentopt.core.yaml_models import did_you_mean, shown
 from agentopt.core.yaml_text import to_yaml
@@ -219,14 +219,6 @@ def shorten(line: str, width: int) -> str:
     return line if len(line) <= width else f"{line[: width - 3]}..."
 
 
-def _from_0_1_0(ended: object) -> object:
-    """Reads `ended` of a `result.json` of version 0.1.0, which is a sentence."""
-    if not isinstance(ended, str):
-        return ended
-    known = [StopReason(kind) for kind in (StopKind.TRIALS_SPENT, StopKind.NOTHING_LEFT)]
-    return next((reason for reason in known if str(reason) == ended), StopReason(StopKind.UNKNOWN, detail=ended))
-
-
 @dataclass(frozen=True, slots=True, repr=False)
 class Result:
     """The outcome of a run.
@@ -259,7 +251,7 @@ class Result:
 
     task: str
     run: str
-    ended: Annotated[StopReason, BeforeValidator(_from_0_1_0)]
+    ended: Annotated[StopReason, BeforeValidator(from_sentence)]
     finalists: tuple[Finalist, ...]
     trials: tuple[TrialLine, ...]
     pareto: tuple[int, ...]
@@ -305,13 +297,21 @@ class Result:
         return "baseline" in self.finalist("best").roles
 
     @property
+    def unsearched(self) -> str | None:
+        """That the search ended before any candidate but the baseline was measured; None if it did not."""
+        if self.ended.kind is StopKind.NOTHING_LEFT or any(t.number and t.state != "incomplete" for t in self.trials):
+            return None
+        cause = f"by budget.{self.ended.budget_cap}" if self.ended.budget_cap else "early"
+        return f"ended {cause} before any candidate but the baseline was measured"
+
+    @property
     def verdict(self) -> GateVerdict | None:
         """The best candidate against the baseline on the test split; None if they were not compared on it.
 
-        A best candidate that is the baseline is non-inferior by definition.
+        A best candidate that is the baseline is non-inferior by definition, unless the result is `unsearched`.
         """
         if self.keeps_baseline:
-            return "non-inferior"
+            return None if self.unsearched else "non-inferior"
         compared = self.finalist("best").against_baseline
         return compared.verdict if compared else None
 
@@ -328,17 +328,17 @@ class Result:
 
     def __repr__(self) -> str:
         total, states = self.total, Counter(trial.state for trial in self.trials).items()
-        calls = f"{counted(total.calls, 'call')}, {counted(total.tokens, 'token')}"
-        spent = f"{calls}, {format_usd(total.usd)} USD, {self.seconds:.0f} s"
-        trials = ", ".join(f"{n} {state}" for state, n in states)
-        tested = f"verdict on the test split: {self.verdict or 'not tested'}"
+        spent = f"{counted(total.calls, 'call')}, {counted(total.tokens, 'token')}, {format_usd(total.usd)} USD"
+        verdict = f"verdict on the test split: {self.verdict or 'not tested'}"
+        if self.keeps_baseline:
+            verdict = f"verdict: {f'none, {self.unsearched}' if self.unsearched else KEPT}"
         lines = [
             f"Result of {self.task}: {self.ended}",
             f"  run: {self.run}",
-            f"  trials: {len(self.trials)} ({trials})",
-            f"  spent: {spent}",
+            f"  trials: {len(self.trials)} ({', '.join(f'{n} {state}' for state, n in states)})",
+            f"  spent: {spent}, {self.seconds:.0f} s",
             *(line for finalist in self.finalists for line in finalist.lines(self.cost_in)),
-            f"  {f'verdict: {KEPT}' if self.keeps_baseline else tested}",
+            f"  {verdict}",
             *(f"  {issue}" for issue in (*self.incomplete, *self.left_out)),
         ]
         return "\n".join(shorten(line, SCREEN_WIDTH) for line in lines)

@@ -204,11 +204,20 @@ def test_a_candidate_that_is_the_reference_passes_without_a_call(agentopt: Comma
     assert (data["verdict"], data["exit_code"], data["difference"]) == ("non-inferior", 0, None)
 
 
+@pytest.fixture
+def best_first(place: Path) -> Iterator[ServerProcess]:
+    """The small model, which is the baseline's, is always right; the large one never is."""
+    with ServerProcess(counter=place / "received.jsonl", quality={"small": 1.0, "large": 0.0}) as server:
+        models = {name: {"base_url": server.base_url, "usd_per_1m_prompt": 1} for name in ("small", "large")}
+        (place / "models.yaml").write_text(yaml.safe_dump({"models": models}))
+        yield server
+
+
 @pytest.mark.parametrize("split", ["test", "validation"])
 def test_a_run_that_keeps_the_baseline_passes(
-    agentopt: Command, place: Path, server: ServerProcess, split: str
+    agentopt: Command, place: Path, best_first: ServerProcess, split: str
 ) -> None:
-    search = ["-c", "strategy=grid", "-c", "budget.trials=1", *SETTINGS]
+    search = ["-c", "strategy=grid", "-c", "task.subtasks.answer.num_samples=[1]", *SETTINGS]
     assert agentopt("optimize", "task", *search)[0] == 0
     (run,) = (place / "runs").iterdir()
     spent = calls(place)
@@ -222,10 +231,49 @@ def test_a_run_that_keeps_the_baseline_passes(
     assert calls(place) == spent
     kept = "non-inferior: the best candidate is the baseline, so nothing was compared"
     shown = agentopt("runs", "show", run.name, *SETTINGS)[1]
-    assert f"Verdict: {kept}. Nothing else was evaluated." in shown
+    assert f"Verdict: {kept}. No other candidate has a higher shrunk score on validation." in shown
     assert "Use it:" not in shown
     assert f"  verdict: {kept}" in repr(load_result(run)).splitlines()
     assert "non-inferior: the best candidate is the baseline" in agentopt("runs", "list", *SETTINGS)[1]
+
+
+def test_the_only_candidate_passes(agentopt: Command, place: Path, server: ServerProcess) -> None:
+    one = ["-c", "task.subtasks.answer.models=[small]", "-c", "task.subtasks.answer.num_samples=[1]"]
+    assert agentopt("optimize", "task", "-c", "strategy=grid", *one, *SETTINGS)[0] == 0
+    (run,) = (place / "runs").iterdir()
+    assert agentopt("gate", run.name, *SETTINGS)[0] == 0
+    assert "nothing was compared. Nothing else was evaluated." in agentopt("runs", "show", run.name, *SETTINGS)[1]
+
+
+@pytest.mark.parametrize("cap", ["usd=0.0002", "calls=60", "calls=85", "tokens=300", "trials=1"])
+def test_a_run_that_a_cap_ended_before_any_candidate_was_measured_has_no_verdict(
+    agentopt: Command, place: Path, server: ServerProcess, cap: str
+) -> None:
+    name, _, value = cap.partition("=")
+    code, out, _ = agentopt("optimize", "task", "-c", "strategy=grid", "-c", f"budget.{cap}", *SETTINGS)
+    (run,) = (place / "runs").iterdir()
+    result, why = load_result(run), f"ended by budget.{name} before any candidate but the baseline was measured"
+    assert (code, result.verdict, result.unsearched) == (0, None, why)
+    assert f"Verdict: none, because the run {why}." in " ".join(out.split())
+    resume = f"runs/{run.name} -c budget.{name}={2 * float(value):g}"
+    assert f"Resume:  agentopt optimize --resume {resume}" in out
+    for source in (run.name, str(run / "best.yaml"), str(run / "recommended.yaml")):
+        for split in ("test", "validation"):
+            code, out, err = agentopt("gate", source, "--split", split, *SETTINGS)
+            assert (code, out) == (2, "")
+            assert f"a verdict needs a candidate that was measured, but the run {why}\n" in err
+            assert "remedy: agentopt optimize --resume " in err
+            assert resume in err
+    page = " ".join((run / "report.html").read_text().split())
+    assert f"There is no verdict: the run {why}" in page
+    assert f"Resume the run: agentopt optimize --resume {resume}" in page
+    (listed,) = json.loads(agentopt("runs", "list", "--json", *SETTINGS)[1])["runs"]
+    assert listed["verdict"] is None
+    shown = "".join(agentopt("runs", "list", *SETTINGS)[1].split())
+    assert "non-inferior" not in shown
+    assert f"budget.{name}" in shown
+    assert f"  verdict: none, {why}" in repr(result).splitlines()
+    assert "non-inferior" not in agentopt("runs", "show", run.name, *SETTINGS)[1]
 
 
 def test_the_candidate_of_a_run_comes_with_the_settings_of_the_run(

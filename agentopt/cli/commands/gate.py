@@ -28,7 +28,7 @@ from agentopt.deploy.deployment import Deployment, find_deployment
 from agentopt.evaluation.checked import checked_candidate
 from agentopt.report.bars import counting_bar
 from agentopt.report.gate import BASELINE, CostRatio, GateReport
-from agentopt.runs.folder import RECORD
+from agentopt.runs.folder import RECORD, RunFolder
 from agentopt.runs.result import Measures, SubtaskCostShown, load_result
 from agentopt.runs.run_record import read_record
 
@@ -66,6 +66,8 @@ def run_gate(options: GateOptions, settings: Sequence[str], console: Console) ->
     """`agentopt gate`: prints the report, writes the Markdown, and exits with the verdict's code."""
     options.check()
     source = run_path(options.candidate, settings, otherwise=CANDIDATE_FILE)
+    if options.against == BASELINE:
+        _check_searched(source)
     is_recorded = source.is_dir() and options.against == BASELINE and options.split == "test"
     report = (_recorded(source, options) if is_recorded else None) or _evaluated(source, options, settings)
     if options.markdown is not None:
@@ -79,6 +81,17 @@ def run_gate(options: GateOptions, settings: Sequence[str], console: Console) ->
         _append(Path(summary), report.markdown())
     if report.exit_code:
         sys.exit(report.exit_code)
+
+
+def _check_searched(source: Path) -> None:
+    """Raise `ConfigError` if the source is of a run that measured nothing but the baseline, which would pass."""
+    run = source.parent if source.name in ("best.yaml", "recommended.yaml") else source
+    if not (run / "result.json").is_file():
+        return
+    result = load_result(run)
+    if result.unsearched:
+        rule = f"a verdict needs a candidate that was measured, but the run {result.unsearched}"
+        raise ConfigError(rule, where=source, remedy=RunFolder.open(run).resuming_after(result.ended))
 
 
 def _append(summary: Path, text: str) -> None:

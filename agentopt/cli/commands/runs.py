@@ -40,7 +40,8 @@ class RunLine:
         finished: Whether it has a result that can be read.
         validation: Score of the best candidate on the validation split; None without a result.
         test: Its score on the test split; None if it was not tested.
-        verdict: The best candidate against the baseline on the test split; None without a comparison.
+        verdict: The best candidate against the baseline on the test split; None without a comparison, and if the run
+            ended before any other candidate was measured.
         owner: The user who began it; None unless the runs of a storage are listed, whose `run` is the name.
     """
 
@@ -154,7 +155,7 @@ def result_cells(result: Result) -> tuple[str, str, str, str]:
     """The cells of a finished run: state, scores on validation and test, verdict."""
     best = result.finalist("best")
     test = f"{best.test.score:.3f}" if best.test else "-"
-    verdict = KEPT if result.keeps_baseline else result.verdict or "-"
+    verdict = result.unsearched or (KEPT if result.keeps_baseline else result.verdict or "-")
     return "finished", f"{best.validation.score:.3f}", test, verdict
 
 

@@ -26,6 +26,8 @@ def headline(archive: RunArchive) -> str:
     result, done = archive.result, counted(len(archive.trials), "trial")
     if result is None:
         return f"The run is {'running' if archive.state == 'running' else 'not finished'}: {done} so far"
+    if result.unsearched:
+        return f"There is no verdict: the run {result.unsearched}"
     if result.keeps_baseline:
         return "No candidate is better than the baseline"
     if result.verdict is None:
@@ -61,6 +63,8 @@ def next_steps(archive: RunArchive) -> Iterator[str]:
         yield "This page shows the run so far. Build it again to see more: " + _command("report", path)
     elif result is None:
         yield f"Resume the run: {archive.run.resuming}"
+    elif result.unsearched:
+        yield f"Resume the run: {archive.run.resuming_after(result.ended)}"
     elif result.verdict == "not enough rows":
         yield "Add test rows, or compare on more rows: " + _command("gate", path / "best.yaml") + " --rows-needed"
     elif result.keeps_baseline or result.verdict == "inferior":
