@@ -200,6 +200,9 @@ def _item_name(item: Any, items: Any) -> str | None:
 LONGEST_LIST = 800
 """Most characters of the mistakes that one message lists."""
 
+LONGEST_REST = 100
+"""Of those, the most for the line on the mistakes that do not fit."""
+
 
 def as_error(mistakes: Sequence[Mistake], where: Path | str, error: type[UserError]) -> UserError:
     """Combine mistakes into one exception; `where` is the file that has them.
@@ -215,9 +218,11 @@ def as_error(mistakes: Sequence[Mistake], where: Path | str, error: type[UserErr
         return error(only.rule, where=place, remedy=only.remedy)
     lines = [f"\n  {shortened(mistake.key)}: {mistake.rule} ({mistake.remedy})" for mistake in mistakes]
     lengths = list(accumulate(map(len, lines)))
-    listed = max(1, bisect(lengths, LONGEST_LIST))
-    more = f"\n  and {len(mistakes) - listed} more" if len(mistakes) > listed else ""
-    return error(f"{len(mistakes)} mistakes{''.join(lines[:listed])}{more}", where=where)
+    if lengths[-1] > LONGEST_LIST:
+        count = max(1, bisect(lengths, LONGEST_LIST - LONGEST_REST))
+        keys = shortened(", ".join(mistake.key for mistake in mistakes[count:]))
+        lines[count:] = [f"\n  and {len(mistakes) - count} more: {keys}"]
+    return error(f"{len(mistakes)} mistakes{''.join(lines)}", where=where)
 
 
 MOST_LISTED = 20

@@ -18,7 +18,7 @@ from pydantic_core import PydanticCustomError
 import agentopt
 from agentopt.core.candidate import Candidate, SubtaskChoice, load_candidate
 from agentopt.core.errors import ConfigError
-from agentopt.core.yaml_models import Strict, _models_in, did_you_mean, validate
+from agentopt.core.yaml_models import Mistake, Strict, _models_in, as_error, did_you_mean, validate
 from agentopt.core.yaml_text import load_yaml, parse_yaml, to_yaml
 from agentopt.jobs.jobfile import Job
 from agentopt.models.catalog import ModelSpec
@@ -180,6 +180,22 @@ def test_several_mistakes_are_all_reported() -> None:
     assert reported.startswith("tree.yaml: 2 mistakes")
     assert "title: must be" in reported
     assert "titel: is not a known key (did you mean 'title'?)" in reported
+
+
+@pytest.mark.parametrize(("count", "length"), [(4, 100), (4, 195), (4, 900), (9, 100), (60, 100), (2, 2000)])
+def test_mistakes_that_do_not_fit_are_named_by_their_keys(count: int, length: int) -> None:
+    mistakes = [Mistake(f"key{number}", "x" * length, "fix it") for number in range(count)]
+    message = str(as_error(mistakes, "tree.yaml", ConfigError))
+    head, *lines = message.splitlines()
+    *listed, last = lines
+    assert head == f"tree.yaml: {count} mistakes"
+    assert all(line.startswith(f"  key{number}: ") for number, line in enumerate(listed))
+    if last.startswith("  and "):
+        assert last.startswith(f"  and {count - len(listed)} more: key{len(listed)}")
+        assert count > 20 or last.endswith(f"key{count - 1}")
+    else:
+        assert (length, len(lines)) == (100, count)
+    assert length > 800 or len(message) < 850
 
 
 def test_the_place_inside_the_file_is_put_in_front() -> None:
