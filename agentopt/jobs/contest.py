@@ -16,11 +16,11 @@ from agentopt.core.phrases import counted
 from agentopt.jobs.canary import Canary
 from agentopt.jobs.champion import Champion, Champions
 from agentopt.jobs.drift import ALARM, drift_evidence
-from agentopt.jobs.evidence_store import EvidenceStore, Measured
+from agentopt.jobs.evidence_store import Challenger, EvidenceStore, Measured
 from agentopt.jobs.jobfile import PromotionRule
 from agentopt.jobs.measurement import Measurement, alarms, beats, costs
 from agentopt.jobs.measurer import Measurer
-from agentopt.jobs.promotion import Comparison, Night, PromotionRules, e_value_above, pooled, promotion, saves
+from agentopt.jobs.promotion import Comparison, Finding, Night, PromotionRules, e_value_above, pooled, promotion, saves
 from agentopt.jobs.tables import JobRun
 from agentopt.models.measure import costs_usd, measure_of
 from agentopt.runs.result import Result
@@ -105,11 +105,12 @@ class Contest:
             if challenger == self.champion.candidate:
                 continue
             found = await self._compare(challenger, result)
-            log("decision", found.finding)
+            named = f"challenger ({challenger}): {found.finding}"
+            log("decision", named)
             if found.winner:
                 return found
             if decision is NOTHING_ELSE or (decision.conclusive and not found.conclusive):
-                decision = found
+                decision = found if found is NOTHING_ELSE else replace(found, finding=named)
         return decision
 
     async def _compare(self, challenger: Candidate, result: Result) -> Decision:
@@ -128,8 +129,17 @@ class Contest:
         comparison = replace(comparison, number=self._number(challenger))
         found = promotion(comparison, rules)
         if found.promotion is None:
-            return Decision(found.reason)
-        return await self._confirmed(challenger, one, found.reason, new_anchor=found.promotion == "better")
+            decision = Decision(found.reason)
+        else:
+            decision = await self._confirmed(challenger, one, found.reason, new_anchor=found.promotion == "better")
+        self._record(comparison.number, challenger, found, decision.finding)
+        return decision
+
+    def _record(self, number: int, challenger: Candidate, found: Finding, finding: str) -> None:
+        evidence = (found.rows, found.mean, min(found.better, found.better_than_anchor), found.non_inferior)
+        shown = challenger.to_dict()
+        record = Challenger(number, self.champion.number, self.now(), shown, *evidence, found.needed, finding)
+        self.evidence.record(self.run.job, record)
 
     async def _confirmed(self, challenger: Candidate, test: Measurement, finding: str, new_anchor: bool) -> Decision:
         """The promotion, unless the challenger's rows score worse when they are drawn anew."""

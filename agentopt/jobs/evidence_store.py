@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from agentopt.jobs.tables import COMPARISONS, SCORES
+from agentopt.jobs.tables import CHALLENGERS, COMPARISONS, SCORES
 
 Kind = Literal["test", "reference", "canary"]
 """test: the test split, answered from the journal where it can; slot: the run. reference: the test split, drawn anew;
@@ -43,6 +43,35 @@ class Measured:
     time: float
     scores: Mapping[str, float]
     evidence: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Challenger:
+    """A challenger, and what was found when it was last compared with the champion.
+
+    Attributes:
+        number: Number of the comparison.
+        champion: Number of the champion.
+        time: When they were last compared, in seconds since 1970.
+        candidate: Subtask -> its model, number of samples and prompts.
+        rows: Rows that both have scores for.
+        mean: Mean score of the challenger minus the champion's on them.
+        better: Evidence (an e-value) that it is better than the champion and its anchor.
+        non_inferior: Evidence that it is not worse than the anchor by the margin.
+        needed: Evidence that is enough for a promotion.
+        finding: The decision in one sentence.
+    """
+
+    number: int
+    champion: int
+    time: float
+    candidate: dict[str, dict[str, Any]]
+    rows: int
+    mean: float
+    better: float
+    non_inferior: float
+    needed: float
+    finding: str
 
 
 class EvidenceStore:
@@ -105,6 +134,22 @@ class EvidenceStore:
         query = sa.select(sa.func.count()).select_from(COMPARISONS).where(COMPARISONS.c.job == job)
         with self._engine.connect() as connection:
             return int(connection.execute(query).scalar_one())
+
+    def record(self, job: str, found: Challenger) -> None:
+        """Store what was found about a challenger, in place of what was found before."""
+        values = {**asdict(found), "candidate": json.dumps(found.candidate)}
+        c = CHALLENGERS.c
+        with self._engine.begin() as connection:
+            connection.execute(CHALLENGERS.delete().where(c.job == job, c.number == found.number))
+            connection.execute(CHALLENGERS.insert().values(job=job, **values))
+
+    def challengers(self, job: str) -> list[Challenger]:
+        """The challengers of a job by comparison, oldest first; comparisons of earlier versions have none."""
+        c, names = CHALLENGERS.c, Challenger.__dataclass_fields__
+        query = sa.select(*(c[name] for name in names)).where(c.job == job).order_by(c.number)
+        with self._engine.connect() as connection:
+            rows = [dict(row) for row in connection.execute(query).mappings()]
+        return [Challenger(**{**row, "candidate": json.loads(row["candidate"])}) for row in rows]
 
     def _insert(self, table: sa.Table, row: Mapping[str, Any]) -> None:
         try:

@@ -80,6 +80,8 @@ class Finding:
     mean: float
     held: str = ""
     """Why it is not promoted although the evidence is enough."""
+    not_cheaper: str = ""
+    """Why it cannot be promoted as cheaper, whatever the evidence."""
 
     @property
     def reason(self) -> str:
@@ -89,10 +91,11 @@ class Finding:
             return f"better than the champion ({pooled}, evidence {self._better:.3g} of {self.needed:.3g})"
         if self.promotion == "cheaper":
             return f"cheaper and not inferior to the anchor (evidence {self.non_inferior:.3g} of {self.needed:.3g})"
-        evidence = f"{pooled}, evidence {self._better:.3g} for better and {self.non_inferior:.3g} for not inferior"
-        if self.held:
-            return f"held ({evidence}, of {self.needed:.3g}): {self.held}"
-        return f"not enough evidence yet ({evidence}, of {self.needed:.3g})"
+        evidence = f"{pooled}, evidence {self._better:.3g} for better"
+        if self.not_cheaper and not self.held:
+            return f"not enough evidence yet ({evidence}, of {self.needed:.3g}): {self.not_cheaper}"
+        evidence = f"{evidence} and {self.non_inferior:.3g} for not inferior, of {self.needed:.3g}"
+        return f"held ({evidence}): {self.held}" if self.held else f"not enough evidence yet ({evidence})"
 
     @property
     def _better(self) -> float:
@@ -119,7 +122,19 @@ def promotion(comparison: Comparison, rules: PromotionRules | None = None) -> Fi
     held = "" if found is None or within_cost(comparison, rules) else _too_dear(comparison, rules)
     mean = float(champion.mean()) if champion.size else 0.0
     evidence = (better, better_than_anchor, non_inferior, needed, champion.size)
-    return Finding(None if held else found, *evidence, mean, held)
+    return Finding(None if held else found, *evidence, mean, held, _not_cheaper(comparison, rules))
+
+
+def _not_cheaper(comparison: Comparison, rules: PromotionRules) -> str:
+    if saves(comparison, rules):
+        return ""
+    must, share = "so that it must be better", rules.cheaper_by
+    if share is None:
+        return f"promotion.cheaper_by is null, {must}"
+    if comparison.champion_cost <= 0:
+        return f"it cannot be cheaper than the champion, which costs nothing, {must}"
+    ratio = comparison.cost / comparison.champion_cost
+    return f"it costs {ratio:.3g} times as much as the champion, and promotion.cheaper_by is {share:g}, {must}"
 
 
 def _too_dear(comparison: Comparison, rules: PromotionRules) -> str:

@@ -79,6 +79,22 @@ COMPARISONS = sa.Table(
     sa.UniqueConstraint("job", "challenger", "champion"),
 )
 """Every comparison that a job has opened, by number; each has its part of the error that the job may make."""
+CHALLENGERS = sa.Table(
+    "challengers",
+    TABLES,
+    sa.Column("job", sa.String(64), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("champion", sa.Integer, nullable=False),
+    sa.Column("time", sa.Double, nullable=False),
+    sa.Column("candidate", sa.Text().with_variant(MEDIUMTEXT(), "mysql"), nullable=False),
+    sa.Column("rows", sa.Integer, nullable=False),
+    sa.Column("mean", sa.Double, nullable=False),
+    sa.Column("better", sa.Double, nullable=False),
+    sa.Column("non_inferior", sa.Double, nullable=False),
+    sa.Column("needed", sa.Double, nullable=False),
+    sa.Column("finding", sa.Text, nullable=False),
+)
+"""The challenger of each comparison, with what was found when it was last compared."""
 NOTHING_SPENT = {"calls": 0, "prompt_tokens": 0, "completion_tokens": 0, "usd": 0.0}
 
 

@@ -83,6 +83,31 @@ def test_a_job_from_its_file_to_its_removal(place: Place, jobs: Call) -> None:
     assert place.champions.file.exists()
 
 
+def test_challengers_are_named_with_their_evidence(place: Place, jobs: Call) -> None:
+    with ServerProcess(counter=place.folder / "received.jsonl", quality={"small": 0.3, "better": 0.5}) as server:
+        place.base_url = server.base_url
+        jobs("add", str(place.write(schedule={"every": "6h"})))
+        assert jobs("show", "nightly").count("hallenger") == 0
+        out = jobs("run-now", "nightly")
+        shown, data = "".join(jobs("show", "nightly").split()), json.loads(jobs("show", "nightly", "--json"))
+        history = json.loads(jobs("history", "nightly", "--json"))["runs"]
+    log = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+    decisions = [line["message"] for line in log if line["event"] == "decision"]
+    first, found = decisions[0], data["challengers"][0]
+    assert first.startswith("challenger (answer: better x")
+    assert "nightly: kept; challenger (answer: better x" in out
+    assert history[0]["message"] == first
+    assert first.endswith(found["finding"])
+    assert found["finding"].startswith("not enough evidence yet (")
+    assert "it costs 2 times as much as the champion, and promotion.cheaper_by is 0.1" in found["finding"]
+    assert (found["number"], found["champion"], found["rows"], found["needed"]) == (1, 1, 12, pytest.approx(40))
+    assert found["candidate"]["answer"]["model"] == "better"
+    assert 0 < found["better"] < found["needed"]
+    assert "Challengersofchampion1" in shown
+    assert "answer:betterx" in shown
+    assert "notenoughevidenceyet" in shown
+
+
 def test_show_prints_the_evidence_of_drift_and_the_error_spent(place: Place, jobs: Call) -> None:
     with ServerProcess(counter=place.folder / "received.jsonl", quality=QUALITY) as server:
         place.base_url = server.base_url

@@ -43,6 +43,47 @@ def test_a_clear_gain_is_promoted_and_a_slight_one_is_not_yet() -> None:
     assert "not enough evidence yet (+0.050 on 200 rows" in slight.reason
 
 
+@pytest.mark.parametrize(
+    ("cost", "champion_cost", "cheaper_by", "missing"),
+    [
+        (
+            1.05,
+            1.0,
+            0.1,
+            "it costs 1.05 times as much as the champion, and promotion.cheaper_by is 0.1, so that it must",
+        ),
+        (
+            0.95,
+            1.0,
+            0.1,
+            "it costs 0.95 times as much as the champion, and promotion.cheaper_by is 0.1, so that it must",
+        ),
+        (0.5, 1.0, None, "promotion.cheaper_by is null, so that it must be better"),
+        (0.0, 0.0, 0.1, "it cannot be cheaper than the champion, which costs nothing, so that it must be better"),
+        (0.5, 1.0, 0.1, None),
+    ],
+)
+def test_the_condition_that_is_missing_is_named(
+    cost: float, champion_cost: float, cheaper_by: float | None, missing: str | None
+) -> None:
+    """However sure it is that the challenger is not inferior, it is not enough for one that is not cheaper."""
+    night = meeting(15, 12, 1500)
+    rules = PromotionRules(margin=0.05, cheaper_by=cheaper_by)
+    found = promotion(Comparison(1, [night], [night], cost, champion_cost, 1.0), rules)
+    assert found.non_inferior > found.needed
+    assert found.promotion == (None if missing else "cheaper")
+    if missing:
+        assert found.reason.startswith("not enough evidence yet (+0.002 on 1,527 rows, evidence ")
+        assert f" for better, of 40): {missing}" in found.reason
+        assert "not inferior" not in found.reason
+
+
+def test_the_evidence_for_a_cheaper_challenger_is_named_until_it_is_enough() -> None:
+    reason = promotion(compared([meeting(2, 2, 20)], cost=0.5)).reason
+    assert " for better and " in reason
+    assert reason.endswith(" for not inferior, of 40)")
+
+
 def test_evidence_is_pooled_over_nights() -> None:
     nights = [meeting(25, 15, 160, night) for night in range(12)]
     assert promotion(compared(nights)).promotion == "better"

@@ -13,6 +13,7 @@ from agentopt.core.errors import UserError
 from agentopt.jobs.caps import month_start
 from agentopt.jobs.champion import Champion, Champions, champions_of
 from agentopt.jobs.due_times import next_due
+from agentopt.jobs.evidence_store import Challenger
 from agentopt.jobs.promotion import spent, spent_in_all
 from agentopt.jobs.store import JobStore
 from agentopt.jobs.tables import JobRun, KnownJob
@@ -202,6 +203,7 @@ class JobDetails:
         error_spent: The part of it that the comparisons have spent.
         evidence_needed: Evidence (an e-value) that the next comparison needs for a promotion.
         champions: All champions, the oldest first.
+        challengers: The challengers of all champions by comparison, the oldest first.
     """
 
     job: JobLine
@@ -214,6 +216,7 @@ class JobDetails:
     error_spent: float
     evidence_needed: float
     champions: tuple[ChampionLine, ...]
+    challengers: tuple[Challenger, ...]
 
     @classmethod
     def of(cls, known: KnownJob, jobs: JobStore) -> JobDetails:
@@ -238,6 +241,7 @@ class JobDetails:
                 )
                 for number in champions.numbers()
             ),
+            tuple(jobs.evidence.challengers(name)),
         )
 
 

@@ -21,6 +21,7 @@ from rich.table import Table
 from agentopt.cli.commands.job_status import Drift, JobDetails, JobHistory, JobLine, JobList, PastRun
 from agentopt.cli.output import INTERRUPTED, print_json, print_plain, stderr_console
 from agentopt.core.budget import Usage
+from agentopt.core.candidate import Candidate
 from agentopt.core.errors import ConfigError, UserError
 from agentopt.core.events import Stopping
 from agentopt.core.phrases import counted
@@ -163,6 +164,20 @@ def show_job(name: str, store: str | None, console: Console, *, as_json: bool = 
         mark, since = "->" if champion.is_current else "", _shown(champion.since, found.job.time_zone)
         table.add_row(mark, str(champion.number), since, escape(champion.reason), escape(champion.summary))
     console.print(table if table.row_count else "no champion yet: the first run makes one")
+    _show_challengers(found, console)
+
+
+def _show_challengers(found: JobDetails, console: Console) -> None:
+    """Print the challengers of the current champion."""
+    current = next((champion.number for champion in found.champions if champion.is_current), None)
+    table = Table("comparison", "last compared", "challenger", "finding", title=f"Challengers of champion {current}")
+    for one in found.challengers:
+        if one.champion == current:
+            shown = str(Candidate.from_dict(one.candidate))
+            cells = (str(one.number), _shown(one.time, found.job.time_zone), escape(shown), escape(one.finding))
+            table.add_row(*cells)
+    if table.row_count:
+        console.print(table)
 
 
 def _canary_line(job: Job, drift: Drift | None) -> str:
