@@ -25,7 +25,7 @@ import sqlalchemy as sa
 from agentopt.core.budget import Usage
 from agentopt.core.database import Reader, create_tables, open_engine
 from agentopt.core.errors import JournalError
-from agentopt.models.base import Request
+from agentopt.models.base import Purpose, Request
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.commit_queue import CommitQueue
 from agentopt.models.flights import Flights, Place
@@ -291,6 +291,19 @@ class Journal:
         sums = [sa.func.sum(column) for column in (c.calls, c.prompt_tokens, c.completion_tokens, c.usd)]
         rows = self._reader.rows(sa.select(c.purpose, c.model, *sums).where(c.run == run).group_by(c.purpose, c.model))
         return {(row[0], row[1]): Usage(*row[2:]) for row in rows}
+
+    def mean_call(self, model: str, purpose: Purpose) -> tuple[float, float] | None:
+        """Return the mean prompt and completion tokens of a model's answered calls; None if there are none.
+
+        Args:
+            model: Its catalogue name.
+            purpose: What the calls were for.
+        """
+        c = ledger.c
+        means = [sa.func.sum(column) * 1.0 / sa.func.sum(c.calls) for column in (c.prompt_tokens, c.completion_tokens)]
+        answered = (c.model == model, c.purpose == purpose, c.outcome == "ok", c.calls > 0)
+        ((prompt, completion),) = self._reader.rows(sa.select(*means).where(*answered))
+        return None if prompt is None else (float(prompt), float(completion))
 
     def seconds_per_call(self, identity: str) -> float | None:
         """Return the mean duration of the calls of a model; None if there are none.

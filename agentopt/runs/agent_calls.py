@@ -1,17 +1,21 @@
-"""Worst-case usage of the model that proposes candidates and of the one that writes system prompts."""
+"""Worst-case and expected usage of the model that proposes candidates and of the one that writes system prompts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from agentopt.core.budget import Usage
+from agentopt.core.task import Subtask, Task
 from agentopt.models.catalog import ModelSpec
+from agentopt.models.journal import Journal
 from agentopt.models.room_to_think import THOUGHT_TOKENS
 from agentopt.prompts.reflective import SHOWN_ATTEMPTS, first_tokens
 from agentopt.runs.config import Config
 
 WRITER_PROMPT_TOKENS = 4000
 """Longest prompt of the model that writes system prompts, without the attempts: failures are cut to length."""
+REPLY = 0.5
+"""Share of its most tokens that a reply is expected to take, and that thoughts are."""
 FULL_PROMPT_TOKENS = 4000
 """Assumed length of the agent's prompts of style `full`."""
 
@@ -41,6 +45,50 @@ def agent_usage(specs: Mapping[str, ModelSpec], config: Config, trials: int) -> 
     return Usage(calls, prompt, tokens, specs[settings.model].prices.worst_usd(prompt, tokens, requests=calls))
 
 
+def expected_agent_usage(
+    specs: Mapping[str, ModelSpec], config: Config, worst: Usage, journal: Journal | None
+) -> Usage:
+    """One attempt for each proposal, with the mean lengths of the model's calls as an agent in the journal.
+
+    Without any, prompts are those of the worst case, replies have half of their most tokens, and only a model that is
+    known to think has thoughts, of half of their most tokens.
+
+    Args:
+        specs: The catalogue entry of every model that may be called.
+        config: The settings of the run.
+        worst: `agent_usage`.
+        journal: The calls so far. None: there are none.
+    """
+    if config.agent.model is None or not worst.calls:
+        return Usage()
+    spec, calls = specs[config.agent.model], round(worst.calls * 2 / (1 + config.agent.attempts))
+    if found := journal.mean_call(spec.name, "agent") if journal else None:
+        prompt, completion = (round(calls * mean) for mean in found)
+        return Usage(calls, prompt, completion, spec.prices.usd(prompt, completion, requests=calls))
+    return _half_as_long(worst, spec, calls)
+
+
+def expected_writer_usage(specs: Mapping[str, ModelSpec], config: Config, worst: Usage) -> Usage:
+    """As many calls as in the worst case, with replies and thoughts as in `expected_agent_usage`.
+
+    Args:
+        specs: The catalogue entry of every model that may be called.
+        config: The settings of the run.
+        worst: The sum of `writer_usage`.
+    """
+    if config.writer is None or not worst.calls:
+        return Usage()
+    return _half_as_long(worst, specs[config.writer], worst.calls)
+
+
+def _half_as_long(worst: Usage, spec: ModelSpec, calls: int) -> Usage:
+    share, room = calls / worst.calls, _tokens_of_thoughts(spec, worst.calls)
+    thoughts = round(REPLY * share * room) if spec.has_effort else 0
+    prompt, completion = round(share * worst.prompt_tokens), round(REPLY * share * (worst.completion_tokens - room))
+    usd = spec.prices.usd(prompt, completion + thoughts, requests=calls, reasoning_tokens=thoughts)
+    return Usage(calls, prompt, completion + thoughts, usd)
+
+
 def writer_usage(specs: Mapping[str, ModelSpec], config: Config, seed_prompt: str, written: int) -> Usage:
     """A call for each proposal; a reply as long as the first request allows.
 
@@ -58,6 +106,30 @@ def writer_usage(specs: Mapping[str, ModelSpec], config: Config, seed_prompt: st
     return Usage(
         written, prompt, completion, specs[config.writer].prices.worst_usd(prompt, completion, requests=written)
     )
+
+
+def prompted_subtasks(task: Task, config: Config) -> Sequence[Subtask]:
+    """The subtasks whose system prompts are optimised."""
+    names = config.prompts.subtasks
+    return task.subtasks if names is None else [task[name] for name in names]
+
+
+def phases_of(config: Config) -> int:
+    """Number of phases of prompt optimisation."""
+    return {"never": 0, "both": 2}.get(config.prompts.when, 1)
+
+
+def prompt_writing(task: Task, specs: Mapping[str, ModelSpec], config: Config) -> Usage:
+    """Worst-case usage of the model that writes system prompts, in all phases of the run.
+
+    Args:
+        task: The task.
+        specs: The catalogue entry of every model that may be called.
+        config: The settings of the run.
+    """
+    written = config.prompts.rounds * config.prompts.batch_size
+    each = (writer_usage(specs, config, s.system_prompt, written) for s in prompted_subtasks(task, config))
+    return sum(each, Usage()) * phases_of(config)
 
 
 def _tokens_of_thoughts(spec: ModelSpec, calls: int) -> int:

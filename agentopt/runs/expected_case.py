@@ -13,12 +13,16 @@ from agentopt.core.cost import format_cost
 from agentopt.core.demos import shows_targets
 from agentopt.core.errors import TaskError
 from agentopt.core.phrases import in_words
+from agentopt.core.records import Evaluation
 from agentopt.core.task import Example, Subtask, Task, TokenLengths
 from agentopt.core.usd import format_usd, usd_at_least
 from agentopt.models.catalog import ModelSpec
+from agentopt.models.journal import Journal
+from agentopt.runs.agent_calls import expected_agent_usage, expected_writer_usage, prompt_writing
 from agentopt.runs.config import Config
 from agentopt.runs.demonstrations import runs_baseline
 from agentopt.runs.evaluators import priced_for
+from agentopt.runs.recorded_lengths import with_lengths
 from agentopt.runs.worst_case import FINALISTS, Estimate, affordable_samples, longest_prompt, usage_of_judge
 from agentopt.search.base import BYTES_PER_TOKEN, SearchSpace, SubtaskSpace
 from agentopt.search.from_task import cost_measure, fitted_to, needs_measuring, search_space, unit_note
@@ -51,14 +55,20 @@ class ExpectedCase:
 
 
 def expected_case(
-    task: Task, space: SearchSpace, specs: Mapping[str, ModelSpec], config: Config, worst: Estimate
+    task: Task,
+    space: SearchSpace,
+    specs: Mapping[str, ModelSpec],
+    config: Config,
+    worst: Estimate,
+    journal: Journal | None = None,
 ) -> ExpectedCase:
     """The expected usage of `optimize` with this configuration, before its caps are applied.
 
     A candidate is taken to be a random affordable one, the baseline to answer half of the train examples right that it
     is run on for demonstrations, and every target to be right. Trials share the responses of a subtask that reads no
     other. Prompts have four bytes per token, responses the task's `tokens` or half of `max_tokens`; the thoughts of a
-    model that is known to think take half of what is left of `max_tokens`.
+    model that is known to think take half of what is left of `max_tokens`. The calls of the agent and the writer are
+    those of `expected_agent_usage` and `expected_writer_usage`.
 
     Args:
         task: The task.
@@ -66,6 +76,7 @@ def expected_case(
         specs: The catalogue entry of every model that may be called.
         config: The settings of the run.
         worst: The worst case, which bounds each part.
+        journal: Has the agent's calls so far. None: there are none.
     """
     trials = min(config.budget.trials, space.size)
     rows = {split: len(examples) for split, examples in task.splits.items()}
@@ -83,13 +94,14 @@ def expected_case(
     judge = usage_of_judge(task, specs, task.splits["validation"][0])
     search += judge * (trials * rows["validation"])
     test += judge * (FINALISTS * rows.get("test", 0))
-    replies = 2 / (1 + config.agent.attempts)  # the guidelines and one proposal
-    share = search.calls / max(worst.search.calls, 1)
+    share = min(search.calls / max(worst.search.calls, 1), 1.0)
+    writing = _bounded(prompt_writing(task, specs, config), worst.prompts)
+    prompts = _scaled(worst.prompts - writing, share) + expected_writer_usage(specs, config, writing)
     return ExpectedCase(
         _bounded(search, worst.search),
-        _scaled(worst.agent, replies),
+        _bounded(expected_agent_usage(specs, config, worst.agent, journal), worst.agent),
         _bounded(_usage_of_demos(task, space, specs), worst.demos),
-        _scaled(worst.prompts, min(share, 1.0)),
+        _bounded(prompts, worst.prompts),
         _bounded(test, worst.test),
     )
 
@@ -99,66 +111,73 @@ def _mean(by_model: Mapping[str, list[Usage]]) -> Usage:
     return _scaled(sum(uses, Usage()), 1 / max(len(uses), 1))
 
 
-def unmet_limits_in(task: Task, specs: Mapping[str, ModelSpec]) -> str | None:
-    """The limits in USD or units that no candidate meets with the expected token lengths; see `unmet_limits`.
+def unmet_limits_in(task: Task, specs: Mapping[str, ModelSpec], recorded: Evaluation | None = None) -> str | None:
+    """The limits in USD or units that no candidate meets by the token lengths that are known; see `unmet_limits`.
 
     Those in seconds need measured latencies, and those of a program its prompts.
 
     Args:
         task: The task.
         specs: Catalogue name -> entry.
+        recorded: `recorded_baseline`.
     """
     if task.program and needs_measuring(task):
         return None
     try:
-        space = _expected_space(task, specs)
+        space = _expected_space(task, specs, recorded)
     except TaskError:  # the limit in units; see `costly_baseline`
         return None
-    unmet = unmet_limits(space)
-    return f"Warning: {unmet}; raise the limit, or add a cheaper model to a subtask" if unmet else None
+    if not (unmet := unmet_limits(space)):
+        return None
+    if needs_measuring(task) and not recorded:
+        unknown = "the lengths are not known before the baseline is measured"
+        return f"Warning: if responses have half of max_tokens, {unmet}; {unknown}"
+    source = f"by the {_SOURCES[True]}, " if recorded else ""
+    return f"Warning: {source}{unmet}; raise the limit, or add a cheaper model to a subtask"
 
 
-def costly_baseline(task: Task, specs: Mapping[str, ModelSpec]) -> str | None:
+_SOURCES = {True: "token lengths of the baseline in the journal", False: "expected token lengths"}
+"""Whether the baseline is recorded -> the source of its token lengths, in words."""
+
+
+def costly_baseline(task: Task, specs: Mapping[str, ModelSpec], recorded: Evaluation | None = None) -> str | None:
     """The note on a baseline above the limit in units by the expected token lengths, if they are measured; or None.
 
     Args:
         task: The task. The prompts of a program are not known.
         specs: Catalogue name -> entry.
+        recorded: `recorded_baseline`.
     """
     is_limited = task.max_units is not None or cost_measure(task, specs) == "units"
     if task.program or not is_limited or not needs_measuring(task):
         return None
     try:
-        _expected_space(task, specs)
+        _expected_space(task, specs, recorded)
     except TaskError as error:
         ends = "if the baseline measures such lengths, the run ends after it"
-        return f"Warning: by the expected token lengths, {error.message}; {ends}: {error.remedy}"
+        return f"Warning: by the {_SOURCES[bool(recorded)]}, {error.message}; {ends}: {error.remedy}"
     return None
 
 
-def _expected_space(task: Task, specs: Mapping[str, ModelSpec]) -> SearchSpace:
+def _expected_space(task: Task, specs: Mapping[str, ModelSpec], recorded: Evaluation | None) -> SearchSpace:
     """The search space with the expected token lengths. Raises `TaskError` if the baseline is above its limit."""
-    lengths, fitted = _expected_lengths(task), _fitted(task, specs)
-    subtasks = tuple(replace(s, tokens=own) for s, own in zip(task.subtasks, lengths, strict=True))
-    return search_space(replace(fitted, subtasks=subtasks, max_seconds=None), specs)
+    lengths = _expected_lengths(with_lengths(task, specs, recorded))
+    return search_space(replace(task, max_seconds=None), specs, expected=lengths)
 
 
-def expected_unit_note(task: Task, specs: Mapping[str, ModelSpec]) -> str | None:
+def expected_unit_note(task: Task, specs: Mapping[str, ModelSpec], recorded: Evaluation | None = None) -> str | None:
     """The note on a unit that is too large for passes of the expected lengths, if the lengths are measured; or None.
 
     Args:
         task: The task. The prompts of a program are not known.
         specs: Catalogue name -> entry.
+        recorded: `recorded_baseline`.
     """
-    note = None if task.program else unit_note(task, _fitted(task, specs))
-    return f"By the expected token lengths, {note}" if note else None
-
-
-def _fitted(task: Task, specs: Mapping[str, ModelSpec]) -> Task:
-    """The task with the unit that the run would use if the token lengths were the expected ones."""
-    if cost_measure(task, specs) != "units" or not needs_measuring(task):
-        return task
-    return fitted_to(task, specs, _expected_lengths(task))
+    if task.program or cost_measure(task, specs) != "units" or not needs_measuring(task):
+        return None
+    lengths = _expected_lengths(with_lengths(task, specs, recorded))
+    note = unit_note(task, fitted_to(task, specs, lengths))
+    return f"By the {_SOURCES[bool(recorded)]}, {note}" if note else None
 
 
 def _expected_lengths(task: Task) -> list[TokenLengths]:

@@ -10,6 +10,7 @@ from agentopt.models.base import Choice, Request, Response
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.fitting import fit, shape
 from agentopt.models.journal import Journal
+from agentopt.models.journal_rows import response_of
 
 
 class NotInJournalError(AgentoptError):
@@ -45,7 +46,7 @@ class JournalModel:
             raise NotInJournalError(f"{request.model}: not in the journal")
         choices = tuple(found[repeat].choice for repeat in sorted(found))
         self.sent.append((request, max(stored.seconds for stored in found.values()), choices))
-        return Response(choices, 0)
+        return response_of(found, self.journal.opened)
 
     async def aclose(self) -> None:
         """Nothing is open."""

@@ -52,7 +52,7 @@ from agentopt.runs.response_issues import failure_reasons, incomplete_responses,
 from agentopt.runs.result import Result, Role
 from agentopt.runs.run_record import GuidelinesEntry, TestEntry, append_entry, as_first_met
 from agentopt.runs.strategies import choose_search
-from agentopt.runs.studies import remove_study
+from agentopt.runs.studies import has_study, remove_study
 from agentopt.runs.summary import Finalists, beyond_limits, finalist, finalists_of, limits_note, rows_note, trial_line
 from agentopt.runs.trial_runner import TrialRunner
 from agentopt.runs.trial_store import TrialStore
@@ -122,11 +122,13 @@ class Optimization:
         measured = await self._measured(evaluator) if needs_measuring(self.task) else None
         given, self.task = self.task, with_fitting_unit(self.task, self.session.specs, measured)
         self._unit_note = unit_note(given, self.task)
-        space = search_space(self.task, self.session.specs, measured)
+        space = search_space(given, self.session.specs, measured)
         evaluator = open_evaluator(self.task, self.config, self.session, "trials", pool=self.pool)
         direct = open_evaluator(self.task, self.config, self.session)
         prompts = PromptPhase(self.task, self.config, self.session, direct, self.observer, space, self.run)
         store = TrialStore(self.run.trials, space)
+        if store.trials:
+            self.observer(Note(f"resumed: {counted(len(store.trials), 'trial')} of earlier sessions kept"))
         examples = {split: len(rows) for split, rows in self.task.splits.items()}
         self.observer(SearchStarted(space.size, examples, tuple(store.trials), self.session.budget, store.best_so_far))
         specs = self.session.specs
@@ -146,8 +148,9 @@ class Optimization:
 
     async def _measured(self, evaluator: Evaluator) -> Evaluation:
         """The baseline's evaluation, for the token lengths."""
-        rows = counted(len(self.task.splits["validation"]), "validation example")
-        self.observer(Note(f"measuring token lengths: the baseline runs on {rows}"))
+        if not has_study(self.run.trials):  # otherwise an earlier session has measured them
+            rows = counted(len(self.task.splits["validation"]), "validation example")
+            self.observer(Note(f"measuring token lengths: the baseline runs on {rows}"))
         return await evaluator.evaluate(self.task.baseline)
 
     async def _search(

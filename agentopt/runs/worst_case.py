@@ -23,7 +23,7 @@ from agentopt.models.charging import worst_case
 from agentopt.models.journal import Journal
 from agentopt.prompts.optimizer import sampled_examples
 from agentopt.prompts.race import LEAST_EACH
-from agentopt.runs.agent_calls import agent_usage, writer_usage
+from agentopt.runs.agent_calls import agent_usage, phases_of, prompt_writing, prompted_subtasks, writer_usage
 from agentopt.runs.config import BatchUse, Config
 from agentopt.runs.demonstrations import examples_to_try, not_shown, runs_baseline
 from agentopt.runs.evaluators import priced_for
@@ -334,13 +334,12 @@ def _prompts_usage(
     written = settings.rounds * settings.batch_size
     cells = min(settings.user_prompts, len(train)) * settings.repeats
     draws = per_split("train") * -(-(1 + written) * min(settings.responses, cells) // len(train))
-    prompted = task.subtasks if settings.subtasks is None else [task[name] for name in settings.subtasks]
-    phases = 2 if settings.when == "both" else 1
+    prompted, phases = len(prompted_subtasks(task, config)), phases_of(config)
     final, least = per_split("validation"), min(LEAST_EACH, settings.responses)
     smallest = per_split("train") * -(-2 * least // len(train)) + final
-    writing = sum((writer_usage(specs, config, s.system_prompt, written) for s in prompted), Usage())
-    races = (draws + final) * len(prompted) * phases
-    return _within(limits, races, writing * phases), (smallest.longer() * len(prompted) + writing) * phases
+    writing = prompt_writing(task, specs, config)
+    races = (draws + final) * prompted * phases
+    return _within(limits, races, writing), smallest.longer() * prompted * phases + writing
 
 
 def _within(limits: Caps, races: Usage, writing: Usage) -> Usage:

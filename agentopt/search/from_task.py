@@ -95,7 +95,13 @@ def _key(task: Task, in_file: str, in_python: str) -> str:
     return in_python if task.file is None else in_file
 
 
-def search_space(task: Task, specs: Mapping[str, ModelSpec], measured: Evaluation | None = None) -> SearchSpace:
+def search_space(
+    task: Task,
+    specs: Mapping[str, ModelSpec],
+    measured: Evaluation | None = None,
+    *,
+    expected: Sequence[TokenLengths] | None = None,
+) -> SearchSpace:
     """Build the search space of a task.
 
     With costs in units, the limit is the task's `max_units`, or by default one pass of every subtask's largest model
@@ -107,6 +113,7 @@ def search_space(task: Task, specs: Mapping[str, ModelSpec], measured: Evaluatio
         task: The task.
         specs: Catalogue entries of its models, by name.
         measured: The baseline's evaluation; needed if `needs_measuring(task)`.
+        expected: The token lengths of each subtask, in place of measured ones.
 
     Raises:
         TaskError: The baseline is above the limit in units, a choice would cost 0 units or less by the lengths that the
@@ -114,16 +121,24 @@ def search_space(task: Task, specs: Mapping[str, ModelSpec], measured: Evaluatio
         NothingEvaluated: Token lengths could not be measured, because a call or the parsing of a response before the
             subtask failed on every row.
     """
-    task = with_fitting_unit(task, specs, measured)
+    check_costs(task, specs)
     measure = cost_measure(task, specs)
-    subtasks = tuple(_subtask_space(s, task, specs, measured, measure) for s in task.subtasks)
+    lengths = expected or [s.tokens or measured_lengths(s, task, measured, measure) for s in task.subtasks]
+    given = task
+    if measure == "units" and needs_measuring(task):
+        task = fitted_to(task, specs, lengths)
+    each = zip(task.subtasks, lengths, strict=True)
+    subtasks = tuple(_subtask_space(s, own, task, specs, measure) for s, own in each)
     limit = None if _unknown(_models(task, specs), "units") else task.max_units
     if measure == "units" and limit is None:
         limit = sum(s.cost.units(s.largest_model, 1) for s in subtasks)
     space = SearchSpace(subtasks, limit, measure, task.max_usd, task.max_seconds)
     if space.max_units is not None and (cost := space.cost(space.baseline, "units")) > space.max_units + 1e-9:
+        own_limit = space.max_units
+        if given.max_units is not None:  # in the unit that its author knows
+            own_limit, cost = given.max_units, in_unit(cost, task.unit, given.unit, len(subtasks))
         raise TaskError(
-            f"the baseline must cost at most max_units = {space.max_units:g} units per example, but costs {cost:g}",
+            f"the baseline must cost at most max_units = {own_limit:g} units per example, but costs {cost:g}",
             where=f"task {task.name}: {_key(task, 'cost.max_units', 'max_units')}",
             remedy="raise it, or put a smaller model first",
         )
@@ -145,7 +160,7 @@ def with_fitting_unit(task: Task, specs: Mapping[str, ModelSpec], measured: Eval
     check_costs(task, specs)
     if cost_measure(task, specs) != "units" or not needs_measuring(task):
         return task
-    return fitted_to(task, specs, [s.tokens or _measured_lengths(s, task, measured, "units") for s in task.subtasks])
+    return fitted_to(task, specs, [s.tokens or measured_lengths(s, task, measured, "units") for s in task.subtasks])
 
 
 def fitted_to(task: Task, specs: Mapping[str, ModelSpec], lengths: Sequence[TokenLengths]) -> Task:
@@ -166,13 +181,23 @@ def fitted_to(task: Task, specs: Mapping[str, ModelSpec], lengths: Sequence[Toke
     cost, size, least = min(passes, key=lambda found: found[0])
     if cost > 0:
         return task
-    unit, old = Unit(size, least.prompt, least.completion), task.unit
-    if task.max_units is None:
-        return replace(task, unit=unit)
-    prompts = len(task.subtasks)  # each subtask's cost has the unit's prompt subtracted
-    work = old.parameters * (task.max_units * old.completion_tokens + prompts * old.prompt_tokens)
-    limit = (work / unit.parameters - prompts * unit.prompt_tokens) / unit.completion_tokens
-    return replace(task, unit=unit, max_units=max(limit, 1e-9))
+    unit, limit = Unit(size, least.prompt, least.completion), task.max_units
+    if limit is not None:
+        limit = max(in_unit(limit, task.unit, unit, len(task.subtasks)), 1e-9)
+    return replace(task, unit=unit, max_units=limit)
+
+
+def in_unit(cost: float, before: Unit, after: Unit, subtasks: int) -> float:
+    """A cost of an example in another unit.
+
+    Args:
+        cost: The cost in the unit `before`.
+        before: The unit of `cost`.
+        after: The unit of the returned cost.
+        subtasks: Number of subtasks; the cost of each has the unit's prompt subtracted.
+    """
+    work = before.parameters * (cost * before.completion_tokens + subtasks * before.prompt_tokens)
+    return (work / after.parameters - subtasks * after.prompt_tokens) / after.completion_tokens
 
 
 def unit_note(before: Task, after: Task) -> str | None:
@@ -192,20 +217,17 @@ def unlimited_space(task: Task, specs: Mapping[str, ModelSpec]) -> SearchSpace:
 
     Its costs have no meaning.
     """
-    placeholders = {s.name: replace(s, tokens=TokenLengths(1, 1)) for s in task.subtasks}
-    alike = replace(task, unit=Unit(1, 1, 1), subtasks=tuple(placeholders.values()))
+    alike = replace(task, unit=Unit(1, 1, 1))
     measure = cost_measure(task, specs)
-    return SearchSpace(tuple(_subtask_space(s, alike, specs, None, measure) for s in alike.subtasks), measure=measure)
+    lengths = TokenLengths(1, 1)
+    return SearchSpace(
+        tuple(_subtask_space(s, lengths, alike, specs, measure) for s in alike.subtasks), measure=measure
+    )
 
 
 def _subtask_space(
-    subtask: Subtask,
-    task: Task,
-    specs: Mapping[str, ModelSpec],
-    measured: Evaluation | None,
-    measure: CostMeasure,
+    subtask: Subtask, lengths: TokenLengths, task: Task, specs: Mapping[str, ModelSpec], measure: CostMeasure
 ) -> SubtaskSpace:
-    lengths = subtask.tokens or _measured_lengths(subtask, task, measured, measure)
     models = {model: specs[model] for model in subtask.models}
     sizes = {model: spec.parameters for model, spec in models.items() if spec.parameters is not None}
     is_priced = all(spec.is_priced for spec in models.values())
@@ -292,7 +314,7 @@ def _why_never_called(subtask: Subtask, measured: Evaluation) -> NothingEvaluate
     return NothingEvaluated(StopReason(StopKind.FAILED, detail=cause), failures, remedy=remedy)
 
 
-def _measured_lengths(subtask: Subtask, task: Task, measured: Evaluation | None, measure: CostMeasure) -> TokenLengths:
+def measured_lengths(subtask: Subtask, task: Task, measured: Evaluation | None, measure: CostMeasure) -> TokenLengths:
     """Mean tokens of the prompt and of one response, over the examples that called the subtask.
 
     Unless costs are in units, without the thoughts: another model may have none.

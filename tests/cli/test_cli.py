@@ -817,6 +817,31 @@ def test_a_dry_run_warns_first_of_a_limit_that_no_candidate_meets(
     assert not all(marked)
 
 
+def test_a_dry_run_takes_token_lengths_from_the_journal(agentopt: Callable[..., CommandResult], place: Place) -> None:
+    def edit(spec: dict[str, Any]) -> None:
+        for subtask in spec["subtasks"]:
+            subtask.pop("tokens")
+            subtask["max_tokens"] = 400
+        spec["cost"] = {"max_usd_per_1000": 2, "measure": "usd"}
+
+    place.edit_task(edit)
+    dry = ["optimize", str(place.task), *place.settings, "--dry-run", "--json"]
+    with ServerProcess(counter=place.folder / "received.jsonl", quality=QUALITY) as server:
+        place.write_catalog(server.base_url, usd_per_1m_completion=100)
+        before = json.loads(agentopt(*dry).out)
+        (place.folder / "baseline.yaml").write_text("find: {model: small}\nanswer: {model: small}\n")
+        evaluated = ["--candidate", str(place.folder / "baseline.yaml"), "--split", "validation"]
+        outcome = agentopt("evaluate", str(place.task), *evaluated, *place.settings)
+        assert outcome.code == 0, outcome.err
+        after = json.loads(agentopt(*dry).out)
+    (warning,) = (note for note in before["notes"] if "is within cost.max_usd_per_1000=2" in note)
+    assert warning.startswith("Warning: if responses have half of max_tokens, none of the ")
+    assert warning.endswith("; the lengths are not known before the baseline is measured")
+    assert not any("is within" in note for note in after["notes"])
+    assert after["parts"]["search"]["expected"]["usd"] < before["parts"]["search"]["expected"]["usd"] / 10
+    assert after["parts"]["search"]["worst"] == before["parts"]["search"]["worst"]
+
+
 @pytest.mark.parametrize("cap", ["usd=0.000001", "usd=0", "tokens=1", "calls=0"])
 def test_a_cap_below_the_first_call_is_refused_and_leaves_no_run(
     agentopt: Callable[..., CommandResult], place: Place, cap: str

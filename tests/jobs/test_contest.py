@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from jobs_place import QUALITY, Job, Place
 
 from agentopt.models.base import Request
 from agentopt.models.scripted import ScriptedModel
-from agentopt.testing.servers import OpenAIServer, planted_answer
+from agentopt.runs.folder import list_runs
+from agentopt.runs.result import load_result
+from agentopt.testing.servers import OpenAIServer, planted_answer, prompt_text
 
 pytestmark = pytest.mark.usefixtures("only_its_folders")
 
@@ -66,6 +71,42 @@ async def test_a_better_challenger_that_costs_too_much_is_held_until_the_limit_i
     job.change(promotion={"max_cost_ratio": 2.5})
     assert (await job.run()).state == "promoted"
     assert server.calls == paid
+
+
+def answers_of_one_length(body: dict[str, Any], _: int) -> str:
+    word: str = prompt_text(body).split("[[")[1].split("]]")[0]
+    return word if body["model"] == "better" else f"x{word[1:]}"
+
+
+@pytest.mark.parametrize("unit", [(1e12, 4000, 2), (3e9, 16, 8), (3e9, 1, 1)])
+async def test_a_challenger_costs_as_many_units_as_in_the_search_that_found_it(
+    tmp_path: Path, unit: tuple[float, int, int]
+) -> None:
+    """In the first unit, which is too large for a pass, both the challenger and the first champion would cost 0."""
+    async with OpenAIServer(answers_of_one_length) as server:
+        once = {"tokens": None, "num_samples": [1]}
+        place = Place(tmp_path, server.base_url, models=["small", "better"], subtask=once)
+        job = Job(place, promotion={"max_cost_ratio": 1.5})
+        keys = dict(zip(("parameters", "prompt_tokens", "completion_tokens"), unit, strict=True))
+        edit(tmp_path / "task" / "task.yaml", lambda task: task.update(cost={"measure": "units", "unit": keys}))
+        edit(tmp_path / "models.yaml", lambda catalog: catalog["models"]["better"].update(parameters=12e9))
+        for split in ("validation", "test"):  # prompts of one length
+            rows = [{"id": f"{split}{i}", "word": (word := f"{split[0]}-{i:02d}"), "target": word} for i in range(12)]
+            (tmp_path / "task" / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        run = await job.run()
+    assert run.state == "kept", run.message
+    (found,) = (load_result(run.path) for run in list_runs(place.champions.folder / "runs"))
+    in_search = {trial.candidate["answer"].model: trial.units for trial in found.trials}
+    assert in_search["small"] > 0
+    ratio = re.search(r"it costs (\S+) times as much as the first champion", run.message)
+    assert ratio, run.message
+    assert float(ratio[1]) == pytest.approx(in_search["better"] / in_search["small"], rel=0.01)
+
+
+def edit(file: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    content = yaml.safe_load(file.read_text())
+    change(content)
+    file.write_text(yaml.safe_dump(content))
 
 
 async def test_scores_outside_of_0_and_1_fail_the_run_with_the_remedy(tmp_path: Path, server: OpenAIServer) -> None:

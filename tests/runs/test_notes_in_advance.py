@@ -21,7 +21,7 @@ from agentopt.models.catalog import Catalog
 from agentopt.models.scripted import ScriptedModel
 from agentopt.runs.evaluators import batch_note
 from agentopt.runs.expected_case import costly_baseline, unmet_limits_in
-from agentopt.search.from_task import search_space
+from agentopt.search.from_task import fitted_to, search_space, unit_note
 from agentopt.search.unmet_limits import unmet_limits
 from agentopt.testing.company import STAFF, company_specs, company_task
 from agentopt.testing.toy import toy_model, toy_task
@@ -153,6 +153,25 @@ async def test_a_baseline_above_the_limit_in_units_is_expected_before_it_is_run(
         await aoptimize(task, config, provider=model, callbacks=[observe])
     assert bool(model.requests) is not given
     assert [note for note in notes if "max_units" in note] == ([] if given else [expected])
+
+
+@pytest.mark.parametrize("limit", [5.0, 0.25, 20.0])
+def test_a_baseline_above_the_limit_is_reported_in_the_unit_that_the_task_gives(limit: float) -> None:
+    """The first subtask's pass costs less than 0 units, so that another unit is used."""
+    toy, specs, long = toy_task(validation=4, test=4), Catalog.load(), TokenLengths(2000, 100)
+    subtasks = tuple(replace(s, tokens=None, num_samples=(1,)) for s in toy.subtasks)
+    lengths = [TokenLengths(10, 1), *[long] * (len(subtasks) - 1)]
+    size = min(specs[s.models[0]].parameters or 0 for s in subtasks)
+    task = replace(toy, subtasks=subtasks, unit=Unit(size, 500, 50), max_units=limit, cost_measure="units")
+    sizes = [(specs[s.models[0]].parameters or 0) / size for s in subtasks]
+    cost = sum((a * (own.prompt + own.completion) - 500) / 50 for a, own in zip(sizes, lengths, strict=True))
+    assert cost > limit
+    assert unit_note(task, fitted_to(task, specs, lengths)), "the unit is replaced"
+    with pytest.raises(TaskError) as caught:
+        search_space(task, specs, expected=lengths)
+    assert f"at most max_units = {limit:g} units per example, but costs {cost:g}" in str(caught.value)
+    fits = search_space(replace(task, max_units=cost + 1e-6), specs, expected=lengths)
+    assert fits.contains(fits.baseline)
 
 
 async def test_an_evaluation_reports_calls_that_are_not_batched(tmp_path: Path) -> None:

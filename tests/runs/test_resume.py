@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from agentopt.core.cost import Unit
 from agentopt.core.errors import CallbackError
 from agentopt.core.events import (
     Event,
+    Note,
     PromptsDone,
     PromptsStarted,
     RewardDrawn,
@@ -78,6 +80,34 @@ def resumed_twice(folder: Path, settings: dict[str, Any]) -> list[Result]:
     with pytest.raises(KeyboardInterrupt):
         optimize(task(), cut, provider=ScriptedModel(reply), callbacks=[remember, stop_at_test])
     return [*results, *(optimize(task(), resume=started[0], provider=ScriptedModel(reply)) for _ in range(2))]
+
+
+@pytest.mark.parametrize("stopped_after", [0, 2])
+def test_a_resumed_run_reports_the_trials_that_it_keeps_and_measures_nothing_again(
+    tmp_path: Path, stopped_after: int
+) -> None:
+    unmeasured = replace(task(), subtasks=tuple(replace(s, tokens=None) for s in task().subtasks))
+    config = Config(strategy="grid", budget={"trials": 5}, journal=str(tmp_path / "j.db"), runs=tmp_path / "runs")
+    sessions: list[list[str]] = [[], []]
+
+    def note(event: Event) -> None:
+        if isinstance(event, Note):
+            sessions[-1].append(event.text)
+
+    def stop(event: Event) -> None:
+        if isinstance(event, Note):
+            sessions[0].append(event.text)
+        if isinstance(event, TrialDone) and event.trial.number == stopped_after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        optimize(unmeasured, config, provider=ScriptedModel(reply), callbacks=[stop])
+    (run,) = (tmp_path / "runs").iterdir()
+    optimize(unmeasured, resume=run, provider=ScriptedModel(reply), callbacks=[note])
+    measuring = f"measuring token lengths: the baseline runs on {ROWS} validation examples"
+    assert [measuring in notes for notes in sessions] == [True, False]
+    kept = f"resumed: {stopped_after + 1} trial{'s' if stopped_after else ''} of earlier sessions kept"
+    assert [kept in notes for notes in sessions] == [False, True]
 
 
 @pytest.mark.parametrize(

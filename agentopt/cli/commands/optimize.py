@@ -53,6 +53,7 @@ from agentopt.runs.expected_case import (
 )
 from agentopt.runs.folder import RunFolder
 from agentopt.runs.prompt_share import caps_for
+from agentopt.runs.recorded_lengths import recorded_baseline, with_lengths
 from agentopt.runs.result import Result, Role
 from agentopt.runs.strategies import check_search_settings
 from agentopt.runs.worst_case import Estimate, estimate, seconds_of
@@ -226,9 +227,10 @@ def show_result(result: Result, task: Path | None, console: Console) -> None:
         print_plain(console, f"Next:    {KEEP_BASELINE}")
     else:
         _show_uses(result, task, console)
-    if cap := result.ended.run_cap or (result.test_ended and result.test_ended.run_cap):
+    capped = [reason for reason in (result.ended, result.test_ended) if reason and reason.run_cap]
+    if ended := result.ended if result.unsearched else next(iter(capped), None):
         with suppress(ConfigError):  # the folder was moved, or is not whole
-            print_plain(console, f"Resume:  {RunFolder.open(Path(result.run)).resuming_beyond(cap)}")
+            print_plain(console, f"Resume:  {RunFolder.open(Path(result.run)).resuming_after(ended)}")
 
 
 def _show_uses(result: Result, task: Path | None, console: Console) -> None:
@@ -261,16 +263,17 @@ def estimate_run(task: Path, settings: Sequence[str], console: Console, *, as_js
     journal = open_existing_journal(config.journal)
     with closing(journal) if journal else nullcontext():
         worst = estimate(loaded, space, specs, config, journal)
-        expected = expected_case(loaded, space, specs, config, worst)
+        recorded = recorded_baseline(loaded, specs, journal, config.response_seed)
+        expected = expected_case(with_lengths(loaded, specs, recorded), space, specs, config, worst, journal)
         times = {part: seconds_of(getattr(expected, part), specs, journal) for part in PARTS}
         timed = {name: journal.timed_calls(spec.identity) if journal else 0 for name, spec in specs.items()}
     predicted = () if measured else predicted_usd(space)
     of_caps = (*cap_notes(worst, expected, config, space), *predicted, _rows_needed(config))
     costs = (
         cost_note(loaded, specs),
-        expected_unit_note(loaded, specs),
-        costly_baseline(loaded, specs),
-        unmet_limits_in(loaded, specs),
+        expected_unit_note(loaded, specs, recorded),
+        costly_baseline(loaded, specs, recorded),
+        unmet_limits_in(loaded, specs, recorded),
         batch_note(loaded, config, specs),
     )
     of_rows = (*row_notes(loaded), *power_notes(loaded), *costs)
