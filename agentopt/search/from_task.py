@@ -318,6 +318,16 @@ def measured_lengths(subtask: Subtask, task: Task, measured: Evaluation | None, 
     """Mean tokens of the prompt and of one response, over the examples that called the subtask.
 
     Unless costs are in units, without the thoughts: another model may have none.
+
+    Args:
+        subtask: One of the task's subtasks.
+        task: The task.
+        measured: The baseline's evaluation.
+        measure: The measure of the costs.
+
+    Raises:
+        NothingEvaluated: Something failed before the subtask on every row.
+        TaskError: No example reached the subtask.
     """
     uses = [r.subtasks[subtask.name] for r in (measured.results if measured else ()) if subtask.name in r.subtasks]
     if not uses:
