@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import unicodedata
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,11 +17,12 @@ from statistics import mean, pstdev
 from typing import Any
 
 from agentopt.core.errors import ScorerError
+from agentopt.core.json_document import parse_json
 from agentopt.core.json_text import json_objects
 from agentopt.core.records import Score
 from agentopt.core.registry import ModelName, scorer
 from agentopt.core.task import Example, Unparsable, Value
-from agentopt.core.yaml_models import Count, Text
+from agentopt.core.yaml_models import Count, RuleError, Text
 from agentopt.evaluation.outputs import NOTHING_PARSABLE, as_text
 from agentopt.models.base import ChatModel, Choice, Message, Request, reject
 from agentopt.models.thoughts import split_thought
@@ -70,6 +73,7 @@ class Judge:
 
     async def _score(self, model: ChatModel, example: Example, output: Value, seed: int, repeat: int) -> Score:
         messages, problem, stored = judge_messages(self.rubric, example, output), "", None
+        material = messages[-1].content
         for _ in range(JUDGE_TRIES):
             request = self._request(messages, seed, repeat)
             response = await model.generate(request)
@@ -77,7 +81,7 @@ class Judge:
             verdicts: list[Score] = []
             for choice in response.choices:
                 try:
-                    verdicts.append(self._verdict(choice, as_text(output)))
+                    verdicts.append(self._verdict(choice, material))
                 except Unparsable as unusable:
                     problem = str(unusable)
             if verdicts:
@@ -88,10 +92,10 @@ class Judge:
             problem += f"; {_recovery(self.model, stored)}"
         raise ScorerError(f"the judge {self.model} gave no usable verdict on example {example.id}: {problem}")
 
-    def _verdict(self, choice: Choice, output: str) -> Score:
+    def _verdict(self, choice: Choice, material: str) -> Score:
         if choice.is_cut_off:
             raise Unparsable(f"the verdict was cut off at the judge's max_tokens ({self.max_tokens})")
-        return read_verdict(choice.text, output)
+        return read_verdict(choice.text, material)
 
     def _request(self, messages: tuple[Message, ...], seed: int, repeat: int) -> Request:
         return Request(
@@ -121,23 +125,24 @@ _follows_schema = parsers.json_value(
 _ONCE_MORE = 'That is not usable. Reply with JSON only: {"score": a number from 0 to 1, "reason": "..."}'
 
 
-def read_verdict(reply: str, output: str) -> Score:
+def read_verdict(reply: str, material: str) -> Score:
     """Read the verdict: the last JSON object by `VERDICT_SCHEMA` that is not in a thought and not quoted.
 
     Further keys of the object are ignored.
 
     Args:
         reply: The judge's reply.
-        output: What was judged. A verdict that occurs in it is a quotation, unless it is the only one.
+        material: What the judge was shown. A verdict that occurs in it, in whatever form, is a quotation, unless it is
+            the whole reply.
 
     Raises:
         Unparsable: There is no verdict.
     """
     _, answer = split_thought(reply)
     found = [text for text in json_objects(answer) if _is_verdict(text)]
-    own = [text for text in found if text not in output] or (found if answer.strip() in found else [])
+    own = [text for text in found if not _is_quoted(text, material)] or (found if answer.strip() in found else [])
     if not own:
-        problem = "every verdict in it is quoted from the answer" if found else "there is no verdict in it"
+        problem = "every verdict in it is quoted from what is judged" if found else "there is no verdict in it"
         raise Unparsable(f"{problem}, got {parsers.shown(answer)}")
     verdict = json.loads(own[-1])
     return Score(float(verdict["score"]), verdict["reason"])
@@ -145,10 +150,27 @@ def read_verdict(reply: str, output: str) -> Score:
 
 def _is_verdict(text: str) -> bool:
     try:
+        parse_json(text)  # a repeated key: which of the two scores is meant?
         _follows_schema(text)
-    except Unparsable:
+    except (Unparsable, RuleError):
         return False
     return True
+
+
+def _is_quoted(verdict: str, material: str) -> bool:
+    """Whether a verdict occurs in the material, whatever the order of keys, spacing, escapes and form of its number."""
+    fields = json.loads(verdict)
+    score, reason = f"score {fields['score']}", f"reason {fields['reason']}"
+    text = _letters(material)
+    return any(_letters(form) in text for form in (verdict, f"{score} {reason}", f"{reason} {score}"))
+
+
+def _letters(text: str) -> str:
+    """The letters and digits of a text in lower case, escapes decoded and numbers without zeros at the end."""
+    text = re.sub(r"\\u([0-9a-fA-F]{4})", lambda escape: chr(int(escape[1], 16)), text)
+    text = re.sub(r"\\[nrtbf]", " ", text)
+    text = re.sub(r"(\.\d*?)0+(?!\d)", r"\1", text)
+    return "".join(c for c in unicodedata.normalize("NFKC", text).casefold() if c.isalnum())
 
 
 def _recovery(model: str, stored: float) -> str:
