@@ -36,11 +36,14 @@ _DENIED = re.compile(
 _MARKUP = re.compile(
     r"\\[()\[\]]|\\[,;:! ]|\\q?quad|\\?[%$]|\^\s?\{?\s?\\(?:circ|degree)\s?\}?|\\(?:left|right)\b|[*_]{2}|[`~]"
 )
-_TEXT = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
+_TAG = re.compile(r"</?[A-Za-z][\w-]*>")
+_TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|underline|num|SI)\s*\{([^{}]*)\}")
 _CALCULATION = re.compile(r"(?:[\d.,\s()*+/^\u00d7\u00f7\u00b7xX-]|\\(?:times|cdot|div))*")
 _WORD_BEFORE = re.compile(r"[^\W\d_]{2}[:*]*$")
 """A word, as before the number in `we have 12`; in `y - 12` the number is a part of a term."""
-_OPERATOR = re.compile(r"\\|[\^*+!\u221a\u00d7\u00f7\u00b7\u03c0<>|]|\d\s*[xX]\s*\d|/\s*[^\W\d]|\)\s*/|/\s*\(")
+_OPERATOR = re.compile(
+    r"\\|[\^*+!\u221a\u00d7\u00f7\u00b7\u03c0<>|]|\d\s*[xX]\s*\d|(?<![^\W\d_])/\s*[^\W\d]|\)\s*/|/\s*\("
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +139,14 @@ def _plain(answer: FinalAnswer, decimal: str) -> str:
     text = answer.text
     if answer.is_marked and (reason := _REASON.search(text)) and _has_number(text[: reason.start()]):
         text = text[: reason.start()]
-    text = without_remarks(_TEXT.sub(r" \1 ", join_digits(text)))
-    sides = [_MARKUP.sub("", plain_numbers(side, decimal)).strip(" .,;:") for side in _EQUALS.split(text)]
+    text = without_remarks(_TEXT.sub(r" \1 ", join_digits(_TAG.sub(" ", text))))
+    sides = [_stripped(_MARKUP.sub("", plain_numbers(side, decimal))) for side in _EQUALS.split(text)]
     return _stated_side([side for side in sides if _has_number(side)])
+
+
+def _stripped(side: str) -> str:
+    """The text without punctuation around it and a plus before it; the point of .5 is no punctuation."""
+    return re.sub(r"\A(?:[ ,;:]|\.(?!\d))*(?:\+\s?(?=[\d.]))?", "", side).rstrip(" .,;:")
 
 
 def _stated_side(sides: Sequence[str]) -> str:

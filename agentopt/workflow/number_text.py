@@ -6,6 +6,7 @@ import math
 import re
 import unicodedata
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
 
 _MINUS_SIGNS = "\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d"
@@ -23,7 +24,7 @@ _GROUPED_BY_POINTS = re.compile(r"[1-9][0-9]{0,2}(?:(?:\.[0-9]{3})+,[0-9]+|(?:\.
 _VULGAR = "\u00bc-\u00be\u2150-\u215e\u2189"
 _REMARK = re.compile(r"(?<=[0-9%}\u00bc-\u00be\u2150-\u215e])((?:[ \t]+[^\W\d_]+){0,2})[ \t]+\([^()\n]*\)")
 
-_DECIMAL = r"(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
+_DECIMAL = r"(?:\d+(?:\.\d+)?|(?<![A-Za-z])\.\d+)(?:[eE][-+]?\d+)?"
 # A match neither begins nor ends inside a run such as 1.2.3: a part of a number is never read.
 _NUMBER = re.compile(
     rf"""
@@ -36,6 +37,39 @@ _NUMBER = re.compile(
     re.VERBOSE | re.ASCII,
 )
 _MOST_DIGITS = 300
+
+_FRACTION = re.compile(
+    r"\\[dtc]?frac(?:\s*\{\s*(-?\d[\d.,]*)\s*\}\s*\{\s*(-?\d[\d.,]*)\s*\}|\s*(\d)\s*(\d)(?!\d)|"
+    r"\s*\{\s*(-?\d+)\s*\}\s*(\d)(?!\d)|\s*(\d)\s*\{\s*(-?\d+)\s*\})"
+)
+
+_MULTIPLES = {
+    "hundred": 100,
+    "thousand": 10**3,
+    "k": 10**3,
+    "lakh": 10**5,
+    "million": 10**6,
+    "mn": 10**6,
+    "m": 10**6,
+    "crore": 10**7,
+    "billion": 10**9,
+    "bn": 10**9,
+    "b": 10**9,
+    "trillion": 10**12,
+}
+_CHARACTERS = {
+    **dict.fromkeys("\u4ebf\u5104", 10**8),
+    **dict.fromkeys("\u4e07\u842c", 10**4),
+    "\u5343": 1000,
+    "\u767e": 100,
+}
+_FACTOR = r"[0-9]{1,15}(?:\.[0-9]{1,15})?"
+_START = r"(?<![0-9A-Za-z.,/])"
+_IN_WORDS = re.compile(
+    rf"{_START}()({_FACTOR})[ -]?({'|'.join(word for word in _MULTIPLES if len(word) > 2)})s?\b", re.IGNORECASE
+)
+_OF_MONEY = re.compile(rf"([$\u20ac\u00a3\u00a5] ?)({_FACTOR}) ?(k|mn|m|bn|b)\b", re.IGNORECASE)
+_IN_CHARACTERS = re.compile(rf"{_START}((?:{_FACTOR}[{''.join(_CHARACTERS)}])+)([0-9]{{0,15}})")
 
 _SUPERSCRIPTS = str.maketrans("\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207b", "0123456789-")
 
@@ -94,14 +128,22 @@ def without_remarks(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Return `text` with Unicode minus signs, full-width characters, fraction slashes and spaces replaced by ASCII."""
-    return text.translate(_PLAIN)
+    """Return `text` with ASCII digits, minus signs, fraction slashes and spaces, and without full-width characters."""
+    if text.isascii():
+        return text
+    return re.sub(r"[^\W\x00-\x7f]", _ascii_digit, text.translate(_PLAIN))
+
+
+def _ascii_digit(match: re.Match[str]) -> str:
+    """The ASCII digit of a decimal digit in any script; any other character is unchanged."""
+    return str(unicodedata.decimal(match[0], match[0]))
 
 
 def join_digits(text: str) -> str:
-    r"""Remove what is written between groups of digits: `{,}`, `\,`, `\!` and `_`, and `'` before three digits."""
-    text = re.sub(r"(?<=[0-9])['\u2019](?=[0-9]{3}(?![0-9]))", "", text)
-    return re.sub(rf"(?<=[0-9])(?:\{{,\}}|\\[,!;:]|_|{_ARABIC_GROUPS})(?=[0-9])", "", text)
+    r"""Remove what separates groups of digits: `\,`, `\!` and `_`, and before three digits `'`, `{,}`, `~` and `\ `."""
+    text = re.sub(r"(?<=[0-9])(?:['\u2019~]|\{,\}|\\ |,\\!|\\!,)(?=[0-9]{3}(?![0-9]))", "", text)
+    text = re.sub(r"(?<=[0-9])\{([.,])\}(?=[0-9])", r"\1", text)
+    return re.sub(rf"(?<=[0-9])(?:\\[,!;:]|_|{_ARABIC_GROUPS})(?=[0-9])", "", text)
 
 
 def plain_numbers(text: str, decimal: str = ".") -> str:
@@ -120,11 +162,12 @@ def plain_numbers(text: str, decimal: str = ".") -> str:
     """
     text = re.sub(rf"([0-9]?)[ ]?([{_VULGAR}])", _vulgar_fraction, text)
     text = join_digits(plain(text)).replace(_ARABIC_DECIMAL, decimal)
-    text = re.sub(r"\\[dtc]?frac\s*\{\s*(\d[\d.,]*)\s*\}\s*\{\s*(\d[\d.,]*)\s*\}", _fraction, text)
-    text = re.sub(r"\\[dtc]?frac\s*(\d)\s*(\d)(?!\d)", _fraction, text)
+    text = _FRACTION.sub(_fraction, text)
+    text = re.sub(r"\{\s*(-?\d[\d.,]*)\s*\\over\s*(-?\d[\d.,]*)\s*\}", _fraction, text)
     text = re.sub(r"(?<![\w.,/])(\d{1,3})((?: \d{3})+)(?![\d/])(?! \d)", lambda m: m[1] + m[2].replace(" ", ""), text)
     text = re.sub(r"[0-9][0-9.,/]*[0-9]", lambda m: _separated(m[0], decimal), text)
-    return _without_powers(text)
+    text = re.sub(r"(?im)(^|\bis |[:=(*] ?)(?:minus|negative) (?=[$\u20ac\u00a3\u00a5]?\.?[0-9])", r"\1-", text)
+    return _without_multiples(_without_powers(text))
 
 
 def _separated(run: str, decimal: str) -> str:
@@ -150,9 +193,11 @@ def _read_number(run: str) -> str | None:
 
 
 def _fraction(match: re.Match[str]) -> str:
-    """3/4, after a space if a digit precedes it: 1\frac{1}{2} is 1 1/2."""
+    """3/4, after a space if a digit precedes it: 1\frac{1}{2} is 1 1/2. A minus in it comes first."""
+    top, bottom = (next(filter(None, side)) for side in (match.groups()[::2], match.groups()[1::2]))
     joined = match.start() > 0 and match.string[match.start() - 1].isdigit()
-    return f"{' ' if joined else ''}{match[1]}/{match[2]}"
+    sign = "-" if top.startswith("-") != bottom.startswith("-") else ""
+    return f"{' ' if joined else ''}{sign}{top.removeprefix('-')}/{bottom.removeprefix('-')}"
 
 
 def _vulgar_fraction(match: re.Match[str]) -> str:
@@ -162,8 +207,22 @@ def _vulgar_fraction(match: re.Match[str]) -> str:
     return f"{digit}{space}{unicodedata.normalize('NFKC', character)}"
 
 
+def _without_multiples(text: str) -> str:
+    """The text with 1.5 million as 1500000 and $5k as $5000: the word is a part of the number."""
+    for pattern in (_IN_WORDS, _OF_MONEY):
+        text = pattern.sub(lambda m: f"{m[1]}{Decimal(m[2]) * _MULTIPLES[m[3].lower()]:f}", text)
+    return _IN_CHARACTERS.sub(_sum_of_multiples, text)
+
+
+def _sum_of_multiples(match: re.Match[str]) -> str:
+    parts = re.findall(rf"({_FACTOR})([{''.join(_CHARACTERS)}])", match[1])
+    last = _CHARACTERS[parts[-1][1]] // 10 if len(match[2]) == 1 else 1  # as in 4\u4e075, which is 45000
+    return f"{sum(Decimal(factor) * _CHARACTERS[unit] for factor, unit in parts) + int(match[2] or 0) * last:f}"
+
+
 def _without_powers(text: str) -> str:
     text = re.sub("[\u2070\u00b9\u00b2\u00b3\u2074-\u2079\u207b]+", lambda m: f"^{m[0].translate(_SUPERSCRIPTS)}", text)
+    text = re.sub(r"(?<=\d)\s?\*\*\s?(?=-?\d{1,4}(?![\d*]))", "^", text)
     # The exponent of a unit, as in cm^2 or m2, is no number of the answer.
     text = re.sub(r"(?<=[A-Za-z}])\s?\^\s?(?:\{\s*-?\d+\s*\}|-?\d+)", "", text)
     text = re.sub(r"(?<![A-Za-z])([cdkm]?m|ft|in)[23]\b", r"\1", text)

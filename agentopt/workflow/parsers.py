@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -87,7 +88,8 @@ def number(decimal: Literal[".", ","] = ".", *, single: bool = False) -> Parser:
     r"""The last number in the response, or in its last \boxed{...}.
 
     An int if it is whole, else a float; never nan or infinite. Reads 1,234.5, 1 000, 1_000, 9{,}500, -3, .5, 1e-3,
-    10^6, $12.50, 3/4, 1 1/2, 1½ and \frac{3}{4}. A remark in brackets after a number, as in 9 (12 less 3), is ignored.
+    10^6, 2**10, $12.50, $5k, 1.5 million, 3/4, 1 1/2, 1½, \frac{3}{4} and the digits of any script. A remark in
+    brackets after a number, as in 9 (12 less 3), is ignored.
     Units and percent signs are dropped (45% is 45, 5 cm^2 is 5); a hyphen between two numbers is a dash, not a sign
     (10-20 is 20), and so is one followed by a space at the start of a line (a list). Of a list or a date, such as 1,2,3
     or 1/2/2020, the last part is read. A run of digits and separators that is no number, such as 12,345,67 or 1.2.3, is
@@ -143,13 +145,13 @@ def choice(options: Sequence[str]) -> Parser:
     def parse(response: str) -> str:
         if exact := by_folded.get(_folded(response)):
             return exact
-        found = pattern.search(_chosen(plain(response)))
+        found = pattern.search(_chosen(_normal(response)))
         if not found or not found.lastindex:
             raise Unparsable(f"expected one of {', '.join(options)}, got {shown(response)}")
         return longest_first[found.lastindex - 1]
 
     def is_settled(response: str) -> bool:
-        if "[ ]" in response or "~~" in response:  # a later line may be checked, or this one struck out
+        if re.search(f"{_CHECKED}|{_UNCHECKED}|~~", response):  # a later line may be checked, or this one struck out
             return False
         try:  # the last word may be cut, or continue an option
             return parse(re.sub(r"\S+$", "", response)) == parse(response)
@@ -171,6 +173,19 @@ _CONTINUES = rf"[^\W_{_NO_SPACES}]"
 """A character that continues a word."""
 
 
+_CHECKED = r"(?:\[[xX\u2713\u2714]\]|[\u2611\u2612])"
+_UNCHECKED = r"(?:\[ \]|\u2610)"
+_LABELS = re.compile(
+    "(?:\u7b54\u6848|\u56de\u7b54|\u7d50\u8ad6|\u7ed3\u8bba)(?:\u662f|\u4e3a|\u70ba)|(?:\u7b54\u3048|\u6b63\u89e3|\u56de\u7b54|\u89e3\u7b54)\u306f"
+)
+"""Words for `the answer is` that end in a character with which an option may begin."""
+
+
+def _normal(text: str) -> str:
+    """The text with the plain form of letters such as those in circles and of digits of any script."""
+    return text if text.isascii() else unicodedata.normalize("NFKC", plain(text))
+
+
 def _folded(option: str) -> str:
     stripped = option.strip()
     return " ".join(stripped.strip(_AROUND).casefold().split()) or stripped.casefold()
@@ -179,17 +194,18 @@ def _folded(option: str) -> str:
 def _chosen(response: str) -> str:
     """The response without what is struck out; of a checklist the checked lines only."""
     kept = re.sub(r"~~[^~\n]+~~", " ", response)
-    checked = re.findall(r"^[ \t]*(?:[-*+][ \t]+)?\[[xX\u2713\u2714]\](.*)$", kept, re.MULTILINE)
-    return "\n".join(checked) or kept
+    boxes = re.findall(rf"^[ \t]*(?:[-*+][ \t]+)?((?:{_CHECKED}|{_UNCHECKED}).*)$", kept, re.MULTILINE)
+    checked = [text for line in boxes for text in re.findall(rf"{_CHECKED}(.*?)(?={_CHECKED}|{_UNCHECKED}|$)", line)]
+    return "\n".join(checked) or _LABELS.sub(" ", kept)
 
 
 def _starts_unspaced(option: str) -> bool:
-    return re.match(f"[{_NO_SPACES}]", plain(option.strip())) is not None
+    return re.match(f"[{_NO_SPACES}]", _normal(option.strip())) is not None
 
 
 def _starting_alike(options: Iterable[str]) -> str:
     """A pattern with a group for each option, which is tried only at a place at which one of them may start."""
-    alike = [(option, plain(option.strip())) for option in options]
+    alike = [(option, _normal(option.strip())) for option in options]
     before = f"(?<![{_NEGATIONS}])" if _starts_unspaced(alike[0][0]) else f"(?<!{_CONTINUES})"
     starts = "".join(sorted({re.escape(written[:1]) for _, written in alike}))
     ahead = f"(?i:(?=[{starts}]))" if all(written for _, written in alike) else ""
@@ -197,9 +213,11 @@ def _starting_alike(options: Iterable[str]) -> str:
 
 
 def _option_pattern(option: str) -> str:
-    words = r"\s+".join(re.escape(plain(word)) for word in option.split())
+    words = r"\s+".join(re.escape(word) for word in _normal(option).split())
     flags = "" if len(option.strip()) == 1 else "i"
     after = "" if re.search(f"[{_NO_SPACES}]$", words) else f"(?!{_CONTINUES})"
+    if words[-1:].isdigit():
+        after += r"(?![.,]\d)"  # 1 is not the 1.5 of a response
     return f"(?{flags}:{words}){after}"
 
 

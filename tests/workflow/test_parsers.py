@@ -53,6 +53,32 @@ SCHEMA: dict[str, Any] = {
         (r"so $9{,}500 in all", 9500),
         (r"9\,500", 9500),
         (r"\frac{3}{4}", 0.75),
+        *(
+            (text, -0.75)
+            for text in (r"\frac{-3}{4}", r"-\frac{3}{4}", r"\frac{3}{-4}", r"{-3 \over 4}", r"\frac{-3}4")
+        ),
+        *((text, 0.75) for text in (r"{3\over 4}", r"\frac3{4}", r"\frac{3}4", r"\tfrac34", r"\frac{-3}{-4}")),
+        *(
+            (text, 42)
+            for text in ("\u0664\u0662", "\u06f4\u06f2", "\u096a\u0968", "\u09ea\u09e8", "\u0e54\u0e52", "\uff14\uff12")
+        ),
+        ("\u0661\u066c\u0662\u0663\u0664\u066b\u0665", 1234.5),
+        *((text, 9500) for text in (r"9,\!500", r"9\!,500", r"9\ 500", r"9~500", r"9{,}500", "9'500")),
+        *((text, 9.5) for text in ("9{.}5", "9{,}5")),
+        *((text, 1024) for text in ("2**10", "2 ** 10", "2^{10}")),
+        ("**5**", 5),
+        *(
+            (text, 1_500_000)
+            for text in ("1.5 million", "$1.5M", "$ 1.5m", "\u00a31.5 mn", "1,500 thousand", "15 lakh")
+        ),
+        *((text, 45_000) for text in ("4\u4e075\u5343\u5186", "4\u4e075", "4\u4e075000", "4.5\u842c")),
+        ("5 m", 5),
+        ("7B", 7),
+        ("Rs.500", 500),
+        ("No.5", 5),
+        *((text, -5) for text in ("minus 5", "The answer is negative 5.", "= minus $5", "\u22125", "$-5", "-$5")),
+        ("ten minus 5", 5),
+        ("10 minus 5", 5),
         (r"\dfrac34", 0.75),
         (r"1\frac{1}{2}", 1.5),
         (r"-\frac{1}{2}", -0.5),
@@ -213,6 +239,24 @@ def test_text_is_stripped_and_can_be_cut_to_its_first_line() -> None:
         (["A", "B"], "- [ ] A\n- [x] B", "B"),
         (["A", "B"], "~~A~~ B", "B"),
         (["yes", "no"], "> **No**", "no"),
+        (["yes", "no"], "[ ] yes [x] no", "no"),
+        (["yes", "no"], "\u2610 yes\n\u2611 no", "no"),
+        (["yes", "no"], "- \u2612 yes \u2610 no", "yes"),
+        (["yes", "no"], "yes, as in f [x] no", "yes"),
+        (["A", "B"], "\u24b7", "B"),
+        (["A", "B"], "\U0001d401", "B"),
+        (["A", "B"], "\u0627\u0644\u0625\u062c\u0627\u0628\u0629 B", "B"),
+        (["1", "2"], "\u2461", "2"),
+        (["1", "2"], "\u0968", "2"),
+        (["1", "2"], "1.5 is between, so 2", "2"),
+        (["1", "2"], "2.", "2"),
+        (["\u662f", "\u5426"], "\u7b54\u6848\u662f\uff1a\u5426", "\u5426"),
+        (
+            ["\u306f\u3044", "\u3044\u3044\u3048"],
+            "\u7b54\u3048\u306f\u3044\u3044\u3048\u3067\u3059",
+            "\u3044\u3044\u3048",
+        ),
+        (["\u0646\u0639\u0645", "\u0644\u0627"], "\u0627\u0644\u062c\u0648\u0627\u0628: \u0644\u0627", "\u0644\u0627"),
     ],
 )
 def test_a_choice_is_the_option_that_occurs_first_as_a_whole_word(
