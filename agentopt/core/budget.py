@@ -262,6 +262,9 @@ class Budget:
             reservation: A reservation whose call is in the ledger.
         """
 
+    async def publish(self) -> None:
+        """Do nothing: the spend of one process is known to it; see `SharedBudget`."""
+
     def reopen(self, worst: Usage, purpose: str) -> Reservation:
         """Turn spend of an earlier session into a reservation: the outcome of its call is still open.
 

@@ -28,7 +28,7 @@ from agentopt.runs.config import Config, load_config
 from agentopt.runs.evaluators import open_evaluator
 from agentopt.runs.result import load_result
 from agentopt.runs.workers.chunks import ChunkStore, Work
-from agentopt.runs.workers.evaluator import LEAST, MOST, chunk_size
+from agentopt.runs.workers.evaluator import LEAST, MOST, Placement, chunk_size
 from agentopt.runs.workers.failures import as_error, as_json
 from agentopt.runs.workers.pool import Pool, check_engine
 from agentopt.runs.workers.worker import job_of, work
@@ -58,7 +58,14 @@ class InThisProcess:
             if worker.done() and not worker.cancelled():
                 worker.result()
 
-    def close(self) -> None:
+    def interrupt(self) -> None:
+        for worker in self._workers:
+            worker.cancel()
+
+    async def ended(self) -> None:
+        await asyncio.gather(*self._workers, return_exceptions=True)
+
+    def kill(self) -> None:
         pass
 
 
@@ -70,13 +77,14 @@ class Coordinator:
     ) -> None:
         self.session, self.store, self.task, self.config, self.place = session, store, api_task.task, config, place
         self.workers: list[asyncio.Task[None]] = []
+        self.placement: Placement = InThisProcess(self.workers)
 
     def start_worker(self) -> asyncio.Task[None]:
         self.workers.append(asyncio.create_task(work(Path(self.place), run=self.session.run)))
         return self.workers[-1]
 
     async def evaluate(self, workers: int = 2, **options: object) -> Evaluation:
-        pool = Pool(self.store, self.session.run, workers, InThisProcess(self.workers))
+        pool = Pool(self.store, self.session.run, workers, self.placement)
         evaluator = open_evaluator(self.task, self.config, self.session, pool=pool)
         return await evaluator.evaluate(self.task.baseline, **options)  # type: ignore[arg-type]
 
@@ -92,7 +100,7 @@ async def coordinating(folder: Path, base_url: str, *settings: str) -> AsyncIter
     engine = open_engine(Path(place))
     caps = config.budget.caps()
     async with open_session(loaded.specs, "run", caps=caps, journal=place, is_shared=True) as session:
-        store = ChunkStore(engine, session.budget.lease)  # type: ignore[attr-defined]
+        store = ChunkStore(engine, Lease(engine, session.journal.session))
         store.coordinate("run", job_of(loaded.task, task_folder, config))
         coordinator = Coordinator(session, store, loaded, config, place)
         try:

@@ -22,6 +22,8 @@ from agentopt.core.cost import Unit
 from agentopt.core.database import create_tables, insert, is_passing, transact
 from agentopt.core.errors import ConfigError, JournalError
 from agentopt.core.records import ExampleResult, Split
+from agentopt.models.journal import IN_FLIGHT
+from agentopt.models.journal_tables import ledger
 from agentopt.models.lease import Lease
 
 T = TypeVar("T")
@@ -279,6 +281,17 @@ class ChunkStore:
             rows = connection.execute(sa.select(runs.c.run, runs.c.coordinator).order_by(runs.c.run)).fetchall()
             live = self._lease.live(connection)
         return [row.run for row in rows if row.coordinator in live]
+
+    def in_flight(self, run: str) -> int:
+        """Return how many calls of the live processes of a run are in flight.
+
+        Args:
+            run: The run.
+        """
+        c = ledger.c
+        with self._engine.connect() as connection:
+            is_open = sa.and_(c.run == run, c.outcome == IN_FLIGHT, c.session.in_(self._lease.live(connection)))
+            return int(connection.execute(sa.select(sa.func.count()).select_from(ledger).where(is_open)).scalar_one())
 
     def epoch(self, run: str) -> int | None:
         """Return the epoch of a run; None if it has no coordinator.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Protocol
 
+from agentopt.core.budget import Budget
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import BudgetExceeded
 from agentopt.core.records import ExampleResult, FailedExamples
@@ -14,7 +16,6 @@ from agentopt.core.task import Task
 from agentopt.evaluation.evaluator import Block, Evaluator, OnResult
 from agentopt.models.base import ChatModel
 from agentopt.models.catalog import ModelSpec
-from agentopt.models.shared_budget import SharedBudget
 from agentopt.runs.workers.chunks import DONE, FAILED, OPEN, ChunkState, ChunkStore, Work, patiently
 from agentopt.runs.workers.failures import as_error
 
@@ -37,6 +38,30 @@ def chunk_size(examples: int, workers: int) -> int:
     return min(MOST, even, max(LEAST, math.ceil(even / CHUNKS_PER_WORKER)))
 
 
+class Placement(Protocol):
+    """Starts workers somewhere."""
+
+    def check(self) -> None:
+        """Replace the workers that have ended.
+
+        Raises:
+            CallsFailError: The workers cannot work.
+        """
+        ...
+
+    def interrupt(self) -> None:
+        """Let the workers send nothing more, and end once their calls in flight are answered."""
+        ...
+
+    async def ended(self) -> None:
+        """Wait until the workers have ended, or will not end."""
+        ...
+
+    def kill(self) -> None:
+        """Kill the workers that have not ended."""
+        ...
+
+
 class ChunkedEvaluator(Evaluator):
     """An `Evaluator` whose examples are run by workers, in chunks.
 
@@ -50,7 +75,7 @@ class ChunkedEvaluator(Evaluator):
         run: The run.
         workers: Number of workers.
         budget: What it holds back now, the workers do too.
-        check: Called from time to time while workers are waited for; raises if none of them can work.
+        placement: The workers.
     """
 
     def __init__(
@@ -64,12 +89,12 @@ class ChunkedEvaluator(Evaluator):
         store: ChunkStore,
         run: str,
         workers: int,
-        budget: SharedBudget,
-        check: Callable[[], None],
+        budget: Budget,
+        placement: Placement,
     ) -> None:
         super().__init__(task, model, specs, seed=seed, failed_examples=failed_examples)
         self._store, self._run_id, self._workers, self._budget = store, run, workers, budget
-        self._worker_calls, self._check_workers = 0, check
+        self._worker_calls, self._placement = 0, placement
 
     @property
     def calls(self) -> int:
@@ -129,7 +154,9 @@ class ChunkedEvaluator(Evaluator):
         numbers = await patiently(self._store.add, self._run_id, works)
         try:
             states = await self._wait(numbers, whole, found, on_result)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError):
+                self._placement.interrupt()  # before the database is used, which may take a while
             await asyncio.shield(patiently(self._store.withdraw, self._run_id))
             raise
         failures = [state.failure for state in states.values() if state.state == FAILED]
@@ -155,7 +182,7 @@ class ChunkedEvaluator(Evaluator):
             wait = FIRST_POLL if is_new else min(2 * wait, LONGEST_POLL)
             await asyncio.sleep(wait)
             self._budget.check_seconds()
-            self._check_workers()
+            self._placement.check()
 
     async def _end_of_claims(self, numbers: Sequence[int]) -> None:
         while True:

@@ -2,52 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Protocol, cast
 
 from agentopt.core.database import open_engine
 from agentopt.core.errors import CallsFailError, ConfigError
-from agentopt.core.observers import Observer
+from agentopt.core.events import Observer, Stopping
 from agentopt.core.task import Task
 from agentopt.models.base import ChatModel
 from agentopt.models.catalog import ModelSpec
+from agentopt.models.lease import Lease
 from agentopt.models.session import Session, journal_place, open_session
-from agentopt.models.shared_budget import SharedBudget
 from agentopt.runs.config import Config
 from agentopt.runs.workers.chunks import ChunkStore, patiently
-from agentopt.runs.workers.evaluator import ChunkedEvaluator
+from agentopt.runs.workers.evaluator import ChunkedEvaluator, Placement
 from agentopt.runs.workers.worker import job_of
 
 STORAGE_VARIABLE = "AGENTOPT_STORAGE"
 """Environment variable that has the storage of a worker, which other users of a host do not see."""
 END_SECONDS = 20
-"""Seconds that a worker has to end after its run, before it is terminated."""
+"""Seconds that a worker has to end, beyond the time-out of its calls in flight, before it is killed."""
+FIRST_POLL, LONGEST_POLL = 0.02, 0.2
+"""Seconds between two looks whether the workers have ended."""
 MOST_CHARACTERS = 2000
 """Length of the part of a worker's messages that is shown if it cannot work."""
 MOST_STARTS = 50
 """Starts of one worker until the run ends: something ends them."""
-
-
-class Placement(Protocol):
-    """Starts workers somewhere."""
-
-    def check(self) -> None:
-        """Replace the workers that were killed.
-
-        Raises:
-            CallsFailError: The workers cannot work.
-        """
-        ...
-
-    def close(self) -> None:
-        """End the workers. Their run has no coordinator any more, so they end by themselves."""
-        ...
 
 
 class Pool:
@@ -81,8 +67,8 @@ class Pool:
             store=self._store,
             run=self._run,
             workers=self._workers,
-            budget=cast(SharedBudget, session.budget),
-            check=self._placement.check,
+            budget=session.budget,
+            placement=self._placement,
         )
 
 
@@ -93,12 +79,14 @@ class ProcessPlacement:
         place: The storage.
         run: The run.
         workers: Number of workers.
+        call_seconds: The longest time-out of a call.
     """
 
-    def __init__(self, place: Path | str, run: str, workers: int) -> None:
-        self._place, self._run = place, run
+    def __init__(self, place: Path | str, run: str, workers: int, call_seconds: float) -> None:
+        self._place, self._run, self._end_seconds = place, run, call_seconds + END_SECONDS
         self._logs = tempfile.TemporaryDirectory(prefix="agentopt-workers-")
         self._starts = [0] * workers
+        self._interrupted = set[int]()
         self._processes = [self._start(i) for i in range(workers)]
 
     def check(self) -> None:
@@ -117,14 +105,28 @@ class ProcessPlacement:
                 )
             self._processes[i] = self._start(i)
 
-    def close(self) -> None:
-        """End the workers. Their run has no coordinator any more, so they end by themselves."""
+    def interrupt(self) -> None:
+        """Let the workers send nothing more, and end once their calls in flight are answered."""
         for process in self._processes:
-            try:
-                process.wait(END_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            # A second signal would end a worker at once, as a second Ctrl-C does.
+            if process.pid not in self._interrupted and process.poll() is None:
+                process.terminate()
+                self._interrupted.add(process.pid)
+
+    async def ended(self) -> None:
+        """Wait until the workers have ended, or will not end."""
+        wait = FIRST_POLL
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._end_seconds):
+                while any(process.poll() is None for process in self._processes):
+                    await asyncio.sleep(wait)
+                    wait = min(2 * wait, LONGEST_POLL)
+
+    def kill(self) -> None:
+        """Kill the workers that have not ended."""
+        for process in self._processes:
+            process.kill()
+            process.wait()
         self._logs.cleanup()
 
     def _start(self, i: int) -> subprocess.Popen[bytes]:
@@ -196,18 +198,19 @@ async def open_run(
         observer=observer,
         is_shared=config.engine != "local",
     )
-    async with opening as session, open_pool(config, task, session) as pool:
+    async with opening as session, open_pool(config, task, session, observer) as pool:
         yield session, pool
 
 
 @asynccontextmanager
-async def open_pool(config: Config, task: Task, session: Session) -> AsyncIterator[Pool | None]:
+async def open_pool(config: Config, task: Task, session: Session, observer: Observer) -> AsyncIterator[Pool | None]:
     """Start the workers of a run; end them at the end of the block. There is none with `engine: local`.
 
     Args:
         config: The settings.
         task: The task, which has a file.
         session: The session, which is shared.
+        observer: Receives a `Stopping` if workers are waited for.
 
     Raises:
         ConfigError: Another process coordinates the run.
@@ -217,18 +220,32 @@ async def open_pool(config: Config, task: Task, session: Session) -> AsyncIterat
         return
     place = journal_place(config.journal)
     engine = open_engine(place)
-    store = ChunkStore(engine, cast(SharedBudget, session.budget).lease)
+    store = ChunkStore(engine, Lease(engine, session.journal.session))
     try:
         await patiently(store.coordinate, session.run, job_of(task, task.file, config))
-        placement = PLACEMENTS[config.engine](place, session.run, config.workers)
+        call_seconds = max(spec.timeout_seconds for spec in session.specs.values())
+        placement = PLACEMENTS[config.engine](place, session.run, config.workers, call_seconds)
         try:
             yield Pool(store, session.run, config.workers, placement)
         finally:
-            await patiently(store.retire, session.run)
-            await patiently(placement.close)
+            await _end(placement, store, session, observer)
     finally:
         engine.dispose()
 
 
-PLACEMENTS: dict[str, Callable[[Path | str, str, int], Placement]] = {"processes": ProcessPlacement}
+async def _end(placement: Placement, store: ChunkStore, session: Session, observer: Observer) -> None:
+    """End the workers: at once if this is cancelled, as by a second Ctrl-C."""
+    placement.interrupt()
+    current = asyncio.current_task()
+    try:
+        retiring = asyncio.create_task(patiently(store.retire, session.run))
+        if current and current.cancelling() and (calls := store.in_flight(session.run)):
+            observer(Stopping(calls))
+        await placement.ended()
+        await retiring
+    finally:
+        placement.kill()
+
+
+PLACEMENTS: dict[str, Callable[[Path | str, str, int, float], Placement]] = {"processes": ProcessPlacement}
 """Engine -> what places its workers."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from agentopt.core.budget import Usage
 from agentopt.core.cost import Unit
@@ -22,7 +22,6 @@ from agentopt.evaluation.judge import Judge
 from agentopt.models.catalog import Catalog, ModelSpec
 from agentopt.models.lease import Lease
 from agentopt.models.session import Session, open_session
-from agentopt.models.shared_budget import SharedBudget
 from agentopt.runs.config import Config
 from agentopt.runs.evaluators import open_evaluator
 from agentopt.runs.folder import fingerprint
@@ -34,7 +33,9 @@ from agentopt.workflow.base import Draw
 WINDOW = 64
 """Examples of a chunk that run concurrently."""
 FIRST_POLL, LONGEST_POLL = 0.02, 0.5
-"""Seconds between two looks for a chunk, and for the end of its run."""
+"""Seconds between two looks for a chunk."""
+WATCH_SECONDS = 0.1
+"""Seconds between two looks whether a chunk is withdrawn, while it runs."""
 LONGEST_IDLE = 5.0
 """Seconds without a chunk of a run after which a worker that is not bound to it looks for another run."""
 
@@ -94,8 +95,8 @@ async def _serve(engine_place: Path | str, run: str, is_bound: bool, log: Log) -
         caps, place = config.budget.caps(), str(engine_place)
         async with open_session(specs, run, caps=caps, journal=place, is_shared=True) as session:
             log(f"works for run {run}")
-            lease = cast(SharedBudget, session.budget).lease
-            await _Serving(task, config, session, ChunkStore(engine, lease), run, log).serve(is_bound)
+            store = ChunkStore(engine, Lease(engine, session.journal.session))
+            await _Serving(task, config, session, store, run, log).serve(is_bound)
         log(f"run {run} needs no more work")
     finally:
         engine.dispose()
@@ -148,7 +149,7 @@ class _Serving:
             with suppress(AgentoptError):
                 await asyncio.shield(patiently(self.store.release, chunk))
             raise
-        await cast(SharedBudget, self.session.budget).publish()
+        await self.session.budget.publish()
         if running.is_withdrawn and not failure:
             await patiently(self.store.release, chunk)
             return
@@ -173,6 +174,7 @@ class _Running:
         self._store, self._evaluator, self._chunk = store, evaluator, chunk
         self.is_withdrawn = False
         self._window = asyncio.Semaphore(WINDOW)
+        self._examples: list[asyncio.Task[None]] = []
         self._written: list[ExampleResult] = []
         self._writing = asyncio.Lock()
 
@@ -180,13 +182,14 @@ class _Running:
         """Run the examples that have no result. Returns why one could not be run, in JSON; empty if all were."""
         work = self._chunk.work
         done = await patiently(self._store.results, self._chunk.run, work.evaluation)
+        self._examples = [asyncio.create_task(self._run_example(one)) for one in examples if one.id not in done]
         watching = asyncio.create_task(self._watch())
-        left = [example for example in examples if example.id not in done]
         try:
-            outcomes = await asyncio.gather(*map(self._run_example, left), return_exceptions=True)
+            outcomes = await asyncio.gather(*self._examples, return_exceptions=True)
         finally:
             watching.cancel()
-        errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+        # Those that were cancelled are not failures.
+        errors = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
         if not errors:
             return ""
         # A cap ends the run, whatever else failed at the same time.
@@ -199,8 +202,11 @@ class _Running:
                 return
             try:
                 result = await self._evaluator.run_example(work.candidate, example, Draw(work.seed, work.repeat))
-            except BaseException:
-                self.is_withdrawn = True  # the run ends, so no further example is started
+            except BudgetExceeded:
+                self.is_withdrawn = True  # those that have begun may go on with what is left under the cap
+                raise
+            except Exception:
+                self._withdraw()
                 raise
         self._written.append(replace(result, repeat=work.repeat))
         async with self._writing:
@@ -208,8 +214,14 @@ class _Running:
             await patiently(self._store.write, self._chunk, batch)
 
     async def _watch(self) -> None:
-        """Start no further example once the chunk is withdrawn, or the run has no coordinator."""
+        """Withdraw the chunk once its run does, or has no coordinator."""
         while not self.is_withdrawn:
-            await asyncio.sleep(LONGEST_POLL)
-            epoch = await patiently(self._store.epoch, self._chunk.run)
-            self.is_withdrawn = epoch != self._chunk.epoch
+            await asyncio.sleep(WATCH_SECONDS)
+            if await patiently(self._store.epoch, self._chunk.run) != self._chunk.epoch:
+                self._withdraw()
+
+    def _withdraw(self) -> None:
+        """Send nothing more for the chunk. Calls in flight are answered, and their responses are stored."""
+        self.is_withdrawn = True
+        for example in self._examples:
+            example.cancel()

@@ -1,0 +1,165 @@
+"""A run that ends early: no worker sends anything more, and the calls in flight are answered and stored."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from asyncio.subprocess import DEVNULL, PIPE
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from aiohttp import web
+
+from agentopt.core.errors import CallsFailError
+from agentopt.testing.faults import Fault
+from agentopt.testing.servers import OpenAIServer, planted_answer
+from tests.runs.test_crash import QUALITY, command, lost_in_flight
+from tests.runs.test_workers import WORKERS, Coordinator, children, coordinating, write_distinct_task
+
+CANARY_CALLS = 10
+"""Calls of the first five examples, which run before all others."""
+EACH = 2
+"""Calls that each process may have in flight. The calls of its other examples wait."""
+
+
+class Held(OpenAIServer):
+    """A server that holds its responses after the first ones until `release` is set.
+
+    Args:
+        first: How many it does not hold.
+        fault_at: Number of a request that is refused with HTTP 401 in place of being held; none if 0.
+    """
+
+    def __init__(self, first: int = CANARY_CALLS, fault_at: int = 0) -> None:
+        super().__init__(planted_answer(QUALITY))
+        self._first, self._fault_at = first, fault_at
+        self.release = asyncio.Event()
+
+    async def _respond(self, request: web.Request, body: dict[str, Any], fault: Fault | None) -> web.StreamResponse:
+        if self.calls == self._fault_at:
+            return self._error(401, "Incorrect API key provided")
+        if self.calls > self._first:
+            await self.release.wait()
+        return await super()._respond(request, body, fault)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(300):
+        while not condition():  # noqa: ASYNC110 - a server and a database have no event for it
+            await asyncio.sleep(0.01)
+
+
+def write_narrow_task(folder: Path, base_url: str) -> Path:
+    """A task whose models answer `EACH` calls of a process at a time."""
+    task = write_distinct_task(folder, base_url)
+    models = yaml.safe_load((folder / "models.yaml").read_text())
+    for entry in models["models"].values():
+        entry["concurrency"] = EACH
+    (folder / "models.yaml").write_text(yaml.safe_dump(models))
+    return task
+
+
+async def start(task: Path, folder: Path) -> asyncio.subprocess.Process:
+    arguments = command(task, folder, "strategy=random", "budget.trials=3", "prompts.when=never", *WORKERS)
+    environ = {**os.environ, "AGENTOPT_CACHE": str(folder / "cache")}
+    return await asyncio.create_subprocess_exec(*arguments, env=environ, stdout=DEVNULL, stderr=PIPE)
+
+
+async def interrupt(process: asyncio.subprocess.Process) -> None:
+    """Send Ctrl-C, and wait for the line that says that it was noticed."""
+    process.send_signal(signal.SIGINT)
+    assert process.stderr
+    async with asyncio.timeout(300):
+        async for line in process.stderr:
+            if line.startswith(b"stopping"):
+                assert b"waiting for 4 calls in flight; press Ctrl-C again to end now" in line
+                return
+    raise AssertionError("the run ended")
+
+
+def is_alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+async def test_after_ctrl_c_no_worker_sends_a_call_and_those_in_flight_are_stored(tmp_path: Path) -> None:
+    async with Held() as server:
+        process = await start(write_narrow_task(tmp_path, server.base_url), tmp_path)
+        await until(lambda: server.in_flight == 2 * EACH)
+        await interrupt(process)
+        server.release.set()
+        _, err = await process.communicate()
+        assert process.returncode == 130, err
+        assert server.calls == CANARY_CALLS + 2 * EACH
+    assert lost_in_flight(tmp_path) == 0
+
+
+async def test_the_second_ctrl_c_ends_the_run_and_its_workers_at_once(tmp_path: Path) -> None:
+    async with Held() as server:
+        process = await start(write_narrow_task(tmp_path, server.base_url), tmp_path)
+        await until(lambda: server.in_flight == 2 * EACH)
+        workers = children(process.pid)
+        assert len(workers) == 2
+        await interrupt(process)
+        process.send_signal(signal.SIGINT)
+        _, err = await process.communicate()
+        assert process.returncode == 130, err
+        assert b"Traceback" not in err
+        assert not any(map(is_alive, workers))
+    assert lost_in_flight(tmp_path) == 2 * EACH
+
+
+def no_chunk_is_claimed(run: Coordinator) -> bool:
+    return not any(state.is_claimed for state in run.store.states("run", range(100)).values())
+
+
+class NotInterrupted:
+    """Workers of another machine, which no signal reaches."""
+
+    def check(self) -> None:
+        pass
+
+    def interrupt(self) -> None:
+        pass
+
+    async def ended(self) -> None:
+        pass
+
+    def kill(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_workers_that_no_signal_reaches_stop_once_their_chunks_are_withdrawn(
+    tmp_path: Path, workers: int
+) -> None:
+    async with Held() as server:
+        write_narrow_task(tmp_path, server.base_url)
+        async with coordinating(tmp_path, server.base_url) as run:
+            run.placement = NotInterrupted()
+            for _ in range(workers):
+                run.start_worker()
+            evaluating = asyncio.create_task(run.evaluate())
+            await until(lambda: server.in_flight == workers * EACH)
+            evaluating.cancel()
+            await until(lambda: no_chunk_is_claimed(run))
+            server.release.set()
+            await asyncio.gather(evaluating, return_exceptions=True)
+        assert server.calls == CANARY_CALLS + workers * EACH
+    assert lost_in_flight(tmp_path) == 0
+
+
+async def test_after_an_error_that_ends_the_run_no_worker_sends_a_call(tmp_path: Path) -> None:
+    async with Held(fault_at=CANARY_CALLS + 2 * EACH) as server:
+        write_narrow_task(tmp_path, server.base_url)
+        async with coordinating(tmp_path, server.base_url) as run:
+            for _ in range(2):
+                run.start_worker()
+            with pytest.raises(CallsFailError, match="every further call to the model would fail"):
+                await run.evaluate()
+            server.release.set()
+        assert server.calls == CANARY_CALLS + 2 * EACH
+    assert lost_in_flight(tmp_path) == 0
