@@ -251,8 +251,11 @@ def _setting(text: str) -> dict[str, Any]:
     for `task.data.source`, and `data.x` for `task.data.x`.
     """
     dotted, _, raw = text.partition("=")
-    value = parse_yaml(raw, f"-c {text}", ConfigError)
     path = dotted.strip().split(".")
+    if not all(path):
+        rule = f"a setting is KEY=VALUE, and no part of the key is empty, but got {shown(text)}"
+        raise ConfigError(rule, remedy="write it like seed=3 or budget.trials=20")
+    value = parse_yaml(raw, f"-c {text}", ConfigError)
     if path[0] == "data":
         path = ["task", *(path if len(path) > 1 else ["data", "source"])]
     if path[0] == "task" and len(path) > 1:

@@ -6,7 +6,7 @@ import html
 import json
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -374,17 +374,17 @@ _results = TypeAdapter(Result)
 
 
 def load_result(folder: Path | str) -> Result:
-    """Load the result in a run's folder.
+    """Load the result in a run's folder; its `run` is that folder, also if it was moved.
 
     Raises:
         ConfigError: The run is not finished, or its result cannot be read.
     """
     file = as_path(folder, ConfigError) / "result.json"
     if not file.is_file():
-        remedy = "see `agentopt runs list`; resume an unfinished run"
-        raise ConfigError("no finished run is here", where=folder, remedy=remedy)
+        raise ConfigError("no finished run is here", where=folder, remedy="see `agentopt runs list`, or resume it")
     with own_file(file, "remove the file and resume the run: its result is computed again, from the journal"):
-        return parse_result(file.read_bytes())
+        result = parse_result(file.read_bytes())
+    return result if Path(result.run).absolute() == file.parent.absolute() else replace(result, run=str(file.parent))
 
 
 def parse_result(text: str | bytes) -> Result:

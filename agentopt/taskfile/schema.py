@@ -231,11 +231,19 @@ class ProgramSpec(Strict):
         return self
 
 
-def _as_mapping(value: Any) -> Any:
-    return {"models": value} if isinstance(value, list | tuple) else value
+def _list_of(key: str, items: str, example: str) -> BeforeValidator:
+    """Read a list as a mapping with the list under `key`."""
+
+    def read(value: Any) -> Any:
+        if value is not None and not isinstance(value, list | tuple | Mapping):
+            raise _error(f"must be a list of {items}, or a mapping with `{key}`, but got {shown(value)}", example)
+        return {key: value} if isinstance(value, list | tuple) else value
+
+    return BeforeValidator(read)
 
 
 _TWO = Form("two models, such as [small, large]")
+_NUMBERS = Form("numbers, such as [0, 2, 4]")
 
 
 class CascadeSpec(Strict):
@@ -249,14 +257,10 @@ class CascadeSpec(Strict):
     """A function of the inputs and the small model's value that returns whether it is acceptable."""
 
 
-def _as_counts(value: Any) -> Any:
-    return {"count": value} if isinstance(value, list | tuple) else value
-
-
 class DemosSpec(Strict):
     """Demonstrations: right answers to train examples."""
 
-    count: tuple[int, ...]
+    count: Annotated[tuple[int, ...], _NUMBERS]
     """Numbers to try, ascending; the first is 0."""
     shown_as: DemosAs = Field("messages", alias="as")
     """`messages`: pairs of a user and an assistant message; `prompt`: text after the system prompt."""
@@ -304,9 +308,11 @@ class SubtaskSpec(Strict):
     """The parser of a response."""
     fuse: FusionSpec = Named(kind="vote")
     """How several samples become one value."""
-    cascade: Annotated[CascadeSpec | None, BeforeValidator(_as_mapping), _TWO] = None
+    cascade: Annotated[CascadeSpec | None, _list_of("models", "two models", "write it like [small, large]"), _TWO] = (
+        None
+    )
     """The small model and the big one; or a mapping, to set the thresholds and a check."""
-    demos: Annotated[DemosSpec | None, BeforeValidator(_as_counts), Form("numbers, such as [0, 2, 4]")] = None
+    demos: Annotated[DemosSpec | None, _list_of("count", "numbers", "write it like [0, 2, 4]"), _NUMBERS] = None
     """Numbers of demonstrations to try; or a mapping, to set how they are shown and which ones."""
     tokens: TokensSpec | None = None
 

@@ -353,7 +353,12 @@ async def test_another_number_of_demonstrations_draws_other_responses(tmp_path: 
         ({"count": [0, 2], "as": "text"}, r"subtasks\.answer\.demos\.as"),
         ({"count": [0, 2], "from": "train"}, r"subtasks\.answer\.demos\.from"),
         ({"counts": [0, 2]}, r"subtasks\.answer\.demos"),
-        (4, r"subtasks\.answer\.demos"),
+        (
+            4,
+            r"demos: must be a list of numbers, or a mapping with `count`, but got 4\n.*write it like \[0, 2, 4\]",
+        ),
+        ("few", r"demos: must be a list of numbers, or a mapping with `count`, but got 'few'"),
+        ({"count": 2}, r"demos\.count: must be a list, but got 2\n  remedy: write numbers, such as \[0, 2, 4\]"),
     ],
 )
 def test_a_mistake_in_demos_names_the_key(tmp_path: Path, demos: Any, problem: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from agentopt.core.errors import ConfigError
 from agentopt.deploy.deployment import find_deployment
 from agentopt.runs.config import BudgetConfig, Config
 from agentopt.runs.folder import RunFolder, UnreadableRun, find_run, list_runs
+from agentopt.runs.result import load_result
 from agentopt.testing.toy import toy_model, toy_task
 
 FINISHED = Path(__file__).parent.parent / "data" / "0.1.0" / "finished"
@@ -119,6 +121,20 @@ def test_an_unreadable_run_is_listed_with_the_reason(
     with pytest.raises(ConfigError) as raised:
         show_run(broken, [], Console(file=output))
     assert reason in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["moved", "moved away to/another folder"])
+def test_a_run_that_was_moved_is_shown_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    shutil.copytree(FINISHED, moved := tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    for path in (moved, Path(name)):
+        output = io.StringIO()
+        show_run(path, [], Console(file=output, width=1000))
+        assert f"; {path}\n" in output.getvalue()
+        assert load_result(path).run == str(path)
+    stored = json.loads((moved / "result.json").read_text())
+    (moved / "result.json").write_text(json.dumps({**stored, "run": name}))
+    assert load_result(moved).run == name, "the recorded path is kept if it leads to the folder"
 
 
 async def test_a_result_of_a_task_built_in_python_is_used_in_python(tmp_path: Path) -> None:
