@@ -206,8 +206,8 @@ def unit_note(before: Task, after: Task) -> str | None:
         return None
     unit = after.unit
     return (
-        "a pass of the smallest model would cost 0 units or less in the task's unit, so one unit is a pass of "
-        f"{unit.parameters / 1e6:.4g}M parameters over {unit.prompt_tokens:.0f} prompt and "
+        "the task's unit is too large: a pass of the smallest model would cost 0 units or less. One unit is now a pass "
+        f"of {unit.parameters / 1e6:.4g}M parameters over {unit.prompt_tokens:.0f} prompt and "
         f"{unit.completion_tokens:.0f} completion tokens; for another one, set {_key(before, 'cost.unit', 'unit')}"
     )
 

@@ -517,7 +517,7 @@ def test_a_cost_unit_that_is_too_large_for_measured_passes_is_replaced_with_a_no
     place.edit_task(edit)
     dry = agentopt("optimize", str(place.task), *place.settings, "--dry-run")
     assert dry.code == 0
-    note = "a pass of the smallest model would cost 0 units or less in the task's unit"
+    note = "the task's unit is too large: a pass of the smallest model would cost 0 units or less"
     assert f"By the expected token lengths, {note}" in " ".join(dry.out.split())
     with ServerProcess(counter=place.folder / "received.jsonl", quality=QUALITY) as server:
         place.write_catalog(server.base_url)

@@ -300,6 +300,7 @@ async def test_the_exported_module_runs_by_itself(tmp_path: Path) -> None:
 
 
 USAGE = "the input must be a string, or a JSON object with word, but"
+MEANT = "did you mean 'word' in place of 'wrod'?"
 
 
 @pytest.mark.parametrize(
@@ -307,7 +308,7 @@ USAGE = "the input must be a string, or a JSON object with word, but"
     [
         ([], "k", f"{USAGE} 0 arguments were given"),
         (["a", "b"], "k", f"{USAGE} 2 arguments were given"),
-        (['{"wrod": "fig"}'], "k", f"{USAGE} it lacks word and it has wrod, which is unknown"),
+        (['{"wrod": "fig"}'], "k", f"{USAGE} it lacks word and it has wrod, which is unknown; {MEANT}"),
         (['{"word": "fig", "id": 1}'], "k", f"{USAGE} it has id, which is unknown"),
         (['{"word": ["fig"]}'], "k", f"{USAGE} word must be a string, but is a list"),
         (['{"word": "fig"}'], "", "the environment variable EXPORT_KEY is not set"),

@@ -345,7 +345,7 @@ def _show_estimate(
         "`agentopt models check NAME` measures one"
     )
     least = min(timed.values(), default=0)
-    pace = f"if every call takes as long as the slowest model's mean in the journal, of {least:,} or more calls each"
+    pace = f"at the slowest model's mean latency in the journal (each mean is of {least:,} calls or more)"
     shown = unknown if worst.seconds is None else f"about {format_duration(worst.seconds)} in the worst case, {pace}"
     console.print(f"Time: {shown}")
     console.print(
