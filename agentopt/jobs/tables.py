@@ -181,7 +181,8 @@ def read_job_row(row: sa.Row[Any]) -> KnownJob | UserError:
 def read_run_row(row: sa.Row[Any]) -> JobRun:
     shared = {name: getattr(row, name) for name in JobRun.__dataclass_fields__ if name not in ("spent", "folders")}
     spent = Usage(*(getattr(row, name) for name in NOTHING_SPENT))
-    return JobRun(**shared, folders=tuple(map(Path, (row.folder or "").splitlines())), spent=spent)
+    folders = tuple(Path(folder) for folder in (row.folder or "").split("\n") if folder)
+    return JobRun(**shared, folders=folders, spent=spent)
 
 
 def spend_columns(spent: Usage) -> dict[str, float]:

@@ -106,7 +106,7 @@ class OpenAIRoute:
         received, seen = bytearray(), 0
         async for chunk in response.aiter_bytes():
             received += chunk
-            if on_text and (end := received.rfind(b"\n") + 1) > seen:
+            if on_text and (end := max(received.rfind(mark, seen) for mark in (b"\n", b"\r")) + 1):
                 for line in bytes(received[seen:end]).splitlines():
                     if text := text_in(line):
                         on_text(text)

@@ -110,7 +110,7 @@ def read_body(content: bytes, *, most: int, content_type: str = "") -> ReadBody:
     text = content.lstrip()
     is_stream = "event-stream" in content_type and not text.startswith((b"{", b"["))  # an error may be sent whole
     if is_stream or text.startswith((b"data:", b"event:", b":")):
-        return read_completion(join_stream(content.decode(errors="replace")), most=most)
+        return read_completion(join_stream(content), most=most)
     if text.startswith(b"<"):
         raise MalformedResponseError(f"a page, not JSON: {page_text(content)[:200]}; is base_url the API's?")
     return read_completion(parse_json(content), most=most)

@@ -414,6 +414,29 @@ def test_a_busy_program_is_distinguished_from_one_that_waits(doing: str, busy: b
         process.kill()
 
 
+@pytest.mark.parametrize("name", [b"\\rRssAnon: 0", b"\\vRssAnon: 0", b"\\nRssAnon: 0", b"\\xff\\xfe", b"a) R 1 2 3"])
+def test_a_program_cannot_hide_its_memory_behind_a_name(name: bytes) -> None:
+    program = f"""
+import mmap, os
+name = b"{name.decode()}"
+with open("/proc/self/comm", "wb") as file:
+    file.write(name)
+own = bytearray(30 << 20)
+file = os.memfd_create(name.decode(errors="surrogateescape") + "\\x85\\u2028shared")
+os.truncate(file, 50 << 20)
+shared = mmap.mmap(file, 50 << 20)
+print("on", flush=True)
+input()
+"""
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"on\n"
+        usage = usage_below(process.pid, 0)
+        process.communicate(b"\n")
+    assert usage.memory_bytes > 80 * 2**20
+
+
 def descendants(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 

@@ -242,7 +242,7 @@ async def test_the_run_of_a_dead_owner_can_be_taken_over_immediately_if_its_lock
 async def test_a_run_whose_folder_is_still_held_is_not_taken_over(tmp_path: Path) -> None:
     """A process that was suspended for longer than its lease may resume at any moment."""
     store, clock = store_of(tmp_path, "a", added=0.0), Clock()
-    folder = tmp_path / "run"
+    folder = tmp_path / "run\u2028of a"
     folder.mkdir()
     with as_owner(store, tmp_path, clock, log=Log()) as one, as_owner(store, tmp_path, clock, log=Log()) as two:
         run = claimed(one, "a")

@@ -284,6 +284,134 @@ def test_a_stream_is_joined() -> None:
     assert second == ReadChoice("no", "stop")
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("inside", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e"])
+def test_a_line_of_a_stream_ends_at_a_line_feed_or_a_carriage_return_only(inside: str, end: str) -> None:
+    text = f"first{inside}second"
+    # A server may send U+2028 as it is, but JSON escapes control characters.
+    event = json.dumps({"choices": [{"index": 0, "delta": {"content": text}}]}, ensure_ascii=False)
+    stream = f": ping {inside}{end}{end}data: {event}{end}{end}data: [DONE]{end}{end}"
+    assert read_body(stream.encode(), most=1).choices[0].text == text
+
+
+def called(name: str | None = None, arguments: Any = None, **fields: Any) -> dict[str, Any]:
+    given = {"name": name, "arguments": arguments}
+    return {**fields, "function": {key: value for key, value in given.items() if value is not None}}
+
+
+ONE = [("a", "find", '{"q": 1}')]
+TWO = [*ONE, ("b", "find", '{"q": 2}')]
+DELTAS_OF_CALLS = {
+    "as OpenAI": (
+        TWO,
+        [
+            called("find", "", index=0, id="a"),
+            called(arguments='{"q":', index=0),
+            called(arguments=" 1}", index=0),
+            called("find", "", index=1, id="b"),
+            called(arguments='{"q": 2}', index=1),
+        ],
+    ),
+    "index from 1": (
+        ONE,
+        [called("find", "", index=1, id="a"), called(arguments='{"q":', index=1), called(arguments=" 1}", index=1)],
+    ),
+    "two, index from 1": (
+        TWO,
+        [
+            called("find", '{"q":', index=1, id="a"),
+            called(arguments=" 1}", index=1),
+            called("find", '{"q": 2}', index=2, id="b"),
+        ],
+    ),
+    "interleaved": (
+        TWO,
+        [
+            called("find", '{"q":', index=0, id="a"),
+            called("find", '{"q":', index=1, id="b"),
+            called(arguments=" 1}", index=0),
+            called(arguments=" 2}", index=1),
+        ],
+    ),
+    "every index 0": (TWO, [called("find", '{"q": 1}', index=0, id="a"), called("find", '{"q": 2}', index=0, id="b")]),
+    "every index 0, in parts": (
+        TWO,
+        [
+            called("find", "", index=0, id="a"),
+            called(arguments='{"q": 1}', index=0),
+            called("find", "", index=0, id="b"),
+            called(arguments='{"q": 2}', index=0),
+        ],
+    ),
+    "the second before the first": (
+        TWO,
+        [called("find", '{"q": 2}', index=1, id="b"), called("find", '{"q": 1}', index=0, id="a")],
+    ),
+    "no index": (TWO, [called("find", '{"q": 1}', id="a"), called("find", '{"q": 2}', id="b")]),
+    "no index, in parts": (
+        TWO,
+        [
+            called("find", '{"q":', id="a"),
+            called(arguments=" 1}"),
+            called("find", id="b"),
+            called(arguments='{"q": 2}'),
+        ],
+    ),
+    "neither index nor id": (
+        [("call_0", "find", '{"q": 1}'), ("call_1", "find", '{"q": 2}'), ("call_2", "look", "{}")],
+        [called("find", '{"q": 1}'), called("find", '{"q": 2}'), called("look", "{}")],
+    ),
+    "every index 0, no id": (
+        [("call_0", "find", '{"q": 1}'), ("call_1", "find", '{"q": 2}')],
+        [called("find", '{"q": 1}', index=0, id=""), called("find", '{"q": 2}', index=0, id="")],
+    ),
+    "id and name in each part": (
+        TWO,
+        [
+            called("find", '{"q":', index=0, id="a"),
+            called("find", " 1}", index=0, id="a"),
+            called("find", '{"q":', index=1, id="b"),
+            called("find", " 2}", index=1, id="b"),
+            called("find", "", index=1, id="b"),
+        ],
+    ),
+    "id and name in each part, no index": (
+        TWO,
+        [
+            called("find", '{"q":', id="a"),
+            called("find", " 1}", id="a"),
+            called("find", '{"q":', id="b"),
+            called("find", " 2}", id="b"),
+        ],
+    ),
+    "another id in each part": (
+        ONE,
+        [called("find", '{"q":', index=0, id="a"), called(arguments=" 1}", index=0, id="c")],
+    ),
+    "another index in each part": (ONE, [called("find", '{"q":', index=0, id="a"), called(arguments=" 1}", index=1)]),
+    "a name in parts": (
+        ONE,
+        [called("fi", "", index=0, id="a"), called("nd", "", index=0), called(arguments='{"q": 1}', index=0)],
+    ),
+    "the id after the name": (
+        ONE,
+        [called("find", "", index=0), called(arguments='{"q": 1}', index=0, id="a")],
+    ),
+    "arguments as an object": (ONE, [called("find", {"q": 1}, index=0, id="a")]),
+    "one delta for both": (TWO, [called("find", '{"q": 1}', index=0, id="a"), called("find", '{"q": 2}', id="b")]),
+    "odd values": (ONE, [called("find", '{"q": 1}', index=0, id="a"), {"index": [], "function": 3}, called(index="1")]),
+}
+
+
+@pytest.mark.parametrize("server", DELTAS_OF_CALLS)
+def test_the_deltas_of_tool_calls_are_joined_as_servers_send_them(server: str) -> None:
+    calls, deltas = DELTAS_OF_CALLS[server]
+    expected = tuple(ToolCall(*call) for call in calls)
+    for parts in ([deltas], [[part] for part in deltas]):
+        stream = [*(delta(tool_calls=part) for part in parts), delta(reason="tool_calls"), b"data: [DONE]\n\n"]
+        assert read_body(b"".join(stream), most=1).choices[0].tool_calls == expected
+
+
 @pytest.mark.parametrize(
     "stream",
     [

@@ -25,7 +25,7 @@ def read_keys(path: Path) -> tuple[bytes, ...]:
     if kind := other_than_file(path):
         raise UserError(f"the API keys must be in a file, but this is {kind}", where=path, remedy="name a file")
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         rule = f"the file of API keys cannot be read: {reason.lower()}"

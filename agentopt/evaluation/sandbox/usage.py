@@ -93,7 +93,7 @@ def _shared(pid: int) -> Iterator[tuple[str, int]]:
     A process may map pages that are resident in no process, such as after `madvise`, and they are memory all the same.
     """
     with suppress(OSError):  # it has ended, or belongs to another user
-        for line in (_PROC / str(pid) / "maps").read_text().splitlines():
+        for line in _lines(_PROC / str(pid) / "maps"):
             addresses, _, offset, device, inode, *name = line.split(maxsplit=5)
             if name and name[0].startswith(SHARED):
                 start, _, end = addresses.partition("-")
@@ -102,7 +102,7 @@ def _shared(pid: int) -> Iterator[tuple[str, int]]:
 
 def _resident(pid: int) -> int:
     """The resident memory of a process in bytes, without what it shares with others."""
-    for line in (_PROC / str(pid) / "status").read_text().splitlines():
+    for line in _lines(_PROC / str(pid) / "status"):
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024
     return 0  # it is ending, and has no memory
@@ -110,4 +110,9 @@ def _resident(pid: int) -> int:
 
 def _fields(folder: Path) -> list[str]:
     """The fields of `stat` from the third on. The name before them is in parentheses, and may contain parentheses."""
-    return (folder / "stat").read_text().rpartition(")")[2].split()
+    return (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()
+
+
+def _lines(file: Path) -> list[str]:
+    """The lines of a file. A program may name itself or a mapping with any bytes, of which the kernel escapes `\\n`."""
+    return file.read_bytes().decode(errors="replace").split("\n")[:-1]
