@@ -222,6 +222,8 @@ def read_job(path: Path) -> Job:
         key, _, value = setting.partition("=")
         if "://" in value and without_password(value) != value:
             rule = f"`{key}` must have no password, which would be stored with the job"
-            remedy = "name the environment variable that has it: ?password_env=NAME"
+            remedy = "remove it from the URL"
+            if value.startswith("postgresql"):
+                remedy = "name the environment variable that has it: ?password_env=NAME"
             raise ConfigError(rule, where=f"{path}: config", remedy=remedy)
     return job

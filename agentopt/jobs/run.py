@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from agentopt.core.budget import Caps, Usage
 from agentopt.core.errors import AgentoptError, BudgetExceeded, EvaluationStopped, NothingEvaluated, RunLostError
 from agentopt.core.events import Event
@@ -109,16 +111,16 @@ class RunOfJob:
         return names
 
     def spent(self) -> Usage:
-        """Spend of the run so far, by the ledger; zero if no call was made."""
+        """Spend of the run so far, by the ledger; zero if no call was made, as last recorded if it cannot be read."""
         try:
             runs = [self._ledger, *(RunFolder.open(folder).id for folder in self._searches.folders())]
             journal = open_existing_journal(self._snapshot.config.journal)
-        except AgentoptError:
+            if journal is None:
+                return Usage()
+            with closing(journal):
+                return sum((use for run in runs for use in journal.spend(run).by_purpose.values()), Usage())
+        except (AgentoptError, OSError, SQLAlchemyError):  # the run must end in the store all the same
             return self.run.spent
-        if journal is None:
-            return Usage()
-        with closing(journal):
-            return sum((use for run in runs for use in journal.spend(run).by_purpose.values()), Usage())
 
     # ---- the steps of a run
 

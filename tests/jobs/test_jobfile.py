@@ -240,3 +240,20 @@ def test_missed_times_are_coalesced_into_the_last(schedule: dict[str, str]) -> N
     assert due_time(replace(known, last_due=added + 30 * 86400 - 300), now) == added + 30 * 86400
     assert due_time(replace(known, paused=True), now) is None
     assert due_time(replace(known, since=now + 1), now) is None, "a job that was added later, or a clock put back"
+
+
+@pytest.mark.parametrize(
+    ("url", "remedy"),
+    [
+        ("postgresql://me:s3cret@db.example.org/runs", r"\?password_env=NAME"),
+        ("postgresql+psycopg://me:s3cret@db.example.org/runs", r"\?password_env=NAME"),
+        ("mysql://me:s3cret@db.example.org/runs", "remove it from the URL"),
+        ("http://me:s3cret@track.example.org", "remove it from the URL"),
+    ],
+)
+def test_a_password_in_a_setting_is_refused_with_a_remedy_that_its_database_has(
+    tmp_path: Path, url: str, remedy: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"`journal` must have no password[^$]*{remedy}") as caught:
+        read(tmp_path, config=[f"journal={url}"])
+    assert "s3cret" not in str(caught.value)

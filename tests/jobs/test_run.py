@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from agentopt.jobs.worker import as_owner
 from agentopt.runs.result import load_result
 from agentopt.testing.faults import Faults
 from agentopt.testing.servers import OpenAIServer, planted_answer
+from tests.models.free_server import Answer, FreeServer, completion
 
 pytestmark = pytest.mark.usefixtures("only_its_folders")
 
@@ -502,3 +505,15 @@ def test_a_missing_configuration_file_is_reported_with_the_searched_folder(tmp_p
     job = read_job(Place(tmp_path, "http://127.0.0.1:9/v1").write(config=["gone.yaml"]))
     with pytest.raises(ConfigError, match=r"no configuration file gone\.yaml"):
         load_snapshot(job, tmp_path, tmp_path / "runs")
+
+
+async def test_a_run_whose_ledger_cannot_be_read_ends_as_failed(tmp_path: Path) -> None:
+    def handler(body: dict[str, Any], _: int) -> Answer:
+        with suppress(sqlite3.OperationalError), closing(sqlite3.connect(tmp_path / "journal.db")) as journal:
+            journal.execute("ALTER TABLE ledger RENAME TO moved")
+        return completion("word")
+
+    async with FreeServer(handler) as free:
+        run = await Job(Place(tmp_path, free.base_url)).run()
+    assert run.state == "failed"
+    assert "ledger" in run.message

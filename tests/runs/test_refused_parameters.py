@@ -1,0 +1,70 @@
+"""A parameter that an endpoint refused is left out by whatever calls the model next with the same journal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentopt import Config, ModelSpec, adiagnose, aevaluate
+from agentopt.core.records import Split
+from agentopt.core.task import Example, Subtask, Task, TokenLengths
+from agentopt.evaluation.scorers import exact_match
+from tests.models.free_server import Answer, FreeServer, completion, refusal
+
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+
+class Picky:
+    """The handler of an endpoint that refuses a parameter, and the number of requests that it refused and answered."""
+
+    def __init__(self, parameter: str) -> None:
+        self.parameter, self.refused, self.answered = parameter, 0, 0
+
+    def __call__(self, body: dict[str, Any], _: int) -> Answer:
+        if self.parameter in body:
+            self.refused += 1
+            return refusal(400, f"Unsupported parameter: '{self.parameter}'", param=self.parameter)
+        self.answered += 1
+        return completion("yes")
+
+
+def task() -> Task:
+    rows = {s: tuple(Example(f"{s}-{i}", {"n": f"{s}{i}"}, target="yes") for i in range(8)) for s in SPLITS}
+    answer = Subtask(
+        "answer",
+        lambda inputs, outputs: f"q{inputs['n']}",
+        models=("m",),
+        max_tokens=4,
+        tokens=TokenLengths(16, 4),
+        temperature=0.5,
+        top_p=0.9,
+    )
+    return Task("words", (answer,), exact_match(), rows)
+
+
+@pytest.mark.parametrize(("first", "parameter"), [("evaluate", "top_p"), ("diagnose", "temperature")])
+async def test_a_diagnosis_leaves_out_what_was_refused_before_and_later_calls_what_it_found(
+    tmp_path: Path, first: str, parameter: str
+) -> None:
+    picky = Picky(parameter)
+    async with FreeServer(picky) as server:
+        entry = ModelSpec(name="m", model="served", base_url=server.base_url, price="free", parameters=3e9)
+
+        async def use(what: str, seed: int) -> tuple[int, int]:
+            """The number of requests that were refused and answered."""
+            before = picky.refused, picky.answered
+            settings = {"prompts": {"proposer": "components"}, "response_seed": seed}
+            config = Config(models=[entry], journal=str(tmp_path / "j.db"), runs=tmp_path / "runs", **settings)
+            if what == "evaluate":
+                assert (await aevaluate(task(), config=config)).score == 1.0
+            else:
+                assert await adiagnose(task(), config)
+            return picky.refused - before[0], picky.answered - before[1]
+
+        assert (await use(first, 0))[0] >= 1
+        for seed, what in enumerate(("diagnose", "evaluate"), start=1):
+            refused, answered = await use(what, seed)
+            assert refused == 0, what
+            assert answered > 0, what
