@@ -39,9 +39,28 @@ def databases_of(argument: str, settings: Sequence[str]) -> list[Place]:
     """
     run = run_of(argument, settings)
     if run is None:
-        return [argument if "://" in argument else Path(argument)]
+        return [place_of(argument)]
     places = dict.fromkeys((journal_place(run.config.journal), run.trials.database, run.checkpoints[0]))
     return [place for place in places if not isinstance(place, Path) or is_database(place)]
+
+
+def place_of(argument: str) -> Place:
+    """Return the database that a URL or a path names.
+
+    Args:
+        argument: A SQLAlchemy URL, or the path of a database file.
+
+    Raises:
+        ConfigError: The URL names no file, so that the database would be in memory and lost at the end.
+    """
+    if "://" not in argument:
+        return Path(argument)
+    with suppress(SQLAlchemyError, ValueError):  # reported when it is opened
+        url = sa.make_url(argument)
+        if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
+            rule = "the URL names no file, so the database would be lost at the end of the command"
+            raise ConfigError(rule, where=argument, remedy="add a path: sqlite:///PATH")
+    return argument
 
 
 def is_database(path: Path) -> bool:

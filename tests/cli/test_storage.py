@@ -160,6 +160,35 @@ def test_a_damaged_file_is_found(old: Path, console_script: Script) -> None:
     assert "damaged" in out or "malformed" in error
 
 
+@pytest.mark.parametrize("at", [1, 2, 6])
+@pytest.mark.parametrize("command", [["check"], ["migrate"], ["copy", "new.db"]], ids=" ".join)
+def test_a_damaged_database_is_refused_by_every_command_before_anything_is_written(
+    old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, console_script: Script, command: list[str], at: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    content = bytearray(old.read_bytes())
+    content[at * 4096 : (at + 1) * 4096] = b"\xff" * 4096
+    old.write_bytes(content)
+    code, out, error = console_script("storage", command[0], "old.db", *command[1:])
+    assert code in ((1, 2) if command == ["check"] else (2,))
+    assert "damaged" in out + error or "malformed" in error
+    assert "old.db: " in out + error
+    assert "new.db" not in out + error
+    assert not (tmp_path / "new.db").exists()
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite+pysqlite://"])
+@pytest.mark.parametrize("command", [["check"], ["migrate"], ["copy", "old.db"]], ids=" ".join)
+def test_a_url_that_names_no_file_is_refused(
+    old: Path, monkeypatch: pytest.MonkeyPatch, console_script: Script, command: list[str], url: str
+) -> None:
+    monkeypatch.chdir(old.parent)
+    code, out, error = console_script("storage", *command, url)
+    assert (code, out) == (2, "")
+    assert "names no file" in error
+    assert "sqlite:///PATH" in error
+
+
 def test_other_versions_are_not_copied(old: Path, tmp_path: Path, console_script: Script) -> None:
     open_journal(str(old)).close()
     engine = open_engine(old)
@@ -201,6 +230,7 @@ def test_wrong_places_are_one_message(
     assert (code, out) == (2, "")
     assert message in error
     assert "Traceback" not in error
+    assert not (tmp_path / "new.db").exists()
 
 
 def test_a_copied_journal_answers_for_the_first(old: Path, postgres_url: str, console_script: Script) -> None:

@@ -143,9 +143,7 @@ def _missing(connection: sa.Connection) -> tuple[str, ...]:
 
 
 def _problems(connection: sa.Connection) -> Iterator[str]:
-    if connection.dialect.name == "sqlite":
-        found = connection.exec_driver_sql("PRAGMA quick_check").scalars().all()
-        yield from (f"the file is damaged: {line}" for line in found if line != "ok")
+    yield from _damage(connection)
     try:
         yield from (f"version {step.version} is missing: {step.text}" for step in _steps(connection))
     except ConfigError as error:
@@ -153,6 +151,27 @@ def _problems(connection: sa.Connection) -> Iterator[str]:
     yield from _missing_columns(connection)
     if {responses.name, requests.name} <= names_in(connection):
         yield from _unrelated_rows(connection)
+
+
+def _damage(connection: sa.Connection) -> list[str]:
+    if connection.dialect.name != "sqlite":
+        return []
+    found = connection.exec_driver_sql("PRAGMA quick_check").scalars().all()
+    return [f"the file is damaged: {line}" for line in found if line != "ok"]
+
+
+def check_whole(engine: sa.Engine, place: Place) -> None:
+    """Raise `ConfigError` if a database file is damaged.
+
+    Args:
+        engine: The database.
+        place: Where it is.
+    """
+    with engine.connect() as connection:
+        found = _damage(connection)
+    if found:
+        remedy = "restore it from a copy, or save what can be read: sqlite3 FILE .recover | sqlite3 NEW"
+        raise ConfigError(found[0].partition("\n")[0], where=shown_place(place), remedy=remedy)
 
 
 def _missing_columns(connection: sa.Connection) -> Iterator[str]:
@@ -183,6 +202,7 @@ def _steps(connection: sa.Connection) -> list[Step]:
 
 def _migrate(place: Place, dry_run: bool) -> Migration:
     with opened(place) as engine:
+        check_whole(engine, place)
         with engine.connect() as connection:
             groups, version, missing = tables_of(connection), version_of(connection), _missing(connection)
             steps = _steps(connection)

@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from agentopt.cli.commands.storage import check_unused
+from agentopt.cli.commands.storage import check_unused, check_whole
 from agentopt.cli.commands.storage_runs import CopiedRun, copy_run, copy_stored_runs
 from agentopt.cli.output import print_json, print_plain
-from agentopt.cli.storage_places import Place, databases_of, opened, run_of, shown_place, tables_of
+from agentopt.cli.storage_places import Place, databases_of, opened, place_of, run_of, shown_place, tables_of
 from agentopt.core.database import check_version, create_tables, names_in
 from agentopt.core.errors import ConfigError
 from agentopt.core.phrases import counted
@@ -86,12 +86,15 @@ def copy_storage(source: str, target: str, settings: Sequence[str], console: Con
     Raises:
         ConfigError: The source is in use or has tables of another version, or the target has other values for a row.
     """
-    to: Place = target if "://" in target else Path(target)
+    to = place_of(target)
     run = run_of(source, settings)
     if run and run.storage:
         rule = f"the run is in the storage {shown_place(run.storage)}"
         raise ConfigError(rule, where=run.path, remedy="copy that storage")
-    place = journal_place(run.config.journal) if run else databases_of(source, settings)[0]
+    for found in databases_of(source, settings):
+        with opened(found) as engine:  # before anything is written
+            check_whole(engine, found)
+    place = journal_place(run.config.journal) if run else place_of(source)
     databases = () if run and isinstance(place, Path) and not place.exists() else (_copied(place, to),)
     copies = StorageCopy(databases, (copy_run(run, to),) if run else tuple(copy_stored_runs(place, to)))
     if as_json:
@@ -99,19 +102,21 @@ def copy_storage(source: str, target: str, settings: Sequence[str], console: Con
         return
     for copied in copies.databases:
         _show(copied, console)
-    for found in copies.runs:
-        trials, states = counted(found.trials, "trial"), counted(found.checkpoints, "checkpoint")
-        print_plain(console, f"run {found.run}: {trials}, {states}")
+    for made in copies.runs:
+        trials, states = counted(made.trials, "trial"), counted(made.checkpoints, "checkpoint")
+        print_plain(console, f"run {made.run}: {trials}, {states}")
 
 
 def _copied(source: Place, target: Place) -> CopiedDatabase:
+    with opened(source) as engine:
+        groups = _groups(engine, source)
+        check_unused(engine)
     with opened(source) as engine, opened(target) as written:
         if _identity(engine) == _identity(written):
             raise ConfigError(
                 "a database cannot be copied into itself", where=shown_place(source), remedy="name another"
             )
-        check_unused(engine)
-        tables = _tables(engine, written)
+        tables = _created(groups, engine, written)
         before = [_checked(engine, written, table) for table in tables]
         for table, found in zip(tables, before, strict=True):
             if found.rows > found.found:
@@ -125,15 +130,23 @@ def _copied(source: Place, target: Place) -> CopiedDatabase:
     return CopiedDatabase(shown_place(source), shown_place(target), copied)
 
 
-def _tables(engine: sa.Engine, written: sa.Engine) -> list[sa.Table]:
-    """Create the tables in the target, and return those to copy."""
+def _groups(engine: sa.Engine, source: Place) -> list[sa.MetaData]:
+    """The groups of tables of the source."""
     with engine.connect() as connection:
-        groups, present = tables_of(connection), names_in(connection)
+        groups = tables_of(connection)
         for group in groups:
             check_version(connection, group)
     if not groups:
         rule = "the database has neither a journal nor jobs"
-        raise ConfigError(rule, where=shown_place(str(engine.url)), remedy="name another one as FROM")
+        remedy = "name another one as FROM; the trials of a run are copied with the run: give its name or folder"
+        raise ConfigError(rule, where=shown_place(source), remedy=remedy)
+    return groups
+
+
+def _created(groups: Sequence[sa.MetaData], engine: sa.Engine, written: sa.Engine) -> list[sa.Table]:
+    """Create the tables in the target, and return those to copy."""
+    with engine.connect() as connection:
+        present = names_in(connection)
     for group in groups:
         create_tables(written, group)
     return [t for group in groups for t in group.sorted_tables if t.name in present and t.name not in PASSING]
