@@ -17,7 +17,7 @@ _MARKER = re.compile(r"\s*(?:[*_]{0,2}1[.)][*_]{0,2}|[-*+\u2022\u2023\u25e6\u201
 _CODE_NAME = re.compile(r"[a-z][a-z0-9_]*")
 """What is between the underscores of a name such as `__init__`, which are no emphasis."""
 _STRAIGHT = str.maketrans("\u201c\u201d\u201e\u201f\u00ab\u00bb\u2018\u2019\u201a\u201b", '""""""\'\'\'\'')
-_AROUND = ("**", "__", "```", '"', "'", "`", "*", "_")
+_WRAPPERS = ("**", "__", "```", '"', "'", "`", "*", "_")
 _ANSWER_KEYS = ("answer", "final_answer", "short_answer", "result", "output", "response")
 
 
@@ -53,7 +53,7 @@ def _unwrapped(line: str) -> str:
     line = line.translate(_STRAIGHT).strip()
     while True:
         before = line
-        for mark in _AROUND:
+        for mark in _WRAPPERS:
             inner = line.removesuffix(".") if line.endswith(f"{mark}.") else line
             between = inner[len(mark) : -len(mark)]
             if mark == "__" and _CODE_NAME.fullmatch(between):

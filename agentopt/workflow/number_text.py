@@ -64,12 +64,12 @@ _CHARACTERS = {
     "\u767e": 100,
 }
 _FACTOR = r"[0-9]{1,15}(?:\.[0-9]{1,15})?"
-_START = r"(?<![0-9A-Za-z.,/])"
+_NUMBER_START = r"(?<![0-9A-Za-z.,/])"
 _IN_WORDS = re.compile(
-    rf"{_START}()({_FACTOR})[ -]?({'|'.join(word for word in _MULTIPLES if len(word) > 2)})s?\b", re.IGNORECASE
+    rf"{_NUMBER_START}()({_FACTOR})[ -]?({'|'.join(word for word in _MULTIPLES if len(word) > 2)})s?\b", re.IGNORECASE
 )
 _OF_MONEY = re.compile(rf"([$\u20ac\u00a3\u00a5] ?)({_FACTOR}) ?(k|mn|m|bn|b)\b", re.IGNORECASE)
-_IN_CHARACTERS = re.compile(rf"{_START}((?:{_FACTOR}[{''.join(_CHARACTERS)}])+)([0-9]{{0,15}})")
+_IN_CHARACTERS = re.compile(rf"{_NUMBER_START}((?:{_FACTOR}[{''.join(_CHARACTERS)}])+)([0-9]{{0,15}})")
 
 _SUPERSCRIPTS = str.maketrans("\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207b", "0123456789-")
 

@@ -29,9 +29,11 @@ from agentopt.core.candidate import load_candidate
 from agentopt.core.errors import ConfigError, UserError
 from agentopt.core.task import Example, Unparsable
 from agentopt.deploy.deployment import find_deployment
-from agentopt.deploy.export.module import python_module
+from agentopt.deploy.export import runtime
+from agentopt.deploy.export.module import NEEDED, python_module
 from agentopt.deploy.export.router import router_config
 from agentopt.deploy.export.runtime import main
+from agentopt.deploy.export.source import Extraction
 from agentopt.evaluation.evaluator import Evaluator
 from agentopt.models.session import open_session
 from agentopt.runs.config import load_config
@@ -363,6 +365,13 @@ def test_an_exported_module_refuses_other_columns(tmp_path: Path) -> None:
     module = loaded(python_module(deployment_in(tmp_path)))
     with pytest.raises(ValueError, match="it lacks word and it has id, which is unknown"):
         module.run({"id": "x"})
+
+
+def test_the_parsers_and_the_runtime_can_be_copied_into_one_module() -> None:
+    extraction = Extraction()  # which refuses two definitions of one name
+    extraction.add(Path(runtime.__file__), NEEDED)
+    for name in ("text", "number", "choice", "ids", "json_value"):
+        extraction.add(Path(parsers.__file__), [name])
 
 
 def test_an_unneeded_part_is_left_out(tmp_path: Path) -> None:
