@@ -510,10 +510,10 @@ def test_a_missing_configuration_file_is_reported_with_the_searched_folder(tmp_p
 async def test_a_run_whose_ledger_cannot_be_read_ends_as_failed(tmp_path: Path) -> None:
     def handler(body: dict[str, Any], _: int) -> Answer:
         with suppress(sqlite3.OperationalError), closing(sqlite3.connect(tmp_path / "journal.db")) as journal:
-            journal.execute("ALTER TABLE ledger RENAME TO moved")
+            journal.execute("ALTER TABLE ledger RENAME COLUMN calls TO moved")
         return completion("word")
 
     async with FreeServer(handler) as free:
         run = await Job(Place(tmp_path, free.base_url)).run()
     assert run.state == "failed"
-    assert "ledger" in run.message
+    assert "calls" in run.message
