@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import PurePath
 from typing import Any
 
-from rich.table import Table
+from rich.console import RenderableType
 
 from agentopt.core.gate import MARGIN
 from agentopt.core.plain_text import visible
@@ -43,7 +43,7 @@ PAIR_COLUMNS: tuple[Column[ComparedPair], ...] = (
 )
 
 
-def comparison_tables(found: RunComparison) -> list[Table]:
+def comparison_tables(found: RunComparison) -> list[RenderableType]:
     """The runs, and the pairs of them.
 
     Args:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, RenderableType
 
 from agentopt.core.phrases import counted
 from agentopt.core.plain_text import visible
@@ -29,7 +28,7 @@ EXAMPLE_COLUMNS: tuple[Column[ExampleRow], ...] = (
 )
 
 
-def trial_examples_table(found: TrialInspection) -> Table:
+def trial_examples_table(found: TrialInspection) -> RenderableType:
     """The examples of a trial, those that it lost against the baseline first.
 
     Args:
