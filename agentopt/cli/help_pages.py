@@ -56,7 +56,7 @@ class MainGroup(UncutGroup):
         "Search": ("optimize", "worker", "diagnose", "evaluate", "judge"),
         "Inspect": ("runs", "report", "inspect", "compare", "whatif"),
         "Deploy": ("gate", "export", "serve", "jobs"),
-        "Maintain": ("journal", "storage", "record"),
+        "Maintain": ("journal", "storage", "record", "reproduce"),
     }
 
     def make_context(self, info_name: str | None, args: list[str], *more: Any, **extra: Any) -> Any:

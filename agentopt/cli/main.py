@@ -24,6 +24,7 @@ from agentopt.cli.jobs_app import jobs_app
 from agentopt.cli.journal_app import journal_app
 from agentopt.cli.models_app import models_app
 from agentopt.cli.output import Failure, exit_with, print_json, stdout_console
+from agentopt.cli.reproduce_app import reproduce
 from agentopt.cli.start_app import ConfigOption, doctor, init, quickstart
 from agentopt.cli.storage_app import storage_app
 from agentopt.cli.worker_app import worker
@@ -47,7 +48,7 @@ app.add_typer(runs_app, name="runs")
 app.add_typer(journal_app, name="journal")
 app.add_typer(storage_app, name="storage")
 app.add_typer(jobs_app, name="jobs")
-for command in (quickstart, init, doctor, inspect, compare, worker):
+for command in (quickstart, init, doctor, inspect, compare, worker, reproduce):
     app.command()(command)
 
 ExportFormat = Literal["yaml", "python", "litellm"]

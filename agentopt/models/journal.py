@@ -268,11 +268,11 @@ class Journal:
             found[row.model, row.identity] = found.get((row.model, row.identity), frozenset()) | {row.parameter}
         return found
 
-    def spend(self, run: str) -> Spend:
-        """Return what `run` spent so far. Calls in flight, or in a batch, count at their worst case."""
+    def spend(self, run: str | None) -> Spend:
+        """Return what `run`, or every run, spent so far. Calls in flight, or in a batch, count at their worst case."""
         c = ledger.c
         sums = [sa.func.sum(column) for column in (c.calls, c.prompt_tokens, c.completion_tokens, c.usd)]
-        of_run = c.run == run
+        of_run = sa.true() if run is None else c.run == run
         by_purpose = self._reader.rows(sa.select(c.purpose, *sums).where(of_run).group_by(c.purpose))
         failed = self._reader.rows(
             sa.select(c.outcome, sa.func.count()).where(of_run, c.outcome.not_in(("ok", IN_BATCH))).group_by(c.outcome)

@@ -17,7 +17,7 @@ WRITER_PROMPT_TOKENS = 4000
 REPLY = 0.5
 """Share of its most tokens that a reply is expected to take, and that thoughts are."""
 FULL_PROMPT_TOKENS = 4000
-"""Assumed length of the agent's prompts of style `full`."""
+"""Assumed length of the agent's prompts of `full`, with either style."""
 
 
 def agent_usage(specs: Mapping[str, ModelSpec], config: Config, trials: int) -> Usage:
@@ -41,7 +41,8 @@ def agent_usage(specs: Mapping[str, ModelSpec], config: Config, trials: int) -> 
     tokens = prior * settings.max_tokens + rounds * settings.attempts * settings.max_tokens
     tokens += 0 if full else rounds * settings.guideline_tokens
     tokens += _tokens_of_thoughts(specs[settings.model], calls)
-    prompt = calls * max(settings.prompt_tokens, FULL_PROMPT_TOKENS if full else 0)
+    long = full or (settings.style == "paper" and settings.prompt == "full")
+    prompt = calls * max(settings.prompt_tokens, FULL_PROMPT_TOKENS if long else 0)
     return Usage(calls, prompt, tokens, specs[settings.model].prices.worst_usd(prompt, tokens, requests=calls))
 
 

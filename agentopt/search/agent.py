@@ -47,6 +47,7 @@ from agentopt.search.credit import BEFORE, SURROGATE, expected, is_agents_turn, 
 from agentopt.search.full_prompt import PROMISING, FullReply, Outlook, full_prompt, full_schema, read_full
 from agentopt.search.insights import initial_candidates
 from agentopt.search.measured_costs import with_measured_costs
+from agentopt.search.paper_prompt import paper_guideline_prompt, paper_proposal_prompt
 from agentopt.search.run_view import RunView
 from agentopt.search.settings import AgentSettings, StartName
 from agentopt.search.start import first_candidates
@@ -64,6 +65,8 @@ class State(TypedDict):
     """Trial numbers of the last batch."""
     guidelines: str
     """The agent's guidelines in one line; empty if its reply was unusable."""
+    written: list[str]
+    """All guidelines in free text, oldest first, of a search with the paper's prompts."""
     problem: str
     """Why the fallback must propose; empty if it need not."""
     failed: int
@@ -138,6 +141,7 @@ _START: State = {
     "proposals": [],
     "last": [],
     "guidelines": "",
+    "written": [],
     "problem": "",
     "failed": 0,
     "declined": 0,
@@ -245,15 +249,24 @@ class _Nodes:
             return {"guidelines": "", "problem": ""}
         settings, first = self.agent.settings, state["round"] <= 1
         space = self.space(state)
-        prompt = guideline_prompt(space, self.runner.trials, state["last"], settings, first=first)
-        schema = guideline_schema(space, settings, first=first)
+        trials, last, schema = self.runner.trials, state["last"], None
+        if self.agent.is_papers:
+            prompt = paper_guideline_prompt(space, trials, last, settings, first=first)
+        else:
+            prompt = guideline_prompt(space, trials, last, settings, first=first)
+            schema = guideline_schema(space, settings, first=first)
         try:
             reply = await self.agent.reply(self.agent.request(space, prompt, settings.guideline_tokens, schema=schema))
         except AgentUnavailableError as error:
             return {"problem": str(error)}
-        guidelines = read_guidelines(reply.text, space)
-        self.runner.emit(GuidelinesWritten(guidelines, len(self.runner.trials)))
-        return {"guidelines": guidelines, "problem": ""}
+        written = state.get("written", [])
+        if schema is None:
+            guidelines = reply.text.strip()
+            written = [*written, guidelines] if guidelines else written
+        else:
+            guidelines = read_guidelines(reply.text, space)
+        self.runner.emit(GuidelinesWritten(guidelines, len(trials)))
+        return {"guidelines": guidelines, "written": written, "problem": ""}
 
     async def propose(self, state: State) -> dict[str, Any]:
         """Let the agent propose a batch; if it is too small, the fallback completes it."""
@@ -261,6 +274,8 @@ class _Nodes:
         shown = self.runner.trials if variant.history else None
         if self.agent.is_full:
             prompt = full_prompt(space, self.runner.trials, await self._outlook(space, state["guidelines"]), wanted)
+        elif self.agent.is_papers:
+            prompt = paper_proposal_prompt(space, shown, state.get("written", []), wanted)
         else:
             prompt = proposal_prompt(space, shown, state["last"], state["guidelines"], wanted)
         # If the prompt is the same in every round, each round needs further samples of the reply.

@@ -9,6 +9,7 @@ from agentopt.models.base import ChatModel, Choice, Message, Request, reject
 from agentopt.search.agent_prompts import system_message
 from agentopt.search.base import SearchSpace
 from agentopt.search.full_prompt import full_system_message
+from agentopt.search.paper_prompt import paper_system_message
 from agentopt.search.settings import NOT_FOUND, AgentSettings
 from agentopt.search.variants import Variant
 
@@ -38,6 +39,11 @@ class Agent:
         return self.shares and self.settings.prompt == "full"
 
     @property
+    def is_papers(self) -> bool:
+        """Whether it is shown what the agent of AgentTTS is shown, in full; the baselines' agents likewise."""
+        return self.settings.style == "paper" and self.settings.prompt == "full"
+
+    @property
     def absent(self) -> bool:
         return self.model is None or not self.settings.model
 
@@ -48,18 +54,23 @@ class Agent:
             return "agent.model: auto found no model (set one, or null)"
         return "there is no agent" if self.model is None and self.settings.model is not None else ""
 
-    def request(self, space: SearchSpace, prompt: str, max_tokens: int, *, schema: str, repeat: int = 0) -> Request:
+    def request(
+        self, space: SearchSpace, prompt: str, max_tokens: int, *, schema: str | None, repeat: int = 0
+    ) -> Request:
         """The request for one reply.
 
         Args:
             space: The search space.
             prompt: The user message.
             max_tokens: Most tokens of the reply.
-            schema: JSON schema of the reply.
+            schema: JSON schema of the reply; None for free text.
             repeat: Index of the sample of the reply.
         """
         if self.is_full:
             system = full_system_message(space, self.settings, self.description)
+        elif self.is_papers:
+            texts = (self.description, self.variant.experience)
+            system = paper_system_message(space, self.settings, *texts, insights=self.variant.insights)
         else:
             system = system_message(space, self.settings, self.description, self.variant.experience)
         return Request(

@@ -68,9 +68,11 @@ class AgentSettings(Strict):
     """`shared`: the agent and the surrogate propose in turns, each as often as its candidates raised the highest score,
     after the trials of `search.start`. `paper`: AgentTTS, in which the agent proposes every batch."""
     prompt: Literal["auto", "compact", "full"] = "auto"
-    """With style `shared`, what the agent is shown: the best trials in few words (`compact`); or every trial with its
-    error and cost, effects, what is left, the surrogate's expectations and examples that fail (`full`). `auto`:
-    `full` for hosted models and models above 7 billion parameters."""
+    """What the agent is shown: the best trials in few words (`compact`), or `full`. With style `shared` that is every
+    trial with its error and cost, effects, what is left, the surrogate's expectations and examples that fail. With
+    style `paper` it is what AgentTTS shows: every trial with all metrics, the insights in full, the formula of the
+    budget, and the first and the last two of its guidelines in free text. `auto`: `full` for hosted models and models
+    above 7 billion parameters."""
     failed_examples: Annotated[int, Field(ge=0)] = 3
     """Validation examples that the best candidate answers badly, which prompts of style `full` show to the agent."""
     prior: bool = True

@@ -146,12 +146,13 @@ def _rows(source: Iterable[Placed], read: Callable[[Mapping[str, Any]], Any], na
         if example is None:
             left_out.append(place)
             continue
-        example = example if example.id else replace(example, id=str(number))
+        numbered = not example.id
+        example = replace(example, id=str(number)) if numbered else example
         if example.id in places:
             rule = f"an id must be given once in a dataset, but {example.id!r} is also at {places[example.id]}"
             raise TaskError(rule, where=place, remedy="remove one of the two rows")
         places[example.id] = place
-        rows.append(Row(example, place, numbered=False))
+        rows.append(Row(example, place, numbered))
     if not number:
         raise TaskError("a dataset must have rows, but it is empty", where=name, remedy="give the file that holds them")
     return rows, left_out

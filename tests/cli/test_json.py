@@ -33,18 +33,29 @@ FEW = (
 )
 QUICKSTART = ["--hosted", "large", *(part for setting in FEW for part in ("-c", setting))]
 """The quickstart on a served model in place of local ones, with few rows and trials."""
-SERVED = ("quickstart", "diagnose", "judge", "record", "models check", "jobs")
+SERVED = ("quickstart", "diagnose", "judge", "record", "models check", "jobs", "reproduce")
 """Commands that call models; a loopback server answers."""
 NO_SETTINGS = ("models search", "models add", "init", "jobs")
 WORDS = {"TASK": "planted", "FOLDER": "made", "WORD": "haiku", "NAME": "large", "ID": "test-1"}
 FURTHER = {
     "judge": {"TASK": "judged", "FILE": "labels.csv"},
     "record": {"FILE": "recorded.npz"},
+    "reproduce": {"PAPER": "mine", "NAME": "toy"},
     "models add": {"MODEL": "openai/gpt-4o"},
     "jobs": {"NAME": "nightly"},
     "storage": {"FROM": "journal.db", "TO": "copied.db"},
 }
 """First words of a command -> words that differ from `WORDS`."""
+EXPERIMENT = {
+    "title": "toy",
+    "source": "nowhere",
+    "shows": "trials and score",
+    "config": ["budget.trials=2", "prompts.when=never"],
+    "seeds": [0],
+    "columns": {"words": {"task": "../../planted"}},
+    "rows": {"grid": {"config": ["strategy=grid"], "paper": {"words": "1 h / .5"}}},
+}
+"""An experiment of `agentopt reproduce`."""
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +96,8 @@ def write_served(folder: Path, base_url: str) -> None:
     (folder / "labels.csv").write_text("id,label\ntest-1,yes\ntest-2,no\ntest-3,yes\n")
     entry = {"base_url": base_url, "usd_per_1m_prompt": 1.0, "parameters": 1e9, "supports": {"seed": True}}
     (folder / "models.yaml").write_text(yaml.safe_dump({"models": {"small": entry, "large": entry}}))
+    (folder / "configs" / "papers").mkdir(parents=True)
+    (folder / "configs" / "papers" / "mine-toy.yaml").write_text(yaml.safe_dump(EXPERIMENT))
     settings = ["strategy=grid", "budget.trials=2", "prompts.when=never", *SETTINGS[1::2]]
     job = {"name": "nightly", "task": "planted", "config": settings, "schedule": {"every": "6h"}}
     (folder / "job.yaml").write_text(yaml.safe_dump(job))

@@ -71,6 +71,17 @@ TASK: dict[str, Any] = {
     "metrics": {"found": {"subtask": "find", "scorer": "exact_match", "against": "kind"}},
     "cost": {"max_units": 600, "unit": {"parameters": 3e9, "prompt_tokens": 128, "completion_tokens": 64}},
 }  # fmt: skip
+EXPERIMENT: dict[str, Any] = {
+    "title": "toy",
+    "source": "nowhere",
+    "shows": "score and tokens",
+    "config": ["budget.trials=2"],
+    "seeds": [0],
+    "repeats": 2,
+    "columns": {"words": {"task": "../task", "config": ["task.data.limit.validation=3"]}},
+    "rows": {"grid": {"config": ["strategy=grid"], "paper": {"words": "none"}}},
+    "notes": ["of our own"],
+}
 FUNCTIONS = """
 def look_up(inputs, outputs):
     return outputs["find"]
@@ -152,6 +163,7 @@ def write_place(folder: Path, base_url: str) -> None:
     for name in ("task", "judged", "plain", *PLACES.values()):
         (folder / name).mkdir(parents=True)
     documents = {"task/task.yaml": TASK, "config.yaml": CONFIG, "job.yaml": JOB, "candidate.yaml": CANDIDATE}
+    documents["papers/mine-toy.yaml"] = EXPERIMENT
     entries = {
         name: {**ENTRY, "base_url": base_url, "parameters": size} for name, size in (("small", 3e9), ("large", 7e9))
     }

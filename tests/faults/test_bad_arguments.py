@@ -31,6 +31,7 @@ SOUND: dict[str, tuple[str, ...]] = {
     "whatif": ("runs/first", "--min-score", "0.1"),
     "gate": ("runs/first", "--margin", "0.5"),
     "export": ("plain.yaml", "--task", "plain", "--to", "python", *SETTINGS),
+    "reproduce": ("mine", "--table", "toy", "--configs", "papers", "--dry-run", *SETTINGS),
     "init": ("new", "--from", "task/test.csv"),
     "models list": SETTINGS,
     "models search": ("haiku",),

@@ -7,7 +7,7 @@ import shlex
 import sys
 import webbrowser
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,8 +16,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from agentopt.api import aoptimize, load
+from agentopt.api import LoadedTask, aoptimize, load
 from agentopt.cli.commands.report import leave_report
+from agentopt.cli.estimates import PARTS, estimates
 from agentopt.cli.output import INTERRUPTED, exit_with, notes_console, print_json, print_plain, stderr_console
 from agentopt.cli.run_names import run_path
 from agentopt.core.budget import Usage
@@ -31,21 +32,18 @@ from agentopt.core.stop_reason import StopKind, StopReason
 from agentopt.core.task import Task
 from agentopt.core.usd import format_usd
 from agentopt.models.api_keys import unset_keys
-from agentopt.models.session import check_priced, open_existing_journal
 from agentopt.report.formatting import format_duration, usage_cells
 from agentopt.report.live import ProgressBar
 from agentopt.report.tables import titled
 from agentopt.report.terminal import KEEP_BASELINE, print_result
 from agentopt.report.trackers import TRACKERS
 from agentopt.report.trackers.tracker import Tracker
-from agentopt.runs.agent_model import with_agent_model
 from agentopt.runs.config import Config, load_config
 from agentopt.runs.evaluators import batch_note
 from agentopt.runs.expected_case import (
     ExpectedCase,
     cap_notes,
     costly_baseline,
-    expected_case,
     expected_unit_note,
     predicted_usd,
     thought_notes,
@@ -53,16 +51,12 @@ from agentopt.runs.expected_case import (
 )
 from agentopt.runs.folder import RunFolder
 from agentopt.runs.prompt_share import caps_for
-from agentopt.runs.recorded_lengths import recorded_baseline, with_lengths
 from agentopt.runs.result import Result, Role
-from agentopt.runs.strategies import check_search_settings
-from agentopt.runs.worst_case import Estimate, estimate, seconds_of
-from agentopt.search.from_task import check_costs, cost_note, needs_measuring, search_space, unlimited_space
+from agentopt.runs.worst_case import Estimate
+from agentopt.search.from_task import cost_note, needs_measuring
 
 if TYPE_CHECKING:
     from agentopt.cli.commands.live_process import LiveProcess
-
-PARTS = ("search", "agent", "demos", "prompts", "test", "total")
 
 WHY_CHOSEN: dict[Role, str] = {
     "best": "the highest shrunk score",
@@ -252,21 +246,9 @@ def estimate_run(task: Path, settings: Sequence[str], console: Console, *, as_js
     """`agentopt optimize --dry-run`: the worst case, without a model call."""
     config = load_config(settings)
     loaded, specs = load(task, config)
-    config = with_agent_model(config, loaded, specs)
-    check_costs(loaded, specs)
-    check_search_settings(loaded, config)
-    check_priced(specs.values(), config.budget.caps(), *config.purpose_caps().values())
-    measured = needs_measuring(loaded)
-    space = unlimited_space(loaded, specs) if measured else search_space(loaded, specs)
-    trials = min(config.budget.trials, space.size)
-    # A dry run creates no files, so a journal is read only if it exists.
-    journal = open_existing_journal(config.journal)
-    with closing(journal) if journal else nullcontext():
-        worst = estimate(loaded, space, specs, config, journal)
-        recorded = recorded_baseline(loaded, specs, journal, config.response_seed)
-        expected = expected_case(with_lengths(loaded, specs, recorded), space, specs, config, worst, journal)
-        times = {part: seconds_of(getattr(expected, part), specs, journal) for part in PARTS}
-        timed = {name: journal.timed_calls(spec.identity) if journal else 0 for name, spec in specs.items()}
+    found = estimates(LoadedTask(loaded, specs), config)
+    config, space, worst, expected, times = found.config, found.space, found.worst, found.expected, found.times
+    measured, trials, recorded = needs_measuring(loaded), found.trials, found.recorded
     predicted = () if measured else predicted_usd(space)
     of_caps = (*cap_notes(worst, expected, config, space), *predicted, _rows_needed(config))
     costs = (
@@ -291,7 +273,7 @@ def estimate_run(task: Path, settings: Sequence[str], console: Console, *, as_js
         print_json(DryRun(trials, parts, worst.seconds, columns, missing, notes))
         return
     _show_columns(columns, console)
-    _show_estimate(worst, trials, timed, _prompt_share(worst, config), console)
+    _show_estimate(worst, trials, found.timed, _prompt_share(worst, config), console)
     _show_expected(expected, times, console)
     for note in _warnings_first(specs, *of_caps, *keys, *of_rows, *lengths):
         print_plain(console, note)

@@ -1,0 +1,73 @@
+"""The worst and the expected case of a run, for dry runs; no model is called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
+
+from agentopt.api import LoadedTask
+from agentopt.core.records import Evaluation
+from agentopt.models.session import check_priced, open_existing_journal
+from agentopt.runs.agent_model import with_agent_model
+from agentopt.runs.config import Config
+from agentopt.runs.expected_case import ExpectedCase, expected_case
+from agentopt.runs.recorded_lengths import recorded_baseline, with_lengths
+from agentopt.runs.strategies import check_search_settings
+from agentopt.runs.worst_case import Estimate, estimate, seconds_of
+from agentopt.search.base import SearchSpace
+from agentopt.search.from_task import check_costs, needs_measuring, search_space, unlimited_space
+
+PARTS = ("search", "agent", "demos", "prompts", "test", "total")
+
+
+@dataclass(frozen=True, slots=True)
+class RunEstimate:
+    """What a run would use.
+
+    Attributes:
+        config: The settings, with the agent's model.
+        space: The search space; without limits if token lengths are measured first.
+        trials: Most trials.
+        worst: The worst case.
+        expected: The expected case.
+        times: Part -> its expected seconds at the pace of earlier calls; None if a model was never called.
+        timed: Model -> number of its calls that the pace is known from.
+        recorded: The baseline's responses that are in the journal, from which token lengths are taken; or None.
+    """
+
+    config: Config
+    space: SearchSpace
+    trials: int
+    worst: Estimate
+    expected: ExpectedCase
+    times: Mapping[str, float | None]
+    timed: Mapping[str, int]
+    recorded: Evaluation | None
+
+
+def estimates(source: LoadedTask, config: Config) -> RunEstimate:
+    """Estimate a run. A dry run creates no files, so the journal is read only if it exists.
+
+    Args:
+        source: The task.
+        config: The settings.
+
+    Raises:
+        UserError: The run would be refused.
+    """
+    task, specs = source
+    config = with_agent_model(config, task, specs)
+    check_costs(task, specs)
+    check_search_settings(task, config)
+    check_priced(specs.values(), config.budget.caps(), *config.purpose_caps().values())
+    space = unlimited_space(task, specs) if needs_measuring(task) else search_space(task, specs)
+    journal = open_existing_journal(config.journal)
+    with closing(journal) if journal else nullcontext():
+        worst = estimate(task, space, specs, config, journal)
+        recorded = recorded_baseline(task, specs, journal, config.response_seed)
+        expected = expected_case(with_lengths(task, specs, recorded), space, specs, config, worst, journal)
+        times = {part: seconds_of(getattr(expected, part), specs, journal) for part in PARTS}
+        timed = {name: journal.timed_calls(spec.identity) if journal else 0 for name, spec in specs.items()}
+    trials = min(config.budget.trials, space.size)
+    return RunEstimate(config, space, trials, worst, expected, times, timed, recorded)

@@ -1,0 +1,1 @@
+"""`agentopt reproduce`: the tables of the papers as grids of runs."""
