@@ -18,13 +18,13 @@ import typer
 
 from agentopt import __version__
 from agentopt.cli.choices import JsonOption, check_arguments, choice_option
+from agentopt.cli.experiments_app import record, reproduce
 from agentopt.cli.help_pages import MainGroup, UncutGroup
 from agentopt.cli.inspect_app import compare, inspect
 from agentopt.cli.jobs_app import jobs_app
 from agentopt.cli.journal_app import journal_app
 from agentopt.cli.models_app import models_app
 from agentopt.cli.output import Failure, exit_with, print_json, stdout_console
-from agentopt.cli.reproduce_app import reproduce
 from agentopt.cli.start_app import ConfigOption, doctor, init, quickstart
 from agentopt.cli.storage_app import storage_app
 from agentopt.cli.worker_app import worker
@@ -48,7 +48,7 @@ app.add_typer(runs_app, name="runs")
 app.add_typer(journal_app, name="journal")
 app.add_typer(storage_app, name="storage")
 app.add_typer(jobs_app, name="jobs")
-for command in (quickstart, init, doctor, inspect, compare, worker, reproduce):
+for command in (quickstart, init, doctor, inspect, compare, worker, record, reproduce):
     app.command()(command)
 
 ExportFormat = Literal["yaml", "python", "litellm"]
@@ -267,19 +267,6 @@ def diagnose(
 
     command = estimate_pilots if dry_run else run_diagnosis
     command(task, subtask, candidate, json, config or [], stdout_console())
-
-
-@app.command("record")
-def record_landscape(
-    task: TaskArgument,
-    out: Annotated[Path, typer.Option(help="Output file, such as mytask.npz.")],
-    json: JsonOption = False,
-    config: ConfigOption = None,
-) -> None:
-    """Evaluate every affordable candidate of TASK once, so that searches on it can be measured without model calls."""
-    from agentopt.cli.commands.record import run_recording
-
-    run_recording(task, out, config or [], stdout_console(), as_json=json)
 
 
 @app.command()

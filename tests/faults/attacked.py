@@ -160,7 +160,7 @@ def csv_text(found: Sequence[Mapping[str, str]]) -> str:
 
 def write_place(folder: Path, base_url: str) -> None:
     """Write one file of every kind, a finished run and a champion into a folder."""
-    for name in ("task", "judged", "plain", *PLACES.values()):
+    for name in ("task", "judged", "plain", "papers", *PLACES.values()):
         (folder / name).mkdir(parents=True)
     documents = {"task/task.yaml": TASK, "config.yaml": CONFIG, "job.yaml": JOB, "candidate.yaml": CANDIDATE}
     documents["papers/mine-toy.yaml"] = EXPERIMENT

@@ -1,4 +1,4 @@
-"""The command line of `agentopt reproduce`: parses arguments and calls `commands`."""
+"""The command line of `agentopt reproduce` and `record`: parses arguments and calls `commands`."""
 
 from __future__ import annotations
 
@@ -36,3 +36,15 @@ def reproduce(
     options = ReproduceOptions(paper, table, out / f"{paper}-{table}", data, configs, *chosen, json)
     command = estimate_reproduction if dry_run else run_reproduction
     command(options, config or [], stdout_console())
+
+
+def record(
+    task: Annotated[Path, typer.Argument(metavar="TASK", help="Task folder, such as tasks/quickstart.")],
+    out: Annotated[Path, typer.Option(help="Output file, such as mytask.npz.")],
+    json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Evaluate every affordable candidate of TASK once, so that searches on it can be measured without model calls."""
+    from agentopt.cli.commands.record import run_recording
+
+    run_recording(task, out, config or [], stdout_console(), as_json=json)
