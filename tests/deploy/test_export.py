@@ -394,6 +394,35 @@ def test_an_exported_module_needs_jsonschema_only_if_a_subtask_answers_in_json(t
     assert "jsonschema" not in source
 
 
+@pytest.mark.parametrize("mark", ["\f", "\v", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"])
+@pytest.mark.parametrize(
+    ("encoding", "end"), [("utf-8", "\n"), ("utf-8", "\r\n"), ("utf-8", "\r"), ("utf-8-sig", "\n"), ("latin-1", "\n")]
+)
+def test_definitions_are_copied_whole_whatever_their_file_has(
+    tmp_path: Path, mark: str, encoding: str, end: str
+) -> None:
+    if encoding == "latin-1" and mark > "\xff":
+        mark = "\xe9"
+    page = mark if mark == "\f" else ""  # the only one that Python accepts outside of strings and comments
+    text = f"""# -*- coding: {encoding} -*-
+SEPARATOR = "a{mark}b"  # as in{mark}our data
+{page}
+{page}def read(text):
+    found = None
+    if text:  # not {mark} empty
+        found = text.replace("{mark}", SEPARATOR)
+    return found
+after = 3
+"""
+    (tmp_path / "reading.py").write_bytes(text.replace("\n", end).encode(encoding))
+    extraction = Extraction()
+    extraction.add(tmp_path / "reading.py", ["read"])
+    names: dict[str, Any] = {}
+    exec(extraction.definitions, names)
+    assert names["read"](f"x{mark}y") == f"xa{mark}by"
+    assert "after" not in names
+
+
 @pytest.mark.parametrize(
     ("functions", "said"),
     [

@@ -10,6 +10,7 @@ import ast
 import importlib.util
 import re
 import sys
+import tokenize
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,10 +43,12 @@ class _File:
 
     @classmethod
     def read(cls, path: Path) -> _File:
-        text = path.read_text(encoding="utf-8")
+        with tokenize.open(path) as file:
+            text = file.read()
         statements = list(_top_level(ast.parse(text)))
         _drop_registrations(statements)
-        return cls(path, text.splitlines(), statements)
+        # Not by `splitlines`: to Python, a form feed or U+2028 ends no line.
+        return cls(path, text.split("\n"), statements)
 
     def binding(self, name: str) -> int | None:
         """The index of the first statement that binds `name`."""
