@@ -14,7 +14,11 @@ from agentopt.models.openai_format import NO_RETRY
 
 
 async def live_events(
-    stream: CompletionStream, answer: Callable[[], Coroutine[Any, Any, Completion]], *, is_live: bool
+    stream: CompletionStream,
+    answer: Callable[[], Coroutine[Any, Any, Completion]],
+    *,
+    is_live: bool,
+    on_failure: Callable[[ApiError], None] = lambda _: None,
 ) -> AsyncGenerator[bytes]:
     """Yield the events of a completion; its text as it is generated, if one model call generates it.
 
@@ -22,6 +26,7 @@ async def live_events(
         stream: Writes the events.
         answer: Makes the completion.
         is_live: Whether the call has one choice that one subtask answers.
+        on_failure: Called with a failure that is sent as an event.
 
     Raises:
         ApiError: By the first iteration, if the call failed before a text was sent. A later failure is an event.
@@ -44,6 +49,7 @@ async def live_events(
     except ApiError as error:
         if not sent:
             raise
+        on_failure(error)
         yield stream.error(error)
     finally:
         task.cancel()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import pytest
 import yaml
@@ -14,6 +16,7 @@ from aiohttp import web
 from test_serve import client_of, deployment_in, served, spec_of_task, user_message
 
 from agentopt.core.files import write_atomically
+from agentopt.deploy.serve.limits import ServerLimits
 from agentopt.models.live_text import LiveText
 
 TOOL: Any = {"type": "function", "function": {"name": "search", "parameters": {"type": "object", "properties": {}}}}
@@ -29,9 +32,9 @@ CALL = {"id": "call_7", "type": "function", "function": {"name": "search", "argu
 class Backend:
     """An endpoint that sends `deltas` one by one, and after the first waits for `go`."""
 
-    def __init__(self, *deltas: Any, finish: str = "stop", fail: bool = False) -> None:
-        self.deltas, self.finish, self.fail = deltas, finish, fail
-        self.go = asyncio.Event()
+    def __init__(self, *deltas: Any, finish: str = "stop", failure: str = "") -> None:
+        self.deltas, self.finish, self.failure = deltas, finish, failure
+        self.go, self.over = asyncio.Event(), asyncio.Event()
         self.bodies: list[dict[str, Any]] = []
         self.base_url = ""
 
@@ -51,7 +54,12 @@ class Backend:
         for number, delta in enumerate(self.deltas):
             if number == 1:
                 await self.go.wait()
-                if self.fail:
+                if self.failure == "hang":
+                    await self.over.wait()  # a call that was sent is not cancelled
+                if self.failure == "error":
+                    await self.send(response, {"error": {"message": "overloaded"}})
+                    return response
+                if self.failure == "close":
                     transport: Any = request.transport
                     transport.close()
                     return response
@@ -147,7 +155,7 @@ async def test_several_samples_are_sent_when_they_are_fused(folder: Path) -> Non
 
 
 async def test_a_failure_before_the_first_token_has_a_status_and_a_later_one_is_an_event(folder: Path) -> None:
-    backend: Any = Backend(*texts("Oak", "by"), fail=True)
+    backend: Any = Backend(*texts("Oak", "by"), failure="close")
     async with backend, served(deployment_in(folder, backend, max_attempts=1)) as url, client_of(url) as client:
         stream = await client.chat.completions.create(model="toy/find", messages=user_message("?"), stream=True)
         assert content(await anext(stream)) == ""
@@ -157,6 +165,51 @@ async def test_a_failure_before_the_first_token_has_a_status_and_a_later_one_is_
             await anext(stream)
         with pytest.raises(openai.BadRequestError):
             await client.chat.completions.create(model="toy", messages=user_message("?"), stream=True, tools=[TOOL])
+
+
+@pytest.mark.parametrize("api", ["chat", "responses"])
+@pytest.mark.parametrize(
+    ("deltas", "failure", "seconds", "status"),
+    [
+        (("Oak", "by"), "close", 60.0, 502),
+        (("Oak", "by"), "error", 60.0, 502),
+        (("secret", " plan", "</think>\n\nOak"), "", 60.0, 502),
+        (("Oak", "by"), "hang", 1.0, 504),
+    ],
+    ids=["connection", "error event", "another text", "timeout"],
+)
+async def test_a_stream_that_fails_later_is_logged_and_counted_as_failed(
+    folder: Path,
+    caplog: pytest.LogCaptureFixture,
+    deltas: Any,
+    failure: str,
+    seconds: float,
+    status: int,
+    api: str,
+) -> None:
+    backend: Any = Backend(*texts(*deltas), failure=failure)
+    limits = ServerLimits(seconds=seconds)
+    async with (
+        backend,
+        served(deployment_in(folder, backend, max_attempts=1), limits=limits) as url,
+        client_of(url) as client,
+    ):
+        if api == "chat":
+            stream: Any = await client.chat.completions.create(
+                model="toy/find", messages=user_message("?"), stream=True
+            )
+        else:
+            stream = await client.responses.create(model="toy/find", input="?", stream=True)
+        with suppress(openai.APIError):  # the Responses API has an event for it
+            async for _ in stream:
+                backend.go.set()
+        backend.over.set()
+        async with httpx.AsyncClient() as plain:
+            metrics = (await plain.get(url.replace("/v1", "/metrics"))).text
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "agentopt.deploy.serve.app"]
+    assert line.startswith(f"call failed: status {status}, model toy/find: ")
+    assert f'agentopt_requests_total{{model="toy/find",status="{status}"}} 1' in metrics
+    assert 'status="200"' not in metrics
 
 
 def test_an_attempt_after_a_failed_one_is_not_sent_twice() -> None:

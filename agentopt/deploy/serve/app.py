@@ -114,7 +114,8 @@ class Application:
                 outcome.status = 200
                 return JSONResponse(api.body(call, completion), headers=headers)
             answer = partial(self._answer, call, candidate, request)
-            events = live_events(api.stream(call), answer, is_live=self._handler.is_live(call))
+            is_live, failed = self._handler.is_live(call), partial(_note_failure, outcome)
+            events = live_events(api.stream(call), answer, is_live=is_live, on_failure=failed)
             # The first event, so that a call that fails before it receives a status.
             first = await anext(events)
             outcome.status = 200
@@ -127,8 +128,10 @@ class Application:
         try:
             yield outcome
         except ApiError as refusal:
-            outcome.status = refusal.status
-            _log.warning("%s", _failed_call(refusal, outcome.model))
+            _note_failure(outcome, refusal)
+            raise
+        except Exception:
+            outcome.status = 500  # also after the first events of a stream
             raise
         finally:
             # Only known models become labels: a client can send any text.
@@ -251,6 +254,11 @@ async def _departure(request: Request) -> None:
 async def _refuse(_: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
     return JSONResponse(error.body, status_code=error.status, headers=error.headers)
+
+
+def _note_failure(outcome: _Outcome, refusal: ApiError) -> None:
+    outcome.status = refusal.status
+    _log.warning("%s", _failed_call(refusal, outcome.model))
 
 
 def _failed_call(refusal: ApiError, model: str) -> str:
