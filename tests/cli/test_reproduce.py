@@ -22,7 +22,8 @@ from agentopt.core.errors import ConfigError, UserError
 from agentopt.models.catalog import Catalog
 from agentopt.taskfile.loading import read_spec
 from agentopt.testing.papers_world import models_file, papers_answer, write_data
-from agentopt.testing.servers import OpenAIServer
+from agentopt.testing.servers import OpenAIServer, prompt_text
+from agentopt.testing.toy import draw
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "papers"
 FILES = [path.stem for path in sorted(CONFIGS.glob("*-*.yaml")) if not path.stem.startswith("models")]
@@ -264,3 +265,45 @@ async def test_a_folder_of_other_settings_is_refused(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="was run with other settings"):
             await asyncio.to_thread(run_reproduction, options, [*given, "budget.trials=3"], stderr_console())
         assert server.calls == calls, "neither a cap nor a refusal makes a call"
+
+
+def contest(body: dict[str, Any], index: int) -> str:
+    """Solves a problem whose answer is between marks, with a probability that depends on the system prompt."""
+    text = prompt_text(body)
+    if "[[" not in text:
+        return "no prompt from me"  # so that the authored fragments are used
+    system = body["messages"][0]["content"]
+    right = draw("p1", text, int(body.get("seed") or 0) + index) < 0.1 + 0.8 * draw("ability", system)
+    return f"so it is \\boxed{{{text.partition('[[')[2].partition(']]')[0] if right else 0}}}"
+
+
+async def test_prompts_of_p1_are_optimised_on_the_filtered_user_prompts_and_tested_repeatedly(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("math_verify", reason="needs the extra tasks")
+    data = tmp_path / "data"
+    data.mkdir()
+    for file, count in (("aime24.jsonl", 6), ("aime22-23.jsonl", 8), ("hmmt-nov25.jsonl", 4)):
+        rows = (json.dumps({"id": n, "problem": f"{file} {n} [[{n + 1}]]", "answer": n + 1}) for n in range(count))
+        (data / file).write_text("\n".join(rows))
+    entry = {"price": "free", "parameters": 4e9, "context_length": 32768, "supports": {"seed": True}, "max_choices": 8}
+    few = ("prompts.variants=4", "prompts.repeats=8", "prompts.responses=8", "prompts.rounds=1", "prompts.batch_size=2")
+    chosen = ("base", "all 30 user prompts", "p1 (2 user prompts)")
+    options = ReproduceOptions(
+        "p1", "aime", tmp_path / "out", data, CONFIGS, chosen, ("4B HMMT Nov25",), 1, as_json=True
+    )
+    async with OpenAIServer(contest) as server:
+        (tmp_path / "models.yaml").write_text(
+            json.dumps({"models": {"qwen3-4b": {**entry, "base_url": server.base_url}}})
+        )
+        given = [f"models={tmp_path / 'models.yaml'}", *few]
+        await asyncio.to_thread(run_reproduction, options, given, stderr_console())
+        table = json.loads(capsys.readouterr().out)
+        assert table["calls"] == server.calls
+        cells = list((tmp_path / "out").glob("cells/*/*/seed 0/cell.json"))
+        drawn = [scores for cell in cells for scores in json.loads(cell.read_text())["test"].values()]
+    entries = {row: of["4B HMMT Nov25"] for row, of in table["entries"].items()}
+    assert [entry["paper"] for entry in entries.values()] == ["40.7", None, "45.4"]
+    assert len(drawn) == 3 * 4
+    assert all(len(scores) == 16 and None not in scores for scores in drawn), "avg@16"
+    assert all(entry["examples"] == 4 and entry["tokens"] > 0 for entry in entries.values())

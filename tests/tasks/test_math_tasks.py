@@ -256,3 +256,27 @@ async def test_equal_answers_vote_together_and_the_score_is_the_share_of_right_o
         wanted = {e.id: float(e.target == "1,003") for e in load("gsm8k", tmp_path).splits[split]}
         assert evaluation.scores == wanted
         assert {result.output for result in evaluation.results} == {"1003"}
+
+
+def test_collections_of_aime_and_of_other_contests_are_the_splits_of_one_task(tmp_path: Path) -> None:
+    rows = {
+        "train": [{"id": 1, "problem": "a", "answer": "025"}],
+        "validation": [{"id": 1, "problem": "b", "answer": 7}],
+    }
+    rows["test"] = [{"problem_idx": 1, "problem": "c", "answer": r"\frac{1}{2}"}, {"problem": "d", "answer": 3}]
+    given = {}
+    for split, of in rows.items():
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, of)))
+        reader = "reader.py:read_expression" if split == "test" else "reader.py:read"
+        given[split] = {
+            "source": str(tmp_path / f"{split}.jsonl"),
+            "reader": reader,
+            "options": {"prefix": f"{split}-"},
+        }
+    task = load_task(TASKS / "aime", overrides={"data": given})
+    found = {split: [(e.id, e.target) for e in of] for split, of in task.splits.items()}
+    assert found == {
+        "train": [("train-1", "25")],
+        "validation": [("validation-1", "7")],
+        "test": [("test-1", r"\frac{1}{2}"), ("2", "3")],
+    }

@@ -105,7 +105,7 @@ def run_reproduction(options: ReproduceOptions, settings: Sequence[str], console
         _show(table, grid.experiment, console)
 
 
-SHOWN = ("fallback_used", "note", "prompts_done", "run_ended")
+SHOWN = ("fall_back", "prompts_fall_back", "prompts_done")
 """Kinds of events that are shown while a grid runs."""
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from pydantic import TypeAdapter
 
@@ -79,7 +79,7 @@ class Grid:
 
     def folder(self, cell: Cell) -> Path:
         """The folder of a cell."""
-        return self.out / "cells" / quote(cell.column, safe=" ") / quote(cell.row, safe=" ") / f"seed {cell.seed}"
+        return self.out / "cells" / _folder(cell.column) / _folder(cell.row) / f"seed {cell.seed}"
 
     def config(self, cell: Cell) -> Config:
         """The settings of a cell.
@@ -176,6 +176,12 @@ class Grid:
             if result.ended.run_cap is None:
                 return result
         return await aoptimize(loaded, config, callbacks=[self.observe], resume=begun)
+
+
+def _folder(name: str) -> str:
+    """The name of a row or column as that of a folder; with a hash if a character is replaced."""
+    plain = re.sub(r"[^\w. -]+", "-", name)
+    return plain if plain == name else f"{plain} {hashlib.sha256(name.encode()).hexdigest()[:6]}"
 
 
 def _digest(config: Config, experiment: Experiment, cell: Cell) -> str:
