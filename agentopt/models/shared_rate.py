@@ -37,7 +37,7 @@ rate_tokens = sa.Table(
     sa.Column("second", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("tokens", sa.Double, nullable=False),
 )
-"""Tokens of the calls of each second of the last minute."""
+"""Tokens of the calls of each second of the last minute, for keys with a limit on tokens."""
 
 
 def rate_key(identity: str, api_key: str | None) -> str:
@@ -85,6 +85,7 @@ class SharedRates:
         self._engine = open_engine(place)
         create_tables(self._engine, TABLES)
         self._now = now or database_now(self._engine)
+        transact(self._engine, self._forget)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="rates")
 
     def of(self, key: str, pace: Pace) -> SharedRate:
@@ -145,10 +146,10 @@ class SharedRates:
         self, connection: sa.Connection, key: str, pace: Pace, tokens: float, corrections: Mapping[int, float]
     ) -> tuple[float, int]:
         next_entry, paused_until, now = self._lock(connection, key)
-        self._count(connection, key, corrections)
         second = math.floor(now)
         allowed = max(pace.entry_allowed_at(next_entry), paused_until)
         if pace.tokens_per_minute:
+            self._count(connection, key, corrections)
             allowed = max(allowed, self._tokens_allowed_at(connection, key, pace.tokens_per_minute, tokens, now))
         if allowed > now:
             return allowed - now, second
@@ -161,7 +162,7 @@ class SharedRates:
     def _tokens_allowed_at(self, connection: sa.Connection, key: str, most: float, tokens: float, now: float) -> float:
         """When enough of the calls of the last minute are older; each counts as if it was the last of its second."""
         c = rate_tokens.c
-        connection.execute(rate_tokens.delete().where(c.key == key, c.second + 1 + WINDOW_SECONDS <= now))
+        connection.execute(rate_tokens.delete().where(c.key == key, _is_over(now)))
         rows = connection.execute(sa.select(c.second, c.tokens).where(c.key == key).order_by(c.second)).fetchall()
         used, allowed = sum(row.tokens for row in rows), now
         for row in rows:
@@ -170,6 +171,10 @@ class SharedRates:
             used -= row.tokens
             allowed = row.second + 1 + WINDOW_SECONDS
         return allowed
+
+    def _forget(self, connection: sa.Connection) -> None:
+        """Delete what no call counts any more, of keys that may never be used again."""
+        connection.execute(rate_tokens.delete().where(_is_over(self._now())))
 
     def _count(self, connection: sa.Connection, key: str, by_second: Mapping[int, float]) -> None:
         for second, tokens in sorted(by_second.items()):
@@ -185,6 +190,11 @@ class SharedRates:
 
         with suppress(SQLAlchemyError):  # the calls of this process pause in any case
             transact(self._engine, pause)
+
+
+def _is_over(now: float | sa.ColumnElement[float]) -> sa.ColumnElement[bool]:
+    """Whether the tokens of a second are older than a minute."""
+    return rate_tokens.c.second + 1 + WINDOW_SECONDS <= now
 
 
 class SharedRate:
@@ -216,7 +226,7 @@ class SharedRate:
             place: The second under which its tokens are counted.
             more: Further tokens; below 0 if it took less.
         """
-        if more:
+        if more and self._pace.tokens_per_minute:
             self._corrections[place] = self._corrections.get(place, 0.0) + more
 
     def pause(self, seconds: float) -> None:

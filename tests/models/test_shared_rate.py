@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from agentopt.models.rate_limit import WINDOW_SECONDS, Pace, RateLimiter
-from agentopt.models.shared_rate import SharedRates, rate_key
+from agentopt.models.shared_rate import SharedRates, rate_key, rate_tokens
 from tests.models.test_rate_limit import FakeTime
 
 TIME = 1_700_000_000.0
@@ -103,3 +103,50 @@ def test_only_a_hash_of_the_api_key_is_stored(processes: Processes) -> None:
     keys = [rate_key(*of) for of in (("m", "sk-1"), ("m", "sk-2"), ("n", "sk-1"), ("m", None))]
     assert len(set(keys)) == 4
     assert all(len(key) == 64 and "sk-1" not in key for key in keys)
+
+
+ROWS = sa.select(sa.func.count()).select_from(rate_tokens)
+
+
+def rows_of(processes: Processes) -> int:
+    with processes.opened[0]._engine.connect() as connection:
+        return connection.execute(ROWS).scalar_one()
+
+
+@pytest.mark.parametrize(
+    ("pace", "most"),
+    [
+        (Pace(requests_per_minute=60), 0),
+        (Pace(requests_per_minute=60, tokens_per_minute=100_000), 62),
+        (Pace(tokens_per_minute=600), 62),
+    ],
+)
+async def test_tokens_are_stored_for_a_minute_and_only_if_they_are_limited(
+    processes: Processes, pace: Pace, most: int
+) -> None:
+    limiter = processes.limiter(pace)
+    for _ in range(80):
+        async with limiter.slot(20) as slot:
+            processes.time.now += 3  # the call
+            slot.tokens = 10
+    assert rows_of(processes) <= most
+
+
+async def test_a_call_of_more_than_a_minute_leaves_no_row_of_its_second(processes: Processes) -> None:
+    limiter = processes.limiter(Pace(tokens_per_minute=1000))
+    async with limiter.slot(20) as slot:
+        processes.time.now += 100
+        slot.tokens = 900
+    await enter(limiter, processes.time, 1, 1)
+    assert rows_of(processes) == 1
+
+
+@pytest.mark.parametrize("later", [WINDOW_SECONDS + 1, 1e6])
+async def test_rows_of_a_key_that_is_not_used_again_are_deleted_by_others(processes: Processes, later: float) -> None:
+    await enter(processes.limiter(Pace(tokens_per_minute=1000), "old key"), processes.time, 1, 10)
+    assert rows_of(processes) == 1
+    processes.limiter(Pace(requests_per_minute=60))
+    assert rows_of(processes) == 1  # a minute is not over
+    processes.time.now += later
+    processes.limiter(Pace(requests_per_minute=60))
+    assert rows_of(processes) == 0
