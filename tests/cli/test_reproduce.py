@@ -139,7 +139,7 @@ def test_a_wrong_name_or_missing_data_are_refused_before_anything_is_made(
 
 ROWS = ("Random", "AgentTTS")
 FEW = (
-    "budget.trials=9",
+    "budget.trials=8",
     "search.batch_size=2",
     "task.data.limit.validation=4",
     "task.data.limit.test=4",
