@@ -27,6 +27,10 @@ _SENTENCES = {
 }
 
 
+KEPT_FOR_PROMPTS = "the last one was kept for better prompts after the search, and none were found"
+"""Detail of `StopKind.TRIALS_SPENT` if one trial is left."""
+
+
 @dataclass(frozen=True, slots=True)
 class StopReason:
     """Why a search, or a part of a run, ended. `str()` gives a sentence.

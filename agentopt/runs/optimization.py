@@ -34,7 +34,7 @@ from agentopt.core.phrases import counted
 from agentopt.core.power import SMALLEST, power_notes
 from agentopt.core.records import Evaluation, Trial
 from agentopt.core.row_notes import row_notes
-from agentopt.core.stop_reason import StopKind, StopReason
+from agentopt.core.stop_reason import KEPT_FOR_PROMPTS, StopKind, StopReason
 from agentopt.core.task import Task
 from agentopt.core.usd import USD_DIGITS
 from agentopt.evaluation.evaluator import Evaluator
@@ -193,8 +193,8 @@ class Optimization:
                 budget.check_seconds()
         except EvaluationStopped as error:
             return as_first_met(self.run.record, "search", error.stopped, budget.caps)
-        if runner.trials_left == 0:
-            return StopReason(StopKind.TRIALS_SPENT)
+        if (left := runner.trials_left) <= prompts.due("after"):
+            return StopReason(StopKind.TRIALS_SPENT, detail=KEPT_FOR_PROMPTS if left else "")
         return StopReason(StopKind.NOTHING_LEFT, detail=unmet_limits(with_measured_costs(space, store.trials)) or "")
 
     def _observe(self, event: Event) -> None:

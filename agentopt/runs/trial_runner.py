@@ -114,10 +114,14 @@ class TrialRunner:
 
     @property
     def usd_left(self) -> float | None:
-        """USD that the cap of the run leaves for the search; None without a cap."""
-        budget = self._budget
-        used = budget.spent + budget.in_flight + budget.held_back
-        return None if budget.caps.usd is None else max(0.0, budget.caps.usd - used.usd)
+        """USD of the cap of the run beyond the cost of the recorded trials; None without a cap.
+
+        What else was spent is not subtracted: it may differ after a resume, and with it the agent's prompt.
+        """
+        cap = self._budget.caps.usd
+        evaluations = [trial.evaluation for trial in self.trials]
+        spent = sum(evaluation.usd_per_example * len(evaluation.scores) for evaluation in evaluations)
+        return None if cap is None else max(0.0, cap - spent)
 
     async def failed_examples(self, trial: Trial, count: int) -> Sequence[FailedExample]:
         """At most `count` examples with the lowest scores under a trial, the lowest first."""

@@ -29,6 +29,7 @@ from agentopt.search.from_task import needs_measuring, search_space, unlimited_s
 from agentopt.search.measured_costs import measured_cost, with_measured_costs
 from agentopt.search.observed_costs import observed_units
 from agentopt.search.posterior import TOLERANCE, Choice, choose
+from agentopt.search.run_view import MEASURED_AGAIN
 
 if TYPE_CHECKING:
     import optuna
@@ -62,12 +63,12 @@ class TrialStore:
 
     @property
     def searched(self) -> list[Trial]:
-        """The trials as the search saw them: a pruned one that was completed later is pruned."""
+        """The trials as the search sees them: a pruned one that was completed after it is pruned."""
         return [_as_searched(records) for records in self._records.values()]
 
     @property
     def completions(self) -> int:
-        """Number of pruned trials that were completed later."""
+        """Number of pruned trials that were completed after the search."""
         return sum(_as_searched(records).state != records[-1].state for records in self._records.values())
 
     def number_of(self, candidate: Candidate) -> int:
@@ -136,8 +137,10 @@ class TrialStore:
 
 
 def _as_searched(records: Sequence[Trial]) -> Trial:
-    """The first finished record of a candidate, or else its last one."""
-    return next((trial for trial in records if trial.state != "incomplete"), records[-1])
+    """The record that the agent had completed, the first finished record of a candidate, or else its last one."""
+    finished = [trial for trial in records if trial.state != "incomplete"]
+    again = [trial for trial in finished if MEASURED_AGAIN in trial.note]
+    return (again or finished[:1] or records)[-1]
 
 
 def highest_score(trials: Sequence[Trial]) -> Trial | None:

@@ -48,7 +48,7 @@ from agentopt.search.full_prompt import PROMISING, FullReply, Outlook, full_prom
 from agentopt.search.insights import initial_candidates
 from agentopt.search.measured_costs import with_measured_costs
 from agentopt.search.paper_prompt import paper_guideline_prompt, paper_proposal_prompt
-from agentopt.search.run_view import RunView
+from agentopt.search.run_view import MEASURED_AGAIN, RunView
 from agentopt.search.settings import AgentSettings, StartName
 from agentopt.search.start import first_candidates
 from agentopt.search.variants import AGENT, Variant
@@ -73,6 +73,8 @@ class State(TypedDict):
     """Turns of the agent that brought no candidate."""
     declined: int
     """Number of trials at which the agent expected nothing better; 0 if it never did."""
+    again: list[int]
+    """Numbers of trials that `execute` completes first."""
     beliefs: dict[str, Any]
     """What the agent expected before any trial, by subtask."""
 
@@ -145,6 +147,7 @@ _START: State = {
     "problem": "",
     "failed": 0,
     "declined": 0,
+    "again": [],
     "beliefs": {},
 }
 
@@ -217,15 +220,16 @@ class _Nodes:
         return dict(_beliefs.dump_python(read_prior(reply.text, space)))
 
     async def execute(self, state: State) -> dict[str, Any]:
-        """Run the proposals, one after the other."""
+        """Complete the trial that the agent named, and run the proposals, one after the other."""
+        await self._measure_again(state.get("again", []))
         numbers = []
         for proposal in await in_order(self.runner, _proposals.validate_python(state["proposals"])):
             if self.runner.trials_left <= 0:
                 break
             numbers.append((await self.runner.run(proposal)).number)
         if not numbers:
-            return {"proposals": []}
-        return {"proposals": [], "last": numbers, "round": state["round"] + 1}
+            return {"proposals": [], "again": []}
+        return {"proposals": [], "again": [], "last": numbers, "round": state["round"] + 1}
 
     def after_execute(self, state: State) -> str:
         """Choose the next node: the end, the agent, or the fallback."""
@@ -286,18 +290,20 @@ class _Nodes:
             return {"problem": str(error), "proposals": []}
         if self.agent.is_full:
             self.runner.emit(GuidelinesWritten(beside.reason, len(self.runner.trials)))
-            await self._measure_again(beside)
+        again = list(beside.again)
         proposals, doubt = list(reply.proposals), ""
         if beside.stops and not proposals:
             problem = f"the agent expects nothing better: {beside.reason}"
             declined = len(self.runner.trials)
-            return {"problem": problem, "proposals": [], "guidelines": beside.reason, "declined": declined}
+            done = {"problem": problem, "proposals": [], "guidelines": beside.reason, "declined": declined}
+            return {**done, "again": again}
         if self.agent.shares:
             proposals, doubt = promising(space, self.runner.trials, proposals, self.agent.seed)
         proposed = f"the agent proposed {len(proposals)} of {wanted} candidates"
         problem = f"{proposed}: {doubt or reply.problem or 'too few'}" if len(proposals) < wanted else ""
         guidelines = beside.reason if self.agent.is_full else state["guidelines"]
-        return {"problem": problem, "proposals": _proposals.dump_python(proposals), "guidelines": guidelines}
+        given = _proposals.dump_python(proposals)
+        return {"problem": problem, "proposals": given, "guidelines": guidelines, "again": again}
 
     async def _outlook(self, space: SearchSpace, before: str) -> Outlook:
         """What the agent is shown beside the trials."""
@@ -311,12 +317,15 @@ class _Nodes:
         failed = await runner.failed_examples(best, self.agent.settings.failed_examples)
         return replace(outlook, usd_left=runner.usd_left, failed=failed)
 
-    async def _measure_again(self, beside: FullReply) -> None:
-        """Complete the first trial that the agent named, if it was stopped early."""
+    async def _measure_again(self, numbers: list[int]) -> None:
+        """Complete the first of these trials that was stopped early.
+
+        Not in `propose`: if it is repeated after a crash, its prompt must be the same, or the agent is paid again.
+        """
         stopped = {trial.number: trial for trial in self.runner.trials if trial.state == "pruned"}
-        named = next((stopped[number] for number in beside.again if number in stopped), None)
+        named = next((stopped[number] for number in numbers if number in stopped), None)
         if named and isinstance(self.runner, RunView):
-            await self.runner.complete(named, "completed, because the agent requested it")
+            await self.runner.complete(named, MEASURED_AGAIN)
 
     async def _usable_reply(
         self, space: SearchSpace, prompt: str, wanted: int, first_repeat: int

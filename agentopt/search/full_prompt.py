@@ -56,7 +56,7 @@ class Outlook:
     trials_left: int
     """Number of candidates that may still be tried."""
     usd_left: float | None = None
-    """USD that the cap of the run leaves; None without a cap."""
+    """USD of the cap of the run beyond the cost of the trials; None without a cap."""
     expected: Sequence[Expectation] = ()
     """The surrogate's most promising candidates, best first."""
     failed: Sequence[FailedExample] = ()
@@ -170,7 +170,7 @@ def _effects(space: SearchSpace, trials: Sequence[Trial], label_of: Mapping[str,
 def _left(space: SearchSpace, trials: Sequence[Trial], outlook: Outlook) -> Iterator[str]:
     left = [f"{outlook.trials_left} trials"]
     if outlook.usd_left is not None:
-        left.append(f"{outlook.usd_left:.4g} USD")
+        left.append(f"about {outlook.usd_left:.2g} USD")
     yield f"Left: {' and '.join(left)}."
     complete = [t for t in trials if t.state == "complete" and t.score is not None]
     if complete and space.limits:

@@ -8,6 +8,9 @@ from typing import Protocol, runtime_checkable
 
 from agentopt.core.records import Trial
 
+MEASURED_AGAIN = "completed, because the agent requested it"
+"""Note of a trial that was stopped early and that the agent had completed."""
+
 
 @dataclass(frozen=True, slots=True)
 class FailedExample:
@@ -33,7 +36,10 @@ class RunView(Protocol):
 
     @property
     def usd_left(self) -> float | None:
-        """USD that the cap of the run leaves for the search; None without a cap."""
+        """USD of the cap of the run beyond the cost of the recorded trials; None without a cap.
+
+        What else was spent is not subtracted: it may differ after a resume, and with it the agent's prompt.
+        """
 
     async def failed_examples(self, trial: Trial, count: int) -> Sequence[FailedExample]:
         """At most `count` examples with the lowest scores under a trial, the lowest first."""

@@ -25,6 +25,7 @@ from agentopt.core.events import (
     TrialDone,
 )
 from agentopt.core.records import Evaluation, ExampleResult, Split, TrialState
+from agentopt.core.stop_reason import KEPT_FOR_PROMPTS
 from agentopt.core.task import Example, Subtask, Task, TokenLengths
 from agentopt.evaluation.scorers import exact_match
 from agentopt.models.base import Request
@@ -36,6 +37,7 @@ from agentopt.runs.result import Result
 from agentopt.runs.trial_store import TrialStore
 from agentopt.search.base import Proposal
 from agentopt.search.from_task import search_space
+from agentopt.search.run_view import MEASURED_AGAIN
 from agentopt.testing.toy import LARGE, SMALL, draw, toy_task
 
 ROWS = 12
@@ -280,3 +282,29 @@ def test_the_folder_of_a_run_keeps_no_password_of_the_journal(tmp_path: Path, ur
     assert run.config.journal == url
     assert RunFolder.open(run.path).config.journal == kept
     assert "cret" not in (run.path / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize("note", ["guess", "completed, because all trials together make it the best"])
+def test_a_trial_that_the_agent_had_completed_is_complete_to_the_search(tmp_path: Path, note: str) -> None:
+    space = search_space(task(), Catalog.load())
+    store = TrialStore(tmp_path / "trials.db", space)
+    one, other = (Candidate.of({"answer": SubtaskChoice(model)}) for model in (LARGE, SMALL))
+    for candidate, added in ((one, f"guess; {MEASURED_AGAIN}"), (other, note)):
+        store.add(Proposal(candidate, "agent", "guess"), evaluation(8, "pruned"))
+        store.add(Proposal(candidate, "agent", added), evaluation(ROWS, "complete"))
+    for read in (store, TrialStore(tmp_path / "trials.db", space)):
+        assert [trial.state for trial in read.searched] == ["complete", "pruned"]
+        assert read.completions == 1, "only what the run completed at its end counts"
+
+
+@pytest.mark.parametrize("trials", [3, 5])
+def test_a_trial_that_was_kept_for_better_prompts_is_why_a_search_ended(tmp_path: Path, trials: int) -> None:
+    settings: dict[str, Any] = {
+        "strategy": "random",
+        "budget": {"trials": trials},
+        "prompts": {"proposer": "components", "when": "after"},
+    }
+    config = Config(journal=str(tmp_path / "journal.db"), runs=tmp_path / "runs", **settings)
+    result = optimize(task(), config, provider=ScriptedModel(lambda request, repeat: "no"))
+    assert len(result.trials) == trials - 1
+    assert str(result.ended) == f"every trial was spent: {KEPT_FOR_PROMPTS}"

@@ -71,7 +71,7 @@ def test_the_prompt_has_every_trial_the_effects_and_what_is_left() -> None:
     assert lines[3].startswith("| 1 | qwen-32b x5 | llama-3b x10 | 0.750 | 0.217 | 4 | ")
     assert lines[4].endswith("| 0.000 | 0.000 | 2 | " + f"{TRIALS[2].units:.4g} | stopped early |")
     assert any(line.startswith("- retrieve: llama-3b 0.250 (0.250) of 1; qwen-7b untried;") for line in lines)
-    assert "Left: 12 trials and 1.5 USD." in lines
+    assert "Left: 12 trials and about 1.5 USD." in lines
     assert f"Trial 1, the best so far, leaves {900 - SPACE.units(BEST):.4g} units of the limit unused." in lines
     assert "- retrieve: qwen-32b x5, answer: llama-3b x10: 0.712 +- 0.020" in lines
     assert "  output of retrieve: a page" in lines
