@@ -108,7 +108,7 @@ async def aoptimize(
         NothingEvaluated: No candidate was evaluated on every example.
         CallbackError: A callback failed.
     """
-    opened = as_run(resume)
+    opened = as_run(resume, config)
     config, archive = as_config(config, opened), as_candidates(warm_start)
     search = None if strategy is None else as_search(strategy)
     check_provider(provider)

@@ -9,10 +9,12 @@ from pathlib import Path
 
 from agentopt.core.candidate import Candidate, load_candidate
 from agentopt.core.errors import CandidateError, ConfigError, UserError
+from agentopt.core.paths import as_path
 from agentopt.core.yaml_models import shown
 from agentopt.models.base import ChatModel
 from agentopt.runs.config import Config
 from agentopt.runs.folder import RunFolder
+from agentopt.runs.run_lease import up_to_date
 
 
 def as_config(config: Config | None, run: RunFolder | None = None) -> Config:
@@ -56,9 +58,21 @@ def as_candidates(candidates: Iterable[Candidate | Path | str]) -> tuple[Candida
     return tuple(map(as_candidate, candidates))
 
 
-def as_run(run: RunFolder | Path | str | None) -> RunFolder | None:
-    """Return a run, which may be given by its folder. Raises `ConfigError` if it is not one."""
-    return run if isinstance(run, RunFolder) or run is None else RunFolder.open(run)
+def as_run(run: RunFolder | Path | str | None, config: Config | None = None) -> RunFolder | None:
+    """Return a run, which may be given by its folder; that of an unfinished run in a storage is brought up to date.
+
+    Args:
+        run: The run.
+        config: Settings that may have another way to its storage.
+
+    Raises:
+        ConfigError: It is not a run, or its storage cannot be used.
+    """
+    if isinstance(run, RunFolder) or run is None:
+        return run
+    path = as_path(run, ConfigError)
+    up_to_date(path, config.storage if isinstance(config, Config) else None)
+    return RunFolder.open(path)
 
 
 def check_provider(provider: ChatModel | None) -> None:

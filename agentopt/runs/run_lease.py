@@ -12,7 +12,7 @@ from agentopt.core.events import Event, ExampleDone
 from agentopt.core.observers import Observer
 from agentopt.models.lease import Lease
 from agentopt.runs.folder import RunFolder, find_run
-from agentopt.runs.run_store import FILES, RunStore, open_store
+from agentopt.runs.run_store import FILES, RunStore, open_store, remember
 
 
 @contextmanager
@@ -102,8 +102,9 @@ class _Mirror:
                 at = (state.st_mtime, state.st_size)
                 if self._pushed.get(name) != at:
                     content = path.read_text(encoding="utf-8", errors="replace")
-                    if not self._store.write(self._run.id, self._member, name, content, state.st_mtime):
+                    if not self._store.write(self._run.id, self._member, name, content):
                         self._stop()
+                    remember(self._run.path, name, content)
                     self._pushed[name] = at
 
     def _stop(self) -> None:

@@ -7,6 +7,8 @@ Trials and the state of the search are in tables of Optuna and LangGraph; `run_f
 from __future__ import annotations
 
 import getpass
+import hashlib
+import json
 import os
 import socket
 import time
@@ -49,7 +51,8 @@ run_files = sa.Table(
     sa.Column("content", sa.Text, nullable=False),
     sa.Column("changed", sa.Double, nullable=False),
 )
-"""The files of the runs' folders, with the time of their last change."""
+"""The files of the runs' folders. `changed` counts the changes by processes that worked on the run in this storage; in
+databases that had a time there, from that number on."""
 
 FILES = (
     "config.yaml",
@@ -61,6 +64,9 @@ FILES = (
     "recommended.yaml",
 )
 """The files of a run's folder that its readers and its continuation need. The log stays where it was written."""
+KNOWN = ".stored.json"
+"""The file of a run's folder with the digest of each file that was equal in the storage. A file that has another digest
+there now was changed by another process; no clock is read, because those of two hosts may differ."""
 NOBODY = ""
 """The member of a run that no process works on."""
 
@@ -170,7 +176,7 @@ class RunStore:
         own = sa.and_(stored_runs.c.run == run, stored_runs.c.member == member)
         transact(self._engine, lambda c: c.execute(stored_runs.update().where(own).values(member=NOBODY)))
 
-    def write(self, run: str, member: str, name: str, content: str, changed: float) -> bool:
+    def write(self, run: str, member: str, name: str, content: str, *, is_copy: bool = False) -> bool:
         """Store a file of a run. Returns False, and stores nothing, if another process works on the run now.
 
         Args:
@@ -178,13 +184,16 @@ class RunStore:
             member: The process.
             name: Name of the file.
             content: Its content.
-            changed: When it was changed, in seconds since 1970.
+            is_copy: Whether it is copied from a run that is not in this storage, which is no change here.
         """
-        values = {"content": database_text(content), "changed": changed}
-        row = {"run": run, "name": name, **values}
+        text, c = database_text(content), run_files.c
         own = sa.select(stored_runs.c.run).where(stored_runs.c.run == run, stored_runs.c.member == member)
-        upsert = insert(self._engine, run_files).values(row)
-        upsert = upsert.on_conflict_do_update(index_elements=["run", "name"], set_=values)
+        upsert = insert(self._engine, run_files).values(run=run, name=name, content=text, changed=0 if is_copy else 1)
+        upsert = upsert.on_conflict_do_update(
+            index_elements=["run", "name"],
+            set_={"content": text, "changed": 0 if is_copy else c.changed + 1},
+            where=c.content != text,
+        )
 
         def work(connection: sa.Connection) -> bool:
             if connection.execute(own.with_for_update()).first() is None:
@@ -194,13 +203,12 @@ class RunStore:
 
         return transact(self._engine, work)
 
-    def changed(self, run: str) -> dict[str, float]:
-        """Return the name of each file of a run, and when it was changed, in seconds since 1970."""
+    def changes(self, run: str) -> dict[str, int]:
+        """Return the name of each file of a run, and how often processes that worked on it here changed it."""
         c = run_files.c
         with self._engine.connect() as connection:
-            return {
-                row.name: row.changed for row in connection.execute(sa.select(c.name, c.changed).where(c.run == run))
-            }
+            found = connection.execute(sa.select(c.name, c.changed).where(c.run == run))
+            return {row.name: int(row.changed) for row in found}
 
     def is_held(self, run: str, member: str) -> bool:
         """Whether a process works on a run.
@@ -250,7 +258,7 @@ class RunStore:
         return folder
 
     def pull(self, run: str, folder: Path, storage: str) -> None:
-        """Write the files of a run into a folder, except for those that are newer there.
+        """Write the files of a run into a folder, except for those that only this folder's processes changed.
 
         Args:
             run: Id of the run.
@@ -264,12 +272,13 @@ class RunStore:
             files = connection.execute(sa.select(run_files).where(run_files.c.run == run)).all()
         try:
             private_folder(folder)
+            known = _known(folder)
             for file in files:
                 path = folder / file.name
-                if file.name in FILES and not (path.exists() and path.stat().st_mtime >= file.changed):
+                if file.name in FILES and not (path.exists() and known.get(file.name) == _digest(file.content)):
                     is_config = file.name == "config.yaml"
                     write_atomically(path, _located(file.content, storage) if is_config else file.content)
-                    os.utime(path, (file.changed, file.changed))
+                    remember(folder, file.name, file.content)
         except OSError as error:
             remedy = "set runs to a folder that can be written"
             raise ConfigError(f"the run cannot be written here: {error}", where=folder, remedy=remedy) from error
@@ -278,6 +287,30 @@ class RunStore:
         """Remove a run and its files."""
         for table in (stored_runs, run_files):
             transact(self._engine, partial(_execute, sa.delete(table).where(table.c.run == run)))
+
+
+def remember(folder: Path, name: str, content: str) -> None:
+    """Note that a file of a run's folder and of its storage have the same content.
+
+    Args:
+        folder: The run's folder.
+        name: Name of the file.
+        content: Its content.
+    """
+    write_atomically(folder / KNOWN, json.dumps({**_known(folder), name: _digest(content)}))
+
+
+def _known(folder: Path) -> dict[str, object]:
+    """The digests in a folder; none if there are none, or if they are damaged: then the storage's files count."""
+    try:
+        found = json.loads((folder / KNOWN).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _digest(content: str) -> str:
+    return hashlib.sha256(database_text(content).encode()).hexdigest()
 
 
 def _execute(statement: sa.Executable, connection: sa.Connection) -> None:

@@ -134,6 +134,95 @@ def test_a_stopped_run_is_resumed_in_another_folder(home: Path, away: Path, stor
         assert [one.result is not None for one in store.runs()] == [True, True]
 
 
+CLOCKS = pytest.mark.parametrize("clock", [-1e6, 1e9])
+"""Seconds by which the clock of the host that a folder is on is ahead of the others'."""
+
+
+def set_clock(folder: Path, ahead: float) -> None:
+    """Let the files of a folder have been written by a host whose clock is ahead."""
+    for file in folder.iterdir():
+        os.utime(file, (time.time() + ahead,) * 2)
+
+
+def held_by(member: str, engine: sa.Engine) -> str:
+    """The id of a new run without files, on which a process works."""
+    row = {"run": "a", "name": "a-run", "owner": "me", "host": "here", "created": 0.0, "member": member}
+    with engine.begin() as connection:
+        connection.execute(stored_runs.insert().values(row))
+    return str(row["run"])
+
+
+def continue_elsewhere(home: Path, storage: str, name: str, *changes: str) -> Path:
+    """Continue a run from another folder with other settings, until its next trial; returns that folder."""
+    with open_store(storage) as (store, _):
+        fetched = store.fetch(store.find(name), home.parent / "away" / "runs", storage)
+    config = load_config([f"storage={storage}", *changes], RunFolder.open(fetched).config)
+    with pytest.raises(Stopped):
+        optimize(home / "planted", config, resume=fetched, provider=ScriptedModel(answer), callbacks=[stop])
+    return fetched
+
+
+@CLOCKS
+def test_a_folder_gets_what_others_changed_whatever_the_clocks(home: Path, storage: str, clock: float) -> None:
+    folder = stopped(home, storage, "budget.trials=4")
+    set_clock(folder, clock)
+    there = continue_elsewhere(home, storage, folder.name, "budget.trials=3")
+    set_clock(there, -clock)
+    result = optimize(home / "planted", resume=folder, provider=ScriptedModel(answer))
+    assert len(result.trials) == 3
+    assert RunFolder.open(folder).config.budget.trials == 3
+    with open_store(storage) as (store, _):
+        assert (
+            "trials: 3" in (store.fetch(store.find(folder.name), home / "third", storage) / "config.yaml").read_text()
+        )
+
+
+@pytest.mark.parametrize("clock", [-1e6, 1e9])
+@pytest.mark.parametrize(
+    ("known", "is_kept"),
+    [(None, True), ("", False), ("{", False), ("[1]", False), ('{"record.jsonl": "of an earlier one"}', False)],
+)
+def test_a_change_that_was_not_stored_is_kept_unless_another_process_changed_the_file(
+    tmp_path: Path, storage: str, clock: float, known: str | None, is_kept: bool
+) -> None:
+    folder = tmp_path / "run"
+    with open_store(storage) as (store, engine):
+        run_id = held_by("one", engine)
+        assert store.write(run_id, "one", "record.jsonl", "stored\n")
+        store.pull(run_id, folder, storage)
+        (folder / "record.jsonl").write_text("stored\nand then killed\n")
+        set_clock(folder, clock)
+        if known is not None:
+            (folder / ".stored.json").write_text(known)
+        store.pull(run_id, folder, storage)
+        kept = (folder / "record.jsonl").read_text()
+        assert kept == ("stored\nand then killed\n" if is_kept else "stored\n")
+        assert store.write(run_id, "one", "record.jsonl", "of another\n")
+        store.pull(run_id, folder, storage)
+        assert (folder / "record.jsonl").read_text() == "of another\n"
+
+
+def test_a_file_is_counted_as_changed_if_its_content_is_another(storage: str) -> None:
+    with open_store(storage) as (store, engine):
+        run_id = held_by("one", engine)
+        with engine.begin() as connection:
+            connection.execute(
+                run_files.insert().values(run=run_id, name="demos.json", content="{}", changed=1.5e9 + 0.25)
+            )
+        for content, is_copy, changes in (
+            ("a", True, 0),
+            ("b", False, 1),
+            ("b", False, 1),
+            ("c\0", False, 2),
+            ("c\0", True, 2),
+        ):
+            assert store.write(run_id, "one", "best.yaml", content, is_copy=is_copy)
+            assert store.changes(run_id)["best.yaml"] == changes
+        assert not store.write(run_id, "other", "best.yaml", "d")
+        assert store.write(run_id, "one", "demos.json", "{ }")  # of a database that had times
+        assert store.changes(run_id)["demos.json"] == 1_500_000_001
+
+
 def test_the_agents_search_keeps_its_state_in_the_storage(home: Path, storage: str) -> None:
     def stop_later(event: Event) -> None:
         if isinstance(event, TrialDone) and event.trial.number == 1:
@@ -259,6 +348,25 @@ def test_a_run_of_a_folder_is_copied_and_resumed_from_the_copy(
     code, _, error = console_script("storage", "copy", str(folder), storage)
     assert code == 2
     assert "Traceback" not in error
+
+
+@CLOCKS
+def test_a_folder_is_copied_again_unless_its_run_was_resumed_there(
+    home: Path, away: Path, storage: str, clock: float, console_script: Script
+) -> None:
+    alone = [f"journal={home / 'journal.db'}", *settings(home, storage)[1:], "budget.trials=4"]
+    with pytest.raises(Stopped):
+        optimize(home / "planted", load_config(alone), provider=ScriptedModel(answer), callbacks=[stop])
+    folder = next((home / "runs").iterdir())
+    assert console_script("storage", "copy", str(folder), storage)[0] == 0
+    with pytest.raises(Stopped):
+        optimize(home / "planted", resume=folder, provider=ScriptedModel(answer), callbacks=[stop])
+    set_clock(folder, clock)
+    code, _, error = console_script("storage", "copy", str(folder), storage)
+    assert (code, error) == (0, "")
+    continue_elsewhere(home, storage, folder.name, "budget.trials=3")
+    code, _, error = console_script("storage", "copy", str(folder), storage)
+    assert (code, "a later state of the run: config.yaml" in error) == (2, True)
 
 
 def test_a_storage_is_copied_with_its_runs(home: Path, away: Path, postgres_url: str, console_script: Script) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -74,20 +74,20 @@ def copy_run(run: RunFolder, target: Place) -> CopiedRun:
         try:
             store.take(run, lease)
             files = {name: run.path / name for name in FILES if (run.path / name).is_file()}
-            _check_older(store.changed(run.id), files)
+            _check_unchanged(store.changes(run.id), files)
             copied = _copied(run.path.name, run.trials, run.checkpoints, located.trials, located.checkpoints)
             for name, path in files.items():
                 text = located.request if name == "config.yaml" else path.read_text(encoding="utf-8")
-                store.write(run.id, lease.member, name, text, path.stat().st_mtime)
+                store.write(run.id, lease.member, name, text, is_copy=True)
         finally:
             store.release(run.id, lease.member)
             lease.end()
     return copied
 
 
-def _check_older(stored: Mapping[str, float], files: Mapping[str, Path]) -> None:
-    """Check that no file in the storage was changed after that of the folder."""
-    later = [name for name, time in stored.items() if name not in files or time > files[name].stat().st_mtime]
+def _check_unchanged(stored: Mapping[str, int], files: Collection[str]) -> None:
+    """Check that no process has worked on the run in the storage, and changed a file."""
+    later = [name for name, changes in stored.items() if changes or name not in files]
     if later:
         rule = f"the target has a later state of the run: {', '.join(later)} changed there"
         raise ConfigError(rule, remedy="resume the run there, or copy into an empty database")
