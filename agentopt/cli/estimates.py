@@ -11,14 +11,19 @@ from agentopt.core.records import Evaluation
 from agentopt.models.session import check_priced, open_existing_journal
 from agentopt.runs.agent_model import with_agent_model
 from agentopt.runs.config import Config
+from agentopt.runs.evaluators import batched_models
 from agentopt.runs.expected_case import ExpectedCase, expected_case
+from agentopt.runs.pace import seconds_of, why_no_pace
 from agentopt.runs.recorded_lengths import recorded_baseline, with_lengths
 from agentopt.runs.strategies import check_search_settings
-from agentopt.runs.worst_case import Estimate, estimate, seconds_of
+from agentopt.runs.worst_case import Estimate, estimate
 from agentopt.search.base import SearchSpace
 from agentopt.search.from_task import check_costs, needs_measuring, search_space, unlimited_space
 
 PARTS = ("search", "agent", "demos", "prompts", "test", "total")
+
+BATCHED = {"search": {"trials"}, "test": {"tests"}, "total": {"trials", "tests"}}
+"""Part -> the evaluations in it whose calls may wait in batches, so that its time is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +36,9 @@ class RunEstimate:
         trials: Most trials.
         worst: The worst case.
         expected: The expected case.
-        times: Part -> its expected seconds at the pace of earlier calls; None if a model was never called.
-        timed: Model -> number of its calls that the pace is known from.
+        times: Part -> its expected seconds at the pace of earlier calls; None if it is not known.
+        no_pace: Why the time of the run is not known, for messages; None if it is.
+        has_answers: Whether the journal has answers of the run's models, which cost nothing again.
         recorded: The baseline's responses that are in the journal, from which token lengths are taken; or None.
     """
 
@@ -42,7 +48,8 @@ class RunEstimate:
     worst: Estimate
     expected: ExpectedCase
     times: Mapping[str, float | None]
-    timed: Mapping[str, int]
+    no_pace: str | None
+    has_answers: bool
     recorded: Evaluation | None
 
 
@@ -67,7 +74,12 @@ def estimates(source: LoadedTask, config: Config) -> RunEstimate:
         worst = estimate(task, space, specs, config, journal)
         recorded = recorded_baseline(task, specs, journal, config.response_seed)
         expected = expected_case(with_lengths(task, specs, recorded), space, specs, config, worst, journal)
-        times = {part: seconds_of(getattr(expected, part), specs, journal) for part in PARTS}
-        timed = {name: journal.timed_calls(spec.identity) if journal else 0 for name, spec in specs.items()}
-    trials = min(config.budget.trials, space.size)
-    return RunEstimate(config, space, trials, worst, expected, times, timed, recorded)
+        batched = batched_models(task, config, specs)
+        waiting = {part for part, use in BATCHED.items() if batched and use & {*config.batch}}
+        times = {
+            part: None if part in waiting else seconds_of(getattr(expected, part), specs, journal) for part in PARTS
+        }
+        no_pace = why_no_pace(specs, journal, batched)
+        paces = [journal.pace(specs[name].identity) for name in task.models] if journal else []
+    trials, has_answers = min(config.budget.trials, space.size), any(pace.timed + pace.untimed for pace in paces)
+    return RunEstimate(config, space, trials, worst, expected, times, no_pace, has_answers, recorded)

@@ -43,6 +43,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from agentopt.core.phrases import plain_number
 from agentopt.core.stop_reason import StopKind, StopReason
 from agentopt.core.usd import format_usd, usd_at_least
 
@@ -130,21 +131,26 @@ class CallsFailError(EvaluationStopped):
 _NEXT: Mapping[str, Callable[[float, str], str]] = {
     "usd": lambda wanted, which: f"the {which} call could cost up to {format_usd(wanted)} USD",
     "tokens": lambda wanted, which: f"the {which} call could use up to {wanted:,.10g} tokens",
-    "calls": lambda wanted, which: f"the {which} request needs up to {wanted:g}{' more' * (which == 'next')}",
+    "calls": lambda wanted, which: f"the {which} request needs up to {wanted:,.10g}{' more' * (which == 'next')}",
     "seconds": lambda wanted, which: f"the {which} wait takes {wanted:.2g} s" if wanted else "",
 }
 """Cap -> what would pass it, `first` or `next`, in words."""
 
 
-def _enough(cap: float, wanted: float, kept: float, cap_name: str) -> str:
-    """A cap that has room for `wanted`, rounded up. What is kept is a share of a cap, and grows with it at most so."""
-    least = wanted * cap / (cap - kept) if 0 < kept < cap else wanted + kept
-    return usd_at_least(least) if cap_name == "usd" else f"{math.ceil(least - 1e-9):,}"
+def _enough(cap: float, needed: float, kept: float) -> float:
+    """A cap that has room for `needed`. What is kept is a share of a cap, and grows with it at most so."""
+    return needed * cap / (cap - kept) if 0 < kept < cap else needed + kept
 
 
-def larger_cap(cap: float) -> str:
-    """The value that messages suggest for a cap that was reached, as a setting: twice the cap."""
-    return f"{2 * cap:.10g}"
+def larger_cap(cap: float, enough: float = 0.0) -> str:
+    """The value that messages suggest for a cap that was reached, as a setting: twice the cap, or more if it needs it.
+
+    Args:
+        cap: The cap.
+        enough: A cap that the next call fits in.
+    """
+    least = math.ceil(enough - 1e-9) if isinstance(cap, int) else float(usd_at_least(enough).replace(",", ""))
+    return plain_number(max(2 * cap, least))
 
 
 class BudgetExceeded(EvaluationStopped):
@@ -153,27 +159,30 @@ class BudgetExceeded(EvaluationStopped):
     Attributes:
         name: The cap, such as `usd`, or `agent.usd` for a cap on one purpose.
         message: The cap and the spend, without the remedy.
+        enough: A cap that would have sufficed.
     """
 
     def __init__(self, name: str, *, cap: float, spent: float, wanted: float, kept: float = 0.0) -> None:
         self.name, self.cap, self.spent, self.wanted, self.kept = name, cap, spent, wanted, kept
+        self.enough = enough = _enough(cap, spent + wanted, kept)
         purpose, _, cap_name = name.rpartition(".")
         amount = format_usd if cap_name == "usd" else "{:,.10g}".format
         kept_back = f" and {amount(kept)} kept back for later phases" if kept else ""
         setting = f"{purpose}.max_{cap_name}" if purpose else f"budget.{name}"
         used = ", ".join(filter(None, (f"{amount(spent)} spent{kept_back}", _NEXT[cap_name](wanted, "next"))))
         self.message = f"the {name} cap of {amount(cap)} is reached: {used}"
-        remedy = f"raise {setting}, such as to {larger_cap(cap)}; answers that were paid for are kept"
+        remedy = f"raise {setting}, such as to {larger_cap(cap, enough)}; answers that were paid for are kept"
         if spent == 0 and cap_name != "seconds":
             beside = f" beside {amount(kept)} kept for later phases" if kept else ""
             self.message = f"the {name} cap of {amount(cap)} is too low: {_NEXT[cap_name](wanted, 'first')}{beside}"
-            remedy = f"raise {setting} to {_enough(cap, wanted, kept, cap_name)} or more"
+            least = usd_at_least(enough) if cap_name == "usd" else f"{math.ceil(enough - 1e-9):,}"
+            remedy = f"raise {setting} to {least} or more"
         super().__init__(f"{self.message}\n  remedy: {remedy}")
 
     @property
     def stopped(self) -> StopReason:
         """The cap as the reason why a run, or a part of it, ended."""
-        return StopReason(StopKind.CAP_REACHED, self.name, self.message)
+        return StopReason(StopKind.CAP_REACHED, self.name, self.message, self.enough)
 
 
 class NothingEvaluated(AgentoptError):  # noqa: N818 - named by the state of the run

@@ -1,8 +1,9 @@
-"""Parts of sentences in messages: counted nouns and lists of words."""
+"""Parts of sentences in messages: counted nouns, numbers and lists of words."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from decimal import Decimal
 
 FIRST = 3
 """Names that a list of failures has at most for one reason."""
@@ -11,6 +12,17 @@ FIRST = 3
 def counted(number: int, noun: str) -> str:
     """`1 response`, `2,000 responses`: a number and its regular noun."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def plain_number(number: float, separator: str = "") -> str:
+    """`0.0000002`, `1.5`, `2000000`: ten significant digits, as a setting takes them, without an exponent.
+
+    Args:
+        number: The number.
+        separator: Of thousands.
+    """
+    text = f"{Decimal(f'{number:.10g}'):,f}".replace(",", separator)
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def in_words(words: Iterable[str]) -> str:

@@ -39,11 +39,13 @@ class StopReason:
         kind: The kind of reason.
         cap: The cap that was reached, such as `usd`, or `agent.usd` for a cap on one purpose; None for other kinds.
         detail: Further details, such as the spent part of the cap, or why nothing was left to try.
+        enough: The least cap that the call which the cap prevented fits in; 0 if a cap was not the reason.
     """
 
     kind: StopKind
     cap: str | None = None
     detail: str = ""
+    enough: float = 0.0
 
     def __str__(self) -> str:
         return ": ".join(filter(None, (_SENTENCES.get(self.kind), self.detail)))

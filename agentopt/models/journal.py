@@ -30,7 +30,7 @@ from agentopt.models.catalog import ModelSpec
 from agentopt.models.commit_queue import CommitQueue
 from agentopt.models.flights import Flights, Place
 from agentopt.models.journal_records import Sent, Spend
-from agentopt.models.journal_rows import FIND, PACE, Stored, as_json, choice_values, read_choice, storable
+from agentopt.models.journal_rows import FIND, PACE, Pace, Stored, as_json, choice_values, read_choice, storable
 from agentopt.models.journal_statements import Statements, Write
 from agentopt.models.journal_tables import (
     TABLES,
@@ -305,21 +305,13 @@ class Journal:
         ((prompt, completion),) = self._reader.rows(sa.select(*means).where(*answered))
         return None if prompt is None else (float(prompt), float(completion))
 
-    def seconds_per_call(self, identity: str) -> float | None:
-        """Return the mean duration of the calls of a model; None if there are none.
+    def pace(self, identity: str) -> Pace:
+        """Return how long the calls of a model took.
 
-        The mean is over at most `journal_rows.SAMPLE` requests, in the order of their keys, which are hashes.
-        Responses that took no time are not counted: they are of a scripted model or were recorded elsewhere.
+        It is that of at most `journal_rows.SAMPLE` requests, in the order of their keys, which are hashes.
         """
-        return self._pace(identity)[0]
-
-    def timed_calls(self, identity: str) -> int:
-        """Return the number of calls of a model that `seconds_per_call` is the mean of."""
-        return self._pace(identity)[1]
-
-    def _pace(self, identity: str) -> tuple[float | None, int]:
-        ((mean, calls),) = self._reader.rows(PACE, {"identity": identity})
-        return (None if mean is None else float(mean)), int(calls)
+        ((mean, timed, untimed),) = self._reader.rows(PACE, {"identity": identity})
+        return Pace(None if mean is None else float(mean), int(timed), int(untimed))
 
     async def aclose(self) -> None:
         """Flush pending writes and close the database."""

@@ -59,12 +59,26 @@ _SOME = (
     .limit(SAMPLE)
     .subquery()
 )
-PACE = (
-    sa.select(sa.func.avg(responses.c.seconds), sa.func.count())
-    .select_from(_SOME.join(responses, responses.c.key == _SOME.c.key))
-    .where(responses.c.seconds > 0)
+_TIMED = sa.func.nullif(responses.c.seconds, 0.0)
+PACE = sa.select(sa.func.avg(_TIMED), sa.func.count(_TIMED), sa.func.count() - sa.func.count(_TIMED)).select_from(
+    _SOME.join(responses, responses.c.key == _SOME.c.key)
 )
-"""Mean duration and number of the calls of a model."""
+"""The fields of a model's `Pace`. Parameter: identity."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long the calls of a model took.
+
+    Attributes:
+        seconds: Their mean duration; None without a timed call.
+        timed: Number of calls that the mean is of.
+        untimed: Number of responses that took no time: of batches, of a scripted model, or recorded elsewhere.
+    """
+
+    seconds: float | None
+    timed: int
+    untimed: int
 
 
 @dataclass(frozen=True, slots=True)

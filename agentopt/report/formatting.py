@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from agentopt.core.budget import Caps, Usage
 from agentopt.core.intervals import APPROXIMATE_BELOW
+from agentopt.core.phrases import plain_number
 from agentopt.core.stats import Difference, Interval
 from agentopt.core.usd import format_usd
 
@@ -49,7 +50,8 @@ def format_spend(spent: Usage, seconds: float, caps: Caps) -> str:
         (format_usd(spent.usd), caps.usd, "USD"),
         (f"{seconds:.0f}", caps.seconds, "s"),
     )
-    return ", ".join(f"{value}{'' if cap is None else f' of {cap:,}'} {unit}" for value, cap, unit in parts)
+    capped = ((value, "" if cap is None else f" of {plain_number(cap, ',')}", unit) for value, cap, unit in parts)
+    return ", ".join(f"{value}{of} {unit}" for value, of, unit in capped)
 
 
 def format_duration(seconds: float) -> str:

@@ -30,7 +30,7 @@ from agentopt.core.events import (
     TrialDone,
     TrialStarted,
 )
-from agentopt.core.phrases import counted
+from agentopt.core.phrases import counted, plain_number
 from agentopt.core.plain_text import one_line
 from agentopt.core.records import BestSoFar, ExampleResult
 from agentopt.core.usd import format_usd
@@ -191,7 +191,10 @@ class RunProgress:
             ("USD", spent.usd, caps.usd, format_usd(spent.usd)),
             ("s", budget.seconds, caps.seconds, f"{budget.seconds:.0f}"),
         )
-        return [(unit, used, cap, text if cap is None else f"{text} of {cap:,}") for unit, used, cap, text in amounts]
+        return [
+            (unit, used, cap, text if cap is None else f"{text} of {plain_number(cap, ',')}")
+            for unit, used, cap, text in amounts
+        ]
 
     def fields(self) -> list[str]:
         """The parts of the progress line, the most important first."""

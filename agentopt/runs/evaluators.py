@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 from agentopt.core.cost import Unit
 from agentopt.core.phrases import in_words
 from agentopt.core.task import Task
 from agentopt.evaluation.evaluator import Evaluator
+from agentopt.evaluation.judge import Judge
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.charging import discounted
 from agentopt.models.session import Session
@@ -49,6 +50,18 @@ def priced_for(use: BatchUse, task: Task, config: Config, specs: Mapping[str, Mo
     return {name: discounted(spec, spec.batch.price) if spec.batch else spec for name, spec in specs.items()}
 
 
+def batched_models(task: Task, config: Config, specs: Mapping[str, ModelSpec]) -> list[str]:
+    """The models whose samples and fusions wait in batches, in some evaluation of a run.
+
+    Args:
+        task: The task.
+        config: The settings.
+        specs: Catalogue name -> entry.
+    """
+    is_batched = _is_batched(task, config, "trials") or _is_batched(task, config, "tests")
+    return [name for name in task.models if specs[name].batch] if is_batched else []
+
+
 def batch_note(task: Task, config: Config, specs: Mapping[str, ModelSpec]) -> str | None:
     """What of a batched run is called directly; None if nothing is, or nothing is batched.
 
@@ -68,6 +81,33 @@ def batch_note(task: Task, config: Config, specs: Mapping[str, ModelSpec]) -> st
     able = [name for name in names if specs[name].is_batchable]
     remedy = f"; if there is a batch interface, add `batch: {{price: 0.5}}` to {in_words(able)}" if able else ""
     return f"{lacking}, so calls are made directly, at the full price{remedy}"
+
+
+def batched_note(task: Task, config: Config, specs: Mapping[str, ModelSpec]) -> str | None:
+    """What of a run goes in batches, and what beside it is called directly; None if nothing is batched.
+
+    Args:
+        task: The task.
+        config: The settings.
+        specs: Catalogue name -> entry.
+    """
+    if not (batched := batched_models(task, config, specs)):
+        return None
+    uses = in_words(use for use in ("trials", "tests") if use in config.batch)
+    beside = in_words(_direct_callers(task, config))
+    direct = f"; called directly, at the full price: {beside}" if beside else ""
+    return f"In batches, at their price: samples and fusions of {in_words(batched)} in the {uses}{direct}"
+
+
+def _direct_callers(task: Task, config: Config) -> Iterator[str]:
+    if isinstance(task.scorer, Judge):
+        yield f"the judge ({task.scorer.model})"
+    if config.calls_model and config.agent.model:
+        yield f"the agent ({config.agent.model})"
+    if config.prompts.when != "never" and len(task.splits.get("train", ())) > 1:
+        yield "prompt optimisation"
+    if "tests" not in config.batch or "trials" not in config.batch:
+        yield "trials" if "tests" in config.batch else "tests"
 
 
 def open_evaluator(

@@ -12,7 +12,7 @@ from agentopt.core.budget import Usage
 from agentopt.core.cost import format_cost
 from agentopt.core.demos import shows_targets
 from agentopt.core.errors import TaskError
-from agentopt.core.phrases import in_words
+from agentopt.core.phrases import in_words, plain_number
 from agentopt.core.records import Evaluation
 from agentopt.core.task import Example, Subtask, Task, TokenLengths
 from agentopt.core.usd import format_usd, usd_at_least
@@ -296,7 +296,9 @@ def thought_notes(specs: Mapping[str, ModelSpec]) -> list[str]:
     return [f"{rule}: the expected case counts thoughts of half of the rest of max_tokens, which may be far off"]
 
 
-def cap_notes(worst: Estimate, expected: ExpectedCase, config: Config, space: SearchSpace) -> Iterator[str]:
+def cap_notes(
+    worst: Estimate, expected: ExpectedCase, config: Config, space: SearchSpace, *, has_answers: bool = False
+) -> Iterator[str]:
     """What each cap of the run affords, and which cannot bind.
 
     Args:
@@ -304,19 +306,21 @@ def cap_notes(worst: Estimate, expected: ExpectedCase, config: Config, space: Se
         expected: The expected case.
         config: The settings of the run.
         space: The search space.
+        has_answers: Whether the journal has answers of the task's models.
     """
     trials = min(config.budget.trials, space.size)
+    free = "; those whose answers are in the journal cost nothing, and come on top" if has_answers else ""
     for name, unit in (("usd", "USD"), ("tokens", "tokens"), ("calls", "calls")):
         cap = getattr(config.budget, name)
         if cap is None:
             continue
-        shown, most = f"budget.{name} ({cap:g})", getattr(worst.total, name)
+        shown, most = f"budget.{name} ({plain_number(cap)})", getattr(worst.total, name)
         if most <= cap:
             bound = format_usd(most) if name == "usd" else f"{most:,}"
             yield f"Warning: {shown} cannot bind: without retries, the run takes at most {bound} {unit}"
             continue
         paid = [_trials_within(cap, name, case, trials) for case in (expected, worst)]
-        yield f"{shown} pays for about {paid[0]} of {trials} trials in the expected case, {paid[1]} in the worst"
+        yield f"{shown} pays for about {paid[0]} of {trials} trials in the expected case, {paid[1]} in the worst{free}"
         if (test := getattr(expected.test, name)) > cap / 2:
             whole, enough = (usd_at_least(n) if name == "usd" else f"{math.ceil(n):,}" for n in (test, 2 * test))
             yield (
@@ -325,7 +329,7 @@ def cap_notes(worst: Estimate, expected: ExpectedCase, config: Config, space: Se
             )
     cap = config.budget.seconds
     if cap is not None and worst.seconds is not None and worst.seconds <= cap:
-        yield f"Warning: budget.seconds ({cap:g}) cannot bind: the run takes about {worst.seconds:.0f} s"
+        yield f"Warning: budget.seconds ({plain_number(cap)}) cannot bind: the run takes about {worst.seconds:.0f} s"
 
 
 def _trials_within(cap: float, name: str, case: Estimate | ExpectedCase, trials: int) -> int:

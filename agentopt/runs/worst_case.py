@@ -26,7 +26,8 @@ from agentopt.prompts.race import LEAST_EACH
 from agentopt.runs.agent_calls import agent_usage, phases_of, prompt_writing, prompted_subtasks, writer_usage
 from agentopt.runs.config import BatchUse, Config
 from agentopt.runs.demonstrations import examples_to_try, not_shown, runs_baseline
-from agentopt.runs.evaluators import priced_for
+from agentopt.runs.evaluators import batched_models, priced_for
+from agentopt.runs.pace import seconds_of
 from agentopt.runs.prompt_share import Beside, left_beside, prompt_limits
 from agentopt.search.base import SearchSpace, SubtaskSpace
 from agentopt.workflow.sampling import configured, request_for, stop_of
@@ -75,7 +76,8 @@ def estimate(
         space: Its search space.
         specs: The catalogue entry of every model that may be called.
         config: The settings of the run.
-        journal: Its mean seconds per call of each model, over the model's concurrency, give the time. None: no time.
+        journal: Its mean seconds per call of each model, over the model's concurrency, give the time. None: no time,
+            as with calls that wait in batches.
     """
     trials = min(config.budget.trials, space.size)
     priced = {use: priced_for(use, task, config, specs) for use in get_args(BatchUse)}
@@ -89,7 +91,8 @@ def estimate(
     most = prompt_limits(config, before + test)
     limits = left_beside(config.budget.caps(), beside, most)
     prompts, least = _prompts_usage(task, space, specs, config, limits)
-    seconds = seconds_of(before + prompts + test, specs, journal)
+    batched = batched_models(task, config, specs)
+    seconds = None if batched else seconds_of(before + prompts + test, specs, journal)
     return Estimate(search, agent, demos, prompts, test, most, limits, least, beside, seconds)
 
 
@@ -355,22 +358,3 @@ def _within(limits: Caps, races: Usage, writing: Usage) -> Usage:
         math.floor(n * fits) for n in (races.calls, races.prompt_tokens, races.completion_tokens)
     )
     return Usage(calls, prompt, completion, races.usd * fits) + writing
-
-
-def seconds_of(usage: Usage, specs: Mapping[str, ModelSpec], journal: Journal | None) -> float | None:
-    """Time of `usage.calls` at the pace of the slowest model; None if a model was never called.
-
-    Args:
-        usage: The usage.
-        specs: Catalogue name -> entry.
-        journal: Its mean seconds per call of each model give the pace. None: no time.
-    """
-    if journal is None:
-        return None
-    paces = [journal.seconds_per_call(spec.identity) for spec in specs.values()]
-    known = [
-        max(pace / spec.concurrency, 60 / (spec.requests_per_minute or math.inf))
-        for pace, spec in zip(paces, specs.values(), strict=True)
-        if pace is not None
-    ]
-    return usage.calls * max(known) if len(known) == len(paces) else None

@@ -466,7 +466,7 @@ def test_the_lines_of_a_dry_run_are_of_this_run(agentopt: Callable[..., CommandR
     assert "(0.01 of the run's worst case); raise it " in text
     assert "budget.calls" not in text
     assert "within the cost limit" not in text
-    assert "Time: unknown: small and large were never called here" in text
+    assert "Time: unknown: the journal has no call of small and large" in text
     notes = json.loads(agentopt(*command, "--json").out)["notes"]
     assert all(note[0].isupper() for note in notes), notes
     assert json.loads(agentopt(*command, "--json").out)["trials"] == 4

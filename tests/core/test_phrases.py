@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from agentopt.core.phrases import counted, in_words
+from agentopt.core.phrases import counted, in_words, plain_number
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,20 @@ def test_a_noun_agrees_with_its_number(number: int, text: str) -> None:
 )
 def test_words_are_listed_with_commas_and_one_and(words: Sequence[str], text: str) -> None:
     assert in_words(words) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "separator", "text"),
+    [
+        (1e-7, "", "0.0000001"),
+        (2 * 1e-7, "", "0.0000002"),
+        (0.1 + 0.2, "", "0.3"),
+        (2.0, "", "2"),
+        (100, "", "100"),
+        (1e10, "", "10000000000"),
+        (1234567.5, ",", "1,234,567.5"),
+        (0, "", "0"),
+    ],
+)
+def test_a_number_has_no_exponent(number: float, separator: str, text: str) -> None:
+    assert plain_number(number, separator) == text

@@ -28,6 +28,7 @@ from agentopt.models.charging import worst_case
 from agentopt.models.client import ModelClient
 from agentopt.models.journal import REMEMBERED, Journal
 from agentopt.models.journal_records import CacheUse
+from agentopt.models.journal_rows import Pace
 from agentopt.models.scripted import ScriptedModel
 
 SPEC = ModelSpec(
@@ -440,8 +441,8 @@ async def test_the_pace_of_a_model_leaves_out_responses_that_took_no_time(
     model = client_of(Lasting(numbered), journal)
     for number in range(len(durations)):
         await model.generate(REQUEST.for_repeats(number, 1))
-    assert journal.seconds_per_call(SPEC.identity) == pace
-    assert journal.timed_calls(SPEC.identity) == len([one for one in durations if one])
+    timed = len([one for one in durations if one])
+    assert journal.pace(SPEC.identity) == Pace(pace, timed, len(durations) - timed)
 
 
 @pytest.mark.parametrize(("durations", "latency"), [([2.0, 4.0, 1.0], 4.0), ([0.0, 4.0, 1.0], 0.0)])

@@ -100,7 +100,7 @@ async def test_the_spend_against_every_cap_is_shown(progress: RunProgress, clock
     pass_trial(progress, clock, 0, 1)
     shown = " | ".join(progress.fields())
     assert "1 of 8 trials" in shown
-    assert "10 of 40 calls, 500 of 1,000 tokens, 0.25 of 2.0 USD, 6 of 60.0 s" in shown
+    assert "10 of 40 calls, 500 of 1,000 tokens, 0.25 of 2 USD, 6 of 60 s" in shown
     assert progress.share == 0.5
     assert [(unit, cap) for unit, _, cap, _ in progress.spend()] == [
         ("trials", 8), ("calls", 40), ("tokens", 1_000), ("USD", 2.0), ("s", 60.0)

@@ -16,10 +16,11 @@ from agentopt.core.events import Note
 from agentopt.core.phrases import in_words
 from agentopt.core.stop_reason import StopKind
 from agentopt.core.task import TokenLengths
+from agentopt.evaluation.judge import Judge
 from agentopt.models.base import Request
 from agentopt.models.catalog import Catalog
 from agentopt.models.scripted import ScriptedModel
-from agentopt.runs.evaluators import batch_note
+from agentopt.runs.evaluators import batch_note, batched_note
 from agentopt.runs.expected_case import costly_baseline, unmet_limits_in
 from agentopt.search.from_task import fitted_to, search_space, unit_note
 from agentopt.search.unmet_limits import unmet_limits
@@ -67,6 +68,42 @@ def test_models_that_are_called_directly_despite_the_setting_are_named_with_the_
         f"{in_words(lacking)} {have} no `batch` in the catalogue, so calls are made directly, at the full price; if "
         f"there is a batch interface, add `batch: {{price: 0.5}}` to {in_words(lacking)}"
     )
+
+
+@pytest.mark.parametrize(
+    ("settings", "uses", "direct"),
+    [
+        ({"batch": True, "strategy": "optuna"}, "trials and tests", ""),
+        ({"batch": ["trials"], "agent": {"model": "nano"}}, "trials", "the agent (nano) and tests"),
+        (
+            {"batch": ["tests"], "strategy": "optuna", "prompts": {"when": "after"}},
+            "tests",
+            "prompt optimisation and trials",
+        ),
+    ],
+)
+def test_what_goes_in_batches_and_what_is_called_directly_is_named(
+    settings: dict[str, Any], uses: str, direct: str
+) -> None:
+    task = company_task(validation=4, test=2)
+    if "prompts" in settings:
+        task = replace(task, splits={**task.splits, "train": task.splits["test"]})
+    goes = f"In batches, at their price: samples and fusions of {in_words(task.models)} in the {uses}"
+    whole = f"{goes}; called directly, at the full price: {direct}" if direct else goes
+    assert batched_note(task, Config(**settings), specs(*NAMES)) == whole
+
+
+def test_the_judge_of_a_batched_run_is_called_directly() -> None:
+    task = replace(company_task(validation=4, test=2), scorer=Judge("nano", "Is it right?"))
+    note = batched_note(task, Config(batch=True, strategy="optuna"), specs(*NAMES))
+    assert (note or "").endswith("; called directly, at the full price: the judge (nano)")
+
+
+@pytest.mark.parametrize(
+    ("uses", "batched"), [(False, NAMES), (True, ()), (["jobs"], NAMES)], ids=["off", "no interface", "jobs"]
+)
+def test_a_run_without_batches_names_none(uses: Any, batched: list[str]) -> None:
+    assert batched_note(company_task(validation=4, test=2), Config(batch=uses), specs(*batched)) is None
 
 
 def test_a_model_that_cannot_have_batches_gets_no_remedy() -> None:

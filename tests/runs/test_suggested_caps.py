@@ -17,6 +17,7 @@ from agentopt.core.task import Task
 from agentopt.core.usd import usd_at_least
 from agentopt.prompts.outcome import PromptDecision
 from agentopt.runs.config import BudgetConfig, Config
+from agentopt.runs.folder import RunFolder
 from agentopt.runs.prompt_share import Beside, caps_for, left_beside
 from agentopt.runs.worst_case import estimate
 from agentopt.search.from_task import search_space
@@ -129,3 +130,26 @@ def test_an_amount_that_is_enough_is_rounded_up(usd: float) -> None:
 
 def test_a_budget_of_the_suggestion_is_a_valid_setting() -> None:
     assert BudgetConfig(usd=float(usd_at_least(0.0001514))).usd == 0.000152
+
+
+@pytest.mark.parametrize(
+    ("name", "cap", "spent", "wanted", "kept", "value"),
+    [
+        ("usd", 1e-7, 0.0, 0.000177, 0.0, "0.000177"),
+        ("usd", 1e-7, 0.0, 0.000177, 5e-8, "0.000354"),
+        ("usd", 1e-7, 1e-7, 1e-8, 0.0, "0.0000002"),
+        ("usd", 0.5, 0.4, 0.7, 0.0, "1.1"),
+        ("calls", 3, 3, 1, 0, "6"),
+        ("calls", 3, 2, 9, 0, "11"),
+        ("tokens", 1000, 900, 2_000_000, 0, "2000900"),
+        ("seconds", 60.0, 60.0, 0.0, 0.0, "120"),
+    ],
+)
+def test_the_cap_of_a_resumed_run_has_room_for_the_next_call(
+    tmp_path: Path, name: str, cap: float, spent: float, wanted: float, kept: float, value: str
+) -> None:
+    settings = config(tmp_path, 0.3, {name: cap})
+    stopped = BudgetExceeded(name, cap=cap, spent=spent, wanted=wanted, kept=kept).stopped
+    run = replace(RunFolder.create(prompt_task(), settings), task=tmp_path)
+    assert run.resuming_after(stopped).endswith(f" -c budget.{name}={value}")
+    assert getattr(config(tmp_path, 0.3, {name: value}).budget, name) == float(value)

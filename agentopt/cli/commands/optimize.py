@@ -25,7 +25,7 @@ from agentopt.core.budget import Usage
 from agentopt.core.column_report import Column, columns_of
 from agentopt.core.errors import ConfigError, UserError
 from agentopt.core.events import Event, RunStarted
-from agentopt.core.phrases import counted, in_words
+from agentopt.core.phrases import counted
 from agentopt.core.power import power_notes, rows_to_detect
 from agentopt.core.row_notes import row_notes
 from agentopt.core.stop_reason import StopKind, StopReason
@@ -39,7 +39,7 @@ from agentopt.report.terminal import KEEP_BASELINE, print_result
 from agentopt.report.trackers import TRACKERS
 from agentopt.report.trackers.tracker import Tracker
 from agentopt.runs.config import Config, load_config
-from agentopt.runs.evaluators import batch_note
+from agentopt.runs.evaluators import batch_note, batched_note
 from agentopt.runs.expected_case import (
     ExpectedCase,
     cap_notes,
@@ -250,12 +250,17 @@ def estimate_run(task: Path, settings: Sequence[str], console: Console, *, as_js
     config, space, worst, expected, times = found.config, found.space, found.worst, found.expected, found.times
     measured, trials, recorded = needs_measuring(loaded), found.trials, found.recorded
     predicted = () if measured else predicted_usd(space)
-    of_caps = (*cap_notes(worst, expected, config, space), *predicted, _rows_needed(config))
+    of_caps = (
+        *cap_notes(worst, expected, config, space, has_answers=found.has_answers),
+        *predicted,
+        _rows_needed(config),
+    )
     costs = (
         cost_note(loaded, specs),
         expected_unit_note(loaded, specs, recorded),
         costly_baseline(loaded, specs, recorded),
         unmet_limits_in(loaded, specs, recorded),
+        batched_note(loaded, config, specs),
         batch_note(loaded, config, specs),
     )
     of_rows = (*row_notes(loaded), *power_notes(loaded), *costs)
@@ -273,7 +278,7 @@ def estimate_run(task: Path, settings: Sequence[str], console: Console, *, as_js
         print_json(DryRun(trials, parts, worst.seconds, columns, missing, notes))
         return
     _show_columns(columns, console)
-    _show_estimate(worst, trials, found.timed, _prompt_share(worst, config), console)
+    _show_estimate(worst, trials, found.no_pace, _prompt_share(worst, config), console)
     _show_expected(expected, times, console)
     for note in _warnings_first(specs, *of_caps, *keys, *of_rows, *lengths):
         print_plain(console, note)
@@ -309,7 +314,7 @@ def _show_columns(columns: Iterable[Column], console: Console) -> None:
 
 
 def _show_estimate(
-    worst: Estimate, trials: int, timed: Mapping[str, int], prompt_share: str | None, console: Console
+    worst: Estimate, trials: int, no_pace: str | None, prompt_share: str | None, console: Console
 ) -> None:
     title = f"Worst case for {counted(trials, 'trial')}, before caps; no model was called"
     table = Table()
@@ -321,15 +326,10 @@ def _show_estimate(
     console.print(titled(title, table))
     if prompt_share:
         console.print(prompt_share, markup=False)
-    never = [name for name, calls in timed.items() if not calls]
-    unknown = (
-        f"unknown: {in_words(never)} {'was' if len(never) == 1 else 'were'} never called here; "
-        "`agentopt models check NAME` measures one"
-    )
-    least = min(timed.values(), default=0)
-    pace = f"at the slowest model's mean latency in the journal (each mean is of {least:,} calls or more)"
-    shown = unknown if worst.seconds is None else f"about {format_duration(worst.seconds)} in the worst case, {pace}"
-    console.print(f"Time: {shown}")
+    pace = "at the slowest model's mean latency in the journal"
+    shown = f"about {format_duration(worst.seconds or 0)} in the worst case, {pace}"
+    shown = f"unknown: {no_pace}" if no_pace else shown
+    print_plain(console, f"Time: {shown}")
     console.print(
         "Trials share answers through the journal, so a run takes a fraction of this, and never more than its caps."
     )
