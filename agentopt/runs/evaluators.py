@@ -99,6 +99,17 @@ def batched_note(task: Task, config: Config, specs: Mapping[str, ModelSpec]) -> 
     return f"In batches, at their price: samples and fusions of {in_words(batched)} in the {uses}{direct}"
 
 
+def batch_notes(task: Task, config: Config, specs: Mapping[str, ModelSpec]) -> tuple[str, ...]:
+    """What of a run goes in batches, and what does not: `batched_note` and `batch_note`.
+
+    Args:
+        task: The task.
+        config: The settings.
+        specs: Catalogue name -> entry.
+    """
+    return tuple(filter(None, (batched_note(task, config, specs), batch_note(task, config, specs))))
+
+
 def _direct_callers(task: Task, config: Config) -> Iterator[str]:
     if isinstance(task.scorer, Judge):
         yield f"the judge ({task.scorer.model})"

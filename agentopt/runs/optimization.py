@@ -43,7 +43,7 @@ from agentopt.runs.at_hand import AtHand
 from agentopt.runs.cascade_notes import cascade_notes
 from agentopt.runs.config import Config
 from agentopt.runs.demonstrations import Bootstrap, demo_notes, demonstrations_of
-from agentopt.runs.evaluators import EvaluatorPool, batch_note, batched_note, open_evaluator
+from agentopt.runs.evaluators import EvaluatorPool, batch_notes, open_evaluator
 from agentopt.runs.expected_case import costly_baseline
 from agentopt.runs.failed_examples import WorstExamples
 from agentopt.runs.folder import RunFolder
@@ -131,14 +131,8 @@ class Optimization:
             self.observer(Note(f"resumed: {counted(len(store.trials), 'trial')} of earlier sessions kept"))
         examples = {split: len(rows) for split, rows in self.task.splits.items()}
         self.observer(SearchStarted(space.size, examples, tuple(store.trials), self.session.budget, store.best_so_far))
-        specs = self.session.specs
-        of_costs = (
-            cost_note(self.task, specs),
-            self._unit_note,
-            batched_note(self.task, self.config, specs),
-            batch_note(self.task, self.config, specs),
-        )
-        for note in filter(None, of_costs):
+        of_batches = batch_notes(self.task, self.config, self.session.specs)
+        for note in filter(None, (cost_note(self.task, self.session.specs), self._unit_note, *of_batches)):
             self.observer(Note(note))
         ended = await self._search(space, store, evaluator, prompts, measured.seconds if measured else 0.0)
         choice = store.choice(self.config.search.tolerance)

@@ -39,7 +39,7 @@ from agentopt.report.terminal import KEEP_BASELINE, print_result
 from agentopt.report.trackers import TRACKERS
 from agentopt.report.trackers.tracker import Tracker
 from agentopt.runs.config import Config, load_config
-from agentopt.runs.evaluators import batch_note, batched_note
+from agentopt.runs.evaluators import batch_notes
 from agentopt.runs.expected_case import (
     ExpectedCase,
     cap_notes,
@@ -260,8 +260,7 @@ def estimate_run(task: Path, settings: Sequence[str], console: Console, *, as_js
         expected_unit_note(loaded, specs, recorded),
         costly_baseline(loaded, specs, recorded),
         unmet_limits_in(loaded, specs, recorded),
-        batched_note(loaded, config, specs),
-        batch_note(loaded, config, specs),
+        *batch_notes(loaded, config, specs),
     )
     of_rows = (*row_notes(loaded), *power_notes(loaded), *costs)
     unset = unset_keys(specs.values())
