@@ -309,26 +309,38 @@ class Evaluator:
     async def run_block(
         self, candidate: Candidate, block: Block, results: list[ExampleResult], on_result: OnResult
     ) -> None:
-        """Run a block's examples; finished ones are kept if a cap ends the others.
+        """Run a block's examples; finished ones are kept if a cap or an error ends the others.
 
         Args:
             candidate: The candidate.
             block: The examples.
             results: Receives the results, in the order of the block.
             on_result: Called after each example.
+
+        Raises:
+            BudgetExceeded: A cap is reached. The examples that have begun end first, with what is left under the cap.
+            CallsFailError: Every further call to a model would fail. The other examples send nothing more; the model's
+                client stores the responses of their calls in flight.
         """
+        tasks: list[asyncio.Task[ExampleResult]] = []
 
         async def run(example: Example) -> ExampleResult:
-            result = await self.run_example(candidate, example, Draw(self.seed, block.repeat))
+            try:
+                result = await self.run_example(candidate, example, Draw(self.seed, block.repeat))
+            except CallsFailError:
+                for task in tasks:
+                    task.cancel()  # has no effect on this one, which ends with the error
+                raise
             result = replace(result, repeat=block.repeat)
             on_result(result)
             return result
 
-        outcomes = await asyncio.gather(*(run(example) for example in block.examples), return_exceptions=True)
+        tasks += [asyncio.create_task(run(example)) for example in block.examples]
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         results.extend(o for o in outcomes if isinstance(o, ExampleResult))
-        for outcome in outcomes:
-            if isinstance(outcome, BaseException):
-                raise outcome
+        errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+        if errors:
+            raise next((e for e in errors if not isinstance(e, asyncio.CancelledError)), errors[0])
 
     def _ordered(self, split: Split) -> list[Example]:
         examples = list(self.task.splits.get(split, ()))

@@ -73,6 +73,11 @@ def over(place: Place, count: int) -> Callable[[], bool]:
     return lambda: len([run for run in history(place) if not run.open and run.state != "skipped"]) >= count
 
 
+def received_more(server: ServerProcess, before: int, place: Place) -> Callable[[], bool]:
+    """Whether the server has received more than `before` requests, or the run is over."""
+    return lambda: len(server.received()) > before or over(place, 1)()
+
+
 def log_of(place: Place) -> list[dict[str, str]]:
     return [json.loads(line) for line in (place.folder / "log.jsonl").read_text().splitlines()]
 
@@ -93,7 +98,7 @@ def test_a_daemon_stopped_or_killed_in_mid_run_resumes_at_its_next_start_and_pay
         assert max(request_counts(server).values()) == 1, "calls in flight were awaited"
         for _ in range(kills):
             before, daemon = len(server.received()), start(place)
-            wait(lambda before=before: len(server.received()) > before or over(place, 1)())
+            wait(received_more(server, before, place))
             time.sleep(rng.uniform(0, 2 * delay))
             kill(daemon)
         daemon = start(place)

@@ -31,7 +31,7 @@ from agentopt.core.errors import (
     UserError,
 )
 from agentopt.core.events import Event, ExampleDone, Note, RunDone, RunStarted, TrialDone, TrialStarted, log_to
-from agentopt.core.records import Score
+from agentopt.core.records import Score, Split
 from agentopt.core.stop_reason import StopKind
 from agentopt.core.task import Example, Fusion, Task, TokenLengths, Unparsable
 from agentopt.evaluation.scorers import python
@@ -57,7 +57,7 @@ def toy_model_but_for(refused: Callable[[Request], bool], kind: str) -> Scripted
     """The toy task's fake, which refuses some requests permanently."""
     fake = toy_model()
 
-    def answer(request: Request, repeat: int) -> str:
+    def answer(request: Request, repeat: int) -> str | Choice:
         if refused(request):
             raise PermanentModelError("refused", kind=kind)
         return fake._answer(request, repeat)  # type: ignore[misc]
@@ -193,7 +193,7 @@ async def test_more_than_a_tenth_left_out_ends_the_evaluation_and_names_rows_and
 async def test_a_model_that_no_call_can_reach_ends_the_run_with_the_result_so_far(tmp_path: Path) -> None:
     fake = toy_model()
 
-    def answer(request: Request, repeat: int) -> str:
+    def answer(request: Request, repeat: int) -> str | Choice:
         if request.model == LARGE:
             raise PermanentModelError("HTTP 402: no credit left", kind="HTTP 402", scope="model")
         return fake._answer(request, repeat)  # type: ignore[misc]
@@ -232,7 +232,7 @@ async def test_fusion_by_the_model_is_charged_apart(tmp_path: Path) -> None:
     task = toy_task(method="fuse", test=4)
     fake = toy_model()
 
-    def answer(request: Request, repeat: int) -> str:
+    def answer(request: Request, repeat: int) -> str | Choice:
         return "key-test-0" if request.purpose == "fusion" else fake._answer(request, repeat)  # type: ignore[misc]
 
     candidate = Candidate.of({"find": SubtaskChoice(LARGE, 3), "answer": SubtaskChoice(SMALL, 1)})
@@ -407,7 +407,8 @@ async def test_a_task_may_be_called_what_a_path_cannot_hold(tmp_path: Path, name
 
 async def test_a_missing_split_is_reported_before_anything_is_spent(tmp_path: Path) -> None:
     splits = toy_task().splits
-    for kept, needed in (("test", "validation"), ("validation", "test")):
+    cases: tuple[tuple[Split, Split], ...] = (("test", "validation"), ("validation", "test"))
+    for kept, needed in cases:
         task, model = replace(toy_task(), splits={kept: splits[kept]}), toy_model()
         with pytest.raises(TaskError, match=f"a {needed} split is needed, but the task has {kept}"):
             await (aoptimize if needed == "validation" else aevaluate)(task, config=config(tmp_path), provider=model)
@@ -612,9 +613,9 @@ async def test_models_with_prices_alone_are_optimised_with_costs_in_usd(tmp_path
     assert load_result(Path(result.run)) == result
 
 
-def priced_task(**sizes: int) -> Task:
+def priced_task(*, validation: int = 16, test: int = 16) -> Task:
     """The toy task without its limit in units, which only models with a parameter count can have."""
-    return replace(toy_task(**sizes), max_units=None)
+    return replace(toy_task(validation=validation, test=test), max_units=None)
 
 
 @pytest.mark.parametrize("prices", [{}, {"unpriced": "ok"}, {"price": "free"}])

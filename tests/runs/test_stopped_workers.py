@@ -1,12 +1,14 @@
-"""A run that ends early: no worker sends anything more, and the calls in flight are answered and stored."""
+"""A run that ends early: no process sends anything more, and the calls in flight are answered and stored."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import signal
+import sqlite3
 from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,10 @@ import pytest
 import yaml
 from aiohttp import web
 
+from agentopt.api import aevaluate
+from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.core.errors import CallsFailError
+from agentopt.runs.config import load_config
 from agentopt.testing.faults import Fault
 from agentopt.testing.servers import OpenAIServer, planted_answer
 from tests.runs.test_crash import QUALITY, command, lost_in_flight
@@ -163,3 +168,42 @@ async def test_after_an_error_that_ends_the_run_no_worker_sends_a_call(tmp_path:
             server.release.set()
         assert server.calls == CANARY_CALLS + 2 * EACH
     assert lost_in_flight(tmp_path) == 0
+
+
+class Refusing(Held):
+    """A server that refuses the model `small` with HTTP 401 after the first calls, once `EACH` calls are held."""
+
+    small = 0
+    is_refusing = False
+
+    async def _respond(self, request: web.Request, body: dict[str, Any], fault: Fault | None) -> web.StreamResponse:
+        if self.calls > CANARY_CALLS and body["model"] == "small":
+            self.small += 1
+            await until(lambda: self.is_refusing or self.in_flight - self.small == EACH)
+            self.is_refusing = True
+            return self._error(401, "Incorrect API key provided")
+        return await super()._respond(request, body, fault)
+
+
+@pytest.mark.parametrize("answered", [1, 2])
+async def test_after_a_fatal_error_one_process_calls_no_other_model_for_the_examples_that_are_left(
+    tmp_path: Path, answered: int
+) -> None:
+    by_models = Candidate.of({"find": SubtaskChoice("large", 1), "answer": SubtaskChoice("small", 1)})
+    async with Refusing(first=CANARY_CALLS + answered) as server:
+        task = write_narrow_task(tmp_path, server.base_url)
+        config = load_config([f"models=[{tmp_path}/models.yaml]", f"journal={tmp_path}/journal.db"])
+        evaluating = asyncio.create_task(aevaluate(task, by_models, config, split="validation"))
+        await until(lambda: server.is_refusing and not stored_calls(tmp_path, "in flight", "small"))
+        server.release.set()
+        with pytest.raises(CallsFailError, match="every further call to the model would fail"):
+            await evaluating
+        assert [r.body["model"] for r in server.requests].count("large") == CANARY_CALLS // 2 + answered + EACH
+    assert stored_calls(tmp_path, "ok", "large") == CANARY_CALLS // 2 + answered + EACH
+    assert lost_in_flight(tmp_path) == 0
+
+
+def stored_calls(folder: Path, outcome: str, model: str) -> int:
+    with closing(sqlite3.connect(folder / "journal.db")) as journal:
+        found = journal.execute("select count(*) from ledger where outcome = ? and model = ?", (outcome, model))
+        return int(found.fetchone()[0])
