@@ -60,6 +60,11 @@ _NAMES = {
 T = TypeVar("T")
 
 
+def sqlite_url(path: Path) -> str:
+    """Return the URL of an SQLite file, with `?` and `%` of its path escaped: they would begin a query or an escape."""
+    return sa.URL.create("sqlite", database=str(path)).render_as_string()
+
+
 def open_engine(place: str | Path, environ: Mapping[str, str] = os.environ) -> sa.Engine:
     """Open a database.
 

@@ -129,5 +129,8 @@ _to_json = json.JSONEncoder(sort_keys=True, default=str, ensure_ascii=False).enc
 
 
 def inputs_key(values: Mapping[str, Any]) -> str:
-    """A text that is equal for equal inputs, including values that JSON has no type for, such as a date."""
+    """A text that is equal for equal inputs, including values that JSON has no type for, such as a date.
+
+    `task_rules.check_written` refuses the values that have none.
+    """
     return _to_json(dict(values))

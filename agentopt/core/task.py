@@ -36,11 +36,11 @@ class Example:
         inputs: Values that templates can read, by column.
         target: The expected answer, visible only to scorers.
         metadata: Further values for scorers, hidden from templates.
-        group: Rows of one group, such as questions on one document, stay in one split and count as one row in
-            intervals and comparisons. None or blank: the row is in no group.
+        group: Rows of one group, such as questions on one document, stay in one split and count as one row in intervals
+            and comparisons. None or blank: in no group.
 
     Raises:
-        TaskError: A field is of another type.
+        TaskError: A field is of another type, or an input or the target has no text.
     """
 
     id: str
@@ -51,12 +51,13 @@ class Example:
 
     def __post_init__(self) -> None:
         check_fields(self, "Example", TaskError)
+        task_rules.check_written({**self.inputs, "target": self.target}, f"example {self.id}")
 
     @property
     def same_as(self) -> tuple[tuple[str, str], ...]:
         """Keys of the example; examples of a split that share one are in one group."""
-        inputs = ("inputs", inputs_key(self.inputs))
-        return (inputs, ("group", self.group)) if self.group and not self.group.isspace() else (inputs,)
+        group = (("group", self.group),) if self.group and not self.group.isspace() else ()
+        return (("inputs", inputs_key(self.inputs)), *group)
 
 
 class Unparsable(ValueError):  # noqa: N818 - a verdict on a response, not a failure of ours
@@ -153,8 +154,7 @@ class Subtask:
         description: Shown to the search agent.
         context: Function of (inputs, the outputs that `reads` names), called before `render`, which receives the result
             as `outputs["context"]`. A function that is not async is called in a thread.
-        keep_system_prompt: In a program, whether the candidate's system prompt precedes the program's system message
-            instead of replacing it.
+        keep_system_prompt: In a program, whether the system prompt precedes the program's own, instead of replacing it.
         left_to_program: Settings (max_tokens, temperature, top_p, stop, json_schema) that a program may set.
         tools: Tools of one call of a program, each as JSON text; `tool_choice` and `parallel_tool_calls` likewise.
         effort: How much a model that reasons should, such as `low`; sent to models that have a reasoning effort.
@@ -391,8 +391,8 @@ class Task:
     @property
     def baseline(self) -> Candidate:
         """The candidate with the first model, the least samples and the seed prompt of every subtask."""
-        choices = {s.name: SubtaskChoice(s.models[0], s.num_samples[0], s.system_prompt) for s in self.subtasks}
-        return Candidate.of(choices)
+        first = {s.name: SubtaskChoice(s.models[0], s.num_samples[0], s.system_prompt) for s in self.subtasks}
+        return Candidate.of(first)
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 from agentopt.core.axes import KNOBS, MOST_SAMPLES, MOST_TOKENS, Cascade, is_template_name
+from agentopt.core.duplicates import inputs_key
 from agentopt.core.errors import TaskError, UnknownSubtaskError
 from agentopt.core.field_types import check_kind, instance_of
 from agentopt.core.json_document import parse_json
@@ -48,6 +49,22 @@ def as_tuple(value: Any, name: str, where: str) -> tuple[Any, ...]:
         remedy = f"write {name}=({shown(value)},)" if isinstance(value, str | int | float) else f"write {name}=[...]"
         raise TaskError(rule, where=where, remedy=remedy)
     return tuple(value)
+
+
+def check_written(values: Mapping[str, Any], where: str) -> None:
+    """Raise `TaskError` if a value can be written neither as JSON nor as text, so that rows cannot be compared by it.
+
+    Args:
+        values: Name of a field, such as that of a column -> its value.
+        where: The place of the values, for the error.
+    """
+    for name, value in values.items():
+        try:
+            inputs_key({name: value})
+        except Exception as error:  # whatever a `__str__` raises
+            rule = f"`{name}` must be a value that can be written as JSON or as text ({type(error).__name__}: {error})"
+            remedy = "use texts as keys and no number of thousands of digits, or convert the value to a text"
+            raise TaskError(rule, where=where, remedy=remedy) from error
 
 
 def check_function(function: Any, name: str, arguments: int, where: str) -> None:

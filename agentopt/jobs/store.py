@@ -21,7 +21,7 @@ from platformdirs import user_data_path
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from agentopt.core.budget import Usage
-from agentopt.core.database import create_tables, open_engine
+from agentopt.core.database import create_tables, open_engine, sqlite_url
 from agentopt.core.errors import ConfigError, UserError
 from agentopt.core.files import private_folder
 from agentopt.core.yaml_models import did_you_mean
@@ -355,7 +355,7 @@ def open_store(url: str | None = None, environ: Mapping[str, str] = os.environ) 
             if "://" not in place:  # the storage may be a file, but what is named as a URL must be one
                 file = Path(place).absolute()
                 private_folder(file.parent)
-                place = f"sqlite:///{file}"
+                place = sqlite_url(file)
         return JobStore(place)
     except (OSError, ImportError, UnicodeDecodeError, SQLAlchemyError) as error:
         raise ConfigError(

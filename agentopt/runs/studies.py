@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from filelock import FileLock
 
-from agentopt.core.database import lock_schema, names_in, open_engine
+from agentopt.core.database import lock_schema, names_in, open_engine, sqlite_url
 from agentopt.core.errors import ConfigError
 from agentopt.core.files import create_private, private_folder
 from agentopt.runs.folder import StudyPlace
@@ -146,7 +146,7 @@ _WAITING: dict[str, Any] = {"connect_args": {"timeout": 60}}
 
 def _url_of(path: Path) -> str:
     # Optuna formats the URL, to insert the version of its schema.
-    return f"sqlite:///{path}".replace("{", "{{").replace("}", "}}")
+    return sqlite_url(path).replace("{", "{{").replace("}", "}}")
 
 
 def _shared(place: Path | str) -> optuna.storages.RDBStorage:

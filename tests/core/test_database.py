@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from agentopt.core.database import VERSIONS, create_tables, insert, open_engine, transact, without_password
+from agentopt.core.database import VERSIONS, create_tables, insert, open_engine, sqlite_url, transact, without_password
 from agentopt.core.errors import ConfigError
 from agentopt.testing.postgres import PASSWORD, PostgresServer
 
@@ -248,3 +248,14 @@ def test_a_file_that_is_open_in_this_process_keeps_its_locks_when_it_is_opened_a
         assert place.with_name("journal.db-wal").exists()
         again.dispose()
     first.dispose()
+
+
+@pytest.mark.parametrize("name", ["a?b", "a?b=c&d", "a%28b", "a%", "a%%s", "a#b", "{0}", "a b", "\u00e4@:b"])
+def test_the_url_of_a_file_leads_to_that_file_whatever_its_name(tmp_path: Path, name: str) -> None:
+    place = tmp_path / name
+    engine = open_engine(sqlite_url(place))
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE written (row INTEGER)")
+    engine.dispose()
+    assert place.stat().st_size > 0
+    assert not [file for file in tmp_path.iterdir() if not file.name.startswith(name)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import date
+from decimal import Decimal
 from functools import partial
 from typing import Any
 
@@ -167,3 +169,31 @@ def test_a_notebook_shows_a_task_escaped(hostile: Task) -> None:
     for text in (shown, repr(hostile)):
         assert text.replace("\n", "").isprintable()
     assert "<img" not in shown
+
+
+_CYCLE: dict[str, object] = {}
+_CYCLE["itself"] = _CYCLE
+
+
+class _Unwritable:
+    def __str__(self) -> str:
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    "value",
+    [{(1, 2): 3}, {1: "a", "b": 2}, _CYCLE, 10**5000, _Unwritable(), [{"x": _Unwritable()}]],
+    ids=["tuple key", "mixed keys", "cycle", "long number", "object", "object inside"],
+)
+def test_an_input_or_a_target_without_a_text_is_refused_with_its_name(value: object) -> None:
+    with pytest.raises(TaskError, match=r"^example e7: `question` must be a value that can be written as JSON or"):
+        Example("e7", {"id": 1, "question": value})
+    with pytest.raises(TaskError, match=r"^example e7: `target` must be"):
+        Example("e7", {"question": "?"}, value)
+
+
+@pytest.mark.parametrize(
+    "value", [{1, 2}, b"x", float("nan"), "\ud800", date(2026, 11, 27), Decimal("1.5"), {"a": [None]}]
+)
+def test_any_value_with_a_text_may_be_an_input(value: object) -> None:
+    assert Example("e7", {"question": value}, value).inputs["question"] is value
