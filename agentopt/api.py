@@ -132,13 +132,13 @@ async def aoptimize(
             pass  # a storage that cannot be used leaves no folder behind
     run = opened or RunFolder.create(loaded, config, archive)
     try:
-        with run.locked(), holding(run) as mirror:
+        with run.locked(), holding(run) as hold:
             run.save()
-            logged = Heartbeat(broadcast(log_to(run.log), mirror, observe))
+            logged = Heartbeat(broadcast(log_to(run.log), hold, observe))
             opening = open_run(run.id, loaded, config, specs, models, logged)
             async with closing(callbacks), opening as (session, pool), logged.beating(session.budget):
                 watched = IncompleteWarnings(loaded, logged)
-                return await Optimization(loaded, config, run, session, watched, search, pool).result()
+                return await Optimization(loaded, config, run, session, watched, search, pool, hold.check).result()
     except UserError:
         if not opened and not has_study(run.trials):
             discard(run)  # resuming it would meet the same mistake; the journal keeps the responses

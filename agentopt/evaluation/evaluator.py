@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from agentopt.core.candidate import Candidate
 from agentopt.core.duplicates import Groups, by_group
-from agentopt.core.errors import CallsFailError, EvaluationStopped, ModelError, ScorerError, TaskError
+from agentopt.core.errors import BudgetExceeded, CallsFailError, EvaluationStopped, ModelError, ScorerError, TaskError
 from agentopt.core.phrases import failures_in_words
 from agentopt.core.records import (
     EarlyStop,
@@ -319,20 +319,22 @@ class Evaluator:
 
         Raises:
             BudgetExceeded: A cap is reached. The examples that have begun end first, with what is left under the cap.
-            CallsFailError: Every further call to a model would fail. The other examples send nothing more; the model's
-                client stores the responses of their calls in flight.
+            CallsFailError: Every further call to a model would fail. After this or any other error, as of `on_result`,
+                the other examples send nothing more; the model's client stores the responses of their calls in flight.
         """
         tasks: list[asyncio.Task[ExampleResult]] = []
 
         async def run(example: Example) -> ExampleResult:
             try:
                 result = await self.run_example(candidate, example, Draw(self.seed, block.repeat))
-            except CallsFailError:
+                result = replace(result, repeat=block.repeat)
+                on_result(result)
+            except BudgetExceeded:
+                raise
+            except BaseException:
                 for task in tasks:
                     task.cancel()  # has no effect on this one, which ends with the error
                 raise
-            result = replace(result, repeat=block.repeat)
-            on_result(result)
             return result
 
         tasks += [asyncio.create_task(run(example)) for example in block.examples]

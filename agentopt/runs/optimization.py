@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -76,6 +76,7 @@ class Optimization:
         observer: Receives every event.
         search: Spends the trials. Default: the search that `config.strategy` names.
         pool: Workers that run the examples of the trials and of the test. Default: this process does.
+        check: Called before a trial is stored, see `TrialStore`.
     """
 
     task: Task
@@ -85,6 +86,7 @@ class Optimization:
     observer: Observer
     search: Search | None = None
     pool: EvaluatorPool | None = None
+    check: Callable[[], None] = lambda: None
     _unit_note: str | None = field(default=None, init=False)
 
     @cached_property
@@ -126,7 +128,7 @@ class Optimization:
         evaluator = open_evaluator(self.task, self.config, self.session, "trials", pool=self.pool)
         direct = open_evaluator(self.task, self.config, self.session)
         prompts = PromptPhase(self.task, self.config, self.session, direct, self.observer, space, self.run)
-        store = TrialStore(self.run.trials, space)
+        store = TrialStore(self.run.trials, space, self.check)
         if store.trials:
             self.observer(Note(f"resumed: {counted(len(store.trials), 'trial')} of earlier sessions kept"))
         examples = {split: len(rows) for split, rows in self.task.splits.items()}
@@ -308,11 +310,8 @@ class Optimization:
         self.observer(TestStarted(roles, trial))
         stopped = None
         try:
-            found = await evaluator.evaluate(
-                trial.candidate,
-                "test",
-                on_result=lambda result: self.observer(ExampleDone(result)),
-            )
+            observe = self.observer
+            found = await evaluator.evaluate(trial.candidate, "test", on_result=lambda r: observe(ExampleDone(r)))
         except EvaluationStopped as error:
             stopped = as_first_met(self.run.record, "test", error.stopped, self.session.budget.caps)
             if not isinstance(error.partial, Evaluation):

@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
+import math
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NoReturn
 
 from agentopt.core.errors import JournalError
 from agentopt.core.events import Event, ExampleDone
-from agentopt.core.observers import Observer
 from agentopt.models.lease import Lease
 from agentopt.runs.folder import RunFolder, find_run
 from agentopt.runs.run_store import FILES, RunStore, open_store, remember
 
+CHECK_SECONDS = 1.0
+"""Least time between two checks after examples."""
+
 
 @contextmanager
-def holding(run: RunFolder) -> Iterator[Observer]:
+def holding(run: RunFolder) -> Iterator[Hold]:
     """Work on a run inside of the block, and keep its files in its storage; nothing without a storage.
 
     Args:
         run: The run, whose folder is locked.
 
     Yields:
-        What stores the files that changed, at each event.
+        What stores the files that changed, at each event, and checks that this process still has the run.
 
     Raises:
         ConfigError: Another process works on it, or the storage cannot be used.
         JournalError: Another process has continued it, because the lease of this one was over.
     """
     if run.config.storage is None:
-        yield lambda _: None
+        yield Hold(run)
         return
     with open_store(run.config.storage) as (store, engine):
         lease = Lease(engine, uuid.uuid4().hex)
@@ -38,12 +43,12 @@ def holding(run: RunFolder) -> Iterator[Observer]:
         try:
             store.take(run, lease)
             store.pull(run.id, run.path, run.config.storage)
-            mirror = _Mirror(store, run, lease.member)
+            hold = Hold(run, store, lease.member)
             try:
-                yield mirror
+                yield hold
             finally:
                 with suppress(JournalError):  # another process has the run, and its files
-                    mirror.push()
+                    hold.push()
                 store.release(run.id, lease.member)
         finally:
             lease.end()
@@ -79,34 +84,71 @@ def up_to_date(path: Path, storage: str | None) -> None:
             store.pull(run.id, path, place)
 
 
-class _Mirror:
-    """An observer that stores the files of a run that changed."""
+class Hold:
+    """What a process has of the run that it works on: an observer that stores the files of the run that changed.
 
-    def __init__(self, store: RunStore, run: RunFolder, member: str) -> None:
-        self._store, self._run, self._member = store, run, member
+    Args:
+        run: The run.
+        store: The runs of its storage; None if it has no storage, so that no other process can continue it elsewhere.
+        member: The process.
+        clock: Monotonic time in seconds.
+    """
+
+    def __init__(
+        self,
+        run: RunFolder,
+        store: RunStore | None = None,
+        member: str = "",
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._run, self._store, self._member, self._clock = run, store, member, clock
         self._pushed: dict[str, tuple[float, int]] = {}
+        self._checked = -math.inf
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, ExampleDone):
-            return
-        if not self._store.is_held(self._run.id, self._member):
+        """Check the hold, after examples at most once a second, and store the files that changed.
+
+        Raises:
+            JournalError: As `check`.
+        """
+        if not isinstance(event, ExampleDone):
+            self.check()
+            self.push()
+        elif self._clock() - self._checked >= CHECK_SECONDS:
+            self.check()
+
+    def check(self) -> None:
+        """Check that no other process has continued the run, before something of it is stored.
+
+        Raises:
+            JournalError: One has, because the lease of this process was over.
+        """
+        self._checked = self._clock()
+        if self._store and not self._store.is_held(self._run.id, self._member):
             self._stop()
-        self.push()
 
     def push(self) -> None:
-        """Store the files that changed."""
-        for name in FILES:
+        """Store the files that changed.
+
+        Raises:
+            JournalError: As `check`.
+        """
+        for name in FILES if self._store else ():
             path = self._run.path / name
             with suppress(FileNotFoundError):
                 state = path.stat()
                 at = (state.st_mtime, state.st_size)
                 if self._pushed.get(name) != at:
-                    content = path.read_text(encoding="utf-8", errors="replace")
-                    if not self._store.write(self._run.id, self._member, name, content):
-                        self._stop()
-                    remember(self._run.path, name, content)
+                    self._write(name, path.read_text(encoding="utf-8", errors="replace"))
                     self._pushed[name] = at
 
-    def _stop(self) -> None:
+    def _write(self, name: str, content: str) -> None:
+        if self._store:
+            if not self._store.write(self._run.id, self._member, name, content):
+                self._stop()
+            remember(self._run.path, name, content)
+
+    def _stop(self) -> NoReturn:
         remedy = f"see `agentopt runs list --all`; later, `{self._run.resuming}`"
         raise JournalError(f"another process has continued this run\n  remedy: {remedy}")

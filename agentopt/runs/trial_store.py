@@ -8,7 +8,7 @@ evaluation, the proposer) is in its user attributes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -43,9 +43,11 @@ class TrialStore:
     Args:
         place: The study, or the path of an SQLite file of its own. It is created if it does not exist.
         space: The search space, for Optuna's distributions and the trials' costs.
+        check: Called before a trial is stored; it raises if another process has continued the run.
     """
 
-    def __init__(self, place: StudyPlace | Path, space: SearchSpace) -> None:
+    def __init__(self, place: StudyPlace | Path, space: SearchSpace, check: Callable[[], None] = lambda: None) -> None:
+        self._check = check
         self.space, of_study = space, StudyPlace(place) if isinstance(place, Path) else place
         with _readable(place):
             self._study = open_study(of_study)
@@ -84,7 +86,11 @@ class TrialStore:
 
         Returns:
             The candidate's trial.
+
+        Raises:
+            JournalError: Another process has continued the run; nothing is stored.
         """
+        self._check()
         trial = Trial(
             self.number_of(proposal.candidate),
             proposal.candidate,

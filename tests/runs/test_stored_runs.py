@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -16,18 +17,23 @@ import sqlalchemy as sa
 
 from agentopt.api import optimize
 from agentopt.core.database import open_engine
-from agentopt.core.errors import ConfigError, JournalError
-from agentopt.core.events import Event, TrialDone
-from agentopt.models.base import Request
+from agentopt.core.errors import CallbackError, ConfigError, JournalError
+from agentopt.core.events import Event, ExampleDone, TrialDone
+from agentopt.core.records import ExampleResult
+from agentopt.evaluation.evaluator import CANARY, Evaluator
+from agentopt.models.base import Request, Response
+from agentopt.models.catalog import Catalog
 from agentopt.models.lease import Lease, members
 from agentopt.models.scripted import ScriptedModel
 from agentopt.models.session import journal_place
 from agentopt.runs.config import load_config
 from agentopt.runs.folder import RunFolder
 from agentopt.runs.result import load_result
+from agentopt.runs.run_lease import Hold
 from agentopt.runs.run_store import RunStore, open_store, run_files, stored_runs
 from agentopt.testing.postgres import PASSWORD
 from agentopt.testing.server_process import ServerProcess
+from agentopt.testing.toy import toy_model, toy_task
 from tests.cli.recorded import answer, write_task
 from tests.runs.test_crash import QUALITY, await_requests, command, lost_in_flight, request_counts
 from tests.runs.test_workers import write_distinct_task
@@ -275,6 +281,78 @@ def test_a_process_whose_run_was_continued_by_another_stops(home: Path, storage:
         run(home, storage, callback=take_over)
     with open_store(storage) as (store, _):
         assert [(one.is_orphaned, one.result) for one in store.runs()] == [(True, None)]
+
+
+def trials_in(storage: str) -> int:
+    with open_store(storage) as (_, engine), engine.connect() as connection:
+        return int(connection.execute(sa.text("SELECT COUNT(*) FROM trials")).scalar_one())
+
+
+@pytest.mark.parametrize("trial", [0, 1])
+@pytest.mark.parametrize("lost_at", ["first", "last"])
+def test_a_process_whose_run_was_continued_during_a_trial_does_not_store_it(
+    home: Path, storage: str, trial: int, lost_at: str
+) -> None:
+    planned = len((home / "planted" / "validation.jsonl").read_text().splitlines())
+    wanted = trial * planned + (1 if lost_at == "first" else planned)
+    done: list[Event] = []
+
+    def take_over(event: Event) -> None:
+        done.extend([event] if isinstance(event, ExampleDone) else [])
+        if len(done) == wanted and isinstance(event, ExampleDone):
+            with open_store(storage) as (_, engine), engine.begin() as connection:
+                connection.execute(stored_runs.update().values(member="other"))
+
+    with pytest.raises(JournalError, match="another process has continued this run"):
+        run(home, storage, callback=take_over)
+    assert trials_in(storage) == trial
+
+
+class OneAtATime:
+    """A model that answers one call after the other."""
+
+    def __init__(self) -> None:
+        self.sent, self._turn, self._model = 0, asyncio.Lock(), toy_model()
+
+    async def generate(self, request: Request) -> Response:
+        async with self._turn:
+            self.sent += 1
+            await asyncio.sleep(0)
+            return await self._model.generate(request)
+
+
+@pytest.mark.parametrize("error", [JournalError("another process has it"), CallbackError("failed")])
+async def test_nothing_is_sent_after_an_observer_has_failed(error: BaseException) -> None:
+    model, done = OneAtATime(), list[int]()
+
+    def fail(_: ExampleResult) -> None:
+        done.append(model.sent)
+        if len(done) == CANARY + 2:
+            raise error
+
+    with pytest.raises(type(error)):
+        await Evaluator(toy_task(), model, Catalog.load()).evaluate(toy_task().baseline, on_result=fail)
+    assert len(done) == CANARY + 2
+    assert model.sent <= done[-1] + 1  # the call in flight
+
+
+def test_the_hold_is_checked_at_most_once_a_second_after_examples(home: Path, storage: str) -> None:
+    folder, now = RunFolder.open(stopped(home, storage)), [0.0]
+    with open_store(storage) as (store, engine):
+        hold, example = Hold(folder, store, "me", clock=lambda: now[0]), ExampleDone(ExampleResult("1", 1.0))
+        with engine.begin() as connection:
+            connection.execute(stored_runs.update().values(member="me"))
+        hold(example)
+        with engine.begin() as connection:
+            connection.execute(stored_runs.update().values(member="other"))
+        for later in (0.3, 0.9):
+            now[0] = later
+            hold(example)
+        now[0] = 1.0
+        with pytest.raises(JournalError, match="another process"):
+            hold(example)
+        with pytest.raises(JournalError, match="another process"):
+            hold.check()
 
 
 def test_a_run_that_cannot_begin_leaves_nothing(home: Path, storage: str) -> None:
