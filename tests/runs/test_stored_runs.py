@@ -320,6 +320,9 @@ class OneAtATime:
             await asyncio.sleep(0)
             return await self._model.generate(request)
 
+    async def aclose(self) -> None:
+        await self._model.aclose()
+
 
 @pytest.mark.parametrize("error", [JournalError("another process has it"), CallbackError("failed")])
 async def test_nothing_is_sent_after_an_observer_has_failed(error: BaseException) -> None:
