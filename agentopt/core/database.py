@@ -101,6 +101,16 @@ def open_engine(place: str | Path, environ: Mapping[str, str] = os.environ) -> s
     return engine
 
 
+def names_no_file(url: str) -> bool:
+    """Whether this is a URL of an SQLite database in memory, which is lost at the end of the process."""
+    if "://" not in url:
+        return False
+    with suppress(sa.exc.ArgumentError, ValueError):  # reported when it is opened
+        read = sa.make_url(url)
+        return read.get_backend_name() == "sqlite" and read.database in (None, "", ":memory:")
+    return False
+
+
 def without_password(url: str) -> str:
     """Return a SQLAlchemy URL without its password, and without the parts of its query that may hold one.
 

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator, mod
 from pydantic_core import PydanticCustomError
 
 from agentopt.core.budget import Caps
+from agentopt.core.database import names_no_file
 from agentopt.core.errors import ConfigError
 from agentopt.core.paths import as_path
 from agentopt.core.records import FailedExamples
@@ -136,6 +137,14 @@ class Config(Strict):
         if isinstance(data, dict) and data.get("storage") and data.get("journal") is None:
             return {**data, "journal": data["storage"]}
         return data
+
+    @model_validator(mode="after")
+    def _in_files(self) -> Self:
+        for name, place in (("storage", self.storage), ("journal", self.journal)):
+            if place and names_no_file(place):
+                rule = f"the URL of the {name} names no file, so it would be lost at the end, but got {shown(place)}"
+                raise broken_rule(rule, "add a path: sqlite:///PATH")
+        return self
 
     @model_validator(mode="after")
     def _has_experience_if_needed(self) -> Self:

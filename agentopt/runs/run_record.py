@@ -7,7 +7,10 @@ again; `read_record` returns the last one.
 from __future__ import annotations
 
 import json
+import logging
+import os
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -15,10 +18,14 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from agentopt.core.budget import Caps
 from agentopt.core.files import private_opener
+from agentopt.core.phrases import counted
+from agentopt.core.plain_text import one_line
 from agentopt.core.records import Evaluation
 from agentopt.core.stop_reason import StopReason
 from agentopt.prompts.outcome import RaceRewards
 from agentopt.runs.prompt_report import PromptReport
+
+_log = logging.getLogger(__name__)
 
 # An interval that the data does not bound has infinite ends, which JSON has no numbers for.
 _IN_JSON = ConfigDict(ser_json_inf_nan="strings")
@@ -95,12 +102,16 @@ def append_entry(path: Path, entry: Entry) -> None:
         entry: The entry.
     """
     line = json.dumps(_entries.dump_python(entry, mode="json"), ensure_ascii=False)
-    with open(path, "ab", opener=private_opener) as file:
+    with open(path, "ab+", opener=private_opener) as file:
+        if file.tell() and file.seek(-1, os.SEEK_END) >= 0 and file.read() != b"\n":
+            file.write(b"\n")  # after a line that was cut by a kill
         file.write(line.encode(errors="replace") + b"\n")  # a cut response may end with half a surrogate pair
 
 
 def read_record(path: Path) -> RunRecord:
-    """Read the entries of a run. A line that was cut by a kill is left out, and so is a missing file.
+    """Read the entries of a run. Lines that cannot be read are left out, and so is a missing file.
+
+    A warning is logged unless only the last line was cut by a kill.
 
     Args:
         path: The file.
@@ -143,10 +154,20 @@ def as_first_met(path: Path, part: Literal["search", "test"], stopped: StopReaso
 
 def _read(path: Path) -> list[Entry]:
     lines = path.read_bytes().split(b"\n") if path.is_file() else []
-    found = []
-    for line in lines:
+    found, unreadable = [], 0
+    for number, line in enumerate(lines, 1):
+        if not line:
+            continue
         try:
             found.append(_entries.validate_json(line))
         except ValidationError:
-            continue
+            unreadable += number < len(lines)  # the last one was cut by a kill
+    if unreadable:
+        _remark(path, unreadable)
     return found
+
+
+@cache
+def _remark(path: Path, unreadable: int) -> None:
+    """Log how many lines are left out, once for each file and number."""
+    _log.warning("%s: left out %s, which cannot be read", one_line(str(path)), counted(unreadable, "line"))

@@ -134,3 +134,32 @@ def test_a_cap_that_a_part_of_a_run_met_is_that_of_the_first_session_until_it_is
     failed = StopReason(StopKind.FAILED, detail="no model answered")
     assert as_first_met(file, "search", failed, Caps()) == failed
     assert [entry.cap for entry in read_record(file).caps] == [90, 90, 180, 5]
+
+
+GUIDELINES = GuidelinesEntry("use the large model", 3)
+
+
+@pytest.mark.parametrize(
+    "damaged", [b"{", b"[]", b"\xff\xfe", b'{"kind": "other"}', b'{"kind": "guidelines", "text": 1}']
+)
+def test_unreadable_lines_of_the_record_are_reported_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damaged: bytes
+) -> None:
+    file = tmp_path / "record.jsonl"
+    append_entry(file, GUIDELINES)
+    file.write_bytes(damaged + b"\n" + damaged + b"\n\n" + file.read_bytes())
+    for _ in range(2):
+        assert read_record(file).guidelines == (GUIDELINES,)
+    assert caplog.messages == [f"{file}: left out 2 lines, which cannot be read"]
+
+
+@pytest.mark.parametrize("cut", [1, 20, -1])
+def test_a_last_line_that_a_kill_cut_is_no_remark_and_costs_no_later_entry(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, cut: int
+) -> None:
+    file = tmp_path / "record.jsonl"
+    append_entry(file, GuidelinesEntry("to be cut", 2))
+    file.write_bytes(file.read_bytes()[:-1][:cut])
+    assert (read_record(file).guidelines, caplog.messages) == ((), [])
+    append_entry(file, GUIDELINES)
+    assert read_record(file).guidelines == (GUIDELINES,)

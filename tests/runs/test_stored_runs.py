@@ -384,6 +384,16 @@ def test_a_storage_that_cannot_be_used_is_one_message(home: Path, place: str, me
     assert not (home / "runs").exists()
 
 
+@pytest.mark.parametrize("name", ["storage", "journal"])
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite+pysqlite://"])
+def test_a_database_in_memory_is_refused(home: Path, console_script: Script, name: str, url: str) -> None:
+    code, out, error = console_script("optimize", "task", "-c", f"{name}='{url}'")
+    assert (code, out) == (2, "")
+    assert f"the URL of the {name} names no file" in error
+    assert "sqlite:///PATH" in error
+    assert not (home / "runs").exists()
+
+
 def test_runs_of_others_are_listed_with_all(home: Path, away: Path, storage: str, console_script: Script) -> None:
     folder = run(home, storage)
     with open_store(storage) as (_, engine), engine.begin() as connection:
