@@ -44,6 +44,11 @@ class FileProgress(Event):
     total_bytes: int | None
 
     @property
+    def has_ended(self) -> bool:
+        """Whether the whole file is on disk."""
+        return self.total_bytes is not None and self.done_bytes >= self.total_bytes
+
+    @property
     def message(self) -> str:
         total = self.total_bytes or self.done_bytes or 1
         return f"fetching {self.file}: {self.done_bytes / 1e6:.0f} of {total / 1e6:.0f} MB"

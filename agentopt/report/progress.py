@@ -85,9 +85,12 @@ class RunProgress:
     _failure: str | None = None
     _batches: dict[str, BatchWaiting] = field(default_factory=dict)
     """Open batches by their ids."""
+    _is_batched: bool = False
+    """Whether a call waited in a batch: how long the next one takes is not known."""
     _paused: dict[str, tuple[float, str]] = field(default_factory=dict)
     """Model -> the end of its wait by `clock`, and its reason."""
     _downloads: dict[str, FileProgress] = field(default_factory=dict)
+    _before_download: str = "starting"
     _has_ended: bool = False
     _started: float = field(init=False)
 
@@ -106,7 +109,7 @@ class RunProgress:
             case StillRunning():  # the activity is that of the events before it
                 pass
             case BatchWaiting():
-                self._batches[event.batch] = event
+                self._batches[event.batch], self._is_batched = event, True
                 if event.has_ended:
                     del self._batches[event.batch]
             case _:
@@ -145,8 +148,7 @@ class RunProgress:
             case ModelNotice():
                 self._notice(event)
             case FileProgress():
-                self._downloads[event.file] = event
-                self.activity = one_line(event.message)
+                self._fetch(event)
             case GuidelinesWritten() | Note() | TestStarted() | Stopping() | RunDone():
                 self.activity = one_line(event.message)
                 self._has_ended = isinstance(event, RunDone)
@@ -155,6 +157,12 @@ class RunProgress:
         self.activity = one_line(event.message)
         if event.topic == "waiting" and event.seconds is not None:
             self._paused[event.model] = (self.clock() + event.seconds, event.detail)
+
+    def _fetch(self, event: FileProgress) -> None:
+        if not any(self._fetching()):
+            self._before_download = self.activity
+        self._downloads[event.file] = event
+        self.activity = one_line(event.message) if any(self._fetching()) else self._before_download
 
     def _sample(self) -> None:
         """Remember the calls so far, for the pace."""
@@ -248,13 +256,13 @@ class RunProgress:
 
     def _fetching(self) -> Iterator[str]:
         for event in list(self._downloads.values()):
-            if event.total_bytes is None or event.done_bytes < event.total_bytes:
+            if not event.has_ended:
                 yield one_line(f"waiting for a download: {event.message}")
 
     def time_left(self) -> str:
         """The worst case at the pace of the trials: every trial that is left, and the test of all finalists.
 
-        At the end of the run, that it is finished.
+        At the end of the run, that it is finished. With batches, no pace is known.
 
         The test counts by its number of examples. Without a cap on trials, only a cap on seconds bounds the rest.
         """
@@ -263,8 +271,9 @@ class RunProgress:
             return "finished"
         bound, cap = self.budget.seconds_left, self.budget.caps.trials
         pace = self._pace()
-        if cap is None or pace is None or self._search is None:
-            return "time left unknown" if bound is None else f"at most {format_duration(bound)} left"
+        if cap is None or pace is None or self._search is None or self._is_batched:
+            why = ": calls wait in batches" if self._is_batched else ""
+            return f"time left unknown{why}" if bound is None else f"at most {format_duration(bound)} left"
         examples = self._search.examples
         total = max(cap, self.trials)
         share = examples.get("test", 0) / max(examples["validation"], 1)

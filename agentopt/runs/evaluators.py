@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 from agentopt.core.cost import Unit
-from agentopt.core.phrases import in_words
+from agentopt.core.phrases import in_words, plain_number
 from agentopt.core.task import Task
 from agentopt.evaluation.evaluator import Evaluator
 from agentopt.evaluation.judge import Judge
@@ -100,14 +100,27 @@ def batched_note(task: Task, config: Config, specs: Mapping[str, ModelSpec]) -> 
 
 
 def batch_notes(task: Task, config: Config, specs: Mapping[str, ModelSpec]) -> tuple[str, ...]:
-    """What of a run goes in batches, and what does not: `batched_note` and `batch_note`.
+    """What of a run goes in batches, what does not, and that a limit in seconds cannot be checked.
 
     Args:
         task: The task.
         config: The settings.
         specs: Catalogue name -> entry.
     """
-    return tuple(filter(None, (batched_note(task, config, specs), batch_note(task, config, specs))))
+    notes = (batched_note(task, config, specs), batch_note(task, config, specs), _unknown_latency(task, config, specs))
+    return tuple(filter(None, notes))
+
+
+def _unknown_latency(task: Task, config: Config, specs: Mapping[str, ModelSpec]) -> str | None:
+    batched = batched_models(task, config, specs)
+    in_seconds = task.max_seconds is not None or cost_measure(task, specs) == "seconds"
+    if not batched or not in_seconds or "trials" not in config.batch:
+        return None
+    limit = (
+        "costs in seconds are" if task.max_seconds is None else f"cost.max_seconds={plain_number(task.max_seconds)} is"
+    )
+    why = f"answers of {in_words(batched)} from batches have no latency"
+    return f"Warning: {limit} not checked: {why}; use batch=false, or batch=[tests], to measure it"
 
 
 def _direct_callers(task: Task, config: Config) -> Iterator[str]:

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from agentopt.core.budget import Budget
-from agentopt.core.events import Event, Observer, StillRunning
+from agentopt.core.events import Event, FileProgress, Observer, StillRunning
 
 BEAT_SECONDS = 60.0
 """Seconds between two reports."""
@@ -26,9 +26,12 @@ class Heartbeat:
     observer: Observer
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     _activity: str = "starting"
+    _download: str | None = None
 
     def __call__(self, event: Event) -> None:
-        if event.logged and not isinstance(event, StillRunning):
+        if isinstance(event, FileProgress):
+            self._download = None if event.has_ended else event.message
+        elif event.logged and not isinstance(event, StillRunning):
             self._activity = event.message
         self.observer(event)
 
@@ -54,4 +57,4 @@ class Heartbeat:
     async def _beat(self, budget: Budget) -> None:
         while True:
             await self.sleep(BEAT_SECONDS)
-            self(StillRunning(self._activity, budget.spent, budget.seconds, budget.seconds_left))
+            self(StillRunning(self._download or self._activity, budget.spent, budget.seconds, budget.seconds_left))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from agentopt.core.cost import SHOWN, cost_in_words
-from agentopt.core.phrases import in_words
+from agentopt.core.phrases import in_words, plain_number
 from agentopt.core.records import Evaluation, Trial
 from agentopt.core.usd import format_usd
 from agentopt.runs.result import Comparison, Finalist, Measured, Measures, Role, SubtaskCostShown, TrialLine
@@ -94,7 +94,26 @@ def beyond_limits(space: SearchSpace, trials: Sequence[Trial]) -> tuple[int, ...
 
 
 def limits_note(space: SearchSpace, choice: Choice) -> str | None:
-    """That the best trial is above a cost limit, because every complete one is; None if it is within all limits."""
+    """That the best trial is above a cost limit, because every complete one is, or that its latency is not known.
+
+    None if it is within all limits.
+    """
+    notes = (_above_limits(space, choice), _unchecked_limit(space, choice))
+    return "; ".join(filter(None, notes)) or None
+
+
+def _unchecked_limit(space: SearchSpace, choice: Choice) -> str | None:
+    if space.max_seconds is None:
+        return None
+    trials = dict.fromkeys(t.number for t in (choice.best, choice.recommended) if not t.evaluation.latencies)
+    if not trials:
+        return None
+    of = f"trial{'s' * (len(trials) > 1)} {in_words(map(str, trials))}"
+    limit = f"cost.max_seconds={plain_number(space.max_seconds)}"
+    return f"{limit} could not be checked: the latency of {of} is not known, as of answers from batches"
+
+
+def _above_limits(space: SearchSpace, choice: Choice) -> str | None:
     above = [
         f"{cost_in_words(cost, measure)}, above the limit of {format_usd(SHOWN[measure][0] * most)}"
         for measure, most in space.limits

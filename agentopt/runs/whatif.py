@@ -241,9 +241,12 @@ class _Archive:
     def _option(self, trial: Trial, shrunk: Mapping[int, float]) -> Option:
         usd = measured_cost(self.space, trial.evaluation, "usd")
         seconds = measured_cost(self.space, trial.evaluation, "seconds")
-        is_allowed = self._is_usable(trial) and within_limits(with_measured_costs(self.space, self.trials), trial)
+        is_known = seconds is not None or self.space.max_seconds is None
+        within = is_known and within_limits(with_measured_costs(self.space, self.trials), trial)
         score = shrunk.get(trial.number)
-        return Option(trial.candidate, trial.number, score, trial.units, usd, seconds, is_allowed)
+        return Option(
+            trial.candidate, trial.number, score, trial.units, usd, seconds, self._is_usable(trial) and within
+        )
 
     def _is_usable(self, trial: Trial) -> bool:
         return self._has_models(trial.candidate) and trial.number not in self.unpriced

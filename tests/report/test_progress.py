@@ -369,3 +369,31 @@ def test_a_run_that_measures_its_baseline_reports_it_first(tmp_path: Path) -> No
     rows = len(task.splits["validation"])
     measuring = lines.index(f"measuring token lengths: the baseline runs on {rows} validation examples")
     assert measuring < next(place for place, line in enumerate(lines) if line.startswith("trial 0:"))
+
+
+@pytest.mark.parametrize("seconds", [None, 90.0])
+def test_no_pace_of_trials_is_shown_once_a_call_waited_in_a_batch(
+    progress: RunProgress, clock: Clock, seconds: float | None
+) -> None:
+    progress(started(Budget(Caps(trials=4, seconds=seconds), clock=clock)))
+    progress(BatchWaiting("b", "batch-1", 20, 20, has_ended=True))
+    pass_trial(progress, clock, 0, 1)
+    bound = "time left unknown: calls wait in batches"
+    assert progress.time_left() == (bound if seconds is None else "at most 1 min 29 s left")
+
+
+@pytest.mark.parametrize("sizes", [(100,), (50, 100), (10, 99, 100)])
+def test_a_download_is_not_the_activity_after_its_end(progress: RunProgress, sizes: tuple[int, ...]) -> None:
+    progress(Note("measuring token lengths"))
+    for done in sizes:
+        progress(FileProgress("a.gguf", "https://example.org", done, 100))
+        assert progress.activity.startswith("fetching a.gguf") is (done < 100)
+    assert progress.activity == "measuring token lengths"
+
+
+def test_a_download_beside_another_one_is_the_activity_until_both_end(progress: RunProgress) -> None:
+    for file, done in (("a", 10), ("b", 10), ("a", 100)):
+        progress(FileProgress(file, "https://example.org", done, 100))
+    assert progress.activity.startswith("fetching")
+    progress(FileProgress("b", "https://example.org", 100, 100))
+    assert progress.activity == "starting"

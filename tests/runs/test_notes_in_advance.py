@@ -17,10 +17,10 @@ from agentopt.core.phrases import in_words
 from agentopt.core.stop_reason import StopKind
 from agentopt.core.task import TokenLengths
 from agentopt.evaluation.judge import Judge
-from agentopt.models.base import Request
+from agentopt.models.base import Request, Response
 from agentopt.models.catalog import Catalog
 from agentopt.models.scripted import ScriptedModel
-from agentopt.runs.evaluators import batch_note, batched_note
+from agentopt.runs.evaluators import batch_note, batch_notes, batched_note
 from agentopt.runs.expected_case import costly_baseline, unmet_limits_in
 from agentopt.search.from_task import fitted_to, search_space, unit_note
 from agentopt.search.unmet_limits import unmet_limits
@@ -104,6 +104,43 @@ def test_the_judge_of_a_batched_run_is_called_directly() -> None:
 )
 def test_a_run_without_batches_names_none(uses: Any, batched: list[str]) -> None:
     assert batched_note(company_task(validation=4, test=2), Config(batch=uses), specs(*batched)) is None
+
+
+@pytest.mark.parametrize(
+    ("uses", "limits", "shown"),
+    [
+        (True, {"max_seconds": 2.0}, "cost.max_seconds=2 is not checked"),
+        (["trials"], {"max_seconds": 0.5, "cost_measure": "usd"}, "cost.max_seconds=0.5 is not checked"),
+        (True, {"cost_measure": "seconds"}, "costs in seconds are not checked"),
+        (["tests"], {"max_seconds": 2.0}, None),
+        (False, {"max_seconds": 2.0}, None),
+        (True, {}, None),
+    ],
+)
+def test_a_limit_in_seconds_that_batches_leave_unknown_is_named_before_the_run(
+    uses: Any, limits: dict[str, Any], shown: str | None
+) -> None:
+    task = replace(company_task(validation=4, test=2), **limits)
+    warnings = [note for note in batch_notes(task, Config(batch=uses), specs(*NAMES)) if note.startswith("Warning: ")]
+    assert [shown in note for note in warnings if shown] == [True] * (shown is not None)
+    assert bool(warnings) is (shown is not None)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1.0, 3.0])
+async def test_a_result_whose_latency_is_not_known_does_not_claim_its_limit(tmp_path: Path, seconds: float) -> None:
+    task = replace(toy_task(validation=4, test=4), max_seconds=2.0)
+    config = Config(strategy="random", budget={"trials": 2}, journal=str(tmp_path / "j.db"), runs=tmp_path / "runs")
+
+    toy = toy_model()
+
+    class Lasting(ScriptedModel):
+        async def generate(self, request: Request) -> Response:
+            return replace(await toy.generate(request), seconds=seconds)
+
+    result = await aoptimize(task, config, provider=Lasting())
+    notes = [note for note in result.notes if "could not be checked" in note]
+    assert bool(notes) is (seconds == 0.0), result.notes
+    assert all("cost.max_seconds=2 could not be checked: the latency of trial" in note for note in notes)
 
 
 def test_a_model_that_cannot_have_batches_gets_no_remedy() -> None:
