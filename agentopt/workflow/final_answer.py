@@ -7,7 +7,7 @@ part of them would score an answer that was not given.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from agentopt.core.task import Unparsable
@@ -15,6 +15,12 @@ from agentopt.workflow.number_text import FoundNumber, join_digits, numbers_in, 
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*(?=\{)")
 _PHRASE = re.compile(r"\banswer\b[*_`]*\s*(?:is|:|=|\uff1a)[*_`]*:?", re.IGNORECASE)
+_STATED = re.compile(
+    rf"####|{_PHRASE.pattern}|(?:\u7b54\u6848|\u56de\u7b54|\u7ed3\u8bba|\u7d50\u8ad6|\u7b54\u3048|\u6b63\u89e3)"
+    r"[*_]*\s*[\u662f\u4e3a\u70ba\u306f:\uff1a=]",
+    re.IGNORECASE,
+)
+"""`####`, and words for `the answer is` in English, Chinese and Japanese."""
 _SENTENCE_END = re.compile(r"[.!?](?=[*_`\"')]*(?:\s|$))|\n")
 _REASON = re.compile(
     r"[,;:]?\s+(?:because|since|as|so|which|where|given|that is|namely|after|when|if)\b", re.IGNORECASE
@@ -85,6 +91,20 @@ def final_answer(response: str) -> FinalAnswer:
             return FinalAnswer(rest)
     lines = [line for line in response.splitlines() if _has_number(line)]
     return FinalAnswer(lines[-1] if lines else response, is_marked=False)
+
+
+def stated_answers(response: str) -> Iterator[str]:
+    """Yield the parts that may state the answer: the last box, then what follows `####` or `The answer is`, last first.
+
+    Args:
+        response: The response.
+    """
+    box = last_box(response)
+    if box is not None:
+        yield box
+    for mark in reversed(list(_STATED.finditer(response))):
+        rest = response[mark.end() :].lstrip()
+        yield rest[: end.start()] if (end := _SENTENCE_END.search(rest)) else rest
 
 
 def _has_number(text: str) -> bool:

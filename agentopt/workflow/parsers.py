@@ -21,7 +21,7 @@ from agentopt.core.task import Parser, Unparsable, Value
 from agentopt.core.user_functions import name_of, reporting
 from agentopt.workflow import answer_text
 from agentopt.workflow.answer_text import content_lines
-from agentopt.workflow.final_answer import final_answer, last_box, single_number, without_denied
+from agentopt.workflow.final_answer import final_answer, last_box, single_number, stated_answers, without_denied
 from agentopt.workflow.json_schema import bounded
 from agentopt.workflow.number_text import numbers_in, plain, without_remarks
 
@@ -125,13 +125,18 @@ def _single(response: str, decimal: str) -> int | float:
 
 
 @parser("choice", values="options")
-def choice(options: Sequence[str]) -> Parser:
+def choice(options: Sequence[str], *, final: bool = False) -> Parser:
     """One of `options`, as written there: the whole response, or else the option that occurs first in it.
 
     An option occurs as a whole word, in any case; an option of one letter must match in case, so that the article
     `a` is not the answer A. Scripts without spaces between words, such as Chinese, do not continue a word. Of a
     checklist only the checked lines count, and text that is struck out does not. If several options start at the same
     place, the longest is taken.
+
+    Args:
+        options: The options.
+        final: Read the final answer first (the last box, else what follows the last `####`, `Answer:` or
+            `The answer is`), for responses that reason about the options before they answer.
 
     Raises:
         ValueError: If options are empty, or differ in case only.
@@ -143,12 +148,13 @@ def choice(options: Sequence[str]) -> Parser:
     pattern = re.compile("|".join(_starting_alike(alike) for _, alike in groupby(longest_first, _starts_unspaced)))
 
     def parse(response: str) -> str:
-        if exact := by_folded.get(_folded(response)):
-            return exact
-        found = pattern.search(_chosen(_normal(response)))
-        if not found or not found.lastindex:
-            raise Unparsable(f"expected one of {', '.join(options)}, got {shown(response)}")
-        return longest_first[found.lastindex - 1]
+        for text in (*(stated_answers(response) if final else ()), response):
+            if exact := by_folded.get(_folded(text)):
+                return exact
+            found = pattern.search(_chosen(_normal(text)))
+            if found and found.lastindex:
+                return longest_first[found.lastindex - 1]
+        raise Unparsable(f"expected one of {', '.join(options)}, got {shown(response)}")
 
     def is_settled(response: str) -> bool:
         if re.search(f"{_CHECKED}|{_UNCHECKED}|~~", response):  # a later line may be checked, or this one struck out
@@ -158,7 +164,7 @@ def choice(options: Sequence[str]) -> Parser:
         except Unparsable:
             return False
 
-    return FrontParser(parse, is_settled)
+    return parse if final else FrontParser(parse, is_settled)
 
 
 _AROUND = "\"'`*.,;:!?()_~#>\u3002\uff0c\uff1a\uff01\uff1f\u300c\u300d\u201c\u201d"

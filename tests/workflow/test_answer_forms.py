@@ -13,6 +13,7 @@ from agentopt.models.base import Request
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.scripted import ScriptedModel
 from agentopt.workflow import parsers
+from agentopt.workflow.parsers import FrontParser, choice
 from agentopt.workflow.sampling import SubtaskSampler, request_for
 
 THOUGHTS = [
@@ -283,3 +284,34 @@ def test_a_response_that_states_no_number_is_unparsable(response: str) -> None:
 
 def test_a_decimal_comma_holds_for_the_final_answer_too() -> None:
     assert parsers.number(",", single=True)("Die Antwort: 1.234,5") == 1234.5
+
+
+@pytest.mark.parametrize(
+    ("response", "option"),
+    [
+        ("A is wrong because it is late. Answer: B", "B"),
+        ("A and C fail.\n\n**Answer:** B", "B"),
+        ("A fails.\n**Answer: (B)**", "B"),
+        ("A fails.\nAnswer:\n\nB", "B"),
+        ("A fails, so the correct answer is **B**. C is close.", "B"),
+        ("Option A? No.\n#### B", "B"),
+        ("#### About A\nIt fails.\nFinal answer: B", "B"),
+        (r"A fails. The answer is C, no: \boxed{\text{B}}", "B"),
+        ("A \u4e0d\u5bf9\u3002\u7b54\u6848\u662fB\u3002", "B"),
+        ("A \u4e0d\u5bf9\u3002\u7b54\u6848\uff1aB", "B"),
+        ("A \u3067\u306f\u306a\u3044\u3002\u7b54\u3048\u306f B", "B"),
+        ("Answer: A\nOn reflection A is wrong.\nAnswer: B", "B"),
+        ("Answer: A. The answer is unclear.", "A"),
+        (r"\boxed{42} Answer: B", "B"),
+        ("B, not A", "B"),
+        ("B", "B"),
+    ],
+)
+def test_the_option_of_the_final_answer(response: str, option: str) -> None:
+    parse = choice(["A", "B", "C"], final=True)
+    assert parse(response) == option
+    assert not isinstance(parse, FrontParser)
+
+
+def test_without_final_the_first_option_counts() -> None:
+    assert choice(["A", "B"])("A is wrong. Answer: B") == "A"
