@@ -334,6 +334,8 @@ class Trial:
         units: Its cost per example in the measure of the search space; USD and seconds are measured.
         note: A remark of the proposer.
         fallback: Why the fallback strategy proposed it in place of the agent; empty if it did not.
+        completed_in_search: Whether the agent had it completed after it was stopped early, so that the search knows all
+            of its scores.
     """
 
     number: int
@@ -343,6 +345,7 @@ class Trial:
     units: float
     note: str = ""
     fallback: str = ""
+    completed_in_search: bool = False
 
     @property
     def state(self) -> TrialState:

@@ -127,18 +127,20 @@ class TrialRunner:
         """At most `count` examples with the lowest scores under a trial, the lowest first."""
         return await self._failures(trial, count) if self._failures and count else ()
 
-    async def complete(self, trial: Trial, note: str = COMPLETED) -> Trial:
+    async def complete(self, trial: Trial, note: str = COMPLETED, *, in_search: bool = False) -> Trial:
         """Evaluate a pruned trial on all rows; the responses that it has are not requested again.
 
         Args:
             trial: The trial.
             note: Why it is completed.
+            in_search: Whether the search is to know all of its scores.
 
         Raises:
             EvaluationStopped: As by `run`.
         """
         note = "; ".join(filter(None, (trial.note, note)))
-        return await self._evaluated(Proposal(trial.candidate, trial.proposer, note, trial.fallback), None)
+        proposal = Proposal(trial.candidate, trial.proposer, note, trial.fallback, in_search)
+        return await self._evaluated(proposal, None)
 
     def emit(self, event: Event) -> None:
         """Pass `event` to the observers of the run."""

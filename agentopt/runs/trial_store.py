@@ -29,7 +29,6 @@ from agentopt.search.from_task import needs_measuring, search_space, unlimited_s
 from agentopt.search.measured_costs import measured_cost, with_measured_costs
 from agentopt.search.observed_costs import observed_units
 from agentopt.search.posterior import TOLERANCE, Choice, choose
-from agentopt.search.run_view import MEASURED_AGAIN
 
 if TYPE_CHECKING:
     import optuna
@@ -99,6 +98,7 @@ class TrialStore:
             trial_cost(self.space, proposal.candidate, evaluation),
             proposal.note,
             proposal.fallback,
+            proposal.completed_in_search,
         )
         if self._counts(trial):
             self._study.add_trial(_to_optuna(trial, self.space))
@@ -145,8 +145,8 @@ class TrialStore:
 def _as_searched(records: Sequence[Trial]) -> Trial:
     """The record that the agent had completed, the first finished record of a candidate, or else its last one."""
     finished = [trial for trial in records if trial.state != "incomplete"]
-    again = [trial for trial in finished if MEASURED_AGAIN in trial.note]
-    return (again or finished[:1] or records)[-1]
+    completed = [trial for trial in finished if trial.completed_in_search]
+    return (completed or finished[:1] or records)[-1]
 
 
 def highest_score(trials: Sequence[Trial]) -> Trial | None:
@@ -201,6 +201,7 @@ def _to_optuna(trial: Trial, space: SearchSpace) -> optuna.trial.FrozenTrial:
             "proposer": trial.proposer,
             "note": trial.note,
             "fallback": trial.fallback,
+            "completed_in_search": trial.completed_in_search,
         },
     )
 
@@ -215,7 +216,8 @@ def _from_attributes(number: int, attributes: Mapping[str, Any], space: SearchSp
         attributes["proposer"],
         trial_cost(space, candidate, evaluation),
         attributes["note"],
-        attributes.get("fallback", ""),  # version 0.1.0 did not record it
+        attributes.get("fallback", ""),  # version 0.1.0 recorded neither
+        attributes.get("completed_in_search", False),
     )
 
 

@@ -48,7 +48,7 @@ from agentopt.search.full_prompt import PROMISING, FullReply, Outlook, full_prom
 from agentopt.search.insights import initial_candidates
 from agentopt.search.measured_costs import with_measured_costs
 from agentopt.search.paper_prompt import paper_guideline_prompt, paper_proposal_prompt
-from agentopt.search.run_view import MEASURED_AGAIN, RunView
+from agentopt.search.run_view import RunView
 from agentopt.search.settings import AgentSettings, StartName
 from agentopt.search.start import first_candidates
 from agentopt.search.variants import AGENT, Variant
@@ -325,7 +325,7 @@ class _Nodes:
         stopped = {trial.number: trial for trial in self.runner.trials if trial.state == "pruned"}
         named = next((stopped[number] for number in numbers if number in stopped), None)
         if named and isinstance(self.runner, RunView):
-            await self.runner.complete(named, MEASURED_AGAIN)
+            await self.runner.complete(named, "completed, because the agent requested it", in_search=True)
 
     async def _usable_reply(
         self, space: SearchSpace, prompt: str, wanted: int, first_repeat: int

@@ -314,6 +314,8 @@ class Proposal:
     """Why it was proposed, or how the reply was repaired, in a few words."""
     fallback: str = ""
     """Why the fallback strategy proposed it in place of the agent; empty for proposals of the agent itself."""
+    completed_in_search: bool = False
+    """Whether it is a trial that was stopped early and that the agent has completed."""
 
 
 class Strategy(Protocol):

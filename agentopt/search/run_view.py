@@ -8,9 +8,6 @@ from typing import Protocol, runtime_checkable
 
 from agentopt.core.records import Trial
 
-MEASURED_AGAIN = "completed, because the agent requested it"
-"""Note of a trial that was stopped early and that the agent had completed."""
-
 
 @dataclass(frozen=True, slots=True)
 class FailedExample:
@@ -44,5 +41,11 @@ class RunView(Protocol):
     async def failed_examples(self, trial: Trial, count: int) -> Sequence[FailedExample]:
         """At most `count` examples with the lowest scores under a trial, the lowest first."""
 
-    async def complete(self, trial: Trial, note: str) -> Trial:
-        """Evaluate a trial that was stopped early on its other examples; its number stays the same."""
+    async def complete(self, trial: Trial, note: str, *, in_search: bool) -> Trial:
+        """Evaluate a trial that was stopped early on its other examples; its number stays the same.
+
+        Args:
+            trial: The trial.
+            note: Why it is completed.
+            in_search: Whether the search is to know all of its scores.
+        """

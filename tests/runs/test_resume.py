@@ -37,7 +37,6 @@ from agentopt.runs.result import Result
 from agentopt.runs.trial_store import TrialStore
 from agentopt.search.base import Proposal
 from agentopt.search.from_task import search_space
-from agentopt.search.run_view import MEASURED_AGAIN
 from agentopt.testing.toy import LARGE, SMALL, draw, toy_task
 
 ROWS = 12
@@ -284,14 +283,14 @@ def test_the_folder_of_a_run_keeps_no_password_of_the_journal(tmp_path: Path, ur
     assert "cret" not in (run.path / "config.yaml").read_text()
 
 
-@pytest.mark.parametrize("note", ["guess", "completed, because all trials together make it the best"])
+@pytest.mark.parametrize("note", ["guess", "completed, because the agent requested it"])
 def test_a_trial_that_the_agent_had_completed_is_complete_to_the_search(tmp_path: Path, note: str) -> None:
     space = search_space(task(), Catalog.load())
     store = TrialStore(tmp_path / "trials.db", space)
     one, other = (Candidate.of({"answer": SubtaskChoice(model)}) for model in (LARGE, SMALL))
-    for candidate, added in ((one, f"guess; {MEASURED_AGAIN}"), (other, note)):
-        store.add(Proposal(candidate, "agent", "guess"), evaluation(8, "pruned"))
-        store.add(Proposal(candidate, "agent", added), evaluation(ROWS, "complete"))
+    for candidate, in_search in ((one, True), (other, False)):
+        store.add(Proposal(candidate, "agent", note), evaluation(8, "pruned"))
+        store.add(Proposal(candidate, "agent", note, completed_in_search=in_search), evaluation(ROWS, "complete"))
     for read in (store, TrialStore(tmp_path / "trials.db", space)):
         assert [trial.state for trial in read.searched] == ["complete", "pruned"]
         assert read.completions == 1, "only what the run completed at its end counts"

@@ -139,7 +139,8 @@ class ViewedRunner(ScriptedRunner):
     async def failed_examples(self, trial: Trial, count: int) -> Sequence[FailedExample]:
         return [FailedExample("Who?", "Ann", 0.0, f"output of trial {trial.number}", "", {})][:count]
 
-    async def complete(self, trial: Trial, note: str) -> Trial:
+    async def complete(self, trial: Trial, note: str, *, in_search: bool) -> Trial:
+        assert in_search
         self.completed.append(trial.number)
         self._trials[trial.number] = replace(trial, evaluation=replace(trial.evaluation, state="complete"), note=note)
         return self._trials[trial.number]
