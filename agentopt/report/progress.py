@@ -70,13 +70,18 @@ class RunProgress:
     _trials: set[int] = field(default_factory=set)
     _best: BestSoFar | None = None
     _seconds_before: float = 0.0
-    """Seconds of earlier sessions."""
+    """Seconds of earlier sessions; 0 if these made no calls, which shows no pace."""
     _trials_since: float | None = None
     """Start of this session's first trial: what comes before, such as a download, does not count for the pace."""
     _prompt_seconds: float = 0.0
-    """Seconds spent on prompts, which do not count for the pace of trials."""
+    """Seconds spent on prompts since the last trial, which do not count for the pace of trials."""
     _prompts_since: float = 0.0
-    _finished: list[float] = field(default_factory=list)
+    _trial_end: float | None = None
+    """End of this session's last trial."""
+    _calls_before: int = 0
+    """Calls before the present trial."""
+    _paces: list[float] = field(default_factory=list)
+    """Seconds of this session's trials that made calls: answers from the journal alone show no pace."""
     _calls: deque[tuple[float, int]] = field(default_factory=deque)
     """(clock, calls so far) of the last seconds."""
     _responses: int = 0
@@ -131,15 +136,17 @@ class RunProgress:
             case SearchStarted():
                 self._search, self._best, self.budget = event, event.best, event.budget
                 self._trials = {trial.number for trial in event.trials}
-                self._seconds_before = max(0.0, event.budget.seconds - (self.clock() - self._started))
+                if event.budget.spent.calls:
+                    self._seconds_before = max(0.0, event.budget.seconds - (self.clock() - self._started))
             case TrialStarted():
                 self.activity = one_line(f"{event.message}: {event.candidate}")
+                self._calls_before = self.budget.spent.calls if self.budget else 0
                 if self._trials_since is None:
                     self._trials_since, self._prompt_seconds = self.clock(), 0.0
             case TrialDone():
                 self._trials.add(event.trial.number)
                 self._best = event.best
-                self._finished.append(self.clock())
+                self._end_trial()
             case PromptsDone():
                 self._prompt_seconds += self.clock() - self._prompts_since
             case PromptsStarted():
@@ -152,6 +159,12 @@ class RunProgress:
             case GuidelinesWritten() | Note() | TestStarted() | Stopping() | RunDone():
                 self.activity = one_line(event.message)
                 self._has_ended = isinstance(event, RunDone)
+
+    def _end_trial(self) -> None:
+        """Note the seconds since the trial before, prompts left out, if the trial made calls."""
+        if self.budget and self.budget.spent.calls > self._calls_before:
+            self._paces.append(max(0.0, self.clock() - self._last_end() - self._prompt_seconds))
+        self._trial_end, self._prompt_seconds = self.clock(), 0.0
 
     def _notice(self, event: ModelNotice) -> None:
         self.activity = one_line(event.message)
@@ -262,7 +275,7 @@ class RunProgress:
     def time_left(self) -> str:
         """The worst case at the pace of the trials: every trial that is left, and the test of all finalists.
 
-        At the end of the run, that it is finished. With batches, no pace is known.
+        At the end of the run, that it is finished. With batches, and before a trial made calls, no pace is known.
 
         The test counts by its number of examples. Without a cap on trials, only a cap on seconds bounds the rest.
         """
@@ -283,14 +296,14 @@ class RunProgress:
         return f"at most about {format_duration(max(0.0, left if bound is None else min(left, bound)))} left"
 
     def _last_end(self) -> float:
-        return self._finished[-1] if self._finished else self._trials_since or self.clock()
+        since = self._trials_since if self._trial_end is None else self._trial_end
+        return self.clock() if since is None else since
 
     def _pace(self) -> float | None:
-        """Seconds of a trial: of this session, or of the earlier ones before its first; None if there is none."""
-        if self._finished:
-            since = self._started if self._trials_since is None else self._trials_since
-            return max(0.0, self._finished[-1] - since - self._prompt_seconds) / len(self._finished)
-        return self._seconds_before / self.trials if self.trials else None
+        """Seconds of a trial that made calls: of this session, or of the earlier ones before its first; else None."""
+        if self._paces:
+            return sum(self._paces) / len(self._paces)
+        return self._seconds_before / self.trials if self._seconds_before and self.trials else None
 
     def snapshot(self) -> dict[str, Any]:
         """The progress as plain data for JSON."""

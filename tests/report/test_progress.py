@@ -82,14 +82,17 @@ def started(budget: Budget, *trials: Trial, test: int = 2) -> SearchStarted:
     return SearchStarted(12, {"validation": 2, "test": test}, trials, budget, best)
 
 
-def pass_trial(progress: RunProgress, clock: Clock, number: int, seconds: float) -> None:
-    progress(TrialStarted(number, CANDIDATE, "random"))
-    clock.seconds += seconds
-    progress(TrialDone(trial(number), BestSoFar(0, 0.5)))
-
-
 async def spend(budget: Budget, usage: Usage) -> None:
     budget.settle(await budget.reserve(usage, "search"), usage)
+
+
+async def pass_trial(progress: RunProgress, clock: Clock, number: int, seconds: float, *, calls: int = 2) -> None:
+    progress(TrialStarted(number, CANDIDATE, "random"))
+    assert progress.budget
+    if calls:
+        await spend(progress.budget, Usage(calls=calls))
+    clock.seconds += seconds
+    progress(TrialDone(trial(number), BestSoFar(0, 0.5)))
 
 
 async def test_the_spend_against_every_cap_is_shown(progress: RunProgress, clock: Clock) -> None:
@@ -97,7 +100,7 @@ async def test_the_spend_against_every_cap_is_shown(progress: RunProgress, clock
     progress(started(budget))
     await spend(budget, Usage(10, 300, 200, 0.25))
     clock.seconds += 5
-    pass_trial(progress, clock, 0, 1)
+    await pass_trial(progress, clock, 0, 1, calls=0)
     shown = " | ".join(progress.fields())
     assert "1 of 8 trials" in shown
     assert "10 of 40 calls, 500 of 1,000 tokens, 0.25 of 2 USD, 6 of 60 s" in shown
@@ -122,34 +125,34 @@ async def test_calls_per_second_are_those_of_this_session_and_of_the_last_second
     assert progress.calls_per_second() == 0.0
 
 
-def test_without_caps_there_is_no_bar_and_the_time_left_is_unknown(progress: RunProgress, clock: Clock) -> None:
+async def test_without_caps_there_is_no_bar_and_the_time_left_is_unknown(progress: RunProgress, clock: Clock) -> None:
     assert progress.fields() == ["preparing"]
     progress(started(Budget(clock=clock)))
-    pass_trial(progress, clock, 0, 2)
+    await pass_trial(progress, clock, 0, 2)
     assert progress.share is None
     assert progress.fields()[0] == "1 trial"
     assert progress.fields()[-1] == "time left unknown"
     json.dumps(progress.snapshot())
 
 
-def test_trials_of_earlier_sessions_count_right_after_a_resume(progress: RunProgress, clock: Clock) -> None:
+async def test_trials_of_earlier_sessions_count_right_after_a_resume(progress: RunProgress, clock: Clock) -> None:
     clock.seconds = 7.0  # this session's time before the search does not count
-    budget = Budget(Caps(trials=10), seconds_before=40.0, clock=clock)
+    budget = Budget(Caps(trials=10), already_spent={"search": Usage(calls=8)}, seconds_before=40.0, clock=clock)
     clock.seconds = 9.0
     progress = RunProgress(clock, clock.now)
     progress(started(budget, *map(trial, range(4))))
     assert progress.fields()[0] == "4 of 10 trials"
     assert progress.time_left() == "at most about 1 min 34 s left"  # 42 s for 4 trials: 6 trials and 3 tests are left
-    pass_trial(progress, clock, 3, 1)  # an incomplete trial is continued under its number
+    await pass_trial(progress, clock, 3, 1)  # an incomplete trial is continued under its number
     assert progress.trials == 4
     assert progress.time_left() == "at most about 9 s left"
 
 
 @pytest.mark.parametrize("caps", [Caps(trials=2), Caps(trials=2, seconds=30.0), Caps(seconds=30.0), Caps(trials=1)])
-def test_the_time_left_is_never_negative(progress: RunProgress, clock: Clock, caps: Caps) -> None:
+async def test_the_time_left_is_never_negative(progress: RunProgress, clock: Clock, caps: Caps) -> None:
     progress(started(Budget(caps, clock=clock)))
     for number in range(4):  # more than the cap: trials that are completed later
-        pass_trial(progress, clock, number, 2)
+        await pass_trial(progress, clock, number, 2, calls=0 if number else 2)  # the time may be up after the first
         progress(PromptsStarted("answer", "after"))
         clock.seconds += 500
         assert "-" not in progress.time_left()
@@ -157,9 +160,11 @@ def test_the_time_left_is_never_negative(progress: RunProgress, clock: Clock, ca
         assert "-" not in progress.time_left()
 
 
-def test_the_time_left_falls_during_a_trial_and_not_past_its_estimate(progress: RunProgress, clock: Clock) -> None:
+async def test_the_time_left_falls_during_a_trial_and_not_past_its_estimate(
+    progress: RunProgress, clock: Clock
+) -> None:
     progress(started(Budget(Caps(trials=3), clock=clock), test=0))
-    pass_trial(progress, clock, 0, 10)
+    await pass_trial(progress, clock, 0, 10)
     assert progress.time_left() == "at most about 20 s left"
     progress(TrialStarted(1, CANDIDATE, "random"))
     clock.seconds += 4
@@ -168,10 +173,30 @@ def test_the_time_left_falls_during_a_trial_and_not_past_its_estimate(progress: 
     assert progress.time_left() == "at most about 10 s left"
 
 
+@pytest.mark.parametrize("seconds", [None, 90.0])
+async def test_trials_without_calls_show_no_pace(progress: RunProgress, clock: Clock, seconds: float | None) -> None:
+    progress(started(Budget(Caps(trials=6, seconds=seconds), clock=clock), test=0))
+    for number in range(2):  # of the journal's answers, such as those of the measured baseline
+        await pass_trial(progress, clock, number, 1, calls=0)
+        bound = f"at most 1 min {29 - number} s left"
+        assert progress.time_left() == ("time left unknown" if seconds is None else bound)
+    await pass_trial(progress, clock, 2, 10)
+    assert progress.time_left() == "at most about 30 s left"
+    await pass_trial(progress, clock, 3, 0, calls=0)
+    assert progress.time_left() == "at most about 20 s left"
+
+
+def test_trials_of_earlier_sessions_without_calls_show_no_pace(clock: Clock) -> None:
+    budget = Budget(Caps(trials=10), seconds_before=2.0, clock=clock)
+    progress = RunProgress(clock, clock.now)
+    progress(started(budget, trial(0)))
+    assert progress.time_left() == "time left unknown"
+
+
 @pytest.mark.parametrize("caps", [Caps(trials=3), Caps(seconds=30.0), Caps()])
-def test_no_time_is_left_at_the_end(progress: RunProgress, clock: Clock, caps: Caps) -> None:
+async def test_no_time_is_left_at_the_end(progress: RunProgress, clock: Clock, caps: Caps) -> None:
     progress(started(Budget(caps, clock=clock)))
-    pass_trial(progress, clock, 0, 10)
+    await pass_trial(progress, clock, 0, 10)
     progress(RunDone(Path("runs/a")))
     assert progress.fields()[-1] == progress.snapshot()["left"] == "finished"
 
@@ -372,12 +397,12 @@ def test_a_run_that_measures_its_baseline_reports_it_first(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("seconds", [None, 90.0])
-def test_no_pace_of_trials_is_shown_once_a_call_waited_in_a_batch(
+async def test_no_pace_of_trials_is_shown_once_a_call_waited_in_a_batch(
     progress: RunProgress, clock: Clock, seconds: float | None
 ) -> None:
     progress(started(Budget(Caps(trials=4, seconds=seconds), clock=clock)))
     progress(BatchWaiting("b", "batch-1", 20, 20, has_ended=True))
-    pass_trial(progress, clock, 0, 1)
+    await pass_trial(progress, clock, 0, 1)
     bound = "time left unknown: calls wait in batches"
     assert progress.time_left() == (bound if seconds is None else "at most 1 min 29 s left")
 

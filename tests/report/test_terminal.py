@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from agentopt.core.budget import Budget, Caps
+from agentopt.core.budget import Budget, Caps, Usage
 from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.core.events import (
     ExampleDone,
@@ -92,7 +92,7 @@ def test_the_reasons_of_failed_calls_have_a_heading_if_there_are_any() -> None:
     assert heading not in printed(load_result(FINISHED))
 
 
-def test_the_live_view_prints_a_line_for_each_trial_with_the_time_left() -> None:
+async def test_the_live_view_prints_a_line_for_each_trial_with_the_time_left() -> None:
     output, now = io.StringIO(), [0.0]
     results = (ExampleResult("a", 1.0), ExampleResult("b", 0.0))
     trial = Trial(0, CANDIDATE, Evaluation("validation", 2, results, "complete"), "baseline", 3.0)
@@ -102,6 +102,7 @@ def test_the_live_view_prints_a_line_for_each_trial_with_the_time_left() -> None
         view(SearchStarted(12, {"validation": 2, "test": 2}, (), budget))
         view(TrialStarted(0, CANDIDATE, "baseline"))
         view(ExampleDone(results[0]))
+        budget.settle(await budget.reserve(Usage(calls=2), "search"), Usage(calls=2))
         now[0] += 1
         view(TrialDone(trial, BestSoFar(0, 0.5)))
         view(Note("guidelines: more"))
@@ -110,7 +111,7 @@ def test_the_live_view_prints_a_line_for_each_trial_with_the_time_left() -> None
     assert (run, search, note) == ("run runs/a", "12 candidates", "guidelines: more")
     assert done == (
         "trial 0: complete, score 0.500, by baseline | answer: large x3 | 1 of 4 trials | "
-        "best shrunk score 0.500 (trial 0) | 0 of 100 calls, 0 tokens, 0 USD, 0 s | 0.0 calls/s | "
+        "best shrunk score 0.500 (trial 0) | 2 of 100 calls, 0 tokens, 0 USD, 0 s | 2.0 calls/s | "
         "at most about 6 s left"
     )
 
