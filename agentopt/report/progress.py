@@ -134,13 +134,10 @@ class RunProgress:
     def _note(self, event: Event) -> None:
         match event:
             case SearchStarted():
-                self._search, self._best, self.budget = event, event.best, event.budget
-                self._trials = {trial.number for trial in event.trials}
-                if event.budget.spent.calls:
-                    self._seconds_before = max(0.0, event.budget.seconds - (self.clock() - self._started))
+                self._begin(event)
             case TrialStarted():
                 self.activity = one_line(f"{event.message}: {event.candidate}")
-                self._calls_before = self.budget.spent.calls if self.budget else 0
+                self._calls_before = self._calls_so_far()
                 if self._trials_since is None:
                     self._trials_since, self._prompt_seconds = self.clock(), 0.0
             case TrialDone():
@@ -160,9 +157,18 @@ class RunProgress:
                 self.activity = one_line(event.message)
                 self._has_ended = isinstance(event, RunDone)
 
+    def _begin(self, event: SearchStarted) -> None:
+        self._search, self._best, self.budget = event, event.best, event.budget
+        self._trials = {trial.number for trial in event.trials}
+        if self._calls_so_far():
+            self._seconds_before = max(0.0, event.budget.seconds - (self.clock() - self._started))
+
+    def _calls_so_far(self) -> int:
+        return self.budget.spent.calls if self.budget else 0
+
     def _end_trial(self) -> None:
         """Note the seconds since the trial before, prompts left out, if the trial made calls."""
-        if self.budget and self.budget.spent.calls > self._calls_before:
+        if self._calls_so_far() > self._calls_before:
             self._paces.append(max(0.0, self.clock() - self._last_end() - self._prompt_seconds))
         self._trial_end, self._prompt_seconds = self.clock(), 0.0
 
@@ -181,7 +187,7 @@ class RunProgress:
         """Remember the calls so far, for the pace."""
         if self.budget is None:
             return
-        now, calls = self.clock(), self.budget.spent.calls
+        now, calls = self.clock(), self._calls_so_far()
         if len(self._calls) > 1 and self._calls[-2][0] == now:
             self._calls.pop()
         self._calls.append((now, calls))
@@ -247,7 +253,7 @@ class RunProgress:
         if not self.budget or not self._calls:
             return 0.0
         since, calls = self._calls[0]
-        return max(0, self.budget.spent.calls - calls) / max(self.clock() - since, 1.0)
+        return max(0, self._calls_so_far() - calls) / max(self.clock() - since, 1.0)
 
     def waits(self) -> list[str]:
         """What calls wait for: a pause that a provider requested, batches, downloads."""
