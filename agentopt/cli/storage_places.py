@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from agentopt.cli.run_names import run_path
-from agentopt.core.database import names_in, names_no_file, open_engine, without_password
+from agentopt.core.database import check_names_file, names_in, open_engine, without_password
 from agentopt.core.errors import ConfigError
 from agentopt.core.extras import install_command
 from agentopt.models import budget_store, journal_tables, lease, shared_rate
@@ -53,9 +53,7 @@ def place_of(argument: str) -> Place:
     Raises:
         ConfigError: The URL names no file, so that the database would be in memory and lost at the end.
     """
-    if names_no_file(argument):
-        rule = "the URL names no file, so the database would be lost at the end of the command"
-        raise ConfigError(rule, where=argument, remedy="add a path: sqlite:///PATH")
+    check_names_file(argument)
     return argument if "://" in argument else Path(argument)
 
 

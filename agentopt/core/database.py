@@ -111,6 +111,17 @@ def names_no_file(url: str) -> bool:
     return False
 
 
+def check_names_file(url: str) -> None:
+    """Raise `ConfigError` for a URL of an SQLite database in memory.
+
+    Args:
+        url: A SQLAlchemy URL or a path.
+    """
+    if names_no_file(url):
+        rule = "the URL names no file, so the database would be lost at the end of the command"
+        raise ConfigError(rule, where=url, remedy="add a path: sqlite:///PATH")
+
+
 def without_password(url: str) -> str:
     """Return a SQLAlchemy URL without its password, and without the parts of its query that may hold one.
 

@@ -197,7 +197,7 @@ class Job(Strict):
     caps: JobCaps = JobCaps()
     promotion: PromotionRule = PromotionRule()
     canary: float = CANARY_SHARE
-    """Share of the test rows, at least 20, that every run draws anew to see drift of the champion; 0 draws none."""
+    """Share of the test rows, at least 20, that every run after a champion's first draws anew to see drift; 0: none."""
     warm_start: Annotated[int, Field(ge=0)] = 5
     """Number of candidates of earlier runs that are evaluated first, after the champion; at most half of the trials."""
     webhook: WebhookTarget | None = None

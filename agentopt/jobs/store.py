@@ -21,7 +21,7 @@ from platformdirs import user_data_path
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from agentopt.core.budget import Usage
-from agentopt.core.database import create_tables, open_engine, sqlite_url
+from agentopt.core.database import check_names_file, create_tables, open_engine, sqlite_url
 from agentopt.core.errors import ConfigError, UserError
 from agentopt.core.files import private_folder
 from agentopt.core.yaml_models import did_you_mean
@@ -346,7 +346,7 @@ def open_store(url: str | None = None, environ: Mapping[str, str] = os.environ) 
         environ: The environment variables.
 
     Raises:
-        ConfigError: The store cannot be opened.
+        ConfigError: The store cannot be opened, or is an SQLite database in memory.
     """
     place = url or environ.get("AGENTOPT_JOBS_STORE")
     try:
@@ -356,6 +356,7 @@ def open_store(url: str | None = None, environ: Mapping[str, str] = os.environ) 
                 file = Path(place).absolute()
                 private_folder(file.parent)
                 place = sqlite_url(file)
+        check_names_file(place)
         return JobStore(place)
     except (OSError, ImportError, UnicodeDecodeError, SQLAlchemyError) as error:
         raise ConfigError(

@@ -21,7 +21,14 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
-from agentopt.core.database import create_tables, insert, open_engine, transact, without_password
+from agentopt.core.database import (
+    check_names_file,
+    create_tables,
+    insert,
+    open_engine,
+    transact,
+    without_password,
+)
 from agentopt.core.errors import ConfigError
 from agentopt.core.files import private_folder, write_atomically
 from agentopt.core.unicode_text import database_text
@@ -352,8 +359,9 @@ def open_store(storage: str) -> Iterator[tuple[RunStore, sa.Engine]]:
         storage: A path or a SQLAlchemy URL.
 
     Raises:
-        ConfigError: It cannot be used.
+        ConfigError: It cannot be used, or is an SQLite database in memory.
     """
+    check_names_file(storage)
     try:
         engine = open_engine(journal_place(storage))
         try:

@@ -111,14 +111,15 @@ def test_challengers_are_named_with_their_evidence(place: Place, jobs: Call) -> 
 def test_show_prints_the_evidence_of_drift_and_the_error_spent(place: Place, jobs: Call) -> None:
     with ServerProcess(counter=place.folder / "received.jsonl", quality=QUALITY) as server:
         place.base_url = server.base_url
-        assert "every run requests the champion's answers to 12 of 12 test rows anew" in jobs(
+        assert "every run after a champion's first requests its answers to 12 of 12 test rows anew" in jobs(
             "add", str(place.write(canary=0.5))
         )
         draws = "test rows anew (50%, at least 20)"
         added = jobs("add", str(place.write(canary=0.5)))
         assert f"answers to 12 of 12 {draws}; canary: 0 requests none, but does not detect " in added
-        assert f"canary: every run requests the champion's answers to {draws}; none requested yet" in jobs(
-            "show", "nightly"
+        assert (
+            f"canary: every run after a champion's first requests its answers to {draws}; none requested yet"
+            in jobs("show", "nightly")
         )
         jobs("run-now", "nightly")
         shown = jobs("show", "nightly")

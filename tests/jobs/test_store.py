@@ -245,6 +245,14 @@ def test_what_is_named_as_a_url_is_never_created_as_a_file(tmp_path: Path, word:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite+pysqlite://"])
+def test_a_database_in_memory_is_refused_however_it_is_named(url: str) -> None:
+    for argument, environ in ((url, {}), (None, {"AGENTOPT_JOBS_STORE": url}), (None, {"AGENTOPT_STORAGE": url})):
+        with pytest.raises(ConfigError, match="names no file") as error:
+            open_store(argument, environ)
+        assert "sqlite:///PATH" in str(error.value)
+
+
 def test_the_store_is_in_the_data_folder_unless_a_setting_names_another(tmp_path: Path) -> None:
     open_store(None, {"AGENTOPT_DATA": str(tmp_path / "data")}).close()
     assert (tmp_path / "data" / "jobs.db").exists()

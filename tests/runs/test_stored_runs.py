@@ -394,6 +394,18 @@ def test_a_database_in_memory_is_refused(home: Path, console_script: Script, nam
     assert not (home / "runs").exists()
 
 
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite+pysqlite://"])
+def test_commands_refuse_a_storage_in_memory(
+    home: Path, monkeypatch: pytest.MonkeyPatch, console_script: Script, url: str
+) -> None:
+    monkeypatch.setenv("AGENTOPT_STORAGE", url)
+    for words in (["runs", "list", "--storage", url], ["worker", "--storage", url], ["worker"], ["jobs", "list"]):
+        code, out, error = console_script(*words)
+        assert (code, out) == (2, ""), words
+        assert "names no file" in error
+        assert "sqlite:///PATH" in error
+
+
 def test_runs_of_others_are_listed_with_all(home: Path, away: Path, storage: str, console_script: Script) -> None:
     folder = run(home, storage)
     with open_store(storage) as (_, engine), engine.begin() as connection:

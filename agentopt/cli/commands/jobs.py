@@ -196,7 +196,8 @@ def _drawn_anew(job: Job, rows: Sequence[str] = ()) -> str:
         return NOT_SEEN
     count = len(canary_rows(rows, 0, share=job.canary))
     drawn = f"{count} of {len(rows)} test rows" if rows else "test rows"
-    text = f"every run requests the champion's answers to {drawn} anew ({job.canary:.0%}, at least {CANARY_LEAST})"
+    share = f"{job.canary:.0%}, at least {CANARY_LEAST}"
+    text = f"every run after a champion's first requests its answers to {drawn} anew ({share})"
     if not rows or count < len(rows):
         return text
     return f"{text}; canary: 0 requests none, but does not detect a model that changed under its name"

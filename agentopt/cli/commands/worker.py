@@ -9,6 +9,7 @@ from contextlib import suppress
 from sqlalchemy.exc import SQLAlchemyError
 
 from agentopt.api import aoptimize
+from agentopt.core.database import check_names_file
 from agentopt.core.errors import AgentoptError, ConfigError
 from agentopt.models.session import journal_place, open_journal
 from agentopt.runs.config import Config
@@ -28,8 +29,9 @@ def run_worker(storage: str, run: str | None) -> None:
         run: The run to work for; any unless given.
 
     Raises:
-        ConfigError: The storage cannot be opened.
+        ConfigError: The storage cannot be opened, or is an SQLite database in memory.
     """
+    check_names_file(storage)
     open_journal(storage).close()  # reports what is wrong with it
     try:
         with suppress(KeyboardInterrupt):
