@@ -149,15 +149,25 @@ def explain(
         if isinstance(inner, UserError):
             own = inner.mistakes if isinstance(inner, RuleError) else [Mistake("", inner.message, inner.remedy or "")]
             at = (*key, *_named(place, data))
-            mistakes += [replace(m, key=dotted((*at, m.key) if m.key else at)) for m in own]
+            keyed = [replace(m, key=dotted((*at, m.key) if m.key else at)) for m in own]
+            mistakes += [_spaced(m, place, detail["input"], in_file) for m in keyed]
         else:
             found.setdefault(place, []).append(detail)
     remedies = IN_YAML if in_file else IN_YAML | IN_PYTHON
-    others = (
-        _mistake((*key, *_named(place, data)), details, _fields_at(model_type, place), remedies)
-        for place, details in found.items()
-    )
-    return [*mistakes, *others]
+    for place, details in found.items():
+        other = _mistake((*key, *_named(place, data)), details, _fields_at(model_type, place), remedies)
+        mistakes.append(_spaced(other, place, details[0]["input"], in_file))
+    return mistakes
+
+
+def _spaced(mistake: Mistake, place: Key, value: Any, in_file: bool) -> Mistake:
+    """The mistake, with another remedy if YAML read a key with its value, such as `kind:vote`, as one key."""
+    pairs = value.items() if isinstance(value, Mapping) else [(place[-1], value)] if place else []
+    for key, inner in pairs if in_file else []:
+        if inner is None and (parts := re.fullmatch(r"(\w+):((?!//)\S.*)", str(key))):
+            written = shortened(f"{parts[1]}: {parts[2]}")
+            return replace(mistake, remedy=f"write `{written}`: YAML needs a space after the colon")
+    return mistake
 
 
 def dotted(place: Key, data: Any = None) -> str:
@@ -355,7 +365,7 @@ def _remedy(details: list[Any], place: Key, fields: Mapping[str, FieldInfo], rem
     if "remedy" in context:
         return str(context["remedy"])
     if kind == "extra_forbidden":
-        return did_you_mean(str(last), fields)
+        return did_you_mean(str(last), fields, None if fields else "leave it out")
     if kind == "missing":
         return remedies["missing"].format(last) + (f", which is {form}" if form else "")
     if "expected" in context:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -18,7 +19,7 @@ from agentopt.core.errors import CatalogError
 from agentopt.core.files import check_writable, write_output
 from agentopt.core.yaml_text import to_yaml
 from agentopt.models.catalog import PROJECT_FILE, read_catalog
-from agentopt.models.model_table import find_entry, search_table, table_defaults
+from agentopt.models.model_table import find_entry, search_table, similar_model, table_defaults
 from agentopt.models.providers import PROVIDERS, Provider, name_of
 
 AZURE_API_VERSION = "2024-10-21"
@@ -41,12 +42,14 @@ class AddedEntry:
         file: The catalogue file.
         entry: The fields.
         is_known: Whether the bundled table has the model, so that the entry has prices and abilities.
+        similar: The model of the table that the name of an unknown one may misspell; None without one.
     """
 
     name: str
     file: Path
     entry: dict[str, Any]
     is_known: bool
+    similar: str | None = None
 
 
 def user_catalog(environ: Mapping[str, str] = os.environ) -> Path:
@@ -96,7 +99,8 @@ def entry_for(
         close = get_close_matches(model, search_table("")[0], 3, 0.5) or (whole or within)[:3]
         raise CatalogError(
             f"no provider is known for the model {model!r}",
-            remedy=f"name it PROVIDER/MODEL (providers: {', '.join(PROVIDERS)}), or give --base-url"
+            remedy=f"if it is at an endpoint of yours, add it by `agentopt models add {shlex.quote(model or 'NAME')} "
+            f"--base-url URL`; otherwise name it PROVIDER/MODEL (providers: {', '.join(PROVIDERS)})"
             + (f"; similar models: {', '.join(close)}" if close else ""),
         )
     if key := api_key_env or (
@@ -185,7 +189,8 @@ def add_entry(
     _check(text, file, name)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_output(file, text)
-    return AddedEntry(name, file, entry, is_known)
+    similar = None if is_known or entry.get("price") == "free" else similar_model(model)
+    return AddedEntry(name, file, entry, is_known, similar)
 
 
 def _check(text: str, file: Path, name: str) -> None:

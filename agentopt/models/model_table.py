@@ -9,6 +9,7 @@ import importlib.util
 import json
 import re
 from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,20 @@ def search_table(word: str) -> tuple[list[str], list[str]]:
     )
     part = _as_part(word)
     return [name for name in found if part.search(name)], [name for name in found if not part.search(name)]
+
+
+def similar_model(model: str) -> str | None:
+    """Return the model string of the same provider that `model` misspells; None if there is none.
+
+    Args:
+        model: `PROVIDER/MODEL`. A name with other digits is that of another version, not its misspelling.
+    """
+    prefix, _, rest = model.partition("/")
+    names = {_model_string(name, entry) for name, entry in model_table().items()}
+    same = [name.removeprefix(f"{prefix}/") for name in sorted(names) if name.startswith(f"{prefix}/")]
+    digits = re.sub(r"\D", "", rest)
+    close = get_close_matches(rest, [name for name in same if re.sub(r"\D", "", name) == digits], 1, 0.8)
+    return f"{prefix}/{close[0]}" if close else None
 
 
 def _as_part(word: str) -> re.Pattern[str]:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
 from agentopt.core.errors import AgentoptError, ApiError, BudgetExceeded, ModelError
+from agentopt.core.yaml_models import closest
 from agentopt.models.base import Message, Role, ToolCall
 
 MOST_CHOICES = 128
@@ -50,7 +51,10 @@ def wrong_method(method: str, path: str, allowed: Iterable[str]) -> ApiError:
 
 def no_such_model(model: str, known: Iterable[str]) -> ApiError:
     """404: the model is not one of those that are served."""
-    message = f"the model `{model}` does not exist; there are: {', '.join(known)}"
+    names = list(known)
+    close = closest(model[:200], names)  # a client can send a text of any length
+    hint = f" (did you mean `{close}`?)" if close else ""
+    message = f"the model `{model}` does not exist; there are: {', '.join(names)}{hint}"
     return ApiError(404, message, param="model", code="model_not_found")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console, RenderableType
 
@@ -55,7 +55,7 @@ def print_trace(found: ExampleInspection, console: Console) -> None:
 def _lines(found: ExampleInspection) -> Iterator[str]:
     row = found.result
     yield visible(f"Trial {found.trial} on {row.id} ({found.split}): {found.candidate}")
-    yield f"score {_score(row.score)}, baseline {_score(row.baseline_score)}; {_cost(row)}"
+    yield f"score {_score(row.score)}, baseline {_score(row.baseline_score)}; {_cost(found)}"
     texts = {"target": "" if found.target is None else str(found.target), "output": row.output}
     texts |= {"feedback": row.feedback, "failure": row.failure}
     for name, text in texts.items():
@@ -68,10 +68,20 @@ def _lines(found: ExampleInspection) -> Iterator[str]:
         yield from _subtask(subtask)
 
 
-def _cost(row: ExampleRow) -> str:
-    seconds = "unknown latency" if row.seconds is None else f"{row.seconds:.2f} s"
+def _cost(found: ExampleInspection) -> str:
+    row = found.result
+    seconds = _latency(found.subtasks) if row.seconds is None else f"{row.seconds:.2f} s"
     tokens = f"{row.prompt_tokens} prompt and {counted(row.completion_tokens, 'completion token')}"
     return f"{tokens}, {format_usd(row.usd)} USD, {seconds}"
+
+
+def _latency(subtasks: Sequence[SubtaskTrace]) -> str:
+    """The latency of an example for which none is recorded, as far as that of its calls is known."""
+    known = sum(call.seconds for subtask in subtasks for call in subtask.calls)
+    unknown = [subtask.subtask for subtask in subtasks if not all(call.seconds for call in subtask.calls)]
+    if not known:
+        return "unknown latency"
+    return f"unknown latency of {', '.join(unknown)}, {known:.2f} s in the other calls" if unknown else f"{known:.2f} s"
 
 
 def _subtask(subtask: SubtaskTrace) -> Iterator[str]:

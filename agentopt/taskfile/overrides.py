@@ -37,21 +37,21 @@ class Overrides:
 
     def __init__(self, data: Any, given: Mapping[str, Any]) -> None:
         self.data = data
-        self._settings: dict[Key, str] = {}
+        self._settings: dict[Key, tuple[str, Any]] = {}
         for key, value in given.items():
             for single, part in _singles(data, key, value):
                 self._set(single, part)
 
     def _set(self, key: str, value: Any) -> None:
         place: list[str | int] = []
-        setting = f"-c task.{key}={shortened(str(value))}"
         try:
             self.data = _with(self.data, key.split("."), value, place)
         except _NoSuchItemError as error:
             rule = f"there is no {error.item!r} in the list `{dotted(tuple(place), self.data)}`"
             remedy = "use the number of an item, from 0, or its `name`"
-            raise TaskError(rule, where=setting, remedy=did_you_mean(error.item, error.names, remedy)) from error
-        self._settings[tuple(place)] = setting
+            where = _as_given(key, value)
+            raise TaskError(rule, where=where, remedy=did_you_mean(error.item, error.names, remedy)) from error
+        self._settings[tuple(place)] = key, value
 
     def explained(self, mistake: Mistake) -> Mistake:
         """The mistake, with the setting in place of the key of a value that it set."""
@@ -73,9 +73,16 @@ class Overrides:
         settings = {dotted(place, self.data): setting for place, setting in self._settings.items()}
         for place, setting in reversed(settings.items()):
             if key == place or key.startswith(f"{place}."):
-                return setting + (f": {inside}" if (inside := key[len(place) + 1 :]) else "")
+                return _as_given(*setting, key[len(place) + 1 :])
         # Such as `scorer.kind`, whose value decides which options the scorer has.
-        return next((setting for place, setting in settings.items() if place.rpartition(".")[0] == key), None)
+        of_options = (setting for place, setting in settings.items() if place.rpartition(".")[0] == key)
+        return next((_as_given(*setting) for setting in of_options), None)
+
+
+def _as_given(key: str, value: Any, inside: str = "") -> str:
+    """A setting and a key inside its value, for messages: the keys alone if they do not fit in with the value."""
+    whole = ": ".join(filter(None, (f"-c task.{key}={' '.join(str(value).split())}", inside)))
+    return whole if shortened(whole) == whole else ".".join(filter(None, (f"-c task.{key}", inside)))
 
 
 def _singles(data: Any, key: str, value: Any) -> Iterator[tuple[str, Any]]:

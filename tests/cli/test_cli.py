@@ -634,6 +634,9 @@ def test_a_model_is_added_by_name_and_found_in_the_bundled_table(
     assert " more names have 'mini' within a longer word, such as gemini/" in drowned
     assert "gemini-2.5-flash" in agentopt("models", "search", "gemi").out
     assert agentopt("models", "search", "no-such-model-anywhere").code == 1
+    misspelled = agentopt("models", "add", "openai/gpt-5-mni", "--file", str(place.folder / "models.yaml"))
+    assert (misspelled.code, misspelled.err) == (0, "")
+    assert "did you mean openai/gpt-5-mini? (its price and abilities would be known)" in misspelled.out
     unknown = agentopt("models", "add", "gpt-99-mini", "--file", str(place.folder / "models.yaml"))
     assert unknown.code == 2
     assert "no provider is known" in unknown.err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from agentopt.core.errors import UserError
 from agentopt.core.plain_text import visible
 from agentopt.report.trace import print_trace, trial_examples_table
 from agentopt.runs.inspection import inspect_example, inspect_trial
+from agentopt.runs.traces import CallTrace, SubtaskTrace
 from agentopt.testing.toy import toy_task
 from tests.cli.recorded import SETTINGS, record_run, write_task
 from tests.report.pages import finished, hostile, killed
@@ -116,6 +118,31 @@ def test_a_trace_whose_responses_are_gone_has_the_reason(tmp_path: Path) -> None
     found = inspect_example(archive, "validation-2")
     assert (found.subtasks, found.untraced) == ((), "the journal does not have all of its responses")
     assert found.result.output
+
+
+@pytest.mark.parametrize(
+    ("recorded_seconds", "of_calls", "shown"),
+    [
+        (1.5, {"find": [1.0], "answer": [0.0]}, "1.50 s"),
+        (None, {"find": [1.0, 0.25], "answer": [0.5]}, "1.75 s"),
+        (None, {"find": [1.0], "answer": [0.0]}, "unknown latency of answer, 1.00 s in the other calls"),
+        (None, {"find": [0.0], "answer": [0.5, 0.0]}, "unknown latency of find, answer, 0.50 s in the other calls"),
+        (None, {"find": [0.0], "answer": [0.0]}, "unknown latency"),
+        (None, {}, "unknown latency"),
+    ],
+)
+def test_the_latency_of_an_example_is_shown_as_far_as_it_is_known(
+    tmp_path: Path, recorded_seconds: float | None, of_calls: dict[str, list[float]], shown: str
+) -> None:
+    found = inspect_example(finished(tmp_path), "validation-2")
+    subtasks = tuple(
+        SubtaskTrace(name, tuple(CallTrace("small", "samples", (), (), s) for s in seconds), "x", "")
+        for name, seconds in of_calls.items()
+    )
+    output = StringIO()
+    result = replace(found.result, seconds=recorded_seconds)
+    print_trace(replace(found, result=result, subtasks=subtasks), Console(file=output, width=200))
+    assert output.getvalue().splitlines()[1].endswith(f" USD, {shown}")
 
 
 def test_a_killed_run_shows_its_trials_and_refuses_a_test_that_it_does_not_have(tmp_path: Path) -> None:

@@ -128,6 +128,26 @@ def test_an_unknown_key_gets_the_closest_known_one() -> None:
     assert "known: kind, size" in report({"rows": [{"zzzzzz": 1}]})
 
 
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [
+        ("leaves: {a: {size:2}}", "write `size: 2`: YAML needs a space after the colon"),
+        ("leaves: {a: {kind:number,size:2}}", "write `kind: number`: YAML needs a space after the colon"),
+        ("{title:x}", "write `title: x`: YAML needs a space after the colon"),
+        ("leaves: {a: {'si:ze': 2}}", "did you mean 'size'?"),
+        ("leaves: {a: {'http://host':}}", "known: kind, size"),
+    ],
+)
+def test_a_key_that_yaml_read_with_its_value_is_written_apart(text: str, remedy: str) -> None:
+    assert remedy in report(parse_yaml(text, "tree.yaml", ConfigError))
+
+
+def test_a_key_where_none_is_known_is_left_out() -> None:
+    with pytest.raises(ConfigError) as caught:
+        validate(Strict, {"word": "Dear"}, "tree.yaml", ConfigError)
+    assert str(caught.value) == "tree.yaml: word: is not a known key\n  remedy: leave it out"
+
+
 def test_a_wrong_value_names_rule_value_and_remedy() -> None:
     reported = report({"rows": [{"size": -4}]})
     assert reported.startswith("tree.yaml: rows.0.size: must be greater than 0, but got -4")

@@ -424,7 +424,7 @@ async def test_a_wrong_key_an_oversized_body_and_an_unknown_model_are_openai_err
             async with client_of(url, "second-key") as client:
                 await client.chat.completions.create(model="toy", messages=user_message("pear"))
                 with pytest.raises(openai.NotFoundError) as unknown:
-                    await client.chat.completions.create(model="toi", messages=user_message("pear"))
+                    await client.chat.completions.create(model="toy/fnd", messages=user_message("pear"))
                 with pytest.raises(openai.APIStatusError) as large:
                     await client.chat.completions.create(model="toy", messages=user_message("pear" * 500))
                 with pytest.raises(openai.NotFoundError):
@@ -436,7 +436,7 @@ async def test_a_wrong_key_an_oversized_body_and_an_unknown_model_are_openai_err
                 open_paths = {path: (await plain.get(path)).status_code for path in paths}
     assert (wrong.value.status_code, wrong.value.code) == (401, "invalid_api_key")
     assert (unknown.value.status_code, unknown.value.code) == (404, "model_not_found")
-    assert "toy/find" in unknown.value.message
+    assert "did you mean `toy/find`?" in unknown.value.message
     assert (large.value.status_code, large.value.code) == (413, "request_too_large")
     assert open_paths == {"/v1/models": 401, "/metrics": 401, "/healthz": 200, "/v1/chat/completions": 405}
     for error in (wrong, unknown, large):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,37 @@ def test_what_is_not_an_address_is_refused(base_url: str) -> None:
 def test_a_model_without_a_known_provider_is_refused(model: str) -> None:
     with pytest.raises(CatalogError, match="no provider is known"):
         entry_for(model)
+
+
+@pytest.mark.parametrize("model", ["small", "my model", "nowhere/small"])
+def test_the_remedy_for_a_model_without_a_provider_is_a_command(model: str) -> None:
+    with pytest.raises(CatalogError) as refused:
+        entry_for(model)
+    assert f"`agentopt models add {shlex.quote(model)} --base-url URL`" in (refused.value.remedy or "")
+
+
+@pytest.mark.parametrize(
+    ("model", "similar"),
+    [
+        ("openai/gpt-5-mni", "openai/gpt-5-mini"),
+        ("openai/gtp-5-mini", "openai/gpt-5-mini"),
+        ("anthropic/claude-hiaku-4-5", "anthropic/claude-haiku-4-5"),
+        ("anthropic/claude-haiku-4.5", "anthropic/claude-haiku-4-5"),
+        ("gemini/gemini-2.5-falsh", "gemini/gemini-2.5-flash"),
+        ("openai/gpt-5-mini", None),
+        ("openai/gpt-77-mini", None),
+        ("openai/some-model", None),
+        ("ollama/llama3.l", None),
+    ],
+)
+def test_an_unknown_name_is_added_with_the_known_one_that_it_may_misspell(
+    tmp_path: Path, model: str, similar: str | None
+) -> None:
+    added = add_entry(model, file=tmp_path / "models.yaml")
+    assert added.similar == similar
+    assert added.name in read_catalog(added.file)
+    elsewhere = add_entry("own-gpt-5-mni", file=added.file, base_url="http://127.0.0.1:5/v1")
+    assert elsewhere.similar is None
 
 
 @pytest.mark.parametrize(

@@ -226,6 +226,23 @@ def test_the_list_of_models_is_what_the_official_client_reads() -> None:
 
 
 @pytest.mark.parametrize(
+    ("model", "hint"),
+    [
+        ("triage/clasify", " (did you mean `triage/classify`?)"),
+        ("traige", " (did you mean `triage`?)"),
+        ("classify", " (did you mean `triage/classify`?)"),
+        ("gpt-5-mini", ""),
+        ("", ""),
+        ("x" * 1_000_000, ""),
+    ],
+)
+def test_a_model_that_does_not_exist_gets_the_names_and_the_closest_one(model: str, hint: str) -> None:
+    refusal = no_such_model(model, iter(["triage", "triage/classify", "triage/reply"]))
+    names = "there are: triage, triage/classify, triage/reply"
+    assert refusal.message == f"the model `{model}` does not exist; {names}{hint}"
+
+
+@pytest.mark.parametrize(
     ("error", "status", "code"),
     [
         (wrong_key(), 401, "invalid_api_key"),

@@ -421,7 +421,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"data.test": "no.jsonl"}, r"data\.test: the file .*no\.jsonl cannot be read"),
     ({"data.test": "test.txt"}, r"data\.test: data must be a file of \.csv"),
     ({"data.test": "test.csv"}, r"data\.test: the file .*test\.csv cannot be read"),
-    ({"data.test": "validation.jsonl"}, r"its id is also in validation"),
+    ({"data.test": "validation.jsonl"}, r"its id 'validation0' is also in validation"),
     ({"columns.target": "anser"}, r"validation\.jsonl:1: the row must have the column 'anser'[\s\S]*did you mean 'answer'"),
 ]  # fmt: skip
 
@@ -436,6 +436,7 @@ def test_a_mistake_in_the_file_is_one_message_with_a_remedy(
     assert raised.value.remedy or "mistakes" in str(raised.value)
 
 
+LONG = "What earns a score, in more words than the line of a message has room for: " * 2
 OVERRIDDEN: list[tuple[dict[str, Any], str]] = [
     (
         {"subtasks.fnd.models": ["small"]},
@@ -465,6 +466,21 @@ OVERRIDDEN: list[tuple[dict[str, Any], str]] = [
     ({"output": "nothing"}, "-c task.output=nothing: "),
     ({"nmae": "x"}, "-c task.nmae=x: is not a known key"),
     ({"cost.max_units": 3, "cost": {"max_units": -2}}, "-c task.cost={'max_units': -2}: max_units: must be greater"),
+    (
+        {"scorer": {"kind": "judge", "model": "small", "rubric": LONG, "samples": "many"}},
+        "-c task.scorer.samples: must be a whole number, but got 'many'",
+    ),
+    (
+        {"scorer": {"kind": "judge", "model": "small", "rubric": LONG, "sampels": 3}},
+        "-c task.scorer.sampels: is not a known key\n  remedy: did you mean 'samples'?",
+    ),
+    ({"scorer": {"kind": "judge", "model": "huge", "rubric": LONG}}, "-c task.scorer.model: the model 'huge'"),
+    ({"subtasks.find.prompt": "{{ wrod }} " + LONG}, "-c task.subtasks.find.prompt: "),
+    ({"subtasks": {"fnd": {"prompt": LONG}}}, "-c task.subtasks.fnd: there is no 'fnd' in the list `subtasks`"),
+    (
+        {"subtasks.find.fuse": {"kind:vote": None, "stop:soon": None}},
+        "-c task.subtasks.find.fuse={'kind:vote': None, 'stop:soon': None}: must be the name of a fusion",
+    ),
 ]
 
 
@@ -476,6 +492,24 @@ def test_a_mistake_in_an_overridden_value_names_the_override(
         load_task(write(tmp_path, spec()), catalog=CATALOG, overrides=overrides)
     assert str(raised.value).startswith(start)
     assert "task.yaml" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "written"),
+    [
+        ({"subtasks.find.fuse": {"kind:vote": None, "stop:soon": None}}, "kind: vote"),
+        ({"subtasks.find.fuse": {"kind": "vote", "stop:soon": None}}, "stop: soon"),
+        ({"subtasks.find": {"max_tokens:9": None}}, "max_tokens: 9"),
+        ({"scorer": {'kind:"my_pkg.judges:starts"': None}}, 'kind: "my_pkg.judges:starts"'),
+        ({"cost": {"max_units:5": None}}, "max_units: 5"),
+    ],
+)
+def test_a_key_that_yaml_read_with_its_value_has_the_space_as_its_remedy(
+    tmp_path: Path, overrides: dict[str, Any], written: str
+) -> None:
+    with pytest.raises(TaskError) as raised:
+        load_task(write(tmp_path, spec()), catalog=CATALOG, overrides=overrides)
+    assert f"write `{written}`: YAML needs a space after the colon" in str(raised.value)
 
 
 def test_of_several_mistakes_those_of_overrides_name_them(tmp_path: Path) -> None:
@@ -507,7 +541,7 @@ def test_a_mistake_elsewhere_names_the_file_despite_overrides(tmp_path: Path) ->
         (json.dumps({"id": "v"}), r"validation\.jsonl:2: the row must have the column"),
         (json.dumps(rows("validation")[0]), r"jsonl:2: an id must be given once in a split.*jsonl:1"),
         (json.dumps(rows("validation")[1] | {"id": None}), r"jsonl:2: an id must be a string or a whole number"),
-        (json.dumps(rows("test")[1] | {"id": "other"}), r"test\.jsonl:2: .*its inputs is also in validation"),
+        (json.dumps(rows("test")[1] | {"id": "other"}), r"test\.jsonl:2: .*its inputs are also in validation"),
     ],
 )
 def test_a_bad_row_is_reported_with_its_line(tmp_path: Path, line: str, message: str) -> None:

@@ -239,6 +239,8 @@ def add_model(
         return
     print_plain(console, f"added {added.name} to {added.file}:")
     print_plain(console, to_yaml({added.name: added.entry}).rstrip())
+    if added.similar:
+        print_plain(console, f"did you mean {added.similar}? (its price and abilities would be known)")
     if not added.is_known and "price" not in added.entry:
         print_plain(console, "its price is unknown: add usd_per_1m_prompt and usd_per_1m_completion, or price: free")
     if key := added.entry.get("api_key_env"):
