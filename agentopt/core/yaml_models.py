@@ -154,9 +154,9 @@ def explain(
         else:
             found.setdefault(place, []).append(detail)
     remedies = IN_YAML if in_file else IN_YAML | IN_PYTHON
-    for place, details in found.items():
-        other = _mistake((*key, *_named(place, data)), details, _fields_at(model_type, place), remedies)
-        mistakes.append(_spaced(other, place, details[0]["input"], in_file))
+    for place, at_place in found.items():
+        other = _mistake((*key, *_named(place, data)), at_place, _fields_at(model_type, place), remedies)
+        mistakes.append(_spaced(other, place, at_place[0]["input"], in_file))
     return mistakes
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from agentopt.core.errors import CatalogError
-from agentopt.models.add_entry import PROVIDERS, add_entry, entry_for, user_catalog
+from agentopt.models.add_entry import add_entry, entry_for, user_catalog
 from agentopt.models.catalog import read_catalog
+from agentopt.models.providers import PROVIDERS
 
 
 @pytest.mark.parametrize(
