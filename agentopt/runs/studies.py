@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -77,6 +78,27 @@ def read_attributes(place: StudyPlace) -> list[dict[str, Any]]:
         for number, key, value in connection.execute(_ATTRIBUTES, {"name": place.name or ALONE}):
             found.setdefault(number, {})[key] = json.loads(value)
     return list(found.values())
+
+
+_BEST = sa.text(
+    "SELECT s.study_name, MAX(v.value) AS best FROM studies s JOIN trials t ON t.study_id = s.study_id "
+    "JOIN trial_values v ON v.trial_id = t.trial_id WHERE t.state = 'COMPLETE' GROUP BY s.study_name"
+)
+
+
+def best_scores(database: Path | str) -> dict[str, float]:
+    """Return the highest score of a complete trial by study, of a database that may be missing or damaged.
+
+    Args:
+        database: A file with one study, whose name is `ALONE`, or a storage.
+    """
+    if isinstance(database, Path) and not database.is_file():
+        return {}
+    try:
+        with _opened(database) as engine, engine.connect() as connection:
+            return {row.study_name: row.best for row in connection.execute(_BEST)}
+    except (sa.exc.SQLAlchemyError, sqlite3.Error, OSError):  # it is reported when the run is opened
+        return {}
 
 
 def remove_study(place: StudyPlace) -> None:

@@ -121,8 +121,9 @@ def test_show_prints_the_evidence_of_drift_and_the_error_spent(place: Place, job
             f"canary: every run after a champion's first requests its answers to {draws}; none requested yet"
             in jobs("show", "nightly")
         )
-        jobs("run-now", "nightly")
+        jobs("run-now", "nightly")  # draws what later runs are compared with
         shown = jobs("show", "nightly")
+        assert "after a champion's first requests its answers" in shown
         assert (
             "promotions: 1 comparison; 0.025 of the error budget of 0.05 is spent; the next comparison must reach "
             in shown

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,6 +76,27 @@ def test_names_are_never_broken_and_commands_to_resume_are_whole(tmp_path: Path,
         assert cell in (str(path), path.name) or cell.partition("\u2026")[0] == path.name[: cell.index("\u2026")]
     assert str(finished) in shown or width < 300
     assert {path.name for path in runs} <= {Path(cell).name for cell in shown} or width < 100
+
+
+def test_an_unfinished_run_is_listed_with_its_best_score_so_far(
+    tmp_path: Path, console_script: Callable[..., tuple[int, str, str]]
+) -> None:
+    for name in ("a", "damaged", "empty", "missing"):
+        shutil.copytree(FINISHED.with_name("unfinished"), tmp_path / name)
+    (tmp_path / "damaged" / "trials.db").write_bytes(b"x" * 5_000)
+    (tmp_path / "empty" / "trials.db").write_bytes(b"")
+    (tmp_path / "missing" / "trials.db").unlink()
+    code, out, error = console_script("runs", "list", "-c", f"runs={tmp_path}", "--json")
+    found = {Path(line["run"]).name: line for line in json.loads(out)["runs"]}
+    assert (code, error) == (0, "")
+    assert {name: line["validation"] for name, line in found.items()} == {
+        "a": pytest.approx(5 / 6), "damaged": None, "empty": None, "missing": None
+    }  # fmt: skip
+    assert not any(line["finished"] for line in found.values())
+    assert not (tmp_path / "missing" / "trials.db").exists()
+    output = io.StringIO()
+    show_runs([f"runs={tmp_path}"], Console(file=output, width=1000))
+    assert output.getvalue().count("0.833 so far") == output.getvalue().count("so far") == 1
 
 
 @pytest.mark.parametrize("width", [80, 100])

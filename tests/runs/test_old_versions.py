@@ -47,7 +47,7 @@ def test_a_finished_run_is_listed_loaded_and_shown(project: Path) -> None:
     show_run(project / "finished", [], Console(file=output, width=160))
     assert "every trial was spent" in output.getvalue()
     assert "answer: large x3" in output.getvalue()
-    step = "Next:    add test rows; how many: agentopt gate /project/finished/best.yaml --rows-needed"
+    step = f"Next:    add test rows; how many: agentopt gate {project}/finished/best.yaml --rows-needed"
     assert step in output.getvalue()
 
 

@@ -406,6 +406,19 @@ def test_commands_refuse_a_storage_in_memory(
         assert "sqlite:///PATH" in error
 
 
+def test_a_stopped_run_is_listed_with_its_best_score_so_far(home: Path, storage: str, console_script: Script) -> None:
+    folder = stopped(home, storage)
+    code, out, _ = console_script("runs", "list", "--storage", storage, "--json")
+    (line,) = json.loads(out)["runs"]
+    assert (code, line["run"], line["finished"]) == (0, folder.name, False)
+    assert 0 < line["validation"] < 1
+    code, out, _ = console_script("runs", "list", "--storage", storage)
+    assert (code, f"{line['validation']:.3f}" in out, "so far" in out) == (0, True, True)
+    finished = run(home, storage)
+    code, out, _ = console_script("runs", "list", "--storage", storage, "--json")
+    assert {one["run"]: one["finished"] for one in json.loads(out)["runs"]} == {folder.name: False, finished.name: True}
+
+
 def test_runs_of_others_are_listed_with_all(home: Path, away: Path, storage: str, console_script: Script) -> None:
     folder = run(home, storage)
     with open_store(storage) as (_, engine), engine.begin() as connection:

@@ -20,6 +20,7 @@ from agentopt.report.terminal import print_result
 from agentopt.runs.config import load_config
 from agentopt.runs.folder import RunFolder, UnreadableRun, find_run, list_runs
 from agentopt.runs.result import KEPT, Result, load_result
+from agentopt.runs.studies import ALONE, best_scores
 
 UNFINISHED = "unfinished"
 """State of a run without a result."""
@@ -38,7 +39,8 @@ class RunLine:
     Attributes:
         run: The run's folder.
         finished: Whether it has a result that can be read.
-        validation: Score of the best candidate on the validation split; None without a result.
+        validation: Score of the best candidate on the validation split; if the run is not finished, the highest score
+            of a complete trial so far, None without one.
         test: Its score on the test split; None if it was not tested.
         verdict: The best candidate against the baseline on the test split; None without a comparison, and if the run
             ended before any other candidate was measured.
@@ -53,10 +55,10 @@ class RunLine:
     owner: str | None = None
 
     @classmethod
-    def of(cls, run: str, result: Result | None, owner: str | None = None) -> RunLine:
-        """The line of a run; without a result, it is not finished."""
+    def of(cls, run: str, result: Result | None, owner: str | None = None, so_far: float | None = None) -> RunLine:
+        """The line of a run; without a result, it is not finished, and `so_far` is its highest score."""
         if result is None:
-            return cls(run, False, owner=owner)
+            return cls(run, False, so_far, owner=owner)
         best = result.finalist("best")
         tested = best.test.score if best.test else None
         return cls(run, True, best.validation.score, tested, result.verdict, owner)
@@ -73,7 +75,7 @@ def show_runs(settings: Sequence[str], console: Console, *, as_json: bool = Fals
     """`agentopt runs list`."""
     folder = load_config(settings).runs
     if as_json:
-        print_json(RunList(tuple(RunLine.of(str(run.path), _result_of(run)) for run in list_runs(folder))))
+        print_json(RunList(tuple(map(_run_line, list_runs(folder)))))
         return
     runs = list_runs(folder)
     cells = {run.path: _run_cells(run) for run in runs}
@@ -137,11 +139,31 @@ def _cut(name: str, width: int) -> str:
     return name if cell_len(name) <= width else f"{set_cell_size(name, width - 1 - tail)}\u2026{name[-tail:]}"
 
 
+def _run_line(run: RunFolder | UnreadableRun) -> RunLine:
+    result = _result_of(run)
+    return RunLine.of(str(run.path), result, so_far=None if result else _best_so_far(run))
+
+
 def _run_cells(run: RunFolder | UnreadableRun) -> tuple[str, str, str, str]:
     if (result := _result_of(run)) is None:
         state = f"cannot be read: {run.error}" if isinstance(run, UnreadableRun) else UNFINISHED
-        return state, "", "", ""
+        return unfinished_cells(state, _best_so_far(run))
     return result_cells(result)
+
+
+def _best_so_far(run: RunFolder | UnreadableRun) -> float | None:
+    """The highest score in the run's own file; a storage, which may be out of reach, is not read for each run."""
+    return best_scores(run.path / "trials.db").get(ALONE)
+
+
+def unfinished_cells(state: str, best: float | None) -> tuple[str, str, str, str]:
+    """The cells of a run without a result.
+
+    Args:
+        state: Its state.
+        best: The highest score of a complete trial; None without one.
+    """
+    return state, "" if best is None else f"{best:.3f} so far", "", ""
 
 
 def _result_of(run: RunFolder | UnreadableRun) -> Result | None:
