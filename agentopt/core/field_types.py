@@ -100,6 +100,7 @@ FIELDS: Mapping[str, Mapping[str, Kind]] = {
         "fusion": instance_of("Fusion"),
         "max_tokens": _WHOLE,
         "temperature": _or_none(_NUMBER),
+        "temperature_of_one": _or_none(_NUMBER),
         "top_p": _or_none(_NUMBER),
         "stop": _TEXTS,
         "json_schema": _or_none(

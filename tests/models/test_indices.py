@@ -15,7 +15,7 @@ from agentopt.models.journal_rows import FIND, PACE, RESPONSES_OF
 from agentopt.models.journal_tables import ledger, requests, responses
 from agentopt.runs.workers import chunks
 
-ROWS = 3000
+ROWS = 10_000
 SPENT = sa.select(sa.func.sum(ledger.c.calls)).where(ledger.c.run == "run 1")
 CLAIM = (
     sa.select(chunks.chunks.c.number)
@@ -67,7 +67,7 @@ def filled() -> dict[sa.Table, list[dict[str, object]]]:
     work = {"epoch": 0, "work": "w", "member": "", "state": "open", "calls": 0, "failure": ""}
     numbers = range(ROWS)
     return {
-        requests: [{"key": f"key {i}", "identity": f"model {i % 300}", "request": "{}"} for i in numbers],
+        requests: [{"key": f"key {i}", "identity": f"model {i % (ROWS // 10)}", "request": "{}"} for i in numbers],
         responses: [{"key": f"key {i}", "repeat": 0, **answer, "seconds": 1.0, "created": 1.0} for i in numbers],
         ledger: [{"id": f"{i}", "run": f"run {i % 300}", **of_call} for i in numbers],
         journal_tables.flights: [

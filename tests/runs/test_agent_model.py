@@ -13,6 +13,7 @@ from agentopt.models.scripted import ScriptedModel
 from agentopt.runs import agent_model
 from agentopt.runs.agent_model import with_agent_model
 from agentopt.runs.config import Config
+from agentopt.search.settings import NOT_FOUND
 from agentopt.testing.servers import OpenAIServer
 from agentopt.testing.toy import LARGE, SMALL, toy_task
 
@@ -27,16 +28,16 @@ def hosted(name: str, **fields: object) -> ModelSpec:
     ("specs", "is_installed", "expected"),
     [
         ([], True, LARGE),
-        ([], False, None),
+        ([], False, NOT_FOUND),
         ([hosted(SMALL, usd_per_1m_prompt=1), hosted(LARGE, usd_per_1m_prompt=2)], False, LARGE),
         ([hosted(SMALL, usd_per_1m_prompt=3), hosted(LARGE, usd_per_1m_prompt=2)], True, SMALL),
         ([hosted(SMALL, parameters=1e9), hosted(LARGE, parameters=2e9)], True, LARGE),
         ([hosted(SMALL)], True, SMALL),
-        ([hosted(SMALL, chat_template=False), hosted(LARGE, chat_template=False)], True, None),
+        ([hosted(SMALL, chat_template=False), hosted(LARGE, chat_template=False)], True, NOT_FOUND),
     ],
 )
 def test_the_agent_is_the_dearest_hosted_model_or_the_local_one(
-    specs: list[ModelSpec], is_installed: bool, expected: str | None, monkeypatch: pytest.MonkeyPatch
+    specs: list[ModelSpec], is_installed: bool, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(agent_model, "is_installed", lambda: is_installed)
     assert with_agent_model(Config(), toy_task(), Catalog.load(*specs)).agent.model == expected

@@ -89,7 +89,7 @@ def test_a_search_without_an_agent_is_the_surrogates() -> None:
     settings = AgentSettings(model=None, style="shared")
     search = AgentSearch(None, settings, InsightStrategy(0, proposer="fallback"), "", None)
     asyncio.run(search.run(landscape.space, runner))
-    assert [t.proposer for t in runner.trials] == [BASELINE, INITIAL] + ["fallback"] * 6
+    assert [t.proposer for t in runner.trials] == [BASELINE, INITIAL] + [SURROGATE] * 6
 
 
 @pytest.mark.parametrize("fail_at", [2, 4, 6])

@@ -90,7 +90,7 @@ def test_a_unit_that_fits_is_kept_and_another_one_is_reported(
     note = unit_note(task, fitted)
     assert (note is None) is is_kept
     if note:
-        assert f"one unit is a pass of 134.5M parameters over {tokens[0]} prompt and {tokens[1]} completion" in note
+        assert f"One unit is now a pass of 134.5M parameters over {tokens[0]} prompt and {tokens[1]} completion" in note
         assert note.endswith("for another one, set unit")
 
 
