@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import shlex
-from importlib import metadata
 from pathlib import Path
 from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 
 def install_command(*extras: str) -> str:
     """Return the command that installs `extras` the way this installation was made."""
+    from importlib import metadata  # late: it takes a quarter of the time of --help
+
     try:
         direct_url = metadata.distribution("agentopt").read_text("direct_url.json")
     except metadata.PackageNotFoundError:
@@ -41,6 +41,8 @@ def command_for(extras: tuple[str, ...], direct_url: str | None) -> str:
 
 def _clone(direct_url: str | None) -> Path | None:
     """The folder of an editable installation, if it still exists."""
+    from urllib.request import url2pathname  # late, like metadata
+
     try:
         installed = json.loads(direct_url or "{}")
         if not installed.get("dir_info", {}).get("editable"):

@@ -10,7 +10,7 @@ from typing import Any
 
 _BIDIRECTIONAL = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
-_NOT_ASCII = re.compile("[\x7f-\U0010ffff]")
+_NOT_ASCII = re.compile("[^\0-\x7e]")
 
 
 def visible(text: str) -> str:
