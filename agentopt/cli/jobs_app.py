@@ -1,7 +1,5 @@
 """The command line of `agentopt jobs`: parses arguments and calls `commands.jobs`."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args

@@ -1,7 +1,5 @@
 """The command line of `agentopt journal`: parses arguments and calls `commands.journal`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """The command line of `agentopt models`: parses arguments and calls `commands.models`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """The command line of `agentopt quickstart`, `init` and `doctor`: parses arguments and calls `commands`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 

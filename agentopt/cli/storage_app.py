@@ -1,7 +1,5 @@
 """The command line of `agentopt storage`: parses arguments and calls `commands`."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer
