@@ -1,14 +1,100 @@
-"""Joins the server-sent events of a streamed chat completion to one completion."""
+"""Reads server-sent events, and joins those of a streamed chat completion to one completion."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from agentopt.core.errors import MalformedResponseError
 from agentopt.models.json_bytes import parse_json, unwrap_error
 from agentopt.models.thoughts import THOUGHT_KEYS
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+DONE = b"[DONE]"
+
+
+class EventReader:
+    """Reads the data of server-sent events from the parts of a body.
+
+    Lines end in LF, CR or both. The `data:` lines of an event are joined by line breaks; an empty line ends it. What
+    servers do against the standard is read too: a data line that is a JSON object or list, or `[DONE]`, is an event of
+    its own without an empty line after it, and the last event may lack one. Ignored are comments, `id:`, `retry:`,
+    events without data, and named events whose data is a word, such as pings.
+    """
+
+    def __init__(self) -> None:
+        self._rest = bytearray()
+        self._data: list[bytes] = []
+        self._name = b""
+        self._is_first_line = True
+        self._ended_in_cr = False
+
+    def feed(self, part: bytes) -> Iterator[bytes]:
+        """Yield the data of the events that `part` completes: JSON or `[DONE]`, or what should have been JSON."""
+        if not part:
+            return
+        rest = part.removeprefix(b"\n") if self._ended_in_cr else part  # the second half of a line end
+        self._ended_in_cr = part.endswith(b"\r")
+        # Bytes, because a line of text also ends at U+2028 and others, which JSON may have within a string.
+        for line in rest.splitlines(keepends=True):
+            self._rest += line
+            if line.endswith((b"\n", b"\r")):
+                whole, self._rest = bytes(self._rest).rstrip(b"\r\n"), bytearray()
+                yield from self._line(whole)
+
+    def end(self) -> Iterator[bytes]:
+        """Yield the data of the last event, which no empty line ends."""
+        yield from self._line(bytes(self._rest))
+        yield from self._line(b"")
+
+    def _line(self, line: bytes) -> Iterator[bytes]:
+        if self._is_first_line:
+            line, self._is_first_line = line.removeprefix(BYTE_ORDER_MARK), False
+        if not line:
+            yield from self._dispatched()
+            self._name = b""
+            return
+        field, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if field == b"event":
+            self._name = value.strip()
+        elif field == b"data":
+            if value.strip() == DONE or (not self._data and _is_whole(value)):
+                yield from self._dispatched()
+                self._data = [value]
+                yield from self._dispatched()
+            else:
+                self._data.append(value)
+
+    def _dispatched(self) -> Iterator[bytes]:
+        data, self._data = b"\n".join(self._data).strip(), []
+        if not data:
+            return
+        if self._name == b"error" and data != DONE:
+            yield _error_of(data)
+        elif self._name in (b"", b"message") or data == DONE or data.startswith((b"{", b"[")):
+            yield data
+
+
+def _is_whole(data: bytes) -> bool:
+    """Whether data is a JSON object or list."""
+    if not data.strip().endswith((b"}", b"]")):
+        return False
+    try:
+        return isinstance(parse_json(data), dict | list)
+    except MalformedResponseError:
+        return False
+
+
+def _error_of(data: bytes) -> bytes:
+    """The data of an event `error` as an error body, in the provider's words if it is none."""
+    try:
+        error = unwrap_error(parse_json(data))
+    except MalformedResponseError:
+        error = data.decode(errors="replace")
+    is_body = isinstance(error, dict) and error.get("error")
+    return json.dumps(error if is_body else {"error": error or "an error without words"}).encode()
 
 
 def join_stream(content: bytes) -> dict[str, Any]:
@@ -23,11 +109,10 @@ def join_stream(content: bytes) -> dict[str, Any]:
     completion: dict[str, Any] = {}
     choices: dict[int, dict[str, Any]] = {}
     ended = False
-    # Bytes, because a line of text also ends at U+2028 and others, which JSON may have within a string.
-    for line in content.splitlines():
-        data = line.removeprefix(b"data:").strip()
-        ended = ended or data == b"[DONE]"
-        if not line.startswith(b"data:") or not data or data == b"[DONE]":
+    reader = EventReader()
+    for data in (*reader.feed(content), *reader.end()):
+        ended = ended or data == DONE
+        if data == DONE:
             continue
         event = unwrap_error(parse_json(data))
         if not isinstance(event, dict):
@@ -48,12 +133,10 @@ def join_stream(content: bytes) -> dict[str, Any]:
     return {**completion, "choices": [choices[index] for index in sorted(choices)]}
 
 
-def text_in(line: bytes) -> str:
-    """Return the text that one line of a stream adds to the first choice; empty if it adds none."""
-    if not line.startswith(b"data:"):
-        return ""
+def text_in(data: bytes) -> str:
+    """Return the text that the data of one event adds to the first choice; empty if it adds none."""
     try:
-        event = parse_json(line.removeprefix(b"data:").strip())
+        event = parse_json(data)
     except MalformedResponseError:
         return ""
     choices = event.get("choices") if isinstance(event, dict) else None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from agentopt.core.errors import MalformedResponseError
 from agentopt.models.bounded_stream import LARGEST_BODY
 from agentopt.models.catalog import ModelSpec
-from agentopt.models.event_stream import text_in
+from agentopt.models.event_stream import EventReader, text_in
 from agentopt.models.json_bytes import parse_json
 from agentopt.models.response_body import ReadBody, read_body, read_completion
 from agentopt.models.responses_api import as_completion, responses_body
@@ -103,14 +103,12 @@ class OpenAIRoute:
         await self._client.aclose()
 
     async def _read(self, response: Any, on_text: Callable[[str], None] | None) -> bytes:
-        received, seen = bytearray(), 0
+        received, events = bytearray(), EventReader()
         async for chunk in response.aiter_bytes():
             received += chunk
-            if on_text and (end := max(received.rfind(mark, seen) for mark in (b"\n", b"\r")) + 1):
-                for line in bytes(received[seen:end]).splitlines():
-                    if text := text_in(line):
-                        on_text(text)
-                seen = end
+            for data in events.feed(chunk) if on_text else ():
+                if on_text and (text := text_in(data)):
+                    on_text(text)
             if len(received) > LARGEST_BODY:
                 if not response.is_success:
                     break

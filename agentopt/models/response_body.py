@@ -15,7 +15,7 @@ from typing import Any
 from agentopt.core.errors import MalformedResponseError
 from agentopt.core.unicode_text import well_formed
 from agentopt.models.base import ToolCall
-from agentopt.models.event_stream import join_stream
+from agentopt.models.event_stream import BYTE_ORDER_MARK, join_stream
 from agentopt.models.json_bytes import parse_json, unwrap_error
 from agentopt.models.thoughts import THOUGHT_KEYS, split_thought
 
@@ -107,9 +107,9 @@ def read_body(content: bytes, *, most: int, content_type: str = "") -> ReadBody:
     Raises:
         MalformedResponseError: The body is not a completion, or an error object.
     """
-    text = content.lstrip()
+    text = content.removeprefix(BYTE_ORDER_MARK).lstrip()
     is_stream = "event-stream" in content_type and not text.startswith((b"{", b"["))  # an error may be sent whole
-    if is_stream or text.startswith((b"data:", b"event:", b":")):
+    if is_stream or text.startswith((b"data:", b"event:", b"id:", b"retry:", b":")):
         return read_completion(join_stream(content), most=most)
     if text.startswith(b"<"):
         raise MalformedResponseError(f"a page, not JSON: {page_text(content)[:200]}; is base_url the API's?")

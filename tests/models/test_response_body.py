@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from agentopt.core.errors import MalformedResponseError
 from agentopt.models.api_errors import model_error
 from agentopt.models.base import ToolCall
-from agentopt.models.event_stream import text_in
+from agentopt.models.event_stream import EventReader, text_in
 from agentopt.models.response_body import ReadChoice, ReadUsage, read_body, read_choice, read_completion, read_usage
 from agentopt.models.responses_api import as_completion
 from agentopt.models.thoughts import split_thought
@@ -539,4 +539,5 @@ def test_parts_of_a_streamed_content_are_joined(deltas: list[Any], text: str, th
     lines = [event(choices=[{"index": 0, "delta": {"content": delta}}]) for delta in deltas]
     read = read_body(b"".join([*lines, b"data: [DONE]\n\n"]), most=1).choices[0]
     assert (read.text, read.thought) == (text, thought)
-    assert "".join(text_in(line.strip()) for line in lines) == live
+    reader = EventReader()
+    assert "".join(text_in(data) for line in lines for data in reader.feed(line)) == live
