@@ -281,13 +281,21 @@ class BatchTransport:
             return BatchStatus("lost")
 
     async def _results(self, batch: Batch, lane: _Lane, status: BatchStatus) -> AsyncGenerator[Raw, None]:
-        """Stream the results, from the start again after a failure; none if the provider does not have them."""
-        for attempt in range(1, lane.model.spec.max_attempts + 1):
+        """Stream the results, from the start again after a failure; none if the provider does not have them.
+
+        A file that was still being written, or that a proxy has cut, ends like a whole one. It is therefore read again
+        if it has fewer results than the batch has finished requests.
+        """
+        spec, read = lane.model.spec, set[str]()
+        for attempt in range(1, spec.max_attempts + 1):
             try:
                 async with aclosing(lane.provider.results(batch.id, status)) as results:
                     async for raw in results:
+                        read.add(raw.custom_id)
                         yield raw
-                return
+                if len(read) >= status.done or attempt == spec.max_attempts:
+                    return
+                await self._sleep(_backoff(spec, attempt))
             except FAILED_CALL as error:
                 failure = lane.model.failure(error)
                 if failure is None:
@@ -317,8 +325,12 @@ class BatchTransport:
         if not is_repeated or wait > spec.max_wait_seconds:
             # Not `from`: a traceback would show the provider's own words, which may repeat the key.
             raise failure from None
-        backoff = min(spec.backoff_seconds * 2 ** (attempt - 1), LONGEST_BACKOFF)
-        await self._sleep(max(backoff, wait))
+        await self._sleep(max(_backoff(spec, attempt), wait))
+
+
+def _backoff(spec: ModelSpec, attempt: int) -> float:
+    """The seconds between an attempt and the next one."""
+    return min(spec.backoff_seconds * 2 ** (attempt - 1), LONGEST_BACKOFF)
 
 
 def _is_open(failure: ModelError) -> bool:

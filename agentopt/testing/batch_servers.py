@@ -46,6 +46,8 @@ class BatchPlan:
     """Seed of the order of results."""
     gzip: bool = False
     """Whether results are compressed, though that was not requested."""
+    cut: int = 0
+    """Bytes that the first download of results lacks at its end, as of a file that is still being written."""
 
 
 @dataclass(slots=True)
@@ -198,7 +200,10 @@ class BatchServer(LoopbackServer):
         return self._completion(path, body, self._choices(body))
 
     def _sent_lines(self, lines: list[bytes]) -> web.Response:
-        response = web.Response(body=b"".join(line + b"\n" for line in lines), content_type="application/jsonl")
+        body = b"".join(line + b"\n" for line in lines)
+        if self.operations["results"] == 1:
+            body = body[: max(len(body) - self.plan.cut, 0)]
+        response = web.Response(body=body, content_type="application/jsonl")
         if self.plan.gzip:
             response.enable_compression(web.ContentCoding.gzip)
         return response

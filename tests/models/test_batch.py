@@ -257,6 +257,13 @@ async def test_failures_while_waiting_and_reading_are_retried(provider: str) -> 
 
 
 @every_provider
+@pytest.mark.parametrize("cut", [1, 2, 200, 100_000])
+async def test_results_that_end_early_are_read_again(provider: str, cut: int) -> None:
+    found = await outcomes_of(provider, requests_of(4), BatchPlan(cut=cut))
+    assert len(texts(found)) == 4
+
+
+@every_provider
 async def test_a_failed_request_is_classified_like_a_direct_call(provider: str) -> None:
     fates: Mapping[int, Any] = {0: 400, 1: 429, 2: 500, 3: "expired", 4: "missing", 5: "not_json"}
     found = await outcomes_of(provider, requests_of(8), BatchPlan(fates=fates))
