@@ -330,7 +330,7 @@ class BatchTransport:
 
 def _backoff(spec: ModelSpec, attempt: int) -> float:
     """The seconds between an attempt and the next one."""
-    return min(spec.backoff_seconds * 2 ** (attempt - 1), LONGEST_BACKOFF)
+    return min(spec.backoff_seconds * 2.0 ** (attempt - 1), LONGEST_BACKOFF)
 
 
 def _is_open(failure: ModelError) -> bool:
