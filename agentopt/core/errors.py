@@ -286,8 +286,8 @@ class UnsupportedParameterError(PermanentModelError):
 
     Attributes:
         parameter: `temperature`, `top_p`, `top_p beside temperature`, `seed`, `n`, `stop`, `json_schema`, `strict`,
-            `system_role`, `max_tokens`, `max_completion_tokens`, `stream`, `stream_options`, `reasoning_effort`,
-            `parallel_tool_calls` or `tools`.
+            `system_role`, `max_tokens`, `max_completion_tokens`, `stream` (it takes only streams), `streaming` (it
+            takes none), `stream_options`, `reasoning_effort`, `parallel_tool_calls` or `tools`.
     """
 
     scope: FailureScope = "model"

@@ -245,7 +245,7 @@ def _used(usage: Usage) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ResponsesIncomplete(Event):
-    """More than a quarter of a subtask's responses so far was cut off, or held only a thought; once for each subtask.
+    """More than a quarter of a subtask's responses so far is incomplete; once for each subtask.
 
     Attributes:
         subtask: Name of the subtask.
@@ -253,6 +253,7 @@ class ResponsesIncomplete(Event):
         responses: Number of all responses.
         max_tokens: The subtask's setting; None if its program chooses it.
         only_thought: Number of responses that held a thought and no answer.
+        filtered: Number of responses that the provider's content filter cut off.
     """
 
     kind: ClassVar[str] = "responses_incomplete"
@@ -262,6 +263,7 @@ class ResponsesIncomplete(Event):
     responses: int
     max_tokens: int | None
     only_thought: int = 0
+    filtered: int = 0
 
     @property
     def message(self) -> str:
@@ -271,6 +273,11 @@ class ResponsesIncomplete(Event):
         if self.only_thought > self.cut_off:
             found = f"{self.only_thought} of {self.responses} responses so far hold only a thought"
             remedy = f"raise {limit} or lower reasoning_effort"
+        if self.filtered > max(self.cut_off, self.only_thought):
+            found = (
+                f"{self.filtered} of {self.responses} responses so far were cut off by the provider's content filter"
+            )
+            remedy = "loosen the filter, or use another provider"
         return f"warning: {self.subtask}: {found}; {remedy}"
 
 

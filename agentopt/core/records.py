@@ -44,11 +44,12 @@ class SubtaskUse:
 
     `units` and `usd` cover the samples; `fusion_units` and `fusion_usd` the fusion call, which AgentTTS does not
     charge and which is therefore kept apart. `responses` counts the samples and the response of the fusion call;
-    `cut_off` counts those of them that ended at `max_tokens` before the parser had its value, and `only_thought` those
-    with a thought but no answer. `cached_tokens` are those of `prompt_tokens` that the provider read from its cache,
-    `reasoning_tokens` those of `completion_tokens` that were thoughts. `seconds` is the latency: the slowest of the
-    requests that drew the samples, plus the fusion call; without retries and waits for a rate limit. It is 0 if it is
-    not known, as for responses of a batch.
+    `cut_off` counts those of them that ended at `max_tokens` before the parser had its value, `filtered` those that
+    the provider's content filter ended before that, and `only_thought` those with a thought but no answer.
+    `cached_tokens` are those of `prompt_tokens` that the provider read from its cache, `reasoning_tokens` those of
+    `completion_tokens` that were thoughts. `seconds` is the latency: the slowest of the requests that drew the
+    samples, plus the fusion call; without retries and waits for a rate limit. It is 0 if it is not known, as for
+    responses of a batch.
     `escalated` counts the calls that a cascade's big model answered; their use is that of both models, and the fields
     that begin with `big_` are the big model's part of the tokens. `requests` counts the requests that drew the samples
     of both, each of which pays for the prompt; it is 0 in records of earlier versions.
@@ -73,6 +74,7 @@ class SubtaskUse:
     big_cached_tokens: int = 0
     big_reasoning_tokens: int = 0
     requests: int = 0
+    filtered: int = 0
 
     def __add__(self, other: SubtaskUse) -> SubtaskUse:
         return SubtaskUse(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))

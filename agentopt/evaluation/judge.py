@@ -13,8 +13,10 @@ import unicodedata
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from html import unescape
 from statistics import mean, pstdev
 from typing import Any
+from urllib.parse import unquote
 
 from agentopt.core.errors import ScorerError
 from agentopt.core.json_document import parse_json
@@ -28,6 +30,8 @@ from agentopt.models.base import ChatModel, Choice, Message, Request, reject
 from agentopt.models.thoughts import split_thought
 from agentopt.workflow import parsers
 
+MOST_ESCAPES = 3
+"""Times that a quotation in the judged text is escaped at most, to be recognised."""
 JUDGE_TRIES = 2
 """Calls that a judge may take for a usable verdict on one example."""
 
@@ -95,6 +99,8 @@ class Judge:
     def _verdict(self, choice: Choice, material: str) -> Score:
         if choice.is_cut_off:
             raise Unparsable(f"the verdict was cut off at the judge's max_tokens ({self.max_tokens})")
+        if choice.is_filtered:
+            raise Unparsable("the verdict was cut off by the provider's content filter")
         return read_verdict(choice.text, material)
 
     def _request(self, messages: tuple[Message, ...], seed: int, repeat: int) -> Request:
@@ -157,20 +163,40 @@ def _is_verdict(text: str) -> bool:
     return True
 
 
+_SCORE = re.compile(r"score\W*(?<![-.\d])(-?\d*\.?\d+(?:\.|e[-+]?\d+)?)(\s*%)?")
+"""A score in a plain text, whatever is between its key and its number."""
+_TAG = re.compile(r"</?[a-z][^<>]*>")
+
+
 def _is_quoted(verdict: str, material: str) -> bool:
-    """Whether a verdict occurs in the material, whatever the order of keys, spacing, escapes and form of its number."""
+    """Whether the material has a verdict's score and its reason.
+
+    The order of the keys, further keys between them, spacing, escapes, markup and the form of the number do not count.
+    """
     fields = json.loads(verdict)
-    score, reason = f"score {fields['score']}", f"reason {fields['reason']}"
-    text = _letters(material)
-    return any(_letters(form) in text for form in (verdict, f"{score} {reason}", f"{reason} {score}"))
+    text, reason = _plain(material), _letters(_plain(f"reason {fields['reason']}"))
+    return any(reason in _letters(form) and fields["score"] in _scores(form) for form in (text, _TAG.sub("", text)))
+
+
+def _scores(text: str) -> set[float]:
+    return {float(number) / (100 if percent else 1) for number, percent in _SCORE.findall(text)}
+
+
+def _plain(text: str) -> str:
+    """A text in lower case with its escapes decoded: those of JSON, HTML and URLs, also several times over."""
+    for _ in range(MOST_ESCAPES):
+        decoded = re.sub(r"\\u([0-9a-fA-F]{4})", lambda escape: chr(int(escape[1], 16)), unquote(unescape(text)))
+        if decoded == text:
+            break
+        text = decoded
+    text = re.sub(r"\\+[nrtbf]", " ", text)
+    text = "".join(c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c) != "Cf")
+    return text.casefold()
 
 
 def _letters(text: str) -> str:
-    """The letters and digits of a text in lower case, escapes decoded and numbers without zeros at the end."""
-    text = re.sub(r"\\u([0-9a-fA-F]{4})", lambda escape: chr(int(escape[1], 16)), text)
-    text = re.sub(r"\\[nrtbf]", " ", text)
-    text = re.sub(r"(\.\d*?)0+(?!\d)", r"\1", text)
-    return "".join(c for c in unicodedata.normalize("NFKC", text).casefold() if c.isalnum())
+    """The letters and digits of a text; numbers without zeros at the end."""
+    return "".join(c for c in re.sub(r"(\.\d*?)0+(?!\d)", r"\1", text) if c.isalnum())
 
 
 def _recovery(model: str, stored: float) -> str:

@@ -166,6 +166,16 @@ class Choice:
         return self.finish_reason == "length"
 
     @property
+    def is_filtered(self) -> bool:
+        """Whether the provider's content filter ended the choice, or the model refused to go on."""
+        return self.finish_reason == "content_filter"
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the choice ended neither at `max_tokens` nor by a filter."""
+        return not (self.is_cut_off or self.is_filtered)
+
+    @property
     def is_only_thought(self) -> bool:
         """Whether the model thought, shown or hidden, but gave neither text nor a tool call."""
         return bool(self.thought or self.reasoning_tokens) and not self.text.strip() and not self.tool_calls

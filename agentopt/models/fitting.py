@@ -150,7 +150,7 @@ def payload(spec: ModelSpec, request: Request) -> dict[str, Any]:
     body |= _tools(request)
     if request.reasoning_effort is not None:
         body["reasoning_effort"] = request.reasoning_effort
-    if spec.stream or "stream" in request.left_out:
+    if is_streamed(spec, request.left_out):
         body["stream"] = True
         if "stream_options" not in request.left_out:
             body["stream_options"] = {"include_usage": True}
@@ -167,6 +167,16 @@ def _tools(request: Request) -> dict[str, Any]:
     if request.parallel_tool_calls is not None and "parallel_tool_calls" not in request.left_out:
         body["parallel_tool_calls"] = request.parallel_tool_calls
     return body
+
+
+def is_streamed(spec: ModelSpec, left_out: frozenset[str]) -> bool:
+    """Return whether every request of an entry is a streaming one.
+
+    Args:
+        spec: The entry.
+        left_out: What its endpoint refuses: `stream` if it must be streamed, `streaming` if it cannot be.
+    """
+    return "stream" in left_out or (spec.stream and "streaming" not in left_out)
 
 
 def without_surrogates(value: Any) -> Any:

@@ -201,6 +201,8 @@ class HostedModel:
     def _live(self, request: Request, body: dict[str, Any]) -> LiveText | None:
         """Make the request a streaming one if someone reads the text while it is generated."""
         live = LIVE.get()
+        if "streaming" in request.left_out:
+            return None  # the text is passed on as one piece
         # If stop sequences are applied here, what is sent before could go beyond one; if the chat template opens the
         # thought, where the answer begins is only known when the thought ends.
         if live is None or self._is_replayed or self._thinks_untagged or request.n > 1:

@@ -73,6 +73,8 @@ TOP_P_BESIDE_TEMPERATURE = "top_p beside temperature"
 """Refused parameter: the temperature is sent, and `top_p` only if there is none."""
 SEVERAL = re.compile(r"multiple (candidates|choices|completions)|candidate_?count", re.IGNORECASE)
 """What some providers write for `n`."""
+STREAMED = re.compile(r"\b(to|with|when|while|in|for|during|using)\W+stream(ing)?\b", re.IGNORECASE)
+"""Words for something that is refused of a stream only, such as `cannot use tools with stream`."""
 OUT_OF_RANGE = re.compile(r"too (large|high|small|low)|at (most|least)|exceeds?|minimum|maximum", re.IGNORECASE)
 TRANSIENT_STATUSES = frozenset({408, 409, 424, 425, 429, 498, 499})
 """Of the statuses below 500; all from 500 are transient too. Bedrock's 424 is a failure of the model's server, Groq's
@@ -150,7 +152,12 @@ def refused_parameter(words: str, param: str | None, body: Mapping[str, Any]) ->
         return None
     if named := _named(param or "", body):
         return named
-    if found := _named(words, body):
+    if param == "stream" and body.get("stream"):
+        return "streaming"
+    found = _named(words, body)
+    if found in ("tools", "n", "json_schema", "strict") and body.get("stream") and STREAMED.search(words):
+        return "streaming"  # nothing is lost without it
+    if found:
         return found
     if re.search(r"\bsystem\b|\bdeveloper\b", words, re.IGNORECASE) and _has_system_message(body):
         return "system_role"
@@ -185,7 +192,7 @@ def _has_system_message(body: Mapping[str, Any]) -> bool:
     return any(message.get("role") in ("system", "developer") for message in body.get("messages", ()))
 
 
-def _stream(words: str, body: Mapping[str, Any]) -> str | None:
+def _stream(words: str, body: Mapping[str, Any]) -> str:
     if not body.get("stream"):
         return "stream"
-    return "stream_options" if "stream_options" in body and "stream_options" in words else None
+    return "stream_options" if "stream_options" in body and "stream_options" in words else "streaming"

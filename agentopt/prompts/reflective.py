@@ -125,11 +125,15 @@ class ReflectiveProposer:
         for room in self._rooms(prompt, tokens):
             request = self._request(prompt, k, schema, room, first_repeat)
             response = await self._response(request)
-            whole = [choice.text for choice in response.choices if not choice.is_cut_off]
+            whole = [choice.text for choice in response.choices if choice.is_whole]
             if whole:
                 return request, whole
+            if not any(choice.is_cut_off for choice in response.choices):
+                break  # more tokens change nothing about a filter
         await self._chat.reject(request)
         count = len(response.choices)
+        if all(choice.is_filtered for choice in response.choices):
+            raise ProposerError(f"{count} of {count} replies were cut off by the provider's content filter")
         raise ProposerError(
             f"{count} of {count} replies were cut off at {room} tokens; prompts.max_length bounds what is written"
         )

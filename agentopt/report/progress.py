@@ -125,7 +125,7 @@ class RunProgress:
     def _count(self, result: ExampleResult) -> None:
         for use in result.subtasks.values():
             self._responses += use.responses
-            self._cut_off += use.cut_off
+            self._cut_off += use.cut_off + use.filtered
         if result.failure or result.error is not None:
             reason = f"{result.failure.kind}: {result.failure.reason}" if result.failure else result.error
             self._failed += 1

@@ -25,17 +25,18 @@ HARMLESS_SHARE = 0.1
 
 @dataclass(frozen=True, slots=True)
 class IncompleteResponses:
-    """Responses of a subtask that ended at `max_tokens`, or that hold a thought and no answer; one may be both.
+    """Responses of a subtask that were cut off, at `max_tokens` or by a filter, or that hold a thought and no answer.
 
     Attributes:
         subtask: Name of the subtask.
         cut_off: Number of responses that were cut off.
         responses: Number of all responses.
         max_tokens: The subtask's setting; None if its program chooses it.
-        only_thought: Number of responses that hold only a thought.
+        only_thought: Number of responses that hold only a thought; one may be cut off too.
         models: The models whose responses they are, the most frequent first.
         of_best: Of the best candidate's responses, the number of incomplete ones and of all; None if there is no best
             one. Results of older versions do not have `models` and `of_best`.
+        filtered: Number of responses that the provider's content filter cut off.
     """
 
     subtask: str
@@ -45,6 +46,7 @@ class IncompleteResponses:
     only_thought: int = 0
     models: tuple[str, ...] = ()
     of_best: tuple[int, int] | None = None
+    filtered: int = 0
 
     @property
     def is_harmless(self) -> bool:
@@ -58,7 +60,9 @@ class IncompleteResponses:
             f"{self.only_thought} of {self.responses} responses hold only a thought: raise max_tokens{now} or lower "
             "reasoning_effort"
         )
-        found = [text for count, text in ((self.cut_off, cut), (self.only_thought, thought)) if count]
+        by_filter = f"{self.filtered} of {self.responses} responses were cut off by the provider's content filter"
+        counted = ((self.cut_off, cut), (self.filtered, by_filter), (self.only_thought, thought))
+        found = [text for count, text in counted if count]
         by = f" ({', '.join(self.models)})" if self.models else ""
         count, responses = self.of_best or (0, 0)
         of_best = f"; of the best candidate's {responses}, {count or 'none'}" if responses else ""
@@ -99,15 +103,15 @@ def incomplete_responses(
         for candidate, evaluation in evaluations:
             uses = [result.subtasks[subtask.name] for result in evaluation.results if subtask.name in result.subtasks]
             total = sum(uses, total)
-            count = sum(max(use.cut_off, use.only_thought) for use in uses)  # a response may be both
+            count = sum(map(_incomplete, uses))
             by_model[candidate[subtask.name].model] += count
             if candidate == best:
                 of_best = (of_best[0] + count, of_best[1] + sum(use.responses for use in uses))
-        if total.cut_off or total.only_thought:
+        if _incomplete(total):
             models = tuple(model for model, count in by_model.most_common() if count)
             limit, shown = _max_tokens(task, subtask.name), of_best if best else None
             counts = (total.cut_off, total.responses, limit, total.only_thought)
-            found.append(IncompleteResponses(subtask.name, *counts, models, shown))
+            found.append(IncompleteResponses(subtask.name, *counts, models, shown, total.filtered))
     return tuple(found)
 
 
@@ -141,6 +145,11 @@ def failure_reasons(evaluations: Iterable[Evaluation]) -> dict[str, int]:
     return dict(reasons.most_common())
 
 
+def _incomplete(use: SubtaskUse) -> int:
+    """Number of incomplete responses: one that is cut off may hold only a thought."""
+    return max(use.cut_off + use.filtered, use.only_thought)
+
+
 def _max_tokens(task: Task, subtask: str) -> int | None:
     found = task[subtask]
     varies = "max_tokens" in found.left_to_program or any(axis.name == "max_tokens" for axis in found.settings)
@@ -172,8 +181,9 @@ class IncompleteWarnings:
                     self._warn(name, self._uses[name])
 
     def _warn(self, name: str, use: SubtaskUse) -> None:
-        count = max(use.cut_off, use.only_thought)
+        count = _incomplete(use)
         if count and proportion_ends(count, use.responses)[0] > NOTICED_SHARE:
             self._warned.add(name)
             limit = _max_tokens(self.task, name)
-            self.observer(ResponsesIncomplete(name, use.cut_off, use.responses, limit, use.only_thought))
+            counts = (use.cut_off, use.responses, limit, use.only_thought, use.filtered)
+            self.observer(ResponsesIncomplete(name, *counts))

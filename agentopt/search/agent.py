@@ -347,7 +347,9 @@ class _Nodes:
                 break
             await self.agent.reject(request)
             if choice.is_cut_off:
-                reply = replace(reply, cut_off=f"agent.max_tokens ({settings.max_tokens})")
+                reply = replace(reply, cut_off=f"at agent.max_tokens ({settings.max_tokens})")
+            elif choice.is_filtered:
+                reply = replace(reply, cut_off="by the provider's content filter")
             if variant.history:  # the problem reveals the tried candidates; without history the prompt stays the same
                 attempt_prompt = f"{prompt}\n{retry_message(reply.problem)}"
         return reply, beside

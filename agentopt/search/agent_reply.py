@@ -38,13 +38,13 @@ class Reply:
     """The first problem, for the agent's next attempt and the log."""
 
     cut_off: str = ""
-    """The setting that cut the reply off; empty if it is whole."""
+    """What cut the reply off, such as `at agent.max_tokens (512)`; empty if it is whole."""
 
     @property
     def problem(self) -> str:
         """Why there are no (more) usable candidates, in words; empty if nothing was wrong."""
         if self.cut_off:
-            return f"the reply was cut off at {self.cut_off}"
+            return f"the reply was cut off {self.cut_off}"
         if self.infeasible and not self.repeats:
             return f"only infeasible candidates ({self.detail})"
         if self.repeats and not self.infeasible:

@@ -35,7 +35,8 @@ FORMAT = 1
 MOST = 20_000
 """Most candidates that can be recorded."""
 _NOT_RECORDED = {
-    *("responses", "requests", "cut_off", "only_thought", "escalated", "cached_tokens", "reasoning_tokens", "seconds"),
+    *("responses", "requests", "cut_off", "filtered", "only_thought", "escalated"),
+    *("cached_tokens", "reasoning_tokens", "seconds"),
 }
 USES = tuple(f.name for f in fields(SubtaskUse) if f.name not in _NOT_RECORDED and not f.name.startswith("big_"))
 """The usage that is recorded with each score, summed over the subtasks."""

@@ -178,8 +178,9 @@ class SubtaskSampler:
             units=self._units(spec, prompt, completion),
             usd=_usd(spec, response, requests),
             responses=len(response.choices),
-            cut_off=_cut_off(subtask, response),
-            only_thought=_only_thought(response),
+            cut_off=_cut_off(subtask, response, "length"),
+            filtered=_cut_off(subtask, response, "content_filter"),
+            only_thought=sum(choice.is_only_thought for choice in response.choices),
             cached_tokens=response.cached_tokens,
             reasoning_tokens=response.reasoning_tokens,
             seconds=response.seconds,
@@ -194,8 +195,9 @@ class SubtaskSampler:
             fusion_units=self._units(spec, prompt, completion),
             fusion_usd=_usd(spec, fused, 1),
             responses=use.responses + len(fused.choices),
-            cut_off=use.cut_off + _cut_off(subtask, fused),
-            only_thought=use.only_thought + _only_thought(fused),
+            cut_off=use.cut_off + _cut_off(subtask, fused, "length"),
+            filtered=use.filtered + _cut_off(subtask, fused, "content_filter"),
+            only_thought=use.only_thought + sum(choice.is_only_thought for choice in fused.choices),
             seconds=use.seconds + fused.seconds if use.seconds and fused.seconds else 0.0,
         )
 
@@ -367,7 +369,8 @@ def _read(subtask: Subtask, choice: Choice) -> _Sample | str:
     try:
         value = read_tool_calls(choice) if choice.tool_calls else _parsed(subtask, choice)
     except Unparsable as error:
-        return f"{error} (cut off at max_tokens {subtask.max_tokens})" if choice.is_cut_off else str(error)
+        by = {"length": f"at max_tokens {subtask.max_tokens}", "content_filter": "by the provider's content filter"}
+        return f"{error} (cut off {by[choice.finish_reason]})" if choice.finish_reason in by else str(error)
     return _Sample(value, choice.finish_reason, choice.text)
 
 
@@ -379,17 +382,14 @@ def _parsed(subtask: Subtask, choice: Choice) -> Value:
     return python(subtask.parse)(answer)
 
 
-def _cut_off(subtask: Subtask, response: Response) -> int:
+def _cut_off(subtask: Subtask, response: Response, reason: str) -> int:
     """Number of choices that a cut may have changed: not those of which only the value is used, read before the cut."""
     parse, reads_whole = subtask.parse, subtask.fusion.method == "fuse"
     return sum(
-        choice.is_cut_off and not (isinstance(parse, FrontParser) and not reads_whole and parse.is_settled(choice.text))
+        choice.finish_reason == reason
+        and not (isinstance(parse, FrontParser) and not reads_whole and parse.is_settled(choice.text))
         for choice in response.choices
     )
-
-
-def _only_thought(response: Response) -> int:
-    return sum(choice.is_only_thought for choice in response.choices)
 
 
 def _answer(value: Value, use: SubtaskUse, samples: list[_Sample]) -> Answer:

@@ -41,7 +41,7 @@ def read_tool_calls(choice: Choice) -> CalledTools:
     Raises:
         Unparsable: The response was cut off within a call.
     """
-    if choice.is_cut_off and not all(_is_json(call.arguments) for call in choice.tool_calls):
+    if not choice.is_whole and not all(_is_json(call.arguments) for call in choice.tool_calls):
         raise Unparsable("expected a tool call, got an incomplete one")
     return CalledTools(choice.text, choice.tool_calls)
 

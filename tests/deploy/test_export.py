@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import tokenize
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -421,6 +422,39 @@ after = 3
     exec(extraction.definitions, names)
     assert names["read"](f"x{mark}y") == f"xa{mark}by"
     assert "after" not in names
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        '"a  # noqa"',
+        "'a  # noqa: E501'",
+        '"a  # type: ignore[arg-type] b"',
+        '"""a\\n  # noqa\\n"""',
+        'r"""a\n  # noqa\n\nb  # type: ignore\n"""',
+        '"""a\n# noqa: S603\n"""',
+        "f\"{len('b')}  # noqa\"",
+        'f"""{len(\n    "b  # noqa"\n)}  # noqa"""',
+        '("a"  # noqa\n    "  # noqa")',
+        '("a"\n    # noqa\n    "b")  # type: ignore',
+        '["a",  # noqa: S105 - no password\n"b  # noqa"]  # noqa',
+    ],
+)
+def test_comments_for_linters_are_left_out_and_texts_that_look_like_one_are_kept(tmp_path: Path, written: str) -> None:
+    (tmp_path / "reading.py").write_text(
+        f"VALUE = {written}\n\n\ndef read(text):  # noqa\n    # kept: no noqa\n    return VALUE  # type: ignore[a]\n"
+    )
+    extraction = Extraction()
+    extraction.add(tmp_path / "reading.py", ["read"])
+    names: dict[str, Any] = {}
+    exec(extraction.definitions, names)
+    assert names["read"]("") == eval(written)
+    comments = [
+        token.string
+        for token in tokenize.generate_tokens(StringIO(extraction.definitions).readline)
+        if token.type == tokenize.COMMENT
+    ]
+    assert comments == ["# kept: no noqa"]
 
 
 @pytest.mark.parametrize(

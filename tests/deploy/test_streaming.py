@@ -154,6 +154,66 @@ async def test_several_samples_are_sent_when_they_are_fused(folder: Path) -> Non
     assert "stream" not in backend.bodies[0]
 
 
+class Unstreamed(Backend):
+    """A backend that refuses streams with HTTP 400."""
+
+    def __init__(self, message: str, param: str | None) -> None:
+        super().__init__(*texts("Oak", "by"))
+        self.error = {"message": message, "type": "invalid_request_error", "param": param, "code": "unsupported_value"}
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        if (body := await request.json()).get("stream"):
+            self.bodies.append(body)
+            return web.json_response({"error": self.error}, status=400)
+        return await super().chat(request)
+
+
+@pytest.mark.parametrize(
+    ("message", "param"),
+    [
+        ("Your organization must be verified to stream this model. Please click on Verify Organization.", "stream"),
+        ("Unsupported value: 'stream' does not support true with this model.", "stream"),
+        ("Streaming is not supported for this model", None),
+    ],
+)
+async def test_the_text_of_a_model_that_cannot_be_streamed_is_sent_as_one_piece(
+    folder: Path, message: str, param: str | None
+) -> None:
+    backend: Any = Unstreamed(message, param)
+    async with backend, served(deployment_in(folder, backend)) as url, client_of(url) as client:
+        for word in ("one", "two"):
+            call: Any = {"model": "toy/find", "messages": user_message(word), "stream": True}
+            chunks = [chunk async for chunk in await client.chat.completions.create(**call)]
+            assert [content(chunk) for chunk in chunks if content(chunk)] == ["Oakby"]
+            assert chunks[-1].choices[0].finish_reason == "stop"
+        async with client.responses.stream(model="toy/find", input="three") as stream:
+            deltas = [event.delta async for event in stream if event.type == "response.output_text.delta"]
+        assert deltas == ["Oakby"]
+    assert ["stream" in body for body in backend.bodies] == [True, False, False, False], "remembered"
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("finish", ["content_filter", "length"])
+async def test_clients_see_that_an_answer_was_cut_off(folder: Path, streamed: bool, finish: str) -> None:
+    backend: Any = Backend(*texts("Oak", "by"), finish=finish)
+    backend.go.set()
+    async with backend, served(deployment_in(folder, backend)) as url, client_of(url) as client:
+        call: Any = {"model": "toy/find", "messages": user_message("?")}
+        if streamed:
+            chunks = [chunk async for chunk in await client.chat.completions.create(**call, stream=True)]
+            reason = chunks[-1].choices[0].finish_reason
+            async with client.responses.stream(model="toy/find", input="?") as stream:
+                events: list[Any] = [event async for event in stream]
+            final = events[-1].response
+        else:
+            reason = (await client.chat.completions.create(**call)).choices[0].finish_reason
+            final = await client.responses.create(model="toy/find", input="?")
+    assert reason == finish
+    assert (final.status, final.output_text) == ("incomplete", "Oakby")
+    expected = {"length": "max_output_tokens", "content_filter": "content_filter"}[finish]
+    assert final.incomplete_details.reason == expected
+
+
 async def test_a_failure_before_the_first_token_has_a_status_and_a_later_one_is_an_event(folder: Path) -> None:
     backend: Any = Backend(*texts("Oak", "by"), failure="close")
     async with backend, served(deployment_in(folder, backend, max_attempts=1)) as url, client_of(url) as client:

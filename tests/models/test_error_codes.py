@@ -247,6 +247,38 @@ def test_a_refused_parameter_is_found_in_the_words(message: str, parameter: str)
     assert failure.parameter == parameter
 
 
+VERIFY = "Your organization must be verified to stream this model. If you just verified, it can take up to 15 minutes."
+
+
+@pytest.mark.parametrize(
+    ("message", "param", "parameter"),
+    [
+        (VERIFY, "stream", "streaming"),
+        (VERIFY, None, "streaming"),
+        ("Unsupported value: 'stream' does not support true with this model.", "stream", "streaming"),
+        ("Streaming is not supported for this model", None, "streaming"),
+        ("stream: only false is allowed", None, "streaming"),
+        ("Cannot use tools with stream", None, "streaming"),
+        ("response_format is not supported in streaming mode", None, "streaming"),
+        ("Unknown parameter: 'stream_options'", "stream_options", "stream_options"),
+        ("stream_options is not supported when stream is true", None, "stream_options"),
+        ("temperature is not supported when streaming", None, "temperature"),
+        ("tools are not supported by this upstream", None, "tools"),
+    ],
+)
+def test_a_refused_stream_is_found_in_the_words(message: str, param: str | None, parameter: str) -> None:
+    sent = {
+        "temperature": 0.5,
+        "tools": [{}],
+        "response_format": {"json_schema": {"strict": True}},
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    failure = failure_of({"error": {"message": message, "param": param}}, 400, sent)
+    assert isinstance(failure, UnsupportedParameterError)
+    assert failure.parameter == parameter
+
+
 def test_the_wait_of_a_limit_on_the_rate_is_read() -> None:
     failure = failure_of(google(429, "RESOURCE_EXHAUSTED", GEMINI_RATE), 429)
     assert isinstance(failure, TransientModelError)

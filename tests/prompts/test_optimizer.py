@@ -726,17 +726,33 @@ def test_a_written_prompt_is_not_read_from_thoughts(text: str) -> None:
     assert read_system_prompt(text) == "Answer with one word."
 
 
+class CutOff:
+    """A model whose replies end for one reason."""
+
+    def __init__(self, text: str, reason: str) -> None:
+        self.text, self.reason = text, reason
+        self.rooms = list[int]()
+
+    async def generate(self, request: Request) -> Response:
+        self.rooms.append(request.max_tokens)
+        return Response(tuple(Choice(self.text, request.max_tokens, self.reason) for _ in range(request.n)), 1)
+
+    async def aclose(self) -> None:
+        pass
+
+
 @pytest.mark.parametrize("text", ['{"system_prompt": "Answer with', ""])
 async def test_a_writer_that_was_cut_off_is_reported_with_the_setting(text: str) -> None:
-    class CutOff:
-        async def generate(self, request: Request) -> Response:
-            return Response(tuple(Choice(text, request.max_tokens, "length") for _ in range(request.n)), 1)
-
-        async def aclose(self) -> None:
-            pass
-
     with pytest.raises(ProposerError, match=r"3 of 3 replies were cut off at 600 tokens; prompts.max_length"):
-        await ReflectiveProposer(CutOff(), SMALL, max_length=500).propose(BRIEF, [], 3)
+        await ReflectiveProposer(CutOff(text, "length"), SMALL, max_length=500).propose(BRIEF, [], 3)
+
+
+@pytest.mark.parametrize("text", ['{"system_prompt": "Answer with', '{"system_prompt": "Answer."}'])
+async def test_a_writer_that_a_content_filter_cut_off_gets_no_more_tokens(text: str) -> None:
+    model = CutOff(text, "content_filter")
+    with pytest.raises(ProposerError, match="3 of 3 replies were cut off by the provider's content filter"):
+        await ReflectiveProposer(model, SMALL, context_length=32_000).propose(BRIEF, [], 3)
+    assert len(model.rooms) == 1
 
 
 @pytest.mark.parametrize("length", [300, 6_000, 20_000])

@@ -45,12 +45,13 @@ def config(tmp_path: Path, **changes: object) -> Config:
 class CutOff:
     """The toy model, of which the responses to `find` are cut off."""
 
-    def __init__(self) -> None:
+    def __init__(self, reason: str = "length") -> None:
         self._inner: ScriptedModel = toy_model()
+        self._reason = reason
 
     async def generate(self, request: Request) -> Response:
         response = await self._inner.generate(request)
-        reason = "length" if request.messages[-1].content.startswith("find|") else "stop"
+        reason = self._reason if request.messages[-1].content.startswith("find|") else "stop"
         return Response(tuple(Choice(c.text, c.completion_tokens, reason) for c in response.choices), 16)
 
     async def aclose(self) -> None:
@@ -73,6 +74,28 @@ async def test_cut_off_responses_are_counted_in_the_result_and_warned_of_during_
     assert sentence in repr(result)
 
 
+async def test_responses_that_the_content_filter_cut_off_are_counted_and_warned_of(tmp_path: Path) -> None:
+    seen: list[Event] = []
+    filtered = CutOff("content_filter")
+    result = await aoptimize(toy_task(), config(tmp_path), provider=filtered, callbacks=[seen.append])
+    (found,) = load_result(Path(result.run)).incomplete
+    assert found.cut_off == 0
+    assert found.filtered == found.responses > 0
+    sentence = f"find: {found.filtered} of {found.responses} responses were cut off by the provider's content filter"
+    assert str(found).startswith(f"{sentence} (")
+    assert found.of_best
+    assert str(found).endswith(f"; of the best candidate's {found.of_best[1]}, {found.of_best[0]}")
+    (warning,) = (event for event in seen if isinstance(event, ResponsesIncomplete))
+    assert "responses so far were cut off by the provider's content filter" in warning.message
+    output = io.StringIO()
+    print_result(result, Console(file=output, width=200))
+    assert sentence in output.getvalue()
+    unfiltered = await aoptimize(
+        toy_task(), config(tmp_path, journal=str(tmp_path / "other.db")), provider=CutOff("stop")
+    )
+    assert [trial.score for trial in result.trials] == [trial.score for trial in unfiltered.trials], "as it was read"
+
+
 @pytest.mark.parametrize(
     ("text", "parse", "counted"),
     [
@@ -84,20 +107,41 @@ async def test_cut_off_responses_are_counted_in_the_result_and_warned_of_during_
         ("Raven Tower in", str.strip, True),
     ],
 )
-async def test_a_cut_after_the_value_is_not_counted(tmp_path: Path, text: str, parse: Parser, counted: bool) -> None:
+@pytest.mark.parametrize(("reason", "measure"), [("length", "cut_off"), ("content_filter", "filtered")])
+async def test_a_cut_after_the_value_is_not_counted(
+    tmp_path: Path, text: str, parse: Parser, counted: bool, reason: str, measure: str
+) -> None:
     task = toy_task()
     task = replace(task, subtasks=(replace(task["find"], parse=parse), task["answer"]))
-    cut = ScriptedModel(lambda request, repeat: Choice(text, 4, "length"))
+    cut = ScriptedModel(lambda request, repeat: Choice(text, 4, reason))
     evaluation = await aevaluate(task, None, config(tmp_path), provider=cut)
     assert evaluation.total("responses", "find") == 16
-    assert evaluation.total("cut_off", "find") == (16 if counted else 0)
+    assert evaluation.total(measure, "find") == (16 if counted else 0)
+    assert evaluation.total({"cut_off": "filtered", "filtered": "cut_off"}[measure]) == 0
 
 
-async def test_the_fuse_call_reads_whole_responses_so_that_every_cut_counts(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("reason", "measure"), [("length", "cut_off"), ("content_filter", "filtered")])
+async def test_the_fuse_call_reads_whole_responses_so_that_every_cut_counts(
+    tmp_path: Path, reason: str, measure: str
+) -> None:
     task = toy_task(method="fuse")
     task = replace(task, subtasks=(replace(task["find"], parse=choice(["Raven", "Lion"])), task["answer"]))
-    cut = ScriptedModel(lambda request, repeat: Choice("Raven Tower in", 4, "length"))
-    assert (await aevaluate(task, None, config(tmp_path), provider=cut)).total("cut_off", "find") == 16
+    cut = ScriptedModel(lambda request, repeat: Choice("Raven Tower in", 4, reason))
+    assert (await aevaluate(task, None, config(tmp_path), provider=cut)).total(measure, "find") == 16
+
+
+@pytest.mark.parametrize(
+    ("reason", "by"), [("length", "at max_tokens 4"), ("content_filter", "by the provider's content filter")]
+)
+async def test_a_cut_before_the_value_is_the_reason_that_nothing_was_parsed(
+    tmp_path: Path, reason: str, by: str
+) -> None:
+    task = toy_task()
+    task = replace(task, subtasks=(replace(task["find"], parse=choice(["Raven", "Lion"])), task["answer"]))
+    cut = ScriptedModel(lambda request, repeat: Choice("The tower of the", 4, reason))
+    evaluation = await aevaluate(task, None, config(tmp_path), provider=cut)
+    assert {result.score for result in evaluation.results} == {0.0}
+    assert all(result.unparsed["find"].endswith(f"(cut off {by})") for result in evaluation.results)
 
 
 class OnlyThinking(CutOff):
@@ -139,6 +183,14 @@ async def test_responses_that_hold_only_a_thought_are_counted_and_named_with_the
 )
 def test_a_choice_without_an_answer_is_only_a_thought_if_the_model_thought(choice: Choice, expected: bool) -> None:
     assert choice.is_only_thought is expected
+
+
+def test_cuts_of_both_kinds_are_named() -> None:
+    found = IncompleteResponses("find", 3, 40, 64, models=("small",), of_best=(1, 8), filtered=2)
+    assert str(found) == (
+        "find: 3 of 40 responses were cut off at max_tokens 64; 2 of 40 responses were cut off by the provider's "
+        "content filter (small); of the best candidate's 8, 1"
+    )
 
 
 def test_a_response_may_be_both_cut_off_and_only_a_thought() -> None:
@@ -203,7 +255,7 @@ def test_the_best_candidate_s_cut_off_responses_are_counted() -> None:
         (200, 511, True),
     ],
 )
-@pytest.mark.parametrize("measure", ["cut_off", "only_thought"])
+@pytest.mark.parametrize("measure", ["cut_off", "filtered", "only_thought"])
 def test_a_run_warns_once_if_certainly_more_than_a_quarter_is_incomplete(
     cut_off: int, responses: int, warned: bool, measure: str
 ) -> None:

@@ -196,15 +196,15 @@ async def test_an_unavailable_agent_is_replaced_for_that_round(
 class Thinking:
     """A model whose replies are cut off while it thinks, unless `max_tokens` is at least `needed`."""
 
-    def __init__(self, needed: int, *, cut_off_answer: bool = False) -> None:
-        self.needed, self.cut_off_answer = needed, cut_off_answer
+    def __init__(self, needed: int, *, cut_off_answer: bool = False, reason: str = "length") -> None:
+        self.needed, self.cut_off_answer, self.reason = needed, cut_off_answer, reason
         self.requests: list[Request] = []
 
     async def generate(self, request: Request) -> Response:
         self.requests.append(request)
         if request.max_tokens < self.needed:
             text = '{"candidates": [{"retr' if self.cut_off_answer else ""
-            return Response((Choice(text, request.max_tokens, "length", "" if text else "Let me see"),), 1)
+            return Response((Choice(text, request.max_tokens, self.reason, "" if text else "Let me see"),), 1)
         return Response((Choice(fresh(request, request.first_repeat), 20, "stop", "Let me see"),), 1)
 
     async def aclose(self) -> None:
@@ -218,9 +218,13 @@ async def test_a_model_that_thinks_gets_tokens_for_its_thoughts() -> None:
     assert sum(request.max_tokens < 5000 for request in model.requests) == 1  # later calls have the room at once
 
 
-async def test_a_reply_that_was_cut_off_is_reported_with_the_setting() -> None:
-    world = await World(Thinking(5000, cut_off_answer=True)).run()
-    assert "the reply was cut off at agent.max_tokens (700)" in world.reasons[0]
+@pytest.mark.parametrize(
+    ("reason", "by"),
+    [("length", "at agent.max_tokens (700)"), ("content_filter", "by the provider's content filter")],
+)
+async def test_a_reply_that_was_cut_off_is_reported_with_the_cause(reason: str, by: str) -> None:
+    world = await World(Thinking(5000, cut_off_answer=True, reason=reason)).run()
+    assert f"the reply was cut off {by}" in world.reasons[0]
 
 
 async def test_without_an_agent_the_fallback_proposes_and_the_reason_is_recorded() -> None:

@@ -162,10 +162,11 @@ def test_a_decimal_comma_is_read_by_setting(response: str, value: float) -> None
 
 
 NO_NUMBER = ["", "No numbers", "nan", "-inf", "1/0", "1e999", "1e999/1e999", "9" * 5000]
+IN_WORDS = ["twelve", "The answer is twenty-one.", r"\boxed{twelve}", "No one; the last one is right"]
 PARTS_ONLY = ["12,345,67", "1.2.3", "192.168.0.1", "1,2345,678", "1/2,3/4", "1,5/2/3", "10^6,5", "1,234.5.6", "2e5.5"]
 
 
-@pytest.mark.parametrize("response", [*NO_NUMBER, *PARTS_ONLY])
+@pytest.mark.parametrize("response", [*NO_NUMBER, *IN_WORDS, *PARTS_ONLY])
 def test_a_response_without_a_finite_number_is_unparsable(response: str) -> None:
     with pytest.raises(Unparsable, match="expected a number"):
         parsers.number()(response)
@@ -294,6 +295,12 @@ def test_text_after_a_settled_response_does_not_change_its_value(response: str, 
     for parse in (FIRST_LINE, TOWN):
         if parse.is_settled(response):  # type: ignore[attr-defined]
             assert parse(response + more) == parse(response)
+
+
+def test_an_option_is_not_found_by_its_number_in_words() -> None:
+    assert parsers.choice(["1", "12"])("twelve, so 1") == "1"
+    with pytest.raises(Unparsable, match="expected one of 1, 12, got 'twelve'"):
+        parsers.choice(["1", "12"])("twelve")
 
 
 def test_a_response_without_any_option_is_unparsable_with_the_options_named() -> None:

@@ -72,10 +72,11 @@ def test_parallel_calls_vote_in_any_order_and_the_earliest_of_equals_wins() -> N
     assert vote_on_calls([called(b), called(a)]) == called(b)
 
 
-def test_a_call_that_was_cut_off_is_unusable_and_a_whole_one_is_not() -> None:
+@pytest.mark.parametrize("reason", ["length", "content_filter"])
+def test_a_call_that_was_cut_off_is_unusable_and_a_whole_one_is_not(reason: str) -> None:
     with pytest.raises(Unparsable, match="incomplete"):
-        read_tool_calls(Choice("", 4, "length", tool_calls=(call('{"query": "Pa'),)))
-    assert read_tool_calls(Choice("", 4, "length", tool_calls=(call("{}"),))).calls == (call("{}"),)
+        read_tool_calls(Choice("", 4, reason, tool_calls=(call('{"query": "Pa'),)))
+    assert read_tool_calls(Choice("", 4, reason, tool_calls=(call("{}"),))).calls == (call("{}"),)
 
 
 def calls(*arguments: str) -> list[str | Choice]:

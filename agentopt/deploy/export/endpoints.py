@@ -10,7 +10,7 @@ from agentopt.core.errors import UserError
 from agentopt.core.task import Subtask
 from agentopt.models.base import Message, Request
 from agentopt.models.catalog import ModelSpec
-from agentopt.models.fitting import payload, unsupported
+from agentopt.models.fitting import is_streamed, payload, unsupported
 from agentopt.workflow.sampling import stop_sequences
 
 _DEFAULTS = {
@@ -106,7 +106,7 @@ def endpoint_of(spec: ModelSpec, stop: tuple[str, ...] = (), left_out: frozenset
         "max_choices": 1 if "n" in left_out else spec.max_choices,
         "is_chat": spec.chat_template,
         "has_system_role": spec.system_role != "user" and "system_role" not in left_out,
-        "is_stream": spec.stream or "stream" in left_out,
+        "is_stream": is_streamed(spec, left_out),
         "cut_at": stop if "stop" in left_out else (),
         "timeout": spec.timeout_seconds,
         "max_retries": spec.max_attempts - 1,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import io
 import re
 import sys
 import tokenize
@@ -27,6 +28,8 @@ LIBRARIES = {
 }
 """Top-level modules that the one module may import beside the standard library -> the package that installs each."""
 
+_FOR_LINTERS = re.compile(r"#\s*(noqa|type:\s*ignore)\b")
+"""Comments that are not copied: a reader of the module would look for the linter that they are for."""
 _ALLOWED = {*sys.stdlib_module_names, *LIBRARIES}
 
 ELSEWHERE = "use only the standard library, or deploy with `agentopt serve`, which needs no export"
@@ -48,7 +51,12 @@ class _File:
         statements = list(_top_level(ast.parse(text)))
         _drop_registrations(statements)
         # Not by `splitlines`: to Python, a form feed or U+2028 ends no line.
-        return cls(path, text.split("\n"), statements)
+        lines = text.split("\n")
+        for token in tokenize.generate_tokens(io.StringIO(text).readline):
+            if token.type == tokenize.COMMENT and _FOR_LINTERS.match(token.string):
+                row, column = token.start
+                lines[row - 1] = lines[row - 1][:column].rstrip()
+        return cls(path, lines, statements)
 
     def binding(self, name: str) -> int | None:
         """The index of the first statement that binds `name`."""
@@ -60,8 +68,7 @@ class _File:
         first = min([statement.lineno, *(d.lineno for d in getattr(statement, "decorator_list", ()))]) - 1
         while first and self.lines[first - 1].startswith("#"):
             first -= 1
-        written = self.lines[first : statement.end_lineno]
-        return "\n".join(re.sub(r"  # (noqa|type: ignore).*", "", line) for line in written)
+        return "\n".join(self.lines[first : statement.end_lineno])
 
 
 class Extraction:

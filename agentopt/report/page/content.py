@@ -224,5 +224,7 @@ def _problems(result: ExampleResult, models: Mapping[str, str]) -> Iterator[tupl
     for name, use in result.subtasks.items():
         if use.cut_off:
             yield f"{name}: cut off", f"responses of {models[name]} ended at max_tokens"
+        if use.filtered:
+            yield f"{name}: cut off", f"responses of {models[name]} were ended by the provider's content filter"
         if use.only_thought:
             yield f"{name}: only a thought", f"responses of {models[name]} hold no answer"
