@@ -33,10 +33,11 @@ from agentopt.models.base import ChatModel, Request, Response
 from agentopt.models.catalog import Catalog
 from agentopt.models.session import open_session
 from agentopt.runs.config import Config, load_config
-from agentopt.search.base import BASELINE, INITIAL, Proposal, Search, SearchSpace
+from agentopt.search.base import Proposal, Search, SearchSpace
 from agentopt.search.baselines import GridStrategy, RandomStrategy
 from agentopt.search.optuna_strategy import OptunaStrategy
 from agentopt.search.optuna_trials import candidate_of, distributions
+from agentopt.search.proposers import BASELINE, INITIAL
 from agentopt.search.recorded_landscape import Landscape
 from agentopt.search.samplers import SAMPLERS
 from agentopt.search.start import first_candidates

@@ -39,7 +39,7 @@ def doctor(
     json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Check Python, extras, sandbox, keys (by name), local endpoints and cache. No paid call is made."""
+    """Check Python, extras, engine, sandbox, keys (by name), local endpoints and cache. No paid call is made."""
     from agentopt.cli.commands.doctor import run_doctor
 
     run_doctor(config or [], endpoint or [], json, stdout_console())

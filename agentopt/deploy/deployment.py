@@ -17,7 +17,8 @@ from agentopt.models.catalog import ModelSpec
 from agentopt.models.fitting import refused_at
 from agentopt.runs.candidate_file import find_candidate
 from agentopt.runs.config import Config
-from agentopt.runs.result import Measures, load_result
+from agentopt.runs.measures import Measures
+from agentopt.runs.result import load_result
 
 
 @dataclass(frozen=True)

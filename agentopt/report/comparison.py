@@ -16,7 +16,7 @@ from agentopt.core.unicode_text import well_formed
 from agentopt.report.formatting import format_difference
 from agentopt.report.page.build import resource
 from agentopt.report.tables import MEASURE_COLUMNS, Column, Row, measured_cell, table_of
-from agentopt.runs.result import Measures
+from agentopt.runs.measures import Measures
 from agentopt.runs.run_comparison import ComparedPair, ComparedRun, RunComparison
 
 

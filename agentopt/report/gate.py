@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from agentopt.core.gate import EXIT_CODES, POWER, GateVerdict, gate_verdict
 from agentopt.core.stats import Bound, Difference
 from agentopt.report.formatting import APPROXIMATE, format_difference
-from agentopt.runs.result import Measures, SubtaskCostShown
+from agentopt.runs.measures import Measures, SubtaskCostShown
 
 FAILED = 1
 """Exit code of a candidate that costs more than the limit."""

@@ -13,14 +13,19 @@ from rich.text import Text
 
 from agentopt.core.budget import Usage
 from agentopt.core.candidate import SubtaskChoice
-from agentopt.core.cost import SHOWN, format_cost
+from agentopt.core.cost import SHOWN, CostMeasure, format_cost
 from agentopt.core.plain_text import visible
 from agentopt.core.records import outcome
 from agentopt.core.usd import format_usd
 from agentopt.report.formatting import format_difference, format_interval, usage_cells
-from agentopt.runs.result import Finalist, Measured, Measures, Result, SubtaskCostShown, TrialLine
+from agentopt.runs.earnings import Earned
+from agentopt.runs.measures import Measures, SubtaskCostShown
+from agentopt.runs.result import Finalist, Measured, Result, TrialLine
 
 Row = TypeVar("Row")
+
+EARNED = "Who earned what (rises of the highest validation score so far, and their sum)"
+"""Title of the table of proposers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +94,17 @@ SPEND_COLUMNS: tuple[Column[tuple[str, Usage]], ...] = (
     Column("USD", lambda row: usage_cells(row[1])[3], "right"),
 )
 
+EARNED_COLUMNS: tuple[Column[Earned], ...] = (
+    Column("proposed by", lambda row: row.proposer),
+    Column("trials", lambda row: str(row.trials), "right"),
+    Column("rises", lambda row: str(row.raised), "right"),
+    Column("gain", lambda row: f"+{row.gain:.3f}" if row.raised else "-", "right"),
+    Column("best score", lambda row: "-" if row.best is None else f"{row.best:.3f}", "right"),
+    Column("agent's calls", lambda row: usage_cells(row.usage)[0] if row.usage else "-", "right"),
+    Column("agent's USD", lambda row: usage_cells(row.usage)[3] if row.usage else "-", "right"),
+)
+"""Columns of the proposers. The last two are of the search agent's calls; those without a value are left out."""
+
 
 def titled(title: str, table: Table) -> RenderableType:
     """Return a table below its title, which is wrapped at the width of the terminal; Rich wraps it at the table's."""
@@ -115,15 +131,30 @@ def trials_table(result: Result) -> RenderableType:
     """The history, one line for each trial."""
     rows = [(trial, trial.number in result.pareto) for trial in result.trials]
     by = "score and cost" if result.cost_in in ("units", "tokens") else "score, USD and median latency"
-    columns = [*TRIAL_COLUMNS[:-1], *_cost_columns(result, lambda row: row[0], rows), TRIAL_COLUMNS[-1]]
+    columns = [*TRIAL_COLUMNS[:-1], *cost_columns(result.cost_in, lambda row: row[0], rows), TRIAL_COLUMNS[-1]]
     return table_of(f"Trials (* on the Pareto front by {by})", columns, rows)
+
+
+def earned_columns(proposers: Sequence[Earned]) -> Sequence[Column[Earned]]:
+    """The columns of `EARNED_COLUMNS`, of the last two those that have a value.
+
+    Args:
+        proposers: The rows.
+    """
+    used = (c for c in EARNED_COLUMNS[-2:] if any(c.cell(row) not in ("-", "0") for row in proposers))
+    return (*EARNED_COLUMNS[:-2], *used)
+
+
+def proposers_table(result: Result) -> RenderableType:
+    """Who earned what, one line for each proposer."""
+    return table_of(EARNED, earned_columns(result.proposers), result.proposers)
 
 
 def finalists_table(result: Result) -> RenderableType:
     """The baseline, best and recommended candidate, with their scores and costs."""
     by_lengths = "; units by the task's token lengths" if result.cost_in == "units" else ""
     title = f"Finalists (95% intervals; paired difference to the baseline{by_lengths})"
-    cost = _cost_columns(result, lambda finalist: finalist, result.finalists)
+    cost = cost_columns(result.cost_in, lambda finalist: finalist, result.finalists)
     names = dict.fromkeys(name for finalist in result.finalists for name in finalist.metrics)
     metrics = [_metric_column(name) for name in names]
     return table_of(title, (*FINALIST_COLUMNS, *metrics, *cost, *COST_COLUMNS), result.finalists)
@@ -147,11 +178,16 @@ def spend_table(result: Result) -> RenderableType:
     return table_of(f"Spent by purpose (failed attempts: {failed or 'none'})", SPEND_COLUMNS, rows)
 
 
-def _cost_columns(
-    result: Result, line: Callable[[Row], TrialLine | Finalist], rows: Sequence[Row]
+def cost_columns(
+    measure: CostMeasure, line: Callable[[Row], TrialLine | Finalist], rows: Sequence[Row]
 ) -> list[Column[Row]]:
-    """The measures that some row has, and the cost of the result's measure if it is not one of them."""
-    measure = result.cost_in
+    """The columns of USD and latency that some row has, and the cost in the run's measure if it is not one of them.
+
+    Args:
+        measure: The run's measure of costs.
+        line: The trial or the finalist of a row.
+        rows: The rows.
+    """
     own: Column[Row] = Column(SHOWN[measure][1], lambda row: format_cost(line(row).units, measure), "right")
     measured = [
         _of_line(column, line)

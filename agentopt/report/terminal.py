@@ -8,11 +8,9 @@ from rich.console import Console, RenderableType
 from rich.markup import escape
 
 from agentopt.core.gate import MARGIN, GateVerdict
-from agentopt.core.phrases import counted
 from agentopt.report.formatting import APPROXIMATE, format_duration, format_interval, format_p_value
 from agentopt.report.prompts import prompt_tables
-from agentopt.report.tables import chosen_table, finalists_table, spend_table, trials_table
-from agentopt.runs.earnings import Earned, earned
+from agentopt.report.tables import chosen_table, finalists_table, proposers_table, spend_table, trials_table
 from agentopt.runs.response_issues import left_out_notes
 from agentopt.runs.result import KEPT, Finalist, Result
 
@@ -42,7 +40,8 @@ def _parts(result: Result) -> Iterator[RenderableType]:
     yield f"\n[bold]{escape(result.task)}[/bold]: {escape(str(result.ended))}"
     yield f"{format_duration(result.seconds)}; {escape(result.run)}"
     yield trials_table(result)
-    yield _proposers(result)
+    yield proposers_table(result)
+    yield from (f"The fallback strategy was used: {escape(reason)}" for reason in result.fallbacks)
     yield from prompt_tables(result.prompts)
     yield finalists_table(result)
     if any(_is_approximate(finalist) for finalist in result.finalists):
@@ -66,17 +65,6 @@ def _parts(result: Result) -> Iterator[RenderableType]:
     cut = [f"the test was cut short: {result.test_ended}"] if result.test_ended else []
     yield from (f"[yellow]{escape(note)}[/yellow]" for note in (*cut, *result.notes))
     yield f"[bold]{_verdict(result)}[/bold]"
-
-
-def _proposers(result: Result) -> str:
-    line = "Proposed by: " + ", ".join(map(_earned, earned(result.trials)))
-    reasons = "".join(f"\n  the fallback strategy was used: {escape(reason)}" for reason in result.fallbacks)
-    return line + reasons
-
-
-def _earned(by: Earned) -> str:
-    rises = f" (raised the highest score {counted(by.raised, 'time')}, by {by.gain:.3f})" if by.raised else ""
-    return f"{escape(by.proposer)} {by.trials}{rises}"
 
 
 def _is_approximate(finalist: Finalist) -> bool:

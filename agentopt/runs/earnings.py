@@ -1,11 +1,17 @@
-"""Who earned what: how often the trials of each proposer raised the highest score of a run, and by how much."""
+"""Who earned what: the trials of each proposer, what they added to the highest score, and what the agent cost."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
 
-from agentopt.runs.result import TrialLine
+from agentopt.core.budget import Usage
+from agentopt.core.records import TrialState
+from agentopt.search.proposers import LEAST_GAIN, WITHOUT_AGENT
+
+AGENT = "agent"
+"""Purpose of the agent's calls, and its name if none of its candidates became a trial."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,29 +23,51 @@ class Earned:
         trials: Number of its trials.
         raised: Number of its complete trials that raised the highest score of the complete trials before them.
         gain: Sum of these rises.
+        best: Highest score of its complete trials; None without one.
+        usage: Calls of the search agent, also those that brought no candidate. None for the other proposers, which
+            call no model.
     """
 
     proposer: str
-    trials: int
-    raised: int
-    gain: float
+    trials: int = 0
+    raised: int = 0
+    gain: float = 0.0
+    best: float | None = None
+    usage: Usage | None = None
 
 
-def earned(trials: Sequence[TrialLine]) -> tuple[Earned, ...]:
+class Scored(Protocol):
+    """What is read of a trial: of a `Trial`, or of a `TrialLine` of a result."""
+
+    @property
+    def proposer(self) -> str: ...
+
+    @property
+    def state(self) -> TrialState: ...
+
+    @property
+    def score(self) -> float | None: ...
+
+
+def earned(trials: Sequence[Scored], spent: Mapping[str, Usage]) -> tuple[Earned, ...]:
     """What each proposer earned, in the order of the first trials. The first score of a run is no rise.
 
     Args:
         trials: The history, oldest first.
+        spent: Usage by purpose.
     """
-    counts, rises = dict[str, int](), dict[str, list[float]]()
+    rows: dict[str, Earned] = {}
     best: float | None = None
     for trial in trials:
-        counts[trial.proposer] = counts.get(trial.proposer, 0) + 1
-        if trial.state != "complete" or trial.score is None:
-            continue
-        if best is not None and trial.score > best:
-            rises.setdefault(trial.proposer, []).append(trial.score - best)
-        best = trial.score if best is None else max(best, trial.score)
-    return tuple(
-        Earned(name, count, len(rises.get(name, ())), sum(rises.get(name, ()))) for name, count in counts.items()
-    )
+        row = rows.get(trial.proposer, Earned(trial.proposer))
+        row = replace(row, trials=row.trials + 1)
+        if trial.state == "complete" and trial.score is not None:
+            row = replace(row, best=max(trial.score, trial.score if row.best is None else row.best))
+            if best is not None and trial.score > best + LEAST_GAIN:
+                row = replace(row, raised=row.raised + 1, gain=row.gain + trial.score - best)
+            best = max(trial.score, trial.score if best is None else best)
+        rows[trial.proposer] = row
+    if AGENT in spent:
+        name = next((name for name in rows if name not in WITHOUT_AGENT), AGENT)
+        rows[name] = replace(rows.get(name, Earned(name)), usage=spent[AGENT])
+    return tuple(rows.values())

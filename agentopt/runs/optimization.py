@@ -57,10 +57,11 @@ from agentopt.runs.summary import Finalists, beyond_limits, finalist, finalists_
 from agentopt.runs.trial_runner import TrialRunner
 from agentopt.runs.trial_store import TrialStore
 from agentopt.runs.worst_case import FINALISTS, kept_for_test
-from agentopt.search.base import ARCHIVE, BASELINE, PROMPTS, PROMPTS_AFTER, Proposal, Search, SearchSpace
+from agentopt.search.base import Proposal, Search, SearchSpace
 from agentopt.search.from_task import cost_note, needs_measuring, search_space, unit_note, with_fitting_unit
 from agentopt.search.measured_costs import with_measured_costs
 from agentopt.search.posterior import Choice
+from agentopt.search.proposers import ARCHIVE, BASELINE, PROMPTS, PROMPTS_AFTER
 from agentopt.search.unmet_limits import unmet_limits
 
 

@@ -6,11 +6,11 @@ import html
 import json
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationInfo
+from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationInfo, computed_field
 
 from agentopt.core.budget import Usage
 from agentopt.core.candidate import Candidate
@@ -21,14 +21,16 @@ from agentopt.core.files import own_file, write_atomically
 from agentopt.core.gate import GateVerdict, gate_verdict
 from agentopt.core.paths import as_path
 from agentopt.core.phrases import counted
-from agentopt.core.records import EarlyStop, Evaluation, SubtaskUse, TrialState
+from agentopt.core.records import EarlyStop, Evaluation, TrialState
 from agentopt.core.repeats import repeated_mean, score_table
 from agentopt.core.stats import Difference, Interval, mean_interval
 from agentopt.core.stop_reason import StopKind, StopReason, from_sentence
-from agentopt.core.usd import USD_DIGITS, format_usd, rounded_usd
+from agentopt.core.usd import format_usd
 from agentopt.core.yaml_models import did_you_mean, shown
 from agentopt.core.yaml_text import to_yaml
+from agentopt.runs.earnings import Earned, earned
 from agentopt.runs.frames import example_rows, frame, trial_row
+from agentopt.runs.measures import Measures, SubtaskCostShown
 from agentopt.runs.prompt_report import PromptReport, report_of_0_1_0
 from agentopt.runs.response_issues import IncompleteResponses, LeftOut
 
@@ -103,34 +105,6 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True)
-class Measures:
-    """What a request to a candidate costs, measured on the validation split.
-
-    Attributes:
-        usd: Mean USD of an example at the catalogue's prices, fusion calls included.
-        seconds_p50: Median latency of an example: the seconds of its model calls along the critical path, without
-            retries and waits for a rate limit. None if it is not known.
-        seconds_p95: 95th percentile of the latency.
-    """
-
-    usd: float
-    seconds_p50: float | None = None
-    seconds_p95: float | None = None
-
-    @classmethod
-    def of(cls, evaluation: Evaluation) -> Measures:
-        """The measures of an evaluation, over its scored examples."""
-        usd = round(evaluation.usd_per_example, USD_DIGITS)
-        return cls(usd, evaluation.latency(0.5), evaluation.latency(0.95))
-
-    def __str__(self) -> str:
-        usd = f"{format_usd(1000 * self.usd)} USD per 1,000 requests"
-        if self.seconds_p50 is None:
-            return usd
-        return f"{usd}, {self.seconds_p50:.2f} s (p50) and {self.seconds_p95:.2f} s (p95)"
-
-
-@dataclass(frozen=True, slots=True)
 class Finalist:
     """A candidate that was evaluated on the test split.
 
@@ -170,26 +144,6 @@ class Finalist:
         cost = cost_in_words(self.units, cost_in) if cost_in == "units" or not self.measures else str(self.measures)
         scores = f"validation {self.validation.score:.3f}{shrunk}, {test}, {cost}"
         return [f"  {' = '.join(self.roles)}: {self.candidate}", f"    {scores} (trial {self.trial})"]
-
-
-@dataclass(frozen=True, slots=True)
-class SubtaskCostShown:
-    """Means per example of one subtask: tokens and USD of the samples, and of the fusion call apart."""
-
-    prompt_tokens: float
-    completion_tokens: float
-    units: float
-    usd: float
-    fusion_tokens: float
-    fusion_units: float
-    fusion_usd: float
-
-    @classmethod
-    def of(cls, evaluation: Evaluation, subtask: str) -> SubtaskCostShown:
-        """The means over the scored examples; 0 without any."""
-        uses = [r.subtasks.get(subtask, SubtaskUse()) for r in evaluation.results if r.score is not None]
-        means = {f.name: sum(getattr(use, f.name) for use in uses) / max(len(uses), 1) for f in fields(cls)}
-        return cls(**rounded_usd(means))
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,6 +274,12 @@ class Result:
         """Why the search or the test ended early because calls fail; None if they did not."""
         ends = (reason for reason in (self.ended, self.test_ended) if reason and reason.kind is StopKind.FAILED)
         return next(map(str, ends), None)
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def proposers(self) -> tuple[Earned, ...]:
+        """The trials of each proposer, what they added to the highest score, and the agent's calls."""
+        return earned(self.trials, self.spent)
 
     @property
     def total(self) -> Usage:

@@ -15,7 +15,8 @@ from agentopt.core.records import Evaluation
 from agentopt.core.stats import Difference, paired_difference
 from agentopt.runs.archive import RunArchive, RunState
 from agentopt.runs.inspection import InspectedSplit
-from agentopt.runs.result import Finalist, Measured, Measures, Role
+from agentopt.runs.measures import Measures
+from agentopt.runs.result import Finalist, Measured, Role
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ from agentopt.core.cost import SHOWN, cost_in_words
 from agentopt.core.phrases import in_words, plain_number
 from agentopt.core.records import Evaluation, Trial
 from agentopt.core.usd import format_usd
-from agentopt.runs.result import Comparison, Finalist, Measured, Measures, Role, SubtaskCostShown, TrialLine
+from agentopt.runs.measures import Measures, SubtaskCostShown
+from agentopt.runs.result import Comparison, Finalist, Measured, Role, TrialLine
 from agentopt.search.base import SearchSpace
 from agentopt.search.measured_costs import measured_cost, with_measured_costs, within_limits
 from agentopt.search.posterior import Choice

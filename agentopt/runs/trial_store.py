@@ -24,11 +24,12 @@ from agentopt.core.task import Task
 from agentopt.models.catalog import ModelSpec
 from agentopt.runs.folder import RunFolder, StudyPlace, fingerprint
 from agentopt.runs.studies import has_study, open_study, read_attributes
-from agentopt.search.base import PROMPTS_AFTER, Proposal, SearchSpace
+from agentopt.search.base import Proposal, SearchSpace
 from agentopt.search.from_task import needs_measuring, search_space, unlimited_space
 from agentopt.search.measured_costs import measured_cost, with_measured_costs
 from agentopt.search.observed_costs import observed_units
 from agentopt.search.posterior import TOLERANCE, Choice, choose
+from agentopt.search.proposers import PROMPTS_AFTER
 
 if TYPE_CHECKING:
     import optuna

@@ -39,15 +39,16 @@ from agentopt.search.agent_prompts import (
     retry_message,
 )
 from agentopt.search.agent_reply import Reply, read_guidelines, read_reply
-from agentopt.search.base import INITIAL, Proposal, Runner, SearchSpace, Strategy, in_order
+from agentopt.search.base import Proposal, Runner, SearchSpace, Strategy, in_order
 from agentopt.search.baselines import RandomStrategy
 from agentopt.search.belief import Belief
 from agentopt.search.checkpoints import open_saver
-from agentopt.search.credit import BEFORE, SURROGATE, expected, is_agents_turn, promising, turn_size
+from agentopt.search.credit import BEFORE, expected, is_agents_turn, promising, turn_size
 from agentopt.search.full_prompt import PROMISING, FullReply, Outlook, full_prompt, full_schema, read_full
 from agentopt.search.insights import initial_candidates
 from agentopt.search.measured_costs import with_measured_costs
 from agentopt.search.paper_prompt import paper_guideline_prompt, paper_proposal_prompt
+from agentopt.search.proposers import INITIAL, SURROGATE
 from agentopt.search.run_view import RunView
 from agentopt.search.settings import AgentSettings, StartName
 from agentopt.search.start import first_candidates

@@ -292,16 +292,6 @@ class SearchSpace:
         return [Candidate(point) for i, point in enumerate(product(*choices)) if all(of[i] for of in within)]
 
 
-BASELINE, ARCHIVE, PROMPTS = "baseline", "archive", "prompts before"
-"""Proposers of the trials before the search: trial 0, the warm start from earlier runs, and optimised prompts."""
-
-INITIAL = "initial"
-"""Proposer of the agent's first trials."""
-
-PROMPTS_AFTER = "prompts after"
-"""Proposer of the trial with prompts that were optimised after the search."""
-
-
 @dataclass(frozen=True, slots=True)
 class Proposal:
     """A candidate to evaluate, and its origin."""

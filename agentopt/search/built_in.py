@@ -13,6 +13,7 @@ from agentopt.core.task import Task
 from agentopt.core.yaml_models import RuleError, as_error, shown
 from agentopt.models.base import ChatModel
 from agentopt.search.base import Search, Strategy
+from agentopt.search.proposers import FALLBACK
 from agentopt.search.settings import AgentSettings, SearchSettings
 from agentopt.search.variants import AGENT, AGENT_HPO, LLM_ZERO_SHOT, Tried, Variant, mlcopilot
 
@@ -176,7 +177,7 @@ def _agent_search(context: SearchContext, variant: Variant) -> Search:
     return AgentSearch(
         context.model if context.agent.model else None,
         context.agent,
-        OptunaStrategy(context.seed, context.search.sampler, start=context.search.start, proposer="fallback"),
+        OptunaStrategy(context.seed, context.search.sampler, start=context.search.start, proposer=FALLBACK),
         context.task.description,
         context.checkpoints,
         variant=variant,

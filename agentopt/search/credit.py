@@ -9,13 +9,12 @@ import math
 from collections.abc import Sequence
 
 from agentopt.core.records import Trial
-from agentopt.search.base import ARCHIVE, BASELINE, INITIAL, PROMPTS, Proposal, SearchSpace
+from agentopt.search.base import Proposal, SearchSpace
 from agentopt.search.insight_strategy import in_seed_prompts, measured
 from agentopt.search.neighbourhood import without_limits
+from agentopt.search.proposers import ARCHIVE, BASELINE, INITIAL, LEAST_GAIN, PROMPTS
 from agentopt.search.surrogate import Expectation, Scores, expectations, shares_behind
 
-SURROGATE = "surrogate"
-"""Proposer of the surrogate's own turns."""
 BEFORE = (BASELINE, ARCHIVE, PROMPTS, INITIAL)
 """Proposers of the trials before the turns."""
 FLOOR = 0.1
@@ -26,8 +25,6 @@ PATIENCE = 2
 """Trials of the agent without an improvement after which it has the least share."""
 LEAST_SHARE = 0.65
 """Share of the space of which the surrogate must expect less than of a candidate of the agent."""
-LEAST_GAIN = 1e-9
-"""Smallest rise of the highest score that counts as earned."""
 
 
 def _won(trials: Sequence[Trial]) -> list[tuple[str, bool]]:

@@ -27,8 +27,9 @@ from agentopt.core.records import Evaluation, ExampleResult, Split, SubtaskUse, 
 from agentopt.core.task import Task
 from agentopt.evaluation.evaluator import Evaluator
 from agentopt.models.session import Session
-from agentopt.search.base import BASELINE, Proposal, SearchSpace, SubtaskSpace
+from agentopt.search.base import Proposal, SearchSpace, SubtaskSpace
 from agentopt.search.from_task import needs_measuring, search_space
+from agentopt.search.proposers import BASELINE
 
 FORMAT = 1
 """Version of the file format; files of other versions are rejected."""

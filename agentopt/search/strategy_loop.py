@@ -8,8 +8,9 @@ from typing import Any
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import AgentoptError, StrategyError
 from agentopt.core.records import Trial
-from agentopt.search.base import ARCHIVE, BASELINE, PROMPTS, Proposal, Runner, SearchSpace, Strategy, in_order
+from agentopt.search.base import Proposal, Runner, SearchSpace, Strategy, in_order
 from agentopt.search.measured_costs import with_measured_costs
+from agentopt.search.proposers import ARCHIVE, BASELINE, PROMPTS
 
 
 class LoopSearch:

@@ -25,7 +25,8 @@ from agentopt.core.stats import Difference, Interval
 from agentopt.report.gate import CostRatio, GateReport
 from agentopt.runs.config import BudgetConfig, Config
 from agentopt.runs.folder import RunFolder
-from agentopt.runs.result import Comparison, Measures, Role, SubtaskCostShown, load_result
+from agentopt.runs.measures import Measures, SubtaskCostShown
+from agentopt.runs.result import Comparison, Role, load_result
 from agentopt.testing.server_process import ServerProcess
 
 ROOT = Path(__file__).parents[2]

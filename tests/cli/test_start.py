@@ -13,7 +13,7 @@ from threading import Thread
 
 import pytest
 
-from agentopt.cli.commands.doctor import sandbox_check
+from agentopt.cli.commands.doctor import Check, engine_check, sandbox_check
 from agentopt.cli.commands.init import LOCAL
 from agentopt.core.extras import install_command
 from agentopt.models.catalog import Catalog
@@ -112,7 +112,7 @@ def test_the_doctor_prints_names_of_keys_and_endpoints_that_answer(
     assert found[f"endpoint {gone}"]["status"] == "missing"
     assert [seen["path"] for seen in Endpoint.seen] == ["/v1/models"]
     assert all("sk-secret" not in str(seen) for seen in Endpoint.seen)
-    assert {"sandbox", "model files", "journal"} <= set(found)
+    assert {"engine", "sandbox", "model files", "journal"} <= set(found)
     assert not (place / "cache").exists()
 
 
@@ -121,6 +121,20 @@ def test_the_doctor_lists_every_extra(console_script: Command) -> None:
     assert code == 0
     for extra in ("local", "serve", "tasks"):
         assert f"extra {extra}" in printed
+
+
+def test_the_doctor_loads_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, code in (("loads", ""), ("fails", "raise ImportError('no AVX')"), ("crashes", "import os; os.abort()")):
+        (tmp_path / f"engine_that_{name}.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert engine_check("engine_that_loads") == Check("engine", "ok", "it loads")
+    fails = engine_check("engine_that_fails")
+    assert (fails.status, fails.detail) == ("broken", "engine_that_fails: ImportError: no AVX")
+    assert engine_check("engine_that_crashes").status == "broken"
+    missing = engine_check("engine_that_is_not_there")
+    assert missing.status == "missing"
+    assert install_command("local") in missing.detail
 
 
 def test_the_doctor_prints_how_to_install_a_sandbox() -> None:

@@ -31,7 +31,7 @@ from agentopt.models.catalog import ModelSpec
 from agentopt.models.openai_format import ChatCall
 from agentopt.models.session import open_session
 from agentopt.runs.config import Config, load_config
-from agentopt.runs.result import Measures
+from agentopt.runs.measures import Measures
 from agentopt.search.from_task import search_space
 from agentopt.taskfile.loading import load_task
 from agentopt.testing.company import company_task

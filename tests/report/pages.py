@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from agentopt.api import load, optimize
 from agentopt.core.events import Event, TrialDone
 from agentopt.core.task import Task
 from agentopt.models.base import Request
+from agentopt.models.catalog import ModelSpec
 from agentopt.models.scripted import ScriptedModel
 from agentopt.report.page.build import write_page
 from agentopt.runs.archive import RunArchive, open_archive
@@ -18,7 +20,7 @@ from agentopt.runs.config import Config
 from agentopt.runs.folder import RunFolder
 from agentopt.runs.run_record import GuidelinesEntry
 from agentopt.testing.prompt_toy import prompt_model, prompt_task
-from agentopt.testing.toy import toy_model, toy_task
+from agentopt.testing.toy import LARGE, toy_model, toy_task
 
 HOSTILE = (
     "</script><script>globalThis.broken = 1</script>",
@@ -29,6 +31,14 @@ HOSTILE = (
     "&lt;b&gt; <b>bold</b> %{text} {{ 7 * 7 }} ${1}",
 )
 """What a model may answer. None of it may run, end an element, or change what is beside it."""
+
+
+AGENT_REPLIES = (
+    f'{{"candidates": [{{"find": "{LARGE} x8", "answer": "{LARGE} x5"}}]}}',
+    f'{{"candidates": [{{"find": "{LARGE} x1", "answer": "{LARGE} x5"}}]}}',
+    "I cannot help with that. <b>",
+)
+"""Of an agent that proposes a good candidate, one of which the surrogate expects little, and then nothing readable."""
 
 
 def settings(folder: Path, trials: int = 6) -> Config:
@@ -79,6 +89,27 @@ def hostile(folder: Path) -> RunArchive:
     }
     named = replace(task, name="</title><script>globalThis.broken = 1</script>", splits=splits)
     return finished(folder, replace(named, description=HOSTILE[0]), ScriptedModel(answer))
+
+
+def with_agent(folder: Path, replies: Sequence[str] = AGENT_REPLIES) -> RunArchive:
+    """A run whose agent has a price and gives these replies, the last one again and again."""
+    toy, left = toy_model(), list(replies)
+
+    def answer(request: Request, repeat: int) -> str:
+        if request.model != "planner":
+            return str(toy._answer(request, repeat))  # type: ignore[misc]
+        if '"candidates"' not in request.messages[-1].content:
+            return "{}"
+        return left.pop(0) if len(left) > 1 else left[0]
+
+    entry = {"name": "planner", "base_url": "http://127.0.0.1:9", "usd_per_1m_prompt": 1, "usd_per_1m_completion": 4}
+    given = settings(folder, trials=12).model_dump() | {
+        "models": [ModelSpec.model_validate(entry)],
+        "strategy": "agent",
+        "agent": {"model": "planner", "prompt": "full"},
+    }
+    optimize(toy_task(), Config.model_validate(given), provider=ScriptedModel(answer))
+    return archive_in(folder, toy_task())
 
 
 def prompted(folder: Path) -> RunArchive:

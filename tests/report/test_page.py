@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import base64
 import gzip
+import io
 import json
 import re
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from agentopt.core.budget import Usage
 from agentopt.core.candidate import Candidate, SubtaskChoice
@@ -23,10 +26,12 @@ from agentopt.report.page.build import json_for_html, write_page
 from agentopt.report.page.content import page_content, word_diff
 from agentopt.report.page.server import progress_of
 from agentopt.report.page.verdict import difference_of, usd_of
+from agentopt.report.terminal import print_result
 from agentopt.runs.archive import RunArchive
 from agentopt.runs.result import TrialLine
+from agentopt.runs.run_record import GuidelinesEntry
 from agentopt.runs.traces import traces
-from tests.report.pages import HOSTILE, finished, hostile, killed, page_in
+from tests.report.pages import HOSTILE, finished, hostile, killed, page_in, with_agent
 
 
 @pytest.fixture(scope="module")
@@ -53,17 +58,65 @@ def packed_in(page: Path) -> dict[str, Any]:
 def test_the_numbers_of_the_page_are_those_of_the_result(archive: RunArchive, tmp_path: Path) -> None:
     content, result = content_of(page_in(tmp_path, archive)), archive.result
     assert result is not None
-    assert [(t["number"], t["score"], t["shrunk"]) for t in content["trials"]] == [
-        (t.number, t.score, t.shrunk) for t in result.trials
+    assert content["costs"] == ["units"]
+    assert [(t["number"], t["score"], t["shrunk"], t["costs"]) for t in content["trials"]] == [
+        (t.number, f"{t.score:.3f}", f"{t.shrunk:.3f}", [f"{t.units:.1f}"]) for t in result.trials
     ]
     assert [t["number"] for t in content["trials"] if t["front"]] == sorted(result.pareto)
     best = result.finalist("best")
     assert best.test is not None
     assert any(f"{best.test.score:.3f}" in sentence for sentence in content["sentences"])
+    of_best, of_baseline = (result.finalist(role).units for role in ("best", "baseline"))
+    costs = (
+        f"An example costs {of_best:.1f} units with the best candidate and {of_baseline:.1f} units with the baseline."
+    )
+    assert costs in content["sentences"]
+    rows = [dict(zip(content["finalists"]["columns"], row, strict=True)) for row in content["finalists"]["rows"]]
+    assert [row["units"] for row in rows] == [f"{finalist.units:.1f}" for finalist in result.finalists]
     scores = content["examples"]["test"]["scores"][str(best.trial)]
     assert sum(scores) / len(scores) == pytest.approx(best.test.score)
     spent = next(figure for figure in content["figures"] if figure["name"] == "spend")
     assert sum(int(row[2].replace(",", "")) for row in spent["rows"]) == result.total.calls
+
+
+def test_the_page_shows_who_earned_what_and_what_the_agent_cost(tmp_path: Path) -> None:
+    archive = with_agent(tmp_path)
+    found, result = page_content(archive)["proposers"], archive.result
+    assert result is not None
+    rows = [dict(zip(found["columns"], row, strict=True)) for row in found["rows"]]
+    by_name = {row["proposed by"]: row for row in rows}
+    assert {name: int(row["trials"]) for name, row in by_name.items()} == Counter(t.proposer for t in result.trials)
+    assert by_name["agent"]["agent's calls"] == str(result.spent["agent"].calls) != "0"
+    assert by_name["agent"]["agent's USD"] not in ("0", "-")
+    assert by_name["surrogate"]["agent's calls"] == "-"
+    assert int(by_name["agent"]["rises"]) == 1
+    highest = max(trial.score or 0.0 for trial in result.trials if trial.state == "complete")
+    first = result.trials[0].score or 0.0
+    gains = sum(float(row["gain"]) for row in rows if row["gain"] != "-")
+    assert gains == pytest.approx(highest - first, abs=0.002)
+    assert sum(int(count) for count, _ in found["fallbacks"]) == int(by_name["fallback"]["trials"])
+    assert any("could not be read" in reason for _, reason in found["fallbacks"])
+    text = io.StringIO()
+    print_result(result, Console(file=text, width=200))
+    cells = [row.split() for row in text.getvalue().replace("\u2502", " ").splitlines()]
+    assert all([cell for name in found["columns"] for cell in row[name].split()] in cells for row in rows)
+
+
+def test_without_an_agent_no_calls_are_shown(archive: RunArchive) -> None:
+    found = page_content(archive)["proposers"]
+    assert found["columns"] == ["proposed by", "trials", "rises", "gain", "best score"]
+    assert [row[0] for row in found["rows"]] == ["baseline", "random"]
+    assert found["fallbacks"] == []
+
+
+def test_equal_guidelines_in_a_row_are_one_entry(archive: RunArchive) -> None:
+    entries = (("use more", 1), ("", 3), ("", 5), ("", 6), ("use more", 8))
+    changed = replace(archive, guidelines=tuple(GuidelinesEntry(text, trials) for text, trials in entries))
+    assert page_content(changed)["guidelines"] == [
+        {"after": "1 trial", "text": "use more"},
+        {"after": "3, 5 and 6 trials", "text": ""},
+        {"after": "8 trials", "text": "use more"},
+    ]
 
 
 def test_a_trace_has_what_was_sent_and_answered(archive: RunArchive) -> None:
@@ -246,3 +299,17 @@ def test_the_last_line_of_the_log_is_the_activity(
 
 def test_page_content_is_plain_data(archive: RunArchive) -> None:
     assert json.loads(json_for_html(page_content(archive)))["state"] == "finished"
+
+
+def test_the_recommended_candidate_is_shown_with_its_test_score(archive: RunArchive) -> None:
+    result = archive.result
+    assert result is not None
+    best = replace(result.finalist("best"), roles=("best",))
+    assert best.test is not None
+    tested = replace(best, roles=("recommended",), trial=0, test=replace(best.test, score=0.4321))
+    for recommended, ending in (
+        (tested, "; its test score is 0.432 ("),
+        (replace(tested, test=None), f"of that of the best, trial {best.trial}."),
+    ):
+        found = replace(archive, result=replace(result, finalists=(best, recommended)))
+        assert ending in page_content(found)["sentences"][-1]

@@ -16,7 +16,7 @@ from agentopt.report.comparison import comparison_page
 from agentopt.runs.run_comparison import compare_runs
 from tests.cli.recorded import record_run, words, write_task
 from tests.report.large_page import EXAMPLES, TRIALS
-from tests.report.pages import HOSTILE, page_in, prompted
+from tests.report.pages import HOSTILE, page_in, prompted, with_agent
 from tests.report.test_page_browser import check, chromium, opened, pytestmark, serious_findings
 
 __all__ = ["chromium", "pytestmark"]
@@ -65,6 +65,33 @@ def test_prompts_and_guidelines_are_drawn(chromium: Any, prompted_page: Path, wi
     assert prompt["x"] + prompt["width"] <= width
     assert page.locator("#races .plot .heatmaplayer image").count() == 1
     assert page.locator("#diffs ins").count() >= 1
+    check(found)
+    assert serious_findings(page) == []
+    assert unreached(page) == []
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def agent_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("agent")
+    return page_in(folder, with_agent(folder))
+
+
+@SIZES
+def test_who_earned_what_is_drawn(chromium: Any, agent_page: Path, width: int, scheme: str) -> None:
+    found = opened(chromium, agent_page, width=width, scheme=scheme)
+    page = found.page
+    headings = page.locator("main section:visible > h2").all_inner_texts()
+    assert headings[:4] == ["Verdict", "Best score so far", "Who earned what", "Score and cost"]
+    rows = page.locator("#proposers table").first.locator("tbody tr")
+    assert rows.first.locator("td").first.inner_text() == "baseline"
+    by_trials = page.locator("#proposers table").first.get_by_role("button", name="trials")
+    by_trials.click()
+    by_trials.click()
+    counts = [int(text) for text in rows.locator("td:nth-child(2)").all_inner_texts()]
+    assert counts == sorted(counts, reverse=True)
+    assert counts[0] > counts[-1]
+    assert page.locator("#proposers table").count() == 2
     check(found)
     assert serious_findings(page) == []
     assert unreached(page) == []

@@ -28,7 +28,8 @@ from agentopt.report.console import VisibleConsole
 from agentopt.report.live import ProgressBar
 from agentopt.report.tables import Column, table_of
 from agentopt.report.terminal import print_result
-from agentopt.runs.result import Finalist, Measures, load_result
+from agentopt.runs.measures import Measures
+from agentopt.runs.result import Finalist, load_result
 
 FINISHED = Path(__file__).parent.parent / "data" / "0.1.0" / "finished"
 CANDIDATE = Candidate.of({"answer": SubtaskChoice("large", 3)})

@@ -13,9 +13,10 @@ from agentopt.core.candidate import Candidate
 from agentopt.core.records import Trial
 from agentopt.models.scripted import ScriptedModel
 from agentopt.search.agent import AgentSearch
-from agentopt.search.base import BASELINE, INITIAL, Proposal
-from agentopt.search.credit import SURROGATE, is_agents_turn, turn_size
+from agentopt.search.base import Proposal
+from agentopt.search.credit import is_agents_turn, turn_size
 from agentopt.search.insight_strategy import InsightStrategy
+from agentopt.search.proposers import BASELINE, INITIAL, SURROGATE
 from agentopt.search.settings import AgentSettings
 from agentopt.testing.strategies import ScriptedRunner, trial_of
 from agentopt.testing.synthetic_landscape import SyntheticLandscape, synthetic_space

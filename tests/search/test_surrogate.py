@@ -12,11 +12,12 @@ import pytest
 
 from agentopt.core.candidate import Candidate
 from agentopt.core.records import Evaluation, ExampleResult, Trial, TrialState
-from agentopt.search.base import BASELINE, Proposal, SearchSpace
+from agentopt.search.base import Proposal, SearchSpace
 from agentopt.search.gaussian_process import Grid
 from agentopt.search.insight_strategy import InsightStrategy, measured
 from agentopt.search.insights import initial_candidates
 from agentopt.search.optuna_strategy import OptunaStrategy
+from agentopt.search.proposers import BASELINE
 from agentopt.search.settings import StartName
 from agentopt.search.start import STARTS, first_candidates
 from agentopt.search.strategy_loop import LoopSearch

@@ -22,10 +22,11 @@ from agentopt.runs.config import Config, load_config
 from agentopt.runs.strategies import choose_search
 from agentopt.search.agent import AgentSearch
 from agentopt.search.agent_prompts import INSIGHTS, labels, proposal_schema
-from agentopt.search.base import ARCHIVE, Proposal, Search, SearchSpace, SubtaskSpace
+from agentopt.search.base import Proposal, Search, SearchSpace, SubtaskSpace
 from agentopt.search.baselines import GridStrategy, RandomStrategy
 from agentopt.search.insights import initial_candidates
 from agentopt.search.optuna_strategy import OptunaStrategy
+from agentopt.search.proposers import ARCHIVE
 from agentopt.search.samplers import SAMPLERS
 from agentopt.search.settings import AgentSettings, SamplerName
 from agentopt.search.strategy_loop import LoopSearch

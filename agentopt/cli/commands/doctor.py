@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import platform
 import re
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -66,6 +68,7 @@ def run_doctor(settings: Sequence[str], endpoints: Sequence[str], as_json: bool,
         Check("agentopt", "ok", __version__),
         Check("python", "ok" if sys.version_info >= (3, 11) else "broken", platform.python_version()),
         *_extras(),
+        engine_check(),
         sandbox_check(),
         *_keys({name: catalog[name].api_key_env for name in catalog}, os.environ),
         *(_endpoint(url) for url in dict.fromkeys([*_loopback(catalog), *endpoints])),
@@ -108,6 +111,20 @@ def _is_installed(library: str) -> bool:
     except metadata.PackageNotFoundError:
         return False
     return True
+
+
+def engine_check(library: str = "xllamacpp") -> Check:
+    """Whether the engine of local models loads on this machine, in a process of its own, as it may crash.
+
+    Args:
+        library: The engine's module.
+    """
+    if not find_spec(library):
+        return Check("engine", "missing", f"models run locally need it: {install_command('local')}")
+    command = [sys.executable, "-c", f"import {library}"]
+    loaded = subprocess.run(command, capture_output=True, text=True)  # noqa: S603 - our own interpreter
+    last = (loaded.stderr.strip().splitlines() or [f"it ended with status {loaded.returncode}"])[-1]
+    return Check("engine", "broken", f"{library}: {last}") if loaded.returncode else Check("engine", "ok", "it loads")
 
 
 def sandbox_check(ways: Sequence[Confinement] | None = None) -> Check:

@@ -29,7 +29,8 @@ from agentopt.evaluation.checked import checked_candidate
 from agentopt.report.bars import counting_bar
 from agentopt.report.gate import BASELINE, CostRatio, GateReport
 from agentopt.runs.folder import RECORD, RunFolder
-from agentopt.runs.result import Measures, SubtaskCostShown, load_result
+from agentopt.runs.measures import Measures, SubtaskCostShown
+from agentopt.runs.result import load_result
 from agentopt.runs.run_record import read_record
 
 SUMMARY = "GITHUB_STEP_SUMMARY"

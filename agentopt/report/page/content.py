@@ -5,16 +5,17 @@ from __future__ import annotations
 import difflib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
-from agentopt.core.phrases import counted
+from agentopt.core.phrases import in_words
 from agentopt.core.records import Evaluation, ExampleResult, Split, outcome
-from agentopt.core.usd import format_usd
 from agentopt.report.figures import Figure, best_so_far, pareto, race, scaling, spend
 from agentopt.report.page.verdict import headline, next_steps, sentences
-from agentopt.report.tables import COST_COLUMNS, FINALIST_COLUMNS, MEASURE_COLUMNS
+from agentopt.report.tables import COST_COLUMNS, FINALIST_COLUMNS, Column, cost_columns, earned_columns
 from agentopt.runs.archive import RunArchive
-from agentopt.runs.result import Finalist
+from agentopt.runs.earnings import earned
+from agentopt.runs.result import TrialLine
 from agentopt.runs.run_record import PromptsEntry
 
 MOST_EXAMPLE_TEXT = 300
@@ -27,6 +28,7 @@ def page_content(archive: RunArchive) -> dict[str, Any]:
     Args:
         archive: The run.
     """
+    costs = cost_columns(archive.cost_in, lambda line: line, archive.lines)
     return {
         "task": archive.task.name,
         "state": archive.state,
@@ -34,25 +36,24 @@ def page_content(archive: RunArchive) -> dict[str, Any]:
         "sentences": list(sentences(archive)),
         "next": list(next_steps(archive)),
         "ended": str(archive.result.ended) if archive.result else "",
-        "finalists": _finalists(archive.finalists),
+        "finalists": _finalists(archive),
         "figures": [_plain(figure) for figure in _figures(archive)],
+        "proposers": _proposers(archive),
         "flow": _flow(archive),
-        "guidelines": [{"after": counted(g.trials, "trial"), "text": g.text} for g in archive.guidelines],
+        "guidelines": [{"after": after, "text": text} for text, after in _guidelines(archive)],
         "races": [_race(i, entry) for i, entry in enumerate(_entries(archive))],
         "diffs": list(_diffs(archive)),
-        "trials": [_trial(archive, number) for number in range(len(archive.lines))],
+        "costs": [column.header for column in costs],
+        "trials": [_trial(archive, line, costs) for line in archive.lines],
         "examples": _examples(archive),
         "failures": _failures(archive),
     }
 
 
-def _finalists(finalists: Sequence[Finalist]) -> dict[str, Any]:
-    measures = [(c, [c.cell(f.measures) for f in finalists]) for c in MEASURE_COLUMNS]
-    shown = [(column.header, cells) for column, cells in measures if any(cell not in ("-", "0") for cell in cells)]
-    own = [(c.header or "role", [c.cell(f) for f in finalists]) for c in (*FINALIST_COLUMNS, *COST_COLUMNS)]
-    columns = [*own[:-1], *shown, own[-1]]
-    rows = zip(*(cells for _, cells in columns), strict=True)
-    return {"columns": [header for header, _ in columns], "rows": [list(row) for row in rows]}
+def _finalists(archive: RunArchive) -> dict[str, Any]:
+    columns = (*FINALIST_COLUMNS, *cost_columns(archive.cost_in, lambda f: f, archive.finalists), *COST_COLUMNS)
+    rows = [[column.cell(finalist) for column in columns] for finalist in archive.finalists]
+    return {"columns": [column.header or "role" for column in columns], "rows": rows}
 
 
 def _figures(archive: RunArchive) -> Iterator[Figure]:
@@ -62,6 +63,20 @@ def _figures(archive: RunArchive) -> Iterator[Figure]:
     found.append(spend(archive.spent))
     found += [race(f"race-{i}", entry) for i, entry in enumerate(_entries(archive))]
     yield from filter(None, found)
+
+
+def _proposers(archive: RunArchive) -> dict[str, Any]:
+    """What each proposer earned, and why others than the agent proposed in its place, the most frequent first."""
+    rows = earned(archive.lines, archive.spend.by_purpose)
+    if not rows:
+        return {}
+    columns = earned_columns(rows)
+    reasons = Counter(trial.fallback for trial in archive.trials if trial.fallback)
+    return {
+        "columns": [column.header for column in columns],
+        "rows": [[column.cell(row) for column in columns] for row in rows],
+        "fallbacks": [[str(count), reason] for reason, count in reasons.most_common()],
+    }
 
 
 def _plain(figure: Figure) -> dict[str, Any]:
@@ -153,8 +168,14 @@ def _words(text: str) -> list[str]:
     return words
 
 
-def _trial(archive: RunArchive, place: int) -> dict[str, Any]:
-    line = archive.lines[place]
+def _guidelines(archive: RunArchive) -> Iterator[tuple[str, str]]:
+    """Each text, and after which trials the agent wrote it; one entry for equal ones in a row."""
+    for text, entries in groupby(archive.guidelines, lambda entry: entry.text):
+        trials = [entry.trials for entry in entries]
+        yield text, f"{in_words(map(str, trials))} trial{'s' * (trials[-1] != 1)}"
+
+
+def _trial(archive: RunArchive, line: TrialLine, costs: Sequence[Column[TrialLine]]) -> dict[str, Any]:
     roles = [role for finalist in archive.finalists if finalist.trial == line.number for role in finalist.roles]
     return {
         "number": line.number,
@@ -163,11 +184,9 @@ def _trial(archive: RunArchive, place: int) -> dict[str, Any]:
         "front": line.number in archive.front,
         "beyond": line.number in archive.beyond_limits,
         "outcome": outcome(line.state, line.scored, line.planned, line.stopped),
-        "score": line.score,
-        "shrunk": line.shrunk,
-        "usd": format_usd(1000 * line.measures.usd) if line.measures else "",
-        "seconds": f"{line.measures.seconds_p50:.2f}" if line.measures and line.measures.seconds_p50 else "",
-        "units": line.units,
+        "score": "" if line.score is None else f"{line.score:.3f}",
+        "shrunk": "" if line.shrunk is None else f"{line.shrunk:.3f}",
+        "costs": [column.cell(line) for column in costs],
         "note": line.note,
         "choices": [[name, str(choice), choice.system_prompt] for name, choice in line.candidate.items()],
     }

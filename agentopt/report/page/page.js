@@ -73,6 +73,7 @@
     byId("finalists").replaceChildren();
     if (data.finalists.rows.length) byId("finalists").append(table("Baseline, best and recommended candidate", data.finalists.columns, data.finalists.rows, { sortable: false }));
     flow();
+    proposers();
     byId("guidelines")?.replaceChildren(...data.guidelines.map((g) => {
       const item = make("li");
       item.append(make("p", `After ${g.after}`, { class: "note" }), make("div", g.text || "none, because the reply could not be read", { class: "text" }));
@@ -81,7 +82,7 @@
     byId("failures")?.replaceChildren(table("Rows without a usable answer, and failed attempts, by reason", ["kind", "reason", "count", "most often on"], data.failures.map((f) => [f.kind, f.reason, String(f.count), f.examples])));
     diffs();
     for (const name of ["verdict", "flow-section"]) byId(name).hidden = false;
-    for (const name of ["guidelines", "races", "diffs", "trials", "examples", "failures"]) {
+    for (const name of ["proposers", "guidelines", "races", "diffs", "trials", "examples", "failures"]) {
       const section = byId(`${name}-section`);
       if (section) section.hidden = Object.keys(data[name]).length === 0;
     }
@@ -108,6 +109,14 @@
       }
       byId("flow").append(item);
     }
+  }
+
+  function proposers() {
+    const { columns, rows, fallbacks } = data.proposers;
+    byId("proposers")?.replaceChildren();
+    if (!rows) return;
+    byId("proposers").append(table("What the trials of each proposer earned", columns, rows));
+    if (fallbacks.length) byId("proposers").append(table("Trials in place of the agent's, by reason", ["trials", "why the fallback strategy was used"], fallbacks));
   }
 
   function diffs() {
@@ -146,7 +155,8 @@
   function figureSection(figure) {
     const section = make("section", null, { class: "figure", "data-figure": figure.name, "aria-labelledby": `f-${figure.name}-h` });
     const flowSection = byId("flow-section");
-    flowSection.parentElement.insertBefore(section, figure.name === "spend" ? flowSection.nextSibling : flowSection);
+    const before = { progress: byId("proposers-section"), spend: flowSection.nextSibling }[figure.name] || flowSection;
+    flowSection.parentElement.insertBefore(section, before);
     return section;
   }
 
@@ -185,11 +195,12 @@
       const open = make("button", String(trial.number), { type: "button", "aria-label": `Open trial ${trial.number}` });
       open.addEventListener("click", () => openTrial(trial.number));
       const candidate = trial.choices.map(([name, choice]) => `${name}: ${choice}`).join("; ");
-      return [open, [...trial.roles, ...(trial.front ? ["front"] : []), ...(trial.beyond ? ["beyond a cost limit"] : [])].join(", "), trial.proposer, candidate, score(trial.score), score(trial.shrunk), trial.usd, trial.seconds, trial.outcome, trial.note];
+      const roles = [...trial.roles, ...(trial.front ? ["front"] : []), ...(trial.beyond ? ["beyond a cost limit"] : [])].join(", ");
+      return [open, trial.score, trial.shrunk, roles, trial.proposer, candidate, ...trial.costs, trial.outcome, trial.note];
     });
-    const columns = ["trial", "role", "proposed by", "candidate", "score", "shrunk", "USD per 1,000", "s p50", "state", "note"];
-    const used = columns.map((_, place) => place < 5 || rows.some((row) => row[place] && row[place] !== "0"));
-    box.replaceChildren(table("Trials", columns.filter((_, i) => used[i]), rows.map((row) => row.filter((_, i) => used[i])), { tall: true }));
+    const columns = ["trial", "score", "shrunk", "role", "proposed by", "candidate", ...data.costs, "state", "note"];
+    const used = columns.map((_, place) => rows.some((row) => row[place]));
+    box.replaceChildren(table("All trials, with validation scores", columns.filter((_, i) => used[i]), rows.map((row) => row.filter((_, i) => used[i])), { tall: true }));
   }
 
   const score = (value) => (value === null || value === undefined ? "" : value.toFixed(3));

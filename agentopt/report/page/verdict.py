@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from agentopt.core.cost import cost_in_words
 from agentopt.core.duplicates import shared_by_group
 from agentopt.core.phrases import counted
 from agentopt.core.records import ExampleResult, Trial
@@ -50,9 +51,10 @@ def sentences(archive: RunArchive) -> Iterator[str]:
     recommended = _finalist(archive, "recommended")
     if recommended and recommended is not best:
         tolerance = archive.run.config.search.tolerance
+        tested = f"; its test score is {_measured(recommended.test)}" if recommended.test else ""
         yield (
             f"Recommended is trial {recommended.trial}, the cheapest candidate whose shrunk score is within "
-            f"{tolerance:g} of that of the best, trial {best.trial}."
+            f"{tolerance:g} of that of the best, trial {best.trial}{tested}."
         )
 
 
@@ -113,12 +115,16 @@ def _costs(archive: RunArchive, chosen: Finalist, role: Role) -> Iterator[str]:
             f"Per 1,000 requests, the {name} candidate costs {format_usd(1000 * ours.evaluation.usd_per_example)} USD "
             f"and the baseline {format_usd(1000 * baseline.evaluation.usd_per_example)} USD: {change} USD {more}{ends}."
         )
+    if archive.cost_in not in ("usd", "seconds"):
+        units, before_units = (cost_in_words(trial.units, archive.cost_in) for trial in (ours, baseline))
+        yield f"An example costs {units} with the {name} candidate and {before_units} with the baseline."
     seconds = difference_of(ours, baseline, lambda result: result.seconds)
     if seconds and (median := ours.evaluation.latency(0.5)) and (before := baseline.evaluation.latency(0.5)):
+        mean = round(seconds[0], 2) + 0.0  # no -0.00
         ends = f" (95% interval {seconds[1].low:+.2f} to {seconds[1].high:+.2f} s)" if seconds[1] else ""
         yield (
             f"The median latency of the {name} candidate is {median:.2f} s and that of the baseline {before:.2f} s; "
-            f"the mean differs by {seconds[0]:+.2f} s{ends}."
+            f"the mean differs by {mean:+.2f} s{ends}."
         )
 
 
