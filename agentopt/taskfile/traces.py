@@ -2,8 +2,10 @@
 
 - OpenTelemetry, JSON lines of OTLP (`resourceSpans`): spans with the attributes `gen_ai.input.messages`,
   `gen_ai.output.messages` and `gen_ai.system_instructions`, as JSON text or structured.
-- Langfuse, observations as JSON or JSON lines: `type: GENERATION`, in camel case or snake case.
-- OpenAI, a row for each call: `messages` that end with the assistant's, as in fine-tuning files.
+- Langfuse, observations as JSON or JSON lines: `type: GENERATION`, in camel case or snake case; also traces that hold
+  them in `observations`.
+- OpenAI, a row for each call: `messages` that end with the assistant's, as in fine-tuning files, or `request` and
+  `response` with the bodies of both, of chat completions or of responses.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ class Call:
 
 def is_traces(row: Mapping[str, Any]) -> bool:
     """Whether a row is of recorded calls rather than of a table."""
-    return "resourceSpans" in row or isinstance(row.get("messages"), list) or _is_langfuse(row)
+    is_langfuse = _is_langfuse(row) or bool(_observations(row))
+    return "resourceSpans" in row or isinstance(row.get("messages"), list) or is_langfuse or _exchange(row) is not None
 
 
 def read_calls(rows: Sequence[Mapping[str, Any]], where: str) -> list[Call]:
@@ -115,13 +118,54 @@ def _calls(row: Mapping[str, Any], number: int, where: str) -> Iterator[Call]:
     place = f"{where}: row {number}"
     if "resourceSpans" in row:
         yield from _spans(validate(_Export, row, place, TaskError))
+    elif inner := _observations(row):
+        for observation in inner:
+            yield from _observed({"traceId": row.get("id") or str(number), **observation}, place)
     elif _is_langfuse(row):
-        seen = validate(_Observation, row, place, TaskError)
-        if seen.type == "GENERATION":
-            given, output = _decoded(seen.input), _texts(_decoded(seen.output))
-            yield _call(seen.trace_id, seen.start_time or "", seen.name or "call", given, output)
+        yield from _observed(row, place)
+    elif exchange := _exchange(row):
+        given, output = exchange
+        yield _call(str(number), "", "answer", given, output)
     elif isinstance(row.get("messages"), list) and row["messages"] and _role(row["messages"][-1]) == "assistant":
         yield _call(str(number), "", "answer", row["messages"][:-1], _text(row["messages"][-1]))
+
+
+def _observations(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The observations that a trace of Langfuse holds; empty if it is none, or has their ids only."""
+    inner = row.get("observations")
+    found = [one for one in inner if isinstance(one, dict)] if isinstance(inner, list) else []
+    return [one for one in found if {"type", "input", "output"} <= set(one)]
+
+
+def _observed(row: Mapping[str, Any], place: str) -> Iterator[Call]:
+    seen = validate(_Observation, row, place, TaskError)
+    if seen.type == "GENERATION":
+        given, output = _decoded(seen.input), _texts(_decoded(seen.output))
+        yield _call(seen.trace_id, seen.start_time or "", seen.name or "call", given, output)
+
+
+def _exchange(row: Mapping[str, Any]) -> tuple[Any, str] | None:
+    """The messages of a logged request and the text of its response; None if the row has another form."""
+    request, response = (_body(row.get(name)) for name in ("request", "response"))
+    given = (request or row).get("messages", (request or {}).get("input"))
+    answer = response or row
+    choices = answer.get("choices")
+    if isinstance(choices, list) and choices and isinstance(choices[0], dict):
+        written = choices[0].get("message", choices[0])
+    else:
+        written = answer.get("output") if response else None
+    if not isinstance(given, list | str) or not isinstance(written, list | dict):
+        return None
+    instructions = (request or {}).get("instructions")
+    before = [{"role": "system", "content": instructions}] if isinstance(instructions, str) else []
+    return [*before, *(given if isinstance(given, list) else [given])], _text(written)
+
+
+def _body(part: Any) -> dict[str, Any] | None:
+    """A request or a response, or the body in it; it may be JSON text."""
+    found = _decoded(part)
+    inner = _decoded(found.get("body")) if isinstance(found, dict) else None
+    return inner if isinstance(inner, dict) else found if isinstance(found, dict) else None
 
 
 def _spans(export: _Export) -> Iterator[Call]:

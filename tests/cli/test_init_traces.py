@@ -88,7 +88,14 @@ def langfuse(number: int) -> list[dict[str, Any]]:
     ]
 
 
-@pytest.mark.parametrize("form", [otel, langfuse])
+def langfuse_trace(number: int) -> list[dict[str, Any]]:
+    """The trace as Langfuse's API returns it; an observation without the trace's id is of the trace."""
+    first, *others = langfuse(number)
+    inner = [{key: value for key, value in one.items() if key != "traceId"} for one in (*others, first)]
+    return [{"id": f"t{number}", "name": "qa", "input": "x", "output": "y", "observations": inner}]
+
+
+@pytest.mark.parametrize("form", [otel, langfuse, langfuse_trace])
 def test_a_trace_of_two_calls_becomes_a_task_of_two_subtasks(
     place: Path, console_script: Command, form: Callable[[int], list[dict[str, Any]]]
 ) -> None:
@@ -128,6 +135,56 @@ def test_a_chat_log_becomes_one_subtask(place: Path, console_script: Command) ->
     task = load_task(place / "new")
     assert [(s.name, s.system_prompt) for s in task.subtasks] == [("answer", "Be brief.")]
     assert {task["answer"].render(e.inputs, {})[:8] for e in task.splits["test"]} == {"Question"}
+
+
+CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Question NUMBER?"}]
+CHOICES = {"choices": [{"index": 0, "message": {"role": "assistant", "content": "yes NUMBER"}}]}
+OUTPUT = [
+    {"type": "reasoning", "summary": []},
+    {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "yes NUMBER"}]},
+]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"request": {"model": "m", "messages": CHAT}, "response": CHOICES},
+        {"request": json.dumps({"model": "m", "messages": CHAT}), "response": json.dumps(CHOICES)},
+        {"custom_id": "a", "request": {"body": {"messages": CHAT}}, "response": {"status_code": 200, "body": CHOICES}},
+        {"messages": CHAT, **CHOICES},
+        {"messages": CHAT, "response": CHOICES},
+        {"request": {"instructions": "Be brief.", "input": "Question NUMBER?"}, "response": {"output": OUTPUT}},
+    ],
+)
+def test_a_log_of_requests_and_responses_becomes_one_subtask(
+    place: Path, console_script: Command, row: dict[str, Any]
+) -> None:
+    text = json.dumps(row)
+    (place / "log.jsonl").write_text("\n".join(text.replace("NUMBER", str(number)) for number in range(12)))
+    code, _, errors = console_script("init", "new", "--from", "log.jsonl")
+    assert (code, errors) == (0, "")
+    task = load_task(place / "new")
+    assert [(s.name, s.system_prompt) for s in task.subtasks] == [("answer", "Be brief.")]
+    example = task.splits["test"][0]
+    number = str(example.target).removeprefix("yes ")
+    assert task["answer"].render(example.inputs, {}) == f"Question {number}?"
+
+
+@pytest.mark.parametrize("row", [{"request": "a refund", "response": "no"}, {"question": "x", "observations": [1, 2]}])
+def test_a_table_with_columns_of_such_names_is_a_table(row: dict[str, Any]) -> None:
+    assert not is_traces(row)
+
+
+def test_a_target_that_no_task_can_have_is_refused_without_the_name_of_a_temporary_file(
+    place: Path, console_script: Command
+) -> None:
+    rows = [{"question": f"{number}?", "answer": {"value": number}} for number in range(12)]
+    (place / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    code, _, errors = console_script("init", "new", "--from", "rows.jsonl")
+    assert code == 2
+    assert errors.startswith("agentopt: rows.jsonl: its task does not load: data/")
+    assert "an object with value" in errors
+    assert not (place / "new").exists()
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from agentopt.api import load
 from agentopt.cli.output import print_json, print_plain
-from agentopt.core.errors import UserError
+from agentopt.core.errors import TaskError, UserError
 from agentopt.core.files import write_output
 from agentopt.core.yaml_text import to_yaml
 from agentopt.models.add_entry import entry_for
@@ -106,11 +106,7 @@ def run_init(options: InitOptions, console: Console) -> None:
         draft = draft_task(name, rows, options.template, chosen, options.target, where)
     files = {**draft.files, **_settings(folder, name, entries, draft, chosen)}
     _check_free(folder, files)
-    with tempfile.TemporaryDirectory() as scratch:
-        _write(Path(scratch), files)
-        load(
-            Path(scratch), load_config([f"{scratch}/config.yaml", f"models={scratch}/models.yaml"])
-        )  # what is written is a task that loads
+    _check_loads(files, where)
     _write(folder, files)
     invented = () if source else ("No data was given: data/ has twelve invented rows.",)
     notes = (*invented, *draft.notes, *_download_note(chosen.names))
@@ -119,6 +115,18 @@ def run_init(options: InitOptions, console: Console) -> None:
         print_json(made)
     else:
         _show(made, console)
+
+
+def _check_loads(files: Mapping[str, str], where: str) -> None:
+    """Raise a `TaskError` of the source if the files are not a task that loads."""
+    with tempfile.TemporaryDirectory() as scratch:
+        _write(Path(scratch), files)
+        try:
+            load(Path(scratch), load_config([f"{scratch}/config.yaml", f"models={scratch}/models.yaml"]))
+        except TaskError as error:
+            of = str(error.where or "task.yaml").replace(f"{scratch}/", "")
+            message = f"its task does not load: {of}: {error.message.replace(f'{scratch}/', '')}"
+            raise TaskError(message, where=where, remedy=error.remedy) from error
 
 
 def _show(made: NewTask, console: Console) -> None:
