@@ -341,7 +341,8 @@ def load_result(folder: Path | str) -> Result:
     """
     file = as_path(folder, ConfigError) / "result.json"
     if not file.is_file():
-        raise ConfigError("no finished run is here", where=folder, remedy="see `agentopt runs list`, or resume it")
+        remedy = "resume it, or see it so far with `agentopt report`; `agentopt runs list` has all runs"
+        raise ConfigError("no finished run is here", where=folder, remedy=remedy)
     with own_file(file, "remove the file and resume the run: its result is computed again, from the journal"):
         result = parse_result(file.read_bytes())
     return result if Path(result.run).absolute() == file.parent.absolute() else replace(result, run=str(file.parent))
