@@ -138,7 +138,7 @@ async def aoptimize(
             opening = open_run(run.id, loaded, config, specs, models, logged)
             async with closing(callbacks), opening as (session, pool), logged.beating(session.budget):
                 watched = IncompleteWarnings(loaded, logged)
-                return await Optimization(loaded, config, run, session, watched, search, pool, hold.check).result()
+                return await Optimization(loaded, config, run, session, watched, hold, search, pool).result()
     except UserError:
         if not opened and not has_study(run.trials):
             discard(run)  # resuming it would meet the same mistake; the journal keeps the responses

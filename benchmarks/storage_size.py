@@ -23,7 +23,7 @@ import sqlalchemy as sa
 from agentopt.core.candidate import Candidate
 from agentopt.core.cost import SubtaskCost
 from agentopt.core.database import open_engine
-from agentopt.core.records import Evaluation, ExampleResult
+from agentopt.core.records import Evaluation, ExampleResult, SubtaskUse
 from agentopt.models.journal import Journal
 from agentopt.models.journal_tables import ledger, requests, responses
 from agentopt.runs.folder import StudyPlace
@@ -51,7 +51,16 @@ def candidates(of: SearchSpace) -> Iterator[Candidate]:
 
 def evaluation(seed: int) -> Evaluation:
     rng = random.Random(seed)
-    results = tuple(ExampleResult(f"row-{i}", rng.random(), "an answer", "", None) for i in range(EXAMPLES))
+
+    def use() -> SubtaskUse:
+        tokens = rng.randrange(100, 120)
+        return SubtaskUse(tokens, 10, tokens / 8, tokens * 1e-6, responses=1, seconds=rng.random(), requests=1)
+
+    uses = [{"retrieve": use(), "answer": use()} for _ in range(EXAMPLES)]
+    results = tuple(
+        ExampleResult(f"row-{i}", rng.random(), "an answer", subtasks=used, metrics={"f1": 0.5}, seconds=1.0)
+        for i, used in enumerate(uses)
+    )
     return Evaluation("validation", EXAMPLES, results, "complete", 1.0)
 
 
@@ -148,11 +157,13 @@ def measure_study(place: StudyPlace, count: int) -> list[tuple[str, Seconds]]:
     fill_study(place, count)
     of = space()
     opened = timed(lambda: TrialStore(place, of), 3)
+    read = timed(lambda: [trial.score for trial in TrialStore(place, of).trials], 3)
     store = TrialStore(place, of)
     further = itertools.islice(candidates(of), count, None)
     added = timed(lambda: store.add(Proposal(next(further), "grid"), evaluation(1)), 50)
     return [
         ("study: open", opened),
+        ("study: open, and read the results of every trial", read),
         ("study: add a trial", added),
         ("study: unfinished", timed(lambda: store.unfinished)),
     ]

@@ -44,8 +44,11 @@ def registries(registered_at_start: None) -> Iterator[None]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Adds the number of cases of the suites of mutated input."""
+    """Adds the number of cases of the suites of mutated input, and of processes that are killed."""
     parser.addoption("--cases", type=int, help="Cases of the suites of bad input, all together. Default: a few each.")
+    parser.addoption(
+        "--runs", type=int, help="How often test_killed_processes.py disturbs a run in each way. Default: 1."
+    )
 
 
 @pytest.hookimpl(optionalhook=True)

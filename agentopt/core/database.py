@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -65,7 +66,9 @@ def sqlite_url(path: Path) -> str:
     return sa.URL.create("sqlite", database=str(path)).render_as_string()
 
 
-def open_engine(place: str | Path, environ: Mapping[str, str] = os.environ) -> sa.Engine:
+def open_engine(
+    place: str | Path, environ: Mapping[str, str] = os.environ, *, keeps_connections: bool = True
+) -> sa.Engine:
     """Open a database.
 
     SQLite databases wait for the locks of other processes, and survive a crash. Connections to PostgreSQL are checked
@@ -75,6 +78,7 @@ def open_engine(place: str | Path, environ: Mapping[str, str] = os.environ) -> s
         place: A SQLAlchemy URL, or the path of an SQLite file, whose folder is created. The driver of `postgresql://`
             is psycopg 3.
         environ: Environment variables, for `password_env`.
+        keeps_connections: Whether connections stay open for the next use, until the engine is disposed of.
 
     Raises:
         ConfigError: The driver is not installed, the variable of `password_env` is not set, or SQLite's path is that of
@@ -92,13 +96,44 @@ def open_engine(place: str | Path, environ: Mapping[str, str] = os.environ) -> s
         with suppress(OSError):  # reported when the database is opened
             create_private(Path(url.database))
     try:
-        engine = sa.create_engine(url, pool_pre_ping=url.get_backend_name() != "sqlite")
+        options: dict[str, Any] = {} if keeps_connections else {"poolclass": sa.NullPool}
+        engine = sa.create_engine(url, pool_pre_ping=url.get_backend_name() != "sqlite", **options)
     except ModuleNotFoundError as error:
         remedy = install_command("postgres") if url.get_backend_name() == "postgresql" else f"install {error.name}"
         raise ConfigError(f"the driver {error.name} of the database is not installed", remedy=remedy) from error
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine, "connect", _prepare_sqlite)
     return engine
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What must hold in a transaction that writes, such as that this process still has the run.
+
+    Attributes:
+        query: Returns a row as long as it holds, and locks it.
+        failure: Returns the exception to raise once it does not.
+    """
+
+    query: sa.Select[Any]
+    failure: Callable[[], Exception]
+
+    def check(self, connection: sa.Connection) -> None:
+        """Raise `failure` if it does not hold; otherwise it holds until the end of the transaction.
+
+        Args:
+            connection: A connection with a transaction; in SQLite one that has the write lock.
+        """
+        if connection.execute(self.query).first() is None:
+            raise self.failure()
+
+    def sql(self, dialect: sa.Dialect) -> str:
+        """Return the query for connections that SQLAlchemy does not manage.
+
+        Args:
+            dialect: That of the database.
+        """
+        return str(self.query.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
 
 
 def names_no_file(url: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -50,6 +50,7 @@ from agentopt.runs.folder import RunFolder
 from agentopt.runs.prompt_phase import PromptPhase
 from agentopt.runs.response_issues import failure_reasons, incomplete_responses, left_out
 from agentopt.runs.result import Result, Role
+from agentopt.runs.run_lease import Hold
 from agentopt.runs.run_record import GuidelinesEntry, TestEntry, append_entry, as_first_met
 from agentopt.runs.strategies import choose_search
 from agentopt.runs.studies import has_study, remove_study
@@ -75,9 +76,9 @@ class Optimization:
         run: The run's folder, which this process holds.
         session: The models, the journal and the budget.
         observer: Receives every event.
+        hold: What this process has of the run, which is checked before anything of it is stored.
         search: Spends the trials. Default: the search that `config.strategy` names.
         pool: Workers that run the examples of the trials and of the test. Default: this process does.
-        check: Called before a trial is stored, see `TrialStore`.
     """
 
     task: Task
@@ -85,9 +86,9 @@ class Optimization:
     run: RunFolder
     session: Session
     observer: Observer
+    hold: Hold
     search: Search | None = None
     pool: EvaluatorPool | None = None
-    check: Callable[[], None] = lambda: None
     _unit_note: str | None = field(default=None, init=False)
 
     @cached_property
@@ -106,7 +107,7 @@ class Optimization:
         except (NothingEvaluated, BudgetExceeded) as error:
             cap, spent = error.stopped.run_cap, self.session.budget.spent
             if cap and cap != "seconds" and not spent.calls:
-                remove_study(self.run.trials)  # it has no answer
+                remove_study(self.run.trials, self.hold.condition)  # it has no answer
                 remedy = f"raise budget.{cap}; `--dry-run` prints what a run needs at most"
                 raise ConfigError(error.stopped.detail, where=f"budget.{cap}", remedy=remedy) from error
             if isinstance(error, BudgetExceeded):
@@ -129,7 +130,7 @@ class Optimization:
         evaluator = open_evaluator(self.task, self.config, self.session, "trials", pool=self.pool)
         direct = open_evaluator(self.task, self.config, self.session)
         prompts = PromptPhase(self.task, self.config, self.session, direct, self.observer, space, self.run)
-        store = TrialStore(self.run.trials, space, self.check)
+        store = TrialStore(self.run.trials, space, self.hold.condition)
         if store.trials:
             self.observer(Note(f"resumed: {counted(len(store.trials), 'trial')} of earlier sessions kept"))
         examples = {split: len(rows) for split, rows in self.task.splits.items()}
@@ -144,6 +145,7 @@ class Optimization:
         finalists = finalists_of(choice, store.find(space.baseline, unfinished=True))
         tested, test_ended = await self._test(finalists)
         result = self._summary(space, store, ended, choice, finalists, tested, test_ended, prompts)
+        self.hold.check()
         result.save(self.run.path)
         self.observer(RunDone(self.run.path))
         return result
@@ -165,16 +167,15 @@ class Optimization:
         """
         budget, settings = self.session.budget, self.config.search
         runner = TrialRunner(
-            store,
-            evaluator,
-            budget,
-            self._observe,
+            *(store, evaluator, budget, self._observe),
             early_stopping=settings.early_stopping,
             tolerance=settings.tolerance,
             is_at_hand=self._at_hand(),
             failures=WorstExamples(self.task, self.session, self.config.response_seed, self.run.id),
         )
-        search = self.search or choose_search(self.config, self.session.model, self.task, self.run.checkpoints)
+        search = self.search or choose_search(
+            self.config, self.session.model, self.task, self.run.checkpoints, self.hold.condition
+        )
         try:
             first = await runner.run(Proposal(space.baseline, BASELINE, "every subtask's first model once"))
             if unscored := first.evaluation.why_unscored:

@@ -8,13 +8,13 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NoReturn
 
-from agentopt.core.errors import JournalError
+from agentopt.core.database import Condition
+from agentopt.core.errors import ConfigError, JournalError
 from agentopt.core.events import Event, ExampleDone
 from agentopt.models.lease import Lease
 from agentopt.runs.folder import RunFolder, find_run
-from agentopt.runs.run_store import FILES, RunStore, open_store, remember
+from agentopt.runs.run_store import FILES, RunStore, held_by, open_store, remember
 
 CHECK_SECONDS = 1.0
 """Least time between two checks after examples."""
@@ -71,17 +71,22 @@ def is_running(run: RunFolder) -> bool:
 
 
 def up_to_date(path: Path, storage: str | None) -> None:
-    """Bring the folder of an unfinished run up to date, if the run is in a storage; nothing for any other path.
+    """Bring the folder of a run up to date, if the run is in a storage; nothing for any other path.
 
     Args:
         path: A path, as of a run's folder.
         storage: The storage, if it is reached in another way than the run's settings have.
+
+    Raises:
+        ConfigError: The run has no result here, and the storage cannot be used.
     """
-    run = find_run(path) if (path / "config.yaml").is_file() and not (path / "result.json").is_file() else None
+    run = find_run(path) if (path / "config.yaml").is_file() else None
     place = isinstance(run, RunFolder) and run.config.storage and (storage or run.config.storage)
-    if isinstance(run, RunFolder) and place and not run.is_locked:
-        with open_store(place) as (store, _):
-            store.pull(run.id, path, place)
+    if not isinstance(run, RunFolder) or not place or run.is_locked:
+        return
+    # What has a result is read without its storage too, which may be gone.
+    with suppress(*(ConfigError,) if (path / "result.json").is_file() else ()), open_store(place) as (store, _):
+        store.pull(run.id, path, place)
 
 
 class Hold:
@@ -92,6 +97,9 @@ class Hold:
         store: The runs of its storage; None if it has no storage, so that no other process can continue it elsewhere.
         member: The process.
         clock: Monotonic time in seconds.
+
+    Attributes:
+        condition: What must hold in each transaction that stores something of the run; None if it has no storage.
     """
 
     def __init__(
@@ -103,6 +111,7 @@ class Hold:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run, self._store, self._member, self._clock = run, store, member, clock
+        self.condition = Condition(held_by(run.id, member), self._taken) if store else None
         self._pushed: dict[str, tuple[float, int]] = {}
         self._checked = -math.inf
 
@@ -125,8 +134,8 @@ class Hold:
             JournalError: One has, because the lease of this process was over.
         """
         self._checked = self._clock()
-        if self._store and not self._store.is_held(self._run.id, self._member):
-            self._stop()
+        if self._store and self.condition:
+            self._store.check(self.condition)
 
     def push(self) -> None:
         """Store the files that changed.
@@ -146,9 +155,9 @@ class Hold:
     def _write(self, name: str, content: str) -> None:
         if self._store:
             if not self._store.write(self._run.id, self._member, name, content):
-                self._stop()
+                raise self._taken()
             remember(self._run.path, name, content)
 
-    def _stop(self) -> NoReturn:
+    def _taken(self) -> JournalError:
         remedy = f"see `agentopt runs list --all`; later, `{self._run.resuming}`"
-        raise JournalError(f"another process has continued this run\n  remedy: {remedy}")
+        return JournalError(f"another process has continued this run\n  remedy: {remedy}")

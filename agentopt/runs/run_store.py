@@ -22,6 +22,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from agentopt.core.database import (
+    Condition,
     check_names_file,
     create_tables,
     insert,
@@ -101,6 +102,17 @@ class StoredRun:
     is_running: bool
     is_orphaned: bool
     result: str | None
+
+
+def held_by(run: str, member: str) -> sa.Select[tuple[str]]:
+    """Return a query that has a row, and locks it, as long as a process works on a run.
+
+    Args:
+        run: Id of the run.
+        member: The process.
+    """
+    c = stored_runs.c
+    return sa.select(c.run).where(c.run == run, c.member == member).with_for_update()
 
 
 class RunStore:
@@ -194,7 +206,7 @@ class RunStore:
             is_copy: Whether it is copied from a run that is not in this storage, which is no change here.
         """
         text, c = database_text(content), run_files.c
-        own = sa.select(stored_runs.c.run).where(stored_runs.c.run == run, stored_runs.c.member == member)
+        own = held_by(run, member)
         upsert = insert(self._engine, run_files).values(run=run, name=name, content=text, changed=0 if is_copy else 1)
         upsert = upsert.on_conflict_do_update(
             index_elements=["run", "name"],
@@ -203,12 +215,16 @@ class RunStore:
         )
 
         def work(connection: sa.Connection) -> bool:
-            if connection.execute(own.with_for_update()).first() is None:
+            if connection.execute(own).first() is None:
                 return False
             connection.execute(upsert)
             return True
 
         return transact(self._engine, work)
+
+    def check(self, condition: Condition) -> None:
+        """Raise the failure of a condition, such as that a process works on a run, unless it holds."""
+        transact(self._engine, condition.check)
 
     def changes(self, run: str) -> dict[str, int]:
         """Return the name of each file of a run, and how often processes that worked on it here changed it."""
@@ -216,17 +232,6 @@ class RunStore:
         with self._engine.connect() as connection:
             found = connection.execute(sa.select(c.name, c.changed).where(c.run == run))
             return {row.name: int(row.changed) for row in found}
-
-    def is_held(self, run: str, member: str) -> bool:
-        """Whether a process works on a run.
-
-        Args:
-            run: Id of the run.
-            member: The process.
-        """
-        own = sa.select(stored_runs.c.run).where(stored_runs.c.run == run, stored_runs.c.member == member)
-        with self._engine.connect() as connection:
-            return connection.execute(own).first() is not None
 
     def find(self, name: str) -> str:
         """Return the id of the run with this name or id: of several with one name, the newest.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from agentopt.core.database import Condition
 from agentopt.core.errors import ConfigError
 from agentopt.core.task import Task
 from agentopt.models.base import ChatModel
@@ -43,7 +44,13 @@ def check_search_settings(task: Task, config: Config) -> None:
         choose_search(config, None, task, None)
 
 
-def choose_search(config: Config, model: ChatModel | None, task: Task, checkpoints: Checkpoints | None) -> Search:
+def choose_search(
+    config: Config,
+    model: ChatModel | None,
+    task: Task,
+    checkpoints: Checkpoints | None,
+    condition: Condition | None = None,
+) -> Search:
     """The search named by `config.strategy`; the agent's own calls go through `model`, which is None for a check.
 
     Args:
@@ -51,10 +58,13 @@ def choose_search(config: Config, model: ChatModel | None, task: Task, checkpoin
         model: The client for the agent's own calls; None to check only that the search can be built.
         task: The task.
         checkpoints: The database in which the search may keep its state, and its key there.
+        condition: What must hold in each transaction that writes the state.
     """
     place, thread = checkpoints or (None, "")
     context = SearchContext(
-        task, config.seed, config.search, config.agent, model, place, lambda: _experience(config), thread
+        *(task, config.seed, config.search, config.agent, model, place, lambda: _experience(config)),
+        thread=thread,
+        condition=condition,
     )
     return build_search(config.strategy, context)
 

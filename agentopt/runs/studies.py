@@ -6,7 +6,7 @@ import json
 import os
 import sqlite3
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from filelock import FileLock
 
-from agentopt.core.database import lock_schema, names_in, open_engine, sqlite_url
+from agentopt.core.database import Condition, lock_schema, names_in, open_engine, sqlite_url, transact
 from agentopt.core.errors import ConfigError
 from agentopt.core.files import create_private, private_folder
 from agentopt.runs.folder import StudyPlace
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.storages._rdb.models import StudyModel, TrialModel
+    from sqlalchemy.orm import Session
 
 ALONE = "agentopt"
 """Name of the study in a file of its own."""
@@ -65,19 +67,93 @@ _ATTRIBUTES = sa.text(
 )
 
 
-def read_attributes(place: StudyPlace) -> list[dict[str, Any]]:
-    """Read the user attributes of the trials of a study, in the order of their numbers.
+def read_attributes(place: StudyPlace) -> list[dict[str, str]]:
+    """Read the user attributes of the trials of a study, each as JSON, in the order of the trials' numbers.
 
     They are read by SQL: Optuna builds parameters, values and distributions too, which takes five times as long.
 
     Args:
         place: The study, which exists.
     """
-    found: dict[int, dict[str, Any]] = {}
+    found: dict[int, dict[str, str]] = {}
     with _opened(place.database) as engine, engine.connect() as connection:
         for number, key, value in connection.execute(_ATTRIBUTES, {"name": place.name or ALONE}):
-            found.setdefault(number, {})[key] = json.loads(value)
+            found.setdefault(number, {})[key] = value
     return list(found.values())
+
+
+def add_trial(
+    engine: sa.Engine,
+    place: StudyPlace,
+    trial: optuna.trial.FrozenTrial,
+    attributes: Mapping[str, str],
+    condition: Condition | None = None,
+) -> None:
+    """Add a trial to a study; it is on disk when this returns.
+
+    It is one transaction of a few statements, through Optuna's tables: `Study.add_trial` reads the study again for each
+    parameter and each attribute, and has no transaction that a check could be part of.
+
+    Args:
+        engine: Its database.
+        place: The study, which exists.
+        trial: The trial, without user attributes.
+        attributes: Its user attributes, each as JSON.
+        condition: Checked in the transaction; if it does not hold, nothing is stored.
+    """
+    from sqlalchemy.orm import Session
+
+    def work(connection: sa.Connection) -> None:
+        if condition:
+            condition.check(connection)
+        with Session(connection) as session:
+            session.add(_model_of(trial, attributes, _locked(session, place.name or ALONE), session))
+            session.flush()
+
+    transact(engine, work)
+
+
+def _locked(session: Session, name: str) -> StudyModel:
+    """The study. Optuna's own tools, which number a trial under the same lock, wait."""
+    from optuna.storages._rdb.models import StudyModel
+
+    return session.query(StudyModel).filter(StudyModel.study_name == name).with_for_update().one()
+
+
+def _model_of(
+    trial: optuna.trial.FrozenTrial, attributes: Mapping[str, str], study: StudyModel, session: Session
+) -> TrialModel:
+    """The rows of a trial."""
+    from optuna.distributions import distribution_to_json
+    from optuna.storages._rdb import models
+
+    def intermediate(step: int, value: float) -> models.TrialIntermediateValueModel:
+        stored, kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(value)
+        return models.TrialIntermediateValueModel(step=step, intermediate_value=stored, intermediate_value_type=kind)
+
+    def objective(value: float) -> models.TrialValueModel:
+        stored, kind = models.TrialValueModel.value_to_stored_repr(value)
+        return models.TrialValueModel(objective=0, value=stored, value_type=kind)
+
+    def param(name: str, value: object) -> models.TrialParamModel:
+        of = trial.distributions[name]
+        own = {"param_value": of.to_internal_repr(value), "distribution_json": distribution_to_json(of)}
+        return models.TrialParamModel(param_name=name, **own)
+
+    return models.TrialModel(
+        study_id=study.study_id,
+        number=models.TrialModel.count(session, study),
+        state=trial.state,
+        datetime_start=trial.datetime_start,
+        datetime_complete=trial.datetime_complete,
+        values=[objective(value) for value in trial.values or ()],
+        params=[param(name, value) for name, value in trial.params.items()],
+        user_attributes=[models.TrialUserAttributeModel(key=k, value_json=v) for k, v in attributes.items()],
+        system_attributes=[
+            models.TrialSystemAttributeModel(key=k, value_json=json.dumps(v)) for k, v in trial.system_attrs.items()
+        ],
+        intermediate_values=[intermediate(step, value) for step, value in trial.intermediate_values.items()],
+    )
 
 
 _BEST = sa.text(
@@ -101,18 +177,30 @@ def best_scores(database: Path | str) -> dict[str, float]:
         return {}
 
 
-def remove_study(place: StudyPlace) -> None:
+def remove_study(place: StudyPlace, condition: Condition | None = None) -> None:
     """Remove a study with its trials.
 
     Args:
         place: The study.
+        condition: As for `add_trial`.
     """
-    import optuna
+    from sqlalchemy.orm import Session
 
     if not place.name and isinstance(place.database, Path):
         place.database.unlink(missing_ok=True)
-    elif has_study(place):
-        optuna.delete_study(study_name=place.name, storage=_shared(place.database))
+        return
+    if not has_study(place):
+        return
+
+    def work(connection: sa.Connection) -> None:
+        if condition:
+            condition.check(connection)
+        with Session(connection) as session:
+            session.delete(_locked(session, place.name))
+            session.flush()
+
+    with _opened(place.database) as engine:
+        transact(engine, work)
 
 
 def copy_study(source: StudyPlace, target: StudyPlace) -> int:

@@ -8,33 +8,29 @@ evaluation, the proposer) is in its user attributes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from pydantic import TypeAdapter
 
 from agentopt.core.candidate import Candidate
+from agentopt.core.database import Condition, open_engine
 from agentopt.core.errors import ConfigError, NothingEvaluated
 from agentopt.core.files import own_file
 from agentopt.core.records import BestSoFar, Evaluation, Trial
 from agentopt.core.task import Task
 from agentopt.models.catalog import ModelSpec
 from agentopt.runs.folder import RunFolder, StudyPlace, fingerprint
-from agentopt.runs.studies import has_study, open_study, read_attributes
+from agentopt.runs.studies import add_trial, has_study, open_study, read_attributes
+from agentopt.runs.trial_attributes import Results, TrialReader, attributes_of, read_results
 from agentopt.search.base import Proposal, SearchSpace
 from agentopt.search.from_task import needs_measuring, search_space, unlimited_space
 from agentopt.search.measured_costs import measured_cost, with_measured_costs
 from agentopt.search.observed_costs import observed_units
 from agentopt.search.posterior import TOLERANCE, Choice, choose
 from agentopt.search.proposers import PROMPTS_AFTER
-
-if TYPE_CHECKING:
-    import optuna
-
-_evaluations = TypeAdapter(Evaluation)
 
 
 class TrialStore:
@@ -43,20 +39,29 @@ class TrialStore:
     Args:
         place: The study, or the path of an SQLite file of its own. It is created if it does not exist.
         space: The search space, for Optuna's distributions and the trials' costs.
-        check: Called before a trial is stored; it raises if another process has continued the run.
+        condition: Checked in the transaction that stores a trial: that no other process has continued the run.
     """
 
-    def __init__(self, place: StudyPlace | Path, space: SearchSpace, check: Callable[[], None] = lambda: None) -> None:
-        self._check = check
-        self.space, of_study = space, StudyPlace(place) if isinstance(place, Path) else place
-        with _readable(place):
-            self._study = open_study(of_study)
-            found = enumerate(read_attributes(of_study))
-            recorded = [_from_attributes(number, attributes, space) for number, attributes in found]
+    def __init__(self, place: StudyPlace | Path, space: SearchSpace, condition: Condition | None = None) -> None:
+        self._condition, self.space = condition, space
+        self._place = StudyPlace(place) if isinstance(place, Path) else place
         self._records: dict[Candidate, list[Trial]] = {}
-        for trial in recorded:
-            if self._counts(trial):
-                self._keep(replace(trial, number=self.number_of(trial.candidate)))
+        with _readable(self._place):
+            open_study(self._place)
+            self._engine = open_engine(self._place.database, keeps_connections=False)  # nobody would close them
+            reader = _reader(self._place)
+            for attributes in read_attributes(self._place):
+                trial = self._read(reader, attributes)
+                if self._counts(trial):
+                    self._keep(trial)
+
+    def _read(self, reader: TrialReader, attributes: Mapping[str, str]) -> Trial:
+        candidate, evaluation = reader.candidate(attributes), reader.evaluation(attributes)
+        # Version 0.1.0 recorded neither `fallback` nor `completed_in_search`; what is empty is not stored.
+        further = {name: json.loads(attributes[name]) for name in _FURTHER if name in attributes}
+        units = trial_cost(self.space, candidate, evaluation)
+        proposer = json.loads(attributes["proposer"])
+        return Trial(self.number_of(candidate), candidate, evaluation, proposer, units, **further)
 
     @property
     def trials(self) -> list[Trial]:
@@ -90,7 +95,6 @@ class TrialStore:
         Raises:
             JournalError: Another process has continued the run; nothing is stored.
         """
-        self._check()
         trial = Trial(
             self.number_of(proposal.candidate),
             proposal.candidate,
@@ -102,9 +106,15 @@ class TrialStore:
             proposal.completed_in_search,
         )
         if self._counts(trial):
-            self._study.add_trial(_to_optuna(trial, self.space))
+            self._store(trial)
             self._keep(trial)
         return self._records[trial.candidate][-1]
+
+    def _store(self, trial: Trial) -> None:
+        from agentopt.search.optuna_trials import to_frozen_trial
+
+        frozen = to_frozen_trial(with_measured_costs(self.space, [trial]), trial)
+        add_trial(self._engine, self._place, frozen, attributes_of(trial), self._condition)
 
     def _counts(self, trial: Trial) -> bool:
         if trial.state != "incomplete" or trial.candidate not in self._records:
@@ -178,48 +188,28 @@ def trial_cost(space: SearchSpace, candidate: Candidate, evaluation: Evaluation)
     return observed_units(space, candidate, evaluation) if measured is None else measured
 
 
-def _readable(place: StudyPlace | Path) -> AbstractContextManager[None]:
+_FURTHER = ("note", "fallback", "completed_in_search")
+"""Attributes of a study's trial that are fields of `Trial` and may be missing."""
+
+
+def _readable(place: StudyPlace) -> AbstractContextManager[None]:
     """Report a damaged file of a study alone. The responses that were paid for are in the journal."""
     from optuna.exceptions import OptunaError
     from sqlalchemy.exc import SQLAlchemyError
 
-    file = place if isinstance(place, Path) else None if place.name else place.database
-    if not isinstance(file, Path):
+    if place.name or not isinstance(place.database, Path):
         return nullcontext()
     remedy = "remove the file and resume the run: its trials are evaluated again, from the journal"
-    return own_file(file, remedy, OptunaError, SQLAlchemyError, AssertionError)
+    return own_file(place.database, remedy, OptunaError, SQLAlchemyError, AssertionError)
 
 
-def _to_optuna(trial: Trial, space: SearchSpace) -> optuna.trial.FrozenTrial:
-    from agentopt.search.optuna_trials import to_frozen_trial
-
-    return to_frozen_trial(
-        with_measured_costs(space, [trial]),
-        trial,
-        user_attrs={
-            "candidate": trial.candidate.to_dict(),
-            "evaluation": _evaluations.dump_json(trial.evaluation).decode(),
-            "proposer": trial.proposer,
-            "note": trial.note,
-            "fallback": trial.fallback,
-            "completed_in_search": trial.completed_in_search,
-        },
-    )
+def _reader(place: StudyPlace) -> TrialReader:
+    return TrialReader(partial(_read_results, place))
 
 
-def _from_attributes(number: int, attributes: Mapping[str, Any], space: SearchSpace) -> Trial:
-    candidate = Candidate.from_dict(attributes["candidate"])
-    evaluation = _evaluations.validate_json(attributes["evaluation"])
-    return Trial(
-        number,
-        candidate,
-        evaluation,
-        attributes["proposer"],
-        trial_cost(space, candidate, evaluation),
-        attributes["note"],
-        attributes.get("fallback", ""),  # version 0.1.0 recorded neither
-        attributes.get("completed_in_search", False),
-    )
+def _read_results(place: StudyPlace, text: str) -> Results:
+    with _readable(place):
+        return read_results(text)
 
 
 def recorded_evaluations(place: StudyPlace) -> list[tuple[Candidate, Evaluation]]:
@@ -231,8 +221,8 @@ def recorded_evaluations(place: StudyPlace) -> list[tuple[Candidate, Evaluation]
     if not has_study(place):
         return []
     with _readable(place):
-        found = reversed(read_attributes(place))
-        return [(Candidate.from_dict(a["candidate"]), _evaluations.validate_json(a["evaluation"])) for a in found]
+        reader = _reader(place)
+        return [(reader.candidate(a), reader.evaluation(a)) for a in reversed(read_attributes(place))]
 
 
 def recorded_trials(run: RunFolder, task: Task, specs: Mapping[str, ModelSpec]) -> list[Trial]:

@@ -25,6 +25,7 @@ from langsmith import tracing_context
 from pydantic import TypeAdapter
 
 from agentopt.core.candidate import Candidate
+from agentopt.core.database import Condition
 from agentopt.core.events import FallbackUsed, GuidelinesWritten
 from agentopt.core.files import own_file
 from agentopt.models.base import ChatModel
@@ -84,14 +85,14 @@ class AgentSearch:
     """The AgentTTS search: a language model proposes candidates, given the trials so far and its own guidelines.
 
     Args:
-        model: The client of the agent's calls. With None there is no agent, and `fallback` proposes everything after
-            the first trials.
+        model: The client of the agent's calls; with None `fallback` proposes everything after the first trials.
         settings: The agent's settings.
         fallback: Proposes in place of the agent.
         description: Description of the task that the agent is shown.
         checkpoints: Database of the graph's state, as of `open_saver`; None if the search need not be resumable.
         variant: The information that the agent is shown. Without insights, the loop skips `guide`.
         thread: Key of the search within `checkpoints`.
+        condition: What must hold in each transaction that writes there.
         start: The first trials, unless the agent's style is that of the paper.
         batch_size: Candidates per call of the agent.
         seed: Seed of the agent's samples.
@@ -107,6 +108,7 @@ class AgentSearch:
         *,
         variant: Variant = AGENT,
         thread: str = "search",
+        condition: Condition | None = None,
         start: StartName = "largest",
         batch_size: int = 5,
         seed: int = 0,
@@ -114,7 +116,7 @@ class AgentSearch:
         self._model = RoomToThink(model) if model else None
         self._settings, self._variant = variant.settings(settings), variant
         self._fallback, self._description = fallback, description
-        self._checkpoints, self._thread = checkpoints, thread
+        self._checkpoints, self._thread, self._condition = checkpoints, thread, condition
         self._start, self._batch_size, self._seed = start, batch_size, seed
 
     async def run(self, space: SearchSpace, runner: Runner) -> None:
@@ -131,7 +133,7 @@ class AgentSearch:
             if self._checkpoints is None:
                 await _graph(nodes, None).ainvoke(_START, config)
                 return
-            async with open_saver(self._checkpoints) as saver:
+            async with open_saver(self._checkpoints, self._condition) as saver:
                 graph = _graph(nodes, saver)
                 with _readable(self._checkpoints):
                     before = await graph.aget_state(config)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from agentopt.core.database import Condition
 from agentopt.core.errors import AgentoptError, ConfigError
 from agentopt.core.registry import STRATEGIES, strategy
 from agentopt.core.task import Task
@@ -33,6 +34,7 @@ class SearchContext:
         experience: Loads the result of `agent.experience`: the task's name, and candidate, score and units of each
             trial. Raises `ConfigError`.
         thread: Key of the search in `checkpoints`.
+        condition: What must hold in each transaction that writes there; None if nothing must.
     """
 
     task: Task
@@ -43,6 +45,7 @@ class SearchContext:
     checkpoints: Path | str | None
     experience: Callable[[], tuple[str, list[Tried]]]
     thread: str = "search"
+    condition: Condition | None = None
 
 
 def build_search(name: str, context: SearchContext) -> Search:
@@ -182,6 +185,7 @@ def _agent_search(context: SearchContext, variant: Variant) -> Search:
         context.checkpoints,
         variant=variant,
         thread=context.thread,
+        condition=context.condition,
         start=context.search.start,
         batch_size=context.search.batch_size,
         seed=context.seed,

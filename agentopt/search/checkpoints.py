@@ -6,17 +6,21 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import aiosqlite
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+from sqlalchemy.dialects import postgresql, sqlite
 
-from agentopt.core.database import LOCK, open_engine
+from agentopt.core.database import LOCK, Condition, open_engine
 from agentopt.core.errors import ConfigError
 from agentopt.core.extras import install_command
 from agentopt.core.files import create_private
+
+if TYPE_CHECKING:
+    from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 
 SETUP_LOCK = LOCK + 1
 """Key of the advisory lock under which the tables are created. It is not `LOCK`: an index that is created concurrently
@@ -24,23 +28,54 @@ waits for the transactions of others, which may wait for that."""
 
 
 @asynccontextmanager
-async def open_saver(place: Path | str) -> AsyncIterator[BaseCheckpointSaver[Any]]:
+async def open_saver(place: Path | str, condition: Condition | None = None) -> AsyncIterator[BaseCheckpointSaver[Any]]:
     """Open the checkpoints in a database; they are closed at the end of the block.
 
     Args:
         place: An SQLite file, or the URL of a PostgreSQL database.
+        condition: Checked in each transaction that writes; if it does not hold, nothing is stored.
 
     Raises:
         ConfigError: The extra `postgres` is not installed.
     """
     if isinstance(place, str):
-        async with _postgres_saver(place) as saver:
+        async with _postgres_saver(place, condition) as saver:
             yield saver
         return
     # The saver turns on WAL mode; the long timeout lets two processes share the file.
     create_private(place)
     async with aiosqlite.connect(place, timeout=60) as connection:
-        yield AsyncSqliteSaver(connection)
+        yield _SqliteSaver(connection, condition) if condition else AsyncSqliteSaver(connection)
+
+
+class _SqliteSaver(AsyncSqliteSaver):
+    """A saver that checks a condition in the transaction of each write."""
+
+    def __init__(self, connection: aiosqlite.Connection, condition: Condition) -> None:
+        super().__init__(connection)
+        self._condition, self._writing = condition, asyncio.Lock()
+        self._query = condition.sql(sqlite.dialect())
+
+    async def aput(self, *arguments: Any, **named: Any) -> RunnableConfig:
+        async with self._checked():
+            return await super().aput(*arguments, **named)
+
+    async def aput_writes(self, *arguments: Any, **named: Any) -> None:
+        async with self._checked():
+            await super().aput_writes(*arguments, **named)
+
+    @asynccontextmanager
+    async def _checked(self) -> AsyncIterator[None]:
+        """Inside the block, a transaction in which the condition holds. What writes in it commits it."""
+        await self.setup()
+        async with self._writing:
+            await self.conn.execute("BEGIN IMMEDIATE")
+            try:
+                if await (await self.conn.execute(self._query)).fetchone() is None:
+                    raise self._condition.failure()
+                yield
+            finally:
+                await self.conn.rollback()  # of a write that failed; otherwise nothing is left to roll back
 
 
 async def copy_checkpoints(source: tuple[Path | str, str], target: tuple[Path | str, str]) -> int:
@@ -89,7 +124,7 @@ async def _put(saver: BaseCheckpointSaver[Any], thread: str, one: CheckpointTupl
 
 
 @asynccontextmanager
-async def _postgres_saver(url: str) -> AsyncIterator[BaseCheckpointSaver[Any]]:
+async def _postgres_saver(url: str, condition: Condition | None) -> AsyncIterator[BaseCheckpointSaver[Any]]:
     try:
         from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
         from psycopg.rows import dict_row
@@ -109,7 +144,7 @@ async def _postgres_saver(url: str) -> AsyncIterator[BaseCheckpointSaver[Any]]:
         open=False,
     )
     async with pool:
-        saver = AsyncPostgresSaver(cast(Any, pool))
+        saver = _checked_saver(pool, condition) if condition else AsyncPostgresSaver(cast(Any, pool))
         async with pool.connection() as connection:
             while not await _is_locked_by(connection):  # noqa: ASYNC110 - other processes change it
                 await asyncio.sleep(0.1)
@@ -118,6 +153,31 @@ async def _postgres_saver(url: str) -> AsyncIterator[BaseCheckpointSaver[Any]]:
             finally:
                 await connection.execute("SELECT pg_advisory_unlock(%s)", (SETUP_LOCK,))
         yield saver
+
+
+def _checked_saver(pool: Any, condition: Condition) -> AsyncPostgresSaver:
+    """A saver that checks a condition in the transaction of each write."""
+    from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+
+    query = condition.sql(postgresql.dialect())  # type: ignore[no-untyped-call]
+
+    @asynccontextmanager
+    async def checked() -> AsyncIterator[AsyncPostgresSaver]:
+        async with pool.connection() as connection, connection.transaction():
+            if await (await connection.execute(query)).fetchone() is None:
+                raise condition.failure()
+            yield AsyncPostgresSaver(connection)
+
+    class Saver(AsyncPostgresSaver):
+        async def aput(self, *arguments: Any, **named: Any) -> RunnableConfig:
+            async with checked() as saver:
+                return await saver.aput(*arguments, **named)
+
+        async def aput_writes(self, *arguments: Any, **named: Any) -> None:
+            async with checked() as saver:
+                await saver.aput_writes(*arguments, **named)
+
+    return Saver(pool)
 
 
 async def _is_locked_by(connection: Any) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from agentopt.core.axes import CASCADE
 from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.core.cost import units
-from agentopt.core.records import Evaluation, SubtaskUse
+from agentopt.core.records import Evaluation
 from agentopt.search.base import SearchSpace, SubtaskSpace
 
 
@@ -22,16 +22,15 @@ def observed_units(space: SearchSpace, candidate: Candidate, evaluation: Evaluat
     """
     if space.measure != "units":
         return space.units(candidate)
-    scored = [result for result in evaluation.results if result.score is not None]
-    total = 0.0
-    for subtask in space.subtasks:
-        uses = [result.subtasks[subtask.name] for result in scored if subtask.name in result.subtasks]
-        total += _units(subtask, candidate[subtask.name], uses)
-    return total
+    return sum(_units(subtask, candidate[subtask.name], evaluation) for subtask in space.subtasks)
 
 
-def _units(subtask: SubtaskSpace, choice: SubtaskChoice, uses: list[SubtaskUse]) -> float:
-    if not uses or not (subtask.stops or CASCADE in dict(choice.settings)):
+def _units(subtask: SubtaskSpace, choice: SubtaskChoice, evaluation: Evaluation) -> float:
+    if not (subtask.stops or CASCADE in dict(choice.settings)):
+        return subtask.units(choice)  # without the results, which a stored evaluation has to parse
+    scored = [result.subtasks for result in evaluation.results if result.score is not None]
+    uses = [subtasks[subtask.name] for subtasks in scored if subtask.name in subtasks]
+    if not uses:
         return subtask.units(choice)
     escalated = sum(use.escalated for use in uses) / len(uses)
     drawn = sum(use.responses for use in uses) / len(uses) - escalated if subtask.stops else choice.num_samples

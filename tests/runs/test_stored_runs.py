@@ -9,17 +9,20 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import sqlalchemy as sa
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import empty_checkpoint
 
 from agentopt.api import optimize
 from agentopt.core.database import open_engine
 from agentopt.core.errors import CallbackError, ConfigError, JournalError
-from agentopt.core.events import Event, ExampleDone, TrialDone
-from agentopt.core.records import ExampleResult
+from agentopt.core.events import Event, ExampleDone, TestDone, TrialDone
+from agentopt.core.records import Evaluation, ExampleResult
 from agentopt.evaluation.evaluator import CANARY, Evaluator
 from agentopt.models.base import Request, Response
 from agentopt.models.catalog import Catalog
@@ -29,8 +32,14 @@ from agentopt.models.session import journal_place
 from agentopt.runs.config import load_config
 from agentopt.runs.folder import RunFolder
 from agentopt.runs.result import load_result
-from agentopt.runs.run_lease import Hold
+from agentopt.runs.run_lease import Hold, up_to_date
 from agentopt.runs.run_store import RunStore, open_store, run_files, stored_runs
+from agentopt.runs.studies import remove_study
+from agentopt.runs.trial_store import TrialStore
+from agentopt.search.base import Proposal
+from agentopt.search.checkpoints import open_saver
+from agentopt.search.from_task import unlimited_space
+from agentopt.taskfile.loading import load_task
 from agentopt.testing.postgres import PASSWORD
 from agentopt.testing.server_process import ServerProcess
 from agentopt.testing.toy import toy_model, toy_task
@@ -337,6 +346,156 @@ async def test_nothing_is_sent_after_an_observer_has_failed(error: BaseException
         await Evaluator(toy_task(), model, Catalog.load()).evaluate(toy_task().baseline, on_result=fail)
     assert len(done) == CANARY + 2
     assert model.sent <= done[-1] + 1  # the call in flight
+
+
+class Held(NamedTuple):
+    """A run that a process has worked on, and the process that continues it."""
+
+    folder: RunFolder
+    store: RunStore
+    engine: sa.Engine
+    hold: Hold
+    other: Lease
+    now: list[float]
+
+    def take_over(self) -> None:
+        """The first process is suspended for longer than its lease, and the other one takes the run over."""
+        self.now[0] += 60
+        self.other.renew()
+        self.store.take(self.folder, self.other)
+
+
+@pytest.fixture
+def held(home: Path, storage: str) -> Iterator[Held]:
+    folder, now = RunFolder.open(stopped(home, storage)), [0.0]
+    with open_store(storage) as (store, engine):
+
+        def lease(member: str) -> Lease:
+            def at() -> sa.ColumnElement[float]:
+                return sa.literal(now[0], sa.Double)
+
+            # No operating system's process: whether it has a lease is by the clock alone.
+            return Lease(engine, member, now=at, clock=lambda: now[0], process="")
+
+        first, other = lease("first"), lease("other")
+        first.renew()
+        store.take(folder, first)
+        with pytest.raises(ConfigError, match="another process works on this run"):
+            store.take(folder, other)
+        yield Held(folder, store, engine, Hold(folder, store, "first"), other, now)
+
+
+def save_trial(held: Held) -> None:
+    catalog = Catalog.load(*held.folder.config.models)
+    task = load_task(held.folder.task or "", catalog=catalog)
+    space = unlimited_space(task, {name: catalog[name] for name in task.models})
+    store = TrialStore(held.folder.trials, space, held.hold.condition)
+    largest = {subtask.name: (subtask.models[-1], subtask.num_samples[-1]) for subtask in space.subtasks}
+    results = (ExampleResult("1", 1.0),)
+    store.add(Proposal(space.candidate(largest), "grid"), Evaluation("validation", 1, results, "complete"))
+
+
+def save_checkpoint(held: Held) -> None:
+    asyncio.run(_save_state(held, "checkpoint"))
+
+
+def save_writes(held: Held) -> None:
+    asyncio.run(_save_state(held, "writes"))
+
+
+async def _save_state(held: Held, what: str) -> None:
+    place, thread = held.folder.checkpoints
+    config: RunnableConfig = {"configurable": {"thread_id": thread, "checkpoint_ns": "", "checkpoint_id": "1"}}
+    async with open_saver(place, held.hold.condition) as saver:
+        if what == "writes":
+            await saver.aput_writes(config, [("channel", "written")], "task")
+        else:
+            await saver.aput(config, empty_checkpoint(), {}, {})
+        assert await saver.aget_tuple({"configurable": {"thread_id": thread}}) is not None or what == "writes"
+
+
+def save_result(held: Held) -> None:
+    (held.folder.path / "result.json").write_text("{}")
+    held.hold.push()
+
+
+def remove_trials(held: Held) -> None:
+    remove_study(held.folder.trials, held.hold.condition)
+
+
+def rows_of(engine: sa.Engine) -> dict[str, list[Any]]:
+    """Everything that a run has in a storage, but its lease."""
+    tables, found = sa.MetaData(), {}
+    tables.reflect(engine)
+    with engine.connect() as connection:
+        for name in ("trials", "trial_user_attributes", "checkpoints", "writes", "checkpoint_writes", "run_files"):
+            if name in tables.tables:
+                found[name] = [tuple(row) for row in connection.execute(sa.select(tables.tables[name]))]
+    return found
+
+
+@pytest.mark.parametrize("save", [save_trial, save_checkpoint, save_writes, save_result, remove_trials])
+def test_a_process_that_was_suspended_writes_nothing_of_a_run_that_another_one_has(
+    held: Held, save: Callable[[Held], None]
+) -> None:
+    if save is not remove_trials:
+        before = rows_of(held.engine)
+        save(held)
+        assert rows_of(held.engine) != before
+    held.take_over()
+    before = rows_of(held.engine)
+    (held.folder.path / "result.json").unlink(missing_ok=True)
+    with pytest.raises(JournalError, match="another process has continued this run"):
+        save(held)
+    assert rows_of(held.engine) == before
+
+
+def test_trials_are_removed_by_the_process_that_has_the_run(held: Held) -> None:
+    remove_trials(held)
+    assert rows_of(held.engine)["trials"] == []
+
+
+def test_a_process_whose_run_was_continued_writes_no_result(home: Path, storage: str) -> None:
+    def take_over(event: Event) -> None:
+        if isinstance(event, TestDone):
+            with open_store(storage) as (_, engine), engine.begin() as connection:
+                connection.execute(stored_runs.update().values(member="other"))
+
+    with pytest.raises(JournalError, match="another process has continued this run"):
+        run(home, storage, callback=take_over)
+    (folder,) = (home / "runs").iterdir()
+    assert not (folder / "result.json").exists()
+
+
+def test_a_finished_run_gets_the_result_of_its_continuation_elsewhere(home: Path, away: Path, storage: str) -> None:
+    folder = run(home, storage)
+    with open_store(storage) as (store, _):
+        fetched = store.fetch(store.find(folder.name), away / "runs", storage)
+    config = load_config([f"storage={storage}", "budget.trials=4"], RunFolder.open(fetched).config)
+    longer = optimize(home / "planted", config, resume=fetched, provider=ScriptedModel(answer))
+    assert len(load_result(folder).trials) == 2
+    up_to_date(folder, None)
+    assert load_result(folder).trials == longer.trials
+    assert len(longer.trials) == 4
+
+
+def test_a_finished_run_is_read_without_its_storage_and_an_unfinished_one_is_not(home: Path, tmp_path: Path) -> None:
+    kept = str(tmp_path / "kept" / "storage.db")
+    finished = run(home, kept)
+    unfinished = stopped_after(finished, home, kept)
+    shutil.rmtree(tmp_path / "kept")
+    (tmp_path / "kept").write_text("not a folder")
+    up_to_date(finished, None)
+    assert len(load_result(finished).trials) == 2
+    with pytest.raises(ConfigError, match="the storage cannot be used"):
+        up_to_date(unfinished, None)
+
+
+def stopped_after(other: Path, home: Path, storage: str) -> Path:
+    """The folder of a run that ended after its first trial, beside another run."""
+    with pytest.raises(Stopped):
+        run(home, storage, callback=stop)
+    return next(folder for folder in (home / "runs").iterdir() if folder != other)
 
 
 def test_the_hold_is_checked_at_most_once_a_second_after_examples(home: Path, storage: str) -> None:

@@ -6,30 +6,24 @@ runs the examples that have no result yet. What was answered is in the journal, 
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import sqlalchemy as sa
 from pydantic import TypeAdapter
-from sqlalchemy.exc import DBAPIError
 
 from agentopt.core.candidate import Candidate
 from agentopt.core.cost import Unit
-from agentopt.core.database import create_tables, insert, is_passing, transact
+from agentopt.core.database import Condition, create_tables, insert, transact
 from agentopt.core.errors import ConfigError, JournalError
 from agentopt.core.records import ExampleResult, Split
 from agentopt.models.journal import IN_FLIGHT
 from agentopt.models.journal_tables import ledger
 from agentopt.models.lease import Lease
 
-T = TypeVar("T")
-
-OUTAGE_SECONDS = 30
-"""Seconds that a database may be away."""
 OPEN, DONE, FAILED = "open", "done", "failed"
 NOBODY = ""
 """The member of a chunk, or coordinator of a run, that has none."""
@@ -198,9 +192,13 @@ class ChunkStore:
         Args:
             run: The run.
             works: The examples of each.
+
+        Raises:
+            JournalError: Another process coordinates the run, because the lease of this one was over.
         """
 
         def insert_all(connection: sa.Connection) -> list[int]:
+            self._condition(run).check(connection)
             most = sa.select(sa.func.coalesce(sa.func.max(chunks.c.number), -1)).where(chunks.c.run == run)
             first = int(connection.execute(most).scalar_one()) + 1
             epoch = connection.execute(sa.select(runs.c.epoch).where(runs.c.run == run)).scalar_one()
@@ -217,7 +215,8 @@ class ChunkStore:
         Args:
             run: The run.
         """
-        self._execute(runs.update().where(runs.c.run == run).values(epoch=runs.c.epoch + 1))
+        of_run = sa.and_(runs.c.run == run, runs.c.coordinator == self._lease.member)
+        self._execute(runs.update().where(of_run).values(epoch=runs.c.epoch + 1))
 
     def states(self, run: str, numbers: Iterable[int]) -> dict[int, ChunkState]:
         """Return the states of chunks.
@@ -258,10 +257,14 @@ class ChunkStore:
             run: The run.
             evaluation: As `Work.evaluation`.
             ids: Ids of the examples.
+
+        Raises:
+            JournalError: As `add`.
         """
         c = results.c
         of_evaluation = (c.run == run, c.evaluation == evaluation)
-        self._execute(*(results.delete().where(*of_evaluation, c.example.in_(part)) for part in _parts(list(ids))))
+        parts = (results.delete().where(*of_evaluation, c.example.in_(part)) for part in _parts(list(ids)))
+        self._execute(*parts, condition=self._condition(run))
 
     def job(self, run: str) -> dict[str, Any]:
         """Return what workers load for a run.
@@ -359,34 +362,20 @@ class ChunkStore:
         own = (c.run == chunk.run, c.number == chunk.number, c.member == self._lease.member)
         self._execute(chunks.update().where(*own).values(**values))
 
-    def _execute(self, *statements: sa.Executable) -> None:
+    def _condition(self, run: str) -> Condition:
+        """That this process coordinates a run."""
+        own = sa.select(runs.c.run).where(runs.c.run == run, runs.c.coordinator == self._lease.member)
+        rule = "another process has continued this run\n  remedy: see `agentopt runs list --all`, and resume it later"
+        return Condition(own.with_for_update(), lambda: JournalError(rule))
+
+    def _execute(self, *statements: sa.Executable, condition: Condition | None = None) -> None:
         def execute_all(connection: sa.Connection) -> None:
+            if condition:
+                condition.check(connection)
             for statement in statements:
                 connection.execute(statement)
 
         transact(self._engine, execute_all)
-
-
-async def patiently(work: Callable[..., T], *arguments: Any) -> T:
-    """Call a blocking method of a store in a thread; again while the database cannot be reached, as when it restarts.
-
-    Args:
-        work: The method.
-        arguments: Its arguments.
-
-    Raises:
-        JournalError: The database cannot be reached for `OUTAGE_SECONDS`.
-    """
-    tries, pause = 0, 0.5
-    while True:
-        try:
-            return await asyncio.to_thread(work, *arguments)
-        except DBAPIError as error:
-            if tries * pause >= OUTAGE_SECONDS or not is_passing(error):
-                rule = f"the storage cannot be reached: {error}"
-                raise JournalError(f"{rule}\n  remedy: check the database and its URL") from error
-        tries += 1
-        await asyncio.sleep(pause)
 
 
 def _parts(ids: Sequence[str], size: int = 500) -> Iterable[Sequence[str]]:

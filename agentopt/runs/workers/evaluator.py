@@ -16,8 +16,9 @@ from agentopt.core.task import Task
 from agentopt.evaluation.evaluator import Block, Evaluator, OnResult
 from agentopt.models.base import ChatModel
 from agentopt.models.catalog import ModelSpec
-from agentopt.runs.workers.chunks import DONE, FAILED, OPEN, ChunkState, ChunkStore, Work, patiently
+from agentopt.runs.workers.chunks import DONE, FAILED, OPEN, ChunkState, ChunkStore, Work
 from agentopt.runs.workers.failures import as_error
+from agentopt.runs.workers.outages import patiently
 
 LEAST, MOST = 25, 200
 """Examples of a chunk; fewer if there are too few for all workers."""

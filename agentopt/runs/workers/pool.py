@@ -20,8 +20,9 @@ from agentopt.models.catalog import ModelSpec
 from agentopt.models.lease import Lease
 from agentopt.models.session import Session, journal_place, open_session
 from agentopt.runs.config import Config
-from agentopt.runs.workers.chunks import ChunkStore, patiently
+from agentopt.runs.workers.chunks import ChunkStore
 from agentopt.runs.workers.evaluator import ChunkedEvaluator, Placement
+from agentopt.runs.workers.outages import patiently
 from agentopt.runs.workers.worker import job_of
 
 STORAGE_VARIABLE = "AGENTOPT_STORAGE"

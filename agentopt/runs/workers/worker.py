@@ -25,8 +25,9 @@ from agentopt.models.session import Session, open_session
 from agentopt.runs.config import Config
 from agentopt.runs.evaluators import open_evaluator
 from agentopt.runs.folder import fingerprint
-from agentopt.runs.workers.chunks import Chunk, ChunkStore, patiently
+from agentopt.runs.workers.chunks import Chunk, ChunkStore
 from agentopt.runs.workers.failures import as_json
+from agentopt.runs.workers.outages import patiently
 from agentopt.taskfile.loading import load_task
 from agentopt.workflow.base import Draw
 

@@ -1,0 +1,126 @@
+"""Trials are stored as Optuna stores them, read as they were added, and their results are parsed when needed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import sqlalchemy as sa
+from pydantic import TypeAdapter
+
+from agentopt.core.candidate import Candidate
+from agentopt.core.cost import SubtaskCost
+from agentopt.core.database import open_engine
+from agentopt.core.errors import ConfigError
+from agentopt.core.records import EarlyStop, Evaluation, ExampleResult, Failure, SubtaskUse, Trial
+from agentopt.runs.folder import StudyPlace
+from agentopt.runs.studies import add_trial, open_study
+from agentopt.runs.trial_store import TrialStore, recorded_evaluations
+from agentopt.search.base import Proposal, SearchSpace, SubtaskSpace
+from agentopt.search.optuna_trials import to_frozen_trial
+
+SIZES = {"small": 3e9, "large": 7e9}
+SPACE = SearchSpace((SubtaskSpace("answer", tuple(SIZES), (1, 3), "", SubtaskCost(256, 64, SIZES)),))
+CANDIDATES = [SPACE.candidate({"answer": choice}) for choice in (("small", 1), ("large", 1), ("large", 3))]
+RESULTS = (
+    ExampleResult("1", 1.0, "an answer", metrics={"f1": 0.1}, subtasks={"answer": SubtaskUse(7, 3, 1 / 3, 1e-7)}),
+    ExampleResult("2", 0.0, unparsed={"answer": "no number"}, judgements=(0.25, 0.5), repeat=1, seconds=0.1),
+    ExampleResult("3", None, error="refused", failure=Failure("content filter", "example", "no")),
+)
+EVALUATIONS = [
+    Evaluation("validation", 3, RESULTS, "complete", 1.5, {"1": "1", "2": "1"}),
+    Evaluation("validation", 3, RESULTS[:1], "pruned", 0.5, stopped=EarlyStop("worse", "trial 0", 21.0)),
+    Evaluation("validation", 3, (), "incomplete"),
+]
+
+
+@pytest.fixture(params=["file", "sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> StudyPlace:
+    """A study in a file of its own, and one in a storage of each dialect."""
+    if request.param == "file":
+        return StudyPlace(tmp_path / "trials.db")
+    database = tmp_path / "storage.db" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+    return StudyPlace(database, "run")
+
+
+def filled(place: StudyPlace) -> list[Trial]:
+    store = TrialStore(place, SPACE)
+    for candidate, evaluation in zip(CANDIDATES, EVALUATIONS, strict=True):
+        store.add(Proposal(candidate, "grid", "a note", completed_in_search=evaluation.state == "pruned"), evaluation)
+    return store.trials
+
+
+def test_trials_are_read_as_they_were_added(place: StudyPlace) -> None:
+    added = filled(place)
+    read = TrialStore(place, SPACE).trials
+    assert read == added
+    assert [trial.evaluation for trial in read] == EVALUATIONS
+    assert recorded_evaluations(place) == [(trial.candidate, trial.evaluation) for trial in reversed(added)]
+    first = read[0].evaluation.results
+    assert (first[0], first[1:], len(first), list(first)) == (RESULTS[0], RESULTS[1:], 3, list(RESULTS))
+    assert replace(read[0].evaluation, seconds=0.0) == replace(EVALUATIONS[0], seconds=0.0)
+
+
+def test_optuna_reads_what_its_own_method_would_have_stored(place: StudyPlace) -> None:
+    trials, study = filled(place), open_study(place)
+    ours = study.get_trials()
+    with_times = {"datetime_start": None, "datetime_complete": None}
+    for stored, trial in zip(ours, trials, strict=True):
+        study.add_trial(to_frozen_trial(SPACE, trial, user_attrs=stored.user_attrs))
+    theirs = study.get_trials()[len(ours) :]
+    assert [trial.number for trial in ours + theirs] == list(range(6))
+    for one, other in zip(ours, theirs, strict=True):
+        assert _fields(one) | with_times == _fields(other) | with_times
+        assert one.datetime_complete
+        assert abs((other.datetime_complete - one.datetime_complete).total_seconds()) < 600  # type: ignore[operator]
+
+
+def _fields(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+    kept = ["state", "values", "params", "distributions", "user_attrs", "system_attrs", "intermediate_values"]
+    return {name: getattr(trial, name) for name in kept}
+
+
+def test_a_study_of_an_earlier_version_is_read_and_continued(place: StudyPlace) -> None:
+    open_study(place)
+    engine, whole = open_engine(place.database), TypeAdapter(Evaluation)
+    for number, (candidate, evaluation) in enumerate(zip(CANDIDATES[:2], EVALUATIONS[:2], strict=True)):
+        trial = Trial(number, candidate, evaluation, "grid", 1.0)
+        attributes = {
+            "candidate": json.dumps(candidate.to_dict()),
+            "evaluation": json.dumps(whole.dump_json(evaluation).decode()),
+            "proposer": '"grid"',
+            "note": '""',
+        }
+        add_trial(engine, place, to_frozen_trial(SPACE, trial), attributes)
+    engine.dispose()
+    store = TrialStore(place, SPACE)
+    assert [trial.evaluation for trial in store.trials] == EVALUATIONS[:2]
+    store.add(Proposal(CANDIDATES[2], "grid"), EVALUATIONS[2])
+    assert [trial.evaluation for trial in TrialStore(place, SPACE).trials] == EVALUATIONS
+
+
+def test_results_are_parsed_when_they_are_needed_and_a_damaged_one_is_one_message(tmp_path: Path) -> None:
+    place = StudyPlace(tmp_path / "trials.db")
+    filled(place)
+    engine = open_engine(place.database)
+    with engine.begin() as connection:
+        damage = "UPDATE trial_user_attributes SET value_json = '[{\"id\": 1' WHERE key = 'results' AND trial_id = 1"
+        connection.execute(sa.text(damage))
+    engine.dispose()
+    damaged, whole, _ = TrialStore(place, SPACE).trials
+    assert (damaged.state, whole.evaluation.results) == ("complete", RESULTS[:1])
+    with pytest.raises(ConfigError, match=r"trials\.db: is damaged.*\n.*remove the file and resume"):
+        _ = damaged.score
+
+
+def test_candidates_share_the_choices_that_are_equal(tmp_path: Path) -> None:
+    place = StudyPlace(tmp_path / "trials.db")
+    store, prompts = TrialStore(place, SPACE), ("one", "two")
+    candidates = [Candidate.of({"answer": replace(CANDIDATES[0]["answer"], system_prompt=p)}) for p in prompts]
+    for candidate in candidates:
+        store.add(Proposal(candidate, "grid"), EVALUATIONS[0])
+    assert [trial.candidate for trial in TrialStore(place, SPACE).trials] == candidates
