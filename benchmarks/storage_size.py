@@ -146,7 +146,7 @@ def measure_journal(place: Path | str, count: int) -> list[tuple[str, Seconds]]:
     rows = [
         ("journal: open", timed(lambda: Journal(place).close())),
         ("journal: look-up", look_up),
-        ("journal: seconds per call", timed(lambda: journal.seconds_per_call("model 0"))),
+        ("journal: pace of a model", timed(lambda: journal.pace("model 0"))),
         ("journal: spend of a run of 20,000 calls", timed(lambda: journal.spend("run 0"))),
     ]
     journal.close()

@@ -114,10 +114,9 @@ class AgentSearch:
         seed: int = 0,
     ) -> None:
         self._model = RoomToThink(model) if model else None
-        self._settings, self._variant = variant.settings(settings), variant
-        self._fallback, self._description = fallback, description
+        self._settings, self._variant, self._fallback = variant.settings(settings), variant, fallback
         self._checkpoints, self._thread, self._condition = checkpoints, thread, condition
-        self._start, self._batch_size, self._seed = start, batch_size, seed
+        self._description, self._start, self._batch_size, self._seed = description, start, batch_size, seed
 
     async def run(self, space: SearchSpace, runner: Runner) -> None:
         """Run until no trials are left, nothing is left to try, or `max_rounds` is reached; see `Search.run`."""
@@ -128,8 +127,7 @@ class AgentSearch:
             "configurable": {"thread_id": self._thread},
             "recursion_limit": 5 * (runner.trials_left + 4),
         }
-        # LangChain may be configured to send traces from this process: ours are not sent.
-        with tracing_context(enabled=False):
+        with tracing_context(enabled=False):  # LangChain may be configured to send traces; ours are not sent
             if self._checkpoints is None:
                 await _graph(nodes, None).ainvoke(_START, config)
                 return
