@@ -123,10 +123,8 @@ class AgentSearch:
         agent = Agent(self._model, self._settings, self._variant, self._description, self._seed)
         nodes = _Nodes(space, runner, agent, self._fallback, self._start, self._batch_size)
         # A round has at most four nodes and records at least one trial, unless it is repeated after a crash.
-        config: RunnableConfig = {
-            "configurable": {"thread_id": self._thread},
-            "recursion_limit": 5 * (runner.trials_left + 4),
-        }
+        limit = 5 * (runner.trials_left + 4)
+        config: RunnableConfig = {"configurable": {"thread_id": self._thread}, "recursion_limit": limit}
         with tracing_context(enabled=False):  # LangChain may be configured to send traces; ours are not sent
             if self._checkpoints is None:
                 await _graph(nodes, None).ainvoke(_START, config)
