@@ -193,6 +193,7 @@ class Response:
             if several calls drew them.
         is_usage_reported: Whether the provider reported the tokens; otherwise they are estimates.
         stored: When an earlier session stored it, in seconds since 1970; None if a choice of it is new.
+        requests: Number of requests that draw the choices, each of which pays for the prompt.
     """
 
     choices: tuple[Choice, ...]
@@ -201,6 +202,7 @@ class Response:
     cached_tokens: int = 0
     is_usage_reported: bool = True
     stored: float | None = None
+    requests: int = 1
 
     @property
     def completion_tokens(self) -> int:

@@ -24,6 +24,7 @@ from agentopt.core.errors import (
     UnsupportedParameterError,
 )
 from agentopt.core.events import ModelNotice, NoticeTopic, Observer, Stopping
+from agentopt.models import fitting
 from agentopt.models.base import ChatModel, Preparable, Request, Response
 from agentopt.models.batch_calls import BatchedCall
 from agentopt.models.batch_lane import BatchLane
@@ -31,7 +32,6 @@ from agentopt.models.call_spans import call_span, paid
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.charging import Overruns, charge, charge_failure, discounted, worst_case
 from agentopt.models.closing import Closing
-from agentopt.models.fitting import choices_per_request, consecutive, fit, left_out_note, refusal, shape
 from agentopt.models.journal import Journal
 from agentopt.models.journal_records import CacheUse, Sent
 from agentopt.models.journal_rows import Stored, response_of
@@ -183,8 +183,8 @@ class ModelClient:
     def _fitted(self, request: Request, is_batched: bool = False, awaited: Awaited | None = None) -> _Call:
         spec = self._specs[request.model]
         is_batched = is_batched and spec.batch is not None and request.purpose in BATCHED
-        fitted = fit(request, spec, self.refused(spec.name))
-        return _Call(fitted, spec, fitted.key(spec.identity, shape(fitted, spec)), is_batched, awaited)
+        fitted = fitting.fit(request, spec, self.refused(spec.name))
+        return _Call(fitted, spec, fitted.key(spec.identity, fitting.shape(fitted, spec)), is_batched, awaited)
 
     async def _looked_up(self, call: _Call) -> tuple[asyncio.Lock, dict[int, Stored]]:
         """Wait for a call with the same key in flight, and look the call up. Returns the key's lock, acquired."""
@@ -203,30 +203,33 @@ class ModelClient:
         for repeat, stored in found.items():
             if stored.created < self._journal.opened:
                 self._reused[call.key, repeat] = stored.created
-        return response_of(found, self._journal.opened)
+        requests = -(-len(found) // self._most_choices(call))
+        return replace(response_of(found, self._journal.opened), requests=requests)
+
+    def _most_choices(self, call: _Call) -> int:
+        return fitting.most_choices(call.request, call.spec, self.refused(call.spec.name))
 
     async def _complete(self, request: Request, call: _Call, found: dict[int, Stored], lock: asyncio.Lock) -> Response:
         """Send what is missing, again without each parameter that is found to be refused. Releases the key's lock."""
         while True:
             try:
                 for name in sorted(self._unreported.pop((call.spec.name, call.spec.identity), ())):
-                    self._notify(call.spec, "parameter", f"{left_out_note(name)}, as another run found")
+                    self._notify(call.spec, "parameter", f"{fitting.left_out_note(name)}, as another run found")
                 return await self._complete_fitted(call, found)
             except UnsupportedParameterError as error:
                 if error.parameter in call.request.left_out or error.parameter == "tools":
                     raise
-                await self._leave_out(call, error)
+                await self._leave_out(call, error.parameter)
             finally:
                 lock.release()
             call = self._fitted(request, call.is_batched, call.awaited)
             lock, found = await self._looked_up(call)
 
-    async def _leave_out(self, call: _Call, error: UnsupportedParameterError) -> None:
-        spec, known = call.spec, self.refused(call.spec.name)
-        name = refusal(error.parameter, call.request.reasoning_effort)
-        if name not in known:
+    async def _leave_out(self, call: _Call, parameter: str) -> None:
+        spec, name = call.spec, fitting.refusal(parameter, call.request.reasoning_effort)
+        if name not in (known := self.refused(spec.name)):
             self._refused[spec.name, spec.identity] = known | {name}
-            self._notify(spec, "parameter", left_out_note(name))
+            self._notify(spec, "parameter", fitting.left_out_note(name))
             await self._journal.record_refusal(self._run, spec, name)
 
     async def _complete_fitted(self, call: _Call, found: dict[int, Stored]) -> Response:
@@ -241,14 +244,13 @@ class ModelClient:
 
     async def _send_missing(self, call: _Call, found: Mapping[int, Stored]) -> dict[int, Stored] | None:
         """Send what is missing. Returns the responses; None if only a look-up knows them."""
-        request = call.request
-        missing = [r for r in range(request.first_repeat, request.first_repeat + request.n) if r not in found]
-        chunks = consecutive(missing, choices_per_request(request, call.spec))
-        parts = [replace(call, request=request.for_repeats(first, n)) for first, n in chunks]
+        first = call.request.first_repeat
+        missing = [r for r in range(first, first + call.request.n) if r not in found]
+        chunks = fitting.consecutive(missing, self._most_choices(call))
+        parts = [replace(call, request=call.request.for_repeats(*chunk)) for chunk in chunks]
         # All of them are awaited even if one fails: a call in flight is being paid for.
         results = await asyncio.gather(*map(self._attempts, parts), return_exceptions=True)
-        failures = [result for result in results if isinstance(result, BaseException)]
-        if failures:
+        if failures := [result for result in results if isinstance(result, BaseException)]:
             # A cap ends the run, whatever else failed at the same time.
             raise next((f for f in failures if isinstance(f, BudgetExceeded)), failures[0])
         sent = [result for result in results if isinstance(result, dict)]
@@ -261,8 +263,7 @@ class ModelClient:
     async def _attempts(self, call: _Call) -> dict[int, Stored] | None:
         async for attempt in attempts(call.spec, self._pause):
             with attempt:
-                is_first = attempt.retry_state.attempt_number == 1
-                if self._lane and call.is_batched and is_first:
+                if self._lane and call.is_batched and attempt.retry_state.attempt_number == 1:
                     return await self._attempt_in_batch(self._lane, call)
                 return await self._attempt(call)
         raise AssertionError("an attempt returns or raises")
@@ -341,8 +342,9 @@ class ModelClient:
             raise
         self._limiter(spec).succeeded()
         usage = charge(response, worst, spec, is_capped=self.budget.is_capped)
-        sent = Sent(request, response, usage, self._run)
-        found = await self._journal.record(entry, call.key, spec.identity, sent)
+        found = await self._journal.record(entry, call.key, spec.identity, Sent(request, response, usage, self._run))
+        if len(response.choices) == 1 < request.n:
+            await self._leave_out(call, "n")  # the endpoint ignores it
         self._note_overrun(spec, usage, worst_case(request, spec))
         return usage, found
 

@@ -98,9 +98,35 @@ def unsupported(spec: ModelSpec) -> frozenset[str]:
     return frozenset(names)
 
 
-def choices_per_request(request: Request, spec: ModelSpec) -> int:
-    """Return the most choices that one request may have."""
-    return 1 if "n" in request.left_out or spec.supports.n is False else spec.max_choices
+def choices_per_request(spec: ModelSpec, left_out: frozenset[str] = frozenset()) -> int:
+    """Return the most choices that one request may have.
+
+    Args:
+        spec: The catalogue entry of its model.
+        left_out: Parameters that it must not have, as of a fitted request; those of the entry are known.
+    """
+    return 1 if "n" in left_out | unsupported(spec) else spec.max_choices
+
+
+def requests_for(choices: int, spec: ModelSpec) -> int:
+    """Return the number of requests that draw so many choices; each of them pays for the prompt.
+
+    Args:
+        choices: Number of choices.
+        spec: The catalogue entry of the model.
+    """
+    return -(-choices // choices_per_request(spec))
+
+
+def most_choices(request: Request, spec: ModelSpec, refused: frozenset[str]) -> int:
+    """Return the most choices that a part of a fitted request may have.
+
+    Args:
+        request: The fitted request.
+        spec: The catalogue entry of its model.
+        refused: What the endpoint was found to refuse by now, as `refusal` returned it.
+    """
+    return choices_per_request(spec, request.left_out | refused_at(refused, request.reasoning_effort))
 
 
 def consecutive(repeats: list[int], most: int) -> list[tuple[int, int]]:
@@ -141,7 +167,7 @@ def payload(spec: ModelSpec, request: Request) -> dict[str, Any]:
         body["prompt"] = "\n\n".join(message.content for message in request.messages)
     sampling = {"temperature": request.temperature, "top_p": request.top_p, "seed": _seed(spec, request)}
     body |= {name: value for name, value in sampling.items() if value is not None}
-    if (n := min(request.n, choices_per_request(request, spec))) > 1:
+    if (n := min(request.n, choices_per_request(spec, request.left_out))) > 1:
         body["n"] = n
     if request.stop and "stop" not in request.left_out:
         body["stop"] = list(request.stop)

@@ -17,6 +17,7 @@ from agentopt.core.records import Evaluation
 from agentopt.core.task import Example, Subtask, Task, TokenLengths
 from agentopt.core.usd import format_usd, usd_at_least
 from agentopt.models.catalog import ModelSpec
+from agentopt.models.fitting import requests_for
 from agentopt.models.journal import Journal
 from agentopt.runs.agent_calls import expected_agent_usage, expected_writer_usage, prompt_writing
 from agentopt.runs.config import Config
@@ -215,7 +216,7 @@ def _use(
     subtask: Subtask, specs: Mapping[str, ModelSpec], model: str, n: int, prompt: float, completion: float
 ) -> Usage:
     spec = specs[model]
-    requests = -(-n // spec.max_choices)
+    requests = requests_for(n, spec)
     use = _usage(subtask, spec, requests, prompt, completion, n)
     if subtask.fusion.method == "fuse" and n > 1:
         use += _usage(subtask, specs[subtask.fusion.model or model], 1, prompt + n * completion, completion)

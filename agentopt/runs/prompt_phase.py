@@ -16,6 +16,7 @@ from agentopt.core.records import Evaluation
 from agentopt.core.task import Example, Task
 from agentopt.core.yaml_models import listed
 from agentopt.evaluation.evaluator import Evaluator
+from agentopt.models.fitting import requests_for
 from agentopt.models.session import Session
 from agentopt.prompts.diagnosis import Diagnosis, diagnosis_of
 from agentopt.prompts.optimizer import Optimized, PromptOptimizer
@@ -220,7 +221,7 @@ class PromptPhase:
         uses = ((n, u) for result in evaluation.results for n, u in result.subtasks.items())
         for name, use in (each for each in uses if subtasks is None or each[0] in subtasks):
             choice = candidate[name]
-            drawn = -(-choice.num_samples // specs[choice.model].max_choices)
+            drawn = requests_for(choice.num_samples, specs[choice.model])
             # A vote that may stop draws in steps, each with requests of its own.
             requests = use.responses if stop_of(task[name]) else drawn + bool(use.fusion_tokens) + use.escalated
             tokens = use.prompt_tokens + use.completion_tokens + use.fusion_tokens

@@ -19,6 +19,7 @@ from agentopt.core.task import Subtask, Task
 from agentopt.core.yaml_models import Strict, did_you_mean, validate
 from agentopt.core.yaml_text import load_yaml
 from agentopt.models.catalog import ModelSpec, Usd
+from agentopt.models.fitting import requests_for
 from agentopt.runs.demonstrations import demonstrations_of
 from agentopt.runs.folder import RunFolder
 from agentopt.runs.trial_store import recorded_trials
@@ -336,7 +337,7 @@ def _use_at(use: SubtaskUse, subtask: Subtask, choice: SubtaskChoice, specs: Map
     spec, has_fusion = specs[choice.model], use.fusion_tokens > 0
     samples = max(use.responses - has_fusion - use.escalated, 1)
     calls = max(1, round(samples / choice.num_samples))
-    requests = use.requests - use.escalated or calls * -(-math.ceil(samples / calls) // spec.max_choices)
+    requests = use.requests - use.escalated or calls * requests_for(math.ceil(samples / calls), spec)
     usd = spec.prices.usd(
         (use.prompt_tokens - use.big_prompt_tokens) * requests / calls,
         use.completion_tokens - use.big_completion_tokens,

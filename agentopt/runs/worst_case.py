@@ -20,6 +20,7 @@ from agentopt.evaluation.judge import JUDGE_TRIES, Judge, judge_messages
 from agentopt.models.base import Request
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.charging import worst_case
+from agentopt.models.fitting import choices_per_request
 from agentopt.models.journal import Journal
 from agentopt.prompts.optimizer import sampled_examples
 from agentopt.prompts.race import LEAST_EACH
@@ -262,9 +263,8 @@ def _usage_of_subtask(
     usages, longest = [], replace(subtask, max_tokens=most, settings=())
     for model, n in samples.items():
         request = request_for(longest, SubtaskChoice(model, n, subtask.system_prompt, demos=demos), prompt)
-        usage = _in_requests(
-            worst_case(request, specs[model]), n, 1 if stop_of(subtask) else specs[model].max_choices, specs[model]
-        )
+        per_request = 1 if stop_of(subtask) else choices_per_request(specs[model])
+        usage = _in_requests(worst_case(request, specs[model]), n, per_request, specs[model])
         if subtask.fusion.method == "fuse" and n > 1:
             fuser = specs[subtask.fusion.model or model]
             read = request_for(longest, SubtaskChoice(fuser.name, demos=demos), prompt + "x" * (4 * n * most))

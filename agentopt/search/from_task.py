@@ -14,6 +14,7 @@ from agentopt.core.records import Evaluation
 from agentopt.core.stop_reason import StopKind, StopReason
 from agentopt.core.task import Subtask, Task, TokenLengths
 from agentopt.models.catalog import ModelSpec
+from agentopt.models.fitting import choices_per_request
 from agentopt.models.measure import measure_of
 from agentopt.search.base import SearchSpace, SubtaskSpace
 
@@ -238,7 +239,7 @@ def _subtask_space(
         task.unit,
         {model: spec.prices for model, spec in models.items()} if is_priced else None,
         measure,
-        {model: spec.max_choices for model, spec in models.items()},
+        {model: choices_per_request(spec) for model, spec in models.items()},
     )
     if measure == "units":
         _check_positive(subtask, task, cost)

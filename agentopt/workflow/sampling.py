@@ -170,13 +170,11 @@ class SubtaskSampler:
 
     def _use(self, subtask: Subtask, name: str, response: Response) -> SubtaskUse:
         spec, prompt, completion = self.specs[name], response.prompt_tokens, response.completion_tokens
-        # An endpoint without `n`, or with a smaller limit, charges the prompt once per request.
-        requests = -(-len(response.choices) // spec.max_choices)
         return SubtaskUse(
             prompt_tokens=prompt,
             completion_tokens=completion,
             units=self._units(spec, prompt, completion),
-            usd=_usd(spec, response, requests),
+            usd=_usd(spec, response, response.requests),
             responses=len(response.choices),
             cut_off=_cut_off(subtask, response, "length"),
             filtered=_cut_off(subtask, response, "content_filter"),
@@ -184,7 +182,7 @@ class SubtaskSampler:
             cached_tokens=response.cached_tokens,
             reasoning_tokens=response.reasoning_tokens,
             seconds=response.seconds,
-            requests=requests,
+            requests=response.requests,
         )
 
     def _with_fusion(self, subtask: Subtask, use: SubtaskUse, name: str, fused: Response) -> SubtaskUse:

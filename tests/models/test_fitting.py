@@ -123,8 +123,10 @@ def test_extra_keys_and_streams_are_sent() -> None:
 
 def test_one_choice_is_requested_if_the_endpoint_has_no_n() -> None:
     request = Request("m", (USER,), 16, n=5)
-    assert choices_per_request(request, spec(max_choices=8)) == 8
-    assert choices_per_request(request, spec(max_choices=8, supports={"n": False})) == 1
+    assert choices_per_request(spec(max_choices=8)) == 8
+    assert choices_per_request(spec(max_choices=8, supports={"n": False})) == 1
+    assert choices_per_request(spec(max_choices=8, api="responses")) == 1
+    assert choices_per_request(spec(max_choices=8), frozenset({"n"})) == 1
     assert body(request, max_choices=8)["n"] == 5
     assert "n" not in body(request, max_choices=8, supports={"n": False})
 

@@ -54,6 +54,21 @@ def test_fusion_calls_and_judges_are_expected_too() -> None:
     assert fused.test.calls == plain.test.calls + round(3 * 50 * 2 / 3), "two of three counts are fused"
 
 
+@pytest.mark.parametrize(("fields", "per_draw"), [({}, 1), ({"supports": {"n": False}}, 5), ({"api": "responses"}, 5)])
+def test_requests_for_one_choice_are_counted_and_each_pays_for_the_prompt(
+    fields: dict[str, Any], per_draw: int
+) -> None:
+    task = company_task(validation=100, test=50)
+    find, answer = (replace(s, models=("mini",), num_samples=(5,)) for s in task.subtasks)
+    spec = ModelSpec.model_validate({**SPECS["mini"].model_dump(), "max_choices": 8, **fields})
+    worst, expected, _, space = cases(replace(task, subtasks=(find, answer)), {"mini": spec}, budget={"trials": 1})
+    assert (worst.search.calls, expected.search.calls) == (2 * 100 * per_draw,) * 2
+    price = STAFF["mini"].price()
+    assert space["find"].cost.units("mini", 5) == pytest.approx(
+        per_draw * price.usd(PROMPT_WORDS, 0) + 5 * price.usd(0, WORDS)
+    )
+
+
 @pytest.mark.parametrize(
     "render",
     [

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agentopt import Config, ModelSpec, adiagnose, aevaluate
+from agentopt import Candidate, Config, ModelSpec, SubtaskChoice, adiagnose, aevaluate
 from agentopt.core.records import Split
 from agentopt.core.task import Example, Subtask, Task, TokenLengths
 from agentopt.evaluation.scorers import exact_match
@@ -68,3 +68,34 @@ async def test_a_diagnosis_leaves_out_what_was_refused_before_and_later_calls_wh
             refused, answered = await use(what, seed)
             assert refused == 0, what
             assert answered > 0, what
+
+
+def one_choice(body: dict[str, Any], _: int) -> Answer:
+    """An endpoint that refuses `n`, or ignores it, and has both forms of OpenAI."""
+    if body.get("n", 1) > 1 and body["model"] == "refuses":
+        return refusal(400, "Unsupported parameter: 'n'", param="n")
+    usage = {"input_tokens": 20, "output_tokens": 5, "total_tokens": 25}
+    text = {"type": "output_text", "text": "yes", "annotations": []}
+    output = [{"type": "message", "id": "m", "role": "assistant", "status": "completed", "content": [text]}]
+    of_responses = {"id": "r", "object": "response", "status": "completed", "output": output, "usage": usage}
+    return (200, {**of_responses, "created_at": 0, "model": "m"}, {}) if "input" in body else completion("yes")
+
+
+@pytest.mark.parametrize(
+    ("fields", "refused"),
+    [({"supports": {"n": False}}, 0), ({"api": "responses"}, 0), ({"model": "refuses"}, 8), ({"model": "ignores"}, 0)],
+    ids=["known", "responses", "refuses", "ignores"],
+)
+async def test_each_of_several_requests_for_one_choice_pays_for_the_prompt(
+    tmp_path: Path, fields: dict[str, Any], refused: int
+) -> None:
+    async with FreeServer(one_choice) as server:
+        prices = {"usd_per_1m_prompt": 10.0, "usd_per_1m_completion": 20.0}
+        entry = ModelSpec(name="m", base_url=server.base_url, max_choices=8, **prices, **fields)
+        config = Config(models=[entry], journal=str(tmp_path / "j.db"))
+        candidate = Candidate.of({"answer": SubtaskChoice("m", 4)})
+        for _ in range(2):  # the second time from the journal
+            evaluation = await aevaluate(task(), candidate, config)
+            assert [result.subtasks["answer"].requests for result in evaluation.results] == [4] * 8
+            assert evaluation.usd_per_example == pytest.approx(4 * (20 * 10 + 5 * 20) / 1e6)
+        assert 8 * 4 <= len(server.bodies) <= 8 * 4 + refused

@@ -10,7 +10,7 @@ from agentopt.core.errors import UserError
 from agentopt.core.task import Subtask
 from agentopt.models.base import Message, Request
 from agentopt.models.catalog import ModelSpec
-from agentopt.models.fitting import is_streamed, payload, unsupported
+from agentopt.models.fitting import choices_per_request, is_streamed, payload, unsupported
 from agentopt.workflow.sampling import stop_sequences
 
 _DEFAULTS = {
@@ -103,7 +103,7 @@ def endpoint_of(spec: ModelSpec, stop: tuple[str, ...] = (), left_out: frozenset
         "base_url_env": url_variable(spec),
         "api_key_env": spec.api_key_env or ("OPENAI_API_KEY" if spec.litellm and not spec.base_url else None),
         "api_key_header": "Authorization" if spec.api_key_header.lower() == "authorization" else spec.api_key_header,
-        "max_choices": 1 if "n" in left_out else spec.max_choices,
+        "max_choices": choices_per_request(spec, left_out),
         "is_chat": spec.chat_template,
         "has_system_role": spec.system_role != "user" and "system_role" not in left_out,
         "is_stream": is_streamed(spec, left_out),

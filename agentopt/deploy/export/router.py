@@ -17,6 +17,7 @@ from agentopt.core.yaml_text import to_yaml
 from agentopt.deploy.deployment import Deployment
 from agentopt.deploy.export.endpoints import call_settings, url_variable
 from agentopt.models.catalog import ModelSpec
+from agentopt.models.fitting import choices_per_request
 from agentopt.models.openai_route import NO_KEY
 from agentopt.workflow.fusion import fusion_temperature
 from agentopt.workflow.sampling import configured, stop_of
@@ -66,7 +67,7 @@ def _entry(
         "max_retries": spec.max_attempts - 1,
         "max_parallel_requests": spec.concurrency,
     }
-    if (n := min(num_samples, 1 if spec.supports.n is False else spec.max_choices)) > 1:
+    if (n := min(num_samples, choices_per_request(spec))) > 1:
         parameters["n"] = n
     if spec.requests_per_minute:
         parameters["rpm"] = max(1, int(spec.requests_per_minute))
