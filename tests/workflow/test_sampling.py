@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -81,12 +82,11 @@ async def test_usd_counts_cached_and_reasoning_tokens_and_every_request() -> Non
     class Hosted(Thinking):
         async def generate(self, request: Request) -> Response:
             choices = tuple(Choice("3", 10, reasoning_tokens=6) for _ in range(request.n))
-            return Response(choices, 100, 1.5 if request.purpose == "samples" else 0.5, cached_tokens=40)
+            seconds, requests = 1.5 if request.purpose == "samples" else 0.5, math.ceil(request.n / 2)
+            return Response(choices, 100, seconds, cached_tokens=40, requests=requests)
 
     prices = {"usd_per_1m_cached_prompt": 0.1, "usd_per_1m_reasoning": 2.0, "usd_per_request": 0.001}
-    spec = ModelSpec(
-        name="m", base_url="http://127.0.0.1:9", max_choices=2, usd_per_1m_prompt=1, usd_per_1m_completion=4, **prices
-    )
+    spec = ModelSpec(name="m", base_url="http://127.0.0.1:9", usd_per_1m_prompt=1, usd_per_1m_completion=4, **prices)
     subtask = replace(toy_task()["find"], fusion=Fusion("fuse"), parse=parsers.number(), models=("m",))
     use = (await SubtaskSampler(Hosted(), {"m": spec}).answer(subtask, SubtaskChoice("m", 3, ""), "?", {})).use
     prompt, sample = (60 * 1 + 40 * 0.1) / 1e6 + 0.001, (4 * 4 + 6 * 2) / 1e6
