@@ -26,7 +26,7 @@ def content_lines(text: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip() and not _FENCE_LINE.fullmatch(line)]
 
 
-def bare(text: str, *, first_line: bool) -> str:
+def bare_answer(text: str, *, first_line: bool) -> str:
     """Return the answer without what is written around it; empty if nothing is left.
 
     Removed are: a label (`Answer:`, `The answer is`), the marker of a list's first item (`1.`, `-`), quotation marks

@@ -19,8 +19,7 @@ from agentopt.core.json_text import json_values
 from agentopt.core.registry import parser
 from agentopt.core.task import Parser, Unparsable, Value
 from agentopt.core.user_functions import name_of, reporting
-from agentopt.workflow import answer_text
-from agentopt.workflow.answer_text import content_lines
+from agentopt.workflow.answer_text import bare_answer, content_lines
 from agentopt.workflow.final_answer import final_answer, last_box, single_number, stated_answers, without_denied
 from agentopt.workflow.json_schema import bounded
 from agentopt.workflow.number_text import numbers_in, plain, without_remarks
@@ -59,7 +58,7 @@ def text(*, first_line: bool = False, bare: bool = False) -> Parser:
 
     def parse(response: str) -> str:
         whole_text(response)
-        line = answer_text.bare(response, first_line=first_line) if bare else next(iter(content_lines(response)), "")
+        line = bare_answer(response, first_line=first_line) if bare else next(iter(content_lines(response)), "")
         if not line:
             raise Unparsable(f"expected an answer, got {shown(response)}")
         return line

@@ -373,6 +373,12 @@ def test_the_parsers_and_the_runtime_can_be_copied_into_one_module() -> None:
     extraction.add(Path(runtime.__file__), NEEDED)
     for name in ("text", "number", "choice", "ids", "json_value"):
         extraction.add(Path(parsers.__file__), [name])
+    module = loaded(f"from __future__ import annotations\n{extraction.imports()}\n\n{extraction.definitions}")
+    assert all(hasattr(module, name) for name in NEEDED)
+    assert module.number()("so 3.5") == 3.5
+    assert module.choice(["yes", "no"], final=True)("yes?\n#### no") == "no"
+    assert module.text(bare=True)("Answer: **Kell**") == "Kell"
+    assert extraction.libraries == ["openai", "jinja2", "jsonschema", "regex"]
 
 
 def test_an_unneeded_part_is_left_out(tmp_path: Path) -> None:
@@ -467,6 +473,12 @@ def test_comments_for_linters_are_left_out_and_texts_that_look_like_one_are_kept
             "but got 'agentopt'",
         ),
         (SCORERS.replace("found = re", "open(__file__)\n    found = re"), "uses `__file__`"),
+        (
+            SCORERS.replace("found = re", "answer_text\n    found = re")
+            + "\nfrom agentopt.workflow import answer_text\n",
+            "not so of 'answer_text'",
+        ),
+        (SCORERS.replace("def named", "if WORDS:\n  def named"), "not so of 'named'"),
         (SCORERS.replace("WORDS", "SUBTASKS"), "cannot define 'SUBTASKS' twice"),
         (SCORERS.replace("WORDS", "vote"), "cannot define 'vote' twice"),
     ],

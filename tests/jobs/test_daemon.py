@@ -124,9 +124,14 @@ async def test_a_secret_that_is_not_set_is_logged_when_the_daemon_starts(tmp_pat
     store = store_of(tmp_path)
     hook = {"url": "http://127.0.0.1:9/", "secret_env": "NOT_SET_HERE"}
     store.put(Job.model_validate({**job("a").model_dump(), "webhook": hook}), tmp_path, time.time())
+    store.put(job("b"), tmp_path, time.time())
     running = Running(store, tmp_path, Work())
     async with running:
-        await until(lambda: "webhook_secret_unusable" in running.log.events())
+        await until(lambda: running.log)
+    (line,) = (line for line in running.log if line["event"] == "webhook_secret_unusable")
+    assert line["job"] == "a"
+    assert "NOT_SET_HERE" in line["message"]
+    assert running.log.index(line) == 1, "right after the line that it has started"
 
 
 async def test_fifty_due_runs_and_two_daemons_on_one_store_run_each_once(tmp_path: Path) -> None:

@@ -360,7 +360,11 @@ async def test_a_rejected_response_is_requested_again_by_the_next_session_once(t
 
 
 async def test_a_model_that_keeps_nothing_ignores_a_rejection() -> None:
-    await reject(ScriptedModel(numbered), REQUEST)
+    model = ScriptedModel(numbered)
+    before = await model.generate(REQUEST)
+    await reject(model, REQUEST)
+    assert model.requests == [REQUEST], "a rejection makes no call"
+    assert (await model.generate(REQUEST)).choices == before.choices
 
 
 async def test_a_fresh_session_requests_everything_again_and_replaces_it(tmp_path: Path) -> None:

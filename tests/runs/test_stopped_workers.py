@@ -20,6 +20,7 @@ from agentopt.api import aevaluate
 from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.core.errors import CallsFailError
 from agentopt.runs.config import load_config
+from agentopt.runs.workers.pool import ProcessPlacement
 from agentopt.testing.faults import Fault
 from agentopt.testing.servers import OpenAIServer, planted_answer
 from tests.runs.test_crash import QUALITY, command, lost_in_flight
@@ -124,17 +125,36 @@ def no_chunk_is_claimed(run: Coordinator) -> bool:
 class NotInterrupted:
     """Workers of another machine, which no signal reaches."""
 
+    interrupts = 0
+
     def check(self) -> None:
         pass
 
     def interrupt(self) -> None:
-        pass
+        self.interrupts += 1
 
     async def ended(self) -> None:
         pass
 
     def kill(self) -> None:
         pass
+
+
+async def test_interrupted_processes_end_while_their_run_has_a_coordinator(tmp_path: Path) -> None:
+    async with Held() as server:
+        write_narrow_task(tmp_path, server.base_url)
+        async with coordinating(tmp_path, server.base_url) as run:
+            before = set(children(os.getpid()))
+            placement = ProcessPlacement(Path(run.place), "run", 2, call_seconds=0.0)
+            try:
+                workers = set(children(os.getpid())) - before
+                assert len(workers) == 2
+                for _ in range(2):
+                    placement.interrupt()
+                await placement.ended()
+                assert not any(map(is_alive, workers))
+            finally:
+                placement.kill()
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -144,13 +164,14 @@ async def test_workers_that_no_signal_reaches_stop_once_their_chunks_are_withdra
     async with Held() as server:
         write_narrow_task(tmp_path, server.base_url)
         async with coordinating(tmp_path, server.base_url) as run:
-            run.placement = NotInterrupted()
+            run.placement = placement = NotInterrupted()
             for _ in range(workers):
                 run.start_worker()
             evaluating = asyncio.create_task(run.evaluate())
             await until(lambda: server.in_flight == workers * EACH)
             evaluating.cancel()
             await until(lambda: no_chunk_is_claimed(run))
+            assert placement.interrupts == 1, "those that a signal reaches"
             server.release.set()
             await asyncio.gather(evaluating, return_exceptions=True)
         assert server.calls == CANARY_CALLS + workers * EACH
@@ -163,8 +184,10 @@ async def test_after_an_error_that_ends_the_run_no_worker_sends_a_call(tmp_path:
         async with coordinating(tmp_path, server.base_url) as run:
             for _ in range(2):
                 run.start_worker()
+            evaluating = asyncio.create_task(run.evaluate())
+            await until(evaluating.done)
             with pytest.raises(CallsFailError, match="every further call to the model would fail"):
-                await run.evaluate()
+                await evaluating
             server.release.set()
         assert server.calls == CANARY_CALLS + 2 * EACH
     assert lost_in_flight(tmp_path) == 0
@@ -185,15 +208,31 @@ class Refusing(Held):
         return await super()._respond(request, body, fault)
 
 
+BY_MODELS = Candidate.of({"find": SubtaskChoice("large", 1), "answer": SubtaskChoice("small", 1)})
+
+
+async def test_after_a_fatal_error_a_worker_calls_no_other_model_for_the_examples_that_are_left(tmp_path: Path) -> None:
+    async with Refusing(first=CANARY_CALLS + 1) as server:
+        write_narrow_task(tmp_path, server.base_url)
+        async with coordinating(tmp_path, server.base_url) as run:
+            run.start_worker()
+            evaluating = asyncio.create_task(run.evaluate(1, candidate=BY_MODELS))
+            await until(lambda: server.is_refusing and not stored_calls(tmp_path, "in flight", "small"))
+            server.release.set()
+            with pytest.raises(CallsFailError, match="every further call to the model would fail"):
+                await evaluating
+        assert [r.body["model"] for r in server.requests].count("large") == CANARY_CALLS // 2 + 1 + EACH
+    assert lost_in_flight(tmp_path) == 0
+
+
 @pytest.mark.parametrize("answered", [1, 2])
 async def test_after_a_fatal_error_one_process_calls_no_other_model_for_the_examples_that_are_left(
     tmp_path: Path, answered: int
 ) -> None:
-    by_models = Candidate.of({"find": SubtaskChoice("large", 1), "answer": SubtaskChoice("small", 1)})
     async with Refusing(first=CANARY_CALLS + answered) as server:
         task = write_narrow_task(tmp_path, server.base_url)
         config = load_config([f"models=[{tmp_path}/models.yaml]", f"journal={tmp_path}/journal.db"])
-        evaluating = asyncio.create_task(aevaluate(task, by_models, config, split="validation"))
+        evaluating = asyncio.create_task(aevaluate(task, BY_MODELS, config, split="validation"))
         await until(lambda: server.is_refusing and not stored_calls(tmp_path, "in flight", "small"))
         server.release.set()
         with pytest.raises(CallsFailError, match="every further call to the model would fail"):

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 import yaml
 
 from agentopt import api
+from agentopt.core.candidate import Candidate
 from agentopt.core.cost import Unit
 from agentopt.core.database import open_engine
 from agentopt.core.errors import (
@@ -91,10 +92,10 @@ class Coordinator:
         self.workers.append(asyncio.create_task(work(Path(self.place), run=self.session.run)))
         return self.workers[-1]
 
-    async def evaluate(self, workers: int = 2, **options: object) -> Evaluation:
+    async def evaluate(self, workers: int = 2, *, candidate: Candidate | None = None, **options: object) -> Evaluation:
         pool = Pool(self.store, self.session.run, workers, self.placement)
         evaluator = open_evaluator(self.task, self.config, self.session, pool=pool)
-        return await evaluator.evaluate(self.task.baseline, **options)  # type: ignore[arg-type]
+        return await evaluator.evaluate(candidate or self.task.baseline, **options)  # type: ignore[arg-type]
 
 
 @asynccontextmanager

@@ -89,7 +89,7 @@ class Extraction:
 
         Raises:
             UserError: A definition cannot be copied: it imports another library, has the name of a different
-                definition, or uses `__file__`.
+                definition, uses `__file__`, or is none of the file's top-level statements.
         """
         path = path.resolve()
         if path not in self._files:
@@ -97,8 +97,10 @@ class Extraction:
         file = self._files[path]
         for name in names:
             index = file.binding(name)
-            if index is not None:
-                self._take(file, index, name)
+            if index is None:
+                rule = f"a module copies what the top level of a file defines, which is not so of {name!r}"
+                raise UserError(rule, where=str(path), remedy=f"define {name!r} there, outside of any `if` or `try`")
+            self._take(file, index, name)
         self._take_statements_that_alter(file)
         # A file that others import comes before them.
         self._files[path] = self._files.pop(path)
