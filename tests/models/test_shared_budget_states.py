@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import uuid
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from agentopt.core.budget import Caps, Reservation, Usage
-from agentopt.core.database import VERSIONS, create_tables, open_engine
+from agentopt.core.database import create_tables, open_engine
 from agentopt.core.errors import BudgetExceeded
 from agentopt.models.budget_store import BudgetStore
 from agentopt.models.journal_tables import TABLES, ledger
@@ -39,21 +38,15 @@ class Process:
 
 
 class SharedBudgets(RuleBasedStateMachine):
-    """The ledger is what a client writes: each call at its worst case before it is sent.
+    """The ledger is what a client writes: each call at its worst case before it is sent."""
 
-    Args:
-        engine: A database, which is emptied.
-    """
-
-    def __init__(self, engine: sa.Engine) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.loop, self.now, self.engine = asyncio.new_event_loop(), 0.0, engine
-        create_tables(engine, TABLES)
-        there = sa.MetaData()
-        there.reflect(engine)
-        with engine.begin() as connection:
-            for table in (table for table in there.sorted_tables if table.name != VERSIONS.name):
-                connection.execute(table.delete())
+        self.loop, self.now = asyncio.new_event_loop(), 0.0
+        self.folder = tempfile.TemporaryDirectory()
+        self.engine = open_engine(Path(self.folder.name) / "journal.db")
+        sa.event.listen(self.engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous=OFF"))
+        create_tables(self.engine, TABLES)
         self.processes: list[Process] = []
 
     def teardown(self) -> None:
@@ -61,14 +54,14 @@ class SharedBudgets(RuleBasedStateMachine):
         for process in self.processes:
             self.loop.run_until_complete(process.budget.aclose())
         self.loop.close()
+        self.engine.dispose()
+        self.folder.cleanup()
 
     @precondition(lambda self: len(self.processes) < 4)
     @rule()
     def start(self) -> None:
         session = uuid.uuid4().hex
-        lease = Lease(
-            self.engine, session, now=lambda: sa.literal(self.now, sa.Double), clock=lambda: self.now, process=""
-        )
+        lease = Lease(self.engine, session, now=lambda: sa.literal(self.now), clock=lambda: self.now, process="")
         lease.renew()
         store = BudgetStore(self.engine, "run", lease, CAPS, OF_AGENT)
         self.processes.append(Process(SharedBudget(store, lease, CAPS, purpose_caps=OF_AGENT), lease))
@@ -179,21 +172,7 @@ class SharedBudgets(RuleBasedStateMachine):
         self.no_cap_is_passed()
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[sa.Engine]:
-    """A database of each dialect."""
-    is_file = request.param == "sqlite"
-    opened = open_engine(tmp_path / "journal.db" if is_file else request.getfixturevalue("postgres_url"))
-    if is_file:
-        sa.event.listen(opened, "connect", lambda connection, _: connection.execute("PRAGMA synchronous=OFF"))
-    yield opened
-    opened.dispose()
-
-
-def test_processes_that_share_a_budget_in_any_order(engine: sa.Engine) -> None:
-    run_state_machine_as_test(
-        lambda: SharedBudgets(engine),  # type: ignore[arg-type]  # a function, as its documentation allows
-        settings=settings(
-            max_examples=10, stateful_step_count=20, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-        ),
-    )
+TestSharedBudgets = SharedBudgets.TestCase
+TestSharedBudgets.settings = settings(
+    max_examples=10, stateful_step_count=20, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
