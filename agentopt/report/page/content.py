@@ -28,7 +28,7 @@ def page_content(archive: RunArchive) -> dict[str, Any]:
     Args:
         archive: The run.
     """
-    costs = cost_columns(archive.cost_in, lambda line: line, archive.lines)
+    costs = [c for c in cost_columns(archive.cost_in, lambda line: line, archive.lines) if c.header != "s p95"]
     return {
         "task": archive.task.name,
         "state": archive.state,
