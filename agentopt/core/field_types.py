@@ -1,11 +1,15 @@
-"""The types of the fields of what a user builds in Python: one table, applied when an object is built."""
+"""The types of the fields of what a user builds in Python, checked when an object is built.
+
+The type of most fields follows from their annotation. `FIELDS` has the others, such as those of a container.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Callable, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cache
 from os import PathLike
 from typing import Any
 
@@ -80,7 +84,7 @@ _COLUMNS = _mapping(_ANY, "a mapping of strings to values", 'pass NAME={"column"
 _PATH = Kind(lambda value: isinstance(value, str | PathLike), "a path", 'pass NAME="folder"')
 
 FIELDS: Mapping[str, Mapping[str, Kind]] = {
-    "Example": {"id": _TEXT, "inputs": _COLUMNS, "metadata": _COLUMNS, "group": _or_none(_TEXT)},
+    "Example": {"inputs": _COLUMNS, "metadata": _COLUMNS},
     "Fusion": {"method": _NAME, "options": _mapping(_ANY, "a mapping of options", 'pass NAME={"option": value}')},
     "TokenLengths": {"prompt": _POSITIVE, "completion": _POSITIVE},
     "Unit": {"parameters": _POSITIVE, "prompt_tokens": _POSITIVE, "completion_tokens": _POSITIVE},
@@ -96,29 +100,18 @@ FIELDS: Mapping[str, Mapping[str, Kind]] = {
             'pass names, such as NAME=("small", "large"); a ModelSpec goes into Config(models=[...])',
         ),
         "parse": _FUNCTION,
-        "system_prompt": _TEXT,
         "fusion": instance_of("Fusion"),
-        "max_tokens": _WHOLE,
-        "temperature": _or_none(_NUMBER),
-        "temperature_of_one": _or_none(_NUMBER),
-        "top_p": _or_none(_NUMBER),
-        "stop": _TEXTS,
         "json_schema": _or_none(
             Kind(_json_object, "the JSON text of a schema, which is an object", "pass NAME=json.dumps({...})")
         ),
         "reads": _each(_NAME, "a tuple or a list of names of subtasks", 'pass names, such as NAME=("find",)'),
         "tokens": _or_none(instance_of("TokenLengths")),
-        "description": _TEXT,
         "context": _or_none(_FUNCTION),
-        "keep_system_prompt": _YES_NO,
         "left_to_program": Kind(
             lambda value: isinstance(value, Set) and all(isinstance(name, str) for name in value),
             "a frozenset of strings",
             'pass NAME=frozenset({"max_tokens"})',
         ),
-        "tools": _TEXTS,
-        "tool_choice": _or_none(_TEXT),
-        "parallel_tool_calls": _or_none(_YES_NO),
         "effort": _or_none(_NAME),
         "cascade": _or_none(instance_of("Cascade")),
         "demos": _or_none(instance_of("Demos")),
@@ -139,8 +132,6 @@ FIELDS: Mapping[str, Mapping[str, Kind]] = {
         ),
         "folder": _PATH,
         "parse": _FUNCTION,
-        "timeout": _NUMBER,
-        "concurrency": _WHOLE,
         "models": _mapping(
             _TEXT, "a mapping of the program's model names to subtasks", 'pass NAME={"gpt-4o": "subtask"}'
         ),
@@ -151,8 +142,6 @@ FIELDS: Mapping[str, Mapping[str, Kind]] = {
         "subtasks": _each(instance_of("Subtask"), "a tuple or a list of Subtasks", "write NAME=[Subtask(...)]"),
         "scorer": _FUNCTION,
         "splits": _mapping(_ANY, "a mapping of splits to examples", 'pass NAME={"validation": [...], "test": [...]}'),
-        "description": _TEXT,
-        "output": _TEXT,
         "unit": instance_of("Unit"),
         "max_units": _or_none(_POSITIVE),
         "cost_measure": _or_none(
@@ -163,34 +152,52 @@ FIELDS: Mapping[str, Mapping[str, Kind]] = {
         "program": _or_none(instance_of("Program")),
         "metrics": _mapping(_ANY, "a mapping of names to Metrics", 'pass NAME={"metric": Metric(...)}'),
         "file": _or_none(_PATH),
-        "notes": _TEXTS,
     },
     "SubtaskChoice": {
         "model": Kind(_NAME.fits, "a catalogue name", 'pass the name as a string, such as NAME="small"'),
         "num_samples": _WHOLE,
-        "system_prompt": _TEXT,
         "demos": _each(instance_of("Demo"), "a tuple of Demos", "pass NAME=(Demo(prompt, response),)"),
     },
 }
-"""Class -> field -> type, for the fields whose type a user can get wrong. Ranges and rules between fields follow in
-`task_rules`."""
+"""Class -> field -> type, for the fields whose annotation does not say what they must be. Ranges and rules between
+fields follow in `task_rules`."""
+ANNOTATED: Mapping[str, Kind] = {
+    "str": _TEXT,
+    "int": _WHOLE,
+    "float": _NUMBER,
+    "bool": _YES_NO,
+    "tuple[str, ...]": _TEXTS,
+}
+"""Annotation -> type. One that ends in `| None` allows None, too."""
 
 
-def check_fields(built: object, where: str, error: type[UserError]) -> None:
-    """Raise `error` unless every field of `built` is of the type that `FIELDS` has for it.
+def check_fields(built: Any, where: str, error: type[UserError]) -> None:
+    """Raise `error` unless every field of `built` is of its type.
 
     Args:
-        built: An instance of one of the classes in `FIELDS`.
+        built: An instance of one of the dataclasses in `FIELDS`.
         where: The object, for messages.
         error: Class of the exception to raise.
     """
-    classes = type(built).__mro__
-    fields = FIELDS.get(classes[0].__name__) or next(FIELDS[c.__name__] for c in classes if c.__name__ in FIELDS)
-    for name, kind in fields.items():
+    for name, kind in kinds_of(type(built)).items():
         if not kind.fits(value := getattr(built, name)):
             raise _wrong(value, kind, name, where, error)
         if isinstance(value, str | tuple) and (what := unstorable_in(value)):
             raise error(f"`{name}` must not contain {what}, but got {shown(value)}", where=where, remedy="remove it")
+
+
+@cache
+def kinds_of(built: type) -> Mapping[str, Kind]:
+    """Return field -> type of a dataclass in `FIELDS`, or of one derived from it."""
+    annotated = {field.name: _annotated(str(field.type)) for field in fields(built) if field.init}
+    named = next(FIELDS[c.__name__] for c in built.__mro__ if c.__name__ in FIELDS)
+    return {**{name: kind for name, kind in annotated.items() if kind}, **named}
+
+
+def _annotated(annotation: str) -> Kind | None:
+    plain = annotation.removesuffix(" | None")
+    kind = ANNOTATED.get(plain)
+    return kind if kind is None or plain == annotation else _or_none(kind)
 
 
 def check_kind(value: Any, kind: Kind, name: str, where: str, error: type[UserError]) -> None:
