@@ -179,7 +179,7 @@ def check_fields(built: Any, where: str, error: type[UserError]) -> None:
         where: The object, for messages.
         error: Class of the exception to raise.
     """
-    for name, kind in kinds_of(type(built)).items():
+    for name, kind in kinds_of(built.__class__).items():
         if not kind.fits(value := getattr(built, name)):
             raise _wrong(value, kind, name, where, error)
         if isinstance(value, str | tuple) and (what := unstorable_in(value)):
