@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from agentopt.core.errors import BudgetExceeded
@@ -38,13 +38,28 @@ class Usage:
         return self.prompt_tokens + self.completion_tokens
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+        return Usage(
+            self.calls + other.calls,
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.usd + other.usd,
+        )
 
     def __sub__(self, other: Usage) -> Usage:
-        return Usage(*(getattr(self, f.name) - getattr(other, f.name) for f in fields(self)))
+        return Usage(
+            self.calls - other.calls,
+            self.prompt_tokens - other.prompt_tokens,
+            self.completion_tokens - other.completion_tokens,
+            self.usd - other.usd,
+        )
 
     def __mul__(self, factor: int) -> Usage:
-        return Usage(*(getattr(self, f.name) * factor for f in fields(self)))
+        return Usage(
+            self.calls * factor,
+            self.prompt_tokens * factor,
+            self.completion_tokens * factor,
+            self.usd * factor,
+        )
 
     def divided(self, by: int) -> Usage:
         """Return an equal part of it, with counts rounded up."""
@@ -67,6 +82,15 @@ class Usage:
     def _by_cap(self, other: Usage, combine: Callable[[Any, Any], Any]) -> Usage:
         calls, tokens, usd = (combine(getattr(self, n), getattr(other, n)) for n in ("calls", "tokens", "usd"))
         return Usage(calls=calls, completion_tokens=tokens, usd=usd)
+
+    def columns(self) -> dict[str, object]:
+        """Return its fields by name, as columns of a table."""
+        return {
+            "calls": self.calls,
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "usd": self.usd,
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,7 +63,8 @@ class CommitQueue:
         self._pending.append(_Pending(writes, claims, releases, done))
         if self._flushing is None or self._flushing.done():
             self._flushing = asyncio.create_task(self._flush())
-        return await asyncio.shield(done)
+        # If the caller is cancelled, this is, too, but what it writes is committed.
+        return await done
 
     async def flush(self) -> None:
         """Wait until everything is committed."""

@@ -11,12 +11,12 @@ in the user's cache folder, in WAL mode, which several processes can use concurr
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from agentopt.models.base import Purpose, Request
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.commit_queue import CommitQueue
 from agentopt.models.flights import Flights, Place
+from agentopt.models.journal_presence import Presence
 from agentopt.models.journal_records import Sent, Spend
 from agentopt.models.journal_rows import FIND, PACE, Pace, Stored, as_json, choice_values, read_choice, storable
 from agentopt.models.journal_statements import Statements, Write
@@ -82,8 +83,10 @@ class Journal:
         self._reader = Reader(self._engine)
         is_file = self._engine.dialect.name == "sqlite"
         self._threads = None if is_file else ThreadPoolExecutor(READERS, thread_name_prefix="journal-reader")
+        self._presence = Presence(self._engine) if is_file else None
         self.clock, self.opened = clock, clock()
         self.session = uuid.uuid4().hex
+        self._entries = itertools.count()
         self.flights = Flights(self._engine, self.session, self.query, self._is_usable)
         self._commits = CommitQueue(self._engine, self.flights)
         self._claimed: dict[str, Sequence[Place]] = {}
@@ -113,6 +116,8 @@ class Journal:
             first_repeat: First repeat index.
             n: Number of repeat indices.
         """
+        if self._presence and not self._presence.has(key):
+            return {}
         return self._usable(await self.query(FIND, {"key": key, "first": first_repeat, "last": first_repeat + n - 1}))
 
     async def query(
@@ -140,7 +145,8 @@ class Journal:
         Returns:
             The id of the ledger entry; None if another process is requesting one of the responses, or has stored it.
         """
-        entry = uuid.uuid4().hex
+        # No random number for each: reading the system's source of them takes as long as an index's look-up.
+        entry = f"{self.session[:20]}{next(self._entries):012x}"
         entering = [self.entering(entry, run, request, worst)]
         if key is None:
             await self.write(entering)
@@ -164,7 +170,7 @@ class Journal:
         """
         values = {
             "id": entry,
-            **asdict(worst),
+            **worst.columns(),
             "run": run,
             "session": self.session,
             "model": request.model,
@@ -326,6 +332,8 @@ class Journal:
         self.flights.close()
         if self._threads:
             self._threads.shutdown()
+        if self._presence:
+            self._presence.close()
         self._reader.close()
         self._engine.dispose()
 
@@ -376,7 +384,7 @@ class Journal:
         return place not in self._hidden
 
     def _settle(self, entry: str, usage: Usage, outcome: str) -> Write:
-        values = {"entry": entry, **asdict(usage), "outcome": outcome, "closed": self.clock()}
+        values = {"entry": entry, **usage.columns(), "outcome": outcome, "closed": self.clock()}
         return self.statements.settle, values
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import sqlalchemy as sa
 
 from agentopt.core.unicode_text import database_text
-from agentopt.models.base import Choice, Request, Response, ToolCall
+from agentopt.models.base import Choice, Message, Request, Response, ToolCall
 from agentopt.models.journal_tables import details, rejections, requests, responses
 from agentopt.models.thoughts import split_thought
 
@@ -50,6 +50,8 @@ RESPONSES_OF = (
 )
 """What is known about the stored responses of `keys`, without their texts."""
 
+SHOWN = tuple(f.name for f in fields(Request) if f.name not in ("first_repeat", "n", "purpose"))
+"""The fields of a request that the journal shows."""
 SAMPLE = 1000
 """Requests whose mean duration is that of a model."""
 _SOME = (
@@ -114,16 +116,16 @@ def read_choice(row: sa.Row[Any]) -> Stored:
 
 def storable(response: Response) -> Response:
     """Return a response whose texts every database can store; it is read back as it is returned here."""
-    choices = tuple(
-        replace(
-            choice,
-            text=database_text(choice.text),
-            thought=database_text(choice.thought),
-            finish_reason=database_text(choice.finish_reason)[:32],
-        )
-        for choice in response.choices
-    )
-    return replace(response, choices=choices)
+    choices = tuple(_storable(choice) for choice in response.choices)
+    return response if choices == response.choices else replace(response, choices=choices)
+
+
+def _storable(choice: Choice) -> Choice:
+    text, thought = database_text(choice.text), database_text(choice.thought)
+    reason = database_text(choice.finish_reason)[:32]
+    if (text, thought, reason) == (choice.text, choice.thought, choice.finish_reason):
+        return choice
+    return replace(choice, text=text, thought=thought, finish_reason=reason)
 
 
 def choice_values(choice: Choice, response: Response, created: float) -> tuple[dict[str, object], dict[str, object]]:
@@ -179,5 +181,19 @@ def response_of(found: Mapping[int, Stored], opened: float) -> Response:
 
 def as_json(request: Request) -> str:
     """The request as JSON, for people and tools that inspect the journal."""
-    shown = {key: value for key, value in asdict(request).items() if key not in ("first_repeat", "n", "purpose")}
+    shown: dict[str, object] = {name: getattr(request, name) for name in SHOWN}
+    shown["messages"] = [_message(message) for message in request.messages]
     return json.dumps({**shown, "left_out": sorted(request.left_out)})
+
+
+def _message(message: Message) -> dict[str, object]:
+    if message.tool_calls:
+        return asdict(message)
+    # Most have none, and `asdict` takes ten times as long.
+    return {
+        "role": message.role,
+        "content": message.content,
+        "parts": message.parts,
+        "tool_calls": (),
+        "tool_call_id": message.tool_call_id,
+    }

@@ -96,4 +96,5 @@ def _place(write: Write) -> tuple[object, ...]:
 
 
 def _storable(values: dict[str, object]) -> dict[str, object]:
-    return {name: database_text(value) if isinstance(value, str) else value for name, value in values.items()}
+    odd = [name for name, value in values.items() if isinstance(value, str) and database_text(value) != value]
+    return {**values, **{name: database_text(str(values[name])) for name in odd}} if odd else values
