@@ -2,8 +2,9 @@
 
     python -m benchmarks.overhead_arms ARM BASE_URL IN_FLIGHT SECONDS
 
-Every call has a prompt of its own. The first `WARM_UP` seconds, in which connections are made and libraries are loaded,
-are not measured. Nothing but the standard library is imported outside of the arms: the peers have another environment.
+Every call has a prompt of its own. The first call, which loads libraries, and the seconds of `WARM_UP`, in which
+connections are made, are not measured. Nothing but the standard library is imported outside of the arms: the peers have
+another environment.
 """
 
 from __future__ import annotations
@@ -128,6 +129,7 @@ async def measure(arm: str, base_url: str, in_flight: int, seconds: float) -> di
     """Calls that ended, seconds, and seconds of the processor, all threads included, after the warm-up."""
     numbers, ended = itertools.count(), 0
     async with ARMS[arm](base_url, in_flight) as call:
+        await call("warm-up")
         begin = time.perf_counter() + WARM_UP
         end = begin + seconds
 

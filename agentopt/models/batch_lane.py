@@ -168,6 +168,11 @@ class BatchLane:
             elif submission.is_known and not self._journal.is_fresh:
                 self._of_others.update((call.key, submission) for call in submission.calls)
 
+    @property
+    def has_earlier(self) -> bool:
+        """Whether there are calls of earlier sessions, or of other processes, to be collected."""
+        return bool(self._of_others or self._earlier)
+
     async def collected(self, key: str) -> bool:
         """Wait for the calls of earlier sessions that have a cache key.
 

@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from weakref import WeakValueDictionary
 
 from agentopt.core.budget import Budget, Reservation, Usage
@@ -32,11 +32,12 @@ from agentopt.models.call_spans import call_span, paid
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.charging import Overruns, charge, charge_failure, discounted, worst_case
 from agentopt.models.closing import Closing
+from agentopt.models.fitted_call import Awaited, Call
 from agentopt.models.journal import Journal
 from agentopt.models.journal_records import CacheUse, Sent
 from agentopt.models.journal_rows import Stored, response_of
 from agentopt.models.rate_limit import Slot
-from agentopt.models.retries import attempts, kind_of
+from agentopt.models.retries import kind_of, wait_after
 from agentopt.models.retry_after import too_long
 from agentopt.models.shared_rate import Limiters, SharedRates
 
@@ -47,19 +48,6 @@ FATAL_SECONDS = 60.0
 THROTTLED = ("HTTP 429", "HTTP 529")
 BATCHED = ("samples", "fusion")
 """Purposes of the calls that may wait for a batch. Agents, judges and writers of prompts are waited for."""
-
-Awaited = asyncio.Future[None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """A fitted request, its cache key, whether it may wait for a batch, and the future that its caller waits for."""
-
-    request: Request
-    spec: ModelSpec
-    key: str
-    is_batched: bool = False
-    awaited: Awaited | None = None
 
 
 class ModelClient:
@@ -110,6 +98,8 @@ class ModelClient:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[Response]] = set()
         self._closing, self._in_flight = Closing(), 0
+        self._preparable = provider if isinstance(provider, Preparable) else None
+        self._prepared: set[str] = set()
 
     @property
     def cache_use(self) -> CacheUse:
@@ -180,13 +170,13 @@ class ModelClient:
         if not task.cancelled():
             task.exception()  # marks it as retrieved: the caller may have been cancelled
 
-    def _fitted(self, request: Request, is_batched: bool = False, awaited: Awaited | None = None) -> _Call:
+    def _fitted(self, request: Request, is_batched: bool = False, awaited: Awaited | None = None) -> Call:
         spec = self._specs[request.model]
         is_batched = is_batched and spec.batch is not None and request.purpose in BATCHED
         fitted = fitting.fit(request, spec, self.refused(spec.name))
-        return _Call(fitted, spec, fitted.key(spec.identity, fitting.shape(fitted, spec)), is_batched, awaited)
+        return Call(fitted, spec, fitted.key(spec.identity, fitting.shape(fitted, spec)), is_batched, awaited)
 
-    async def _looked_up(self, call: _Call) -> tuple[asyncio.Lock, dict[int, Stored]]:
+    async def _looked_up(self, call: Call) -> tuple[asyncio.Lock, dict[int, Stored]]:
         """Wait for a call with the same key in flight, and look the call up. Returns the key's lock, acquired."""
         lock = self._locks.setdefault(call.key, asyncio.Lock())
         await lock.acquire()
@@ -196,20 +186,20 @@ class ModelClient:
             lock.release()
             raise
 
-    async def _look_up(self, call: _Call) -> dict[int, Stored]:
+    async def _look_up(self, call: Call) -> dict[int, Stored]:
         return await self._journal.look_up(call.key, call.request.first_repeat, call.request.n)
 
-    def _response(self, call: _Call, found: Mapping[int, Stored]) -> Response:
+    def _response(self, call: Call, found: Mapping[int, Stored]) -> Response:
         for repeat, stored in found.items():
             if stored.created < self._journal.opened:
                 self._reused[call.key, repeat] = stored.created
         requests = -(-len(found) // self._most_choices(call))
         return replace(response_of(found, self._journal.opened), requests=requests)
 
-    def _most_choices(self, call: _Call) -> int:
+    def _most_choices(self, call: Call) -> int:
         return fitting.most_choices(call.request, call.spec, self.refused(call.spec.name))
 
-    async def _complete(self, request: Request, call: _Call, found: dict[int, Stored], lock: asyncio.Lock) -> Response:
+    async def _complete(self, request: Request, call: Call, found: dict[int, Stored], lock: asyncio.Lock) -> Response:
         """Send what is missing, again without each parameter that is found to be refused. Releases the key's lock."""
         while True:
             try:
@@ -225,50 +215,58 @@ class ModelClient:
             call = self._fitted(request, call.is_batched, call.awaited)
             lock, found = await self._looked_up(call)
 
-    async def _leave_out(self, call: _Call, parameter: str) -> None:
+    async def _leave_out(self, call: Call, parameter: str) -> None:
         spec, name = call.spec, fitting.refusal(parameter, call.request.reasoning_effort)
         if name not in (known := self.refused(spec.name)):
             self._refused[spec.name, spec.identity] = known | {name}
             self._notify(spec, "parameter", fitting.left_out_note(name))
             await self._journal.record_refusal(self._run, spec, name)
 
-    async def _complete_fitted(self, call: _Call, found: dict[int, Stored]) -> Response:
+    async def _complete_fitted(self, call: Call, found: dict[int, Stored]) -> Response:
         while len(found) < call.request.n:
             is_collected = False
-            if self._lane:
+            if self._lane and self._lane.has_earlier:
                 async with self.budget.in_time():
                     is_collected = await self._closing.unless(self._lane.collected(call.key))
             sent = None if is_collected else await self._send_missing(call, found)
             found = await self._look_up(call) if sent is None else found | sent
         return self._response(call, found)
 
-    async def _send_missing(self, call: _Call, found: Mapping[int, Stored]) -> dict[int, Stored] | None:
+    async def _send_missing(self, call: Call, found: Mapping[int, Stored]) -> dict[int, Stored] | None:
         """Send what is missing. Returns the responses; None if only a look-up knows them."""
-        first = call.request.first_repeat
-        missing = [r for r in range(first, first + call.request.n) if r not in found]
+        missing = call.missing(found)
         chunks = fitting.consecutive(missing, self._most_choices(call))
-        parts = [replace(call, request=call.request.for_repeats(*chunk)) for chunk in chunks]
-        # All of them are awaited even if one fails: a call in flight is being paid for.
-        results = await asyncio.gather(*map(self._attempts, parts), return_exceptions=True)
+        if chunks == [(call.request.first_repeat, call.request.n)]:
+            results: list[dict[int, Stored] | BaseException | None] = [await self._attempts(call)]
+        else:
+            # All of them are awaited even if one fails: a call in flight is being paid for.
+            parts = [replace(call, request=call.request.for_repeats(*chunk)) for chunk in chunks]
+            results = await asyncio.gather(*map(self._attempts, parts), return_exceptions=True)
         if failures := [result for result in results if isinstance(result, BaseException)]:
             # A cap ends the run, whatever else failed at the same time.
             raise next((f for f in failures if isinstance(f, BudgetExceeded)), failures[0])
         sent = [result for result in results if isinstance(result, dict)]
-        if len(sent) == len(parts):
+        if len(sent) == len(chunks):
             return {repeat: stored for part in sent for repeat, stored in part.items()}
         async with self.budget.in_time():  # another process requests it, or did
             await self._closing.unless(self._journal.flights.wait([(call.key, r) for r in missing]))
         return None
 
-    async def _attempts(self, call: _Call) -> dict[int, Stored] | None:
-        async for attempt in attempts(call.spec, self._pause):
-            with attempt:
-                if self._lane and call.is_batched and attempt.retry_state.attempt_number == 1:
+    async def _attempts(self, call: Call) -> dict[int, Stored] | None:
+        number = 0
+        while True:
+            number += 1
+            try:
+                if self._lane and call.is_batched and number == 1:
                     return await self._attempt_in_batch(self._lane, call)
                 return await self._attempt(call)
-        raise AssertionError("an attempt returns or raises")
+            except TransientModelError as error:
+                if number >= call.spec.max_attempts:
+                    raise
+                wait = wait_after(number, error, call.spec)
+            await self._pause(wait)
 
-    async def _attempt_in_batch(self, lane: BatchLane, call: _Call) -> dict[int, Stored] | None:
+    async def _attempt_in_batch(self, lane: BatchLane, call: Call) -> dict[int, Stored] | None:
         request, spec = call.request, call.spec
         share = spec.batch.price if spec.batch else 1.0
         worst = self._overruns.raised(spec.name, worst_case(request, discounted(spec, share)))
@@ -290,12 +288,13 @@ class ModelClient:
             self._stop(spec, end)
         raise end
 
-    async def _attempt(self, call: _Call) -> dict[int, Stored] | None:
+    async def _attempt(self, call: Call) -> dict[int, Stored] | None:
         request, spec = call.request, call.spec
-        if isinstance(self._provider, Preparable):
+        if self._preparable and request.model not in self._prepared:
             # Nothing is paid for yet, so the end of the run does not wait for it.
             async with self.budget.in_time():
-                await self._closing.unless(self._provider.prepare(request.model))
+                await self._closing.unless(self._preparable.prepare(request.model))
+            self._prepared.add(request.model)
         worst = self._overruns.raised(spec.name, worst_case(request, spec))
         async with self._limiter(spec).slot(worst.prompt_tokens / 4 + worst.completion_tokens) as slot:
             self._check_sendable(call)
@@ -314,7 +313,7 @@ class ModelClient:
                 self.budget.settle(reservation, actual)
                 paid(actual)
 
-    def _check_sendable(self, call: _Call) -> None:
+    def _check_sendable(self, call: Call) -> None:
         spec = call.spec
         if self._closing.is_closing or (call.awaited and call.awaited.done()):
             raise RunStoppingError
@@ -324,7 +323,7 @@ class ModelClient:
                 str(error), kind=error.kind, scope=error.scope, provider_message=error.provider_message, sent=False
             )
 
-    async def _send(self, call: _Call, reservation: Reservation, slot: Slot) -> tuple[Usage, dict[int, Stored] | None]:
+    async def _send(self, call: Call, reservation: Reservation, slot: Slot) -> tuple[Usage, dict[int, Stored] | None]:
         request, spec, worst = call.request, call.spec, reservation.worst
         entry = await self._journal.open(self._run, request, worst, call.key)
         if entry is None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from agentopt.core.errors import RunStoppingError
 
@@ -15,16 +16,20 @@ class Closing:
     """Whether a client is closing. Use from one event loop."""
 
     def __init__(self) -> None:
-        self._begun = asyncio.Event()
+        self._is_closing = False
+        self._waiting: set[_Wait] = set()
 
     @property
     def is_closing(self) -> bool:
         """Whether `begin` was called."""
-        return self._begun.is_set()
+        return self._is_closing
 
     def begin(self) -> None:
         """Interrupt what waits."""
-        self._begun.set()
+        self._is_closing = True
+        for wait in self._waiting:
+            wait.is_interrupted = True
+            wait.task.cancel()
 
     async def unless(self, work: Awaitable[T]) -> T:
         """Wait for `work`, and cancel it if the client closes meanwhile.
@@ -32,12 +37,25 @@ class Closing:
         Raises:
             RunStoppingError: The client closes.
         """
-        done, closing = asyncio.ensure_future(work), asyncio.ensure_future(self._begun.wait())
+        if self._is_closing:
+            asyncio.ensure_future(work).cancel()
+            raise RunStoppingError
+        task = asyncio.current_task()
+        assert task
+        wait, cancelling = _Wait(task), task.cancelling()
+        self._waiting.add(wait)
         try:
-            await asyncio.wait((done, closing), return_when=asyncio.FIRST_COMPLETED)
-            if self._begun.is_set():
-                raise RunStoppingError
-            return await done
+            return await work
         finally:
-            done.cancel()
-            closing.cancel()
+            self._waiting.discard(wait)
+            # As in `asyncio.timeout`: a cancellation of the caller that came too is passed on.
+            if wait.is_interrupted and task.uncancel() <= cancelling:
+                raise RunStoppingError from None
+
+
+@dataclass(eq=False, slots=True)
+class _Wait:
+    """A task that waits, in place of a further task and a future for each wait."""
+
+    task: asyncio.Task[Any]
+    is_interrupted: bool = False

@@ -77,15 +77,17 @@ def fit(request: Request, spec: ModelSpec, refused: frozenset[str] = frozenset()
     if TOP_P_BESIDE_TEMPERATURE in left_out and temperature is not None:
         top_p = None
     joined = spec.system_role == "user" or "system_role" in left_out
-    return replace(
-        request,
-        messages=_joined(request.messages) if joined else request.messages,
-        temperature=temperature,
-        top_p=top_p,
-        reasoning_effort=effort,
-        json_schema=None if "json_schema" in left_out else request.json_schema,
-        left_out=left_out,
-    )
+    changed = {
+        "messages": _joined(request.messages) if joined else request.messages,
+        "temperature": temperature,
+        "top_p": top_p,
+        "reasoning_effort": effort,
+        "json_schema": None if "json_schema" in left_out else request.json_schema,
+        "left_out": left_out,
+    }
+    # A fitted request is fitted again to be sent.
+    is_fitted = all(getattr(request, name) == value for name, value in changed.items())
+    return request if is_fitted else replace(request, **changed)
 
 
 def unsupported(spec: ModelSpec) -> frozenset[str]:

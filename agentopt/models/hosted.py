@@ -271,6 +271,8 @@ def estimated_tokens(text: str) -> int:
 
 def split_tokens(total: int, lengths: list[int]) -> list[int]:
     """Split `total` into integers in proportion to `lengths` (largest remainder; evenly if all are 0)."""
+    if len(lengths) == 1:
+        return [total]
     weights = lengths if any(lengths) else [1] * len(lengths)
     whole = sum(weights)
     shares = [total * weight // whole for weight in weights]

@@ -95,12 +95,14 @@ class Slot:
         tokens: Tokens that count against `tokens_per_minute`; set this to the actual number after the call.
         cuts: Number of cuts of the concurrency before it was let in.
         place: What the shared pace counts its tokens under.
+        counted: Those of its tokens that are counted in the last minute's; None if it is not, or no longer.
     """
 
     entered: float
     tokens: float
     cuts: int
     place: int = 0
+    counted: float | None = None
 
 
 class RateLimiter:
@@ -137,6 +139,7 @@ class RateLimiter:
         self._pace = Pace() if shared else Pace(requests_per_minute, tokens_per_minute)
         self._shared = shared
         self._window: deque[Slot] = deque()
+        self._in_window = 0.0
         self._next_even_entry = self._paused_until = clock()
 
     @asynccontextmanager
@@ -161,6 +164,8 @@ class RateLimiter:
         finally:
             if self._shared:
                 self._shared.took(slot.place, slot.tokens - tokens)
+            if slot.counted is not None:
+                self._count(slot, slot.tokens)
             self._release()
 
     @property
@@ -204,6 +209,7 @@ class RateLimiter:
         slot = Slot(now, tokens, self._cuts, place)
         if self._pace.tokens_per_minute:
             self._window.append(slot)
+            self._count(slot, tokens)
         return slot
 
     async def _enter_shared(self, shared: SharedPace, tokens: float) -> int:
@@ -222,12 +228,17 @@ class RateLimiter:
             return self._paused_until
         now = self._clock()
         while self._window and self._window[0].entered + WINDOW_SECONDS <= now:
-            self._window.popleft()
-        used = sum(slot.tokens for slot in self._window)
+            self._count(self._window.popleft(), None)
+        used = self._in_window
         allowed_at = now
         for slot in self._window:
             if used + tokens <= self._pace.tokens_per_minute:
                 break
-            used -= slot.tokens
+            used -= slot.counted or 0.0
             allowed_at = slot.entered + WINDOW_SECONDS
         return allowed_at
+
+    def _count(self, slot: Slot, tokens: float | None) -> None:
+        """Change what a slot counts in the window, whose sum over thousands of calls is not formed for each."""
+        self._in_window += (tokens or 0.0) - (slot.counted or 0.0)
+        slot.counted = tokens

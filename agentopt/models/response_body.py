@@ -126,7 +126,8 @@ def read_completion(answer: Any, *, most: int) -> ReadBody:
     if not isinstance(answer, dict):
         raise MalformedResponseError(f"expected a JSON object, but got {type(answer).__name__}")
     # llama.cpp's server, the only one that sends `timings`, counts the first of several choices.
-    usage = replace(read_usage(answer.get("usage")), of_first="timings" in answer)
+    usage = read_usage(answer.get("usage"))
+    usage = replace(usage, of_first=True) if "timings" in answer else usage
     tokens = None if usage.prompt is None or usage.completion is None else (usage.prompt, usage.completion)
     choices = answer.get("choices")
     if not choices and (error := error_in(answer)):
@@ -171,6 +172,8 @@ def _finish_reason(given: Any) -> str:
     """The reason in the OpenAI format, or the provider's own word; empty if there is none."""
     if not isinstance(given, str) or not given:
         return ""
+    if given in FINISH_REASONS:
+        return FINISH_REASONS[given]
     word = re.sub(r"[\s-]+", "_", given.strip().lower()).removeprefix("finish_reason_")
     if FILTERED.search(given):
         return "content_filter"
@@ -284,6 +287,8 @@ def _text_of(value: Any, depth: int = 0) -> str:
 
 
 def _thought(message: Mapping[str, Any]) -> str:
+    if message.keys().isdisjoint(THOUGHT_KEYS):
+        return ""
     return next((text for key in THOUGHT_KEYS if (text := _text_of(message.get(key)))), "")
 
 

@@ -1,16 +1,12 @@
-"""The attempts of one call: how many there are, and how long each waits."""
+"""The attempts of one call: which failures count as what, and how long is waited after each.
+
+Not `tenacity`: its objects for each call took a seventh of the processor time of a call that succeeds.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-
-from tenacity import (
-    AsyncRetrying,
-    RetryCallState,
-    retry_if_exception_type,
-    stop_after_attempt,
-    wait_exponential_jitter,
-)
+import random
+from collections.abc import Callable
 
 from agentopt.core.errors import AgentoptError, BudgetExceeded, ModelError, TransientModelError
 from agentopt.models.catalog import ModelSpec
@@ -19,20 +15,22 @@ LONGEST_BACKOFF = 30.0
 """Most seconds between two attempts, unless the provider requests more."""
 
 
-def attempts(spec: ModelSpec, sleep: Callable[[float], Awaitable[None]]) -> AsyncRetrying:
-    """Return the attempts of one call to a model, which follow a `TransientModelError`.
+def wait_after(
+    number: int, error: TransientModelError, spec: ModelSpec, uniform: Callable[[float, float], float] = random.uniform
+) -> float:
+    """Return the seconds between a failed attempt and the next: an exponential backoff with jitter.
+
+    If the provider requests a longer wait, it is that.
 
     Args:
+        number: Number of the attempt, from 1.
+        error: Its failure.
         spec: The catalogue entry of the model.
-        sleep: Waits for a number of seconds.
+        uniform: Draws the jitter.
     """
-    return AsyncRetrying(
-        stop=stop_after_attempt(spec.max_attempts),
-        retry=retry_if_exception_type(TransientModelError),
-        wait=_waits(spec.backoff_seconds),
-        sleep=sleep,
-        reraise=True,
-    )
+    first = spec.backoff_seconds
+    backoff = first * 2.0 ** min(number - 1, 32) + uniform(0.0, first)
+    return max(error.retry_after or 0.0, min(backoff, LONGEST_BACKOFF))
 
 
 def kind_of(error: AgentoptError) -> str:
@@ -44,15 +42,3 @@ def kind_of(error: AgentoptError) -> str:
     if isinstance(error, ModelError):
         return error.kind
     return "time was up" if isinstance(error, BudgetExceeded) else "not sent"
-
-
-def _waits(first: float) -> Callable[[RetryCallState], float]:
-    """Exponential backoff with jitter, or as long as the provider requests, whichever is longer."""
-    backoff = wait_exponential_jitter(multiplier=first, max=LONGEST_BACKOFF, jitter=first)
-
-    def wait(state: RetryCallState) -> float:
-        error = state.outcome.exception() if state.outcome else None
-        requested = error.retry_after if isinstance(error, TransientModelError) and error.retry_after else 0.0
-        return max(requested, backoff(state))
-
-    return wait

@@ -31,6 +31,8 @@ CLOSING = re.compile(
 )
 LEADING = re.compile(r"\s*<(reasoning|thoughts|scratchpad)>(.*?)(?:</\1>|\Z)", re.IGNORECASE | re.DOTALL)
 """Tags of a thought at the start of a text, as Reka writes them. Elsewhere, they are elements of an answer."""
+MARKS = ("<", "[", "\u25c1")
+"""One of these is in every tag; most texts have none."""
 AROUND_ANSWER = re.compile(
     r"\s*<\|(?:START_RESPONSE|END_RESPONSE|begin_of_solution|end_of_solution|return|end)\|>\s*", re.IGNORECASE
 )
@@ -52,6 +54,8 @@ def split_thought(text: str) -> tuple[str, str]:
     Returns:
         The thoughts, joined by line breaks, and the rest of the text. A text without thoughts is returned unchanged.
     """
+    if not any(mark in text for mark in MARKS):
+        return "", text
     thoughts: list[str] = []
     rest = text
     if leading := LEADING.match(rest):
