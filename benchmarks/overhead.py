@@ -106,7 +106,10 @@ def run_arm(python: str, arm: str, port: int, in_flight: int, seconds: float) ->
             timeout=seconds + GRACE,
             check=True,
         )
-    return Measured(**json.loads(done.stdout.splitlines()[-1]))
+    measured = Measured(**json.loads(done.stdout.splitlines()[-1]))
+    if not measured.calls:
+        raise SystemExit(f"no call of {arm} ended within {seconds:g} s, {in_flight} in flight; remedy: raise --seconds")
+    return measured
 
 
 def show(in_flight: int, rounds: Sequence[Mapping[str, Measured]]) -> None:
