@@ -224,15 +224,20 @@ def as_error(mistakes: Sequence[Mistake], where: Path | str, error: type[UserErr
     """
     if len(mistakes) == 1:
         (only,) = mistakes
-        place = ": ".join(part for part in (str(where), shortened(only.key)) if part)
+        place = ": ".join(part for part in (str(where), shortened(within(only.key))) if part)
         return error(only.rule, where=place, remedy=only.remedy)
-    lines = [f"\n  {shortened(mistake.key)}: {mistake.rule} ({mistake.remedy})" for mistake in mistakes]
+    lines = [f"\n  {shortened(within(mistake.key))}: {mistake.rule} ({mistake.remedy})" for mistake in mistakes]
     lengths = list(accumulate(map(len, lines)))
     if lengths[-1] > LONGEST_LIST:
         count = max(1, bisect(lengths, LONGEST_LIST - LONGEST_REST))
         keys = shortened(", ".join(mistake.key for mistake in mistakes[count:]))
         lines[count:] = [f"\n  and {len(mistakes) - count} more: {keys}"]
     return error(f"{len(mistakes)} mistakes{''.join(lines)}", where=where)
+
+
+def within(key: str) -> str:
+    """Return a key inside of a value, for messages; one that begins with the position of an item is marked as such."""
+    return f"item {key}" if key.partition(".")[0].isdecimal() else key
 
 
 MOST_LISTED = 20

@@ -128,6 +128,8 @@ class RunFolder:
         """
         path = as_path(path, ConfigError)
         file = path / "config.yaml"
+        if (path / TASK_FILE).is_file() and not _is_request(file):
+            raise ConfigError("this is a task folder, not a run", where=path, remedy="see `agentopt runs list`")
         if not file.exists():
             raise ConfigError("no run is here", where=path, remedy="see `agentopt runs list`")
         request = validate(_Request, load_yaml(file, ConfigError), file, ConfigError, context=RECORDED)
@@ -136,9 +138,7 @@ class RunFolder:
     @classmethod
     def around(cls, file: Path) -> RunFolder | None:
         """The run in whose folder `file` is; None if there is none. A `config.yaml` without a run's keys is no run."""
-        request = file.parent / "config.yaml"
-        content = load_yaml(request, ConfigError) if request.is_file() else None
-        return cls.open(file.parent) if isinstance(content, dict) and "fingerprint" in content else None
+        return cls.open(file.parent) if _is_request(file.parent / "config.yaml") else None
 
     @property
     def storage(self) -> Path | str | None:
@@ -305,6 +305,12 @@ class UnreadableRun:
     def is_finished(self) -> bool:
         """Whether it has a result, which is read without the settings."""
         return (self.path / "result.json").is_file()
+
+
+def _is_request(file: Path) -> bool:
+    """Whether a `config.yaml` is a run's: that of a task folder has the settings of runs to start."""
+    content = load_yaml(file, ConfigError) if file.is_file() else None
+    return isinstance(content, dict) and "fingerprint" in content
 
 
 def _source(task: Task) -> Path | None:

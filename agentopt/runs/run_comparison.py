@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 from agentopt.core.candidate import Candidate
 from agentopt.core.duplicates import groups_of, inputs_key, shared_by_group
 from agentopt.core.errors import ConfigError, UserError
+from agentopt.core.fingerprint import fingerprint
 from agentopt.core.gate import GateVerdict, gate_verdict
 from agentopt.core.records import Evaluation
 from agentopt.core.stats import Difference, paired_difference
 from agentopt.runs.archive import RunArchive, RunState
+from agentopt.runs.folder import sources
 from agentopt.runs.inspection import InspectedSplit
 from agentopt.runs.measures import Measures
 from agentopt.runs.result import Finalist, Measured, Role
@@ -104,9 +106,19 @@ def compare_runs(
         rule = f"no {role} candidate of these runs was evaluated on the {split} split"
         raise UserError(rule, remedy="use --split validation")
     pairs = tuple(_pair(a, b, role, split) for a, b in combinations(archives, 2))
-    differ = len({archive.run.fingerprint for archive in archives}) > 1 and any(pair.difference for pair in pairs)
+    differ = len(_versions(archives)) > 1 and any(pair.difference for pair in pairs)
     note = "the runs have different tasks or versions of a task: each score is by the scorer of its own task"
     return RunComparison(role, split, tuple(found), pairs, (note,) if differ else ())
+
+
+def _versions(archives: Sequence[RunArchive]) -> set[str]:
+    """Fingerprints of the tasks, apart from the models to choose from, which change no score of a candidate."""
+    every = tuple(dict.fromkeys(model for archive in archives for model in archive.task.models))
+    tasks = [
+        replace(archive.task, subtasks=tuple(replace(subtask, models=every) for subtask in archive.task.subtasks))
+        for archive in archives
+    ]
+    return {fingerprint(task, [file for file in sources(task) if file != task.file]) for task in tasks}
 
 
 def _finalist(archive: RunArchive, role: Role) -> Finalist:

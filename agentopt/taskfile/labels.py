@@ -10,7 +10,7 @@ from typing import Any
 
 from agentopt.core.errors import TaskError
 from agentopt.evaluation.outputs import as_text
-from agentopt.taskfile.text_rows import csv_rows, json_lines
+from agentopt.taskfile.text_rows import CORRECT_ARGUMENT, csv_rows, json_lines
 
 WORDS = {
     **dict.fromkeys(("true", "yes", "pass", "good", "right", "correct"), 1.0),
@@ -18,7 +18,6 @@ WORDS = {
 }
 """Words that a label may be, in any case."""
 
-CORRECT_PATH = "correct the path; it is relative to the working folder"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +51,7 @@ def read_labels(path: Path) -> list[Label]:
         rule = f"labels must be a .csv or .jsonl file, but got {path.name}"
         raise TaskError(rule, where="--labels", remedy="convert it; it needs the columns id, output and label")
     read = csv_rows if path.suffix == ".csv" else json_lines
-    labels = [_label(row, place) for place, row in read(path, "--labels", CORRECT_PATH)]
+    labels = [_label(row, place) for place, row in read(path, "--labels", CORRECT_ARGUMENT)]
     if not labels:
         raise TaskError("there must be at least one label, but the file is empty", where=path, remedy="add rows")
     check_one_label_each(((label.example, label.output), label) for label in labels)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from agentopt.core.errors import AgentoptError, TaskError
-from agentopt.core.yaml_models import Key, Mistake, did_you_mean, dotted, shortened
+from agentopt.core.yaml_models import Key, Mistake, did_you_mean, dotted, shortened, within
 
 
 class _NoSuchItemError(AgentoptError):
@@ -81,7 +81,7 @@ class Overrides:
 
 def _as_given(key: str, value: Any, inside: str = "") -> str:
     """A setting and a key inside its value, for messages: the keys alone if they do not fit in with the value."""
-    whole = ": ".join(filter(None, (f"-c task.{key}={' '.join(str(value).split())}", inside)))
+    whole = ": ".join(filter(None, (f"-c task.{key}={' '.join(str(value).split())}", within(inside))))
     return whole if shortened(whole) == whole else ".".join(filter(None, (f"-c task.{key}", inside)))
 
 

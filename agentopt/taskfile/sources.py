@@ -12,14 +12,16 @@ from agentopt.taskfile.hub import HUB, HubLoader, hub_rows, load_from_hub
 from agentopt.taskfile.parquet import parquet_rows
 from agentopt.taskfile.sheet import sheet_rows
 from agentopt.taskfile.table import Placed
-from agentopt.taskfile.text_rows import check_is_file, csv_rows, json_lines, json_list
+from agentopt.taskfile.text_rows import CORRECT_PATH, check_is_file, csv_rows, json_lines, json_list
 
 SUFFIXES = (".csv", ".tsv", ".xlsx", ".parquet", ".json", ".jsonl")
 
 _SHEET = re.compile(r"(?P<file>.*\.xlsx)#(?P<sheet>.+)", re.IGNORECASE | re.DOTALL)
 
 
-def rows_of(source: str, folder: Path, where: str, hub: HubLoader | None = None) -> Iterator[Placed]:
+def rows_of(
+    source: str, folder: Path, where: str, hub: HubLoader | None = None, remedy: str = CORRECT_PATH
+) -> Iterator[Placed]:
     """Yield the place of each row, and the row.
 
     Args:
@@ -27,6 +29,7 @@ def rows_of(source: str, folder: Path, where: str, hub: HubLoader | None = None)
         folder: The folder that a relative path is in.
         where: The key that names the source, for messages.
         hub: Loads `hf:` datasets; by default with the library `datasets`.
+        remedy: What to do about a file that cannot be read.
 
     Raises:
         TaskError: The source has another form, cannot be read, or a library that reads it is not installed.
@@ -40,10 +43,10 @@ def rows_of(source: str, folder: Path, where: str, hub: HubLoader | None = None)
         rule = f"data must be a file of {', '.join(SUFFIXES)}, or hf:owner/name, but got {source}"
         raise TaskError(rule, where=where, remedy="convert it to one of these formats, such as CSV")
     if suffix in (".csv", ".tsv"):
-        return csv_rows(path, where)
+        return csv_rows(path, where, remedy)
     if suffix in (".json", ".jsonl"):
-        return json_list(path, where) if suffix == ".json" else json_lines(path, where)
-    check_is_file(path, where)
+        return (json_list if suffix == ".json" else json_lines)(path, where, remedy)
+    check_is_file(path, where, remedy)
     rows = sheet_rows(path, named and named["sheet"], where) if suffix == ".xlsx" else parquet_rows(path, where)
     return _with_extra(rows, source, "data", where)
 

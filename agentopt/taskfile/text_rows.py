@@ -19,6 +19,8 @@ from agentopt.core.yaml_models import RuleError, as_error
 from agentopt.taskfile.table import Placed, table_rows
 
 CORRECT_PATH = "correct the path; it is relative to the task folder, or to the working folder if set by -c data="
+CORRECT_ARGUMENT = "correct the path; it is relative to the working folder"
+"""The remedy for the path of an option."""
 
 LONGEST_PATH = 300
 """Characters of a path in a message."""
@@ -41,22 +43,24 @@ def json_lines(path: Path, where: str, remedy: str = CORRECT_PATH) -> Iterator[P
             yield place, _row(_json(line, place, "write one JSON object per line"), place)
 
 
-def json_list(path: Path, where: str) -> Iterator[Placed]:
+def json_list(path: Path, where: str, remedy: str = CORRECT_PATH) -> Iterator[Placed]:
     """Yield the place and the object of each item of a file that is one JSON list.
 
     Args:
         path: The file.
-        where: The key that names it, for messages.
+        where: The key or the option that names it, for messages.
+        remedy: What to do about a file that cannot be read.
 
     Raises:
         TaskError: The file cannot be read, is not a list, or an item is not an object or has a key twice.
     """
-    items = _json(file_text(path, where), str(path), "write one JSON list of objects")
+    items = _json(file_text(path, where, remedy), str(path), "write one JSON list of objects")
     if not isinstance(items, list):
         rule = f"a .json dataset must be a list of objects, but got a {type(items).__name__}"
         raise TaskError(rule, where=path, remedy="write [{...}, ...], or one object per line into a .jsonl file")
     for number, item in enumerate(items):
-        yield f"{path}: {number}", _row(item, f"{path}: {number}")
+        place = f"{path}: item {number}"
+        yield place, _row(item, place)
 
 
 def csv_rows(path: Path, where: str, remedy: str = CORRECT_PATH) -> Iterator[Placed]:

@@ -28,7 +28,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     renamed = [{**row, "id": f"row {i}"} for i, row in enumerate([*words("test")[::2], *words("new", 8)])]
     half = write_task(folder, name="half", rows=renamed, prompt="please: ")
     other = write_task(folder, name="<b>other", rows=words("other"))
+    scored = write_task(folder, name="scored", rows=rows, scorer="contains")
     return {
+        "one model": record_run(folder, planted, "task.subtasks.answer.models=[large]", trials=1),
+        "scored": record_run(folder, scored, trials=1),
         "large": record_run(folder, planted),
         "small": record_run(folder, planted, trials=1),
         "half": record_run(folder, half),
@@ -76,6 +79,13 @@ def test_examples_are_shared_by_content_whatever_the_folder_and_the_id(agentopt:
     assert [pair["difference"] and pair["difference"]["n"] for pair in pairs] == [12, None, None]
     assert [pair["reason"] for pair in pairs] == ["", *["not comparable: they share no test example"] * 2]
     assert compared(agentopt, "half", "other", "--split", "validation")["pairs"][0]["difference"]["n"] == 24
+
+
+@pytest.mark.parametrize(("run", "noted"), [("one model", False), ("scored", True)])
+def test_tasks_that_differ_in_the_models_to_choose_from_are_one(agentopt: Command, run: str, noted: bool) -> None:
+    found = compared(agentopt, "large", run)
+    assert found["pairs"][0]["difference"]["n"] == 24
+    assert bool(found["notes"]) is noted
 
 
 def test_the_page_is_self_contained_and_escaped(agentopt: Command, place: dict[str, Path], tmp_path: Path) -> None:

@@ -115,11 +115,41 @@ def test_models_may_be_named_by_provider_or_catalogue_name(place: Path, console_
     assert console_script("optimize", "task", "-c", "task/config.yaml", "--dry-run")[0] == 0
 
 
+AS_A_RUN = [
+    ["report", "new"],
+    ["inspect", "new"],
+    ["compare", "new", "new"],
+    ["whatif", "new"],
+    ["gate", "new"],
+    ["export", "new", "--to", "yaml"],
+    ["serve", "new"],
+    ["runs", "show", "new"],
+    ["storage", "check", "new"],
+    ["optimize", "--resume", "new"],
+    ["evaluate", "new", "--candidate", "new"],
+]
+
+
+@pytest.mark.parametrize("command", AS_A_RUN, ids=" ".join)
+def test_a_task_folder_in_place_of_a_run_is_named_as_one(
+    place: Path, console_script: Command, command: list[str]
+) -> None:
+    console_script("init", "new")
+    code, printed, errors = console_script(*command)
+    assert (code, printed) == (2, "")
+    assert "new: this is a task folder, not a run\n  remedy: see `agentopt runs list`" in errors
+    (place / "new" / "config.yaml").unlink()
+    assert "this is a task folder" in console_script(*command)[2]
+
+
 REFUSED: list[tuple[dict[str, str], list[str], str]] = [
     ({"new/task.yaml": "mine"}, [], r"nothing is overwritten, but there is task.yaml"),
     ({"new/README.md": "mine", "new/data/test.jsonl": ""}, [], r"there is data/test.jsonl, README.md"),
     ({"new": "a file"}, [], r"a task is a folder, but this is a file"),
-    ({}, ["--from", "gone.csv"], r"--from: the file gone.csv cannot be read"),
+    *(
+        ({}, ["--from", file], rf"--from: the file {file} .*\n  remedy: correct the path; .* to the working folder\n")
+        for file in ("gone.csv", "gone.json", "gone.jsonl", "gone.xlsx", "gone.parquet")
+    ),
     ({"d.txt": "x"}, ["--from", "d.txt"], r"--from: data must be a file of .csv"),
     ({"d.csv": "q,a\n"}, ["--from", "d.csv"], r"d.csv: data must have a column to read and one with the expected"),
     ({"d.csv": "q\nx\ny\n"}, ["--from", "d.csv"], r"one with the expected answer, but got q\n"),

@@ -27,6 +27,7 @@ from agentopt.models.weights import bytes_to_download
 from agentopt.runs.config import load_config
 from agentopt.taskfile.scaffold import Draft, ModelsDraft, TemplateName, draft_task, sample_data
 from agentopt.taskfile.sources import rows_of
+from agentopt.taskfile.text_rows import CORRECT_ARGUMENT
 from agentopt.taskfile.trace_task import draft_trace_task
 from agentopt.taskfile.traces import is_traces, read_calls
 
@@ -96,7 +97,7 @@ class NewTask:
 def run_init(options: InitOptions, console: Console) -> None:
     """Write a task folder; nothing is written if anything in it exists or the data cannot be used."""
     folder, source = options.folder, options.source
-    rows = [row for _, row in rows_of(source, Path(), "--from")] if source else _sample_rows()
+    rows = _rows(source) if source else _sample_rows()
     entries, chosen = _chosen(options.models, os.environ)
     name = re.sub(r"[^a-z0-9]+", "-", folder.absolute().name.lower()).strip("-") or "task"
     where = source or "--from"
@@ -140,7 +141,11 @@ def _sample_rows() -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "sample.csv"
         file.write_text(sample_data(), encoding="utf-8")
-        return [row for _, row in rows_of(str(file), Path(), "--from")]
+        return _rows(str(file))
+
+
+def _rows(source: str) -> list[dict[str, Any]]:
+    return [row for _, row in rows_of(source, Path(), "--from", remedy=CORRECT_ARGUMENT)]
 
 
 def _chosen(models: Sequence[str], environ: Mapping[str, str]) -> tuple[dict[str, Any], ModelsDraft]:
