@@ -15,11 +15,33 @@ LONGEST = 400
 """More characters than the first sentence of any command has; click cuts longer ones."""
 
 
+VALUES = {"int": "N", "float": "X", "path": "PATH"}
+"""Type of an option, as typer names it -> what its help has in place of it."""
+
+
+def _name_values(command: Any, ctx: Any) -> None:
+    """Name the values of options in English, in place of `<list[str]>` or `<int range>`; an argument has its name."""
+    for parameter in command.params:
+        if not hasattr(parameter, "display_type"):  # an earlier version of typer
+            continue
+        if parameter.param_type_name == "argument":
+            parameter.display_type = lambda ctx: ""
+        elif parameter.metavar is None:
+            parameter.metavar = VALUES.get(parameter.display_type(ctx).strip("<>").removesuffix(" range"), "TEXT")
+
+
 class UncutGroup(TyperGroup):
     """Lists its commands with the whole first sentence of their help."""
 
     sections: ClassVar[dict[str, tuple[str, ...]]] = {}
     """Heading -> names of commands. Commands in none of them are listed below `Commands`."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a command whose help names the values of its options."""
+        found = super().get_command(ctx, cmd_name)
+        if found is not None:
+            _name_values(found, ctx)
+        return found
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the sections."""

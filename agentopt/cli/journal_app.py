@@ -16,7 +16,9 @@ journal_app = typer.Typer(
 
 Settings = Annotated[
     list[str] | None,
-    typer.Option("-c", "--config", help="YAML file, or key=value, such as journal=PATH. Repeatable."),
+    typer.Option(
+        "-c", "--config", metavar="SETTING", help="YAML file, or key=value, such as journal=PATH. Repeatable."
+    ),
 ]
 
 
@@ -65,7 +67,7 @@ def journal_forget(
 
 @journal_app.command("export")
 def journal_export(
-    out: Annotated[Path | None, typer.Option(help="JSON lines file to write. Default: stdout.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="JSON lines file to write. Default: stdout.")] = None,
     config: Settings = None,
 ) -> None:
     """Write every stored response with its request as one line of JSON."""

@@ -12,7 +12,12 @@ TemplateName = Literal["qa", "classify-then-write", "rag", "program"]
 
 ConfigOption = Annotated[
     list[str] | None,
-    typer.Option("-c", "--config", help="YAML file, or key=value. Repeatable; later values override earlier ones."),
+    typer.Option(
+        "-c",
+        "--config",
+        metavar="SETTING",
+        help="YAML file, or key=value. Repeatable; later values override earlier ones.",
+    ),
 ]
 
 
@@ -56,7 +61,9 @@ def init(
     ] = "qa",
     models: Annotated[
         list[str] | None,
-        typer.Option(help="Catalogue name or PROVIDER/MODEL. Repeatable. Default: by the keys that are set."),
+        typer.Option(
+            metavar="MODEL", help="Catalogue name or PROVIDER/MODEL. Repeatable. Default: by the keys that are set."
+        ),
     ] = None,
     target: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of the expected answer.")] = None,
     json: JsonOption = False,

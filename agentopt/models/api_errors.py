@@ -8,6 +8,7 @@ exceptions, and from the outer ones only if the inner ones have none.
 from __future__ import annotations
 
 import json
+import re
 import socket
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -178,7 +179,8 @@ def _refused(
     wait: float | None,
 ) -> ModelError:
     words, param = error_text(error), error.get("param")
-    text, said = describe(f"{label}: {words}"), describe.words(words)
+    plain = re.sub(rf"^{status}\b[:\s]*(?=\w)", "", words)  # "404: Not Found", as aiohttp's page has it
+    text, said = describe(f"{label}: {plain}"), describe.words(words)
     meaning = meaning_of(error, status)
     parameter = refused_parameter(words, param if isinstance(param, str) else None, body)
     if parameter and meaning in (None, 400, 404, 405, 415, 422, 501):

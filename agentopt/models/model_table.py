@@ -79,6 +79,17 @@ def search_table(word: str) -> tuple[list[str], list[str]]:
     return [name for name in found if part.search(name)], [name for name in found if not part.search(name)]
 
 
+def close_models(word: str) -> list[str]:
+    """Find up to three models whose name, without its provider, `word` misspells; of equal names, the maker's.
+
+    Args:
+        word: A name, such as `gpt-5-mni`.
+    """
+    found = [name for names in search_table("") for name in names]
+    models = {name.rpartition("/")[2]: name for name in reversed(found)}
+    return [models[name] for name in get_close_matches(word.rpartition("/")[2].lower(), models, 3, 0.8)]
+
+
 def similar_model(model: str) -> str | None:
     """Return the model string of the same provider that `model` misspells; None if there is none.
 

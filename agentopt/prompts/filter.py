@@ -146,6 +146,10 @@ def analyse(
     within = float(np.nanmean(known.variance[:, list(subset.user_prompts)]))
     evidence = _Evidence(parts, null, _trusted(subset, crossed, null), within, planned, k_top, criteria)
     verdict, reason = evidence.decide()
+    right, wrong = _always(scored >= 1, scored, usable), _always(scored <= 0, scored, usable)
+    if usable.size in (len(right), len(wrong)):
+        answers = "right, so there is nothing to optimise" if right else "wrong, whatever the system prompt"
+        reason = f"every answer is {answers}"
     return FilterResult(
         verdict=verdict,
         reason=reason,
@@ -163,8 +167,8 @@ def analyse(
         subset_responses_needed=evidence.subset_responses_needed,
         chance_score=evidence.chance_score,
         search=subset.search,
-        always_right=_always(scored >= 1, scored, usable),
-        always_wrong=_always(scored <= 0, scored, usable),
+        always_right=right,
+        always_wrong=wrong,
         unscored=tuple(int(i) for i in np.setdiff1d(np.arange(table.shape[1]), usable)),
         mean=known.mean,
         covariance=g,

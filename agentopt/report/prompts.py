@@ -90,16 +90,22 @@ def _parts(diagnosis: Diagnosis) -> Iterator[RenderableType]:
     yield f"\n[bold]{escape(diagnosis.task)}, {escape(diagnosis.subtask)}: {diagnosis.verdict}[/bold]"
     yield f"{escape(diagnosis.reason)}."
     yield f"This rests on {diagnosis.variants}: other prompts may differ more or less."
+    if len(diagnosis.examples) not in (len(diagnosis.always_right), len(diagnosis.always_wrong)):
+        yield from _differences(diagnosis)
+    use = diagnosis.usage
+    calls = f"{counted(use.calls, 'call')}, {counted(use.tokens, 'token')}, {format_usd(use.usd)} USD"
+    yield f"\nAnalysed: {counted(diagnosis.responses, 'response')} of {escape(diagnosis.subtask)}."
+    yield f"Spent, with the calls of other subtasks, judges and prompt writers: {calls}."
+
+
+def _differences(diagnosis: Diagnosis) -> Iterator[RenderableType]:
     yield _variance_parts(diagnosis)
     yield _heat_map(diagnosis)
     yield from _legend(diagnosis)
     chosen = "The user prompts to optimise on" if diagnosis.verdict == "optimise on these" else "The best subset"
     yield f"\n[bold]{chosen}[/bold] (p = {diagnosis.subset_p_value:.3g}; {diagnosis.search} search):"
     for position in diagnosis.subset:
-        yield f"  {position + 1}. {escape(diagnosis.examples[position])}: {escape(diagnosis.user_prompts[position])}"
-    use = diagnosis.usage
-    calls = f"{counted(use.calls, 'call')}, {counted(use.tokens, 'token')}, {format_usd(use.usd)} USD"
-    yield f"\nAnalysed: {counted(diagnosis.responses, 'response')}; this took {calls}."
+        yield f"  {position + 1}. {escape(diagnosis.examples[position])}: {_indented(diagnosis.user_prompts[position])}"
 
 
 def _variance_parts(diagnosis: Diagnosis) -> Table:
@@ -147,7 +153,11 @@ def _cell(value: float | None, low: float, high: float) -> Text:
 def _legend(diagnosis: Diagnosis) -> Iterator[str]:
     for number, (text, proposer) in enumerate(diagnosis.system_prompts.items(), 1):
         tokens = diagnosis.tokens[number - 1]
-        yield f"  S{number} ({escape(proposer)}, {tokens:.1f} output tokens): {escape(text) or '(empty)'}"
+        yield f"  S{number} ({escape(proposer)}, {tokens:.1f} output tokens): {_indented(text) or '(empty)'}"
+
+
+def _indented(text: str) -> str:
+    return escape(text).replace("\n", "\n     ")
 
 
 def _count(value: float | None) -> str:

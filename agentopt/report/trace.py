@@ -86,7 +86,7 @@ def _latency(subtasks: Sequence[SubtaskTrace]) -> str:
 
 def _subtask(subtask: SubtaskTrace) -> Iterator[str]:
     if subtask.value is None:
-        yield visible(f"{subtask.subtask}: no value: {subtask.note}")
+        yield visible(f"{subtask.subtask}: no value: {(subtask.note or '').removeprefix(f'{subtask.subtask}: ')}")
     else:
         yield from _block(subtask.subtask, subtask.value, "")
     for call in subtask.calls:

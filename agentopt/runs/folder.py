@@ -128,8 +128,7 @@ class RunFolder:
         """
         path = as_path(path, ConfigError)
         file = path / "config.yaml"
-        if (path / TASK_FILE).is_file() and not _is_request(file):
-            raise ConfigError("this is a task folder, not a run", where=path, remedy="see `agentopt runs list`")
+        check_not_task(path)
         if not file.exists():
             raise ConfigError("no run is here", where=path, remedy="see `agentopt runs list`")
         request = validate(_Request, load_yaml(file, ConfigError), file, ConfigError, context=RECORDED)
@@ -305,6 +304,19 @@ class UnreadableRun:
     def is_finished(self) -> bool:
         """Whether it has a result, which is read without the settings."""
         return (self.path / "result.json").is_file()
+
+
+def check_not_task(path: Path) -> None:
+    """Check that a folder that is given as a run is not that of a task.
+
+    Args:
+        path: The folder.
+
+    Raises:
+        ConfigError: It has a task file, and is not a run's.
+    """
+    if (path / TASK_FILE).is_file() and not _is_request(path / "config.yaml"):
+        raise ConfigError("this is a task folder, not a run", where=path, remedy="see `agentopt runs list`")
 
 
 def _is_request(file: Path) -> bool:

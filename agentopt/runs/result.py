@@ -29,6 +29,7 @@ from agentopt.core.usd import format_usd
 from agentopt.core.yaml_models import did_you_mean, shown
 from agentopt.core.yaml_text import to_yaml
 from agentopt.runs.earnings import Earned, earned
+from agentopt.runs.folder import check_not_task
 from agentopt.runs.frames import example_rows, frame, trial_row
 from agentopt.runs.measures import Measures, SubtaskCostShown
 from agentopt.runs.prompt_report import PromptReport, report_of_0_1_0
@@ -341,6 +342,7 @@ def load_result(folder: Path | str) -> Result:
     """
     file = as_path(folder, ConfigError) / "result.json"
     if not file.is_file():
+        check_not_task(file.parent)
         remedy = "resume it, or see it so far with `agentopt report`; `agentopt runs list` has all runs"
         raise ConfigError("no finished run is here", where=folder, remedy=remedy)
     with own_file(file, "remove the file and resume the run: its result is computed again, from the journal"):

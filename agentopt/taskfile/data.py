@@ -90,7 +90,9 @@ class _RowReader:
             given = {name: path for name, path in columns.inputs.items() if path not in self.empty}
             inputs = {name: self.value(path, "columns.inputs") for name, path in given.items()}
         example = Example(
-            self.place.rpartition(":")[2].split()[-1] if numbered else _id(self.value(id_path, "columns.id"), self.place),
+            self.place.rpartition(":")[2].split()[-1]
+            if numbered
+            else _id(self.value(id_path, "columns.id"), self.place),
             inputs,
             self.value(target_path, "columns.target") if target_needed else row.get(target_path),
             metadata,

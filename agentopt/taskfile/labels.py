@@ -19,7 +19,6 @@ WORDS = {
 """Words that a label may be, in any case."""
 
 
-
 @dataclass(frozen=True, slots=True)
 class Label:
     """The score that people gave to an output.

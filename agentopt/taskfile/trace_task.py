@@ -17,7 +17,8 @@ from agentopt.taskfile.traces import Call
 
 HEAD = """# Made by `agentopt init` from recorded calls: a subtask for each name, in the order of their calls.
 # The target is the recorded output of the last one: a score is the agreement with what was recorded, right or wrong,
-# until you correct the targets in data/. docs/task-file.md describes every key.
+# until you correct the targets in data/. The module agentopt.taskfile.schema documents
+# every key.
 """
 
 

@@ -636,7 +636,12 @@ def test_a_model_is_added_by_name_and_found_in_the_bundled_table(
     assert agentopt("models", "search", "no-such-model-anywhere").code == 1
     misspelled = agentopt("models", "add", "openai/gpt-5-mni", "--file", str(place.folder / "models.yaml"))
     assert (misspelled.code, misspelled.err) == (0, "")
-    assert "did you mean openai/gpt-5-mini? (its price and abilities would be known)" in misspelled.out
+    shown = " ".join(misspelled.out.split())
+    assert "did you mean openai/gpt-5-mini? Its price and abilities are known: add it instead, and delete the" in shown
+    for word, meant in (("gpt-5-mni", "openai/gpt-5-mini"), ("Claude-Hiaku-4-5", "anthropic/claude-haiku-4-5")):
+        found = agentopt("models", "search", word)
+        assert found.code == 1
+        assert f"has {word!r} in its name; did you mean {meant}" in f"{found.out}{found.err}"
     unknown = agentopt("models", "add", "gpt-99-mini", "--file", str(place.folder / "models.yaml"))
     assert unknown.code == 2
     assert "no provider is known" in unknown.err

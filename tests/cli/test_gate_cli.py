@@ -357,7 +357,7 @@ def test_a_candidate_that_is_not_decided_for_is_not_offered_for_use(in_python: b
         (["nope"], "see `agentopt runs list`, or give the path of a candidate file such as best.yaml"),
         (["no/such/run"], "no/such/run: there is no such file or folder\n  remedy: see `agentopt runs list`"),
         (["large.yaml"], "a candidate needs its task folder"),
-        (["task"], "no finished run is here"),
+        (["task"], "this is a task folder, not a run"),
         (["large.yaml", "--task", "task", "--against", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
         (["large.yaml", "--task", "task", "--margin", "-0.1"], "--margin must be from 0 to less than 1, but got -0.1"),
         (["large.yaml", "--task", "task", "--margin", "nan"], "--margin must be"),

@@ -6,6 +6,7 @@ import csv
 import json
 import re
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,23 @@ def test_models_may_be_named_by_provider_or_catalogue_name(place: Path, console_
     assert "Models: smollm2-135m, llama3.2." in printed
     assert "base_url" in (place / "task/models.yaml").read_text()
     assert console_script("optimize", "task", "-c", "task/config.yaml", "--dry-run")[0] == 0
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_comments_name_what_an_installed_package_has(place: Path, console_script: Command, template: str) -> None:
+    console_script("init", "new", "--template", template)
+    written = "".join((place / "new" / file).read_text() for file in ("task.yaml", "config.yaml", "models.yaml"))
+    assert "docs/" not in written
+    named = set(re.findall(r"\bagentopt\.[\w.]*\w", written))
+    assert {"agentopt.runs.config", "agentopt.taskfile.schema", "agentopt.models.catalog"} == named
+    assert all(find_spec(module) for module in named)
+
+
+def test_models_of_the_users_own_catalogue_are_named(place: Path, console_script: Command) -> None:
+    console_script("models", "add", "ollama/llama3.2", "--as", "mine")
+    note = "mine is in your own catalogue, not in models.yaml: copy the entry there for other users."
+    assert note in console_script("init", "--models", "mine", "--models", "smollm2-135m")[1]
+    assert "own catalogue" not in console_script("init", "other", "--models", "smollm2-135m")[1]
 
 
 AS_A_RUN = [

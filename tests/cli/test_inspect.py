@@ -75,6 +75,7 @@ def test_a_trace_has_what_was_sent_answered_thought_parsed_and_scored(agentopt: 
     assert r"parsed: \x1b[31mwrong" in agentopt("--trial", "0", "--example", by_output["\x1b[31mwrong"])[1]
     unparsed = agentopt("--trial", "0", "--example", by_output[""])[1]
     assert "answer: no value: " in unparsed
+    assert "no value: answer:" not in unparsed
     assert "      not parsed: " in unparsed
     assert "feedback: " in unparsed
 

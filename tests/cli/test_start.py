@@ -101,13 +101,16 @@ def test_the_doctor_prints_names_of_keys_and_endpoints_that_answer(
         server.server_close()
     assert (code, errors) == (0, "")
     found = {check["name"]: check for check in json.loads(printed)["checks"]}
+    extras = {name: check["status"] for name, check in found.items() if name.startswith("extra ")}
+    assert set(extras.values()) <= {"ok", "optional"}
+    assert "extra docs" not in extras
     assert found["python"]["status"] == found["agentopt"]["status"] == "ok"
     assert "OPENAI_API_KEY" in found["keys"]["detail"]
     assert "sk-secret" not in printed
     assert found[f"endpoint {url}"] == {
         "name": f"endpoint {url}",
         "status": "ok",
-        "detail": "answers with status 401",
+        "detail": "reachable (status 401 for GET /models)",
     }
     assert found[f"endpoint {gone}"]["status"] == "missing"
     assert [seen["path"] for seen in Endpoint.seen] == ["/v1/models"]

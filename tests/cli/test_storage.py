@@ -43,7 +43,11 @@ def execute(file: Path, statement: str) -> None:
 def test_a_journal_of_version_0_1_0_is_completed(old: Path, console_script: Script) -> None:
     before = old.read_bytes()
     code, out, _ = console_script("storage", "check", str(old))
-    assert (code, "without a version" in out, "no problem found" in out) == (0, True, True)
+    assert (code, "no version number, like every database of Optuna" in out, "no problem found" in out) == (
+        0,
+        True,
+        True,
+    )
     code, out, _ = console_script("storage", "migrate", "--dry-run", str(old))
     assert (code, "would create" in out, "response_details" in out) == (0, True, True)
     with sqlite3.connect(old) as connection:  # the mode of the file is all that opening it changes

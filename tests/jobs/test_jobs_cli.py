@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import subprocess
 import sys
@@ -150,6 +151,15 @@ def test_an_alarm_is_shown_until_a_later_run_measures_everything_or_changes_the_
         assert last_alarm([run_of_job(later), run_of_job(ends), alarm, *first]) is None
     assert last_alarm([run_of_job(later)]) is None
     assert last_alarm([]) is None
+
+
+def test_the_list_states_what_continues_an_interrupted_run(place: Place, jobs: Call) -> None:
+    jobs("add", str(place.write(schedule={"every": "6h"})))
+    with closing(open_store(f"sqlite:///{place.data / 'jobs.db'}")) as store:
+        run = store.claim_now("nightly", "gone", 0, 60)
+        store.interrupt(run.id, "gone", 1, Usage())
+    assert "last run: interrupted (is resumed by the next daemon), 1970" in jobs("show", "nightly")
+    assert "resumedbythenextdaemon" in re.sub(r"[^a-z]", "", jobs("list").replace("nightly", ""))
 
 
 def test_a_job_that_cannot_run_is_refused_when_it_is_added(place: Place, jobs: Call) -> None:

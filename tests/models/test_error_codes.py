@@ -306,3 +306,11 @@ def test_an_account_without_credit_is_no_refused_parameter() -> None:
 
 def test_the_same_number_means_different_things_of_different_providers() -> None:
     assert (MEANINGS["base_resp 1002"], MEANINGS["1002"]) == (429, 401)
+
+
+@pytest.mark.parametrize("page", ["404: Not Found", "404 Not Found", "Not Found"])
+def test_a_status_is_not_repeated(page: str) -> None:
+    request = httpx.Request("POST", "http://127.0.0.1:9/v1")
+    response = httpx.Response(404, text=page, request=request)
+    failure = model_error(httpx.HTTPStatusError("no", request=request, response=response), who="m")
+    assert str(failure).startswith("m: HTTP 404: Not Found")

@@ -261,6 +261,18 @@ def test_user_prompts_that_are_always_right_or_wrong_are_named_and_not_worth_it(
     assert result.subset_p_value == 1.0
 
 
+@pytest.mark.parametrize(
+    ("reward", "reason"),
+    [
+        (1.0, "every answer is right, so there is nothing to optimise"),
+        (0.0, "every answer is wrong, whatever the system prompt"),
+    ],
+)
+def test_equal_answers_are_the_reason(reward: float, reason: str) -> None:
+    result = analyse(np.full((4, 6, 2), reward), criteria=FAST)
+    assert (result.verdict, result.reason) == ("not worth it", reason)
+
+
 def test_pure_noise_is_seldom_called_worth_optimising() -> None:
     verdicts = [analyse(answers(i, no_effect(i, 8, 12), 4), criteria=FAST).verdict for i in range(100)]
     assert sum(v.startswith("optimise") for v in verdicts) <= 8

@@ -15,13 +15,15 @@ from rich.console import Console
 
 from agentopt.api import aoptimize
 from agentopt.cli.commands.optimize import estimate_run
+from agentopt.core.budget import Usage
 from agentopt.core.stop_reason import StopKind, StopReason
 from agentopt.models.base import Request
 from agentopt.models.scripted import ScriptedModel
 from agentopt.prompts.adoption import Adoption
 from agentopt.prompts.components import authored_bank
+from agentopt.prompts.diagnosis import Diagnosis
 from agentopt.prompts.outcome import PromptDecision
-from agentopt.report.prompts import prompt_tables
+from agentopt.report.prompts import print_diagnosis, prompt_tables
 from agentopt.runs.config import load_config
 from agentopt.runs.folder import RunFolder
 from agentopt.runs.prompt_report import PromptReport, PromptTried
@@ -133,6 +135,49 @@ def test_the_settings_in_a_run_folder_of_0_1_0_are_read(tmp_path: Path, subset: 
     file = folder / "config.yaml"
     file.write_text(file.read_text().replace("subset: verdict", f"subset: {subset}"))
     assert RunFolder.open(folder).config.prompts.filter == row_filter
+
+
+def diagnosed(*, right: bool) -> str:
+    """A printed diagnosis of two user prompts of two lines each."""
+    always = (0, 1) if right else (0,)
+    numbers = {"signal": 0.0, "noise": 0.0, "ratio": 0.0, "responses_needed": None, "all_p_value": 1.0}
+    subset = {"subset": (0,), "subset_score": 0.0, "subset_p_value": 1.0, "subset_ratio": 0.0, "chance_score": 0.0}
+    texts = {"examples": ("a", "b"), "user_prompts": ("one\ntwo",) * 2, "system_prompts": {"Be\nbrief.": "seed"}}
+    found = Diagnosis(
+        **{**numbers, **subset, **texts},  # type: ignore[arg-type]
+        task="t",
+        subtask="find",
+        verdict="not worth it",
+        reason="why",
+        intended=(2, 2.0),
+        cross_fitted_score=None,
+        search="exact",
+        estimator="unbiased",
+        always_right=always,
+        always_wrong=(),
+        mean=((1.0, 1.0 if right else 0.5),),
+        tokens=(3.0,),
+        responses=168,
+        usage=Usage(calls=196),
+    )
+    output = io.StringIO()
+    print_diagnosis(found, Console(file=output, width=200))
+    return output.getvalue()
+
+
+def test_a_diagnosis_of_right_answers_prints_no_table_of_zeros() -> None:
+    shown = diagnosed(right=True)
+    assert "signal" not in shown
+    assert "subset" not in shown
+    assert shown.splitlines()[-2] == "Analysed: 168 responses of find."
+    assert shown.splitlines()[-1].startswith("Spent, with the calls of other subtasks, judges and prompt writers: 196")
+
+
+def test_the_lines_of_a_prompt_are_indented_in_a_diagnosis() -> None:
+    shown = diagnosed(right=False)
+    assert "signal" in shown
+    assert "  1. a: one\n     two\n" in shown
+    assert "Be\n     brief." in shown
 
 
 def test_the_dry_run_of_the_quickstart_states_what_prompts_use_at_most() -> None:

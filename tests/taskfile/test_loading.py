@@ -454,7 +454,10 @@ OVERRIDDEN: list[tuple[dict[str, Any], str]] = [
     ({"subtasks.answer.max_tokens": "abc"}, "-c task.subtasks.answer.max_tokens=abc: must be a whole number"),
     ({"subtasks.1.max_tokens": 0}, "-c task.subtasks.1.max_tokens=0: must be greater than 0, but got 0"),
     ({"subtasks.find.num_samples": {"max": 0}}, "-c task.subtasks.find.num_samples={'max': 0}: must be positive"),
-    ({"subtasks.find.models": ["small", "huge"]}, "-c task.subtasks.find.models=['small', 'huge']: item 1: the model 'huge'"),
+    (
+        {"subtasks.find.models": ["small", "huge"]},
+        "-c task.subtasks.find.models=['small', 'huge']: item 1: the model 'huge'",
+    ),
     ({"subtasks.find.fuse": {"method": "best_of"}}, "-c task.subtasks.find.fuse={'method': 'best_of'}: judge: must be"),
     ({"subtasks.find.prompt": "{{ wrod }}"}, "-c task.subtasks.find.prompt={{ wrod }}: "),
     ({"scorer": {"kind": "exat_match"}}, "-c task.scorer={'kind': 'exat_match'}: `kind` must be one of"),

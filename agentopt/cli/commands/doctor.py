@@ -35,7 +35,7 @@ from agentopt.models.providers import PROVIDERS
 from agentopt.models.weights import bytes_to_download
 from agentopt.runs.config import load_config
 
-Status = Literal["ok", "missing", "broken"]
+Status = Literal["ok", "optional", "missing", "broken"]
 
 SECONDS = 2.0
 """Longest wait for an endpoint."""
@@ -46,7 +46,7 @@ HOG = "held = bytearray(1 << 30)\nprint(len(held))"
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the report. Only `broken` is a failure: what is missing is optional."""
+    """One line of the report. Only `broken` is a failure; `optional` is an extra that is not installed."""
 
     name: str
     status: Status
@@ -100,9 +100,9 @@ def _extras() -> Iterator[Check]:
         if named and named[1] != "agentopt" and not (for_others and for_others[1] != sys.platform):
             lacking[named[2]] += [] if _is_installed(named[1]) else [named[1]]
     for extra, libraries in lacking.items():
-        if extra not in ("all", "dev"):
+        if extra not in ("all", "dev", "docs"):
             how = f"lacks {', '.join(libraries)}: {install_command(extra)}"
-            yield Check(f"extra {extra}", "missing" if libraries else "ok", how if libraries else "installed")
+            yield Check(f"extra {extra}", "optional" if libraries else "ok", how if libraries else "installed")
 
 
 def _is_installed(library: str) -> bool:
@@ -165,7 +165,7 @@ def _endpoint(url: str) -> Check:
             status = client.get(f"{url.rstrip('/')}/models").status_code
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         return Check(f"endpoint {url}", "missing", f"no answer: {error or type(error).__name__}")
-    return Check(f"endpoint {url}", "ok" if status < 500 else "missing", f"answers with status {status}")
+    return Check(f"endpoint {url}", "ok" if status < 500 else "missing", f"reachable (status {status} for GET /models)")
 
 
 def _sizes(journal: str | None) -> Iterator[Check]:

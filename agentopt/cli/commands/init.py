@@ -18,9 +18,10 @@ from agentopt.api import load
 from agentopt.cli.output import print_json, print_plain
 from agentopt.core.errors import TaskError, UserError
 from agentopt.core.files import write_output
+from agentopt.core.phrases import in_words
 from agentopt.core.yaml_text import to_yaml
 from agentopt.models.add_entry import entry_for
-from agentopt.models.catalog import Catalog
+from agentopt.models.catalog import BUILT_IN, Catalog, read_catalog
 from agentopt.models.model_table import find_entry
 from agentopt.models.providers import name_of
 from agentopt.models.weights import bytes_to_download
@@ -43,7 +44,7 @@ HOSTED: Mapping[str, tuple[str, ...]] = {
 }
 """Variable of a key -> models that a new task compares if it is set, cheapest first."""
 
-CONFIG = """# Settings of a run; `-c key=value` overrides them. Every field is documented in agentopt/runs/config.py.
+CONFIG = """# Settings of a run; `-c key=value` overrides them. The module agentopt.runs.config documents every key.
 models: [{models}] # a path from the working folder: call agentopt where `agentopt init` was called
 strategy: optuna # or agent: a language model proposes; set agent.model
 budget:
@@ -110,7 +111,7 @@ def run_init(options: InitOptions, console: Console) -> None:
     _check_loads(files, where)
     _write(folder, files)
     invented = () if source else ("No data was given: data/ has twelve invented rows.",)
-    notes = (*invented, *draft.notes, *_download_note(chosen.names))
+    notes = (*invented, *draft.notes, *_own_models_note(chosen.names, entries), *_download_note(chosen.names))
     made = NewTask(folder, tuple(files), chosen.names, notes, _command(folder, "--dry-run"))
     if options.as_json:
         print_json(made)
@@ -158,6 +159,15 @@ def _chosen(models: Sequence[str], environ: Mapping[str, str]) -> tuple[dict[str
     return entries, ModelsDraft(names, local)
 
 
+def _own_models_note(models: Sequence[str], entries: Mapping[str, Any]) -> list[str]:
+    """What a colleague who gets the folder lacks."""
+    own = [name for name in models if name not in entries and name not in read_catalog(BUILT_IN)]
+    if not own:
+        return []
+    verb = "are" if own[1:] else "is"
+    return [f"{in_words(own)} {verb} in your own catalogue, not in models.yaml: copy the entry there for other users."]
+
+
 def _download_note(models: Sequence[str]) -> list[str]:
     known = Catalog.load()
     left = bytes_to_download(weights for name in models if name in known and (weights := known[name].weights))
@@ -165,7 +175,10 @@ def _download_note(models: Sequence[str]) -> list[str]:
 
 
 def _settings(folder: Path, name: str, entries: Mapping[str, Any], draft: Draft, chosen: ModelsDraft) -> dict[str, str]:
-    head = "# Models of this task that are not built in; `agentopt models list` shows all, docs/models.md the fields.\n"
+    head = (
+        "# Models of this task that are not built in; `agentopt models list` shows all, the module "
+        "agentopt.models.catalog\n# documents the fields.\n"
+    )
     priced = any("usd_per_1m_prompt" in entry or find_entry(entry.get("litellm", "")) for entry in entries.values())
     prompts = "before" if "data/train.jsonl" in draft.files else "never"
     return {

@@ -123,7 +123,8 @@ def list_jobs(store: str | None, console: Console, *, as_json: bool = False) -> 
 def _cells(line: JobLine) -> tuple[str, str, str, str]:
     """Name, schedule, next time and last run."""
     last, alarm = line.last_run, line.last_alarm
-    ended = f"{last.state}, {_shown(last.started, line.time_zone)}" if last else "-"
+    resumed = " (is resumed by the next daemon)" if last and last.state == "interrupted" else ""
+    ended = f"{last.state}{resumed}, {_shown(last.started, line.time_zone)}" if last else "-"
     return (
         line.name,
         line.schedule,

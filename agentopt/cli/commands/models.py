@@ -19,7 +19,7 @@ from agentopt.models.add_entry import add_entry
 from agentopt.models.base import ChatModel, Request, Response
 from agentopt.models.catalog import Catalog, ModelSpec
 from agentopt.models.check_entry import CHECK_TOKENS, check_request, probe
-from agentopt.models.model_table import find_entry, search_table, table_defaults
+from agentopt.models.model_table import close_models, find_entry, search_table, table_defaults
 from agentopt.models.router import ModelRouter
 from agentopt.models.session import open_session
 from agentopt.runs.config import Config, load_config
@@ -240,7 +240,8 @@ def add_model(
     print_plain(console, f"added {added.name} to {added.file}:")
     print_plain(console, to_yaml({added.name: added.entry}).rstrip())
     if added.similar:
-        print_plain(console, f"did you mean {added.similar}? (its price and abilities would be known)")
+        print_plain(console, f"did you mean {added.similar}? Its price and abilities are known: add it instead,")
+        print_plain(console, f"and delete the entry {added.name} from {added.file}")
     if not added.is_known and "price" not in added.entry:
         print_plain(console, "its price is unknown: add usd_per_1m_prompt and usd_per_1m_completion, or price: free")
     if key := added.entry.get("api_key_env"):
@@ -266,7 +267,8 @@ def search_models(word: str, console: Console, *, as_json: bool = False) -> None
             count = f"{len(within)} more {'name has' if len(within) == 1 else 'names have'}"
             print_plain(console, f"{count} {word!r} within a longer word, such as {within[0]}")
     if not models:
-        rule = f"no model of the bundled table has {word!r} in its name"
+        close = f"; did you mean {', '.join(found)}?" if (found := close_models(word)) else ""
+        rule = f"no model of the bundled table has {word!r} in its name{close}"
         print_plain(notes_console(console, as_json=as_json), rule)
         sys.exit(1)
 

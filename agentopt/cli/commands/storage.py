@@ -226,7 +226,8 @@ def check_unused(engine: sa.Engine) -> None:
 
 
 def _show_check(check: DatabaseCheck, console: Console) -> None:
-    version = "without a version" if check.version is None else f"version {check.version}"
+    none = "no version number, like every database of Optuna and of agentopt 0.1.0"
+    version = none if check.version is None else f"version {check.version}"
     print_plain(console, f"{check.place}: {version}")
     table = Table("table", "rows")
     for found in check.tables:
