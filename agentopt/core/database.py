@@ -41,8 +41,9 @@ VERSIONS = sa.Table("agentopt_schema", sa.MetaData(), sa.Column("version_num", s
 
 LOCK = 0x6167656E746F7074
 """Key of the advisory lock under which PostgreSQL databases change their tables: `agentopt` in ASCII."""
-PASSING = frozenset({"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53300"})
-"""SQLSTATE codes of failures that pass: serialisation, deadlock, lock wait, shutdown, start, too many connections."""
+PASSING = frozenset({"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53300", "25P03"})
+"""SQLSTATE codes of failures that pass: serialisation, deadlock, lock wait, shutdown, start, too many connections, a
+transaction that paused for too long."""
 KEEPALIVE = {
     "application_name": "agentopt",
     "connect_timeout": "10",
@@ -52,6 +53,9 @@ KEEPALIVE = {
     "tcp_user_timeout": "30000",
 }
 """libpq parameters unless the URL sets them: a host that disappeared is noticed within 30 seconds."""
+LONGEST_PAUSE = 30
+"""Seconds after which PostgreSQL ends a transaction that is not continued: a process that was suspended inside of one
+would otherwise keep its locks until it continues."""
 _NAMES = {
     "sqlite": "SELECT name FROM sqlite_master",
     "postgresql": "SELECT relname FROM pg_class WHERE relnamespace = current_schema()::regnamespace",
@@ -103,6 +107,8 @@ def open_engine(
         raise ConfigError(f"the driver {error.name} of the database is not installed", remedy=remedy) from error
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine, "connect", _prepare_sqlite)
+    if engine.dialect.name == "postgresql":
+        sa.event.listen(engine, "connect", _prepare_postgresql)
     return engine
 
 
@@ -360,6 +366,13 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     connection.execute(f"PRAGMA busy_timeout={WAIT_SECONDS * 1000}")
     _write_ahead(connection)
     connection.execute("PRAGMA synchronous=FULL")
+
+
+def _prepare_postgresql(connection: Any, _record: object) -> None:
+    # Not as a parameter of libpq, which poolers refuse.
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET idle_in_transaction_session_timeout = '{LONGEST_PAUSE}s'")
+    connection.commit()
 
 
 def _write_ahead(connection: sqlite3.Connection) -> None:

@@ -30,7 +30,7 @@ from agentopt.core.database import (
     transact,
     without_password,
 )
-from agentopt.core.errors import ConfigError
+from agentopt.core.errors import ConfigError, JournalError
 from agentopt.core.files import private_folder, write_atomically
 from agentopt.core.unicode_text import database_text
 from agentopt.core.yaml_models import did_you_mean
@@ -364,16 +364,22 @@ def open_store(storage: str) -> Iterator[tuple[RunStore, sa.Engine]]:
         storage: A path or a SQLAlchemy URL.
 
     Raises:
-        ConfigError: It cannot be used, or is an SQLite database in memory.
+        ConfigError: It cannot be opened, or is an SQLite database in memory.
+        JournalError: It failed inside of the block.
     """
     check_names_file(storage)
     try:
         engine = open_engine(journal_place(storage))
-        try:
-            yield RunStore(engine), engine
-        finally:
-            engine.dispose()
+        store = RunStore(engine)
     except (SQLAlchemyError, OSError) as error:
         rule = f"the storage cannot be used: {str(error).partition(chr(10))[0]}"
         remedy = "name a file that can be written, or a URL with a way to its password; a run's folder keeps none"
         raise ConfigError(rule, where=without_password(storage), remedy=remedy) from error
+    try:
+        yield store, engine
+    except SQLAlchemyError as error:
+        rule = f"the storage {without_password(storage)} failed: {str(error).partition(chr(10))[0]}"
+        remedy = "see that it can be reached, and repeat the command; a run continues with `optimize --resume`"
+        raise JournalError(f"{rule}\n  remedy: {remedy}") from error
+    finally:
+        engine.dispose()

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -165,6 +166,23 @@ def test_transactions_continue_after_a_restart_of_the_database(
 
     transact(engine, work)
     assert transact(engine, lambda c: c.execute(sa.select(COUNTS)).all()) == [("a", 1)]
+    engine.dispose()
+
+
+def test_a_transaction_that_was_suspended_gives_its_locks_back_and_is_repeated(postgres_url: str) -> None:
+    engine = open_engine(postgres_url)
+    with engine.connect() as connection:
+        limit = connection.exec_driver_sql("SHOW idle_in_transaction_session_timeout").scalar_one()
+    attempts = iter([True, False])
+
+    def work(connection: sa.Connection) -> int:
+        connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = '50ms'")
+        if next(attempts):
+            time.sleep(1)
+        return int(connection.exec_driver_sql("SELECT 7").scalar_one())
+
+    assert transact(engine, work) == 7
+    assert (limit, next(attempts, None)) == ("30s", None), "the first attempt was ended by the server"
     engine.dispose()
 
 

@@ -19,6 +19,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import empty_checkpoint
 
 from agentopt.api import optimize
+from agentopt.cli.commands.worker import orphans_of
 from agentopt.core.database import open_engine
 from agentopt.core.errors import CallbackError, ConfigError, JournalError
 from agentopt.core.events import Event, ExampleDone, TestDone, TrialDone
@@ -541,6 +542,19 @@ def test_a_storage_that_cannot_be_used_is_one_message(home: Path, place: str, me
     with pytest.raises(ConfigError, match=message):
         run(home, wrong)
     assert not (home / "runs").exists()
+
+
+def test_a_storage_that_fails_during_a_run_is_no_mistake_in_the_settings(storage: str) -> None:
+    message = r"failed: [\s\S]*no_such_table[\s\S]*--resume"
+    with pytest.raises(JournalError, match=message), open_store(storage) as (_, engine), engine.connect() as connection:
+        connection.exec_driver_sql("SELECT 1 FROM no_such_table")
+
+
+def test_a_worker_looks_again_for_runs_whose_process_died_if_the_storage_is_away(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert orphans_of("postgresql://u@127.0.0.1:9/db") == {}
+    assert "cannot be looked for now" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["storage", "journal"])

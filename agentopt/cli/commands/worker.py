@@ -59,7 +59,7 @@ async def _continue_orphans(storage: str) -> None:
     """Continue the runs whose process died, each once, as `optimize --resume` does."""
     tried: set[str] = set()
     while True:
-        for run, name in (await asyncio.to_thread(_orphans, storage)).items():
+        for run, name in (await asyncio.to_thread(orphans_of, storage)).items():
             if run not in tried:
                 tried.add(run)
                 _log(f"continues the run {name}, whose process died")
@@ -72,9 +72,14 @@ async def _continue_orphans(storage: str) -> None:
         await asyncio.sleep(LOOK_SECONDS)
 
 
-def _orphans(storage: str) -> dict[str, str]:
-    with open_store(storage) as (store, _):
-        return store.orphans()
+def orphans_of(storage: str) -> dict[str, str]:
+    """Return the runs whose process died: id -> name; none while the storage cannot be reached, as during a restart."""
+    try:
+        with open_store(storage) as (store, _):
+            return store.orphans()
+    except AgentoptError as error:
+        _log(f"runs whose process died cannot be looked for now: {error}")
+        return {}
 
 
 async def _continue(run: str, storage: str) -> None:
