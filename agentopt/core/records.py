@@ -12,6 +12,7 @@ from agentopt.core.cost import Reads, critical_path
 from agentopt.core.duplicates import Groups, by_group, independent
 from agentopt.core.errors import FailureScope
 from agentopt.core.phrases import counted
+from agentopt.core.ties import ranked
 
 Split = Literal["train", "validation", "test"]
 FailedExamples = Literal["leave_out", "zero", "fail"]
@@ -356,6 +357,12 @@ class Trial:
     @property
     def score(self) -> float | None:
         return self.evaluation.score
+
+
+def by_score(trials: Iterable[Trial]) -> list[Trial]:
+    """The trials with a score by descending raw score, of those that tie the cheapest first."""
+    scored = [trial for trial in trials if trial.score is not None]
+    return ranked(scored, lambda trial: trial.score or 0.0, lambda trial: (trial.units, trial.number))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import WithJsonSchema
 
 from agentopt.core.intervals import is_approximate, mean_ends, mean_p_value, paired_proportion_ends, proportion_ends
+from agentopt.core.ties import TIE
 
 Floats = NDArray[np.float64]
 Verdict = Literal["better", "not distinguishable", "worse"]
@@ -123,9 +124,12 @@ def _values(scores: Sequence[float]) -> Floats:
 
 
 def _paired(a: Mapping[str, float], b: Mapping[str, float]) -> Floats:
-    """Differences `a - b` of the shared ids, in the order of the ids so that the mappings' order is immaterial."""
-    shared = sorted(a.keys() & b.keys())
-    return _values([a[key] - b[key] for key in shared])
+    """Differences `a - b` of the shared ids, in the order of the ids so that the mappings' order is immaterial.
+
+    Scores that tie have the difference 0: differences in the last digits of all rows would be significant.
+    """
+    differences = _values([a[key] - b[key] for key in sorted(a.keys() & b.keys())])
+    return np.where(np.abs(differences) <= TIE, 0.0, differences)
 
 
 def _without_spread(values: Floats, bounds: tuple[float, float], confidence: float) -> Interval:

@@ -9,6 +9,7 @@ from agentopt.core.called_models import called_models
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import CandidateError
 from agentopt.core.task import Task
+from agentopt.core.ties import highest
 from agentopt.evaluation.checked import checked_candidate
 from agentopt.models.api_keys import unset_keys
 from agentopt.models.catalog import ModelSpec
@@ -50,7 +51,7 @@ def front_of(result: Result, task: Task, specs: Mapping[str, ModelSpec]) -> tupl
 
 def best_under(front: Sequence[FrontCandidate], usd: float) -> FrontCandidate | None:
     """Return the candidate with the highest score that costs at most `usd` per request; None if there is none."""
-    return max((one for one in front if one.usd <= usd), key=lambda one: (one.score, -one.usd), default=None)
+    return highest((one for one in front if one.usd <= usd), lambda one: one.score, lambda one: one.usd)
 
 
 def _fits(candidate: Candidate, task: Task) -> bool:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from agentopt.core.candidate import Candidate
 from agentopt.core.cost import CostMeasure
 from agentopt.core.phrases import counted
+from agentopt.core.ties import is_higher
 from agentopt.jobs.canary import Canary
 from agentopt.jobs.champion import Champion, Champions
 from agentopt.jobs.drift import ALARM, drift_evidence
@@ -210,4 +211,4 @@ def _leads(challenger: Candidate, champion: Candidate, result: Result) -> bool:
     """Whether the challenger scores higher than the champion on validation, or the champion has no score there."""
     scores = {trial.candidate: trial.score for trial in result.trials if trial.state == "complete"}
     ours, theirs = scores.get(challenger), scores.get(champion)
-    return theirs is None or (ours is not None and ours > theirs)
+    return theirs is None or (ours is not None and is_higher(ours, theirs))

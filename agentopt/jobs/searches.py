@@ -13,6 +13,7 @@ from agentopt.core.candidate import Candidate
 from agentopt.core.errors import ConfigError
 from agentopt.core.events import Event, FallbackUsed, RunDone, RunStarted, Stopping, TrialDone
 from agentopt.core.files import write_atomically
+from agentopt.core.ties import ranked
 from agentopt.jobs.snapshot import Snapshot
 from agentopt.jobs.store import JobStore
 from agentopt.jobs.tables import JobRun
@@ -104,7 +105,7 @@ class Searches:
 
 def _ranked(result: Result) -> list[Candidate]:
     """The Pareto front by descending score, then the other complete trials by score."""
-    front = list(reversed(result.pareto))
-    rest = [t for t in result.trials if t.state == "complete" and t.number not in front]
-    ranked = [*front, *(t.number for t in sorted(rest, key=lambda t: (-(t.score or 0.0), t.units)))]
-    return [result.trials[number].candidate for number in ranked]
+    front = [line for line in result.trials if line.number in result.pareto]
+    rest = [line for line in result.trials if line.state == "complete" and line.number not in result.pareto]
+    by_shrunk = ranked(front, lambda line: line.shrunk or line.score or 0.0, lambda line: line.units)
+    return [line.candidate for line in (*by_shrunk, *ranked(rest, lambda t: t.score or 0.0, lambda t: t.units))]

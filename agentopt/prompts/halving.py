@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agentopt.core.stats import Estimator, Floats, cells
+from agentopt.core.ties import tied
 from agentopt.prompts.covariance import covariance
 from agentopt.prompts.row_model import blup_scores, next_rows, row_model
 from agentopt.prompts.settings import RowFilter
@@ -115,7 +116,7 @@ def standing(rewards: Floats, candidates: Sequence[int], settings: RaceSettings 
     scores = np.full(len(candidates), -np.inf)
     if known:
         scores[[n in known for n in candidates]] = _scores(rewards, known, settings)
-    best = np.argsort(-scores, kind="stable")
+    best = np.argsort(-np.array(tied(scores.tolist())), kind="stable")  # of equals the earlier one
     return Standing(tuple(int(candidates[i]) for i in best), tuple(float(scores[i]) for i in best))
 
 

@@ -8,7 +8,8 @@ from typing import Protocol
 
 from agentopt.core.budget import Usage
 from agentopt.core.records import TrialState
-from agentopt.search.proposers import LEAST_GAIN, WITHOUT_AGENT
+from agentopt.core.ties import is_higher
+from agentopt.search.proposers import WITHOUT_AGENT
 
 AGENT = "agent"
 """Purpose of the agent's calls, and its name if none of its candidates became a trial."""
@@ -63,7 +64,7 @@ def earned(trials: Sequence[Scored], spent: Mapping[str, Usage]) -> tuple[Earned
         row = replace(row, trials=row.trials + 1)
         if trial.state == "complete" and trial.score is not None:
             row = replace(row, best=max(trial.score, trial.score if row.best is None else row.best))
-            if best is not None and trial.score > best + LEAST_GAIN:
+            if best is not None and is_higher(trial.score, best):
                 row = replace(row, raised=row.raised + 1, gain=row.gain + trial.score - best)
             best = max(trial.score, trial.score if best is None else best)
         rows[trial.proposer] = row

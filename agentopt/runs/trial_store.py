@@ -21,6 +21,7 @@ from agentopt.core.errors import ConfigError, NothingEvaluated
 from agentopt.core.files import own_file
 from agentopt.core.records import BestSoFar, Evaluation, Trial
 from agentopt.core.task import Task
+from agentopt.core.ties import highest
 from agentopt.models.catalog import ModelSpec
 from agentopt.runs.folder import RunFolder, StudyPlace, fingerprint
 from agentopt.runs.studies import add_trial, has_study, open_study, read_attributes
@@ -169,11 +170,11 @@ def highest_score(trials: Sequence[Trial]) -> Trial | None:
     complete = [trial for trial in trials if trial.state == "complete"]
     left_out = {example for trial in complete for example in trial.evaluation.left_out}
 
-    def rank(trial: Trial) -> tuple[float, float, int]:
+    def mean(trial: Trial) -> float:
         scores = [score for example, score in trial.evaluation.scores.items() if example not in left_out]
-        return -sum(scores) / len(scores) if scores else float("inf"), trial.units, trial.number
+        return sum(scores) / len(scores) if scores else float("-inf")
 
-    return min(complete, key=rank, default=None)
+    return highest(complete, mean, lambda trial: (trial.units, trial.number))
 
 
 def trial_cost(space: SearchSpace, candidate: Candidate, evaluation: Evaluation) -> float:

@@ -16,6 +16,7 @@ from agentopt.core.errors import ConfigError, UserError
 from agentopt.core.phrases import in_words
 from agentopt.core.records import ExampleResult, SubtaskUse, Trial
 from agentopt.core.task import Subtask, Task
+from agentopt.core.ties import is_higher
 from agentopt.core.yaml_models import Strict, did_you_mean, validate
 from agentopt.core.yaml_text import load_yaml
 from agentopt.models.catalog import ModelSpec, Usd
@@ -227,7 +228,7 @@ class _Archive:
         least = self.question.min_score
         if least is None:
             return allowed.get(choice.recommended.number) if choice else None
-        good = [option for option in allowed.values() if option.score is not None and option.score >= least]
+        good = [o for o in allowed.values() if o.score is not None and not is_higher(least, o.score)]
         return min(good, key=lambda option: (option.cost, -(option.score or 0.0), option.trial), default=None)
 
     def _worth_completing(
@@ -236,7 +237,7 @@ class _Archive:
         least = self.question.min_score
         if least is None:
             least = (best.score or 0.0) - self.tolerance if best else -math.inf
-        good = (o for o in pruned if o.is_allowed and o.score is not None and o.score >= least)
+        good = (o for o in pruned if o.is_allowed and o.score is not None and not is_higher(least, o.score))
         return tuple(sorted((o for o in good if not chosen or o.cost < chosen.cost), key=lambda o: o.cost))
 
     def _option(self, trial: Trial, shrunk: Mapping[int, float]) -> Option:

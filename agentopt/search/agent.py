@@ -28,6 +28,7 @@ from agentopt.core.candidate import Candidate
 from agentopt.core.database import Condition
 from agentopt.core.events import FallbackUsed, GuidelinesWritten
 from agentopt.core.files import own_file
+from agentopt.core.records import by_score
 from agentopt.models.base import ChatModel
 from agentopt.models.room_to_think import RoomToThink
 from agentopt.search.agent_calls import Agent, AgentUnavailableError
@@ -289,8 +290,7 @@ class _Nodes:
             return {"problem": str(error), "proposals": []}
         if self.agent.is_full:
             self.runner.emit(GuidelinesWritten(beside.reason, len(self.runner.trials)))
-        again = list(beside.again)
-        proposals, doubt = list(reply.proposals), ""
+        again, proposals, doubt = list(beside.again), list(reply.proposals), ""
         if beside.stops and not proposals:
             problem = f"the agent expects nothing better: {beside.reason}"
             declined = len(self.runner.trials)
@@ -309,11 +309,10 @@ class _Nodes:
         runner, trials = self.runner, self.runner.trials
         most = expected(space, trials, PROMISING, self.agent.seed)
         outlook = Outlook(runner.trials_left, expected=most, before=before)
-        complete = [trial for trial in trials if trial.state == "complete" and trial.score is not None]
-        if not isinstance(runner, RunView) or not complete:
+        best = by_score(trial for trial in trials if trial.state == "complete")[:1]
+        if not isinstance(runner, RunView) or not best:
             return outlook
-        best = max(complete, key=lambda trial: trial.score or 0.0)
-        failed = await runner.failed_examples(best, self.agent.settings.failed_examples)
+        failed = await runner.failed_examples(best[0], self.agent.settings.failed_examples)
         return replace(outlook, usd_left=runner.usd_left, failed=failed)
 
     async def _measure_again(self, numbers: list[int]) -> None:

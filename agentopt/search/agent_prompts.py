@@ -17,7 +17,7 @@ from typing import Any
 from agentopt.core.axes import Axis
 from agentopt.core.candidate import Candidate
 from agentopt.core.cost import SHOWN, CostMeasure
-from agentopt.core.records import Trial
+from agentopt.core.records import Trial, by_score
 from agentopt.models.base import Message
 from agentopt.search.base import SearchSpace, SubtaskSpace
 from agentopt.search.neighbourhood import affordable
@@ -145,14 +145,11 @@ def history(space: SearchSpace, trials: Sequence[Trial], last: Sequence[int]) ->
         last: Numbers of the trials of the last batch.
     """
     label_of = labels(space)
-    scored = sorted((t for t in trials if t.score is not None), key=_rank)
+    complete, others = ([t for t in trials if (t.state == "complete") is wanted] for wanted in (True, False))
+    scored = [*by_score(complete), *by_score(others)]
     shown = [t for rank, t in enumerate(scored) if rank < BEST_SHOWN or t.number in last]
     lines = [_row(t, label_of, SHOWN[space.measure][0], new=t.number in last) for t in shown]
     return "\n".join([f"Tried, best score first ({SHOWN[space.measure][1]}):", *lines])
-
-
-def _rank(trial: Trial) -> tuple[bool, float, int]:
-    return trial.state != "complete", -(trial.score or 0.0), trial.number
 
 
 def _row(trial: Trial, label_of: Mapping[str, str], examples: float, *, new: bool) -> str:

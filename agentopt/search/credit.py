@@ -9,10 +9,11 @@ import math
 from collections.abc import Sequence
 
 from agentopt.core.records import Trial
+from agentopt.core.ties import is_higher
 from agentopt.search.base import Proposal, SearchSpace
 from agentopt.search.insight_strategy import in_seed_prompts, measured
 from agentopt.search.neighbourhood import without_limits
-from agentopt.search.proposers import ARCHIVE, BASELINE, INITIAL, LEAST_GAIN, PROMPTS
+from agentopt.search.proposers import ARCHIVE, BASELINE, INITIAL, PROMPTS
 from agentopt.search.surrogate import Expectation, Scores, expectations, shares_behind
 
 BEFORE = (BASELINE, ARCHIVE, PROMPTS, INITIAL)
@@ -32,7 +33,7 @@ def _won(trials: Sequence[Trial]) -> list[tuple[str, bool]]:
     best, found = -math.inf, []
     for trial in trials:
         score = trial.score if trial.state == "complete" and trial.score is not None else -math.inf
-        found.append((trial.proposer, score > best + LEAST_GAIN))
+        found.append((trial.proposer, is_higher(score, best)))
         best = max(best, score)
     return found
 

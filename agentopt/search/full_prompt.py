@@ -14,7 +14,7 @@ from typing import Any
 
 from agentopt.core.cost import SHOWN
 from agentopt.core.json_text import repaired_json_values
-from agentopt.core.records import Trial
+from agentopt.core.records import Trial, by_score
 from agentopt.models.base import Message
 from agentopt.search.agent_prompts import (
     ROLES,
@@ -172,13 +172,12 @@ def _left(space: SearchSpace, trials: Sequence[Trial], outlook: Outlook) -> Iter
     if outlook.usd_left is not None:
         left.append(f"about {outlook.usd_left:.2g} USD")
     yield f"Left: {' and '.join(left)}."
-    complete = [t for t in trials if t.state == "complete" and t.score is not None]
-    if complete and space.limits:
-        best = max(complete, key=lambda t: t.score or 0.0)
+    best = by_score(trial for trial in trials if trial.state == "complete")[:1]
+    if best and space.limits:
         measure, most = space.limits[0]
         factor, unit = SHOWN[measure]
-        unused = factor * (most - space.cost(best.candidate, measure))
-        yield f"Trial {best.number}, the best so far, leaves {unused:.4g} {unit} of the limit unused."
+        unused = factor * (most - space.cost(best[0].candidate, measure))
+        yield f"Trial {best[0].number}, the best so far, leaves {unused:.4g} {unit} of the limit unused."
 
 
 def _expected(expected: Sequence[Expectation], label_of: Mapping[str, str]) -> Iterator[str]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from agentopt.core.candidate import Candidate
-from agentopt.core.records import Trial
+from agentopt.core.records import Trial, by_score
 from agentopt.core.stats import Floats
 from agentopt.core.two_way import two_way
 from agentopt.search.base import Proposal, SearchSpace
@@ -64,9 +64,8 @@ class InsightStrategy:
 
     def _near(self, space: SearchSpace, trials: Sequence[Trial], taken: set[Candidate]) -> Candidate | None:
         """The untried candidate nearest to the best one: a sample of a huge space may have no affordable one."""
-        scored = [trial for trial in trials if trial.score is not None]
-        best = max(scored, key=lambda trial: trial.score or 0.0, default=None)
-        return nearest_untried(space, in_seed_prompts(space, best.candidate) if best else space.baseline, taken)
+        best = by_score(trials)[:1]
+        return nearest_untried(space, in_seed_prompts(space, best[0].candidate) if best else space.baseline, taken)
 
 
 def in_seed_prompts(space: SearchSpace, candidate: Candidate) -> Candidate:

@@ -16,6 +16,7 @@ import numpy as np
 from agentopt.core.candidate import Candidate
 from agentopt.core.records import Trial
 from agentopt.core.stats import Floats
+from agentopt.core.ties import is_higher, tied
 from agentopt.core.two_way import two_way
 from agentopt.search.base import SearchSpace
 from agentopt.search.gaussian_process import Grid
@@ -23,6 +24,9 @@ from agentopt.search.measured_costs import measured_cost, with_measured_costs, w
 
 TOLERANCE = 0.02
 """Score that the recommended candidate may be below the best one."""
+
+LATENCY_DIGITS = 2
+"""Digits of a median latency, in seconds, by which the Pareto front compares: those that every table shows."""
 
 AMPLITUDES = np.geomspace(0.1, 30, 25)
 """Prior variances of the scores, relative to the variance of the raw scores; weighted by their likelihood."""
@@ -53,7 +57,7 @@ class Choice:
     best: Trial
     recommended: Trial
     shrunk: Mapping[int, float]
-    """Trial number -> posterior (shrunk) mean score, of every trial that informed the choice."""
+    """Trial number -> posterior (shrunk) mean score of every trial that informed the choice; ties are equal numbers."""
     pareto: tuple[int, ...]
     """Numbers of the complete trials that no other one equals or exceeds in every respect, cheapest first: in `shrunk`
     and in cost; with costs in USD or seconds in both, the latency being the median."""
@@ -85,7 +89,8 @@ class Choice:
 def choose(space: SearchSpace, trials: Sequence[Trial], *, tolerance: float = TOLERANCE) -> Choice | None:
     """The complete trial with the highest posterior mean, and the cheapest one within the tolerance of it.
 
-    Trials whose measured cost is above a limit of the space are not chosen, unless all are.
+    Of trials whose posterior means tie, the cheapest is the best one. Trials whose measured cost is above a limit of
+    the space are not chosen, unless all are.
 
     Args:
         space: the search space of the trials.
@@ -102,11 +107,12 @@ def choose(space: SearchSpace, trials: Sequence[Trial], *, tolerance: float = TO
     space = with_measured_costs(space, trials)
     complete = [trial for trial in complete if within_limits(space, trial)] or complete
     found = posterior(space, [t.candidate for t in scored], score_table(scored))
-    mean = {trial.number: float(value) for trial, value in zip(scored, found.mean, strict=True)}
+    mean = {trial.number: value for trial, value in zip(scored, tied(found.mean.tolist()), strict=True)}
     best = min(complete, key=lambda t: (-mean[t.number], t.units, t.number))
     behind = {t.number: mean[best.number] - mean[t.number] - tolerance for t in complete}
     recommended = min(
-        (t for t in complete if behind[t.number] <= 1e-12), key=lambda t: (t.units, -mean[t.number], t.number)
+        (t for t in complete if not is_higher(behind[t.number], 0.0)),
+        key=lambda t: (t.units, -mean[t.number], t.number),
     )
     pruned = (trial for trial in scored if trial.state == "pruned" and within_limits(space, trial))
     contender = max(pruned, key=lambda t: (mean[t.number], -t.units, -t.number), default=None)
@@ -132,7 +138,7 @@ def _pareto_front(space: SearchSpace, complete: Sequence[Trial], mean: Mapping[i
         points: dict[int, tuple[float, ...]] = {t.number: (t.units, -mean[t.number]) for t in complete}
     else:
         usd = {t.number: measured_cost(space, t.evaluation, "usd") or 0.0 for t in complete}
-        latency = {t.number: t.evaluation.latency(0.5) or 0.0 for t in complete}
+        latency = {t.number: round(t.evaluation.latency(0.5) or 0.0, LATENCY_DIGITS) for t in complete}
         points = {t.number: (t.units, -mean[t.number], usd[t.number], latency[t.number]) for t in complete}
     front: list[int] = []
     for number in sorted(points, key=lambda number: (points[number], number)):

@@ -1,4 +1,4 @@
-"""Names of the proposers of trials that are not the agent, and what counts as earned."""
+"""Names of the proposers of trials that are not the agent."""
 
 BASELINE, ARCHIVE, PROMPTS = "baseline", "archive", "prompts before"
 """Proposers of the trials before the search: trial 0, the warm start from earlier runs, and optimised prompts."""
@@ -14,6 +14,3 @@ PROMPTS_AFTER = "prompts after"
 
 WITHOUT_AGENT = (BASELINE, ARCHIVE, PROMPTS, INITIAL, SURROGATE, FALLBACK, PROMPTS_AFTER)
 """All of them."""
-
-LEAST_GAIN = 1e-9
-"""Smallest rise of the highest score that counts as earned."""

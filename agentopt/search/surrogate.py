@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from agentopt.core.candidate import Candidate
+from agentopt.core.ties import TIE
 from agentopt.search.base import SearchSpace
 from agentopt.search.gaussian_process import POOL, Floats, Grid, Kernel, Points
 
@@ -303,7 +304,7 @@ def expected_saving(predicted: Prediction, observed: Floats, pool: Floats, toler
     """
     from scipy.special import ndtr
 
-    needed = predicted.smoothed.max() - tolerance / predicted.spread
+    needed = predicted.smoothed.max() - (tolerance + TIE) / predicted.spread
     least = max(float(observed[predicted.smoothed >= needed].min()), 1e-12)
     ratio = np.log(least / np.where(pool > 0, pool, least))
     return np.asarray(ndtr((predicted.mean - needed) / predicted.deviation) * np.maximum(ratio, 0.0))

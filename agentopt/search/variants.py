@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agentopt.core.candidate import Candidate
+from agentopt.core.ties import ranked
 from agentopt.search.settings import AgentSettings
 
 
@@ -56,6 +57,6 @@ def mlcopilot(similar: str, tried: Sequence[Tried]) -> Variant:
         similar: Name of the similar task.
         tried: Its trials.
     """
-    best = sorted(tried, key=lambda row: (-row[1], row[2]))[:SHOWN]
+    best = ranked(tried, lambda row: row[1], lambda row: row[2])[:SHOWN]
     rows = [f"{candidate} = {score:.2f} ({units:.0f})" for candidate, score, units in best]
     return Variant("mlcopilot", experience="\n".join([f"Best of a similar task, {similar}, = score (units):", *rows]))

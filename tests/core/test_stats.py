@@ -100,6 +100,14 @@ def test_only_examples_that_both_have_count() -> None:
     assert difference.mean == pytest.approx(0.375)
 
 
+def test_scores_that_differ_in_their_last_digits_do_not_differ() -> None:
+    scores = {f"row-{place}": 0.1 * place for place in range(12)}
+    noisy = {row: score + (1 + place % 5) * 1e-16 for place, (row, score) in enumerate(scores.items())}
+    found = paired_difference(noisy, scores)
+    assert (found.mean, found.p_value) == (0.0, 1.0)
+    assert verdict(found) == "not distinguishable"
+
+
 @settings(max_examples=25)
 @given(st.lists(st.tuples(unit, unit), min_size=1, max_size=20), st.randoms(use_true_random=False))
 def test_a_difference_turns_its_sign_when_the_two_change_places_and_ignores_order(pairs, random) -> None:  # type: ignore[no-untyped-def]

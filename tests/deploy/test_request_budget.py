@@ -78,6 +78,8 @@ def test_a_budget_that_is_no_positive_number_is_refused(model: str, header: str 
 
 
 def test_the_best_candidate_under_the_budget_is_used() -> None:
+    cheaper = FrontCandidate(of("small"), 0.005, 0.9 - 1e-12)
+    assert best_under((*FRONT, cheaper), 1) == cheaper
     assert [best_under(FRONT, usd) for usd in (0.0009, 0.001, 0.0099, 0.01, 1)] == [
         None,
         *[FRONT[0]] * 2,

@@ -117,6 +117,13 @@ def test_a_candidate_without_responses_ranks_last() -> None:
         assert standing(rewards, range(3), RaceSettings(filter=rows_by)).candidates == (2, 0, 1)
 
 
+def test_of_prompts_whose_rewards_differ_in_their_last_digits_the_earlier_one_leads() -> None:
+    rewards = np.full((3, 4, 2), 0.3)
+    rewards[1], rewards[2] = 0.1 + 0.2, 0.2
+    for rows_by in ("all", "random"):
+        assert standing(rewards, range(3), RaceSettings(filter=rows_by)).candidates == (0, 1, 2)
+
+
 # ---- the row model
 
 

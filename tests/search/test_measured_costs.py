@@ -117,6 +117,17 @@ def test_the_latency_is_that_of_the_nearest_measured_count_and_unknown_ones_excl
     assert all(known.affords(c) for c in initial_candidates(known))
 
 
+@pytest.mark.parametrize(("seconds", "front"), [(0.168, (1,)), (0.1, (1, 2))])
+def test_a_latency_that_is_lower_in_a_digit_that_no_table_shows_puts_no_trial_on_the_front(
+    seconds: float, front: tuple[int, ...]
+) -> None:
+    cheap = trial(1, candidate("plain", "plain"), use(1, 1, usd=1e-4, seconds=0.171), use(1, 1))
+    dear = trial(2, candidate("thinker", "plain"), use(1, 1, usd=2e-4, seconds=seconds), use(1, 1))
+    found = choose(priced_space(), [dear, cheap])
+    assert found is not None
+    assert found.pareto == front
+
+
 def test_a_choice_is_within_the_limits_and_measures_costs_anew() -> None:
     cheap = trial(1, candidate("plain", "plain"), use(100, 10, usd=1e-4), use(100, 10, usd=1e-4), score=0.5)
     dear = trial(2, candidate("thinker", "plain"), use(100, 200, usd=9e-4), use(100, 10, usd=1e-4), score=1.0)

@@ -75,6 +75,27 @@ def test_a_single_trial_and_trials_that_are_alike_are_chosen_as_they_are() -> No
     assert alike.saving == 0
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_of_trials_that_score_alike_the_cheapest_is_the_best_and_alone_on_the_front(seed: int) -> None:
+    chosen = random.Random(seed).sample(EVERY, 10)
+    trials = [trial(i, candidate, [float(i % 2)] * 12) for i, candidate in enumerate(chosen)]
+    right, wrong = (sorted((t for t in trials if t.score == s), key=lambda t: t.units) for s in (1.0, 0.0))
+    found = choose(WORLD.space, trials, tolerance=0.0)
+    assert found is not None
+    assert (found.best, found.recommended) == (right[0], right[0])
+    assert found.pareto == tuple(t.number for t in (wrong[0], right[0]) if t is right[0] or t.units < right[0].units)
+    assert {found.shrunk[t.number] for t in right} == {found.best_score}
+
+
+def test_a_pruned_trial_that_scores_as_the_best_one_is_no_contender() -> None:
+    right, wrong = (
+        [trial(i, EVERY[9 * i], [score] * 12) for i in places] for score, places in ((1.0, (1, 2)), (0.0, (3, 4)))
+    )
+    found = choose(WORLD.space, [*right, *wrong, *(trial(i, EVERY[9 * i], [1.0] * 3, "pruned") for i in range(5, 9))])
+    assert found is not None
+    assert found.contender is None
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_no_shrunk_score_is_beyond_the_scores_of_all_rows(seed: int) -> None:
     best = sorted(EVERY, key=WORLD.exact)[-8:]

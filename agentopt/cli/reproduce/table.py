@@ -12,10 +12,8 @@ from agentopt.cli.reproduce.experiment import Cell, Experiment
 from agentopt.cli.reproduce.grid import CellResult
 from agentopt.core.repeats import repeated_mean
 from agentopt.core.stats import Interval
+from agentopt.core.ties import is_higher
 from agentopt.report.formatting import format_interval
-
-EQUAL = 1e-9
-"""Scores that differ by less are the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +137,7 @@ def _reached(results: Sequence[CellResult], optimum: float | None) -> Reached:
 def _hit(result: CellResult, optimum: float | None) -> tuple[int, float] | None:
     """The number of trials, and the model seconds, until the optimum; None if it was not reached."""
     for place, score in enumerate(result.validation):
-        if score is not None and optimum is not None and score >= optimum - EQUAL:
+        if score is not None and optimum is not None and not is_higher(optimum, score):
             return place + 1, result.seconds[place]
     return None
 
