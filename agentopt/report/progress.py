@@ -236,7 +236,7 @@ class RunProgress:
             f"{self.calls_per_second():.1f} calls/s",
             *self.waits(),
             *self._problems(),
-            self.time_left(),
+            *filter(None, (self.time_left(),)),
         ]
 
     def _best_score(self) -> str:
@@ -281,7 +281,8 @@ class RunProgress:
     def time_left(self) -> str:
         """The worst case at the pace of the trials: every trial that is left, and the test of all finalists.
 
-        At the end of the run, that it is finished. With batches, and before a trial made calls, no pace is known.
+        At the end of the run, that it is finished; nothing once every trial was spent. With batches, and before a trial
+        made calls, no pace is known.
 
         The test counts by its number of examples. Without a cap on trials, only a cap on seconds bounds the rest.
         """
@@ -289,16 +290,17 @@ class RunProgress:
         if self._has_ended:
             return "finished"
         bound, cap = self.budget.seconds_left, self.budget.caps.trials
+        if cap is not None and self.trials >= cap:
+            return ""
         pace = self._pace()
         if cap is None or pace is None or self._search is None or self._is_batched:
             why = ": calls wait in batches" if self._is_batched else ""
             return f"time left unknown{why}" if bound is None else f"at most {format_duration(bound)} left"
         examples = self._search.examples
-        total = max(cap, self.trials)
         share = examples.get("test", 0) / max(examples["validation"], 1)
         # The present trial counts as at least begun: its own time is subtracted up to that of a whole trial.
-        in_trial = min(self.clock() - self._last_end(), pace) if total > self.trials else 0.0
-        left = pace * (total - self.trials + min(FINALISTS, total) * share) - in_trial
+        in_trial = min(self.clock() - self._last_end(), pace)
+        left = pace * (cap - self.trials + min(FINALISTS, cap) * share) - in_trial
         return f"at most about {format_duration(max(0.0, left if bound is None else min(left, bound)))} left"
 
     def _last_end(self) -> float:
@@ -308,7 +310,8 @@ class RunProgress:
     def _pace(self) -> float | None:
         """Seconds of a trial that made calls: of this session, or of the earlier ones before its first; else None."""
         if self._paces:
-            return sum(self._paces) / len(self._paces)
+            paces = self._paces[1:] or self._paces  # in the first trial, models and connections are opened
+            return sum(paces) / len(paces)
         return self._seconds_before / self.trials if self._seconds_before and self.trials else None
 
     def snapshot(self) -> dict[str, Any]:

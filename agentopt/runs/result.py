@@ -256,8 +256,8 @@ class Result:
         """That the search ended before any candidate but the baseline was measured; None if it did not."""
         if self.ended.kind is StopKind.NOTHING_LEFT or any(t.number and t.state != "incomplete" for t in self.trials):
             return None
-        cause = f"by budget.{self.ended.budget_cap}" if self.ended.budget_cap else "early"
-        return f"ended {cause} before any candidate but the baseline was measured"
+        cause = f"stopped at the cap budget.{self.ended.budget_cap}" if self.ended.budget_cap else "ended early"
+        return f"{cause} before any candidate but the baseline was measured"
 
     @property
     def verdict(self) -> GateVerdict | None:

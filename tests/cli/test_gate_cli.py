@@ -253,7 +253,10 @@ def test_a_run_that_a_cap_ended_before_any_candidate_was_measured_has_no_verdict
     name, _, value = cap.partition("=")
     code, out, _ = agentopt("optimize", "task", "-c", "strategy=grid", "-c", f"budget.{cap}", *SETTINGS)
     (run,) = (place / "runs").iterdir()
-    result, why = load_result(run), f"ended by budget.{name} before any candidate but the baseline was measured"
+    result, why = (
+        load_result(run),
+        f"stopped at the cap budget.{name} before any candidate but the baseline was measured",
+    )
     assert (code, result.verdict, result.unsearched) == (0, None, why)
     assert f"Verdict: none, because the run {why}." in " ".join(out.split())
     resume = f"runs/{run.name} -c budget.{name}={2 * float(value):g}"

@@ -148,6 +148,25 @@ async def test_trials_of_earlier_sessions_count_right_after_a_resume(progress: R
     assert progress.time_left() == "at most about 9 s left"
 
 
+async def test_no_time_left_is_estimated_once_every_trial_was_spent(progress: RunProgress, clock: Clock) -> None:
+    progress(started(Budget(Caps(trials=2, seconds=900.0), clock=clock)))
+    await pass_trial(progress, clock, 0, 10)
+    assert progress.fields()[-1] == progress.time_left() != ""
+    await pass_trial(progress, clock, 1, 10)
+    assert progress.time_left() == progress.snapshot()["left"] == ""
+    assert all(progress.fields())
+
+
+async def test_the_first_trial_in_which_models_are_opened_shows_no_pace_once_there_is_another(
+    progress: RunProgress, clock: Clock
+) -> None:
+    progress(started(Budget(Caps(trials=5), clock=clock), test=0))
+    await pass_trial(progress, clock, 0, 20)
+    assert progress.time_left() == "at most about 1 min 20 s left"
+    await pass_trial(progress, clock, 1, 2)
+    assert progress.time_left() == "at most about 6 s left"
+
+
 @pytest.mark.parametrize("caps", [Caps(trials=2), Caps(trials=2, seconds=30.0), Caps(seconds=30.0), Caps(trials=1)])
 async def test_the_time_left_is_never_negative(progress: RunProgress, clock: Clock, caps: Caps) -> None:
     progress(started(Budget(caps, clock=clock)))
