@@ -21,6 +21,8 @@ from agentopt.core.prompt_events import PromptsFellBack as PromptsFellBack
 from agentopt.core.prompt_events import PromptsStarted as PromptsStarted
 from agentopt.core.prompt_events import RewardDrawn as RewardDrawn
 from agentopt.core.records import BestSoFar, Evaluation, ExampleResult, Split, Trial
+from agentopt.core.response_events import ResponsesIncomplete as ResponsesIncomplete
+from agentopt.core.response_events import ResponsesUnparsed as ResponsesUnparsed
 from agentopt.core.still_running import StillRunning as StillRunning
 from agentopt.core.usd import format_usd
 
@@ -241,44 +243,6 @@ class Spent(Event):
 def _used(usage: Usage) -> str:
     tokens = f"{usage.prompt_tokens:,} prompt + {usage.completion_tokens:,} completion tokens"
     return f"{counted(usage.calls, 'call')}, {tokens}, {format_usd(usage.usd)} USD"
-
-
-@dataclass(frozen=True, slots=True)
-class ResponsesIncomplete(Event):
-    """More than a quarter of a subtask's responses so far is incomplete; once for each subtask.
-
-    Attributes:
-        subtask: Name of the subtask.
-        cut_off: Number of responses that were cut off.
-        responses: Number of all responses.
-        max_tokens: The subtask's setting; None if its program chooses it.
-        only_thought: Number of responses that held a thought and no answer.
-        filtered: Number of responses that the provider's content filter cut off.
-    """
-
-    kind: ClassVar[str] = "responses_incomplete"
-
-    subtask: str
-    cut_off: int
-    responses: int
-    max_tokens: int | None
-    only_thought: int = 0
-    filtered: int = 0
-
-    @property
-    def message(self) -> str:
-        limit = "max_tokens" if self.max_tokens is None else f"max_tokens {self.max_tokens}"
-        found = f"{self.cut_off} of {self.responses} responses so far were cut off at {limit}"
-        remedy = "raise it if answers are longer"
-        if self.only_thought > self.cut_off:
-            found = f"{self.only_thought} of {self.responses} responses so far hold only a thought"
-            remedy = f"raise {limit} or lower reasoning_effort"
-        if self.filtered > max(self.cut_off, self.only_thought):
-            found = (
-                f"{self.filtered} of {self.responses} responses so far were cut off by the provider's content filter"
-            )
-            remedy = "loosen the filter, or use another provider"
-        return f"warning: {self.subtask}: {found}; {remedy}"
 
 
 @dataclass(frozen=True, slots=True)

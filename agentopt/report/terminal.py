@@ -8,6 +8,7 @@ from rich.console import Console, RenderableType
 from rich.markup import escape
 
 from agentopt.core.gate import MARGIN, GateVerdict
+from agentopt.core.phrases import in_words
 from agentopt.report.formatting import APPROXIMATE, format_duration, format_interval, format_p_value
 from agentopt.report.prompts import prompt_tables
 from agentopt.report.tables import chosen_table, finalists_table, proposers_table, spend_table, trials_table
@@ -28,6 +29,14 @@ VERDICTS: dict[GateVerdict, str] = {
 
 KEEP_BASELINE = "keep the baseline, or search further: more trials, other models, better prompts"
 """The next step after an inferior candidate."""
+
+
+def unreadable(result: Result) -> str | None:
+    """The next step if most examples of the best candidate had no response that could be parsed; otherwise None."""
+    names = [issue.subtask for issue in result.incomplete if issue.is_unusable]
+    if not names:
+        return None
+    return f"change the prompt or the parser of {in_words(names)}, whose responses could not be parsed"
 
 
 def print_result(result: Result, console: Console) -> None:

@@ -1,4 +1,4 @@
-"""What went wrong with the responses of a run: incomplete ones, failed calls, and examples that were left out."""
+"""What went wrong with the responses of a run: incomplete and unreadable ones, failed calls, examples left out."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from agentopt.core.candidate import Candidate
-from agentopt.core.events import Event, ExampleDone, Observer, ResponsesIncomplete
+from agentopt.core.events import Event, ExampleDone, Observer, ResponsesIncomplete, ResponsesUnparsed
 from agentopt.core.intervals import proportion_ends
-from agentopt.core.phrases import in_words
-from agentopt.core.records import Evaluation, Split, SubtaskUse
+from agentopt.core.phrases import counted, in_words
+from agentopt.core.records import Evaluation, ExampleResult, Split, SubtaskUse
 from agentopt.core.task import Task
 
 NOTICED_SHARE = 0.25
@@ -20,12 +20,16 @@ A weak model among the candidates rambles, which a larger `max_tokens` does not 
 """
 
 HARMLESS_SHARE = 0.1
-"""The result is highlighted if a larger share of the best candidate's responses is incomplete."""
+"""The result is highlighted if a larger share of the best candidate's responses is incomplete, or if none was parsable
+for a larger share of its examples."""
+
+UNUSABLE_SHARE = 0.5
+"""A candidate without a parsable response for a larger share of its examples measures its parser, not its models."""
 
 
 @dataclass(frozen=True, slots=True)
 class IncompleteResponses:
-    """Responses of a subtask that were cut off, at `max_tokens` or by a filter, or that hold a thought and no answer.
+    """Responses of a subtask that were cut off, at `max_tokens` or by a filter, hold no answer, or were not parsable.
 
     Attributes:
         subtask: Name of the subtask.
@@ -37,6 +41,9 @@ class IncompleteResponses:
         of_best: Of the best candidate's responses, the number of incomplete ones and of all; None if there is no best
             one. Results of older versions do not have `models` and `of_best`.
         filtered: Number of responses that the provider's content filter cut off.
+        unparsed: Of the best candidate's examples, or of all if there is no best one, the number of those without a
+            parsable response and of all; None if at most a tenth has none.
+        reason: Why the first of them has none.
     """
 
     subtask: str
@@ -47,11 +54,19 @@ class IncompleteResponses:
     models: tuple[str, ...] = ()
     of_best: tuple[int, int] | None = None
     filtered: int = 0
+    unparsed: tuple[int, int] | None = None
+    reason: str = ""
 
     @property
     def is_harmless(self) -> bool:
-        """Whether at most a tenth of the best candidate's responses is incomplete."""
-        return self.of_best is not None and self.of_best[0] <= HARMLESS_SHARE * self.of_best[1]
+        """Whether at most a tenth of the best candidate's responses is incomplete or not parsable."""
+        is_complete = self.of_best is not None and self.of_best[0] <= HARMLESS_SHARE * self.of_best[1]
+        return is_complete and self.unparsed is None
+
+    @property
+    def is_unusable(self) -> bool:
+        """Whether more than half of the examples have no parsable response."""
+        return self.unparsed is not None and self.unparsed[0] > UNUSABLE_SHARE * self.unparsed[1]
 
     def __str__(self) -> str:
         limit, now = ("", "") if self.max_tokens is None else (f" {self.max_tokens}", f" (now {self.max_tokens})")
@@ -61,12 +76,17 @@ class IncompleteResponses:
             "reasoning_effort"
         )
         by_filter = f"{self.filtered} of {self.responses} responses were cut off by the provider's content filter"
-        counted = ((self.cut_off, cut), (self.filtered, by_filter), (self.only_thought, thought))
-        found = [text for count, text in counted if count]
+        counts = ((self.cut_off, cut), (self.filtered, by_filter), (self.only_thought, thought))
+        found = [text for count, text in counts if count]
         by = f" ({', '.join(self.models)})" if self.models else ""
         count, responses = self.of_best or (0, 0)
         of_best = f"; of the best candidate's {responses}, {count or 'none'}" if responses else ""
-        return f"{self.subtask}: {'; '.join(found)}{by}{of_best}"
+        parts = [f"{'; '.join(found)}{by}{of_best}"] if found else []
+        if self.unparsed:
+            whose = "the best candidate's " if self.of_best else ""
+            count, of = self.unparsed[0], f"{whose}{counted(self.unparsed[1], 'example')}"
+            parts.append(f"no response could be parsed for {count} of {of}, such as: {self.reason}")
+        return f"{self.subtask}: {'; '.join(parts)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +109,7 @@ class LeftOut:
 def incomplete_responses(
     task: Task, evaluations: Iterable[tuple[Candidate, Evaluation]], best: Candidate | None = None
 ) -> tuple[IncompleteResponses, ...]:
-    """The subtasks with responses that were cut off or hold only a thought, counted over the evaluations.
+    """The subtasks with responses that were cut off, hold only a thought or could not be parsed.
 
     Args:
         task: The task.
@@ -97,6 +117,7 @@ def incomplete_responses(
         best: The best candidate of a run.
     """
     evaluations = list(evaluations)
+    chosen = [evaluation for candidate, evaluation in evaluations if best in (None, candidate)]
     found = []
     for subtask in task.subtasks:
         total, by_model, of_best = SubtaskUse(), Counter[str](), (0, 0)
@@ -107,12 +128,30 @@ def incomplete_responses(
             by_model[candidate[subtask.name].model] += count
             if candidate == best:
                 of_best = (of_best[0] + count, of_best[1] + sum(use.responses for use in uses))
-        if _incomplete(total):
+        unparsed, reason = _unparsed(subtask.name, chosen)
+        if _incomplete(total) or unparsed:
             models = tuple(model for model, count in by_model.most_common() if count)
             limit, shown = _max_tokens(task, subtask.name), of_best if best else None
             counts = (total.cut_off, total.responses, limit, total.only_thought)
-            found.append(IncompleteResponses(subtask.name, *counts, models, shown, total.filtered))
+            found.append(IncompleteResponses(subtask.name, *counts, models, shown, total.filtered, unparsed, reason))
     return tuple(found)
+
+
+def _unparsed(subtask: str, evaluations: Iterable[Evaluation]) -> tuple[tuple[int, int] | None, str]:
+    """The examples of which no response was parsable and all that were called, and why the first has none."""
+    called = [r for evaluation in evaluations for r in evaluation.results if subtask in r.subtasks]
+    reasons = list(filter(None, (_reason(subtask, result) for result in called)))
+    if len(reasons) <= HARMLESS_SHARE * len(called):
+        return None, ""
+    return (len(reasons), len(called)), reasons[0]
+
+
+def _reason(subtask: str, result: ExampleResult) -> str | None:
+    """Why no response was parsable; None if one was, or if all were incomplete, which is counted as that."""
+    use = result.subtasks.get(subtask, SubtaskUse())
+    if subtask not in result.unparsed or _incomplete(use) >= use.responses:
+        return None
+    return result.unparsed[subtask].removeprefix(f"{subtask}: ")
 
 
 def left_out(evaluations: Iterable[Evaluation]) -> tuple[LeftOut, ...]:
@@ -158,7 +197,8 @@ def _max_tokens(task: Task, subtask: str) -> int | None:
 
 @dataclass
 class IncompleteWarnings:
-    """An observer that warns once for each subtask of which more than a quarter of the responses is incomplete.
+    """An observer that warns once for each subtask if more than a quarter of its responses is incomplete, and once if
+    more than a quarter of its examples has no parsable response.
 
     The share is tested after each example, so its 95% interval has to lie above a quarter.
 
@@ -170,7 +210,10 @@ class IncompleteWarnings:
     task: Task
     observer: Observer
     _uses: dict[str, SubtaskUse] = field(default_factory=dict)
+    _examples: Counter[str] = field(default_factory=Counter)
+    _reasons: dict[str, list[str]] = field(default_factory=dict)
     _warned: set[str] = field(default_factory=set)
+    _warned_of_unparsed: set[str] = field(default_factory=set)
 
     def __call__(self, event: Event) -> None:
         self.observer(event)
@@ -179,6 +222,11 @@ class IncompleteWarnings:
                 self._uses[name] = self._uses.get(name, SubtaskUse()) + use
                 if name not in self._warned:
                     self._warn(name, self._uses[name])
+            self._examples.update(event.result.subtasks.keys())
+            for name in event.result.unparsed:
+                if reason := _reason(name, event.result):
+                    self._reasons.setdefault(name, []).append(reason)
+                    self._warn_of_unparsed(name, self._reasons[name])
 
     def _warn(self, name: str, use: SubtaskUse) -> None:
         count = _incomplete(use)
@@ -187,3 +235,9 @@ class IncompleteWarnings:
             limit = _max_tokens(self.task, name)
             counts = (use.cut_off, use.responses, limit, use.only_thought, use.filtered)
             self.observer(ResponsesIncomplete(name, *counts))
+
+    def _warn_of_unparsed(self, name: str, reasons: list[str]) -> None:
+        is_new = name not in self._warned_of_unparsed
+        if is_new and proportion_ends(len(reasons), self._examples[name])[0] > NOTICED_SHARE:
+            self._warned_of_unparsed.add(name)
+            self.observer(ResponsesUnparsed(name, len(reasons), self._examples[name], reasons[0]))

@@ -26,6 +26,7 @@ from agentopt.core.events import (
     PromptsFellBack,
     PromptsStarted,
     ResponsesIncomplete,
+    ResponsesUnparsed,
     RewardDrawn,
     RunDone,
     RunStarted,
@@ -73,6 +74,10 @@ EVERY: list[tuple[Event, str]] = [
     (
         ResponsesIncomplete("find", 2, 40, 64, 12),
         "warning: find: 12 of 40 responses so far hold only a thought; raise max_tokens 64 or lower reasoning_effort",
+    ),
+    (
+        ResponsesUnparsed("find", 9, 12, "expected a number, got 'x'"),
+        "warning: find: no response could be parsed for 9 of 12 examples so far, such as: expected a number, got 'x'",
     ),
     (BatchWaiting("m", "b1", 2000, 7), "m: batch b1: 7 of 2,000 calls are done"),
     (BatchWaiting("m", "b1", 2, 2, has_ended=True), "m: batch b1: has ended"),

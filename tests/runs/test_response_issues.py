@@ -10,17 +10,21 @@ import pytest
 from rich.console import Console
 
 from agentopt.api import aevaluate, aoptimize
+from agentopt.cli.commands.optimize import show_result
 from agentopt.core.errors import ConfigError
-from agentopt.core.events import Event, ExampleDone, JournalUsed, ModelNotice, ResponsesIncomplete
+from agentopt.core.events import Event, ExampleDone, JournalUsed, ModelNotice, ResponsesIncomplete, ResponsesUnparsed
 from agentopt.core.phrases import failures_in_words
 from agentopt.core.records import Evaluation, ExampleResult, Failure, SubtaskUse
 from agentopt.core.task import Parser
 from agentopt.models.base import Choice, Request, Response, ToolCall
-from agentopt.models.catalog import ModelSpec
+from agentopt.models.catalog import Catalog, ModelSpec
 from agentopt.models.scripted import ScriptedModel
 from agentopt.report.live import ProgressBar
+from agentopt.report.page.verdict import next_steps
 from agentopt.report.terminal import print_result
+from agentopt.runs.archive import open_archive
 from agentopt.runs.config import Config
+from agentopt.runs.folder import RunFolder
 from agentopt.runs.response_issues import (
     IncompleteResponses,
     IncompleteWarnings,
@@ -30,7 +34,7 @@ from agentopt.runs.response_issues import (
     left_out_notes,
 )
 from agentopt.runs.result import load_result
-from agentopt.testing.toy import LARGE, SMALL, toy_model, toy_task
+from agentopt.testing.toy import LARGE, SMALL, draw, toy_model, toy_task
 from agentopt.workflow.parsers import choice
 from agentopt.workflow.parsers import text as first_line
 
@@ -94,6 +98,52 @@ async def test_responses_that_the_content_filter_cut_off_are_counted_and_warned_
         toy_task(), config(tmp_path, journal=str(tmp_path / "other.db")), provider=CutOff("stop")
     )
     assert [trial.score for trial in result.trials] == [trial.score for trial in unfiltered.trials], "as it was read"
+
+
+def unreadable_on(share: float) -> ScriptedModel:
+    """A model whose responses to `find` are not parsable for a share of the examples."""
+
+    def answer(request: Request, repeat: int) -> str:
+        is_read = draw(request.messages[-1].content) >= share
+        return ("Raven" if is_read else "key-3") if request.messages[-1].content.startswith("find|") else "Lion"
+
+    return ScriptedModel(answer)
+
+
+@pytest.mark.parametrize(
+    ("share", "is_named", "is_unusable"), [(0.0, False, False), (0.2, True, False), (1.0, True, True)]
+)
+async def test_examples_without_a_parsable_response_are_named_with_the_next_step(
+    tmp_path: Path, share: float, is_named: bool, is_unusable: bool
+) -> None:
+    seen: list[Event] = []
+    task = toy_task(validation=40, test=40)
+    task = replace(task, subtasks=(replace(task["find"], parse=choice(["Raven", "Lion"])), task["answer"]))
+    model = unreadable_on(share)
+    result = await aoptimize(task, config(tmp_path), provider=model, callbacks=[seen.append])
+    found = load_result(Path(result.run)).incomplete
+    assert bool(found) is is_named
+    warnings = [event for event in seen if isinstance(event, ResponsesUnparsed)]
+    assert [warning.subtask for warning in warnings] == (["find"] if is_unusable else [])
+    archive = open_archive(RunFolder.open(Path(result.run)), task, Catalog.load())
+    output = io.StringIO()
+    show_result(result, None, Console(file=output, width=300))
+    step = "hange the prompt or the parser of find, whose responses could not be parsed: agentopt inspect"
+    assert (step in output.getvalue(), step in "".join(next_steps(archive))) == (is_unusable, is_unusable)
+    if is_named:
+        (issue,) = found
+        assert issue.unparsed
+        count, examples = issue.unparsed
+        assert count / examples == pytest.approx(share, abs=0.15)
+        assert not issue.is_harmless
+        assert issue.is_unusable is is_unusable
+        sentence = (
+            f"find: no response could be parsed for {count} of the best candidate's {examples} examples, such as:"
+        )
+        assert str(issue).startswith(sentence)
+        assert str(issue).removeprefix(sentence).startswith(" expected ")
+        assert "key-3" in str(issue)
+        assert sentence in output.getvalue()
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ from agentopt.models.api_keys import unset_keys
 from agentopt.report.formatting import format_duration, usage_cells
 from agentopt.report.live import ProgressBar
 from agentopt.report.tables import titled
-from agentopt.report.terminal import KEEP_BASELINE, print_result
+from agentopt.report.terminal import KEEP_BASELINE, print_result, unreadable
 from agentopt.report.trackers import TRACKERS
 from agentopt.report.trackers.tracker import Tracker
 from agentopt.runs.config import Config, load_config
@@ -214,7 +214,9 @@ def show_result(result: Result, task: Path | None, console: Console) -> None:
         console: Where it is printed.
     """
     print_result(result, console)
-    if result.verdict == "not enough rows":
+    if change := unreadable(result):
+        print_plain(console, f"Next:    {change}: {shlex.join(['agentopt', 'inspect', result.run])}")
+    elif result.verdict == "not enough rows":
         gate = shlex.join(["agentopt", "gate", str(Path(result.run) / "best.yaml"), "--rows-needed"])
         print_plain(console, "Next:    add test rows" + (f"; how many: {gate}" if task else ""))
     elif result.verdict == "inferior":

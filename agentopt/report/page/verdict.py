@@ -14,7 +14,7 @@ from agentopt.core.records import ExampleResult, Trial
 from agentopt.core.stats import Interval, paired_difference
 from agentopt.core.usd import format_usd
 from agentopt.report.formatting import format_difference, format_interval
-from agentopt.report.terminal import KEEP_BASELINE, VERDICTS
+from agentopt.report.terminal import KEEP_BASELINE, VERDICTS, unreadable
 from agentopt.runs.archive import RunArchive
 from agentopt.runs.result import Finalist, Measured, Role
 
@@ -67,6 +67,8 @@ def next_steps(archive: RunArchive) -> Iterator[str]:
         yield f"Resume the run: {archive.run.resuming}"
     elif result.unsearched:
         yield f"Resume the run: {archive.run.resuming_after(result.ended)}"
+    elif change := unreadable(result):
+        yield f"{change[0].upper()}{change[1:]}: " + _command("inspect", path)
     elif result.verdict == "not enough rows":
         yield "Add test rows, or compare on more rows: " + _command("gate", path / "best.yaml") + " --rows-needed"
     elif result.keeps_baseline or result.verdict == "inferior":
