@@ -14,14 +14,16 @@ from agentopt.runs.inspection import ExampleInspection, ExampleRow, TrialInspect
 from agentopt.runs.traces import CallTrace, SampleTrace, SubtaskTrace
 
 MOST_TEXT = 60
-"""Characters of an output or a reason in the table of examples."""
+"""Characters of an output in the table of examples."""
+MOST_OF_A_REASON = 240
+"""Characters of a failure or of feedback there: what a parser expected comes before what it got."""
 
 EXAMPLE_COLUMNS: tuple[Column[ExampleRow], ...] = (
     Column("example", lambda row: visible(row.id)),
     Column("score", lambda row: _score(row.score), "right"),
     Column("baseline", lambda row: _score(row.baseline_score), "right"),
     Column("output", lambda row: _short(row.output)),
-    Column("failure or feedback", lambda row: _short(row.failure or row.feedback)),
+    Column("failure or feedback", lambda row: _short(row.failure or row.feedback, MOST_OF_A_REASON)),
     Column("tokens", lambda row: f"{row.prompt_tokens} + {row.completion_tokens}", "right"),
     Column("USD", lambda row: format_usd(row.usd), "right"),
     Column("s", lambda row: "-" if row.seconds is None else f"{row.seconds:.2f}", "right"),
@@ -128,6 +130,6 @@ def _score(score: float | None) -> str:
     return "-" if score is None else f"{score:.3g}"
 
 
-def _short(text: str) -> str:
+def _short(text: str, most: int = MOST_TEXT) -> str:
     line = " ".join(visible(text).split())
-    return line if len(line) <= MOST_TEXT else f"{line[: MOST_TEXT - 3]}..."
+    return line if len(line) <= most else f"{line[: most - 3]}..."

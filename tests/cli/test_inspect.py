@@ -157,6 +157,15 @@ def test_a_killed_run_shows_its_trials_and_refuses_a_test_that_it_does_not_have(
         inspect_trial(archive, 2, "test")
 
 
+def test_the_list_shows_what_a_parser_got(tmp_path: Path) -> None:
+    found = inspect_trial(killed(tmp_path), 0)
+    expected = ", ".join(f"'option {number}'" for number in range(9))
+    row = replace(found.examples[0], failure="", feedback=f"answer: expected one of {expected}, got 'answer-0'")
+    output = StringIO()
+    Console(file=output, width=300).print(trial_examples_table(replace(found, examples=(row,))))
+    assert "got 'answer-0'" in " ".join(output.getvalue().split())
+
+
 def test_hostile_text_is_printed_without_a_control_character(tmp_path: Path) -> None:
     archive = hostile(tmp_path)
     rows = inspect_trial(archive, 0)
