@@ -14,7 +14,7 @@ from agentopt.core.errors import ConfigError, JournalError
 from agentopt.core.events import Event, ExampleDone
 from agentopt.models.lease import Lease
 from agentopt.runs.folder import RunFolder, find_run
-from agentopt.runs.run_store import FILES, RunStore, held_by, open_store, remember
+from agentopt.runs.run_store import FILES, KNOWN, RunStore, held_by, open_store, remember
 
 CHECK_SECONDS = 1.0
 """Least time between two checks after examples."""
@@ -80,7 +80,9 @@ def up_to_date(path: Path, storage: str | None) -> None:
     Raises:
         ConfigError: The run has no result here, and the storage cannot be used.
     """
-    run = find_run(path) if (path / "config.yaml").is_file() else None
+    # The folder of a finished run has this file only if the run is in a storage.
+    may_be_stored = (path / KNOWN).is_file() or not (path / "result.json").is_file()
+    run = find_run(path) if may_be_stored and (path / "config.yaml").is_file() else None
     place = isinstance(run, RunFolder) and run.config.storage and (storage or run.config.storage)
     if not isinstance(run, RunFolder) or not place or run.is_locked:
         return

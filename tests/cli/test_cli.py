@@ -302,11 +302,15 @@ def test_a_missing_task_is_one_message(agentopt: Callable[..., CommandResult], p
 def test_resuming_or_showing_a_folder_without_a_run_is_one_message(
     agentopt: Callable[..., CommandResult], place: Place
 ) -> None:
-    for folder, message in (("task", "no run is here"), ("nowhere", "and no run of this name in runs")):
+    for folder, message in (
+        ("task", "this is a task folder, not a run"),
+        ("nowhere", "and no run of this name in runs"),
+    ):
         assert_one_message(agentopt("optimize", "--resume", folder), folder, message)
         assert_one_message(agentopt("runs", "show", folder), folder, message)
-    (place.task / "config.yaml").write_text("learning_rate: 0.1\n")
-    assert_one_message(agentopt("optimize", "--resume", "task"), "config.yaml", "learning_rate")
+    (place.folder / "other").mkdir()
+    (place.folder / "other" / "config.yaml").write_text("learning_rate: 0.1\n")
+    assert_one_message(agentopt("optimize", "--resume", "other"), "config.yaml", "learning_rate")
 
 
 def test_an_unknown_model_is_reported_with_the_closest_name(

@@ -173,9 +173,10 @@ async def test_a_call_looks_its_responses_up_once(place: str | Path) -> None:
 
     sa.event.listen(journal._engine, "before_cursor_execute", count)
     model = client_of(ScriptedModel(lambda request, repeat: f"answer {repeat}"), journal)
+    of_a_new_call = isinstance(place, str)  # of a new call in SQLite, the key alone is looked up
     for already_read, n in enumerate((3, 3, 5)):  # sent, cached, in part
         assert len((await model.generate(REQUEST.for_repeats(0, n))).choices) == n
-        assert len(texts_read) == already_read + 1
+        assert len(texts_read) == already_read + of_a_new_call
     await journal.aclose()
 
 

@@ -182,7 +182,7 @@ async def test_prompts_are_left_as_they_are_if_the_candidate_shows_all_train_exa
     prompts = PromptSettings(when="after", proposer="components")
 
     def answer(request: Request, repeat: int) -> str:
-        return f"word-{request.messages[-1].content}" if len(request.messages) > 2 else "wrong"
+        return f"word-{request.messages[-1].content}" if len(request.messages) > 2 + 2 * 2 else "wrong"
 
     of = task(train=5, min_score=0.0)
     result = await optimized(tmp_path, ScriptedModel(answer), of, prompts=prompts, budget=BudgetConfig(trials=4))

@@ -121,8 +121,9 @@ def test_the_latency_is_that_of_the_nearest_measured_count_and_unknown_ones_excl
 def test_a_latency_that_is_lower_in_a_digit_that_no_table_shows_puts_no_trial_on_the_front(
     seconds: float, front: tuple[int, ...]
 ) -> None:
-    cheap = trial(1, candidate("plain", "plain"), use(1, 1, usd=1e-4, seconds=0.171), use(1, 1))
-    dear = trial(2, candidate("thinker", "plain"), use(1, 1, usd=2e-4, seconds=seconds), use(1, 1))
+    last = use(1, 1, seconds=0.05)
+    cheap = trial(1, candidate("plain", "plain"), use(1, 1, usd=1e-4, seconds=0.171), last)
+    dear = trial(2, candidate("thinker", "plain"), use(1, 1, usd=2e-4, seconds=seconds), last)
     found = choose(priced_space(), [dear, cheap])
     assert found is not None
     assert found.pareto == front
