@@ -246,7 +246,8 @@ class BudgetStore:
         wish: Wish | None,
         granted: Usage | None,
     ) -> None:
-        shares = dict(own)
+        # A grant that was never used, because the lease was over when it came, is returned too.
+        shares = {purpose: Share() for member, purpose in before if member == self._lease.member} | dict(own)
         if wish and granted:
             share = own.get(wish.purpose, Share())
             shares[wish.purpose] = Share(share.settled, share.granted + granted)

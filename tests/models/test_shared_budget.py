@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +22,7 @@ import sqlalchemy as sa
 from agentopt.core.budget import Budget, Caps, Reservation, Usage
 from agentopt.core.database import create_tables, open_engine
 from agentopt.core.errors import BudgetExceeded, JournalError, TransientModelError
+from agentopt.models.budget_store import BudgetStore, Share, View, Wish
 from agentopt.models.journal import Journal
 from agentopt.models.journal_tables import TABLES, ledger
 from agentopt.models.lease import Lease, has_ended, this_process
@@ -294,8 +295,6 @@ async def test_a_process_that_was_suspended_uses_nothing_of_its_slice(place: Pla
         return Lease(engine, name, seconds=15, now=lambda: sa.literal(now), clock=lambda: now, process="")
 
     def budget(of: Lease) -> SharedBudget:
-        from agentopt.models.budget_store import BudgetStore
-
         return SharedBudget(BudgetStore(engine, "run", of, Caps(calls=100)), of, Caps(calls=100))
 
     suspended, other = lease("suspended"), lease("other")
@@ -321,6 +320,32 @@ async def test_a_process_that_was_suspended_uses_nothing_of_its_slice(place: Pla
     with pytest.raises(BudgetExceeded):
         await waiting
     assert first.budget.spent == book.total == ONE * 100
+    engine.dispose()
+
+
+async def test_a_grant_that_came_after_the_lease_was_over_is_returned(place: Place) -> None:
+    now, engine, caps = 0.0, open_engine(place), Caps(calls=100)
+
+    class SuspendedInside(BudgetStore):
+        def sync(self, own: Mapping[str, Share], wish: Wish | None = None, *, recount: bool = False) -> View:
+            nonlocal now
+            view = super().sync(own, wish, recount=recount)
+            now = 16.0 if wish else now
+            return view
+
+    def lease(name: str) -> Lease:
+        return Lease(engine, name, seconds=15, now=lambda: sa.literal(now), clock=lambda: now, process="")
+
+    suspended, other = lease("suspended"), lease("other")
+    suspended.renew()
+    first = SharedBudget(SuspendedInside(engine, "run", suspended, caps), suspended, caps)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(first.reserve(ONE, "samples"), 0.1)
+    suspended.renew()
+    await first.publish()
+    other.renew()
+    second = SharedBudget(BudgetStore(engine, "run", other, caps), other, caps)
+    second.settle(await asyncio.wait_for(second.reserve(ONE * 100, "samples"), 10), ONE * 100)
     engine.dispose()
 
 

@@ -67,11 +67,17 @@ class SharedBudgets(RuleBasedStateMachine):
         self.processes.append(Process(SharedBudget(store, lease, CAPS, purpose_caps=OF_AGENT), lease))
 
     @precondition(lambda self: self.active)
-    @rule(which=CHOSEN, purpose=PURPOSES, tokens=st.integers(1, 60), calls=st.integers(1, 4))
-    def send(self, which: int, purpose: str, tokens: int, calls: int) -> None:
+    @rule(
+        which=CHOSEN,
+        purpose=PURPOSES,
+        tokens=st.integers(1, 60),
+        calls=st.integers(1, 4),
+        patience=st.sampled_from([0.001, 0.01]),
+    )
+    def send(self, which: int, purpose: str, tokens: int, calls: int, patience: float) -> None:
         process = self.active[which % len(self.active)]
         for _ in range(calls):
-            self.try_to_send(process, Usage(1, tokens), purpose)
+            self.try_to_send(process, Usage(1, tokens), purpose, patience)
 
     @precondition(lambda self: self.in_flight)
     @rule(which=CHOSEN, cheaper=st.integers(0, 60))
@@ -128,7 +134,7 @@ class SharedBudgets(RuleBasedStateMachine):
         with self.engine.connect() as connection:
             return Usage(*connection.execute(sa.select(*sums).where(which)).one())
 
-    def try_to_send(self, process: Process, worst: Usage, purpose: str, patience: float = 0.01) -> bool:
+    def try_to_send(self, process: Process, worst: Usage, purpose: str, patience: float) -> bool:
         async def reserve() -> Reservation:
             return await asyncio.wait_for(process.budget.reserve(worst, purpose), patience)
 
@@ -148,10 +154,13 @@ class SharedBudgets(RuleBasedStateMachine):
         return True
 
     def answer(self, process: Process, sent: tuple[Reservation, str], actual: Usage) -> None:
+        async def settled() -> None:  # a timer begins
+            process.budget.settle(sent[0], actual)
+
         with self.engine.begin() as connection:
             change = ledger.update().where(ledger.c.id == sent[1])
             connection.execute(change.values(**asdict(actual), outcome="ok"))
-        process.budget.settle(sent[0], actual)
+        self.loop.run_until_complete(settled())
         process.open.remove(sent)
 
     def everything_free_can_be_used(self) -> None:
