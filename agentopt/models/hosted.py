@@ -122,6 +122,7 @@ class HostedModel:
         self._count_tokens, self._clock = count_tokens, clock
         self._transport, self._is_replayed = transport, is_replayed
         self._route: Route | None = None
+        self._loading: asyncio.Task[None] | None = None
         self._thinks_untagged = False
         self._density = PromptDensity()
 
@@ -139,6 +140,7 @@ class HostedModel:
         try:
             if not self._is_replayed:
                 await self.check_context_length(request)
+            await self._load()
             route = self.connected()
             started = self._clock()  # importing a client library, above, is no latency of the endpoint
             async with asyncio.timeout(self.spec.timeout_seconds):
@@ -166,9 +168,14 @@ class HostedModel:
 
     async def aclose(self) -> None:
         """Close the connections; the next call connects again."""
-        route, self._route = self._route, None
+        route, self._route, self._loading = self._route, None, None
         if route:
             await route.aclose()
+
+    async def _load(self) -> None:
+        """Import the client library in a thread, once for all first calls."""
+        self._loading = self._loading or asyncio.create_task(asyncio.to_thread(load_library, self.spec))
+        await asyncio.shield(self._loading)
 
     def connected(self) -> Route:
         """Return the route to the endpoint; connects on the first call."""
@@ -256,6 +263,22 @@ class HostedModel:
             Choice(c.text, count, c.finish_reason, c.thought, c.tool_calls, min(reasoning, count))
             for c, count, reasoning in zip(read, counts, thoughts, strict=True)
         )
+
+
+def load_library(spec: ModelSpec) -> None:
+    """Import all that a call of the model needs. Blocks, for seconds if nothing of it is imported yet.
+
+    Args:
+        spec: The catalogue entry of a hosted or of a local model.
+    """
+    if spec.litellm:
+        from agentopt.models.litellm_route import prepare_litellm
+
+        prepare_litellm(spec.litellm, is_chat=spec.chat_template)
+    else:
+        from agentopt.models.openai_route import prepare_openai
+
+        prepare_openai()
 
 
 def _cut_at(choice: Choice, stop: tuple[str, ...]) -> Choice:

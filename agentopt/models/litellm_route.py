@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import os
+import threading
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from functools import cache
 from typing import Any, ClassVar
 from weakref import WeakSet
@@ -18,6 +21,7 @@ from agentopt.models.openai_route import NO_KEY
 from agentopt.models.response_body import ReadBody, read_completion
 
 PREPARATION_SECONDS = 0.25
+_LOADING = threading.Lock()
 
 
 class LitellmRoute:
@@ -123,6 +127,43 @@ def load_litellm() -> Any:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     litellm.in_memory_llm_clients_cache = _bounded_clients()
     return litellm
+
+
+def prepare_litellm(model: str, *, is_chat: bool) -> None:
+    """Import litellm and what it imports during the first call of a provider, which takes seconds. Blocks.
+
+    Args:
+        model: The model string of litellm.
+        is_chat: Whether the model has a chat template.
+    """
+    with _LOADING:
+        _rehearse(model.partition("/")[0], model, is_chat)
+
+
+_rehearsed: set[tuple[str, bool]] = set()
+
+
+def _rehearse(provider: str, model: str, is_chat: bool) -> None:
+    """Let litellm answer a call of the provider itself, once: it sends and logs nothing."""
+    if (provider, is_chat) in _rehearsed:
+        return
+    _rehearsed.add((provider, is_chat))
+    litellm = load_litellm()
+    importlib.import_module("openai.resources.chat")
+    importlib.import_module("openai.resources.completions")
+    importlib.import_module("litellm._service_logger")
+    _ = litellm.encoding
+    call, prompt = (
+        (litellm.completion, [{"role": "user", "content": "hi"}]) if is_chat else (litellm.text_completion, "hi")
+    )
+    fields = {"messages" if is_chat else "prompt": prompt, "api_key": NO_KEY, "max_tokens": 1, "no-log": True}
+    for stream in (False, True):
+        with suppress(Exception):  # what is wrong with the entry, its first call reports
+            answer = call(model=model, mock_response="hi", stream=stream, **fields)
+            if stream:
+                list(answer)
+            else:
+                answer.model_dump(warnings=False)
 
 
 @cache

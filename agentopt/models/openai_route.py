@@ -205,3 +205,8 @@ async def _read(chunks: AsyncIterator[bytes], is_success: bool, on_text: Callabl
                 break
             raise MalformedResponseError(f"the body is larger than {LARGEST_BODY >> 20} MiB")
     return bytes(received)
+
+
+def prepare_openai() -> None:
+    """Import what the first call to a host would: the certificates. Blocks."""
+    httpx.create_ssl_context()

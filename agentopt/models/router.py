@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from agentopt.core.events import FileProgress
 from agentopt.models.api_keys import key_of
@@ -32,7 +32,8 @@ def connect(spec: ModelSpec, progress: Callable[[FileProgress], None] = lambda _
 class ModelRouter:
     """Sends each request to the transport of its model, one attempt per call.
 
-    A client library is imported, and an engine started, on the first call of a model that needs it.
+    The client libraries of all models that are not optional are imported before the first call: an import during a call
+    would be measured as latency of its endpoint. An engine is started on the first call of a model that needs it.
 
     Args:
         specs: Catalogue name -> entry, for every model that will be called.
@@ -51,11 +52,17 @@ class ModelRouter:
                 key_of(spec)
         self._specs, self._connect = specs, connect
         self._models: dict[str, ChatModel] = {}
+        self._unloaded = [spec for name, spec in specs.items() if name not in optional]
+        self._loading = asyncio.Lock()
 
     async def generate(self, request: Request) -> Response:
         return await self._transport(request.model).generate(request)
 
     async def prepare(self, model: str) -> None:
+        async with self._loading:
+            if self._unloaded:
+                await asyncio.to_thread(_load_libraries, self._unloaded)
+                self._unloaded = []
         transport = self._transport(model)
         if isinstance(transport, Preparable):
             await transport.prepare(model)
@@ -67,3 +74,10 @@ class ModelRouter:
 
     async def aclose(self) -> None:
         await asyncio.gather(*(model.aclose() for model in self._models.values()))
+
+
+def _load_libraries(specs: Iterable[ModelSpec]) -> None:
+    from agentopt.models.hosted import load_library
+
+    for spec in specs:
+        load_library(spec)
