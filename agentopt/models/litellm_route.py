@@ -152,6 +152,7 @@ def _rehearse(provider: str, model: str, is_chat: bool) -> None:
     importlib.import_module("openai.resources.chat")
     importlib.import_module("openai.resources.completions")
     importlib.import_module("litellm._service_logger")
+    importlib.import_module("anyio._backends._asyncio")  # that of connections of httpx
     _ = litellm.encoding
     call, prompt = (
         (litellm.completion, [{"role": "user", "content": "hi"}]) if is_chat else (litellm.text_completion, "hi")
