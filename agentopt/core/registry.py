@@ -20,6 +20,9 @@ from agentopt.core.yaml_models import Mistake, RuleError, broken_rule, did_you_m
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+GUIDE = "'Extend it' in the documentation"
+"""The page on extensions, by its title: an installed package does not have its file."""
+
 
 class Registry:
     """The extensions of one kind.
@@ -72,7 +75,7 @@ class Registry:
     def _check_form(self, make: Any) -> None:
         """Raise `RuleError` unless the caller can fill the leading parameters of `make`, and options the others."""
         if not callable(make):
-            raise broken_rule(f"a {self.kind} is a function or a class, but got {shown(make)}", "see docs/extend.md")
+            raise broken_rule(f"a {self.kind} is a function or a class, but got {shown(make)}", f"see {GUIDE}")
         try:
             parameters = inspect.signature(make).parameters.values()
         except (TypeError, ValueError) as error:  # such as `str`
@@ -86,7 +89,7 @@ class Registry:
         if len(named) < self._passed:
             wanted = counted(self._passed, "argument")
             rule = f"{_place(make)} must take {wanted} before its options, but takes {len(named)}"
-            raise broken_rule(rule, f"see docs/extend.md for the form of a {self.kind}")
+            raise broken_rule(rule, f"see {GUIDE} for the form of a {self.kind}")
         if [p.name for p in named[:1] if p.default is p.empty] == [self._not_an_option]:
             rule = f"a function of the options builds a {self.kind}, but {_place(make)} is a {self.kind} itself"
             remedy = "register a function that returns it, or name it in the task file as package.module:name"

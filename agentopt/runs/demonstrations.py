@@ -18,6 +18,7 @@ from agentopt.core.files import own_file, write_atomically
 from agentopt.core.phrases import counted, in_words
 from agentopt.core.records import ExampleResult
 from agentopt.core.task import Example, Subtask, Task
+from agentopt.core.ties import is_higher
 from agentopt.evaluation.evaluator import Evaluator
 from agentopt.evaluation.outputs import as_text
 from agentopt.models.base import ChatModel, Choice, Request, Response, reject
@@ -290,7 +291,7 @@ def _missing(subtask: Subtask, found: Mapping[str, Sequence[Demo]]) -> int:
 
 
 def _is_right(result: ExampleResult | None, least: float) -> bool:
-    return result is not None and result.score is not None and result.score >= least
+    return result is not None and result.score is not None and not is_higher(least, result.score)
 
 
 _Ran = tuple[ExampleResult | None, dict[str, SubtaskAnswer]]

@@ -9,7 +9,7 @@ from typing import Any
 
 from agentopt.core.database import Condition
 from agentopt.core.errors import AgentoptError, ConfigError
-from agentopt.core.registry import STRATEGIES, strategy
+from agentopt.core.registry import GUIDE, STRATEGIES, strategy
 from agentopt.core.task import Task
 from agentopt.core.yaml_models import RuleError, as_error, shown
 from agentopt.models.base import ChatModel
@@ -61,7 +61,7 @@ def build_search(name: str, context: SearchContext) -> Search:
     options, entry = read_options(name, context.search), STRATEGIES.find(name)
     if isinstance(entry.make, type) and entry.name == name not in STRATEGIES.names():
         rule = f"a strategy is named by the function that builds it from a SearchContext, but {name} is a class"
-        remedy = "write such a function, as in docs/extend.md, or pass the object: optimize(task, strategy=...)"
+        remedy = f"write such a function (see {GUIDE}), or pass the object: optimize(task, strategy=...)"
         raise ConfigError(rule, where="strategy", remedy=remedy)
     try:
         built = entry.make(context, **options)
@@ -106,7 +106,7 @@ def as_search(built: Any, where: str = "strategy") -> Search:
         return LoopSearch(built, 1)
     if not hasattr(built, "run"):
         rule = f"a strategy has a method `propose`, or `run` if it is a search, but got {shown(built)}"
-        raise ConfigError(rule, where=where, remedy="return an object with one of the two, as in docs/extend.md")
+        raise ConfigError(rule, where=where, remedy=f"return an object with one of the two; see {GUIDE}")
     search: Search = built
     return search
 

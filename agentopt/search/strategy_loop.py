@@ -8,6 +8,7 @@ from typing import Any
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import AgentoptError, StrategyError
 from agentopt.core.records import Trial
+from agentopt.core.registry import GUIDE
 from agentopt.search.base import Proposal, Runner, SearchSpace, Strategy, in_order
 from agentopt.search.measured_costs import with_measured_costs
 from agentopt.search.proposers import ARCHIVE, BASELINE, PROMPTS
@@ -65,11 +66,11 @@ class LoopSearch:
 def _check(name: str, proposals: Any, space: SearchSpace, tried: set[Candidate]) -> None:
     """Raise `StrategyError` unless `proposals` keeps what `Strategy.propose` promises."""
     if not isinstance(proposals, list) or not all(isinstance(proposal, Proposal) for proposal in proposals):
-        raise _broken(name, f"must return a list of `Proposal`s, but returned {proposals!r:.100}", "see docs/extend.md")
+        raise _broken(name, f"must return a list of `Proposal`s, but returned {proposals!r:.100}", f"see {GUIDE}")
     for proposal in proposals:
         if not isinstance(proposal.candidate, Candidate) or not isinstance(proposal.proposer, str):
             rule = f"must propose a `Candidate` and name its proposer, but proposed {proposal!r:.100}"
-            raise _broken(name, rule, "see docs/extend.md")
+            raise _broken(name, rule, f"see {GUIDE}")
         if not space.contains(proposal.candidate):
             rule = f"must stay within the search space and its cost limit, but proposed {proposal.candidate}"
             raise _broken(name, rule, "propose some of space.candidates(), or raise the limits of `cost`")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from agentopt.core.errors import AgentoptError, TaskError
-from agentopt.core.registry import FUSIONS, PARSERS, SCORERS, Registry
+from agentopt.core.registry import FUSIONS, GUIDE, PARSERS, SCORERS, Registry
 from agentopt.core.registry_entry import Entry
 from agentopt.core.user_functions import Functions
 from agentopt.core.yaml_models import Form, RuleError, Strict, as_error, broken_rule, listed, shortened, shown
@@ -99,7 +99,7 @@ def build(registry: Registry, spec: Named, functions: Functions, where: str) -> 
         raise TaskError(problem, where=where, remedy=f"correct the {registry.kind}'s options") from error
     if not callable(built):
         rule = f"the factory of the {registry.kind} {spec.kind} must return a function, but returned {built!r:.100}"
-        raise TaskError(rule, where=where, remedy="see docs/extend.md")
+        raise TaskError(rule, where=where, remedy=f"see {GUIDE}")
     return entry, built
 
 
