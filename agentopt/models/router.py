@@ -58,11 +58,15 @@ class ModelRouter:
     async def generate(self, request: Request) -> Response:
         return await self._transport(request.model).generate(request)
 
-    async def prepare(self, model: str) -> None:
+    async def load(self) -> None:
+        """Import the client libraries of the models that are not optional, in a thread."""
         async with self._loading:
             if self._unloaded:
                 await asyncio.to_thread(_load_libraries, self._unloaded)
                 self._unloaded = []
+
+    async def prepare(self, model: str) -> None:
+        await self.load()
         transport = self._transport(model)
         if isinstance(transport, Preparable):
             await transport.prepare(model)

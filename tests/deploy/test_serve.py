@@ -858,3 +858,39 @@ def test_a_port_that_there_is_not_is_refused(port: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "Invalid value for '--port'" in done.stderr
+
+
+FIRST_REQUEST = """
+import asyncio, sys
+from pathlib import Path
+import httpx, yaml
+from agentopt.deploy.deployment import find_deployment
+from agentopt.deploy.serve.server import ServeSettings, serve
+from agentopt.testing.servers import AnthropicServer
+
+async def main(folder):
+    async with AnthropicServer() as backend:
+        entry = {"litellm": "anthropic/claude-haiku-4-5", "base_url": backend.base_url}
+        (folder / "models.yaml").write_text(yaml.safe_dump({"models": {"small": entry, "large": entry}}))
+        settings = [f"models={folder / 'models.yaml'}", f"journal={folder / 'journal.db'}"]
+        deployment = find_deployment(folder / "best.yaml", folder, settings)
+        started, stop = asyncio.get_running_loop().create_future(), asyncio.Event()
+        on_start = started.set_result
+        server = asyncio.create_task(serve(deployment, ServeSettings(port=0), on_start=on_start, stop=stop))
+        async with httpx.AsyncClient(base_url=await started, timeout=60) as client:
+            print((await client.get("../readyz")).text)
+            ready = set(sys.modules)
+            body = {"model": "toy", "messages": [{"role": "user", "content": "pear"}]}
+            (await client.post("chat/completions", json=body)).raise_for_status()
+            print(sorted(set(sys.modules) - ready))
+        stop.set()
+        await server
+
+asyncio.run(main(Path(sys.argv[1])))
+"""
+
+
+def test_a_server_that_is_ready_imports_nothing_more_for_its_first_request(folder: Path) -> None:
+    command = [sys.executable, "-c", FIRST_REQUEST, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    assert done.stdout.splitlines() == ['{"status":"ready"}', "[]"]

@@ -31,6 +31,7 @@ from agentopt.deploy.serve.metrics import Metrics
 from agentopt.deploy.serve.web_server import WebServer
 from agentopt.evaluation.checked import checked_candidate
 from agentopt.models.base import ChatModel
+from agentopt.models.router import ModelRouter
 from agentopt.models.session import open_session
 
 
@@ -115,6 +116,7 @@ async def _application(
 
     watched = Watched(deployment.file, load) if settings.watch else None
     run = f"serve {task.name} {uuid.uuid4().hex}"
+    provider = provider or ModelRouter(specs)
     async with open_session(
         specs,
         run,
@@ -124,6 +126,8 @@ async def _application(
         observer=lambda event: logging.getLogger(__name__).warning("%s", event.message),
         refused=deployment.refused,
     ) as session:
+        if isinstance(provider, ModelRouter):
+            await provider.load()  # the first request would wait for it, for seconds
         metrics = Metrics(lambda: session.budget.spent.usd)
         seeds = None if settings.cache else fresh_seeds(random.randrange(SEEDS))
         handler = ChatHandler(
