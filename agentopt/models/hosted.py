@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -165,6 +166,16 @@ class HostedModel:
         else:
             cut = tuple(_cut_at(choice, request.stop) for choice in choices)
         return Response(cut, prompt_tokens, self._clock() - started, read.usage.cached, is_reported)
+
+    async def prepare(self, model: str) -> None:
+        """Open the client, so that the first call is sent as soon as the limits of its rate let it in.
+
+        Args:
+            model: The name of the entry.
+        """
+        with suppress(Exception):  # the first call reports it
+            await self._load()
+            self.connected()
 
     async def aclose(self) -> None:
         """Close the connections; the next call connects again."""

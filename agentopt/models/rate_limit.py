@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 WINDOW_SECONDS = 60.0
+ARRIVAL_SECONDS = 1.0
+"""How much sooner after its entry than another call one may arrive: the first call of a process opens a connection."""
 RAISE_AFTER = 2.0
 """The concurrency is raised by one after this many times the current concurrency of successful calls."""
 
@@ -23,7 +25,7 @@ class Pace:
     """Requests and tokens per minute; calls are evenly spaced after a burst of one second's worth, at least one.
 
     Attributes:
-        requests_per_minute: Most calls let in in any 60 seconds, rounded up.
+        requests_per_minute: Most calls that arrive in any 60 seconds, rounded up.
         tokens_per_minute: Most tokens of the calls let in in any 60 seconds; a larger single call is let in alone.
     """
 
@@ -43,7 +45,9 @@ class Pace:
     @property
     def spacing(self) -> float:
         """Seconds between calls. A burst adds to what the spacing lets through, so the spacing compensates for it."""
-        return 60 / (self.requests_per_minute - self.burst + 1) if self.requests_per_minute else 0.0
+        if not self.requests_per_minute:
+            return 0.0
+        return (WINDOW_SECONDS + ARRIVAL_SECONDS) / (self.requests_per_minute - self.burst + 1)
 
     def entry_allowed_at(self, next_even: float) -> float:
         """When a call may be let in.
@@ -114,7 +118,7 @@ class RateLimiter:
 
     Args:
         concurrency: Most concurrent calls.
-        requests_per_minute: Most calls let in in any 60 seconds, rounded up.
+        requests_per_minute: Most calls that arrive in any 60 seconds, rounded up.
         tokens_per_minute: Most tokens of the calls let in in any 60 seconds; a larger single call is let in alone.
         clock: Monotonic time in seconds.
         sleep: Waits for a number of seconds.

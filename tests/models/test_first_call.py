@@ -24,11 +24,11 @@ def clock():
     marks.append(set(sys.modules))
     return time.monotonic()
 
-async def main(server, entry, stream, prepared):
+async def main(server, entry, stream, optional):
     async with getattr(servers, server)() as backend:
         spec = ModelSpec(name="small", base_url=backend.base_url, **entry)
-        if prepared:
-            await ModelRouter({"small": spec}).prepare("small")
+        if optional is not None:
+            await ModelRouter({"small": spec}, optional=optional).prepare("small")
             clock()
         model = HostedModel(spec, api_key="sk-test", clock=clock)
         if stream:
@@ -47,18 +47,19 @@ ROUTES = {
 
 
 @pytest.mark.parametrize(
-    ("route", "stream", "prepared"),
+    ("route", "stream", "optional"),
     [
-        ("openai", False, True),
-        ("litellm-openai", False, False),
-        ("litellm-anthropic", False, False),
-        ("litellm-anthropic", True, True),
+        ("openai", False, ["small"]),
+        ("litellm-openai", False, None),
+        ("litellm-anthropic", False, None),
+        ("litellm-anthropic", True, []),
     ],
+    ids=["prepared-as-optional", "not-prepared", "not-prepared", "prepared"],
 )
 def test_nothing_is_imported_while_the_first_call_is_timed(
-    route: str, stream: bool, prepared: bool, tmp_path: Path
+    route: str, stream: bool, optional: list[str] | None, tmp_path: Path
 ) -> None:
-    arguments = json.dumps([*ROUTES[route], stream, prepared])
+    arguments = json.dumps([*ROUTES[route], stream, optional])
     done = subprocess.run(
         [sys.executable, "-c", CALL, arguments], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=300
     )
