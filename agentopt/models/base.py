@@ -189,8 +189,8 @@ class Response:
         choices: In the order of their repeat index.
         prompt_tokens: Tokens of the prompt, paid once per call.
         seconds: Duration of the call, or of the slowest one if several drew the choices; 0 if it is not known.
-        cached_tokens: Those of `prompt_tokens` that the provider read from its prompt cache; the mean over the choices
-            if several calls drew them.
+        cached_tokens: Those of `prompt_tokens` that the provider read from its prompt cache; the mean over the requests
+            if several drew the choices.
         is_usage_reported: Whether the provider reported the tokens; otherwise they are estimates.
         stored: When an earlier session stored it, in seconds since 1970; None if a choice of it is new.
         requests: Number of requests that draw the choices, each of which pays for the prompt.
@@ -199,7 +199,7 @@ class Response:
     choices: tuple[Choice, ...]
     prompt_tokens: int
     seconds: float = 0.0
-    cached_tokens: int = 0
+    cached_tokens: float = 0
     is_usage_reported: bool = True
     stored: float | None = None
     requests: int = 1

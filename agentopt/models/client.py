@@ -32,6 +32,7 @@ from agentopt.models.call_spans import call_span, paid
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.charging import Overruns, charge, charge_failure, discounted, worst_case
 from agentopt.models.closing import Closing
+from agentopt.models.endpoint_findings import EndpointFindings
 from agentopt.models.fitted_call import Awaited, Call
 from agentopt.models.journal import Journal
 from agentopt.models.journal_records import CacheUse, Sent
@@ -89,9 +90,9 @@ class ModelClient:
         self._provider, self._specs, self._journal, self._run = provider, specs, journal, run
         self._observer, self._sleep, self._clock = observer, sleep, clock
         self._limiter = Limiters(rates, self._pause)
-        self._refused, self._refused_before = journal.refused(run), refused or {}
-        self._refused_lately = journal.refused_lately(run)
-        self._unreported = dict(self._refused_lately)
+        self._findings = EndpointFindings(
+            journal, run, refused or {}, lambda spec, finding: self._notify(spec, "parameter", finding)
+        )
         self._fatal: dict[str, tuple[float, PermanentModelError]] = {}
         self._overruns = Overruns()
         self._reused: dict[tuple[str, int], float] = {}
@@ -113,13 +114,11 @@ class ModelClient:
         return self._specs[model]
 
     def refused(self, model: str) -> frozenset[str]:
-        """Return the parameters that the endpoint was found to refuse, as `fitting.refusal` names them.
+        """Return what the endpoint was found to refuse, as `fitting.refusal` and `fitting.choice_limit` name it.
 
         Those of earlier sessions of the run, and those that other runs found lately, are included.
         """
-        place = (model, self._specs[model].identity)
-        found = (self._refused_before.get(model), self._refused.get(place), self._refused_lately.get(place))
-        return frozenset[str]().union(*filter(None, found))
+        return self._findings.refused(self._specs[model])
 
     async def generate(self, request: Request, *, is_batched: bool = False) -> Response:
         """Return all `request.n` choices, from the journal as far as they are stored.
@@ -203,24 +202,17 @@ class ModelClient:
         """Send what is missing, again without each parameter that is found to be refused. Releases the key's lock."""
         while True:
             try:
-                for name in sorted(self._unreported.pop((call.spec.name, call.spec.identity), ())):
-                    self._notify(call.spec, "parameter", f"{fitting.left_out_note(name)}, as another run found")
+                self._findings.report_earlier(call.spec)
                 return await self._complete_fitted(call, found)
             except UnsupportedParameterError as error:
                 if error.parameter in call.request.left_out or error.parameter == "tools":
                     raise
-                await self._leave_out(call, error.parameter)
+                name = fitting.refusal(error.parameter, call.request.reasoning_effort)
+                await self._findings.add(call.spec, name)
             finally:
                 lock.release()
             call = self._fitted(request, call.is_batched, call.awaited)
             lock, found = await self._looked_up(call)
-
-    async def _leave_out(self, call: Call, parameter: str) -> None:
-        spec, name = call.spec, fitting.refusal(parameter, call.request.reasoning_effort)
-        if name not in (known := self.refused(spec.name)):
-            self._refused[spec.name, spec.identity] = known | {name}
-            self._notify(spec, "parameter", fitting.left_out_note(name))
-            await self._journal.record_refusal(self._run, spec, name)
 
     async def _complete_fitted(self, call: Call, found: dict[int, Stored]) -> Response:
         while len(found) < call.request.n:
@@ -342,8 +334,7 @@ class ModelClient:
         self._limiter(spec).succeeded()
         usage = charge(response, worst, spec, is_capped=self.budget.is_capped)
         found = await self._journal.record(entry, call.key, spec.identity, Sent(request, response, usage, self._run))
-        if len(response.choices) == 1 < request.n:
-            await self._leave_out(call, "n")  # the endpoint ignores it
+        await self._findings.answered(spec, request, len(response.choices))
         self._note_overrun(spec, usage, worst_case(request, spec))
         return usage, found
 

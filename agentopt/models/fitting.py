@@ -42,6 +42,19 @@ def refusal(parameter: str, effort: str | None) -> str:
     return f"{parameter}{AT_EFFORT}{effort}" if effort and parameter != "reasoning_effort" else parameter
 
 
+AT_MOST = "n<="
+"""Beginning of the name under which it is remembered how many choices an endpoint returns at most."""
+
+
+def choice_limit(most: int) -> str:
+    """Return the name under which it is remembered that an endpoint returns fewer choices than requested.
+
+    Args:
+        most: The most that it returned.
+    """
+    return f"{AT_MOST}{most}"
+
+
 def refused_at(refused: Iterable[str], effort: str | None) -> frozenset[str]:
     """Return the parameters that a request of this effort must not have.
 
@@ -107,7 +120,10 @@ def choices_per_request(spec: ModelSpec, left_out: frozenset[str] = frozenset())
         spec: The catalogue entry of its model.
         left_out: Parameters that it must not have, as of a fitted request; those of the entry are known.
     """
-    return 1 if "n" in left_out | unsupported(spec) else spec.max_choices
+    if "n" in (known := left_out | unsupported(spec)):
+        return 1
+    limits = [int(name.removeprefix(AT_MOST)) for name in known if name.startswith(AT_MOST)]
+    return min(spec.max_choices, max(limits, default=spec.max_choices))
 
 
 def requests_for(choices: int, spec: ModelSpec) -> int:
@@ -263,5 +279,9 @@ def _response_format(request: Request) -> dict[str, Any]:
 
 def left_out_note(parameter: str) -> str:
     """Return the sentence on a parameter that is not sent, to be read after the name of a model."""
+    if parameter.startswith(AT_MOST):
+        return (
+            f"returns at most {parameter.removeprefix(AT_MOST)} choices per request, so that further requests are sent"
+        )
     name, _, effort = parameter.partition(AT_EFFORT)
     return f"{LEFT_OUT.get(name, 'is called without')} {name}{f' at effort {effort}' if effort else ''}"

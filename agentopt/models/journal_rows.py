@@ -97,7 +97,7 @@ class Stored:
 
     choice: Choice
     prompt_tokens: int
-    cached_tokens: int
+    cached_tokens: float
     created: float
     seconds: float
 
@@ -170,11 +170,13 @@ def response_of(found: Mapping[int, Stored], opened: float) -> Response:
     newest = max(stored.created for stored in ordered)
     # Several requests may have drawn the choices, concurrently: the slowest is the latency.
     seconds = [stored.seconds for stored in ordered]
+    # The choices of one request are stored at one time; each request was billed for what was cached of its own prompt.
+    cached = {(stored.created, stored.seconds): stored.cached_tokens for stored in ordered}
     return Response(
         tuple(stored.choice for stored in ordered),
         ordered[0].prompt_tokens,
         max(seconds) if all(seconds) else 0.0,
-        cached_tokens=round(sum(stored.cached_tokens for stored in ordered) / len(ordered)),
+        cached_tokens=sum(cached.values()) / len(cached),
         stored=newest if newest < opened else None,
     )
 

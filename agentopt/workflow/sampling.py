@@ -179,7 +179,7 @@ class SubtaskSampler:
             cut_off=_cut_off(subtask, response, "length"),
             filtered=_cut_off(subtask, response, "content_filter"),
             only_thought=sum(choice.is_only_thought for choice in response.choices),
-            cached_tokens=response.cached_tokens,
+            cached_tokens=round(response.cached_tokens),
             reasoning_tokens=response.reasoning_tokens,
             seconds=response.seconds,
             requests=response.requests,

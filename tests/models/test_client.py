@@ -97,6 +97,30 @@ async def test_a_refused_parameter_is_left_out_once_reported_and_remembered(
         assert here.session.budget.spent.tokens == 50
 
 
+@pytest.mark.parametrize(
+    ("counts", "sent", "notices"),
+    [
+        ([3], [8, 3, 2], ["m: returns at most 3 choices per request, so that further requests are sent"]),
+        ([8, 7], [8, 8, 1, 8], []),
+        ([1], [8, *[1] * 7], ["m: is called without n"]),
+    ],
+    ids=["limit", "left out of one response", "ignored"],
+)
+async def test_the_number_of_choices_that_an_endpoint_returns_is_learned(
+    tmp_path: Path, counts: list[int], sent: list[int], notices: list[str]
+) -> None:
+    def few(body: dict[str, Any], index: int) -> Answer:
+        status, content, headers = completion()
+        most = counts[index] if index < len(counts) else counts[0]
+        return status, {**content, "choices": content["choices"] * min(most, body.get("n", 1))}, headers
+
+    async with endpoint(few, tmp_path, max_choices=8) as here:
+        for text in ("one", "two", "three")[: 3 if len(counts) > 1 else 1]:
+            await here.session.model.generate(Request("m", (Message("user", text),), 16, n=8))
+        assert [body.get("n", 1) for body in here.server.bodies] == sent
+        assert [notice.message for notice in here.notices] == notices
+
+
 async def test_a_parameter_that_is_refused_at_one_effort_is_sent_at_the_others(tmp_path: Path) -> None:
     def thinking(body: dict[str, Any], _: int) -> Answer:
         is_refused = body.get("reasoning_effort", "none") != "none" and "temperature" in body

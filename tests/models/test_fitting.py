@@ -9,7 +9,7 @@ import pytest
 
 from agentopt.models.base import Message, Request, ToolCall
 from agentopt.models.catalog import ModelSpec, with_table_defaults
-from agentopt.models.fitting import choices_per_request, fit, payload, refusal, shape
+from agentopt.models.fitting import choice_limit, choices_per_request, fit, payload, refusal, shape
 from agentopt.models.refusals import TOP_P_BESIDE_TEMPERATURE
 
 SYSTEM, USER = Message("system", "Be brief."), Message("user", "Where?")
@@ -127,6 +127,10 @@ def test_one_choice_is_requested_if_the_endpoint_has_no_n() -> None:
     assert choices_per_request(spec(max_choices=8, supports={"n": False})) == 1
     assert choices_per_request(spec(max_choices=8, api="responses")) == 1
     assert choices_per_request(spec(max_choices=8), frozenset({"n"})) == 1
+    found = frozenset({choice_limit(2), choice_limit(3)})
+    assert choices_per_request(spec(max_choices=8), found) == 3
+    assert choices_per_request(spec(max_choices=2), found) == 2
+    assert choices_per_request(spec(max_choices=8), found | {"n"}) == 1
     assert body(request, max_choices=8)["n"] == 5
     assert "n" not in body(request, max_choices=8, supports={"n": False})
 

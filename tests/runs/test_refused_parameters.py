@@ -99,3 +99,41 @@ async def test_each_of_several_requests_for_one_choice_pays_for_the_prompt(
             assert [result.subtasks["answer"].requests for result in evaluation.results] == [4] * 8
             assert evaluation.usd_per_example == pytest.approx(4 * (20 * 10 + 5 * 20) / 1e6)
         assert 8 * 4 <= len(server.bodies) <= 8 * 4 + refused
+
+
+class FewChoices:
+    """The handler of an endpoint that returns few choices per request, and caches prompts; adds up what it bills."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.usd, self.seen = most, 0.0, set[str]()
+
+    def __call__(self, body: dict[str, Any], _: int) -> Answer:
+        prompt, count = str(body["messages"]), min(self.most, body.get("n", 1))
+        cached = 16 if prompt in self.seen else 0
+        self.seen.add(prompt)
+        status, content, headers = completion("yes")
+        content["choices"] = [{**content["choices"][0], "index": i} for i in range(count)]
+        usage = {
+            "prompt_tokens": 20,
+            "completion_tokens": 5 * count,
+            "prompt_tokens_details": {"cached_tokens": cached},
+        }
+        self.usd += ((20 - cached) * 1000 + cached * 100 + 5 * count * 2000) / 1e6
+        return status, {**content, "usage": usage}, headers
+
+
+@pytest.mark.parametrize(("most", "max_choices", "requests"), [(3, 8, 3), (5, 8, 2), (8, 3, 3), (8, 8, 1)])
+async def test_measured_usd_is_what_the_requests_were_billed(
+    tmp_path: Path, most: int, max_choices: int, requests: int
+) -> None:
+    few = FewChoices(most)
+    async with FreeServer(few) as server:
+        prices = {"usd_per_1m_prompt": 1000.0, "usd_per_1m_completion": 2000.0, "usd_per_1m_cached_prompt": 100.0}
+        entry = ModelSpec(name="m", base_url=server.base_url, max_choices=max_choices, **prices)
+        config = Config(models=[entry], journal=str(tmp_path / "j.db"))
+        candidate = Candidate.of({"answer": SubtaskChoice("m", 8)})
+        for _ in range(2):  # the second time from the journal
+            evaluation = await aevaluate(task(), candidate, config)
+            assert [result.subtasks["answer"].requests for result in evaluation.results] == [requests] * 8
+            assert evaluation.usd_per_example * 8 == pytest.approx(few.usd)
+        assert len(server.bodies) == 8 * requests

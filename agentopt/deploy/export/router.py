@@ -36,7 +36,8 @@ def router_config(deployment: Deployment) -> str:
         described |= {name: value for name, value in further.items() if value}
         spec, left_out = deployment.specs[choice.model], deployment.refused_by(choice.model, subtask)
         settings = call_settings(spec, subtask, left_out=left_out)
-        entries.append(_entry(name, spec, settings, 1 if "n" in left_out else choice.num_samples, described))
+        n = min(choice.num_samples, choices_per_request(spec, left_out))
+        entries.append(_entry(name, spec, settings, n, described))
         if subtask.fusion.method == "fuse" and choice.num_samples > 1:
             model = subtask.fusion.model or choice.model
             spec, left_out = deployment.specs[model], deployment.refused_by(model, subtask)
@@ -56,9 +57,7 @@ def router_config(deployment: Deployment) -> str:
     return "\n".join(head) + "\n" + to_yaml({"model_list": entries})
 
 
-def _entry(
-    name: str, spec: ModelSpec, settings: dict[str, Any], num_samples: int, info: dict[str, Any]
-) -> dict[str, Any]:
+def _entry(name: str, spec: ModelSpec, settings: dict[str, Any], n: int, info: dict[str, Any]) -> dict[str, Any]:
     query = settings.pop("extra_query", {})
     parameters: dict[str, Any] = {
         **_route(spec, query),
@@ -67,7 +66,7 @@ def _entry(
         "max_retries": spec.max_attempts - 1,
         "max_parallel_requests": spec.concurrency,
     }
-    if (n := min(num_samples, choices_per_request(spec))) > 1:
+    if n > 1:
         parameters["n"] = n
     if spec.requests_per_minute:
         parameters["rpm"] = max(1, int(spec.requests_per_minute))
