@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from agentopt.runs.agent_model import with_agent_model
 from agentopt.runs.config import Config
 from agentopt.runs.evaluators import batched_models
 from agentopt.runs.expected_case import ExpectedCase, expected_case
+from agentopt.runs.expected_lengths import ExpectedLengths, expected_lengths
 from agentopt.runs.pace import seconds_of, why_no_pace
 from agentopt.runs.recorded_lengths import recorded_baseline, with_lengths
 from agentopt.runs.strategies import check_search_settings
@@ -40,6 +42,7 @@ class RunEstimate:
         no_pace: Why the time of the run is not known, for messages; None if it is.
         has_answers: Whether the journal has answers of the run's models, which cost nothing again.
         recorded: The baseline's responses that are in the journal, from which token lengths are taken; or None.
+        lengths: The token lengths of the expected case.
     """
 
     config: Config
@@ -51,6 +54,7 @@ class RunEstimate:
     no_pace: str | None
     has_answers: bool
     recorded: Evaluation | None
+    lengths: ExpectedLengths
 
 
 def estimates(source: LoadedTask, config: Config) -> RunEstimate:
@@ -73,7 +77,9 @@ def estimates(source: LoadedTask, config: Config) -> RunEstimate:
     with closing(journal) if journal else nullcontext():
         worst = estimate(task, space, specs, config, journal)
         recorded = recorded_baseline(task, specs, journal, config.response_seed)
-        expected = expected_case(with_lengths(task, specs, recorded), space, specs, config, worst, journal)
+        measured = with_lengths(task, specs, recorded)
+        lengths = asyncio.run(expected_lengths(measured, specs, journal, config.response_seed))
+        expected = expected_case(measured, space, specs, config, worst, journal, lengths)
         batched = batched_models(task, config, specs)
         waiting = {part for part, use in BATCHED.items() if batched and use & {*config.batch}}
         times = {
@@ -82,4 +88,4 @@ def estimates(source: LoadedTask, config: Config) -> RunEstimate:
         no_pace = why_no_pace(specs, journal, batched)
         paces = [journal.pace(specs[name].identity) for name in task.models] if journal else []
     trials, has_answers = min(config.budget.trials, space.size), any(pace.timed + pace.untimed for pace in paces)
-    return RunEstimate(config, space, trials, worst, expected, times, no_pace, has_answers, recorded)
+    return RunEstimate(config, space, trials, worst, expected, times, no_pace, has_answers, recorded, lengths)

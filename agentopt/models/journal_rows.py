@@ -54,16 +54,17 @@ SHOWN = tuple(f.name for f in fields(Request) if f.name not in ("first_repeat", 
 """The fields of a request that the journal shows."""
 SAMPLE = 1000
 """Requests whose mean duration is that of a model."""
-_SOME = (
+SOME = (
     sa.select(requests.c.key)
     .where(requests.c.identity == sa.bindparam("identity"))
     .order_by(requests.c.key)
     .limit(SAMPLE)
     .subquery()
 )
+"""The keys of at most `SAMPLE` requests to a model. Parameter: identity."""
 _TIMED = sa.func.nullif(responses.c.seconds, 0.0)
 PACE = sa.select(sa.func.avg(_TIMED), sa.func.count(_TIMED), sa.func.count() - sa.func.count(_TIMED)).select_from(
-    _SOME.join(responses, responses.c.key == _SOME.c.key)
+    SOME.join(responses, responses.c.key == SOME.c.key)
 )
 """The fields of a model's `Pace`. Parameter: identity."""
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from agentopt.core.budget import Usage
 from agentopt.core.task import Subtask, Task
+from agentopt.models.base import Purpose
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.journal import Journal
 from agentopt.models.room_to_think import THOUGHT_TOKENS
@@ -63,23 +64,32 @@ def expected_agent_usage(
     if config.agent.model is None or not worst.calls:
         return Usage()
     spec, calls = specs[config.agent.model], round(worst.calls * 2 / (1 + config.agent.attempts))
-    if found := journal.mean_call(spec.name, "agent") if journal else None:
-        prompt, completion = (round(calls * mean) for mean in found)
-        return Usage(calls, prompt, completion, spec.prices.usd(prompt, completion, requests=calls))
-    return _half_as_long(worst, spec, calls)
+    return _recorded(spec, "agent", calls, journal) or _half_as_long(worst, spec, calls)
 
 
-def expected_writer_usage(specs: Mapping[str, ModelSpec], config: Config, worst: Usage) -> Usage:
-    """As many calls as in the worst case, with replies and thoughts as in `expected_agent_usage`.
+def expected_writer_usage(
+    specs: Mapping[str, ModelSpec], config: Config, worst: Usage, journal: Journal | None = None
+) -> Usage:
+    """As many calls as in the worst case, of lengths as in `expected_agent_usage`.
 
     Args:
         specs: The catalogue entry of every model that may be called.
         config: The settings of the run.
         worst: The sum of `writer_usage`.
+        journal: The calls so far. None: there are none.
     """
     if config.writer is None or not worst.calls:
         return Usage()
-    return _half_as_long(worst, specs[config.writer], worst.calls)
+    spec = specs[config.writer]
+    return _recorded(spec, "prompts", worst.calls, journal) or _half_as_long(worst, spec, worst.calls)
+
+
+def _recorded(spec: ModelSpec, purpose: Purpose, calls: int, journal: Journal | None) -> Usage | None:
+    """The usage of calls with the mean lengths of those in the journal; None if there are none."""
+    if journal is None or not (found := journal.mean_call(spec.name, purpose)):
+        return None
+    prompt, completion = (round(calls * mean) for mean in found)
+    return Usage(calls, prompt, completion, spec.prices.usd(prompt, completion, requests=calls))
 
 
 def _half_as_long(worst: Usage, spec: ModelSpec, calls: int) -> Usage:

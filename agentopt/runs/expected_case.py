@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from agentopt.core.axes import DEMOS, SettingValue, values_of
+from agentopt.core.axes import DEMOS, values_of
 from agentopt.core.budget import Usage
 from agentopt.core.cost import format_cost
 from agentopt.core.demos import shows_targets
 from agentopt.core.errors import TaskError
-from agentopt.core.phrases import in_words, plain_number
+from agentopt.core.phrases import plain_number
 from agentopt.core.records import Evaluation
-from agentopt.core.task import Example, Subtask, Task, TokenLengths
+from agentopt.core.task import Subtask, Task, TokenLengths
 from agentopt.core.usd import format_usd, usd_at_least
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.fitting import requests_for
@@ -23,20 +22,12 @@ from agentopt.runs.agent_calls import expected_agent_usage, expected_writer_usag
 from agentopt.runs.config import Config
 from agentopt.runs.demonstrations import runs_baseline
 from agentopt.runs.evaluators import priced_for
+from agentopt.runs.expected_lengths import CallLengths, ExpectedLengths, completion_tokens, prompt_tokens
 from agentopt.runs.recorded_lengths import with_lengths
-from agentopt.runs.worst_case import FINALISTS, Estimate, affordable_samples, longest_prompt, usage_of_judge
-from agentopt.search.base import BYTES_PER_TOKEN, SearchSpace, SubtaskSpace
+from agentopt.runs.worst_case import FINALISTS, Estimate, affordable_samples, usage_of_judge
+from agentopt.search.base import SearchSpace
 from agentopt.search.from_task import cost_measure, fitted_to, needs_measuring, search_space, unit_note
 from agentopt.search.unmet_limits import unmet_limits
-
-ROWS = 20
-"""Rows of the validation split whose prompts are measured."""
-
-RESPONSE = 0.5
-"""Share of `max_tokens` that a response is expected to take if the task has no `tokens`."""
-
-THOUGHTS = 0.5
-"""Share of the rest of `max_tokens` that the thoughts of a model that thinks are expected to take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +53,13 @@ def expected_case(
     config: Config,
     worst: Estimate,
     journal: Journal | None = None,
+    lengths: ExpectedLengths | None = None,
 ) -> ExpectedCase:
     """The expected usage of `optimize` with this configuration, before its caps are applied.
 
     A candidate is taken to be a random affordable one, the baseline to answer half of the train examples right that it
     is run on for demonstrations, and every target to be right. Trials share the responses of a subtask that reads no
-    other. Prompts have four bytes per token, responses the task's `tokens` or half of `max_tokens`; the thoughts of a
-    model that is known to think take half of what is left of `max_tokens`. The calls of the agent and the writer are
-    those of `expected_agent_usage` and `expected_writer_usage`.
+    other. The calls of the agent and the writer are those of `expected_agent_usage` and `expected_writer_usage`.
 
     Args:
         task: The task.
@@ -78,30 +68,32 @@ def expected_case(
         config: The settings of the run.
         worst: The worst case, which bounds each part.
         journal: Has the agent's calls so far. None: there are none.
+        lengths: The token lengths. Default: those without a journal.
     """
+    lengths = lengths or ExpectedLengths(task, specs)
     trials = min(config.budget.trials, space.size)
     rows = {split: len(examples) for split, examples in task.splits.items()}
     search, test = Usage(), Usage()
     of_trials, of_tests = (priced_for(use, task, config, specs) for use in ("trials", "tests"))
     for subtask in task.subtasks:
-        by_model = _uses(task, subtask, space, of_trials)
+        by_model = _uses(lengths, subtask, space, of_trials)
         spent = _scaled(_mean(by_model), trials)
         # Which of several subtasks of a program read others is not known.
         if not subtask.reads and not (task.program and len(task.subtasks) > 1):
             spent = _bounded(spent, sum((of[-1] for of in by_model.values() if of), Usage()))
         search += _scaled(spent, rows["validation"] / _FINE)
-        mean = _mean(_uses(task, subtask, space, of_tests))
+        mean = _mean(_uses(lengths, subtask, space, of_tests))
         test += _scaled(mean, FINALISTS * rows.get("test", 0) / _FINE)
     judge = usage_of_judge(task, specs, task.splits["validation"][0])
     search += judge * (trials * rows["validation"])
     test += judge * (FINALISTS * rows.get("test", 0))
     share = min(search.calls / max(worst.search.calls, 1), 1.0)
     writing = _bounded(prompt_writing(task, specs, config), worst.prompts)
-    prompts = _scaled(worst.prompts - writing, share) + expected_writer_usage(specs, config, writing)
+    prompts = _scaled(worst.prompts - writing, share) + expected_writer_usage(specs, config, writing, journal)
     return ExpectedCase(
         _bounded(search, worst.search),
         _bounded(expected_agent_usage(specs, config, worst.agent, journal), worst.agent),
-        _bounded(_usage_of_demos(task, space, specs), worst.demos),
+        _bounded(_usage_of_demos(task, space, specs, lengths), worst.demos),
         _bounded(prompts, worst.prompts),
         _bounded(test, worst.test),
     )
@@ -182,72 +174,55 @@ def expected_unit_note(task: Task, specs: Mapping[str, ModelSpec], recorded: Eva
 
 
 def _expected_lengths(task: Task) -> list[TokenLengths]:
-    return [s.tokens or TokenLengths(_prompt_tokens(task, s), _completion_tokens(s)) for s in task.subtasks]
+    return [s.tokens or TokenLengths(prompt_tokens(task, s), completion_tokens(s)) for s in task.subtasks]
 
 
-def _usage_of_demos(task: Task, space: SearchSpace, specs: Mapping[str, ModelSpec]) -> Usage:
+def _usage_of_demos(task: Task, space: SearchSpace, specs: Mapping[str, ModelSpec], lengths: ExpectedLengths) -> Usage:
     """The baseline on two train examples for each demonstration; on one if its target may be shown."""
     running = [s for s in task.subtasks if s.demos and runs_baseline(task, s)]
     rows = ((1 if shows_targets(s, task.output_subtask) else 2) * s.demos.count[-1] for s in running if s.demos)
     total = Usage()
     for subtask in task.subtasks:
-        prompt, completion = _prompt_tokens(task, subtask), _completion_tokens(subtask)
         choice = space.baseline[subtask.name]
-        total += _use(subtask, specs, choice.model, choice.num_samples, prompt, completion)
+        total += _use(subtask, specs, choice.model, choice.num_samples, lengths)
     return _scaled(total, max(rows, default=0) / _FINE)
 
 
 _FINE = 1000
-"""Examples that a `Usage` of `_uses` is for, so that its counts are not rounded."""
+"""Examples that a `Usage` of `_use` is for, so that its counts are not rounded."""
 
 
-def _uses(task: Task, subtask: Subtask, space: SearchSpace, specs: Mapping[str, ModelSpec]) -> dict[str, list[Usage]]:
+def _uses(
+    lengths: ExpectedLengths, subtask: Subtask, space: SearchSpace, specs: Mapping[str, ModelSpec]
+) -> dict[str, list[Usage]]:
     """Model -> usage with each affordable number of samples, ascending; for `_FINE` examples."""
-    prompt, completion = _prompt_tokens(task, subtask), _completion_tokens(subtask)
     counts, demos = space[subtask.name].num_samples, values_of(subtask.settings, DEMOS, 0)
-    prompt += (prompt + completion) * sum(map(float, demos)) / len(demos)
+    shown = sum(map(float, demos)) / len(demos)
     return {
-        model: [_use(subtask, specs, model, n, prompt, completion) for n in counts if n <= most]
+        model: [_use(subtask, specs, model, n, lengths, shown) for n in counts if n <= most]
         for model, most in affordable_samples(space, space[subtask.name]).items()
     }
 
 
 def _use(
-    subtask: Subtask, specs: Mapping[str, ModelSpec], model: str, n: int, prompt: float, completion: float
+    subtask: Subtask, specs: Mapping[str, ModelSpec], model: str, n: int, lengths: ExpectedLengths, demos: float = 0
 ) -> Usage:
-    spec = specs[model]
-    requests = requests_for(n, spec)
-    use = _usage(subtask, spec, requests, prompt, completion, n)
+    """The usage of `n` samples after `demos` demonstrations, and of their fusion call; for `_FINE` examples."""
+    one = lengths.of(subtask, model)
+    prompt = one.prompt + demos * (one.prompt + one.answer)
+    use = _usage(specs[model], requests_for(n, specs[model]), prompt, one, n)
     if subtask.fusion.method == "fuse" and n > 1:
-        use += _usage(subtask, specs[subtask.fusion.model or model], 1, prompt + n * completion, completion)
+        fuser = subtask.fusion.model or model
+        use += _usage(specs[fuser], 1, prompt + n * one.answer, lengths.of(subtask, fuser))
     return use
 
 
-def _usage(subtask: Subtask, spec: ModelSpec, requests: int, prompt: float, completion: float, n: int = 1) -> Usage:
-    """The usage of `requests` for `n` responses; thoughts take `THOUGHTS` of what is left of `max_tokens`."""
-    thoughts = n * THOUGHTS * max(0.0, subtask.max_tokens - completion) if spec.has_effort else 0.0
-    whole = n * completion + thoughts
+def _usage(spec: ModelSpec, requests: int, prompt: float, one: CallLengths, n: int = 1) -> Usage:
+    """The usage of `requests` for `n` responses."""
+    thoughts = n * one.thoughts
+    whole = n * one.answer + thoughts
     usd = spec.prices.usd(requests * prompt, whole, requests=requests, reasoning_tokens=thoughts)
     return _scaled_parts(requests, requests * prompt, whole, usd, _FINE)
-
-
-def _prompt_tokens(task: Task, subtask: Subtask) -> float:
-    rows = task.splits["validation"][:ROWS]
-    sizes = [len((subtask.system_prompt + _prompt(task, subtask, row)).encode()) for row in rows]
-    return sum(sizes) / len(sizes) / BYTES_PER_TOKEN
-
-
-def _prompt(task: Task, subtask: Subtask, row: Example) -> str:
-    """The prompt if the earlier outputs are texts of the expected length; the longest one if they cannot be texts."""
-    outputs = {name: "x" * int(BYTES_PER_TOKEN * _completion_tokens(task[name])) for name in subtask.reads}
-    if subtask.context is None:
-        with suppress(Exception):  # a user's function
-            return subtask.render(row.inputs, outputs)
-    return longest_prompt(task, subtask, row)
-
-
-def _completion_tokens(subtask: Subtask) -> float:
-    return subtask.tokens.completion if subtask.tokens else RESPONSE * subtask.max_tokens
 
 
 def _scaled(usage: Usage, factor: float) -> Usage:
@@ -263,38 +238,34 @@ def _bounded(usage: Usage, most: Usage) -> Usage:
     return Usage(*(min(getattr(usage, name), getattr(most, name)) for name in Usage.__dataclass_fields__))
 
 
-def predicted_usd(space: SearchSpace) -> Iterator[str]:
-    """Yield the USD of each subtask's models that the search predicts before it has measured them.
+def expected_usd(task: Task, space: SearchSpace, lengths: ExpectedLengths) -> Iterator[str]:
+    """Yield the expected USD of each subtask's models, with the token lengths of the expected case.
 
     Args:
-        space: The search space, with the token lengths of the task.
+        task: The task.
+        space: Its search space.
+        lengths: The token lengths.
     """
-    if any(subtask.cost.prices is None for subtask in space.subtasks):
+    specs = lengths.specs
+    if not all(specs[model].is_priced for subtask in task.subtasks for model in subtask.models):
         return
-    for s in space.subtasks:
-        most = next((axis.values[-1] for axis in s.settings if axis.name == DEMOS), None)
-        shown = [s.choice(model, n, named) for model in s.models for n, named in _shown(s, most)]
-        usd = {choice: s.cost_of("usd", choice) for choice in shown}
+    for s in task.subtasks:
+        most = values_of(s.settings, DEMOS, 0)[-1]
+        shown = [(model, n, demos) for model in s.models for n, demos in _shown(s, int(most))]
+        usd = {
+            space[s.name].choice(model, n, {DEMOS: demos}): _use(s, specs, model, n, lengths, demos).usd / _FINE
+            for model, n, demos in shown
+        }
         if not any(usd.values()):  # all models are free
             continue
         costs = (f"{choice} {format_cost(cost, 'usd')}" for choice, cost in usd.items())
-        yield f"USD per 1,000 requests of {s.name}, predicted from the task's tokens: {', '.join(costs)}"
+        yield f"expected USD per 1,000 requests of {s.name}: {', '.join(costs)}"
 
 
-def _shown(subtask: SubtaskSpace, demos: SettingValue | None) -> list[tuple[int, dict[str, SettingValue]]]:
+def _shown(subtask: Subtask, demos: int) -> list[tuple[int, int]]:
     """The fewest and the most samples, and the fewest with the most demonstrations."""
     fewest, most = subtask.num_samples[0], subtask.num_samples[-1]
-    counts: list[tuple[int, dict[str, SettingValue]]] = [(count, {}) for count in dict.fromkeys((fewest, most))]
-    return counts if demos is None else [*counts, (fewest, {DEMOS: demos})]
-
-
-def thought_notes(specs: Mapping[str, ModelSpec]) -> list[str]:
-    """The note on the thoughts in the expected case, if a model is known to think."""
-    thinking = [name for name, spec in specs.items() if spec.has_effort]
-    if not thinking:
-        return []
-    rule = f"{in_words(thinking)} may think before answering"
-    return [f"{rule}: the expected case counts thoughts of half of the rest of max_tokens, which may be far off"]
+    return list(dict.fromkeys(((fewest, 0), (most, 0), (fewest, demos))))
 
 
 def cap_notes(

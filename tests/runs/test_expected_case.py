@@ -15,7 +15,8 @@ from agentopt.core.task import Example, Fusion, Program, Task
 from agentopt.models.catalog import BatchTerms, ModelSpec, Supports
 from agentopt.runs.config import Config
 from agentopt.runs.evaluators import batch_note
-from agentopt.runs.expected_case import cap_notes, expected_case, predicted_usd, thought_notes
+from agentopt.runs.expected_case import cap_notes, expected_case, expected_usd
+from agentopt.runs.expected_lengths import ExpectedLengths
 from agentopt.runs.worst_case import estimate, longest_prompt
 from agentopt.search.from_task import search_space
 from agentopt.testing.company import COUNTS, PROMPT_WORDS, STAFF, WORDS, company_specs, company_task
@@ -109,20 +110,32 @@ def test_models_without_a_batch_interface_are_named() -> None:
     assert "a program waits" in (batch_note(replace(task, program=Program(("python", "x.py"))), config, whole) or "")
 
 
-def test_the_usd_that_the_search_predicts_are_shown_with_their_source() -> None:
+def test_the_expected_usd_of_a_model_has_the_lengths_of_the_expected_case() -> None:
     task = company_task(validation=100, test=50)
     subtasks = (replace(task.subtasks[0], demos=Demos((0, 2))), task.subtasks[1])
-    _, _, _, space = cases(replace(task, subtasks=subtasks))
-    first, second = predicted_usd(space)
-    assert first.startswith("USD per 1,000 requests of find, predicted from the task's tokens: ultra x1 ")
+    task = replace(task, subtasks=subtasks)
+    _, _, _, space = cases(task)
+    lengths = ExpectedLengths(task, SPECS)
+    first, second = expected_usd(task, space, lengths)
+    assert first.startswith("expected USD per 1,000 requests of find: ultra x1 ")
     assert first.count("demos=2") == second.count(" x1 ") == len(STAFF)
-    find = space["find"]
-    tokens = find.cost.prompt_tokens + find.cost.completion_tokens
-    plain, longer = (find.cost_of("usd", find.choice("nano", 1, {"demos": count})) for count in (0, 2))
-    assert longer - plain == pytest.approx(2 * tokens * STAFF["nano"].price().prompt / 1e6)
-    assert f"nano x1 demos=2 {1000 * longer:.2g}" in first
-    unpriced = replace(space, subtasks=tuple(replace(s, cost=replace(s.cost, prices=None)) for s in space.subtasks))
-    assert not list(predicted_usd(unpriced))
+    one = lengths.of(task.subtasks[0], "nano")
+    plain = STAFF["nano"].price().usd(one.prompt, one.answer)
+    longer = plain + 2 * STAFF["nano"].price().usd(one.prompt + one.answer, 0)
+    assert f"nano x1 {1000 * plain:.3g}, " in first
+    assert f"nano x1 demos=2 {1000 * longer:.3g}" in first
+    unpriced = {**SPECS, "nano": ModelSpec(name="nano", base_url="http://127.0.0.1:9/v1")}
+    assert not list(expected_usd(task, space, ExpectedLengths(task, unpriced)))
+
+
+@pytest.mark.parametrize("update", [{}, {"supports": Supports(reasoning_effort=True)}])
+def test_the_expected_usd_of_a_model_is_that_of_the_expected_case(update: dict[str, Any]) -> None:
+    task = company_task(validation=100, test=50)
+    task = replace(task, subtasks=tuple(replace(s, models=("mini",), num_samples=(3,)) for s in task.subtasks))
+    specs = {"mini": SPECS["mini"].model_copy(update=update)}
+    _, expected, _, space = cases(task, specs)
+    shown = [float(line.rpartition(" ")[2]) for line in expected_usd(task, space, ExpectedLengths(task, specs))]
+    assert sum(shown) / 1000 * 3 * 50 == pytest.approx(expected.test.usd, rel=0.01)
 
 
 def test_demonstrations_are_bootstrapped_on_train_examples_and_make_prompts_longer() -> None:
@@ -204,12 +217,13 @@ def test_the_toy_task_has_an_expected_case_in_units_too() -> None:
     [({}, None), ({"a": False, "b": None}, None), ({"a": True, "b": False}, "a"), ({"a": True, "b": True}, "a and b")],
 )
 def test_a_dry_run_reports_that_thoughts_are_estimated(thinks: dict[str, bool | None], named: str | None) -> None:
-    spec = next(iter(SPECS.values()))
+    task, spec = company_task(), SPECS["mini"]
     specs = {
         name: spec.model_copy(update={"name": name, "supports": Supports(reasoning_effort=value)})
         for name, value in thinks.items()
     }
-    notes = thought_notes(specs)
+    source, *notes = ExpectedLengths(task, {**SPECS, **specs}).notes()
+    assert source.startswith("expected token lengths: `tokens` of the task (ultra")
     assert len(notes) == (named is not None)
     assert named is None or notes[0].startswith(
         f"{named} may think before answering: the expected case counts thoughts"

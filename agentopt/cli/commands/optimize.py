@@ -45,8 +45,7 @@ from agentopt.runs.expected_case import (
     cap_notes,
     costly_baseline,
     expected_unit_note,
-    predicted_usd,
-    thought_notes,
+    expected_usd,
     unmet_limits_in,
 )
 from agentopt.runs.folder import RunFolder
@@ -251,10 +250,9 @@ def estimate_run(task: Path, settings: Sequence[str], console: Console, *, as_js
     found = estimates(LoadedTask(loaded, specs), config)
     config, space, worst, expected, times = found.config, found.space, found.worst, found.expected, found.times
     measured, trials, recorded = needs_measuring(loaded), found.trials, found.recorded
-    predicted = () if measured else predicted_usd(space)
     of_caps = (
         *cap_notes(worst, expected, config, space, has_answers=found.has_answers),
-        *predicted,
+        *expected_usd(loaded, space, found.lengths),
         _rows_needed(config),
     )
     costs = (
@@ -269,7 +267,7 @@ def estimate_run(task: Path, settings: Sequence[str], console: Console, *, as_js
     keys = [f"Warning: {name} is not set; it has the API key of {', '.join(of)}" for name, of in unset.items()]
     lengths = [
         *([_lengths_are_measured(loaded)] if measured and space.measure == "units" else []),
-        *thought_notes(specs),
+        *found.lengths.notes(),
     ]
     columns = columns_of(loaded)
     if as_json:
