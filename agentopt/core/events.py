@@ -20,7 +20,7 @@ from agentopt.core.prompt_events import PromptsDone as PromptsDone
 from agentopt.core.prompt_events import PromptsFellBack as PromptsFellBack
 from agentopt.core.prompt_events import PromptsStarted as PromptsStarted
 from agentopt.core.prompt_events import RewardDrawn as RewardDrawn
-from agentopt.core.records import BestSoFar, Evaluation, ExampleResult, Split, Trial
+from agentopt.core.records import BestSoFar, Evaluation, ExampleResult, Remaining, Split, Trial
 from agentopt.core.response_events import ResponsesIncomplete as ResponsesIncomplete
 from agentopt.core.response_events import ResponsesUnparsed as ResponsesUnparsed
 from agentopt.core.still_running import StillRunning as StillRunning
@@ -150,6 +150,7 @@ class SearchStarted(Event):
         trials: Trials that earlier sessions of the run recorded.
         budget: The live budget of the run: its caps and the spend.
         best: The best of `trials`; None if none is complete.
+        concurrency: Calls of one model that may run at the same time, of the model with the fewest.
     """
 
     kind: ClassVar[str] = "search_started"
@@ -159,6 +160,7 @@ class SearchStarted(Event):
     trials: tuple[Trial, ...]
     budget: Budget
     best: BestSoFar | None = None
+    concurrency: int = 1
 
     @property
     def message(self) -> str:
@@ -247,12 +249,19 @@ def _used(usage: Usage) -> str:
 
 @dataclass(frozen=True, slots=True)
 class TrialDone(Event):
-    """A trial was recorded. `best` is the best trial so far; None if none is complete."""
+    """A trial was recorded.
+
+    Attributes:
+        trial: The trial.
+        best: The best trial so far; None if none is complete.
+        remaining: The expected rest of the run; None if it is not known.
+    """
 
     kind: ClassVar[str] = "trial_done"
 
     trial: Trial
     best: BestSoFar | None = None
+    remaining: Remaining | None = None
 
     @property
     def message(self) -> str:

@@ -371,3 +371,18 @@ class BestSoFar:
 
     trial: int
     score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Remaining:
+    """The expected rest of a run.
+
+    Attributes:
+        trials: Trials that are left within the cap and the search space.
+        calling: How many of them are expected to make calls; the others have their responses in the journal.
+        finalists: Distinct candidates that are expected to be tested.
+    """
+
+    trials: int
+    calling: float
+    finalists: float

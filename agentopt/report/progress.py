@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -32,7 +32,7 @@ from agentopt.core.events import (
 )
 from agentopt.core.phrases import counted, plain_number
 from agentopt.core.plain_text import one_line
-from agentopt.core.records import BestSoFar, ExampleResult
+from agentopt.core.records import BestSoFar, ExampleResult, Remaining
 from agentopt.core.usd import format_usd
 from agentopt.report.formatting import format_duration, format_spend
 from agentopt.runs.worst_case import FINALISTS
@@ -47,6 +47,10 @@ MOST_OF_A_REASON = 200
 def local_time() -> datetime:
     """Return the time of this machine."""
     return datetime.now(UTC).astimezone()
+
+
+def _mean(seconds: Sequence[float]) -> float:
+    return sum(seconds) / max(len(seconds), 1)
 
 
 @dataclass
@@ -76,12 +80,19 @@ class RunProgress:
     _prompt_seconds: float = 0.0
     """Seconds spent on prompts since the last trial, which do not count for the pace of trials."""
     _prompts_since: float = 0.0
+    _trial_start: float = 0.0
     _trial_end: float | None = None
     """End of this session's last trial."""
+    _gaps: list[float] = field(default_factory=list)
+    """Seconds from the end of a trial to the start of the next one, prompts left out."""
     _calls_before: int = 0
     """Calls before the present trial."""
     _paces: list[float] = field(default_factory=list)
-    """Seconds of this session's trials that made calls: answers from the journal alone show no pace."""
+    """Seconds of this session's trials that made calls."""
+    _free: list[float] = field(default_factory=list)
+    """Seconds of those that had all responses in the journal."""
+    _remaining: Remaining | None = None
+    _is_testing: bool = False
     _calls: deque[tuple[float, int]] = field(default_factory=deque)
     """(clock, calls so far) of the last seconds."""
     _responses: int = 0
@@ -138,11 +149,10 @@ class RunProgress:
             case TrialStarted():
                 self.activity = one_line(f"{event.message}: {event.candidate}")
                 self._calls_before = self._calls_so_far()
-                if self._trials_since is None:
-                    self._trials_since, self._prompt_seconds = self.clock(), 0.0
+                self._begin_trial()
             case TrialDone():
                 self._trials.add(event.trial.number)
-                self._best = event.best
+                self._best, self._remaining = event.best, event.remaining
                 self._end_trial()
             case PromptsDone():
                 self._prompt_seconds += self.clock() - self._prompts_since
@@ -155,6 +165,7 @@ class RunProgress:
                 self._fetch(event)
             case GuidelinesWritten() | Note() | TestStarted() | Stopping() | RunDone():
                 self.activity = one_line(event.message)
+                self._is_testing = self._is_testing or isinstance(event, TestStarted)
                 self._has_ended = isinstance(event, RunDone)
 
     def _begin(self, event: SearchStarted) -> None:
@@ -166,10 +177,18 @@ class RunProgress:
     def _calls_so_far(self) -> int:
         return self.budget.spent.calls if self.budget else 0
 
+    def _begin_trial(self) -> None:
+        self._trial_start = self.clock()
+        if self._trials_since is None:
+            self._trials_since = self._trial_start
+        elif self._trial_end is not None:
+            self._gaps.append(max(0.0, self._trial_start - self._trial_end - self._prompt_seconds))
+        self._prompt_seconds = 0.0
+
     def _end_trial(self) -> None:
-        """Note the seconds since the trial before, prompts left out, if the trial made calls."""
-        if self._calls_so_far() > self._calls_before:
-            self._paces.append(max(0.0, self.clock() - self._last_end() - self._prompt_seconds))
+        """Note the seconds of the trial, apart from each other those with and without calls."""
+        made_calls = self._calls_so_far() > self._calls_before
+        (self._paces if made_calls else self._free).append(self.clock() - self._trial_start)
         self._trial_end, self._prompt_seconds = self.clock(), 0.0
 
     def _notice(self, event: ModelNotice) -> None:
@@ -279,29 +298,44 @@ class RunProgress:
                 yield one_line(f"waiting for a download: {event.message}")
 
     def time_left(self) -> str:
-        """The worst case at the pace of the trials: every trial that is left, and the test of all finalists.
+        """The estimated time of the trials that are left and of the test, at the pace of the trials so far.
 
         At the end of the run, that it is finished; nothing once every trial was spent. With batches, and before a trial
-        made calls, no pace is known.
-
-        The test counts by its number of examples. Without a cap on trials, only a cap on seconds bounds the rest.
+        made calls, no pace is known. Without a cap on trials, only a cap on seconds bounds the rest.
         """
         assert self.budget
         if self._has_ended:
             return "finished"
         bound, cap = self.budget.seconds_left, self.budget.caps.trials
-        if cap is not None and self.trials >= cap:
+        if self._is_testing or (cap is not None and self.trials >= self._most_trials(cap)):
             return ""
         pace = self._pace()
-        if cap is None or pace is None or self._search is None or self._is_batched:
+        if cap is None or pace is None or self._is_batched:
             why = ": calls wait in batches" if self._is_batched else ""
             return f"time left unknown{why}" if bound is None else f"at most {format_duration(bound)} left"
-        examples = self._search.examples
-        share = examples.get("test", 0) / max(examples["validation"], 1)
+        left = self._seconds_left(self._remaining or self._assumed(cap), pace)
+        return f"about {format_duration(left if bound is None else min(left, bound))} left"
+
+    def _seconds_left(self, remaining: Remaining, pace: float) -> float:
+        """Seconds of the trials, of what is between them, and of the test."""
+        assert self._search
+        # The first gap has the start of the search: its libraries are loaded.
+        in_trials = remaining.calling * pace + (remaining.trials - remaining.calling) * _mean(self._free)
+        in_trials += remaining.trials * _mean(self._gaps[1:])
         # The present trial counts as at least begun: its own time is subtracted up to that of a whole trial.
-        in_trial = min(self.clock() - self._last_end(), pace)
-        left = pace * (cap - self.trials + min(FINALISTS, cap) * share) - in_trial
-        return f"at most about {format_duration(max(0.0, left if bound is None else min(left, bound)))} left"
+        in_trials -= min(self.clock() - self._last_end(), in_trials / max(remaining.trials, 1))
+        examples, at_once = self._search.examples, self._search.concurrency
+        # Examples run concurrently, so that fewer of them than calls may be made at once take as long.
+        share = max(examples.get("test", 0), at_once) / max(examples["validation"], at_once)
+        return in_trials + (remaining.finalists * share * pace if examples.get("test") else 0.0)
+
+    def _most_trials(self, cap: int) -> int:
+        return min(cap, self._search.allocations) if self._search else cap
+
+    def _assumed(self, cap: int) -> Remaining:
+        """The rest of the run before the first trial of a session has ended: each trial makes calls."""
+        left = self._most_trials(cap) - self.trials
+        return Remaining(left, left, min(FINALISTS, cap))
 
     def _last_end(self) -> float:
         since = self._trials_since if self._trial_end is None else self._trial_end
@@ -310,8 +344,7 @@ class RunProgress:
     def _pace(self) -> float | None:
         """Seconds of a trial that made calls: of this session, or of the earlier ones before its first; else None."""
         if self._paces:
-            paces = self._paces[1:] or self._paces  # in the first trial, models and connections are opened
-            return sum(paces) / len(paces)
+            return _mean(self._paces[1:] or self._paces)  # in the first trial, models and connections are opened
         return self._seconds_before / self.trials if self._seconds_before and self.trials else None
 
     def snapshot(self) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from agentopt.core.budget import Usage
 from agentopt.core.errors import (
     BudgetExceeded,
     CallbackError,
@@ -48,6 +47,7 @@ from agentopt.runs.expected_case import costly_baseline
 from agentopt.runs.failed_examples import WorstExamples
 from agentopt.runs.folder import RunFolder
 from agentopt.runs.prompt_phase import PromptPhase
+from agentopt.runs.reserve import seconds_kept, usage_kept
 from agentopt.runs.response_issues import failure_reasons, incomplete_responses, left_out
 from agentopt.runs.result import Result, Role
 from agentopt.runs.run_lease import Hold
@@ -57,7 +57,7 @@ from agentopt.runs.studies import has_study, remove_study
 from agentopt.runs.summary import Finalists, beyond_limits, finalist, finalists_of, limits_note, rows_note, trial_line
 from agentopt.runs.trial_runner import TrialRunner
 from agentopt.runs.trial_store import TrialStore
-from agentopt.runs.worst_case import FINALISTS, kept_for_test
+from agentopt.runs.worst_case import FINALISTS
 from agentopt.search.base import Proposal, Search, SearchSpace
 from agentopt.search.from_task import cost_note, needs_measuring, search_space, unit_note, with_fitting_unit
 from agentopt.search.measured_costs import with_measured_costs
@@ -134,7 +134,8 @@ class Optimization:
         if store.trials:
             self.observer(Note(f"resumed: {counted(len(store.trials), 'trial')} of earlier sessions kept"))
         examples = {split: len(rows) for split, rows in self.task.splits.items()}
-        self.observer(SearchStarted(space.size, examples, tuple(store.trials), self.session.budget, store.best_so_far))
+        known, calls = tuple(store.trials), min(self.session.specs[m].concurrency for m in self.task.models)
+        self.observer(SearchStarted(space.size, examples, known, self.session.budget, store.best_so_far, calls))
         of_batches = batch_notes(self.task, self.config, self.session.specs)
         for note in filter(None, (cost_note(self.task, self.session.specs), self._unit_note, *of_batches)):
             self.observer(Note(note))
@@ -183,7 +184,8 @@ class Optimization:
             if unmet := unmet_limits(with_measured_costs(space, store.trials)):
                 self.observer(Note(unmet))
             pace = max(first.evaluation.seconds, measured_in)
-            with budget.holding_back(self._kept_for_test(space), self._seconds_kept_for_test(pace)):
+            kept = usage_kept(self.task, space, self.session, self.config)
+            with budget.holding_back(kept, seconds_kept(self.task, budget, pace)):
                 bootstrap = Bootstrap(self.task, self.config, self.session, self.run, self.observer)
                 space = space.with_demos(await bootstrap.demonstrations(space.baseline))
                 await self._run_archive(space, runner)
@@ -279,17 +281,6 @@ class Optimization:
                 self.observer(Note(f"a candidate of the archive is not in the space any more: {candidate}"))
             elif runner.allows(candidate):
                 await runner.run(Proposal(candidate, ARCHIVE, "found by an earlier run"))
-
-    def _kept_for_test(self, space: SearchSpace) -> Usage:
-        """The worst case of testing three finalists, at most half of each cap."""
-        most = kept_for_test(self.task, space, self.session.specs)
-        return most.lower(self.config.budget.caps().scaled(0.5).usage)
-
-    def _seconds_kept_for_test(self, on_validation: float) -> float:
-        """Seconds for three finalists on the test split at the baseline's pace, at most half of the time left."""
-        splits = self.task.splits
-        share = len(splits.get("test", ())) / len(splits["validation"])
-        return min(FINALISTS * share * on_validation, (self.session.budget.seconds_left or 0.0) / 2)
 
     async def _test(self, finalists: Finalists) -> tuple[dict[int, Evaluation], StopReason | None]:
         """Trial number -> evaluation on the test split, and the cap that cut the test short, if any."""

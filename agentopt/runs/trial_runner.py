@@ -9,10 +9,11 @@ from agentopt.core.budget import Budget
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import EvaluationStopped
 from agentopt.core.events import Event, ExampleDone, Observer, TrialDone, TrialStarted
-from agentopt.core.records import Evaluation, Trial
+from agentopt.core.records import BestSoFar, Evaluation, Trial
 from agentopt.core.spans import Attribute, span
 from agentopt.core.stopping import LEVEL, StopTest, bounded
 from agentopt.evaluation.evaluator import Evaluator
+from agentopt.runs.call_outlook import CallOutlook
 from agentopt.runs.trial_store import TrialStore, highest_score
 from agentopt.search.base import Proposal
 from agentopt.search.measured_costs import with_measured_costs, within_limits
@@ -54,6 +55,7 @@ class TrialRunner:
         self._is_at_hand, self._failures = is_at_hand, failures
         self._store, self._evaluator, self._budget = store, evaluator, budget
         self._observer, self._early_stopping, self._tolerance = observer, early_stopping, tolerance
+        self._outlook = CallOutlook(budget)
         self._attempted: set[Candidate] = set()
         self._kept = 0
 
@@ -152,11 +154,12 @@ class TrialRunner:
         self.emit(TrialStarted(number, proposal.candidate, proposal.proposer))
         with span("trial", lambda: _attributes(number, proposal)) as current:
             try:
-                evaluation = await self._evaluator.evaluate(
-                    proposal.candidate,
-                    stop=stop,
-                    on_result=lambda result: self.emit(ExampleDone(result)),
-                )
+                with self._outlook.watching(proposal.candidate, self._store.trials):
+                    evaluation = await self._evaluator.evaluate(
+                        proposal.candidate,
+                        stop=stop,
+                        on_result=lambda result: self.emit(ExampleDone(result)),
+                    )
             except EvaluationStopped as error:
                 if isinstance(error.partial, Evaluation) and error.partial.results:
                     self._record(proposal, error.partial)
@@ -166,7 +169,9 @@ class TrialRunner:
 
     def _record(self, proposal: Proposal, evaluation: Evaluation) -> Trial:
         trial = self._store.add(proposal, evaluation)
-        self.emit(TrialDone(trial, self._store.best_so_far))
+        choice = self._store.choice()
+        best = BestSoFar(choice.best.number, choice.best_score) if choice else None
+        self.emit(TrialDone(trial, best, self._outlook.remaining(self._store.space, self._store.trials, choice)))
         return trial
 
     def _stop_test(self, candidate: Candidate) -> StopTest | None:

@@ -31,13 +31,15 @@ from agentopt.core.events import (
     RunStarted,
     SearchStarted,
     StillRunning,
+    TestStarted,
     TrialDone,
     TrialStarted,
     broadcast,
     log_to,
 )
 from agentopt.core.plain_text import one_line
-from agentopt.core.records import BestSoFar, Evaluation, ExampleResult, Failure, Trial
+from agentopt.core.records import BestSoFar, Evaluation, ExampleResult, Failure, Remaining, Trial
+from agentopt.report.formatting import format_duration
 from agentopt.report.live import PLAIN_SECONDS, bar_of, packed
 from agentopt.report.progress import RunProgress
 from agentopt.runs.heartbeat import Heartbeat
@@ -142,10 +144,10 @@ async def test_trials_of_earlier_sessions_count_right_after_a_resume(progress: R
     progress = RunProgress(clock, clock.now)
     progress(started(budget, *map(trial, range(4))))
     assert progress.fields()[0] == "4 of 10 trials"
-    assert progress.time_left() == "at most about 1 min 34 s left"  # 42 s for 4 trials: 6 trials and 3 tests are left
+    assert progress.time_left() == "about 1 min 34 s left"  # 42 s for 4 trials: 6 trials and 3 tests are left
     await pass_trial(progress, clock, 3, 1)  # an incomplete trial is continued under its number
     assert progress.trials == 4
-    assert progress.time_left() == "at most about 9 s left"
+    assert progress.time_left() == "about 9 s left"
 
 
 async def test_no_time_left_is_estimated_once_every_trial_was_spent(progress: RunProgress, clock: Clock) -> None:
@@ -162,9 +164,9 @@ async def test_the_first_trial_in_which_models_are_opened_shows_no_pace_once_the
 ) -> None:
     progress(started(Budget(Caps(trials=5), clock=clock), test=0))
     await pass_trial(progress, clock, 0, 20)
-    assert progress.time_left() == "at most about 1 min 20 s left"
+    assert progress.time_left() == "about 1 min 20 s left"
     await pass_trial(progress, clock, 1, 2)
-    assert progress.time_left() == "at most about 6 s left"
+    assert progress.time_left() == "about 6 s left"
 
 
 @pytest.mark.parametrize("caps", [Caps(trials=2), Caps(trials=2, seconds=30.0), Caps(seconds=30.0), Caps(trials=1)])
@@ -184,12 +186,12 @@ async def test_the_time_left_falls_during_a_trial_and_not_past_its_estimate(
 ) -> None:
     progress(started(Budget(Caps(trials=3), clock=clock), test=0))
     await pass_trial(progress, clock, 0, 10)
-    assert progress.time_left() == "at most about 20 s left"
+    assert progress.time_left() == "about 20 s left"
     progress(TrialStarted(1, CANDIDATE, "random"))
     clock.seconds += 4
-    assert progress.time_left() == "at most about 16 s left"
+    assert progress.time_left() == "about 16 s left"
     clock.seconds += 1_000
-    assert progress.time_left() == "at most about 10 s left"
+    assert progress.time_left() == "about 10 s left"
 
 
 @pytest.mark.parametrize("seconds", [None, 90.0])
@@ -200,9 +202,9 @@ async def test_trials_without_calls_show_no_pace(progress: RunProgress, clock: C
         bound = f"at most 1 min {29 - number} s left"
         assert progress.time_left() == ("time left unknown" if seconds is None else bound)
     await pass_trial(progress, clock, 2, 10)
-    assert progress.time_left() == "at most about 30 s left"
+    assert progress.time_left() == "about 30 s left"
     await pass_trial(progress, clock, 3, 0, calls=0)
-    assert progress.time_left() == "at most about 20 s left"
+    assert progress.time_left() == "about 20 s left"
 
 
 def test_trials_of_earlier_sessions_without_calls_show_no_pace(clock: Clock) -> None:
@@ -441,3 +443,60 @@ def test_a_download_beside_another_one_is_the_activity_until_both_end(progress: 
     assert progress.activity.startswith("fetching")
     progress(FileProgress("b", "https://example.org", 100, 100))
     assert progress.activity == "starting"
+
+
+async def end_trial(
+    progress: RunProgress, clock: Clock, number: int, seconds: float, remaining: Remaining, *, calls: int = 2
+) -> None:
+    progress(TrialStarted(number, CANDIDATE, "random"))
+    assert progress.budget
+    await spend(progress.budget, Usage(calls=calls))
+    clock.seconds += seconds
+    progress(TrialDone(trial(number), BestSoFar(0, 0.5), remaining))
+
+
+async def test_trials_of_the_journals_responses_are_estimated_at_their_own_pace(
+    progress: RunProgress, clock: Clock
+) -> None:
+    progress(started(Budget(Caps(trials=9), clock=clock), test=0))
+    await end_trial(progress, clock, 0, 60, Remaining(8, 4.0, 1))
+    assert progress.time_left() == "about 4 min 0 s left"
+    await end_trial(progress, clock, 1, 60, Remaining(7, 3.0, 1))
+    await end_trial(progress, clock, 2, 5, Remaining(6, 2.0, 1), calls=0)
+    assert progress.time_left() == "about 2 min 20 s left"
+
+
+async def test_the_start_of_the_search_is_not_expected_of_each_trial(progress: RunProgress, clock: Clock) -> None:
+    progress(started(Budget(Caps(trials=5), clock=clock), test=0))
+    await pass_trial(progress, clock, 0, 10)
+    clock.seconds += 100  # the first proposal loads libraries
+    await pass_trial(progress, clock, 1, 10)
+    assert progress.time_left() == "about 30 s left"
+    clock.seconds += 3
+    await pass_trial(progress, clock, 2, 10)
+    assert progress.time_left() == "about 26 s left"
+
+
+@pytest.mark.parametrize(("at_once", "seconds"), [(1, 20 + 2 * 40), (8, 20 + 2 * 20), (16, 20 + 2 * 10)])
+async def test_the_test_takes_as_long_as_a_trial_while_all_its_calls_run_at_once(
+    progress: RunProgress, clock: Clock, at_once: int, seconds: float
+) -> None:
+    budget = Budget(Caps(trials=9), clock=clock)
+    progress(replace(started(budget), examples={"validation": 4, "test": 16}, concurrency=at_once))
+    await end_trial(progress, clock, 0, 10, Remaining(2, 2.0, 2))
+    assert progress.time_left() == f"about {format_duration(seconds)} left"
+
+
+async def test_nothing_is_estimated_once_the_test_began_or_every_candidate_was_tried(
+    progress: RunProgress, clock: Clock
+) -> None:
+    progress(replace(started(Budget(Caps(trials=50), clock=clock)), allocations=2))
+    await pass_trial(progress, clock, 0, 10)
+    assert progress.time_left().startswith("about ")
+    await pass_trial(progress, clock, 1, 10)
+    assert progress.time_left() == ""
+    other = RunProgress(clock, clock.now)
+    other(started(Budget(Caps(trials=50), clock=clock)))
+    await pass_trial(other, clock, 0, 10)
+    other(TestStarted(("baseline",), trial(0)))
+    assert other.time_left() == ""

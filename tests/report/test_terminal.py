@@ -113,7 +113,7 @@ async def test_the_live_view_prints_a_line_for_each_trial_with_the_time_left() -
     assert done == (
         "trial 0: complete, score 0.500, by baseline | answer: large x3 | 1 of 4 trials | "
         "best shrunk score 0.500 (trial 0) | 2 of 100 calls, 0 tokens, 0 USD, 0 s | 2.0 calls/s | "
-        "at most about 6 s left"
+        "about 6 s left"
     )
 
 
