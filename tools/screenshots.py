@@ -64,7 +64,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         page_file = page_of_run(Path(folder))
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1200, "height": 1150})
+        page = browser.new_page(viewport={"width": 1200, "height": 1270})
         page.goto(page_file.as_uri())
         page.wait_for_selector("html[data-ready]")
         page.screenshot(path=images / IMAGE)

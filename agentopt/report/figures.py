@@ -25,6 +25,10 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "hexagon", "x")
 
 BEYOND = "beyond a cost limit"
+MOST_TICKS = 12
+"""Largest range of numbers that each have a tick; more would not fit on a phone."""
+SCORE_MARGIN = 0.05
+"""Room for markers below a score of 0 and above one of 1."""
 LABEL_LENGTH = 60
 """Most characters of a label; plotly draws text without line breaks."""
 
@@ -77,7 +81,7 @@ def best_so_far(lines: Sequence[TrialLine]) -> Figure | None:
         "progress",
         "Best score so far",
         "Points are trials, the line is the highest raw score of a complete one. A click on a point opens its trial.",
-        {"data": traces, "layout": _layout("trial", "validation score")},
+        {"data": traces, "layout": _layout("trial", "validation score", scores=True, counts=numbers)},
         ("trial", "proposed by", "score", "state", "highest so far"),
         tuple(rows),
     )
@@ -119,7 +123,7 @@ def pareto(
         "No trial is better in every respect than one on the front. Scores are posterior means given all trials. "
         + ("Those beyond a cost limit are not chosen. " if dear else "")
         + "A click on a point opens its trial.",
-        {"data": traces, "layout": _layout(axis, "shrunk validation score")},
+        {"data": traces, "layout": _layout(axis, "shrunk validation score", scores=True)},
         ("trial", "candidate", "shrunk score", axis, "on the front"),
         rows,
     )
@@ -140,6 +144,7 @@ def scaling(lines: Sequence[TrialLine], subtask: str) -> Figure | None:
     if sum(map(len, scores.values())) < 2:
         return None
     traces, rows = [], []
+    all_counts = [count for by_count in scores.values() for count in by_count]
     for i, (model, by_count) in enumerate(scores.items()):
         counts = sorted(by_count)
         means = [fmean(by_count[count]) for count in counts]
@@ -153,7 +158,7 @@ def scaling(lines: Sequence[TrialLine], subtask: str) -> Figure | None:
         f"scaling-{subtask}",
         f"Samples of {subtask}",
         "Mean score of the trials with this model and number of samples; the other subtasks of these trials differ.",
-        {"data": traces, "layout": _layout("num_samples", "mean score")},
+        {"data": traces, "layout": _layout("num_samples", "mean score", scores=True, counts=all_counts)},
         ("model", "num_samples", "mean score", "trials"),
         tuple(rows),
     )
@@ -224,17 +229,19 @@ def heat_map(name: str, title: str, rewards: RaceRewards) -> Figure:
         "z": [list(row) for row in rewards.mean],
         "colorscale": "Cividis",
         "hoverongaps": False,
+        "xgap": 1,
+        "ygap": 1,
         "colorbar": {"title": {"text": "reward"}},
     }
     layout = _layout("training example", "")
-    layout["yaxis"] |= {"autorange": "reversed", "type": "category"}
-    layout["xaxis"] |= {"type": "category", "showticklabels": len(rewards.examples) <= 20}
+    layout["yaxis"] |= {"autorange": "reversed", "type": "category", "showgrid": False}
+    layout["xaxis"] |= {"type": "category", "showgrid": False, "showticklabels": len(rewards.examples) <= 20}
     layout["height"] = 220 + 22 * len(labels)
     cells = tuple(
         (label, *("" if value is None else f"{value:.2f}" for value in row))
         for label, row in zip(labels, rewards.mean, strict=True)
     )
-    note = "Rows differ if the system prompt matters, columns if examples are easier or harder. Gaps were not drawn."
+    note = "Rows differ if the system prompt matters, columns if examples are harder. Empty cells have no reward."
     return Figure(name, title, note, {"data": [trace], "layout": layout}, ("system prompt", *rewards.examples), cells)
 
 
@@ -268,10 +275,20 @@ def _plain(text: str) -> str:
     return cut.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("%{", "% {")
 
 
-def _layout(x: str, y: str) -> dict[str, Any]:
+def _layout(x: str, y: str, *, scores: bool = False, counts: Sequence[int] = ()) -> dict[str, Any]:
+    """The layout of a figure.
+
+    Args:
+        x: Title of the x axis.
+        y: Title of the y axis.
+        scores: Whether y has scores. Around equal scores of 1, plotly's own range would end at 2.
+        counts: What x counts, if it does. Few of them have a tick each: plotly's own would be fractions, too.
+    """
+    range_of_y = {"autorangeoptions": {"clipmin": -SCORE_MARGIN, "clipmax": 1 + SCORE_MARGIN}} if scores else {}
+    ticks_of_x = {"dtick": 1} if counts and max(counts) - min(counts) <= MOST_TICKS else {}
     return {
-        "xaxis": {"title": {"text": x}, "automargin": True},
-        "yaxis": {"title": {"text": y}, "automargin": True},
+        "xaxis": {"title": {"text": x}, "automargin": True, **ticks_of_x},
+        "yaxis": {"title": {"text": y}, "automargin": True, **range_of_y},
         "margin": {"l": 50, "r": 16, "t": 16, "b": 48},
         "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         "hovermode": "closest",

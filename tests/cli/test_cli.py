@@ -922,7 +922,7 @@ def test_a_stopped_run_keeps_the_calls_in_flight_and_prints_how_to_resume(
         assert "Traceback" not in err
 
         listed = agentopt("runs", "list", *place.settings)
-        assert "unfinished" in listed.out
+        assert "stopped" in listed.out
         resumed = agentopt("optimize", "--resume", str(run))
         assert resumed.code == 0, resumed.err
         assert "Verdict on the test split" in resumed.out

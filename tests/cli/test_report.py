@@ -66,7 +66,7 @@ def test_a_killed_run_has_a_page_that_names_the_command_to_resume(report: Comman
     code, out, err = report(run.name)
     assert (code, out, err) == (0, f"report: runs/{run.name}/report.html\n", "")
     page = (run / "report.html").read_text()
-    assert "The run is not finished: 1 trial so far" in page
+    assert "The run was stopped: 1 trial so far" in page
     assert "--resume" in page
 
 

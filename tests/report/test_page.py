@@ -159,7 +159,7 @@ def _numbers(packed: str) -> set[int]:
 def test_a_killed_run_has_a_page(tmp_path: Path) -> None:
     archive = killed(tmp_path)
     content = content_of(page_in(tmp_path, archive))
-    assert content["headline"] == "The run is not finished: 3 trials so far"
+    assert content["headline"] == "The run was stopped: 3 trials so far"
     assert content["next"] == [f"Resume the run: {archive.run.resuming}"]
     assert len(content["trials"]) == 3
     assert "test" not in content["examples"]
@@ -208,6 +208,22 @@ def test_a_diff_has_both_prompts(before: str, after: str) -> None:
     parts = list(word_diff(before, after))
     assert "".join(text for kind, text in parts if kind != "added") == before
     assert "".join(text for kind, text in parts if kind != "removed") == after
+
+
+def test_a_sentence_after_the_seed_prompt_or_before_it_is_the_whole_difference() -> None:
+    seed = "Answer the question."
+    assert list(word_diff(seed, f"{seed} Be short.")) == [("same", seed), ("added", " Be short.")]
+    assert list(word_diff(seed, f"Be short. {seed}")) == [("added", "Be short. "), ("same", seed)]
+
+
+@pytest.mark.parametrize(("trials", "dtick"), [(3, 1), (200, None)])
+def test_axes_count_trials_in_whole_numbers_and_end_where_scores_end(trials: int, dtick: int | None) -> None:
+    candidate = Candidate.of({"a": SubtaskChoice("m")})
+    lines = [TrialLine(i, "me", "complete", 1.0, 4, 2.0, candidate, shrunk=1.0) for i in range(trials)]
+    figure = best_so_far(lines)
+    assert figure is not None
+    assert figure.spec["layout"]["xaxis"].get("dtick") == dtick
+    assert figure.spec["layout"]["yaxis"]["autorangeoptions"] == {"clipmin": -0.05, "clipmax": 1.05}
 
 
 def test_figures_of_no_data_are_none_and_others_have_a_table() -> None:

@@ -44,6 +44,10 @@ def test_the_page_of_many_trials_is_small_and_opens(chromium: Any, tmp_path: Pat
     found.page.locator("#examples td button").first.click()
     found.page.wait_for_selector("#trace h4")
     check(found)
+    found.page.set_viewport_size({"width": 400, "height": 900})
+    finalists = "document.querySelector('#finalists .scroll')"
+    assert found.page.evaluate(f"{finalists}.scrollWidth <= {finalists}.clientWidth"), "a column for each candidate"
+    assert serious_findings(found.page) == []
     found.page.close()
 
 

@@ -57,6 +57,19 @@ def test_the_remedy_resumes_the_run_where_its_task_and_strategy_exist(
     assert raised.value.remedy == run.resuming
 
 
+def test_a_run_is_running_or_stopped_and_only_a_stopped_one_is_resumed(run: RunFolder, tmp_path: Path) -> None:
+    def listed() -> str:
+        output = io.StringIO()
+        show_runs([f"runs={tmp_path}"], Console(file=output, width=1000))
+        return output.getvalue()
+
+    with run.locked():
+        assert "running" in listed()
+        assert run.resuming not in listed()
+    assert "stopped" in listed()
+    assert run.resuming in listed()
+
+
 @pytest.mark.parametrize("width", [60, 80, 100, 300])
 def test_names_are_never_broken_and_commands_to_resume_are_whole(tmp_path: Path, width: int) -> None:
     named = replace(toy_task(), name="a-task-of-a-long-name")
@@ -137,7 +150,7 @@ def test_an_unreadable_run_is_listed_with_the_reason(
 
     output = io.StringIO()
     show_runs([f"runs={tmp_path}"], Console(file=output, width=1000))
-    assert "unfinished" in output.getvalue()
+    assert "stopped" in output.getvalue()
     assert "cannot be read: " in output.getvalue()
     assert reason in output.getvalue()
     with pytest.raises(ConfigError) as raised:

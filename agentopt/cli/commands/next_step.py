@@ -23,7 +23,7 @@ def show_next_step(here: Path, console: Console) -> None:
             named = shlex.quote(run.name)
             lines = [f"The last run here is {run.name}.", f"  agentopt runs show {named}", f"  agentopt gate {named}"]
         else:
-            lines = [f"The run {run.name} is unfinished.", f"  agentopt optimize --resume {shlex.quote(run.name)}"]
+            lines = [f"The run {run.name} was stopped.", f"  agentopt optimize --resume {shlex.quote(run.name)}"]
     elif tasks:
         task = tasks[0]
         config = ["-c", str((task / "config.yaml").relative_to(here))] if (task / "config.yaml").is_file() else []

@@ -22,8 +22,6 @@ from agentopt.runs.folder import RunFolder, UnreadableRun, find_run, list_runs
 from agentopt.runs.result import KEPT, Result, load_result
 from agentopt.runs.studies import ALONE, best_scores
 
-UNFINISHED = "unfinished"
-"""State of a run without a result."""
 RESULT_COLUMNS = ("state", "best on validation", "test", "verdict")
 """Headers of `result_cells`."""
 LONGEST_WORD = 12
@@ -83,7 +81,7 @@ def show_runs(settings: Sequence[str], console: Console, *, as_json: bool = Fals
         _print_runs(folder, cells, console)
     else:
         console.print(f"no runs in {folder}")
-    unfinished = [run for run in runs if isinstance(run, RunFolder) and cells[run.path][0] == UNFINISHED]
+    unfinished = [run for run in runs if isinstance(run, RunFolder) and cells[run.path][0].startswith("stopped")]
     if unfinished:
         print_plain(console, "To resume:")
     for run in unfinished:
@@ -146,9 +144,15 @@ def _run_line(run: RunFolder | UnreadableRun) -> RunLine:
 
 def _run_cells(run: RunFolder | UnreadableRun) -> tuple[str, str, str, str]:
     if (result := _result_of(run)) is None:
-        state = f"cannot be read: {run.error}" if isinstance(run, UnreadableRun) else UNFINISHED
-        return unfinished_cells(state, _best_so_far(run))
+        return unfinished_cells(_state(run), _best_so_far(run))
     return result_cells(result)
+
+
+def _state(run: RunFolder | UnreadableRun) -> str:
+    """The state of a run without a result, by its folder: in a storage, another machine may work on it."""
+    if isinstance(run, UnreadableRun):
+        return f"cannot be read: {run.error}"
+    return "running" if run.is_locked else "stopped here" if run.config.storage else "stopped"
 
 
 def _best_so_far(run: RunFolder | UnreadableRun) -> float | None:

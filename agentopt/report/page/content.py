@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
@@ -149,8 +150,9 @@ def word_diff(before: str, after: str) -> Iterator[tuple[str, str]]:
         before: The seed prompt.
         after: The prompt that replaced it.
     """
-    a, b = _words(before), _words(after)
-    for kind, i, j, k, m in difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
+    a, b = (re.findall(r"\s+|\S+", text) for text in (before, after))
+    # White space is junk: it belongs to the words around it, and is no reason to call two texts alike.
+    for kind, i, j, k, m in difflib.SequenceMatcher(str.isspace, a, b, autojunk=False).get_opcodes():
         if kind == "equal":
             yield "same", "".join(a[i:j])
             continue
@@ -158,14 +160,6 @@ def word_diff(before: str, after: str) -> Iterator[tuple[str, str]]:
             yield "removed", "".join(a[i:j])
         if m > k:
             yield "added", "".join(b[k:m])
-
-
-def _words(text: str) -> list[str]:
-    """The words, each with the white space after it."""
-    words: list[str] = []
-    for part in text.splitlines(keepends=True):
-        words += [word + " " for word in part.split(" ")[:-1]] + [part.split(" ")[-1]]
-    return words
 
 
 def _guidelines(archive: RunArchive) -> Iterator[tuple[str, str]]:

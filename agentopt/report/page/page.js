@@ -15,21 +15,37 @@
     return element;
   }
 
-  function table(caption, columns, rows, { sortable = true, tall = false } = {}) {
-    const box = make("div", null, { class: tall || rows.length > 15 ? "scroll tall" : "scroll", tabindex: "0", role: "region", "aria-label": caption });
-    const element = make("table");
+  // A browser needs minutes to lay out a text of a million characters, so the reader asks for what is beyond these.
+  const MOST_SHOWN = 20_000;
+
+  function textBlock(tag, text, attributes) {
+    const block = make(tag, text.slice(0, MOST_SHOWN), attributes);
+    if (text.length <= MOST_SHOWN) return [block];
+    const more = make("button", `Show all ${text.length.toLocaleString("en")} characters`, { type: "button", class: "link" });
+    more.addEventListener("click", () => { block.textContent = text; block.focus(); more.remove(); });
+    return [block, more];
+  }
+
+  function table(caption, columns, rows, { sortable = true, kind = "" } = {}) {
+    const box = make("div", null, { class: rows.length > 15 ? "scroll tall" : "scroll", tabindex: "0", role: "region", "aria-label": caption });
+    const element = make("table", null, kind ? { class: kind } : {});
     element.append(make("caption", caption));
     const head = make("tr");
     const body = make("tbody");
     const shown = rows.map((cells) => {
       const row = make("tr");
-      for (const cell of cells) {
-        const td = make("td");
+      cells.forEach((cell, place) => {
+        const isName = kind === "named" && place === 0;
+        const td = make(isName ? "th" : "td", null, isName ? { scope: "row" } : { "data-label": columns[place] });
         if (cell instanceof Node) td.append(cell);
-        else if (cell && cell.length > 80) td.append(make("div", cell, cell.length > 400 ? { class: "clip", tabindex: "0" } : { class: "clip" }));
+        else if (cell && cell.length > 400) {
+          const parts = make("div");
+          parts.append(...textBlock("div", cell, { class: "clip long", tabindex: "0" }));
+          td.append(parts);
+        } else if (cell && cell.length > 80) td.append(make("div", cell, { class: "clip" }));
         else td.textContent = cell === null || cell === undefined ? "" : cell;
         row.append(td);
-      }
+      });
       return row;
     });
     columns.forEach((name, place) => {
@@ -71,7 +87,7 @@
     byId("sentences").replaceChildren(...data.sentences.map((text) => make("p", text)));
     byId("next").replaceChildren(...data.next.map((text) => make("li", text)));
     byId("finalists").replaceChildren();
-    if (data.finalists.rows.length) byId("finalists").append(table("Baseline, best and recommended candidate", data.finalists.columns, data.finalists.rows, { sortable: false }));
+    if (data.finalists.rows.length) byId("finalists").append(finalists());
     flow();
     proposers();
     byId("guidelines")?.replaceChildren(...data.guidelines.map((g) => {
@@ -87,6 +103,13 @@
       if (section) section.hidden = Object.keys(data[name]).length === 0;
     }
     document.title = `${data.task}: report of a run`;
+  }
+
+  // One column for each candidate: numbers that are compared are beside each other, on a phone too.
+  function finalists() {
+    const { columns: [, ...measures], rows } = data.finalists;
+    const named = measures.map((measure, place) => [measure, ...rows.map((row) => row[place + 1])]);
+    return table("Baseline, best and recommended candidate", ["measure", ...rows.map(([roles]) => roles)], named, { sortable: false, kind: "named" });
   }
 
   function flow() {
@@ -200,7 +223,7 @@
     });
     const columns = ["trial", "score", "shrunk", "role", "proposed by", "candidate", ...data.costs, "state", "note"];
     const used = columns.map((_, place) => rows.some((row) => row[place]));
-    box.replaceChildren(table("All trials, with validation scores", columns.filter((_, i) => used[i]), rows.map((row) => row.filter((_, i) => used[i])), { tall: true }));
+    box.replaceChildren(table("All trials, with validation scores", columns.filter((_, i) => used[i]), rows.map((row) => row.filter((_, i) => used[i]))));
   }
 
   const score = (value) => (value === null || value === undefined ? "" : value.toFixed(3));
@@ -264,15 +287,29 @@
         open.closest("tr").classList.add("chosen");
         openTrace(number, split, ids[i], targets[i]);
       });
-      return [open, score(mine[i]), score(baseline[i]), targets[i]];
+      return [open, score(mine[i]), score(baseline[i]), targets[i], ...outcome(number, split, ids[i])];
     });
     const count = `${rows.length} of ${ids.length} examples of the ${split} split`;
     if (byId("count").textContent !== count) byId("count").textContent = count; // it is announced when it changes
-    const heads = ["example", `trial ${number}`, "baseline", "target"];
-    byId("examples").replaceChildren(table(`Scores of trial ${number} and of the baseline on the ${split} split`, heads, rows, { tall: true }));
+    const heads = ["example", `trial ${number}`, "baseline", "target", ...(traces.has(number) ? ["output", "tokens", "USD", "seconds"] : [])];
+    const used = heads.map((_, place) => place < 4 || rows.some((row) => row[place]));
+    byId("examples").replaceChildren(table(`Scores of trial ${number} and of the baseline on the ${split} split`, heads.filter((_, i) => used[i]), rows.map((row) => row.filter((_, i) => used[i]))));
     const again = chosen && rows.find(([open]) => open.textContent === chosen.textContent);
     if (again && byId("trace").hasChildNodes()) again[0].closest("tr").classList.add("chosen");
   }
+
+  // What a trial answered to an example, and what it took; nothing while the trial's traces are not loaded.
+  function outcome(number, split, id) {
+    if (!traces.has(number)) return [];
+    const { texts, splits } = traces.get(number);
+    const result = (splits[split] || {})[id];
+    if (!result) return ["", "", "", ""];
+    const output = result.output === null ? "" : texts[result.output];
+    return [output.length > MOST_OUTPUT ? `${output.slice(0, MOST_OUTPUT)}...` : output, String(result.tokens), amount(result.usd), seconds(result.seconds)];
+  }
+
+  const MOST_OUTPUT = 120;
+  const seconds = (value) => (value === null ? "" : value.toFixed(2));
 
   async function unpack(packed) {
     const bytes = Uint8Array.from(atob(packed), (character) => character.charCodeAt(0));
@@ -311,8 +348,8 @@
     if (!result) return;
     const text = (place) => (place === null || place === undefined ? "" : texts[place]);
     const facts = [["score", result.score === null ? "none" : String(result.score)], ["target", target], ["output", text(result.output)], ["feedback", text(result.feedback)], ["error", text(result.error)],
-      ["tokens", String(result.tokens)], ["USD", amount(result.usd)], ["seconds", result.seconds === null ? "" : result.seconds.toFixed(2)]];
-    box.append(table(`Result of example ${id}`, ["", ""], facts.filter(([, value]) => value !== ""), { sortable: false }));
+      ["tokens", String(result.tokens)], ["USD", amount(result.usd)], ["seconds", seconds(result.seconds)]];
+    box.append(table(`Result of example ${id}`, ["part", "value"], facts.filter(([, value]) => value !== ""), { sortable: false, kind: "named" }));
     if (!result.subtasks) box.append(make("p", data.untraced ? `There is no trace: ${data.untraced}.` : "There is no trace: the journal does not have all of its responses."));
     for (const subtask of result.subtasks || []) box.append(...subtaskParts(subtask, text));
     box.focus();
@@ -326,7 +363,7 @@
     for (const call of subtask.calls) {
       const sent = make("details");
       sent.append(make("summary", `Prompt to ${call.model} (${call.purpose})`));
-      for (const [role, place] of call.messages) sent.append(make("p", role, { class: "note" }), make("pre", text(place), { tabindex: "0" }));
+      for (const [role, place] of call.messages) sent.append(make("p", role, { class: "note" }), ...textBlock("pre", text(place), { tabindex: "0" }));
       parts.push(sent);
       const rows = call.samples.map(([answer, thought, parsed, problem, finish, tokens], i) => {
         const read = parsed === null ? make("span", text(problem), { class: "bad" }) : text(parsed);
@@ -334,10 +371,10 @@
       });
       const columns = ["#", "answer", "thought", "parsed", "finish", "tokens"];
       const used = columns.map((_, place) => place !== 2 || rows.some((row) => row[2]));
-      parts.push(table(`Responses of ${call.model}`, columns.filter((_, i) => used[i]), rows.map((row) => row.filter((_, i) => used[i])), { sortable: false }));
+      parts.push(table(`Responses of ${call.model} in ${subtask.name} (${call.purpose})`, columns.filter((_, i) => used[i]), rows.map((row) => row.filter((_, i) => used[i])), { sortable: false, kind: "stacked" }));
     }
     parts.push(make("p", subtask.value === null ? `No value: ${text(subtask.note)}` : "Value after fusion:"));
-    if (subtask.value !== null) parts.push(make("pre", text(subtask.value), { tabindex: "0" }));
+    if (subtask.value !== null) parts.push(...textBlock("pre", text(subtask.value), { tabindex: "0" }));
     return parts;
   }
 
@@ -457,6 +494,9 @@
   } else {
     render();
     const embedded = byId("traces").textContent.trim();
-    (embedded ? unpack(embedded) : Promise.resolve()).then(() => { document.documentElement.dataset.ready = "true"; });
+    (embedded ? unpack(embedded) : Promise.resolve()).then(() => {
+      controls(); // the table of examples has outputs, once these are unpacked
+      document.documentElement.dataset.ready = "true";
+    });
   }
 })();

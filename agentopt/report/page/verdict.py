@@ -26,7 +26,7 @@ def headline(archive: RunArchive) -> str:
     """The outcome in one sentence."""
     result, done = archive.result, counted(len(archive.trials), "trial")
     if result is None:
-        return f"The run is {'running' if archive.state == 'running' else 'not finished'}: {done} so far"
+        return f"The run {'is running' if archive.state == 'running' else 'was stopped'}: {done} so far"
     if result.unsearched:
         return f"There is no verdict: the run {result.unsearched}"
     if result.keeps_baseline:
