@@ -60,6 +60,11 @@ class Session:
         return self.model.cache_use
 
     @property
+    def refused_parameters(self) -> dict[str, tuple[str, ...]]:
+        """Model -> what its endpoint was found to refuse, for the models with a finding."""
+        return {name: tuple(sorted(refused)) for name in self.specs if (refused := self.model.refused(name))}
+
+    @property
     def spent(self) -> dict[str, Usage]:
         """Usage by purpose, over all sessions of the run."""
         return dict(self.budget.spent_by_purpose)

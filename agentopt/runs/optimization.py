@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -111,7 +111,7 @@ class Optimization:
                 remedy = f"raise budget.{cap}; `--dry-run` prints what a run needs at most"
                 raise ConfigError(error.stopped.detail, where=f"budget.{cap}", remedy=remedy) from error
             if isinstance(error, BudgetExceeded):
-                error = NothingEvaluated(error.stopped, self.session.failures, remedy=self.run.remedy(error.stopped))
+                error = await self._nothing_evaluated(error.stopped)
             error.add_note(f"  {Spent(self.session.spent).message}; this run is kept in {self.run.path}")
             raise error
         except (CallbackError, StrategyError) as error:
@@ -142,9 +142,10 @@ class Optimization:
         ended = await self._search(space, store, evaluator, prompts, measured.seconds if measured else 0.0)
         choice = store.choice(self.config.search.tolerance)
         if choice is None:
-            raise self._nothing_evaluated(store, ended)
+            raise await self._nothing_evaluated(ended, store.trials)
         finalists = finalists_of(choice, store.find(space.baseline, unfinished=True))
         tested, test_ended = await self._test(finalists)
+        await self.session.model.aclose()
         result = self._summary(space, store, ended, choice, finalists, tested, test_ended, prompts)
         self.hold.check()
         result.save(self.run.path)
@@ -357,11 +358,7 @@ class Optimization:
             incomplete=incomplete_responses(self.task, by_candidate, best),
             left_out=left_out(evaluations),
             failure_reasons=failure_reasons(evaluations),
-            refused_parameters={
-                name: tuple(sorted(refused))
-                for name in self.session.specs
-                if (refused := self.session.model.refused(name))
-            },
+            refused_parameters=self.session.refused_parameters,
         )
 
     def _notes(
@@ -385,7 +382,7 @@ class Optimization:
         )
         return tuple(filter(None, notes))
 
-    def _nothing_evaluated(self, store: TrialStore, ended: StopReason) -> NothingEvaluated:
-        errors = (error for trial in store.trials for error in trial.evaluation.errors.values())
-        first, remedy = next(errors, None), self.run.remedy(ended)
-        return NothingEvaluated(ended, self.session.failures, first_error=first, remedy=remedy)
+    async def _nothing_evaluated(self, ended: StopReason, trials: Sequence[Trial] = ()) -> NothingEvaluated:
+        await self.session.model.aclose()  # a call in flight would count as failed, and not yet as spent
+        first = next((error for trial in trials for error in trial.evaluation.errors.values()), None)
+        return NothingEvaluated(ended, self.session.failures, first_error=first, remedy=self.run.remedy(ended))
