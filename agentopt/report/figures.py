@@ -150,9 +150,10 @@ def scaling(lines: Sequence[TrialLine], subtask: str) -> Figure | None:
         means = [fmean(by_count[count]) for count in counts]
         trials = [len(by_count[count]) for count in counts]
         traces.append({"type": "scatter", "mode": "lines+markers", "name": _plain(model), "x": counts, "y": means,
-                       "text": [counted(n, "trial") for n in trials], "line": {"color": _colour(i)},
+                       "text": [f"{m:.3f} ({counted(n, 'trial')})" for m, n in zip(means, trials, strict=True)],
+                       "line": {"color": _colour(i)},
                        "marker": {"color": _colour(i), "symbol": SYMBOLS[i % len(SYMBOLS)], "size": 9},
-                       "hovertemplate": "%{x} samples: %{y:.3f} (%{text})"})  # fmt: skip
+                       "hovertemplate": "%{x} samples: %{text}"})  # fmt: skip
         rows += [(model, str(c), f"{m:.3f}", str(n)) for c, m, n in zip(counts, means, trials, strict=True)]
     return Figure(
         f"scaling-{subtask}",

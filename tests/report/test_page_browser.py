@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from agentopt.core.records import Evaluation
 from agentopt.report.page.build import write_page
 from tests.report.pages import HOSTILE, finished, hostile, killed, page_in
 
@@ -46,6 +48,12 @@ def chromium() -> Iterator[Any]:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+def expect_of(locator: Any) -> Any:
+    from playwright.sync_api import expect
+
+    return expect(locator)
 
 
 def opened(
@@ -126,9 +134,26 @@ def test_a_click_on_a_point_of_the_front_opens_its_trial(chromium: Any, finished
     point = plot.locator(".scatterlayer .trace").first.locator("path.point").last
     box = point.bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    page.wait_for_selector("[data-figure=front] .hoverlayer .hovertext")
+    hovered = page.wait_for_selector("[data-figure=front] .hoverlayer .hovertext").text_content()
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    page.wait_for_function("document.activeElement.id === 'pick-trial'")
+    pick = page.locator("#pick-trial")
+    expect_of(pick).to_be_focused(timeout=PATIENCE)
+    assert re.findall(r"trial (\d+)", hovered)[:1] == [pick.input_value()]
+    page.close()
+
+
+def test_a_tie_is_rounded_as_in_the_terminal(chromium: Any, tmp_path: Path) -> None:
+    archive = finished(tmp_path)
+    scores = {f"{score:.3f}": score for score in (0.5625, 0.6875, 0.0625, 0.9375)}
+
+    def with_scores(evaluation: Evaluation) -> Evaluation:
+        results = [replace(r, score=s) for r, s in zip(evaluation.results, scores.values(), strict=False)]
+        return replace(evaluation, results=(*results, *evaluation.results[len(results) :]))
+
+    trials = tuple(replace(trial, evaluation=with_scores(trial.evaluation)) for trial in archive.trials)
+    page = opened(chromium, page_in(tmp_path, replace(archive, trials=trials, tests={}))).page
+    shown = set(page.locator("#examples tbody td").all_inner_texts())
+    assert {"0.562", "0.688", "0.062", "0.938"} == set(scores) <= shown
     page.close()
 
 

@@ -226,7 +226,14 @@
     box.replaceChildren(table("All trials, with validation scores", columns.filter((_, i) => used[i]), rows.map((row) => row.filter((_, i) => used[i]))));
   }
 
-  const score = (value) => (value === null || value === undefined ? "" : value.toFixed(3));
+  // A tie is rounded to the even digit, as by Python in the terminal and in the other tables; toFixed rounds it up.
+  const fixed = (value, digits) => {
+    const scaled = value * 10 ** digits;
+    const isTie = Number.isInteger(value * 2 ** (digits + 1)) && Math.abs(scaled % 1) === 0.5;
+    return (isTie ? (2 * Math.round(scaled / 2)) / 10 ** digits : value).toFixed(digits);
+  };
+
+  const score = (value) => (value === null || value === undefined ? "" : fixed(value, 3));
 
   function openTrial(number) {
     const pick = byId("pick-trial");
@@ -309,7 +316,7 @@
   }
 
   const MOST_OUTPUT = 120;
-  const seconds = (value) => (value === null ? "" : value.toFixed(2));
+  const seconds = (value) => (value === null ? "" : fixed(value, 2));
 
   async function unpack(packed) {
     const bytes = Uint8Array.from(atob(packed), (character) => character.charCodeAt(0));
@@ -358,7 +365,7 @@
   const amount = (usd) => (usd ? Number(usd.toPrecision(3)).toLocaleString("en", { maximumFractionDigits: 12 }) : "");
 
   function subtaskParts(subtask, text) {
-    const used = [subtask.tokens === null ? "" : `${subtask.tokens} tokens`, subtask.usd ? `${amount(subtask.usd)} USD` : "", subtask.seconds ? `${subtask.seconds.toFixed(2)} s` : ""];
+    const used = [subtask.tokens === null ? "" : `${subtask.tokens} tokens`, subtask.usd ? `${amount(subtask.usd)} USD` : "", subtask.seconds ? `${fixed(subtask.seconds, 2)} s` : ""];
     const parts = [make("h4", `Subtask ${subtask.name}`), make("p", used.filter(Boolean).join(", "), { class: "note" })];
     for (const call of subtask.calls) {
       const sent = make("details");
