@@ -21,6 +21,7 @@ from agentopt.models.base import Request, Response
 from agentopt.models.catalog import Catalog, ModelSpec
 from agentopt.models.scripted import ScriptedModel
 from agentopt.runs.folder import RunFolder
+from agentopt.runs.measures import Measures
 from agentopt.search.base import Proposal, Runner, SearchSpace
 from agentopt.testing.toy import LARGE, SMALL, toy_model, toy_task
 
@@ -190,6 +191,29 @@ async def test_the_repr_of_a_result_fits_a_screen(tmp_path: Path, subtasks: int)
     assert "verdict on the test split" in shown[-1]
     with pytest.raises(agentopt.errors.NoFinalistError, match=r"no finalist 'bset'\n  remedy: did you mean 'best'"):
         result.finalist("bset")  # type: ignore[arg-type]
+
+
+async def test_the_repr_of_a_result_wraps_a_line_without_cutting_a_number(tmp_path: Path) -> None:
+    result = await agentopt.aoptimize(toy_task(), config(tmp_path, budget={"trials": 2}), provider=toy_model())
+    slow = Measures(0.000123, 12.345, 23.456)
+    finalists = tuple(replace(f, measures=slow, trial=123) for f in result.finalists)
+    shown = repr(replace(result, cost_in="usd", finalists=finalists))
+    assert max(map(len, shown.splitlines())) <= 100
+    words = "; on validation 0.123 USD per 1,000 requests, 12.35 s (p50) and 23.46 s (p95) (trial 123)"
+    assert " ".join(shown.split()).count(words) == len(finalists)
+
+
+async def test_the_repr_of_an_evaluation_fits_a_screen(tmp_path: Path) -> None:
+    evaluation = await agentopt.aevaluate(toy_task(), None, config(tmp_path), provider=toy_model())
+    failed = replace(evaluation.results[0], score=None, error="no answer\nat all " + 200 * "x")
+    broken = replace(evaluation, results=(failed, *evaluation.results[1:]), state="incomplete")
+    for one, expected in ((evaluation, "16 test examples: complete"), (broken, "1 example without a score")):
+        shown = repr(one)
+        assert expected in shown
+        assert f"score {one.score:.3f}" in shown
+        assert "USD per 1,000 requests" in shown
+        assert len(shown.splitlines()) <= 10
+        assert max(map(len, shown.splitlines())) <= 160
 
 
 @pytest.mark.parametrize("reader", [agentopt.load_result, agentopt.load_candidate, agentopt.load_task, RunFolder.open])

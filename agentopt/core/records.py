@@ -11,6 +11,7 @@ from agentopt.core.candidate import Candidate
 from agentopt.core.cost import Reads, critical_path
 from agentopt.core.duplicates import Groups, by_group, independent
 from agentopt.core.errors import FailureScope
+from agentopt.core.evaluation_text import evaluation_text
 from agentopt.core.phrases import counted
 from agentopt.core.ties import ranked
 
@@ -201,6 +202,8 @@ class Evaluation:
     seconds: float = 0.0
     groups: Groups = field(default_factory=dict)
     stopped: EarlyStop | None = None
+
+    __repr__ = evaluation_text
 
     @property
     def scores(self) -> dict[str, float]:

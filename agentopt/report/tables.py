@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, Literal, TypeVar
 
 from rich.console import Group, RenderableType
@@ -71,7 +71,7 @@ FINALIST_COLUMNS: tuple[Column[Finalist], ...] = (
 """First columns of the finalists; a column for each metric follows."""
 
 COST_COLUMNS: tuple[Column[Finalist], ...] = (Column("prompt + completion tokens", lambda finalist: _tokens(finalist)),)
-"""Last columns of the finalists."""
+"""Last columns of the finalists, measured on the validation split."""
 
 SUBTASK_COLUMNS: tuple[Column[tuple[str, SubtaskChoice, SubtaskCostShown]], ...] = (
     Column("subtask", lambda row: row[0]),
@@ -154,10 +154,23 @@ def finalists_table(result: Result) -> RenderableType:
     """The baseline, best and recommended candidate, with their scores and costs."""
     by_lengths = "; units by the task's token lengths" if result.cost_in == "units" else ""
     title = f"Finalists (95% intervals; paired difference to the baseline{by_lengths})"
-    cost = cost_columns(result.cost_in, lambda finalist: finalist, result.finalists)
-    names = dict.fromkeys(name for finalist in result.finalists for name in finalist.metrics)
-    metrics = [_metric_column(name) for name in names]
-    return table_of(title, (*FINALIST_COLUMNS, *metrics, *cost, *COST_COLUMNS), result.finalists)
+    return table_of(title, finalist_columns(result.cost_in, result.finalists), result.finalists)
+
+
+def finalist_columns(measure: CostMeasure, finalists: Sequence[Finalist]) -> list[Column[Finalist]]:
+    """The columns of the finalists: scores, metrics and costs, each with the split that it was measured on.
+
+    Args:
+        measure: The run's measure of costs.
+        finalists: The rows.
+    """
+    metrics = map(_metric_column, dict.fromkeys(name for finalist in finalists for name in finalist.metrics))
+    costs = cost_columns(measure, lambda finalist: finalist, finalists)
+    by_lengths = SHOWN[measure][1] if measure in ("units", "tokens") else None
+    measured = (
+        c if c.header == by_lengths else replace(c, header=f"{c.header} on validation") for c in (*costs, *COST_COLUMNS)
+    )
+    return [*FINALIST_COLUMNS, *metrics, *measured]
 
 
 def chosen_table(role: str, finalist: Finalist) -> RenderableType:
@@ -207,7 +220,12 @@ def _seconds(seconds: float | None) -> str:
 
 
 def _metric_column(name: str) -> Column[Finalist]:
-    return Column(name, lambda row: f"{row.metrics[name].score:.3f}" if name in row.metrics else "-")
+    def cell(row: Finalist) -> str:
+        if name not in row.metrics:
+            return "-"
+        return f"{row.metrics[name].score:.3f}{'' if row.test else ' (on validation)'}"
+
+    return Column(f"{name} on test", cell)
 
 
 def _shrunk(score: float | None) -> str:

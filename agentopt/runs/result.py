@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import textwrap
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -139,11 +140,12 @@ class Finalist:
     measures: Measures | None = None
 
     def lines(self, cost_in: CostMeasure = "units") -> list[str]:
-        """The finalist in two lines of text: its candidate, then its scores and its cost."""
+        """The finalist in two lines of text: its candidate, then its scores and its cost, with the split of each."""
         test = "not tested" if self.test is None else f"test {self.test.score:.3f}"
         shrunk = "" if self.shrunk is None else f" (shrunk {self.shrunk:.3f})"
-        cost = cost_in_words(self.units, cost_in) if cost_in == "units" or not self.measures else str(self.measures)
-        scores = f"validation {self.validation.score:.3f}{shrunk}, {test}, {cost}"
+        by_lengths = cost_in == "units" or not self.measures
+        cost = cost_in_words(self.units, cost_in) if by_lengths else f"on validation {self.measures}"
+        scores = f"validation {self.validation.score:.3f}{shrunk}, {test}; {cost}"
         return [f"  {' = '.join(self.roles)}: {self.candidate}", f"    {scores} (trial {self.trial})"]
 
 
@@ -169,9 +171,12 @@ class TrialLine:
     measures: Measures | None = None
 
 
-def shorten(line: str, width: int) -> str:
-    """The line, cut to `width` characters."""
-    return line if len(line) <= width else f"{line[: width - 3]}..."
+def _fitted(line: str) -> str:
+    """The line, wrapped at the width of a screen and cut, between words, if it takes more than two lines of it."""
+    inner = f"{' ' * (len(line) - len(line.lstrip()))}  "
+    return textwrap.fill(
+        line, SCREEN_WIDTH, subsequent_indent=inner, break_on_hyphens=False, max_lines=2, placeholder=" ..."
+    )
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -302,7 +307,7 @@ class Result:
             f"  {verdict}",
             *(f"  {issue}" for issue in (*self.incomplete, *self.left_out)),
         ]
-        return "\n".join(shorten(line, SCREEN_WIDTH) for line in lines)
+        return "\n".join(map(_fitted, lines))
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the text of `repr`, escaped."""

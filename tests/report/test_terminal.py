@@ -12,6 +12,7 @@ from rich.table import Table
 
 from agentopt.core.budget import Budget, Caps, Usage
 from agentopt.core.candidate import Candidate, SubtaskChoice
+from agentopt.core.cost import CostMeasure
 from agentopt.core.events import (
     ExampleDone,
     Note,
@@ -26,7 +27,7 @@ from agentopt.core.stop_reason import StopKind, StopReason
 from agentopt.report import tables
 from agentopt.report.console import VisibleConsole
 from agentopt.report.live import ProgressBar
-from agentopt.report.tables import Column, table_of
+from agentopt.report.tables import Column, finalist_columns, table_of
 from agentopt.report.terminal import print_result
 from agentopt.runs.measures import Measures
 from agentopt.runs.result import Finalist, load_result
@@ -132,7 +133,21 @@ def test_usd_and_latency_are_shown_for_trials_and_finalists_if_they_were_measure
     for part in ("USD per 1,000", "s p50", "s p95", "0.4", "1.25", "3.50", "front by score, USD and median latency"):
         assert part in text
     assert "units" not in text.replace("measured units", "")
-    assert "0.4 USD per 1,000 requests, 1.25 s (p50) and 3.50 s (p95)" in repr(priced)
+    assert "; on validation 0.4 USD per 1,000 requests, 1.25 s (p50) and 3.50 s (p95)" in " ".join(repr(priced).split())
+
+
+@pytest.mark.parametrize("cost_in", ["usd", "seconds", "units"])
+def test_every_number_of_a_finalist_is_under_the_split_that_it_was_measured_on(cost_in: CostMeasure) -> None:
+    tested, untested = load_result(FINISHED).finalists[:2]
+    metric, measures = {"length": tested.validation}, Measures(0.0004, 1.25, 3.5)
+    rows = [replace(f, measures=measures, metrics=metric) for f in (tested, replace(untested, test=None))]
+    for finalists in (rows, rows[:1]):
+        names = [column.header for column in finalist_columns(cost_in, finalists)]
+        free = {"", "trial", "shrunk", "units", "validation", "test"}
+        assert {name for name in names if not name.endswith((" on test", " on validation"))} <= free
+        assert ("units" in names) == (cost_in == "units")
+    length = next(column for column in finalist_columns(cost_in, rows) if column.header == "length on test")
+    assert [" (on validation)" in length.cell(row) for row in rows] == [False, True]
 
 
 @pytest.mark.parametrize("width", [40, 80, 120])

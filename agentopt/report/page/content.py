@@ -13,7 +13,7 @@ from agentopt.core.phrases import in_words
 from agentopt.core.records import Evaluation, ExampleResult, Split, outcome
 from agentopt.report.figures import Figure, best_so_far, pareto, race, scaling, spend
 from agentopt.report.page.verdict import headline, next_steps, sentences
-from agentopt.report.tables import COST_COLUMNS, FINALIST_COLUMNS, Column, cost_columns, earned_columns
+from agentopt.report.tables import Column, cost_columns, earned_columns, finalist_columns
 from agentopt.runs.archive import RunArchive
 from agentopt.runs.earnings import earned
 from agentopt.runs.result import TrialLine
@@ -52,7 +52,7 @@ def page_content(archive: RunArchive) -> dict[str, Any]:
 
 
 def _finalists(archive: RunArchive) -> dict[str, Any]:
-    columns = (*FINALIST_COLUMNS, *cost_columns(archive.cost_in, lambda f: f, archive.finalists), *COST_COLUMNS)
+    columns = finalist_columns(archive.cost_in, archive.finalists)
     rows = [[column.cell(finalist) for column in columns] for finalist in archive.finalists]
     return {"columns": [column.header or "role" for column in columns], "rows": rows}
 
