@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.report.live_pages import LiveRun
-from tests.report.test_page_browser import PATIENCE, Opened, check, chromium, pytestmark, serious_findings
+from tests.report.test_page_browser import PATIENCE, Opened, axe_findings, check, chromium, pytestmark
 
 __all__ = ["chromium", "pytestmark"]
 
@@ -31,7 +31,7 @@ def check_live(found: Opened, address: str) -> None:
     found.requests.clear()
     check(found)
     assert found.page.evaluate("globalThis.isNotReloaded")
-    assert serious_findings(found.page) == []
+    assert axe_findings(found.page) == []
 
 
 def rows(page: Any, count: int) -> None:
@@ -47,7 +47,7 @@ def test_the_page_follows_the_run_and_keeps_what_the_reader_opened(chromium: Any
         page.wait_for_selector("#activity:not(:empty)")
         assert "Waiting for the first trial" in page.inner_text("main")
         assert not page.is_visible("#verdict")
-        assert serious_findings(page) == []
+        assert axe_findings(page) == []
 
         run.start()
         rows(page, 1)

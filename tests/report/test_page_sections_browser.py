@@ -17,7 +17,7 @@ from agentopt.runs.run_comparison import compare_runs
 from tests.cli.recorded import record_run, words, write_task
 from tests.report.large_page import EXAMPLES, TRIALS
 from tests.report.pages import HOSTILE, page_in, prompted, with_agent
-from tests.report.test_page_browser import check, chromium, opened, pytestmark, serious_findings
+from tests.report.test_page_browser import axe_findings, check, chromium, opened, pytestmark
 
 __all__ = ["chromium", "pytestmark"]
 
@@ -47,7 +47,7 @@ def test_the_page_of_many_trials_is_small_and_opens(chromium: Any, tmp_path: Pat
     found.page.set_viewport_size({"width": 400, "height": 900})
     finalists = "document.querySelector('#finalists .scroll')"
     assert found.page.evaluate(f"{finalists}.scrollWidth <= {finalists}.clientWidth"), "a column for each candidate"
-    assert serious_findings(found.page) == []
+    assert axe_findings(found.page) == []
     found.page.close()
 
 
@@ -70,7 +70,7 @@ def test_prompts_and_guidelines_are_drawn(chromium: Any, prompted_page: Path, wi
     assert page.locator("#races .plot .heatmaplayer image").count() == 1
     assert page.locator("#diffs ins").count() >= 1
     check(found)
-    assert serious_findings(page) == []
+    assert axe_findings(page) == []
     assert unreached(page) == []
     page.close()
 
@@ -97,7 +97,7 @@ def test_who_earned_what_is_drawn(chromium: Any, agent_page: Path, width: int, s
     assert counts[0] > counts[-1]
     assert page.locator("#proposers table").count() == 2
     check(found)
-    assert serious_findings(page) == []
+    assert axe_findings(page) == []
     assert unreached(page) == []
     page.close()
 
@@ -136,6 +136,6 @@ def test_the_comparison_of_runs_opens(chromium: Any, compared_page: Path, width:
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert page.locator("table").count() == 2
     assert page.locator("main b").count() == 0
-    assert serious_findings(page) == []
+    assert axe_findings(page) == []
     assert unreached(page) == []
     page.close()
