@@ -157,6 +157,24 @@ async def test_interrupted_processes_end_while_their_run_has_a_coordinator(tmp_p
                 placement.kill()
 
 
+async def test_a_worker_that_does_not_end_in_its_time_is_killed(tmp_path: Path) -> None:
+    async with Held() as server:
+        write_narrow_task(tmp_path, server.base_url)
+        async with coordinating(tmp_path, server.base_url) as run:
+            before = set(children(os.getpid()))
+            placement = ProcessPlacement(Path(run.place), "run", 1, call_seconds=0.1, end_seconds=0.1)
+            (worker,) = set(children(os.getpid())) - before
+            os.kill(worker, signal.SIGSTOP)
+            await until(lambda: ") T " in Path(f"/proc/{worker}/stat").read_text())  # now it reads no other signal
+            try:
+                placement.interrupt()
+                await asyncio.wait_for(placement.ended(), 60)
+                assert is_alive(worker)
+            finally:
+                placement.kill()
+            assert not is_alive(worker)
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_workers_that_no_signal_reaches_stop_once_their_chunks_are_withdrawn(
     tmp_path: Path, workers: int

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import re
 import signal
 import subprocess
 import time
@@ -196,6 +197,32 @@ async def test_a_cap_ends_the_evaluation_and_keeps_what_was_done(tmp_path: Path)
         assert isinstance(refused.value.partial, Evaluation)
         assert 0 < len(refused.value.partial.results) < 24
         assert len(server.requests) == 20
+
+
+async def test_a_worker_logs_what_is_new_once_and_in_words(tmp_path: Path) -> None:
+    lines, is_over = list[str](), asyncio.Event()
+
+    def log(line: str) -> None:
+        lines.append(line)
+        if "no more work" in line:
+            is_over.set()
+
+    async with (
+        OpenAIServer(planted_answer(QUALITY)) as server,
+        coordinating(tmp_path, server.base_url, "budget.calls=20") as run,
+    ):
+        worker = asyncio.create_task(work(Path(run.place), log=log, idle_seconds=0.05))
+        run.workers.append(worker)
+        with pytest.raises(BudgetExceeded):
+            await run.evaluate(1)
+        await asyncio.sleep(2)  # it leaves the run, and returns, more than once
+        run.store.retire("run")
+        await asyncio.wait_for(is_over.wait(), 60)
+        worker.cancel()
+    assert lines[0] == "works for run run"
+    assert lines[-1] == "run run needs no more work"
+    assert "ended: the calls cap of 20" in lines[-2]
+    assert all(re.fullmatch(r"chunk \d+ of run run (has \d+ results?|ended: the calls cap .*)", x) for x in lines[1:-1])
 
 
 async def test_what_is_held_back_is_held_back_from_workers(tmp_path: Path) -> None:

@@ -22,6 +22,17 @@ def as_json(error: BaseException) -> str:
     return json.dumps({"message": f"a worker failed: {shown}", "is_task": isinstance(error, TaskError)})
 
 
+def in_a_line(text: str) -> str:
+    """Return what failed, without a remedy, on one line.
+
+    Args:
+        text: As `as_json` returned it.
+    """
+    error = as_error(text)
+    message = error.message if isinstance(error, BudgetExceeded) else str(error)
+    return message.partition("\n")[0]
+
+
 def as_error(text: str) -> EvaluationStopped | TaskError:
     """Return the exception to raise.
 

@@ -81,10 +81,13 @@ class ProcessPlacement:
         run: The run.
         workers: Number of workers.
         call_seconds: The longest time-out of a call.
+        end_seconds: Seconds that a worker has to end, beyond that time-out, before it is killed.
     """
 
-    def __init__(self, place: Path | str, run: str, workers: int, call_seconds: float) -> None:
-        self._place, self._run, self._end_seconds = place, run, call_seconds + END_SECONDS
+    def __init__(
+        self, place: Path | str, run: str, workers: int, call_seconds: float, *, end_seconds: float = END_SECONDS
+    ) -> None:
+        self._place, self._run, self._end_seconds = place, run, call_seconds + end_seconds
         self._logs = tempfile.TemporaryDirectory(prefix="agentopt-workers-")
         self._starts = [0] * workers
         self._interrupted = set[int]()

@@ -15,6 +15,7 @@ from agentopt.core.budget import Usage
 from agentopt.core.cost import Unit
 from agentopt.core.database import open_engine
 from agentopt.core.errors import AgentoptError, BudgetExceeded, ConfigError
+from agentopt.core.phrases import counted
 from agentopt.core.records import ExampleResult
 from agentopt.core.task import Example, Task
 from agentopt.evaluation.evaluator import Evaluator
@@ -26,7 +27,7 @@ from agentopt.runs.config import Config
 from agentopt.runs.evaluators import open_evaluator
 from agentopt.runs.folder import fingerprint
 from agentopt.runs.workers.chunks import Chunk, ChunkStore
-from agentopt.runs.workers.failures import as_json
+from agentopt.runs.workers.failures import as_json, in_a_line
 from agentopt.runs.workers.outages import patiently
 from agentopt.taskfile.loading import load_task
 from agentopt.workflow.base import Draw
@@ -56,49 +57,86 @@ def job_of(task: Task, task_path: Path, config: Config) -> dict[str, Any]:
     return {"task": str(task_path), "fingerprint": fingerprint(task, config), "config": settings}
 
 
-async def work(place: Path | str, *, run: str | None = None, log: Log = lambda _: None) -> None:
+async def work(
+    place: Path | str, *, run: str | None = None, log: Log = lambda _: None, idle_seconds: float = LONGEST_IDLE
+) -> None:
     """Work until cancelled, or until the run is over.
 
     Args:
         place: The storage: a path or a SQLAlchemy URL.
         run: The run to work for; any that has chunks unless given.
         log: Logs one line.
+        idle_seconds: Seconds without a chunk of a run after which it looks for another one, unless `run` is given.
 
     Raises:
         UserError: The task of `run` cannot be loaded.
     """
     engine = open_engine(place)
-    store = ChunkStore(engine, Lease(engine, uuid.uuid4().hex))
+    store, news = ChunkStore(engine, Lease(engine, uuid.uuid4().hex)), _News(log)
     try:
         while True:
             waiting = await patiently(store.waiting_runs)
+            news.ended(waiting)
             if run and run not in waiting:
                 return
             for name in [run] if run else waiting:
-                await _serve(engine_place=place, run=name, is_bound=run is not None, log=log)
+                await _serve(place, name, None if run else idle_seconds, news)
             await asyncio.sleep(LONGEST_POLL)
     finally:
         engine.dispose()
 
 
-async def _serve(engine_place: Path | str, run: str, is_bound: bool, log: Log) -> None:
-    """Work for one run until it has no coordinator, or has had no chunk for a while."""
-    engine = open_engine(engine_place)
+class _News:
+    """Logs what is new about runs: a worker leaves and returns to a run that has no chunk for a while.
+
+    Args:
+        log: Logs one line.
+    """
+
+    def __init__(self, log: Log) -> None:
+        self.log = log
+        self._last: dict[str, str] = {}
+        self._served = set[str]()
+
+    def serves(self, run: str) -> None:
+        """Log that a run is worked for."""
+        self._served.add(run)
+        self._changed(run, f"works for run {run}")
+
+    def cannot_serve(self, run: str, error: AgentoptError) -> None:
+        """Log why a run is not worked for."""
+        self._changed(run, f"run {run} cannot be worked for: {error}")
+
+    def ended(self, waiting: Sequence[str]) -> None:
+        """Log which runs have no coordinator any more."""
+        for run in [run for run in self._last if run not in waiting]:
+            del self._last[run]
+            if run in self._served:
+                self._served.discard(run)
+                self.log(f"run {run} needs no more work")
+
+    def _changed(self, run: str, line: str) -> None:
+        if self._last.get(run) != line:
+            self._last[run] = line
+            self.log(line)
+
+
+async def _serve(place: Path | str, run: str, idle_seconds: float | None, news: _News) -> None:
+    """Work for one run until it has no coordinator, or has had no chunk for so long (None: for any time)."""
+    engine = open_engine(place)
     try:
         job = await patiently(ChunkStore(engine, Lease(engine, "")).job, run)
         try:
             task, specs, config = _loaded(job)
         except AgentoptError as error:
-            if is_bound:
+            if idle_seconds is None:
                 raise
-            log(f"run {run} cannot be worked for: {error}")
+            news.cannot_serve(run, error)
             return
-        caps, place = config.budget.caps(), str(engine_place)
-        async with open_session(specs, run, caps=caps, journal=place, is_shared=True) as session:
-            log(f"works for run {run}")
+        async with open_session(specs, run, caps=config.budget.caps(), journal=str(place), is_shared=True) as session:
+            news.serves(run)
             store = ChunkStore(engine, Lease(engine, session.journal.session))
-            await _Serving(task, config, session, store, run, log).serve(is_bound)
-        log(f"run {run} needs no more work")
+            await _Serving(task, config, session, store, run, news.log).serve(idle_seconds)
     finally:
         engine.dispose()
 
@@ -126,14 +164,14 @@ class _Serving:
     log: Log
     evaluators: dict[tuple[int, Unit], Evaluator] = field(default_factory=dict)
 
-    async def serve(self, is_bound: bool) -> None:
+    async def serve(self, idle_seconds: float | None) -> None:
         wait, idle_since = FIRST_POLL, time.monotonic()
         while await patiently(self.store.epoch, self.run) is not None:
             if chunk := await patiently(self.store.claim, self.run):
                 await self._run(chunk)
                 wait, idle_since = FIRST_POLL, time.monotonic()
                 continue
-            if not is_bound and time.monotonic() - idle_since > LONGEST_IDLE:
+            if idle_seconds is not None and time.monotonic() - idle_since > idle_seconds:
                 return
             await asyncio.sleep(wait)
             wait = min(2 * wait, LONGEST_POLL)
@@ -154,7 +192,8 @@ class _Serving:
         if running.is_withdrawn and not failure:
             await patiently(self.store.release, chunk)
             return
-        self.log(f"chunk {chunk.number} of run {self.run}: {failure or len(chunk.work.ids)}")
+        end = f"ended: {in_a_line(failure)}" if failure else f"has {counted(len(chunk.work.ids), 'result')}"
+        self.log(f"chunk {chunk.number} of run {self.run} {end}")
         await patiently(self.store.end, chunk, evaluator.calls - before, failure)
 
     def _evaluator(self, seed: int, unit: Unit) -> Evaluator:
