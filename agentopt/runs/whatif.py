@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -23,19 +24,15 @@ from agentopt.models.catalog import ModelSpec, Usd
 from agentopt.models.fitting import requests_for
 from agentopt.runs.demonstrations import demonstrations_of
 from agentopt.runs.folder import RunFolder
+from agentopt.runs.promising import promising, rows_to_call
 from agentopt.runs.trial_store import recorded_trials
 from agentopt.search.base import SearchSpace
 from agentopt.search.from_task import search_space
-from agentopt.search.insight_strategy import in_seed_prompts, measured
 from agentopt.search.measured_costs import measured_cost, with_measured_costs, within_limits
-from agentopt.search.neighbourhood import without_limits
 from agentopt.search.posterior import Choice, choose
-from agentopt.search.surrogate import most_promising
 
 SUGGESTIONS = 3
 """Untried candidates that are suggested."""
-MOST_LEFT_OUT = 20
-"""Untried candidates that are left out for their models, before no more are sought."""
 MOST_COUNTED = 20_000
 """Largest space whose untried candidates are counted."""
 
@@ -87,6 +84,8 @@ class Option:
         usd: USD of an example; None if a price is not known.
         seconds: Mean latency of an example; None if it is not known.
         is_allowed: Whether it has the models and is within the limits.
+        to_call: Validation rows of which the journal lacks a response, for those of `WhatIf.promising`; None for
+            others.
     """
 
     candidate: Candidate
@@ -96,6 +95,7 @@ class Option:
     usd: float | None
     seconds: float | None
     is_allowed: bool
+    to_call: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +110,9 @@ class WhatIf:
         front: The allowed ones on the Pareto front of score and cost, cheapest first.
         untried: Number of candidates within the limits that have no complete trial; None in a very large space.
         promising: Those of them that are most worth measuring: trials that were stopped early, cheaper than `chosen`
-            and probably good enough, then others with their predicted costs.
-        rows: Examples of the validation split, which measuring one takes.
+            and probably good enough, then others with their predicted costs, by the posterior of their scores.
+        rows: Examples of the validation split, which measuring one takes; those of which the journal has every
+            response cost nothing.
         nearest: If no trial is allowed, the complete one with the allowed models that is nearest to the limits: the
             fastest if the question limits the latency alone, otherwise the cheapest. None if there is none.
         unpriced: Numbers of trials that have no cost at the new prices: their cascades escalated, and the run, of an
@@ -179,7 +180,10 @@ def what_if(run: RunFolder, task: Task, specs: Mapping[str, ModelSpec], question
     trials = [_with_prices(trial, task, priced, space, changed) for trial in recorded]
     unpriced = frozenset(trial.number for trial in recorded if _is_unpriced(trial, task, changed))
     archive = _Archive(space, trials, unpriced, task, question, tolerance, run.config.seed)
-    return archive.answer(before.recommended.number)
+    found = archive.answer(before.recommended.number)
+    to_call = rows_to_call(run, task, priced, [option.candidate for option in found.promising])
+    priced_options = zip(found.promising, to_call, strict=True)
+    return replace(found, promising=tuple(replace(option, to_call=rows) for option, rows in priced_options))
 
 
 @dataclass(frozen=True)
@@ -211,7 +215,7 @@ class _Archive:
             options[before],
             tuple(allowed[number] for number in choice.pareto if number in allowed) if choice else (),
             self._untried(),
-            (*self._worth_completing(pruned, chosen, best), *self._promising()),
+            (*self._worth_completing(pruned, chosen, best), *self._promising(chosen, best)),
             len(self.task.splits["validation"]),
             None if best else self._nearest(options),
             tuple(sorted(self.unpriced)),
@@ -234,9 +238,7 @@ class _Archive:
     def _worth_completing(
         self, pruned: Sequence[Option], chosen: Option | None, best: Option | None
     ) -> tuple[Option, ...]:
-        least = self.question.min_score
-        if least is None:
-            least = (best.score or 0.0) - self.tolerance if best else -math.inf
+        least = self._least(best)
         good = (o for o in pruned if o.is_allowed and o.score is not None and not is_higher(least, o.score))
         return tuple(sorted((o for o in good if not chosen or o.cost < chosen.cost), key=lambda o: o.cost))
 
@@ -278,15 +280,19 @@ class _Archive:
         complete = {trial.candidate for trial in self.trials if trial.state == "complete"}
         return len([one for one in self._allowed.candidates() if one not in complete and self._has_models(one)])
 
-    def _promising(self) -> tuple[Option, ...]:
-        """The untried candidates that may improve most, or if a cheaper one may be as good, save most."""
-        inside = [trial for trial in self.trials if without_limits(self._allowed).contains(trial.candidate)]
-        scored, tolerances = measured(self._allowed, inside), [self.tolerance] * (SUGGESTIONS + MOST_LEFT_OUT)
-        tried = [in_seed_prompts(self._allowed, trial.candidate) for trial in inside if trial.evaluation.scores]
-        found = most_promising(self._allowed, scored, [], tried, self.seed, tolerances)
+    def _least(self, best: Option | None) -> float:
+        """The score that is good enough."""
+        if self.question.min_score is not None:
+            return self.question.min_score
+        return (best.score or 0.0) - self.tolerance if best else -math.inf
+
+    def _promising(self, chosen: Option | None, best: Option | None) -> tuple[Option, ...]:
+        """The untried candidates that probably save most, or else have the highest expected scores."""
+        dearest = chosen.cost if chosen else None
+        found = promising(self._allowed, self.trials, self._least(best), dearest, self.seed)
         # A cascade may escalate to a model that is not allowed.
-        possible = [candidate for candidate in found if self._has_models(candidate)]
-        return tuple(self._predicted(candidate) for candidate in possible[:SUGGESTIONS])
+        possible = (candidate for candidate in found if self._has_models(candidate))
+        return tuple(map(self._predicted, islice(possible, SUGGESTIONS)))
 
     def _predicted(self, candidate: Candidate) -> Option:
         space = self._allowed

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from agentopt.api import LoadedTask, aoptimize, load, optimize
+from agentopt.cli.commands.whatif import to_measure
 from agentopt.core.candidate import Candidate, SubtaskChoice, load_candidate
 from agentopt.core.errors import ConfigError, UserError
 from agentopt.core.records import Split
@@ -23,7 +24,7 @@ from agentopt.models.scripted import ScriptedModel
 from agentopt.runs.config import Config
 from agentopt.runs.folder import RunFolder
 from agentopt.runs.result import Result
-from agentopt.runs.whatif import NewPrice, Question, read_prices, what_if
+from agentopt.runs.whatif import NewPrice, Option, Question, WhatIf, read_prices, what_if
 
 ROWS = 100
 RIGHT = {"small": 60, "middle": 89, "large": 90}
@@ -185,6 +186,10 @@ async def test_what_was_not_tried_is_suggested(tmp_path: Path) -> None:
     tried = {trial.candidate for trial in result.trials}
     assert not tried & {option.candidate for option in found.promising}
     assert found.rows == ROWS
+    drawn = {choice.model: choice.num_samples for c in tried for choice in c.values()}
+    for option in found.promising:
+        ((_, choice),) = option.candidate.items()
+        assert option.to_call == (0 if choice.num_samples <= drawn.get(choice.model, 0) else ROWS)
 
 
 async def test_a_cheaper_trial_that_was_stopped_early_is_worth_completing(tmp_path: Path) -> None:
@@ -225,6 +230,20 @@ def test_a_mistake_in_a_price_file_is_named(text: str, message: str, tmp_path: P
     with pytest.raises(ConfigError) as caught:
         read_prices(tmp_path / "new.yaml", {spec.name: spec for spec in specs()})
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("to_call", "words"),
+    [
+        (0, "; measuring it costs 0 USD: the journal has all of its responses"),
+        (25, "; measuring it takes about 0.05 USD: the journal has those of 75 of 100 rows"),
+        (100, "; measuring it takes about 0.2 USD"),
+    ],
+)
+def test_what_a_measurement_costs_leaves_out_the_journals_responses(to_call: int, words: str) -> None:
+    option = Option(of("middle"), None, None, 0.002, 0.002, None, is_allowed=True, to_call=to_call)
+    found = WhatIf("usd", None, None, option, (), 1, (option,), ROWS)
+    assert to_measure(option, found) == words
 
 
 def test_the_command_prints_the_answer_and_writes_the_candidate(

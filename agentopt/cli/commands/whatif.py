@@ -118,9 +118,24 @@ def _unmeasured(found: WhatIf, run: RunFolder) -> Iterator[str]:
     number = "many candidates" if found.untried is None else counted(found.untried, "candidate")
     yield f"not measured in full: {number} within the limits; the most promising, with predicted costs:"
     for option in found.promising:
-        usd = "" if option.usd is None else f"; measuring it takes about {format_usd(found.rows * option.usd)} USD"
         stopped = "" if option.trial is None else " | stopped early"
-        yield f"  {_described(option, found)}{stopped}{usd}"
+        yield f"  {_described(option, found)}{stopped}{to_measure(option, found)}"
+
+
+def to_measure(option: Option, found: WhatIf) -> str:
+    """What a full measurement of a candidate would cost, as the end of its line; nothing if no cost is known.
+
+    Args:
+        option: The candidate, one of `found.promising`.
+        found: The answer that it is part of.
+    """
+    if option.to_call == 0:
+        return "; measuring it costs 0 USD: the journal has all of its responses"
+    if option.usd is None:
+        return ""
+    rows = found.rows if option.to_call is None else option.to_call
+    known = "" if rows == found.rows else f": the journal has those of {found.rows - rows} of {found.rows} rows"
+    return f"; measuring it takes about {format_usd(rows * option.usd)} USD{known}"
 
 
 def _is_cascade_of_one(candidate: Candidate) -> bool:

@@ -1,0 +1,87 @@
+"""The untried candidates that are most worth measuring, and what measuring one would cost. Makes no model call."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from statistics import NormalDist
+
+from agentopt.core.candidate import Candidate
+from agentopt.core.records import Trial
+from agentopt.core.task import Task
+from agentopt.models.catalog import ModelSpec
+from agentopt.models.session import open_existing_journal
+from agentopt.runs.at_hand import AtHand
+from agentopt.runs.folder import RunFolder
+from agentopt.search.base import SearchSpace
+from agentopt.search.insight_strategy import in_seed_prompts, measured
+from agentopt.search.neighbourhood import without_limits
+from agentopt.search.surrogate import Expectation, expectations, most_promising
+
+SHORTLIST = 500
+"""Untried candidates with the greatest expected improvement, among which the most promising ones are found."""
+
+SCORE_DIGITS = 3
+"""Digits of an expected score that are compared: those that are shown of scores."""
+
+LIKELY = 0.5
+"""Least probability of a cheaper candidate to be good enough, at which it comes before those that may score higher."""
+
+
+def promising(
+    space: SearchSpace, trials: Sequence[Trial], least: float, dearest: float | None, seed: int
+) -> list[Candidate]:
+    """Order the untried candidates by the posterior of their scores, the most promising first.
+
+    First come those that cost less than `dearest` and are probably good enough, by their expected saving; then all
+    others by their expected score, of equal ones the cheaper first.
+
+    Args:
+        space: The candidates, with measured costs.
+        trials: The trials; those outside of the space do not count.
+        least: The score that is good enough.
+        dearest: Cost of the candidate to save on; None if there is none.
+        seed: Orders equal candidates, and samples a large space.
+    """
+    inside = [trial for trial in trials if without_limits(space).contains(trial.candidate)]
+    scored = measured(space, inside)
+    tried = [in_seed_prompts(space, trial.candidate) for trial in inside if trial.evaluation.scores]
+    if not len(scored.mean):  # no trial tells anything of these candidates
+        return most_promising(space, scored, [], tried, seed, [None] * SHORTLIST)
+
+    def key(found: Expectation) -> tuple[float, float, float]:
+        cost = space.units(found.candidate)
+        good = 1 - NormalDist(found.mean, found.deviation).cdf(least)
+        if dearest and 0 < cost < dearest and good >= LIKELY:
+            return 0.0, -good * math.log(dearest / cost), cost
+        return 1.0, -round(found.mean, SCORE_DIGITS), cost
+
+    found = expectations(space, scored, tried, seed, SHORTLIST)
+    return [one.candidate for one in sorted(found, key=key)]
+
+
+def rows_to_call(
+    run: RunFolder, task: Task, specs: Mapping[str, ModelSpec], candidates: Sequence[Candidate]
+) -> list[int]:
+    """Count for each candidate the validation rows of which the run's journal lacks a response.
+
+    Args:
+        run: The run.
+        task: Its task.
+        specs: Catalogue name -> entry.
+        candidates: The candidates.
+    """
+
+    def counted() -> list[int]:
+        rows = len(task.splits["validation"])
+        if (journal := open_existing_journal(run.config.journal)) is None:
+            return [rows] * len(candidates)
+        with closing(journal):
+            at_hand = AtHand(task, journal, specs, run.config.response_seed, journal.refused(run.id))
+            return [rows - asyncio.run(at_hand.rows(candidate)) for candidate in candidates]
+
+    with ThreadPoolExecutor(1) as pool:  # the caller's thread may have an event loop, as in a notebook
+        return pool.submit(counted).result()
