@@ -128,13 +128,12 @@ class CallsFailError(EvaluationStopped):
         return StopReason(StopKind.FAILED, detail=self.message)
 
 
-_NEXT: Mapping[str, Callable[[float, str], str]] = {
-    "usd": lambda wanted, which: f"the {which} call could cost up to {format_usd(wanted)} USD",
-    "tokens": lambda wanted, which: f"the {which} call could use up to {wanted:,.10g} tokens",
-    "calls": lambda wanted, which: f"the {which} request needs up to {wanted:,.10g}{' more' * (which == 'next')}",
-    "seconds": lambda wanted, which: f"the {which} wait takes {wanted:.2g} s" if wanted else "",
+_NEXT: Mapping[str, Callable[[float], str]] = {
+    "usd": lambda wanted: f"could cost up to {format_usd(wanted)} USD",
+    "tokens": lambda wanted: f"could use up to {wanted:,.10g} tokens",
+    "calls": lambda wanted: f"needs up to {wanted:,.10g} {'request' if wanted == 1 else 'requests'}",
 }
-"""Cap -> what would pass it, `first` or `next`, in words."""
+"""Cap -> what a call may take of it, in words."""
 
 
 def _enough(cap: float, needed: float, kept: float) -> float:
@@ -142,15 +141,17 @@ def _enough(cap: float, needed: float, kept: float) -> float:
     return needed * cap / (cap - kept) if 0 < kept < cap else needed + kept
 
 
-def larger_cap(cap: float, enough: float = 0.0) -> str:
-    """The value that messages suggest for a cap that was reached, as a setting: twice the cap, or more if it needs it.
+def larger_cap(cap: float, enough: float = 0.0, finishes: float = 0.0) -> str:
+    """The value that messages suggest for a cap that was reached, as a setting.
 
     Args:
         cap: The cap.
         enough: A cap that the next call fits in.
+        finishes: The cap that pays for all that is left, if it is known. Default: twice the cap.
     """
-    least = math.ceil(enough - 1e-9) if isinstance(cap, int) else float(usd_at_least(enough).replace(",", ""))
-    return plain_number(max(2 * cap, least))
+    needed = max(finishes, enough)
+    least = math.ceil(needed - 1e-9) if isinstance(cap, int) else float(usd_at_least(needed).replace(",", ""))
+    return plain_number(least if finishes else max(2 * cap, least))
 
 
 class BudgetExceeded(EvaluationStopped):
@@ -167,14 +168,19 @@ class BudgetExceeded(EvaluationStopped):
         self.enough = enough = _enough(cap, spent + wanted, kept)
         purpose, _, cap_name = name.rpartition(".")
         amount = format_usd if cap_name == "usd" else "{:,.10g}".format
-        kept_back = f" and {amount(kept)} kept back for later phases" if kept else ""
         setting = f"{purpose}.max_{cap_name}" if purpose else f"budget.{name}"
-        used = ", ".join(filter(None, (f"{amount(spent)} spent{kept_back}", _NEXT[cap_name](wanted, "next"))))
-        self.message = f"the {name} cap of {amount(cap)} is reached: {used}"
+        used = f"{amount(spent)} spent" + (f" and {amount(kept)} kept back for later phases" if kept else "")
+        next_call, left = _NEXT[cap_name](wanted) if cap_name in _NEXT else "", cap - spent - kept
+        if next_call and left > 1e-9:
+            too_little = f"has {amount(left)} left, too little for the next call, which {next_call}"
+            self.message = f"the {name} cap of {amount(cap)} {too_little}: {used}"
+        else:
+            wait = f", the next wait takes {wanted:.2g} s" if wanted and not next_call else ""
+            self.message = f"the {name} cap of {amount(cap)} is reached: {used}{wait}"
         remedy = f"raise {setting}, such as to {larger_cap(cap, enough)}; answers that were paid for are kept"
         if spent == 0 and cap_name != "seconds":
             beside = f" beside {amount(kept)} kept for later phases" if kept else ""
-            self.message = f"the {name} cap of {amount(cap)} is too low: {_NEXT[cap_name](wanted, 'first')}{beside}"
+            self.message = f"the {name} cap of {amount(cap)} is too low: the first call {next_call}{beside}"
             least = usd_at_least(enough) if cap_name == "usd" else f"{math.ceil(enough - 1e-9):,}"
             remedy = f"raise {setting} to {least} or more"
         super().__init__(f"{self.message}\n  remedy: {remedy}")

@@ -40,12 +40,14 @@ class StopReason:
         cap: The cap that was reached, such as `usd`, or `agent.usd` for a cap on one purpose; None for other kinds.
         detail: Further details, such as the spent part of the cap, or why nothing was left to try.
         enough: The least cap that the call which the cap prevented fits in; 0 if a cap was not the reason.
+        finishes: The cap with which the run is expected to finish; 0 if it is not known.
     """
 
     kind: StopKind
     cap: str | None = None
     detail: str = ""
     enough: float = 0.0
+    finishes: float = 0.0
 
     def __str__(self) -> str:
         return ": ".join(filter(None, (_SENTENCES.get(self.kind), self.detail)))

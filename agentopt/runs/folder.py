@@ -188,7 +188,7 @@ class RunFolder:
         """
         if (cap := stopped.budget_cap) is None:
             return self.resuming
-        value = larger_cap(getattr(self.config.budget, cap), stopped.enough)
+        value = larger_cap(getattr(self.config.budget, cap), stopped.enough, stopped.finishes)
         if self.resuming.startswith("agentopt optimize "):
             return f"{self.resuming} -c budget.{cap}={value}"
         return f"{self.resuming[:-1]}, config=config), with {cap}={value} in the budget of config"

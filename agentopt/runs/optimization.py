@@ -45,6 +45,7 @@ from agentopt.runs.demonstrations import Bootstrap, demo_notes, demonstrations_o
 from agentopt.runs.evaluators import EvaluatorPool, batch_notes, open_evaluator
 from agentopt.runs.expected_case import costly_baseline
 from agentopt.runs.failed_examples import WorstExamples
+from agentopt.runs.finishing_cap import with_finishing_cap
 from agentopt.runs.folder import RunFolder
 from agentopt.runs.prompt_phase import PromptPhase
 from agentopt.runs.reserve import seconds_kept, usage_kept
@@ -198,7 +199,9 @@ class Optimization:
                 await self._better_prompts_after(store, runner, prompts)
                 budget.check_seconds()
         except EvaluationStopped as error:
-            return as_first_met(self.run.record, "search", error.stopped, budget.caps)
+            rest = (self.task, space, self.session, self.config, runner.trials_left)
+            stopped = await with_finishing_cap(error, *rest)
+            return as_first_met(self.run.record, "search", stopped, budget.caps)
         if (left := runner.trials_left) <= prompts.due("after"):
             return StopReason(StopKind.TRIALS_SPENT, detail=KEPT_FOR_PROMPTS if left else "")
         return StopReason(StopKind.NOTHING_LEFT, detail=unmet_limits(with_measured_costs(space, store.trials)) or "")

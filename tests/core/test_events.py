@@ -128,18 +128,26 @@ def test_every_event_has_a_kind_a_message_and_a_line_in_the_log(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("name", "run_cap", "next_step"),
     [
-        ("calls", "calls", ", the next request needs up to 2 more"),
-        ("tokens", "tokens", ", the next call could use up to 2 tokens"),
-        ("seconds", "seconds", ", the next wait takes 2 s"),
-        ("agent.usd", None, ", the next call could cost up to 2 USD"),
-        ("prompts.calls", None, ", the next request needs up to 2 more"),
+        ("calls", "calls", "needs up to 2 requests"),
+        ("tokens", "tokens", "could use up to 2 tokens"),
+        ("agent.usd", None, "could cost up to 2 USD"),
+        ("prompts.calls", None, "needs up to 2 requests"),
     ],
 )
 def test_a_cap_is_data_of_the_reason_why_a_run_ended(name: str, run_cap: str | None, next_step: str) -> None:
     stopped = BudgetExceeded(name, cap=5, spent=4, wanted=2).stopped
     assert (stopped.kind, stopped.cap, stopped.run_cap) == (StopKind.CAP_REACHED, name, run_cap)
-    assert str(stopped) == f"the {name} cap of 5 is reached: 4 spent{next_step}"
-    assert str(BudgetExceeded("seconds", cap=5, spent=5, wanted=0).stopped).endswith("reached: 5 spent")
+    assert str(stopped) == f"the {name} cap of 5 has 1 left, too little for the next call, which {next_step}: 4 spent"
+    kept = BudgetExceeded(name, cap=9, spent=4, wanted=2, kept=4)
+    assert str(kept.stopped).endswith(f"which {next_step}: 4 spent and 4 kept back for later phases")
+
+
+@pytest.mark.parametrize("name", ["usd", "tokens", "calls", "seconds"])
+def test_a_cap_of_which_nothing_is_left_is_reached(name: str) -> None:
+    assert str(BudgetExceeded(name, cap=5, spent=5, wanted=0).stopped) == f"the {name} cap of 5 is reached: 5 spent"
+    waiting = BudgetExceeded("seconds", cap=5, spent=4, wanted=2).stopped
+    assert (waiting.cap, waiting.run_cap) == ("seconds", "seconds")
+    assert str(waiting) == "the seconds cap of 5 is reached: 4 spent, the next wait takes 2 s"
 
 
 @pytest.mark.parametrize(
@@ -154,7 +162,7 @@ def test_a_cap_is_data_of_the_reason_why_a_run_ended(name: str, run_cap: str | N
         (
             "calls",
             0,
-            "the calls cap of 1 is too low: the first request needs up to 2",
+            "the calls cap of 1 is too low: the first call needs up to 2 requests",
             "raise budget.calls to 2 or more",
         ),
         (

@@ -1,0 +1,43 @@
+"""The cap with which a run that a cap ended is expected to finish. Makes no model call."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from agentopt.core.errors import BudgetExceeded, EvaluationStopped
+from agentopt.core.stop_reason import StopReason
+from agentopt.core.task import Task
+from agentopt.models.session import Session
+from agentopt.runs.config import Config
+from agentopt.runs.expected_case import expected_case
+from agentopt.runs.expected_lengths import expected_lengths
+from agentopt.runs.worst_case import estimate, kept_for_test
+from agentopt.search.base import SearchSpace
+
+
+async def with_finishing_cap(
+    error: EvaluationStopped, task: Task, space: SearchSpace, session: Session, config: Config, trials_left: int
+) -> StopReason:
+    """Return why the search ended, with the cap that is expected to pay for the rest of the run.
+
+    Args:
+        error: What ended the search.
+        task: The task.
+        space: Its search space.
+        session: The models, the journal and the budget of the run.
+        config: The settings of the run.
+        trials_left: Trials that the search did not begin.
+    """
+    stopped = error.stopped
+    if not isinstance(error, BudgetExceeded) or (name := stopped.run_cap) not in ("usd", "tokens", "calls"):
+        return stopped
+    specs, journal = session.specs, session.journal
+    lengths = await expected_lengths(task, specs, journal, config.response_seed)
+    worst = estimate(task, space, specs, config, journal)
+    expected = expected_case(task, space, specs, config, worst, journal, lengths)
+    search, test, total = (getattr(usage, name) for usage in (expected.search, expected.test, expected.total))
+    left = min(1.0, (trials_left + 1) / min(config.budget.trials, space.size))  # the present trial is not complete
+    # A call needs room for its worst case, and the search leaves that of the test, of at most half of the cap.
+    before_test = max(total - test, error.spent + left * search) + error.wanted
+    kept = min(getattr(kept_for_test(task, space, specs), name), before_test)
+    return replace(stopped, finishes=max(before_test + max(kept, test), error.enough))

@@ -1,0 +1,77 @@
+"""The cap that the message of a run suggests, after a cap ended it, pays for the rest of the run."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentopt.api import aoptimize
+from agentopt.core.errors import larger_cap
+from agentopt.core.task import Task
+from agentopt.models.scripted import ScriptedModel
+from agentopt.runs.config import Config
+from agentopt.runs.folder import RunFolder
+from agentopt.testing.company import company_specs, company_task
+
+TRIALS = 4
+
+
+def task() -> Task:
+    made = company_task(validation=8, test=8)
+    return replace(made, subtasks=tuple(replace(s, models=("mini", "nano"), max_tokens=400) for s in made.subtasks))
+
+
+def config(folder: Path, **budget: Any) -> Config:
+    return Config.model_validate(
+        {
+            "strategy": "grid",
+            "models": [*company_specs("http://127.0.0.1:9/v1")],
+            "journal": str(folder / "j.db"),
+            "runs": str(folder / "runs"),
+            "budget": {"trials": TRIALS, **budget},
+            "prompts": {"when": "never"},
+            "search": {"early_stopping": None},
+        }
+    )
+
+
+@pytest.mark.parametrize(("name", "share"), [("usd", 0.7), ("calls", 0.3), ("tokens", 0.6)])
+async def test_the_suggested_cap_finishes_the_run_at_the_first_attempt(tmp_path: Path, name: str, share: float) -> None:
+    def answer(request: Any, repeat: int) -> str:
+        return f"{request.messages[-1].content[:8]} {repeat} of a response of some words"
+
+    whole = await aoptimize(task(), config(tmp_path / "whole"), provider=ScriptedModel(answer))
+    spent = getattr(whole.total, name)
+    cap = share * spent if name == "usd" else int(share * spent)
+    short = await aoptimize(task(), config(tmp_path, **{name: cap}), provider=ScriptedModel(answer))
+    assert short.ended.cap == name, short.ended
+    run = RunFolder.open(short.run)
+    found = re.search(rf"{name}=([\d.]+)", run.resuming_after(short.ended))
+    assert found
+    enough = float(found[1])
+    assert 2 * cap < enough < 4 * spent, "twice the cap is too small for the rest"
+    done = await aoptimize(task(), config(tmp_path, **{name: enough}), provider=ScriptedModel(answer), resume=run)
+    assert len(done.trials) == TRIALS
+    assert done.test_ended is None
+    assert getattr(done.total, name) <= enough
+
+
+@pytest.mark.parametrize(
+    ("cap", "enough", "finishes", "value"),
+    [
+        (0.5, 0.6, 0.0, "1"),
+        (0.5, 0.6, 0.7123, "0.713"),
+        (0.5, 0.8, 0.7123, "0.8"),
+        (5, 6.0, 7.2, "8"),
+        (5, 6.0, 60.0, "60"),
+        (60.0, 0.0, 0.0, "120"),
+    ],
+)
+def test_a_cap_that_finishes_the_run_is_suggested_if_it_is_known(
+    cap: float, enough: float, finishes: float, value: str
+) -> None:
+    assert larger_cap(cap, enough, finishes) == value
