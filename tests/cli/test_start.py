@@ -18,6 +18,9 @@ from agentopt.cli.commands.init import LOCAL
 from agentopt.core.extras import install_command
 from agentopt.models.catalog import Catalog
 from agentopt.models.providers import PROVIDERS
+from agentopt.runs.config import Config
+from agentopt.runs.folder import RunFolder
+from agentopt.testing.toy import toy_task
 
 Command = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).parents[2]
@@ -42,6 +45,13 @@ def test_the_next_step_depends_on_what_is_here(place: Path, console_script: Comm
     shutil.copytree(ROOT / "tasks" / "quickstart", place / "alone")
     shutil.rmtree(place / "my task")
     assert "  agentopt optimize alone --dry-run" in console_script()[1]
+
+
+def test_a_run_that_a_process_works_on_is_shown_live_and_a_stopped_one_resumed(console_script: Command) -> None:
+    run = RunFolder.create(toy_task(), Config(runs=Path("runs")))
+    with run.locked():
+        assert f"is running.\n  agentopt report {run.path.name} --live" in console_script()[1]
+    assert f"was stopped.\n  agentopt optimize --resume {run.path.name}" in console_script()[1]
 
 
 def test_the_quickstart_estimates_what_the_first_block_of_the_readme_runs(place: Path, console_script: Command) -> None:

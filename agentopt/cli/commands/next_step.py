@@ -18,12 +18,14 @@ def show_next_step(here: Path, console: Console) -> None:
     runs = [run for run in list_runs(here / "runs") if not isinstance(run, UnreadableRun)]
     tasks = [file.parent for file in (here / "task.yaml", *sorted(here.glob("*/task.yaml"))) if file.is_file()]
     if runs:
-        run = max(runs, key=lambda run: run.path.stat().st_mtime).path
-        if (run / "result.json").is_file():
-            named = shlex.quote(run.name)
-            lines = [f"The last run here is {run.name}.", f"  agentopt runs show {named}", f"  agentopt gate {named}"]
+        last = max(runs, key=lambda run: run.path.stat().st_mtime)
+        name, named = last.path.name, shlex.quote(last.path.name)
+        if last.is_locked:
+            lines = [f"The run {name} is running.", f"  agentopt report {named} --live"]
+        elif (last.path / "result.json").is_file():
+            lines = [f"The last run here is {name}.", f"  agentopt runs show {named}", f"  agentopt gate {named}"]
         else:
-            lines = [f"The run {run.name} was stopped.", f"  agentopt optimize --resume {shlex.quote(run.name)}"]
+            lines = [f"The run {name} was stopped.", f"  agentopt optimize --resume {named}"]
     elif tasks:
         task = tasks[0]
         config = ["-c", str((task / "config.yaml").relative_to(here))] if (task / "config.yaml").is_file() else []
