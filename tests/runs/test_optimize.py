@@ -158,15 +158,19 @@ async def test_a_dead_model_ends_in_an_error_with_the_reason(tmp_path: Path) -> 
 async def test_calls_that_were_in_flight_when_the_run_ended_count_as_failed_and_as_spent(tmp_path: Path) -> None:
     class Refusing(ScriptedModel):
         async def generate(self, request: Request) -> Response:
-            await asyncio.sleep(0.02 * len(self.requests))  # the first refusal ends the run before the others come
+            delays.append(0.1 * len(delays))
+            await asyncio.sleep(delays[-1])  # the first refusal ends the run before the others come
             return await super().generate(request)
 
     def refuse(request: Request, repeat: int) -> str:
         raise PermanentModelError("HTTP 401: no such key", kind="HTTP 401", scope="model")
 
+    delays = list[float]()
     with pytest.raises(NothingEvaluated) as failure:
         await aoptimize(toy_task(), config(tmp_path), provider=Refusing(refuse))
-    assert f"spent: {failure.value.failures['HTTP 401']} calls," in "".join(failure.value.__notes__)
+    assert failure.value.failures == {"HTTP 401": len(delays)}
+    assert f"spent: {len(delays)} calls," in "".join(failure.value.__notes__)
+    assert len(delays) > 1
 
 
 async def test_the_first_five_examples_are_a_canary_after_which_nothing_more_is_sent(tmp_path: Path) -> None:

@@ -165,8 +165,8 @@ async def test_a_worker_that_does_not_end_in_its_time_is_killed(tmp_path: Path) 
             placement = ProcessPlacement(Path(run.place), "run", 1, call_seconds=0.1, end_seconds=0.1)
             (worker,) = set(children(os.getpid())) - before
             os.kill(worker, signal.SIGSTOP)
-            await until(lambda: ") T " in Path(f"/proc/{worker}/stat").read_text())  # now it reads no other signal
             try:
+                await until(lambda: ") T " in Path(f"/proc/{worker}/stat").read_text())  # now it reads no other signal
                 placement.interrupt()
                 await asyncio.wait_for(placement.ended(), 60)
                 assert is_alive(worker)
