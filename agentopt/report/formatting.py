@@ -45,8 +45,8 @@ def format_spend(spent: Usage, seconds: float, caps: Caps) -> str:
         caps: The caps; only those that are set are shown.
     """
     parts = (
-        (f"{spent.calls:,}", caps.calls, "calls"),
-        (f"{spent.tokens:,}", caps.tokens, "tokens"),
+        (f"{spent.calls:,}", caps.calls, "call" if spent.calls == 1 and caps.calls is None else "calls"),
+        (f"{spent.tokens:,}", caps.tokens, "token" if spent.tokens == 1 and caps.tokens is None else "tokens"),
         (format_usd(spent.usd), caps.usd, "USD"),
         (f"{seconds:.0f}", caps.seconds, "s"),
     )

@@ -39,7 +39,7 @@ from agentopt.core.events import (
 )
 from agentopt.core.plain_text import one_line
 from agentopt.core.records import BestSoFar, Evaluation, ExampleResult, Failure, Remaining, Trial
-from agentopt.report.formatting import format_duration
+from agentopt.report.formatting import format_duration, format_spend
 from agentopt.report.live import PLAIN_SECONDS, bar_of, packed
 from agentopt.report.progress import RunProgress
 from agentopt.runs.heartbeat import Heartbeat
@@ -500,3 +500,15 @@ async def test_nothing_is_estimated_once_the_test_began_or_every_candidate_was_t
     await pass_trial(other, clock, 0, 10)
     other(TestStarted(("baseline",), trial(0)))
     assert other.time_left() == ""
+
+
+@pytest.mark.parametrize(
+    ("spent", "caps", "shown"),
+    [
+        (Usage(calls=1), Caps(), "1 call, 0 tokens, 0 USD, 0 s"),
+        (Usage(calls=2, completion_tokens=1), Caps(), "2 calls, 1 token, 0 USD, 0 s"),
+        (Usage(calls=1), Caps(calls=20), "1 of 20 calls, 0 tokens, 0 USD, 0 s"),
+    ],
+)
+def test_the_spend_is_plain_english(spent: Usage, caps: Caps, shown: str) -> None:
+    assert format_spend(spent, 0.0, caps) == shown
