@@ -49,7 +49,7 @@ def promising(
     inside = [trial for trial in trials if without_limits(space).contains(trial.candidate)]
     scored = measured(space, inside)
     tried = [in_seed_prompts(space, trial.candidate) for trial in inside if trial.evaluation.scores]
-    if not len(scored.mean):  # no trial tells anything of these candidates
+    if not len(scored.mean):  # no trial informs about these candidates
         return most_promising(space, scored, [], tried, seed, [None] * SHORTLIST)
 
     def key(found: Expectation) -> tuple[float, float, float]:
