@@ -67,18 +67,12 @@ class CallOutlook:
         found = len({choice.best.number, choice.recommended.number, 0} if choice else {0})
         finalists = found + max(0, 2 - found) * left / max(left + len(trials), 1)
         drawn = min(left, MOST_TRIALS)
-        new = sum(self._new_in(order, trials) for order in _orders(space, trials, drawn)) / SHUFFLES
+        before = _Drawn(trials)
+        new = sum(before.new_in(order) for order in _orders(space, trials, drawn)) / SHUFFLES
         is_shared = any(subtask.reads for subtask in space.subtasks)
         surprising = (sum(self._repeated) + 0.5 * is_shared) / max(len(self._repeated) + is_shared, 1)
         calling = new + (drawn - new) * surprising
         return Remaining(left, calling * left / max(drawn, 1), finalists)
-
-    def _new_in(self, order: Sequence[Candidate], trials: Sequence[Trial]) -> int:
-        drawn, new = _Drawn(trials), 0
-        for candidate in order:
-            new += drawn.adds(candidate)
-            drawn.add(candidate)
-        return new
 
 
 class _Drawn:
@@ -97,6 +91,15 @@ class _Drawn:
         for name, choice in candidate.items():
             place = _shared(name, choice)
             self._most[place] = max(self._most.get(place, 0), choice.num_samples)
+
+    def new_in(self, order: Sequence[Candidate]) -> int:
+        """Number of candidates that need new responses if they are evaluated in this order after those before."""
+        drawn, new = _Drawn(()), 0
+        drawn._most.update(self._most)
+        for candidate in order:
+            new += drawn.adds(candidate)
+            drawn.add(candidate)
+        return new
 
 
 def _shared(subtask: str, choice: SubtaskChoice) -> tuple[object, ...]:
