@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from agentopt.api import LoadedTask
 from agentopt.core.records import Evaluation
+from agentopt.models.fitting import limited
 from agentopt.models.session import check_priced, open_existing_journal
 from agentopt.runs.agent_model import with_agent_model
 from agentopt.runs.config import Config
@@ -75,6 +76,8 @@ def estimates(source: LoadedTask, config: Config) -> RunEstimate:
     space = unlimited_space(task, specs) if needs_measuring(task) else search_space(task, specs)
     journal = open_existing_journal(config.journal)
     with closing(journal) if journal else nullcontext():
+        if found := journal.refused_lately("") if journal else {}:
+            specs = {name: limited(s, found.get((name, s.identity), frozenset())) for name, s in specs.items()}
         worst = estimate(task, space, specs, config, journal)
         recorded = recorded_baseline(task, specs, journal, config.response_seed)
         measured = with_lengths(task, specs, recorded)

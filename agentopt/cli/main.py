@@ -237,7 +237,7 @@ def export_candidate(
         choice_option(
             "--to",
             get_args(ExportFormat),
-            help="yaml: a candidate file; python: a module that needs only the openai client; "
+            help="yaml: a candidate file; python: a module that does not need agentopt; "
             "litellm: a router configuration.",
         ),
     ],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from statistics import fmean
 from typing import Any
 
 from agentopt.core.phrases import counted
@@ -21,7 +20,9 @@ def _lines(evaluation: Any) -> Iterator[str]:
     rows = counted(evaluation.planned, f"{evaluation.split} example")
     yield f"Evaluation on {rows}: {evaluation.outcome}{repeats}"
     yield f"  score {'-' if evaluation.score is None else f'{evaluation.score:.3f}'}"
-    yield from (f"  {shortened(name)} {fmean(of.values()):.3f}" for name, of in evaluation.metrics.items() if of)
+    yield from (
+        f"  {shortened(name)} {sum(of.values()) / len(of):.3f}" for name, of in evaluation.metrics.items() if of
+    )
     usd, median, high = evaluation.usd_per_example, evaluation.latency(0.5), evaluation.latency(0.95)
     seconds = "" if median is None else f", {median:.2f} s (p50) and {high:.2f} s (p95)"
     yield f"  {format_usd(1000 * usd)} USD per 1,000 requests{seconds}"

@@ -30,7 +30,7 @@ class EndpointFindings:
         self._journal, self._run, self._before, self._notify = journal, run, before, notify
         self._found, self._lately = journal.refused(run), journal.refused_lately(run)
         self._unreported = dict(self._lately)
-        self._largest: dict[str, int] = {}
+        self._largest: dict[tuple[str, str | None], int] = {}
 
     def refused(self, spec: ModelSpec) -> frozenset[str]:
         """Return what an endpoint was found to refuse, as `fitting.refusal` names it.
@@ -73,7 +73,8 @@ class EndpointFindings:
             request: The request as it was sent.
             choices: Number of choices of its response.
         """
-        largest = self._largest[spec.name] = max(choices, self._largest.get(spec.name, 0))
+        place = (spec.name, request.reasoning_effort)
+        largest = self._largest[place] = max(choices, self._largest.get(place, 0))
         if choices < request.n and choices == largest:
             alone = fitting.refusal("n", request.reasoning_effort)  # the endpoint ignores it
             await self.add(spec, alone if choices == 1 else fitting.choice_limit(choices))

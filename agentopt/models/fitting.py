@@ -122,8 +122,19 @@ def choices_per_request(spec: ModelSpec, left_out: frozenset[str] = frozenset())
     """
     if "n" in (known := left_out | unsupported(spec)):
         return 1
-    limits = [int(name.removeprefix(AT_MOST)) for name in known if name.startswith(AT_MOST)]
-    return min(spec.max_choices, max(limits, default=spec.max_choices))
+    limits = [int(count) for name in known if name.startswith(AT_MOST) and (count := name[len(AT_MOST) :]).isdecimal()]
+    return max(1, min([spec.max_choices, *limits]))
+
+
+def limited(spec: ModelSpec, refused: frozenset[str]) -> ModelSpec:
+    """Return an entry for estimates, with no more choices per request than its endpoint was found to return.
+
+    Args:
+        spec: The entry.
+        refused: What the endpoint was found to refuse, as `refusal` and `choice_limit` name it.
+    """
+    most = choices_per_request(spec, refused_at(refused, spec.reasoning_effort))
+    return spec if most == spec.max_choices else spec.model_copy(update={"max_choices": most})
 
 
 def requests_for(choices: int, spec: ModelSpec) -> int:

@@ -185,7 +185,8 @@ class HostedModel:
 
     async def _load(self) -> None:
         """Import the client library in a thread, once for all first calls."""
-        self._loading = self._loading or asyncio.create_task(asyncio.to_thread(load_library, self.spec))
+        if self._loading is None or self._loading.cancelled():
+            self._loading = asyncio.create_task(asyncio.to_thread(load_library, self.spec))
         await asyncio.shield(self._loading)
 
     def connected(self) -> Route:
@@ -279,17 +280,20 @@ class HostedModel:
 def load_library(spec: ModelSpec) -> None:
     """Import all that a call of the model needs. Blocks, for seconds if nothing of it is imported yet.
 
+    What fails, such as to read the file of certificates that the environment names, the first call reports.
+
     Args:
         spec: The catalogue entry of a hosted or of a local model.
     """
-    if spec.litellm:
-        from agentopt.models.litellm_route import prepare_litellm
+    with suppress(Exception):
+        if spec.litellm:
+            from agentopt.models.litellm_route import prepare_litellm
 
-        prepare_litellm(spec.litellm, is_chat=spec.chat_template)
-    else:
-        from agentopt.models.openai_route import prepare_openai
+            prepare_litellm(spec.litellm)
+        elif (spec.base_url or "").startswith("https:"):
+            from agentopt.models.openai_route import prepare_openai
 
-        prepare_openai()
+            prepare_openai()
 
 
 def _cut_at(choice: Choice, stop: tuple[str, ...]) -> Choice:

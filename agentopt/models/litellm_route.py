@@ -21,6 +21,25 @@ from agentopt.models.openai_route import NO_KEY
 from agentopt.models.response_body import ReadBody, read_completion
 
 PREPARATION_SECONDS = 0.25
+IMPORTED_LATE = (
+    "anyio._backends._asyncio",
+    "litellm._service_logger",
+    "litellm.llms.anthropic.completion.transformation",
+    "litellm.llms.edenai.chat.transformation",
+    "litellm.llms.fal_ai.cost_calculator",
+    "litellm.llms.litellm_proxy.chat.transformation",
+    "litellm.llms.openai.chat.gpt_audio_transformation",
+    "litellm.llms.openai_like.dynamic_config",
+    "litellm.llms.vertex_ai.vertex_ai_partner_models.anthropic.transformation",
+    "litellm.proxy._experimental.mcp_server.stdio_gate",
+    "litellm.proxy.openai_files_endpoints.common_utils",
+    "litellm.types.integrations.compression_interception",
+    "litellm.types.litellm_core_utils.streaming_chunk_builder_utils",
+    "openai.resources.chat",
+    "openai.resources.completions",
+    "tokenizers",
+)
+"""What litellm imports during a first call; tests/models/test_first_call.py fails if one is missing."""
 _LOADING = threading.Lock()
 
 
@@ -129,42 +148,23 @@ def load_litellm() -> Any:
     return litellm
 
 
-def prepare_litellm(model: str, *, is_chat: bool) -> None:
+def prepare_litellm(model: str) -> None:
     """Import litellm and what it imports during the first call of a provider, which takes seconds. Blocks.
+
+    No call is made: one with `mock_response` downloads tokenizers, and calls the user's callbacks.
 
     Args:
         model: The model string of litellm.
-        is_chat: Whether the model has a chat template.
     """
     with _LOADING:
-        _rehearse(model.partition("/")[0], model, is_chat)
-
-
-_rehearsed: set[tuple[str, bool]] = set()
-
-
-def _rehearse(provider: str, model: str, is_chat: bool) -> None:
-    """Let litellm answer a call of the provider itself, once: it sends and logs nothing."""
-    if (provider, is_chat) in _rehearsed:
-        return
-    _rehearsed.add((provider, is_chat))
-    litellm = load_litellm()
-    importlib.import_module("openai.resources.chat")
-    importlib.import_module("openai.resources.completions")
-    importlib.import_module("litellm._service_logger")
-    importlib.import_module("anyio._backends._asyncio")  # that of connections of httpx
-    _ = litellm.encoding
-    call, prompt = (
-        (litellm.completion, [{"role": "user", "content": "hi"}]) if is_chat else (litellm.text_completion, "hi")
-    )
-    fields = {"messages" if is_chat else "prompt": prompt, "api_key": NO_KEY, "max_tokens": 1, "no-log": True}
-    for stream in (False, True):
+        litellm = load_litellm()
+        for module in IMPORTED_LATE:
+            with suppress(ImportError):  # of another version
+                importlib.import_module(module)
+        _ = litellm.encoding
         with suppress(Exception):  # what is wrong with the entry, its first call reports
-            answer = call(model=model, mock_response="hi", stream=stream, **fields)
-            if stream:
-                list(answer)
-            else:
-                answer.model_dump(warnings=False)
+            name, provider, *_ = litellm.get_llm_provider(model)
+            litellm.utils.ProviderConfigManager.get_provider_chat_config(name, litellm.LlmProviders(provider))
 
 
 @cache

@@ -18,6 +18,7 @@ from agentopt.models.batch_lane import BatchLane, OpenTransport, open_transport
 from agentopt.models.catalog import ModelSpec
 from agentopt.models.client import ModelClient
 from agentopt.models.custom_provider import CustomProvider
+from agentopt.models.fitting import limited
 from agentopt.models.journal import Journal
 from agentopt.models.journal_admin import JournalAdmin
 from agentopt.models.journal_records import CacheUse
@@ -63,6 +64,11 @@ class Session:
     def refused_parameters(self) -> dict[str, tuple[str, ...]]:
         """Model -> what its endpoint was found to refuse, for the models with a finding."""
         return {name: tuple(sorted(refused)) for name in self.specs if (refused := self.model.refused(name))}
+
+    @property
+    def limited_specs(self) -> dict[str, ModelSpec]:
+        """The entries for estimates: with no more choices per request than the endpoints were found to return."""
+        return {name: limited(spec, self.model.refused(name)) for name, spec in self.specs.items()}
 
     @property
     def spent(self) -> dict[str, Usage]:

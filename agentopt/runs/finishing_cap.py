@@ -31,7 +31,7 @@ async def with_finishing_cap(
     stopped = error.stopped
     if not isinstance(error, BudgetExceeded) or (name := stopped.run_cap) not in ("usd", "tokens", "calls"):
         return stopped
-    specs, journal = session.specs, session.journal
+    specs, journal = session.limited_specs, session.journal
     lengths = await expected_lengths(task, specs, journal, config.response_seed)
     worst = estimate(task, space, specs, config, journal)
     expected = expected_case(task, space, specs, config, worst, journal, lengths)

@@ -217,7 +217,8 @@ def _example(archive: RunArchive, example: str, split: InspectedSplit | None) ->
             if row.id == example:
                 return name, row
     known = [row.id for name in splits for row in archive.task.splits.get(name, ())]
-    rule = f"the {' and '.join(splits)} split has no example {shown(example)}"
+    where = f"{splits[0]} split has" if split else "validation and test splits have"
+    rule = f"the {where} no example {shown(example)}"
     raise UserError(rule, remedy=did_you_mean(example, known))
 
 

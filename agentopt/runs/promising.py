@@ -10,6 +10,7 @@ from contextlib import closing
 from statistics import NormalDist
 
 from agentopt.core.candidate import Candidate
+from agentopt.core.errors import JournalError, UserError
 from agentopt.core.records import Trial
 from agentopt.core.task import Task
 from agentopt.models.catalog import ModelSpec
@@ -65,7 +66,7 @@ def promising(
 
 def rows_to_call(
     run: RunFolder, task: Task, specs: Mapping[str, ModelSpec], candidates: Sequence[Candidate]
-) -> list[int]:
+) -> Sequence[int | None]:
     """Count for each candidate the validation rows of which the run's journal lacks a response.
 
     Args:
@@ -73,11 +74,18 @@ def rows_to_call(
         task: Its task.
         specs: Catalogue name -> entry.
         candidates: The candidates.
+
+    Returns:
+        The counts; None for each if the journal cannot be opened.
     """
 
-    def counted() -> list[int]:
+    def counted() -> Sequence[int | None]:
         rows = len(task.splits["validation"])
-        if (journal := open_existing_journal(run.config.journal)) is None:
+        try:
+            journal = open_existing_journal(run.config.journal)
+        except (JournalError, UserError):  # the rest of the answer needs no journal
+            return [None] * len(candidates)
+        if journal is None:
             return [rows] * len(candidates)
         with closing(journal):
             at_hand = AtHand(task, journal, specs, run.config.response_seed, journal.refused(run.id))

@@ -19,7 +19,7 @@ def usage_kept(task: Task, space: SearchSpace, session: Session, config: Config)
         session: The models of the run.
         config: The settings of the run.
     """
-    return kept_for_test(task, space, session.specs).lower(config.budget.caps().scaled(0.5).usage)
+    return kept_for_test(task, space, session.limited_specs).lower(config.budget.caps().scaled(0.5).usage)
 
 
 def seconds_kept(task: Task, budget: Budget, on_validation: float) -> float:

@@ -93,7 +93,11 @@ def test_an_example_of_the_test_split_needs_no_option(agentopt: Command) -> None
     [
         (["--trial", "7"], "the run has no trial 7", "they are 0 to 1"),
         (["--trial", "-1"], "the run has no trial -1", "they are 0 to 1"),
-        (["--example", "test-33"], "the validation and test split has no example 'test-33'", "did you mean 'test-3'?"),
+        (
+            ["--example", "test-33"],
+            "splits have no example 'test-33'",
+            "did you mean 'test-3'?",
+        ),
         (["--example", "test-3", "--split", "validation"], "the validation split has no example 'test-3'", "remedy"),
         (["-c", "task.data.limit.test=3"], "the task has changed", "remedy"),
     ],

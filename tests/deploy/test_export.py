@@ -296,7 +296,7 @@ async def test_the_exported_module_runs_by_itself(tmp_path: Path) -> None:
     assert {name.partition(".")[0] for name in imports | froms} - sys.stdlib_module_names == {
         *("openai", "jinja2", "jsonschema", "referencing", "regex")
     }
-    assert "Needs `pip install openai jinja2 jsonschema regex` and the environment variables EXPORT_KEY." in source
+    assert "Needs `pip install openai jinja2 jsonschema regex` and the environment variable EXPORT_KEY." in source
     assert "export-key" not in source
     assert "EXPORT_KEY" in source
     assert "UNUSED" not in source

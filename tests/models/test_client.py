@@ -121,6 +121,19 @@ async def test_the_number_of_choices_that_an_endpoint_returns_is_learned(
         assert [notice.message for notice in here.notices] == notices
 
 
+async def test_an_endpoint_that_ignores_n_at_one_effort_is_found_after_another_effort(tmp_path: Path) -> None:
+    def thinking(body: dict[str, Any], _: int) -> Answer:
+        status, content, headers = completion()
+        most = 1 if body.get("reasoning_effort") == "high" else 8
+        return status, {**content, "choices": content["choices"] * min(most, body.get("n", 1))}, headers
+
+    async with endpoint(thinking, tmp_path, max_choices=8) as here:
+        for effort in ("low", "high"):
+            await here.session.model.generate(Request("m", (Message("user", "one"),), 16, n=8, reasoning_effort=effort))
+        assert [body.get("n", 1) for body in here.server.bodies] == [8, 8, *[1] * 7]
+        assert [notice.message for notice in here.notices] == ["m: is called without n at effort high"]
+
+
 async def test_a_parameter_that_is_refused_at_one_effort_is_sent_at_the_others(tmp_path: Path) -> None:
     def thinking(body: dict[str, Any], _: int) -> Answer:
         is_refused = body.get("reasoning_effort", "none") != "none" and "temperature" in body

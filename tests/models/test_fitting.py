@@ -9,7 +9,7 @@ import pytest
 
 from agentopt.models.base import Message, Request, ToolCall
 from agentopt.models.catalog import ModelSpec, with_table_defaults
-from agentopt.models.fitting import choice_limit, choices_per_request, fit, payload, refusal, shape
+from agentopt.models.fitting import choice_limit, choices_per_request, fit, limited, payload, refusal, shape
 from agentopt.models.refusals import TOP_P_BESIDE_TEMPERATURE
 
 SYSTEM, USER = Message("system", "Be brief."), Message("user", "Where?")
@@ -128,11 +128,24 @@ def test_one_choice_is_requested_if_the_endpoint_has_no_n() -> None:
     assert choices_per_request(spec(max_choices=8, api="responses")) == 1
     assert choices_per_request(spec(max_choices=8), frozenset({"n"})) == 1
     found = frozenset({choice_limit(2), choice_limit(3)})
-    assert choices_per_request(spec(max_choices=8), found) == 3
-    assert choices_per_request(spec(max_choices=2), found) == 2
+    assert choices_per_request(spec(max_choices=8), found) == 2, "more would be measured by too few requests"
+    assert choices_per_request(spec(max_choices=1), found) == 1
     assert choices_per_request(spec(max_choices=8), found | {"n"}) == 1
     assert body(request, max_choices=8)["n"] == 5
     assert "n" not in body(request, max_choices=8, supports={"n": False})
+
+
+@pytest.mark.parametrize(
+    ("found", "effort", "most"),
+    [((), None, 8), (("n",), None, 1), (("n<=3",), "low", 3), (("n at effort low",), "low", 1), (("seed",), None, 8)],
+)
+def test_estimates_request_no_more_choices_than_an_endpoint_returned(
+    found: tuple[str, ...], effort: str | None, most: int
+) -> None:
+    entry = spec(max_choices=8, reasoning_effort=effort)
+    names = frozenset(refusal("n", "low") if name == "n at effort low" else name for name in found)
+    assert limited(entry, names).max_choices == most
+    assert limited(entry, names).identity == entry.identity
 
 
 def test_a_schema_is_strict_only_if_it_satisfies_the_strict_rules() -> None:

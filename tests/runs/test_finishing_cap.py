@@ -12,6 +12,7 @@ import pytest
 from agentopt.api import aoptimize
 from agentopt.core.errors import larger_cap
 from agentopt.core.task import Task
+from agentopt.models.base import Request, Response
 from agentopt.models.scripted import ScriptedModel
 from agentopt.runs.config import Config
 from agentopt.runs.folder import RunFolder
@@ -58,6 +59,30 @@ async def test_the_suggested_cap_finishes_the_run_at_the_first_attempt(tmp_path:
     assert len(done.trials) == TRIALS
     assert done.test_ended is None
     assert getattr(done.total, name) <= enough
+
+
+class Short(ScriptedModel):
+    """Returns fewer choices than requested."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(lambda request, repeat: f"{request.messages[-1].content[:8]} {repeat}")
+        self._most = most
+
+    async def generate(self, request: Request) -> Response:
+        response = await super().generate(request)
+        return replace(response, choices=response.choices[: self._most])
+
+
+async def test_the_test_is_paid_first_where_an_endpoint_was_found_to_return_fewer_choices(
+    tmp_path: Path,
+) -> None:
+    made = replace(task(), subtasks=tuple(replace(s, num_samples=(1, 4, 8)) for s in task().subtasks))
+    first = await aoptimize(made, config(tmp_path, calls=93), provider=Short(1))
+    run = RunFolder.open(first.run)
+    resumed = await aoptimize(made, config(tmp_path, calls=205), provider=Short(1), resume=run)
+    assert resumed.ended.cap == "calls"
+    assert resumed.test_ended is None
+    assert resumed.total.calls <= 205
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,8 @@ def test_rows_whose_responses_are_in_the_journal_need_no_call(
     away = replace(run, config=run.config.model_copy(update={"journal": str(tmp_path / "other.db")}))
     assert rows_to_call(away, loaded.task, loaded.specs, wanted) == [ROWS, ROWS]
     assert not (tmp_path / "other.db").exists()
+    (tmp_path / "j.db").write_bytes(b"not a database, but the rest of the answer needs none" * 100)
+    assert rows_to_call(run, loaded.task, loaded.specs, wanted) == [None, None]
 
 
 def _candidate(baseline: Candidate, counts: tuple[int, int]) -> Candidate:

@@ -170,7 +170,7 @@ def show_models(settings: Sequence[str], console: Console, *, as_json: bool = Fa
             _route(spec),
             "-" if spec.parameters is None else f"{spec.parameters / 1e9:.3g}B",
             f"{spec.usd_per_1m_prompt:g} + {spec.usd_per_1m_completion:g}" if spec.is_priced else "-",
-            f"{spec.context_length}",
+            f"{spec.known_context_length or '-'}",
             f"{spec.concurrency}",
             "-" if spec.requests_per_minute is None else f"{spec.requests_per_minute:g}",
         )

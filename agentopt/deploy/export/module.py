@@ -97,7 +97,8 @@ if __name__ == "__main__":
     def _docstring(self) -> str:
         deployment = self._deployment
         variables = [name for model in deployment.models() for name in _variables(deployment.specs[model])]
-        needs = f" and the environment variables {', '.join(dict.fromkeys(variables))}" if variables else ""
+        names = list(dict.fromkeys(variables))
+        needs = f" and the environment variable{'s' * bool(names[1:])} {', '.join(names)}" if names else ""
         local = [deployment.specs[m] for m in deployment.models() if deployment.specs[m].weights]
         serving = "".join(
             f"\nServe {spec.weights.file} and set {url_variable(spec)} to http://HOST:PORT/v1, for example:"
