@@ -162,7 +162,9 @@ def whatif(
     min_score: Annotated[
         float | None, typer.Option(metavar="S", help="Least score; the cheapest candidate that has it is chosen.")
     ] = None,
-    prices: Annotated[Path | None, typer.Option(help="YAML file of new prices: models, name, usd_per_1m_...")] = None,
+    prices: Annotated[
+        Path | None, typer.Option(help="YAML file of new prices, such as `models: {NAME: {usd_per_1m_prompt: 0.8}}`.")
+    ] = None,
     models: Annotated[str | None, typer.Option(metavar="A,B", help="Models that may be used. Default: all.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the chosen candidate to this file.")] = None,
     json: JsonOption = False,

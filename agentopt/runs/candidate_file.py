@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agentopt.core.errors import ConfigError
+from agentopt.core.yaml_models import did_you_mean
 from agentopt.runs.config import BudgetConfig, Config, load_config
 from agentopt.runs.folder import RunFolder
 
@@ -41,6 +42,7 @@ def find_candidate(source: Path, settings: Sequence[str] = ()) -> CandidateFile:
     path = source / "best.yaml" if is_run else source
     if run and not path.is_file():
         rule = f"the run has no {path.name}" + (": it is not finished" if is_run else "")
-        raise ConfigError(rule, where=run.path, remedy=run.resuming)
+        known = [file.name for file in run.path.glob("*.yaml") if file.name != "config.yaml"]
+        raise ConfigError(rule, where=run.path, remedy=did_you_mean(path.name, known) if known else run.resuming)
     base = run.config.model_copy(update={"budget": BudgetConfig()}) if run else None
     return CandidateFile(path, run, load_config(settings, base))

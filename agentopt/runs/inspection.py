@@ -180,11 +180,13 @@ def _trial(archive: RunArchive, number: int | None) -> int:
     if number is None:
         best = next((finalist.trial for finalist in archive.finalists if "best" in finalist.roles), None)
         if best is None:
-            raise UserError("no trial of this run is complete, so there is no best one", remedy="name one: --trial 0")
+            remedy = "name one: --trial 0" if archive.trials else archive.run.resuming
+            raise UserError("no trial of this run is complete, so there is no best one", remedy=remedy)
         number = best
     if archive.trial(number) is None:
-        numbers = f"they are 0 to {len(archive.trials) - 1}" if archive.trials else "it has none yet"
-        raise UserError(f"the run has no trial {number}", remedy=f"name a trial of the run: {numbers}")
+        last = len(archive.trials) - 1
+        remedy = f"name a trial of the run: they are 0 to {last}" if archive.trials else archive.run.resuming
+        raise UserError(f"the run has no trial {number}{'' if archive.trials else ': it has none yet'}", remedy=remedy)
     return number
 
 

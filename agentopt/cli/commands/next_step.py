@@ -9,6 +9,7 @@ from rich.console import Console
 
 from agentopt.cli.output import print_plain
 from agentopt.runs.folder import UnreadableRun, list_runs
+from agentopt.runs.result import load_result
 
 HELP = "`agentopt --help` lists all commands, `agentopt doctor` checks the installation."
 
@@ -23,7 +24,11 @@ def show_next_step(here: Path, console: Console) -> None:
         if last.is_locked:
             lines = [f"The run {name} is running.", f"  agentopt report {named} --live"]
         elif (last.path / "result.json").is_file():
-            lines = [f"The last run here is {name}.", f"  agentopt runs show {named}", f"  agentopt gate {named}"]
+            lines = [f"The last run here is {name}.", f"  agentopt runs show {named}"]
+            if unsearched := load_result(last.path).unsearched:
+                lines = [f"The run {name} {unsearched}.", f"  agentopt optimize --resume {named}"]
+            else:
+                lines.append(f"  agentopt gate {named}")
         else:
             lines = [f"The run {name} was stopped.", f"  agentopt optimize --resume {named}"]
     elif tasks:
