@@ -15,6 +15,8 @@ from agentopt.core.unicode_text import well_formed
 from agentopt.core.usd import rounded_usd
 
 if TYPE_CHECKING:
+    from logging import LogRecord
+
     from rich.console import Console
 
 INTERRUPTED = 130
@@ -91,9 +93,21 @@ def exit_with(message: str, code: int) -> None:
     sys.exit(code)
 
 
+def ignore_interrupted_tasks() -> None:
+    """Let asyncio log no task that a second Ctrl-C ended: nobody retrieves its exception, so it prints a traceback."""
+    import logging
+
+    logging.getLogger("asyncio").addFilter(_is_no_interrupt)
+
+
+def _is_no_interrupt(record: LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], KeyboardInterrupt))
+
+
 @contextmanager
 def interruptible(progress: Console) -> Iterator[None]:
     """Turn Ctrl-C in the block into a hint on `progress` and exit code 130."""
+    ignore_interrupted_tasks()
     try:
         yield
     except KeyboardInterrupt:

@@ -198,12 +198,6 @@ class ModelSpec(_Entry):
         return bool(self.reasoning_effort or self.supports.reasoning_effort)
 
     @property
-    def thinks_unasked(self) -> bool:
-        """Whether a request without an effort may be answered after thinking: Anthropic's models think on request."""
-        by_itself = self.has_effort and not (self.litellm or "").startswith("anthropic/")
-        return bool(self.reasoning_effort) or by_itself
-
-    @property
     def is_priced(self) -> bool:
         """Whether the price is known: a local model, `price: free`, or any price in the entry or the bundled table."""
         return bool(self.weights or self.price) or any(name.startswith("usd_per_") for name in self.model_fields_set)

@@ -96,7 +96,7 @@ class ExpectedLengths:
                 answer = min(max(seen.completion - seen.thoughts, 1.0), float(subtask.max_tokens))
             thoughts = min(seen.thoughts, max(0.0, subtask.max_tokens - answer))
             return CallLengths(prompt, answer, thoughts, "model")
-        thinks = self.specs[model].thinks_unasked or (subtask.effort and self.specs[model].has_effort)
+        thinks = _thinks(self.specs[model], subtask.effort)
         thoughts = THOUGHTS * max(0.0, subtask.max_tokens - answer) if thinks else 0.0
         return CallLengths(prompt, answer, thoughts, "assumed")
 
@@ -121,7 +121,7 @@ class ExpectedLengths:
         measured = {m for source in ("task", "model") for m in by_source.get(source, ())} - {
             *by_source.get("assumed", ())
         }
-        if thinking := [name for name, spec in self.specs.items() if spec.thinks_unasked and name not in measured]:
+        if thinking := [name for name, spec in self.specs.items() if _thinks(spec) and name not in measured]:
             rule = f"{in_words(thinking)} may think before answering"
             yield f"{rule}: the expected case counts thoughts of half of the rest of max_tokens, which may be far off"
 
@@ -129,6 +129,12 @@ class ExpectedLengths:
         """The models, each with its subtasks unless these are all that may use it."""
         everywhere = {m: sum(m in s.models for s in self.task.subtasks) for m in subtasks}
         return [m if len(of) == everywhere[m] else f"{m} in {in_words(list(of))}" for m, of in subtasks.items()]
+
+
+def _thinks(spec: ModelSpec, effort: str | None = None) -> bool:
+    """Whether a model may think before it answers; Anthropic's models do if an effort is sent."""
+    is_on_request = (spec.litellm or "").startswith("anthropic/")
+    return spec.has_effort and bool(effort or spec.reasoning_effort or not is_on_request)
 
 
 async def expected_lengths(

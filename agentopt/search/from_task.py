@@ -73,7 +73,7 @@ def cost_note(task: Task, specs: Mapping[str, ModelSpec]) -> str | None:
         reason = (
             f"{_have(unpriced)} no price" if unpriced else "no model has a price and not all have a parameter count"
         )
-        counted = "; its calls count as 0 USD" if unpriced else ""
+        counted = "; calls without a price count as 0 USD" if unpriced else ""
         notes.append(f"{reason}, so costs are in seconds{counted}")
     return "; ".join(notes) or None
 

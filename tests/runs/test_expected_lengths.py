@@ -103,3 +103,14 @@ def test_the_expected_case_and_the_usd_of_each_model_have_the_same_measured_leng
     for line, subtask in zip(expected_usd(task, space, lengths), task.subtasks, strict=True):
         usd = SPECS["mini"].prices.usd(lengths.of(subtask, "mini").prompt, 45)
         assert f"mini x1 {1000 * usd:.3g}, " in line
+
+
+@pytest.mark.parametrize(("effort", "thinks"), [(None, False), ("low", True)])
+def test_a_model_that_thinks_on_request_is_expected_to_think_if_it_is_requested(
+    effort: str | None, thinks: bool
+) -> None:
+    spec = SPECS["nano"].model_copy(update={"litellm": "anthropic/claude-haiku-4-5", "base_url": None})
+    task = task_of("nano")
+    task = replace(task, subtasks=tuple(replace(s, effort=effort) for s in task.subtasks))
+    found = ExpectedLengths(task, {"nano": spec})
+    assert bool(found.of(task.subtasks[0], "nano").thoughts) == thinks

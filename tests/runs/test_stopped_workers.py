@@ -6,6 +6,8 @@ import asyncio
 import os
 import signal
 import sqlite3
+import subprocess
+import sys
 from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Callable
 from contextlib import closing
@@ -264,3 +266,24 @@ def stored_calls(folder: Path, outcome: str, model: str) -> int:
     with closing(sqlite3.connect(folder / "journal.db")) as journal:
         found = journal.execute("select count(*) from ledger where outcome = ? and model = ?", (outcome, model))
         return int(found.fetchone()[0])
+
+
+INTERRUPTED_TASK = """
+import asyncio
+from rich.console import Console
+from agentopt.cli.output import interruptible
+
+async def main():
+    async def step():
+        raise KeyboardInterrupt  # as the handler of a second Ctrl-C does in whatever runs then
+    task = asyncio.create_task(step())
+    await asyncio.sleep(10)
+
+with interruptible(Console(stderr=True)):
+    asyncio.run(main())
+"""
+
+
+def test_a_task_that_the_second_ctrl_c_ends_prints_no_traceback() -> None:
+    ended = subprocess.run([sys.executable, "-c", INTERRUPTED_TASK], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr.count("\n")) == (130, 1), ended.stderr

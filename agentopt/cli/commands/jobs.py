@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from agentopt.cli.commands.job_status import Drift, JobDetails, JobHistory, JobLine, JobList, PastRun
-from agentopt.cli.output import INTERRUPTED, print_json, print_plain, stderr_console
+from agentopt.cli.output import INTERRUPTED, ignore_interrupted_tasks, print_json, print_plain, stderr_console
 from agentopt.core.budget import Usage
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import ConfigError, UserError
@@ -265,6 +265,7 @@ def run_now(name: str, store: str | None, console: Console, *, as_json: bool = F
     printed = redirect_stdout(sys.stderr) if as_json else nullcontext()
     with printed, _opened(store) as jobs, as_owner(jobs, data_folder(), time.time, log=log) as worker:
         jobs.job(name)
+        ignore_interrupted_tasks()
         try:
             run = asyncio.run(worker.work(worker.claim_now(name)))
         except KeyboardInterrupt:

@@ -19,7 +19,15 @@ from rich.table import Table
 from agentopt.api import LoadedTask, aoptimize, load
 from agentopt.cli.commands.report import leave_report
 from agentopt.cli.estimates import PARTS, estimates
-from agentopt.cli.output import INTERRUPTED, exit_with, notes_console, print_json, print_plain, stderr_console
+from agentopt.cli.output import (
+    INTERRUPTED,
+    exit_with,
+    ignore_interrupted_tasks,
+    notes_console,
+    print_json,
+    print_plain,
+    stderr_console,
+)
 from agentopt.cli.run_names import run_path
 from agentopt.core.budget import Usage
 from agentopt.core.column_report import Column, columns_of
@@ -139,6 +147,7 @@ def _optimize(
     task, config, opened = _what_to_run(task, settings, resume)
     run = [opened] if opened else []
     progress = stderr_console()
+    ignore_interrupted_tasks()
     with ProgressBar(progress) as view:
         try:
             loaded = load(task, config)

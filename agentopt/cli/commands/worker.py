@@ -9,6 +9,7 @@ from contextlib import suppress
 from sqlalchemy.exc import SQLAlchemyError
 
 from agentopt.api import aoptimize
+from agentopt.cli.output import ignore_interrupted_tasks
 from agentopt.core.database import check_names_file
 from agentopt.core.errors import AgentoptError, ConfigError
 from agentopt.models.session import journal_place, open_journal
@@ -33,6 +34,7 @@ def run_worker(storage: str, run: str | None) -> None:
     """
     check_names_file(storage)
     open_journal(storage).close()  # reports what is wrong with it
+    ignore_interrupted_tasks()
     try:
         with suppress(KeyboardInterrupt):
             asyncio.run(_work(storage, run))
