@@ -23,6 +23,8 @@ settings.load_profile("agentopt")
 os.environ.pop("COLUMNS", None)
 
 
+HANGING = 600
+"""Seconds after which a test of the default run is ended. The longest takes one minute on an idle machine."""
 REGISTRIES = (SCORERS, PARSERS, FUSIONS, STRATEGIES)
 
 
@@ -49,6 +51,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--runs", type=int, help="How often test_killed_processes.py disturbs a run in each way. Default: 1."
     )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Ends a test of the default run that hangs; it fails with the stack of each thread."""
+    for item in items:
+        if not any(item.get_closest_marker(name) for name in ("slow", "faults", "timeout")):
+            item.add_marker(pytest.mark.timeout(HANGING))
 
 
 @pytest.hookimpl(optionalhook=True)

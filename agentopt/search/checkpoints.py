@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, TypeVar
 
-import aiosqlite
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
-from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+from langgraph.checkpoint.sqlite import SqliteSaver
 from sqlalchemy.dialects import postgresql, sqlite
 
 from agentopt.core.database import LOCK, Condition, open_engine
@@ -19,8 +20,7 @@ from agentopt.core.errors import ConfigError
 from agentopt.core.extras import install_command
 from agentopt.core.files import create_private
 
-if TYPE_CHECKING:
-    from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+T = TypeVar("T")
 
 SETUP_LOCK = LOCK + 1
 """Key of the advisory lock under which the tables are created. It is not `LOCK`: an index that is created concurrently
@@ -42,40 +42,71 @@ async def open_saver(place: Path | str, condition: Condition | None = None) -> A
         async with _postgres_saver(place, condition) as saver:
             yield saver
         return
-    # The saver turns on WAL mode; the long timeout lets two processes share the file.
     create_private(place)
-    async with aiosqlite.connect(place, timeout=60) as connection:
-        yield _SqliteSaver(connection, condition) if condition else AsyncSqliteSaver(connection)
+    # The saver turns on WAL mode; the long timeout lets two processes share the file.
+    with closing(sqlite3.connect(place, timeout=60, check_same_thread=False)) as connection, _one_thread() as thread:
+        yield _SqliteSaver(connection, condition, thread)
 
 
-class _SqliteSaver(AsyncSqliteSaver):
-    """A saver that checks a condition in the transaction of each write."""
+def _one_thread() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, "checkpoints")
 
-    def __init__(self, connection: aiosqlite.Connection, condition: Condition) -> None:
-        super().__init__(connection)
-        self._condition, self._writing = condition, asyncio.Lock()
-        self._query = condition.sql(sqlite.dialect())
+
+class _InThread(BaseCheckpointSaver[Any]):
+    """The asynchronous methods of a saver, which call its others in one thread.
+
+    A transaction across several turns of the event loop would wait forever for code of the loop that waits for the
+    locks of this transaction, such as the check that this process still has the run.
+    """
+
+    _thread: ThreadPoolExecutor
+
+    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        return await self._call(lambda: self.get_tuple(config))
+
+    async def alist(self, config: RunnableConfig | None, **named: Any) -> AsyncIterator[CheckpointTuple]:
+        for one in await self._call(lambda: list(self.list(config, **named))):
+            yield one
 
     async def aput(self, *arguments: Any, **named: Any) -> RunnableConfig:
-        async with self._checked():
-            return await super().aput(*arguments, **named)
+        return await self._call(lambda: self.put(*arguments, **named))
 
     async def aput_writes(self, *arguments: Any, **named: Any) -> None:
-        async with self._checked():
-            await super().aput_writes(*arguments, **named)
+        await self._call(lambda: self.put_writes(*arguments, **named))
 
-    @asynccontextmanager
-    async def _checked(self) -> AsyncIterator[None]:
+    async def _call(self, function: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function)
+
+
+class _SqliteSaver(_InThread, SqliteSaver):
+    """Checkpoints in SQLite. A condition is checked in the transaction of each write."""
+
+    def __init__(self, connection: sqlite3.Connection, condition: Condition | None, thread: ThreadPoolExecutor) -> None:
+        super().__init__(connection)
+        self._condition, self._thread = condition, thread
+
+    def put(self, *arguments: Any, **named: Any) -> RunnableConfig:
+        with self._checked():
+            return super().put(*arguments, **named)
+
+    def put_writes(self, *arguments: Any, **named: Any) -> None:
+        with self._checked():
+            super().put_writes(*arguments, **named)
+
+    @contextmanager
+    def _checked(self) -> Iterator[None]:
         """Inside the block, a transaction in which the condition holds. What writes in it commits it."""
-        await self.setup()
-        async with self._writing:
-            await self.conn.execute("BEGIN IMMEDIATE")
-            try:
-                if await (await self.conn.execute(self._query)).fetchone() is None:
-                    raise self._condition.failure()
-                yield
-            finally:
-                await self.conn.rollback()  # of a write that failed; otherwise nothing is left to roll back
+        if self._condition is None:
+            yield
+            return
+        self.setup()
+        self.conn.execute("BEGIN IMMEDIATE")
+        try:
+            if self.conn.execute(self._condition.sql(sqlite.dialect())).fetchone() is None:
+                raise self._condition.failure()
+            yield
+        finally:
+            self.conn.rollback()  # of a write that failed; otherwise nothing is left to roll back
 
 
 async def copy_checkpoints(source: tuple[Path | str, str], target: tuple[Path | str, str]) -> int:
@@ -127,55 +158,50 @@ async def _put(saver: BaseCheckpointSaver[Any], thread: str, one: CheckpointTupl
 async def _postgres_saver(url: str, condition: Condition | None) -> AsyncIterator[BaseCheckpointSaver[Any]]:
     try:
         from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+        from psycopg import AsyncConnection
         from psycopg.rows import dict_row
-        from psycopg_pool import AsyncConnectionPool
+        from psycopg_pool import ConnectionPool
     except ModuleNotFoundError as error:
         rule = f"checkpoints in PostgreSQL need {error.name}, which is not installed"
         raise ConfigError(rule, remedy=install_command("postgres")) from error
     engine = open_engine(url)
     _, connecting = engine.dialect.create_connect_args(engine.url)
     engine.dispose()
-    pool = AsyncConnectionPool(
-        "",
-        kwargs={**connecting, "autocommit": True, "prepare_threshold": 0, "row_factory": dict_row},
-        min_size=1,
-        max_size=2,
-        check=AsyncConnectionPool.check_connection,  # one that a restart of the database closed is replaced
-        open=False,
-    )
-    async with pool:
-        saver = _checked_saver(pool, condition) if condition else AsyncPostgresSaver(cast(Any, pool))
-        async with pool.connection() as connection:
-            while not await _is_locked_by(connection):  # noqa: ASYNC110 - other processes change it
-                await asyncio.sleep(0.1)
-            try:
-                await saver.setup()
-            finally:
-                await connection.execute("SELECT pg_advisory_unlock(%s)", (SETUP_LOCK,))
-        yield saver
+    options: dict[str, Any] = {**connecting, "autocommit": True, "prepare_threshold": 0, "row_factory": dict_row}
+    # In the event loop, because it may wait for other processes and Ctrl-C must end that.
+    async with await AsyncConnection.connect(**options) as connection:
+        while not await _is_locked_by(connection):  # noqa: ASYNC110 - other processes change it
+            await asyncio.sleep(0.1)
+        await AsyncPostgresSaver(connection).setup()  # the lock is released with the connection
+    # A pool, because it replaces a connection that a restart of the database closed.
+    pool = ConnectionPool("", kwargs=options, min_size=1, max_size=1, check=ConnectionPool.check_connection, open=True)
+    with pool, _one_thread() as thread:
+        yield _checked_saver(pool, condition, thread)
 
 
-def _checked_saver(pool: Any, condition: Condition) -> AsyncPostgresSaver:
-    """A saver that checks a condition in the transaction of each write."""
-    from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+def _checked_saver(pool: Any, condition: Condition | None, thread: ThreadPoolExecutor) -> BaseCheckpointSaver[Any]:
+    """Checkpoints in PostgreSQL. A condition is checked in the transaction of each write."""
+    from langgraph.checkpoint.postgres import PostgresSaver
 
-    query = condition.sql(postgresql.dialect())  # type: ignore[no-untyped-call]
+    query = condition.sql(postgresql.dialect()) if condition else ""  # type: ignore[no-untyped-call]
 
-    @asynccontextmanager
-    async def checked() -> AsyncIterator[AsyncPostgresSaver]:
-        async with pool.connection() as connection, connection.transaction():
-            if await (await connection.execute(query)).fetchone() is None:
-                raise condition.failure()
-            yield AsyncPostgresSaver(connection)
+    class Saver(_InThread, PostgresSaver):
+        _thread = thread
 
-    class Saver(AsyncPostgresSaver):
-        async def aput(self, *arguments: Any, **named: Any) -> RunnableConfig:
-            async with checked() as saver:
-                return await saver.aput(*arguments, **named)
+        def put(self, *arguments: Any, **named: Any) -> RunnableConfig:
+            with self._checked() as saver:
+                return saver.put(*arguments, **named)
 
-        async def aput_writes(self, *arguments: Any, **named: Any) -> None:
-            async with checked() as saver:
-                await saver.aput_writes(*arguments, **named)
+        def put_writes(self, *arguments: Any, **named: Any) -> None:
+            with self._checked() as saver:
+                saver.put_writes(*arguments, **named)
+
+        @contextmanager
+        def _checked(self) -> Iterator[PostgresSaver]:
+            with pool.connection() as connection, connection.transaction():
+                if condition and connection.execute(query).fetchone() is None:
+                    raise condition.failure()
+                yield PostgresSaver(connection, serde=self.serde)
 
     return Saver(pool)
 

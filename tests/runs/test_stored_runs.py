@@ -415,6 +415,20 @@ async def _save_state(held: Held, what: str) -> None:
         assert await saver.aget_tuple({"configurable": {"thread_id": thread}}) is not None or what == "writes"
 
 
+@pytest.mark.parametrize("what", ["checkpoint", "writes"])
+def test_the_event_loop_may_wait_for_the_transaction_of_a_checkpoint(held: Held, what: str) -> None:
+    async def check_in_each_turn() -> int:
+        saving, turns = asyncio.create_task(_save_state(held, what)), 0
+        while not saving.done():
+            await asyncio.sleep(0)
+            held.hold.check()  # waits, without a turn of the loop, for a transaction that has locked the run
+            turns += 1
+        await saving
+        return turns
+
+    assert asyncio.run(check_in_each_turn()) > 1
+
+
 def save_result(held: Held) -> None:
     (held.folder.path / "result.json").write_text("{}")
     held.hold.push()
