@@ -15,6 +15,8 @@ from agentopt.core.evaluation_text import evaluation_text
 from agentopt.core.phrases import counted
 from agentopt.core.ties import ranked
 
+UNUSABLE_SHARE = 0.5
+"""A candidate without a parsable response for a larger share of its examples measures its parser, not its models."""
 Split = Literal["train", "validation", "test"]
 FailedExamples = Literal["leave_out", "zero", "fail"]
 """What becomes of an example if a model call on it fails for a reason that lies in the example (a content filter).

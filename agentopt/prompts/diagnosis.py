@@ -17,6 +17,9 @@ from agentopt.prompts.pilot import Pilot
 from agentopt.prompts.race import counted_by_proposer
 from agentopt.prompts.rewards import Rewards
 
+NO_VERDICT = "no verdict"
+"""The verdict on a subtask that was not called, or whose responses cannot be parsed."""
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Diagnosis:
@@ -27,7 +30,7 @@ class Diagnosis:
     Attributes:
         task: Name of the task.
         subtask: Name of the subtask.
-        verdict: What to do.
+        verdict: What to do; `no verdict` if the responses cannot be parsed or the subtask was not called.
         reason: Why, in words.
         signal: Variance between system prompts of the expected mean reward.
         noise: Variance of the mean reward that the intended number of responses would leave.
@@ -50,7 +53,7 @@ class Diagnosis:
         system_prompts: System prompt -> name of its proposer, the seed prompt first.
         mean: Mean rewards, a row for each system prompt and a column for each example; None if not sampled.
         tokens: Mean output tokens of each system prompt.
-        responses: Number of responses with a reward.
+        responses: Number of responses of the subtask with a reward.
         usage: Usage of the pilot.
     """
 
@@ -119,18 +122,20 @@ def diagnosis_of(task: str, pilot: Pilot, rewards: Rewards, usage: Usage) -> Dia
     """
     found, parts = pilot.analysis, pilot.analysis.parts
     user_prompts, responses = found.intended
+    # A difference between system prompts is one, however few responses were parsable.
+    unknown = None if found.verdict.startswith("optimise") else rewards.without_verdict()
     return Diagnosis(
         task=task,
         subtask=rewards.subtask,
-        verdict=found.verdict,
-        reason=found.reason,
+        verdict=NO_VERDICT if unknown else found.verdict,
+        reason=unknown or found.reason,
         signal=parts.signal,
         noise=(parts.system_prompts - 1) / parts.system_prompts * parts.within / (user_prompts * responses),
         ratio=_finite(found.ratio),
         intended=found.intended,
         responses_needed=_finite(found.responses_needed),
         all_p_value=found.all_p_value,
-        subset=found.subset,
+        subset=() if unknown else found.subset,
         subset_score=found.subset_score,
         subset_p_value=found.subset_p_value,
         subset_ratio=_finite(found.subset_ratio),
@@ -145,7 +150,7 @@ def diagnosis_of(task: str, pilot: Pilot, rewards: Rewards, usage: Usage) -> Dia
         system_prompts=dict(pilot.proposers),
         mean=tuple(tuple(_finite(value) for value in row) for row in _rows(found.mean)),
         tokens=pilot.tokens,
-        responses=pilot.responses,
+        responses=rewards.responses,
         usage=usage,
     )
 

@@ -154,6 +154,8 @@ class PromptOptimizer:
         drawn = race.table()[~np.isnan(race.table())]
         if not drawn.size:
             return PromptDecision.FAILED
+        if not rewards.responses:
+            return PromptDecision.NOT_CALLED
         if len(drawn) >= ENOUGH_ROWS and (drawn >= 1).all():
             return PromptDecision.NOTHING_TO_GAIN
         chain = self._chain(rewards, metric_calls)
@@ -206,7 +208,7 @@ class PromptOptimizer:
         settings, components = self.settings, ComponentsProposer(self.seed)
         if settings.proposer == "gepa" and self.writer is None:
             self.on_fallback("gepa cannot be used: it needs a model that writes prompts; components is used")
-        if settings.proposer == "components" or self.writer is None:
+        if settings.proposer == "components" or self.writer is None or not rewards.responses:
             return [components]
         reflective = ReflectiveProposer(
             self.model,

@@ -25,6 +25,8 @@ class PromptDecision(StrEnum):
     """The seed prompt won the race."""
     NOTHING_TO_GAIN = "nothing to gain"
     """Every answer of the seed prompt on the training examples had the full reward."""
+    NOT_CALLED = "not called"
+    """The subtask was called on none of the training examples, because a subtask before it had no value."""
     NOTHING_WRITTEN = "nothing written"
     """The proposers returned no new prompt."""
     FAILED = "failed"

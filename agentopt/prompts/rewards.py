@@ -8,13 +8,14 @@ user prompt must not change between repeats.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from agentopt.core.candidate import Candidate
-from agentopt.core.records import ExampleResult
+from agentopt.core.phrases import counted
+from agentopt.core.records import UNUSABLE_SHARE, ExampleResult
 from agentopt.core.stats import Floats
 from agentopt.core.task import Example, Task
 from agentopt.evaluation.evaluator import Evaluator
@@ -46,6 +47,10 @@ class Reward:
     """Output tokens of the subtask."""
     error: str | None
     """Why there is no reward; None if there is one."""
+    is_called: bool = True
+    """Whether the subtask was called; it is not if a subtask before it has no value."""
+    unparsed: Mapping[str, str] = field(default_factory=dict)
+    """Subtask -> the reason why none of its responses was parsable."""
 
 
 class Rewards:
@@ -132,6 +137,33 @@ class Rewards:
         rewards = (reward for mine in self._known.values() for cell, reward in mine.items() if cell.example == example)
         return next((reward.user_prompt for reward in rewards if reward.user_prompt), "")
 
+    @property
+    def responses(self) -> int:
+        """Number of rewards for which the subtask was called."""
+        return sum(reward.is_called and reward.reward is not None for _, reward in self._all())
+
+    def without_verdict(self) -> str | None:
+        """Why these rewards say nothing of the subtask's system prompts; None if they do.
+
+        It was never called, or it or a subtask before it has no parsable response for more than half of the examples.
+        """
+        scored = [(cell.example, reward) for cell, reward in self._all() if reward.reward is not None]
+        examples = {example for example, _ in scored}
+        for subtask in self._evaluator.task.subtasks:
+            parsed = {example for example, reward in scored if subtask.name not in reward.unparsed}
+            unparsed = len(examples) - len(parsed)
+            if unparsed > UNUSABLE_SHARE * len(examples):
+                reason = next(r.unparsed[subtask.name] for example, r in scored if example not in parsed)
+                of = f"{unparsed} of {counted(len(examples), 'example')}"
+                return (
+                    f"{subtask.name}: no response could be parsed for {of}, such as: "
+                    f"{reason.removeprefix(f'{subtask.name}: ')}"
+                )
+        return None if self.responses else f"{self.subtask} was called on none of {counted(len(examples), 'example')}"
+
+    def _all(self) -> Iterator[tuple[Cell, Reward]]:
+        return (known for mine in self._known.values() for known in mine.items())
+
 
 def _in_order(cell: Cell) -> tuple[int, int]:
     return cell.example, cell.repeat
@@ -149,8 +181,9 @@ def resampled_subtasks(task: Task, subtask: str) -> frozenset[str]:
 def _reward(result: ExampleResult, answered: SubtaskAnswer | None) -> Reward:
     use = result.subtasks
     if answered is None:
-        return Reward(result.score, "", result.output, result.feedback, 0, result.error)
+        return Reward(result.score, "", result.output, result.feedback, 0, result.error, False, result.unparsed)
     answer = answered.answer
     value = "" if answer.value is None else str(answer.value)
     tokens = answer.use.completion_tokens if use else 0
-    return Reward(result.score, answered.user_message, value, answer.note or result.feedback, tokens, result.error)
+    note = answer.note or result.feedback
+    return Reward(result.score, answered.user_message, value, note, tokens, result.error, unparsed=result.unparsed)

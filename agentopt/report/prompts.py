@@ -12,7 +12,7 @@ from rich.text import Text
 
 from agentopt.core.phrases import counted
 from agentopt.core.usd import format_usd
-from agentopt.prompts.diagnosis import Diagnosis
+from agentopt.prompts.diagnosis import NO_VERDICT, Diagnosis
 from agentopt.report.formatting import format_interval, format_p_value
 from agentopt.report.tables import titled
 from agentopt.runs.prompt_report import PromptFinal, PromptReport
@@ -90,7 +90,8 @@ def _parts(diagnosis: Diagnosis) -> Iterator[RenderableType]:
     yield f"\n[bold]{escape(diagnosis.task)}, {escape(diagnosis.subtask)}: {diagnosis.verdict}[/bold]"
     yield f"{escape(diagnosis.reason)}."
     yield f"This rests on {diagnosis.variants}: other prompts may differ more or less."
-    if len(diagnosis.examples) not in (len(diagnosis.always_right), len(diagnosis.always_wrong)):
+    has_equal_rewards = len(diagnosis.examples) in (len(diagnosis.always_right), len(diagnosis.always_wrong))
+    if not has_equal_rewards and diagnosis.verdict != NO_VERDICT:
         yield from _differences(diagnosis)
     use = diagnosis.usage
     calls = f"{counted(use.calls, 'call')}, {counted(use.tokens, 'token')}, {format_usd(use.usd)} USD"

@@ -105,6 +105,7 @@ _SENTENCES: Mapping[PromptDecision, Callable[[PromptReport], str]] = {
     PromptDecision.NOTHING_TO_GAIN: lambda r: (
         f"kept: all of its answers on training examples are right ({r.responses})"
     ),
+    PromptDecision.NOT_CALLED: lambda _: "kept: the subtask was called on no training example",
     PromptDecision.NOTHING_WRITTEN: lambda _: "kept: the proposers returned no new prompt",
     PromptDecision.FAILED: lambda _: "kept: calls failed, so there is no comparison",
     PromptDecision.TOO_SMALL: lambda _: "kept: no race fits in prompts.share of the caps",

@@ -10,7 +10,7 @@ from agentopt.core.candidate import Candidate
 from agentopt.core.events import Event, ExampleDone, Observer, ResponsesIncomplete, ResponsesUnparsed
 from agentopt.core.intervals import proportion_ends
 from agentopt.core.phrases import counted, in_words
-from agentopt.core.records import Evaluation, ExampleResult, Split, SubtaskUse
+from agentopt.core.records import UNUSABLE_SHARE, Evaluation, ExampleResult, Split, SubtaskUse
 from agentopt.core.task import Task
 
 NOTICED_SHARE = 0.25
@@ -22,9 +22,6 @@ A weak model among the candidates rambles, which a larger `max_tokens` does not 
 HARMLESS_SHARE = 0.1
 """The result is highlighted if a larger share of the best candidate's responses is incomplete, or if none was parsable
 for a larger share of its examples."""
-
-UNUSABLE_SHARE = 0.5
-"""A candidate without a parsable response for a larger share of its examples measures its parser, not its models."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import io
 import json
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from agentopt.api import adiagnose, aoptimize, optimize
 from agentopt.core.budget import Caps, Usage
@@ -37,10 +39,12 @@ from agentopt.prompts.race import Race, RacePlan
 from agentopt.prompts.reflective import ReflectiveProposer, proposal_prompt, read_system_prompt
 from agentopt.prompts.rewards import Cell, Rewards
 from agentopt.prompts.settings import PromptSettings
+from agentopt.report.prompts import print_diagnosis
 from agentopt.runs.config import Config, load_config
 from agentopt.runs.prompt_share import PromptShare
 from agentopt.testing.prompt_toy import CHANCES, INSTRUCTIONS, prompt_model, prompt_task
 from agentopt.testing.toy import SMALL, toy_model, toy_task
+from agentopt.workflow.parsers import choice
 
 FLAT = {kind: (without, without) for kind, (without, _) in CHANCES.items()}
 """No system prompt matters."""
@@ -698,6 +702,58 @@ async def test_a_diagnosis_names_the_verdict_the_parts_and_the_user_prompts(tmp_
     lines = repr(found).splitlines()
     assert lines[0] == f"Diagnosis of {found.task}, subtask answer: {found.verdict}"
     assert (len(lines), max(map(len, lines)) <= 100) == (5, True)
+
+
+def unreadable_task(read: int = 0) -> Task:
+    """The toy task with a train split, of which `find` is parsable on the first `read` examples only."""
+    task, keys = toy_task(), [f"key-validation-{i}" for i in range(read)]
+    return dataclasses.replace(
+        task,
+        splits={**task.splits, "train": task.splits["validation"]},
+        subtasks=(dataclasses.replace(task["find"], parse=choice([*keys, "none"])), task["answer"]),
+    )
+
+
+@pytest.mark.parametrize("writer", [None, SMALL])
+async def test_subtasks_behind_unparsable_responses_have_no_verdict_and_no_responses(
+    tmp_path: Path, writer: str | None
+) -> None:
+    model = toy_model()
+    changes = {"agent": {"model": writer}} if writer else {}
+    found = await adiagnose(unreadable_task(), config(tmp_path, **changes), provider=model)
+    sentence = "find: no response could be parsed for 12 of 12 examples, such as: expected one of none, got "
+    assert [diagnosis.verdict for diagnosis in found] == ["no verdict", "no verdict"]
+    assert [diagnosis.reason[: len(sentence)] for diagnosis in found] == [sentence] * 2
+    assert found[0].responses > 12
+    assert found[1].responses == 0
+    assert found[1].usage.calls == 0
+    assert f"no verdict\n  {sentence}"[:90] in repr(found[1])
+    assert "examples to optimise on: none" in repr(found[1])
+    output = io.StringIO()
+    print_diagnosis(found[1], Console(file=output, width=200))
+    assert "Analysed: 0 responses of answer." in output.getvalue()
+    assert "every answer" not in output.getvalue()
+    assert "signal" not in output.getvalue()
+
+
+@pytest.mark.parametrize(("read", "is_judged"), [(7, False), (9, True), (16, True)])
+async def test_a_subtask_has_a_verdict_if_half_of_its_examples_are_parsable(
+    tmp_path: Path, read: int, is_judged: bool
+) -> None:
+    find = ScriptedModel(lambda request, repeat: f"key-{request.messages[-1].content.split('|')[1]}")
+    settings = config(tmp_path, prompts={"pilot_user_prompts": 16})
+    found = await adiagnose(unreadable_task(read), settings, subtask="answer", provider=find)
+    assert [each.verdict != "no verdict" for each in found] == [is_judged]
+    assert found[0].responses == found[0].usage.calls - 16, "the calls of answer, without those of find"
+
+
+async def test_the_prompt_of_a_subtask_that_was_never_called_is_not_raced(tmp_path: Path) -> None:
+    task, model = unreadable_task(), toy_model()
+    async with session_for(task, model, tmp_path) as session:
+        found = await optimizer(task, session, writer=SMALL).optimize(task.baseline, "answer")
+    assert found.decision is PromptDecision.NOT_CALLED
+    assert found.chosen.system_prompt == task.baseline["answer"].system_prompt
+    assert {request.purpose for request in model.requests} == {"samples"}
 
 
 async def test_a_diagnosis_needs_training_examples(tmp_path: Path) -> None:
