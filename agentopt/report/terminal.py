@@ -9,11 +9,12 @@ from rich.markup import escape
 
 from agentopt.core.gate import MARGIN, GateVerdict
 from agentopt.core.phrases import in_words
+from agentopt.core.stop_reason import StopReason
 from agentopt.report.formatting import APPROXIMATE, format_duration, format_interval, format_p_value
 from agentopt.report.prompts import prompt_tables
 from agentopt.report.tables import chosen_table, finalists_table, proposers_table, spend_table, trials_table
 from agentopt.runs.response_issues import left_out_notes
-from agentopt.runs.result import KEPT, Finalist, Result
+from agentopt.runs.result import KEPT, Finalist, Result, Role
 
 SHRUNK = (
     "Shrunk: posterior mean of the validation score given all trials. The highest of many scores is partly luck, so "
@@ -27,6 +28,12 @@ VERDICTS: dict[GateVerdict, str] = {
     "not enough rows": "not enough rows to decide between the best candidate and the baseline",
 }
 
+WHY_CHOSEN: dict[Role, str] = {
+    "best": "the highest shrunk score",
+    "recommended": "the cheapest within search.tolerance of the best shrunk score",
+}
+"""File of a candidate, without its suffix -> why it was chosen."""
+
 KEEP_BASELINE = "keep the baseline, or search further: more trials, other models, better prompts"
 """The next step after an inferior candidate."""
 
@@ -37,6 +44,21 @@ def unreadable(result: Result) -> str | None:
     if not names:
         return None
     return f"change the prompt or the parser of {in_words(names)}, whose responses could not be parsed"
+
+
+def resumable(result: Result) -> StopReason | None:
+    """Why the run ended, if resuming it is a next step: before a search, or at one of its caps; otherwise None."""
+    if result.unsearched:
+        return result.ended
+    return next((reason for reason in (result.ended, result.test_ended) if reason and reason.run_cap), None)
+
+
+def uses(result: Result) -> dict[Role, str]:
+    """The candidates to use -> why each was chosen, empty if there is one only; none if that is the baseline."""
+    roles: list[Role] = [role for role in WHY_CHOSEN if "baseline" not in result.finalist(role).roles]
+    if result.finalist("recommended") is result.finalist("best"):
+        return dict.fromkeys(roles[:1], "")
+    return {role: WHY_CHOSEN[role] for role in roles}
 
 
 def print_result(result: Result, console: Console) -> None:

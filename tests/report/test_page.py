@@ -15,20 +15,22 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from agentopt.cli.commands.optimize import show_result
 from agentopt.core.budget import Usage
 from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.core.errors import UserError
 from agentopt.core.records import Evaluation, ExampleResult, SubtaskUse, Trial
+from agentopt.core.stats import Difference, Interval
 from agentopt.prompts.outcome import RaceRewards
 from agentopt.report.figures import best_so_far, heat_map, pareto, scaling, spend
 from agentopt.report.page import build
 from agentopt.report.page.build import json_for_html, write_page
 from agentopt.report.page.content import page_content, word_diff
 from agentopt.report.page.server import progress_of
-from agentopt.report.page.verdict import difference_of, usd_of
+from agentopt.report.page.verdict import difference_of, next_steps, usd_of
 from agentopt.report.terminal import print_result
 from agentopt.runs.archive import RunArchive
-from agentopt.runs.result import TrialLine
+from agentopt.runs.result import Comparison, TrialLine
 from agentopt.runs.run_record import GuidelinesEntry
 from agentopt.runs.traces import traces
 from tests.report.pages import HOSTILE, finished, hostile, killed, page_in, with_agent
@@ -154,6 +156,23 @@ def test_traces_that_do_not_fit_are_in_files_beside_the_page(archive: RunArchive
 
 def _numbers(packed: str) -> set[int]:
     return {int(number) for number in json.loads(gzip.decompress(base64.b64decode(packed)))["trials"]}
+
+
+@pytest.mark.parametrize("is_same", [True, False])
+def test_the_page_and_the_terminal_name_the_same_files_to_use(archive: RunArchive, is_same: bool) -> None:
+    result, output = archive.result, io.StringIO()
+    assert result is not None
+    compared = Comparison(Difference(0.5, Interval(0.4, 0.6, 0.95), 100, 0.001), "superior")
+    best = replace(result.finalist("best"), against_baseline=compared, roles=("best",))
+    cheaper = replace(best, roles=("recommended",))
+    both = replace(best, roles=("best", "recommended"))
+    baseline = replace(result.finalist("baseline"), roles=("baseline",))
+    result = replace(result, finalists=(baseline, both) if is_same else (baseline, cheaper, best))
+    show_result(result, Path("task"), Console(file=output, width=300))
+    on_page = re.findall(r"agentopt (\w+) \S+/(\w+\.yaml)", "\n".join(next_steps(replace(archive, result=result))))
+    assert on_page == re.findall(r"agentopt (serve|export) \S+/(\w+\.yaml)", output.getvalue())
+    assert [file for command, file in on_page if command == "export"] == ["best.yaml"]
+    assert len(on_page) == (2 if is_same else 3)
 
 
 def test_a_killed_run_has_a_page(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from agentopt.models.base import Choice, Request, Response, ToolCall
 from agentopt.models.catalog import Catalog, ModelSpec
 from agentopt.models.scripted import ScriptedModel
 from agentopt.report.live import ProgressBar
-from agentopt.report.page.verdict import next_steps
+from agentopt.report.page.verdict import next_steps, sentences
 from agentopt.report.terminal import print_result
 from agentopt.runs.archive import open_archive
 from agentopt.runs.config import Config
@@ -144,6 +144,26 @@ async def test_examples_without_a_parsable_response_are_named_with_the_next_step
         assert str(issue).removeprefix(sentence).startswith(" expected ")
         assert "key-3" in str(issue)
         assert sentence in output.getvalue()
+
+
+@pytest.mark.parametrize("budget", [{"trials": 3}, {"trials": 3, "calls": 20}, {"trials": 3, "calls": 50}])
+async def test_terminal_and_page_name_the_same_next_steps_if_nothing_is_parsable(
+    tmp_path: Path, budget: dict[str, int]
+) -> None:
+    task = toy_task(num_samples=(1, 2))
+    task = replace(task, subtasks=(replace(task["find"], parse=choice(["Raven", "Lion"])), task["answer"]))
+    result = await aoptimize(task, config(tmp_path, budget=budget), provider=unreadable_on(1.0))
+    archive = open_archive(RunFolder.open(Path(result.run)), task, Catalog.load())
+    output = io.StringIO()
+    show_result(result, None, Console(file=output, width=300))
+    first, *others = next_steps(archive)
+    assert first.startswith("Change the prompt or the parser of find")
+    assert f"Next:    c{first[1:]}" in output.getvalue()
+    resumed = [step.removeprefix("Resume the run: ") for step in others if step.startswith("Resume")]
+    assert len(resumed) == output.getvalue().count("Resume:") == ("calls" in budget)
+    assert all(f"Resume:  {step}\n" in output.getvalue() for step in resumed)
+    (issue,) = result.incomplete
+    assert f"{issue}." in list(sentences(archive)), "the verdict"
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ from agentopt.models.api_keys import unset_keys
 from agentopt.report.formatting import format_duration, usage_cells
 from agentopt.report.live import ProgressBar
 from agentopt.report.tables import titled
-from agentopt.report.terminal import KEEP_BASELINE, print_result, unreadable
+from agentopt.report.terminal import KEEP_BASELINE, print_result, resumable, unreadable, uses
 from agentopt.report.trackers import TRACKERS
 from agentopt.report.trackers.tracker import Tracker
 from agentopt.runs.config import Config, load_config
@@ -58,18 +58,12 @@ from agentopt.runs.expected_case import (
 )
 from agentopt.runs.folder import RunFolder
 from agentopt.runs.prompt_share import caps_for
-from agentopt.runs.result import Result, Role
+from agentopt.runs.result import Result
 from agentopt.runs.worst_case import Estimate
 from agentopt.search.from_task import cost_note, needs_measuring
 
 if TYPE_CHECKING:
     from agentopt.cli.commands.live_process import LiveProcess
-
-WHY_CHOSEN: dict[Role, str] = {
-    "best": "the highest shrunk score",
-    "recommended": "the cheapest within search.tolerance of the best shrunk score",
-}
-"""File of a candidate, without its suffix -> why it was chosen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,24 +225,22 @@ def show_result(result: Result, task: Path | None, console: Console) -> None:
         print_plain(console, f"Next:    {KEEP_BASELINE}")
     else:
         _show_uses(result, task, console)
-    capped = [reason for reason in (result.ended, result.test_ended) if reason and reason.run_cap]
-    if ended := result.ended if result.unsearched else next(iter(capped), None):
+    if ended := resumable(result):
         with suppress(ConfigError):  # the folder was moved, or is not whole
             print_plain(console, f"Resume:  {RunFolder.open(Path(result.run)).resuming_after(ended)}")
 
 
 def _show_uses(result: Result, task: Path | None, console: Console) -> None:
     """Print how the candidates are used, unless they are the baseline: by commands, or for Python by calls."""
-    same = result.finalist("recommended") is result.finalist("best")
-    roles = [role for role in WHY_CHOSEN if "baseline" not in result.finalist(role).roles]
-    for role in roles[:1] if same else roles:
+    chosen = uses(result)
+    for number, (role, why) in enumerate(chosen.items()):
         file = str(Path(result.run) / f"{role}.yaml")
         serve = shlex.join(["agentopt", "serve", file])
         call = f"agentopt.load_candidate({file!r})"
-        reason = "" if same else f"  # {WHY_CHOSEN[role]}"
-        print_plain(console, f"{'Use it:' if role == roles[0] else '':9}{serve if task else call}{reason}")
-    if roles and task:
-        export = shlex.join(["agentopt", "export", str(Path(result.run) / f"{roles[0]}.yaml"), "--to"])
+        reason = f"  # {why}" if why else ""
+        print_plain(console, f"{'' if number else 'Use it:':9}{serve if task else call}{reason}")
+    if chosen and task:
+        export = shlex.join(["agentopt", "export", str(Path(result.run) / f"{next(iter(chosen))}.yaml"), "--to"])
         print_plain(console, f"{'':9}{export} python  # or litellm, yaml")
 
 

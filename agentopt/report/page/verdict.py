@@ -14,9 +14,9 @@ from agentopt.core.records import ExampleResult, Trial
 from agentopt.core.stats import Interval, paired_difference
 from agentopt.core.usd import format_usd
 from agentopt.report.formatting import format_difference, format_interval
-from agentopt.report.terminal import KEEP_BASELINE, VERDICTS, unreadable
+from agentopt.report.terminal import KEEP_BASELINE, VERDICTS, resumable, unreadable, uses
 from agentopt.runs.archive import RunArchive
-from agentopt.runs.result import Finalist, Measured, Role
+from agentopt.runs.result import Finalist, Measured, Result, Role
 
 LEAST_ROWS = 2
 """Rows that a difference in cost or latency needs."""
@@ -43,6 +43,8 @@ def sentences(archive: RunArchive) -> Iterator[str]:
     if best is None:
         return
     yield from _scores(best, baseline)
+    issues = archive.result.incomplete if archive.result else ()
+    yield from (f"{issue}." for issue in issues if issue.is_unusable)
     for role in ("best", "recommended"):
         chosen = _finalist(archive, role)
         if chosen is None or "baseline" in chosen.roles or (role == "recommended" and chosen is best):
@@ -65,18 +67,25 @@ def next_steps(archive: RunArchive) -> Iterator[str]:
         yield "This page shows the run so far. Build it again to see more: " + _command("report", path)
     elif result is None:
         yield f"Resume the run: {archive.run.resuming}"
-    elif result.unsearched:
-        yield f"Resume the run: {archive.run.resuming_after(result.ended)}"
-    elif change := unreadable(result):
+    else:
+        yield from _of_result(result, path)
+        if ended := resumable(result):
+            yield f"Resume the run: {archive.run.resuming_after(ended)}"
+        yield from result.notes
+
+
+def _of_result(result: Result, path: Path) -> Iterator[str]:
+    """What to do with the candidates, as the terminal says it."""
+    if change := unreadable(result):
         yield f"{change[0].upper()}{change[1:]}: " + _command("inspect", path)
     elif result.verdict == "not enough rows":
         yield "Add test rows, or compare on more rows: " + _command("gate", path / "best.yaml") + " --rows-needed"
-    elif result.keeps_baseline or result.verdict == "inferior":
+    elif not result.unsearched and (result.keeps_baseline or result.verdict == "inferior"):
         yield f"{KEEP_BASELINE.capitalize()}."
-    elif result.verdict:
-        yield "Use it: " + _command("serve", path / "recommended.yaml")
-        yield "Or export it: " + _command("export", path / "recommended.yaml") + " --to python"
-    yield from result.notes if result else ()
+    elif chosen := uses(result):
+        for role, why in chosen.items():
+            yield "Use it: " + _command("serve", path / f"{role}.yaml") + (f" ({why})" if why else "")
+        yield "Or export it: " + _command("export", path / f"{next(iter(chosen))}.yaml") + " --to python"
 
 
 def _finalist(archive: RunArchive, role: Role) -> Finalist | None:
