@@ -48,10 +48,15 @@ def format_spend(spent: Usage, seconds: float, caps: Caps) -> str:
         (f"{spent.calls:,}", caps.calls, "call" if spent.calls == 1 and caps.calls is None else "calls"),
         (f"{spent.tokens:,}", caps.tokens, "token" if spent.tokens == 1 and caps.tokens is None else "tokens"),
         (format_usd(spent.usd), caps.usd, "USD"),
-        (f"{seconds:.0f}", caps.seconds, "s"),
+        (format_seconds(seconds, caps.seconds), caps.seconds, "s"),
     )
     capped = ((value, "" if cap is None else f" of {plain_number(cap, ',')}", unit) for value, cap, unit in parts)
     return ", ".join(f"{value}{of} {unit}" for value, of, unit in capped)
+
+
+def format_seconds(seconds: float, cap: float | None) -> str:
+    """`35`, or `0.4` of a cap below 10 s: never more than the cap, which a call or an import in progress may pass."""
+    return f"{seconds:.0f}" if cap is None else plain_number(round(min(seconds, cap), 0 if cap >= 10 else 1))
 
 
 def format_duration(seconds: float) -> str:

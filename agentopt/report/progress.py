@@ -34,7 +34,7 @@ from agentopt.core.phrases import counted, plain_number
 from agentopt.core.plain_text import one_line
 from agentopt.core.records import BestSoFar, ExampleResult, Remaining
 from agentopt.core.usd import format_usd
-from agentopt.report.formatting import format_duration, format_spend
+from agentopt.report.formatting import format_duration, format_seconds, format_spend
 from agentopt.runs.worst_case import FINALISTS
 
 PACE_SECONDS = 30.0
@@ -235,7 +235,7 @@ class RunProgress:
             ("calls", spent.calls, caps.calls, f"{spent.calls:,}"),
             ("tokens", spent.tokens, caps.tokens, f"{spent.tokens:,}"),
             ("USD", spent.usd, caps.usd, format_usd(spent.usd)),
-            ("s", budget.seconds, caps.seconds, f"{budget.seconds:.0f}"),
+            ("s", budget.seconds, caps.seconds, format_seconds(budget.seconds, caps.seconds)),
         )
         return [
             (unit, used, cap, text if cap is None else f"{text} of {plain_number(cap, ',')}")
@@ -312,7 +312,8 @@ class RunProgress:
         pace = self._pace()
         if cap is None or pace is None or self._is_batched:
             why = ": calls wait in batches" if self._is_batched else ""
-            return f"time left unknown{why}" if bound is None else f"at most {format_duration(bound)} left"
+            within = f"at most {format_duration(bound)} left" if bound else "no time left"
+            return f"time left unknown{why}" if bound is None else within
         left = self._seconds_left(self._remaining or self._assumed(cap), pace)
         return f"about {format_duration(left if bound is None else min(left, bound))} left"
 

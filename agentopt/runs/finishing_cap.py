@@ -11,7 +11,8 @@ from agentopt.models.session import Session
 from agentopt.runs.config import Config
 from agentopt.runs.expected_case import expected_case
 from agentopt.runs.expected_lengths import expected_lengths
-from agentopt.runs.worst_case import estimate, kept_for_test
+from agentopt.runs.pace import seconds_of
+from agentopt.runs.worst_case import FINALISTS, estimate, kept_for_test
 from agentopt.search.base import SearchSpace
 
 
@@ -29,15 +30,28 @@ async def with_finishing_cap(
         trials_left: Trials that the search did not begin.
     """
     stopped = error.stopped
-    if not isinstance(error, BudgetExceeded) or (name := stopped.run_cap) not in ("usd", "tokens", "calls"):
+    if not isinstance(error, BudgetExceeded) or (name := stopped.run_cap) is None:
         return stopped
     specs, journal = session.limited_specs, session.journal
     lengths = await expected_lengths(task, specs, journal, config.response_seed)
     worst = estimate(task, space, specs, config, journal)
     expected = expected_case(task, space, specs, config, worst, journal, lengths)
+    trials = min(config.budget.trials, space.size)
+    if name == "seconds":
+        done = config.budget.trials - trials_left - 1
+        rest = seconds_of(expected.total, specs, journal)
+        if done > 0:
+            rest = error.spent / done * (max(trials - done, 0) + _tests(task))
+        # Without a trial and a pace only the time so far is known, which loading and opening models may have taken.
+        return replace(stopped, finishes=max(error.spent + rest, error.enough) if rest else 4 * error.spent)
     search, test, total = (getattr(usage, name) for usage in (expected.search, expected.test, expected.total))
-    left = min(1.0, (trials_left + 1) / min(config.budget.trials, space.size))  # the present trial is not complete
+    left = min(1.0, (trials_left + 1) / trials)  # the present trial is not complete
     # A call needs room for its worst case, and the search leaves that of the test, of at most half of the cap.
     before_test = max(total - test, error.spent + left * search) + error.wanted
     kept = min(getattr(kept_for_test(task, space, specs), name), before_test)
     return replace(stopped, finishes=max(before_test + max(kept, test), error.enough))
+
+
+def _tests(task: Task) -> float:
+    """The test of the finalists, in trials."""
+    return FINALISTS * len(task.splits.get("test", ())) / len(task.splits["validation"])

@@ -199,7 +199,7 @@ class Optimization:
                 await self._better_prompts_after(store, runner, prompts)
                 budget.check_seconds()
         except EvaluationStopped as error:
-            rest = (self.task, space, self.session, self.config, runner.trials_left)
+            rest = (self.task, space, self.session, self.config, runner.trials_not_begun)
             stopped = await with_finishing_cap(error, *rest)
             return as_first_met(self.run.record, "search", stopped, budget.caps)
         if (left := runner.trials_left) <= prompts.due("after"):

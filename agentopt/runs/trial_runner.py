@@ -67,8 +67,11 @@ class TrialRunner:
     @property
     def trials_left(self) -> int:
         """Number of new candidates that the caps on trials and on seconds still allow."""
-        if self._budget.seconds_left == 0:
-            return 0
+        return 0 if self._budget.seconds_left == 0 else self.trials_not_begun
+
+    @property
+    def trials_not_begun(self) -> int:
+        """Number of new candidates that the cap on trials still allows."""
         cap = self._budget.caps.trials
         return 1_000_000 if cap is None else max(0, cap - len(self._store.trials) - self._kept)
 

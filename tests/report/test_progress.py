@@ -330,6 +330,14 @@ def test_a_run_in_a_notebook_replaces_one_text(tmp_path: Path) -> None:
     assert "3 of 3 trials" in shown[-1]
 
 
+@pytest.mark.parametrize(
+    ("seconds", "cap", "shown"),
+    [(1.857, 1, "1 of 1 s"), (0.42, 1, "0.4 of 1 s"), (64.4, 60.0, "60 of 60 s"), (1.857, None, "2 s")],
+)
+def test_no_more_time_than_the_cap_is_shown(seconds: float, cap: float | None, shown: str) -> None:
+    assert format_spend(Usage(), seconds, Caps(seconds=cap)).endswith(f"USD, {shown}")
+
+
 class Sleeps:
     """Sleeps that end when the test lets them, and advance the clock."""
 

@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 
 from agentopt.api import aoptimize
-from agentopt.core.errors import larger_cap
+from agentopt.core.errors import BudgetExceeded, larger_cap
 from agentopt.core.task import Task
 from agentopt.models.base import Request, Response
 from agentopt.models.scripted import ScriptedModel
+from agentopt.models.session import open_session
 from agentopt.runs.config import Config
+from agentopt.runs.finishing_cap import with_finishing_cap
 from agentopt.runs.folder import RunFolder
+from agentopt.search.from_task import search_space
 from agentopt.testing.company import company_specs, company_task
 
 TRIALS = 4
@@ -59,6 +62,33 @@ async def test_the_suggested_cap_finishes_the_run_at_the_first_attempt(tmp_path:
     assert len(done.trials) == TRIALS
     assert done.test_ended is None
     assert getattr(done.total, name) <= enough
+
+
+@pytest.mark.parametrize(
+    ("trials_left", "enough"),
+    [
+        (0, 8 + 8 / 3 * 4),  # three trials took 8 s; one is left, and three for the test
+        (2, 8 + 8 / 1 * 6),
+        (3, 4 * 8),  # none is complete, and no pace is known
+    ],
+)
+async def test_a_cap_on_seconds_is_suggested_by_the_pace_of_the_trials(
+    tmp_path: Path, trials_left: int, enough: float
+) -> None:
+    made = task()
+    specs = {spec.name: spec for spec in company_specs("http://127.0.0.1:9/v1") if spec.name in made.models}
+    error = BudgetExceeded("seconds", cap=5.0, spent=8.0, wanted=0.0)
+    provider = ScriptedModel(lambda request, repeat: "a")
+    async with open_session(specs, "run", journal=str(tmp_path / "j.db"), provider=provider) as session:
+        space = search_space(made, specs)
+        stopped = await with_finishing_cap(error, made, space, session, config(tmp_path, seconds=5.0), trials_left)
+    assert stopped.finishes == pytest.approx(enough)
+
+
+def test_the_time_of_a_capped_run_has_no_more_digits_than_a_reader_needs() -> None:
+    error = BudgetExceeded("seconds", cap=1.0, spent=1.857005931, wanted=0.0, kept=0.3393620775)
+    assert error.message == "the seconds cap of 1 is reached: 1.86 spent and 0.339 kept back for later phases"
+    assert "raise budget.seconds, such as to 2.82;" in str(error)
 
 
 class Short(ScriptedModel):
