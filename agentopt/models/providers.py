@@ -56,8 +56,17 @@ def adding_command(name: str) -> str | None:
     Args:
         name: The model's name, with or without its provider. Of several providers, the first of `PROVIDERS` is taken.
     """
-    models = [name] if name.partition("/")[0] in PROVIDERS else [f"{provider}/{name}" for provider in PROVIDERS]
-    model = next((model for model in models if find_entry(model)), None)
+    model = table_name(name)
     if model is None:
         return None
     return f"agentopt models add {model}" + ("" if name == name_of(model) else f" --as {name}")
+
+
+def table_name(name: str) -> str | None:
+    """The name `PROVIDER/MODEL` of a model of the bundled table; None if it is not there.
+
+    Args:
+        name: The model's name, with or without its provider. Of several providers, the first of `PROVIDERS` is taken.
+    """
+    models = [name] if name.partition("/")[0] in PROVIDERS else [f"{provider}/{name}" for provider in PROVIDERS]
+    return next((model for model in models if find_entry(model)), None)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
+from statistics import fmean
 from typing import Any
 
 from agentopt.core.errors import TaskError
@@ -14,6 +16,9 @@ from agentopt.core.yaml_text import to_yaml
 from agentopt.taskfile.profile import answer_kind
 from agentopt.taskfile.scaffold import Draft, ModelsDraft, json_line, split_rows
 from agentopt.taskfile.traces import Call
+
+CHARACTERS = 4
+"""Characters of a token, roughly, for the lengths that are expected until they are measured."""
 
 HEAD = """# Made by `agentopt init` from recorded calls: a subtask for each name, in the order of their calls.
 # The target is the recorded output of the last one: a score is the agreement with what was recorded, right or wrong,
@@ -75,13 +80,21 @@ def _example(key: str, trace: Sequence[Call]) -> dict[str, Any]:
 
 
 def _subtask(place: int, flow: Sequence[str], used: dict[str, list[Call]], models: ModelsDraft) -> dict[str, Any]:
-    name = flow[place]
+    name, recorded = flow[place], [trace[place] for trace in used.values()]
     before, after = f"{{{{ inputs.{name}_before }}}}", f"{{{{ inputs.{name}_after }}}}"
     return {
         "name": name,
-        "system_prompt": Counter(trace[place].system for trace in used.values()).most_common(1)[0][0],
+        "system_prompt": Counter(call.system for call in recorded).most_common(1)[0][0],
         "prompt": f"{before}{{{{ {flow[place - 1]}.output }}}}{after}" if place else f"{{{{ inputs.{name}_prompt }}}}",
         "models": list(models.names),
         "num_samples": [1, 3],
         "max_tokens": 256 if models.is_local else 2000,
+        "tokens": {
+            "prompt": _tokens([call.system + call.prompt for call in recorded]),
+            "completion": _tokens([call.output for call in recorded]),
+        },
     }
+
+
+def _tokens(texts: Sequence[str]) -> int:
+    return math.ceil(fmean(map(len, texts)) / CHARACTERS)

@@ -25,7 +25,7 @@ from agentopt.core.yaml_models import listed, validate
 
 @dataclass(frozen=True)
 class Call:
-    """A recorded call with text as its input and output."""
+    """A recorded call with text as its input and output. `model` is empty if it was not recorded."""
 
     trace: str
     start: str
@@ -33,6 +33,7 @@ class Call:
     system: str
     prompt: str
     output: str
+    model: str = ""
 
 
 def is_traces(row: Mapping[str, Any]) -> bool:
@@ -108,6 +109,7 @@ class _Observation(_Record):
     name: str | None = None
     input: Any
     output: Any
+    model: str | None = None
 
 
 def _is_langfuse(row: Mapping[str, Any]) -> bool:
@@ -124,8 +126,8 @@ def _calls(row: Mapping[str, Any], number: int, where: str) -> Iterator[Call]:
     elif _is_langfuse(row):
         yield from _observed(row, place)
     elif exchange := _exchange(row):
-        given, output = exchange
-        yield _call(str(number), "", "answer", given, output)
+        given, output, model = exchange
+        yield _call(str(number), "", "answer", given, output, model)
     elif isinstance(row.get("messages"), list) and row["messages"] and _role(row["messages"][-1]) == "assistant":
         yield _call(str(number), "", "answer", row["messages"][:-1], _text(row["messages"][-1]))
 
@@ -141,11 +143,11 @@ def _observed(row: Mapping[str, Any], place: str) -> Iterator[Call]:
     seen = validate(_Observation, row, place, TaskError)
     if seen.type == "GENERATION":
         given, output = _decoded(seen.input), _texts(_decoded(seen.output))
-        yield _call(seen.trace_id, seen.start_time or "", seen.name or "call", given, output)
+        yield _call(seen.trace_id, seen.start_time or "", seen.name or "call", given, output, seen.model)
 
 
-def _exchange(row: Mapping[str, Any]) -> tuple[Any, str] | None:
-    """The messages of a logged request and the text of its response; None if the row has another form."""
+def _exchange(row: Mapping[str, Any]) -> tuple[Any, str, Any] | None:
+    """The messages of a logged request, the text of its response, and its model; None if the row has another form."""
     request, response = (_body(row.get(name)) for name in ("request", "response"))
     given = (request or row).get("messages", (request or {}).get("input"))
     answer = response or row
@@ -158,7 +160,8 @@ def _exchange(row: Mapping[str, Any]) -> tuple[Any, str] | None:
         return None
     instructions = (request or {}).get("instructions")
     before = [{"role": "system", "content": instructions}] if isinstance(instructions, str) else []
-    return [*before, *(given if isinstance(given, list) else [given])], _text(written)
+    messages = [*before, *(given if isinstance(given, list) else [given])]
+    return messages, _text(written), (request or row).get("model")
 
 
 def _body(part: Any) -> dict[str, Any] | None:
@@ -183,7 +186,8 @@ def _spans(export: _Export) -> Iterator[Call]:
             messages += given if isinstance(given, list) else [given]
             output = _texts(_decoded(values["gen_ai.output.messages"]))
             start = str(span.start_time_unix_nano).zfill(20)
-            yield _call(span.trace_id, start, str(name or "call"), messages, output)
+            model = values.get("gen_ai.request.model")
+            yield _call(span.trace_id, start, str(name or "call"), messages, output, model)
 
 
 def _attribute(value: Any) -> Any:
@@ -208,7 +212,7 @@ def _decoded(value: Any) -> Any:
         return value
 
 
-def _call(trace: str, start: str, name: str, given: Any, output: str) -> Call:
+def _call(trace: str, start: str, name: str, given: Any, output: str, model: Any = None) -> Call:
     messages = given.get("messages", given) if isinstance(given, dict) else given
     parts = messages if isinstance(messages, list) else [messages]
     systems = [_text(part) for part in parts if _role(part) in ("system", "developer")]
@@ -223,6 +227,7 @@ def _call(trace: str, start: str, name: str, given: Any, output: str) -> Call:
         "\n".join(systems),
         prompt,
         output,
+        model if isinstance(model, str) else "",
     )
 
 

@@ -170,6 +170,49 @@ def test_a_log_of_requests_and_responses_becomes_one_subtask(
     assert task["answer"].render(example.inputs, {}) == f"Question {number}?"
 
 
+def otel_of(model: str) -> list[dict[str, Any]]:
+    text = json.dumps([row for number in range(12) for row in otel(number)])
+    return list(json.loads(text.replace('"chat m"', f'"chat {model}"').replace('"m"', f'"{model}"')))
+
+
+def langfuse_of(model: str) -> list[dict[str, Any]]:
+    return [{**row, "model": model} for number in range(12) for row in langfuse(number)]
+
+
+def log_of(model: str) -> list[dict[str, Any]]:
+    text = json.dumps({"request": {"model": model, "messages": CHAT}, "response": CHOICES})
+    return [json.loads(text.replace("NUMBER", str(number))) for number in range(12)]
+
+
+@pytest.mark.parametrize("form", [otel_of, langfuse_of, log_of])
+@pytest.mark.parametrize(
+    ("model", "models"),
+    [
+        ("gpt-4o-mini", ["gpt-4o-mini", "gpt-5-nano", "gpt-5-mini"]),
+        ("claude-haiku-4-5", ["claude-haiku-4-5"]),
+        ("smollm2-135m", ["smollm2-135m"]),
+        ("my-own", ["smollm2-135m", "qwen2.5-coder-0.5b"]),
+    ],
+)
+def test_the_recorded_model_is_compared_with_those_of_its_provider(
+    place: Path, console_script: Command, form: Callable[[str], list[dict[str, Any]]], model: str, models: list[str]
+) -> None:
+    (place / "traces.jsonl").write_text("\n".join(map(json.dumps, form(model))))
+    code, printed, errors = console_script("init", "new", "--from", "traces.jsonl")
+    assert (code, errors) == (0, "")
+    assert list(load_task(place / "new").subtasks[0].models) == models
+    assert ("The recorded model my-own is not among the models" in printed) == (model == "my-own")
+
+
+def test_lengths_are_expected_as_they_were_recorded(place: Path, console_script: Command) -> None:
+    (place / "log.jsonl").write_text("\n".join(map(json.dumps, log_of("gpt-4o-mini"))))
+    assert console_script("init", "new", "--from", "log.jsonl")[0] == 0
+    tokens = load_task(place / "new").subtasks[0].tokens
+    assert tokens is not None
+    # "Be brief." and "Question 0?" have 20 characters and a little more with two digits; "yes 0" has five.
+    assert (tokens.prompt, tokens.completion) == (6, 2)
+
+
 @pytest.mark.parametrize("row", [{"request": "a refund", "response": "no"}, {"question": "x", "observations": [1, 2]}])
 def test_a_table_with_columns_of_such_names_is_a_table(row: dict[str, Any]) -> None:
     assert not is_traces(row)

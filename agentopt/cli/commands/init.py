@@ -23,14 +23,14 @@ from agentopt.core.yaml_text import to_yaml
 from agentopt.models.add_entry import entry_for
 from agentopt.models.catalog import BUILT_IN, Catalog, read_catalog
 from agentopt.models.model_table import find_entry
-from agentopt.models.providers import name_of
+from agentopt.models.providers import PROVIDERS, name_of, table_name
 from agentopt.models.weights import bytes_to_download
 from agentopt.runs.config import load_config
 from agentopt.taskfile.scaffold import Draft, ModelsDraft, TemplateName, draft_task, sample_data
 from agentopt.taskfile.sources import rows_of
 from agentopt.taskfile.text_rows import CORRECT_ARGUMENT
 from agentopt.taskfile.trace_task import draft_trace_task
-from agentopt.taskfile.traces import is_traces, read_calls
+from agentopt.taskfile.traces import Call, is_traces, read_calls
 
 LOCAL = ("smollm2-135m", "qwen2.5-coder-0.5b")
 
@@ -99,11 +99,12 @@ def run_init(options: InitOptions, console: Console) -> None:
     """Write a task folder; nothing is written if anything in it exists or the data cannot be used."""
     folder, source = options.folder, options.source
     rows = _rows(source) if source else _sample_rows()
-    entries, chosen = _chosen(options.models, os.environ)
-    name = re.sub(r"[^a-z0-9]+", "-", folder.absolute().name.lower()).strip("-") or "task"
     where = source or "--from"
-    if rows and is_traces(rows[0]):
-        draft = draft_trace_task(name, read_calls(rows, where), chosen, where)
+    calls = read_calls(rows, where) if rows and is_traces(rows[0]) else []
+    entries, chosen = _chosen(options.models or _recorded(calls), os.environ)
+    name = re.sub(r"[^a-z0-9]+", "-", folder.absolute().name.lower()).strip("-") or "task"
+    if calls:
+        draft = draft_trace_task(name, calls, chosen, where)
     else:
         draft = draft_task(name, rows, options.template, chosen, options.target, where)
     files = {**draft.files, **_settings(folder, name, entries, draft, chosen)}
@@ -111,7 +112,8 @@ def run_init(options: InitOptions, console: Console) -> None:
     _check_loads(files, where)
     _write(folder, files)
     invented = () if source else ("No data was given: data/ has twelve invented rows.",)
-    notes = (*invented, *draft.notes, *_own_models_note(chosen.names, entries), *_download_note(chosen.names))
+    missing = () if options.models else _unknown_models_note(calls, chosen.names)
+    notes = (*invented, *draft.notes, *missing, *_own_models_note(chosen.names, entries), *_download_note(chosen.names))
     made = NewTask(folder, tuple(files), chosen.names, notes, _command(folder, "--dry-run"))
     if options.as_json:
         print_json(made)
@@ -157,6 +159,24 @@ def _chosen(models: Sequence[str], environ: Mapping[str, str]) -> tuple[dict[str
     names = tuple(dict.fromkeys(model if model in known else name_of(model) for model in given))
     local = all(name in known and known[name].weights for name in names)
     return entries, ModelsDraft(names, local)
+
+
+def _recorded(calls: Sequence[Call]) -> list[str]:
+    """The models of recorded calls that can be called, and those that a new task of their provider compares."""
+    known, found = Catalog.load(), []
+    for name in dict.fromkeys(call.model for call in calls if call.model):
+        model = name if name in known else table_name(name)
+        found += [model] if model else []
+    keys = [provider.api_key_env for name in found if (provider := PROVIDERS.get(name.partition("/")[0]))]
+    return list(dict.fromkeys([*found, *(model for key in keys for model in HOSTED.get(key or "", ()))]))
+
+
+def _unknown_models_note(calls: Sequence[Call], models: Sequence[str]) -> list[str]:
+    unknown = [
+        name for name in dict.fromkeys(call.model for call in calls if call.model) if name_of(name) not in models
+    ]
+    remedy = "add it by `agentopt models add`, and to `models` in task.yaml, to compare with it"
+    return [f"The recorded model {name} is not among the models: {remedy}." for name in unknown]
 
 
 def _own_models_note(models: Sequence[str], entries: Mapping[str, Any]) -> list[str]:
