@@ -152,21 +152,20 @@ async def test_a_mistake_of_ours_is_not_hidden_by_the_program() -> None:
 
 
 async def test_waiting_for_an_answer_is_not_the_programs_own_time() -> None:
-    clock, calls = Clock(), RecordedCalls()
-    run = ProgramRun(TASK, TASK.splits["validation"][0], calls, clock=clock)
-    clock.now = 5.0
-    run.begin()
+    clock = Clock()
 
     async def slowly(*_: Any, occurrence: int = 0) -> Answer:
         clock.now += 100.0
         assert run.seconds_left(10.0) == 7.0
         return Answer("key-1", SubtaskUse())
 
-    run._ask = slowly
+    run = ProgramRun(TASK, TASK.splits["validation"][0], slowly, clock=clock)
+    clock.now = 5.0
+    run.begin()
     clock.now += 3.0
     await run.answer(CALL)
     clock.now += 4.0
-    assert run.seconds_left(10.0) == 3.0
+    assert (clock.now, run.seconds_left(10.0)) == (112.0, 3.0)
 
 
 async def test_after_a_failure_there_is_only_a_grace() -> None:
