@@ -70,6 +70,7 @@ def write_entry(one: Family, zoo: Zoo, file: Path, entries: Entries) -> None:
     """Write the family's entry, with the zoo's address, to a catalogue file, and set the variable of its key."""
     if entries == "examples":
         entry = example_entries(EXAMPLES.read_text(encoding="utf-8"), zoo)[one.name]
+        entry.pop("requests_per_minute", None)  # a limit of the provider's account, which makes a run wait
     else:
         provider = PROVIDERS[one.added_by.partition("/")[0]]
         key = provider.api_key_env or ("VLLM_API_KEY" if one.key_header else None)

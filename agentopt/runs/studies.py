@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -16,7 +16,7 @@ from filelock import FileLock
 
 from agentopt.core.database import Condition, lock_schema, names_in, open_engine, sqlite_url, transact
 from agentopt.core.errors import ConfigError
-from agentopt.core.files import create_private, private_folder
+from agentopt.core.files import private_folder, write_atomically
 from agentopt.runs.folder import StudyPlace
 
 if TYPE_CHECKING:
@@ -230,24 +230,31 @@ def _content(trial: optuna.trial.FrozenTrial) -> tuple[object, ...]:
 
 
 def _file(path: Path) -> optuna.storages.RDBStorage:
-    """The storage at `path`. A new one is built under another name first, so that a kill leaves no partial schema."""
+    """The storage at `path`. A new one is written as a whole, so that a kill leaves no partial schema."""
     import optuna
 
     new = not path.exists()
     if new:
         private_folder(path.parent)
-        # Not named by the process id: in a container, the next process often has the same one.
-        draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
-        create_private(draft)
-        storage = optuna.storages.RDBStorage(_url_of(draft))
+        write_atomically(path, _empty_study())
+    return optuna.storages.RDBStorage(
+        _url_of(path), engine_kwargs=_WAITING, skip_table_creation=True, skip_compatibility_check=new
+    )
+
+
+@cache
+def _empty_study() -> bytes:
+    """The file of a study without trials. Optuna creates its tables once in a process: it takes half a second."""
+    import optuna
+
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        path = Path(folder) / "study.db"
+        storage = optuna.storages.RDBStorage(_url_of(path))
         optuna.create_study(study_name=ALONE, storage=storage, direction="maximize")
         with storage.engine.connect() as connection:
             connection.exec_driver_sql("PRAGMA journal_mode=WAL")
         storage.engine.dispose()
-        os.replace(draft, path)
-    return optuna.storages.RDBStorage(
-        _url_of(path), engine_kwargs=_WAITING, skip_table_creation=True, skip_compatibility_check=new
-    )
+        return path.read_bytes()
 
 
 _WAITING: dict[str, Any] = {"connect_args": {"timeout": 60}}
