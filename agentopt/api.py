@@ -214,9 +214,9 @@ async def _spend_reported(opening: AbstractAsyncContextManager[Session], observe
     except BaseException:
         if session:
             with suppress(CallbackError):  # the exception to report is the one that ended the evaluation
-                observe(Spent(session.spent))
+                observe(Spent(session.spent, session.unpriced))
         raise
-    observe(Spent(session.spent))
+    observe(Spent(session.spent, session.unpriced))
 
 
 async def adiagnose(

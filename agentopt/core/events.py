@@ -24,7 +24,7 @@ from agentopt.core.records import BestSoFar, Evaluation, ExampleResult, Remainin
 from agentopt.core.response_events import ResponsesIncomplete as ResponsesIncomplete
 from agentopt.core.response_events import ResponsesUnparsed as ResponsesUnparsed
 from agentopt.core.still_running import StillRunning as StillRunning
-from agentopt.core.usd import format_usd
+from agentopt.core.usd import usd_in_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,11 +225,13 @@ class Spent(Event):
 
     Attributes:
         by_purpose: Purpose -> usage. Responses from the journal cost nothing.
+        unpriced: Models of these calls that have no price, and count as 0 USD.
     """
 
     kind: ClassVar[str] = "spent"
 
     by_purpose: Mapping[str, Usage]
+    unpriced: tuple[str, ...] = ()
 
     @property
     def total(self) -> Usage:
@@ -239,12 +241,12 @@ class Spent(Event):
     @property
     def message(self) -> str:
         judge = self.by_purpose.get("judge")
-        return f"spent: {_used(self.total)}{f'; of these the judge {_used(judge)}' if judge else ''}"
+        of_judge = f"; of these the judge {self._used(judge)}" if judge else ""
+        return f"spent: {self._used(self.total)}{of_judge}"
 
-
-def _used(usage: Usage) -> str:
-    tokens = f"{usage.prompt_tokens:,} prompt + {usage.completion_tokens:,} completion tokens"
-    return f"{counted(usage.calls, 'call')}, {tokens}, {format_usd(usage.usd)} USD"
+    def _used(self, usage: Usage) -> str:
+        tokens = f"{usage.prompt_tokens:,} prompt + {usage.completion_tokens:,} completion tokens"
+        return f"{counted(usage.calls, 'call')}, {tokens}, {usd_in_words(usage.usd, self.unpriced if usage.tokens else ())}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from math import ceil, floor, log10
 from typing import Any
+
+from agentopt.core.phrases import in_words
 
 USD_DIGITS = 12
 """Decimals of amounts in files. The mean cost of an example is often below 1e-6."""
@@ -16,6 +19,18 @@ def format_usd(usd: float) -> str:
     decimals = max(0, 2 - floor(log10(abs(usd))))
     text = f"{usd:,.{decimals}f}"
     return text.rstrip("0").rstrip(".") if decimals else text
+
+
+def usd_in_words(usd: float, unpriced: Collection[str] = ()) -> str:
+    """`0.00463 USD`; `price unknown`, or `0.00463 USD without nano (price unknown)`, if some prices are not known.
+
+    Args:
+        usd: The amount, in which calls of models without a price count as 0.
+        unpriced: Models that were called and have no price.
+    """
+    if not unpriced:
+        return f"{format_usd(usd)} USD"
+    return f"{format_usd(usd)} USD without {in_words(unpriced)} (price unknown)" if usd else "price unknown"
 
 
 def usd_at_least(usd: float) -> str:

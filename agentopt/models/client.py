@@ -69,6 +69,9 @@ class ModelClient:
         lane: Sends the calls that may wait in batches; without it, all are made directly.
         refused: Model -> the parameters that an earlier run found its endpoint to refuse.
         rates: The calls per minute of all processes; those of this one are limited alone unless given.
+
+    Attributes:
+        unpriced: The models without a price that were called.
     """
 
     def __init__(
@@ -101,6 +104,7 @@ class ModelClient:
         self._closing, self._in_flight = Closing(), 0
         self._preparable = provider if isinstance(provider, Preparable) else None
         self._prepared: set[str] = set()
+        self.unpriced: set[str] = set()
 
     @property
     def cache_use(self) -> CacheUse:
@@ -245,6 +249,8 @@ class ModelClient:
         return None
 
     async def _attempts(self, call: Call) -> dict[int, Stored] | None:
+        if not call.spec.is_priced:
+            self.unpriced.add(call.spec.name)
         number = 0
         while True:
             number += 1

@@ -75,6 +75,11 @@ class Session:
         """Usage by purpose, over all sessions of the run."""
         return dict(self.budget.spent_by_purpose)
 
+    @property
+    def unpriced(self) -> tuple[str, ...]:
+        """The models that this session called and that have no price."""
+        return tuple(sorted(self.model.unpriced))
+
 
 @dataclass(frozen=True, slots=True)
 class _Batched:

@@ -59,7 +59,8 @@ def expected_case(
 
     A candidate is taken to be a random affordable one, the baseline to answer half of the train examples right that it
     is run on for demonstrations, and every target to be right. Trials share the responses of a subtask that reads no
-    other. The calls of the agent and the writer are those of `expected_agent_usage` and `expected_writer_usage`.
+    other; what they share of later subtasks depends on how often outputs agree, which is not known. The calls of the
+    agent and the writer are those of `expected_agent_usage` and `expected_writer_usage`.
 
     Args:
         task: The task.
@@ -294,7 +295,8 @@ def cap_notes(
         paid = [_trials_within(cap, name, case, trials) for case in (expected, worst)]
         yield f"{shown} pays for about {paid[0]} of {trials} trials in the expected case, {paid[1]} in the worst{free}"
         if (test := getattr(expected.test, name)) > cap / 2:
-            whole, enough = (usd_at_least(n) if name == "usd" else f"{math.ceil(n):,}" for n in (test, 2 * test))
+            whole = format_usd(test) if name == "usd" else f"{math.ceil(test):,}"
+            enough = usd_at_least(2 * test) if name == "usd" else f"{math.ceil(2 * test):,}"
             yield (
                 f"Warning: {shown} keeps at most half for the test, which takes {whole} {unit} in the expected case, "
                 f"so it may be cut short; raise it to {enough}"

@@ -415,6 +415,7 @@ def test_a_dry_run_prints_the_worst_case_and_leaves_nothing(
     note = "does not fit in prompts.share (0.3 of the run's worst case); raise it"
     assert note in " ".join(outcome.out.split())
     assert "or set budget" not in outcome.out
+    assert "without early stopping and without the answers that trials share:" in outcome.out
     larger = agentopt("optimize", str(place.task), *settings, "--dry-run", "-c", "prompts.share=0.5")
     assert "System prompts use at most 144 calls (prompts.share: 0.5 of the run's worst case)." in larger.out
     assert "Warning: AGENTOPT_TEST_KEY is not set; it has the API key of small, large" in outcome.out
@@ -433,7 +434,10 @@ def test_a_dry_run_refuses_a_cap_in_usd_without_a_price_as_the_run_does(
     for dry in (["--dry-run"], []):
         outcome = agentopt("optimize", str(place.task), *place.settings, "-c", cap, *dry)
         assert_one_message(outcome, "a cap in USD needs the prices of all models", "small", "usd_per_1m_prompt")
-    assert agentopt("optimize", str(place.task), *place.settings, "--dry-run").code == 0
+    dry_run = agentopt("optimize", str(place.task), *place.settings, "--dry-run")
+    assert dry_run.code == 0
+    assert "0 USD" not in dry_run.out
+    assert dry_run.out.count("price unknown") >= 4, "search, test and their totals in both cases"
 
 
 @pytest.mark.parametrize("small", ["budget.calls=100", "budget.tokens=2000", "budget.usd=0.001"])

@@ -126,6 +126,15 @@ def test_every_event_has_a_kind_a_message_and_a_line_in_the_log(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
+    ("usd", "unpriced", "ends"),
+    [(0.0, ("nano",), "price unknown"), (0.5, ("nano",), "0.5 USD without nano (price unknown)"), (0.0, (), "0 USD")],
+)
+def test_the_spend_of_models_without_a_price_is_unknown(usd: float, unpriced: tuple[str, ...], ends: str) -> None:
+    spent = Spent({"samples": Usage(2, 30, 4, usd)}, unpriced)
+    assert spent.message == f"spent: 2 calls, 30 prompt + 4 completion tokens, {ends}"
+
+
+@pytest.mark.parametrize(
     ("name", "run_cap", "next_step"),
     [
         ("calls", "calls", "needs up to 2 requests"),

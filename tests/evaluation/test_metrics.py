@@ -12,18 +12,21 @@ import yaml
 from rich.console import Console
 
 from agentopt import aevaluate, aoptimize
+from agentopt.api import load
 from agentopt.cli.commands.evaluate import show_evaluation
 from agentopt.core.errors import TaskError
+from agentopt.core.events import Event, Spent
 from agentopt.core.records import Evaluation, ExampleResult, Score
 from agentopt.core.task import Example, Metric, Task, Unparsable
 from agentopt.evaluation.scorers import exact_match, python
 from agentopt.models.base import Request
+from agentopt.models.catalog import ModelSpec
 from agentopt.models.scripted import ScriptedModel
 from agentopt.report.terminal import print_result
 from agentopt.runs.config import Config
 from agentopt.runs.result import Measured, load_result
 from agentopt.taskfile.loading import load_task
-from agentopt.testing.toy import toy_model, toy_task
+from agentopt.testing.toy import LARGE, SMALL, toy_model, toy_task
 
 
 def found_key(example: Example, output: str) -> float:
@@ -101,6 +104,22 @@ async def test_the_means_are_printed_with_their_intervals(tmp_path: Path) -> Non
     shown = words(show_evaluation, evaluation)
     assert "found 0.833 (" in shown
     assert "said 1.000 (" in shown
+
+
+@pytest.mark.parametrize(("price", "shown"), [(None, "price unknown"), ("free", "0 USD")])
+async def test_an_evaluation_by_models_without_a_price_costs_no_0_usd(
+    tmp_path: Path, price: str | None, shown: str
+) -> None:
+    fields = {"base_url": "http://127.0.0.1:9", **({"price": price} if price else {})}
+    entries = [ModelSpec.model_validate({"name": name, **fields}) for name in (SMALL, LARGE)]
+    seen: list[Event] = []
+    loaded = load(replace(task(), max_units=None), config(tmp_path, models=entries))
+    evaluation = await aevaluate(loaded, None, config(tmp_path), provider=toy_model(), callbacks=[seen.append])
+    output = io.StringIO()
+    show_evaluation(evaluation, Console(file=output, width=300), unpriced=[] if price else [SMALL])
+    assert f" completion tokens, {shown}" in output.getvalue()
+    (spent,) = (event for event in seen if isinstance(event, Spent))
+    assert spent.message.endswith(f" completion tokens, {shown}")
 
 
 async def test_metrics_survive_the_study_and_the_result_file_and_are_shown(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields
 from itertools import count
 from pathlib import Path
@@ -14,12 +14,13 @@ from agentopt.api import evaluate, load
 from agentopt.cli.output import interruptible, print_json, print_plain, stderr_console
 from agentopt.cli.run_names import candidate_of
 from agentopt.core.budget import Usage
+from agentopt.core.called_models import called_models
 from agentopt.core.events import Event, ExampleDone, JournalUsed, Spent
 from agentopt.core.phrases import failures_in_words
 from agentopt.core.records import Evaluation, Split, SubtaskUse, TrialState
 from agentopt.core.repeats import NoiseParts, noise_parts, pass_at, score_table
 from agentopt.core.stats import mean_interval
-from agentopt.core.usd import format_usd
+from agentopt.core.usd import usd_in_words
 from agentopt.report.bars import counting_bar
 from agentopt.report.formatting import APPROXIMATE, format_interval
 from agentopt.runs.response_issues import incomplete_responses, left_out, left_out_notes
@@ -70,13 +71,24 @@ def run_evaluation(
     if as_json:
         print_json(EvaluationSummary.of(evaluation, spent[0], notes))
     else:
-        show_evaluation(evaluation, console, [spent[0].message, *notes])
+        called = called_models(source.task, chosen or source.task.baseline)
+        unpriced = [name for name in called if not source.specs[name].is_priced]
+        show_evaluation(evaluation, console, [spent[0].message, *notes], unpriced)
     if evaluation.errors:
         sys.exit(1)
 
 
-def show_evaluation(evaluation: Evaluation, console: Console, notes: Iterable[str] = ()) -> None:
-    """Print the score with its interval, the mean cost per example and what failed."""
+def show_evaluation(
+    evaluation: Evaluation, console: Console, notes: Iterable[str] = (), unpriced: Collection[str] = ()
+) -> None:
+    """Print the score with its interval, the mean cost per example and what failed.
+
+    Args:
+        evaluation: The evaluation.
+        console: Where it is printed.
+        notes: Printed below it.
+        unpriced: Models of the candidate that have no price.
+    """
     measured = Measured.of(evaluation)
     if measured is None:
         console.print(f"no example of {evaluation.split} could be scored")
@@ -93,7 +105,7 @@ def show_evaluation(evaluation: Evaluation, console: Console, notes: Iterable[st
         of_repeats = {f"pass@{k}": found for k, found in passes(evaluation).items()}
         for name, metric in {**of_repeats, **Measured.metrics_of(evaluation)}.items():
             console.print(f"  {name} {metric.score:.3f} {format_interval(metric.interval)}", markup=False)
-        console.print(_cost(evaluation))
+        console.print(_cost(evaluation, unpriced))
     for note in notes:
         print_plain(console, note)
     for line in failures_in_words(evaluation.errors, evaluation.planned, "row"):
@@ -122,7 +134,7 @@ def _noise(evaluation: Evaluation) -> str:
     )
 
 
-def _cost(evaluation: Evaluation) -> str:
+def _cost(evaluation: Evaluation, unpriced: Collection[str]) -> str:
     mean = evaluation.per_example
     # Without parameter counts there are no units.
     units = f"{mean('units'):.1f} units, " if mean("units") else ""
@@ -130,7 +142,7 @@ def _cost(evaluation: Evaluation) -> str:
     latency = f"; {evaluation.latency(0.5):.2f} s (p50), {evaluation.latency(0.95):.2f} s (p95)" if known else ""
     fusion = f"; {mean('fusion_tokens'):,.1f} tokens of fusion calls" if mean("fusion_tokens") else ""
     tokens = f"{mean('prompt_tokens'):,.1f} prompt + {mean('completion_tokens'):,.1f} completion tokens"
-    return f"per example: {units}{tokens}, {format_usd(evaluation.usd_per_example)} USD{fusion}{latency}"
+    return f"per example: {units}{tokens}, {usd_in_words(evaluation.usd_per_example, unpriced)}{fusion}{latency}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ from agentopt.core.power import power_notes, rows_to_detect
 from agentopt.core.row_notes import row_notes
 from agentopt.core.stop_reason import StopKind, StopReason
 from agentopt.core.task import Task
-from agentopt.core.usd import format_usd
+from agentopt.core.usd import usd_in_words
 from agentopt.models.api_keys import unset_keys
 from agentopt.report.formatting import format_duration, usage_cells
 from agentopt.report.live import ProgressBar
@@ -278,8 +278,9 @@ def estimate_run(task: Path, settings: Sequence[str], console: Console, *, as_js
         print_json(DryRun(trials, parts, worst.seconds, columns, missing, notes))
         return
     _show_columns(columns, console)
-    _show_estimate(worst, trials, found.no_pace, _prompt_share(worst, config), console)
-    _show_expected(expected, times, console)
+    unpriced = [name for name, spec in specs.items() if not spec.is_priced]
+    _show_estimate(worst, trials, found.no_pace, _prompt_share(worst, config), unpriced, console)
+    _show_expected(expected, times, unpriced, console)
     for note in _warnings_first(specs, *of_caps, *keys, *of_rows, *lengths):
         print_plain(console, note)
 
@@ -314,7 +315,12 @@ def _show_columns(columns: Iterable[Column], console: Console) -> None:
 
 
 def _show_estimate(
-    worst: Estimate, trials: int, no_pace: str | None, prompt_share: str | None, console: Console
+    worst: Estimate,
+    trials: int,
+    no_pace: str | None,
+    prompt_share: str | None,
+    unpriced: Collection[str],
+    console: Console,
 ) -> None:
     title = f"Worst case for {counted(trials, 'trial')}, before caps; no model was called"
     table = Table()
@@ -322,7 +328,9 @@ def _show_estimate(
         table.add_column(column, justify="left" if column == "part" else "right")
     for part in PARTS:
         if part != "demos" or worst.demos.calls:
-            table.add_row(part, *usage_cells(getattr(worst, part)))
+            usage = getattr(worst, part)
+            *counts, usd = usage_cells(usage)
+            table.add_row(part, *counts, "price unknown" if unpriced and usage.calls and not usage.usd else usd)
     console.print(titled(title, table))
     if prompt_share:
         console.print(prompt_share, markup=False)
@@ -335,13 +343,16 @@ def _show_estimate(
     )
 
 
-def _show_expected(expected: ExpectedCase, times: Mapping[str, float | None], console: Console) -> None:
-    console.print("Expected for random candidates, without early stopping:", markup=False)
+def _show_expected(
+    expected: ExpectedCase, times: Mapping[str, float | None], unpriced: Collection[str], console: Console
+) -> None:
+    heading = "Expected for random candidates, without early stopping and without the answers that trials share:"
+    print_plain(console, heading)
     for part in PARTS:
         use, seconds = getattr(expected, part), times[part]
         time = "" if seconds is None else f", about {format_duration(seconds)}"
         if use.calls or part == "total":
-            print_plain(console, f"  {part}: {counted(use.calls, 'call')}, {format_usd(use.usd)} USD{time}")
+            print_plain(console, f"  {part}: {counted(use.calls, 'call')}, {usd_in_words(use.usd, unpriced)}{time}")
 
 
 def _rows_needed(config: Config) -> str | None:
