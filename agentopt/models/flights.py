@@ -1,9 +1,10 @@
 """One process requests a response, the others wait for it: the table of the responses that are being requested.
 
 Whoever inserts the row of a response requests it. The row is removed in the transaction that stores the response, or
-the failure. The rows of a process that died are free once their lease is over; leases are set and compared on the
-database's clock, and a thread renews them, so that a busy event loop does not lose them. Waiting processes poll, with
-pauses that grow; PostgreSQL wakes them when a row that they wait for is removed.
+the failure. The rows of a process that died are removed by those that wait, if they see that it has ended; otherwise
+they are free once their lease is over. Leases are set and compared on the database's clock, and a thread renews them,
+so that a busy event loop does not lose them. Waiting processes poll, with pauses that grow; PostgreSQL wakes them when
+a row that they wait for is removed.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from agentopt.core.database import insert, transact
+from agentopt.core.database import create_tables, insert, transact
 from agentopt.core.errors import JournalError
 from agentopt.models.flight_signal import CHANNEL, Signal
 from agentopt.models.journal_rows import RESPONSES_OF
 from agentopt.models.journal_tables import flights
+from agentopt.models.lease import TABLES, has_ended, members, this_process
 
 LEASE_SECONDS = 30.0
 """How long after its last sign of life a process may be taken for dead."""
@@ -35,6 +37,9 @@ Place = tuple[str, int]
 Query = Callable[[sa.Executable], Awaitable[Sequence[sa.Row[Any]]]]
 
 _ROW = sa.tuple_(flights.c.key, flights.c.repeat)
+_TAKEN = sa.select(flights.c.key, flights.c.repeat, flights.c.worker, members.c.process).select_from(
+    flights.outerjoin(members, members.c.id == flights.c.worker)
+)
 _LOCKED = (
     sa.select(flights.c.key, flights.c.repeat, flights.c.worker, flights.c.is_awaited)
     .where(flights.c.key.in_(sa.bindparam("keys", expanding=True)))  # SQLite has no index for pairs
@@ -76,7 +81,11 @@ class Flights:
             else "((julianday('now') - 2440587.5) * 86400.0)",
             sa.Double,
         )
+        create_tables(engine, TABLES)
         self._claim = self._claiming()
+        # Without a lease: what this process claims has leases of its own.
+        own = {"id": worker, "process": this_process(), "until": 0.0}
+        self._introduce = insert(engine, members).values(own).on_conflict_do_nothing()
         self._held: set[Place] = set()
         self._waiting: dict[asyncio.Future[None], set[Place]] = {}
         self._polling: asyncio.Task[None] | None = None
@@ -110,6 +119,8 @@ class Flights:
         """
         places = sorted(place for group in groups for place in group)
         rows = [{"key": key, "repeat": repeat, "worker": self._worker, "is_awaited": False} for key, repeat in places]
+        if self._beating is None:
+            connection.execute(self._introduce)
         claimed = connection.execute(self._claim, rows).rowcount
         # After the claims: a row that was removed meanwhile was removed together with storing the response.
         refused = {(row.key, row.repeat) for row in _rows(connection, RESPONSES_OF, places) if self._is_usable(row)}
@@ -168,10 +179,12 @@ class Flights:
             self._waiting.pop(ended, None)
 
     def close(self) -> None:
-        """End the threads."""
+        """End the threads, and let other processes request what this one has claimed and will not request."""
         self._ended.set()
         if self._beating:
             self._beating.join()
+            with suppress(sa.exc.DBAPIError):
+                transact(self._engine, lambda connection: self._remove(connection, [self._worker]))
         if self._signal:
             self._signal.close()
 
@@ -204,8 +217,18 @@ class Flights:
                 await self._query(
                     flights.update().where(_ROW.in_(ordered)).values(is_awaited=True).returning(flights.c.key)
                 )
-        rows = await self._query(sa.select(flights.c.key, flights.c.repeat).where(flights.c.lease_until > self._now))
-        return {(row.key, row.repeat) for row in rows}
+        rows = await self._query(_TAKEN.where(flights.c.lease_until > self._now))
+        known = {row.worker: row.process for row in rows if row.process}
+        if ended := [worker for worker, process in known.items() if has_ended(process)]:
+            await asyncio.to_thread(transact, self._engine, lambda connection: self._remove(connection, ended))
+        return {(row.key, row.repeat) for row in rows if row.worker not in ended}
+
+    def _remove(self, connection: sa.Connection, workers: Sequence[str]) -> None:
+        """Remove processes, with what they claimed."""
+        own = sa.select(flights.c.key, flights.c.repeat).where(flights.c.worker.in_(workers))
+        ordered = own.order_by(flights.c.key, flights.c.repeat).with_for_update()
+        connection.execute(flights.delete().where(_ROW.in_(ordered)))
+        connection.execute(members.delete().where(members.c.id.in_(workers)))
 
     def _beat(self) -> None:
         own = sa.select(flights.c.key, flights.c.repeat).where(flights.c.worker == self._worker)

@@ -320,11 +320,13 @@ class Journal:
         return Pace(None if mean is None else float(mean), int(timed), int(untimed))
 
     async def aclose(self) -> None:
-        """Flush pending writes and close the database."""
-        for entry in list(self._claimed):
-            await self.abandon(entry)
-        await self._commits.flush()
-        self.close()
+        """Flush pending writes and close the database, also if this is cancelled."""
+        try:
+            for entry in list(self._claimed):
+                await self.abandon(entry)
+            await self._commits.flush()
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Close the database. For use outside of an event loop, if nothing was written."""

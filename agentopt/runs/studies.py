@@ -6,7 +6,7 @@ import json
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -231,30 +231,43 @@ def _content(trial: optuna.trial.FrozenTrial) -> tuple[object, ...]:
 
 def _file(path: Path) -> optuna.storages.RDBStorage:
     """The storage at `path`. A new one is written as a whole, so that a kill leaves no partial schema."""
-    import optuna
-
-    new = not path.exists()
-    if new:
+    if not path.exists():
         private_folder(path.parent)
         write_atomically(path, _empty_study())
-    return optuna.storages.RDBStorage(
-        _url_of(path), engine_kwargs=_WAITING, skip_table_creation=True, skip_compatibility_check=new
-    )
+    return _storage(_url_of(path), _WAITING)
 
 
 @cache
 def _empty_study() -> bytes:
-    """The file of a study without trials. Optuna creates its tables once in a process: it takes half a second."""
+    """The file of a study without trials. Optuna loads its migrations for each that it builds, which takes a while."""
     import optuna
 
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        path = Path(folder) / "study.db"
-        storage = optuna.storages.RDBStorage(_url_of(path))
+        file = Path(folder, "trials.db")
+        storage = optuna.storages.RDBStorage(_url_of(file), skip_compatibility_check=True)
         optuna.create_study(study_name=ALONE, storage=storage, direction="maximize")
         with storage.engine.connect() as connection:
             connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+        _own_versions.add(storage.get_current_version())
         storage.engine.dispose()
-        return path.read_bytes()
+        return file.read_bytes()
+
+
+def _storage(url: str, options: dict[str, Any]) -> optuna.storages.RDBStorage:
+    """The storage in a database that has Optuna's tables."""
+    import optuna
+
+    open_storage = partial(optuna.storages.RDBStorage, url, engine_kwargs=options, skip_table_creation=True)
+    storage = open_storage(skip_compatibility_check=True)
+    if storage.get_current_version() not in _own_versions:
+        storage.engine.dispose()
+        storage = open_storage()
+        _own_versions.add(storage.get_current_version())
+    return storage
+
+
+_own_versions = set[str]()
+"""Versions of tables that are those of the installed Optuna. It loads its migrations for each check."""
 
 
 _WAITING: dict[str, Any] = {"connect_args": {"timeout": 60}}
@@ -278,8 +291,10 @@ def _shared(place: Path | str) -> optuna.storages.RDBStorage:
             is_there = CREATED_LAST in names_in(connection)
         if not is_there:
             with _one_at_a_time(engine):
-                optuna.storages.RDBStorage(url, engine_kwargs=options).engine.dispose()
-    return optuna.storages.RDBStorage(url, engine_kwargs=options, skip_table_creation=True)
+                built = optuna.storages.RDBStorage(url, engine_kwargs=options, skip_compatibility_check=True)
+                _own_versions.add(built.get_current_version())
+                built.engine.dispose()
+    return _storage(url, options)
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from agentopt.models.journal_rows import FIND, PACE, RESPONSES_OF
 from agentopt.models.journal_statements import Statements
 from agentopt.models.journal_tables import TABLES, ledger, responses
 from agentopt.models.journal_tables import flights as flights_table
+from agentopt.models.lease import members, this_process
 from agentopt.models.router import ModelRouter
 from agentopt.models.scripted import ScriptedModel
 from agentopt.testing.postgres import PostgresServer
@@ -117,6 +118,33 @@ async def test_a_process_whose_lease_is_over_is_replaced_and_reads_the_new_answe
     assert (await asking).choices == second.choices == (Choice("in time", 2),)
     assert one.spend("one").by_purpose["samples"].calls == 1, "its call was paid for, too"
     await one.aclose()
+    await other.aclose()
+
+
+async def test_a_process_that_is_known_to_have_ended_is_replaced_before_its_lease_is_over(place: str | Path) -> None:
+    one, other = Journal(place), Journal(place)
+    assert await one.open("one", REQUEST, Usage(), REQUEST.key(SPEC.identity))
+    with one._engine.begin() as connection:  # as if another process had its process id by now
+        of_one = members.c.id == one.session
+        ended = f"{this_process()}0"
+        assert connection.execute(members.update().where(of_one).values(process=ended)).rowcount == 1
+        connection.execute(flights_table.update().values(lease_until=1e12))
+    async with asyncio.timeout(60):
+        answer = await client_of(ScriptedModel(script=["second"]), other, "other").generate(REQUEST)
+    assert answer.choices[0].text == "second"
+    await other.aclose()
+    await one.aclose()
+
+
+async def test_a_session_releases_what_it_claimed_if_its_end_is_cancelled(place: str | Path) -> None:
+    one, other = Journal(place), Journal(place)
+    assert await one.open("one", REQUEST, Usage(), "key")
+    ending = asyncio.create_task(one.aclose())
+    await asyncio.sleep(0)
+    ending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await ending
+    assert other.rows(sa.select(flights_table)) == other.rows(sa.select(members)) == []
     await other.aclose()
 
 

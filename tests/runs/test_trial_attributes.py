@@ -103,6 +103,27 @@ def test_a_study_of_an_earlier_version_is_read_and_continued(place: StudyPlace) 
     assert [trial.evaluation for trial in TrialStore(place, SPACE).trials] == EVALUATIONS
 
 
+def test_a_study_whose_tables_are_of_another_optuna_is_refused_also_after_others_were_opened(place: StudyPlace) -> None:
+    for _ in range(2):
+        open_study(place)
+    engine = open_engine(place.database)
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = 'v9.9.9.a'"))
+    engine.dispose()
+    with pytest.raises(RuntimeError, match="no longer compatible"):
+        open_study(place)
+
+
+def test_a_second_study_of_a_process_is_a_file_of_its_own_in_wal_mode(tmp_path: Path) -> None:
+    one, other = (StudyPlace(tmp_path / name) for name in ("one.db", "other.db"))
+    open_study(one)
+    open_study(other)
+    assert Path(other.database).stat().st_mode & 0o777 == 0o600
+    assert Path(other.database).read_bytes()[18:20] == b"\2\2", "the versions of a file in WAL mode"
+    filled(one)
+    assert TrialStore(other, SPACE).trials == []
+
+
 def test_results_are_parsed_when_they_are_needed_and_a_damaged_one_is_one_message(tmp_path: Path) -> None:
     place = StudyPlace(tmp_path / "trials.db")
     filled(place)
