@@ -14,6 +14,7 @@ import sys
 import tokenize
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from agentopt.core import registry
@@ -35,19 +36,18 @@ _ALLOWED = {*sys.stdlib_module_names, *LIBRARIES}
 ELSEWHERE = "use only the standard library, or deploy with `agentopt serve`, which needs no export"
 
 
-@dataclass
-class _File:
-    """A file and the indices of the top-level statements to copy."""
+@dataclass(frozen=True)
+class _Parsed:
+    """The lines of a file, its top-level statements, and the names that each of them binds."""
 
-    path: Path
     lines: list[str]
     statements: list[ast.stmt]
-    copied: set[int] = field(default_factory=set)
+    bound: list[set[str]]
 
     @classmethod
-    def read(cls, path: Path) -> _File:
-        with tokenize.open(path) as file:
-            text = file.read()
+    @lru_cache(maxsize=256)
+    def of(cls, text: str) -> _Parsed:
+        """Parse a text once in a process: each export copies from the same files of agentopt."""
         statements = list(_top_level(ast.parse(text)))
         _drop_registrations(statements)
         # Not by `splitlines`: to Python, a form feed or U+2028 ends no line.
@@ -56,19 +56,37 @@ class _File:
             if token.type == tokenize.COMMENT and _FOR_LINTERS.match(token.string):
                 row, column = token.start
                 lines[row - 1] = lines[row - 1][:column].rstrip()
-        return cls(path, lines, statements)
+        return cls(lines, statements, [_bound(statement) for statement in statements])
+
+
+@dataclass
+class _File:
+    """A file and the indices of the top-level statements to copy."""
+
+    path: Path
+    parsed: _Parsed
+    copied: set[int] = field(default_factory=set)
+
+    @classmethod
+    def read(cls, path: Path) -> _File:
+        with tokenize.open(path) as file:
+            return cls(path, _Parsed.of(file.read()))
+
+    @property
+    def statements(self) -> list[ast.stmt]:
+        return self.parsed.statements
 
     def binding(self, name: str) -> int | None:
         """The index of the first statement that binds `name`."""
-        return next((i for i, statement in enumerate(self.statements) if name in _bound(statement)), None)
+        return next((index for index, names in enumerate(self.parsed.bound) if name in names), None)
 
     def text(self, index: int) -> str:
         """The source of a statement, with its decorators and the comment above it."""
-        statement = self.statements[index]
+        statement, lines = self.statements[index], self.parsed.lines
         first = min([statement.lineno, *(d.lineno for d in getattr(statement, "decorator_list", ()))]) - 1
-        while first and self.lines[first - 1].startswith("#"):
+        while first and lines[first - 1].startswith("#"):
             first -= 1
-        return "\n".join(self.lines[first : statement.end_lineno])
+        return "\n".join(lines[first : statement.end_lineno])
 
 
 class Extraction:
@@ -162,9 +180,9 @@ class Extraction:
     def _take_statements_that_alter(self, file: _File) -> None:
         """Copy statements that bind no name, such as `OPTIONS.append(...)`, together with what they alter."""
         for index, statement in enumerate(file.statements):
-            if index in file.copied or _bound(statement) or _is_text(statement):
+            if index in file.copied or file.parsed.bound[index] or _is_text(statement):
                 continue
-            taken = {name for i in file.copied for name in _bound(file.statements[i])}
+            taken = {name for i in file.copied for name in file.parsed.bound[i]}
             if _used(statement) & taken:
                 file.copied.add(index)
                 self._need(file, statement)
