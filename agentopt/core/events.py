@@ -246,7 +246,8 @@ class Spent(Event):
 
     def _used(self, usage: Usage) -> str:
         tokens = f"{usage.prompt_tokens:,} prompt + {usage.completion_tokens:,} completion tokens"
-        return f"{counted(usage.calls, 'call')}, {tokens}, {usd_in_words(usage.usd, self.unpriced if usage.tokens else ())}"
+        usd = usd_in_words(usage.usd, self.unpriced if usage.tokens else ())
+        return f"{counted(usage.calls, 'call')}, {tokens}, {usd}"
 
 
 @dataclass(frozen=True, slots=True)

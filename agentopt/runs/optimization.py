@@ -113,8 +113,8 @@ class Optimization:
                 raise ConfigError(error.stopped.detail, where=f"budget.{cap}", remedy=remedy) from error
             if isinstance(error, BudgetExceeded):
                 error = await self._nothing_evaluated(error.stopped)
-            spent = Spent(self.session.spent, self.session.unpriced)
-            error.add_note(f"  {spent.message}; this run is kept in {self.run.path}")
+            paid = Spent(self.session.spent, self.session.unpriced)
+            error.add_note(f"  {paid.message}; this run is kept in {self.run.path}")
             raise error
         except (CallbackError, StrategyError) as error:
             error.add_note(f"  this run is resumed by {self.run.resuming}")

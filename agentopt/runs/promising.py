@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from statistics import NormalDist
 
+from agentopt.core.axes import SettingValue
 from agentopt.core.candidate import Candidate
 from agentopt.core.errors import JournalError, UserError
 from agentopt.core.records import Trial
@@ -28,7 +29,7 @@ SHORTLIST = 500
 SCORE_DIGITS = 3
 """Digits of an expected score that are compared: those that are shown of scores."""
 
-LIKELY = 0.5
+POSSIBLE = 0.1
 """Least probability of a cheaper candidate to be good enough, at which it comes before those that may score higher."""
 
 
@@ -37,12 +38,12 @@ def promising(
 ) -> list[Candidate]:
     """Order the untried candidates by the posterior of their scores, the most promising first.
 
-    First come those that cost less than `dearest` and are probably good enough, by their expected saving; then all
-    others by their expected score, of equal ones the cheaper first.
+    First come those that cost less than `dearest` and may be good enough, by their expected saving; then all others by
+    their expected score, of equal ones the cheaper first; last those with a setting that scored 0 in every trial.
 
     Args:
         space: The candidates, with measured costs.
-        trials: The trials; those outside of the space do not count.
+        trials: The trials; those outside of the space count for the settings that failed only.
         least: The score that is good enough.
         dearest: Cost of the candidate to save on; None if there is none.
         seed: Orders equal candidates, and samples a large space.
@@ -50,18 +51,36 @@ def promising(
     inside = [trial for trial in trials if without_limits(space).contains(trial.candidate)]
     scored = measured(space, inside)
     tried = [in_seed_prompts(space, trial.candidate) for trial in inside if trial.evaluation.scores]
+    failed = _failed_settings(trials)
     if not len(scored.mean):  # no trial informs about these candidates
-        return most_promising(space, scored, [], tried, seed, [None] * SHORTLIST)
+        any_of_them = most_promising(space, scored, [], tried, seed, [None] * SHORTLIST)
+        return sorted(any_of_them, key=lambda one: (not failed.isdisjoint(_settings(one)), space.units(one)))
 
     def key(found: Expectation) -> tuple[float, float, float]:
         cost = space.units(found.candidate)
+        if not failed.isdisjoint(_settings(found.candidate)):
+            return 2.0, -round(found.mean, SCORE_DIGITS), cost
         good = 1 - NormalDist(found.mean, found.deviation).cdf(least)
-        if dearest and 0 < cost < dearest and good >= LIKELY:
+        if dearest and 0 < cost < dearest and good >= POSSIBLE:
             return 0.0, -good * math.log(dearest / cost), cost
         return 1.0, -round(found.mean, SCORE_DIGITS), cost
 
     found = expectations(space, scored, tried, seed, SHORTLIST)
     return [one.candidate for one in sorted(found, key=key)]
+
+
+def _settings(candidate: Candidate) -> Iterator[tuple[str, str, SettingValue]]:
+    return ((name, axis, value) for name, choice in candidate.items() for axis, value in choice.settings)
+
+
+def _failed_settings(trials: Sequence[Trial]) -> set[tuple[str, str, SettingValue]]:
+    """The settings of subtasks with which no trial scored, if one scored without them."""
+    scored = [(set(_settings(t.candidate)), any(t.evaluation.scores.values())) for t in trials if t.evaluation.scores]
+    of = {
+        good: set[tuple[str, str, SettingValue]]().union(*(s for s, is_good in scored if is_good is good))
+        for good in (False, True)
+    }
+    return of[False] - of[True] if any(is_good for _, is_good in scored) else set()
 
 
 def rows_to_call(

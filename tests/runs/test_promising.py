@@ -72,6 +72,22 @@ def test_cheaper_candidates_that_are_probably_good_enough_come_first() -> None:
     assert set(unbound) == set(found)
 
 
+@pytest.mark.parametrize("is_informed", [True, False])
+def test_the_cheapest_of_other_models_is_among_the_first_and_a_setting_that_failed_with_any_model_last(
+    is_informed: bool,
+) -> None:
+    whole = space_with_a_knob()
+    trials = [
+        trial(whole, 0, ("mini", "mini"), (1, 1), "plain"),
+        trial(whole, 1, ("mini", "mini"), (1, 1), "vague"),
+        *([trial(whole, 2, ("nano", "nano"), (3, 3), "plain")] if is_informed else []),
+    ]
+    space = replace(whole, subtasks=tuple(replace(subtask, models=("nano",)) for subtask in whole.subtasks))
+    found = promising(space, trials, 0.98, trials[-1].units if is_informed else None, 0)
+    assert "find: nano x1, answer: nano x1" in [str(candidate) for candidate in found[: 3 if is_informed else 1]]
+    assert [is_vague(candidate) for candidate in found] == sorted(map(is_vague, found))
+
+
 def test_without_a_score_of_these_candidates_any_are_proposed() -> None:
     space = space_with_a_knob()
     assert len(promising(space, [], 0.5, None, 0)) == space.size
