@@ -9,11 +9,16 @@ from agentopt.core.stats import Difference, Interval
 from agentopt.core.usd import format_usd
 
 
+def rounded(value: float, digits: int) -> float:
+    """The value rounded for a text; never -0.0, which is shown as -0.00."""
+    return round(value, digits) + 0.0
+
+
 def format_interval(interval: Interval, *, signed: bool = False) -> str:
     """`(0.61 to 0.83)`, or `(0.61 to 0.83, approximate)`; with `signed`, `(+0.02 to +0.24)`."""
     form = "+.2f" if signed else ".2f"
     mark = ", approximate" if interval.approximate else ""
-    return f"({interval.low:{form}} to {interval.high:{form}}{mark})"
+    return f"({rounded(interval.low, 2):{form}} to {rounded(interval.high, 2):{form}}{mark})"
 
 
 APPROXIMATE = f"approximate: fewer than {APPROXIMATE_BELOW} scores, and skewed, or too few to see whether they are"
@@ -28,7 +33,7 @@ def format_p_value(p_value: float) -> str:
 def format_difference(difference: Difference) -> str:
     """`+0.130 (+0.02 to +0.24) p=0.03`."""
     interval = format_interval(difference.interval, signed=True)
-    return f"{difference.mean:+.3f} {interval} {format_p_value(difference.p_value)}"
+    return f"{rounded(difference.mean, 3):+.3f} {interval} {format_p_value(difference.p_value)}"
 
 
 def usage_cells(usage: Usage) -> tuple[str, str, str, str]:

@@ -88,7 +88,8 @@ def print_diagnosis(diagnosis: Diagnosis, console: Console) -> None:
 
 def _parts(diagnosis: Diagnosis) -> Iterator[RenderableType]:
     yield f"\n[bold]{escape(diagnosis.task)}, {escape(diagnosis.subtask)}: {diagnosis.verdict}[/bold]"
-    yield f"{escape(diagnosis.reason)}."
+    is_sentence = diagnosis.verdict != NO_VERDICT  # which begins with the name of a subtask
+    yield f"{escape(diagnosis.reason[0].upper() + diagnosis.reason[1:] if is_sentence else diagnosis.reason)}."
     yield f"This rests on {diagnosis.variants}: other prompts may differ more or less."
     has_equal_rewards = len(diagnosis.examples) in (len(diagnosis.always_right), len(diagnosis.always_wrong))
     if not has_equal_rewards and diagnosis.verdict != NO_VERDICT:

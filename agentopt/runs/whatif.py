@@ -16,6 +16,7 @@ from agentopt.core.candidate import Candidate, SubtaskChoice
 from agentopt.core.errors import ConfigError, UserError
 from agentopt.core.phrases import in_words
 from agentopt.core.records import ExampleResult, SubtaskUse, Trial
+from agentopt.core.stopping import bounded
 from agentopt.core.task import Subtask, Task
 from agentopt.core.ties import is_higher
 from agentopt.core.yaml_models import Strict, did_you_mean, validate
@@ -165,6 +166,12 @@ def what_if(run: RunFolder, task: Task, specs: Mapping[str, ModelSpec], question
     recorded = recorded_trials(run, task, specs)
     if not recorded:
         raise ConfigError("the run has no trials", where=run.path, remedy=f"resume it: {run.resuming}")
+    scores = [score for trial in recorded for score in trial.evaluation.scores.values()]
+    if question.min_score is not None and question.min_score > 1 and bounded(scores):
+        raise UserError(
+            f"the least score must be at most 1, which no score of the run is above, but got {question.min_score:g}",
+            remedy="write --min-score 0.8",
+        )
     tolerance, first = run.config.search.tolerance, recorded[0].evaluation
     before = choose(search_space(task, specs, first), recorded, tolerance=tolerance)
     if before is None:

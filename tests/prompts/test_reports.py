@@ -169,6 +169,7 @@ def test_a_diagnosis_of_right_answers_prints_no_table_of_zeros() -> None:
     shown = diagnosed(right=True)
     assert "signal" not in shown
     assert "subset" not in shown
+    assert "\nWhy.\n" in shown
     assert shown.splitlines()[-2] == "Analysed: 168 responses of find."
     assert shown.splitlines()[-1].startswith("Spent, with the calls of other subtasks, judges and prompt writers: 196")
 

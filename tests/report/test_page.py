@@ -23,6 +23,7 @@ from agentopt.core.records import Evaluation, ExampleResult, SubtaskUse, Trial
 from agentopt.core.stats import Difference, Interval
 from agentopt.prompts.outcome import RaceRewards
 from agentopt.report.figures import best_so_far, heat_map, pareto, scaling, spend
+from agentopt.report.formatting import format_difference, format_interval
 from agentopt.report.page import build
 from agentopt.report.page.build import json_for_html, write_page
 from agentopt.report.page.content import page_content, word_diff
@@ -297,6 +298,13 @@ def test_cost_and_latency_are_compared_with_an_interval_of_their_own_size() -> N
     assert interval is not None
     assert mean == pytest.approx(1.5e-5)
     assert 1e-5 < interval.low < mean < interval.high < 2e-5
+
+
+def test_a_number_that_rounds_to_zero_has_no_minus() -> None:
+    tiny = Interval(-0.001, -0.0001, 0.95)
+    assert format_interval(tiny) == "(0.00 to 0.00)"
+    assert format_interval(tiny, signed=True) == "(+0.00 to +0.00)"
+    assert format_difference(Difference(-0.0001, tiny, 100, 0.5)) == "+0.000 (+0.00 to +0.00) p=0.5"
 
 
 def test_trials_beyond_a_cost_limit_are_marked(archive: RunArchive) -> None:

@@ -167,6 +167,10 @@ async def test_limits_scores_and_models_narrow_the_choice(tmp_path: Path) -> Non
     assert ask(min_score=0.55).chosen.candidate == of("small")
     assert ask(min_score=0.8).chosen.candidate == of("middle")
     assert ask(min_score=0.99).chosen is None
+    with pytest.raises(
+        UserError, match=r"the least score must be at most 1, .* but got 2\n  remedy: write --min-score"
+    ):
+        ask(min_score=2)
     middle = ask(min_score=0.8).chosen.score
     assert ask(min_score=middle + 1e-12).chosen.candidate == of("middle")
     assert ask(models=("small", "large")).chosen.candidate == of("large")

@@ -334,8 +334,8 @@ def _show_estimate(
     console.print(titled(title, table))
     if prompt_share:
         console.print(prompt_share, markup=False)
-    pace = "at the slowest model's mean latency in the journal"
-    shown = f"about {format_duration(worst.seconds or 0)} in the worst case, {pace}"
+    pace = "if each takes the mean latency of the slowest model in the journal"
+    shown = f"about {format_duration(worst.seconds or 0)} for the calls of the worst case, {pace}"
     shown = f"unknown: {no_pace}" if no_pace else shown
     print_plain(console, f"Time: {shown}")
     console.print(

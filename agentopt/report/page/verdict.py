@@ -13,7 +13,7 @@ from agentopt.core.phrases import counted
 from agentopt.core.records import ExampleResult, Trial
 from agentopt.core.stats import Interval, paired_difference
 from agentopt.core.usd import format_usd
-from agentopt.report.formatting import format_difference, format_interval
+from agentopt.report.formatting import format_difference, format_interval, rounded
 from agentopt.report.terminal import KEEP_BASELINE, VERDICTS, resumable, unreadable, uses
 from agentopt.runs.archive import RunArchive
 from agentopt.runs.result import Finalist, Measured, Result, Role
@@ -131,8 +131,9 @@ def _costs(archive: RunArchive, chosen: Finalist, role: Role) -> Iterator[str]:
         yield f"An example costs {units} with the {name} candidate and {before_units} with the baseline."
     seconds = difference_of(ours, baseline, lambda result: result.seconds)
     if seconds and (median := ours.evaluation.latency(0.5)) and (before := baseline.evaluation.latency(0.5)):
-        mean = round(seconds[0], 2) + 0.0  # no -0.00
-        ends = f" (95% interval {seconds[1].low:+.2f} to {seconds[1].high:+.2f} s)" if seconds[1] else ""
+        mean, of_mean = rounded(seconds[0], 2), seconds[1]
+        low, high = (rounded(end, 2) for end in (of_mean.low, of_mean.high)) if of_mean else (mean, mean)
+        ends = f" (95% interval {low:+.2f} to {high:+.2f} s)" if of_mean else ""
         yield (
             f"The median latency of the {name} candidate is {median:.2f} s and that of the baseline {before:.2f} s; "
             f"the mean differs by {mean:+.2f} s{ends}."
