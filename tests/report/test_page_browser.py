@@ -15,6 +15,7 @@ import pytest
 
 from agentopt.core.records import Evaluation
 from agentopt.report.page.build import write_page
+from agentopt.runs.archive import RunArchive
 from tests.report.pages import HOSTILE, finished, hostile, killed, page_in
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -26,6 +27,16 @@ pytestmark = [
     pytest.mark.skipif(bool(MISSING), reason=f"needs {' and '.join(MISSING)}: apt-get install chromium, .[dev]"),
 ]
 
+SIZES = pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (1400, "light"),
+        (400, "dark"),
+        pytest.param(1400, "dark", marks=pytest.mark.slow),
+        pytest.param(400, "light", marks=pytest.mark.slow),
+    ],
+)
+"""Each width and each scheme once; with `-m slow` the other pairs, because rules of a width and of a scheme differ."""
 PATIENCE = 120_000
 """Milliseconds until a wait fails: long, because the suite runs beside others on few cores."""
 
@@ -84,18 +95,22 @@ def check(found: Opened) -> None:
 def axe_findings(page: Any) -> list[str]:
     from axe_playwright_python.sync_playwright import Axe
 
-    violations = Axe().run(page).response["violations"]
+    # Without `resultTypes` it also describes each element that follows a rule, which takes as long again.
+    violations = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
     return [f"{v['id']}: {v['nodes'][0]['html']}" for v in violations]
 
 
 @pytest.fixture(scope="module")
-def finished_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("finished")
-    return page_in(folder, finished(folder))
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> RunArchive:
+    return finished(tmp_path_factory.mktemp("finished"))
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1400, 400])
+@pytest.fixture(scope="module")
+def finished_page(finished_run: RunArchive, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return page_in(tmp_path_factory.mktemp("page"), finished_run)
+
+
+@SIZES
 def test_the_page_of_a_finished_run_opens(chromium: Any, finished_page: Path, width: int, scheme: str) -> None:
     found = opened(chromium, finished_page, width=width, scheme=scheme)
     check(found)
@@ -150,8 +165,8 @@ def test_a_click_on_a_point_of_the_front_opens_its_trial(chromium: Any, finished
     page.close()
 
 
-def test_a_tie_is_rounded_as_in_the_terminal(chromium: Any, tmp_path: Path) -> None:
-    archive = finished(tmp_path)
+def test_a_tie_is_rounded_as_in_the_terminal(chromium: Any, finished_run: RunArchive, tmp_path: Path) -> None:
+    archive = finished_run
     scores = {f"{score:.3f}": score for score in (0.5625, 0.6875, 0.0625, 0.9375)}
 
     def with_scores(evaluation: Evaluation) -> Evaluation:
@@ -203,9 +218,10 @@ def test_hostile_texts_are_shown_as_they_are(chromium: Any, tmp_path: Path) -> N
     page.close()
 
 
-def test_traces_beside_the_page_are_loaded_when_a_trial_is_opened(chromium: Any, tmp_path: Path) -> None:
-    archive = finished(tmp_path)
-    page = write_page(archive, tmp_path / "page.html", every_trial=True, most_embedded=0)
+def test_traces_beside_the_page_are_loaded_when_a_trial_is_opened(
+    chromium: Any, finished_run: RunArchive, tmp_path: Path
+) -> None:
+    page = write_page(finished_run, tmp_path / "page.html", every_trial=True, most_embedded=0)
     found = opened(chromium, page)
     found.page.locator("#examples td button").first.click()
     found.page.wait_for_selector("#trace h4")

@@ -38,11 +38,13 @@ def rows(page: Any, count: int) -> None:
     page.wait_for_selector(f"#trials tbody tr:nth-child({count}):last-child")
 
 
-@pytest.mark.parametrize("width", [1400, 400])
-def test_the_page_follows_the_run_and_keeps_what_the_reader_opened(chromium: Any, tmp_path: Path, width: int) -> None:
+@pytest.mark.parametrize("widths", [(1400, 400), pytest.param((400, 1400), marks=pytest.mark.slow)])
+def test_the_page_follows_the_run_and_keeps_what_the_reader_opened(
+    chromium: Any, tmp_path: Path, widths: tuple[int, int]
+) -> None:
     run = LiveRun(tmp_path, stops=(0, 2))
     with run.serving():
-        found = opened(chromium, run.address, width)
+        found = opened(chromium, run.address, widths[0])
         page = found.page
         page.wait_for_selector("#activity:not(:empty)")
         assert "Waiting for the first trial" in page.inner_text("main")
@@ -69,6 +71,7 @@ def test_the_page_follows_the_run_and_keeps_what_the_reader_opened(chromium: Any
         page.select_option("#pick-filter", "won")
         shown = page.locator("#examples tbody tr").count()
 
+        page.set_viewport_size({"width": widths[1], "height": 900})
         run.go_on()
         run.end()
         page.wait_for_selector("#connection:has-text('has ended')")

@@ -17,12 +17,11 @@ from agentopt.runs.run_comparison import compare_runs
 from tests.cli.recorded import record_run, words, write_task
 from tests.report.large_page import EXAMPLES, TRIALS
 from tests.report.pages import HOSTILE, page_in, prompted, with_agent
-from tests.report.test_page_browser import axe_findings, check, chromium, opened, pytestmark
+from tests.report.test_page_browser import SIZES, axe_findings, check, chromium, opened, pytestmark
 
 __all__ = ["chromium", "pytestmark"]
 
 ROOT = Path(__file__).parents[2]
-SIZES = pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (1400, "dark"), (400, "light"), (400, "dark")])
 
 
 def test_the_page_of_many_trials_is_small_and_opens(chromium: Any, tmp_path: Path) -> None:
